@@ -207,17 +207,20 @@ _GOLDEN_KEYS = frozenset({"inputs", "outputs", "made_by", "rounding", "roundings
 
 def parse_golden(content: Mapping[str, Any]) -> Golden:
     """Parse and check a checkpoint's golden vectors."""
-    inputs, outputs, made_by, rounding = (
-        content.get(key) for key in ("inputs", "outputs", "made_by", "rounding")
+    inputs, outputs, roundings = (
+        found if isinstance(found := content.get(key, []), list) else None
+        for key in ("inputs", "outputs", "roundings")
     )
-    roundings = content.get("roundings", [])
-    if not (
-        content.keys() <= _GOLDEN_KEYS
-        and all(isinstance(part, list) for part in (inputs, outputs, roundings))
-        and inputs
-        and len(roundings) in (0, len(outputs or ()))
-        and made_by in ("reference", "model")
-        and all(type(one) is float for one in (rounding, *roundings))
+    made_by, rounding = content.get("made_by"), content.get("rounding")
+    if (
+        not content.keys() <= _GOLDEN_KEYS
+        or not inputs
+        or outputs is None
+        or roundings is None
+        or len(roundings) not in (0, len(outputs))
+        or made_by not in ("reference", "model")
+        or not isinstance(rounding, float)
+        or not all(isinstance(one, float) for one in roundings)
     ):
         raise InvalidModelFileError(NOT_OURS, REMEDY, place="golden")
     check_tensors({str(i): t for i, t in enumerate((*inputs, *outputs))}, "golden", arrays=True)

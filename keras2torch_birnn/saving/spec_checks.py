@@ -23,6 +23,7 @@ from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.graph_checks import check_graph, is_argument_name
 from keras2torch_birnn.schema import CELLS, OPS, RECURRENT, SCHEMA, BadOptionError, Option, local
 from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.custom_cells import is_custom_cell
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, output_dtypes
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes
 from keras2torch_birnn.schema.penalties import CONSTRAINT, REGULARIZER, rows_of
@@ -198,8 +199,8 @@ def _check_graph(graph: Graph, place: str) -> Graph:
     if len(by_name) != len(graph.layers):
         raise _damaged("two layers with one name", place)
     for layer in graph.layers:
-        if layer.class_name in CELLS:
-            raise _damaged(f"{layer.class_name} outside an RNN", layer.place)
+        if layer.class_name in CELLS or is_custom_cell(layer):
+            raise _damaged(f"{printable(layer.class_name)} outside an RNN", layer.place)
     graph = replace(graph, layers=tuple(map(_check_layer, graph.layers)))
     called: set[Node] = set()
 

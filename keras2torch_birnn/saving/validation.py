@@ -264,4 +264,6 @@ def check_golden(spec: ModelSpec, inputs: tuple[Tensor, ...]) -> None:
             raise _refused(
                 f"an input of {given.dim()} dimensions, the model takes {len(shape)}", "golden"
             )
+        if not given.numel():
+            raise _refused("an input without a number", "golden")
     check_batch_memory(spec, [tuple(given.shape) for given in inputs])

@@ -16,6 +16,7 @@ from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
 from keras2torch_birnn.schema.custom_cells import cell_output, is_custom_cell, rnn_output
 from keras2torch_birnn.schema.custom_layers import own_output
+from keras2torch_birnn.schema.operations import check_sizes
 from keras2torch_birnn.schema.operations.indexing import check_indices
 from keras2torch_birnn.spec import (
     Constant,
@@ -24,6 +25,7 @@ from keras2torch_birnn.spec import (
     Shape,
     Structure,
     TensorRef,
+    leaves,
     map_structure,
     tensors,
 )
@@ -158,6 +160,11 @@ def _infer_graph(
             given = call.args[0] if len(call.args) == 1 else call.args
             shape = map_structure(shape_of, given)
             map_structure(shape_of, call.kwargs)  # masks and states are there, too
+            try:
+                check_sizes(layer.class_name, layer.config, len(tuple(leaves(call.args))))
+            except ShapeError as error:
+                problems.append(_misfit(layer, error))
+                continue
             layers[call.layer] = _infer(layer, shape, problems, call.kwargs)
             if layers[call.layer].output_shape is not None:
                 _check_indices(layer, call.args, shape, problems)

@@ -15,7 +15,13 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.limits import MAX_INT64, MAX_MODEL_DEPTH, MAX_RANK, MAX_SIZE
+from keras2torch_birnn.limits import (
+    MAX_INT64,
+    MAX_MODEL_DEPTH,
+    MAX_PRINTED_NAME,
+    MAX_RANK,
+    MAX_SIZE,
+)
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
 from keras2torch_birnn.schema.custom_layers import LAMBDA
 from keras2torch_birnn.spec import (
@@ -40,8 +46,6 @@ _WEIGHT_DTYPES = (
     *("float64", "float32", "float16", "int64", "int32", "int16", "int8"),
     *("uint64", "uint32", "uint16", "uint8", "bool"),
 )
-_MAX_VALUES = 1 << 50  # of a weight; the tensors of the file are compared with their sum
-_MAX_VERSION_LENGTH = 100
 
 
 class SpecTextError(ValueError):
@@ -186,7 +190,8 @@ def _sizes(value: Any, place: str) -> tuple[int | None, ...]:
 
 def _fixed_shape(value: Any, place: str) -> tuple[int, ...]:
     shape: tuple[int, ...] = _list(_count)(value, place)
-    if len(shape) > MAX_RANK or math.prod(max(size, 1) for size in shape) > _MAX_VALUES:
+    # NumPy counts bytes; the numbers are compared with those of the file's tensors
+    if len(shape) > MAX_RANK or math.prod(max(size, 1) for size in shape) > MAX_INT64 // 8:
         raise _wrong(place, "the shape of an array is expected")
     return shape
 
@@ -244,8 +249,8 @@ def _finite(value: Any, place: str) -> float:
 
 
 def _short(value: Any, place: str) -> str:
-    if len(text := _text(value, place)) > _MAX_VERSION_LENGTH:
-        raise _wrong(place, f"at most {_MAX_VERSION_LENGTH} characters are expected")
+    if len(text := _text(value, place)) > MAX_PRINTED_NAME:
+        raise _wrong(place, f"at most {MAX_PRINTED_NAME} characters are expected")
     return text
 
 

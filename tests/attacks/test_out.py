@@ -93,6 +93,10 @@ def call_with(key: str) -> Callable[[Content], object]:
     return spec_with(change)
 
 
+def dense_with(**changes: Any) -> Callable[[Content], object]:
+    return spec_with(lambda spec: spec["root"]["graph"]["calls"][-1].update(changes))
+
+
 def nested(depth: int) -> str:
     return '{"root":' * depth + "1" + "}" * depth
 
@@ -168,6 +172,15 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
         "its spec is damaged (a call with ",
     ),
     "code in the name of an option": (call_with("a, b"), "its spec is damaged (a call with a, b=)"),
+    "code in the place of a tensor": (
+        dense_with(args=["__import__('os').mkdir('canary') or x"]),
+        "its spec is damaged (Dense called with ",
+    ),
+    "an argument that Keras does not save": (
+        call_with("training"),
+        "its spec is damaged (Dense called with training=None)",
+    ),
+    "a keyword of Python": (call_with("class"), "its spec is damaged (a call with class=)"),
     "call of nobody": (
         spec_with(lambda s: s["root"]["graph"]["calls"][-1].update(layer="x\n")),
         "is not a layer",
@@ -228,6 +241,18 @@ def test_hostile_content_is_refused(
     torch.save(content, tmp_path / "out.pt")
     refused(converting, tmp_path / "out.pt", words, name=name)
     assert not (tmp_path / "canary").exists()
+
+
+def test_code_in_a_call_is_not_exported(honest: Path, converting: Runner, tmp_path: Path) -> None:
+    content = torch.load(honest / "out.pt", weights_only=True)
+    CONTENT["code in the place of a tensor"][0](content)
+    out, target = tmp_path / "out.pt", tmp_path / "model.py"
+    torch.save(content, out)
+    report = converting.k2t("export", out, target, reads=(out,), writes=(), folder=tmp_path)
+    one_line_each(report, 3, out)
+    assert "Dense called with " in report.err
+    assert report.crimes == []
+    assert [file.name for file in tmp_path.iterdir()] == ["out.pt"]
 
 
 # ---- tensors that are not what they seem --------------------------------------------------------

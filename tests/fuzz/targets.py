@@ -60,9 +60,15 @@ class Tally:
         }
 
 
-def attempt(work: Callable[[], Any], tally: Tally, label: Mapping[str, Any]) -> Any:
+def attempt(
+    work: Callable[[], Any],
+    tally: Tally,
+    label: Mapping[str, Any],
+    *,
+    seconds: float = CPU_SECONDS,
+) -> Any:
     """Do ``work``; its result, or None. Errors that are not ours become findings."""
-    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         result = work()
     except K2TError as error:

@@ -77,6 +77,32 @@ def mask_of_numbers(model: dict[str, Any]) -> None:
     first_of(model, "LSTM")["inbound_nodes"][0]["kwargs"]["mask"] = [0, 1]
 
 
+def first_call(model: dict[str, Any]) -> dict[str, Any]:
+    node: dict[str, Any] = first_of(model, "LSTM")["inbound_nodes"][0]
+    return node
+
+
+def as_activation(module: str, class_name: str) -> Callable[[dict[str, Any]], None]:
+    """Put an activation, written as k2t writes operations, in the place of a layer."""
+
+    def change(model: dict[str, Any]) -> None:
+        entry = first_of(model, "LSTM")
+        config = {"name": entry["config"]["name"], "function": "relu"}
+        entry.update(module=module, class_name=class_name, config=config)
+
+    return change
+
+
+def activation_of_ours(model: dict[str, Any]) -> None:
+    first_of(model, "LSTM")["config"]["activation"] = {"name": "relu", "max_value": 1.0}
+
+
+def operation_in_a_wrapper(model: dict[str, Any]) -> None:
+    entry = first_of(model, "LSTM")
+    inner = {"module": "keras.src.ops.numpy", "class_name": "Absolute", "config": {"name": "abs"}}
+    entry.update(class_name="TimeDistributed", config={"name": "td", "layer": inner})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -285,3 +311,45 @@ def test_a_refused_half_may_have_any_config(tmp_path: Path) -> None:
     file = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
     with pytest.raises(UnsupportedLayerError, match=r"layer class (LSTM|GRU) is not supported"):
         convert(changed_config(file, tmp_path / "m.h5", change))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda model: first_call(model)["kwargs"].update(ignore_mask=True),
+            "LSTM called with ignore_mask=True: a word of k2t's own; call it without",
+        ),
+        (
+            lambda model: first_call(model)["kwargs"].update(keep_mask=True),
+            "LSTM called with keep_mask=True: a word of k2t's own",
+        ),
+        (
+            lambda model: first_call(model)["kwargs"].update({"class": True}),
+            "LSTM called with class=True: unknown",
+        ),
+        (
+            lambda model: first_call(model)["kwargs"].update(mask={"tensor": ["x", 0, 0]}),
+            "LSTM called with mask='x' where a tensor is expected",
+        ),
+        (as_activation("keras.layers", "ops.Activation"), "layer class ops.Activation is not sup"),
+        (as_activation("k2t operation", "Activation"), "the module 'k2t operation', which no Kera"),
+        (activation_of_ours, "option activation=.* an activation's name is expected"),
+        (operation_in_a_wrapper, "an operation in a wrapper"),
+    ],
+)
+def test_words_that_only_k2t_writes_are_refused(
+    change: Callable[[dict[str, Any]], None], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(K2TError, match=words):
+        convert(changed_config(MERGE, tmp_path / "hostile.keras", change))
+
+
+def test_a_slice_with_a_place_that_only_k2t_writes_is_refused(tmp_path: Path) -> None:
+    def change(model: dict[str, Any]) -> None:
+        _, key = first_of(model, "GetItem")["inbound_nodes"][0]["args"]
+        key[0]["config"]["start"] = "@"
+
+    file = changed_config(LIVE / "ops_layers.keras", tmp_path / "hostile.keras", change)
+    with pytest.raises(InvalidModelFileError, match="GetItem: 2 arguments are expected, found 1"):
+        convert(file)

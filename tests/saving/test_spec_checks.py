@@ -259,7 +259,7 @@ REFUSED: dict[str, tuple[Path, Change, str]] = {
     ),
     "trainable that is a text": (MASKED, option("Dense", "trainable", CODE), "option trainable"),
     "a generation of numbers": (MASKED, generation("softmax", 7), "softmax: one of 'ignore'"),
-    "an endless version": (MASKED, generation("version", "9" * 101), "at most 100 characters"),
+    "an endless version": (MASKED, generation("version", "9" * 201), "at most 200 characters"),
     "a flag that is a text": (MASKED, generation("reset_after", "x"), "one of False, True"),
     "a norm that is infinite": (
         MASKED,
@@ -343,6 +343,16 @@ def test_golden_vectors_that_numpy_does_not_have_are_refused(
         birnn.load(saved(content, tmp_path))
 
 
+def test_golden_inputs_without_a_number_are_refused(
+    contents: Callable[[Path], dict[str, Any]], tmp_path: Path
+) -> None:
+    content = contents(MASKED)
+    inputs = [x[:, :0].clone() for x in content["golden"]["inputs"]]
+    content["golden"] = {**content["golden"], "inputs": inputs}
+    with pytest.raises(InvalidModelFileError, match=r"golden: .*an input without a number"):
+        birnn.load(saved(content, tmp_path))
+
+
 @pytest.mark.parametrize("value", [1, None, "x"])
 def test_gradients_are_wanted_or_not(
     value: Any, contents: Callable[[Path], dict[str, Any]], tmp_path: Path
@@ -361,7 +371,7 @@ def test_an_export_does_not_blame_itself_for_golden_vectors_that_are_wrong(
     outputs = [y + 1 for y in content["golden"]["outputs"]]
     content["golden"] = {**content["golden"], "outputs": outputs}
     model = birnn.load(saved(content, tmp_path))
-    text = "golden: the converted model does not compute its golden outputs .*nothing was written"
+    text = "golden: the converted model does not compute its own golden vectors .*nothing was"
     with pytest.raises(InvalidModelFileError, match=text):
         birnn.export(model, tmp_path / "model.py")
     assert not (tmp_path / "model.py").exists()
@@ -391,6 +401,20 @@ def test_calls_of_plugins_layers_are_checked(change: Change, words: str, tmp_pat
             return
         with pytest.raises(InvalidModelFileError, match=re.escape(words)):
             birnn.load(out)
+
+
+def test_a_layer_that_fails_on_its_golden_inputs_is_not_exported(tmp_path: Path) -> None:
+    def twice(spec: Any) -> None:
+        call = call_of(spec, "CenterSteps")
+        call["args"] *= 3
+
+    with forgetting_plugins():
+        load_plugins([USERS])
+        birnn.save(birnn.convert(CENTER), tmp_path / "out.pt")
+        content = torch.load(tmp_path / "out.pt", weights_only=True)
+        model = birnn.load(saved(with_spec(content, twice), tmp_path))
+        with pytest.raises(InvalidModelFileError, match=r"its own golden vectors \(TypeError"):
+            birnn.export(model, tmp_path / "model.py")
 
 
 # ---- what is allowed ----------------------------------------------------------------------------

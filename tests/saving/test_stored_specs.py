@@ -16,7 +16,7 @@ from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings, model_from_json
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.spec import Call, Constant, LayerSpec, TensorRef
 
 HALF = {
     "class_name": "SimpleRNN",
@@ -76,6 +76,22 @@ def test_an_older_text_is_split_by_the_schema() -> None:
 def test_the_text_that_is_written_now_has_the_older_form() -> None:
     again = json.loads(model_from_json(text_of(HALF)).to_json())
     assert again["root"]["graph"]["layers"] == [HALF]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"tensor": TensorRef("x")},
+        {"tensor": (TensorRef("x"), TensorRef("x", 0, 1, masked=False))},
+        {"constant": TensorRef("x"), "shape": TensorRef("x"), "kind": TensorRef("x")},
+        {"tensor": Constant((1, 2.5), (2,), "float")},
+    ],
+)
+def test_tensors_by_names_that_the_text_uses_itself_come_back(argument: Any) -> None:
+    spec = model_from_json(text_of(HALF))
+    graph = replace(spec.graph, calls=(Call("rnn", 0, (argument,)),))
+    text = replace(spec, root=replace(spec.root, graph=graph)).to_json()
+    assert model_from_json(json.loads(text)).graph.calls == graph.calls
 
 
 def test_options_of_a_plugins_class_keep_their_names() -> None:

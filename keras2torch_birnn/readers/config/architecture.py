@@ -47,10 +47,11 @@ from keras2torch_birnn.readers.config.text_layers import (
     text_layer,
 )
 from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
-from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
+from keras2torch_birnn.readers.operations import OPERATION_MODULES, TRANSLATED, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
+    OPS,
     RECURRENT,
 )
 from keras2torch_birnn.schema.cells import STACK
@@ -271,7 +272,7 @@ def _is_unknown(entry: Mapping[str, Any], class_name: str) -> bool:
     problem = isinstance(entry.get("problem"), K2TError)  # of an operation
     if class_name in _REFUSED_CLASSES or problem or _is_operation(entry):
         return False
-    return class_name not in CLASS_NAMES or is_custom_class(entry)
+    return class_name not in CLASS_NAMES or class_name in OPS or is_custom_class(entry)
 
 
 # Layers of Keras 3 whose config leaves ``trainable`` out; no operation has their names.
@@ -315,7 +316,10 @@ def _parse_inner(
 ) -> LayerSpec:
     if key not in config:
         raise InvalidModelFileError(f"a wrapper without {key}", "refused", place=place)
-    return _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
+    inner = _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
+    if inner.class_name in OPS:
+        raise InvalidModelFileError("an operation in a wrapper", "refused", place=inner.place)
+    return inner
 
 
 def _parse_halves(
@@ -397,6 +401,10 @@ def _parse_model(
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise InvalidModelFileError(
             "a model without layers", "refused", place=place or "model_config"
+        )
+    if any(isinstance(entry, Mapping) and entry.get("module") == TRANSLATED for entry in entries):
+        raise InvalidModelFileError(
+            f"a layer of the module {TRANSLATED!r}, which no Keras has", "refused", place=place
         )
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""

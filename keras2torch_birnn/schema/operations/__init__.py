@@ -37,7 +37,7 @@ from keras2torch_birnn.schema.options import (
     size,
     sizes,
 )
-from keras2torch_birnn.schema.row import Schema
+from keras2torch_birnn.schema.row import Schema, ShapeError
 
 _TOGETHER = dtypes.together()
 
@@ -116,6 +116,31 @@ def _sections(value: Any) -> Any:
     if count > MAX_PARTS:
         raise BadOptionError(f"at most {MAX_PARTS} parts are expected")
     return count
+
+
+def check_sizes(class_name: str, config: Mapping[str, Any], count: int) -> None:
+    """Refuse an operation that is called with another number of sizes than its options leave open.
+
+    count: of all arguments.
+
+    Raises:
+        ShapeError: it is.
+    """
+    row = OPS.get(class_name)
+    if row is None or "sizes" not in row.arguments:
+        return
+    wanted = len(row.arguments) - 1 + _count_open(config)
+    if count != wanted:
+        raise ShapeError(f"{wanted} arguments are expected, found {count}")
+
+
+def _count_open(config: Mapping[str, Any]) -> int:
+    """Count the sizes that an operation's options leave to its arguments."""
+    shape = config.get("shape", ())
+    whole = sum(config.get(key, 0) is None for key in ("shape", "k", "maxlen"))
+    bounds = (*config.get("key", ()), config.get("bounds", ()))
+    parts = [p for part in bounds for p in (part if isinstance(part, tuple) else (part,))]
+    return whole + sum(size is None for size in shape or ()) + parts.count("@")
 
 
 _PLACE = size(least=-MAX_SIZE - 1)
