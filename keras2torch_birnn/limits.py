@@ -28,10 +28,12 @@ MAX_AXIS = MAX_RANK - 1
 MAX_PARTS = 4096  # that a Split or Unstack makes
 MAX_EINSUM_LENGTH = 200  # characters of an equation
 MAX_LAYER_VALUES = 1 << 29  # in the output of one layer for one sample
-MAX_OPERATION_VALUES = 1 << 26  # in the output of one operation for one sample
+MAX_OPERATION_VALUES = 1 << 24  # in the output of one operation for one sample
 MAX_OPERATION_RANK = 25  # torch's CUDA kernels index no more dimensions
 MAX_RESIZING_WEIGHTS = 1 << 24  # input steps x output steps: 128 MiB while they are computed
 MAX_BATCH_VALUES = 1 << 28  # of one small batch in all layers together: 2 GiB in float64
+MAX_FREE_VALUES = 1 << 24  # of these, without regard to weights
+MAX_VALUES_PER_WEIGHT = 16  # and on top of that: a small file asks for little
 MAX_TRIED_BATCHES = 20  # sizes, where an operation's options fit no usual batch
 MAX_OPEN_SIZES = 6  # of inputs, whose subsets are tried where an export looks for fixed ones
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.limits import MAX_TRIED_BATCHES
 from keras2torch_birnn.schema import OPS, SCHEMA
-from keras2torch_birnn.schema.batch_memory import check_batch_memory
+from keras2torch_birnn.schema.batch_memory import check_batch_memory, limit_rows
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
@@ -217,7 +217,25 @@ def draw_inputs(
     ``values``: how real numbers are drawn. ``shorten``: use ``steps`` also for a fixed second
     axis, where the model lets itself be computed on that (one that flattens its steps does not).
     """
+    facts, shapes = _plan(model, steps, shorten=shorten)
     rng = np.random.default_rng(seed)
+    pairs = zip(facts, shapes, strict=True)
+    return tuple(_draw(one, shape, place, rng, values) for place, (one, shape) in enumerate(pairs))
+
+
+def check_memory(model: ModelSpec, *, steps: int, shorten: bool) -> None:
+    """Refuse a model whose batches would need too much memory.
+
+    Raises:
+        UnsupportedOptionError: it is one.
+    """
+    _plan(model, steps, shorten=shorten)
+
+
+def _plan(
+    model: ModelSpec, steps: int, *, shorten: bool
+) -> tuple[tuple[InputFacts, ...], tuple[tuple[int, ...], ...]]:
+    """Return facts and the shape of every input of a batch, after looking at its memory."""
     facts = input_facts(model)
     if shorten and all(_can_shorten(f.shape, steps) for f in facts):
         shorter = tuple(
@@ -229,10 +247,12 @@ def draw_inputs(
     rows = next((f.shape[0] for f in facts if f.shape and f.shape[0]), None) or _fitting_rows(
         model, facts, steps, rows
     )
-    check_batch_memory(model, [_shape(f, steps, rows) for f in facts])
-    return tuple(
-        _draw(f, _shape(f, steps, rows), place, rng, values) for place, f in enumerate(facts)
-    )
+    if not any(f.shape and f.shape[0] for f in facts):
+        fewer = limit_rows(model, [_shape(f, steps, 1) for f in facts], rows)
+        rows = fewer if fewer == rows or _fits(model, facts, steps, fewer) else rows
+    shapes = tuple(_shape(f, steps, rows) for f in facts)
+    check_batch_memory(model, shapes)
+    return facts, shapes
 
 
 def _fitting_rows(model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, rows: int) -> int:
