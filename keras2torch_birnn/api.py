@@ -175,10 +175,11 @@ def _read(
 
 def _build(reading: Reading, *, dtype: str | None, filled: bool) -> nn.Module:
     """Build what was read; ``filled``: with its large weights, too."""
-    from keras2torch_birnn.conversion import add_origin, build, make_golden
+    from keras2torch_birnn.conversion import add_origin, build, check_golden_memory, make_golden
     from keras2torch_birnn.plugins.checks import complete_shapes
 
     spec = complete_shapes(reading.spec)  # shapes that only running a plugin's module shows
+    check_golden_memory(spec)
     model = build(spec, dtype=dtype)
     return add_origin(model, spec, make_golden(spec, model), filled=filled)
 

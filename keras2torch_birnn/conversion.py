@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
@@ -30,6 +31,7 @@ from keras2torch_birnn.reference.rounding import Measured, by_reference, differe
 from keras2torch_birnn.reference.sample_inputs import (
     Drawn,
     candidates,
+    check_memory,
     draw_inputs,
 )
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
@@ -131,10 +133,27 @@ def make_golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
         InvalidModelFileError: the model cannot be computed.
     """
     begin("test vectors")
-    try:
+    with _computing():
         if find_plugin_layers(spec):
             _check_plugins(spec, model)
         return _make_by_reference(spec, model)
+
+
+def check_golden_memory(spec: ModelSpec) -> None:
+    """Refuse a model whose golden vectors would need too much memory, before it is built.
+
+    Raises:
+        UnsupportedOptionError: it is one. InvalidModelFileError: the model cannot be computed.
+    """
+    with _computing():
+        check_memory(spec, steps=GOLDEN_STEPS, shorten=True)
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Make an error of arithmetic a refusal of the file."""
+    try:
+        yield
     except _FAILURES as error:
         raise InvalidModelFileError(
             f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
@@ -171,7 +190,9 @@ def _make_by_reference(spec: ModelSpec, model: fx.GraphModule) -> Golden:
     drawn = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
     if not reference_covers(spec):
         return _make_by_model(model, drawn)
-    return _to_golden(steadiest(drawn, lambda one: by_reference(spec, one))[0], "reference")
+    return _to_golden(
+        steadiest(drawn, lambda one: by_reference(spec, one, keep=False))[0], "reference"
+    )
 
 
 def _to_golden(found: Measured, made_by: str) -> Golden:

@@ -143,7 +143,9 @@ def layer_rows(
             LayerRow(layer.place, layer.class_name, layer.output_shape, "", "", "", "", NOT_RUN)
             if id(layer) in refused
             else _make_row(layer, masks.get(layer.place, "")),
-            parameters=None if id(layer) in refused else count_parameters(layer),
+            parameters=None
+            if any(id(part) in refused for part in layer.walk())
+            else count_parameters(layer),
             half_of=halves.get(id(layer), ""),
         )
         for layer in spec.root.walk()

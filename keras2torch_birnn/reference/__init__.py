@@ -95,13 +95,15 @@ def compute(
     scans: bool = False,
     nudge: Callable[[Array], Array] | None = None,
     equations: Mapping[str, Equation] = EQUATIONS,
+    keep: bool = True,
 ) -> Trace:
     """Run the model on inputs of shape (B, ...), in the order of ``model.input_layers()``.
 
     ``states`` holds what stateful layers carry from call to call, by place (``bi/forward_layer``),
     and is updated; an empty dict is the state after loading. None: nothing is carried. ``own``
     computes the layers of plugins. ``scans``: whether to keep those. ``nudge``:
-    see ``Context``. ``equations``: others by class, to see what a change would do.
+    see ``Context``. ``equations``: others by class, to see what a change would do. ``keep``: the
+    outputs and masks of all layers; without, each goes as soon as nothing reads it any more.
 
     Raises:
         ValueError: the inputs do not fit the model.
@@ -117,6 +119,7 @@ def compute(
         own=own,
         scans={} if scans else None,
         nudge=nudge,
+        keep=keep,
     )
     with np.errstate(all="ignore"):
         outputs, _ = run(model.graph, inputs, [None] * len(inputs), context)

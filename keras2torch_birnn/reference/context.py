@@ -54,7 +54,8 @@ class Context:
     ``path`` names the call (``outer#1/inner``), ``place`` the layer, whatever call reaches it
     (``outer/inner``). ``layers`` and ``masks`` collect what the calls give; ``states`` holds what
     stateful layers carry, None where nothing is carried. ``scans`` collects every direction of the
-    recurrent layers, None if they are not needed. ``arguments``: the number of tensors in this
+    recurrent layers, None if they are not needed; nothing goes into ``layers`` and ``masks``
+    without ``keep``. ``arguments``: the number of tensors in this
     call, and ``call_options`` its other arguments (``Schema.call_options``). ``nudge`` changes what
     every step of a recurrent layer reads.
     """
@@ -73,6 +74,7 @@ class Context:
     own: OwnEquations | None = None
     scans: dict[str, Scan] | None = None
     nudge: Callable[[Array], Array] | None = None
+    keep: bool = True
 
     def inside(self, name: str, call: int = 0) -> Context:
         """Return the context of call number ``call`` of the layer ``name`` inside this one."""

@@ -64,15 +64,33 @@ def run(
     for ref, value, mask in zip(refs, inputs, masks, strict=True):
         here = context.inside(ref.layer, ref.call)
         _keep(tensors, ref, here.apply(graph.layer(ref.layer), value, mask), here)
-    for call in graph.calls:
+    last = _last_uses(graph)
+    for place, call in enumerate(graph.calls):
         ref = TensorRef(call.layer, call.index)
         if ref not in tensors:  # inputs are there already
             here = context.inside(call.layer, call.index)
             _keep(tensors, ref, _run_call(graph.layer(call.layer), call, tensors, here), here)
+        for used in last.get(place, ()):
+            del tensors[used]
     return (
         map_structure(lambda ref: tensors[ref][0], graph.outputs),
         map_structure(lambda ref: _mask(ref, tensors), graph.outputs),
     )
+
+
+def _last_uses(graph: Graph) -> dict[int, list[TensorRef]]:
+    """Return the place of a call -> the tensors that nothing reads after it."""
+    last: dict[TensorRef, int] = {}
+    for place, call in enumerate(graph.calls):
+        for ref in (*leaves(call.args), *leaves(call.kwargs)):
+            if isinstance(ref, TensorRef):
+                last[ref] = place
+    kept = {ref for ref in leaves(graph.outputs) if isinstance(ref, TensorRef)}
+    found: dict[int, list[TensorRef]] = {}
+    for ref, place in last.items():
+        if ref not in kept:
+            found.setdefault(place, []).append(ref)
+    return found
 
 
 def _keep(
@@ -86,7 +104,8 @@ def _keep(
     Masks are dealt out from the first output on (``Layer._set_mask_metadata``, 2.15 and 3.15).
     """
     output, mask = result
-    context.layers[context.path], context.masks[context.path] = output, mask
+    if context.keep:
+        context.layers[context.path], context.masks[context.path] = output, mask
     for number, pair in enumerate(zip_longest(leaves(output), leaves(mask))):
         tensors[replace(ref, output=number)] = pair
 

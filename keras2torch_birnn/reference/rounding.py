@@ -18,6 +18,7 @@ UNJUDGEABLE, SMALL, PLAIN = 1e-3, 1e-5, 1e-6
 # Further runs in float32 where something amplifies rounding: it grows from step to step then, and
 # a single run may be lucky by any factor (a medaka model: 9e-6, and 1e-4 the next time).
 REPEATS = 2
+_BLOCK = 1 << 20  # values that are compared at a time
 
 
 class Measured(NamedTuple):
@@ -60,9 +61,16 @@ def size(array: Any) -> float:
 
 def difference(a: Any, b: Any) -> float:
     """Return the largest absolute difference; NaN in both is none, in one an infinite one."""
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         return float("inf")
+    a, b = a.reshape(-1), b.reshape(-1)
+    blocks = range(0, max(1, a.size), _BLOCK)  # of a few: they take a few times their memory
+    return max(_difference(a[at : at + _BLOCK], b[at : at + _BLOCK]) for at in blocks)
+
+
+def _difference(a: Array, b: Array) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         apart = np.where(same, 0.0, np.abs(a - b))
@@ -75,15 +83,20 @@ def differences(a: Sequence[Any], b: Sequence[Any]) -> tuple[float, ...]:
 
 
 def by_reference(
-    spec: ModelSpec, drawn: Drawn, own: OwnEquations | None = None, *, scans: bool = False
+    spec: ModelSpec,
+    drawn: Drawn,
+    own: OwnEquations | None = None,
+    *,
+    scans: bool = False,
+    keep: bool = True,
 ) -> Measured:
-    """Measure with the reference in both precisions. ``own``, ``scans``: see ``compute``."""
+    """Measure with the reference in both precisions; the other options: see ``compute``."""
     options: dict[str, Any] = {} if own is None else {"own": own}
-    trace = compute(spec, drawn.arrays, scans=scans, **options)
+    trace = compute(spec, drawn.arrays, scans=scans, keep=keep, **options)
 
     def rounded(nudge: Callable[[Array], Array] | None) -> tuple[float, ...]:
         options["nudge"] = nudge
-        single = compute(spec, drawn.arrays, dtype=np.float32, **options).outputs
+        single = compute(spec, drawn.arrays, dtype=np.float32, keep=False, **options).outputs
         return differences(single, trace.outputs)
 
     roundings = rounded(None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,7 +17,7 @@ from keras2torch_birnn.reference.input_sizes import (
     shapes_agree,
 )
 from keras2torch_birnn.schema import OPS, SCHEMA, augmentation
-from keras2torch_birnn.schema.batch_memory import check_batch_memory
+from keras2torch_birnn.schema.batch_memory import check_batch_memory, limit_rows
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec, leaves, tensors
@@ -218,6 +218,15 @@ def draw_inputs(
     return _draw_all(facts, _choose_shapes(model, facts, steps, shorten=shorten), seed, values)
 
 
+def check_memory(model: ModelSpec, *, steps: int, shorten: bool) -> None:
+    """Refuse a model whose batches would need too much memory.
+
+    Raises:
+        UnsupportedOptionError: it is one.
+    """
+    _choose_shapes(model, input_facts(model), steps, shorten=shorten)
+
+
 def _choose_shapes(
     model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, *, shorten: bool
 ) -> list[Shape]:
@@ -235,9 +244,17 @@ def _choose_shapes(
     rows = next((shape[0] for shape in filled if shape and shape[0]), None) or _fitting_rows(
         model, filled, rows
     )
-    shapes = [_sized(shape or (None, steps), rows) for shape in filled]
+    known = [shape or (None, steps) for shape in filled]
+    if not any(shape[0] for shape in known):
+        fewer = limit_rows(model, _size_rows(known, 1), rows)
+        rows = fewer if fewer == rows or _fits(model, _size_rows(known, fewer)) else rows
+    shapes = _size_rows(known, rows)
     check_batch_memory(model, shapes)
     return shapes
+
+
+def _size_rows(shapes: Iterable[OpenShape], rows: int) -> list[Shape]:
+    return [_sized(shape, rows) for shape in shapes]
 
 
 def _sized(shape: OpenShape, rows: int) -> Shape:

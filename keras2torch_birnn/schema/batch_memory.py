@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
-from keras2torch_birnn.limits import MAX_BATCH_VALUES
+from keras2torch_birnn.limits import MAX_BATCH_VALUES, MAX_FREE_VALUES, MAX_VALUES_PER_WEIGHT
+from keras2torch_birnn.schema.recurrent import CELL_GATES
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure, leaves
 
@@ -23,12 +24,29 @@ def check_batch_memory(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> N
     """
     root = _with_inputs(model, inputs)
     values = _values(root) * max((shape[0] for shape in inputs if shape), default=1)
-    if values > MAX_BATCH_VALUES:
+    if values > (most := _most_values(model)):
         raise UnsupportedOptionError(
-            f"a small batch makes {values} values in this model, more than {MAX_BATCH_VALUES}",
+            f"a small batch makes {values} values in this model, more than the {most} that its "
+            "weights allow",
             "such a model cannot be proved equal here",
             place=printable(max(_alone(root), default=(0, ""))[1]),
         )
+
+
+def limit_rows(model: ModelSpec, row: Sequence[tuple[int, ...]], rows: int) -> int:
+    """Return ``rows``, or as many as do not make too many values, one at least.
+
+    row: the shapes of inputs of one row.
+    """
+    return max(1, min(rows, _most_values(model) // max(1, _values(_with_inputs(model, row)))))
+
+
+def _most_values(model: ModelSpec) -> int:
+    """Return how many values a batch may make: in proportion to the weights, so to the file."""
+    weights = sum(
+        math.prod(array.shape) for layer in model.root.walk() for array in layer.weights.values()
+    )
+    return min(MAX_BATCH_VALUES, MAX_FREE_VALUES + MAX_VALUES_PER_WEIGHT * weights)
 
 
 def _with_inputs(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> LayerSpec:
@@ -58,7 +76,32 @@ def _own(layer: LayerSpec) -> int:
         steps = [s[1:-1] for s in layer.input_shape if isinstance(s, tuple) and len(s) > 1]
         lengths = [size or 1 for part in steps[:2] for size in part]
         total += math.prod(lengths) * int(layer.config.get("num_heads", 1))  # the scores, at most
-    return total
+    return total + _inner_values(layer)
+
+
+def _inner_values(layer: LayerSpec) -> int:
+    """Count what is computed inside of a layer and not returned: gates, and margins of windows."""
+    config, shape = layer.config, layer.input_shape
+    if not isinstance(shape, tuple) or len(shape) < 3 or isinstance(shape[-1], tuple | Mapping):
+        return 0
+    if layer.class_name in CELL_GATES:
+        return CELL_GATES[layer.class_name] * int(config["units"]) * (shape[1] or 1)
+    sizes = config.get("kernel_size") or config.get("pool_size")
+    if sizes is None:
+        return 0
+    last = config["data_format"] == "channels_last"
+    dilations = config.get("dilation_rate") or (1,) * len(sizes)
+    strides = config.get("strides") or sizes
+    # Each axis with a margin on both sides; a transposed one first grows by its stride.
+    lengths = [
+        (steps or 1) * (stride if layer.class_name.endswith("Transpose") else 1)
+        + 2 * ((size - 1) * dilation + 1)
+        for steps, size, dilation, stride in zip(
+            shape[1:-1] if last else shape[2:], sizes, dilations, strides, strict=False
+        )
+    ]
+    channels = int((shape[-1] if last else shape[1]) or 1)
+    return int(math.prod(lengths)) * max(channels, int(config.get("filters") or 1))
 
 
 def _alone(root: LayerSpec) -> list[tuple[int, str]]:

@@ -192,7 +192,7 @@ def _attribute(new: Any, name: str, value: Any, random: Random, rate: float) -> 
         return
     text = value if isinstance(value, str | bytes) else b""
     names = list(value) if isinstance(value, np.ndarray) else [value]
-    match random.randrange(9):
+    match random.randrange(11):
         case 0:
             new.attrs[name] = random.choice((7, 1.5, True, np.arange(3), h5py.Empty("S1")))
         case 1:
@@ -211,5 +211,9 @@ def _attribute(new: Any, name: str, value: Any, random: Random, rate: float) -> 
         case 7:
             half = len(names) // 2
             new.attrs[f"{name}0"], new.attrs[f"{name}1"] = names[:half], names[half:]
+        case 8 | 9 if len(names) > 1:  # one name twice, in the place of another
+            first, second = random.sample(range(len(names)), 2)
+            names[first] = names[second]
+            new.attrs[name] = names
         case _:
             pass  # left out

@@ -32,6 +32,8 @@ from commands import (
 from specs import FIXTURES
 
 from keras2torch_birnn import inspect
+from keras2torch_birnn.errors import WeightMismatchError
+from keras2torch_birnn.readers import read_model
 
 Model = dict[str, Any]
 BOTH = pytest.mark.parametrize("model", [STACK_H5, STACK_KERAS], ids=lambda p: p.suffix)
@@ -464,3 +466,39 @@ def test_inspect_shows_no_engine_for_what_is_refused(option: str, tmp_path: Path
         assert (rows[place].engine, rows[place].reason) == ("", "see below")
     assert rows["bidirectional_1"].engine
     assert k2t("inspect", changed).code == 4
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "keras-2.2.4/stacked_states.h5",
+        "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+        "keras-3.15.1/stack_same_class.h5",
+    ],
+)
+def test_a_weight_that_a_group_lists_twice_is_refused(file: str, tmp_path: Path) -> None:
+    def change(file: h5py.File) -> None:
+        groups = [
+            one for one in file["model_weights"].values() if len(one.attrs["weight_names"]) > 1
+        ]
+        names = list(groups[-1].attrs["weight_names"])
+        groups[-1].attrs["weight_names"] = [names[-1], *names[1:]]
+
+    path = changed_h5(FIXTURES / file, tmp_path / "m.h5", change)
+    with pytest.raises(
+        WeightMismatchError, match=r"the weight .+ is listed twice; the file is damaged"
+    ):
+        read_model(path)
+
+
+def test_a_model_in_a_model_without_the_units_of_a_layer_is_inspected(tmp_path: Path) -> None:
+    """The parameters of the inner model are unknown then."""
+
+    def change(text: str) -> str:
+        return re.sub(r'"units": \d+', '"units": null', text)
+
+    source = FIXTURES / "keras-3.15.1" / "graph_nested_sequential_mask.keras"
+    found = inspect(changed_text_keras(source, tmp_path / "m.keras", change))
+    assert any("units" in str(problem) for problem in found.problems)
+    (inner,) = (row for row in found.rows if row.class_name == "Sequential")
+    assert inner.parameters is None

@@ -77,9 +77,10 @@ def _literal(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Write a text in double quotes and in ASCII."""
-    plain = {'"': '\\"', "'": "'"}
-    return '"' + "".join(plain.get(char) or ascii(char)[1:-1] for char in text) + '"'
+    """Write a text in ASCII, in the quotes that need fewer escapes, as ruff's formatter does."""
+    quote = "'" if text.count('"') > text.count("'") else '"'
+    inside = (f"\\{char}" if char == quote else ascii(char)[1:-1] for char in text)
+    return f"{quote}{''.join(inside)}{quote}"
 
 
 def code(template: str, *parts: object) -> Expression:

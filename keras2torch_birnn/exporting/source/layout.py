@@ -64,13 +64,15 @@ def split_top(text: str) -> list[str]:
 
 def _code(text: str) -> Iterable[tuple[int, str]]:
     """Yield the characters outside of strings, with their places."""
-    inside, skip = False, False
+    inside, skip = "", False
     for place, char in enumerate(text):
         if skip:
             skip = False
         elif inside and char == "\\":
             skip = True
-        elif char == '"':
-            inside = not inside
-        elif not inside:
+        elif inside:
+            inside = "" if char == inside else inside
+        elif char in "'\"":
+            inside = char
+        else:
             yield place, char

@@ -310,6 +310,11 @@ def _assign(
         )
     labels = frozenset(slot.label for slot in wanted)
     parts = {entry: layout.split(entry, labels) for entry in entries}
+    if len(parts) != len(entries):
+        (twice, _), *_ = Counter(entries).most_common(1)
+        raise WeightMismatchError(
+            f"the weight {printable(twice)} is listed twice", "the file is damaged", place=place
+        )
     named = _match_names(wanted, parts)
     if all(len(found) == 1 for found in named) and len({f[0] for f in named}) == len(wanted):
         return [(slot, found[0]) for slot, found in zip(wanted, named, strict=True)]
