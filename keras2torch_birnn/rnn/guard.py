@@ -38,6 +38,8 @@ _CONTAINERS = (dict, list, set, tuple, frozenset)
 _FIXED = ("builtins", "torch._C", "typing")
 # States that a stateful layer carries from one call to the next are no options.
 _CARRIED = "carried"
+# So often modules may change after they were prepared, which takes as long as many calls.
+PATIENCE = 16
 
 
 class Guard:
@@ -94,6 +96,20 @@ class Guard:
             and all(map(Tensor.is_contiguous, self._tensors))
             and self.holds()
         )
+
+    def is_of(self, modules: Sequence[nn.Module]) -> bool:
+        """Return whether these are its modules."""
+        known: Sequence[nn.Module] = self._modules
+        return len(modules) == len(known) and all(map(is_, modules, known))
+
+    def watches(self, tensors: Iterable[Tensor]) -> bool:
+        """Return whether these are among the parameters and buffers of its modules."""
+        return set(map(id, self._tensors)).issuperset(map(id, tensors))
+
+    def accept_states(self, module: nn.Module) -> None:
+        """Take note that a prepared call has just set the states that a module carries."""
+        if dict_version is not None and self._versions is not None:
+            self._versions[self._modules.index(module)] = dict_version(vars(module))
 
     def holds(self) -> bool:
         """Return whether all is as it was."""

@@ -27,6 +27,7 @@ from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.rnn.guard import PATIENCE
 from keras2torch_birnn.rnn.native import program as native_program
 from keras2torch_birnn.rnn.native.program import Program, run_program
 from keras2torch_birnn.rnn.observed_code import Observer
@@ -690,7 +691,7 @@ def test_a_model_that_keeps_changing_is_called_by_layers(ready: tuple[Counted, T
     for remark in range(100):
         called.model.remark = remark
         close(called(x), called.by_layers(x))
-    assert called.computed == 1 + one_call._PATIENCE
+    assert called.computed == 1 + PATIENCE
 
 
 def test_weights_that_change_while_they_are_packed_are_computed_with(
