@@ -213,8 +213,9 @@ class Reached:
 
 
 def _is_filled(cell: CellType) -> bool:
+    """Return whether a cell has contents, other than the class that super() needs."""
     try:
-        return bool([cell.cell_contents])
+        return not isinstance(cell.cell_contents, type)
     except ValueError:
         return False
 
