@@ -7,6 +7,7 @@ it, so that all calls with the same inputs give the same bits.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -99,7 +100,11 @@ class OneCall:
 
     def _meet(self, key: Any, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
         """Record sizes that are new."""
-        if len(self._found) >= MAX_PROGRAMS_PER_MODEL or self._changes > PATIENCE:
+        if (
+            len(self._found) >= MAX_PROGRAMS_PER_MODEL
+            or self._changes > PATIENCE
+            or sys.getprofile() is not None  # the code could not be observed
+        ):
             return False
         self._found[key] = found = self._record(model, given)
         return found

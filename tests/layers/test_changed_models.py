@@ -26,7 +26,7 @@ from keras2torch_birnn.layers import merging
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.rnn import masked_run, modules
+from keras2torch_birnn.rnn import change_signals, guard, masked_run, modules
 from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.modules import RecurrentModule
 
@@ -859,24 +859,52 @@ def by_layers(name: str, change: Callable[[Scene], Any]) -> tuple[Any, Any]:
         return changed, scene.call()
 
 
-@pytest.mark.parametrize("ways", ["programs", "chains"])
+def changed(name: str, change: Callable[[Scene], Any], way: str) -> tuple[Any, list[Any], Any]:
+    """What a model computes by a way of calling it: before, after a change, and undone."""
+    with ExitStack() as around:
+        if way == "chains":
+            without("programs", around)
+        with ExitStack() as inner:
+            scene = Scene(name, inner)
+            scene.call()  # prepares
+            before = scene.call()
+            change(scene)
+            got = [scene.call(), scene.call()]
+        return before, got, scene.call()
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_every_change_is_noticed(name: str, ways: str) -> None:
-    missed, without_effect = [], []
+def test_every_change_is_noticed(name: str) -> None:
+    missed, effects = [], 0
     for title, change in ATTACKS.items():
         wanted, after = by_layers(name, change)
-        with ExitStack() as around:
-            if ways == "chains":
-                without("programs", around)
-            with ExitStack() as inner:
-                scene = Scene(name, inner)
-                before = [scene.call(), scene.call()][1]
-                change(scene)
-                got = [scene.call() for _ in range(3)]
-            got_after = [scene.call() for _ in range(2)]
-        if same(wanted, before):
-            without_effect.append(title)
-        if not all(same(x, wanted) for x in got) or not all(same(x, after) for x in got_after):
-            missed.append(title)
-    assert not missed, chr(10).join(missed)
-    assert len(ATTACKS) - len(without_effect) > 60, without_effect
+        for way in ("programs", "chains"):
+            before, got, undone = changed(name, change, way)
+            if not all(same(x, wanted) for x in got) or not same(undone, after):
+                missed.append(f"{title} ({way})")
+        effects += not same(wanted, before)
+    assert not missed
+    assert effects > 60
+
+
+@pytest.mark.parametrize("signal", ["dict_version", "watch_tensors"])
+def test_changes_are_noticed_without_the_signals_of_torch(
+    signal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead = {"dict_version": None, "watch_tensors": lambda _: None}
+    monkeypatch.setattr(guard, signal, instead[signal])
+    for change in (forward_of_a_class, another_dict, a_turned_weight, memory, a_note_and_no_note):
+        wanted, after = by_layers("attention and merges", change)
+        _, got, undone = changed("attention and merges", change, "programs")
+        assert all(same(x, wanted) for x in got), change
+        assert same(undone, after), change
+
+
+def test_signals_that_tell_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not change_signals._tells_dicts_apart(lambda _: 7)
+    assert not change_signals._tells_dicts_apart(id)
+    numbers = iter(range(10_000))
+    assert not change_signals._tells_dicts_apart(lambda _: next(numbers))
+    monkeypatch.setattr(change_signals, "_found", [])
+    monkeypatch.setattr(change_signals, "_make_check", lambda _: lambda *_: True)
+    assert change_signals.watch_tensors([torch.zeros(2)]) is None
