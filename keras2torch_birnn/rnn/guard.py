@@ -43,7 +43,7 @@ PATIENCE = 16
 
 
 class Guard:
-    """What modules and the code that computes them were.
+    """The state of modules and of the code that computes them.
 
     caller: the module that calls the others, None if none does; its own hooks do not matter.
     """

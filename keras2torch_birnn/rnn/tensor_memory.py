@@ -20,8 +20,7 @@ _func: Any = cast(Any, torch._C)._functorch
 # How many modes see every operator (FakeTensorMode is one), and the innermost ``torch.func``.
 _modes: Any = cast(Any, torch._C)._len_torch_dispatch_stack
 _transform: Any = _func.peek_interpreter_stack
-# As torch.jit.is_tracing, in half the time.
-is_tracing: Callable[[], bool] = cast(Any, torch._C)._is_tracing
+is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
 # Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
 # run there.
 is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)

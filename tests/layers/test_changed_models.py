@@ -849,7 +849,7 @@ def same(got: Any, wanted: Any) -> bool:
 
 
 def by_layers(name: str, change: Callable[[Scene], Any]) -> tuple[Any, Any]:
-    """What the layers of a fresh copy compute once it is changed, and when patches are undone."""
+    """Return outputs of the layers of a fresh copy, changed, and when patches are undone."""
     with ExitStack() as around:
         without("programs and chains", around)
         with ExitStack() as inner:
@@ -860,7 +860,7 @@ def by_layers(name: str, change: Callable[[Scene], Any]) -> tuple[Any, Any]:
 
 
 def changed(name: str, change: Callable[[Scene], Any], way: str) -> tuple[Any, list[Any], Any]:
-    """What a model computes by a way of calling it: before, after a change, and undone."""
+    """Return outputs by a way of calling: before a change, after it, and undone."""
     with ExitStack() as around:
         if way == "chains":
             without("programs", around)
