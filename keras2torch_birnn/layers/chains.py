@@ -64,6 +64,8 @@ class ModelGraph(fx.GraphModule):
             _call_at_once(graph, found)
             chained = _compile(self, graph)
         kind.forward = _choose(plain, chained)
+        # A call of fx in between, which takes a microsecond and cuts the traceback of an error.
+        del kind.__call__
         return made
 
     def _apply(self, *args: Any, **options: Any) -> Any:

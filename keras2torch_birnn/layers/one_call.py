@@ -7,6 +7,7 @@ it, so that all calls with the same inputs give the same bits.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.guard import Guard
+from keras2torch_birnn.rnn.guard import PATIENCE, Guard
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
 from keras2torch_birnn.rnn.observed_code import Observer
@@ -27,8 +28,6 @@ from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 # Of a program, about as many multiply-adds times the number of torch's threads, and floats of its
 # workspace: for more, torch's kernels on all threads may take no longer.
 SMALL_WORK, SMALL_FLOATS = 8_000_000, 1 << 20
-# So often a model may change after a recording, which takes as long as many calls.
-_PATIENCE = 16
 
 _FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
 _make_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
@@ -101,7 +100,11 @@ class OneCall:
 
     def _meet(self, key: Any, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
         """Record sizes that are new."""
-        if len(self._found) >= MAX_PROGRAMS_PER_MODEL or self._changes > _PATIENCE:
+        if (
+            len(self._found) >= MAX_PROGRAMS_PER_MODEL
+            or self._changes > PATIENCE
+            or sys.getprofile() is not None  # the code could not be observed
+        ):
             return False
         self._found[key] = found = self._record(model, given)
         return found

@@ -100,19 +100,17 @@ def _find_function(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-class _Recording(TorchDispatchMode):
-    """Calls a function in place of every operator."""
+def _dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return mode.see(func, args, kwargs or {})
 
-    def __init__(self, see: Callable[..., Any]) -> None:
-        super().__init__()
-        self._see = see
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else it would import all of torch's compiler, which takes a second
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._see(func, args, kwargs or {})
+# Calls its ``see`` in place of every operator. Made once: a class is freed by a collection only.
+# By default torch would import its whole compiler for it, which takes a second.
+_RecordingMode: Any = type(
+    "RecordingMode",
+    (TorchDispatchMode,),
+    {"__torch_dispatch__": _dispatch, "_should_skip_dynamo": classmethod(lambda _: False)},
+)
 
 
 class _Recorder:
@@ -129,7 +127,9 @@ class _Recorder:
 
     def see(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a function, and write all operators that it runs."""
-        with _Recording(partial(self._observer.record, self._write)), self._observer:
+        mode = _RecordingMode()
+        mode.see = partial(self._observer.record, self._write)
+        with mode, self._observer:
             return function(*args, **kwargs)
 
     def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -203,7 +203,8 @@ class _Recorder:
         """Return tensors of a layer's outputs, merged if they are to be."""
         if not plan.return_sequences:
             lasts = tuple(map(self._show, _parts(out)))
-            return self.see(merge_outputs, lasts, plan.merge_mode)
+            merged: tuple[Tensor, ...] = self.see(merge_outputs, lasts, plan.merge_mode)
+            return merged
         apart = plan.merge_mode is None and len(plan.rules) == 2
         metas = out.meta.chunk(2, dim=2) if apart else (out.meta,)
         return tuple(self._show(out._replace(meta=meta)) for meta in metas)

@@ -5,7 +5,8 @@ Without gradients and in evaluation mode; elsewhere the modules are called one a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -18,6 +19,7 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
 from keras2torch_birnn.rnn.engines.reduced import can_reduce
 from keras2torch_birnn.rnn.engines.static import SEVERAL
+from keras2torch_birnn.rnn.guard import PATIENCE, Guard
 from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
     GRU,
@@ -27,12 +29,13 @@ from keras2torch_birnn.rnn.modules import (
     Output,
     Plan,
     RecurrentModule,
-    parameter_names,
     recurrent_forward,
 )
 from keras2torch_birnn.rnn.native.codes import STATES
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
-from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
+from keras2torch_birnn.rnn.native.precision import ReducedPrecision
+from keras2torch_birnn.rnn.native.stack import PreparedStack, StackLayer, can_read, prepare
+from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 
 # A subclass, such as a parametrized module, may do more.
@@ -70,8 +73,8 @@ def can_end(module: nn.Module) -> bool:
     return recurrent.native is not None and not recurrent.plan.return_state
 
 
-class _Ready(NamedTuple):
-    """Facts about the recurrent modules of a chain, as long as these are the same.
+class _Prepared(NamedTuple):
+    """The recurrent modules of a chain, as long as the guard of all its modules holds.
 
     plan: of the chain as one module. stateful: the indices of modules that carry states. from_end:
     whether one reads from the last step. changes_valid: whether one before the last changes outputs
@@ -80,9 +83,10 @@ class _Ready(NamedTuple):
     state, or zeros, where that step is masked.
     """
 
+    guard: Guard
     modules: tuple[RecurrentModule, ...]
-    plans: tuple[Plan, ...]
-    fetches: tuple[Fetch, ...]
+    precision: ReducedPrecision | None
+    stack: PreparedStack
     plan: Plan
     stateful: tuple[int, ...]
     from_end: bool
@@ -94,12 +98,9 @@ class _Ready(NamedTuple):
         """Return whether what follows a module reads its outputs at valid steps as they are."""
         return not (self.from_end or self.changes_valid or self.stateful)
 
-    def describes(self, modules: Sequence[RecurrentModule]) -> bool:
-        """Return whether the facts are about these modules."""
-        for module, known, plan in zip(modules, self.modules, self.plans, strict=True):
-            if module is not known or module.plan is not plan:
-                return False
-        return True
+    def holds(self, modules: Sequence[nn.Module]) -> bool:
+        """Return whether these are the modules, as they were."""
+        return self.guard.is_of(modules) and self.stack.alive and self.guard.holds()
 
 
 class Chain:
@@ -107,8 +108,9 @@ class Chain:
 
     def __init__(self, links: Sequence[Link]) -> None:
         self._links = tuple(links)
-        self._ready: _Ready | None = None
-        self._stack: PreparedStack | None = None
+        self._prepared: _Prepared | None = None
+        # So often in succession it was prepared, and not called before the next change.
+        self._in_vain = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as None: what holds it makes its own."""
@@ -121,52 +123,57 @@ class Chain:
             ArgumentTypeError, ArgumentValueError, UsageError: as the modules.
         """
         modules = [_find(root, link.path) for link in self._links]
-        if not (torch.is_grad_enabled() or has_global_hooks()) and all(map(_is_bare, modules)):
-            recurrent = [m for m, link in zip(modules, self._links, strict=True) if link.recurrent]
-            found = self._call_at_once(cast(Any, recurrent), x, mask)
+        if not (torch.is_grad_enabled() or has_global_hooks()):
+            prepared = self._prepared
+            if prepared is not None and prepared.holds(modules):
+                self._in_vain = 0
+            else:
+                self._prepared = prepared = self._prepare(modules, x, mask)
+            found = None if prepared is None else self._call_at_once(prepared, x, mask)
             if found is not None:
                 return found
+        return self._call_each(modules, x, mask)
+
+    def _call_each(self, modules: Sequence[nn.Module], x: Tensor, mask: Tensor | None) -> Any:
         given = {} if mask is None else {"mask": mask}
         for module, link in zip(modules, self._links, strict=True):
             x = module(x, **given) if link.recurrent else module(x)
         return x
 
-    def _call_at_once(
-        self, modules: Sequence[RecurrentModule], x: Tensor, mask: Tensor | None
-    ) -> Output | None:
-        """Compute all recurrent modules in one call of the kernel; None if that is impossible."""
-        ready = self._ready
-        if ready is None or not ready.describes(modules):
-            # Other modules may have the same parameters.
-            self._ready = ready = _get_ready(modules)
-            self._stack = None
-            if ready is None:
+    def _prepare(
+        self, modules: Sequence[nn.Module], x: Tensor, mask: Tensor | None
+    ) -> _Prepared | None:
+        """Prepare modules; None if the kernel cannot run them at once."""
+        if self._in_vain > PATIENCE or not can_read(x, ()):
+            return None
+        self._in_vain += 1
+        recurrent: Any = [m for m, at in zip(modules, self._links, strict=True) if at.recurrent]
+        observer = Observer()
+        try:
+            if not Guard(modules, {}).allows():
                 return None
-        precision = modules[0].precision
-        if not all(map(_may_run_kernel, modules)) or any(m.precision != precision for m in modules):
+            with observer, _without_carried(recurrent):
+                self._call_each(modules, x[:1, :2], None if mask is None else mask[:1, :2])
+            guard = Guard(modules, observer.finish())
+        except Exception:  # whatever it is, the modules themselves show it
+            return None
+        return _prepare(guard, recurrent) if guard.allows() else None
+
+    def _call_at_once(self, ready: _Prepared, x: Tensor, mask: Tensor | None) -> Output | None:
+        """Compute all recurrent modules in one call of the kernel; None if that is impossible."""
+        modules, stack = ready.modules, ready.stack
+        if not all(map(_may_run_kernel, modules)):
             return None
         initial = [module.carried or () for module in modules] if ready.stateful else None
         if not can_read(x, [s for layer in initial or () for state in layer for s in state]):
             return None
         rows, _, features = x.shape
-        torch_may_pay = ready.few_rows and precision is None
+        torch_may_pay = ready.few_rows and ready.precision is None
         if mask is None and torch_may_pay and rows >= SEVERAL:
             return None
         if mask is not None and not (ready.can_be_masked() and is_plain((mask,))):
             return None
-        fetched: list[Tensor] = []
-        for fetch, module in zip(ready.fetches, modules, strict=True):
-            found = fetch(cast(Any, module))
-            if found is None:
-                self._ready = None
-                return None
-            fetched += found
-        stack = self._stack
-        if stack is None or not stack.holds(fetched, precision):
-            if not can_reduce((module.rnn_layer() for module in modules), precision):
-                return None
-            self._stack = stack = prepare(_layers(modules), fetched, precision)
-        if stack is None or stack.features != features:
+        if stack.features != features:
             return None
         if not all(map(partial(_fit, rows), initial or (), stack.units)):
             return None
@@ -178,7 +185,7 @@ class Chain:
                 lengths = lengths_of_padded(mask)
                 if lengths is not None:
                     return _run_padded(layers, ready.plan, stack, x, mask, lengths)
-        return recurrent_forward(_AtOnce(ready, stack, initial), x, mask)
+        return recurrent_forward(_AtOnce(ready, initial), x, mask)
 
 
 # What ``recurrent_forward`` computes, in fewer steps: a short call would feel them.
@@ -215,15 +222,12 @@ class _AtOnce:
 
     carried: tuple[State, ...] | None = None
 
-    def __init__(
-        self, ready: _Ready, stack: PreparedStack, initial: Sequence[Sequence[State]] | None
-    ) -> None:
-        self.plan, self._ready, self._stack, self._initial = ready.plan, ready, stack, initial
+    def __init__(self, ready: _Prepared, initial: Sequence[Sequence[State]] | None) -> None:
+        self.plan, self._ready, self._initial = ready.plan, ready, initial
 
     def run_sequence(self, call: RnnCall) -> RnnResult:
         """Run the kernel, and keep the states of stateful modules."""
-        ready, stack = self._ready, self._stack
-        modules = ready.modules
+        ready, stack, modules = self._ready, self._ready.stack, self._ready.modules
 
         def layers() -> list[StackLayer]:
             return _layers(modules)
@@ -242,7 +246,22 @@ class _AtOnce:
         out = stack.run(*given, sequences=sequences)
         for index in ready.stateful:
             modules[index].carried = tuple(zip(*final[index], strict=True))
+            ready.guard.accept_states(cast(Any, modules[index]))
         return out if sequences else tuple(h[:, None] for h in final[-1][0]), ()
+
+
+@contextmanager
+def _without_carried(modules: Sequence[RecurrentModule]) -> Iterator[None]:
+    """Let stateful modules begin anew, and go on afterwards."""
+    stateful = [module for module in modules if module.plan.stateful]
+    carried = [module.carried for module in stateful]
+    for module in stateful:
+        module.carried = None
+    try:
+        yield
+    finally:
+        for module, states in zip(stateful, carried, strict=True):
+            module.carried = states
 
 
 def _find(root: Mapping[str, nn.Module | None], path: Sequence[str]) -> nn.Module:
@@ -250,20 +269,6 @@ def _find(root: Mapping[str, nn.Module | None], path: Sequence[str]) -> nn.Modul
     for name in path[1:]:
         found = found._modules[name]
     return cast(nn.Module, found)
-
-
-def _is_bare(module: nn.Module) -> bool:
-    """Return whether calling a module in evaluation mode is calling its class's ``forward``."""
-    own = module.__dict__
-    return not (
-        own["training"]
-        or own["_forward_hooks"]
-        or own["_forward_pre_hooks"]
-        or own["_backward_hooks"]
-        or own["_backward_pre_hooks"]
-        or own.get("forward") is not None
-        or own.get("_compiled_call_impl") is not None
-    )
 
 
 def may_choose_kernel(module: RecurrentModule) -> bool:
@@ -276,19 +281,29 @@ def _may_run_kernel(module: RecurrentModule) -> bool:
     return (module.engine or engines.REQUESTED) in ("auto", "native")
 
 
-def _get_ready(modules: Sequence[RecurrentModule]) -> _Ready | None:
-    """Collect facts about modules; None if the kernel cannot run one after the other."""
+def _prepare(guard: Guard, modules: Sequence[RecurrentModule]) -> _Prepared | None:
+    """Prepare modules; None if the kernel cannot run one after the other."""
     *leading, last = cast(Sequence[Any], modules)
     if not (all(map(can_lead, leading)) and can_end(last)):
         return None
-    plans = tuple(module.plan for module in modules)
-    return _Ready(
+    precision, layers = last.precision, _layers(modules)
+    held = [p for layer in layers for p in layer.parameters if p is not None]
+    if (
+        any(type(module).forward is not recurrent_forward for module in (*leading, last))
+        or any(module.precision != precision for module in leading)
+        or not guard.watches(held)
+        or not can_reduce((module.rnn_layer() for module in modules), precision)
+    ):
+        return None
+    stack = prepare(layers, held, precision)
+    if stack is None:
+        return None
+    plans = [module.plan for module in modules]
+    return _Prepared(
+        guard,
         tuple(modules),
-        plans,
-        tuple(
-            Fetch(cast(Any, module), parameter_names(len(plan.rules)))
-            for module, plan in zip(modules, plans, strict=True)
-        ),
+        precision,
+        stack,
         replace(plans[-1], against_time=False, stateful=False),
         tuple(index for index, plan in enumerate(plans) if plan.stateful),
         any(plan.against_time for plan in plans),

@@ -59,7 +59,7 @@ def _tells_dicts_apart(version: Callable[[Any], int]) -> bool:
 
 
 def _find_dict_version() -> Callable[[Any], int] | None:
-    found = getattr(_guards, "dict_version", None)
+    found: Any = getattr(_guards, "dict_version", None)
     try:
         return found if _tells_dicts_apart(found) else None
     except Exception:  # another function than we know

@@ -32,16 +32,18 @@ _CONTENTS = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DICT, _CODE, _CELL = attrgetter("__dict__"), attrgetter("__code__"), attrgetter("cell_contents")
 _LAYOUT = attrgetter("shape", "dtype")
-_DEFAULTS, _NAMED = attrgetter("__defaults__"), attrgetter("__kwdefaults__")
+_DEFAULTS = attrgetter("__defaults__", "__kwdefaults__")
 _CONTAINERS = (dict, list, set, tuple, frozenset)
 # Modules whose classes cannot change.
 _FIXED = ("builtins", "torch._C", "typing")
 # States that a stateful layer carries from one call to the next are no options.
 _CARRIED = "carried"
+# So often modules may change after they were prepared, which takes as long as many calls.
+PATIENCE = 16
 
 
 class Guard:
-    """What modules and the code that computes them were.
+    """The state of modules and of the code that computes them.
 
     caller: the module that calls the others, None if none does; its own hooks do not matter.
     """
@@ -71,12 +73,16 @@ class Guard:
         self._watched: Any = [*self._inner, *(found.namespace for found in self._names)]
         self._lists, self._copies = reached.lists, [*map(copy, reached.lists)]
         self._functions, self._cells = reached.functions, reached.cells
-        self._optional = [f for f in reached.functions if f.__defaults__]
-        self._named = [f for f in reached.functions if f.__kwdefaults__]
+        self._optional = [f for f in reached.functions if f.__defaults__ or f.__kwdefaults__]
         tensors = chain.from_iterable(d.values() for m in modules for d in _tensors_of(m))
         self._tensors = [*{id(t): t for t in tensors if t is not None}.values()]
         self._versions = self._read_versions()
-        self._state, self._code, self._held = self._read_dicts(), *self._read_code()
+        self._state = self._read_dicts()
+        self._codes, self._defaults = (
+            [*map(_CODE, self._functions)],
+            [*map(_DEFAULTS, self._optional)],
+        )
+        self._held = [*map(_CELL, self._cells)]
         self._addresses = [*map(Tensor.data_ptr, self._tensors)]
         self._layouts = [*map(_LAYOUT, self._tensors)]
         # Outside and within inference mode, where torch sees other tensors.
@@ -95,27 +101,43 @@ class Guard:
             and self.holds()
         )
 
+    def is_of(self, modules: Sequence[nn.Module]) -> bool:
+        """Return whether these are its modules."""
+        known: Sequence[nn.Module] = self._modules
+        return len(modules) == len(known) and all(map(is_, modules, known))
+
+    def watches(self, tensors: Iterable[Tensor]) -> bool:
+        """Return whether these are among the parameters and buffers of its modules."""
+        return set(map(id, self._tensors)).issuperset(map(id, tensors))
+
+    def accept_states(self, module: nn.Module) -> None:
+        """Take note that a prepared call has just set the states that a module carries."""
+        if dict_version is not None:
+            self._versions[self._modules.index(module)] = dict_version(vars(module))
+
     def holds(self) -> bool:
         """Return whether all is as it was."""
         try:
             return (
                 [*map(type, self._modules)] == self._classes
                 and not any(self._empty)
-                and self._dicts_hold()
-                and self._code_holds()
-                and self._tensors_hold()
+                and self._lists == self._copies
+                and (
+                    (dict_version and self._read_versions() == self._versions) or self._names_hold()
+                )
+                and [*map(_CODE, self._functions)] == self._codes
+                and [*map(_DEFAULTS, self._optional)] == self._defaults
+                and (not self._cells or all(map(is_, map(_CELL, self._cells), self._held)))
+                and [*map(Tensor.data_ptr, self._tensors)] == self._addresses
+                and self._layouts_hold()
                 and torch.get_default_dtype() is self._dtype
             )
         except (KeyError, RuntimeError, TypeError, ValueError):
             return False  # what took the place of something cannot be compared with it
 
-    def _dicts_hold(self) -> bool:
-        """Return whether all names stand for the same objects, and lists have the same."""
-        if self._lists != self._copies:
-            return False
+    def _names_hold(self) -> bool:
+        """Return whether all names stand for the same objects, one by one."""
         versions = self._read_versions()
-        if versions is not None and versions == self._versions:
-            return True
         keys, values, sizes = self._read_dicts()
         known = self._state
         if not (
@@ -128,9 +150,10 @@ class Guard:
         self._versions = versions
         return True
 
-    def _read_versions(self) -> list[int] | None:
+    def _read_versions(self) -> list[int]:
+        """Return a number for each state of a dictionary; none where torch has no such numbers."""
         if dict_version is None:
-            return None
+            return []
         return [*map(dict_version, chain(map(_DICT, self._modules), self._watched))]
 
     def _read_dicts(self) -> tuple[list[Any], list[Any], list[int]]:
@@ -138,21 +161,9 @@ class Guard:
         values = chain.from_iterable(map(dict.values, dicts))
         return [*chain.from_iterable(dicts)], [*values], [*map(len, dicts)]
 
-    def _code_holds(self) -> bool:
-        code, held = self._read_code()
-        return code == self._code and all(map(is_, held, self._held))
-
-    def _read_code(self) -> tuple[list[Any], list[Any]]:
-        """Return the code of functions with their defaults, and what closures hold."""
-        code = [*map(_CODE, self._functions), *map(_DEFAULTS, self._optional)]
-        return code, [*map(_NAMED, self._named), *map(_CELL, self._cells)]
-
-    def _tensors_hold(self) -> bool:
-        """Return whether the numbers of all tensors are where they were."""
-        tensors = self._tensors
-        if [*map(Tensor.data_ptr, tensors)] != self._addresses:
-            return False
-        mode = torch.is_inference_mode_enabled()
+    def _layouts_hold(self) -> bool:
+        """Return whether the numbers of all tensors have the same order, sizes and meaning."""
+        tensors, mode = self._tensors, torch.is_inference_mode_enabled()
         alike = self._alike[mode]
         if alike is not None and alike(*tensors):
             return True

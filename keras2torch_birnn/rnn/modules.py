@@ -158,14 +158,9 @@ def _by_direction(module: SequenceModule, states: Sequence[Tensor]) -> tuple[Sta
 
 # By the number of directions.
 _NAMES = tuple(
-    [f"{name}{suffix}" for suffix in ("_l0", "_l0_reverse")[:directions] for name in WEIGHT_NAMES]
+    tuple(f"{n}{suffix}" for suffix in ("_l0", "_l0_reverse")[:directions] for n in WEIGHT_NAMES)
     for directions in range(3)
 )
-
-
-def parameter_names(directions: int) -> Sequence[str]:
-    """Return torch's names of the parameters, four for each direction."""
-    return _NAMES[directions]
 
 
 def _parameters_of(module: nn.Module, directions: int) -> list[Tensor | None]:

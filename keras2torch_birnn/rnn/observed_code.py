@@ -6,6 +6,7 @@ A call that was prepared stands in place of that code, so it has to go when the 
 from __future__ import annotations
 
 import builtins
+import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -61,15 +62,20 @@ class Observer:
         # Of the model, and what runs because something is recorded.
         self.codes: Codes = {}
         self._of_recording: Codes = {}
-        self._noted = self.codes
+        self._noted, self._collects = self.codes, False
 
     def __enter__(self) -> None:
         if sys.getprofile() is not None:
             raise CodeOfOthersError("a profiler")
+        # A collection would run code that belongs to other objects.
+        self._collects = gc.isenabled()
+        gc.disable()
         sys.setprofile(self._see)
 
     def __exit__(self, *_: object) -> None:
         sys.setprofile(None)
+        if self._collects:
+            gc.enable()
 
     def _see(self, frame: FrameType, event: str, _: Any) -> None:
         if event == "call":
@@ -207,8 +213,9 @@ class Reached:
 
 
 def _is_filled(cell: CellType) -> bool:
+    """Return whether a cell has contents, other than the class that super() needs."""
     try:
-        return bool([cell.cell_contents])
+        return not isinstance(cell.cell_contents, type)
     except ValueError:
         return False
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -28,6 +30,7 @@ from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.rnn.guard import PATIENCE
 from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import program as native_program
 from keras2torch_birnn.rnn.native.program import Program, run_program
@@ -697,7 +700,7 @@ def test_a_model_that_keeps_changing_is_called_by_layers(ready: tuple[Counted, T
     for remark in range(100):
         called.model.remark = remark
         close(called(x), called.by_layers(x))
-    assert called.computed == 1 + one_call._PATIENCE
+    assert called.computed == 1 + PATIENCE
 
 
 def test_weights_that_change_while_they_are_packed_are_computed_with(
@@ -717,3 +720,65 @@ def test_weights_that_change_while_they_are_packed_are_computed_with(
     count = len(packed)
     called(x)
     assert len(packed) == count
+
+
+def tensors_alive() -> int:
+    return sum(type(found) in (Tensor, nn.Parameter) for found in gc.get_objects())
+
+
+RECORDED = ("mask_td_dense.h5", "arch_crnn_by_hand.h5", "arch_attention_by_hand.keras")
+
+
+@pytest.mark.parametrize("file", RECORDED)
+def test_weights_can_be_swapped_after_a_recorded_call(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gc.disable()  # a cycle would keep views of the weights
+    try:
+        for change in ("swap", "load", "double"):
+            model, inputs = converted(FIXTURES / file)
+            called = Counted(model, monkeypatch)
+            called(*inputs)
+            assert called.computed == 1
+            torch.__future__.set_swap_module_params_on_conversion(True)
+            if change == "swap":
+                for p in model.parameters():
+                    torch.utils.swap_tensors(p, nn.Parameter(p.detach() * 0.5))
+            elif change == "load":
+                model.load_state_dict({n: v * 0.5 for n, v in model.state_dict().items()})
+            else:
+                model.double().float()
+            close(called(*inputs), called.by_layers(*inputs))
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+        gc.enable()
+
+
+def test_what_recording_needs_is_freed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = Counted(tagger(), monkeypatch)
+    called(torch.randn(1, 2, F))
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors_alive()
+        for time in range(3, 13):
+            called(torch.randn(1, time, F))
+        assert called.computed == 11
+        # One like each output, and a few constants.
+        assert tensors_alive() - before <= 5 * 10
+    finally:
+        gc.enable()
+
+
+def test_nothing_is_recorded_while_another_profiler_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, x = Counted(tagger(), monkeypatch), torch.randn(3, 13, F)
+    before = sys.getprofile()
+    sys.setprofile(lambda *_: None)
+    try:
+        called(x)
+    finally:
+        sys.setprofile(before)
+    assert called.computed == 0
+    for _ in range(2):
+        called(x)
+    assert called.computed == 2

@@ -61,6 +61,7 @@ class PreparedStack:
     """Packed weights and options of consecutive layers. A copy of what holds it prepares its own.
 
     features, units, directions: F of the first layer, H and D of each. precision: None for float32.
+    alive: whether the memory of the weights has not been freed.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class PreparedStack:
         self._shapes = list(map(_SHAPE, fetched))
         self._described: dict[str | None, _Described] = {}
         # Memory that is freed may come back with other contents at the same address.
-        self._alive = True
+        self.alive = True
         mine = weakref.ref(self)
         self._watches = [weakref.ref(p.untyped_storage(), lambda _: _forget(mine)) for p in fetched]
         self._isa = instruction_set() if precision is None else reduced_kernel(precision).bit
@@ -89,7 +90,7 @@ class PreparedStack:
 
     def forget(self) -> None:
         """Hold no weights any more."""
-        self._alive, self._packed = False, ()
+        self.alive, self._packed = False, ()
         self._described.clear()
 
     def holds(self, fetched: Sequence[Tensor], precision: ReducedPrecision | None) -> bool:
@@ -98,7 +99,7 @@ class PreparedStack:
         In this precision. The kernel compares the values.
         """
         return (
-            self._alive
+            self.alive
             and precision == self.precision
             and _TYPES.issuperset(map(type, fetched))
             and list(map(Tensor.data_ptr, fetched)) == self._addresses
@@ -217,7 +218,7 @@ class PreparedStack:
         found = _Described(
             array(p.address for p in packed), array(p.unchecked for p in packed), packed
         )
-        if self._alive:
+        if self.alive:
             self._described[merge] = found
         return found
 
