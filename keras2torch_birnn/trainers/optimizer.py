@@ -122,6 +122,9 @@ class KerasOptimizer(Optimizer):
                 loss = closure()
         count, every = self.iterations, self.settings.accumulate
         batches = list(self._batches())
+        if self.settings.scaled and not _are_finite(batches):
+            self._forget_rows()
+            return loss
         if every:
             for batch in batches:
                 batch.gather(last=(count + 1) % every == 0, steps=every)
@@ -168,6 +171,7 @@ class KerasOptimizer(Optimizer):
                 batch.owners,
                 batch.rows if self.rule.family == "keras3" else {},
                 frozenset(batch.rows),
+                self.settings.on_tensorflow,
             )
             if decay := batch.group["weight_decay"]:
                 torch._foreach_mul_(batch.params, 1 - rate * float(now.cast(decay)))
@@ -188,7 +192,8 @@ class KerasOptimizer(Optimizer):
                 if param is table and (rows := recorded.rows(grads[number])) is not None:
                     found[number] = rows
         owners = tuple(owner for batch in batches for owner in batch.owners)
-        all_of_them = Gradients(tuple(grads), owners, found)
+        on_torch = self.settings.backend == "torch"
+        all_of_them = Gradients(tuple(grads), owners, found, single_norms=on_torch)
         if grads and self.settings.clips:
             all_of_them = clip(all_of_them, self.settings.clips)
         at = 0
@@ -234,6 +239,10 @@ class KerasOptimizer(Optimizer):
             for param in group["params"]:
                 if AVERAGE in self.state[param]:
                     param.copy_(self.state[param][AVERAGE])
+
+
+def _are_finite(batches: Sequence[_Batch]) -> bool:
+    return all(bool(grad.isfinite().all()) for batch in batches for grad in batch.grads)
 
 
 @dataclass
