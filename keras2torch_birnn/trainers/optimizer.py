@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,6 +44,7 @@ class KerasOptimizer(Optimizer):
     ) -> None:
         self.rule, self.settings = rule, settings
         self._recorded: tuple[tuple[Tensor, RecordedRows], ...] = ()
+        self._said = False  # that gradients of Embeddings are dense
         defaults: dict[str, Any] = {
             "lr": settings.rate,
             "weight_decay": settings.weight_decay,
@@ -57,7 +59,7 @@ class KerasOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Return all that a copy needs."""
         own = {"rule": self.rule, "settings": self.settings, "_recorded": self._recorded}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **own, "_said": self._said}
 
     @property
     def iterations(self) -> int:
@@ -189,8 +191,13 @@ class KerasOptimizer(Optimizer):
         found: dict[int, Rows] = {}
         for table, recorded in self._recorded if not self.settings.accumulate else ():
             for number, param in enumerate(params):
-                if param is table and (rows := recorded.rows(grads[number])) is not None:
+                if param is not table:
+                    continue
+                if (rows := recorded.rows(grads[number])) is not None:
                     found[number] = rows
+                elif not self._said and (why := recorded.why_dense(grads[number])):
+                    warnings.warn(why, stacklevel=2)
+                    self._said = True
         owners = tuple(owner for batch in batches for owner in batch.owners)
         on_torch = self.settings.backend == "torch"
         all_of_them = Gradients(tuple(grads), owners, found, single_norms=on_torch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tensorflow_fixtures import unpack
 from torch import Tensor
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.trainers import embedding_rows
 
 COMPILED = FIXTURES / "tf.keras-2.15.0/compiled.h5"
 NEVER_COMPILED = FIXTURES / "keras-3.15.1/stack_same_class.keras"
@@ -343,3 +345,43 @@ def test_an_embedding_is_trained_by_the_backend_of_the_file(tmp_path: Path) -> N
         state = k2t.training(path)
         assert not any(note.startswith(words) for note in state.notes)
         assert len(state.optimizer._recorded) == rows
+
+
+def train_tagger(state: k2t.Training, call: Any) -> None:
+    """Take a step on ids that are repeated."""
+    ids = torch.tensor([[1, 2, 2, 3, 0]] * 2)
+    call(ids).square().sum().backward()
+    state.optimizer.step()
+
+
+def test_a_compiled_model_warns_that_its_embedding_has_dense_gradients() -> None:
+    source = FIXTURES / "compiled/keras-3.15.1/adam_tagger.keras"
+    state = k2t.training(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_tagger(state, state.model)
+    compiled = torch.compile(state.model, backend="eager")
+    with pytest.warns(UserWarning, match="torch.compile and functional calls do not show the rows"):
+        train_tagger(state, compiled)
+    with warnings.catch_warnings():  # once is enough
+        warnings.simplefilter("error")
+        train_tagger(state, compiled)
+    frozen = k2t.training(source, state="new")
+    with warnings.catch_warnings():  # rows that are not used, and no gradient
+        warnings.simplefilter("error")
+        frozen.optimizer.zero_grad()
+        frozen.optimizer.step()
+
+
+def test_a_mean_over_processes_warns_that_the_gradients_are_dense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = k2t.training(FIXTURES / "compiled/keras-3.15.1/adam_tagger.keras")
+    monkeypatch.setattr(embedding_rows, "is_distributed", lambda: True)
+    ids = torch.tensor([[1, 2, 2, 3, 0]] * 2)
+    state.model(ids).square().sum().backward()
+    for parameter in state.model.parameters():
+        if parameter.grad is not None:
+            parameter.grad *= 0.75  # as the mean of several processes' gradients
+    with pytest.warns(UserWarning, match=r"the mean over processes \(DistributedDataParallel\)"):
+        state.optimizer.step()
