@@ -151,7 +151,7 @@ def _unchanged(x: Tensor) -> Tensor:
 
 def is_distributed() -> bool:
     """Return whether this process is one of several that train together."""
-    return dist.is_available() and dist.is_initialized()
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:

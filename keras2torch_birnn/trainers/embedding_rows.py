@@ -77,9 +77,7 @@ class RecordedRows:
         if not self.ids and bool(grad.any()):
             return _DENSE.format("torch.compile and functional calls do not show the rows that")
         if is_distributed():
-            return _DENSE.format(
-                "the mean over processes (DistributedDataParallel) is not that which"
-            )
+            return _DENSE.format("the mean over processes (DistributedDataParallel) is not what")
         return ""
 
 
