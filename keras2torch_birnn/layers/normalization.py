@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,8 +140,9 @@ class BatchNorm(nn.BatchNorm1d):
 
 def _sum_of_processes(x: Tensor) -> Tensor:
     """Add up a tensor of every process; gradients are added up, too."""
-    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
+    from torch.distributed.nn import functional as differentiable  # not in every build of torch
 
+    all_reduce: Any = differentiable.all_reduce
     total: Tensor = all_reduce(x)
     return total
 

@@ -92,11 +92,13 @@ def parse_settings(config: OptimizerConfig, rule_options: frozenset[str]) -> Set
     options.check_names(_COMMON | rule_options)
     family = config.family
     found = config.config.get("learning_rate")
-    schedule = parse_schedule(found) if isinstance(found, Mapping) else None
-    default = _DEFAULT_RATE.get(config.class_name.lower(), 0.001)
-    rate = options.number("learning_rate", "lr", default=default) if schedule is None else 0.0
-    if schedule is not None:
+    schedule: Schedule | None = None
+    if isinstance(found, Mapping):
+        schedule = parse_schedule(found)
         rate = find_nominal_rate(schedule, found)
+    else:
+        default = _DEFAULT_RATE.get(config.class_name.lower(), 0.001)
+        rate = options.number("learning_rate", "lr", default=default)
     averages = options.flag("use_ema")
     older = family in ("keras2", "legacy") and "decay" not in rule_options
     return Settings(
