@@ -75,7 +75,8 @@ class Predictor:
             if len(outputs) == 1:
                 np.save(file, outputs[0])
             else:
-                np.savez(file, **{f"output_{at}": one for at, one in enumerate(outputs)})
+                named: Any = {f"output_{at}": one for at, one in enumerate(outputs)}
+                np.savez(file, **named)
         ending = ".npy" if len(outputs) == 1 else ".npz"
         unfinished.replace(self.outputs / f"{shard.stem}{ending}")
         return len(inputs)

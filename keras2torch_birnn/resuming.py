@@ -20,6 +20,7 @@ from keras2torch_birnn.errors import (
     in_file,
 )
 from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers.config.policies import notes_of_half_precision
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
@@ -129,13 +130,14 @@ def training(
         tables = record_rows(model) if needs_rows(optimizer) else []
         optimizer.record(tables)
         unconstrained = has_constraints(model) and not compiled.optimizer.applies_constraints
-        notes = describe_differences(
+        notes = notes_of_half_precision(located.spec.notes) + describe_differences(
             optimizer, embeddings=bool(tables), unconstrained=unconstrained
         )
         if state == "file":
             stored = _read(container, optimizer, located, variables)
             notes += describe_state(optimizer, stored, container)
-    return Training(model, optimizer, compiled, located.spec, (*notes, *describe_loss(compiled)))
+    notes += describe_loss(compiled, located.spec)
+    return Training(model, optimizer, compiled, located.spec, notes)
 
 
 def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> KerasOptimizer:
@@ -151,6 +153,8 @@ def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> K
         raise UnsupportedOptionError("all weights of the model are frozen", _HOW_TO_THAW)
     if any(kind == "by variable" for kind, _ in settings.clips):
         check_one_owner(parameters, "clipnorm")
+    if rule.of_whole_variables:
+        check_one_owner(parameters, compiled.optimizer.class_name)
     owners = [one.owners[0] for one in parameters]
     return KerasOptimizer([one.param for one in parameters], rule, settings, owners)
 

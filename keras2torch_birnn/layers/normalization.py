@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,8 +140,9 @@ class BatchNorm(nn.BatchNorm1d):
 
 def _sum_of_processes(x: Tensor) -> Tensor:
     """Add up a tensor of every process; gradients are added up, too."""
-    from torch.distributed.nn.functional import all_reduce  # not in every build of torch
+    from torch.distributed.nn import functional as differentiable  # not in every build of torch
 
+    all_reduce: Any = differentiable.all_reduce
     total: Tensor = all_reduce(x)
     return total
 
@@ -151,7 +153,7 @@ def _unchanged(x: Tensor) -> Tensor:
 
 def is_distributed() -> bool:
     """Return whether this process is one of several that train together."""
-    return dist.is_available() and dist.is_initialized()
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:

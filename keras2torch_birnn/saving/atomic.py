@@ -3,6 +3,7 @@
 The new file is written under a temporary name in the same folder (``.k2t-*.tmp``), flushed to the
 disk, and renamed over the target in one step. If anything fails before that step, the target is
 unchanged and the temporary file is removed; only ``kill -9`` or a power failure leaves it behind.
+The next run that writes there removes what a killed process of the same machine has left.
 Signals that arrive during the last step are handled after it.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import secrets
 import shutil
 import signal
@@ -17,9 +20,11 @@ import stat
 import sys
 import tempfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +32,8 @@ from keras2torch_birnn.errors import OutputError, in_file, printable
 from keras2torch_birnn.saving.windows_names import find_fault
 
 PREFIX = ".k2t-"
+# Of this machine, of the process, and a random number.
+_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}([0-9a-f]{{8}})([0-9a-f]{{8}})[0-9a-f]{{16}}\.tmp")
 FORCE = "use --force to replace it"
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -247,7 +254,7 @@ def write_folder_atomically(
         target = _resolve(path)
         check_new_folder(path, instead=instead)
         _check_room(target, size)
-        temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
+        temporary = _name_temporary(target.parent)
         try:
             temporary.mkdir()
             write(temporary)
@@ -326,7 +333,7 @@ def _replace(
 def _fill_temporary(target: Path, write: Callable[[Path], None], size: int) -> Path:
     """Let ``write`` fill a temporary file beside ``target``; it has the mode of ``target``."""
     _check_room(target, size)
-    temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
+    temporary = _name_temporary(target.parent)
     try:
         mode = _create_file(temporary)
         write(temporary)
@@ -335,6 +342,48 @@ def _fill_temporary(target: Path, write: Callable[[Path], None], size: int) -> P
         _remove_temporary(temporary)
         raise
     return temporary
+
+
+@cache
+def _machine() -> str:
+    """Return a number of this machine, since it was started, and of its numbering of processes."""
+    facts = [platform.node()]
+    with suppress(OSError):  # Linux alone has these; containers number their processes apart
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return f"{zlib.crc32(repr(facts).encode()):08x}"
+
+
+def _name_temporary(folder: Path) -> Path:
+    """Return a new name in a folder, after removing what killed processes have left there."""
+    for left in _left_behind(folder):
+        with suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    return folder / f"{PREFIX}{_machine()}{os.getpid():08x}{secrets.token_hex(8)}.tmp"
+
+
+def _left_behind(folder: Path) -> list[Path]:
+    """Find temporary files and folders of processes of this machine that run no more."""
+    if sys.platform == "win32":  # it has no way to ask for a process without a risk to it
+        return []
+    with suppress(OSError):
+        found = [(one, _TEMPORARY.fullmatch(one.name)) for one in folder.glob(f"{PREFIX}*.tmp")]
+        return [
+            path
+            for path, name in found
+            if name and name[1] == _machine() and not _runs(int(name[2], 16))
+        ]
+    return []
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _rename(temporary: Path, target: Path, kind: FileKind | None, *, overwrite: bool) -> None:

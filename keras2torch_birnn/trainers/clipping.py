@@ -21,12 +21,17 @@ class Gradients:
     """Gradients; ``owners``: the number of the Keras variable that each belongs to.
 
     A GRU's bias is one variable in Keras and two parameters in torch, which are clipped together.
-    ``rows``: by number of a gradient, its rows.
+    ``rows``: by number of a gradient, its rows. ``single_norms``: norms are rounded to float32.
     """
 
     dense: tuple[Tensor, ...]
     owners: tuple[int, ...]
     rows: Mapping[int, Rows]
+    single_norms: bool = False
+
+    def rounded(self, norm: Tensor) -> Tensor:
+        """Return a norm as it is compared with a limit; Keras on torch rounds it then."""
+        return norm.float() if self.single_norms else norm
 
     def norms(self) -> list[Tensor]:
         """Return the norm of each gradient."""
@@ -74,8 +79,9 @@ def _by_variable(grads: Gradients, limit: float) -> Gradients:
     for owner, norm in zip(grads.owners, grads.norms(), strict=True):
         of_owner.setdefault(owner, []).append(norm)
     factor = {
-        owner: limit / (found[0] if len(found) == 1 else _together(found)).clamp_min(limit)
+        owner: limit / norm.clamp_min(limit).to(found[0].dtype)
         for owner, found in of_owner.items()
+        for norm in [grads.rounded(found[0] if len(found) == 1 else _together(found))]
     }
     return grads.times([factor[owner] for owner in grads.owners])
 
@@ -83,7 +89,7 @@ def _by_variable(grads: Gradients, limit: float) -> Gradients:
 def _by_all(grads: Gradients, limit: float) -> Gradients:
     """Divide all gradients by the norm of all together; not finite ones make all NaN."""
     norm = _together(grads.norms())
-    factor = limit * (1 / norm).clamp_max(1 / limit) + (norm - norm)
+    factor = limit * grads.rounded(1 / norm).clamp_max(1 / limit) + (norm - norm)
     return grads.times([factor] * len(grads.dense))
 
 

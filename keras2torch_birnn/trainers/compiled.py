@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
@@ -21,6 +21,7 @@ Family = Literal["keras2", "legacy", "tf.keras", "keras3"]
 _BUILT_IN_MODULES = ("keras", "tf_keras", "builtins")
 # Options that are not those of a rule where only its name is given.
 _NAMED: Mapping[str, Mapping[str, Json]] = {"adamw": {"weight_decay": 0.004}}
+_SCALING = "LossScaleOptimizer"
 _HOW_TO_COMPILE = "compile the model in Keras before it is saved, or make the optimizer in torch"
 
 
@@ -30,13 +31,17 @@ class OptimizerConfig:
 
     ``class_name``: Keras' name of the class, such as "Adam". ``config``: its options as they stand
     in the file, checked by the optimizer's own page. ``family``: whose rules these are;
-    ``version``: of the Keras that wrote the file, where a rule differs inside a family.
+    ``version``, ``backend``: of the Keras that wrote the file, where a rule differs inside a
+    family; no backend where the file does not say it. ``scaled``: it is inside of a
+    LossScaleOptimizer.
     """
 
     class_name: str
     config: Mapping[str, Json]
     family: Family
     version: str = ""
+    backend: str = ""
+    scaled: bool = False
 
     @property
     def applies_constraints(self) -> bool:
@@ -58,7 +63,7 @@ class CompiledTraining:
 
     ``loss``: a name, a configuration of a loss, or a list or mapping of them by output; None if
     there is none. ``loss_weights``, ``sample_weight_mode``: as they stand in the file.
-    ``generation``: the Keras that wrote it.
+    ``generation``, ``backend``: the Keras that wrote it, and on what if the file says it.
     """
 
     optimizer: OptimizerConfig
@@ -66,10 +71,18 @@ class CompiledTraining:
     loss_weights: Json
     sample_weight_mode: Json
     generation: Generation
+    backend: str = ""
 
 
-def parse_compiled(found: Mapping[str, Json] | None, generation: Generation) -> CompiledTraining:
-    """Parse what ``Container.compiled`` found.
+def runs_on_tensorflow(backend: str) -> bool:
+    """Tell whether a backend is TensorFlow, as it is where a file does not say it."""
+    return backend in ("", "tensorflow")
+
+
+def parse_compiled(
+    found: Mapping[str, Json] | None, generation: Generation, backend: str = ""
+) -> CompiledTraining:
+    """Parse what ``Container.compiled`` found; ``backend``: as the file says it.
 
     Raises:
         UnsupportedOptionError: nothing was compiled, or an optimizer that Keras does not have;
@@ -81,11 +94,12 @@ def parse_compiled(found: Mapping[str, Json] | None, generation: Generation) -> 
     if optimizer is None:
         raise UnsupportedOptionError("compiled without an optimizer", _HOW_TO_COMPILE)
     return CompiledTraining(
-        _parse_optimizer(optimizer, generation),
+        replace(_parse_optimizer(optimizer, generation), backend=backend),
         found.get("loss"),
         found.get("loss_weights"),
         found.get("sample_weight_mode"),
         generation,
+        backend,
     )
 
 
@@ -108,6 +122,8 @@ def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
             "make it in torch, with k2t.convert for the model",
             place="optimizer",
         )
+    if plain == _SCALING and generation.name == "keras3":
+        return replace(_parse_optimizer(config.get("inner_optimizer"), generation), scaled=True)
     return OptimizerConfig(plain, config, _find_family(config, generation), generation.version)
 
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
+from keras2torch_birnn.layers.normalization import is_distributed
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -67,7 +69,22 @@ class RecordedRows:
         found = Rows(torch.cat(self.ids).long(), torch.cat(self.values).to(grad.dtype))
         return found if found.makes(grad) else None
 
+    def why_dense(self, grad: Tensor) -> str:
+        """Return a warning where the gradient has no rows, but has them in Keras; "" if it has not.
 
+        It is dense in Keras, too, where the table has a penalty, or another use.
+        """
+        if not self.ids and bool(grad.any()):
+            return _DENSE.format("torch.compile and functional calls do not show the rows that")
+        if is_distributed():
+            return _DENSE.format("the mean over processes (DistributedDataParallel) is not what")
+        return ""
+
+
+_DENSE = (
+    "{} this model's Keras on TensorFlow squares, compares or clips one by one: the gradient of an "
+    "Embedding is taken as a dense one, and the weights differ where ids are repeated or not used"
+)
 _ATTRIBUTE = "recorded_rows"
 
 

@@ -8,15 +8,16 @@ from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.rules.adam import Nadam
 from keras2torch_birnn.trainers.rules.sgd import SGD
-from keras2torch_birnn.trainers.stored import StoredState, is_scaled
+from keras2torch_birnn.trainers.stored import StoredState
 
 _NO_STATE = "the file holds no state of the optimizer: it begins anew, as in Keras"
 _UNREAD = (
     "the optimizer's state in a model of TensorFlow.js is not read: it begins anew, as in Keras"
 )
 _ROWS = (
-    "an Embedding is trained as by Keras on TensorFlow, which squares, compares and clips the "
-    "gradients of repeated ids one by one; Keras on torch or jax adds them up before"
+    "the file does not say on which backend it was trained: an Embedding is trained as by Keras on "
+    "TensorFlow, which squares, compares and clips the gradients of repeated ids one by one; Keras "
+    "on torch or jax adds them up before"
 )
 _CLIPPED_ROWS = (
     "an Embedding is trained as by Keras on TensorFlow 1.14 or later, where clipvalue clips the "
@@ -45,8 +46,8 @@ _UNCONSTRAINED = (
     "nothing; k2t.constrain_(state.model) applies them"
 )
 _SCALED = (
-    "Keras computes this model in float16 and scales its loss (LossScaleOptimizer); here it is "
-    "computed in float32, without scaling, and no step is left out"
+    "Keras scales its loss (LossScaleOptimizer), by itself where it computes in float16; here it "
+    "is not scaled, and steps whose gradients are not finite are left out, as there"
 )
 _TRACKED = (
     "the optimizer goes on with the state in the file, which load_model of Keras leaves out of a "
@@ -58,7 +59,8 @@ def needs_rows(optimizer: KerasOptimizer) -> bool:
     """Tell whether the rows of an Embedding's gradient count one by one."""
     family, clips = optimizer.settings.family, bool(optimizer.settings.clips)
     if family == "keras3":
-        return clips or not isinstance(optimizer.rule, SGD)
+        rows = clips or not isinstance(optimizer.rule, SGD)
+        return rows and optimizer.settings.on_tensorflow
     if family == "legacy":
         return clips or bool(optimizer.rule.left_alone())
     if family == "keras2":
@@ -74,7 +76,8 @@ def describe_differences(
     unconstrained: the model has constraints, which this optimizer of Keras does not apply.
     """
     family = optimizer.settings.family
-    of_backend = embeddings and family == "keras3" and needs_rows(optimizer)
+    unknown = family == "keras3" and not optimizer.settings.backend
+    of_backend = embeddings and unknown and needs_rows(optimizer)
     of_graph = isinstance(optimizer.rule, Nadam) and family == "tf.keras"
     decays = optimizer.settings.weight_decay != 0
     found = (
@@ -100,6 +103,6 @@ def describe_state(
         (_NO_PRODUCT, no_product and optimizer.iterations),
         (_UNCOUNTED, stored.iterations is None and optimizer.settings.decay != 0),
         (_TRACKED, tracked),
-        (_SCALED, is_scaled(container)),
+        (_SCALED, optimizer.settings.scaled),
     )
     return tuple(note for note, applies in found if applies)

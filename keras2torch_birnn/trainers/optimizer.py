@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,6 +44,7 @@ class KerasOptimizer(Optimizer):
     ) -> None:
         self.rule, self.settings = rule, settings
         self._recorded: tuple[tuple[Tensor, RecordedRows], ...] = ()
+        self._said = False  # that gradients of Embeddings are dense
         defaults: dict[str, Any] = {
             "lr": settings.rate,
             "weight_decay": settings.weight_decay,
@@ -57,7 +59,7 @@ class KerasOptimizer(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         """Return all that a copy needs."""
         own = {"rule": self.rule, "settings": self.settings, "_recorded": self._recorded}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), **own, "_said": self._said}
 
     @property
     def iterations(self) -> int:
@@ -122,6 +124,9 @@ class KerasOptimizer(Optimizer):
                 loss = closure()
         count, every = self.iterations, self.settings.accumulate
         batches = list(self._batches())
+        if self.settings.scaled and not _are_finite(batches):
+            self._forget_rows()
+            return loss
         if every:
             for batch in batches:
                 batch.gather(last=(count + 1) % every == 0, steps=every)
@@ -168,6 +173,7 @@ class KerasOptimizer(Optimizer):
                 batch.owners,
                 batch.rows if self.rule.family == "keras3" else {},
                 frozenset(batch.rows),
+                self.settings.on_tensorflow,
             )
             if decay := batch.group["weight_decay"]:
                 torch._foreach_mul_(batch.params, 1 - rate * float(now.cast(decay)))
@@ -185,10 +191,16 @@ class KerasOptimizer(Optimizer):
         found: dict[int, Rows] = {}
         for table, recorded in self._recorded if not self.settings.accumulate else ():
             for number, param in enumerate(params):
-                if param is table and (rows := recorded.rows(grads[number])) is not None:
+                if param is not table:
+                    continue
+                if (rows := recorded.rows(grads[number])) is not None:
                     found[number] = rows
+                elif not self._said and (why := recorded.why_dense(grads[number])):
+                    warnings.warn(why, stacklevel=2)
+                    self._said = True
         owners = tuple(owner for batch in batches for owner in batch.owners)
-        all_of_them = Gradients(tuple(grads), owners, found)
+        on_torch = self.settings.backend == "torch"
+        all_of_them = Gradients(tuple(grads), owners, found, single_norms=on_torch)
         if grads and self.settings.clips:
             all_of_them = clip(all_of_them, self.settings.clips)
         at = 0
@@ -234,6 +246,10 @@ class KerasOptimizer(Optimizer):
             for param in group["params"]:
                 if AVERAGE in self.state[param]:
                     param.copy_(self.state[param][AVERAGE])
+
+
+def _are_finite(batches: Sequence[_Batch]) -> bool:
+    return all(bool(grad.isfinite().all()) for batch in batches for grad in batch.grads)
 
 
 @dataclass

@@ -29,12 +29,14 @@ def single(value: float) -> float:
 class Options:
     """Options by name; each is checked when it is asked for.
 
-    ``place``: of their owner. ``version``: of the Keras that wrote them, "" if it does not matter.
+    ``place``: of their owner. ``version``, ``on_tensorflow``: the Keras that wrote them, where that
+    matters.
     """
 
     values: Mapping[str, Any]
     place: str
     version: str = ""
+    on_tensorflow: bool = True
 
     def number(self, *names: str, default: float = 0.0) -> float:
         """Return the first of these options that is there, as a finite number.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.trainers.compiled import Family, OptimizerConfig
+from keras2torch_birnn.trainers.compiled import Family, OptimizerConfig, runs_on_tensorflow
 from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.schedules import Schedule, find_nominal_rate, parse_schedule
 
@@ -45,7 +45,8 @@ class Settings:
     ``clips``: kind and limit, in order. ``average``: momentum of the moving averages of the
     weights, None without them; they replace the weights every ``overwrite`` steps (0: never).
     ``accumulate``: steps whose gradients
-    are averaged for one update.
+    are averaged for one update. ``backend``: of Keras, "" if the file does not say it.
+    ``scaled``: steps whose gradients are not finite are left out, as where a loss is scaled.
     """
 
     class_name: str
@@ -58,12 +59,20 @@ class Settings:
     average: float | None
     overwrite: int
     accumulate: int
+    backend: str = ""
+    scaled: bool = False
+
+    @property
+    def on_tensorflow(self) -> bool:
+        """Tell whether this is Keras on TensorFlow."""
+        return runs_on_tensorflow(self.backend)
 
     def rate_at(self, iterations: int, base: float, *, double: bool) -> float:
         """Return the learning rate of a step; base: the rate that is set now."""
         exact: Any = np.float64 if double else np.float32
         if self.schedule is not None:
-            rate = exact(self.schedule(iterations)) * exact(base / self.rate)
+            kind = np.float32 if self.on_tensorflow else exact
+            rate = exact(self.schedule(iterations, kind)) * exact(base / self.rate)
         else:
             rate = exact(single(base) if self.family == "legacy" else base)
         if not self.decay:
@@ -83,11 +92,13 @@ def parse_settings(config: OptimizerConfig, rule_options: frozenset[str]) -> Set
     options.check_names(_COMMON | rule_options)
     family = config.family
     found = config.config.get("learning_rate")
-    schedule = parse_schedule(found) if isinstance(found, Mapping) else None
-    default = _DEFAULT_RATE.get(config.class_name.lower(), 0.001)
-    rate = options.number("learning_rate", "lr", default=default) if schedule is None else 0.0
-    if schedule is not None:
+    schedule: Schedule | None = None
+    if isinstance(found, Mapping):
+        schedule = parse_schedule(found)
         rate = find_nominal_rate(schedule, found)
+    else:
+        default = _DEFAULT_RATE.get(config.class_name.lower(), 0.001)
+        rate = options.number("learning_rate", "lr", default=default)
     averages = options.flag("use_ema")
     older = family in ("keras2", "legacy") and "decay" not in rule_options
     return Settings(
@@ -101,6 +112,8 @@ def parse_settings(config: OptimizerConfig, rule_options: frozenset[str]) -> Set
         options.number("ema_momentum", default=0.99) if averages else None,
         options.whole("ema_overwrite_frequency") if averages else 0,
         options.whole("gradient_accumulation_steps"),
+        config.backend,
+        config.scaled,
     )
 
 

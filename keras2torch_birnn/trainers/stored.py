@@ -32,6 +32,7 @@ from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 _LEGACY_GROUP, _GROUP = "/optimizer_weights", "/optimizer/vars"
 _INNER = "/optimizer/inner_optimizer"  # inside of a LossScaleOptimizer, which lists it again
+_OF_SCALING = 4  # iterations, learning rate, step counter and scale, listed before those inside
 HOW_TO_BEGIN = 'give state="new" to begin with a new state, or compile and save it again'
 # Numbers of the newer optimizers of tf.keras: iterations, learning rate.
 _NUMBERS = ("_iterations", "_learning_rate")
@@ -79,7 +80,10 @@ def read_compiled(
     Raises:
         UnsupportedOptionError, InvalidModelFileError: as ``parse_compiled``.
     """
-    compiled = parse_compiled(container.compiled(given), generation)
+    backend = container.architecture(given).backend
+    compiled = parse_compiled(container.compiled(given), generation, backend)
+    if is_scaled(container):
+        compiled = replace(compiled, optimizer=replace(compiled.optimizer, scaled=True))
     optimizer = compiled.optimizer
     if not isinstance(container, TensorFlowCheckpoint) or optimizer.family != "legacy":
         return compiled
@@ -117,16 +121,16 @@ def find_state(
     """
     if isinstance(container, TensorFlowContainer):
         return _find_in_graph(container, weights, optimizer)
-    paths = _listed_paths(container)
+    paths = _listed_paths(container, scaled=optimizer.settings.scaled)
     return _assign(container.store.arrays(paths), weights, optimizer)
 
 
-def _listed_paths(container: Container) -> list[str]:
+def _listed_paths(container: Container, *, scaled: bool) -> list[str]:
     store = container.store
     if store.kind(_LEGACY_GROUP) == "group":
         found = store.attributes(_LEGACY_GROUP, ["weight_names"]).get("weight_names")
         names = found if isinstance(found, list | tuple) else []
-        return [f"{_LEGACY_GROUP}/{name}" for name in names]
+        return [f"{_LEGACY_GROUP}/{name}" for name in names][_OF_SCALING if scaled else 0 :]
     group = f"{_INNER}/vars" if is_scaled(container) else _GROUP
     if store.kind("/optimizer") == "group" and store.kind(group) == "group":
         count = len(store.members(group))

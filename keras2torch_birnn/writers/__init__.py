@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build, origin
-from keras2torch_birnn.errors import UsageError, in_file
+from keras2torch_birnn.errors import UsageError, in_file, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
@@ -42,12 +42,19 @@ from keras2torch_birnn.writers.hdf5 import keeps_length
 from keras2torch_birnn.writers.layers import Located, check_written, layer_pieces, locate
 from keras2torch_birnn.writers.match_models import check_same_model
 from keras2torch_birnn.writers.new_values import Model
-from keras2torch_birnn.writers.optimizer import KEPT_NOTE, Choice, has_optimizer, parse_choice
+from keras2torch_birnn.writers.optimizer import (
+    KEPT_NOTE,
+    Choice,
+    describe_loading,
+    has_optimizer,
+    parse_choice,
+)
 from keras2torch_birnn.writers.optimizer_state import NewState
 
 _INSTEAD = "write-back never replaces a file or folder: name another, or remove it first"
 _CHANGED_MODULES = "put its weights into a model that k2t.convert makes of the source"
 _FINGERPRINT = "fingerprint.pb"
+_SHOWN = 3  # names of a note
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,9 @@ def write_back(
                         writer.put(piece)
                     writer.finish()
                 changed.update(writer.changed)
-                notes.extend(_describe(container, path, writer, choice))
+                loading = describe_loading(container, located.spec.generation)
+                notes.extend(_describe(container, path, writer, choice, loading))
+                notes.extend(_describe_values(facts.tensors))
                 notes.extend(() if state is None else state.describe_losses())
                 container.close()  # raises if the source has changed meanwhile
                 if writer.changed or drop:
@@ -184,6 +193,15 @@ def _tensors(model: nn.Module) -> dict[str, Any]:
     return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
 
 
+def _describe_values(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Make a note of weights that are NaN or infinite."""
+    found = [name for name, one in tensors.items() if not bool(one.isfinite().all())]
+    if not found:
+        return []
+    shown = ", ".join(map(printable, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
+    return [f"{len(found)} tensors have values that are NaN or infinite: {shown}"]
+
+
 def _drops(container: Container, choice: Choice) -> bool:
     """Tell whether an optimizer's state has to be removed.
 
@@ -226,11 +244,18 @@ def _same_place(container: Container, source: Path, target: Path) -> Path:
     return target if is_one_file(container) or source.is_dir() else target / source.name
 
 
-def _describe(container: Container, source: Path, writer: Writer, choice: Choice) -> list[str]:
-    """Make notes about what is not as one might think."""
+def _describe(
+    container: Container, source: Path, writer: Writer, choice: Choice, loading: tuple[str, ...]
+) -> list[str]:
+    """Make notes about what is not as one might think.
+
+    loading: where Keras does not go on with the optimizer's state of such a file.
+    """
     notes: list[str] = []
-    if writer.changed and choice == "keep" and has_optimizer(container):
-        notes.append(KEPT_NOTE)
+    if choice == "write":
+        notes.extend(loading)
+    elif writer.changed and choice == "keep" and has_optimizer(container):
+        notes.extend(loading or (KEPT_NOTE,))
     if not all(map(keeps_length, writer.changed.values())):
         notes.append(
             "the file has compressed arrays, which the HDF5 library wrote again: its length may "

@@ -6,17 +6,27 @@ from typing import Any, Literal
 
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.saved_model import SavedModel
 from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.tensorflow.object_graph import is_optimizer
 from keras2torch_birnn.readers.weights.legacy import weights_group
 from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.spec import Generation
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 
 Choice = Literal["keep", "drop", "write"]
 KEPT_NOTE = (
     "the optimizer's state was kept, and is that of the weights before: training on in Keras "
     "begins with it (optimizer=drop removes it)"
+)
+_H5_OF_KERAS_3 = (
+    "load_model of Keras 3 builds the optimizer of an .h5 without variables and cannot train on "
+    "with it: compile the model again there, or use a .keras file; k2t.training reads the state"
+)
+_SAVED_MODEL = (
+    "load_model of Keras leaves the optimizer's state in a SavedModel out and begins anew; "
+    "tf.train.Checkpoint(...).restore and k2t.training read it"
 )
 # The groups below the root of an HDF5 file: of a whole model, and of the layout of .keras files.
 _GROUPS = ("/optimizer_weights", "/optimizer")
@@ -41,6 +51,14 @@ def parse_choice(value: Any) -> Choice:
             "give it as optimizer=, or keep or drop that of the file",
         )
     raise UsageError(f"optimizer {printable(value)!r}: keep or drop is expected")
+
+
+def describe_loading(container: Container, generation: Generation) -> tuple[str, ...]:
+    """Return a note where Keras does not go on with the optimizer's state of a file."""
+    if isinstance(container, SavedModel):
+        return (_SAVED_MODEL,)
+    of_h5 = container.kind == "hdf5" and generation.name == "keras3"
+    return (_H5_OF_KERAS_3,) if of_h5 else ()
 
 
 def has_optimizer(container: Container) -> bool:

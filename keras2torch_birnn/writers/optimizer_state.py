@@ -137,7 +137,7 @@ class NewState:
         """
         compiled = read_compiled(container, given, located.spec.generation)
         _check_same_optimizer(compiled, optimizer)
-        self.optimizer, self.located = optimizer, located
+        self.optimizer, self.located, self.model = optimizer, located, model
         self.variables = find_variables(located, model)
         self.stored = _find_places(container, self.variables, optimizer)
         self._check_parameters()
@@ -145,6 +145,14 @@ class NewState:
     def _check_parameters(self) -> None:
         own = {id(one.param) for one in self.variables.parameters}
         held = {id(one) for group in self.optimizer.param_groups for one in group["params"]}
+        named = self.model.named_parameters()
+        frozen = [name for name, one in named if id(one) in held and not one.requires_grad]
+        if frozen:
+            raise UsageError(
+                f"{printable(frozen[0])} was frozen after the optimizer was made, and the file has "
+                "a state of all weights that Keras trains",
+                f'thaw it: model.get_parameter("{printable(frozen[0])}").requires_grad_(True)',
+            )
         if own != held:
             raise UsageError(
                 "the optimizer has other parameters than those that Keras trains in this model",

@@ -520,7 +520,7 @@ def changed_view(model: Any) -> None:
 
 
 def changed_option(model: Any) -> None:
-    model.dense_0.activation = torch.tanh
+    model.bi_2_mul.plan = replace(model.bi_2_mul.plan, merge_mode="sum")
 
 
 def changed_layer(model: Any) -> None:

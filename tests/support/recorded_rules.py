@@ -30,7 +30,8 @@ def config_of(label: str, case: str, floats: str = "float64") -> OptimizerConfig
     """Return an optimizer as its Keras wrote it."""
     info = INFO[label]
     found = {"optimizer": info[f"{floats}/{case}"]["config"]}
-    return parse_compiled(found, generation_of(info["version"])).optimizer
+    generation = generation_of(info["version"])
+    return parse_compiled(found, generation, info.get("backend", "")).optimizer
 
 
 def optimizer_of(config: OptimizerConfig, params: list[nn.Parameter]) -> KerasOptimizer:

@@ -18,7 +18,7 @@ from keras2torch_birnn.trainers.losses import build_loss
 from keras2torch_birnn.trainers.losses.formulas import LOSSES
 from keras2torch_birnn.trainers.rules import RULES
 
-K3, NEW = "keras-3.15.1", "tf.keras-2.15.0"
+K3, NEW, TORCH = "keras-3.15.1", "tf.keras-2.15.0", "keras-3.15.1-torch"
 OLD, OLDER = "tf.keras-2.15.0-legacy", "tf.keras-2.4.0"
 EXACT = 1e-12
 
@@ -68,7 +68,8 @@ OF_OPTIMIZERS = (
     Bug(NEW, "nadam", NADAM, "self._factor(now.step + 1, now)", "self._factor(now.step, now)"),
     Bug(OLD, "nadam", "rules.adam:Nadam._factor", "now.exact(0.5)", "now.exact(0.4)"),
     Bug(OLD, "adagrad", "rules.adagrad:Adagrad.apply", '("keras3", "tf.keras")', '("legacy",)'),
-    Bug(K3, "adagrad", "rules.adagrad:Adagrad.start", "single(self.first)", "0.0"),
+    Bug(K3, "adagrad", "rules.adagrad:Adagrad.start", "self.first", "0.0"),
+    Bug(K3, "lamb", "rules.adam:Lamb.apply", "lengths[owner] / of_updates", "1.0 / of_updates"),
     Bug(OLD, "adadelta", ADADELTA, "now.cast(self.rho)", "self.rho"),
     Bug(K3, "adadelta", ADADELTA, "torch._foreach_mul_(steps, rho)", "None"),
     Bug(OLD, "ftrl", FTRL, "2 * option(self.shrinkage)", "option(self.shrinkage)"),
@@ -76,7 +77,10 @@ OF_OPTIMIZERS = (
     Bug(K3, "ftrl", FTRL, "option(self.l1)", "0.0"),
     Bug(OLDER, "ftrl_decay", FTRL, "by = rate if scaled else 1.0", "by = 1.0"),
     Bug(OLD, "ftrl_decay", FTRL, "by = rate if scaled else 1.0", "by = rate"),
-    Bug(K3, "clipnorm", "clipping:_by_variable", "limit / (", "1.0 / ("),
+    Bug(K3, "clipnorm", "clipping:_by_variable", "limit / norm", "1.0 / norm"),
+    Bug(TORCH, "clipnorm", "clipping:Gradients.rounded", "norm.float()", "norm"),
+    Bug(TORCH, "adam", "rules.rule:Now.cast", "self.on_tensorflow", "True"),
+    Bug(TORCH, "s_cosine", "settings:Settings.rate_at", "self.on_tensorflow", "True"),
     Bug(K3, "clipvalue", "clipping:_by_value", "grad.clamp(-limit, limit)", "grad"),
     Bug(OLD, "global", "clipping:_by_all", "grads.norms()", "grads.norms()[:1]"),
     Bug(NEW, "ema3", "optimizer:KerasOptimizer._average", "(iterations + 1) % every", "iterations"),
@@ -85,7 +89,7 @@ OF_OPTIMIZERS = (
     Bug(K3, "s_exponential", "schedules:_exponential", "/ steps", "// steps"),
     Bug(K3, "s_stairs", "schedules:_exponential", "np.floor(p)", "np.ceil(p)"),
     Bug(K3, "s_piecewise", "schedules:_piecewise", "iteration > one", "iteration >= one"),
-    Bug(K3, "s_cosine", "schedules:_cosine", "_F(0.5) *", "_F(0.4) *"),
+    Bug(K3, "s_cosine", "schedules:_cosine", "kind(0.5) *", "kind(0.4) *"),
     Bug(K3, "s_warmup", "schedules:_cosine", "if step < warmup:", "if step < 0:"),
     Bug(K3, "s_poly", "schedules:_polynomial", "** power", ""),
     Bug(K3, "s_cycle", "schedules:_polynomial", "if cycle:", "if False:"),

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.trainers.compiled import Family, OptimizerConfig
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.trainers.compiled import Family, OptimizerConfig, parse_compiled
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
 
@@ -165,6 +166,20 @@ def test_a_gradient_scaler_skips_steps_that_overflow() -> None:
         scaler.step(optimizer)
         scaler.update()
         assert optimizer.iterations == count
+
+
+def test_an_optimizer_inside_of_a_scaled_one_leaves_steps_that_overflow_out() -> None:
+    inner = {"class_name": "Adam", "config": {"learning_rate": 0.1}}
+    found = {"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": inner}}
+    config = parse_compiled({"optimizer": found}, generation_of("3.15.1")).optimizer
+    module, rule = layer(), parse_rule(config)
+    optimizer = k2t.KerasOptimizer(module.parameters(), rule, parse_settings(config, rule.known))
+    for factor, count in ((1.0, 1), (float("inf"), 1), (float("nan"), 1), (1.0, 2)):
+        optimizer.zero_grad()
+        (module(torch.ones(2, 5).double()).sum() * factor).backward()
+        optimizer.step()
+        assert optimizer.iterations == count
+    assert module.weight.isfinite().all()
 
 
 def test_gradients_of_several_batches_add_up() -> None:

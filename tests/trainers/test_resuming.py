@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import compiled_fixtures
 import h5py
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from tensorflow_fixtures import unpack
 from torch import Tensor
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.trainers import embedding_rows
 
 COMPILED = FIXTURES / "tf.keras-2.15.0/compiled.h5"
 NEVER_COMPILED = FIXTURES / "keras-3.15.1/stack_same_class.keras"
@@ -268,3 +271,117 @@ def test_the_optimizer_of_another_file_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(k2t.UsageError, match="compiled with Adadelta, which is another optimizer"):
         k2t.write_back(state.model, path, tmp_path / "x.h5", optimizer=state.optimizer)
     assert not (tmp_path / "x.h5").exists()
+
+
+# ---- notes -------------------------------------------------------------------------------------
+
+
+def test_half_precision_of_the_file_is_said(tmp_path: Path) -> None:
+    source = FIXTURES / "compiled/keras-3.15.1/adam.keras"
+    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "mixed_bfloat16"}}
+
+    def edit(config: Any, file: Any) -> None:
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "Dense":
+                layer["config"]["dtype"] = policy
+
+    state = k2t.training(rewritten(tmp_path / "half.keras", source, edit))
+    assert any("the file asks for mixed_bfloat16: computed in float32" in n for n in state.notes)
+
+
+def test_weights_that_are_not_finite_are_said_when_they_are_written(tmp_path: Path) -> None:
+    model = k2t.convert(COMPILED)
+    first = next(name for name, _ in model.named_parameters())
+    with torch.no_grad():
+        model.get_parameter(first).view(-1)[1] = float("nan")
+    written = k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer="drop")
+    assert f"1 tensors have values that are NaN or infinite: {first}" in written.notes
+
+
+def test_a_parameter_that_was_frozen_later_is_named(tmp_path: Path) -> None:
+    state = k2t.training(COMPILED)
+    name = next(name for name, _ in state.model.named_parameters())
+    state.model.get_parameter(name).requires_grad_(False)
+    with pytest.raises(k2t.UsageError, match=f"{name} was frozen after the optimizer was made.*th"):
+        k2t.write_back(state.model, COMPILED, tmp_path / "new.h5", optimizer=state.optimizer)
+
+
+@pytest.mark.parametrize("choice", ["keep", "write"])
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("keras-3.15.1/adam.h5", "load_model of Keras 3 builds the optimizer of an .h5 without"),
+        ("keras-3.15.1/adam.keras", ""),
+        ("tf.keras-2.15.0/saved_adam.savedmodel", "leaves the optimizer's state in a SavedModel"),
+    ],
+)
+def test_what_keras_does_with_the_state_that_was_written_is_said(
+    row: str, words: str, choice: str, tmp_path: Path
+) -> None:
+    source = compiled_fixtures.unpack(compiled_fixtures.ROWS[row]["file"], tmp_path)
+    state = k2t.training(source)
+    with torch.no_grad():
+        next(state.model.parameters()).mul_(0.75)
+    written = k2t.write_back(
+        state.model,
+        source,
+        tmp_path / f"new{source.suffix}",
+        optimizer=state.optimizer if choice == "write" else choice,
+    )
+    found = [note for note in written.notes if note.startswith("load_model of Keras")]
+    assert len(found) == bool(words) and all(words in note for note in found)
+
+
+def test_an_embedding_is_trained_by_the_backend_of_the_file(tmp_path: Path) -> None:
+    """Keras on torch or jax has dense gradients; a ``.keras`` file does not say it."""
+    words = "the file does not say on which backend it was trained: an Embedding is"
+    state = k2t.training(FIXTURES / "compiled/keras-3.15.1/adam_tagger.keras")
+    assert any(note.startswith(words) for note in state.notes)
+    packed = compiled_fixtures.ROWS["keras-3.15.1-torch/adam_tagger.h5"]["file"]
+    path = compiled_fixtures.unpack(packed, tmp_path)
+    for backend, rows in (("torch", 0), ("jax", 0), ("tensorflow", 1)):
+        with h5py.File(path, "r+") as file:
+            file.attrs["backend"] = backend
+        state = k2t.training(path)
+        assert not any(note.startswith(words) for note in state.notes)
+        assert len(state.optimizer._recorded) == rows
+
+
+def train_tagger(state: k2t.Training, call: Any) -> None:
+    """Take a step on ids that are repeated."""
+    ids = torch.tensor([[1, 2, 2, 3, 0]] * 2)
+    call(ids).square().sum().backward()
+    state.optimizer.step()
+
+
+def test_a_compiled_model_warns_that_its_embedding_has_dense_gradients() -> None:
+    source = FIXTURES / "compiled/keras-3.15.1/adam_tagger.keras"
+    state = k2t.training(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_tagger(state, state.model)
+    compiled = torch.compile(state.model, backend="eager")
+    with pytest.warns(UserWarning, match="torch.compile and functional calls do not show the rows"):
+        train_tagger(state, compiled)
+    with warnings.catch_warnings():  # once is enough
+        warnings.simplefilter("error")
+        train_tagger(state, compiled)
+    frozen = k2t.training(source, state="new")
+    with warnings.catch_warnings():  # rows that are not used, and no gradient
+        warnings.simplefilter("error")
+        frozen.optimizer.zero_grad()
+        frozen.optimizer.step()
+
+
+def test_a_mean_over_processes_warns_that_the_gradients_are_dense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    state = k2t.training(FIXTURES / "compiled/keras-3.15.1/adam_tagger.keras")
+    monkeypatch.setattr(embedding_rows, "is_distributed", lambda: True)
+    ids = torch.tensor([[1, 2, 2, 3, 0]] * 2)
+    state.model(ids).square().sum().backward()
+    for parameter in state.model.parameters():
+        if parameter.grad is not None:
+            parameter.grad *= 0.75  # as the mean of several processes' gradients
+    with pytest.warns(UserWarning, match=r"the mean over processes \(DistributedDataParallel\)"):
+        state.optimizer.step()

@@ -22,6 +22,9 @@ _PLAIN = (None, "float32", "float64", "int32", "int64")
 _HALF = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
 
 
+_INSTEAD = ": computed in float32, which is more exact"
+
+
 @dataclass(frozen=True)
 class DtypePolicy:
     """Meaning of a policy: a float dtype, a note for the user, or the reason of a refusal."""
@@ -41,10 +44,13 @@ def read_policy(value: Any) -> DtypePolicy:
     if any(name == plain for plain in _PLAIN):
         return DtypePolicy(floats=name if name in ("float32", "float64") else "")
     if any(name == half for half in _HALF):
-        return DtypePolicy(
-            note=f"the file asks for {name}: computed in float32, which is more exact"
-        )
+        return DtypePolicy(note=f"the file asks for {name}{_INSTEAD}")
     return DtypePolicy(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
+
+
+def notes_of_half_precision(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those of a model's notes that are about policies of half precision."""
+    return tuple(note for note in notes if note.endswith(_INSTEAD))
 
 
 def mixture_note(floats: set[str], weights: np.dtype[Any]) -> list[str]:

@@ -31,13 +31,15 @@ class Style:
     ("raised"); or by their logits. ``signs``: hinge losses take targets 0 and 1 as -1 and 1.
     ``probabilities``: the output is known to be a softmax or sigmoid, whose logits that Keras
     finds, so it does not clip. ``single``: the delta of Huber and the weights of classes are
-    rounded to float32.
+    rounded to float32. ``sparse``: probabilities for class numbers are divided by their sum after
+    they are clipped, or before.
     """
 
     binary: Literal["clipped", "raised", "by logits"]
     signs: bool
     probabilities: Literal["softmax", "sigmoid", ""] = ""
     single: bool = False
+    sparse: Literal["clipped first", "divided first"] = "clipped first"
 
 
 Options: TypeAlias = Mapping[str, Any]
@@ -135,6 +137,8 @@ def _sparse(y: Tensor, p: Tensor, options: Options, style: Style) -> Tensor:
         logs = functional.log_softmax(p, dim=axis)
     elif style.probabilities == "softmax":
         logs = _log(p)
+    elif style.sparse == "divided first":
+        logs = _clip(p / p.sum(dim=axis, keepdim=True)).log()
     else:
         logs = functional.log_softmax(_clip(p).log(), dim=axis)
     return -logs.gather(axis, y.unsqueeze(axis)).squeeze(axis)

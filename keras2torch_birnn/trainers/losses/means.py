@@ -14,6 +14,7 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.spec import Generation
+from keras2torch_birnn.trainers.compiled import runs_on_tensorflow
 from keras2torch_birnn.trainers.losses.formulas import EPSILON, Style
 
 
@@ -37,16 +38,22 @@ class LossRule:
     single: bool = False
 
 
-def loss_rule(generation: Generation) -> LossRule:
-    """Return the rule of a generation, on TensorFlow."""
+def loss_rule(generation: Generation, backend: str = "") -> LossRule:
+    """Return the rule of a generation on a backend, TensorFlow if that is not known.
+
+    Keras on another one does not find the logits behind a softmax or sigmoid.
+    """
     version = tuple(map(int, re.findall("[0-9]+", generation.version)[:2]))
     if generation.name == "keras3":
         raised = 0.0 if version >= (3, 13) else EPSILON
+        if not runs_on_tensorflow(backend):
+            style = Style("clipped", True, sparse="divided first")
+            return LossRule(style, "valid", "none", raised, weights="as they are")
         return LossRule(Style("clipped", True), "valid", "any", raised, weights="as they are")
     if generation.name == "tf.keras":
         mask: Literal["all", "valid"] = "valid" if version >= (2, 11) else "all"
-        style = Style("raised", True, single=True)
-        return LossRule(style, mask, "any", single=version < (2, 9))
+        of_tensorflow = Style("raised", True, single=True)
+        return LossRule(of_tensorflow, mask, "any", single=version < (2, 9))
     if version >= (2, 3):
         return LossRule(Style("raised", True), "all", "vectors")
     return LossRule(Style("by logits", False), "valid", "none", nonzero=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,11 @@ from keras2torch_birnn.trainers.losses.means import loss_rule
 
 _HOW_TO_REPLACE = "compute this loss in torch, of model(x) and the targets"
 _NO_DELTA = "the file does not hold the delta of Huber: it is 1.0, as in Keras after load_model"
+_LOGITS = (
+    "the file does not say on which backend it was trained: a loss of logits (from_logits=True) "
+    "behind a softmax or sigmoid takes what comes before that, as Keras on TensorFlow does; Keras "
+    "on torch or jax takes the probabilities for logits"
+)
 _BEFORE_ACTIVATION = ("Dense", "EinsumDense", "Activation", "Conv1D", "Conv2D", "Conv3D")
 
 
@@ -57,11 +63,22 @@ def build_loss(compiled: CompiledTraining, spec: ModelSpec) -> KerasLoss:
         terms.append(Term(at, name, options, reduction, number, behind[at], dtype))
     if problems:
         raise gather(problems)
-    return KerasLoss(terms, names, loss_rule(spec.generation))
+    return KerasLoss(terms, names, loss_rule(spec.generation, compiled.backend))
 
 
-def describe_loss(compiled: CompiledTraining) -> tuple[str, ...]:
-    """Return a note where Keras wrote a loss without an option that changes it."""
+def describe_loss(compiled: CompiledTraining, spec: ModelSpec) -> tuple[str, ...]:
+    """Return notes about what the file does not say of a loss: an option, or the backend."""
+    notes = _describe_options(compiled)
+    if spec.generation.name != "keras3" or compiled.backend:
+        return notes
+    with suppress(K2TError):  # it is said where the loss is asked for
+        terms = build_loss(compiled, spec).terms
+        if any(one.behind and one.options.get("from_logits") for one in terms):
+            return (*notes, _LOGITS)
+    return notes
+
+
+def _describe_options(compiled: CompiledTraining) -> tuple[str, ...]:
     found = plain_value(compiled.loss)
     several = isinstance(found, Mapping) and "class_name" not in found
     losses = found if isinstance(found, list | tuple) else [found]

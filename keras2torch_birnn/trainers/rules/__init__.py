@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras2torch_birnn.errors import UnsupportedOptionError, printable
-from keras2torch_birnn.trainers.compiled import OptimizerConfig
+from keras2torch_birnn.trainers.compiled import OptimizerConfig, runs_on_tensorflow
 from keras2torch_birnn.trainers.options import Options
 from keras2torch_birnn.trainers.rules.adagrad import Adadelta, Adagrad, RMSprop
-from keras2torch_birnn.trainers.rules.adam import Adam, Adamax, Nadam
+from keras2torch_birnn.trainers.rules.adam import Adam, Adamax, Lamb, Nadam
 from keras2torch_birnn.trainers.rules.ftrl import Ftrl
 from keras2torch_birnn.trainers.rules.rule import Rule
 from keras2torch_birnn.trainers.rules.sgd import SGD, Lion
@@ -25,6 +25,7 @@ RULES: Mapping[str, type[Rule]] = {
     "adadelta": Adadelta,
     "ftrl": Ftrl,
     "lion": Lion,
+    "lamb": Lamb,
 }
 _PLACE = "optimizer"
 
@@ -45,4 +46,6 @@ def parse_rule(config: OptimizerConfig) -> Rule:
             else "make it in torch, with k2t.convert for the model",
             place=_PLACE,
         )
-    return found.parse(Options(config.config, _PLACE, config.version), config.family)
+    on_tensorflow = runs_on_tensorflow(config.backend)
+    options = Options(config.config, _PLACE, config.version, on_tensorflow)
+    return found.parse(options, config.family)

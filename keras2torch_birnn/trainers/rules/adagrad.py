@@ -34,12 +34,11 @@ class Adagrad(Rule):
     @classmethod
     def parse(cls, options: Options, family: Family) -> Adagrad:
         """Read the options of a file."""
-        first = 0.0 if family == "keras2" else 0.1
-        return cls(
-            family,
-            options.number("epsilon", default=EPSILON) or EPSILON,
-            options.number("initial_accumulator_value", default=first),
-        )
+        usual = 0.0 if family == "keras2" else 0.1
+        first = options.number("initial_accumulator_value", default=usual)
+        rounds = family == "keras3" and options.on_tensorflow
+        epsilon = options.number("epsilon", default=EPSILON) or EPSILON
+        return cls(family, epsilon, single(first) if rounds else first)
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
         """Return the names of the slots."""
@@ -47,7 +46,7 @@ class Adagrad(Rule):
 
     def start(self, slot: str) -> float:
         """Return the value that a new slot is filled with."""
-        return single(self.first) if self.family == "keras3" else self.first
+        return self.first
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by a += g^2; p -= rate g / sqrt(a + epsilon), older: sqrt(a) + epsilon."""

@@ -1,4 +1,4 @@
-"""Adam with AMSGrad and AdamW, Nadam, Adamax."""
+"""Adam with AMSGrad and AdamW, Nadam, Adamax, Lamb."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options
@@ -175,3 +176,40 @@ class Nadam(_Moments):
             torch._foreach_add_(ahead, [grads[i] for i in at], alpha=by)
             some, below = [params[i] for i in at], [root[i] for i in at]
             torch._foreach_addcdiv_(some, list(ahead), below, -now.rate)
+
+
+@dataclass(frozen=True)
+class Lamb(_Moments):
+    """Adam whose step for each variable is as long as the variable, times the rate."""
+
+    known: ClassVar = frozenset({"beta_1", "beta_2", "epsilon"})
+    of_whole_variables: ClassVar = True
+
+    @classmethod
+    def parse(cls, options: Options, family: Family) -> Lamb:
+        """Read the options of a file."""
+        return cls(family, *_moments(options))
+
+    def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
+        """Step by u = m' / (sqrt(v') + epsilon); p -= rate |p| / |u| u; ' without the bias."""
+        m, v, one, step = slots["m"], slots["v"], now.exact(1), now.exact(now.step)
+        _follow(m, v, grads, self, now)
+        below = torch._foreach_div(v, float(one - now.cast(self.beta_2) ** step))
+        torch._foreach_sqrt_(below)
+        torch._foreach_add_(below, self.epsilon)
+        updates = torch._foreach_div(m, float(one - now.cast(self.beta_1) ** step))
+        torch._foreach_div_(updates, below)
+        lengths, of_updates = (_squares_by_owner(some, now) for some in (params, list(updates)))
+        for param, update, owner in zip(params, updates, now.owners, strict=True):
+            ratio = (lengths[owner] / of_updates[owner]).sqrt()
+            exists = (lengths[owner] > 0) & (of_updates[owner] > 0)
+            param.sub_(update * torch.where(exists, ratio, 1.0) * now.rate)
+
+
+def _squares_by_owner(tensors: Tensors, now: Now) -> dict[int, Tensor]:
+    """Add up the squares of all elements of each variable of Keras."""
+    found: dict[int, Tensor] = {}
+    for tensor, owner in zip(tensors, now.owners, strict=True):
+        total = tensor.square().sum()
+        found[owner] = found[owner] + total if owner in found else total
+    return found

@@ -41,10 +41,12 @@ class Ftrl(Rule):
     @classmethod
     def parse(cls, options: Options, family: Family) -> Ftrl:
         """Read the options of a file."""
+        first = options.number("initial_accumulator_value", default=0.1)
+        rounds = family != "legacy" and options.on_tensorflow
         return cls(
             family,
             options.number("learning_rate_power", default=-0.5),
-            options.number("initial_accumulator_value", default=0.1),
+            single(first) if rounds else first,
             options.number("l1_regularization_strength"),
             options.number("l2_regularization_strength"),
             options.number("l2_shrinkage_regularization_strength"),
@@ -58,8 +60,7 @@ class Ftrl(Rule):
 
     def start(self, slot: str) -> float:
         """Return the value that a new slot is filled with."""
-        first = self.first if self.family == "legacy" else single(self.first)
-        return first if slot == "accumulator" else 0.0
+        return self.first if slot == "accumulator" else 0.0
 
     def left_alone(self) -> Literal["", "weights", "all"]:
         """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""

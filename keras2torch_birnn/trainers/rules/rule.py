@@ -29,6 +29,7 @@ class Now:
     and after. ``owners``: the number of the Keras variable of each parameter. ``rows``: by number
     of a parameter, gradients of Embeddings whose rows this Keras squares one by one. ``tables``:
     numbers of all parameters whose gradients have rows, because they are tables of Embeddings.
+    ``on_tensorflow``: this is Keras on TensorFlow, which rounds numbers of Python to float32.
     """
 
     rate: float
@@ -39,6 +40,7 @@ class Now:
     owners: Sequence[int]
     rows: Mapping[int, Rows] = field(default_factory=dict)
     tables: frozenset[int] = frozenset()
+    on_tensorflow: bool = True
 
     def add_squares(self, averages: Tensors, grads: Tensors, weight: float) -> None:
         """Add the squares of gradients to averages, in place."""
@@ -58,7 +60,8 @@ class Now:
 
         Keras 1 and 2 keep it in a variable of the weights' dtype.
         """
-        return self.exact(value if self.family == "keras2" else single(value))
+        rounds = self.family != "keras2" and self.on_tensorflow
+        return self.exact(single(value) if rounds else value)
 
     def weight(self, beta: float) -> float:
         """Return the weight of new values in a moving average: 1 - beta.
@@ -76,6 +79,8 @@ class Rule(ABC):
 
     family: Family
     known: ClassVar[frozenset[str]] = frozenset()
+    # It needs all of a variable of Keras, and of no other.
+    of_whole_variables: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
