@@ -232,14 +232,15 @@ def _generation(value: Any, place: str) -> Generation:
     return Generation(**_record(_GENERATION, value, place))
 
 
+_VALUES: Mapping[Any, tuple[Any, ...]] = {bool: (False, True), type(None): (None,)}
+
+
 def _of_hint(hint: Any) -> _Parser:
     """Return the parser of a field of ``Generation``, by its annotation."""
     if hint in (bool, float, str):
         return {bool: _one_of(False, True), float: _finite, str: _short}[hint]
-    options = get_args(hint)
-    if get_origin(hint) is not Literal:  # a union of them
-        options = tuple(one for part in options for one in get_args(part))
-    return _one_of(*options)
+    parts = (hint,) if get_origin(hint) is Literal else get_args(hint)  # else a union
+    return _one_of(*(one for part in parts for one in _VALUES.get(part) or get_args(part)))
 
 
 def _finite(value: Any, place: str) -> float:

@@ -16,7 +16,7 @@ from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings, model_from_json
-from keras2torch_birnn.spec import Call, Constant, LayerSpec, TensorRef
+from keras2torch_birnn.spec import Call, Constant, Graph, LayerSpec, ModelSpec, TensorRef
 
 HALF = {
     "class_name": "SimpleRNN",
@@ -174,3 +174,10 @@ def test_halves_share_a_module_whatever_their_masked_steps_give() -> None:
     assert not can_share_module(halves[0], with_options(halves[1], use_bias=False))
     one, other = (replace(half, semantics={"rule": i}) for i, half in enumerate(halves))
     assert not can_share_module(one, other)
+
+
+@pytest.mark.parametrize("version", ["1.2.2", "2.2.4", "2.15.0", "3.0.5", "3.6.0", "3.15.1"])
+def test_the_rules_of_every_generation_go_through_the_text(version: str) -> None:
+    root = LayerSpec("Sequential", "m", {"trainable": True}, graph=Graph((), (), (), ()))
+    spec = ModelSpec(root, generation_of(version))
+    assert model_from_json(json.loads(spec.to_json())).generation == spec.generation
