@@ -25,6 +25,7 @@ from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
+from keras2torch_birnn.readers.weights.spectral import check_not_wrapped
 from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
@@ -124,6 +125,7 @@ def training(
             container, source, config=config, dtype=dtype, masked_steps=masked_steps
         ).train()
         located = locate(container, source, config=config, masked_steps=masked_steps)
+        check_not_wrapped(located.spec.root)
         compiled = read_compiled(container, given, located.spec.generation)
         variables = find_variables(located, model)
         optimizer = make_optimizer(compiled, variables)

@@ -32,6 +32,7 @@ from keras2torch_birnn.readers.weights.load_weights import (
     may_wait,
 )
 from keras2torch_birnn.readers.weights.slots import Key, change_layers, replace_layers
+from keras2torch_birnn.readers.weights.spectral import is_spectral
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, ModelSpec, with_dtype
@@ -164,6 +165,8 @@ def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
                 ),
                 path,
             )
+            if any(map(is_spectral, layer.walk())):
+                _check_unchanged(located.read(layer, owner), path, model)
             if inverse.computed:
                 _check_computed(inverse, located.read(layer, owner), path, model)
             sums: dict[str, int] = {}
@@ -206,6 +209,18 @@ def name_tensors(inverse: Inverse, path: str) -> Inverse:
         {start + name: elements for name, elements in inverse.computed.items()},
         {start + name: shape for name, shape in inverse.shapes.items()},
     )
+
+
+def _check_unchanged(read: Mapping[str, Tensor], path: str, model: Model) -> None:
+    """Refuse changed weights of a layer whose kernel Keras normalizes in training."""
+    for name, tensor in read.items():
+        full = f"{path}.{name}" if path else name
+        if not _reads_as(tensor, model.tensors[full], rounding=model.rounding):
+            raise WeightMismatchError(
+                f"{printable(full)} was changed, but a layer in a SpectralNormalization "
+                "cannot hold what was trained without it",
+                "train it in Keras, or save the layer in it by itself before",
+            )
 
 
 def _check_computed(inverse: Inverse, read: Mapping[str, Tensor], path: str, model: Model) -> None:

@@ -46,13 +46,6 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ),
     ("Hashing", {"num_bins": 3, "sparse": True}, STEPS, TF_215, "option sparse=True"),
     ("HashedCrossing", {"num_bins": 3}, STEPS, TF_215, "HashedCrossing layer hashes pairs"),
-    (
-        "SpectralNormalization",
-        {},
-        STEPS,
-        KERAS_3,
-        "SpectralNormalization layer rewrites the kernel",
-    ),
     ("StringLookup", {}, STEPS, TF_215, "StringLookup layer looks up text"),
     ("IntegerLookup", {"vocabulary": []}, STEPS, TF_215, "a list of whole numbers is expected"),
     (

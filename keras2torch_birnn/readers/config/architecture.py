@@ -49,6 +49,7 @@ from keras2torch_birnn.readers.config.text_layers import (
 from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
 from keras2torch_birnn.readers.operations import OPERATION_MODULES, TRANSLATED, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
+from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
     OPS,
@@ -68,7 +69,6 @@ _REFUSED_CLASSES: Mapping[str, str] = {
     "StringLookup": "looks up text, which torch does not hold",
     "TextVectorization": "turns text into ids, which torch does not do",
     "HashedCrossing": "hashes pairs of features into bins; do that before the model",
-    "SpectralNormalization": "rewrites the kernel of the layer in it; save that layer by itself",
 }
 _HOW_TO_BEGIN = "begin with k2t plugin new MODEL > my_layers.py"
 _HOW_TO_SUPPLY = (
@@ -174,6 +174,8 @@ def _parse_entry(
         if not cell:
             check_alone(custom, parsing.problems)
         return replace(custom, training=_read_training(file_class, named, parsing, place))
+    if is_wrapper(entry, parsing.generation):
+        return _parse_wrapped(entry, named, name, parsing, outer, place, depth)
     if file_class in LOOKUP_CLASSES and isinstance(config, Mapping):
         parsing.texts[place] = text_layer(file_class, config)
     if isinstance(entry.get("build_config"), Mapping):
@@ -303,6 +305,26 @@ def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
 
 
 # ---- wrappers ---------------------------------------------------------------------------------
+
+
+def _parse_wrapped(
+    entry: Mapping[str, Any],
+    config: Mapping[str, Any],
+    name: str,
+    parsing: Parsing,
+    outer: str,
+    place: str,
+    depth: int,
+) -> LayerSpec:
+    """Parse a SpectralNormalization as the layer in it, which it is at inference."""
+    try:
+        inner = unwrap_entry(entry, name, place)
+    except (UnsupportedLayerError, UnsupportedOptionError) as error:
+        parsing.problems.append(error)
+        return LayerSpec(str(entry["class_name"]), name, {}, place=place)
+    check_dtype(config.get("dtype"), parsing, place)
+    layer = _parse_layer(inner, parsing, outer, depth=depth + 1)
+    return mark(layer, parsing)
 
 
 def _parse_inner(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras2torch_birnn.readers.weights.lora import add_update, update_shapes
+from keras2torch_birnn.readers.weights.spectral import vector_shapes, without_vector
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Array, LayerSpec, Shape
@@ -62,11 +63,13 @@ def _shapes(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Sha
     expected = dict(expected_weights(layer))
     if is_cudnn(layer, found):
         expected["bias"] = found["bias"].shape
-    return expected | update_shapes(layer, expected)
+    return expected | update_shapes(layer, expected) | vector_shapes(layer, expected)
 
 
 def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
-    return from_cudnn(layer, weights) if is_cudnn(layer, weights) else add_update(layer, weights)
+    if is_cudnn(layer, weights):
+        return from_cudnn(layer, weights)
+    return add_update(layer, without_vector(layer, weights))
 
 
 def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:

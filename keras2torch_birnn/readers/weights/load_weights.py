@@ -24,6 +24,7 @@ from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import int8_weights
 from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
+from keras2torch_birnn.readers.weights.spectral import without_mark
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
@@ -247,4 +248,5 @@ def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> Layer
             notes.append(f"{place}: {name} holds values that are not finite")
     updated = [name for name in weights if is_updated(name, weights)]
     notes += [f"{printable(row.layer.place)}: LoRA was added to its {name}" for name in updated]
-    return replace(without_lora(row.layer), weights=layout.join(row.layer, weights))
+    kept = without_mark(without_lora(row.layer))
+    return replace(kept, weights=layout.join(row.layer, weights))

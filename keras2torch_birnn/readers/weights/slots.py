@@ -8,6 +8,7 @@ from typing import Any
 
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
 from keras2torch_birnn.readers.weights.lora import is_updated
+from keras2torch_birnn.readers.weights.spectral import VECTOR_U, is_spectral
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights
@@ -83,6 +84,8 @@ def slots(
     """
     trainable = trainable and layer.config.get("trainable", True)
     not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()
+    if is_spectral(layer):
+        not_trained = (*not_trained, VECTOR_U)
     if layout.own_names:
         within = prefix + layer.name
         fits = _last(within)
