@@ -234,12 +234,20 @@ def _generation(value: Any, place: str) -> Generation:
 
 def _of_hint(hint: Any) -> _Parser:
     """Return the parser of a field of ``Generation``, by its annotation."""
-    if hint in (bool, float, str):
-        return {bool: _one_of(False, True), float: _finite, str: _short}[hint]
-    options = get_args(hint)
-    if get_origin(hint) is not Literal:  # a union of them
-        options = tuple(one for part in options for one in get_args(part))
-    return _one_of(*options)
+    if hint in (float, str):
+        return {float: _finite, str: _short}[hint]
+    return _one_of(*_values_of(hint))
+
+
+def _values_of(hint: Any) -> tuple[Any, ...]:
+    """Return the values that an annotation allows: a Literal, bool, None, or a union of them."""
+    if hint in (bool, type(None)):
+        return {bool: (False, True), type(None): (None,)}[hint]
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if not get_args(hint):
+        raise TypeError(f"{hint} does not list its values")
+    return tuple(value for part in get_args(hint) for value in _values_of(part))
 
 
 def _finite(value: Any, place: str) -> float:
