@@ -31,9 +31,8 @@ from keras2torch_birnn.rnn.modules import (
     RecurrentModule,
     recurrent_forward,
 )
-from keras2torch_birnn.rnn.native.codes import STATES
+from keras2torch_birnn.rnn.native.codes import STATES, ReducedPrecision
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
-from keras2torch_birnn.rnn.native.precision import ReducedPrecision
 from keras2torch_birnn.rnn.native.stack import PreparedStack, StackLayer, can_read, prepare
 from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain

@@ -232,15 +232,22 @@ def _generation(value: Any, place: str) -> Generation:
     return Generation(**_record(_GENERATION, value, place))
 
 
-_VALUES: Mapping[Any, tuple[Any, ...]] = {bool: (False, True), type(None): (None,)}
-
-
 def _of_hint(hint: Any) -> _Parser:
     """Return the parser of a field of ``Generation``, by its annotation."""
-    if hint in (bool, float, str):
-        return {bool: _one_of(False, True), float: _finite, str: _short}[hint]
-    parts = (hint,) if get_origin(hint) is Literal else get_args(hint)  # else a union
-    return _one_of(*(one for part in parts for one in _VALUES.get(part) or get_args(part)))
+    if hint in (float, str):
+        return {float: _finite, str: _short}[hint]
+    return _one_of(*_values_of(hint))
+
+
+def _values_of(hint: Any) -> tuple[Any, ...]:
+    """Return the values that an annotation allows: a Literal, bool, None, or a union of them."""
+    if hint in (bool, type(None)):
+        return {bool: (False, True), type(None): (None,)}[hint]
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    if not get_args(hint):
+        raise TypeError(f"{hint} does not list its values")
+    return tuple(value for part in get_args(hint) for value in _values_of(part))
 
 
 def _finite(value: Any, place: str) -> float:
