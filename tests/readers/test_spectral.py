@@ -92,6 +92,7 @@ def test_its_shape_is_checked_all_the_same(tmp_path: Path) -> None:
         ),
         ({"power_iterations": 0}, k2t.UnsupportedOptionError, "power_iterations=0 is not that of"),
         ({"power_iterations": None}, k2t.UnsupportedOptionError, "with power_iterations=None is"),
+        ({"dtype": "float64"}, k2t.UnsupportedOptionError, "of another dtype than the layer in it"),
         ({"axis": 3}, k2t.UnsupportedOptionError, "power_iterations=1, axis is not that of Keras"),
     ],
 )

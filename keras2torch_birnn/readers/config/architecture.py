@@ -318,7 +318,7 @@ def _parse_wrapped(
 ) -> LayerSpec:
     """Parse a SpectralNormalization as the layer in it, which it is at inference."""
     try:
-        inner = unwrap_entry(entry, name, place)
+        inner = unwrap_entry(entry, name, parsing.generation, place)
     except (UnsupportedLayerError, UnsupportedOptionError) as error:
         parsing.problems.append(error)
         return LayerSpec(str(entry["class_name"]), name, {}, place=place)

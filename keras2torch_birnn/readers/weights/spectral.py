@@ -22,6 +22,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class
 from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.policies import read_policy
 from keras2torch_birnn.schema.dtype_flow import SPECTRAL
 from keras2torch_birnn.spec import Generation, LayerSpec, Shape
 
@@ -45,13 +46,16 @@ def is_wrapper(entry: Mapping[str, Any], generation: Generation) -> bool:
     return has_it and entry.get("class_name") == WRAPPER and not is_custom_class(entry)
 
 
-def unwrap_entry(entry: Mapping[str, Any], name: str, place: str) -> dict[str, Any]:
+def unwrap_entry(
+    entry: Mapping[str, Any], name: str, generation: Generation, place: str
+) -> dict[str, Any]:
     """Return the entry of the wrapped layer with the wrapper's name and calls.
 
     Raises:
         InvalidModelFileError: there is no layer in it.
         UnsupportedLayerError: the layer is none of those that Keras can wrap, or is not supported.
-        UnsupportedOptionError: the wrapper has options that Keras' does not have.
+        UnsupportedOptionError: the wrapper has options that Keras' does not have, or a dtype of its
+            own in Keras 3, which then casts the output and so loses its mask.
     """
     config = entry["config"]
     inner = config.get("layer") if isinstance(config, Mapping) else None
@@ -70,6 +74,13 @@ def unwrap_entry(entry: Mapping[str, Any], name: str, place: str) -> dict[str, A
         raise UnsupportedOptionError(
             f"{WRAPPER} with {', '.join(shown)} is not that of Keras",
             "save the layer in it by itself",
+            place=place,
+        )
+    policies = [read_policy(one.get("dtype")) for one in (config, inside)]
+    if generation.name == "keras3" and policies[0] != policies[1]:
+        raise UnsupportedOptionError(
+            f"{WRAPPER} of another dtype than the layer in it is not supported",
+            "build both with one dtype, or save the layer in it by itself",
             place=place,
         )
     of_class = ("class_name", "module", "registered_name", "config")
