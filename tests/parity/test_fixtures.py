@@ -56,6 +56,7 @@ def sha256(file: str) -> str:
 OTHERS = (
     "cases/",
     "compiled/",
+    "custom/",
     "cut/",
     "pins/",
     "plugins/",
