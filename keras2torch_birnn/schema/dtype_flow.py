@@ -124,8 +124,11 @@ def known_dtypes(graph: Graph) -> Known:
 
 
 def without_time_distributed(layer: LayerSpec) -> LayerSpec:
-    """Return the layer that a TimeDistributed applies at every step; any other layer itself."""
-    while layer.class_name == "TimeDistributed":
+    """Return the layer that a TimeDistributed applies at every step; any other layer itself.
+
+    A TimeDistributed that was refused has no layer inside.
+    """
+    while layer.class_name == "TimeDistributed" and layer.parts:
         layer = layer.parts["layer"]
     return layer
 

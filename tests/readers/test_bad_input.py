@@ -92,7 +92,7 @@ def test_a_truncated_file_is_refused(model: Path, part: float, tmp_path: Path) -
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model.keras"
     folder.mkdir()
-    assert_refused(k2t("convert", folder, tmp_path / "out.pt"), 3, folder, "a folder")
+    assert_refused(k2t("convert", folder, tmp_path / "out.pt"), 3, folder, "an empty folder")
     assert contents(tmp_path) == {}
 
 

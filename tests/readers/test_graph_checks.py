@@ -334,7 +334,7 @@ def test_a_refused_half_may_have_any_config(tmp_path: Path) -> None:
         ),
         (as_activation("keras.layers", "ops.Activation"), "layer class ops.Activation is not sup"),
         (as_activation("k2t operation", "Activation"), "the module 'k2t operation', which no Kera"),
-        (activation_of_ours, "option activation=.* an activation's name is expected"),
+        (activation_of_ours, "option activation=.* a name, ReLU, LeakyReLU, ELU or Sof"),
         (operation_in_a_wrapper, "an operation in a wrapper"),
     ],
 )
