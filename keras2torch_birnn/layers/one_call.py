@@ -20,6 +20,7 @@ from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.guard import PATIENCE, Guard
+from keras2torch_birnn.rnn.modules import Plan
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
 from keras2torch_birnn.rnn.observed_code import Observer
@@ -113,6 +114,8 @@ class OneCall:
         if why_missing() or not all(map(torch.numel, given)):
             return False
         modules, observer = [*model.modules()], Observer()
+        if any(map(_carries_states, modules)):  # to record is to call them once more
+            return False
         plain: Any = inspect.unwrap(cast(Any, type(model)).forward)
         try:
             before = Guard(modules, {}, model)
@@ -130,6 +133,11 @@ class OneCall:
         if len(given) + len(sizes) >= GIVEN:
             return False
         return _Recorded(Program(writer), guard, [*map(_FLOAT.expand, sizes)], several)
+
+
+def _carries_states(module: Any) -> bool:
+    plan = getattr(module, "plan", None)
+    return isinstance(plan, Plan) and plan.stateful
 
 
 _IS_CPU = attrgetter("is_cpu")

@@ -160,10 +160,10 @@ class _Recorder:
         initial_state: Sequence[Tensor] | None = None,
     ) -> Any:
         """Write a recurrent layer; return tensors of its outputs, without their numbers."""
-        self._observe(module, x, mask, initial_state)
         plan, layer, native = module.plan, module.rnn_layer(), module.native
         if native is None or plan.stateful or not may_choose_kernel(module):
             raise NotRecordedError("a layer that the kernel cannot run")
+        self._observe(module, x, mask, initial_state)
         self._check_weights(cast(Any, module), layer.parameters)
         _check_input(module, x)
         _check_mask(module, x, mask, starts=initial_state is not None)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_BATCH_VALUES, MAX_FREE_VALUES, MAX_VALUES_PER_WEIGHT
+from keras2torch_birnn.schema.operations import OPS
 from keras2torch_birnn.schema.recurrent import CELL_GATES
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure, leaves
@@ -87,7 +88,7 @@ def _inner_values(layer: LayerSpec) -> int:
     if layer.class_name in CELL_GATES:
         return CELL_GATES[layer.class_name] * int(config["units"]) * (shape[1] or 1)
     sizes = config.get("kernel_size") or config.get("pool_size")
-    if sizes is None:
+    if sizes is None or layer.class_name in OPS:  # these have a limit of their own
         return 0
     last = config["data_format"] == "channels_last"
     dilations = config.get("dilation_rate") or (1,) * len(sizes)

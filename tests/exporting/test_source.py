@@ -559,7 +559,13 @@ def test_every_emitter_is_of_a_known_layer() -> None:
 
 
 def test_a_page_has_the_name_of_the_family() -> None:
+    package = "keras2torch_birnn.exporting.source"
+    found = {}
+    for file in Path(files.__file__).parent.glob("[!_]*.py"):
+        page = importlib.import_module(f"{package}.{file.stem}")
+        if file.stem != "pages":  # which joins the others
+            found.update(dict.fromkeys(getattr(page, "EMITTERS", ()), file.stem))
     for name, emitter in EMITTERS.items():
-        page = emitter.__module__.rpartition(".")[2]
+        page = found.get(name, emitter.__module__.rpartition(".")[2])
         table = importlib.import_module(f"keras2torch_birnn.layers.{page}").CONVERTERS
         assert name in table

@@ -220,7 +220,7 @@ def test_a_size_that_the_program_fixes_behind_an_open_axis_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two poolings leave one of the seven steps of the example."""
-    monkeypatch.setattr(torch_export, "_STEPS", (7,))
+    monkeypatch.setattr(torch_export, "_STEPS", 7)
     monkeypatch.setattr(torch_program, "_OPTION", "no such option")
     model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0/pool_default.h5")
     with pytest.raises(UnsupportedLayerError, match=r"not take inputs .*(Guard failed|index out)"):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from kernel_layers import native
@@ -782,3 +783,14 @@ def test_nothing_is_recorded_while_another_profiler_runs(monkeypatch: pytest.Mon
     for _ in range(2):
         called(x)
     assert called.computed == 2
+
+
+def test_preparing_a_call_of_a_stateful_model_leaves_its_states_alone() -> None:
+    """A layer that was called while it was recorded began with its own last states."""
+    path = FIXTURES / "stateful_bi_lstm.keras"
+    batches = [torch.from_numpy(np.load(path.with_suffix(".npz"))[f"in_{i}"]) for i in (0, 1)]
+    models: Any = [k2t.convert(path) for _ in range(2)]
+    wanted = [models[0](x).detach() for x in batches]  # with gradients nothing is prepared
+    with torch.no_grad():
+        for x, y in zip(batches, wanted, strict=True):
+            torch.testing.assert_close(models[1](x), y)
