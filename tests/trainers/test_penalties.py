@@ -277,7 +277,7 @@ def test_unknown_ones_are_refused_when_they_are_needed(tmp_path: Path) -> None:
             {"bias_constraint": {"name": "UnitNorm", "axis": [0.5]}},
             "option bias_constraint.axis=",
         ),
-        ({"kernel_regularizer": "l2"}, "no mapping"),
+        ({"kernel_regularizer": "l2"}, "an object is expected"),
     ],
 )
 def test_a_damaged_text_is_refused(training: Any, words: str, tmp_path: Path) -> None:

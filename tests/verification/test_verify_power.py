@@ -13,6 +13,7 @@ from specs import ENTRIES, FIXTURES
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import verification
+from keras2torch_birnn.errors import InvalidModelFileError
 
 KINDS = (
     "gates swapped",
@@ -54,7 +55,11 @@ def test_every_mutation_of_out_is_not_equal(
         torch.save(dict(mutation.content), wrong)
         if mutation.same:
             continue
-        report = verification.verify(source, wrong, against="reference")
+        try:
+            report = verification.verify(source, wrong, against="reference")
+        except InvalidModelFileError:  # its weights do not follow from its options any more
+            assert mutation.kind == "merge mode changed"
+            continue
         assert not report.ok, f"{mutation.kind}: {mutation.name}"
         assert report.first_divergence is not None
         tried[mutation.kind] += 1
