@@ -219,7 +219,8 @@ def test_a_gradient_of_some_tensors_only_has_gradients_of_these() -> None:
         found.append(torch.autograd.grad(first.square().sum(), x)[0])
         (constant,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
         assert torch.autograd.grad(constant.sum() + x.sum(), x)[0].eq(1).all()
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    scale = max(1.0, float(found[1].abs().max()))  # a linear layer may grow from step to step
+    torch.testing.assert_close(*found, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("training", [True, False])
