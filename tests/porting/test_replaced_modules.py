@@ -45,6 +45,12 @@ def compare_with(source: Path, **replaced: Wrong) -> PortReport:
     return k2t.compare(source, port_with(source, replaced))
 
 
+def normalize_last(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module whose channels come second, as torch's do, to channels that come last."""
+    y: Tensor = norm(x.movedim(-1, 1)).movedim(1, -1)
+    return y
+
+
 # ---- what the port computes instead --------------------------------------------------------------
 
 
@@ -186,7 +192,7 @@ def test_a_normalizer_may_come_behind_a_merge_where_keras_has_it_before() -> Non
     report = compare_with(
         source,
         batch_normalization=lambda _, x, **__: x,
-        add_1=lambda right, x, **given: norm(right(x, **given)),
+        add_1=lambda right, x, **given: normalize_last(norm, right(x, **given)),
     )
     (finding,) = report.findings
     assert (finding.layer, finding.kind) == ("batch_normalization", "order")
@@ -215,7 +221,7 @@ def test_two_that_give_the_same_are_told_apart_by_what_follows() -> None:
     report = compare_with(
         source,
         batch_normalization=lambda _, x: x,
-        activation=lambda right, x: late.to(x.dtype).eval()(right(x)),
+        activation=lambda right, x: normalize_last(late.to(x.dtype).eval(), right(x)),
         max_pooling2d=lambda _, x: x[:, :, :10].unflatten(2, (2, 5)).mean(3),
     )
     assert [(one.layer, one.kind) for one in report.findings] == [
@@ -242,11 +248,11 @@ class StepByStep(nn.Module):
         )
         states = None
         outputs = []
-        for step in first(x).unbind(1):
+        for step in normalize_last(first, x).unbind(1):
             states = self.cell(step, states)
-            outputs.append(then(states[0][:, None]) @ self.right.get_parameter("dense.weight").mT)
-        y: Tensor = last(torch.cat(outputs, 1))
-        return y
+            normal = normalize_last(then, states[0][:, None])
+            outputs.append(normal @ self.right.get_parameter("dense.weight").mT)
+        return normalize_last(last, torch.cat(outputs, 1))
 
 
 def test_layers_that_are_computed_step_by_step_alone_are_right() -> None:
