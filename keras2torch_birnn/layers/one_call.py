@@ -68,7 +68,9 @@ class OneCall:
         found = self._found.get(key)
         if found is False or not self._can_run(given):
             return None
-        if isinstance(found, _Recorded) and not found.guard.holds():
+        if isinstance(found, _Recorded) and not (
+            found.guard.caller is model and found.guard.holds()  # a shallow copy shares programs
+        ):
             self._forget()
             found = None
         found = found or self._meet(key, model, given)

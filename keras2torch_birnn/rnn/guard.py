@@ -56,6 +56,7 @@ class Guard:
         Raises:
             CodeOfOthersError: what they hold cannot be watched.
         """
+        self.caller = caller
         self._modules: Any = list(modules)
         self._called = [m for m in modules if m is not caller]
         self._classes = [*map(type, modules)]

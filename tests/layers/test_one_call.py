@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import pickle
 import sys
@@ -794,3 +795,14 @@ def test_preparing_a_call_of_a_stateful_model_leaves_its_states_alone() -> None:
     with torch.no_grad():
         for x, y in zip(batches, wanted, strict=True):
             torch.testing.assert_close(models[1](x), y)
+
+
+def test_a_shallow_copy_is_computed_with_modules_of_its_own() -> None:
+    model, inputs = converted(FIXTURES / "arch_reader.h5")
+    with torch.no_grad():
+        before = flat(model(*inputs))[0]
+        other = copy.copy(model)
+        other._modules = {name: copy.deepcopy(part) for name, part in model._modules.items()}
+        for parameter in other.parameters():
+            parameter.mul_(1.7)
+        assert not torch.equal(flat(other(*inputs))[0], before)
