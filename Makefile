@@ -9,7 +9,7 @@ DEMO := fixtures/tf.keras-2.15.0/mask_stack_bi_dense
 DEMO_OUT := build/demo.pt
 
 # The largest model of this folder is what `make bench` converts.
-MODELS ?= fixtures
+MODELS ?= build/fixtures
 BENCH_OPTIONS ?=
 GPU_OPTIONS ?=
 
@@ -68,6 +68,7 @@ fix: $(VENV)/installed-test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/installed
+	$(BIN)/python tools/fixture_archives.py unpack
 	$(BIN)/python benchmarks/convert.py $(MODELS) $(BENCH_OPTIONS)
 
 # The documentation as a site, in build/site.

@@ -30,7 +30,10 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from engine import CELLS, SHAPES
+from fixture_files import FIXTURES
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.bench import by_torch
@@ -50,8 +53,8 @@ KERAS = ("Keras predict", "Keras tf.function", "Keras XLA")
 STEP_TESTS = "tests/rnn/test_triton_steps.py"
 # Cells that cuDNN lacks.
 LACKING = ("lstm-hard", "gru-before-hard")
-FIXTURES = tuple(
-    ROOT / "fixtures" / name
+MODELS = tuple(
+    FIXTURES / name
     for name in (
         "tf.keras-2.15.0/mask_stack_bi_dense.h5",
         "keras-2.2.4/arch_ner_char_lstm.h5",
@@ -301,7 +304,7 @@ def what_else_is_missing(found: Mapping[str, Any]) -> list[str]:
 def models_in(folder: Path | None, *, dry: bool) -> list[Path]:
     """Return the models of a folder, or some fixtures."""
     if folder is None:
-        return list(FIXTURES[: 1 if dry else None])
+        return list(MODELS[: 1 if dry else None])
     return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
 
 

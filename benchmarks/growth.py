@@ -22,7 +22,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from convert import IMPORT_TORCH, K2T, SYNTHETIC, machine, round_robin
+from fixture_files import FIXTURES
 
 SERIES: dict[str, tuple[int, ...]] = {
     "chain": (10, 100, 1000, 2500, 5000),
@@ -47,7 +49,7 @@ class InProcess:
 hdf5.ParserProcess = InProcess
 from keras2torch_birnn.cli import main; main()
 """
-SMALL = Path(__file__).parents[1] / "fixtures" / "tf.keras-2.15.0" / "stack_same_class.h5"
+SMALL = FIXTURES / "tf.keras-2.15.0" / "stack_same_class.h5"
 
 
 def convert(code: str, model: Path, out: Path) -> list[str]:

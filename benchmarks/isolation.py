@@ -23,7 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from fixture_files import FIXTURES
+
 SMALL = FIXTURES / "keras-3.15.1" / "stack_same_class.h5"
 APART = "from keras2torch_birnn.cli import main; main()"
 TOGETHER = """

@@ -11,9 +11,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from fixture_files import FIXTURES
 
 from keras2torch_birnn.bench.case import Model
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS
@@ -22,7 +26,6 @@ from keras2torch_birnn.bench.report import write_results
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.verification.live_keras import keras_for
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras-3.15.1"
 # what it is -> name of the fixture
 ARCHITECTURES = {
     "masked tagger": "mask_stack_bi_dense",
@@ -67,9 +70,10 @@ def cases(real: Path | None, batches: list[int]) -> Iterator[Model]:
 
 def _architectures() -> Iterator[tuple[Path, int, str | None]]:
     """Find the files of the fixtures, and the architecture where they hold weights only."""
+    folder = FIXTURES / "keras-3.15.1"
     for name in ARCHITECTURES.values():
-        whole = [FIXTURES / f"{name}{suffix}" for suffix in (".keras", ".h5")]
-        weights = FIXTURES / f"{name}.weights.h5"
+        whole = [folder / f"{name}{suffix}" for suffix in (".keras", ".h5")]
+        weights = folder / f"{name}.weights.h5"
         file = next((file for file in whole if file.exists()), weights)
         yield file, 50, None if file in whole else f"{name}.json"
 

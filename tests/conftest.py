@@ -20,10 +20,11 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from fixture_archives import MissingArchivesError, unpacked
 from optional_packages import TestFile
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -41,7 +42,9 @@ pytest_plugins = ("kernel_fixtures",)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give ``torch.compile`` a folder for this run, which its processes inherit."""
+    """Unpack the fixtures, and give ``torch.compile`` a folder, before other processes start."""
+    with suppress(MissingArchivesError):
+        unpacked()
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         made = tempfile.TemporaryDirectory(prefix="k2t-inductor-", ignore_cleanup_errors=True)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = made.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +18,15 @@ from typing import Any
 
 import h5py
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+from fixture_files import FIXTURES
+
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import LAYERS
 from keras2torch_birnn.spec import Call, LayerSpec
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 ENTRIES: Mapping[str, Mapping[str, Any]] = {
     entry["file"]: entry
     for entry in json.loads((FIXTURES / "manifest.json").read_text("utf-8"))["files"]

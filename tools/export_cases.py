@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 import plugin_files
 import source_parity
+from fixture_files import FIXTURES
 from parsing_here import parsing_here
 
 from keras2torch_birnn.comparison.tolerance import EXACT, Tolerance
@@ -44,7 +45,6 @@ from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import NO_CUT, Array, Cut, ModelSpec
 
 ORACLE = Tolerance(5e-5, 0.0, 0.0)
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 # Sizes other than the file's: rows, and steps. One length has the parity of T, one has the other:
 # "same" padding of strided layers differs.
 OTHER_LENGTHS: tuple[tuple[str, int, Callable[[int], int]], ...] = (

@@ -17,7 +17,7 @@ from keras2torch_birnn.cli.commands import COMMANDS
 
 CUSTOM = FIXTURES / "plugins/keras-2.2.4/center.h5"
 ALWAYS = {"schema", "ok", "exit"}
-SECTION = (FIXTURES.parent / "docs/cli.md").read_text("utf-8").partition("## JSON")[2]
+SECTION = (Path(__file__).parents[2] / "docs/cli.md").read_text("utf-8").partition("## JSON")[2]
 
 
 def documented(start: str) -> set[str]:

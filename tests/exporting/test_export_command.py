@@ -59,9 +59,9 @@ def assert_computes(file: Path, inputs: Sequence[Array], outputs: Sequence[Array
 
 # A SavedModel, a checkpoint with its architecture, a model of TensorFlow.js.
 PACKED = (
-    "tf_keras-2.21.0/stack_same_class.savedmodel.tar.xz",
-    "tf_keras-2.21.0/stack_same_class.weights.tar.xz",
-    "tfjs-4.22.0/bi_stack_same.tfjs.tar.xz",
+    "tf_keras-2.21.0/stack_same_class.savedmodel.tar",
+    "tf_keras-2.21.0/stack_same_class.weights.tar",
+    "tfjs-4.22.0/bi_stack_same.tfjs.tar",
 )
 
 

@@ -33,13 +33,14 @@ import safetensors
 import safetensors.torch
 import torch
 from converted import convert_spec
+from fixture_files import FIXTURES
 
 from keras2torch_birnn import OutputError, convert, lazy_array, save
 from keras2torch_birnn.readers import open_model
 from keras2torch_birnn.saving import atomic
 from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
-FIXTURE = Path(__file__).parent.parent.parent / "fixtures/keras-2.2.4/plain_gru_after_back_seq.h5"
+FIXTURE = FIXTURES / "keras-2.2.4" / "plain_gru_after_back_seq.h5"
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")
 ACTIONS = (*ERRORS, "short write", "Ctrl-C", "kill -9")
 STEPS = 20

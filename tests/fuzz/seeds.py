@@ -11,8 +11,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-
-FIXTURES = Path(__file__).parent.parent.parent / "fixtures"
+from fixture_files import FIXTURES
 
 
 @dataclass(frozen=True)

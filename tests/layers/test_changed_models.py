@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import fixture_files
 import pytest
 import torch
 from kernel_layers import native
@@ -32,7 +32,7 @@ from keras2torch_birnn.rnn.modules import RecurrentModule
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "keras-3.15.1"
+FIXTURES = fixture_files.FIXTURES / "keras-3.15.1"
 MODELS = {
     "dense layers and BiLSTM": "mask_td_dense.h5",
     "masked embedding, BiLSTM and GRU": "mask_stack_bi_dense.h5",

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fixture_files
 import numpy as np
 import pytest
 import torch
@@ -41,7 +42,7 @@ from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "keras-3.15.1"
+FIXTURES = fixture_files.FIXTURES / "keras-3.15.1"
 TOLERANCE = {"atol": 3e-6, "rtol": 3e-6}
 
 

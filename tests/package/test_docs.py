@@ -18,7 +18,7 @@ import pytest
 import write_docs
 from commands import COMMAND, MASKED, Run, environment
 from live import label
-from specs import ENTRIES, fixture
+from specs import ENTRIES, FIXTURES, fixture
 
 from keras2torch_birnn.exporting import onnx_file
 from keras2torch_birnn.rnn.native.library import why_missing
@@ -26,8 +26,8 @@ from keras2torch_birnn.rnn.native.library import why_missing
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
-PLUGINS = ROOT / "fixtures" / "plugins"
-CUT = ROOT / "fixtures" / "cut" / "keras-3.15.1"
+PLUGINS = FIXTURES / "plugins"
+CUT = FIXTURES / "cut" / "keras-3.15.1"
 WORKER = ROOT / "tests" / "support" / "page_worker.py"
 # The files that the examples name.
 MODELS = {
@@ -39,8 +39,8 @@ MODELS = {
     "ocr_training.h5": CUT / "captcha.h5",
     "prediction.json": CUT / "captcha.prediction.json",
     "crf.h5": PLUGINS / "keras-2.2.4" / "contrib_viterbi.h5",
-    "arch.yaml": ROOT / "fixtures" / "yaml" / "arch_siamese.yaml",
-    "weights.h5": ROOT / "fixtures" / "keras-2.2.4" / "arch_siamese_weights.h5",
+    "arch.yaml": FIXTURES / "yaml" / "arch_siamese.yaml",
+    "weights.h5": FIXTURES / "keras-2.2.4" / "arch_siamese_weights.h5",
 }
 # The Python of every page goes on from this.
 IMPORTS = "import torch\nimport keras2torch_birnn as k2t\n"

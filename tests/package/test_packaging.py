@@ -89,6 +89,16 @@ def test_an_sdist_has_all_sources_and_no_library(tree: Path) -> None:
     assert {*PACKED, *sources} <= {*names}
 
 
+def test_an_sdist_has_the_manifests_of_the_fixtures_and_not_their_archives(tree: Path) -> None:
+    (tree / "fixtures").mkdir()
+    for name in ("manifest.json", "README.md", "generate.py", "keras-9.7.1.tar.xz"):
+        (tree / "fixtures" / name).touch()
+    with tarfile.open(build(tree, "build_sdist")) as packed:
+        names = [name.partition("/")[2] for name in packed.getnames()]
+    found = {name for name in names if name.startswith("fixtures/")}
+    assert found == {f"fixtures/{name}" for name in ("manifest.json", "README.md", "generate.py")}
+
+
 def test_a_wheel_without_a_compiler_has_no_library_and_no_platform(tree: Path) -> None:
     for _ in range(2):
         wheel = build(tree, "build_wheel", CXX="/bin/false", CC="/bin/false")

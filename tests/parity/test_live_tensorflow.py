@@ -54,9 +54,7 @@ UNTRACED = (
     "tf_keras-2.21.0/graph_inputs_outputs.untraced",
 )
 MODELS = {
-    f"{name}.tar.xz": how
-    for how, names in (("graph", TRACED), ("keras", UNTRACED))
-    for name in names
+    f"{name}.tar": how for how, names in (("graph", TRACED), ("keras", UNTRACED)) for name in names
 }
 
 

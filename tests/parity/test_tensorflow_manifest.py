@@ -23,7 +23,6 @@ WRITERS = (
     "tensorflowjs-4.22.0",
     "tfjs-4.22.0",
 )
-LIMIT = 15_000_000  # bytes of all archives
 
 
 def sha256(file: str) -> str:
@@ -36,8 +35,7 @@ def test_no_file_is_left_out_of_the_tensorflow_manifest() -> None:
     assert {name for name in found if not name.startswith("pins/")} == known
 
 
-def test_the_archives_are_small_and_of_every_writer() -> None:
-    assert sum((TENSORFLOW / file).stat().st_size for file in ENTRIES) <= LIMIT
+def test_there_are_models_of_every_writer() -> None:
     converting = [ENTRIES[file] for file in files("converts")]
     assert len(converting) >= 150
     assert {entry["writer"] for entry in converting} >= set(WRITERS)

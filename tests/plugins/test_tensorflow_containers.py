@@ -161,7 +161,7 @@ def seen_by(names: tuple[str, ...], model: Path, folder: Path) -> LayerSpec:
 
 def a_model(kind: str, folder: Path) -> Path:
     if kind == "untraced":
-        return unpack("tf.keras-2.15.0/nested.untraced.tar.xz", folder).model
+        return unpack("tf.keras-2.15.0/nested.untraced.tar", folder).model
     return FIXTURES / f"tf.keras-2.15.0/nested.{kind}"
 
 

@@ -51,8 +51,8 @@ WRAP = (
 @pytest.mark.parametrize(
     "file",
     [
-        "tf.keras-2.15.0/subclassed.untraced.tar.xz",
-        "tf.keras-2.15.0/subclassed.weights.tar.xz",
+        "tf.keras-2.15.0/subclassed.untraced.tar",
+        "tf.keras-2.15.0/subclassed.weights.tar",
     ],
 )
 def test_a_subclassed_model_is_to_be_wrapped(file: str, tmp_path: Path) -> None:

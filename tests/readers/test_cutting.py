@@ -172,12 +172,12 @@ def test_any_generation_can_be_cut_at_any_layer(file: str) -> None:
 
 
 PACKED = [
-    "tensorflowjs-4.22.0/keras-3.15.1_stack_same_class.tfjs_keras.tar.xz",
-    "tensorflowjs-4.22.0/graph_siamese.tfjs.tar.xz",
-    "tensorflowjs-4.22.0/graph_nested_sequential.tfjs.tar.xz",
-    "tf.keras-2.15.0/graph_siamese.savedmodel.tar.xz",
-    "tf.keras-2.15.0/graph_nested_sequential.weights.tar.xz",
-    "tf.keras-2.4.0/graph_inputs_outputs.weights.tar.xz",
+    "tensorflowjs-4.22.0/keras-3.15.1_stack_same_class.tfjs_keras.tar",
+    "tensorflowjs-4.22.0/graph_siamese.tfjs.tar",
+    "tensorflowjs-4.22.0/graph_nested_sequential.tfjs.tar",
+    "tf.keras-2.15.0/graph_siamese.savedmodel.tar",
+    "tf.keras-2.15.0/graph_nested_sequential.weights.tar",
+    "tf.keras-2.4.0/graph_inputs_outputs.weights.tar",
 ]
 
 

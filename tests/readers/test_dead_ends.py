@@ -214,7 +214,7 @@ def test_weights_of_transformers_have_no_architecture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
 def test_any_file_of_a_saved_model_may_be_a_pointer(name: str, tmp_path: Path) -> None:
-    model = unpack("tf.keras-2.15.0/batchnorm.untraced.tar.xz", tmp_path).model
+    model = unpack("tf.keras-2.15.0/batchnorm.untraced.tar", tmp_path).model
     (model / name).write_bytes(POINTER)
     with pytest.raises(InvalidModelFileError, match=f"{name}: {LFS}"):
         read_model(model)

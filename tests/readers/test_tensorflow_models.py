@@ -427,7 +427,7 @@ def test_javascript_computes_as_keras_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize("written", ["by TF.js itself", "as TF.js writes it"])
 def test_a_mask_that_javascript_drops_is_refused(written: str, tmp_path: Path) -> None:
     if written == "by TF.js itself":
-        file = unpack("tfjs-4.22.0/masked_bidirectional.tfjs.tar.xz", tmp_path).model
+        file = unpack("tfjs-4.22.0/masked_bidirectional.tfjs.tar", tmp_path).model
     else:
         file = write_tfjs(tmp_path / "m", STACK, change=_javascript)
     done = command("convert", file, tmp_path / "out.pt")
@@ -846,7 +846,7 @@ KERAS3 = "keras-3.15.1"
 
 
 def keras3(case: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    found = unpack(f"{KERAS3}/{case}.tar.xz", folder)
+    found = unpack(f"{KERAS3}/{case}.tar", folder)
     assert found.config is not None
     text: dict[str, Any] = json.loads(found.config.read_text(encoding="utf-8"))
     return found.model, text

@@ -124,10 +124,10 @@ def test_a_checkpoint_of_tensorflow_1_has_its_own_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "file",
     [
-        "tf.keras-2.15.0/subclassed.weights.tar.xz",
-        "tf.keras-2.15.0/subclassed.checkpoint.tar.xz",
-        "tf.keras-2.15.0/subclassed.savedmodel.tar.xz",
-        "tf-2.1.4/subclassed.weights.tar.xz",
+        "tf.keras-2.15.0/subclassed.weights.tar",
+        "tf.keras-2.15.0/subclassed.checkpoint.tar",
+        "tf.keras-2.15.0/subclassed.savedmodel.tar",
+        "tf-2.1.4/subclassed.weights.tar",
     ],
 )
 def test_a_subclassed_model_of_real_tensorflow_is_read(file: str, tmp_path: Path) -> None:

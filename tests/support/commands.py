@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+from fixture_files import FIXTURES
 from typer.testing import CliRunner
 
 from keras2torch_birnn.cli import app
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 # A masked embedding under two Bidirectional layers, concat and sum.
 MASKED = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
 # The same small stack in both containers of Keras 3.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import shutil
@@ -35,17 +34,13 @@ BATCHES = 3
 
 
 def unpack(name: str, folder: Path) -> Path:
-    """Unpack a file of the fixtures where it is packed; return the model's path."""
-    packed = COMPILED / name
-    if packed.suffix == ".gz":
-        path = folder / packed.stem
-        path.write_bytes(gzip.decompress(packed.read_bytes()))
-        return path
-    if packed.suffix == ".xz":
-        with tarfile.open(packed) as archive:
-            archive.extractall(folder, filter="data")
-            return folder / archive.getnames()[0].partition("/")[0]
-    return packed
+    """Copy or unpack a fixture into a folder, where it may be changed; return the model's path."""
+    file = COMPILED / name
+    if file.suffix != ".tar":
+        return Path(shutil.copy(file, folder))
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+        return folder / archive.getnames()[0].partition("/")[0]
 
 
 def unpack_checkpoint(row: Row, folder: Path) -> tuple[Path, Path]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fixture_files
 import numpy as np
 import torch
 from commands import changed_config, layer
@@ -20,7 +21,7 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.spec import Array, ModelSpec
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "plugins"
+FIXTURES = fixture_files.FIXTURES / "plugins"
 ENTRIES: Mapping[str, Any] = {
     entry["file"]: entry
     for entry in json.loads((FIXTURES / "manifest.json").read_text("utf-8"))["files"]

@@ -7,10 +7,10 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fixture_files import FIXTURES
 from parsing_here import parsing_here
 
 from keras2torch_birnn.readers import read_model
@@ -159,7 +159,6 @@ def recurrent_call(spec: LayerSpec, states: int = 0, *, masked: bool = True) -> 
 
 # ---- fixtures ----------------------------------------------------------------------------------
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 MANIFEST: Mapping[str, Any] = json.loads((FIXTURES / "manifest.json").read_text("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""The fixtures in TensorFlow's own containers, which are kept packed."""
+"""The fixtures in TensorFlow's own containers, each in a tar archive."""
 
 from __future__ import annotations
 

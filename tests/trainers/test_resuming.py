@@ -128,7 +128,7 @@ def test_the_command_writes_a_saved_state(tmp_path: Path) -> None:
 def test_the_state_in_a_model_of_tensorflow_js_is_neither_read_nor_written(
     with_state: bool, tmp_path: Path
 ) -> None:
-    path = unpack("tensorflowjs-4.22.0/batchnorm.tfjs.tar.xz", tmp_path).model
+    path = unpack("tensorflowjs-4.22.0/batchnorm.tfjs.tar", tmp_path).model
     described = json.loads(path.read_text())
     sgd = {"class_name": "SGD", "config": {"learning_rate": 0.5, "is_legacy_optimizer": False}}
     described["modelTopology"]["training_config"] = {"optimizer_config": sgd, "loss": "mse"}

@@ -21,7 +21,7 @@ import keras2torch_birnn as k2t
 SOURCES = (
     "keras-2.3.1/mask_bi_gru_after_seq.h5",
     "keras-3.15.1/mask_stack_plain.keras",
-    "tf.keras-2.15.0/cells_bi.savedmodel.tar.xz",
+    "tf.keras-2.15.0/cells_bi.savedmodel.tar",
 )
 # What writing calls, and may fail at any call of it.
 STEPS = ("write", "fsync", "open", "link", "rename", "mkdir", "lseek")

@@ -173,7 +173,7 @@ def test_nothing_is_replaced(model: Any, tmp_path: Path) -> None:
 
 
 def test_no_folder_is_replaced(tmp_path: Path) -> None:
-    source = unpack("tf.keras-2.15.0/cells_bi.savedmodel.tar.xz", tmp_path).model
+    source = unpack("tf.keras-2.15.0/cells_bi.savedmodel.tar", tmp_path).model
     model = k2t.convert(source)
     out = tmp_path / "new"
     out.mkdir()
@@ -186,7 +186,7 @@ def test_no_folder_is_replaced(tmp_path: Path) -> None:
 
 
 def test_packed_models(tmp_path: Path) -> None:
-    source = unpack("tf.keras-2.15.0/cells_bi.savedmodel.tar.xz", tmp_path).model
+    source = unpack("tf.keras-2.15.0/cells_bi.savedmodel.tar", tmp_path).model
     packed = tmp_path / "packed.tar"
     with tarfile.open(packed, "w") as archive:
         archive.add(source, "model")
@@ -222,7 +222,7 @@ def test_optimizers_that_stay(tmp_path: Path) -> None:
             k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer=choice)
     with pytest.raises(k2t.UsageError, match="optimizer 'lose': keep or drop is expected"):
         k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer="lose")
-    source = unpack("tf.keras-2.15.0/chain.checkpoint_optimizer.tar.xz", tmp_path)
+    source = unpack("tf.keras-2.15.0/chain.checkpoint_optimizer.tar", tmp_path)
     model = train(k2t.convert(source.model, config=source.config))
     with pytest.raises(k2t.UsageError, match="cannot be removed from a model in this format"):
         k2t.write_back(

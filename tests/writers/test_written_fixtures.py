@@ -57,19 +57,19 @@ HALF = (
 )
 CUDNN_LSTM = ("keras-2.2.4/cudnnlstm_bi.h5", "tf.keras-2.15.0/cudnnlstm_plain.h5")
 TENSORFLOW = (
-    "tf-2.1.4/batchnorm.savedmodel.tar.xz",
-    "tf-2.1.4/stack_same_class.checkpoint_three_shards.tar.xz",
-    "tf-2.2.3/stack_same_class.weights_two_shards.tar.xz",
-    "tf.keras-2.4.0/nested_frozen.savedmodel.tar.xz",
-    "tf.keras-2.10.0/batchnorm.untraced.tar.xz",
-    "tf.keras-2.15.0/cells_bi.savedmodel.tar.xz",
-    "tf.keras-2.15.0/chain.checkpoint_several.tar.xz",
-    "tf.keras-2.15.0/chain.savedmodel_two_shards.tar.xz",
-    "tf_keras-2.21.0/mask_stack_bi_dense.savedmodel.tar.xz",
-    "tensorflowjs-4.22.0/batchnorm.tfjs_shards.tar.xz",
-    "tensorflowjs-4.22.0/mask_stack_bi_dense.tfjs_groups.tar.xz",
-    "tfjs-1.7.4/bi_lstm_concat.tfjs.tar.xz",
-    "tfjs-4.22.0/activation_layers.tfjs.tar.xz",
+    "tf-2.1.4/batchnorm.savedmodel.tar",
+    "tf-2.1.4/stack_same_class.checkpoint_three_shards.tar",
+    "tf-2.2.3/stack_same_class.weights_two_shards.tar",
+    "tf.keras-2.4.0/nested_frozen.savedmodel.tar",
+    "tf.keras-2.10.0/batchnorm.untraced.tar",
+    "tf.keras-2.15.0/cells_bi.savedmodel.tar",
+    "tf.keras-2.15.0/chain.checkpoint_several.tar",
+    "tf.keras-2.15.0/chain.savedmodel_two_shards.tar",
+    "tf_keras-2.21.0/mask_stack_bi_dense.savedmodel.tar",
+    "tensorflowjs-4.22.0/batchnorm.tfjs_shards.tar",
+    "tensorflowjs-4.22.0/mask_stack_bi_dense.tfjs_groups.tar",
+    "tfjs-1.7.4/bi_lstm_concat.tfjs.tar",
+    "tfjs-4.22.0/activation_layers.tfjs.tar",
 )
 
 
@@ -198,7 +198,7 @@ def test_containers_of_several_files(name: str, tmp_path: Path) -> None:
 def test_quantized_files_of_tfjs_are_refused_once_they_are_trained(
     kind: str, tmp_path: Path
 ) -> None:
-    source = unpack(f"tensorflowjs-4.22.0/batchnorm.{kind}.tar.xz", tmp_path).model
+    source = unpack(f"tensorflowjs-4.22.0/batchnorm.{kind}.tar", tmp_path).model
     model = k2t.convert(source)
     k2t.write_back(model, source, tmp_path / "same")
     with pytest.raises(k2t.WeightMismatchError, match="a quantized weight, and it was trained"):
@@ -207,7 +207,7 @@ def test_quantized_files_of_tfjs_are_refused_once_they_are_trained(
 
 
 def test_half_precision_of_tfjs(tmp_path: Path) -> None:
-    source = unpack("tensorflowjs-4.22.0/batchnorm.tfjs_float16.tar.xz", tmp_path).model
+    source = unpack("tensorflowjs-4.22.0/batchnorm.tfjs_float16.tar", tmp_path).model
     model = train(k2t.convert(source), like=torch.float16)
     k2t.write_back(model, source, tmp_path / "new")
     assert differing(model, tmp_path / "new" / "model.json") == []
