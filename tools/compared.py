@@ -62,10 +62,10 @@ class File:
 
 def architecture_text(file: str) -> str:
     """Return the JSON text of a fixture's architecture."""
-    entry, path = ENTRIES[file], FIXTURES / file
-    if entry["config"] is not None:
-        config: Path = FIXTURES / entry["config"]
-        return config.read_text("utf-8")
+    entry = ENTRIES[file]
+    path: Path = FIXTURES / (file if entry["config"] is None else entry["config"])
+    if path.suffix == ".json":
+        return path.read_text("utf-8")
     if path.is_dir():
         return (path / "config.json").read_text("utf-8")
     if zipfile.is_zipfile(path):
