@@ -47,6 +47,8 @@ BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500, 1000), 
 OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
+# New address space that mutants may take: the compilers behind exports reserve much of it.
+MEMORY = {"outs": 4 << 30}
 # One mutant can hold the machine for as long as the parser's child may compute.
 BATCH_SECONDS = 1800
 
@@ -68,7 +70,7 @@ def run_batch(kind: str, seed: int, numbers: range) -> dict[str, Any]:
 
     tally = targets.Tally()
     work = _files if kind in OF_FILES else _OTHERS.get(kind, _trees)
-    targets.guard()
+    targets.guard(MEMORY.get(kind, 1 << 30))
     work(kind, seed, numbers, tally)
     return tally.to_dict()
 
