@@ -135,6 +135,9 @@ REFUSED: dict[str, tuple[Path, Change, str]] = {
     ),
     "an input that is called": (MASKED, args("InputLayer", 1), "InputLayer called with 1"),
     "a text as states": (STATES, keyword("LSTM", "initial_state", CODE), 'initial_state="__imp'),
+    "no states": (STATES, keyword("LSTM", "initial_state", []), "initial_state=() where a list"),
+    "states by name": (STATES, keyword("LSTM", "initial_state", {}), "initial_state={} where a"),
+    "masks by name": (MASKED, keyword("Dense", "mask", {}), "mask={} where a list of tensors"),
     "a call option of text": (
         ATTENTION,
         keyword("MultiHeadAttention", "use_causal_mask", CODE),

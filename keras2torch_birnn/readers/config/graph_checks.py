@@ -175,6 +175,8 @@ def _check_words(layer: LayerSpec, call: Call) -> None:
     for key, value in call.kwargs.items():
         if key in tensors:
             _check_tensors(layer, key, value)
+            if not _is_flat(value) or (key == _STATES and not isinstance(value, tuple)):
+                raise _refusal(layer, f"{key}={printable(repr(value))}", "a list of tensors")
         elif key not in options or not _is_parsed(options[key], value):
             raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
     masks = call.kwargs.get(_MASK)
@@ -186,6 +188,13 @@ def _check_tensors(layer: LayerSpec, key: str, value: Structure) -> None:
     for leaf in leaves(value):
         if not (leaf is None or isinstance(leaf, TensorRef)):
             raise _refusal(layer, f"{key}={printable(repr(leaf))}", "a tensor")
+
+
+def _is_flat(value: Structure) -> bool:
+    """Tell whether a value is a tensor, none, or at least one of these in a list."""
+    if isinstance(value, tuple):
+        return bool(value) and not any(isinstance(part, tuple | Mapping) for part in value)
+    return not isinstance(value, Mapping)
 
 
 def _is_list_of(value: Structure, count: int) -> bool:
