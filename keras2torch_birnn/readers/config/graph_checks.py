@@ -54,7 +54,7 @@ def check_graph(graph: Graph, place: str) -> Graph:
 
     Raises:
         InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
-            a call whose arguments are not those that the layer takes.
+            a call whose arguments are not those that the layer takes, or an empty list.
     """
     fed = [ref.layer for ref in leaves(graph.inputs)]
     for name in fed:
@@ -71,6 +71,9 @@ def check_graph(graph: Graph, place: str) -> Graph:
         raise InvalidModelFileError(
             f"input_layers names {printable(twice)} twice", "refused", place=place
         )
+    for ends, name in ((graph.inputs, "input_layers"), (graph.outputs, "output_layers")):
+        if any(isinstance(part, tuple | Mapping) and not part for part in _parts(ends)):
+            raise InvalidModelFileError(f"{name} has an empty list", "refused", place=place)
     for call in graph.calls:
         layer = graph.layer(call.layer)
         if layer.class_name == "InputLayer":
@@ -213,8 +216,10 @@ def _is_parsed(option: Option, value: Structure) -> bool:
 def _check_own_call(layer: LayerSpec, call: Call) -> None:
     """Refuse a call of a plugin's layer that is no data, or whose words are none of Python's."""
     for value in _parts(call.args):
-        if isinstance(value, str):
+        if isinstance(value, str | Constant):
             raise _refusal(layer, printable(repr(value)), "a tensor or a number")
+    if not any(isinstance(leaf, TensorRef) for leaf in leaves(call.args)):
+        raise _refusal(layer, "no tensor")
     for key, value in call.kwargs.items():
         if not is_argument_name(key):
             raise _refusal(layer, f"{printable(key)}=", "the name of an argument")
