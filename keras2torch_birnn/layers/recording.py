@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pays
 from keras2torch_birnn.rnn.engines.static import SEVERAL
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
 from keras2torch_birnn.rnn.native.codes import STATES
 from keras2torch_birnn.rnn.native.program import Writer

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.onnx import is_in_onnx_export
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import records_loop
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 
 # What closes or opens an LSTM's gate for good: at 1000 the sigmoid is exactly 0 or 1.
