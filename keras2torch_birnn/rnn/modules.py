@@ -232,7 +232,7 @@ class _TorchModule(RecurrentModule):
         """Write a state_dict in the order of torch's own layer, though biases may be buffers."""
         inherited: Any = super()
         inherited._save_to_state_dict(destination, prefix, keep_vars)
-        for name in cast(Any, self)._flat_weights_names:
+        for name in getattr(self, "_flat_weights_names", ()):
             if f"{prefix}{name}" in destination:
                 destination.move_to_end(f"{prefix}{name}")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import keras2torch_birnn
-from keras2torch_birnn.rnn.compiled_constants import mark_constant
+from keras2torch_birnn.torch_private import mark_constant
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(keras2torch_birnn.__file__).parent
