@@ -66,7 +66,7 @@ def any_length(kernel: Any) -> Iterator[None]:
     table = getattr(operator, "py_kernels", None)
     cache = getattr(operator, "_dispatch_cache", None)
     key = getattr(find("dispatch_key"), "CompositeImplicitAutograd", None)
-    if None in (table, cache, key):
+    if table is None or cache is None or key is None:
         yield
         return
     before = table.get(key)
