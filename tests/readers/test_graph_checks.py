@@ -353,3 +353,20 @@ def test_a_slice_with_a_place_that_only_k2t_writes_is_refused(tmp_path: Path) ->
     file = changed_config(LIVE / "ops_layers.keras", tmp_path / "hostile.keras", change)
     with pytest.raises(InvalidModelFileError, match="GetItem: 2 arguments are expected, found 1"):
         convert(file)
+
+
+def test_a_users_class_called_input_layer_is_refused_inside_a_sequential(tmp_path: Path) -> None:
+    """Its shape would be that of the whole model's input."""
+
+    def put_into_a_sequential(model: dict[str, Any]) -> None:
+        inner = json.loads(json.dumps(model))
+        first = first_of(inner, "InputLayer")
+        first |= {"module": "mine", "registered_name": "mine>InputLayer"}
+        config = {"name": "outer", "trainable": True, "layers": [inner]}
+        model |= {"class_name": "Sequential", "config": config}
+
+    path = changed_config(
+        LIVE / "graph_residual.keras", tmp_path / "m.keras", put_into_a_sequential
+    )
+    with pytest.raises(UnsupportedLayerError, match="layer class InputLayer .* the module mine"):
+        convert(path)
