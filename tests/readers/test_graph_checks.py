@@ -368,5 +368,5 @@ def test_a_users_class_called_input_layer_is_refused_inside_a_sequential(tmp_pat
     path = changed_config(
         LIVE / "graph_residual.keras", tmp_path / "m.keras", put_into_a_sequential
     )
-    with pytest.raises(UnsupportedLayerError, match="layer class InputLayer .* the module mine"):
+    with pytest.raises(UnsupportedLayerError, match=r"layer class InputLayer .* the module mine"):
         convert(path)

@@ -346,7 +346,7 @@ def test_what_is_not_of_keras_is_refused_by_name(loss: Any, words: str) -> None:
     "weights", ["x", [None, "x"], {"b": [1]}, [[2.0], 1.0], {"a": {"class_name": "x"}}, True]
 )
 def test_a_weight_of_a_loss_that_is_no_number_is_refused(weights: Any) -> None:
-    with pytest.raises(UnsupportedOptionError, match="loss_weights=.*a number is expected"):
+    with pytest.raises(UnsupportedOptionError, match=r"loss_weights=.*a number is expected"):
         loss_of("mse", names=("a", "b"), weights=weights)
 
 
