@@ -46,7 +46,7 @@ KINDS = (
     "outs",
     "uses",
 )
-BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500, 1000, 60), strict=True))
+BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500, 1000, 200), strict=True))
 OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
@@ -189,9 +189,9 @@ def _outs(kind: str, seed: int, numbers: range, tally: Any) -> None:
 
 def _uses(kind: str, seed: int, numbers: range, tally: Any) -> None:
     import torch
+    from parsing_here import parsing_here
 
     from fuzz.uses import try_file, wholes
-    from parsing_here import parsing_here
 
     torch.set_num_threads(1)
     everything = wholes()
