@@ -97,11 +97,12 @@ def _parse_weight(given: Any) -> float | None:
         UnsupportedOptionError: it is no number.
     """
     try:
-        return _WEIGHT.parse(plain_value(given))
+        parsed: float | None = _WEIGHT.parse(plain_value(given))
     except BadOptionError as error:
         raise UnsupportedOptionError(
             f"loss_weights={printable(repr(given))}: {error}", _HOW_TO_REPLACE
         ) from None
+    return parsed
 
 
 def _per_output(given: Any, names: Sequence[str], what: str) -> list[Any]:
