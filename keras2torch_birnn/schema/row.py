@@ -88,6 +88,11 @@ class Schema:
     semantics: Mapping[str, Option] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
 
+    @property
+    def may_have_weights(self) -> bool:
+        """Tell whether there are options with which a layer of this class has weights."""
+        return self.weights is not _no_weights
+
 
 def joined(*tables: Mapping[str, Row]) -> dict[str, Row]:
     """Join the tables of all pages of a floor.

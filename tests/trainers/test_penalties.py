@@ -115,6 +115,20 @@ def test_what_is_not_known_is_noted_by_name(class_name: str, version: str, value
     assert "and 3 more layers; add them to your own loss" in note
 
 
+@pytest.mark.parametrize(
+    "name", ["MaxNorm", "max_norm", "L1L2", "l2", "", "orthogonal_regularizer"]
+)
+@pytest.mark.parametrize("ending", ["regularizer", "constraint"])
+def test_a_constraint_as_a_regularizer_is_noted_and_so_is_the_reverse(
+    name: str, ending: str
+) -> None:
+    fits = (name in ("MaxNorm", "max_norm")) == (ending == "constraint") and name != ""
+    for value in (name, {"class_name": name, "config": {}}):
+        config = {f"kernel_{ending}": value}
+        found = list_unknown(config, read_training("Dense", config, GENERATION))
+        assert found == ([] if fits else [f"kernel: {name}"])
+
+
 def test_nothing_unknown_makes_no_note() -> None:
     assert describe_penalties({}) == []
     assert not any("training only" in note for note in k2t.inspect(REGULARIZED).notes)

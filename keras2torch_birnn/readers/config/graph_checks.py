@@ -56,9 +56,18 @@ def check_graph(graph: Graph, place: str) -> Graph:
         InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
             a call whose arguments are not those that the layer takes, or an empty list.
     """
-    fed = [ref.layer for ref in leaves(graph.inputs)]
-    for name in fed:
+    refs = list(leaves(graph.inputs))
+    fed = [ref.layer for ref in refs]
+    for ref in refs:
+        name = ref.layer
         found = graph.layer(name).class_name
+        if (ref.call, ref.output) != (0, 0):
+            raise InvalidModelFileError(
+                f"input_layers names output {ref.output} of call {ref.call} of {printable(name)}, "
+                "and an input has one of one",
+                "refused",
+                place=place,
+            )
         if found != "InputLayer":
             raise InvalidModelFileError(
                 f"input_layers names {printable(name)}, which is no input but a {printable(found)}",

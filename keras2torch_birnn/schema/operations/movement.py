@@ -169,6 +169,8 @@ def split(config: Config, given: Structure) -> Structure:
     """Split an axis into a number of parts, into parts of given sizes, or at given positions."""
     shape = first(given)
     parts, how = config["sections"], config["by"]
+    if isinstance(parts, int) != (how == "count"):
+        raise ShapeError(f"sections {parts}, which are no {how}")
     count = parts if how == "count" else len(parts) + (how == "places")
     if shape is None:
         return (None,) * count
