@@ -175,7 +175,9 @@ def _check_words(layer: LayerSpec, call: Call) -> None:
     for key, value in call.kwargs.items():
         if key in tensors:
             _check_tensors(layer, key, value)
-            if not _is_flat(value) or (key == _STATES and not isinstance(value, tuple)):
+            # (a mask of a model has the structure of its inputs)
+            fits = _is_flat(value) or (key == _MASK and layer.graph is not None)
+            if not fits or (key == _STATES and not isinstance(value, tuple)):
                 raise _refusal(layer, f"{key}={printable(repr(value))}", "a list of tensors")
         elif key not in options or not _is_parsed(options[key], value):
             raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
