@@ -161,6 +161,7 @@ def _write_report(
 
 
 def _print_report(report: Any, *, per_layer: bool) -> None:
+    """Print the tables of a report, the first wrong layer, and the verdict."""
     if per_layer:
         print_columns(
             ("layer (float64, against the reference)", "max abs", "max rel", ""),

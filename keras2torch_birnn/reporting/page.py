@@ -298,7 +298,7 @@ def _figure(one: ErrorMap) -> Element:
 
 
 def _ranges(steps: Sequence[int]) -> str:
-    """Return ascending numbers as text: ``3, 7-10``; the first ones if there are many."""
+    """Format ascending numbers as ranges, ``3, 7-10``; of many ranges only the first."""
     found: list[list[int]] = []
     for step in steps:
         if found and found[-1][-1] == step - 1:

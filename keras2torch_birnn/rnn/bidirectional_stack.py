@@ -82,6 +82,11 @@ class BidirectionalStack(nn.Module):
         recurrent_activation: str = "sigmoid",
         reset_after: bool = True,
     ) -> None:
+        """Check the arguments, choose the cell and its kernels, and make random parameters.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError: an argument of a wrong type or value.
+        """
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         check_flags(

@@ -38,7 +38,7 @@ _CONTAINERS = (dict, list, set, tuple, frozenset)
 _FIXED = ("builtins", "torch._C", "typing")
 # States that a stateful layer carries from one call to the next are no options.
 _CARRIED = "carried"
-# So often modules may change after they were prepared, which takes as long as many calls.
+# Changes of modules until nothing is prepared any more: to prepare takes as long as many calls.
 PATIENCE = 16
 
 

@@ -103,6 +103,7 @@ def ask_keras(
 def _ask_about_file(
     model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
 ) -> KerasAnswer | NoAnswer:
+    """Compute outputs by the installed Keras in a child process, or return why it cannot."""
     package = keras_for(spec)
     reason = _reason_against(spec)
     if reason is not None:

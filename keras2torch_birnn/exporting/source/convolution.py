@@ -47,6 +47,10 @@ def _one(
     bias: bool,
     value: Any,
 ) -> Emission:
+    """Write one ``nn.Conv`` as source, with its padding, axes and activation around it.
+
+    channels: of inputs and of outputs. value: the activation as ``applied`` takes it.
+    """
     size, stride, dilation = config["kernel_size"], config["strides"], config["dilation_rate"]
     rank, padding = len(size), config["padding"]
     options: dict[str, Any] = {}

@@ -82,7 +82,7 @@ def any_length(kernel: Any) -> Iterator[None]:
 
 
 def call_kernel(kernel: Any, x: Tensor, *arguments: Any) -> Any:
-    """Call torch's kernel on tensors that are not packed."""
+    """Call torch's kernel, such as ``torch.lstm``, on padded tensors; exports may leave T open."""
     if not is_exporting_by_torch() or torch.compiler.is_dynamo_compiling() or not _is_open(x):
         return kernel(x, *arguments)
     with any_length(kernel):

@@ -289,18 +289,18 @@ class _Weights(NamedTuple):
     bias: Tensor
 
     def make_sums(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return a (D, T, B, K, H) of x and of h (D, T, B, H)."""
+        """Compute the sums a (D, T, B, K, H) before the activations, from x and h (D, T, B, H)."""
         a = self.bias[:, None, None].repeat(1, *x.shape[1:3], 1, 1)
         _part(a, self.equations.inputs).add_(_multiply(x, self.ih))
         _part(a, self.equations.recurrent).add_(_multiply(h, self.hh))
         return a
 
     def lead_to_x(self, a: Tensor) -> Tensor:
-        """Take derivatives by a (D, T, B, K, H) to x."""
+        """Propagate derivatives with respect to a (D, T, B, K, H) back to x."""
         return _multiply(_part(a, self.equations.inputs), self.ih.mT)
 
     def lead_to_h(self, a: Tensor) -> Tensor:
-        """Take derivatives by a (D, T, B, K, H) to h."""
+        """Propagate derivatives with respect to a (D, T, B, K, H) back to h."""
         return _multiply(_part(a, self.equations.recurrent), self.hh.mT)
 
 
