@@ -188,8 +188,8 @@ def _cases(
 
         package = keras_for(read_model(model, config=config, cut=cut))
         file = None if config is None else str(config)
-        one = Model(str(model), file, package, 1, time, cut.first, cut.last)
-        return [replace(one, batch=rows) for rows in batches]
+        case = Model(str(model), file, package, 1, time, cut.first, cut.last)
+        return [replace(case, batch=rows) for rows in batches]
     if not 0 <= dropout < 1:
         raise UsageError(f"--dropout {dropout}: a rate from 0 to below 1 is expected")
     if dropout and not training:

@@ -239,7 +239,7 @@ def _print_precision(report: PrecisionReport) -> None:
 
 
 def _how(layer: Any) -> str:
-    """Return how a layer was judged, unless on whole sequences, as most are."""
+    """Return how a layer was judged; empty if on whole sequences, as most are."""
     return "" if layer.judged.startswith("whole") else str(layer.judged)
 
 

@@ -146,7 +146,7 @@ def copy_structure(model: nn.Module) -> fx.GraphModule:
 
 
 def _folder(place: Path) -> Path | None:
-    """Return the folder of a file, for others beside it; None for one that is a stream."""
+    """Return the folder for files beside this one; None if it is a stream."""
     return None if is_stream(place) else Path(os.path.realpath(place)).parent
 
 

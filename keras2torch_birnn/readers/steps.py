@@ -214,8 +214,10 @@ def read_vocabularies(reading: Reading) -> Reading:
     """
     if reading.problems or reading.whole is None:
         return reading
-    found, notes = find_vocabularies(reading.whole, reading.container, reading.parsing.generation)
-    return replace(reading, vocabularies=found, notes=(*reading.notes, *notes))
+    vocabularies, notes = find_vocabularies(
+        reading.whole, reading.container, reading.parsing.generation
+    )
+    return replace(reading, vocabularies=vocabularies, notes=(*reading.notes, *notes))
 
 
 def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
@@ -246,8 +248,12 @@ def holds_model(path: PathLike) -> bool:
 def _architecture_of_model(path: PathLike) -> Mapping[str, Any]:
     """Return the JSON of a model, with the version and backend that its file names."""
     with open_container(path) as container:
-        found = find_architecture(container, path, None)
-    return {**found.model, "keras_version": found.version, "backend": found.backend}
+        architecture = find_architecture(container, path, None)
+    return {
+        **architecture.model,
+        "keras_version": architecture.version,
+        "backend": architecture.backend,
+    }
 
 
 def _misnamed_note(path: ModelSource, container: Container) -> list[str]:

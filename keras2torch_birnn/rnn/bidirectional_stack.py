@@ -306,7 +306,7 @@ class BidirectionalStack(nn.Module):
             holder.flatten_parameters()
 
     def _concatenates(self) -> bool:
-        """Return whether all later layers read both directions side by side, as torch's own do."""
+        """Return whether every merge between layers is ``concat``, as in torch's own stacks."""
         return set(self.merge_mode[:-1]) == {"concat"}
 
     def _parameters_of(self, layer: int) -> list[Tensor | None]:

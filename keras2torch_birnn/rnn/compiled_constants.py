@@ -1,4 +1,4 @@
-"""Functions whose result torch.compile takes as a constant, marked without that compiler."""
+"""Mark functions whose result torch.compile takes as a constant, without importing it."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def _run_direction(
 
 
 def _hold_cell_state(x: Tensor, w: Weights, lengths: Tensor) -> tuple[Tensor, Weights]:
-    """Add an input that is 1 in the padding, and there closes gate i and opens gate f: c' = c.
+    """Add an input that is 1 in the padding; its weights close gate i and open gate f: c' = c.
 
     It outweighs the others: the padding of x is zero, and h is at most 1 where a step came before.
     """

@@ -36,7 +36,7 @@ FACTORS: Mapping[str | None, float | None] = {
 
 
 def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
-    """Return the layer that reads two directions side by side as ``layer`` reads them merged."""
+    """Fold a merge into the next layer's weights: it then reads both directions side by side."""
     factor = FACTORS[mode]
     if factor is None:
         return layer

@@ -106,7 +106,7 @@ def second_gradients(
     d_final: Tensor | None,
     moves: Sequence[Tensor | None],
 ) -> SecondGradients:
-    """Return the gradients of the gradients of a layer without merge. They have none themselves.
+    """Compute second gradients of a layer without merge; they cannot be differentiated again.
 
     kept: of ``run_keeping``. d_out, d_final: gradients of the outputs (B, T, D * H) and the final
     states (D * S, B, H). moves: gradients of the gradients of ``float_tensors``. None for zeros.
@@ -251,7 +251,7 @@ def _in_order(every: Sequence[Tensor], lengths: Tensor | None) -> Tensor:
 
 
 def _in_time(read: Tensor, lengths: Tensor | None) -> list[Tensor]:
-    """Return what ``_in_order`` was given."""
+    """Undo ``_in_order``."""
     found = [x.transpose(0, 1) for x in read]
     return [zero_past(reverse(x, lengths) if d else x, lengths) for d, x in enumerate(found)]
 
@@ -427,7 +427,7 @@ class _Steps(NamedTuple):
     counts: Tensor | None
 
     def sweep_on(self, pushes: Tensor, start: _States) -> _Moving:
-        """Return how everything moves.
+        """Sweep forward: return the directional derivatives of a, k and h of every step.
 
         pushes (D, T, B, K, H): how a moves for other reasons than h; it is changed. start: how the
         first state moves.
