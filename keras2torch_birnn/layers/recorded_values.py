@@ -100,7 +100,7 @@ class Values:
         return self._constants[number]
 
     def read_around(self, value: Value) -> Value:
-        """Return the value in the workspace, where reading past its end is safe, copied if needed."""
+        """Return the value, copied into the workspace, where reading past its end is safe."""
         if value.kind == "workspace":
             return value
         to = self.new(value.meta)
