@@ -21,11 +21,11 @@ from keras2torch_birnn.bench.case import (
     lengths_of,
     mask_of,
 )
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
 from keras2torch_birnn.rnn.chain import Chain, Link
 from keras2torch_birnn.rnn.engine_settings import set_engine
 from keras2torch_birnn.rnn.engines import check_request
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -151,7 +151,7 @@ class ByHand(nn.Module):
         _fill(self.rnn, state)
         for name, weight in self.rnn.named_parameters():
             weight.requires_grad_(name in state)  # Keras has one bias and trains one
-        self.merge = MERGE_MODES[stack.merge].combine
+        self.merge = MERGE_MODES[stack.merge].on_tensors
         self.lengths = lengths_of(stack)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
 
 # The namespaces of operators that torch itself has.
+_OPERATOR: Any = type(torch.ops.aten.add.Tensor)
 _OF_TORCH = frozenset({"aten", "prim", "prims", "higher_order", "inductor"})
 _ADVICE = "please report it, with the file if you can"
 _SEED = 1
@@ -178,8 +179,7 @@ def _check_operators(program: Any) -> None:
         {
             printable(node.target)
             for node in _nodes(program.graph_module)
-            if isinstance(node.target, torch._ops.OpOverload)
-            and node.target.namespace not in _OF_TORCH
+            if isinstance(node.target, _OPERATOR) and node.target.namespace not in _OF_TORCH
         }
     )
     if others:

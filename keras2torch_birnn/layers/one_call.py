@@ -25,6 +25,7 @@ from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
 from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
+from keras2torch_birnn.torch_private import assume_so, find
 
 # Of a program, about as many multiply-adds times the number of torch's threads, and floats of its
 # workspace: for more, torch's kernels on all threads may take no longer.
@@ -34,7 +35,7 @@ _FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
 _make_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _TYPES = {Tensor, nn.Parameter}
-_function_modes: Any = cast(Any, torch._C)._len_torch_function_stack
+_function_modes: Any = find("count_function_modes") or assume_so
 
 
 class _Recorded(NamedTuple):

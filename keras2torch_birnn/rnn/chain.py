@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
 from keras2torch_birnn.rnn.engines.reduced import can_reduce
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.guard import PATIENCE, Guard
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,

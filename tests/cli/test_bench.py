@@ -17,8 +17,8 @@ from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report
 from keras2torch_birnn.bench.case import Model, Stack
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
 from keras2torch_birnn.exporting import onnx_file
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.engines import folded
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
 

@@ -11,7 +11,16 @@ import keras2torch_birnn
 
 PACKAGE = Path(keras2torch_birnn.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
-BASE = {"spec", "errors", "limits", "progress", "lazy_array", "torch_import"}
+BASE = {
+    "spec",
+    "errors",
+    "limits",
+    "progress",
+    "lazy_array",
+    "merge_modes",
+    "torch_import",
+    "torch_private",
+}
 # It runs exports, which are around the core.
 AGAINST_THE_ORDER = {("verification", "exporting")}
 

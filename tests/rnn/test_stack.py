@@ -24,9 +24,9 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, reset_states
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.one_call import OneCall
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import packing, stack
 from keras2torch_birnn.rnn.native.precision import Precision
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef

@@ -54,7 +54,7 @@ def check_graph(graph: Graph, place: str) -> Graph:
 
     Raises:
         InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
-            a call whose arguments are not those that the layer takes.
+            a call whose arguments are not those that the layer takes, or an empty list.
     """
     fed = [ref.layer for ref in leaves(graph.inputs)]
     for name in fed:
@@ -71,6 +71,9 @@ def check_graph(graph: Graph, place: str) -> Graph:
         raise InvalidModelFileError(
             f"input_layers names {printable(twice)} twice", "refused", place=place
         )
+    for ends, name in ((graph.inputs, "input_layers"), (graph.outputs, "output_layers")):
+        if any(isinstance(part, tuple | Mapping) and not part for part in _parts(ends)):
+            raise InvalidModelFileError(f"{name} has an empty list", "refused", place=place)
     for call in graph.calls:
         layer = graph.layer(call.layer)
         if layer.class_name == "InputLayer":
@@ -175,9 +178,8 @@ def _check_words(layer: LayerSpec, call: Call) -> None:
     for key, value in call.kwargs.items():
         if key in tensors:
             _check_tensors(layer, key, value)
-            # (a mask of a model has the structure of its inputs)
-            fits = _is_flat(value) or (key == _MASK and layer.graph is not None)
-            if not fits or (key == _STATES and not isinstance(value, tuple)):
+            listed = layer.graph is not None or _is_flat(value)  # a model takes dicts of tensors
+            if not listed or (key == _STATES and not isinstance(value, tuple)):
                 raise _refusal(layer, f"{key}={printable(repr(value))}", "a list of tensors")
         elif key not in options or not _is_parsed(options[key], value):
             raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
@@ -215,8 +217,10 @@ def _is_parsed(option: Option, value: Structure) -> bool:
 def _check_own_call(layer: LayerSpec, call: Call) -> None:
     """Refuse a call of a plugin's layer that is no data, or whose words are none of Python's."""
     for value in _parts(call.args):
-        if isinstance(value, str):
+        if isinstance(value, str | Constant):
             raise _refusal(layer, printable(repr(value)), "a tensor or a number")
+    if not any(isinstance(leaf, TensorRef) for leaf in leaves(call.args)):
+        raise _refusal(layer, "no tensor")
     for key, value in call.kwargs.items():
         if not is_argument_name(key):
             raise _refusal(layer, f"{printable(key)}=", "the name of an argument")

@@ -13,6 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import (
     RnnStack,
@@ -24,7 +25,6 @@ from keras2torch_birnn.rnn.engines.engine import (
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.engines.torch_kernel import run_kernel
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 # Merge mode -> factor of the next layer's input weights for each direction; None: they are wide
 # already. Other modes cannot be folded.

@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.engines.rerun import differentiate
 from keras2torch_birnn.rnn.engines.second_gradient import can_sweep, second_gradients
 from keras2torch_birnn.rnn.layer import RnnLayer
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell
 from keras2torch_birnn.rnn.native.op import run_native, split_states
