@@ -1,8 +1,8 @@
 """Write the generated tables of the documentation: ``python tools/write_docs.py``.
 
 A generated table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; the whole of
-``docs/compared.md`` is generated, and the number of compared files in the README. A test fails when
-a page is out of date.
+``docs/tables/compared.md`` is generated, and the number of compared files in the README and in
+``docs/compared.md``. A test fails when a page is out of date.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from keras2torch_birnn.rnn.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-COMPARED = DOCS / "compared.md"
-README = ROOT / "README.md"
+COMPARED = DOCS / "tables" / "compared.md"
+COUNTING = (ROOT / "README.md", DOCS / "compared.md")
 _COUNT = re.compile(r"[\d,]+ files of \d+ Keras versions")
 
 
@@ -65,8 +65,8 @@ def engine_table() -> str:
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "layers.md": {"layers": layer_table},
     DOCS / "plugins.md": {"plugins": plugin_table},
-    DOCS / "performance.md": {
-        "engines": engine_table,
+    DOCS / "performance.md": {"engines": engine_table},
+    DOCS / "tables" / "performance.md": {
         "engine": partial(speed.table, training=False),
         "training": partial(speed.table, training=True),
         "training_steps": training_speed.table,
@@ -106,10 +106,10 @@ def update(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
     return text
 
 
-def update_count(readme: str, files: Mapping[str, compared.File]) -> str:
-    """Return the README with the number of compared files and of the versions that wrote them."""
+def update_count(text: str, files: Mapping[str, compared.File]) -> str:
+    """Return a page with the number of compared files and of the versions that wrote them."""
     labels = {file.entry["label"] for file in files.values()}
-    return _COUNT.sub(f"{len(files):,} files of {len(labels)} Keras versions", readme)
+    return _COUNT.sub(f"{len(files):,} files of {len(labels)} Keras versions", text)
 
 
 def main() -> None:
@@ -118,7 +118,8 @@ def main() -> None:
         path.write_text(update(path.read_text("utf-8"), tables), "utf-8")
     files = compared.counted()
     COMPARED.write_text(compared.page(files), "utf-8")
-    README.write_text(update_count(README.read_text("utf-8"), files), "utf-8")
+    for path in COUNTING:
+        path.write_text(update_count(path.read_text("utf-8"), files), "utf-8")
 
 
 if __name__ == "__main__":

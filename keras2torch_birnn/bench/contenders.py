@@ -57,7 +57,7 @@ def _calls_of_stacks(case: Case) -> str:
 
 
 def _written_in_onnx(case: Case) -> str:
-    """Tell why there is no ONNX file of a case: of a model torch's exporter writes it."""
+    """Tell why a case cannot be written as ONNX; empty if it can."""
     return TARGET.why_cannot_write() if isinstance(case, Model) else _calls(case)
 
 

@@ -335,7 +335,7 @@ def _to_onnx_layout(kind: str, weights: Weights) -> tuple[Tensor, Tensor, Tensor
 
 
 def _with_closing_column(w: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Append the weights of the column that closes an LSTM's input gate: (1, 4*H, F + 1)."""
+    """Append input weights for a flag that closes an LSTM's input gate: (1, 4*H, F + 1)."""
     column = w.new_zeros(4, r.shape[2])
     column[_INPUT_GATE], column[_FORGET_GATE] = -_CLOSING, _CLOSING
     return torch.cat((w, column.reshape(1, -1, 1)), dim=2), r, b

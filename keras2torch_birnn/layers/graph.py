@@ -368,7 +368,7 @@ class _Emitter:
         return node
 
     def _name(self, names: dict[str, str], node: fx.Node, where: str) -> None:
-        """Record the call whose value or mask a node is."""
+        """Record which Keras call computed a node's value or mask."""
         names[node.name] = where
         self._fold(node)
 

@@ -1,4 +1,4 @@
-"""A small model's whole ``forward`` as one call of the native library, where that is the same.
+"""Fast path: run a whole small model as one recorded program of the native library.
 
 Without gradients and in evaluation mode. The first call with new sizes records the program and runs
 it, so that all calls with the same inputs give the same bits.
@@ -74,7 +74,7 @@ class OneCall:
         ):
             self._forget()
             found = None
-        found = found or self._meet(key, model, given)
+        found = found or self._record_new_sizes(key, model, given)
         if not isinstance(found, _Recorded):
             return None
         outputs = [*map(_make_like, found.like)]
@@ -102,8 +102,10 @@ class OneCall:
         self._found.clear()
         self._changes += 1
 
-    def _meet(self, key: Any, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
-        """Record sizes that are new."""
+    def _record_new_sizes(
+        self, key: Any, model: nn.Module, given: Sequence[Tensor]
+    ) -> _Recorded | bool:
+        """Record a program for input sizes that are new; return False if there can be none."""
         if (
             len(self._found) >= MAX_PROGRAMS_PER_MODEL
             or self._changes > PATIENCE

@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Around:
-    """Steps before and after a layer's module, which so can be a layer of torch and just that.
+    """Steps before and after a layer's module, so that the module can be torch's own class.
 
     Tools that wrap or replace ``nn.Linear``, ``nn.Embedding`` or ``nn.BatchNorm1d`` rely on it.
     """

@@ -73,6 +73,8 @@ def halves_of(place: str, layer: LayerSpec) -> Mapping[Key, LayerSpec]:
 def _bidirectional_changes(
     path: str, place: str, layer: LayerSpec, halves: Mapping[Key, LayerSpec]
 ) -> Iterator[Change]:
+    """Yield known mistakes of a ``Bidirectional``: merge, directions, states, halves mixed up."""
+
     def here(kind: str, words: str, apply: Apply, rank: int = 0) -> Change:
         return Change(kind, path, words, {(place, "Bidirectional"): apply}, rank=rank)
 

@@ -321,7 +321,7 @@ def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
 
 
 def free_steps(model: ModelSpec) -> ModelSpec:
-    """Return the model with every time axis free that its weights do not fix.
+    """Return the model with a free time axis wherever its weights do not fix the length.
 
     One axis of time that is fixed keeps all of them as they are. An axis of one value is no time:
     layers such as a CategoryEncoding remove it, and only if it has one.

@@ -121,7 +121,7 @@ def recurrent_forward(
 
 
 def _carried(module: SequenceModule, rows: int) -> tuple[State, ...] | None:
-    """Return the states of the batch before, which must have as many rows.
+    """Return the states of the batch before; refuse another number of rows.
 
     Raises:
         UsageError: it had more or fewer.

@@ -1,4 +1,4 @@
-"""Checks before code that reads tensors at their addresses instead of by torch's operators.
+"""Check whether tensors may be read at their addresses, without torch's operators.
 
 Such code (the native kernel, a captured graph) needs memory that holds the numbers torch would
 compute with, and knows nothing of derivatives and transforms.

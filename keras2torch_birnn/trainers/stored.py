@@ -218,6 +218,14 @@ def _find_in_graph(
     weights: Sequence[StoredArray],
     optimizer: KerasOptimizer,
 ) -> StoredState | None:
+    """Find an optimizer's state among the tracked objects of a TensorFlow checkpoint.
+
+    Newer optimizers list all of their variables; those of OptimizerV2 have a slot for each weight
+    and name. None if the file holds no optimizer, or none of its slots.
+
+    Raises:
+        WeightMismatchError: slots are missing or have another shape.
+    """
     graph = container.graph
     found = _find_optimizer(graph)
     if found is None:

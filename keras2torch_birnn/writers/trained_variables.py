@@ -98,7 +98,7 @@ def _parameters(model: nn.Module, owners: Mapping[str, set[int]]) -> tuple[Train
 
 
 def check_one_owner(parameters: tuple[TrainedParameter, ...], what: str) -> None:
-    """Refuse parameters that hold several variables of Keras, where each has numbers of its own.
+    """Refuse parameters that hold several Keras variables, which ``what`` takes one by one.
 
     Raises:
         UnsupportedOptionError: names the first.

@@ -164,7 +164,7 @@ class _Cutting:
         return parts
 
     def _pass_on(self, call: Call, part: Part) -> Call:
-        """Call a model that was cut with what is left of its inputs, and with the new ones."""
+        """Call a model that was cut with its remaining inputs and the new ones."""
         if "mask" in call.kwargs:
             raise UsageError(
                 f"{self._path(call.layer)} is called with a mask, so no layer inside can be named",
@@ -185,7 +185,7 @@ class _Cutting:
         return replace(call, args=(args[0] if len(args) == 1 else args,), kwargs={})
 
     def _pass_new(self, inner: Entrance, given: Sequence[TensorRef]) -> TensorRef:
-        """Make an input of this model of a new input of a model in it."""
+        """Pass a new input of an inner model on as an input of this model."""
         order = self._order_of(given[inner.order]) if inner.order < len(given) else _NO_INPUT
         new = replace(inner, order=order, number=None)
         if inner.number is not None:  # what this model gave it
@@ -198,7 +198,7 @@ class _Cutting:
     # ---- where it starts --------------------------------------------------------------------
 
     def _enter(self, name: str) -> None:
-        """Make inputs of the tensors that enter a layer."""
+        """Replace the tensors that enter a layer by new inputs of the model."""
         calls = self._independent_calls(name)
         refs = list(dict.fromkeys(ref for c in calls for ref in tensors((c.args, c.kwargs))))
         shapes = self._shapes(refs)

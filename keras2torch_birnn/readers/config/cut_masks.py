@@ -103,7 +103,7 @@ def _seen(structure: object) -> list[TensorRef]:
 
 
 def _after(layer: LayerSpec, came: Given, passed: Given, *, is_passed: bool) -> Given:
-    """Return what the outputs of a call may have."""
+    """Return the mask that the outputs of a call may have."""
     if layer.graph is not None:
         inner = carry_masks(layer.graph, passed if is_passed else came)
         return [inner.get(ref) for ref in leaves(layer.graph.outputs)]
@@ -114,7 +114,7 @@ def _after(layer: LayerSpec, came: Given, passed: Given, *, is_passed: bool) -> 
 
 
 def _worst(sources: Given) -> MaskSource | None:
-    """Return one of several masks of which a layer makes its own: a lost one, if there is any."""
+    """Return the mask that stands for several that a layer combines: a lost one, if any."""
     return max(filter(None, sources), key=lambda one: (one.lost, one.sure), default=None)
 
 

@@ -162,7 +162,7 @@ def _shown(value: Any) -> str:
 
 
 def _note_activation(value: Any, parsing: Parsing) -> None:
-    """Note a function that is not Keras' own for sure, and is taken as one of its name."""
+    """Note an activation that may be the user's own, and is read as Keras' of the same name."""
     generation = parsing.generation
     if isinstance(value, str) and lacks_activation(generation, value):
         note = (

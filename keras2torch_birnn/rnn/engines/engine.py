@@ -90,7 +90,7 @@ def is_exporting() -> bool:
 
 
 def can_pack(*tensors: Tensor) -> bool:
-    """Return whether masked sequences may be packed, which depends on values, as no graph may."""
+    """Return whether masked sequences may be packed: not in a graph, since it depends on values."""
     if is_exporting() or torch.compiler.is_compiling():
         return False
     return have_memory(tensors)

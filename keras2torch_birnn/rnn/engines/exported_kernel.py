@@ -83,7 +83,7 @@ def any_length(kernel: Any) -> Iterator[None]:
 
 
 def call_kernel(kernel: Any, x: Tensor, *arguments: Any) -> Any:
-    """Call torch's kernel on tensors that are not packed."""
+    """Call torch's kernel, such as ``torch.lstm``, on padded tensors; exports may leave T open."""
     if not is_exporting_by_torch() or torch.compiler.is_dynamo_compiling() or not _is_open(x):
         return kernel(x, *arguments)
     with any_length(kernel):
@@ -163,7 +163,7 @@ def _run_direction(
 
 
 def _hold_cell_state(x: Tensor, w: Weights, lengths: Tensor) -> tuple[Tensor, Weights]:
-    """Add an input that is 1 in the padding, and there closes gate i and opens gate f: c' = c.
+    """Add an input that is 1 in the padding; its weights close gate i and open gate f: c' = c.
 
     It outweighs the others: the padding of x is zero, and h is at most 1 where a step came before.
     """

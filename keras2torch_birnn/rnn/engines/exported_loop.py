@@ -28,12 +28,12 @@ class Shared(NamedTuple):
     masks: tuple[Tensor, ...] = ()
 
     def present(self) -> tuple[Tensor, ...]:
-        """Return all that are there, in order."""
+        """Return the tensors that are not None, in order."""
         biases = () if self.bias is None else (self.bias,)
         return (self.weight, *biases, *self.masks)
 
     def with_values(self, tensors: Sequence[Tensor]) -> Shared:
-        """Return the same with other tensors, given in the order of ``present``."""
+        """Return a copy with other tensors, given in the order of ``present``."""
         weight, *others = tensors
         bias = None if self.bias is None else others.pop(0)
         return Shared(weight, bias, tuple(others))
@@ -101,7 +101,7 @@ def record_loop(
 
 
 def _keep_masked(advance: Advance, *, masked: bool) -> Callable[..., State]:
-    """Make a step that takes the new state in the rows where it counts."""
+    """Wrap a step so that rows whose step is masked keep their state."""
 
     def step(product: Tensor, counts: Any, state: State, shared: Shared) -> State:
         if not masked:

@@ -36,7 +36,7 @@ FACTORS: Mapping[str | None, float | None] = {
 
 
 def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
-    """Return the layer that reads two directions side by side as ``layer`` reads them merged."""
+    """Fold a merge into the next layer's weights: it then reads both directions side by side."""
     factor = FACTORS[mode]
     if factor is None:
         return layer
@@ -97,7 +97,10 @@ class Folded(StackEngine):
 
 
 def _run_loops(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
-    """Run layers that read both directions side by side by the loop, which needs no packing."""
+    """Run folded layers, whose inputs are both directions side by side, with the loop engine.
+
+    The loop takes masks as they are: nothing is packed.
+    """
     outputs: tuple[Tensor, ...] = (call.x,)
     states: list[State] = []
     for index, layer in enumerate(layers):

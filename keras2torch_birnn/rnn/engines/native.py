@@ -23,7 +23,7 @@ _why_missing = mark_constant(why_missing)
 
 
 def pays_for_any_rows(layer: RnnLayer) -> bool:
-    """Return whether the kernel is the fastest for any number of rows without a mask."""
+    """Return whether the kernel is the fastest engine for any batch size without a mask."""
     weights = layer.get_weight_hh().numel()
     return layer.kernel is None or native_pays(layer.cell.kind, SEVERAL, weights)
 

@@ -98,7 +98,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights, which have gradients themselves."""
+        """Return gradients of x, states and weights; they can be differentiated again."""
         return _gradients_by_rerun(ctx.fixed, ctx.saved_tensors, ctx.needs_input_grad, gradients)
 
 
@@ -119,7 +119,7 @@ class _Kept(torch.autograd.Function):
     def backward(
         ctx: Any, d_out: Tensor | None, d_final: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights, which have gradients themselves."""
+        """Return gradients of x, states and weights; they can be differentiated again."""
         fixed, needed = ctx.fixed, ctx.needs_input_grad
         directions = fixed.layer.count_directions()
         saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then

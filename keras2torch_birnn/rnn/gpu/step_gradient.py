@@ -86,7 +86,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights, which have gradients themselves."""
+        """Return gradients of x, states and weights; they can be differentiated again."""
         fixed, saved = ctx.fixed, ctx.saved_tensors
         kept = 1 + sum(ctx.present)
         tensors, (x, *rest) = saved[:-kept], saved[-kept:]

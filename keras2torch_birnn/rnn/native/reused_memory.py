@@ -1,4 +1,4 @@
-"""Large memory that is used again, for what every call and every step of training makes anew.
+"""Reuse large memory for tensors that every call or training step makes anew.
 
 The C library gives large memory back to the system when it is freed, and the system clears it page
 by page before its next use: measured as a quarter of a step of training.
@@ -52,7 +52,7 @@ class ReusedMemory:
         self._freed: deque[_Room] = deque()
 
     def renew_lock(self) -> None:
-        """Forget who has the lock: after a fork, a thread that is not there any more."""
+        """Make a new lock after a fork: its owner may be a thread that the child does not have."""
         self._lock = threading.Lock()
 
     def empty(self, *shape: int) -> Tensor:
