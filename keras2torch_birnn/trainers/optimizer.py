@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.normalization import is_distributed
 from keras2torch_birnn.trainers.clipping import Gradients, clip
 from keras2torch_birnn.trainers.embedding_rows import RecordedRows, Rows
 from keras2torch_birnn.trainers.rules.rule import Now, Rule
@@ -49,6 +50,7 @@ class KerasOptimizer(Optimizer):
         self.rule, self.settings = rule, settings
         self.variables = tuple(variables)
         self._recorded: tuple[tuple[Tensor, RecordedRows], ...] = ()
+        self._together = False  # the gradients are means over processes
         self._said = False  # that gradients of Embeddings are dense
         defaults: dict[str, Any] = {
             "lr": settings.rate,
@@ -63,7 +65,7 @@ class KerasOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all that a copy needs."""
-        names = ("rule", "settings", "variables", "_recorded", "_said")
+        names = ("rule", "settings", "variables", "_recorded", "_together", "_said")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -142,6 +144,14 @@ class KerasOptimizer(Optimizer):
     def record(self, tables: Iterable[tuple[Tensor, RecordedRows]]) -> None:
         """Take the gradients of these tables of Embeddings from what records their rows."""
         self._recorded = tuple(tables)
+
+    def synchronize_rows(self) -> None:
+        """Take the rows of Embeddings' gradients from all processes, as one process has them.
+
+        For DistributedDataParallel, which takes the mean of gradients: all processes of the default
+        group call ``step`` together.
+        """
+        self._together = True
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Remove all gradients, or set them to zero."""
@@ -266,9 +276,13 @@ class KerasOptimizer(Optimizer):
             for number, param in enumerate(params):
                 if param is not table:
                     continue
-                if (rows := recorded.rows(grads[number])) is not None:
+                together = self._together and is_distributed()
+                rows = recorded.rows(grads[number], together=together)
+                if rows is not None:
                     found[number] = rows
-                elif not self._said and (why := recorded.why_dense(grads[number])):
+                elif not self._said and (
+                    why := recorded.why_dense(grads[number], together=together)
+                ):
                     warnings.warn(why, stacklevel=2)
                     self._said = True
         owners = tuple(owner for batch in batches for owner in batch.owners)
