@@ -202,6 +202,22 @@ def test_pruned_and_normalized_weights_are_what_a_layer_computes_with(file: str)
         assert_same(compute(tooled, inputs), compute(plain, inputs))
 
 
+@pytest.mark.parametrize("file", _FILES[:-2])
+def test_averaged_weights_are_what_a_layer_computes_with(file: str) -> None:
+    """Stochastic weight averaging: the mean of these weights and of doubled ones."""
+    model, inputs = read(file)
+    averaged = AveragedModel(model)
+    more: Any = copy.deepcopy(model)
+    for factor in (2.0, 1.5):
+        with torch.no_grad():
+            for one, parameter in zip(model.parameters(), more.parameters(), strict=True):
+                parameter.copy_(one * factor)
+        if factor == 2.0:
+            averaged.update_parameters(model)
+            averaged.update_parameters(more)
+    assert_same(compute(averaged, inputs), compute(more, inputs))
+
+
 @pytest.mark.parametrize(
     ("name", "ids"), [("adam_tagger", True), ("adam_plain", False)], ids=["masked", "plain"]
 )
