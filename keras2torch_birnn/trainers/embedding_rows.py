@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
 from keras2torch_birnn.layers.normalization import is_distributed
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class RecordedRows:
             why = _DENSE.format("the mean over processes (DistributedDataParallel) is not what")
             return f"{why}; {_HOW_TO_SYNCHRONIZE}"
         if not self.ids and bool(grad.any()):
-            return _DENSE.format("functional calls do not show the rows that")
+            return _DENSE.format(
+                "functional calls, and torch.compile before torch 2.10, do not show the rows that"
+            )
         return ""
 
 
@@ -144,7 +147,7 @@ def record_rows(model: nn.Module) -> list[tuple[Tensor, RecordedRows]]:
 
 
 def _record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-    if not output.requires_grad or torch.compiler.is_exporting():
+    if not output.requires_grad or is_exporting_by_torch():
         return None
     ids, recorded = inputs[0], getattr(module, _ATTRIBUTE)
     if torch.compiler.is_compiling():
