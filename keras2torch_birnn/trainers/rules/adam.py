@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options
@@ -199,17 +198,7 @@ class Lamb(_Moments):
         torch._foreach_add_(below, self.epsilon)
         updates = torch._foreach_div(m, float(one - now.cast(self.beta_1) ** step))
         torch._foreach_div_(updates, below)
-        lengths, of_updates = (_squares_by_owner(some, now) for some in (params, list(updates)))
-        for param, update, owner in zip(params, updates, now.owners, strict=True):
-            ratio = (lengths[owner] / of_updates[owner]).sqrt()
-            exists = (lengths[owner] > 0) & (of_updates[owner] > 0)
-            param.sub_(update * torch.where(exists, ratio, 1.0) * now.rate)
-
-
-def _squares_by_owner(tensors: Tensors, now: Now) -> dict[int, Tensor]:
-    """Add up the squares of all elements of each variable of Keras."""
-    found: dict[int, Tensor] = {}
-    for tensor, owner in zip(tensors, now.owners, strict=True):
-        total = tensor.square().sum()
-        found[owner] = found[owner] + total if owner in found else total
-    return found
+        for param, update in zip(params, updates, strict=True):
+            length, of_update = param.square().sum(), update.square().sum()
+            ratio = torch.where((length > 0) & (of_update > 0), (length / of_update).sqrt(), 1.0)
+            param.sub_(update * ratio * now.rate)
