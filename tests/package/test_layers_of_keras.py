@@ -41,7 +41,6 @@ NOT_CONVERTED: Mapping[str, str] = {
     "ConvLSTM2DCell": "only inside ConvLSTM2D",
     "ParametricSoftplus": "of Keras 1 alone",
     "SReLU": "of Keras 1 alone",
-    "ReversibleEmbedding": "called in two ways",
 }
 
 
