@@ -31,32 +31,31 @@ class QuantizedEmbedding(nn.Module):
         return ", ".join(map(str, self.weight.shape))
 
 
-class ReversibleEmbedding(nn.Embedding):
+class ReversibleEmbedding(nn.Module):
     """An embedding that also maps features back to a score for each id.
 
-    ``reverse_weight`` (rows, columns), of that way alone: None if it is ``weight``. ``cap``: the
-    scores are bent to stay below it; None if they are not.
+    ``weight`` (rows, columns); ``reverse_weight``, of the same shape, is that of the way back, None
+    if it is ``weight``. ``cap``: the scores are bent to stay below it; None if they are not.
     """
 
     def __init__(
         self, weight: nn.Parameter, reverse_weight: nn.Parameter | None, cap: float | None
     ) -> None:
-        super().__init__(*weight.shape, _weight=weight)
-        self.weight = weight
-        self.register_parameter("reverse_weight", reverse_weight)
-        self.cap = cap
+        super().__init__()
+        self.weight, self.reverse_weight, self.cap = weight, reverse_weight, cap
 
     def forward(self, input: Tensor, reverse: bool = False) -> Tensor:
         """Look up ids of any shape -> (..., columns); reversed (..., columns) -> (..., rows)."""
         if not reverse:
-            return super().forward(input)
+            return functional.embedding(input, self.weight)
         weight = self.weight if self.reverse_weight is None else self.reverse_weight
         scores = functional.linear(input.to(weight.dtype), weight)
         return scores if self.cap is None else torch.tanh(scores / self.cap) * self.cap
 
     def extra_repr(self) -> str:
         """Show the sizes and options."""
-        return f"{super().extra_repr()}, tied={self.reverse_weight is None}, cap={self.cap}"
+        rows, columns = self.weight.shape
+        return f"{rows}, {columns}, tied={self.reverse_weight is None}, cap={self.cap}"
 
 
 def not_zero(x: Tensor, mask: Tensor | None) -> Tensor:
