@@ -31,13 +31,9 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/einsum_variable.h5",
     ),
     mutation(
-        "inputs of an int8 Dense as they are",
-        edit("layers.dense:QuantizedDense.forward", ".round()", ""),
+        "inputs of layers in int8 as they are",
+        edit("layers.dense:to_eight_bits", ".round()", ""),
         f"{K3}/quantized.keras",
-    ),
-    mutation(
-        "inputs of an int8 EinsumDense as they are",
-        edit("layers.dense:QuantizedEinsumDense.forward", ".round()", ""),
         f"{K3}/quantized_einsum.keras",
     ),
     mutation(
