@@ -55,7 +55,7 @@ class _Room(NamedTuple):
 
 
 def _new_room(size: int, count: Callable[[int], int]) -> _Room:
-    storage = torch.UntypedStorage(size, device="cpu")
+    storage = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
     room = _Room(storage, storage._cdata, storage.data_ptr())
     del storage
     return room._replace(tensors=count(room.handle), references=sys.getrefcount(room.storage))
