@@ -48,7 +48,7 @@ NOT_DRAWN = frozenset(augmentation.LAYERS) | frozenset(
     "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing "
     "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdaptiveAveragePooling1D "
     "AdaptiveAveragePooling2D AdaptiveAveragePooling3D Resizing CenterCrop RandomCrop "
-    "STFTSpectrogram MelSpectrogram".split()
+    "STFTSpectrogram MelSpectrogram ReversibleEmbedding".split()
 )
 
 

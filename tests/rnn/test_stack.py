@@ -214,7 +214,7 @@ def new_data(module: Any) -> None:
 
 
 def turned_data(module: Any) -> None:
-    """The same memory and shape; other strides."""
+    """Give its weight other strides, in the same memory and shape."""
     weight = module.weight_hh_l0
     module(torch.randn(2, 13, 5))
     weight.data = weight.data.view(5, 15).t()

@@ -20,6 +20,7 @@ from keras2torch_birnn.readers.config.graphs import stated_input_shape
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
 from keras2torch_birnn.schema.custom_layers import output_count
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, known_dtypes
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
 from keras2torch_birnn.spec import (
     Call,
@@ -272,7 +273,7 @@ class _Cutting:
         said = giver.semantics.get("gives")
         if said is not None:
             return str(said)
-        ids = self.layers[name].class_name == "Embedding" and kind == "float"
+        ids = self.layers[name].class_name in EMBEDDINGS and kind == "float"
         return "int64" if ids else _DTYPES.get(kind, "float32")
 
     # ---- where it ends ----------------------------------------------------------------------

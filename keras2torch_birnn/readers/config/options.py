@@ -71,6 +71,8 @@ def parse_options(
         else:
             check_dtype(source_policy(config.get("dtype")), parsing, place)
         config.pop("dtype", None)
+        if "reverse_dtype" in schema.options:
+            check_dtype(config.get("reverse_dtype"), parsing, place)
         if quantized:
             rules["quantized"] = quantized
         try:
