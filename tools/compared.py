@@ -336,7 +336,8 @@ outputs of the converted model and of the float64 reference equal those of that 
 `1e-5 + 1e-4 |y|`, and the model in float64 equals the reference to 1e-12. Files of half precision
 have their own tolerance and are not counted.
 
-Random models are compared, too: `benchmarks/random_models.py` generates graphs of layers, writes
-them with the installed Keras, and converts them. On 28 November 2026 all 300 models of Keras 3.15.1
-(seed 5) were equal, and 248 of 250 of tf_keras 2.21.0 (seed 5); the other 2 Keras itself refuses.
+Random models are compared, too: `tests/parity/test_random_graphs.py` generates graphs of layers,
+writes them with the installed Keras, and converts them; `K2T_RANDOM_GRAPHS=300` makes so many.
+On 28 November 2026 all 300 models of Keras 3.15.1 (seed 5) were equal, and 248 of 250 of
+tf_keras 2.21.0 (seed 5); the other 2 Keras itself refuses.
 """

@@ -2,51 +2,26 @@
 
 ``python -m keras2torch_birnn.bench.worker MODULE HOW DEVICE FOLDER``. The folder holds
 ``case.json`` and, for a model, ``inputs.npz``. First answer: what runs. ``outputs FILE``: write
-what was computed; ``run``: compute once, in milliseconds.
+what was computed; ``run``: compute once, in milliseconds; ``memory``: compute once, and tell the
+peak of memory above that before and above the outputs, in MB (on Linux with glibc).
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras2torch_birnn.bench.case import flat, from_json
-
-
-def _by_torch(*arguments: Any) -> Any:
-    import torch
-
-    from keras2torch_birnn.bench.by_torch import prepare
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    return prepare(*arguments)
-
-
-def _by_onnx(*arguments: Any) -> Any:
-    from keras2torch_birnn.bench.by_onnx import prepare
-
-    return prepare(*arguments)
-
-
-def _by_keras(*arguments: Any) -> Any:
-    from keras2torch_birnn.bench.by_keras import prepare
-
-    return prepare(*arguments)
-
-
-MODULES: Mapping[str, Callable[..., Any]] = {
-    "by_torch": _by_torch,
-    "by_onnx": _by_onnx,
-    "by_keras": _by_keras,
-}
 
 
 def main(module: str, how: str, device: str, folder: str) -> None:
@@ -61,7 +36,7 @@ def main(module: str, how: str, device: str, folder: str) -> None:
     try:
         case = from_json(Path(folder, "case.json").read_text(encoding="utf-8"))
         inputs = _inputs(Path(folder, "inputs.npz"))
-        prepared = MODULES[module](case, how, device, inputs)
+        prepared = import_module(module).prepare(case, how, device, inputs)
         first = prepared.outputs()
         prepared.run()
     except Exception as error:  # whatever a library raises: the table tells, the others go on
@@ -75,6 +50,8 @@ def main(module: str, how: str, device: str, folder: str) -> None:
             named: dict[str, Any] = {f"y{i}": y for i, y in enumerate(_arrays(first))}
             np.savez(file, **named)
             answer(written=file)
+        elif command == "memory":
+            answer(above_mb=_measure_memory(prepared.run))
         else:
             answer(ms=_timed(prepared.run))
 
@@ -92,6 +69,21 @@ def _timed(run: Callable[[], Any]) -> float:
         run()
         times.append((time.perf_counter() - start) * 1e3)
     return statistics.median(times[1:] or times)
+
+
+def _measure_memory(run: Callable[[], Any]) -> float:
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back to the system
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    before = _status_mb("VmRSS")
+    outputs = run()
+    of_outputs = sum(int(y.nbytes) for y in _arrays(outputs)) / 1e6
+    return _status_mb("VmHWM") - before - of_outputs
+
+
+def _status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith(field))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _inputs(file: Path) -> list[np.ndarray[Any, Any]]:
