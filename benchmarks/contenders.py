@@ -48,8 +48,10 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
 
 
 def _call(module: Any, stack: Stack, runs: str = VERSION) -> Prepared:
-    """Prepare a call without gradients."""
+    """Prepare a call without gradients. Weights are packed before, by a short one."""
     x = torch.from_numpy(input_of(stack))
+    with torch.inference_mode():
+        module(x[:, :1])
 
     def run() -> Any:
         with torch.inference_mode():
@@ -152,6 +154,8 @@ def _one_direction(stack: Stack, way: str) -> Prepared:
     """Prepare a model of layers of one direction: whole, or in chunks with carried states."""
     model = build(_chain(stack, stateful=way == "chunks"))
     x = torch.from_numpy(input_of(stack))
+    with torch.inference_mode():
+        model(x[:, :1])
 
     def outputs() -> Any:
         with torch.inference_mode():

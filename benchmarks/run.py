@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -57,9 +58,11 @@ def measure_all(tasks: Iterable[Task], options: Namespace) -> None:
     ratios: list[float] = []
     head = _head(options.threads[0], options.rounds)
     print(", ".join(f"{key} {value}" for key, value in head.items()))
+    found = False
     for task in tasks:
         names = [one for one in task.contenders if not options.only or one in options.only]
-        for threads in options.threads:
+        for threads in options.threads if names else ():
+            found = True
             head = _head(threads, options.rounds)
             about = dict(task.about)
             if task.floor and isinstance(task.case, Stack):
@@ -81,6 +84,8 @@ def measure_all(tasks: Iterable[Task], options: Namespace) -> None:
             ratios += _show(row, threads, about)
             if options.json:
                 write(options.json, head, replace(row, case=without_folders(task.case)), about)
+    if not found:
+        sys.exit("no case and contender has these names")
     if ratios:
         middle, largest = statistics.median(ratios), max(ratios)
         print(f"k2t / best other: median {middle:.2f}, largest {largest:.2f}")

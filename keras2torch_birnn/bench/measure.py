@@ -69,7 +69,9 @@ class Row:
 class _Worker:
     """The process of a contender."""
 
-    def __init__(self, contender: Contender, device: str, folder: Path, threads: int) -> None:
+    def __init__(
+        self, contender: Contender, device: str, folder: Path, threads: int, *more: str
+    ) -> None:
         environment = {
             **os.environ,
             **contender.environment,
@@ -83,7 +85,7 @@ class _Worker:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         module = "keras2torch_birnn.bench.worker"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, contender.module, contender.how, device, str(folder)],
+            [sys.executable, "-m", module, contender.module, contender.how, device, folder, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -138,13 +140,14 @@ def measure(
         absent = {c: reason_against(c, case, device, table) for c in contenders}
         workers: dict[str, _Worker] = {}
         errors: dict[str, tuple[float, float]] = {}
-        peaks: dict[str, float] = {}
         try:
             for contender in contenders:
                 if absent[contender]:
                     continue
                 begin(f"{contender} gets ready")
-                worker = workers[contender] = _Worker(table[contender], device, folder, threads)
+                worker = workers[contender] = _Worker(
+                    table[contender], device, folder, threads, *(["memory"] if memory else [])
+                )
                 absent[contender] = printable(str(worker.first.get("error", "")))
                 if not absent[contender]:
                     file = folder / "outputs.npz"
@@ -156,8 +159,6 @@ def measure(
                     errors[contender] = (both[0], both[1])
             times: dict[str, list[float]] = {c: [] for c in contenders if not absent[c]}
             there = list(times)
-            if memory:
-                peaks = {c: float(workers[c].ask("memory")["above_mb"]) for c in there}
             begin(case.label, rounds * len(there), "runs")
             for number in range(rounds):
                 # Each round begins with another one, so that nobody always follows the same.
@@ -178,7 +179,7 @@ def measure(
             tuple(times.get(c, ())),
             absent[c],
             errors.get(c, (math.nan, math.nan))[1],
-            peaks.get(c),
+            workers[c].first.get("above_mb") if c in workers else None,
         )
         for c in contenders
     )

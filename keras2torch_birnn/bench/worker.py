@@ -1,14 +1,13 @@
 """Process of a contender: reads commands on stdin, answers each with one line of JSON.
 
-``python -m keras2torch_birnn.bench.worker MODULE HOW DEVICE FOLDER``. The folder holds
+``python -m keras2torch_birnn.bench.worker MODULE HOW DEVICE FOLDER [memory]``. The folder holds
 ``case.json`` and, for a model, ``inputs.npz``. First answer: what runs. ``outputs FILE``: write
-what was computed; ``run``: compute once, in milliseconds; ``memory``: compute once, and tell the
-peak of memory above that before and above the outputs, in MB (on Linux with glibc).
+what was computed; ``run``: compute once, in milliseconds. With ``memory`` the first answer tells
+how much the first run takes, beyond what was there before and its outputs, in MB (on Linux).
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import statistics
@@ -24,7 +23,7 @@ import numpy as np
 from keras2torch_birnn.bench.case import flat, from_json
 
 
-def main(module: str, how: str, device: str, folder: str) -> None:
+def main(module: str, how: str, device: str, folder: str, memory: str = "") -> None:
     """Prepare the case, then answer until stdin ends."""
     # What libraries print on stdout must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -37,21 +36,20 @@ def main(module: str, how: str, device: str, folder: str) -> None:
         case = from_json(Path(folder, "case.json").read_text(encoding="utf-8"))
         inputs = _inputs(Path(folder, "inputs.npz"))
         prepared = import_module(module).prepare(case, how, device, inputs)
+        above = {"above_mb": _measure_memory(prepared.run)} if memory else {}
         first = prepared.outputs()
         prepared.run()
     except Exception as error:  # whatever a library raises: the table tells, the others go on
         lines = [line for line in str(error).splitlines() if line.strip()]
         answer(error=f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:120])
         return
-    answer(runs=prepared.runs)
+    answer(runs=prepared.runs, **above)
     for line in sys.stdin:
         command, _, file = line.strip().partition(" ")
         if command == "outputs":
             named: dict[str, Any] = {f"y{i}": y for i, y in enumerate(_arrays(first))}
             np.savez(file, **named)
             answer(written=file)
-        elif command == "memory":
-            answer(above_mb=_measure_memory(prepared.run))
         else:
             answer(ms=_timed(prepared.run))
 
@@ -72,7 +70,6 @@ def _timed(run: Callable[[], Any]) -> float:
 
 
 def _measure_memory(run: Callable[[], Any]) -> float:
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
     before = _status_mb("VmRSS")
     outputs = run()

@@ -359,4 +359,5 @@ def test_the_memory_of_a_call_is_that_above_what_was_there_and_its_outputs() -> 
         between = np.ones(5_000_000)
         return between[:1_000_000].copy()
 
+    # Float64: five million numbers between, one million of outputs.
     assert worker._measure_memory(run) == pytest.approx(40.0, abs=5.0)
