@@ -17,10 +17,8 @@ from benchmarks.floor import floor_ms, measure_peaks
 from benchmarks.tasks import TASKS, Task, add_options
 from keras2torch_birnn.bench import measure, report
 from keras2torch_birnn.bench.case import Case, Model, Stack
-from keras2torch_birnn.bench.contenders import OURS
+from keras2torch_birnn.bench.contenders import NO_PEERS, OURS
 
-# No peers of ours: our own, and what one writes by hand.
-NO_PEERS = (OURS, "k2t compiled", "k2t folded", "torch per layer", "naive loop")
 # Two rows with these alike are of one case: the later replaces the earlier.
 SAME = ("case", "device", "threads", "part")
 
@@ -107,8 +105,8 @@ def _show(row: measure.Row, threads: int, about: Mapping[str, Any]) -> list[floa
         print("    {:28} {:>9} {:>9} {:>9} {:>7} {:>6}".format(*cells), memory)
     for note in report.footnotes(row):
         print(f"    {note}", flush=True)
-    found = [row.ratio(OURS, t.contender) for t in _timed(row) if t.contender not in NO_PEERS]
-    there = [ratio for ratio in found if ratio is not None]
+    peers = {name for name in medians if not name.startswith(OURS)} - {*NO_PEERS}
+    there = [ratio for name in peers if (ratio := row.ratio(OURS, name)) is not None]
     return [max(there)] if there else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import warnings
 from argparse import ArgumentParser, Namespace
@@ -13,7 +14,16 @@ from typing import Any
 
 from benchmarks.contenders import PENALTIES, PRECISIONS, STACKS, STREAMS
 from keras2torch_birnn.bench.case import MERGES, Case, Model, Stack, input_of, to_json
-from keras2torch_birnn.bench.contenders import BY_ONNX, CONTENDERS, OURS, PLAIN, Contender
+from keras2torch_birnn.bench.contenders import (
+    BY_ONNX,
+    COMPILED,
+    CONTENDERS,
+    FOLDED,
+    LOOP,
+    OURS,
+    PLAIN,
+    Contender,
+)
 
 ROOT = Path(__file__).parents[1]
 # Cell -> rnn, recurrent_activation, reset_after
@@ -70,7 +80,7 @@ def time_layers(options: Namespace) -> Iterator[Task]:
     The floor of a case is what its multiply-adds take at the product's peak, or what reading the
     recurrent weights once per step takes, whichever is longer; both are measured in the same run.
     """
-    aside = ("k2t folded", "naive loop") if options.device == "cpu" else ("naive loop",)
+    aside = (FOLDED, LOOP) if options.device == "cpu" else (LOOP,)
     for sizes, cell, merge, masked in product(SHAPES, CELLS, MERGES, (False, True)):
         case = stack(cell, merge, 2, sizes, masked=masked)
         yield Task(case, without(*aside, *TRAIN), floor=True)
@@ -80,10 +90,10 @@ def time_training(options: Namespace) -> Iterator[Task]:
     """Time steps of training of two layers, without dropout and with it."""
     for sizes, cell, masked in product(SHAPES, CELLS, (False, True)):
         case = stack(cell, "mul", 2, sizes, masked=masked, training=True)
-        yield Task(case, (OURS, PLAIN, "torch.compile", "k2t compiled", *TRAIN), floor=True)
+        yield Task(case, (OURS, PLAIN, "torch.compile", COMPILED, *TRAIN), floor=True)
     for sizes, cell in product(SHAPES, PLAIN_CELLS):
         case = stack(cell, "mul", 2, sizes, training=True, dropout=0.2)
-        yield Task(case, (OURS, "naive loop"))
+        yield Task(case, (OURS, LOOP))
 
 
 def time_stacks(options: Namespace) -> Iterator[Task]:
@@ -159,7 +169,7 @@ def time_models(options: Namespace) -> Iterator[Task]:
     from keras2torch_birnn.verification.live_keras import keras_for
 
     # What k2t replaces, and what runs no models.
-    aside = (PLAIN, "torch.compile", "k2t folded", "naive loop", "Keras on torch", *TRAIN)
+    aside = (PLAIN, "torch.compile", FOLDED, LOOP, "Keras on torch", *TRAIN)
     trained = TRAINED if options.real else ()
     real = [(options.real / name, steps, config) for name, steps, config in trained]
     for file, steps, architecture in (*real, *map(_architecture, ARCHITECTURES)):
@@ -201,7 +211,9 @@ def time_exports(options: Namespace) -> Iterator[Task]:
         file.write_text(to_json(case), encoding="utf-8")
     if options.keras_python:
         script = Path(__file__).with_name("keras_files.py")
-        subprocess.run([options.keras_python, str(script), str(folder)], check=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [options.keras_python, str(script), str(folder)]
+        subprocess.run(command, check=True, env=environment)
     for file, case in cases.items():
         keras = file.with_suffix(".h5")
         if not keras.exists():

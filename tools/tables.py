@@ -13,10 +13,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
+from keras2torch_birnn.bench.contenders import COMPILED, LOOP, NO_PEERS, OURS, PLAIN
+
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-OURS, COMPILED, PLAIN = "k2t", "k2t compiled", "torch per layer"
-# Ours, written by hand with torch alone, or not meant to be fast.
-NO_PEERS = (OURS, COMPILED, PLAIN, "k2t folded", "naive loop")
 SHORT = {"Keras train_on_batch": "Keras", "Keras train_on_batch XLA": "Keras XLA"}
 KINDS = {
     ("lstm", "sigmoid", True): "LSTM",
@@ -251,7 +250,7 @@ TRAINING_STEPS = Table(
         ("padded to half: ms", ms(of="masked")),
         ("/ torch", ratio(of="masked")),
         ("with dropout: ms", ms(of="dropout")),
-        ("/ loop in torch", ratio("naive loop", of="dropout")),
+        ("/ loop in torch", ratio(LOOP, of="dropout")),
         ("/ torch without dropout", _dropped_to_plain),
     ),
     line=lambda row: (row.case["rnn"], row.sizes, row.data["threads"]),

@@ -11,6 +11,9 @@ from keras2torch_birnn.exporting.onnx_file import TARGET
 
 OURS = "k2t"
 PLAIN = "torch per layer"
+COMPILED, FOLDED, LOOP = "k2t compiled", "k2t folded", "naive loop"
+# No peers of ours: our own, and what one writes by hand with torch alone.
+NO_PEERS = (OURS, COMPILED, FOLDED, PLAIN, LOOP)
 
 
 def _anything(case: Case) -> str:
@@ -100,9 +103,9 @@ CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender(BY_TORCH, "auto"),
     PLAIN: Contender(BY_TORCH, "torch", against=_torch_alone),
     "torch.compile": Contender(BY_TORCH, "compile", against=_unmasked_torch),
-    "k2t compiled": Contender(BY_TORCH, "auto-compile"),
-    "k2t folded": Contender(BY_TORCH, "folded", against=_folded_torch),
-    "naive loop": Contender(BY_TORCH, "loop"),
+    COMPILED: Contender(BY_TORCH, "auto-compile"),
+    FOLDED: Contender(BY_TORCH, "folded", against=_folded_torch),
+    LOOP: Contender(BY_TORCH, "loop"),
     "ONNX Runtime": Contender(BY_ONNX, "onnxruntime", _ONNXRUNTIME, {}, _written_in_onnx, ("cpu",)),
     "ONNX Runtime, torch's file": Contender(
         BY_ONNX, "onnxruntime-by-torch", _ONNXRUNTIME, {}, _models_in_onnx, ("cpu",)
