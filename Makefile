@@ -75,7 +75,7 @@ fix: $(VENV)/installed-test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/convert.py $(MODELS) $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks convert $(MODELS) $(BENCH_OPTIONS)
 
 # The documentation as a site, in build/site.
 docs: $(VENV)/installed
@@ -87,7 +87,7 @@ docs: $(VENV)/installed
 # models, in build/gpu.json and build/gpu.md. GPU_OPTIONS="--models FOLDER": your own models;
 # GPU_OPTIONS="--device cpu --dry-run": what would run, in a minute and without a device.
 gpu: $(VENV)/installed-test
-	$(BIN)/python benchmarks/gpu.py $(GPU_OPTIONS)
+	$(BIN)/python -m benchmarks gpu $(GPU_OPTIONS)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -116,6 +116,7 @@ def test_a_module_imports_only_what_it_may(module: Path) -> None:
             "parser_process.py",
             "live_keras.py",
             "contenders.py",
+            "worker.py",
             "onnx_file.py",
             "onnx_runtimes.py",
             "pages.py",

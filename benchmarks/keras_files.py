@@ -1,6 +1,6 @@
-"""Write the Keras files of ``export_speed.py`` and convert them by tf2onnx.
+"""Write the Keras files of ``python -m benchmarks exports`` and convert them by tf2onnx.
 
-    python benchmarks/export_speed_keras.py FOLDER
+    python benchmarks/keras_files.py FOLDER
 
 Needs TensorFlow 2.15 or older with its own Keras, and tf2onnx; this package without torch. Batch
 and time are free. A masked case begins with a Masking layer.
