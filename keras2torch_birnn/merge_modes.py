@@ -58,7 +58,7 @@ MERGE_MODES: Mapping[str, MergeMode] = {
         _concat_tensors, _concat_arrays, "torch.cat(({}, {}), dim=-1)", "Concat", native_code=0
     ),
     "sum": MergeMode(
-        operator.add, operator.add, "{} + {}", "Sum", 1, reduction="sum", fold_factor=1.0
+        operator.add, operator.add, "{} + {}", "Add", 1, reduction="sum", fold_factor=1.0
     ),
     "mul": MergeMode(operator.mul, operator.mul, "{} * {}", "Mul", 2),
     "ave": MergeMode(

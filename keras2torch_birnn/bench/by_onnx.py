@@ -23,6 +23,7 @@ from keras2torch_birnn.bench.case import (
     lengths_of,
 )
 from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # Keras' gates i f c o and z r h; ONNX' i o f c and z r h.
@@ -178,14 +179,6 @@ def _merge(helper: Any, constant: Any, i: int, stack: Stack) -> list[Any]:
         ]
     axes = constant(f"a{i}", np.array([1], dtype=np.int64))
     split = helper.make_node("Split", [f"y{i}"], [f"f{i}", f"g{i}"], axis=1, num_outputs=2)
-    operator = {"mul": "Mul", "sum": "Add", "ave": "Add"}[stack.merge]
+    operator = MERGE_MODES[stack.merge].onnx_operator
     merged = helper.make_node(operator, [f"f{i}", f"g{i}"], [f"m{i}"])
-    if stack.merge != "ave":
-        return [split, merged, helper.make_node("Squeeze", [f"m{i}", axes], [f"t{i + 1}"])]
-    half = constant(f"h{i}", np.float32(0.5).reshape(1))
-    return [
-        split,
-        merged,
-        helper.make_node("Mul", [f"m{i}", half], [f"n{i}"]),
-        helper.make_node("Squeeze", [f"n{i}", axes], [f"t{i + 1}"]),
-    ]
+    return [split, merged, helper.make_node("Squeeze", [f"m{i}", axes], [f"t{i + 1}"])]
