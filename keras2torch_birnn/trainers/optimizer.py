@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.normalization import is_distributed
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.clipping import Gradients, clip
 from keras2torch_birnn.trainers.embedding_rows import RecordedRows, Rows
 from keras2torch_birnn.trainers.rules.rule import Now, Rule
@@ -226,7 +227,7 @@ class KerasOptimizer(Optimizer):
                 self._update_variables(batch, now)
                 continue
             if decay := batch.group["weight_decay"]:
-                torch._foreach_mul_(batch.params, 1 - rate * float(now.cast(decay)))
+                foreach.mul_(batch.params, 1 - rate * float(now.cast(decay)))
             left = self.rule.left_alone() if self.rule.family == "legacy" else ""
             tables = list(batch.rows) if left else []
             restore = [batch.untouched(number, with_slots=left == "all") for number in tables]
@@ -313,10 +314,10 @@ class KerasOptimizer(Optimizer):
         for group in self.param_groups:
             params = group["params"]
             averages = [self.slots_of(param)[AVERAGE] for param in params]
-            torch._foreach_mul_(averages, momentum)
-            torch._foreach_add_(averages, params, alpha=1 - momentum)
+            foreach.mul_(averages, momentum)
+            foreach.add_(averages, params, alpha=1 - momentum)
             if every and (iterations + 1) % every == 0:
-                torch._foreach_copy_(params, averages)
+                foreach.copy_(params, averages)
 
     @torch.no_grad()
     def use_averages_(self) -> None:
@@ -371,7 +372,7 @@ class _Batch:
     def gather(self, *, last: bool, steps: int) -> None:
         """Add the gradients to their sums; at the last step take the mean, and begin anew."""
         sums = [one[GATHERED] for one in self.states]
-        torch._foreach_add_(sums, self.grads)
+        foreach.add_(sums, self.grads)
         if last:
-            self.grads = list(torch._foreach_div(sums, float(steps)))
-            torch._foreach_zero_(sums)
+            self.grads = list(foreach.div(sums, float(steps)))
+            foreach.zero_(sums)

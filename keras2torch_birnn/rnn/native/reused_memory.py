@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.native.packing import empty_floats
+from keras2torch_birnn.torch_private import find
 
 # Bytes. Less is left to the C library, which does not give it back.
 LARGE_BYTES = 1 << 20
@@ -25,7 +26,7 @@ LARGE_BYTES = 1 << 20
 IDLE_BYTES = 1 << 30
 IDLE_REQUESTS = 1000
 # Counts what holds a storage. Without this function of torch no memory is used again.
-_count_holders: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+_count_holders: Callable[[int], int] | None = find("count_holders")
 
 
 class _Room(NamedTuple):

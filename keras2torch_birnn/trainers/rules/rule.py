@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.embedding_rows import Rows
 from keras2torch_birnn.trainers.options import Options, single
@@ -53,7 +53,7 @@ class Now:
     def add_squares(self, averages: Tensors, grads: Tensors, weight: float) -> None:
         """Add the squares of gradients to averages, in place."""
         if not self.rows:
-            torch._foreach_addcmul_(averages, grads, grads, weight)
+            foreach.addcmul_(averages, grads, grads, weight)
             return
         for number, (average, grad) in enumerate(zip(averages, grads, strict=True)):
             rows = self.rows.get(number)
