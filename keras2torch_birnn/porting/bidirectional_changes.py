@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, configured
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
@@ -25,7 +26,6 @@ from keras2torch_birnn.porting.recurrent_changes import (
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.recurrent import MERGES
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 Merge: TypeAlias = Callable[[Array, Array], Structure]
@@ -73,6 +73,8 @@ def halves_of(place: str, layer: LayerSpec) -> Mapping[Key, LayerSpec]:
 def _bidirectional_changes(
     path: str, place: str, layer: LayerSpec, halves: Mapping[Key, LayerSpec]
 ) -> Iterator[Change]:
+    """Yield known mistakes of a ``Bidirectional``: merge, directions, states, halves mixed up."""
+
     def here(kind: str, words: str, apply: Apply, rank: int = 0) -> Change:
         return Change(kind, path, words, {(place, "Bidirectional"): apply}, rank=rank)
 

@@ -11,6 +11,7 @@ from keras2torch_birnn.porting.axis_changes import view_changes
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, followed_by, left_out, reading
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
@@ -36,7 +37,7 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("direction", "its steps come in reversed order", turned)
     for words, move in _MOVES.items():
         yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
-    if maker.layer.class_name == "Embedding":
+    if maker.layer.class_name in EMBEDDINGS:
         for words, move in _MOVES.items():
             yield maker.change("steps", f"its ids come one step too {words}", reading(move))
     yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
@@ -121,7 +122,7 @@ def _scaled_by_width(power: float) -> Apply:
     ) -> Result:
         output, out_mask = equation(layer, inputs, mask, context)
         first = next(iter(leaves(inputs)))
-        width = output.shape[-1] if layer.class_name == "Embedding" else np.shape(first)[-1]
+        width = output.shape[-1] if layer.class_name in EMBEDDINGS else np.shape(first)[-1]
         return output * width**power, out_mask
 
     return apply

@@ -16,7 +16,11 @@ from keras2torch_birnn.porting.activation_changes import (
 from keras2torch_birnn.porting.axis_changes import channels_first_changes, view_changes
 from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, weighted
-from keras2torch_birnn.porting.embedding_changes import id_changes, made_mask_changes
+from keras2torch_birnn.porting.embedding_changes import (
+    id_changes,
+    made_mask_changes,
+    projection_changes,
+)
 from keras2torch_birnn.porting.general_changes import general_changes
 from keras2torch_birnn.porting.merging_changes import (
     distance_changes,
@@ -40,6 +44,7 @@ from keras2torch_birnn.porting.step_changes import (
 from keras2torch_birnn.porting.window_changes import convolution_changes, pooling_changes
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
@@ -67,7 +72,7 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
 def mask_changes(place: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the known mistakes with the mask that a layer makes, if it makes one."""
     maker = Maker(place, (place, layer.class_name), layer)
-    if layer.class_name in ("Embedding", "Masking"):
+    if layer.class_name in (*EMBEDDINGS, "Masking"):
         yield from made_mask_changes(maker)
     elif layer.class_name in (*_MERGES, "Concatenate"):
         yield from joined_mask_changes(maker)
@@ -125,6 +130,7 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (activation_changes, _bias, _square_kernel),
     "Activation": (activation_changes, masked_softmax_changes),
     "Embedding": (id_changes,),
+    "ReversibleEmbedding": (id_changes, projection_changes),
     "BatchNormalization": (epsilon_changes, batch_norm_changes, divisor_changes),
     "LayerNormalization": (epsilon_changes, layer_norm_changes),
     "GroupNormalization": (epsilon_changes,),

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # The right mask (B, T) and the layer's input -> the wrong mask
@@ -23,7 +24,7 @@ def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:
     yield "its mask leaves out the last step that counts (lengths are one too small)", _shorter
     yield "its mask keeps one step of padding (lengths are one too large)", _longer
     yield "its mask leaves out the first step that counts", _later
-    if layer.class_name == "Embedding":
+    if layer.class_name in EMBEDDINGS:
         rows = min(layer.weights["embeddings"].shape[0], _IDS)
         for number in range(1, rows):
             words = f"its mask leaves out id {number}, too; Keras leaves out id 0 alone"
