@@ -17,6 +17,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
     cell_changes,
     first_step,
     inner_changes,
+    kept_state_changes,
     largest_step,
     last_step,
     mean_step,
@@ -49,6 +50,7 @@ def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Chang
     first = next(iter(halves.values()))
     yield from cell_changes(path, halves, first)
     yield from _bidirectional_changes(path, place, layer, halves)
+    yield from kept_state_changes(path, halves, first)
     yield from inner_changes(path, halves, first)
     for key, half in halves.items():
         name = "forward" if key[0].endswith("/forward_layer") else "backward"
