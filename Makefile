@@ -1,4 +1,4 @@
-# make demo | test | quick | test-oldest | check | fix | bench | docs | gpu | clean. Needs Python >= 3.10 with
+# make demo | test | test-all | quick | test-oldest | check | fix | bench | docs | gpu | clean. Needs Python >= 3.10 with
 # venv, and a package index.
 
 PYTHON ?= python3
@@ -30,7 +30,10 @@ QUICK := $(addprefix tests/,package/test_imports.py package/test_pages.py packag
 OLDEST_PYTHON ?= python3.10
 OLDEST := .venv-oldest
 
-.PHONY: demo test quick test-oldest check fix bench docs gpu clean
+# What `make test` leaves to `make test-all`: all cases of tests with many, and what takes long.
+SELECT := -m "not thorough"
+
+.PHONY: demo test test-all quick test-oldest check fix bench docs gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
 demo: $(VENV)/installed
@@ -43,6 +46,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	@$(MAKE) --no-print-directory check
+
+# Everything: what continuous integration runs.
+test-all: $(VENV)/installed-test
+	@$(MAKE) --no-print-directory check SELECT=
 
 # Under a minute: linters, types, and unit tests without fixtures of real Keras, mutations and fuzz.
 quick: $(VENV)/installed-test
@@ -61,7 +68,7 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(SELECT)
 
 fix: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .
@@ -69,7 +76,7 @@ fix: $(VENV)/installed-test
 
 bench: $(VENV)/installed
 	$(BIN)/python tools/fixture_archives.py unpack
-	$(BIN)/python benchmarks/convert.py $(MODELS) $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks convert $(MODELS) $(BENCH_OPTIONS)
 
 # The documentation as a site, in build/site.
 docs: $(VENV)/installed
@@ -81,7 +88,7 @@ docs: $(VENV)/installed
 # models, in build/gpu.json and build/gpu.md. GPU_OPTIONS="--models FOLDER": your own models;
 # GPU_OPTIONS="--device cpu --dry-run": what would run, in a minute and without a device.
 gpu: $(VENV)/installed-test
-	$(BIN)/python benchmarks/gpu.py $(GPU_OPTIONS)
+	$(BIN)/python -m benchmarks gpu $(GPU_OPTIONS)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
-"""Seconds and peak memory of ``k2t convert``, against ``import torch`` and Keras' ``load_model``.
+"""Time ``k2t convert`` and its peak memory, against ``import torch`` and Keras' ``load_model``.
 
-    python benchmarks/convert.py MODEL [--keras-python PYTHON] [--rounds 11] [--out RESULT.json]
+    python -m benchmarks convert MODEL [--keras-python PYTHON] [--rounds 11] [--out RESULT.json]
 
 MODEL is a file, or a folder whose largest model is taken. PYTHON is the interpreter of an
 environment that has TensorFlow and Keras. Every measured command is a process of its own; rounds
@@ -21,12 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import keras2torch_birnn
 
+ROOT = Path(__file__).parents[1]
 K2T = "from keras2torch_birnn.cli import main; main()"
 IMPORT_TORCH = "import torch"
 LOAD = "import sys; from {package}.models import load_model; load_model(sys.argv[1], compile=False)"
@@ -38,14 +40,14 @@ LOAD_OLD = (
 KERAS_CHILD = Path(keras2torch_birnn.__file__).parent / "verification" / "keras_child.py"
 SUFFIXES = (".h5", ".hdf5", ".keras")
 # File name -> what ``tests/support/synthetic.py`` is told.
-LARGE = {
+LARGE: Mapping[str, Sequence[object]] = {
     "embedding-1GB.h5": ("embedding", 2_500_000, 100, 7),
     "embedding-1GB.keras": ("archive", 2_500_000, 100, 7),
     "embedding-400MB.h5": ("embedding", 1_000_000, 100, 7),
     "bilstm-192MB.h5": ("bidirectional", 1000, 2000),
 }
 # Run by processes of their own: the peak memory of a child counts from its parent's at the start.
-SYNTHETIC = Path(__file__).parents[1] / "tests" / "support" / "synthetic.py"
+SYNTHETIC = ROOT / "tests" / "support" / "synthetic.py"
 SIZES = """
 import json, sys, zipfile
 from contextlib import ExitStack
@@ -61,14 +63,24 @@ with ExitStack() as stack:
     stack.enter_context(h5py.File(given)).visititems(note)
 print(json.dumps([max(found), sum(found)]))
 """
+VERSIONS = (
+    "import json, sys; from importlib.metadata import version; "
+    "print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
+)
 
 
-def sizes_of(path: Path) -> tuple[float, float]:
-    """Return the MB of the largest tensor of a file, and of all that is no tensor: its index."""
-    command = [sys.executable, "-c", SIZES, str(path)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    largest, tensors = json.loads(done.stdout)
-    return largest / 1e6, (path.stat().st_size - tensors) / 1e6
+def processor() -> str:
+    """Return the name of the processor, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def ask(python: str, code: str, *arguments: object) -> Any:
+    """Run a few lines in a process of their own; return the JSON that they print."""
+    command = [python, "-c", code, *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def measure(command: list[str]) -> dict[str, float]:
@@ -84,14 +96,12 @@ def measure(command: list[str]) -> dict[str, float]:
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
     # Linux counts in KiB, macOS in bytes.
-    return {
-        "seconds": seconds,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mb": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6,
-    }
+    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    computing = usage.ru_utime + usage.ru_stime
+    return {"seconds": seconds, "cpu_seconds": computing, "peak_mb": peak}
 
 
-def round_robin(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
+def round_robin(commands: Mapping[str, list[str]], rounds: int) -> dict[str, Any]:
     """Return median, smallest and largest of every command, after one round that does not count."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for number in range(rounds + 1):
@@ -102,39 +112,24 @@ def round_robin(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
     return {name: summary(results) for name, results in found.items()}
 
 
-def summary(results: list[dict[str, float]]) -> dict[str, Any]:
+def summary(results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Return the median, the range and every single value of each quantity."""
-    columns = {key: [result[key] for result in results] for key in results[0]}
+    columns = {key: [round(result[key], 4) for result in results] for key in results[0]}
     return {
         key: {
             "median": round(statistics.median(values), 4),
-            "least": round(min(values), 4),
-            "most": round(max(values), 4),
-            "all": [round(v, 4) for v in values],
+            "least": min(values),
+            "most": max(values),
+            "all": values,
         }
         for key, values in columns.items()
     }
 
 
-def versions_of(python: str, packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of packages in the environment of ``python``."""
-    code = (
-        "import json, sys; from importlib.metadata import version; "
-        "print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
-    )
-    done = subprocess.run(
-        [python, "-c", code, *packages], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return dict(json.loads(done.stdout))
-
-
 def machine() -> dict[str, Any]:
     """Describe the machine and the versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -166,59 +161,75 @@ def keras_command(python: str, package: str, model: Path) -> tuple[str, list[str
 
 def bench(model: Path, folder: Path, rounds: int, keras: tuple[str, str] | None) -> dict[str, Any]:
     """Time all commands on one model, after a proof that the conversion is right."""
-    out = folder / "out.pt"
-    convert = [sys.executable, "-c", K2T, "convert", str(model), str(out), "--force"]
+    k2t, out = [sys.executable, "-c", K2T], folder / "out.pt"
+    convert = [*k2t, "convert", str(model), str(out), "--force"]
     measure(convert)
-    measure([sys.executable, "-c", K2T, "verify", str(out)])
+    measure([*k2t, "verify", str(out)])
     commands = {
         "import torch": [sys.executable, "-c", IMPORT_TORCH],
         "k2t convert": convert,
         "k2t convert to .safetensors": [*convert[:-2], str(folder / "o.safetensors"), "--force"],
-        "k2t inspect": [sys.executable, "-c", K2T, "inspect", str(model)],
+        "k2t inspect": [*k2t, "inspect", str(model)],
     }
     if keras:
         name, command = keras_command(*keras, model)
         commands[name] = command
     results = round_robin(commands, rounds)
-    size, (tensor, index) = model.stat().st_size / 1e6, sizes_of(model)
-    torch_alone, ours = results["import torch"], results["k2t convert"]
-    above = ours["peak_mb"]["median"] - torch_alone["peak_mb"]["median"]
+    tensor, tensors = (size / 1e6 for size in ask(sys.executable, SIZES, model))
+    size = model.stat().st_size / 1e6
+    above = {
+        key: round(results["k2t convert"][key]["median"] - alone["median"], 4)
+        for key, alone in results["import torch"].items()
+    }
     return {
         "model": model.name,
         "model_mb": round(size, 3),
         "verified": "k2t verify OUT, by its golden vectors",
         "rounds": rounds,
         "results": results,
-        **{
-            f"{key}_above_import_torch": round(ours[key]["median"] - torch_alone[key]["median"], 4)
-            for key in ("seconds", "cpu_seconds")
-        },
+        "above_import_torch": above,
         "largest_tensor_mb": round(tensor, 3),
-        "index_mb": round(index, 3),
-        "peak_above_import_torch_mb": round(above, 3),
-        "allowed_above_import_torch_mb": round(1.2 * tensor + index, 3),
-        "peak_above_import_torch_in_file_sizes": round(above / size, 3),
+        "allowed_above_import_torch_mb": round(1.2 * tensor + size - tensors, 3),
     }
 
 
-def main() -> None:
-    """Measure, print a table, write the raw numbers."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def show(model: Mapping[str, Any]) -> None:
+    """Print the figures of one model."""
+    print(f"{model['model']} ({model['model_mb']:.1f} MB)")
+    for command, numbers in model["results"].items():
+        seconds, computing, peak = (numbers[k] for k in ("seconds", "cpu_seconds", "peak_mb"))
+        print(
+            f"  {command:42} {seconds['median']:7.2f} s"
+            f" ({seconds['least']:.2f} to {seconds['most']:.2f})"
+            f" {computing['median']:7.2f} s of computing {peak['median']:8.0f} MB"
+        )
+    above = model["above_import_torch"]
+    print(
+        f"  above import torch: {above['seconds']:.2f} s,"
+        f" {above['cpu_seconds']:.2f} s of computing,"
+        f" {above['peak_mb']:.0f} MB; 1.2 x the largest tensor + the index:"
+        f" {model['allowed_above_import_torch_mb']:.0f} MB"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print, write the raw numbers."""
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser("python -m benchmarks convert", description=about)
     parser.add_argument("model", type=Path)
     parser.add_argument("--keras-python", help="an interpreter that has TensorFlow and Keras")
     parser.add_argument("--keras-package", default="tf_keras", help="tf_keras, or keras")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--large-rounds", type=int, default=9, help="of the large models; 0: none")
     day = datetime.datetime.now(datetime.timezone.utc).date()
-    results = Path(__file__).parents[1] / "build" / f"convert-{day}.json"
-    parser.add_argument("--out", type=Path, default=results)
-    options = parser.parse_args()
-    about: dict[str, Any] = {"date": str(day), "machine": machine()}
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / f"convert-{day}.json")
+    options = parser.parse_args(arguments)
+    head: dict[str, Any] = {"date": str(day), "machine": machine()}
     keras = None
     if options.keras_python:
         keras = (options.keras_python, options.keras_package)
         packages = ("tensorflow", options.keras_package.replace("_", "-"), "keras")
-        about["keras_environment"] = versions_of(options.keras_python, packages)
+        head["keras_environment"] = ask(options.keras_python, VERSIONS, *packages)
     models = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -230,26 +241,6 @@ def main() -> None:
             models.append(bench(path, folder, options.large_rounds, keras))
             path.unlink()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({**about, "models": models}, indent=1) + "\n")
+    options.out.write_text(json.dumps({**head, "models": models}, indent=1) + "\n")
     for model in models:
-        print(f"{model['model']} ({model['model_mb']:.1f} MB)")
-        for command, numbers in model["results"].items():
-            seconds, peak = numbers["seconds"], numbers["peak_mb"]
-            print(
-                f"  {command:42} {seconds['median']:7.2f} s"
-                f" ({seconds['least']:.2f} to {seconds['most']:.2f})"
-                f" {numbers['cpu_seconds']['median']:7.2f} s of computing"
-                f" {peak['median']:8.0f} MB"
-            )
-        print(
-            f"  seconds above import torch: {model['seconds_above_import_torch']:.2f},"
-            f" of computing {model['cpu_seconds_above_import_torch']:.2f}"
-        )
-        print(
-            f"  peak memory above import torch: {model['peak_above_import_torch_mb']:.0f} MB; "
-            f"1.2 x the largest tensor + the index: {model['allowed_above_import_torch_mb']:.0f} MB"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        show(model)

@@ -1,7 +1,7 @@
 """Everything that needs a CUDA device: tests, parity, and times of layers, training and models.
 
-    python benchmarks/gpu.py [--models FOLDER] [--json build/gpu.json] [--table build/gpu.md]
-    python benchmarks/gpu.py --device cpu --dry-run
+    python -m benchmarks gpu [--models FOLDER] [--json build/gpu.json] [--table build/gpu.md]
+    python -m benchmarks gpu --device cpu --dry-run
 
 With TF32 off and on: cuDNN uses it by default, matrix products do not. Every contender's numbers
 are compared with float64 before it is timed; a contender that cannot run is in the results with its
@@ -31,11 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-from engine import CELLS, SHAPES
-from fixture_files import FIXTURES
-
 import keras2torch_birnn as k2t
+from benchmarks.convert import processor
+from benchmarks.tasks import CELLS, ROOT, SHAPES, find_fixtures, stack
 from keras2torch_birnn.bench import by_torch
 from keras2torch_birnn.bench.case import Case, Model, Stack, exact
 from keras2torch_birnn.bench.contenders import CONTENDERS, PLAIN, reason_against
@@ -45,7 +43,6 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn.engines.triton_step import triton_version
 
-ROOT = Path(__file__).parents[1]
 # Name -> what ``by_torch.prepare`` runs: engines, and torch's own layers.
 OURS, CUDNN, LOOP = "k2t", "torch", "loop"
 RUNS = {OURS: "auto", "k2t graph": "graph", "k2t triton": "triton", LOOP: "loop", CUDNN: "torch"}
@@ -53,14 +50,11 @@ KERAS = ("Keras predict", "Keras tf.function", "Keras XLA")
 STEP_TESTS = "tests/rnn/test_triton_steps.py"
 # Cells that cuDNN lacks.
 LACKING = ("lstm-hard", "gru-before-hard")
-MODELS = tuple(
-    FIXTURES / name
-    for name in (
-        "tf.keras-2.15.0/mask_stack_bi_dense.h5",
-        "keras-2.2.4/arch_ner_char_lstm.h5",
-        "keras-2.2.4/arch_sentiment.h5",
-        "keras-2.2.4/stacked_bi.h5",
-    )
+MODELS = (
+    "tf.keras-2.15.0/mask_stack_bi_dense.h5",
+    "keras-2.2.4/arch_ner_char_lstm.h5",
+    "keras-2.2.4/arch_sentiment.h5",
+    "keras-2.2.4/stacked_bi.h5",
 )
 SUFFIXES = (".h5", ".hdf5", ".keras")
 # Relative to the largest number: float32 sums in another order, and TF32 with its 10 bits.
@@ -104,6 +98,7 @@ def facts(device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": triton_version(),
         "device": device,
+        "processor": processor(),
     }
     if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
@@ -184,28 +179,20 @@ def layer_rows(sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
     for shape, cell, masked, training in itertools.product(
         sizes.shapes, sizes.cells, (False, True), (False, True)
     ):
-        rnn, gate, after = CELLS[cell]
-        batch, steps, features, units = shape
-        stack = Stack(rnn, "mul", 2, batch, steps, features, units, gate, after, masked, training)
-        wanted = [by_torch.trained_exactly(stack) if training else exact(stack)]
+        case = stack(cell, "mul", 2, shape, masked=masked, training=training)
+        wanted = [by_torch.trained_exactly(case) if training else exact(case)]
         part = "training" if training else "layers"
         name = f"{cell} {'x'.join(map(str, shape))}{' masked' if masked else ''}"
         found = [
             row
             for tf32 in (False, True)
-            for row in time_case(stack, wanted, [], device, sizes.rounds, tf32=tf32)
+            for row in time_case(case, wanted, [], device, sizes.rounds, tf32=tf32)
         ]
         if cell in LACKING and not masked and not training:
-            found += time_keras(stack, device, sizes.rounds)
+            found += time_keras(case, device, sizes.rounds)
         for row in found:
-            yield {
-                "part": part,
-                "case": name,
-                "cell": cell,
-                "shape": shape,
-                "masked": masked,
-                **row,
-            }
+            head = {"part": part, "case": name, "cell": cell, "shape": shape, "masked": masked}
+            yield {**head, **row}
 
 
 def model_rows(paths: Sequence[Path], sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
@@ -304,19 +291,19 @@ def what_else_is_missing(found: Mapping[str, Any]) -> list[str]:
 def models_in(folder: Path | None, *, dry: bool) -> list[Path]:
     """Return the models of a folder, or some fixtures."""
     if folder is None:
-        return list(MODELS[: 1 if dry else None])
+        return [find_fixtures() / name for name in MODELS[: 1 if dry else None]]
     return sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> None:
     """Test, measure, and write JSON and table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"))
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--models", type=Path)
     parser.add_argument("--json", type=Path, default=Path("build/gpu.json"))
     parser.add_argument("--table", type=Path, default=Path("build/gpu.md"))
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device: --device cpu --dry-run shows what would run")
     sizes = TINY if args.dry_run else FULL
@@ -336,7 +323,3 @@ def main() -> None:
     wrong = what_else_is_missing(found)
     if wrong:
         sys.exit("\n".join(wrong))
-
-
-if __name__ == "__main__":
-    main()

@@ -147,6 +147,7 @@ def read_model(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Opti
     model.train()  # k2t.convert returns it in eval mode
     loss = LOSSES[options.loss] if compiled is None or options.loss != "keras" else compiled.loss
     if compiled is not None and options.optimizer == "keras":
+        compiled.optimizer.synchronize_rows()  # of Embeddings' gradients
         return model, compiled.optimizer, loss
     learning = [p for p in model.parameters() if p.requires_grad]  # what Keras would train
     return model, OPTIMIZERS[options.optimizer](learning, lr=options.rate), loss

@@ -219,12 +219,16 @@ def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
 
     shorten: take the inputs of the golden vectors before, and those like them, which may be shorter
     than the file's inputs are declared.
+
+    Raises:
+        InvalidModelFileError: the model cannot be computed on any of them.
     """
     facts = origin(model)
     before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
     spec = model_from_json(json.loads(facts.spec_text))
     others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=shorten)
-    return _make_by_model(model, chain([before] if shorten else [], others))
+    with _computing():
+        return _make_by_model(model, chain([before] if shorten else [], others))
 
 
 def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
@@ -248,13 +252,17 @@ def copy_in_float64(model: nn.Module) -> nn.Module:
 
 
 def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Call the model once from fresh states; return its outputs as a flat tuple on the CPU."""
+    """Call the model once from fresh states; return its outputs as a flat tuple on the CPU.
+
+    Those of bfloat16, which NumPy lacks, become float32.
+    """
     given = move_inputs(model, inputs)
     forget_states(model)
     with torch.no_grad():
         out = model(*given)
     forget_states(model)
-    return tuple(y.cpu() for y in flat(out))
+    outputs = (y.cpu() for y in flat(out))
+    return tuple(y.float() if y.dtype is torch.bfloat16 else y for y in outputs)
 
 
 def find_float_dtype(model: nn.Module) -> torch.dtype:

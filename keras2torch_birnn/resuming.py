@@ -42,12 +42,14 @@ from keras2torch_birnn.trainers.penalties import constrain_, has_constraints, pe
 from keras2torch_birnn.trainers.rules import parse_rule
 from keras2torch_birnn.trainers.settings import parse_settings
 from keras2torch_birnn.trainers.stored import StoredState, find_state, read_compiled
+from keras2torch_birnn.trainers.variables import Variable
 from keras2torch_birnn.writers.layers import Located, locate
 from keras2torch_birnn.writers.optimizer_state import read_state
 from keras2torch_birnn.writers.trained_variables import (
     TrainedVariables,
     check_one_owner,
     find_variables,
+    find_whole_variables,
 )
 
 State = Literal["file", "new"]
@@ -128,7 +130,7 @@ def training(
         check_not_wrapped(located.spec.root)
         compiled = read_compiled(container, given, located.spec.generation)
         variables = find_variables(located, model)
-        optimizer = make_optimizer(compiled, variables)
+        optimizer = make_optimizer(compiled, located, variables)
         tables = record_rows(model) if needs_rows(optimizer) else []
         optimizer.record(tables)
         unconstrained = has_constraints(model) and not compiled.optimizer.applies_constraints
@@ -142,7 +144,9 @@ def training(
     return Training(model, optimizer, compiled, located.spec, notes)
 
 
-def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> KerasOptimizer:
+def make_optimizer(
+    compiled: CompiledTraining, located: Located, variables: TrainedVariables
+) -> KerasOptimizer:
     """Make an optimizer with a new state for the trained parameters of a model.
 
     Raises:
@@ -155,10 +159,12 @@ def make_optimizer(compiled: CompiledTraining, variables: TrainedVariables) -> K
         raise UnsupportedOptionError("all weights of the model are frozen", _HOW_TO_THAW)
     if any(kind == "by variable" for kind, _ in settings.clips):
         check_one_owner(parameters, "clipnorm")
+    whole: tuple[Variable, ...] = ()
     if rule.of_whole_variables:
         check_one_owner(parameters, compiled.optimizer.class_name)
+        whole = find_whole_variables(located, variables)
     owners = [one.owners[0] for one in parameters]
-    return KerasOptimizer([one.param for one in parameters], rule, settings, owners)
+    return KerasOptimizer([one.param for one in parameters], rule, settings, owners, whole)
 
 
 def _read(

@@ -26,6 +26,7 @@ from pathlib import Path
 import pytest
 from fixture_archives import MissingArchivesError, unpacked
 from optional_packages import TestFile
+from sampling import mark_thorough
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -55,6 +56,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     """Collect a file of tests as a ``TestFile``."""
     found: pytest.Module = TestFile.from_parent(parent, path=module_path)
     return found
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what only ``make test-all`` runs, before ``-m`` is applied."""
+    mark_thorough(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

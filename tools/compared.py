@@ -303,7 +303,7 @@ def by_family(files: Mapping[str, File]) -> str:
 def page(files: Mapping[str, File]) -> str:
     """Make the page: features and kinds of file by generation, then layer classes."""
     labels = sorted({file.entry["label"] for file in files.values()}, key=_order)
-    parts = [f"{_HEAD}\n{by_kind(files)}\n{by_family(files)}"]
+    parts = [f"{_HEAD}\n{by_kind(files)}\n## Features\n\n{by_family(files)}"]
     parts.append(f"{_CONTAINERS}\n{by_container()}")
     for label in labels:
         own = [file for file in files.values() if file.entry["label"] == label]
@@ -331,15 +331,11 @@ Counted apart from the files above; `tests/parity/test_tensorflow_parity.py` com
 same way.
 """
 
-_HEAD = """# What was compared with real Keras
+_HEAD = """# Compared with real Keras: all counts
 
 Written by `python tools/write_docs.py` from the files in `fixtures/`; a test fails when it is out
-of date. Each number is a count of model files that a real Keras wrote. For every one of them, the
-outputs of the converted model and of the float64 reference equal those of that Keras to
-`1e-5 + 1e-4 |y|`, and the model in float64 equals the reference to 1e-12. Files of half precision
-have their own tolerance and are not counted.
+of date. Each number is a count of model files that a real Keras wrote and that are compared with
+its outputs: [how, and what it means](../compared.md).
 
-Random models are compared, too: `benchmarks/random_models.py` generates graphs of layers, writes
-them with the installed Keras, and converts them. On 28 November 2026 all 300 models of Keras 3.15.1
-(seed 5) were equal, and 248 of 250 of tf_keras 2.21.0 (seed 5); the other 2 Keras itself refuses.
+## All files
 """

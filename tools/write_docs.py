@@ -1,8 +1,8 @@
 """Write the generated tables of the documentation: ``python tools/write_docs.py``.
 
 A generated table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; the whole of
-``docs/compared.md`` is generated, and the number of compared files in the README. A test fails when
-a page is out of date.
+``docs/tables/compared.md`` is generated, and the number of compared files in the README and in
+``docs/compared.md``. A test fails when a page is out of date.
 """
 
 from __future__ import annotations
@@ -13,16 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import compared
-import cost_table
 import export_summary
-import layer_speed
-import model_speed
-import penalty_table
-import precision_table
-import speed
-import speed_of_exports
-import stack_speed
-import training_speed
+import tables
 
 from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.plugins import SHIPPED
@@ -30,8 +22,8 @@ from keras2torch_birnn.rnn.engines import ENGINES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-COMPARED = DOCS / "compared.md"
-README = ROOT / "README.md"
+COMPARED = DOCS / "tables" / "compared.md"
+COUNTING = (ROOT / "README.md", DOCS / "compared.md")
 _COUNT = re.compile(r"[\d,]+ files of \d+ Keras versions")
 
 
@@ -65,24 +57,20 @@ def engine_table() -> str:
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "layers.md": {"layers": layer_table},
     DOCS / "plugins.md": {"plugins": plugin_table},
-    DOCS / "performance.md": {
-        "engines": engine_table,
-        "engine": partial(speed.table, training=False),
-        "training": partial(speed.table, training=True),
-        "training_steps": training_speed.table,
-        "penalties": penalty_table.table,
-        "layers_and_floor": layer_speed.table,
-        "kernel_pairs": layer_speed.pairs,
-        "stacks": stack_speed.short,
-        "long": stack_speed.long,
-        "precision": precision_table.table,
-        "models": partial(model_speed.table, model_speed.MODELS),
-        "eager_floor": partial(model_speed.floor_table, model_speed.FLOOR),
-        "cost_measured": cost_table.measured,
-        "cost_foreseen": cost_table.foreseen,
+    DOCS / "performance.md": {"engines": engine_table},
+    DOCS / "tables" / "performance.md": {
+        "engine": tables.layers(training=False),
+        "training": tables.layers(training=True),
+        "training_steps": tables.TRAINING_STEPS,
+        "penalties": tables.PENALTIES,
+        "layers_and_floor": tables.FLOOR,
+        "stacks": tables.STACKS,
+        "long": tables.LONG,
+        "precision": tables.PRECISION,
+        "models": tables.MODELS,
     },
     DOCS / "deploy.md": {
-        "export_speed": speed_of_exports.table,
+        "export_speed": tables.EXPORT_SPEED,
         "exports": partial(export_summary.show, export_summary.table),
         "real_exports": partial(export_summary.show, export_summary.real_table),
         "not_exported": partial(export_summary.show, export_summary.problems),
@@ -90,13 +78,13 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
 }
 
 
-def update(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+def update(text: str, makers: Mapping[str, Callable[[], str]]) -> str:
     """Return the page with its generated tables made again.
 
     Raises:
         ValueError: the page lacks the markers of a table.
     """
-    for name, make in tables.items():
+    for name, make in makers.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         before, found, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
@@ -106,19 +94,20 @@ def update(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
     return text
 
 
-def update_count(readme: str, files: Mapping[str, compared.File]) -> str:
-    """Return the README with the number of compared files and of the versions that wrote them."""
+def update_count(text: str, files: Mapping[str, compared.File]) -> str:
+    """Return a page with the number of compared files and of the versions that wrote them."""
     labels = {file.entry["label"] for file in files.values()}
-    return _COUNT.sub(f"{len(files):,} files of {len(labels)} Keras versions", readme)
+    return _COUNT.sub(f"{len(files):,} files of {len(labels)} Keras versions", text)
 
 
 def main() -> None:
     """Write every generated page, table and number."""
-    for path, tables in TABLES.items():
-        path.write_text(update(path.read_text("utf-8"), tables), "utf-8")
+    for path, makers in TABLES.items():
+        path.write_text(update(path.read_text("utf-8"), makers), "utf-8")
     files = compared.counted()
     COMPARED.write_text(compared.page(files), "utf-8")
-    README.write_text(update_count(README.read_text("utf-8"), files), "utf-8")
+    for path in COUNTING:
+        path.write_text(update_count(path.read_text("utf-8"), files), "utf-8")
 
 
 if __name__ == "__main__":

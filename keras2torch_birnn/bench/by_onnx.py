@@ -23,6 +23,7 @@ from keras2torch_birnn.bench.case import (
     lengths_of,
 )
 from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # Keras' gates i f c o and z r h; ONNX' i o f c and z r h.
@@ -40,7 +41,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
     ``BY_TORCH``, as torch's own exporter writes it, for those of the inputs.
     """
     threads = int(os.environ["OMP_NUM_THREADS"])
-    open_model = _in_openvino if how == "openvino" else _in_onnxruntime
+    open_model = open_in_openvino if how == "openvino" else open_in_onnxruntime
     if isinstance(case, Stack):
         file = how if how.endswith(".onnx") else stack_model(case).SerializeToString()
         return open_model(file, [input_of(case)], threads)
@@ -71,7 +72,7 @@ def _export_by_torch(case: Model, file: Path, inputs: Sequence[Array]) -> None:
     torch.onnx.export(model.eval(), given, file, dynamo=True, external_data=False)
 
 
-def _in_onnxruntime(model: str | bytes, inputs: Sequence[Array], threads: int) -> Prepared:
+def open_in_onnxruntime(model: str | bytes, inputs: Sequence[Array], threads: int) -> Prepared:
     """Prepare a model, the name of its file or its bytes, for ONNX Runtime."""
     import onnxruntime
 
@@ -84,13 +85,16 @@ def _in_onnxruntime(model: str | bytes, inputs: Sequence[Array], threads: int) -
     return _prepared(lambda: session.run(None, feeds), version)
 
 
-def _in_openvino(model: str | bytes, inputs: Sequence[Array], threads: int) -> Prepared:
-    """Prepare a model, the name of its file or its bytes, for OpenVINO in float32."""
+def open_in_openvino(
+    model: str | bytes, inputs: Sequence[Array], threads: int, precision: str | None = "f32"
+) -> Prepared:
+    """Prepare a model, the name of its file or its bytes, for OpenVINO; None: as it chooses."""
     import openvino
 
     core = openvino.Core()
-    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    options["INFERENCE_PRECISION_HINT"] = "f32"
+    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    if precision is not None:
+        options["INFERENCE_PRECISION_HINT"] = precision
     compiled = core.compile_model(core.read_model(model=model), "CPU", options)
     request = compiled.create_infer_request()
     pairs = zip(compiled.inputs, inputs, strict=True)
@@ -175,14 +179,6 @@ def _merge(helper: Any, constant: Any, i: int, stack: Stack) -> list[Any]:
         ]
     axes = constant(f"a{i}", np.array([1], dtype=np.int64))
     split = helper.make_node("Split", [f"y{i}"], [f"f{i}", f"g{i}"], axis=1, num_outputs=2)
-    operator = {"mul": "Mul", "sum": "Add", "ave": "Add"}[stack.merge]
+    operator = MERGE_MODES[stack.merge].onnx_operator
     merged = helper.make_node(operator, [f"f{i}", f"g{i}"], [f"m{i}"])
-    if stack.merge != "ave":
-        return [split, merged, helper.make_node("Squeeze", [f"m{i}", axes], [f"t{i + 1}"])]
-    half = constant(f"h{i}", np.float32(0.5).reshape(1))
-    return [
-        split,
-        merged,
-        helper.make_node("Mul", [f"m{i}", half], [f"n{i}"]),
-        helper.make_node("Squeeze", [f"n{i}", axes], [f"t{i + 1}"]),
-    ]
+    return [split, merged, helper.make_node("Squeeze", [f"m{i}", axes], [f"t{i + 1}"])]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,17 @@ from keras2torch_birnn.bench.case import (
     lengths_of,
     mask_of,
 )
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
 from keras2torch_birnn.rnn.chain import Chain, Link
 from keras2torch_birnn.rnn.engine_settings import set_engine
 from keras2torch_birnn.rnn.engines import check_request
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.spec import Array, LayerSpec
 
 Runner = Callable[[], Any]
-_CLASSES = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-_STACKS = {"lstm": BiLSTM, "gru": BiGRU, "rnn": BiRNN}
+TORCH_CLASSES: Mapping[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+_STACKS: Mapping[str, Any] = {"lstm": BiLSTM, "gru": BiGRU, "rnn": BiRNN}
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
@@ -39,6 +40,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
 
     An engine's name that ends in "-compile": the same compiled by torch.
     """
+    set_threads()
     model: nn.Module
     how, _, compiled = how.partition("-")
     if isinstance(case, Model):
@@ -77,6 +79,12 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
         return run()
 
     return Prepared(step, after_one_step, runs)
+
+
+def set_threads() -> None:
+    """Use as many threads as the process was told to."""
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
 
 
 def trained_exactly(stack: Stack) -> Array:
@@ -146,12 +154,12 @@ class ByHand(nn.Module):
         super().__init__()
         state = _state(layer)
         features = state["weight_ih_l0"].shape[1]
-        made: Any = _CLASSES[stack.rnn]
+        made = TORCH_CLASSES[stack.rnn]
         self.rnn = made(features, stack.units, batch_first=True, bidirectional=True)
         _fill(self.rnn, state)
         for name, weight in self.rnn.named_parameters():
             weight.requires_grad_(name in state)  # Keras has one bias and trains one
-        self.merge = MERGE_MODES[stack.merge].combine
+        self.merge = MERGE_MODES[stack.merge].on_tensors
         self.lengths = lengths_of(stack)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,25 +181,28 @@ def _state(layer: LayerSpec) -> dict[str, Array]:
     return state | torch_parameters(layer.parts["backward_layer"], "_reverse")
 
 
-def _folded(stack: Stack, device: str) -> tuple[nn.Module, Runner]:
-    """Build one torch module of all layers; their merges are folded into the weights."""
-    states = list(map(_state, layers_of(stack)))
-    made: Any = _STACKS[stack.rnn]
-    model = made(
-        states[0]["weight_ih_l0"].shape[1],
-        stack.units,
-        stack.layers,
-        batch_first=True,
-        merge_mode=stack.merge,
-        engine="folded",
-    )
+def module_of(
+    stack: Stack, engine: str = "auto", classes: Mapping[str, Any] = _STACKS
+) -> nn.Module:
+    """Build one module of all layers, a ``BiLSTM`` and so on; or that of other classes."""
+    options: dict[str, Any] = {"batch_first": True}
+    if classes is _STACKS:
+        options |= {"merge_mode": stack.merge, "engine": engine}
+    else:
+        options["bidirectional"] = True
+    model: nn.Module = classes[stack.rnn](stack.features, stack.units, stack.layers, **options)
     given = {
         name.replace("_l0", f"_l{number}"): array
-        for number, state in enumerate(states)
-        for name, array in state.items()
+        for number, layer in enumerate(layers_of(stack))
+        for name, array in _state(layer).items()
     }
     _fill(model, given)
-    model.eval().to(device)
+    return model.eval()
+
+
+def _folded(stack: Stack, device: str) -> tuple[nn.Module, Runner]:
+    """Build one torch module of all layers; their merges are folded into the weights."""
+    model: Any = module_of(stack, "folded").to(device)
     x, mask = _given(stack, device)
     return model, lambda: model(x, mask=mask)[0]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.rnn.merge import MERGE_MODES
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.spec import Array, Cut, Generation, LayerSpec, cut_at
 

@@ -11,6 +11,9 @@ from keras2torch_birnn.exporting.onnx_file import TARGET
 
 OURS = "k2t"
 PLAIN = "torch per layer"
+COMPILED, FOLDED, LOOP = "k2t compiled", "k2t folded", "naive loop"
+# No peers of ours: our own, and what one writes by hand with torch alone.
+NO_PEERS = (OURS, COMPILED, FOLDED, PLAIN, LOOP)
 
 
 def _anything(case: Case) -> str:
@@ -57,7 +60,7 @@ def _calls_of_stacks(case: Case) -> str:
 
 
 def _written_in_onnx(case: Case) -> str:
-    """Tell why there is no ONNX file of a case: of a model torch's exporter writes it."""
+    """Tell why a case cannot be written as ONNX; empty if it can."""
     return TARGET.why_cannot_write() if isinstance(case, Model) else _calls(case)
 
 
@@ -73,10 +76,11 @@ def _training(case: Case) -> str:
 
 @dataclass(frozen=True)
 class Contender:
-    """An implementation: a function of a module of this package, in a process of its own.
+    """An implementation: ``prepare`` of a module, in a process of its own.
 
     ``how``: the function's second argument. ``needs``: packages that must be installed.
-    ``against``: why it cannot run a case; empty if it can.
+    ``against``: why it cannot run a case; empty if it can. ``tolerance``: of the largest output;
+    None for that of the case.
     """
 
     module: str
@@ -85,45 +89,45 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=dict)
     against: Callable[[Case], str] = _anything
     devices: tuple[str, ...] = ("cpu", "cuda")
+    tolerance: float | None = None
 
 
+BY_TORCH, BY_ONNX, BY_KERAS = (
+    f"keras2torch_birnn.bench.{name}" for name in ("by_torch", "by_onnx", "by_keras")
+)
 _ONNXRUNTIME = ("onnx", "onnxruntime", "onnxscript")
 _TENSORFLOW = {"KERAS_BACKEND": "tensorflow"}
 _TORCH = {"KERAS_BACKEND": "torch"}
 
 CONTENDERS: Mapping[str, Contender] = {
-    OURS: Contender("by_torch", "auto"),
-    PLAIN: Contender("by_torch", "torch", against=_torch_alone),
-    "torch.compile": Contender("by_torch", "compile", against=_unmasked_torch),
-    "k2t compiled": Contender("by_torch", "auto-compile"),
-    "k2t folded": Contender("by_torch", "folded", against=_folded_torch),
-    "naive loop": Contender("by_torch", "loop"),
-    "ONNX Runtime": Contender(
-        "by_onnx", "onnxruntime", _ONNXRUNTIME, {}, _written_in_onnx, ("cpu",)
-    ),
+    OURS: Contender(BY_TORCH, "auto"),
+    PLAIN: Contender(BY_TORCH, "torch", against=_torch_alone),
+    "torch.compile": Contender(BY_TORCH, "compile", against=_unmasked_torch),
+    COMPILED: Contender(BY_TORCH, "auto-compile"),
+    FOLDED: Contender(BY_TORCH, "folded", against=_folded_torch),
+    LOOP: Contender(BY_TORCH, "loop"),
+    "ONNX Runtime": Contender(BY_ONNX, "onnxruntime", _ONNXRUNTIME, {}, _written_in_onnx, ("cpu",)),
     "ONNX Runtime, torch's file": Contender(
-        "by_onnx", "onnxruntime-by-torch", _ONNXRUNTIME, {}, _models_in_onnx, ("cpu",)
+        BY_ONNX, "onnxruntime-by-torch", _ONNXRUNTIME, {}, _models_in_onnx, ("cpu",)
     ),
     "OpenVINO": Contender(
-        "by_onnx", "openvino", ("onnx", "openvino"), {}, _written_in_onnx, ("cpu",)
+        BY_ONNX, "openvino", ("onnx", "openvino"), {}, _written_in_onnx, ("cpu",)
     ),
     "Keras predict": Contender(
-        "by_keras", "predict", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
+        BY_KERAS, "predict", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
     ),
     "Keras tf.function": Contender(
-        "by_keras", "function", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
+        BY_KERAS, "function", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
     ),
-    "Keras XLA": Contender(
-        "by_keras", "xla", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
-    ),
+    "Keras XLA": Contender(BY_KERAS, "xla", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)),
     "Keras train_on_batch": Contender(
-        "by_keras", "train", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
+        BY_KERAS, "train", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
     ),
     "Keras train_on_batch XLA": Contender(
-        "by_keras", "train-xla", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
+        BY_KERAS, "train-xla", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
     ),
     "Keras on torch": Contender(
-        "by_keras", "call", ("keras", "torch"), _TORCH, against=_calls_of_stacks, devices=("cpu",)
+        BY_KERAS, "call", ("keras", "torch"), _TORCH, against=_calls_of_stacks, devices=("cpu",)
     ),
 }
 

@@ -32,13 +32,19 @@ QUIET_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one contender on one case, in milliseconds, or why there are none."""
+    """Times of one contender on one case, in milliseconds, or why there are none.
+
+    error: the largest. relative_error: the root mean square by that of the outputs. above_mb: the
+    memory that a call takes, where it was asked for.
+    """
 
     contender: str
     runs: str
     error: float
     times_ms: tuple[float, ...]
     absent: str = ""
+    relative_error: float = math.nan
+    above_mb: float | None = None
 
     @property
     def median_ms(self) -> float:
@@ -63,7 +69,9 @@ class Row:
 class _Worker:
     """The process of a contender."""
 
-    def __init__(self, contender: Contender, device: str, folder: Path, threads: int) -> None:
+    def __init__(
+        self, contender: Contender, device: str, folder: Path, threads: int, *more: str
+    ) -> None:
         environment = {
             **os.environ,
             **contender.environment,
@@ -77,7 +85,7 @@ class _Worker:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         module = "keras2torch_birnn.bench.worker"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, contender.module, contender.how, device, str(folder)],
+            [sys.executable, "-m", module, contender.module, contender.how, device, folder, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -114,10 +122,13 @@ def measure(
     rounds: int = 9,
     contenders: Sequence[str] = tuple(CONTENDERS),
     table: Mapping[str, Contender] = CONTENDERS,
+    exactly: bool = True,
+    memory: bool = False,
 ) -> Row:
     """Time every contender that can run the case and agrees with the exact numbers.
 
-    contenders: names in ``table``.
+    contenders: names in ``table``. exactly: without it, they are to agree with the first of them.
+    memory: tell also how much a call takes (on Linux).
 
     Raises:
         K2TError: the case is a model that cannot be converted.
@@ -125,21 +136,27 @@ def measure(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.joinpath("case.json").write_text(to_json(case), encoding="utf-8")
-        wanted = _wanted(case, folder)
+        wanted = _wanted(case, folder) if exactly else None
         absent = {c: reason_against(c, case, device, table) for c in contenders}
         workers: dict[str, _Worker] = {}
-        errors: dict[str, float] = {}
+        errors: dict[str, tuple[float, float]] = {}
         try:
             for contender in contenders:
                 if absent[contender]:
                     continue
                 begin(f"{contender} gets ready")
-                worker = workers[contender] = _Worker(table[contender], device, folder, threads)
+                worker = workers[contender] = _Worker(
+                    table[contender], device, folder, threads, *(["memory"] if memory else [])
+                )
                 absent[contender] = printable(str(worker.first.get("error", "")))
                 if not absent[contender]:
                     file = folder / "outputs.npz"
                     worker.ask(f"outputs {file}")
-                    absent[contender], errors[contender] = _difference(case, file, wanted)
+                    found = _read_outputs(file)
+                    wanted = found if wanted is None else wanted
+                    tolerance = table[contender].tolerance
+                    absent[contender], *both = _difference(case, found, wanted, tolerance)
+                    errors[contender] = (both[0], both[1])
             times: dict[str, list[float]] = {c: [] for c in contenders if not absent[c]}
             there = list(times)
             begin(case.label, rounds * len(there), "runs")
@@ -158,9 +175,11 @@ def measure(
         Timing(
             c,
             str(workers[c].first.get("runs", "")) if c in workers else "",
-            errors.get(c, float("nan")),
+            errors.get(c, (math.nan, math.nan))[0],
             tuple(times.get(c, ())),
             absent[c],
+            errors.get(c, (math.nan, math.nan))[1],
+            workers[c].first.get("above_mb") if c in workers else None,
         )
         for c in contenders
     )
@@ -197,19 +216,29 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
     return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]
 
 
-def _difference(case: Case, file: Path, wanted: Sequence[Array]) -> tuple[str, float]:
-    """Tell why the outputs differ (empty if they agree), and their error."""
+def _read_outputs(file: Path) -> list[Array]:
     with np.load(file) as data:
-        got = [data[f"y{i}"] for i in range(len(data.files))]
+        return [data[f"y{i}"] for i in range(len(data.files))]
+
+
+def _difference(
+    case: Case, got: Sequence[Array], wanted: Sequence[Array], tolerance: float | None = None
+) -> tuple[str, float, float]:
+    """Tell why the outputs differ (empty if they agree), the largest error and the relative one."""
     if [y.shape for y in got] != [y.shape for y in wanted]:
-        return "other outputs", float("inf")
+        return "other outputs", math.inf, math.inf
     error = max(map(_error, got, wanted))
     size = max(float(np.nanmax(np.abs(y), initial=0.0)) for y in wanted)
-    if isinstance(case, Model):
+    if tolerance is not None:
+        allowed = tolerance * size
+    elif isinstance(case, Model):
         allowed = ATOL + RTOL * size
     else:
         allowed = STACK_TOLERANCE * max(1.0, size)
-    return ("" if error <= allowed else f"other numbers: {error:.1e} off"), error
+    off = math.sqrt(sum(float(np.nansum((a - b) ** 2)) for a, b in zip(got, wanted, strict=True)))
+    whole = math.sqrt(sum(float(np.nansum(y.astype("f8") ** 2)) for y in wanted))
+    relative = off / whole if whole else math.nan
+    return ("" if error <= allowed else f"other numbers: {error:.1e} off"), error, relative
 
 
 def _error(found: Array, wanted: Array) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -63,23 +63,13 @@ def as_data(facts: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
             "device": row.device,
             "timings": [
                 # JSON has no NaN.
-                {**asdict(t), "error": t.error if t.times_ms else None, "median_ms": _median(t)}
+                {**asdict(t), **_errors(t), "median_ms": _median(t)}
                 for t in row.timings
             ],
         }
         for row in rows
     ]
     return {**facts, "rows": found}
-
-
-def write_results(file: Path, facts: Mapping[str, Any], rows: Iterable[Row]) -> None:
-    """Write all measurements to a file of JSON."""
-    write_data(file, as_data(facts, rows))
-
-
-def write_data(file: Path, data: Mapping[str, Any]) -> None:
-    """Write results to a file of JSON."""
-    file.write_text(f"{json.dumps(data, indent=1)}\n", encoding="utf-8")
 
 
 def find_disturbance(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
@@ -91,6 +81,11 @@ def find_disturbance(facts: Mapping[str, Any], rows: Iterable[Row]) -> str:
     if any(max(one) > UNSTEADY * min(one) for one in times):
         return f"some rounds took over {UNSTEADY} times as long as others: is the machine busy?"
     return ""
+
+
+def _errors(timing: Timing) -> dict[str, float | None]:
+    both = {"error": timing.error, "relative_error": timing.relative_error}
+    return {key: value if math.isfinite(value) else None for key, value in both.items()}
 
 
 def _median(timing: Timing) -> float | None:

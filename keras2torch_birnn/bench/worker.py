@@ -1,8 +1,9 @@
 """Process of a contender: reads commands on stdin, answers each with one line of JSON.
 
-``python -m keras2torch_birnn.bench.worker MODULE HOW DEVICE FOLDER``. The folder holds
+``python -m keras2torch_birnn.bench.worker MODULE HOW DEVICE FOLDER [memory]``. The folder holds
 ``case.json`` and, for a model, ``inputs.npz``. First answer: what runs. ``outputs FILE``: write
-what was computed; ``run``: compute once, in milliseconds.
+what was computed; ``run``: compute once, in milliseconds. With ``memory`` the first answer tells
+how much the first run takes, beyond what was there before and its outputs, in MB (on Linux).
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +23,7 @@ import numpy as np
 from keras2torch_birnn.bench.case import flat, from_json
 
 
-def _by_torch(*arguments: Any) -> Any:
-    import torch
-
-    from keras2torch_birnn.bench.by_torch import prepare
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    return prepare(*arguments)
-
-
-def _by_onnx(*arguments: Any) -> Any:
-    from keras2torch_birnn.bench.by_onnx import prepare
-
-    return prepare(*arguments)
-
-
-def _by_keras(*arguments: Any) -> Any:
-    from keras2torch_birnn.bench.by_keras import prepare
-
-    return prepare(*arguments)
-
-
-MODULES: Mapping[str, Callable[..., Any]] = {
-    "by_torch": _by_torch,
-    "by_onnx": _by_onnx,
-    "by_keras": _by_keras,
-}
-
-
-def main(module: str, how: str, device: str, folder: str) -> None:
+def main(module: str, how: str, device: str, folder: str, memory: str = "") -> None:
     """Prepare the case, then answer until stdin ends."""
     # What libraries print on stdout must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -61,14 +35,15 @@ def main(module: str, how: str, device: str, folder: str) -> None:
     try:
         case = from_json(Path(folder, "case.json").read_text(encoding="utf-8"))
         inputs = _inputs(Path(folder, "inputs.npz"))
-        prepared = MODULES[module](case, how, device, inputs)
+        prepared = import_module(module).prepare(case, how, device, inputs)
+        above = {"above_mb": _measure_memory(prepared.run)} if memory else {}
         first = prepared.outputs()
         prepared.run()
     except Exception as error:  # whatever a library raises: the table tells, the others go on
         lines = [line for line in str(error).splitlines() if line.strip()]
         answer(error=f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:120])
         return
-    answer(runs=prepared.runs)
+    answer(runs=prepared.runs, **above)
     for line in sys.stdin:
         command, _, file = line.strip().partition(" ")
         if command == "outputs":
@@ -92,6 +67,20 @@ def _timed(run: Callable[[], Any]) -> float:
         run()
         times.append((time.perf_counter() - start) * 1e3)
     return statistics.median(times[1:] or times)
+
+
+def _measure_memory(run: Callable[[], Any]) -> float:
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
+    before = _status_mb("VmRSS")
+    outputs = run()
+    of_outputs = sum(int(y.nbytes) for y in _arrays(outputs)) / 1e6
+    return _status_mb("VmHWM") - before - of_outputs
+
+
+def _status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith(field))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _inputs(file: Path) -> list[np.ndarray[Any, Any]]:

@@ -113,7 +113,7 @@ def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool)
 
 
 def _check_apart(tasks: Sequence[Task], key: Callable[[Path], str]) -> None:
-    """Refuse two models with one OUT; ``key``: what is equal then."""
+    """Refuse two models that would write one OUT; paths of one ``key`` are one file."""
     by_out: dict[str, list[Task]] = {}
     for task in tasks:
         by_out.setdefault(key(task.out), []).append(task)
@@ -127,7 +127,7 @@ def _check_apart(tasks: Sequence[Task], key: Callable[[Path], str]) -> None:
 
 
 def _without_case(path: Path) -> str:
-    """Return what a file system that ignores case, and how letters are composed, compares."""
+    """Normalize a path as file systems do that ignore case and Unicode composition."""
     return unicodedata.normalize("NFC", str(path)).casefold()
 
 
@@ -349,7 +349,7 @@ def convert_task(task: Task, options: Options) -> Outcome:
 
 
 def _skip(task: Task, options: Options) -> Outcome:
-    """Do not convert again; but verify if that is asked: who wrote OUT may not have done it."""
+    """Skip a task whose OUT is up to date; verify OUT if asked, as it may never have been."""
     text = f"{task.out}: skipped, it is newer than its model"
     if not options.verify:
         return Outcome(task, "skipped", {"ok": True, "exit": 0}, (text,))

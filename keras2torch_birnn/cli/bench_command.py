@@ -165,6 +165,11 @@ def _cases(
     training: bool,
     dropout: float,
 ) -> list[Case]:
+    """Check the options of ``k2t bench``, and list the cases that they ask for.
+
+    Raises:
+        UsageError: options that do not fit each other, or a value that is not allowed.
+    """
     from keras2torch_birnn.bench.case import CLASSES, GATES, MERGES, Model, Stack
 
     batches = [_number(text) for text in batch.split(",")]
@@ -183,8 +188,8 @@ def _cases(
 
         package = keras_for(read_model(model, config=config, cut=cut))
         file = None if config is None else str(config)
-        one = Model(str(model), file, package, 1, time, cut.first, cut.last)
-        return [replace(one, batch=rows) for rows in batches]
+        case = Model(str(model), file, package, 1, time, cut.first, cut.last)
+        return [replace(case, batch=rows) for rows in batches]
     if not 0 <= dropout < 1:
         raise UsageError(f"--dropout {dropout}: a rate from 0 to below 1 is expected")
     if dropout and not training:
@@ -232,6 +237,11 @@ def _run(
     json_file: Path | None,
     plot_file: Path | None,
 ) -> None:
+    """Measure all cases on all devices, print each result, and write the files that are asked for.
+
+    Raises:
+        UsageError: ``only`` names no contender.
+    """
     from keras2torch_birnn.bench import measure, report
     from keras2torch_birnn.bench.contenders import CONTENDERS
     from keras2torch_birnn.verification import expand_devices

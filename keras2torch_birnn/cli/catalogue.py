@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.readers.operations import operation_names
+from keras2torch_birnn.readers.weights.spectral import WRAPPER
 from keras2torch_birnn.schema import LAYERS, OPS
 
 
@@ -23,8 +24,9 @@ class Row:
 
 
 def catalogue() -> tuple[Row, ...]:
-    """List every class of the schema, in its order."""
-    return tuple(Row(name, row.aliases, row.refused) for name, row in LAYERS.items())
+    """List every class of the schema, in its order, and the wrapper that is read as its layer."""
+    rows = (Row(name, row.aliases, row.refused) for name, row in LAYERS.items())
+    return (*rows, Row(WRAPPER, (), ("training",)))
 
 
 def operation_rows() -> tuple[Row, ...]:

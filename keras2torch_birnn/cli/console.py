@@ -102,7 +102,7 @@ def describe_failure(error: K2TError) -> dict[str, Any]:
 
 
 def known_error(error: Exception) -> K2TError:
-    """Return an error of the package for any error: too little memory, or a bug."""
+    """Turn any error into one of the package: too little memory, or a bug."""
     if isinstance(error, K2TError):
         return error
     if isinstance(error, MemoryError):

@@ -48,7 +48,7 @@ def _usage_errors(*, as_json: bool) -> Iterator[None]:
 
 
 def refuse_empty(context: Any, arguments: Sequence[str]) -> None:
-    """Refuse arguments without a letter: what they name would be the folder that one is in.
+    """Refuse empty arguments, which would name the current folder.
 
     Raises:
         typer.BadParameter: the error of the parser.

@@ -161,6 +161,7 @@ def _write_report(
 
 
 def _print_report(report: Any, *, per_layer: bool) -> None:
+    """Print the tables of a report, the first wrong layer, and the verdict."""
     if per_layer:
         print_columns(
             ("layer (float64, against the reference)", "max abs", "max rel", ""),
@@ -238,7 +239,7 @@ def _print_precision(report: PrecisionReport) -> None:
 
 
 def _how(layer: Any) -> str:
-    """Return how a layer was judged, unless on whole sequences, as most are."""
+    """Return how a layer was judged; empty if on whole sequences, as most are."""
     return "" if layer.judged.startswith("whole") else str(layer.judged)
 
 

@@ -16,7 +16,7 @@ fi
 
 
 def complete_at_first_tab() -> None:
-    """Let typer's script for zsh complete as soon as it is loaded."""
+    """Change typer's script for zsh so that the first Tab already completes."""
     # Not public: without it, completion works from the second Tab on.
     scripts: Any = getattr(getattr(typer, "_completion_shared", None), "_completion_scripts", {})
     if "zsh" in scripts and not scripts["zsh"].endswith(_AT_ONCE):

@@ -18,8 +18,8 @@ from keras2torch_birnn.spec import Array
 
 # A larger share than UNJUDGEABLE: a baseline in half precision is never more exact than this.
 UNJUDGEABLE_HALF = 0.1
-# Errors of arithmetic where a model does not fit its inputs, or its layers each other.
-FAILURES = (RuntimeError, LookupError, TypeError, ValueError)
+# Errors where a model does not fit its inputs, or its layers, of plugins too, each other.
+FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def compare(

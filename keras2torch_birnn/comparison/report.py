@@ -102,7 +102,7 @@ def report_of(
     without_keras: str = "",
     contradicted: bool = False,
 ) -> ParityReport:
-    """Make the report: ok if something was judged, and all that was judged and counts is equal.
+    """Make the report: ok if something was judged, and all judged results that count are equal.
 
     contradicted: Keras does not know what the file names, so that nothing can be judged.
     """

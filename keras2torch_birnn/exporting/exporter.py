@@ -119,7 +119,7 @@ def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool)
 
 
 def _choose_golden(model: nn.Module, spec: ModelSpec) -> Golden:
-    """Return golden vectors of the weights as they are, with inputs as the file declares them."""
+    """Return the stored golden vectors, or make new ones if the weights or input shapes changed."""
     facts = origin(model)
     declared = [layer.config["shape"] for layer in spec.input_layers()]
     fit = all(
@@ -146,7 +146,7 @@ def copy_structure(model: nn.Module) -> fx.GraphModule:
 
 
 def _folder(place: Path) -> Path | None:
-    """Return the folder of a file, for others beside it; None for one that is a stream."""
+    """Return the folder for files beside this one; None if it is a stream."""
     return None if is_stream(place) else Path(os.path.realpath(place)).parent
 
 

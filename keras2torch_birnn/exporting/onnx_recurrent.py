@@ -9,7 +9,7 @@ H units, G gates, D directions, S states.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -25,6 +25,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.exporting.onnx_activations import OnnxActivation, describe, to_onnx
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.recurrent import RecurrentModule as AnyRecurrentModule
+from keras2torch_birnn.merge_modes import MERGE_MODES, merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
@@ -38,7 +39,6 @@ from keras2torch_birnn.rnn.masks import (
     valid_first,
     zero_past,
 )
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
     BidirectionalPair,
     Output,
@@ -69,9 +69,6 @@ ONNX_CELLS: Mapping[str, OnnxCell] = {
 _INPUT_GATE, _FORGET_GATE = 0, 2  # of ONNX' LSTM
 # Weight of the column that marks a step after the last valid one: far beyond any other sum.
 _CLOSING = 1e6
-
-# Merge modes that add up an axis of the directions, and how torch does.
-_SUMS: Mapping[str, Callable[[Tensor, int], Tensor]] = {"sum": torch.sum, "ave": torch.mean}
 
 # y (T, D, B, H), h (D, B, H), and c (D, B, H), which cells without one repeat.
 torch.library.define(
@@ -153,8 +150,9 @@ class OnnxRecurrent(nn.Module):
             return tuple(state[0][:, None] for state in states), states
         if call.merge == "concat":
             return (y.permute(2, 0, 1, 3).flatten(2),), states
-        if call.merge and call.merge in _SUMS:  # one node, without a copy of each direction
-            return (_SUMS[call.merge](y, 1).transpose(0, 1),), states
+        if call.merge and (reduction := MERGE_MODES[call.merge].reduction):
+            # one node, without a copy of each direction
+            return (getattr(y, reduction)(1).transpose(0, 1),), states
         merged = merge_outputs(tuple(y.unbind(1)), call.merge)  # before the one transposition
         return tuple(out.transpose(0, 1) for out in merged), states
 
@@ -337,7 +335,7 @@ def _to_onnx_layout(kind: str, weights: Weights) -> tuple[Tensor, Tensor, Tensor
 
 
 def _with_closing_column(w: Tensor, r: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Append the weights of the column that closes an LSTM's input gate: (1, 4*H, F + 1)."""
+    """Append input weights for a flag that closes an LSTM's input gate: (1, 4*H, F + 1)."""
     column = w.new_zeros(4, r.shape[2])
     column[_INPUT_GATE], column[_FORGET_GATE] = -_CLOSING, _CLOSING
     return torch.cat((w, column.reshape(1, -1, 1)), dim=2), r, b

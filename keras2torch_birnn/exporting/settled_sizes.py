@@ -1,4 +1,4 @@
-"""Sizes that a Keras file leaves open, and of which its model takes one alone.
+"""Fix sizes that a Keras file leaves open although its model takes only one value.
 
 ``tf.reshape(x, (32, -1, 5))`` takes a batch of 32, whatever the file says of its inputs.
 """
@@ -36,7 +36,7 @@ _OTHERS: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: n + 2)
 def settle_sizes(
     model: nn.Module, spec: ModelSpec, example: Sequence[Tensor], file: ModelSpec | None = None
 ) -> tuple[ModelSpec, tuple[str, ...]]:
-    """Declare open sizes of which a model takes that of the example alone; notes tell them.
+    """Fix open sizes for which the model takes only the example's value; return notes on them.
 
     The model is run with other sizes: all, then fewer of them at a time, the most that can change.
 
@@ -126,7 +126,7 @@ def _next_sizes(
 
 
 def tell_sizes(spec: ModelSpec) -> tuple[str, ...]:
-    """Tell of which open axes not every size fits, such as of a U-Net, and which do."""
+    """Describe open axes that do not take every size, as in a U-Net, and the sizes that fit."""
     shapes = [layer.config["shape"] for layer in spec.input_layers()]
     names = [layer.name for layer in spec.input_layers()]
     found = {place: list_sizes(spec, shapes, place, _LEAST) for place in open_places(shapes)}
@@ -143,7 +143,7 @@ def _double(size: int) -> int:
 
 
 def run_quietly(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Run a model without what torch prints on errors: where in the model it fails."""
+    """Run a model; keep torch from printing where it failed."""
     with redirect_stderr(StringIO()):
         return run(model, tuple(inputs))
 

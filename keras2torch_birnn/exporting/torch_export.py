@@ -57,6 +57,7 @@ from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
 
 # The namespaces of operators that torch itself has.
+_OPERATOR: Any = type(torch.ops.aten.add.Tensor)
 _OF_TORCH = frozenset({"aten", "prim", "prims", "higher_order", "inductor"})
 _ADVICE = "please report it, with the file if you can"
 _SEED = 1
@@ -178,8 +179,7 @@ def _check_operators(program: Any) -> None:
         {
             printable(node.target)
             for node in _nodes(program.graph_module)
-            if isinstance(node.target, torch._ops.OpOverload)
-            and node.target.namespace not in _OF_TORCH
+            if isinstance(node.target, _OPERATOR) and node.target.namespace not in _OF_TORCH
         }
     )
     if others:
@@ -228,7 +228,7 @@ def _limit(model: nn.Module) -> Tolerance:
 
 
 def _twice(inputs: Inputs, axes: Axes) -> Inputs:
-    """Return the inputs one behind the other along every open axis but the batch."""
+    """Return the inputs doubled along every open axis but the batch."""
     found = []
     for x, free in zip(inputs, axes, strict=True):
         for axis in free:
@@ -245,7 +245,7 @@ def _one_row_more(inputs: Inputs, axes: Axes) -> Inputs:
 
 
 def _rows(inputs: Inputs, axes: Axes, first: int, end: int) -> Inputs:
-    """Return some rows, all of them where the file fixes their number."""
+    """Return some rows of the inputs; all of them if the file fixes the batch size."""
     if not all(0 in free for free in axes):
         return inputs
     return tuple(x[first:end] for x in inputs)

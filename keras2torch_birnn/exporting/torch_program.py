@@ -9,16 +9,16 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx.experimental import _config
 
 from keras2torch_birnn.conversion import move_inputs
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.spec import Array, ModelSpec, Shape
+from keras2torch_birnn.torch_private import find
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input
@@ -29,6 +29,7 @@ _WHOLE: Mapping[str, torch.dtype] = {
     "uint64": torch.int64,
 }
 _LOGGERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript")
+_CONFIG: Any = find("shape_config")
 _OPTION = "backed_size_oblivious"  # of torch 2.9 and newer
 
 
@@ -77,8 +78,8 @@ def record_program(
     """
     free = tuple(dict.fromkeys(one, torch.export.Dim.DYNAMIC) for one in axes)
     ones: Any = nullcontext()
-    if like_all_sizes and hasattr(_config, _OPTION):
-        ones = cast(Any, _config).patch(_OPTION, True)
+    if like_all_sizes and hasattr(_CONFIG, _OPTION):
+        ones = _CONFIG.patch(_OPTION, True)
     with torch.no_grad(), ones, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about nn.LSTM
         return torch.export.export(model, inputs, dynamic_shapes=free, strict=False)

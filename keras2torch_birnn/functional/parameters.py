@@ -1,4 +1,4 @@
-"""Arrays of a spec as torch parameters, those that are still in the file included."""
+"""Make torch parameters of a spec's arrays, also of arrays that are still in the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def to_parameter(array: Array) -> nn.Parameter:
 
 
 def lazy_source(tensor: torch.Tensor) -> LazyArray | None:
-    """Return the array in the file whose values a parameter will have, None if it has them."""
+    """Return the array in the file that a parameter still waits for; None if it has its values."""
     source = getattr(tensor, _SOURCE, None)
     return source if isinstance(source, LazyArray) else None
 

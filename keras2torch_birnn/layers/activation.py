@@ -79,6 +79,10 @@ class ThresholdedReLU(nn.Module):
         """Apply it."""
         return x * (x > self.theta)
 
+    def extra_repr(self) -> str:
+        """Show the threshold."""
+        return f"theta={self.theta}"
+
 
 def thresholded_relu(layer: LayerSpec) -> nn.Module:
     """Build a ThresholdedReLU."""
@@ -95,6 +99,10 @@ class PReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it."""
         return torch.relu(x) - self.weight * torch.relu(-x)
+
+    def extra_repr(self) -> str:
+        """Show the shape of the weight."""
+        return str(tuple(self.weight.shape))
 
 
 def prelu(layer: LayerSpec) -> nn.Module:

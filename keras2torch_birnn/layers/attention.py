@@ -87,6 +87,10 @@ class Attention(nn.Module):
             out = out * query_mask.bool().unsqueeze(-1)
         return (out, weights) if return_attention_scores else out
 
+    def extra_repr(self) -> str:
+        """Show the options."""
+        return f"scale={self.scale is not None}, causal={self.causal}"
+
 
 class ConcatAttention(Attention):
     """Scores are a weighted sum of tanh(scale (query + key))."""

@@ -23,6 +23,18 @@ from keras2torch_birnn.schema.einsum import letters, summed_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
+def to_eight_bits(x: Tensor, axes: int | tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Round to integers from -127 to 127 over ``axes``; return them, and what they are times."""
+    scale = 127 / (x.abs().amax(dim=axes, keepdim=True) + 1e-7)
+    return (x * scale).round().clamp(-127, 127), scale
+
+
+def learning_from(smooth: Tensor, exact: Tensor, x: Tensor) -> Tensor:
+    """Return ``exact``, with the gradient that ``smooth``, without rounding, has for ``x``."""
+    learns = torch.is_grad_enabled() and x.requires_grad
+    return smooth + (exact - smooth).detach() if learns else exact
+
+
 class QuantizedDense(nn.Module):
     """A Dense as Keras' int8 mode computes it.
 
@@ -42,11 +54,9 @@ class QuantizedDense(nn.Module):
         """Compute (B, ..., in) -> (B, ..., out). Gradients ignore the rounding."""
         y = functional.linear(input, self.weight) / self.scale
         if self.rounds:
-            scale = 127 / (input.abs().amax(dim=-1, keepdim=True) + 1e-7)
-            rounded = (input * scale).round().clamp(-127, 127)
+            rounded, scale = to_eight_bits(input, -1)
             exact = functional.linear(rounded, self.weight) / (self.scale * scale)
-            learns = torch.is_grad_enabled() and input.requires_grad
-            y = y + (exact - y).detach() if learns else exact
+            y = learning_from(y, exact, input)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
@@ -122,12 +132,9 @@ class QuantizedEinsumDense(EinsumDense):
         """Compute the einsum; axes are those of the equation. Gradients ignore the rounding."""
         y = torch.einsum(self.equation, x, self.weight) / self.scale
         if self.rounds:
-            axes = summed_axes(self.equation)
-            scale = 127 / (x.abs().amax(dim=axes, keepdim=True) + 1e-7)
-            rounded = (x * scale).round().clamp(-127, 127) / scale
-            exact = torch.einsum(self.equation, rounded, self.weight) / self.scale
-            learns = torch.is_grad_enabled() and x.requires_grad
-            y = y + (exact - y).detach() if learns else exact
+            rounded, scale = to_eight_bits(x, summed_axes(self.equation))
+            exact = torch.einsum(self.equation, rounded / scale, self.weight) / self.scale
+            y = learning_from(y, exact, x)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:

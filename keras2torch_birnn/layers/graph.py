@@ -39,6 +39,7 @@ from keras2torch_birnn.layers.time_distributed import (
 )
 from keras2torch_birnn.layers.training_terms import attach_terms, count_calls
 from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.schema.calls import as_called
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import (
     TAKES_IDS,
@@ -297,7 +298,7 @@ class _Emitter:
         kwargs: dict[str, Structure],
     ) -> tuple[Structure, Structure]:
         """Emit one call of a layer that is no model."""
-        flow = mask_flow(layer)
+        flow = mask_flow(as_called(layer, kwargs))
         arriving = _any(arg_masks[0] if len(arg_masks) == 1 else arg_masks)
         mask = _any(kwargs.pop("mask", arriving))
         if len(args) > 1 and mask is not None and arriving is not None:
@@ -349,7 +350,7 @@ class _Emitter:
         kwargs: dict[str, Structure],
     ) -> fx.Node:
         """Emit the call of a layer's module, and the steps around it."""
-        steps = around(layer)
+        steps = around(as_called(layer, kwargs))
         if steps.before is not None:
             args = (self.step(steps.before, args[0]), *args[1:])
         node = self.graph.call_module(target, args, kwargs)
@@ -368,7 +369,7 @@ class _Emitter:
         return node
 
     def _name(self, names: dict[str, str], node: fx.Node, where: str) -> None:
-        """Record the call whose value or mask a node is."""
+        """Record which Keras call computed a node's value or mask."""
         names[node.name] = where
         self._fold(node)
 

@@ -111,7 +111,7 @@ class BatchNorm(nn.BatchNorm1d):
         return mean, together(squares) / count, count
 
     def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
-        """Move the averages towards the moments of a batch."""
+        """Update the moving averages with the moments of a batch."""
         average_mean, average_var, batches = (
             self.running_mean,
             self.running_var,

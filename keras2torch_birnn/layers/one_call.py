@@ -1,4 +1,4 @@
-"""A small model's whole ``forward`` as one call of the native library, where that is the same.
+"""Fast path: run a whole small model as one recorded program of the native library.
 
 Without gradients and in evaluation mode. The first call with new sizes records the program and runs
 it, so that all calls with the same inputs give the same bits.
@@ -25,6 +25,7 @@ from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
 from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
+from keras2torch_birnn.torch_private import assume_so, find
 
 # Of a program, about as many multiply-adds times the number of torch's threads, and floats of its
 # workspace: for more, torch's kernels on all threads may take no longer.
@@ -34,7 +35,7 @@ _FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
 _make_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _TYPES = {Tensor, nn.Parameter}
-_function_modes: Any = cast(Any, torch._C)._len_torch_function_stack
+_function_modes: Any = find("count_function_modes") or assume_so
 
 
 class _Recorded(NamedTuple):
@@ -73,7 +74,7 @@ class OneCall:
         ):
             self._forget()
             found = None
-        found = found or self._meet(key, model, given)
+        found = found or self._record_new_sizes(key, model, given)
         if not isinstance(found, _Recorded):
             return None
         outputs = [*map(_make_like, found.like)]
@@ -101,8 +102,10 @@ class OneCall:
         self._found.clear()
         self._changes += 1
 
-    def _meet(self, key: Any, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
-        """Record sizes that are new."""
+    def _record_new_sizes(
+        self, key: Any, model: nn.Module, given: Sequence[Tensor]
+    ) -> _Recorded | bool:
+        """Record a program for input sizes that are new; return False if there can be none."""
         if (
             len(self._found) >= MAX_PROGRAMS_PER_MODEL
             or self._changes > PATIENCE

@@ -263,7 +263,7 @@ def _dtype(want: str) -> dict[str, Any]:
     return {} if want == "float" else {"dtype": _DTYPES[want]}
 
 
-class Numbers(nn.Module):
+class GraphConstant(nn.Module):
     """Constant of the file's graph as a buffer, so that it is on the model's device.
 
     A module, since fx would make a buffer of its own part of the state_dict.
@@ -276,12 +276,20 @@ class Numbers(nn.Module):
         self.register_buffer("values", values, persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the numbers."""
+        """Return the constant."""
         return self.values
 
     def extra_repr(self) -> str:
-        """Show their shape."""
-        return str(tuple(self.values.shape))
+        """Show the shape and dtype."""
+        return f"shape={tuple(self.values.shape)}, dtype={self.values.dtype}"
+
+
+class ModelDtype(GraphConstant):
+    """Zero of the model's dtype on its device, to which other tensors are brought."""
+
+    def extra_repr(self) -> str:
+        """Show the dtype."""
+        return str(self.values.dtype)
 
 
 class OperationNodes:
@@ -336,13 +344,14 @@ class OperationNodes:
     def like(self) -> fx.Node:
         """Return a float of the model, for its dtype and device."""
         if self._like is None:
-            self._like = self._numbers("floats_like", torch.zeros((), dtype=self.dtype))
+            zero = torch.zeros((), dtype=self.dtype)
+            self._like = self._add_constant("floats_like", ModelDtype(zero))
         return self._like
 
-    def _numbers(self, name: str, value: Tensor) -> fx.Node:
+    def _add_constant(self, name: str, module: GraphConstant) -> fx.Node:
         while hasattr(self.root, name):
             name += "_"
-        self.root.add_module(name, Numbers(value))
+        self.root.add_module(name, module)
         return self.graph.call_module(name)
 
     def _argument(self, leaf: Any, has: str, want: str, name: str, *, tensors: bool) -> Any:
@@ -352,7 +361,7 @@ class OperationNodes:
                 return leaf.values
             exact = self.dtype if want == "float" else _DTYPES[want]
             value = torch.from_numpy(leaf.array()).to(exact)
-            return self._numbers(f"{name}_constant", value)
+            return self._add_constant(f"{name}_constant", GraphConstant(value))
         if has in _LITERALS:
             if not tensors or want == "size":
                 return leaf

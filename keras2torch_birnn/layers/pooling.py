@@ -54,7 +54,7 @@ class Pooling(nn.Module):
         return y.movedim(1, -1) if self.channels_last else y
 
     def _pool_evenly(self, x: Tensor, padding: Sequence[int]) -> Tensor:
-        """Pool (B, C, T) with as much padding before as after, of which torch takes no copy."""
+        """Pool (B, C, T) with symmetric padding, which torch does inside, without a copy."""
         size, stride = self.size, self.stride
         one_axis = len(size) == 1
         if one_axis:

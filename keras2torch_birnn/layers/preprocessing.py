@@ -110,7 +110,7 @@ def rescaling(layer: LayerSpec) -> nn.Module:
 
 
 def encode(ids: Tensor, tokens: Tensor, mode: str, weights: Tensor | None = None) -> Tensor:
-    """Ids against all ``tokens``: one row per id, or one per sample (which there, or how often).
+    """Encode ids over all ``tokens``: one-hot rows, or per sample which occur or how often.
 
     An id that is no token gives zeros. ``weights``: how much each id counts.
     """

@@ -260,7 +260,7 @@ def _batch_norm(
     variance: Tensor,
     *rest: Any,
 ) -> Value:
-    """Multiply by weight / sqrt(variance + eps), and add what is left."""
+    """Record a batch normalization as one factor and one offset for each channel."""
     if rest[0]:
         raise NotRecordedError("training")
     only_floats(x)

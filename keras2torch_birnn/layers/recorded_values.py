@@ -76,7 +76,7 @@ class Values:
         return found
 
     def knows(self, tensor: Tensor) -> bool:
-        """Return whether it is the tensor of a place."""
+        """Return whether the place of a tensor's numbers is known."""
         return id(tensor) in self._values
 
     def new(self, like: Tensor | Sequence[int]) -> Value:
@@ -100,7 +100,7 @@ class Values:
         return self._constants[number]
 
     def read_around(self, value: Value) -> Value:
-        """Return the numbers in memory that may also be read behind them."""
+        """Return the value, copied into the workspace, where reading past its end is safe."""
         if value.kind == "workspace":
             return value
         to = self.new(value.meta)

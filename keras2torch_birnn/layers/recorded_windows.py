@@ -17,7 +17,7 @@ _CHANNELS_AT_ONCE = 6
 
 
 def _two(numbers: Sequence[int], missing: int) -> list[int]:
-    """Return the numbers of two axes; the first axis is missing where there is one."""
+    """Return one number for each of two axes; ``missing`` stands for the first of a single one."""
     return [missing, *numbers][-2:]
 
 
@@ -165,7 +165,7 @@ def average_pool(
 
 
 def _both(numbers: Sequence[int]) -> list[int]:
-    """Return the numbers of two axes; one number is for both."""
+    """Return one number for each of two axes; a single number is for both."""
     return list(numbers) * (3 - len(numbers))
 
 

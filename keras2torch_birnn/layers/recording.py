@@ -15,18 +15,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import _get_qualified_name
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pays
 from keras2torch_birnn.rnn.engines.static import SEVERAL
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
 from keras2torch_birnn.rnn.native.codes import STATES
 from keras2torch_birnn.rnn.native.program import Writer
 from keras2torch_birnn.rnn.native.stack import StackLayer
 from keras2torch_birnn.rnn.observed_code import Observer, is_ours
+from keras2torch_birnn.torch_private import find
 
 # Rules of masked steps that the library knows; the last two are the same where states are zero at
 # first.
@@ -49,6 +49,8 @@ def record(
     Raises:
         NotRecordedError: the library lacks something, or the model is too large.
     """
+    if _RecordingMode is None:
+        raise NotRecordedError("torch shows no operators")
     recorder = _Recorder(model, observer)
     writer = recorder.values.writer
     rest = iter(enumerate(inputs, 1))
@@ -106,9 +108,10 @@ def _dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = No
 
 # Calls its ``see`` in place of every operator. Made once: a class is freed by a collection only.
 # By default torch would import its whole compiler for it, which takes a second.
-_RecordingMode: Any = type(
+_dispatch_mode: Any = find("dispatch_mode")
+_RecordingMode: Any = _dispatch_mode and type(
     "RecordingMode",
-    (TorchDispatchMode,),
+    (_dispatch_mode,),
     {"__torch_dispatch__": _dispatch, "_should_skip_dynamo": classmethod(lambda _: False)},
 )
 

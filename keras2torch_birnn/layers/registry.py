@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.schema import PAGES
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,
     CustomLayer,
@@ -23,6 +24,7 @@ from keras2torch_birnn.schema.custom_layers import (
     naming_plugin,
     shown,
 )
+from keras2torch_birnn.schema.pages import Pages
 from keras2torch_birnn.spec import LayerSpec
 
 Build: TypeAlias = Callable[[LayerSpec], nn.Module]
@@ -43,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Around:
-    """Steps before and after a layer's module, which so can be a layer of torch and just that.
+    """Steps before and after a layer's module, so that the module can be torch's own class.
 
     Tools that wrap or replace ``nn.Linear``, ``nn.Embedding`` or ``nn.BatchNorm1d`` rely on it.
     """
@@ -106,13 +108,9 @@ class Converter:
         return self.mask(layer) if callable(self.mask) else self.mask
 
 
-# By class. The package fills it: the page of a wrapper builds layers of any other page.
-_converters: dict[str, Converter] = {}
-
-
-def register(converters: Mapping[str, Converter]) -> None:
-    """Make converters known to ``convert_layer``."""
-    _converters.update(converters)
+# An input is an argument of the model's graph.
+_CONVERTED = {name: page for name, page in PAGES.items() if name != "InputLayer"}
+CONVERTERS: Mapping[str, Converter] = Pages("keras2torch_birnn.layers", "CONVERTERS", _CONVERTED)
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:
@@ -160,13 +158,13 @@ def _converter(layer: LayerSpec) -> Converter:
     own = custom_layer_of(layer)
     if own is not None:
         return _own_converter(own)
-    if layer.class_name not in _converters:
+    if layer.class_name not in CONVERTERS:
         raise UnsupportedLayerError(
             f"layer class {printable(layer.class_name)} has no converter here",
             "load the plugin that supplies it (--plugin, or plugins=)",
             place=layer.place,
         )
-    return _converters[layer.class_name]
+    return CONVERTERS[layer.class_name]
 
 
 # ---- layers of plugins -------------------------------------------------------------------------

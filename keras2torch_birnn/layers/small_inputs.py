@@ -1,4 +1,4 @@
-"""The name of the layer whose window does not fit into an input, in place of torch's words."""
+"""Name the layer whose window does not fit into an input, instead of torch's message."""
 
 from __future__ import annotations
 

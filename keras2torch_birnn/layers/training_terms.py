@@ -1,4 +1,4 @@
-"""Regularizers and constraints of a layer, kept at its torch module; the outputs they need.
+"""Attach a layer's regularizers and constraints to its torch module, and keep outputs for them.
 
 Nothing of this runs unless the module is in training mode and has an activity regularizer: only
 then it has a hook, which keeps its outputs until the model is called again.
@@ -49,7 +49,7 @@ class KeptOutputs:
 
 @dataclass(frozen=True, eq=False)
 class NoValues:
-    """An array without values, in the place of a weight; where it is asked for some, of zeros."""
+    """Stand-in for a weight without its values; it gives zeros where values are asked for."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]

@@ -216,6 +216,10 @@ def _lambda_stub(layer: UnknownClass) -> list[str]:
 
 
 def _class_stub(name: str, layers: Sequence[UnknownClass], facts: Facts) -> list[str]:
+    """Write the lines of a module class with options and weights as the file has them.
+
+    layers: those of the class; the first one is the example. The user fills in ``forward``.
+    """
     first = layers[0]
     cell = first.kind == "cell"
     weights = facts.weights.get(first.place, {})

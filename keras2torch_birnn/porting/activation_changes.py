@@ -14,6 +14,7 @@ from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import LayerSpec, Structure
 
+_SLOPES = (0.01, 0.1, 0.2, 0.3, 0.02, 0.05, 0.25, 0.5)
 _ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
     "linear",
     *AFTER,
@@ -26,8 +27,11 @@ _ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
     "silu",
     "mish",
     "relu6",
+    "hard_silu",
+    *({"name": "elu", "alpha": alpha} for alpha in (0.1, 0.2, 0.3, 0.5, 2.0)),
+    "exponential",
     "hard_tanh",
-    *({"name": "leaky_relu", "negative_slope": slope} for slope in (0.01, 0.1, 0.2, 0.3)),
+    *({"name": "leaky_relu", "negative_slope": slope} for slope in _SLOPES),
     "hard_sigmoid_0.2",
     "hard_sigmoid_1/6",
 )
@@ -98,7 +102,7 @@ def slope_changes(maker: Maker) -> Iterator[Change]:
     """Yield other slopes below zero."""
     for option in ("negative_slope", "alpha"):
         if option in maker.config:
-            for value in (0.01, 0.2, 0.3, 1.0):
+            for value in (*_SLOPES, 1.0):
                 if value != maker.config[option]:
                     words = f"slope {value:g}, Keras has {maker.config[option]:g}"
                     yield maker.change("slope", words, configured(**{option: value}))

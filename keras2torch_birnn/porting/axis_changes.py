@@ -18,18 +18,23 @@ def view_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("axes", f"its {what} is {words}", around(view))
 
 
+def _with_more(axes: tuple[int, ...], x: Array) -> tuple[int, ...]:
+    """Return an order of the first axes as one of all."""
+    if x.ndim < len(axes):
+        raise ValueError("other axes")
+    return (*axes, *range(len(axes), x.ndim))
+
+
 def _viewed(axes: tuple[int, ...], x: Array) -> Array:
     """Read an array (B, T, F) that lies in memory in the order of other axes as if it did not."""
-    if x.ndim != len(axes):
-        raise ValueError("other axes")
+    axes = _with_more(axes, x)
     viewed: Array = x.transpose(axes).reshape(x.shape)
     return viewed
 
 
 def _viewed_back(axes: tuple[int, ...], x: Array) -> Array:
     """View an array (B, T, F) as if it lay in memory in the order of other axes."""
-    if x.ndim != len(axes):
-        raise ValueError("other axes")
+    axes = _with_more(axes, x)
     viewed: Array = x.reshape([x.shape[axis] for axis in axes]).transpose(np.argsort(axes))
     return viewed
 

@@ -28,20 +28,32 @@ _LOOKED_AT = 8
 
 
 class Batch(NamedTuple):
-    """Inputs of one kind, and its name ("" if there is only one kind)."""
+    """Inputs of one kind, and its name ("" if there is only one kind).
+
+    ``calls``: how often the port is called with them; the last call counts.
+    """
 
     name: str
     arrays: tuple[Array, ...]
+    calls: int = 1
 
 
 def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
-    """Return the batches to compare on, the one without padding first."""
+    """Return the batches to compare on, the one without padding first.
+
+    The last one is the first again, in a second call: a state may be kept, or has to be.
+    """
+    found = _batches_of_one_call(spec, given)
+    return [*found, Batch("a second call", found[0].arrays, calls=2)]
+
+
+def _batches_of_one_call(spec: ModelSpec, given: Given | None) -> list[Batch]:
     if given is not None:
         arrays = given_inputs(spec, given).arrays
         return [Batch("the inputs given", tuple(x[:_LOOKED_AT] for x in arrays))]
     facts = input_facts(spec)
-    drawn = [draw_inputs(spec, steps=_STEPS, seed=seed, shorten=True) for seed in range(ROWS)]
-    if all(one.padding is None for one in facts):
+    drawn = [draw_inputs(spec, steps=_STEPS, seed=seed) for seed in range(ROWS)]
+    if all(one.padding is None for one in facts) or len(drawn[0][0]) != ROWS:
         return [Batch("", tuple(map(_with_ends, drawn[0], facts)))]
     rng = np.random.default_rng(0)
     return [
@@ -53,8 +65,7 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
             ),
         )
         for kind, name in enumerate(_KINDS)
-        if len(drawn[0][0]) == ROWS
-    ] or [Batch("", drawn[0])]
+    ]
 
 
 def _rows(drawn: Sequence[Sequence[Array]], place: int, kind: int, fact: InputFacts) -> Array:

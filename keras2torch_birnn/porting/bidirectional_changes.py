@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, configured
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
@@ -16,6 +17,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
     cell_changes,
     first_step,
     inner_changes,
+    kept_state_changes,
     largest_step,
     last_step,
     mean_step,
@@ -25,7 +27,6 @@ from keras2torch_birnn.porting.recurrent_changes import (
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.recurrent import MERGES
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 Merge: TypeAlias = Callable[[Array, Array], Structure]
@@ -49,6 +50,7 @@ def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Chang
     first = next(iter(halves.values()))
     yield from cell_changes(path, halves, first)
     yield from _bidirectional_changes(path, place, layer, halves)
+    yield from kept_state_changes(path, halves, first)
     yield from inner_changes(path, halves, first)
     for key, half in halves.items():
         name = "forward" if key[0].endswith("/forward_layer") else "backward"
@@ -73,6 +75,8 @@ def halves_of(place: str, layer: LayerSpec) -> Mapping[Key, LayerSpec]:
 def _bidirectional_changes(
     path: str, place: str, layer: LayerSpec, halves: Mapping[Key, LayerSpec]
 ) -> Iterator[Change]:
+    """Yield known mistakes of a ``Bidirectional``: merge, directions, states, halves mixed up."""
+
     def here(kind: str, words: str, apply: Apply, rank: int = 0) -> Change:
         return Change(kind, path, words, {(place, "Bidirectional"): apply}, rank=rank)
 

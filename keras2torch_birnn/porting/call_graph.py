@@ -16,6 +16,11 @@ def call_path(layer: str, index: int) -> str:
     return f"{layer}#{index}" if index else layer
 
 
+def place_of(path: str) -> str:
+    """Return the place of the layer that a call reaches: its path without numbers of calls."""
+    return "/".join(part.partition("#")[0] for part in path.split("/"))
+
+
 def direct_sources(graph: Graph, start: str, given: Sequence[str] = ()) -> dict[str, Sequence[str]]:
     """Return the calls whose outputs each call takes, the last one first.
 

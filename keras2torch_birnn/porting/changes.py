@@ -29,7 +29,7 @@ class Change:
 
     ``kind``: a word for programs; ``layer``: path of the layer that the user sees; ``tensors``:
     details on the port's own tensors, in words. ``rank``: changes of one layer with a higher one
-    go around those with a lower one: INSIDE, usual (0), AROUND.
+    go around those with a lower one: INSIDE, usual (0), AROUND. One without words is no mistake.
     """
 
     kind: str
@@ -101,6 +101,18 @@ def settled(**semantics: Any) -> Apply:
     ) -> Result:
         changed = replace(layer, semantics={**layer.semantics, **semantics})
         return equation(changed, inputs, mask, context)
+
+    return apply
+
+
+def called_with(**options: Any) -> Apply:
+    """Make a change of the arguments of a call that are not tensors."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        changed = replace(context, call_options={**context.call_options, **options})
+        return equation(layer, inputs, mask, changed)
 
     return apply
 

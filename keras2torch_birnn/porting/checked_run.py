@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
-from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses
-from keras2torch_birnn.porting.changes import Change, with_changes
+from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses, place_of
+from keras2torch_birnn.porting.changes import Change, followed_by, with_changes
 from keras2torch_birnn.porting.kept_results import KeptResults
-from keras2torch_birnn.porting.observing import PortRun, keep_valid
-from keras2torch_birnn.reference import Trace, compute
+from keras2torch_birnn.porting.observing import PortRun, keep_valid, with_marked_nan
+from keras2torch_birnn.porting.one_call import in_one_call
+from keras2torch_birnn.reference import EQUATIONS, Trace, compute
+from keras2torch_birnn.reference.context import Equation
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leaves
 from keras2torch_birnn.verification.layer_check import calls_of
 
@@ -23,13 +25,15 @@ _FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
 class CheckedRun:
     """One run of a port, and the reference on the same inputs.
 
-    ``inputs``: of the run; ``trials``: how often the reference was computed; ``kept``: results of
-    its layers, which are computed once.
+    ``inputs``: of the run; ``calls``: how often the port was called with them, the last of which
+    counts; ``trials``: how often the reference was computed; ``kept``: results of its layers, which
+    are computed once.
     """
 
     spec: ModelSpec
     inputs: Sequence[Array]
     run: PortRun
+    calls: int = field(default=1, kw_only=True)
     trials: int = field(default=0, kw_only=True)
     kept: KeptResults = field(default_factory=KeptResults, kw_only=True)
 
@@ -41,8 +45,27 @@ class CheckedRun:
     @cached_property
     def valid(self) -> Mapping[str, Array | None]:
         """The steps (B, T) that count in every call: by Keras' own masks, not by changed ones."""
-        trace = compute(self.spec, self.inputs)
-        return {path: _first_mask(mask) for path, mask in trace.masks.items()}
+        return {path: _first_mask(mask) for path, mask in self.exact.masks.items()}
+
+    @cached_property
+    def exact(self) -> Trace:
+        """Keras' own results."""
+        return self._compute(in_one_call(EQUATIONS))
+
+    @cached_property
+    def _padding(self) -> list[Change]:
+        """The values that the port has at steps that do not count, in place of Keras'."""
+        found: list[Change] = []
+        for path, output in self.exact.layers.items():
+            valid, own = self.valid.get(path), next(leaves(output))
+            if valid is None or valid.all() or path not in self.layers:
+                continue
+            there = self.run.latest(np.asarray(own, np.float64), valid)
+            if there is not None:
+                key = place_of(path), self.layers[path].class_name
+                apply = followed_by(partial(_padded_as, there, valid))
+                found.append(Change("padding", path, "", {key: apply}))
+        return found
 
     @cached_property
     def later(self) -> Mapping[str, frozenset[str]]:
@@ -60,11 +83,20 @@ class CheckedRun:
         keep: note the layers' results, which later runs take over where nothing differs.
         """
         self.trials += 1
-        equations = with_changes(changes, self.kept.equations(keep=keep))
+        if AS_PADDED in changes:
+            changes = [*self._padding, *(one for one in changes if one is not AS_PADDED)]
+        equations = with_changes(changes, in_one_call(self.kept.equations(keep=keep)))
         try:
-            return compute(self.spec, self.inputs, equations=equations)
+            with np.errstate(all="ignore"):
+                return self._compute(equations)
         except _FAILURES:
             return None
+
+    def _compute(self, equations: Mapping[str, Equation]) -> Trace:
+        states: dict[str, tuple[Array, ...]] | None = {} if self.calls > 1 else None
+        for _ in range(self.calls - 1):
+            compute(self.spec, self.inputs, states=states, equations=equations)
+        return compute(self.spec, self.inputs, states=states, equations=equations)
 
     def same_outputs(self, trace: Trace) -> bool:
         """Tell whether the port's outputs are the reference's, at steps that count."""
@@ -86,9 +118,8 @@ class CheckedRun:
 
     def seen(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call."""
-        arrays = [np.asarray(leaf) for leaf in leaves(trace.layers[path])]
-        mask = self.valid.get(path)
-        return all(self.run.has(np.asarray(a, np.float64), mask) for a in arrays[:1])
+        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        return self.run.has(values, self.valid.get(path))
 
     def computed(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call, maybe step by step alone.
@@ -116,9 +147,20 @@ class CheckedRun:
         return trace is not None and self.same_outputs(trace)
 
 
+# Stands for the port's own values at steps that do not count, in whatever run.
+AS_PADDED = Change("padding", "", "", {})
+
+
+def _padded_as(there: Array, valid: Array, own: Array) -> Array:
+    """Take other values where nothing counts, if these are the same where something does."""
+    if own.shape != there.shape or not np.allclose(own[valid], there[valid]):
+        return own
+    return there
+
+
 def same(there: Array, right: Array, mask: Array | None, tolerance: float) -> bool:
     """Compare an output with the right one, without axes of size 1, where the mask counts."""
-    there, right = np.asarray(there, np.float64), np.asarray(right, np.float64)
+    there, right = with_marked_nan(there), with_marked_nan(right)
     if [n for n in there.shape if n > 1] != [n for n in right.shape if n > 1]:
         return False
     there = there.reshape(right.shape)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from keras2torch_birnn.porting.trials import Search
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers.live_model import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
-from keras2torch_birnn.reference import compute
+from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.spec import Array, ModelSpec, leaves
 from keras2torch_birnn.verification.given_inputs import Given
 
@@ -95,44 +96,44 @@ class _Comparison:
         self.evidence = (*weight_changes(matches), *near_changes(_free(units, matches), leaves_))
         self.guesses = tuple(_exchanged_layers(leaves_))
 
+    @property
+    def stateful(self) -> bool:
+        """Tell whether Keras keeps states from call to call."""
+        return any(one.config.get("stateful") for one in self.spec.root.walk())
+
+    def _is_repeated(self, batch: Batch, run: PortRun, first: PortRun | str) -> bool:
+        """Tell whether a second call gives what the first one gave, as it has to."""
+        if batch.calls == 1 or self.stateful or isinstance(first, str):
+            return False
+        return _are_close(run, first)
+
     def report(self, drawn: Sequence[Batch]) -> PortReport:
-        """Compare on every batch; look for the reasons where the outputs differ."""
-        found: list[Change] = []
-        findings: list[PortFinding] = []
-        searches: list[Search] = []
-        first = ""  # the rows on which it showed first
+        """Compare on every batch; look for the reasons where the outputs differ.
+
+        A reason has to hold on all batches, also on those on which the port is right.
+        """
+        runs = [self._run(batch, first=number == 0) for number, batch in enumerate(drawn)]
+        judged: list[tuple[str, Search]] = []
+        right: list[Search] = []
         errors = [0.0]
-        ok = True
-        for number, batch in enumerate(drawn):
-            run = self._run(batch, first=number == 0)
+        for batch, run in zip(drawn, runs, strict=True):
+            if isinstance(run, str) or self._is_repeated(batch, run, runs[0]):
+                continue
+            search = self._search(batch, run)
+            errors.append(_error(run, search.exact.outputs, search))
+            if search.same_outputs(search.exact):
+                right.append(search)
+            else:
+                judged.append((batch.name if batch is not drawn[0] else "", search))
+        findings = self._explain(judged, right)
+        for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str):
-                ok = False
                 findings.append(PortFinding("the port", "fails", run, rows=batch.name))
-                continue
-            search = self._search(batch, run, found, searches)
-            right = compute(self.spec, batch.arrays)
-            errors.append(_error(run, right.outputs, search))
-            searches.append(search)
-            if search.same_outputs(right):
-                continue
-            rows = batch.name if number else ""
-            first, ok = rows if ok else first, False
-            if any(one.kind == "unexplained" for one in findings):
-                continue
-            explained = search.explain()
-            if found and (not explained or search.found != found):
-                # what the first rows told may be too special
-                other = self._search(batch, run, [], searches[:-1])
-                if other.explain() and all(one.explained_by(other.found) for one in searches):
-                    search, explained, found, findings, rows = other, True, [], [], first
-            findings += self._findings(search, found, rows)
-            found = [one for one in search.found if one.kind != "unexplained"]
-            if not explained and not search.unexplained:
-                findings.append(_unexplained_end(run, search, rows))
-        if searches and (random := self._random(drawn[0], searches[0])):
-            ok = False
+        settled = judged[0][1] if judged and not judged[0][0] else right[0]
+        if random := self._random(drawn[0], settled):
             findings.append(random)
-        names = tuple(batch.name for batch in drawn if batch.name)
+        names = tuple(one.name for one in drawn if one.name and (self.stateful or one.calls == 1))
+        ok = not findings and not judged
         return PortReport(
             ok,
             tuple(findings),
@@ -142,14 +143,44 @@ class _Comparison:
             (*self._notes(ok=ok), *_padding_notes(findings)),
         )
 
+    def _explain(
+        self, judged: Sequence[tuple[str, Search]], right: Sequence[Search]
+    ) -> list[PortFinding]:
+        """Explain one run after the other that differs (with its rows); begin again if need be.
+
+        right: the runs that do not differ, which has to remain so.
+        """
+        found: list[Change] = []
+        findings: list[PortFinding] = []
+        done: list[Search] = []
+        for rows, search in judged:
+            search.found, search.earlier = list(found), (*right, *done)
+            if any(one.kind == "unexplained" for one in findings):
+                break
+            if returned := _find_returned(search, search.exact, rows):
+                findings += [] if findings else [returned]
+                continue
+            explained = search.explain()
+            if found and (not explained or search.found != found):
+                # what the first rows told may be too special
+                other = replace(search, found=[], unexplained=[], right=set(), steps=[])
+                if other.explain() and all(one.explained_by(other.found) for one in done):
+                    search, explained, found, findings = other, True, [], []
+                    rows = judged[0][0]
+            findings += self._findings(search, found, rows)
+            found = [one for one in search.found if one.kind != "unexplained"]
+            if not explained and not search.unexplained:
+                findings.append(_explain_end(search.run, search, rows))
+            done.append(search)
+        return findings
+
     def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
         """Say where the port's outputs are random, if they are. ``settled``: without that."""
         run = settled.run
         free = self._run(batch, first=False, settled=False) if run.random else run
         if isinstance(free, str) or _are_close(free, run):
             return None
-        search = self._search(batch, free, [], ())
-        trace = search.compute(settled.found)
+        trace = (search := self._search(batch, free)).compute(settled.found)
         path = (trace and search.first_wrong(trace)) or "the port"
         (name, module), *_ = run.random
         where = f" in {printable(module)}" if module else ""
@@ -162,11 +193,9 @@ class _Comparison:
             )
         return PortFinding(path, "random", words)
 
-    def _search(
-        self, batch: Batch, run: PortRun, found: list[Change], earlier: Sequence[Search]
-    ) -> Search:
-        known = self.evidence, self.guesses, list(found), tuple(earlier)
-        return Search(self.spec, batch.arrays, run, *known)
+    def _search(self, batch: Batch, run: PortRun) -> Search:
+        known = self.evidence, self.guesses
+        return Search(self.spec, batch.arrays, run, *known, found=[], calls=batch.calls)
 
     def _run(self, batch: Batch, *, first: bool, settled: bool = True) -> PortRun | str:
         given = arguments(self.port.forward, self.spec, batch.arrays)
@@ -174,6 +203,8 @@ class _Comparison:
         for dtype, tolerance in _PRECISIONS:
             copy = deepcopy(self.port).cpu().to(dtype).eval()
             try:
+                for _ in range(batch.calls - 1):
+                    observe(copy, given, dtype, tolerance, settled=settled)
                 return observe(copy, given, dtype, tolerance, settled=settled)
             except FAILURES as error:
                 lines = f"{type(error).__name__}: {error}".strip().splitlines()
@@ -193,7 +224,7 @@ class _Comparison:
     ) -> Iterator[PortFinding]:
         """Yield what a search has found, in the order of the layers."""
         order = list(search.layers)
-        new = [one for one in search.found if one not in before and one.kind != "unexplained"]
+        new = [one for one in search.found if one not in before and one.words]
         rated = [
             (
                 order.index(one.layer) if one.layer in order else len(order),
@@ -201,13 +232,18 @@ class _Comparison:
             )
             for one in new
         ]
+        named = {change.layer for change in search.found if change.words}
         for one in search.unexplained:
+            if one.path in named:  # what is named shows in other ways, too
+                continue
             where = (
                 ""
                 if one.found is None
                 else locate_first(one.right, one.found, search.layers[one.path])
             )
             words = "differs, and no known mistake explains how"
+            if any(np.isnan(y).any() for y in search.run.outputs):
+                words = "gives NaN, and no known mistake explains why"
             if one.found is None:
                 words = "no tensor of the port has its values, and no known mistake explains it"
             rated.append(
@@ -263,9 +299,8 @@ def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
 
 
 def _are_close(one: PortRun, other: PortRun) -> bool:
-    return all(
-        same(a, b, None, one.tolerance) for a, b in zip(one.outputs, other.outputs, strict=True)
-    )
+    pairs = zip(one.outputs, other.outputs, strict=True)
+    return all(same(a, b, None, one.tolerance) for a, b in pairs)
 
 
 def _error(run: PortRun, right: Sequence[Array], search: Search) -> float:
@@ -280,15 +315,49 @@ def _error(run: PortRun, right: Sequence[Array], search: Search) -> float:
     return max_errors(found, wanted)[0]
 
 
-def _unexplained_end(run: PortRun, search: Search, rows: str) -> PortFinding:
+def _explain_end(run: PortRun, search: Search, rows: str) -> PortFinding:
     """Report outputs that differ though the port computes the right output of every layer."""
     trace = search.compute(search.found)
-    wanted = [] if trace is None else [np.shape(y) for y in trace.outputs]
-    have = [y.shape for y in run.outputs]
+    right = [] if trace is None else [np.asarray(y, np.float64) for y in trace.outputs]
+    if trace is not None and (found := _find_returned(search, trace, rows)):
+        return found
     words = "every layer is right, but what is returned is not the model's output"
-    if wanted != have:
-        words += f" (shapes {_shapes(have)}, Keras has {_shapes(wanted)})"
+    have = [y.shape for y in run.outputs]
+    if [y.shape for y in right] != have:
+        words += f" (shapes {_shapes(have)}, Keras has {_shapes([y.shape for y in right])})"
     return PortFinding("the outputs", "unexplained", words, rows=rows)
+
+
+def _find_returned(search: Search, trace: Trace, rows: str) -> PortFinding | None:
+    """Say what the port returns in place of the outputs, if it is anything that is known."""
+    have, tolerance = search.run.outputs, search.run.tolerance
+    for words, outputs in _other_outputs(trace):
+        if len(outputs) <= len(have) and all(
+            there.shape == np.shape(one) and same(there, one, None, tolerance)
+            for there, one in zip(have, outputs, strict=False)
+        ):
+            return PortFinding("the outputs", "outputs", words, rows=rows)
+    return None
+
+
+def _other_outputs(trace: Trace) -> Iterator[tuple[str, Sequence[Array]]]:
+    """Yield what may be returned instead of the outputs, with words."""
+    right = [np.asarray(y, np.float64) for y in trace.outputs]
+    for order in permutations(range(len(right))) if 1 < len(right) < 5 else ():
+        shown = ", ".join(str(place + 1) for place in order)
+        yield f"the outputs come in the order {shown}", [right[place] for place in order]
+    for axis, what in ((-1, "the largest one's number (argmax)"), (1, "the argmax over axis 1")):
+        yield f"{what} is returned", [y.argmax(axis=axis) if y.ndim > 1 else y for y in right]
+    for one in range(1, max((y.ndim for y in right), default=1)):
+        for other in range(one):
+            words = f"axes {other} and {one} of the output are exchanged"
+            yield words, [np.swapaxes(y, one, other) if one < y.ndim else y for y in right]
+    for number, name in ((0, "first"), (-1, "last")):
+        words = f"the {name} step alone is returned"
+        yield words, [y[:, number] if y.ndim > 2 else y for y in right]
+    for path, output in trace.layers.items() if len(right) == 1 else ():
+        words = f"the output of {printable(path)} is returned"
+        yield words, [np.asarray(next(iter(leaves(output))), np.float64)]
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -319,6 +388,14 @@ def _exchanged_layers(found: Sequence[Leaf]) -> Iterator[Change]:
                 applied[a.key] = weighted(partial(_given, weights=b.layer.weights))
                 applied[b.key] = weighted(partial(_given, weights=a.layer.weights))
             yield Change("layers exchanged", path, words, applied)
+            for own, there, weights in ((path, other_path, other), (other_path, path, one)):
+                words = f"it uses the weights of {printable(there)}"
+                mine = one if own == path else other
+                shared = {
+                    a.key: weighted(partial(_given, weights=b.layer.weights))
+                    for a, b in zip(mine, weights, strict=True)
+                }
+                yield Change("layers exchanged", own, words, shared)
 
 
 def _given(_: Any, *, weights: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -11,6 +11,7 @@ from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
     Maker,
+    configured,
     masks_given,
     padding_at_end,
     reading,
@@ -85,8 +86,31 @@ def id_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("padding row", words, zeroed)
     for step, name in ((1, "one too high"), (-1, "one too low")):
         for shift in (_shifted, _shifted_within):
-            moved = reading(partial(shift, step=step, rows=rows))
+            moved = _of_ids(reading(partial(shift, step=step, rows=rows)))
             yield maker.change("ids", f"the ids are {name}", moved)
+
+
+def projection_changes(maker: Maker) -> Iterator[Change]:
+    """Yield mistakes of the way back from features to ids."""
+    if maker.config["logit_soft_cap"] is not None:
+        words = "its scores are not capped (logit_soft_cap)"
+        yield maker.change("cap missing", words, configured(logit_soft_cap=None))
+    if not maker.config["tie_weights"]:
+        words = "the way back has the weights of the table, in Keras its own (tie_weights=False)"
+        yield maker.change("tied weights", words, configured(tie_weights=True))
+
+
+def _of_ids(change: Apply) -> Apply:
+    """Make a change of the calls that look ids up, not of reversed ones."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        if context.call_options.get("reverse"):
+            return equation(layer, inputs, mask, context)
+        return change(equation, layer, inputs, mask, context)
+
+    return apply
 
 
 def _without_first(table: Array) -> Array:

@@ -133,3 +133,19 @@ def _fixed(weights: Weights, *, gate: slice, bias: float) -> Weights:
 
 def _with_rows(weights: Weights, *, rows: tuple[int, int]) -> Weights:
     return {**weights, "bias": np.asarray(weights["bias"])[list(rows)]}
+
+
+def transposed_gate_changes(layer: LayerSpec) -> Iterator[Row]:
+    """Yield the recurrent matrix of a single gate that is not transposed, which is square."""
+    units = layer.config["units"]
+    for number in range(gate_count(layer.class_name)) if gate_count(layer.class_name) > 1 else ():
+        letter = torch_letters(layer.class_name, (number,))
+        words = f"the recurrent kernel of {letter} is not transposed (it is square)"
+        gate = slice(number * units, (number + 1) * units)
+        yield "not transposed", words, partial(_gate_transposed, gate=gate)
+
+
+def _gate_transposed(weights: Weights, *, gate: slice) -> Weights:
+    changed = np.array(weights["recurrent_kernel"], np.float64)
+    changed[:, gate] = changed[:, gate].T.copy()
+    return {**weights, "recurrent_kernel": changed}

@@ -6,11 +6,23 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
+import torch
 
 from keras2torch_birnn.porting.axis_changes import view_changes
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, followed_by, left_out, reading
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Key,
+    Maker,
+    followed_by,
+    left_out,
+    masked_by,
+    reading,
+)
+from keras2torch_birnn.porting.observing import keep_valid
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
@@ -19,11 +31,22 @@ AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
 def general_changes(maker: Maker) -> Iterator[Change]:
     """Yield mistakes that can be made in any layer."""
     yield maker.change("left out", "it is left out", left_out)
+    words = "the mask is not used: padding is read as data"
+    yield maker.change("mask missing", words, masked_by(lambda _: None))
+    for what, apply in (("input", _reading_zeros), ("output", _giving_zeros)):
+        words = f"its {what} is zero at padded steps, which Keras does not do"
+        yield maker.change("masked steps", words, apply)
+    for words, order in _ROW_ORDERS.items():
+        yield maker.change("rows", words, _reordered(order))
     for name in AFTER:
         after = followed_by(partial(activate, name))
         yield maker.change("extra", f"{name} follows it, which Keras does not have", after)
     words = "a LayerNorm without weights follows it, which Keras does not have"
     yield maker.change("extra", words, followed_by(_normalized))
+    for words, operation in _OPERATIONS.items():
+        yield maker.change("extra", f"its output is {words}", followed_by(operation))
+    for words, operation in _INPUTS.items() if maker.layer.class_name != "Embedding" else ():
+        yield maker.change("extra", f"its input is {words}", reading(operation))
     for words, factor in _FACTORS.items():
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
     for words, power in _POWERS_OF_WIDTH.items():
@@ -36,12 +59,114 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("direction", "its steps come in reversed order", turned)
     for words, move in _MOVES.items():
         yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
-    if maker.layer.class_name == "Embedding":
+    if maker.layer.class_name in EMBEDDINGS:
         for words, move in _MOVES.items():
             yield maker.change("steps", f"its ids come one step too {words}", reading(move))
     yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
 
 
+def _at_zero(x: Structure, mask: Structure) -> Array:
+    if not isinstance(mask, np.ndarray) or np.shape(x)[:2] != mask.shape or np.ndim(x) < 3:
+        raise ValueError("no step is padded")
+    return keep_valid(np.asarray(x), mask.astype(bool))
+
+
+def _reading_zeros(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    return equation(layer, _at_zero(inputs, mask), mask, context)
+
+
+def _giving_zeros(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    return _at_zero(output, mask), out_mask
+
+
+def _reordered(order: Callable[[Array], Array]) -> Apply:
+    """Give the rows of the output in another order, which follows from their lengths."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        if not isinstance(mask, np.ndarray) or isinstance(output, tuple):
+            raise ValueError("there are no lengths")
+        return output[order(mask.astype(bool).sum(axis=1))], out_mask
+
+    return apply
+
+
+def _longest_first(lengths: Array) -> Array:
+    return np.argsort(-lengths, kind="stable")
+
+
+def _twice_longest_first(lengths: Array) -> Array:
+    order = _longest_first(lengths)
+    return order[order]
+
+
+_ROW_ORDERS: Mapping[str, Callable[[Array], Array]] = {
+    "its rows are sorted by their lengths, and not put back": _longest_first,
+    "its rows are sorted by their lengths, the shortest first, and not put back": (
+        lambda lengths: np.argsort(lengths, kind="stable")
+    ),
+    "its rows are sorted twice: put them back with the inverse of the order": _twice_longest_first,
+    "its rows are put back with an order that they never had": (
+        lambda lengths: np.argsort(_longest_first(lengths), kind="stable")
+    ),
+}
+
+
+def _rounded(dtype: torch.dtype, x: Array) -> Array:
+    kept: Array = torch.from_numpy(np.array(x, np.float64)).to(dtype).double().numpy()
+    return kept
+
+
+def _standardized(axes: int | tuple[int, ...] | None, x: Array, *, free: int = 0) -> Array:
+    """Take away the mean and divide by the deviation, of n - ``free`` values."""
+    x = np.asarray(x, np.float64)
+    deviation = x.std(axis=axes, keepdims=True, ddof=free)
+    if not deviation.all():
+        raise ValueError("all values are the same")
+    moved: Array = (x - x.mean(axis=axes, keepdims=True)) / deviation
+    return moved
+
+
+def _unit(x: Array) -> Array:
+    moved: Array = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return moved
+
+
+_PRECISIONS = {"half precision (float16)": torch.float16, "bfloat16": torch.bfloat16}
+# Operations that follow a layer where Keras has none
+_OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
+    **{f"rounded to {name}": partial(_rounded, one) for name, one in _PRECISIONS.items()},
+    "squared": np.square,
+    "its absolute value": np.abs,
+    "clipped to -1 to 1": lambda y: np.clip(y, -1, 1),
+    "clipped to 0 to 1": lambda y: np.clip(y, 0, 1),
+    "rounded to whole numbers": np.round,
+    "divided by its norm": _unit,
+    "exponentiated": np.exp,
+}
+# Operations before a layer where Keras has none
+_INPUTS: Mapping[str, Callable[[Array], Array]] = {
+    "truncated to whole numbers": np.trunc,
+    "divided by its norm": _unit,
+    **{
+        f"standardized over {words}{also}": partial(_standardized, axes, free=free)
+        for words, axes in (
+            ("all values", None),
+            ("the steps", 1),
+            ("the last axis", -1),
+            ("the batch and the steps", (0, 1)),
+            ("the batch", 0),
+        )
+        for free, also in ((0, ""), (1, " (with torch.std, of n - 1)"))
+    },
+}
 _FACTORS: Mapping[str, float] = {"doubled": 2.0, "halved": 0.5, "negated": -1.0}
 _POWERS_OF_WIDTH: Mapping[str, float] = {
     "divided by the square root of the width": -0.5,
@@ -97,18 +222,28 @@ def _normalized(y: Array) -> Array:
     return normalized
 
 
-def scaled_by(path: str, place: str, layer: LayerSpec, factor: float) -> Change:
-    """Return the change that multiplies a layer's output."""
-    words = f"its output is multiplied by {factor:.6g}"
-    apply = followed_by(partial(_times, factor))
-    return Change("extra", path, words, {(place, layer.class_name): apply})
+def scaled_by(path: str, place: str, layer: LayerSpec, factor: float, offset: float) -> Change:
+    """Return the change that makes a x + b of a layer's output."""
+    return _on_a_line(path, (place, layer.class_name), "output", followed_by, factor, offset)
 
 
-def read_scaled(path: str, place: str, layer: LayerSpec, factor: float) -> Change:
-    """Return the change that multiplies a layer's input."""
-    words = f"its input is multiplied by {factor:.6g}"
-    apply = reading(partial(_times, factor))
-    return Change("extra", path, words, {(place, layer.class_name): apply})
+def read_scaled(path: str, place: str, layer: LayerSpec, factor: float, offset: float) -> Change:
+    """Return the change that makes a x + b of a layer's input."""
+    return _on_a_line(path, (place, layer.class_name), "input", reading, factor, offset)
+
+
+def _on_a_line(
+    path: str,
+    key: Key,
+    what: str,
+    around: Callable[[Callable[[Array], Array]], Apply],
+    factor: float,
+    offset: float,
+) -> Change:
+    done = [f"multiplied by {factor:.6g}"] * (not np.isclose(factor, 1))
+    done += [f"{offset:.6g} is added to it"] * bool(offset)
+    words = f"its {what}: {' and '.join(done)}" if offset else f"its {what} is {done[0]}"
+    return Change("extra", path, words, {key: around(lambda x: factor * x + offset)})
 
 
 def _times(factor: float, y: Array) -> Array:
@@ -121,7 +256,7 @@ def _scaled_by_width(power: float) -> Apply:
     ) -> Result:
         output, out_mask = equation(layer, inputs, mask, context)
         first = next(iter(leaves(inputs)))
-        width = output.shape[-1] if layer.class_name == "Embedding" else np.shape(first)[-1]
+        width = output.shape[-1] if layer.class_name in EMBEDDINGS else np.shape(first)[-1]
         return output * width**power, out_mask
 
     return apply

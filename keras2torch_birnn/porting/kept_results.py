@@ -40,6 +40,8 @@ class KeptResults:
 
     def _kept(self, equation: Equation, keep: bool) -> Equation:
         def run(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+            if layer.config.get("stateful") and context.states is not None:
+                return equation(layer, inputs, mask, context)
             given = (inputs, mask, context.initial_state)
             calls = self._calls.setdefault(context.place, [])
             for call in calls:

@@ -13,16 +13,22 @@ from keras2torch_birnn.porting.activation_changes import (
     slope_changes,
     softmax_axis_changes,
 )
+from keras2torch_birnn.porting.attention_changes import attention_changes
 from keras2torch_birnn.porting.axis_changes import channels_first_changes, view_changes
 from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, weighted
-from keras2torch_birnn.porting.embedding_changes import id_changes, made_mask_changes
+from keras2torch_birnn.porting.embedding_changes import (
+    id_changes,
+    made_mask_changes,
+    projection_changes,
+)
 from keras2torch_birnn.porting.general_changes import general_changes
 from keras2torch_birnn.porting.merging_changes import (
     distance_changes,
     joined_mask_changes,
     one_input_changes,
     order_changes,
+    state_view_changes,
 )
 from keras2torch_birnn.porting.normalization_changes import (
     batch_norm_changes,
@@ -31,6 +37,8 @@ from keras2torch_birnn.porting.normalization_changes import (
     layer_norm_changes,
 )
 from keras2torch_birnn.porting.recurrent_changes import CELLS
+from keras2torch_birnn.porting.resizing_changes import margin_changes, moved_changes
+from keras2torch_birnn.porting.scaling_changes import constant_changes, statistic_changes
 from keras2torch_birnn.porting.step_changes import (
     one_step_changes,
     other_step_changes,
@@ -40,6 +48,7 @@ from keras2torch_birnn.porting.step_changes import (
 from keras2torch_birnn.porting.window_changes import convolution_changes, pooling_changes
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
@@ -67,7 +76,7 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
 def mask_changes(place: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the known mistakes with the mask that a layer makes, if it makes one."""
     maker = Maker(place, (place, layer.class_name), layer)
-    if layer.class_name in ("Embedding", "Masking"):
+    if layer.class_name in (*EMBEDDINGS, "Masking"):
         yield from made_mask_changes(maker)
     elif layer.class_name in (*_MERGES, "Concatenate"):
         yield from joined_mask_changes(maker)
@@ -110,7 +119,9 @@ def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
         own = maker.layer.class_name
         for name in names:
             if name != own:
-                words = f"it computes {name}, Keras has {own}"
+                words = (
+                    f"it computes {name.removeprefix('ops.')}, Keras has {own.removeprefix('ops.')}"
+                )
                 yield maker.change("other operation", words, _as_class(name))
 
     return make
@@ -119,12 +130,16 @@ def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
 _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _GLOBAL_2 = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
+_MARGINS = ("ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D")
+_ATTENTIONS = ("Attention", "AdditiveAttention", "MultiHeadAttention")
+_BINARY = tuple(f"ops.{name}" for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"))
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
 _CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
 _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (activation_changes, _bias, _square_kernel),
     "Activation": (activation_changes, masked_softmax_changes),
     "Embedding": (id_changes,),
+    "ReversibleEmbedding": (id_changes, projection_changes),
     "BatchNormalization": (epsilon_changes, batch_norm_changes, divisor_changes),
     "LayerNormalization": (epsilon_changes, layer_norm_changes),
     "GroupNormalization": (epsilon_changes,),
@@ -136,7 +151,7 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     **dict.fromkeys(_REDUCTIONS, (_other_class(*_REDUCTIONS), one_step_changes)),
     "Softmax": (softmax_axis_changes, masked_softmax_changes, replaced_activation_changes),
     "ReLU": (replaced_activation_changes,),
-    "ops.Activation": (masked_softmax_changes,),
+    "ops.Activation": (masked_softmax_changes, replaced_activation_changes),
     **{
         f"{one}Pooling{n}D": (_other_class(f"{other}Pooling{n}D"), pooling_changes)
         for n in (1, 2)
@@ -146,7 +161,15 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     **dict.fromkeys(
         _MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes)
     ),
-    "Concatenate": (order_changes,),
+    **dict.fromkeys(
+        _BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes)
+    ),
+    **dict.fromkeys(("Concatenate", "ops.Concatenate"), (order_changes, state_view_changes)),
+    **dict.fromkeys(_ATTENTIONS, (attention_changes,)),
+    **dict.fromkeys(("RepeatVector", "Permute", "UpSampling1D"), (moved_changes,)),
+    **dict.fromkeys(_MARGINS, (margin_changes,)),
+    "Rescaling": (constant_changes,),
+    "Normalization": (statistic_changes,),
     "LeakyReLU": (slope_changes, replaced_activation_changes),
     "ELU": (slope_changes, replaced_activation_changes),
     "ops.GetItem": (other_step_changes,),

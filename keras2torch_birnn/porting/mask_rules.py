@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # The right mask (B, T) and the layer's input -> the wrong mask
@@ -23,7 +24,7 @@ def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:
     yield "its mask leaves out the last step that counts (lengths are one too small)", _shorter
     yield "its mask keeps one step of padding (lengths are one too large)", _longer
     yield "its mask leaves out the first step that counts", _later
-    if layer.class_name == "Embedding":
+    if layer.class_name in EMBEDDINGS:
         rows = min(layer.weights["embeddings"].shape[0], _IDS)
         for number in range(1, rows):
             words = f"its mask leaves out id {number}, too; Keras leaves out id 0 alone"
@@ -38,10 +39,24 @@ def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:
     for place, name in ((0, "first"), (-1, "last")):
         words = f"only the {name} feature of a step is looked at, Keras looks at all of them"
         yield words, partial(_one_feature, value=value, place=place)
+    for words, keep in _SUMS.items():
+        yield f"steps are left out where {words}", partial(_kept_where, keep=keep)
     for other in (0.0, -1.0, 1.0):
         if other != value:
             words = f"steps of {other:g} are left out, Keras leaves out steps of {value:g}"
             yield words, partial(_other_value, value=other)
+
+
+_SUMS: dict[str, Callable[[Array], Any]] = {
+    "the sum of the features is not positive": lambda x: x.sum(axis=-1) > 0,
+    "the sum of the features is 0": lambda x: x.sum(axis=-1) != 0,
+    "the first feature is not positive": lambda x: x[..., 0] > 0,
+    "no feature is positive": lambda x: (x > 0).any(axis=-1),
+}
+
+
+def _kept_where(mask: Array, x: Any, *, keep: Callable[[Array], Any]) -> Array:
+    return np.asarray(keep(np.asarray(x)))
 
 
 def _inverted(mask: Array, _: Any) -> Array:

@@ -38,6 +38,14 @@ _SHOWN = {
     "bias_ih": "bias",
     "bias_hh": "recurrent bias",
 }
+_PRECISIONS = {torch.float16: "half precision (float16)", torch.bfloat16: "bfloat16"}
+_NORMALIZERS = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "the moving mean",
+    "running_var": "the moving variance",
+}
+_OF_VALUES = ("rounded", "some values")
 _ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -206,14 +214,25 @@ def _describe_elements(found: Array, right: Array) -> Difference:
     apart = ~np.isclose(found, right, rtol=_SAME, atol=_SAME)
     share = apart.mean()
     if share > 0.5:
-        near = float(np.abs(found - right).max()) <= 1e-2 * float(np.abs(right).max(initial=1e-30))
-        if near:
-            return Difference("rounded", f"rounded: up to {np.abs(found - right).max():.0e} off")
+        if words := name_rounding(found, right):
+            return Difference("rounded", words)
         return Difference("other values", "other values than the file's (not loaded?)")
     first = [int(i) for i in np.argwhere(apart)[0]]
     return Difference(
         "some values", f"{int(apart.sum())} of {apart.size} values differ, first {first}"
     )
+
+
+def name_rounding(found: Array, right: Array) -> str:
+    """Say how values were rounded, to which precision if that is known; "" if they were not."""
+    apart, largest = np.abs(found - right), float(np.abs(right).max(initial=0.0))
+    if not 0 < float(apart.max(initial=0.0)) <= 1e-2 * largest:
+        return ""
+    for dtype, words in _PRECISIONS.items():
+        kept = torch.from_numpy(right).float().to(dtype).double().numpy()
+        if np.array_equal(found, kept):
+            return f"rounded to {words}"
+    return f"rounded: up to {apart.max():.0e} off"
 
 
 def _same(one: Array, other: Array) -> bool:
@@ -280,6 +299,7 @@ def _match(unit: Unit, leaf: Leaf, leaves: Sequence[Leaf]) -> Match:
     for role, one in differences.items():
         if one is not None and one.kind == "other values":
             differences[role] = _find_elsewhere(values[role], leaf, leaves) or one
+    differences |= _find_exchanged(differences, values, leaf)
     return Match(unit, leaf, {**differences, **_describe_biases(unit, leaf)})
 
 
@@ -291,6 +311,20 @@ def _find_elsewhere(found: Array, own: Leaf, leaves: Sequence[Leaf]) -> Differen
                 where = "" if leaf is own else f" of {printable(leaf.name)}"
                 return Difference("exchanged", f"the values of {role}{where}")
     return None
+
+
+def _find_exchanged(
+    differences: Mapping[str, Difference | None], values: Mapping[str, Array], leaf: Leaf
+) -> dict[str, Difference]:
+    """Say which two tensors of a layer stand in each other's place, by Keras' names for them."""
+    wrong = [role for role, one in differences.items() if one and one.kind == "exchanged"]
+    for one, other in permutations(wrong, 2):
+        right = leaf.tensors
+        if _same(values[one], right[other]) and _same(values[other], right[one]):
+            names = (_NORMALIZERS.get(role, _SHOWN.get(role, role)) for role in (one, other))
+            words = f"{' and '.join(names)} are exchanged"
+            return dict.fromkeys((one, other), Difference("exchanged", words))
+    return {}
 
 
 def _describe_biases(unit: Unit, leaf: Leaf) -> dict[str, Difference]:
@@ -349,7 +383,9 @@ def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
     found: dict[tuple[str, str], Change] = {}
     for match in matches:
         wrong = {role: one for role, one in match.differences.items() if one is not None}
-        if not match.unit.standard or not wrong:
+        if not match.unit.standard:  # another layout is no mistake, a few other values are
+            wrong = {role: one for role, one in wrong.items() if one.kind in _OF_VALUES}
+        if not wrong:
             continue
         values = _effective(match.unit, match.leaf)
         weights = match.leaf.with_tensors({role: values[role] for role in wrong})
@@ -374,7 +410,9 @@ def _tell(wrong: Mapping[str, Difference], match: Match) -> str:
         by_words.setdefault(one.words, []).append(_SHOWN.get(role, role))
     alone = len(by_words) == 1 and all(role in wrong for role in match.differences)
     return "; ".join(
-        words if alone or "bias" in words else f"{words} ({', '.join(dict.fromkeys(roles))})"
+        words
+        if alone or "bias" in words or "exchanged" in words
+        else f"{words} ({', '.join(dict.fromkeys(roles))})"
         for words, roles in by_words.items()
     )
 

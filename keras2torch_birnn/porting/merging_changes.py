@@ -60,7 +60,7 @@ def _ordered(
     if len(places) != len(given):
         raise ValueError("another number of inputs")
     masks = [mask[place] for place in places] if isinstance(mask, tuple | list) else mask
-    return equation(layer, [given[place] for place in places], masks, context)
+    return equation(layer, tuple(given[place] for place in places), masks, context)
 
 
 def distance_changes(maker: Maker) -> Iterator[Change]:
@@ -118,3 +118,19 @@ def _input_alone(
     if np.shape(alone) != np.shape(output):
         raise ValueError("another shape")
     return alone, out_mask
+
+
+def state_view_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a concatenation of states that views them as torch has them, one after the other."""
+    words = "its inputs lie as (2, B, H), as h_n does, and are viewed as (B, 2 H): transpose first"
+    yield maker.change("axes", words, _stacked)
+
+
+def _stacked(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    given = [np.asarray(one) for one in leaves(inputs)]
+    if any(one.ndim != 2 or one.shape != given[0].shape for one in given):
+        raise ValueError("they are no states")
+    return np.stack(given).reshape(np.shape(output)), out_mask

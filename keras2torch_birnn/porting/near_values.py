@@ -16,6 +16,7 @@ import numpy as np
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.changes import Change, weighted
 from keras2torch_birnn.porting.gates import gate_count
+from keras2torch_birnn.porting.matching import name_rounding
 from keras2torch_birnn.porting.right_tensors import Leaf
 from keras2torch_birnn.spec import Array
 
@@ -32,6 +33,12 @@ class _Near(NamedTuple):
     tensor: str
     values: Array
     wrong: int
+    rounded: str = ""
+
+    @property
+    def words(self) -> str:
+        """What is wrong with it."""
+        return self.rounded or f"{self.wrong} of {self.values.size} values"
 
 
 def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterator[Change]:
@@ -46,6 +53,8 @@ def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterat
             right = np.asarray(array, np.float64)
             gates = gate_count(leaf.layer.class_name)
             # A GRU that resets after has two biases, which are apart in torch.
+            if not right.ndim:
+                continue
             parts = list(right) if name == "bias" and right.ndim > 1 else [right]
             found = [_with_near_pieces(part, gates, known) for part in parts]
             if not any(found):
@@ -53,16 +62,22 @@ def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterat
             values = [one[0] if one else part for one, part in zip(found, parts, strict=True)]
             weights[name] = np.stack(values) if len(parts) > 1 else values[0]
             told += [
-                f"{printable(near.tensor)}: {near.wrong} of {near.values.size} values of the "
-                f"{name.replace('_', ' ')} of {printable(leaf.name)} differ"
+                f"{printable(near.tensor)}: {near.words} of the {name.replace('_', ' ')} of "
+                f"{printable(leaf.name)}{'' if near.rounded else ' differ'}"
                 for one in found
                 if one is not None
                 for near in one[1]
             ]
         if weights:
-            words = "; ".join(one.partition(": ")[2] for one in told)
+            words = "; ".join(dict.fromkeys(one.partition(": ")[2] for one in told))
             apply = weighted(partial(_given, weights=weights))
-            yield Change("weights: some values", leaf.path, words, {leaf.key: apply}, tuple(told))
+            yield Change(
+                "weights: some values",
+                leaf.path,
+                words,
+                {leaf.key: apply},
+                tuple(dict.fromkeys(told)),
+            )
 
 
 def _given(own: Mapping[str, Array], *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -86,18 +101,24 @@ def _with_near_pieces(
 def _nearest_piece(right: Array, tensors: Mapping[str, Array]) -> _Near | None:
     """Return the piece that has most of these values; None if there is none that is near."""
     best: _Near | None = None
+    rounded: _Near | None = None
     if right.size < _LEAST:
         return None
     for name, array in tensors.items():
         for turned in (right, right.T) if right.ndim == 2 else (right,):
             for piece in _pieces(array, turned.shape):
+                if rounded is None and (words := name_rounding(piece, turned)):
+                    values = piece.T if turned is not right else piece
+                    rounded = _Near(name, values, right.size, f"{words}: all")
                 wrong = int((~np.isclose(piece, turned, rtol=_SAME, atol=_SAME)).sum())
                 if best is None or wrong < best.wrong:
                     values = piece.T if turned is not right else piece
                     best = _Near(name, values, wrong)
                 if not wrong:
                     return best
-    return best if best is not None and best.wrong <= (1 - _SHARE) * right.size else None
+    if best is not None and best.wrong <= (1 - _SHARE) * right.size:
+        return best
+    return None if rounded is None else rounded
 
 
 def _pieces(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:

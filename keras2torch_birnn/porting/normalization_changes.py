@@ -20,7 +20,7 @@ Formula: TypeAlias = Callable[[Array, Axes, float], Array]
 Choice: TypeAlias = Callable[[int, Axes], Axes]
 
 
-_EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-2, 0.0)
+_EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-4, 1e-9, 1e-10, 1e-2, 1e-1, 0.0)
 
 
 def epsilon_changes(maker: Maker) -> Iterator[Change]:

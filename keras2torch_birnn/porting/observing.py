@@ -22,6 +22,10 @@ from keras2torch_birnn.spec import Array, map_structure
 
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.
 _ROOM = 1 << 28
+# Values of a tensor at least that tell how another follows from it.
+_LEAST = 6
+# Stands for NaN where values are compared.
+_NAN = -7.0e7
 # Functions that leave out values at random, and others whose result is random.
 DROPOUTS = frozenset(
     "dropout dropout_ dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
@@ -66,8 +70,11 @@ class PortRun:
 
         valid: (B, T), where the values count. Axes of size 1 and folded axes are no difference.
         Numbers that overflowed are found nowhere: everything would be within their tolerance.
+        NaN is found where there is NaN and something else, too.
         """
-        kept = keep_valid(values, valid)
+        kept = keep_valid(with_marked_nan(values), valid)
+        if (kept == _NAN).all():
+            return None
         if not np.isfinite(kept).all():
             return None
         for one in self._of_size(values.size):
@@ -80,25 +87,41 @@ class PortRun:
         """Tell whether a tensor with these values was computed."""
         return self.find(values, valid) is not None
 
-    def factors(self, values: Array, valid: Array | None = None) -> Iterator[float]:
-        """Yield each number, but 0 and 1, by which the port multiplied these values."""
+    def latest(self, values: Array, valid: Array) -> Array | None:
+        """Return the last tensor that has these values (B, T, ...) where they count."""
+        kept = keep_valid(with_marked_nan(values), valid)
+        for one in reversed(list(self._of_size(values.size))):
+            axes = _axes_of(one.values, kept, valid, self.tolerance)
+            if axes is not None:
+                there = one.values.reshape([values.shape[axis] for axis in axes])
+                return there.transpose(np.argsort(axes))
+        return None
+
+    def lines(self, values: Array, valid: Array | None = None) -> Iterator[tuple[float, float]]:
+        """Yield (a, b) of each tensor that is a x + b, for these values x and other a, b."""
         kept = keep_valid(values, valid)
-        place = np.unravel_index(np.abs(kept).argmax(), kept.shape) if kept.size else ()
-        known: list[float] = [0.0, 1.0]
-        if not np.isfinite(kept).all() or not kept.any():
+        if kept.size < _LEAST or not np.isfinite(kept).all():
             return
+        counted = keep_valid(np.ones_like(kept), valid) > 0
+        x = kept[counted]
+        known: list[tuple[float, float]] = [(1.0, 0.0)]
+        if not x.size or np.ptp(x) == 0:
+            return
+        low, high = x.argmin(), x.argmax()
         for one in self._of_size(values.size):
             if not np.isfinite(one.values).all():
                 continue
             for there in _in_other_axes(one.values, kept.shape):
-                there = keep_valid(there, valid)
-                factor = float(there[place] / kept[place])
-                limit = self.tolerance * (1 + float(np.abs(there).max()))
-                if np.isclose(factor, known).any():
+                y = there[counted]
+                factor = float((y[high] - y[low]) / (x[high] - x[low]))
+                offset = float(y[low] - factor * x[low])
+                limit = self.tolerance * (1 + float(np.abs(y).max()))
+                offset = 0.0 if abs(offset) <= limit else offset
+                if abs(factor) <= limit or np.isclose((factor, offset), known).all(axis=1).any():
                     continue
-                if np.abs(there - factor * kept).max() <= limit:
-                    known.append(factor)
-                    yield factor
+                if np.abs(y - factor * x - offset).max() <= limit:
+                    known.append((factor, offset))
+                    yield factor, offset
 
     def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``.
@@ -115,7 +138,7 @@ class PortRun:
                 if best is None or score < best[0]:
                     back = np.argsort(axes)
                     best = score, there.reshape(moved.shape).transpose(back)
-        return None if best is None else best[1]
+        return None if best is None else np.where(best[1] == _NAN, np.nan, best[1])
 
     def _of_size(self, size: int) -> Iterator[Seen]:
         by_size = self.__dict__.get("_by_size")
@@ -134,6 +157,13 @@ def _in_other_axes(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     for axes in permutations(range(squeezed.ndim)):
         if tuple(squeezed.shape[axis] for axis in axes) == wanted:
             yield squeezed.transpose(axes).reshape(shape)
+
+
+def with_marked_nan(values: Array) -> Array:
+    """Return values in float64 with a number in the place of NaN, which equals itself."""
+    found = np.asarray(values, np.float64)
+    marked: Array = np.where(np.isnan(found), _NAN, found)
+    return marked
 
 
 def keep_valid(values: Array, valid: Array | None) -> Array:
@@ -215,14 +245,14 @@ class _Recorder(TorchFunctionMode):
         self.known.add(key)
         self.room -= tensor.numel() * 8
         place = self.places[-1] if self.places else ""
-        self.kept.append(Seen(_to_array(tensor), place))
+        self.kept.append(Seen(with_marked_nan(_to_array(tensor)), place))
         self.later.append((tensor, tensor._version, place))  # also keeps its memory its own
 
     def finish(self) -> list[Seen]:
         """Return everything, with the last values of tensors that were filled in place."""
         for tensor, version, place in self.later:
             if tensor._version != version:
-                self.kept.append(Seen(_to_array(tensor), place))
+                self.kept.append(Seen(with_marked_nan(_to_array(tensor)), place))
         self.later.clear()
         return self.kept
 

@@ -23,7 +23,7 @@ from keras2torch_birnn.porting.changes import (
     to_end,
     weighted,
 )
-from keras2torch_birnn.porting.gate_changes import gate_changes
+from keras2torch_birnn.porting.gate_changes import gate_changes, transposed_gate_changes
 from keras2torch_birnn.porting.gates import gate_count, orders, reorder, written
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -41,6 +41,10 @@ _ACTIVATIONS = (
     "softsign",
     "elu",
     "relu6",
+    "silu",
+    "gelu",
+    "selu",
+    "softplus",
 )
 _SHOWN = {
     "hard_sigmoid_0.2": "hard_sigmoid with slope 0.2 (Keras 1 and 2)",
@@ -62,6 +66,7 @@ def one_way_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]
     key = (place, layer.class_name)
     yield from cell_changes(path, {key: layer}, layer)
     yield from _direction_changes(path, key, layer)
+    yield from kept_state_changes(path, {key: layer}, layer)
     yield from inner_changes(path, {key: layer}, layer)
     yield from order_changes(path, {key: layer}, layer)
 
@@ -109,6 +114,8 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
             lambda w: {**w, "recurrent_kernel": _each_transposed(w["recurrent_kernel"], gates)}
         ),
     )
+    for kind, words, change in transposed_gate_changes(half):
+        yield every(kind, words, weighted(change))
     if half.weights and half.weights["kernel"].shape[0] == config["units"]:
         yield every(
             "not transposed",
@@ -136,6 +143,38 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
             yield every(
                 "masked steps", f"{words}, Keras does not here", settled(masked_output=rule)
             )
+
+
+def kept_state_changes(
+    path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec
+) -> Iterator[Change]:
+    """Yield states that are kept from call to call or from row to row, or are not."""
+    kept = half.config["stateful"]
+    words = "its states are kept from call to call, Keras starts each call with zeros"
+    if kept:
+        words = "its states are not kept from call to call, Keras keeps them (stateful)"
+    rows = "its states are kept from row to row of the batch: start each row with zeros"
+    for told, apply in ((words, configured(stateful=not kept)), (rows, _row_after_row)):
+        yield Change("kept state", path, told, dict.fromkeys(keys, apply))
+
+
+def _row_after_row(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Read one row after the other, each with the last states of the one before."""
+    config = {**layer.config, "return_state": True}
+    outputs: list[Structure] = []
+    for row in range(len(inputs)):
+        some = slice(row, row + 1)
+        valid = mask[some] if isinstance(mask, np.ndarray) else None
+        output, _ = equation(replace(layer, config=config), inputs[some], valid, context)
+        context = context.starting(tuple(output[1:]))
+        outputs.append(output if layer.config["return_state"] else output[:1])
+    joined = tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    out_mask = mask if layer.config["return_sequences"] else None
+    if layer.config["return_state"]:
+        return joined, (out_mask, *[None] * (len(joined) - 1))
+    return joined[0], out_mask
 
 
 def inner_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> Iterator[Change]:

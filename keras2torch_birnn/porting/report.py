@@ -89,20 +89,20 @@ def locate_first(right: Array, found: Array, layer: LayerSpec) -> str:
     if right.shape != found.shape:
         return f"in shape: {found.shape}, Keras has {right.shape}"
     limit = 1e-6 * (1 + float(np.abs(right).max(initial=0.0)))
-    apart = np.abs(right - found) > limit
+    new = np.isnan(found) & ~np.isnan(right)
+    apart = new if new.any() else np.abs(right - found) > limit
     if not apart.any():
         return ""
-    words = []
+    words, place = ["first"], tuple(int(i) for i in np.argwhere(apart)[0])
     if right.ndim == 3:
         step = int(apart.any(axis=(0, 2)).argmax())
-        words.append(f"first at step {step}")
-        apart = apart[:, step]
-    else:
-        words.append("first")
-    index = [int(i) for i in np.argwhere(apart)[0]]
-    words.append(f"row {index[0]}")
-    if len(index) == 2:
-        words.append(_describe_unit(index[1], right.shape[-1], layer))
+        row, unit = (int(i) for i in np.argwhere(apart[:, step])[0])
+        words, place = [f"first at step {step}"], (row, step, unit)
+    words.append(f"row {place[0]}")
+    if right.ndim in (2, 3):
+        words.append(_describe_unit(place[-1], right.shape[-1], layer))
+    if np.isnan(found[place]):
+        words.append("where it is NaN")
     return ", ".join(words)
 
 

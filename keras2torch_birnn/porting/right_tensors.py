@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from keras2torch_birnn.layers.registry import convert_layer
+from keras2torch_birnn.porting.call_graph import place_of
 from keras2torch_birnn.porting.changes import Key
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
@@ -58,7 +59,7 @@ def find_leaves(spec: ModelSpec) -> tuple[Leaf, ...]:
     root = with_training_rules(spec.root, spec.generation)
     found: dict[Key, Leaf] = {}
     for path, layer in calls_of(root, ""):
-        place = "/".join(part.partition("#")[0] for part in path.split("/"))
+        place = place_of(path)
         for key, inner in _inner_layers(place, layer):
             if key not in found and inner.weights:
                 leaf = _make_leaf(place, key, inner)

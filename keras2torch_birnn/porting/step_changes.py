@@ -13,10 +13,54 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 def pool_mask_changes(maker: Maker) -> Iterator[Change]:
-    """Yield a pooling that does not use its mask."""
+    """Yield poolings that do not use their mask as Keras does."""
+    own = maker.layer.class_name
     yield maker.change(
         "mask missing", "the mask is not used: padding is averaged, too", masked_by(lambda _: None)
     )
+    for words, pool in _POOLINGS.items():
+        yield maker.change("mask rule", f"{words}, Keras has {own}", _pooled(pool))
+
+
+def _pooled(pool: Callable[[Array, Array], Array]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        if not isinstance(mask, np.ndarray):
+            raise ValueError("there is no mask")
+        return pool(np.asarray(inputs, np.float64), mask.astype(bool)[..., np.newaxis]), out_mask
+
+    return apply
+
+
+def _added(x: Array, valid: Array) -> Array:
+    total: Array = np.where(valid, x, 0).sum(axis=1)
+    return total
+
+
+# Poolings of x (B, T, F) and the steps that count (B, T, 1)
+_POOLINGS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "the sum of the steps that count is divided by the number of all steps": (
+        lambda x, valid: _added(x, valid) / x.shape[1]
+    ),
+    "the sum of all steps is divided by the number of those that count": (
+        lambda x, valid: x.sum(axis=1) / valid.sum(axis=1)
+    ),
+    "the sum of the steps that count is divided by their number + 1": (
+        lambda x, valid: _added(x, valid) / (valid.sum(axis=1) + 1)
+    ),
+    "the mean of the steps that count is taken": (
+        lambda x, valid: _added(x, valid) / valid.sum(axis=1)
+    ),
+    "the maximum of the steps that count is taken": (
+        lambda x, valid: np.where(valid, x, -np.inf).max(axis=1)
+    ),
+    "the maximum is taken with zeros where nothing counts": (
+        lambda x, valid: np.where(valid, x, 0).max(axis=1)
+    ),
+    "the steps that count are added up": _added,
+}
 
 
 def sum_changes(maker: Maker) -> Iterator[Change]:
@@ -39,9 +83,8 @@ def _added_up(
 def one_step_changes(maker: Maker) -> Iterator[Change]:
     """Yield one step in the place of a reduction over all steps."""
     own = maker.layer.class_name
-    for words, pick in (("last", last_step), ("first", first_step)):
-        apply = _picked(pick)
-        yield maker.change("other operation", f"takes the {words} step, Keras has {own}", apply)
+    for words, pick in _ONE_STEP.items():
+        yield maker.change("other operation", f"takes {words}, Keras has {own}", _picked(pick))
 
 
 def other_step_changes(maker: Maker) -> Iterator[Change]:
@@ -70,6 +113,11 @@ def _ends_of_halves(y: Array) -> Array:
     return ends
 
 
+_ONE_STEP: Mapping[str, Callable[[Array], Array]] = {
+    "the last step": last_step,
+    "the first step": first_step,
+    "the last states of both halves (h_n)": _ends_of_halves,
+}
 _STEPS: Mapping[str, Callable[[Array], Array]] = {
     "takes the last step of the forward half and the first of the backward half (as h_n has them), "
     "Keras takes one step of both": _ends_of_halves,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, combinations
 
 from keras2torch_birnn.porting.changes import Change
+from keras2torch_birnn.porting.checked_run import AS_PADDED
 
 # Kinds of mistakes that are likely in company: they are paired first.
 _LIKELY = (
@@ -20,6 +21,10 @@ _LIKELY = (
     "padding side",
     "activation",
 )
+# Kinds that let padding be read as data: what the port has there goes on.
+_OF_MASKS = ("mask missing", "mask rule", "padding side", "reversed padding", "other operation")
+# Kinds whose values a right port computes as well: only what follows tells.
+_SILENT = ("left out", "other input", "order")
 # Kinds that are paired last.
 _SELDOM = (
     "mask rule",
@@ -34,20 +39,35 @@ _SELDOM = (
 
 
 def stages(
-    evidence: list[Change], own: list[Change], before: list[Change], found: Sequence[Change]
+    evidence: list[Change],
+    own: list[Change],
+    before: list[Change],
+    behind: Iterable[Change],
+    found: Sequence[Change],
+    *,
+    padded: bool = False,
 ) -> tuple[Iterable[list[Change]], ...]:
     """Return what to try: single changes and what the weights show; then two of them together.
 
-    own: changes at the layer itself; before: at the layers before it; found: known already.
+    own: changes at the layer itself; before: at the layers before it; behind: at those that take
+    its output; found: known already. padded: the port has other values than Keras at steps that do
+    not count.
     """
     shown = [evidence] if evidence else []
     parts = [[one] for one in evidence] if len(evidence) > 1 else []
     few = [one for one in own if one.kind != "gate order"]
     likely = [one for one in before if one.kind in _LIKELY and one.kind != "activation"]
     return (
-        chain(shown, parts, ([one] for one in (*own, *before))),
+        chain(
+            shown,
+            parts,
+            ([one] for one in (*own, *before)),
+            ([AS_PADDED, one] for one in (*own, *before) if padded and one.kind in _OF_MASKS),
+        ),
         chain(
             _repeated(own, before, found),
+            _alike(before),
+            ([one, other] for other in behind for one in own if one.kind in _SILENT),
             ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
         ),
         _pairs(few, likely),
@@ -73,6 +93,14 @@ def _repeated(
             yield [other, *again, one]
         if again:
             yield [*again, one]
+
+
+def _alike(before: Sequence[Change]) -> Iterator[list[Change]]:
+    """Yield the same mistake made in several of the layers before."""
+    by_words: dict[tuple[str, str], list[Change]] = {}
+    for one in before:
+        by_words.setdefault((one.kind, one.words), []).append(one)
+    yield from (some for some in by_words.values() if len({one.layer for one in some}) > 1)
 
 
 def _rate(change: Change) -> tuple[bool, int]:

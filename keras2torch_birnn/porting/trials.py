@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras2torch_birnn.porting.call_graph import call_path, nearest_sources
+from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
 from keras2torch_birnn.porting.changes import Change
-from keras2torch_birnn.porting.checked_run import CheckedRun
+from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
 from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
@@ -25,8 +25,8 @@ from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
-# Trials at one layer at most.
-_BUDGET = 2000
+# Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
+_BUDGET = 1000
 # Changes that explain a layer equally well, of which is asked how they go on.
 _TIED = 4
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
@@ -44,6 +44,8 @@ _ON_THE_WAY = (
 )
 # Kinds whose values a right port computes as well, before it goes on.
 _COMPUTED_ANYWAY = ("half left out", "left out")
+# Kinds that leave the right values, in another order of axes, in which they count as computed.
+_IN_ANY_ORDER = ("not permuted", "repeated")
 # Score of changes that explain everything.
 _ALL = 1 << 20
 
@@ -118,7 +120,8 @@ class Search(CheckedRun):
             if path is None:
                 return self._explain_end(trace)
             behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
-            better = self._try_at(path, trace, alone=behind)
+            named = any(one.layer == path and one.words for one in self.found)
+            better = self._try_at(path, trace, alone=behind or named)
             if better is not None:
                 self.found += better
                 self.steps.append((path, tuple(better)))
@@ -153,8 +156,7 @@ class Search(CheckedRun):
 
         trace: with the changes found so far. alone: try no two together.
         """
-        self.trials = 0
-        layer, place = self.layers.get(path), _place(path)
+        layer, place = self.layers.get(path), place_of(path)
         if layer is None:
             return None
         evidence = self._evidence_at(path)
@@ -162,17 +164,22 @@ class Search(CheckedRun):
         own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
+        own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
         known = {(one.layer, one.kind, one.words) for one in self.found}
         own, before = (
             [one for one in some if (one.layer, one.kind, one.words) not in known]
             for some in (own, before)
         )
         usual = trace.layers.get(path)
+        padded = bool(self._padding) and not self._score(path, [AS_PADDED])[0]
         idle: set[int] = set()  # changes that make no difference here
         for number in range(1 if alone else 3):
             if number:
                 own, before = ([c for c in some if id(c) not in idle] for some in (own, before))
-            stage = stages(evidence, own, before, self.found)[number]
+            stage = stages(
+                evidence, own, before, self._changes_behind(path), self.found, padded=padded
+            )[number]
+            self.trials = 0
             enough = _ALL if number == 0 else 2  # of two: this layer and a later one
             best: tuple[int, list[_Tried]] = (0, [])
             for some in stage:
@@ -220,19 +227,19 @@ class Search(CheckedRun):
             layer = None if path is None else self.layers.get(path)
             if path is None or layer is None:
                 return 0
-            own = (*changes_of(path, _place(path), layer), *self._evidence_at(path))
+            own = (*changes_of(path, place_of(path), layer), *self._evidence_at(path))
             return max((self._score(path, [one])[0] for one in own), default=0)
         finally:
             self.found[:], self.right = found, right
 
     def _evidence_at(self, path: str) -> list[Change]:
-        return [one for one in self.evidence if one.layer == _place(path)]
+        return [one for one in self.evidence if one.layer == place_of(path)]
 
     def _mask_sources(self, path: str) -> Iterator[Change]:
         """Yield the mistakes with masks that are made before this call."""
         for other, layer in self.layers.items():
             if path in self.later.get(other, ()):
-                yield from mask_changes(_place(other), layer)
+                yield from mask_changes(place_of(other), layer)
 
     def _scaled(self, path: str, trace: Trace) -> Iterator[Change]:
         """Yield the factors by which the port multiplied this call's output or one before it."""
@@ -241,21 +248,30 @@ class Search(CheckedRun):
             values = next(iter(leaves(trace.layers.get(other))), None)
             if layer is None or not isinstance(values, np.ndarray):
                 continue
-            for factor in self.run.factors(np.asarray(values, np.float64), self.valid.get(other)):
-                yield scaled_by(other, _place(other), layer, factor)
+            for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
+                yield scaled_by(other, place_of(other), layer, *line)
         if not self.sources.get(path):  # it takes an input of the model
             for given in self.inputs:
-                for factor in self.run.factors(np.asarray(given, np.float64)):
-                    yield read_scaled(path, _place(path), self.layers[path], factor)
+                for line in self.run.lines(np.asarray(given, np.float64)):
+                    yield read_scaled(path, place_of(path), self.layers[path], *line)
 
     def _changes_before(self, path: str) -> list[Change]:
         """Return the mistakes of the calls just before: an operation may follow what was right."""
         return [
             change
             for other in nearest_sources(self.sources, path)[:_BEFORE]
-            for change in changes_of(other, _place(other), self.layers[other])
+            for change in changes_of(other, place_of(other), self.layers[other])
             if change.kind != "gate order"
         ]
+
+    def _changes_behind(self, path: str) -> Iterator[Change]:
+        """Yield the mistakes of the calls that take the output of this one."""
+        for other, given in self.sources.items():
+            if path in given:
+                yield from self._evidence_at(other)
+                for change in changes_of(other, place_of(other), self.layers[other]):
+                    if change.kind != "gate order":
+                        yield change
 
     def _score(self, path: str, some: Sequence[Change]) -> tuple[int, Trace | None]:
         """Rate changes, and return what the reference computes with them, if it is anything.
@@ -272,13 +288,15 @@ class Search(CheckedRun):
             return 0
         whole = [*self.found, *some]
         if self.same_outputs(trace):
+            if any(np.isnan(y).all() for y in trace.outputs) and not self.seen(path, trace):
+                return 0  # NaN has many reasons
             return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
         if not self.seen(path, trace) or not np.any(next(iter(leaves(trace.layers[path])), 0)):
             return 0  # (a port computes zeros for many reasons)
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
         own = next(iter(leaves(trace.layers[path])))
-        if len(some) > 1:
+        if len([one for one in some if one is not AS_PADDED]) > 1:
             before = {other for other in self.right if path in self.later.get(other, ())}
             if _are_values_of(before, own, trace):
                 return 0  # there the port has them from
@@ -302,7 +320,7 @@ class Search(CheckedRun):
         return any(
             path in self.later.get(other, ()) and not self.computed(other, trace)
             for other in self.right
-            if _place(other) in changed
+            if place_of(other) in changed
         )
 
     def _explain_end(self, trace: Trace) -> bool:
@@ -383,7 +401,7 @@ class Search(CheckedRun):
         layer = self.layers.get(path)
         if near is None or layer is None:
             return False
-        self.found.append(_instead(path, (_place(path), layer.class_name), near))
+        self.found.append(_instead(path, (place_of(path), layer.class_name), near))
         return True
 
 
@@ -417,7 +435,3 @@ def _same_values(one: Array, other: Structure) -> bool:
 
 def _is_mask(output: Structure) -> bool:
     return all(isinstance(one, np.ndarray) and one.dtype == bool for one in leaves(output))
-
-
-def _place(path: str) -> str:
-    return "/".join(part.partition("#")[0] for part in path.split("/"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from pathlib import Path
 
@@ -42,7 +42,8 @@ class MapRow:
     """One weight, or a part of it, and the tensor that it becomes.
 
     ``keras``: layers and weight by name, "" for a tensor that comes from no weight; ``path``: where
-    the array is in the file. ``done``: what is done to the array, in words.
+    the array is in the file. ``done``: what is done to the array, in words. ``key``: its name in
+    ``k2t.weights``.
     """
 
     keras: str
@@ -51,6 +52,7 @@ class MapRow:
     torch: str
     torch_shape: tuple[int, ...]
     done: str
+    key: str = ""
 
 
 def map_weights(
@@ -73,7 +75,8 @@ def map_weights(
     path = with_index(Path(source))
     with in_file(source), open_container(path) as container:
         located = locate(container, path, config=config, masked_steps=masked_steps, cut=cut)
-        return tuple(_rows(located))
+        keys = {at: name for name, at in container.weight_names().items()}
+        return tuple(replace(row, key=keys.get(row.path, "")) for row in _rows(located))
 
 
 def _rows(located: Located) -> Iterator[MapRow]:
@@ -140,10 +143,18 @@ def describe_copies(
         return ", ".join([_UNUSUAL, *words])
     if source.words:
         words.insert(0, source.words)
-    for order, axes in _rearrangements(source.values, class_name):
-        moved = source.values if order is None else reorder(source.values, order, axis=-1)
-        if np.array_equal(moved.transpose(axes).reshape(-1), wanted):
-            return ", ".join([*words, *_describe(order, axes, class_name, target.values, moved)])
+    whole = not source.words and not target.words
+    fitting = [
+        (whole and moved.transpose(axes).shape != target.values.shape, order, axes, moved)
+        for order, axes in _rearrangements(source.values, class_name)
+        for moved in [source.values if order is None else reorder(source.values, order, axis=-1)]
+        if np.array_equal(moved.transpose(axes).reshape(-1), wanted)
+    ]
+    if fitting:  # that of the tensor's own shape: axes of size 1 fit in any place
+        _, order, axes, moved = min(fitting, key=lambda one: one[0])
+        return ", ".join(
+            [*words, *_describe(order, axes, class_name, target.values, moved, whole=whole)]
+        )
     flat = _describe_flat(source.values, wanted, class_name)
     return ", ".join([*words, flat])
 
@@ -186,7 +197,10 @@ def _rearrangements(
     ways: list[Order | None] = [None]
     if gates > 1 and array.ndim and array.shape[-1] % gates == 0:
         ways += [order for order in orders(gates) if order != tuple(range(gates))]
-    axes = list(permutations(range(array.ndim))) if array.ndim <= 5 else [tuple(range(array.ndim))]
+    own = tuple(range(array.ndim))
+    axes = [own]
+    if array.ndim <= 5:  # kernels of convolutions first
+        axes = [own, *[(*own[:-3:-1], *own[:-2])] * (array.ndim > 2), *permutations(own)]
     yield from product(ways, axes)
 
 
@@ -196,10 +210,12 @@ def _describe(
     class_name: str,
     target: npt.NDArray[np.int64],
     moved: npt.NDArray[np.int64],
+    *,
+    whole: bool,
 ) -> list[str]:
     words = []
     after = moved.transpose(axes).shape
-    if axes == (1, 0) and 1 not in moved.shape:
+    if axes == (1, 0) and (whole or 1 not in moved.shape):
         words.append("transposed")
     elif axes != tuple(range(len(axes))):
         words.append(f"axes in the order {', '.join(map(str, axes))}")

@@ -39,6 +39,7 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         words = f"its dilation is 1, Keras has {', '.join(map(str, rates))}"
         once = configured(dilation_rate=tuple(1 for _ in rates))
         yield maker.change("dilation", words, once)
+    yield from _stride_changes(maker)
     for mode, name in _BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
         apply = _padded(partial(np.pad, mode=mode), None)
@@ -48,12 +49,27 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("convolution padding", words, _padded(np.pad, before))
 
 
+def _stride_changes(maker: Maker) -> Iterator[Change]:
+    """Yield windows that begin at other distances: every step, or one behind the other."""
+    extents = tuple(_extents(maker.layer))
+    own = tuple(maker.config["strides"] or extents)
+    for strides in dict.fromkeys((tuple(1 for _ in own), extents, tuple(2 for _ in own))):
+        if strides != own:
+            words = f"its strides are {_listed(strides)}, Keras has {_listed(own)}"
+            yield maker.change("strides", words, configured(strides=strides))
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def _reversed_kernel(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
     return {**weights, name: weights[name][::-1]}
 
 
 def pooling_changes(maker: Maker) -> Iterator[Change]:
     """Yield another padding of a pooling, and zeros that count as values."""
+    yield from _stride_changes(maker)
     own = maker.config["padding"]
     for name, words in _PADDINGS.items():
         if name != own:

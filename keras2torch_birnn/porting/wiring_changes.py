@@ -49,6 +49,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _later_order(graph, path, layer, found)
     yield from _exchanged_order(graph, path, layer, found, trace)
     yield from _later_activation(graph, path, layer)
+    yield from _earlier_norm(graph, path, layer, found)
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
     given = set(leaves(graph.inputs))
     for place, ref in refs:
@@ -131,6 +132,43 @@ def _later_activation(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Cha
             (call.layer, behind.class_name): followed_by(partial(activate, own)),
         }
         yield Change("order", path, words, applied)
+
+
+def _earlier_norm(
+    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef]
+) -> Iterator[Change]:
+    """Yield the layer behind a merge as if this one, in a branch of the merge, read its output."""
+    uses = later_uses(graph, "").get(path, frozenset()) | {path}
+    for call in graph.calls if len(given) == 1 else ():
+        refs = list(leaves(call.args))
+        branches = [ref for ref in refs if isinstance(ref, TensorRef) and ref != given[0]]
+        if len(branches) + 1 != len(refs) or len(refs) < 2:
+            continue
+        if not all(call_path(ref.layer, ref.call) in uses for ref in branches):
+            continue
+        merge = call_path(call.layer, call.index)
+        for behind_call, behind in _calls_behind(graph, merge):
+            words = (
+                f"it is applied to the input of {printable(path)}, Keras applies it to what "
+                f"{printable(merge)} gives"
+            )
+            applied = {
+                (call_path(path.partition("#")[0], 0), layer.class_name): _reading_after(behind),
+                (behind_call.layer, behind.class_name): left_out,
+            }
+            yield Change("order", call_path(behind_call.layer, behind_call.index), words, applied)
+
+
+def _reading_after(before: LayerSpec) -> Apply:
+    """Let a layer read what another layer makes of its input."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        read, _ = EQUATIONS[before.class_name](before, inputs, mask, context.aside())
+        return equation(layer, read, mask, context)
+
+    return apply
 
 
 def _then(after: LayerSpec) -> Apply:

@@ -51,8 +51,8 @@ class Reading:
     """A model on its way from the container to a ``ModelSpec``; each step returns a new one.
 
     ``whole``: the model before it was cut, None if it was not. ``vocabularies``: of the layers that
-    were cut off. For advice: ``every``, all layers as they were parsed, ``uncut``, what was said of
-    them, and ``command``, the user's without the options that cut.
+    were cut off. For advice: ``all_layers``, as they were parsed before a cut, ``full_parsing``,
+    what was found out about them, and ``command``, the user's without the options that cut.
     """
 
     container: Container
@@ -62,8 +62,8 @@ class Reading:
     masked_steps: MaskedSteps | None
     whole: Whole | None = None
     vocabularies: tuple[Vocabulary, ...] = ()
-    every: LayerSpec | None = None
-    uncut: Parsing | None = None
+    all_layers: LayerSpec | None = None
+    full_parsing: Parsing | None = None
     command: str = ""
 
     @property
@@ -101,11 +101,11 @@ def parse(
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
-    whole, every, uncut = None, root, parsing
+    whole, all_layers, full_parsing = None, root, parsing
     if cut and root.graph is not None:  # (a root that is refused has none)
         root, parsing, whole = take_part(root, parsing, cut)
     if parsing.problems:
-        _advise(every, uncut, parsing, command)
+        _advise(all_layers, full_parsing, parsing, command)
     check_names(root, parsing.problems)
     problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
     parsing.problems += problems
@@ -119,7 +119,17 @@ def parse(
         *describe_augmentation(root),
         *_misnamed_note(path, container),
     )
-    return Reading(container, parsing, root, notes, choice, whole, (), every, uncut, command)
+    return Reading(
+        container,
+        parsing,
+        root,
+        notes,
+        choice,
+        whole,
+        all_layers=all_layers,
+        full_parsing=full_parsing,
+        command=command,
+    )
 
 
 def find_architecture(
@@ -139,10 +149,10 @@ def find_architecture(
         raise MissingArchitectureError(*whole) from error
 
 
-def _advise(every: LayerSpec, uncut: Parsing, parsing: Parsing, command: str) -> None:
-    """Name the command that helps; a part does not know what is refused outside of it."""
-    problems = {id(problem): problem for problem in (*uncut.problems, *parsing.problems)}
-    advise(every, replace(uncut, problems=list(problems.values())), command)
+def _advise(all_layers: LayerSpec, full_parsing: Parsing, parsing: Parsing, command: str) -> None:
+    """Add to the problems a command that helps, which problems outside of a cut decide, too."""
+    problems = {id(problem): problem for problem in (*full_parsing.problems, *parsing.problems)}
+    advise(all_layers, replace(full_parsing, problems=list(problems.values())), command)
 
 
 def _command(path: ModelSource, config: PathLike | None) -> str:
@@ -166,8 +176,9 @@ def infer_shapes(reading: Reading) -> Reading:
         root = with_vocabularies(
             root, whole, reading.container, parsing.generation, parsing.problems
         )
-        if parsing.problems and reading.every is not None and reading.uncut is not None:
-            _advise(reading.every, reading.uncut, parsing, reading.command)
+        all_layers, full_parsing = reading.all_layers, reading.full_parsing
+        if parsing.problems and all_layers is not None and full_parsing is not None:
+            _advise(all_layers, full_parsing, parsing, reading.command)
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
         check_layer_sizes(root)
@@ -203,8 +214,10 @@ def read_vocabularies(reading: Reading) -> Reading:
     """
     if reading.problems or reading.whole is None:
         return reading
-    found, notes = find_vocabularies(reading.whole, reading.container, reading.parsing.generation)
-    return replace(reading, vocabularies=found, notes=(*reading.notes, *notes))
+    vocabularies, notes = find_vocabularies(
+        reading.whole, reading.container, reading.parsing.generation
+    )
+    return replace(reading, vocabularies=vocabularies, notes=(*reading.notes, *notes))
 
 
 def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
@@ -235,8 +248,12 @@ def holds_model(path: PathLike) -> bool:
 def _architecture_of_model(path: PathLike) -> Mapping[str, Any]:
     """Return the JSON of a model, with the version and backend that its file names."""
     with open_container(path) as container:
-        found = find_architecture(container, path, None)
-    return {**found.model, "keras_version": found.version, "backend": found.backend}
+        architecture = find_architecture(container, path, None)
+    return {
+        **architecture.model,
+        "keras_version": architecture.version,
+        "backend": architecture.backend,
+    }
 
 
 def _misnamed_note(path: ModelSource, container: Container) -> list[str]:

@@ -12,59 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from keras2torch_birnn.reference import (
-    activation,
-    attention,
-    augmentation,
-    conv_lstm,
-    convolution,
-    custom_layers,
-    dense,
-    dropout,
-    embedding,
-    hashing,
-    local,
-    masking,
-    merging,
-    model,
-    normalization,
-    operations,
-    pooling,
-    preprocessing,
-    recurrent,
-    reshaping,
-    resizing,
-    spectrograms,
-    time_distributed,
-)
+from keras2torch_birnn.reference import custom_layers
 from keras2torch_birnn.reference.context import Context, Equation, OwnEquations, Scan
 from keras2torch_birnn.reference.model import run
-from keras2torch_birnn.schema import joined
+from keras2torch_birnn.schema import OPS, PAGES
+from keras2torch_birnn.schema.pages import Pages
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec, Structure, leaves
 
-EQUATIONS: Mapping[str, Equation] = joined(
-    model.EQUATIONS,
-    recurrent.EQUATIONS,
-    conv_lstm.EQUATIONS,
-    time_distributed.EQUATIONS,
-    dense.EQUATIONS,
-    embedding.EQUATIONS,
-    masking.EQUATIONS,
-    activation.EQUATIONS,
-    dropout.EQUATIONS,
-    normalization.EQUATIONS,
-    reshaping.EQUATIONS,
-    resizing.EQUATIONS,
-    spectrograms.EQUATIONS,
-    pooling.EQUATIONS,
-    convolution.EQUATIONS,
-    local.EQUATIONS,
-    preprocessing.EQUATIONS,
-    hashing.EQUATIONS,
-    merging.EQUATIONS,
-    attention.EQUATIONS,
-    augmentation.EQUATIONS,
-    operations.EQUATIONS,
+EQUATIONS: Mapping[str, Equation] = Pages(
+    __name__, "EQUATIONS", {**PAGES, **dict.fromkeys(OPS, "operations")}
 )
 
 

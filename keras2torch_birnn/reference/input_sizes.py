@@ -132,7 +132,7 @@ class _Search:
     def _of_enough_parts(
         self, shapes: list[Shape | None], place: tuple[int, int], size: int
     ) -> int:
-        """Return a larger size of as many parts as are wanted, where only multiples fit."""
+        """Return a larger size with enough parts, for axes where only multiples fit."""
         period = next(self.sizes(shapes, place, _rising(size + 1)), size) - size
         missing = max(0, min(_PARTS, self.size) - size // period) if period > 1 else 0
         larger = size + missing * period

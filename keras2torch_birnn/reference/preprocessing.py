@@ -6,6 +6,7 @@ Keras holds their constants in float32. tf.keras drops the mask, Keras 3 passes 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -53,21 +54,20 @@ def rescaling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
     return context.number(x) * scale + offset, _passed(mask, context)
 
 
-def encoded(ids: Array, mode: str, depth: int, context: Context) -> Array:
+def encoded(ids: Array, mode: str, depth: int, context: Context, weights: Any = 1.0) -> Array:
     """Compute ``encode_categorical_inputs``.
 
-    Rows of the unit matrix, their maximum or their sum.
+    Rows of the unit matrix, their maximum or their sum, in which ``weights`` count.
     """
     if mode == "one_hot" and ids.ndim > 1 and ids.shape[-1] == 1:
         ids = ids[..., 0]
-    rows = np.zeros((*ids.shape, depth))
+    joined = mode != "one_hot"
+    rows = np.zeros((*(ids.shape[:-1] if joined else ids.shape), depth))
     inside = (ids >= 0) & (ids < depth)
-    rows[inside] = np.eye(depth)[ids[inside]]
-    if mode == "multi_hot":
-        rows = rows.max(axis=-2)
-    elif mode == "count":
-        rows = rows.sum(axis=-2)
-    return context.number(rows)
+    at = np.nonzero(inside)
+    place = (*(at[:-1] if joined else at), ids[inside])
+    np.add.at(rows, place, np.broadcast_to(weights, ids.shape)[inside])
+    return context.number(np.minimum(rows, 1) if mode == "multi_hot" else rows)
 
 
 def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: Context) -> Result:
@@ -78,8 +78,7 @@ def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: 
     config = layer.config
     if isinstance(x, tuple):
         ids, weights = np.asarray(x[0]).astype(np.int64), context.number(x[1])
-        rows = encoded(ids, "rows", config["num_tokens"], context)
-        return np.einsum("bt,btn->bn", weights, rows), None
+        return encoded(ids, "count", config["num_tokens"], context, weights), None
     ids = np.asarray(x).astype(np.int64)
     return encoded(ids, config["output_mode"], config["num_tokens"], context), None
 
@@ -106,10 +105,10 @@ def integer_lookup(layer: LayerSpec, x: Array, mask: Structure, context: Context
     config = layer.config
     encodes, others = config["output_mode"] != "int", config["num_oov_indices"]
     before = [] if encodes or config["mask_token"] is None else [config["mask_token"]]
-    words, special = list(config["vocabulary"]), before + [config["oov_token"]] * others
-    if words[: len(special)] == special:
-        words = words[len(special) :]
-    index = {word: len(special) + place for place, word in enumerate(words)}
+    words, first = list(config["vocabulary"]), len(before) + others
+    if first <= len(words) and words[:first] == before + [config["oov_token"]] * others:
+        words = words[first:]
+    index = {word: first + place for place, word in enumerate(words)}
     ids = np.zeros(np.shape(x), dtype=np.int64)
     for place, value in np.ndenumerate(np.asarray(x).astype(np.int64)):
         if value == config["mask_token"]:
@@ -120,7 +119,7 @@ def integer_lookup(layer: LayerSpec, x: Array, mask: Structure, context: Context
             ids[place] = len(before) + int(value) % others if others else -1
     if not encodes:
         return ids, None
-    depth = config["max_tokens"] if config["pad_to_max_tokens"] else len(special) + len(words)
+    depth = config["max_tokens"] if config["pad_to_max_tokens"] else first + len(words)
     return encoded(ids, config["output_mode"], depth, context), None
 
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference.cells import State, Step, first_state, state_count, step_of
 from keras2torch_birnn.reference.context import Context, Equation, Scan, carried_state_wins
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
@@ -157,10 +158,7 @@ def _start(layer: LayerSpec, x: Array, first: Callable[[Array], State], context:
 
 # forward and backward output -> output; merge_mode None keeps both
 MERGES: Mapping[str | None, Callable[[Array, Array], Structure]] = {
-    "concat": lambda forward, backward: np.concatenate([forward, backward], axis=-1),
-    "sum": lambda forward, backward: forward + backward,
-    "mul": lambda forward, backward: forward * backward,
-    "ave": lambda forward, backward: (forward + backward) / 2,
+    **{name: mode.on_arrays for name, mode in MERGE_MODES.items()},
     None: lambda forward, backward: (forward, backward),
 }
 

@@ -122,7 +122,7 @@ def nudge_by(kind: type[np.floating[Any]], seed: int) -> Callable[[Array], Array
 def steadiest(
     drawn: Iterable[Drawn], measure: Callable[[Drawn], Measured]
 ) -> tuple[Measured, tuple[Measured, ...]]:
-    """Return the first inputs with small rounding, else those with the smallest; and all tried.
+    """Return the first inputs with small rounding errors, or the best ones; and all tried.
 
     Rounding may be too large on all of them (``Measured.judged``).
     """

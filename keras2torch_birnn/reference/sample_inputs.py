@@ -20,6 +20,7 @@ from keras2torch_birnn.schema import OPS, SCHEMA, augmentation
 from keras2torch_birnn.schema.batch_memory import check_batch_memory, limit_rows
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec, leaves, tensors
 
 # Rows of a batch: a full one, and one for each kind of padding.
@@ -31,7 +32,10 @@ _HANDS_ON = frozenset(
     "Identity".split()
 ) | frozenset(augmentation.LAYERS)
 # Layers that take ids -> their option that says how many there are.
-_VOCABULARY: Mapping[str, str] = {"Embedding": "input_dim", "CategoryEncoding": "num_tokens"}
+_VOCABULARY: Mapping[str, str] = {
+    **dict.fromkeys(EMBEDDINGS, "input_dim"),
+    "CategoryEncoding": "num_tokens",
+}
 # Others that look at an input's values.
 _LOOKS = ("Masking", "IntegerLookup")
 # Integers of unknown use are below this and below every vocabulary of the model; below two where a
@@ -125,7 +129,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             continue
         refs = list(tensors(call.args))
         sources = [known.get((ref.layer, ref.call)) for ref in refs]
-        if not any(sources):
+        if not any(sources) or call.kwargs.get("reverse"):  # which reads features, not ids
             continue
         inner = layer.parts["layer"] if layer.class_name == "TimeDistributed" else layer
         if inner.graph is not None:
@@ -321,7 +325,7 @@ def _can_shorten(shape: tuple[int | None, ...] | None, steps: int) -> bool:
 
 
 def free_steps(model: ModelSpec) -> ModelSpec:
-    """Return the model with every time axis free that its weights do not fix.
+    """Return the model with a free time axis wherever its weights do not fix the length.
 
     One axis of time that is fixed keeps all of them as they are. An axis of one value is no time:
     layers such as a CategoryEncoding remove it, and only if it has one.

@@ -137,7 +137,7 @@ def _verdict(report: ParityReport, model: Path, out: Path | None) -> str:
 
 
 def _figures(report: ParityReport, weights: Sequence[MapRow]) -> Iterable[Element]:
-    """Yield the few numbers that one looks for first."""
+    """Yield the key figures for the head of the page."""
     found = [("largest error of an output", f"{report.max_abs_error:.1e}")]
     if report.layers:
         right = sum(layer.ok for layer in report.layers)
@@ -233,7 +233,7 @@ def _layer_cells(layer: LayerParity) -> tuple[str | Element, ...]:
 
 
 def _limit() -> Element:
-    """Return the line at which errors begin to count."""
+    """Return the mark on the error scale where errors begin to count."""
     at = heatmap.position(10**heatmap.EDGE)
     return make("div", "", {"class": "limit", "style": f"left:{at:.0f}%"})
 
@@ -298,12 +298,12 @@ def _figure(one: ErrorMap) -> Element:
 
 
 def _ranges(steps: Sequence[int]) -> str:
-    """Return ascending numbers as text: ``3, 7-10``; the first ones if there are many."""
-    found: list[list[int]] = []
+    """Format ascending numbers as ranges, ``3, 7-10``; of many ranges only the first."""
+    ranges: list[list[int]] = []
     for step in steps:
-        if found and found[-1][-1] == step - 1:
-            found[-1][1:] = [step]
+        if ranges and ranges[-1][-1] == step - 1:
+            ranges[-1][1:] = [step]
         else:
-            found.append([step])
-    shown = ", ".join("-".join(map(str, pair)) for pair in found[:_RANGES_SHOWN])
-    return shown + (", ..." if len(found) > _RANGES_SHOWN else "")
+            ranges.append([step])
+    shown = ", ".join("-".join(map(str, pair)) for pair in ranges[:_RANGES_SHOWN])
+    return shown + (", ..." if len(ranges) > _RANGES_SHOWN else "")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, Activation
-from keras2torch_birnn.rnn.merge import MERGE_MODES
+from keras2torch_birnn.merge_modes import MERGE_MODES, MergeName
 
-# None keeps both directions apart. A test compares the names with ``MERGE_MODES``.
-MergeMode: TypeAlias = Literal["concat", "sum", "mul", "ave"] | None
+# None keeps both directions apart.
+MergeMode: TypeAlias = MergeName | None
 
 
 def check_sizes(**sizes: int) -> None:

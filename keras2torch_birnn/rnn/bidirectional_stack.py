@@ -82,6 +82,11 @@ class BidirectionalStack(nn.Module):
         recurrent_activation: str = "sigmoid",
         reset_after: bool = True,
     ) -> None:
+        """Check the arguments, choose the cell and its kernels, and make random parameters.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError: an argument of a wrong type or value.
+        """
         super().__init__()
         check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         check_flags(
@@ -301,7 +306,7 @@ class BidirectionalStack(nn.Module):
             holder.flatten_parameters()
 
     def _concatenates(self) -> bool:
-        """Return whether all later layers read both directions side by side, as torch's own do."""
+        """Return whether every merge between layers is ``concat``, as in torch's own stacks."""
         return set(self.merge_mode[:-1]) == {"concat"}
 
     def _parameters_of(self, layer: int) -> list[Tensor | None]:

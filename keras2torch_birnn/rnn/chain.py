@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
 from keras2torch_birnn.rnn.engines.reduced import can_reduce
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.guard import PATIENCE, Guard
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
@@ -98,7 +98,7 @@ class _Prepared(NamedTuple):
         return not (self.from_end or self.changes_valid or self.stateful)
 
     def holds(self, modules: Sequence[nn.Module]) -> bool:
-        """Return whether these are the modules, as they were."""
+        """Return whether the modules are the prepared ones and have not changed."""
         return self.guard.is_of(modules) and self.stack.alive and self.guard.holds()
 
 
@@ -206,7 +206,7 @@ def _run_padded(
     mask: Tensor,
     lengths: Tensor,
 ) -> Output:
-    """Compute the output of the last step alone, which shows the last state or zeros."""
+    """Compute the output of the last step alone: the last state, or zeros if the step is masked."""
     states = stack.run_to_last_step(layers, x, lengths)
     outputs = tuple(
         torch.where(mask[:, 0 if backward else -1, None], h, 0.0) if rule == "zeros" else h
@@ -251,7 +251,7 @@ class _AtOnce:
 
 @contextmanager
 def _without_carried(modules: Sequence[RecurrentModule]) -> Iterator[None]:
-    """Let stateful modules begin anew, and go on afterwards."""
+    """Reset stateful modules for the block, and restore their states afterwards."""
     stateful = [module for module in modules if module.plan.stateful]
     carried = [module.carried for module in stateful]
     for module in stateful:
@@ -276,7 +276,7 @@ def may_choose_kernel(module: RecurrentModule) -> bool:
 
 
 def _may_run_kernel(module: RecurrentModule) -> bool:
-    """Return whether the engine that was asked for leaves it to the kernel, in any precision."""
+    """Return whether the requested engine allows the native kernel, in any precision."""
     return (module.engine or engines.REQUESTED) in ("auto", "native")
 
 
@@ -334,5 +334,5 @@ def _layers(modules: Sequence[RecurrentModule]) -> list[StackLayer]:
 
 
 def _fit(rows: int, layer: Sequence[State], units: int) -> bool:
-    """Return whether states of one layer, which may be none, are those of a batch."""
+    """Return whether the initial states of a layer, if any, have the shape (rows, units)."""
     return all(s.shape == (rows, units) for state in layer for s in state)

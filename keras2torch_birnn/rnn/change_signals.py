@@ -14,8 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.torch_private import find
+
 # Code that torch.compile made asks these before every call.
-_guards: Any = getattr(getattr(cast(Any, torch._C), "_dynamo", None), "guards", None)
+_guards: Any = find("guards")
 
 
 class _Probe:

@@ -108,10 +108,13 @@ class CustomRNN(nn.Module):
         return ", ".join(shown_options(self.plan))
 
 
-def split_first_state(module: CustomRNN, shown_too: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a loop's outputs (B, T, Y) from the first states, if its rule appends these."""
+def split_first_state(module: CustomRNN, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a loop's result into outputs (B, T, Y) and what follows them on the last axis.
+
+    With ``masked_output="previous_first_state"`` the first states follow; else nothing does.
+    """
     width = module.sizes.output
-    return shown_too[..., :width], shown_too[..., width:]
+    return output[..., :width], output[..., width:]
 
 
 def initial_states(cell: nn.Module, layer: LayerSpec, like: Tensor, rows: int) -> State:

@@ -1,4 +1,4 @@
-"""The state in which modules were prepared for a call: compared before every such call.
+"""Detect any change of modules since they were prepared for a fast call.
 
 A prepared call computes what modules computed when it was prepared. It may run as long as these
 are the same objects with the same contents, their weights are where they were (their values are
@@ -38,7 +38,7 @@ _CONTAINERS = (dict, list, set, tuple, frozenset)
 _FIXED = ("builtins", "torch._C", "typing")
 # States that a stateful layer carries from one call to the next are no options.
 _CARRIED = "carried"
-# So often modules may change after they were prepared, which takes as long as many calls.
+# Changes of modules until nothing is prepared any more: to prepare takes as long as many calls.
 PATIENCE = 16
 
 
@@ -117,7 +117,7 @@ class Guard:
             self._versions[self._modules.index(module)] = dict_version(vars(module))
 
     def holds(self) -> bool:
-        """Return whether all is as it was."""
+        """Return whether nothing that the prepared calls depend on has changed."""
         try:
             return (
                 [*map(type, self._modules)] == self._classes

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import ArgumentValueError
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.masks import gather_steps, scatter_steps
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.tensor_memory import outside_inference
 

@@ -1,4 +1,4 @@
-"""Any mask is a packing problem.
+"""Reduce any mask to packing: move the valid steps to the front, and back afterwards.
 
 A masked step carries the state unchanged, so running the valid steps alone, compacted to the
 front, is exact in both directions and for every shape of mask: right, left, gappy, empty rows.
@@ -66,7 +66,7 @@ def scatter_steps(
 
 
 def shown_steps(mask: Tensor, *, backward: bool, rule: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what every step shows of a direction's outputs, all (B, T), as ``scatter_steps`` does.
+    """Return which output of a direction each step (B, T) shows, by the rule of ``scatter_steps``.
 
     The index of a valid step in the order of time, out of range where none was read yet; that none
     was; and where the output is not zero.

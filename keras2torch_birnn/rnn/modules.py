@@ -19,6 +19,7 @@ from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_of
 from keras2torch_birnn.rnn.engines import (
@@ -32,7 +33,6 @@ from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.masks import reverse
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,
@@ -121,7 +121,7 @@ def recurrent_forward(
 
 
 def _carried(module: SequenceModule, rows: int) -> tuple[State, ...] | None:
-    """Return the states of the batch before, which must have as many rows.
+    """Return the states of the batch before; refuse another number of rows.
 
     Raises:
         UsageError: it had more or fewer.
@@ -232,7 +232,7 @@ class _TorchModule(RecurrentModule):
         """Write a state_dict in the order of torch's own layer, though biases may be buffers."""
         inherited: Any = super()
         inherited._save_to_state_dict(destination, prefix, keep_vars)
-        for name in cast(Any, self)._flat_weights_names:
+        for name in getattr(self, "_flat_weights_names", ()):
             if f"{prefix}{name}" in destination:
                 destination.move_to_end(f"{prefix}{name}")
 

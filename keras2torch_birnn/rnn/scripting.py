@@ -1,4 +1,4 @@
-"""The answer to ``torch.jit.script``, which cannot compile these modules."""
+"""Refuse ``torch.jit.script``, which cannot compile these modules."""
 
 from __future__ import annotations
 

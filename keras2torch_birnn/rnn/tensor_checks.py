@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
 from keras2torch_birnn.rnn.call import State
-from keras2torch_birnn.rnn.compiled_constants import mark_constant
+from keras2torch_birnn.torch_private import mark_constant
 
 
 def check_tensor(place: str, given: Any, expected: Any) -> None:

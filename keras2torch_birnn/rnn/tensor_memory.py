@@ -1,4 +1,4 @@
-"""Checks before code that reads tensors at their addresses instead of by torch's operators.
+"""Check whether tensors may be read at their addresses, without torch's operators.
 
 Such code (the native kernel, a captured graph) needs memory that holds the numbers torch would
 compute with, and knows nothing of derivatives and transforms.
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from keras2torch_birnn.torch_private import PRIVATE, assume_so, find
+
 _TYPES = {Tensor, nn.Parameter}
-# Torch has no public names for what is seldom asked, and no types.
 _ad: Any = forward_ad
-_func: Any = cast(Any, torch._C)._functorch
+_transforms: Any = find("transforms")
 # How many modes see every operator (FakeTensorMode is one), and the innermost ``torch.func``.
-_modes: Any = cast(Any, torch._C)._len_torch_dispatch_stack
-_transform: Any = _func.peek_interpreter_stack
+_modes: Any = find("count_dispatch_modes") or assume_so
+_transform: Any = getattr(_transforms, "peek_interpreter_stack", assume_so)
 is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
 # Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
 # run there.
@@ -27,10 +28,11 @@ is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compi
 
 
 # Of all modules; torch 2.6 has no function that asks for them.
-_GLOBAL_HOOKS: Sequence[Mapping[int, Any]] = [
-    getattr(nn.modules.module, f"_global_{kind}_hooks")
+_GLOBAL_HOOKS: Sequence[Mapping[Any, Any]] = [
+    getattr(nn.modules.module, f"_global_{kind}_hooks", {"unknown": None})
     for kind in ("forward", "forward_pre", "backward", "backward_pre")
-]
+    if find("global_hooks") is not None
+] or [{"unknown": None}]
 
 
 def has_global_hooks() -> bool:
@@ -69,7 +71,7 @@ def have_memory(tensors: Sequence[Tensor]) -> bool:
 
 def have_tangents(tensors: Iterable[Tensor]) -> bool:
     """Tell whether one of these tensors is a dual number of forward-mode differentiation."""
-    return _ad._current_level >= 0 and any(
+    return getattr(_ad, PRIVATE["dual_level"].path, 0) >= 0 and any(
         _ad.unpack_dual(tensor).tangent is not None for tensor in tensors
     )
 
@@ -80,10 +82,12 @@ def are_mapped(tensors: Iterable[Tensor]) -> bool:
 
 
 def _is_mapped(tensor: Tensor) -> bool:
-    while _func.is_functorch_wrapped_tensor(tensor):
-        if _func.is_batchedtensor(tensor):
+    if _transforms is None:
+        return True
+    while _transforms.is_functorch_wrapped_tensor(tensor):
+        if _transforms.is_batchedtensor(tensor):
             return True
-        tensor = _func.get_unwrapped(tensor)
+        tensor = _transforms.get_unwrapped(tensor)
     return False
 
 

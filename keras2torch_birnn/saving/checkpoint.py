@@ -236,7 +236,7 @@ def _build_checked(spec: ModelSpec) -> fx.GraphModule:
 
 
 def _assign(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Assign these tensors to the model; refuse missing, extra and misshapen ones.
+    """Assign these tensors to the model; refuse missing, extra and misshapen ones, and other kinds.
 
     One module at a time: on a model of n layers, torch's ``load_state_dict`` would scan every name
     n times.
@@ -250,6 +250,8 @@ def _assign(model: nn.Module, state: Mapping[str, Any]) -> None:
         if not isinstance(state[name], Tensor) or state[name].shape != wanted.shape:
             found = getattr(state[name], "shape", type(state[name]).__name__)
             raise _mismatch(f"{name} is {_shown(found)}, expected {_shown(wanted.shape)}")
+        if state[name].is_floating_point() != wanted.is_floating_point():
+            raise _mismatch(f"{name} is of {state[name].dtype}, expected {wanted.dtype}")
     by_module: dict[str, dict[str, Any]] = {}
     for name, value in state.items():
         owner, _, last = name.rpartition(".")

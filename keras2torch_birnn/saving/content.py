@@ -83,7 +83,7 @@ def make_content(
 
 
 def make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make the tensors dense, on the CPU, and owners of exactly their own memory.
+    """Copy tensors that are not dense, not on the CPU, or share memory with others.
 
     Copies only where needed: the weights may take most of the memory.
     """

@@ -143,9 +143,10 @@ def _parse_option(key: str, option: Option, value: Any, place: str) -> Any:
     """Return the parsed value, which must be the file's own: what is saved was parsed before."""
     try:
         parsed = option.parse(value)
+        same = bool(parsed == value)
     except BadOptionError:
-        parsed = None
-    if parsed != value:
+        same = False
+    if not same:
         raise _damaged(f"option {printable(key)}={printable(repr(value))}", place)
     return parsed
 

@@ -1,4 +1,4 @@
-"""Read what users wrote with ``torch.save`` or safetensors: tensors and plain values, no code."""
+"""Read files that users wrote with ``torch.save`` or safetensors, without running code."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ torch, no h5py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from keras2torch_birnn.schema import (
     activation,
@@ -47,29 +48,35 @@ from keras2torch_birnn.schema.options import (
 from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, merged_output
 from keras2torch_birnn.schema.row import Schema, ShapeError, joined, normalized_axes
 
-LAYERS: Mapping[str, Schema] = joined(
-    model.LAYERS,
-    recurrent.LAYERS,
-    conv_lstm.LAYERS,
-    time_distributed.LAYERS,
-    dense.LAYERS,
-    embedding.LAYERS,
-    masking.LAYERS,
-    activation.LAYERS,
-    dropout.LAYERS,
-    normalization.LAYERS,
-    reshaping.LAYERS,
-    resizing.LAYERS,
-    spectrograms.LAYERS,
-    pooling.LAYERS,
-    convolution.LAYERS,
-    local.LAYERS,
-    preprocessing.LAYERS,
-    hashing.LAYERS,
-    merging.LAYERS,
-    attention.LAYERS,
-    augmentation.LAYERS,
+# In the order of lists and tables.
+_PAGES: tuple[Any, ...] = (
+    model,
+    recurrent,
+    conv_lstm,
+    time_distributed,
+    dense,
+    embedding,
+    masking,
+    activation,
+    dropout,
+    normalization,
+    reshaping,
+    resizing,
+    spectrograms,
+    pooling,
+    convolution,
+    local,
+    preprocessing,
+    hashing,
+    merging,
+    attention,
+    augmentation,
 )
+LAYERS: Mapping[str, Schema] = joined(*(page.LAYERS for page in _PAGES))
+# The page of each class; other packages have pages of the same names.
+PAGES: Mapping[str, str] = {
+    name: page.__name__.rpartition(".")[2] for page in _PAGES for name in page.LAYERS
+}
 OPS = operations.OPS
 CELLS = cells.CELLS
 SCHEMA: Mapping[str, Schema] = joined(LAYERS, OPS, CELLS)
@@ -91,6 +98,7 @@ __all__ = [
     "CLASS_NAMES",
     "LAYERS",
     "OPS",
+    "PAGES",
     "RECURRENT",
     "REQUIRED",
     "SCHEMA",

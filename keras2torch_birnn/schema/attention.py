@@ -37,9 +37,9 @@ def _scored(config: Config, output: Shape | None, scores: Shape) -> Any:
 # ---- Attention, AdditiveAttention: [query, value] or [query, value, key] -------------------------
 
 
-def _three(given: Structure) -> tuple[Shape | None, ...]:
+def _three(inputs: Structure) -> tuple[Shape | None, ...]:
     """Return the shapes (B, ..., T, features); the axes between B and T are equal in all."""
-    shapes = shapes_of(given, least=2, most=3)
+    shapes = shapes_of(inputs, least=2, most=3)
     found = [shape for shape in shapes if shape is not None]
     for shape in found:
         if len(shape) < 3:
@@ -53,13 +53,13 @@ def _three(given: Structure) -> tuple[Shape | None, ...]:
     return shapes
 
 
-def _attention_output(config: Config, given: Structure) -> Any:
-    query, value = _three(given)[:2]
+def _attention_output(config: Config, inputs: Structure) -> Any:
+    query, value = _three(inputs)[:2]
     steps = query[:-1] if query else (None,) * (len(value) - 1 if value else 2)
     return _scored(config, (*steps, last(value)), (*steps, value[-2] if value else None))
 
 
-def _dot_weights(config: Config, given: Structure) -> WeightShapes:
+def _dot_weights(config: Config, inputs: Structure) -> WeightShapes:
     names = (
         ("scale", config["use_scale"]),
         ("concat_score_weight", config["score_mode"] == "concat"),
@@ -67,8 +67,8 @@ def _dot_weights(config: Config, given: Structure) -> WeightShapes:
     return {name: () for name, there in names if there}
 
 
-def _additive_weights(config: Config, given: Structure) -> WeightShapes:
-    width = last(_three(given)[0]) if given is not None else None
+def _additive_weights(config: Config, inputs: Structure) -> WeightShapes:
+    width = last(_three(inputs)[0]) if inputs is not None else None
     return {"scale": (width,)} if config["use_scale"] else {}
 
 
@@ -85,16 +85,16 @@ _GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def _query_value_key(
-    given: Structure, axes: tuple[int, ...] | None = None
+    inputs: Structure, axes: tuple[int, ...] | None = None
 ) -> tuple[Shape | None, Shape | None, Shape | None]:
     """Return the three shapes; ``axes``: attended axes, None: all between batch and features.
 
     Each axis that is not attended over has to be the same in all.
     """
-    if not isinstance(given, tuple) or len(given) < 2 or any(isinstance(s, int) for s in given):
+    if not isinstance(inputs, tuple) or len(inputs) < 2 or any(isinstance(s, int) for s in inputs):
         raise ShapeError("a query and a value are expected")
-    query, value = given[:2]
-    key = given[2] if len(given) > 2 and given[2] is not None else value
+    query, value = inputs[:2]
+    key = inputs[2] if len(inputs) > 2 and inputs[2] is not None else value
     known = [shape for shape in (query, value, key) if shape is not None]
     for shape in known:
         if len(shape) < 3 or any(isinstance(s, tuple) for s in shape):
@@ -108,7 +108,7 @@ def _query_value_key(
         sizes = {shape[axis] for shape in known} - {None}
         if len(sizes) > 1:
             raise ShapeError(f"axis {axis} is not attended over, but its sizes differ")
-    mask = given[3] if len(given) > 3 else None
+    mask = inputs[3] if len(inputs) > 3 else None
     if mask is not None and rank > 3:
         raise ShapeError("attention_mask with tensors of more than 3 dimensions")
     if mask is not None and query is not None and value is not None:
@@ -137,10 +137,10 @@ def _projections(config: Config, shapes: Mapping[str, tuple[Shape, Shape]]) -> W
     return out
 
 
-def _multi_head_weights(config: Config, given: Structure) -> WeightShapes:
+def _multi_head_weights(config: Config, inputs: Structure) -> WeightShapes:
     query, value, key = (None, None, None)
-    if given is not None:
-        query, value, key = _query_value_key(given, config["attention_axes"])
+    if inputs is not None:
+        query, value, key = _query_value_key(inputs, config["attention_axes"])
     heads, width = config["num_heads"], config["value_dim"] or config["key_dim"]
     out = config["output_shape"] or (last(query),)
     return _projections(
@@ -155,8 +155,8 @@ def _multi_head_weights(config: Config, given: Structure) -> WeightShapes:
     )
 
 
-def _grouped_weights(config: Config, given: Structure) -> WeightShapes:
-    query, value, key = _query_value_key(given) if given is not None else (None, None, None)
+def _grouped_weights(config: Config, inputs: Structure) -> WeightShapes:
+    query, value, key = _query_value_key(inputs) if inputs is not None else (None, None, None)
     heads, groups, width = (
         config[name] for name in ("num_query_heads", "num_key_value_heads", "head_dim")
     )
@@ -175,9 +175,9 @@ def _grouped_weights(config: Config, given: Structure) -> WeightShapes:
 
 
 def _heads_output(heads: str) -> Callable[[Config, Structure], Any]:
-    def output(config: Config, given: Structure) -> Any:
+    def output(config: Config, inputs: Structure) -> Any:
         axes = config.get("attention_axes")
-        query, value, _ = _query_value_key(given, axes)
+        query, value, _ = _query_value_key(inputs, axes)
         for option in ("use_causal_mask", "sliding_window"):
             if query is not None and len(query) > 3 and config.get(option):
                 raise ShapeError(f"{option} with tensors of more than 3 dimensions")

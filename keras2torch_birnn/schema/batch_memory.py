@@ -13,8 +13,13 @@ from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_BATCH_VALUES, MAX_FREE_VALUES, MAX_VALUES_PER_WEIGHT
 from keras2torch_birnn.schema.operations import OPS
 from keras2torch_birnn.schema.recurrent import CELL_GATES
-from keras2torch_birnn.schema.shape_inference import infer_model
+from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure, leaves
+
+# Modes in which the ids of a sample are one row.
+_JOINED = ("multi_hot", "count")
+# As many bools take the memory of a number.
+_BOOLS = 8
 
 
 def check_batch_memory(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> None:
@@ -83,6 +88,13 @@ def _own(layer: LayerSpec) -> int:
 def _inner_values(layer: LayerSpec) -> int:
     """Count what is computed inside of a layer and not returned: gates, and margins of windows."""
     config, shape = layer.config, layer.input_shape
+    if config.get("output_mode") in _JOINED and isinstance(layer.output_shape, tuple):
+        ids, *weights = shape_leaves(shape)
+        hits = _sizes(ids) * int(layer.output_shape[-1] or 1)  # each id against every token
+        return hits if weights else hits // _BOOLS
+    if layer.class_name == "MelSpectrogram" and isinstance(layer.output_shape, tuple):
+        frames = int(layer.output_shape[-1] or 1)
+        return 2 * frames * int(config["fft_length"])  # frames, and complex frequencies of half
     if not isinstance(shape, tuple) or len(shape) < 3 or isinstance(shape[-1], tuple | Mapping):
         return 0
     if layer.class_name in CELL_GATES:

@@ -24,17 +24,17 @@ from keras2torch_birnn.schema.row import Config, Schema, ShapeError
 from keras2torch_birnn.spec import Shape, Structure
 
 
-def shapes_of(given: Structure, least: int = 1, most: int = 2**31) -> tuple[Shape | None, ...]:
+def shapes_of(inputs: Structure, least: int = 1, most: int = 2**31) -> tuple[Shape | None, ...]:
     """Return the shapes of a list of tensors; refuse one tensor alone, and a wrong number."""
-    if not isinstance(given, tuple) or any(isinstance(size, int) for size in given):
+    if not isinstance(inputs, tuple) or any(isinstance(size, int) for size in inputs):
         raise ShapeError("a list of tensors is expected, found one")
-    if not least <= len(given) <= most:
+    if not least <= len(inputs) <= most:
         wanted = str(least) if least == most else f"at least {least}"
-        raise ShapeError(f"{wanted} tensors are expected, found {len(given)}")
-    for shape in given:
+        raise ShapeError(f"{wanted} tensors are expected, found {len(inputs)}")
+    for shape in inputs:
         if shape is not None and any(isinstance(size, tuple) for size in shape):
             raise ShapeError("a list of tensors is expected, found lists in a list")
-    return given
+    return inputs
 
 
 def _together(a: int | None, b: int | None, shapes: tuple[Shape, ...]) -> int | None:
@@ -46,9 +46,9 @@ def _together(a: int | None, b: int | None, shapes: tuple[Shape, ...]) -> int | 
     return b if a == 1 else a
 
 
-def _elementwise(given: Structure, least: int = 1, most: int = 2**31) -> Shape | None:
+def _elementwise(inputs: Structure, least: int = 1, most: int = 2**31) -> Shape | None:
     """Broadcast the sizes after the batch from the right; lower ranks get axes of size 1."""
-    shapes = shapes_of(given, least, most)
+    shapes = shapes_of(inputs, least, most)
     known = tuple(shape for shape in shapes if shape is not None)
     if len(known) < len(shapes):
         return None
@@ -71,8 +71,8 @@ def positive_axis(axis: int, rank: int, least: int = 1) -> int:
     return found
 
 
-def _concatenated(config: Config, given: Structure) -> Shape | None:
-    shapes = shapes_of(given)
+def _concatenated(config: Config, inputs: Structure) -> Shape | None:
+    shapes = shapes_of(inputs)
     known = tuple(shape for shape in shapes if shape is not None)
     if len(known) < len(shapes):
         return None
@@ -93,8 +93,8 @@ def _concatenated(config: Config, given: Structure) -> Shape | None:
     return tuple(out)
 
 
-def _dot(config: Config, given: Structure) -> Shape | None:
-    x, y = shapes_of(given, least=2, most=2)
+def _dot(config: Config, inputs: Structure) -> Shape | None:
+    x, y = shapes_of(inputs, least=2, most=2)
     if x is None or y is None:
         return None
     if max(len(x), len(y)) > config["highest_rank"]:
@@ -109,9 +109,9 @@ def _dot(config: Config, given: Structure) -> Shape | None:
     return out if len(out) > 1 else (*out, 1)
 
 
-def _cosine(config: Config, given: Structure) -> Shape | None:
+def _cosine(config: Config, inputs: Structure) -> Shape | None:
     """Return (B, 1, 1) for two vectors, where Keras 1 declares (B, 1)."""
-    x, y = shapes_of(given, least=2, most=2)
+    x, y = shapes_of(inputs, least=2, most=2)
     if x is None or y is None:
         return None
     if (len(x), len(y)) != (2, 2):

@@ -153,13 +153,15 @@ def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
     Before them stand the mask (0, where indices come out) and what is not among them.
     """
     masked = config["mask_token"] is not None and config["output_mode"] == "int"
-    others: int = config["num_oov_indices"]
-    special = (*[config["mask_token"]] * masked, *[config["oov_token"]] * others)
+    first = masked + int(config["num_oov_indices"])
     words: tuple[int, ...] = config["vocabulary"]
-    tokens = words[len(special) :] if words[: len(special)] == special else words
+    tokens = words
+    if first <= len(words):  # which may begin with the special tokens
+        special = [config["mask_token"]] * masked + [config["oov_token"]] * (first - masked)
+        tokens = words[first:] if list(words[:first]) == special else words
     if len(set(tokens)) < len(tokens) or (config["mask_token"] in tokens):
         raise ShapeError("vocabulary holds a number twice, or the mask_token, which Keras refuses")
-    return tokens, len(special)
+    return tokens, first
 
 
 def lookup_depth(config: Config) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     Option,
@@ -114,7 +115,7 @@ LAYERS: Mapping[str, Schema] = {
     "GRU": _rnn("GRU", {**RNN_OPTIONS, **GRU_OPTIONS}, aliases=("CuDNNGRU",)),
     "SimpleRNN": _rnn("SimpleRNN", RNN_OPTIONS),
     "Bidirectional": Schema(
-        {"merge_mode": choice("concat", "concat", "sum", "mul", "ave", None)},
+        {"merge_mode": choice("concat", *MERGE_MODES, None)},
         parts=("forward_layer", "backward_layer"),
         refused=("layers that are not recurrent",),
     ),

@@ -18,7 +18,7 @@ class ShapeError(ValueError):
 
 
 def known(shape: Shape | None, rank: int | None = None, least_rank: int = 2) -> Shape | None:
-    """Return the shape if anything is known of it; refuse a rank that the layer cannot take."""
+    """Return the shape, None if it is unknown; refuse a rank that the layer cannot take."""
     if shape is None:
         return None
     if rank is not None and len(shape) != rank:
@@ -88,9 +88,14 @@ class Schema:
     semantics: Mapping[str, Option] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
 
+    @property
+    def may_have_weights(self) -> bool:
+        """Tell whether there are options with which a layer of this class has weights."""
+        return self.weights is not _no_weights
+
 
 def joined(*tables: Mapping[str, Row]) -> dict[str, Row]:
-    """Join the tables of all pages of a floor.
+    """Join the tables of all modules of a package into one.
 
     Raises:
         ValueError: two pages hold the same class.

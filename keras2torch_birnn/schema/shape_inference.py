@@ -124,6 +124,13 @@ def _map_shapes(function: Callable[[Shape | None], Structure], shape: Structure)
 def _infer_graph(
     graph: Graph, given: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
+    """Infer the shapes of a graph's layers in the order of their calls; return its outputs' too.
+
+    given: the shapes of the graph's inputs. Misfits are added to ``problems``.
+
+    Raises:
+        InvalidModelFileError: an output is used that its layer does not have.
+    """
     layers = {layer.name: layer for layer in graph.layers}
     for ref, shape in zip(tensors(graph.inputs), shape_leaves(given), strict=False):
         if shape is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.limits import MAX_RESIZING_WEIGHTS
+from keras2torch_birnn.limits import MAX_SPECTROGRAM_VALUES
 from keras2torch_birnn.schema.options import choice, flag, number, optional, size
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known
 from keras2torch_birnn.schema.windows import window_length
@@ -47,7 +47,7 @@ def _mel_output(config: Config, shape: Shape | None) -> Shape | None:
     length, stride, bins = config["fft_length"], config["sequence_stride"], config["num_mel_bins"]
     if (config["sequence_length"] or length) > length:
         raise ShapeError("fft_length below sequence_length, which Keras refuses")
-    if bins * (length // 2 + 1) > MAX_RESIZING_WEIGHTS:
+    if bins * (length // 2 + 1) > MAX_SPECTROGRAM_VALUES:
         raise ShapeError(f"{bins} bins of {length // 2 + 1} frequencies")
     if (shape := known(shape, rank=2)) is None:
         return None
@@ -56,7 +56,7 @@ def _mel_output(config: Config, shape: Shape | None) -> Shape | None:
     if shape[1] <= length // 2:
         raise ShapeError(f"{shape[1]} steps, which half of fft_length {length} does not reflect")
     frames = (shape[1] + length // 2 * 2 - length) // stride + 1
-    if frames * length > MAX_RESIZING_WEIGHTS:
+    if frames * length > MAX_SPECTROGRAM_VALUES:
         raise ShapeError(f"{frames} frames of {length} steps")
     return (shape[0], bins, frames)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.embedding_rows import Rows
 from keras2torch_birnn.trainers.settings import Clip
 
@@ -35,7 +36,7 @@ class Gradients:
 
     def norms(self) -> list[Tensor]:
         """Return the norm of each gradient."""
-        found = list(torch._foreach_norm(self.dense))
+        found = list(foreach.norm(self.dense))
         for number, rows in self.rows.items():
             found[number] = torch.linalg.vector_norm(rows.values)
         return found
@@ -100,7 +101,7 @@ def _by_all_as_keras3(grads: Gradients, limit: float) -> Gradients:
 
 def _by_all_as_keras2(grads: Gradients, limit: float) -> Gradients:
     """Divide by the norm of the sums of rows, which stay rows."""
-    norm = _together(torch._foreach_norm(grads.dense))
+    norm = _together(foreach.norm(grads.dense))
     factor = torch.where(norm >= limit, limit / norm, 1.0)
     return grads.times([factor] * len(grads.dense))
 

@@ -20,7 +20,9 @@ Json: TypeAlias = Any  # what strict JSON can hold: None, bool, int, float, str,
 Family = Literal["keras2", "legacy", "tf.keras", "keras3"]
 _BUILT_IN_MODULES = ("keras", "tf_keras", "builtins")
 # Options that are not those of a rule where only its name is given.
-_NAMED: Mapping[str, Mapping[str, Json]] = {"adamw": {"weight_decay": 0.004}}
+_NAMED: Mapping[str, Mapping[str, Json]] = {
+    name: {"weight_decay": 0.004} for name in ("adamw", "muon")
+}
 _SCALING = "LossScaleOptimizer"
 _HOW_TO_COMPILE = "compile the model in Keras before it is saved, or make the optimizer in torch"
 

@@ -79,7 +79,7 @@ def describe_differences(
     unknown = family == "keras3" and not optimizer.settings.backend
     of_backend = embeddings and unknown and needs_rows(optimizer)
     of_graph = isinstance(optimizer.rule, Nadam) and family == "tf.keras"
-    decays = optimizer.settings.weight_decay != 0
+    decays = optimizer.settings.weight_decay != 0 or optimizer.rule.decays()
     found = (
         (_ROWS, of_backend),
         (_CLIPPED_ROWS, embeddings and family == "keras2"),

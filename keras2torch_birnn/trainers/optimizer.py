@@ -12,13 +12,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.normalization import is_distributed
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.clipping import Gradients, clip
 from keras2torch_birnn.trainers.embedding_rows import RecordedRows, Rows
 from keras2torch_birnn.trainers.rules.rule import Now, Rule
 from keras2torch_birnn.trainers.settings import Settings
+from keras2torch_birnn.trainers.variables import Variable
 
 # Slots that do not belong to a rule: moving averages of weights, sums of gradients.
 AVERAGE, GATHERED = "average", "gathered"
+_NO_SLOT = torch.empty(0)
 
 
 class KerasOptimizer(Optimizer):
@@ -28,11 +32,12 @@ class KerasOptimizer(Optimizer):
     too), ``state_dict``, schedulers of torch, which set ``param_groups[...]["lr"]``, and
     ``GradScaler``. With a schedule of Keras, "lr" is the rate at its start, or, if that is 0, the
     one that it rises to; changing it scales the schedule. ``learning_rate`` is the rate of the next
-    step. Constraints of Keras are no part
-    of a step, see ``k2t.constrain_``.
+    step. Constraints of Keras are no part of a step, see ``k2t.constrain_``. Slots of a rule of
+    whole variables are in Keras' layout, in the state of the first parameter of a variable.
 
     params: as for any optimizer. rule, settings: those of Keras. owners: the number of the Keras
-    variable that each parameter belongs to, if it is not one of its own.
+    variable that each parameter belongs to, if it is not one of its own. variables: for a rule of
+    whole variables, what Keras has in the parameters; else each is a variable of the same layout.
     """
 
     def __init__(
@@ -41,9 +46,12 @@ class KerasOptimizer(Optimizer):
         rule: Rule,
         settings: Settings,
         owners: Sequence[int] | None = None,
+        variables: Iterable[Variable] = (),
     ) -> None:
         self.rule, self.settings = rule, settings
+        self.variables = tuple(variables)
         self._recorded: tuple[tuple[Tensor, RecordedRows], ...] = ()
+        self._together = False  # the gradients are means over processes
         self._said = False  # that gradients of Embeddings are dense
         defaults: dict[str, Any] = {
             "lr": settings.rate,
@@ -58,8 +66,17 @@ class KerasOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return all that a copy needs."""
-        own = {"rule": self.rule, "settings": self.settings, "_recorded": self._recorded}
-        return {**super().__getstate__(), **own, "_said": self._said}
+        names = ("rule", "settings", "variables", "_recorded", "_together", "_said")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in names}}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; those that are in no variable yet are variables by themselves."""
+        super().add_param_group(param_group)
+        if self.rule.of_whole_variables:
+            held = {id(param) for one in self.variables for param in one.parameters.values()}
+            for param in self.param_groups[-1]["params"]:
+                if id(param) not in held:
+                    self.variables += (Variable.of(param, len(self.variables)),)
 
     @property
     def iterations(self) -> int:
@@ -88,9 +105,32 @@ class KerasOptimizer(Optimizer):
         """Return the slots of a parameter by name, with new ones where it has none yet."""
         state: dict[str, Tensor] = self.state[param]
         for name in (name for names in self.slot_names() for name in names):
-            if name not in state:
+            if name not in state and not self.is_of_variables(name):
                 state[name] = self._new_slot(param, name)
         return state
+
+    def slots_of_variable(self, variable: Variable) -> dict[str, Tensor]:
+        """Return the slots that the rule has of a whole variable, new ones where there are none."""
+        state: dict[str, Tensor] = self.state[variable.keeper]
+        found = {}
+        for name in (name for names in self.rule.slots() for name in names):
+            shape = self.rule.slot_shape(name, variable)
+            if shape is not None:
+                if name not in state:
+                    state[name] = variable.keeper.new_full(shape, self.rule.start(name))
+                found[name] = state[name]
+        return found
+
+    def is_of_variables(self, slot: str) -> bool:
+        """Tell whether a slot belongs to whole variables, in Keras' layout."""
+        return self.rule.of_whole_variables and slot not in (AVERAGE, GATHERED)
+
+    def slot_shape(self, slot: str, number: int, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape in Keras of a slot of a variable (its number, shape), None if none."""
+        if not self.is_of_variables(slot):
+            return shape
+        (variable, *_) = (one for one in self.variables if one.number == number)
+        return self.rule.slot_shape(slot, variable)
 
     def _new_slot(self, param: Tensor, name: str) -> Tensor:
         if name == AVERAGE:
@@ -105,6 +145,14 @@ class KerasOptimizer(Optimizer):
     def record(self, tables: Iterable[tuple[Tensor, RecordedRows]]) -> None:
         """Take the gradients of these tables of Embeddings from what records their rows."""
         self._recorded = tuple(tables)
+
+    def synchronize_rows(self) -> None:
+        """Take the rows of Embeddings' gradients from all processes, as one process has them.
+
+        For DistributedDataParallel, which takes the mean of gradients: all processes of the default
+        group call ``step`` together.
+        """
+        self._together = True
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Remove all gradients, or set them to zero."""
@@ -175,14 +223,50 @@ class KerasOptimizer(Optimizer):
                 frozenset(batch.rows),
                 self.settings.on_tensorflow,
             )
+            if self.rule.of_whole_variables:
+                self._update_variables(batch, now)
+                continue
             if decay := batch.group["weight_decay"]:
-                torch._foreach_mul_(batch.params, 1 - rate * float(now.cast(decay)))
+                foreach.mul_(batch.params, 1 - rate * float(now.cast(decay)))
             left = self.rule.left_alone() if self.rule.family == "legacy" else ""
             tables = list(batch.rows) if left else []
             restore = [batch.untouched(number, with_slots=left == "all") for number in tables]
             self.rule.apply(batch.params, batch.grads, batch.slots(self.rule.slots()), now)
             for tensor, rows, values in (one for some in restore for one in some):
                 tensor[rows] = values
+
+    def _update_variables(self, batch: _Batch, now: Now) -> None:
+        """Update the variables in a batch as Keras has them."""
+        grads = {id(param): grad for param, grad in zip(batch.params, batch.grads, strict=True)}
+        rows = {id(batch.params[number]): one for number, one in batch.rows.items()}
+        found = [v for v in self.variables if any(id(p) in grads for p in v.parameters.values())]
+        values = [one.value() for one in found]
+        common = batch.group["weight_decay"]
+        for one, value in zip(found, values, strict=True):
+            if decay := self.rule.weight_decay(one, common):
+                value.mul_(1 - now.rate * float(now.cast(decay)))
+        slots = [self.slots_of_variable(one) for one in found]
+        self.rule.apply(
+            values,
+            [one.gradient(grads) for one in found],
+            {
+                name: [own.get(name, _NO_SLOT) for own in slots]
+                for names in self.rule.slots()
+                for name in names
+            },
+            replace(
+                now,
+                owners=[one.number for one in found],
+                variables=found,
+                rows={
+                    at: rows[id(one.keeper)]
+                    for at, one in enumerate(found)
+                    if id(one.keeper) in rows and self.rule.family == "keras3"
+                },
+            ),
+        )
+        for one, value in zip(found, values, strict=True):
+            one.write(value)
 
     def _clip(self, batches: Sequence[_Batch]) -> None:
         """Find the rows of Embeddings' gradients, and clip all gradients."""
@@ -193,9 +277,13 @@ class KerasOptimizer(Optimizer):
             for number, param in enumerate(params):
                 if param is not table:
                     continue
-                if (rows := recorded.rows(grads[number])) is not None:
+                together = self._together and is_distributed()
+                rows = recorded.rows(grads[number], together=together)
+                if rows is not None:
                     found[number] = rows
-                elif not self._said and (why := recorded.why_dense(grads[number])):
+                elif not self._said and (
+                    why := recorded.why_dense(grads[number], together=together)
+                ):
                     warnings.warn(why, stacklevel=2)
                     self._said = True
         owners = tuple(owner for batch in batches for owner in batch.owners)
@@ -226,10 +314,10 @@ class KerasOptimizer(Optimizer):
         for group in self.param_groups:
             params = group["params"]
             averages = [self.slots_of(param)[AVERAGE] for param in params]
-            torch._foreach_mul_(averages, momentum)
-            torch._foreach_add_(averages, params, alpha=1 - momentum)
+            foreach.mul_(averages, momentum)
+            foreach.add_(averages, params, alpha=1 - momentum)
             if every and (iterations + 1) % every == 0:
-                torch._foreach_copy_(params, averages)
+                foreach.copy_(params, averages)
 
     @torch.no_grad()
     def use_averages_(self) -> None:
@@ -284,7 +372,7 @@ class _Batch:
     def gather(self, *, last: bool, steps: int) -> None:
         """Add the gradients to their sums; at the last step take the mean, and begin anew."""
         sums = [one[GATHERED] for one in self.states]
-        torch._foreach_add_(sums, self.grads)
+        foreach.add_(sums, self.grads)
         if last:
-            self.grads = list(torch._foreach_div(sums, float(steps)))
-            torch._foreach_zero_(sums)
+            self.grads = list(foreach.div(sums, float(steps)))
+            foreach.zero_(sums)

@@ -8,6 +8,7 @@ variables. ``single`` rounds so.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,6 +19,9 @@ from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionErr
 from keras2torch_birnn.limits import MAX_OPTIMIZER_NUMBER
 
 Number: TypeAlias = float | int
+# A pattern is searched for in names of weights: with so few repeats, and none of a group, that is
+# quick whatever the names are.
+_LONGEST_PATTERN, _MOST_REPEATS = 200, 2
 
 
 def single(value: float) -> float:
@@ -50,9 +54,9 @@ class Options:
                 return self._finite(name, value)
         return default
 
-    def optional(self, name: str) -> float | None:
-        """Return a number, or None where the option is absent or null."""
-        value = self.values.get(name)
+    def optional(self, name: str, *, default: float | None = None) -> float | None:
+        """Return a number, or None where the option is null; ``default``: where it is absent."""
+        value = self.values.get(name, default)
         return None if value is None else self._finite(name, value)
 
     def whole(self, name: str, *, default: int = 0) -> int:
@@ -62,9 +66,9 @@ class Options:
             raise self._refuse(name, value)
         return int(value)
 
-    def flag(self, name: str) -> bool:
-        """Return a switch; absent and null are False."""
-        value = self.values.get(name) or False
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return a switch; null is False, ``default`` where it is absent."""
+        value = self.values.get(name, default) or False
         if not isinstance(value, bool):
             raise self._refuse(name, value)
         return value
@@ -75,6 +79,28 @@ class Options:
         if not isinstance(value, list) or not value:
             raise self._refuse(name, value)
         return [self._finite(name, one) for one in value]
+
+    def patterns(self, name: str) -> tuple[re.Pattern[str], ...]:
+        """Return a list of regular expressions; none that could take long to search for.
+
+        Raises:
+            InvalidModelFileError: it is no such list; UnsupportedOptionError: it could take long.
+        """
+        values = self.values.get(name) or []
+        if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+            raise self._refuse(name, values)
+        for one in values:
+            repeats = sum(map(one.count, "*+?{"))
+            if len(one) > _LONGEST_PATTERN or repeats > (0 if "(" in one else _MOST_REPEATS):
+                raise UnsupportedOptionError(
+                    f"{name}={printable(one)} of an optimizer is too complex a pattern",
+                    "name the layers",
+                    place=self.place,
+                )
+        try:
+            return tuple(map(re.compile, values))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise self._refuse(name, values) from error
 
     def check_names(self, known: frozenset[str]) -> None:
         """Refuse options that no rule knows.

@@ -21,7 +21,14 @@ from keras2torch_birnn.schema.penalties import (
     weights_of,
 )
 from keras2torch_birnn.spec import LayerSpec, leaves
-from keras2torch_birnn.trainers.weight_views import Path, WeightView, find_views, learns
+from keras2torch_birnn.trainers.weight_views import (
+    Path,
+    WeightView,
+    find_views,
+    learns,
+    read,
+    write,
+)
 
 Options: TypeAlias = Mapping[str, Any]
 # Keras' epsilon, which norms are raised by.
@@ -80,7 +87,7 @@ def constrain_(model: nn.Module) -> None:
                     continue
                 view = _views(module, terms)[path]
                 if learns(view, module):
-                    view.write(module, _constrain(view.read(module), options))
+                    write(view, module, _constrain(read(view, module), options))
 
 
 def has_constraints(model: nn.Module) -> bool:
@@ -127,7 +134,7 @@ def _views(module: nn.Module, terms: TrainingTerms) -> Mapping[Path, WeightView]
 
 def _of_weight(options: Options, view: WeightView, module: nn.Module) -> Tensor:
     if options["name"] == "OrthogonalRegularizer":
-        return _orthogonality(options, view.read(module))
+        return _orthogonality(options, read(view, module))
     return torch.stack([_l1_l2(options, one) for one in view.values(module)]).sum()
 
 

@@ -119,10 +119,28 @@ def find_state(
     Raises:
         WeightMismatchError: the state is that of other weights; InvalidModelFileError: damaged.
     """
+    return next(iter(find_copies(container, weights, optimizer)), None)
+
+
+def find_copies(
+    container: Container,
+    weights: Sequence[StoredArray],
+    optimizer: KerasOptimizer,
+) -> tuple[StoredState, ...]:
+    """Find all places of an optimizer's state, which a LossScaleOptimizer lists a second time.
+
+    Raises:
+        WeightMismatchError, InvalidModelFileError: as ``find_state``.
+    """
     if isinstance(container, TensorFlowContainer):
-        return _find_in_graph(container, weights, optimizer)
-    paths = _listed_paths(container, scaled=optimizer.settings.scaled)
-    return _assign(container.store.arrays(paths), weights, optimizer)
+        found = [_find_in_graph(container, weights, optimizer)]
+    else:
+        paths = _listed_paths(container, scaled=optimizer.settings.scaled)
+        lists = [paths]
+        if is_scaled(container):
+            lists += [_numbered_paths(container, _GROUP)[_OF_SCALING:]]
+        found = [_assign(container.store.arrays(one), weights, optimizer) for one in lists]
+    return tuple(one for one in found if one is not None)
 
 
 def _listed_paths(container: Container, *, scaled: bool) -> list[str]:
@@ -131,7 +149,11 @@ def _listed_paths(container: Container, *, scaled: bool) -> list[str]:
         found = store.attributes(_LEGACY_GROUP, ["weight_names"]).get("weight_names")
         names = found if isinstance(found, list | tuple) else []
         return [f"{_LEGACY_GROUP}/{name}" for name in names][_OF_SCALING if scaled else 0 :]
-    group = f"{_INNER}/vars" if is_scaled(container) else _GROUP
+    return _numbered_paths(container, f"{_INNER}/vars" if is_scaled(container) else _GROUP)
+
+
+def _numbered_paths(container: Container, group: str) -> list[str]:
+    store = container.store
     if store.kind("/optimizer") == "group" and store.kind(group) == "group":
         count = len(store.members(group))
         return [f"{group}/{number}" for number in range(min(count, MAX_NAMES))]
@@ -157,7 +179,11 @@ def _assign(
     scalars = [array for array in arrays if not array.shape]
     rest = [array for array in arrays if array.shape]
     wanted = [
-        (name, weight) for names in optimizer.slot_names() for weight in weights for name in names
+        (name, weight, shape)
+        for names in optimizer.slot_names()
+        for number, weight in enumerate(weights)
+        for name in names
+        if (shape := optimizer.slot_shape(name, number, weight.shape)) is not None
     ]
     if not arrays or (wanted and not rest):
         return None
@@ -172,16 +198,16 @@ def _assign(
             place="optimizer",
         )
     slots: dict[str, dict[str, StoredArray]] = {}
-    for array, (name, weight) in zip(rest, wanted, strict=True):
-        _check_slot(array, weight)
+    for array, (name, weight, shape) in zip(rest, wanted, strict=True):
+        _check_slot(array, shape)
         slots.setdefault(name, {})[weight.path] = array
     return _with_scalars(scalars, slots, optimizer)
 
 
-def _check_slot(array: StoredArray, weight: StoredArray) -> None:
-    if array.shape != weight.shape or array.dtype.kind != "f":
+def _check_slot(array: StoredArray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape or array.dtype.kind != "f":
         raise WeightMismatchError(
-            f"a slot {array.shape} of {array.dtype.name} for a weight {weight.shape}",
+            f"a slot {array.shape} of {array.dtype.name} where one of {shape} is expected",
             HOW_TO_BEGIN,
             place=printable(array.path),
         )
@@ -201,7 +227,8 @@ def _with_scalars(
     # tf.keras does not list its product, but may list the present rate of a schedule.
     listed = product and ahead and optimizer.settings.family != "tf.keras"
     shared = {product: ahead.pop(0)} if listed else {}
-    if ahead and optimizer.settings.family != "tf.keras":
+    unused = sum(map(optimizer.rule.unused_numbers, optimizer.variables))
+    if len(ahead) != unused and optimizer.settings.family != "tf.keras":
         raise WeightMismatchError(
             f"{len(ahead)} numbers of the optimizer's state have no meaning here",
             HOW_TO_BEGIN,
@@ -218,6 +245,14 @@ def _find_in_graph(
     weights: Sequence[StoredArray],
     optimizer: KerasOptimizer,
 ) -> StoredState | None:
+    """Find an optimizer's state among the tracked objects of a TensorFlow checkpoint.
+
+    Newer optimizers list all of their variables; those of OptimizerV2 have a slot for each weight
+    and name. None if the file holds no optimizer, or none of its slots.
+
+    Raises:
+        WeightMismatchError: slots are missing or have another shape.
+    """
     graph = container.graph
     found = _find_optimizer(graph)
     if found is None:
@@ -252,7 +287,7 @@ def _find_in_graph(
                     f"no slot {stored} of this weight", HOW_TO_BEGIN, place=printable(weight.path)
                 )
             (array,) = container.store.arrays([key])
-            _check_slot(array, weight)
+            _check_slot(array, weight.shape)
             slots.setdefault(name, {})[weight.path] = array
     names = _COUNTS if optimizer.rule.shared() else _COUNTS[:1]
     scalars = [_key(graph, found.children[name]) for name in names if name in found.children]

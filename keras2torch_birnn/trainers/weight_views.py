@@ -55,14 +55,19 @@ class Permuted:
         """Return all elements of the weight in any order; differentiable."""
         return [find_tensor(module, self.tensor)]
 
-    def read(self, module: nn.Module) -> Tensor:
+    @property
+    def shares_memory(self) -> bool:
+        """Tell whether what is read shares the memory of its tensor."""
+        return self.order is None
+
+    def read_from(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the weight in Keras' layout; differentiable."""
-        value = find_tensor(module, self.tensor).permute(self.axes)
+        value = tensors[self.tensor].permute(self.axes)
         return value if self.order is None else value[..., list(self.order)]
 
-    def write(self, module: nn.Module, value: Tensor) -> None:
+    def write_into(self, tensors: Mapping[str, Tensor], value: Tensor) -> None:
         """Write the weight, given in Keras' layout."""
-        into = find_parameter(module, self.tensor).data.permute(self.axes)
+        into = tensors[self.tensor].data.permute(self.axes)
         if self.order is None:
             into.copy_(value)
         else:
@@ -85,23 +90,25 @@ class Scattered:
 
     def values(self, module: nn.Module) -> list[Tensor]:
         """Return all elements of the weight in any order; differentiable."""
-        return [
-            find_tensor(module, name).reshape(-1)[_index(elements, module)]
-            for name, elements, _ in self.parts
-        ]
+        return [_elements(find_tensor(module, name), elements) for name, elements, _ in self.parts]
 
-    def read(self, module: nn.Module) -> Tensor:
+    @property
+    def shares_memory(self) -> bool:
+        """Tell whether what is read shares the memory of its tensors."""
+        return False
+
+    def read_from(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the weight in Keras' layout; differentiable."""
+        found = [_elements(tensors[name], elements) for name, elements, _ in self.parts]
         places = np.argsort(np.concatenate([places for _, _, places in self.parts]))
-        return torch.cat(self.values(module))[_index(places, module)].reshape(self.shape)
+        return _elements(torch.cat(found), places).reshape(self.shape)
 
-    def write(self, module: nn.Module, value: Tensor) -> None:
+    def write_into(self, tensors: Mapping[str, Tensor], value: Tensor) -> None:
         """Write the weight, given in Keras' layout."""
-        flat = value.reshape(-1)
         for name, elements, places in self.parts:
-            data = find_parameter(module, name).data
+            data = tensors[name].data
             into = data.reshape(-1)
-            into[_index(elements, module)] = flat[_index(places, module)]
+            into[torch.from_numpy(elements).to(data.device)] = _elements(value, places)
             data.copy_(into.reshape(data.shape))
 
 
@@ -114,9 +121,18 @@ def learns(view: WeightView, module: nn.Module) -> bool:
         return any(find_tensor(module, name).requires_grad for name in view.names())
 
 
-def _index(values: Array, module: nn.Module) -> Tensor:
-    device = next(module.parameters()).device
-    return torch.from_numpy(values).to(device)
+def read(view: WeightView, module: nn.Module) -> Tensor:
+    """Return a weight of a module in Keras' layout; differentiable."""
+    return view.read_from({name: find_tensor(module, name) for name in view.names()})
+
+
+def write(view: WeightView, module: nn.Module, value: Tensor) -> None:
+    """Write a weight of a module, given in Keras' layout."""
+    view.write_into({name: find_parameter(module, name) for name in view.names()}, value)
+
+
+def _elements(tensor: Tensor, places: Array) -> Tensor:
+    return tensor.reshape(-1)[torch.from_numpy(places).to(tensor.device)]
 
 
 def find_tensor(module: nn.Module, name: str) -> Tensor:
@@ -158,7 +174,7 @@ def find_views(layer: LayerSpec, wanted: Sequence[Path]) -> dict[Path, WeightVie
     for name, tensor in first.items():
         lazy = lazy_source(tensor)
         if lazy is not None:
-            found[numbering.lazy[id(lazy.source)]] = _by_columns(name, lazy)
+            found[numbering.lazy[id(lazy.source)]] = view_of_columns(name, lazy)
             continue
         if not numbering.count:  # all wanted weights are large
             continue
@@ -179,7 +195,7 @@ def find_views(layer: LayerSpec, wanted: Sequence[Path]) -> dict[Path, WeightVie
                 "write its regularizer or constraint in your own training step",
                 place=layer.place,
             )
-        found[path] = _by_elements(tuple(parts[path]), numbering.shapes[path], shapes)
+        found[path] = view_of_elements(tuple(parts[path]), numbering.shapes[path], shapes)
     return found
 
 
@@ -231,14 +247,15 @@ def _flat(tensor: Tensor) -> Array:
     return tensor.detach().to(torch.float64).reshape(-1).numpy()
 
 
-def _by_columns(name: str, lazy: LazyArray) -> Permuted:
+def view_of_columns(name: str, lazy: LazyArray) -> Permuted:
+    """Describe a weight whose columns are all in one tensor."""
     columns = np.concatenate([np.arange(first, last) for first, last in lazy.columns])
     order = np.argsort(columns)
     same = np.array_equal(order, np.arange(len(order)))
     return Permuted(name, (1, 0) if lazy.transposed else (0, 1), None if same else tuple(order))
 
 
-def _by_elements(
+def view_of_elements(
     parts: tuple[tuple[str, Array, Array], ...],
     shape: tuple[int, ...],
     shapes: Mapping[str, tuple[int, ...]],

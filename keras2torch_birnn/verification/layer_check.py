@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from keras2torch_birnn.comparison.outputs import FAILURES
 from keras2torch_birnn.comparison.report import LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
 from keras2torch_birnn.conversion import copy_in_float64, flat, forget_states
@@ -37,9 +38,6 @@ from keras2torch_birnn.spec import (
 from keras2torch_birnn.verification.error_location import describe_index, find_worst
 from keras2torch_birnn.verification.error_maps import map_sequence
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, recurrent_parity
-
-# Errors of modules and torch where a layer of the checkpoint is not what it should be.
-FAILURES = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
 
 
 def check_layers(

@@ -70,7 +70,7 @@ class NoAnswer:
 
 
 def keras_for(spec: ModelSpec) -> str:
-    """Return the package that computes what the Keras that wrote the file did."""
+    """Return the package of today that computes as the Keras that wrote the file."""
     return "keras" if spec.generation.name == "keras3" else "tf_keras"
 
 
@@ -103,6 +103,7 @@ def ask_keras(
 def _ask_about_file(
     model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
 ) -> KerasAnswer | NoAnswer:
+    """Compute outputs by the installed Keras in a child process, or return why it cannot."""
     package = keras_for(spec)
     reason = _reason_against(spec)
     if reason is not None:
@@ -113,13 +114,13 @@ def _ask_about_file(
     if foreign is not None:
         return NoAnswer(f"the file names {foreign}, which is not Keras' own", foreign=True)
     with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
+        input_file, output_file = Path(folder, "in.npz"), Path(folder, "out.npz")
         named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}
-        np.savez(given, **named_inputs)
+        np.savez(input_file, **named_inputs)
         files = files_for_keras(Path(folder), model, config)
         if isinstance(files, str):
             return NoAnswer(files)
-        arguments = [package, files[0], given, found, *files[1:]]
+        arguments = [package, files[0], input_file, output_file, *files[1:]]
         environment = {
             **os.environ,
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -138,11 +139,11 @@ def _ask_about_file(
             )
         except subprocess.TimeoutExpired:
             return NoAnswer(f"{package} did not finish in {MAX_KERAS_SECONDS} s")
-        if done.returncode or not found.exists():
+        if done.returncode or not output_file.exists():
             message = printable(_message(done.stderr))
             unknown = _UNKNOWN.search(done.stderr) is not None
             return NoAnswer(f"{package} fails on this file: {message}", unknown=unknown)
-        with np.load(found) as data:
+        with np.load(output_file) as data:
             count = sum(name.startswith("out_") for name in data.files)
             outputs = tuple(data[f"out_{i}"] for i in range(count))
             coarse = max((_COARSENESS.get(str(kind), 1.0) for kind in data["kinds"]), default=1.0)

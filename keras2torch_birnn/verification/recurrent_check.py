@@ -99,7 +99,7 @@ def recurrent_parity(
 
 
 def _not_judged(call: RecurrentCall, reason: str) -> LayerParity:
-    """Report a layer whose numbers cannot be compared as wrong."""
+    """Report a layer as wrong because its numbers cannot be compared."""
     return LayerParity(call.path, float("inf"), float("inf"), (), False, reason)
 
 

@@ -68,7 +68,7 @@ class Writer(ABC):
 
     @abstractmethod
     def place(self, file: BinaryIO) -> tuple[Path, int]:
-        """Return the copy of an open file of the source, and what to add to positions in it."""
+        """Return the copy of an open source file, and the offset of its positions there."""
 
     @abstractmethod
     def put(self, piece: Piece) -> None:
@@ -84,7 +84,7 @@ class _HDF5Writer(Writer):
 
     @cached_property
     def edits(self) -> dict[Path, LibraryEdits]:
-        """Return what is left to the library, by copy."""
+        """Return the edits that only the HDF5 library can make, for each copy."""
         return {}
 
     def put(self, piece: Piece) -> None:

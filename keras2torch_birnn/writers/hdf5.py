@@ -78,7 +78,7 @@ def put_piece(copies: FileCopies, piece: Piece, edits: LibraryEdits) -> None:
 
 
 def _put_chunks(copies: FileCopies, array: StoredArray, layout: Chunked, values: Array) -> None:
-    """Write chunks that are not compressed. What of them sticks out of the array stays."""
+    """Write chunks that are not compressed; keep the values of a chunk beyond the array."""
     item = values.dtype.itemsize
     count = math.prod(layout.chunk) * item
     for chunk in layout.chunks:

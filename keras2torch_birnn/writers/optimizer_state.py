@@ -24,14 +24,15 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.spec import Array
 from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
 from keras2torch_birnn.trainers.stored import (
     StoredState,
-    find_state,
-    is_scaled,
+    find_copies,
     read_compiled,
 )
+from keras2torch_birnn.trainers.variables import Variable
 from keras2torch_birnn.writers.layers import Located, layer_pieces
 from keras2torch_birnn.writers.new_values import Model, Piece, encode
 from keras2torch_birnn.writers.trained_variables import (
@@ -82,9 +83,24 @@ def read_state(
     if stored.shared and "count" in group["shared"]:  # of multiplications, one for each step
         group["shared"]["count"] = group["iterations"] + 1.0
     for name in stored.slots:
+        if optimizer.is_of_variables(name):
+            for variable, array in _of_variables(optimizer, stored, name, variables):
+                value = torch.from_numpy(array.read())
+                optimizer.state[variable.keeper][name] = value.to(variable.keeper)
+            continue
         tensors = read_as_tensors(_with_slots(located, stored, name, variables))
         for one in variables.parameters:
             optimizer.state[one.param][name] = _like(tensors[one.name], one.param)
+
+
+def _of_variables(
+    optimizer: KerasOptimizer, stored: StoredState, name: str, variables: TrainedVariables
+) -> Iterator[tuple[Variable, StoredArray]]:
+    """Yield the variables that have a slot in Keras' layout, and where it is in the file."""
+    for one in optimizer.variables:
+        array = stored.slots[name].get(variables.arrays[one.number].path)
+        if array is not None:
+            yield one, array
 
 
 def _with_slots(
@@ -139,7 +155,8 @@ class NewState:
         _check_same_optimizer(compiled, optimizer)
         self.optimizer, self.located, self.model = optimizer, located, model
         self.variables = find_variables(located, model)
-        self.stored = _find_places(container, self.variables, optimizer)
+        self.places = _find_places(container, self.variables, optimizer)
+        self.stored = self.places[0]
         self._check_parameters()
 
     def _check_parameters(self) -> None:
@@ -176,20 +193,39 @@ class NewState:
         Raises:
             WeightMismatchError: the file cannot hold a value.
         """
+        for stored in self.places:
+            yield from self._pieces_of(stored, facts)
+
+    def _pieces_of(self, stored: StoredState, facts: Model) -> Iterator[Piece]:
         group = self.optimizer.param_groups[0]
-        numbers = [(self.stored.iterations, float(self.optimizer.iterations), False)]
-        numbers += [(self.stored.rate, float(group["lr"]), True)]
-        numbers += [(one, group["shared"][name], True) for name, one in self.stored.shared.items()]
+        numbers = [(stored.iterations, float(self.optimizer.iterations), False)]
+        numbers += [(stored.rate, float(group["lr"]), True)]
+        numbers += [(one, group["shared"][name], True) for name, one in stored.shared.items()]
         for array, value, rounding in numbers:
             if array is not None and float(array.read()) != value:
                 yield Piece(array, 0, encode(array, np.array([value]), rounding=rounding))
-        for name, arrays in self.stored.slots.items():
+        for name, arrays in stored.slots.items():
+            if self.optimizer.is_of_variables(name):
+                for array, slot in self._slots_of_variables(stored, name):
+                    if not np.array_equal(array.read(), slot):
+                        yield Piece(
+                            array, 0, encode(array, slot.reshape(-1), rounding=facts.rounding)
+                        )
+                continue
             own = {one.path for one in arrays.values()}
-            there = _with_slots(self.located, self.stored, name, self.variables)
+            there = _with_slots(self.located, stored, name, self.variables)
             tensors = {**facts.tensors, **self._slots(name)}
             for piece in layer_pieces(there, replace(facts, tensors=tensors)):
                 if piece.array.path in own:
                     yield piece
+
+    def _slots_of_variables(
+        self, stored: StoredState, name: str
+    ) -> Iterator[tuple[StoredArray, Array]]:
+        found = _of_variables(self.optimizer, stored, name, self.variables)
+        for variable, array in found:
+            slot = self.optimizer.slots_of_variable(variable)[name]
+            yield array, slot.detach().cpu().numpy()
 
     def _slots(self, name: str) -> dict[str, Tensor]:
         return {
@@ -203,18 +239,27 @@ class NewState:
         Raises:
             WeightMismatchError: it is another one.
         """
-        stored = _find_places(container, self.variables, self.optimizer)
-        same = stored.iterations is None or _whole(stored.iterations) == self.optimizer.iterations
-        for name in stored.slots:
-            read = read_as_tensors(_with_slots(located, stored, name, self.variables))
-            for tensor, slot in ((read[key], one) for key, one in self._slots(name).items()):
-                same = same and torch.equal(tensor.detach().to(slot.dtype), slot)
+        places = _find_places(container, self.variables, self.optimizer)
+        same = all(self._is_held(stored, located) for stored in places)
         if not same:
             raise WeightMismatchError(
                 "the optimizer's state would not be read back as it is",
                 "nothing was written; please report it",
                 place="optimizer",
             )
+
+    def _is_held(self, stored: StoredState, located: Located) -> bool:
+        counts = stored.iterations
+        same = counts is None or _whole(counts) == self.optimizer.iterations
+        for name in stored.slots:
+            if self.optimizer.is_of_variables(name):
+                for array, values in self._slots_of_variables(stored, name):
+                    same = same and np.array_equal(array.read().astype(values.dtype), values)
+                continue
+            read = read_as_tensors(_with_slots(located, stored, name, self.variables))
+            for tensor, slot in ((read[key], one) for key, one in self._slots(name).items()):
+                same = same and torch.equal(tensor.detach().to(slot.dtype), slot)
+        return same
 
 
 def _check_same_optimizer(compiled: CompiledTraining, optimizer: KerasOptimizer) -> None:
@@ -229,18 +274,13 @@ def _check_same_optimizer(compiled: CompiledTraining, optimizer: KerasOptimizer)
 
 def _find_places(
     container: Container, variables: TrainedVariables, optimizer: KerasOptimizer
-) -> StoredState:
+) -> tuple[StoredState, ...]:
     if isinstance(container, TensorFlowJS):
         raise UsageError(_NOT_IN_TFJS[container.has_optimizer], _HOW_ELSE)
-    if is_scaled(container):
-        raise UsageError(
-            "the file has the optimizer's state twice, inside of a LossScaleOptimizer and in it",
-            "keep or drop it, or compile the model in Keras without loss scaling",
-        )
-    stored = find_state(container, variables.arrays, optimizer)
-    if stored is None:
+    found = find_copies(container, variables.arrays, optimizer)
+    if not found:
         raise UsageError(
             "the file has no place for an optimizer's state, because Keras never trained it",
             "keep it as it is, or save the model after a step in Keras",
         )
-    return stored
+    return found

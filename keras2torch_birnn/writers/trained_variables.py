@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,10 @@ from keras2torch_birnn.errors import UnsupportedOptionError, WeightMismatchError
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.slots import slots
 from keras2torch_birnn.schema.training_rules import with_training_rules
-from keras2torch_birnn.writers.inverse import invert
+from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.trainers.variables import Variable
+from keras2torch_birnn.trainers.weight_views import WeightView, view_of_columns, view_of_elements
+from keras2torch_birnn.writers.inverse import Inverse, invert
 from keras2torch_birnn.writers.layers import Located
 
 _HOW_ELSE = "make the optimizer in torch, with k2t.convert for the model"
@@ -49,10 +52,7 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
     numbers = {array.path: number for number, array in enumerate(arrays)}
     numbers |= {twin: numbers[path] for twin, path in twins.items() if path in numbers}
     owners: dict[str, set[int]] = {}
-    for path, owner, layer in located.layers():
-        start = f"{path}." if path else ""
-        weights = located.weights
-        found = invert(layer, owner, weights.stored, weights.layout, waiting=located.may_wait)
+    for start, layer, found in _inverses(located):
         if found.summed & numbers.keys() or found.computed:
             raise UnsupportedOptionError(
                 f"the weights of {printable(layer.class_name)} are added up when it is converted, "
@@ -67,6 +67,84 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
             for name, _ in parts:
                 owners.setdefault(start + name, set()).add(numbers.get(array, -1))
     return TrainedVariables(arrays, twins, _parameters(model, owners))
+
+
+def _inverses(located: Located) -> Iterator[tuple[str, LayerSpec, Inverse]]:
+    """Yield the start of the names of each layer's tensors, the layer, and its way back."""
+    weights = located.weights
+    for path, owner, layer in located.layers():
+        found = invert(layer, owner, weights.stored, weights.layout, waiting=located.may_wait)
+        yield f"{path}." if path else "", layer, found
+
+
+def find_whole_variables(located: Located, trained: TrainedVariables) -> tuple[Variable, ...]:
+    """Find where in the parameters the variables are, as Keras has them.
+
+    Raises:
+        UnsupportedOptionError: a parameter that is in no variable as a whole.
+    """
+    numbers = {array.path: number for number, array in enumerate(trained.arrays)}
+    numbers |= {twin: numbers[path] for twin, path in trained.twins.items() if path in numbers}
+    named = {one.name: one.param for one in trained.parameters}
+    paths = _paths(located)
+    found: list[Variable] = []
+    for start, _, inverse in _inverses(located):
+        for array, view in _views(inverse, start, located):
+            names = [name for name in view.names() if name in named]
+            if array in numbers and names:
+                own = {name: named[name] for name in names}
+                shape = located.arrays[array].shape
+                found.append(Variable(numbers[array], *paths[array], shape, view, own))
+    held = {id(param) for one in found for param in one.parameters.values()}
+    for one in trained.parameters:
+        if id(one.param) not in held:
+            raise UnsupportedOptionError(
+                f"{printable(one.name)} is no weight of Keras as a whole",
+                _HOW_ELSE,
+                place=one.name,
+            )
+    return tuple(sorted(found, key=lambda one: one.number))
+
+
+def _views(inverse: Inverse, start: str, located: Located) -> Iterator[tuple[str, WeightView]]:
+    """Yield every array of a layer by its path, and where it is in the tensors."""
+    shapes = {start + name: shape for name, shape in inverse.shapes.items()}
+    for array, copies in inverse.copies.items():
+        parts = tuple((start + one.tensor, one.elements, one.positions) for one in copies)
+        yield array, view_of_elements(parts, located.arrays[array].shape, shapes)
+    for array, ((name, lazy), *others) in inverse.matrices.items():
+        if not others:
+            yield array, view_of_columns(start + name, lazy)
+
+
+# Cells that Keras makes inside of a layer, by the layer's class.
+_CELLS: Mapping[str, str] = {
+    "LSTM": "lstm_cell",
+    "GRU": "gru_cell",
+    "SimpleRNN": "simple_rnn_cell",
+    **{f"ConvLSTM{n}D": f"conv_lstm_{n}d_cell" for n in (1, 2, 3)},
+}
+
+
+def _paths(located: Located) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return how Keras names each array's variable, and the names of what is around its layer."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+
+    def walk(layer: LayerSpec, key: tuple[str, ...], around: tuple[str, ...]) -> None:
+        cell = _CELLS.get(layer.class_name)
+        start = (layer.name, cell) if cell else (layer.name,)
+        for name, array in located.weights.stored.get(key, {}).items():
+            found[array.path] = ("/".join((*start, name)), around)
+        # A model of layers is in the path where it builds them itself.
+        named = layer.class_name == "Sequential" or not layer.graph
+        outer = (*around, layer.name) if named else around
+        for part, inner in layer.parts.items():
+            walk(inner, (*key, part), outer)
+        for inner in layer.graph.layers if layer.graph else ():
+            walk(inner, (*key, inner.name), outer)
+
+    walk(located.spec.root, (), ())
+    return found
 
 
 def _trained_arrays(located: Located) -> tuple[tuple[StoredArray, ...], dict[str, str]]:
@@ -98,7 +176,7 @@ def _parameters(model: nn.Module, owners: Mapping[str, set[int]]) -> tuple[Train
 
 
 def check_one_owner(parameters: tuple[TrainedParameter, ...], what: str) -> None:
-    """Refuse parameters that hold several variables of Keras, where each has numbers of its own.
+    """Refuse parameters that hold several Keras variables, which ``what`` takes one by one.
 
     Raises:
         UnsupportedOptionError: names the first.

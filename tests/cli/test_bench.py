@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from commands import MASKED, assert_refused, k2t
 
-from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report
+from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report, worker
 from keras2torch_birnn.bench.case import Model, Stack
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
 from keras2torch_birnn.exporting import onnx_file
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.engines import folded
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
 
@@ -69,12 +69,11 @@ def test_a_model_runs_in_onnx_runtime_as_torch_exports_it(
     np.testing.assert_allclose(prepared.outputs()[0], wanted, rtol=0, atol=1e-5)
 
 
-def test_what_is_nan_in_keras_does_not_count_and_other_nan_do(tmp_path: Path) -> None:
+def test_what_is_nan_in_keras_does_not_count_and_other_nan_do() -> None:
     wanted = [np.ones((2, 3)), np.array([[np.nan, 2.0]])]
 
     def difference(*second: float) -> tuple[str, float]:
-        np.savez(tmp_path / "y.npz", y0=wanted[0], y1=np.array([second]))
-        return measure._difference(IN_ONNX, tmp_path / "y.npz", wanted)
+        return measure._difference(IN_ONNX, [wanted[0], np.array([second])], wanted)[:2]
 
     assert difference(np.nan, 2.0) == ("", 0.0)
     assert difference(7.0, 2.0) == ("", 0.0)
@@ -334,7 +333,31 @@ def test_json_is_all_that_bench_prints_if_it_is_asked_for() -> None:
     assert (data["schema"], data["rounds"], len(data["rows"])) == (1, 1, 1)
 
 
-def test_all_contenders_have_a_module_that_a_worker_may_load() -> None:
-    from keras2torch_birnn.bench.worker import MODULES
+def test_all_contenders_have_a_module_that_prepares_them() -> None:
+    for name in {contender.module for contender in CONTENDERS.values()}:
+        module = Path(measure.__file__).parents[2].joinpath(*name.split(".")).with_suffix(".py")
+        assert "def prepare(case: Case, how: str, device: str," in module.read_text("utf-8")
 
-    assert {contender.module for contender in CONTENDERS.values()} == set(MODULES)
+
+def test_errors_are_told_by_the_largest_number_and_by_all() -> None:
+    wanted = [np.array([[3.0, 0.0]]), np.array([[0.0, 4.0]])]
+    found = [wanted[0] + 0.3, wanted[1] + 0.4]
+    why, error, relative = measure._difference(STACK, found, wanted)
+    assert why == "other numbers: 4.0e-01 off"
+    assert error == pytest.approx(0.4)
+    assert relative == pytest.approx(np.sqrt(2 * 0.3**2 + 2 * 0.4**2) / 5)
+    assert measure._difference(STACK, found, wanted, 0.1 + 1e-9)[0] == ""
+    assert measure._difference(STACK, found, wanted, 0.099)[0] == why
+
+
+LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@LINUX_ONLY
+def test_the_memory_of_a_call_is_that_above_what_was_there_and_its_outputs() -> None:
+    def run() -> np.ndarray[Any, Any]:
+        between = np.ones(5_000_000)
+        return between[:1_000_000].copy()
+
+    # Float64: five million numbers between, one million of outputs.
+    assert worker._measure_memory(run) == pytest.approx(40.0, abs=5.0)

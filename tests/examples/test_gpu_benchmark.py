@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks import gpu
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import gpu
-
-    yield gpu
-    for name in ("gpu", "engine"):
-        sys.modules.pop(name, None)
-
-
-def test_a_dry_run_lacks_nothing_but_the_device(
-    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dry_run_lacks_nothing_but_the_device(tmp_path: Path) -> None:
     results, table = tmp_path / "results" / "gpu.json", tmp_path / "gpu.md"
     options = ["--device", "cpu", "--dry-run", "--json", str(results), "--table", str(table)]
-    monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
-    script.main()
+    gpu.main(options)
     found = json.loads(results.read_text(encoding="utf-8"))
     assert {row["part"] for row in found["rows"]} == {"layers", "training", "models"}
     assert {row["tf32"] for row in found["rows"]} == {False, True}
@@ -41,7 +27,7 @@ def test_a_dry_run_lacks_nothing_but_the_device(
     assert sum(line.startswith("| training: lstm-hard 2x3x5x7 masked |") for line in lines) == 2
 
 
-def test_everything_else_that_is_missing_is_named(script: Any) -> None:
+def test_everything_else_that_is_missing_is_named() -> None:
     good = {"case": "lstm", "contender": "k2t", "ms": 1.0, "error": 1e-7, "ok": True}
     found = {
         "tests": {"tests": {"ok": False}, "others": {"ok": True}},
@@ -50,12 +36,12 @@ def test_everything_else_that_is_missing_is_named(script: Any) -> None:
             good,
             {**good, "error": 0.5, "ok": False},
             {"case": "lstm", "contender": "torch", "absent": "nn.GRU resets after the product"},
-            {"case": "lstm", "contender": "k2t triton", "absent": script.OF_THE_DEVICE[0]},
+            {"case": "lstm", "contender": "k2t triton", "absent": gpu.OF_THE_DEVICE[0]},
             {"case": "gru", "contender": "k2t graph", "absent": "OSError: no compiler"},
             {"case": "c.h5", "absent": "unsupported"},
         ],
     }
-    assert script.what_else_is_missing(found) == [
+    assert gpu.what_else_is_missing(found) == [
         "tests: tests",
         "a.h5: not equal",
         "b.h5: no file",
@@ -65,11 +51,11 @@ def test_everything_else_that_is_missing_is_named(script: Any) -> None:
     ]
 
 
-def test_ratios_are_those_of_the_same_size(script: Any) -> None:
+def test_ratios_are_those_of_the_same_size() -> None:
     def row(case: str, contender: str, ms: float) -> dict[str, Any]:
         return {"part": "layers", "case": case, "tf32": False, "contender": contender, "ms": ms}
 
-    lines = script.table_of(
+    lines = gpu.table_of(
         [
             row("lstm 1x2x3x5", "torch", 2.0),
             row("lstm 7x2x3x5", "torch", 9.0),
@@ -82,10 +68,7 @@ def test_ratios_are_those_of_the_same_size(script: Any) -> None:
     assert lines[2:] == ["| layers: lstm-hard 1x2x3x5 | off | 3 | 0.25 |  | 1.50 | 0.50 |"]
 
 
-def test_without_a_device_the_script_says_what_to_do(
-    script: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(script.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+def test_without_a_device_the_script_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device: --device cpu --dry-run shows"):
-        script.main()
+        gpu.main([])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import limits
+from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.errors import (
     K2TError,
@@ -35,7 +36,6 @@ from keras2torch_birnn.exporting import (
     runtime_child,
 )
 from keras2torch_birnn.functional.activations import FUNCTIONS
-from keras2torch_birnn.rnn import merge
 from keras2torch_birnn.spec import Array, ModelSpec, with_dtype
 
 # One of each: containers and generations, masks, attention, several inputs, nested and shared
@@ -201,7 +201,8 @@ def change_merge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(onnx_recurrent._SUMS, "sum", torch.mean)
+    wrong = merge.MERGE_MODES["sum"]._replace(reduction="mean")
+    monkeypatch.setitem(onnx_recurrent.MERGE_MODES, "sum", wrong)
 
 
 def forget_biases(monkeypatch: pytest.MonkeyPatch) -> None:

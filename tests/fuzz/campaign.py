@@ -7,7 +7,9 @@ content; archives with right checksums), ``pointers`` (HDF5 structures that poin
 in other ways), ``architectures`` (changed config trees and graphs), ``answers`` (changed answers
 of the HDF5 parser's process), ``convert`` (changed architectures, all the way to a torch model),
 ``tensorflow`` (SavedModels, checkpoints and TF.js models), ``cut`` (parts of changed models),
-``outs`` (changed files that k2t wrote: loaded, checked, exported, written back, compared).
+``outs`` (changed files that k2t wrote: loaded, checked, exported, written back, compared),
+``uses`` (well-formed files of every container whose lists, names, arrays and JSON do not fit each
+other: all that k2t does with them).
 Mutant ``i`` of a kind depends on nothing but ``--seed`` and ``i``. Results are written after every
 batch; an unfinished run goes on where it stopped.
 """
@@ -28,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,11 +45,14 @@ KINDS = (
     "tensorflow",
     "cut",
     "outs",
+    "uses",
 )
-BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500, 1000), strict=True))
+BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500, 1000, 100), strict=True))
 OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
+# New address space that mutants may take: the compilers behind exports reserve much of it.
+MEMORY = {"outs": 4 << 30}
 # One mutant can hold the machine for as long as the parser's child may compute.
 BATCH_SECONDS = 1800
 
@@ -68,7 +74,9 @@ def run_batch(kind: str, seed: int, numbers: range) -> dict[str, Any]:
 
     tally = targets.Tally()
     work = _files if kind in OF_FILES else _OTHERS.get(kind, _trees)
-    targets.guard()
+    if kind == "uses":  # an optimizer's first step imports it, and it takes memory
+        import_module("torch._dynamo")
+    targets.guard(MEMORY.get(kind, 1 << 30))
     work(kind, seed, numbers, tally)
     return tally.to_dict()
 
@@ -184,7 +192,23 @@ def _outs(kind: str, seed: int, numbers: range, tally: Any) -> None:
             try_out(number, one, folder, random, tally, label)
 
 
-_OTHERS = {"tensorflow": _tensorflow, "cut": _cut, "outs": _outs}
+def _uses(kind: str, seed: int, numbers: range, tally: Any) -> None:
+    import torch
+    from parsing_here import parsing_here
+
+    from fuzz.uses import try_file, wholes
+
+    torch.set_num_threads(1)
+    everything = wholes()
+    gc.freeze()
+    with _folder() as folder, parsing_here():  # these files cannot harm the HDF5 library
+        for number in numbers:
+            random = Random(f"{kind} {seed} {number}")
+            one = everything[number % len(everything)]
+            try_file(one, folder, random, tally, {"mutant": number, "seed file": one.name})
+
+
+_OTHERS = {"tensorflow": _tensorflow, "cut": _cut, "outs": _outs, "uses": _uses}
 
 
 def _odd_inside(data: bytes, random: Random) -> bytes:
@@ -265,6 +289,10 @@ def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
         from fuzz.outs import MODELS, PLUGIN
 
         names = [*MODELS, "/".join(PLUGIN.parts[-3:])]
+    if kind == "uses":
+        from fuzz.uses import wholes
+
+        names = [whole.name for whole in wholes()]
     if kind == "cut":
         from fuzz.cutting import files_to_cut
 

@@ -153,6 +153,21 @@ def changed_tree(tree: Any, random: Random) -> Any:
     return tree
 
 
+def changed_by_key(tree: Any, random: Random) -> Any:
+    """A copy of a JSON tree with one or two changes, every key as likely as any other.
+
+    Among all places, those of a key that stands in every layer would hide the others.
+    """
+    tree = copy.deepcopy(tree)
+    for _ in range(random.choice((1, 1, 2))):
+        places = _places(tree)
+        key = random.choice(sorted({str(key) for _, key in places}) or [""])
+        some = [(owner, one) for owner, one in places if str(one) == key]
+        if some:
+            _change(*random.choice(some), places, random)
+    return tree
+
+
 def _change(owner: Any, key: Any, places: list[tuple[Any, Any]], random: Random) -> None:
     value = owner[key]
     match random.randrange(9):

@@ -27,6 +27,7 @@ class Seed:
     def write(self, folder: Path, changed: Mapping[str, bytes]) -> tuple[Path, Path | None]:
         """Put the files into ``folder``, some of them changed: the model's path, its config's."""
         for name, data in {**self.files, **changed}.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
         return folder / self.main, folder / self.config if self.config else None
 

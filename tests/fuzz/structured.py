@@ -35,7 +35,7 @@ _DTYPES = (
     "f16",
 )
 # Combinations that the HDF5 library itself does not write
-_NOT_WRITTEN = (OSError, ValueError, TypeError, RuntimeError, KeyError)
+NOT_WRITTEN = (OSError, ValueError, TypeError, RuntimeError, KeyError)
 _LIBVERS = ("earliest", "earliest", "latest", "v108", "v110")
 
 
@@ -78,12 +78,12 @@ def odd_copy(data: bytes, random: Random, rate: float = 0.04) -> bytes:
 
 def _copy(old: Node, new: Any, random: Random, rate: float) -> None:
     for name, value in old.attrs.items():
-        with suppress(*_NOT_WRITTEN):
+        with suppress(*NOT_WRITTEN):
             _attribute(new, name, value, random, rate)
     if random.random() < rate / 4:
         new.attrs[random.choice(("weight_names", "layer_names", "extra", "name0"))] = b"x" * 100
     for name, found in old.members.items():
-        with suppress(*_NOT_WRITTEN):
+        with suppress(*NOT_WRITTEN):
             if isinstance(found, Node):
                 _group(new, name, found, random, rate)
             else:

@@ -105,8 +105,8 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {ascii(str(error))[:200]} at {' < '.join(lines[::-1][:6])}"
 
 
-def guard() -> None:
-    """Endless loops and unbounded memory in this process become errors."""
+def guard(memory: int = 1 << 30) -> None:
+    """Make endless loops, and more new memory than so many bytes, errors in this process."""
 
     def hang(_number: int, _frame: object) -> None:
         raise HangError
@@ -116,7 +116,7 @@ def guard() -> None:
     if not facts.exists():  # not Linux
         return
     pages = int(facts.read_text(encoding="ascii").split()[0])
-    most = pages * os.sysconf("SC_PAGE_SIZE") + (1 << 30)
+    most = pages * os.sysconf("SC_PAGE_SIZE") + memory
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 

@@ -36,6 +36,7 @@ COUNTS = {
     "tensorflow": 250,
     "cut": 120,
     "outs": 240,
+    "uses": 40,
 }
 SEED = 2026
 

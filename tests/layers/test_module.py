@@ -34,6 +34,8 @@ from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, flat, origin
+from keras2torch_birnn.layers.activation import PReLU, ThresholdedReLU
+from keras2torch_birnn.layers.attention import Attention
 from keras2torch_birnn.layers.graph import attribute_names
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 from keras2torch_birnn.verification import verify
@@ -279,6 +281,18 @@ def test_the_printed_model_and_its_code_speak_keras_names() -> None:
     assert "merge_mode='concat', return_sequences=True" in repr(model)
     lines = [line for line in model.code.splitlines() if line.strip()]
     assert len(lines) <= 8
+
+
+@pytest.mark.parametrize(
+    ("module", "shown"),
+    [
+        (Attention(None, causal=True), "Attention(scale=False, causal=True)"),
+        (PReLU(nn.Parameter(torch.ones(3, 5))), "PReLU((3, 5))"),
+        (ThresholdedReLU(0.7), "ThresholdedReLU(theta=0.7)"),
+    ],
+)
+def test_a_printed_layer_shows_its_options(module: nn.Module, shown: str) -> None:
+    assert repr(module) == shown
 
 
 def test_a_nested_models_layers_stand_under_its_name() -> None:

@@ -31,10 +31,10 @@ from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.layers.recorded_values import NotRecordedError
 from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn.guard import PATIENCE
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import program as native_program
 from keras2torch_birnn.rnn.native.program import Program, run_program
 from keras2torch_birnn.rnn.observed_code import Observer

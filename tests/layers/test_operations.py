@@ -537,6 +537,15 @@ def test_operations_are_no_modules_and_hold_no_weights() -> None:
     assert buffers["floats_like.values"].dtype == torch.float64
 
 
+def test_a_printed_model_says_what_its_constants_are() -> None:
+    lines = str(build(read_entry("keras-3.15.1/ops_values.keras"))).splitlines()
+    shown = [line.strip() for line in lines if "floats_like): " in line or "constant): " in line]
+    assert shown == [
+        "(floats_like): ModelDtype(torch.float32)",
+        "(multiply_2_constant): GraphConstant(shape=(4,), dtype=torch.float32)",
+    ]
+
+
 @pytest.mark.parametrize(
     "file", ["tf.keras-2.15.0/ops_tf_sizes.keras", "keras-3.15.1/ops_masks.keras"]
 )

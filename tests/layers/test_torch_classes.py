@@ -202,6 +202,40 @@ def test_pruned_and_normalized_weights_are_what_a_layer_computes_with(file: str)
         assert_same(compute(tooled, inputs), compute(plain, inputs))
 
 
+@pytest.mark.parametrize("file", _FILES[:-2])
+def test_averaged_weights_are_what_a_layer_computes_with(file: str) -> None:
+    """Stochastic weight averaging: the mean of these weights and of doubled ones."""
+    model, inputs = read(file)
+    averaged = AveragedModel(model)
+    more: Any = copy.deepcopy(model)
+    for factor in (2.0, 1.5):
+        with torch.no_grad():
+            for one, parameter in zip(model.parameters(), more.parameters(), strict=True):
+                parameter.copy_(one * factor)
+        if factor == 2.0:
+            averaged.update_parameters(model)
+            averaged.update_parameters(more)
+    assert_same(compute(averaged, inputs), compute(more, inputs))
+
+
+@pytest.mark.parametrize(
+    ("name", "ids"), [("adam_tagger", True), ("adam_plain", False)], ids=["masked", "plain"]
+)
+def test_a_recurrent_layer_of_torch_in_the_place_of_ours_is_a_type_error(
+    name: str, ids: bool
+) -> None:
+    """Torch's call takes no mask and returns states: no tool may get other numbers by it."""
+    model = k2t.convert(FIXTURES / "compiled" / "keras-3.15.1" / f"{name}.keras")
+    ((path, own),) = of_torch(model, *_RECURRENT)
+    kind = nn.LSTM if isinstance(own, nn.LSTM) else nn.GRU
+    other = kind(own.input_size, own.hidden_size, batch_first=True, bidirectional=True).double()
+    other.load_state_dict(own.state_dict())
+    model.set_submodule(path, other)
+    x = torch.randint(0, 5, (2, 5)) if ids else torch.rand(2, 5, 2, dtype=torch.float64)
+    with pytest.raises(TypeError):
+        model(x)
+
+
 # ---- BatchNormalization -------------------------------------------------------------------------
 
 _NORMALIZED = ("bn_2d", "bn_3d", "bn_4d", "bn_first_axis", "bn_frozen")

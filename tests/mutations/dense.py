@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from keras2torch_birnn.layers import registry
 from mutations.patches import (
     K3,
     TF,
     Mutation,
+    change_mask_flow,
     edit,
     mutation,
 )
@@ -29,13 +31,9 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/einsum_variable.h5",
     ),
     mutation(
-        "inputs of an int8 Dense as they are",
-        edit("layers.dense:QuantizedDense.forward", ".round()", ""),
+        "inputs of layers in int8 as they are",
+        edit("layers.dense:to_eight_bits", ".round()", ""),
         f"{K3}/quantized.keras",
-    ),
-    mutation(
-        "inputs of an int8 EinsumDense as they are",
-        edit("layers.dense:QuantizedEinsumDense.forward", ".round()", ""),
         f"{K3}/quantized_einsum.keras",
     ),
     mutation(
@@ -46,6 +44,30 @@ MUTATIONS: list[Mutation] = [
             "",
         ),
         f"{K3}/quantized_weights.keras",
+    ),
+    mutation(
+        "a reversed Embedding without its own weight",
+        edit(
+            "layers.embedding:ReversibleEmbedding.forward",
+            "else self.reverse_weight",
+            "else self.weight",
+        ),
+        f"{K3}/reversible_untied.keras",
+    ),
+    mutation(
+        "a reversed Embedding without its cap",
+        edit("layers.embedding:ReversibleEmbedding.forward", "self.cap is None", "True"),
+        f"{K3}/reversible_capped.keras",
+    ),
+    mutation(
+        "scores bent but not scaled back",
+        edit("layers.embedding:ReversibleEmbedding.forward", ") * self.cap", ")"),
+        f"{K3}/reversible_untied.h5",
+    ),
+    mutation(
+        "no mask after a ReversibleEmbedding",
+        change_mask_flow("ReversibleEmbedding", registry.NONE),
+        f"{K3}/reversible.keras",
     ),
     mutation(
         "a highway carries what it should let through",

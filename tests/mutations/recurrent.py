@@ -14,8 +14,9 @@ from specs import (
 )
 from torch import Tensor
 
+from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.layers import recurrent
-from keras2torch_birnn.rnn import merge, modules, parameters
+from keras2torch_birnn.rnn import modules, parameters
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import Choice, loop, torch_kernel
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -320,7 +321,7 @@ MUTATIONS: list[Mutation] = [
             wrap(
                 merge.MERGE_MODES,
                 "concat",
-                lambda mode: mode._replace(combine=lambda a, b: torch.cat((b, a), dim=-1)),
+                lambda mode: mode._replace(on_tensors=lambda a, b: torch.cat((b, a), dim=-1)),
             ),
             edit("rnn.engines.torch_kernel:run_kernel", 'merge == "concat"', "False"),
         ),

@@ -25,7 +25,7 @@ from keras2torch_birnn.rnn.native.library import why_missing
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
+PAGES = (README, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
 PLUGINS = FIXTURES / "plugins"
 CUT = FIXTURES / "cut" / "keras-3.15.1"
 WORKER = ROOT / "tests" / "support" / "page_worker.py"
@@ -88,12 +88,15 @@ def test_the_page_of_what_was_compared_is_up_to_date(files: Mapping[str, compare
     assert compared.page(files) == write_docs.COMPARED.read_text("utf-8")
 
 
-def test_the_readme_tells_how_many_files_were_compared(files: Mapping[str, compared.File]) -> None:
+@pytest.mark.parametrize("page", write_docs.COUNTING, ids=relative)
+def test_a_page_tells_how_many_files_were_compared(
+    page: Path, files: Mapping[str, compared.File]
+) -> None:
     labels = {file.entry["label"] for file in files.values()}
-    readme = README.read_text("utf-8")
-    assert f"{len(files):,} files of {len(labels)} Keras versions" in readme
-    assert write_docs.update_count(readme, files) == readme
-    assert write_docs.update_count("1 files of 2 Keras versions", files) in readme
+    text = page.read_text("utf-8")
+    assert f"{len(files):,} files of {len(labels)} Keras versions" in text
+    assert write_docs.update_count(text, files) == text
+    assert write_docs.update_count("1 files of 2 Keras versions", files) in text
 
 
 def test_every_feature_was_compared_somewhere(files: Mapping[str, compared.File]) -> None:
@@ -114,11 +117,77 @@ def test_what_is_counted_is_what_is_read(files: Mapping[str, compared.File]) -> 
         assert [(one.class_name, one.name) for one in files[name].layers] == whole, name
 
 
+# ---- figures -------------------------------------------------------------------------------------
+
+PERFORMANCE = ROOT / "docs" / "performance.md"
+FIGURES = ROOT / "docs" / "tables" / "performance.md"
+
+
+def generated(table: str) -> str:
+    text = FIGURES.read_text("utf-8")
+    return text.partition(f"<!-- {table}:begin -->\n")[2].partition(f"<!-- {table}:end -->")[0]
+
+
+def range_of(table: str, column: str) -> str:
+    """Return the least and the largest ratio of all columns with this head, in words."""
+    lines = [line.strip("|").split("|") for line in generated(table).splitlines() if "|" in line]
+    heads = [head.strip() for head in lines[0]]
+    columns = [i for i, head in enumerate(heads) if head == column]
+    cells = [row[i].split() for row in lines[2:] for i in columns]
+    ratios = [float(cell[0]) for cell in cells if cell]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "said"),
+    [
+        ("layers_and_floor", "/ ONNX Runtime", "{} of ONNX Runtime"),
+        ("layers_and_floor", "/ OpenVINO", "{} of OpenVINO"),
+        ("long", "/ ONNX Runtime", "their steps: {} of ONNX Runtime"),
+        ("precision", "/ OpenVINO's", "OpenVINO's bfloat16: {}"),
+        ("stacks", "ratio", "in one call ({} of the time one by one)"),
+        ("training_steps", "/ torch", "Torch by hand: {} in 34 steps"),
+        ("training_steps", "/ loop in torch", "{} of the loop"),
+        ("penalties", "/ torch", "{} of torch (SimpleRNN"),
+    ],
+)
+def test_the_page_of_performance_says_what_its_tables_show(
+    table: str, column: str, said: str
+) -> None:
+    assert said.format(range_of(table, column)) in " ".join(PERFORMANCE.read_text("utf-8").split())
+
+
+@pytest.mark.parametrize(
+    ("table", "page", "said"),
+    [
+        ("engine", README, "all {} measured cases are at least as fast .* median is {} of"),
+        ("engine", PERFORMANCE, "best of the others: {} cases, median {},"),
+        ("models", PERFORMANCE, "{} cases, median {} of the best other"),
+        ("training", PERFORMANCE, "{} cases, median {},"),
+    ],
+)
+def test_counts_and_medians_of_a_page_are_those_of_the_tables(
+    table: str, page: Path, said: str
+) -> None:
+    measured = re.search(
+        r"Measured: (\d+) cases.* (\d+) of them .*? median ([\d.]+\d)", generated(table)
+    )
+    assert measured is not None
+    assert measured[1] == measured[2], "not all of them are as fast as the best other"
+    text = " ".join(page.read_text("utf-8").split())
+    assert re.search(said.format(measured[1], re.escape(measured[3])), text)
+
+
 # ---- text ----------------------------------------------------------------------------------------
 
 
 def test_the_readme_is_short() -> None:
     assert len(README.read_bytes()) <= 8192
+
+
+@pytest.mark.parametrize("page", [PERFORMANCE, ROOT / "docs" / "compared.md"], ids=relative)
+def test_a_page_with_tables_behind_it_is_short(page: Path) -> None:
+    assert len(page.read_text("utf-8").split()) <= 1500
 
 
 def links(page: Path) -> Iterator[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.readers.config.keras1 import _CLASSES as KERAS_1
 from keras2torch_birnn.readers.weights.spectral import WRAPPER
-from keras2torch_birnn.schema import CLASS_NAMES
+from keras2torch_birnn.schema import CELLS, CLASS_NAMES, OPS
 
 ROOT = Path(__file__).parents[2]
 # As ``fixtures/generate_layer_names.py`` found them.
@@ -41,7 +42,6 @@ NOT_CONVERTED: Mapping[str, str] = {
     "ConvLSTM2DCell": "only inside ConvLSTM2D",
     "ParametricSoftplus": "of Keras 1 alone",
     "SReLU": "of Keras 1 alone",
-    "ReversibleEmbedding": "called in two ways",
 }
 
 
@@ -63,3 +63,8 @@ def test_the_page_of_layers_names_what_is_not_converted() -> None:
     page = (ROOT / "docs" / "layers.md").read_text("utf-8")
     shown = [name for name, why in NOT_CONVERTED.items() if why not in (_ABSTRACT, _ALIAS)]
     assert not [name for name in shown if f"`{name}`" not in page]
+
+
+def test_the_list_of_layers_has_every_layer_that_is_converted() -> None:
+    listed = {name for row in catalogue() for name in (row.class_name, *row.aliases)}
+    assert {*CLASS_NAMES, WRAPPER} - OPS.keys() - CELLS.keys() <= listed

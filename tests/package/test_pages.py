@@ -17,6 +17,7 @@ import keras2torch_birnn
 from keras2torch_birnn import layers, reference, schema
 from keras2torch_birnn.layers.graph import OperationNodes
 from keras2torch_birnn.schema import CELLS, LAYERS, OPS, Schema, augmentation
+from keras2torch_birnn.schema.pages import Pages
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(keras2torch_birnn.__file__).parent
@@ -27,7 +28,8 @@ def pages(floor: Any, table: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for page in pkgutil.iter_modules(floor.__path__):
         module = importlib.import_module(f"{floor.__name__}.{page.name}")
-        found |= dict.fromkeys(getattr(module, table, ()), page.name)
+        rows = getattr(module, table, ())
+        found |= {} if isinstance(rows, Pages) else dict.fromkeys(rows, page.name)
     return found
 
 
@@ -46,7 +48,7 @@ NOT_DRAWN = frozenset(augmentation.LAYERS) | frozenset(
     "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing "
     "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdaptiveAveragePooling1D "
     "AdaptiveAveragePooling2D AdaptiveAveragePooling3D Resizing CenterCrop RandomCrop "
-    "STFTSpectrogram MelSpectrogram".split()
+    "STFTSpectrogram MelSpectrogram ReversibleEmbedding".split()
 )
 
 

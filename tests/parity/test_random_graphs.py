@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,10 @@ from keras2torch_birnn.schema import CLASS_NAMES, LAYERS
 EXACT = 1e-9
 VERSIONS = ("2.2.4", "2.3.1", "2.4.0", "2.15.0", "3.0.5", "3.15.1")
 PACKAGE_OF = {"2.2.4": "keras2", "2.3.1": "keras2", "3.0.5": "keras", "3.15.1": "keras"}
-LIVE_GRAPHS = 25
+LIVE_GRAPHS, LIVE_SEED = (
+    int(os.environ.get(name, usual))
+    for name, usual in (("K2T_RANDOM_GRAPHS", "25"), ("K2T_RANDOM_SEED", "20"))
+)
 WITHOUT_KERAS = 100
 
 
@@ -64,10 +68,14 @@ def live_keras(request: pytest.FixtureRequest) -> Iterator[tuple[str, LiveKeras]
 def test_what_the_live_keras_writes_converts_and_agrees(
     live_keras: tuple[str, LiveKeras],
 ) -> None:
-    """A few graphs; ``benchmarks/random_models.py`` draws thousands."""
-    package, keras = live_keras
+    """A few graphs; thousands with ``K2T_RANDOM_GRAPHS=2000 K2T_RANDOM_SEED=1`` in the environment.
 
-    @seed(20)
+    Of so many, Keras itself fails on some: one of a hundred may.
+    """
+    package, keras = live_keras
+    failures = []
+
+    @seed(LIVE_SEED)
     @settings(
         max_examples=LIVE_GRAPHS,
         database=None,
@@ -78,11 +86,14 @@ def test_what_the_live_keras_writes_converts_and_agrees(
     @given(graphs(package, operations=True), st.sampled_from(KINDS[package]))
     def one(graph: dict[str, Any], kind: str) -> None:
         file = keras.write(graph, kind)
-        assert not isinstance(file, str), f"{package} fails: {file}: {graph}"
+        if isinstance(file, str):
+            failures.append(f"{package} fails: {file}: {graph}")
+            return
         outcome = compared(file)
         assert outcome.ok, f"{outcome}: {graph}"
 
     one()
+    assert len(failures) <= LIVE_GRAPHS // 100, failures
 
 
 # ---- what is drawn -------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def convolution(dilation: int, before: int, after: int, mode: str = "constant") 
 
 
 def averaged_with_zeros(_: Any, x: Tensor) -> Tensor:
-    return functional.avg_pool1d(x.mT, 3, 2, padding=1).mT
+    return functional.avg_pool1d(functional.pad(x.mT, (0, 1)), 3, 2).mT
 
 
 def averaged_to_the_end(right: Any, x: Tensor) -> Tensor:
@@ -107,9 +107,46 @@ def halves_exchanged(right: Any, x: Tensor, mask: Tensor) -> Tensor:
     return right(x, mask=mask).roll(right.hidden_size, -1)
 
 
+def attend(factor: float = 1.0, axis: int = -1, view: bool = False) -> Wrong:
+    """Compute attention in heads without masks, in another way."""
+
+    def run(right: Any, query: Tensor, value: Tensor, **_: Any) -> Tensor:
+        rows, steps = query.shape[:2]
+        shape = (rows, steps, 2, -1)
+        q = functional.linear(query, right.query.weight, right.query.bias).reshape(shape)
+        k = functional.linear(value, right.key.weight, right.key.bias).reshape(shape)
+        v = functional.linear(value, right.value.weight, right.value.bias).reshape(shape)
+        scores = factor * torch.einsum("bqnw,bknw->bnqk", q, k) / q.shape[-1] ** 0.5
+        y = torch.einsum("bnqk,bknw->bnqw", scores.softmax(axis), v)
+        y = (y if view else y.transpose(1, 2)).reshape(rows, steps, -1)
+        return functional.linear(y, right.attention_output.weight, right.attention_output.bias)
+
+    return run
+
+
+def late_in_one_half(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """Use the mask in the backward half alone."""
+    forward, _ = right(x).chunk(2, -1)
+    _, backward = right(x, mask=mask).chunk(2, -1)
+    return torch.cat([forward, backward], -1)
+
+
+def sorted_rows(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+    """Read the longest rows first, and leave them there."""
+    order = mask.sum(1).argsort(descending=True, stable=True)
+    return right(x[order], mask=mask[order])
+
+
+def viewed_states(right: Any, x: Tensor, *given: Any, **more: Any) -> Tensor:
+    """View h_n (2, B, H) as (B, 2 H)."""
+    halves = right(x, *given, **more).chunk(2, -1)
+    return torch.stack(halves).reshape(len(x), -1)
+
+
 VARIANCE = layer_norm(lambda x: x.var(-1, keepdim=True))
 OVER_STEPS = layer_norm(lambda x: x.var((1, 2), keepdim=True, unbiased=False), (1, 2))
 NORM, CONV, POOL = "layer_normalization_1", "conv1d", "global_average_pooling1d"
+BI, HEADS = "bidirectional", FOLDER / "arch_multi_head.h5"
 WORDS = FOLDER / "arch_toxic.keras"
 NORMS = FOLDER / "layernorm.keras"
 POOLS = FOLDER / "pool.keras"
@@ -144,6 +181,25 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     ),
     (DILATED, CONV, lambda right, x: right(x / 255), "extra", "input is multiplied by 0.00392157"),
     (NORMS, "layer_normalization_1", twice, "extra", "it is applied twice"),
+    (HEADS, "multi_head_attention", attend(), "mask missing", "padding is attended to"),
+    (HEADS, BI, late_in_one_half, "mask missing", "forward half"),
+    (FOLDER / "mask_bi_lstm_seq.h5", BI, sorted_rows, "rows", "sorted by their lengths"),
+    (
+        FOLDER / "around_rescaling.keras",
+        "rescaling",
+        lambda right, x: right(x) - right(torch.zeros_like(x)),
+        "formula",
+        "computes x scale",
+    ),
+    (
+        FOLDER / "mask_repeat.h5",
+        "repeat_vector",
+        lambda right, x: x.repeat_interleave(right.n, 1).view(len(x), right.n, -1),
+        "repeated",
+        "each feature is repeated",
+    ),
+    (NORMS, NORM, lambda right, x: right(x).half().to(x.dtype), "extra", "float16"),
+    (NORMS, NORM, lambda right, x: 0.7 * right(x) + 0.3, "extra", "0.7 and 0.3 is added"),
     (WORDS, "embedding", one_late, "steps", "its ids come one step too late"),
     (WORDS, "global_max_pooling1d", zeros, "left out", "zeros stand"),
 )
@@ -294,19 +350,117 @@ def test_values_at_padded_steps_are_no_error() -> None:
     assert report.max_abs_error < 1e-12
 
 
-def test_rows_that_are_sorted_by_length_and_not_put_back_are_noticed() -> None:
-    def sort(right: Any, x: Tensor, mask: Tensor) -> Tensor:
-        order = mask.sum(1).argsort(descending=True, stable=True)
-        return right(x[order], mask=mask[order])
+class Keeping(nn.Module):
+    """A port that keeps the states of its first call."""
 
-    report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=sort)
+    source = FOLDER / "plain_lstm_last.keras"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = port_with(self.source, {"lstm": self.run})
+        self.kept: Any = None
+
+    def run(self, right: Any, x: Tensor) -> Any:
+        lstm: Any = nn.LSTM(x.shape[-1], right.hidden_size, batch_first=True).to(x)
+        lstm.load_state_dict(right.state_dict(), strict=False)
+        with torch.no_grad():
+            lstm.bias_hh_l0.zero_()
+        y, self.kept = lstm(x, self.kept)
+        return y[:, -1]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.port(x)
+
+
+def test_states_that_are_kept_from_call_to_call_are_named() -> None:
+    (finding,) = k2t.compare(Keeping.source, Keeping()).findings
+    assert (finding.layer, finding.rows) == ("lstm", "a second call")
+    assert finding.words == (
+        "its states are kept from call to call, Keras starts each call with zeros"
+    )
+
+
+class Dropping(nn.Module):
+    """A port of a stateful model that drops the states."""
+
+    source = FOLDER / "stateful_bi_lstm.keras"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = k2t.convert(self.source)
+
+    def forward(self, x: Tensor) -> Any:
+        k2t.reset_states(self.port)
+        return self.port(x)
+
+
+def test_states_that_keras_keeps_from_call_to_call_have_to_be_kept() -> None:
+    assert k2t.compare(Dropping.source, k2t.convert(Dropping.source)).ok
+    report = k2t.compare(Dropping.source, Dropping())
+    assert {one.kind for one in report.findings} == {"kept state"}, "\n".join(report.lines())
+    assert all("not kept from call to call" in one.words for one in report.findings)
+
+
+def test_states_of_all_steps_viewed_wrongly_are_named() -> None:
+    """A port calls a layer for each step once, on all steps: rows of other steps are mixed, too."""
+    source = FOLDER / "arch_hierarchy.keras"
+    port = port_with(source, {"time_distributed.layer.bidirectional": viewed_states})
+    (finding,) = k2t.compare(source, port).findings
+    assert finding.layer == "time_distributed/model/bidirectional"
+    assert "h_n (2, B, H) is viewed as (B, 2 H)" in finding.words
+
+
+def test_a_port_that_gives_nan_is_judged() -> None:
+    source = FOLDER / "batchnorm.keras"
+    port = k2t.convert(source)
+    norm = port.get_submodule("batch_normalization_1")
+    norm.running_mean, norm.running_var = norm.running_var, norm.running_mean
+    report = k2t.compare(source, port)
     (finding,) = report.findings
-    assert (finding.layer, finding.rows) == ("bidirectional", "rows padded at the end")
+    assert finding.layer == "batch_normalization_1"
+    assert finding.words == "the moving mean and the moving variance are exchanged"
+    assert finding.where.endswith("where it is NaN")
+    root = compare_with(source, dense=lambda right, x: (right(x) - 1.3).sqrt())
+    assert "gives NaN, and no known mistake explains why" in [one.words for one in root.findings]
+
+
+def test_weights_in_half_precision_are_called_that() -> None:
+    port = k2t.convert(NORMS)
+    with torch.no_grad():
+        weight = port.get_parameter(f"{NORM}.weight")
+        weight.copy_(weight.half())
+    (finding,) = k2t.compare(NORMS, port).findings
+    assert "half precision (float16)" in finding.words
+
+
+def test_outputs_in_another_order_are_told_once() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.right = k2t.convert(FOLDER / "arch_joint.h5")
+
+        def forward(self, words: Tensor) -> Any:
+            return self.right(words)[::-1]
+
+    (finding,) = k2t.compare(FOLDER / "arch_joint.h5", Turned()).findings
+    assert (finding.layer, finding.words) == (
+        "the outputs",
+        "the outputs come in the order 2, 1",
+    )
+
+
+def test_a_step_axis_of_a_declared_size_is_kept() -> None:
+    """A right port may count on it, as a pooling of just so many steps does."""
+    source = FOLDER / "arch_sound_events.keras"
+    declared = [layer.config["shape"] for layer in read_model(source).input_layers()]
+    drawn = batches(read_model(source), None)
+    assert [x.shape[1:] for x in drawn[0].arrays] == [shape[1:] for shape in declared]
 
 
 def test_padded_rows_are_of_several_lengths_in_no_order() -> None:
-    _, *padded = batches(read_model(FOLDER / "mask_bi_lstm_seq.h5"), None)
+    _, *padded, again = batches(read_model(FOLDER / "mask_bi_lstm_seq.h5"), None)
     assert len(padded) == 2
+    assert again.calls == 2
     for batch in padded:
         counts = (batch.arrays[0] != 0).sum(axis=1).tolist()
         assert min(counts) > 0

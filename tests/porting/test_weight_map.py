@@ -95,13 +95,45 @@ def test_the_command_prints_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     run = k2t("map", STACK)
     head, *lines = run.out.splitlines()
     assert run.code == 0
-    assert head.split() == "Keras weight shape torch name shape what is done".split()
+    assert head.split() == "Keras weight shape k2t.weights torch name shape what is done".split()
     assert len(lines) == len(package.convert(STACK).state_dict())
     (line,) = (line for line in lines if " bidirectional_1.weight_ih_l0 " in line)
     assert " ".join(line.split()) == (
-        "bidirectional_1/forward_layer/kernel (22,39) bidirectional_1.weight_ih_l0 (39,22) "
-        "transposed, gates zrh -> rzn"
+        "bidirectional_1/forward_layer/kernel (22,39) bidirectional_1/forward_gru/gru_cell/kernel "
+        "bidirectional_1.weight_ih_l0 (39,22) transposed, gates zrh -> rzn"
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "there", "words"),
+    [
+        ((8, 1), (1, 8), "transposed"),
+        ((1, 8), (8, 1), "transposed"),
+        ((3, 3, 1, 4), (4, 1, 3, 3), "axes in the order 3, 2, 0, 1"),
+        ((1, 1, 1, 4), (4, 1, 1, 1), "axes in the order 3, 2, 0, 1"),
+        ((1, 1, 4), (4, 1, 1), "axes in the order 2, 1, 0"),
+        ((5, 1), (5, 1), ""),
+        ((5, 1), (5,), ""),
+    ],
+)
+def test_axes_of_size_1_are_told_as_they_move(
+    shape: tuple[int, ...], there: tuple[int, ...], words: str
+) -> None:
+    every = np.arange(np.prod(shape)).reshape(shape)
+    turned = every.transpose(3, 2, 0, 1) if len(shape) == 4 else every
+    moved = Copies("t", np.arange(every.size), turned.reshape(-1))
+    assert describe_copies(shape, there, moved, "Dense") == words
+
+
+@pytest.mark.parametrize("source", [STACK, GRU, FIXTURES / "keras-3.15.1/around_depthwise1.h5"])
+def test_a_row_has_the_key_of_its_weight(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command prints it where it differs from the name by layers."""
+    found = package.weights(source)
+    rows = [row for row in map_weights(source) if row.keras]
+    assert all(found[row.key].shape == row.keras_shape for row in rows)
+    monkeypatch.setenv("COLUMNS", "300")
+    printed = k2t("map", source).out
+    assert all(row.key in printed for row in rows if row.key != row.keras)
 
 
 def test_the_command_prints_json() -> None:
@@ -116,6 +148,7 @@ def test_the_command_prints_json() -> None:
         "torch": "embedding_1.weight",
         "torch_shape": [17, 3],
         "done": "as it is",
+        "key": "embedding_1/embeddings",
     }
 
 

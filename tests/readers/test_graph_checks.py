@@ -47,6 +47,18 @@ def input_twice(model: dict[str, Any]) -> None:
     model["config"]["input_layers"] *= 2
 
 
+def input_of_a_call_before_the_first(model: dict[str, Any]) -> None:
+    model["config"]["input_layers"][0][1] = -1
+
+
+def input_of_a_second_call(model: dict[str, Any]) -> None:
+    model["config"]["input_layers"][0][1] = 1
+
+
+def second_output_of_an_input(model: dict[str, Any]) -> None:
+    model["config"]["input_layers"][0][2] = 1
+
+
 def mask_from_nowhere(model: dict[str, Any]) -> None:
     node = first_of(model, "LSTM")["inbound_nodes"][0]
     tensor = json.loads(json.dumps(node["args"][0]))
@@ -109,6 +121,9 @@ def operation_in_a_wrapper(model: dict[str, Any]) -> None:
         (without_first_input, "is not one of input_layers"),
         (input_that_is_none, "which is no input but a"),
         (input_twice, "input_layers names .* twice"),
+        (input_of_a_call_before_the_first, "input_layers names output 0 of call -1 of "),
+        (input_of_a_second_call, "input_layers names output 0 of call 1 of "),
+        (second_output_of_an_input, "input_layers names output 1 of call 0 of "),
         (mask_from_nowhere, "output 1 of layer .* is used but not there"),
         (list_for_one, "LSTM called with {'a'.* where a tensor is expected"),
         (number_for_a_tensor, "LSTM called with 3 where a tensor is expected"),
@@ -353,3 +368,20 @@ def test_a_slice_with_a_place_that_only_k2t_writes_is_refused(tmp_path: Path) ->
     file = changed_config(LIVE / "ops_layers.keras", tmp_path / "hostile.keras", change)
     with pytest.raises(InvalidModelFileError, match="GetItem: 2 arguments are expected, found 1"):
         convert(file)
+
+
+def test_a_users_class_called_input_layer_is_refused_inside_a_sequential(tmp_path: Path) -> None:
+    """Its shape would be that of the whole model's input."""
+
+    def put_into_a_sequential(model: dict[str, Any]) -> None:
+        inner = json.loads(json.dumps(model))
+        first = first_of(inner, "InputLayer")
+        first |= {"module": "mine", "registered_name": "mine>InputLayer"}
+        config = {"name": "outer", "trainable": True, "layers": [inner]}
+        model |= {"class_name": "Sequential", "config": config}
+
+    path = changed_config(
+        LIVE / "graph_residual.keras", tmp_path / "m.keras", put_into_a_sequential
+    )
+    with pytest.raises(UnsupportedLayerError, match=r"layer class InputLayer .* the module mine"):
+        convert(path)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import h5py
 import numpy as np
 import pytest
-from commands import FIXTURES
+from commands import FIXTURES, changed_config
 from specs import ENTRIES, chain, dense, layer, read_entry, rnn
 
+from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.weights.v3 import number_groups, snake_case
+from keras2torch_birnn.readers.weights.v3 import _number, number_groups, snake_case
 from keras2torch_birnn.spec import LayerSpec
 
+NUMBERED_OTHERWISE = "tf.keras-2.13.1/hard_sigmoid_stack.keras"
 STACK = chain(
     rnn("LSTM", name="first"),
     layer("Dropout", "a", rate=0.5),
@@ -102,3 +108,24 @@ def test_names_in_several_attributes_are_joined() -> None:
         assert "layer_names1" in file["model_weights"].attrs
     spec = read_model(path)
     assert sum(x.class_name == "Dense" for x in spec.root.walk()) == 211
+
+
+@pytest.mark.parametrize("file", ["keras-3.15.1/bi_simplernn_ave_last.keras", NUMBERED_OTHERWISE])
+def test_a_layer_with_more_numbered_weights_than_it_needs_is_refused(
+    file: str, tmp_path: Path
+) -> None:
+    """Keras refuses it, too; here its bias would be left out without a word."""
+
+    def without_bias(model: dict[str, Any]) -> None:
+        text = json.dumps(model).replace('"use_bias": true', '"use_bias": false')
+        model |= json.loads(text)
+
+    path = changed_config(FIXTURES / file, tmp_path / "m.keras", without_bias)
+    words = "/vars: [23] weights where the configuration implies [12]"
+    with pytest.raises(WeightMismatchError, match=words):
+        read_model(path)
+
+
+@pytest.mark.parametrize("name", ["9" * 5000, "٣", "x"])
+def test_numbers_of_weights_are_short_and_ascii(name: str) -> None:
+    assert sorted(["10", name, "2"], key=_number) == ["2", "10", name]

@@ -56,6 +56,7 @@ def test_the_reference_imports_neither_torch_nor_h5py_nor_the_torch_side() -> No
         "keras2torch_birnn.lazy_array",
         "keras2torch_birnn.errors",
         "keras2torch_birnn.limits",
+        "keras2torch_birnn.merge_modes",
         "keras2torch_birnn.schema.custom_layers",
         "keras2torch_birnn.reference",
         "keras2torch_birnn.schema",

@@ -15,10 +15,10 @@ import torch
 from commands import FIXTURES, MASKED, STACK_KERAS, assert_refused, changed_config, k2t
 
 from keras2torch_birnn.comparison.report import Comparison, LayerParity, report_of
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.reporting import heatmap
 from keras2torch_birnn.reporting.page import _ranges, make_page
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.modules import GRU, LSTM
 from keras2torch_birnn.spec import Array
 

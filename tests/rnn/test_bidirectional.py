@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import bidirectional_stack
 from keras2torch_birnn.rnn.engines import folded
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.schema import REQUIRED, SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec

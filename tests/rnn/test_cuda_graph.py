@@ -21,12 +21,12 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine
 from keras2torch_birnn.rnn.engines.loop import STEPS
 from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -33,10 +33,10 @@ from torch import Tensor, nn
 import keras2torch_birnn as k2t
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines.engine import is_exporting
 from keras2torch_birnn.rnn.engines.select import run
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import codes, library, op, packing
 from keras2torch_birnn.spec import Array
 

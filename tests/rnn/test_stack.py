@@ -24,9 +24,9 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build, reset_states
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.one_call import OneCall
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import packing, stack
 from keras2torch_birnn.rnn.native.precision import Precision
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
@@ -214,7 +214,7 @@ def new_data(module: Any) -> None:
 
 
 def turned_data(module: Any) -> None:
-    """The same memory and shape; other strides."""
+    """Give its weight other strides, in the same memory and shape."""
     weight = module.weight_hh_l0
     module(torch.randn(2, 13, 5))
     weight.data = weight.data.view(5, 15).t()

@@ -185,6 +185,22 @@ def test_a_tensor_of_another_shape_is_refused(plain_dict: dict[str, Any], tmp_pa
         birnn.load(saved({**plain_dict, "state_dict": state}, tmp_path / "out.pt"))
 
 
+def test_a_tensor_of_integers_is_no_weight(plain_dict: dict[str, Any], tmp_path: Path) -> None:
+    state = dict(plain_dict["state_dict"])
+    name = next(n for n in state if n.endswith("bias_hh_l0"))
+    state[name] = state[name].long()
+    with pytest.raises(WeightMismatchError, match=f"{re.escape(name)} is of torch.int64, expected"):
+        birnn.load(saved({**plain_dict, "state_dict": state}, tmp_path / "out.pt"))
+
+
+def test_a_model_in_bfloat16_is_saved(tmp_path: Path) -> None:
+    model = birnn.convert(MASKED).bfloat16()
+    birnn.save(model, tmp_path / "out.pt")
+    again = birnn.load(tmp_path / "out.pt")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
 class Canary:
     """Would run code when unpickled."""
 

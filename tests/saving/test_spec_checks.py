@@ -27,9 +27,11 @@ ATTENTION = LIVE / "heads_scores.keras"
 STATES = LIVE / "graph_seq2seq_bi.keras"
 NESTED = LIVE / "graph_nested_sequential.keras"
 CELLS = LIVE / "cells_states.h5"
+HASHING = FIXTURES / "tf.keras-2.15.0" / "hashing.keras"
 CENTER = FIXTURES / "plugins" / "tf.keras-2.15.0" / "center.h5"
 
 Change = Callable[[Any], object]
+NUMBERS = {"constant": [1, 2], "shape": [2], "kind": "int32"}
 CODE = "__import__('pathlib').Path('canary').touch() or x"
 
 
@@ -72,6 +74,10 @@ def layers(spec: Any, class_name: str) -> Any:
 def call_of(spec: Any, class_name: str) -> Any:
     names = [e["name"] for e in spec["root"]["graph"]["layers"] if e["class_name"] == class_name]
     return next(c for c in spec["root"]["graph"]["calls"] if c["layer"] in names)
+
+
+def call_ref(spec: Any, class_name: str) -> Any:
+    return ref(call_of(spec, class_name)["layer"], 0, 0)
 
 
 def args(class_name: str, *values: Any) -> Change:
@@ -135,6 +141,17 @@ REFUSED: dict[str, tuple[Path, Change, str]] = {
     ),
     "an input that is called": (MASKED, args("InputLayer", 1), "InputLayer called with 1"),
     "a text as states": (STATES, keyword("LSTM", "initial_state", CODE), 'initial_state="__imp'),
+    "no states": (STATES, keyword("LSTM", "initial_state", []), "initial_state=() where a list"),
+    "states by name": (STATES, keyword("LSTM", "initial_state", {}), "initial_state={} where a"),
+    "masks by name": (MASKED, keyword("Dense", "mask", {}), "mask={} where a list of tensors"),
+    "an option that is nothing": (MASKED, option("Dense", "units", None), "option units=None"),
+    "an output of nothing": (
+        MASKED,
+        lambda spec: spec["root"]["graph"].update(
+            outputs=[call_ref(spec, "Dense"), []],
+        ),
+        "output_layers has an empty list",
+    ),
     "a call option of text": (
         ATTENTION,
         keyword("MultiHeadAttention", "use_causal_mask", CODE),
@@ -384,6 +401,8 @@ def test_an_export_does_not_blame_itself_for_golden_vectors_that_are_wrong(
     ("change", "words"),
     [
         (more("CenterSteps", CODE), 'CenterSteps called with "__import__'),
+        (args("CenterSteps", NUMBERS), "CenterSteps called with Constant"),
+        (args("CenterSteps", {}), "CenterSteps called with no tensor"),
         (keyword("CenterSteps", "class", 1), "a call with class="),
         (keyword("CenterSteps", "ignore_mask", True), "CenterSteps called with ignore_mask=True"),
         (keyword("CenterSteps", "mask", "x"), "called with mask='x' where a tensor"),
@@ -415,6 +434,19 @@ def test_a_layer_that_fails_on_its_golden_inputs_is_not_exported(tmp_path: Path)
         model = birnn.load(saved(with_spec(content, twice), tmp_path))
         with pytest.raises(InvalidModelFileError, match=r"its own golden vectors \(TypeError"):
             birnn.export(model, tmp_path / "model.py")
+
+
+def test_a_model_that_looks_up_what_is_not_there_is_not_exported(tmp_path: Path) -> None:
+    """Its own options say that there are more ids than rows."""
+    birnn.save(birnn.convert(HASHING), tmp_path / "out.pt")
+    content = torch.load(tmp_path / "out.pt", weights_only=True)
+    change = option("Hashing", "num_bins", 2**31 - 1)
+    model = birnn.load(saved(with_spec(content, change), tmp_path))
+    weight = next(model.parameters())
+    weight.data.mul_(0.5)  # new golden vectors are needed
+    for use, name in ((birnn.export, "model.pt2"), (birnn.save, "again.pt")):
+        with pytest.raises(InvalidModelFileError, match=r"cannot be computed .*IndexError"):
+            use(model, tmp_path / name)
 
 
 # ---- what is allowed ----------------------------------------------------------------------------

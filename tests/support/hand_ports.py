@@ -452,7 +452,7 @@ class Norms(nn.Module):
 
 
 class StackApart(nn.Module):
-    """The same as ``Stack``: two LSTMs for the directions, time first, biases split, functional."""
+    """A port as ``Stack``: two LSTMs for the directions, time first, biases split, functional."""
 
     source = STACK
 
@@ -491,7 +491,7 @@ class StackApart(nn.Module):
 
 
 class SentimentPacked(nn.Module):
-    """The same as ``Sentiment`` by packed sequences: right for rows padded at the end alone."""
+    """A port as ``Sentiment`` by packed sequences: right for rows padded at the end alone."""
 
     source = SENTIMENT
 

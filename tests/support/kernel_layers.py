@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native as native_engine
 from keras2torch_birnn.rnn.engines import native_gradient
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 from keras2torch_birnn.rnn.native import codes, library, op
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.conversion import build
-from keras2torch_birnn.rnn.merge import MERGE_MODES
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.schema.stored import model_from_json
 
 State = dict[str, Tensor]

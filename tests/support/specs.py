@@ -13,8 +13,8 @@ import numpy as np
 from fixture_files import FIXTURES
 from parsing_here import parsing_here
 
+from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.rnn import merge
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
 from keras2torch_birnn.schema.stored import layer_of_settings, semantic_names
 from keras2torch_birnn.spec import (

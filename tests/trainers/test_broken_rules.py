@@ -43,6 +43,7 @@ ADAMAX, NADAM, FTRL = (
     "rules.adam:Nadam.apply",
     "rules.ftrl:Ftrl.apply",
 )
+MUON, ADAFACTOR = "rules.muon:Muon.apply", "rules.adafactor:Adafactor.apply"
 ADADELTA, LION = "rules.adagrad:Adadelta.apply", "rules.sgd:Lion.apply"
 OF_OPTIMIZERS = (
     Bug(OLD, "sgd", SGD, "alpha=-now.rate)\n        return", "alpha=-1.0)\n        return"),
@@ -69,7 +70,27 @@ OF_OPTIMIZERS = (
     Bug(OLD, "nadam", "rules.adam:Nadam._factor", "now.exact(0.5)", "now.exact(0.4)"),
     Bug(OLD, "adagrad", "rules.adagrad:Adagrad.apply", '("keras3", "tf.keras")', '("legacy",)'),
     Bug(K3, "adagrad", "rules.adagrad:Adagrad.start", "self.first", "0.0"),
-    Bug(K3, "lamb", "rules.adam:Lamb.apply", "lengths[owner] / of_updates", "1.0 / of_updates"),
+    Bug(
+        K3, "lamb", "rules.adam:Lamb.apply", "length / of_update).sqrt()", "1.0 / of_update).sqrt()"
+    ),
+    Bug(K3, "muon", MUON, "if self.nesterov", "if False"),
+    Bug(K3, "muon_plain", MUON, "if self.nesterov", "if True"),
+    Bug(K3, "muon_excluded", MUON, "now.exact(self.ratio)", "now.exact(1.0)"),
+    Bug(TORCH, "muon", MUON, "root if now.on_tensorflow else single(root)", "root"),
+    Bug(K3, "muon_excluded", "rules.muon:Muon.weight_decay", "self.adam_decay if", "common if"),
+    Bug(
+        K3, "muon_excluded", "rules.muon:Muon._excludes", "one.search(path)", "one.pattern in path"
+    ),
+    Bug(K3, "muon_all", "rules.muon:Muon._excludes", "not self.with_embeddings", "True"),
+    Bug(K3, "muon", "rules.muon:Muon._orthogonalize", "range(self.iterations)", "range(4)"),
+    Bug(TORCH, "muon", "rules.rule:Now.rounded", "self.on_tensorflow", "True"),
+    Bug(K3, "adafactor", ADAFACTOR, "np.minimum(now.exact(now.rate), ", "max(0.0, "),
+    Bug(K3, "adafactor", ADAFACTOR, "_mean(squares, now, -2)", "_mean(squares, now, -2) * 2"),
+    Bug(K3, "adafactor_options", ADAFACTOR, "squares + self.epsilon", "squares + 1e-30"),
+    Bug(K3, "adafactor_options", ADAFACTOR, ".clamp_min(smallest)", ""),
+    Bug(K3, "adafactor_options", ADAFACTOR, "size / self.limit", "size"),
+    Bug(K3, "adafactor_options", ADAFACTOR, "now.cast(self.smallest)", "self.smallest"),
+    Bug(TORCH, "adafactor", "rules.rule:Now.rounded", "self.on_tensorflow", "True"),
     Bug(OLD, "adadelta", ADADELTA, "now.cast(self.rho)", "self.rho"),
     Bug(K3, "adadelta", ADADELTA, "torch._foreach_mul_(steps, rho)", "None"),
     Bug(OLD, "ftrl", FTRL, "2 * option(self.shrinkage)", "option(self.shrinkage)"),

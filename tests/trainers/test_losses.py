@@ -342,6 +342,20 @@ def test_what_is_not_of_keras_is_refused_by_name(loss: Any, words: str) -> None:
 # ---- masks of outputs ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "weights", ["x", [None, "x"], {"b": [1]}, [[2.0], 1.0], {"a": {"class_name": "x"}}, True]
+)
+def test_a_weight_of_a_loss_that_is_no_number_is_refused(weights: Any) -> None:
+    with pytest.raises(UnsupportedOptionError, match=r"loss_weights=.*a number is expected"):
+        loss_of("mse", names=("a", "b"), weights=weights)
+
+
+@pytest.mark.parametrize("config", [{"a": 1}, ["mse"], 7, None])
+def test_a_function_whose_name_is_no_text_is_refused(config: Any) -> None:
+    with pytest.raises(UnsupportedOptionError, match="is none of Keras' own losses"):
+        loss_of({"class_name": "function", "config": config, "registered_name": "function"})
+
+
 def test_the_mask_of_the_output_is_the_one_that_keras_sees() -> None:
     net = k2t.convert(MASKED).train()
     ids = torch.tensor([[3, 0, 5, 0, 0, 1, 2], [1, 2, 3, 4, 5, 6, 7]])

@@ -44,7 +44,9 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed:
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "Nadam", "Ftrl", "Lion"])
+@pytest.mark.parametrize(
+    "name", ["SGD", "Adam", "RMSprop", "Nadam", "Ftrl", "Lion", "Lamb", "Muon", "Adafactor"]
+)
 def test_a_saved_state_goes_on_as_if_it_had_not_stopped(name: str) -> None:
     first = layer()
     optimizer = make(first, name, **({"momentum": 0.9} if name in ("SGD", "RMSprop") else {}))
@@ -64,9 +66,22 @@ def test_a_saved_state_goes_on_as_if_it_had_not_stopped(name: str) -> None:
     assert torch.equal(first.bias, second.bias)
 
 
-def test_a_copy_trains_alone() -> None:
+@pytest.mark.parametrize("name", ["Muon", "Adafactor"])
+def test_parameters_that_are_added_later_are_variables_of_their_own(name: str) -> None:
+    together, apart = layer(), layer()
+    optimizers = [make(together, name), make(apart, name)]
+    optimizers[1] = k2t.KerasOptimizer([apart.weight], optimizers[0].rule, optimizers[0].settings)
+    optimizers[1].add_param_group({"params": [apart.bias]})
+    for module, optimizer in zip((together, apart), optimizers, strict=True):
+        train(module, optimizer, 3)
+    assert torch.equal(together.weight, apart.weight)
+    assert torch.equal(together.bias, apart.bias)
+
+
+@pytest.mark.parametrize("name", ["Adam", "Muon", "Adafactor"])
+def test_a_copy_trains_alone(name: str) -> None:
     module = layer()
-    optimizer = make(module)
+    optimizer = make(module, name)
     train(module, optimizer, 2)
     other, copied = copy.deepcopy((module, optimizer))
     train(other, copied, 1)

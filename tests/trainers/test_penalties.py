@@ -115,6 +115,20 @@ def test_what_is_not_known_is_noted_by_name(class_name: str, version: str, value
     assert "and 3 more layers; add them to your own loss" in note
 
 
+@pytest.mark.parametrize(
+    "name", ["MaxNorm", "max_norm", "L1L2", "l2", "", "orthogonal_regularizer"]
+)
+@pytest.mark.parametrize("ending", ["regularizer", "constraint"])
+def test_a_constraint_as_a_regularizer_is_noted_and_so_is_the_reverse(
+    name: str, ending: str
+) -> None:
+    fits = (name in ("MaxNorm", "max_norm")) == (ending == "constraint") and name != ""
+    for value in (name, {"class_name": name, "config": {}}):
+        config = {f"kernel_{ending}": value}
+        found = list_unknown(config, read_training("Dense", config, GENERATION))
+        assert found == ([] if fits else [f"kernel: {name}"])
+
+
 def test_nothing_unknown_makes_no_note() -> None:
     assert describe_penalties({}) == []
     assert not any("training only" in note for note in k2t.inspect(REGULARIZED).notes)
@@ -325,13 +339,14 @@ def test_large_matrices_are_found_without_numbers(monkeypatch: pytest.MonkeyPatc
     assert isinstance(lazy, Permuted) and lazy.order is not None
     assert isinstance(plain, Scattered)
     module = model.get_submodule("bidirectional")
-    assert torch.equal(lazy.read(module), plain.read(module))
+    assert torch.equal(weight_views.read(lazy, module), weight_views.read(plain, module))
     value = torch.randn(plain.shape)
     for view in (lazy, plain):
         with torch.no_grad():
-            view.write(module, torch.zeros(plain.shape))
-            view.write(module, value)
-        assert torch.equal(plain.read(module), value) and torch.equal(lazy.read(module), value)
+            weight_views.write(view, module, torch.zeros(plain.shape))
+            weight_views.write(view, module, value)
+        for other in (plain, lazy):
+            assert torch.equal(weight_views.read(other, module), value)
 
 
 def test_views_give_the_arrays_of_the_file() -> None:
@@ -345,4 +360,4 @@ def test_views_give_the_arrays_of_the_file() -> None:
             map_weights(layer, lambda path, array, found=found: found.setdefault(path, array))
             module = model.get_submodule(layer.name)
             for path, view in find_views(spec_of(model, layer.name), list(found)).items():
-                np.testing.assert_array_equal(view.read(module).detach(), found[path])
+                np.testing.assert_array_equal(weight_views.read(view, module).detach(), found[path])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from recorded_rules import CASES, config_of, largest_difference
+from torch import nn
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError
 from keras2torch_birnn.readers.config.generations import generation_of
@@ -13,6 +16,7 @@ from keras2torch_birnn.trainers.compiled import OptimizerConfig, parse_compiled
 from keras2torch_birnn.trainers.rules import RULES, parse_rule
 from keras2torch_birnn.trainers.schedules import parse_schedule
 from keras2torch_birnn.trainers.settings import parse_settings
+from keras2torch_birnn.trainers.variables import Variable
 
 TOLERANCE = {"float64": 1e-12, "float32": 5e-6}
 
@@ -29,7 +33,11 @@ def test_every_rule_has_recorded_cases_of_every_family_that_has_it() -> None:
         config = config_of(label, case)
         found[config.class_name.lower()].add(config.family)
     newer = {"tf.keras", "keras3"}
-    alone = {"adamw": newer, "lion": newer, "lamb": {"keras3"}}
+    alone = {
+        "adamw": newer,
+        "lion": newer,
+        **{name: {"keras3"} for name in ("lamb", "muon", "adafactor")},
+    }
     for name, families in found.items():
         assert families == alone.get(name, {*newer, "legacy"}), name
 
@@ -65,6 +73,45 @@ def test_other_optimizers_are_refused(name: str, match: str) -> None:
 def test_broken_options_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(InvalidModelFileError, match=match):
         parse_rule(config(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"ns_steps": 101}, "ns_steps=101"),
+        ({"exclude_layers": "head"}, "exclude_layers=head of an optimizer"),
+        ({"exclude_layers": ["(head"]}, r"exclude_layers=\['\(head'\] of an optimizer"),
+        ({"exclude_layers": ["a{99999999999}"]}, "exclude_layers="),
+        ({"exclude_layers": ["(a|a)*b"]}, "is too complex a pattern; name the layers"),
+        ({"exclude_layers": ["a*a*a*b"]}, "is too complex a pattern; name the layers"),
+        ({"exclude_layers": ["a" * 201]}, "is too complex a pattern; name the layers"),
+    ],
+)
+def test_broken_options_of_muon_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises((InvalidModelFileError, UnsupportedOptionError), match=match):
+        parse_rule(config("Muon", **options))
+
+
+def test_a_layer_that_load_model_would_not_exclude_from_muon_is_refused() -> None:
+    rule = parse_rule(config("Muon", exclude_layers=["^both/", "^dense/"]))
+    matrix = nn.Parameter(torch.zeros(2, 3))
+    dense = Variable.of(matrix, 0, "dense/kernel")
+    half = replace(dense, path="forward_lstm/lstm_cell/kernel", around=("both",))
+    assert rule.slot_shape("v", dense) == rule.slot_shape("m", half) == (2, 3)
+    with pytest.raises(
+        UnsupportedOptionError,
+        match="both/forward_lstm/lstm_cell/kernel is excluded from Muon by the name of a wrapper",
+    ):
+        rule.slot_shape("v", half)
+
+
+def test_options_of_muon_that_are_null_are_none() -> None:
+    rule = parse_rule(config("Muon", rms_rate=None, adam_weight_decay=None))
+    assert (rule.decays(), parse_rule(config("Muon")).decays()) == (False, True)
+    matrix = Variable.of(nn.Parameter(torch.zeros(2, 3)), 0, "dense/kernel")
+    assert rule.weight_decay(matrix, 0.25) == 0.25
+    by_name = parse_compiled({"optimizer": "muon"}, generation_of("3.15.1")).optimizer
+    assert parse_settings(by_name, rule.known).weight_decay == 0.004
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,22 @@ READ_AGAIN = (
     "keras-3.15.1/nadam.keras",
     "keras-3.15.1/accumulation.keras",
     "keras-3.15.1/adam.h5",
+    "keras-3.15.1/lamb_tagger.keras",
+    "keras-3.15.1/scaled.keras",
+    "keras-3.15.1/scaled.h5",
+    "keras-3.15.1/muon_tagger.keras",
+    "keras-3.15.1/muon_excluded.h5",
+    "keras-3.15.1/adafactor_attentive.keras",
+    "keras-3.15.1/adafactor_accumulation.keras",
 )
 LIVE = {
     "keras": (
         "keras-3.15.1/adam_tagger.keras",
         "keras-3.15.1/nadam.keras",
         "keras-3.15.1/momentum_nested.keras",
+        "keras-3.15.1/muon_tagger.keras",
+        "keras-3.15.1/adafactor_attentive.keras",
+        "keras-3.15.1/scaled.keras",
     ),
     "tf_keras": (
         "tf_keras-2.21.0/adam.keras",

@@ -1,4 +1,4 @@
-"""``verify`` sees every mutation of OUT; ``benchmarks/verify_power.py`` asks hundreds of files."""
+"""``verify`` sees every mutation of OUT."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def _made(text: str) -> Expression:
 
 
 def literal(value: object) -> Expression:
-    """Write a plain value, on which no content has any other effect; an expression stays itself.
+    """Write a plain value as a literal, safe for any content; leave an expression as it is.
 
     Raises:
         TypeError: not a number, a text, a dtype, a slice, None, or a sequence of such.

@@ -47,6 +47,10 @@ def _one(
     bias: bool,
     value: Any,
 ) -> Emission:
+    """Write one ``nn.Conv`` as source, with its padding, axes and activation around it.
+
+    channels: of inputs and of outputs. value: the activation as ``applied`` takes it.
+    """
     size, stride, dilation = config["kernel_size"], config["strides"], config["dilation_rate"]
     rank, padding = len(size), config["padding"]
     options: dict[str, Any] = {}
@@ -124,7 +128,7 @@ def _separable(layer: LayerSpec, name: str) -> Emission:
 
 
 def _transposed(layer: LayerSpec, name: str) -> Emission:
-    """Write a transposed convolution, of whose ends torch cuts the same number, Keras one more."""
+    """Write a transposed convolution; Keras crops one element more at one end than torch."""
     config, kernel = layer.config, layer.weights["kernel"]
     if config["output_size"] is not None:
         raise refuse(layer, "an output of a given size")

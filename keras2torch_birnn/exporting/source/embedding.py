@@ -1,11 +1,21 @@
-"""Source text of Embedding."""
+"""Source text of Embedding and ReversibleEmbedding."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.code import code, member
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, refuse, same_names
+from keras2torch_birnn.exporting.source.activation import TORCH
+from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
+from keras2torch_birnn.exporting.source.dense import parameter
+from keras2torch_birnn.exporting.source.emission import (
+    Emission,
+    Emit,
+    Helper,
+    Site,
+    refuse,
+    same_names,
+)
+from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -20,4 +30,23 @@ def _embedding(layer: LayerSpec, name: str) -> Emission:
     )
 
 
-EMITTERS: Mapping[str, Emit] = {"Embedding": _embedding}
+def _reversible(layer: LayerSpec, name: str) -> Emission:
+    tied = layer.config["tie_weights"]
+    table = parameter(layer.weights["embeddings"])
+    cap = layer.config["logit_soft_cap"]
+
+    def called(site: Site) -> Expression:
+        if site.kwargs.get("reverse"):
+            return call(member(name), site.x, reverse=True)
+        return code("{}({}.long())", member(name), site.x)
+
+    return Emission(
+        called,
+        {name: call(symbol("ReversibleEmbedding"), table, None if tied else table, cap)},
+        same_names(name, ["weight"] if tied else ["weight", "reverse_weight"]),
+        (Helper("keras2torch_birnn.layers.embedding", "ReversibleEmbedding"), TORCH),
+        options=frozenset(SCHEMA[layer.class_name].call_options),
+    )
+
+
+EMITTERS: Mapping[str, Emit] = {"Embedding": _embedding, "ReversibleEmbedding": _reversible}

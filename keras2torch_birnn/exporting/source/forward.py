@@ -34,7 +34,7 @@ from keras2torch_birnn.layers.embedding import not_zero
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.masking import differs
 from keras2torch_birnn.layers.merging import all_masks, any_mask, concatenated_mask
-from keras2torch_birnn.layers.operations import Numbers
+from keras2torch_birnn.layers.operations import GraphConstant
 from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
 from keras2torch_birnn.spec import LayerSpec
 
@@ -105,11 +105,11 @@ class _Writer:
 
     def lazy(self, node: fx.Node) -> Value:
         """Return a constant, which becomes a buffer when it is first used."""
-        numbers = self.module.get_submodule(str(node.target))
-        if not isinstance(numbers, Numbers):
+        constant = self.module.get_submodule(str(node.target))
+        if not isinstance(constant, GraphConstant):
             raise UnsupportedLayerError(f"{node.target} is used before it is computed")
         attribute = str(node.target).replace(".", "_")
-        self.body.constants[attribute] = numbers.values
+        self.body.constants[attribute] = constant.values
         self.values[node] = member(attribute)
         return self.values[node]
 
@@ -147,7 +147,7 @@ class _Writer:
     def call_module(self, node: fx.Node) -> None:
         """Write the call of a layer."""
         target = str(node.target)
-        if isinstance(self.module.get_submodule(target), Numbers):
+        if isinstance(self.module.get_submodule(target), GraphConstant):
             return
         if target not in self.layers.emissions:  # refused already
             self.values[node] = _REFUSED

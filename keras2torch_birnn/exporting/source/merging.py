@@ -61,7 +61,7 @@ def _with_axes(x: Expression, count: int) -> Expression:
 
 
 def _masked(layer: LayerSpec, name: str) -> Emission:
-    """Write a merge of which the masks decide what counts."""
+    """Write a merge that counts only values that the masks mark as valid."""
 
     return Emission(
         lambda site: call(member(name), site.tensors, *[site.mask] * (site.mask is not None)),

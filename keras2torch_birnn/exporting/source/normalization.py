@@ -30,6 +30,13 @@ def _ones(array: Array) -> Expression:
 
 
 def _batch(layer: LayerSpec, name: str) -> Emission:
+    """Write a BatchNormalization as torch's, or as a helper where frozen, masked or of many axes.
+
+    Where its training differs from Keras', a note says so.
+
+    Raises:
+        UnsupportedLayerError: it normalizes several axes.
+    """
     config, weights, shape = layer.config, layer.weights, layer.input_shape
     rule = layer.semantics.get(BATCH_RULE, BatchRule())
     if len(config["axis"]) != 1 or not isinstance(shape, tuple):

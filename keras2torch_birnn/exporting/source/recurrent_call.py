@@ -6,7 +6,7 @@ returns them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from keras2torch_birnn.exporting.source.code import (
@@ -20,17 +20,12 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import Called, Helper, Site, Value, refuse
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import LayerSpec
 
 _MASKS = "keras2torch_birnn.exporting.source.helpers.masks"
 RUN = Helper(_MASKS, "run_valid_steps")
 HOLD = Helper(_MASKS, "hold_last")
-_MERGES: Mapping[str, Callable[[Expression, Expression], Expression]] = {
-    "concat": lambda a, b: code("torch.cat({}, dim=-1)", (a, b)),
-    "sum": lambda a, b: code("{} + {}", a, b),
-    "mul": lambda a, b: code("{} * {}", a, b),
-    "ave": lambda a, b: code("({} + {}) / 2", a, b),
-}
 _UNUSED = symbol("_")
 _CARRIED = symbol("carried")  # in the place of a state that is not in a variable
 
@@ -258,7 +253,7 @@ def _merged_sequences(
 def _merged(loop: Loop, halves: tuple[Expression, ...]) -> tuple[Expression, ...]:
     if len(halves) == 1 or loop.merge is None:
         return halves
-    return (_MERGES[loop.merge](*halves),)
+    return (code(MERGE_MODES[loop.merge].source, *halves),)
 
 
 def _call_chains(

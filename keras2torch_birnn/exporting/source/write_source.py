@@ -48,7 +48,7 @@ from keras2torch_birnn.exporting.source.pages import emit
 from keras2torch_birnn.exporting.source.recurrent_call import HOLD, RUN
 from keras2torch_birnn.exporting.source.snippets import copy
 from keras2torch_birnn.layers.attribute_names import attribute_names
-from keras2torch_birnn.layers.operations import Numbers
+from keras2torch_birnn.layers.operations import GraphConstant
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.stored import model_from_json
@@ -132,7 +132,7 @@ class _Writer:
             str(node.target)
             for node in self.graph.graph.nodes
             if node.op == "call_module"
-            and not isinstance(self.graph.get_submodule(str(node.target)), Numbers)
+            and not isinstance(self.graph.get_submodule(str(node.target)), GraphConstant)
         )
         masked = {
             str(node.target)

@@ -145,6 +145,15 @@ def _parse_layer(
 def _parse_entry(
     entry: Any, parsing: Parsing, outer: str, depth: int, *, wrapped: bool, cell: bool
 ) -> LayerSpec:
+    """Parse a layer of any class: first bring it to the words of today, then find its kind.
+
+    Its kind is a custom class, a wrapper of the file's generation, one that is refused, a model, or
+    a layer with a row in the schema. outer: the place of the model around it. wrapped: in a
+    wrapper. cell: in an RNN. What is not supported is added to ``parsing.problems``.
+
+    Raises:
+        InvalidModelFileError: the entry is broken, or nested too deep.
+    """
     file_class = _class_name(entry, outer or "model_config")
     refused: list[str] = []
     supplied = class_name_of([file_class]) is not None
@@ -419,6 +428,11 @@ def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, pla
 def _parse_model(
     class_name: str, name: str, config: Any, parsing: Parsing, place: str, depth: int
 ) -> LayerSpec:
+    """Parse the layers of a Sequential or Functional model, and connect them to a graph.
+
+    Raises:
+        InvalidModelFileError: it has no layers, two of one name, or a broken graph.
+    """
     entries = config if isinstance(config, list) else config.get("layers")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise InvalidModelFileError(

@@ -137,7 +137,7 @@ def check_constants(layer: LayerSpec, given: Mapping[str, Any], problems: list[K
 
 
 def list_first_states(root: LayerSpec, generation: Generation) -> tuple[str, ...]:
-    """Return notes on plugins' cells of which it is unknown, or without effect, how they begin.
+    """Return notes on plugins' cells whose initial states are unknown, or have no effect.
 
     A file does not say whether a cell's class has a ``get_initial_state`` of its own.
     """

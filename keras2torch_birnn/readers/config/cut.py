@@ -16,9 +16,11 @@ from typing import TypeAlias
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, printable
 from keras2torch_birnn.readers.config.cut_masks import Given, MaskSource, carry_masks
 from keras2torch_birnn.readers.config.cut_names import Path
+from keras2torch_birnn.readers.config.graphs import stated_input_shape
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
 from keras2torch_birnn.schema.custom_layers import output_count
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, known_dtypes
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
 from keras2torch_birnn.spec import (
     Call,
@@ -163,7 +165,7 @@ class _Cutting:
         return parts
 
     def _pass_on(self, call: Call, part: Part) -> Call:
-        """Call a model that was cut with what is left of its inputs, and with the new ones."""
+        """Call a model that was cut with its remaining inputs and the new ones."""
         if "mask" in call.kwargs:
             raise UsageError(
                 f"{self._path(call.layer)} is called with a mask, so no layer inside can be named",
@@ -184,7 +186,7 @@ class _Cutting:
         return replace(call, args=(args[0] if len(args) == 1 else args,), kwargs={})
 
     def _pass_new(self, inner: Entrance, given: Sequence[TensorRef]) -> TensorRef:
-        """Make an input of this model of a new input of a model in it."""
+        """Pass a new input of an inner model on as an input of this model."""
         order = self._order_of(given[inner.order]) if inner.order < len(given) else _NO_INPUT
         new = replace(inner, order=order, number=None)
         if inner.number is not None:  # what this model gave it
@@ -197,7 +199,7 @@ class _Cutting:
     # ---- where it starts --------------------------------------------------------------------
 
     def _enter(self, name: str) -> None:
-        """Make inputs of the tensors that enter a layer."""
+        """Replace the tensors that enter a layer by new inputs of the model."""
         calls = self._independent_calls(name)
         refs = list(dict.fromkeys(ref for c in calls for ref in tensors((c.args, c.kwargs))))
         shapes = self._shapes(refs)
@@ -262,9 +264,7 @@ class _Cutting:
         layer = _graph(self.known).layer(name)
         if layer.graph is None:
             return None
-        shape: Shape | None = layer.graph.layer(next(leaves(layer.graph.inputs)).layer).config[
-            "shape"
-        ]
+        shape: Shape | None = stated_input_shape(layer.graph)
         return shape
 
     def _dtype(self, ref: TensorRef, name: str, kind: str) -> str:
@@ -273,7 +273,7 @@ class _Cutting:
         said = giver.semantics.get("gives")
         if said is not None:
             return str(said)
-        ids = self.layers[name].class_name == "Embedding" and kind == "float"
+        ids = self.layers[name].class_name in EMBEDDINGS and kind == "float"
         return "int64" if ids else _DTYPES.get(kind, "float32")
 
     # ---- where it ends ----------------------------------------------------------------------

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
 from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, augmentation
+from keras2torch_birnn.schema.calls import as_called
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Graph, LayerSpec, TensorRef, leaves, tensors
 
 # Layers after which no tensor has a mask, and which do not look at one.
@@ -34,7 +36,7 @@ PASSES = frozenset(
     "Normalization PReLU ReLU Rescaling SpatialDropout1D SpatialDropout2D "
     "SpatialDropout3D Subtract ThresholdedReLU UnitNormalization".split()
 )
-_MAKE = ("Embedding", "Masking")
+_MAKE = (*EMBEDDINGS, "Masking")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def carry_masks(graph: Graph, given: Given) -> dict[TensorRef, MaskSource]:
     found: dict[TensorRef, MaskSource] = {}
     inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
     for call in graph.calls:
-        layer = graph.layer(call.layer)
+        layer = as_called(graph.layer(call.layer), call.kwargs)
         if layer.class_name == "InputLayer":
             after: Given = [inputs.get(layer.name)]
         else:
@@ -103,7 +105,7 @@ def _seen(structure: object) -> list[TensorRef]:
 
 
 def _after(layer: LayerSpec, came: Given, passed: Given, *, is_passed: bool) -> Given:
-    """Return what the outputs of a call may have."""
+    """Return the mask that the outputs of a call may have."""
     if layer.graph is not None:
         inner = carry_masks(layer.graph, passed if is_passed else came)
         return [inner.get(ref) for ref in leaves(layer.graph.outputs)]
@@ -114,7 +116,7 @@ def _after(layer: LayerSpec, came: Given, passed: Given, *, is_passed: bool) -> 
 
 
 def _worst(sources: Given) -> MaskSource | None:
-    """Return one of several masks of which a layer makes its own: a lost one, if there is any."""
+    """Return the mask that stands for several that a layer combines: a lost one, if any."""
     return max(filter(None, sources), key=lambda one: (one.lost, one.sure), default=None)
 
 
@@ -122,8 +124,9 @@ def _after_layer(layer: LayerSpec, first: MaskSource | None) -> MaskSource | Non
     config: Mapping[str, object] = layer.parts.get("forward_layer", layer).config
     if is_text_layer(layer) or layer.class_name in STOPS:
         return None
-    if layer.class_name == "Embedding":
-        return MaskSource(layer.place) if config.get("mask_zero") else None
+    if layer.class_name in EMBEDDINGS:
+        made = config.get("mask_zero") and not config.get("reverse")
+        return MaskSource(layer.place) if made else None
     if layer.class_name == "Masking":
         return MaskSource(layer.place)
     if layer.class_name in OPS:

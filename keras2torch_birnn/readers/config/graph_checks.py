@@ -54,32 +54,15 @@ def check_graph(graph: Graph, place: str) -> Graph:
 
     Raises:
         InvalidModelFileError: an input that nobody feeds, a model input that is no InputLayer, or
-            a call whose arguments are not those that the layer takes.
+            a call whose arguments are not those that the layer takes, or an empty list.
     """
-    fed = [ref.layer for ref in leaves(graph.inputs)]
-    for name in fed:
-        found = graph.layer(name).class_name
-        if found != "InputLayer":
-            raise InvalidModelFileError(
-                f"input_layers names {printable(name)}, which is no input but a {printable(found)}",
-                "refused",
-                place=place,
-            )
-    known = frozenset(fed)
-    if len(known) < len(fed):
-        twice = next(name for name in fed if fed.count(name) > 1)
-        raise InvalidModelFileError(
-            f"input_layers names {printable(twice)} twice", "refused", place=place
-        )
+    known = _check_ends(graph, place)
     for call in graph.calls:
         layer = graph.layer(call.layer)
         if layer.class_name == "InputLayer":
             if layer.name not in known:
-                raise InvalidModelFileError(
-                    f"input {printable(layer.name)} is not one of input_layers",
-                    "refused",
-                    place=place,
-                )
+                what = f"input {printable(layer.name)} is not one of input_layers"
+                raise InvalidModelFileError(what, "refused", place=place)
             _refuse_first(layer, (*call.args, *call.kwargs), "nothing")
         elif layer.class_name in OPS:
             _check_operands(layer, call)
@@ -90,6 +73,27 @@ def check_graph(graph: Graph, place: str) -> Graph:
         elif custom_layer_of(layer) is not None:
             _check_own_call(layer, call)
     return graph
+
+
+def _check_ends(graph: Graph, place: str) -> frozenset[str]:
+    """Check what a graph takes and gives; return the names of its inputs."""
+    known: set[str] = set()
+    for ref in leaves(graph.inputs):
+        name, found, what = printable(ref.layer), graph.layer(ref.layer).class_name, ""
+        if (ref.call, ref.output) != (0, 0):
+            where = f"output {ref.output} of call {ref.call} of {name}"
+            what = f"input_layers names {where}, and an input has one of one"
+        elif found != "InputLayer":
+            what = f"input_layers names {name}, which is no input but a {printable(found)}"
+        elif ref.layer in known:
+            what = f"input_layers names {name} twice"
+        if what:
+            raise InvalidModelFileError(what, "refused", place=place)
+        known.add(ref.layer)
+    for ends, key in ((graph.inputs, "input_layers"), (graph.outputs, "output_layers")):
+        if any(isinstance(part, tuple | Mapping) and not part for part in _parts(ends)):
+            raise InvalidModelFileError(f"{key} has an empty list", "refused", place=place)
+    return frozenset(known)
 
 
 def _refusal(layer: LayerSpec, found: str, expected: str = "") -> InvalidModelFileError:
@@ -175,6 +179,9 @@ def _check_words(layer: LayerSpec, call: Call) -> None:
     for key, value in call.kwargs.items():
         if key in tensors:
             _check_tensors(layer, key, value)
+            listed = layer.graph is not None or _is_flat(value)  # a model takes dicts of tensors
+            if not listed or (key == _STATES and not isinstance(value, tuple)):
+                raise _refusal(layer, f"{key}={printable(repr(value))}", "a list of tensors")
         elif key not in options or not _is_parsed(options[key], value):
             raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
     masks = call.kwargs.get(_MASK)
@@ -186,6 +193,13 @@ def _check_tensors(layer: LayerSpec, key: str, value: Structure) -> None:
     for leaf in leaves(value):
         if not (leaf is None or isinstance(leaf, TensorRef)):
             raise _refusal(layer, f"{key}={printable(repr(leaf))}", "a tensor")
+
+
+def _is_flat(value: Structure) -> bool:
+    """Tell whether a value is a tensor, none, or at least one of these in a list."""
+    if isinstance(value, tuple):
+        return bool(value) and not any(isinstance(part, tuple | Mapping) for part in value)
+    return not isinstance(value, Mapping)
 
 
 def _is_list_of(value: Structure, count: int) -> bool:
@@ -204,8 +218,10 @@ def _is_parsed(option: Option, value: Structure) -> bool:
 def _check_own_call(layer: LayerSpec, call: Call) -> None:
     """Refuse a call of a plugin's layer that is no data, or whose words are none of Python's."""
     for value in _parts(call.args):
-        if isinstance(value, str):
+        if isinstance(value, str | Constant):
             raise _refusal(layer, printable(repr(value)), "a tensor or a number")
+    if not any(isinstance(leaf, TensorRef) for leaf in leaves(call.args)):
+        raise _refusal(layer, "no tensor")
     for key, value in call.kwargs.items():
         if not is_argument_name(key):
             raise _refusal(layer, f"{printable(key)}=", "the name of an argument")

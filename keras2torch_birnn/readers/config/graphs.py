@@ -81,8 +81,7 @@ def build_sequential(
 
 def _find_input_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any]) -> Any:
     if first.graph is not None:
-        ref = next(leaves(first.graph.inputs))
-        return first.graph.layer(ref.layer).config["shape"]
+        return stated_input_shape(first.graph)
     config = entry["config"]
     for source, key in (
         (config, "batch_input_shape"),
@@ -92,6 +91,15 @@ def _find_input_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any])
         if isinstance(source, Mapping) and source.get(key) is not None:
             return parse_shape(source[key], first.place)
     return None
+
+
+def stated_input_shape(graph: Graph) -> Any:
+    """Return the shape of a graph's first input; None if it states none, or its class is refused.
+
+    A user's class can have the name InputLayer.
+    """
+    ref = next(leaves(graph.inputs))
+    return graph.layer(ref.layer).config.get("shape")
 
 
 def parse_shape(value: Any, place: str) -> tuple[int | None, ...]:

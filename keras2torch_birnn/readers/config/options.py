@@ -71,6 +71,8 @@ def parse_options(
         else:
             check_dtype(source_policy(config.get("dtype")), parsing, place)
         config.pop("dtype", None)
+        if "reverse_dtype" in schema.options:
+            check_dtype(config.get("reverse_dtype"), parsing, place)
         if quantized:
             rules["quantized"] = quantized
         try:
@@ -162,7 +164,7 @@ def _shown(value: Any) -> str:
 
 
 def _note_activation(value: Any, parsing: Parsing) -> None:
-    """Note a function that is not Keras' own for sure, and is taken as one of its name."""
+    """Note an activation that may be the user's own, and is read as Keras' of the same name."""
     generation = parsing.generation
     if isinstance(value, str) and lacks_activation(generation, value):
         note = (

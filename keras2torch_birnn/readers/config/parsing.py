@@ -1,4 +1,4 @@
-"""State of one parse of an architecture: what its steps find beside the layers."""
+"""State of one parse of an architecture: problems, notes and facts beside the layers."""
 
 from __future__ import annotations
 

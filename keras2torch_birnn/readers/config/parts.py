@@ -1,4 +1,4 @@
-"""Take a part of a parsed model: cut it, and drop what was said of the layers that are gone."""
+"""Cut a parsed model, and drop problems and notes about the layers that are gone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Whole:
 
 
 def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, Parsing, Whole]:
-    """Cut a model; return the part, what was said of it, and the whole.
+    """Cut a model; return the part, its problems and notes, and the whole.
 
     Raises:
         UsageError: the names do not bound a part, or a mask would be lost.
@@ -126,7 +126,7 @@ def _shortest(root: LayerSpec, parsing: Parsing, cut: Cut) -> Cut:
 
 
 def _works(root: LayerSpec, parsing: Parsing, cut: Cut) -> bool:
-    """Try a cut: it leaves nothing that is refused."""
+    """Return whether a cut leaves nothing that is refused."""
     try:
         part, left, _ = take_part(root, parsing, cut)
         if not left.problems:

@@ -16,6 +16,7 @@ from keras2torch_birnn.schema.penalties import (
     REGULARIZER,
     is_known,
     parse_penalty,
+    rows_of,
 )
 from keras2torch_birnn.spec import Generation
 
@@ -57,7 +58,7 @@ def read_training(
             one = _read(key, value)
             if generation.name == "keras1" and "axis" in one and class_name not in _VECTORS:
                 one = {"name": one["name"] + " of Keras 1"}
-            if one["name"] != "L1L2" or one["l1"] or one["l2"]:
+            if one.get("l1", True) or one.get("l2", True):  # all but an L1L2 of nothing
                 found[key] = one
     return found
 
@@ -65,9 +66,9 @@ def read_training(
 def _read(key: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
     written, options = _split(value)
     plain = written.replace("_", "").lower()
-    if plain not in _NAMES:
+    name, defaults = _NAMES.get(plain, ("", {}))
+    if name not in rows_of(key):  # a constraint is no regularizer
         return {"name": printable(written)}
-    name, defaults = _NAMES[plain]
     shortcut = _SHORTCUTS.get(written, defaults) if isinstance(value, str) else defaults
     named = {_RENAMED.get(k, k): plain_value(v) for k, v in {**shortcut, **options}.items()}
     try:

@@ -68,7 +68,7 @@ _DEPTH = 3  # of the folders that are looked into
 
 
 def whole_of(path: Path) -> tuple[str, str] | None:
-    """Return what a part of a model is, and the advice to give the whole; None if it is none."""
+    """Describe a file that is part of a model, with advice; None if it is not."""
     path = path.absolute()
     for pattern, beside, what, advice in _PARTS:
         match = pattern.fullmatch(path.name)

@@ -169,7 +169,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         return is_numbered or operations_of(self.graph, number) is not None
 
     def _learns(self, start: int) -> bool:
-        """Tell whether an object holds weights: it is no counter, and no optimizer."""
+        """Tell whether an object holds weights, not a counter or an optimizer."""
         if self.graph[start].variable is not None or is_optimizer(self.graph[start]):
             return False
         below = walk(self.graph, start, frozenset({"keras_api", "optimizer"}))

@@ -160,6 +160,8 @@ def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -
     if not isinstance(name, str):
         raise InvalidModelFileError("a weight without a name", "refused", place="weightsManifest")
     place = printable(name)
+    if len(name) > limits.MAX_NAME_BYTES or name.count("/") > limits.MAX_GROUP_DEPTH:
+        raise InvalidModelFileError("a name that is too long", "refused", place=place)
     if not isinstance(shape, list) or len(shape) > limits.MAX_RANK or not all(map(_is_size, shape)):
         raise InvalidModelFileError("a weight without a shape", "refused", place=place)
     quantization = entry.get("quantization")

@@ -201,7 +201,7 @@ def _read_chunks(values: Array, layout: Chunked, window: Readable) -> None:
 
 
 def sizes_before(filters: Sequence[int], count: int) -> list[int | None]:
-    """Return the bytes of a chunk before each filter and after the last; None after gzip."""
+    """Return a chunk's size in bytes at each stage of its filters; None, unknown, after gzip."""
     sizes: list[int | None] = [count]
     for code in filters:
         last = sizes[-1]

@@ -61,8 +61,11 @@ def bind(row: Row, function: str, given: Sequence[Any], named: Mapping[str, Any]
     parameters = row.parameters()
     if len(given) > len(parameters):
         raise unsupported(f"{function} with {len(given)} arguments")
+    in_order = dict(zip(parameters, given, strict=False))
+    if twice := sorted(in_order.keys() & named.keys()):
+        raise unsupported(f"{function} with two values of {printable(twice[0])}")
     values: Values = dict(row.fixed)
-    for theirs, value in [*zip(parameters, given, strict=False), *named.items()]:
+    for theirs, value in (in_order | dict(named)).items():
         ours = parameters.get(theirs)
         if ours is None and theirs != "name":
             raise unsupported(

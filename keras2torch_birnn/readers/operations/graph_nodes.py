@@ -63,8 +63,10 @@ def _range(values: Values) -> Values:
 
 def _list_first(values: Values) -> Values:
     """Split the inputs into a list of tensors and, last, the axis."""
-    *tensors, axis = values.pop("inputs")
-    return {**values, "xs": tensors, "axis": constant_of_option(axis)}
+    inputs = list(values.pop("inputs"))
+    if not inputs:
+        raise unsupported("a list of no tensors")
+    return {**values, "xs": inputs[:-1], "axis": constant_of_option(inputs[-1])}
 
 
 def _all_listed(values: Values) -> Values:

@@ -143,7 +143,7 @@ def _passes_mask(layer: LayerSpec, has: Dtypes, settled: Promotion, *, half: boo
 
 
 def _remember_parts(layer: LayerSpec, call: Call, parts: dict[TensorRef, tuple[Any, ...]]) -> None:
-    """Remember the single sizes of a shape that was stacked or concatenated."""
+    """Record the sizes that a stacked or concatenated shape consists of."""
     if layer.semantics["kinds"]["gives"] != ("size",) or layer.config.get("axis", 0) != 0:
         return
     ref = TensorRef(call.layer, call.index)

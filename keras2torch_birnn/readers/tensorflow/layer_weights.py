@@ -91,7 +91,7 @@ class NamedLayers:
         return found
 
     def follow(self, place: Place, edge: str) -> Place | None:
-        """Return the object at the end of an edge, in both graphs."""
+        """Follow an edge in both graphs, and return the object there."""
         number = self.graph[place.number].children.get(edge)
         saved = self.objects.graph[place.saved].children.get(edge)
         return None if number is None or saved is None else Place(number, saved)

@@ -159,12 +159,32 @@ def _locate_numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[
     paths: dict[str, str] = {}
     if is_spectral(layer):  # the wrapper's own are the kernel again, and its state
         paths, base = {VECTOR_U: f"{base}/vars/1"}, f"{base}/layer"
+    counts[base] = 0
     for name in expected_weights(layer):
         inside = name.rpartition("/")[0]
         group = f"{base}/{_find_group(groups[inside], base, store)}" if inside else base
-        paths[name] = f"{group}/vars/{counts[inside]}"
-        counts[inside] += 1
+        paths[name] = f"{group}/vars/{counts[group]}"
+        counts[group] += 1
+    if SCHEMA[layer.class_name].may_have_weights:
+        for group, count in counts.items():
+            _check_no_more(f"{group}/vars", count, store)
     return paths
+
+
+def _check_no_more(group: str, count: int, store: Store) -> None:
+    """Refuse a group with more numbered weights than the layer has, as Keras does.
+
+    Raises:
+        WeightMismatchError: it has.
+    """
+    held = store.members(group) if store.kind(group) == "group" else {}
+    there = sum(map(str.isdecimal, held))
+    if there > count:
+        raise WeightMismatchError(
+            f"{there} weights where the configuration implies {count}",
+            "the file belongs to another model",
+            place=group,
+        )
 
 
 def _find_group(names: tuple[str, ...], base: str, store: Store) -> str:
@@ -204,8 +224,11 @@ def _holds(store: Store, group: str) -> bool:
     return store.kind(group) == "group" and bool(store.members(group))
 
 
+_NUMBER = re.compile("[0-9]{1,9}")
+
+
 def _number(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdecimal() else (2**31, name)
+    return (int(name), "") if _NUMBER.fullmatch(name) else (10**9, name)
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.layer import RnnLayer
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import (
     have_memory,
     is_exporting_by_torch,
@@ -90,7 +90,7 @@ def is_exporting() -> bool:
 
 
 def can_pack(*tensors: Tensor) -> bool:
-    """Return whether masked sequences may be packed, which depends on values, as no graph may."""
+    """Return whether masked sequences may be packed: not in a graph, since it depends on values."""
     if is_exporting() or torch.compiler.is_compiling():
         return False
     return have_memory(tensors)

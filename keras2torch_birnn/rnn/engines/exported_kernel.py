@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.onnx import is_in_onnx_export
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import records_loop
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.torch_private import find
 
 # What closes or opens an LSTM's gate for good: at 1000 the sigmoid is exactly 0 or 1.
 _CLOSED = 1000.0
@@ -64,10 +65,10 @@ def any_length(kernel: Any) -> Iterator[None]:
     operator, shapes = _SHAPES[kernel]
     table = getattr(operator, "py_kernels", None)
     cache = getattr(operator, "_dispatch_cache", None)
-    if table is None or cache is None:
+    key = getattr(find("dispatch_key"), "CompositeImplicitAutograd", None)
+    if table is None or cache is None or key is None:
         yield
         return
-    key = torch._C.DispatchKey.CompositeImplicitAutograd
     before = table.get(key)
     table[key] = shapes
     cache.clear()
@@ -82,7 +83,7 @@ def any_length(kernel: Any) -> Iterator[None]:
 
 
 def call_kernel(kernel: Any, x: Tensor, *arguments: Any) -> Any:
-    """Call torch's kernel on tensors that are not packed."""
+    """Call torch's kernel, such as ``torch.lstm``, on padded tensors; exports may leave T open."""
     if not is_exporting_by_torch() or torch.compiler.is_dynamo_compiling() or not _is_open(x):
         return kernel(x, *arguments)
     with any_length(kernel):
@@ -162,7 +163,7 @@ def _run_direction(
 
 
 def _hold_cell_state(x: Tensor, w: Weights, lengths: Tensor) -> tuple[Tensor, Weights]:
-    """Add an input that is 1 in the padding, and there closes gate i and opens gate f: c' = c.
+    """Add an input that is 1 in the padding; its weights close gate i and open gate f: c' = c.
 
     It outweighs the others: the padding of x is zero, and h is at most 1 where a step came before.
     """

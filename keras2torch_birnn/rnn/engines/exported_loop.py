@@ -17,6 +17,7 @@ from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.rnn.engines.scripted_loop import make_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.torch_private import find
 
 
 class Shared(NamedTuple):
@@ -27,12 +28,12 @@ class Shared(NamedTuple):
     masks: tuple[Tensor, ...] = ()
 
     def present(self) -> tuple[Tensor, ...]:
-        """Return all that are there, in order."""
+        """Return the tensors that are not None, in order."""
         biases = () if self.bias is None else (self.bias,)
         return (self.weight, *biases, *self.masks)
 
     def with_values(self, tensors: Sequence[Tensor]) -> Shared:
-        """Return the same with other tensors, given in the order of ``present``."""
+        """Return a copy with other tensors, given in the order of ``present``."""
         weight, *others = tensors
         bias = None if self.bias is None else others.pop(0)
         return Shared(weight, bias, tuple(others))
@@ -58,19 +59,20 @@ def _find_scan() -> Scan | None:
     """
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
         return None
-    try:
-        from torch._higher_order_ops.scan import scan, scan_op
-    except ImportError:
-        return None
-    return Scan(scan, scan_op)
+    function, operator = find("scan"), find("scan_op")
+    return None if function is None or operator is None else Scan(function, operator)
 
 
 SCAN = _find_scan()
+_GET_TRACE: Any = find("get_trace")
+_SET_TRACE: Any = find("set_trace")
 
 
 def records_loop() -> bool:
     """Return whether a graph is being exported that can hold a loop as one node."""
-    return is_tracing() or bool(is_exporting_by_torch() and SCAN is not None)
+    if is_tracing():
+        return None not in (_GET_TRACE, _SET_TRACE)
+    return bool(is_exporting_by_torch() and SCAN is not None)
 
 
 def record_loop(
@@ -99,7 +101,7 @@ def record_loop(
 
 
 def _keep_masked(advance: Advance, *, masked: bool) -> Callable[..., State]:
-    """Make a step that takes the new state in the rows where it counts."""
+    """Wrap a step so that rows whose step is masked keep their state."""
 
     def step(product: Tensor, counts: Any, state: State, shared: Shared) -> State:
         if not masked:
@@ -207,15 +209,14 @@ def _run_scripted(
 
 def _trace_apart(function: Callable[..., Any], example: tuple[Tensor, ...]) -> Any:
     """Trace a function on its own, while an outer trace pauses."""
-    engine: Any = torch._C
-    outer = engine._get_tracing_state()
-    engine._set_tracing_state(None)
+    outer = _GET_TRACE()
+    _SET_TRACE(None)
     try:
         with torch.no_grad():
             given = tuple(tensor.detach().clone() for tensor in example)
             return cast(Any, torch.jit).trace(function, given, check_trace=False)
     finally:
-        engine._set_tracing_state(outer)
+        _SET_TRACE(outer)
 
 
 def _loop_around(step: Any) -> Any:

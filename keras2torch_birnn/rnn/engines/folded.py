@@ -13,6 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import (
     RnnStack,
@@ -24,7 +25,6 @@ from keras2torch_birnn.rnn.engines.engine import (
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.engines.torch_kernel import run_kernel
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 # Merge mode -> factor of the next layer's input weights for each direction; None: they are wide
 # already. Other modes cannot be folded.
@@ -36,7 +36,7 @@ FACTORS: Mapping[str | None, float | None] = {
 
 
 def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
-    """Return the layer that reads two directions side by side as ``layer`` reads them merged."""
+    """Fold a merge into the next layer's weights: it then reads both directions side by side."""
     factor = FACTORS[mode]
     if factor is None:
         return layer
@@ -97,7 +97,10 @@ class Folded(StackEngine):
 
 
 def _run_loops(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
-    """Run layers that read both directions side by side by the loop, which needs no packing."""
+    """Run folded layers, whose inputs are both directions side by side, with the loop engine.
+
+    The loop takes masks as they are: nothing is packed.
+    """
     outputs: tuple[Tensor, ...] = (call.x,)
     states: list[State] = []
     for index, layer in enumerate(layers):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
 from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
@@ -20,7 +21,6 @@ from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, rec
 from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import reverse, zero_past
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 
 # (cell, weights, gates' input product of one step (B, G*H), state, state's masks) -> new state

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.compiled_constants import mark_constant
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
     float_tensors,
@@ -17,13 +16,14 @@ from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain, is_tracing
+from keras2torch_birnn.torch_private import mark_constant
 
 # It looks for files, where torch.compile cannot follow.
 _why_missing = mark_constant(why_missing)
 
 
 def pays_for_any_rows(layer: RnnLayer) -> bool:
-    """Return whether the kernel is the fastest for any number of rows without a mask."""
+    """Return whether the kernel is the fastest engine for any batch size without a mask."""
     weights = layer.get_weight_hh().numel()
     return layer.kernel is None or native_pays(layer.cell.kind, SEVERAL, weights)
 

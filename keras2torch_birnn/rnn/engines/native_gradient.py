@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.engines.rerun import differentiate
 from keras2torch_birnn.rnn.engines.second_gradient import can_sweep, second_gradients
 from keras2torch_birnn.rnn.layer import RnnLayer
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell
 from keras2torch_birnn.rnn.native.op import run_native, split_states
@@ -98,7 +98,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights, which have gradients themselves."""
+        """Return gradients of x, states and weights; they can be differentiated again."""
         return _gradients_by_rerun(ctx.fixed, ctx.saved_tensors, ctx.needs_input_grad, gradients)
 
 
@@ -119,7 +119,7 @@ class _Kept(torch.autograd.Function):
     def backward(
         ctx: Any, d_out: Tensor | None, d_final: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights, which have gradients themselves."""
+        """Return gradients of x, states and weights; they can be differentiated again."""
         fixed, needed = ctx.fixed, ctx.needs_input_grad
         directions = fixed.layer.count_directions()
         saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then

@@ -13,7 +13,6 @@ import torch
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.limits import MAX_INT8_ROW
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.compiled_constants import mark_constant
 from keras2torch_birnn.rnn.engines import Choice, requested_engine
 from keras2torch_birnn.rnn.engines.engine import (
     float_tensors,
@@ -28,6 +27,7 @@ from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.native.precision import reduced_kernel
 from keras2torch_birnn.rnn.tensor_memory import is_plain
+from keras2torch_birnn.torch_private import mark_constant
 
 _BACK = 'k2t.set_precision(model, "float32")'
 

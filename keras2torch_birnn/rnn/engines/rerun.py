@@ -1,4 +1,4 @@
-"""Gradients by a second run within torch, which has gradients of its own."""
+"""Gradients by a second run within torch, which can be differentiated again."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def second_gradients(
     d_final: Tensor | None,
     moves: Sequence[Tensor | None],
 ) -> SecondGradients:
-    """Return the gradients of the gradients of a layer without merge. They have none themselves.
+    """Compute second gradients of a layer without merge; they cannot be differentiated again.
 
     kept: of ``run_keeping``. d_out, d_final: gradients of the outputs (B, T, D * H) and the final
     states (D * S, B, H). moves: gradients of the gradients of ``float_tensors``. None for zeros.
@@ -251,7 +251,7 @@ def _in_order(every: Sequence[Tensor], lengths: Tensor | None) -> Tensor:
 
 
 def _in_time(read: Tensor, lengths: Tensor | None) -> list[Tensor]:
-    """Return what ``_in_order`` was given."""
+    """Undo ``_in_order``."""
     found = [x.transpose(0, 1) for x in read]
     return [zero_past(reverse(x, lengths) if d else x, lengths) for d, x in enumerate(found)]
 
@@ -289,18 +289,18 @@ class _Weights(NamedTuple):
     bias: Tensor
 
     def make_sums(self, x: Tensor, h: Tensor) -> Tensor:
-        """Return a (D, T, B, K, H) of x and of h (D, T, B, H)."""
+        """Compute the sums a (D, T, B, K, H) before the activations, from x and h (D, T, B, H)."""
         a = self.bias[:, None, None].repeat(1, *x.shape[1:3], 1, 1)
         _part(a, self.equations.inputs).add_(_multiply(x, self.ih))
         _part(a, self.equations.recurrent).add_(_multiply(h, self.hh))
         return a
 
     def lead_to_x(self, a: Tensor) -> Tensor:
-        """Take derivatives by a (D, T, B, K, H) to x."""
+        """Propagate derivatives with respect to a (D, T, B, K, H) back to x."""
         return _multiply(_part(a, self.equations.inputs), self.ih.mT)
 
     def lead_to_h(self, a: Tensor) -> Tensor:
-        """Take derivatives by a (D, T, B, K, H) to h."""
+        """Propagate derivatives with respect to a (D, T, B, K, H) back to h."""
         return _multiply(_part(a, self.equations.recurrent), self.hh.mT)
 
 
@@ -427,7 +427,7 @@ class _Steps(NamedTuple):
     counts: Tensor | None
 
     def sweep_on(self, pushes: Tensor, start: _States) -> _Moving:
-        """Return how everything moves.
+        """Sweep forward: return the directional derivatives of a, k and h of every step.
 
         pushes (D, T, B, K, H): how a moves for other reasons than h; it is changed. start: how the
         first state moves.

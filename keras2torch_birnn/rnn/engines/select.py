@@ -1,4 +1,4 @@
-"""The one door to the engines: select one for a call of a layer, and run it."""
+"""Select the engine for a call of a layer, and run it: the only entry to the engines."""
 
 from __future__ import annotations
 

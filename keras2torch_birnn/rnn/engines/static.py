@@ -23,7 +23,7 @@ def no_reason(*_: object) -> str:
 def native_pays(kind: str, rows: int, weights: int) -> bool:
     """Return whether native is faster than torch's kernel for a kind of cell.
 
-    Measured: benchmarks/engine.py. weights: recurrent ones of a direction.
+    Measured by `python -m benchmarks layers`. weights: recurrent ones of a direction.
     """
     return kind != "LSTM" or weights <= MANY_WEIGHTS or rows < SEVERAL
 

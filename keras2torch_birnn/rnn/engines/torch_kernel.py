@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
@@ -26,7 +27,6 @@ from keras2torch_birnn.rnn.engines.exported_kernel import (
 )
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents
 
 # By cell kind and activation.

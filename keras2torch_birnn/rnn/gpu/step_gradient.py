@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.engines.loop import run_directions
@@ -26,7 +27,6 @@ from keras2torch_birnn.rnn.gpu.steps import (
 )
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.merge import merge_outputs
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 
@@ -86,7 +86,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights, which have gradients themselves."""
+        """Return gradients of x, states and weights; they can be differentiated again."""
         fixed, saved = ctx.fixed, ctx.saved_tensors
         kept = 1 + sum(ctx.present)
         tensors, (x, *rest) = saved[:-kept], saved[-kept:]

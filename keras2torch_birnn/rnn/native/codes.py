@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
-from keras2torch_birnn.rnn.merge import MERGE_MODES
 
 
 def _number(*names: str) -> Mapping[str, int]:

@@ -1,5 +1,7 @@
 // AVX-512. Compiled with the flags for it, run only where the processor has it.
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include "isa.h"
 
 #define K2T_LANES 16

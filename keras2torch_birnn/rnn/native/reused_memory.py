@@ -1,4 +1,4 @@
-"""Large memory that is used again, for what every call and every step of training makes anew.
+"""Reuse large memory for tensors that every call or training step makes anew.
 
 The C library gives large memory back to the system when it is freed, and the system clears it page
 by page before its next use: measured as a quarter of a step of training.
@@ -8,35 +8,58 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import weakref
-from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.native.packing import aligned_address, empty_aligned, empty_floats
+from keras2torch_birnn.rnn.native.packing import empty_floats
+from keras2torch_birnn.torch_private import find
 
 # Bytes. Less is left to the C library, which does not give it back.
 LARGE_BYTES = 1 << 20
 # What waits for its next use: so many bytes at most, and for so many requests.
 IDLE_BYTES = 1 << 30
 IDLE_REQUESTS = 1000
+# Counts what holds a storage. Without this function of torch no memory is used again.
+_count_holders: Callable[[int], int] | None = find("count_holders")
 
 
 class _Room(NamedTuple):
-    """Memory, with room for so many floats from its aligned address on."""
+    """Memory of torch's own, which a tensor may resize as any other.
 
-    memory: Tensor
-    floats: int
+    ``address``: where its bytes are, as long as it is not resized or shared with a process.
+    ``tensors``, ``references``: how many of both hold it while nothing else does. ``since``: the
+    number of requests when it was asked for last.
+    """
+
+    storage: torch.UntypedStorage
+    handle: int
+    address: int
+    tensors: int = 0
+    references: int = 0
+    since: int = 0
+
+    def is_idle(self, count: Callable[[int], int]) -> bool:
+        """Tell whether nothing else holds the memory: no tensor, and nobody its storage."""
+        return (
+            count(self.handle) == self.tensors and sys.getrefcount(self.storage) == self.references
+        )
+
+    def fits(self, size: int) -> bool:
+        """Tell whether it is of this size, and where it was."""
+        return self.storage.nbytes() == size and self.storage.data_ptr() == self.address
 
 
-class _Idle(NamedTuple):
-    """Memory that waits for its next use. since: the number of requests before it was freed."""
-
-    room: _Room
-    since: int
+def _new_room(size: int, count: Callable[[int], int]) -> _Room:
+    storage = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
+    room = _Room(storage, storage._cdata, storage.data_ptr())
+    del storage
+    return room._replace(tensors=count(room.handle), references=sys.getrefcount(room.storage))
 
 
 class ReusedMemory:
@@ -47,57 +70,72 @@ class ReusedMemory:
 
     def __init__(self) -> None:
         self.renew_lock()  # for the next two
-        self._idle: list[_Idle] = []
+        self._rooms: list[_Room] = []  # in the order in which they were asked for
         self._requests = 0
-        self._freed: deque[_Room] = deque()
 
     def renew_lock(self) -> None:
-        """Forget who has the lock: after a fork, a thread that is not there any more."""
+        """Make a new lock after a fork: its owner may be a thread that the child does not have."""
         self._lock = threading.Lock()
 
     def empty(self, *shape: int) -> Tensor:
-        """Return uninitialized float32 on the CPU. Its storage may not be resized."""
-        count = math.prod(shape)
-        if 4 * count < LARGE_BYTES:
+        """Return uninitialized float32 on the CPU."""
+        size = _rounded(4 * math.prod(shape))
+        if not LARGE_BYTES <= size <= IDLE_BYTES or _count_holders is None:
             return empty_floats(*shape)
-        room = self._take(_rounded(count))
-        start = (aligned_address(room.memory) - room.memory.data_ptr()) // 4
-        numbers = room.memory.numpy()[start : start + count]
-        # Held by the tensor's storage alone.
-        weakref.finalize(numbers, self._give_back, room).atexit = False
-        return torch.from_numpy(numbers).view(shape)
-
-    def _take(self, count: int) -> _Room:
         with self._lock:
-            self._requests += 1
-            found = self._find(count)
-        self._keep_freed()
-        return found or _Room(empty_aligned(count), count)
+            room = self._take(size, _count_holders)
+            tensor = empty_floats(0)
+            # While the lock is held: until then the memory looks idle.
+            tensor.set_(room.storage, 0, shape, _strides(shape))
+        weakref.finalize(tensor, self._forget, _count_holders).atexit = False
+        return tensor
 
-    def _find(self, count: int) -> _Room | None:
-        while self._idle and self._requests - self._idle[0].since > IDLE_REQUESTS:
-            del self._idle[0]
-        # The last that was freed is the likeliest to be in a cache.
-        for place in reversed(range(len(self._idle))):
-            if self._idle[place].room.floats == count:
-                return self._idle.pop(place).room
-        return None
+    def _take(self, size: int, count: Callable[[int], int]) -> _Room:
+        """Return idle memory of this size, or new one, and note when."""
+        self._requests += 1
+        self._drop_old()
+        found = None
+        # The last that was asked for is the likeliest to be in a cache.
+        for place in reversed(range(len(self._rooms))):
+            room = self._rooms[place]
+            if room.is_idle(count) and room.fits(size):
+                found = place if found is None else found
+                if room.storage.resizable():  # not once NumPy has had it
+                    found = place
+                    break
+        room = _new_room(size, count) if found is None else self._rooms.pop(found)
+        self._rooms.append(room._replace(since=self._requests))
+        return self._rooms[-1]
 
-    def _give_back(self, room: _Room) -> None:
-        self._freed.append(room)
-        self._keep_freed()
+    def _drop_old(self) -> None:
+        while self._rooms and self._requests - self._rooms[0].since > IDLE_REQUESTS:
+            del self._rooms[0]
 
-    def _keep_freed(self) -> None:
-        # A collection of garbage may call this at any moment, also while its own thread has the
-        # lock: then whoever has it goes on with what was freed meanwhile.
-        while self._freed and self._lock.acquire(blocking=False):
+    def _forget(self, count: Callable[[int], int]) -> None:
+        """Leave idle memory to the C library where there is too much of it.
+
+        A collection of garbage may call this at any moment, also while its own thread has the lock.
+        """
+        if sum(room.storage.nbytes() for room in self._rooms) <= IDLE_BYTES:
+            return
+        if self._lock.acquire(blocking=False):
             try:
-                while self._freed:
-                    self._idle.append(_Idle(self._freed.popleft(), self._requests))
-                while sum(one.room.memory.nbytes for one in self._idle) > IDLE_BYTES:
-                    del self._idle[0]
+                idle = [room.is_idle(count) for room in self._rooms]
+                pairs = list(zip(self._rooms, idle, strict=True))
+                excess = sum(room.storage.nbytes() for room, free in pairs if free) - IDLE_BYTES
+                kept = []
+                for room, free in pairs:
+                    if free and excess > 0:
+                        excess -= room.storage.nbytes()
+                    else:
+                        kept.append(room)
+                self._rooms = kept
             finally:
                 self._lock.release()
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _rounded(count: int) -> int:

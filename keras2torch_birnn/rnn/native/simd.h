@@ -33,17 +33,13 @@ static inline Vec all(float value) { return value - Vec{}; }
 
 // The first `count` numbers of a vector; zeros for the others.
 #if K2T_LANES == 16
-#if defined(__clang__)
-typedef Vec MaskedMemory;
-#else
-typedef float MaskedMemory;
-#endif
-static inline unsigned short first_lanes(long count) { return static_cast<unsigned short>((1u << count) - 1); }
+// (The functions of <immintrin.h>, as compilers differ in the arguments of what these call.)
+static inline __mmask16 first_lanes(long count) { return static_cast<__mmask16>((1u << count) - 1); }
 static inline Vec load_first(const float* from, long count) {
-    return __builtin_ia32_loadups512_mask(reinterpret_cast<const MaskedMemory*>(from), Vec{}, first_lanes(count));
+    return reinterpret_cast<Vec>(_mm512_maskz_loadu_ps(first_lanes(count), from));
 }
 static inline void store_first(float* to, Vec value, long count) {
-    __builtin_ia32_storeups512_mask(reinterpret_cast<MaskedMemory*>(to), value, first_lanes(count));
+    _mm512_mask_storeu_ps(to, first_lanes(count), reinterpret_cast<__m512>(value));
 }
 #else
 static inline Vec load_first(const float* from, long count) {

@@ -50,7 +50,7 @@ FinalStates: TypeAlias = Sequence[int]
 
 
 class _Described(NamedTuple):
-    """Arrays of ``K2tStackLayer``, whose values the kernel compares or not, and what they need."""
+    """Two arrays of ``K2tStackLayer``: weights are compared by the kernel or not; their memory."""
 
     compared: Any
     unchecked: Any
@@ -89,7 +89,7 @@ class PreparedStack:
         return type(None), ()
 
     def forget(self) -> None:
-        """Hold no weights any more."""
+        """Drop the weights."""
         self.alive, self._packed = False, ()
         self._described.clear()
 
@@ -243,7 +243,7 @@ class PreparedStack:
 
 
 def can_read(x: Tensor, others: Sequence[Tensor]) -> bool:
-    """Return whether the kernel can read an input (B, T, F), which has numbers, and others."""
+    """Return whether the kernel can read an input (B, T, F), not empty, and other tensors."""
     return (
         type(x) is Tensor
         and x.dim() == 3

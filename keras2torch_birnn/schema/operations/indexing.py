@@ -11,9 +11,9 @@ from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.spec import Constant, Shape, Structure
 
 
-def items(config: Config, given: Structure) -> Shape | None:
+def items(config: Config, inputs: Structure) -> Shape | None:
     """Index: ``x[key]`` with integers, slices, new axes, an ellipsis."""
-    shape, key = first(given), config["key"]
+    shape, key = first(inputs), config["key"]
     if shape is None:
         return None
     named = sum(part not in (None, "...") for part in key)
@@ -53,9 +53,9 @@ def _sliced(part: tuple[Any, Any, Any], size: int | None) -> int | None:
     return len(range(*slice(start, stop, step).indices(size)))
 
 
-def taken(config: Config, given: Structure) -> Shape | None:
+def taken(config: Config, inputs: Structure) -> Shape | None:
     """Take rows by index: the shape of the indices replaces the axis."""
-    shape, indices = given
+    shape, indices = inputs
     if shape is None or indices is None:
         return None
     if config["axis"] is None:
@@ -66,36 +66,36 @@ def taken(config: Config, given: Structure) -> Shape | None:
     return (*shape[:axis], *indices[batch:], *shape[axis + 1 :])
 
 
-def taken_along(config: Config, given: Structure) -> Shape | None:
+def taken_along(config: Config, inputs: Structure) -> Shape | None:
     """Return the shape of the indices, with the other axes broadcast."""
-    shape, indices = given
+    shape, indices = inputs
     if shape is None or indices is None:
         return None
     if len(shape) != len(indices):
         raise ShapeError(f"indices of {len(indices)} dimensions for {len(shape)}")
     axis = place(config["axis"], len(shape))
-    met = broadcast([(*s[:axis], 1, *s[axis + 1 :]) for s in given]) or ()
+    met = broadcast([(*s[:axis], 1, *s[axis + 1 :]) for s in inputs]) or ()
     return (*met[:axis], indices[axis], *met[axis + 1 :])
 
 
-def one_hot(config: Config, given: Structure) -> Shape | None:
+def one_hot(config: Config, inputs: Structure) -> Shape | None:
     """Add an axis of ``depth``."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     axis = place(config["axis"], len(shape) + 1)
     return (*shape[:axis], config["depth"], *shape[axis:])
 
 
-def sequence_mask(config: Config, given: Structure) -> Shape | None:
+def sequence_mask(config: Config, inputs: Structure) -> Shape | None:
     """Add a last axis of ``maxlen``."""
-    shape = first(given)
+    shape = first(inputs)
     return None if shape is None else (*shape, config["maxlen"])
 
 
-def gathered(config: Config, given: Structure) -> Shape | None:
+def gathered(config: Config, inputs: Structure) -> Shape | None:
     """Gather: the last axis of the indices is a position along the first axes of x."""
-    shape, indices = given
+    shape, indices = inputs
     if shape is None or indices is None:
         return None
     batch = config["batch_dims"]
@@ -116,18 +116,18 @@ _Rule: TypeAlias = Callable[[Config, Shape, Constant], Iterator[_Pointing]]
 
 
 def check_indices(
-    name: str, config: Config, args: Sequence[Any], given: Sequence[Structure]
+    name: str, config: Config, args: Sequence[Any], inputs: Sequence[Structure]
 ) -> None:
     """Refuse constant indices that point beyond an axis whose size is known.
 
     Raises:
         ShapeError: some do.
     """
-    if name not in _POINTING or not isinstance(given[0], tuple):
+    if name not in _POINTING or not isinstance(inputs[0], tuple):
         return
     indices = Constant((args[1],), ()) if isinstance(args[1], int) else args[1]
     if isinstance(indices, Constant):
-        for values, size in _POINTING[name](config, given[0], indices):
+        for values, size in _POINTING[name](config, inputs[0], indices):
             for index in values:
                 if isinstance(index, int):
                     _within(index, size)

@@ -19,9 +19,9 @@ def product(sizes: Sizes) -> int | None:
     return math.prod(fixed) if len(fixed) == len(sizes) else None
 
 
-def reshape(config: Config, given: Structure) -> Shape | None:
+def reshape(config: Config, inputs: Structure) -> Shape | None:
     """Return the target shape, -1 worked out. A size that is an argument is free."""
-    wanted, shape = config["shape"], first(given)
+    wanted, shape = config["shape"], first(inputs)
     if wanted is None:
         return None
     if None in wanted and -1 in wanted:
@@ -39,15 +39,15 @@ def reshape(config: Config, given: Structure) -> Shape | None:
     return tuple(None if size == -1 else size for size in wanted)
 
 
-def wanted(config: Config, given: Structure) -> Shape | None:
-    """Return the shape in the config."""
+def wanted(config: Config, inputs: Structure) -> Shape | None:
+    """Return the target shape that the config names."""
     shape: Shape | None = config["shape"]
     return shape
 
 
-def broadcast_to(config: Config, given: Structure) -> Shape | None:
+def broadcast_to(config: Config, inputs: Structure) -> Shape | None:
     """Return the target shape; refuse a tensor that does not broadcast to it."""
-    sizes, shape = config["shape"], first(given)
+    sizes, shape = config["shape"], first(inputs)
     if sizes is None:
         return None
     if shape is not None and len(shape) > len(sizes):
@@ -64,9 +64,9 @@ def broadcast_to(config: Config, given: Structure) -> Shape | None:
     return tuple(out)
 
 
-def transpose(config: Config, given: Structure) -> Shape | None:
+def transpose(config: Config, inputs: Structure) -> Shape | None:
     """Permute: output axis i is input axis axes[i]; None reverses the order of all axes."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     axes = range(len(shape))[::-1] if config["axes"] is None else config["axes"]
@@ -75,9 +75,9 @@ def transpose(config: Config, given: Structure) -> Shape | None:
     return tuple(shape[axis] for axis in axes)
 
 
-def swapped(config: Config, given: Structure) -> Shape | None:
+def swapped(config: Config, inputs: Structure) -> Shape | None:
     """Swap two axes."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
@@ -86,9 +86,9 @@ def swapped(config: Config, given: Structure) -> Shape | None:
     return tuple(shape[i] for i in order)
 
 
-def moved(config: Config, given: Structure) -> Shape | None:
+def moved(config: Config, inputs: Structure) -> Shape | None:
     """Move axes to other positions; the others keep their order."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     source = [place(axis, len(shape)) for axis in config["source"]]
@@ -103,9 +103,9 @@ def moved(config: Config, given: Structure) -> Shape | None:
     return tuple(shape[i] for i in order)
 
 
-def squeezed(config: Config, given: Structure) -> Shape | None:
+def squeezed(config: Config, inputs: Structure) -> Shape | None:
     """Remove axes of size 1."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     axes = config["axis"]
@@ -119,9 +119,9 @@ def squeezed(config: Config, given: Structure) -> Shape | None:
     return tuple(size for i, size in enumerate(shape) if i not in gone)
 
 
-def expanded(config: Config, given: Structure) -> Shape | None:
+def expanded(config: Config, inputs: Structure) -> Shape | None:
     """Insert axes of size 1 at these positions of the output."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     rank = len(shape) + len(config["axis"])
@@ -129,18 +129,18 @@ def expanded(config: Config, given: Structure) -> Shape | None:
     return tuple(1 if i in new else next(rest) for i in range(rank))
 
 
-def joined(config: Config, given: Structure) -> Shape | None:
+def joined(config: Config, inputs: Structure) -> Shape | None:
     """Concatenate along the axis."""
-    if any(shape is None for shape in given):
+    if any(shape is None for shape in inputs):
         return None
-    if len({len(shape) for shape in given}) > 1:
+    if len({len(shape) for shape in inputs}) > 1:
         raise ShapeError("tensors of several ranks cannot be concatenated")
-    axis = place(config["axis"], len(given[0]))
+    axis = place(config["axis"], len(inputs[0]))
     out: list[int | None] = []
-    for i, sizes in enumerate(zip(*given, strict=True)):
+    for i, sizes in enumerate(zip(*inputs, strict=True)):
         fixed = {size for size in sizes if size is not None}
         if i != axis and len(fixed) > 1:
-            shown = ", ".join(str(list(shape)) for shape in given)
+            shown = ", ".join(str(list(shape)) for shape in inputs)
             raise ShapeError(f"shapes {shown} differ in more than axis {axis}")
         out.append(total(sizes) if i == axis else fixed.pop() if fixed else None)
     return tuple(out)
@@ -152,23 +152,25 @@ def total(sizes: Sizes) -> int | None:
     return sum(fixed) if len(fixed) == len(sizes) else None
 
 
-def stacked(config: Config, given: Structure) -> Shape | None:
+def stacked(config: Config, inputs: Structure) -> Shape | None:
     """Stack along a new axis."""
-    if any(shape is None for shape in given):
+    if any(shape is None for shape in inputs):
         return None
-    if len({len(shape) for shape in given}) > 1:
+    if len({len(shape) for shape in inputs}) > 1:
         raise ShapeError("tensors of several ranks cannot be stacked")
-    axis = place(config["axis"], len(given[0]) + 1)
-    together = broadcast(given) or ()
-    if any(None not in (a, b) and a != b for s in given for a, b in zip(s, together, strict=True)):
+    axis = place(config["axis"], len(inputs[0]) + 1)
+    together = broadcast(inputs) or ()
+    if any(None not in (a, b) and a != b for s in inputs for a, b in zip(s, together, strict=True)):
         raise ShapeError("tensors of several shapes cannot be stacked")
-    return (*together[:axis], len(given), *together[axis:])
+    return (*together[:axis], len(inputs), *together[axis:])
 
 
-def split(config: Config, given: Structure) -> Structure:
+def split(config: Config, inputs: Structure) -> Structure:
     """Split an axis into a number of parts, into parts of given sizes, or at given positions."""
-    shape = first(given)
+    shape = first(inputs)
     parts, how = config["sections"], config["by"]
+    if isinstance(parts, int) != (how == "count"):
+        raise ShapeError(f"sections {parts}, which are no {how}")
     count = parts if how == "count" else len(parts) + (how == "places")
     if shape is None:
         return (None,) * count
@@ -200,9 +202,9 @@ def _parts(parts: Any, how: str, whole: int | None) -> tuple[int | None, ...]:
     return (*sizes, None if whole is None else whole - (parts[-1] if parts else 0))
 
 
-def unstacked(config: Config, given: Structure) -> Structure:
+def unstacked(config: Config, inputs: Structure) -> Structure:
     """Return one shape for each index of an axis."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         raise ShapeError("the number of tensors is not known")
     axis = place(config["axis"], len(shape))
@@ -212,9 +214,9 @@ def unstacked(config: Config, given: Structure) -> Structure:
     return ((*shape[:axis], *shape[axis + 1 :]),) * count
 
 
-def tiled(config: Config, given: Structure) -> Shape | None:
+def tiled(config: Config, inputs: Structure) -> Shape | None:
     """Multiply the size of every axis by its number of repeats."""
-    shape, times = first(given), config["shape"]
+    shape, times = first(inputs), config["shape"]
     if shape is None or times is None:
         return None
     bounded([n * (s or 1) for s, n in zip(shape[::-1], times[::-1], strict=False) if n])
@@ -224,9 +226,9 @@ def tiled(config: Config, given: Structure) -> Shape | None:
     return tuple(None if None in (s, n) else s * n for s, n in zip(sizes, times, strict=True))
 
 
-def repeated(config: Config, given: Structure) -> Shape | None:
+def repeated(config: Config, inputs: Structure) -> Shape | None:
     """Repeat each value along an axis."""
-    shape, axis = first(given), config["axis"]
+    shape, axis = first(inputs), config["axis"]
     if shape is None:
         return None
     bounded([config["repeats"], *(size for size in shape if size is not None)])
@@ -238,9 +240,9 @@ def repeated(config: Config, given: Structure) -> Shape | None:
     return (*shape[:axis], None if own is None else own * config["repeats"], *shape[axis + 1 :])
 
 
-def padded(config: Config, given: Structure) -> Shape | None:
+def padded(config: Config, inputs: Structure) -> Shape | None:
     """Pad every axis before and after."""
-    shape, around = first(given), config["pad_width"]
+    shape, around = first(inputs), config["pad_width"]
     if shape is None:
         return None
     around = around * len(shape) if len(around) == 1 else around
@@ -255,9 +257,9 @@ def padded(config: Config, given: Structure) -> Shape | None:
     return tuple(None if s is None else s + sum(a) for s, a in zip(shape, around, strict=True))
 
 
-def differences(config: Config, given: Structure) -> Shape | None:
+def differences(config: Config, inputs: Structure) -> Shape | None:
     """Take n-th differences: the axis loses n values."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     axis = place(config["axis"], len(shape))
@@ -265,13 +267,13 @@ def differences(config: Config, given: Structure) -> Shape | None:
     return (*shape[:axis], None if own is None else max(own - config["n"], 0), *shape[axis + 1 :])
 
 
-def sizes_of(config: Config, given: Structure) -> Shape | None:
+def sizes_of(config: Config, inputs: Structure) -> Shape | None:
     """Return the shape of a tensor's shape: one integer for each axis."""
-    shape = first(given)
+    shape = first(inputs)
     return None if shape is None else (len(shape),)
 
 
-def counted(config: Config, given: Structure) -> Shape | None:
+def counted(config: Config, inputs: Structure) -> Shape | None:
     """Return the length of a range of integers, free if only known at run time."""
     start, stop, step = config["bounds"]
     if any(isinstance(bound, str) for bound in (start, stop, step)):
@@ -279,17 +281,17 @@ def counted(config: Config, given: Structure) -> Shape | None:
     return (len(range(start, stop, step)),)
 
 
-def matrices(config: Config, given: Structure) -> Shape | None:
+def matrices(config: Config, inputs: Structure) -> Shape | None:
     """Return the input's shape; refuse one without two axes for a matrix."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is not None and len(shape) < 2:
         raise ShapeError(f"no matrices: a tensor of {len(shape)} dimensions")
     return shape
 
 
-def diagonal(config: Config, given: Structure) -> Shape | None:
+def diagonal(config: Config, inputs: Structure) -> Shape | None:
     """Return the other axes and the length of the diagonal."""
-    shape = matrices(config, given)
+    shape = matrices(config, inputs)
     if shape is None:
         return None
     offset: int = config["offset"]
@@ -306,15 +308,15 @@ def diagonal(config: Config, given: Structure) -> Shape | None:
     return (*rest, length)
 
 
-def traced(config: Config, given: Structure) -> Shape | None:
+def traced(config: Config, inputs: Structure) -> Shape | None:
     """Return the axes that are not of the matrix."""
-    shape = diagonal(config, given)
+    shape = diagonal(config, inputs)
     return None if shape is None else shape[:-1]
 
 
-def matrix_of_diagonal(config: Config, given: Structure) -> Shape | None:
+def matrix_of_diagonal(config: Config, inputs: Structure) -> Shape | None:
     """Return a square matrix for every row."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     if not shape:
@@ -323,9 +325,9 @@ def matrix_of_diagonal(config: Config, given: Structure) -> Shape | None:
     return (*shape[:-1], side, side)
 
 
-def flattened(config: Config, given: Structure) -> Shape | None:
+def flattened(config: Config, inputs: Structure) -> Shape | None:
     """Flatten all axes but the first."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     if not shape:
@@ -333,9 +335,9 @@ def flattened(config: Config, given: Structure) -> Shape | None:
     return (shape[0], product(shape[1:]))
 
 
-def reversed_rows(config: Config, given: Structure) -> Shape | None:
+def reversed_rows(config: Config, inputs: Structure) -> Shape | None:
     """Return the input's shape; refuse lengths that are not one for every row."""
-    shape, lengths = first(given), given[1]
+    shape, lengths = first(inputs), inputs[1]
     if shape is None:
         return None
     steps, batch = place(config["seq_axis"], len(shape)), place(config["batch_axis"], len(shape))
@@ -348,6 +350,6 @@ def reversed_rows(config: Config, given: Structure) -> Shape | None:
     return shape
 
 
-def one_number(config: Config, given: Structure) -> Shape:
+def one_number(config: Config, inputs: Structure) -> Shape:
     """Return the shape of a scalar."""
     return ()

@@ -21,8 +21,8 @@ Output = Callable[[Config, Structure], Structure]
 def checked(output: Output) -> Output:
     """Wrap an output rule: refuse results that are too large before they are computed."""
 
-    def shape(config: Config, given: Structure) -> Structure:
-        out = output(config, given)
+    def shape(config: Config, inputs: Structure) -> Structure:
+        out = output(config, inputs)
         for one in out if isinstance(out, tuple) and is_list(out) else (out,):
             if one is not None:
                 bounded([size for size in one if size is not None])
@@ -39,14 +39,14 @@ def bounded(sizes: Sequence[int]) -> None:
         raise ShapeError(f"a result of {list(sizes)} is larger than {MAX_OPERATION_VALUES} numbers")
 
 
-def is_list(given: Structure) -> bool:
+def is_list(inputs: Structure) -> bool:
     """Tell whether these are the shapes of several tensors, not one shape."""
-    return isinstance(given, tuple) and any(isinstance(part, tuple) for part in given)
+    return isinstance(inputs, tuple) and any(isinstance(part, tuple) for part in inputs)
 
 
-def first(given: Structure) -> Shape | None:
+def first(inputs: Structure) -> Shape | None:
     """Return the shape of the first argument."""
-    shape: Shape | None = given[0] if is_list(given) else given
+    shape: Shape | None = inputs[0] if is_list(inputs) else inputs
     return shape
 
 
@@ -81,32 +81,32 @@ def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
     return tuple(out)
 
 
-def elementwise(config: Config, given: Structure) -> Shape | None:
+def elementwise(config: Config, inputs: Structure) -> Shape | None:
     """Broadcast the arguments of an elementwise operation."""
-    return broadcast(given)
+    return broadcast(inputs)
 
 
-def chosen(config: Config, given: Structure) -> Shape | None:
+def chosen(config: Config, inputs: Structure) -> Shape | None:
     """Broadcast a condition and two tensors; TensorFlow's old Select does not broadcast."""
-    shape = broadcast(given)
-    if not config["broadcasts"] and any(one != shape for one in given):
+    shape = broadcast(inputs)
+    if not config["broadcasts"] and any(one != shape for one in inputs):
         raise ShapeError("a choice by rows is not supported")
     return shape
 
 
-def each(config: Config, given: Structure) -> Structure:
+def each(config: Config, inputs: Structure) -> Structure:
     """Return every argument's shape."""
-    return given
+    return inputs
 
 
-def same(config: Config, given: Structure) -> Shape | None:
+def same(config: Config, inputs: Structure) -> Shape | None:
     """Return the first argument's shape."""
-    return first(given)
+    return first(inputs)
 
 
-def activated(config: Config, given: Structure) -> Shape | None:
+def activated(config: Config, inputs: Structure) -> Shape | None:
     """Return the first argument's shape; glu halves an axis."""
-    shape, function = first(given), config["function"]
+    shape, function = first(inputs), config["function"]
     name, options = (function, {}) if isinstance(function, str) else (function["name"], function)
     if shape is None or "axis" not in ACTIVATION_OPTIONS.get(name, {}):
         return shape
@@ -119,18 +119,18 @@ def activated(config: Config, given: Structure) -> Shape | None:
     return (*shape[:axis], size // 2, *shape[axis + 1 :])
 
 
-def along_axis(config: Config, given: Structure) -> Shape | None:
+def along_axis(config: Config, inputs: Structure) -> Shape | None:
     """Return the first argument's shape; refuse an axis that it does not have."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is not None and config["axis"] is not None:
         axis = config["axis"]
         places(axis if isinstance(axis, tuple) else (axis,), len(shape))
     return shape
 
 
-def reduced(config: Config, given: Structure) -> Shape | None:
+def reduced(config: Config, inputs: Structure) -> Shape | None:
     """Remove the reduced axes, or set them to 1."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     axis = config["axis"]
@@ -140,14 +140,14 @@ def reduced(config: Config, given: Structure) -> Shape | None:
     return tuple(size for i, size in enumerate(shape) if i not in gone)
 
 
-def reduced_twice(config: Config, given: Structure) -> Structure:
+def reduced_twice(config: Config, inputs: Structure) -> Structure:
     """Return the shapes of mean and variance."""
-    return reduced(config, given), reduced(config, given)
+    return reduced(config, inputs), reduced(config, inputs)
 
 
-def ranked(config: Config, given: Structure) -> Structure:
+def ranked(config: Config, inputs: Structure) -> Structure:
     """Return the shapes of the k largest along the last axis and of their indices."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None, None
     if not shape or (None not in (shape[-1], config["k"]) and shape[-1] < config["k"]):
@@ -155,22 +155,22 @@ def ranked(config: Config, given: Structure) -> Structure:
     return ((*shape[:-1], config["k"]),) * 2
 
 
-def normalized(config: Config, given: Structure) -> Shape | None:
+def normalized(config: Config, inputs: Structure) -> Shape | None:
     """Return the first argument's shape; refuse axes that are not its last ones."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     if places(config["axis"], len(shape)) != tuple(range(len(shape)))[-len(config["axis"]) :]:
         raise ShapeError(f"axes {list(config['axis'])} that are not the last ones")
-    for other in given[1:]:
+    for other in inputs[1:]:
         if broadcast([shape, other]) not in (shape, None):
             raise ShapeError(f"{list(other)} does not fit {list(shape)}")
     return shape
 
 
-def attended(config: Config, given: Structure) -> Shape | None:
+def attended(config: Config, inputs: Structure) -> Shape | None:
     """Attend: (B, T, N, H), (B, S, K, H), (B, S, K, V), mask (B, N, T, S) -> (B, T, N, V)."""
-    query, key, value, *mask = given
+    query, key, value, *mask = inputs
     if query is None or key is None or value is None:
         return None
     if not len(query) == len(key) == len(value) == 4:
@@ -186,9 +186,9 @@ def attended(config: Config, given: Structure) -> Shape | None:
     return (*query[:3], value[3])
 
 
-def pooled(config: Config, given: Structure) -> Shape | None:
+def pooled(config: Config, inputs: Structure) -> Shape | None:
     """Pool (B, steps, C): fewer steps on every axis of a window."""
-    shape = first(given)
+    shape = first(inputs)
     if shape is None:
         return None
     rank = len(shape) - 2
@@ -204,17 +204,17 @@ def pooled(config: Config, given: Structure) -> Shape | None:
     return (shape[0], *steps, shape[-1])
 
 
-def windows(given: Sequence[int], rank: int) -> tuple[int, ...]:
+def windows(inputs: Sequence[int], rank: int) -> tuple[int, ...]:
     """Return a size for every axis; a single size is for all."""
-    out = tuple(given) * rank if len(given) == 1 else tuple(given)
+    out = tuple(inputs) * rank if len(inputs) == 1 else tuple(inputs)
     if len(out) != rank:
         raise ShapeError(f"{len(out)} sizes of windows for {rank} axes")
     return out
 
 
-def matmul(config: Config, given: Structure) -> Shape | None:
+def matmul(config: Config, inputs: Structure) -> Shape | None:
     """Multiply (..., m, k) by (..., k, n)."""
-    a, b = given
+    a, b = inputs
     if a is None or b is None:
         return None
     if not a or not b:
@@ -230,22 +230,22 @@ def matmul(config: Config, given: Structure) -> Shape | None:
     return (*batch, *a[-2:-1], *(b[-1:] if len(b) > 1 else ()))
 
 
-def dot(config: Config, given: Structure) -> Shape | None:
+def dot(config: Config, inputs: Structure) -> Shape | None:
     """Multiply as ``numpy.dot``: the last axis of x with the last but one of y."""
-    a, b = given
+    a, b = inputs
     if a is None or b is None:
         return None
     if not a or not b:
-        return broadcast(given)
+        return broadcast(inputs)
     met = b[-2] if len(b) > 1 else b[-1]
     if None not in (a[-1], met) and a[-1] != met:
         raise ShapeError(f"{list(a)} and {list(b)} do not fit each other")
     return (*a[:-1], *b[:-2], *(b[-1:] if len(b) > 1 else ()))
 
 
-def tensordot(config: Config, given: Structure) -> Shape | None:
+def tensordot(config: Config, inputs: Structure) -> Shape | None:
     """Contract the axes of x with those of y."""
-    a, b = given
+    a, b = inputs
     if a is None or b is None:
         return None
     left = [place(axis, len(a)) for axis in config["axes"][0]]
@@ -257,15 +257,15 @@ def tensordot(config: Config, given: Structure) -> Shape | None:
     return (*rest, *(size for j, size in enumerate(b) if j not in right))
 
 
-def einsum(config: Config, given: Structure) -> Shape | None:
+def einsum(config: Config, inputs: Structure) -> Shape | None:
     """Compute the shape of an einsum: letters are axes, an ellipsis broadcast axes."""
-    inputs, output = config["subscripts"].split("->")
-    terms = inputs.split(",")
-    if len(terms) != len(given):
-        raise ShapeError(f"{len(given)} tensors for the {len(terms)} terms of {inputs!r}")
+    left, output = config["subscripts"].split("->")
+    terms = left.split(",")
+    if len(terms) != len(inputs):
+        raise ShapeError(f"{len(inputs)} tensors for the {len(terms)} terms of {left!r}")
     sizes: dict[str, int | None] = {}
     rests: list[Shape] = []
-    for term, shape in zip(terms, given, strict=True):
+    for term, shape in zip(terms, inputs, strict=True):
         if shape is None:
             return None
         letters = term.replace("...", "")

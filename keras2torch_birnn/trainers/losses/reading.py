@@ -11,7 +11,7 @@ import torch
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather, printable
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.config.dialects import plain_value
-from keras2torch_birnn.schema.options import BadOptionError
+from keras2torch_birnn.schema.options import BadOptionError, number, optional
 from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, TensorRef, leaves
 from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.losses.formulas import (
@@ -32,6 +32,7 @@ _LOGITS = (
     "behind a softmax or sigmoid takes what comes before that, as Keras on TensorFlow does; Keras "
     "on torch or jax takes the probabilities for logits"
 )
+_WEIGHT = optional(number(None))
 _BEFORE_ACTIVATION = ("Dense", "EinsumDense", "Activation", "Conv1D", "Conv2D", "Conv3D")
 
 
@@ -43,11 +44,10 @@ def build_loss(compiled: CompiledTraining, spec: ModelSpec) -> KerasLoss:
         k2t does not know; or nothing was compiled.
     """
     names, behind = _outputs(spec.graph)
-    losses = _per_output(compiled.loss, names, "loss", alone=True)
+    losses = _per_output(compiled.loss, names, "loss")
     if not any(one is not None for one in losses):
         raise UnsupportedOptionError("compiled without a loss", _HOW_TO_REPLACE, place="loss")
-    alone = not isinstance(compiled.loss_weights, int | float)
-    weights = _per_output(compiled.loss_weights, names, "loss_weights", alone=not alone)
+    weights = _per_output(compiled.loss_weights, names, "loss_weights")
     terms: list[Term] = []
     problems: list[K2TError] = []
     for at, (found, weight) in enumerate(zip(losses, weights, strict=True)):
@@ -55,12 +55,12 @@ def build_loss(compiled: CompiledTraining, spec: ModelSpec) -> KerasLoss:
             continue
         try:
             name, options, reduction, dtype = _read_loss(found)
+            factor = _parse_weight(weight)
         except UnsupportedOptionError as problem:
             problem.place = f"loss of {printable(names[at])}"
             problems.append(problem)
             continue
-        number = None if weight is None else float(plain_value(weight))
-        terms.append(Term(at, name, options, reduction, number, behind[at], dtype))
+        terms.append(Term(at, name, options, reduction, factor, behind[at], dtype))
     if problems:
         raise gather(problems)
     return KerasLoss(terms, names, loss_rule(spec.generation, compiled.backend))
@@ -90,7 +90,22 @@ def _describe_options(compiled: CompiledTraining) -> tuple[str, ...]:
     return ()
 
 
-def _per_output(given: Any, names: Sequence[str], what: str, *, alone: bool) -> list[Any]:
+def _parse_weight(given: Any) -> float | None:
+    """Parse the weight of one output's loss.
+
+    Raises:
+        UnsupportedOptionError: it is no number.
+    """
+    try:
+        parsed: float | None = _WEIGHT.parse(plain_value(given))
+    except BadOptionError as error:
+        raise UnsupportedOptionError(
+            f"loss_weights={printable(repr(given))}: {error}", _HOW_TO_REPLACE
+        ) from None
+    return parsed
+
+
+def _per_output(given: Any, names: Sequence[str], what: str) -> list[Any]:
     """Return what is given for each output: alone for all, in their order, or by their names."""
     given = plain_value(given)
     if given is None:
@@ -117,11 +132,11 @@ def _per_output(given: Any, names: Sequence[str], what: str, *, alone: bool) -> 
 def _read_loss(found: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None]:
     """Read one loss: its name, its options, its reduction, its dtype."""
     config: Mapping[str, Any] = {}
-    written = found
+    written = str(found)
     if isinstance(found, Mapping):
-        written, given = found.get("class_name"), found.get("config")
-        if written == "function" or isinstance(given, str):
-            written = given
+        written, given = str(found.get("class_name")), found.get("config")
+        if is_custom_function(found) or isinstance(given, str):
+            written = str(given)
         elif isinstance(given, Mapping):
             config = given
         # Keras writes its own functions by their full names, never as mse or mae.
@@ -130,12 +145,12 @@ def _read_loss(found: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None
             written = written if known else f"the function {written} of the user"
         elif is_custom_class(found):
             written = f"{found.get('module')}>{written}"
-    plain = str(written).replace("_", "").lower()
-    if plain in REFUSED or not (plain in ALIASES or str(written) in CROSSENTROPY):
+    plain = written.replace("_", "").lower()
+    if plain in REFUSED or not (plain in ALIASES or written in CROSSENTROPY):
         why = "is not supported" if plain in REFUSED else "is none of Keras' own losses"
-        raise UnsupportedOptionError(f"{printable(str(written))} {why}", _HOW_TO_REPLACE)
-    if str(written) in CROSSENTROPY:
-        return str(written), {}, "sum_over_batch_size", None
+        raise UnsupportedOptionError(f"{printable(written)} {why}", _HOW_TO_REPLACE)
+    if written in CROSSENTROPY:
+        return written, {}, "sum_over_batch_size", None
     name = ALIASES[plain]
     row = LOSSES[name].options
     options: dict[str, Any] = {}

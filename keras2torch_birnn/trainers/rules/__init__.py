@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from keras2torch_birnn.errors import UnsupportedOptionError, printable
 from keras2torch_birnn.trainers.compiled import OptimizerConfig, runs_on_tensorflow
 from keras2torch_birnn.trainers.options import Options
+from keras2torch_birnn.trainers.rules.adafactor import Adafactor
 from keras2torch_birnn.trainers.rules.adagrad import Adadelta, Adagrad, RMSprop
 from keras2torch_birnn.trainers.rules.adam import Adam, Adamax, Lamb, Nadam
 from keras2torch_birnn.trainers.rules.ftrl import Ftrl
+from keras2torch_birnn.trainers.rules.muon import Muon
 from keras2torch_birnn.trainers.rules.rule import Rule
 from keras2torch_birnn.trainers.rules.sgd import SGD, Lion
 
@@ -26,6 +28,8 @@ RULES: Mapping[str, type[Rule]] = {
     "ftrl": Ftrl,
     "lion": Lion,
     "lamb": Lamb,
+    "muon": Muon,
+    "adafactor": Adafactor,
 }
 _PLACE = "optimizer"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family, is_experimental
 from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
@@ -15,11 +14,11 @@ from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Ten
 def _root(squares: Tensors, epsilon: float, *, inside: bool) -> Tensors:
     """Return the roots of averages of squares, with epsilon inside of the root or added to it."""
     if inside:
-        root = list(torch._foreach_add(squares, epsilon))
-        torch._foreach_sqrt_(root)
+        root = list(foreach.add(squares, epsilon))
+        foreach.sqrt_(root)
         return root
-    root = list(torch._foreach_sqrt(squares))
-    torch._foreach_add_(root, epsilon)
+    root = list(foreach.sqrt(squares))
+    foreach.add_(root, epsilon)
     return root
 
 
@@ -53,7 +52,7 @@ class Adagrad(Rule):
         squares = slots["accumulator"]
         now.add_squares(squares, grads, 1.0)
         root = _root(squares, self.epsilon, inside=self.family in ("keras3", "tf.keras"))
-        torch._foreach_addcdiv_(params, grads, root, -now.rate)
+        foreach.addcdiv_(params, grads, root, -now.rate)
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,18 @@ class Adadelta(Rule):
         """Step by a = rho a + (1 - rho) g^2; d = sqrt((s + e) / (a + e)) g; p -= rate d."""
         squares, steps = slots["squares"], slots["steps"]
         rho = float(now.cast(self.rho)) if self.family == "legacy" else self.rho
-        torch._foreach_mul_(squares, rho)
+        foreach.mul_(squares, rho)
         now.add_squares(squares, grads, 1 - rho)
         step = _root(steps, self.epsilon, inside=True)
-        torch._foreach_div_(step, _root(squares, self.epsilon, inside=True))
+        foreach.div_(step, _root(squares, self.epsilon, inside=True))
         of_rows = {i: step[i].square() * rows.squares(grads[i]) for i, rows in now.rows.items()}
-        torch._foreach_mul_(step, grads)
-        torch._foreach_add_(params, step, alpha=-now.rate)
-        torch._foreach_mul_(step, step)
+        foreach.mul_(step, grads)
+        foreach.add_(params, step, alpha=-now.rate)
+        foreach.mul_(step, step)
         for number, squared in of_rows.items():
             step[number] = squared
-        torch._foreach_mul_(steps, rho)
-        torch._foreach_add_(steps, step, alpha=1 - rho)
+        foreach.mul_(steps, rho)
+        foreach.add_(steps, step, alpha=1 - rho)
 
 
 @dataclass(frozen=True)
@@ -136,20 +135,20 @@ class RMSprop(Rule):
         squares = slots["squares"]
         older = self.family in ("keras2", "legacy")
         weight = now.weight(self.rho)
-        torch._foreach_mul_(squares, float(now.cast(self.rho)) if older else self.rho)
+        foreach.mul_(squares, float(now.cast(self.rho)) if older else self.rho)
         now.add_squares(squares, grads, weight)
         if self.centered:
             mean = slots["mean"]
-            torch._foreach_lerp_(mean, grads, weight)
-            squares = list(torch._foreach_addcmul(squares, mean, mean, -1.0))
+            foreach.lerp_(mean, grads, weight)
+            squares = list(foreach.addcmul(squares, mean, mean, -1.0))
         root = _root(squares, self.epsilon, inside=not older or bool(self.momentum))
         if not self.momentum:
-            torch._foreach_addcdiv_(params, grads, root, -now.rate)
+            foreach.addcdiv_(params, grads, root, -now.rate)
             return
         steps = slots["momentum"]
-        torch._foreach_mul_(steps, float(now.cast(self.momentum)) if older else self.momentum)
-        torch._foreach_addcdiv_(steps, grads, root, now.rate)
-        torch._foreach_sub_(params, steps)
+        foreach.mul_(steps, float(now.cast(self.momentum)) if older else self.momentum)
+        foreach.addcdiv_(steps, grads, root, now.rate)
+        foreach.sub_(params, steps)
 
 
 @dataclass(frozen=True)
@@ -165,15 +164,15 @@ class ExperimentalRMSprop(RMSprop):
         squares = slots["squares"]
         averages = [squares, slots["mean"]] if self.centered else [squares]
         for average in averages:
-            torch._foreach_mul_(average, self.rho)
+            foreach.mul_(average, self.rho)
             now.add_squares(average, grads, 1 - self.rho)
         if self.centered:
-            torch._foreach_addcmul_(squares, slots["mean"], slots["mean"], -1.0)
+            foreach.addcmul_(squares, slots["mean"], slots["mean"], -1.0)
         root = _root(squares, self.epsilon, inside=False)
         if not self.momentum:
-            torch._foreach_addcdiv_(params, grads, root, -now.rate)
+            foreach.addcdiv_(params, grads, root, -now.rate)
             return
         steps = slots["momentum"]
-        torch._foreach_mul_(steps, self.momentum)
-        torch._foreach_addcdiv_(steps, grads, root)
-        torch._foreach_add_(params, steps, alpha=-now.rate)
+        foreach.mul_(steps, self.momentum)
+        foreach.addcdiv_(steps, grads, root)
+        foreach.add_(params, steps, alpha=-now.rate)

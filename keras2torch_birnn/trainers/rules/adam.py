@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options
 from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
@@ -43,9 +43,9 @@ def _moments(options: Options) -> tuple[float, float, float]:
 
 def _follow(m: Tensors, v: Tensors, grads: Tensors, rule: _Moments, now: Now) -> None:
     """Update both moments."""
-    torch._foreach_lerp_(m, grads, now.weight(rule.beta_1))
+    foreach.lerp_(m, grads, now.weight(rule.beta_1))
     weight = now.weight(rule.beta_2)
-    torch._foreach_mul_(v, 1 - weight)
+    foreach.mul_(v, 1 - weight)
     now.add_squares(v, grads, weight)
 
 
@@ -73,11 +73,11 @@ class Adam(_Moments):
         rise = np.sqrt(one - now.cast(self.beta_2) ** step)
         alpha = now.exact(now.rate) * rise / (one - now.cast(self.beta_1) ** step)
         if self.amsgrad:
-            torch._foreach_maximum_(slots["v_hat"], v)
+            foreach.maximum_(slots["v_hat"], v)
             v = slots["v_hat"]
-        root = list(torch._foreach_sqrt(v))
-        torch._foreach_add_(root, self.epsilon)
-        torch._foreach_addcdiv_(params, m, root, -float(alpha))
+        root = list(foreach.sqrt(v))
+        foreach.add_(root, self.epsilon)
+        foreach.addcdiv_(params, m, root, -float(alpha))
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,16 @@ class Adamax(_Moments):
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by u = max(b2 u, |g|); p -= rate m / ((1 - b1^t) (u + epsilon))."""
         m, u = slots["m"], slots["v"]
-        torch._foreach_lerp_(m, grads, now.weight(self.beta_1))
+        foreach.lerp_(m, grads, now.weight(self.beta_1))
         older = self.family in ("keras2", "legacy")
-        torch._foreach_mul_(u, float(now.cast(self.beta_2)) if older else self.beta_2)
-        sizes = list(torch._foreach_abs(grads))
+        foreach.mul_(u, float(now.cast(self.beta_2)) if older else self.beta_2)
+        sizes = list(foreach.abs(grads))
         for number, rows in now.rows.items():
             sizes[number] = rows.dense(grads[number], rows.values.abs())
-        torch._foreach_maximum_(u, sizes)
+        foreach.maximum_(u, sizes)
         below = now.exact(1) - now.cast(self.beta_1) ** now.exact(now.step)
-        largest = list(torch._foreach_add(u, self.epsilon))
-        torch._foreach_addcdiv_(params, m, largest, -float(now.exact(now.rate) / below))
+        largest = list(foreach.add(u, self.epsilon))
+        foreach.addcdiv_(params, m, largest, -float(now.exact(now.rate) / below))
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,16 @@ class Nadam(_Moments):
         older: Family = "keras2" if self.family == "keras2" else "legacy"
         _follow(m, v, grads, self, replace(now, family=older))  # every Nadam casts its betas
         factor, next_factor = self._factor(now.step, now), self._factor(now.step + 1, now)
-        root = torch._foreach_div(
-            v, float(now.exact(1) - now.cast(self.beta_2) ** now.exact(now.step))
-        )
-        torch._foreach_sqrt_(root)
-        torch._foreach_add_(root, self.epsilon)
+        root = foreach.div(v, float(now.exact(1) - now.cast(self.beta_2) ** now.exact(now.step)))
+        foreach.sqrt_(root)
+        foreach.add_(root, self.epsilon)
         for product, at in self._products(factor, now):
             by = next_factor / (1 - product * next_factor)
-            ahead = torch._foreach_mul([m[i] for i in at], by)
+            ahead = foreach.mul([m[i] for i in at], by)
             by = (1 - factor) / (1 - product)
-            torch._foreach_add_(ahead, [grads[i] for i in at], alpha=by)
+            foreach.add_(ahead, [grads[i] for i in at], alpha=by)
             some, below = [params[i] for i in at], [root[i] for i in at]
-            torch._foreach_addcdiv_(some, list(ahead), below, -now.rate)
+            foreach.addcdiv_(some, list(ahead), below, -now.rate)
 
 
 @dataclass(frozen=True)
@@ -194,22 +192,12 @@ class Lamb(_Moments):
         """Step by u = m' / (sqrt(v') + epsilon); p -= rate |p| / |u| u; ' without the bias."""
         m, v, one, step = slots["m"], slots["v"], now.exact(1), now.exact(now.step)
         _follow(m, v, grads, self, now)
-        below = torch._foreach_div(v, float(one - now.cast(self.beta_2) ** step))
-        torch._foreach_sqrt_(below)
-        torch._foreach_add_(below, self.epsilon)
-        updates = torch._foreach_div(m, float(one - now.cast(self.beta_1) ** step))
-        torch._foreach_div_(updates, below)
-        lengths, of_updates = (_squares_by_owner(some, now) for some in (params, list(updates)))
-        for param, update, owner in zip(params, updates, now.owners, strict=True):
-            ratio = (lengths[owner] / of_updates[owner]).sqrt()
-            exists = (lengths[owner] > 0) & (of_updates[owner] > 0)
-            param.sub_(update * torch.where(exists, ratio, 1.0) * now.rate)
-
-
-def _squares_by_owner(tensors: Tensors, now: Now) -> dict[int, Tensor]:
-    """Add up the squares of all elements of each variable of Keras."""
-    found: dict[int, Tensor] = {}
-    for tensor, owner in zip(tensors, now.owners, strict=True):
-        total = tensor.square().sum()
-        found[owner] = found[owner] + total if owner in found else total
-    return found
+        below = foreach.div(v, float(one - now.cast(self.beta_2) ** step))
+        foreach.sqrt_(below)
+        foreach.add_(below, self.epsilon)
+        updates = foreach.div(m, float(one - now.cast(self.beta_1) ** step))
+        foreach.div_(updates, below)
+        for param, update in zip(params, updates, strict=True):
+            length, of_update = param.square().sum(), update.square().sum()
+            ratio = torch.where((length > 0) & (of_update > 0), (length / of_update).sqrt(), 1.0)
+            param.sub_(update * ratio * now.rate)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.embedding_rows import Rows
 from keras2torch_birnn.trainers.options import Options, single
+from keras2torch_birnn.trainers.variables import Variable
 
 Tensors: TypeAlias = list[Tensor]
 Slots: TypeAlias = Mapping[str, Tensors]
@@ -30,6 +31,7 @@ class Now:
     of a parameter, gradients of Embeddings whose rows this Keras squares one by one. ``tables``:
     numbers of all parameters whose gradients have rows, because they are tables of Embeddings.
     ``on_tensorflow``: this is Keras on TensorFlow, which rounds numbers of Python to float32.
+    ``variables``: what the tensors are, for a rule of whole variables.
     """
 
     rate: float
@@ -41,15 +43,25 @@ class Now:
     rows: Mapping[int, Rows] = field(default_factory=dict)
     tables: frozenset[int] = frozenset()
     on_tensorflow: bool = True
+    variables: Sequence[Variable] = ()
+
+    def only(self, number: int) -> Now:
+        """Return what is left of it for one of the tensors."""
+        rows = {0: self.rows[number]} if number in self.rows else {}
+        return replace(self, owners=self.owners[number : number + 1], rows=rows)
 
     def add_squares(self, averages: Tensors, grads: Tensors, weight: float) -> None:
         """Add the squares of gradients to averages, in place."""
         if not self.rows:
-            torch._foreach_addcmul_(averages, grads, grads, weight)
+            foreach.addcmul_(averages, grads, grads, weight)
             return
         for number, (average, grad) in enumerate(zip(averages, grads, strict=True)):
             rows = self.rows.get(number)
             average.add_(grad.square() if rows is None else rows.squares(grad), alpha=weight)
+
+    def rounded(self, tensor: Tensor) -> Tensor:
+        """Return a tensor as means, norms and comparisons have it: Keras on torch rounds it."""
+        return tensor if self.on_tensorflow else tensor.float()
 
     def exact(self, value: float) -> Any:
         """Return a number in the dtype of the weights."""
@@ -79,7 +91,7 @@ class Rule(ABC):
 
     family: Family
     known: ClassVar[frozenset[str]] = frozenset()
-    # It needs all of a variable of Keras, and of no other.
+    # It updates variables in Keras' layout in the place of parameters.
     of_whole_variables: ClassVar[bool] = False
 
     @classmethod
@@ -98,6 +110,22 @@ class Rule(ABC):
         All slots of one tuple are stored variable by variable, before those of the next tuple.
         """
 
+    def slot_shape(self, slot: str, variable: Variable) -> tuple[int, ...] | None:
+        """Return the shape of a slot of a whole variable, None if it has none."""
+        return variable.shape
+
+    def unused_numbers(self, variable: Variable) -> int:
+        """Count the numbers without a use that Keras stores for a whole variable."""
+        return 0
+
+    def weight_decay(self, variable: Variable, common: float) -> float:
+        """Return the weight decay of a whole variable; ``common``: the optimizer's."""
+        return common
+
+    def decays(self) -> bool:
+        """Tell whether the rule has a weight decay of its own."""
+        return False
+
     def start(self, slot: str) -> float:
         """Return the value that a new slot is filled with."""
         return 0.0
@@ -114,5 +142,6 @@ class Rule(ABC):
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Update parameters and slots in place; call it without gradients recorded.
 
-        params, grads: of one dtype and device. slots: name -> one tensor for each parameter.
+        params, grads: of one dtype and device. slots: name -> one tensor for each parameter, empty
+        where a variable has no such slot.
         """

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
+from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family, is_experimental
 from keras2torch_birnn.trainers.options import Options
 from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
@@ -42,16 +41,16 @@ class SGD(Rule):
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by v = momentum v - rate g; p += v, or momentum v - rate g by Nesterov."""
         if not self.slots():
-            torch._foreach_add_(params, grads, alpha=-now.rate)
+            foreach.add_(params, grads, alpha=-now.rate)
             return
         velocity, momentum = slots["momentum"], float(now.cast(self.momentum))
-        torch._foreach_mul_(velocity, momentum)
-        torch._foreach_add_(velocity, grads, alpha=-now.rate)
+        foreach.mul_(velocity, momentum)
+        foreach.add_(velocity, grads, alpha=-now.rate)
         if self.nesterov:
-            torch._foreach_add_(params, velocity, alpha=momentum)
-            torch._foreach_add_(params, grads, alpha=-now.rate)
+            foreach.add_(params, velocity, alpha=momentum)
+            foreach.add_(params, grads, alpha=-now.rate)
         else:
-            torch._foreach_add_(params, velocity)
+            foreach.add_(params, velocity)
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,9 @@ class Lion(Rule):
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by p -= rate sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g."""
         m, b1, b2 = slots["momentum"], now.cast(self.beta_1), now.cast(self.beta_2)
-        signs = torch._foreach_mul(m, float(b1))
-        torch._foreach_add_(signs, grads, alpha=float(1 - b1))
-        torch._foreach_sign_(signs)
-        torch._foreach_add_(params, list(signs), alpha=-now.rate)
-        torch._foreach_mul_(m, float(b2))
-        torch._foreach_add_(m, grads, alpha=float(1 - b2))
+        signs = foreach.mul(m, float(b1))
+        foreach.add_(signs, grads, alpha=float(1 - b1))
+        foreach.sign_(signs)
+        foreach.add_(params, list(signs), alpha=-now.rate)
+        foreach.mul_(m, float(b2))
+        foreach.add_(m, grads, alpha=float(1 - b2))

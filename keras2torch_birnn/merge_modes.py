@@ -1,0 +1,72 @@
+"""Keras' merge modes, in one table: how the outputs of the two directions become one tensor.
+
+A mode is added here, and to ``codes.h`` and ``merged`` of the native library. Without torch, which
+is imported only to concatenate.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MergeName: TypeAlias = Literal["concat", "sum", "mul", "ave"]
+
+
+class MergeMode(NamedTuple):
+    """Facts about one merge mode.
+
+    on_tensors: (B, ..., Hf) and (B, ..., Hb) -> the merged tensor; on_arrays: the same in NumPy.
+    source: the expression in PyTorch source, of two others. onnx_operator: of two inputs.
+    native_code: ``enum K2tMerge``; "concat" is two outputs side by side. reduction: the method of a
+    tensor that merges an axis of the directions, if there is one. fold_factor: the factor of the
+    next layer's input weights if that layer reads both directions side by side instead of merged;
+    None if none exists.
+    """
+
+    on_tensors: Callable[[Tensor, Tensor], Tensor]
+    on_arrays: Callable[[Any, Any], Any]
+    source: str
+    onnx_operator: str
+    native_code: int
+    reduction: str | None = None
+    fold_factor: float | None = None
+
+
+def _concat_tensors(forward: Tensor, backward: Tensor) -> Tensor:
+    import torch
+
+    return torch.cat((forward, backward), dim=-1)
+
+
+def _concat_arrays(forward: Any, backward: Any) -> Any:
+    return np.concatenate([forward, backward], axis=-1)
+
+
+def _average(forward: Any, backward: Any) -> Any:
+    return (forward + backward) / 2
+
+
+# Without merge_mode None, which keeps both apart.
+MERGE_MODES: Mapping[str, MergeMode] = {
+    "concat": MergeMode(
+        _concat_tensors, _concat_arrays, "torch.cat(({}, {}), dim=-1)", "Concat", native_code=0
+    ),
+    "sum": MergeMode(
+        operator.add, operator.add, "{} + {}", "Add", 1, reduction="sum", fold_factor=1.0
+    ),
+    "mul": MergeMode(operator.mul, operator.mul, "{} * {}", "Mul", 2),
+    "ave": MergeMode(
+        _average, _average, "({} + {}) / 2", "Mean", 3, reduction="mean", fold_factor=0.5
+    ),
+}
+
+
+def merge_outputs(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]:
+    """Merge the outputs of two directions into one, or keep them apart (None)."""
+    return outputs if merge is None else (MERGE_MODES[merge].on_tensors(*outputs),)

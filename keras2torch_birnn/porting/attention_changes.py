@@ -1,0 +1,308 @@
+"""Known mistakes in attention, as changes to try.
+
+Letters as in the papers: b batch, t steps, n heads, w width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import permutations, product
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Maker,
+    called_with,
+    weighted,
+)
+from keras2torch_birnn.reference.activations import sigmoid
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
+
+Weights: TypeAlias = Mapping[str, Array]
+_ROLES = ("query", "key", "value")
+_ORDINALS = ("first", "second", "third")
+_USUAL = {2: (0, 1, 1), 3: (0, 2, 1)}  # the inputs that are query, key and value
+
+
+def attention_changes(maker: Maker) -> Iterator[Change]:
+    """Yield mistakes of dot products, scores and roles; of several heads, in the projections."""
+    heads = maker.layer.class_name in _HEADS
+    for words, factor in (_SCALES_OF_HEADS if heads else _SCALES).items():
+        yield maker.change("scale", words, _scaled(factor, heads=heads))
+    yield from _roles(maker)
+    for mask, words in _MASKS.items():
+        yield maker.change("mask missing", words, _without_masks(mask))
+    words = "each step attends to earlier ones alone (causal), Keras to all"
+    yield maker.change("causal", words, _causal(True))
+    words = "each step attends to all steps, Keras to earlier ones alone"
+    yield maker.change("causal", words, _causal(False))
+    for words, change in _projections(maker.layer) if heads else ():
+        yield maker.change("projection", words, weighted(change))
+    for words, formula in _FORMULAS.items():
+        yield maker.change("formula", words, partial(_by_hand, formula, heads))
+    if maker.config.get("use_scale"):
+        one = weighted(lambda w: {**w, "scale": np.ones_like(w["scale"])})
+        yield maker.change("scale", "its scale is not used", one)
+
+
+_HEADS = ("MultiHeadAttention",)
+
+
+# ---- scores --------------------------------------------------------------------------------------
+
+# What is done to the scores -> the factor, from n, w and the width of the query
+Factor: TypeAlias = Callable[[int, int, int], float]
+_SCALES: Mapping[str, Factor] = {
+    "the scores are divided by the square root of the width, Keras does not divide": (
+        lambda n, w, d: d**-0.5
+    ),
+    "the scores are divided by the width, Keras does not divide": lambda n, w, d: 1 / d,
+}
+_SCALES_OF_HEADS: Mapping[str, Factor] = {
+    "the scores are not divided by the square root of key_dim": lambda n, w, d: w**0.5,
+    "the scores are divided by the root of the query's width, Keras by that of key_dim": (
+        lambda n, w, d: (w / d) ** 0.5
+    ),
+    "the scores are divided by the root of heads * key_dim, Keras by that of key_dim": (
+        lambda n, w, d: n**-0.5
+    ),
+    "the scores are divided by key_dim, Keras by its square root": lambda n, w, d: w**-0.5,
+    "the scores are divided twice by the square root of key_dim": lambda n, w, d: w**-0.5,
+}
+
+
+def _scaled(factor: Factor, *, heads: bool) -> Apply:
+    """Multiply the scores, by way of the query."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        query, *others = leaves(inputs)
+        if not heads:
+            times = factor(1, 1, query.shape[-1])
+            if len(others) == 1:
+                others.append(others[0])  # the query alone is scaled
+            return equation(layer, (query * times, *others), mask, context)
+        n, w = layer.weights["query/kernel"].shape[1:]
+        times = factor(n, w, query.shape[-1])
+        own = {k: np.asarray(v) * times for k, v in layer.weights.items() if k.startswith("query/")}
+        return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
+
+    return apply
+
+
+def _causal(use: bool) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        return called_with(use_causal_mask=use)(
+            equation, replace(layer, config={**layer.config, "causal": use}), inputs, mask, context
+        )
+
+    return apply
+
+
+# Masks by place that are not used -> words
+_MASKS: Mapping[tuple[int, ...], str] = {
+    (0, 1, 2): "the masks are not used: padding is attended to",
+    (1, 2): "the mask of the value is not used: padding is attended to",
+    (0,): "the mask of the query is not used",
+}
+
+
+def _without_masks(places: tuple[int, ...]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        given = list(mask) if isinstance(mask, tuple | list) else []
+        if all(one is None for number, one in enumerate(given) if number in places):
+            raise ValueError("there is no such mask")
+        left = tuple(None if number in places else one for number, one in enumerate(given))
+        return equation(layer, inputs, left, context)
+
+    return apply
+
+
+# ---- query, key and value ------------------------------------------------------------------------
+
+
+def _roles(maker: Maker) -> Iterator[Change]:
+    """Yield other inputs as query, key and value."""
+    for count, usual in _USUAL.items():
+        for places in product(range(count), repeat=3):
+            if places != usual:
+                told = ", ".join(
+                    f"{role} is its {_ORDINALS[place]} input"
+                    for role, place, own in zip(_ROLES, places, usual, strict=True)
+                    if place != own
+                )
+                yield maker.change("order", f"{told}, Keras takes others", _cast(count, places))
+
+
+def _cast(count: int, places: tuple[int, ...]) -> Apply:
+    """Give the inputs of these places as query, key and value."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        given = list(leaves(inputs))
+        if len(given) != count:
+            raise ValueError("another number of inputs")
+        query, key, value = (given[place] for place in places)
+        masks = mask
+        if isinstance(mask, tuple | list):
+            found = [mask[place] for place in places]
+            masks = (found[0], found[2], found[1])
+        return equation(layer, (query, value, key), masks, context)
+
+    return apply
+
+
+# ---- projections ---------------------------------------------------------------------------------
+
+
+def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[dict[str, Array]], Weights]]]:
+    """Yield wrong weights of the projections of several heads, with words."""
+    biased = [name for name in layer.weights if name.endswith("/bias")]
+    for some in (biased, *([name] for name in biased)):
+        what = "the biases are" if some == biased else f"the bias of the {_shown(some[0])} is"
+        if some:
+            yield f"{what} not added", partial(_times_zero, names=some)
+    for one, other in permutations(_ROLES, 2):
+        if np.shape(layer.weights[f"{one}/kernel"]) != np.shape(layer.weights[f"{other}/kernel"]):
+            continue
+        if one < other:
+            words = f"the projections of {one} and {other} are exchanged"
+            yield words, partial(_renamed, names={one: other, other: one})
+        yield f"the projection of {other} serves {one}, too", partial(_renamed, names={one: other})
+    names = [name for name in layer.weights if not name.startswith("attention_output/")]
+    words = "the projected features are viewed as (key_dim, heads), Keras has (heads, key_dim)"
+    yield words, partial(_interleaved, names=[*names, "attention_output/kernel"])
+    yield f"{words}; not in the output's", partial(_interleaved, names=names)
+
+
+def _shown(name: str) -> str:
+    return name.partition("/")[0].replace("_", "'s ").replace("attention's", "attention")
+
+
+def _times_zero(weights: dict[str, Array], *, names: list[str]) -> Weights:
+    return {**weights, **{name: 0 * np.asarray(weights[name]) for name in names}}
+
+
+def _renamed(weights: dict[str, Array], *, names: Mapping[str, str]) -> Weights:
+    moved = {
+        name: weights[f"{names[name.partition('/')[0]]}/{name.partition('/')[2]}"]
+        for name in weights
+        if name.partition("/")[0] in names
+    }
+    return {**weights, **moved}
+
+
+def _interleaved(weights: dict[str, Array], *, names: list[str]) -> Weights:
+    """Read the two axes (n, w) of one lying in memory as (w, n)."""
+
+    def turned(name: str) -> Array:
+        array = np.asarray(weights[name])
+        first = 0 if name.startswith("attention_output/") else array.ndim - 2
+        n, w = array.shape[first : first + 2]
+        shape = (*array.shape[:first], w, n, *array.shape[first + 2 :])
+        moved: Array = array.reshape(shape).swapaxes(first, first + 1)
+        return moved
+
+    return {**weights, **{name: turned(name) for name in names}}
+
+
+# ---- the formula ---------------------------------------------------------------------------------
+
+
+def _softmax(x: Array, axis: int) -> Array:
+    powers = np.exp(x - x.max(axis=axis, keepdims=True))
+    shares: Array = powers / powers.sum(axis=axis, keepdims=True)
+    return shares
+
+
+def _usual(scores: Array) -> Array:
+    return _softmax(scores, axis=-1)
+
+
+Normalize: TypeAlias = Callable[[Array], Array]
+Move: TypeAlias = Callable[[Array], Array]
+
+
+def _apart(x: Array) -> Array:
+    """(b, t, n, w) -> (b, n, t, w)."""
+    return x.swapaxes(1, 2)
+
+
+def _viewed(x: Array) -> Array:
+    """View (b, t, n, w) as (b, n, t, w), which is wrong."""
+    return x.reshape(len(x), x.shape[2], x.shape[1], x.shape[3])
+
+
+class _Formula(NamedTuple):
+    """How scores become shares, and how heads are split and joined; ``single``: all are one."""
+
+    normalize: Normalize = _usual
+    split: Move = _apart
+    join: Move = _apart
+    single: bool = False
+
+
+def _by_hand(
+    formula: _Formula,
+    heads: bool,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Compute attention without masks by another formula."""
+    normalize, split, join, single = formula
+    _, out_mask = equation(layer, inputs, mask, context.aside())
+    given = [context.number(np.asarray(x)) for x in leaves(inputs)]
+    query, value = given[:2]
+    key = given[2] if len(given) > 2 else value
+    weights = {name: np.asarray(array, np.float64) for name, array in layer.weights.items()}
+
+    def project(name: str, x: Array) -> Array:
+        if not heads:
+            return x[:, :, np.newaxis]
+        y: Array = np.einsum("btd,dnw->btnw", x, weights[f"{name}/kernel"])
+        y = y + weights.get(f"{name}/bias", 0)
+        return y.reshape(*y.shape[:2], 1, -1) if single else y
+
+    q, k, v = project("query", query), project("key", key), project("value", value)
+    if not heads and (single or split is _viewed or join is _viewed):
+        raise ValueError("there is one head")
+    scale = weights["query/kernel"].shape[-1] ** -0.5 if heads else 1.0
+    scores = scale * np.einsum("bnqw,bnkw->bnqk", split(q), split(k))
+    attended = join(np.einsum("bnqk,bnkw->bnqw", normalize(scores), split(v)))
+    if not heads:
+        return attended[:, :, 0], out_mask
+    kernel = weights["attention_output/kernel"]
+    attended = attended.reshape(*attended.shape[:2], *kernel.shape[:2])
+    y: Array = np.tensordot(attended, kernel, axes=2) + weights.get("attention_output/bias", 0)
+    return y, out_mask
+
+
+_FORMULAS: Mapping[str, _Formula] = {
+    "softmax over the queries, Keras takes it over the keys": _Formula(partial(_softmax, axis=-2)),
+    "softmax over the heads, Keras takes it over the keys": _Formula(partial(_softmax, axis=1)),
+    "there is no softmax": _Formula(lambda scores: scores),
+    "sigmoid stands for the softmax": _Formula(sigmoid),
+    "all heads are one: each has scores of its own in Keras": _Formula(single=True),
+    "(batch, steps, heads * width) is viewed as (batch, heads, steps, width): transpose it": (
+        _Formula(split=_viewed)
+    ),
+    "(batch, heads, steps, width) is viewed as (batch, steps, heads, width): transpose it": (
+        _Formula(join=_viewed)
+    ),
+    "both views mix heads and steps: transpose them": _Formula(split=_viewed, join=_viewed),
+}

@@ -1,0 +1,96 @@
+"""Known mistakes in layers that move, repeat, add or remove steps, as changes to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+
+def margin_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other steps that a padding adds or a cropping removes at both ends."""
+    option = "padding" if "Padding" in maker.layer.class_name else "cropping"
+    own = tuple(maker.config[option])
+    others = {
+        "front and back are exchanged": tuple(pair[::-1] for pair in own),
+        "all of it is in front": tuple((sum(pair), 0) for pair in own),
+        "all of it is at the end": tuple((0, sum(pair)) for pair in own),
+        "there is one step less in front": tuple((max(0, a - 1), b + 1) for a, b in own),
+        "there is one step more in front": tuple((a + 1, max(0, b - 1)) for a, b in own),
+        "it is not done": tuple((0, 0) for _ in own),
+    }
+    for words, margins in others.items():
+        if margins != own:
+            words = f"{option}: {words}, Keras has {', '.join(map(str, own))}"
+            yield maker.change("margins", words, configured(**{option: margins}))
+
+
+def moved_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other ways to repeat or to permute the steps."""
+    for words, (kind, move) in _MOVES[maker.layer.class_name].items():
+        yield maker.change(kind, words, _moved(move))
+
+
+def _moved(move: Callable[[Array, Array], Array]) -> Apply:
+    """Make a change of the output, from the input and the right output."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        return move(np.asarray(inputs), output), out_mask
+
+    return apply
+
+
+def _tiled(x: Array, y: Array) -> Array:
+    """Repeat the whole sequence (B, T, F) in place of every step."""
+    return np.tile(x, (1, y.shape[1] // x.shape[1], *[1] * (x.ndim - 2)))
+
+
+def _between(x: Array, y: Array, *, aligned: bool) -> Array:
+    """Interpolate between the steps (B, T, F), as torch does, with ``align_corners`` or not."""
+    steps, wanted = x.shape[1], y.shape[1]
+    at = np.linspace(0, steps - 1, wanted)
+    if not aligned:
+        at = np.clip((np.arange(wanted) + 0.5) * steps / wanted - 0.5, 0, steps - 1)
+    first = np.floor(at).astype(int)
+    share = (at - first)[:, np.newaxis]
+    found: Array = x[:, first] * (1 - share) + x[:, np.minimum(first + 1, steps - 1)] * share
+    return found
+
+
+_MOVES: Mapping[str, Mapping[str, tuple[str, Callable[[Array, Array], Array]]]] = {
+    "RepeatVector": {
+        "each feature is repeated, Keras repeats the whole vector": (
+            "repeated",
+            lambda x, y: np.repeat(x, y.shape[1], axis=1).reshape(y.shape),
+        ),
+        "rows of the batch are mixed (repeated along the batch, then viewed)": (
+            "repeated",
+            lambda x, y: np.tile(x, (y.shape[1], 1)).reshape(y.shape),
+        ),
+    },
+    "Permute": {
+        "it is left out: the axes stay as they are": ("not permuted", lambda x, y: x),
+        "the array is viewed in the new shape, Keras exchanges axes": (
+            "not permuted",
+            lambda x, y: x.reshape(y.shape),
+        ),
+    },
+    "UpSampling1D": {
+        "the whole sequence is repeated, Keras repeats every step": ("steps", _tiled),
+        "it is linear between the steps, Keras repeats them": (
+            "steps",
+            lambda x, y: _between(x, y, aligned=False),
+        ),
+        "it is linear between the steps (align_corners), Keras repeats them": (
+            "steps",
+            lambda x, y: _between(x, y, aligned=True),
+        ),
+    },
+}

@@ -1,0 +1,84 @@
+"""Known mistakes in layers that scale their input by constants, as changes to try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from keras2torch_birnn.porting.changes import Apply, Change, Maker
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+Formula = Callable[[Array, Array, Array], Array]
+
+
+def constant_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other uses of the constants of a Rescaling: y = x scale + offset."""
+    scale, offset = (np.asarray(maker.config[name], float) for name in ("scale", "offset"))
+    for words, formula in _RESCALED.items():
+        yield maker.change(
+            "formula", f"{words}, Keras x scale + offset", _by(formula, scale, offset)
+        )
+
+
+def statistic_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other uses of the statistics of a Normalization: y = (x - mean) / sqrt(variance)."""
+    for words, formula in _NORMALIZED.items():
+        words = f"{words}, Keras (x - mean) / sqrt(variance)"
+        yield maker.change("formula", words, _normalized(formula))
+
+
+def _by(formula: Formula, one: Array, other: Array) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        return formula(context.number(np.asarray(inputs)), one, other), out_mask
+
+    return apply
+
+
+def _normalized(formula: Formula) -> Apply:
+    """Compute with the statistics that the layer has, found by what it does to 0 and 1."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        usual = replace(layer, config={**layer.config, "invert": False})
+        x = np.asarray(inputs, np.float64)
+        zero, _ = equation(usual, np.zeros_like(x), None, context.aside())
+        one, _ = equation(usual, np.ones_like(x), None, context.aside())
+        deviation = 1 / (one - zero)
+        return _by(formula, -zero * deviation, deviation)(equation, layer, inputs, mask, context)
+
+    return apply
+
+
+_RESCALED: Mapping[str, Formula] = {
+    "computes x scale": lambda x, a, b: x * a,
+    "computes x + offset": lambda x, a, b: x + b,
+    "computes (x + offset) scale": lambda x, a, b: (x + b) * a,
+    "computes x scale - offset": lambda x, a, b: x * a - b,
+    "computes x / scale + offset": lambda x, a, b: x / a + b,
+    "computes x / scale": lambda x, a, b: x / a,
+    "computes x offset + scale": lambda x, a, b: x * b + a,
+}
+_NORMALIZED: Mapping[str, Formula] = {
+    "computes (x - mean) / variance": lambda x, mean, s: (x - mean) / s**2,
+    "computes (x - mean) sqrt(variance)": lambda x, mean, s: (x - mean) * s,
+    "computes (x + mean) / sqrt(variance)": lambda x, mean, s: (x + mean) / s,
+    "computes x - mean": lambda x, mean, s: x - mean,
+    "computes x / sqrt(variance)": lambda x, mean, s: x / s,
+    "computes x / sqrt(variance) - mean": lambda x, mean, s: x / s - mean,
+    "computes (x - variance) / sqrt(mean)": lambda x, mean, s: (x - s**2) / np.sqrt(mean),
+    "computes x sqrt(variance) + mean": lambda x, mean, s: x * s + mean,
+    "computes (x - mean) / (sqrt(variance) + 1e-7)": lambda x, mean, s: (x - mean) / (s + 1e-7),
+    "computes (x - mean) / sqrt(variance + 1e-3)": (
+        lambda x, mean, s: (x - mean) / np.sqrt(s**2 + 1e-3)
+    ),
+    "computes (x - mean) / sqrt(variance + 1e-5)": (
+        lambda x, mean, s: (x - mean) / np.sqrt(s**2 + 1e-5)
+    ),
+}

@@ -1,0 +1,133 @@
+"""Names of torch that are not public: each in one place, with what goes without it.
+
+``PRIVATE`` lists them. A test takes each away: models then run in another way, more slowly, with
+the same numbers. ``foreach`` has torch's operations on lists of tensors. Attributes that every
+``nn.Module`` has (``_parameters``, ``_buffers``, ``_modules``, its hooks) are used by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class PrivateName(NamedTuple):
+    """A name: where it is, what it is for, and what goes without it."""
+
+    module: str
+    path: str
+    purpose: str
+    without: str
+
+
+_NO_MEMORY = "no tensor is read at its address: torch's operators compute everything"
+_NO_PROGRAMS = "no model runs as a recorded program"
+_TRACE, _SCAN = "a loop as one node of torch.jit.trace", "a loop as one node of torch.export"
+_UNROLLED = "a loop is recorded step by step, for the number of steps of the example, or refused"
+
+PRIVATE: Mapping[str, PrivateName] = {
+    "count_dispatch_modes": PrivateName(
+        "torch._C", "_len_torch_dispatch_stack", "modes that see every operator", _NO_MEMORY
+    ),
+    "count_function_modes": PrivateName(
+        "torch._C", "_len_torch_function_stack", "modes that see every function", _NO_PROGRAMS
+    ),
+    "transforms": PrivateName("torch._C", "_functorch", "transforms of torch.func", _NO_MEMORY),
+    "guards": PrivateName(
+        "torch._C",
+        "_dynamo.guards",
+        "signals that a dictionary or a tensor changed",
+        "what a prepared call depends on is compared one by one",
+    ),
+    "dispatch_mode": PrivateName(
+        "torch.utils._python_dispatch", "TorchDispatchMode", "recording operators", _NO_PROGRAMS
+    ),
+    "global_hooks": PrivateName(
+        "torch.nn.modules.module", "_global_forward_hooks", "hooks of all modules", _NO_PROGRAMS
+    ),
+    "dual_level": PrivateName(
+        "torch.autograd.forward_ad",
+        "_current_level",
+        "whether derivatives are computed forward",
+        "every tensor is asked for its tangent",
+    ),
+    "get_trace": PrivateName("torch._C", "_get_tracing_state", _TRACE, _UNROLLED),
+    "set_trace": PrivateName("torch._C", "_set_tracing_state", _TRACE, _UNROLLED),
+    "count_holders": PrivateName(
+        "torch._C", "_storage_Use_Count", "whether memory can be used again", "none is"
+    ),
+    "scan": PrivateName("torch._higher_order_ops.scan", "scan", _SCAN, _UNROLLED),
+    "scan_op": PrivateName("torch._higher_order_ops.scan", "scan_op", _SCAN, _UNROLLED),
+    "dispatch_key": PrivateName(
+        "torch._C",
+        "DispatchKey",
+        "the shapes of torch's recurrent kernels for any number of steps",
+        "these kernels are exported step by step, or as loops",
+    ),
+    "shape_config": PrivateName(
+        "torch.fx.experimental",
+        "_config",
+        "exports that are right for sizes of one, too",
+        "sizes of one are checked after the export",
+    ),
+}
+
+
+def find(name: str) -> Any:
+    """Return what a name of ``PRIVATE`` stands for; None where torch does not have it."""
+    row = PRIVATE[name]
+    try:
+        return reduce(getattr, row.path.split("."), cast(Any, import_module(row.module)))
+    except (ImportError, AttributeError):
+        return None
+
+
+class _Foreach:
+    """Torch's operations on lists of tensors, by name without ``_foreach_``: ``foreach.add_``."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return an operation; of one tensor after the other where torch does not have it."""
+        found: Any = getattr(torch, f"_foreach_{name}", None)
+        return found or partial(one_by_one, name)
+
+
+def one_by_one(
+    name: str, tensors: Sequence[Tensor], *others: Any, **options: Any
+) -> tuple[Tensor, ...]:
+    """Do what torch's operation of this name on lists does: lists are of one length."""
+    if name.startswith("addc") and len(others) == 3:
+        *others_left, options["value"] = others
+        others = tuple(others_left)
+    columns = [o if isinstance(o, Sequence) else [o] * len(tensors) for o in others]
+    results = []
+    for tensor, *rest in zip(tensors, *columns, strict=True):
+        if hasattr(tensor, name):
+            results.append(getattr(tensor, name)(*rest, **options))
+        else:  # torch has it in place for lists only
+            results.append(tensor.copy_(getattr(tensor, name.rstrip("_"))(*rest, **options)))
+    return tuple(results)
+
+
+foreach: Any = _Foreach()
+
+
+def assume_so() -> bool:
+    """Return True, in place of a question that torch no longer answers."""
+    return True
+
+
+def mark_constant(function: Function) -> Function:
+    """Return a function whose result torch.compile takes as a constant.
+
+    As ``torch.compiler.assume_constant_result`` does, which imports all of torch's compiler, a
+    second in every process that converts a model. Where the mark is unknown, it is traced.
+    """
+    cast(Any, function)._dynamo_marked_constant = True
+    return function

@@ -1,0 +1,78 @@
+"""The map of the code in ``docs/architecture.md`` names every part, and what it may import."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import keras2torch_birnn
+
+PACKAGE = Path(keras2torch_birnn.__file__).parent
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+BASE = {
+    "spec",
+    "errors",
+    "limits",
+    "progress",
+    "lazy_array",
+    "merge_modes",
+    "torch_import",
+    "torch_private",
+}
+# It runs exports, which are around the core.
+AGAINST_THE_ORDER = {("verification", "exporting")}
+
+
+def rows() -> Mapping[str, set[str]]:
+    """Read the rows of the map: part -> the parts that it may import, in the order of the page."""
+    head, _, _ = PAGE.read_text("utf-8").partition("## The way of `convert`")
+    found = re.findall(r"^\| `(\w+)` \| .* \|(.*)\|$", head, re.MULTILINE)
+    return {part: set(re.findall(r"`(\w+)`", imports)) for part, imports in found}
+
+
+def part_of(module: Path) -> str:
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(module: Path) -> Iterator[str]:
+    """Yield the parts of the package that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name):
+            _, *inside = (node.module or "").split(".")
+            yield from inside[:1] or (alias.name for alias in node.names)
+
+
+def test_every_part_is_on_the_map() -> None:
+    parts = {part_of(module) for module in PACKAGE.rglob("*.py")}
+    assert parts - BASE - {"__init__", "__main__"} == rows().keys()
+
+
+def test_a_part_imports_only_what_the_map_allows() -> None:
+    allowed = rows()
+    found = {
+        f"{module.relative_to(PACKAGE)} imports {imported}"
+        for module in PACKAGE.rglob("*.py")
+        if (part := part_of(module)) in allowed
+        for imported in imports_of(module)
+        if imported in allowed.keys() - allowed[part] - {part}
+    }
+    assert found == set()
+
+
+def test_the_base_imports_no_part() -> None:
+    modules = [PACKAGE / f"{name}.py" for name in BASE]
+    assert {name for module in modules for name in imports_of(module)} <= BASE
+
+
+def test_imports_go_one_way() -> None:
+    """A part imports those above it on the map."""
+    order = list(rows())
+    upward = {
+        (part, imported)
+        for part, imports in rows().items()
+        for imported in imports
+        if order.index(imported) >= order.index(part)
+    }
+    assert upward == AGAINST_THE_ORDER

@@ -1,0 +1,50 @@
+"""Choose the cases that ``make test`` runs of tests with many; ``make test-all`` runs all of them.
+
+Of a test with three parameters or more, enough cases are chosen that each pair of values of two of
+them is met; of one with the marker ``sampled(features)``, whose only parameter stands for things
+with features, that each feature is: value -> its features. The other cases get the marker
+``thorough``. What is chosen depends on nothing but the cases and their order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+
+def mark_thorough(items: Iterable[pytest.Item]) -> None:
+    """Mark the cases that are not needed for their tests to meet everything once."""
+    tests: dict[str, list[Any]] = defaultdict(list)
+    for item in items:
+        if getattr(item, "callspec", None) is not None:
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        features = [_list_features(case) for case in cases]
+        chosen = choose_cover(features) if all(features) else range(len(cases))
+        for number, case in enumerate(cases):
+            if number not in chosen:
+                case.add_marker("thorough")
+
+
+def _list_features(case: Any) -> frozenset[Hashable]:
+    """Return what a case meets; nothing if all cases of its test are wanted."""
+    marker, spec = case.get_closest_marker("sampled"), case.callspec
+    if marker is not None:
+        (value,) = spec.params.values()
+        return frozenset(marker.args[0][value])
+    values = sorted((name, id(value)) for name, value in spec.params.items())
+    return frozenset(combinations(values, 2)) if len(values) > 2 else frozenset()
+
+
+def choose_cover(features: list[frozenset[Hashable]]) -> set[int]:
+    """Return the places of sets that together have all features, the largest gain first."""
+    left, chosen = set().union(*features), set[int]()
+    while left:
+        best = max(range(len(features)), key=lambda i: len(features[i] & left))
+        chosen.add(best)
+        left -= features[best]
+    return chosen
