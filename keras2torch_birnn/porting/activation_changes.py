@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
 from keras2torch_birnn.porting.general_changes import AFTER
 from keras2torch_birnn.porting.recurrent_changes import show_activation
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
+_TEMPERATURES = (0.5, 2.0, 0.1, 10.0, -1.0)
 _SLOPES = (0.01, 0.1, 0.2, 0.3, 0.02, 0.05, 0.25, 0.5)
 _ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
     "linear",
@@ -44,12 +46,19 @@ def activation_changes(maker: Maker) -> Iterator[Change]:
         if name != own:
             words = f"{show_activation(name)} after it, Keras has {show_activation(own)}"
             yield maker.change("activation", words, configured(activation=name))
+    for factor in _TEMPERATURES if own in ("softmax", "sigmoid") else ():
+        words = f"what its {own} reads is multiplied by {factor:g}"
+        yield maker.change("scale", words, weighted(partial(_all_times, factor)))
     if own == "softmax":
         words = "softmax over axis 1, Keras takes the last axis"
         apply = configured(activation={"name": "softmax", "axis": 1})
         yield maker.change("axis", words, apply)
         first = configured(activation={"name": "softmax", "axis": 0})
         yield maker.change("axis", "softmax over the batch, Keras takes the last axis", first)
+
+
+def _all_times(factor: float, weights: dict[str, Array]) -> Mapping[str, Array]:
+    return {name: factor * np.asarray(array) for name, array in weights.items()}
 
 
 def replaced_activation_changes(maker: Maker) -> Iterator[Change]:

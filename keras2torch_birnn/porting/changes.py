@@ -130,12 +130,15 @@ def weighted(change: Callable[[dict[str, Array]], Mapping[str, Array]]) -> Apply
 
 
 def reading(change: Callable[[Array], Array]) -> Apply:
-    """Make a change of a layer's input."""
+    """Make a change of a layer's input; constants of an operation stay as they are."""
+
+    def read(leaf: Any) -> Any:
+        return change(leaf) if isinstance(leaf, np.ndarray) else leaf
 
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
-        return equation(layer, map_structure(change, inputs), mask, context)
+        return equation(layer, map_structure(read, inputs), mask, context)
 
     return apply
 
