@@ -37,7 +37,7 @@ class _Near(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What is wrong with it."""
+        """The mistake, in words."""
         return self.rounded or f"{self.wrong} of {self.values.size} values"
 
 

@@ -74,7 +74,7 @@ class Whole:
 
     @cached_property
     def model(self) -> nn.Module:
-        """What k2t makes of the undamaged one, to be written back into mutants."""
+        """The model of the undamaged file, which is written back into mutants."""
         with TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             path, config = self.write(Path(folder))
