@@ -20,7 +20,9 @@ from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 
 _STEPS = 7
-_KINDS = ("full rows", "rows padded at the end", "rows padded in front")
+IN_FRONT = "rows padded in front"
+_KINDS = ("full rows", "rows padded at the end", IN_FRONT)
+_EMPTY = "rows of padding alone"
 # Steps by which the rows are shorter than the longest one, in an order that no sorting gives.
 _CUTS = (0, 2, 1, 3, 0)
 # Rows of the user's own inputs that are looked at; every trial computes all of them.
@@ -45,6 +47,22 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
     """
     found = _batches_of_one_call(spec, given)
     return [*found, Batch("a second call", found[0].arrays, calls=2)]
+
+
+def batch_of_empty_rows(spec: ModelSpec, drawn: Sequence[Batch]) -> Batch | None:
+    """Return one of these batches with a row of padding alone in every input; None: none has any.
+
+    These are other rows in every input, so that one of two texts may be empty.
+    """
+    facts = input_facts(spec)
+    found = next((one for one in drawn if one.name == IN_FRONT), None)
+    if found is None:
+        return None
+    arrays = [x.copy() for x in found.arrays]
+    for number, (x, fact) in enumerate(zip(arrays, facts, strict=True)):
+        if fact.padding is not None:
+            x[(number + 1) % len(x)] = fact.padding
+    return Batch(_EMPTY, tuple(arrays))
 
 
 def _batches_of_one_call(spec: ModelSpec, given: Given | None) -> list[Batch]:

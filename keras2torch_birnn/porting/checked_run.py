@@ -10,6 +10,7 @@ import numpy as np
 
 from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses, place_of
 from keras2torch_birnn.porting.changes import Change, followed_by, with_changes
+from keras2torch_birnn.porting.general_changes import longest_first
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.observing import PortRun, keep_valid, with_marked_nan
 from keras2torch_birnn.porting.one_call import in_one_call
@@ -50,7 +51,8 @@ class CheckedRun:
     @cached_property
     def exact(self) -> Trace:
         """Keras' own results."""
-        return self._compute(in_one_call(EQUATIONS))
+        with np.errstate(all="ignore"):
+            return self._compute(in_one_call(EQUATIONS))
 
     @cached_property
     def _padding(self) -> list[Change]:
@@ -119,20 +121,37 @@ class CheckedRun:
     def seen(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call."""
         values = np.asarray(next(leaves(trace.layers[path])), np.float64)
-        return self.run.has(values, self.valid.get(path))
+        valid = self.valid.get(path)
+        return self.run.has(values, valid) or any(
+            self.run.has(values[order], None if valid is None else valid[order])
+            for order in self.row_orders
+            if len(values) == len(order)
+        )
+
+    @cached_property
+    def row_orders(self) -> list[Array]:
+        """Orders of the rows by their lengths, in which the port sorted them for packing."""
+        lengths = [mask.sum(axis=1) for mask in self.valid.values() if mask is not None]
+        found: dict[tuple[int, ...], Array] = {}
+        for order in (place(one) for one in lengths for place in (longest_first, np.argsort)):
+            if any(np.any(x[order] != x) and self.run.has(x[order]) for x in self.inputs):
+                found[tuple(order)] = order
+        return list(found.values())
 
     def computed(self, path: str, trace: Trace) -> bool:
-        """Tell whether the port computed the output of a call, maybe step by step alone.
+        """Tell whether the port computed the output of a call, maybe by single steps or rows.
 
-        A loop over the steps may never put its steps together. Of a change that is only tried this
-        tells too little: in another order they are the same ones.
+        A loop may never put them together. Of a change that is only tried this tells too little:
+        in another order they are the same ones.
         """
         if self.seen(path, trace):
             return True
         values = np.asarray(next(leaves(trace.layers[path])), np.float64)
-        if values.ndim != 3 or self.valid.get(path) is not None:
+        if values.ndim < 2 or self.valid.get(path) is not None:
             return False
-        return all(self.run.has(values[:, step]) for step in range(values.shape[1]))
+        if values.ndim == 3 and all(self.run.has(values[:, t]) for t in range(values.shape[1])):
+            return True
+        return all(self.run.has(row) for row in values)
 
     def dropout_before(self, path: str) -> str | None:
         """Return the dropout whose output a call takes, if it does."""

@@ -16,9 +16,17 @@ from torch import nn
 from keras2torch_birnn.comparison.tolerance import max_errors
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.porting.batches import Batch, arguments, batches
+from keras2torch_birnn.porting.batches import (
+    IN_FRONT,
+    Batch,
+    arguments,
+    batch_of_empty_rows,
+    batches,
+)
+from keras2torch_birnn.porting.call_graph import call_path
 from keras2torch_birnn.porting.changes import Change, weighted
 from keras2torch_birnn.porting.checked_run import same
+from keras2torch_birnn.porting.layer_changes import is_recurrent
 from keras2torch_birnn.porting.matching import (
     Match,
     Unit,
@@ -115,12 +123,12 @@ class _Comparison:
         runs = [self._run(batch, first=number == 0) for number, batch in enumerate(drawn)]
         judged: list[tuple[str, Search]] = []
         right: list[Search] = []
-        errors = [0.0]
+        errors = {"": 0.0}
         for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str) or self._is_repeated(batch, run, runs[0]):
                 continue
             search = self._search(batch, run)
-            errors.append(_error(run, search.exact.outputs, search))
+            errors[batch.name] = _error(run, search.exact.outputs, search)
             if search.same_outputs(search.exact):
                 right.append(search)
             else:
@@ -132,14 +140,19 @@ class _Comparison:
         settled = judged[0][1] if judged and not judged[0][0] else right[0]
         if random := self._random(drawn[0], settled):
             findings.append(random)
+        if empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn)):
+            findings.append(empty)
         names = tuple(one.name for one in drawn if one.name and (self.stateful or one.calls == 1))
         ok = not findings and not judged
+        if findings and all((one.kind, one.rows) == ("padding side", IN_FRONT) for one in findings):
+            ok = True  # as packing does it: right, if all rows are padded so
+            del errors[IN_FRONT]
         return PortReport(
             ok,
             tuple(findings),
             tuple(self._tensors()),
             names,
-            max(errors),
+            max(errors.values()),
             (*self._notes(ok=ok), *_padding_notes(findings)),
         )
 
@@ -152,9 +165,11 @@ class _Comparison:
         """
         found: list[Change] = []
         findings: list[PortFinding] = []
-        done: list[Search] = []
+        done: list[tuple[str, Search]] = []
         for rows, search in judged:
-            search.found, search.earlier = list(found), (*right, *done)
+            before: list[tuple[str, Search]] = []
+            search.found = list(found)
+            search.earlier = (*right, *(one for _, one in done))
             if any(one.kind == "unexplained" for one in findings):
                 break
             if returned := _find_returned(search, search.exact, rows):
@@ -164,15 +179,47 @@ class _Comparison:
             if found and (not explained or search.found != found):
                 # what the first rows told may be too special
                 other = replace(search, found=[], unexplained=[], right=set(), steps=[])
-                if other.explain() and all(one.explained_by(other.found) for one in done):
+                if other.explain() and all(one.explained_by(other.found) for _, one in done):
                     search, explained, found, findings = other, True, [], []
-                    rows = judged[0][0]
-            findings += self._findings(search, found, rows)
+                    before = done
+            new = list(self._findings(search, found, rows, before))
+            findings += [one for one in new if not _follows(one, findings, search)]
             found = [one for one in search.found if one.kind != "unexplained"]
             if not explained and not search.unexplained:
-                findings.append(_explain_end(search.run, search, rows))
-            done.append(search)
+                end = _explain_end(search.run, search, rows)
+                findings += [] if _follows(end, findings, search) else [end]
+            done.append((rows, search))
         return findings
+
+    def _on_empty_rows(self, batch: Batch | None) -> PortFinding | None:
+        """Say where the port gives NaN in rows of padding alone, if Keras gives none.
+
+        Other numbers there are no finding: packing needs a length of 1 at least.
+        """
+        run = "" if batch is None else self._run(batch, first=False)
+        if batch is None or isinstance(run, str):
+            return None
+        search = self._search(batch, run)
+        trace = search.compute([])
+        if trace is None or any(np.isnan(y).any() for y in trace.outputs):
+            return None
+        refs = leaves(self.spec.graph.outputs)
+        ends = [
+            call_path(ref.layer, ref.call)
+            for ref, y, mask in zip(refs, run.outputs, search.output_masks(), strict=False)
+            if np.isnan(keep_valid(y, mask)).any()
+        ]
+        if not ends:
+            return None
+        for path, output in trace.layers.items():
+            right = np.asarray(next(leaves(output)), np.float64)
+            near = run.nearest(right, ())
+            if near is None or search.seen(path, trace):
+                continue
+            if np.isnan(keep_valid(near, search.valid.get(path))).any():
+                where = locate_first(right, near, search.layers[path])
+                return PortFinding(path, "NaN", "gives NaN first", where, rows=batch.name)
+        return PortFinding(ends[0], "NaN", "gives NaN first", rows=batch.name)
 
     def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
         """Say where the port's outputs are random, if they are. ``settled``: without that."""
@@ -220,15 +267,22 @@ class _Comparison:
     # ---- the report ----
 
     def _findings(
-        self, search: Search, before: Sequence[Change], rows: str
+        self,
+        search: Search,
+        before: Sequence[Change],
+        rows: str,
+        earlier: Sequence[tuple[str, Search]],
     ) -> Iterator[PortFinding]:
-        """Yield what a search has found, in the order of the layers."""
+        """Yield what a search has found, in the order of the layers.
+
+        before: what was known; earlier: rows on which some of what is new may show already.
+        """
         order = list(search.layers)
         new = [one for one in search.found if one not in before and one.words]
         rated = [
             (
                 order.index(one.layer) if one.layer in order else len(order),
-                self._finding(search, one, rows),
+                self._finding(*_first_shown(one, search, rows, earlier)),
             )
             for one in new
         ]
@@ -254,7 +308,7 @@ class _Comparison:
             )
         yield from (finding for _, finding in sorted(rated, key=lambda pair: pair[0]))
 
-    def _finding(self, search: Search, change: Change, rows: str) -> PortFinding:
+    def _finding(self, change: Change, search: Search, rows: str) -> PortFinding:
         rest = [one for one in search.found if one is not change]
         right, wrong = search.compute(rest), search.compute(search.found)
         where = ""
@@ -265,7 +319,13 @@ class _Comparison:
                 for trace in (right, wrong)
             ]
             where = locate_first(pair[0], pair[1], layer)
-        return PortFinding(change.layer, change.kind, change.words, where, change.tensors, rows)
+        path = change.layer
+        if change.kind == "padding side":  # the layers that read the mask tell it from lengths
+            users = search.later.get(path, frozenset()) | {path}
+            path = next(
+                (p for p, one in search.layers.items() if p in users and is_recurrent(one)), path
+            )
+        return PortFinding(path, change.kind, change.words, where, change.tensors, rows)
 
     def _tensors(self) -> Iterator[PortTensor]:
         for match in self.matches:
@@ -289,12 +349,32 @@ class _Comparison:
             yield "the port was compared in eval mode: call .eval() before you use it"
 
 
+def _follows(new: PortFinding, told: Sequence[PortFinding], search: Search) -> bool:
+    """Tell whether what nothing explains may follow from what was told of other rows."""
+    places = {one.layer for one in told}
+    later = {path for place in places for path in search.later.get(place, ())}
+    return (
+        bool(told) and new.kind == "unexplained" and new.layer in {*places, *later, "the outputs"}
+    )
+
+
+def _first_shown(
+    change: Change, search: Search, rows: str, earlier: Sequence[tuple[str, Search]]
+) -> tuple[Change, Search, str]:
+    """Return a change that was found, and the first rows on which it makes a difference."""
+    rest = [one for one in search.found if one is not change]
+    for name, one in earlier:
+        if not one.explained_by(rest):
+            return change, replace(one, found=search.found), name
+    return change, search, rows
+
+
 def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
     """Tell how to compare a port whose rows are never padded in front, as packing needs them."""
     if any(one.kind == "padding side" for one in findings):
         yield (
-            "that padding is at the end is no mistake if your rows are always padded so: compare "
-            "on rows of your own (--inputs)"
+            "that padding is at the end is no mistake if your rows are always padded so; Keras' "
+            "pad_sequences pads in front"
         )
 
 
@@ -331,6 +411,12 @@ def _explain_end(run: PortRun, search: Search, rows: str) -> PortFinding:
 def _find_returned(search: Search, trace: Trace, rows: str) -> PortFinding | None:
     """Say what the port returns in place of the outputs, if it is anything that is known."""
     have, tolerance = search.run.outputs, search.run.tolerance
+    for order in search.row_orders:
+        sorted_ = replace(trace, outputs=tuple(y[order] for y in trace.outputs))
+        if search.same_outputs(sorted_):
+            path = next((p for p, one in search.layers.items() if is_recurrent(one)), "the outputs")
+            words = "its rows are sorted by their lengths, and not put back"
+            return PortFinding(path, "rows", words, rows=rows)
     for words, outputs in _other_outputs(trace):
         if len(outputs) <= len(have) and all(
             there.shape == np.shape(one) and same(there, one, None, tolerance)

@@ -12,6 +12,7 @@ from keras2torch_birnn.porting.changes import (
     Change,
     Maker,
     configured,
+    followed_by,
     masks_given,
     padding_at_end,
     reading,
@@ -41,6 +42,22 @@ def made_mask_changes(maker: Maker) -> Iterator[Change]:
         words = "id 0 is left out as padding, Keras reads it as data (mask_zero=False)"
         yield maker.change("mask rule", words, _zeros_masked(lambda mask: mask))
         yield maker.change("mask rule", words, _zeros_masked(to_end))
+
+
+def compared_mask_changes(maker: Maker) -> Iterator[Change]:
+    """Yield mistakes with a mask (B, T) that a comparison of the inputs gives."""
+    for kind, words, change in (
+        ("mask missing", "its mask is not used: later layers read padding as data", np.ones_like),
+        ("padding side", "padding is taken to be at the end of every row", to_end),
+        ("mask rule", "its mask is taken the other way round", np.logical_not),
+    ):
+        yield maker.change(kind, words, followed_by(partial(_of_mask, change=change)))
+
+
+def _of_mask(values: Array, *, change: Callable[[Array], Array]) -> Array:
+    if values.dtype != bool or values.ndim != 2:
+        raise ValueError("it is no mask")
+    return change(values)
 
 
 def _zeros_masked(change: Callable[[Array], Array]) -> Apply:
@@ -86,8 +103,9 @@ def id_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("padding row", words, zeroed)
     for step, name in ((1, "one too high"), (-1, "one too low")):
         for shift in (_shifted, _shifted_within):
-            moved = _of_ids(reading(partial(shift, step=step, rows=rows)))
-            yield maker.change("ids", f"the ids are {name}", moved)
+            moved = reading(partial(shift, step=step, rows=rows))
+            for apply in (_of_ids(moved), moved):  # the mask of the right ids, or of the wrong ones
+                yield maker.change("ids", f"the ids are {name}", apply)
 
 
 def projection_changes(maker: Maker) -> Iterator[Change]:
@@ -101,14 +119,16 @@ def projection_changes(maker: Maker) -> Iterator[Change]:
 
 
 def _of_ids(change: Apply) -> Apply:
-    """Make a change of the calls that look ids up, not of reversed ones."""
+    """Make a change of the calls that look ids up, with the mask of the right ids."""
 
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
         if context.call_options.get("reverse"):
             return equation(layer, inputs, mask, context)
-        return change(equation, layer, inputs, mask, context)
+        output, _ = change(equation, layer, inputs, mask, context)
+        _, out_mask = equation(layer, inputs, mask, context.aside())
+        return output, out_mask
 
     return apply
 

@@ -36,8 +36,6 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     for what, apply in (("input", _reading_zeros), ("output", _giving_zeros)):
         words = f"its {what} is zero at padded steps, which Keras does not do"
         yield maker.change("masked steps", words, apply)
-    for words, order in _ROW_ORDERS.items():
-        yield maker.change("rows", words, _reordered(order))
     for name in AFTER:
         after = followed_by(partial(activate, name))
         yield maker.change("extra", f"{name} follows it, which Keras does not have", after)
@@ -65,6 +63,12 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
 
 
+def row_changes(maker: Maker) -> Iterator[Change]:
+    """Yield rows that are in another order behind a layer, for which they were sorted."""
+    for words, order in _ROW_ORDERS.items():
+        yield maker.change("rows", words, _reordered(order))
+
+
 def _at_zero(x: Structure, mask: Structure) -> Array:
     if not isinstance(mask, np.ndarray) or np.shape(x)[:2] != mask.shape or np.ndim(x) < 3:
         raise ValueError("no step is padded")
@@ -85,7 +89,7 @@ def _giving_zeros(
 
 
 def _reordered(order: Callable[[Array], Array]) -> Apply:
-    """Give the rows of the output in another order, which follows from their lengths."""
+    """Give the rows of the output and its mask in another order, which follows from lengths."""
 
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
@@ -93,28 +97,30 @@ def _reordered(order: Callable[[Array], Array]) -> Apply:
         output, out_mask = equation(layer, inputs, mask, context)
         if not isinstance(mask, np.ndarray) or isinstance(output, tuple):
             raise ValueError("there are no lengths")
-        return output[order(mask.astype(bool).sum(axis=1))], out_mask
+        places = order(mask.astype(bool).sum(axis=1))
+        return output[places], out_mask[places] if isinstance(out_mask, np.ndarray) else out_mask
 
     return apply
 
 
-def _longest_first(lengths: Array) -> Array:
+def longest_first(lengths: Array) -> Array:
+    """Return the order of rows by their lengths, as packing needs them."""
     return np.argsort(-lengths, kind="stable")
 
 
 def _twice_longest_first(lengths: Array) -> Array:
-    order = _longest_first(lengths)
+    order = longest_first(lengths)
     return order[order]
 
 
 _ROW_ORDERS: Mapping[str, Callable[[Array], Array]] = {
-    "its rows are sorted by their lengths, and not put back": _longest_first,
+    "its rows are sorted by their lengths, and not put back": longest_first,
     "its rows are sorted by their lengths, the shortest first, and not put back": (
         lambda lengths: np.argsort(lengths, kind="stable")
     ),
     "its rows are sorted twice: put them back with the inverse of the order": _twice_longest_first,
     "its rows are put back with an order that they never had": (
-        lambda lengths: np.argsort(_longest_first(lengths), kind="stable")
+        lambda lengths: np.argsort(longest_first(lengths), kind="stable")
     ),
 }
 
@@ -127,6 +133,8 @@ def _rounded(dtype: torch.dtype, x: Array) -> Array:
 def _standardized(axes: int | tuple[int, ...] | None, x: Array, *, free: int = 0) -> Array:
     """Take away the mean and divide by the deviation, of n - ``free`` values."""
     x = np.asarray(x, np.float64)
+    if x.mean(axis=axes, keepdims=True).size * (free + 1) > x.size:
+        raise ValueError("too few values")
     deviation = x.std(axis=axes, keepdims=True, ddof=free)
     if not deviation.all():
         raise ValueError("all values are the same")

@@ -18,11 +18,12 @@ from keras2torch_birnn.porting.axis_changes import channels_first_changes, view_
 from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, weighted
 from keras2torch_birnn.porting.embedding_changes import (
+    compared_mask_changes,
     id_changes,
     made_mask_changes,
     projection_changes,
 )
-from keras2torch_birnn.porting.general_changes import general_changes
+from keras2torch_birnn.porting.general_changes import general_changes, row_changes
 from keras2torch_birnn.porting.merging_changes import (
     distance_changes,
     joined_mask_changes,
@@ -45,7 +46,11 @@ from keras2torch_birnn.porting.step_changes import (
     pool_mask_changes,
     sum_changes,
 )
-from keras2torch_birnn.porting.window_changes import convolution_changes, pooling_changes
+from keras2torch_birnn.porting.window_changes import (
+    convolution_changes,
+    pooling_changes,
+    transposed_changes,
+)
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
@@ -64,13 +69,19 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
         yield from view_changes(Maker(path, (place, "TimeDistributed"), layer))
     while layer.class_name == "TimeDistributed":
         layer = layer.parts["layer"]
-    if layer.class_name in (*CELLS, "Bidirectional"):
+    if is_recurrent(layer):
         yield from recurrent_changes(path, place, layer)
+        yield from row_changes(Maker(path, (place, layer.class_name), layer))
     maker = Maker(path, (place, layer.class_name), layer)
     for make in _BY_CLASS.get(layer.class_name, ()):
         yield from make(maker)
     if layer.class_name not in _SILENT:
         yield from general_changes(maker)
+
+
+def is_recurrent(layer: LayerSpec) -> bool:
+    """Tell whether a layer is one whose mistakes with states and directions are known."""
+    return layer.class_name in (*CELLS, "Bidirectional")
 
 
 def mask_changes(place: str, layer: LayerSpec) -> Iterator[Change]:
@@ -80,6 +91,8 @@ def mask_changes(place: str, layer: LayerSpec) -> Iterator[Change]:
         yield from made_mask_changes(maker)
     elif layer.class_name in (*_MERGES, "Concatenate"):
         yield from joined_mask_changes(maker)
+    elif layer.class_name in _COMPARISONS:
+        yield from compared_mask_changes(maker)
 
 
 def _bias(maker: Maker) -> Iterator[Change]:
@@ -133,6 +146,7 @@ _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 _MARGINS = ("ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D")
 _ATTENTIONS = ("Attention", "AdditiveAttention", "MultiHeadAttention")
 _BINARY = tuple(f"ops.{name}" for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"))
+_COMPARISONS = ("ops.NotEqual", "ops.Greater", "ops.GreaterEqual", "ops.Less", "ops.LessEqual")
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
 _CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
 _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
@@ -144,6 +158,7 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "LayerNormalization": (epsilon_changes, layer_norm_changes),
     "GroupNormalization": (epsilon_changes,),
     "RMSNormalization": (epsilon_changes,),
+    "Conv1DTranspose": (transposed_changes, activation_changes, _bias),
     **dict.fromkeys(_CONVOLUTIONS, (convolution_changes, activation_changes, _bias)),
     **dict.fromkeys(
         _GLOBAL, (pool_mask_changes, _other_class(*_GLOBAL), sum_changes, one_step_changes)

@@ -98,6 +98,11 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
     if config["use_bias"]:
         yield every("bias missing", "the bias is not added", weighted(_scale_bias(0)))
         yield every("bias doubled", "the bias is added twice", weighted(_scale_bias(2)))
+        for row, name in (
+            enumerate(("input", "recurrent")) if half.config.get("reset_after") else ()
+        ):
+            words = f"the {name} bias is missing: Keras' bias has a row for each"
+            yield every("bias missing", words, weighted(_without_bias(row)))
     if half.class_name == "LSTM" and config["use_bias"]:
         yield every(
             "forget bias",
@@ -250,6 +255,11 @@ def _join_biases(weights: dict[str, Array]) -> Mapping[str, Array]:
 
 def _scale_bias(factor: float) -> Callable[[dict[str, Array]], Mapping[str, Array]]:
     return lambda weights: {**weights, "bias": weights["bias"] * factor}
+
+
+def _without_bias(row: int) -> Callable[[dict[str, Array]], Mapping[str, Array]]:
+    kept = np.arange(2)[:, np.newaxis] != row
+    return lambda weights: {**weights, "bias": weights["bias"] * kept}
 
 
 def _raise_forget(weights: dict[str, Array]) -> Mapping[str, Array]:

@@ -74,6 +74,14 @@ _MOVES: Mapping[str, Mapping[str, tuple[str, Callable[[Array, Array], Array]]]] 
             "repeated",
             lambda x, y: np.tile(x, (y.shape[1], 1)).reshape(y.shape),
         ),
+        "it is given at the first step alone, zeros at the others": (
+            "repeated",
+            lambda x, y: np.concatenate([y[:, :1], np.zeros_like(y[:, 1:])], axis=1),
+        ),
+        "it is given at the last step alone, zeros at the others": (
+            "repeated",
+            lambda x, y: np.concatenate([np.zeros_like(y[:, 1:]), y[:, :1]], axis=1),
+        ),
     },
     "Permute": {
         "it is left out: the axes stay as they are": ("not permuted", lambda x, y: x),

@@ -142,7 +142,9 @@ class Search(CheckedRun):
         """Return the first call whose output the port never computed, nor any that use it."""
         for path in trace.layers:
             used = self.later.get(path, frozenset())
-            if path in self.right or path in given_up or used & self.right:
+            if path in self.right or path in given_up:
+                continue
+            if any(_tells(trace.layers[other]) for other in used & self.right):
                 continue
             if _is_mask(trace.layers[path]):
                 continue  # a port keeps masks in other forms, such as lengths
@@ -291,7 +293,10 @@ class Search(CheckedRun):
             if any(np.isnan(y).all() for y in trace.outputs) and not self.seen(path, trace):
                 return 0  # NaN has many reasons
             return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
-        if not self.seen(path, trace) or not np.any(next(iter(leaves(trace.layers[path])), 0)):
+        # a layer that was moved to before this call: its output is what tells
+        moved = [one.layer for one in some if one.kind == "order" and one.layer in trace.layers]
+        shown = next((one for one in moved if one in self.later.get(path, ())), path)
+        if not self.seen(shown, trace) or not np.any(next(iter(leaves(trace.layers[shown])), 0)):
             return 0  # (a port computes zeros for many reasons)
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
@@ -301,7 +306,9 @@ class Search(CheckedRun):
             if _are_values_of(before, own, trace):
                 return 0  # there the port has them from
         later = sum(
-            self.seen(one, trace) and not _same_values(own, trace.layers[one])
+            self.seen(one, trace)
+            and _tells(trace.layers[one])
+            and not _same_values(own, trace.layers[one])
             for one in self.later.get(path, ())
         )
         if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
@@ -316,11 +323,11 @@ class Search(CheckedRun):
 
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
         """Tell whether the port computed before this call what these changes do not give."""
-        changed = {change.layer for change in some}
+        changed = {change.layer for change in some if change.kind != "rows"}
         return any(
             path in self.later.get(other, ()) and not self.computed(other, trace)
             for other in self.right
-            if place_of(other) in changed
+            if place_of(other) in changed and not _is_mask(trace.layers[other])
         )
 
     def _explain_end(self, trace: Trace) -> bool:
@@ -378,6 +385,8 @@ class Search(CheckedRun):
             ]
             self.unexplained[:] = [one for one in self.unexplained if one.path not in behind]
             right = self.compute(self.found)
+            if any(path in self.later.get(one.path, ()) for one in self.unexplained):
+                continue  # what the port gives it is not known
             can_go_on = right is not None and self._give_up(path, right)
         return can_go_on
 
@@ -431,6 +440,16 @@ def _are_values_of(calls: Iterable[str], values: Array, trace: Trace) -> bool:
 def _same_values(one: Array, other: Structure) -> bool:
     """Tell whether a layer hands on what it is given."""
     return np.array_equal(np.asarray(one), np.asarray(next(iter(leaves(other)))))
+
+
+def _tells(output: Structure) -> bool:
+    """Tell whether values are of any kind that a port does not compute for other reasons, too."""
+    values = next(iter(leaves(output)), None)
+    return (
+        isinstance(values, np.ndarray)
+        and values.size > 0
+        and bool(np.any(values != values.flat[0]))
+    )
 
 
 def _is_mask(output: Structure) -> bool:

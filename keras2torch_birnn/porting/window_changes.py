@@ -49,6 +49,36 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("convolution padding", words, _padded(np.pad, before))
 
 
+def transposed_changes(maker: Maker) -> Iterator[Change]:
+    """Yield steps of a transposed convolution that are cut elsewhere, and a reversed kernel."""
+    turn = weighted(partial(_reversed_kernel, name="kernel"))
+    yield maker.change("direction", "the kernel is reversed along its steps", turn)
+    own = maker.config["padding"]
+    for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
+        words = f"it cuts {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
+        yield maker.change("convolution padding", words, _cut(before))
+
+
+def _cut(before: int) -> Apply:
+    """Let a transposed convolution of one axis leave out other steps at its beginning."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        right, out_mask = equation(layer, inputs, mask, context)
+        if layer.config["data_format"] == "channels_first":
+            raise ValueError("the channels come first")
+        whole, _ = configured(padding="valid", output_size=None)(
+            equation, layer, inputs, mask, context.aside()
+        )
+        kept = whole[:, before : before + right.shape[1]]
+        if kept.shape != right.shape:
+            raise ValueError("there are too few steps")
+        return kept, out_mask
+
+    return apply
+
+
 def _stride_changes(maker: Maker) -> Iterator[Change]:
     """Yield windows that begin at other distances: every step, or one behind the other."""
     extents = tuple(_extents(maker.layer))

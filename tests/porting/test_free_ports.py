@@ -58,7 +58,7 @@ TWO: tuple[Row, ...] = (
     (
         Tagger,
         ("lengths too small",),
-        (("embedding", "mask rule"), ("embedding", "padding side")),
+        (("embedding", "mask rule"), (BI, "padding side")),
     ),
     (
         Tagger,
