@@ -13,6 +13,7 @@ from torch import Tensor
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.porting.general_changes import _standardized
+from keras2torch_birnn.porting.recurrent_changes import _without_bias
 
 
 class _NanOnEmpty(Sentiment):
@@ -54,3 +55,10 @@ def test_one_value_is_not_standardized(axes: int | tuple[int, ...] | None) -> No
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="too few values"):
             partial(_standardized, axes, free=1)(np.ones((1, 1, 1)))
+
+
+def test_a_missing_row_of_a_gru_bias_is_a_change_of_that_row_alone() -> None:
+    bias = np.arange(1.0, 15.0).reshape(2, 7)
+    (without_input, without_recurrent) = (_without_bias(row)({"bias": bias}) for row in range(2))
+    assert np.array_equal(without_input["bias"], [0 * bias[0], bias[1]])
+    assert np.array_equal(without_recurrent["bias"], [bias[0], 0 * bias[1]])
