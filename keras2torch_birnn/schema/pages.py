@@ -21,9 +21,13 @@ class Pages(Mapping[str, Row]):
 
     def __getitem__(self, name: str) -> Row:
         """Return the row of a class."""
+        return self.find_table(name)[name]
+
+    def find_table(self, name: str) -> Mapping[str, Row]:
+        """Return the table that holds the row of a class, of all classes on its page."""
         page = import_module(f"{self._package}.{self._pages[name]}")
-        row: Row = getattr(page, self._table)[name]
-        return row
+        table: Mapping[str, Row] = getattr(page, self._table)
+        return table
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the classes."""

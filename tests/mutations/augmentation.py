@@ -11,7 +11,7 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "RandomFlip flips at inference",
         put(
-            registry._converters,
+            registry.CONVERTERS,
             "RandomFlip",
             registry.Converter(lambda layer: _Flip(), registry.NONE),
         ),

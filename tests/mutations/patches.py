@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from keras2torch_birnn.layers import registry
+from keras2torch_birnn.schema.pages import Pages
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -67,7 +68,8 @@ def wrap(table: Any, key: str, wrapper: Callable[[Any], Any]) -> Patch:
 
     def patch(patching: pytest.MonkeyPatch) -> None:
         if isinstance(table, Mapping):
-            entries: Any = table  # a dict behind a type that offers no writing
+            # a dict behind a type that offers no writing
+            entries: Any = table.find_table(key) if isinstance(table, Pages) else table
             patching.setitem(entries, key, wrapper(entries[key]))
         else:
             patching.setattr(table, key, wrapper(getattr(table, key)))
@@ -82,7 +84,7 @@ def put(table: Any, key: str, value: Any) -> Patch:
 
 def change_mask_flow(class_name: str, flow: registry.MaskFlow) -> Patch:
     """Change what a layer class does with masks."""
-    return wrap(registry._converters, class_name, lambda right: replace(right, mask=lambda _: flow))
+    return wrap(registry.CONVERTERS, class_name, lambda right: replace(right, mask=lambda _: flow))
 
 
 def both(*patches: Patch) -> Patch:

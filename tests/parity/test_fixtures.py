@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from specs import ENTRIES, FIXTURES, MERGE_MODES, RULES, Fixture, fixture
+from specs import ENTRIES, FEATURES, FIXTURES, MERGE_MODES, RULES, Fixture, fixture
 from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build, flat, reset_states
@@ -77,6 +77,7 @@ def test_no_file_is_left_out_of_the_manifest() -> None:
         assert name in known or shard or name.startswith(OTHERS), name
 
 
+@pytest.mark.sampled(FEATURES)
 @pytest.mark.parametrize("file", ENTRIES)
 def test_the_files_are_those_of_the_manifest(file: str) -> None:
     entry = ENTRIES[file]
@@ -96,6 +97,7 @@ def test_a_model_that_is_trained_changes_no_fixture_of_other_tests() -> None:
         assert not any(np.all(array == 3) for array in layer.weights.values())
 
 
+@pytest.mark.sampled(FEATURES)
 @pytest.mark.parametrize("file", ENTRIES)
 def test_torch_and_the_reference_agree_with_real_keras(file: str) -> None:
     """Keras against float32 torch and against the reference; float64 torch against the latter."""

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorflow_fixtures import ENTRIES, TENSORFLOW, files, names_of_arrays, recorded, unpack
+from tensorflow_fixtures import (
+    ENTRIES,
+    FEATURES,
+    TENSORFLOW,
+    files,
+    names_of_arrays,
+    recorded,
+    unpack,
+)
 
 WRITERS = (
     "tf-2.1.4",
@@ -41,6 +49,7 @@ def test_there_are_models_of_every_writer() -> None:
     assert {entry["writer"] for entry in converting} >= set(WRITERS)
 
 
+@pytest.mark.sampled(FEATURES)
 @pytest.mark.parametrize("file", ENTRIES)
 def test_the_archives_are_those_of_the_manifest(file: str) -> None:
     entry = ENTRIES[file]
@@ -51,6 +60,7 @@ def test_the_archives_are_those_of_the_manifest(file: str) -> None:
         assert {Path(name).parts[0] for name in archive.getnames()} == {entry["case"]}
 
 
+@pytest.mark.sampled(FEATURES)
 @pytest.mark.parametrize(
     "file", [file for file in files("converts") if "y0_float64" in names_of_arrays(file)]
 )

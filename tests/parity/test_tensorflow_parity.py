@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorflow_fixtures import ENTRIES, files, names_of_arrays, recorded, unpack
+from tensorflow_fixtures import ENTRIES, FEATURES, files, names_of_arrays, recorded, unpack
 from test_fixtures import ATOL, EXACT, RTOL, assert_agree, outputs
 
 from keras2torch_birnn.conversion import build
@@ -21,6 +21,7 @@ CONVERTED = [file for file in files("converts") if "y0" in names_of_arrays(file)
 CONVERTED += [file for file in files("open") if ENTRIES[file]["kind"] == "tfjs_keras"]
 
 
+@pytest.mark.sampled(FEATURES)
 @pytest.mark.parametrize("file", CONVERTED)
 def test_torch_and_the_reference_agree_with_tensorflow(file: str, tmp_path: Path) -> None:
     found = unpack(file, tmp_path)

@@ -18,6 +18,7 @@ from plugin_files import (
     ENTRIES,
     EXACT,
     FAR,
+    FEATURES,
     FIXTURES,
     PASSIVE,
     RTOL,
@@ -44,6 +45,7 @@ from keras2torch_birnn.spec import LayerSpec
 # ---- against real Keras ------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(FEATURES)
 @pytest.mark.parametrize("file", [file for file in ENTRIES if "stateful" not in file])
 def test_a_plugin_gives_what_the_original_gave(file: str) -> None:
     """Keras against float32 torch and the reference; float64 torch against the reference."""
@@ -61,6 +63,7 @@ def test_a_plugin_gives_what_the_original_gave(file: str) -> None:
     assert not differ(run(spec, x, "float64"), exact, EXACT, EXACT)
 
 
+@pytest.mark.sampled(FEATURES)
 @pytest.mark.parametrize("file", ENTRIES)
 def test_the_files_are_those_of_the_manifest(file: str) -> None:
     entry = ENTRIES[file]

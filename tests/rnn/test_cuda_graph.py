@@ -28,6 +28,9 @@ from keras2torch_birnn.rnn.engines.loop import STEPS
 from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 
+# An engine of GPUs, tried without one.
+pytestmark = pytest.mark.thorough
+
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "LSTM": (k2t.BiLSTM, {"recurrent_activation": "hard_sigmoid_0.2"}),

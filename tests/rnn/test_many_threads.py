@@ -168,6 +168,7 @@ def test_a_stack_in_one_call_is_that_of_one_thread_at_any_number(make: Any) -> N
                     assert_close([got[0].numpy()], [wanted])
 
 
+@pytest.mark.thorough
 def test_any_work_shared_out_gives_the_same_numbers(tmp_path: Path) -> None:
     compiler = shutil.which("c++")
     if compiler is None or find_spec("setuptools") is None:

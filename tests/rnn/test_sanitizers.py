@@ -48,6 +48,10 @@ def exercise(folder: Path, sanitizers: str) -> Path:
     return program
 
 
+# It builds the kernel anew, twice.
+pytestmark = pytest.mark.thorough
+
+
 # Threads share work in the same way whatever the instruction set: those of any processor will do.
 @pytest.mark.parametrize(
     ("sanitizers", "sets"), [("address,undefined", ALL_SETS), ("thread", PLAIN_SETS)]

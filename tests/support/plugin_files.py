@@ -26,6 +26,10 @@ ENTRIES: Mapping[str, Any] = {
     entry["file"]: entry
     for entry in json.loads((FIXTURES / "manifest.json").read_text("utf-8"))["files"]
 }
+# What each file shows, for the choice of ``make test``: its case and its writer.
+FEATURES: Mapping[str, list[tuple[str, ...]]] = {
+    file: [("case", entry["case"]), ("label", entry["label"])] for file, entry in ENTRIES.items()
+}
 USERS = Path(__file__).parents[1] / "plugins" / "layers_of_users.py"
 CENTER = FIXTURES / "tf.keras-2.15.0" / "center.h5"
 LAMBDAS = FIXTURES / "keras-2.2.4" / "lambdas.h5"

@@ -176,6 +176,11 @@ class Fixture:
 
 
 ENTRIES: Mapping[str, Mapping[str, Any]] = {entry["file"]: entry for entry in MANIFEST["files"]}
+# What each file shows, for the choice of ``make test``: its case, and each tag by its writer.
+FEATURES: Mapping[str, list[tuple[str, ...]]] = {
+    file: [(entry["case"],), *((entry["label"], tag) for tag in entry["tags"])]
+    for file, entry in ENTRIES.items()
+}
 
 
 def hand_out_copies(make: Callable[[str], Fixture]) -> Callable[[str], Fixture]:

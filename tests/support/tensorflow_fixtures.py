@@ -21,6 +21,12 @@ ENTRIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+# What each file shows, for the choice of ``make test``: its case, and its kind by its writer.
+FEATURES: Mapping[str, list[tuple[str, ...]]] = {
+    file: [(entry["case"],), (entry["writer"], entry["kind"])] for file, entry in ENTRIES.items()
+}
+
+
 @dataclass(frozen=True)
 class Unpacked:
     """The paths of an unpacked fixture."""

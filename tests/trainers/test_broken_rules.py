@@ -92,7 +92,7 @@ OF_OPTIMIZERS = (
     Bug(K3, "adafactor_options", ADAFACTOR, "now.cast(self.smallest)", "self.smallest"),
     Bug(TORCH, "adafactor", "rules.rule:Now.rounded", "self.on_tensorflow", "True"),
     Bug(OLD, "adadelta", ADADELTA, "now.cast(self.rho)", "self.rho"),
-    Bug(K3, "adadelta", ADADELTA, "torch._foreach_mul_(steps, rho)", "None"),
+    Bug(K3, "adadelta", ADADELTA, "foreach.mul_(steps, rho)", "None"),
     Bug(OLD, "ftrl", FTRL, "2 * option(self.shrinkage)", "option(self.shrinkage)"),
     Bug(NEW, "ftrl", FTRL, "option(self.beta) / (2 * rate)", "option(self.beta) / rate"),
     Bug(K3, "ftrl", FTRL, "option(self.l1)", "0.0"),

@@ -80,8 +80,8 @@ Build = Callable[[k2t.LayerSpec], nn.Module]
 
 
 def with_builder(monkeypatch: pytest.MonkeyPatch, build: Build) -> None:
-    converters = {**registry._converters, "Dense": Converter(build, MaskFlow())}
-    monkeypatch.setattr(registry, "_converters", converters)
+    converters = {**registry.CONVERTERS, "Dense": Converter(build, MaskFlow())}
+    monkeypatch.setattr(registry, "CONVERTERS", converters)
 
 
 def linear(layer: k2t.LayerSpec, change: Callable[[Any, Any], tuple[Any, Any]]) -> nn.Module:
