@@ -17,7 +17,6 @@ from keras2torch_birnn.comparison.tolerance import max_errors
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.batches import (
-    IN_FRONT,
     Batch,
     arguments,
     batch_of_empty_rows,
@@ -123,12 +122,12 @@ class _Comparison:
         runs = [self._run(batch, first=number == 0) for number, batch in enumerate(drawn)]
         judged: list[tuple[str, Search]] = []
         right: list[Search] = []
-        errors = {"": 0.0}
+        errors = [0.0]
         for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str) or self._is_repeated(batch, run, runs[0]):
                 continue
             search = self._search(batch, run)
-            errors[batch.name] = _error(run, search.exact.outputs, search)
+            errors.append(_error(run, search.exact.outputs, search))
             if search.same_outputs(search.exact):
                 right.append(search)
             else:
@@ -144,15 +143,12 @@ class _Comparison:
             findings.append(empty)
         names = tuple(one.name for one in drawn if one.name and (self.stateful or one.calls == 1))
         ok = not findings and not judged
-        if findings and all((one.kind, one.rows) == ("padding side", IN_FRONT) for one in findings):
-            ok = True  # as packing does it: right, if all rows are padded so
-            del errors[IN_FRONT]
         return PortReport(
             ok,
             tuple(findings),
             tuple(self._tensors()),
             names,
-            max(errors.values()),
+            max(errors),
             (*self._notes(ok=ok), *_padding_notes(findings)),
         )
 

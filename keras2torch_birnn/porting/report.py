@@ -56,9 +56,6 @@ class PortTensor:
 class PortReport:
     """Verdict of ``compare``. ``ok``: the port's outputs are Keras' on all inputs that were tried.
 
-    A port that takes padding to be at the end, and is right where it is, is ``ok``, too: it has a
-    finding of the kind "padding side" then.
-
     ``inputs``: names of these inputs; ``max_abs_error``: of the port's outputs, at steps that
     count. ``findings``: what is wrong, in the order of the layers. ``tensors``: how the port's
     weights were matched.
@@ -80,16 +77,13 @@ class PortReport:
         for finding in self.findings:
             yield from finding.lines()
         tried = f" on {', '.join(self.inputs)}" if self.inputs else ""
-        if self.ok and self.findings:  # all of them of the side of the padding
-            apart = dict.fromkeys(one.rows for one in self.findings)
-            equal = ", ".join(name for name in self.inputs if name not in apart)
-            yield (
-                f"equal on {equal} (max abs error {self.max_abs_error:.1e}), "
-                f"not on {', '.join(apart)}"
-            )
-            return
         if self.ok:
             yield f"equal{tried} (max abs error {self.max_abs_error:.1e})"
+            return
+        if {one.kind for one in self.findings} == {"padding side"}:  # as packing does it
+            apart = dict.fromkeys(one.rows for one in self.findings)
+            equal = ", ".join(name for name in self.inputs if name not in apart)
+            yield f"DIFFERENT on {', '.join(apart)} alone, equal on {equal}"
             return
         count = len(self.findings)
         yield f"DIFFERENT: {count} {'place' if count == 1 else 'places'}{tried}"
