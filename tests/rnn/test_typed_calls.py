@@ -43,14 +43,15 @@ follow_imports = skip
 [mypy-keras2torch_birnn,{modules}]
 follow_imports = silent
 """
-READ = "arguments bidirectional bidirectional_stack engines typed_call"
+IN_RNN = ("arguments", "bidirectional", "bidirectional_stack", "engines", "typed_call")
+READ = ("merge_modes", *(f"rnn.{name}" for name in IN_RNN))
 
 
 def test_mypy_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None:
     api: Any = pytest.importorskip("mypy.api")
     script, settings = tmp_path / "script.py", tmp_path / "mypy.ini"
     script.write_text(SCRIPT)
-    modules = ",".join(f"keras2torch_birnn.rnn.{name}" for name in READ.split())
+    modules = ",".join(f"keras2torch_birnn.{name}" for name in READ)
     settings.write_text(SETTINGS.format(root=Path(__file__).parents[2], modules=modules))
     options = ("--config-file", str(settings), "--cache-dir", str(tmp_path / "cache"))
     out, errors, _ = api.run([*options, str(script)])
