@@ -139,7 +139,7 @@ class _Comparison:
         settled = judged[0][1] if judged and not judged[0][0] else right[0]
         if random := self._random(drawn[0], settled):
             findings.append(random)
-        if empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn)):
+        if not findings and (empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn))):
             findings.append(empty)
         names = tuple(one.name for one in drawn if one.name and (self.stateful or one.calls == 1))
         ok = not findings and not judged

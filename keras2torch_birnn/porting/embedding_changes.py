@@ -47,7 +47,6 @@ def made_mask_changes(maker: Maker) -> Iterator[Change]:
 def compared_mask_changes(maker: Maker) -> Iterator[Change]:
     """Yield mistakes with a mask (B, T) that a comparison of the inputs gives."""
     for kind, words, change in (
-        ("mask missing", "its mask is not used: later layers read padding as data", np.ones_like),
         ("padding side", "padding is taken to be at the end of every row", to_end),
         ("mask rule", "its mask is taken the other way round", np.logical_not),
     ):
