@@ -26,6 +26,7 @@ from keras2torch_birnn.spec import LayerSpec
 _MASKS = "keras2torch_birnn.exporting.source.helpers.masks"
 RUN = Helper(_MASKS, "run_valid_steps")
 HOLD = Helper(_MASKS, "hold_last")
+_TEMPLATES: Mapping[str, str] = {name: mode.source for name, mode in MERGE_MODES.items()}
 _UNUSED = symbol("_")
 _CARRIED = symbol("carried")  # in the place of a state that is not in a variable
 
@@ -253,7 +254,7 @@ def _merged_sequences(
 def _merged(loop: Loop, halves: tuple[Expression, ...]) -> tuple[Expression, ...]:
     if len(halves) == 1 or loop.merge is None:
         return halves
-    return (code(MERGE_MODES[loop.merge].source, *halves),)
+    return (code(_TEMPLATES[loop.merge], *halves),)
 
 
 def _call_chains(
