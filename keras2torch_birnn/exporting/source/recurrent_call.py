@@ -6,7 +6,7 @@ returns them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keras2torch_birnn.exporting.source.code import (
