@@ -16,12 +16,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
-from keras2torch_birnn.limits import MAX_OPTIMIZER_NUMBER
+from keras2torch_birnn.limits import (
+    MAX_OPTIMIZER_NUMBER,
+    MAX_PATTERN_CHARACTERS,
+    MAX_PATTERN_REPEATS,
+)
 
 Number: TypeAlias = float | int
-# A pattern is searched for in names of weights: with so few repeats, and none of a group, that is
-# quick whatever the names are.
-_LONGEST_PATTERN, _MOST_REPEATS = 200, 2
 
 
 def single(value: float) -> float:
@@ -91,7 +92,10 @@ class Options:
             raise self._refuse(name, values)
         for one in values:
             repeats = sum(map(one.count, "*+?{"))
-            if len(one) > _LONGEST_PATTERN or repeats > (0 if "(" in one else _MOST_REPEATS):
+            # With so few repeats, and none of a group, a search is quick whatever the names are.
+            if len(one) > MAX_PATTERN_CHARACTERS or repeats > (
+                0 if "(" in one else MAX_PATTERN_REPEATS
+            ):
                 raise UnsupportedOptionError(
                     f"{name}={printable(one)} of an optimizer is too complex a pattern",
                     "name the layers",

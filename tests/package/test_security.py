@@ -103,6 +103,9 @@ COULD_RUN: dict[str, set[str]] = {
         "plugins/__init__.py",
         "rnn/engines/select.py",
         "exporting/__init__.py",  # in the table of targets
+        "schema/pages.py",  # pages of layers, by the schema's own classes
+        "bench/worker.py",  # the contender that k2t bench names
+        "torch_private.py",  # names of torch in a table
     },
     "exec_module": {"plugins/__init__.py"},  # --plugin FILE.py
     "torch.load": {"saving/content.py", "saving/state_dicts.py"},  # weights_only

@@ -50,7 +50,7 @@ def failing(step: str, at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[lis
 
 def prepared(name: str, folder: Path) -> tuple[Path, Any, Path]:
     """Return source, trained model and NEW."""
-    if name.endswith(".xz"):
+    if name.endswith(".tar"):
         source = unpack(f"{name}", folder / "source").model
         return source, train(k2t.convert(source)), folder / "out" / "new"
     source = folder / "source" / Path(name).name

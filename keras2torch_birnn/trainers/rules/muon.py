@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
+from keras2torch_birnn.limits import MAX_MUON_ITERATIONS
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.rules.adam import Adam
@@ -19,7 +20,6 @@ from keras2torch_birnn.trainers.variables import Variable
 
 _DECAY = 0.004  # default of both
 _SMALLEST_NORM = 1e-7
-_MOST_ITERATIONS = 100
 _PLACE = "optimizer"
 _HOW_ELSE = "exclude layers by names of their own, or make the optimizer in torch"
 
@@ -61,7 +61,7 @@ class Muon(Rule):
             amsgrad=False,
         )
         iterations = options.whole("ns_steps", default=5)
-        if not 0 <= iterations <= _MOST_ITERATIONS:
+        if not 0 <= iterations <= MAX_MUON_ITERATIONS:
             raise InvalidModelFileError(f"ns_steps={iterations}", "refused", place=_PLACE)
         return cls(
             family,
