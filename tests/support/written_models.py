@@ -21,7 +21,7 @@ from keras2torch_birnn.conversion import origin, run
 def write_case(name: str, folder: Path) -> None:
     """Train a fixture, write it back into ``folder``, and note what torch computes with it."""
     folder.mkdir(parents=True)
-    if name.endswith(".xz"):
+    if name.endswith(".tar"):
         source, out = unpack(name, folder / "source").model, folder / "model"
     else:
         source = FIXTURES / name
