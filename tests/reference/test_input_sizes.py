@@ -69,8 +69,8 @@ def test_such_a_model_is_converted_verified_and_compared(tmp_path: Path) -> None
     k2t.save(model, out)
     assert k2t.verify(source, out).ok
     assert k2t.verify(out).ok
-    for batch in batches(fixture(f"{K3}by_8.keras").spec, None):
-        assert [x.shape for x in batch.arrays] == [(3, 24, 3)]
+    tried = batches(fixture(f"{K3}by_8.keras").spec, None)
+    assert {x.shape for batch in tried for x in batch.arrays} == {(3, 24, 3)}
 
 
 @pytest.mark.parametrize(
