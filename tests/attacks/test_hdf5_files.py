@@ -183,6 +183,8 @@ def test_hostile_weights_are_refused(
     name: str, suffix: str, reading: Runner, converting: Runner, tmp_path: Path
 ) -> None:
     change, words = ATTACKS[name]
+    if (name, suffix) == ("named type", ".keras"):  # its groups are listed before a weight is read
+        words = "is neither a group nor a dataset"
     attack = Attack(with_weights(suffix, change), 3, words)
     file = attack.build(tmp_path)
     refused(reading, "inspect", file, attack, tmp_path, name=f"{name} {suffix}")
