@@ -40,7 +40,7 @@ def collect(*files: Path, without: str = "") -> subprocess.CompletedProcess[str]
     options = "-q -rs --collect-only -p no:cacheprovider -p conftest"
     # Hypothesis' own plugin cannot do without it.
     command = [sys.executable, "-m", "pytest", *options.split(), "-p", "no:hypothesispytest"]
-    paths = os.pathsep.join(map(str, (TESTS, TESTS / "support")))
+    paths = os.pathsep.join(map(str, (TESTS, TESTS / "support", ROOT / "tools")))
     return subprocess.run(
         [*command, *map(str, files)],
         cwd=ROOT,
