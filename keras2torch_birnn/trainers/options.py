@@ -93,9 +93,8 @@ class Options:
         for one in values:
             repeats = sum(map(one.count, "*+?{"))
             # With so few repeats, and none of a group, a search is quick whatever the names are.
-            if len(one) > MAX_PATTERN_CHARACTERS or repeats > (
-                0 if "(" in one else MAX_PATTERN_REPEATS
-            ):
+            most = 0 if "(" in one else MAX_PATTERN_REPEATS
+            if len(one) > MAX_PATTERN_CHARACTERS or repeats > most:
                 raise UnsupportedOptionError(
                     f"{name}={printable(one)} of an optimizer is too complex a pattern",
                     "name the layers",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from commands import environment
+from ranks import run_ranks
 from specs import FIXTURES
 from torch import Tensor
 
@@ -45,20 +44,7 @@ def compare_with_one_process(store: str, rank: int) -> None:
 
 
 def test_two_processes_have_the_statistics_and_gradients_of_one(tmp_path: Path) -> None:
-    command = [sys.executable, __file__, str(tmp_path / "store")]
-    path = ":".join(sys.path)
-    started = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            env=environment(PYTHONPATH=path, OMP_NUM_THREADS="1"),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
-    for process in started:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+    run_ranks(PROCESSES, __file__, tmp_path / "store")
 
 
 if __name__ == "__main__":

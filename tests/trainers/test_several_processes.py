@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from commands import environment
+from ranks import run_ranks
 from specs import FIXTURES
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -47,19 +46,7 @@ def compare_with_one_process(store: str, rank: int) -> None:
 
 
 def test_two_processes_train_the_rows_of_an_embedding_as_one_does(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error::UserWarning", __file__, str(tmp_path / "store")]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank)],
-            env=environment(PYTHONPATH=":".join(sys.path), OMP_NUM_THREADS="1"),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(PROCESSES)
-    ]
-    for process in started:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+    run_ranks(PROCESSES, __file__, tmp_path / "store", "-W", "error::UserWarning")
 
 
 if __name__ == "__main__":
