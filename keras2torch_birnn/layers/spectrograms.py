@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,13 +25,14 @@ class STFTSpectrogram(nn.Module):
 
     def __init__(
         self,
-        kernels: Mapping[str, nn.Parameter],
         *,
         mode: str,
         step: int,
         padding: str,
         expand: bool,
+        **kernels: nn.Parameter,
     ) -> None:
+        """kernels: "real", "imag" or both."""
         super().__init__()
         self.kernels = nn.ParameterDict(kernels)
         self.mode, self.step, self.padding = mode, step, padding
@@ -66,20 +68,23 @@ class STFTSpectrogram(nn.Module):
         return f"mode={self.mode}, step={self.step}, padding={self.padding}"
 
 
+def stft_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of STFTSpectrogram."""
+    return {
+        "mode": config["mode"],
+        "step": frame_step(config),
+        "padding": config["padding"],
+        "expand": config["expand_dims"],
+    }
+
+
 def stft_spectrogram(layer: LayerSpec) -> nn.Module:
     """Build an STFTSpectrogram. Kernel (frame, 1, F) -> (F, 1, frame)."""
-    config = layer.config
-    kernels = {
+    kernels: dict[str, Any] = {
         name.removesuffix("_kernel"): to_parameter(kernel.transpose(2, 1, 0))
         for name, kernel in layer.weights.items()
     }
-    return STFTSpectrogram(
-        kernels,
-        mode=config["mode"],
-        step=frame_step(config),
-        padding=config["padding"],
-        expand=config["expand_dims"],
-    )
+    return STFTSpectrogram(**kernels, **stft_options(layer.config))
 
 
 class MelSpectrogram(nn.Module):
@@ -157,20 +162,24 @@ def _mel(hertz: Tensor) -> Tensor:
     return 1127 * (1 + hertz / 700).log()
 
 
-def mel_spectrogram(layer: LayerSpec) -> nn.Module:
-    """Build a MelSpectrogram."""
-    config = layer.config
+def mel_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keywords of MelSpectrogram."""
     length, rate = config["fft_length"], config["sampling_rate"]
     decibels = (config["min_power"], config["ref_power"], config["top_db"])
-    return MelSpectrogram(
-        length=length,
-        stride=config["sequence_stride"],
-        window=(config["window"], config["sequence_length"] or length),
-        frequencies=(rate, config["min_freq"], config["max_freq"] or int(rate / 2)),
-        bins=config["num_mel_bins"],
-        exponent=config["mag_exp"],
-        decibels=decibels if config["power_to_db"] else None,
-    )
+    return {
+        "length": length,
+        "stride": config["sequence_stride"],
+        "window": (config["window"], config["sequence_length"] or length),
+        "frequencies": (rate, config["min_freq"], config["max_freq"] or int(rate / 2)),
+        "bins": config["num_mel_bins"],
+        "exponent": config["mag_exp"],
+        "decibels": decibels if config["power_to_db"] else None,
+    }
+
+
+def mel_spectrogram(layer: LayerSpec) -> nn.Module:
+    """Build a MelSpectrogram."""
+    return MelSpectrogram(**mel_options(layer.config))
 
 
 CONVERTERS: Mapping[str, Converter] = {

@@ -22,6 +22,7 @@ from keras2torch_birnn.exporting.source import (
     recurrent,
     reshaping,
     resizing,
+    spectrograms,
     time_distributed,
 )
 from keras2torch_birnn.exporting.source.emission import Emission, Emit, refuse
@@ -52,6 +53,7 @@ EMITTERS: Mapping[str, Emit] = joined(
     normalization.EMITTERS,
     reshaping.EMITTERS,
     resizing.EMITTERS,
+    spectrograms.EMITTERS,
     preprocessing.EMITTERS,
     pooling.EMITTERS,
     convolution.EMITTERS,
