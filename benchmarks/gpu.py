@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from keras2torch_birnn.bench.case import Case, Model, Stack, exact
 from keras2torch_birnn.bench.contenders import CONTENDERS, PLAIN, reason_against
 from keras2torch_birnn.bench.measure import measure
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn.engines.triton_step import triton_version
@@ -77,17 +77,6 @@ class Sizes:
 
 FULL = Sizes(SHAPES, tuple(CELLS), (1, 8, 32), 50, 9, ())
 TINY = Sizes(((2, 3, 5, 7),), ("lstm", "lstm-hard"), (2,), 3, 1, ("tests/rnn/test_cuda_graph.py",))
-
-
-@contextmanager
-def tensor_float(*, on: bool) -> Iterator[None]:
-    """Let cuDNN and matrix products use TF32, or neither."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = on
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def facts(device: str) -> dict[str, Any]:
@@ -134,7 +123,7 @@ def time_case(
             row["absent"] = reason
             continue
         try:
-            with tensor_float(on=tf32):
+            with float32_precision("tf32" if tf32 else "ieee"):
                 prepared = by_torch.prepare(case, how, device, inputs)
                 found = [y.detach().cpu().numpy() for y in _tensors(prepared.outputs())]
                 row["error"] = max(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
 from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
 from keras2torch_birnn.spec import Array
 
@@ -59,23 +60,9 @@ def outputs(
 ) -> tuple[Array, ...] | str:
     """Compute the model's outputs, or return why that failed. ``strict``: without TF32."""
     tensors = tuple(torch.from_numpy(np.asarray(x)) for x in inputs)
-    with _precision(strict=strict):
+    with float32_precision("ieee") if strict else nullcontext():
         try:
             return tuple(y.numpy() for y in run(model.to(device), tensors))
         except FAILURES as failure:
             text = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
             return printable(text)
-
-
-@contextmanager
-def _precision(*, strict: bool) -> Iterator[None]:
-    """Set the precision: ``strict`` forbids TF32, cuDNN's default for RNNs (errors of 1e-3)."""
-    if not strict or not torch.cuda.is_available():
-        yield
-        return
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -14,6 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 BASE = {
     "spec",
     "errors",
+    "float32_precision",
     "limits",
     "progress",
     "lazy_array",

@@ -12,6 +12,7 @@ from specs import ENTRIES, FEATURES, FIXTURES, MERGE_MODES, RULES, Fixture, fixt
 from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build, flat, reset_states
+from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import CELL_GATES, CELLS, LAYERS, OPS
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -184,12 +185,11 @@ def test_masks_of_every_shape_were_compared() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("file", list(ENTRIES)[::GPU_STRIDE])
-def test_a_gpu_agrees_with_real_keras(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+def test_a_gpu_agrees_with_real_keras(file: str) -> None:
     case = fixture(file)
     model = build(case.spec).to("cuda")
     tensors: list[Tensor] = list(model.parameters())
     assert all(t.is_cuda for t in tensors)
-    for inputs, wanted in case.calls():
-        assert_agree(outputs(model, inputs, device="cuda"), wanted, file, atol=ATOL, rtol=RTOL)
+    with float32_precision("ieee"):
+        for inputs, wanted in case.calls():
+            assert_agree(outputs(model, inputs, device="cuda"), wanted, file, atol=ATOL, rtol=RTOL)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
@@ -436,8 +437,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("cell", sorted(STACKS))
 def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:
     x, mask = torch.randn(T, B, F).cuda(), (torch.rand(T, B) < 0.7).cuda()
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with float32_precision("ieee"):
         for modes in (["concat", "concat", "mul"], FOLDED):
             rnn = stack(cell, F, H, 3, merge_mode=modes).cuda().eval()
             chosen = {c.engine for c in rnn.explain()}
@@ -449,8 +449,6 @@ def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:
                         rnn.engine = engine
                         found.append(rnn(x, mask=given)[0])
                     torch.testing.assert_close(*found, rtol=0, atol=1e-5)
-    finally:
-        torch.backends.cudnn.allow_tf32 = True
 
 
 @pytest.mark.gpu
@@ -461,16 +459,12 @@ def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:
 def test_a_gpu_gives_the_same_numbers_without_a_warning(cell: str, options: Any) -> None:
     rnn = stack(cell, F, H, 2, merge_mode=["sum", "mul"], **options).eval()
     x, mask = torch.randn(T, B, F), torch.rand(T, B) < 0.7
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("error")
-            for given in (None, mask):
-                wanted, _ = rnn.cpu()(x, mask=given)
-                got, _ = rnn.cuda()(x.cuda(), mask=None if given is None else given.cuda())
-                torch.testing.assert_close(got.cpu(), wanted, rtol=0, atol=1e-5)
-    finally:
-        torch.backends.cudnn.allow_tf32 = True
+    with float32_precision("ieee"), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (None, mask):
+            wanted, _ = rnn.cpu()(x, mask=given)
+            got, _ = rnn.cuda()(x.cuda(), mask=None if given is None else given.cuda())
+            torch.testing.assert_close(got.cpu(), wanted, rtol=0, atol=1e-5)
 
 
 def test_explain_and_set_engine_reach_every_layer_of_a_model(

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, activation
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
@@ -30,7 +31,7 @@ from keras2torch_birnn.rnn.gpu import self_check, steps
 from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS
 from keras2torch_birnn.rnn.gpu.launcher import Launcher
 from keras2torch_birnn.rnn.gpu.run import run_call
-from keras2torch_birnn.rnn.gpu.self_check import CheckedKind, full_precision
+from keras2torch_birnn.rnn.gpu.self_check import CheckedKind
 from keras2torch_birnn.rnn.gpu.step_cell import to_step_cell
 from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
@@ -394,7 +395,7 @@ def test_the_check_leaves_random_numbers_and_settings_alone() -> None:
     layer = layer_of("GRU")
     call = call_of(layer, masked=True)
     random, precision = torch.get_rng_state(), torch.get_float32_matmul_precision()
-    with full_precision():
+    with float32_precision("ieee"):
         assert torch.get_float32_matmul_precision() == "highest"
     assert triton_step.ENGINE.why_not(layer, call) == ""
     assert torch.equal(torch.get_rng_state(), random)

@@ -7,14 +7,14 @@ differ or nothing compiles, the loop runs, and one warning says so. H units.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines.loop import run_directions
@@ -82,7 +82,7 @@ def why_not_trusted(cell: Cell, kind: CheckedKind) -> str:
 def _check(cell: Cell, kind: CheckedKind) -> str:
     """Compare with the loop; return how they differ, or what failed."""
     try:
-        with torch.inference_mode(False), torch.enable_grad(), full_precision():
+        with torch.inference_mode(False), torch.enable_grad(), float32_precision("ieee"):
             error = min(_largest_error(cell, kind, seed) for seed in SEEDS)
     except Exception as failure:  # a compiler or a driver may raise anything
         first_line = next(iter(str(failure).splitlines()), "")
@@ -152,19 +152,3 @@ def _in_float64(layer: RnnLayer, call: RnnCall) -> tuple[RnnLayer, RnnCall]:
         RnnLayer(layer.cell, list(map(exact, layer.parameters))),
         RnnCall(exact(call.x), call.lengths, states),
     )
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Multiply float32 matrices in float32, not in TF32, for a while."""
-    matmul: Any = torch.backends.cuda.matmul
-    # Newer torch refuses the older question where the newer was answered.
-    name, full = (
-        ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-    )
-    before = getattr(matmul, name)
-    setattr(matmul, name, full)
-    try:
-        yield
-    finally:
-        setattr(matmul, name, before)

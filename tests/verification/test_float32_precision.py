@@ -1,0 +1,96 @@
+"""TF32 and full precision: set for a while, in torch's newer and older settings, and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from fixture_files import FIXTURES
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.float32_precision import float32_precision
+
+NEW: dict[str, str] = {
+    "cuda.matmul.fp32_precision": "tf32",
+    "cudnn.conv.fp32_precision": "ieee",
+    "cudnn.fp32_precision": "ieee",
+    "cudnn.rnn.fp32_precision": "ieee",
+    "fp32_precision": "tf32",
+    "mkldnn.matmul.fp32_precision": "bf16",
+}
+ALL = sorted({*NEW, "mkldnn.conv.fp32_precision", "mkldnn.rnn.fp32_precision"})
+# Values from the start that follow no other.
+OWN = {"cudnn.conv.fp32_precision", "cudnn.rnn.fp32_precision"}
+MODEL = FIXTURES / "keras-2.2.4/mask_bi_none.h5"
+
+
+def read() -> list[Any]:
+    return [attrgetter(path)(torch.backends) for path in ALL]
+
+
+def write(path: str, value: str) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(attrgetter(owner)(torch.backends) if owner else torch.backends, name, value)
+
+
+@pytest.fixture
+def untouched() -> Iterator[list[Any]]:
+    """Torch's settings before any is changed, which they are again after the test."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("torch before 2.9 has no such settings")
+    before = read()
+    yield before
+    for path in ALL:
+        write(path, "tf32" if path in OWN else "none")
+    assert read() == before
+
+
+@pytest.mark.parametrize("path", NEW)
+def test_verify_runs_with_any_newer_setting_and_restores_it(
+    path: str, untouched: list[Any], tmp_path: Path
+) -> None:
+    k2t.save(k2t.convert(MODEL), tmp_path / "out.pt")
+    write(path, NEW[path])
+    before = read()
+    assert before != untouched
+    assert k2t.verify(MODEL, tmp_path / "out.pt", against="reference").ok
+    assert read() == before
+
+
+def test_settings_inside_are_full_precision_or_tf32(untouched: list[Any]) -> None:
+    write("fp32_precision", "tf32")
+    with float32_precision("ieee"):
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    with float32_precision("tf32"):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+def test_what_follows_the_setting_above_it_does_so_afterwards(untouched: list[Any]) -> None:
+    write("fp32_precision", "tf32")
+    with float32_precision("ieee"):
+        pass
+    write("fp32_precision", "none")
+    assert read() == untouched
+
+
+def test_settings_are_restored_after_an_error(untouched: list[Any]) -> None:
+    with pytest.raises(ZeroDivisionError), float32_precision("tf32"):
+        raise ZeroDivisionError
+    assert read() == untouched
+
+
+def test_an_older_torch_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul, cudnn = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=False)
+    backends = SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn)
+    monkeypatch.setattr(torch, "backends", backends)
+    with float32_precision("ieee"):
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, False)
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, False)
