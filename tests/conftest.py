@@ -4,7 +4,7 @@ One thread: the tensors of the tests are small. Two threads of OpenMP that share
 other, four times as long as one computes, and far longer on a machine that has other work to do.
 Tests of threads ask for theirs by ``torch.set_num_threads``.
 
-Triton's kernels are interpreted where no card could run them; it decides when it is imported.
+Triton's kernels are interpreted where torch sees no GPU; it decides when it is imported.
 
 The files of ``torch.compile`` go when the run ends. Its precompiled headers would stay, 150 MB for
 each set of flags, and the few compilations here take longer with them than without.
@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,8 +34,11 @@ from sampling import mark_thorough
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-if not Path("/dev/nvidiactl").exists():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+# Torch is asked in a process of its own, as CUDA must not begin in one that starts others.
+if find_spec("triton") and "TRITON_INTERPRET" not in os.environ:
+    ask = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    seen = subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
+    os.environ["TRITON_INTERPRET"] = str(int(not seen))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

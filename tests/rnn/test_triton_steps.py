@@ -380,14 +380,116 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in range(2):
         for asked, call in ((layer, masked), (layer, plain), (other, plain)):
             assert triton_step.ENGINE.why_not(asked, call) == ""
+    bare, single = layer_of("LSTM", bias=False), plain._replace(x=plain.x[:1], initial_state=None)
     with torch.no_grad():
-        assert triton_step.ENGINE.why_not(layer, plain) == ""
-    assert [(k.masked, k.gradient) for k in seen] == [
-        (True, True),
-        (False, True),
-        (False, True),
-        (False, False),
+        for asked, call in ((layer, plain), (bare, plain), (layer, single)):
+            assert triton_step.ENGINE.why_not(asked, call) == ""
+    assert [(k.masked, k.gradient, k.biases[1][0], k.tile) for k in seen] == [
+        (True, True, True, (4, 8)),
+        (False, True, True, (4, 8)),
+        (False, True, True, (4, 8)),
+        (False, False, True, (4, 8)),
+        (False, False, False, (4, 8)),
+        (False, False, True, (1, 8)),
     ]
+
+
+@pytest.mark.parametrize("units", [1, 3, 31, 32, 33, 128, 160, 161, 500, 512])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 64, 1000])
+@pytest.mark.parametrize("value", ["tanh", "softmax"])
+def test_the_check_computes_in_the_tiles_of_the_call(value: str, batch: int, units: int) -> None:
+    cell = Cell("SimpleRNN", FUNCTIONS[value], FUNCTIONS["sigmoid"])
+    words = to_step_cell(cell)
+    assert words is not None
+    shapes = ((units, F), (units, units), (units,), None)
+    parameters = [None if shape is None else torch.zeros(shape) for shape in shapes]
+    layer = RnnLayer(cell, parameters)
+    kind = self_check.kind_of(words, layer, RnnCall(torch.zeros(batch, T, F)))
+    small, call = self_check._draw(cell, kind, 1)
+    assert self_check.kind_of(words, small, call) == kind
+    assert call.x.shape[0] <= 2 * kind.tile[0]
+    assert kind.units % 16 == units % 16
+    assert kind.biases == ((True, False),)
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_numbers_that_are_wrong_every_other_time_are_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from keras2torch_birnn.rnn.gpu import step_gradient
+
+    run_steps, calls = step_gradient.run_steps, iter(range(9))
+
+    def run(*arguments: Any, **options: Any) -> Any:
+        return (spoil_numbers(run_steps) if next(calls) % 2 else run_steps)(*arguments, **options)
+
+    monkeypatch.setattr(step_gradient, "run_steps", run)
+    layer = layer_of("SimpleRNN")
+    with pytest.warns(RuntimeWarning, match="their numbers are"):
+        assert "off" in triton_step.ENGINE.why_not(layer, call_of(layer, masked=False))
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_half_precision_is_judged_by_the_loop_in_half_precision() -> None:
+    options: Any = {"activation": "relu", "recurrent_activation": "hard_sigmoid_1/6"}
+    made = k2t.BiGRU(F, 128, batch_first=True, reset_after=False, **options)
+    (layer,) = made.to(DEVICE, torch.bfloat16).rnn_layers()
+    call = RnnCall(torch.zeros(B, T, F, dtype=torch.bfloat16, device=DEVICE))
+    assert triton_step.ENGINE.why_not(layer, call) == ""
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_no_draw_of_the_check_is_at_a_kink(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layer_of("SimpleRNN", torch.float32, activation="relu")
+    words = to_step_cell(layer.cell)
+    assert words is not None
+    kind = self_check.kind_of(words, layer, call_of(layer, masked=False))
+    draw, seeds = self_check._draw, []
+
+    def at_a_kink_first(cell: Cell, kind: CheckedKind, seed: int) -> Any:
+        drawn, call = draw(cell, kind, seed)
+        seeds.append(seed)
+        if seed == 1:  # all sums of the first step are 0
+            for tensor in (call.x, *call.states(), *drawn.parameters[2:4]):
+                tensor.data.zero_()
+        return drawn, call
+
+    monkeypatch.setattr(self_check, "_draw", at_a_kink_first)
+    assert self_check._check(layer.cell, kind) == ""
+    assert seeds == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_a_kernel_that_fails_after_its_check_leaves_the_layer_to_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, special = CELLS["GRU"]
+    rnn: Any = made(F, H, batch_first=True, **special).to(DEVICE).double()
+    x = torch.randn(B, T, F, dtype=torch.float64, device=DEVICE)
+    with torch.no_grad():
+        assert chosen(rnn) == ["triton"]
+        rnn(x)
+        monkeypatch.setattr(triton_step, "run_call", fail)
+        with pytest.warns(RuntimeWarning, match="OSError: no C compiler") as said:
+            got = rnn(x)[0]
+        (layer,) = rnn.rnn_layers()
+        assert torch.equal(got, loop.run_directions(layer, RnnCall(x, merge="concat"))[0][0])
+        assert torch.equal(rnn(x)[0], got)
+        assert "OSError" in triton_step.ENGINE.why_not(layer, RnnCall(x))
+    assert len(said) == 1
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_memory_that_is_used_up_is_no_fault_of_the_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(triton_step, "run_call", full)
+    layer = layer_of("GRU")
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        triton_step.ENGINE.run(layer, call_of(layer, masked=False))
 
 
 @pytest.mark.usefixtures("as_on_gpu")
@@ -420,7 +522,7 @@ def fail(*_: Any, **__: Any) -> None:
     ("where", "fault", "message"),
     [
         ("run_steps", spoil_numbers, "their numbers are .*e-0. off"),
-        ("run_steps", lambda _: fail, "OSError: no C compiler$"),
+        ("run_steps", lambda _: fail, "OSError: no C compiler"),
     ],
 )
 @pytest.mark.parametrize("gradient", [False, True])
@@ -439,7 +541,9 @@ def test_kernels_that_fail_their_check_run_nothing_and_warn_once(
     with (
         torch.set_grad_enabled(gradient),
         pytest.warns(
-            RuntimeWarning, match=f"run without the Triton kernels, slower: {message}"
+            RuntimeWarning,
+            match=f"run without the Triton kernels, slower: {message} "
+            r"\(LSTM, tanh, hard_sigmoid_0.2, float64, tiles of 4 x 8\)",
         ) as said,
     ):
         for rnn in rnns * 2:
@@ -449,7 +553,7 @@ def test_kernels_that_fail_their_check_run_nothing_and_warn_once(
             assert chosen(rnn) == ["loop"]
     assert len(said) == 1
     rnns[0].engine = "triton"
-    with pytest.raises(UsageError, match=message.rstrip("$")):
+    with pytest.raises(UsageError, match=message):
         rnns[0](x)
 
 
@@ -465,6 +569,9 @@ def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPa
     assert reason(lacking) == "the Triton kernels lack an activation of this layer"
     with pytest.raises(TypeError, match="a layer that the Triton kernels cannot compute"):
         triton_step.ENGINE.run(lacking, call_of(lacking, masked=False))
+    wide: Any = k2t.BiRNN(F, 2049, activation="softmax").to(DEVICE)
+    most = "the Triton kernels have softmax of at most 2048 units"
+    assert reason(wide.rnn_layers()[0], RnnCall(torch.zeros(B, T, F, device=DEVICE))) == most
     alike = "the Triton kernels compute directions alike, of one float type"
     mixed = layer._replace(parameters=[p.float() for p in layer.parameters])
     assert reason(mixed, call_of(layer, masked=False)) == alike

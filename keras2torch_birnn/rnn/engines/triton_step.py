@@ -10,18 +10,22 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
     is_exporting,
-    needs_gradient,
     why_not_on_gpu,
 )
+from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.self_check import (
     TOLERANCES,
-    CheckedKind,
+    distrust,
     is_checked,
+    kind_of,
     why_not_trusted,
 )
 from keras2torch_birnn.rnn.gpu.step_cell import to_step_cell
 from keras2torch_birnn.rnn.layer import RnnLayer
+
+# A program computes whole rows of softmax; beyond this, registers do not hold them.
+MOST_WHOLE_ROWS = 2048
 
 
 @cache
@@ -55,14 +59,9 @@ class TritonStep(Engine):
             return "the Triton kernels lack an activation of this layer"
         if not triton_version():
             return "Triton is not installed"
-        kind = CheckedKind(
-            cell,
-            layer.get_weight_hh().shape[1],
-            call.x.dtype,
-            call.x.device,
-            call.lengths is not None,
-            needs_gradient(layer, call),
-        )
+        if cell.needs_whole_rows and layer.get_weight_hh().shape[1] > MOST_WHOLE_ROWS:
+            return f"the Triton kernels have softmax of at most {MOST_WHOLE_ROWS} units"
+        kind = kind_of(cell, layer, call)
         if not is_checked(kind) and torch.cuda.is_current_stream_capturing():
             return "a graph is being recorded, and the kernels were not checked before"
         return why_not_trusted(layer.cell, kind)
@@ -72,7 +71,7 @@ class TritonStep(Engine):
         return "steps of two launches: torch has no kernel for this layer"
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
-        """Run the kernels.
+        """Run the kernels, or, where they fail although they were checked, the loop.
 
         Raises:
             TypeError: they lack an activation.
@@ -80,7 +79,13 @@ class TritonStep(Engine):
         cell = to_step_cell(layer.cell)
         if cell is None:
             raise TypeError("a layer that the Triton kernels cannot compute")
-        return run_call(cell, layer, call)
+        try:
+            return run_call(cell, layer, call)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as failure:  # a compiler or a driver may raise anything
+            distrust(kind_of(cell, layer, call), failure)
+            return run_directions(layer, call)
 
 
 ENGINE = TritonStep()

@@ -33,10 +33,7 @@ class Launcher:
         import triton.language as tl
 
         directions, _, batch, units = h.shape
-        tile_units = _power_of_two(units)
-        if not cell.needs_whole_rows:
-            tile_units = min(tile_units, TILE_UNITS)
-        tile_rows = min(max(1, TILE // tile_units), _power_of_two(batch))
+        tile_rows, tile_units = find_tile(cell, batch, units)
         language: Any = tl
         constants = {
             "masked": lengths is not None,
@@ -61,6 +58,14 @@ class Launcher:
         """Return the kind of cell and both activations as constants of a kernel."""
         activation = zip(("activation", "a1", "a2", "a3"), self.cell.activation, strict=True)
         return {"kind": self.cell.kind, **dict(activation), **self.gate_constants()}
+
+
+def find_tile(cell: StepCell, batch: int, units: int) -> tuple[int, int]:
+    """Return the rows and units that one program of a kernel computes."""
+    tile_units = _power_of_two(units)
+    if not cell.needs_whole_rows:
+        tile_units = min(tile_units, TILE_UNITS)
+    return min(max(1, TILE // tile_units), _power_of_two(batch)), tile_units
 
 
 def on_device(x: Tensor) -> AbstractContextManager[Any]:
