@@ -51,11 +51,6 @@ def getitem_backwards(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
     return x[tuple(rest)]
 
 
-def squeeze(x: Tensor, axis: Sequence[int] | None) -> Tensor:
-    """Remove axes of size 1."""
-    return x.squeeze() if axis is None else x.squeeze(dims_of(x, axis))
-
-
 def expand_dims(x: Tensor, axis: Sequence[int]) -> Tensor:
     """Insert axes of size 1 at these positions of the result."""
     rank = x.dim() + len(axis)

@@ -77,11 +77,11 @@ def names_in_files() -> Mapping[str, frozenset[str]]:
 
 def test_every_function_of_the_tables_was_written_by_real_keras() -> None:
     seen = names_in_files()
-    saved = {name for name, row in tf_functions.ROWS.items() if row.saved}
+    saved = {name for name, form in tf_functions.FORMS.items() if form.saved}
     assert saved <= seen["lambdas"]
-    assert graph_nodes.ROWS.keys() == seen["nodes"]
+    assert graph_nodes.FORMS.keys() == seen["nodes"]
     # of masks alone: other files have it, see test_fixtures.test_every_class_was_compared
-    assert keras3.ROWS.keys() - seen["keras3"] == {"ConvertToTensor"}
+    assert keras3.FORMS.keys() - seen["keras3"] == {"ConvertToTensor"}
 
 
 def test_every_generation_that_writes_operations_was_compared() -> None:

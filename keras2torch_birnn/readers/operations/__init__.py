@@ -17,7 +17,9 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
-from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, tensor, unsupported
+from keras2torch_birnn.readers.operations.bind_arguments import NormalCall
+from keras2torch_birnn.readers.operations.values import tensor, unsupported
+from keras2torch_birnn.schema import OPS
 
 TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 GRAPH_NODE = "TensorFlowOpLayer"
@@ -112,7 +114,7 @@ def _meaning(
         return tf_functions.translate(class_name, config, call, names)
     if class_name == GRAPH_NODE:
         return graph_nodes.translate(config, _tensors(call, names))
-    if class_name not in keras3.ROWS:
+    if class_name not in keras3.FORMS:
         raise UnsupportedLayerError(
             f"operation {printable(class_name)} is not supported",
             HOW_TO_REPLACE,
@@ -147,9 +149,10 @@ def operation_names(op: str) -> tuple[str, ...]:
     """List an operation's names in files: functions, graph nodes, classes of Keras 3."""
     if op == "GetItem":
         return "x[...]", "tf.slice", "tf.strided_slice", "node StridedSlice", "keras.ops GetItem"
+    forms = OPS[f"ops.{op}"].forms
     return (
         *_BY_ARGUMENTS.get(op, ()),
-        *(f"tf.{name}" for name, row in tf_functions.ROWS.items() if row.op == op and row.saved),
-        *(f"node {name}" for name, row in graph_nodes.ROWS.items() if row.op == op),
-        *(f"keras.ops {name}" for name, row in keras3.ROWS.items() if row.op == op),
+        *(f"tf.{form.name}" for form in forms if form.dialect == "tf" and form.saved),
+        *(f"node {form.name}" for form in forms if form.dialect == "node"),
+        *(f"keras.ops {form.name}" for form in forms if form.dialect == "keras"),
     )
