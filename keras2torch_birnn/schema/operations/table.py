@@ -79,7 +79,7 @@ def _row(
 ) -> Operation:
     """Make a row; the argument "xs" is a list, and "sizes" stands for several."""
     names = tuple(arguments.split())
-    shape = shapes.checked(output)
+    shape = shapes.checked(output, names)
     return Operation(
         options, output=shape, arguments=names, listed=names == ("xs",), dtypes=rule, text=text
     )
@@ -316,8 +316,7 @@ _TABLE = {
         """, shapes.reduced, dtypes.numbered(_FIRM), axis=optional(one_axis(None)),
         keepdims=flag(False), dtype=dtype()),
     "Average": _row("keras.Average(x axis weights weights:1.0)",
-        lambda config, given: shapes.reduced(config, shapes.broadcast(given)), dtypes.floats,
-        "x weights", axis=optional(one_axis(None))),
+        shapes.averaged, dtypes.floats, "x weights", axis=optional(one_axis(None))),
     "Normalize": _row("""
         tf.math.l2_normalize(x axis epsilon epsilon:1e-12 dim=axis)|root_epsilon
         keras.Normalize(x axis order epsilon=smallest smallest:1e-7)|refuse_orders
