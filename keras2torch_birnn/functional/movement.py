@@ -69,11 +69,6 @@ def flip(x: Tensor, axis: Sequence[int] | None) -> Tensor:
     return x.flip(dims_of(x, axis))
 
 
-def repeat(x: Tensor, repeats: int, axis: int | None) -> Tensor:
-    """Repeat each value."""
-    return torch.repeat_interleave(x, repeats, dim=axis)
-
-
 def pad(x: Tensor, pad_width: Sequence[Sequence[int]], mode: str, value: float) -> Tensor:
     """Pad every axis before and after with a value; one pair is for all axes.
 
@@ -118,11 +113,6 @@ def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
         return torch.split(x, whole // sections, dim=axis)
     rest = whole - sum(part for part in sections if part != -1)
     return torch.split(x, [rest if part == -1 else part for part in sections], dim=axis)
-
-
-def unstack(x: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Return one tensor for each index of the axis."""
-    return torch.unbind(x, dim=axis)
 
 
 def where(condition: Any, x1: Any, x2: Any) -> Tensor:

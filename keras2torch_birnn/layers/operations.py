@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,12 +103,8 @@ def _reshape(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
     return Spelled("call_method", "reshape", (x, *shape) if type(shape) is tuple else (x, shape))
 
 
-def _broadcast_to(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
-    return Spelled("call_function", torch.broadcast_to, (x, _shape(config, sizes)))
-
-
-def _tile(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
-    return Spelled("call_function", torch.tile, (x, _shape(config, sizes)))
+def _to_shape(function: Any, config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
+    return Spelled("call_function", function, (x, _shape(config, sizes)))
 
 
 def _full(config: Mapping[str, Any], like: Any, *sizes: Any) -> Spelled:
@@ -156,8 +153,8 @@ def _flip(config: Mapping[str, Any], x: Any) -> Spelled:
 
 _SPELLED: Mapping[str, Callable[..., Spelled]] = {
     "Reshape": _reshape,
-    "BroadcastTo": _broadcast_to,
-    "Tile": _tile,
+    "BroadcastTo": partial(_to_shape, torch.broadcast_to),
+    "Tile": partial(_to_shape, torch.tile),
     "Full": _full,
     "GetItem": _getitem,
     "Squeeze": _squeeze,
@@ -165,7 +162,10 @@ _SPELLED: Mapping[str, Callable[..., Spelled]] = {
     "Transpose": _transpose,
     "Flip": _flip,
 }
-SEVERAL = frozenset({"ops.Split", "ops.Unstack", "ops.TopK", "ops.Moments"})
+# Functions that return several tensors
+SEVERAL: Mapping[str, Callable[..., Any]] = {
+    f"ops.{op}": _TARGETS[op].function for op in ("Split", "Unstack", "TopK", "Moments")
+}
 
 
 def _dtype(want: str) -> dict[str, Any]:

@@ -48,6 +48,10 @@ def of_first(x: Any, indices: Any, axis: int | None, batch_dims: int) -> Any:
     )
 
 
+def unbind_backwards(x: Any, dim: int) -> Any:
+    return torch.unbind(x.flip(dim), dim)
+
+
 def target(name: str, new: Target) -> Patch:
     return put(operations._TARGETS, name, new)
 
@@ -178,9 +182,7 @@ MUTATIONS = [
     ),
     Mutation(
         "cut after the first",
-        edit(
-            "functional.movement.unstack", "unbind(x, dim=axis)", "unbind(x.flip(axis), dim=axis)"
-        ),
+        target("Unstack", replace(operations._TARGETS["Unstack"], function=unbind_backwards)),
         SHAPES,
     ),
     Mutation(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from keras2torch_birnn.limits import MAX_RANK
 from keras2torch_birnn.schema.operations import dtypes, indexing, movement, shapes
@@ -61,7 +62,11 @@ class Operation(Schema):
     text: str = ""
     usual: Mapping[str, str] = field(default_factory=dict)
     dtypes: Rule = _SAME
-    forms: tuple[Form, ...] = ()
+
+    @cached_property
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms in the row."""
+        return tuple(parse_forms(self.op, self.text, self.usual))
 
     @property
     def options_of_function(self) -> list[str]:
@@ -462,8 +467,10 @@ _TABLE = {
         tf.roll(input=x shift axis)|list_shifts node.Roll(x shift axis)|list_shifts
         keras.Roll(x shift axis)|list_shifts torch.roll(shifts=shift dims=axis)
         """, shapes.along_axis, _ANY, shift=many(PLACE, MAX_RANK), axis=several_axes(REQUIRED)),
-    "Repeat": _row("tf.repeat(input=x repeats axis) keras.Repeat(x repeats axis)",
-        movement.repeated, _ANY, repeats=size(), axis=optional(one_axis(None))),
+    "Repeat": _row("""
+        tf.repeat(input=x repeats axis) keras.Repeat(x repeats axis)
+        torch.repeat_interleave(dim=axis)
+        """, movement.repeated, _ANY, repeats=size(), axis=optional(one_axis(None))),
     "Pad": _row("""
         tf.compat.v1.pad(tensor=x paddings=pad_width mode constant_values=value)|read_padding
         node.Pad(x pad_width)|read_padding node.PadV2(x pad_width value)|read_padding
@@ -471,7 +478,7 @@ _TABLE = {
         keras.Pad(x pad_width mode constant_values=value)|read_padding
         """, movement.padded, _ANY, pad_width=Option(REQUIRED, parse_pairs),
         mode=choice("constant", "constant", "reflect", "symmetric"), value=number(0.0)),
-    "Diff": _row("keras.Diff(a=x n axis) functional.differences",
+    "Diff": _row("keras.Diff(a=x n axis) torch.diff(dim=axis)",
         movement.differences, _FIRM, n=size(1), axis=one_axis(-1)),
     "Tril": _row("""
         tf.linalg.band_part(input=x num_lower=lower num_upper=upper)|choose_band keras.Tril(x k)
@@ -508,6 +515,7 @@ _TABLE = {
         by=choice(REQUIRED, "count", "sizes", "places"), axis=one_axis()),
     "Unstack": _row("""
         tf.unstack(value=x num axis) node.Unpack(x axis num) keras.Unstack(x num axis)
+        torch.unbind(dim=axis)
         """, movement.unstacked, _SAME, axis=one_axis(0), num=optional(size(None))),
     "Concatenate": _row("""
         tf.concat(values=xs axis) node.ConcatV2(inputs)|split_axis keras.Hstack(xs axis:1)
@@ -566,8 +574,5 @@ _TABLE = {
 }  # fmt: skip
 
 OPS: Mapping[str, Operation] = {
-    f"ops.{op}": replace(
-        row, op=op, semantics=SETTLED, forms=tuple(parse_forms(op, row.text, row.usual))
-    )
-    for op, row in _TABLE.items()
+    f"ops.{op}": replace(row, op=op, semantics=SETTLED) for op, row in _TABLE.items()
 }
