@@ -162,6 +162,8 @@ _SPELLED: Mapping[str, Callable[..., Spelled]] = {
     "Transpose": _transpose,
     "Flip": _flip,
 }
+# Operations that are written otherwise than as the call of a function, or not at all
+NODES = frozenset({*_SPELLED, *_MEASURES, *_VALUES, "Activation", "IdentityN", "Shape"})
 # Functions that return several tensors
 SEVERAL: Mapping[str, Callable[..., Any]] = {
     f"ops.{op}": _TARGETS[op].function for op in ("Split", "Unstack", "TopK", "Moments")
@@ -219,7 +221,7 @@ class OperationNodes:
         """Write one call; return its node and its result, a tuple of ``used`` if several."""
         kinds, bare = layer.semantics["kinds"], layer.class_name.removeprefix("ops.")
         pairs = iter(zip(kinds["has"], kinds["wants"], strict=True))
-        plain = bare in _TARGETS and bare not in _SPELLED and not _TARGETS[bare].tensors
+        plain = bare in _TARGETS and bare not in NODES and not _TARGETS[bare].tensors
         arguments = map_structure(
             lambda leaf: self._argument(leaf, *next(pairs), name, tensors=not plain), args
         )

@@ -22,7 +22,6 @@ from keras2torch_birnn.reference.context import Context, Equation
 from keras2torch_birnn.reference.windows import window_starts
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations import Operation
-from keras2torch_birnn.schema.operations.forms import Form
 from keras2torch_birnn.spec import Array, Constant, LayerSpec, Structure, map_structure
 
 Function = Callable[..., Any]
@@ -42,20 +41,21 @@ def _as(value: Any, kind: str, context: Context) -> Array:
     return array.astype(_DTYPES[kind]) if kind in _DTYPES else array
 
 
-def find_function(form: Form) -> Function:
-    """Return the function of a form; one without a dialect is ours, or else NumPy's."""
-    own = (sys.modules[__name__], reductions, movement)
+def find_function(row: Operation) -> Function | None:
+    """Return the function that a row names; or that has its name: ours, or else NumPy's."""
+    form, own = row.form_of("reference", "np"), (sys.modules[__name__], reductions, movement)
     for module in {"reference": own, "np": (np,), "": (*own, np)}[form.dialect]:
         if function := getattr(module, form.name, None):
             return partial(function, **form.fixed)
-    raise KeyError(form.op)
+    return None
 
 
 def operation(row: Operation) -> Equation:
     """Make the equation of an operation: its function of arguments and options between casts."""
-    form = row.form_of("reference", "np")
-    function = find_function(form)
-    names = {option: there for there, option in form.parameters.items()}
+    function = find_function(row)
+    names = {ours: theirs for theirs, ours in row.form_of("reference", "np").parameters.items()}
+    if function is None:
+        raise KeyError(row.op)
 
     def equation(
         layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
