@@ -9,9 +9,9 @@ from typing import Any
 
 from keras2torch_birnn.limits import MAX_PARTS
 from keras2torch_birnn.schema.operations.shapes import (
+    OfUnknown,
     bounded,
     broadcast,
-    of_unknown,
     place,
     places,
 )
@@ -27,7 +27,7 @@ def product(sizes: Sizes) -> int | None:
     return math.prod(fixed) if len(fixed) == len(sizes) else None
 
 
-@of_unknown
+@OfUnknown
 def reshape(config: Config, shape: Shape | None, *sizes: Shape) -> Shape | None:
     """Return the target shape, -1 worked out. A size that is an argument is free."""
     wanted = config["shape"]
@@ -48,7 +48,7 @@ def wanted(config: Config, *sizes: Shape) -> Shape | None:
     return shape
 
 
-@of_unknown
+@OfUnknown
 def broadcast_to(config: Config, shape: Shape | None, *sizes: Shape) -> Shape | None:
     """Return the target shape; refuse a tensor that does not broadcast to it."""
     target = config["shape"]
@@ -149,7 +149,7 @@ def stacked(config: Config, *inputs: Shape) -> Shape:
     return (*together[:axis], len(inputs), *together[axis:])
 
 
-@of_unknown
+@OfUnknown
 def split(config: Config, shape: Shape | None) -> Structure:
     """Split an axis into a number of parts, into parts of given sizes, or at given positions."""
     parts, how = config["sections"], config["by"]
@@ -185,7 +185,7 @@ def _parts(parts: Any, how: str, whole: int | None) -> tuple[int | None, ...]:
     return (*sizes, None if whole is None else whole - (parts[-1] if parts else 0))
 
 
-@of_unknown
+@OfUnknown
 def unstacked(config: Config, shape: Shape | None) -> Structure:
     """Return one shape for each index of an axis."""
     if shape is None:
@@ -302,7 +302,7 @@ def flattened(config: Config, shape: Shape) -> Shape:
     return (shape[0], product(shape[1:]))
 
 
-@of_unknown
+@OfUnknown
 def reversed_rows(config: Config, shape: Shape | None, lengths: Shape | None) -> Shape | None:
     """Return the input's shape; refuse lengths that are not one for every row."""
     if shape is None:
@@ -317,7 +317,7 @@ def reversed_rows(config: Config, shape: Shape | None, lengths: Shape | None) ->
     return shape
 
 
-@of_unknown
+@OfUnknown
 def one_number(config: Config, shape: Shape | None) -> Shape:
     """Return the shape of a scalar."""
     return ()

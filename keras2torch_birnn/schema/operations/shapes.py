@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from keras2torch_birnn.limits import MAX_OPERATION_RANK, MAX_OPERATION_VALUES
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
@@ -17,13 +18,17 @@ from keras2torch_birnn.spec import Shape, Structure
 
 # The output of a call from the options and the shape of each argument.
 Output = Callable[..., Structure]
-_OF_UNKNOWN: set[Output] = set()
 
 
-def of_unknown(output: Output) -> Output:
-    """Mark a rule that takes an argument of unknown shape; other rules are not asked then."""
-    _OF_UNKNOWN.add(output)
-    return output
+@dataclass(frozen=True)
+class OfUnknown:
+    """Rule that takes arguments of unknown shapes; other rules are not asked then."""
+
+    rule: Output
+
+    def __call__(self, config: Config, *inputs: Shape | None) -> Structure:
+        """Return the shape of the output."""
+        return self.rule(config, *inputs)
 
 
 def checked(output: Output, arguments: Sequence[str]) -> Callable[[Config, Structure], Structure]:
@@ -34,7 +39,7 @@ def checked(output: Output, arguments: Sequence[str]) -> Callable[[Config, Struc
     def shape(config: Config, inputs: Structure) -> Structure:
         given = inputs if several or is_list(inputs) else (inputs,)
         needed = given if tensors == ["xs"] else given[: len(tensors)]
-        if None in needed and output not in _OF_UNKNOWN:
+        if None in needed and not isinstance(output, OfUnknown):
             return None
         out = output(config, *given)
         for one in out if is_list(out) else (out,):
@@ -91,7 +96,7 @@ def elementwise(config: Config, *inputs: Shape) -> Shape:
     return broadcast(*inputs)
 
 
-@of_unknown
+@OfUnknown
 def chosen(config: Config, *inputs: Shape | None) -> Shape | None:
     """Broadcast a condition and two tensors; TensorFlow's old Select does not broadcast."""
     known = [shape for shape in inputs if shape is not None]
@@ -101,7 +106,7 @@ def chosen(config: Config, *inputs: Shape | None) -> Shape | None:
     return shape
 
 
-@of_unknown
+@OfUnknown
 def each(config: Config, *inputs: Shape | None) -> Structure:
     """Return every argument's shape."""
     return inputs
@@ -161,7 +166,7 @@ def ranked(config: Config, shape: Shape, *sizes: Shape) -> Structure:
     return ((*shape[:-1], config["k"]),) * 2
 
 
-@of_unknown
+@OfUnknown
 def normalized(config: Config, shape: Shape | None, *others: Shape | None) -> Shape | None:
     """Return the first argument's shape; refuse axes that are not its last ones."""
     if shape is None:
@@ -174,7 +179,7 @@ def normalized(config: Config, shape: Shape | None, *others: Shape | None) -> Sh
     return shape
 
 
-@of_unknown
+@OfUnknown
 def attended(config: Config, *inputs: Shape | None) -> Shape | None:
     """Attend: (B, T, N, H), (B, S, K, H), (B, S, K, V), mask (B, N, T, S) -> (B, T, N, V)."""
     query, key, value, *mask = inputs
@@ -251,7 +256,7 @@ def tensordot(config: Config, a: Shape, b: Shape) -> Shape:
     return (*rest, *(size for j, size in enumerate(b) if j not in right))
 
 
-@of_unknown
+@OfUnknown
 def einsum(config: Config, *inputs: Shape | None) -> Shape | None:
     """Compute the shape of an einsum: letters are axes, an ellipsis broadcast axes."""
     left, output = config["subscripts"].split("->")
