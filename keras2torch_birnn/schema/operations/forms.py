@@ -4,7 +4,9 @@ A form is written ``DIALECT.NAME(PARAMETERS)|STEP|STEP``. Parameters stand in th
 each as "theirs=ours" or "same"; "theirs=-" has no effect; "theirs=!" must be absent, null, false or
 zero; "ours:VALUE" is what holds unless another value is given. A step names a function that
 converts the values where renaming is not enough (``readers.operations.reworks``), and what else it
-is given, after colons; "unsaved": Keras never saves all arguments of this form.
+is given, after colons; "unsaved": Keras never saves all arguments of this form. Steps of torch's
+functions: "tensors", which takes no plain numbers; "gives:DTYPE", where a result has another dtype
+than the row says, in the order of the results.
 """
 
 from __future__ import annotations
