@@ -51,11 +51,6 @@ def getitem_backwards(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
     return x[tuple(rest)]
 
 
-def squeeze(x: Tensor, axis: Sequence[int] | None) -> Tensor:
-    """Remove axes of size 1."""
-    return x.squeeze() if axis is None else x.squeeze(dims_of(x, axis))
-
-
 def expand_dims(x: Tensor, axis: Sequence[int]) -> Tensor:
     """Insert axes of size 1 at these positions of the result."""
     rank = x.dim() + len(axis)
@@ -72,11 +67,6 @@ def transpose(x: Tensor, axes: Sequence[int] | None) -> Tensor:
 def flip(x: Tensor, axis: Sequence[int] | None) -> Tensor:
     """Reverse axes."""
     return x.flip(dims_of(x, axis))
-
-
-def repeat(x: Tensor, repeats: int, axis: int | None) -> Tensor:
-    """Repeat each value."""
-    return torch.repeat_interleave(x, repeats, dim=axis)
 
 
 def pad(x: Tensor, pad_width: Sequence[Sequence[int]], mode: str, value: float) -> Tensor:
@@ -123,11 +113,6 @@ def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
         return torch.split(x, whole // sections, dim=axis)
     rest = whole - sum(part for part in sections if part != -1)
     return torch.split(x, [rest if part == -1 else part for part in sections], dim=axis)
-
-
-def unstack(x: Tensor, axis: int) -> tuple[Tensor, ...]:
-    """Return one tensor for each index of the axis."""
-    return torch.unbind(x, dim=axis)
 
 
 def where(condition: Any, x1: Any, x2: Any) -> Tensor:

@@ -190,11 +190,6 @@ def top_k(x: Tensor, *given: int, k: int | None) -> tuple[Tensor, Tensor]:
     return values[..., :most], places[..., :most]
 
 
-def differences(x: Tensor, n: int, axis: int) -> Tensor:
-    """Take n-th differences along an axis."""
-    return torch.diff(x, n=n, dim=axis)
-
-
 # ---- products ------------------------------------------------------------------------------------
 
 

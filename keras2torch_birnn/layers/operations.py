@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.functional import activations, movement
 from keras2torch_birnn.functional import operations as functions
 from keras2torch_birnn.schema import OPS
+from keras2torch_birnn.schema.operations import Operation
 from keras2torch_birnn.spec import Constant, LayerSpec, Structure, map_structure
 
 _DTYPES: Mapping[str, torch.dtype] = {
@@ -33,120 +35,38 @@ _LITERALS = ("a float", "an int", "a bool")
 class Target:
     """Function of an operation.
 
-    ``names``: options -> their names there; those not named keep theirs, those named "" are not
-    passed. ``gives``: the kinds that come out of the function itself, where not those wanted.
+    ``names``: the names of options there -> options; other options keep their names. ``fixed``:
+    more options. ``gives``: the kinds that come out of the function itself, where not those wanted.
     ``tensors``: it takes no plain numbers.
     """
 
     function: Callable[..., Any]
     names: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
     gives: tuple[str, ...] = ()
     tensors: bool = False
 
 
-_REDUCED = {"axis": "dim", "keepdims": "keepdim"}
+def find_target(row: Operation) -> Target | None:
+    """Return the function that a row names, or that has its name; None if it is a method."""
+    form = row.form_of("torch", "operator", "functional")
+    modules: Mapping[str, tuple[Any, ...]] = {
+        "torch": (torch,),
+        "operator": (operator,),
+        "functional": (functions, movement),
+        "": (functions, movement, torch),
+    }
+    for module in modules[form.dialect]:
+        if function := getattr(module, form.name, None):
+            steps = {name: tuple(more) for name, *more in form.steps}
+            return Target(
+                function, form.parameters, form.fixed, steps.get("gives", ()), "tensors" in steps
+            )
+    return None
+
+
 _TARGETS: Mapping[str, Target] = {
-    "Add": Target(operator.add),
-    "Subtract": Target(operator.sub),
-    "Multiply": Target(operator.mul),
-    "Divide": Target(operator.truediv),
-    "FloorDivide": Target(functions.floor_divide),
-    "Mod": Target(torch.remainder),
-    "Power": Target(torch.pow),
-    "Maximum": Target(functions.maximum),
-    "Minimum": Target(functions.minimum),
-    "SquaredDifference": Target(functions.squared_difference),
-    "DivideNoNan": Target(functions.divide_no_nan),
-    "MultiplyNoNan": Target(functions.multiply_no_nan, tensors=True),
-    "Xlogy": Target(functions.xlogy, tensors=True),
-    "Xlog1py": Target(functions.xlog1py, tensors=True),
-    "Xdivy": Target(functions.xdivy, tensors=True),
-    "Arctan2": Target(functions.arctan2),
-    "Logaddexp": Target(functions.logaddexp),
-    "Hypot": Target(torch.hypot, tensors=True),
-    "Less": Target(operator.lt),
-    "LessEqual": Target(operator.le),
-    "Greater": Target(operator.gt),
-    "GreaterEqual": Target(operator.ge),
-    "Equal": Target(operator.eq),
-    "NotEqual": Target(operator.ne),
-    "LogicalAnd": Target(torch.logical_and, tensors=True),
-    "LogicalOr": Target(torch.logical_or, tensors=True),
-    "LogicalXor": Target(torch.logical_xor, tensors=True),
-    "LogicalNot": Target(torch.logical_not),
-    **{
-        name: Target(getattr(torch, name.lower()))
-        for name in (
-            "Exp Expm1 Log Log1p Log2 Log10 Sqrt Rsqrt Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh "
-            "Tanh Arcsinh Arccosh Arctanh Erf Erfc Erfinv Lgamma Reciprocal Floor Ceil Round Trunc "
-            "Negative Absolute Sign Square Isnan Isinf Isfinite"
-        ).split()
-    },
-    "Sum": Target(torch.sum, _REDUCED, ("int64",)),
-    "Prod": Target(functions.product, gives=("int64",)),
-    "Mean": Target(torch.mean, _REDUCED),
-    "Var": Target(torch.var, _REDUCED),
-    "Std": Target(torch.std, _REDUCED),
-    "Moments": Target(functions.moments),
-    "Max": Target(torch.amax, _REDUCED),
-    "Min": Target(torch.amin, _REDUCED),
-    "Any": Target(torch.any, _REDUCED),
-    "All": Target(torch.all, _REDUCED),
-    "Logsumexp": Target(functions.logsumexp),
-    "Norm": Target(functions.norm),
-    "CountNonzero": Target(functions.count_nonzero, {"dtype": ""}, ("int64",)),
-    "Argmax": Target(functions.arg_extreme, {"dtype": ""}, ("int64",)),
-    "Argmin": Target(functions.arg_extreme, {"dtype": ""}, ("int64",)),
-    "Average": Target(functions.average),
-    "Normalize": Target(functions.normalize),
-    "ClipByNorm": Target(functions.clip_by_norm),
-    "Cumsum": Target(functions.cumulate, gives=("int64",)),
-    "Cumprod": Target(functions.cumulate, gives=("int64",)),
-    "Sort": Target(functions.sort),
-    "Argsort": Target(functions.argsort, {"dtype": ""}, ("int64",)),
-    "TopK": Target(functions.top_k, gives=("", "int64")),
-    "Matmul": Target(functions.matmul, tensors=True),
-    "Dot": Target(functions.dot, tensors=True),
-    "Tensordot": Target(torch.tensordot, {"axes": "dims"}, tensors=True),
-    "Einsum": Target(functions.einsum, tensors=True),
-    "AddN": Target(functions.add_all, tensors=True),
-    "LayerNorm": Target(functions.layer_norm),
-    "RMSNorm": Target(functions.rms_norm),
-    "BatchNorm": Target(functions.batch_norm),
-    "DotProductAttention": Target(functions.dot_product_attention, tensors=True),
-    "MaskedDotProductAttention": Target(functions.dot_product_attention, tensors=True),
-    "MaxPool": Target(functions.max_pool),
-    "AveragePool": Target(functions.average_pool),
-    "Arange": Target(movement.count_up),
-    "Swapaxes": Target(torch.transpose, {"axis1": "dim0", "axis2": "dim1"}),
-    "Moveaxis": Target(torch.movedim),
-    "Roll": Target(torch.roll, {"shift": "shifts", "axis": "dims"}),
-    "Repeat": Target(movement.repeat),
-    "Pad": Target(movement.pad),
-    "Diff": Target(functions.differences),
-    "Tril": Target(torch.tril, {"k": "diagonal"}),
-    "Triu": Target(torch.triu, {"k": "diagonal"}),
-    "BandPart": Target(movement.band_part),
-    "Diagonal": Target(torch.diagonal, {"axis1": "dim1", "axis2": "dim2"}),
-    "Trace": Target(movement.trace),
-    "MatrixDiag": Target(torch.diag_embed),
-    "BatchFlatten": Target(torch.flatten),
-    "Split": Target(movement.split),
-    "Unstack": Target(movement.unstack, {"num": ""}),
-    "Concatenate": Target(torch.cat, {"axis": "dim"}, tensors=True),
-    "Stack": Target(torch.stack, {"axis": "dim"}, tensors=True),
-    "Where": Target(movement.where, {"broadcasts": ""}),
-    "Clip": Target(functions.clip),
-    "Threshold": Target(movement.threshold),
-    "Take": Target(movement.take, tensors=True),
-    "TakeAlongAxis": Target(movement.take_along, tensors=True),
-    "GatherNd": Target(movement.gather_nd, tensors=True),
-    "ReverseSequence": Target(movement.reverse_sequence, tensors=True),
-    "OneHot": Target(movement.one_hot, {"dtype": ""}, ("bool",)),
-    "SequenceMask": Target(movement.sequence_mask, {"dtype": ""}, ("bool",)),
-    "ZerosLike": Target(torch.zeros_like, {"dtype": ""}),
-    "OnesLike": Target(torch.ones_like, {"dtype": ""}),
-    "FullLike": Target(torch.full_like, {"dtype": "", "value": "fill_value"}),
+    row.op: target for row in OPS.values() if (target := find_target(row))
 }
 # The value is the argument's own, in another kind
 _VALUES = ("Cast", "ConvertToTensor", "Identity")
@@ -183,12 +103,8 @@ def _reshape(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
     return Spelled("call_method", "reshape", (x, *shape) if type(shape) is tuple else (x, shape))
 
 
-def _broadcast_to(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
-    return Spelled("call_function", torch.broadcast_to, (x, _shape(config, sizes)))
-
-
-def _tile(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
-    return Spelled("call_function", torch.tile, (x, _shape(config, sizes)))
+def _to_shape(function: Any, config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
+    return Spelled("call_function", function, (x, _shape(config, sizes)))
 
 
 def _full(config: Mapping[str, Any], like: Any, *sizes: Any) -> Spelled:
@@ -237,8 +153,8 @@ def _flip(config: Mapping[str, Any], x: Any) -> Spelled:
 
 _SPELLED: Mapping[str, Callable[..., Spelled]] = {
     "Reshape": _reshape,
-    "BroadcastTo": _broadcast_to,
-    "Tile": _tile,
+    "BroadcastTo": partial(_to_shape, torch.broadcast_to),
+    "Tile": partial(_to_shape, torch.tile),
     "Full": _full,
     "GetItem": _getitem,
     "Squeeze": _squeeze,
@@ -246,16 +162,12 @@ _SPELLED: Mapping[str, Callable[..., Spelled]] = {
     "Transpose": _transpose,
     "Flip": _flip,
 }
-_EXTRA: Mapping[str, Mapping[str, Any]] = {
-    "Var": {"correction": 0},
-    "Std": {"correction": 0},
-    "Argmax": {"largest": True},
-    "Argmin": {"largest": False},
-    "Cumsum": {"product": False},
-    "Cumprod": {"product": True},
-    "BatchFlatten": {"start_dim": 1},
+# Operations that are written otherwise than as the call of a function, or not at all
+NODES = frozenset({*_SPELLED, *_MEASURES, *_VALUES, "Activation", "IdentityN", "Shape"})
+# Functions that return several tensors
+SEVERAL: Mapping[str, Callable[..., Any]] = {
+    f"ops.{op}": _TARGETS[op].function for op in ("Split", "Unstack", "TopK", "Moments")
 }
-SEVERAL = frozenset({"ops.Split", "ops.Unstack", "ops.TopK", "ops.Moments"})
 
 
 def _dtype(want: str) -> dict[str, Any]:
@@ -309,9 +221,9 @@ class OperationNodes:
         """Write one call; return its node and its result, a tuple of ``used`` if several."""
         kinds, bare = layer.semantics["kinds"], layer.class_name.removeprefix("ops.")
         pairs = iter(zip(kinds["has"], kinds["wants"], strict=True))
-        tensors = bare not in _TARGETS or _TARGETS[bare].tensors
+        plain = bare in _TARGETS and bare not in NODES and not _TARGETS[bare].tensors
         arguments = map_structure(
-            lambda leaf: self._argument(leaf, *next(pairs), name, tensors=tensors), args
+            lambda leaf: self._argument(leaf, *next(pairs), name, tensors=not plain), args
         )
         gives = kinds["gives"]
         if gives == ("size",):
@@ -415,10 +327,10 @@ class OperationNodes:
             named = {"name": value} if isinstance(value, str) else dict(value)
             return activations.FUNCTIONS[named.pop("name")], named, ()
         target = _TARGETS[bare]
-        options = dict(_EXTRA.get(bare, {}))
-        for key in OPS[layer.class_name].options:
-            if there := target.names.get(key, key):
-                options[there] = config[key]
+        names = {option: there for there, option in target.names.items()}
+        options = dict(target.fixed)
+        for key in OPS[layer.class_name].options_of_function:
+            options[names.get(key, key)] = config[key]
         if "dim" in options and options["dim"] is None and bare in ("Max", "Min"):
             options["dim"] = ()
         if bare == "Arange":

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras2torch_birnn.spec import Array
-
-Config = Mapping[str, Any]
 
 
 def fill_sizes(shape: Sequence[int | None] | None, sizes: Sequence[Array]) -> list[int]:
@@ -20,124 +18,140 @@ def fill_sizes(shape: Sequence[int | None] | None, sizes: Sequence[Array]) -> li
     return [left.pop(0) if size is None else size for size in shape]
 
 
-def broadcast_to(config: Config, x: Array, *sizes: Array) -> Array:
+def reshape(x: Array, *sizes: Array, shape: Any) -> Array:
+    """Compute ``tf.reshape``."""
+    return np.reshape(x, fill_sizes(shape, sizes))
+
+
+def tile(x: Array, *sizes: Array, shape: Any) -> Array:
+    """Compute ``tf.tile``."""
+    return np.tile(x, fill_sizes(shape, sizes))
+
+
+def full(*sizes: Array, shape: Any, value: float) -> Array:
+    """Compute ``tf.fill``."""
+    return np.full(fill_sizes(shape, sizes), value)
+
+
+def shape(x: Array) -> Array:
+    """Compute ``tf.shape``."""
+    return np.array(np.shape(x))
+
+
+def batch_flatten(x: Array) -> Array:
+    """Compute ``keras.backend.batch_flatten``."""
+    return np.reshape(x, (len(x), -1))
+
+
+def trace(x: Array, offset: int, axis1: int, axis2: int) -> Array:
+    """Compute ``tf.linalg.trace``."""
+    return np.asarray(np.sum(np.diagonal(x, offset, axis1, axis2), axis=-1))
+
+
+def broadcast_to(x: Array, *sizes: Array, shape: Any) -> Array:
     """Compute ``tf.broadcast_to``; -1 leaves a size."""
-    wanted = fill_sizes(config["shape"], sizes)
+    wanted = fill_sizes(shape, sizes)
     for i in range(1, len(wanted) + 1):
         if wanted[-i] == -1:
             wanted[-i] = x.shape[-i]
     return np.broadcast_to(x, wanted)
 
 
-def arange(config: Config, *sizes: Array) -> Array:
+def arange(*sizes: Array, bounds: Any) -> Array:
     """Compute ``tf.range``."""
     left = [int(size) for size in sizes]
-    return np.arange(*(left.pop(0) if bound == "@" else bound for bound in config["bounds"]))
+    return np.arange(*(left.pop(0) if bound == "@" else bound for bound in bounds))
 
 
-def get_item(config: Config, x: Array, *sizes: Array) -> Array:
+def get_item(x: Array, *sizes: Array, key: Any) -> Array:
     """Compute ``x[key]``, as ``tf.strided_slice`` and NumPy have it."""
     left = [int(size) for size in sizes]
-    key: list[Any] = []
-    for part in config["key"]:
+    index: list[Any] = []
+    for part in key:
         if isinstance(part, tuple):
-            key.append(slice(*(left.pop(0) if bound == "@" else bound for bound in part)))
+            index.append(slice(*(left.pop(0) if bound == "@" else bound for bound in part)))
         elif part == "@":
-            key.append(left.pop(0))
+            index.append(left.pop(0))
         else:
-            key.append({"...": Ellipsis, None: np.newaxis}.get(part, part))
-    return np.asarray(x[tuple(key)])
+            index.append({"...": Ellipsis, None: np.newaxis}.get(part, part))
+    return np.asarray(x[tuple(index)])
 
 
-def pad(config: Config, x: Array) -> Array:
+def pad(x: Array, pad_width: Any, mode: Any, value: float) -> Array:
     """Compute ``tf.pad``, ``keras.ops.pad``."""
-    width = config["pad_width"] * x.ndim if len(config["pad_width"]) == 1 else config["pad_width"]
-    if config["mode"] == "constant":
-        return np.pad(x, width, constant_values=config["value"])
-    return np.pad(x, width, mode=config["mode"])
+    width = pad_width * x.ndim if len(pad_width) == 1 else pad_width
+    if mode == "constant":
+        return np.pad(x, width, constant_values=value)
+    return np.pad(x, width, mode=mode)
 
 
-def band_part(config: Config, x: Array) -> Array:
+def band_part(x: Array, lower: int, upper: int) -> Array:
     """Compute ``tf.linalg.band_part``: (lower < 0 or row - column <= lower), and so above."""
     rows, columns = np.indices(x.shape[-2:])
     kept = np.ones(x.shape[-2:], bool)
-    if config["lower"] >= 0:
-        kept &= rows - columns <= config["lower"]
-    if config["upper"] >= 0:
-        kept &= columns - rows <= config["upper"]
+    if lower >= 0:
+        kept &= rows - columns <= lower
+    if upper >= 0:
+        kept &= columns - rows <= upper
     return np.where(kept, x, np.zeros((), x.dtype))
 
 
-def diagonal(config: Config, x: Array) -> Array:
-    """Compute ``tf.linalg.diag_part``, ``keras.ops.diagonal``."""
-    return np.diagonal(x, config["offset"], config["axis1"], config["axis2"])
-
-
-def matrix_diag(config: Config, x: Array) -> Array:
+def matrix_diag(x: Array, offset: int) -> Array:
     """Compute ``tf.linalg.diag``: x on one diagonal of a matrix of zeros."""
-    offset, count = config["offset"], x.shape[-1]
+    count = x.shape[-1]
     y = np.zeros((*x.shape[:-1], count + abs(offset), count + abs(offset)), x.dtype)
     for i in range(count):
         y[..., i + max(-offset, 0), i + max(offset, 0)] = x[..., i]
     return y
 
 
-def split(config: Config, x: Array) -> tuple[Array, ...]:
+def split(x: Array, sections: Any, by: str, axis: int) -> tuple[Array, ...]:
     """Compute ``tf.split`` (numbers or sizes of parts), ``numpy.split`` (places between them)."""
-    how, axis = config["sections"], config["axis"]
-    if config["by"] == "sizes":
-        known = sum(size for size in how if size >= 0)
-        full = [size if size >= 0 else x.shape[axis] - known for size in how]
-        how = [sum(full[: i + 1]) for i in range(len(full) - 1)]
-    return tuple(np.split(x, how, axis=axis))
+    if by == "sizes":
+        rest = x.shape[axis] - sum(size for size in sections if size >= 0)
+        sections = np.cumsum([size if size >= 0 else rest for size in sections])[:-1]
+    return tuple(np.split(x, sections, axis=axis))
 
 
-def unstack(config: Config, x: Array) -> tuple[Array, ...]:
+def unstack(x: Array, axis: int) -> tuple[Array, ...]:
     """Compute ``tf.unstack``."""
-    return tuple(np.moveaxis(x, config["axis"], 0))
+    return tuple(np.moveaxis(x, axis, 0))
 
 
-def expand_dims(config: Config, x: Array) -> Array:
-    """Compute ``numpy.expand_dims``."""
-    return np.expand_dims(x, config["axis"])
-
-
-def take(config: Config, x: Array, indices: Array) -> Array:
+def take(x: Array, indices: Array, axis: int | None, batch_dims: int) -> Array:
     """Compute ``tf.gather``, ``numpy.take``; for each sample apart where batch_dims says so."""
-    batch, axis = config["batch_dims"], config["axis"]
-    if not batch:
+    if axis is None or not batch_dims:
         return np.take(x, indices, axis=axis)
-    axis = axis % x.ndim
-    found = [np.take(x[at], indices[at], axis=axis - batch) for at in np.ndindex(x.shape[:batch])]
-    return np.reshape(found, (*x.shape[:batch], *found[0].shape))
+    rows, axis = x.shape[:batch_dims], axis % x.ndim - batch_dims
+    found = [np.take(x[at], indices[at], axis=axis) for at in np.ndindex(rows)]
+    return np.reshape(found, (*rows, *found[0].shape))
 
 
-def gather_nd(config: Config, x: Array, indices: Array) -> Array:
+def gather_nd(x: Array, indices: Array, batch_dims: int) -> Array:
     """Compute ``tf.gather_nd``: x at a place for each row of indices, for each sample apart."""
-    batch = config["batch_dims"]
     places = np.ndindex(indices.shape[:-1])
     found = []
     for place in places:
-        index = (*place[:batch], *map(int, indices[place]))
+        index = (*place[:batch_dims], *map(int, indices[place]))
         found.append(x[index])
-    inner = x.shape[batch + indices.shape[-1] :]
+    inner = x.shape[batch_dims + indices.shape[-1] :]
     return np.reshape(found, (*indices.shape[:-1], *inner)).astype(x.dtype)
 
 
-def reverse_sequence(config: Config, x: Array, lengths: Array) -> Array:
+def reverse_sequence(x: Array, lengths: Array, seq_axis: int, batch_axis: int) -> Array:
     """Compute ``tf.reverse_sequence``."""
-    y = np.moveaxis(x, (config["batch_axis"], config["seq_axis"]), (0, 1)).copy()
+    y = np.moveaxis(x, (batch_axis, seq_axis), (0, 1)).copy()
     for row, length in enumerate(lengths):
         y[row, :length] = y[row, :length][::-1]
-    return np.moveaxis(y, (0, 1), (config["batch_axis"], config["seq_axis"]))
+    return np.moveaxis(y, (0, 1), (batch_axis, seq_axis))
 
 
-def one_hot(config: Config, x: Array) -> Array:
+def one_hot(x: Array, depth: int, axis: int) -> Array:
     """Compute ``tf.one_hot``."""
-    return np.stack([x == place for place in range(config["depth"])], axis=config["axis"])
+    return np.stack([x == place for place in range(depth)], axis=axis)
 
 
-def sequence_mask(config: Config, lengths: Array, *sizes: Array) -> Array:
+def sequence_mask(lengths: Array, *sizes: Array, maxlen: int | None) -> Array:
     """Compute ``tf.sequence_mask``."""
-    longest = int(sizes[0]) if config["maxlen"] is None else config["maxlen"]
+    longest = int(sizes[0]) if maxlen is None else maxlen
     return np.arange(longest) < lengths[..., np.newaxis]

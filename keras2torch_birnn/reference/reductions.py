@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keras2torch_birnn.spec import Array
-
-Config = Mapping[str, Any]
 
 
 def logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
@@ -28,63 +26,75 @@ def vector_norm(x: Array, axis: Any, keepdims: bool) -> Array:
     return y
 
 
-def norm(config: Config, x: Array) -> Array:
+def norm(x: Array, order: int | str, axis: Any, keepdims: bool) -> Array:
     """Compute ``tf.norm``, ``keras.ops.norm`` of vectors."""
-    axis, keepdims = config["axis"], config["keepdims"]
-    if config["order"] == 2:
+    if order == 2:
         return vector_norm(x, axis, keepdims)
-    reduce: Any = np.sum if config["order"] == 1 else np.max
+    reduce: Any = np.sum if order == 1 else np.max
     return np.asarray(reduce(np.abs(x), axis=axis, keepdims=keepdims))
 
 
-def clip_by_norm(config: Config, x: Array) -> Array:
+def clip_by_norm(x: Array, axis: Any, largest: float) -> Array:
     """Compute ``tf.clip_by_norm``: what is longer is made so long."""
-    length, most = vector_norm(x, config["axis"], keepdims=True), config["largest"]
-    return np.where(length > most, x * most / np.where(length > most, length, 1), x)
+    length = vector_norm(x, axis, keepdims=True)
+    return np.where(length > largest, x * largest / np.where(length > largest, length, 1), x)
 
 
-def moments(config: Config, x: Array) -> tuple[Array, Array]:
+def moments(x: Array, axis: Any, keepdims: bool) -> tuple[Array, Array]:
     """Compute ``keras.ops.moments``."""
-    options = {"axis": config["axis"], "keepdims": config["keepdims"]}
+    options = {"axis": axis, "keepdims": keepdims}
     return np.asarray(x.mean(**options)), np.asarray(x.var(**options))
 
 
-def normalize(config: Config, x: Array) -> Array:
+def normalize(x: Array, axis: Any, smallest: float) -> Array:
     """Compute ``tf.math.l2_normalize``.
 
     Epsilon bounds the square; ``keras.ops.normalize``: the length.
     """
-    y: Array = x / np.maximum(vector_norm(x, config["axis"], keepdims=True), config["smallest"])
+    y: Array = x / np.maximum(vector_norm(x, axis, keepdims=True), smallest)
     return y
 
 
-def count_nonzero(config: Config, x: Array) -> Array:
+def count_nonzero(x: Array, axis: Any, keepdims: bool) -> Array:
     """Compute ``tf.math.count_nonzero``."""
-    options = {"axis": config["axis"], "keepdims": config["keepdims"]}
-    return np.asarray(np.sum(x != 0, dtype=np.int64, **options))
+    return np.asarray(np.sum(x != 0, dtype=np.int64, axis=axis, keepdims=keepdims))
 
 
-def argsort(config: Config, x: Array) -> Array:
+def _cumulate(
+    function: Any, start: int, x: Array, axis: int, reverse: bool, exclusive: bool
+) -> Array:
+    y = np.moveaxis(x, axis, 0)
+    y = y[::-1] if reverse else y
+    total = function(y, axis=0)
+    if exclusive:
+        total = np.concatenate([np.full_like(total[:1], start), total[:-1]])
+    total = total[::-1] if reverse else total
+    return np.moveaxis(total, 0, axis)
+
+
+# ``tf.cumsum``, ``tf.math.cumprod``
+cumsum, cumprod = partial(_cumulate, np.cumsum, 0), partial(_cumulate, np.cumprod, 1)
+
+
+def argsort(x: Array, axis: int, descending: bool) -> Array:
     """Compute ``tf.argsort``, stable."""
-    key = -x if config["descending"] else x
-    return np.argsort(key, axis=config["axis"], kind="stable")
+    return np.argsort(-x if descending else x, axis=axis, kind="stable")
 
 
-def sort(config: Config, x: Array) -> Array:
+def sort(x: Array, axis: int, descending: bool) -> Array:
     """Compute ``tf.sort``."""
-    return np.take_along_axis(x, argsort(config, x), axis=config["axis"])
+    return np.take_along_axis(x, argsort(x, axis, descending), axis=axis)
 
 
-def top_k(config: Config, x: Array, *sizes: Array) -> tuple[Array, Array]:
+def top_k(x: Array, *sizes: Array, k: int | None) -> tuple[Array, Array]:
     """Compute ``tf.math.top_k``: of equal values the first comes first."""
-    most = int(sizes[0]) if config["k"] is None else config["k"]
+    most = int(sizes[0]) if k is None else k
     places = np.argsort(-x, axis=-1, kind="stable")[..., :most]
     return np.take_along_axis(x, places, axis=-1), places
 
 
-def average(config: Config, x: Array, weights: Array) -> Array:
+def average(x: Array, weights: Array, axis: int | None) -> Array:
     """Compute ``numpy.average``."""
     spread = np.broadcast_to(weights, x.shape)
-    axis = config["axis"]
     y: Array = np.sum(x * spread, axis=axis) / np.sum(spread, axis=axis)
     return y

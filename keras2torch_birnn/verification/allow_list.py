@@ -50,7 +50,7 @@ def _is_known_operation(class_name: str, module: Any) -> bool:
     Others do: ``Map``, ``Scan`` and ``Cond`` are given functions.
     """
     parents = [f"{parent}." for parent in OPERATION_MODULES]
-    return class_name in keras3.ROWS and f"{module}.".startswith(tuple(parents))
+    return class_name in keras3.FORMS and f"{module}.".startswith(tuple(parents))
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -77,11 +77,11 @@ def names_in_files() -> Mapping[str, frozenset[str]]:
 
 def test_every_function_of_the_tables_was_written_by_real_keras() -> None:
     seen = names_in_files()
-    saved = {name for name, row in tf_functions.ROWS.items() if row.saved}
+    saved = {name for name, form in tf_functions.FORMS.items() if form.saved}
     assert saved <= seen["lambdas"]
-    assert graph_nodes.ROWS.keys() == seen["nodes"]
+    assert graph_nodes.FORMS.keys() == seen["nodes"]
     # of masks alone: other files have it, see test_fixtures.test_every_class_was_compared
-    assert keras3.ROWS.keys() - seen["keras3"] == {"ConvertToTensor"}
+    assert keras3.FORMS.keys() - seen["keras3"] == {"ConvertToTensor"}
 
 
 def test_every_generation_that_writes_operations_was_compared() -> None:
@@ -232,6 +232,7 @@ TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("compat.v1.transpose", [*X, {"perm": [0, 1, 1]}], "name one twice"),
     ("split", [*X, {"num_or_size_splits": 10**6, "axis": 1}], "at most 4096 parts"),
     ("split", [*X, {"num_or_size_splits": 2, "axis": 1}], "7 in 2 equal parts"),
+    ("unstack", [*X, {"num": 10**9, "axis": 0}], "1000000000 tensors, more than 4096"),
     ("math.top_k", [*X, {"k": 5}], "the 5 largest of"),
     ("math.top_k", [*X, {"k": 2, "sorted": False}], "sorted=False is not supported"),
     ("linalg.matmul", [*X, {"b": X}], "do not fit each other"),
@@ -595,6 +596,25 @@ def test_gradients_flow_through_operations() -> None:
     x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
     model = build(spec, dtype="float64")
     assert torch.autograd.gradcheck(lambda t: model(t, torch.zeros(2, 7)), (x,))
+
+
+@pytest.mark.parametrize(
+    ("function", "options"), [("split", {"num_or_size_splits": 7, "axis": 1}), ("math.top_k", {})]
+)
+def test_what_has_several_outputs_takes_a_tensor_of_unknown_shape(
+    function: str, options: Any
+) -> None:
+    model = tf_model(
+        ("compat.v1.shape", [*X, {}], {}),
+        ("reshape", [*X, {"shape": ["op0", 0, 0]}], {}),
+        (function, ["op1", 0, 0, options], {}),
+        ("cast", ["op2", 0, 1, {"dtype": "float32"}], {}),
+    )
+    x = np.random.default_rng(5).normal(size=(2, 7, 3))
+    got, exact = both(spec_of(model, TF), x, np.zeros((2, 7), np.int32))
+    wanted = x[:, 1:2] if function == "split" else x.argmax(-1)[..., None]
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(exact, wanted)
 
 
 def test_a_step_backwards_is_a_slice_of_numpy() -> None:

@@ -48,12 +48,20 @@ def of_first(x: Any, indices: Any, axis: int | None, batch_dims: int) -> Any:
     )
 
 
+def unbind_backwards(x: Any, dim: int) -> Any:
+    return torch.unbind(x.flip(dim), dim)
+
+
 def target(name: str, new: Target) -> Patch:
     return put(operations._TARGETS, name, new)
 
 
-def row(table: Any, name: str, **changes: Any) -> Patch:
-    return put(table, name, replace(table[name], **changes))
+def fixed(name: str, **options: Any) -> Patch:
+    return target(name, replace(operations._TARGETS[name], fixed=options))
+
+
+def form(forms: Any, name: str, **changes: Any) -> Patch:
+    return put(forms, name, replace(forms[name], **changes))
 
 
 MUTATIONS = [
@@ -88,14 +96,14 @@ MUTATIONS = [
         edit("functional.operations.logsumexp", "dims_of(x, axis)", "dims_of(x, axis)[:1]"),
         (REDUCE[0],),
     ),
-    Mutation("variance of a sample", put(operations._EXTRA, "Var", {"correction": 1}), REDUCE[:2]),
-    Mutation("deviation of a sample", put(operations._EXTRA, "Std", {"correction": 1}), REDUCE[:2]),
+    Mutation("variance of a sample", fixed("Var", correction=1), REDUCE[:2]),
+    Mutation("deviation of a sample", fixed("Std", correction=1), REDUCE[:2]),
     Mutation(
         "moments of a sample",
         edit("functional.operations.moments", "correction=0", "correction=1"),
         REDUCE[1:2],
     ),
-    Mutation("smallest for largest", put(operations._EXTRA, "Argmax", {"largest": False}), REDUCE),
+    Mutation("smallest for largest", fixed("Argmax", largest=False), REDUCE),
     Mutation(
         "no smallest length",
         edit("functional.operations.normalize", "length.clamp(min=smallest)", "length"),
@@ -174,9 +182,7 @@ MUTATIONS = [
     ),
     Mutation(
         "cut after the first",
-        edit(
-            "functional.movement.unstack", "unbind(x, dim=axis)", "unbind(x.flip(axis), dim=axis)"
-        ),
+        target("Unstack", replace(operations._TARGETS["Unstack"], function=unbind_backwards)),
         SHAPES,
     ),
     Mutation(
@@ -222,52 +228,53 @@ MUTATIONS = [
     ),
     Mutation(
         "arguments change places",
-        row(tf_functions.ROWS, "math.subtract", names="x=x2 y=x1"),
+        form(tf_functions.FORMS, "math.subtract", parameters={"x": "x2", "y": "x1"}),
         VALUES[:1],
         rereads=True,
     ),
     Mutation(
         "inputs change places",
-        row(graph_nodes.ROWS, "RealDiv", names="x2 x1"),
+        form(graph_nodes.FORMS, "RealDiv", parameters={"x2": "x2", "x1": "x1"}),
         VALUES[2:],
         rereads=True,
     ),
     Mutation(
         "sides change places",
-        row(keras3.ROWS, "Subtract", names="x2 x1"),
+        form(keras3.FORMS, "Subtract", parameters={"x2": "x2", "x1": "x1"}),
         VALUES[1:2],
         rereads=True,
     ),
     Mutation(
         "transpose_b is a",
-        row(
-            tf_functions.ROWS,
+        form(
+            tf_functions.FORMS,
             "linalg.matmul",
-            names="a=x1 b=x2 transpose_b=transpose_a transpose_a=transpose_b",
+            parameters={
+                "a": "x1",
+                "b": "x2",
+                "transpose_b": "transpose_a",
+                "transpose_a": "transpose_b",
+            },
         ),
         SHAPES[:1],
         rereads=True,
     ),
     Mutation(
         "argmax of all",
-        edit(
-            "readers.operations.tf_functions._first_axis",
-            "0 if axis is None",
-            "None if axis is None",
-        ),
+        form(tf_functions.FORMS, "math.argmax", fixed={"dtype": "int64"}),
         REDUCE[:1],
         rereads=True,
     ),
     Mutation(
         "epsilon of the length",
-        edit("readers.operations.tf_functions._l2", "float(epsilon) ** 0.5", "float(epsilon)"),
+        edit("readers.operations.reworks.root_epsilon", "float(epsilon) ** 0.5", "float(epsilon)"),
         REDUCE[:1],
         rereads=True,
     ),
     Mutation(
         "indices are slices",
         edit(
-            "readers.operations.bind_arguments.masked_key",
+            "readers.operations.reworks.read_masks",
             '"shrink_axis_mask" in bits_set',
             "False",
         ),
@@ -444,20 +451,20 @@ MUTATIONS = [
     ),
     Mutation(
         "a computed place as a size",
-        edit("readers.operations.bind_arguments._from", '["@", None, 1]', '[0, "@", 1]'),
+        edit("readers.operations.reworks._from", '["@", None, 1]', '[0, "@", 1]'),
         MORE[:1],
         rereads=True,
     ),
     Mutation(
         "a square over x",
-        edit("readers.operations.tf_functions._over", '"x1": 1.0', '"x1": 2.0'),
+        form(tf_functions.FORMS, "math.reciprocal_no_nan", fixed={"x1": 2.0}),
         MORE[:1],
         rereads=True,
     ),
     Mutation(
         "an end that is not meant",
         edit(
-            "readers.operations.bind_arguments.masked_key",
+            "readers.operations.reworks.read_masks",
             'None if "end_mask" in bits_set else last',
             "last",
         ),
@@ -466,13 +473,13 @@ MUTATIONS = [
     ),
     Mutation(
         "size for end",
-        edit("readers.operations.bind_arguments._from", "begin + length", "length"),
+        edit("readers.operations.reworks._from", "begin + length", "length"),
         SHAPES,
         rereads=True,
     ),
     Mutation(
         "places for sizes",
-        edit("readers.operations.bind_arguments.at_places", '"places" if', '"sizes" if'),
+        form(keras3.FORMS, "Split", steps=(("read_sections", "sizes"),)),
         SHAPES[1:2],
         rereads=True,
     ),
@@ -483,8 +490,12 @@ MUTATIONS = [
         rereads=True,
     ),
     Mutation(
-        "epsilon of Keras 3 squared",
-        edit("readers.operations.keras3._normalize", "else epsilon", "else epsilon**2"),
+        "epsilon of Keras 3 ignored",
+        form(
+            keras3.FORMS,
+            "Normalize",
+            parameters={"x": "x", "axis": "axis", "order": "order", "epsilon": "-"},
+        ),
         (f"{K3}newest.keras",),
         rereads=True,
     ),

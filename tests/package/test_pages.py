@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from random_layers import RECIPES
 
 import keras2torch_birnn
 from keras2torch_birnn import layers, reference, schema
-from keras2torch_birnn.layers.graph import OperationNodes
+from keras2torch_birnn.layers.operations import NODES, OperationNodes, find_target
+from keras2torch_birnn.readers.operations import reworks
+from keras2torch_birnn.reference.operations import find_function
 from keras2torch_birnn.schema import CELLS, LAYERS, OPS, Schema, augmentation
+from keras2torch_birnn.schema.operations import Operation
 from keras2torch_birnn.schema.pages import Pages
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +155,58 @@ def test_no_layer_both_renames_and_ignores_a_key() -> None:
     for name, row in schema.SCHEMA.items():
         assert not row.options.keys() & {*row.renamed, *row.ignored}, name
         assert set(row.renamed.values()) <= row.options.keys(), name
+
+
+# ---- operations --------------------------------------------------------------------------------
+
+READ, COMPUTED = {"keras", "tf", "node"}, {"torch", "operator", "functional", "np", "reference"}
+# A step of a form of the other attention makes it.
+MADE_BY_A_STEP = frozenset({"MaskedDotProductAttention"})
+# Steps of functions, see ``layers.operations.find_target``
+OF_FUNCTIONS = {"gives", "tensors"}
+
+
+def gaps_of_operation(row: Operation) -> list[str]:
+    """List everything that an operation still lacks."""
+    read = [form for form in row.forms if form.dialect in READ]
+    steps = {name for form in read for name, *_ in form.steps}
+    renamed = {ours for form in read if not form.steps for ours in form.parameters.values()}
+    fixed = {ours for form in read if not form.steps for ours in form.fixed}
+    odd = (renamed | fixed) - {*row.arguments, *row.options, "-", "!"}
+    others = {name for form in row.forms if form not in read for name, *_ in form.steps}
+    lacking: Mapping[str, bool] = {
+        "a form in which Keras writes it": not read and row.op not in MADE_BY_A_STEP,
+        "dialects that are known": not {form.dialect for form in row.forms} <= READ | COMPUTED,
+        f"arguments or options {sorted(odd)}": bool(odd),
+        f"steps in readers/operations/reworks.py: {sorted(steps)}": not all(
+            hasattr(reworks, step) for step in steps
+        ),
+        f"steps of functions that are known: {sorted(others)}": not others <= OF_FUNCTIONS,
+        "a function of torch, or in functional/": row.op not in NODES and find_target(row) is None,
+        "a function of NumPy, or in reference/": find_function(row) is None,
+    }
+    return [what for what, lacks in lacking.items() if lacks]
+
+
+def test_an_operation_has_everything_that_makes_one() -> None:
+    """Cases: see test_operations.test_every_function_of_the_tables_was_written_by_real_keras."""
+    lacking = {name: gaps for name, row in OPS.items() if (gaps := gaps_of_operation(row))}
+    assert not lacking, "; ".join(f"{name} lacks {', '.join(g)}" for name, g in lacking.items())
+
+
+def test_an_incomplete_operation_is_told_what_it_lacks() -> None:
+    row = replace(OPS["ops.Exp"], op="Foo", text="keras.Foo(x size)|read_foo latin.Foo torch.foo|f")
+    assert gaps_of_operation(row) == [
+        "dialects that are known",
+        "steps in readers/operations/reworks.py: ['read_foo']",
+        "steps of functions that are known: ['f']",
+        "a function of torch, or in functional/",
+        "a function of NumPy, or in reference/",
+    ]
+    unread = replace(OPS["ops.Exp"], text="", usual={})
+    assert gaps_of_operation(unread) == ["a form in which Keras writes it"]
+    odd = replace(OPS["ops.Exp"], text="keras.Exp(x size=extent)", usual={})
+    assert gaps_of_operation(odd) == ["arguments or options ['extent']"]
 
 
 # ---- the order of the floors -------------------------------------------------------------------

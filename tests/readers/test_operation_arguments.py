@@ -11,7 +11,8 @@ import pytest
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
-from keras2torch_birnn.readers.operations.bind_arguments import Row, tensor
+from keras2torch_birnn.readers.operations.values import tensor
+from keras2torch_birnn.schema.operations.forms import Form
 
 TENSOR = tensor("a", 0, 0)
 VALUES: tuple[Any, ...] = (
@@ -55,21 +56,21 @@ def call_operation(class_name: str, names: list[str], random: Random) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "call"),
+    ("forms", "call"),
     [
-        (graph_nodes.ROWS, call_node),
-        (tf_functions.ROWS, call_function),
-        (keras3.ROWS, call_operation),
+        (graph_nodes.FORMS, call_node),
+        (tf_functions.FORMS, call_function),
+        (keras3.FORMS, call_operation),
     ],
 )
 def test_any_arguments_are_translated_or_refused(
-    rows: Mapping[str, Row], call: Callable[[str, list[str], Random], None]
+    forms: Mapping[str, Form], call: Callable[[str, list[str], Random], None]
 ) -> None:
     random = Random(2026)
-    for name, row in rows.items():
+    for name, form in forms.items():
         for _ in range(CALLS):
             with suppress(K2TError):
-                call(name, list(row.parameters()), random)
+                call(name, list(form.parameters), random)
 
 
 def test_a_concatenation_of_no_tensors_is_refused() -> None:

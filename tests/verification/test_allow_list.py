@@ -40,7 +40,7 @@ def test_a_file_with_operations_of_keras_names_nothing_foreign(file: str) -> Non
     ["keras.src.ops.numpy", "keras.ops", "keras.src.activations.activations", "keras.activations"],
 )
 def test_every_operation_that_is_converted_is_known(module: str) -> None:
-    for class_name in keras3.ROWS:
+    for class_name in keras3.FORMS:
         assert foreign_name(architecture(class_name, module)) is None, class_name
 
 

@@ -29,12 +29,11 @@ from keras2torch_birnn.exporting.source.graph_nodes import ordered_nodes
 from keras2torch_birnn.exporting.source.local_names import LocalNames
 from keras2torch_birnn.exporting.source.names import local_beside, show_shape
 from keras2torch_birnn.exporting.source.operations import spell, spell_method
-from keras2torch_birnn.functional import movement, operations
 from keras2torch_birnn.layers.embedding import not_zero
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.masking import differs
 from keras2torch_birnn.layers.merging import all_masks, any_mask, concatenated_mask
-from keras2torch_birnn.layers.operations import GraphConstant
+from keras2torch_birnn.layers.operations import SEVERAL, GraphConstant
 from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
 from keras2torch_birnn.spec import LayerSpec
 
@@ -47,8 +46,7 @@ _CASTS: Mapping[Any, Expression] = {
     INPUT_CASTS["ids"]: symbol("long"),
 }
 _TO_FLOAT = INPUT_CASTS["float"]
-# Functions that return several tensors
-_SEVERAL = (movement.split, movement.unstack, operations.top_k, operations.moments)
+_SEVERAL = tuple(SEVERAL.values())
 
 
 _REFUSED = symbol("refused")  # in the place of a value that cannot be written

@@ -7,17 +7,12 @@ which the rest of the readers parses as any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    UnsupportedLayerError,
-    UnsupportedOptionError,
-    printable,
-)
-from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
-from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
-from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, tensor, unsupported
+from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError
+from keras2torch_birnn.readers.operations.values import tensor
+from keras2torch_birnn.schema import OPS
 
 TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 GRAPH_NODE = "TensorFlowOpLayer"
@@ -54,7 +49,8 @@ def _translate_if_operation(
     if entry.get("class_name") not in (*TF_FUNCTIONS, GRAPH_NODE) and not is_operation(entry):
         return entry
     try:
-        return translate(entry, names)
+        # Most models have no operation and do without the dialects' modules.
+        return import_module(f"{__name__}.translation").translate(entry, names)
     except (UnsupportedLayerError, UnsupportedOptionError) as problem:
         found: list[Any] = []
         _references(entry.get("inbound_nodes"), names, found)
@@ -83,58 +79,6 @@ def _references(value: Any, names: Collection[str], found: list[Any]) -> None:
                 _references(part, names, found)
 
 
-def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
-    """Translate one entry to the normal form; ``names``: of all layers of its model.
-
-    Raises:
-        UnsupportedLayerError, UnsupportedOptionError: it cannot be converted; no place is named.
-        InvalidModelFileError: it has not the form of an operation.
-    """
-    class_name, config, calls = (entry.get(k) for k in ("class_name", "config", "inbound_nodes"))
-    if not isinstance(config, Mapping) or not isinstance(calls, list):
-        raise InvalidModelFileError("an operation without config or inbound_nodes", "refused")
-    if len(calls) != 1:
-        raise unsupported(f"an operation that is called {len(calls)} times is not supported")
-    found = _meaning(str(class_name), config, calls[0], names)
-    return {
-        "class_name": found.op,
-        "module": TRANSLATED,
-        "name": entry.get("name", config.get("name")),
-        "config": {"name": config.get("name"), **found.options},
-        "inbound_nodes": [{"args": list(found.arguments), "kwargs": {}}],
-    }
-
-
-def _meaning(
-    class_name: str, config: Mapping[str, Any], call: Any, names: Collection[str]
-) -> NormalCall:
-    if class_name in TF_FUNCTIONS:
-        return tf_functions.translate(class_name, config, call, names)
-    if class_name == GRAPH_NODE:
-        return graph_nodes.translate(config, _tensors(call, names))
-    if class_name not in keras3.ROWS:
-        raise UnsupportedLayerError(
-            f"operation {printable(class_name)} is not supported",
-            HOW_TO_REPLACE,
-        )
-    args, kwargs = (call.get(k) if isinstance(call, Mapping) else None for k in ("args", "kwargs"))
-    if not isinstance(args, list) or not isinstance(kwargs, Mapping):
-        raise InvalidModelFileError("an operation called in an unknown form", "refused")
-    return keras3.translate(class_name, config, args, kwargs)
-
-
-def _tensors(call: Any, names: Collection[str]) -> list[Any]:
-    if not isinstance(call, list):
-        raise InvalidModelFileError("an operation called in an unknown form", "refused")
-    found = []
-    for part in [call] if call and isinstance(call[0], str) else call:
-        known = isinstance(part, list) and len(part) >= 3 and isinstance(part[0], str)
-        if not known or part[0] not in names:
-            raise UnsupportedOptionError(f"an input from {printable(repr(part))}", HOW_TO_REPLACE)
-        found.append(tensor(*part[:3]))
-    return found
-
-
 # Operations that a function becomes with some of its arguments.
 _BY_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "BandPart": ("tf.linalg.band_part",),
@@ -147,9 +91,10 @@ def operation_names(op: str) -> tuple[str, ...]:
     """List an operation's names in files: functions, graph nodes, classes of Keras 3."""
     if op == "GetItem":
         return "x[...]", "tf.slice", "tf.strided_slice", "node StridedSlice", "keras.ops GetItem"
+    forms = OPS[f"ops.{op}"].forms
     return (
         *_BY_ARGUMENTS.get(op, ()),
-        *(f"tf.{name}" for name, row in tf_functions.ROWS.items() if row.op == op and row.saved),
-        *(f"node {name}" for name, row in graph_nodes.ROWS.items() if row.op == op),
-        *(f"keras.ops {name}" for name, row in keras3.ROWS.items() if row.op == op),
+        *(f"tf.{form.name}" for form in forms if form.dialect == "tf" and form.saved),
+        *(f"node {form.name}" for form in forms if form.dialect == "node"),
+        *(f"keras.ops {form.name}" for form in forms if form.dialect == "keras"),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_CONSTANT_DEPTH, MAX_INT64
-from keras2torch_birnn.readers.operations.bind_arguments import dtype_kind
+from keras2torch_birnn.readers.operations.values import dtype_kind
 from keras2torch_birnn.spec import Constant
 
 CLASSES = ("__numpy__", "__tensor__")

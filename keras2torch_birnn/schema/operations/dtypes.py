@@ -114,11 +114,6 @@ def bools(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion:
     return Promotion(("bool",) * len(dtypes), ("bool",))
 
 
-def averaged(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion:
-    """Average: integers become floats in Keras 3; TensorFlow has other rules for them."""
-    return floats(dtypes, config, strict)
-
-
 def totalled(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion:
     """Sum or multiply: bools become integers (Keras 3)."""
     dtype = common(dtypes, strict=strict)

@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from keras2torch_birnn.schema.operations.shapes import broadcast, first, place
+from keras2torch_birnn.schema.operations.shapes import broadcast, place
 from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.spec import Constant, Shape, Structure
 
 
-def items(config: Config, inputs: Structure) -> Shape | None:
+def items(config: Config, shape: Shape, *sizes: Shape) -> Shape:
     """Index: ``x[key]`` with integers, slices, new axes, an ellipsis."""
-    shape, key = first(inputs), config["key"]
-    if shape is None:
-        return None
+    key = config["key"]
     named = sum(part not in (None, "...") for part in key)
     if named > len(shape):
         raise ShapeError(f"{named} indices into {len(shape)} dimensions")
@@ -53,11 +51,8 @@ def _sliced(part: tuple[Any, Any, Any], size: int | None) -> int | None:
     return len(range(*slice(start, stop, step).indices(size)))
 
 
-def taken(config: Config, inputs: Structure) -> Shape | None:
+def taken(config: Config, shape: Shape, indices: Shape) -> Shape:
     """Take rows by index: the shape of the indices replaces the axis."""
-    shape, indices = inputs
-    if shape is None or indices is None:
-        return None
     if config["axis"] is None:
         return tuple(indices)
     axis, batch = place(config["axis"], len(shape)), config["batch_dims"]
@@ -66,44 +61,34 @@ def taken(config: Config, inputs: Structure) -> Shape | None:
     return (*shape[:axis], *indices[batch:], *shape[axis + 1 :])
 
 
-def taken_along(config: Config, inputs: Structure) -> Shape | None:
+def taken_along(config: Config, shape: Shape, indices: Shape) -> Shape:
     """Return the shape of the indices, with the other axes broadcast."""
-    shape, indices = inputs
-    if shape is None or indices is None:
-        return None
     if len(shape) != len(indices):
         raise ShapeError(f"indices of {len(indices)} dimensions for {len(shape)}")
     axis = place(config["axis"], len(shape))
-    met = broadcast([(*s[:axis], 1, *s[axis + 1 :]) for s in inputs]) or ()
+    met = broadcast(*((*s[:axis], 1, *s[axis + 1 :]) for s in (shape, indices)))
     return (*met[:axis], indices[axis], *met[axis + 1 :])
 
 
-def one_hot(config: Config, inputs: Structure) -> Shape | None:
+def one_hot(config: Config, shape: Shape) -> Shape:
     """Add an axis of ``depth``."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     axis = place(config["axis"], len(shape) + 1)
     return (*shape[:axis], config["depth"], *shape[axis:])
 
 
-def sequence_mask(config: Config, inputs: Structure) -> Shape | None:
+def sequence_mask(config: Config, shape: Shape, *sizes: Shape) -> Shape:
     """Add a last axis of ``maxlen``."""
-    shape = first(inputs)
-    return None if shape is None else (*shape, config["maxlen"])
+    return (*shape, config["maxlen"])
 
 
-def gathered(config: Config, inputs: Structure) -> Shape | None:
+def gathered(config: Config, shape: Shape, indices: Shape) -> Shape:
     """Gather: the last axis of the indices is a position along the first axes of x."""
-    shape, indices = inputs
-    if shape is None or indices is None:
-        return None
     batch = config["batch_dims"]
     if not indices or indices[-1] is None:
         raise ShapeError("in how many axes the indices point is not known")
     if not batch < len(indices) or not batch + indices[-1] <= len(shape):
         raise ShapeError(f"indices {list(indices)} into {list(shape)} with batch_dims {batch}")
-    rows = broadcast([shape[:batch], indices[:batch]]) or ()
+    rows = broadcast(shape[:batch], indices[:batch])
     rest: Shape = shape[batch + indices[-1] :]
     return (*rows, *indices[batch:-1], *rest)
 

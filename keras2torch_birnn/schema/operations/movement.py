@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
-from keras2torch_birnn.schema.operations.shapes import bounded, broadcast, first, place, places
+from keras2torch_birnn.limits import MAX_PARTS
+from keras2torch_birnn.schema.operations.shapes import (
+    OfUnknown,
+    bounded,
+    broadcast,
+    place,
+    places,
+)
 from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.spec import Shape, Structure
 
@@ -19,78 +27,64 @@ def product(sizes: Sizes) -> int | None:
     return math.prod(fixed) if len(fixed) == len(sizes) else None
 
 
-def reshape(config: Config, inputs: Structure) -> Shape | None:
+@OfUnknown
+def reshape(config: Config, shape: Shape | None, *sizes: Shape) -> Shape | None:
     """Return the target shape, -1 worked out. A size that is an argument is free."""
-    wanted, shape = config["shape"], first(inputs)
+    wanted = config["shape"]
     if wanted is None:
         return None
-    if None in wanted and -1 in wanted:
-        return tuple(None if size == -1 else size for size in wanted)
     count = None if shape is None else product(shape)
     fixed = product([size for size in wanted if size != -1])
-    if shape is not None and count is None and None not in wanted:
-        rest = product([size for size in shape if size is not None])
-        if fixed == rest and list(shape).count(None) == 1:
-            return tuple(None if size == -1 else size for size in wanted)
-    if count is not None and fixed is not None:
-        if (-1 in wanted and count % max(fixed, 1)) or (-1 not in wanted and count != fixed):
-            raise ShapeError(f"{count} values do not fit the shape {list(wanted)}")
-        return tuple(count // max(fixed, 1) if size == -1 else size for size in wanted)
-    return tuple(None if size == -1 else size for size in wanted)
+    if count is None or fixed is None:
+        return tuple(None if size == -1 else size for size in wanted)
+    if count % max(fixed, 1) if -1 in wanted else count != fixed:
+        raise ShapeError(f"{count} values do not fit the shape {list(wanted)}")
+    return tuple(count // max(fixed, 1) if size == -1 else size for size in wanted)
 
 
-def wanted(config: Config, inputs: Structure) -> Shape | None:
+def wanted(config: Config, *sizes: Shape) -> Shape | None:
     """Return the target shape that the config names."""
     shape: Shape | None = config["shape"]
     return shape
 
 
-def broadcast_to(config: Config, inputs: Structure) -> Shape | None:
+@OfUnknown
+def broadcast_to(config: Config, shape: Shape | None, *sizes: Shape) -> Shape | None:
     """Return the target shape; refuse a tensor that does not broadcast to it."""
-    sizes, shape = config["shape"], first(inputs)
-    if sizes is None:
+    target = config["shape"]
+    if target is None:
         return None
-    if shape is not None and len(shape) > len(sizes):
-        raise ShapeError(f"{list(shape)} cannot be broadcast to {list(sizes)}")
-    out: list[int | None] = list(sizes)
-    for i in range(1, 1 + len(shape or ())):
-        own = shape[-i] if shape else None
-        if sizes[-i] == -1:
-            out[-i] = own
-        elif own not in (1, None) and sizes[-i] is not None and own != sizes[-i]:
-            raise ShapeError(f"{list(shape or ())} cannot be broadcast to {list(sizes)}")
-    if -1 in out:
-        raise ShapeError(f"{list(sizes)} asks for a size that is not there")
+    own = (shape or ())[::-1]
+    if len(own) > len(target):
+        raise ShapeError(f"{list(own[::-1])} cannot be broadcast to {list(target)}")
+    out: list[int | None] = []
+    for size, wish in zip_longest(own, target[::-1]):
+        out.insert(0, size if wish == -1 else wish)
+        if wish not in (-1, None) and size not in (1, None, wish):
+            raise ShapeError(f"{list(own[::-1])} cannot be broadcast to {list(target)}")
+    if -1 in target[: len(target) - len(own)]:
+        raise ShapeError(f"{list(target)} asks for a size that is not there")
     return tuple(out)
 
 
-def transpose(config: Config, inputs: Structure) -> Shape | None:
+def transpose(config: Config, shape: Shape) -> Shape:
     """Permute: output axis i is input axis axes[i]; None reverses the order of all axes."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     axes = range(len(shape))[::-1] if config["axes"] is None else config["axes"]
     if places(axes, len(shape)) != tuple(range(len(shape))):
         raise ShapeError(f"axes {list(axes)} for {len(shape)} dimensions")
     return tuple(shape[axis] for axis in axes)
 
 
-def swapped(config: Config, inputs: Structure) -> Shape | None:
+def swapped(config: Config, shape: Shape) -> Shape:
     """Swap two axes."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
     order = list(range(len(shape)))
     order[a], order[b] = b, a
     return tuple(shape[i] for i in order)
 
 
-def moved(config: Config, inputs: Structure) -> Shape | None:
+def moved(config: Config, shape: Shape) -> Shape:
     """Move axes to other positions; the others keep their order."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     source = [place(axis, len(shape)) for axis in config["source"]]
     target = [place(axis, len(shape)) for axis in config["destination"]]
     if len(set(source)) < len(source) or len(set(target)) < len(target):
@@ -103,11 +97,8 @@ def moved(config: Config, inputs: Structure) -> Shape | None:
     return tuple(shape[i] for i in order)
 
 
-def squeezed(config: Config, inputs: Structure) -> Shape | None:
+def squeezed(config: Config, shape: Shape) -> Shape:
     """Remove axes of size 1."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     axes = config["axis"]
     if axes is None:
         if None in shape:
@@ -119,20 +110,15 @@ def squeezed(config: Config, inputs: Structure) -> Shape | None:
     return tuple(size for i, size in enumerate(shape) if i not in gone)
 
 
-def expanded(config: Config, inputs: Structure) -> Shape | None:
+def expanded(config: Config, shape: Shape) -> Shape:
     """Insert axes of size 1 at these positions of the output."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     rank = len(shape) + len(config["axis"])
     new, rest = places(config["axis"], rank), iter(shape)
     return tuple(1 if i in new else next(rest) for i in range(rank))
 
 
-def joined(config: Config, inputs: Structure) -> Shape | None:
+def joined(config: Config, *inputs: Shape) -> Shape:
     """Concatenate along the axis."""
-    if any(shape is None for shape in inputs):
-        return None
     if len({len(shape) for shape in inputs}) > 1:
         raise ShapeError("tensors of several ranks cannot be concatenated")
     axis = place(config["axis"], len(inputs[0]))
@@ -152,28 +138,25 @@ def total(sizes: Sizes) -> int | None:
     return sum(fixed) if len(fixed) == len(sizes) else None
 
 
-def stacked(config: Config, inputs: Structure) -> Shape | None:
+def stacked(config: Config, *inputs: Shape) -> Shape:
     """Stack along a new axis."""
-    if any(shape is None for shape in inputs):
-        return None
     if len({len(shape) for shape in inputs}) > 1:
         raise ShapeError("tensors of several ranks cannot be stacked")
     axis = place(config["axis"], len(inputs[0]) + 1)
-    together = broadcast(inputs) or ()
+    together = broadcast(*inputs)
     if any(None not in (a, b) and a != b for s in inputs for a, b in zip(s, together, strict=True)):
         raise ShapeError("tensors of several shapes cannot be stacked")
     return (*together[:axis], len(inputs), *together[axis:])
 
 
-def split(config: Config, inputs: Structure) -> Structure:
+@OfUnknown
+def split(config: Config, shape: Shape | None) -> Structure:
     """Split an axis into a number of parts, into parts of given sizes, or at given positions."""
-    shape = first(inputs)
     parts, how = config["sections"], config["by"]
     if isinstance(parts, int) != (how == "count"):
         raise ShapeError(f"sections {parts}, which are no {how}")
-    count = parts if how == "count" else len(parts) + (how == "places")
     if shape is None:
-        return (None,) * count
+        return None
     axis = place(config["axis"], len(shape))
     return tuple(
         (*shape[:axis], size, *shape[axis + 1 :]) for size in _parts(parts, how, shape[axis])
@@ -202,22 +185,24 @@ def _parts(parts: Any, how: str, whole: int | None) -> tuple[int | None, ...]:
     return (*sizes, None if whole is None else whole - (parts[-1] if parts else 0))
 
 
-def unstacked(config: Config, inputs: Structure) -> Structure:
+@OfUnknown
+def unstacked(config: Config, shape: Shape | None) -> Structure:
     """Return one shape for each index of an axis."""
-    shape = first(inputs)
     if shape is None:
         raise ShapeError("the number of tensors is not known")
     axis = place(config["axis"], len(shape))
     count = shape[axis] if config["num"] is None else config["num"]
     if count is None or shape[axis] not in (None, count):
         raise ShapeError(f"axis {axis} of {list(shape)} as {config['num']} tensors")
+    if count > MAX_PARTS:
+        raise ShapeError(f"{count} tensors, more than {MAX_PARTS}")
     return ((*shape[:axis], *shape[axis + 1 :]),) * count
 
 
-def tiled(config: Config, inputs: Structure) -> Shape | None:
+def tiled(config: Config, shape: Shape, *counts: Shape) -> Shape | None:
     """Multiply the size of every axis by its number of repeats."""
-    shape, times = first(inputs), config["shape"]
-    if shape is None or times is None:
+    times = config["shape"]
+    if times is None:
         return None
     bounded([n * (s or 1) for s, n in zip(shape[::-1], times[::-1], strict=False) if n])
     rank = max(len(shape), len(times))
@@ -226,11 +211,9 @@ def tiled(config: Config, inputs: Structure) -> Shape | None:
     return tuple(None if None in (s, n) else s * n for s, n in zip(sizes, times, strict=True))
 
 
-def repeated(config: Config, inputs: Structure) -> Shape | None:
+def repeated(config: Config, shape: Shape) -> Shape:
     """Repeat each value along an axis."""
-    shape, axis = first(inputs), config["axis"]
-    if shape is None:
-        return None
+    axis = config["axis"]
     bounded([config["repeats"], *(size for size in shape if size is not None)])
     if axis is None:
         count = product(shape)
@@ -240,11 +223,9 @@ def repeated(config: Config, inputs: Structure) -> Shape | None:
     return (*shape[:axis], None if own is None else own * config["repeats"], *shape[axis + 1 :])
 
 
-def padded(config: Config, inputs: Structure) -> Shape | None:
+def padded(config: Config, shape: Shape) -> Shape:
     """Pad every axis before and after."""
-    shape, around = first(inputs), config["pad_width"]
-    if shape is None:
-        return None
+    around = config["pad_width"]
     around = around * len(shape) if len(around) == 1 else around
     if len(around) != len(shape):
         raise ShapeError(f"pad_width for {len(around)} of {len(shape)} dimensions")
@@ -257,23 +238,19 @@ def padded(config: Config, inputs: Structure) -> Shape | None:
     return tuple(None if s is None else s + sum(a) for s, a in zip(shape, around, strict=True))
 
 
-def differences(config: Config, inputs: Structure) -> Shape | None:
+def differences(config: Config, shape: Shape) -> Shape:
     """Take n-th differences: the axis loses n values."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     axis = place(config["axis"], len(shape))
     own = shape[axis]
     return (*shape[:axis], None if own is None else max(own - config["n"], 0), *shape[axis + 1 :])
 
 
-def sizes_of(config: Config, inputs: Structure) -> Shape | None:
+def sizes_of(config: Config, shape: Shape) -> Shape:
     """Return the shape of a tensor's shape: one integer for each axis."""
-    shape = first(inputs)
-    return None if shape is None else (len(shape),)
+    return (len(shape),)
 
 
-def counted(config: Config, inputs: Structure) -> Shape | None:
+def counted(config: Config, *sizes: Shape) -> Shape:
     """Return the length of a range of integers, free if only known at run time."""
     start, stop, step = config["bounds"]
     if any(isinstance(bound, str) for bound in (start, stop, step)):
@@ -281,19 +258,16 @@ def counted(config: Config, inputs: Structure) -> Shape | None:
     return (len(range(start, stop, step)),)
 
 
-def matrices(config: Config, inputs: Structure) -> Shape | None:
+def matrices(config: Config, shape: Shape) -> Shape:
     """Return the input's shape; refuse one without two axes for a matrix."""
-    shape = first(inputs)
-    if shape is not None and len(shape) < 2:
+    if len(shape) < 2:
         raise ShapeError(f"no matrices: a tensor of {len(shape)} dimensions")
     return shape
 
 
-def diagonal(config: Config, inputs: Structure) -> Shape | None:
+def diagonal(config: Config, shape: Shape) -> Shape:
     """Return the other axes and the length of the diagonal."""
-    shape = matrices(config, inputs)
-    if shape is None:
-        return None
+    matrices(config, shape)
     offset: int = config["offset"]
     a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
     if a == b:
@@ -308,36 +282,29 @@ def diagonal(config: Config, inputs: Structure) -> Shape | None:
     return (*rest, length)
 
 
-def traced(config: Config, inputs: Structure) -> Shape | None:
+def traced(config: Config, shape: Shape) -> Shape:
     """Return the axes that are not of the matrix."""
-    shape = diagonal(config, inputs)
-    return None if shape is None else shape[:-1]
+    return diagonal(config, shape)[:-1]
 
 
-def matrix_of_diagonal(config: Config, inputs: Structure) -> Shape | None:
+def matrix_of_diagonal(config: Config, shape: Shape) -> Shape:
     """Return a square matrix for every row."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     if not shape:
         raise ShapeError("no diagonal: a single number")
     side = None if shape[-1] is None else shape[-1] + abs(config["offset"])
     return (*shape[:-1], side, side)
 
 
-def flattened(config: Config, inputs: Structure) -> Shape | None:
+def flattened(config: Config, shape: Shape) -> Shape:
     """Flatten all axes but the first."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     if not shape:
         raise ShapeError("a single number has no batch")
     return (shape[0], product(shape[1:]))
 
 
-def reversed_rows(config: Config, inputs: Structure) -> Shape | None:
+@OfUnknown
+def reversed_rows(config: Config, shape: Shape | None, lengths: Shape | None) -> Shape | None:
     """Return the input's shape; refuse lengths that are not one for every row."""
-    shape, lengths = first(inputs), inputs[1]
     if shape is None:
         return None
     steps, batch = place(config["seq_axis"], len(shape)), place(config["batch_axis"], len(shape))
@@ -346,10 +313,11 @@ def reversed_rows(config: Config, inputs: Structure) -> Shape | None:
     if lengths is not None:
         if len(lengths) != 1:
             raise ShapeError(f"lengths of {len(lengths)} dimensions")
-        broadcast([lengths, (shape[batch],)])
+        broadcast(lengths, (shape[batch],))
     return shape
 
 
-def one_number(config: Config, inputs: Structure) -> Shape:
+@OfUnknown
+def one_number(config: Config, shape: Shape | None) -> Shape:
     """Return the shape of a scalar."""
     return ()

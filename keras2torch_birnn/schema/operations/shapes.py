@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from keras2torch_birnn.limits import MAX_OPERATION_RANK, MAX_OPERATION_VALUES
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
@@ -15,15 +16,33 @@ from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.schema.windows import window_length
 from keras2torch_birnn.spec import Shape, Structure
 
-Output = Callable[[Config, Structure], Structure]
+# The output of a call from the options and the shape of each argument.
+Output = Callable[..., Structure]
 
 
-def checked(output: Output) -> Output:
+@dataclass(frozen=True)
+class OfUnknown:
+    """Rule that takes arguments of unknown shapes; other rules are not asked then."""
+
+    rule: Output
+
+    def __call__(self, config: Config, *inputs: Shape | None) -> Structure:
+        """Return the shape of the output."""
+        return self.rule(config, *inputs)
+
+
+def checked(output: Output, arguments: Sequence[str]) -> Callable[[Config, Structure], Structure]:
     """Wrap an output rule: refuse results that are too large before they are computed."""
+    tensors = [name for name in arguments if name != "sizes"]
+    several = len(tensors) > 1 or tensors == ["xs"]
 
     def shape(config: Config, inputs: Structure) -> Structure:
-        out = output(config, inputs)
-        for one in out if isinstance(out, tuple) and is_list(out) else (out,):
+        given = inputs if several or is_list(inputs) else (inputs,)
+        needed = given if tensors == ["xs"] else given[: len(tensors)]
+        if None in needed and not isinstance(output, OfUnknown):
+            return None
+        out = output(config, *given)
+        for one in out if is_list(out) else (out,):
             if one is not None:
                 bounded([size for size in one if size is not None])
             if one is not None and len(one) > MAX_OPERATION_RANK:
@@ -44,12 +63,6 @@ def is_list(inputs: Structure) -> bool:
     return isinstance(inputs, tuple) and any(isinstance(part, tuple) for part in inputs)
 
 
-def first(inputs: Structure) -> Shape | None:
-    """Return the shape of the first argument."""
-    shape: Shape | None = inputs[0] if is_list(inputs) else inputs
-    return shape
-
-
 def place(axis: int, rank: int) -> int:
     """Return the axis counted from the start."""
     if not -rank <= axis < rank:
@@ -65,50 +78,50 @@ def places(axes: Sequence[int] | None, rank: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
+def broadcast(*shapes: Shape) -> Shape:
     """Broadcast as NumPy does; a free size and a fixed one give the fixed one."""
-    known = [shape for shape in shapes if shape is not None]
-    if len(known) < len(shapes):
-        return None
-    rank = max(map(len, known))
+    rank = max(map(len, shapes))
     out: list[int | None] = []
-    for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in known), strict=True):
+    for sizes in zip(*((1,) * (rank - len(shape)) + shape for shape in shapes), strict=True):
         fixed = {size for size in sizes if size not in (1, None)}
         if len(fixed) > 1:
-            shown = ", ".join(str(list(shape)) for shape in known)
+            shown = ", ".join(str(list(shape)) for shape in shapes)
             raise ShapeError(f"shapes {shown} do not fit each other")
         out.append(fixed.pop() if fixed else None if None in sizes else 1)
     return tuple(out)
 
 
-def elementwise(config: Config, inputs: Structure) -> Shape | None:
+def elementwise(config: Config, *inputs: Shape) -> Shape:
     """Broadcast the arguments of an elementwise operation."""
-    return broadcast(inputs)
+    return broadcast(*inputs)
 
 
-def chosen(config: Config, inputs: Structure) -> Shape | None:
+@OfUnknown
+def chosen(config: Config, *inputs: Shape | None) -> Shape | None:
     """Broadcast a condition and two tensors; TensorFlow's old Select does not broadcast."""
-    shape = broadcast(inputs)
+    known = [shape for shape in inputs if shape is not None]
+    shape = broadcast(*known) if len(known) == len(inputs) else None
     if not config["broadcasts"] and any(one != shape for one in inputs):
         raise ShapeError("a choice by rows is not supported")
     return shape
 
 
-def each(config: Config, inputs: Structure) -> Structure:
+@OfUnknown
+def each(config: Config, *inputs: Shape | None) -> Structure:
     """Return every argument's shape."""
     return inputs
 
 
-def same(config: Config, inputs: Structure) -> Shape | None:
-    """Return the first argument's shape."""
-    return first(inputs)
+def same(config: Config, shape: Shape) -> Shape:
+    """Return the argument's shape."""
+    return shape
 
 
-def activated(config: Config, inputs: Structure) -> Shape | None:
-    """Return the first argument's shape; glu halves an axis."""
-    shape, function = first(inputs), config["function"]
+def activated(config: Config, shape: Shape) -> Shape:
+    """Return the argument's shape; glu halves an axis."""
+    function = config["function"]
     name, options = (function, {}) if isinstance(function, str) else (function["name"], function)
-    if shape is None or "axis" not in ACTIVATION_OPTIONS.get(name, {}):
+    if "axis" not in ACTIVATION_OPTIONS.get(name, {}):
         return shape
     axis = place(options.get("axis", -1), len(shape))
     size = shape[axis]
@@ -119,20 +132,16 @@ def activated(config: Config, inputs: Structure) -> Shape | None:
     return (*shape[:axis], size // 2, *shape[axis + 1 :])
 
 
-def along_axis(config: Config, inputs: Structure) -> Shape | None:
-    """Return the first argument's shape; refuse an axis that it does not have."""
-    shape = first(inputs)
-    if shape is not None and config["axis"] is not None:
-        axis = config["axis"]
+def along_axis(config: Config, shape: Shape) -> Shape:
+    """Return the argument's shape; refuse an axis that it does not have."""
+    axis = config["axis"]
+    if axis is not None:
         places(axis if isinstance(axis, tuple) else (axis,), len(shape))
     return shape
 
 
-def reduced(config: Config, inputs: Structure) -> Shape | None:
+def reduced(config: Config, shape: Shape) -> Shape:
     """Remove the reduced axes, or set them to 1."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     axis = config["axis"]
     gone = places((axis,) if isinstance(axis, int) else axis, len(shape))
     if config.get("keepdims"):
@@ -140,35 +149,38 @@ def reduced(config: Config, inputs: Structure) -> Shape | None:
     return tuple(size for i, size in enumerate(shape) if i not in gone)
 
 
-def reduced_twice(config: Config, inputs: Structure) -> Structure:
+def reduced_twice(config: Config, shape: Shape) -> Structure:
     """Return the shapes of mean and variance."""
-    return reduced(config, inputs), reduced(config, inputs)
+    return (reduced(config, shape),) * 2
 
 
-def ranked(config: Config, inputs: Structure) -> Structure:
+def averaged(config: Config, *inputs: Shape) -> Shape:
+    """Reduce what is broadcast."""
+    return reduced(config, broadcast(*inputs))
+
+
+def ranked(config: Config, shape: Shape, *sizes: Shape) -> Structure:
     """Return the shapes of the k largest along the last axis and of their indices."""
-    shape = first(inputs)
-    if shape is None:
-        return None, None
     if not shape or (None not in (shape[-1], config["k"]) and shape[-1] < config["k"]):
         raise ShapeError(f"the {config['k']} largest of {list(shape)}")
     return ((*shape[:-1], config["k"]),) * 2
 
 
-def normalized(config: Config, inputs: Structure) -> Shape | None:
+@OfUnknown
+def normalized(config: Config, shape: Shape | None, *others: Shape | None) -> Shape | None:
     """Return the first argument's shape; refuse axes that are not its last ones."""
-    shape = first(inputs)
     if shape is None:
         return None
     if places(config["axis"], len(shape)) != tuple(range(len(shape)))[-len(config["axis"]) :]:
         raise ShapeError(f"axes {list(config['axis'])} that are not the last ones")
-    for other in inputs[1:]:
-        if broadcast([shape, other]) not in (shape, None):
+    for other in others:
+        if other is not None and broadcast(shape, other) != shape:
             raise ShapeError(f"{list(other)} does not fit {list(shape)}")
     return shape
 
 
-def attended(config: Config, inputs: Structure) -> Shape | None:
+@OfUnknown
+def attended(config: Config, *inputs: Shape | None) -> Shape | None:
     """Attend: (B, T, N, H), (B, S, K, H), (B, S, K, V), mask (B, N, T, S) -> (B, T, N, V)."""
     query, key, value, *mask = inputs
     if query is None or key is None or value is None:
@@ -181,16 +193,13 @@ def attended(config: Config, inputs: Structure) -> Shape | None:
     for a, b in ((query[3], key[3]), (key[1], value[1])):
         if None not in (a, b) and a != b:
             raise ShapeError(f"sizes {a} and {b} do not fit each other")
-    if mask and broadcast([mask[0], (query[0], heads, query[1], key[1])]) is None:
-        return None
+    if mask and mask[0] is not None:
+        broadcast(mask[0], (query[0], heads, query[1], key[1]))
     return (*query[:3], value[3])
 
 
-def pooled(config: Config, inputs: Structure) -> Shape | None:
+def pooled(config: Config, shape: Shape) -> Shape:
     """Pool (B, steps, C): fewer steps on every axis of a window."""
-    shape = first(inputs)
-    if shape is None:
-        return None
     rank = len(shape) - 2
     if not 1 <= rank <= 3:
         raise ShapeError(f"windows over a tensor of {len(shape)} dimensions")
@@ -212,11 +221,8 @@ def windows(inputs: Sequence[int], rank: int) -> tuple[int, ...]:
     return out
 
 
-def matmul(config: Config, inputs: Structure) -> Shape | None:
+def matmul(config: Config, a: Shape, b: Shape) -> Shape:
     """Multiply (..., m, k) by (..., k, n)."""
-    a, b = inputs
-    if a is None or b is None:
-        return None
     if not a or not b:
         raise ShapeError("a single number in a matrix product")
     if config["transpose_a"] and len(a) > 1:
@@ -226,28 +232,21 @@ def matmul(config: Config, inputs: Structure) -> Shape | None:
     met = b[-2] if len(b) > 1 else b[-1]
     if None not in (a[-1], met) and a[-1] != met:
         raise ShapeError(f"matrices {list(a)} and {list(b)} do not fit each other")
-    batch = broadcast([a[:-2], b[:-2]]) or ()
-    return (*batch, *a[-2:-1], *(b[-1:] if len(b) > 1 else ()))
+    return (*broadcast(a[:-2], b[:-2]), *a[-2:-1], *(b[-1:] if len(b) > 1 else ()))
 
 
-def dot(config: Config, inputs: Structure) -> Shape | None:
+def dot(config: Config, a: Shape, b: Shape) -> Shape:
     """Multiply as ``numpy.dot``: the last axis of x with the last but one of y."""
-    a, b = inputs
-    if a is None or b is None:
-        return None
     if not a or not b:
-        return broadcast(inputs)
+        return broadcast(a, b)
     met = b[-2] if len(b) > 1 else b[-1]
     if None not in (a[-1], met) and a[-1] != met:
         raise ShapeError(f"{list(a)} and {list(b)} do not fit each other")
     return (*a[:-1], *b[:-2], *(b[-1:] if len(b) > 1 else ()))
 
 
-def tensordot(config: Config, inputs: Structure) -> Shape | None:
+def tensordot(config: Config, a: Shape, b: Shape) -> Shape:
     """Contract the axes of x with those of y."""
-    a, b = inputs
-    if a is None or b is None:
-        return None
     left = [place(axis, len(a)) for axis in config["axes"][0]]
     right = [place(axis, len(b)) for axis in config["axes"][1]]
     for i, j in zip(left, right, strict=True):
@@ -257,17 +256,19 @@ def tensordot(config: Config, inputs: Structure) -> Shape | None:
     return (*rest, *(size for j, size in enumerate(b) if j not in right))
 
 
-def einsum(config: Config, inputs: Structure) -> Shape | None:
+@OfUnknown
+def einsum(config: Config, *inputs: Shape | None) -> Shape | None:
     """Compute the shape of an einsum: letters are axes, an ellipsis broadcast axes."""
     left, output = config["subscripts"].split("->")
     terms = left.split(",")
     if len(terms) != len(inputs):
         raise ShapeError(f"{len(inputs)} tensors for the {len(terms)} terms of {left!r}")
+    known = [shape for shape in inputs if shape is not None]
+    if len(known) < len(inputs):
+        return None
     sizes: dict[str, int | None] = {}
     rests: list[Shape] = []
-    for term, shape in zip(terms, inputs, strict=True):
-        if shape is None:
-            return None
+    for term, shape in zip(terms, known, strict=True):
         letters = term.replace("...", "")
         before = len(term.split("...")[0])
         rest = len(shape) - len(letters)
@@ -279,7 +280,7 @@ def einsum(config: Config, inputs: Structure) -> Shape | None:
             if None not in (held, size) and held != size:
                 raise ShapeError(f"axis {letter!r} is {held} and {size}")
             sizes[letter] = held if size is None else size
-    spread = broadcast(rests) or ()
+    spread = broadcast(*rests)
     out: list[int | None] = []
     for part in re.findall(r"\.\.\.|.", output):
         out += spread if part == "..." else [sizes[part]]

@@ -1,0 +1,112 @@
+"""Values in the calls of operations: tensors, numbers, lists, shapes, dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras2torch_birnn.errors import UnsupportedOptionError, printable
+from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
+
+Values = dict[str, Any]
+
+
+def unsupported(found: str, advice: str = HOW_TO_REPLACE) -> UnsupportedOptionError:
+    """Make an error without its path, which the caller knows."""
+    return UnsupportedOptionError(found, advice)
+
+
+def is_tensor(value: Any) -> bool:
+    """Tell whether this is a reference to a tensor of the model."""
+    return isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__"
+
+
+def tensor(layer: str, call: int, output: int) -> dict[str, Any]:
+    """Make a reference in the form of Keras 3."""
+    return {
+        "class_name": "__keras_tensor__",
+        "config": {"keras_history": [layer, call, output]},
+    }
+
+
+def numbers_in(value: Any) -> Any:
+    """Unwrap the list or number of an array of Keras 3; return any other value as it is."""
+    if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
+        config = value.get("config")
+        return config.get("value") if isinstance(config, Mapping) else None
+    if isinstance(value, Mapping) and value.get("class_name") == "__tuple__":
+        return value.get("items")
+    return value
+
+
+def constant(value: Any) -> Any:
+    """Convert an argument: a list of numbers to one constant; tensors and numbers stay."""
+    if isinstance(value, str):
+        raise unsupported(f"the text {printable(repr(value))} where numbers are expected")
+    if isinstance(value, list | tuple):
+        return {"class_name": "__tensor__", "config": {"value": value, "dtype": None}}
+    return value
+
+
+def constant_of_option(value: Any) -> Any:
+    """Convert an option: arrays and nested tuples to lists."""
+    plain = numbers_in(value)
+    if isinstance(plain, list | tuple):
+        return [constant_of_option(part) for part in plain]
+    return plain
+
+
+def convert_list(value: Any) -> list[Any]:
+    """Convert a list of tensors, each of which may be a constant."""
+    if not isinstance(value, list | tuple):
+        raise unsupported("one tensor where a list of tensors is expected")
+    return [constant(part) for part in value]
+
+
+def split_sizes(value: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Split a shape into fixed sizes, None for each tensor, and these tensors.
+
+    A tensor that is the whole shape gives None and itself.
+    """
+    value = numbers_in(value)
+    if is_tensor(value):
+        return None, (value,)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise unsupported(f"the shape {printable(repr(value))}")
+    if any(part is None for part in value):
+        raise unsupported("a shape with a size that is not there")
+    return (
+        [None if is_tensor(part) else numbers_in(part) for part in value],
+        tuple(part for part in value if is_tensor(part)),
+    )
+
+
+_KINDS: Mapping[str, str] = {
+    **dict.fromkeys("float16 bfloat16 float32 float64".split(), "float"),
+    **{name: name for name in ("int32", "int64", "bool")},
+}
+
+
+def dtype_kind(value: Any) -> str | None:
+    """Return "float", "int32", "int64" or "bool" for a dtype (also "DT_FLOAT"); None stays.
+
+    Raises:
+        UnsupportedOptionError: text, complex numbers, or whole numbers of other sizes.
+    """
+    if value is None:
+        return None
+    name = dtype_name(value)
+    if name not in _KINDS:
+        raise unsupported(f"dtype {printable(name)} is not supported")
+    return _KINDS[name]
+
+
+_OTHER_NAMES = {"float": "float32", "double": "float64", "half": "float16"}
+
+
+def dtype_name(value: Any) -> str:
+    """Return the plain name of a dtype."""
+    name = str(value).removeprefix("tf.").removeprefix("DT_").lower()
+    return _OTHER_NAMES.get(name, name)

@@ -1,0 +1,578 @@
+"""The table of operations: a row says everything of one, but how it is computed.
+
+Each row begins with the operation's forms (see ``forms``): in TensorFlow's functions (``tf``), in
+nodes of graphs (``node``) and in Keras 3 (``keras``); then, where that is not the function of its
+name, what computes it: in torch (``torch``, ``operator``, or our ``functional``), and in NumPy
+(``np``, or our ``reference``). Then its output shape, the rule of its dtypes, and its options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from keras2torch_birnn.limits import MAX_RANK
+from keras2torch_birnn.schema.operations import dtypes, indexing, movement, shapes
+from keras2torch_birnn.schema.operations.dtypes import Rule
+from keras2torch_birnn.schema.operations.forms import FORM, Form, function_name, parse_forms
+from keras2torch_birnn.schema.operations.options import (
+    PLACE,
+    SETTLED,
+    WHOLE,
+    dtype,
+    many,
+    one_axis,
+    parse_bounds,
+    parse_contraction,
+    parse_key,
+    parse_pairs,
+    parse_sections,
+    parse_subscripts,
+    several_axes,
+    target_shape,
+)
+from keras2torch_birnn.schema.operations.shapes import Output
+from keras2torch_birnn.schema.options import (
+    REQUIRED,
+    Option,
+    choice,
+    flag,
+    number,
+    optional,
+    parse_activation,
+    size,
+    sizes,
+)
+from keras2torch_birnn.schema.row import Schema
+
+_SAME = dtypes.together()
+_USED = frozenset({"dtype", "named", "num", "broadcasts"})
+
+
+@dataclass(frozen=True)
+class Operation(Schema):
+    """Row of an operation.
+
+    ``op``: its name. ``text``: its forms as written; ``usual``: parameters where a form has none.
+    ``dtypes``: the rule of its argument and result dtypes.
+    """
+
+    op: str = ""
+    text: str = ""
+    usual: Mapping[str, str] = field(default_factory=dict)
+    dtypes: Rule = _SAME
+
+    @cached_property
+    def forms(self) -> tuple[Form, ...]:
+        """Return the forms in the row."""
+        return tuple(parse_forms(self.op, self.text, self.usual))
+
+    @property
+    def options_of_function(self) -> list[str]:
+        """List the options that the functions are given; readers have used the others."""
+        return [name for name in self.options if name not in _USED]
+
+    def form_of(self, *dialects: str) -> Form:
+        """Return the form in such a dialect, or one of the operation's name, of no dialect."""
+        named = (form for form in self.forms if form.dialect in dialects)
+        return next(named, Form(self.op, "", function_name(self.op), {}, {}))
+
+
+def _row(
+    text: str, output: Output, rule: Rule, arguments: str = "x", /, **options: Option
+) -> Operation:
+    """Make a row; the argument "xs" is a list, and "sizes" stands for several."""
+    names = tuple(arguments.split())
+    shape = shapes.checked(output, names)
+    return Operation(
+        options, output=shape, arguments=names, listed=names == ("xs",), dtypes=rule, text=text
+    )
+
+
+def _rows(row: Operation, usual: Mapping[str, str], lines: str) -> dict[str, Operation]:
+    """Make rows that differ in their forms alone, one a line."""
+    pairs = (line.split(maxsplit=1) for line in lines.strip().splitlines())
+    return {op: replace(row, text=text, usual=usual) for op, text in pairs}
+
+
+def _activations(lines: str) -> str:
+    """Return the forms of all activations, each with the step that names it."""
+    pairs = (line.split(maxsplit=1) for line in lines.strip().splitlines())
+    return " ".join(FORM.sub(rf"\g<0>|activate:{name}", forms) for name, forms in pairs)
+
+
+_ALONE = {"keras": "x", "tf": "x", "node": "x"}
+_ONE = {"keras": "x", "tf": "x input=x", "node": "x"}
+_TWO = {"keras": "x1 x2", "tf": "x=x1 y=x2", "node": "x1 x2 incompatible_shape_error=-"}
+_REDUCED = {
+    "keras": "x axis keepdims initial=! dtype=!",
+    "tf": "input_tensor=x axis keepdims",
+    "node": "x axis keep_dims=keepdims",
+    "torch": "dim=axis keepdim=keepdims",
+}
+_AXES = {"axis": several_axes(), "keepdims": flag(False)}
+_NUMBERS = dtypes.together("bool")
+_FIRM = dtypes.together("bool", "size")
+_ANY = dtypes.together("size")
+
+_ACTIVATIONS = """
+    softmax tf.nn.softmax(x logits=x axis dim=axis) tf.compat.v1.nn.softmax(x logits=x axis \
+        dim=axis) node.Softmax keras.Softmax(x axis)
+    log_softmax tf.nn.log_softmax(x logits=x axis dim=axis) node.LogSoftmax keras.LogSoftmax(x \
+        axis)
+    relu tf.nn.relu(x features=x) node.Relu keras.Relu keras.ReLU(x negative_slope max_value \
+        threshold)
+    relu6 tf.nn.relu6(x features=x) node.Relu6 keras.Relu6
+    leaky_relu tf.nn.leaky_relu(x features=x alpha=negative_slope) node.LeakyRelu(x \
+        alpha=negative_slope) keras.LeakyRelu(x negative_slope)
+    elu tf.nn.elu(x features=x) node.Elu keras.Elu(x alpha)
+    selu tf.nn.selu(x features=x) node.Selu keras.Selu
+    gelu tf.nn.gelu(x features=x approximate) keras.Gelu(x approximate)
+    silu tf.nn.silu(x features=x) keras.Silu
+    sigmoid tf.math.sigmoid node.Sigmoid keras.Sigmoid
+    log_sigmoid tf.math.log_sigmoid keras.LogSigmoid
+    softplus tf.math.softplus(x features=x) node.Softplus keras.Softplus
+    softsign tf.nn.softsign(x features=x) node.Softsign keras.Softsign
+    celu keras.Celu(x alpha)
+    hard_sigmoid_1/6 keras.HardSigmoid
+    hard_silu keras.HardSilu
+    hard_tanh keras.HardTanh
+    tanh_shrink keras.TanhShrink
+    hard_shrink keras.HardShrink(x threshold)
+    soft_shrink keras.SoftShrink(x threshold)
+    sparsemax keras.Sparsemax(x axis)
+    sparse_plus keras.SparsePlus
+    sparse_sigmoid keras.SparseSigmoid
+    squareplus keras.Squareplus(x b)
+    glu keras.Glu(x axis)
+"""
+_TABLE = {
+    # ---- value by value ----
+    **_rows(_row("", shapes.same, dtypes.floats), _ONE, """
+        Exp tf.math.exp node.Exp keras.Exp
+        Expm1 tf.math.expm1 node.Expm1 keras.Expm1
+        Log tf.math.log node.Log keras.Log
+        Log1p tf.math.log1p node.Log1p keras.Log1p
+        Log2 keras.Log2
+        Log10 keras.Log10
+        Sqrt tf.math.sqrt node.Sqrt keras.Sqrt
+        Rsqrt tf.math.rsqrt node.Rsqrt keras.Rsqrt
+        Sin tf.math.sin node.Sin keras.Sin
+        Cos tf.math.cos node.Cos keras.Cos
+        Tan tf.math.tan node.Tan keras.Tan
+        Arcsin tf.math.asin node.Asin keras.Arcsin
+        Arccos tf.math.acos node.Acos keras.Arccos
+        Arctan tf.math.atan node.Atan keras.Arctan
+        Sinh tf.math.sinh node.Sinh keras.Sinh
+        Cosh tf.math.cosh node.Cosh keras.Cosh
+        Tanh tf.math.tanh node.Tanh keras.Tanh
+        Arcsinh tf.math.asinh node.Asinh keras.Arcsinh
+        Arccosh tf.math.acosh node.Acosh keras.Arccosh
+        Arctanh tf.math.atanh node.Atanh keras.Arctanh
+        Erf tf.math.erf node.Erf keras.Erf
+        Erfc tf.math.erfc node.Erfc keras.Erfc
+        Erfinv tf.math.erfinv node.Erfinv keras.Erfinv
+        Lgamma tf.math.lgamma node.Lgamma
+        Reciprocal tf.math.reciprocal node.Reciprocal keras.Reciprocal
+        """),
+    **_rows(_row("", shapes.same, dtypes.reals), _ONE, """
+        Floor tf.math.floor node.Floor keras.Floor
+        Ceil tf.math.ceil node.Ceil keras.Ceil
+        Round tf.math.round tf.math.rint node.Round node.Rint keras.Round(x \
+            decimals)|refuse_decimals
+        Trunc keras.Trunc
+        """),
+    **_rows(_row("", shapes.same, _FIRM), _ONE, """
+        Negative tf.math.negative node.Neg keras.Negative
+        Absolute tf.math.abs node.Abs keras.Absolute
+        Sign tf.math.sign node.Sign keras.Sign
+        Square tf.math.square node.Square keras.Square
+        """),
+    **_rows(_row("", shapes.same, dtypes.compared("size")), _ONE, """
+        Isnan tf.math.is_nan node.IsNan keras.Isnan
+        Isinf tf.math.is_inf node.IsInf keras.Isinf
+        Isfinite tf.math.is_finite node.IsFinite keras.Isfinite
+        """),
+    **_rows(_row("", shapes.elementwise, _NUMBERS, "x1 x2"), _TWO, """
+        Add tf.__operators__.add tf.math.add tf.nn.bias_add(value=x1 bias=x2 \
+            data_format)|refuse_channels_first node.Add node.AddV2 node.BiasAdd(x1 x2 data_format \
+            data_format:TkhXQw==)|decode:data_format|refuse_channels_first keras.Add operator.add
+        Subtract tf.math.subtract node.Sub keras.Subtract operator.sub
+        Multiply tf.math.multiply tf.compat.v1.math.scalar_mul(scalar=x1 x=x2) node.Mul \
+            keras.Multiply keras.Deg2rad(x=x1 x2:0.017453292519943295) keras.Rad2deg(x=x1 \
+            x2:57.29577951308232) operator.mul
+        FloorDivide tf.compat.v1.floor_div node.FloorDiv keras.FloorDivide
+        Maximum tf.math.maximum node.Maximum keras.Maximum
+        Minimum tf.math.minimum node.Minimum keras.Minimum
+        """),
+    **_rows(_row("", shapes.elementwise, _FIRM, "x1 x2"), _TWO, """
+        Mod tf.math.floormod node.FloorMod keras.Mod torch.remainder
+        Power tf.math.pow node.Pow keras.Power keras.Exp2(x=x2 x1:2.0) torch.pow
+        SquaredDifference tf.math.squared_difference node.SquaredDifference
+        """),
+    **_rows(_row("", shapes.elementwise, dtypes.divided, "x1 x2"), _TWO, """
+        Divide tf.math.truediv node.RealDiv keras.Divide keras.TrueDivide operator.truediv
+        Arctan2 tf.math.atan2(y=x1 x=x2) node.Atan2 keras.Arctan2
+        Logaddexp keras.Logaddexp
+        Hypot keras.Hypot torch.hypot|tensors
+        """),
+    # 0 where x2 is 0, or (the last three) where x1 is
+    **_rows(_row("", shapes.elementwise, dtypes.floats, "x1 x2"), _TWO, """
+        DivideNoNan tf.math.divide_no_nan tf.math.reciprocal_no_nan(x=x2 x1:1.0) node.DivNoNan \
+            keras.DivideNoNan
+        MultiplyNoNan tf.math.multiply_no_nan node.MulNoNan functional.multiply_no_nan|tensors
+        Xlogy tf.math.xlogy node.Xlogy functional.xlogy|tensors
+        Xlog1py tf.math.xlog1py functional.xlog1py|tensors
+        Xdivy tf.math.xdivy node.Xdivy functional.xdivy|tensors
+        """),
+    **_rows(_row("", shapes.elementwise, dtypes.compared("bool"), "x1 x2"), _TWO, """
+        Less tf.math.less node.Less keras.Less operator.lt
+        LessEqual tf.math.less_equal node.LessEqual keras.LessEqual operator.le
+        Greater tf.math.greater node.Greater keras.Greater operator.gt
+        GreaterEqual tf.math.greater_equal node.GreaterEqual keras.GreaterEqual operator.ge
+        """),
+    **_rows(_row("", shapes.elementwise, dtypes.compared(), "x1 x2"), _TWO, """
+        Equal tf.math.equal tf.__operators__.eq(self=x1 other=x2)|unsaved node.Equal \
+            keras.Equal operator.eq
+        NotEqual tf.math.not_equal tf.__operators__.ne(self=x1 other=x2)|unsaved node.NotEqual \
+            keras.NotEqual operator.ne
+        """),
+    **_rows(_row("", shapes.elementwise, dtypes.bools, "x1 x2"), _TWO, """
+        LogicalAnd tf.math.logical_and node.LogicalAnd keras.LogicalAnd \
+            torch.logical_and|tensors
+        LogicalOr tf.math.logical_or node.LogicalOr keras.LogicalOr torch.logical_or|tensors
+        LogicalXor tf.math.logical_xor keras.LogicalXor torch.logical_xor|tensors
+        """),
+    **_rows(_row("", shapes.same, dtypes.bools), _ONE, """
+        LogicalNot tf.math.logical_not node.LogicalNot keras.LogicalNot
+        """),
+    **_rows(_row("", shapes.same, _SAME), _ONE, """
+        Identity tf.identity tf.stop_gradient tf.ensure_shape(x shape=-) node.Identity \
+            node.StopGradient keras.Copy keras.StopGradient(variable=x) reference.identity
+        """),
+    "IdentityN": _row("tf.identity_n(input=xs) reference.identity", shapes.each, dtypes.each, "xs"),
+    # "named": the dtype in the file's own words; a cast to what a tensor is keeps its mask
+    "Cast": _row("""
+        tf.cast(x dtype)|read_cast node.Cast(x DstT=dtype Truncate=!)|read_cast
+        keras.Cast(x dtype)|read_cast reference.identity
+        """, shapes.same, dtypes.declared, dtype=dtype(),
+        named=choice("float32", "float16", "bfloat16", "float32", "float64", *WHOLE)),
+    "ConvertToTensor": _row("keras.ConvertToTensor(x dtype sparse=! ragged=!) reference.identity",
+        shapes.same, dtypes.declared, dtype=optional(dtype(None))),
+    "ZerosLike": _row("""
+        tf.zeros_like(input=x dtype layout=-) tf.compat.v1.zeros_like(tensor=x dtype optimize=-)
+        node.ZerosLike(x) keras.ZerosLike(x dtype sparse=!)
+        """, shapes.same, dtypes.declared, dtype=optional(dtype(None))),
+    "OnesLike": _row("""
+        tf.compat.v1.ones_like(tensor=x dtype optimize=-) tf.ones_like(input=x dtype layout=-)
+        keras.OnesLike(x dtype sparse=!)
+        """, shapes.same, dtypes.declared, dtype=optional(dtype(None))),
+    "FullLike": _row("""
+        keras.FullLike(x fill_value=value dtype sparse=!)|require_number
+        torch.full_like(fill_value=value) np.full_like(fill_value=value)
+        """, shapes.same, dtypes.declared, dtype=optional(dtype(None)), value=number(REQUIRED)),
+    "Activation": replace(
+        _row(_activations(_ACTIVATIONS), shapes.activated, dtypes.floats,
+             function=Option(REQUIRED, parse_activation)), usual=_ALONE),
+    "Threshold": _row("keras.Threshold(x threshold default_value=value)",
+        shapes.same, dtypes.floats, threshold=number(REQUIRED), value=number(REQUIRED)),
+    # ---- one or several axes together ----
+    **_rows(_row("", shapes.reduced, dtypes.totalled, **_AXES), _REDUCED, """
+        Sum tf.math.reduce_sum node.Sum keras.Sum torch.sum|gives:int64
+        Prod tf.math.reduce_prod node.Prod keras.Prod functional.product|gives:int64
+        """),
+    **_rows(_row("", shapes.reduced, dtypes.floats, **_AXES), _REDUCED, """
+        Mean tf.math.reduce_mean node.Mean keras.Mean torch.mean
+        Var tf.math.reduce_variance keras.Var torch.var(dim=axis keepdim=keepdims \
+            correction:0)
+        Std tf.math.reduce_std keras.Std torch.std(dim=axis keepdim=keepdims correction:0)
+        Logsumexp tf.math.reduce_logsumexp keras.Logsumexp
+        """),
+    **_rows(_row("", shapes.reduced, _FIRM, **_AXES), _REDUCED, """
+        Max tf.math.reduce_max node.Max keras.Max torch.amax
+        Min tf.math.reduce_min node.Min keras.Min torch.amin
+        """),
+    **_rows(_row("", shapes.reduced, dtypes.bools, **_AXES), _REDUCED, """
+        Any tf.math.reduce_any node.Any keras.Any torch.any
+        All tf.math.reduce_all node.All keras.All torch.all
+        """),
+    "Moments": _row("keras.Moments(x axes=axis keepdims synchronized=!)",
+        shapes.reduced_twice, dtypes.floats, **_AXES),
+    "Norm": _row("""
+        tf.math.reduce_euclidean_norm(input_tensor=x axis keepdims)
+        tf.compat.v1.norm(tensor=x ord axis keepdims keep_dims=keepdims keepdims:false)|read_order
+        keras.Norm(x ord axis keepdims)|read_order
+        """, shapes.reduced, dtypes.floats, order=choice(2, 1, 2, "inf"), **_AXES),
+    "CountNonzero": _row("""
+        tf.math.count_nonzero(input=x axis keepdims dtype dtype:int64)
+        keras.CountNonzero(x axis dtype:int32) functional.count_nonzero|gives:int64
+        """, shapes.reduced, dtypes.numbered(_SAME), dtype=dtype(), **_AXES),
+    "Argmax": _row("""
+        tf.math.argmax(input=x axis axis:0 output_type=dtype dtype:int64)
+        node.ArgMax(x axis output_type=dtype dtype:int64) keras.Argmax(x axis keepdims dtype:int32)
+        functional.arg_extreme(largest:true)|gives:int64
+        """, shapes.reduced, dtypes.numbered(_FIRM), axis=optional(one_axis(None)),
+        keepdims=flag(False), dtype=dtype()),
+    "Argmin": _row("""
+        tf.math.argmin(input=x axis axis:0 output_type=dtype dtype:int64)
+        node.ArgMin(x axis output_type=dtype dtype:int64) keras.Argmin(x axis keepdims dtype:int32)
+        functional.arg_extreme(largest:false)|gives:int64
+        """, shapes.reduced, dtypes.numbered(_FIRM), axis=optional(one_axis(None)),
+        keepdims=flag(False), dtype=dtype()),
+    "Average": _row("keras.Average(x axis weights weights:1.0)",
+        shapes.averaged, dtypes.floats, "x weights", axis=optional(one_axis(None))),
+    "Normalize": _row("""
+        tf.math.l2_normalize(x axis epsilon epsilon:1e-12 dim=axis)|root_epsilon
+        keras.Normalize(x axis order epsilon=smallest smallest:1e-7)|refuse_orders
+        """, shapes.along_axis, dtypes.floats, axis=several_axes(-1), smallest=number(REQUIRED)),
+    "ClipByNorm": _row("tf.clip_by_norm(t=x clip_norm=largest axes=axis)",
+        shapes.along_axis, dtypes.floats, axis=several_axes(), largest=number(REQUIRED, 0.0)),
+    "Cumsum": _row("""
+        tf.math.cumsum(x axis axis:0 exclusive reverse) node.Cumsum(x axis exclusive reverse)
+        keras.Cumsum(x axis dtype=!) functional.cumulate(product:false)|gives:int64
+        """, shapes.along_axis, dtypes.totalled, axis=one_axis(), reverse=flag(False),
+        exclusive=flag(False)),
+    "Cumprod": _row("""
+        tf.math.cumprod(x axis axis:0 exclusive reverse) node.Cumprod(x axis exclusive reverse)
+        keras.Cumprod(x axis dtype=!) functional.cumulate(product:true)|gives:int64
+        """, shapes.along_axis, dtypes.totalled, axis=one_axis(), reverse=flag(False),
+        exclusive=flag(False)),
+    "Sort": _row("tf.sort(values=x axis direction)|read_direction keras.Sort(x axis)",
+        shapes.along_axis, _FIRM, axis=one_axis(-1), descending=flag(False)),
+    "Argsort": _row("""
+        tf.argsort(values=x axis direction stable=- dtype:int32)|read_direction
+        keras.Argsort(x axis dtype:int32) functional.argsort|gives:int64
+        """, shapes.along_axis, dtypes.numbered(_FIRM), axis=one_axis(-1), descending=flag(False),
+        dtype=dtype()),
+    "TopK": _row("""
+        tf.math.top_k(input=x k sorted index_type=! k:1)|refuse_unsorted:top_k|split_k
+        node.TopKV2(x k sorted)|refuse_unsorted:TopKV2|split_k
+        keras.TopK(x k sorted)|refuse_unsorted:top_k functional.top_k|gives::int64
+        """, shapes.ranked, dtypes.ranked, "x sizes", k=optional(size())),
+    # ---- products ----
+    "Matmul": _row("""
+        tf.linalg.matmul(a=x1 b=x2 transpose_a transpose_b adjoint_a adjoint_b a_is_sparse=-
+            b_is_sparse=- output_type=! grad_a=- grad_b=-)|read_adjoints
+        node.MatMul(x1 x2 transpose_a transpose_b)
+        node.BatchMatMulV2(x1 x2 adj_x=transpose_a adj_y=transpose_b) keras.Matmul(x1 x2)
+        functional.matmul|tensors
+        """, shapes.matmul, dtypes.reals, "x1 x2", transpose_a=flag(False),
+        transpose_b=flag(False)),
+    "Dot": _row("keras.Dot(x1 x2) functional.dot|tensors", shapes.dot, dtypes.reals, "x1 x2"),
+    "Tensordot": _row("""
+        tf.tensordot(a=x1 b=x2 axes)|list_axes keras.Inner(x1 x2 axes:[[-1],[-1]])
+        keras.Tensordot(x1 x2 axes)|list_axes torch.tensordot(dims=axes)|tensors
+        """, shapes.tensordot, dtypes.reals, "x1 x2", axes=Option(REQUIRED, parse_contraction)),
+    "Einsum": _row("""
+        tf.einsum(equation=subscripts inputs=xs)|unsaved
+        node.Einsum(inputs=xs equation=subscripts)|decode:subscripts keras.Einsum(subscripts)
+        functional.einsum|tensors
+        """, shapes.einsum, dtypes.reals, "xs", subscripts=Option(REQUIRED, parse_subscripts)),
+    "AddN": _row("""
+        tf.math.add_n(inputs=xs) tf.math.accumulate_n(inputs=xs shape=- tensor_dtype=-)
+        node.AddN(inputs=xs) functional.add_all|tensors
+        """, shapes.elementwise, _FIRM, "xs"),
+    # ---- what layers compute, with tensors in the place of weights; 1e-7: backend.epsilon() ----
+    "LayerNorm": _row("""
+        keras.LayerNorm(x gamma gamma:1.0 beta beta:0.0 axis epsilon epsilon:1e-7 rms_scaling=!)
+        """, shapes.normalized, dtypes.floats, "x gamma beta", axis=several_axes(REQUIRED),
+        epsilon=number(REQUIRED, 0.0)),
+    "RMSNorm": _row("keras.RMSNorm(x scale scale:1.0 axis epsilon epsilon:1e-7)",
+        shapes.normalized, dtypes.floats, "x scale", axis=several_axes(REQUIRED),
+        epsilon=number(REQUIRED, 0.0)),
+    "BatchNorm": _row("""
+        keras.BatchNorm(x mean variance offset offset:0.0 scale scale:1.0 axis epsilon
+            epsilon:1e-7)|refuse_axes
+        """, shapes.elementwise, dtypes.floats, "x mean variance offset scale",
+        epsilon=number(REQUIRED, 0.0)),
+    "DotProductAttention": _row("""
+        keras.DotProductAttention(query key value bias=! mask scale is_causal flash_attention=-
+            attn_logits_soft_cap=!)|choose_mask
+        functional.dot_product_attention|tensors
+        """, shapes.attended, dtypes.attended, "query key value", scale=optional(number(None)),
+        is_causal=flag(False)),
+    "MaskedDotProductAttention": _row("""
+        functional.dot_product_attention|tensors reference.dot_product_attention
+        """, shapes.attended, dtypes.attended, "query key value mask",
+        scale=optional(number(None)), is_causal=flag(False)),
+    **_rows(_row("", shapes.pooled, dtypes.reals, pool_size=sizes(), strides=optional(sizes(None)),
+             padding=choice(REQUIRED, "valid", "same")),
+        {"tf": "input=x ksize=pool_size strides padding data_format",
+         "node": "x ksize=pool_size strides padding data_format explicit_paddings=-",
+         "keras": "inputs=x pool_size strides padding data_format"}, """
+        MaxPool tf.nn.max_pool1d|read_windows tf.nn.max_pool2d|read_windows \
+            tf.compat.v1.nn.max_pool(value=x ksize=pool_size strides padding data_format \
+            input=x)|read_windows node.MaxPool|decode:padding:data_format|read_windows \
+            keras.MaxPool|read_windows
+        AveragePool tf.nn.avg_pool1d|read_windows tf.nn.avg_pool2d|read_windows \
+            tf.nn.avg_pool|read_windows tf.compat.v1.nn.avg_pool(value=x ksize=pool_size strides \
+            padding data_format input=x)|read_windows \
+            node.AvgPool|decode:padding:data_format|read_windows keras.AveragePool|read_windows
+        """),
+    # ---- moving values ----
+    "Reshape": _row("""
+        tf.reshape(tensor=x shape)|move_sizes node.Reshape(x shape)|move_sizes
+        keras.Reshape(x newshape=shape)|move_sizes keras.Ravel(x shape:[-1])
+        """, movement.reshape, dtypes.shaped, "x sizes", shape=target_shape(-1)),
+    "BroadcastTo": _row("""
+        tf.broadcast_to(input=x shape)|move_sizes node.BroadcastTo(x shape)|move_sizes
+        keras.BroadcastTo(x shape)|move_sizes
+        """, movement.broadcast_to, dtypes.shaped, "x sizes", shape=target_shape(-1)),
+    "Tile": _row("""
+        tf.tile(input=x multiples=shape)|move_sizes node.Tile(x shape)|move_sizes
+        keras.Tile(x repeats=shape)|move_sizes
+        """, movement.tiled, dtypes.shaped, "x sizes", shape=target_shape(0)),
+    "Full": _row("""
+        tf.fill(dims=shape value layout=-)|read_fill
+        tf.zeros(shape dtype layout=- value:0.0)|read_fill
+        tf.ones(shape dtype layout=- value:1.0)|read_fill node.Fill(shape value T=dtype)|read_fill
+        """, movement.wanted, dtypes.made, "sizes", shape=target_shape(0), value=number(REQUIRED),
+        dtype=dtype()),
+    "Arange": _row("""
+        tf.range(start limit=stop delta=step dtype dtype:int32)|read_range
+        node.Range(start stop step dtype:int32)|read_range functional.count_up
+        """, movement.counted, dtypes.made, "sizes", bounds=Option(REQUIRED, parse_bounds),
+        dtype=dtype("int32")),
+    "GetItem": _row("""
+        tf.slice(input_=x begin size)|read_slice
+        tf.strided_slice(input_=x begin end strides begin_mask end_mask ellipsis_mask new_axis_mask
+            shrink_axis_mask var=!)|read_masks
+        node.Slice(x begin size)|read_slice
+        node.StridedSlice(x begin end strides begin_mask end_mask ellipsis_mask new_axis_mask
+            shrink_axis_mask)|read_masks
+        keras.GetItem(x key)|read_key
+        keras.Slice(inputs=x start_indices=begin shape=size)|read_slice
+        """, indexing.items, dtypes.shaped, "x sizes", key=Option(REQUIRED, parse_key)),
+    "Transpose": _row("""
+        tf.compat.v1.transpose(a=x perm=axes conjugate=!) node.Transpose(x axes)
+        keras.Transpose(x axes)
+        """, movement.transpose, _ANY, axes=several_axes()),
+    "Swapaxes": _row("""
+        tf.linalg.adjoint(matrix=x axis1:-2 axis2:-1) keras.Swapaxes(x axis1 axis2)
+        torch.transpose(dim0=axis1 dim1=axis2)
+        """, movement.swapped, _ANY, axis1=one_axis(), axis2=one_axis()),
+    "Moveaxis": _row("keras.Moveaxis(x source destination) torch.movedim",
+        movement.moved, _ANY, source=several_axes(REQUIRED), destination=several_axes(REQUIRED)),
+    "Squeeze": _row("""
+        tf.compat.v1.squeeze(input=x axis squeeze_dims=axis)
+        node.Squeeze(x squeeze_dims=axis)|drop_empty_axis keras.Squeeze(x axis)
+        """, movement.squeezed, _ANY, axis=several_axes()),
+    "ExpandDims": _row("""
+        tf.expand_dims(input=x axis) node.ExpandDims(x axis) keras.ExpandDims(x axis)
+        """, movement.expanded, _ANY, axis=several_axes(REQUIRED)),
+    "Flip": _row("tf.reverse(tensor=x axis) node.ReverseV2(x axis) keras.Flip(x axis)",
+        shapes.along_axis, _ANY, axis=several_axes()),
+    "Roll": _row("""
+        tf.roll(input=x shift axis)|list_shifts node.Roll(x shift axis)|list_shifts
+        keras.Roll(x shift axis)|list_shifts torch.roll(shifts=shift dims=axis)
+        """, shapes.along_axis, _ANY, shift=many(PLACE, MAX_RANK), axis=several_axes(REQUIRED)),
+    "Repeat": _row("""
+        tf.repeat(input=x repeats axis) keras.Repeat(x repeats axis)
+        torch.repeat_interleave(dim=axis)
+        """, movement.repeated, _ANY, repeats=size(), axis=optional(one_axis(None))),
+    "Pad": _row("""
+        tf.compat.v1.pad(tensor=x paddings=pad_width mode constant_values=value)|read_padding
+        node.Pad(x pad_width)|read_padding node.PadV2(x pad_width value)|read_padding
+        node.MirrorPad(x pad_width mode)|decode:mode|read_padding
+        keras.Pad(x pad_width mode constant_values=value)|read_padding
+        """, movement.padded, _ANY, pad_width=Option(REQUIRED, parse_pairs),
+        mode=choice("constant", "constant", "reflect", "symmetric"), value=number(0.0)),
+    "Diff": _row("keras.Diff(a=x n axis) torch.diff(dim=axis)",
+        movement.differences, _FIRM, n=size(1), axis=one_axis(-1)),
+    "Tril": _row("""
+        tf.linalg.band_part(input=x num_lower=lower num_upper=upper)|choose_band keras.Tril(x k)
+        torch.tril(diagonal=k)
+        """, shapes.same, _ANY, k=PLACE),
+    "Triu": _row("keras.Triu(x k) torch.triu(diagonal=k)", shapes.same, _ANY, k=PLACE),
+    # diagonals to keep below the main one and above it; all of them where negative
+    "BandPart": _row("node.MatrixBandPart(x lower upper)",
+        movement.matrices, _ANY, lower=PLACE, upper=PLACE),
+    "Diagonal": _row("""
+        tf.linalg.diag_part(input=x k=offset offset:0 padding_value=! align=- axis1:-2
+            axis2:-1)|refuse_bands
+        node.MatrixDiagPartV3(x offset offset:0 padding_value=! align=- axis1:-2
+            axis2:-1)|refuse_bands
+        keras.Diagonal(x offset axis1 axis2) torch.diagonal(dim1=axis1 dim2=axis2)
+        """, movement.diagonal, _ANY, offset=PLACE, axis1=one_axis(), axis2=one_axis()),
+    "Trace": _row("tf.linalg.trace(x offset:0 axis1:-2 axis2:-1) keras.Trace(x offset axis1 axis2)",
+        movement.traced, dtypes.reals, offset=PLACE, axis1=one_axis(), axis2=one_axis()),
+    "MatrixDiag": _row("""
+        tf.linalg.diag(diagonal=x k=offset offset:0 num_rows=! num_cols=! padding_value=!
+            align=-)|refuse_bands
+        node.MatrixDiagV3(x offset offset:0 num_rows num_cols padding_value=!
+            align=-)|refuse_sizes|refuse_bands
+        torch.diag_embed
+        """, movement.matrix_of_diagonal, _ANY, offset=PLACE),
+    "BatchFlatten": _row("tf.keras.backend.batch_flatten(x) torch.flatten(start_dim:1)",
+        movement.flattened, _ANY),
+    "Split": _row("""
+        tf.split(value=x num_or_size_splits=sections axis axis:0 num=-)|read_sections:sizes
+        node.Split(axis x num_split=sections)|read_sections:sizes
+        node.SplitV(x sections axis num_split=-)|read_sections:sizes
+        keras.Split(x indices_or_sections=sections axis)|read_sections:places
+        """, movement.split, _ANY, sections=Option(REQUIRED, parse_sections),
+        by=choice(REQUIRED, "count", "sizes", "places"), axis=one_axis()),
+    "Unstack": _row("""
+        tf.unstack(value=x num axis) node.Unpack(x axis num) keras.Unstack(x num axis)
+        torch.unbind(dim=axis)
+        """, movement.unstacked, _SAME, axis=one_axis(0), num=optional(size(None))),
+    "Concatenate": _row("""
+        tf.concat(values=xs axis) node.ConcatV2(inputs)|split_axis keras.Hstack(xs axis:1)
+        keras.Vstack(xs axis:0) keras.Append(x1 x2 axis)|list_two keras.Concatenate(xs axis)
+        torch.cat(dim=axis)|tensors
+        """, movement.joined, _SAME, "xs", axis=one_axis(-1)),
+    "Stack": _row("""
+        tf.stack(values=xs axis) node.Pack(inputs=xs axis) keras.Stack(x=xs axis)
+        torch.stack(dim=axis)|tensors
+        """, movement.stacked, _SAME, "xs", axis=one_axis(0)),
+    # ---- choosing values ----
+    "Where": _row("""
+        tf.where(condition x=x1 y=x2) tf.compat.v1.where(condition x=x1 y=x2 broadcasts:false)
+        node.Select(condition x1 x2 broadcasts:false) node.SelectV2(condition x1 x2)
+        keras.Where(condition x1 x2)
+        """, shapes.chosen, dtypes.picked, "condition x1 x2", broadcasts=flag(True)),
+    "Clip": _row("""
+        tf.clip_by_value(t=x clip_value_min=x_min clip_value_max=x_max) keras.Clip(x x_min x_max)
+        """, shapes.elementwise, _FIRM, "x x_min x_max"),
+    "Take": _row("""
+        tf.compat.v1.gather(params=x indices validate_indices=- axis batch_dims)|infer_axis
+        tf.compat.v1.nn.embedding_lookup(params=x ids=indices partition_strategy=-
+            validate_indices=- max_norm=! axis:0)
+        node.GatherV2(x indices axis batch_dims) keras.Take(x indices axis) functional.take|tensors
+        """, indexing.taken, dtypes.indexed, "x indices", axis=optional(one_axis(None)),
+        batch_dims=size(0, least=0)),
+    "GatherNd": _row("""
+        tf.compat.v1.gather_nd(params=x indices batch_dims bad_indices_policy=!)
+        node.GatherNd(x indices) functional.gather_nd|tensors
+        """, indexing.gathered, dtypes.indexed, "x indices", batch_dims=size(0, least=0)),
+    "ReverseSequence": _row("""
+        tf.reverse_sequence(input=x seq_lengths=lengths seq_axis batch_axis seq_dim=! batch_dim=!)
+        node.ReverseSequence(x lengths seq_dim=seq_axis batch_dim=batch_axis)
+        functional.reverse_sequence|tensors
+        """, movement.reversed_rows, dtypes.indexed, "x lengths", seq_axis=one_axis(),
+        batch_axis=one_axis(0)),
+    "TakeAlongAxis": _row("keras.TakeAlongAxis(x indices axis) functional.take_along|tensors",
+        indexing.taken_along, dtypes.indexed, "x indices", axis=one_axis()),
+    "OneHot": _row("""
+        tf.one_hot(indices=x depth on_value=on off_value=off axis axis:-1 dtype
+            dtype:float)|refuse_values
+        node.OneHot(x depth on off axis T=dtype)|refuse_values
+        keras.OneHot(x num_classes=depth axis dtype sparse=! dtype:float)
+        functional.one_hot|gives:bool
+        """, indexing.one_hot, dtypes.marked, depth=size(), axis=one_axis(-1), dtype=dtype()),
+    "SequenceMask": _row("""
+        tf.sequence_mask(lengths=x maxlen dtype dtype:bool)|split_maxlen
+        functional.sequence_mask|gives:bool
+        """, indexing.sequence_mask, dtypes.marked, "x sizes", maxlen=optional(size()),
+        dtype=dtype("bool")),
+    "Shape": _row("tf.compat.v1.shape(input=x out_type=-) node.Shape(x out_type=-) reference.shape",
+        movement.sizes_of, dtypes.measured),
+    "Rank": _row("tf.rank(input=x) np.ndim", movement.one_number, dtypes.measured),
+    "Size": _row("tf.compat.v1.size(input=x out_type=-) node.Size(x out_type=-) keras.Size(x)",
+        movement.one_number, dtypes.measured),
+}  # fmt: skip
+
+OPS: Mapping[str, Operation] = {
+    f"ops.{op}": replace(row, op=op, semantics=SETTLED) for op, row in _TABLE.items()
+}
