@@ -80,6 +80,7 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
         options=options,
         weights=cell_weights(CELL_GATES[cell], rank=3),
         output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        lazy_weights=("kernel", "recurrent_kernel"),
         semantics=LOOP_SEMANTICS,
         refused=("time_major=True", "constants"),
         **more,

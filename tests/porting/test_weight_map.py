@@ -12,9 +12,9 @@ from commands import assert_refused, k2t
 from specs import FIXTURES
 
 import keras2torch_birnn as package
+from keras2torch_birnn.layers.origins import Copies
 from keras2torch_birnn.porting.weight_map import MapRow, describe_copies, map_weights
 from keras2torch_birnn.rnn import parameters
-from keras2torch_birnn.writers.inverse import Copies
 
 STACK = FIXTURES / "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 GRU = FIXTURES / "keras-2.3.1/mask_bi_gru_after_seq.h5"
