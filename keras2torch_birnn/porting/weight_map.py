@@ -24,13 +24,13 @@ from keras2torch_birnn.porting.gates import (
     gate_count,
     keras_letters,
     orders,
-    reorder,
     torch_letters,
 )
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer
+from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import NO_CUT, Cut
 from keras2torch_birnn.writers.inverse import Inverse
 from keras2torch_birnn.writers.layers import Located, locate
