@@ -18,12 +18,12 @@ from keras2torch_birnn.porting.gates import (
     Order,
     gate_count,
     orders,
-    reorder,
     torch_letters,
     torch_order,
     written,
 )
 from keras2torch_birnn.porting.right_tensors import Leaf
+from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # Values that were rounded on the way, to float32 at most once or twice, are the same.

@@ -24,9 +24,10 @@ from keras2torch_birnn.porting.changes import (
     weighted,
 )
 from keras2torch_birnn.porting.gate_changes import gate_changes, transposed_gate_changes
-from keras2torch_birnn.porting.gates import gate_count, orders, reorder, written
+from keras2torch_birnn.porting.gates import gate_count, orders, written
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 CELLS = ("LSTM", "GRU", "SimpleRNN")

@@ -1,18 +1,18 @@
 """The tensors that a right port has for each layer: those of the layer's own torch module.
 
-The builders of ``layers`` are given running numbers in place of weights, which tells where each
-element of a tensor comes from, so that a port's tensors can be put back into Keras' layout.
+``layers.origins`` tells where each element of a tensor comes from, so that a port's tensors can be
+put back into Keras' layout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from keras2torch_birnn.layers.origins import Copies, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.porting.call_graph import place_of
 from keras2torch_birnn.porting.changes import Key
@@ -28,15 +28,15 @@ class Leaf:
     """A layer with weights, or one direction of a Bidirectional.
 
     ``path``: of the layer that the user sees; ``key``: in the reference. ``tensors``: the right
-    values by torch's name, without the number of a recurrent layer; ``origins``: for each element
-    its number among the values of all weights, or -1.
+    values by torch's name, without the number of a recurrent layer; ``copies``: where they are, for
+    each weight of Keras.
     """
 
     path: str
     key: Key
     layer: LayerSpec
     tensors: Mapping[str, Array]
-    origins: Mapping[str, Array]
+    copies: Mapping[str, tuple[Copies, ...]]
 
     @property
     def name(self) -> str:
@@ -45,13 +45,13 @@ class Leaf:
 
     def with_tensors(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """Return Keras' weights that give these tensors; those of others stay right."""
-        flat, shapes = _flatten(self.layer.weights)
-        flat = flat.copy()
-        for role, values in tensors.items():
-            origin = self.origins[role].reshape(-1)
-            known = origin >= 0
-            flat[origin[known]] = values.reshape(-1)[known]
-        return _unflatten(flat, shapes)
+        weights = {name: np.array(right, np.float64) for name, right in self.layer.weights.items()}
+        for name, copies in self.copies.items():
+            flat = weights[name].reshape(-1)
+            for one in copies:
+                if one.tensor in tensors:
+                    flat[one.positions] = tensors[one.tensor].reshape(-1)[one.elements]
+        return weights
 
 
 def find_leaves(spec: ModelSpec) -> tuple[Leaf, ...]:
@@ -78,43 +78,35 @@ def _inner_layers(place: str, layer: LayerSpec) -> Iterator[tuple[Key, LayerSpec
         yield (place, layer.class_name), layer
 
 
-def _flatten(weights: Mapping[str, Array]) -> tuple[Array, dict[str, tuple[int, ...]]]:
-    shapes = {name: tuple(array.shape) for name, array in weights.items()}
-    flat = [np.asarray(array, np.float64).reshape(-1) for array in weights.values()]
-    return np.concatenate(flat), shapes
-
-
-def _unflatten(flat: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-    found, start = {}, 0
-    for name, shape in shapes.items():
-        size = int(np.prod(shape, dtype=np.int64))
-        found[name] = flat[start : start + size].reshape(shape)
-        start += size
-    return found
-
-
 def _make_leaf(path: str, key: Key, layer: LayerSpec) -> Leaf | None:
-    """Build the layer with numbers as weights; None if that is not possible for this layer."""
-    flat, shapes = _flatten(layer.weights)
-    numbers = np.arange(1, len(flat) + 1, dtype=np.float64)
+    """Find the right tensors of a layer; None if that is not possible for this layer."""
+
+    def build(weights: Mapping[str, Array]) -> Mapping[str, Tensor]:
+        tensors = convert_layer(replace(layer, weights=weights)).state_dict()
+        return {
+            name.replace(_SUFFIX, "").replace("_reverse", ""): tensor
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point()
+        }
+
     try:
-        module = convert_layer(replace(layer, weights=_unflatten(numbers, shapes)))
+        origins = find_origins(build, layer.weights)
     except (KeyError, TypeError, ValueError):  # a plugin's layer may need weights that make sense
         return None
-    origins: dict[str, Array] = {}
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
-            origin = _to_origin(tensor, len(flat))
-            if origin is not None:
-                origins[name.replace(_SUFFIX, "").replace("_reverse", "")] = origin
-    tensors = {role: np.where(at >= 0, flat[at], 0.0) for role, at in origins.items()}
-    return Leaf(path, key, layer, tensors, origins)
-
-
-def _to_origin(tensor: Any, count: int) -> Array | None:
-    values = tensor.detach().to(torch.float64).numpy()
-    whole = np.rint(values)
-    if not ((values == whole) & (whole >= 0) & (whole <= count)).all():
-        return None
-    origin: Array = whole.astype(np.int64) - 1
-    return origin
+    tensors = {
+        name: np.zeros(shape)
+        for name, shape in origins.shapes.items()
+        if name not in origins.computed
+    }
+    copies = {
+        name: tuple(one for one in found if one.tensor in tensors)
+        for name, found in origins.copies.items()
+    }
+    for fixed in origins.fixed:
+        if fixed.tensor in tensors:
+            tensors[fixed.tensor].reshape(-1)[fixed.elements] = fixed.values
+    for name, found in copies.items():
+        right = np.asarray(layer.weights[name], np.float64).reshape(-1)
+        for one in found:
+            tensors[one.tensor].reshape(-1)[one.elements] = right[one.positions]
+    return Leaf(path, key, layer, tensors, copies)

@@ -1,6 +1,6 @@
 """The table of ``k2t map``: each weight of the file, the torch tensor it becomes, and how.
 
-``writers.inverse`` finds where every element of a tensor came from. Here that is put into words:
+``layers.origins`` finds where every element of a tensor came from. Here that is put into words:
 the words are found by trying which rearrangement of the array gives the same elements.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras2torch_birnn.errors import in_file
+from keras2torch_birnn.layers.origins import Copies, Fixed
 from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.gates import (
@@ -23,16 +24,16 @@ from keras2torch_birnn.porting.gates import (
     gate_count,
     keras_letters,
     orders,
-    reorder,
     torch_letters,
 )
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer
+from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import NO_CUT, Cut
-from keras2torch_birnn.writers.inverse import Copies, Fixed, Inverse, invert
-from keras2torch_birnn.writers.layers import Located, locate, name_tensors
+from keras2torch_birnn.writers.inverse import Inverse
+from keras2torch_birnn.writers.layers import Located, locate
 
 _UNUSUAL = "elements rearranged"
 
@@ -80,11 +81,9 @@ def map_weights(
 
 
 def _rows(located: Located) -> Iterator[MapRow]:
-    for path, owner, layer in located.layers():
-        weights = located.weights
-        inverse = invert(layer, owner, weights.stored, weights.layout, waiting=located.may_wait)
-        rows = [row for row in weights.rows if row.owner[: len(owner)] == owner]
-        yield from _layer_rows(name_tensors(inverse, path), rows)
+    for (_, owner, _), inverse in located.inverses():
+        rows = [row for row in located.weights.rows if row.owner[: len(owner)] == owner]
+        yield from _layer_rows(inverse, rows)
 
 
 def _layer_rows(inverse: Inverse, rows: list[StoredLayer]) -> Iterator[MapRow]:

@@ -6,8 +6,10 @@ Torch's arguments, parameter names and states, and after every layer the merge t
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,53 +20,92 @@ from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.engines import EngineRequest
 from keras2torch_birnn.rnn.typed_call import TypedCall
 
+Stack = TypeVar("Stack", bound=type[BidirectionalStack])
 
+# The docstring of each class, between its first line and its example.
+_DOCSTRING = """{summary}
+
+The positional arguments are those of ``nn.{torch}``, in its order; so are the names of the
+parameters. T time, B batch, H hidden_size, L num_layers.
+
+Args:
+{arguments}
+Shape:
+    ``weight_ih_l{{k}}``, ``weight_hh_l{{k}}``, ``bias_ih_l{{k}}``, ``bias_hh_l{{k}}`` and the
+    same with ``_reverse``, as in ``nn.{torch}``. Layer k reads input_size features (k = 0),
+    2 H after "concat", else H: with "concat" everywhere the ``state_dict`` is that of
+    ``nn.{torch}(..., bidirectional=True)``.
+
+Inputs:
+    input: (T, B, input_size), or (T, input_size) without batch, or a PackedSequence; of the
+        weights' dtype.
+    hx: {hx}
+    mask: bool, (T, B) or (T,), with ``batch_first`` (B, T); false where a step does not count:
+        it leaves the states alone, and the output there is zero.
+
+Outputs:
+    output: (T, B, H), (T, B, 2 H) after "concat", with None a pair of (T, B, H).
+    {states}, the states after the last step that counts.
+
+Raises:
+    ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
+        which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
+
+{example}"""
+_ARGUMENTS = """\
+    input_size: features of the input.
+    hidden_size: features of each direction's state.
+    num_layers: layers, each reading what the one before merged to.
+    nonlinearity: "tanh" or "relu"; "tanh" if neither this nor ``activation`` is given.
+    bias: whether there are ``bias_ih`` and ``bias_hh``.
+    batch_first: whether input and output are (B, T, ...) and not (T, B, ...).
+    dropout: rate of a dropout after each layer but the last, in training.
+    bidirectional: True; there is no merge of one direction.
+    proj_size: 0; Keras has no projections.
+    merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
+        None, which keeps both directions apart, for the last.
+    activation: Keras' name, with ``hard_sigmoid`` spelled out as "hard_sigmoid_0.2"
+        (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
+    recurrent_activation: Keras' name, spelled out as that of ``activation``.
+    reset_after: True as in ``nn.GRU`` and Keras since tf.keras 2.0; False as in Keras before.
+    engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
+        ``K2T_ENGINE``.
+    device: Device of the parameters.
+    dtype: Dtype of the parameters.
+"""
+_ONE_STATE = (
+    "h_0, (2 L, B, H), or (2 L, H) without batch; zeros if it is not given.",
+    "h_n: (2 L, B, H)",
+)
+_TWO_STATES = (
+    "(h_0, c_0), a tuple or a list, each (2 L, B, H), or (2 L, H) without batch; zeros if\n"
+    "        they are not given.",
+    "(h_n, c_n): each (2 L, B, H)",
+)
+
+
+def _documented(cls: Stack) -> Stack:
+    """Put what all classes share into the docstring of one."""
+    if cls.__doc__ is None:  # python -OO
+        return cls
+    summary, example = inspect.cleandoc(cls.__doc__).split("\n\n", 1)
+    taken = inspect.signature(cls).parameters
+    entries = re.findall(r"( {4}(\w+): (?:.|\n {8})+\n)", _ARGUMENTS)
+    hx, states = _TWO_STATES if cls.cell_class == "LSTM" else _ONE_STATE
+    cls.__doc__ = _DOCSTRING.format(
+        summary=summary,
+        torch=cls.cell_class.removeprefix("Simple"),
+        arguments="".join(entry for entry, name in entries if name in taken),
+        hx=hx,
+        states=states,
+        example=example,
+    )
+    return cls
+
+
+@_documented
 class BiLSTM(BidirectionalStack):
     """A stack of bidirectional LSTM layers with a merge after every layer.
-
-    The positional arguments are those of ``nn.LSTM``, in its order; so are the names of the
-    parameters. T time, B batch, H hidden_size, L num_layers.
-
-    Args:
-        input_size: features of the input.
-        hidden_size: features of each direction's state.
-        num_layers: layers, each reading what the one before merged to.
-        bias: whether there are ``bias_ih`` and ``bias_hh``.
-        batch_first: whether input and output are (B, T, ...) and not (T, B, ...).
-        dropout: rate of a dropout after each layer but the last, in training.
-        bidirectional: True; there is no merge of one direction.
-        proj_size: 0; Keras has no projections.
-        merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
-            None, which keeps both directions apart, for the last.
-        activation: Keras' name.
-        recurrent_activation: Keras' name, with ``hard_sigmoid`` spelled out as "hard_sigmoid_0.2"
-            (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
-        engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
-            ``K2T_ENGINE``.
-        device: Device of the parameters.
-        dtype: Dtype of the parameters.
-
-    Shape:
-        ``weight_ih_l{k}``, ``weight_hh_l{k}``, ``bias_ih_l{k}``, ``bias_hh_l{k}`` and the
-        same with ``_reverse``, as in ``nn.LSTM``. Layer k reads input_size features (k = 0),
-        2 H after "concat", else H: with "concat" everywhere the ``state_dict`` is that of
-        ``nn.LSTM(..., bidirectional=True)``.
-
-    Inputs:
-        input: (T, B, input_size), or (T, input_size) without batch, or a PackedSequence; of the
-            weights' dtype.
-        hx: (h_0, c_0), a tuple or a list, each (2 L, B, H), or (2 L, H) without batch; zeros if
-            they are not given.
-        mask: bool, (T, B) or (T,), with ``batch_first`` (B, T); false where a step does not count:
-            it leaves the states alone, and the output there is zero.
-
-    Outputs:
-        output: (T, B, H), (T, B, 2 H) after "concat", with None a pair of (T, B, H).
-        (h_n, c_n): each (2 L, B, H), the states after the last step that counts.
-
-    Raises:
-        ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
-            which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
 
     Example:
         >>> rnn = BiLSTM(5, 7, num_layers=2, merge_mode="sum", batch_first=True)
@@ -114,51 +155,9 @@ class BiLSTM(BidirectionalStack):
         )
 
 
+@_documented
 class BiGRU(BidirectionalStack):
     """A stack of bidirectional GRU layers with a merge after every layer.
-
-    The positional arguments are those of ``nn.GRU``, in its order; so are the names of the
-    parameters. T time, B batch, H hidden_size, L num_layers.
-
-    Args:
-        input_size: features of the input.
-        hidden_size: features of each direction's state.
-        num_layers: layers, each reading what the one before merged to.
-        bias: whether there are ``bias_ih`` and ``bias_hh``.
-        batch_first: whether input and output are (B, T, ...) and not (T, B, ...).
-        dropout: rate of a dropout after each layer but the last, in training.
-        bidirectional: True; there is no merge of one direction.
-        merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
-            None, which keeps both directions apart, for the last.
-        activation: Keras' name.
-        recurrent_activation: Keras' name, with ``hard_sigmoid`` spelled out as "hard_sigmoid_0.2"
-            (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
-        reset_after: True as in ``nn.GRU`` and Keras since tf.keras 2.0; False as in Keras before.
-        engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
-            ``K2T_ENGINE``.
-        device: Device of the parameters.
-        dtype: Dtype of the parameters.
-
-    Shape:
-        ``weight_ih_l{k}``, ``weight_hh_l{k}``, ``bias_ih_l{k}``, ``bias_hh_l{k}`` and the
-        same with ``_reverse``, as in ``nn.GRU``. Layer k reads input_size features (k = 0),
-        2 H after "concat", else H: with "concat" everywhere the ``state_dict`` is that of
-        ``nn.GRU(..., bidirectional=True)``.
-
-    Inputs:
-        input: (T, B, input_size), or (T, input_size) without batch, or a PackedSequence; of the
-            weights' dtype.
-        hx: h_0, (2 L, B, H), or (2 L, H) without batch; zeros if it is not given.
-        mask: bool, (T, B) or (T,), with ``batch_first`` (B, T); false where a step does not count:
-            it leaves the states alone, and the output there is zero.
-
-    Outputs:
-        output: (T, B, H), (T, B, 2 H) after "concat", with None a pair of (T, B, H).
-        h_n: (2 L, B, H), the states after the last step that counts.
-
-    Raises:
-        ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
-            which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
 
     Example:
         >>> rnn = BiGRU(5, 7, merge_mode="concat")
@@ -171,85 +170,10 @@ class BiGRU(BidirectionalStack):
     cell_class = "GRU"
     __call__: TypedCall[Tensor, Tensor]
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = True,
-        *,
-        merge_mode: MergeMode | Sequence[MergeMode] = "concat",
-        activation: str = "tanh",
-        recurrent_activation: str = "sigmoid",
-        reset_after: bool = True,
-        engine: EngineRequest | None = None,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            merge_mode=merge_mode,
-            activation=activation,
-            recurrent_activation=recurrent_activation,
-            reset_after=reset_after,
-            engine=engine,
-            device=device,
-            dtype=dtype,
-        )
 
-
+@_documented
 class BiRNN(BidirectionalStack):
     """A stack of bidirectional SimpleRNN layers with a merge after every layer.
-
-    The positional arguments are those of ``nn.RNN``, in its order; so are the names of the
-    parameters. T time, B batch, H hidden_size, L num_layers.
-
-    Args:
-        input_size: features of the input.
-        hidden_size: features of each direction's state.
-        num_layers: layers, each reading what the one before merged to.
-        nonlinearity: "tanh" or "relu"; "tanh" if neither this nor ``activation`` is given.
-        bias: whether there are ``bias_ih`` and ``bias_hh``.
-        batch_first: whether input and output are (B, T, ...) and not (T, B, ...).
-        dropout: rate of a dropout after each layer but the last, in training.
-        bidirectional: True; there is no merge of one direction.
-        merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
-            None, which keeps both directions apart, for the last.
-        activation: Keras' name of any function, in place of ``nonlinearity``; see ``BiLSTM``.
-        engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
-            ``K2T_ENGINE``.
-        device: Device of the parameters.
-        dtype: Dtype of the parameters.
-
-    Shape:
-        ``weight_ih_l{k}``, ``weight_hh_l{k}``, ``bias_ih_l{k}``, ``bias_hh_l{k}`` and the
-        same with ``_reverse``, as in ``nn.RNN``. Layer k reads input_size features (k = 0),
-        2 H after "concat", else H: with "concat" everywhere the ``state_dict`` is that of
-        ``nn.RNN(..., bidirectional=True)``.
-
-    Inputs:
-        input: (T, B, input_size), or (T, input_size) without batch, or a PackedSequence; of the
-            weights' dtype.
-        hx: h_0, (2 L, B, H), or (2 L, H) without batch; zeros if it is not given.
-        mask: bool, (T, B) or (T,), with ``batch_first`` (B, T); false where a step does not count:
-            it leaves the states alone, and the output there is zero.
-
-    Outputs:
-        output: (T, B, H), (T, B, 2 H) after "concat", with None a pair of (T, B, H).
-        h_n: (2 L, B, H), the states after the last step that counts.
-
-    Raises:
-        ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
-            which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
 
     Example:
         >>> rnn = BiRNN(5, 7, 2, "relu", merge_mode=["mul", None])

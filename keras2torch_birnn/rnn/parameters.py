@@ -1,58 +1,14 @@
-"""From Keras' weights to torch's parameters: one function per cell, for one direction.
+"""From Keras' weights to torch's parameters, for one direction of a cell.
 
-x W of Keras is x weight_ih^T of torch, so every kernel is transposed. Shapes: F input, H units.
+F features, H units, G gates; x W of Keras is x weight_ih^T of torch, so kernels are transposed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 
+from keras2torch_birnn.schema.recurrent import GATES
 from keras2torch_birnn.spec import Array, LayerSpec
-
-
-def lstm(layer: LayerSpec) -> dict[str, Array]:
-    """Turn Keras' i, f, c, o into torch's i, f, g, o: the same order. bias_hh stays zero."""
-    return _plain(layer)
-
-
-def gru(layer: LayerSpec) -> dict[str, Array]:
-    """Turn Keras' z, r, h into torch's r, z, n. Rows of bias (2, 3H): input, recurrent."""
-    weights = {name: _reset_first(array) for name, array in layer.weights.items()}
-    out = {"weight_ih": weights["kernel"].T, "weight_hh": weights["recurrent_kernel"].T}
-    if "bias" in weights:
-        bias = weights["bias"]
-        if layer.config["reset_after"]:
-            out["bias_ih"], out["bias_hh"] = bias[0], bias[1]
-        else:
-            out["bias_ih"] = bias
-    return out
-
-
-def simple_rnn(layer: LayerSpec) -> dict[str, Array]:
-    """Convert the weights of a SimpleRNN: one gate, one bias; bias_hh stays zero."""
-    return _plain(layer)
-
-
-def _plain(layer: LayerSpec) -> dict[str, Array]:
-    weights = layer.weights
-    out = {"weight_ih": weights["kernel"].T, "weight_hh": weights["recurrent_kernel"].T}
-    if "bias" in weights:
-        out["bias_ih"] = weights["bias"]
-    return out
-
-
-def _reset_first(array: Array) -> Array:
-    z, r, h = np.split(array, 3, axis=-1)
-    return np.concatenate((r, z, h), axis=-1)
-
-
-CROSSING: Mapping[str, Callable[[LayerSpec], dict[str, Array]]] = {
-    "LSTM": lstm,
-    "GRU": gru,
-    "SimpleRNN": simple_rnn,
-}
 
 
 def torch_parameters(layer: LayerSpec, suffix: str = "") -> dict[str, Array]:
@@ -60,6 +16,27 @@ def torch_parameters(layer: LayerSpec, suffix: str = "") -> dict[str, Array]:
 
     ``suffix``: "_reverse" for the second direction of a bidirectional module.
     """
-    return {
-        f"{name}_l0{suffix}": array for name, array in CROSSING[layer.class_name](layer).items()
-    }
+    return {f"{name}_l0{suffix}": array for name, array in convert_weights(layer).items()}
+
+
+def convert_weights(layer: LayerSpec) -> dict[str, Array]:
+    """Turn ``kernel`` (F, G H) -> ``weight_ih`` (G H, F), ``recurrent_kernel`` -> ``weight_hh``.
+
+    ``bias`` (G H,) -> ``bias_ih``, (2, G H) -> ``bias_ih`` and ``bias_hh``; without the second,
+    bias_hh stays zero.
+    """
+    order = GATES[layer.class_name].order
+    weights = {name: reorder(array, order, axis=-1) for name, array in layer.weights.items()}
+    out = {"weight_ih": weights["kernel"].T, "weight_hh": weights["recurrent_kernel"].T}
+    if "bias" in weights:
+        biases = weights["bias"] if weights["bias"].ndim == 2 else weights["bias"][np.newaxis]
+        out |= zip(("bias_ih", "bias_hh"), biases, strict=False)
+    return out
+
+
+def reorder(array: Array, order: tuple[int, ...], axis: int) -> Array:
+    """Exchange the blocks of an axis: block i of the result is block ``order[i]``."""
+    if order == tuple(range(len(order))):
+        return array
+    blocks = np.split(array, len(order), axis=axis)
+    return np.concatenate([blocks[gate] for gate in order], axis=axis)

@@ -54,6 +54,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         _dense_weights,
         _dense_output,
+        lazy_weights=("kernel",),
         semantics={"quantized": choice(None, None, "inputs and weights", "weights")},
     ),
     "EinsumDense": Schema(

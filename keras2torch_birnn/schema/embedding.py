@@ -46,6 +46,7 @@ LAYERS: Mapping[str, Schema] = {
         },
         _embedding_weights,
         _embedding_output,
+        lazy_weights=("embeddings",),
         semantics={"quantized": choice(None, None, "weights")},
     ),
     "ReversibleEmbedding": Schema(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.schema.options import (
@@ -18,7 +18,25 @@ from keras2torch_birnn.schema.options import (
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known, last
 from keras2torch_birnn.spec import MaskedOutput, Shape
 
-CELL_GATES: Mapping[str, int] = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
+
+class Gates(NamedTuple):
+    """The gates of a cell, in which the last axis of its weights is divided.
+
+    ``keras``: a letter for each, in Keras' order. ``torch``: torch's letters of the same gates.
+    ``order``: torch's order, by the numbers of Keras'.
+    """
+
+    keras: str
+    torch: str
+    order: tuple[int, ...]
+
+
+GATES: Mapping[str, Gates] = {
+    "LSTM": Gates("ifco", "ifgo", (0, 1, 2, 3)),
+    "GRU": Gates("zrh", "zrn", (1, 0, 2)),
+    "SimpleRNN": Gates("h", "h", (0,)),
+}
+CELL_GATES: Mapping[str, int] = {cell: len(gates.order) for cell, gates in GATES.items()}
 CELL_STATES: Mapping[str, int] = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
 
 CELL_OPTIONS: Mapping[str, Option] = {
@@ -80,6 +98,7 @@ def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
         options=options,
         weights=cell_weights(CELL_GATES[cell], rank=3),
         output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
+        lazy_weights=("kernel", "recurrent_kernel"),
         semantics=LOOP_SEMANTICS,
         refused=("time_major=True", "constants"),
         **more,

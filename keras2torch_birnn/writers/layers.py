@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 from keras2torch_birnn.errors import WeightMismatchError, gather, printable
 from keras2torch_birnn.functional.parameters import lazy_source
 from keras2torch_birnn.layers.graph import leaf_layers
-from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers.config.policies import common_dtype
@@ -36,8 +35,11 @@ from keras2torch_birnn.readers.weights.spectral import is_spectral
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, ModelSpec, with_dtype
-from keras2torch_birnn.writers.inverse import Inverse, invert
+from keras2torch_birnn.writers.inverse import Inverse, invert, tensors_of
 from keras2torch_birnn.writers.new_values import Model, Piece, new_pieces, same_bits
+
+# The path of a module, the keys of its layer, and the layer.
+Leaf: TypeAlias = tuple[str, Key, LayerSpec]
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,19 @@ class Located:
                 if other.path != first.path and _have_same_values(first, other):
                     yield first, other
 
-    def layers(self) -> Iterator[tuple[str, Key, LayerSpec]]:
-        """Yield every layer that has a module: path of the module, keys, layer."""
+    def layers(self) -> Iterator[Leaf]:
+        """Yield every layer that has a module."""
         yield from leaf_layers(with_training_rules(self.spec.root, self.spec.generation))
 
-    def read(self, layer: LayerSpec, owner: Key) -> Mapping[str, Tensor]:
+    def inverses(self) -> Iterator[tuple[Leaf, Inverse]]:
+        """Yield every layer that has a module, and its way back."""
+        weights = self.weights
+        for leaf in self.layers():
+            with _in_layer(leaf[2]):
+                way = invert(*leaf, weights.stored, weights.layout, waiting=self.may_wait)
+            yield leaf, way
+
+    def read(self, path: str, owner: Key, layer: LayerSpec) -> Mapping[str, Tensor]:
         """Build a layer with the weights of the file; return its tensors, large ones lazily."""
 
         def change(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
@@ -100,8 +110,7 @@ class Located:
             return replace(one, weights=self.weights.layout.join(one, weights))
 
         own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
-        filled = with_dtype(change_layers(layer, own, change, owner), self.read_as)
-        return dict(convert_layer(filled).state_dict(keep_vars=True))
+        return tensors_of(path, with_dtype(change_layers(layer, own, change, owner), self.read_as))
 
 
 def _have_same_values(one: StoredArray, other: StoredArray) -> bool:
@@ -153,22 +162,13 @@ def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
         WeightMismatchError: there is no place in the file for what was trained.
     """
     written: dict[str, int] = {}
-    for path, owner, layer in located.layers():
+    for leaf, inverse in located.inverses():
+        *_, layer = leaf
         with _in_layer(layer):
-            inverse = name_tensors(
-                invert(
-                    layer,
-                    owner,
-                    located.weights.stored,
-                    located.weights.layout,
-                    waiting=located.may_wait,
-                ),
-                path,
-            )
             if any(map(is_spectral, layer.walk())):
-                _check_unchanged(located.read(layer, owner), path, model)
+                _check_unchanged(located.read(*leaf), model)
             if inverse.computed:
-                _check_computed(inverse, located.read(layer, owner), path, model)
+                _check_computed(inverse, located.read(*leaf), model)
             sums: dict[str, int] = {}
             for piece in new_pieces(inverse, located.arrays, model):
                 sum_before = sums.get(piece.array.path, 0)
@@ -192,43 +192,22 @@ def _differ(path: str) -> WeightMismatchError:
     )
 
 
-def name_tensors(inverse: Inverse, path: str) -> Inverse:
-    """Return the way back with the names that the whole model has for a layer's tensors."""
-    start = f"{path}." if path else ""
-    return Inverse(
-        {
-            array: tuple(replace(one, tensor=start + one.tensor) for one in copies)
-            for array, copies in inverse.copies.items()
-        },
-        {
-            array: tuple((start + name, lazy) for name, lazy in parts)
-            for array, parts in inverse.matrices.items()
-        },
-        tuple(replace(one, tensor=start + one.tensor) for one in inverse.fixed),
-        inverse.summed,
-        {start + name: elements for name, elements in inverse.computed.items()},
-        {start + name: shape for name, shape in inverse.shapes.items()},
-    )
-
-
-def _check_unchanged(read: Mapping[str, Tensor], path: str, model: Model) -> None:
+def _check_unchanged(read: Mapping[str, Tensor], model: Model) -> None:
     """Refuse changed weights of a layer whose kernel Keras normalizes in training."""
     for name, tensor in read.items():
-        full = f"{path}.{name}" if path else name
-        if not _reads_as(tensor, model.tensors[full], rounding=model.rounding):
+        if not _reads_as(tensor, model.tensors[name], rounding=model.rounding):
             raise WeightMismatchError(
-                f"{printable(full)} was changed, but a layer in a SpectralNormalization "
+                f"{printable(name)} was changed, but a layer in a SpectralNormalization "
                 "cannot hold what was trained without it",
                 "train it in Keras, or save the layer in it by itself before",
             )
 
 
-def _check_computed(inverse: Inverse, read: Mapping[str, Tensor], path: str, model: Model) -> None:
+def _check_computed(inverse: Inverse, read: Mapping[str, Tensor], model: Model) -> None:
     """Refuse changed elements that are computed from weights, not copied."""
-    start = len(f"{path}." if path else "")
     for name, elements in inverse.computed.items():
         at = torch.from_numpy(elements)
-        before = read[name[start:]].detach().reshape(-1)[at]
+        before = read[name].detach().reshape(-1)[at]
         now = model.tensors[name].reshape(-1)[at]
         if not same_bits(before.to(now.dtype), now).all():
             raise WeightMismatchError(
@@ -262,14 +241,13 @@ def check_written(
     """
     with open_container(path) as container:
         located = locate(container, path, config=config, masked_steps=masked_steps, cut=cut)
-        for where, owner, layer in located.layers():
-            for name, tensor in located.read(layer, owner).items():
-                full = f"{where}.{name}" if where else name
-                if not _reads_as(tensor, model.tensors[full], rounding=model.rounding):
+        for leaf in located.layers():
+            for name, tensor in located.read(*leaf).items():
+                if not _reads_as(tensor, model.tensors[name], rounding=model.rounding):
                     raise WeightMismatchError(
-                        f"{printable(full)} would not be read back as it is in OUT",
+                        f"{printable(name)} would not be read back as it is in OUT",
                         "nothing was written; please report it",
-                        place=printable(layer.place),
+                        place=printable(leaf[2].place),
                     )
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import WeightMismatchError, printable
+from keras2torch_birnn.layers.origins import Copies
 from keras2torch_birnn.lazy_array import BLOCK_BYTES, LazyArray
 from keras2torch_birnn.readers.containers.tfjs_manifest import QuantizedArray
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, StoredArray
 from keras2torch_birnn.spec import Array
-from keras2torch_birnn.writers.inverse import Copies, Inverse
+from keras2torch_birnn.writers.inverse import Inverse
 
 _SAME_SIZE: Mapping[int, torch.dtype] = {
     1: torch.int8,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,8 +14,7 @@ from keras2torch_birnn.readers.weights.slots import slots
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import LayerSpec
 from keras2torch_birnn.trainers.variables import Variable
-from keras2torch_birnn.trainers.weight_views import WeightView, view_of_columns, view_of_elements
-from keras2torch_birnn.writers.inverse import Inverse, invert
+from keras2torch_birnn.trainers.weight_views import views_of
 from keras2torch_birnn.writers.layers import Located
 
 _HOW_ELSE = "make the optimizer in torch, with k2t.convert for the model"
@@ -52,7 +51,7 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
     numbers = {array.path: number for number, array in enumerate(arrays)}
     numbers |= {twin: numbers[path] for twin, path in twins.items() if path in numbers}
     owners: dict[str, set[int]] = {}
-    for start, layer, found in _inverses(located):
+    for (_, _, layer), found in located.inverses():
         if found.summed & numbers.keys() or found.computed:
             raise UnsupportedOptionError(
                 f"the weights of {printable(layer.class_name)} are added up when it is converted, "
@@ -62,19 +61,11 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
             )
         for array, copies in found.copies.items():
             for one in copies:
-                owners.setdefault(start + one.tensor, set()).add(numbers.get(array, -1))
+                owners.setdefault(one.tensor, set()).add(numbers.get(array, -1))
         for array, parts in found.matrices.items():
             for name, _ in parts:
-                owners.setdefault(start + name, set()).add(numbers.get(array, -1))
+                owners.setdefault(name, set()).add(numbers.get(array, -1))
     return TrainedVariables(arrays, twins, _parameters(model, owners))
-
-
-def _inverses(located: Located) -> Iterator[tuple[str, LayerSpec, Inverse]]:
-    """Yield the start of the names of each layer's tensors, the layer, and its way back."""
-    weights = located.weights
-    for path, owner, layer in located.layers():
-        found = invert(layer, owner, weights.stored, weights.layout, waiting=located.may_wait)
-        yield f"{path}." if path else "", layer, found
 
 
 def find_whole_variables(located: Located, trained: TrainedVariables) -> tuple[Variable, ...]:
@@ -88,8 +79,8 @@ def find_whole_variables(located: Located, trained: TrainedVariables) -> tuple[V
     named = {one.name: one.param for one in trained.parameters}
     paths = _paths(located)
     found: list[Variable] = []
-    for start, _, inverse in _inverses(located):
-        for array, view in _views(inverse, start, located):
+    for _, inverse in located.inverses():
+        for array, view in views_of(inverse, located.arrays).items():
             names = [name for name in view.names() if name in named]
             if array in numbers and names:
                 own = {name: named[name] for name in names}
@@ -104,17 +95,6 @@ def find_whole_variables(located: Located, trained: TrainedVariables) -> tuple[V
                 place=one.name,
             )
     return tuple(sorted(found, key=lambda one: one.number))
-
-
-def _views(inverse: Inverse, start: str, located: Located) -> Iterator[tuple[str, WeightView]]:
-    """Yield every array of a layer by its path, and where it is in the tensors."""
-    shapes = {start + name: shape for name, shape in inverse.shapes.items()}
-    for array, copies in inverse.copies.items():
-        parts = tuple((start + one.tensor, one.elements, one.positions) for one in copies)
-        yield array, view_of_elements(parts, located.arrays[array].shape, shapes)
-    for array, ((name, lazy), *others) in inverse.matrices.items():
-        if not others:
-            yield array, view_of_columns(start + name, lazy)
 
 
 # Cells that Keras makes inside of a layer, by the layer's class.
@@ -208,10 +188,9 @@ def read_as_tensors(located: Located) -> dict[str, Tensor]:
         WeightMismatchError: they cannot be read.
     """
     found: dict[str, Tensor] = {}
-    for path, owner, layer in located.layers():
+    for leaf in located.layers():
         try:
-            tensors = located.read(layer, owner)
+            found |= located.read(*leaf)
         except ValueError as error:
-            raise WeightMismatchError(str(error), "refused", place=layer.place) from error
-        found |= {(f"{path}.{name}" if path else name): one for name, one in tensors.items()}
+            raise WeightMismatchError(str(error), "refused", place=leaf[2].place) from error
     return found

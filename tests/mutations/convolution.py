@@ -73,19 +73,6 @@ MUTATIONS: list[Mutation] = [
         f"{TF}/local2_3_same.h5",
     ),
     mutation(
-        "windows of their own without stride",
-        edit("layers.local:_steps", "* axis.stride - axis.front", "- axis.front"),
-        f"{TF}/local_2_valid.keras",
-        "tf-2.1.4/local_2_same.h5",
-    ),
-    mutation(
-        "the bias of LocallyConnected in channels_first as it ought to be",
-        edit("layers.local:locally_connected", "if not last:", "if False:"),
-        f"{TF}/local2_first.h5",
-        f"{K2}/local2_first.h5",
-        "keras-1.2.2/local2_th.h5",
-    ),
-    mutation(
         "a deconvolution starts where its own length does",
         edit(
             "layers.convolution:TransposedConvolution.convolve",

@@ -37,34 +37,6 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/quantized_einsum.keras",
     ),
     mutation(
-        "int8 Embedding without its scale",
-        edit(
-            "layers.embedding:QuantizedEmbedding.forward",
-            " / self.scale[input][..., None]",
-            "",
-        ),
-        f"{K3}/quantized_weights.keras",
-    ),
-    mutation(
-        "a reversed Embedding without its own weight",
-        edit(
-            "layers.embedding:ReversibleEmbedding.forward",
-            "else self.reverse_weight",
-            "else self.weight",
-        ),
-        f"{K3}/reversible_untied.keras",
-    ),
-    mutation(
-        "a reversed Embedding without its cap",
-        edit("layers.embedding:ReversibleEmbedding.forward", "self.cap is None", "True"),
-        f"{K3}/reversible_capped.keras",
-    ),
-    mutation(
-        "scores bent but not scaled back",
-        edit("layers.embedding:ReversibleEmbedding.forward", ") * self.cap", ")"),
-        f"{K3}/reversible_untied.h5",
-    ),
-    mutation(
         "no mask after a ReversibleEmbedding",
         change_mask_flow("ReversibleEmbedding", registry.NONE),
         f"{K3}/reversible.keras",

@@ -110,17 +110,6 @@ MUTATIONS: list[Mutation] = [
         f"{K2}/mask_stack_bi_dense.h5",
     ),
     mutation(
-        "Embedding makes no mask",
-        edit("layers.embedding:_embedding_mask", 'layer.config["mask_zero"]', "False"),
-        f"{K2}/mask_bi_lstm_seq.h5",
-        f"{K3}/mask_average_pool_direct.h5",
-    ),
-    mutation(
-        "Embedding masks although mask_zero is off",
-        edit("layers.embedding:_embedding_mask", 'layer.config["mask_zero"]', "True"),
-        "ids without a mask",
-    ),
-    mutation(
         "Masking makes no mask",
         change_mask_flow("Masking", registry.SAME),
         f"{K2}/masking_zero_bi_lstm_seq.h5",

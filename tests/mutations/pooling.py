@@ -5,7 +5,6 @@ from __future__ import annotations
 from mutations.patches import (
     K2,
     K3,
-    TF,
     Mutation,
     edit,
     mutation,
@@ -50,10 +49,5 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/adaptive1.keras",
         f"{K3}/adaptive2.keras",
         f"{K3}/adaptive3.h5",
-    ),
-    mutation(
-        "Flatten ignores channels_first",
-        edit("layers.reshaping:Flatten.forward", "self.channels_first and", "False and"),
-        f"{TF}/flatten_channels_first.h5",
     ),
 ]

@@ -33,22 +33,6 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/count_weights.keras",
     ),
     mutation(
-        "a minus is no character to FarmHash64",
-        edit("layers.hashing:digits", "length = count + negative", "length = count + 0 * negative"),
-        f"{TF}/hashing.keras",
-        f"{K3}/hashing.h5",
-    ),
-    mutation(
-        "remainders of hashes with their sign",
-        edit(
-            "layers.hashing:remainder",
-            "((_right(x, 1) % divisor) * 2 + (x & 1)) % divisor",
-            "x % divisor",
-        ),
-        f"{TF}/hashing.keras",
-        "tf.keras-2.4.0/hashing.h5",
-    ),
-    mutation(
         "numbers looked up in the order of their size",
         edit(
             "layers.preprocessing:integer_lookup",

@@ -39,9 +39,11 @@ def change_weights(
     cell: str, change: Callable[[LayerSpec, dict[str, Array]], dict[str, Array]]
 ) -> Patch:
     """Change the torch parameters made of one cell's weights."""
-    return wrap(
-        parameters.CROSSING, cell, lambda right: lambda spec: change(spec, dict(right(spec)))
-    )
+
+    def wrapper(right: Callable[[LayerSpec], dict[str, Array]]) -> Any:
+        return lambda spec: change(spec, right(spec)) if spec.class_name == cell else right(spec)
+
+    return wrap(parameters, "convert_weights", wrapper)
 
 
 def swap_gates(a: int, b: int, gates: int) -> Callable[..., dict[str, Array]]:
@@ -195,7 +197,9 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "SimpleRNN recurrent kernel without its .T",
         edit(
-            "rnn.parameters:_plain", 'weights["recurrent_kernel"].T', 'weights["recurrent_kernel"]'
+            "rnn.parameters:convert_weights",
+            'weights["recurrent_kernel"].T',
+            'weights["recurrent_kernel"]',
         ),
         BI["SimpleRNN"],
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shutil
@@ -9,13 +11,16 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import make_site
 import pytest
 
 import keras2torch_birnn
+from keras2torch_birnn.rnn import bidirectional
 from keras2torch_birnn.rnn.native import loading
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +216,28 @@ def test_the_site_has_every_page_and_every_public_name(tmp_path: Path) -> None:
     text = make_site.reference()
     assert "::: keras2torch_birnn.rnn.bidirectional.BiLSTM" in text
     assert text.count(":::") >= len(set(keras2torch_birnn.__all__)) - 1
+
+
+def test_the_site_shows_the_docstrings_that_help_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "griffe", SimpleNamespace(Extension=object))
+    extension = import_module("site_docstrings").RuntimeDocstrings()
+    monkeypatch.delitem(sys.modules, "site_docstrings")
+    tree = ast.parse(Path(bidirectional.__file__).read_text("utf-8"))
+    names = {one.name: one for one in tree.body if isinstance(one, ast.ClassDef)}
+    assert names.keys() == {"BiLSTM", "BiGRU", "BiRNN"}
+    for name, node in names.items():
+        written = SimpleNamespace(
+            name=name,
+            module=SimpleNamespace(path=bidirectional.__name__),
+            decorators=[
+                SimpleNamespace(callable_path=f"{bidirectional.__name__}.{ast.unparse(one)}")
+                for one in node.decorator_list
+            ],
+            docstring=SimpleNamespace(value=ast.get_docstring(node)),
+        )
+        extension.on_class_instance(cls=written)
+        assert written.docstring.value == inspect.getdoc(getattr(keras2torch_birnn, name))
+    assert "tools/site_docstrings.py" in (ROOT / "mkdocs.yml").read_text("utf-8")
 
 
 def test_one_version_is_told_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""One page name per layer on every floor and in its cases, and one order of the floors."""
+"""Everything that makes a layer, on pages of one name, and one order of the floors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mutations import NOT_MUTATED
+from mutations import PAGES as MUTATIONS
 from random_layers import RECIPES
 
 import keras2torch_birnn
 from keras2torch_birnn import layers, reference, schema
+from keras2torch_birnn.exporting import source
+from keras2torch_birnn.exporting.source.pages import EMITTERS, NOT_WRITTEN
 from keras2torch_birnn.layers.operations import NODES, OperationNodes, find_target
 from keras2torch_birnn.readers.operations import reworks
 from keras2torch_birnn.reference.operations import find_function
@@ -38,22 +42,37 @@ def pages(floor: Any, table: str) -> dict[str, str]:
 
 
 ROWS, CONVERTERS = pages(schema, "LAYERS"), pages(layers, "CONVERTERS")
-EQUATIONS = pages(reference, "EQUATIONS")
-CLASSES = sorted({*ROWS, *CONVERTERS, *EQUATIONS} - {*OPS})
+EQUATIONS, SOURCES = pages(reference, "EQUATIONS"), pages(source, "EMITTERS")
+FLOOR_PAGES = {
+    "schema": ROWS,
+    "layers": CONVERTERS,
+    "reference": EQUATIONS,
+    "exporting/source": SOURCES,
+}
+CLASSES = sorted(set().union(*FLOOR_PAGES.values()) - {*OPS})
 
-# An input is an argument of the model's graph.
-NOT_CONVERTED = frozenset({"InputLayer"})
-# Layers that no random graph holds: models around other layers, those of three axes (as slow as
-# their fixtures), those that take or give whole numbers, those that do nothing but in training, and
-# those of the newest Keras alone. Nor those of old Keras alone.
-NOT_DRAWN = frozenset(augmentation.LAYERS) | frozenset(
-    "InputLayer Functional RNN ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D "
-    "Cropping3D UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D "
-    "GlobalAveragePooling3D Conv3D Conv3DTranspose Discretization IntegerLookup Hashing "
-    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdaptiveAveragePooling1D "
-    "AdaptiveAveragePooling2D AdaptiveAveragePooling3D Resizing CenterCrop RandomCrop "
-    "STFTSpectrogram MelSpectrogram ReversibleEmbedding".split()
-)
+# What a layer lacks on purpose: why -> the classes.
+NOT_CONVERTED = {"an input is an argument of the model's graph": {"InputLayer"}}
+NOT_DRAWN = {
+    "it does nothing but in training": {*augmentation.LAYERS},
+    "models and loops around other layers": {"InputLayer", "Functional", "RNN"},
+    "three axes, or loops over them, are as slow as their fixtures": {
+        *"ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D Cropping3D".split(),
+        *"UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D".split(),
+        *"GlobalAveragePooling3D Conv3D Conv3DTranspose".split(),
+        *"AdaptiveMaxPooling3D AdaptiveAveragePooling3D".split(),
+    },
+    "it takes or gives whole numbers": {"Discretization", "IntegerLookup", "Hashing"},
+    "the newest Keras alone has it, or computes it so": {
+        *"AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveAveragePooling1D".split(),
+        *"AdaptiveAveragePooling2D Resizing CenterCrop RandomCrop STFTSpectrogram".split(),
+        *"MelSpectrogram ReversibleEmbedding".split(),
+    },
+}
+
+
+def named(reasons: Mapping[str, set[str]]) -> set[str]:
+    return set().union(*reasons.values())
 
 
 def classes(value: Any) -> Iterator[str]:
@@ -107,12 +126,17 @@ def gaps(name: str) -> list[str]:
     lacking: Mapping[str, bool] = {
         "a row in LAYERS of a page of schema/": row is None,
         "a converter in CONVERTERS of a page of layers/": name
-        not in CONVERTERS.keys() | NOT_CONVERTED,
+        not in CONVERTERS.keys() | named(NOT_CONVERTED),
         "an equation in EQUATIONS of a page of reference/": name not in EQUATIONS,
+        "an emitter in EMITTERS of a page of exporting/source/ (or its page in NOT_WRITTEN of "
+        "exporting/source/pages.py)": name not in SOURCES and ROWS.get(name) not in NOT_WRITTEN,
         f"a case in fixtures/cases/{CASE_PAGE.get(name)}.py": row is not None
         and not has_case(name, row),
-        "a recipe in RECIPES of support/random_layers.py (or its name in NOT_DRAWN here)": drawn
-        and name not in RECIPES.keys() | NOT_DRAWN,
+        f"a mutation in tests/mutations/{ROWS.get(name)}.py (or its page in NOT_MUTATED of "
+        "tests/mutations/__init__.py)": not MUTATIONS.get(ROWS.get(name, ""))
+        and ROWS.get(name) not in NOT_MUTATED,
+        "a recipe in RECIPES of tests/support/random_layers.py (or in NOT_DRAWN here)": drawn
+        and name not in RECIPES.keys() | named(NOT_DRAWN),
     }
     return [what for what, lacks in lacking.items() if lacks]
 
@@ -122,13 +146,19 @@ def test_a_layer_has_everything_that_makes_one(name: str) -> None:
     assert not gaps(name), f"{name} lacks " + "; ".join(gaps(name))
 
 
+def test_a_new_layer_is_told_every_page_it_lacks() -> None:
+    lacking = "; ".join(gaps("Foo"))
+    recipe = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## ")[1]
+    for page in (*FLOOR_PAGES, "tests/mutations"):
+        assert f"{page}/" in lacking
+        assert f"`{page}/PAGE.py`" in recipe
+    for place in ("fixtures/cases/PAGE.py", "tests/support/random_layers.py", "`RECIPES`"):
+        assert place in recipe
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_layer_has_one_page_name_on_every_floor(name: str) -> None:
-    found = {
-        f"{floor}/{table[name]}.py"
-        for floor, table in (("schema", ROWS), ("layers", CONVERTERS), ("reference", EQUATIONS))
-        if name in table
-    }
+    found = {f"{floor}/{page[name]}.py" for floor, page in FLOOR_PAGES.items() if name in page}
     assert len({Path(page).name for page in found}) == 1, sorted(found)
 
 
@@ -136,6 +166,16 @@ def test_every_page_is_joined() -> None:
     assert set(ROWS) == set(LAYERS)
     assert set(CONVERTERS) == set(layers.CONVERTERS)
     assert set(EQUATIONS) == set(reference.EQUATIONS)
+    assert set(SOURCES) == set(EMITTERS)
+
+
+def test_what_a_layer_lacks_on_purpose_it_does_lack() -> None:
+    assert not named(NOT_CONVERTED) & CONVERTERS.keys()
+    assert not named(NOT_DRAWN) & RECIPES.keys()
+    assert named(NOT_CONVERTED) | named(NOT_DRAWN) <= ROWS.keys()
+    assert not NOT_WRITTEN.keys() & set(SOURCES.values())
+    assert not NOT_MUTATED.keys() & MUTATIONS.keys()
+    assert NOT_WRITTEN.keys() | NOT_MUTATED.keys() <= set(ROWS.values())
 
 
 def test_operations_and_cells_have_one_page_name_on_every_floor() -> None:

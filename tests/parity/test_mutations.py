@@ -5,46 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from mutations import (
-    activation,
-    attention,
-    augmentation,
-    cells,
-    convolution,
-    dense,
-    keras1,
-    masking,
-    merging,
-    normalization,
-    pooling,
-    preprocessing,
-    recurrent,
-    resizing,
-    spectrograms,
-    time_distributed,
-)
+from mutations import PAGES
 from mutations.checks import agrees_layer_by_layer, agrees_with_keras, assert_right, read
 from mutations.patches import Mutation
 from specs import read_entry
 
-MUTATIONS = [
-    *recurrent.MUTATIONS,
-    *masking.MUTATIONS,
-    *activation.MUTATIONS,
-    *attention.MUTATIONS,
-    *augmentation.MUTATIONS,
-    *cells.MUTATIONS,
-    *convolution.MUTATIONS,
-    *dense.MUTATIONS,
-    *merging.MUTATIONS,
-    *normalization.MUTATIONS,
-    *pooling.MUTATIONS,
-    *preprocessing.MUTATIONS,
-    *resizing.MUTATIONS,
-    *spectrograms.MUTATIONS,
-    *time_distributed.MUTATIONS,
-    *keras1.MUTATIONS,
-]
+MUTATIONS = [mutation for page in PAGES.values() for mutation in page]
 
 
 @pytest.fixture(autouse=True)

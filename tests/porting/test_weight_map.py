@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,9 +12,9 @@ from commands import assert_refused, k2t
 from specs import FIXTURES
 
 import keras2torch_birnn as package
+from keras2torch_birnn.layers.origins import Copies
 from keras2torch_birnn.porting.weight_map import MapRow, describe_copies, map_weights
-from keras2torch_birnn.rnn import parameters
-from keras2torch_birnn.writers.inverse import Copies
+from keras2torch_birnn.schema.recurrent import GATES, Gates
 
 STACK = FIXTURES / "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 GRU = FIXTURES / "keras-2.3.1/mask_bi_gru_after_seq.h5"
@@ -54,12 +54,8 @@ def test_the_rows_of_a_bias_of_two_go_apart() -> None:
 
 def test_the_words_follow_the_builders(monkeypatch: pytest.MonkeyPatch) -> None:
     """With another order of gates in the builder, the table tells that order."""
-
-    def otherwise(array: Any) -> Any:
-        z, r, h = np.split(array, 3, axis=-1)
-        return np.concatenate((h, z, r), axis=-1)
-
-    monkeypatch.setattr(parameters, "_reset_first", otherwise)
+    h_first = GATES["GRU"]._replace(order=(2, 0, 1))
+    monkeypatch.setitem(cast(dict[str, Gates], GATES), "GRU", h_first)
     assert table(GRU)["bidirectional_1.weight_ih_l0"].done == "transposed, gates zrh -> nzr"
 
 

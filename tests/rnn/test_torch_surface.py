@@ -170,6 +170,22 @@ def test_a_docstring_names_every_argument(ours: Any) -> None:
         assert part in text
 
 
+def test_an_argument_of_several_stacks_has_one_type_default_and_text() -> None:
+    facts: dict[str, set[Any]] = {}
+    for ours in OURS:
+        text = inspect.getdoc(ours) or ""
+        entries = re.split(r"\n    (?=\w)", text[text.index("Args:") : text.index("\n\nShape:")])[
+            1:
+        ]
+        parameters = inspect.signature(ours).parameters
+        assert [one.split(":")[0] for one in entries] == list(parameters)
+        for entry, (name, one) in zip(entries, parameters.items(), strict=True):
+            own = name if name != "activation" or ours is not k2t.BiRNN else "activation of BiRNN"
+            facts.setdefault(own, set()).add((one.annotation, one.default, one.kind))
+            facts.setdefault(f"text of {name}", set()).add(entry)
+    assert {name: len(found) for name, found in facts.items() if len(found) > 1} == {}
+
+
 # ---- attributes --------------------------------------------------------------------------------
 
 

@@ -211,19 +211,12 @@ def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
             )
 
 
-# Weights that builder and reference can take a few rows at a time.
-_MAY_WAIT: Mapping[str, tuple[str, ...]] = {
-    "Embedding": ("embeddings",),
-    "Dense": ("kernel",),
-    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), ("kernel", "recurrent_kernel")),
-}
-
-
 def may_wait(row: StoredLayer, name: str) -> bool:
     """Tell whether a weight may stay in the file until it is used."""
     array = row.arrays[name]
     return (
-        name in _MAY_WAIT.get(row.layer.class_name, ())
+        row.layer.class_name in SCHEMA
+        and name in SCHEMA[row.layer.class_name].lazy_weights
         and isinstance(array.layout, Contiguous)
         and array.dtype.kind == "f"
         and array.nbytes >= lazy_array.LEAST_BYTES

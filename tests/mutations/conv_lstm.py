@@ -1,0 +1,43 @@
+"""Mutations of ConvLSTM1D, 2D and 3D."""
+
+from __future__ import annotations
+
+from mutations.patches import K2, K3, TF, Mutation, edit, mutation
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "gates of a ConvLSTM in another order",
+        edit("layers.conv_lstm:ConvLSTM._step", "i, f, g, o = ", "i, g, f, o = "),
+        f"{K2}/conv_lstm_2d.h5",
+        f"{K3}/conv_lstm_2d_bi.h5",
+    ),
+    mutation(
+        "state of a ConvLSTM dilated like its input",
+        edit(
+            "layers.conv_lstm:ConvLSTM._step",
+            '"dilation": ones',
+            '"dilation": self.inner["dilation"]',
+        ),
+        f"{K2}/conv_lstm_2d_windows.h5",
+    ),
+    mutation(
+        "ConvLSTM without its bias",
+        edit("layers.conv_lstm:ConvLSTM._input_product", "if self.bias is not None:", "if False:"),
+        f"{TF}/conv_lstm_2d.h5",
+    ),
+    mutation(
+        "ConvLSTM that gives its cell's state",
+        edit("layers.conv_lstm:ConvLSTM.run_sequence", "outputs.append(h)", "outputs.append(c)"),
+        f"{TF}/conv_lstm_2d_mask.h5",
+    ),
+    mutation(
+        "masked steps of a ConvLSTM of tf.keras give zeros",
+        edit(
+            "readers.config.generations:generation_of",
+            'conv_lstm="previous_output"',
+            'conv_lstm=""',
+        ),
+        f"{TF}/conv_lstm_2d_mask_bi.h5",
+        rereads=True,
+    ),
+]

@@ -1,0 +1,13 @@
+"""Mutations of reshaping."""
+
+from __future__ import annotations
+
+from mutations.patches import TF, Mutation, edit, mutation
+
+MUTATIONS: list[Mutation] = [
+    mutation(
+        "Flatten ignores channels_first",
+        edit("layers.reshaping:Flatten.forward", "self.channels_first and", "False and"),
+        f"{TF}/flatten_channels_first.h5",
+    ),
+]
