@@ -171,7 +171,7 @@ class Chain(PreparedCalls):
             return None
         if stack.features != features:
             return None
-        if not all(map(partial(_fit, rows), initial or (), stack.units)):
+        if initial and not all(map(partial(_fit, rows), initial, stack.units)):
             return None
         if not ready.stateful:
             layers = partial(_layers, modules)

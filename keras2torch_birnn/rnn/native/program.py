@@ -127,7 +127,7 @@ class PackedLayers:
         """Run a program; return 0 or the code of an error.
 
         find: the layers, asked for where their weights are not packed. write: the ``K2tProgram``
-        for the addresses of their ``K2tLayer``.
+        and what follows it, for the addresses of the layers' ``K2tLayer``.
         """
         use_torch_threads()
         run = library().k2t_run_program
@@ -157,7 +157,7 @@ class PackedLayers:
         )
         memory = ctypes.create_string_buffer(fields, len(fields))
         first, end = ctypes.addressof(memory), ctypes.addressof(memory) + len(fields)
-        places = range(first, end, LAYER.size)
+        places = (*range(first, end, LAYER.size),)
         self._described = found = _Described(places[::2], places[1::2], (memory, packed))
         return found
 
@@ -172,7 +172,7 @@ class Program:
         self._layers, self._find_layers = PackedLayers(instruction_set()), writer.layers.copy
         words = (self._words.buffer_info()[0], len(self._words))
         self._head = (*words, writer.floats + BEHIND)
-        self._pack = struct.Struct(f"{PROGRAM.format}{writer.given + len(writer.layers)}Q").pack
+        self._write = struct.Struct(f"{PROGRAM.format}{writer.given + len(writer.layers)}Q").pack
 
     def run(self, given: Sequence[int]) -> bool:
         """Run; return whether it computed the outputs, which some values leave to torch.
@@ -182,7 +182,7 @@ class Program:
         Raises:
             MemoryError: no workspace.
         """
-        write = partial(self._pack, *self._head, torch.get_num_threads(), *given)
+        write = partial(self._write, *self._head, torch.get_num_threads(), *given)
         code = self._layers.run(self._find_layers, write)
         if code == codes.BY_TORCH:
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from operator import attrgetter, itemgetter
 from typing import Any, TypeAlias
@@ -57,11 +58,15 @@ class PreparedStack:
         # to a second place; the result's memory is the second where it is wide enough.
         self._first, self._second = max(leading[::-2], default=0), max(leading[-2::-2], default=0)
         self._turns = [number % 2 for number in range(len(leading) + 1, 1, -1)]
-        self._zeros, self._nowhere = [(0, 0, 0, 0)] * len(layers), [(0, 0)] * len(layers)
         sizes = zip(layers, self.units, self.directions, strict=True)
         self._states = max(one.cell.states * units * count for one, units, count in sizes)
         self._known = KnownTensors(fetched)
-        self._write = struct.Struct(f"{PROGRAM.format}{len(layers) * (2 + _WORDS)}q").pack
+        self._count = len(layers) * (2 + _WORDS)
+        self._writers = {
+            (starts, ends): struct.Struct(PROGRAM.format + len(layers) * _words(starts, ends)).pack
+            for starts in (False, True)
+            for ends in (False, True)
+        }
         self._isa = instruction_set() if precision is None else reduced_kernel(precision).bit
         # By the merge of the last layer. They go with the memory that they were made of.
         self._packed = packed = dict[str | None, PackedLayers]()
@@ -100,7 +105,7 @@ class PreparedStack:
         directions, merged = self.directions[-1], merge_code(merge)
         width = self.units[-1] * (1 if merged else directions)
         out = empty_reused(batch, time, width) if sequences else None
-        self._execute(layers, x, lengths, merge, out, width, initial, final)
+        self._execute(layers, x, lengths, merge, out, (batch, time), initial, final)
         if out is None:
             return ()
         return (out,) if merge or directions == 1 else tuple(out.chunk(directions, dim=2))
@@ -115,10 +120,10 @@ class PreparedStack:
         Raises:
             MemoryError: no scratch memory. ValueError: a length does not fit.
         """
-        rows, units, directions = x.shape[0], self.units[-1], self.directions[-1]
+        (rows, time, _), units, directions = x.shape, self.units[-1], self.directions[-1]
         ends = x.new_empty((rows, units) if directions == 1 else (directions, rows, units))
-        final = [*self._nowhere[1:], (ends.data_ptr(), 0)]
-        self._execute(layers, x, lengths, None, None, 0, None, final)
+        final = [*[(0, 0)] * len(self._turns), (ends.data_ptr(), 0)]
+        self._execute(layers, x, lengths, None, None, (rows, time), None, final)
         return (ends,) if directions == 1 else ends.unbind(0)
 
     def _execute(
@@ -128,12 +133,12 @@ class PreparedStack:
         lengths: Tensor | None,
         merge: str | None,
         out: Tensor | None,
-        width: int,
+        sizes: tuple[int, int],
         initial: Sequence[Sequence[State]] | None,
         final: Sequence[FinalStates] | None,
     ) -> None:
-        """Call the kernel. out: None where only final states are wanted; width: of the result."""
-        batch, time, _ = x.shape
+        """Call the kernel. out: None where only final states are wanted; sizes: B, T."""
+        batch, time = sizes
         batch_stride, time_stride, stride = x.stride()
         if stride != 1:
             x = x.contiguous()
@@ -141,40 +146,51 @@ class PreparedStack:
         if lengths is not None:
             lengths = to_int64(lengths)
         # Of the states at first; they are there until the kernel has run.
-        starts, alive = (self._zeros, ()) if initial is None else _find_starts(initial)
-        steps, last = batch * time, 0 if out is None else out.data_ptr()
-        second = align(self._first * steps)
-        if out is not None and self._second <= width:
-            places, ends = (~0, last), second
-        else:
-            places, ends = (~0, ~second), second + align(self._second * steps)
+        starts, alive = ((), ()) if initial is None else _find_starts(initial)
+        last, ends = 0 if out is None else out.data_ptr(), 0
+        outs: Sequence[int] = (last,)
+        if self._turns:
+            second = ends = align(self._first * batch * time)
+            places = [~0, last]
+            if out is None or self._second > out.shape[2]:
+                places[1], ends = ~second, second + align(self._second * batch * time)
+            outs = (*map(places.__getitem__, self._turns), last)
         floats = ends + BEHIND + (0 if final is None else self._states * batch)
-        outs = (*map(places.__getitem__, self._turns), last)
         count, threads = 0 if lengths is None else lengths.data_ptr(), torch.get_num_threads()
+        pack = self._writers[initial is not None, final is not None]
+        read = x.data_ptr(), batch_stride, time_stride
 
         def write(*addresses: int) -> bytes:
-            words: list[int] = []
-            at, row, step = x.data_ptr(), batch_stride, time_stride
-            each = zip(addresses, outs, starts, final or self._nowhere, self._widths, strict=True)
-            for address, to, (h_0, h_1, c_0, c_1), (h, c), floats_of_step in each:
-                end = ~ends if h or c else 0
-                words += (
-                    *(_RECURRENT, _WORDS, address, batch, time, at, row, step, 0, count, 0, 0),
-                    *(h_0, h_1, c_0, c_1, to, 0, end, h, c, 0, 0),
-                )
-                at, row, step = to, time * floats_of_step, floats_of_step
-            return self._write(0, len(words), floats, threads, *words)
+            before, numbers = read, [0, self._count, floats, threads]
+            for i, address in enumerate(addresses):
+                to, width = outs[i], self._widths[i]
+                numbers += (_RECURRENT, _WORDS, address, batch, time, *before, count)
+                numbers += (*starts[i], to) if starts else (to,)
+                if final is not None:
+                    h, c = final[i]
+                    numbers += (~ends if h or c else 0, h, c)
+                before = to, time * width, width
+            return pack(*numbers)
 
         packed = self._packed.get(merge)
         if packed is None:
             packed = self._packed[merge] = PackedLayers(self._isa)
-
-        def find() -> Sequence[NativeLayer]:
-            *leading, end = layers()
-            return [*leading, end._replace(merge=merge)]
-
+        find = partial(_with_merge, layers, merge)
         check_code(packed.run(find, write))
         del alive
+
+
+def _words(starts: bool, ends: bool) -> str:
+    """Return the format of a layer's words; those of states may be zeros, as those of masks are."""
+    return f"8q 8x q 16x {'4q' if starts else '32x'} q 8x {'3q' if ends else '24x'} 16x"
+
+
+def _with_merge(
+    find: Callable[[], Sequence[NativeLayer]], merge: str | None
+) -> Sequence[NativeLayer]:
+    """Return layers, the last one with another merge."""
+    *leading, last = find()
+    return [*leading, last._replace(merge=merge)]
 
 
 def can_read(x: Tensor, others: Sequence[Tensor]) -> bool:
