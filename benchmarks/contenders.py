@@ -26,7 +26,7 @@ from keras2torch_birnn.bench.case import (
     half,
     input_of,
 )
-from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, Contender
+from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, Contender
 from keras2torch_birnn.conversion import build, reset_states
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.native.precision import reduced_kernel
@@ -115,38 +115,6 @@ def _threads() -> int:
     return int(os.environ["OMP_NUM_THREADS"])
 
 
-# ---- second gradients ----------------------------------------------------------------------------
-
-# What is compared: torch's layer has a second bias, which Keras lacks.
-COMPARED = ("weight_ih_l0", "weight_hh_l0", "weight_ih_l0_reverse", "weight_hh_l0_reverse")
-
-
-def _penalty(stack: Stack, owner: str) -> Prepared:
-    """Prepare a step with a gradient penalty.
-
-    It is the output, the gradient of the sum of its squares by the input, in a graph, and the
-    gradients of the sum of that one's squares by the input and all parameters.
-    """
-    theirs = owner == "torch"
-    module = (module_of(stack, classes=TORCH_CLASSES) if theirs else module_of(stack)).train()
-    x = torch.from_numpy(input_of(stack)).requires_grad_()
-    wanted = {"x": x, **{n: p for n, p in module.named_parameters() if p.requires_grad}}
-
-    def step() -> dict[str, Any]:
-        outputs = module(x)[0]
-        (gradient,) = torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
-        loss = gradient.square().sum()
-        found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
-        return dict(zip(wanted, found, strict=True))
-
-    def outputs() -> list[Array]:
-        found = step()
-        # Each by its largest number, so that none hides the error of another.
-        return [(y / y.abs().max()).numpy() for y in map(found.__getitem__, ("x", *COMPARED))]
-
-    return Prepared(step, outputs, VERSION)
-
-
 # ---- streams -------------------------------------------------------------------------------------
 
 
@@ -204,7 +172,6 @@ WAYS: Mapping[str, Callable[[Stack, str], Prepared]] = {
     "torch": _torch_layers,
     "onnxruntime-int8": _int8_of_onnxruntime,
     "openvino-default": _default_of_openvino,
-    "penalty": _penalty,
     "direction": _one_direction,
 }
 
@@ -225,9 +192,5 @@ PRECISIONS = {
     "ONNX Runtime int8": _here("onnxruntime-int8", "onnx", "onnxruntime", tolerance=inf),
     "OpenVINO float32": CONTENDERS["OpenVINO"],
     "OpenVINO default": _here("openvino-default", "onnx", "openvino", tolerance=inf),
-}
-PENALTIES = {
-    PLAIN: _here("penalty torch", tolerance=1e-5),
-    OURS: _here("penalty k2t", tolerance=1e-5),
 }
 STREAMS = {"whole": _here("direction whole"), "in chunks": _here("direction chunks")}

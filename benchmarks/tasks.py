@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import PENALTIES, PRECISIONS, STACKS, STREAMS
+from benchmarks.contenders import PRECISIONS, STACKS, STREAMS
 from keras2torch_birnn.bench.case import MERGES, Case, Model, Stack, input_of, to_json
 from keras2torch_birnn.bench.contenders import (
     BY_ONNX,
@@ -110,13 +110,6 @@ def time_precision(options: Namespace) -> Iterator[Task]:
     shapes = ((1, 64, 64, 64), (8, 100, 128, 128), (32, 128, 128, 128), (64, 100, 256, 256))
     for sizes, cell in product(shapes, PLAIN_CELLS):
         yield Task(stack(cell, "concat", 2, sizes), tuple(PRECISIONS), PRECISIONS)
-
-
-def time_penalty(options: Namespace) -> Iterator[Task]:
-    """Time a step with a gradient penalty (a second gradient) against torch's own layer."""
-    shapes = (*SHAPES[:3], (32, 64, 64, 64), (32, 128, 128, 128), (64, 64, 256, 256))
-    for sizes, cell in product(shapes, PLAIN_CELLS):
-        yield Task(stack(cell, "concat", 1, sizes), tuple(PENALTIES), PENALTIES, exactly=False)
 
 
 def time_long(options: Namespace) -> Iterator[Task]:
@@ -278,5 +271,4 @@ TASKS: Mapping[str, Callable[[Namespace], Iterator[Task]]] = {
     "exports": time_exports,
     "long": time_long,
     "precision": time_precision,
-    "penalty": time_penalty,
 }

@@ -259,22 +259,6 @@ TRAINING_STEPS = Table(
     end=_sum_steps_up,
 )
 
-PENALTIES = Table(
-    ["penalty-2026-11-28.json"],
-    (
-        ("one layer, `concat`", CELL),
-        SIZES,
-        ("1 thread: k2t, ms", ms(of=1)),
-        ("/ torch", ratio(of=1)),
-        ("2 threads: k2t, ms", ms(of=2)),
-        ("/ torch", ratio(of=2)),
-    ),
-    line=lambda row: (row.case["rnn"], row.sizes),
-    variant=lambda row: row.data["threads"],
-    order=is_gru,
-)
-
-
 # ---- long sequences, precision -------------------------------------------------------------------
 
 WHOLE = {1: 20_000, 200: 1_000}  # rows -> steps

@@ -62,7 +62,6 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "engine": tables.layers(training=False),
         "training": tables.layers(training=True),
         "training_steps": tables.TRAINING_STEPS,
-        "penalties": tables.PENALTIES,
         "layers_and_floor": tables.FLOOR,
         "stacks": tables.STACKS,
         "long": tables.LONG,

@@ -22,7 +22,7 @@ from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.guard import PATIENCE, Guard
 from keras2torch_birnn.rnn.modules import Plan
 from keras2torch_birnn.rnn.native.library import why_missing
-from keras2torch_birnn.rnn.native.program import GIVEN, Program, run_program
+from keras2torch_birnn.rnn.native.program import GIVEN, PreparedCalls, Program
 from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 from keras2torch_birnn.torch_private import assume_so, find
@@ -47,8 +47,8 @@ class _Recorded(NamedTuple):
     several: bool
 
 
-class OneCall:
-    """The programs of a model, by the sizes of its inputs. A copy or a pickle of it is None."""
+class OneCall(PreparedCalls):
+    """The programs of a model, by the sizes of its inputs."""
 
     def __init__(self, graph: fx.Graph) -> None:
         """Make none yet. graph: what its outputs need."""
@@ -56,10 +56,6 @@ class OneCall:
         # False: it cannot be recorded.
         self._found: dict[Any, _Recorded | bool] = {}
         self._changes = 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as None: what holds it makes its own."""
-        return type(None), ()
 
     def run(self, model: nn.Module, given: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Return the outputs; None if the model has to be called as torch calls it."""
@@ -79,12 +75,7 @@ class OneCall:
             return None
         outputs = [*map(_make_like, found.like)]
         inputs = [*map(Tensor.contiguous, given)]
-        program, computed = run_program(
-            found.program, [*map(Tensor.data_ptr, inputs), *map(Tensor.data_ptr, outputs)]
-        )
-        if program is not found.program:
-            self._found[key] = found._replace(program=program)
-        if not computed:
+        if not found.program.run([*map(Tensor.data_ptr, inputs), *map(Tensor.data_ptr, outputs)]):
             return None
         return tuple(outputs) if found.several else outputs[0]
 
@@ -135,7 +126,7 @@ class OneCall:
         # Another thread may have changed the model meanwhile.
         if not (before.holds() and guard.allows()):
             return False
-        if len(given) + len(sizes) >= GIVEN:
+        if writer.given + len(writer.layers) >= GIVEN:
             return False
         return _Recorded(Program(writer), guard, [*map(_FLOAT.expand, sizes)], several)
 

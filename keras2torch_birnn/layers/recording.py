@@ -23,8 +23,7 @@ from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pa
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
 from keras2torch_birnn.rnn.native.codes import STATES
-from keras2torch_birnn.rnn.native.program import Writer
-from keras2torch_birnn.rnn.native.stack import StackLayer
+from keras2torch_birnn.rnn.native.program import NativeLayer, Writer
 from keras2torch_birnn.rnn.observed_code import Observer, is_ours
 from keras2torch_birnn.torch_private import find
 
@@ -179,14 +178,15 @@ class _Recorder:
         sequences = plan.return_sequences
         out = values.new((rows, time, width) if sequences else (directions, rows, units))
         read = [values.dense(values.value(t)).operand() for t in (x, mask) if t is not None]
+        strides = (time * x.shape[2], x.shape[2])
         rooms = (2 * rows, x.numel(), rows * time * width if sequences else 0)  # lengths: 8 bytes
         masked = [0, 0, 0, 0] if mask is None else [read[1], *map(self._reserve, rooms)]
         starts = self._starts(initial_state, directions, (rows, units))
         outs = (out.operand(), 0) if sequences else (0, out.operand())
         zeros = [rule == "zeros" for rule in plan.rules]
-        words = (rows, time, read[0], *masked, *starts, *outs, final.operand(), zeros[0], zeros[-1])
-        described = StackLayer(native, layer.parameters, merge, plan.against_time)
-        values.writer.emit_layer(described, words)
+        words = (rows, time, read[0], *strides, *masked, *starts, *outs, final.operand())
+        described = NativeLayer(native, layer.parameters, merge, plan.against_time)
+        values.writer.emit_layer(described, (*words, 0, 0, zeros[0], zeros[-1]))
         outputs = self._outputs(plan, out)
         tail = map(self._show, _parts(final)) if plan.return_state else ()
         result = (*outputs, *tail)

@@ -19,15 +19,16 @@ from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, StackLayer, can_read, prepare
+from keras2torch_birnn.rnn.native.program import NativeLayer, PreparedCalls
+from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, can_read, prepare
 from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 
 # Outputs, merged or a pair, and final states of all layers and directions: h, and an LSTM's c.
 Result: TypeAlias = tuple[Any, tuple[Tensor, ...]]
 
 
-class AtOnce:
-    """Layers of a module, prepared for the kernel. A copy or a pickle of it is None.
+class AtOnce(PreparedCalls):
+    """Layers of a module, prepared for the kernel.
 
     merges: the merge mode of each layer.
     """
@@ -37,10 +38,6 @@ class AtOnce:
     ) -> None:
         self._fetch, self.merges, self._states = Fetch(module, names), merges, states
         self._stack: PreparedStack | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as None: what holds it makes its own."""
-        return type(None), ()
 
     def run(
         self,
@@ -68,9 +65,9 @@ class AtOnce:
         if not can_read(x, states) or (counts and not is_plain(counts)):
             return None
 
-        def described() -> list[StackLayer]:
+        def described() -> list[NativeLayer]:
             return [
-                StackLayer(native_cell_of(layer), layer.parameters, merge)
+                NativeLayer(native_cell_of(layer), layer.parameters, merge)
                 for layer, merge in zip(layers(), self.merges, strict=True)
             ]
 
@@ -87,9 +84,9 @@ class AtOnce:
             return None
         depth, units = len(stack.units), stack.units[0]
         final = [x.new_empty((2 * depth, rows, units)) for _ in range(self._states)]
-        ends = [s.data_ptr() for s in final]
-        each = 2 * rows * units * x.element_size()
-        at = [[end + layer * each for end in ends] for layer in range(depth)]
+        ends, each = [s.data_ptr() for s in final], 2 * rows * units * x.element_size()
+        h, c = ends[0], ends[1] if len(ends) > 1 else 0
+        at = [(h + i * each, c and c + i * each) for i in range(depth)]
 
         def run_sequence(call: RnnCall) -> RnnResult:
             return stack.run(described, call.x, call.lengths, call.merge, initial, at), ()

@@ -33,7 +33,8 @@ from keras2torch_birnn.rnn.modules import (
 )
 from keras2torch_birnn.rnn.native.codes import STATES, ReducedPrecision
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
-from keras2torch_birnn.rnn.native.stack import PreparedStack, StackLayer, can_read, prepare
+from keras2torch_birnn.rnn.native.program import NativeLayer, PreparedCalls
+from keras2torch_birnn.rnn.native.stack import PreparedStack, can_read, prepare
 from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 
@@ -99,21 +100,17 @@ class _Prepared(NamedTuple):
 
     def holds(self, modules: Sequence[nn.Module]) -> bool:
         """Return whether the modules are the prepared ones and have not changed."""
-        return self.guard.is_of(modules) and self.stack.alive and self.guard.holds()
+        return self.guard.is_of(modules) and self.guard.holds()
 
 
-class Chain:
-    """Modules, each called with the output of the one before. A copy or a pickle of it is None."""
+class Chain(PreparedCalls):
+    """Modules, each called with the output of the one before."""
 
     def __init__(self, links: Sequence[Link]) -> None:
         self._links = tuple(links)
         self._prepared: _Prepared | None = None
         # So often in succession it was prepared, and not called before the next change.
         self._in_vain = 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as None: what holds it makes its own."""
-        return type(None), ()
 
     def call(self, root: Mapping[str, nn.Module | None], x: Tensor, mask: Tensor | None) -> Any:
         """Call the modules. root: the children of the module that holds them. mask: of all.
@@ -174,7 +171,7 @@ class Chain:
             return None
         if stack.features != features:
             return None
-        if not all(map(partial(_fit, rows), initial or (), stack.units)):
+        if initial and not all(map(partial(_fit, rows), initial, stack.units)):
             return None
         if not ready.stateful:
             layers = partial(_layers, modules)
@@ -189,7 +186,7 @@ class Chain:
 
 # What ``recurrent_forward`` computes, in fewer steps: a short call would feel them.
 def _run_unmasked(
-    layers: Callable[[], Sequence[StackLayer]], plan: Plan, stack: PreparedStack, x: Tensor
+    layers: Callable[[], Sequence[NativeLayer]], plan: Plan, stack: PreparedStack, x: Tensor
 ) -> Output:
     if plan.return_sequences:
         outputs = stack.run(layers, x, None, plan.merge_mode)
@@ -199,7 +196,7 @@ def _run_unmasked(
 
 
 def _run_padded(
-    layers: Callable[[], Sequence[StackLayer]],
+    layers: Callable[[], Sequence[NativeLayer]],
     plan: Plan,
     stack: PreparedStack,
     x: Tensor,
@@ -228,7 +225,7 @@ class _AtOnce:
         """Run the kernel, and keep the states of stateful modules."""
         ready, stack, modules = self._ready, self._ready.stack, self._ready.modules
 
-        def layers() -> list[StackLayer]:
+        def layers() -> list[NativeLayer]:
             return _layers(modules)
 
         # The last step that a direction reads leaves its state.
@@ -240,7 +237,7 @@ class _AtOnce:
             [call.x.new_empty((d, rows, units)) for _ in range(STATES[_native(m).kind])]
             for m, d, units in zip(modules, stack.directions, stack.units, strict=True)
         ]
-        addresses = [list(map(Tensor.data_ptr, states)) for states in final]
+        addresses = [(states[0].data_ptr(), _address(states[1:])) for states in final]
         given = (layers, call.x, call.lengths, call.merge, self._initial, addresses)
         out = stack.run(*given, sequences=sequences)
         for index in ready.stateful:
@@ -317,13 +314,18 @@ def pays(module: RecurrentModule) -> bool:
     return pays_for_any_rows(module.rnn_layer())
 
 
+def _address(tensors: Sequence[Tensor]) -> int:
+    """Return the address of the first tensor; 0 if there is none."""
+    return tensors[0].data_ptr() if tensors else 0
+
+
 def _native(module: RecurrentModule) -> Any:
     return module.native
 
 
-def _layers(modules: Sequence[RecurrentModule]) -> list[StackLayer]:
+def _layers(modules: Sequence[RecurrentModule]) -> list[NativeLayer]:
     return [
-        StackLayer(
+        NativeLayer(
             _native(module),
             module.rnn_layer().parameters,
             module.plan.merge_mode,

@@ -9,12 +9,16 @@ from __future__ import annotations
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.rnn.tensor_memory import is_plain
 from keras2torch_birnn.torch_private import find
+
+_LAYOUT = attrgetter("shape", "dtype")
 
 # Code that torch.compile made asks these before every call.
 _guards: Any = find("guards")
@@ -71,12 +75,43 @@ def _find_dict_version() -> Callable[[Any], int] | None:
 def watch_tensors(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:
     """Return a function of tensors that tells whether these are like the first ones.
 
-    Of the same class, dtype, device, sizes and strides, without a new pending negation. All are
-    different tensors.
+    Of the same class, dtype, device, sizes and strides, without a new pending negation. None also
+    if one is there twice.
     """
-    if _guards is None or not (tensors and _sees_tensors()):
+    distinct = len({*map(id, tensors)}) == len(tensors)
+    if _guards is None or not (tensors and distinct and _sees_tensors()):
         return None
     return _make_check(tensors)
+
+
+class KnownTensors:
+    """Where the numbers of tensors are, and how to read them, for comparison with later tensors."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._addresses = [*map(Tensor.data_ptr, tensors)]
+        self._layouts = [*map(_LAYOUT, tensors)]
+        # Outside and within inference mode, where torch sees other tensors.
+        self._alike: list[Any] = [None, None]
+
+    def match(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether these have the same numbers, sizes and order, contiguous and plain."""
+        try:
+            if [*map(Tensor.data_ptr, tensors)] != self._addresses:
+                return False
+        except RuntimeError:  # without memory
+            return False
+        mode = torch.is_inference_mode_enabled()
+        alike = self._alike[mode]
+        if alike is not None and alike(*tensors):
+            return True
+        if not (
+            [*map(_LAYOUT, tensors)] == self._layouts
+            and all(map(Tensor.is_contiguous, tensors))
+            and is_plain(tensors)
+        ):
+            return False
+        self._alike[mode] = watch_tensors(tensors)
+        return True
 
 
 def _make_check(tensors: Sequence[Tensor]) -> Callable[..., bool]:

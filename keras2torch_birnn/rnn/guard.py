@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.rnn.change_signals import class_dict, dict_version, watch_tensors
+from keras2torch_birnn.rnn.change_signals import KnownTensors, class_dict, dict_version
 from keras2torch_birnn.rnn.observed_code import (
     CodeOfOthersError,
     Codes,
@@ -31,7 +31,6 @@ from keras2torch_birnn.rnn.tensor_memory import is_plain
 _CONTENTS = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _DICT, _CODE, _CELL = attrgetter("__dict__"), attrgetter("__code__"), attrgetter("cell_contents")
-_LAYOUT = attrgetter("shape", "dtype")
 _DEFAULTS = attrgetter("__defaults__", "__kwdefaults__")
 _CONTAINERS = (dict, list, set, tuple, frozenset)
 # Modules whose classes cannot change.
@@ -84,10 +83,7 @@ class Guard:
             [*map(_DEFAULTS, self._optional)],
         )
         self._held = [*map(_CELL, self._cells)]
-        self._addresses = [*map(Tensor.data_ptr, self._tensors)]
-        self._layouts = [*map(_LAYOUT, self._tensors)]
-        # Outside and within inference mode, where torch sees other tensors.
-        self._alike: list[Any] = [None, None]
+        self._known = KnownTensors(self._tensors)
 
     def allows(self) -> bool:
         """Return whether a call can be prepared: all code is known, and evaluates."""
@@ -129,8 +125,7 @@ class Guard:
                 and [*map(_CODE, self._functions)] == self._codes
                 and [*map(_DEFAULTS, self._optional)] == self._defaults
                 and (not self._cells or all(map(is_, map(_CELL, self._cells), self._held)))
-                and [*map(Tensor.data_ptr, self._tensors)] == self._addresses
-                and self._layouts_hold()
+                and self._known.match(self._tensors)
                 and torch.get_default_dtype() is self._dtype
             )
         except (KeyError, RuntimeError, TypeError, ValueError):
@@ -161,21 +156,6 @@ class Guard:
         dicts = [*map(_without_states, map(_DICT, self._modules)), *self._inner]
         values = chain.from_iterable(map(dict.values, dicts))
         return [*chain.from_iterable(dicts)], [*values], [*map(len, dicts)]
-
-    def _layouts_hold(self) -> bool:
-        """Return whether the numbers of all tensors have the same order, sizes and meaning."""
-        tensors, mode = self._tensors, torch.is_inference_mode_enabled()
-        alike = self._alike[mode]
-        if alike is not None and alike(*tensors):
-            return True
-        if not (
-            [*map(_LAYOUT, tensors)] == self._layouts
-            and all(map(Tensor.is_contiguous, tensors))
-            and is_plain(tensors)
-        ):
-            return False
-        self._alike[mode] = watch_tensors(tensors)
-        return True
 
 
 def _tensors_of(module: nn.Module) -> Iterable[Mapping[str, Tensor | None]]:

@@ -887,12 +887,14 @@ def test_every_change_is_noticed(name: str) -> None:
     assert effects > 60
 
 
-@pytest.mark.parametrize("signal", ["dict_version", "watch_tensors"])
+@pytest.mark.parametrize(
+    ("where", "signal", "instead"),
+    [(guard, "dict_version", None), (change_signals, "watch_tensors", lambda _: None)],
+)
 def test_changes_are_noticed_without_the_signals_of_torch(
-    signal: str, monkeypatch: pytest.MonkeyPatch
+    where: Any, signal: str, instead: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    instead = {"dict_version": None, "watch_tensors": lambda _: None}
-    monkeypatch.setattr(guard, signal, instead[signal])
+    monkeypatch.setattr(where, signal, instead)
     for change in (forward_of_a_class, another_dict, a_turned_weight, memory, a_note_and_no_note):
         wanted, after = by_layers("attention and merges", change)
         _, got, undone = changed("attention and merges", change, "programs")

@@ -36,7 +36,7 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn.guard import PATIENCE
 from keras2torch_birnn.rnn.native import program as native_program
-from keras2torch_birnn.rnn.native.program import Program, run_program
+from keras2torch_birnn.rnn.native.program import Program
 from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
@@ -337,7 +337,7 @@ def compute(function: Callable[..., Any], *inputs: Tensor) -> Any:
     inputs = tuple(x.contiguous() for x in inputs)
     writer, sizes, several = record(model, graph, inputs, 1 << 30, 1 << 30, Observer())
     outputs = [torch.empty(size) for size in sizes]
-    _, computed = run_program(Program(writer), [x.data_ptr() for x in (*inputs, *outputs)])
+    computed = Program(writer).run([x.data_ptr() for x in (*inputs, *outputs)])
     assert computed
     return tuple(outputs) if several else outputs[0]
 

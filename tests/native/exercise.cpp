@@ -174,17 +174,42 @@ struct Layer {
     }
 };
 
+// Words of a program: operands in the workspace are complements of offsets.
+class Words {
+public:
+    int64_t room(int64_t floats) {
+        floats_ += (floats + 15) / 16 * 16;
+        return ~(floats_ - (floats + 15) / 16 * 16);
+    }
+    void add(int64_t operation, const std::vector<int64_t>& words) {
+        all_.push_back(operation);
+        all_.push_back(static_cast<int64_t>(words.size()));
+        all_.insert(all_.end(), words.begin(), words.end());
+    }
+    // given: the addresses of inputs and outputs.
+    int64_t run(int64_t isa, const std::vector<const void*>& given, int64_t threads = 2) const {
+        std::vector<int64_t> call(sizeof(K2tProgram) / 8);
+        const K2tProgram program{all_.data(), static_cast<int64_t>(all_.size()), floats_ + BEHIND, threads};
+        std::copy_n(reinterpret_cast<const int64_t*>(&program), call.size(), call.begin());
+        for (const void* one : given) call.push_back(reinterpret_cast<int64_t>(one));
+        return k2t_run_program(isa, reinterpret_cast<const K2tProgram*>(call.data()));
+    }
+
+private:
+    static constexpr int64_t BEHIND = 32;  // as rnn/native/program.py has
+    std::vector<int64_t> all_;
+    int64_t floats_ = 0;
+};
+
+int64_t word(const void* address) { return reinterpret_cast<int64_t>(address); }
+
 // Two layers in one call: outputs and final states as by calls of their own, with and without outputs.
 bool stack_differs(Layer& first, Layer& second, int64_t threads) {
     Layer* const layers[] = {&first, &second};
     const Sizes& n = first.n;
     K2tWeights weights[2] = {};
     K2tRun calls[2] = {};
-    K2tStackLayer described[2] = {};
-    struct {
-        K2tStack stack;
-        K2tStackStates states[2];
-    } all = {};
+    K2tLayer described[2] = {};
     Floats outputs[2], finals[2], h[2], c[2];
     for (int i = 0; i < 2; ++i) {
         Layer& layer = *layers[i];
@@ -213,22 +238,29 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
             weights[i].packed[d] = layer.packed[d].get();
             weights[i].sources[d] = layer.sources[d].data();
             if (k2t_fingerprint(layer.isa, layer.sources[d].data(), &weights[i].fingerprints[d])) std::abort();
-            call.h_0[d] = all.states[i].h_0[d] = layer.start[2 * d].data();
-            call.c_0[d] = all.states[i].c_0[d] =
-                layer.states == 2 ? layer.start[2 * d + 1].data() : nullptr;
+            call.h_0[d] = layer.start[2 * d].data();
+            call.c_0[d] = layer.states == 2 ? layer.start[2 * d + 1].data() : nullptr;
         }
-        all.states[i].h = h[i].data();
-        all.states[i].c = c[i].empty() ? nullptr : c[i].data();
         described[i] = {&weights[i], K2T_TANH, K2T_SIGMOID, 0, 0, layer.merge, 0};
         if (k2t_run(layer.isa, &call)) std::abort();
     }
     Floats out(outputs[1].size());
-    all.stack = {described, 2, n.batch, n.time, threads, calls[0].x, calls[0].x_batch_stride,
-                 calls[0].x_time_stride, calls[0].lengths, 1, out.data()};
     bool differs = false;
+    const auto run = [&](float* to) {
+        Words words;
+        const int64_t between = words.room(outputs[0].size());
+        for (int i = 0; i < 2; ++i) {
+            const K2tRun& call = calls[i];
+            words.add(K2T_RECURRENT,
+                      {word(&described[i]), n.batch, n.time, i ? between : word(call.x), call.x_batch_stride,
+                       call.x_time_stride, 0, word(call.lengths), 0, 0, word(call.h_0[0]), word(call.h_0[1]),
+                       word(call.c_0[0]), word(call.c_0[1]), i ? word(to) : between, 0,
+                       words.room(finals[i].size()), word(h[i].data()), c[i].empty() ? 0 : word(c[i].data()), 0, 0});
+        }
+        return words.run(first.isa, {}, threads);
+    };
     for (float* to : {out.data(), static_cast<float*>(nullptr)}) {
-        all.stack.out = to;
-        if (k2t_run_stack(first.isa, &all.stack)) std::abort();
+        if (run(to)) std::abort();
         differs |= out != outputs[1];
         for (int i = 0; i < 2; ++i) {
             const size_t each = h[i].size() / 2;
@@ -241,36 +273,9 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
         }
     }
     ++weights[1].fingerprints[0];
-    if (k2t_run_stack(first.isa, &all.stack) != K2T_STALE) std::abort();
+    if (run(out.data()) != K2T_STALE) std::abort();
     return differs;
 }
-
-// Words of a program: operands in the workspace are complements of offsets.
-class Words {
-public:
-    int64_t room(int64_t floats) {
-        floats_ += (floats + 15) / 16 * 16;
-        return ~(floats_ - (floats + 15) / 16 * 16);
-    }
-    void add(int64_t operation, const std::vector<int64_t>& words) {
-        all_.push_back(operation);
-        all_.push_back(static_cast<int64_t>(words.size()));
-        all_.insert(all_.end(), words.begin(), words.end());
-    }
-    // given: the addresses of inputs and outputs.
-    int64_t run(int64_t isa, const std::vector<const void*>& given) const {
-        std::vector<int64_t> call(sizeof(K2tProgram) / 8);
-        const K2tProgram program{all_.data(), static_cast<int64_t>(all_.size()), floats_ + BEHIND, 2};
-        std::copy_n(reinterpret_cast<const int64_t*>(&program), call.size(), call.begin());
-        for (const void* one : given) call.push_back(reinterpret_cast<int64_t>(one));
-        return k2t_run_program(isa, reinterpret_cast<const K2tProgram*>(call.data()));
-    }
-
-private:
-    static constexpr int64_t BEHIND = 32;  // as rnn/native/program.py has
-    std::vector<int64_t> all_;
-    int64_t floats_ = 0;
-};
 
 int64_t word(double number) {
     int64_t found;
@@ -278,7 +283,7 @@ int64_t word(double number) {
     return found;
 }
 
-int64_t word(const Floats& floats) { return reinterpret_cast<int64_t>(floats.data()); }
+int64_t word(const Floats& floats) { return word(floats.data()); }
 
 // Rows of a table, a masked layer, a product, softmax; a convolution of the table's rows, the largest of what
 // it gives, normalized. The sums of all rows of the softmax are as many as there are rows.
@@ -293,7 +298,7 @@ void run_operations(Layer& layer) {
         weights.sources[d] = layer.sources[d].data();
         if (k2t_fingerprint(layer.isa, layer.sources[d].data(), &weights.fingerprints[d])) std::abort();
     }
-    const K2tStackLayer described{&weights, K2T_TANH, K2T_SIGMOID, 0, 0, K2T_APART, 0};
+    const K2tLayer described{&weights, K2T_TANH, K2T_SIGMOID, 0, 0, K2T_APART, 0};
     std::vector<int32_t> ids(rows);
     Floats mask(rows);
     for (int64_t i = 0; i < rows; ++i) {
@@ -312,10 +317,10 @@ void run_operations(Layer& layer) {
     words.add(K2T_LOOK_UP, {at, rows, x, word(table), features, 17, features});
     const int64_t out = words.room(rows * width), final = words.room(2 * layer.states * batch * units);
     words.add(K2T_RECURRENT,
-              {reinterpret_cast<int64_t>(&described), batch, time, x, valid, words.room(2 * batch),
+              {word(&described), batch, time, x, time * features, features, valid, words.room(2 * batch),
                words.room(rows * features), words.room(rows * width), word(layer.start[0]), word(layer.start[2]),
                layer.states == 2 ? word(layer.start[1]) : 0, layer.states == 2 ? word(layer.start[3]) : 0, out, 0,
-               final, 1, 1});
+               final, 0, 0, 1, 1});
     const int64_t scores = words.room(rows * classes), scratch = words.room((width + rows + 1) * 16);
     words.add(K2T_MULTIPLY, {1, rows, classes, width, scores, out, 0, width, 1, word(product), 0, 1, width,
                              word(bias), 0, 1, scratch});

@@ -148,7 +148,6 @@ def range_of(table: str, column: str) -> str:
         ("stacks", "ratio", "in one call ({} of the time one by one)"),
         ("training_steps", "/ torch", "Torch by hand: {} in 34 steps"),
         ("training_steps", "/ loop in torch", "{} of the loop"),
-        ("penalties", "/ torch", "{} of torch (SimpleRNN"),
     ],
 )
 def test_the_page_of_performance_says_what_its_tables_show(

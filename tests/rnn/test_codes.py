@@ -98,15 +98,10 @@ class Call:
         call = library.RUN.pack(*self.layer, *self.sizes, *places)
         return int(library.library().k2t_run(self.isa, call))
 
-    def run_stack(self) -> int:
-        layer = ctypes.create_string_buffer(library.STACK_LAYER.pack(*self.layer, 0))
-        given = (ctypes.addressof(layer), 1, *self.sizes, *self.input, 0, 0, self.out.data_ptr())
-        return int(library.library().k2t_run_stack(self.isa, library.STACK.pack(*given)))
-
     def run_program(self) -> int:
-        layer = ctypes.create_string_buffer(library.STACK_LAYER.pack(*self.layer, 0))
-        x, out = self.x.data_ptr(), self.out.data_ptr()
-        words = (ctypes.addressof(layer), BATCH, TIME, x, *[0] * 8, out, *[0] * 4)
+        layer = ctypes.create_string_buffer(library.LAYER.pack(*self.layer, 0))
+        places = (*self.input, *[0] * 8, self.out.data_ptr(), *[0] * 6)
+        words = (ctypes.addressof(layer), BATCH, TIME, *places)
         return run_words(self.isa, "recurrent", words)
 
     def run_back(self) -> int:
@@ -141,16 +136,15 @@ UNKNOWN_CODES = [
 def test_the_calls_of_these_tests_are_right_but_for_the_code_that_they_change() -> None:
     wanted = Call()
     assert wanted.run() == RESULTS["done"]
-    for way in ("run_stack", "run_program"):
-        call = Call()
-        call.x.copy_(wanted.x)
-        call.layer = wanted.layer
-        assert getattr(call, way)() == RESULTS["done"]
-        assert torch.equal(call.out, wanted.out)
+    call = Call()
+    call.x.copy_(wanted.x)
+    call.layer = wanted.layer
+    assert call.run_program() == RESULTS["done"]
+    assert torch.equal(call.out, wanted.out)
 
 
 @native
-@pytest.mark.parametrize("way", ["run", "run_stack", "run_program"])
+@pytest.mark.parametrize("way", ["run", "run_program"])
 @pytest.mark.parametrize(("which", "code"), UNKNOWN_CODES)
 def test_a_layer_with_an_unknown_code_is_refused_and_writes_nothing(
     which: str, code: int, way: str

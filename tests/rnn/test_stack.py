@@ -27,7 +27,7 @@ from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
-from keras2torch_birnn.rnn.native import packing, stack
+from keras2torch_birnn.rnn.native import packing, program, stack
 from keras2torch_birnn.rnn.native.precision import Precision
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 
@@ -314,7 +314,7 @@ def test_weights_that_change_while_they_are_packed_are_used(
     with torch.no_grad():
         before = module(x)[0]
         module.weight_hh_l0.add_(0.001)
-        monkeypatch.setattr(stack, "cached_pack", changing)
+        monkeypatch.setattr(program, "cached_pack", changing)
         between = module(x)[0]
         monkeypatch.undo()
         after = module(x)[0]

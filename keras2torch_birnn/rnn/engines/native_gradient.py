@@ -14,7 +14,6 @@ from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.engines.rerun import differentiate
-from keras2torch_birnn.rnn.engines.second_gradient import can_sweep, second_gradients
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell
@@ -121,69 +120,16 @@ class _Kept(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """Return gradients of x, states and weights; they can be differentiated again."""
         fixed, needed = ctx.fixed, ctx.needs_input_grad
-        directions = fixed.layer.count_directions()
         saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then
-        given = [d for d in (d_out, d_final) if d is not None]
-        if not is_plain([*given, *saved]):  # which the kernel's own gradients need
-            flat = _flatten_gradients(fixed, d_out, d_final)
-            return _gradients_by_rerun(fixed, saved[:-directions], needed, flat)
-        if torch.is_grad_enabled():
-            differentiable: Any = _KeptGradient
-            found = differentiable.apply(fixed, needed, d_out, d_final, *saved)
-            return None, *cast(tuple[Tensor | None, ...], found)
+        if torch.is_grad_enabled() or not is_plain(
+            [d for d in (d_out, d_final, *saved) if d is not None]
+        ):
+            # The kernel's own gradients have none.
+            tensors = saved[: -fixed.layer.count_directions()]
+            return _gradients_by_torch(
+                fixed, tensors, needed, _flatten_gradients(fixed, d_out, d_final)
+            )
         return None, *_gradients_by_kernel(fixed, needed, d_out, d_final, saved)
-
-
-class _KeptGradient(torch.autograd.Function):
-    """The backward of ``_Kept``; its own backward is that of torch's engines."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        fixed: _Fixed,
-        needed: Sequence[bool],
-        d_out: Tensor | None,
-        d_final: Tensor | None,
-        *saved: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        """Return the gradients of ``float_tensors``. saved: these, and what the run kept."""
-        ctx.fixed, ctx.needed = fixed, needed
-        ctx.kept = fixed.layer.count_directions()
-        ctx.save_for_backward(d_out, d_final, *saved)
-        ctx.set_materialize_grads(False)
-        found = _gradients_by_kernel(fixed, needed, d_out, d_final, saved)
-        # Each output has memory of its own: the two biases of a gate may share their gradient.
-        return tuple(None if d is None else d.clone() for d in found)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return gradients of the given gradients, and of x, states and weights."""
-        saved = ctx.saved_tensors
-        given, tensors, kept = saved[:2], saved[2 : -ctx.kept], saved[-ctx.kept :]
-        present = [d for d in given if d is not None]
-        layer, call = ctx.fixed.with_tensors(tensors)
-        every = [*present, *tensors, *(g for g in gradients if g is not None)]
-        if can_sweep(layer, call) and is_plain(every) and not torch.is_grad_enabled():
-            swept = second_gradients(layer, call, kept, given[0], given[1], gradients)
-            of_given = [None if d is None else g for d, g in zip(given, swept[:2], strict=True)]
-            return None, None, *of_given, *swept.tensors, *(None,) * ctx.kept
-        needs = [n for n, d in zip(ctx.needs_input_grad[2:4], given, strict=True) if d is not None]
-        of_tensors = ctx.needs_input_grad[4 : 4 + len(tensors)]
-
-        def first(numbers: Sequence[Tensor]) -> Sequence[Tensor | None]:
-            rest = iter(numbers)
-            flat = _flatten_gradients(ctx.fixed, *(d if d is None else next(rest) for d in given))
-            inputs = [
-                t.detach().requires_grad_() if need and not t.requires_grad else t
-                for t, need in zip(rest, ctx.needed[1:], strict=True)
-            ]
-            return _gradients_by_torch(ctx.fixed, inputs, ctx.needed, flat)[1:]
-
-        found = iter(
-            differentiate(first, (*present, *tensors), (False, *needs, *of_tensors), gradients)[1:]
-        )
-        of_given = [None if d is None else next(found) for d in given]
-        return None, None, *of_given, *found, *(None,) * ctx.kept
 
 
 def _gradients_by_kernel(
@@ -231,8 +177,9 @@ def _gradients_by_rerun(
     needs_input_grad: Sequence[bool],
     gradients: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """Run once more and differentiate that: by the kernel again, if all tensors are plain."""
-    if not is_plain([*tensors, *(g for g in gradients if g is not None)]):
+    """Run once more and differentiate that: by the kernel again, where its gradients will do."""
+    given = [*tensors, *(g for g in gradients if g is not None)]
+    if torch.is_grad_enabled() or not is_plain(given):
         return _gradients_by_torch(fixed, tensors, needs_input_grad, gradients)
 
     def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -101,9 +101,7 @@ std::string list_codes() {
     K2T_ADD_SIZE(K2tArray)
     K2T_ADD_SIZE(K2tWeights)
     K2T_ADD_SIZE(K2tRun)
-    K2T_ADD_SIZE(K2tStack)
-    K2T_ADD_SIZE(K2tStackLayer)
-    K2T_ADD_SIZE(K2tStackStates)
+    K2T_ADD_SIZE(K2tLayer)
     K2T_ADD_SIZE(K2tProgram)
     K2T_ADD_SIZE(K2tGradient)
     return all;

@@ -23,7 +23,7 @@ static inline long state_count(int64_t kind) { return kind == K2T_LSTM ? 2 : 1; 
 
 // Let a run be of this layer; its input and the number of steps are set, and turned round if it reads
 // from the end.
-static inline void set_layer(K2tRun& run, const K2tStackLayer& layer) {
+static inline void set_layer(K2tRun& run, const K2tLayer& layer) {
     run.weights = layer.weights;
     run.activation = layer.activation;
     run.recurrent_activation = layer.recurrent_activation;

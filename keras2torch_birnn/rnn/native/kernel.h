@@ -62,8 +62,8 @@ struct K2tRun {
                                             // M: one for all gates, or one for each if apart
 };
 
-// One layer of a stack: what is the same in every call.
-struct K2tStackLayer {
+// One layer of a program: what is the same in every call.
+struct K2tLayer {
     const K2tWeights* weights;
     int64_t activation;
     int64_t recurrent_activation;
@@ -73,34 +73,10 @@ struct K2tStackLayer {
     int64_t from_end;                       // not 0: it reads its input from the last step on
 };
 
-// States of one layer of a stack; pointers may be null.
-struct K2tStackStates {
-    const float* h_0[2];                    // as in K2tRun
-    const float* c_0[2];
-    float* h;                               // (D, B, H): the final ones
-    float* c;
-};
-
-// A run of consecutive layers, each reading the output of the one before. Eight bytes a field. The
-// K2tStackStates of each layer follow it in memory, unless there are none.
-struct K2tStack {
-    const K2tStackLayer* layers;
-    int64_t count;
-    int64_t batch;
-    int64_t time;
-    int64_t threads;
-    const float* x;                         // as in K2tRun
-    int64_t x_batch_stride;
-    int64_t x_time_stride;
-    const int64_t* lengths;                 // of the input and all outputs; null where from_end is set
-    int64_t with_states;                    // whether they follow
-    float* out;                             // of the last layer, or null
-};
-
-// A run of a program (program.h). Eight bytes a field. The addresses of inputs and outputs follow it in
-// memory, from number 1 on.
+// A run of a program (program.h). Eight bytes a field. The addresses that it is given follow it in memory,
+// from number 1 on; or its words do, if it is given none.
 struct K2tProgram {
-    const int64_t* words;                   // of each operation: its code, how many follow, these
+    const int64_t* words;                   // of each operation: its code, how many follow, these; or null
     int64_t count;
     int64_t floats;                         // of the workspace
     int64_t threads;
@@ -166,9 +142,6 @@ K2T_EXPORT int64_t k2t_lengths(const uint8_t* mask, int64_t batch, int64_t time,
 
 // Run. Unless it returns K2T_DONE, out and final hold nothing of use. Lengths must be in [0, T].
 K2T_EXPORT int64_t k2t_run(int64_t isa, const K2tRun* run);
-
-// Run a stack.
-K2T_EXPORT int64_t k2t_run_stack(int64_t isa, const K2tStack* stack);
 
 // Run a program.
 K2T_EXPORT int64_t k2t_run_program(int64_t isa, const K2tProgram* program);

@@ -50,12 +50,8 @@ class Weights(ctypes.Structure):
 # feel it. Q is a pointer.
 RUN = struct.Struct("Q 2q 2d 4q Q 2q Q 2Q 2Q Q Q 2Q 2Q 2Q")
 
-# ``K2tStack``, ``K2tStackLayer`` and ``K2tStackStates`` likewise.
-STACK = struct.Struct("Q 4q Q 2q Q q Q")
-STACK_LAYER = struct.Struct("Q 2q 2d 2q")
-STACK_STATES = struct.Struct("2Q 2Q Q Q")
-
-# ``K2tProgram``; addresses follow.
+# ``K2tLayer`` and ``K2tProgram`` likewise; addresses follow the latter.
+LAYER = struct.Struct("Q 2q 2d 2q")
 PROGRAM = struct.Struct("Q 3q")
 
 
@@ -94,9 +90,7 @@ class Gradient(ctypes.Structure):
 _SIZES = {
     **{f"K2t{one.__name__}": ctypes.sizeof(one) for one in (Shape, Array, Weights, Gradient)},
     "K2tRun": RUN.size,
-    "K2tStack": STACK.size,
-    "K2tStackLayer": STACK_LAYER.size,
-    "K2tStackStates": STACK_STATES.size,
+    "K2tLayer": LAYER.size,
     "K2tProgram": PROGRAM.size,
 }
 
@@ -201,8 +195,6 @@ def library() -> ctypes.CDLL:
     found.k2t_lengths.restype = _int
     found.k2t_run.argtypes = (_int, ctypes.c_char_p)
     found.k2t_run.restype = _int
-    found.k2t_run_stack.argtypes = (_int, ctypes.c_char_p)
-    found.k2t_run_stack.restype = _int
     found.k2t_run_program.argtypes = (_int, ctypes.c_char_p)
     found.k2t_run_program.restype = _int
     found.k2t_width.argtypes = (_int, _int)
@@ -249,6 +241,8 @@ def check_code(code: int) -> None:
         MemoryError: no scratch memory. ValueError: a length does not fit. RuntimeError: the library
             does not know a code of the call.
     """
+    if not code:
+        return
     if code == codes.RESULTS["no memory"]:
         raise MemoryError("no memory for the native kernel's scratch")
     if code == codes.RESULTS["wrong length"]:

@@ -1,4 +1,4 @@
-// Whole models in one call: each operation in turn, in a workspace that the thread keeps.
+// Whole models and consecutive layers in one call: each operation in turn, in one workspace.
 #include "program.h"
 
 #include <algorithm>
@@ -8,6 +8,9 @@
 #include "memory.h"
 
 namespace {
+
+// Workspaces up to this many floats are kept for the next call of the thread, larger ones are freed.
+constexpr int64_t KEPT_FLOATS = (1 << 20) + 1024;
 
 thread_local Memory kept;
 
@@ -65,7 +68,7 @@ void unpack_steps(const float* mask, const int64_t time, int64_t valid, bool bac
 
 int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& places, int64_t threads) {
     const auto at = [&](int64_t word) { return word ? places.of(word) : nullptr; };
-    const K2tStackLayer& layer = *words.layer;
+    const K2tLayer& layer = *reinterpret_cast<const K2tLayer*>(at(words.layer));
     const K2tShape& shape = layer.weights->shape;
     const int64_t directions = layer.weights->directions, rows = words.batch, time = words.time;
     const bool merged = layer.merge != K2T_APART && directions == 2;
@@ -74,8 +77,8 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
     call.time = time;
     call.threads = threads;
     call.x = at(words.x);
-    call.x_batch_stride = time * shape.features;
-    call.x_time_stride = shape.features;
+    call.x_batch_stride = words.x_batch_stride;
+    call.x_time_stride = words.x_time_stride;
     set_layer(call, layer);
     for (long d = 0; d < 2; ++d) {
         call.h_0[d] = at(words.h_0[d]);
@@ -88,7 +91,9 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
     int64_t* const lengths = reinterpret_cast<int64_t*>(at(words.lengths));
     Steps steps;
     bool unpacks = false;
-    if (mask) {
+    if (!mask) {
+        call.lengths = lengths;
+    } else {
         steps = count_steps(mask, rows, time, lengths);
         const bool zeros = words.zeros[0] && (directions == 1 || words.zeros[1]);
         unpacks = call.out && !steps.all && !(zeros && steps.in_front);
@@ -105,8 +110,12 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
         for (int64_t d = 0; d < shown; ++d)
             unpack_steps(mask + b * time, time, lengths[b], d == 1, words.zeros[d], width, units,
                          call.out + b * time * width + d * units, at(words.out) + b * time * width + d * units);
-    if (!words.last) return K2T_DONE;
     const int64_t states = state_count(shape.kind);
+    float* const apart[] = {at(words.h), at(words.c)};
+    for (int64_t s = 0, each = rows * units; s < states; ++s)
+        for (int64_t d = 0; apart[s] && d < directions; ++d)
+            copy_floats(call.final + (d * states + s) * each, each, apart[s] + d * each);
+    if (!words.last) return K2T_DONE;
     float* to = at(words.last);
     for (int64_t d = 0; d < directions; ++d) {
         const float* h = call.final + d * states * rows * units;
@@ -123,15 +132,17 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
 
 extern "C" int64_t k2t_run_program(int64_t isa, const K2tProgram* program) {
     const K2tKernel* const with = k2t_kernel(isa);
-    if (!with || !with->operate) return K2T_UNKNOWN_CODE;
-    float* const workspace = kept.at_least(program->floats);
+    if (!with) return K2T_UNKNOWN_CODE;
+    Memory large;
+    float* const workspace = (program->floats <= KEPT_FLOATS ? kept : large).at_least(program->floats);
     if (!workspace) return K2T_NO_MEMORY;
     const K2tPlaces places{workspace, reinterpret_cast<float* const*>(program + 1) - 1};
-    for (const int64_t *word = program->words, *end = word + program->count; word < end; word += 2 + word[1]) {
+    const int64_t* const words = program->words ? program->words : reinterpret_cast<const int64_t*>(program + 1);
+    for (const int64_t *word = words, *end = words + program->count; word < end; word += 2 + word[1]) {
         const int64_t code =
             word[0] == K2T_RECURRENT
                 ? run_layer(isa, *reinterpret_cast<const K2tRecurrentWords*>(word + 2), places, program->threads)
-                : with->operate(word[0], word + 2, places);
+                : !with->operate ? K2T_UNKNOWN_CODE : with->operate(word[0], word + 2, places);
         if (code) return code;
     }
     return K2T_DONE;

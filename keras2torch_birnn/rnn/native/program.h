@@ -1,10 +1,10 @@
-// A program: the operations of a whole model between its inputs and outputs, for one set of sizes.
+// A program: operations that run in one call, of a whole model or of consecutive layers, for one set of sizes.
 #pragma once
 
 #include "kernel.h"
 
 // Operands are words: below 0, the complement of an offset in the workspace; up to K2T_MOST_GIVEN, the
-// number of an input or output; else an address.
+// number of a given address, such as an input's; else an address.
 constexpr int64_t K2T_MOST_GIVEN = 256;
 
 struct K2tPlaces {
@@ -18,12 +18,14 @@ struct K2tPlaces {
 
 // The words of a recurrent layer. Operands are 0 where there are none; the workspace has no such.
 struct K2tRecurrentWords {
-    const K2tStackLayer* layer;
+    int64_t layer;                          // a K2tLayer
     int64_t batch;
     int64_t time;
-    int64_t x;                              // (B, T, F)
-    int64_t mask;                           // (B, T); with it memory for:
-    int64_t lengths;                        // (B,)
+    int64_t x;                              // (B, T, F), features contiguous; with a mask all of it
+    int64_t x_batch_stride;
+    int64_t x_time_stride;
+    int64_t mask;                           // (B, T); with it memory for the next three
+    int64_t lengths;                        // (B,); without a mask they are read, where there are any
     int64_t packed_x;                       // as x: the valid steps of each row first
     int64_t packed_out;                     // as out, where there is one
     int64_t h_0[2];                         // (B, H)
@@ -31,6 +33,7 @@ struct K2tRecurrentWords {
     int64_t out;                            // (B, T, D * H), merged (B, T, H)
     int64_t last;                           // (D, B, H): the outputs of the last steps that are read
     int64_t final;                          // (D * S, B, H)
+    int64_t h, c;                           // (D, B, H): copies of it
     int64_t zeros[2];                       // whether masked steps show zeros, not the step before; that
                                             // needs outputs of each direction
 };

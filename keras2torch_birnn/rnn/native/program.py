@@ -1,4 +1,4 @@
-"""Programs: the operations of a whole model in one call of the native library. No gradient.
+"""Programs: operations that run in one call of the native library. No gradient.
 
 ``program.h`` describes the words of each operation; whoever emits them checks sizes.
 """
@@ -8,35 +8,54 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.library import (
+    LAYER,
     PROGRAM,
-    STACK_LAYER,
+    NativeCell,
     check_code,
     instruction_set,
     library,
 )
 from keras2torch_birnn.rnn.native.op import use_torch_threads
-from keras2torch_birnn.rnn.native.packing import Packed, cached_pack
-from keras2torch_birnn.rnn.native.stack import StackLayer
+from keras2torch_birnn.rnn.native.packing import cached_pack
 
 # By dtype.
 NUMBERS: Mapping[torch.dtype, int] = {
     getattr(torch, name): code for name, code in codes.NUMBERS.items()
 }
 
-# The most inputs and outputs.
+# The most inputs, outputs and recurrent layers.
 GIVEN = 256
 _ALIGNED = 16  # floats in a cache line
 # Floats behind the workspace: operations read up to two vectors, of which they use a part.
-_BEHIND = 32
+BEHIND = 32
+
+
+class NativeLayer(NamedTuple):
+    """A recurrent layer of a program.
+
+    parameters: four for each direction. merge: a key of ``MERGE_MODES``, None to keep the
+    directions apart. from_end: it reads its input from the last step on.
+    """
+
+    cell: NativeCell
+    parameters: Sequence[Tensor | None]
+    merge: str | None = None
+    from_end: bool = False
+
+
+def align(floats: int) -> int:
+    """Return the floats of whole cache lines that hold so many."""
+    return -(-floats // _ALIGNED) * _ALIGNED
 
 
 def to_word(number: float) -> int:
@@ -50,22 +69,22 @@ class Writer:
     """A program that is being written.
 
     words: of all operations. floats: of the workspace. given: the
-    number of inputs and outputs. work: about as many multiply-adds. layers:
-    the recurrent layers, with the position of each one's address among the words. numbers:
-    constants, which operations read.
+    number of inputs and outputs. work: about as many multiply-adds. layers: the recurrent ones;
+    positions: of their numbers among the words. numbers: constants, which operations read.
     """
 
     words: list[int] = field(default_factory=list)
     floats: int = 0
     given: int = 0
     work: int = 0
-    layers: list[tuple[int, StackLayer]] = field(default_factory=list)
+    layers: list[NativeLayer] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
     numbers: list[Tensor] = field(default_factory=list)
 
     def reserve(self, floats: int) -> int:
         """Return the place of so many floats in the workspace, as an offset."""
         start = self.floats
-        self.floats += -(-max(floats, 1) // _ALIGNED) * _ALIGNED
+        self.floats += align(max(floats, 1))
         return start
 
     def emit(self, operation: str, words: Iterable[int], work: int = 0) -> None:
@@ -74,73 +93,98 @@ class Writer:
         self.words += [codes.OPERATIONS[operation], len(found), *found]
         self.work += work
 
-    def emit_layer(self, layer: StackLayer, words: Sequence[int]) -> None:
-        """Write a recurrent layer. words: those after its address."""
-        self.layers.append((len(self.words) + 2, layer))
+    def emit_layer(self, layer: NativeLayer, words: Sequence[int]) -> None:
+        """Write a recurrent layer. words: those after its number."""
+        self.layers.append(layer)
+        self.positions.append(len(self.words) + 2)
         self.emit("recurrent", (0, *words))
 
 
-class Program:
-    """Words of a program, with packed weights. Several threads may run it."""
+class PreparedCalls:
+    """What a module prepares for its calls. Copied and pickled as None: a copy prepares its own."""
 
-    def __init__(self, writer: Writer, *, stale: bool = False, compared: bool = True) -> None:
-        """Pack the weights.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
-        stale: the kernel found that some have changed. compared: whether it compares them.
-        """
-        self._writer, self._isa = writer, instruction_set()
-        words = array("q", writer.words)
-        alive: list[Any] = [words]
-        for position, layer in writer.layers:
-            packed = cached_pack(layer.cell.kind, layer.parameters, self._isa, stale=stale)
-            described = _describe(layer, packed, compared=compared)
-            words[position] = ctypes.addressof(described)
-            alive += [packed, described]
-        self._alive = alive
-        self._head = (words.buffer_info()[0], len(words), writer.floats + _BEHIND)
-        self._pack = struct.Struct(f"{PROGRAM.format}{writer.given}Q").pack
 
-    def run(self, given: Sequence[int]) -> int:
-        """Run; return 0 or the code of an error.
+class _Described(NamedTuple):
+    """Addresses of each layer's ``K2tLayer``, with weights to compare or without; their memory."""
 
-        given: addresses of all inputs and outputs.
+    compared: Sequence[int]
+    unchecked: Sequence[int]
+    alive: Sequence[Any]
+
+
+class PackedLayers:
+    """Recurrent layers of a prepared call, with packed weights. Several threads may run them."""
+
+    def __init__(self, isa: int) -> None:
+        """Pack nothing yet. isa: the bit of an instruction set."""
+        self._isa = isa
+        self._described: _Described | None = None
+
+    def run(self, find: Callable[[], Sequence[NativeLayer]], write: Callable[..., bytes]) -> int:
+        """Run a program; return 0 or the code of an error.
+
+        find: the layers, asked for where their weights are not packed. write: the ``K2tProgram``
+        and what follows it, for the addresses of the layers' ``K2tLayer``.
         """
         use_torch_threads()
-        call = self._pack(*self._head, torch.get_num_threads(), *given)
-        code: int = library().k2t_run_program(self._isa, call)
+        run = library().k2t_run_program
+        found = self._described or self._describe(find(), stale=False)
+        code: int = run(self._isa, write(*found.compared))
+        if code == codes.STALE:
+            found = self._describe(find(), stale=True)
+            # Not compared again: another thread may change them all the time.
+            code = run(self._isa, write(*found.unchecked))
         return code
 
-    def with_new_weights(self, *, compared: bool = True) -> Program:
-        """Return the same program with the weights as they are now."""
-        return Program(self._writer, stale=compared, compared=compared)
+    def _describe(self, layers: Sequence[NativeLayer], *, stale: bool) -> _Described:
+        """Pack the weights. stale: the kernel found that some have changed."""
+        packed = [
+            cached_pack(one.cell.kind, one.parameters, self._isa, stale=stale) for one in layers
+        ]
+        fields = b"".join(
+            LAYER.pack(
+                address,
+                *one.cell.codes[1:],
+                *one.cell.options,
+                codes.merge_code(one.merge),
+                one.from_end,
+            )
+            for weights, one in zip(packed, layers, strict=True)
+            for address in (weights.address, weights.unchecked)
+        )
+        memory = ctypes.create_string_buffer(fields, len(fields))
+        first, end = ctypes.addressof(memory), ctypes.addressof(memory) + len(fields)
+        places = (*range(first, end, LAYER.size),)
+        self._described = found = _Described(places[::2], places[1::2], (memory, packed))
+        return found
 
 
-def run_program(program: Program, given: Sequence[int]) -> tuple[Program, bool]:
-    """Run a program; return the one for the next call, and whether it computed the outputs.
+class Program:
+    """Words of a program, with its layers. Several threads may run it."""
 
-    Where it did not, a value asks for what only torch computes.
+    def __init__(self, writer: Writer) -> None:
+        self._writer, self._words = writer, array("q", writer.words)
+        for number, position in enumerate(writer.positions, 1 + writer.given):
+            self._words[position] = number
+        self._layers, self._find_layers = PackedLayers(instruction_set()), writer.layers.copy
+        words = (self._words.buffer_info()[0], len(self._words))
+        self._head = (*words, writer.floats + BEHIND)
+        self._write = struct.Struct(f"{PROGRAM.format}{writer.given + len(writer.layers)}Q").pack
 
-    Raises:
-        MemoryError: no workspace.
-    """
-    code = program.run(given)
-    if code == codes.STALE:
-        program = program.with_new_weights()
-        # Not compared again: another thread may change them all the time.
-        code = program.with_new_weights(compared=False).run(given)
-    if code == codes.BY_TORCH:
-        return program, False
-    check_code(code)
-    return program, True
+    def run(self, given: Sequence[int]) -> bool:
+        """Run; return whether it computed the outputs, which some values leave to torch.
 
+        given: addresses of all inputs and outputs.
 
-def _describe(layer: StackLayer, packed: Packed, *, compared: bool) -> Any:
-    """Return a ``K2tStackLayer``."""
-    fields = STACK_LAYER.pack(
-        packed.address if compared else packed.unchecked,
-        *layer.cell.codes[1:],
-        *layer.cell.options,
-        codes.merge_code(layer.merge),
-        layer.from_end,
-    )
-    return ctypes.create_string_buffer(fields, len(fields))
+        Raises:
+            MemoryError: no workspace.
+        """
+        write = partial(self._write, *self._head, torch.get_num_threads(), *given)
+        code = self._layers.run(self._find_layers, write)
+        if code == codes.BY_TORCH:
+            return False
+        check_code(code)
+        return True

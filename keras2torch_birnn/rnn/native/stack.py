@@ -5,68 +5,46 @@ B batch, T time, F features, H units, D directions.
 
 from __future__ import annotations
 
-import ctypes
+import struct
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.rnn.call import State
-from keras2torch_birnn.rnn.native.codes import STALE, ReducedPrecision, merge_code
-from keras2torch_birnn.rnn.native.library import (
-    STACK,
-    STACK_LAYER,
-    STACK_STATES,
-    NativeCell,
-    check_code,
-    instruction_set,
-    library,
-)
-from keras2torch_birnn.rnn.native.op import can_run, to_int64, use_torch_threads
-from keras2torch_birnn.rnn.native.packing import Packed, cached_pack, weight_sizes
+from keras2torch_birnn.rnn.change_signals import KnownTensors
+from keras2torch_birnn.rnn.native import codes
+from keras2torch_birnn.rnn.native.codes import ReducedPrecision, merge_code
+from keras2torch_birnn.rnn.native.library import PROGRAM, check_code, instruction_set
+from keras2torch_birnn.rnn.native.op import can_run, to_int64
+from keras2torch_birnn.rnn.native.packing import weight_sizes
 from keras2torch_birnn.rnn.native.precision import reduced_kernel
+from keras2torch_birnn.rnn.native.program import BEHIND, NativeLayer, PackedLayers, align
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
+# ``K2tRecurrentWords`` behind its code and the number of its words.
+_WORDS = 21
+_RECURRENT = codes.OPERATIONS["recurrent"]
 
-class StackLayer(NamedTuple):
-    """One layer of a stack.
-
-    parameters: four for each direction. merge: a key of ``MERGE_MODES``, None to keep the
-    directions apart. from_end: it reads its input from the last step on.
-    """
-
-    cell: NativeCell
-    parameters: Sequence[Tensor | None]
-    merge: str | None = None
-    from_end: bool = False
-
-
-# Addresses of memory (D, B, H) for a layer's final states: h, and an LSTM's c.
-FinalStates: TypeAlias = Sequence[int]
-
-
-class _Described(NamedTuple):
-    """Two arrays of ``K2tStackLayer``: weights are compared by the kernel or not; their memory."""
-
-    compared: Any
-    unchecked: Any
-    packed: tuple[Packed, ...]
+# Addresses of memory (D, B, H) for a layer's final states: h, and an LSTM's c, or 0.
+FinalStates: TypeAlias = tuple[int, int]
 
 
 class PreparedStack:
-    """Packed weights and options of consecutive layers. A copy of what holds it prepares its own.
+    """Options and packed weights of consecutive layers, which run as one program.
 
     features, units, directions: F of the first layer, H and D of each. precision: None for float32.
-    alive: whether the memory of the weights has not been freed.
     """
 
     def __init__(
         self,
-        layers: Sequence[StackLayer],
+        layers: Sequence[NativeLayer],
         fetched: Sequence[Tensor],
         precision: ReducedPrecision | None,
     ) -> None:
@@ -74,44 +52,37 @@ class PreparedStack:
         self.features = weight_sizes(layers[0].parameters)[0]
         self.units = tuple(weight_sizes(one.parameters)[1] for one in layers)
         self.directions = tuple(len(one.parameters) // 4 for one in layers)
-        self._addresses = list(map(Tensor.data_ptr, fetched))
-        self._shapes = list(map(_SHAPE, fetched))
-        self._described: dict[str | None, _Described] = {}
-        # Memory that is freed may come back with other contents at the same address.
-        self.alive = True
-        mine = weakref.ref(self)
-        self._watches = [weakref.ref(p.untyped_storage(), lambda _: _forget(mine)) for p in fetched]
+        self._widths = [width_of(one.parameters, one.merge) for one in layers]
+        leading = self._widths[:-1]
+        # Seen from the last layer, which writes the result, the layers write in turn to a first and
+        # to a second place; the result's memory is the second where it is wide enough.
+        self._first, self._second = max(leading[::-2], default=0), max(leading[-2::-2], default=0)
+        self._turns = [number % 2 for number in range(len(leading) + 1, 1, -1)]
+        sizes = zip(layers, self.units, self.directions, strict=True)
+        self._states = max(one.cell.states * units * count for one, units, count in sizes)
+        self._known = KnownTensors(fetched)
+        self._count = len(layers) * (2 + _WORDS)
+        self._writers = {
+            (starts, ends): struct.Struct(PROGRAM.format + len(layers) * _words(starts, ends)).pack
+            for starts in (False, True)
+            for ends in (False, True)
+        }
         self._isa = instruction_set() if precision is None else reduced_kernel(precision).bit
-        self._packed = self._pack(layers, stale=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as None."""
-        return type(None), ()
-
-    def forget(self) -> None:
-        """Drop the weights."""
-        self.alive, self._packed = False, ()
-        self._described.clear()
+        # By the merge of the last layer. They go with the memory that they were made of.
+        self._packed = packed = dict[str | None, PackedLayers]()
+        storages = [p.untyped_storage() for p in fetched]
+        self._watches = [weakref.ref(one, lambda _: packed.clear()) for one in storages]
 
     def holds(self, fetched: Sequence[Tensor], precision: ReducedPrecision | None) -> bool:
         """Return whether the weights of these parameters are held, in the order of the first time.
 
         In this precision. The kernel compares the values.
         """
-        return (
-            self.alive
-            and precision == self.precision
-            and _TYPES.issuperset(map(type, fetched))
-            and list(map(Tensor.data_ptr, fetched)) == self._addresses
-            and list(map(_SHAPE, fetched)) == self._shapes
-            and all(map(Tensor.is_contiguous, fetched))
-            and _FLOAT32.issuperset(map(_DTYPE, fetched))
-            and not any(map(Tensor.is_neg, fetched))
-        )
+        return precision == self.precision and self._known.match(fetched)
 
     def run(
         self,
-        layers: Callable[[], Sequence[StackLayer]],
+        layers: Callable[[], Sequence[NativeLayer]],
         x: Tensor,
         lengths: Tensor | None,
         merge: str | None,
@@ -134,15 +105,13 @@ class PreparedStack:
         directions, merged = self.directions[-1], merge_code(merge)
         width = self.units[-1] * (1 if merged else directions)
         out = empty_reused(batch, time, width) if sequences else None
-        states, alive = self._states(initial, final)  # alive: until the kernel has run
-        self._execute(layers, x, lengths, merge, states, 0 if out is None else out.data_ptr())
-        del alive
+        self._execute(layers, x, lengths, merge, out, (batch, time), initial, final)
         if out is None:
             return ()
         return (out,) if merge or directions == 1 else tuple(out.chunk(directions, dim=2))
 
     def run_to_last_step(
-        self, layers: Callable[[], Sequence[StackLayer]], x: Tensor, lengths: Tensor | None
+        self, layers: Callable[[], Sequence[NativeLayer]], x: Tensor, lengths: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Return the last layer's h of each direction, (B, H), after the last step that it reads.
 
@@ -151,95 +120,77 @@ class PreparedStack:
         Raises:
             MemoryError: no scratch memory. ValueError: a length does not fit.
         """
-        rows, units, directions = x.shape[0], self.units[-1], self.directions[-1]
+        (rows, time, _), units, directions = x.shape, self.units[-1], self.directions[-1]
         ends = x.new_empty((rows, units) if directions == 1 else (directions, rows, units))
-        of_last = STACK_STATES.pack(*_NONE, ends.data_ptr(), 0)
-        others = bytes((len(self.units) - 1) * STACK_STATES.size)
-        self._execute(layers, x, lengths, None, others + of_last, 0)
+        final = [*[(0, 0)] * len(self._turns), (ends.data_ptr(), 0)]
+        self._execute(layers, x, lengths, None, None, (rows, time), None, final)
         return (ends,) if directions == 1 else ends.unbind(0)
 
     def _execute(
         self,
-        layers: Callable[[], Sequence[StackLayer]],
+        layers: Callable[[], Sequence[NativeLayer]],
         x: Tensor,
         lengths: Tensor | None,
         merge: str | None,
-        states: bytes,
-        out: int,
+        out: Tensor | None,
+        sizes: tuple[int, int],
+        initial: Sequence[Sequence[State]] | None,
+        final: Sequence[FinalStates] | None,
     ) -> None:
-        """Call the kernel. states: ``K2tStackStates``, or none; out: an address, or 0."""
-        if x.stride(2) != 1:
+        """Call the kernel. out: None where only final states are wanted; sizes: B, T."""
+        batch, time = sizes
+        batch_stride, time_stride, stride = x.stride()
+        if stride != 1:
             x = x.contiguous()
+            batch_stride, time_stride, _ = x.stride()
         if lengths is not None:
             lengths = to_int64(lengths)
-        batch, time, _ = x.shape
-        batch_stride, time_stride, _ = x.stride()
-        call = (
-            *(len(self.units), batch, time, torch.get_num_threads()),
-            *(x.data_ptr(), batch_stride, time_stride),
-            *(0 if lengths is None else lengths.data_ptr(), bool(states), out),
-        )
-        use_torch_threads()
-        found = self._described.get(merge) or self._describe(layers(), merge)
-        at = ctypes.addressof(found.compared)
-        code = library().k2t_run_stack(self._isa, STACK.pack(at, *call) + states)
-        if code == STALE:
-            self._described.clear()
-            self._packed = self._pack(layers(), stale=True)
-            # Not compared again: another thread may change them all the time.
-            found = self._describe(layers(), merge)
-            at = ctypes.addressof(found.unchecked)
-            code = library().k2t_run_stack(self._isa, STACK.pack(at, *call) + states)
-        check_code(code)
+        # Of the states at first; they are there until the kernel has run.
+        starts, alive = ((), ()) if initial is None else _find_starts(initial)
+        last, ends = 0 if out is None else out.data_ptr(), 0
+        outs: Sequence[int] = (last,)
+        if self._turns:
+            second = ends = align(self._first * batch * time)
+            places = [~0, last]
+            if out is None or self._second > out.shape[2]:
+                places[1], ends = ~second, second + align(self._second * batch * time)
+            outs = (*map(places.__getitem__, self._turns), last)
+        floats = ends + BEHIND + (0 if final is None else self._states * batch)
+        count, threads = 0 if lengths is None else lengths.data_ptr(), torch.get_num_threads()
+        pack = self._writers[initial is not None, final is not None]
+        read = x.data_ptr(), batch_stride, time_stride
 
-    def _pack(self, layers: Sequence[StackLayer], *, stale: bool) -> tuple[Packed, ...]:
-        return tuple(
-            cached_pack(one.cell.kind, one.parameters, self._isa, stale=stale) for one in layers
-        )
+        def write(*addresses: int) -> bytes:
+            before, numbers = read, [0, self._count, floats, threads]
+            for i, address in enumerate(addresses):
+                to, width = outs[i], self._widths[i]
+                numbers += (_RECURRENT, _WORDS, address, batch, time, *before, count)
+                numbers += (*starts[i], to) if starts else (to,)
+                if final is not None:
+                    h, c = final[i]
+                    numbers += (~ends if h or c else 0, h, c)
+                before = to, time * width, width
+            return pack(*numbers)
 
-    def _describe(self, layers: Sequence[StackLayer], merge: str | None) -> _Described:
-        """Describe the layers to the kernel. merge: of the last one."""
-        packed = self._packed or self._pack(layers, stale=False)
-        merges = (*(one.merge for one in layers[:-1]), merge)
+        packed = self._packed.get(merge)
+        if packed is None:
+            packed = self._packed[merge] = PackedLayers(self._isa)
+        find = partial(_with_merge, layers, merge)
+        check_code(packed.run(find, write))
+        del alive
 
-        def array(addresses: Iterable[int]) -> Any:
-            fields = b"".join(
-                STACK_LAYER.pack(
-                    address,
-                    *one.cell.codes[1:],
-                    *one.cell.options,
-                    merge_code(mode),
-                    one.from_end,
-                )
-                for address, one, mode in zip(addresses, layers, merges, strict=True)
-            )
-            return ctypes.create_string_buffer(fields, len(fields))
 
-        found = _Described(
-            array(p.address for p in packed), array(p.unchecked for p in packed), packed
-        )
-        if self.alive:
-            self._described[merge] = found
-        return found
+def _words(starts: bool, ends: bool) -> str:
+    """Return the format of a layer's words; those of states may be zeros, as those of masks are."""
+    return f"8q 8x q 16x {'4q' if starts else '32x'} q 8x {'3q' if ends else '24x'} 16x"
 
-    def _states(
-        self, initial: Sequence[Sequence[State]] | None, final: Sequence[FinalStates] | None
-    ) -> tuple[bytes, list[Tensor]]:
-        """Return the ``K2tStackStates`` of all layers, if there are any; and what they point to."""
-        alive: list[Tensor] = []
-        if initial is None:
-            packed = [] if final is None else [STACK_STATES.pack(*_NONE, *_two(f)) for f in final]
-            return b"".join(packed), alive
-        packed = []
-        for layer, before in enumerate(initial):
-            starts: list[int] = []
-            for which in range(2):
-                found = [state[which].contiguous() for state in before if which < len(state)]
-                alive += found
-                starts += _two(map(Tensor.data_ptr, found))
-            ends = _two(() if final is None else final[layer])
-            packed.append(STACK_STATES.pack(*starts, *ends))
-        return b"".join(packed), alive
+
+def _with_merge(
+    find: Callable[[], Sequence[NativeLayer]], merge: str | None
+) -> Sequence[NativeLayer]:
+    """Return layers, the last one with another merge."""
+    *leading, last = find()
+    return [*leading, last._replace(merge=merge)]
 
 
 def can_read(x: Tensor, others: Sequence[Tensor]) -> bool:
@@ -255,7 +206,7 @@ def can_read(x: Tensor, others: Sequence[Tensor]) -> bool:
 
 
 def prepare(
-    layers: Sequence[StackLayer],
+    layers: Sequence[NativeLayer],
     fetched: Sequence[Tensor],
     precision: ReducedPrecision | None = None,
 ) -> PreparedStack | None:
@@ -266,13 +217,15 @@ def prepare(
     """
     if not can_run(fetched) or not all(map(Tensor.is_contiguous, fetched)):
         return None
-    width = None
-    for one in layers:
-        features, units = weight_sizes(one.parameters)
-        if width not in (None, features):
+    for one, following in pairwise(layers):
+        if width_of(one.parameters, one.merge) != weight_sizes(following.parameters)[0]:
             return None
-        width = units * (1 if merge_code(one.merge) else len(one.parameters) // 4)
     return PreparedStack(layers, fetched, precision)
+
+
+def width_of(parameters: Sequence[Tensor | None], merge: str | None) -> int:
+    """Return the size of a layer's output."""
+    return weight_sizes(parameters)[1] * (1 if merge_code(merge) else len(parameters) // 4)
 
 
 class Fetch:
@@ -287,10 +240,6 @@ class Fetch:
         self._own = _getter([name for name in own if name in wanted])
         self._buffers = _getter([name for name in buffers if name in wanted])
         self._absent = wanted.difference(own, buffers)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as None."""
-        return type(None), ()
 
     def __call__(self, module: nn.Module) -> tuple[Tensor, ...] | None:
         """Return the tensors in a fixed order; None if the module has others than at first."""
@@ -318,17 +267,20 @@ def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ..
     return lambda found: tuple(found[name] for name in names)
 
 
-_DTYPE, _SHAPE, _IS_CPU = attrgetter("dtype"), attrgetter("shape"), attrgetter("is_cpu")
-_NONE = (0, 0, 0, 0)
-_FLOAT32, _TYPES = {torch.float32}, {Tensor, nn.Parameter}
+_DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
+_FLOAT32 = {torch.float32}
 
 
-def _forget(reference: weakref.ref[PreparedStack]) -> None:
-    found = reference()
-    if found is not None:
-        found.forget()
-
-
-def _two(addresses: Iterable[int]) -> list[int]:
-    """Return two addresses, 0 in place of missing ones."""
-    return [*addresses, 0, 0][:2]
+def _find_starts(
+    initial: Sequence[Sequence[State]],
+) -> tuple[Sequence[Sequence[int]], Sequence[Tensor]]:
+    """Return the addresses of each layer's h of both directions, then of c; and their memory."""
+    alive: list[Tensor] = []
+    starts: list[list[int]] = []
+    for before in initial:
+        starts.append([])
+        for which in range(2):
+            found = [state[which].contiguous() for state in before if which < len(state)]
+            alive += found
+            starts[-1] += [*map(Tensor.data_ptr, found), 0, 0][:2]
+    return starts, alive
