@@ -25,6 +25,7 @@ from keras2torch_birnn.porting.batches import (
 from keras2torch_birnn.porting.call_graph import call_path
 from keras2torch_birnn.porting.changes import Change, weighted
 from keras2torch_birnn.porting.checked_run import same
+from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import is_recurrent
 from keras2torch_birnn.porting.matching import (
     Match,
@@ -171,6 +172,9 @@ class _Comparison:
             if returned := _find_returned(search, search.exact, rows):
                 findings += [] if findings else [returned]
                 continue
+            if found and search.explained_by(found):
+                done.append((rows, search))
+                continue
             explained = search.explain()
             if found and (not explained or search.found != found):
                 # what the first rows told may be too special
@@ -238,7 +242,8 @@ class _Comparison:
 
     def _search(self, batch: Batch, run: PortRun) -> Search:
         known = self.evidence, self.guesses
-        return Search(self.spec, batch.arrays, run, *known, found=[], calls=batch.calls)
+        kept = KeptResults(self.spec.root)
+        return Search(self.spec, batch.arrays, run, *known, found=[], calls=batch.calls, kept=kept)
 
     def _run(self, batch: Batch, *, first: bool, settled: bool = True) -> PortRun | str:
         given = arguments(self.port.forward, self.spec, batch.arrays)

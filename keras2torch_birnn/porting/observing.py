@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 from typing import Any
 
@@ -77,7 +78,7 @@ class PortRun:
             return None
         if not np.isfinite(kept).all():
             return None
-        for one in self._of_size(values.size):
+        for one in self._with_largest_of(kept):
             axes = _axes_of(one.values, kept, valid, self.tolerance)
             if axes is not None:
                 return axes
@@ -90,7 +91,7 @@ class PortRun:
     def latest(self, values: Array, valid: Array) -> Array | None:
         """Return the last tensor that has these values (B, T, ...) where they count."""
         kept = keep_valid(with_marked_nan(values), valid)
-        for one in reversed(list(self._of_size(values.size))):
+        for one in reversed(self._with_largest_of(kept)):
             axes = _axes_of(one.values, kept, valid, self.tolerance)
             if axes is not None:
                 there = one.values.reshape([values.shape[axis] for axis in axes])
@@ -140,14 +141,31 @@ class PortRun:
                     best = score, there.reshape(moved.shape).transpose(back)
         return None if best is None else np.where(best[1] == _NAN, np.nan, best[1])
 
-    def _of_size(self, size: int) -> Iterator[Seen]:
-        by_size = self.__dict__.get("_by_size")
-        if by_size is None:
-            by_size = {}
-            for one in self.seen:
-                by_size.setdefault(one.values.size, []).append(one)
-            object.__setattr__(self, "_by_size", by_size)
-        yield from by_size.get(size, ())
+    def _of_size(self, size: int) -> Sequence[Seen]:
+        return self._by_size.get(size, ())
+
+    def _with_largest_of(self, kept: Array) -> list[Seen]:
+        """Return the tensors of this size that have the largest of these values anywhere."""
+        some = self._of_size(kept.size)
+        if not some:
+            return []
+        if kept.size not in self._flat:
+            self._flat[kept.size] = np.stack([one.values.reshape(-1) for one in some])
+        largest = kept.flat[np.abs(kept).argmax()]
+        near = np.abs(self._flat[kept.size] - largest) <= _limit(kept, self.tolerance)
+        return [one for one, found in zip(some, near.any(axis=1), strict=True) if found]
+
+    @cached_property
+    def _by_size(self) -> Mapping[int, Sequence[Seen]]:
+        found: dict[int, list[Seen]] = {}
+        for one in self.seen:
+            found.setdefault(one.values.size, []).append(one)
+        return found
+
+    @cached_property
+    def _flat(self) -> dict[int, Array]:
+        """All tensors of a size as rows of one array, as far as they were asked for."""
+        return {}
 
 
 def _in_other_axes(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
@@ -175,12 +193,16 @@ def keep_valid(values: Array, valid: Array | None) -> Array:
     return kept
 
 
+def _limit(values: Array, tolerance: float) -> float:
+    return tolerance * (1 + float(np.abs(values).max(initial=0.0)))
+
+
 def _axes_of(
     there: Array, kept: Array, valid: Array | None, tolerance: float
 ) -> tuple[int, ...] | None:
     masked = valid is not None and kept.shape[:2] == valid.shape
     flat = there.reshape(-1)
-    limit = tolerance * (1 + float(np.abs(kept).max(initial=0.0)))
+    limit = _limit(kept, tolerance)
     if not masked:
         scale = limit * math.sqrt(kept.size + 1)
         if abs(float(flat.sum()) - float(kept.sum())) > scale * math.sqrt(kept.size + 1):
