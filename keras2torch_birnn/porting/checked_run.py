@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -158,6 +158,12 @@ class CheckedRun:
         if values.ndim == 3 and all(self.run.has(values[:, t]) for t in range(values.shape[1])):
             return True
         return all(self.run.has(row) for row in values)
+
+    def lost_in(self, other: CheckedRun, trace: Trace) -> Iterator[str]:
+        """Yield the calls whose output this run of the port computed, and the other run did not."""
+        for path in trace.layers:
+            if self.computed(path, trace) and not other.computed(path, trace):
+                yield path
 
     def dropout_before(self, path: str) -> str | None:
         """Return the dropout whose output a call takes, if it does."""

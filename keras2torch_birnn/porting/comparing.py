@@ -35,7 +35,14 @@ from keras2torch_birnn.porting.matching import (
     weight_changes,
 )
 from keras2torch_birnn.porting.near_values import near_changes
-from keras2torch_birnn.porting.observing import DROPOUTS, FAILURES, PortRun, keep_valid, observe
+from keras2torch_birnn.porting.observing import (
+    DROPOUTS,
+    FAILURES,
+    HALVES,
+    PortRun,
+    keep_valid,
+    observe,
+)
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
 from keras2torch_birnn.porting.trials import Search
@@ -222,16 +229,20 @@ class _Comparison:
         return PortFinding(ends[0], "NaN", "gives NaN first", rows=batch.name)
 
     def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
-        """Say where the port's outputs are random, if they are. ``settled``: without that."""
+        """Say where the port's outputs are random, or in half precision. ``settled``: without."""
         run = settled.run
         free = self._run(batch, first=False, settled=False) if run.random else run
         if isinstance(free, str) or _are_close(free, run):
             return None
-        trace = (search := self._search(batch, free)).compute(settled.found)
+        search = self._search(batch, free)
+        trace = search.compute(settled.found)
         path = (trace and search.first_wrong(trace)) or "the port"
         (name, module), *_ = run.random
         where = f" in {printable(module)}" if module else ""
         words = f"random numbers ({name}{where}) enter it, also in eval mode"
+        if name in HALVES.values():
+            path = next(settled.lost_in(search, trace), path) if trace else path
+            return PortFinding(path, "extra", f"it is rounded to {name}{where}")
         if name in DROPOUTS:
             path = search.dropout_before(path) or path
             words = (

@@ -33,6 +33,8 @@ DROPOUTS = frozenset(
     "feature_alpha_dropout".split()
 )
 _DRAWN = frozenset("rand randn rand_like randn_like normal normal_ uniform_".split())
+# Precisions that round what is computed, in words.
+HALVES = {torch.float16: "half precision (float16)", torch.bfloat16: "bfloat16"}
 # Errors of a port that does not fit the inputs. Anything else is not expected of torch.
 FAILURES = (
     ArithmeticError,
@@ -58,7 +60,8 @@ class PortRun:
     """One run of a port: its outputs, and every tensor on the way.
 
     ``tolerance``: how far values may be from the reference's in this precision. ``random``: the
-    functions that drew random numbers, with the module in which that was.
+    functions that drew random numbers, and the half precisions that were used, with the module in
+    which that was.
     """
 
     outputs: tuple[Array, ...]
@@ -222,12 +225,13 @@ def _axes_of(
 class _Recorder(TorchFunctionMode):
     """A mode that keeps what every function of torch returns.
 
-    settled: dropout hands on its input, and zeros stand for random numbers.
+    settled: dropout hands on its input, zeros stand for random numbers, and what would be in half
+    precision stays in ``dtype``.
     """
 
-    def __init__(self, places: list[str], *, settled: bool) -> None:
+    def __init__(self, places: list[str], dtype: torch.dtype, *, settled: bool) -> None:
         super().__init__()
-        self.places = places
+        self.places, self.dtype = places, dtype
         self.settled = settled
         self.random: list[tuple[str, str]] = []
         self.kept: list[Seen] = []
@@ -242,6 +246,8 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in DROPOUTS or name in _DRAWN:
             result = self._settle(name, result, (*args, *(kwargs or {}).values()))
+        elif isinstance(result, Tensor) and result.dtype in HALVES:
+            result = self._in_precision(result, args)
         for tensor in _tensors(result):
             self.keep(tensor)
         return result
@@ -256,6 +262,15 @@ class _Recorder(TorchFunctionMode):
         if name in DROPOUTS:
             return next(one for one in given if isinstance(one, Tensor))
         return result.zero_() if name.endswith("_") else torch.zeros_like(result)
+
+    def _in_precision(self, result: Tensor, given: Sequence[Any]) -> Tensor:
+        """Note a result in half precision; return what stands for it: what was rounded to it."""
+        self.random.append((HALVES[result.dtype], self.places[-1] if self.places else ""))
+        if not self.settled:
+            return result
+        source = given[0] if given and isinstance(given[0], Tensor) else result
+        same = source.is_floating_point() and source.shape == result.shape
+        return (source if same and source.dtype == self.dtype else result).to(self.dtype)
 
     def keep(self, tensor: Tensor) -> None:
         """Keep the values of a tensor now; look again at the end if it may be changed in place."""
@@ -395,13 +410,14 @@ def observe(
 ) -> PortRun:
     """Run the port once on these inputs (floats in ``dtype``, ids as int64).
 
-    settled: nothing is random: dropout hands on its input, zeros stand for random numbers.
+    settled: nothing is random: dropout hands on its input, zeros stand for random numbers; nothing
+    is in half precision.
 
     Raises:
         any of FAILURES: the port does.
     """
     places: list[str] = []
-    recorder = _Recorder(places, settled=settled)
+    recorder = _Recorder(places, dtype, settled=settled)
     given = [_to_tensor(x, dtype) for x in arguments]
     with (
         torch.no_grad(),

@@ -412,7 +412,7 @@ class Search(CheckedRun):
         return False
 
     def _drop_needless(self) -> None:
-        """Drop changes without which the port's outputs are explained as well.
+        """Drop changes without which the port's outputs are explained as well, earlier ones, too.
 
         Those before a layer that is not explained are kept: its output is what the port has there.
         """
@@ -423,8 +423,9 @@ class Search(CheckedRun):
         }
         for change in [one for one in self.found if one.layer not in needed]:
             rest = [one for one in self.found if one is not change]
-            trace = self.compute(rest)
-            if trace is not None and self.same_outputs(trace):
+            if self.explained_by(rest) and not any(
+                one.explained_by(self.found) and not one.explained_by(rest) for one in self.earlier
+            ):
                 self.found[:] = rest
 
     def _doubt_unconfirmed(self) -> bool:

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Maker,
+    configured,
+    followed_by,
+    weighted,
+)
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import window_starts
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
@@ -34,6 +41,7 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         if name in maker.layer.weights:
             turn = weighted(partial(_reversed_kernel, name=name))
             yield maker.change("direction", f"the {name} is reversed along its steps", turn)
+    yield from _filter_changes(maker)
     if any(rate > 1 for rate in maker.config["dilation_rate"]):
         rates = maker.config["dilation_rate"]
         words = f"its dilation is 1, Keras has {', '.join(map(str, rates))}"
@@ -47,6 +55,38 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
     for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
         yield maker.change("convolution padding", words, _padded(np.pad, before))
+
+
+def _filter_changes(maker: Maker) -> Iterator[Change]:
+    """Yield the filters of all channels in another order: Keras has those of one channel first."""
+    kernel = maker.layer.weights.get("depthwise_kernel")
+    if kernel is None or min(channels := kernel.shape[-2:]) < 2:
+        return
+    words = "its depthwise kernel has the filter before the channel, Keras the channel first"
+    turn = weighted(lambda w: {**w, "depthwise_kernel": _turned(w["depthwise_kernel"], channels)})
+    yield maker.change("axes", words, turn)
+    words = "the channels behind its depthwise kernel come filter by filter, Keras has all filters "
+    words += "of one channel first"
+    if "pointwise_kernel" in maker.layer.weights:
+
+        def moved(weights: dict[str, Array]) -> Mapping[str, Array]:
+            kernel = weights["pointwise_kernel"]  # (..., channels * filters, F)
+            apart = np.moveaxis(kernel, -2, -1)
+            back = apart.reshape(*apart.shape[:-1], *channels[::-1]).swapaxes(-1, -2)
+            return {**weights, "pointwise_kernel": np.moveaxis(back.reshape(apart.shape), -1, -2)}
+
+        yield maker.change("axes", words, weighted(moved))
+        return
+    apart = followed_by(
+        lambda y: y.reshape(*y.shape[:-1], *channels).swapaxes(-1, -2).reshape(y.shape)
+    )
+    yield maker.change("axes", words, apart)
+
+
+def _turned(kernel: Array, channels: tuple[int, ...]) -> Array:
+    """Read the last two axes of a kernel as if they had been written in the other order."""
+    turned: Array = kernel.swapaxes(-1, -2).reshape(*kernel.shape[:-2], *channels)
+    return turned
 
 
 def transposed_changes(maker: Maker) -> Iterator[Change]:
