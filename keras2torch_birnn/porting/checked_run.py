@@ -9,8 +9,8 @@ from functools import cached_property, partial
 import numpy as np
 
 from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses, place_of
-from keras2torch_birnn.porting.changes import Change, followed_by, with_changes
-from keras2torch_birnn.porting.general_changes import longest_first
+from keras2torch_birnn.porting.changes import Change, Maker, followed_by, with_changes
+from keras2torch_birnn.porting.general_changes import longest_first, rounding_changes
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.many_trials import FAILURES, compute_until
 from keras2torch_birnn.porting.observing import PortRun, keep_valid, with_marked_nan
@@ -158,6 +158,15 @@ class CheckedRun:
         if values.ndim == 3 and all(self.run.has(values[:, t]) for t in range(values.shape[1])):
             return True
         return all(self.run.has(row) for row in values)
+
+    def find_rounding(self, found: Sequence[Change]) -> Change | None:
+        """Return the rounding of one output that explains the port's, with what is found."""
+        makers = (
+            Maker(path, (place_of(path), layer.class_name), layer)
+            for path, layer in self.layers.items()
+        )
+        changes = (change for maker in makers for change in rounding_changes(maker))
+        return next((one for one in changes if self.explained_by([*found, one])), None)
 
     def lost_in(self, other: CheckedRun, trace: Trace) -> Iterator[str]:
         """Yield the calls whose output this run of the port computed, and the other run did not."""

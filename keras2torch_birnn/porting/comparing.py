@@ -241,6 +241,8 @@ class _Comparison:
         where = f" in {printable(module)}" if module else ""
         words = f"random numbers ({name}{where}) enter it, also in eval mode"
         if name in HALVES.values():
+            if (change := search.find_rounding(settled.found)) is not None:
+                return PortFinding(change.layer, change.kind, change.words)
             path = next(settled.lost_in(search, trace), path) if trace else path
             return PortFinding(path, "extra", f"it is rounded to {name}{where}")
         if name in DROPOUTS:

@@ -148,7 +148,7 @@ _ATTENTIONS = ("Attention", "AdditiveAttention", "MultiHeadAttention")
 _BINARY = tuple(f"ops.{name}" for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"))
 _COMPARISONS = ("ops.NotEqual", "ops.Greater", "ops.GreaterEqual", "ops.Less", "ops.LessEqual")
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
-_CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
+_CONVOLUTIONS = tuple(f"{kind}Conv{n}D" for kind in ("", "Separable", "Depthwise") for n in (1, 2))
 _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (activation_changes, _bias, _square_kernel),
     "Activation": (activation_changes, masked_softmax_changes),
