@@ -245,6 +245,13 @@ def read_scaled(path: str, place: str, layer: LayerSpec, factor: float, offset: 
     return _on_a_line(path, (place, layer.class_name), "input", reading, factor, offset)
 
 
+def added_to(path: str, place: str, layer: LayerSpec, values: Array) -> Change:
+    """Return the change that adds the same values to a layer's output in all rows."""
+    words = "the same values are added to its output in all rows (such as a position encoding), "
+    words += "which Keras does not do"
+    return Change("extra", path, words, {(place, layer.class_name): followed_by(values.__add__)})
+
+
 def _on_a_line(
     path: str,
     key: Key,

@@ -127,6 +127,22 @@ class PortRun:
                     known.append((factor, offset))
                     yield factor, offset
 
+    def added(self, values: Array, valid: Array | None = None) -> Iterator[Array]:
+        """Yield what was added to these values (B, T, ...), if it is the same in all rows."""
+        counts = keep_valid(np.ones_like(values), valid)
+        rows = counts.sum(axis=0)
+        limit = _limit(values, self.tolerance)
+        if values.ndim < 3 or len(values) < 2 or np.ptp(values, axis=0).max() <= limit:
+            return
+        for one in self._of_size(values.size):
+            for there in _in_other_axes(one.values, values.shape):
+                apart = (there - values) * counts
+                same = apart.sum(axis=0) / np.maximum(rows, 1)
+                differs = np.abs(apart - same * counts).max()
+                if differs <= limit and np.ptp(same[rows > 0]) > limit:
+                    yield same
+                    return
+
     def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``.
 

@@ -17,9 +17,9 @@ import numpy as np
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
 from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
-from keras2torch_birnn.porting.general_changes import read_scaled, scaled_by
+from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
-from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
+from keras2torch_birnn.porting.layer_changes import MASKING, changes_of, mask_changes
 from keras2torch_birnn.porting.many_trials import Rest, last_reached
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
@@ -170,6 +170,7 @@ class Search(CheckedRun):
         evidence = self._evidence_at(path)
         guesses = [one for one in self.guesses if one.layer == place]
         own = [*self._mask_sources(path), *guesses, *self._changes_of(path)]
+        own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
@@ -248,7 +249,19 @@ class Search(CheckedRun):
         """Yield the mistakes with masks that are made before this call."""
         for other, layer in self.layers.items():
             if path in self.later.get(other, ()):
-                yield from mask_changes(place_of(other), layer)
+                yield from mask_changes(place_of(other), layer, self._masking(other))
+
+    def _masking(self, path: str) -> str:
+        """Return the Embedding or Masking that makes a mask by an operation at this call, or it."""
+        read = set(self.sources.get(path, ()))
+        read |= {other for one in read for other in self.sources.get(one, ())}
+        found = (
+            place_of(other)
+            for other, layer in self.layers.items()
+            if layer.class_name in MASKING and set(self.sources.get(other, ())) <= read
+        )
+        own = self.layers[path].class_name
+        return next(found, path) if own.startswith("ops.") else place_of(path)
 
     def _scaled(self, path: str, trace: Trace) -> Iterator[Change]:
         """Yield the factors by which the port multiplied this call's output or one before it."""
@@ -259,6 +272,8 @@ class Search(CheckedRun):
                 continue
             for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
                 yield scaled_by(other, place_of(other), layer, *line)
+            for added in self.run.added(np.asarray(values, np.float64), self.valid.get(other)):
+                yield added_to(other, place_of(other), layer, added)
         if not self.sources.get(path):  # it takes an input of the model
             for given in self.inputs:
                 for line in self.run.lines(np.asarray(given, np.float64)):
@@ -364,8 +379,8 @@ class Search(CheckedRun):
         # a layer that was moved to before this call: its output is what tells
         moved = [one.layer for one in some if one.kind == "order" and one.layer in trace.layers]
         shown = next((one for one in moved if one in self.later.get(path, ())), path)
-        if not self.seen(shown, trace) or not np.any(next(iter(leaves(trace.layers[shown])), 0)):
-            return 0  # (a port computes zeros for many reasons)
+        if not self.seen(shown, trace) or not _tells(trace.layers[shown]):
+            return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
         own = next(iter(leaves(trace.layers[path])))

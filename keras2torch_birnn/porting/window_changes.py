@@ -18,6 +18,7 @@ from keras2torch_birnn.porting.changes import (
     Maker,
     configured,
     followed_by,
+    reading,
     weighted,
 )
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -42,11 +43,12 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
             turn = weighted(partial(_reversed_kernel, name=name))
             yield maker.change("direction", f"the {name} is reversed along its steps", turn)
     yield from _filter_changes(maker)
-    if any(rate > 1 for rate in maker.config["dilation_rate"]):
-        rates = maker.config["dilation_rate"]
-        words = f"its dilation is 1, Keras has {', '.join(map(str, rates))}"
-        once = configured(dilation_rate=tuple(1 for _ in rates))
-        yield maker.change("dilation", words, once)
+    rates = tuple(maker.config["dilation_rate"])
+    for other in dict.fromkeys((1, *(rate // 2 for rate in rates), *(2 * rate for rate in rates))):
+        if other and (moved := tuple(other for _ in rates)) != rates:
+            words = f"its dilation is {other}, Keras has {_listed(rates)}"
+            yield maker.change("dilation", words, configured(dilation_rate=moved))
+    yield from _group_changes(maker)
     yield from _stride_changes(maker)
     for mode, name in _BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
@@ -55,6 +57,28 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
     for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
         yield maker.change("convolution padding", words, _padded(np.pad, before))
+
+
+def _group_changes(maker: Maker) -> Iterator[Change]:
+    """Yield input channels that take turns in the groups, where Keras has one group after another.
+
+    The other way round, too.
+    """
+    groups = maker.config.get("groups", 1)
+    if groups < 2:
+        return
+    words = "its groups take the input channels in turn, in Keras each has its own in one piece"
+    for count in dict.fromkeys((groups, maker.layer.weights["kernel"].shape[-2])):
+        turns = partial(_in_turn, count)
+        yield maker.change("axes", words, reading(turns))
+    words = "the output channels of its groups take turns, Keras has them group by group"
+    yield maker.change("axes", words, followed_by(partial(_in_turn, groups)))
+
+
+def _in_turn(count: int, x: Array) -> Array:
+    """Read the last axis as if it had been written with its two parts in the other order."""
+    apart = x.reshape(*x.shape[:-1], -1, count)
+    return apart.swapaxes(-1, -2).reshape(x.shape)
 
 
 def _filter_changes(maker: Maker) -> Iterator[Change]:
@@ -148,6 +172,11 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
     if own == "same":
         words = "the zeros of its padding count as values, Keras leaves them out"
         yield maker.change("pooling padding", words, _padded(np.pad, None))
+    largest = maker.layer.class_name.startswith("Max")
+    for before in range(min(max(_extents(maker.layer)), _FARTHEST) if largest else 0):
+        words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
+        apply = _padded(partial(np.pad, constant_values=-np.inf), before)
+        yield maker.change("pooling padding", words, apply)
 
 
 _PADDINGS = {
