@@ -59,7 +59,7 @@ from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
-_SILENT = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
+DROPOUTS = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
 
 
 def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
@@ -77,7 +77,7 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     maker = Maker(path, (place, layer.class_name), layer)
     for make in _BY_CLASS.get(layer.class_name, ()):
         yield from make(maker)
-    if layer.class_name not in _SILENT:
+    if layer.class_name not in ("InputLayer", *DROPOUTS):
         yield from general_changes(maker)
 
 

@@ -19,7 +19,7 @@ from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
-from keras2torch_birnn.porting.layer_changes import MASKING, changes_of, mask_changes
+from keras2torch_birnn.porting.layer_changes import DROPOUTS, MASKING, changes_of, mask_changes
 from keras2torch_birnn.porting.many_trials import Rest, last_reached
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
@@ -268,8 +268,8 @@ class Search(CheckedRun):
         for other in (path, *nearest_sources(self.sources, path)[:_BEFORE]):
             layer = self.layers.get(other)
             values = next(iter(leaves(trace.layers.get(other))), None)
-            if layer is None or not isinstance(values, np.ndarray):
-                continue
+            if layer is None or not isinstance(values, np.ndarray) or layer.class_name in DROPOUTS:
+                continue  # (what is before a dropout has its values)
             for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
                 yield scaled_by(other, place_of(other), layer, *line)
             for added in self.run.added(np.asarray(values, np.float64), self.valid.get(other)):

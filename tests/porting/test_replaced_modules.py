@@ -163,6 +163,13 @@ def filters_written_first(right: Any, x: Tensor) -> Tensor:
     return y
 
 
+def with_positions(right: Any, ids: Tensor) -> Tensor:
+    """Add a position encoding."""
+    x: Tensor = right(ids)
+    steps, width = torch.arange(x.shape[1]), torch.arange(x.shape[2])
+    return x + torch.sin(steps[:, None] / (1 + width)).to(x)
+
+
 def in_bfloat16(right: Any, x: Tensor) -> Tensor:
     """Compute a layer in bfloat16 throughout."""
     half = deepcopy(right).to(torch.bfloat16)
@@ -230,6 +237,15 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (SEPARABLE, "separable_conv1d_1", filters_first, "axes", "come filter by filter"),
     (SEPARABLE, "separable_conv1d_1", filters_written_first, "axes", "the filter before the"),
     (FOLDER / "conv_same.h5", "conv1d", in_bfloat16, "extra", "it is rounded to bfloat16"),
+    (
+        FIXTURES / "tf_keras-2.21.0/arch_siamese_cosine.keras",
+        "dot",
+        lambda _, pair: (pair[0] * pair[1]).sum(-1, keepdim=True),
+        "normalize",
+        "it does not normalize its inputs",
+    ),
+    (WORDS, "embedding", with_positions, "extra", "the same values are added to its output"),
+    (DILATED, CONV, convolution(4, 8, 0), "dilation", "its dilation is 4, Keras has 2"),
     (NORMS, NORM, lambda right, x: 0.7 * right(x) + 0.3, "extra", "0.7 and 0.3 is added"),
     (WORDS, "embedding", one_late, "steps", "its ids come one step too late"),
     (WORDS, "global_max_pooling1d", zeros, "left out", "zeros stand"),

@@ -57,6 +57,19 @@ def test_a_missing_skip_and_another_epsilon_are_both_named() -> None:
     assert found == [("add", "left out"), (NORM, "epsilon")], "\n".join(report.lines())
 
 
+def test_lengths_that_are_too_small_are_named_where_keras_masks() -> None:
+    """The file has an operation that makes the mask; the user knows the Embedding."""
+
+    def shorter(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+        steps = torch.arange(mask.shape[1])
+        last = torch.where(mask, steps, -1).amax(1, keepdim=True)
+        return right(x, mask=mask & (steps != last))
+
+    (finding,) = compare_with(RESIDUAL, bidirectional=shorter).findings
+    assert (finding.layer, finding.kind) == ("embedding", "mask rule")
+    assert "leaves out the last step that counts" in finding.words
+
+
 def test_exchanged_weights_of_a_norm_are_called_by_keras_names() -> None:
     port = k2t.convert(RESIDUAL)
     norm: Any = port.get_submodule(NORM)
