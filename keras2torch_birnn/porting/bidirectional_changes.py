@@ -56,6 +56,7 @@ def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Chang
         name = "forward" if key[0].endswith("/forward_layer") else "backward"
         for change in (
             *cell_changes(path, {key: half}, half),
+            *kept_state_changes(path, {key: half}, half),
             *inner_changes(path, {key: half}, half),
         ):
             yield replace(change, words=f"{name} half: {change.words}")

@@ -6,14 +6,13 @@ what the port gives, then it describes what the port does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
 
@@ -21,6 +20,10 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
 # TimeDistributed and the layer in it have the same place.
 Key: TypeAlias = tuple[str, str]
 Apply: TypeAlias = Callable[[Equation, LayerSpec, Structure, Structure, Context], Result]
+# What is applied, and an equation with it -> the result
+Compute: TypeAlias = Callable[
+    [tuple[Apply, ...], Equation, LayerSpec, Structure, Structure, Context], Result
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +55,21 @@ class Maker:
         return Change(kind, self.path, words, {self.key: apply})
 
 
+# Kinds of changes that read the outputs of other layers.
+_OF_CONNECTIONS = ("other input", "other layer", "order")
 # Of what replaces the equation itself, and of what becomes of the outputs of both halves.
 INSIDE, AROUND = -1, 1
 
 
 def with_changes(
-    changes: Iterable[Change], equations: Mapping[str, Equation] = EQUATIONS
+    changes: Sequence[Change], equations: Mapping[str, Equation], compute: Compute
 ) -> Mapping[str, Equation]:
-    """Return the equations of all classes with these changes; later ones go around earlier ones."""
+    """Return the equations of all classes with these changes; later ones go around earlier ones.
+
+    compute: computes an equation with changes, given those; not where outputs of other layers are
+    read.
+    """
+    connected = {key for one in changes if one.kind in _OF_CONNECTIONS for key in one.applied}
     by_key: dict[Key, list[Apply]] = {}
     for change in sorted(changes, key=lambda one: one.rank):
         for key, apply in change.applied.items():
@@ -67,10 +77,16 @@ def with_changes(
 
     def changed(equation: Equation) -> Equation:
         def run(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+            key = context.place, layer.class_name
+            applied = by_key.get(key)
+            if applied is None:
+                return equation(layer, inputs, mask, context)
             one = equation
-            for apply in by_key.get((context.place, layer.class_name), ()):
+            for apply in applied:
                 one = partial(apply, one)
-            return one(layer, inputs, mask, context)
+            if key in connected:
+                return one(layer, inputs, mask, context)
+            return compute(tuple(applied), one, layer, inputs, mask, context)
 
         return run
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
 
 from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses, place_of
-from keras2torch_birnn.porting.changes import Change, followed_by, with_changes
-from keras2torch_birnn.porting.general_changes import longest_first
+from keras2torch_birnn.porting.changes import Change, Maker, followed_by, with_changes
+from keras2torch_birnn.porting.general_changes import longest_first, rounding_changes
 from keras2torch_birnn.porting.kept_results import KeptResults
+from keras2torch_birnn.porting.many_trials import FAILURES, compute_until
 from keras2torch_birnn.porting.observing import PortRun, keep_valid, with_marked_nan
 from keras2torch_birnn.porting.one_call import in_one_call
 from keras2torch_birnn.reference import EQUATIONS, Trace, compute
@@ -19,24 +20,20 @@ from keras2torch_birnn.reference.context import Equation
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, Structure, leaves
 from keras2torch_birnn.verification.layer_check import calls_of
 
-_FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
-
 
 @dataclass
 class CheckedRun:
     """One run of a port, and the reference on the same inputs.
 
     ``inputs``: of the run; ``calls``: how often the port was called with them, the last of which
-    counts; ``trials``: how often the reference was computed; ``kept``: results of its layers, which
-    are computed once.
+    counts; ``kept``: results of its layers, which are computed once.
     """
 
     spec: ModelSpec
     inputs: Sequence[Array]
     run: PortRun
     calls: int = field(default=1, kw_only=True)
-    trials: int = field(default=0, kw_only=True)
-    kept: KeptResults = field(default_factory=KeptResults, kw_only=True)
+    kept: KeptResults = field(kw_only=True)
 
     @cached_property
     def layers(self) -> Mapping[str, LayerSpec]:
@@ -79,20 +76,29 @@ class CheckedRun:
         """The calls whose outputs each call takes, the last one first."""
         return direct_sources(self.spec.graph, "")
 
-    def compute(self, changes: Sequence[Change], *, keep: bool = False) -> Trace | None:
+    def compute(
+        self, changes: Sequence[Change], *, keep: bool = False, until: str | None = None
+    ) -> Trace | None:
         """Run the reference with these changes; None if they do not fit the model.
 
-        keep: note the layers' results, which later runs take over where nothing differs.
+        keep: note the layers' results, which later runs take over where nothing differs. until:
+        the call of the model's graph at which the run may end.
         """
-        self.trials += 1
-        if AS_PADDED in changes:
-            changes = [*self._padding, *(one for one in changes if one is not AS_PADDED)]
-        equations = with_changes(changes, in_one_call(self.kept.equations(keep=keep)))
+        equations = self.equations(changes, keep=keep)
         try:
             with np.errstate(all="ignore"):
+                if until is not None and self.calls == 1:
+                    return compute_until(until, self.spec, self.inputs, equations)
                 return self._compute(equations)
-        except _FAILURES:
+        except FAILURES:
             return None
+
+    def equations(self, changes: Sequence[Change], *, keep: bool = False) -> Mapping[str, Equation]:
+        """Return the reference's equations with these changes."""
+        if AS_PADDED in changes:
+            changes = [*self._padding, *(one for one in changes if one is not AS_PADDED)]
+        equations = in_one_call(self.kept.equations(keep=keep))
+        return with_changes(changes, equations, self.kept.compute_changed)
 
     def _compute(self, equations: Mapping[str, Equation]) -> Trace:
         states: dict[str, tuple[Array, ...]] | None = {} if self.calls > 1 else None
@@ -153,6 +159,21 @@ class CheckedRun:
             return True
         return all(self.run.has(row) for row in values)
 
+    def find_rounding(self, found: Sequence[Change]) -> Change | None:
+        """Return the rounding of one output that explains the port's, with what is found."""
+        makers = (
+            Maker(path, (place_of(path), layer.class_name), layer)
+            for path, layer in self.layers.items()
+        )
+        changes = (change for maker in makers for change in rounding_changes(maker))
+        return next((one for one in changes if self.explained_by([*found, one])), None)
+
+    def lost_in(self, other: CheckedRun, trace: Trace) -> Iterator[str]:
+        """Yield the calls whose output this run of the port computed, and the other run did not."""
+        for path in trace.layers:
+            if self.computed(path, trace) and not other.computed(path, trace):
+                yield path
+
     def dropout_before(self, path: str) -> str | None:
         """Return the dropout whose output a call takes, if it does."""
         for other in self.sources.get(path, ()):
@@ -172,6 +193,8 @@ AS_PADDED = Change("padding", "", "", {})
 
 def _padded_as(there: Array, valid: Array, own: Array) -> Array:
     """Take other values where nothing counts, if these are the same where something does."""
+    copies = len(own) // len(there)  # rows of several trials
+    there, valid = np.concatenate([there] * copies), np.concatenate([valid] * copies)
     if own.shape != there.shape or not np.allclose(own[valid], there[valid]):
         return own
     return there

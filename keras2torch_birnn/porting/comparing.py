@@ -25,6 +25,7 @@ from keras2torch_birnn.porting.batches import (
 from keras2torch_birnn.porting.call_graph import call_path
 from keras2torch_birnn.porting.changes import Change, weighted
 from keras2torch_birnn.porting.checked_run import same
+from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import is_recurrent
 from keras2torch_birnn.porting.matching import (
     Match,
@@ -34,7 +35,14 @@ from keras2torch_birnn.porting.matching import (
     weight_changes,
 )
 from keras2torch_birnn.porting.near_values import near_changes
-from keras2torch_birnn.porting.observing import DROPOUTS, FAILURES, PortRun, keep_valid, observe
+from keras2torch_birnn.porting.observing import (
+    DROPOUTS,
+    FAILURES,
+    HALVES,
+    PortRun,
+    keep_valid,
+    observe,
+)
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
 from keras2torch_birnn.porting.trials import Search
@@ -171,6 +179,9 @@ class _Comparison:
             if returned := _find_returned(search, search.exact, rows):
                 findings += [] if findings else [returned]
                 continue
+            if found and search.explained_by(found):
+                done.append((rows, search))
+                continue
             explained = search.explain()
             if found and (not explained or search.found != found):
                 # what the first rows told may be too special
@@ -218,16 +229,22 @@ class _Comparison:
         return PortFinding(ends[0], "NaN", "gives NaN first", rows=batch.name)
 
     def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
-        """Say where the port's outputs are random, if they are. ``settled``: without that."""
+        """Say where the port's outputs are random, or in half precision. ``settled``: without."""
         run = settled.run
         free = self._run(batch, first=False, settled=False) if run.random else run
         if isinstance(free, str) or _are_close(free, run):
             return None
-        trace = (search := self._search(batch, free)).compute(settled.found)
+        search = self._search(batch, free)
+        trace = search.compute(settled.found)
         path = (trace and search.first_wrong(trace)) or "the port"
         (name, module), *_ = run.random
         where = f" in {printable(module)}" if module else ""
         words = f"random numbers ({name}{where}) enter it, also in eval mode"
+        if name in HALVES.values():
+            if (change := search.find_rounding(settled.found)) is not None:
+                return PortFinding(change.layer, change.kind, change.words)
+            path = next(settled.lost_in(search, trace), path) if trace else path
+            return PortFinding(path, "extra", f"it is rounded to {name}{where}")
         if name in DROPOUTS:
             path = search.dropout_before(path) or path
             words = (
@@ -238,7 +255,8 @@ class _Comparison:
 
     def _search(self, batch: Batch, run: PortRun) -> Search:
         known = self.evidence, self.guesses
-        return Search(self.spec, batch.arrays, run, *known, found=[], calls=batch.calls)
+        kept = KeptResults(self.spec.root)
+        return Search(self.spec, batch.arrays, run, *known, found=[], calls=batch.calls, kept=kept)
 
     def _run(self, batch: Batch, *, first: bool, settled: bool = True) -> PortRun | str:
         given = arguments(self.port.forward, self.spec, batch.arrays)

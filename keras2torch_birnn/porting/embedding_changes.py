@@ -20,9 +20,9 @@ from keras2torch_birnn.porting.changes import (
     weighted,
     without_mask,
 )
-from keras2torch_birnn.porting.mask_rules import Rule, mask_rules
+from keras2torch_birnn.porting.mask_rules import IDS, PLACES, Rule, mask_rules
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 
 def made_mask_changes(maker: Maker) -> Iterator[Change]:
@@ -45,18 +45,41 @@ def made_mask_changes(maker: Maker) -> Iterator[Change]:
 
 
 def compared_mask_changes(maker: Maker) -> Iterator[Change]:
-    """Yield mistakes with a mask (B, T) that a comparison of the inputs gives."""
+    """Yield mistakes with a mask (B, T) that an operation gives, and other values of a comparison.
+
+    Keras 3 keeps such operations in a model's file where its layers make masks.
+    """
     for kind, words, change in (
+        ("mask missing", "its mask is not used: later layers read padding as data", np.ones_like),
         ("padding side", "padding is taken to be at the end of every row", to_end),
-        ("mask rule", "its mask is taken the other way round", np.logical_not),
+        *(("mask rule", words, partial(rule, _=None)) for words, rule in PLACES.items()),
     ):
         yield maker.change(kind, words, followed_by(partial(_of_mask, change=change)))
+    if maker.layer.class_name == "ops.NotEqual":
+        for number in range(-1, IDS):
+            words = f"its mask leaves out {number}, Keras leaves out another value"
+            yield maker.change("mask rule", words, partial(_compared_with, number))
 
 
 def _of_mask(values: Array, *, change: Callable[[Array], Array]) -> Array:
     if values.dtype != bool or values.ndim != 2:
         raise ValueError("it is no mask")
     return change(values)
+
+
+def _compared_with(
+    number: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    x, *_ = leaves(inputs)
+    output, out_mask = equation(layer, inputs, mask, context)
+    if np.shape(x) != np.shape(output) or not (np.asarray(x) == number).any():
+        raise ValueError("no such value is compared")
+    return np.asarray(x) != number, out_mask
 
 
 def _zeros_masked(change: Callable[[Array], Array]) -> Apply:

@@ -19,7 +19,7 @@ from keras2torch_birnn.porting.changes import (
     masked_by,
     reading,
 )
-from keras2torch_birnn.porting.observing import keep_valid
+from keras2torch_birnn.porting.observing import HALVES, keep_valid
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
@@ -61,6 +61,13 @@ def general_changes(maker: Maker) -> Iterator[Change]:
         for words, move in _MOVES.items():
             yield maker.change("steps", f"its ids come one step too {words}", reading(move))
     yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
+
+
+def rounding_changes(maker: Maker) -> Iterator[Change]:
+    """Yield an output that is rounded to each half precision."""
+    for dtype, name in HALVES.items():
+        rounded = followed_by(partial(_rounded, dtype))
+        yield maker.change("extra", f"its output is rounded to {name}", rounded)
 
 
 def row_changes(maker: Maker) -> Iterator[Change]:
@@ -147,10 +154,8 @@ def _unit(x: Array) -> Array:
     return moved
 
 
-_PRECISIONS = {"half precision (float16)": torch.float16, "bfloat16": torch.bfloat16}
 # Operations that follow a layer where Keras has none
 _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
-    **{f"rounded to {name}": partial(_rounded, one) for name, one in _PRECISIONS.items()},
     "squared": np.square,
     "its absolute value": np.abs,
     "clipped to -1 to 1": lambda y: np.clip(y, -1, 1),
@@ -238,6 +243,13 @@ def scaled_by(path: str, place: str, layer: LayerSpec, factor: float, offset: fl
 def read_scaled(path: str, place: str, layer: LayerSpec, factor: float, offset: float) -> Change:
     """Return the change that makes a x + b of a layer's input."""
     return _on_a_line(path, (place, layer.class_name), "input", reading, factor, offset)
+
+
+def added_to(path: str, place: str, layer: LayerSpec, values: Array) -> Change:
+    """Return the change that adds the same values to a layer's output in all rows."""
+    words = "the same values are added to its output in all rows (such as a position encoding), "
+    words += "which Keras does not do"
+    return Change("extra", path, words, {(place, layer.class_name): followed_by(values.__add__)})
 
 
 def _on_a_line(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from keras2torch_birnn.spec import LayerSpec, Structure, leaves
 _SLOW = ("LSTM", "GRU", "SimpleRNN", "Conv1D", "Conv2D", "SeparableConv1D", "DepthwiseConv1D")
 # Calls of one layer that are kept, the newest ones.
 _CALLS = 4
+# Values of results with changes that are kept, of the newest ones.
+_VALUES = 1 << 23
 
 
 class _Call(NamedTuple):
@@ -28,19 +31,50 @@ class _Call(NamedTuple):
 class KeptResults:
     """Equations that take over a result where layer, inputs, mask and states are the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: LayerSpec) -> None:
         self._calls: dict[str, list[_Call]] = {}
+        self._changed: OrderedDict[tuple[Any, ...], _Call] = OrderedDict()
+        self._room = _VALUES
+        self._classes = sorted({layer.class_name for layer in model.walk()} & EQUATIONS.keys())
 
     def equations(self, *, keep: bool) -> Mapping[str, Equation]:
-        """Return the reference's equations; keep: note this run's results for later ones."""
+        """Return the equations of the model's classes; keep: note this run's results."""
         return {
-            name: self._kept(equation, keep) if name in _SLOW else equation
-            for name, equation in EQUATIONS.items()
+            name: self._kept(EQUATIONS[name], keep) if name in _SLOW else EQUATIONS[name]
+            for name in self._classes
         }
+
+    def compute_changed(
+        self,
+        applied: tuple[Any, ...],
+        equation: Equation,
+        layer: LayerSpec,
+        inputs: Structure,
+        mask: Structure,
+        context: Context,
+    ) -> Result:
+        """Compute an equation with changes, ``applied``, or take over what the last one gave."""
+        if layer.class_name not in _SLOW or _is_carried(layer, context):
+            return equation(layer, inputs, mask, context)
+        given = (inputs, mask, context.initial_state)
+        key = (context.path, *applied)
+        call = self._changed.get(key)
+        if call is None or call.layer is not layer or not are_same(call.given, given):
+            call = _Call(layer, given, equation(layer, inputs, mask, context))
+            self._keep_changed(key, call)
+        return call.result
+
+    def _keep_changed(self, key: tuple[Any, ...], call: _Call) -> None:
+        if (old := self._changed.pop(key, None)) is not None:
+            self._room += _size(old)
+        self._changed[key] = call
+        self._room -= _size(call)
+        while self._room < 0:
+            self._room += _size(self._changed.popitem(last=False)[1])
 
     def _kept(self, equation: Equation, keep: bool) -> Equation:
         def run(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-            if layer.config.get("stateful") and context.states is not None:
+            if _is_carried(layer, context):
                 return equation(layer, inputs, mask, context)
             given = (inputs, mask, context.initial_state)
             calls = self._calls.setdefault(context.place, [])
@@ -54,6 +88,15 @@ class KeptResults:
             return result
 
         return run
+
+
+def _is_carried(layer: LayerSpec, context: Context) -> bool:
+    """Tell whether a result follows from earlier calls, too."""
+    return context.states is not None
+
+
+def _size(call: _Call) -> int:
+    return sum(leaf.size for leaf in leaves((call.given, call.result)) if leaf is not None)
 
 
 def are_same(one: Structure, other: Structure) -> bool:

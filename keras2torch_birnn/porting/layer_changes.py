@@ -25,6 +25,7 @@ from keras2torch_birnn.porting.embedding_changes import (
 )
 from keras2torch_birnn.porting.general_changes import general_changes, row_changes
 from keras2torch_birnn.porting.merging_changes import (
+    cosine_changes,
     distance_changes,
     joined_mask_changes,
     one_input_changes,
@@ -41,6 +42,7 @@ from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.porting.resizing_changes import margin_changes, moved_changes
 from keras2torch_birnn.porting.scaling_changes import constant_changes, statistic_changes
 from keras2torch_birnn.porting.step_changes import (
+    norm_changes,
     one_step_changes,
     other_step_changes,
     pool_mask_changes,
@@ -57,7 +59,7 @@ from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
-_SILENT = ("InputLayer", "Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
+DROPOUTS = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
 
 
 def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
@@ -75,7 +77,7 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     maker = Maker(path, (place, layer.class_name), layer)
     for make in _BY_CLASS.get(layer.class_name, ()):
         yield from make(maker)
-    if layer.class_name not in _SILENT:
+    if layer.class_name not in ("InputLayer", *DROPOUTS):
         yield from general_changes(maker)
 
 
@@ -84,14 +86,17 @@ def is_recurrent(layer: LayerSpec) -> bool:
     return layer.class_name in (*CELLS, "Bidirectional")
 
 
-def mask_changes(place: str, layer: LayerSpec) -> Iterator[Change]:
-    """Yield the known mistakes with the mask that a layer makes, if it makes one."""
-    maker = Maker(place, (place, layer.class_name), layer)
-    if layer.class_name in (*EMBEDDINGS, "Masking"):
+def mask_changes(place: str, layer: LayerSpec, path: str) -> Iterator[Change]:
+    """Yield the known mistakes with the mask that a layer makes, if it makes one.
+
+    path: the layer that the user knows as the one that makes it.
+    """
+    maker = Maker(path, (place, layer.class_name), layer)
+    if layer.class_name in MASKING:
         yield from made_mask_changes(maker)
     elif layer.class_name in (*_MERGES, "Concatenate"):
         yield from joined_mask_changes(maker)
-    elif layer.class_name in _COMPARISONS:
+    elif layer.class_name in (*_COMPARISONS, "ops.Any"):
         yield from compared_mask_changes(maker)
 
 
@@ -142,13 +147,14 @@ def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
 
 _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _GLOBAL_2 = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
+MASKING = (*EMBEDDINGS, "Masking")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 _MARGINS = ("ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D")
 _ATTENTIONS = ("Attention", "AdditiveAttention", "MultiHeadAttention")
 _BINARY = tuple(f"ops.{name}" for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"))
 _COMPARISONS = ("ops.NotEqual", "ops.Greater", "ops.GreaterEqual", "ops.Less", "ops.LessEqual")
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
-_CONVOLUTIONS = ("Conv1D", "SeparableConv1D", "DepthwiseConv1D", "Conv2D")
+_CONVOLUTIONS = tuple(f"{kind}Conv{n}D" for kind in ("", "Separable", "Depthwise") for n in (1, 2))
 _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (activation_changes, _bias, _square_kernel),
     "Activation": (activation_changes, masked_softmax_changes),
@@ -163,7 +169,7 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     **dict.fromkeys(
         _GLOBAL, (pool_mask_changes, _other_class(*_GLOBAL), sum_changes, one_step_changes)
     ),
-    **dict.fromkeys(_REDUCTIONS, (_other_class(*_REDUCTIONS), one_step_changes)),
+    **dict.fromkeys(_REDUCTIONS, (_other_class(*_REDUCTIONS), norm_changes, one_step_changes)),
     "Softmax": (softmax_axis_changes, masked_softmax_changes, replaced_activation_changes),
     "ReLU": (replaced_activation_changes,),
     "ops.Activation": (masked_softmax_changes, replaced_activation_changes),
@@ -180,6 +186,7 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
         _BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes)
     ),
     **dict.fromkeys(("Concatenate", "ops.Concatenate"), (order_changes, state_view_changes)),
+    "Dot": (cosine_changes,),
     **dict.fromkeys(_ATTENTIONS, (attention_changes,)),
     **dict.fromkeys(("RepeatVector", "Permute", "UpSampling1D"), (moved_changes,)),
     **dict.fromkeys(_MARGINS, (margin_changes,)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -15,17 +15,14 @@ from keras2torch_birnn.spec import Array, LayerSpec
 Rule: TypeAlias = Callable[[Array, Any], Array]
 
 # Ids that are tried at most.
-_IDS = 64
+IDS = 64
 
 
 def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:
     """Yield wrong rules for a layer that makes a mask, each in words, the likeliest first."""
-    yield "its mask is taken the other way round: True is where Keras pads", _inverted
-    yield "its mask leaves out the last step that counts (lengths are one too small)", _shorter
-    yield "its mask keeps one step of padding (lengths are one too large)", _longer
-    yield "its mask leaves out the first step that counts", _later
+    yield from PLACES.items()
     if layer.class_name in EMBEDDINGS:
-        rows = min(layer.weights["embeddings"].shape[0], _IDS)
+        rows = min(layer.weights["embeddings"].shape[0], IDS)
         for number in range(1, rows):
             words = f"its mask leaves out id {number}, too; Keras leaves out id 0 alone"
             yield words, partial(_without_id, number=number)
@@ -114,3 +111,12 @@ def _one_feature(mask: Array, x: Any, *, value: float, place: int) -> Array:
 def _other_value(mask: Array, x: Any, *, value: float) -> Array:
     found: Array = (np.asarray(x) != value).any(axis=-1)
     return found
+
+
+# Rules of which steps count alone, whatever the input is
+PLACES: Mapping[str, Rule] = {
+    "its mask is taken the other way round: True is where Keras pads": _inverted,
+    "its mask leaves out the last step that counts (lengths are one too small)": _shorter,
+    "its mask keeps one step of padding (lengths are one too large)": _longer,
+    "its mask leaves out the first step that counts": _later,
+}

@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
@@ -61,6 +61,15 @@ def _ordered(
         raise ValueError("another number of inputs")
     masks = [mask[place] for place in places] if isinstance(mask, tuple | list) else mask
     return equation(layer, tuple(given[place] for place in places), masks, context)
+
+
+def cosine_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a product in the place of the cosine, and the other way round."""
+    own = maker.config["normalize"]
+    words = "it normalizes its inputs (cosine), Keras does not"
+    if own:
+        words = "it does not normalize its inputs (normalize=True: the cosine)"
+    yield maker.change("normalize", words, configured(normalize=not own))
 
 
 def distance_changes(maker: Maker) -> Iterator[Change]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 from typing import Any
 
@@ -32,6 +33,8 @@ DROPOUTS = frozenset(
     "feature_alpha_dropout".split()
 )
 _DRAWN = frozenset("rand randn rand_like randn_like normal normal_ uniform_".split())
+# Precisions that round what is computed, in words.
+HALVES = {torch.float16: "half precision (float16)", torch.bfloat16: "bfloat16"}
 # Errors of a port that does not fit the inputs. Anything else is not expected of torch.
 FAILURES = (
     ArithmeticError,
@@ -57,7 +60,8 @@ class PortRun:
     """One run of a port: its outputs, and every tensor on the way.
 
     ``tolerance``: how far values may be from the reference's in this precision. ``random``: the
-    functions that drew random numbers, with the module in which that was.
+    functions that drew random numbers, and the half precisions that were used, with the module in
+    which that was.
     """
 
     outputs: tuple[Array, ...]
@@ -77,7 +81,7 @@ class PortRun:
             return None
         if not np.isfinite(kept).all():
             return None
-        for one in self._of_size(values.size):
+        for one in self._with_largest_of(kept):
             axes = _axes_of(one.values, kept, valid, self.tolerance)
             if axes is not None:
                 return axes
@@ -90,7 +94,7 @@ class PortRun:
     def latest(self, values: Array, valid: Array) -> Array | None:
         """Return the last tensor that has these values (B, T, ...) where they count."""
         kept = keep_valid(with_marked_nan(values), valid)
-        for one in reversed(list(self._of_size(values.size))):
+        for one in reversed(self._with_largest_of(kept)):
             axes = _axes_of(one.values, kept, valid, self.tolerance)
             if axes is not None:
                 there = one.values.reshape([values.shape[axis] for axis in axes])
@@ -123,6 +127,22 @@ class PortRun:
                     known.append((factor, offset))
                     yield factor, offset
 
+    def added(self, values: Array, valid: Array | None = None) -> Iterator[Array]:
+        """Yield what was added to these values (B, T, ...), if it is the same in all rows."""
+        counts = keep_valid(np.ones_like(values), valid)
+        rows = counts.sum(axis=0)
+        limit = _limit(values, self.tolerance)
+        if values.ndim < 3 or len(values) < 2 or np.ptp(values, axis=0).max() <= limit:
+            return
+        for one in self._of_size(values.size):
+            for there in _in_other_axes(one.values, values.shape):
+                apart = (there - values) * counts
+                same = apart.sum(axis=0) / np.maximum(rows, 1)
+                differs = np.abs(apart - same * counts).max()
+                if differs <= limit and np.ptp(same[rows > 0]) > limit:
+                    yield same
+                    return
+
     def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``.
 
@@ -140,14 +160,31 @@ class PortRun:
                     best = score, there.reshape(moved.shape).transpose(back)
         return None if best is None else np.where(best[1] == _NAN, np.nan, best[1])
 
-    def _of_size(self, size: int) -> Iterator[Seen]:
-        by_size = self.__dict__.get("_by_size")
-        if by_size is None:
-            by_size = {}
-            for one in self.seen:
-                by_size.setdefault(one.values.size, []).append(one)
-            object.__setattr__(self, "_by_size", by_size)
-        yield from by_size.get(size, ())
+    def _of_size(self, size: int) -> Sequence[Seen]:
+        return self._by_size.get(size, ())
+
+    def _with_largest_of(self, kept: Array) -> list[Seen]:
+        """Return the tensors of this size that have the largest of these values anywhere."""
+        some = self._of_size(kept.size)
+        if not some:
+            return []
+        if kept.size not in self._flat:
+            self._flat[kept.size] = np.stack([one.values.reshape(-1) for one in some])
+        largest = kept.flat[np.abs(kept).argmax()]
+        near = np.abs(self._flat[kept.size] - largest) <= _limit(kept, self.tolerance)
+        return [one for one, found in zip(some, near.any(axis=1), strict=True) if found]
+
+    @cached_property
+    def _by_size(self) -> Mapping[int, Sequence[Seen]]:
+        found: dict[int, list[Seen]] = {}
+        for one in self.seen:
+            found.setdefault(one.values.size, []).append(one)
+        return found
+
+    @cached_property
+    def _flat(self) -> dict[int, Array]:
+        """All tensors of a size as rows of one array, as far as they were asked for."""
+        return {}
 
 
 def _in_other_axes(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
@@ -175,12 +212,16 @@ def keep_valid(values: Array, valid: Array | None) -> Array:
     return kept
 
 
+def _limit(values: Array, tolerance: float) -> float:
+    return tolerance * (1 + float(np.abs(values).max(initial=0.0)))
+
+
 def _axes_of(
     there: Array, kept: Array, valid: Array | None, tolerance: float
 ) -> tuple[int, ...] | None:
     masked = valid is not None and kept.shape[:2] == valid.shape
     flat = there.reshape(-1)
-    limit = tolerance * (1 + float(np.abs(kept).max(initial=0.0)))
+    limit = _limit(kept, tolerance)
     if not masked:
         scale = limit * math.sqrt(kept.size + 1)
         if abs(float(flat.sum()) - float(kept.sum())) > scale * math.sqrt(kept.size + 1):
@@ -200,12 +241,13 @@ def _axes_of(
 class _Recorder(TorchFunctionMode):
     """A mode that keeps what every function of torch returns.
 
-    settled: dropout hands on its input, and zeros stand for random numbers.
+    settled: dropout hands on its input, zeros stand for random numbers, and what would be in half
+    precision stays in ``dtype``.
     """
 
-    def __init__(self, places: list[str], *, settled: bool) -> None:
+    def __init__(self, places: list[str], dtype: torch.dtype, *, settled: bool) -> None:
         super().__init__()
-        self.places = places
+        self.places, self.dtype = places, dtype
         self.settled = settled
         self.random: list[tuple[str, str]] = []
         self.kept: list[Seen] = []
@@ -220,6 +262,8 @@ class _Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in DROPOUTS or name in _DRAWN:
             result = self._settle(name, result, (*args, *(kwargs or {}).values()))
+        elif isinstance(result, Tensor) and result.dtype in HALVES:
+            result = self._in_precision(result, args)
         for tensor in _tensors(result):
             self.keep(tensor)
         return result
@@ -234,6 +278,15 @@ class _Recorder(TorchFunctionMode):
         if name in DROPOUTS:
             return next(one for one in given if isinstance(one, Tensor))
         return result.zero_() if name.endswith("_") else torch.zeros_like(result)
+
+    def _in_precision(self, result: Tensor, given: Sequence[Any]) -> Tensor:
+        """Note a result in half precision; return what stands for it: what was rounded to it."""
+        self.random.append((HALVES[result.dtype], self.places[-1] if self.places else ""))
+        if not self.settled:
+            return result
+        source = given[0] if given and isinstance(given[0], Tensor) else result
+        same = source.is_floating_point() and source.shape == result.shape
+        return (source if same and source.dtype == self.dtype else result).to(self.dtype)
 
     def keep(self, tensor: Tensor) -> None:
         """Keep the values of a tensor now; look again at the end if it may be changed in place."""
@@ -373,13 +426,14 @@ def observe(
 ) -> PortRun:
     """Run the port once on these inputs (floats in ``dtype``, ids as int64).
 
-    settled: nothing is random: dropout hands on its input, zeros stand for random numbers.
+    settled: nothing is random: dropout hands on its input, zeros stand for random numbers; nothing
+    is in half precision.
 
     Raises:
         any of FAILURES: the port does.
     """
     places: list[str] = []
-    recorder = _Recorder(places, settled=settled)
+    recorder = _Recorder(places, dtype, settled=settled)
     given = [_to_tensor(x, dtype) for x in arguments]
     with (
         torch.no_grad(),

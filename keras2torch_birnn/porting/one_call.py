@@ -14,7 +14,8 @@ def in_one_call(equations: Mapping[str, Equation]) -> Mapping[str, Equation]:
 
     The numbers are the same. A mistake that mixes rows mixes those of all steps, as in a port.
     """
-    return {**equations, "TimeDistributed": partial(_at_once, equations["TimeDistributed"])}
+    by_step = equations.get("TimeDistributed")
+    return {**equations, "TimeDistributed": partial(_at_once, by_step)} if by_step else equations
 
 
 def _at_once(

@@ -160,8 +160,29 @@ def kept_state_changes(
     if kept:
         words = "its states are not kept from call to call, Keras keeps them (stateful)"
     rows = "its states are kept from row to row of the batch: start each row with zeros"
-    for told, apply in ((words, configured(stateful=not kept)), (rows, _row_after_row)):
-        yield Change("kept state", path, told, dict.fromkeys(keys, apply))
+    told = {words: configured(stateful=not kept), rows: _row_after_row}
+    if kept and half.class_name == "LSTM":
+        states = ("h", "cell state c")
+        for number, (one, other) in enumerate((states, states[::-1])):
+            alone = f"its {one} alone is kept from call to call, the {other} starts with zeros"
+            told[alone] = _carrying(number)
+    for what, apply in told.items():
+        yield Change("kept state", path, what, dict.fromkeys(keys, apply))
+
+
+def _carrying(number: int) -> Apply:
+    """Carry one state of a layer from call to call; zeros stand for the others."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        carried = None if context.states is None else context.states.get(context.place)
+        if context.states is not None and carried is not None:
+            some = (part if n == number else np.zeros_like(part) for n, part in enumerate(carried))
+            context.states[context.place] = tuple(some)
+        return equation(layer, inputs, mask, context)
+
+    return apply
 
 
 def _row_after_row(

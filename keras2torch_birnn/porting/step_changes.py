@@ -9,7 +9,7 @@ import numpy as np
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, masked_by
 from keras2torch_birnn.porting.recurrent_changes import first_step, last_step
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
 
 
 def pool_mask_changes(maker: Maker) -> Iterator[Change]:
@@ -78,6 +78,21 @@ def _added_up(
     if isinstance(mask, np.ndarray):
         count = mask.astype(bool).sum(axis=1)
     return output * count.reshape(-1, *[1] * (output.ndim - 1)), out_mask
+
+
+def norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a Euclidean norm in the place of a sum."""
+    if maker.layer.class_name == "ops.Sum":
+        words = "it computes the Euclidean norm (the root of the sum of squares), Keras has Sum"
+        yield maker.change("other operation", words, _root_of_squares)
+
+
+def _root_of_squares(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    squares = map_structure(lambda x: x**2 if isinstance(x, np.ndarray) else x, inputs)
+    output, out_mask = equation(layer, squares, mask, context)
+    return np.sqrt(output), out_mask
 
 
 def one_step_changes(maker: Maker) -> Iterator[Change]:

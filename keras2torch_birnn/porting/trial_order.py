@@ -23,6 +23,8 @@ _LIKELY = (
 )
 # Kinds that let padding be read as data: what the port has there goes on.
 _OF_MASKS = ("mask missing", "mask rule", "padding side", "reversed padding", "other operation")
+# Kinds of mistakes with padding that one half may make, and the other half another of them.
+_IN_A_HALF = ("mask missing", "padding side", "reversed padding", "held state")
 # Kinds whose values a right port computes as well: only what follows tells.
 _SILENT = ("left out", "other input", "order")
 # Kinds that are paired last.
@@ -67,6 +69,7 @@ def stages(
         chain(
             _repeated(own, before, found),
             _alike(before),
+            _of_both_halves(own),
             ([one, other] for other in behind for one in own if one.kind in _SILENT),
             ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
         ),
@@ -101,6 +104,21 @@ def _alike(before: Sequence[Change]) -> Iterator[list[Change]]:
     for one in before:
         by_words.setdefault((one.kind, one.words), []).append(one)
     yield from (some for some in by_words.values() if len({one.layer for one in some}) > 1)
+
+
+def _of_both_halves(own: Sequence[Change]) -> Iterator[list[Change]]:
+    """Yield two mistakes with padding, one in each half: one may pack its rows, one may not."""
+    forward, backward = (
+        [one for one in own if one.kind in _IN_A_HALF and _half_of(one) == name]
+        for name in ("forward_layer", "backward_layer")
+    )
+    yield from ([one, other] for one in forward for other in backward)
+
+
+def _half_of(change: Change) -> str:
+    """Return the half of a Bidirectional that alone is changed, or ""."""
+    names = [place.rpartition("/")[2] for place, _ in change.applied]
+    return names[0] if len(names) == 1 else ""
 
 
 def _rate(change: Change) -> tuple[bool, int]:

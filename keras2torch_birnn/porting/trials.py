@@ -7,8 +7,9 @@ the one is kept that gives tensors of the port again, in this layer and the foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,10 @@ import numpy as np
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
 from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
-from keras2torch_birnn.porting.general_changes import read_scaled, scaled_by
+from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
-from keras2torch_birnn.porting.layer_changes import changes_of, mask_changes
+from keras2torch_birnn.porting.layer_changes import DROPOUTS, MASKING, changes_of, mask_changes
+from keras2torch_birnn.porting.many_trials import Rest, last_reached
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
 from keras2torch_birnn.reference import Trace
@@ -27,6 +29,8 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 # Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
 _BUDGET = 1000
+# Trials that are computed at once: few at first, of which one may explain everything.
+_AT_ONCE = (4, 8, 16, 32, 64)
 # Changes that explain a layer equally well, of which is asked how they go on.
 _TIED = 4
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
@@ -83,6 +87,8 @@ class Search(CheckedRun):
     unexplained: list[Unexplained] = field(default_factory=list)
     right: set[str] = field(default_factory=set)
     steps: list[tuple[str, tuple[Change, ...]]] = field(default_factory=list)
+    _known: dict[str, Sequence[Change]] = field(default_factory=dict)
+    _rests: dict[str, Rest | None] = field(default_factory=dict)
 
     def explain(self) -> bool:
         """Search until the port's outputs are explained; return whether they are."""
@@ -163,7 +169,8 @@ class Search(CheckedRun):
             return None
         evidence = self._evidence_at(path)
         guesses = [one for one in self.guesses if one.layer == place]
-        own = [*self._mask_sources(path), *guesses, *changes_of(path, place, layer)]
+        own = [*self._mask_sources(path), *guesses, *self._changes_of(path)]
+        own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
@@ -181,15 +188,9 @@ class Search(CheckedRun):
             stage = stages(
                 evidence, own, before, self._changes_behind(path), self.found, padded=padded
             )[number]
-            self.trials = 0
             enough = _ALL if number == 0 else 2  # of two: this layer and a later one
             best: tuple[int, list[_Tried]] = (0, [])
-            for some in stage:
-                if self.trials > _BUDGET:
-                    break
-                score, found = self._score(path, some)
-                if found is None:
-                    continue
+            for some, score, found in self._scored(path, islice(stage, _BUDGET)):
                 if len(some) == 1 and are_same(found.layers[path], usual):
                     idle.add(id(some[0]))
                 if score > best[0]:
@@ -229,7 +230,7 @@ class Search(CheckedRun):
             layer = None if path is None else self.layers.get(path)
             if path is None or layer is None:
                 return 0
-            own = (*changes_of(path, place_of(path), layer), *self._evidence_at(path))
+            own = (*self._changes_of(path), *self._evidence_at(path))
             return max((self._score(path, [one])[0] for one in own), default=0)
         finally:
             self.found[:], self.right = found, right
@@ -237,21 +238,42 @@ class Search(CheckedRun):
     def _evidence_at(self, path: str) -> list[Change]:
         return [one for one in self.evidence if one.layer == place_of(path)]
 
+    def _changes_of(self, path: str) -> Sequence[Change]:
+        """Return the known mistakes of a call: the same ones each time, whose results are kept."""
+        found = self._known.get(path)
+        if found is None:
+            found = self._known[path] = list(changes_of(path, place_of(path), self.layers[path]))
+        return found
+
     def _mask_sources(self, path: str) -> Iterator[Change]:
         """Yield the mistakes with masks that are made before this call."""
         for other, layer in self.layers.items():
             if path in self.later.get(other, ()):
-                yield from mask_changes(place_of(other), layer)
+                yield from mask_changes(place_of(other), layer, self._masking(other))
+
+    def _masking(self, path: str) -> str:
+        """Return the Embedding or Masking that makes a mask by an operation at this call, or it."""
+        read = set(self.sources.get(path, ()))
+        read |= {other for one in read for other in self.sources.get(one, ())}
+        found = (
+            place_of(other)
+            for other, layer in self.layers.items()
+            if layer.class_name in MASKING and set(self.sources.get(other, ())) <= read
+        )
+        own = self.layers[path].class_name
+        return next(found, path) if own.startswith("ops.") else place_of(path)
 
     def _scaled(self, path: str, trace: Trace) -> Iterator[Change]:
         """Yield the factors by which the port multiplied this call's output or one before it."""
         for other in (path, *nearest_sources(self.sources, path)[:_BEFORE]):
             layer = self.layers.get(other)
             values = next(iter(leaves(trace.layers.get(other))), None)
-            if layer is None or not isinstance(values, np.ndarray):
-                continue
+            if layer is None or not isinstance(values, np.ndarray) or layer.class_name in DROPOUTS:
+                continue  # (what is before a dropout has its values)
             for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
                 yield scaled_by(other, place_of(other), layer, *line)
+            for added in self.run.added(np.asarray(values, np.float64), self.valid.get(other)):
+                yield added_to(other, place_of(other), layer, added)
         if not self.sources.get(path):  # it takes an input of the model
             for given in self.inputs:
                 for line in self.run.lines(np.asarray(given, np.float64)):
@@ -262,7 +284,7 @@ class Search(CheckedRun):
         return [
             change
             for other in nearest_sources(self.sources, path)[:_BEFORE]
-            for change in changes_of(other, place_of(other), self.layers[other])
+            for change in self._changes_of(other)
             if change.kind != "gate order"
         ]
 
@@ -271,7 +293,7 @@ class Search(CheckedRun):
         for other, given in self.sources.items():
             if path in given:
                 yield from self._evidence_at(other)
-                for change in changes_of(other, place_of(other), self.layers[other]):
+                for change in self._changes_of(other):
                     if change.kind != "gate order":
                         yield change
 
@@ -285,6 +307,67 @@ class Search(CheckedRun):
             return 0, None
         return self._rated(path, some, trace), trace
 
+    def _rest_behind(self, path: str, some: Sequence[Change]) -> Rest | None:
+        """Return the calls behind this one and all that some changes reach, if there are any.
+
+        None also if those of many trials cannot be computed at once.
+        """
+        last = last_reached(self.spec.graph, path, some)
+        if self.calls > 1 or last is None:
+            return None
+        if last not in self._rests:
+            rest = Rest(self.spec, self.inputs, last)
+            trace = self.compute(self.found)
+            apart = trace and rest.keeps_rows_apart(trace, self.equations(self.found))
+            self._rests[last] = rest if apart else None
+        return self._rests[last]
+
+    def _scored(
+        self, path: str, trials: Iterable[list[Change]]
+    ) -> Iterator[tuple[list[Change], int, Trace]]:
+        """Yield changes that fit the model, with their score, and what is computed with them.
+
+        Where the port does not have the call's output, the calls that follow are computed of many
+        trials at once: it may have the model's outputs all the same.
+        """
+        trials = iter(trials)
+        self._rests.clear()
+        for size in chain(_AT_ONCE, repeat(_AT_ONCE[-1])):
+            if not (chunk := list(islice(trials, size))):
+                return
+            failing = self._find_failing(path, chunk)
+            for number, some in enumerate(chunk):
+                early = failing.get(number)
+                score, trace = (0, early) if number in failing else self._score(path, some)
+                if trace is not None:
+                    yield some, score, trace
+
+    def _find_failing(
+        self, path: str, trials: Sequence[Sequence[Change]]
+    ) -> Mapping[int, Trace | None]:
+        """Return the trials that explain nothing, by number, with what they compute up to a call.
+
+        None: they do not fit the model.
+        """
+        failing: dict[int, Trace | None] = {}
+        unseen: dict[tuple[Rest, bool], dict[int, Trace]] = {}
+        for number, some in enumerate(trials):
+            if (rest := self._rest_behind(path, some)) is None:
+                continue
+            trace = self.compute([*self.found, *some], until=rest.last)
+            if trace is None or path not in trace.layers:
+                failing[number] = None
+            elif not self.seen(path, trace):
+                failing[number] = trace
+                unseen.setdefault((rest, AS_PADDED in some), {})[number] = trace
+        for (rest, padded), ended in unseen.items():
+            equations = self.equations([*self.found, *([AS_PADDED] if padded else [])])
+            numbers = list(ended)
+            for number, outputs in rest.outputs(list(ended.values()), equations):
+                if self.same_outputs(Trace(outputs, {}, {})):
+                    del failing[numbers[number]]
+        return failing
+
     def _rated(self, path: str, some: Sequence[Change], trace: Trace) -> int:
         if self._contradict(path, some, trace):
             return 0
@@ -296,8 +379,8 @@ class Search(CheckedRun):
         # a layer that was moved to before this call: its output is what tells
         moved = [one.layer for one in some if one.kind == "order" and one.layer in trace.layers]
         shown = next((one for one in moved if one in self.later.get(path, ())), path)
-        if not self.seen(shown, trace) or not np.any(next(iter(leaves(trace.layers[shown])), 0)):
-            return 0  # (a port computes zeros for many reasons)
+        if not self.seen(shown, trace) or not _tells(trace.layers[shown]):
+            return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
         own = next(iter(leaves(trace.layers[path])))
@@ -344,7 +427,7 @@ class Search(CheckedRun):
         return False
 
     def _drop_needless(self) -> None:
-        """Drop changes without which the port's outputs are explained as well.
+        """Drop changes without which the port's outputs are explained as well, earlier ones, too.
 
         Those before a layer that is not explained are kept: its output is what the port has there.
         """
@@ -355,8 +438,9 @@ class Search(CheckedRun):
         }
         for change in [one for one in self.found if one.layer not in needed]:
             rest = [one for one in self.found if one is not change]
-            trace = self.compute(rest)
-            if trace is not None and self.same_outputs(trace):
+            if self.explained_by(rest) and not any(
+                one.explained_by(self.found) and not one.explained_by(rest) for one in self.earlier
+            ):
                 self.found[:] = rest
 
     def _doubt_unconfirmed(self) -> bool:

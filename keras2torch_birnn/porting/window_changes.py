@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Maker,
+    configured,
+    followed_by,
+    reading,
+    weighted,
+)
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import window_starts
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
@@ -34,11 +42,13 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         if name in maker.layer.weights:
             turn = weighted(partial(_reversed_kernel, name=name))
             yield maker.change("direction", f"the {name} is reversed along its steps", turn)
-    if any(rate > 1 for rate in maker.config["dilation_rate"]):
-        rates = maker.config["dilation_rate"]
-        words = f"its dilation is 1, Keras has {', '.join(map(str, rates))}"
-        once = configured(dilation_rate=tuple(1 for _ in rates))
-        yield maker.change("dilation", words, once)
+    yield from _filter_changes(maker)
+    rates = tuple(maker.config["dilation_rate"])
+    for other in dict.fromkeys((1, *(rate // 2 for rate in rates), *(2 * rate for rate in rates))):
+        if other and (moved := tuple(other for _ in rates)) != rates:
+            words = f"its dilation is {other}, Keras has {_listed(rates)}"
+            yield maker.change("dilation", words, configured(dilation_rate=moved))
+    yield from _group_changes(maker)
     yield from _stride_changes(maker)
     for mode, name in _BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
@@ -47,6 +57,60 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
     for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
         yield maker.change("convolution padding", words, _padded(np.pad, before))
+
+
+def _group_changes(maker: Maker) -> Iterator[Change]:
+    """Yield input channels that take turns in the groups, where Keras has one group after another.
+
+    The other way round, too.
+    """
+    groups = maker.config.get("groups", 1)
+    if groups < 2:
+        return
+    words = "its groups take the input channels in turn, in Keras each has its own in one piece"
+    for count in dict.fromkeys((groups, maker.layer.weights["kernel"].shape[-2])):
+        turns = partial(_in_turn, count)
+        yield maker.change("axes", words, reading(turns))
+    words = "the output channels of its groups take turns, Keras has them group by group"
+    yield maker.change("axes", words, followed_by(partial(_in_turn, groups)))
+
+
+def _in_turn(count: int, x: Array) -> Array:
+    """Read the last axis as if it had been written with its two parts in the other order."""
+    apart = x.reshape(*x.shape[:-1], -1, count)
+    return apart.swapaxes(-1, -2).reshape(x.shape)
+
+
+def _filter_changes(maker: Maker) -> Iterator[Change]:
+    """Yield the filters of all channels in another order: Keras has those of one channel first."""
+    kernel = maker.layer.weights.get("depthwise_kernel")
+    if kernel is None or min(channels := kernel.shape[-2:]) < 2:
+        return
+    words = "its depthwise kernel has the filter before the channel, Keras the channel first"
+    turn = weighted(lambda w: {**w, "depthwise_kernel": _turned(w["depthwise_kernel"], channels)})
+    yield maker.change("axes", words, turn)
+    words = "the channels behind its depthwise kernel come filter by filter, Keras has all filters "
+    words += "of one channel first"
+    if "pointwise_kernel" in maker.layer.weights:
+
+        def moved(weights: dict[str, Array]) -> Mapping[str, Array]:
+            kernel = weights["pointwise_kernel"]  # (..., channels * filters, F)
+            apart = np.moveaxis(kernel, -2, -1)
+            back = apart.reshape(*apart.shape[:-1], *channels[::-1]).swapaxes(-1, -2)
+            return {**weights, "pointwise_kernel": np.moveaxis(back.reshape(apart.shape), -1, -2)}
+
+        yield maker.change("axes", words, weighted(moved))
+        return
+    apart = followed_by(
+        lambda y: y.reshape(*y.shape[:-1], *channels).swapaxes(-1, -2).reshape(y.shape)
+    )
+    yield maker.change("axes", words, apart)
+
+
+def _turned(kernel: Array, channels: tuple[int, ...]) -> Array:
+    """Read the last two axes of a kernel as if they had been written in the other order."""
+    turned: Array = kernel.swapaxes(-1, -2).reshape(*kernel.shape[:-2], *channels)
+    return turned
 
 
 def transposed_changes(maker: Maker) -> Iterator[Change]:
@@ -108,6 +172,11 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
     if own == "same":
         words = "the zeros of its padding count as values, Keras leaves them out"
         yield maker.change("pooling padding", words, _padded(np.pad, None))
+    largest = maker.layer.class_name.startswith("Max")
+    for before in range(min(max(_extents(maker.layer)), _FARTHEST) if largest else 0):
+        words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
+        apply = _padded(partial(np.pad, constant_values=-np.inf), before)
+        yield maker.change("pooling padding", words, apply)
 
 
 _PADDINGS = {

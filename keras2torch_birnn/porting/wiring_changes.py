@@ -50,6 +50,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _exchanged_order(graph, path, layer, found, trace)
     yield from _later_activation(graph, path, layer)
     yield from _earlier_norm(graph, path, layer, found)
+    yield from _states_below(graph, path, layer, trace)
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
     given = set(leaves(graph.inputs))
     for place, ref in refs:
@@ -157,6 +158,44 @@ def _earlier_norm(
                 (behind_call.layer, behind.class_name): left_out,
             }
             yield Change("order", call_path(behind_call.layer, behind_call.index), words, applied)
+
+
+def _states_below(graph: Graph, path: str, layer: LayerSpec, trace: Trace) -> Iterator[Change]:
+    """Yield the last states of each earlier Bidirectional in the place of this one's."""
+    right = np.shape(next(leaves(trace.layers[path])))
+    for call in graph.calls if layer.class_name == "Bidirectional" and len(right) == 2 else ():
+        other = call_path(call.layer, call.index)
+        if other == path:
+            return
+        below = graph.layer(call.layer)
+        shape = np.shape(next(leaves(trace.layers[other])))
+        if below.class_name == "Bidirectional" and (*shape[:1], *shape[2:]) == right:
+            words = (
+                f"takes the last states of {printable(other)} (h_n has those of all layers, the "
+                "first layer's first)"
+            )
+            key = path.partition("#")[0], layer.class_name
+            yield Change("other layer", path, words, {key: partial(_ends_of, other)})
+
+
+def _ends_of(
+    path: str,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Give the last step that counts of another layer's first half, the first one of its second."""
+    output, out_mask = equation(layer, inputs, mask, context)
+    y, valid = next(leaves(context.layers[path])), context.masks[path]
+    valid = valid if isinstance(valid, np.ndarray) else np.ones(y.shape[:2], bool)
+    rows, half = np.arange(len(y)), y.shape[-1] // 2
+    last = y.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)
+    ends = y[rows, last, :half], y[rows, valid.argmax(axis=1), half:]
+    if isinstance(output, tuple) or np.shape(output) != (len(y), y.shape[-1]):
+        raise ValueError("another shape")
+    return np.concatenate(ends, axis=-1), out_mask
 
 
 def _reading_after(before: LayerSpec) -> Apply:

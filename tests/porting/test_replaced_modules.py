@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,39 @@ def viewed_states(right: Any, x: Tensor, *given: Any, **more: Any) -> Tensor:
     return torch.stack(halves).reshape(len(x), -1)
 
 
+def filters_first(right: Any, x: Tensor) -> Tensor:
+    """Give the channels between both kernels filter by filter."""
+    y = right.depthwise(x)
+    moved = y.unflatten(-1, (x.shape[-1], -1)).mT.flatten(-2)
+    return right.pointwise(moved)
+
+
+def filters_written_first(right: Any, x: Tensor) -> Tensor:
+    """Take the kernel for one whose filters come first."""
+    with torch.no_grad():
+        kernel = right.depthwise.weight  # (channels * filters, 1, K)
+        moved = kernel.unflatten(0, (x.shape[-1], -1)).transpose(0, 1).flatten(0, 1)
+        right.depthwise.weight = nn.Parameter(moved)
+    y: Tensor = right(x)
+    with torch.no_grad():
+        right.depthwise.weight = nn.Parameter(kernel)
+    return y
+
+
+def with_positions(right: Any, ids: Tensor) -> Tensor:
+    """Add a position encoding."""
+    x: Tensor = right(ids)
+    steps, width = torch.arange(x.shape[1]), torch.arange(x.shape[2])
+    return x + torch.sin(steps[:, None] / (1 + width)).to(x)
+
+
+def in_bfloat16(right: Any, x: Tensor) -> Tensor:
+    """Compute a layer in bfloat16 throughout."""
+    half = deepcopy(right).to(torch.bfloat16)
+    y: Tensor = half(x.to(torch.bfloat16)).to(x.dtype)
+    return y
+
+
 VARIANCE = layer_norm(lambda x: x.var(-1, keepdim=True))
 OVER_STEPS = layer_norm(lambda x: x.var((1, 2), keepdim=True, unbiased=False), (1, 2))
 NORM, CONV, POOL = "layer_normalization_1", "conv1d", "global_average_pooling1d"
@@ -150,6 +184,7 @@ BI, HEADS = "bidirectional", FOLDER / "arch_multi_head.h5"
 WORDS = FOLDER / "arch_toxic.keras"
 NORMS = FOLDER / "layernorm.keras"
 POOLS = FOLDER / "pool.keras"
+SEPARABLE = FOLDER / "around_separable1.keras"
 DILATED = FOLDER / "conv_causal_dilated.h5"
 ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (NORMS, NORM, VARIANCE, "formula", "divides by n - 1"),
@@ -199,6 +234,18 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
         "each feature is repeated",
     ),
     (NORMS, NORM, lambda right, x: right(x).half().to(x.dtype), "extra", "float16"),
+    (SEPARABLE, "separable_conv1d_1", filters_first, "axes", "come filter by filter"),
+    (SEPARABLE, "separable_conv1d_1", filters_written_first, "axes", "the filter before the"),
+    (FOLDER / "conv_same.h5", "conv1d", in_bfloat16, "extra", "it is rounded to bfloat16"),
+    (
+        FIXTURES / "tf_keras-2.21.0/arch_siamese_cosine.keras",
+        "dot",
+        lambda _, pair: (pair[0] * pair[1]).sum(-1, keepdim=True),
+        "normalize",
+        "it does not normalize its inputs",
+    ),
+    (WORDS, "embedding", with_positions, "extra", "the same values are added to its output"),
+    (DILATED, CONV, convolution(4, 8, 0), "dilation", "its dilation is 4, Keras has 2"),
     (NORMS, NORM, lambda right, x: 0.7 * right(x) + 0.3, "extra", "0.7 and 0.3 is added"),
     (WORDS, "embedding", one_late, "steps", "its ids come one step too late"),
     (WORDS, "global_max_pooling1d", zeros, "left out", "zeros stand"),
@@ -455,6 +502,14 @@ def test_a_step_axis_of_a_declared_size_is_kept() -> None:
     declared = [layer.config["shape"] for layer in read_model(source).input_layers()]
     drawn = batches(read_model(source), None)
     assert [x.shape[1:] for x in drawn[0].arrays] == [shape[1:] for shape in declared]
+
+
+def test_a_pooling_of_just_the_declared_steps_is_right() -> None:
+    """13 words less 2 for the convolution."""
+    report = compare_with(
+        WORDS, global_max_pooling1d=lambda _, x: functional.max_pool1d(x.mT, 11).squeeze(-1)
+    )
+    assert report.ok, "\n".join(report.lines())
 
 
 def test_padded_rows_are_of_several_lengths_in_no_order() -> None:
