@@ -2,7 +2,7 @@
 
 One thread: the tensors of the tests are small. Two threads of OpenMP that share them wait for each
 other, four times as long as one computes, and far longer on a machine that has other work to do.
-Tests of threads ask for theirs by ``torch.set_num_threads``.
+Tests of threads ask for theirs by ``torch.set_num_threads``; after each test there is one again.
 
 Triton's kernels are interpreted where torch sees no GPU; it decides when it is imported.
 
@@ -77,6 +77,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Set torch's number of threads back, which a test may change."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 # Folders whose tests are about numbers in files of ours, not about how files are parsed.
