@@ -87,26 +87,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-# Folders whose tests are about numbers in files of ours, not about how files are parsed.
-PARSED_HERE = frozenset(
-    (
-        "exporting",
-        "layers",
-        "parity",
-        "plugins",
-        "porting",
-        "rnn",
-        "trainers",
-        "verification",
-        "writers",
-    )
-)
-
-
 @pytest.fixture(autouse=True)
 def _parsing(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Start no process for each HDF5 file in ``PARSED_HERE``."""
+    """Start a process for each HDF5 file only in tests marked parser_process."""
     from parsing_here import parsing_here
 
-    with parsing_here() if request.path.parent.name in PARSED_HERE else nullcontext():
+    apart = request.node.get_closest_marker("parser_process") is not None
+    with nullcontext() if apart else parsing_here():
         yield

@@ -12,6 +12,7 @@ import pytest
 import torch
 from converted import convert_spec
 from exported import LOOPS, assert_same, inputs_of, many_layers, write_onnx
+from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, KERAS3, F, H, bi, chain, layer, rnn
 from torch import Tensor
 
@@ -54,7 +55,7 @@ SAMPLE = (
 )
 
 
-@pytest.mark.parametrize("file", SAMPLE)
+@pytest.mark.parametrize("file", rest_thorough(SAMPLE, SAMPLE[::2]))
 def test_a_model_of_real_keras_is_what_keras_computed(file: str, tmp_path: Path) -> None:
     config = ENTRIES[file]["config"]
     model = k2t.convert(FIXTURES / file, config=config and FIXTURES / config)

@@ -18,6 +18,7 @@ import pytest
 import write_docs
 from commands import COMMAND, MASKED, Run, environment
 from live import label
+from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, fixture
 
 from keras2torch_birnn.exporting import onnx_file
@@ -84,10 +85,12 @@ def files() -> Mapping[str, compared.File]:
     return compared.counted()
 
 
+@pytest.mark.thorough
 def test_the_page_of_what_was_compared_is_up_to_date(files: Mapping[str, compared.File]) -> None:
     assert compared.page(files) == write_docs.COMPARED.read_text("utf-8")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", write_docs.COUNTING, ids=relative)
 def test_a_page_tells_how_many_files_were_compared(
     page: Path, files: Mapping[str, compared.File]
@@ -99,17 +102,20 @@ def test_a_page_tells_how_many_files_were_compared(
     assert write_docs.update_count("1 files of 2 Keras versions", files) in text
 
 
+@pytest.mark.thorough
 def test_every_feature_was_compared_somewhere(files: Mapping[str, compared.File]) -> None:
     unseen = [name for name, has in compared.FEATURES.items() if not any(map(has, files.values()))]
     assert unseen == []
 
 
+@pytest.mark.thorough
 def test_files_of_half_precision_alone_are_left_out(files: Mapping[str, compared.File]) -> None:
     left_out = ENTRIES.keys() - files.keys()
     assert left_out
     assert all({"policy", "dtypes"} & {*ENTRIES[name]["tags"]} for name in left_out)
 
 
+@pytest.mark.thorough
 def test_what_is_counted_is_what_is_read(files: Mapping[str, compared.File]) -> None:
     """The tables read architectures alone; the same layers are converted."""
     for name in list(files)[::50]:
@@ -290,7 +296,7 @@ EXPORTING = (ROOT / "docs" / "deploy.md", ROOT / "docs" / "torch.md")
 WITH_EXAMPLES = [page for page in PAGES if blocks(page, "console") or blocks(page, "python")]
 
 
-@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=relative)
+@pytest.mark.parametrize("page", rest_thorough(WITH_EXAMPLES, (README,)), ids=relative)
 def test_the_examples_of_a_page_run_and_print_what_is_shown(
     page: Path, tmp_path: Path, runner: Runner
 ) -> None:

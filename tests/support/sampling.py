@@ -9,11 +9,17 @@ with features, that each feature is: value -> its features. The other cases get 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Container, Hashable, Iterable
 from itertools import combinations
 from typing import Any
 
 import pytest
+
+
+def rest_thorough(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
+    """Return cases for ``parametrize``, of which ``make test`` runs those that are kept."""
+    mark = pytest.mark.thorough
+    return [one if one in kept else pytest.param(one, marks=mark) for one in values]
 
 
 def mark_thorough(items: Iterable[pytest.Item]) -> None:

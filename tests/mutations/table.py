@@ -1,0 +1,59 @@
+"""All deliberate bugs that change what whole models compute, and the files that notice each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+from mutations import (
+    activation,
+    attention,
+    augmentation,
+    cells,
+    convolution,
+    dense,
+    keras1,
+    masking,
+    merging,
+    normalization,
+    operations,
+    pooling,
+    preprocessing,
+    recurrent,
+    resizing,
+    spectrograms,
+    time_distributed,
+)
+from mutations.patches import Mutation
+
+OF_LAYERS = (
+    *recurrent.MUTATIONS,
+    *masking.MUTATIONS,
+    *activation.MUTATIONS,
+    *attention.MUTATIONS,
+    *augmentation.MUTATIONS,
+    *cells.MUTATIONS,
+    *convolution.MUTATIONS,
+    *dense.MUTATIONS,
+    *merging.MUTATIONS,
+    *normalization.MUTATIONS,
+    *pooling.MUTATIONS,
+    *preprocessing.MUTATIONS,
+    *resizing.MUTATIONS,
+    *spectrograms.MUTATIONS,
+    *time_distributed.MUTATIONS,
+    *keras1.MUTATIONS,
+)
+
+
+def _noticed() -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    mutations: tuple[Mutation, ...] = (*OF_LAYERS, *operations.MUTATIONS)
+    for mutation in mutations:
+        for file in mutation.files:
+            found[file].append(mutation.name)
+    return found
+
+
+# File -> the names of the mutations that it notices: ``tests/parity/test_mutations.py`` proves it.
+NOTICED = _noticed()
