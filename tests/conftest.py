@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -88,10 +88,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _parsing(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Start a process for each HDF5 file only in tests marked parser_process."""
+def _few_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start a process for each HDF5 file and each export only in tests marked own_processes."""
+    if request.node.get_closest_marker("own_processes") is not None:
+        yield
+        return
     from parsing_here import parsing_here
+    from warm_process import exports_in_forks
 
-    apart = request.node.get_closest_marker("parser_process") is not None
-    with nullcontext() if apart else parsing_here():
+    with parsing_here(), exports_in_forks():
         yield

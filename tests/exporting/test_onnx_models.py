@@ -377,6 +377,7 @@ def constant(file: Path, count: int) -> Path:
     return file
 
 
+@pytest.mark.own_processes
 def test_a_file_gets_no_more_memory_than_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +391,7 @@ def test_a_file_gets_no_more_memory_than_its_limit(
     assert "while running ConstantOfShape" in reason or "std::bad_alloc" in reason
 
 
+@pytest.mark.own_processes
 def test_a_file_that_never_ends_is_stopped(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +419,7 @@ def test_one_batch_that_does_not_fit_spoils_no_other(small: Any, tmp_path: Path)
     assert [y.shape for y in second] == [tuple(y.shape) for y in origin(small).golden.outputs]
 
 
+@pytest.mark.own_processes
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

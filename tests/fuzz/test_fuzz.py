@@ -27,7 +27,7 @@ targets = pytest.importorskip("fuzz.targets")
 crossed = pytest.importorskip("fuzz.mutants").crossed
 seeds = pytest.importorskip("fuzz.seeds").seeds
 
-pytestmark = pytest.mark.parser_process
+pytestmark = pytest.mark.own_processes
 
 TESTS = Path(__file__).parents[1]
 COUNTS = {

@@ -17,7 +17,7 @@ from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
-pytestmark = pytest.mark.parser_process
+pytestmark = pytest.mark.own_processes
 
 # Run in front of the parser's own code, and of the command's.
 NO_PROC = """

@@ -25,7 +25,7 @@ from keras2torch_birnn.readers.hdf5 import index_check, parser_child, parser_pro
 
 # --- The child process ---
 
-pytestmark = pytest.mark.parser_process
+pytestmark = pytest.mark.own_processes
 
 
 FAKE_CHILD = """

@@ -397,7 +397,6 @@ def test_a_chunk_table_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPat
             store.arrays(["a", "b"])
 
 
-@pytest.mark.parser_process
 @pytest.mark.parametrize("userblock", [0, 512])
 def test_a_truncated_file_says_so(userblock: int) -> None:
     data = make_file(lambda f: f.update(x=np.arange(1000.0)), userblock_size=userblock)
