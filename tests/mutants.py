@@ -20,7 +20,7 @@ MUTANTS = (
         "merge_modes.py",
         "(forward + backward) / 2",
         "(forward + backward) / 3",
-        "rnn/test_engines.py",
+        "rnn/test_native.py",
     ),
     ("comparison/tolerance.py", "rtol=rtol, atol=atol", "rtol=1, atol=atol", "verification"),
     ("reference/rounding.py", "share <= UNJUDGEABLE\n", "share >= UNJUDGEABLE\n", "verification"),

@@ -18,7 +18,10 @@ import pytest
 
 
 def rest_thorough(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
-    """Return cases for ``parametrize``, of which ``make test`` runs those that are kept."""
+    """Return cases for ``parametrize``, of which ``make test`` runs those that are kept.
+
+    A tuple has the values of several arguments.
+    """
     mark = pytest.mark.thorough
     rows = [(one if isinstance(one, tuple) else (one,), one in kept) for one in values]
     return [pytest.param(*row, marks=[] if run else mark) for row, run in rows]
