@@ -67,8 +67,9 @@ test-oldest:
 check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(SELECT)
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(SELECT); tests=$$?; \
+	wait $$types && exit $$tests
 
 fix: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

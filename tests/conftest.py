@@ -2,7 +2,7 @@
 
 One thread: the tensors of the tests are small. Two threads of OpenMP that share them wait for each
 other, four times as long as one computes, and far longer on a machine that has other work to do.
-Tests of threads ask for theirs by ``torch.set_num_threads``.
+Tests of threads ask for theirs by ``torch.set_num_threads``; after each test there is one again.
 
 Triton's kernels are interpreted where torch sees no GPU; it decides when it is imported.
 
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -79,26 +79,22 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("no CUDA device")
 
 
-# Folders whose tests are about numbers in files of ours, not about how files are parsed.
-PARSED_HERE = frozenset(
-    (
-        "exporting",
-        "layers",
-        "parity",
-        "plugins",
-        "porting",
-        "rnn",
-        "trainers",
-        "verification",
-        "writers",
-    )
-)
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Set torch's number of threads back, which a test may change."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)
-def _parsing(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Start no process for each HDF5 file in ``PARSED_HERE``."""
+def _few_processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start a process for each HDF5 file and each export only in tests marked own_processes."""
+    if request.node.get_closest_marker("own_processes") is not None:
+        yield
+        return
     from parsing_here import parsing_here
+    from warm_process import exports_in_forks
 
-    with parsing_here() if request.path.parent.name in PARSED_HERE else nullcontext():
+    with parsing_here(), exports_in_forks():
         yield

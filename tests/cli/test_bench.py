@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import MASKED, assert_refused, k2t
+from sampling import rest_thorough
 
 from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report, worker
 from keras2torch_birnn.bench.case import Model, Stack
@@ -56,6 +57,7 @@ def test_a_model_runs_in_onnx_runtime_as_k2t_exports_it() -> None:
     assert timing.runs.startswith("ONNX Runtime ")
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
 @pytest.mark.skipif(bool(reason_against(ONNX, IN_ONNX, "cpu")), reason="no ONNX Runtime")
 def test_a_model_runs_in_onnx_runtime_as_torch_exports_it(
@@ -99,7 +101,7 @@ def test_contenders_for_models_only_and_for_stacks_only_say_so() -> None:
     assert CONTENDERS["Keras on torch"].against(Model("model.h5")) == "made for stacks only"
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", rest_thorough([False, True], (True,)))
 def test_a_step_of_training_is_timed_and_compared_after_it(masked: bool) -> None:
     stack = replace(STACK, training=True, masked=masked)
     row = measure.measure(
@@ -226,6 +228,7 @@ def test_a_sweep_goes_over_all_merges_and_batches() -> None:
             assert f"lstm {mode} {batch}x3x3x3, cpu" in run.out
 
 
+@pytest.mark.thorough
 def test_a_training_step_with_dropout_is_timed(tmp_path: Path) -> None:
     written = tmp_path / "bench.json"
     run = k2t(

@@ -507,7 +507,7 @@ def test_a_traceback_only_with_debug(tmp_path: Path) -> None:
 # ---- streams -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}])
 def test_no_escape_codes_in_a_pipe(variables: dict[str, str], tmp_path: Path) -> None:
     for arguments in (
         ("--help",),

@@ -161,11 +161,21 @@ def test_verify_against_golden_fits(folder: Path, width: int) -> None:
     assert run.out.splitlines()[-1] == "OK"
 
 
-def test_compare_fits(folder: Path, width: int) -> None:
-    text, data = run_both("compare", MASKED, "port.py:Net", code=1)
-    assert_fits(text, width)
-    lines = " ".join(text.split())
-    for finding in data["findings"]:
+@pytest.fixture(scope="module")
+def findings(folder: Path) -> list[dict[str, Any]]:
+    """What the port does wrong."""
+    found: list[dict[str, Any]] = json.loads(k2t("compare", MASKED, "port.py:Net", "--json").out)[
+        "findings"
+    ]
+    return found
+
+
+def test_compare_fits(findings: list[dict[str, Any]], width: int) -> None:
+    run = k2t("compare", MASKED, "port.py:Net")
+    assert run.code == 1, run.err
+    assert_fits(run.out, width)
+    lines = " ".join(run.out.split())
+    for finding in findings:
         assert f"{finding['layer']}: {finding['words']}" in lines
 
 

@@ -255,6 +255,7 @@ def test_fewer_files_or_structures_than_before_are_no_new_count() -> None:
     assert export_summary.merge(old, copies)["runners"]["ONNX Runtime"]["models"] == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of every shape
 @pytest.mark.parametrize(
     ("export", "name"),

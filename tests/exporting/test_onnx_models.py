@@ -12,6 +12,7 @@ import pytest
 import torch
 from converted import convert_spec
 from exported import LOOPS, assert_same, inputs_of, many_layers, write_onnx
+from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, KERAS3, F, H, bi, chain, layer, rnn
 from torch import Tensor
 
@@ -54,7 +55,7 @@ SAMPLE = (
 )
 
 
-@pytest.mark.parametrize("file", SAMPLE)
+@pytest.mark.parametrize("file", rest_thorough(SAMPLE, SAMPLE[::2]))
 def test_a_model_of_real_keras_is_what_keras_computed(file: str, tmp_path: Path) -> None:
     config = ENTRIES[file]["config"]
     model = k2t.convert(FIXTURES / file, config=config and FIXTURES / config)
@@ -376,6 +377,7 @@ def constant(file: Path, count: int) -> Path:
     return file
 
 
+@pytest.mark.own_processes
 def test_a_file_gets_no_more_memory_than_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +391,7 @@ def test_a_file_gets_no_more_memory_than_its_limit(
     assert "while running ConstantOfShape" in reason or "std::bad_alloc" in reason
 
 
+@pytest.mark.own_processes
 def test_a_file_that_never_ends_is_stopped(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,6 +419,7 @@ def test_one_batch_that_does_not_fit_spoils_no_other(small: Any, tmp_path: Path)
     assert [y.shape for y in second] == [tuple(y.shape) for y in origin(small).golden.outputs]
 
 
+@pytest.mark.own_processes
 @pytest.mark.parametrize(
     ("script", "reason"),
     [

@@ -178,6 +178,7 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
     assert set(re.findall(r"--> (\w+)\.py", said)) == set(map(name_of, wider))
 
 
+@pytest.mark.thorough
 def test_generated_code_is_typed(folder: Path) -> None:
     assert run_tool("mypy", "--strict", "--config-file=", folder=folder) == ""
 

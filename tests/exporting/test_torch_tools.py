@@ -8,6 +8,7 @@ import pytest
 import torch
 from converted import convert_spec
 from exported import inputs_of, many_layers
+from sampling import rest_thorough
 from specs import bi, rnn
 from torch import Tensor
 from torch_tools import Exported, Subject, check, compare, fixture_subject, resized
@@ -58,9 +59,11 @@ FIXTURES = (
 )
 # One of each kind of node.
 FEW = (FIXTURES[0], FIXTURES[3], FIXTURES[8], FIXTURES[15])
+# What ``make test`` runs: every cell, merge and way to mask once.
+SOME = FIXTURES[1::3]
 
 
-@pytest.mark.parametrize("file", FIXTURES)
+@pytest.mark.parametrize("file", rest_thorough(FIXTURES, SOME))
 def test_a_trace_runs_at_any_size(file: str) -> None:
     one = fixture_subject(file)
     assert one.open_time
@@ -68,13 +71,14 @@ def test_a_trace_runs_at_any_size(file: str) -> None:
 
 
 @needs_scan
-@pytest.mark.parametrize("file", FIXTURES)
+@pytest.mark.parametrize("file", rest_thorough(FIXTURES, SOME))
 def test_an_export_runs_at_any_size(file: str) -> None:
     one = fixture_subject(file)
     assert one.open_time
     check("export", one)
 
 
+@pytest.mark.thorough
 @needs_scan
 @pytest.mark.parametrize("file", FEW)
 def test_a_strict_export_runs_at_any_size(file: str) -> None:
@@ -86,7 +90,7 @@ def test_a_compiled_graph_runs_at_any_size(file: str) -> None:
     check("compile", fixture_subject(file))
 
 
-@pytest.mark.parametrize("file", FIXTURES[::4])
+@pytest.mark.parametrize("file", rest_thorough(FIXTURES[::4], SOME))
 def test_torchs_onnx_runs_at_any_size(file: str) -> None:
     pytest.importorskip("onnxruntime")
     check("onnx", fixture_subject(file))
@@ -101,7 +105,7 @@ def with_steps(one: Subject, steps: int) -> Subject:
 
 
 @pytest.mark.parametrize("path", ["trace", pytest.param("export", marks=needs_scan)])
-@pytest.mark.parametrize("file", FEW)
+@pytest.mark.parametrize("file", rest_thorough(FEW, FEW[1:3]))
 def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> None:
     one = fixture_subject(file)
     few, many = (check(path, with_steps(one, steps)) for steps in (5, 23))

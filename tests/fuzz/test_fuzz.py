@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 from commands import FIXTURES
+from sampling import rest_thorough
 
 from keras2torch_birnn import InvalidModelFileError
 from keras2torch_birnn.readers import read_model
@@ -25,6 +26,8 @@ from keras2torch_birnn.readers.hdf5 import parser_process
 targets = pytest.importorskip("fuzz.targets")
 crossed = pytest.importorskip("fuzz.mutants").crossed
 seeds = pytest.importorskip("fuzz.seeds").seeds
+
+pytestmark = pytest.mark.own_processes
 
 TESTS = Path(__file__).parents[1]
 COUNTS = {
@@ -41,7 +44,7 @@ COUNTS = {
 SEED = 2026
 
 
-@pytest.mark.parametrize("kind", COUNTS)
+@pytest.mark.parametrize("kind", rest_thorough(COUNTS, ("structured", "architectures")))
 def test_mutants_are_read_right_or_refused(kind: str) -> None:
     """In a process of its own, which a bug may crash."""
     code = "from fuzz.campaign import batch_main; batch_main()"

@@ -14,6 +14,7 @@ import torch
 from converted import convert_spec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sampling import rest_thorough
 from specs import (
     FIXTURES,
     KERAS3,
@@ -190,7 +191,7 @@ VARIED = (
 )
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", rest_thorough(["eager", "aot_eager"], ("eager",)))
 @pytest.mark.parametrize("file", VARIED)
 def test_a_model_compiles_to_one_graph(file: str, backend: str) -> None:
     """Also what holds an ``nn.LSTM``, if torch is told to let those in."""
@@ -212,7 +213,7 @@ def test_varied_models_export(file: str) -> None:
 
 
 @FLAT_WEIGHTS
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", rest_thorough([False, True], (False,)))
 @pytest.mark.parametrize("file", [FUSED, MASKED, LOOP, MASKED_LOOP])
 def test_an_exported_model_gives_the_same(file: str, strict: bool) -> None:
     case = fixture(file)

@@ -673,11 +673,7 @@ def test_only_small_models_and_so_many_sizes_are_recorded(
 
 
 def test_of_more_threads_less_work_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    called, x, threads = (
-        Counted(tagger(), monkeypatch),
-        torch.randn(3, 13, F),
-        torch.get_num_threads(),
-    )
+    called, x = Counted(tagger(), monkeypatch), torch.randn(3, 13, F)
     called(x)
     (found,) = called.model._one_call._found.values()
     monkeypatch.setattr(one_call, "SMALL_WORK", found.program._writer.work)
@@ -686,7 +682,6 @@ def test_of_more_threads_less_work_is_recorded(monkeypatch: pytest.MonkeyPatch) 
         called.model._one_call._found.clear()
         called(x)
         assert called.computed == computed
-    torch.set_num_threads(threads)
 
 
 def test_every_call_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shlex
 import shutil
@@ -18,17 +16,18 @@ import pytest
 import write_docs
 from commands import COMMAND, MASKED, Run, environment
 from live import label
+from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, fixture
+from warm_process import HAS_FORK, run_in_fork
 
 from keras2torch_birnn.exporting import onnx_file
 from keras2torch_birnn.rnn.native.library import why_missing
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = (README, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("[A-Z]*[A-Z].md")))
+PAGES = (*sorted(ROOT.glob("[A-Z]*[A-Z].md")), *sorted(ROOT.glob("docs/**/*.md")))
 PLUGINS = FIXTURES / "plugins"
 CUT = FIXTURES / "cut" / "keras-3.15.1"
-WORKER = ROOT / "tests" / "support" / "page_worker.py"
 # The files that the examples name.
 MODELS = {
     "model.h5": MASKED,
@@ -84,10 +83,12 @@ def files() -> Mapping[str, compared.File]:
     return compared.counted()
 
 
+@pytest.mark.thorough
 def test_the_page_of_what_was_compared_is_up_to_date(files: Mapping[str, compared.File]) -> None:
     assert compared.page(files) == write_docs.COMPARED.read_text("utf-8")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", write_docs.COUNTING, ids=relative)
 def test_a_page_tells_how_many_files_were_compared(
     page: Path, files: Mapping[str, compared.File]
@@ -99,17 +100,20 @@ def test_a_page_tells_how_many_files_were_compared(
     assert write_docs.update_count("1 files of 2 Keras versions", files) in text
 
 
+@pytest.mark.thorough
 def test_every_feature_was_compared_somewhere(files: Mapping[str, compared.File]) -> None:
     unseen = [name for name, has in compared.FEATURES.items() if not any(map(has, files.values()))]
     assert unseen == []
 
 
+@pytest.mark.thorough
 def test_files_of_half_precision_alone_are_left_out(files: Mapping[str, compared.File]) -> None:
     left_out = ENTRIES.keys() - files.keys()
     assert left_out
     assert all({"policy", "dtypes"} & {*ENTRIES[name]["tags"]} for name in left_out)
 
 
+@pytest.mark.thorough
 def test_what_is_counted_is_what_is_read(files: Mapping[str, compared.File]) -> None:
     """The tables read architectures alone; the same layers are converted."""
     for name in list(files)[::50]:
@@ -235,24 +239,7 @@ def run_as_users_do(job: Mapping[str, Any]) -> Run:
     return Run(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.fixture(scope="module")
-def runner() -> Iterator[Runner]:
-    """Run jobs in forks of one process: most of the time of a short example is importing torch."""
-    if not hasattr(os, "fork"):
-        yield run_as_users_do
-        return
-    with subprocess.Popen(
-        [sys.executable, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as worker:
-
-        def ask(job: Mapping[str, Any]) -> Run:
-            assert worker.stdin
-            assert worker.stdout
-            worker.stdin.write(json.dumps(job) + "\n")
-            worker.stdin.flush()
-            return Run(**json.loads(worker.stdout.readline()))
-
-        yield ask
+RUN: Runner = run_in_fork if HAS_FORK else run_as_users_do
 
 
 def run_command(command: str, shown: str, folder: Path, run: Runner) -> None:
@@ -289,12 +276,10 @@ EXPORTING = (ROOT / "docs" / "deploy.md", ROOT / "docs" / "torch.md")
 WITH_EXAMPLES = [page for page in PAGES if blocks(page, "console") or blocks(page, "python")]
 
 
-@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=relative)
-def test_the_examples_of_a_page_run_and_print_what_is_shown(
-    page: Path, tmp_path: Path, runner: Runner
-) -> None:
+@pytest.mark.parametrize("page", rest_thorough(WITH_EXAMPLES, (README,)), ids=relative)
+def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     """In order, in one folder: files that the page shows, then the commands, then the Python."""
-    run = run_as_users_do if page == README else runner
+    run = run_as_users_do if page == README else RUN
     for package in NEEDED.get(page, ()):
         pytest.importorskip(package)
     if page in EXPORTING and (reason := onnx_file.TARGET.why_cannot_write()):
@@ -316,13 +301,13 @@ def test_the_examples_of_a_page_run_and_print_what_is_shown(
         run_python("\n".join(code), tmp_path, run, strict=page not in WITH_WARNINGS)
 
 
-def test_a_failing_example_is_noticed(tmp_path: Path, runner: Runner) -> None:
+def test_a_failing_example_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"k2t: error: no\.h5: "):
-        run_command("k2t convert no.h5 out.pt", "", tmp_path, runner)
+        run_command("k2t convert no.h5 out.pt", "", tmp_path, RUN)
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
-        run_python("1 / 0", tmp_path, runner, strict=True)
+        run_python("1 / 0", tmp_path, RUN, strict=True)
     with pytest.raises(AssertionError, match="UserWarning: told"):
-        run_python("import warnings; warnings.warn('told')", tmp_path, runner, strict=True)
+        run_python("import warnings; warnings.warn('told')", tmp_path, RUN, strict=True)
 
 
 @pytest.mark.live_keras

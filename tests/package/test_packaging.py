@@ -119,6 +119,7 @@ def test_a_wheel_that_requires_the_kernel_is_not_built_without_it(tree: Path) ->
         build(tree, "build_wheel", CXX="/bin/false", CC="/bin/false", K2T_REQUIRE_KERNEL="1")
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_a_wheel_of_the_sdist_has_the_library_of_its_sources(tree: Path, tmp_path: Path) -> None:
     with tarfile.open(build(tree, "build_sdist")) as packed:

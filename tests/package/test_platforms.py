@@ -17,6 +17,8 @@ from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
+pytestmark = pytest.mark.own_processes
+
 # Run in front of the parser's own code, and of the command's.
 NO_PROC = """
 import sys
@@ -172,8 +174,10 @@ def _compact() -> object:
 
 @pytest.mark.parametrize(
     ("first", "platform"),
-    [(NO_PROC + NO_LINUX, "darwin"), (NO_PROC + NO_POSIX, "win32")],
-    ids=["as on macOS", "as on Windows"],
+    [
+        pytest.param(NO_PROC + NO_LINUX, "darwin", marks=pytest.mark.thorough, id="as on macOS"),
+        pytest.param(NO_PROC + NO_POSIX, "win32", id="as on Windows"),
+    ],
 )
 def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: Path) -> None:
     arguments = [

@@ -14,6 +14,7 @@ from specs import Fixture, read_entry
 from keras2torch_birnn import K2TError
 
 
+@pytest.mark.thorough  # make test reads files that notice each
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
 def test_a_mutation_breaks_the_parity(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unmutated every file passes; mutated every file fails, by both checks."""

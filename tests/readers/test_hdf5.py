@@ -28,6 +28,7 @@ from keras2torch_birnn.readers.hdf5 import arrays, parser_child, parser_process
 # --- Right on good files ---
 
 
+@pytest.mark.own_processes
 @pytest.mark.parametrize(
     "file", [name for name in ENTRIES if name.endswith((".h5", ".keras"))][::149]
 )
@@ -175,6 +176,7 @@ def test_members_and_kinds() -> None:
         ]
 
 
+@pytest.mark.own_processes
 def test_a_thousand_layers_in_one_exchange() -> None:
     def fill(file: h5py.File) -> None:
         for i in range(1000):
@@ -243,6 +245,7 @@ def _mutants(seeds: list[bytes], count: int) -> Iterator[bytes]:
         yield bytes(mutant)
 
 
+@pytest.mark.own_processes
 def test_mutants_are_read_as_h5py_reads_them_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

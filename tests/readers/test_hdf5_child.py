@@ -25,6 +25,8 @@ from keras2torch_birnn.readers.hdf5 import index_check, parser_child, parser_pro
 
 # --- The child process ---
 
+pytestmark = pytest.mark.own_processes
+
 
 FAKE_CHILD = """
 import functools, os, signal, sys, time

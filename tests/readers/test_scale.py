@@ -61,7 +61,7 @@ def calls(function: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"), [("chain", 40), ("functional", 40), ("recurrent", 5), ("inner", 40)]
+    ("kind", "least"), [("chain", 20), ("functional", 20), ("recurrent", 5), ("inner", 20)]
 )
 def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Path) -> None:
     work: list[int] = []
@@ -78,7 +78,7 @@ def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Pa
             birnn.inspect(path)
 
         work.append(calls(everything))
-    assert work[3] - work[2] < 2.1 * (work[2] - work[1])
+    assert work[3] - work[2] < 2.05 * (work[2] - work[1])
 
 
 def test_models_50_deep_convert(tmp_path: Path) -> None:

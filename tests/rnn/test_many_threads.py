@@ -41,13 +41,6 @@ SHAPES = (
 )
 
 
-@pytest.fixture(autouse=True)
-def _set_threads_back() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def layer(cell: str, which: str, units: int, features: int) -> tuple[Any, Any]:
     """One direction, or two that are merged or apart; and its spec."""
     if which == "one":
@@ -97,7 +90,6 @@ def test_a_burst_of_calls_with_one_row_gives_the_same_bits(cell: str) -> None:
     module, _ = layer(cell, "one", 331, 19)
     x, _ = draw((1, 23, 19, 331))
     with torch.inference_mode():
-        torch.set_num_threads(1)
         wanted = module(x)
         torch.set_num_threads(2)
         for got in [module(x) for _ in range(100)]:

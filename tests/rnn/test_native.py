@@ -59,17 +59,13 @@ def test_native_is_the_reference(case: dict[str, Any]) -> None:
     state = None
     if case["state"]:
         state = tuple(rng.normal(size=(batch, units)).astype("f4") for _ in range(count))
-    before = torch.get_num_threads()
     torch.set_num_threads(case["threads"])
-    try:
-        with torch.no_grad():
-            got = module(
-                torch.from_numpy(x),
-                None if mask is None else torch.from_numpy(mask),
-                None if state is None else [torch.from_numpy(s) for s in state],
-            )
-    finally:
-        torch.set_num_threads(before)
+    with torch.no_grad():
+        got = module(
+            torch.from_numpy(x),
+            None if mask is None else torch.from_numpy(mask),
+            None if state is None else [torch.from_numpy(s) for s in state],
+        )
     assert_close(tensors(got), reference(spec, x, mask, state))
 
 
@@ -190,18 +186,14 @@ def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
     module: Any = bidirectional(spec)
     x = torch.randn(1, steps, 3)
     parameter = getattr(module, name).data.view(-1)
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            with torch.no_grad():
-                first = module(x)
-                parameter[-1] += 0.5
-                second, fresh = module(x), deepcopy(module)(x)
-            assert not torch.equal(first, second)
-            assert torch.equal(second, fresh)
-    finally:
-        torch.set_num_threads(before)
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            first = module(x)
+            parameter[-1] += 0.5
+            second, fresh = module(x), deepcopy(module)(x)
+        assert not torch.equal(first, second)
+        assert torch.equal(second, fresh)
 
 
 def print_of(isa: int, arrays: list[Array]) -> int:
@@ -379,16 +371,11 @@ def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
     module: Any = bidirectional(spec)
     x = torch.randn(5, 4001, 2)
     mask = torch.arange(4001) < torch.tensor([4001, 4000, 0, 1, 2003])[:, None]
-    before = torch.get_num_threads()
-    try:
-        with torch.no_grad():
-            torch.set_num_threads(1)
-            wanted = module(x, mask)
-            torch.set_num_threads(2)
-            for _ in range(50):
-                assert torch.equal(module(x, mask), wanted)
-    finally:
-        torch.set_num_threads(before)
+    with torch.no_grad():
+        wanted = module(x, mask)
+        torch.set_num_threads(2)
+        for _ in range(50):
+            assert torch.equal(module(x, mask), wanted)
     assert_close(tensors(wanted), reference(spec, x.numpy(), mask.numpy()))
 
 
@@ -515,7 +502,6 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
         results = [op.run_native(number, w, one) for w, one in given]
         return [t for out, states in results for t in (*out, *(s for d in states for s in d))]
 
-    before = torch.get_num_threads()
     op.use_torch_threads()
     try:
         if own_threads:
@@ -525,7 +511,6 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
             for a, b in zip(by(threads), wanted, strict=True):
                 assert torch.equal(a, b)
     finally:
-        torch.set_num_threads(before)
         op.use_torch_threads.cache_clear()
         op.use_torch_threads()
     assert_close([wanted[0].numpy()], reference(spec, x.numpy(), None))

@@ -227,18 +227,14 @@ def test_merges_masks_and_threads_change_nothing(precision: ReducedPrecision) ->
     x = torch.randn(17, 19, 67)
     mask = torch.arange(19) < torch.randint(0, 20, (17, 1))
     k2t.set_precision(apart, precision)
-    before = torch.get_num_threads()
-    try:
-        with torch.inference_mode():
-            forward, backward = apart(x, mask)
-            torch.set_num_threads(2)
-            for name, merged in (("mul", forward * backward), ("sum", forward + backward)):
-                spec.config["merge_mode"] = name
-                module: Any = bidirectional(spec)
-                k2t.set_precision(module, precision)
-                assert torch.equal(module(x, mask), merged)
-    finally:
-        torch.set_num_threads(before)
+    with torch.inference_mode():
+        forward, backward = apart(x, mask)
+        torch.set_num_threads(2)
+        for name, merged in (("mul", forward * backward), ("sum", forward + backward)):
+            spec.config["merge_mode"] = name
+            module: Any = bidirectional(spec)
+            k2t.set_precision(module, precision)
+            assert torch.equal(module(x, mask), merged)
 
 
 @native
@@ -329,6 +325,7 @@ def test_a_compiled_module_computes_the_same(precision: ReducedPrecision) -> Non
     assert torch.equal(compiled(x)[0], wanted)
 
 
+@pytest.mark.thorough
 @tells_export_apart
 @native
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")

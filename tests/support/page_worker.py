@@ -1,8 +1,8 @@
-"""Run commands and Python of the documentation, each in a fork of one process that has torch.
+"""Run commands, scripts and Python code, each in a fork of one process that has torch.
 
-A line of JSON on stdin is a job: ``arguments`` of the command or ``code``, ``folder``,
-``environment``, ``strict`` (warnings of the code are errors). The answer is a line of JSON:
-``code``, ``out``, ``err``. What takes seconds to import is imported once, and nothing of this
+A line of JSON on stdin is a job: ``arguments`` of the command or of a ``script``, or ``code``;
+``folder``, ``environment``, ``strict`` (warnings of the code are errors). The answer is a line of
+JSON: ``code``, ``out``, ``err``. What takes seconds to import is imported once, and nothing of this
 package: a job finds it as a new process does.
 """
 
@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import runpy
 import sys
 import tempfile
 import traceback
@@ -34,7 +35,10 @@ def work(job: dict[str, Any]) -> None:
             warnings.simplefilter("error")
         exec(compile(job["code"], "page", "exec"), {"__name__": "__main__"})
         return
-    sys.argv = ["k2t", *job["arguments"]]
+    sys.argv = [job.get("script", "k2t"), *job["arguments"]]
+    if "script" in job:
+        runpy.run_path(job["script"], run_name="__main__")
+        return
     from keras2torch_birnn.cli import main
 
     main()

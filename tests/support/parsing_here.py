@@ -1,7 +1,7 @@
 """Parse HDF5 files in this process, by the code that otherwise runs in a process of its own.
 
-For tests of numbers: they read nearly two thousand files of ours, and a process for each would take
-longer than all else they do. What is the process's own, its rights and its end, has other tests.
+The tests read thousands of files, and a process for each would take longer than most of what they
+do. What is the process's own, its rights and its end, has tests marked ``own_processes``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,21 @@ class _NoProcess:
     def __init__(self, window: Window) -> None:
         fd = os.dup(window.file.fileno())
         part = parser_child.InheritedFile(fd, window.offset, window.size)
-        self._file, self._fd = h5py.File(part, "r"), fd
-        self.index = parser_child.Index(h5py, self._file, parser_process._LIMITS)
+        self._file: Any = None
+        self._fd: int | None = fd
+        self.first: dict[str, Any] = {"is": "open"}
+        try:
+            self._file = h5py.File(part, "r")
+            self.index = parser_child.Index(h5py, self._file, parser_process._LIMITS)
+        except Exception as error:
+            self.first = {"refused": parser_child.explain(error, parser_process._LIMITS)}
 
     def kill(self) -> None:
         if self._file:
             self._file.close()
+        if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
 
     def wait(self) -> int:
         return self.returncode
@@ -43,7 +51,7 @@ class _NoProcess:
 
 def _answer(parser: Any, request: dict[str, Any] | None) -> bytes:
     """Answer as the process does, line by line of JSON."""
-    reply: Any = [{"is": "open"}]
+    reply: Any = [parser._process.first]
     if request is not None:
         given = json.loads(json.dumps(request))
         reply = parser_child.answer(parser._process.index, given, parser_process._LIMITS)

@@ -9,11 +9,22 @@ with features, that each feature is: value -> its features. The other cases get 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Container, Hashable, Iterable
+from heapq import heapify, heappop, heappush
 from itertools import combinations
 from typing import Any
 
 import pytest
+
+
+def rest_thorough(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
+    """Return cases for ``parametrize``, of which ``make test`` runs those that are kept.
+
+    A tuple has the values of several arguments.
+    """
+    mark = pytest.mark.thorough
+    rows = [(one if isinstance(one, tuple) else (one,), one in kept) for one in values]
+    return [pytest.param(*row, marks=[] if run else mark) for row, run in rows]
 
 
 def mark_thorough(items: Iterable[pytest.Item]) -> None:
@@ -43,8 +54,14 @@ def _list_features(case: Any) -> frozenset[Hashable]:
 def choose_cover(features: list[frozenset[Hashable]]) -> set[int]:
     """Return the places of sets that together have all features, the largest gain first."""
     left, chosen = set().union(*features), set[int]()
+    ranked = [(-len(one), i) for i, one in enumerate(features)]  # by a gain that only shrinks
+    heapify(ranked)
     while left:
-        best = max(range(len(features)), key=lambda i: len(features[i] & left))
+        _, best = heappop(ranked)
+        gain = len(features[best] & left)
+        if ranked and (-gain, best) > ranked[0]:
+            heappush(ranked, (-gain, best))
+            continue
         chosen.add(best)
         left -= features[best]
     return chosen

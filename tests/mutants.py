@@ -1,0 +1,118 @@
+"""Run ``make test``'s selection against changes of one line outside of what tests/mutations covers.
+
+    python tests/mutants.py [NUMBER...]
+
+Each row: a file of the package, a piece of it, what takes its place, and the tests that must fail.
+The tests run on a copy of this tree; the tree itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MUTANTS = (
+    (
+        "merge_modes.py",
+        "(forward + backward) / 2",
+        "(forward + backward) / 3",
+        "rnn/test_native.py",
+    ),
+    ("comparison/tolerance.py", "rtol=rtol, atol=atol", "rtol=1, atol=atol", "verification"),
+    ("reference/rounding.py", "share <= UNJUDGEABLE\n", "share >= UNJUDGEABLE\n", "verification"),
+    ("readers/hdf5/arrays.py", "planes.T.tobytes()", "planes.tobytes()", "readers/test_hdf5.py"),
+    ("readers/hdf5/arrays.py", "!= fletcher32(data)", "== ()", "readers/test_hdf5_refusals.py"),
+    (
+        "readers/hdf5/index_check.py",
+        "if end > self._window.size",
+        "if False",
+        "readers/test_hdf5_child.py",
+    ),
+    (
+        "readers/hdf5/index_check.py",
+        "if len(rows) != grid",
+        "if False",
+        "readers/test_hdf5_child.py",
+    ),
+    (
+        "readers/config/dialects.py",
+        "cudnn or generation.reset_after)",
+        "cudnn)",
+        "readers/test_generations.py",
+    ),
+    (
+        "readers/config/dialects.py",
+        '"previous_output" if config.get("unroll")',
+        '"zeros" if config.get("unroll")',
+        "parity/test_fixtures.py",
+    ),
+    (
+        "trainers/rules/adam.py",
+        "foreach.add_(root, self.epsilon)",
+        "foreach.add_(root, 3 * self.epsilon)",
+        "trainers/test_rules.py",
+    ),
+    (
+        "trainers/rules/adam.py",
+        "now.cast(self.beta_1) ** step",
+        "now.cast(self.beta_2) ** step",
+        "trainers/test_rules.py",
+    ),
+    (
+        "exporting/onnx_recurrent.py",
+        "(0, 3, 1, 2)",
+        "(0, 3, 2, 1)",
+        "exporting/test_onnx_recurrent.py",
+    ),
+    (
+        "exporting/exporter.py",
+        "not found.ok and not own.ok",
+        "not own.ok",
+        "exporting/test_onnx_models.py",
+    ),
+    ("saving/atomic.py", "if not overwrite:", "if False:", "saving/test_writing.py"),
+    ("saving/checkpoint_kind.py", 'if key == "format" else', "if key else", "saving"),
+    (
+        "cli/batch.py",
+        "worst = max(worst, outcome.exit_code)",
+        "worst = outcome.exit_code",
+        "cli/test_batch.py",
+    ),
+    ("errors.py", "exit_code = 3\n", "exit_code = 4\n", "readers/test_bad_input.py"),
+    ("writers/inverse.py", "if len(elements):", "if len(elements) > 1:", "writers/test_inverse.py"),
+)
+
+
+def failed(number: int) -> str:
+    """Return the first test that fails with a mutant; nothing if all pass."""
+    file, old, new, tests = MUTANTS[number]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "tree"
+        kept = shutil.ignore_patterns(".*", "build", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=kept)
+        (copy / "build").mkdir()
+        (copy / "build" / "fixtures").symlink_to(ROOT / "build" / "fixtures")
+        path = copy / "keras2torch_birnn" / file
+        text = path.read_text("utf-8")
+        if text.count(old) < 1:
+            raise SystemExit(f"{file} has no {old!r}")
+        path.write_text(text.replace(old, new, 1), "utf-8")
+        command = [sys.executable, "-m", "pytest", "-qx", "-m", "not thorough", f"tests/{tests}"]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return lines[0].partition(" - ")[0] if lines else ""
+
+
+def main() -> None:
+    """Run all mutants, or those with these numbers."""
+    for number in map(int, sys.argv[1:]) if sys.argv[1:] else range(len(MUTANTS)):
+        file, old, *_ = MUTANTS[number]
+        print(number, file, repr(old), failed(number) or "NOT NOTICED", flush=True)
+
+
+if __name__ == "__main__":
+    main()

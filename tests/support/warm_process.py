@@ -1,0 +1,57 @@
+"""Run jobs in forks of one process that has torch: importing it takes longer than most of them."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+from commands import Run
+
+from keras2torch_birnn.exporting import child_process
+
+HAS_FORK = hasattr(os, "fork")
+
+
+@functools.cache
+def _worker() -> subprocess.Popen[str]:
+    path = Path(__file__).with_name("page_worker.py")
+    worker = subprocess.Popen(
+        [sys.executable, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    atexit.register(worker.communicate)
+    return worker
+
+
+def run_in_fork(job: Mapping[str, Any]) -> Run:
+    """Run a job of ``page_worker.py``."""
+    worker = _worker()
+    assert worker.stdin
+    assert worker.stdout
+    worker.stdin.write(json.dumps(job) + "\n")
+    worker.stdin.flush()
+    return Run(**json.loads(worker.stdout.readline()))
+
+
+def _run_script(command: Sequence[str], *, cwd: Path, **_: Any) -> SimpleNamespace:
+    _, _, script, *arguments = command
+    given = {"script": script, "arguments": arguments, "folder": str(cwd)}
+    done = run_in_fork({**given, "environment": {**os.environ}})
+    return SimpleNamespace(returncode=done.code, stderr=done.err)
+
+
+@contextmanager
+def exports_in_forks() -> Iterator[None]:
+    """Run exported files in forks; without a fork, in processes of their own as for users."""
+    instead = SimpleNamespace(run=_run_script, TimeoutExpired=subprocess.TimeoutExpired)
+    with patch.object(child_process, "subprocess", instead) if HAS_FORK else nullcontext():
+        yield
