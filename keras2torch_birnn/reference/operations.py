@@ -7,7 +7,6 @@ int32 is one here, too. Sizes are arrays of int64. Operations take and give no m
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import NormalDist
@@ -43,9 +42,9 @@ def _as(value: Any, kind: str, context: Context) -> Array:
 
 def find_function(row: Operation) -> Function | None:
     """Return the function that a row names; or that has its name: ours, or else NumPy's."""
-    form, own = row.form_of("reference", "np"), (sys.modules[__name__], reductions, movement)
-    for module in {"reference": own, "np": (np,), "": (*own, np)}[form.dialect]:
-        if function := getattr(module, form.name, None):
+    form, own = row.form_of("reference", "np"), (globals(), vars(reductions), vars(movement))
+    for page in {"reference": own, "np": (vars(np),), "": (*own, vars(np))}[form.dialect]:
+        if function := page.get(form.name):
             return partial(function, **form.fixed)
     return None
 

@@ -47,8 +47,9 @@ from keras2torch_birnn.readers.config.text_layers import (
     text_layer,
 )
 from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
-from keras2torch_birnn.readers.operations import OPERATION_MODULES, TRANSLATED, translate_layers
+from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
+from keras2torch_birnn.readers.operations.values import TRANSLATED
 from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
 from keras2torch_birnn.schema import (
     CLASS_NAMES,

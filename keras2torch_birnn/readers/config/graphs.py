@@ -29,9 +29,9 @@ from keras2torch_birnn.readers.config.graph_checks import (
     check_graph,
     list_words,
 )
-from keras2torch_birnn.readers.operations import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
+from keras2torch_birnn.readers.operations.values import TRANSLATED
 from keras2torch_birnn.schema import OPS, SCHEMA, BadOptionError, augmentation
 from keras2torch_birnn.spec import (
     Call,

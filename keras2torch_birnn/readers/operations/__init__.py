@@ -7,16 +7,17 @@ which the rest of the readers parses as any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib import import_module
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError
-from keras2torch_birnn.readers.operations.values import tensor
+from keras2torch_birnn.readers.operations.values import (
+    GRAPH_NODE,
+    TF_FUNCTIONS,
+    TRANSLATED,
+    tensor,
+)
 from keras2torch_birnn.schema import OPS
 
-TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
-GRAPH_NODE = "TensorFlowOpLayer"
-TRANSLATED = "k2t operation"
 OPERATION_MODULES = (
     TRANSLATED, "keras.src.ops", "keras.ops", "keras.src.activations", "keras.activations",
 )  # fmt: skip
@@ -50,7 +51,9 @@ def _translate_if_operation(
         return entry
     try:
         # Most models have no operation and do without the dialects' modules.
-        return import_module(f"{__name__}.translation").translate(entry, names)
+        from keras2torch_birnn.readers.operations.translation import translate
+
+        return translate(entry, names)
     except (UnsupportedLayerError, UnsupportedOptionError) as problem:
         found: list[Any] = []
         _references(entry.get("inbound_nodes"), names, found)

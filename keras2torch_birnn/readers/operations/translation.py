@@ -12,16 +12,15 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
-from keras2torch_birnn.readers.operations import (
+from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
+from keras2torch_birnn.readers.operations.bind_arguments import NormalCall
+from keras2torch_birnn.readers.operations.values import (
     GRAPH_NODE,
     TF_FUNCTIONS,
     TRANSLATED,
-    graph_nodes,
-    keras3,
-    tf_functions,
+    tensor,
+    unsupported,
 )
-from keras2torch_birnn.readers.operations.bind_arguments import NormalCall
-from keras2torch_birnn.readers.operations.values import tensor, unsupported
 
 
 def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:

@@ -10,6 +10,11 @@ from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 
 Values = dict[str, Any]
 
+# Classes of entries that are operations in tf.keras; the module of those in the normal form
+TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
+GRAPH_NODE = "TensorFlowOpLayer"
+TRANSLATED = "k2t operation"
+
 
 def unsupported(found: str, advice: str = HOW_TO_REPLACE) -> UnsupportedOptionError:
     """Make an error without its path, which the caller knows."""
