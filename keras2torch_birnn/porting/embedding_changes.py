@@ -49,22 +49,27 @@ def compared_mask_changes(maker: Maker) -> Iterator[Change]:
 
     Keras 3 keeps such operations in a model's file where its layers make masks.
     """
-    for kind, words, change in (
-        ("mask missing", "its mask is not used: later layers read padding as data", np.ones_like),
-        ("padding side", "padding is taken to be at the end of every row", to_end),
-        *(("mask rule", words, partial(rule, _=None)) for words, rule in PLACES.items()),
-    ):
-        yield maker.change(kind, words, followed_by(partial(_of_mask, change=change)))
+    words = "its mask is not used: later layers read padding as data"
+    yield maker.change("mask missing", words, _ruled(lambda mask, _: np.ones_like(mask)))
+    words = "padding is taken to be at the end of every row"
+    yield maker.change("padding side", words, _ruled(lambda mask, _: to_end(mask)))
+    for words, rule in PLACES.items():
+        yield maker.change("mask rule", words, _ruled(rule))
     if maker.layer.class_name == "ops.NotEqual":
         for number in range(-1, IDS):
             words = f"its mask leaves out {number}, Keras leaves out another value"
             yield maker.change("mask rule", words, partial(_compared_with, number))
 
 
-def _of_mask(values: Array, *, change: Callable[[Array], Array]) -> Array:
-    if values.dtype != bool or values.ndim != 2:
-        raise ValueError("it is no mask")
-    return change(values)
+def _ruled(rule: Rule) -> Apply:
+    """Make a change of a mask (B, T) that an operation gives."""
+
+    def changed(values: Array) -> Array:
+        if values.dtype != bool or values.ndim != 2:
+            raise ValueError("it is no mask")
+        return rule(values, None)
+
+    return followed_by(changed)
 
 
 def _compared_with(

@@ -132,9 +132,13 @@ class PortRun:
         counts = keep_valid(np.ones_like(values), valid)
         rows = counts.sum(axis=0)
         limit = _limit(values, self.tolerance)
-        if values.ndim < 3 or len(values) < 2 or np.ptp(values, axis=0).max() <= limit:
+        if values.ndim < 3 or len(values) < 2 or not np.isfinite(limit):
+            return
+        if np.ptp(values, axis=0).max() <= limit:
             return
         for one in self._of_size(values.size):
+            if not np.isfinite(one.values).all():
+                continue
             for there in _in_other_axes(one.values, values.shape):
                 apart = (there - values) * counts
                 same = apart.sum(axis=0) / np.maximum(rows, 1)

@@ -19,7 +19,13 @@ from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
-from keras2torch_birnn.porting.layer_changes import DROPOUTS, MASKING, changes_of, mask_changes
+from keras2torch_birnn.porting.layer_changes import (
+    DROPOUTS,
+    MASKING,
+    changes_of,
+    is_recurrent,
+    mask_changes,
+)
 from keras2torch_birnn.porting.many_trials import Rest, last_reached
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import wiring_changes
@@ -170,7 +176,8 @@ class Search(CheckedRun):
         evidence = self._evidence_at(path)
         guesses = [one for one in self.guesses if one.layer == place]
         own = [*self._mask_sources(path), *guesses, *self._changes_of(path)]
-        own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
+        if not is_recurrent(layer):  # an attention takes its masks apart from what others read
+            own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from torch import Tensor
 import keras2torch_birnn as k2t
 from keras2torch_birnn.porting.general_changes import _standardized
 from keras2torch_birnn.porting.recurrent_changes import _without_bias
+from keras2torch_birnn.porting.window_changes import _in_turn
+from keras2torch_birnn.porting.wiring_changes import _ends_of
 
 
 class _NanOnEmpty(Sentiment):
@@ -62,3 +66,25 @@ def test_a_missing_row_of_a_gru_bias_is_a_change_of_that_row_alone() -> None:
     (without_input, without_recurrent) = (_without_bias(row)({"bias": bias}) for row in range(2))
     assert np.array_equal(without_input["bias"], [0 * bias[0], bias[1]])
     assert np.array_equal(without_recurrent["bias"], [bias[0], 0 * bias[1]])
+
+
+def test_last_states_of_another_layer_are_where_its_halves_end() -> None:
+    """The forward half ends at the last step that counts, the backward half at the first one."""
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=(3, 7, 10))
+    valid = np.ones((3, 7), bool)
+    valid[1, :2] = valid[2, 5:] = False
+    layers, masks = {"below": y, "full": y}, {"below": valid, "full": None}
+    context: Any = SimpleNamespace(layers=layers, masks=masks)
+    layer: Any = None
+    for path, last, first in (("below", (6, 6, 4), (0, 2, 0)), ("full", (6, 6, 6), (0, 0, 0))):
+        found, mask = _ends_of(path, lambda *_: (0 * y[:, 0], None), layer, y, None, context)
+        rows = range(3)
+        wanted = [np.r_[y[row, last[row], :5], y[row, first[row], 5:]] for row in rows]
+        assert np.array_equal(found, wanted)
+        assert mask is None
+
+
+def test_channels_that_take_turns_are_those_of_one_group_after_another() -> None:
+    assert _in_turn(2, np.arange(6)).tolist() == [0, 2, 4, 1, 3, 5]
+    assert _in_turn(3, _in_turn(2, np.arange(6))).tolist() == [0, 1, 2, 3, 4, 5]
