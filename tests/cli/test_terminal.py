@@ -163,7 +163,7 @@ def test_verify_against_golden_fits(folder: Path, width: int) -> None:
 
 @pytest.fixture(scope="module")
 def findings(folder: Path) -> list[dict[str, Any]]:
-    """What the port does wrong."""
+    """The mistake in the port."""
     found: list[dict[str, Any]] = json.loads(k2t("compare", MASKED, "port.py:Net", "--json").out)[
         "findings"
     ]

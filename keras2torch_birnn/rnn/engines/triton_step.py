@@ -25,7 +25,7 @@ from keras2torch_birnn.rnn.gpu.step_cell import to_step_cell
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 # A program computes whole rows of softmax; beyond this, registers do not hold them.
-MOST_WHOLE_ROWS = 2048
+WIDEST_WHOLE_ROWS = 2048
 
 
 @cache
@@ -59,8 +59,8 @@ class TritonStep(Engine):
             return "the Triton kernels lack an activation of this layer"
         if not triton_version():
             return "Triton is not installed"
-        if cell.needs_whole_rows and layer.get_weight_hh().shape[1] > MOST_WHOLE_ROWS:
-            return f"the Triton kernels have softmax of at most {MOST_WHOLE_ROWS} units"
+        if cell.needs_whole_rows and layer.get_weight_hh().shape[1] > WIDEST_WHOLE_ROWS:
+            return f"the Triton kernels have softmax of at most {WIDEST_WHOLE_ROWS} units"
         kind = kind_of(cell, layer, call)
         if not is_checked(kind) and torch.cuda.is_current_stream_capturing():
             return "a graph is being recorded, and the kernels were not checked before"

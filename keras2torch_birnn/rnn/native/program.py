@@ -101,7 +101,7 @@ class Writer:
 
 
 class PreparedCalls:
-    """What a module prepares for its calls. Copied and pickled as None: a copy prepares its own."""
+    """Calls that a module prepares. Copied and pickled as None: a copy prepares its own."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()
