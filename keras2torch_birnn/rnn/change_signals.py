@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.rnn.tensor_memory import is_plain
+from keras2torch_birnn.rnn.tensor_memory import have_tangents, is_plain
 from keras2torch_birnn.torch_private import find
 
 _LAYOUT = attrgetter("shape", "dtype")
@@ -102,7 +102,7 @@ class KnownTensors:
             return False
         mode = torch.is_inference_mode_enabled()
         alike = self._alike[mode]
-        if alike is not None and alike(*tensors):
+        if alike is not None and alike(*tensors) and not have_tangents(tensors):
             return True
         if not (
             [*map(_LAYOUT, tensors)] == self._layouts

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kernel_layers import native
 from specs import TF_KERAS, F, H, bi, chain, dense, functional, layer, rnn, with_options
 from torch import Tensor, fx, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
@@ -379,6 +380,21 @@ def test_weights_of_a_functional_call_are_used() -> None:
         assert torch.equal(module(x)[0], before)
         module.load_state_dict(weights)
         assert_same_bits(got, module(x))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+def test_tangents_of_weights_at_known_addresses_are_not_lost() -> None:
+    """Those of plain tensors, which torch's own check of tensors does not tell apart."""
+    module, x = example()
+    weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+    with torch.no_grad(), forward_ad.dual_level():
+        plain, _ = (functional_call(module, weights, (x,))[0] for _ in range(2))
+        dual = {k: forward_ad.make_dual(w, torch.ones_like(w)) for k, w in weights.items()}
+        value, tangent = forward_ad.unpack_dual(functional_call(module, dual, (x,))[0])
+        step = {name: w + 1e-3 for name, w in weights.items()}
+        moved = functional_call(module, step, (x,))[0]
+    torch.testing.assert_close(value, plain)
+    torch.testing.assert_close(tangent, (moved - plain) / 1e-3, rtol=0.05, atol=1e-2)
 
 
 def test_training_and_gradients_go_layer_by_layer() -> None:

@@ -68,9 +68,9 @@ def to_word(number: float) -> int:
 class Writer:
     """A program that is being written.
 
-    words: of all operations. floats: of the workspace. given: the
-    number of inputs and outputs. work: about as many multiply-adds. layers: the recurrent ones;
-    positions: of their numbers among the words. numbers: constants, which operations read.
+    words: of all operations. floats: of the workspace. given: the number of inputs and outputs.
+    work: about as many multiply-adds. layers: the recurrent ones; positions: of their numbers among
+    the words. numbers: constants, which operations read.
     """
 
     words: list[int] = field(default_factory=list)
