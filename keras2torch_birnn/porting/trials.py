@@ -186,6 +186,7 @@ class Search(CheckedRun):
             [one for one in some if (one.layer, one.kind, one.words) not in known]
             for some in (own, before)
         )
+        own.sort(key=_is_unused_operation)  # where the layer's own mask is, that tells more
         usual = trace.layers.get(path)
         padded = bool(self._padding) and not self._score(path, [AS_PADDED])[0]
         idle: set[int] = set()  # changes that make no difference here
@@ -503,6 +504,12 @@ class Search(CheckedRun):
             return False
         self.found.append(_instead(path, (place_of(path), layer.class_name), near))
         return True
+
+
+def _is_unused_operation(change: Change) -> bool:
+    """Tell whether a mask that an operation makes is not used."""
+    made = any(name.startswith("ops.") for _, name in change.applied)
+    return made and change.kind == "mask missing"
 
 
 def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
