@@ -20,9 +20,8 @@ from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
-from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
+from keras2torch_birnn.schema import CELL_GATES, CELLS, CONV_LSTMS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
 from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model

@@ -26,7 +26,7 @@ from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, rec
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.tensor_checks import check_states
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
 
 

@@ -27,8 +27,7 @@ from keras2torch_birnn.rnn.modules import (
     torch_module,
 )
 from keras2torch_birnn.rnn.unwrap_rnn import layer_of_cell, unwrap
-from keras2torch_birnn.schema import CELL_GATES, cells_in_order
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, cells_in_order
 from keras2torch_birnn.schema.custom_cells import is_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
 

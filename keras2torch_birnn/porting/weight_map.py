@@ -27,7 +27,7 @@ from keras2torch_birnn.porting.gates import (
     torch_letters,
 )
 from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
+from keras2torch_birnn.readers.containers.files import with_index
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer
 from keras2torch_birnn.rnn.parameters import reorder

@@ -21,8 +21,8 @@ from keras2torch_birnn.errors import UsageError, in_file, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.files import with_index
 from keras2torch_birnn.readers.containers.shards import ShardedStore
-from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.saving.atomic import (
     FileKind,

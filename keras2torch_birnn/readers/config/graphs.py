@@ -32,7 +32,7 @@ from keras2torch_birnn.readers.config.graph_checks import (
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
 from keras2torch_birnn.readers.operations.values import TRANSLATED
-from keras2torch_birnn.schema import OPS, SCHEMA, BadOptionError, augmentation
+from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -44,7 +44,7 @@ from keras2torch_birnn.spec import (
 )
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
-_TRAIN_BY_DEFAULT = frozenset({*augmentation.LAYERS, "CenterCrop", "RandomCrop", "Resizing"})
+_TRAIN_BY_DEFAULT = frozenset({*CLASSES["augmentation"], "CenterCrop", "RandomCrop", "Resizing"})
 
 # ---- Sequential -------------------------------------------------------------------------------
 

@@ -53,6 +53,21 @@ class Source:
         return b"" if self.window is None else self.window.head(_HEAD)
 
     @property
+    def is_zip(self) -> bool:
+        """Tell whether it begins as a zip archive, of members or empty."""
+        return self.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+    @property
+    def is_gzip(self) -> bool:
+        """Tell whether it begins as data of gzip."""
+        return self.head.startswith(b"\x1f\x8b")
+
+    @property
+    def is_tar(self) -> bool:
+        """Tell whether it begins as a tar archive."""
+        return begins_tar(self.head)
+
+    @property
     def opened(self) -> Window:
         """The open file.
 
@@ -62,6 +77,11 @@ class Source:
         if self.window is None:
             raise InvalidModelFileError("a folder", "the input must be a file")
         return self.window
+
+
+def begins_tar(head: bytes) -> bool:
+    """Tell whether first bytes are those of a tar archive."""
+    return head[257:262] == b"ustar"
 
 
 class Container(ABC):

@@ -71,7 +71,7 @@ class KerasArchive(KerasContainer):
     @staticmethod
     def recognises(source: Source) -> bool:
         """Tell whether the source begins like a zip archive."""
-        return source.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+        return source.is_zip
 
     @classmethod
     def open(cls, source: Source, opening: ExitStack) -> KerasArchive:
