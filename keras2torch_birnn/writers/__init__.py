@@ -16,8 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.conversion import build, origin
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError, in_file, printable
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
@@ -110,7 +111,7 @@ def write_back(
     with ExitStack() as opening, in_file(source):
         container = opening.enter_context(open_container(path))
         located = locate(
-            container, path, config=config, masked_steps=trained.masked_steps, cut=trained.cut
+            container, config=config, masked_steps=trained.masked_steps, cut=trained.cut
         )
         check_same_model(trained, located.spec)
         facts = Model(_tensors(model), located.read_as, allow_rounding)
@@ -178,7 +179,7 @@ def _check_state(
     written: Path, state: NewState, config: PathLike | None, trained: ModelSpec
 ) -> None:
     with open_container(written) as container:
-        located = locate(container, written, config=config, masked_steps=trained.masked_steps)
+        located = locate(container, config=config, masked_steps=trained.masked_steps)
         state.check(container, located)
 
 

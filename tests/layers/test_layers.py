@@ -12,7 +12,7 @@ import pytest
 import torch
 from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1

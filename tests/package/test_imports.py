@@ -82,7 +82,7 @@ def test_conversion_loads_nothing_of_the_compiler_that_torch_does_not() -> None:
     code = (
         "import sys, torch\n"
         "before = 'torch._dynamo' in sys.modules\n"
-        "import keras2torch_birnn.conversion, keras2torch_birnn.rnn.bidirectional_stack\n"
+        "import keras2torch_birnn.golden, keras2torch_birnn.rnn.bidirectional_stack\n"
         "assert before == ('torch._dynamo' in sys.modules)"
     )
     loaded(code)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers.containers.container import KerasContainer, Source
+from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
 from keras2torch_birnn.readers.containers.zip_archive import (
@@ -69,12 +69,12 @@ class KerasArchive(KerasContainer):
     weights: Window
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source begins like a zip archive."""
         return source.is_zip
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> KerasArchive:
+    def open(cls, source: OpenPath, opening: ExitStack) -> KerasArchive:
         """Check the archive, read its texts and open its weights."""
         archive = read_archive(source.opened)
         _check_one_reading(source.opened, archive.weights)

@@ -11,7 +11,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
 from keras2torch_birnn.readers.containers.compressed import head_inside
-from keras2torch_birnn.readers.containers.container import Source
+from keras2torch_birnn.readers.containers.container import OpenPath
 from keras2torch_birnn.readers.containers.files import POINTER
 from keras2torch_birnn.readers.containers.parts import find_models, whole_of
 from keras2torch_birnn.readers.tensorflow.table import is_table
@@ -139,7 +139,7 @@ def describe(head: bytes) -> tuple[str, str] | None:
     return None
 
 
-def explain_mistake(source: Source) -> InvalidModelFileError:
+def explain_mistake(source: OpenPath) -> InvalidModelFileError:
     """Make the error for a file or folder that is no model, naming what it is instead."""
     if source.window is None:
         return _explain_folder(source.path)

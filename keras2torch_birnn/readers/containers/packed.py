@@ -17,7 +17,7 @@ from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers.containers.container import Container, Source, begins_tar
+from keras2torch_birnn.readers.containers.container import Container, OpenPath, begins_tar
 from keras2torch_birnn.readers.containers.files import INDEX, in_member, not_a_pointer, read_text
 from keras2torch_birnn.readers.containers.members import check_name
 from keras2torch_birnn.readers.containers.saved_model import SavedModel
@@ -62,7 +62,7 @@ class PackedModel:
     """An archive with exactly one model that is not a single file."""
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is an archive that may hold such a model."""
         if source.is_zip:
             return _zip_holds_model(source.opened)
@@ -71,7 +71,7 @@ class PackedModel:
         return source.is_tar
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> Container:
+    def open(cls, source: OpenPath, opening: ExitStack) -> Container:
         """Open the one model of the archive."""
         if source.is_zip:
             return _open_zip(source.opened, opening)

@@ -20,7 +20,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.generations import version_by_shape
-from keras2torch_birnn.readers.containers.container import Architecture, Source
+from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
 from keras2torch_birnn.readers.containers.files import INDEX, read_text
 from keras2torch_birnn.readers.containers.members import Folder, Members, check_name
 from keras2torch_birnn.readers.containers.tensorflow_container import (
@@ -60,14 +60,14 @@ class TensorFlowCheckpoint(TensorFlowContainer):
     _may_count_inputs = False
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is an index, or a folder with a note of its latest checkpoint."""
         if source.window is None:
             return (source.path / STATE).exists()
         return source.path.name.endswith(INDEX) and is_table(source.window)
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> TensorFlowCheckpoint:
+    def open(cls, source: OpenPath, opening: ExitStack) -> TensorFlowCheckpoint:
         """Open the index and its shards, which are beside it."""
         folder = source.path if source.window is None else source.path.parent
         members = Folder(folder, opening)
