@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.plugins.checks import add_dtype_checks
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
+from keras2torch_birnn.rnn.modules import AnyRecurrent
 
 
 def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -60,7 +60,7 @@ def forget_states(model: nn.Module, *, from_zeros: bool = False) -> None:
     from_zeros: cells of plugins do not begin with states of their own, either.
     """
     for module in model.modules():
-        if isinstance(module, RecurrentModule):
+        if isinstance(module, AnyRecurrent):
             module.carried = None
             for part in module.modules() if module.plan.stateful else ():
                 if isinstance(part, CustomRNN):

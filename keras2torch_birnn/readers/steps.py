@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
@@ -17,32 +17,31 @@ from keras2torch_birnn.errors import (
     gather,
     in_file,
 )
-from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
+from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML, is_yaml
 from keras2torch_birnn.readers.config.architecture import parse_architecture
-from keras2torch_birnn.readers.config.augmentation import describe_augmentation
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.cells import list_first_states
 from keras2torch_birnn.readers.config.custom_layers import check_names, note_custom_layers
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
-from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.config.parts import Whole, advise, take_part
-from keras2torch_birnn.readers.config.penalties import describe_penalties
+from keras2torch_birnn.readers.config.parsing import Parsing, Whole
+from keras2torch_birnn.readers.config.penalties import describe_augmentation, describe_penalties
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Architecture, Container
 from keras2torch_birnn.readers.containers.files import file_window, is_folder, read_text
-from keras2torch_birnn.readers.containers.mistakes import is_yaml
 from keras2torch_birnn.readers.containers.parts import whole_of
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.source import Source
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
-from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary, find_vocabularies
 from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, MaskedSteps, ModelSpec
+
+if TYPE_CHECKING:
+    from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary
 
 PathLike = str | os.PathLike[str]
 
@@ -130,6 +129,8 @@ def parse(
     check_call_count(root)
     whole, all_layers, full_parsing = None, root, parsing
     if cut and root.graph is not None:  # (a root that is refused has none)
+        from keras2torch_birnn.readers.config.parts import take_part
+
         root, parsing, whole = take_part(root, parsing, cut)
     if parsing.problems:
         _advise(all_layers, full_parsing, parsing, command)
@@ -177,6 +178,8 @@ def find_architecture(container: Container, given: Mapping[str, Any] | None) -> 
 
 def _advise(all_layers: LayerSpec, full_parsing: Parsing, parsing: Parsing, command: str) -> None:
     """Add to the problems a command that helps, which problems outside of a cut decide, too."""
+    from keras2torch_birnn.readers.config.parts import advise  # only a refusal needs it
+
     problems = {id(problem): problem for problem in (*full_parsing.problems, *parsing.problems)}
     advise(all_layers, replace(full_parsing, problems=list(problems.values())), command)
 
@@ -240,6 +243,8 @@ def read_vocabularies(reading: Reading) -> Reading:
     """
     if reading.problems or reading.whole is None:
         return reading
+    from keras2torch_birnn.readers.weights.text_vocabularies import find_vocabularies
+
     vocabularies, notes = find_vocabularies(
         reading.whole, reading.container, reading.parsing.generation
     )

@@ -26,6 +26,7 @@ from keras2torch_birnn.readers.containers.zip_archive import (
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.store import find_signature
+from keras2torch_birnn.readers.weights.v3 import VOCABULARY
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -46,7 +47,6 @@ _OTHER_ZIPS = (
 
 
 # What a layer found in ``adapt()``, one entry a line; before and after: its place in the store.
-VOCABULARY = ("assets/", "/vocabulary.txt")
 
 
 @dataclass(frozen=True)

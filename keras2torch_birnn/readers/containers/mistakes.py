@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
-from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
+from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML, YAML
 from keras2torch_birnn.readers.containers.compressed import head_inside
 from keras2torch_birnn.readers.containers.container import OpenPath
 from keras2torch_birnn.readers.containers.files import POINTER
@@ -46,7 +46,6 @@ _NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     )
 )
 
-_YAML = rb"(class_name|backend|config|keras_version):"
 
 # What the first bytes match -> what the file is, what to do. The first match counts.
 _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
@@ -111,7 +110,7 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
             _KERAS_FILE,
         ),
         (
-            _YAML,
+            YAML,
             "YAML text without weights",
             f"an architecture goes with --config, next to the weights file; {HOW_TO_TURN_YAML}",
         ),
@@ -124,11 +123,6 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
         (rb"\0{512}", "zero bytes, no data", "was the download or the copy complete?"),
     )
 )
-
-
-def is_yaml(text: str) -> bool:
-    """Tell whether a text begins as an architecture in YAML does."""
-    return re.match(_YAML, text.encode()) is not None
 
 
 def describe(head: bytes) -> tuple[str, str] | None:

@@ -22,6 +22,8 @@ from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
+# Ends of the name of a vocabulary in a .keras archive; the path of its layer is between them.
+VOCABULARY = ("assets/", "/vocabulary.txt")
 ROOTS = ("layers", "_layer_checkpoint_dependencies")
 # Layers whose weights are their cell's.
 OWN_CELL = (*CELL_GATES, *CONV_LSTMS)
