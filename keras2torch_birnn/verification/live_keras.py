@@ -27,7 +27,7 @@ from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.live_model import write_live
 from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
-from keras2torch_birnn.readers.source import Source
+from keras2torch_birnn.readers.source import ModelSource, Source, source_of
 from keras2torch_birnn.readers.steps import holds_model, read_given_config
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.allow_list import foreign_name
@@ -82,12 +82,13 @@ def _reason_against(spec: ModelSpec) -> str | None:
 
 
 def ask_keras(
-    source: Source, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
+    model: ModelSource | Source, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
 ) -> KerasAnswer | NoAnswer:
     """Compute live Keras' outputs on these inputs, or return why that cannot be done.
 
     A live model itself is not run, which could change its states: its Keras writes it to a file.
     """
+    source = source_of(model)
     if source.path is not None:
         return _ask_about_file(source.path, config, spec, inputs)
     with tempfile.TemporaryDirectory(prefix="k2t-") as folder:

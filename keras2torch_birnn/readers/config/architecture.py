@@ -113,7 +113,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
 
 def _class_name(entry: Any, place: str) -> str:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
-        raise InvalidModelFileError("a layer without class_name", "refused", place=place)
+        raise InvalidModelFileError("no layer's configuration", "refused", place=place)
     return str(entry["class_name"])
 
 
