@@ -27,10 +27,11 @@ from keras2torch_birnn.bench.case import (
     input_of,
 )
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, Contender
-from keras2torch_birnn.conversion import build, reset_states
+from keras2torch_birnn.building import build
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.native.precision import reduced_kernel
 from keras2torch_birnn.rnn.precision_settings import set_precision
+from keras2torch_birnn.running import reset_states
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, Call, Graph, LayerSpec, ModelSpec, TensorRef
 

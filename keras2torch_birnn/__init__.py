@@ -9,9 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAMES
-    from keras2torch_birnn.api import convert as convert
-    from keras2torch_birnn.api import weights as weights
-    from keras2torch_birnn.conversion import reset_states as reset_states
+    from keras2torch_birnn.conversion import convert as convert
     from keras2torch_birnn.errors import InvalidModelFileError as InvalidModelFileError
     from keras2torch_birnn.errors import K2TError as K2TError
     from keras2torch_birnn.errors import MissingArchitectureError as MissingArchitectureError
@@ -30,6 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
     from keras2torch_birnn.porting.comparing import compare as compare
     from keras2torch_birnn.porting.report import PortReport as PortReport
+    from keras2torch_birnn.readers.named_weights import weights as weights
     from keras2torch_birnn.resuming import Training as Training
     from keras2torch_birnn.resuming import training as training
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
@@ -38,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.rnn.engine_settings import explain as explain
     from keras2torch_birnn.rnn.engine_settings import set_engine as set_engine
     from keras2torch_birnn.rnn.precision_settings import set_precision as set_precision
+    from keras2torch_birnn.running import reset_states as reset_states
     from keras2torch_birnn.saving.checkpoint import load as load
     from keras2torch_birnn.saving.checkpoint import save as save
     from keras2torch_birnn.schema.custom_layers import converts as converts
@@ -56,8 +56,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
 
 # Module -> its public names, imported when first used.
 _NAMES = {
-    "api": ("convert", "weights"),
-    "conversion": ("reset_states",),
+    "conversion": ("convert",),
     "errors": (
         "InvalidModelFileError",
         "K2TError",
@@ -75,10 +74,12 @@ _NAMES = {
     "layers.registry": ("MaskFlow",),
     "porting.comparing": ("compare",),
     "porting.report": ("PortReport",),
+    "readers.named_weights": ("weights",),
     "resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine"),
     "rnn.precision_settings": ("set_precision",),
+    "running": ("reset_states",),
     "saving.checkpoint": ("load", "save"),
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),

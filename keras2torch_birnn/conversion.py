@@ -1,316 +1,171 @@
-"""Build a torch model from a ModelSpec, and attach its origin: spec text and golden vectors."""
+"""``convert``: from a Keras file to a torch model, or to a checkpoint of it. Imports torch late."""
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.readers.containers import opened
+from keras2torch_birnn.readers.source import ModelSource
+from keras2torch_birnn.readers.steps import PathLike, read
+from keras2torch_birnn.spec import NO_CUT, Cut, LayerNames, ModelSpec, cut_at
+from keras2torch_birnn.torch_import import loading_torch
 
-from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
-from keras2torch_birnn.functional.parameters import materialize
-from keras2torch_birnn.layers.graph import graph_module
-from keras2torch_birnn.layers.recurrent import RecurrentModule
-from keras2torch_birnn.plugins.checks import (
-    add_dtype_checks,
-    check_round_trip,
-    find_plugin_layers,
-    run_checked,
-)
-from keras2torch_birnn.progress import advance, begin
-from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
-from keras2torch_birnn.reference.sample_inputs import (
-    Drawn,
-    candidates,
-    check_memory,
-    draw_inputs,
-)
-from keras2torch_birnn.rnn.custom_cell import CustomRNN
-from keras2torch_birnn.schema import SCHEMA
-from keras2torch_birnn.schema.custom_cells import lacks_initial_states
-from keras2torch_birnn.schema.custom_layers import equation_of, shown
-from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.schema.training_rules import with_training_rules
-from keras2torch_birnn.spec import ModelSpec, with_dtype
-
-DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
-GOLDEN_STEPS = 7
-_META = "keras2torch_birnn"
-_LOAD = "load it first: k2t.load(path)"
-# Errors of arithmetic on tensors that do not fit each other, if no shape check found that before.
-_FAILURES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+if TYPE_CHECKING:
+    from torch import fx, nn
 
 
-@dataclass(frozen=True)
-class Golden:
-    """Golden vectors: small random inputs and their exact outputs, computed in float64.
+def convert(
+    path: ModelSource,
+    *,
+    config: PathLike | None = None,
+    dtype: str | None = None,
+    masked_steps: str | None = None,
+    from_layer: LayerNames = (),
+    to_layer: LayerNames = (),
+    plugins: Iterable[PluginName] = (),
+) -> nn.Module:
+    """Read a Keras file or a live Keras model and rebuild it in torch: eval mode, CPU.
 
-    ``made_by``: "reference", or "model" where a float64 copy of the model computed them, because
-    its weights were trained since or a layer has no NumPy equation. ``rounding``: the largest error
-    of plain float32 arithmetic on these inputs; ``roundings``: that of each output, empty in older
-    files.
-    """
+    Call ``.train()`` on it before training, even if a trainer does so for its own module: some
+    trainers keep the mode of inner modules, and then train without dropout. The parameters that
+    Keras would train after ``load_model`` have ``requires_grad``.
 
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    made_by: str
-    rounding: float
-    roundings: tuple[float, ...] = ()
-
-    def rounding_of_each(self) -> tuple[float, ...]:
-        """Return the rounding error of each output; older files hold only the largest."""
-        return self.roundings or (self.rounding,) * len(self.outputs)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Origin of a model. ``checksum``: of the weights to which ``golden`` belongs."""
-
-    spec_text: str
-    golden: Golden
-    checksum: int
-
-
-def origin(model: nn.Module | str | os.PathLike[str]) -> Origin:
-    """Return the origin of a converted model.
+    path: a file, folder or checkpoint in any format of docs/cli.md, recognised by content; or a
+    built model of keras, tf.keras or tf_keras in this process, which stays as it is. Its Keras
+    writes it to a private temporary folder, which is removed before this returns.
+    config: the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32"
+    or "float64". masked_steps: "zeros" or "previous", if a note says that the file does not
+    determine it.
+    from_layer, to_layer: name or path (``"encoder/embedding"``), or several, of the first and of
+    the last layers to convert, if not the whole model: see docs/cutting.md.
+    plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
 
     Raises:
-        UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``, or is a path.
+        InvalidModelFileError: the file is broken.
+        WeightMismatchError: its weights do not fit its architecture.
+        UnsupportedLayerError: lists everything that cannot be converted.
+        UnsupportedOptionError: lists everything that cannot be converted, all of it options.
+        UsageError: no path and no built model, or layers that bound no part of the model.
     """
-    if isinstance(model, str | os.PathLike):
-        raise UsageError(f"a model is expected, found the path {os.fspath(model)!r}", _LOAD)
-    found = getattr(model, "meta", {}).get(_META)
-    if not isinstance(found, Origin):
-        raise UsageError(
-            "this model was not made by k2t.convert or k2t.load",
-            "save its state_dict with torch.save instead",
-        )
-    return found
+    load_plugins(plugins)
+    cut = cut_at(from_layer, to_layer)
+    return convert_with_spec(
+        path, config=config, dtype=dtype, masked_steps=masked_steps, cut=cut
+    ).model
 
 
-def attach_origin(model: fx.GraphModule, facts: Origin) -> fx.GraphModule:
-    """Attach an origin to a model."""
-    model.meta[_META] = facts
-    return model
+class Converted(NamedTuple):
+    """A model and its spec."""
+
+    model: nn.Module
+    spec: ModelSpec
 
 
-def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
-    """Build the torch module of a spec: eval mode, CPU, the file's dtype or ``dtype``.
+def convert_with_spec(
+    path: ModelSource,
+    *,
+    config: PathLike | None = None,
+    dtype: str | None = None,
+    masked_steps: str | None = None,
+    cut: Cut = NO_CUT,
+) -> Converted:
+    """Convert a model as ``convert`` does, whose arguments these are."""
+    torch = _TorchImport()  # meanwhile a child process reads the file's index
+    with opened(path) as container:  # the format is recognised
+        reading = read(container, config=config, masked_steps=masked_steps, cut=cut)
+        reading.check()
+        torch.wait()
+        return Converted(build_model(reading.spec, dtype=dtype), reading.spec)
 
-    Parameters share the memory of the spec's arrays where the layout allows (no copy of a large
-    Embedding), so a model that is trained in place changes the spec it was built from.
+
+class Written(NamedTuple):
+    """The spec of a model that was written, and the file of vocabularies beside it, if any."""
+
+    spec: ModelSpec
+    vocabularies: Path | None
+
+
+def convert_to_file(
+    path: ModelSource,
+    out: Path,
+    *,
+    config: PathLike | None = None,
+    dtype: str | None = None,
+    masked_steps: str | None = None,
+    cut: Cut = NO_CUT,
+    overwrite: bool = False,
+) -> Written:
+    """Convert a model as ``convert`` does, and write it to a file; large weights are streamed.
 
     Raises:
-        UnsupportedLayerError, UnsupportedOptionError: lists everything that cannot be built.
-        UsageError: no such dtype.
+        K2TError: as ``convert``; OutputError: ``out`` cannot be written.
     """
-    root = with_training_rules(model.root, model.generation)  # these need the file's own dtype
-    root = root if dtype is None else with_dtype(root, _numpy_dtype(dtype))
-    module = graph_module(root).eval()
-    return module if dtype is None else module.to(DTYPES[dtype])  # constants of layers as well
+    from keras2torch_birnn.saving.atomic import check_replacing
+    from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
+    from keras2torch_birnn.saving.vocabulary_file import writing_vocabularies
+
+    torch = _TorchImport()  # meanwhile a child process reads the file's index
+    with opened(path) as container:  # the format is recognised
+        reading = read(container, config=config, masked_steps=masked_steps, cut=cut)
+        reading.check()
+        check_replacing(out, CHECKPOINT, overwrite=overwrite)
+        torch.wait()
+        model = build_model(reading.spec, dtype=dtype, filled=False)
+        from keras2torch_birnn.saving.checkpoint import write_checkpoint
+
+        texts = [one.to_dict() for one in reading.vocabularies]
+        with writing_vocabularies(out, texts, overwrite=overwrite) as beside:
+            name = container.source.name
+            write_checkpoint(model, out, overwrite=overwrite, source=name, finish=container.close)
+    return Written(reading.spec, beside)
 
 
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name not in DTYPES:
-        raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)} is expected")
-    return np.dtype(name)
-
-
-def make_golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
-    """Compute golden vectors, after checking the layers of plugins.
-
-    Raises:
-        PluginError: a layer of a plugin fails, or its state does not survive saving.
-        InvalidModelFileError: the model cannot be computed.
-    """
-    begin("test vectors")
-    with _computing():
-        if find_plugin_layers(spec):
-            _check_plugins(spec, model)
-        return _make_by_reference(spec, model)
-
-
-def check_golden_memory(spec: ModelSpec) -> None:
-    """Refuse a model whose golden vectors would need too much memory, before it is built.
-
-    Raises:
-        UnsupportedOptionError: it is one. InvalidModelFileError: the model cannot be computed.
-    """
-    with _computing():
-        check_memory(spec, steps=GOLDEN_STEPS, shorten=True)
-
-
-@contextmanager
-def _computing() -> Iterator[None]:
-    """Make an error of arithmetic a refusal of the file."""
-    try:
-        yield
-    except _FAILURES as error:
-        raise InvalidModelFileError(
-            f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
-            "refused; if Keras can, please report it",
-        ) from error
-
-
-def add_origin(
-    model: fx.GraphModule, spec: ModelSpec, golden: Golden, *, filled: bool
+def build_model(
+    spec: ModelSpec, *, dtype: str | None = None, filled: bool = True
 ) -> fx.GraphModule:
-    """Attach the spec's text, the golden vectors and, if ``filled``, the weights' checksum.
-
-    ``filled``: read the weights that are still in the file.
-    """
-    if filled:
-        materialize(model)
-    return attach_origin(model, Origin(spec.to_json(), golden, checksum(model) if filled else 0))
-
-
-def _check_plugins(spec: ModelSpec, model: fx.GraphModule) -> None:
-    """Check a plugin's layers before anything is written."""
-    inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
-    run_checked(model, move_inputs(model, inputs), find_float_dtype(model))
-    names = ", ".join(dict.fromkeys(shown(layer) for layer in find_plugin_layers(spec)))
-    again = build(model_from_json(json.loads(spec.to_json()))).to(find_float_dtype(model))
-    check_round_trip(model, again, lambda one: run(one, inputs), names)
-
-
-def _reason(error: Exception) -> str:
-    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
-
-
-def _make_by_reference(spec: ModelSpec, model: fx.GraphModule) -> Golden:
-    drawn = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
-    if not reference_covers(spec):
-        return _make_by_model(model, drawn)
-    return _to_golden(
-        steadiest(drawn, lambda one: by_reference(spec, one, keep=False))[0], "reference"
-    )
-
-
-def _to_golden(found: Measured, made_by: str) -> Golden:
-    return Golden(
-        tuple(map(torch.from_numpy, found.drawn.arrays)),
-        tuple(torch.from_numpy(np.asarray(y, order="C")) for y in found.outputs),
-        made_by,
-        max(found.roundings, default=0.0),
-        found.roundings,
-    )
-
-
-def reference_covers(spec: ModelSpec) -> bool:
-    """Return whether the reference has an equation for every layer of the model."""
-    return all(
-        layer.class_name in SCHEMA
-        or (equation_of(layer) is not None and not lacks_initial_states(layer))
-        for layer in spec.root.walk()
-    )
-
-
-def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
-    """Compute golden vectors with a float64 copy of the model itself.
-
-    shorten: take the inputs of the golden vectors before, and those like them, which may be shorter
-    than the file's inputs are declared.
+    """Build the model of a spec, with golden vectors; ``filled``: with its large weights, too.
 
     Raises:
-        InvalidModelFileError: the model cannot be computed on any of them.
+        K2TError: as ``convert``.
     """
-    facts = origin(model)
-    before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
-    spec = model_from_json(json.loads(facts.spec_text))
-    others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=shorten)
-    with _computing():
-        return _make_by_model(model, chain([before] if shorten else [], others))
+    from keras2torch_birnn.building import build
+    from keras2torch_birnn.golden import add_origin, check_golden_memory, make_golden
+    from keras2torch_birnn.plugins.checks import complete_shapes
+
+    spec = complete_shapes(spec)  # shapes that only running a plugin's module shows
+    check_golden_memory(spec)
+    model = build(spec, dtype=dtype)
+    return add_origin(model, spec, make_golden(spec, model), filled=filled)
 
 
-def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
-    copy = copy_in_float64(model)
+class _TorchImport:
+    """Import of torch, and of the modules that need it, in a thread of its own."""
 
-    def measure(one: Drawn) -> Measured:
-        inputs = tuple(map(torch.from_numpy, one.arrays))
-        exact = tuple(y.numpy() for y in run(copy, inputs))
-        single = tuple(y.numpy() for y in run(model, inputs))
-        return Measured(one, exact, differences(single, exact))
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        with loading_torch():
+            self._thread.start()
 
-    return _to_golden(steadiest(drawn, measure)[0], "model")
+    def _run(self) -> object:
+        try:
+            from keras2torch_birnn import golden
+        except BaseException as error:
+            self._error = error
+            return None
+        return golden
 
+    def wait(self) -> None:
+        """Wait for the import to end, and raise its error if it failed.
 
-def copy_in_float64(model: nn.Module) -> nn.Module:
-    """Copy the model to the CPU in float64 and eval mode.
-
-    The copy raises a PluginError where a plugin's layer returns another precision.
-    """
-    return add_dtype_checks(deepcopy(model).cpu().double().eval(), torch.float64)
-
-
-def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Call the model once from fresh states; return its outputs as a flat tuple on the CPU.
-
-    Those of bfloat16, which NumPy lacks, become float32.
-    """
-    given = move_inputs(model, inputs)
-    forget_states(model)
-    with torch.no_grad():
-        out = model(*given)
-    forget_states(model)
-    outputs = (y.cpu() for y in flat(out))
-    return tuple(y.float() if y.dtype is torch.bfloat16 else y for y in outputs)
-
-
-def find_float_dtype(model: nn.Module) -> torch.dtype:
-    """Return the dtype of a model's float weights."""
-    tensors = model.state_dict().values()
-    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
-
-
-def move_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Move the inputs to the model's device, floats also to its precision."""
-    device = next(iter(model.state_dict().values()), torch.zeros(())).device
-    kind = find_float_dtype(model)
-    return tuple(x.to(device, kind) if x.is_floating_point() else x.to(device) for x in inputs)
-
-
-def reset_states(model: nn.Module) -> None:
-    """Reset the states that ``stateful`` layers keep between batches to zeros, as Keras does."""
-    forget_states(model, from_zeros=True)
-
-
-def forget_states(model: nn.Module, *, from_zeros: bool = False) -> None:
-    """Forget what ``stateful`` layers carry, so that they begin as after loading.
-
-    from_zeros: cells of plugins do not begin with states of their own, either.
-    """
-    for module in model.modules():
-        if isinstance(module, RecurrentModule):
-            module.carried = None
-            for part in module.modules() if module.plan.stateful else ():
-                if isinstance(part, CustomRNN):
-                    part.from_zeros = from_zeros
-
-
-def flat(output: Any) -> tuple[Tensor, ...]:
-    """Flatten a model's output to a tuple of tensors, in Keras' order."""
-    if isinstance(output, Tensor):
-        return (output,)
-    values = output.values() if isinstance(output, Mapping) else output
-    return tuple(tensor for part in values for tensor in flat(part))
-
-
-def checksum(model: nn.Module) -> int:
-    """Compute a checksum of all weights and their names."""
-    total = 0
-    for name, tensor in sorted(model.state_dict().items()):
-        data = tensor.detach().cpu().contiguous()
-        total = zlib.crc32(name.encode(), total)
-        if data.numel():
-            total = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), total)
-            advance(data.nbytes)
-    return total
+        Raises:
+            UsageError: there is too little memory for torch.
+        """
+        self._thread.join()
+        if self._error is not None:
+            with loading_torch():
+                raise self._error

@@ -7,22 +7,20 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UsageError, gather
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
-from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
+from keras2torch_birnn.readers.source import ModelSource, source_of
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
-from keras2torch_birnn.schema import CELL_GATES, CELLS, RECURRENT, cells_in_order
+from keras2torch_birnn.schema import CELL_GATES, CELLS, CONV_LSTMS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
 from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
@@ -90,7 +88,7 @@ def inspect(
     masks: Mapping[str, str] = {}
     if not problems:
         with loading_torch():
-            from keras2torch_birnn.conversion import build
+            from keras2torch_birnn.building import build
             from keras2torch_birnn.plugins.checks import complete_shapes
 
         try:
@@ -114,16 +112,17 @@ def _read(path: ModelSource, config: PathLike | None, cut: Cut) -> tuple[ModelSp
     Raises:
         UsageError: an option that is for a Keras file, with one that is converted.
     """
-    if is_path(path) and Path(path).is_file() and is_checkpoint(Path(path)):
+    file = source_of(path).path
+    if file is not None and file.is_file() and is_checkpoint(file):
         if config is not None or cut:
             raise UsageError(
                 "it is converted already", "leave out --config, --from and --to", file=str(path)
             )
         with loading_torch():
-            from keras2torch_birnn.conversion import origin
+            from keras2torch_birnn.golden import origin
             from keras2torch_birnn.saving.checkpoint import load
 
-        return model_from_json(json.loads(origin(load(path)).spec_text)), []
+        return model_from_json(json.loads(origin(load(file)).spec_text)), []
     return read_with_problems(path, config=config, weights="shapes", cut=cut)
 
 

@@ -11,20 +11,20 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.api import convert_opened
-from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UnsupportedOptionError,
     UsageError,
     in_file,
 )
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.config.policies import notes_of_half_precision
-from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
-from keras2torch_birnn.readers.steps import PathLike, read_given_config
+from keras2torch_birnn.readers.source import ModelSource
+from keras2torch_birnn.readers.steps import PathLike, read, read_given_config
 from keras2torch_birnn.readers.weights.spectral import check_not_wrapped
 from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.schema.stored import model_from_json
@@ -122,11 +122,11 @@ def training(
         raise UsageError(f'state {state!r}: "file" or "new" is expected')
     load_plugins(plugins)
     given = read_given_config(config)
-    with in_file(name_source(source)), open_container(source) as container:
-        model = convert_opened(
-            container, source, config=config, dtype=dtype, masked_steps=masked_steps
-        ).train()
-        located = locate(container, source, config=config, masked_steps=masked_steps)
+    with opened(source) as container:
+        reading = read(container, config=config, masked_steps=masked_steps)
+        reading.check()
+        model = build_model(reading.spec, dtype=dtype).train()
+        located = locate(container, config=config, masked_steps=masked_steps)
         check_not_wrapped(located.spec.root)
         compiled = read_compiled(container, given, located.spec.generation)
         variables = find_variables(located, model)

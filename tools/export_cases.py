@@ -25,13 +25,14 @@ import source_parity
 from fixture_files import FIXTURES
 from parsing_here import parsing_here
 
+from keras2torch_birnn.building import build
 from keras2torch_birnn.comparison.tolerance import EXACT, Tolerance
-from keras2torch_birnn.conversion import GOLDEN_STEPS, build, copy_in_float64, move_inputs, run
 from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.source.write_source import write_source
 from keras2torch_birnn.exporting.torch_program import as_declared, draw_example
 from keras2torch_birnn.functional.parameters import materialize
+from keras2torch_birnn.golden import GOLDEN_STEPS
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers import read_model
@@ -41,6 +42,7 @@ from keras2torch_birnn.reference.sample_inputs import (
     free_steps,
     input_facts,
 )
+from keras2torch_birnn.running import copy_in_float64, move_inputs, run
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import NO_CUT, Array, Cut, ModelSpec
 

@@ -55,7 +55,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
 
 
 def _export(case: Model, file: Path, inputs: Sequence[Array]) -> None:
-    from keras2torch_birnn.api import convert
+    from keras2torch_birnn.conversion import convert
     from keras2torch_birnn.exporting.exporter import export
 
     model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last)
@@ -65,7 +65,7 @@ def _export(case: Model, file: Path, inputs: Sequence[Array]) -> None:
 def _export_by_torch(case: Model, file: Path, inputs: Sequence[Array]) -> None:
     import torch
 
-    from keras2torch_birnn.api import convert
+    from keras2torch_birnn.conversion import convert
 
     model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last)
     given = tuple(torch.from_numpy(x) for x in inputs)

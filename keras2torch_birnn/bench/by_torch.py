@@ -104,7 +104,7 @@ def _nothing() -> None:
 
 
 def _model(case: Model, how: str, device: str, inputs: list[Array]) -> tuple[nn.Module, Runner]:
-    from keras2torch_birnn.api import convert
+    from keras2torch_birnn.conversion import convert
 
     model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last).to(
         device

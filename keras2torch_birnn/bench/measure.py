@@ -194,10 +194,11 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
         return [trained_exactly(case)]
     if isinstance(case, Stack):
         return [exact(case)]
-    from keras2torch_birnn.conversion import copy_in_float64, reference_covers, run
+    from keras2torch_birnn.golden import reference_covers
     from keras2torch_birnn.readers import read_model
     from keras2torch_birnn.reference import compute
     from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
+    from keras2torch_birnn.running import copy_in_float64, run
 
     spec = read_model(case.path, config=case.config, cut=case.cut)
     inputs = draw_inputs(spec, steps=case.time, seed=0)
@@ -210,7 +211,7 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
         return list(compute(spec, inputs).outputs)
     import torch
 
-    from keras2torch_birnn.api import convert
+    from keras2torch_birnn.conversion import convert
 
     model = copy_in_float64(convert(case.path, config=case.config))
     return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.readers.operations import operation_names
 from keras2torch_birnn.readers.weights.spectral import WRAPPER
-from keras2torch_birnn.schema import LAYERS, OPS
+from keras2torch_birnn.schema import ALIASES, LAYERS, OPS
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,12 @@ class Row:
 
 def catalogue() -> tuple[Row, ...]:
     """List every class of the schema, in its order, and the wrapper that is read as its layer."""
-    rows = (Row(name, row.aliases, row.refused) for name, row in LAYERS.items())
+    rows = (Row(name, _find_aliases(name), row.refused) for name, row in LAYERS.items())
     return (*rows, Row(WRAPPER, (), ("training",)))
+
+
+def _find_aliases(name: str) -> tuple[str, ...]:
+    return tuple(alias for alias, known in ALIASES.items() if known == name)
 
 
 def operation_rows() -> tuple[Row, ...]:

@@ -62,16 +62,16 @@ def convert_file(model: Path, out: Path, options: Options) -> Done:
     sources = (model, options.config, *map(Path, options.plugins))
     check_output(out, CHECKPOINT, sources=sources)
     load_plugins(options.plugins)
-    from keras2torch_birnn.api import convert_with_spec
+    from keras2torch_birnn.conversion import convert_to_file
     from keras2torch_birnn.inspection import count_parameters, layers_of
 
-    _, spec, vocabularies = convert_with_spec(
+    spec, vocabularies = convert_to_file(
         model,
+        out,
         config=options.config,
         dtype=options.dtype,
         masked_steps=options.masked_steps,
         cut=options.cut,
-        out=out,
         overwrite=options.force,
     )
     return Done(

@@ -86,8 +86,8 @@ def _read(
     Raises:
         UsageError: an option is for a Keras file, and ``source`` is none.
     """
-    from keras2torch_birnn.api import convert_with_spec
-    from keras2torch_birnn.conversion import DTYPES
+    from keras2torch_birnn.building import DTYPES
+    from keras2torch_birnn.conversion import convert_with_spec
     from keras2torch_birnn.saving.checkpoint import load
     from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 

@@ -134,9 +134,9 @@ def _differ(halves: Sequence[LayerRow]) -> bool:
 
 def _print_weights(model: Any) -> None:
     """Print the names, shapes and dtypes of a file that holds only weights."""
-    from keras2torch_birnn.readers import read_arrays
+    from keras2torch_birnn.readers.named_weights import weights
 
-    found = read_arrays(model)
+    found = weights(model)
     print_columns(
         ("weight", "shape", "dtype"),
         [(printable(name), format_cell(a.shape), str(a.dtype)) for name, a in found.items()],

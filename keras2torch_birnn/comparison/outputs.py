@@ -11,10 +11,10 @@ from torch import nn
 
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
-from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
+from keras2torch_birnn.running import run
 from keras2torch_birnn.spec import Array
 
 # A larger share than UNJUDGEABLE: a baseline in half precision is never more exact than this.

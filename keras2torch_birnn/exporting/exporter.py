@@ -16,12 +16,12 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.comparison.outputs import compare, outputs
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import resolve_tolerance
-from keras2torch_birnn.conversion import Golden, checksum, make_golden_by_model, origin
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes, tell_sizes
 from keras2torch_birnn.exporting.target import EXTRA, Target
+from keras2torch_birnn.golden import Golden, checksum, make_golden_by_model, origin
 from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.precision_settings import check_float32
 from keras2torch_birnn.saving.atomic import (

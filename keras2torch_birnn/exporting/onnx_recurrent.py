@@ -24,7 +24,6 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.exporting.onnx_activations import OnnxActivation, describe, to_onnx
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
-from keras2torch_birnn.layers.recurrent import RecurrentModule as AnyRecurrentModule
 from keras2torch_birnn.merge_modes import MERGE_MODES, merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
@@ -40,6 +39,7 @@ from keras2torch_birnn.rnn.masks import (
     zero_past,
 )
 from keras2torch_birnn.rnn.modules import (
+    AnyRecurrent,
     BidirectionalPair,
     Output,
     Plan,
@@ -353,7 +353,7 @@ def replace_recurrent(model: nn.Module) -> None:
     masks = _find_masks(model)
     problems: list[K2TError] = []
     for path, module in list(model.named_modules()):
-        if not isinstance(module, AnyRecurrentModule) or path not in masks:
+        if not isinstance(module, AnyRecurrent) or path not in masks:
             continue
         try:
             _check(module, path)
@@ -384,22 +384,24 @@ def _find_masks(model: nn.Module) -> dict[str, set[bool]]:
     for path, module in model.named_modules():
         if path.startswith(tuple(inside)):
             found.pop(path, None)
-        elif isinstance(module, AnyRecurrentModule):
+        elif isinstance(module, AnyRecurrent):
             inside.append(f"{path}.")
             found.setdefault(path, {False, True})
     return found
 
 
-def _check(module: AnyRecurrentModule, path: str) -> None:
+def _check(module: AnyRecurrent, path: str) -> None:
     """Refuse what no module here computes.
 
     Raises:
         UnsupportedLayerError: a ConvLSTM or a custom cell. UnsupportedOptionError: it is stateful,
             or in float64.
     """
-    if any(isinstance(part, ConvLSTM) for part in module.modules()):
+    whole = cast(nn.Module, module)
+    parts = [*whole.modules()]
+    if any(isinstance(part, ConvLSTM) for part in parts):
         raise UnsupportedLayerError("a ConvLSTM has no ONNX form", place=path)
-    if any(isinstance(part, CustomRNN) for part in module.modules()):
+    if any(isinstance(part, CustomRNN) for part in parts):
         raise UnsupportedLayerError(
             "a custom cell has no ONNX form", "export it as .pt2", place=path
         )
@@ -409,7 +411,7 @@ def _check(module: AnyRecurrentModule, path: str) -> None:
             "make the states inputs and outputs of the model (initial_state, return_state)",
             place=path,
         )
-    dtypes = {parameter.dtype for parameter in module.parameters()} - {torch.float32}
+    dtypes = {parameter.dtype for parameter in whole.parameters()} - {torch.float32}
     if dtypes:
         raise UnsupportedOptionError(
             f"a recurrent layer in {min(map(str, dtypes)).removeprefix('torch.')}: ONNX Runtime "
@@ -419,7 +421,7 @@ def _check(module: AnyRecurrentModule, path: str) -> None:
         )
 
 
-def _replace(module: AnyRecurrentModule, path: str, masks: Collection[bool]) -> nn.Module:
+def _replace(module: AnyRecurrent, path: str, masks: Collection[bool]) -> nn.Module:
     if isinstance(module, BidirectionalPair):
         for name in ("forward_layer", "backward_layer"):
             setattr(module, name, _replace_part(getattr(module, name), path, masks))

@@ -14,7 +14,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.conversion import run
 from keras2torch_birnn.errors import K2TError, printable
 from keras2torch_birnn.exporting.torch_program import input_shapes
 from keras2torch_birnn.limits import MAX_OPEN_SIZES
@@ -24,6 +23,7 @@ from keras2torch_birnn.reference.input_sizes import (
     list_sizes,
     open_places,
 )
+from keras2torch_birnn.running import run
 from keras2torch_birnn.spec import ModelSpec
 
 # Axes of one size: places of inputs, and the axis of each.

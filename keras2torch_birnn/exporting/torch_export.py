@@ -26,12 +26,6 @@ from keras2torch_birnn.comparison.tolerance import (
     max_errors,
     resolve_tolerance,
 )
-from keras2torch_birnn.conversion import (
-    GOLDEN_STEPS,
-    copy_in_float64,
-    find_float_dtype,
-    run,
-)
 from keras2torch_birnn.errors import (
     K2TError,
     UnsupportedLayerError,
@@ -51,8 +45,10 @@ from keras2torch_birnn.exporting.torch_program import (
     quiet,
     record_program,
 )
+from keras2torch_birnn.golden import GOLDEN_STEPS
 from keras2torch_birnn.reference.rounding import differences
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
+from keras2torch_birnn.running import copy_in_float64, find_float_dtype, run
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from keras2torch_birnn.conversion import move_inputs
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.running import move_inputs
 from keras2torch_birnn.spec import Array, ModelSpec, Shape
 from keras2torch_birnn.torch_private import find
 

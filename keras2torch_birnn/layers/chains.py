@@ -23,7 +23,6 @@ from keras2torch_birnn.layers.dropout import (
 from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
 from keras2torch_birnn.layers.masking import Masking, call_with_mask, differs
 from keras2torch_birnn.layers.one_call import OneCall
-from keras2torch_birnn.layers.small_inputs import find_small_input
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
@@ -113,6 +112,8 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
             outputs = one_call and one_call.run(self, args, kwargs)
             return chained(self, *args, **kwargs) if outputs is None else outputs
         except RuntimeError as error:
+            from keras2torch_birnn.layers.small_inputs import find_small_input
+
             small = find_small_input(cast(fx.GraphModule, self), error)
             if small is None:
                 raise

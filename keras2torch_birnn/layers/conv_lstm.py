@@ -24,13 +24,19 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines import check_no_kernel
 from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
-from keras2torch_birnn.rnn.modules import Plan, plan_of, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.modules import (
+    AnyRecurrent,
+    Plan,
+    plan_of,
+    recurrent_forward,
+    shown_options,
+)
 from keras2torch_birnn.rnn.tensor_checks import check_states
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema import CONV_LSTMS
 from keras2torch_birnn.spec import LayerSpec
 
 
-class ConvLSTM(nn.Module):
+class ConvLSTM(AnyRecurrent, nn.Module):
     """One direction, called as Keras calls its ConvLSTM: (B, T, S, C) -> (B, T, S', F).
 
     ``weight_ih`` (4F, C, K), ``weight_hh`` (4F, F, K), ``bias`` (4F,). With ``channels_first`` the

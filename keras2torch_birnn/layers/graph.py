@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import zip_longest
 from operator import getitem
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import fx, nn
@@ -19,7 +20,6 @@ from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.attribute_names import attribute_names
 from keras2torch_birnn.layers.chains import ModelGraph
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
-from keras2torch_birnn.layers.operations import OperationNodes, used_outputs
 from keras2torch_birnn.layers.registry import (
     MaskFlow,
     Step,
@@ -77,6 +77,9 @@ def _read(graph: Graph) -> frozenset[str]:
     return frozenset(read)
 
 
+if TYPE_CHECKING:
+    from keras2torch_birnn.layers.operations import OperationNodes
+
 # An input of a model: the fx node, its mask, its dtype.
 Given = tuple[Any, Any, str]
 _GIVEN = "given"  # the dtype of a user's input, not known yet
@@ -90,7 +93,7 @@ class _Emitter:
     def __init__(self, *, double: bool) -> None:
         self.root = nn.Module()
         self.graph = fx.Graph()
-        self.operations = OperationNodes(self.graph, self.root, double=double)
+        self.double = double
         # fx node name -> path of the Keras call ("dense", "dense#1", "encoder/lstm")
         self.paths: dict[str, str] = {}
         # The same for the nodes that make a call's mask
@@ -108,6 +111,13 @@ class _Emitter:
         self.around: set[str] = set()
         # Module's path -> that of the one whose output is regularized, after the steps
         self.outputs: dict[str, str] = {}
+
+    @cached_property
+    def operations(self) -> OperationNodes:
+        """Writer of operations; most models have none."""
+        from keras2torch_birnn.layers.operations import OperationNodes
+
+        return OperationNodes(self.graph, self.root, double=self.double)
 
     def modules(self, graph: Graph, parent: nn.Module, prefix: str = "") -> dict[str, str]:
         """Build every layer of the graph under ``parent``; return its attribute names."""
@@ -168,7 +178,7 @@ class _Emitter:
         inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
         dtypes: dict[Node, Dtypes] = {}
         read = _read(graph)
-        used = used_outputs(leaves((tuple(call.args for call in graph.calls), graph.outputs)))
+        used = _count_outputs(leaves((tuple(call.args for call in graph.calls), graph.outputs)))
 
         def value(leaf: Any) -> Any:
             if not isinstance(leaf, TensorRef):
@@ -530,3 +540,13 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
     module.meta["output_masks"] = tuple(mask and mask.name for mask in _flat(masks))
     count_calls(module)
     return module
+
+
+def _count_outputs(graph_leaves: Iterator[Any]) -> dict[tuple[str, int], int]:
+    """Return (layer, call) -> the number of its outputs in use: one more than the highest."""
+    found: dict[tuple[str, int], int] = {}
+    for ref in graph_leaves:
+        key = getattr(ref, "layer", None), getattr(ref, "call", 0)
+        if key[0] is not None:
+            found[key[0], key[1]] = max(found.get((key[0], key[1]), 1), ref.output + 1)
+    return found

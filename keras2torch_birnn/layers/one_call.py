@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.layers.recording import record
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.guard import PATIENCE, Guard
@@ -109,6 +108,8 @@ class OneCall(PreparedCalls):
     def _record(self, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
         if why_missing() or not all(map(torch.numel, given)):
             return False
+        from keras2torch_birnn.layers.recording import record  # most processes record nothing
+
         modules, observer = [*model.modules()], Observer()
         if any(map(_carries_states, modules)):  # to record is to call them once more
             return False

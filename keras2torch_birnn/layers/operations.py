@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -339,13 +339,3 @@ class OperationNodes:
         if natural == ("int64",) and gives == ("float",) and "dtype" not in config:
             natural = ()
         return target.function, options, natural
-
-
-def used_outputs(graph_leaves: Iterator[Any]) -> dict[tuple[str, int], int]:
-    """Return (layer, call) -> the number of its outputs in use: one more than the highest."""
-    found: dict[tuple[str, int], int] = {}
-    for ref in graph_leaves:
-        key = getattr(ref, "layer", None), getattr(ref, "call", 0)
-        if key[0] is not None:
-            found[key[0], key[1]] = max(found.get((key[0], key[1]), 1), ref.output + 1)
-    return found

@@ -8,31 +8,21 @@ from typing import cast
 
 from torch import nn
 
-from keras2torch_birnn.layers import conv_lstm
-from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter, convert_layer
 from keras2torch_birnn.rnn.cell_kind import can_share_module
-from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.engines import check_no_kernel
 from keras2torch_birnn.rnn.modules import (
-    GRU,
-    LSTM,
-    RNN,
     BidirectionalPair,
-    LoopRNN,
     Plan,
     plan_of,
     torch_module,
 )
 from keras2torch_birnn.rnn.unwrap_rnn import layer_of_cell, unwrap
-from keras2torch_birnn.schema import CELL_GATES, cells_in_order
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, cells_in_order
 from keras2torch_birnn.schema.custom_cells import is_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
-
-RecurrentModule = LSTM | GRU | RNN | LoopRNN | BidirectionalPair | StackedRNN | ConvLSTM | CustomRNN
 
 
 def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
@@ -41,6 +31,8 @@ def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
     if layer.class_name in CELL_GATES:
         return torch_module((layer,), plan)
     if layer.class_name in CONV_LSTMS:
+        from keras2torch_birnn.layers import conv_lstm  # a page that other layers do not need
+
         return conv_lstm.one_direction(layer, plan)
     cell = layer.parts["cell"]
     if is_custom_cell(cell):
@@ -56,6 +48,8 @@ def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
             modules.append(torch_module((alone,), plan_of((alone,), None)))
         if not cell.config.get("trainable", True):
             modules[-1].requires_grad_(False)
+    from keras2torch_birnn.rnn.cell_stack import StackedRNN
+
     return StackedRNN(modules, order, plan)
 
 

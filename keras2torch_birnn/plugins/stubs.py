@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UsageError, gather, in_file, printable
+from keras2torch_birnn.errors import K2TError, UsageError, gather, printable
 from keras2torch_birnn.layers.attribute_names import attribute_names
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.config.custom_layers import EVERY_LAYER
 from keras2torch_birnn.readers.config.dialects import has_effect
-from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
-from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.config.parsing import UnknownClass
+from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.live_model import ModelSource, name_source
+from keras2torch_birnn.readers.source import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
 from keras2torch_birnn.readers.weights.load_weights import find_weights
 from keras2torch_birnn.readers.weights.v3 import snake_case
@@ -76,15 +76,14 @@ def write_plugin(
             what is not supported needs no plugin; InvalidModelFileError: the file is broken.
     """
     load_plugins(plugins)
-    with in_file(name_source(path)), open_container(path) as container:
-        reading = parse(container, path, config=config)
+    with opened(path) as container:
+        reading = parse(container, config=config)
         unknown = reading.parsing.unknown
         if not unknown:
-            if reading.problems:
-                raise gather(reading.problems)
+            reading.check()
             raise UsageError("every layer has a converter", "no plugin is needed")
-        facts = _find_facts(container, path, config, unknown)
-    return _write(name_source(path), unknown, facts)
+        facts = _find_facts(container, config, unknown)
+    return _write(container.source.name, unknown, facts)
 
 
 # ---- facts ---------------------------------------------------------------------------------------
@@ -92,13 +91,12 @@ def write_plugin(
 
 def _find_facts(
     container: Container,
-    path: ModelSource,
     config: PathLike | None,
     unknown: Sequence[UnknownClass],
 ) -> Facts:
     """Read the model again as if the classes had converters that name no weights."""
     with _registered(unknown):
-        reading = infer_shapes(parse(container, path, config=config))
+        reading = infer_shapes(parse(container, config=config))
         inputs = {layer.place: layer.input_shape for layer in reading.root.walk()}
         if reading.problems:
             lines = tuple(f"also not supported: {p}" for p in gather(reading.problems).lines())

@@ -47,7 +47,7 @@ from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
 from keras2torch_birnn.porting.trials import Search
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.containers.live_model import ModelSource
+from keras2torch_birnn.readers.source import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.spec import Array, ModelSpec, leaves

@@ -10,12 +10,10 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations, product
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from keras2torch_birnn.errors import in_file
 from keras2torch_birnn.layers.origins import Copies, Fixed
 from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.plugins import PluginName, load_plugins
@@ -26,8 +24,7 @@ from keras2torch_birnn.porting.gates import (
     orders,
     torch_letters,
 )
-from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
+from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer
 from keras2torch_birnn.rnn.parameters import reorder
@@ -73,9 +70,8 @@ def map_weights(
         K2TError: as ``k2t.convert``.
     """
     load_plugins(plugins)
-    path = with_index(Path(source))
-    with in_file(source), open_container(path) as container:
-        located = locate(container, path, config=config, masked_steps=masked_steps, cut=cut)
+    with opened(source) as container:
+        located = locate(container, config=config, masked_steps=masked_steps, cut=cut)
         keys = {at: name for name, at in container.weight_names().items()}
         return tuple(replace(row, key=keys.get(row.path, "")) for row in _rows(located))
 

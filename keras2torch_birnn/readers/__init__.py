@@ -1,7 +1,7 @@
 """Read a Keras model file into a ModelSpec. Never imports torch, h5py or Keras.
 
 The order: recognise and open the container (``containers``), parse the architecture (``config``,
-``operations``), infer shapes (``schema``), load the weights (``weights``). See ``open_model``.
+``operations``), infer shapes (``schema``), load the weights (``weights``). See ``steps.read``.
 """
 
 from __future__ import annotations
@@ -10,29 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, in_file
-from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.containers.live_model import (
-    ModelSource,
-    is_path,
-    name_source,
-    read_live_arrays,
-)
-from keras2torch_birnn.readers.steps import (
-    PathLike,
-    find_architecture,
-    infer_shapes,
-    parse,
-    read_given_config,
-    read_vocabularies,
-    read_weights,
-)
+from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.readers.containers import opened
+from keras2torch_birnn.readers.source import ModelSource, Source
+from keras2torch_birnn.readers.steps import PathLike, find_architecture, read, read_given_config
 from keras2torch_birnn.readers.weights.load_weights import How
-from keras2torch_birnn.spec import NO_CUT, Array, Cut, ModelSpec
+from keras2torch_birnn.spec import NO_CUT, Cut, ModelSpec
 
 
 def read_model(
-    path: ModelSource,
+    path: ModelSource | Source,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
@@ -50,15 +37,14 @@ def read_model(
             configuration differ; UnsupportedLayerError, UnsupportedOptionError: all that cannot
             be converted.
     """
-    spec, problems = read_with_problems(path, config=config, masked_steps=masked_steps, cut=cut)
-    if problems:
-        with in_file(name_source(path)):
-            raise gather(problems)
-    return spec
+    with opened(path) as container:
+        reading = read(container, config=config, masked_steps=masked_steps, cut=cut, weights="read")
+        reading.check()
+        return reading.spec
 
 
 def read_with_problems(
-    path: ModelSource,
+    path: ModelSource | Source,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
@@ -80,7 +66,7 @@ def read_with_problems(
 
 @contextmanager
 def open_model(
-    path: ModelSource,
+    path: ModelSource | Source,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
@@ -91,40 +77,19 @@ def open_model(
 
     The file must not have changed when it is closed. ``weights``: see ``load_weights``.
     """
-    with in_file(name_source(path)), open_container(path) as container:
-        reading = parse(container, path, config=config, masked_steps=masked_steps, cut=cut)
-        reading = infer_shapes(reading)
-        reading = read_weights(reading, weights)
-        reading = read_vocabularies(reading)
+    with opened(path) as container:
+        reading = read(
+            container, config=config, masked_steps=masked_steps, cut=cut, weights=weights
+        )
         yield reading.spec, reading.problems
 
 
-def read_arrays(path: ModelSource) -> dict[str, Array]:
-    """Read all weights of a model by name, whatever its architecture is; see ``k2t.weights``.
-
-    Raises:
-        InvalidModelFileError: broken, hostile, or no model.
-    """
-    with in_file(name_source(path)):
-        found = _read_stored_arrays(path) if is_path(path) else read_live_arrays(path)
-        if not found:
-            raise InvalidModelFileError("holds no weights", "give a file with weights")
-        return found
-
-
-def _read_stored_arrays(path: ModelSource) -> dict[str, Array]:
-    with open_container(path) as container:
-        names = container.weight_names()
-        arrays = container.store.arrays(list(names.values()))
-        return {name: array.read() for name, array in zip(names, arrays, strict=True)}
-
-
-def read_architecture(path: ModelSource, *, config: PathLike | None = None) -> Mapping[str, Any]:
+def read_architecture(path: PathLike, *, config: PathLike | None = None) -> Mapping[str, Any]:
     """Read the JSON of the model, from the file or from ``config``.
 
     Raises:
         InvalidModelFileError: there is none, or it is broken.
     """
     given = read_given_config(config)
-    with in_file(name_source(path)), open_container(path) as container:
-        return find_architecture(container, path, given).model
+    with opened(path) as container:
+        return find_architecture(container, given).model

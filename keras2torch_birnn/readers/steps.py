@@ -8,40 +8,40 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
     MissingArchitectureError,
+    gather,
     in_file,
 )
-from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
+from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML, is_yaml
 from keras2torch_birnn.readers.config.architecture import parse_architecture
-from keras2torch_birnn.readers.config.augmentation import describe_augmentation
 from keras2torch_birnn.readers.config.backends import check_backend
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.cells import list_first_states
 from keras2torch_birnn.readers.config.custom_layers import check_names, note_custom_layers
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
-from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.config.parts import Whole, advise, take_part
-from keras2torch_birnn.readers.config.penalties import describe_penalties
+from keras2torch_birnn.readers.config.parsing import Parsing, Whole
+from keras2torch_birnn.readers.config.penalties import describe_augmentation, describe_penalties
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Architecture, Container
 from keras2torch_birnn.readers.containers.files import file_window, is_folder, read_text
-from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path
-from keras2torch_birnn.readers.containers.mistakes import is_yaml
 from keras2torch_birnn.readers.containers.parts import whole_of
 from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.source import Source
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
-from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary, find_vocabularies
 from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, MaskedSteps, ModelSpec
+
+if TYPE_CHECKING:
+    from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary
 
 PathLike = str | os.PathLike[str]
 
@@ -71,6 +71,11 @@ class Reading:
         """Everything that is not supported, of all steps so far."""
         return self.parsing.problems
 
+    def check(self) -> None:
+        """Raise everything that is not supported, together."""
+        if self.problems:
+            raise gather(self.problems)
+
     @property
     def spec(self) -> ModelSpec:
         """The model as read so far."""
@@ -78,9 +83,30 @@ class Reading:
         return ModelSpec(self.root, self.parsing.generation, self.notes, self.masked_steps, cut)
 
 
+def read(
+    container: Container,
+    *,
+    config: PathLike | None = None,
+    masked_steps: str | None = None,
+    cut: Cut = NO_CUT,
+    weights: How = "lazy",
+) -> Reading:
+    """Read the model in a container; weights only if nothing is unsupported.
+
+    masked_steps: see ``weights/masked_steps.py``. cut: see ``config/cut.py``. weights: see
+    ``load_weights``.
+
+    Raises:
+        InvalidModelFileError, WeightMismatchError, UsageError: as the steps do.
+    """
+    reading = parse(container, config=config, masked_steps=masked_steps, cut=cut)
+    reading = infer_shapes(reading)
+    reading = read_weights(reading, weights)
+    return read_vocabularies(reading)
+
+
 def parse(
     container: Container,
-    path: ModelSource,
     *,
     config: PathLike | None = None,
     masked_steps: str | None = None,
@@ -88,21 +114,23 @@ def parse(
 ) -> Reading:
     """Find the architecture and parse its layers by the rules of the Keras that wrote it.
 
-    path: what the user gave. config: an architecture in a file of its own. cut: the layers between
-    which the model is read; nothing is refused that lies outside of them.
+    config: an architecture in a file of its own. cut: the layers between which the model is read;
+    nothing is refused that lies outside of them.
 
     Raises:
         InvalidModelFileError: there is no architecture, or it is broken; UsageError: a choice of
             ``masked_steps`` that this Keras does not have, or layers that bound no part.
     """
-    architecture = find_architecture(container, path, read_given_config(config))
-    command = _command(path, config)
+    architecture = find_architecture(container, read_given_config(config))
+    command = _command(container.source, config)
     parsing = Parsing(generation_of(architecture.version), command=command)
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
     whole, all_layers, full_parsing = None, root, parsing
     if cut and root.graph is not None:  # (a root that is refused has none)
+        from keras2torch_birnn.readers.config.parts import take_part
+
         root, parsing, whole = take_part(root, parsing, cut)
     if parsing.problems:
         _advise(all_layers, full_parsing, parsing, command)
@@ -117,7 +145,7 @@ def parse(
         *note_custom_layers(root, architecture.model),
         *describe_penalties(parsing.penalties),
         *describe_augmentation(root),
-        *_misnamed_note(path, container),
+        *_misnamed_note(container),
     )
     return Reading(
         container,
@@ -132,10 +160,8 @@ def parse(
     )
 
 
-def find_architecture(
-    container: Container, path: ModelSource, given: Mapping[str, Any] | None
-) -> Architecture:
-    """Find the architecture; where ``path`` is a part of a model, the error names the whole.
+def find_architecture(container: Container, given: Mapping[str, Any] | None) -> Architecture:
+    """Find the architecture; where the file is a part of a model, the error names the whole.
 
     Raises:
         InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
@@ -143,7 +169,8 @@ def find_architecture(
     try:
         return container.architecture(given)
     except MissingArchitectureError as error:
-        whole = whole_of(Path(path)) if is_path(path) else None
+        path = container.source.path
+        whole = None if path is None else whole_of(path)
         if whole is None:
             raise
         raise MissingArchitectureError(*whole) from error
@@ -151,13 +178,15 @@ def find_architecture(
 
 def _advise(all_layers: LayerSpec, full_parsing: Parsing, parsing: Parsing, command: str) -> None:
     """Add to the problems a command that helps, which problems outside of a cut decide, too."""
+    from keras2torch_birnn.readers.config.parts import advise  # only a refusal needs it
+
     problems = {id(problem): problem for problem in (*full_parsing.problems, *parsing.problems)}
     advise(all_layers, replace(full_parsing, problems=list(problems.values())), command)
 
 
-def _command(path: ModelSource, config: PathLike | None) -> str:
+def _command(source: Source, config: PathLike | None) -> str:
     """Return the command that converts this file, or the file of a live model."""
-    file = os.fspath(path) if is_path(path) else "MODEL"
+    file = "MODEL" if source.path is None else source.name
     options = [] if config is None else [f"--config {shlex.quote(os.fspath(config))}"]
     options += [f"--plugin {shlex.quote(name)}" for name in REGISTERED.loaded]
     return " ".join(["k2t convert", shlex.quote(file), "OUT", *options])
@@ -214,6 +243,8 @@ def read_vocabularies(reading: Reading) -> Reading:
     """
     if reading.problems or reading.whole is None:
         return reading
+    from keras2torch_birnn.readers.weights.text_vocabularies import find_vocabularies
+
     vocabularies, notes = find_vocabularies(
         reading.whole, reading.container, reading.parsing.generation
     )
@@ -248,7 +279,7 @@ def holds_model(path: PathLike) -> bool:
 def _architecture_of_model(path: PathLike) -> Mapping[str, Any]:
     """Return the JSON of a model, with the version and backend that its file names."""
     with open_container(path) as container:
-        architecture = find_architecture(container, path, None)
+        architecture = find_architecture(container, None)
     return {
         **architecture.model,
         "keras_version": architecture.version,
@@ -256,9 +287,10 @@ def _architecture_of_model(path: PathLike) -> Mapping[str, Any]:
     }
 
 
-def _misnamed_note(path: ModelSource, container: Container) -> list[str]:
+def _misnamed_note(container: Container) -> list[str]:
     """Note that a file named as HDF5 is an archive. TensorFlow 2 wrote HDF5 files named .keras."""
-    named_hdf5 = is_path(path) and Path(path).suffix.lower() in (".h5", ".hdf5")
+    path = container.source.path
+    named_hdf5 = path is not None and path.suffix.lower() in (".h5", ".hdf5")
     return (
         ["the file is a .keras archive by its content"]
         if container.kind == "keras_zip" and named_hdf5

@@ -16,7 +16,7 @@ from keras2torch_birnn.reference.input_sizes import (
     fill_shapes,
     shapes_agree,
 )
-from keras2torch_birnn.schema import OPS, SCHEMA, augmentation
+from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA
 from keras2torch_birnn.schema.batch_memory import check_batch_memory, limit_rows
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
@@ -30,7 +30,7 @@ _HANDS_ON = frozenset(
     "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
     "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D SpatialDropout3D "
     "Identity".split()
-) | frozenset(augmentation.LAYERS)
+) | frozenset(CLASSES["augmentation"])
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {
     **dict.fromkeys(EMBEDDINGS, "input_dim"),

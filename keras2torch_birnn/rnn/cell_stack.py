@@ -15,11 +15,17 @@ from torch import nn
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.custom_cell import CustomRNN, split_first_state
-from keras2torch_birnn.rnn.modules import Plan, SequenceModule, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.modules import (
+    AnyRecurrent,
+    Plan,
+    SequenceModule,
+    recurrent_forward,
+    shown_options,
+)
 from keras2torch_birnn.rnn.scripting import refuse_scripting
 
 
-class StackedRNN(nn.Module):
+class StackedRNN(AnyRecurrent, nn.Module):
     """Cells as modules of one direction each; called as Keras calls its RNN.
 
     order: of the states that go in and out: (index of the cell, number of its states).

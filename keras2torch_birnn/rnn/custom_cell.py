@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.modules import Plan, recurrent_forward, shown_options
+from keras2torch_birnn.rnn.modules import AnyRecurrent, Plan, recurrent_forward, shown_options
 from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states
 from keras2torch_birnn.schema.custom_cells import gives_states, sizes_of
@@ -22,7 +22,7 @@ from keras2torch_birnn.schema.custom_layers import custom_layer_of, shown
 from keras2torch_birnn.spec import LayerSpec, format_shape
 
 
-class CustomRNN(nn.Module):
+class CustomRNN(AnyRecurrent, nn.Module):
     """One direction of a loop over a plugin's cell; called as Keras calls its RNN."""
 
     carried: tuple[State, ...] | None = None

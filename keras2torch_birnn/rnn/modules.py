@@ -65,6 +65,13 @@ class Plan:
     stateful: bool = False
 
 
+class AnyRecurrent:
+    """Base of the modules of recurrent layers of any kind, beside ``nn.Module``."""
+
+    plan: Plan
+    carried: tuple[State, ...] | None
+
+
 class SequenceModule(Protocol):
     """The part of a recurrent module that ``recurrent_forward`` uses."""
 
@@ -174,7 +181,7 @@ def _parameters_of(module: nn.Module, directions: int) -> list[Tensor | None]:
         return [getattr(module, name, None) for name in names]
 
 
-class RecurrentModule:
+class RecurrentModule(AnyRecurrent):
     """The part that the modules of one converted cell share; a base beside one of ``nn.Module``."""
 
     plan: Plan
@@ -276,7 +283,7 @@ class LoopRNN(RecurrentModule, nn.Module):
         return ", ".join((self.shown, *shown_options(self.plan), *_shown_precision(self)))
 
 
-class BidirectionalPair(nn.Module):
+class BidirectionalPair(AnyRecurrent, nn.Module):
     """Two recurrent modules that differ (units, class, activation, bias), one per direction."""
 
     carried: tuple[State, ...] | None = None

@@ -15,15 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.conversion import (
-    Origin,
-    attach_origin,
-    build,
-    checksum,
-    find_float_dtype,
-    make_golden_by_model,
-    origin,
-)
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UsageError,
@@ -32,8 +24,10 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.functional.parameters import materialize
+from keras2torch_birnn.golden import Origin, attach_origin, checksum, make_golden_by_model, origin
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.progress import begin
+from keras2torch_birnn.running import find_float_dtype
 from keras2torch_birnn.saving.atomic import write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 from keras2torch_birnn.saving.content import (

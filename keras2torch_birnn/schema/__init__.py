@@ -8,35 +8,9 @@ torch, no h5py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from keras2torch_birnn.schema import (
-    activation,
-    attention,
-    augmentation,
-    cells,
-    conv_lstm,
-    convolution,
-    dense,
-    dropout,
-    embedding,
-    hashing,
-    local,
-    masking,
-    merging,
-    model,
-    normalization,
-    operations,
-    pooling,
-    preprocessing,
-    recurrent,
-    reshaping,
-    resizing,
-    spectrograms,
-    time_distributed,
-)
+from keras2torch_birnn.schema import cells, operations
 from keras2torch_birnn.schema.cells import cells_in_order
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
     ACTIVATIONS,
@@ -45,57 +19,117 @@ from keras2torch_birnn.schema.options import (
     Option,
     parse_activation,
 )
+from keras2torch_birnn.schema.pages import Pages
 from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, merged_output
 from keras2torch_birnn.schema.row import Schema, ShapeError, joined, normalized_axes
 
-# In the order of lists and tables.
-_PAGES: tuple[Any, ...] = (
-    model,
-    recurrent,
-    conv_lstm,
-    time_distributed,
-    dense,
-    embedding,
-    masking,
-    activation,
-    dropout,
-    normalization,
-    reshaping,
-    resizing,
-    spectrograms,
-    pooling,
-    convolution,
-    local,
-    preprocessing,
-    hashing,
-    merging,
-    attention,
-    augmentation,
-)
-LAYERS: Mapping[str, Schema] = joined(*(page.LAYERS for page in _PAGES))
-# The page of each class; other packages have pages of the same names.
-PAGES: Mapping[str, str] = {
-    name: page.__name__.rpartition(".")[2] for page in _PAGES for name in page.LAYERS
+# Page -> the classes that its LAYERS describe, in the order of lists and tables. A page is imported
+# when a row of it is read.
+_CLASSES = {
+    "model": "InputLayer Sequential Functional",
+    "recurrent": "LSTM GRU SimpleRNN Bidirectional RNN",
+    "conv_lstm": "ConvLSTM1D ConvLSTM2D ConvLSTM3D",
+    "time_distributed": "TimeDistributed",
+    "dense": "Dense EinsumDense Highway MaxoutDense",
+    "embedding": "Embedding ReversibleEmbedding",
+    "masking": "Masking",
+    "activation": "Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU",
+    "dropout": (
+        "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D Identity GaussianNoise "
+        "GaussianDropout AlphaDropout ActivityRegularization"
+    ),
+    "normalization": (
+        "BatchNormalization LayerNormalization GroupNormalization UnitNormalization "
+        "RMSNormalization"
+    ),
+    "reshaping": "Flatten Reshape Permute RepeatVector",
+    "resizing": (
+        "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D "
+        "UpSampling2D UpSampling3D Resizing CenterCrop RandomCrop"
+    ),
+    "spectrograms": "STFTSpectrogram MelSpectrogram",
+    "pooling": (
+        "MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D AveragePooling3D "
+        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GlobalAveragePooling1D "
+        "GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D "
+        "AdaptiveMaxPooling3D AdaptiveAveragePooling1D AdaptiveAveragePooling2D "
+        "AdaptiveAveragePooling3D"
+    ),
+    "convolution": (
+        "Conv1D Conv2D Conv3D DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D "
+        "Conv1DTranspose Conv2DTranspose Conv3DTranspose"
+    ),
+    "local": "LocallyConnected1D LocallyConnected2D",
+    "preprocessing": "Normalization Rescaling CategoryEncoding Discretization IntegerLookup",
+    "hashing": "Hashing",
+    "merging": "Add Multiply Average Maximum Minimum Subtract Concatenate Dot Merge",
+    "attention": "Attention AdditiveAttention MultiHeadAttention GroupedQueryAttention",
+    "augmentation": (
+        "RandomFlip RandomRotation RandomZoom RandomTranslation RandomHeight RandomWidth "
+        "RandomShear RandomPerspective RandomElasticTransform RandomContrast RandomBrightness "
+        "RandomGrayscale RandomColorJitter RandomColorDegeneration RandomHue RandomSaturation "
+        "RandomSharpness RandomPosterization RandomInvert RandomErasing RandomGaussianBlur "
+        "RandAugment AugMix CutMix MixUp Solarization MaxNumBoundingBoxes"
+    ),
 }
+CLASSES: Mapping[str, tuple[str, ...]] = {
+    page: tuple(names.split()) for page, names in _CLASSES.items()
+}
+# The page of each class; other packages have pages of the same names.
+PAGES: Mapping[str, str] = {name: page for page, names in CLASSES.items() for name in names}
+# Other names of classes in files.
+ALIASES: Mapping[str, str] = {
+    "Model": "Functional",
+    "CuDNNLSTM": "LSTM",
+    "CuDNNGRU": "GRU",
+    "SyncBatchNormalization": "BatchNormalization",  # the same at inference
+    "MaxPool1D": "MaxPooling1D",
+    "MaxPool2D": "MaxPooling2D",
+    "MaxPool3D": "MaxPooling3D",
+    "AvgPool1D": "AveragePooling1D",
+    "AvgPool2D": "AveragePooling2D",
+    "AvgPool3D": "AveragePooling3D",
+    "GlobalMaxPool1D": "GlobalMaxPooling1D",
+    "GlobalMaxPool2D": "GlobalMaxPooling2D",
+    "GlobalMaxPool3D": "GlobalMaxPooling3D",
+    "GlobalAvgPool1D": "GlobalAveragePooling1D",
+    "GlobalAvgPool2D": "GlobalAveragePooling2D",
+    "GlobalAvgPool3D": "GlobalAveragePooling3D",
+    "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D",
+    "Convolution3D": "Conv3D",
+    "SeparableConvolution1D": "SeparableConv1D",
+    "SeparableConvolution2D": "SeparableConv2D",
+    "Convolution1DTranspose": "Conv1DTranspose",
+    "Convolution2DTranspose": "Conv2DTranspose",
+    "Deconvolution2D": "Conv2DTranspose",
+    "Deconv2D": "Conv2DTranspose",
+    "Convolution3DTranspose": "Conv3DTranspose",
+    "Deconvolution3D": "Conv3DTranspose",
+    "Deconv3D": "Conv3DTranspose",
+    "GroupQueryAttention": "GroupedQueryAttention",
+}
+LAYERS: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES)
 OPS = operations.OPS
 CELLS = cells.CELLS
-SCHEMA: Mapping[str, Schema] = joined(LAYERS, OPS, CELLS)
+SCHEMA: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES, at_hand=joined(OPS, CELLS))
 
+CONV_LSTMS = CLASSES["conv_lstm"]
 # What can be half of a Bidirectional.
 RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 
-CLASS_NAMES: Mapping[str, str] = {
-    **{name: name for name in SCHEMA},
-    **{alias: name for name, schema in SCHEMA.items() for alias in schema.aliases},
-}
+CLASS_NAMES: Mapping[str, str] = {**{name: name for name in SCHEMA}, **ALIASES}
 
 __all__ = [
     "ACTIVATIONS",
     "ACTIVATION_OPTIONS",
+    "ALIASES",
     "CELLS",
     "CELL_GATES",
     "CELL_STATES",
+    "CLASSES",
     "CLASS_NAMES",
+    "CONV_LSTMS",
     "LAYERS",
     "OPS",
     "PAGES",

@@ -289,7 +289,6 @@ LAYERS: Mapping[str, Schema] = {
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
-        aliases=("GroupQueryAttention",),
         ignored=("flash_attention",),
     ),
 }

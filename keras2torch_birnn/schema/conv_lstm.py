@@ -72,5 +72,3 @@ LAYERS: Mapping[str, Schema] = {
     "ConvLSTM2D": _conv_lstm(2, ignored=("implementation",)),  # of Keras before 2.2
     "ConvLSTM3D": _conv_lstm(3),
 }
-
-CONV_LSTMS = tuple(LAYERS)

@@ -152,12 +152,11 @@ def _options(rank: int, padding: Option, *more: Mapping[str, Option]) -> dict[st
     return options
 
 
-def _conv(rank: int, *aliases: str) -> Schema:
+def _conv(rank: int) -> Schema:
     return Schema(
         _options(rank, _CAUSAL if rank == 1 else _PADDING, _FILTERS, {"groups": size(1)}),
         _conv_weights,
         conv_output,
-        aliases=aliases,
     )
 
 
@@ -172,11 +171,10 @@ def _separable(rank: int) -> Schema:
         _options(rank, padding, _FILTERS, _MULTIPLIER, _ONE_GROUP),
         _separable_weights,
         conv_output,
-        aliases=(f"SeparableConvolution{rank}D",),
     )
 
 
-def _transposed(rank: int, *aliases: str) -> Schema:
+def _transposed(rank: int) -> Schema:
     return Schema(
         _options(
             rank,
@@ -190,20 +188,19 @@ def _transposed(rank: int, *aliases: str) -> Schema:
         ),
         _transposed_weights,
         _transposed_output,
-        aliases=(f"Convolution{rank}DTranspose", *aliases),
         refused=("output_padding that TensorFlow refuses",),
     )
 
 
 LAYERS: Mapping[str, Schema] = {
-    "Conv1D": _conv(1, "Convolution1D"),
-    "Conv2D": _conv(2, "Convolution2D"),
-    "Conv3D": _conv(3, "Convolution3D"),
+    "Conv1D": _conv(1),
+    "Conv2D": _conv(2),
+    "Conv3D": _conv(3),
     "DepthwiseConv1D": _depthwise(1),
     "DepthwiseConv2D": _depthwise(2),
     "SeparableConv1D": _separable(1),
     "SeparableConv2D": _separable(2),
     "Conv1DTranspose": _transposed(1),
-    "Conv2DTranspose": _transposed(2, "Deconvolution2D", "Deconv2D"),
-    "Conv3DTranspose": _transposed(3, "Deconvolution3D", "Deconv3D"),
+    "Conv2DTranspose": _transposed(2),
+    "Conv3DTranspose": _transposed(3),
 }

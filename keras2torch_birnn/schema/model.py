@@ -33,5 +33,5 @@ LAYERS: Mapping[str, Schema] = {
         refused=("sparse=True", "ragged=True"),
     ),
     "Sequential": Schema(),
-    "Functional": Schema(aliases=("Model",)),
+    "Functional": Schema(),
 }

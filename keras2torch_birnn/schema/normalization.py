@@ -80,7 +80,6 @@ LAYERS: Mapping[str, Schema] = {
         {**_NORMALIZATION, "momentum": number(0.99), "renorm": choice(False, False)},
         _batch_norm_weights,
         not_trained=("moving_mean", "moving_variance"),
-        aliases=("SyncBatchNormalization",),  # the same at inference
         refused=("several axes", "renorm=True"),
     ),
     "LayerNormalization": Schema(

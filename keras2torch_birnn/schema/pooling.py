@@ -56,35 +56,35 @@ def _adaptive(rank: int) -> Schema:
     return Schema(options, output=_adaptive_output)
 
 
-def _pool(rank: int, alias: str) -> Schema:
+def _pool(rank: int) -> Schema:
     options = {
         "pool_size": window(2, rank),
         "strides": optional(window(None, rank)),
         "padding": choice("valid", "valid", "same"),
         "data_format": DATA_FORMAT,
     }
-    return Schema(options, output=_pool_output, aliases=(alias,))
+    return Schema(options, output=_pool_output)
 
 
-def _global_pool(rank: int, alias: str, **semantics: Option) -> Schema:
+def _global_pool(rank: int, **semantics: Option) -> Schema:
     options = {"data_format": DATA_FORMAT, "keepdims": flag(False)}
     output = _global_pool_output(rank)
-    return Schema(options, output=output, aliases=(alias,), semantics=semantics)
+    return Schema(options, output=output, semantics=semantics)
 
 
 LAYERS: Mapping[str, Schema] = {
-    "MaxPooling1D": _pool(1, "MaxPool1D"),
-    "MaxPooling2D": _pool(2, "MaxPool2D"),
-    "MaxPooling3D": _pool(3, "MaxPool3D"),
-    "AveragePooling1D": _pool(1, "AvgPool1D"),
-    "AveragePooling2D": _pool(2, "AvgPool2D"),
-    "AveragePooling3D": _pool(3, "AvgPool3D"),
-    "GlobalMaxPooling1D": _global_pool(1, "GlobalMaxPool1D"),
-    "GlobalMaxPooling2D": _global_pool(2, "GlobalMaxPool2D"),
-    "GlobalMaxPooling3D": _global_pool(3, "GlobalMaxPool3D"),
-    "GlobalAveragePooling1D": _global_pool(1, "GlobalAvgPool1D", use_mask=flag(True)),
-    "GlobalAveragePooling2D": _global_pool(2, "GlobalAvgPool2D"),
-    "GlobalAveragePooling3D": _global_pool(3, "GlobalAvgPool3D"),
+    "MaxPooling1D": _pool(1),
+    "MaxPooling2D": _pool(2),
+    "MaxPooling3D": _pool(3),
+    "AveragePooling1D": _pool(1),
+    "AveragePooling2D": _pool(2),
+    "AveragePooling3D": _pool(3),
+    "GlobalMaxPooling1D": _global_pool(1),
+    "GlobalMaxPooling2D": _global_pool(2),
+    "GlobalMaxPooling3D": _global_pool(3),
+    "GlobalAveragePooling1D": _global_pool(1, use_mask=flag(True)),
+    "GlobalAveragePooling2D": _global_pool(2),
+    "GlobalAveragePooling3D": _global_pool(3),
     "AdaptiveMaxPooling1D": _adaptive(1),
     "AdaptiveMaxPooling2D": _adaptive(2),
     "AdaptiveMaxPooling3D": _adaptive(3),

@@ -130,8 +130,8 @@ def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
 
 
 LAYERS: Mapping[str, Schema] = {
-    "LSTM": _rnn("LSTM", {**RNN_OPTIONS, **GATE_OPTIONS}, aliases=("CuDNNLSTM",)),
-    "GRU": _rnn("GRU", {**RNN_OPTIONS, **GRU_OPTIONS}, aliases=("CuDNNGRU",)),
+    "LSTM": _rnn("LSTM", {**RNN_OPTIONS, **GATE_OPTIONS}),
+    "GRU": _rnn("GRU", {**RNN_OPTIONS, **GRU_OPTIONS}),
     "SimpleRNN": _rnn("SimpleRNN", RNN_OPTIONS),
     "Bidirectional": Schema(
         {"merge_mode": choice("concat", *MERGE_MODES, None)},

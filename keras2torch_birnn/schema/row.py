@@ -63,8 +63,8 @@ class Schema:
     both may raise ShapeError.
     ``not_trained``: weights that Keras lists after all trainable ones. ``integer_weights``: those
     of integer dtype. ``lazy_weights``: those that builder and equation can take a few rows at a
-    time. ``parts``: config keys that hold an inner layer. ``aliases``: other names of
-    the class. ``arguments``: the tensors it is called with, in order; ``call_options``: other
+    time. ``parts``: config keys that hold an inner layer.
+    ``arguments``: the tensors it is called with, in order; ``call_options``: other
     arguments of a call. With several arguments, or a list of tensors, the input shape is a tuple of
     shapes. ``listed``: its one argument is a list of tensors. ``groups``: for weights of layers
     inside it, named "query/kernel": the name before the slash -> names of its group in the v3
@@ -80,7 +80,6 @@ class Schema:
     integer_weights: tuple[str, ...] = ()
     lazy_weights: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ("inputs",)
     call_options: Mapping[str, Option] = field(default_factory=dict)
     listed: bool = False

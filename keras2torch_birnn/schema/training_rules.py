@@ -16,8 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from keras2torch_birnn.schema import normalized_axes
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema import CONV_LSTMS, normalized_axes
 from keras2torch_birnn.schema.custom_cells import ASKED, is_custom_cell
 from keras2torch_birnn.schema.penalties import penalty_rule, with_penalty_rule
 from keras2torch_birnn.spec import Generation, LayerSpec

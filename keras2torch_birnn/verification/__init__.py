@@ -30,7 +30,6 @@ from keras2torch_birnn.comparison.report import (
     report_of,
 )
 from keras2torch_birnn.comparison.tolerance import Tolerance, close, resolve_tolerance
-from keras2torch_birnn.conversion import find_float_dtype, origin
 from keras2torch_birnn.errors import (
     ArgumentTypeError,
     InvalidModelFileError,
@@ -40,13 +39,16 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.exporting import is_exported
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE, complete_shapes, find_plugin_layers
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, name_source
+from keras2torch_birnn.readers.source import ModelSource, Source, source_of
+from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates
+from keras2torch_birnn.running import find_float_dtype
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema.custom_cells import lacks_initial_states
@@ -82,9 +84,9 @@ STEPS = 11  # of free axes
 
 def verify(
     model: ModelSource,
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     *,
-    config: str | os.PathLike[str] | None = None,
+    config: PathLike | None = None,
     devices: Sequence[str] = ("cpu",),
     against: Against = "auto",
     atol: float | None = None,
@@ -118,72 +120,116 @@ def verify(
     if against not in AGAINST:
         raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
     limit = resolve_tolerance(atol, rtol)
+    _check_out(out)
+    load_plugins(plugins)
+    source, cut = source_of(model), cut_at(from_layer, to_layer)
+    exported = source.path if out is None else out
+    if isinstance(exported, str | os.PathLike) and is_exported(exported):
+        read = partial(_read, source, config, masked_steps, cut)
+        return _verify_export(source, out, read, devices, against, limit, inputs)
+    places = expand_devices(devices)
+    if out is None or against == "golden":
+        return _verify_golden(source, out, places, limit, inputs)
+    converted = load(out)
+    spec = _read_converted(source, converted, out, config, masked_steps, cut)
+    own_data = () if inputs is None else (given_inputs(spec, inputs),)
+    drawn = candidates(spec, steps=STEPS, seed=1)
+    first = next(drawn)  # shows a wrong layer best; layer checks need no steady inputs
+    runs = _run_reference(spec, first, own_data, inputs)
+    layers = _judge_layers(converted, spec, runs, with_maps=with_maps)
+    best, tried = _find_steadiest(spec, chain(own_data, [first], drawn), runs)
+    notes = list(_plugin_notes(spec))
+    answer = _ask_keras(source, config, spec, best, against, notes) if best.judged else None
+    others = [one for one in tried if not one.judged and one is not best]
+    comparisons = [
+        comparison
+        for measured in (*others, best)
+        for comparison in _compare(
+            converted, measured, places, limit, answer if measured is best else None, against
+        )
+    ]
+    return _report(comparisons, layers, notes, answer)
+
+
+def _check_out(out: object) -> None:
     if isinstance(out, nn.Module):
         raise ArgumentTypeError(
             f"out: the path of a file is expected, found a module ({type(out).__name__})",
             "k2t.compare takes a module",
         )
-    load_plugins(plugins)
-    exported = model if out is None else out
-    if is_path(exported) and is_exported(exported):
-        cut = cut_at(from_layer, to_layer)
-        read = partial(_read, model, config, masked_steps, cut)
-        return _exported(model, out, read, devices, against, limit, inputs)
-    places = expand_devices(devices)
-    if out is None or against == "golden":
-        if inputs is not None:
-            raise UsageError(
-                "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
-            )
-        return _against_golden(out or _path_alone(model), places, limit)
-    converted = load(out)
+
+
+def _read_converted(
+    source: Source,
+    converted: nn.Module,
+    out: PathLike,
+    config: PathLike | None,
+    masked_steps: str | None,
+    cut: Cut,
+) -> ModelSpec:
+    """Read the Keras model as ``out`` was converted from it: its cut, masked steps and precision.
+
+    Raises:
+        UsageError, WeightMismatchError: ``out`` was made from another model, or another part.
+    """
     theirs = model_from_json(json.loads(origin(converted).spec_text))
-    cut = cut_at(from_layer, to_layer) or theirs.cut
-    spec = _read(model, config, masked_steps, cut)
+    spec = _read(source, config, masked_steps, cut or theirs.cut)
     _check_cut(spec, theirs, out)
     chosen = masked_steps or theirs.masked_steps
     if chosen != spec.masked_steps:
-        spec = _read(model, config, chosen, cut)
+        spec = _read(source, config, chosen, spec.cut)
     _check_same_model(spec, converted, out)
-    spec = _in_precision(spec, converted)
-    own_data = () if inputs is None else (given_inputs(spec, inputs),)
-    drawn = candidates(spec, steps=STEPS, seed=1)
+    return _in_precision(spec, converted)
+
+
+def _run_reference(
+    spec: ModelSpec, first: Drawn, own_data: Sequence[Drawn], source: Given | None
+) -> dict[str, Measured]:
+    """Run the reference on the first random inputs and the user's; record every layer's scan."""
     begin("the reference")
-    judged = next(drawn)  # show a wrong layer best; layer checks need no steady inputs
-    on_drawn = by_reference(spec, judged, EQUATION_OR_MODULE, scans=True)
-    known = {judged.name: on_drawn}
-    judge = partial(_layers, converted, spec, with_maps=with_maps)
-    layers = judge(on_drawn)
-    for data in own_data:
-        known[data.name] = _on_given(spec, data, inputs)
-        layers = keep_worse(layers, judge(known[data.name]))
+    runs = {first.name: by_reference(spec, first, EQUATION_OR_MODULE, scans=True)}
+    return runs | {data.name: _on_given(spec, data, source) for data in own_data}
+
+
+def _judge_layers(
+    converted: nn.Module, spec: ModelSpec, runs: Mapping[str, Measured], *, with_maps: bool
+) -> tuple[LayerParity, ...]:
+    """Judge every layer on the inputs that it has in these runs; keep the worst of each."""
+    layers: tuple[LayerParity, ...] = ()
+    for run in runs.values():
+        if run.trace is not None:
+            found = check_layers(converted, spec, run.trace, run.drawn.arrays, with_maps=with_maps)
+            layers = keep_worse(layers, found)
+    return layers
+
+
+def _find_steadiest(
+    spec: ModelSpec, drawn: Iterable[Drawn], runs: Mapping[str, Measured]
+) -> tuple[Measured, Sequence[Measured]]:
+    """Find the inputs on which the reference is steadiest, and those that were tried."""
 
     def measure(one: Drawn) -> Measured:
-        return known.get(one.name) or by_reference(spec, one, EQUATION_OR_MODULE)
+        return runs.get(one.name) or by_reference(spec, one, EQUATION_OR_MODULE)
 
     begin("whole model")
-    best, tried = steadiest(chain(own_data, [judged], drawn), measure)
-    notes = list(_plugin_notes(spec))
-    answer: KerasAnswer | NoAnswer | None = None
-    if best.judged:
-        answer = _keras_answer(model, config, spec, best, against, notes)
-    comparisons = [
-        one
-        for measured in tried
-        if not measured.judged and measured is not best
-        for one in _comparisons(converted, measured, places, limit, None, against)
-    ]
-    found = answer if isinstance(answer, KerasAnswer) else None
-    comparisons += _comparisons(converted, best, places, limit, found, against)
+    return steadiest(drawn, measure)
+
+
+def _report(
+    comparisons: Sequence[Comparison],
+    layers: Sequence[LayerParity],
+    notes: Sequence[str],
+    answer: KerasAnswer | NoAnswer | None,
+) -> ParityReport:
     if not isinstance(answer, NoAnswer):
         return report_of(comparisons, layers, notes)
     reason = answer.reason if answer.foreign or answer.unknown else ""
     return report_of(comparisons, layers, notes, without_keras=reason, contradicted=answer.unknown)
 
 
-def _exported(
-    model: ModelSource,
-    out: str | os.PathLike[str] | None,
+def _verify_export(
+    source: Source,
+    out: PathLike | None,
     read: Callable[[], ModelSpec],
     devices: Sequence[str],
     against: Against,
@@ -205,12 +251,12 @@ def _exported(
         raise UsageError(f"an export is not compared with {against}", "use --against auto")
     if set(devices) - {"cpu"}:
         raise UsageError(f"an export is run on the CPU, not on {', '.join(devices)}")
-    if is_path(model) and Path(model).is_file() and is_checkpoint(Path(model)):
+    if source.path is not None and source.path.is_file() and is_checkpoint(source.path):
         if against == "reference":
             raise UsageError(
                 "a converted model has no reference", "name the Keras file: k2t verify MODEL EXPORT"
             )
-        baseline, name = load_baseline(model), "the converted model in float64"
+        baseline, name = load_baseline(source.path), "the converted model in float64"
     else:
         baseline, name = make_baseline(read(), EQUATION_OR_MODULE), "reference"
     spec = baseline[0]
@@ -240,15 +286,16 @@ def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
             ) from None
 
 
-def _comparisons(
+def _compare(
     converted: nn.Module,
     measured: Measured,
     places: Sequence[str],
     limit: Tolerance,
-    answer: KerasAnswer | None,
+    keras: KerasAnswer | NoAnswer | None,
     against: Against,
 ) -> Iterator[Comparison]:
     """Compare on these inputs, on every device, with the reference and with live Keras."""
+    answer = keras if isinstance(keras, KerasAnswer) else None
     arrays, named = measured.drawn.arrays, measured.drawn.name
     for device in places:
         actual = outputs(converted, arrays, device, strict=True)
@@ -287,16 +334,6 @@ def _comparisons(
             yield replace(default, counts=False, yardstick_error=0.0)
 
 
-def _layers(
-    converted: nn.Module, spec: ModelSpec, measured: Measured, *, with_maps: bool
-) -> tuple[LayerParity, ...]:
-    """Judge every layer on these inputs, if the reference's run recorded its scans."""
-    if measured.trace is None:
-        return ()
-    inputs = measured.drawn.arrays
-    return check_layers(converted, spec, measured.trace, inputs, with_maps=with_maps)
-
-
 def _in_precision(spec: ModelSpec, converted: nn.Module) -> ModelSpec:
     """Return the spec with float32 weights if the model was converted to float32 on purpose."""
     if find_float_dtype(converted) != torch.float32:
@@ -320,29 +357,15 @@ def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
         )
 
 
-def _path_alone(model: ModelSource) -> str | os.PathLike[str]:
-    """Return the path of a converted file that is given by itself.
-
-    Raises:
-        ArgumentTypeError: it is none.
-    """
-    if is_path(model):
-        return model
-    with in_file(name_source(model)):
-        raise ArgumentTypeError(
-            "without a converted file to compare with", "name it: k2t.verify(model, 'out.pt')"
-        )
-
-
 def _read(
-    model: ModelSource,
-    config: str | os.PathLike[str] | None,
+    source: Source,
+    config: PathLike | None,
     masked_steps: str | None,
     cut: Cut,
 ) -> ModelSpec:
     """Read the spec of the Keras model, with the output shapes of plugins' layers."""
-    spec = read_model(model, config=config, masked_steps=masked_steps, cut=cut)
-    with in_file(name_source(model)):
+    spec = read_model(source, config=config, masked_steps=masked_steps, cut=cut)
+    with in_file(source.name):
         return complete_shapes(spec)
 
 
@@ -384,9 +407,9 @@ def _outline(layer: Mapping[str, Any]) -> Any:
 # ---- baselines --------------------------------------------------------------------------------
 
 
-def _keras_answer(
-    model: ModelSource,
-    config: str | os.PathLike[str] | None,
+def _ask_keras(
+    source: Source,
+    config: PathLike | None,
     spec: ModelSpec,
     measured: Measured,
     against: Against,
@@ -403,7 +426,7 @@ def _keras_answer(
         notes.append("not compared with Keras: the model is a part of the file's")
         return None
     place = None if config is None else Path(config)
-    answer = ask_keras(model, place, spec, measured.drawn.arrays)
+    answer = ask_keras(source, place, spec, measured.drawn.arrays)
     if isinstance(answer, KerasAnswer):
         return answer
     if against == "keras":
@@ -412,16 +435,35 @@ def _keras_answer(
     return answer
 
 
-def _against_golden(
-    out: str | os.PathLike[str], places: Sequence[str], limit: Tolerance
+def _verify_golden(
+    source: Source,
+    out: PathLike | None,
+    places: Sequence[str],
+    limit: Tolerance,
+    inputs: Given | None,
 ) -> ParityReport:
-    model = load(out)
+    """Compare ``out``, or the one file that is given, with the golden vectors in it.
+
+    Raises:
+        UsageError: inputs are given, or no file.
+    """
+    if inputs is not None:
+        raise UsageError(
+            "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
+        )
+    file = out or source.path
+    if file is None:
+        with in_file(source.name):
+            raise ArgumentTypeError(
+                "without a converted file to compare with", "name it: k2t.verify(model, 'out.pt')"
+            )
+    model = load(file)
     golden = origin(model).golden
-    inputs = [x.numpy() for x in golden.inputs]
+    arrays = [x.numpy() for x in golden.inputs]
     name = "golden" if golden.made_by == "reference" else f"golden by the {golden.made_by} itself"
     comparisons = [
         compare(
-            outputs(model, inputs, device, strict=True),
+            outputs(model, arrays, device, strict=True),
             [y.numpy() for y in golden.outputs],
             golden.rounding_of_each(),
             limit,
@@ -432,7 +474,7 @@ def _against_golden(
     ]
     for one in comparisons:  # a file's golden inputs need not fit its model
         if one.failure:
-            with in_file(out):
+            with in_file(file):
                 raise InvalidModelFileError(
                     f"the model cannot be computed on its golden inputs ({one.failure})",
                     "convert again",

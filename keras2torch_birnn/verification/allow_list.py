@@ -13,7 +13,8 @@ from typing import Any
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
-from keras2torch_birnn.readers.operations import OPERATION_MODULES, keras3
+from keras2torch_birnn.readers.config.operation_entries import OPERATION_MODULES
+from keras2torch_birnn.readers.operations import keras3
 from keras2torch_birnn.schema import CLASS_NAMES
 
 # Other classes of Keras that occur in configurations; none of them takes code or a path.

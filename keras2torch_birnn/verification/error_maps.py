@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from keras2torch_birnn.comparison.report import ErrorMap
-from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
 from keras2torch_birnn.reference import compute_recurrent
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 from keras2torch_birnn.verification.error_location import distance, map_worst_row
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, name_half

@@ -13,14 +13,15 @@ import torch
 from keras2torch_birnn.comparison.outputs import FAILURES, compare
 from keras2torch_birnn.comparison.report import ParityReport, report_of
 from keras2torch_birnn.comparison.tolerance import Tolerance
-from keras2torch_birnn.conversion import copy_in_float64, origin, run
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXTRA
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.reference.context import OwnEquations
 from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
+from keras2torch_birnn.running import copy_in_float64, run
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec

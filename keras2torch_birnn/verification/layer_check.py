@@ -19,13 +19,13 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.comparison.outputs import FAILURES
 from keras2torch_birnn.comparison.report import LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
-from keras2torch_birnn.conversion import copy_in_float64, flat, forget_states
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.layers.recurrent import RecurrentModule
 from keras2torch_birnn.layers.time_distributed import TimeDistributed, fold_steps
 from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Scan
+from keras2torch_birnn.rnn.modules import AnyRecurrent
+from keras2torch_birnn.running import copy_in_float64, flat, forget_states
 from keras2torch_birnn.spec import (
     Array,
     Generation,
@@ -176,7 +176,7 @@ class _Checker(fx.Interpreter):
             x, mask = fold_steps(x), None if mask is None else fold_steps(mask)
             path, place = f"{path}/{layer.name}", replace(place, folds=place.folds + 1)
         scans = self._scans(layer, path, place)
-        if not scans or not isinstance(module, RecurrentModule):
+        if not scans or not isinstance(module, AnyRecurrent):
             return None
         start = kwargs.get("initial_state")
         return RecurrentCall(place.path, module, layer, scans, x, mask, start, self.with_maps)

@@ -23,15 +23,11 @@ import numpy as np
 from keras2torch_birnn.errors import in_file, printable
 from keras2torch_birnn.limits import MAX_KERAS_SECONDS
 from keras2torch_birnn.readers import read_architecture
-from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.containers.live_model import (
-    ModelSource,
-    is_path,
-    name_source,
-    write_live,
-)
+from keras2torch_birnn.readers.containers import opened
+from keras2torch_birnn.readers.containers.live_model import write_live
 from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
+from keras2torch_birnn.readers.source import ModelSource, Source, source_of
 from keras2torch_birnn.readers.steps import holds_model, read_given_config
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.allow_list import foreign_name
@@ -86,17 +82,18 @@ def _reason_against(spec: ModelSpec) -> str | None:
 
 
 def ask_keras(
-    source: ModelSource, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
+    model: ModelSource | Source, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
 ) -> KerasAnswer | NoAnswer:
     """Compute live Keras' outputs on these inputs, or return why that cannot be done.
 
     A live model itself is not run, which could change its states: its Keras writes it to a file.
     """
-    if is_path(source):
-        return _ask_about_file(Path(source), config, spec, inputs)
+    source = source_of(model)
+    if source.path is not None:
+        return _ask_about_file(source.path, config, spec, inputs)
     with tempfile.TemporaryDirectory(prefix="k2t-") as folder:
-        with in_file(name_source(source)):
-            file, *text = write_live(source, Path(folder))
+        with in_file(source.name):
+            file, *text = write_live(source.model, Path(folder))
         return _ask_about_file(file, config or next(iter(text), None), spec, inputs)
 
 
@@ -158,7 +155,7 @@ def files_for_keras(folder: Path, model: Path, config: Path | None) -> tuple[Pat
     the suffix by which Keras recognises the format.
     """
     config = _as_json(folder, config)
-    with in_file(model), open_container(model) as container:
+    with opened(model) as container:
         if isinstance(container, TensorFlowContainer) and container.checkpoint is not None:
             if config is not None:
                 return container.checkpoint.resolve(), config.resolve()

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.comparison.outputs import FAILURES
-from keras2torch_birnn.conversion import copy_in_float64, flat, origin, run
 from keras2torch_birnn.errors import UsageError, in_file, printable
 from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.functional.activation_labels import activation_label
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates
 from keras2torch_birnn.rnn.native.precision import Precision, check_precision, reduced_kernel
 from keras2torch_birnn.rnn.precision_settings import recurrent_modules, set_precision
+from keras2torch_birnn.running import copy_in_float64, flat, run
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, TensorRef, leaves

@@ -8,21 +8,22 @@ back as the trained model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.conversion import build, origin
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError, in_file, printable
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers.containers import open_container
+from keras2torch_birnn.readers.containers import open_container, opened
 from keras2torch_birnn.readers.containers.container import Container
+from keras2torch_birnn.readers.containers.files import with_index
 from keras2torch_birnn.readers.containers.shards import ShardedStore
-from keras2torch_birnn.readers.containers.tf_checkpoint import with_index
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.saving.atomic import (
     FileKind,
@@ -106,51 +107,86 @@ def write_back(
     choice, target = parse_choice(optimizer), Path(out)
     trained = _parse_trained(model)
     path = with_index(Path(source))
-    sources = (path, config, *(Path(p) for p in plugins), *others)
-    with ExitStack() as opening, in_file(source):
-        container = opening.enter_context(open_container(path))
+    with opened(source) as container:
         located = locate(
-            container, path, config=config, masked_steps=trained.masked_steps, cut=trained.cut
+            container, config=config, masked_steps=trained.masked_steps, cut=trained.cut
         )
         check_same_model(trained, located.spec)
         facts = Model(_tensors(model), located.read_as, allow_rounding)
-        given = read_given_config(config)
-        state = _new_state(container, located, model, optimizer, given)
-        changed: set[str] = set()
-        notes: list[str] = []
+        state = _new_state(container, located, model, optimizer, read_given_config(config))
+        copy = _Copy(container, path, located, facts, trained, config, choice, state)
+        sources = (path, config, *map(Path, plugins), *others)
+        _write(container, path, target, copy.write, sources)
+    return WrittenModel(target, len(copy.changed), len(copy.arrays), tuple(copy.notes))
 
-        def write(place: Path) -> None:
-            with in_file(source):
-                drop = _drops(container, choice)
-                kind, arrays = writer_of(container), tuple(located.arrays.values())
-                arrays += () if state is None else tuple(state.stored.arrays())
-                with kind(container, path, place, arrays, drop=drop) as writer:
-                    for piece in layer_pieces(located, facts):
-                        writer.put(piece)
-                    for piece in state.pieces(facts) if state else ():
-                        writer.put(piece)
-                    writer.finish()
-                changed.update(writer.changed)
-                loading = describe_loading(container, located.spec.generation)
-                notes.extend(_describe(container, path, writer, choice, loading))
-                notes.extend(_describe_values(facts.tensors))
-                notes.extend(() if state is None else state.describe_losses())
-                container.close()  # raises if the source has changed meanwhile
-                if writer.changed or drop:
-                    written = _same_place(container, path, place)
-                    check_written(
-                        written,
-                        facts,
-                        config=config,
-                        masked_steps=trained.masked_steps,
-                        cut=trained.cut,
-                    )
-                    if state is not None:
-                        _check_state(written, state, config, trained)
 
-        _write(container, path, target, write, sources)
-    count = len(located.arrays) + (0 if state is None else len(list(state.stored.arrays())))
-    return WrittenModel(target, len(changed), count, tuple(notes))
+@dataclass
+class _Copy:
+    """The copy of a model that is written; ``changed`` and ``notes`` come out on the way."""
+
+    container: Container
+    path: Path
+    located: Located
+    facts: Model
+    trained: ModelSpec
+    config: PathLike | None
+    choice: Choice
+    state: NewState | None
+    changed: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def arrays(self) -> tuple[StoredArray, ...]:
+        """Every array that may be written: of weights, and of the optimizer's state."""
+        own = () if self.state is None else self.state.stored.arrays()
+        return (*self.located.arrays.values(), *own)
+
+    def write(self, place: Path) -> None:
+        """Write the copy at a place of its own, and check that it reads back as the model."""
+        with in_file(self.container.source.name):
+            drop = _drops(self.container, self.choice)
+            kind = writer_of(self.container)
+            with kind(self.container, self.path, place, self.arrays, drop=drop) as writer:
+                for piece in layer_pieces(self.located, self.facts):
+                    writer.put(piece)
+                for piece in self.state.pieces(self.facts) if self.state else ():
+                    writer.put(piece)
+                writer.finish()
+            self.changed.update(writer.changed)
+            self.notes.extend(self._describe(writer))
+            self.container.close()  # raises if the source has changed meanwhile
+            if writer.changed or drop:
+                self._check(_same_place(self.container, self.path, place))
+
+    def _describe(self, writer: Writer) -> Iterator[str]:
+        """Yield notes about what is not as one might think."""
+        loading = describe_loading(self.container, self.located.spec.generation)
+        if self.choice == "write":
+            yield from loading
+        elif writer.changed and self.choice == "keep" and has_optimizer(self.container):
+            yield from loading or (KEPT_NOTE,)
+        if not all(map(keeps_length, writer.changed.values())):
+            yield (
+                "the file has compressed arrays, which the HDF5 library wrote again: its length "
+                "may differ"
+            )
+        if writer.changed and (self.path / _FINGERPRINT).is_file():
+            yield (f"{_FINGERPRINT} still describes the weights before; TensorFlow only logs it")
+        yield from _describe_values(self.facts.tensors)
+        yield from () if self.state is None else self.state.describe_losses()
+
+    def _check(self, written: Path) -> None:
+        """Check that the copy reads back as the trained model, and its optimizer as the given one.
+
+        Raises:
+            WeightMismatchError: it does not.
+        """
+        masked_steps, cut = self.trained.masked_steps, self.trained.cut
+        check_written(written, self.facts, config=self.config, masked_steps=masked_steps, cut=cut)
+        if self.state is not None:
+            with open_container(written) as container:
+                located = locate(container, config=self.config, masked_steps=masked_steps)
+                self.state.check(container, located)
 
 
 def _new_state(
@@ -172,14 +208,6 @@ def _new_state(
             "a part of a model has no optimizer's state", "keep or drop that of the file"
         )
     return NewState(container, located, model, optimizer, given)
-
-
-def _check_state(
-    written: Path, state: NewState, config: PathLike | None, trained: ModelSpec
-) -> None:
-    with open_container(written) as container:
-        located = locate(container, written, config=config, masked_steps=trained.masked_steps)
-        state.check(container, located)
 
 
 def _parse_trained(model: nn.Module) -> ModelSpec:
@@ -242,25 +270,3 @@ def _write(
 def _same_place(container: Container, source: Path, target: Path) -> Path:
     """Return the path in the copy that corresponds to the source."""
     return target if is_one_file(container) or source.is_dir() else target / source.name
-
-
-def _describe(
-    container: Container, source: Path, writer: Writer, choice: Choice, loading: tuple[str, ...]
-) -> list[str]:
-    """Make notes about what is not as one might think.
-
-    loading: where Keras does not go on with the optimizer's state of such a file.
-    """
-    notes: list[str] = []
-    if choice == "write":
-        notes.extend(loading)
-    elif writer.changed and choice == "keep" and has_optimizer(container):
-        notes.extend(loading or (KEPT_NOTE,))
-    if not all(map(keeps_length, writer.changed.values())):
-        notes.append(
-            "the file has compressed arrays, which the HDF5 library wrote again: its length may "
-            "differ"
-        )
-    if writer.changed and (source / _FINGERPRINT).is_file():
-        notes.append(f"{_FINGERPRINT} still describes the weights before; TensorFlow only logs it")
-    return notes

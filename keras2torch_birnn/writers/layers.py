@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import WeightMismatchError, gather, printable
+from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.functional.parameters import lazy_source
 from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.lazy_array import LazyArray
@@ -21,7 +21,6 @@ from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers.config.policies import common_dtype
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.live_model import ModelSource
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
 from keras2torch_birnn.readers.weights.load_weights import (
@@ -123,7 +122,6 @@ def _have_same_values(one: StoredArray, other: StoredArray) -> bool:
 
 def locate(
     container: Container,
-    path: ModelSource,
     *,
     config: PathLike | None,
     masked_steps: str | None,
@@ -134,11 +132,8 @@ def locate(
     Raises:
         K2TError: as ``readers.read_model``.
     """
-    reading = infer_shapes(
-        parse(container, path, config=config, masked_steps=masked_steps, cut=cut)
-    )
-    if reading.problems:
-        raise gather(reading.problems)
+    reading = infer_shapes(parse(container, config=config, masked_steps=masked_steps, cut=cut))
+    reading.check()
     found = find_weights(
         reading.root, container, reading.parsing, reading.masked_steps, reading.whole
     )
@@ -240,7 +235,7 @@ def check_written(
         WeightMismatchError: it is not the same.
     """
     with open_container(path) as container:
-        located = locate(container, path, config=config, masked_steps=masked_steps, cut=cut)
+        located = locate(container, config=config, masked_steps=masked_steps, cut=cut)
         for leaf in located.layers():
             for name, tensor in located.read(*leaf).items():
                 if not _reads_as(tensor, model.tensors[name], rounding=model.rounding):

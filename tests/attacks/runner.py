@@ -171,9 +171,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(mode: str) -> None:
-    import keras2torch_birnn.api
+    import keras2torch_birnn.conversion
 
-    void(keras2torch_birnn.api)
+    void(keras2torch_birnn.conversion)
     if mode == "torch":
         import torch
 

@@ -18,8 +18,9 @@ from commands import changed_config, k2t
 from harness import Runner
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn.conversion import origin, run
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.attribute_names import attribute_names
+from keras2torch_birnn.running import run
 
 NAMES = (
     "a'); __import__('os').mkdir('canary') #",

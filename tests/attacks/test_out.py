@@ -23,7 +23,7 @@ from harness import PEAK, Runner, one_line_each
 from torch import nn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn.conversion import attach_origin, origin
+from keras2torch_birnn.golden import attach_origin, origin
 
 Content = dict[str, Any]
 

@@ -313,7 +313,7 @@ LURES: dict[str, Lure] = {
 
 
 def test_every_container_is_lured() -> None:
-    assert {lure.container for lure in LURES.values()} == {form.__name__ for form in FORMATS}
+    assert {lure.container for lure in LURES.values()} == {form.name for form in FORMATS}
 
 
 def read(runner: Runner, model: Path, folder: Path, name: str = "") -> Any:

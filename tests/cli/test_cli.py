@@ -172,7 +172,7 @@ def test_a_problem_names_place_class_and_remedy(tmp_path: Path) -> None:
 
 
 def test_a_bug_is_json_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("keras2torch_birnn.api.convert_with_spec", None)
+    monkeypatch.setattr("keras2torch_birnn.conversion.convert_to_file", None)
     run = k2t("convert", MASKED, tmp_path / "out.pt", "--json")
     data = json.loads(run.out)
     assert (data["exit"], data["problems"][0]["code"]) == (70, "internal")
@@ -411,7 +411,7 @@ def test_a_bug_ends_with_70_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def broken(*_: object, **__: object) -> None:
         raise IndexError("list index out of range\nand more")
 
-    monkeypatch.setattr("keras2torch_birnn.api.convert_with_spec", broken)
+    monkeypatch.setattr("keras2torch_birnn.conversion.convert_to_file", broken)
     run = k2t("convert", MASKED, tmp_path / "out.pt")
     assert run.code == 70
     assert run.err == (
@@ -454,7 +454,7 @@ def test_missing_memory_is_no_bug(
     def failing(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("keras2torch_birnn.api.convert_with_spec", failing)
+    monkeypatch.setattr("keras2torch_birnn.conversion.convert_to_file", failing)
     run = k2t("convert", MASKED, tmp_path / "out.pt")
     assert (run.code, len(run.err.splitlines())) == (code, 1)
     assert words in run.err
@@ -477,11 +477,11 @@ def test_a_failing_import_of_torch_is_told_where_the_model_is_converted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The thread that imports it has the error, and the command waits for that thread."""
-    monkeypatch.setitem(sys.modules, "keras2torch_birnn.conversion", None)
-    monkeypatch.delattr("keras2torch_birnn.conversion", raising=False)
+    monkeypatch.setitem(sys.modules, "keras2torch_birnn.golden", None)
+    monkeypatch.delattr("keras2torch_birnn.golden", raising=False)
     run = k2t("convert", MASKED, tmp_path / "out.pt")
     assert run.code == 70
-    assert "import of keras2torch_birnn.conversion halted" in run.err
+    assert "import of keras2torch_birnn.golden halted" in run.err
 
 
 @pytest.mark.parametrize("module", ["keras2torch_birnn", "keras2torch_birnn.cli"])

@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from converted import convert_spec
 from sampling import rest_thorough
 from specs import TF_KERAS, F, H, bi, chain, dense, layer, rnn, values
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
@@ -84,7 +84,7 @@ def run_pt2(file: Path, x: Array) -> Array:
 def test_an_onnx_file_takes_ids_as_the_keras_file_declares_them(
     declared: str, tmp_path: Path
 ) -> None:
-    model, file = convert_spec(reader_of_ids(declared)), tmp_path / "m.onnx"
+    model, file = build_model(reader_of_ids(declared)), tmp_path / "m.onnx"
     assert k2t.export(model, file).checked
     x = draw_ids(DECLARED[declared])
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_an_onnx_file_takes_ids_as_the_keras_file_declares_them(
 def test_an_archive_takes_ids_as_the_keras_file_declares_them(
     declared: str, tmp_path: Path
 ) -> None:
-    model, file = convert_spec(reader_of_ids(declared)), tmp_path / "m.pt2"
+    model, file = build_model(reader_of_ids(declared)), tmp_path / "m.pt2"
     assert k2t.export(model, file).checked
     x = draw_ids(declared)
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_an_archive_takes_ids_as_the_keras_file_declares_them(
 def test_masked_bidirectional_layers_read_them_too_and_verify_agrees(
     name: str, run: Any, declared: str, tmp_path: Path
 ) -> None:
-    model = convert_spec(reader_of_ids(declared, recurrent=True))
+    model = build_model(reader_of_ids(declared, recurrent=True))
     k2t.save(model, tmp_path / "m.pt")
     k2t.export(model, tmp_path / name)
     x = draw_ids(declared)
@@ -126,7 +126,7 @@ def test_masked_bidirectional_layers_read_them_too_and_verify_agrees(
 
 def test_a_declared_bool_is_a_bool(tmp_path: Path) -> None:
     spec = declaring("bool", in_float32(dense(H, F)), shape=(None, F))
-    model, file = convert_spec(spec), tmp_path / "m.onnx"
+    model, file = build_model(spec), tmp_path / "m.onnx"
     k2t.export(model, file)
     x = values(BATCH, F) > 0
     with torch.no_grad():

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from converted import convert_spec
 from exported import LOOPS, assert_same, inputs_of, many_layers, write_onnx
 from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, KERAS3, F, H, bi, chain, layer, rnn
@@ -19,7 +18,7 @@ from torch import Tensor
 import keras2torch_birnn as k2t
 from keras2torch_birnn import limits
 from keras2torch_birnn import merge_modes as merge
-from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import (
     K2TError,
     OutputError,
@@ -37,6 +36,7 @@ from keras2torch_birnn.exporting import (
     runtime_child,
 )
 from keras2torch_birnn.functional.activations import FUNCTIONS
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.spec import Array, ModelSpec, with_dtype
 
 # One of each: containers and generations, masks, attention, several inputs, nested and shared
@@ -78,7 +78,7 @@ def halves(cell: str = "LSTM") -> Any:
 def small() -> Any:
     """Two outputs, a mask, free batch and time."""
     layers = {"first": bi(*halves(), "concat"), "second": bi(*halves("GRU"), None)}
-    return convert_spec(many_layers(layers, {"first": 1, "second": 2}, masked=True))
+    return build_model(many_layers(layers, {"first": 1, "second": 2}, masked=True))
 
 
 def shapes(values: Any) -> list[tuple[str, list[str | int]]]:
@@ -117,7 +117,7 @@ def test_the_weights_of_the_model_stay_as_they_are(small: Any, tmp_path: Path) -
 
 def test_a_fixed_time_axis_stays_fixed_unless_it_is_freed(tmp_path: Path) -> None:
     layers = {"first": bi(*halves(), "sum")}
-    model = convert_spec(many_layers(layers, {"first": 1}, masked=False, steps=13))
+    model = build_model(many_layers(layers, {"first": 1}, masked=False, steps=13))
     k2t.export(model, tmp_path / "fixed.onnx")
     k2t.export(model, tmp_path / "free.onnx", any_length=True)
     fixed, free = (onnx.load(tmp_path / f"{name}.onnx").graph for name in ("fixed", "free"))
@@ -130,7 +130,7 @@ def test_a_fixed_time_axis_stays_fixed_unless_it_is_freed(tmp_path: Path) -> Non
 
 
 def test_weights_that_were_trained_since_are_checked_as_they_are(tmp_path: Path) -> None:
-    model = convert_spec(many_layers({"a": rnn("GRU")}, {"a": 1}, masked=False))
+    model = build_model(many_layers({"a": rnn("GRU")}, {"a": 1}, masked=False))
     with torch.no_grad():
         next(model.parameters()).mul_(1.5)
     done = k2t.export(model, tmp_path / "m.onnx")
@@ -142,7 +142,7 @@ def test_windows_pad_as_many_steps_as_each_length_needs(tmp_path: Path) -> None:
     window = {"pool_size": (2,), "strides": (2,), "padding": "same"}
     layers = [layer("MaxPooling1D", name, **window) for name in "ab"]
     root = chain(*layers, rnn("GRU", return_sequences=True), shape=(None, None, F))
-    model = convert_spec(ModelSpec(with_dtype(root, np.dtype(np.float32)), KERAS3))
+    model = build_model(ModelSpec(with_dtype(root, np.dtype(np.float32)), KERAS3))
     k2t.export(model, tmp_path / "m.onnx")
     sizes = ((2, 1), (2, 2), (1, 5), (3, 8))
     rng = np.random.default_rng(5)
@@ -157,7 +157,7 @@ def test_activations_of_large_numbers_do_not_overflow(tmp_path: Path) -> None:
         for name in FUNCTIONS
         if name not in ("exponential", "squareplus")  # infinite; all digits lost, in torch as well
     }
-    model = convert_spec(many_layers(layers, dict.fromkeys(layers, 1), masked=False))
+    model = build_model(many_layers(layers, dict.fromkeys(layers, 1), masked=False))
     write_onnx(model, tmp_path / "m.onnx")
     x = np.linspace(-900, 900, 2 * 7 * F, dtype=np.float32).reshape(2, 7, F)
     with torch.no_grad():
@@ -240,7 +240,7 @@ def test_the_check_finds_a_mistake(
     spec = many_layers({"bi": bi(*halves(cell), mode)}, {"bi": 1}, masked=False)
     mistake(monkeypatch)
     with pytest.raises(K2TError, match="does not compute what the converted one does in ONNX Run"):
-        k2t.export(convert_spec(spec), tmp_path / "m.onnx")
+        k2t.export(build_model(spec), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -349,7 +349,7 @@ def test_an_exporter_that_returns_nothing_is_an_error_of_ours(
 
 
 def test_a_module_in_two_places_is_refused() -> None:
-    model = convert_spec(many_layers({"it": rnn("GRU")}, {"it": 1}, masked=False))
+    model = build_model(many_layers({"it": rnn("GRU")}, {"it": 1}, masked=False))
     model.add_module("again", model.get_submodule("it"))
     with pytest.raises(UnsupportedLayerError, match="again: a recurrent module in two places"):
         onnx_recurrent.replace_recurrent(model)

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from converted import convert_spec
 from exported import LOOPS, assert_exported, many_layers, write_onnx
 from sampling import rest_thorough
 from specs import CELLS, H_BACK, MERGE_MODES, RULES, H, bi, rnn
 
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.exporting import onnx_activations
 from keras2torch_birnn.functional.activations import FUNCTIONS, activation
@@ -160,7 +160,7 @@ def test_the_number_of_nodes_does_not_depend_on_the_steps(cell: str, tmp_path: P
         ]
         spec = many_layers({"bi": bi(*halves, "mul")}, {"bi": 1}, masked=False, steps=steps)
         file = tmp_path / f"{steps}.onnx"
-        write_onnx(convert_spec(spec), file)
+        write_onnx(build_model(spec), file)
         graph = onnx.load(file).graph
         assert not LOOPS & {node.op_type for node in graph.node}
         counts.add(len(graph.node))
@@ -173,7 +173,7 @@ def test_the_number_of_nodes_does_not_depend_on_the_steps(cell: str, tmp_path: P
 
 def refused(one: LayerSpec, outputs: int, tmp_path: Path, *, masked: bool = False) -> None:
     spec = many_layers({"it": one}, {"it": outputs}, masked=masked)
-    write_onnx(convert_spec(spec), tmp_path / "m.onnx")
+    write_onnx(build_model(spec), tmp_path / "m.onnx")
 
 
 def test_an_unknown_activation_is_refused_by_layer_and_option(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_masked_c_behind_gates_that_cannot_close_is_refused(tmp_path: Path) ->
 def test_a_recurrent_layer_in_float64_is_refused(tmp_path: Path) -> None:
     spec = many_layers({"it": rnn("GRU")}, {"it": 1}, masked=False)
     with pytest.raises(UnsupportedOptionError, match="in float64: ONNX Runtime computes them in"):
-        write_onnx(convert_spec(spec).double(), tmp_path / "m.onnx")
+        write_onnx(build_model(spec).double(), tmp_path / "m.onnx")
 
 
 def test_all_refusals_are_listed(tmp_path: Path) -> None:
@@ -209,4 +209,4 @@ def test_all_refusals_are_listed(tmp_path: Path) -> None:
     with pytest.raises(
         UnsupportedOptionError, match=r"a: activation gelu(?s:.)*b: activation silu"
     ):
-        write_onnx(convert_spec(spec), tmp_path / "m.onnx")
+        write_onnx(build_model(spec), tmp_path / "m.onnx")

@@ -13,7 +13,6 @@ from specs import FIXTURES
 from torch import Tensor, fx, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import GOLDEN_STEPS, origin
 from keras2torch_birnn.exporting import settled_sizes
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.torch_program import (
@@ -22,6 +21,7 @@ from keras2torch_birnn.exporting.torch_program import (
     open_axes,
     record_program,
 )
+from keras2torch_birnn.golden import GOLDEN_STEPS, origin
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.schema.stored import model_from_json

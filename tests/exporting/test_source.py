@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from converted import convert_spec
 from exported import many_layers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -29,7 +28,8 @@ from specs import KERAS3, bi, chain, dense, fixture, layer, rnn
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build, origin
+from keras2torch_birnn.building import build
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.source import files
@@ -45,6 +45,7 @@ from keras2torch_birnn.exporting.source.names import (
 )
 from keras2torch_birnn.exporting.source.pages import EMITTERS
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.limits import MAX_PRINTED_NAME
 from keras2torch_birnn.schema import LAYERS
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -230,7 +231,7 @@ def tagger_of_a_file() -> ModelSpec:
 
 
 def write(spec: ModelSpec) -> SourceFiles:
-    return write_source(convert_spec(spec))
+    return write_source(build_model(spec))
 
 
 def test_a_stacked_tagger_fits_on_a_screen() -> None:
@@ -400,7 +401,7 @@ def test_nan_at_masked_steps_reaches_no_gradient(kind: type[nn.Module]) -> None:
 def test_the_source_is_checked_before_it_is_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = convert_spec(tagger())
+    model = build_model(tagger())
     done = k2t.export(model, tmp_path / "tagger.py")
     assert done.checked is not None
     assert done.checked.ok
@@ -428,7 +429,7 @@ def test_a_file_of_others_is_never_replaced(foreign: str, tmp_path: Path) -> Non
         save_file({"mine": torch.zeros(3)}, path)
     kept = path.read_bytes()
     with pytest.raises(OutputError, match="k2t did not write it"):
-        k2t.export(convert_spec(tagger()), tmp_path / "tagger.py")
+        k2t.export(build_model(tagger()), tmp_path / "tagger.py")
     assert path.read_bytes() == kept
     assert [one.name for one in tmp_path.iterdir()] == [foreign]
 
@@ -441,7 +442,7 @@ def test_an_output_of_a_given_size_has_no_source_form() -> None:
 
 def test_everything_without_a_source_form_is_named_at_once(tmp_path: Path) -> None:
     case = fixture("keras-3.15.1/conv_lstm_2d_states.h5")
-    model = convert_spec(case.spec)
+    model = build_model(case.spec)
     with pytest.raises(UnsupportedLayerError, match="ConvLSTM2D has no form in plain") as caught:
         k2t.export(model, tmp_path / "model.py")
     assert caught.value.exit_code == 4
@@ -461,7 +462,7 @@ def test_the_module_runs_where_this_package_cannot_be_imported(tmp_path: Path) -
 
 
 def test_no_batch_begins_with_the_states_of_the_one_before(tmp_path: Path) -> None:
-    model = convert_spec(fixture("keras-1.2.2/stateful_bi_lstm.h5").spec)
+    model = build_model(fixture("keras-1.2.2/stateful_bi_lstm.h5").spec)
     k2t.export(model, tmp_path / "model.py")
     batch = [x.numpy() for x in origin(model).golden.inputs]
     first, second = run_exported(tmp_path / "model.py", [batch, batch])

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from converted import convert_spec
 from hypothesis import given
 from hypothesis import strategies as st
 from specs import KERAS3, chain, dense
 from torch import fx
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError
 from keras2torch_birnn.exporting.source import files, write_source
 from keras2torch_birnn.exporting.source.code import (
@@ -225,7 +225,7 @@ def test_a_layer_called_with_a_text_is_refused(monkeypatch: pytest.MonkeyPatch) 
         the_call(graph).args = (HOSTILE,)
 
     spec = model()
-    converted = convert_spec(spec)
+    converted = build_model(spec)
     changed(monkeypatch, change)
     with pytest.raises(UnsupportedOptionError, match="where a tensor is expected"):
         write_source.write_source(converted, spec)
@@ -237,7 +237,7 @@ def test_a_layer_called_with_more_arguments_is_refused(monkeypatch: pytest.Monke
         node.args = (*node.args, *node.args)
 
     spec = model()
-    converted = convert_spec(spec)
+    converted = build_model(spec)
     changed(monkeypatch, change)
     with pytest.raises(UnsupportedOptionError, match="2 arguments where one is expected"):
         write_source.write_source(converted, spec)
@@ -249,7 +249,7 @@ def test_a_keyword_of_a_call_does_not_vanish(monkeypatch: pytest.MonkeyPatch, ke
         the_call(graph).kwargs = {keyword: HOSTILE}
 
     spec = model()
-    converted = convert_spec(spec)
+    converted = build_model(spec)
     changed(monkeypatch, change)
     with pytest.raises(UnsupportedOptionError, match="Dense is called with "):
         write_source.write_source(converted, spec)
@@ -265,7 +265,7 @@ def test_a_text_in_the_call_of_a_function_is_a_literal(monkeypatch: pytest.Monke
             output.args = (node,)
 
     spec = model()
-    converted = convert_spec(spec)
+    converted = build_model(spec)
     changed(monkeypatch, change)
     text = write_source.write_source(converted, spec).text
     names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
@@ -279,7 +279,7 @@ def test_a_file_with_code_as_an_argument_runs_nothing(
     """Where ``k2t.load`` took it; it refuses such a file."""
     monkeypatch.chdir(tmp_path)
     spec = model()
-    converted = convert_spec(spec)
+    converted = build_model(spec)
     graph = spec.graph
     calls = tuple(replace(c, args=(HOSTILE,)) if c.args else c for c in graph.calls)
     hostile = replace(spec, root=replace(spec.root, graph=replace(graph, calls=calls)))

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from converted import convert_spec
 from exported import inputs_of, many_layers
 from sampling import rest_thorough
 from specs import FIXTURES, KERAS3, F, H, bi, chain, read_entry, rnn
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch_tools import assert_equal, fixture_subject, resized
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import flat, run
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import (
     K2TError,
     UnsupportedLayerError,
@@ -31,6 +30,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.exporting import torch_export, torch_program
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
+from keras2torch_birnn.running import flat, run
 from keras2torch_birnn.spec import ModelSpec
 
 needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
@@ -115,7 +115,7 @@ def test_aotinductor_compiles_a_model_for_any_size(tmp_path: Path) -> None:
     loop = [rnn("LSTM", seed=s, recurrent_activation="hard_sigmoid_0.2") for s in (2, 3)]
     layers = {"gru": bi(*gru, "sum"), "loop": bi(*loop, "concat")}
     spec = many_layers(layers, dict.fromkeys(layers, 1), masked=False)
-    model: Any = convert_spec(spec)
+    model: Any = build_model(spec)
     k2t.export(model, tmp_path / "model.pt2")
     inductor: Any = torch._inductor
     program = torch.export.load(tmp_path / "model.pt2")
@@ -140,7 +140,7 @@ def test_a_program_in_training_drops_as_the_model_does_at_any_size(cell: str, ma
     options = {"return_sequences": True, "dropout": 0.3, "recurrent_dropout": 0.4}
     halves = [rnn(cell, seed=seed, **options) for seed in (0, 1)]
     spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=masked)
-    model = convert_spec(spec).train()
+    model = build_model(spec).train()
     sizes = ((2, 5), (3, 11), (1, 1))
     inputs = [tuple(map(torch.from_numpy, inputs_of(spec, *size))) for size in sizes]
     axes = ((0, 1),) * len(inputs[0])
@@ -179,7 +179,7 @@ def test_all_stateful_layers_are_refused(tmp_path: Path) -> None:
 def loop_model() -> Any:
     halves = (rnn("GRU before", H, F, 1), rnn("GRU before", H, F, 2))
     root = chain(bi(*halves, merge_mode="sum"), shape=(None, None, F))
-    return convert_spec(ModelSpec(root, KERAS3))
+    return build_model(ModelSpec(root, KERAS3))
 
 
 def test_a_torch_that_would_fix_the_time_is_refused(

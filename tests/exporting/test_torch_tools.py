@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from converted import convert_spec
 from exported import inputs_of, many_layers
 from sampling import rest_thorough
 from specs import bi, rnn
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch_tools import Exported, Subject, check, compare, fixture_subject, resized
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.exporting.source.helpers.padding import pad_same
 from keras2torch_birnn.layers.pooling import Pooling
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
@@ -188,7 +188,7 @@ def test_a_trace_in_training_drops_as_the_model_does_at_any_size(masked: bool) -
     options = {"return_sequences": True, "dropout": 0.3, "recurrent_dropout": 0.4}
     halves = [rnn("LSTM", seed=seed, **options) for seed in (0, 1)]
     spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=masked)
-    model = convert_spec(spec).train()
+    model = build_model(spec).train()
     inputs = [tuple(map(torch.from_numpy, inputs_of(spec, *n))) for n in ((2, 5), (3, 11), (1, 1))]
     jit: Any = torch.jit
     traced = jit.trace(model, inputs[0], check_trace=False)

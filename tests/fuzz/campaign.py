@@ -251,7 +251,8 @@ def _trees(kind: str, seed: int, numbers: range, tally: Any) -> None:
         return
     if kind == "convert":
         import torch
-        from converted import convert_spec
+
+        from keras2torch_birnn.conversion import build_model
 
         torch.set_num_threads(1)
     models = targets.Architectures(architecture_files())
@@ -264,7 +265,7 @@ def _trees(kind: str, seed: int, numbers: range, tally: Any) -> None:
 
         def work(one: int = one, text: str = text) -> Any:
             spec = models.survey(one, text)
-            return convert_spec(spec) if kind == "convert" else spec
+            return build_model(spec) if kind == "convert" else spec
 
         targets.attempt(work, tally, label)
     models.close()

@@ -32,10 +32,10 @@ from unittest import mock
 import safetensors
 import safetensors.torch
 import torch
-from converted import convert_spec
 from fixture_files import FIXTURES
 
 from keras2torch_birnn import OutputError, convert, lazy_array, save
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.readers import open_model
 from keras2torch_birnn.saving import atomic
 from keras2torch_birnn.saving.checkpoint import write_checkpoint
@@ -192,7 +192,7 @@ class Runs:
         self.closing = ExitStack()
         with mock.patch.object(lazy_array, "LEAST_BYTES", 0):
             spec, _ = self.closing.enter_context(open_model(FIXTURE))
-            self.hollow = convert_spec(spec, filled=False)
+            self.hollow = build_model(spec, filled=False)
         memory = Path("/dev/shm")
         self.root = Path(
             tempfile.mkdtemp(prefix="k2t-faults-", dir=memory if memory.is_dir() else None)

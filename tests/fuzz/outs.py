@@ -28,10 +28,10 @@ from torch import Tensor, nn
 import keras2torch_birnn as birnn
 from fuzz.mutants import as_text, changed_tree, damaged
 from fuzz.targets import Tally, attempt
-from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.exporting import exporter, find_target
 from keras2torch_birnn.exporting.runtime_child import shown
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.saving.content import (
     make_content,
     make_dense,

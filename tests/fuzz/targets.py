@@ -378,7 +378,7 @@ class Architectures:
             def __exit__(self, *_: object) -> None:
                 pass
 
-        with mock.patch.object(readers, "open_container", lambda _path: Kept()):
+        with mock.patch.object(readers, "opened", lambda _path: Kept()):
             spec, problems = readers.read_with_problems("mutant", cut=cut)
         inspection.layer_rows(spec, problems, {})  # as `k2t inspect`
         if problems:

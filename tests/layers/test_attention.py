@@ -9,7 +9,7 @@ import pytest
 from spec_parity import model_of
 from specs import B, functional, layer, values
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError

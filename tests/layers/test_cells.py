@@ -32,7 +32,7 @@ from specs import (
 )
 from torch import Tensor, nn
 
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
@@ -42,6 +42,7 @@ from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.unwrap_rnn import unwrap
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import SCHEMA, cells_in_order
 from keras2torch_birnn.schema.custom_cells import states_of
 from keras2torch_birnn.schema.stored import layer_of_settings

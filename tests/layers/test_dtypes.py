@@ -16,11 +16,12 @@ from test_graphs import K2, K3, TF, entry, keras3, listed, parsed, source
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.policies import mixture_note
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 BIDIRECTIONAL = "tf.keras-2.15.0/bi_lstm_concat_seq.h5"

@@ -10,7 +10,7 @@ import torch
 from spec_parity import integer_model
 from specs import layer
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs

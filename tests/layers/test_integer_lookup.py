@@ -15,12 +15,13 @@ from commands import changed_config
 from spec_parity import agree, integer_model
 from specs import FIXTURES, layer
 
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Cut
 
 # ---- IntegerLookup -----------------------------------------------------------------------------

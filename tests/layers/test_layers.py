@@ -5,6 +5,7 @@ how it is built, and options that no file of Keras could hold.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
@@ -26,6 +27,11 @@ from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 KERAS_1, TF_21, TF_215, KERAS_3 = "1.2.2", "2.3.0-tf", "2.15.0", "3.15.1"
+
+
+def modernize(entry: Any) -> Any:
+    """Bring an entry of Keras 1 to the words of today."""
+    return reduce(lambda found, change: change(found), keras1.PASSES["keras1"], entry)
 
 
 def problems_of(model: Mapping[str, Any], version: str) -> list[K2TError]:
@@ -144,7 +150,7 @@ def merged(*branches: Any, **config: Any) -> dict[str, Any]:
 
 
 def test_branches_become_inputs_of_a_graph() -> None:
-    model = keras1.modernize(merged(keras1_branch("left"), merged(keras1_branch("a"),
+    model = modernize(merged(keras1_branch("left"), merged(keras1_branch("a"),
                                                                keras1_branch("b"))))  # fmt: skip
     config = model["config"]
     assert model["class_name"] == "Model"
@@ -175,9 +181,7 @@ def test_a_mask_does_not_leave_a_branch() -> None:
     """``Sequential.add`` of Keras 1.2.2 notes no mask for the node that Merge looks at."""
     branch = keras1_branch("d")
     branch["config"].insert(0, keras1_layer("Masking", "m", batch_input_shape=[None, 7, 3]))
-    names = [
-        entry["name"] for entry in keras1.modernize(merged(branch, branch))["config"]["layers"]
-    ]
+    names = [entry["name"] for entry in modernize(merged(branch, branch))["config"]["layers"]]
     assert "d_without_mask" in names
 
 
@@ -263,12 +267,12 @@ def test_merges_of_keras_1_are_the_later_layers() -> None:
     for mode, class_name in {
         "sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum",
     }.items():  # fmt: skip
-        assert keras1.modernize(keras1_layer("Merge", "m", mode=mode)) == {
+        assert modernize(keras1_layer("Merge", "m", mode=mode)) == {
             "class_name": class_name, "config": {"name": "m"},
         }  # fmt: skip
-    concat = keras1.modernize(keras1_layer("Merge", "m", mode="concat", concat_axis=1))
+    concat = modernize(keras1_layer("Merge", "m", mode="concat", concat_axis=1))
     assert concat == {"class_name": "Concatenate", "config": {"name": "m", "axis": 1}}
-    dot = keras1.modernize(keras1_layer("Merge", "m", mode="dot", dot_axes=[2, 2]))
+    dot = modernize(keras1_layer("Merge", "m", mode="dot", dot_axes=[2, 2]))
     assert dot == {"class_name": "Dot", "config": {"name": "m", "axes": [2, 2]}}
 
 
@@ -335,7 +339,7 @@ def test_strides_that_keras_1_does_not_save_are_noted() -> None:
     ],
 )
 def test_every_way_to_say_a_padding(name: str, padding: Any, pairs: Any) -> None:
-    entry = keras1.modernize(keras1_layer(name, "own", padding=padding))
+    entry = modernize(keras1_layer(name, "own", padding=padding))
     assert entry["config"]["padding"] == pairs
 
 

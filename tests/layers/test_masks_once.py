@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from converted import convert_spec
 from spec_parity import model_of
 from specs import B, F, T, bi, chain, layer, rnn, values
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import ModelSpec
 
@@ -47,7 +47,7 @@ def x() -> Tensor:
 
 @pytest.mark.parametrize("how", [torch.inference_mode, torch.enable_grad])
 def test_every_mask_is_computed_once(spec: ModelSpec, x: Tensor, how: Callable[[], Any]) -> None:
-    model = convert_spec(spec)
+    model = build_model(spec)
     (wanted,) = compute(spec, [x.numpy()]).outputs
     for one in (model, deepcopy(model)):
         with how(), Comparisons() as comparisons:
@@ -57,6 +57,6 @@ def test_every_mask_is_computed_once(spec: ModelSpec, x: Tensor, how: Callable[[
 
 
 def test_what_takes_the_place_of_a_masking_is_called_as_before(spec: ModelSpec, x: Tensor) -> None:
-    model: Any = convert_spec(spec)
+    model: Any = build_model(spec)
     model.two = nn.Identity()
     assert model(x).shape == (B, T, rnn("GRU").config["units"])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from converted import convert_spec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sampling import rest_thorough
@@ -34,10 +33,13 @@ from specs import (
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build, flat, origin
+from keras2torch_birnn.building import build
+from keras2torch_birnn.conversion import build_model
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.activation import PReLU, ThresholdedReLU
 from keras2torch_birnn.layers.attention import Attention
 from keras2torch_birnn.layers.graph import attribute_names
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 from keras2torch_birnn.verification import verify
 
@@ -81,7 +83,7 @@ def test_a_state_dict_goes_out_and_in(file: str) -> None:
 @pytest.mark.parametrize("file", KINDS)
 def test_a_deep_copy_is_a_whole_model_of_its_own(file: str, tmp_path: Path) -> None:
     case = fixture(file)
-    model = convert_spec(read_entry(file))
+    model = build_model(read_entry(file))
     wanted = call(model, inputs(case))
     copy = deepcopy(model)
     with torch.no_grad():
@@ -147,7 +149,7 @@ def test_steps_of_an_optimizer_lower_the_loss(file: str) -> None:
 
 def test_a_trained_model_survives_saving(tmp_path: Path) -> None:
     case = fixture(FUSED)
-    model = convert_spec(read_entry(FUSED))
+    model = build_model(read_entry(FUSED))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(*inputs(case)).square().sum().backward()
     optimizer.step()

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.functional.activations import hard_sigmoid_1_6
 from keras2torch_birnn.layers import one_call, recorded_operators, recording
 from keras2torch_birnn.layers.one_call import OneCall

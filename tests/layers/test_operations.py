@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t
-from converted import convert_spec
 from specs import ENTRIES, FIXTURES, fixture, read_entry
 from torch import Tensor
 
 from keras2torch_birnn import K2TError
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.functional import movement, operations
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_names, tf_functions
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, common
@@ -553,7 +554,7 @@ def test_a_printed_model_says_what_its_constants_are() -> None:
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_what_was_saved_is_verified_layer_by_layer(file: str, suffix: str, tmp_path: Path) -> None:
     out = tmp_path / f"out{suffix}"
-    save(convert_spec(read_entry(file)), out)
+    save(build_model(read_entry(file)), out)
     report = verify(FIXTURES / file, out, against="reference")
     assert report.ok
     assert report.first_divergence is None

@@ -8,7 +8,7 @@ import torch
 from spec_parity import KERAS_1, KERAS_3, TF_215, parse
 from specs import chain
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA, BadOptionError, ShapeError

@@ -11,7 +11,7 @@ import torch
 from spec_parity import KERAS_3, STEPS, TF_215, agree, model_of, parse
 from specs import B, T, chain, functional, layer, values, with_options
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config.architecture import parse_architecture

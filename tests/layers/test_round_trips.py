@@ -10,8 +10,9 @@ import torch
 from specs import FIXTURES, fixture
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.running import flat
 
 SEVERAL = (
     "tf.keras-2.15.0/local_2_same.keras",  # Keras holds many more numbers than count

@@ -11,7 +11,7 @@ import torch
 from spec_parity import KERAS_3, with_random_weights
 from specs import B, chain, layer, values, with_options
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute

@@ -10,7 +10,7 @@ import torch
 from spec_parity import agree, model_of, with_weights
 from specs import B, chain, layer, values
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.schema import SCHEMA, BadOptionError, ShapeError
 

@@ -12,8 +12,9 @@ from specs import (
 )
 from torch import nn
 
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.verification import check_layers, close
 from mutations.models import BUILDERS, build_fixture

@@ -21,6 +21,7 @@ from keras2torch_birnn.torch_private import mark_constant
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(keras2torch_birnn.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+DEMO = ROOT / "fixtures" / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
 KERAS = {"keras", "tensorflow", "tf_keras"}
 
 
@@ -63,6 +64,20 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
     assert not {"torch", "h5py", *KERAS} & loaded(code)
 
 
+def test_a_conversion_imports_only_the_modules_that_its_model_needs() -> None:
+    code = (
+        "import keras2torch_birnn, sys\n"
+        f"keras2torch_birnn.convert({str(DEMO)!r})\n"
+        "print(*{n for n in sys.modules if n.startswith('keras2torch_birnn')})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = {name.removeprefix("keras2torch_birnn.") for name in done.stdout.split()}
+    assert len(modules) <= 180
+    needless = ("readers.tensorflow", "readers.operations", "readers.config.keras1", "saving")
+    needless += ("rnn.engines.cuda_graph", "layers.convolution", "schema.pooling", "exporting")
+    assert not [name for name in modules if name.startswith(needless)]
+
+
 @pytest.mark.parametrize(
     ("part", "never"),
     [
@@ -82,7 +97,7 @@ def test_conversion_loads_nothing_of_the_compiler_that_torch_does_not() -> None:
     code = (
         "import sys, torch\n"
         "before = 'torch._dynamo' in sys.modules\n"
-        "import keras2torch_birnn.conversion, keras2torch_birnn.rnn.bidirectional_stack\n"
+        "import keras2torch_birnn.golden, keras2torch_birnn.rnn.bidirectional_stack\n"
         "assert before == ('torch._dynamo' in sys.modules)"
     )
     loaded(code)

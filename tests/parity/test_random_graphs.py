@@ -17,8 +17,9 @@ from live import DISTRIBUTIONS, KINDS, LiveKeras, compared, label
 from random_graphs import classes, graphs
 from random_layers import RECIPES
 
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import CLASS_NAMES, LAYERS
 
 EXACT = 1e-9

@@ -9,7 +9,7 @@ import torch
 from tensorflow_fixtures import ENTRIES, FEATURES, files, names_of_arrays, recorded, unpack
 from test_fixtures import ATOL, EXACT, RTOL, assert_agree, outputs
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import compute

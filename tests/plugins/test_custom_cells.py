@@ -17,7 +17,6 @@ from plugin_files import ATOL, ENTRIES, FIXTURES, RTOL, USERS, differ, read, rea
 from torch import Tensor, nn
 
 import keras2torch_birnn
-from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.errors import (
     UnsupportedLayerError,
     UnsupportedOptionError,
@@ -30,6 +29,7 @@ from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.modules import Plan
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.custom_layers import REGISTERED, converts
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec

@@ -14,10 +14,10 @@ from plugin_files import ATOL, ENTRIES, FIXTURES, RTOL, USERS, differ, read, rea
 from torch import Tensor
 
 import keras2torch_birnn
-from keras2torch_birnn.conversion import flat, forget_states
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.running import flat, forget_states
 from keras2torch_birnn.schema.custom_layers import REGISTERED, equation
 from keras2torch_birnn.spec import Array
 

@@ -29,12 +29,12 @@ from plugin_files import (
 from specs import chain
 
 import keras2torch_birnn
-from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference.sample_inputs import input_facts
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.verification import verify
 

@@ -33,10 +33,10 @@ from plugin_files import (
 )
 
 import keras2torch_birnn
-from keras2torch_birnn.conversion import reference_covers
 from keras2torch_birnn.errors import (
     PluginError,
 )
+from keras2torch_birnn.golden import reference_covers
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema.custom_layers import REGISTERED

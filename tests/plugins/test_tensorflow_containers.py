@@ -27,12 +27,12 @@ from tensorflow_fixtures import ENTRIES as PACKED
 from tensorflow_fixtures import files, recorded, unpack
 
 import keras2torch_birnn
-from keras2torch_birnn.conversion import flat
 from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.weights.layouts import KERAS2
 from keras2torch_birnn.readers.weights.legacy import layer_entries
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.custom_layers import converts
 from keras2torch_birnn.spec import Array, LayerSpec
 

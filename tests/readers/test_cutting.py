@@ -30,7 +30,7 @@ from specs import FIXTURES
 from tensorflow_fixtures import ENTRIES, files, unpack
 from tensorflow_fixtures import recorded as recorded_calls
 
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
@@ -43,6 +43,7 @@ from keras2torch_birnn.readers.weights.layouts import KERAS2
 from keras2torch_birnn.readers.weights.legacy import _without
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, Cut, ModelSpec
 

@@ -13,15 +13,14 @@ import safetensors.torch
 import synthetic
 import torch
 from commands import OLD_OUT
-from converted import convert_spec
 from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, fixture
 from torch import nn
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn import lazy_array
-from keras2torch_birnn.api import convert_with_spec
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
+from keras2torch_birnn.conversion import build_model, convert_to_file
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError
 from keras2torch_birnn.functional.parameters import lazy_source, materialize, to_parameter
 from keras2torch_birnn.lazy_array import LazyArray, is_finite
@@ -225,10 +224,10 @@ def same(a: Any, b: Any) -> bool:
 def test_streamed_files_hold_what_saved_ones_hold(file: str, tmp_path: Path) -> None:
     entry = ENTRIES[file]
     config = None if entry["config"] is None else FIXTURES / entry["config"]
-    whole = convert_spec(fixture(file).spec)
+    whole = build_model(fixture(file).spec)
     for suffix in (".pt", ".safetensors"):
         out = tmp_path / f"streamed{suffix}"
-        convert_with_spec(FIXTURES / file, config=config, out=out)
+        convert_to_file(FIXTURES / file, out, config=config)
         save(whole, tmp_path / f"saved{suffix}")
         found, wanted = read_content(out), read_content(tmp_path / f"saved{suffix}")
         assert found["format"] == FORMAT and found["spec"] == wanted["spec"]
@@ -271,7 +270,7 @@ def test_compressed_arrays_are_read_at_once(tmp_path: Path) -> None:
     with open_model(tmp_path / "m.h5") as (spec, _):
         kernel = spec.graph.layer("dense").weights["kernel"]
     assert isinstance(kernel, np.ndarray)
-    convert_with_spec(tmp_path / "m.h5", out=tmp_path / "m.pt")
+    convert_to_file(tmp_path / "m.h5", tmp_path / "m.pt")
     weight = birnn.load(tmp_path / "m.pt").state_dict()["dense.weight"]
     np.testing.assert_array_equal(weight.numpy(), kernel.T)
 
@@ -324,16 +323,16 @@ def test_a_file_that_changes_meanwhile_gives_no_output(
     monkeypatch.setattr("keras2torch_birnn.lazy_array.is_finite", lambda values: True)
     monkeypatch.setattr(LazyArray, "blocks", changing)
     with pytest.raises(InvalidModelFileError, match=r"m\.h5: .*(changed|became shorter)"):
-        convert_with_spec(path, out=out, overwrite=True)
+        convert_to_file(path, out, overwrite=True)
     assert out.read_bytes() == OLD_OUT
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["m.h5", out.name])
 
 
 def test_an_older_torch_saves_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synthetic.embedding(tmp_path / "m.h5", 11, 5, 3)
-    convert_with_spec(tmp_path / "m.h5", out=tmp_path / "streamed.pt")
+    convert_to_file(tmp_path / "m.h5", tmp_path / "streamed.pt")
     monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.can_stream", lambda: False)
-    convert_with_spec(tmp_path / "m.h5", out=tmp_path / "saved.pt")
+    convert_to_file(tmp_path / "m.h5", tmp_path / "saved.pt")
     found, wanted = (read_content(tmp_path / f"{n}.pt") for n in ("streamed", "saved"))
     assert all(torch.equal(t, wanted["state_dict"][n]) for n, t in found["state_dict"].items())
 

@@ -20,13 +20,13 @@ from live import label
 from specs import FIXTURES
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import origin
 from keras2torch_birnn.errors import (
     ArgumentTypeError,
     InvalidModelFileError,
     UnsupportedLayerError,
     UsageError,
 )
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.readers.containers import open_container
 
 WORKER = Path(__file__).parents[1] / "support" / "live_model_worker.py"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from specs import fixture, layer, read_entry, values
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.layers.dense import QuantizedDense, QuantizedEinsumDense
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config.policies import read_policy

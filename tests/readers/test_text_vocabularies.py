@@ -39,7 +39,7 @@ MISSING = "this file does not hold the vocabulary that adapt() found"
 
 def read(model: Path, config: Path | None, cut: Cut) -> Reading:
     with open_container(model) as container:
-        reading = infer_shapes(parse(container, model, config=config, cut=cut))
+        reading = infer_shapes(parse(container, config=config, cut=cut))
         return read_vocabularies(read_weights(reading, "shapes"))
 
 

@@ -25,7 +25,7 @@ from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine
 from keras2torch_birnn.rnn.engines.loop import STEPS
-from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
+from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 
 # An engine of GPUs, tried without one.
@@ -84,7 +84,7 @@ def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
 def by(engine: Any, rnn: Any, asked: RnnCall) -> list[Tensor]:
     """One layer's outputs and states, by the engine itself."""
     (layer,) = rnn.rnn_layers()
-    return numbers(IMPLEMENTATIONS[engine].run(layer, asked))
+    return numbers(engine_of(engine).run(layer, asked))
 
 
 def assert_same(rnn: Any, asked: RnnCall) -> None:
@@ -156,7 +156,7 @@ def test_states_that_are_not_wanted_are_not_given(recordings: list[RnnResult]) -
     (layer,) = rnn.rnn_layers()
     with torch.no_grad():
         for final in (True, True, False):
-            _, states = IMPLEMENTATIONS["graph"].run(layer, RnnCall(x, return_state=final))
+            _, states = engine_of("graph").run(layer, RnnCall(x, return_state=final))
             assert len(states) == (2 if final else 0)
     assert len(recordings) == 1
 
@@ -320,7 +320,7 @@ def test_the_loop_looks_at_no_values_and_moves_nothing_between_devices(
         x, lengths = torch.empty(B, T, F), torch.empty(B, dtype=torch.int64)
     with torch.no_grad(), Transfers() as transfers:
         for asked in (RnnCall(x, merge="mul"), RnnCall(x, lengths)):
-            IMPLEMENTATIONS["loop"].run(layer, asked)
+            engine_of("loop").run(layer, asked)
     assert transfers.found == []
 
 
@@ -363,6 +363,7 @@ def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch
 
 
 def test_it_is_chosen_where_torch_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.select._asks_for_gpu", lambda _: True)
     monkeypatch.setattr(cuda_graph, "why_not_capture", lambda *_: "")
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     standard, other = k2t.BiLSTM(F, H).eval(), layer_of("LSTM")

@@ -26,7 +26,7 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.engines import ENGINES, REQUESTS, EngineName, static, static_engine
 from keras2torch_birnn.rnn.engines.engine import Engine, StackEngine
-from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
+from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.engines.static import native_pays
 from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.rnn.native.loading import NoKernelError
@@ -123,9 +123,7 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
     [
         row.name
         for row in ENGINES
-        if not (
-            row.name in ("graph", "triton") or isinstance(IMPLEMENTATIONS[row.name], StackEngine)
-        )
+        if not (row.name in ("graph", "triton") or isinstance(engine_of(row.name), StackEngine))
     ],
 )
 def test_every_forced_engine_gives_the_same_numbers(
@@ -144,9 +142,8 @@ def test_the_table_names_every_engine_and_ends_with_the_one_that_runs_everything
     names = tuple(row.name for row in ENGINES)
     assert sorted(names) == sorted(get_args(EngineName))
     assert sorted(REQUESTS) == sorted(("auto", "torch", *names))
-    assert tuple(IMPLEMENTATIONS) == names
     assert all(row.description for row in ENGINES)
-    last = type(IMPLEMENTATIONS[names[-1]])
+    last = type(engine_of(names[-1]))
     assert last.why_not is Engine.why_not
     assert last.why_skip is Engine.why_skip
 

@@ -33,11 +33,12 @@ from specs import (
 )
 from torch import Tensor, nn
 
-from keras2torch_birnn.conversion import build, flat, reset_states
+from keras2torch_birnn.building import build
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import modules
 from keras2torch_birnn.rnn.engines import Choice, static_engine
+from keras2torch_birnn.running import flat, reset_states
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
 EXACT = 1e-12

@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build, reset_states
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.merge_modes import MERGE_MODES
@@ -30,6 +30,7 @@ from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.native import packing, program, stack
 from keras2torch_birnn.rnn.native.precision import Precision
+from keras2torch_birnn.running import reset_states
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING
 from keras2torch_birnn.layers.recurrent import bidirectional as converted_pair
 from keras2torch_birnn.layers.recurrent import recurrent as converted

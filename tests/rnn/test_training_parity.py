@@ -14,7 +14,7 @@ from specs import FIXTURES
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import flat
+from keras2torch_birnn.running import flat
 
 FOLDER = FIXTURES / "training"
 ENTRIES: list[dict[str, Any]] = json.loads((FOLDER / "manifest.json").read_text())

@@ -25,7 +25,7 @@ from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, activat
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, triton_step
-from keras2torch_birnn.rnn.engines.select import IMPLEMENTATIONS
+from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.engines.static import why_not_triton
 from keras2torch_birnn.rnn.gpu import self_check, steps
 from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS
@@ -608,9 +608,9 @@ def test_a_graph_records_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         wanted = numbers(loop.run_directions(rnn, call))
         for engine_name in (None, "torch"):
             layer = rnn._replace(engine=engine_name)
-            got = numbers(IMPLEMENTATIONS["graph"].run(layer, call))
+            got = numbers(engine_of("graph").run(layer, call))
             torch.testing.assert_close(got, wanted, **EXACT)
-            assert ("Triton" in IMPLEMENTATIONS["graph"].reason(layer, call)) == (not engine_name)
+            assert ("Triton" in engine_of("graph").reason(layer, call)) == (not engine_name)
     assert recorded == [type(triton_step.ENGINE), type(loop.ENGINE)]
 
 

@@ -21,13 +21,14 @@ from commands import MASKED, OLD, OLD_OUT, STACK_H5, assert_refused, contents, k
 from torch import nn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn.conversion import origin, run
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     OutputError,
     UsageError,
     WeightMismatchError,
 )
+from keras2torch_birnn.golden import origin
+from keras2torch_birnn.running import run
 from keras2torch_birnn.saving.atomic import write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 

@@ -15,7 +15,7 @@ from plugin_files import USERS, forgetting_plugins
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn import InvalidModelFileError
-from keras2torch_birnn.conversion import origin
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.schema import SCHEMA, BadOptionError
 from keras2torch_birnn.schema.penalties import CONSTRAINTS, REGULARIZERS

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from converted import convert_spec
 from specs import TF_KERAS, F, functional, layer
 from torch import fx
 
-from keras2torch_birnn.conversion import origin, run
+from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.exporting import find_target, onnx_runtimes
 from keras2torch_birnn.exporting.exporter import copy_structure
+from keras2torch_birnn.golden import origin
+from keras2torch_birnn.running import run
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
@@ -117,7 +118,7 @@ def assert_exported(spec: ModelSpec, file: Path) -> Any:
     """Export a model of ``many_layers``, assert that it is right at any size; return the graph."""
     import onnx
 
-    model = convert_spec(spec)
+    model = build_model(spec)
     write_onnx(model, file)
     assert_same(model, file, (inputs_of(spec, *size) for size in SIZES))
     graph = onnx.load(file).graph

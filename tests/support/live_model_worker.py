@@ -24,7 +24,8 @@ import graphs
 import torch
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import flat, origin
+from keras2torch_birnn.golden import origin
+from keras2torch_birnn.running import flat
 
 KINDS = ("keras", "h5")
 

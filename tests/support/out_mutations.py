@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.schema.stored import model_from_json
 

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from commands import changed_config, layer
 
-from keras2torch_birnn.conversion import build, flat
+from keras2torch_birnn.building import build
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.spec import Array, ModelSpec
 

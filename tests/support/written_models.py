@@ -15,7 +15,8 @@ from tensorflow_fixtures import unpack
 from trained import train
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import origin, run
+from keras2torch_birnn.golden import origin
+from keras2torch_birnn.running import run
 
 
 def write_case(name: str, folder: Path) -> None:

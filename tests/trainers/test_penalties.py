@@ -15,7 +15,7 @@ from specs import FIXTURES
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.training_terms import map_weights, terms_of
 from keras2torch_birnn.readers.config.generations import generation_of

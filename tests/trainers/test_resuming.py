@@ -38,7 +38,7 @@ def go_on(state: k2t.Training, steps: int = 2) -> None:
 
 
 def inputs(state: k2t.Training) -> tuple[Tensor, ...]:
-    from keras2torch_birnn.conversion import origin
+    from keras2torch_birnn.golden import origin
 
     return origin(state.model).golden.inputs
 

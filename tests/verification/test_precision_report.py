@@ -14,8 +14,8 @@ from kernel_layers import native
 from specs import FIXTURES
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn.conversion import copy_in_float64, run
 from keras2torch_birnn.layers.one_call import OneCall
+from keras2torch_birnn.running import copy_in_float64, run
 from keras2torch_birnn.verification import precision
 from keras2torch_birnn.verification.precision import measure_precision
 

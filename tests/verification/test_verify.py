@@ -19,7 +19,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.comparison.outputs import compare
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, resolve_tolerance
-from keras2torch_birnn.conversion import checksum, origin
+from keras2torch_birnn.golden import checksum, origin
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference.rounding import difference
 from keras2torch_birnn.reporting.page import make_page

@@ -16,8 +16,9 @@ from commands import assert_refused, k2t
 from specs import FIXTURES, KERAS3, F, bi, chain, fixture, layer, rnn
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn import conversion, verification
-from keras2torch_birnn.conversion import origin
+from keras2torch_birnn import golden as golden_vectors
+from keras2torch_birnn import verification
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.reference import rounding
 from keras2torch_birnn.reference.rounding import Measured, share_of, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, normal
@@ -147,7 +148,7 @@ def answering(
     """Let a live Keras answer with what ``outputs`` makes of the exact one; returns its inputs."""
     asked: list[Any] = []
 
-    def answer(model: Path, config: Any, spec: ModelSpec, inputs: tuple[Array, ...]) -> KerasAnswer:
+    def answer(model: Any, config: Any, spec: ModelSpec, inputs: tuple[Array, ...]) -> KerasAnswer:
         asked.append(inputs)
         exact = verification.by_reference(spec, Drawn("", tuple(inputs))).outputs
         return KerasAnswer("keras 0.0", tuple(map(outputs, exact)), coarseness)
@@ -219,7 +220,9 @@ def test_golden_vectors_that_rounding_drowns_are_not_judged(tmp_path: Path) -> N
 def test_golden_vectors_are_made_of_inputs_that_say_something(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "GOLDEN_STEPS", STEPS)  # as a model that cannot be shortened
+    monkeypatch.setattr(
+        golden_vectors, "GOLDEN_STEPS", STEPS
+    )  # as a model that cannot be shortened
     _, out = pair(chaotic(GRU, tmp_path), tmp_path)
     golden = origin(birnn.load(out)).golden
     assert golden.inputs[0].abs().max() <= 1 or golden.inputs[0].shape[1] < STEPS
@@ -232,7 +235,7 @@ def test_golden_vectors_of_a_trained_model_are_chosen_anew(
 ) -> None:
     _, out = pair(FIXTURES / GRU, tmp_path)
     model = birnn.load(out)
-    monkeypatch.setattr(conversion, "GOLDEN_STEPS", STEPS)
+    monkeypatch.setattr(golden_vectors, "GOLDEN_STEPS", STEPS)
     before = origin(model).golden
     long = torch.from_numpy(normal(np.random.default_rng(3), (3, STEPS, before.inputs[0].shape[2])))
     model.meta["keras2torch_birnn"] = with_golden(model, long)

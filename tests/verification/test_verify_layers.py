@@ -28,7 +28,7 @@ from specs import (
 )
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import build
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import LayerSpec, ModelSpec

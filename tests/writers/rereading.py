@@ -38,7 +38,8 @@ from torch import Tensor
 from trained import train
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.conversion import origin, run
+from keras2torch_birnn.golden import origin
+from keras2torch_birnn.running import run
 
 AT_ONCE = 50  # models that one process of Keras loads
 

@@ -17,8 +17,7 @@ from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, can_share_mo
 from keras2torch_birnn.rnn.engines.static import why_not_torch_kernel
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
-from keras2torch_birnn.schema import CELL_GATES
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
+from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.conversion import build, origin
+from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.exporting.source.body import Body, Layers
 from keras2torch_birnn.exporting.source.code import (
@@ -47,6 +47,7 @@ from keras2torch_birnn.exporting.source.names import (
 from keras2torch_birnn.exporting.source.pages import emit
 from keras2torch_birnn.exporting.source.recurrent_call import HOLD, RUN
 from keras2torch_birnn.exporting.source.snippets import copy
+from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.attribute_names import attribute_names
 from keras2torch_birnn.layers.operations import GraphConstant
 from keras2torch_birnn.schema import OPS

@@ -7,8 +7,9 @@ class name that the user registered.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Literal
 
 from keras2torch_birnn.errors import (
@@ -20,8 +21,6 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE, HOW_TO_WRAP
-from keras2torch_birnn.readers.config import keras1
-from keras2torch_birnn.readers.config.calls import resolve_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
     check_constants,
@@ -36,20 +35,17 @@ from keras2torch_birnn.readers.config.custom_layers import (
     parse_custom_layer,
 )
 from keras2torch_birnn.readers.config.custom_objects import describe_custom_class, is_custom_class
-from keras2torch_birnn.readers.config.graphs import build_functional, build_sequential
-from keras2torch_birnn.readers.config.keras1_merge import replace_merges
+from keras2torch_birnn.readers.config.operation_entries import TRANSLATED, is_operation
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
-from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
+from keras2torch_birnn.readers.config.passes import PASSES, list_refused
 from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
+from keras2torch_birnn.readers.config.sequential import build_sequential
 from keras2torch_birnn.readers.config.text_layers import (
     LOOKUP_CLASSES,
     TEXT_CLASSES,
     text_layer,
 )
-from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
-from keras2torch_birnn.readers.operations import OPERATION_MODULES, translate_layers
-from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
-from keras2torch_birnn.readers.operations.values import TRANSLATED
 from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
 from keras2torch_birnn.schema import (
     CLASS_NAMES,
@@ -59,7 +55,7 @@ from keras2torch_birnn.schema import (
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of, python_name
 from keras2torch_birnn.schema.shipped import advise_shipped
-from keras2torch_birnn.spec import Graph, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
 
@@ -108,6 +104,8 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
             place="model_config",
         )
     if parsing.generation.name == "keras1":
+        from keras2torch_birnn.readers.config import keras1  # which other files do not need
+
         parsing.notes += keras1.list_open_questions(model)
         model = keras1.fill_orderings(model)
     return _parse_layer(model, parsing, "", depth=0)
@@ -119,15 +117,35 @@ def _class_name(entry: Any, place: str) -> str:
     return str(entry["class_name"])
 
 
-def _config(entry: Mapping[str, Any], place: str) -> Any:
-    config = entry.get("config")
-    if not isinstance(config, Mapping | list):
-        raise InvalidModelFileError("a layer without config", "refused", place=place)
-    return config
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of ``layers`` in the words of today; ``outer``: the place of what holds it.
+
+    ``wrapped``: it is in a Bidirectional. ``cell``: it is the cell of an RNN.
+    """
+
+    json: Mapping[str, Any]
+    class_name: str
+    name: str
+    config: Any
+    outer: str
+    depth: int
+    wrapped: bool = False
+    cell: bool = False
+
+    @property
+    def place(self) -> str:
+        """Path of the layer in the model."""
+        return f"{self.outer}/{self.name}" if self.outer else self.name
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The config; empty if it is a list of layers."""
+        return self.config if isinstance(self.config, Mapping) else {}
 
 
 def _parse_layer(
-    entry: Any,
+    json: Any,
     parsing: Parsing,
     outer: str,
     *,
@@ -135,104 +153,117 @@ def _parse_layer(
     wrapped: bool = False,
     cell: bool = False,
 ) -> LayerSpec:
-    """Parse a layer, and tell its class to each problem in it."""
+    """Parse a layer of any class; each problem in it is told its class.
+
+    Problems that the user can solve are added to ``parsing.problems``.
+
+    Raises:
+        InvalidModelFileError: the entry is broken, or nested too deep.
+    """
     before = len(parsing.problems)
-    layer = _parse_entry(entry, parsing, outer, depth, wrapped=wrapped, cell=cell)
+    json = _pass(json, parsing.generation, outer)
+    entry = _read_entry(json, outer, depth, wrapped=wrapped, cell=cell)
+    parsing.problems += [
+        UnsupportedOptionError(found, place=entry.place) for found in list_refused(json)
+    ]
+    layer = _parse_kind(entry, parsing)
     for problem in parsing.problems[before:]:
         problem.class_name = problem.class_name or layer.class_name
     return layer
 
 
-def _parse_entry(
-    entry: Any, parsing: Parsing, outer: str, depth: int, *, wrapped: bool, cell: bool
-) -> LayerSpec:
-    """Parse a layer of any class: first bring it to the words of today, then find its kind.
+def _pass(json: Any, generation: Generation, outer: str) -> Any:
+    """Bring an entry to the words of today, unless a plugin supplies the class as it stands."""
+    if class_name_of([_class_name(json, outer or "model_config")]) is not None:
+        return json
+    return reduce(lambda found, change: change(found), PASSES.get(generation.name, ()), json)
 
-    Its kind is a custom class, a wrapper of the file's generation, one that is refused, a model, or
-    a layer with a row in the schema. outer: the place of the model around it. wrapped: in a
-    wrapper. cell: in an RNN. What is not supported is added to ``parsing.problems``.
 
-    Raises:
-        InvalidModelFileError: the entry is broken, or nested too deep.
-    """
-    file_class = _class_name(entry, outer or "model_config")
-    refused: list[str] = []
-    supplied = class_name_of([file_class]) is not None
-    if parsing.generation.name == "keras1" and not supplied:
-        refused, entry = keras1.list_unsupported_options(entry), keras1.modernize(entry)
-        file_class = _class_name(entry, outer or "model_config")
-    elif parsing.generation.name == "keras2" and not supplied:
-        entry = replace_merges(entry, masks_stay=False)
-        file_class = _class_name(entry, outer or "model_config")
-    config = _config(entry, outer or "model_config")
+def _read_entry(json: Any, outer: str, depth: int, *, wrapped: bool, cell: bool) -> _Entry:
+    place = outer or "model_config"
+    class_name, config = _class_name(json, place), json.get("config")
+    if not isinstance(config, Mapping | list):
+        raise InvalidModelFileError("a layer without config", "refused", place=place)
     named = config if isinstance(config, Mapping) else {}
-    name = entry.get("name", named.get("name", file_class.lower()))
+    name = json.get("name", named.get("name", class_name.lower()))
     if not isinstance(name, str):
         raise InvalidModelFileError("a layer's name is not a text", "refused", place=outer)
-    place = f"{outer}/{name}" if outer else name
+    entry = _Entry(json, class_name, name, config, outer, depth, wrapped, cell)
     if depth > MAX_MODEL_DEPTH:
         raise InvalidModelFileError(
-            f"layers nested deeper than {MAX_MODEL_DEPTH}", "refused", place=printable(place)
+            f"layers nested deeper than {MAX_MODEL_DEPTH}", "refused", place=printable(entry.place)
         )
-    parsing.problems += [UnsupportedOptionError(found, place=place) for found in refused]
-    own_class = find_custom_class(entry, name, place)
-    if own_class is not None:
-        check_dtype(named.get("dtype"), parsing, place)
-        custom = parse_custom_layer(
-            own_class, name, config, parsing.generation, place, parsing.problems
-        )
-        if not cell:
-            check_alone(custom, parsing.problems)
-        return replace(custom, training=_read_training(file_class, named, parsing, place))
-    if is_wrapper(entry, parsing.generation):
-        return _parse_wrapped(entry, named, name, parsing, outer, place, depth)
-    if file_class in LOOKUP_CLASSES and isinstance(config, Mapping):
-        parsing.texts[place] = text_layer(file_class, config)
-    if isinstance(entry.get("build_config"), Mapping):
-        parsing.built[place] = entry["build_config"].get("input_shape")
-    refusal = _refusal(entry, file_class, parsing)
+    return entry
+
+
+def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
+    """Parse an entry as what it is: a plugin's layer, a wrapper, refused, a model or a layer."""
+    own = find_custom_class(entry.json, entry.name, entry.place)
+    if own is not None:
+        return _parse_custom(own, entry, parsing)
+    if is_wrapper(entry.json, parsing.generation):
+        return _parse_wrapped(entry, parsing)
+    _note_facts(entry, parsing)
+    refusal = _refusal(entry.json, entry.class_name, parsing)
     if refusal is not None:
-        refusal.place = place
-        parsing.problems.append(refusal)
-        if file_class == LAMBDA or _is_unknown(entry, file_class):
-            kind: Literal["layer", "Lambda"] = "Lambda" if file_class == LAMBDA else "layer"
-            parsing.unknown.append(UnknownClass(file_class, kind, place, named))
-        return LayerSpec(file_class, name, {}, place=place)
-    class_name = CLASS_NAMES[_schema_key(entry, file_class)]
-    if class_name in MODEL_CLASSES:
-        return _parse_model(class_name, name, config, parsing, place, depth)
-    if not isinstance(config, Mapping):
-        raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
-    before = len(parsing.problems)
-    if class_name == "Bidirectional":
-        parts = _parse_halves(config, parsing, place, depth)
-    elif class_name == "TimeDistributed":
-        parts = {"layer": _parse_inner(config, "layer", parsing, place, depth)}
-        check_steps(parts["layer"], place, parsing.problems)
-    elif class_name in ("RNN", STACK):
-        config = drop_repeated_options(config)
-        parts = read_cells(
-            class_name,
-            config,
-            place,
-            parsing,
-            lambda inner: _parse_layer(inner, parsing, place, depth=depth + 1, cell=True),
-        )
-    else:
-        parts = {}
+        return _refuse(refusal, entry, parsing)
+    class_name = CLASS_NAMES[_schema_key(entry.json, entry.class_name)]
+    parse = _parse_model if class_name in MODEL_CLASSES else _parse_plain
+    return parse(class_name, entry, parsing)
+
+
+def _parse_custom(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
+    check_dtype(entry.options.get("dtype"), parsing, entry.place)
+    layer = parse_custom_layer(
+        class_name, entry.name, entry.config, parsing.generation, entry.place, parsing.problems
+    )
+    if not entry.cell:
+        check_alone(layer, parsing.problems)
+    training = _read_training(entry.class_name, entry.options, parsing, entry.place)
+    return replace(layer, training=training)
+
+
+def _note_facts(entry: _Entry, parsing: Parsing) -> None:
+    """Keep what other steps ask for: texts of lookup layers, and input shapes that Keras states."""
+    if entry.class_name in LOOKUP_CLASSES and isinstance(entry.config, Mapping):
+        parsing.texts[entry.place] = text_layer(entry.class_name, entry.config)
+    if isinstance(entry.json.get("build_config"), Mapping):
+        parsing.built[entry.place] = entry.json["build_config"].get("input_shape")
+
+
+def _refuse(refusal: K2TError, entry: _Entry, parsing: Parsing) -> LayerSpec:
+    """Add the problem; return a layer without options in the refused one's place."""
+    refusal.place = entry.place
+    parsing.problems.append(refusal)
+    class_name = entry.class_name
+    if class_name == LAMBDA or _is_unknown(entry.json, class_name):
+        kind: Literal["layer", "Lambda"] = "Lambda" if class_name == LAMBDA else "layer"
+        parsing.unknown.append(UnknownClass(class_name, kind, entry.place, entry.options))
+    return LayerSpec(class_name, entry.name, {}, place=entry.place)
+
+
+def _parse_plain(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
+    """Parse a layer of Keras: its parts, then its options, then what they mean together."""
+    if not isinstance(entry.config, Mapping):
+        raise InvalidModelFileError("a layer's config is a list", "refused", place=entry.place)
+    before, place = len(parsing.problems), entry.place
+    if class_name in ("RNN", STACK):
+        entry = replace(entry, config=drop_repeated_options(entry.config))
+    config, parse_parts = entry.config, _PARTS.get(class_name)
+    parts = {} if parse_parts is None else parse_parts(class_name, entry, parsing)
     options, semantics = parse_options(
-        file_class, class_name, config, parsing, place, wrapped=wrapped
+        entry.class_name, class_name, config, parsing, place, wrapped=entry.wrapped
     )
     layer = LayerSpec(
         class_name,
-        name,
+        entry.name,
         options,
         parts=parts,
         place=place,
         semantics=semantics,
         training=_read_training(class_name, config, parsing, place),
     )
-    if not cell:
+    if not entry.cell:
         check_alone(layer, parsing.problems)
     check_stack(layer, parsing.generation, parsing.problems)
     check_constants(layer, config, parsing.problems)
@@ -259,7 +290,7 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     problem = entry.get("problem")
     if isinstance(problem, K2TError):  # of an operation
         return problem
-    if _is_operation(entry):
+    if is_operation(entry):
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
         return UnsupportedLayerError(f"operation {shown} is not supported", HOW_TO_REPLACE)
@@ -282,99 +313,77 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
 def _is_unknown(entry: Mapping[str, Any], class_name: str) -> bool:
     """Tell whether a layer's class is none of Keras' own, and no operation."""
     problem = isinstance(entry.get("problem"), K2TError)  # of an operation
-    if class_name in _REFUSED_CLASSES or problem or _is_operation(entry):
+    if class_name in _REFUSED_CLASSES or problem or is_operation(entry):
         return False
     return class_name not in CLASS_NAMES or class_name in OPS or is_custom_class(entry)
 
 
-# Layers of Keras 3 whose config leaves ``trainable`` out; no operation has their names.
-_WITHOUT_TRAINABLE = frozenset(
-    "SpatialDropout1D SpatialDropout2D SpatialDropout3D Discretization HashedCrossing".split()
-)
-
-
-def _is_operation(entry: Mapping[str, Any]) -> bool:
-    """Tell whether an entry is an operation of Keras 3, not a layer of the same name.
-
-    The module says so in a ``.keras`` file. In an ``.h5`` there is none, but nearly every layer of
-    Keras 3 has ``trainable`` in its config and no operation has; ``inbound_nodes`` are dicts in
-    Keras 3.
-    """
-    module, nodes, config = entry.get("module"), entry.get("inbound_nodes"), entry.get("config")
-    if isinstance(module, str):
-        return module.startswith(OPERATION_MODULES)
-    dict_nodes = isinstance(nodes, list) and any(isinstance(n, Mapping) for n in nodes)
-    bare = isinstance(config, Mapping) and "trainable" not in config
-    class_name = entry.get("class_name")
-    named = isinstance(class_name, str) and class_name not in _WITHOUT_TRAINABLE
-    return dict_nodes and bare and named
-
-
 def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
-    return f"ops.{file_class}" if _is_operation(entry) else file_class
+    return f"ops.{file_class}" if is_operation(entry) else file_class
 
 
 # ---- wrappers ---------------------------------------------------------------------------------
 
 
-def _parse_wrapped(
-    entry: Mapping[str, Any],
-    config: Mapping[str, Any],
-    name: str,
-    parsing: Parsing,
-    outer: str,
-    place: str,
-    depth: int,
-) -> LayerSpec:
+def _parse_wrapped(entry: _Entry, parsing: Parsing) -> LayerSpec:
     """Parse a SpectralNormalization as the layer in it, which it is at inference."""
     try:
-        inner = unwrap_entry(entry, name, parsing.generation, place)
+        inner = unwrap_entry(entry.json, entry.name, parsing.generation, entry.place)
     except (UnsupportedLayerError, UnsupportedOptionError) as error:
         parsing.problems.append(error)
-        return LayerSpec(str(entry["class_name"]), name, {}, place=place)
-    check_dtype(config.get("dtype"), parsing, place)
-    layer = _parse_layer(inner, parsing, outer, depth=depth + 1)
+        return LayerSpec(entry.class_name, entry.name, {}, place=entry.place)
+    check_dtype(entry.options.get("dtype"), parsing, entry.place)
+    layer = _parse_layer(inner, parsing, entry.outer, depth=entry.depth + 1)
     return mark(layer, parsing)
 
 
-def _parse_inner(
-    config: Mapping[str, Any],
-    key: str,
-    parsing: Parsing,
-    place: str,
-    depth: int,
-    *,
-    wrapped: bool = False,
-) -> LayerSpec:
-    if key not in config:
-        raise InvalidModelFileError(f"a wrapper without {key}", "refused", place=place)
-    inner = _parse_layer(config[key], parsing, place, depth=depth + 1, wrapped=wrapped)
+def _parse_inner(key: str, entry: _Entry, parsing: Parsing, *, wrapped: bool = False) -> LayerSpec:
+    if key not in entry.config:
+        raise InvalidModelFileError(f"a wrapper without {key}", "refused", place=entry.place)
+    inner = _parse_layer(
+        entry.config[key], parsing, entry.place, depth=entry.depth + 1, wrapped=wrapped
+    )
     if inner.class_name in OPS:
         raise InvalidModelFileError("an operation in a wrapper", "refused", place=inner.place)
     return inner
 
 
-def _parse_halves(
-    config: Mapping[str, Any], parsing: Parsing, place: str, depth: int
-) -> dict[str, LayerSpec]:
+def _parse_steps(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpec]:
+    """Parse the layer in a TimeDistributed."""
+    inner = _parse_inner("layer", entry, parsing)
+    check_steps(inner, entry.place, parsing.problems)
+    return {"layer": inner}
+
+
+def _parse_cells(class_name: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpec]:
+    """Parse the cell of an RNN, or those of a stack."""
+
+    def parse(inner: Any) -> LayerSpec:
+        return _parse_layer(inner, parsing, entry.place, depth=entry.depth + 1, cell=True)
+
+    return read_cells(class_name, entry.config, entry.place, parsing, parse)
+
+
+def _parse_halves(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpec]:
     """Parse both halves, each with its own explicit ``go_backwards``.
 
     Without ``backward_layer`` (Keras 2 and tf.keras write it only when the user gave one) the
     backward half is the forward one's twin with ``go_backwards`` turned round
     (Keras 2.2.4 ``layers/wrappers.py``, tf.keras 2.15 ``layers/rnn/bidirectional.py``).
     """
-    forward = _parse_inner(config, "layer", parsing, place, depth, wrapped=True)
+    config, place = entry.config, entry.place
+    forward = _parse_inner("layer", entry, parsing, wrapped=True)
     if config.get("backward_layer") is not None:
-        backward = _parse_inner(config, "backward_layer", parsing, place, depth, wrapped=True)
+        backward = _parse_inner("backward_layer", entry, parsing, wrapped=True)
     elif forward.class_name in RECURRENT and forward.config:  # it was not refused
-        entry = config["layer"]
+        twin = config["layer"]
         mirrored = {
-            **entry["config"],
-            "go_backwards": not entry["config"].get("go_backwards", False),
+            **twin["config"],
+            "go_backwards": not twin["config"].get("go_backwards", False),
         }
         quiet = Parsing(parsing.generation)  # its problems are the forward half's
         backward = _parse_layer(
-            {**entry, "config": mirrored}, quiet, place, depth=depth + 1, wrapped=True
+            {**twin, "config": mirrored}, quiet, place, depth=entry.depth + 1, wrapped=True
         )
     else:  # refused below; without what is in it, or nesting would double it every time
         backward = replace(forward, parts={}, graph=None)
@@ -423,30 +432,39 @@ def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, pla
             )
 
 
+_PARTS: Mapping[str, Callable[[str, _Entry, Parsing], dict[str, LayerSpec]]] = {
+    "Bidirectional": _parse_halves,
+    "TimeDistributed": _parse_steps,
+    "RNN": _parse_cells,
+    STACK: _parse_cells,
+}
+
+
 # ---- models -----------------------------------------------------------------------------------
 
 
-def _parse_model(
-    class_name: str, name: str, config: Any, parsing: Parsing, place: str, depth: int
-) -> LayerSpec:
+def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     """Parse the layers of a Sequential or Functional model, and connect them to a graph.
 
     Raises:
         InvalidModelFileError: it has no layers, two of one name, or a broken graph.
     """
+    config, place, depth = entry.config, entry.place, entry.depth
     entries = config if isinstance(config, list) else config.get("layers")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
         raise InvalidModelFileError(
             "a model without layers", "refused", place=place or "model_config"
         )
-    if any(isinstance(entry, Mapping) and entry.get("module") == TRANSLATED for entry in entries):
+    if any(isinstance(one, Mapping) and one.get("module") == TRANSLATED for one in entries):
         raise InvalidModelFileError(
             f"a layer of the module {TRANSLATED!r}, which no Keras has", "refused", place=place
         )
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
     if class_name != "Sequential":
-        entries = translate_layers(entries, _is_operation)
+        from keras2torch_birnn.readers.config import functional  # its calls, masks and operations
+
+        entries = functional.translate_entries(entries)
     layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
@@ -454,26 +472,16 @@ def _parse_model(
         raise InvalidModelFileError(
             f"{times} layers are called {printable(repeated)}", "refused", place=place
         )
-    graph: Graph
     if class_name == "Sequential":
         declared = config if isinstance(config, Mapping) else {}
         graph = build_sequential(layers, entries, declared, place)
     else:
         if not isinstance(config, Mapping):
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
-        graph = build_functional(
-            layers,
-            entries,
-            config,
-            place,
-            parsing.problems,
-            # "3.0" is also what a text of Keras 3 counts as that names no version.
-            counts_all_calls=parsing.generation.version.split(".")[:2] in (["3", "0"], ["3", "1"]),
-        )
-        graph = resolve_masks(graph, parsing.generation, parsing.problems, parsing.notes)
-        half = any("computed in float32" in note for note in parsing.notes)
-        graph = infer_dtypes(graph, parsing.generation, parsing.problems, half=half)
-    return LayerSpec(class_name, name, {"trainable": _trainable(config)}, graph=graph, place=place)
+        graph = functional.connect(layers, entries, config, place, parsing)
+    return LayerSpec(
+        class_name, entry.name, {"trainable": _trainable(config)}, graph=graph, place=place
+    )
 
 
 def _trainable(config: Any) -> bool:

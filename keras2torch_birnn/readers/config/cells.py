@@ -14,8 +14,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config.custom_layers import find_custom_class
-from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
+from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
 from keras2torch_birnn.schema import CELLS, CLASS_NAMES, SCHEMA, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK
 from keras2torch_birnn.schema.custom_cells import (

@@ -16,7 +16,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class
-from keras2torch_birnn.readers.config.graphs import parse_shape
+from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.schema import REQUIRED, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, printable
 from keras2torch_birnn.readers.config.cut_masks import Given, MaskSource, carry_masks
 from keras2torch_birnn.readers.config.cut_names import Path
-from keras2torch_birnn.readers.config.graphs import stated_input_shape
+from keras2torch_birnn.readers.config.sequential import stated_input_shape
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
 from keras2torch_birnn.schema.custom_layers import output_count
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, known_dtypes

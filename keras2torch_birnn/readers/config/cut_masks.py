@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
-from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, augmentation
+from keras2torch_birnn.schema import CLASSES, OPS, RECURRENT, SCHEMA
 from keras2torch_birnn.schema.calls import as_called
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Graph, LayerSpec, TensorRef, leaves, tensors
 
 # Layers after which no tensor has a mask, and which do not look at one.
-STOPS = frozenset(augmentation.LAYERS) | frozenset(
+STOPS = frozenset(CLASSES["augmentation"]) | frozenset(
     "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
     "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D MelSpectrogram "
     "STFTSpectrogram "

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.config.keras1_merge import replace_merges, starts_with_merge
+from keras2torch_birnn.readers.config.keras1_merge import replace_merges
+from keras2torch_birnn.readers.config.passes import Pass, with_refused
 from keras2torch_birnn.readers.weights.layouts import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights
@@ -95,7 +97,7 @@ def fill_orderings(model: Any) -> Any:
     """Fill in ``dim_ordering`` of 2D and 3D layers that lack it, from all other layers.
 
     Keras 1 writes ``dim_ordering`` for convolutions and pools only. If no layer has it, or two
-    orders occur, nothing is filled in, and ``list_unsupported_options`` reports it.
+    orders occur, nothing is filled in, and ``refuse_options`` reports it.
     """
     found = _orderings(model)
     return _fill_ordering(model, found.pop()) if len(found) == 1 else model
@@ -154,15 +156,11 @@ def _fill_ordering(value: Any, ordering: str) -> Any:
 
 
 def modernize(entry: Any) -> Any:
-    """Translate a layer to Keras 2; unknown classes and keys stay as they are."""
-    if starts_with_merge(entry):
-        return replace_merges(entry, masks_stay=True)
+    """Translate options and class to Keras 2; unknown classes and keys stay as they are."""
     config = entry.get("config") if isinstance(entry, Mapping) else None
     class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping) or not isinstance(class_name, str):
         return entry
-    if class_name == "Merge":
-        return replace_merges(entry, masks_stay=True)
     if class_name in _SIDES:
         sides = _SIDES[class_name]
         sizes = [config.get(side) for side in sides]
@@ -173,7 +171,7 @@ def modernize(entry: Any) -> Any:
     if class_name == "ZeroPadding2D" and "padding" in config:
         config = {**config, "padding": _around(config["padding"])}
     names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
-    checked = {key for owner, key in _ONLY if owner == class_name}  # by list_unsupported_options
+    checked = {key for owner, key in _ONLY if owner == class_name}  # by refuse_options
     ignored = _NO_EFFECT | _NO_EFFECT_IN.get(class_name, frozenset()) | checked
     new = {
         names.get(str(key), str(key)): _value(names.get(str(key), str(key)), value)
@@ -208,9 +206,13 @@ def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "output_size": shape}
 
 
-def list_unsupported_options(entry: Any) -> list[str]:
-    """List options that later Keras has no equivalent of, or that are left open."""
-    config = entry.get("config") if isinstance(entry, Mapping) else None
+def refuse_options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse options that later Keras has no equivalent of, or that are left open."""
+    return with_refused(entry, _list_unsupported_options(entry))
+
+
+def _list_unsupported_options(entry: Mapping[str, Any]) -> list[str]:
+    config = entry.get("config")
     if not isinstance(config, Mapping):
         return []
     if entry.get("class_name") in _SILENT and "dim_ordering" not in config:
@@ -223,6 +225,11 @@ def list_unsupported_options(entry: Any) -> list[str]:
         for (class_name, key), (allowed, effect) in _ONLY.items()
         if entry.get("class_name") == class_name and config.get(key, allowed) != allowed
     ]
+
+
+PASSES: Mapping[str, tuple[Pass, ...]] = {
+    "keras1": (refuse_options, partial(replace_merges, masks_stay=True), modernize)
+}
 
 
 # ---- weights -----------------------------------------------------------------------------------
@@ -344,4 +351,6 @@ def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-LAYOUT = Layout(_shapes_in_file, _label, _split, _infer_shared_axes, _join, own_names=True)
+LAYOUTS: Mapping[str, Layout] = {
+    "keras1": Layout(_shapes_in_file, _label, _split, _infer_shared_axes, _join, own_names=True)
+}

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.limits import MAX_MERGE_DEPTH
+from keras2torch_birnn.readers.config.passes import Pass
 
 _CLASSES: Mapping[str, str] = {
     "sum": "Add",
@@ -217,3 +219,6 @@ class _Writer:
 def _identify(layer: Any) -> str:
     """Return a text that is the same for two entries of one layer, and for no others."""
     return json.dumps(layer, sort_keys=True)
+
+
+PASSES: Mapping[str, tuple[Pass, ...]] = {"keras2": (partial(replace_merges, masks_stay=False),)}

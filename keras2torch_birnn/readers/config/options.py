@@ -14,9 +14,9 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers.advice import QUANTIZED
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.custom_objects import is_custom_function, lacks_activation
-from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
+from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.readers.weights.lora import parse_lora
 from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.schema import (

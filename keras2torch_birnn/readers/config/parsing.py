@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from keras2torch_birnn.errors import (
-    K2TError,
-)
+from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers.config.text_layers import TextLayer
-from keras2torch_birnn.readers.config.unknown_classes import UnknownClass
-from keras2torch_birnn.spec import Generation
+from keras2torch_birnn.spec import NO_CUT, Cut, Generation, LayerSpec
+
+
+@dataclass(frozen=True)
+class UnknownClass:
+    """A layer or cell of a class without a converter: its place, and its config as the file has it.
+
+    ``kind``: "cell" for the cell of an RNN, "Lambda" for code in the file, else "layer".
+    """
+
+    class_name: str
+    kind: Literal["layer", "cell", "Lambda"]
+    place: str
+    config: Mapping[str, Any]
 
 
 @dataclass
@@ -36,3 +47,18 @@ class Parsing:
     built: dict[str, Any] = field(default_factory=dict)
     unknown: list[UnknownClass] = field(default_factory=list)
     command: str = "k2t convert MODEL OUT"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A model before it was cut, by which the weights of its part are found.
+
+    ``model``: all of its layers; ``left_out``: the places of those whose weights cannot be named,
+    because they are of no supported class or have an option that is not. ``texts``: the layers with
+    a vocabulary that are gone, by place. ``cut``: where it was cut, by whole paths.
+    """
+
+    model: LayerSpec
+    left_out: frozenset[str]
+    texts: Mapping[str, TextLayer] = field(default_factory=dict)
+    cut: Cut = NO_CUT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UsageError, printable
 from keras2torch_birnn.readers.config.cut import Entrance, Part, cut_model
@@ -11,34 +11,19 @@ from keras2torch_birnn.readers.config.cut_advice import propose_cut
 from keras2torch_birnn.readers.config.cut_masks import find_user
 from keras2torch_birnn.readers.config.cut_names import Path, find_layers
 from keras2torch_birnn.readers.config.dialects import plain_value
-from keras2torch_birnn.readers.config.graphs import parse_shape
 from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
-from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.config.parsing import Parsing, Whole
+from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.readers.config.text_layers import BARE, TEXT_CLASSES, TextLayer
 from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.dtype_flow import without_time_distributed
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, Shape, format_shape, leaves
+from keras2torch_birnn.spec import Cut, LayerSpec, Shape, format_shape, leaves
 
 _LOOKUPS = (f"{BARE}StringLookup", f"{BARE}IntegerLookup")
 _TRIED = 16  # first layers without which an advice is tried
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A model before it was cut, by which the weights of its part are found.
-
-    ``model``: all of its layers; ``left_out``: the places of those whose weights cannot be named,
-    because they are of no supported class or have an option that is not. ``texts``: the layers with
-    a vocabulary that are gone, by place. ``cut``: where it was cut, by whole paths.
-    """
-
-    model: LayerSpec
-    left_out: frozenset[str]
-    texts: Mapping[str, TextLayer] = field(default_factory=dict)
-    cut: Cut = NO_CUT
 
 
 def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, Parsing, Whole]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.limits import MAX_LAYERS_IN_NOTE
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.config.dialects import plain_value
+from keras2torch_birnn.schema import CLASSES
 from keras2torch_birnn.schema.options import BadOptionError
 from keras2torch_birnn.schema.penalties import (
     ACTIVITY,
@@ -18,7 +19,7 @@ from keras2torch_birnn.schema.penalties import (
     parse_penalty,
     rows_of,
 )
-from keras2torch_birnn.spec import Generation
+from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Names and shortcuts of Keras, in lower case without underscores -> name, defaults of the shortcut.
 _L1, _L2 = {"l1": 0.01}, {"l2": 0.01}
@@ -112,3 +113,17 @@ def describe_penalties(found: Mapping[str, Sequence[str]]) -> list[str]:
         "training only: not converted: "
         f"{', '.join(layers[:MAX_LAYERS_IN_NOTE] + more)}; add them to your own loss and steps"
     ]
+
+
+def describe_augmentation(root: LayerSpec) -> Iterator[str]:
+    """Yield a note if training in Keras changes images that the converted model leaves alone."""
+    found = {
+        layer.class_name: None
+        for layer in root.walk()
+        if layer.class_name in CLASSES["augmentation"]
+    }
+    if found:
+        yield (
+            f"in training Keras changes images at random ({', '.join(found)}): the converted model "
+            "never does; change the images of your training data instead"
+        )

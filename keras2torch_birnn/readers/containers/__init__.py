@@ -6,54 +6,104 @@ To add a format, write a module with a subclass of ``Container`` that has ``reco
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
-from keras2torch_birnn.readers.containers.container import Container, Format, Source
-from keras2torch_birnn.readers.containers.files import check_folder, file_window, is_folder
-from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
-from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
-from keras2torch_birnn.readers.containers.keras_folder import KerasFolder
-from keras2torch_birnn.readers.containers.live_model import ModelSource, is_path, open_live
-from keras2torch_birnn.readers.containers.mistakes import explain_mistake
-from keras2torch_birnn.readers.containers.packed import PackedModel
-from keras2torch_birnn.readers.containers.saved_model import SavedModel
-from keras2torch_birnn.readers.containers.shards import ShardedWeights
-from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpoint, with_index
-from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
+from keras2torch_birnn.errors import in_file
+from keras2torch_birnn.readers.containers.container import Container, Format, OpenPath
+from keras2torch_birnn.readers.containers.files import (
+    check_folder,
+    file_window,
+    is_folder,
+    with_index,
+)
+from keras2torch_birnn.readers.source import ModelSource, Source, source_of
+
+
+@dataclass(frozen=True)
+class FormatRow:
+    """A format. ``may_be``: the sources for which its class, in ``module``, is asked."""
+
+    name: str
+    module: str
+    may_be: Callable[[OpenPath], bool]
+
+    def load(self) -> Format:
+        """Import the module and return the class."""
+        form: Format = getattr(import_module(f"{__name__}.{self.module}"), self.name)
+        return form
+
+
+def _is_file(source: OpenPath) -> bool:
+    return source.window is not None
+
+
+def _is_folder(source: OpenPath) -> bool:
+    return source.window is None
+
+
+def _is_archive(source: OpenPath) -> bool:
+    return source.is_zip or source.is_gzip or source.is_tar
+
 
 # The first format that recognises the content opens it.
-FORMATS: tuple[Format, ...] = (
-    SavedModel,
-    KerasFolder,
-    PackedModel,
-    KerasArchive,
-    HDF5File,
-    ShardedWeights,
-    TensorFlowCheckpoint,
-    TensorFlowJS,
+FORMATS: tuple[FormatRow, ...] = (
+    FormatRow("SavedModel", "saved_model", _is_folder),
+    FormatRow("KerasFolder", "keras_folder", _is_folder),
+    FormatRow("PackedModel", "packed", _is_archive),
+    FormatRow("KerasArchive", "keras_archive", _is_archive),
+    FormatRow("HDF5File", "hdf5_file", _is_file),
+    FormatRow("ShardedWeights", "shards", _is_file),
+    FormatRow("TensorFlowCheckpoint", "tf_checkpoint", lambda _: True),
+    FormatRow("TensorFlowJS", "tfjs", _is_file),
 )
 
 
-def open_container(model: ModelSource) -> Container:
-    """Open a model read-only; use it in a ``with`` statement.
+@contextmanager
+def opened(model: ModelSource | Source) -> Iterator[Container]:
+    """Open a model read-only until the ``with`` statement ends; errors in it name the model.
 
-    model: the path of a file or a folder, or a live model of Keras.
+    Raises:
+        K2TError: as ``open_container``.
+    """
+    source = source_of(model)
+    with in_file(source.name), open_container(source) as container:
+        yield container
+
+
+def open_container(model: ModelSource | Source) -> Container:
+    """Open a model read-only; use it in a ``with`` statement.
 
     Raises:
         InvalidModelFileError: no format recognises it, or it is damaged; K2TError: a live model
             that cannot be read, see ``open_live``.
     """
-    if not is_path(model):
-        return open_live(model)
-    path = with_index(Path(model))
+    source = source_of(model)
+    container = _open_live(source) if source.path is None else _open_path(source.path)
+    container.source = source
+    return container
+
+
+def _open_live(source: Source) -> Container:
+    from keras2torch_birnn.readers.containers.live_model import open_live
+
+    return open_live(source.model)
+
+
+def _open_path(path: Path) -> Container:
+    path = with_index(path)
     with ExitStack() as opening:
         if folder := is_folder(path):
             check_folder(path)
-        source = Source(path, None if folder else file_window(opening, path))
-        for form in FORMATS:
-            if form.recognises(source):
-                container = form.open(source, opening)
+        place = OpenPath(path, None if folder else file_window(opening, path))
+        for row in FORMATS:
+            if row.may_be(place) and (form := row.load()).recognises(place):
+                container = form.open(place, opening)
                 container.closing = opening.pop_all()
                 return container
-        raise explain_mistake(source)
+        from keras2torch_birnn.readers.containers.mistakes import explain_mistake
+
+        raise explain_mistake(place)

@@ -15,6 +15,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, MissingArc
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.source import Source
 from keras2torch_birnn.readers.weights.paths import (
     WeightPaths,
     holds_weights,
@@ -41,8 +42,8 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The path that a user gave; ``window`` is None for a folder, else the open file."""
+class OpenPath:
+    """A path on disk; ``window`` is None for a folder, else the open file."""
 
     path: Path
     window: Window | None
@@ -51,6 +52,21 @@ class Source:
     def head(self) -> bytes:
         """First bytes of a file; empty for a folder."""
         return b"" if self.window is None else self.window.head(_HEAD)
+
+    @property
+    def is_zip(self) -> bool:
+        """Tell whether it begins as a zip archive, of members or empty."""
+        return self.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+    @property
+    def is_gzip(self) -> bool:
+        """Tell whether it begins as data of gzip."""
+        return self.head.startswith(b"\x1f\x8b")
+
+    @property
+    def is_tar(self) -> bool:
+        """Tell whether it begins as a tar archive."""
+        return begins_tar(self.head)
 
     @property
     def opened(self) -> Window:
@@ -64,12 +80,21 @@ class Source:
         return self.window
 
 
+def begins_tar(head: bytes) -> bool:
+    """Tell whether first bytes are those of a tar archive."""
+    return head[257:262] == b"ustar"
+
+
+NOWHERE = Source("", None, "")
+
+
 class Container(ABC):
     """An open model. Arrays can be read until it is closed.
 
     ``checkpoint``: prefix of a TensorFlow checkpoint on disk that Keras' ``load_weights`` reads.
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
+    ``source``: what was opened.
     ``beside``: the names of a model's other files in the folder of the given one. ``packed``: all
     of its files are in an archive. ``by_order``: layers have their numbers there, and no names.
     """
@@ -87,6 +112,7 @@ class Container(ABC):
     def __init__(self, store: Store) -> None:
         self.store = store
         self.closing = ExitStack()
+        self.source = NOWHERE
 
     def __enter__(self) -> Container:
         return self
@@ -163,11 +189,11 @@ class Container(ABC):
 class Format(Protocol):
     """One row of the table of formats: how to recognise a format and how to open it."""
 
-    def recognises(self, source: Source) -> bool:
+    def recognises(self, source: OpenPath) -> bool:
         """Tell from its content whether the source is of this format."""
         ...
 
-    def open(self, source: Source, opening: ExitStack) -> Container:
+    def open(self, source: OpenPath, opening: ExitStack) -> Container:
         """Open the source; files stay open until ``opening`` ends.
 
         Raises:

@@ -21,6 +21,7 @@ _OTHER_FILES = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+INDEX = ".index"  # the end of the name of a TensorFlow checkpoint's index
 _LFS = b"version https://git-lfs.github.com/spec/"
 POINTER = ("a Git LFS pointer", "run git lfs pull")
 
@@ -31,6 +32,17 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # opening it will say so
         return False
+
+
+def with_index(path: Path) -> Path:
+    """Return the index of a checkpoint that is given by its prefix; any other path as it is."""
+    if not path.name:  # the folder that one is in
+        return path
+    index = path.with_name(f"{path.name}{INDEX}")
+    try:
+        return index if not path.exists() and index.is_file() else path
+    except (OSError, ValueError):  # opening it will say so
+        return path
 
 
 def file_window(opening: ExitStack, path: Path) -> Window:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.containers.container import HDF5Container, Source
+from keras2torch_birnn.readers.containers.container import HDF5Container, OpenPath
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.containers.parts import is_shard, whole_of
 from keras2torch_birnn.readers.hdf5.store import find_signature
@@ -17,12 +17,12 @@ class HDF5File(HDF5Container):
     kind = "hdf5"
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source holds HDF5 data, behind a user block or not."""
         return source.window is not None and find_signature(source.window) is not None
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> HDF5File:
+    def open(cls, source: OpenPath, opening: ExitStack) -> HDF5File:
         """Start the parser's process on the file.
 
         Raises:

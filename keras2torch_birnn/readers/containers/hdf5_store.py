@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.containers.mistakes import describe
 from keras2torch_birnn.readers.containers.zip_archive import ends_as_archive
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.store import HDF5Store, find_signature
@@ -19,9 +18,11 @@ def open_store(window: Window) -> HDF5Store:
     """
     if ends_as_archive(window):
         raise two_in_one()
-    found = None if find_signature(window) is not None else describe(window.head(_HEAD))
-    if found is not None:
-        raise InvalidModelFileError(*found)
+    if find_signature(window) is None:
+        from keras2torch_birnn.readers.containers.mistakes import describe
+
+        if found := describe(window.head(_HEAD)):
+            raise InvalidModelFileError(*found)
     return HDF5Store(window)
 
 

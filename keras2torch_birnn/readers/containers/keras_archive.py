@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers.containers.container import KerasContainer, Source
+from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
 from keras2torch_birnn.readers.containers.zip_archive import (
@@ -26,6 +26,7 @@ from keras2torch_birnn.readers.containers.zip_archive import (
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.store import find_signature
+from keras2torch_birnn.readers.weights.v3 import VOCABULARY
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -46,7 +47,6 @@ _OTHER_ZIPS = (
 
 
 # What a layer found in ``adapt()``, one entry a line; before and after: its place in the store.
-VOCABULARY = ("assets/", "/vocabulary.txt")
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ class KerasArchive(KerasContainer):
     weights: Window
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source begins like a zip archive."""
-        return source.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+        return source.is_zip
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> KerasArchive:
+    def open(cls, source: OpenPath, opening: ExitStack) -> KerasArchive:
         """Check the archive, read its texts and open its weights."""
         archive = read_archive(source.opened)
         _check_one_reading(source.opened, archive.weights)

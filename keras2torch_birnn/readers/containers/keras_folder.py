@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from keras2torch_birnn.readers.containers.container import KerasContainer, Source
+from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.containers.keras_archive import CONFIG, METADATA, WEIGHTS
@@ -21,7 +21,7 @@ class KerasFolder(KerasContainer):
     kind = "folder"
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is a folder of such members, and no SavedModel.
 
         Models of the Hugging Face Hub have a ``config.json``, too.
@@ -37,7 +37,7 @@ class KerasFolder(KerasContainer):
         )
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> KerasFolder:
+    def open(cls, source: OpenPath, opening: ExitStack) -> KerasFolder:
         """Read both texts and open the weights."""
         config, metadata = (_member_text(opening, source.path, n) for n in (CONFIG, METADATA))
         return cls(_open_weights(opening, source.path), config, metadata)

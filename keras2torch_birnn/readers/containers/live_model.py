@@ -7,14 +7,13 @@ its own methods are called. The folder is removed as soon as the files in it are
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol, TypeAlias, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -30,17 +29,16 @@ from keras2torch_birnn.readers.containers.container import (
     Architecture,
     Container,
     HDF5Container,
-    Source,
+    OpenPath,
 )
 from keras2torch_birnn.readers.containers.files import file_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
 from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
 from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.source import PACKAGES, is_inside, list_bases, package_of
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Array
 
-# Keras 3, and tf.keras since 2.6; tf_keras; tf.keras before 2.6.
-_PACKAGES = ("keras", "tf_keras", "tensorflow.python.keras")
 _FIRST_WITH_ARCHIVES = (2, 13)  # that save() writes .keras files
 _MODEL_CLASSES = ("Functional", "Sequential")
 _EXPECTED = (
@@ -49,7 +47,7 @@ _EXPECTED = (
 # Packages and name of a base class -> what an object is, what to do. The first match counts.
 _MISTAKES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (
-        _PACKAGES,
+        PACKAGES,
         "Layer",
         "a layer by itself",
         "put it in a model: keras.Sequential([keras.Input(shape), layer])",
@@ -76,42 +74,6 @@ _MISTAKES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
 )
 
 
-class LiveModel(Protocol):
-    """A model of keras, tf.keras or tf_keras in this process."""
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        ...
-
-    def to_json(self, **options: Any) -> str:
-        """Return the architecture as JSON."""
-        ...
-
-    @property
-    def weights(self) -> Any:
-        """All variables, trainable ones and others."""
-        ...
-
-
-# What every reader takes: a path, or a live model.
-ModelSource: TypeAlias = str | os.PathLike[str] | LiveModel
-
-
-def is_path(source: object) -> TypeGuard[str | os.PathLike[str]]:
-    """Tell whether a source is a path; anything else can only be a live model."""
-    is_json = isinstance(source, str) and source.startswith("{") and '"class_name"' in source
-    return isinstance(source, str | os.PathLike) and not is_json
-
-
-def name_source(source: object) -> str:
-    """Return the name of a source for messages: the path, or ``model "name"``."""
-    if is_path(source):
-        return str(source)
-    name = getattr(source, "name", None)
-    return f'model "{name}"' if _package(source, "Model") and isinstance(name, str) else ""
-
-
 def open_live(model: object) -> Container:
     """Let a live model be written to a private folder, open it, and remove the folder.
 
@@ -122,7 +84,7 @@ def open_live(model: object) -> Container:
         folder = TemporaryDirectory(prefix="k2t-", ignore_cleanup_errors=True)
         opening.enter_context(folder)
         file, *text = write_live(model, Path(folder.name))
-        source = Source(file, file_window(opening, file))
+        source = OpenPath(file, file_window(opening, file))
         container: Container
         if text:
             with ExitStack() as reading:
@@ -211,40 +173,14 @@ class _LiveWeights(HDF5Container):
         return super().architecture(given or self._model)
 
 
-def _open_weights(source: Source, text: str, opening: ExitStack) -> Container:
+def _open_weights(source: OpenPath, text: str, opening: ExitStack) -> Container:
     model = parse_object(text, place="to_json()", needed=["class_name", "config"])
     return _LiveWeights(HDF5File.open(source, opening).store, model)
 
 
-# ---- recognition -------------------------------------------------------------------------------
-
-
-def _bases(thing: object) -> Iterator[tuple[str, str]]:
-    """Yield module and name of an object's class and of all its base classes."""
-    for base in type(thing).__mro__:
-        yield base.__module__, base.__name__
-
-
-def _inside(module: str, packages: tuple[str, ...]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def _package(thing: object, name: str) -> str | None:
-    """Return the package of Keras whose class of this name the object is of, or None."""
-    return next(
-        (
-            package
-            for module, found in _bases(thing)
-            for package in _PACKAGES
-            if found == name and _inside(module, (package,))
-        ),
-        None,
-    )
-
-
 def _version(model: Any) -> tuple[int, int]:
     """Return major and minor version of the model's Keras, which has been imported."""
-    module = sys.modules.get(_package(model, "Model") or "")
+    module = sys.modules.get(package_of(model, "Model") or "")
     first, second, *_ = f"{getattr(module, '__version__', '2.0')}.0".split(".")
     return int(first), int(second)
 
@@ -255,7 +191,7 @@ def _check_model(thing: object) -> Any:
     Raises:
         ArgumentTypeError: it is something else; UsageError: it is not built.
     """
-    if _package(thing, "Model") is None:
+    if package_of(thing, "Model") is None:
         raise _explain(thing)
     if not getattr(thing, "built", False):
         raise UsageError(
@@ -271,10 +207,10 @@ def _check_class(model: Any) -> None:
     Raises:
         UnsupportedLayerError: it is the user's own class.
     """
-    module, name = next(_bases(model))
-    if _inside(module, _PACKAGES) and name in _MODEL_CLASSES:
+    module, name = next(list_bases(model))
+    if is_inside(module, PACKAGES) and name in _MODEL_CLASSES:
         return
-    has_graph = any(_package(model, known) for known in _MODEL_CLASSES)
+    has_graph = any(package_of(model, known) for known in _MODEL_CLASSES)
     raise UnsupportedLayerError(
         f"the model is of class {printable(name)}, which its own Python code defines",
         "give keras.Model(model.inputs, model.outputs), which shares its layers"
@@ -295,7 +231,7 @@ def _explain(thing: object) -> K2TError:
             "give the model itself, or a file of weights with config=FILE",
         )
     for packages, name, what, advice in _MISTAKES:
-        if any(base == name and _inside(module, packages) for module, base in _bases(thing)):
+        if any(base == name and is_inside(module, packages) for module, base in list_bases(thing)):
             return ArgumentTypeError(f"{what} ({found}), {_EXPECTED}", advice)
     return ArgumentTypeError(f"an object of type {found}, {_EXPECTED}")
 

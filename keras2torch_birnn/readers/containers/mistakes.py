@@ -9,9 +9,9 @@ from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
-from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML
+from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML, YAML
 from keras2torch_birnn.readers.containers.compressed import head_inside
-from keras2torch_birnn.readers.containers.container import Source
+from keras2torch_birnn.readers.containers.container import OpenPath
 from keras2torch_birnn.readers.containers.files import POINTER
 from keras2torch_birnn.readers.containers.parts import find_models, whole_of
 from keras2torch_birnn.readers.tensorflow.table import is_table
@@ -46,7 +46,6 @@ _NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
     )
 )
 
-_YAML = rb"(class_name|backend|config|keras_version):"
 
 # What the first bytes match -> what the file is, what to do. The first match counts.
 _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
@@ -111,7 +110,7 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
             _KERAS_FILE,
         ),
         (
-            _YAML,
+            YAML,
             "YAML text without weights",
             f"an architecture goes with --config, next to the weights file; {HOW_TO_TURN_YAML}",
         ),
@@ -126,11 +125,6 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
 )
 
 
-def is_yaml(text: str) -> bool:
-    """Tell whether a text begins as an architecture in YAML does."""
-    return re.match(_YAML, text.encode()) is not None
-
-
 def describe(head: bytes) -> tuple[str, str] | None:
     """Return what the first bytes of a file are, and advice; None if they are not known."""
     for match, what, advice in _MISTAKES:
@@ -139,7 +133,7 @@ def describe(head: bytes) -> tuple[str, str] | None:
     return None
 
 
-def explain_mistake(source: Source) -> InvalidModelFileError:
+def explain_mistake(source: OpenPath) -> InvalidModelFileError:
     """Make the error for a file or folder that is no model, naming what it is instead."""
     if source.window is None:
         return _explain_folder(source.path)

@@ -17,11 +17,11 @@ from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers.containers.container import Container, Source
-from keras2torch_birnn.readers.containers.files import in_member, not_a_pointer, read_text
+from keras2torch_birnn.readers.containers.container import Container, OpenPath, begins_tar
+from keras2torch_birnn.readers.containers.files import INDEX, in_member, not_a_pointer, read_text
 from keras2torch_birnn.readers.containers.members import check_name
 from keras2torch_birnn.readers.containers.saved_model import SavedModel
-from keras2torch_birnn.readers.containers.tf_checkpoint import INDEX, TensorFlowCheckpoint
+from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpoint
 from keras2torch_birnn.readers.containers.tfjs import MODEL_JSON, TensorFlowJS
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
@@ -32,8 +32,6 @@ from keras2torch_birnn.readers.containers.zip_archive import (
 from keras2torch_birnn.readers.files.window import Window, WindowFile
 from keras2torch_birnn.readers.tensorflow.keras_metadata import SAVED_MODEL
 
-_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
-_TAR, _TAR_AT = b"ustar", 257
 _HEADER = 512  # of a member of a tar archive
 _HEAD = 4096  # of a compressed one
 _PIECE = 1 << 20
@@ -64,21 +62,21 @@ class PackedModel:
     """An archive with exactly one model that is not a single file."""
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is an archive that may hold such a model."""
-        if source.head.startswith(_ZIP):
+        if source.is_zip:
             return _zip_holds_model(source.opened)
-        if source.head.startswith(_GZIP):
+        if source.is_gzip:
             return _is_gzip_of_tar(source.opened)
-        return _is_tar(source.head)
+        return source.is_tar
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> Container:
+    def open(cls, source: OpenPath, opening: ExitStack) -> Container:
         """Open the one model of the archive."""
-        if source.head.startswith(_ZIP):
+        if source.is_zip:
             return _open_zip(source.opened, opening)
         window = source.opened
-        if source.head.startswith(_GZIP):
+        if source.is_gzip:
             window = _gunzip(window, opening)
         windows = dict(_tar_members(window))
         root = _find_model(windows)
@@ -169,10 +167,6 @@ def _open_zip(window: Window, opening: ExitStack) -> Container:
 # ---- tar ---------------------------------------------------------------------------------------
 
 
-def _is_tar(head: bytes) -> bool:
-    return head[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR
-
-
 def _gunzip(window: Window, opening: ExitStack) -> Window:
     """Inflate a tar archive into a nameless temporary file.
 
@@ -190,7 +184,7 @@ def _gunzip(window: Window, opening: ExitStack) -> Window:
 def _is_gzip_of_tar(window: Window) -> bool:
     """Tell by the first bytes that come out."""
     try:
-        return _is_tar(zlib.decompressobj(wbits=31).decompress(window.head(_HEAD), _HEADER))
+        return begins_tar(zlib.decompressobj(wbits=31).decompress(window.head(_HEAD), _HEADER))
     except zlib.error:
         return False
 

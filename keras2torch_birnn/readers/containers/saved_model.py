@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.containers.container import Architecture, Source
+from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.members import Folder, Members
 from keras2torch_birnn.readers.containers.tensorflow_container import (
@@ -50,12 +50,12 @@ class SavedModel(TensorFlowContainer):
         self._saved_model = saved_model
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is a folder with ``saved_model.pb``."""
         return source.window is None and (source.path / SAVED_MODEL).exists()
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> SavedModel:
+    def open(cls, source: OpenPath, opening: ExitStack) -> SavedModel:
         """Read the objects and open the weights."""
         container = cls.of_members(Folder(source.path, opening))
         container.checkpoint = source.path / VARIABLES

@@ -14,7 +14,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
 from keras2torch_birnn.limits import MAX_SHARDS
-from keras2torch_birnn.readers.containers.container import HDF5Container, Source
+from keras2torch_birnn.readers.containers.container import HDF5Container, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.files.strict_json import parse_object
@@ -31,12 +31,12 @@ class ShardedWeights(HDF5Container):
     kind = "shards"
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is the index of shards."""
         return source.window is not None and bool(_INDEX.match(source.head))
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> ShardedWeights:
+    def open(cls, source: OpenPath, opening: ExitStack) -> ShardedWeights:
         """Open all files that the index names."""
         text = read_text(source.opened, "")
         store = open_shards(opening, source.path.parent, text, "")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import (
@@ -21,8 +20,8 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.generations import version_by_shape
-from keras2torch_birnn.readers.containers.container import Architecture, Source
-from keras2torch_birnn.readers.containers.files import read_text
+from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
+from keras2torch_birnn.readers.containers.files import INDEX, read_text
 from keras2torch_birnn.readers.containers.members import Folder, Members, check_name
 from keras2torch_birnn.readers.containers.tensorflow_container import (
     TensorFlowContainer,
@@ -43,7 +42,6 @@ from keras2torch_birnn.spec import LayerSpec
 # The file in which TensorFlow notes its checkpoints, and what it says of the latest one.
 STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path: "([^"\n]*)"$', re.MULTILINE)
-INDEX = ".index"
 _FIRST_LAYER = "layer-0"
 # The Keras of TensorFlow 2.0 to 2.2. That of 2.1 numbers the InputLayer of a Sequential, too.
 _MAY_COUNT_INPUTS = re.compile(r"2\.[23]\.\d+-tf")
@@ -62,14 +60,14 @@ class TensorFlowCheckpoint(TensorFlowContainer):
     _may_count_inputs = False
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is an index, or a folder with a note of its latest checkpoint."""
         if source.window is None:
             return (source.path / STATE).exists()
         return source.path.name.endswith(INDEX) and is_table(source.window)
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> TensorFlowCheckpoint:
+    def open(cls, source: OpenPath, opening: ExitStack) -> TensorFlowCheckpoint:
         """Open the index and its shards, which are beside it."""
         folder = source.path if source.window is None else source.path.parent
         members = Folder(folder, opening)
@@ -197,14 +195,3 @@ def latest(members: Members) -> str:
             place=STATE,
         )
     return prefix
-
-
-def with_index(path: Path) -> Path:
-    """Return the index of a checkpoint that is given by its prefix; any other path as it is."""
-    if not path.name:  # the folder that one is in
-        return path
-    index = path.with_name(f"{path.name}{INDEX}")
-    try:
-        return index if not path.exists() and index.is_file() else path
-    except (OSError, ValueError):  # opening it will say so
-        return path

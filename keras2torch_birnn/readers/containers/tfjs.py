@@ -2,7 +2,7 @@
 
 Written by ``tensorflowjs_converter`` (Python) and by ``model.save()`` (JavaScript). Their order of
 weights is not the model's: a weight belongs to the layer whose name is part of its own name.
-Source: tfjs 4.22 ``tfjs-core/src/io/io_utils.ts`` and ``tfjs-layers/src/models.ts``.
+OpenPath: tfjs 4.22 ``tfjs-core/src/io/io_utils.ts`` and ``tfjs-layers/src/models.ts``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config.generations import version_by_shape
-from keras2torch_birnn.readers.containers.container import Architecture, Container, Source
+from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
 from keras2torch_birnn.readers.containers.files import read_text
 from keras2torch_birnn.readers.containers.members import Folder, Members
 from keras2torch_birnn.readers.containers.tfjs_manifest import (
@@ -60,12 +60,12 @@ class TensorFlowJS(Container):
         self.names, self.has_optimizer = manifest.names, manifest.has_optimizer
 
     @staticmethod
-    def recognises(source: Source) -> bool:
+    def recognises(source: OpenPath) -> bool:
         """Tell whether the source is the ``model.json`` of a model."""
         return source.window is not None and bool(_HEAD.match(source.head))
 
     @classmethod
-    def open(cls, source: Source, opening: ExitStack) -> TensorFlowJS:
+    def open(cls, source: OpenPath, opening: ExitStack) -> TensorFlowJS:
         """Read the JSON and open the files beside it."""
         members = Folder(source.path.parent, opening)
         container = cls.of_text(read_text(source.opened, ""), members)

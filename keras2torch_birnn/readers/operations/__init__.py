@@ -10,17 +10,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError
-from keras2torch_birnn.readers.operations.values import (
-    GRAPH_NODE,
-    TF_FUNCTIONS,
-    TRANSLATED,
-    tensor,
-)
+from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
+from keras2torch_birnn.readers.operations.values import GRAPH_NODE, TF_FUNCTIONS, tensor
 from keras2torch_birnn.schema import OPS
-
-OPERATION_MODULES = (
-    TRANSLATED, "keras.src.ops", "keras.ops", "keras.src.activations", "keras.activations",
-)  # fmt: skip
 
 
 def translate_layers(

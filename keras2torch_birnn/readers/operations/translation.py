@@ -12,12 +12,12 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
+from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
 from keras2torch_birnn.readers.operations.bind_arguments import NormalCall
 from keras2torch_birnn.readers.operations.values import (
     GRAPH_NODE,
     TF_FUNCTIONS,
-    TRANSLATED,
     tensor,
     unsupported,
 )

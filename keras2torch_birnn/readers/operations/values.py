@@ -13,7 +13,6 @@ Values = dict[str, Any]
 # Classes of entries that are operations in tf.keras; the module of those in the normal form
 TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 GRAPH_NODE = "TensorFlowOpLayer"
-TRANSLATED = "k2t operation"
 
 
 def unsupported(found: str, advice: str = HOW_TO_REPLACE) -> UnsupportedOptionError:

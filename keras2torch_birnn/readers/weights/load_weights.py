@@ -11,8 +11,7 @@ import numpy as np
 from keras2torch_birnn import lazy_array
 from keras2torch_birnn.errors import K2TError, WeightMismatchError, gather, printable
 from keras2torch_birnn.progress import begin
-from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.config.parts import Whole
+from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.policies import common_dtype, mixture_note
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import Contiguous, StoredArray

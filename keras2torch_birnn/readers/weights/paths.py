@@ -6,20 +6,25 @@ from collections.abc import Mapping
 
 from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError
 from keras2torch_birnn.limits import MAX_GROUP_DEPTH
-from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
 from keras2torch_birnn.readers.weights.legacy import legacy_paths, named_paths, weights_group
 from keras2torch_birnn.readers.weights.slots import Key, slots
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.readers.weights.v3 import is_v3, v3_paths
+from keras2torch_birnn.schema.pages import Pages
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 WeightPaths = Mapping[Key, Mapping[str, str]]
 
 
+_LAYOUTS: Mapping[str, Layout] = Pages(
+    "keras2torch_birnn.readers.config", "LAYOUTS", {"keras1": "keras1"}
+)
+
+
 def layout_of(generation: Generation) -> Layout:
     """Return the names and layouts that weights have in files of this Keras."""
-    return keras1.LAYOUT if generation.name == "keras1" else KERAS2
+    return _LAYOUTS.get(generation.name, KERAS2)
 
 
 def holds_weights(store: Store) -> bool:

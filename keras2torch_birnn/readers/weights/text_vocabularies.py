@@ -13,11 +13,10 @@ from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_NAMES
-from keras2torch_birnn.readers.config.parts import Whole
+from keras2torch_birnn.readers.config.parsing import Whole
 from keras2torch_birnn.readers.config.text_layers import TextLayer
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.keras_archive import VOCABULARY
-from keras2torch_birnn.readers.weights.v3 import ROOTS, v3_places
+from keras2torch_birnn.readers.weights.v3 import ROOTS, VOCABULARY, v3_places
 from keras2torch_birnn.spec import Generation
 
 Words = tuple[str | int, ...]

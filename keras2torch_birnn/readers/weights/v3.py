@@ -15,14 +15,15 @@ from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.weights.slots import Key, slots
 from keras2torch_birnn.readers.weights.spectral import VECTOR_U, WRAPPER, is_spectral
 from keras2torch_birnn.readers.weights.store import Store
-from keras2torch_birnn.schema import CELL_GATES, SCHEMA
+from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, SCHEMA
 from keras2torch_birnn.schema.cells import STACK
-from keras2torch_birnn.schema.conv_lstm import CONV_LSTMS
 from keras2torch_birnn.schema.custom_layers import named_weights, python_name
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
+# Ends of the name of a vocabulary in a .keras archive; the path of its layer is between them.
+VOCABULARY = ("assets/", "/vocabulary.txt")
 ROOTS = ("layers", "_layer_checkpoint_dependencies")
 # Layers whose weights are their cell's.
 OWN_CELL = (*CELL_GATES, *CONV_LSTMS)

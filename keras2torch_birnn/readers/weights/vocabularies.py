@@ -17,9 +17,8 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.keras_archive import VOCABULARY
 from keras2torch_birnn.readers.weights.slots import Key, replace_layers
-from keras2torch_birnn.readers.weights.v3 import ROOTS, v3_places
+from keras2torch_birnn.readers.weights.v3 import ROOTS, VOCABULARY, v3_places
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.spec import Generation, LayerSpec
 

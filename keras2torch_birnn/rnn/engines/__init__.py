@@ -42,8 +42,8 @@ class EngineRow:
     for the documentation. why_not: why it cannot run a layer in float32 on CPU, empty if it can.
     reason: why it is chosen, from the layer and the next engine with its reason in words.
     torch_class: the name of torch's layer that it runs. advice: the alternative where it cannot
-    run. within_torch: it needs only torch. chosen_on_cpu: False for an engine that is for a GPU, or
-    on request only.
+    run. within_torch: it needs only torch. chosen_on_cpu: False for an engine that is for calls
+    on a GPU, or on request only: its module is imported for these.
     """
 
     name: EngineName

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from keras2torch_birnn.rnn.engines import (
     REQUESTS,
     Choice,
     EngineName,
+    EngineRequest,
     EngineRow,
     candidates,
     refusal,
@@ -26,6 +28,7 @@ from keras2torch_birnn.rnn.engines.engine import Engine, RnnStack, StackEngine, 
 from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
+from keras2torch_birnn.torch_private import mark_constant
 
 
 class Candidate(NamedTuple):
@@ -42,14 +45,28 @@ class StackCandidate(NamedTuple):
     engine: StackEngine
 
 
-_ENGINES = tuple(
-    Candidate(row, import_module(f"{engines.__name__}.{row.module}").ENGINE) for row in ENGINES
-)
-IMPLEMENTATIONS: Mapping[EngineName, Engine] = {row.name: engine for row, engine in _ENGINES}
+def _load(row: EngineRow) -> Candidate:
+    return Candidate(row, import_module(f"{engines.__name__}.{row.module}").ENGINE)
+
+
+# Engines for a GPU are imported when a call on one, or a request, first asks for them.
+_ON_CPU = tuple(_load(row) for row in ENGINES if row.chosen_on_cpu)
 # By the name that is requested.
 _CANDIDATES: Mapping[str, tuple[Candidate, ...]] = {
-    name: tuple(each for each in _ENGINES if each.row in candidates(name)) for name in REQUESTS
+    name: tuple(each for each in _ON_CPU if each.row in candidates(name)) for name in REQUESTS
 }
+
+
+@mark_constant  # torch.compile cannot follow it to the modules
+@cache
+def _load_all(requested: EngineRequest) -> tuple[Candidate, ...]:
+    return tuple(map(_load, candidates(requested)))
+
+
+def engine_of(name: EngineName) -> Engine:
+    """Return the engine of this name."""
+    ((_, engine),) = _load_all(name)
+    return engine
 
 
 def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
@@ -99,14 +116,16 @@ def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
     Raises:
         UsageError: the forced engine cannot run the call, or does not exist.
     """
-    found = _found(layer)
+    on_gpu = _asks_for_gpu(call)
+    found = _found(layer, on_gpu=on_gpu)
     if len(found) == 1:
         ((row, engine),) = found
         if reason := engine.why_not(layer, call):
             raise refusal(row, reason)
         if not (engine.skips_if_forced and engine.why_skip(layer, call)):
             return found[0]
-        found = _ENGINES[_ENGINES.index(found[0]) + 1 :]
+        every = _load_all("auto") if on_gpu else _ON_CPU
+        found = every[every.index(found[0]) + 1 :]
     for candidate in found:
         engine = candidate.engine
         if not (engine.why_not(layer, call) or engine.why_skip(layer, call)):
@@ -114,12 +133,18 @@ def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
     return candidate
 
 
+def _asks_for_gpu(call: RnnCall) -> bool:
+    # (what is compiled runs on none of the engines for a GPU)
+    return call.x.is_cuda and not torch.compiler.is_compiling()
+
+
 def _requested(layer: RnnLayer) -> str:
     return layer.engine or engines.REQUESTED
 
 
-def _found(layer: RnnLayer) -> tuple[Candidate, ...]:
-    return _CANDIDATES.get(_requested(layer)) or _CANDIDATES[requested_engine(layer.engine)]
+def _found(layer: RnnLayer, *, on_gpu: bool) -> tuple[Candidate, ...]:
+    found = () if on_gpu else _CANDIDATES.get(_requested(layer))
+    return found or _load_all(requested_engine(layer.engine))
 
 
 def select_stack_engine(stack: RnnStack, x: Tensor, *, masked: bool) -> StackCandidate | None:
@@ -132,7 +157,7 @@ def select_stack_engine(stack: RnnStack, x: Tensor, *, masked: bool) -> StackCan
     """
     if stack.layers[0].precision is not None:
         return None
-    found = _found(stack.layers[0])
+    found = _found(stack.layers[0], on_gpu=False)  # no engine for a GPU alone runs stacks
     for row, engine in found:
         if not isinstance(engine, StackEngine):
             continue

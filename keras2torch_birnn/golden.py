@@ -1,0 +1,230 @@
+"""Golden vectors, and the origin of a model: they, the spec's text and the weights' checksum."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from keras2torch_birnn.building import build
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
+from keras2torch_birnn.functional.parameters import materialize
+from keras2torch_birnn.plugins.checks import (
+    check_round_trip,
+    find_plugin_layers,
+    run_checked,
+)
+from keras2torch_birnn.progress import advance, begin
+from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
+from keras2torch_birnn.reference.sample_inputs import (
+    Drawn,
+    candidates,
+    check_memory,
+    draw_inputs,
+)
+from keras2torch_birnn.running import copy_in_float64, find_float_dtype, move_inputs, run
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.custom_cells import lacks_initial_states
+from keras2torch_birnn.schema.custom_layers import equation_of, shown
+from keras2torch_birnn.schema.stored import model_from_json
+from keras2torch_birnn.spec import ModelSpec
+
+GOLDEN_STEPS = 7
+
+_META = "keras2torch_birnn"
+
+_LOAD = "load it first: k2t.load(path)"
+
+# Errors of arithmetic on tensors that do not fit each other, if no shape check found that before.
+_FAILURES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden vectors: small random inputs and their exact outputs, computed in float64.
+
+    ``made_by``: "reference", or "model" where a float64 copy of the model computed them, because
+    its weights were trained since or a layer has no NumPy equation. ``rounding``: the largest error
+    of plain float32 arithmetic on these inputs; ``roundings``: that of each output, empty in older
+    files.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    made_by: str
+    rounding: float
+    roundings: tuple[float, ...] = ()
+
+    def rounding_of_each(self) -> tuple[float, ...]:
+        """Return the rounding error of each output; older files hold only the largest."""
+        return self.roundings or (self.rounding,) * len(self.outputs)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Origin of a model. ``checksum``: of the weights to which ``golden`` belongs."""
+
+    spec_text: str
+    golden: Golden
+    checksum: int
+
+
+def origin(model: nn.Module | str | os.PathLike[str]) -> Origin:
+    """Return the origin of a converted model.
+
+    Raises:
+        UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``, or is a path.
+    """
+    if isinstance(model, str | os.PathLike):
+        raise UsageError(f"a model is expected, found the path {os.fspath(model)!r}", _LOAD)
+    found = getattr(model, "meta", {}).get(_META)
+    if not isinstance(found, Origin):
+        raise UsageError(
+            "this model was not made by k2t.convert or k2t.load",
+            "save its state_dict with torch.save instead",
+        )
+    return found
+
+
+def attach_origin(model: fx.GraphModule, facts: Origin) -> fx.GraphModule:
+    """Attach an origin to a model."""
+    model.meta[_META] = facts
+    return model
+
+
+def add_origin(
+    model: fx.GraphModule, spec: ModelSpec, golden: Golden, *, filled: bool
+) -> fx.GraphModule:
+    """Attach the spec's text, the golden vectors and, if ``filled``, the weights' checksum.
+
+    ``filled``: read the weights that are still in the file.
+    """
+    if filled:
+        materialize(model)
+    return attach_origin(model, Origin(spec.to_json(), golden, checksum(model) if filled else 0))
+
+
+def checksum(model: nn.Module) -> int:
+    """Compute a checksum of all weights and their names."""
+    total = 0
+    for name, tensor in sorted(model.state_dict().items()):
+        data = tensor.detach().cpu().contiguous()
+        total = zlib.crc32(name.encode(), total)
+        if data.numel():
+            total = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), total)
+            advance(data.nbytes)
+    return total
+
+
+def make_golden(spec: ModelSpec, model: fx.GraphModule) -> Golden:
+    """Compute golden vectors, after checking the layers of plugins.
+
+    Raises:
+        PluginError: a layer of a plugin fails, or its state does not survive saving.
+        InvalidModelFileError: the model cannot be computed.
+    """
+    begin("test vectors")
+    with _computing():
+        if find_plugin_layers(spec):
+            _check_plugins(spec, model)
+        return _make_by_reference(spec, model)
+
+
+def check_golden_memory(spec: ModelSpec) -> None:
+    """Refuse a model whose golden vectors would need too much memory, before it is built.
+
+    Raises:
+        UnsupportedOptionError: it is one. InvalidModelFileError: the model cannot be computed.
+    """
+    with _computing():
+        check_memory(spec, steps=GOLDEN_STEPS, shorten=True)
+
+
+@contextmanager
+def _computing() -> Iterator[None]:
+    """Make an error of arithmetic a refusal of the file."""
+    try:
+        yield
+    except _FAILURES as error:
+        raise InvalidModelFileError(
+            f"it cannot be computed on inputs of its own shapes ({_reason(error)})",
+            "refused; if Keras can, please report it",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return printable(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _check_plugins(spec: ModelSpec, model: fx.GraphModule) -> None:
+    """Check a plugin's layers before anything is written."""
+    inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
+    run_checked(model, move_inputs(model, inputs), find_float_dtype(model))
+    names = ", ".join(dict.fromkeys(shown(layer) for layer in find_plugin_layers(spec)))
+    again = build(model_from_json(json.loads(spec.to_json()))).to(find_float_dtype(model))
+    check_round_trip(model, again, lambda one: run(one, inputs), names)
+
+
+def _make_by_reference(spec: ModelSpec, model: fx.GraphModule) -> Golden:
+    drawn = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=True)
+    if not reference_covers(spec):
+        return _make_by_model(model, drawn)
+    return _to_golden(
+        steadiest(drawn, lambda one: by_reference(spec, one, keep=False))[0], "reference"
+    )
+
+
+def _to_golden(found: Measured, made_by: str) -> Golden:
+    return Golden(
+        tuple(map(torch.from_numpy, found.drawn.arrays)),
+        tuple(torch.from_numpy(np.asarray(y, order="C")) for y in found.outputs),
+        made_by,
+        max(found.roundings, default=0.0),
+        found.roundings,
+    )
+
+
+def reference_covers(spec: ModelSpec) -> bool:
+    """Return whether the reference has an equation for every layer of the model."""
+    return all(
+        layer.class_name in SCHEMA
+        or (equation_of(layer) is not None and not lacks_initial_states(layer))
+        for layer in spec.root.walk()
+    )
+
+
+def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
+    """Compute golden vectors with a float64 copy of the model itself.
+
+    shorten: take the inputs of the golden vectors before, and those like them, which may be shorter
+    than the file's inputs are declared.
+
+    Raises:
+        InvalidModelFileError: the model cannot be computed on any of them.
+    """
+    facts = origin(model)
+    before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
+    spec = model_from_json(json.loads(facts.spec_text))
+    others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=shorten)
+    with _computing():
+        return _make_by_model(model, chain([before] if shorten else [], others))
+
+
+def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
+    copy = copy_in_float64(model)
+
+    def measure(one: Drawn) -> Measured:
+        inputs = tuple(map(torch.from_numpy, one.arrays))
+        exact = tuple(y.numpy() for y in run(copy, inputs))
+        single = tuple(y.numpy() for y in run(model, inputs))
+        return Measured(one, exact, differences(single, exact))
+
+    return _to_golden(steadiest(drawn, measure)[0], "model")
