@@ -168,7 +168,7 @@ def _change_list(root: Group, random: Random) -> None:
 
 
 def _plain(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
 def _find(group: Group, path: str) -> Any:
