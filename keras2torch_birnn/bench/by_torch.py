@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
     else:
         model, call = _converted(case, how, device)
     call = torch.compile(call) if compiled else call
-    ready = torch.cuda.synchronize if device == "cuda" else _nothing
+    ready = _nothing if device == "cpu" else partial(torch.accelerator.synchronize, device)
 
     def run() -> Any:
         with torch.inference_mode():
@@ -61,7 +62,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
         return out
 
     kernel = f"torch {torch.__version__}"
-    runs = f"{kernel}, {torch.cuda.get_device_name()}" if device == "cuda" else kernel
+    runs = f"{kernel}, {torch.cuda.get_device_name(device)}" if "cuda" in device else kernel
     if isinstance(case, Model) or not case.training:
         return Prepared(run, run, runs)
     model.train()

@@ -88,7 +88,7 @@ class Contender:
     needs: tuple[str, ...] = ("torch",)
     environment: Mapping[str, str] = field(default_factory=dict)
     against: Callable[[Case], str] = _anything
-    devices: tuple[str, ...] = ("cpu", "cuda")
+    devices: tuple[str, ...] = ("cpu", "cuda", "xpu", "mps")
     tolerance: float | None = None
 
 
@@ -137,7 +137,7 @@ def reason_against(
 ) -> str:
     """Tell why a contender of a table cannot run this case; empty if it can."""
     contender = table[name]
-    if device not in contender.devices:
+    if device.partition(":")[0] not in contender.devices:
         return f"not timed on {device}"
     needs = contender.needs
     if isinstance(case, Model):

@@ -92,7 +92,9 @@ def bench(
     ] = 0.0,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", metavar="cpu|cuda|all", help="Where to measure; repeatable."),
+        typer.Option(
+            "--device", metavar="cpu|cuda|xpu|mps|all", help="Where to measure; repeatable."
+        ),
     ] = None,
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", min=1, help="Threads of each contender.")

@@ -32,7 +32,9 @@ def verify(
     plugin: Plugins = None,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", metavar="cpu|cuda|all", help="Where OUT runs; repeatable."),
+        typer.Option(
+            "--device", metavar="cpu|cuda|xpu|mps|all", help="Where OUT runs; repeatable."
+        ),
     ] = None,
     against: Annotated[
         str,

@@ -20,3 +20,10 @@ YAML = rb"(class_name|backend|config|keras_version):"
 def is_yaml(text: str) -> bool:
     """Tell whether a text begins as an architecture in YAML does."""
     return re.match(YAML, text.encode()) is not None
+
+
+# Said of a file that k2t wrote, where a Keras model is expected.
+CONVERTED = (
+    "a model that k2t converted already",
+    "give the Keras model here; k2t.load, `k2t verify OUT` and `k2t export OUT` take this file",
+)

@@ -42,6 +42,8 @@ Inputs:
     hx: {hx}
     mask: bool, (T, B) or (T,), with ``batch_first`` (B, T); false where a step does not count:
         it leaves the states alone, and the output there is zero.
+    lengths: instead of a mask, the number of steps of each row that count, (B,), or one number
+        without batch.
 
 Outputs:
     output: (T, B, H), (T, B, 2 H) after "concat", with None a pair of (T, B, H).

@@ -170,6 +170,7 @@ class BidirectionalStack(nn.Module):
         hx: Tensor | Sequence[Tensor] | None = None,
         *,
         mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | int | None = None,
     ) -> tuple[Merged, Any]:
         """Run all layers.
 
@@ -177,7 +178,8 @@ class BidirectionalStack(nn.Module):
         (T, input_size), or a PackedSequence. hx: states before the first step as torch's layers
         take them, (num_layers * 2, B, H) for h, and for an LSTM a pair of them. mask: bool, the
         first two dimensions of the input; false where a step does not count: it leaves the states
-        alone, and the output there is zero.
+        alone, and the output there is zero. lengths: instead of a mask, the number of steps of each
+        row that count, (B,); one number without batch.
 
         Returns the output of the last layer and the last states in the form of ``hx``. The output
         is (T, B, H), with "concat" (T, B, 2 H), with None a pair; packed if the input was.
@@ -185,14 +187,14 @@ class BidirectionalStack(nn.Module):
         Raises:
             ArgumentTypeError: no tensor, or not the dtype of the weights. A UsageError and a
                 TypeError.
-            ArgumentValueError: sizes that do not fit, or a mask together with a PackedSequence. A
-                UsageError and a ValueError.
+            ArgumentValueError: sizes that do not fit, or two of a mask, lengths and a
+                PackedSequence. A UsageError and a ValueError.
         """
+        marks = {"a mask": mask is not None, "lengths": lengths is not None}
+        marks["a PackedSequence"] = isinstance(input, PackedSequence)
+        if len(two := [name for name, used in marks.items() if used]) > 1:
+            raise ArgumentValueError(f"{' and '.join(two)}: one of them says what counts")
         if isinstance(input, PackedSequence):
-            if mask is not None:
-                raise ArgumentValueError(
-                    "a mask and a PackedSequence: one of them says what counts"
-                )
             return self._run_packed(input, hx)
         check_tensor("input", input, self)
         batched = input.dim() == 3
@@ -200,6 +202,8 @@ class BidirectionalStack(nn.Module):
             raise ArgumentValueError(
                 f"an input of 2 or 3 dimensions is expected, found {input.dim()}"
             )
+        if lengths is not None:
+            mask = _mask_of_lengths(lengths, input, batch_first=self.batch_first)
         if mask is not None:
             _check_mask(mask, input)
         states = self._as_tuple(hx)
@@ -441,6 +445,26 @@ def _check_mask(mask: Any, input: Tensor) -> None:
         raise ArgumentValueError(
             f"mask: {list(input.shape[:-1])} is expected, found {list(mask.shape)}"
         )
+
+
+def _mask_of_lengths(
+    lengths: Tensor | Sequence[int] | int, input: Tensor, *, batch_first: bool
+) -> Tensor:
+    """Return the mask of lengths; on a GPU, or while torch compiles, no value is checked."""
+    found = torch.as_tensor(lengths)
+    time, rows = (0, 1) if not batch_first or input.dim() == 2 else (1, 0)
+    steps, wanted = input.shape[time], [] if input.dim() == 2 else [input.shape[rows]]
+    integers = not (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)
+    if list(found.shape) != wanted or not integers:
+        kind = str(found.dtype).removeprefix("torch.")
+        raise ArgumentValueError(
+            f"lengths: integers of shape {wanted} are expected, found {kind} of {list(found.shape)}"
+        )
+    known = found.device.type == "cpu" and not torch.compiler.is_compiling()
+    if known and not bool(((found >= 0) & (found <= steps)).all()):
+        raise ArgumentValueError(f"lengths: 0 to {steps} are expected, found {found.tolist()}")
+    mask = torch.arange(steps, device=input.device) < found.to(input.device)[..., None]
+    return mask.T if mask.dim() == 2 and time == 0 else mask
 
 
 def _map_outputs(change: Any, out: Merged) -> Merged:

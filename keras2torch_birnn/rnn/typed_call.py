@@ -5,6 +5,7 @@ torch types the call of every module as ``Any``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from torch import Tensor
@@ -24,7 +25,12 @@ class TypedCall(Protocol[Given, State]):
 
     @overload
     def __call__(
-        self, input: Tensor, hx: Given | None = None, *, mask: Tensor | None = None
+        self,
+        input: Tensor,
+        hx: Given | None = None,
+        *,
+        mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | int | None = None,
     ) -> tuple[MergedTensor, State]: ...
 
     @overload

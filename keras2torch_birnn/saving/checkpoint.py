@@ -281,4 +281,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
             "device cuda: this machine has no CUDA device that torch can use",
             "use --device cpu, or install a CUDA build of torch",
         )
+    try:
+        torch.empty(1, device=found)
+    except Exception as failure:  # each kind of device has its own
+        reason = str(failure).partition("\n")[0]
+        raise UsageError(
+            f"device {found}: torch cannot use it here ({printable(reason)})", "use --device cpu"
+        ) from None
     return found

@@ -27,6 +27,7 @@ from keras2torch_birnn.saving.atomic import find_cause
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 from keras2torch_birnn.saving.spec_checks import check_spec
 from keras2torch_birnn.saving.validation import (
+    KERAS_MODEL,
     NOT_OURS,
     REMEDY,
     STATE_DICT_REMEDY,
@@ -131,7 +132,7 @@ def read_content(path: Path) -> dict[str, Any]:
         window = Window(file, 0, size)
         start = window.head(8)
         if start.startswith(b"\x89HDF"):
-            raise InvalidModelFileError(NOT_OURS, REMEDY)
+            raise InvalidModelFileError(*KERAS_MODEL)
         if start.startswith(b"PK"):
             check_archive(window)
             content = _from_torch(file)

@@ -30,6 +30,12 @@ REMEDY = "make it with `k2t convert`"
 _STATE_DICT = "a state_dict or a module? its data.pkl has the opcode BUILD"
 STATE_DICT_REMEDY = f"{REMEDY}; `k2t compare` takes a port of your own, and its state_dict"
 
+KERAS_MODEL = (
+    "a Keras model, or another HDF5 file, and not one that k2t converted",
+    "`k2t convert MODEL OUT` converts it; the order is k2t verify MODEL OUT, and "
+    "k2t write-back OUT MODEL NEW",
+)
+
 # torch's name of a storage in ``data.pkl`` -> bytes of one number.
 _STORAGES: Mapping[str, int] = {
     f"torch {name}Storage": size
@@ -62,6 +68,8 @@ def check_archive(window: Window) -> None:
     with open_archive(window, MAX_PROGRAM_BYTES, MAX_OUT_MEMBERS) as (archive, members):
         sizes = {member.filename: member.file_size for member in members}
         program = next((name for name in sizes if name.endswith("/data.pkl")), None)
+        if program is None and "config.json" in sizes:
+            raise InvalidModelFileError(*KERAS_MODEL)
         if program is None:
             raise _refused("no data.pkl in it")
         folder = program.removesuffix("data.pkl")

@@ -370,14 +370,24 @@ def _read(
 
 
 def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:
-    """Replace "all" by every available device, and check that each device is available."""
+    """Replace "all" by every available device, and check that each device is available.
+
+    Raises:
+        UsageError: one is not, or computes nothing.
+    """
     names: list[str] = []
     for device in devices or ("cpu",):
-        every = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-        names += every if device == "all" else [device]
+        names += ("cpu", *_accelerators()) if device == "all" else [device]
     for name in names:
-        resolve_device(name)
+        if resolve_device(name).type == "meta":
+            raise UsageError("device meta: it holds no numbers to compare", "use --device cpu")
     return tuple(dict.fromkeys(names))
+
+
+def _accelerators() -> tuple[str, ...]:
+    """Return the name of the machine's accelerator (cuda, xpu, mps ...), if there is one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return () if found is None else (found.type,)
 
 
 def _check_cut(spec: ModelSpec, theirs: ModelSpec, out: object) -> None:

@@ -159,6 +159,7 @@ def test_a_process_that_fails_is_told_of_and_the_others_go_on() -> None:
     finally:
         worker.stop()
     assert reason_against("ONNX Runtime", none, "cuda") == "not timed on cuda"
+    assert reason_against(OURS, none, "cuda:1") == ""
 
 
 def test_a_model_needs_an_exporter_for_onnx_and_a_stack_does_not(

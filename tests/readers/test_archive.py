@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import sys
 import warnings
@@ -100,6 +101,10 @@ def without(*names: str, **others: Any) -> dict[str, Any]:
             r"^a \.keras file whose weights are pickled \(\.npz\), which can run code; save",
         ),
         (without("model.weights.h5", model__weights__json="{}"), "weights in shards"),
+        (
+            {"archive/data.pkl": pickle.dumps({"format": "keras2torch_birnn/1"}, 2)},
+            "^a model that k2t converted already; give the Keras model here; k2t.load",
+        ),
         ({"archive/data.pkl": b""}, "^a PyTorch file; the input must be a Keras model"),
         ({"arr_0.npy": b""}, r"^a NumPy \.npz file"),
         ({"m/saved_model.pb": b""}, "saved_model.pb: a SavedModel without objects"),

@@ -97,6 +97,10 @@ MISTAKES: dict[str, tuple[bytes, str]] = {
     "tflite": (b"\x1c\0\0\0TFL3" + bytes(9), "^a TensorFlow Lite model"),
     "gguf": (b"GGUF\3\0\0\0", "^a GGUF model"),
     "npy": (b"\x93NUMPY\1\0", r"^a NumPy \.npy file"),
+    "our safetensors": (
+        SAFETENSORS[:8] + b'{"__metadata__":{"format":"keras2torch_birnn/1","spec":""}}',
+        "^a model that k2t converted already; give the Keras model here; k2t.load",
+    ),
     "safetensors": (SAFETENSORS, "^a safetensors file"),
     "json": (b'{"class_name": "Sequential"}', "^JSON text without weights; an architecture goes"),
     "json list": (b'[ {"class_name": 1}]', "^JSON text without weights"),
@@ -239,6 +243,10 @@ def test_folders_are_named(tmp_path: Path) -> None:
 
 def test_a_missing_file(tmp_path: Path) -> None:
     refused(tmp_path / "gone.h5", r"^cannot be opened \(No such file or directory\)")
+    (tmp_path / "model_2.h5").touch()
+    near = r"^cannot be opened \(No such file or directory\); did you mean .*model_2\.h5\?"
+    refused(tmp_path / "modle_2.h5", near)
+    refused(Path("https://a.b/m.h5"), r"; https://a\.b/m\.h5 is an address: download it first")
     refused(tmp_path / "a\0b", r"^cannot be opened \(.*null")
     refused(tmp_path / ("n" * 300), r"^cannot be opened \(File name too long\)")
 

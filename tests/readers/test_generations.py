@@ -125,7 +125,7 @@ def test_values_that_are_none_stay() -> None:
 def test_a_convolution_kernel_from_before_keras_1_2_is_turned() -> None:
     kernel = np.arange(2 * 3 * 5.0).reshape(5, 3, 2, 1)  # filters, channels, length, 1
     conv = LayerSpec("Conv1D", "c", {})
-    (joined,) = keras1.LAYOUT.join(conv, {"kernel": kernel}).values()
+    (joined,) = keras1.LAYOUTS["keras1"].join(conv, {"kernel": kernel}).values()
     assert joined.shape == (2, 3, 5)
     assert joined[1, 2, 4] == kernel[4, 2, 1, 0]
 
@@ -142,7 +142,7 @@ def test_shared_axes_that_keras_1_does_not_write_come_from_the_weights() -> None
 def test_labels_of_keras_1_are_those_that_the_schema_declares() -> None:
     highway = LayerSpec("Highway", "deep_W_2", {"use_bias": True}, input_shape=(None, 7))
     entries = [f"deep_W_2_{label}_1:0" for label in ("b_carry", "W", "b", "W_carry")]
-    assert layer_entries(highway, (), entries, "/", keras1.LAYOUT) == {
+    assert layer_entries(highway, (), entries, "/", keras1.LAYOUTS["keras1"]) == {
         (): {label: f"deep_W_2_{label}_1:0" for label in ("W", "b", "W_carry", "b_carry")}
     }
 

@@ -433,6 +433,60 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         rnn(packed, mask=torch.ones(B, T, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(
+    "lengths", [[T, 0, 4], torch.tensor([1, 11, 5], dtype=torch.int32)], ids=str
+)
+def test_lengths_are_a_mask(lengths: Any, batch_first: bool) -> None:
+    rnn = stack("GRU", F, H, 2, merge_mode=["mul", "concat"], batch_first=batch_first).eval()
+    x = torch.randn(B, T, F) if batch_first else torch.randn(T, B, F)
+    mask = torch.arange(T) < torch.as_tensor(lengths)[:, None]
+    wanted = rnn(x, mask=mask if batch_first else mask.T)
+    got = rnn(x, lengths=lengths)
+    assert torch.equal(got[0], wanted[0])
+    assert torch.equal(got[1], wanted[1])
+    one = rnn(torch.ones(T, F), lengths=4)[0]
+    assert torch.equal(one, rnn(torch.ones(T, F), mask=torch.arange(T) < 4)[0])
+
+
+def test_a_stack_with_lengths_compiles_to_one_graph() -> None:
+    rnn = stack("LSTM", F, H, 1, merge_mode="sum", batch_first=True).eval()
+    x, lengths = torch.randn(B, T, F), torch.tensor([T, 2, 5])
+    wanted = rnn(x, lengths=lengths)[0]
+    compiled = torch.compile(rnn, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x, lengths=lengths)[0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        ([1, 2], r"lengths: integers of shape \[3\] are expected, found int64 of \[2\]"),
+        (2, r"lengths: integers of shape \[3\] are expected, found int64 of \[\]"),
+        ([1.0, 2.0, 3.0], "found float32 of"),
+        ([True, False, True], "found bool of"),
+        ([1, 12, 2], r"lengths: 0 to 11 are expected, found \[1, 12, 2\]"),
+        ([1, -1, 2], "lengths: 0 to 11 are expected"),
+    ],
+    ids=str,
+)
+def test_lengths_that_have_no_meaning_are_refused(lengths: Any, message: str) -> None:
+    rnn = stack("GRU", F, H, 1, batch_first=True)
+    with pytest.raises(k2t.UsageError, match=message):
+        rnn(torch.randn(B, T, F), lengths=lengths)
+
+
+def test_only_one_thing_says_what_counts() -> None:
+    rnn, x = stack("GRU", F, H, 1, batch_first=True), torch.randn(B, T, F)
+    mask, packed = torch.ones(B, T, dtype=torch.bool), pack_padded_sequence(x, [3, 2, 1], True)
+    for what, options, names in (
+        (x, {"mask": mask, "lengths": [1, 2, 3]}, "a mask and lengths"),
+        (packed, {"lengths": [3, 2, 1]}, "lengths and a PackedSequence"),
+        (packed, {"mask": mask}, "a mask and a PackedSequence"),
+    ):
+        with pytest.raises(k2t.UsageError, match=f"{names}: one of them says what counts"):
+            rnn(what, **options)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", sorted(STACKS))
 def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 from commands import MASKED, OLD, OLD_OUT, STACK_H5, assert_refused, contents, k2t
+from fixture_files import FIXTURES
 from torch import nn
 
 import keras2torch_birnn as birnn
@@ -244,7 +245,9 @@ def test_a_foreign_file_is_refused_and_runs_nothing(
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out.pt"
     make(out)
-    with pytest.raises(InvalidModelFileError, match=r"not a file that k2t wrote|a truncated zip"):
+    with pytest.raises(
+        InvalidModelFileError, match=r"not a file that k2t wrote|a truncated zip|a Keras model"
+    ):
         birnn.load(out)
     assert not (tmp_path / "canary").exists()
 
@@ -279,6 +282,13 @@ def test_a_truncated_out_is_refused(
 def test_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidModelFileError, match="cannot be opened"):
         birnn.load(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("name", ["bi_lstm_concat_seq.h5", "bi_lstm_concat_last.keras"])
+def test_a_keras_model_in_the_place_of_out_is_called_one(name: str) -> None:
+    with pytest.raises(InvalidModelFileError, match="not one that k2t converted") as caught:
+        birnn.load(FIXTURES / "keras-3.15.1" / name)
+    assert "k2t verify MODEL OUT" in caught.value.advice
 
 
 def test_out_of_another_model_is_not_compared(tmp_path: Path) -> None:

@@ -313,12 +313,31 @@ def test_a_gpu_that_is_not_there_is_refused(
     out = converted(STACK, tmp_path)
     with pytest.raises(k2t.UsageError, match="device cuda: this machine has no CUDA device"):
         verify(FIXTURES / STACK, out, devices=["cuda"])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert expand_devices(["all"]) == ("cpu",)
 
 
-def test_a_device_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(k2t.UsageError, match="device 'abacus' is unknown; use cpu or cuda"):
-        verify(converted(STACK, tmp_path), devices=["abacus"])
+def test_all_devices_are_the_cpu_and_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setattr("keras2torch_birnn.verification.resolve_device", torch.device)
+    assert expand_devices(["all", "cpu"]) == ("cpu", "mps")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("abacus", "device 'abacus' is unknown; use cpu or cuda"),
+        ("cpu:1:2", "device 'cpu:1:2' is unknown"),
+        ("meta", "device meta: it holds no numbers to compare; use --device cpu"),
+        ("xpu", r"device xpu: torch cannot use it here \(.+\); use --device cpu"),
+        ("mps:7", r"device mps:7: torch cannot use it here \(.+\)"),
+        ("vulkan", r"device vulkan: torch cannot use it here \(.+\)"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_refused(device: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(k2t.UsageError, match=message):
+        verify(converted(STACK, tmp_path), devices=[device])
 
 
 def test_devices_are_asked_once_each() -> None:

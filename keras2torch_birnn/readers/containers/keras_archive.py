@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.readers.advice import CONVERTED
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
@@ -99,6 +100,7 @@ def read_archive(window: Window) -> Archive:
     bounds = (limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS)
     with open_archive(window, *bounds) as (archive, members):
         found = {member.filename: member for member in members}
+        _check_own(archive, found)
         _check_names(found)
         budget = Budget(limits.max_inflated_bytes(window.size))
         return Archive(
@@ -111,6 +113,15 @@ def read_archive(window: Window) -> Archive:
                 if name.startswith(VOCABULARY[0]) and name.endswith(VOCABULARY[1])
             },
         )
+
+
+def _check_own(archive: zipfile.ZipFile, found: Mapping[str, zipfile.ZipInfo]) -> None:
+    """Refuse what k2t wrote: the first strings in its ``data.pkl`` are the format's."""
+    for name, member in found.items():
+        if name.endswith("/data.pkl") and member.compress_type == zipfile.ZIP_STORED:
+            with archive.open(member) as program:
+                if b"keras2torch_birnn/" in program.read(256):
+                    raise InvalidModelFileError(*CONVERTED)
 
 
 def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
-from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML, YAML
+from keras2torch_birnn.readers.advice import CONVERTED, HOW_TO_TURN_YAML, YAML
 from keras2torch_birnn.readers.containers.compressed import head_inside
 from keras2torch_birnn.readers.containers.container import OpenPath
 from keras2torch_birnn.readers.containers.files import POINTER
@@ -82,6 +82,7 @@ _MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
         (rb"\x89HDF\r\n\x1a\n|PK\x03\x04", "an HDF5 file or a .keras archive", "unpack it"),
         (rb"GGUF", "a GGUF model", _WANTED),
         (rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
+        (rb".{8}\{\"__metadata__\":\{\"format\":\"keras2torch_birnn/", *CONVERTED),
         (rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
         (rb"\x08\x01\x12[\x80-\xff]", *_SAVED_MODEL),
         (
