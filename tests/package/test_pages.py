@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mutations import NOT_MUTATED
 from mutations import PAGES as MUTATIONS
 from random_layers import RECIPES
@@ -214,6 +215,19 @@ MADE_BY_A_STEP = frozenset({"MaskedDotProductAttention"})
 OF_FUNCTIONS = {"gives", "tensors"}
 
 
+def takes_numbers(row: Operation) -> bool:
+    """Tell whether an operation of two tensors also computes with a number in the place of one."""
+    target = find_target(row)
+    if target is None or target.tensors or tuple(row.arguments) != ("x1", "x2"):
+        return True
+    try:
+        target.function(torch.ones(2), 3.0, **target.fixed)
+        target.function(3.0, torch.ones(2), **target.fixed)
+    except TypeError:
+        return False
+    return True
+
+
 def gaps_of_operation(row: Operation) -> list[str]:
     """List everything that an operation still lacks."""
     read = [form for form in row.forms if form.dialect in READ]
@@ -232,6 +246,7 @@ def gaps_of_operation(row: Operation) -> list[str]:
         f"steps of functions that are known: {sorted(others)}": not others <= OF_FUNCTIONS,
         "a function of torch, or in functional/": row.op not in NODES and find_target(row) is None,
         "a function of NumPy, or in reference/": find_function(row) is None,
+        "|tensors behind its function of torch, which takes no number": not takes_numbers(row),
     }
     return [what for what, lacks in lacking.items() if lacks]
 
@@ -250,6 +265,10 @@ def test_an_incomplete_operation_is_told_what_it_lacks() -> None:
         "steps of functions that are known: ['f']",
         "a function of torch, or in functional/",
         "a function of NumPy, or in reference/",
+    ]
+    of_tensors = replace(OPS["ops.Hypot"], text="keras.Hypot torch.hypot")
+    assert gaps_of_operation(of_tensors) == [
+        "|tensors behind its function of torch, which takes no number"
     ]
     unread = replace(OPS["ops.Exp"], text="", usual={})
     assert gaps_of_operation(unread) == ["a form in which Keras writes it"]
