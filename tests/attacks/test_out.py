@@ -490,7 +490,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
     "nothing": (lambda p: None, "cannot be opened (No such file or directory)"),
     "a link to itself": (lambda p: p.symlink_to(p), "cannot be opened (Too many levels"),
     "an empty file": (Path.touch, "not a file that k2t wrote, or damaged"),
-    "a Keras model": (lambda p: shutil.copyfile(MASKED, p), "not a file that k2t wrote"),
+    "a Keras model": (lambda p: shutil.copyfile(MASKED, p), "and not one that k2t converted"),
     "random bytes": (
         lambda p: p.write_bytes(np.random.default_rng(2).bytes(9999)),
         "not a file that k2t wrote, or damaged",
