@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
+from unittest.mock import patch
+
+import pytest
 
 from keras2torch_birnn.exporting import onnx_file
 
@@ -16,3 +23,19 @@ collect_ignore = (
     if onnx_file.TARGET.why_cannot_write() or find_spec("onnxruntime") is None
     else []
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_table_of_operators() -> Iterator[None]:
+    """Build the operators of torch's exporter once, not in each export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    build = functools.cache(ONNXRegistry.from_torchlib)
+
+    def copied(*arguments: Any, **options: Any) -> Any:
+        registry = copy.copy(build(*arguments, **options))
+        registry.functions = {target: [*rows] for target, rows in registry.functions.items()}
+        return registry
+
+    with patch.object(ONNXRegistry, "from_torchlib", staticmethod(copied)):
+        yield
