@@ -21,7 +21,7 @@ def make(tag: str, text: str = "", attributes: dict[str, str] | None = None) -> 
 def group(tag: str, kind: str, parts: Iterable[Element]) -> Element:
     """Make an element of the class ``kind`` that holds others."""
     element = make(tag, attributes={"class": kind} if kind else None)
-    element.extend(parts)
+    element.extend([*parts])
     return element
 
 

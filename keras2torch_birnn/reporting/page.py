@@ -15,6 +15,7 @@ from keras2torch_birnn import __version__
 from keras2torch_birnn.comparison.report import Comparison, ErrorMap, LayerParity, ParityReport
 from keras2torch_birnn.errors import escape_controls, printable
 from keras2torch_birnn.porting.weight_map import MapRow
+from keras2torch_birnn.readers.containers.files import with_index
 from keras2torch_birnn.readers.files.sha256 import hash_file
 from keras2torch_birnn.reporting import heatmap
 from keras2torch_birnn.reporting.elements import (
@@ -162,8 +163,11 @@ def _facts(model: Path, out: Path | None) -> Iterable[Element]:
 
 
 def _sha256(path: Path) -> str:
-    """Return the hash of a file; of a folder words that say why there is none."""
-    return "not made of a folder" if path.is_dir() else hash_file(path)
+    """Return the hash of a file, of a checkpoint's index, or words that a folder has none."""
+    file = with_index(path)
+    if file.is_dir():
+        return "not made of a folder"
+    return hash_file(file) if file == path else f"{hash_file(file)} ({escape_controls(file.name)})"
 
 
 def _footer() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from commands import FIXTURES, MASKED, STACK_KERAS, assert_refused, changed_config, k2t
+from compiled_fixtures import ROWS, unpack_checkpoint
 
 from keras2torch_birnn.comparison.report import Comparison, LayerParity, report_of
 from keras2torch_birnn.merge_modes import merge_outputs
@@ -149,6 +151,17 @@ def test_out_alone_has_a_page(converted: Path, tmp_path: Path) -> None:
     text = page.read_text("utf-8")
     assert "computes the numbers that were stored in it" in text
     assert "From Keras to torch" not in text
+
+
+def test_a_checkpoint_has_a_page_with_the_hash_of_its_index(tmp_path: Path) -> None:
+    model, config = unpack_checkpoint(ROWS["tf.keras-2.15.0/saved_adam.checkpoint"], tmp_path)
+    out, page = tmp_path / "out.pt", tmp_path / "page.html"
+    assert k2t("convert", model, out, "--config", config).code == 0
+    parity = ("verify", model, out, "--config", config, "--against", "reference")
+    assert k2t(*parity, "--report", page).code == 0
+    index = model.with_name(f"{model.name}.index")
+    found = hashlib.sha256(index.read_bytes()).hexdigest()
+    assert f"sha256 {found} ({index.name})" in page.read_text("utf-8")
 
 
 def test_json_has_no_pictures(converted: Path) -> None:
