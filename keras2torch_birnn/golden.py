@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -219,6 +219,11 @@ def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
 
 
 def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
+    return _to_golden(steadiest(drawn, measure_by_model(model))[0], "model")
+
+
+def measure_by_model(model: nn.Module) -> Callable[[Drawn], Measured]:
+    """Return a function that runs a float64 copy of the model, and measures its own rounding."""
     copy = copy_in_float64(model)
 
     def measure(one: Drawn) -> Measured:
@@ -227,4 +232,4 @@ def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
         single = tuple(y.numpy() for y in run(model, inputs))
         return Measured(one, exact, differences(single, exact))
 
-    return _to_golden(steadiest(drawn, measure)[0], "model")
+    return measure

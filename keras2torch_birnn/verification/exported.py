@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-import torch
-
 from keras2torch_birnn.comparison.outputs import FAILURES, compare
 from keras2torch_birnn.comparison.report import ParityReport, report_of
 from keras2torch_birnn.comparison.tolerance import Tolerance
@@ -17,11 +15,10 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXTRA
-from keras2torch_birnn.golden import origin
+from keras2torch_birnn.golden import measure_by_model, origin
 from keras2torch_birnn.reference.context import OwnEquations
-from keras2torch_birnn.reference.rounding import Measured, by_reference, differences, steadiest
+from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
-from keras2torch_birnn.running import copy_in_float64, run
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec
@@ -35,15 +32,7 @@ Measure = Callable[[Drawn], Measured]
 def load_baseline(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
     """Load what ``k2t convert`` wrote; return its spec, and a function that runs it in float64."""
     model = load(path)
-    exact = copy_in_float64(model)
-
-    def measure(one: Drawn) -> Measured:
-        inputs = tuple(map(torch.from_numpy, one.arrays))
-        outputs = tuple(y.numpy() for y in run(exact, inputs))
-        single = tuple(y.numpy() for y in run(model, inputs))
-        return Measured(one, outputs, differences(single, outputs))
-
-    return model_from_json(json.loads(origin(model).spec_text)), measure
+    return model_from_json(json.loads(origin(model).spec_text)), measure_by_model(model)
 
 
 def make_baseline(spec: ModelSpec, custom: OwnEquations) -> tuple[ModelSpec, Measure]:
