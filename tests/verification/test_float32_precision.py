@@ -38,15 +38,29 @@ def write(path: str, value: str) -> None:
     setattr(attrgetter(owner)(torch.backends) if owner else torch.backends, name, value)
 
 
-@pytest.fixture
-def untouched() -> Iterator[list[Any]]:
-    """Torch's settings before any is changed, which they are again after the test."""
-    if not hasattr(torch.backends, "fp32_precision"):
-        pytest.skip("torch before 2.9 has no such settings")
-    before = read()
-    yield before
+def set_as_at_the_start() -> None:
     for path in ALL:
         write(path, "tf32" if path in OWN else "none")
+
+
+@pytest.fixture
+def untouched() -> Iterator[list[Any]]:
+    """Torch's settings as a new process has them, whatever an earlier test left."""
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("torch before 2.9 has no such settings")
+    set_as_at_the_start()
+    before = read()
+    yield before
+    set_as_at_the_start()
+    assert read() == before
+
+
+def test_settings_of_the_older_interface_are_restored_as_well(untouched: list[Any]) -> None:
+    torch.set_float32_matmul_precision("highest")  # now set itself, no longer what is above it
+    before = read()
+    assert before != untouched
+    with float32_precision("tf32"):
+        pass
     assert read() == before
 
 
