@@ -1,20 +1,23 @@
-"""Torch's signals that a dictionary or a tensor has changed: fast, and not public.
+"""Signals that a dictionary or a tensor has changed: fast, and not public in Python and torch.
 
-Each is tried before it is trusted; None where torch has none, or another. Then everything is
+Each is tried before it is trusted. Where there is none, or another than is known, everything is
 compared one by one, which takes longer.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.rnn.native.library import library, why_missing
 from keras2torch_birnn.rnn.tensor_memory import have_tangents, is_plain
 from keras2torch_birnn.torch_private import find
 
@@ -32,6 +35,63 @@ def class_dict(kind: type) -> dict[str, Any]:
     """Return the dictionary of a class, of which ``vars`` shows a view."""
     (found,) = gc.get_referents(vars(kind))
     return cast(dict[str, Any], found)
+
+
+class DictStates:
+    """The states of dictionaries, which it keeps, to be compared with later ones in one call.
+
+    Python has a word in every dictionary with a number for its state that no other one has had.
+    """
+
+    def __init__(self, dicts: Sequence[Any]) -> None:
+        offset, count = _find_word(), len(dicts)
+        self._dicts = dicts
+        self._words = [] if offset is None else [_word_at(d, offset) for d in dicts]
+        self._known = (ctypes.c_uint64 * count)()
+        self.accept(self.read())
+        places = (ctypes.c_void_p * count)(*map(ctypes.addressof, self._words))
+        given = (ctypes.c_int64(count), ctypes.byref(places), ctypes.byref(self._known))
+        self._hold: Any = partial(_find_hold(), *given) if self._words else bool
+
+    def hold(self) -> bool:
+        """Return whether all are known to be as they were; False also where Python has no word."""
+        return bool(self._hold())
+
+    def read(self) -> list[Any]:
+        """Return the present states; none where Python has no such word."""
+        return [word.value for word in self._words]
+
+    def accept(self, states: list[Any]) -> None:
+        """Compare with these states, which ``read`` gave, from now on."""
+        self._known[: len(states)] = states
+
+    def accept_one(self, number: int) -> None:
+        """Compare one of them, by its number, with its present state from now on."""
+        if self._words:
+            self._known[number] = self._words[number].value
+
+
+def _word_at(owner: Any, offset: int) -> ctypes.c_uint64:
+    return ctypes.c_uint64.from_address(id(owner) + offset)
+
+
+def _read_word(offset: int, owner: Any) -> int:
+    return _word_at(owner, offset).value
+
+
+@cache
+def _find_hold() -> Any:
+    """Return the kernel's comparison of words, during which no other thread runs Python."""
+    return ctypes.PyDLL(None, handle=library()._handle).k2t_hold
+
+
+@cache
+def _find_word() -> int | None:
+    """Return where in a dictionary the word for its state is; None if it has none."""
+    if why_missing():
+        return None
+    offsets = range(0, dict.__basicsize__, ctypes.sizeof(ctypes.c_uint64))
+    return next((at for at in offsets if _tells_dicts_apart(partial(_read_word, at))), None)
 
 
 def _tells_dicts_apart(version: Callable[[Any], int]) -> bool:
@@ -62,14 +122,6 @@ def _tells_dicts_apart(version: Callable[[Any], int]) -> bool:
     _Probe.value = 0
     each = {number for numbers in found for number in numbers}
     return same and len(each) == len(dicts) + len(changes)
-
-
-def _find_dict_version() -> Callable[[Any], int] | None:
-    found: Any = getattr(_guards, "dict_version", None)
-    try:
-        return found if _tells_dicts_apart(found) else None
-    except Exception:  # another function than we know
-        return None
 
 
 def watch_tensors(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:
@@ -143,6 +195,3 @@ def _sees_tensors() -> bool:
         except Exception:  # another class than we know
             _found.append(False)
     return _found[0]
-
-
-dict_version = _find_dict_version()

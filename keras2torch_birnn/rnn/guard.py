@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.rnn.change_signals import KnownTensors, class_dict, dict_version
+from keras2torch_birnn.rnn.change_signals import DictStates, KnownTensors, class_dict
 from keras2torch_birnn.rnn.observed_code import (
     CodeOfOthersError,
     Codes,
@@ -70,13 +70,14 @@ class Guard:
         # Most have none: it is quicker to ask whether that is so.
         self._empty = [d for d in (*contents, *self._hooks) if not d]
         self._inner = [*filter(None, contents), *reached.dicts, *map(class_dict, classes)]
-        self._watched: Any = [*self._inner, *(found.namespace for found in self._names)]
+        self._own = [*map(_DICT, modules)]
+        watched = (*self._own, *self._inner, *(found.namespace for found in self._names))
         self._lists, self._copies = reached.lists, [*map(copy, reached.lists)]
         self._functions, self._cells = reached.functions, reached.cells
         self._optional = [f for f in reached.functions if f.__defaults__ or f.__kwdefaults__]
         tensors = chain.from_iterable(d.values() for m in modules for d in _tensors_of(m))
         self._tensors = [*{id(t): t for t in tensors if t is not None}.values()]
-        self._versions = self._read_versions()
+        self._states = DictStates(watched)
         self._state = self._read_dicts()
         self._codes, self._defaults = (
             [*map(_CODE, self._functions)],
@@ -109,8 +110,7 @@ class Guard:
 
     def accept_states(self, module: nn.Module) -> None:
         """Take note that a prepared call has just set the states that a module carries."""
-        if dict_version is not None:
-            self._versions[self._modules.index(module)] = dict_version(vars(module))
+        self._states.accept_one(self._modules.index(module))
 
     def holds(self) -> bool:
         """Return whether nothing that the prepared calls depend on has changed."""
@@ -119,9 +119,8 @@ class Guard:
                 [*map(type, self._modules)] == self._classes
                 and not any(self._empty)
                 and self._lists == self._copies
-                and (
-                    (dict_version and self._read_versions() == self._versions) or self._names_hold()
-                )
+                and all(map(is_, map(_DICT, self._modules), self._own))
+                and (self._states.hold() or self._names_hold())
                 and [*map(_CODE, self._functions)] == self._codes
                 and [*map(_DEFAULTS, self._optional)] == self._defaults
                 and (not self._cells or all(map(is_, map(_CELL, self._cells), self._held)))
@@ -133,7 +132,7 @@ class Guard:
 
     def _names_hold(self) -> bool:
         """Return whether all names stand for the same objects, one by one."""
-        versions = self._read_versions()
+        states = self._states.read()
         keys, values, sizes = self._read_dicts()
         known = self._state
         if not (
@@ -143,17 +142,11 @@ class Guard:
             and all(map(Names.hold, self._names))
         ):
             return False
-        self._versions = versions
+        self._states.accept(states)
         return True
 
-    def _read_versions(self) -> list[int]:
-        """Return a number for each state of a dictionary; none where torch has no such numbers."""
-        if dict_version is None:
-            return []
-        return [*map(dict_version, chain(map(_DICT, self._modules), self._watched))]
-
     def _read_dicts(self) -> tuple[list[Any], list[Any], list[int]]:
-        dicts = [*map(_without_states, map(_DICT, self._modules)), *self._inner]
+        dicts = [*map(_without_states, self._own), *self._inner]
         values = chain.from_iterable(map(dict.values, dicts))
         return [*chain.from_iterable(dicts)], [*values], [*map(len, dicts)]
 

@@ -26,7 +26,7 @@ from keras2torch_birnn.layers import merging
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.rnn import change_signals, guard, masked_run, modules
+from keras2torch_birnn.rnn import change_signals, masked_run, modules
 from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.modules import RecurrentModule
 
@@ -889,7 +889,10 @@ def test_every_change_is_noticed(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("where", "signal", "instead"),
-    [(guard, "dict_version", None), (change_signals, "watch_tensors", lambda _: None)],
+    [
+        (change_signals, "_find_word", lambda: None),
+        (change_signals, "watch_tensors", lambda _: None),
+    ],
 )
 def test_changes_are_noticed_without_the_signals_of_torch(
     where: Any, signal: str, instead: Any, monkeypatch: pytest.MonkeyPatch

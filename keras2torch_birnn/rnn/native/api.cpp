@@ -474,6 +474,12 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     return K2T_NO_MEMORY;
 }
 
+int64_t k2t_hold(int64_t count, const uint64_t* const* words, const uint64_t* known) {
+    for (int64_t i = 0; i < count; ++i)
+        if (*words[i] != known[i]) return 0;
+    return 1;
+}
+
 int64_t k2t_width(int64_t isa, int64_t units) {
     const K2tKernel* const with = k2t_kernel(isa);
     return with ? (units + with->lanes - 1) / with->lanes * with->lanes : -1;

@@ -161,6 +161,9 @@ K2T_EXPORT int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const f
 // The gradient of a run.
 K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);
 
+// Whether each of these words in memory is the number that is known of it.
+K2T_EXPORT int64_t k2t_hold(int64_t count, const uint64_t* const* words, const uint64_t* known);
+
 // Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.
 K2T_EXPORT void k2t_use_threads_of(void* gomp_parallel);
 }
