@@ -12,6 +12,7 @@ from keras2torch_birnn import __version__
 from keras2torch_birnn.bench.contenders import OURS
 from keras2torch_birnn.bench.measure import Row, Timing
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.extras import advise_extra
 
 # Slowest round over the fastest, from which on the machine seems busy.
 UNSTEADY = 3
@@ -107,9 +108,7 @@ def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise UsageError(
-            "--plot needs matplotlib", "pip install 'keras2torch_birnn[bench]'"
-        ) from None
+        raise UsageError("--plot needs matplotlib", advise_extra("bench")) from None
     return Figure
 
 

@@ -20,7 +20,8 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes, tell_sizes
-from keras2torch_birnn.exporting.target import EXTRA, Target
+from keras2torch_birnn.exporting.target import Target
+from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import Golden, checksum, make_golden_by_model, origin
 from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.precision_settings import check_float32
@@ -95,7 +96,7 @@ def export(
         check_replacing(file, kind, overwrite=overwrite)
     with in_file(path):
         if reason := target.why_cannot_write():
-            raise UsageError(reason, EXTRA)
+            raise UsageError(reason, advise_extra("export"))
         stored = model_from_json(json.loads(facts.spec_text))
         spec = free_steps(stored) if any_length else stored
         golden = _choose_golden(model, spec)

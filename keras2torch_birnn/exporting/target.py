@@ -18,7 +18,6 @@ Session: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
 
 # Name of this package in the files that it wrote, by which they are recognised.
 MARK = "keras2torch_birnn"
-EXTRA = "pip install 'keras2torch_birnn[export]'"
 
 
 class Target(ABC):

@@ -14,7 +14,7 @@ from keras2torch_birnn.comparison.tolerance import Tolerance
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
-from keras2torch_birnn.exporting.target import EXTRA
+from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import measure_by_model, origin
 from keras2torch_birnn.reference.context import OwnEquations
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
@@ -64,7 +64,7 @@ def verify_exported(
         raise InvalidModelFileError("there is no such file", advice, file=os.fspath(path))
     target = find_target(path).load()
     if reason := target.why_cannot_run():
-        raise UsageError(reason, EXTRA)
+        raise UsageError(reason, advise_extra("export"))
     spec, measure = baseline
     best, _ = steadiest(chain(own_data, candidates(spec, steps=steps, seed=1)), measure)
     chosen = [best, *_at_other_lengths(spec, measure, steps)]

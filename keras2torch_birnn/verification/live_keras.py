@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import in_file, printable
+from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.limits import MAX_KERAS_SECONDS
 from keras2torch_birnn.readers import read_architecture
 from keras2torch_birnn.readers.containers import opened
@@ -106,7 +107,7 @@ def _ask_about_file(
     if reason is not None:
         return NoAnswer(reason)
     if importlib.util.find_spec(package) is None or importlib.util.find_spec("tensorflow") is None:
-        return NoAnswer(f"{package} is not installed (pip install 'keras2torch_birnn[keras]')")
+        return NoAnswer(f"{package} is not installed ({advise_extra('keras')})")
     foreign = foreign_name(read_architecture(model, config=config))
     if foreign is not None:
         return NoAnswer(f"the file names {foreign}, which is not Keras' own", foreign=True)

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +21,13 @@ import make_site
 import pytest
 
 import keras2torch_birnn
+from keras2torch_birnn import extras
+from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.rnn import bidirectional
 from keras2torch_birnn.rnn.native import loading
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 PACKED = (
     *("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "tools"),
     "keras2torch_birnn",
@@ -239,6 +243,26 @@ def test_the_site_shows_the_docstrings_that_help_shows(monkeypatch: pytest.Monke
         extension.on_class_instance(cls=written)
         assert written.docstring.value == inspect.getdoc(getattr(keras2torch_birnn, name))
     assert "tools/site_docstrings.py" in (ROOT / "mkdocs.yml").read_text("utf-8")
+
+
+def test_one_place_of_the_source_is_told_everywhere() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+    assert urls.keys() == {"Homepage", "Documentation", "Source", "Issues", "Changelog"}
+    assert all(url.startswith(urls["Source"]) for url in urls.values())
+    assert f"git clone {urls['Source']} && cd keras2torch_birnn\n" in README.read_text("utf-8")
+
+
+def test_an_extra_is_named_by_the_folder_where_nothing_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert advise_extra("keras") == "pip install 'keras2torch_birnn[keras]'"
+
+    def find(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(extras, "distribution", find)
+    assert advise_extra("keras") == "pip install '.[keras]'"
 
 
 def test_one_version_is_told_everywhere() -> None:
