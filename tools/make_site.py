@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gallery
@@ -28,32 +29,70 @@ def main() -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
     (SOURCE / "index.md").write_text(readme, encoding="utf-8")
     (SOURCE / "api.md").write_text(reference(), encoding="utf-8")
+    shutil.copyfile(ROOT / "tools" / "site.css", SOURCE / "site.css")
     for page in SOURCE.rglob("*.md"):
         page.write_text(link_outside(page), encoding="utf-8")
 
 
+# All public names, by what one wants to do.
+TASKS: Mapping[str, Sequence[str]] = {
+    "Convert": ("convert", "save", "load", "inspect", "weights"),
+    "Prove it": ("verify", "ParityReport"),
+    "Compute": ("reset_states", "output_mask", "explain", "set_engine", "set_precision"),
+    "Merge modes without Keras": ("BiLSTM", "BiGRU", "BiRNN"),
+    "Train and write back": (
+        *("training", "Training", "KerasOptimizer", "penalty", "constrain_"),
+        *("synchronize_batch_norm", "write_back", "WrittenModel"),
+    ),
+    "Run without this package": ("export", "Exported"),
+    "Find the mistake in a port": ("compare", "PortReport"),
+    "Supply your own layers": (
+        *("converts", "equation", "supplies", "ModelSpec", "LayerSpec", "MaskFlow"),
+    ),
+    "Errors": (
+        *("K2TError", "UsageError", "InvalidModelFileError", "MissingArchitectureError"),
+        *("UnsupportedLayerError", "UnsupportedOptionError", "WeightMismatchError"),
+        *("OutputError", "PluginError"),
+    ),
+}
+
+
 def reference() -> str:
-    """Return the page that ``mkdocstrings`` fills: one heading for each public name."""
-    names = sorted(name for name in keras2torch_birnn.__all__ if not name.startswith("_"))
-    lines = ["# Python", ""]
-    for name in names:
-        found = getattr(keras2torch_birnn, name)
-        lines += [f"::: {found.__module__}.{found.__qualname__}", ""]
+    """Return the page that ``mkdocstrings`` fills: the public names, by task."""
+    lines = ["# Python", "", "```python", "import keras2torch_birnn as k2t", "```", ""]
+    for task, names in TASKS.items():
+        lines += [f"## {task}", ""]
+        for name in names:
+            found = getattr(keras2torch_birnn, name)
+            lines += [
+                *(f"::: {found.__module__}.{found.__qualname__}", "    options:"),
+                *("      heading_level: 3", f"      heading: k2t.{name}"),
+                *(f"      toc_label: {name}", ""),
+            ]
     return "\n".join(lines)
+
+
+def read_title(page: Path) -> str:
+    """Return the title of a page, without marks of code."""
+    found = re.search(r"^# (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return found[1].replace("`", "") if found else page.stem
 
 
 def link_outside(page: Path) -> str:
     """Return a page's text, with links to notebooks, which are pages here, and without others.
 
-    Links to files that are no pages become plain names.
+    Links to files that are no pages become plain names; a page is named by its title.
     """
 
     def check(text: str, target: str) -> str | None:
         if "://" in target or target.startswith("#"):
             return None
         target = re.sub(r"\.ipynb(?=#|$)", ".md", target)
-        inside = (page.parent / target.partition("#")[0]).exists()
-        return f"[{text}]({target})" if inside else text
+        other = page.parent / target.partition("#")[0]
+        if not other.exists():
+            return text
+        named = other.suffix == ".md" and target.endswith(text)
+        return f"[{read_title(other) if named else text}]({target})"
 
     return rewrite_links(page.read_text("utf-8"), check)
 

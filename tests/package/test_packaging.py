@@ -214,13 +214,17 @@ def test_the_site_has_every_page_and_every_public_name(tmp_path: Path) -> None:
     docs = ROOT / "docs"
     found = [*docs.glob("*.md"), *docs.glob("tables/*.md"), *docs.glob("gallery/*.ipynb")]
     pages = {page.relative_to(ROOT).with_suffix(".md").as_posix() for page in found}
-    navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:")[2]
-    listed = set(re.findall(r": ([\w./-]+\.md)", navigation))
+    text = (ROOT / "mkdocs.yml").read_text("utf-8")
+    navigation = pytest.importorskip("yaml").safe_load(text)["nav"]
+    listed = set(re.findall(r": '([\w./-]+\.md)'", str(navigation)))
     assert pages <= listed
     assert listed - pages == {"index.md", "api.md", *make_site.PAGES}
     text = make_site.reference()
-    assert "::: keras2torch_birnn.rnn.bidirectional.BiLSTM" in text
-    assert text.count(":::") >= len(set(keras2torch_birnn.__all__)) - 1
+    assert "::: keras2torch_birnn.rnn.bidirectional.BiLSTM\n" in text
+    shown = re.findall(r"^      heading: k2t\.(\w+)$", text, re.MULTILINE)
+    public = [name for name in keras2torch_birnn.__all__ if not name.startswith("_")]
+    assert sorted(shown) == sorted(public)
+    assert shown[0] == "convert"
 
 
 def test_the_site_shows_the_docstrings_that_help_shows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +254,8 @@ def test_one_place_of_the_source_is_told_everywhere() -> None:
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
     assert urls.keys() == {"Homepage", "Documentation", "Source", "Issues", "Changelog"}
     assert all(url.startswith(urls["Source"]) for url in urls.values())
+    owner = urls["Source"].split("/")[3]
+    assert f"site_url: https://{owner}.github.io/" in (ROOT / "mkdocs.yml").read_text("utf-8")
     assert f"git clone {urls['Source']} && cd keras2torch_birnn\n" in README.read_text("utf-8")
 
 
