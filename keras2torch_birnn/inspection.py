@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UsageError, gather
+from keras2torch_birnn.errors import K2TError, UsageError, gather, printable
 from keras2torch_birnn.functional.activation_labels import activation_label
+from keras2torch_birnn.html.elements import make_table
+from keras2torch_birnn.html.notebook import make_verdict, show_in_cell
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.source import ModelSource, source_of
@@ -28,6 +30,10 @@ from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
+_HEAD = (
+    *(("layer", "code"), ("class", "code"), ("output", "code"), ("merge mode", "")),
+    *(("activations", ""), ("mask", ""), ("parameters", "number"), ("runs on", "")),
+)
 NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below the table explains
 
 
@@ -52,6 +58,14 @@ class LayerRow:
     half_of: str = ""
     training: str = ""
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the texts of a row of a table."""
+        shape = "" if self.output_shape is None else printable(self.output_shape)
+        count = "" if self.parameters is None else f"{self.parameters:,}"
+        engine = self.engine or "unsupported"
+        names = (printable(self.path), printable(self.class_name), shape)
+        return *names, self.merge_mode, printable(self.gates), self.mask, count, engine
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -65,6 +79,16 @@ class Inspection:
     problems: tuple[K2TError, ...]
     layers: int | None = None
     parameters: int | None = None
+
+    def _repr_html_(self) -> str:
+        """Show what is not supported and the layers in a notebook."""
+        if self.problems:
+            lines = [line for problem in self.problems for line in problem.lines()]
+            parts = [make_verdict("wrong", "REFUSED", "; ".join(lines))]
+        else:
+            found = f"{self.layers} layers, {self.parameters:,} parameters, as Keras counts"
+            parts = [make_verdict("ok", "SUPPORTED", found)]
+        return show_in_cell([*parts, make_table(_HEAD, (row.cells() for row in self.rows))])
 
 
 def inspect(

@@ -6,7 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.html.elements import Element, make_table
+from keras2torch_birnn.html.notebook import VERDICTS, make_verdict, show_in_cell
 from keras2torch_birnn.spec import Array
+
+_OUTPUTS = (
+    ("device", ""),
+    ("compared with", ""),
+    ("inputs", ""),
+    ("largest error", "number"),
+    ("relative", "number"),
+    ("float32 rounding", "number"),
+    ("verdict", ""),
+)
+_LAYERS = (("layer", "code"), ("largest error", "number"), ("how it was judged", ""))
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,19 @@ class Comparison:
     judged: bool = True
     failure: str = ""
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the texts of a row of a table."""
+        verdict = "equal" if self.ok else "NOT EQUAL" if self.judged else "not judged"
+        return (
+            self.device,
+            self.against,
+            self.inputs,
+            f"{self.max_abs_error:.1e}",
+            f"{self.max_rel_error:.1e}",
+            f"{self.yardstick_error:.1e}",
+            printable(self.failure or verdict, 400) if self.counts else "for information",
+        )
+
 
 @dataclass(frozen=True)
 class ParityReport:
@@ -84,6 +111,35 @@ class ParityReport:
     inputs: str = ""
     judged: bool = True
     without_keras: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in one word: "ok", "wrong" or "unknown"."""
+        if self.ok:
+            return "ok"
+        return "wrong" if self.judged or self.first_divergence else "unknown"
+
+    def make_outputs_table(self) -> Element:
+        """Make the table of all comparisons of outputs, for a page."""
+        return make_table(_OUTPUTS, (one.cells() for one in self.comparisons))
+
+    def _repr_html_(self) -> str:
+        """Show the verdict and the tables in a notebook."""
+        words = f"The largest error of an output is {self.max_abs_error:.1e}."
+        parts = [
+            make_verdict(self.verdict, VERDICTS[self.verdict], words),
+            self.make_outputs_table(),
+        ]
+        if self.layers:
+            rows = (
+                (
+                    *(printable(one.path), f"{one.max_abs_error:.1e}"),
+                    one.judged if one.ok else f"WRONG: {printable(one.where, 400)}",
+                )
+                for one in self.layers
+            )
+            parts.append(make_table(_LAYERS, rows))
+        return show_in_cell(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

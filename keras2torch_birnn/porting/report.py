@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.html.elements import make_table
+from keras2torch_birnn.html.notebook import make_verdict, show_in_cell
 from keras2torch_birnn.spec import Array, LayerSpec
+
+_FINDINGS = (("layer", "code"), ("what the port does", ""), ("where its output differs", ""))
+_TENSORS = (("tensor", "code"), ("of layer", "code"), ("what is wrong", ""))
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,23 @@ class PortReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
         return {"schema": 1, **asdict(self)}
+
+    def _repr_html_(self) -> str:
+        """Show the verdict and the tables in a notebook."""
+        words, _, sentence = [*self.lines()][-1].partition(" ")
+        kind = "ok" if self.ok else "wrong"
+        findings = (
+            (printable(one.layer), f"{one.words} {one.rows}", one.where) for one in self.findings
+        )
+        wrong = (
+            (printable(one.name), printable(one.layer), one.difference)
+            for one in self.tensors
+            if one.difference
+        )
+        parts = [make_verdict(kind, words.strip(":").upper(), sentence)]
+        if not self.ok:
+            parts += [make_table(_FINDINGS, findings), make_table(_TENSORS, wrong)]
+        return show_in_cell(parts)
 
     def lines(self) -> Iterator[str]:
         """Yield the lines that tell it to a person; the last one is the verdict."""

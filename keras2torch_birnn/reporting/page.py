@@ -12,13 +12,9 @@ import numpy as np
 import torch
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.comparison.report import Comparison, ErrorMap, LayerParity, ParityReport
+from keras2torch_birnn.comparison.report import ErrorMap, LayerParity, ParityReport
 from keras2torch_birnn.errors import escape_controls, printable
-from keras2torch_birnn.porting.weight_map import MapRow
-from keras2torch_birnn.readers.containers.files import with_index
-from keras2torch_birnn.readers.files.sha256 import hash_file
-from keras2torch_birnn.reporting import heatmap
-from keras2torch_birnn.reporting.elements import (
+from keras2torch_birnn.html.elements import (
     Element,
     group,
     make,
@@ -26,22 +22,18 @@ from keras2torch_birnn.reporting.elements import (
     make_section,
     make_table,
 )
+from keras2torch_birnn.html.notebook import VERDICTS, make_verdict
+from keras2torch_birnn.html.style import STYLE
+from keras2torch_birnn.porting.weight_map import MapRow
+from keras2torch_birnn.readers.containers.files import with_index
+from keras2torch_birnn.readers.files.sha256 import hash_file
+from keras2torch_birnn.reporting import heatmap
 from keras2torch_birnn.reporting.kind import MARK, REPORT
-from keras2torch_birnn.reporting.style import STYLE
 from keras2torch_birnn.saving.atomic import write_atomically
 from keras2torch_birnn.spec import format_shape
 
 # A browser that opens the page fetches nothing and runs nothing, whatever a file's names say.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_OUTPUTS = (
-    ("device", ""),
-    ("compared with", ""),
-    ("inputs", ""),
-    ("largest error", "number"),
-    ("relative", "number"),
-    ("float32 rounding", "number"),
-    ("verdict", ""),
-)
 _LAYERS = (("layer", "code"), ("largest error", "number"), ("", "scale"), ("how it was judged", ""))
 _WEIGHTS = (
     ("Keras weight", "code"),
@@ -51,7 +43,6 @@ _WEIGHTS = (
     ("values", "number"),
     ("what was done", ""),
 )
-_VERDICTS = {"ok": "EQUAL", "wrong": "NOT EQUAL", "unknown": "NOT JUDGED"}
 
 
 def write_report(
@@ -106,11 +97,7 @@ def _header(
 ) -> Iterable[Element]:
     yield make("p", "k2t verify", {"class": "kicker"})
     yield make("h1", name)
-    kind = "ok" if report.ok else "unknown"
-    if not report.ok and (report.judged or report.first_divergence):
-        kind = "wrong"
-    badge = make("strong", _VERDICTS[kind], {"class": "badge"})
-    yield group("div", f"verdict {kind}", (badge, make("p", _verdict(report, model, out))))
+    yield make_verdict(report.verdict, VERDICTS[report.verdict], _verdict(report, model, out))
     yield group("dl", "figures", _figures(report, weights))
     yield group("dl", "facts", _facts(model, out))
 
@@ -179,8 +166,7 @@ def _footer() -> str:
 
 
 def _sections(report: ParityReport, weights: Sequence[MapRow]) -> Iterable[Element]:
-    rows = map(_comparison_cells, report.comparisons)
-    yield make_section("Outputs", make_table(_OUTPUTS, rows))
+    yield make_section("Outputs", report.make_outputs_table())
     if report.layers:
         how = "Each layer alone, on the reference's own input, in float64."
         yield make_section("Layers", make("p", how), _layer_table(report.layers), _scale())
@@ -194,19 +180,6 @@ def _sections(report: ParityReport, weights: Sequence[MapRow]) -> Iterable[Eleme
     if report.notes:
         notes = (make("li", printable(note, len(note) * 4)) for note in report.notes)
         yield make_section("Notes", group("ul", "", notes))
-
-
-def _comparison_cells(one: Comparison) -> tuple[str, ...]:
-    verdict = one.failure or ("equal" if one.ok else "NOT EQUAL" if one.judged else "not judged")
-    return (
-        one.device,
-        one.against,
-        one.inputs,
-        f"{one.max_abs_error:.1e}",
-        f"{one.max_rel_error:.1e}",
-        f"{one.yardstick_error:.1e}",
-        printable(verdict, 400) if one.counts else "for information",
-    )
 
 
 def _weight_cells(row: MapRow) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from commands import MASKED, k2t
 
 from keras2torch_birnn.cli.console import Output, print_line, print_message, print_stderr
 from keras2torch_birnn.cli.tables import print_columns, print_folded
-from keras2torch_birnn.reporting.elements import make, make_cell, make_table
+from keras2torch_birnn.html.elements import make, make_cell, make_table
 
 # An operating system command, a bell, a mark that turns the direction, ends of lines of all kinds.
 EVIL = (

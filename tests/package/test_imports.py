@@ -143,7 +143,14 @@ def test_nothing_that_reads_or_checks_imports_torch() -> None:
 def test_nothing_loads_objects_from_files_or_modules_by_name() -> None:
     assert importing({"pickle", "marshal", "shelve", "yaml"}) == set()
     named = (
-        *("__init__.py", "parser_process.py", "live_keras.py", "contenders.py", "onnx_file.py"),
+        *(
+            "__init__.py",
+            "extras.py",
+            "parser_process.py",
+            "live_keras.py",
+            "contenders.py",
+            "onnx_file.py",
+        ),
         *("onnx_runtimes.py", "pages.py", "select.py", "torch_import.py", "torch_private.py"),
         *("version_command.py", "worker.py"),
     )

@@ -14,6 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 BASE = {
     "spec",
     "errors",
+    "extras",
     "float32_precision",
     "limits",
     "progress",

@@ -1,32 +1,27 @@
-"""Style sheet of the report, for light and dark screens and for paper."""
+"""Style sheets of the report, for screens and for paper, and of a cell of a notebook."""
 
-STYLE = """
-:root { color-scheme: light dark; --text: #1b1f24; --soft: #59636e; --page: #ffffff;
-  --panel: #f6f8fa; --line: #d1d9e0; --ok: #1a7f37; --wrong: #b00020; --unknown: #8a6d00; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e9ee; --soft: #9ba5b1; --page: #14171c;
-  --panel: #1d2229; --line: #39414b; --ok: #4ac26b; --wrong: #ff6b81; --unknown: #e0b83c; } }
+_LIGHT = """color-scheme: light dark; --text: #1b1f24; --soft: #59636e; --page: #ffffff;
+  --panel: #f6f8fa; --line: #d1d9e0; --ok: #1a7f37; --wrong: #b00020; --unknown: #8a6d00;"""
+_DARK = """--text: #e6e9ee; --soft: #9ba5b1; --page: #14171c;
+  --panel: #1d2229; --line: #39414b; --ok: #4ac26b; --wrong: #ff6b81; --unknown: #e0b83c;"""
+
+
+def _colours(where: str) -> str:
+    dark = f"@media (prefers-color-scheme: dark) {{ {where} {{ {_DARK} }} }}"
+    return f"{where} {{ {_LIGHT} }}\n{dark}\n"
+
+
+# Of verdicts and tables.
+_PARTS = """
 * { box-sizing: border-box; }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
-  max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-bottom: .3rem;
-  border-bottom: 1px solid var(--line); }
-h3 { font: 600 .95rem ui-monospace, monospace; margin: 1.4rem 0 .5rem; overflow-wrap: anywhere; }
-p { margin: .4rem 0; } dl { margin: 0; } dd { margin: 0; }
-.kicker, .small, footer, dt, figcaption, .ticks, .marks { color: var(--soft); font-size: .85rem; }
-.kicker { margin: 0; } footer { margin-top: 2.5rem; }
+p { margin: .4rem 0; }
 .verdict { display: flex; gap: 1rem; align-items: center; padding: .8rem 1rem; border-radius: .4rem;
   background: var(--panel); border-left: .4rem solid var(--tone); }
 .verdict p { margin: 0; font-size: 1.05rem; overflow-wrap: anywhere; }
 .badge { color: var(--page); background: var(--tone); padding: .15rem .6rem; border-radius: .3rem;
   white-space: nowrap; }
 .ok { --tone: var(--ok); } .wrong { --tone: var(--wrong); } .unknown { --tone: var(--unknown); }
-.figures { display: flex; flex-wrap: wrap; gap: .8rem 2.5rem; margin: 1.2rem 0; }
-.figures div { display: flex; flex-direction: column-reverse; }
-.figures dd { font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-.facts { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1rem; }
 code, .code { font-family: ui-monospace, monospace; font-size: .8rem; }
-.facts code { display: block; overflow-wrap: anywhere; } .hash { color: var(--soft); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem 1rem .3rem 0;
@@ -34,6 +29,32 @@ th, td { text-align: left; vertical-align: top; padding: .3rem 1rem .3rem 0;
 table th { color: var(--soft); font: 600 .8rem system-ui, sans-serif; white-space: nowrap; }
 .code { white-space: nowrap; } .bad { color: var(--wrong); font-weight: 600; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+"""
+
+# Browsers of 2023 and later know rules inside rules; others show the cell without colours.
+CELL_STYLE = f"""
+{_colours(".k2t")}.k2t {{ font: 14px/1.5 system-ui, sans-serif; color: var(--text);
+  background: var(--page); padding: .6rem; border-radius: .4rem; {_PARTS} }}
+"""
+
+STYLE = (
+    f"""
+{_colours(":root")}{_PARTS}"""
+    + """
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+  max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-bottom: .3rem;
+  border-bottom: 1px solid var(--line); }
+h3 { font: 600 .95rem ui-monospace, monospace; margin: 1.4rem 0 .5rem; overflow-wrap: anywhere; }
+dl { margin: 0; } dd { margin: 0; }
+.kicker, .small, footer, dt, figcaption, .ticks, .marks { color: var(--soft); font-size: .85rem; }
+.kicker { margin: 0; } footer { margin-top: 2.5rem; }
+.figures { display: flex; flex-wrap: wrap; gap: .8rem 2.5rem; margin: 1.2rem 0; }
+.figures div { display: flex; flex-direction: column-reverse; }
+.figures dd { font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.facts { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1rem; }
+.facts code { display: block; overflow-wrap: anywhere; } .hash { color: var(--soft); }
 td.scale { width: 35%; min-width: 10rem; }
 .track { position: relative; height: .8rem; margin-top: .3rem; background: var(--panel); }
 .bar { height: 100%; min-width: 2px; background: var(--tone); }
@@ -64,3 +85,4 @@ figure img { height: 9rem; } figcaption, .right { grid-column: 2; }
   figure img { height: 7rem; } }
 @page { margin: 15mm; }
 """
+)

@@ -1,0 +1,1 @@
+"""Verdicts and tables as HTML: for the report, and for cells of notebooks."""
