@@ -276,6 +276,7 @@ def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:
     return batch.Outcome(task, "tried", {"exit": 0}, ())
 
 
+@pytest.mark.thorough
 def test_a_process_that_is_killed_before_it_has_verified_leaves_nothing_unverified(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import MASKED, STACK_H5, in_terminal, k2t
+from commands import MASKED, STACK_H5, k2t
+from warm_process import in_terminal
 
 from keras2torch_birnn.progress import advance, begin, reporting_to
 

@@ -16,6 +16,9 @@ from keras2torch_birnn.bench import measure
 from keras2torch_birnn.bench.contenders import CONTENDERS
 from keras2torch_birnn.cli import app, tables
 from keras2torch_birnn.cli.commands import COMMANDS
+from keras2torch_birnn.porting import comparing
+from keras2torch_birnn.porting.report import PortReport
+from keras2torch_birnn.porting.user_file import load_port
 
 NESTED = FIXTURES / "training/keras-3.15.1/frozen_nested.keras"
 HALVES = FIXTURES / "keras-3.15.1/cells_bi_halves.h5"
@@ -162,19 +165,19 @@ def test_verify_against_golden_fits(folder: Path, width: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def findings(folder: Path) -> list[dict[str, Any]]:
-    """The mistake in the port."""
-    found: list[dict[str, Any]] = json.loads(k2t("compare", MASKED, "port.py:Net", "--json").out)[
-        "findings"
-    ]
-    return found
+def compared(folder: Path) -> PortReport:
+    """The port, compared once."""
+    return comparing.compare(MASKED, load_port("port.py:Net", None))
 
 
-def test_compare_fits(findings: list[dict[str, Any]], width: int) -> None:
+def test_compare_fits(compared: PortReport, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "compare", lambda *_, **__: compared)
     run = k2t("compare", MASKED, "port.py:Net")
     assert run.code == 1, run.err
     assert_fits(run.out, width)
     lines = " ".join(run.out.split())
+    findings = compared.to_dict()["findings"]
+    assert findings
     for finding in findings:
         assert f"{finding['layer']}: {finding['words']}" in lines
 

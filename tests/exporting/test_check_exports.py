@@ -271,7 +271,6 @@ def test_fewer_files_or_structures_than_before_are_no_new_count() -> None:
         ("gradients", "tf.keras-2.15.0/ops_tf_more.keras"),
         # What windows leave of the steps may be one, and no padding is needed at some lengths.
         (".pt2", "tf.keras-2.15.0/pool_default.h5"),
-        (".pt2", "keras-1.2.2/atrous.h5"),
         (".pt2", "keras-3.15.1/conv_same.h5"),
         # Torch takes one step as any number in some models, in others not.
         (".pt2", "tf.keras-2.15.0/arch_seq2seq_luong.h5"),

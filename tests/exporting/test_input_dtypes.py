@@ -109,7 +109,11 @@ def test_an_archive_takes_ids_as_the_keras_file_declares_them(
 
 @needs_scan
 @pytest.mark.parametrize(
-    ("name", "run", "declared"), [("m.onnx", run_onnx, "float32"), ("m.pt2", run_pt2, "int64")]
+    ("name", "run", "declared"),
+    [
+        ("m.onnx", run_onnx, "float32"),
+        pytest.param("m.pt2", run_pt2, "int64", marks=pytest.mark.thorough),
+    ],
 )
 def test_masked_bidirectional_layers_read_them_too_and_verify_agrees(
     name: str, run: Any, declared: str, tmp_path: Path

@@ -142,15 +142,15 @@ def test_trying_other_sizes_prints_nothing(capfd: pytest.CaptureFixture[str]) ->
 # ---- models --------------------------------------------------------------------------------------
 
 
-@needs_scan
 def test_an_export_fixes_the_rows_that_an_operation_demands(tmp_path: Path) -> None:
     model: Any = k2t.convert(FIXTURES / "keras-3.15.1" / "ops_shapes.keras")
-    done = k2t.export(model, tmp_path / "model.pt2")
+    done = k2t.export(model, tmp_path / "model.py")
     assert any(note.startswith("the batch is fixed at 5") for note in done.notes)
     assert done.checked is not None
     assert done.checked.ok
 
 
+@pytest.mark.thorough
 @needs_scan
 def test_a_model_that_reads_its_fourth_row_is_exported(tmp_path: Path) -> None:
     """The check on one and two rows was a refusal: the model itself does not take them."""

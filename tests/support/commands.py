@@ -136,27 +136,3 @@ def layer(model: dict[str, Any], name: str) -> dict[str, Any]:
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment with some changes."""
     return {**os.environ, **changes}
-
-
-def in_terminal(script: str, **variables: str) -> str:
-    """Return the output of Python code whose stdin, stdout and stderr are a terminal."""
-    import pty  # of POSIX
-
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env=environment(**variables),
-    )
-    os.close(theirs)
-    text = b""
-    try:
-        while piece := os.read(ours, 4096):
-            text += piece
-    except OSError:  # Linux ends a terminal like this
-        pass
-    os.close(ours)
-    assert process.wait() == 0
-    return text.decode()

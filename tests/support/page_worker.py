@@ -1,9 +1,9 @@
 """Run commands, scripts and Python code, each in a fork of one process that has torch.
 
 A line of JSON on stdin is a job: ``arguments`` of the command or of a ``script``, or ``code``;
-``folder``, ``environment``, ``strict`` (warnings of the code are errors). The answer is a line of
-JSON: ``code``, ``out``, ``err``. What takes seconds to import is imported once, and nothing of this
-package: a job finds it as a new process does.
+``folder``, ``environment``, ``strict`` (warnings of the code are errors), ``terminal`` (all streams
+are one). The answer is a line of JSON: ``code``, ``out``, ``err``. What takes seconds to import is
+imported once, and nothing of this package: a job finds it as a new process does.
 """
 
 from __future__ import annotations
@@ -59,6 +59,30 @@ def exit_code(job: dict[str, Any]) -> int:
     return 0
 
 
+def end(job: dict[str, Any]) -> None:
+    """Do a job, and end this process as it would."""
+    code = exit_code(job)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def run_in_terminal(job: dict[str, Any]) -> dict[str, Any]:
+    """Do a job in a fork whose stdin, stdout and stderr are a terminal."""
+    import pty  # of POSIX
+
+    child, ours = pty.fork()
+    if not child:
+        end(job)
+    text = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal like this
+        while piece := os.read(ours, 4096):
+            text += piece
+    _, status = os.waitpid(child, 0)
+    os.close(ours)
+    return {"code": os.waitstatus_to_exitcode(status), "out": text.decode(), "err": ""}
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Do a job in a fork."""
     with tempfile.TemporaryDirectory() as folder:
@@ -67,10 +91,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         if not child:
             for number, file in enumerate(files, 1):
                 os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), number)
-            code = exit_code(job)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            end(job)
         _, status = os.waitpid(child, 0)
         out, err = (file.read_text("utf-8") for file in files)
     return {"code": os.waitstatus_to_exitcode(status), "out": out, "err": err}
@@ -82,7 +103,9 @@ def main() -> None:
         with contextlib.suppress(ImportError):  # pages that need it are skipped
             importlib.import_module(name)
     for line in sys.stdin:
-        sys.stdout.write(json.dumps(run(json.loads(line))) + "\n")
+        job = json.loads(line)
+        answer = run_in_terminal(job) if job.get("terminal") else run(job)
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 

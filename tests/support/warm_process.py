@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from commands import Run
+from commands import Run, environment
 
 from keras2torch_birnn.exporting import child_process
 
@@ -40,6 +40,19 @@ def run_in_fork(job: Mapping[str, Any]) -> Run:
     worker.stdin.write(json.dumps(job) + "\n")
     worker.stdin.flush()
     return Run(**json.loads(worker.stdout.readline()))
+
+
+def run_code(code: str, *, terminal: bool = False, **variables: str) -> Run:
+    """Run Python code in a fork, perhaps with a terminal as stdin, stdout and stderr."""
+    job = {"code": code, "strict": False, "terminal": terminal, "folder": str(Path.cwd())}
+    return run_in_fork({**job, "environment": environment(**variables)})
+
+
+def in_terminal(code: str, **variables: str) -> str:
+    """Return the output of Python code whose stdin, stdout and stderr are a terminal."""
+    done = run_code(code, terminal=True, **variables)
+    assert done.code == 0, done.out
+    return done.out
 
 
 def _run_script(command: Sequence[str], *, cwd: Path, **_: Any) -> SimpleNamespace:
