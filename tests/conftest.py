@@ -30,6 +30,7 @@ import pytest
 from fixture_archives import MissingArchivesError, unpacked
 from optional_packages import TestFile
 from sampling import mark_thorough
+from torch_settings import unchanged_settings
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -80,11 +81,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Set torch's number of threads back, which a test may change."""
-    yield
-    if torch := sys.modules.get("torch"):
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+def _settings_of_torch() -> Iterator[None]:
+    """Fail a test that leaves torch's settings changed; its number of threads is set back."""
+    with unchanged_settings():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -53,6 +53,7 @@ def differ(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+@pytest.mark.thorough
 def test_two_processes_train_as_one_does_and_one_goes_on_from_two(
     finetune: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import gpu
 
 
+@pytest.mark.thorough
 def test_a_dry_run_lacks_nothing_but_the_device(tmp_path: Path) -> None:
     results, table = tmp_path / "results" / "gpu.json", tmp_path / "gpu.md"
     options = ["--device", "cpu", "--dry-run", "--json", str(results), "--table", str(table)]

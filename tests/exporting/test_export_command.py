@@ -87,13 +87,13 @@ def test_a_part_of_a_model_is_exported_at_once(tmp_path: Path) -> None:
     assert run.code == 0, run.err
     with np.load(STACK_H5.with_suffix(".npz")) as data:
         given = data["in_0"]
-    part: Any = keras2torch_birnn.convert(STACK_H5, to=ends[0])
+    part: Any = keras2torch_birnn.convert(STACK_H5, to_layer=ends[0])
     with torch.no_grad():
         assert_computes(target, [given], [part(torch.from_numpy(given)).numpy()])
 
 
 def test_a_converted_model_in_safetensors_is_a_source(tmp_path: Path) -> None:
-    out, target = tmp_path / "m.safetensors", tmp_path / "m.py"
+    out, target = tmp_path / "m.safetensors", tmp_path / "source.py"
     assert k2t("convert", STACK_H5, out).code == 0
     run = k2t("export", out, target)
     assert run.code == 0, run.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import pkgutil
 import sys
@@ -324,7 +325,10 @@ def imported(module: str) -> set[str]:
     return (found & MODULES.keys()) - {module, ROOM_OF_ALL}
 
 
-IMPORTS = {module: imported(module) for module in MODULES if module != ROOM_OF_ALL}
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """Modules of the package -> those that each imports."""
+    return {module: imported(module) for module in MODULES if module != ROOM_OF_ALL}
 
 
 def room(module: str) -> str:
@@ -333,8 +337,8 @@ def room(module: str) -> str:
 
 
 def rooms() -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {room(module): set() for module in IMPORTS}
-    for module, others in IMPORTS.items():
+    found: dict[str, set[str]] = {room(module): set() for module in imports()}
+    for module, others in imports().items():
         found[room(module)] |= {room(other) for other in others} - {room(module)}
     return found
 
@@ -361,7 +365,7 @@ def circles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
 
 def test_no_imports_go_round_in_a_circle() -> None:
     assert circles(rooms()) == set()
-    assert circles(IMPORTS) == set()
+    assert circles(imports()) == set()
 
 
 @pytest.mark.parametrize("height", range(len(FLOORS)))

@@ -245,6 +245,7 @@ def _mutants(seeds: list[bytes], count: int) -> Iterator[bytes]:
         yield bytes(mutant)
 
 
+@pytest.mark.thorough
 @pytest.mark.own_processes
 def test_mutants_are_read_as_h5py_reads_them_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

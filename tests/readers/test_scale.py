@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import synthetic
 import torch
+from sampling import rest_thorough
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn import limits
@@ -32,6 +33,7 @@ def convert_save_load_verify(path: Path, out: Path) -> torch.nn.Module:
     return model
 
 
+@pytest.mark.thorough
 def test_a_functional_model_of_1000_layers_goes_all_the_way(tmp_path: Path) -> None:
     synthetic.functional(tmp_path / "m.h5", 1000)
     model = convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.safetensors")
@@ -60,9 +62,10 @@ def calls(function: Callable[[], Any]) -> int:
     return int(vars(pstats.Stats(profile))["total_calls"])
 
 
-@pytest.mark.parametrize(
-    ("kind", "least"), [("chain", 20), ("functional", 20), ("recurrent", 5), ("inner", 20)]
-)
+KINDS = [("chain", 20), ("functional", 20), ("recurrent", 5), ("inner", 20)]
+
+
+@pytest.mark.parametrize(("kind", "least"), rest_thorough(KINDS, KINDS[2:]))
 def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Path) -> None:
     work: list[int] = []
     # The first time for what is imported and kept once; the rest that is not per layer falls out of

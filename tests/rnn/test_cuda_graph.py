@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.merge_modes import MERGE_MODES
@@ -223,18 +224,14 @@ def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[RnnResult]) 
 
 
 def test_another_precision_of_products_is_another_recording(
-    recordings: list[RnnResult], monkeypatch: pytest.MonkeyPatch
+    recordings: list[RnnResult],
 ) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     for _ in range(2):
         assert_same(rnn, RnnCall(x))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
+    with float32_precision("tf32"):
         for _ in range(2):
             assert_same(rnn, RnnCall(x))
-    finally:
-        torch.set_float32_matmul_precision(before)
     assert len(recordings) == 2
 
 
