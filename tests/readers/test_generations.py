@@ -21,6 +21,8 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config import keras1
+from keras2torch_birnn.readers.config.dialects import cell_defaults
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.policies import read_policy
 from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
@@ -86,6 +88,21 @@ def test_gates_of_keras_1_are_stored_in_another_order_than_they_are_used() -> No
     assert list(arrays) == ["i", "c", "f", "o"]
     wanted = np.concatenate([arrays[gate] for gate in "ifco"], axis=1)
     np.testing.assert_array_equal(forward["kernel"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("version", "plain"), [("1.2.2", False), ("2.2.4", False), ("2.15.0", True), ("3.15.1", True)]
+)
+def test_a_gru_that_does_not_say_when_it_resets_does_as_its_generation(
+    version: str, plain: bool
+) -> None:
+    """Without a bias, whose shape would tell."""
+    generation = generation_of(version)
+    for kind, wanted in (("GRU", plain), ("GRUCell", plain), ("CuDNNGRU", True)):
+        assert cell_defaults(kind, {"use_bias": False}, generation)["reset_after"] is wanted
+        for said in (False, True):
+            given = cell_defaults(kind, {"reset_after": said}, generation)
+            assert given["reset_after"] is said
 
 
 def test_a_keras_1_layer_becomes_one_of_keras_2() -> None:

@@ -342,6 +342,15 @@ def test_a_failure_at_the_last_step_leaves_the_old_file(
     assert contents(tmp_path) == {"old.pt": OLD_OUT}
 
 
+def test_an_existing_file_is_refused_before_the_work_is_done(tmp_path: Path) -> None:
+    out, done = tmp_path / "out", list[Path]()
+    out.write_bytes(b"old")
+    with pytest.raises(OutputError, match="exists already"):
+        write_atomically(out, done.append, overwrite=False)
+    assert done == []
+    assert contents(tmp_path) == {"out": b"old"}
+
+
 def test_of_two_writers_without_force_one_wins(tmp_path: Path) -> None:
     """Both have passed the early check when the first of them puts its file in place."""
     out, ready = tmp_path / "out", threading.Barrier(2)
