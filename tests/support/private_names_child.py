@@ -60,8 +60,18 @@ def check_without(names: Sequence[str], source: str, recorded: str) -> None:
     print("equal without", *names, flush=True)
 
 
+def load_late_parts() -> None:
+    """Let torch load once, before the forks, what it loads where it is first used."""
+    x, module = torch.ones(3, 5), torch.nn.Sequential(torch.nn.Linear(5, 5), torch.nn.Tanh())
+    torch.vmap(module)(x)
+    cast(Any, torch.jit).trace(module, x, check_trace=False)
+    torch.func.jvp(module, (x,), (x,))
+    module(x).sum().backward()
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # a trace of an unrolled loop warns
+    load_late_parts()
     for group in sys.argv[3:]:
         if not os.fork():
             check_without(group.split(","), *sys.argv[1:3])
