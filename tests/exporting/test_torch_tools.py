@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -57,6 +58,14 @@ FIXTURES = (
     "keras-3.15.1/graph_nested_twice.keras",
     "keras-3.15.1/graph_seq2seq_bi.keras",
 )
+
+
+@cache
+def checked(path: str, file: str) -> Exported:
+    """Export a fixture by a path, and compare at all sizes; once."""
+    return check(path, fixture_subject(file))
+
+
 # One of each kind of node.
 FEW = (FIXTURES[0], FIXTURES[3], FIXTURES[8], FIXTURES[15])
 # What ``make test`` runs: every cell, merge and way to mask once.
@@ -65,17 +74,15 @@ SOME = FIXTURES[1::3]
 
 @pytest.mark.parametrize("file", rest_thorough(FIXTURES, SOME))
 def test_a_trace_runs_at_any_size(file: str) -> None:
-    one = fixture_subject(file)
-    assert one.open_time
-    check("trace", one)
+    assert fixture_subject(file).open_time
+    checked("trace", file)
 
 
 @needs_scan
 @pytest.mark.parametrize("file", rest_thorough(FIXTURES, SOME))
 def test_an_export_runs_at_any_size(file: str) -> None:
-    one = fixture_subject(file)
-    assert one.open_time
-    check("export", one)
+    assert fixture_subject(file).open_time
+    checked("export", file)
 
 
 @pytest.mark.thorough
@@ -124,7 +131,7 @@ def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> No
     ],
 )
 def test_recurrent_layers_stay_nodes(path: str, file: str, nodes: dict[str, int]) -> None:
-    assert dict(check(path, fixture_subject(file)).recurrent()) == nodes
+    assert dict(checked(path, file).recurrent()) == nodes
 
 
 def test_a_fixed_number_of_steps_keeps_the_kernel() -> None:
