@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,16 @@ def test_the_check_finds_a_mistake(
     with pytest.raises(K2TError, match="does not compute what the converted one does in ONNX Run"):
         k2t.export(tiny, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_right_file_is_written_even_if_the_model_itself_rounds_too_much(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = exporter._run_golden
+    monkeypatch.setattr(exporter, "_run_golden", lambda *given: replace(own(*given), ok=False))
+    done = k2t.export(tiny, tmp_path / "m.py")
+    assert done.checked is not None
+    assert done.checked.ok
 
 
 # ---- files ---------------------------------------------------------------------------------------
