@@ -224,6 +224,7 @@ NOT_OURS: Mapping[str, Callable[[Path], None]] = {
     "a huge header": written(b"\xff" * 64),
     "a state_dict": pickled(weight=torch.zeros(3)),
     "another format": pickled(format="pytorch/1"),
+    "another key": pickled(made_with="keras2torch_birnn/1"),
     "the format elsewhere": pickled(spec="format", format="keras2torch_birnn/1"),
     "a zip": other_zip,
     "a damaged OUT": damaged,
