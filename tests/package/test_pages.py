@@ -56,7 +56,7 @@ CLASSES = sorted(set().union(*FLOOR_PAGES.values()) - {*OPS})
 NOT_CONVERTED = {"an input is an argument of the model's graph": {"InputLayer"}}
 NOT_DRAWN = {
     "it does nothing but in training": {*schema.CLASSES["augmentation"]},
-    "models and loops around other layers": {"InputLayer", "Functional", "RNN"},
+    "models and loops around other layers": {"InputLayer", "Functional", "Pipeline", "RNN"},
     "three axes, or loops over them, are as slow as their fixtures": {
         *"ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D Cropping3D".split(),
         *"UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D".split(),
