@@ -30,7 +30,7 @@ _CLASSES = {
     "recurrent": "LSTM GRU SimpleRNN Bidirectional RNN",
     "conv_lstm": "ConvLSTM1D ConvLSTM2D ConvLSTM3D",
     "time_distributed": "TimeDistributed",
-    "dense": "Dense EinsumDense Highway MaxoutDense",
+    "dense": "Dense EinsumDense Highway MaxoutDense RandomFourierFeatures",
     "embedding": "Embedding ReversibleEmbedding",
     "masking": "Masking",
     "activation": (

@@ -37,7 +37,6 @@ NOT_CONVERTED: Mapping[str, str] = {
     "Lambda": "holds Python code; a plugin supplies it",
     **dict.fromkeys(("AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization"), _BY_VALUE),
     "Equalization": "no model of Keras 3.15 can be built with it",
-    "RandomFourierFeatures": "experimental in tf.keras",
     "ConvLSTM2DCell": "only inside ConvLSTM2D",
 }
 

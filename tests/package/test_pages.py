@@ -63,6 +63,7 @@ NOT_DRAWN = {
         *"GlobalAveragePooling3D Conv3D Conv3DTranspose".split(),
         *"AdaptiveMaxPooling3D AdaptiveAveragePooling3D".split(),
     },
+    "no Keras 3 has it": {"RandomFourierFeatures"},
     "it takes or gives whole numbers": {"Discretization", "IntegerLookup", "Hashing"},
     "the newest Keras alone has it, or computes it so": {
         *"AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveAveragePooling1D".split(),

@@ -77,6 +77,7 @@ _HOW_TO_SUPPLY = (
 _ONLY_IN: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("ParametricSoftplus", "SReLU"), ("keras1",)),
     **dict.fromkeys(("Highway", "MaxoutDense"), ("keras1", "keras2")),
+    "RandomFourierFeatures": ("tf.keras",),
     "Pipeline": ("keras3",),
 }
 _REFUSED_ADVICE: Mapping[str, str] = {
