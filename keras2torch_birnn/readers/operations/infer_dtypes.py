@@ -72,7 +72,8 @@ def infer_dtypes(
 
 
 def _is_pipeline(layer: LayerSpec) -> bool:
-    return without_time_distributed(layer).class_name == "Pipeline"
+    inner = without_time_distributed(layer)
+    return inner.class_name == "Pipeline" and inner.graph is not None  # else it was refused
 
 
 def _feed(
