@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import FUNCTIONS, activation
+from keras2torch_birnn.functional.activations import FUNCTIONS, activation, softplus
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow, Step
 from keras2torch_birnn.spec import LayerSpec
@@ -110,6 +110,61 @@ def prelu(layer: LayerSpec) -> nn.Module:
     return PReLU(to_parameter(layer.weights["alpha"]))
 
 
+class ParametricSoftplus(nn.Module):
+    """alpha * softplus(beta * x); weights as in a PReLU (Keras 1.2.2)."""
+
+    def __init__(self, alpha: nn.Parameter, beta: nn.Parameter) -> None:
+        super().__init__()
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it."""
+        return self.alpha * softplus(self.beta * x)
+
+    def extra_repr(self) -> str:
+        """Show the shape of the weights."""
+        return str(tuple(self.alpha.shape))
+
+
+def parametric_softplus(layer: LayerSpec) -> nn.Module:
+    """Build a ParametricSoftplus. Keras' ``alphas``, ``betas`` are ``alpha``, ``beta`` here."""
+    return ParametricSoftplus(*(to_parameter(layer.weights[name]) for name in ("alphas", "betas")))
+
+
+class SReLU(nn.Module):
+    """S-shaped ReLU: x in the middle, a line of its own slope on either side (Keras 1.2.2).
+
+    The right line begins at t_left + |t_right|; weights as in a PReLU.
+    """
+
+    def __init__(
+        self,
+        t_left: nn.Parameter,
+        a_left: nn.Parameter,
+        t_right: nn.Parameter,
+        a_right: nn.Parameter,
+    ) -> None:
+        super().__init__()
+        self.t_left, self.a_left = t_left, a_left
+        self.t_right, self.a_right = t_right, a_right
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it."""
+        right = self.t_left + torch.abs(self.t_right)
+        below, above = torch.relu(self.t_left - x), torch.relu(x - right)
+        middle = torch.minimum(torch.maximum(x, self.t_left), right)
+        return middle - self.a_left * below + self.a_right * above
+
+    def extra_repr(self) -> str:
+        """Show the shape of the weights."""
+        return str(tuple(self.t_left.shape))
+
+
+def srelu(layer: LayerSpec) -> nn.Module:
+    """Build an SReLU; the weights have Keras' names."""
+    return SReLU(**{name: to_parameter(array) for name, array in layer.weights.items()})
+
+
 class Softmax(nn.Module):
     """Softmax over one axis or several, together.
 
@@ -161,5 +216,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "ELU": Converter(elu, SAME),
     "ThresholdedReLU": Converter(thresholded_relu, SAME),
     "PReLU": Converter(prelu, SAME),
+    "ParametricSoftplus": Converter(parametric_softplus, SAME),
+    "SReLU": Converter(srelu, SAME),
     "Softmax": Converter(softmax, _softmax_mask),
 }

@@ -229,9 +229,41 @@ def maxout(layer: LayerSpec) -> nn.Module:
     )
 
 
+class RandomFourierFeatures(nn.Module):
+    """Cosines of random projections of a vector; the scale alone is learned."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, scale: nn.Parameter) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute (B, F) -> (B, units)."""
+        return torch.cos(functional.linear(x, self.weight / self.scale, self.bias))
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+def random_fourier_features(layer: LayerSpec) -> nn.Module:
+    """Build a RandomFourierFeatures: ``unscaled_kernel`` (F, units) -> ``weight`` (units, F)."""
+    weights = layer.weights
+    return RandomFourierFeatures(
+        to_parameter(weights["unscaled_kernel"].T).data,
+        to_parameter(weights["bias"]).data,
+        to_parameter(weights["kernel_scale"]),
+    )
+
+
 CONVERTERS: Mapping[str, Converter] = {
     "Dense": Converter(dense, SAME, _activated),
     "EinsumDense": Converter(einsum_dense, NONE, _activated),
     "Highway": Converter(highway, NONE),
     "MaxoutDense": Converter(maxout, NONE),
+    "RandomFourierFeatures": Converter(random_fourier_features, NONE),
 }

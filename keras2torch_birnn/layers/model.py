@@ -19,4 +19,5 @@ def model(layer: LayerSpec) -> nn.Module:
 CONVERTERS: Mapping[str, Converter] = {
     "Sequential": Converter(model, SAME),
     "Functional": Converter(model, SAME),
+    "Pipeline": Converter(model, SAME),
 }

@@ -80,9 +80,19 @@ def maxout(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Res
     return products.max(axis=1), None
 
 
+def random_fourier_features(
+    layer: LayerSpec, x: Array, mask: Structure, context: Context
+) -> Result:
+    """Compute ``RandomFourierFeatures.call`` (2.15): cos(x kernel / scale + bias)."""
+    names = ("unscaled_kernel", "kernel_scale", "bias")
+    kernel, scale, bias = (context.weight(layer, name) for name in names)
+    return np.cos(context.number(x) @ kernel / scale + bias), None
+
+
 EQUATIONS: Mapping[str, Equation] = {
     "Dense": dense,
     "EinsumDense": einsum_dense,
     "Highway": highway,
     "MaxoutDense": maxout,
+    "RandomFourierFeatures": random_fourier_features,
 }

@@ -168,4 +168,5 @@ EQUATIONS: Mapping[str, Equation] = {
     "InputLayer": input_layer,
     "Sequential": model,
     "Functional": model,
+    "Pipeline": model,
 }

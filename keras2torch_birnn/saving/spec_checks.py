@@ -21,7 +21,16 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.graph_checks import check_graph, is_argument_name
-from keras2torch_birnn.schema import CELLS, OPS, RECURRENT, SCHEMA, BadOptionError, Option, local
+from keras2torch_birnn.schema import (
+    CELLS,
+    OPS,
+    RECURRENT,
+    SCHEMA,
+    WITH_GRAPH,
+    BadOptionError,
+    Option,
+    local,
+)
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, output_dtypes
@@ -43,7 +52,6 @@ from keras2torch_birnn.spec import (
     tensors,
 )
 
-_MODELS = ("Sequential", "Functional")
 # Classes that stand nowhere but in a graph; those of cells stand in an RNN or a stack alone.
 _IN_GRAPHS = frozenset({"InputLayer", *OPS})
 _HALVES = ("forward_layer", "backward_layer")
@@ -104,7 +112,7 @@ def _check_layer(layer: LayerSpec) -> LayerSpec:
     A plugin's layer keeps the output shape, which may have been seen when it ran.
     """
     ours = layer.class_name in SCHEMA
-    if (layer.class_name in _MODELS) != (layer.graph is not None):
+    if (layer.class_name in WITH_GRAPH) != (layer.graph is not None):
         raise _damaged(f"{printable(layer.class_name)} with or without layers", layer.place)
     _check_training(layer)
     if layer.parts and not ours:

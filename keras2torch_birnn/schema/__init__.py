@@ -26,14 +26,16 @@ from keras2torch_birnn.schema.row import Schema, ShapeError, joined, normalized_
 # Page -> the classes that its LAYERS describe, in the order of lists and tables. A page is imported
 # when a row of it is read.
 _CLASSES = {
-    "model": "InputLayer Sequential Functional",
+    "model": "InputLayer Sequential Functional Pipeline",
     "recurrent": "LSTM GRU SimpleRNN Bidirectional RNN",
     "conv_lstm": "ConvLSTM1D ConvLSTM2D ConvLSTM3D",
     "time_distributed": "TimeDistributed",
-    "dense": "Dense EinsumDense Highway MaxoutDense",
+    "dense": "Dense EinsumDense Highway MaxoutDense RandomFourierFeatures",
     "embedding": "Embedding ReversibleEmbedding",
     "masking": "Masking",
-    "activation": "Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU",
+    "activation": (
+        "Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU ParametricSoftplus SReLU"
+    ),
     "dropout": (
         "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D Identity GaussianNoise "
         "GaussianDropout AlphaDropout ActivityRegularization"
@@ -115,6 +117,8 @@ CELLS = cells.CELLS
 SCHEMA: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES, at_hand=joined(OPS, CELLS))
 
 CONV_LSTMS = CLASSES["conv_lstm"]
+# Layers that hold a graph of layers; a Pipeline is a chain like a Sequential, but no model.
+WITH_GRAPH = CLASSES["model"][1:]
 # What can be half of a Bidirectional.
 RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 
@@ -136,6 +140,7 @@ __all__ = [
     "RECURRENT",
     "REQUIRED",
     "SCHEMA",
+    "WITH_GRAPH",
     "BadOptionError",
     "Option",
     "Schema",

@@ -1,4 +1,4 @@
-"""Dense, EinsumDense, and the layers of vectors that Keras 1 had: Highway and MaxoutDense."""
+"""Dense, EinsumDense, and layers of vectors: Highway, MaxoutDense and RandomFourierFeatures."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def _maxout_weights(config: Config, shape: Shape | None) -> WeightShapes:
     return {"W": kernel, "b": (features, units)} if config["use_bias"] else {"W": kernel}
 
 
+def _fourier_weights(config: Config, shape: Shape | None) -> WeightShapes:
+    units = config["output_dim"]
+    kernel: Shape = (last(known(shape, rank=2)), units)
+    return {"kernel_scale": (1,), "unscaled_kernel": kernel, "bias": (units,)}
+
+
+def _fourier_output(config: Config, shape: Shape | None) -> Shape | None:
+    return None if shape is None else (*shape[:-1], config["output_dim"])
+
+
 LAYERS: Mapping[str, Schema] = {
     "Dense": Schema(
         {
@@ -81,5 +91,13 @@ LAYERS: Mapping[str, Schema] = {
         _dense_output,
         renamed={"bias": "use_bias", "output_dim": "units"},
         ignored=("init", "input_dim"),
+    ),
+    # of tf.keras alone
+    "RandomFourierFeatures": Schema(
+        {"output_dim": size()},
+        _fourier_weights,
+        _fourier_output,
+        not_trained=("unscaled_kernel", "bias"),
+        ignored=("scale",),
     ),
 }

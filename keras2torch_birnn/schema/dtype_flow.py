@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from keras2torch_birnn.schema import WITH_GRAPH
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.schema.operations.dtypes import Dtypes
 from keras2torch_birnn.spec import (
@@ -38,7 +39,7 @@ _KEEPS = frozenset(
     "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D Masking".split()
 )
 # Layers that look numbers up or compare them exactly, so without a float in between.
-TAKES_IDS = frozenset({*EMBEDDINGS, "CategoryEncoding", "Hashing", "Sequential", "Functional"})
+TAKES_IDS = frozenset({*EMBEDDINGS, "CategoryEncoding", "Hashing", *WITH_GRAPH})
 # These cast by themselves.
 _GIVES_IDS = frozenset({"Discretization", "Hashing", "IntegerLookup"})
 _CASTS = _GIVES_IDS | {"Normalization", "Rescaling"}

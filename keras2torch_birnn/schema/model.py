@@ -1,4 +1,4 @@
-"""Models, and their inputs."""
+"""Models, their inputs, and Pipeline, a chain of layers that is no model."""
 
 from __future__ import annotations
 
@@ -34,4 +34,5 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "Sequential": Schema(),
     "Functional": Schema(),
+    "Pipeline": Schema(refused=("several tensors",)),
 }

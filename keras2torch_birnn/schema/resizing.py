@@ -36,16 +36,21 @@ def _cropped(config: Config, shape: Shape | None) -> Shape | None:
     return resized(config, shape, length, shape[channel_axis(config)])
 
 
+# Interpolations that are computed without a matrix of all input steps and all output steps.
+_WITHOUT_MATRIX = ("nearest", "bilinear")
+
+
 def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
     factors: tuple[int, ...] = config["size"]
     if (shape := windowed(shape, len(factors))) is None:
         return None
-    smooth = config.get("interpolation", "nearest") != "nearest"
+    mode = config.get("interpolation", "nearest")
+    has_matrix = mode not in _WITHOUT_MATRIX or config.get("bilinear") == "corners"
 
     def length(size_: int | None, axis: int) -> int | None:
         if size_ is None:
             return None
-        if smooth and size_ * size_ * factors[axis] > MAX_RESIZING_WEIGHTS:
+        if has_matrix and size_ * size_ * factors[axis] > MAX_RESIZING_WEIGHTS:
             raise ShapeError(f"interpolation of {size_} steps, {factors[axis]} times as many")
         return size_ * factors[axis]
 
@@ -56,10 +61,10 @@ def _to_size(config: Config, shape: Shape | None) -> Shape | None:
     size_: tuple[int, int] = (config["height"], config["width"])
     if (shape := windowed(shape, 2)) is None:
         return None
-    smooth = config.get("interpolation", "bilinear") != "nearest"
+    has_matrix = config.get("interpolation", "bilinear") not in _WITHOUT_MATRIX
 
     def length(steps: int | None, axis: int) -> int:
-        if smooth and steps is not None and steps * size_[axis] > MAX_RESIZING_WEIGHTS:
+        if has_matrix and steps is not None and steps * size_[axis] > MAX_RESIZING_WEIGHTS:
             raise ShapeError(f"interpolation of {steps} steps to {size_[axis]}")
         return size_[axis]
 

@@ -116,7 +116,7 @@ def _paths(located: Located) -> dict[str, tuple[str, tuple[str, ...]]]:
         for name, array in located.weights.stored.get(key, {}).items():
             found[array.path] = ("/".join((*start, name)), around)
         # A model of layers is in the path where it builds them itself.
-        named = layer.class_name == "Sequential" or not layer.graph
+        named = layer.class_name != "Functional"
         outer = (*around, layer.name) if named else around
         for part, inner in layer.parts.items():
             walk(inner, (*key, part), outer)

@@ -36,7 +36,12 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.layers.activation import PReLU, ThresholdedReLU
+from keras2torch_birnn.layers.activation import (
+    ParametricSoftplus,
+    PReLU,
+    SReLU,
+    ThresholdedReLU,
+)
 from keras2torch_birnn.layers.attention import Attention
 from keras2torch_birnn.layers.graph import attribute_names
 from keras2torch_birnn.running import flat
@@ -291,6 +296,8 @@ def test_the_printed_model_and_its_code_speak_keras_names() -> None:
     [
         (Attention(None, causal=True), "Attention(scale=False, causal=True)"),
         (PReLU(nn.Parameter(torch.ones(3, 5))), "PReLU((3, 5))"),
+        (ParametricSoftplus(*[nn.Parameter(torch.ones(3, 5))] * 2), "ParametricSoftplus((3, 5))"),
+        (SReLU(*[nn.Parameter(torch.ones(3, 5))] * 4), "SReLU((3, 5))"),
         (ThresholdedReLU(0.7), "ThresholdedReLU(theta=0.7)"),
     ],
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from spec_parity import KERAS_1, KERAS_3, TF_215, parse
-from specs import chain
+from spec_parity import KERAS_1, KERAS_3, TF_215, agree, parse
+from specs import chain, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.readers.config.generations import generation_of
@@ -84,3 +84,14 @@ def test_rows_are_concatenated_and_no_other_layer_merges_them() -> None:
             SCHEMA["Concatenate"].output({"axis": axis}, shapes)
     with pytest.raises(ShapeError, match="axis 0 of a tensor of 3 dimensions"):
         SCHEMA["Dot"].output({"axes": (0, 1), "highest_rank": 32}, shapes)
+
+
+def test_a_bilinear_resizing_of_many_steps_needs_no_matrix() -> None:
+    for class_name, config in (
+        ("Resizing", {"height": 1511, "width": 3}),
+        ("UpSampling2D", {"size": [3, 2], "interpolation": "bilinear"}),
+    ):
+        spec, problems = parse(class_name, config, [None, 1499, 5, 2], KERAS_3)
+        assert not problems
+        model = ModelSpec(chain(spec, shape=(None, 1499, 5, 2)), generation_of(KERAS_3))
+        agree(model, values(1, 1499, 5, 2))

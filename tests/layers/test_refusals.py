@@ -151,7 +151,7 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
     ("Resizing", SIZE, STEPS, KERAS_3, "an input of 4 dimensions is expected"),
     (
         "Resizing",
-        {"height": 5, "width": 1_000_000},
+        {"height": 5, "width": 1_000_000, "interpolation": "lanczos3"},
         [None, 5, 1000, 1],
         KERAS_3,
         "interpolation of 1000 steps to 1000000",

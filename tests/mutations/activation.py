@@ -49,6 +49,21 @@ MUTATIONS: list[Mutation] = [
         f"{K2}/activation_layers.h5",
     ),
     mutation(
+        "ParametricSoftplus without its slope inside",
+        edit("layers.activation:ParametricSoftplus.forward", "self.beta * x", "x"),
+        "keras-1.2.2/learned_activations.h5",
+    ),
+    mutation(
+        "the right threshold of an SReLU where the file has it",
+        edit("layers.activation:SReLU.forward", "torch.abs(self.t_right)", "self.t_right"),
+        "keras-1.2.2/learned_activations.h5",
+    ),
+    mutation(
+        "the slopes of an SReLU change sides",
+        edit("layers.activation:SReLU.forward", "self.a_left * below", "self.a_right * below"),
+        "keras-1.2.2/learned_activations.h5",
+    ),
+    mutation(
         "ReLU without its options",
         edit(
             "layers.activation:relu",

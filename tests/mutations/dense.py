@@ -42,6 +42,11 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/reversible.keras",
     ),
     mutation(
+        "random projections without their scale",
+        edit("layers.dense:RandomFourierFeatures.forward", " / self.scale", ""),
+        f"{TF}/random_fourier.keras",
+    ),
+    mutation(
         "a highway carries what it should let through",
         edit("layers.dense:Highway.forward", "(1 - gate) * x", "gate * x"),
         "keras-1.2.2/highway_maxout.h5",

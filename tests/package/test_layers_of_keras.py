@@ -37,11 +37,7 @@ NOT_CONVERTED: Mapping[str, str] = {
     "Lambda": "holds Python code; a plugin supplies it",
     **dict.fromkeys(("AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization"), _BY_VALUE),
     "Equalization": "no model of Keras 3.15 can be built with it",
-    "Pipeline": "a list of layers without a graph",
-    "RandomFourierFeatures": "experimental in tf.keras",
     "ConvLSTM2DCell": "only inside ConvLSTM2D",
-    "ParametricSoftplus": "of Keras 1 alone",
-    "SReLU": "of Keras 1 alone",
 }
 
 

@@ -57,13 +57,14 @@ CLASSES = sorted(set().union(*FLOOR_PAGES.values()) - {*OPS})
 NOT_CONVERTED = {"an input is an argument of the model's graph": {"InputLayer"}}
 NOT_DRAWN = {
     "it does nothing but in training": {*schema.CLASSES["augmentation"]},
-    "models and loops around other layers": {"InputLayer", "Functional", "RNN"},
+    "models and loops around other layers": {"InputLayer", "Functional", "Pipeline", "RNN"},
     "three axes, or loops over them, are as slow as their fixtures": {
         *"ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D Cropping3D".split(),
         *"UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D".split(),
         *"GlobalAveragePooling3D Conv3D Conv3DTranspose".split(),
         *"AdaptiveMaxPooling3D AdaptiveAveragePooling3D".split(),
     },
+    "no Keras 3 has it": {"RandomFourierFeatures"},
     "it takes or gives whole numbers": {"Discretization", "IntegerLookup", "Hashing"},
     "the newest Keras alone has it, or computes it so": {
         *"AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveAveragePooling1D".split(),

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -28,7 +27,7 @@ from plugin_files import (
 )
 
 import keras2torch_birnn
-from keras2torch_birnn.errors import UnsupportedLayerError, UsageError
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.plugins.stubs import write_plugin
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 
@@ -92,41 +91,6 @@ def test_an_empty_stub_names_what_is_to_be_written(tmp_path: Path) -> None:
     done = k2t("convert", CENTER, tmp_path / "out.pt", "--plugin", plugin)
     assert done.code == 2
     assert "NotImplementedError: call() of CenterSteps (mine.py:" in done.err
-
-
-def test_a_class_of_keras_1_alone_is_advised_what_to_fill_in(tmp_path: Path) -> None:
-    path, filled = tmp_path / "model.h5", tmp_path / "my_layers.py"
-    config: dict[str, Any] = {
-        "name": "soft",
-        "trainable": True,
-        "alpha_init": 0.2,
-        "beta_init": 5.0,
-    }
-    arrays = {name: np.random.default_rng(0).normal(size=5) for name in ("alphas", "betas")}
-    with h5py.File(path, "w") as file:
-        file.attrs["keras_version"] = "1.2.2"
-        one = {
-            "class_name": "ParametricSoftplus",
-            "config": {**config, "batch_input_shape": [2, 5]},
-        }
-        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": [one]})
-        group = file.create_group("model_weights")
-        group.attrs["layer_names"] = [b"soft"]
-        own = group.create_group("soft")
-        own.attrs["weight_names"] = [f"soft_{name}:0".encode() for name in arrays]
-        for name, array in arrays.items():
-            own[f"soft_{name}:0"] = array.astype("float32")
-    with pytest.raises(UnsupportedLayerError, match="ParametricSoftplus, of Keras 1 alone") as said:
-        keras2torch_birnn.convert(path)
-    what = str(said.value).partition("in its forward ")[2]
-    assert what.startswith("return self.alphas * ")
-    raises = 'raise NotImplementedError("call() of ParametricSoftplus")'
-    filled.write_text(write_plugin(path).text.replace(raises, what), encoding="utf-8")
-    x = torch.linspace(-3, 3, 10).reshape(2, 5)
-    with torch.no_grad():
-        found = keras2torch_birnn.convert(path, plugins=[filled])(x)
-    wanted = arrays["alphas"] * np.log1p(np.exp(arrays["betas"] * x.numpy()))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_cell_has_the_size_of_its_state() -> None:

@@ -130,13 +130,23 @@ def _thresholded_relu(layer: LayerSpec, name: str) -> Emission:
     return Emission(lambda site: code("{} * ({} > {})", site.x, site.x, theta))
 
 
-def _prelu(layer: LayerSpec, name: str) -> Emission:
-    shape = tuple(layer.weights["alpha"].shape)
+# The names of the parameters of a layer's module.
+_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "PReLU": ("weight",),
+    "ParametricSoftplus": ("alpha", "beta"),
+    "SReLU": ("t_left", "a_left", "t_right", "a_right"),
+}
+
+
+def _with_parameters(layer: LayerSpec, name: str) -> Emission:
+    kind, parameters = layer.class_name, _PARAMETERS[layer.class_name]
+    shape = next(iter(layer.weights.values())).shape
+    empty = code("nn.Parameter(torch.empty({}))", tuple(shape))
     return Emission(
         lambda site: call(member(name), site.x),
-        {name: code("PReLU(nn.Parameter(torch.empty({})))", shape)},
-        same_names(name, ["weight"]),
-        (Helper(_LAYERS, "PReLU"), TORCH),
+        {name: call(symbol(kind), *[empty for _ in parameters])},
+        same_names(name, parameters),
+        (Helper(_LAYERS, kind), TORCH),
     )
 
 
@@ -168,6 +178,6 @@ EMITTERS: Mapping[str, Emit] = {
     "LeakyReLU": _leaky_relu,
     "ELU": _elu,
     "ThresholdedReLU": _thresholded_relu,
-    "PReLU": _prelu,
+    **dict.fromkeys(_PARAMETERS, _with_parameters),
     "Softmax": _softmax,
 }

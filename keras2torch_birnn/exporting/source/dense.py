@@ -10,8 +10,22 @@ from keras2torch_birnn.exporting.source.activation import (
     function_of,
     helpers_of,
 )
-from keras2torch_birnn.exporting.source.code import Expression, arguments, call, code, member
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Site, refuse, same_names
+from keras2torch_birnn.exporting.source.code import (
+    Expression,
+    arguments,
+    call,
+    code,
+    member,
+    symbol,
+)
+from keras2torch_birnn.exporting.source.emission import (
+    Emission,
+    Emit,
+    Helper,
+    Site,
+    refuse,
+    same_names,
+)
 from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -112,9 +126,22 @@ def _maxout(layer: LayerSpec, name: str) -> Emission:
     )
 
 
+def _random_fourier_features(layer: LayerSpec, name: str) -> Emission:
+    inner, units = map(int, layer.weights["unscaled_kernel"].shape)
+    shapes = [code("torch.empty({})", shape) for shape in ((units, inner), (units,))]
+    scale = parameter(layer.weights["kernel_scale"])
+    return Emission(
+        lambda site: call(member(name), site.x),
+        {name: call(symbol(layer.class_name), *shapes, scale)},
+        same_names(name, ["weight", "bias", "scale"]),
+        (Helper("keras2torch_birnn.layers.dense", layer.class_name), TORCH),
+    )
+
+
 EMITTERS: Mapping[str, Emit] = {
     "Dense": dense,
     "EinsumDense": _einsum_dense,
     "Highway": _highway,
     "MaxoutDense": _maxout,
+    "RandomFourierFeatures": _random_fourier_features,
 }

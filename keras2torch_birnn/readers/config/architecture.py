@@ -51,9 +51,11 @@ from keras2torch_birnn.schema import (
     CLASS_NAMES,
     OPS,
     RECURRENT,
+    WITH_GRAPH,
 )
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of, python_name
+from keras2torch_birnn.schema.dtype_flow import without_time_distributed
 from keras2torch_birnn.schema.shipped import advise_shipped
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -71,10 +73,12 @@ _HOW_TO_BEGIN = "begin with k2t plugin new MODEL > my_layers.py"
 _HOW_TO_SUPPLY = (
     f"`k2t layers` lists what can be converted; for a layer of your own {_HOW_TO_BEGIN}"
 )
-# Layers that Keras 1 has and no later Keras, in words for their plugin.
-_KERAS_1_ALONE: Mapping[str, str] = {
-    "ParametricSoftplus": "return self.alphas * nn.functional.softplus(self.betas * x)",
-    "SReLU": "return what call() of Keras 1 computes",
+# Layers that not every Keras has; elsewhere a class of this name is the user's own.
+_ONLY_IN: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("ParametricSoftplus", "SReLU"), ("keras1",)),
+    **dict.fromkeys(("Highway", "MaxoutDense"), ("keras1", "keras2")),
+    "RandomFourierFeatures": ("tf.keras",),
+    "Pipeline": ("keras3",),
 }
 _REFUSED_ADVICE: Mapping[str, str] = {
     LAMBDA: "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file",
@@ -208,7 +212,7 @@ def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
     if refusal is not None:
         return _refuse(refusal, entry, parsing)
     class_name = CLASS_NAMES[_schema_key(entry.json, entry.class_name)]
-    parse = _parse_model if class_name in MODEL_CLASSES else _parse_plain
+    parse = _parse_model if class_name in WITH_GRAPH else _parse_plain
     return parse(class_name, entry, parsing)
 
 
@@ -236,7 +240,7 @@ def _refuse(refusal: K2TError, entry: _Entry, parsing: Parsing) -> LayerSpec:
     refusal.place = entry.place
     parsing.problems.append(refusal)
     class_name = entry.class_name
-    if class_name == LAMBDA or _is_unknown(entry.json, class_name):
+    if class_name == LAMBDA or _is_unknown(entry.json, class_name, parsing.generation):
         kind: Literal["layer", "Lambda"] = "Lambda" if class_name == LAMBDA else "layer"
         parsing.unknown.append(UnknownClass(class_name, kind, entry.place, entry.options))
     return LayerSpec(class_name, entry.name, {}, place=entry.place)
@@ -294,12 +298,7 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
         return UnsupportedLayerError(f"operation {shown} is not supported", HOW_TO_REPLACE)
-    if _is_unknown(entry, class_name):
-        if class_name in _KERAS_1_ALONE and parsing.generation.name == "keras1":
-            advice = f"{_HOW_TO_BEGIN}, and in its forward {_KERAS_1_ALONE[class_name]}"
-            return UnsupportedLayerError(
-                f"layer class {shown}, of Keras 1 alone, is not supported", advice
-            )
+    if _is_unknown(entry, class_name, parsing.generation):
         if class_name in CLASS_NAMES:
             found = f"layer class {shown} is not supported: it is {describe_custom_class(entry)}"
             return UnsupportedLayerError(found, f"supply it with --plugin: {_HOW_TO_BEGIN}")
@@ -310,12 +309,13 @@ def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2T
     return None
 
 
-def _is_unknown(entry: Mapping[str, Any], class_name: str) -> bool:
+def _is_unknown(entry: Mapping[str, Any], class_name: str, generation: Generation) -> bool:
     """Tell whether a layer's class is none of Keras' own, and no operation."""
     problem = isinstance(entry.get("problem"), K2TError)  # of an operation
     if class_name in _REFUSED_CLASSES or problem or is_operation(entry):
         return False
-    return class_name not in CLASS_NAMES or class_name in OPS or is_custom_class(entry)
+    others = generation.name not in _ONLY_IN.get(class_name, (generation.name,))
+    return class_name not in CLASS_NAMES or class_name in OPS or is_custom_class(entry) or others
 
 
 def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
@@ -444,7 +444,7 @@ _PARTS: Mapping[str, Callable[[str, _Entry, Parsing], dict[str, LayerSpec]]] = {
 
 
 def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
-    """Parse the layers of a Sequential or Functional model, and connect them to a graph.
+    """Parse the layers of a model or Pipeline, and connect them to a graph.
 
     Raises:
         InvalidModelFileError: it has no layers, two of one name, or a broken graph.
@@ -461,7 +461,7 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
         )
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
-    if class_name != "Sequential":
+    if class_name == "Functional":
         from keras2torch_birnn.readers.config import functional  # its calls, masks and operations
 
         entries = functional.translate_entries(entries)
@@ -472,13 +472,17 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
         raise InvalidModelFileError(
             f"{times} layers are called {printable(repeated)}", "refused", place=place
         )
-    if class_name == "Sequential":
-        declared = config if isinstance(config, Mapping) else {}
-        graph = build_sequential(layers, entries, declared, place)
-    else:
+    if class_name == "Functional":
         if not isinstance(config, Mapping):
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
         graph = functional.connect(layers, entries, config, place, parsing)
+    else:
+        declared = config if isinstance(config, Mapping) else {}
+        graph = build_sequential(layers, entries, declared, place)
+        if any(without_time_distributed(layer).class_name == "Pipeline" for layer in layers):
+            from keras2torch_birnn.readers.config import functional
+
+            graph = functional.follow_dtypes(graph, parsing)
     return LayerSpec(
         class_name, entry.name, {"trainable": _trainable(config)}, graph=graph, place=place
     )

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.schema import RECURRENT, SCHEMA
 from keras2torch_birnn.spec import (
     Call,
     Generation,
@@ -29,6 +30,16 @@ _SAME_TENSOR = frozenset(
 )
 
 
+# Layers of one tensor whose ``call`` has a mask; a plugin's layer may have one.
+_TAKES_MASK = frozenset(
+    {
+        *RECURRENT,
+        *("Bidirectional", "TimeDistributed", "BatchNormalization", "GlobalAveragePooling1D"),
+        *("Softmax", "Sequential", "Functional"),
+    }
+)
+
+
 def resolve_masks(
     graph: Graph, generation: Generation, problems: list[K2TError], notes: list[str]
 ) -> Graph:
@@ -38,7 +49,8 @@ def resolve_masks(
     references to tensors whose mask was dropped get ``masked=False``.
     """
     calls = tuple(
-        _keep_passed_mask(graph.layer(call.layer), call, generation) for call in graph.calls
+        _resolve_passed_mask(graph.layer(call.layer), call, generation, problems)
+        for call in graph.calls
     )
     graph = replace(graph, calls=calls)
     for call in calls:
@@ -68,10 +80,25 @@ def resolve_masks(
     return graph
 
 
-def _keep_passed_mask(layer: LayerSpec, call: Call, generation: Generation) -> Call:
-    if "mask" not in call.kwargs or layer.graph is not None:
+def _resolve_passed_mask(
+    layer: LayerSpec, call: Call, generation: Generation, problems: list[K2TError]
+) -> Call:
+    if "mask" not in call.kwargs or (layer.graph is not None and layer.class_name != "Pipeline"):
         return call
     kwargs = dict(call.kwargs)
+    if layer.class_name == "Pipeline":
+        if not _takes_mask(layer):
+            del kwargs["mask"]
+        elif not generation.passed_mask_goes_on:
+            problems.append(
+                UnsupportedOptionError(
+                    "a mask into a Pipeline that begins with a layer that takes one: this Keras "
+                    "hands on another",
+                    "call that layer before the Pipeline, and save again",
+                    place=layer.place,
+                )
+            )
+        return replace(call, kwargs=kwargs)
     if len(call.args) > 1:  # passed as query_mask, value_mask, key_mask
         if layer.class_name == "MultiHeadAttention" and generation.attention_takes_masks:
             kwargs["mask"] = (None, *kwargs["mask"][1:])  # it looks at the query itself
@@ -79,6 +106,13 @@ def _keep_passed_mask(layer: LayerSpec, call: Call, generation: Generation) -> C
     if generation.passed_mask_goes_on:
         return call
     return replace(call, kwargs={**kwargs, "keep_mask": True})
+
+
+def _takes_mask(layer: LayerSpec) -> bool:
+    """Tell whether a layer's ``call`` has a mask; a Pipeline hands it to its first layer alone."""
+    while layer.class_name == "Pipeline" and layer.graph is not None:
+        layer = layer.graph.layers[1]
+    return layer.class_name in _TAKES_MASK or layer.class_name not in SCHEMA
 
 
 # ---- masks taken away ---------------------------------------------------------------------------

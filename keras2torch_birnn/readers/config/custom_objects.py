@@ -50,7 +50,8 @@ def describe_custom_class(entry: Mapping[str, Any]) -> str:
     module, registered = entry.get("module"), entry.get("registered_name")
     where = "a script or notebook" if module is None else f"the module {printable(str(module))}"
     known = f", registered as {printable(str(registered))}" if registered is not None else ""
-    return f"a class of the user's own, not that of Keras, from {where}{known}"
+    said = f", from {where}{known}" if "module" in entry else ""
+    return f"a class of the user's own, not that of Keras{said}"
 
 
 def lacks_activation(generation: Generation, name: str) -> bool:

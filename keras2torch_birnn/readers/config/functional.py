@@ -41,5 +41,10 @@ def connect(
         counts_all_calls=parsing.generation.version.split(".")[:2] in (["3", "0"], ["3", "1"]),
     )
     graph = resolve_masks(graph, parsing.generation, parsing.problems, parsing.notes)
+    return follow_dtypes(graph, parsing)
+
+
+def follow_dtypes(graph: Graph, parsing: Parsing) -> Graph:
+    """Infer the dtypes of operations, and of what enters a Pipeline."""
     half = any("computed in float32" in note for note in parsing.notes)
     return infer_dtypes(graph, parsing.generation, parsing.problems, half=half)

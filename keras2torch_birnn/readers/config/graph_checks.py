@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterator, Mapping
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
 from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.options import choice
@@ -133,6 +133,12 @@ def _check_inputs(layer: LayerSpec, inner: Graph, call: Call) -> None:
     for value in given:
         if not isinstance(value, TensorRef):
             raise _refusal(layer, printable(repr(value)), "a tensor")
+    if layer.class_name == "Pipeline" and len(given) > 1:
+        raise UnsupportedOptionError(
+            "a Pipeline that is called with several tensors is not supported",
+            "call its first layer before it, and save again",
+            place=layer.place,
+        )
     if len(given) != wanted:
         raise InvalidModelFileError(
             f"a model of {wanted} inputs that is called with {len(given)} tensors",

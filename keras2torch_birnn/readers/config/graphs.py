@@ -43,7 +43,9 @@ from keras2torch_birnn.spec import (
 )
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
-_TRAIN_BY_DEFAULT = frozenset({*CLASSES["augmentation"], "CenterCrop", "RandomCrop", "Resizing"})
+_TRAIN_BY_DEFAULT = frozenset(
+    {*CLASSES["augmentation"], "CenterCrop", "RandomCrop", "Resizing", "Pipeline"}
+)
 
 
 def build_functional(

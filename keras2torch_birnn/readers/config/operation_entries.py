@@ -13,7 +13,8 @@ OPERATION_MODULES = (
 
 # Layers of Keras 3 whose config leaves ``trainable`` out; no operation has their names.
 _WITHOUT_TRAINABLE = frozenset(
-    "SpatialDropout1D SpatialDropout2D SpatialDropout3D Discretization HashedCrossing".split()
+    "SpatialDropout1D SpatialDropout2D SpatialDropout3D Discretization HashedCrossing "
+    "Pipeline".split()
 )
 
 

@@ -54,6 +54,8 @@ def read_training(
     if class_name == "ActivityRegularization":
         options = {key: config[key] for key in ("l1", "l2") if key in config}
         given[ACTIVITY] = {"class_name": "L1L2", "config": options}
+    if class_name == "RandomFourierFeatures":  # always (tf.keras 2.15 ``layers/kernelized.py``)
+        given[f"kernel_scale{CONSTRAINT}"] = "NonNeg"
     for key, value in given.items():
         if key.endswith((REGULARIZER, CONSTRAINT)) and isinstance(value, str | Mapping):
             one = _read(key, value)

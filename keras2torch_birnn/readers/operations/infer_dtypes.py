@@ -7,14 +7,21 @@ which they are cast ("wants"), and those of its outputs ("gives"). See
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.dtype_flow import Known, Node, dtype_of, output_dtypes
+from keras2torch_birnn.schema.dtype_flow import (
+    Known,
+    Node,
+    dtype_of,
+    output_dtypes,
+    without_time_distributed,
+)
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion
 from keras2torch_birnn.spec import (
     Call,
@@ -34,11 +41,11 @@ _UNKNOWN = "unknown"
 def infer_dtypes(
     graph: Graph, generation: Generation, problems: list[K2TError], *, half: bool
 ) -> Graph:
-    """Infer the dtypes of every operation of a graph; those of inner graphs are known already.
+    """Infer the dtypes of every operation of a graph, and of what enters a Pipeline in it.
 
-    ``half``: layers of the file compute in half precision.
+    Those of inner models are known already. ``half``: layers of the file compute in half precision.
     """
-    if not any(layer.class_name in OPS for layer in graph.layers):
+    if not any(layer.class_name in OPS or _is_pipeline(layer) for layer in graph.layers):
         return graph
     layers = {layer.name: layer for layer in graph.layers}
     refused = {problem.place for problem in problems}
@@ -52,11 +59,39 @@ def infer_dtypes(
             layer = _infer(layer, call, known, generation, problems, half=half)
             layers[call.layer] = layer
             _remember_parts(layer, call, parts)
+        elif _is_pipeline(layer):
+            came = dtype_of(next(leaves(call.args)), known)
+            infer = partial(infer_dtypes, generation=generation, problems=problems, half=half)
+            layer = _feed(layer, came, infer, again=call.index > 0)
+            layers[call.layer] = layer
         bad = layer.place in refused
         known[call.layer, call.index] = (_UNKNOWN,) if bad else output_dtypes(layer, call, known)
         calls.append(call)
     kept = _drop_unused(calls, layers, graph.outputs)
     return replace(graph, layers=tuple(layers.values()), calls=kept)
+
+
+def _is_pipeline(layer: LayerSpec) -> bool:
+    inner = without_time_distributed(layer)
+    return inner.class_name == "Pipeline" and inner.graph is not None  # else it was refused
+
+
+def _feed(
+    layer: LayerSpec, came: str, infer: Callable[[Graph], Graph], *, again: bool
+) -> LayerSpec:
+    """Declare the input of a Pipeline as the dtype that comes: unlike a model, it casts nothing.
+
+    ``again``: it was called before; a float holds what comes in calls of several dtypes.
+    """
+    if layer.graph is None:
+        inner = _feed(layer.parts["layer"], came, infer, again=again)
+        return replace(layer, parts={"layer": inner})
+    entry, *others = layer.graph.layers
+    declared = came if came in ("int32", "int64", "bool") else "float32"
+    if again and declared != entry.config["dtype"]:
+        declared = "float32"
+    entry = replace(entry, config={**entry.config, "dtype": declared})
+    return replace(layer, graph=infer(replace(layer.graph, layers=(entry, *others))))
 
 
 def _infer(

@@ -302,8 +302,8 @@ def number_groups(
     ``skips``: a layer with weights counts twice. ``without``: layers that do not count.
     """
     layers = model.graph.layers if model.graph else ()
-    # A Sequential's list has no InputLayer.
-    passed_over = "InputLayer" if model.class_name == "Sequential" else ""
+    # The list of a Sequential or Pipeline has no InputLayer.
+    passed_over = "" if model.class_name == "Functional" else "InputLayer"
     counting = {
         layer.name: layer
         for layer in layers
