@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import test_hand_ports
 from free_ports import Cells, PackedLast, Tagger
 from test_hand_ports import BI, BI1, Row, check, identify, show
 
@@ -80,7 +81,7 @@ TWO: tuple[Row, ...] = (
 )
 
 
-@pytest.mark.sampled(show((*ONE, *TWO)))
+@pytest.mark.sampled(show((*ONE, *TWO), test_hand_ports.ONE))
 @pytest.mark.parametrize("row", (*ONE, *TWO), ids=identify)
 def test_a_mistake_in_any_style_is_named(row: Row) -> None:
     check(row)

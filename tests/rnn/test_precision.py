@@ -328,6 +328,7 @@ def test_a_compiled_module_computes_the_same(precision: ReducedPrecision) -> Non
 
 
 @pytest.mark.thorough
+@pytest.mark.thorough
 @tells_export_apart
 @native
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")

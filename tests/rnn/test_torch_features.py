@@ -101,6 +101,7 @@ def held() -> list[str]:
     return [*done.stdout.splitlines(), done.stderr]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CHECKS)
 def test_tensors_without_memory_of_their_own_end_no_interpreter(name: str, held: list[str]) -> None:
     assert name in held, held[-1]
