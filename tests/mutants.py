@@ -8,6 +8,7 @@ The tests run on a copy of this tree; the tree itself stays as it is.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,44 @@ MUTANTS = (
         "exit_code = 4\n",
         "readers/test_bad_input.py::test_a_truncated_file_is_refused",
     ),
+    (
+        "rnn/native/split_units.h",
+        "copy(s.c + first, count, state_in",
+        "copy(s.h_next + first, count, state_in",
+        "rnn/test_native.py",
+    ),
+    (
+        "rnn/native/step_sums.h",
+        "(gate + gates - first_gate(shape.kind)) % gates",
+        "gate",
+        "rnn/test_native_training.py",
+    ),
+    (
+        "rnn/native/cells.h",
+        "copies > 1 ? all : 0, copies",
+        "0, copies",
+        "rnn/test_native_dropout.py",
+    ),
+    (
+        "rnn/masked_run.py",
+        "initial[d][0] if initial else None",
+        "None",
+        "rnn/test_recurrent.py",
+    ),
+    (
+        "porting/gates.py",
+        "tuple(order[gate] for gate in torch_order(layer))",
+        "order",
+        "porting/test_hand_ports.py::test_a_wrong_order_of_gates_is_told_by_their_letters",
+    ),
+    ("porting/near_values.py", "_SHARE, _LEAST = 0.6", "_SHARE, _LEAST = 1", "porting"),
+    ("trainers/rules/sgd.py", "alpha=momentum)", "alpha=1)", "trainers/test_rules.py"),
+    (
+        "trainers/clipping.py",
+        "found[number] = torch.linalg.vector_norm(rows.values)",
+        "continue",
+        "trainers/test_training_fixtures.py",
+    ),
 )
 
 
@@ -157,6 +196,10 @@ def failed(number: int) -> str:
         if text.count(old) < 1:
             raise SystemExit(f"{file} has no {old!r}")
         path.write_text(text.replace(old, new, 1), "utf-8")
+        if path.suffix in (".cpp", ".h"):
+            build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+            needed = {"K2T_REQUIRE_KERNEL": "1", "K2T_CXXFLAGS": "-O1"}
+            subprocess.run(build, cwd=copy, env={**os.environ, **needed}, check=True)
         command = [sys.executable, "-m", "pytest", "-qx", "-m", "not thorough", f"tests/{tests}"]
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]

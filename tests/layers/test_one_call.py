@@ -412,6 +412,7 @@ def converted(file: Path) -> tuple[Any, tuple[Tensor, ...]]:
     return k2t.convert(file, config=config), tuple(map(torch.from_numpy, inputs))
 
 
+@pytest.mark.thorough
 def test_models_of_the_fixtures_give_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     of_programs = set()
     for file in ARCHITECTURES:

@@ -14,6 +14,7 @@ import torch
 from commands import changed_config, k2t, layer
 from mutations.patches import Patch, edit
 from plugin_files import ATOL, ENTRIES, FIXTURES, RTOL, USERS, differ, read, read_arrays, run
+from specs import MERGE_MODES
 from torch import Tensor, nn
 
 import keras2torch_birnn
@@ -77,7 +78,7 @@ def test_every_container_of_cells_is_compared() -> None:
     assert {(label, kind) for label in labels for kind in ("h5", "keras")} <= cases
     assert (K2, "h5") in cases
     names = {Path(file).name for file in CELLS if file.startswith(K3)}
-    merges = ("concat", "sum", "mul", "ave", "none")
+    merges = [str(mode).lower() for mode in MERGE_MODES]
     assert {f"cell_bi_{m}{end}.h5" for m in merges for end in ("", "_masks")} <= names
 
 

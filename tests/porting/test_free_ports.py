@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import test_hand_ports
 from free_ports import Cells, PackedLast, Tagger
-from test_hand_ports import BI, BI1, Row, check, identify
+from test_hand_ports import BI, BI1, Row, check, identify, show
 
 import keras2torch_birnn as k2t
 
@@ -80,6 +81,7 @@ TWO: tuple[Row, ...] = (
 )
 
 
+@pytest.mark.sampled(show((*ONE, *TWO), test_hand_ports.ONE))
 @pytest.mark.parametrize("row", (*ONE, *TWO), ids=identify)
 def test_a_mistake_in_any_style_is_named(row: Row) -> None:
     check(row)

@@ -45,6 +45,7 @@ def test_nan_in_a_row_of_padding_alone_is_told_where_it_begins() -> None:
     assert finding.words == "gives NaN first"
 
 
+@pytest.mark.thorough
 def test_rows_that_stay_sorted_are_named_at_the_layer_that_is_packed() -> None:
     report = k2t.compare(_Sorted.source, _Sorted())
     assert not report.ok

@@ -47,6 +47,7 @@ def test_a_norm_of_the_branchs_input_is_named() -> None:
     assert "it is applied to the input of bidirectional" in finding.words
 
 
+@pytest.mark.thorough
 def test_a_missing_skip_and_another_epsilon_are_both_named() -> None:
     report = compare_with(
         RESIDUAL,

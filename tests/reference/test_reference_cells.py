@@ -16,6 +16,7 @@ from specs import (
     CELLS,
     H_BACK,
     KERAS3,
+    MERGE_MODES,
     RULES,
     TF_KERAS,
     B,
@@ -265,6 +266,7 @@ def test_bidirectional_is_two_runs_and_a_merge(cell: str, sequences: bool) -> No
         "ave": ((y + y_rev) / 2,),
         None: (y, y_rev),
     }
+    assert merged.keys() == set(MERGE_MODES)
     for merge_mode, heads in merged.items():
         root = chain(layer("Masking"), bi(forward, backward, merge_mode))
         trace = run(root, np.where(MASK[:, :, np.newaxis], x, 0))

@@ -12,6 +12,7 @@ from specs import (
     GENERATIONS,
     KERAS2,
     KERAS3,
+    MERGE_MODES,
     TF_KERAS,
     B,
     F,
@@ -135,7 +136,7 @@ def test_relu_passes_the_mask_only_in_newer_tf_keras(version: str, passes: bool)
 def test_recurrent_layers_pass_the_mask_with_sequences_only() -> None:
     for sequences in (True, False):
         halves = [rnn("GRU", seed=i, return_sequences=sequences, return_state=True) for i in (1, 2)]
-        for merge_mode in ("concat", None):
+        for merge_mode in MERGE_MODES:
             root = chain(embedding(mask_zero=True), bi(*halves, merge_mode))
             masks = run(root, IDS).masks["bi"]
             heads = 2 if merge_mode is None else 1

@@ -214,9 +214,10 @@ def test_concat_is_torch_with_torchs_state_dict(cell: str, dtype: torch.dtype) -
 
 
 def test_parameters_have_the_width_of_what_the_layer_before_merged_to() -> None:
-    rnn = k2t.BiGRU(F, H, num_layers=4, merge_mode=["sum", "concat", "mul", None])
-    widths = [getattr(rnn, f"weight_ih_l{k}_reverse").shape[1] for k in range(4)]
-    assert widths == [F, H, 2 * H, H]
+    modes = [*MERGE_MODES, None]
+    rnn = k2t.BiGRU(F, H, num_layers=len(modes), merge_mode=modes)
+    widths = [getattr(rnn, f"weight_ih_l{k}_reverse").shape[1] for k in range(len(modes))]
+    assert widths == [F, *(2 * H if mode == "concat" else H for mode in MERGE_MODES)]
 
 
 @pytest.mark.parametrize("batch_first", [True, False])

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -301,14 +302,15 @@ class Transfers(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("kind", sorted(STEPS))
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+# Each function with one of the steps, which do not know it; "glu" gives half of what it takes.
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*zip(sorted(FUNCTIONS.keys() - {"glu"}), cycle(sorted(STEPS)), strict=False)],
+)
 def test_the_loop_looks_at_no_values_and_moves_nothing_between_devices(
-    kind: str, name: str
+    name: str, kind: str
 ) -> None:
     """A captured graph could not hold either. Tested with tensors without values."""
-    if name == "glu":
-        pytest.skip("it gives half as many units as it takes")
     function, gates = FUNCTIONS[name], {"LSTM": 4, "SimpleRNN": 1}.get(kind, 3)
     with torch.device("meta"):
         sizes = ((gates * H, F), (gates * H, H), (gates * H,), (gates * H,))

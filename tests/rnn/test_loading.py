@@ -103,6 +103,7 @@ def test_a_library_of_other_sources_is_not_used(
     )
 
 
+@pytest.mark.thorough
 @native
 def test_over_an_old_library_torch_computes_and_one_warning_says_how_to_rebuild(
     tmp_path: Path,

@@ -5,28 +5,27 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from built_kernels import COMPILER, FLOAT32_SETS, NATIVE_TESTS, build_program
 from kernel_layers import CELLS, assert_close, both, half, native, reference, tensors
 from torch import Tensor
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.rnn.native.precision import PRECISIONS
+from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
-ROOT = Path(__file__).parents[2]
 THREADS = (2, 5, 16)
 ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 # Batch, steps, features, units: a single row whose units are shared out, in both directions and in
@@ -69,16 +68,23 @@ def at_all(call: Callable[..., Any], *given: Any, **named: Any) -> Iterator[Any]
         yield call(*given, **named)
 
 
+@cache
+def wanted_of(cell: str, which: str, shape: tuple[int, int, int, int], masked: bool) -> list[Array]:
+    """Return what the reference computes, which no number of threads changes."""
+    _, spec = layer(cell, which, shape[3], shape[2])
+    x, mask = draw(shape)
+    return reference(spec, x.numpy(), mask.numpy() if masked else None)
+
+
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("which", ["one", "apart", "mul"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_kernel_is_the_reference_at_any_number_of_threads(cell: str, which: str) -> None:
     for shape in SHAPES:
-        module, spec = layer(cell, which, shape[3], shape[2])
+        module, _ = layer(cell, which, shape[3], shape[2])
         x, mask = draw(shape)
         for given in (None, mask):
-            found = None if given is None else given.numpy()
-            wanted = reference(spec, x.numpy(), found)
+            wanted = wanted_of(cell, which, shape, given is not None)
             with torch.no_grad():
                 for got in at_all(module, x, given):
                     assert_close(tensors(got), wanted)
@@ -162,19 +168,10 @@ def test_a_stack_in_one_call_is_that_of_one_thread_at_any_number(make: Any) -> N
 
 @pytest.mark.thorough
 def test_any_work_shared_out_gives_the_same_numbers(tmp_path: Path) -> None:
-    compiler = shutil.which("c++")
-    if compiler is None or find_spec("setuptools") is None:
-        pytest.skip("no C++ compiler, or nothing to build with")
-    subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "-b", tmp_path, "-t", tmp_path / "objects"],
-        cwd=ROOT,
-        env={**os.environ, "K2T_CXXFLAGS": "-O1 -DK2T_SHARE_ALL"},
-        check=True,
-    )
-    (library,) = tmp_path.rglob("libk2t.so")
-    include = ROOT / "keras2torch_birnn" / "rnn" / "native"
-    source, program = ROOT / "tests" / "native" / "share_out.cpp", tmp_path / "share_out"
-    options = ["-std=c++17", "-O1", f"-I{include}", "-pthread", f"-Wl,-rpath,{library.parent}"]
-    subprocess.run([compiler, *options, source, library, "-o", program], check=True)
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+    sets = FLOAT32_SETS & library.library().k2t_instruction_sets()
+    flags = ["-O1", "-DK2T_SHARE_ALL"]
+    program = build_program(NATIVE_TESTS / "share_out.cpp", tmp_path, flags, sets)
     run = subprocess.run([program], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "the same numbers\n", "")

@@ -19,6 +19,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.limits import MAX_INT8_ROW
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
@@ -230,7 +231,8 @@ def test_merges_masks_and_threads_change_nothing(precision: ReducedPrecision) ->
     with torch.inference_mode():
         forward, backward = apart(x, mask)
         torch.set_num_threads(2)
-        for name, merged in (("mul", forward * backward), ("sum", forward + backward)):
+        for name, mode in MERGE_MODES.items():
+            merged = mode.on_tensors(forward, backward)
             spec.config["merge_mode"] = name
             module: Any = bidirectional(spec)
             k2t.set_precision(module, precision)
@@ -325,6 +327,7 @@ def test_a_compiled_module_computes_the_same(precision: ReducedPrecision) -> Non
     assert torch.equal(compiled(x)[0], wanted)
 
 
+@pytest.mark.thorough
 @pytest.mark.thorough
 @tells_export_apart
 @native

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
@@ -43,6 +44,7 @@ def compare_with_one_process(store: str, rank: int) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_two_processes_have_the_statistics_and_gradients_of_one(tmp_path: Path) -> None:
     run_ranks(PROCESSES, __file__, tmp_path / "store")
 

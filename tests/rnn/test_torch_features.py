@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def held() -> list[str]:
     return [*done.stdout.splitlines(), done.stderr]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CHECKS)
 def test_tensors_without_memory_of_their_own_end_no_interpreter(name: str, held: list[str]) -> None:
     assert name in held, held[-1]
@@ -282,8 +284,7 @@ def test_what_was_made_in_inference_mode_trains(cell: str, training: bool) -> No
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("mask", [MASK, GAPS])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "mask"), [*zip(CELLS, cycle([MASK, GAPS]), strict=False)])
 def test_a_masked_layer_compiles_to_one_graph(cell: str, mask: Tensor, training: bool) -> None:
     torch._dynamo.reset()
     layer, x = layer_of(cell).train(training), torch.randn(B, T, F)

@@ -102,6 +102,7 @@ def trained_as_keras(entry: dict[str, Any]) -> tuple[nn.Module, list[float]]:
     return model, losses
 
 
+@pytest.mark.sampled({name: name.split("/") for name in TRAINED})
 @pytest.mark.parametrize("name", TRAINED)
 def test_twenty_steps_are_those_of_keras(name: str) -> None:
     entry = TRAINED[name]

@@ -47,6 +47,7 @@ IN_RNN = ("arguments", "bidirectional", "bidirectional_stack", "engines", "typed
 READ = ("merge_modes", *(f"rnn.{name}" for name in IN_RNN))
 
 
+@pytest.mark.thorough
 def test_mypy_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None:
     api: Any = pytest.importorskip("mypy.api")
     script, settings = tmp_path / "script.py", tmp_path / "mypy.ini"

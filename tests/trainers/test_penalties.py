@@ -207,6 +207,7 @@ def test_models_without_them_have_none_and_no_hooks() -> None:
         assert not any(module._forward_hooks for module in one.modules())
 
 
+@pytest.mark.thorough
 def test_a_constrained_model_is_compiled_as_a_whole() -> None:
     model = k2t.convert(CONSTRAINED).train()
     with torch._dynamo.config.patch(allow_rnn=True):

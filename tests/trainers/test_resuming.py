@@ -364,6 +364,7 @@ def train_tagger(state: k2t.Training, call: Any) -> None:
     state.optimizer.step()
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10),
     reason="torch before 2.10 takes torch.compile for an export, and the gradients are dense",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
@@ -45,6 +46,7 @@ def compare_with_one_process(store: str, rank: int) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.thorough
 def test_two_processes_train_the_rows_of_an_embedding_as_one_does(tmp_path: Path) -> None:
     run_ranks(PROCESSES, __file__, tmp_path / "store", "-W", "error::UserWarning")
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from compiled_fixtures import COMPILED, MANIFEST, ROWS, Row, recorded, unpack_checkpoint
 from replays import BEFORE, FOLLOWED, STEPS, follow, opened
-from sampling import rest_thorough
 
 import keras2torch_birnn as k2t
 
@@ -21,17 +20,19 @@ LABELS = (
 ).split()
 # A file of each optimizer in each family, of the last Keras of those that took 200 steps.
 LONGEST = {
-    (ROWS[name]["flavour"], ROWS[name]["case"].removeprefix("legacy_").removeprefix("new_")): name
+    (ROWS[name]["flavour"], ROWS[name]["optimizer"]): name
     for name in sorted(FOLLOWED.values(), key=lambda one: LABELS.index(ROWS[one]["label"]))
     if ROWS[name]["steps"] > STEPS
 }
-
-
-# What ``make test`` follows: every case of the last Keras of its family that has it.
-FEW = {
-    (ROWS[name]["flavour"], ROWS[name]["case"]): name
-    for name in sorted(ROWS, key=lambda one: LABELS.index(ROWS[one]["label"]))
-}.values()
+# What ``make test`` follows shows every case, each optimizer of a family and each kind of file.
+SHOWN = {
+    name: [
+        (row["case"],),
+        (row["flavour"], row["optimizer"]),
+        (row["label"], row["container"]),
+    ]
+    for name, row in ROWS.items()
+}
 
 
 def has_slots(row: Row) -> bool:
@@ -108,17 +109,21 @@ def test_notes_say_where_keras_goes_on_otherwise(
         assert part in note
 
 
-@pytest.mark.parametrize("name", rest_thorough(ROWS, FEW))
+@pytest.mark.sampled(SHOWN)
+@pytest.mark.parametrize("name", ROWS)
 def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
-    """200 steps of every optimizer of a family, 20 of all files.
+    follow(name, tmp_path, STEPS)
 
-    ``long_training.py`` takes 200 steps of every optimizer of every Keras.
-    """
-    follow(name, tmp_path, ROWS[name]["steps"] if name in LONGEST.values() else STEPS)
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", LONGEST.values())
+def test_200_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
+    """``long_training.py`` takes them with all options of every optimizer, of every Keras."""
+    follow(name, tmp_path, ROWS[name]["steps"])
 
 
 def test_every_optimizer_takes_200_steps_in_every_family() -> None:
-    found = {(flavour, ROWS[name]["optimizer"]) for (flavour, _), name in LONGEST.items()}
+    found = set(LONGEST)
     wanted = {(row["flavour"], row["optimizer"]) for row in ROWS.values()}
     few = ("Lamb", "LossScaleOptimizer", "Muon", "Adafactor")  # 20 steps of these
     assert found == wanted - {("k3", name) for name in few}

@@ -1,0 +1,51 @@
+"""Programs of ``tests/native`` with a kernel of their own, compiled with other flags.
+
+Only the instruction sets that are to run are compiled, which takes most of the time.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from platform import machine, system
+
+from keras2torch_birnn.rnn.native.loading import FOLDER
+from keras2torch_birnn.rnn.native.sources import COMMON, flags_of
+
+NATIVE_TESTS = Path(__file__).parents[1] / "native"
+COMPILER = shutil.which("c++")
+# The tables of instruction sets in C++, in the order of the bits of k2t_instruction_sets().
+TABLES = (
+    "plain avx2 avx512 bfloat16_plain bfloat16_avx2 bfloat16_avx512 "
+    "int8_plain int8_avx2 int8_avxvnni int8_avx512"
+).split()
+FLOAT32_SETS = 1 | 2 | 4
+PLAIN_SETS = 1 | 8 | 64
+
+
+def _sources(folder: Path, sets: int) -> Iterator[tuple[Path, list[str]]]:
+    """Return the kernel's files, each with its flags; for sets that do not run, empty tables."""
+    for source in sorted(FOLDER.glob("*.cpp")):
+        flags, optional = flags_of(source.name, machine=machine(), system=system())
+        tables = re.findall(r"^const K2tKernel k2t_(\w+) = ", source.read_text("utf-8"), re.M)
+        if tables and not any(sets >> TABLES.index(name) & 1 for name in tables):
+            source = folder / source.name
+            lines = (f"const K2tKernel k2t_{name}{{}};\n" for name in tables)
+            source.write_text("".join(['#include "isa.h"\n', *lines]), "utf-8")
+        yield source, flags + optional
+
+
+def build_program(main: Path, folder: Path, flags: Sequence[str], sets: int) -> Path:
+    """Compile and link a program and the kernel with these flags, for these instruction sets."""
+    options = [str(COMPILER), *COMMON, f"-I{FOLDER}", "-DK2T_SOURCE_HASH=0", *flags]
+    objects = []
+    for source, own in [*_sources(folder, sets), (main, [])]:
+        objects.append(folder / f"{source.stem}.o")
+        command = [*options, *own, "-c", source, "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    program = folder / main.stem
+    subprocess.run([*options, *objects, "-o", program], check=True)
+    return program
