@@ -23,6 +23,7 @@ from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.limits import MAX_CALLS_PER_LAYER, MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine
 from keras2torch_birnn.rnn.engines.loop import STEPS
@@ -386,8 +387,17 @@ def test_the_choice_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("gradients and dropout cannot be recorded")
     with torch.no_grad():
         refused("it is for dense tensors on one CUDA device; use auto")
-        monkeypatch.setattr(cuda_graph, "is_exporting", lambda: True)
-        refused("what is compiled or exported cannot be recorded")
+        with monkeypatch.context() as patching:
+            patching.setattr(cuda_graph, "is_exporting", lambda: True)
+            refused("what is compiled or exported cannot be recorded")
+        with monkeypatch.context() as patching, torch.autocast("cpu", torch.bfloat16):
+            patching.setattr(cuda_graph, "why_not_capture", lambda *_: "")
+            refused("autocast is on")
+        with monkeypatch.context() as patching:
+            patching.setattr(engines, "GPU_KERNELS", "off")
+            refused("K2T_GPU_KERNELS=off")
+            patching.setattr(engines, "GPU_KERNELS", "never")
+            refused("K2T_GPU_KERNELS=never: one of auto, off, trusted is expected")
 
 
 def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,9 +413,6 @@ def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch
         on = {"device": "cuda:0"}
         for shape in ((0, T, F), (B, 0, F)):
             assert reason(*shape, **on) == "there is nothing to compute"
-        with pytest.MonkeyPatch.context() as patching:
-            patching.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
-            assert reason(B, T, F, **on) == "autocast is on"
         assert reason(B, T, F, **on) == "it is for plain tensors outside torch.func"
         monkeypatch.setattr(engine, "is_plain", lambda _: True)
         assert reason(B, T, F, **on) == ""

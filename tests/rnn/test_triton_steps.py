@@ -23,6 +23,7 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, activation
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, triton_step
 from keras2torch_birnn.rnn.engines.select import engine_of
@@ -590,6 +591,43 @@ def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPa
         assert reason(layer) == ""
         patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert reason(layer) == ""
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_the_variable_turns_the_kernels_off_or_their_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layer_of("LSTM")
+    call = call_of(layer, masked=False)
+    monkeypatch.setattr(self_check, "_check", lambda *_: "their numbers are off")
+    monkeypatch.setattr(engines, "GPU_KERNELS", "trusted")
+    assert triton_step.ENGINE.why_not(layer, call) == ""
+    monkeypatch.setattr(engines, "GPU_KERNELS", "off")
+    assert triton_step.ENGINE.why_not(layer, call) == "K2T_GPU_KERNELS=off"
+    monkeypatch.setattr(engines, "GPU_KERNELS", "auto")
+    with pytest.warns(RuntimeWarning, match="their numbers are off"):
+        assert triton_step.ENGINE.why_not(layer, call) == "their numbers are off"
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_under_autocast_the_kernels_compute_in_its_type(cell: str) -> None:
+    layer = layer_of(cell, torch.float32)
+    call = call_of(layer, masked=True, merge="sum")
+    inputs = engine.float_tensors(layer, call)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        assert triton_step.ENGINE.why_not(layer, call) == ""
+        got = numbers(triton_step.ENGINE.run(layer, call))
+        found = torch.autograd.grad(torch.stack([n.float().sum() for n in got]).sum(), inputs)
+    half, asked = engine.cast_as_autocast(layer, call, torch.bfloat16)
+    wanted = numbers(run_triton(half, asked))
+    right = torch.autograd.grad(torch.stack([n.float().sum() for n in wanted]).sum(), inputs)
+    assert {n.dtype for n in got} == {torch.bfloat16}
+    assert {g.dtype for g in found} == {torch.float32}
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(found, right, rtol=2e-2, atol=2e-2)
+    double = layer_of(cell)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        kept = numbers(triton_step.ENGINE.run(double, call_of(double, masked=True)))
+    assert {n.dtype for n in kept} == {torch.float64}
 
 
 @pytest.mark.usefixtures("as_on_gpu")

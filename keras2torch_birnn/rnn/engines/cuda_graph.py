@@ -24,6 +24,7 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, triton_step
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
+    autocast_dtype,
     is_exporting,
     needs_gradient,
     why_not_on_gpu,
@@ -163,7 +164,7 @@ def _key(call: RnnCall) -> tuple[Hashable, ...]:
     masked, device = call.lengths is not None, call.x.device
     # Calls on different streams run at the same time.
     stream = torch.cuda.current_stream(device).cuda_stream if call.x.is_cuda else 0
-    return given, masked, call.merge, device, stream, _precision()
+    return given, masked, call.merge, device, stream, autocast_dtype(call.x), _precision()
 
 
 def _precision() -> tuple[Hashable, ...]:
@@ -269,11 +270,17 @@ class CudaGraph(Engine):
 
     def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return why the steps cannot be captured for a call."""
+        if engines.gpu_kernels() == "off":
+            return f"{engines.GPU_VARIABLE}=off"
         if layer.drops() or needs_gradient(layer, call):
             return "gradients and dropout cannot be recorded"
         if is_exporting() or torch.compiler.is_compiling():
             return "what is compiled or exported cannot be recorded"
-        return why_not_capture(call, layer.present_parameters())
+        if reason := why_not_capture(call, layer.present_parameters()):
+            return reason
+        # the kernels cast what they are given, the loop each of its products
+        casts = autocast_dtype(call.x) is not None
+        return "autocast is on" if casts and _recorded_engine(layer, call) is loop.ENGINE else ""
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return that torch has no kernel, and what is recorded."""
