@@ -47,12 +47,13 @@ def describe_kernel() -> dict[str, Any]:
     """Return the file of the native kernel, why there is none, and the instruction sets it has."""
     missing = why_missing()
     have = 0 if missing else library().k2t_instruction_sets()
+    tables: dict[str, Mapping[str, int]] = {"float32": INSTRUCTION_SETS, **REDUCED}
     return {
         "file": str(FOLDER / NAME),
         "missing": missing,
         "instruction_sets": {
             precision: [name for name, bit in sets.items() if have & bit]
-            for precision, sets in {"float32": INSTRUCTION_SETS, **REDUCED}.items()
+            for precision, sets in tables.items()
         },
     }
 
@@ -60,11 +61,12 @@ def describe_kernel() -> dict[str, Any]:
 def describe_torch() -> dict[str, Any]:
     """Return what torch was built for and finds."""
     versions: Any = torch.version
+    cudnn: Any = torch.backends.cudnn
     return {
         "threads": torch.get_num_threads(),
         "cuda": versions.cuda,
         "hip": versions.hip,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": cudnn.version(),
         "triton": triton_version(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
@@ -91,7 +93,7 @@ def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
             engine, why = str(choice.engine), choice.reason
         except UsageError as refused:  # K2T_ENGINE asks for one that cannot run it
             engine, why = "none", str(refused)
-        others = {}
+        others: dict[str, str] = {}
         for row in ENGINES:
             if row.name != engine:
                 other = engine_of(row.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,12 @@ import pytest
 pytest.importorskip("triton")
 
 import torch
+import triton_compile_child
 from kernel_layers import assert_close, both, half, reference
+from sampling import rest_thorough
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton_compile_child import OLD, TARGETS
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
@@ -108,6 +112,37 @@ def test_layers_without_biases_and_without_states_begin_at_zero(cell: str) -> No
     got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
     torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
     torch.testing.assert_close(gradients(got, layer, call), gradients(wanted, layer, call), **EXACT)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 1), (5, 1, 1), (1, 1, 17), (17, 2, 3)])
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_one_row_one_step_and_one_unit_are_computed(cell: str, sizes: tuple[int, int, int]) -> None:
+    rows, steps_, units = sizes
+    made, special = CELLS[cell]
+    torch.manual_seed(5)
+    (layer,) = made(F, units, batch_first=True, **special).to(DEVICE, torch.float64).rnn_layers()
+    x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
+    lengths = torch.randint(0, steps_ + 1, (rows,), dtype=torch.int32).to(DEVICE)
+    for call in (RnnCall(x), RnnCall(x, lengths, merge="ave")):
+        got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
+        torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
+        found, right = gradients(got, layer, call), gradients(wanted, layer, call)
+        torch.testing.assert_close(found, right, **EXACT)
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_bfloat16_is_as_near_to_float64_as_the_loop_is(cell: str) -> None:
+    layer = layer_of(cell, torch.bfloat16)
+    call = call_of(layer, masked=True)
+    exact = engine.cast_as_autocast(layer, call, torch.float64)
+    wanted = numbers(loop.run_directions(*exact))
+    errors = [
+        max(
+            float((a.double() - b).abs().max().detach()) for a, b in zip(found, wanted, strict=True)
+        )
+        for found in (numbers(run_triton(layer, call)), numbers(loop.run_directions(layer, call)))
+    ]
+    assert errors[0] <= max(2 * errors[1], 1e-2)
 
 
 def test_one_direction_of_several_tiles_of_rows_and_units() -> None:
@@ -660,14 +695,20 @@ def test_inspection_knows_what_the_kernels_lack() -> None:
     assert found == "the Triton kernels lack an activation of this layer"
 
 
-def test_the_kernels_compile_for_a_card_that_is_not_here(tmp_path: Path) -> None:
-    """The interpreter accepts more than the compiler does."""
+@pytest.mark.parametrize("card", rest_thorough(TARGETS, ["sm_80"]))
+def test_the_kernels_compile_for_a_card_that_is_not_here(card: str, tmp_path: Path) -> None:
+    """The interpreter accepts more than the compiler does, and knows no registers."""
+    if OLD and card == "sm_120":
+        pytest.skip("this Triton does not know the card")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    script = Path(__file__).parents[1] / "support" / "triton_compile_child.py"
+    script = Path(triton_compile_child.__file__)
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True
+        [sys.executable, str(script), card], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    sizes = [int(line.rpartition(" ")[2]) for line in done.stdout.splitlines()]
-    assert len(sizes) == 10
-    assert min(sizes) > 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    _, dtypes = TARGETS[card]
+    assert len(rows) == 10 * len(dtypes)
+    assert max(row["registers"] for row in rows) <= 96
+    assert {row["spilled"] for row in rows} == {0}
+    assert max(row["shared"] for row in rows) <= 2048
