@@ -47,13 +47,13 @@ def describe_kernel() -> dict[str, Any]:
     """Return the file of the native kernel, why there is none, and the instruction sets it has."""
     missing = why_missing()
     have = 0 if missing else library().k2t_instruction_sets()
-    tables: dict[str, Mapping[str, int]] = {"float32": INSTRUCTION_SETS, **REDUCED}
+    tables: list[tuple[str, Mapping[str, int]]] = [("float32", INSTRUCTION_SETS), *REDUCED.items()]
     return {
         "file": str(FOLDER / NAME),
         "missing": missing,
         "instruction_sets": {
             precision: [name for name, bit in sets.items() if have & bit]
-            for precision, sets in tables.items()
+            for precision, sets in tables
         },
     }
 
