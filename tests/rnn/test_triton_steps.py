@@ -29,7 +29,7 @@ from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, activat
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, triton_step
+from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, select, triton_step
 from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.engines.static import why_not_triton
 from keras2torch_birnn.rnn.gpu import self_check, steps
@@ -354,6 +354,7 @@ def test_other_activations_are_left_to_the_loop(value: Any) -> None:
 def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Select engines as on a GPU, by kernels that were not checked yet."""
     if DEVICE.type == "cpu":
+        monkeypatch.setattr(select, "_asks_for_gpu", lambda _: True)
         monkeypatch.setattr(triton_step, "why_not_on_gpu", lambda *_: "")
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(self_check, "_reasons", {})
