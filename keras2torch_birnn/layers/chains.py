@@ -107,14 +107,17 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
         if torch.compiler.is_compiling() or is_tracing():
             return plain(self, *args, **kwargs)
         try:
-            if are_on_gpu(args):
-                with one_call():
-                    return plain(self, *args, **kwargs)
-            if self.training or torch.is_grad_enabled():
-                return plain(self, *args, **kwargs)
-            program: Any = self._one_call
-            outputs = program and program.run(self, args, kwargs)
-            return chained(self, *args, **kwargs) if outputs is None else outputs
+            run = plain
+            if not (self.training or torch.is_grad_enabled()):
+                program: Any = self._one_call
+                outputs = program and program.run(self, args, kwargs)
+                if outputs is not None:
+                    return outputs
+                run = chained
+            if not are_on_gpu(args):
+                return run(self, *args, **kwargs)
+            with one_call():
+                return run(self, *args, **kwargs)
         except RuntimeError as error:
             from keras2torch_birnn.layers.small_inputs import find_small_input
 
