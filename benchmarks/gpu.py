@@ -3,11 +3,15 @@
     python -m benchmarks gpu [--models FOLDER] [--json build/gpu.json] [--table build/gpu.md]
     python -m benchmarks gpu --device cpu --dry-run
 
-With TF32 off and on: cuDNN uses it by default, matrix products do not. Every contender's numbers
-are compared with float64 before it is timed; a contender that cannot run is in the results with its
-reason. Without ``--models``, some fixtures are timed; Keras, where a TensorFlow is installed that
-sees the device. ``--dry-run`` does the same with tiny sizes, and fails if something else than the
-device is missing.
+Every case runs in a process of its own on a GPU, as one error may leave the device unusable for a
+process; the next process goes on behind the contender that failed. With TF32 off and on: cuDNN uses
+it by default, matrix products do not. Every contender's numbers are compared with float64 before it
+is timed. A contender that cannot run is in the results with its reason, one that fails with its
+error; the other rows have the engine, the reason, warnings, memory, clocks, and the times of host
+and device apart. The file ends with a verdict and is all there is to send. Without ``--models``,
+some fixtures are timed; Keras, where a TensorFlow is installed that sees the device.
+``--dry-run`` does the same with tiny sizes, in one process on the CPU, and fails if something else
+than the device is missing.
 """
 
 from __future__ import annotations
@@ -22,10 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -41,6 +49,7 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.rnn.engines import select
 from keras2torch_birnn.rnn.engines.triton_step import triton_version
 
 # Name -> what ``by_torch.prepare`` runs: engines, and torch's own layers.
@@ -60,7 +69,8 @@ SUFFIXES = (".h5", ".hdf5", ".keras")
 # Relative to the largest number: float32 sums in another order, and TF32 with its 10 bits.
 ALLOWED = {False: 1e-5, True: 5e-2}
 # What a dry run may say of a contender that did not run: the device is what it lacks.
-OF_THE_DEVICE = ("it is for dense tensors on one CUDA device", "not timed on cpu")
+NO_GRADIENTS = "it records no gradients"
+OF_THE_DEVICE = ("it is for dense tensors on one CUDA device", "not timed on cpu", NO_GRADIENTS)
 
 
 @dataclass(frozen=True)
@@ -101,47 +111,155 @@ def run_tests(paths: Sequence[str]) -> dict[str, Any]:
     chosen = dict.fromkeys(paths, marked) or {"tests": marked, STEP_TESTS: []}
     results = {}
     for path, options in chosen.items():
-        command = [sys.executable, "-m", "pytest", "-q", path, *options]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        said = (done.stdout.strip() or done.stderr.strip()).splitlines()
-        results[path] = {"ok": done.returncode == 0, "summary": said[-1]}
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "junit.xml"
+            command = [sys.executable, "-m", "pytest", "-q", path, *options, f"--junitxml={report}"]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            said = (done.stdout.strip() or done.stderr.strip()).splitlines()
+            failed = _failures(report) if report.exists() else {}
+        results[path] = {"ok": done.returncode == 0, "summary": said[-1], "failed": failed}
     return results
 
 
-def time_case(
-    case: Case, wanted: list[Any], inputs: list[Any], device: str, rounds: int, *, tf32: bool
-) -> list[dict[str, Any]]:
-    """Compare and time every contender on torch; wanted: the exact outputs."""
-    rows = []
-    size = max(float(np.abs(y).max(initial=1.0)) for y in wanted)
-    for name, how in RUNS.items():
-        if how == "graph" and isinstance(case, Stack) and case.training:
-            continue  # it records no gradients
-        row: dict[str, Any] = {"contender": name, "tf32": tf32}
-        rows.append(row)
-        if name == CUDNN and (reason := reason_against(PLAIN, case, device)):
-            row["absent"] = reason
-            continue
+def _failures(report: Path) -> dict[str, str]:
+    """Return the tests that failed, and what each said."""
+    cases = ElementTree.parse(report).getroot().iter("testcase")
+    return {
+        f"{case.get('classname')}::{case.get('name')}": str(bad.get("message"))[:1000]
+        for case in cases
+        for bad in (*case.iter("failure"), *case.iter("error"))
+    }
+
+
+# ---- one case ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def noting_engines(row: dict[str, Any]) -> Iterator[None]:
+    """Note the engines that run, and the reason for each, in a row of the results."""
+    chosen, row["engines"] = select.select_engine, {}
+
+    def note(layer: Any, call: Any) -> Any:
+        found = chosen(layer, call)
+        if found.row.name not in row["engines"]:
+            row["engines"][found.row.name] = found.engine.reason(layer, call)
+        return found
+
+    select.select_engine = note
+    try:
+        yield
+    finally:
+        select.select_engine = chosen
+
+
+@dataclass
+class Stopwatch:
+    """Times of the host until it waits for the device, and of the device until it is done."""
+
+    device: str
+    host: list[float] = field(default_factory=list)
+    events: list[tuple[Any, Any]] = field(default_factory=list)
+    start: float = 0.0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Note when the host begins to wait, in everything that is prepared in this block."""
+        wait, cuda = torch.accelerator.synchronize, torch.cuda
+
+        def synchronize(*given: Any) -> None:
+            self.host.append(1e3 * (time.perf_counter() - self.start))
+            if self.events:
+                self.events[-1][1].record()
+            wait(*given)
+
+        accelerator: Any = torch.accelerator
+        accelerator.synchronize = synchronize
         try:
-            with float32_precision("tf32" if tf32 else "ieee"):
-                prepared = by_torch.prepare(case, how, device, inputs)
-                found = [y.detach().cpu().numpy() for y in _tensors(prepared.outputs())]
-                row["error"] = max(
-                    float(np.abs(a - b).max(initial=0.0)) / size
-                    for a, b in zip(found, wanted, strict=True)
-                )
-                for _ in range(3):  # the second call captures a graph
-                    prepared.run()
-                times = []
-                for _ in range(rounds):
-                    start = time.perf_counter()
-                    prepared.run()
-                    times.append(1e3 * (time.perf_counter() - start))
-            row["ms"], row["times_ms"] = statistics.median(times), times
-            row["ok"] = row["error"] <= ALLOWED[tf32]
-        except K2TError as refused:
-            row["absent"] = str(refused).partition(": ")[2].partition("; ")[0]
-    return rows
+            yield
+        finally:
+            accelerator.synchronize = wait
+            if self.device == "cuda":
+                cuda.synchronize()
+
+    def time(self, run: Callable[[], Any], rounds: int) -> dict[str, Any]:
+        """Return the times of some calls in milliseconds, and their medians."""
+        self.host.clear()
+        times = []
+        for _ in range(rounds):
+            if self.device == "cuda":
+                event: Any = torch.cuda.Event
+                self.events.append((event(enable_timing=True), event(enable_timing=True)))
+                self.events[-1][0].record()
+            self.start = time.perf_counter()
+            run()
+            times.append(1e3 * (time.perf_counter() - self.start))
+        found = {"ms": statistics.median(times), "times_ms": times}
+        if self.host:
+            found["host_ms"] = statistics.median(self.host)
+        if self.events:
+            found["device_ms"] = statistics.median(a.elapsed_time(b) for a, b in self.events)
+        return found
+
+
+def state_of_gpu() -> dict[str, Any]:
+    """Return the name of the GPU, its clocks and temperature, and the memory that was used."""
+    asked = "name,clocks.sm,clocks.mem,temperature.gpu,power.draw"
+    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    except OSError:  # AMD has none
+        said = [torch.cuda.get_device_name()]
+    return {"gpu": said, "memory_mb": torch.cuda.max_memory_allocated() / 2**20}
+
+
+def time_case(
+    case: Case,
+    wanted: list[Any],
+    inputs: list[Any],
+    device: str,
+    rounds: int,
+    start: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Compare and time every contender on torch; wanted: the exact outputs.
+
+    start: contenders that had their turn in another process. The row of one that fails is the last.
+    """
+    size = max(float(np.abs(y).max(initial=1.0)) for y in wanted)
+    for tf32, (name, how) in [*itertools.product((False, True), RUNS.items())][start:]:
+        row: dict[str, Any] = {"contender": name, "tf32": tf32}
+        if how == "graph" and isinstance(case, Stack) and case.training:
+            yield {**row, "absent": NO_GRADIENTS}
+            continue
+        if name == CUDNN and (reason := reason_against(PLAIN, case, device)):
+            yield {**row, "absent": reason}
+            continue
+        stopwatch = Stopwatch(device)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                with (
+                    float32_precision("tf32" if tf32 else "ieee"),
+                    noting_engines(row),
+                    stopwatch.watch(),
+                ):
+                    prepared = by_torch.prepare(case, how, device, inputs)
+                    found = [y.detach().cpu().numpy() for y in _tensors(prepared.outputs())]
+                    row["error"] = max(
+                        float(np.abs(a - b).max(initial=0.0)) / size
+                        for a, b in zip(found, wanted, strict=True)
+                    )
+                    for _ in range(3):  # the second call captures a graph
+                        prepared.run()
+                    row |= stopwatch.time(prepared.run, rounds)
+                row["ok"] = row["error"] <= ALLOWED[tf32]
+                row |= state_of_gpu() if device == "cuda" else {}
+            except K2TError as refused:
+                row["absent"] = str(refused).partition(": ")[2].partition("; ")[0]
+            except Exception as failure:  # whatever it is, it belongs into the results
+                row["failed"] = "".join(traceback.format_exception(failure))[-4000:]
+        yield {**row, "warnings": [str(one.message) for one in warned]}
+        if "failed" in row:
+            return
 
 
 def _tensors(outputs: Any) -> list[torch.Tensor]:
@@ -163,71 +281,95 @@ def time_keras(case: Case, device: str, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def layer_rows(sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
-    """Time the grid of layers, called and trained."""
+def works(sizes: Sizes, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Return all cases as data: models to verify, layers, called and trained, and whole models."""
+    for path in paths:
+        yield {"part": "parity", "case": path.name, "path": str(path)}
     for shape, cell, masked, training in itertools.product(
         sizes.shapes, sizes.cells, (False, True), (False, True)
     ):
-        case = stack(cell, "mul", 2, shape, masked=masked, training=training)
-        wanted = [by_torch.trained_exactly(case) if training else exact(case)]
-        part = "training" if training else "layers"
         name = f"{cell} {'x'.join(map(str, shape))}{' masked' if masked else ''}"
-        found = [
-            row
-            for tf32 in (False, True)
-            for row in time_case(case, wanted, [], device, sizes.rounds, tf32=tf32)
-        ]
-        if cell in LACKING and not masked and not training:
-            found += time_keras(case, device, sizes.rounds)
-        for row in found:
-            head = {"part": part, "case": name, "cell": cell, "shape": shape, "masked": masked}
-            yield {**head, **row}
-
-
-def model_rows(paths: Sequence[Path], sizes: Sizes, device: str) -> Iterator[dict[str, Any]]:
-    """Time whole models."""
+        part = "training" if training else "layers"
+        head = {"part": part, "case": name, "cell": cell, "shape": shape, "masked": masked}
+        yield {**head, "rounds": sizes.rounds}
     for path, batch in itertools.product(paths, sizes.batches):
         case = Model(str(path), batch=batch, time=sizes.steps)
-        head = {"part": "models", "case": case.label}
+        head = {"part": "models", "case": case.label, "path": str(path)}
+        yield {**head, "batch": batch, "steps": sizes.steps, "rounds": sizes.rounds}
+
+
+def rows_of(work: Mapping[str, Any], device: str, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Do a work; start: rows that another process had before it failed."""
+    if work["part"] == "parity":
+        yield verify(Path(work["path"]), device)
+        return
+    rounds = work["rounds"]
+    inputs: list[Any] = []
+    if work["part"] == "models":
+        case: Case = Model(work["path"], batch=work["batch"], time=work["steps"])
         try:
-            spec = read_model(path)
-            drawn = draw_inputs(spec, steps=sizes.steps, seed=0)
-            inputs = [np.resize(x, (batch, *x.shape[1:])) for x in drawn]
-            double = k2t.convert(path).double().eval()
-            with torch.no_grad():
-                given = [torch.from_numpy(x) for x in inputs]
-                given = [x.double() if x.is_floating_point() else x for x in given]
-                wanted = [y.numpy() for y in _tensors(double(*given))]
+            inputs, wanted = _exact_model(Path(work["path"]), work["batch"], work["steps"])
         except K2TError as refused:
-            yield {**head, "absent": str(refused)}
-            continue
-        for tf32 in (False, True):
-            for row in time_case(case, wanted, inputs, device, sizes.rounds, tf32=tf32):
-                yield {**head, **row}
-        for row in time_keras(case, device, sizes.rounds):
-            yield {**head, **row}
+            yield {"absent": str(refused)}
+            return
+    else:
+        training, masked = work["part"] == "training", work["masked"]
+        shape = tuple(work["shape"])
+        case = stack(work["cell"], "mul", 2, shape, masked=masked, training=training)
+        wanted = [by_torch.trained_exactly(case) if training else exact(case)]
+    for row in time_case(case, wanted, inputs, device, rounds, start):
+        yield row
+        if "failed" in row:
+            return
+    called = work["part"] == "layers" and not work["masked"] and work["cell"] in LACKING
+    if called or work["part"] == "models":
+        yield from time_keras(case, device, rounds)
 
 
-def parity_rows(paths: Sequence[Path], device: str) -> Iterator[dict[str, Any]]:
-    """Verify whole models and every layer of them, without TF32 and with the device's default."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "model.pt"
-        for path in paths:
-            try:
-                k2t.save(k2t.convert(path), out)
-                report = k2t.verify(path, out, devices=[device], against="reference")
-            except K2TError as refused:
-                yield {"model": path.name, "absent": str(refused)}
-                continue
-            out.unlink()
-            yield {
-                "model": path.name,
-                "ok": report.ok,
-                "comparisons": [
-                    {"device": c.device, "counts": c.counts, "error": c.max_abs_error, "ok": c.ok}
-                    for c in report.comparisons
-                ],
-            }
+def _exact_model(path: Path, batch: int, steps: int) -> tuple[list[Any], list[Any]]:
+    """Return inputs of a model, and its outputs in float64."""
+    drawn = draw_inputs(read_model(path), steps=steps, seed=0)
+    inputs = [np.resize(x, (batch, *x.shape[1:])) for x in drawn]
+    double = k2t.convert(path).double().eval()
+    with torch.no_grad():
+        given = [torch.from_numpy(x) for x in inputs]
+        given = [x.double() if x.is_floating_point() else x for x in given]
+        return inputs, [y.numpy() for y in _tensors(double(*given))]
+
+
+def verify(path: Path, device: str) -> dict[str, Any]:
+    """Verify a model and every layer of it, without TF32 and with the device's default."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "model.pt"
+            k2t.save(k2t.convert(path), out)
+            report = k2t.verify(path, out, devices=[device], against="reference")
+    except K2TError as refused:
+        return {"absent": str(refused)}
+    return {
+        "ok": report.ok,
+        "comparisons": [
+            {"device": c.device, "counts": c.counts, "error": c.max_abs_error, "ok": c.ok}
+            for c in report.comparisons
+        ],
+    }
+
+
+def in_processes(work: Mapping[str, Any], device: str) -> Iterator[dict[str, Any]]:
+    """Do a work in processes of its own: another one behind each row that failed."""
+    count = 0
+    while True:
+        command = [sys.executable, "-m", "benchmarks", "gpu", "--device", device]
+        command += ["--work", json.dumps(work), "--start", str(count)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        if done.returncode:  # it ended without a word of its own
+            rows.append({"failed": f"exit code {done.returncode}: {done.stderr[-4000:]}"})
+        yield from rows
+        count += len(rows)
+        failed = bool(rows) and "failed" in rows[-1]
+        if not failed or work["part"] == "parity" or count >= 2 * len(RUNS):
+            return
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -262,15 +404,19 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def what_else_is_missing(found: Mapping[str, Any]) -> list[str]:
-    """Return everything in the results of a dry run that is not due to the device."""
-    rows, parity = found["rows"], found["parity"]
-    wrong = [f"tests: {path}" for path, one in found["tests"].items() if not one["ok"]]
-    wrong += [f"{p['model']}: {p.get('absent', 'not equal')}" for p in parity if not p.get("ok")]
-    for row in rows:
-        absent, name = row.get("absent", ""), f"{row['case']}, {row.get('contender')}"
-        if "error" in row and not row.get("ok", True):
-            wrong.append(f"{name}: {row['error']:.1e} off")
+def what_is_wrong(found: Mapping[str, Any]) -> list[str]:
+    """Return everything in the results that is not due to the device; empty: all is well."""
+    wrong = []
+    for path, tests in found["tests"].items():
+        if not tests["ok"]:
+            wrong += [f"tests: {path}: {one}" for one in tests["failed"] or [tests["summary"]]]
+    for row in found["rows"]:
+        absent, name = row.get("absent", ""), f"{row['case']}, {row.get('contender', row['part'])}"
+        if "failed" in row:
+            wrong.append(f"{name}: failed: {row['failed'].strip().splitlines()[-1]}")
+        elif not row.get("ok", True):
+            off = f"{row['error']:.1e} off" if "error" in row else "not equal"
+            wrong.append(f"{name}: {off}")
         expected = absent.startswith(OF_THE_DEVICE) or row.get("contender") == CUDNN
         if absent and not expected:
             wrong.append(f"{name}: {absent}")
@@ -292,23 +438,33 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--models", type=Path)
     parser.add_argument("--json", type=Path, default=Path("build/gpu.json"))
     parser.add_argument("--table", type=Path, default=Path("build/gpu.md"))
+    parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device: --device cpu --dry-run shows what would run")
+    if args.work is not None:
+        for row in rows_of(args.work, args.device, args.start):
+            print(json.dumps(row), flush=True)
+        return
     sizes = TINY if args.dry_run else FULL
     paths = models_in(args.models, dry=args.dry_run)
+    compute = in_processes if args.device == "cuda" else rows_of
     found: dict[str, Any] = {"facts": facts(args.device), "tests": run_tests(sizes.tests)}
-    found["parity"], found["rows"] = list(parity_rows(paths, args.device)), []
-    for row in itertools.chain(
-        layer_rows(sizes, args.device), model_rows(paths, sizes, args.device)
-    ):
-        found["rows"].append(row)
-        print(row["case"], row.get("contender", ""), row.get("ms", row.get("absent")), flush=True)
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    table = table_of(found["rows"])
-    args.table.write_text(table, encoding="utf-8")
-    print(table)
-    wrong = what_else_is_missing(found)
-    if wrong:
-        sys.exit("\n".join(wrong))
+    found["rows"] = []
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    for work in works(sizes, paths):
+        head = {key: work[key] for key in ("part", "case")}
+        for row in compute(work, args.device):
+            found["rows"].append({**work, **row})
+            shown = row.get("ms", row.get("absent", "failed" if "failed" in row else ""))
+            print(*head.values(), row.get("contender", ""), shown, flush=True)
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found["table"], found["wrong"] = table_of(found["rows"]), what_is_wrong(found)
+    args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    args.table.write_text(found["table"], encoding="utf-8")
+    print(found["table"])
+    verdict = "all is well" if not found["wrong"] else "\n".join(found["wrong"])
+    print(f"{verdict}\n\nThe file to send: {args.json}")
+    if found["wrong"]:
+        sys.exit(1)

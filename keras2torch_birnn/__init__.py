@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.trainers.penalties import penalty as penalty
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
+    from keras2torch_birnn.warming import warm_up as warm_up
     from keras2torch_birnn.writers import WrittenModel as WrittenModel
     from keras2torch_birnn.writers import write_back as write_back
 
@@ -87,6 +88,7 @@ _NAMES = {
     "trainers.output_masks": ("output_mask",),
     "trainers.penalties": ("constrain_", "penalty"),
     "verification": ("ParityReport", "verify"),
+    "warming": ("warm_up",),
     "writers": ("WrittenModel", "write_back"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

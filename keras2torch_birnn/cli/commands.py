@@ -16,6 +16,7 @@ from keras2torch_birnn import __version__
 from keras2torch_birnn.cli.bench_command import bench
 from keras2torch_birnn.cli.compare_command import compare_port
 from keras2torch_birnn.cli.convert_command import convert
+from keras2torch_birnn.cli.doctor_command import doctor
 from keras2torch_birnn.cli.export_command import export
 from keras2torch_birnn.cli.help_text import CONTEXT, Command
 from keras2torch_birnn.cli.inspect_command import inspect
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "map": list_weights,
     "layers": layers,
     "bench": bench,
+    "doctor": doctor,
     "version": version,
 }
 for _name, _run in COMMANDS.items():

@@ -6,6 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.cli.console import Output
@@ -18,11 +19,20 @@ def version(output: Output) -> None:
 
     Example: k2t version -v
     """
-    packages = {"python": platform.python_version(), **{name: _find(name) for name in _NEEDED}}
-    folder = str(Path(__file__).parents[1])
-    more = [*(f"{name} {value}" for name, value in packages.items()), folder]
+    found = describe_versions()
+    more = [*(f"{name} {value}" for name, value in found["packages"].items()), found["folder"]]
     lines = [f"k2t {__version__}", *(more if output.verbose else ())]
-    output.print_result({"version": __version__, "folder": folder, "packages": packages}, lines)
+    output.print_result(found, lines)
+
+
+def describe_versions() -> dict[str, Any]:
+    """Return the version, the folder of the package, and the versions of what it runs on."""
+    packages = {"python": platform.python_version(), **{name: _find(name) for name in _NEEDED}}
+    return {
+        "version": __version__,
+        "folder": str(Path(__file__).parents[1]),
+        "packages": packages,
+    }
 
 
 def _find(package: str) -> str:

@@ -27,6 +27,14 @@ def dims_of(x: Tensor, axis: int | Sequence[int] | None) -> tuple[int, ...]:
     return (axis,) if isinstance(axis, int) else tuple(axis)
 
 
+def as_tensor(value: Any, like: Tensor) -> Tensor:
+    """Return a tensor, or make one of a number, on the device of ``like`` and in its dtype.
+
+    ``torch.as_tensor`` would copy the number from the host to a GPU in every call.
+    """
+    return value if isinstance(value, Tensor) else like.new_full((), value)
+
+
 def count_up(like: Tensor, *given: Any, bounds: Sequence[Any], dtype: torch.dtype | None) -> Tensor:
     """Make a range of integers on the device of ``like``; "@" is the next of ``given``."""
     free = iter(given)
@@ -44,7 +52,8 @@ def getitem_backwards(x: Tensor, parts: tuple[Any, ...]) -> Tensor:
             axis += x.dim() - named
         elif isinstance(part, slice) and (part.step or 1) < 0:
             places = range(*part.indices(x.shape[axis]))
-            x = x.index_select(axis, torch.tensor(list(places), dtype=torch.long, device=x.device))
+            steps = torch.arange(len(places), device=x.device)
+            x = x.index_select(axis, places.start + places.step * steps)
             part = slice(None)
         axis += part is not None and part is not Ellipsis
         rest.append(part)
@@ -120,8 +129,7 @@ def where(condition: Any, x1: Any, x2: Any) -> Tensor:
     like = next((x for x in (x1, x2) if isinstance(x, Tensor)), None)
     if like is None:
         like = condition.new_zeros((), dtype=torch.get_default_dtype())
-    yes, no = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
-    return torch.where(condition, yes, no)
+    return torch.where(condition, as_tensor(x1, like), as_tensor(x2, like))
 
 
 def threshold(x: Tensor, threshold: float, value: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.functional.movement import dims_of, same_padding
+from keras2torch_birnn.functional.movement import as_tensor, dims_of, same_padding
 
 # ---- value by value ------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ def _extreme(x1: Any, x2: Any, of_tensors: Any, of_sizes: Any) -> Any:
     if not isinstance(x1, Tensor) and not isinstance(x2, Tensor):
         return of_sizes(x1, x2)
     like = x1 if isinstance(x1, Tensor) else x2
-    return of_tensors(*(x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2)))
+    return of_tensors(as_tensor(x1, like), as_tensor(x2, like))
 
 
 def clip(x: Any, x_min: Any, x_max: Any) -> Any:
@@ -84,15 +84,13 @@ def clip(x: Any, x_min: Any, x_max: Any) -> Any:
 def arctan2(x1: Any, x2: Any) -> Tensor:
     """Return the angle of (x2, x1)."""
     like = x1 if isinstance(x1, Tensor) else x2
-    pair = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
-    return torch.atan2(*pair)
+    return torch.atan2(as_tensor(x1, like), as_tensor(x2, like))
 
 
 def logaddexp(x1: Any, x2: Any) -> Tensor:
     """Compute log(exp(x1) + exp(x2))."""
     like = x1 if isinstance(x1, Tensor) else x2
-    pair = (x if isinstance(x, Tensor) else like.new_tensor(x) for x in (x1, x2))
-    return torch.logaddexp(*pair)
+    return torch.logaddexp(as_tensor(x1, like), as_tensor(x2, like))
 
 
 def add_all(xs: Sequence[Tensor]) -> Tensor:
@@ -126,7 +124,7 @@ def moments(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> tuple[Tens
 
 def average(x: Tensor, weights: Any, axis: int | None) -> Tensor:
     """Compute the mean of x with weights, which are broadcast."""
-    spread = torch.as_tensor(weights, dtype=x.dtype, device=x.device).broadcast_to(x.shape)
+    spread = as_tensor(weights, x).to(x.dtype).broadcast_to(x.shape)
     dims = dims_of(x, axis)
     return torch.sum(x * spread, dims) / torch.sum(spread, dims)
 
@@ -234,7 +232,7 @@ def batch_norm(
     x: Tensor, mean: Any, variance: Any, offset: Any, scale: Any, epsilon: float
 ) -> Tensor:
     """Compute (x - mean) / deviation with given statistics."""
-    deviation = torch.sqrt(torch.as_tensor(variance, dtype=x.dtype, device=x.device) + epsilon)
+    deviation = torch.sqrt(as_tensor(variance, x) + epsilon)
     y: Tensor = (x - mean) / deviation * scale + offset
     return y
 

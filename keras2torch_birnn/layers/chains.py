@@ -24,6 +24,7 @@ from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
 from keras2torch_birnn.layers.masking import Masking, call_with_mask, differs
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
+from keras2torch_birnn.rnn.once_per_call import are_on_gpu, one_call
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
 # The identity in evaluation mode.
@@ -106,11 +107,17 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
         if torch.compiler.is_compiling() or is_tracing():
             return plain(self, *args, **kwargs)
         try:
-            if self.training or torch.is_grad_enabled():
-                return plain(self, *args, **kwargs)
-            one_call: Any = self._one_call
-            outputs = one_call and one_call.run(self, args, kwargs)
-            return chained(self, *args, **kwargs) if outputs is None else outputs
+            run = plain
+            if not (self.training or torch.is_grad_enabled()):
+                program: Any = self._one_call
+                outputs = program and program.run(self, args, kwargs)
+                if outputs is not None:
+                    return outputs
+                run = chained
+            if not are_on_gpu(args):
+                return run(self, *args, **kwargs)
+            with one_call():
+                return run(self, *args, **kwargs)
         except RuntimeError as error:
             from keras2torch_birnn.layers.small_inputs import find_small_input
 

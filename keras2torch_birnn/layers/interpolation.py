@@ -65,7 +65,7 @@ def weights(
     if mode == "area":
         return _areas(like, size, target, step)
     middle = 0.0 if corners else 0.5
-    rounded = torch.tensor(step, dtype=torch.float32, device=like.device)
+    rounded = torch.full((), step, dtype=torch.float32, device=like.device)
     at = (torch.arange(target, device=like.device) + middle) * rounded
     steps = torch.arange(size, device=like.device, dtype=torch.float64) + middle
     rows = KERNELS[mode]((steps - at[:, None].double()).abs())
@@ -74,7 +74,7 @@ def weights(
 
 def _areas(like: Tensor, size: int, target: int, step: float) -> Tensor:
     """Compute the share of every step under one of the output, in float32 (no row sums to 1)."""
-    rounded = torch.tensor(step, dtype=torch.float32, device=like.device)
+    rounded = torch.full((), step, dtype=torch.float32, device=like.device)
     places = torch.arange(target + 1, device=like.device) * rounded
     start, end = places[:-1, None], places[1:, None]
     own = torch.arange(size + 1, device=like.device, dtype=torch.float32)  # one too many
@@ -95,6 +95,6 @@ def resize(
 def resize_to_nearest(x: Tensor, axis: int, target: int) -> Tensor:
     """Make one axis ``target`` long, of the steps under the middles of the output's."""
     size = x.shape[axis]
-    step = torch.tensor(size / target, dtype=torch.float32, device=x.device)
+    step = torch.full((), size / target, dtype=torch.float32, device=x.device)
     at = (torch.arange(target, device=x.device) + 0.5) * step
     return x.index_select(axis, at.long().clamp(max=size - 1))

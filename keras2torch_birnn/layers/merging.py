@@ -105,12 +105,17 @@ def _expanded(x: Tensor, rank: int) -> Tensor:
 
 def all_masks(tensors: Tensors, mask: Masks) -> Tensor:
     """Combine masks: a step is valid if it is in every masked tensor."""
-    return reduce(torch.logical_and, [m for m in mask if m is not None])
+    return reduce(torch.logical_and, _distinct(mask))
 
 
 def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
     """Combine masks: a step is valid if it is in any tensor; all have masks."""
-    return reduce(torch.logical_or, [m for m in mask if m is not None])
+    return reduce(torch.logical_or, _distinct(mask))
+
+
+def _distinct(masks: Masks) -> list[Tensor]:
+    """Return the masks there are, once each: what layers know of one they need not find again."""
+    return list({id(mask): mask for mask in masks if mask is not None}.values())
 
 
 def _merge_mask(layer: LayerSpec) -> MaskFlow:

@@ -282,7 +282,7 @@ class OperationNodes:
 
     def _new(self, value: Any, want: str) -> fx.Node:
         """Make a tensor of a number."""
-        return self.graph.call_method("new_tensor", (self.like(), value), _dtype(want))
+        return self.graph.call_method("new_full", (self.like(), (), value), _dtype(want))
 
     def _cast(self, node: Any, has: str, want: str) -> Any:
         if has == want:

@@ -146,9 +146,9 @@ class MelSpectrogram(nn.Module):
         rate, low, high = self.frequencies
         steps = torch.arange(self.length // 2 + 1, dtype=torch.float64, device=x.device)
         at = _mel(steps[:, None] * (rate / 2 / (self.length // 2)))
-        ends = _mel(torch.tensor([low, high], dtype=torch.float64, device=x.device))
-        width = (ends[1] - ends[0]) / (self.bins + 1)
-        edges = ends[0] + width * torch.arange(self.bins + 2, device=x.device)
+        first, last = (_mel(torch.full_like(steps[0], one)) for one in (low, high))
+        width = (last - first) / (self.bins + 1)
+        edges = first + width * torch.arange(self.bins + 2, device=x.device)
         left, middle, right = edges[:-2], edges[1:-1], edges[2:]
         rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
         return torch.minimum(rising, falling).clamp(min=0).to(x.dtype)

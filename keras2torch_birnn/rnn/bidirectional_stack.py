@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -45,6 +46,7 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
+from keras2torch_birnn.rnn.once_per_call import one_call
 from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
 
@@ -372,14 +374,16 @@ class BidirectionalStack(nn.Module):
             return outputs if call.merge is None else outputs[0], _stack_states(states)
         finals: list[State] = []
         out: Merged = x
-        for index, layer in enumerate(stack.layers):
-            mode = self.merge_mode[index]
-            call = RnnCall(out, lengths, None if initial is None else initial[index], mode)
-            outputs, states = _run_valid(partial(run, layer), call, mask)
-            out = outputs if mode is None else outputs[0]
-            if self.dropout and index < self.num_layers - 1:
-                out = nn.functional.dropout(out, self.dropout, self.training)
-            finals += states
+        shares = x.is_cuda and not torch.compiler.is_compiling()
+        with one_call() if shares else nullcontext():
+            for index, layer in enumerate(stack.layers):
+                mode = self.merge_mode[index]
+                call = RnnCall(out, lengths, None if initial is None else initial[index], mode)
+                outputs, states = _run_valid(partial(run, layer), call, mask)
+                out = outputs if mode is None else outputs[0]
+                if self.dropout and index < self.num_layers - 1:
+                    out = nn.functional.dropout(out, self.dropout, self.training)
+                finals += states
         return out, _stack_states(finals)
 
     def _run_at_once(

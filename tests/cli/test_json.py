@@ -43,6 +43,7 @@ LIST_KEYS = {
             ("map", "weights"),
             ("layers", "layers"),
             ("bench", "rows"),
+            ("doctor", "engines"),
         )
     },
 }
@@ -83,6 +84,7 @@ GOOD: dict[str, tuple[tuple[object, ...], int]] = {
     "map": (("model.h5",), 0),
     "layers": (("GRU",), 0),
     "bench": (("--rnn", "gru"), 0),
+    "doctor": ((), 0),
     "version": ((), 0),
     "plugin new": ((CUSTOM,), 0),
 }
@@ -117,7 +119,7 @@ def check(text: str, code: int, keys: set[str], command: str) -> dict[str, Any]:
 
 def test_every_command_is_here() -> None:
     assert set(GOOD) == {*COMMANDS, "plugin new"}
-    assert set(BAD) == set(GOOD) - {"version"}
+    assert set(BAD) == set(GOOD) - {"doctor", "version"}
 
 
 @pytest.mark.parametrize("command", GOOD)

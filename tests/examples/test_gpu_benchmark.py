@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +18,105 @@ def test_a_dry_run_lacks_nothing_but_the_device(tmp_path: Path) -> None:
     options = ["--device", "cpu", "--dry-run", "--json", str(results), "--table", str(table)]
     gpu.main(options)
     found = json.loads(results.read_text(encoding="utf-8"))
-    assert {row["part"] for row in found["rows"]} == {"layers", "training", "models"}
-    assert {row["tf32"] for row in found["rows"]} == {False, True}
+    assert {row["part"] for row in found["rows"]} == {"parity", "layers", "training", "models"}
+    assert {row["tf32"] for row in found["rows"] if "tf32" in row} == {False, True}
     timed = {row["contender"] for row in found["rows"] if "ms" in row}
     assert {"k2t", "loop", "torch"} <= timed
     assert all(row["ok"] and row["error"] < 1e-5 for row in found["rows"] if "ms" in row)
-    assert [p["ok"] for p in found["parity"]] == [True]
+    assert [row["ok"] for row in found["rows"] if row["part"] == "parity"] == [True]
+    assert found["wrong"] == []
+    looped = [row for row in found["rows"] if row.get("contender") == "loop"]
+    assert any(list(row["engines"]) == ["loop"] for row in looped)
+    assert all(row["warnings"] == [] for row in looped)
     assert all(one["ok"] for one in found["tests"].values())
     lines = table.read_text(encoding="utf-8").splitlines()
     assert sum(line.startswith("| training: lstm-hard 2x3x5x7 masked |") for line in lines) == 2
 
 
-def test_everything_else_that_is_missing_is_named() -> None:
-    good = {"case": "lstm", "contender": "k2t", "ms": 1.0, "error": 1e-7, "ok": True}
+def test_everything_that_is_wrong_but_for_the_device_is_named() -> None:
+    good = {"part": "layers", "case": "lstm", "contender": "k2t", "error": 1e-7, "ok": True}
     found = {
-        "tests": {"tests": {"ok": False}, "others": {"ok": True}},
-        "parity": [{"model": "a.h5", "ok": False}, {"model": "b.h5", "absent": "no file"}],
+        "tests": {
+            "tests": {"ok": False, "failed": {"a::b": "no"}, "summary": "1 failed"},
+            "steps": {"ok": False, "failed": {}, "summary": "cannot be collected"},
+            "others": {"ok": True, "failed": {}, "summary": "1 passed"},
+        },
         "rows": [
             good,
+            {"part": "parity", "case": "a.h5", "ok": False},
+            {"part": "parity", "case": "b.h5", "absent": "no file"},
             {**good, "error": 0.5, "ok": False},
-            {"case": "lstm", "contender": "torch", "absent": "nn.GRU resets after the product"},
-            {"case": "lstm", "contender": "k2t triton", "absent": gpu.OF_THE_DEVICE[0]},
-            {"case": "gru", "contender": "k2t graph", "absent": "OSError: no compiler"},
-            {"case": "c.h5", "absent": "unsupported"},
+            {**good, "failed": "Traceback\n  in f\nRuntimeError: CUDA error"},
+            {**good, "contender": "torch", "absent": "nn.GRU resets after the product"},
+            {**good, "contender": "k2t triton", "absent": gpu.OF_THE_DEVICE[0]},
+            {**good, "case": "gru", "contender": "k2t graph", "absent": "OSError: no compiler"},
         ],
     }
-    assert gpu.what_else_is_missing(found) == [
-        "tests: tests",
-        "a.h5: not equal",
-        "b.h5: no file",
+    assert gpu.what_is_wrong(found) == [
+        "tests: tests: a::b",
+        "tests: steps: cannot be collected",
+        "a.h5, parity: not equal",
+        "b.h5, parity: no file",
         "lstm, k2t: 5.0e-01 off",
+        "lstm, k2t: failed: RuntimeError: CUDA error",
         "gru, k2t graph: OSError: no compiler",
-        "c.h5, None: unsupported",
     ]
+
+
+def test_what_fails_is_in_the_results_and_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = gpu.by_torch.prepare
+
+    def prepare_but_one(case: Any, how: str, *rest: Any) -> Any:
+        if how == "loop":
+            raise RuntimeError("CUDA error: an illegal memory access")
+        return prepare(case, how, *rest)
+
+    monkeypatch.setattr(gpu.by_torch, "prepare", prepare_but_one)
+    work = next(w for w in gpu.works(gpu.TINY, []) if w["part"] == "layers")
+    rows = [*gpu.rows_of(work, "cpu")]
+    assert [row["contender"] for row in rows] == ["k2t", "k2t graph", "k2t triton", "loop"]
+    assert rows[-1]["failed"].endswith("RuntimeError: CUDA error: an illegal memory access\n")
+    assert next(gpu.rows_of(work, "cpu", len(rows)))["contender"] == "torch"
+
+
+def test_another_process_goes_on_behind_what_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [
+        ('{"contender": "k2t"}\n{"contender": "loop", "failed": "no"}\n', 0),
+        ("a word of another\n", -11),
+        ('{"contender": "torch"}\n', 0),
+    ]
+    starts = []
+
+    def run(command: Any, **_: Any) -> Any:
+        starts.append(command[-1])
+        out, code = said.pop(0)
+        return subprocess.CompletedProcess(command, code, out, "it died")
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    rows = [*gpu.in_processes({"part": "layers", "case": "lstm"}, "cuda")]
+    assert rows == [
+        {"contender": "k2t"},
+        {"contender": "loop", "failed": "no"},
+        {"failed": "exit code -11: it died"},
+        {"contender": "torch"},
+    ]
+    assert starts == ["0", "2", "3"]
+
+
+def test_a_work_is_done_in_a_process_of_its_own(tmp_path: Path) -> None:
+    work = {"part": "parity", "case": "none.h5", "path": str(tmp_path / "none.h5")}
+    (row,) = gpu.in_processes(work, "cpu")
+    assert "none.h5" in row["absent"]
+
+
+def test_tests_that_fail_are_named(tmp_path: Path) -> None:
+    report = tmp_path / "junit.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="tests.a" name="good"/>'
+        '<testcase classname="tests.a" name="bad"><failure message="1 is not 2"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    assert gpu._failures(report) == {"tests.a::bad": "1 is not 2"}
 
 
 def test_ratios_are_those_of_the_same_size() -> None:

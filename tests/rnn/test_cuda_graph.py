@@ -22,8 +22,9 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.functional.activations import FUNCTIONS
-from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
+from keras2torch_birnn.limits import MAX_CALLS_PER_LAYER, MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine
 from keras2torch_birnn.rnn.engines.loop import STEPS
@@ -59,15 +60,16 @@ def recording(patching: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
 
     def record(
         compute: Callable[[], RnnResult], device: torch.device
-    ) -> tuple[Callable[[], None], RnnResult]:
+    ) -> tuple[cuda_graph.Play, RnnResult]:
         result = compute()
         results.append(result)
         for place in numbers(result):
             place.fill_(float("nan"))  # it was recorded, not played
 
-        def play() -> None:
+        def play(copy_out: Callable[[], RnnResult]) -> RnnResult:
             for place, value in zip(numbers(result), numbers(compute()), strict=True):
                 place.copy_(value)
+            return copy_out()
 
         return play, result
 
@@ -140,7 +142,8 @@ def test_another_call_is_another_recording(
     for _ in range(3):
         assert_same(rnn, RnnCall(x))
         assert_same(rnn, other(x))
-    assert len(recordings) == 2
+    # Both calls, and, as two of as many steps came, one for any number of steps up to that.
+    assert len(recordings) == 2 + (name == "lengths")
 
 
 def test_what_was_given_out_stays_when_it_is_played_again(recordings: list[RnnResult]) -> None:
@@ -202,7 +205,9 @@ def test_recordings_go_with_their_weights_and_with_the_place_where_these_lay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A graph knows where the weights lie, and does not keep them.
-    monkeypatch.setattr(cuda_graph, "capture", lambda compute, device: (int, compute()))
+    monkeypatch.setattr(
+        cuda_graph, "capture", lambda compute, device: (lambda copy: copy(), compute())
+    )
     cuda_graph._layers.clear()
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     with torch.no_grad():
@@ -216,12 +221,62 @@ def test_recordings_go_with_their_weights_and_with_the_place_where_these_lay(
     assert not cuda_graph._layers
 
 
-def test_calls_of_ever_other_shapes_run_unrecorded(recordings: list[RnnResult]) -> None:
+def test_shapes_in_turn_that_have_no_room_do_not_drive_out_each_other(
+    recordings: list[RnnResult],
+) -> None:
     rnn = layer_of("SimpleRNN")
     for _ in range(3):
-        for steps in range(1, 12):
-            assert_same(rnn, RnnCall(torch.randn(B, steps, F)))
+        for rows in range(1, MAX_GRAPHS_PER_LAYER + 4):
+            assert_same(rnn, RnnCall(torch.randn(rows, T, F)))
     assert len(recordings) == MAX_GRAPHS_PER_LAYER
+
+
+def test_what_comes_now_takes_the_place_of_what_came_long_ago(recordings: list[RnnResult]) -> None:
+    rnn = layer_of("SimpleRNN")
+    for rows in range(1, MAX_GRAPHS_PER_LAYER + 1):
+        for _ in range(2):
+            assert_same(rnn, RnnCall(torch.randn(rows, T, F)))
+    before = len(recordings)
+    for _ in range(4):
+        assert_same(rnn, RnnCall(torch.randn(30, T, F)))
+    assert len(recordings) == before + 1
+    (layer,) = cuda_graph._layers.values()
+    assert len(layer.graphs) == MAX_GRAPHS_PER_LAYER
+
+
+def test_shapes_that_never_come_again_are_forgotten(recordings: list[RnnResult]) -> None:
+    rnn = layer_of("SimpleRNN")
+    for rows in range(1, MAX_CALLS_PER_LAYER + 2):
+        by("graph", rnn, RnnCall(torch.randn(rows, 1, F)))
+    (layer,) = cuda_graph._layers.values()
+    assert len(layer.calls) == MAX_CALLS_PER_LAYER
+    assert not recordings
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_recording_is_for_any_number_of_steps_up_to_its_own(
+    cell: str, masked: bool, recordings: list[RnnResult]
+) -> None:
+    rnn = layer_of(cell)
+    for steps in (13, 16, 14, 15, 13):
+        lengths = torch.randint(0, steps + 1, (B,)) if masked else None
+        call = RnnCall(torch.randn(B, steps, F), lengths, merge="sum")
+        with torch.no_grad():
+            got, wanted = by("graph", rnn, call), by("loop", rnn, call)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+    # the second time 13 steps come, they have their own
+    assert len(recordings) == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "padded"),
+    [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (6, 6), (7, 8), (9, 12), (13, 16), (500, 512)],
+)
+def test_steps_are_padded_by_half_at_most(steps: int, padded: int) -> None:
+    asked = cuda_graph.pad(RnnCall(torch.zeros(B, steps, F)))
+    assert asked.x.shape == (B, padded, F)
+    assert padded <= 1.5 * steps
 
 
 def test_another_precision_of_products_is_another_recording(
@@ -334,8 +389,17 @@ def test_the_choice_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     refused("gradients and dropout cannot be recorded")
     with torch.no_grad():
         refused("it is for dense tensors on one CUDA device; use auto")
-        monkeypatch.setattr(cuda_graph, "is_exporting", lambda: True)
-        refused("what is compiled or exported cannot be recorded")
+        with monkeypatch.context() as patching:
+            patching.setattr(cuda_graph, "is_exporting", lambda: True)
+            refused("what is compiled or exported cannot be recorded")
+        with monkeypatch.context() as patching, torch.autocast("cpu", torch.bfloat16):
+            patching.setattr(cuda_graph, "why_not_capture", lambda *_: "")
+            refused("autocast is on")
+        with monkeypatch.context() as patching:
+            patching.setattr(engines, "GPU_KERNELS", "off")
+            refused("K2T_GPU_KERNELS=off")
+            patching.setattr(engines, "GPU_KERNELS", "never")
+            refused("K2T_GPU_KERNELS=never: one of auto, off, trusted is expected")
 
 
 def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,9 +415,6 @@ def test_what_is_on_a_gpu_and_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch
         on = {"device": "cuda:0"}
         for shape in ((0, T, F), (B, 0, F)):
             assert reason(*shape, **on) == "there is nothing to compute"
-        with pytest.MonkeyPatch.context() as patching:
-            patching.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
-            assert reason(B, T, F, **on) == "autocast is on"
         assert reason(B, T, F, **on) == "it is for plain tensors outside torch.func"
         monkeypatch.setattr(engine, "is_plain", lambda _: True)
         assert reason(B, T, F, **on) == ""

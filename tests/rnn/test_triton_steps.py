@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,17 +15,21 @@ import pytest
 pytest.importorskip("triton")
 
 import torch
+import triton_compile_child
 from kernel_layers import assert_close, both, half, reference
+from sampling import rest_thorough
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from triton_compile_child import OLD, TARGETS
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, activation
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, triton_step
+from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, select, triton_step
 from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.engines.static import why_not_triton
 from keras2torch_birnn.rnn.gpu import self_check, steps
@@ -107,6 +112,37 @@ def test_layers_without_biases_and_without_states_begin_at_zero(cell: str) -> No
     got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
     torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
     torch.testing.assert_close(gradients(got, layer, call), gradients(wanted, layer, call), **EXACT)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 1), (5, 1, 1), (1, 1, 17), (17, 2, 3)])
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_one_row_one_step_and_one_unit_are_computed(cell: str, sizes: tuple[int, int, int]) -> None:
+    rows, steps_, units = sizes
+    made, special = CELLS[cell]
+    torch.manual_seed(5)
+    (layer,) = made(F, units, batch_first=True, **special).to(DEVICE, torch.float64).rnn_layers()
+    x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
+    lengths = torch.randint(0, steps_ + 1, (rows,), dtype=torch.int32).to(DEVICE)
+    for call in (RnnCall(x), RnnCall(x, lengths, merge="ave")):
+        got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
+        torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
+        found, right = gradients(got, layer, call), gradients(wanted, layer, call)
+        torch.testing.assert_close(found, right, **EXACT)
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_bfloat16_is_as_near_to_float64_as_the_loop_is(cell: str) -> None:
+    layer = layer_of(cell, torch.bfloat16)
+    call = call_of(layer, masked=True)
+    exact = engine.cast_as_autocast(layer, call, torch.float64)
+    wanted = numbers(loop.run_directions(*exact))
+    errors = [
+        max(
+            float((a.double() - b).abs().max().detach()) for a, b in zip(found, wanted, strict=True)
+        )
+        for found in (numbers(run_triton(layer, call)), numbers(loop.run_directions(layer, call)))
+    ]
+    assert errors[0] <= max(2 * errors[1], 1e-2)
 
 
 def test_one_direction_of_several_tiles_of_rows_and_units() -> None:
@@ -318,6 +354,7 @@ def test_other_activations_are_left_to_the_loop(value: Any) -> None:
 def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Select engines as on a GPU, by kernels that were not checked yet."""
     if DEVICE.type == "cpu":
+        monkeypatch.setattr(select, "_asks_for_gpu", lambda _: True)
         monkeypatch.setattr(triton_step, "why_not_on_gpu", lambda *_: "")
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(self_check, "_reasons", {})
@@ -593,6 +630,43 @@ def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("as_on_gpu")
+def test_the_variable_turns_the_kernels_off_or_their_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = layer_of("LSTM")
+    call = call_of(layer, masked=False)
+    monkeypatch.setattr(self_check, "_check", lambda *_: "their numbers are off")
+    monkeypatch.setattr(engines, "GPU_KERNELS", "trusted")
+    assert triton_step.ENGINE.why_not(layer, call) == ""
+    monkeypatch.setattr(engines, "GPU_KERNELS", "off")
+    assert triton_step.ENGINE.why_not(layer, call) == "K2T_GPU_KERNELS=off"
+    monkeypatch.setattr(engines, "GPU_KERNELS", "auto")
+    with pytest.warns(RuntimeWarning, match="their numbers are off"):
+        assert triton_step.ENGINE.why_not(layer, call) == "their numbers are off"
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_under_autocast_the_kernels_compute_in_its_type(cell: str) -> None:
+    layer = layer_of(cell, torch.float32)
+    call = call_of(layer, masked=True, merge="sum")
+    inputs = engine.float_tensors(layer, call)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        assert triton_step.ENGINE.why_not(layer, call) == ""
+        got = numbers(triton_step.ENGINE.run(layer, call))
+        found = torch.autograd.grad(torch.stack([n.float().sum() for n in got]).sum(), inputs)
+    half, asked = engine.cast_as_autocast(layer, call, torch.bfloat16)
+    wanted = numbers(run_triton(half, asked))
+    right = torch.autograd.grad(torch.stack([n.float().sum() for n in wanted]).sum(), inputs)
+    assert {n.dtype for n in got} == {torch.bfloat16}
+    assert {g.dtype for g in found} == {torch.float32}
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(found, right, rtol=2e-2, atol=2e-2)
+    double = layer_of(cell)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        kept = numbers(triton_step.ENGINE.run(double, call_of(double, masked=True)))
+    assert {n.dtype for n in kept} == {torch.float64}
+
+
+@pytest.mark.usefixtures("as_on_gpu")
 def test_a_graph_records_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graph, "why_not_on_gpu", lambda *_: "")
     rnn: Any = layer_of("GRU before")
@@ -622,14 +696,20 @@ def test_inspection_knows_what_the_kernels_lack() -> None:
     assert found == "the Triton kernels lack an activation of this layer"
 
 
-def test_the_kernels_compile_for_a_card_that_is_not_here(tmp_path: Path) -> None:
-    """The interpreter accepts more than the compiler does."""
+@pytest.mark.parametrize("card", rest_thorough(TARGETS, ["sm_80"]))
+def test_the_kernels_compile_for_a_card_that_is_not_here(card: str, tmp_path: Path) -> None:
+    """The interpreter accepts more than the compiler does, and knows no registers."""
+    if OLD and card == "sm_120":
+        pytest.skip("this Triton does not know the card")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    script = Path(__file__).parents[1] / "support" / "triton_compile_child.py"
+    script = Path(triton_compile_child.__file__)
     done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True
+        [sys.executable, str(script), card], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    sizes = [int(line.rpartition(" ")[2]) for line in done.stdout.splitlines()]
-    assert len(sizes) == 10
-    assert min(sizes) > 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    _, dtypes = TARGETS[card]
+    assert len(rows) == 10 * len(dtypes)
+    assert max(row["registers"] for row in rows) <= 96
+    assert {row["spilled"] for row in rows} == {0}
+    assert max(row["shared"] for row in rows) <= 2048

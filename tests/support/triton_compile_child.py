@@ -1,7 +1,17 @@
-"""Compile every kernel for a card of NVIDIA, without one; run as a process of its own."""
+"""Compile every kernel for cards that are not here; run as a process of its own.
+
+Prints one line of JSON for each: card, type, kernel, kind, registers, spilled, shared (bytes).
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import triton
@@ -11,12 +21,18 @@ from triton.compiler import ASTSource
 
 from keras2torch_birnn.rnn.gpu import backward_kernels, forward_kernels
 
-# Triton 3.2, of torch 2.6, wants no constants in a signature.
+# Triton 3.2, of torch 2.6, wants no constants in a signature, and does not know sm_120.
 OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3)
-TARGET = GPUTarget("cuda", 80, 32)
+TARGETS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
+    "sm_75": (GPUTarget("cuda", 75, 32), ("fp32", "fp16")),
+    "sm_80": (GPUTarget("cuda", 80, 32), ("fp32", "bf16")),
+    "sm_90": (GPUTarget("cuda", 90, 32), ("fp32", "bf16")),
+    "sm_120": (GPUTarget("cuda", 120, 32), ("fp32",)),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), ("fp32",)),
+}
 ACTIVATION = {"activation": "relu", "a1": -0.3, "a2": 0.0, "a3": float("inf")}
 GATE = {"gate": "hard_sigmoid_1/6", "g1": 0.0, "g2": 0.0, "g3": 0.0}
-TILE = {"masked": True, "compute": tl.float32, "tile_rows": 2, "tile_units": 16}
+TILE = {"masked": True, "compute": tl.float32, "tile_rows": 2, "tile_units": 128}
 FLAGS = {"keep": True, "has_bias_n": True, "has_d_out": True}
 KINDS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 KERNELS = [
@@ -25,10 +41,13 @@ KERNELS = [
     (forward_kernels.reset_state, ""),
     (backward_kernels.retreat_reset, ""),
 ]
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+# Newer Triton has two assemblers: that for the newest cards is the newer one.
+ASSEMBLER = max(TOOLS.glob("ptxas*"), key=lambda file: len(file.name))
 
 
-def compile_kernel(kernel: Any, kind: str) -> int:
-    """Return the number of bytes for the card."""
+def compile_kernel(kernel: Any, kind: str, target: Any, dtype: str) -> Any:
+    """Return what Triton makes of a kernel for a card."""
     given = {**ACTIVATION, **GATE, **TILE, **FLAGS, "kind": kind}
     signature = {}
     for parameter in kernel.params:
@@ -38,14 +57,55 @@ def compile_kernel(kernel: Any, kind: str) -> int:
         elif name in ("step", "time", "batch", "units"):
             signature[name] = "i32"
         else:
-            signature[name] = "*i64" if name == "lengths" else "*fp32"
+            signature[name] = "*i64" if name == "lengths" else f"*{dtype}"
     constants = {name: given[name] for name, kind in signature.items() if kind == "constexpr"}
     if OLD:
         signature = {name: kind for name, kind in signature.items() if name not in constants}
-    source = ASTSource(kernel, signature, constants)
-    return len(triton.compile(source, target=TARGET).asm["cubin"])
+    return triton.compile(ASTSource(kernel, signature, constants), target=target)
+
+
+def measure(made: Any) -> tuple[int, int]:
+    """Return the registers of a thread, and the bytes or registers that do not fit into them."""
+    if "amdgcn" in made.asm:
+        count = {
+            key: int(value)
+            for key, value in re.findall(r"\.(\w+_count):\s+(\d+)", made.asm["amdgcn"])
+        }
+        return count["vgpr_count"], count["vgpr_spill_count"] + count["sgpr_spill_count"]
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "kernel.ptx"
+        text.write_text(made.asm["ptx"])
+        (code,) = re.findall(r"^\.target (\w+)", made.asm["ptx"], re.MULTILINE)
+        done = subprocess.run(
+            [ASSEMBLER, "-v", "--gpu-name", code, text, "-o", text.with_suffix(".cubin")],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    registers = re.findall(r"Used (\d+) registers", done.stderr)
+    spilled = re.findall(r"(\d+) bytes spill", done.stderr)
+    return max(map(int, registers)), sum(map(int, spilled))
+
+
+def compile_all(cards: list[str]) -> Iterator[dict[str, Any]]:
+    """Compile all kernels for each card and type."""
+    for card in cards:
+        target, dtypes = TARGETS[card]
+        for dtype in dtypes:
+            for kernel, kind in KERNELS:
+                made = compile_kernel(kernel, kind, target, dtype)
+                registers, spilled = measure(made)
+                yield {
+                    "card": card,
+                    "dtype": dtype,
+                    "kernel": kernel.fn.__name__,
+                    "kind": kind,
+                    "registers": registers,
+                    "spilled": spilled,
+                    "shared": made.metadata.shared,
+                }
 
 
 if __name__ == "__main__":
-    for kernel, kind in KERNELS:
-        print(kernel.fn.__name__, kind, compile_kernel(kernel, kind))
+    for row in compile_all(sys.argv[1:]):
+        print(json.dumps(row))

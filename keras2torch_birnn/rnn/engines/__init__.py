@@ -25,6 +25,12 @@ VARIABLE = "K2T_ENGINE"
 # Read once: a short call would feel it. It is checked where an engine is selected.
 REQUESTED = os.environ.get(VARIABLE) or "auto"
 
+# The kernels for GPUs that are not torch's: Triton's and CUDA graphs. auto: Triton's once they
+# agree with the loop. off: neither. trusted: without that comparison.
+GpuKernels = Literal["auto", "off", "trusted"]
+GPU_VARIABLE = "K2T_GPU_KERNELS"
+GPU_KERNELS = os.environ.get(GPU_VARIABLE) or "auto"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -141,6 +147,20 @@ def requested_engine(chosen: str | None = None) -> EngineRequest:
         ArgumentValueError: there is no such engine.
     """
     return check_request(chosen) if chosen else check_request(REQUESTED, VARIABLE)
+
+
+def gpu_kernels() -> GpuKernels:
+    """Return the value of ``K2T_GPU_KERNELS``.
+
+    Raises:
+        ArgumentValueError: it has no meaning.
+    """
+    known: tuple[GpuKernels, ...] = get_args(GpuKernels)
+    for one in known:
+        if one == GPU_KERNELS:
+            return one
+    expected = f"one of {', '.join(known)} is expected"
+    raise ArgumentValueError(f"{GPU_VARIABLE}={GPU_KERNELS}: {expected}")
 
 
 def candidates(requested: EngineRequest) -> tuple[EngineRow, ...]:

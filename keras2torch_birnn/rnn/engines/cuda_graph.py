@@ -18,22 +18,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.limits import MAX_GRAPHS_PER_LAYER
+from keras2torch_birnn.limits import MAX_CALLS_PER_LAYER, MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import loop, triton_step
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
+    autocast_dtype,
     is_exporting,
     needs_gradient,
     why_not_on_gpu,
 )
 from keras2torch_birnn.rnn.layer import RnnLayer
 
+# What a replay does, and then a function that copies its outcome; returns that.
+Play = Callable[[Callable[[], RnnResult]], RnnResult]
+
 
 class _Graph(NamedTuple):
     call: RnnCall  # its tensors take the values of a call before a replay
-    replay: Callable[[], None]
+    play: Play
     result: RnnResult  # its tensors hold the outcome after a replay
 
 
@@ -41,14 +45,38 @@ class _Graph(NamedTuple):
 class _Layer:
     """The graphs captured for one set of weight addresses; dropped with the first one's memory.
 
-    seen: keys of calls so far, at most ``MAX_GRAPHS_PER_LAYER``. graphs: of those that came again;
-    None where capturing failed.
+    calls: the last keys, at most ``MAX_CALLS_PER_LAYER``, the latest last. graphs: of at most
+    ``MAX_GRAPHS_PER_LAYER`` of them; None where capturing failed.
     """
 
     addresses: tuple[object, ...]
     watch: weakref.ref[torch.UntypedStorage]
-    seen: set[Hashable] = field(default_factory=set)
+    calls: dict[Hashable, None] = field(default_factory=dict)
     graphs: dict[Hashable, _Graph | None] = field(default_factory=dict)
+
+    def admit(self, key: Hashable) -> bool:
+        """Return whether a key came again and may have a graph, making room for it.
+
+        The graph goes that was not used for the longest time, if not since the key came last: more
+        shapes in turn than there is room for do not drive out each other.
+        """
+        if key not in self.calls:
+            return False
+        if len(self.graphs) < MAX_GRAPHS_PER_LAYER:
+            return True
+        oldest = next(one for one in self.calls if one == key or one in self.graphs)
+        if oldest != key:
+            del self.graphs[oldest]
+        return oldest != key
+
+    def note(self, key: Hashable) -> None:
+        """Put a key last. The first goes when there are too many, with its graph."""
+        self.calls.pop(key, None)
+        self.calls[key] = None
+        if len(self.calls) > MAX_CALLS_PER_LAYER:
+            first = next(iter(self.calls))
+            del self.calls[first]
+            self.graphs.pop(first, None)
 
 
 _layers: dict[int, _Layer] = {}
@@ -74,35 +102,54 @@ def run_captured(
     compute: without gradients and randomness, reading no values. weights: all that it uses. cell:
     everything else it depends on.
     """
-    key = (cell, *_key(call))
     with _lock:
-        graph = _find_or_capture(_layer_of(weights), key, compute, call)
+        layer, graph = _layer_of(weights), None
+        # The call as it is, else with any number of steps up to a bucket's.
+        asked = {(cell, *_key(one)): one for one in (call, pad(call))}
+        for key, one in asked.items():
+            if key not in layer.graphs and layer.admit(key):
+                layer.graphs[key] = _capture(compute, one)
+            if key in layer.graphs:
+                graph = layer.graphs[key]
+                break
+        for key in asked:
+            layer.note(key)
         if graph is not None:
             return _replay(graph, call)
     return compute(call)
 
 
-def _find_or_capture(
-    layer: _Layer, key: Hashable, compute: Callable[[RnnCall], RnnResult], call: RnnCall
-) -> _Graph | None:
-    """Return the graph of a key; None if the key is new or capturing failed."""
-    if key in layer.seen and key not in layer.graphs:
-        layer.graphs[key] = _capture(compute, call)
-    elif len(layer.seen) < MAX_GRAPHS_PER_LAYER:
-        layer.seen.add(key)
-    return layer.graphs.get(key)
+def pad(call: RnnCall) -> RnnCall:
+    """Return a call of as many steps or more, 2^n or 1.5 * 2^n, without its values.
+
+    Its lengths say which steps count; the others change no number.
+    """
+    x, lengths = call.x, call.lengths
+    power = 1 << (x.shape[1] - 1).bit_length()
+    steps = 3 * power // 4 if x.shape[1] <= 3 * power // 4 else power
+    lengths = x.new_empty(x.shape[0], dtype=torch.int64) if lengths is None else lengths
+    return call._replace(x=x[:, :1].expand(-1, steps, -1), lengths=lengths)
 
 
 def _replay(graph: _Graph, call: RnnCall) -> RnnResult:
     """Replay a graph for the values of a call; return copies, which the next call leaves alone."""
-    with torch.no_grad():
-        for to, given in zip(_inputs(graph.call), _inputs(call), strict=True):
-            to.copy_(given)
-        graph.replay()
+    own, steps = graph.call, call.x.shape[1]
+
+    def copy_out() -> RnnResult:
         outputs, states = graph.result
-        return tuple(o.clone() for o in outputs), tuple(
+        return tuple(o[:, :steps].clone() for o in outputs), tuple(
             tuple(s.clone() for s in state) for state in (states if call.return_state else ())
         )
+
+    with torch.no_grad():
+        own.x[:, :steps].copy_(call.x)
+        for to, given in zip(own.states(), call.states(), strict=True):
+            to.copy_(given)
+        if own.lengths is not None and call.lengths is not None:
+            own.lengths.copy_(call.lengths)
+        elif own.lengths is not None:
+            own.lengths.fill_(steps)
+        return graph.play(copy_out)
 
 
 def _inputs(call: RnnCall) -> list[Tensor]:
@@ -117,7 +164,7 @@ def _key(call: RnnCall) -> tuple[Hashable, ...]:
     masked, device = call.lengths is not None, call.x.device
     # Calls on different streams run at the same time.
     stream = torch.cuda.current_stream(device).cuda_stream if call.x.is_cuda else 0
-    return given, masked, call.merge, device, stream, _precision()
+    return given, masked, call.merge, device, stream, autocast_dtype(call.x), _precision()
 
 
 def _precision() -> tuple[Hashable, ...]:
@@ -151,7 +198,7 @@ def _capture(compute: Callable[[RnnCall], RnnResult], call: RnnCall) -> _Graph |
             initial_state=initial and tuple(tuple(map(_like, state)) for state in initial),
         )
         try:
-            replay, result = capture(lambda: compute(own), call.x.device)
+            play, result = capture(lambda: compute(own), call.x.device)
         except RuntimeError as error:
             warnings.warn(
                 f"a recurrent layer runs step by step, slower: it cannot be recorded: {error}",
@@ -159,7 +206,7 @@ def _capture(compute: Callable[[RnnCall], RnnResult], call: RnnCall) -> _Graph |
                 stacklevel=2,
             )
             return None
-    return _Graph(own, replay, result)
+    return _Graph(own, play, result)
 
 
 def _like(tensor: Tensor) -> Tensor:
@@ -167,46 +214,47 @@ def _like(tensor: Tensor) -> Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
 
 
-def capture(
-    compute: Callable[[], RnnResult], device: torch.device
-) -> tuple[Callable[[], None], RnnResult]:
+def capture(compute: Callable[[], RnnResult], device: torch.device) -> tuple[Play, RnnResult]:
     """Capture the GPU work of ``compute``; return its replay, and the tensors of the outcome.
 
     Raises:
         RuntimeError: an operation cannot be captured, or memory is short.
     """
     cuda: Any = torch.cuda  # its types are not all there
-    graph, (side, turn) = cuda.CUDAGraph(), _side(device)
+    graph, (side, turn, pool) = cuda.CUDAGraph(), _side(device)
     with cuda.device(device):
         here = cuda.current_stream()
         side.wait_stream(here)
         side.wait_event(turn)
         with cuda.stream(side):
             compute()  # libraries initialize at their first call, outside the graph
-            with cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            options = {"pool": pool, "capture_error_mode": "thread_local"}
+            with cuda.graph(graph, stream=side, **options):
                 result = compute()
         here.wait_stream(side)
 
-    def replay() -> None:
+    def play(copy_out: Callable[[], RnnResult]) -> RnnResult:
         stream = cuda.current_stream(device)
         stream.wait_event(turn)
         graph.replay()
+        copies = copy_out()
         turn.record(stream)
+        return copies
 
-    return replay, result
+    return play, result
 
 
 @cache
-def _side(device: torch.device) -> tuple[Any, Any]:
-    """Return the stream for capturing, and the event of the end of the last replay.
+def _side(device: torch.device) -> tuple[Any, Any, Any]:
+    """Return the stream for capturing, the event of the end of the last replay, and the memory.
 
-    Replays follow each other, on whatever streams: cuBLAS has a workspace for each stream, so all
-    graphs share the one of this stream. The unusual priority keeps torch's stream pool from handing
-    out this stream.
+    Replays follow each other, on whatever streams, until their outcome is copied: cuBLAS has a
+    workspace for each stream, so all graphs share the one of this stream, and one pool of memory.
+    The unusual priority keeps torch's stream pool from handing out this stream.
     """
     cuda: Any = torch.cuda
     with cuda.device(device):
-        return cuda.Stream(priority=-1), cuda.Event()
+        return cuda.Stream(priority=-1), cuda.Event(), cuda.graph_pool_handle()
 
 
 def _recorded_engine(layer: RnnLayer, call: RnnCall) -> Engine:
@@ -222,11 +270,17 @@ class CudaGraph(Engine):
 
     def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return why the steps cannot be captured for a call."""
+        if engines.gpu_kernels() == "off":
+            return f"{engines.GPU_VARIABLE}=off"
         if layer.drops() or needs_gradient(layer, call):
             return "gradients and dropout cannot be recorded"
         if is_exporting() or torch.compiler.is_compiling():
             return "what is compiled or exported cannot be recorded"
-        return why_not_capture(call, layer.present_parameters())
+        if reason := why_not_capture(call, layer.present_parameters()):
+            return reason
+        # the kernels cast what they are given, the loop each of its products
+        casts = autocast_dtype(call.x) is not None
+        return "autocast is on" if casts and _recorded_engine(layer, call) is loop.ENGINE else ""
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return that torch has no kernel, and what is recorded."""

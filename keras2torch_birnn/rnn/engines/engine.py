@@ -120,6 +120,23 @@ def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in float_tensors(layer, call))
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the dtype that autocast computes in on a tensor's device; None where it casts not."""
+    device = x.device.type
+    if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
+def cast_as_autocast(
+    layer: RnnLayer, call: RnnCall, dtype: torch.dtype
+) -> tuple[RnnLayer, RnnCall]:
+    """Return a layer and a call with all float tensors in a dtype, as ``torch.amp.custom_fwd``."""
+    tensors = [t.to(dtype) for t in float_tensors(layer, call)]
+    layer, x, initial = replace_float_tensors(layer, tensors, len(call.states()))
+    return layer, call._replace(x=x, initial_state=initial)
+
+
 def why_not_on_gpu(call: RnnCall, weights: Sequence[Tensor]) -> str:
     """Return why code that reads addresses on a GPU cannot compute a call; empty if it can."""
     x = call.x
@@ -129,8 +146,6 @@ def why_not_on_gpu(call: RnnCall, weights: Sequence[Tensor]) -> str:
         return "it is for dense tensors on one CUDA device"
     if 0 in x.shape[:2]:
         return "there is nothing to compute"
-    if torch.is_autocast_enabled(x.device.type):
-        return "autocast is on"
     return "" if is_plain(tensors) else "it is for plain tensors outside torch.func"
 
 

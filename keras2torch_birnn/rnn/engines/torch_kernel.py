@@ -6,7 +6,7 @@ B batch, T time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from keras2torch_birnn.rnn.engines.exported_kernel import (
 )
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masks import zero_past
+from keras2torch_birnn.rnn.once_per_call import once
 from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents
 
 # By cell kind and activation.
@@ -73,12 +74,8 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     packed: PackedSequence | None = None
     empty: Tensor | None = None
     if lengths is not None and x.shape[0] > 0:
-        # Sorted here, so that the states can be sorted alike.
-        order = lengths.argsort(descending=True)
-        back = order.argsort()
-        counts = lengths[order].cpu()
-        if counts[-1] == 0:
-            empty = lengths[order] == 0
+        order, back, counts, empty = once(_sort, lengths)
+        if empty is not None:
             x = zero_past(x, lengths)  # a step of each row without any is read
         packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
         begin = tuple(s[:, order] for s in begin)
@@ -101,6 +98,25 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     if merge == "concat":
         return (out,), states
     return merge_outputs(out.chunk(directions, dim=2), merge), states
+
+
+class _Sorted(NamedTuple):
+    """Rows by descending length: their order and the way back, lengths, and which have no step.
+
+    Lengths are on the host. Sorted here, so that the states can be sorted alike.
+    """
+
+    order: Tensor
+    back: Tensor
+    counts: Tensor
+    empty: Tensor | None
+
+
+def _sort(lengths: Tensor) -> _Sorted:
+    order = lengths.argsort(descending=True)
+    counts = lengths[order].cpu()  # the host waits
+    empty = lengths[order] == 0 if counts[-1] == 0 else None
+    return _Sorted(order, order.argsort(), counts, empty)
 
 
 class TorchKernel(Engine):

@@ -7,8 +7,11 @@ from functools import cache
 import torch
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.engines import GPU_VARIABLE, gpu_kernels
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
+    autocast_dtype,
+    cast_as_autocast,
     is_exporting,
     why_not_on_gpu,
 )
@@ -43,6 +46,8 @@ class TritonStep(Engine):
 
     def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return why the kernels cannot run a call. The first call of a kind checks them."""
+        if gpu_kernels() == "off":
+            return f"{GPU_VARIABLE}=off"
         if layer.drops():
             return "the Triton kernels have no dropout"
         if is_exporting() or torch.compiler.is_compiling():
@@ -51,8 +56,9 @@ class TritonStep(Engine):
         if reason := why_not_on_gpu(call, parameters):
             return reason
         shapes = {w.hh.shape for w in layer.get_weights()}
-        dtypes = {t.dtype for t in (call.x, *call.states(), *parameters)}
-        if len(shapes) > 1 or len(dtypes) > 1 or call.x.dtype not in TOLERANCES:
+        cast = autocast_dtype(call.x)
+        dtypes = {cast or t.dtype for t in (call.x, *call.states(), *parameters)}
+        if len(shapes) > 1 or len(dtypes) > 1 or not dtypes.issubset(TOLERANCES):
             return "the Triton kernels compute directions alike, of one float type"
         cell = to_step_cell(layer.cell)
         if cell is None:
@@ -61,7 +67,9 @@ class TritonStep(Engine):
             return "Triton is not installed"
         if cell.needs_whole_rows and layer.get_weight_hh().shape[1] > WIDEST_WHOLE_ROWS:
             return f"the Triton kernels have softmax of at most {WIDEST_WHOLE_ROWS} units"
-        kind = kind_of(cell, layer, call)
+        if gpu_kernels() == "trusted":
+            return ""
+        kind = kind_of(cell, layer, call, cast)
         if not is_checked(kind) and torch.cuda.is_current_stream_capturing():
             return "a graph is being recorded, and the kernels were not checked before"
         return why_not_trusted(layer.cell, kind)
@@ -79,12 +87,16 @@ class TritonStep(Engine):
         cell = to_step_cell(layer.cell)
         if cell is None:
             raise TypeError("a layer that the Triton kernels cannot compute")
+        dtype = autocast_dtype(call.x)
         try:
-            return run_call(cell, layer, call)
+            if dtype is None:
+                return run_call(cell, layer, call)
+            with torch.autocast(call.x.device.type, enabled=False):
+                return run_call(cell, *cast_as_autocast(layer, call, dtype))
         except torch.OutOfMemoryError:
             raise
         except Exception as failure:  # a compiler or a driver may raise anything
-            distrust(kind_of(cell, layer, call), failure)
+            distrust(kind_of(cell, layer, call, dtype), failure)
             return run_directions(layer, call)
 
 

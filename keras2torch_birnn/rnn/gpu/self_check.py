@@ -60,8 +60,10 @@ class CheckedKind(NamedTuple):
     gradient: bool
 
 
-def kind_of(cell: StepCell, layer: RnnLayer, call: RnnCall) -> CheckedKind:
-    """Return the kind of a call."""
+def kind_of(
+    cell: StepCell, layer: RnnLayer, call: RnnCall, dtype: torch.dtype | None = None
+) -> CheckedKind:
+    """Return the kind of a call; dtype: what its floats are cast to, if they are."""
     units = layer.get_weight_hh().shape[1]
     small = units <= WIDE or cell.needs_whole_rows
     return CheckedKind(
@@ -69,7 +71,7 @@ def kind_of(cell: StepCell, layer: RnnLayer, call: RnnCall) -> CheckedKind:
         units if small else WIDE - 16 + units % 16,
         find_tile(cell, call.x.shape[0], units),
         tuple((w.bias_ih is not None, w.bias_hh is not None) for w in layer.get_weights()),
-        call.x.dtype,
+        dtype or call.x.dtype,
         call.x.device,
         call.lengths is not None,
         needs_gradient(layer, call),
@@ -122,7 +124,12 @@ def _note(kind: CheckedKind, reason: str) -> None:
 def _check(cell: Cell, kind: CheckedKind) -> str:
     """Compare with the loop; return how they differ, or what failed."""
     try:
-        with torch.inference_mode(False), torch.enable_grad(), float32_precision("ieee"):
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(kind.device.type, enabled=False),
+            float32_precision("ieee"),
+        ):
             for layer, call, wanted in islice(_draws(cell, kind), DRAWS):
                 error = _error(_numbers(run_call(kind.cell, layer, call), layer, call), wanted)
                 loop = _error(_numbers(run_directions(layer, call), layer, call), wanted)

@@ -1,0 +1,102 @@
+"""The engine that computes each cell on this machine, and why not the others: ``k2t doctor``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
+from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.engines import ENGINES
+from keras2torch_birnn.rnn.engines.select import engine_of, explain_call
+from keras2torch_birnn.rnn.engines.triton_step import triton_version
+from keras2torch_birnn.rnn.native.codes import INSTRUCTION_SETS, REDUCED
+from keras2torch_birnn.rnn.native.library import library, why_missing
+from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
+
+# Cells that torch has kernels for, and their kin that it has none for.
+_CELLS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+    "LSTM": (BiLSTM, {}),
+    "LSTM, hard_sigmoid": (BiLSTM, {"recurrent_activation": "hard_sigmoid_0.2"}),
+    "GRU": (BiGRU, {}),
+    "GRU, reset_after=False": (BiGRU, {"reset_after": False}),
+    "SimpleRNN": (BiRNN, {}),
+}
+_SIZES = {"input_size": 5, "hidden_size": 7, "batch_first": True}
+_VARIABLES = ("K2T_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TRITON_INTERPRET")
+
+
+@dataclass(frozen=True)
+class ChosenEngine:
+    """The engine of one cell. others: why each of the others does not run it."""
+
+    device: str
+    cell: str
+    training: bool
+    engine: str
+    reason: str
+    others: Mapping[str, str]
+
+
+def describe_kernel() -> dict[str, Any]:
+    """Return the file of the native kernel, why there is none, and the instruction sets it has."""
+    missing = why_missing()
+    have = 0 if missing else library().k2t_instruction_sets()
+    tables: list[tuple[str, Mapping[str, int]]] = [("float32", INSTRUCTION_SETS), *REDUCED.items()]
+    return {
+        "file": str(FOLDER / NAME),
+        "missing": missing,
+        "instruction_sets": {
+            precision: [name for name, bit in sets.items() if have & bit]
+            for precision, sets in tables
+        },
+    }
+
+
+def describe_torch() -> dict[str, Any]:
+    """Return what torch was built for and finds."""
+    versions: Any = torch.version
+    cudnn: Any = torch.backends.cudnn
+    return {
+        "threads": torch.get_num_threads(),
+        "cuda": versions.cuda,
+        "hip": versions.hip,
+        "cudnn": cudnn.version(),
+        "triton": triton_version(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
+    }
+
+
+def choose_engines(devices: Sequence[str]) -> list[ChosenEngine]:
+    """Return the engine of every cell on each device; on a GPU its kernels are checked first."""
+    return [
+        _choose(device, cell, training=training)
+        for device in devices
+        for cell in _CELLS
+        for training in (False, True)
+    ]
+
+
+def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
+    made, options = _CELLS[cell]
+    (layer,) = made(**_SIZES, **options, device=device).train(training).rnn_layers()
+    call = RnnCall(torch.zeros(1, 2, _SIZES["input_size"], device=device))
+    with torch.set_grad_enabled(training):
+        try:
+            choice = explain_call(layer, call)
+            engine, why = str(choice.engine), choice.reason
+        except UsageError as refused:  # K2T_ENGINE asks for one that cannot run it
+            engine, why = "none", str(refused)
+        others: dict[str, str] = {}
+        for row in ENGINES:
+            if row.name != engine:
+                other = engine_of(row.name)
+                reason = other.why_not(layer, call) or other.why_skip(layer, call)
+                others[row.name] = reason or f"{engine} was chosen"
+    return ChosenEngine(device, cell, training, engine, why, others)

@@ -1,0 +1,62 @@
+"""Prepare a model before its first request: compile, check and record for the shapes to come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.golden import origin
+from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
+from keras2torch_birnn.running import find_float_dtype, keep_states, run
+
+Shape: TypeAlias = Sequence[int]
+# The first compiles kernels and checks them, the second records, the third runs the recording.
+_CALLS = 3
+
+
+def warm_up(model: nn.Module, shapes: Sequence[Shape | Sequence[Shape]]) -> None:
+    """Call a model of ``convert`` or ``load``, or a ``BiLSTM`` and its kin, before requests do.
+
+    In evaluation mode and without gradients. Afterwards calls of these shapes, types and devices
+    compile, check and record nothing. The model's mode and states stay as they are.
+
+    shapes: of the input, with the batch; of a model with several inputs a sequence of their shapes
+    in Keras' order.
+
+    Raises:
+        UsageError: it is another model, or has more or fewer inputs.
+
+    Example:
+        >>> warm_up(BiLSTM(5, 7, batch_first=True), [(1, 11, 5), (32, 11, 5)])
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with keep_states(model):
+            for shape in shapes:
+                inputs = _inputs(model, shape)
+                for _ in range(_CALLS):
+                    run(model, inputs)
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _inputs(model: nn.Module, shape: Any) -> tuple[Tensor, ...]:
+    """Return inputs of these shapes: the golden ones of a converted model, repeated."""
+    wanted = [shape] if all(isinstance(size, int) for size in shape) else list(shape)
+    if isinstance(model, BidirectionalStack):
+        known: Sequence[Tensor] = [torch.zeros((), dtype=find_float_dtype(model))]
+    else:
+        known = origin(model).golden.inputs
+    if len(known) != len(wanted):
+        raise UsageError(f"shapes of {len(known)} inputs are expected, found {len(wanted)}")
+    return tuple(
+        torch.from_numpy(np.resize(x.numpy(), tuple(sizes)))
+        for x, sizes in zip(known, wanted, strict=True)
+    )

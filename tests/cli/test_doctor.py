@@ -1,0 +1,50 @@
+"""``k2t doctor``: what a report of a fault says about the machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from commands import k2t
+
+from keras2torch_birnn.rnn import diagnosis, engines
+from keras2torch_birnn.rnn.engines import ENGINES
+
+
+def test_every_cell_has_an_engine_and_all_others_a_reason() -> None:
+    data = json.loads(k2t("doctor", "--json").out)
+    names = {row.name for row in ENGINES}
+    cells = {(row["cell"], row["training"]) for row in data["engines"]}
+    assert cells == {(cell, training) for cell in diagnosis._CELLS for training in (False, True)}
+    for row in data["engines"]:
+        assert {row["engine"], *row["others"]} == names
+        assert row["reason"] and all(row["others"].values())
+    assert {row["device"] for row in data["engines"]} >= {"cpu"}
+    assert set(data["kernel"]["instruction_sets"]) == {"float32", "bfloat16", "int8"}
+
+
+def test_it_prints_the_reasons_against_the_others_only_if_asked() -> None:
+    short, long = k2t("doctor"), k2t("doctor", "-v")
+    assert short.code == long.code == 0
+    assert "LSTM, hard_sigmoid" in short.out
+    assert "not graph" not in short.out
+    assert "not graph" in long.out
+
+
+def test_it_says_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "why_missing", lambda: "no compiler was found")
+    found = diagnosis.describe_kernel()
+    assert found["missing"] == "no compiler was found"
+    assert found["instruction_sets"] == {"float32": [], "bfloat16": [], "int8": []}
+
+
+def test_a_request_that_cannot_be_met_is_a_line_of_the_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "REQUESTED", "graph")
+    monkeypatch.setenv("K2T_ENGINE", "graph")
+    data = json.loads(k2t("doctor", "--json").out)
+    assert data["torch"]["variables"]["K2T_ENGINE"] == "graph"
+    called = [row for row in data["engines"] if row["device"] == "cpu" and not row["training"]]
+    assert {row["engine"] for row in called} == {"none"}
+    assert all("it is for dense tensors on one CUDA device" in row["reason"] for row in called)

@@ -1,0 +1,223 @@
+"""Every fixture on a pretended CUDA device: no tensor is left behind, and the host hardly waits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pretended_device import PretendedDevice, PretendedTensor, pretended_device
+from sampling import rest_thorough
+from specs import ENTRIES, fixture
+from torch import Tensor, nn
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.building import build
+from keras2torch_birnn.rnn.masked_run import run_masked
+from keras2torch_birnn.running import flat
+from keras2torch_birnn.schema import CELLS, LAYERS, OPS
+from keras2torch_birnn.spec import Array
+
+# Files that together have every class, and what makes numbers on the device (resizing).
+ONE_PER_CLASS = """
+    keras-2.2.4/around_bilinear_corners.h5
+    tf.keras-2.15.0/around_resized_area.h5
+    tf.keras-2.4.0/resizing_nearest.h5
+    keras-1.2.2/conv_valid_same.h5
+    keras-1.2.2/cube_global_tf.h5
+    keras-1.2.2/cube_tf.h5
+    keras-1.2.2/local2_tf.h5
+    keras-1.2.2/merge_first_masked.h5
+    keras-1.2.2/plane_deconvolution_same_tf.h5
+    keras-1.2.2/plane_lstm_tf.h5
+    keras-2.0.8/merge_legacy.h5
+    keras-2.2.4/around_conv2_first.h5
+    keras-2.3.1/highway_maxout.h5
+    keras-3.15.1/adaptive1.keras
+    keras-3.15.1/adaptive2.keras
+    keras-3.15.1/adaptive3.h5
+    keras-3.15.1/around_depthwise2_first.keras
+    keras-3.15.1/around_mask_rmsnorm.keras
+    keras-3.15.1/augmented_old_file.h5
+    keras-3.15.1/groups.keras
+    keras-3.15.1/mel.keras
+    keras-3.15.1/ops_layers.keras
+    keras-3.15.1/ops_more.keras
+    keras-3.15.1/ops_newest.keras
+    keras-3.15.1/ops_reduce.keras
+    keras-3.15.1/ops_shapes.keras
+    keras-3.15.1/ops_values.keras
+    keras-3.15.1/resizing_first.keras
+    keras-3.15.1/reversible.keras
+    keras-3.15.1/stft_angle.keras
+    tf-2.2.3/ops_node_values.h5
+    tf.keras-2.15.0/activation_layers.keras
+    tf.keras-2.15.0/around_count.h5
+    tf.keras-2.15.0/around_discretization.keras
+    tf.keras-2.15.0/around_groupnorm2.h5
+    tf.keras-2.15.0/around_mask_dropped.h5
+    tf.keras-2.15.0/around_mask_normalization.keras
+    tf.keras-2.15.0/around_mask_transposed.keras
+    tf.keras-2.15.0/attention_causal.keras
+    tf.keras-2.15.0/conv_lstm_1d.h5
+    tf.keras-2.15.0/conv_lstm_3d.keras
+    tf.keras-2.15.0/dropout_cubes.keras
+    tf.keras-2.15.0/identities.keras
+    tf.keras-2.15.0/merge_values.keras
+    tf.keras-2.15.0/shapes.keras
+    tf.keras-2.15.0/softmax_layer.h5
+    tf.keras-2.15.0/thresholded_relu.h5
+    tf.keras-2.4.0/augmented.h5
+    tf.keras-2.4.0/cube_margins.h5
+    tf.keras-2.4.0/cube_transposed.h5
+    tf.keras-2.4.0/stacked_mask_bi.h5
+    tf_keras-2.21.0/arch_deep_speech_2d.keras
+    tf_keras-2.21.0/arch_multi_head.weights.h5
+    tf_keras-2.21.0/dtypes_whole.h5
+    tf_keras-2.21.0/einsum.keras
+    tf_keras-2.21.0/hashing.keras
+    tf_keras-2.21.0/local.keras
+    tf_keras-2.21.0/lookup.keras
+    tf_keras-2.21.0/ops_tf_more.keras
+    tf_keras-2.21.0/ops_tf_sizes.keras
+""".split()
+# Gradients of the cells, masks and merges that have an engine of their own; all others: thorough.
+GRADIENTS = ("mask", "cell", "merge", "conv_lstm")
+
+
+def tensors(inputs: Sequence[Array], model: nn.Module) -> list[Tensor]:
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    given = [torch.from_numpy(x) for x in inputs]
+    return [x.to(dtype) if x.is_floating_point() else x for x in given]
+
+
+def numbers(outputs: Any) -> list[Tensor]:
+    found = flat(outputs)
+    assert all(isinstance(y, PretendedTensor) for y in found)
+    return [y.held for y in found]
+
+
+@pytest.fixture
+def lengths(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
+    """The lengths of all masks that recurrent layers get on the device."""
+    found: set[tuple[int, ...]] = set()
+
+    def note(run: Any, call: Any, mask: Any, rules: Any) -> Any:
+        if isinstance(mask, PretendedTensor):
+            found.add(tuple(mask.held.sum(1).tolist()))
+        return run_masked(run, call, mask, rules)
+
+    monkeypatch.setattr("keras2torch_birnn.rnn.modules.run_masked", note)
+    return found
+
+
+def assert_ready(device: PretendedDevice, lengths: Collection[Any]) -> None:
+    """Nothing is left on the host, nothing copied from it; it waits once for each mask."""
+    assert device.mismatches == []
+    assert device.copies == []
+    assert device.reads == ["_to_copy"] * len(device.reads)
+    assert len(device.reads) <= len(lengths)
+
+
+@pytest.mark.parametrize("file", rest_thorough(ENTRIES, ONE_PER_CLASS))
+def test_a_model_computes_on_the_device_what_keras_gave(
+    file: str, lengths: set[tuple[int, ...]]
+) -> None:
+    case, entry = fixture(file), ENTRIES[file]
+    model = build(case.spec)
+    atol = entry.get("tolerance", {}).get("atol", 1e-5)
+    with pretended_device() as device, torch.no_grad():
+        device.move(model)
+        for inputs, wanted in case.calls():
+            given = [device.put(x) for x in tensors(inputs, model)]
+            device.reads.clear()
+            lengths.clear()
+            found = numbers(model(*given))
+            assert_ready(device, lengths)
+            for a, b in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(a.numpy(), b, atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "file",
+    rest_thorough(ONE_PER_CLASS, [f for f in ONE_PER_CLASS if any(k in f for k in GRADIENTS)]),
+)
+def test_gradients_are_those_of_the_cpu(file: str, lengths: set[tuple[int, ...]]) -> None:
+    case = fixture(file)
+    model, there = build(case.spec), build(case.spec)
+    (inputs, _), *_ = case.calls()
+
+    def differentiate(outputs: Any) -> None:
+        ys = [y for y in flat(outputs) if y.requires_grad]
+        if ys:
+            torch.stack([y.square().mean() for y in ys]).sum().backward()
+
+    given = tensors(inputs, model)
+    differentiate(model(*given))
+    with pretended_device() as device:
+        device.move(there)
+        differentiate(there(*[device.put(x) for x in given]))
+    assert_ready(device, lengths)
+    for (name, one), other in zip(model.named_parameters(), there.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None:
+            assert isinstance(other.grad, PretendedTensor)
+            size = float(one.grad.nan_to_num().abs().max().clamp(min=1e-3))
+            options: Any = {"rtol": 0, "atol": 1e-4 * size, "equal_nan": True}
+            torch.testing.assert_close(other.grad.held, one.grad, **options)
+
+
+@pytest.mark.thorough
+def test_the_files_have_every_class() -> None:
+    found = {layer.class_name for f in ONE_PER_CLASS for layer in fixture(f).spec.root.walk()}
+    assert found == set(LAYERS) | set(OPS) | set(CELLS)
+
+
+def test_a_stack_reads_the_lengths_of_a_mask_once() -> None:
+    rnn = k2t.BiGRU(5, 7, num_layers=3, merge_mode=["sum", "mul", "ave"], batch_first=True)
+    x, mask = torch.randn(3, 11, 5), torch.rand(3, 11) < 0.6
+    wanted, _ = rnn(x, mask=mask)
+    with pretended_device() as device:
+        device.move(rnn)
+        found, _ = rnn(device.put(x), mask=device.put(mask))
+    assert_ready(device, {"one mask"})
+    torch.testing.assert_close(found.held, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_mask_that_is_changed_between_calls_is_read_again(mode: Any) -> None:
+    rnn = k2t.BiGRU(5, 7, num_layers=2, merge_mode="sum", batch_first=True)
+    x, mask = torch.randn(3, 11, 5), torch.rand(3, 11) < 0.6
+    with mode():
+        wanted, _ = rnn(x, mask=~mask)
+    with pretended_device() as device, mode():
+        device.move(rnn)
+        given = device.put(mask)
+        rnn(device.put(x), mask=given)
+        given.logical_not_()
+        found, _ = rnn(device.put(x), mask=given)
+    torch.testing.assert_close(found.held, wanted, rtol=0, atol=1e-5)
+
+
+# ---- the device itself ---------------------------------------------------------------------------
+
+
+def test_the_device_notes_tensors_of_two_devices_reads_and_copies() -> None:
+    with pretended_device() as device:
+        x = device.put(torch.arange(6.0).reshape(2, 3))
+        assert x.is_cuda and x.device == torch.device("cuda", 0)
+        assert x.new_zeros(2).is_cuda and torch.ones(2, device=x.device).is_cuda
+        assert device.mismatches == device.reads == device.copies == []
+        x + torch.ones(3)
+        assert device.mismatches == ["add: cuda [2, 3], cpu [3]"]
+        assert x.sum().item() == 15.0
+        assert x[x > 2].shape == (3,)
+        assert torch.equal(x.cpu(), torch.arange(6.0).reshape(2, 3))
+        assert device.reads == ["_local_scalar_dense", "index", "_to_copy"]
+        torch.tensor([1.0], device=x.device)
+        x.new_tensor(3)
+        x.copy_(torch.ones(2, 3))
+        torch.ones(3).to(x.device)
+        assert device.copies == ["tensor", "new_tensor", "copy_", "_to_copy"]

@@ -1,0 +1,70 @@
+"""``k2t.warm_up``: what the first requests would wait for is done before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from specs import FIXTURES
+from torch import nn
+
+import keras2torch_birnn as k2t
+from keras2torch_birnn.rnn.engines import cuda_graph, select
+
+MASKED = FIXTURES / "tf.keras-2.15.0/mask_stack_bi_dense.h5"
+
+
+def test_a_call_after_it_records_nothing() -> None:
+    model = k2t.convert(MASKED)
+    k2t.warm_up(model, [(5, 7), (2, 11)])
+    known = dict(model._one_call._found)
+    assert len(known) == 2
+    with torch.no_grad():
+        for sizes in ((5, 7), (2, 11)):
+            model(torch.randint(0, 17, sizes, dtype=torch.int32))
+    assert model._one_call._found == known
+
+
+def test_a_graph_is_recorded_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[Any] = []
+
+    def record(compute: Any, device: Any) -> Any:
+        recorded.append(device)
+        result = compute()
+        return lambda copy_out: copy_out(), result
+
+    monkeypatch.setattr(select, "_asks_for_gpu", lambda _: True)
+    monkeypatch.setattr(cuda_graph, "why_not_capture", lambda *_: "")
+    monkeypatch.setattr(cuda_graph, "capture", record)
+    rnn = k2t.BiLSTM(5, 7, recurrent_activation="hard_sigmoid_0.2", engine="torch")
+    k2t.warm_up(rnn, [(11, 3, 5)])
+    assert len(recorded) == 1
+    with torch.no_grad():
+        rnn(torch.randn(11, 3, 5))
+    assert len(recorded) == 1
+    assert rnn.training
+
+
+def test_states_and_modes_stay() -> None:
+    model = k2t.convert(FIXTURES / "tf.keras-2.15.0/stateful_plain.h5")
+    x = model.meta["keras2torch_birnn"].golden.inputs[0]
+    with torch.no_grad():
+        model(x)
+        wanted = model(x)
+        k2t.reset_states(model)
+        model(x)
+        model.train()
+        frozen = next(m for m in model.modules() if m is not model)
+        frozen.eval()
+        k2t.warm_up(model, [tuple(x.shape)])
+        assert model.training and not frozen.training
+        model.eval()
+        assert torch.equal(model(x), wanted)
+
+
+def test_what_cannot_be_warmed_up_is_refused() -> None:
+    with pytest.raises(k2t.UsageError, match=r"was not made by k2t\.convert"):
+        k2t.warm_up(nn.Linear(3, 5), [(2, 3)])
+    with pytest.raises(k2t.UsageError, match="shapes of 1 inputs are expected, found 2"):
+        k2t.warm_up(k2t.convert(MASKED), [((5, 7), (5, 7))])
