@@ -20,9 +20,21 @@ def version(output: Output) -> None:
     """
     packages = {"python": platform.python_version(), **{name: _find(name) for name in _NEEDED}}
     folder = str(Path(__file__).parents[1])
-    more = [*(f"{name} {value}" for name, value in packages.items()), folder]
+    kernels = _describe_kernels()
+    named = {**packages, "kernels": ", ".join(f"{one} {by}" for one, by in kernels.items())}
+    more = [*(f"{name} {value}" for name, value in named.items()), folder]
     lines = [f"k2t {__version__}", *(more if output.verbose else ())]
-    output.print_result({"version": __version__, "folder": folder, "packages": packages}, lines)
+    found = {"version": __version__, "folder": folder, "packages": packages, "kernels": kernels}
+    output.print_result(found, lines)
+
+
+def _describe_kernels() -> dict[str, str]:
+    """Return the best instruction set for each precision, or why there is none."""
+    from keras2torch_birnn.rnn.native.codes import PRECISIONS
+    from keras2torch_birnn.rnn.native.library import find_sets, why_missing
+
+    reason = why_missing()
+    return {one: f"none, {reason}" if reason else next(iter(find_sets(one))) for one in PRECISIONS}
 
 
 def _find(package: str) -> str:

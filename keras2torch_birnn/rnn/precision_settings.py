@@ -10,11 +10,8 @@ from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.engines.reduced import Refusal, why_not_layer
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.modules import RecurrentModule
-from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.native.precision import (
-    Precision,
-    check_precision,
-)
+from keras2torch_birnn.rnn.native.codes import Precision, ReducedPrecision
+from keras2torch_birnn.rnn.native.precision import check_precision
 
 
 def set_precision(model: nn.Module, precision: Precision) -> None:

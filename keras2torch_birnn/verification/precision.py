@@ -25,7 +25,8 @@ from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates
-from keras2torch_birnn.rnn.native.precision import Precision, check_precision, reduced_kernel
+from keras2torch_birnn.rnn.native.codes import Precision
+from keras2torch_birnn.rnn.native.precision import check_precision, reduced_kernel
 from keras2torch_birnn.rnn.precision_settings import recurrent_modules, set_precision
 from keras2torch_birnn.running import copy_in_float64, flat, run
 from keras2torch_birnn.saving.checkpoint import load

@@ -21,7 +21,7 @@ from torch import Tensor
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.native import library
-from keras2torch_birnn.rnn.native.precision import PRECISIONS
+from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from kernel_layers import CELLS, both, gru, half, native
-from reduced_emulation import FUNCTIONS, PRODUCTS, run_direction, to_bfloat16
+from reduced_emulation import FUNCTIONS, product_of, run_direction, to_bfloat16
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
@@ -23,7 +23,7 @@ from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
-from keras2torch_birnn.rnn.native import codes, library, op
+from keras2torch_birnn.rnn.native import codes, library, op, processors
 from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
 from keras2torch_birnn.rnn.native.precision import ReducedKernel, reduced_kernel
 from keras2torch_birnn.spec import Array
@@ -35,6 +35,7 @@ KERNELS = [
     for precision, kernels in REDUCED.items()
     for name, bit in kernels.items()
 ]
+ORDER = {bit: product_of(precision, name) for precision, name, bit in KERNELS}
 every_kernel = pytest.mark.parametrize(
     ("precision", "bit"),
     [(precision, bit) for precision, _, bit in KERNELS],
@@ -45,7 +46,7 @@ tells_export_apart = pytest.mark.skipif(
 )
 every_precision = pytest.mark.parametrize("precision", list(REDUCED))
 # units, features, batch, time; the second row is longer than one part of a panel, on all kernels
-SIZES = ((37, 23, 13, 5), (11, 1553, 17, 2), (3, 1, 1, 7))
+SIZES = ((37, 23, 13, 5), (11, 1553, 17, 2), (3, 1, 1, 7), (7, 41, 67, 2))
 
 
 def skip_without(bit: int) -> None:
@@ -75,11 +76,11 @@ def random_parameters(
 
 
 def emulate(
-    precision: str, cell: str, weights: Any, x: Array, lengths: Array, start: Any, names: Any
+    bit: int, cell: str, weights: Any, x: Array, lengths: Array, start: Any, names: Any
 ) -> tuple[Array, list[Array]]:
     """Return both directions side by side, and all final states."""
     act, gate = (FUNCTIONS[name] for name in names)
-    product = PRODUCTS[precision]
+    product = ORDER[bit]
     with np.errstate(all="ignore"):  # both branches of a choice are computed
         given = [
             run_direction(cell, product, act, gate, w, x, lengths, s, backward=d == 1)
@@ -124,7 +125,7 @@ def test_every_kernel_gives_the_bits_of_the_emulation(precision: str, bit: int, 
         names = ("tanh", "linear" if cell == "SimpleRNN" else "sigmoid")
         given = (cell, weights, x, lengths, start, names)
         out, states = run_kernel(bit, *given)
-        wanted, ends = emulate(precision, *given)
+        wanted, ends = emulate(bit, *given)
         assert np.isfinite(wanted).all()
         assert_same_bits([out, *states], [wanted, *ends])
 
@@ -141,7 +142,7 @@ def test_every_activation_gives_the_bits_of_the_emulation(precision: str, bit: i
         for names in ((name, "hard_sigmoid_0.2"), ("tanh", name)):
             given = ("LSTM", weights, x, lengths, start, names)
             out, states = run_kernel(bit, *given)
-            wanted, ends = emulate(precision, *given)
+            wanted, ends = emulate(bit, *given)
             assert_same_bits([out, *states], [wanted, *ends])
 
 
@@ -466,21 +467,36 @@ def test_a_model_without_recurrent_layers_is_refused() -> None:
 NATIVE = Path(library.__file__).parent
 
 
-@pytest.mark.parametrize("name", ["avxvnni", "avx512bf16", "avx512vnni"])
-def test_a_compiler_without_the_instructions_leaves_an_empty_table(name: str) -> None:
-    from keras2torch_birnn.rnn.native.sources import FLAGS, OPTIONAL_FLAGS, flags_of
+@pytest.mark.parametrize("one", processors.INSTRUCTION_SETS, ids=lambda one: one.file)
+def test_flags_are_for_x86_and_optional_ones_leave_an_empty_table(
+    one: processors.InstructionSet,
+) -> None:
+    for file in one.files():
+        always = processors.REDUCED_FLAGS if file.startswith("reduced_") else []
+        for machine, system in (("x86_64", "Linux"), ("AMD64", "FreeBSD")):
+            found = processors.flags_of(file, machine=machine, system=system)
+            assert found == ([*always, *one.flags], [*one.optional])
+        assert processors.flags_of(file, machine="aarch64", system="Linux") == (always, [])
+        # One compilation for both processors: the order of bits holds for both, the rest for one.
+        for machine in ("arm64", "x86_64"):
+            own, optional = processors.flags_of(file, machine=machine, system="Darwin")
+            own = own[len(always) :]
+            assert own[::2] == ["-Xarch_x86_64"] * len(one.flags)
+            assert own[1::2] == [*one.flags]
+            assert optional[::2] == ["-Xarch_x86_64"] * len(one.optional)
+            assert optional[1::2] == [*one.optional]
+        assert ("{};" in (NATIVE / file).read_text()) == bool(one.optional)
 
-    file = f"reduced_{name}.cpp"
-    always = ["-ffp-contract=off", "-Wno-unused-function"]
-    for machine, system in (("x86_64", "Linux"), ("AMD64", "FreeBSD")):
-        own, optional = flags_of(file, machine=machine, system=system)
-        assert (own, optional) == (always + FLAGS[file], OPTIONAL_FLAGS[file])
-    assert flags_of(file, machine="aarch64", system="Linux") == (always, [])
-    # One compilation for both processors: the order of bits holds for both, the rest for one.
-    for machine in ("arm64", "x86_64"):
-        own, optional = flags_of(file, machine=machine, system="Darwin")
-        assert own[:2] == always
-        assert own[2::2] == ["-Xarch_x86_64"] * len(FLAGS[file])
-        assert own[3::2] == FLAGS[file]
-        assert optional == ["-Xarch_x86_64", *OPTIONAL_FLAGS[file]]
-    assert "{};" in (NATIVE / file).read_text()
+
+def test_the_header_of_the_kernel_is_the_table() -> None:
+    assert (NATIVE / "processors.h").read_text() == processors.make_header()
+
+
+def test_every_source_of_a_kernel_is_in_the_table() -> None:
+    sources = {file.name for end in ("isa", "reduced") for file in NATIVE.glob(f"{end}_*.cpp")}
+    assert sources == {file for one in processors.INSTRUCTION_SETS for file in one.files()}
+
+
+def test_every_kernel_has_a_bit_of_its_own() -> None:
+    numbers = [n for one in processors.INSTRUCTION_SETS for n in one.kernels.values()]
+    assert sorted(numbers) == list(range(len(numbers)))

@@ -14,6 +14,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #include "isa.h"
@@ -25,41 +29,63 @@ namespace {
 
 constexpr int64_t bit(K2tInstructionSet set) { return int64_t{1} << set; }
 
-#if defined(__x86_64__)
-// Instructions that __builtin_cpu_supports does not know in older compilers. The registers that they
-// need are those of AVX2 and AVX-512, which it has checked.
-struct Extensions {
-    bool avx_vnni = false, avx512_vnni = false, avx512_bf16 = false;
+// ---- the processor, by the table of processors.h ----------------------------------------------------
+
+constexpr long REGISTERS = 6;  // of CPUID, then XCR0, in the table's order
+constexpr uint64_t TILES = uint64_t{1} << 18;  // in XCR0: a system asks for permission to use them
+
+struct Row {
+    const K2tKernel* kernel;
+    uint64_t needs[REGISTERS];
 };
 
-Extensions find_extensions() {
-    Extensions found;
-    unsigned a, b, c, d;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found.avx512_vnni = c >> 11 & 1;
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) {
-        found.avx_vnni = a >> 4 & 1;
-        found.avx512_bf16 = a >> 5 & 1;
-    }
-    return found;
-}
+#define K2T_ANYWHERE(kernel) &kernel
+#if defined(__x86_64__)
+#define K2T_X86(kernel) &kernel
+#else
+#define K2T_X86(kernel) nullptr
 #endif
+#define K2T_ROW(constant, kernel, name, where, ...) {where(kernel), {__VA_ARGS__}},
+const Row ROWS[] = {K2T_KERNELS(K2T_ROW)};
+
+// Read what the processor and the system say of themselves.
+void read_registers(uint64_t (&found)[REGISTERS]) {
+#if defined(__x86_64__)
+    constexpr uint64_t SAVES = 1 << 27;  // of CPUID 1.0 ecx: there is an XCR0
+    unsigned a, b, c, d;
+    if (__get_cpuid_count(1, 0, &a, &b, &c, &d)) found[0] = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found[1] = b, found[2] = c, found[3] = d;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) found[4] = a;
+    if (found[0] & SAVES) {
+        unsigned low, high;
+        asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        found[5] = uint64_t{high} << 32 | low;
+    }
+#else
+    (void)found;
+#endif
+}
+
+// Ask the system for the registers of AMX, which it keeps only for processes that asked.
+bool may_use_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
 
 int64_t find_instruction_sets() {
-    int64_t found = bit(K2T_PLAIN) | bit(K2T_BFLOAT16_PLAIN) | bit(K2T_INT8_PLAIN);
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        found |= bit(K2T_AVX2) | bit(K2T_BFLOAT16_AVX2) | bit(K2T_INT8_AVX2);
-        const Extensions extensions = find_extensions();
-        if (extensions.avx_vnni && k2t_int8_avxvnni.run) found |= bit(K2T_INT8_AVXVNNI);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-            found |= bit(K2T_AVX512);
-            if (extensions.avx512_bf16 && k2t_bfloat16_avx512.run) found |= bit(K2T_BFLOAT16_AVX512);
-            if (extensions.avx512_vnni && k2t_int8_avx512.run) found |= bit(K2T_INT8_AVX512);
-        }
+    uint64_t has[REGISTERS] = {};
+    read_registers(has);
+    int64_t found = 0, next = 1;
+    for (const Row& row : ROWS) {
+        bool all = row.kernel && row.kernel->run;
+        for (long i = 0; i < REGISTERS; ++i) all = all && (has[i] & row.needs[i]) == row.needs[i];
+        if (all && (!(row.needs[5] & TILES) || may_use_tiles())) found |= next;
+        next *= 2;
     }
-#endif
     return found;
 }
 
@@ -94,8 +120,8 @@ std::string list_codes() {
 #define K2T_ADD_KIND(constant, name) \
     add("gates", gate_count(constant), name), add("states", state_count(constant), name);
     K2T_KIND_CODES(K2T_ADD_KIND)
-#define K2T_ADD_SET(constant, name) add("instruction set", bit(constant), name);
-    K2T_INSTRUCTION_SET_CODES(K2T_ADD_SET)
+#define K2T_ADD_SET(constant, kernel, name, ...) add("instruction set", bit(constant), name);
+    K2T_KERNELS(K2T_ADD_SET)
 #define K2T_ADD_SIZE(type) add("bytes", static_cast<int64_t>(sizeof(type)), #type);
     K2T_ADD_SIZE(K2tShape)
     K2T_ADD_SIZE(K2tArray)
@@ -111,23 +137,7 @@ std::string list_codes() {
 
 const K2tKernel* k2t_kernel(int64_t isa) {
     if (isa <= 0 || (isa & (isa - 1)) || !(isa & instruction_sets())) return nullptr;
-    switch (static_cast<K2tInstructionSet>(__builtin_ctzll(static_cast<uint64_t>(isa)))) {
-        case K2T_PLAIN: return &k2t_plain;
-        case K2T_BFLOAT16_PLAIN: return &k2t_bfloat16_plain;
-        case K2T_INT8_PLAIN: return &k2t_int8_plain;
-#if defined(__x86_64__)
-        case K2T_AVX2: return &k2t_avx2;
-        case K2T_AVX512: return &k2t_avx512;
-        case K2T_BFLOAT16_AVX2: return &k2t_bfloat16_avx2;
-        case K2T_BFLOAT16_AVX512: return &k2t_bfloat16_avx512;
-        case K2T_INT8_AVX2: return &k2t_int8_avx2;
-        case K2T_INT8_AVXVNNI: return &k2t_int8_avxvnni;
-        case K2T_INT8_AVX512: return &k2t_int8_avx512;
-#else
-        default: break;
-#endif
-    }
-    return nullptr;
+    return ROWS[__builtin_ctzll(static_cast<uint64_t>(isa))].kernel;
 }
 
 namespace {
@@ -485,7 +495,7 @@ int64_t k2t_width(int64_t isa, int64_t units) {
     return with ? (units + with->lanes - 1) / with->lanes * with->lanes : -1;
 }
 
-int64_t k2t_kept_parts(int64_t kind) { return k2t_knows(kind, K2T_KINDS) ? k2t_plain.kept_parts(kind) : -1; }
+int64_t k2t_kept_parts(int64_t kind) { return k2t_knows(kind, K2T_KINDS) ? k2t_float32_plain.kept_parts(kind) : -1; }
 
 int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape) {
     const K2tKernel* const with = k2t_kernel(isa);

@@ -9,14 +9,11 @@ instruction sets give the same bits.
 from __future__ import annotations
 
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from keras2torch_birnn.errors import ArgumentValueError, printable
-from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
+from keras2torch_birnn.rnn.native.codes import PRECISIONS, REDUCED, ReducedPrecision
 from keras2torch_birnn.rnn.native.library import library
-
-Precision = Literal["float32", "bfloat16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ReducedKernel(NamedTuple):
