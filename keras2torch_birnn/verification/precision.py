@@ -71,8 +71,8 @@ class Decisions:
 class PrecisionReport:
     """Errors of a model in reduced precision.
 
-    instructions: the instruction set that computed it. inputs: their name. layers: recurrent
-    modules, each with the errors of all before it. outputs: of the model.
+    instructions: the instruction set that computed it, and its measured time. inputs: their name.
+    layers: recurrent modules, each with the errors of all before it. outputs: of the model.
     """
 
     precision: str
@@ -117,7 +117,7 @@ def measure_precision(
     triples = list(zip(exact.outputs, single.outputs, found.outputs, strict=True))
     return PrecisionReport(
         precision,
-        reduced_kernel(reduced).name,
+        reduced_kernel(reduced).describe(reduced),
         drawn.name,
         tuple(
             _worst(name, list(zip(calls, single.layers[name], found.layers[name], strict=True)))
