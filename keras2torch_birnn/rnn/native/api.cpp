@@ -157,28 +157,92 @@ bool knows_layer(const K2tKernel* with, const Call& call) {
 thread_local Memory memory;
 
 #ifdef K2T_SHARE_ALL  // tests/native/share_out.cpp: any work is enough for all threads
-constexpr double TINY = 0, SMALL = 0, MIDDLE = 5e6, SPLIT_WEIGHTS = 1, CACHE_WEIGHTS = 1;
+constexpr double TINY = 0, SMALL = 0, MIDDLE = 5e6, LARGE = 0, SPLIT_WEIGHTS = 1, CACHE_WEIGHTS = 1;
 #else
 // Work of a call, in multiply-adds per gate. Below TINY: one thread. From TINY to MIDDLE: two threads by
-// run_pair, where the call is part of a burst. From SMALL on: torch's threads.
-constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
+// run_pair, where the call is part of a burst. From SMALL on: torch's threads; below LARGE, where a lost
+// processor costs many times the call, only as long as they gain.
+constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6, LARGE = 1e8;
 
 // Recurrent weights of one direction. From SPLIT_WEIGHTS on, splitting the units of a single row
 // between threads pays off; from CACHE_WEIGHTS on, they no longer fit into a core's second-level cache.
 constexpr double SPLIT_WEIGHTS = 3e4, CACHE_WEIGHTS = 4.2e5;
 #endif
 
+using Clock = std::chrono::steady_clock;
+
+// Whether several threads gain for calls of about the same work. Where one of them has no processor, a call
+// lasts until the scheduler gives it one, dozens of times as long as on one thread: the next calls then run on
+// one, twice as many each time. So do they where threads often save less than a fifth.
+class ThreadGain {
+public:
+    // Count a call that runs on one thread instead.
+    bool rests() {
+        const long left = rest_.load(std::memory_order_relaxed);
+        if (left > 0) rest_.store(left - 1, std::memory_order_relaxed);
+        return left > 0;
+    }
+
+    // A call took `all`, its tasks `total` in sum, of which the caller did `own`.
+    void note(Clock::duration all, Clock::duration total, Clock::duration own) {
+        const bool good = 10 * total >= 12 * all, stalled = own.count() > 0 && all > LONG * own;
+        const long poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), 0L);
+        const long next = next_rest_.load(std::memory_order_relaxed);
+        poor_.store(poor, std::memory_order_relaxed);
+        if (stalled || poor >= POOR) {
+            poor_.store(0, std::memory_order_relaxed);
+            rest_.store(next, std::memory_order_relaxed);
+            next_rest_.store(std::min(2 * next, LONGEST), std::memory_order_relaxed);
+        } else if (good && next > SHORTEST) {
+            next_rest_.store(next - 1, std::memory_order_relaxed);
+        }
+    }
+
+private:
+    static constexpr long LONG = 8, POOR = 6, SHORTEST = 64, LONGEST = 10000;
+    std::atomic<long> rest_{0}, next_rest_{SHORTEST}, poor_{0};
+};
+
+// Of calls with this work; null for those that are as short or as long that nothing is to be learned.
+ThreadGain* gain_of(double work) {
+    static ThreadGain gains[8];
+    if (work < SMALL || work >= LARGE) return nullptr;
+    return gains + std::clamp(std::ilogb(work / SMALL), 0, 7);
+}
+
 struct Team {
     long threads;  // number of torch's threads that pay off
     long all;      // that torch has
     bool pairs;    // whether the call is one for run_pair in a burst
+    ThreadGain* gain = nullptr;
+    bool rests = false;  // the tasks are those of all threads, so the numbers are, but one does them
     bool burst = false;
 
     // Threads that may work at the same time.
     long hands() const { return burst ? std::max(threads, 2L) : threads; }
 
     void run(long count, pool::Function task, void* context) const {
-        burst && count == 2 ? pool::run_pair(all, task, context) : pool::run(threads, count, task, context);
+        if (burst && count == 2) return pool::run_pair(all, task, context);
+        if (rests || !gain || count < 2) return pool::run(rests ? 1 : threads, count, task, context);
+        static thread_local char here;
+        struct Timed {
+            pool::Function task;
+            void* context;
+            const char* caller;
+            std::atomic<Clock::rep> total{0}, own{0};
+        } timed{task, context, &here};
+        const auto begun = Clock::now();
+        pool::run(threads, count,
+                  [](void* data, long index) {
+                      Timed& each = *static_cast<Timed*>(data);
+                      const auto before = Clock::now();
+                      each.task(each.context, index);
+                      const auto spent = (Clock::now() - before).count();
+                      each.total.fetch_add(spent, std::memory_order_relaxed);
+                      if (each.caller == &here) each.own.fetch_add(spent, std::memory_order_relaxed);
+                  },
+                  &timed);
+        gain->note(Clock::now() - begun, Clock::duration{timed.total.load()}, Clock::duration{timed.own.load()});
     }
 };
 
@@ -193,7 +257,8 @@ Team team_for(const Call& call, int64_t features, bool training) {
     // In training, torch's own threads compute before and after this call.
     const bool pairs = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
     const long all = static_cast<long>(std::max<int64_t>(call.threads, 1));
-    return {work < SMALL ? 1 : all, all, pairs};
+    ThreadGain* const gain = training || all < 2 ? nullptr : gain_of(work);
+    return {work < SMALL ? 1 : all, all, pairs, gain, gain && gain->rests()};
 }
 
 // The tasks of a run or a gradient: each direction, in blocks of rows.
