@@ -24,7 +24,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 NATIVE = Path("keras2torch_birnn/rnn/native")
-BUILD = runpy.run_path(str(NATIVE / "sources.py"))
+SOURCES = runpy.run_path(str(NATIVE / "sources.py"))
+PROCESSORS = runpy.run_path(str(NATIVE / "processors.py"))
 LINKS = runpy.run_path("tools/markdown_links.py")
 
 
@@ -49,7 +50,7 @@ class BuildNative(build_ext):
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
         objects = []
         for source in ext.sources:
-            flags, optional = BUILD["flags_of"](
+            flags, optional = PROCESSORS["flags_of"](
                 Path(source).name, machine=platform.machine(), system=platform.system()
             )
             if optional and not self._compiles(optional):
@@ -67,7 +68,7 @@ class BuildNative(build_ext):
             [source],
             output_dir=self.build_temp,
             macros=ext.define_macros,
-            extra_postargs=[*BUILD["COMMON"], *flags, *_words("K2T_CXXFLAGS")],
+            extra_postargs=[*SOURCES["COMMON"], *flags, *_words("K2T_CXXFLAGS")],
             depends=ext.depends,
         )
         return compiled
@@ -118,7 +119,7 @@ native = Extension(
     "keras2torch_birnn.rnn.native.libk2t",
     sources=[str(path) for path in sorted(NATIVE.glob("*.cpp"))],
     depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
-    define_macros=[("K2T_SOURCE_HASH", f"UINT64_C({BUILD['source_hash'](NATIVE):#x})")],
+    define_macros=[("K2T_SOURCE_HASH", f"UINT64_C({SOURCES['source_hash'](NATIVE):#x})")],
     language="c++",
     optional=os.environ.get("K2T_REQUIRE_KERNEL") != "1",
 )

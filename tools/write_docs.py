@@ -2,7 +2,7 @@
 
 A generated table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; the whole of
 ``docs/tables/compared.md`` is generated, and the number of compared files in the README and in
-``docs/compared.md``. A test fails when a page is out of date.
+``docs/compared.md``, and the kernel's ``processors.h``. A test fails when one is out of date.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import tables
 from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.rnn.engines import ENGINES
+from keras2torch_birnn.rnn.native import processors
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 COMPARED = DOCS / "tables" / "compared.md"
+HEADER = Path(processors.__file__).with_suffix(".h")
 COUNTING = (ROOT / "README.md", DOCS / "compared.md")
 _COUNT = re.compile(r"[\d,]+ files of \d+ Keras versions")
 
@@ -68,6 +70,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "precision": tables.PRECISION,
         "models": tables.MODELS,
     },
+    DOCS / "architecture.md": {"instruction_sets": processors.processor_table},
     DOCS / "deploy.md": {
         "export_speed": tables.EXPORT_SPEED,
         "exports": partial(export_summary.show, export_summary.table),
@@ -103,6 +106,7 @@ def main() -> None:
     """Write every generated page, table and number."""
     for path, makers in TABLES.items():
         path.write_text(update(path.read_text("utf-8"), makers), "utf-8")
+    HEADER.write_text(processors.make_header(), "utf-8")
     files = compared.counted()
     COMPARED.write_text(compared.page(files), "utf-8")
     for path in COUNTING:

@@ -251,16 +251,19 @@ def _error(found: Array, wanted: Array) -> float:
 
 def facts(threads: int, rounds: int) -> dict[str, Any]:
     """Return machine and settings, for the head of the table and the JSON."""
-    from keras2torch_birnn.rnn.native.codes import INSTRUCTION_SETS
-    from keras2torch_birnn.rnn.native.library import instruction_set, why_missing
+    from keras2torch_birnn.rnn.native.codes import REDUCED
+    from keras2torch_birnn.rnn.native.library import find_sets, why_missing
+    from keras2torch_birnn.rnn.native.precision import reduced_kernel
 
-    names = {bit: name for name, bit in INSTRUCTION_SETS.items()}
+    measured = () if why_missing() else REDUCED
+
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processors": os.cpu_count(),
         "threads": threads,
         "rounds": rounds,
-        "native_kernel": why_missing() or names[instruction_set()],
+        "native_kernel": why_missing() or next(iter(find_sets("float32"))),
+        "precisions": {one: reduced_kernel(one).describe(one) for one in measured},
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

@@ -254,7 +254,9 @@ def _run(
     rows = []
     facts = measure.facts(threads, rounds)
     if not output.as_json:
-        print_folded([", ".join(f"{key} {value}" for key, value in facts.items())])
+        flat = {key: value for key, value in facts.items() if key != "precisions"}
+        print_folded([", ".join(f"{key} {value}" for key, value in flat.items())])
+        print_folded(f"{name} by {words}" for name, words in facts["precisions"].items())
     with output.show_progress("bench") as bar:
         for case in cases:
             for device in expand_devices(devices or ["cpu"]):

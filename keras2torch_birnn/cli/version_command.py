@@ -20,9 +20,11 @@ def version(output: Output) -> None:
     Example: k2t version -v
     """
     found = describe_versions()
-    more = [*(f"{name} {value}" for name, value in found["packages"].items()), found["folder"]]
+    kernels = _describe_kernels()
+    named = {**found["packages"], "kernels": ", ".join(f"{p} {by}" for p, by in kernels.items())}
+    more = [*(f"{name} {value}" for name, value in named.items()), found["folder"]]
     lines = [f"k2t {__version__}", *(more if output.verbose else ())]
-    output.print_result(found, lines)
+    output.print_result({**found, "kernels": kernels}, lines)
 
 
 def describe_versions() -> dict[str, Any]:
@@ -33,6 +35,15 @@ def describe_versions() -> dict[str, Any]:
         "folder": str(Path(__file__).parents[1]),
         "packages": packages,
     }
+
+
+def _describe_kernels() -> dict[str, str]:
+    """Return the best instruction set for each precision, or why there is none."""
+    from keras2torch_birnn.rnn.native.codes import PRECISIONS
+    from keras2torch_birnn.rnn.native.library import find_sets, why_missing
+
+    reason = why_missing()
+    return {one: f"none, {reason}" if reason else next(iter(find_sets(one))) for one in PRECISIONS}
 
 
 def _find(package: str) -> str:

@@ -15,8 +15,8 @@ from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import ENGINES
 from keras2torch_birnn.rnn.engines.select import engine_of, explain_call
 from keras2torch_birnn.rnn.engines.triton_step import triton_version
-from keras2torch_birnn.rnn.native.codes import INSTRUCTION_SETS, REDUCED
-from keras2torch_birnn.rnn.native.library import library, why_missing
+from keras2torch_birnn.rnn.native.codes import PRECISIONS
+from keras2torch_birnn.rnn.native.library import find_sets, why_missing
 from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
 
 # Cells that torch has kernels for, and their kin that it has none for.
@@ -46,14 +46,11 @@ class ChosenEngine:
 def describe_kernel() -> dict[str, Any]:
     """Return the file of the native kernel, why there is none, and the instruction sets it has."""
     missing = why_missing()
-    have = 0 if missing else library().k2t_instruction_sets()
-    tables: list[tuple[str, Mapping[str, int]]] = [("float32", INSTRUCTION_SETS), *REDUCED.items()]
     return {
         "file": str(FOLDER / NAME),
         "missing": missing,
         "instruction_sets": {
-            precision: [name for name, bit in sets.items() if have & bit]
-            for precision, sets in tables
+            precision: [] if missing else [*find_sets(precision)] for precision in PRECISIONS
         },
     }
 

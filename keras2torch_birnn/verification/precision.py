@@ -25,7 +25,8 @@ from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates
-from keras2torch_birnn.rnn.native.precision import Precision, check_precision, reduced_kernel
+from keras2torch_birnn.rnn.native.codes import Precision
+from keras2torch_birnn.rnn.native.precision import check_precision, reduced_kernel
 from keras2torch_birnn.rnn.precision_settings import recurrent_modules, set_precision
 from keras2torch_birnn.running import copy_in_float64, flat, run
 from keras2torch_birnn.saving.checkpoint import load
@@ -70,8 +71,8 @@ class Decisions:
 class PrecisionReport:
     """Errors of a model in reduced precision.
 
-    instructions: the instruction set that computed it. inputs: their name. layers: recurrent
-    modules, each with the errors of all before it. outputs: of the model.
+    instructions: the instruction set that computed it, and its measured time. inputs: their name.
+    layers: recurrent modules, each with the errors of all before it. outputs: of the model.
     """
 
     precision: str
@@ -116,7 +117,7 @@ def measure_precision(
     triples = list(zip(exact.outputs, single.outputs, found.outputs, strict=True))
     return PrecisionReport(
         precision,
-        reduced_kernel(reduced).name,
+        reduced_kernel(reduced).describe(reduced),
         drawn.name,
         tuple(
             _worst(name, list(zip(calls, single.layers[name], found.layers[name], strict=True)))

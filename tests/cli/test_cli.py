@@ -283,6 +283,11 @@ def test_version() -> None:
     assert k2t("--version").out == f"k2t {__version__}\n"
 
 
+def test_version_names_the_instruction_sets_of_the_processor() -> None:
+    (line,) = [row for row in k2t("version", "-v").out.splitlines() if row.startswith("kernels")]
+    assert re.fullmatch(r"kernels float32 (.+), bfloat16 (.+), int8 (.+)", line)
+
+
 # ---- exit codes --------------------------------------------------------------------------------
 
 

@@ -373,7 +373,7 @@ int main(int count, char** given) {
     // of it; sizes are primes.
     const Sizes sizes[] = {{1, 5, 3, 2},     {5, 13, 7, 19},  {1, 163, 31, 37},
                            {11, 31, 31, 37}, {1, 53, 5, 97}, {1, 7, 3, 389}};
-    for (int64_t isa = 1; isa <= 512; isa *= 2) {
+    for (int64_t isa = 1; isa <= k2t_instruction_sets(); isa *= 2) {
         if (!(sets & isa)) continue;
         for (int64_t kind = 0; kind < K2T_KINDS; ++kind)
             for (int64_t merge = 0; merge < K2T_MERGES; ++merge)

@@ -177,7 +177,7 @@ def test_a_package_index_shows_no_link_to_a_file_that_is_not_there(tree: Path) -
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize("goal", ["test", "demo"])
-@pytest.mark.parametrize("changed", ["api.cpp", "kernel.h", "sources.py"])
+@pytest.mark.parametrize("changed", ["api.cpp", "kernel.h", "processors.py", "sources.py"])
 def test_make_builds_anew_what_a_changed_source_makes_old(
     goal: str, changed: str, tree: Path
 ) -> None:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import Tensor
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.native import library
-from keras2torch_birnn.rnn.native.precision import PRECISIONS
+from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -175,3 +177,24 @@ def test_any_work_shared_out_gives_the_same_numbers(tmp_path: Path) -> None:
     program = build_program(NATIVE_TESTS / "share_out.cpp", tmp_path, flags, sets)
     run = subprocess.run([program], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "the same numbers\n", "")
+
+
+ON_ONE_PROCESSOR = """
+import os, torch
+import keras2torch_birnn as k2t
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+torch.manual_seed(1)
+torch.set_num_threads(16)
+with torch.inference_mode():
+    for module, rows, steps in ((k2t.BiLSTM(7, 67), 5, 131), (k2t.BiGRU(11, 331), 1, 23)):
+        x = torch.randn(steps, rows, module.input_size)
+        wanted, _ = module(x)
+        assert all(torch.equal(module(x)[0], wanted) for _ in range(40))
+print("the same numbers")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no way to take processors away")
+def test_sixteen_threads_on_one_processor_end_with_the_same_numbers() -> None:
+    run = subprocess.run([sys.executable, "-c", ON_ONE_PROCESSOR], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "the same numbers\n"), run.stderr

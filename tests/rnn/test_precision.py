@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from kernel_layers import CELLS, both, gru, half, native
-from reduced_emulation import FUNCTIONS, PRODUCTS, run_direction, to_bfloat16
+from reduced_emulation import FUNCTIONS, product_of, run_direction, to_bfloat16
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
@@ -20,12 +20,15 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.limits import MAX_INT8_ROW
 from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.rnn import precision_settings
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
-from keras2torch_birnn.rnn.native import codes, library, op
+from keras2torch_birnn.rnn.native import codes, library, measuring, op, processors
+from keras2torch_birnn.rnn.native import precision as precision_of
 from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
-from keras2torch_birnn.rnn.native.precision import ReducedKernel, reduced_kernel
+from keras2torch_birnn.rnn.native.measuring import Size
+from keras2torch_birnn.rnn.native.precision import ReducedKernel, choose, reduced_kernel
 from keras2torch_birnn.spec import Array
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
@@ -35,6 +38,7 @@ KERNELS = [
     for precision, kernels in REDUCED.items()
     for name, bit in kernels.items()
 ]
+ORDER = {bit: product_of(precision, name) for precision, name, bit in KERNELS}
 every_kernel = pytest.mark.parametrize(
     ("precision", "bit"),
     [(precision, bit) for precision, _, bit in KERNELS],
@@ -45,7 +49,7 @@ tells_export_apart = pytest.mark.skipif(
 )
 every_precision = pytest.mark.parametrize("precision", list(REDUCED))
 # units, features, batch, time; the second row is longer than one part of a panel, on all kernels
-SIZES = ((37, 23, 13, 5), (11, 1553, 17, 2), (3, 1, 1, 7))
+SIZES = ((37, 23, 13, 5), (11, 1553, 17, 2), (3, 1, 1, 7), (7, 41, 67, 2))
 
 
 def skip_without(bit: int) -> None:
@@ -75,11 +79,11 @@ def random_parameters(
 
 
 def emulate(
-    precision: str, cell: str, weights: Any, x: Array, lengths: Array, start: Any, names: Any
+    bit: int, cell: str, weights: Any, x: Array, lengths: Array, start: Any, names: Any
 ) -> tuple[Array, list[Array]]:
     """Return both directions side by side, and all final states."""
     act, gate = (FUNCTIONS[name] for name in names)
-    product = PRODUCTS[precision]
+    product = ORDER[bit]
     with np.errstate(all="ignore"):  # both branches of a choice are computed
         given = [
             run_direction(cell, product, act, gate, w, x, lengths, s, backward=d == 1)
@@ -124,7 +128,7 @@ def test_every_kernel_gives_the_bits_of_the_emulation(precision: str, bit: int, 
         names = ("tanh", "linear" if cell == "SimpleRNN" else "sigmoid")
         given = (cell, weights, x, lengths, start, names)
         out, states = run_kernel(bit, *given)
-        wanted, ends = emulate(precision, *given)
+        wanted, ends = emulate(bit, *given)
         assert np.isfinite(wanted).all()
         assert_same_bits([out, *states], [wanted, *ends])
 
@@ -141,7 +145,7 @@ def test_every_activation_gives_the_bits_of_the_emulation(precision: str, bit: i
         for names in ((name, "hard_sigmoid_0.2"), ("tanh", name)):
             given = ("LSTM", weights, x, lengths, start, names)
             out, states = run_kernel(bit, *given)
-            wanted, ends = emulate(precision, *given)
+            wanted, ends = emulate(bit, *given)
             assert_same_bits([out, *states], [wanted, *ends])
 
 
@@ -290,19 +294,138 @@ def test_a_stack_runs_every_layer(precision: ReducedPrecision) -> None:
 
 
 def reason_of(precision: ReducedPrecision) -> str:
-    kernel = reduced_kernel(precision)
-    slow = "" if kernel.fast else ", slower than float32: no instructions for it"
-    return f"{precision} by {kernel.name}{slow}"
+    """Return what is said of the layers of the stack, whose sizes are of one class."""
+    size = Size("GRU", 16, 16, 1)
+    return f"{precision} by {reduced_kernel(precision).describe(precision, size)}"
 
 
 @native
-def test_a_processor_without_instructions_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (1.31, "slower than float32: measured 1.31 of its time (LSTM, 8 x 128 x 128)"),
+        (0.42, "measured 0.42 of float32's time (LSTM, 8 x 128 x 128)"),
+    ],
+)
+def test_a_precision_that_is_slower_than_float32_is_told(
+    ratio: float, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_of, "time_ratio", lambda *_: ratio)
+    assert ReducedKernel("plain", 64).describe("int8") == f"plain, {words}"
+
+
+# ---- what is measured ----------------------------------------------------------------------------
+
+
+@native
+@every_precision
+def test_the_kernel_is_one_that_was_timed_and_none_that_emulates(
+    precision: ReducedPrecision,
+) -> None:
+    seconds = measuring.time_kernels(precision, measuring.TYPICAL)
+    assert reduced_kernel(precision).name in seconds
+    assert all(taken > 0 for taken in seconds.values())
+    assert "emulated AMX" not in seconds
+
+
+def test_the_fastest_is_chosen_and_amx_only_where_it_is_clearly_faster() -> None:
+    sets = {"AMX": 1, "AVX512-BF16": 2, "AVX-512": 4}
+    for amx, bfloat16, int8 in (
+        (1.0, "AMX", "AMX"),
+        (2.5, "AVX-512", "AMX"),
+        (7, *["AVX-512"] * 2),
+    ):
+        seconds = {"AMX": amx, "AVX512-BF16": 5.0, "AVX-512": 3.0}
+        assert choose(sets, seconds, "bfloat16").name == bfloat16
+        assert choose(sets, seconds, "int8").name == int8
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (("GRU", 1, 1, 1), ("GRU", 16, 16, 1)),
+        (("GRU", 17, 64, 7), ("GRU", 32, 64, 8)),
+        (("LSTM", 129, 4096, 64), ("LSTM", 128, 128, 32)),
+    ],
+)
+def test_sizes_are_timed_by_classes(given: Any, found: Any) -> None:
+    assert measuring.size_class(*given) == Size(*found)
+
+
+@pytest.fixture
+def as_if_amx(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """The kernels of a processor whose AMX is computed by others; empty caches before and after."""
+    bits = {one: {**sets} for one, sets in REDUCED.items()}
+    cached: Any = (measuring._compute_as_emulated, measuring.usable_sets)
+    for function in cached:
+        function.cache_clear()
+    stands_for = {
+        "bfloat16": bits["bfloat16"]["emulated AMX"],
+        "int8": bits["int8"]["emulated AMX"],
+    }
+    for one in bits:
+        bits[one]["AMX"] = stands_for[one]
+    monkeypatch.setattr(codes, "REDUCED", bits)
+    found = {**bits, "float32": codes.INSTRUCTION_SETS}
+    monkeypatch.setattr(measuring, "find_sets", lambda one: {**found[one]})
+    yield bits["bfloat16"]
+    for function in cached:
+        function.cache_clear()
+
+
+@native
+def test_tiles_that_give_the_numbers_of_their_definition_are_used(
+    as_if_amx: dict[str, int], recwarn: pytest.WarningsRecorder
+) -> None:
+    assert "AMX" in measuring.usable_sets("bfloat16")
+    assert "AMX" in measuring.usable_sets("int8")
+    assert not recwarn.list
+
+
+@native
+def test_tiles_that_give_other_numbers_are_turned_off_with_one_warning(
+    as_if_amx: dict[str, int],
+) -> None:
+    as_if_amx["AMX"] = as_if_amx["plain"]  # of another order of sums
+    with pytest.warns(
+        RuntimeWarning, match="AMX is not used: its bfloat16 numbers for LSTM"
+    ) as told:
+        assert "AMX" not in measuring.usable_sets("bfloat16")
+        assert "AMX" not in measuring.usable_sets("int8")
+    assert len(told) == 1
+
+
+@native
+def test_the_fastest_precision_is_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = {None: 3.0, "bfloat16": 2.0, "int8": 1.0}
+    monkeypatch.setattr(precision_settings, "_time", lambda run: turns[run.precision])
     module, _ = gru()
-    k2t.set_precision(module, "int8")
-    monkeypatch.setattr(reduced, "reduced_kernel", lambda _: ReducedKernel("plain", 64))
-    with torch.inference_mode():
-        (choice,) = k2t.explain(module)[""]
-    assert choice.reason == "int8 by plain, slower than float32: no instructions for it"
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    for max_error, taken in ((0.5, "int8"), (4e-3, "bfloat16"), (1e-6, "float32")):
+        assert k2t.set_precision(module, "fastest", max_error=max_error) == taken
+        assert module.precision == (None if taken == "float32" else taken)
+    turns["int8"] = turns["bfloat16"] = 4.0
+    assert k2t.set_precision(module, "fastest") == "float32"
+    assert all(torch.equal(before[name], p) for name, p in module.state_dict().items())
+    assert k2t.set_precision(module, "int8") == "int8"
+
+
+@native
+def test_the_fastest_precision_of_what_the_kernel_lacks_is_float32() -> None:
+    spec = half("LSTM", 3, 5, 1, activation="exponential", recurrent_activation="sigmoid")
+    assert k2t.set_precision(recurrent(spec), "fastest") == "float32"
+    assert k2t.set_precision(nn.LSTM(2, 3), "fastest") == "float32"
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+def test_an_error_that_is_no_number_above_0_is_refused(wrong: float) -> None:
+    with pytest.raises(ValueError, match=f"max_error={wrong}: a number above 0 is expected"):
+        k2t.set_precision(gru()[0], "fastest", max_error=wrong)
+
+
+def test_an_allowed_error_is_for_the_fastest_alone() -> None:
+    with pytest.raises(ValueError, match='max_error is for the precision "fastest" alone'):
+        k2t.set_precision(gru()[0], "int8", max_error=0.1)
 
 
 @native
@@ -466,21 +589,36 @@ def test_a_model_without_recurrent_layers_is_refused() -> None:
 NATIVE = Path(library.__file__).parent
 
 
-@pytest.mark.parametrize("name", ["avxvnni", "avx512bf16", "avx512vnni"])
-def test_a_compiler_without_the_instructions_leaves_an_empty_table(name: str) -> None:
-    from keras2torch_birnn.rnn.native.sources import FLAGS, OPTIONAL_FLAGS, flags_of
+@pytest.mark.parametrize("one", processors.INSTRUCTION_SETS, ids=lambda one: one.file)
+def test_flags_are_for_x86_and_optional_ones_leave_an_empty_table(
+    one: processors.InstructionSet,
+) -> None:
+    for file in one.files():
+        always = processors.REDUCED_FLAGS if file.startswith("reduced_") else []
+        for machine, system in (("x86_64", "Linux"), ("AMD64", "FreeBSD")):
+            found = processors.flags_of(file, machine=machine, system=system)
+            assert found == ([*always, *one.flags], [*one.optional])
+        assert processors.flags_of(file, machine="aarch64", system="Linux") == (always, [])
+        # One compilation for both processors: the order of bits holds for both, the rest for one.
+        for machine in ("arm64", "x86_64"):
+            own, optional = processors.flags_of(file, machine=machine, system="Darwin")
+            own = own[len(always) :]
+            assert own[::2] == ["-Xarch_x86_64"] * len(one.flags)
+            assert own[1::2] == [*one.flags]
+            assert optional[::2] == ["-Xarch_x86_64"] * len(one.optional)
+            assert optional[1::2] == [*one.optional]
+        assert ("{};" in (NATIVE / file).read_text()) == bool(one.optional)
 
-    file = f"reduced_{name}.cpp"
-    always = ["-ffp-contract=off", "-Wno-unused-function"]
-    for machine, system in (("x86_64", "Linux"), ("AMD64", "FreeBSD")):
-        own, optional = flags_of(file, machine=machine, system=system)
-        assert (own, optional) == (always + FLAGS[file], OPTIONAL_FLAGS[file])
-    assert flags_of(file, machine="aarch64", system="Linux") == (always, [])
-    # One compilation for both processors: the order of bits holds for both, the rest for one.
-    for machine in ("arm64", "x86_64"):
-        own, optional = flags_of(file, machine=machine, system="Darwin")
-        assert own[:2] == always
-        assert own[2::2] == ["-Xarch_x86_64"] * len(FLAGS[file])
-        assert own[3::2] == FLAGS[file]
-        assert optional == ["-Xarch_x86_64", *OPTIONAL_FLAGS[file]]
-    assert "{};" in (NATIVE / file).read_text()
+
+def test_the_header_of_the_kernel_is_the_table() -> None:
+    assert (NATIVE / "processors.h").read_text() == processors.make_header()
+
+
+def test_every_source_of_a_kernel_is_in_the_table() -> None:
+    sources = {file.name for end in ("isa", "reduced") for file in NATIVE.glob(f"{end}_*.cpp")}
+    assert sources == {file for one in processors.INSTRUCTION_SETS for file in one.files()}
+
+
+def test_every_kernel_has_a_bit_of_its_own() -> None:
+    numbers = [n for one in processors.INSTRUCTION_SETS for n in one.kernels.values()]
+    assert sorted(numbers) == list(range(len(numbers)))

@@ -29,7 +29,7 @@ from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.at_once import AtOnce
 from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.native import packing, program, stack
-from keras2torch_birnn.rnn.native.precision import Precision
+from keras2torch_birnn.rnn.native.codes import Precision
 from keras2torch_birnn.running import reset_states
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 

@@ -13,15 +13,17 @@ from pathlib import Path
 from platform import machine, system
 
 from keras2torch_birnn.rnn.native.loading import FOLDER
-from keras2torch_birnn.rnn.native.sources import COMMON, flags_of
+from keras2torch_birnn.rnn.native.processors import INSTRUCTION_SETS, flags_of
+from keras2torch_birnn.rnn.native.sources import COMMON
 
 NATIVE_TESTS = Path(__file__).parents[1] / "native"
 COMPILER = shutil.which("c++")
-# The tables of instruction sets in C++, in the order of the bits of k2t_instruction_sets().
-TABLES = (
-    "plain avx2 avx512 bfloat16_plain bfloat16_avx2 bfloat16_avx512 "
-    "int8_plain int8_avx2 int8_avxvnni int8_avx512"
-).split()
+# The numbers of the bits of k2t_instruction_sets(), by the kernels' names in C++.
+NUMBERS = {
+    f"{precision}_{one.file}": number
+    for one in INSTRUCTION_SETS
+    for precision, number in one.kernels.items()
+}
 FLOAT32_SETS = 1 | 2 | 4
 PLAIN_SETS = 1 | 8 | 64
 
@@ -31,7 +33,7 @@ def _sources(folder: Path, sets: int) -> Iterator[tuple[Path, list[str]]]:
     for source in sorted(FOLDER.glob("*.cpp")):
         flags, optional = flags_of(source.name, machine=machine(), system=system())
         tables = re.findall(r"^const K2tKernel k2t_(\w+) = ", source.read_text("utf-8"), re.M)
-        if tables and not any(sets >> TABLES.index(name) & 1 for name in tables):
+        if tables and not any(sets >> NUMBERS[name] & 1 for name in tables):
             source = folder / source.name
             lines = (f"const K2tKernel k2t_{name}{{}};\n" for name in tables)
             source.write_text("".join(['#include "isa.h"\n', *lines]), "utf-8")

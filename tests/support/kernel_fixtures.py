@@ -9,14 +9,29 @@ import pytest
 
 from keras2torch_birnn.layers import recorded_values
 from keras2torch_birnn.rnn.native import codes, gradient, library, op, program, stack
+from keras2torch_birnn.rnn.native.processors import INSTRUCTION_SETS
 
 
 def isa_bits() -> list[int]:
     """The instruction sets that this processor has."""
     if library.why_missing():
         return []
-    have = library.library().k2t_instruction_sets()
-    return [bit for bit in codes.INSTRUCTION_SETS.values() if have & bit]
+    return list(library.find_sets("float32").values())
+
+
+def sets_not_run() -> str:
+    """Say which instruction sets the tests did not run; empty if all were."""
+    if reason := library.why_missing():
+        return f"not run here: the native kernel ({reason})"
+    have = {name for precision in codes.PRECISIONS for name in library.find_sets(precision)}
+    absent = [one.name for one in INSTRUCTION_SETS if one.name not in have]
+    return f"not run here: {', '.join(absent)}" if absent else ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end what a green run does not tell of."""
+    if found := sets_not_run():
+        terminalreporter.write_line(found)
 
 
 @pytest.fixture(params=isa_bits())

@@ -113,6 +113,21 @@ def bfloat16_product(values: Array, weights: Array, bias: Array) -> Array:
     return total + bias
 
 
+def bfloat16_tile_product(values: Array, weights: Array, bias: Array) -> Array:
+    """Add the terms of 32 numbers at a time, even and odd ones apart, as tdpbf16ps does."""
+    a, w = to_bfloat16(values), to_bfloat16(weights)
+    missing = -a.shape[1] % 32
+    a, w = (np.pad(m, ((0, 0), (0, missing))) for m in (a, w))
+    total = np.zeros((len(a), len(w)), f4)
+    for tile in range(0, a.shape[1], 32):
+        apart = [np.zeros_like(total), np.zeros_like(total)]
+        for k in range(tile, tile + 32):
+            # Exact in float32, so this is a fused multiply-add.
+            apart[k % 2] = apart[k % 2] + a[:, None, k] * w[None, :, k]
+        total = total + (apart[0] + apart[1])
+    return total + bias
+
+
 def to_int8(values: Array) -> tuple[Array, Array]:
     """Return integers (R, K) and the scale of each row (R, 1)."""
     largest = np.abs(values).max(axis=1, keepdims=True)
@@ -128,6 +143,13 @@ def int8_product(values: Array, weights: Array, bias: Array) -> Array:
 
 
 PRODUCTS: Mapping[str, Product] = {"bfloat16": bfloat16_product, "int8": int8_product}
+
+
+def product_of(precision: str, instruction_set: str) -> Product:
+    """Return the product of a kernel: AMX has an order of its own for bfloat16."""
+    if precision == "bfloat16" and instruction_set.endswith("AMX"):
+        return bfloat16_tile_product
+    return PRODUCTS[precision]
 
 
 # ---- cells ---------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.measuring import size_class
 from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.native.precision import reduced_kernel
 from keras2torch_birnn.rnn.tensor_memory import is_plain
@@ -102,15 +103,15 @@ def check_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> N
 
 
 def explain_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Choice:
-    """Return the instruction set that computes a call, as an engine and the reason.
+    """Return the instruction set that computes a call and its time, as an engine and the reason.
 
     Raises:
         UsageError: it cannot run in this precision.
     """
     check_call(layer, call, precision)
-    kernel = reduced_kernel(precision)
-    slow = "" if kernel.fast else ", slower than float32: no instructions for it"
-    return Choice("native", f"{precision} by {kernel.name}{slow}")
+    rows, (_, features) = call.x.shape[0], layer.get_weight_ih().shape
+    size = size_class(layer.cell.kind, features, layer.get_weight_hh().shape[1], rows)
+    return Choice("native", f"{precision} by {reduced_kernel(precision).describe(precision, size)}")
 
 
 def run_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> RnnResult:

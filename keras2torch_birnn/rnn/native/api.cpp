@@ -14,6 +14,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #include "isa.h"
@@ -25,41 +29,63 @@ namespace {
 
 constexpr int64_t bit(K2tInstructionSet set) { return int64_t{1} << set; }
 
-#if defined(__x86_64__)
-// Instructions that __builtin_cpu_supports does not know in older compilers. The registers that they
-// need are those of AVX2 and AVX-512, which it has checked.
-struct Extensions {
-    bool avx_vnni = false, avx512_vnni = false, avx512_bf16 = false;
+// ---- the processor, by the table of processors.h ----------------------------------------------------
+
+constexpr long REGISTERS = 6;  // of CPUID, then XCR0, in the table's order
+constexpr uint64_t TILES = uint64_t{1} << 18;  // in XCR0: a system asks for permission to use them
+
+struct Row {
+    const K2tKernel* kernel;
+    uint64_t needs[REGISTERS];
 };
 
-Extensions find_extensions() {
-    Extensions found;
-    unsigned a, b, c, d;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found.avx512_vnni = c >> 11 & 1;
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) {
-        found.avx_vnni = a >> 4 & 1;
-        found.avx512_bf16 = a >> 5 & 1;
-    }
-    return found;
-}
+#define K2T_ANYWHERE(kernel) &kernel
+#if defined(__x86_64__)
+#define K2T_X86(kernel) &kernel
+#else
+#define K2T_X86(kernel) nullptr
 #endif
+#define K2T_ROW(constant, kernel, name, where, ...) {where(kernel), {__VA_ARGS__}},
+const Row ROWS[] = {K2T_KERNELS(K2T_ROW)};
+
+// Read what the processor and the system say of themselves.
+void read_registers(uint64_t (&found)[REGISTERS]) {
+#if defined(__x86_64__)
+    constexpr uint64_t SAVES = 1 << 27;  // of CPUID 1.0 ecx: there is an XCR0
+    unsigned a, b, c, d;
+    if (__get_cpuid_count(1, 0, &a, &b, &c, &d)) found[0] = c;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) found[1] = b, found[2] = c, found[3] = d;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) found[4] = a;
+    if (found[0] & SAVES) {
+        unsigned low, high;
+        asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+        found[5] = uint64_t{high} << 32 | low;
+    }
+#else
+    (void)found;
+#endif
+}
+
+// Ask the system for the registers of AMX, which it keeps only for processes that asked.
+bool may_use_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
 
 int64_t find_instruction_sets() {
-    int64_t found = bit(K2T_PLAIN) | bit(K2T_BFLOAT16_PLAIN) | bit(K2T_INT8_PLAIN);
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        found |= bit(K2T_AVX2) | bit(K2T_BFLOAT16_AVX2) | bit(K2T_INT8_AVX2);
-        const Extensions extensions = find_extensions();
-        if (extensions.avx_vnni && k2t_int8_avxvnni.run) found |= bit(K2T_INT8_AVXVNNI);
-        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-            found |= bit(K2T_AVX512);
-            if (extensions.avx512_bf16 && k2t_bfloat16_avx512.run) found |= bit(K2T_BFLOAT16_AVX512);
-            if (extensions.avx512_vnni && k2t_int8_avx512.run) found |= bit(K2T_INT8_AVX512);
-        }
+    uint64_t has[REGISTERS] = {};
+    read_registers(has);
+    int64_t found = 0, next = 1;
+    for (const Row& row : ROWS) {
+        bool all = row.kernel && row.kernel->run;
+        for (long i = 0; i < REGISTERS; ++i) all = all && (has[i] & row.needs[i]) == row.needs[i];
+        if (all && (!(row.needs[5] & TILES) || may_use_tiles())) found |= next;
+        next *= 2;
     }
-#endif
     return found;
 }
 
@@ -94,8 +120,8 @@ std::string list_codes() {
 #define K2T_ADD_KIND(constant, name) \
     add("gates", gate_count(constant), name), add("states", state_count(constant), name);
     K2T_KIND_CODES(K2T_ADD_KIND)
-#define K2T_ADD_SET(constant, name) add("instruction set", bit(constant), name);
-    K2T_INSTRUCTION_SET_CODES(K2T_ADD_SET)
+#define K2T_ADD_SET(constant, kernel, name, ...) add("instruction set", bit(constant), name);
+    K2T_KERNELS(K2T_ADD_SET)
 #define K2T_ADD_SIZE(type) add("bytes", static_cast<int64_t>(sizeof(type)), #type);
     K2T_ADD_SIZE(K2tShape)
     K2T_ADD_SIZE(K2tArray)
@@ -111,23 +137,7 @@ std::string list_codes() {
 
 const K2tKernel* k2t_kernel(int64_t isa) {
     if (isa <= 0 || (isa & (isa - 1)) || !(isa & instruction_sets())) return nullptr;
-    switch (static_cast<K2tInstructionSet>(__builtin_ctzll(static_cast<uint64_t>(isa)))) {
-        case K2T_PLAIN: return &k2t_plain;
-        case K2T_BFLOAT16_PLAIN: return &k2t_bfloat16_plain;
-        case K2T_INT8_PLAIN: return &k2t_int8_plain;
-#if defined(__x86_64__)
-        case K2T_AVX2: return &k2t_avx2;
-        case K2T_AVX512: return &k2t_avx512;
-        case K2T_BFLOAT16_AVX2: return &k2t_bfloat16_avx2;
-        case K2T_BFLOAT16_AVX512: return &k2t_bfloat16_avx512;
-        case K2T_INT8_AVX2: return &k2t_int8_avx2;
-        case K2T_INT8_AVXVNNI: return &k2t_int8_avxvnni;
-        case K2T_INT8_AVX512: return &k2t_int8_avx512;
-#else
-        default: break;
-#endif
-    }
-    return nullptr;
+    return ROWS[__builtin_ctzll(static_cast<uint64_t>(isa))].kernel;
 }
 
 namespace {
@@ -147,28 +157,92 @@ bool knows_layer(const K2tKernel* with, const Call& call) {
 thread_local Memory memory;
 
 #ifdef K2T_SHARE_ALL  // tests/native/share_out.cpp: any work is enough for all threads
-constexpr double TINY = 0, SMALL = 0, MIDDLE = 5e6, SPLIT_WEIGHTS = 1, CACHE_WEIGHTS = 1;
+constexpr double TINY = 0, SMALL = 0, MIDDLE = 5e6, LARGE = 0, SPLIT_WEIGHTS = 1, CACHE_WEIGHTS = 1;
 #else
 // Work of a call, in multiply-adds per gate. Below TINY: one thread. From TINY to MIDDLE: two threads by
-// run_pair, where the call is part of a burst. From SMALL on: torch's threads.
-constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6;
+// run_pair, where the call is part of a burst. From SMALL on: torch's threads; below LARGE, where a lost
+// processor costs many times the call, only as long as they gain.
+constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6, LARGE = 1e8;
 
 // Recurrent weights of one direction. From SPLIT_WEIGHTS on, splitting the units of a single row
 // between threads pays off; from CACHE_WEIGHTS on, they no longer fit into a core's second-level cache.
 constexpr double SPLIT_WEIGHTS = 3e4, CACHE_WEIGHTS = 4.2e5;
 #endif
 
+using Clock = std::chrono::steady_clock;
+
+// Whether several threads gain for calls of about the same work. Where one of them has no processor, a call
+// lasts until the scheduler gives it one, dozens of times as long as on one thread: the next calls then run on
+// one, twice as many each time. So do they where threads often save less than a fifth.
+class ThreadGain {
+public:
+    // Count a call that runs on one thread instead.
+    bool rests() {
+        const long left = rest_.load(std::memory_order_relaxed);
+        if (left > 0) rest_.store(left - 1, std::memory_order_relaxed);
+        return left > 0;
+    }
+
+    // A call took `all`, its tasks `total` in sum, of which the caller did `own`.
+    void note(Clock::duration all, Clock::duration total, Clock::duration own) {
+        const bool good = 10 * total >= 12 * all, stalled = own.count() > 0 && all > LONG * own;
+        const long poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), 0L);
+        const long next = next_rest_.load(std::memory_order_relaxed);
+        poor_.store(poor, std::memory_order_relaxed);
+        if (stalled || poor >= POOR) {
+            poor_.store(0, std::memory_order_relaxed);
+            rest_.store(next, std::memory_order_relaxed);
+            next_rest_.store(std::min(2 * next, LONGEST), std::memory_order_relaxed);
+        } else if (good && next > SHORTEST) {
+            next_rest_.store(next - 1, std::memory_order_relaxed);
+        }
+    }
+
+private:
+    static constexpr long LONG = 8, POOR = 6, SHORTEST = 64, LONGEST = 10000;
+    std::atomic<long> rest_{0}, next_rest_{SHORTEST}, poor_{0};
+};
+
+// Of calls with this work; null for those that are as short or as long that nothing is to be learned.
+ThreadGain* gain_of(double work) {
+    static ThreadGain gains[8];
+    if (work < SMALL || work >= LARGE) return nullptr;
+    return gains + std::clamp(std::ilogb(work / SMALL), 0, 7);
+}
+
 struct Team {
     long threads;  // number of torch's threads that pay off
     long all;      // that torch has
     bool pairs;    // whether the call is one for run_pair in a burst
+    ThreadGain* gain = nullptr;
+    bool rests = false;  // the tasks are those of all threads, so the numbers are, but one does them
     bool burst = false;
 
     // Threads that may work at the same time.
     long hands() const { return burst ? std::max(threads, 2L) : threads; }
 
     void run(long count, pool::Function task, void* context) const {
-        burst && count == 2 ? pool::run_pair(all, task, context) : pool::run(threads, count, task, context);
+        if (burst && count == 2) return pool::run_pair(all, task, context);
+        if (rests || !gain || count < 2) return pool::run(rests ? 1 : threads, count, task, context);
+        static thread_local char here;
+        struct Timed {
+            pool::Function task;
+            void* context;
+            const char* caller;
+            std::atomic<Clock::rep> total{0}, own{0};
+        } timed{task, context, &here};
+        const auto begun = Clock::now();
+        pool::run(threads, count,
+                  [](void* data, long index) {
+                      Timed& each = *static_cast<Timed*>(data);
+                      const auto before = Clock::now();
+                      each.task(each.context, index);
+                      const auto spent = (Clock::now() - before).count();
+                      each.total.fetch_add(spent, std::memory_order_relaxed);
+                      if (each.caller == &here) each.own.fetch_add(spent, std::memory_order_relaxed);
+                  },
+                  &timed);
+        gain->note(Clock::now() - begun, Clock::duration{timed.total.load()}, Clock::duration{timed.own.load()});
     }
 };
 
@@ -183,7 +257,8 @@ Team team_for(const Call& call, int64_t features, bool training) {
     // In training, torch's own threads compute before and after this call.
     const bool pairs = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
     const long all = static_cast<long>(std::max<int64_t>(call.threads, 1));
-    return {work < SMALL ? 1 : all, all, pairs};
+    ThreadGain* const gain = training || all < 2 ? nullptr : gain_of(work);
+    return {work < SMALL ? 1 : all, all, pairs, gain, gain && gain->rests()};
 }
 
 // The tasks of a run or a gradient: each direction, in blocks of rows.
@@ -485,7 +560,7 @@ int64_t k2t_width(int64_t isa, int64_t units) {
     return with ? (units + with->lanes - 1) / with->lanes * with->lanes : -1;
 }
 
-int64_t k2t_kept_parts(int64_t kind) { return k2t_knows(kind, K2T_KINDS) ? k2t_plain.kept_parts(kind) : -1; }
+int64_t k2t_kept_parts(int64_t kind) { return k2t_knows(kind, K2T_KINDS) ? k2t_float32_plain.kept_parts(kind) : -1; }
 
 int64_t k2t_gradient_packed_size(int64_t isa, const K2tShape* shape) {
     const K2tKernel* const with = k2t_kernel(isa);

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "processors.h"
+
 // A cell's kind. Gates in torch's order: LSTM i, f, g, o; GRU r, z, n.
 #define K2T_KIND_CODES(CODE) \
     CODE(K2T_LSTM, "LSTM") CODE(K2T_GRU_AFTER, "GRU") CODE(K2T_GRU_BEFORE, "GRU before") \
@@ -27,19 +29,6 @@
     CODE(K2T_SILU, "silu") \
     CODE(K2T_HARD_SILU, "hard_silu") \
     CODE(K2T_HARD_TANH, "hard_tanh")
-
-// Precision and instruction set. Their numbers are bits: 1, 2, 4 and so on.
-#define K2T_INSTRUCTION_SET_CODES(CODE) \
-    CODE(K2T_PLAIN, "float32 plain") \
-    CODE(K2T_AVX2, "float32 AVX2") \
-    CODE(K2T_AVX512, "float32 AVX-512") \
-    CODE(K2T_BFLOAT16_PLAIN, "bfloat16 plain") \
-    CODE(K2T_BFLOAT16_AVX2, "bfloat16 AVX2") \
-    CODE(K2T_BFLOAT16_AVX512, "bfloat16 AVX512-BF16") \
-    CODE(K2T_INT8_PLAIN, "int8 plain") \
-    CODE(K2T_INT8_AVX2, "int8 AVX2") \
-    CODE(K2T_INT8_AVXVNNI, "int8 AVX-VNNI") \
-    CODE(K2T_INT8_AVX512, "int8 AVX512-VNNI")
 
 // How the two directions become one output; Keras' merge modes. K2T_APART: each has its own, and
 // "concat" is two side by side.
@@ -92,10 +81,11 @@
 
 #define K2T_CONSTANT(constant, name) constant,
 #define K2T_COUNT(constant, name) +1
+#define K2T_KERNEL_CONSTANT(constant, ...) constant,
 
 enum K2tKind : int64_t { K2T_KIND_CODES(K2T_CONSTANT) };
 enum K2tActivation : int64_t { K2T_ACTIVATION_CODES(K2T_CONSTANT) };
-enum K2tInstructionSet : int64_t { K2T_INSTRUCTION_SET_CODES(K2T_CONSTANT) };
+enum K2tInstructionSet : int64_t { K2T_KERNELS(K2T_KERNEL_CONSTANT) };  // numbers of bits
 enum K2tMerge : int64_t { K2T_MERGE_CODES(K2T_CONSTANT) };
 enum K2tResult : int64_t { K2T_RESULT_CODES(K2T_CONSTANT) };
 enum K2tOperation : int64_t { K2T_OPERATION_CODES(K2T_CONSTANT) };

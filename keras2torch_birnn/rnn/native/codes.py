@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
+from keras2torch_birnn.rnn.native.processors import kernels_of
 
 
 def _number(*names: str) -> Mapping[str, int]:
@@ -50,12 +51,13 @@ POOLINGS = _number("maximum", "mean")
 NUMBERS = _number("int32", "int64", "bool", "float32")  # dtypes
 
 # Bits, best first.
-INSTRUCTION_SETS: Mapping[str, int] = {"AVX-512": 4, "AVX2": 2, "plain": 1}
+INSTRUCTION_SETS: Mapping[str, int] = kernels_of("float32")
 ReducedPrecision = Literal["bfloat16", "int8"]
 REDUCED: Mapping[ReducedPrecision, Mapping[str, int]] = {
-    "bfloat16": {"AVX512-BF16": 32, "AVX2": 16, "plain": 8},
-    "int8": {"AVX512-VNNI": 512, "AVX-VNNI": 256, "AVX2": 128, "plain": 64},
+    precision: kernels_of(precision) for precision in get_args(ReducedPrecision)
 }
+Precision = Literal["float32", ReducedPrecision]
+PRECISIONS: tuple[Precision, ...] = ("float32", *REDUCED)
 
 # As the library names them.
 TABLES: Mapping[str, Mapping[str, int]] = {

@@ -3,7 +3,8 @@
 //
 // A word holds GROUP consecutive numbers of a row. A vector of weights has a word for each of LANES
 // units; the word of values is the same for all of them. Everything here gives the same bits on every
-// processor: sums of integers are exact, and those of bfloat16 are added in the order of vdpbf16ps.
+// processor: sums of integers are exact, and those of bfloat16 are added in the order of vdpbf16ps; by
+// AMX (tiles.h) in that of its instruction.
 
 typedef uint32_t Bits __attribute__((vector_size(K2T_LANES * 4)));
 typedef uint32_t LooseBits __attribute__((vector_size(K2T_LANES * 4), aligned(4), may_alias));
@@ -26,12 +27,20 @@ static inline Vec load_part(const float* from, long count) {
 // product and no sum is denormal, which vdpbf16ps would take for zero.
 struct BFloat16 {
     static constexpr long GROUP = 2, EXTRAS = 1;  // extra vectors of a panel and gate: the bias
+    static constexpr long PARTS = 1;              // words of values for each word of weights
     typedef Vec Sum;
     struct Row {};
-    static constexpr uint32_t SMALLEST = (127 - 54) << 23, SIGN = 1u << 31;
+    static constexpr uint32_t SMALLEST = (127 - 54) << 23, SIGN = 1u << 31, UPPER = 0xffff0000;
 
     static Row measure(const float*, long) { return {}; }
 
+    // The numbers in the upper halves of words.
+    static Bits round(Vec values) {
+        const Bits bits = (Bits)values;
+        const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
+        const Bits kept = (rounded & ~SIGN) < SMALLEST ? Bits{} : rounded;
+        return values == values ? kept : bits | 0x400000;
+    }
     // Write the words of LANES numbers. The result is added up for `finish_row`.
     static Bits convert(Vec values, const Row&, uint32_t* to, bool) {
 #if defined(__AVX512BF16__) && K2T_LANES == 16
@@ -40,28 +49,41 @@ struct BFloat16 {
         const __mmask16 kept = _mm256_cmpge_epu16_mask(size, _mm256_set1_epi16(SMALLEST >> 16));
         _mm256_storeu_si256((__m256i*)to, _mm256_maskz_mov_epi16(kept, rounded));
 #else
-        const Bits bits = (Bits)values;
-        const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
-        const Bits kept = (rounded & ~SIGN) < SMALLEST ? Bits{} : rounded;
-        const Bits all = values == values ? kept : bits | 0x400000;
-        *reinterpret_cast<LooseHalves*>(to) = __builtin_convertvector(all >> 16, Halves);
+        *reinterpret_cast<LooseHalves*>(to) = __builtin_convertvector(round(values) >> 16, Halves);
 #endif
         return Bits{};
     }
     static void finish_row(Row&, Bits) {}
     static void store_extras(const Row&, float bias, float* to) { *to = bias; }
 
-    // Each product is exact in float32. That of the upper halves is added first, as vdpbf16ps does.
-    static Sum dot(Sum sum, Bits weights, Bits values) {
+    static Bits part(Bits words, long) { return words; }
 #if defined(__AVX512BF16__) && K2T_LANES == 16
+    static Sum dot(Sum sum, Bits weights, Bits values) {
         return (Sum)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)values);
+    }
+#endif
+    static Vec finish(Sum sum, const Row&, const float* extras) { return sum + load(extras); }
+};
+
+// The same numbers, widened to float32 where a product needs them: values as they are rounded, the weights
+// each time, in registers. A sum has the bits of vdpbf16ps, which adds the product of the upper halves first;
+// each product is exact in float32.
+struct WideBFloat16 : BFloat16 {
+    static constexpr long PARTS = 2;
+
+    static Bits convert(Vec values, const Row& row, uint32_t* to, bool weights) {
+        if (weights) return BFloat16::convert(values, row, to, true);
+        *reinterpret_cast<LooseBits*>(to) = round(values) & UPPER;
+        return Bits{};
+    }
+    static Bits part(Bits words, long part) { return part ? words & UPPER : words << 16; }
+    static Sum dot(Sum sum, Bits weights, Bits values) {
+#if defined(__FMA__) || defined(__aarch64__)
+        return fused((Vec)weights, (Vec)values, sum);
 #else
-        constexpr uint32_t UPPER = 0xffff0000;
-        sum = sum + (Vec)(weights & UPPER) * (Vec)(values & UPPER);
-        return sum + (Vec)(weights << 16) * (Vec)(values << 16);
+        return sum + (Vec)weights * (Vec)values;
 #endif
     }
-    static Vec finish(Sum sum, const Row&, const float* extras) { return sum + load(extras); }
 };
 
 // Symmetric: q = x / scale, scale = the largest |x| / 127; one scale for each output channel of the
@@ -69,6 +91,7 @@ struct BFloat16 {
 // processor's product has no sign; 128 times the sum of the row's q is taken off at the end.
 struct Int8 {
     static constexpr long GROUP = 4, EXTRAS = 2;  // the bias, then the scale
+    static constexpr long PARTS = 1;
     typedef Bits Sum;
     struct Row {
         float scale, inverse;
@@ -108,6 +131,7 @@ struct Int8 {
         to[LANES] = row.scale;
     }
 
+    static Bits part(Bits words, long) { return words; }
     static Sum dot(Sum sum, Bits weights, Bits values) {
 #if defined(__AVX512VNNI__) && K2T_LANES == 16
         return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)values);
@@ -139,25 +163,36 @@ struct Int8 {
     }
 };
 
-// Convert `count` numbers to words, zeros after them; word w to to[w * stride]. A stride of 1 writes
-// whole vectors.
+// Convert `count` numbers to words, zeros after them: values where `stride` is 1, in whole vectors; else
+// weights, word w to to[w * stride].
 template <class Format>
-static typename Format::Row convert_row(const float* from, long count, uint32_t* to, long stride,
-                                        bool weights) {
+static typename Format::Row convert_row(const float* from, long count, uint32_t* to, long stride) {
     constexpr long WORDS = LANES / Format::GROUP;
     typename Format::Row row = Format::measure(from, count);
     Bits sums{};
     for (long i = 0; i < count; i += LANES) {
         const Vec values = load_part(from + i, count - i);
         if (stride == 1) {
-            sums += Format::convert(values, row, to + i / Format::GROUP, weights);
+            sums += Format::convert(values, row, to + i / Format::GROUP * Format::PARTS, false);
             continue;
         }
         alignas(4) uint32_t words[WORDS];
-        sums += Format::convert(values, row, words, weights);
+        sums += Format::convert(values, row, words, true);
         for (long w = 0; w < WORDS && i + w * Format::GROUP < count; ++w)
             to[(i / Format::GROUP + w) * stride] = words[w];
     }
     Format::finish_row(row, sums);
     return row;
 }
+
+// Rows of values in words.
+template <class Format>
+struct Values {
+    uint32_t* words;
+    long stride;
+    typename Format::Row* rows;
+
+    void convert(long r, const float* from, long count) const {
+        rows[r] = convert_row<Format>(from, count, words + r * stride, 1);
+    }
+};

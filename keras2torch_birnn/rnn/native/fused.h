@@ -1,7 +1,7 @@
 // a b + c, rounded once. Inside an instruction set's namespace; the file that includes it has included
 // the header of intrinsics outside of it.
 static inline Vec fused(Vec a, Vec b, Vec c) {
-#if K2T_LANES == 16
+#if K2T_LANES == 16 && defined(__AVX512F__)
     return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif K2T_LANES == 8
     return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);

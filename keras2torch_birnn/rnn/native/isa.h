@@ -82,16 +82,8 @@ struct K2tKernel {
 // The kernel of an instruction set; null if it is none of the bits of k2t_instruction_sets.
 const K2tKernel* k2t_kernel(int64_t isa);
 
-extern const K2tKernel k2t_plain;
-#if defined(__x86_64__)
-extern const K2tKernel k2t_avx2;
-extern const K2tKernel k2t_avx512;
-#endif
-
-// Reduced precision: forward only, no row is split by units; the other functions are null. All are
-// null where the compiler did not know the instruction set.
-extern const K2tKernel k2t_bfloat16_plain, k2t_int8_plain;
-#if defined(__x86_64__)
-extern const K2tKernel k2t_bfloat16_avx2, k2t_int8_avx2;
-extern const K2tKernel k2t_bfloat16_avx512, k2t_int8_avx512, k2t_int8_avxvnni;
-#endif
+// Every kernel of the table. Those of reduced precision are forward only, and no row is split by units: the
+// other functions are null. All are null where the compiler did not know the instruction set.
+#define K2T_DECLARE(constant, kernel, ...) extern const K2tKernel kernel;
+K2T_KERNELS(K2T_DECLARE)
+#undef K2T_DECLARE

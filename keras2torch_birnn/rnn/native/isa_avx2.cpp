@@ -18,7 +18,7 @@ namespace avx2 {
 #include "operations.h"
 }  // namespace avx2
 
-const K2tKernel k2t_avx2 = {
+const K2tKernel k2t_float32_avx2 = {
     avx2::packed_size, avx2::pack, avx2::scratch_size, avx2::run,
     avx2::split_size, avx2::split_start, avx2::split_run, avx2::fingerprint, avx2::LANES,
     avx2::kept_parts,

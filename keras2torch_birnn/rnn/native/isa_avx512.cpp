@@ -20,7 +20,7 @@ namespace avx512 {
 #include "operations.h"
 }  // namespace avx512
 
-const K2tKernel k2t_avx512 = {
+const K2tKernel k2t_float32_avx512 = {
     avx512::packed_size, avx512::pack, avx512::scratch_size, avx512::run,
     avx512::split_size, avx512::split_start, avx512::split_run, avx512::fingerprint, avx512::LANES,
     avx512::kept_parts,

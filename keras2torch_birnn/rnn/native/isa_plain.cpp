@@ -21,7 +21,7 @@ namespace plain {
 #include "operations.h"
 }  // namespace plain
 
-const K2tKernel k2t_plain = {
+const K2tKernel k2t_float32_plain = {
     plain::packed_size, plain::pack, plain::scratch_size, plain::run,
     plain::split_size, plain::split_start, plain::split_run, plain::fingerprint, plain::LANES,
     plain::kept_parts,

@@ -118,9 +118,8 @@ K2T_EXPORT uint64_t k2t_source_hash();
 // All numbers that Python must share, one a line: table, number and name, with tabs between.
 K2T_EXPORT const char* k2t_codes();
 
-// The instruction sets this processor runs, as a bit set: 1 plain, 2 AVX2 and FMA, 4 AVX-512. Those
-// of reduced precision, which k2t_pack, k2t_fingerprint and k2t_run take in the same place: bfloat16 by
-// 8 plain, 16 AVX2, 32 AVX512-BF16; int8 by 64 plain, 128 AVX2, 256 AVX-VNNI, 512 AVX512-VNNI.
+// The kernels this processor runs, as a bit set, in the order of processors.h. Those of reduced precision
+// are for k2t_pack, k2t_fingerprint and k2t_run.
 K2T_EXPORT int64_t k2t_instruction_sets();
 
 // Number of floats that k2t_pack writes, for one instruction set (a bit of the above); of four bytes

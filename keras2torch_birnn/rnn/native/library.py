@@ -16,6 +16,7 @@ from typing import Any
 from keras2torch_birnn.rnn.cell_kind import kind_of
 from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.loading import NoKernelError, advise_build, load
+from keras2torch_birnn.rnn.native.processors import kernels_of
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 from keras2torch_birnn.spec import LayerSpec
 
@@ -268,8 +269,17 @@ def fingerprint(isa: int, sources: Any) -> int:
     return found.value
 
 
+def find_sets(precision: str) -> Mapping[str, int]:
+    """Return the instruction sets of this processor for a precision and their bits, best first.
+
+    Raises:
+        NoKernelError: there is no library.
+    """
+    have = library().k2t_instruction_sets()
+    return {name: bit for name, bit in kernels_of(precision).items() if have & bit}
+
+
 @cache
 def instruction_set() -> int:
     """Return the best instruction set of this processor, as the kernel's bit."""
-    have = library().k2t_instruction_sets()
-    return next(bit for bit in codes.INSTRUCTION_SETS.values() if have & bit)
+    return next(iter(find_sets("float32").values()))

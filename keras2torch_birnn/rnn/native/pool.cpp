@@ -124,13 +124,14 @@ public:
         }
         for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
             wait_turn(turn, PATIENCE);
-        // The helper lost its processor in the middle of a task. It pauses for as many calls as that
-        // delay was long: where processors are scarce, it is then never used.
-        const auto waited = Clock::now() - ended, worked = ended - begun;
+        const auto all = Clock::now() - begun, worked = ended - begun, waited = all - worked;
         if (choice) choice->note_helper(waited <= LONG * worked);
+        // The helper lost its processor in the middle of a task: it pauses for as many calls as that delay
+        // was long, at least.
         if (waited > LONG * worked)
-            calls_.store(-std::min(LONGEST, static_cast<long>(waited / std::max(worked, Clock::duration{1}))),
-                         std::memory_order_relaxed);
+            pause(static_cast<long>(waited / std::max(worked, Clock::duration{1})));
+        else
+            note_gain(10 * (worked + mine.spent) >= 12 * all);
     }
 
     [[noreturn]] void serve() {
@@ -138,7 +139,9 @@ public:
         alive_.store(true, std::memory_order_release);
         for (;;) {
             Offer* taken = wait_for_offer();
+            const auto begun = Clock::now();
             taken->function(taken->context, 1);
+            taken->spent = Clock::now() - begun;
             taken->done.store(true, std::memory_order_release);
         }
     }
@@ -147,11 +150,29 @@ private:
     struct Offer {
         Function function;
         void* context;
+        Clock::duration spent{};  // set before it is done
         std::atomic<bool> done{false};
     };
 
-    static constexpr long PATIENCE = 2000, MANY = 16, LONG = 16, LONGEST = 10000;
+    static constexpr long PATIENCE = 2000, MANY = 16, LONG = 16, SHORTEST = 64, LONGEST = 10000, POOR = 6;
     static constexpr std::chrono::microseconds GAP{200}, LOOKING{200};
+
+    // Let calls pass without the helper, and twice as many the next time: where processors are scarce, it is
+    // then hardly ever used.
+    void pause(long calls) {
+        const long least = next_pause_.load(std::memory_order_relaxed);
+        calls_.store(-std::clamp(calls, least, LONGEST), std::memory_order_relaxed);
+        next_pause_.store(std::min(2 * least, LONGEST), std::memory_order_relaxed);
+    }
+
+    // Whether two threads saved a fifth. Where they often do not, one computes what follows.
+    void note_gain(bool good) {
+        const long poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), 0L);
+        poor_.store(poor < POOR ? poor : 0, std::memory_order_relaxed);
+        if (poor >= POOR) return pause(0);
+        const long next = next_pause_.load(std::memory_order_relaxed);
+        if (good && next > SHORTEST) next_pause_.store(next - 1, std::memory_order_relaxed);
+    }
 
     // Whether the helper can run on another processor than the caller. The scheduler may leave both on
     // one for seconds although others are idle; then its affinity is set to the others.
@@ -197,6 +218,8 @@ private:
     // End of the last call, and the number of calls in close succession; of all callers.
     std::atomic<Clock::rep> last_{0};
     std::atomic<long> calls_{0};
+    // Pairs in close succession that gained little, and the next pause.
+    std::atomic<long> poor_{0}, next_pause_{SHORTEST};
     std::atomic<Offer*> offer_{nullptr};
     std::atomic<bool> asleep_{false}, stopped_{false};
     pthread_t thread_{};  // once alive

@@ -4,12 +4,118 @@
 // States, biases, gates and sums are float32 (int8: sums are exact integers first). A matrix is packed
 // panel by panel: [k / GROUP][gate][lane] words, then its extra vectors [gate][EXTRAS][lane].
 
+// Products by vectors.
 template <class Format>
+struct VectorProduct {
+    static constexpr long DEPTH = 1, SPARE_ROWS = 0;  // as TileProduct's
+
+    // The parts [begin, end) of the sums of R rows with G of the V gates of a panel, from the gate `first`
+    // on; then their extras. Sums that are not complete stand in `out` meanwhile. A sum has one chain,
+    // whatever R: so a row's numbers do not depend on the others.
+    template <long V, long G, long R>
+    static void block(long begin, long end, long all, const Values<Format>& a, long row, const uint32_t* panel,
+                      long first, float* out, long out_stride) {
+        typedef typename Format::Sum Sum;
+        typedef Sum LooseSum __attribute__((aligned(4), may_alias));
+        Sum sum[R][G];
+        out += row * out_stride + first * LANES;
+        K2T_UNROLL
+        for (long r = 0; r < R; ++r)
+            K2T_UNROLL
+            for (long v = 0; v < G; ++v)
+                sum[r][v] = begin ? *reinterpret_cast<LooseSum*>(out + r * out_stride + v * LANES) : Sum{};
+        const uint32_t* from = panel + (begin * V + first) * LANES;
+        const uint32_t* values = a.words + row * a.stride;
+        for (long j = begin; j < end; ++j, from += V * LANES) {
+            K2T_UNROLL
+            for (long part = Format::PARTS - 1; part >= 0; --part) {
+                Bits w[G];
+                K2T_UNROLL
+                for (long v = 0; v < G; ++v) w[v] = Format::part(load_bits(from + v * LANES), part);
+                K2T_UNROLL
+                for (long r = 0; r < R; ++r) {
+                    const Bits value = values[r * a.stride + j * Format::PARTS + part] - Bits{};
+                    K2T_UNROLL
+                    for (long v = 0; v < G; ++v) sum[r][v] = Format::dot(sum[r][v], w[v], value);
+                }
+            }
+        }
+        const float* extras = reinterpret_cast<const float*>(panel + all * V * LANES);
+        K2T_UNROLL
+        for (long r = 0; r < R; ++r)
+            K2T_UNROLL
+            for (long v = 0; v < G; ++v) {
+                float* to = out + r * out_stride + v * LANES;
+                if (end == all)
+                    store(to, Format::finish(sum[r][v], a.rows[row + r],
+                                             extras + (first + v) * Format::EXTRAS * LANES));
+                else
+                    *reinterpret_cast<LooseSum*>(to) = sum[r][v];
+            }
+    }
+
+    // Widened weights and their mask take registers: where these are few, rows take two gates of four at a
+    // time, so that there are sums enough for each weight that is widened.
+    static constexpr bool FEW = Format::PARTS > 1 && K2T_REGISTERS < 32;
+    static constexpr long rows_at_once(long gates) {
+        return !FEW ? most_rows(gates) : gates == 4 ? 2 : gates == 3 ? 3 : gates == 2 ? 5 : 8;
+    }
+
+    using Block = void (*)(long, long, long, const Values<Format>&, long, const uint32_t*, long, float*, long);
+
+    template <long V, long G, long R = rows_at_once(G)>
+    struct Blocks {
+        static Block of(long rows) { return rows == R ? block<V, G, R> : Blocks<V, G, R - 1>::of(rows); }
+    };
+    template <long V, long G>
+    struct Blocks<V, G, 0> {
+        static Block of(long) { return nullptr; }
+    };
+
+    // out[r] = a[r] . panel + bias for any number of rows; k: words of a row of weights.
+    template <long V>
+    static void product(long rows, long k, const Values<Format>& a, const uint32_t* panel, float* out,
+                        long out_stride) {
+        constexpr long PAIR = 2;
+        if (FEW && V == 2 * PAIR && rows > rows_at_once(V)) {
+            for (long first = 0; first < V; first += PAIR)
+                product_of<V, PAIR>(rows, k, a, panel, first, out, out_stride);
+        } else {
+            product_of<V, V>(rows, k, a, panel, 0, out, out_stride);
+        }
+    }
+
+private:
+    template <long V, long G>
+    static void product_of(long rows, long all, const Values<Format>& a, const uint32_t* panel, long first,
+                           float* out, long out_stride) {
+        constexpr long MOST = rows_at_once(G);
+        const long blocks = (rows + MOST - 1) / MOST;
+        const long part = blocks <= 1 ? all : PANEL_FLOATS / (V * LANES);
+        for (long begin = 0; begin < all; begin += part) {
+            const long end = all - begin < part ? all : begin + part;
+            for (long b = 0, row = 0; b < blocks; ++b) {
+                const long height = rows / blocks + (b < rows % blocks);
+                Blocks<V, G>::of(height)(begin, end, all, a, row, panel, first, out, out_stride);
+                row += height;
+            }
+        }
+    }
+};
+
+template <class Format, class Product = VectorProduct<Format>>
 struct Reduced {
     typedef typename Format::Row Row;
 
-    static constexpr long groups(long k) { return (k + Format::GROUP - 1) / Format::GROUP; }
-    static constexpr long row_words(long k) { return whole(k) / Format::GROUP; }
+    // Words of a row: of weights, padded as the product wants them; and of values.
+    static constexpr long groups(long k) {
+        const long words = (k + Format::GROUP - 1) / Format::GROUP;
+        return (words + Product::DEPTH - 1) / Product::DEPTH * Product::DEPTH;
+    }
+    static constexpr long row_words(long k) {
+        const long written = whole(k) / Format::GROUP * Format::PARTS;
+        return written < groups(k) ? groups(k) : written;
+    }
     static constexpr long panel_words(long v, long k) {
         return v * LANES * (groups(k) + Format::EXTRAS);
     }
@@ -36,7 +142,7 @@ struct Reduced {
                 for (long lane = 0; lane < LANES && unit + lane < units; ++lane) {
                     const long channel = (first + gate) * units + unit + lane;
                     const Row row = convert_row<Format>(weight + channel * k, k,
-                                                        to + gate * LANES + lane, v * LANES, true);
+                                                        to + gate * LANES + lane, v * LANES);
                     float* extras = reinterpret_cast<float*>(to + v * LANES * groups(k));
                     Format::store_extras(row, bias ? bias[channel] : 0,
                                          extras + gate * Format::EXTRAS * LANES + lane);
@@ -57,96 +163,15 @@ struct Reduced {
         pack_matrix(weight_hh, bias_hh, 2, 1, units, units, to);
     }
 
-    // ---- the product ------------------------------------------------------------------------------
-
-    // Rows of values in words.
-    struct Values {
-        uint32_t* words;
-        long stride;
-        Row* rows;
-
-        void convert(long r, const float* from, long count) const {
-            rows[r] = convert_row<Format>(from, count, words + r * stride, 1, false);
-        }
-    };
-
-    // The parts [begin, end) of the sums of R rows with the V gates of a panel, then its extras. Sums
-    // that are not complete stand in `out` meanwhile. A sum has one chain, whatever R: so a row's
-    // numbers do not depend on the others.
-    template <long V, long R>
-    static void block(long begin, long end, long all, const Values& a, long row, const uint32_t* panel,
-                      float* out, long out_stride) {
-        typedef typename Format::Sum Sum;
-        typedef Sum LooseSum __attribute__((aligned(4), may_alias));
-        Sum sum[R][V];
-        K2T_UNROLL
-        for (long r = 0; r < R; ++r)
-            K2T_UNROLL
-            for (long v = 0; v < V; ++v)
-                sum[r][v] = begin ? *reinterpret_cast<LooseSum*>(out + r * out_stride + v * LANES) : Sum{};
-        const uint32_t* from = panel + begin * V * LANES;
-        const uint32_t* values = a.words + row * a.stride;
-        for (long j = begin; j < end; ++j, from += V * LANES) {
-            Bits w[V];
-            K2T_UNROLL
-            for (long v = 0; v < V; ++v) w[v] = load_bits(from + v * LANES);
-            K2T_UNROLL
-            for (long r = 0; r < R; ++r) {
-                const Bits value = values[r * a.stride + j] - Bits{};
-                K2T_UNROLL
-                for (long v = 0; v < V; ++v) sum[r][v] = Format::dot(sum[r][v], w[v], value);
-            }
-        }
-        const float* extras = reinterpret_cast<const float*>(panel + all * V * LANES);
-        K2T_UNROLL
-        for (long r = 0; r < R; ++r)
-            K2T_UNROLL
-            for (long v = 0; v < V; ++v) {
-                float* to = out + r * out_stride + v * LANES;
-                if (end == all)
-                    store(to, Format::finish(sum[r][v], a.rows[row + r],
-                                             extras + v * Format::EXTRAS * LANES));
-                else
-                    *reinterpret_cast<LooseSum*>(to) = sum[r][v];
-            }
-    }
-
-    using Block = void (*)(long, long, long, const Values&, long, const uint32_t*, float*, long);
-
-    template <long V, long R = most_rows(V)>
-    struct Blocks {
-        static Block of(long rows) { return rows == R ? block<V, R> : Blocks<V, R - 1>::of(rows); }
-    };
-    template <long V>
-    struct Blocks<V, 0> {
-        static Block of(long) { return nullptr; }
-    };
-
-    // out[r] = a[r] . panel + bias for any number of rows.
-    template <long V>
-    static void product(long rows, long k, const Values& a, const uint32_t* panel, float* out,
-                        long out_stride) {
-        const long blocks = (rows + most_rows(V) - 1) / most_rows(V), all = groups(k);
-        const long part = blocks <= 1 ? all : PANEL_FLOATS / (V * LANES);
-        for (long begin = 0; begin < all; begin += part) {
-            const long end = all - begin < part ? all : begin + part;
-            for (long b = 0, row = 0; b < blocks; ++b) {
-                const long height = rows / blocks + (b < rows % blocks);
-                Blocks<V>::of(height)(begin, end, all, a, row, panel, out + row * out_stride, out_stride);
-                row += height;
-            }
-        }
-    }
-
-    static void input_product(const K2tShape& shape, const uint32_t* panel, long rows, const Values& a,
-                              const Inputs& out) {
-        const long gates = gate_count(shape.kind), k = shape.features, stride = out.row;
+    static void input_product(Product& by, const K2tShape& shape, const uint32_t* panel, long rows,
+                              const Values<Format>& a, const Inputs& out) {
+        const long gates = gate_count(shape.kind), k = shape.features, words = groups(k), stride = out.row;
         for (long unit = 0; unit < shape.units; unit += LANES, panel += panel_words(gates, k)) {
             float* to = out.of(unit);
             switch (gates) {
-                case 4: product<4>(rows, k, a, panel, to, stride); break;
-                case 3: product<3>(rows, k, a, panel, to, stride); break;
-                default: product<1>(rows, k, a, panel, to, stride);
+                case 4: by.template product<4>(rows, words, a, panel, to, stride); break;
+                case 3: by.template product<3>(rows, words, a, panel, to, stride); break;
+                default: by.template product<1>(rows, words, a, panel, to, stride);
             }
         }
     }
@@ -155,7 +180,8 @@ struct Reduced {
 
     // Buffers of a task; every row is padded to whole panels.
     struct State {
-        Values values;  // of the state, or of r h: the rows of the recurrent product
+        Product& by;
+        Values<Format> values;  // of the state, or of r h: the rows of the recurrent product
         float* sums;    // that product of one panel: (rows, [G][lane])
         float *h, *h_next, *c, *reset;  // as in Scratch
         bool turned;
@@ -170,7 +196,8 @@ struct Reduced {
         for (long r = 0; r < rows; ++r) s.values.convert(r, state + r * width, units);
         for (long n = 0; n < panels; ++n) {
             const long panel = s.turned ? panels - 1 - n : n, unit = panel * LANES;
-            product<V>(rows, units, s.values, matrix + panel * panel_words(V, units), s.sums, V * LANES);
+            s.by.template product<V>(rows, groups(units), s.values, matrix + panel * panel_words(V, units),
+                                     s.sums, V * LANES);
             const float* in = inputs.of(unit);
             for (long r = 0; r < rows; ++r, in += inputs.row)
                 cell(r * width + unit, in, s.sums + r * V * LANES);
@@ -233,8 +260,9 @@ struct Reduced {
     static long scratch_size(const K2tCall& call, long rows) {
         const K2tShape& shape = call.shape;
         const long block = rows * block_steps(shape, rows), width = whole(shape.units);
-        return block * (row_words(shape.features) + ROW_FLOATS) + Inputs::size(shape, block) +
-               rows * (row_words(shape.units) + ROW_FLOATS + 4 * LANES + 4 * width);
+        return (block + Product::SPARE_ROWS) * row_words(shape.features) +
+               (rows + Product::SPARE_ROWS) * row_words(shape.units) + (block + rows) * ROW_FLOATS +
+               Inputs::size(shape, block) + rows * (4 * LANES + 4 * width);
     }
 
     template <class Functions>
@@ -249,13 +277,15 @@ struct Reduced {
         const long steps_at_once = block_steps(shape, rows), block = rows * steps_at_once;
         auto take = [&](long floats) { return (memory += floats) - floats; };
         auto take_values = [&](long count, long k) {
-            uint32_t* words = reinterpret_cast<uint32_t*>(take(count * row_words(k)));
-            return Values{words, row_words(k), reinterpret_cast<Row*>(take(count * ROW_FLOATS))};
+            const long all = (count + Product::SPARE_ROWS) * row_words(k);
+            uint32_t* words = reinterpret_cast<uint32_t*>(take(all));
+            for (long i = 0; Product::SPARE_ROWS && i < all; ++i) words[i] = 0;
+            return Values<Format>{words, row_words(k), reinterpret_cast<Row*>(take(count * ROW_FLOATS))};
         };
-        const Values x = take_values(block, features);
+        const Values<Format> x = take_values(block, features);
         const Inputs inputs(shape, rows, block, take(Inputs::size(shape, block)));
-        State s{};
-        s.values = take_values(rows, units);
+        Product by;
+        State s{by, take_values(rows, units), nullptr, nullptr, nullptr, nullptr, nullptr, false};
         s.sums = take(rows * 4 * LANES);
         s.h = take(rows * 4 * width);
         s.h_next = s.h + rows * width;
@@ -278,7 +308,7 @@ struct Reduced {
                     x.convert(gathered++, from, features);
                 }
             }
-            input_product(shape, input_matrix, gathered, x, inputs);
+            input_product(by, shape, input_matrix, gathered, x, inputs);
             Inputs in = inputs;
             for (long step = first; step < first + steps_at_once && active[step - first]; ++step) {
                 const long n = active[step - first];

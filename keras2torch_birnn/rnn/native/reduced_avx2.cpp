@@ -19,6 +19,6 @@ namespace reduced_avx2 {
 #include "reduced.h"
 }  // namespace reduced_avx2
 
-const K2tKernel k2t_bfloat16_avx2 = reduced_avx2::Reduced<reduced_avx2::BFloat16>::KERNEL;
+const K2tKernel k2t_bfloat16_avx2 = reduced_avx2::Reduced<reduced_avx2::WideBFloat16>::KERNEL;
 const K2tKernel k2t_int8_avx2 = reduced_avx2::Reduced<reduced_avx2::Int8>::KERNEL;
 #endif

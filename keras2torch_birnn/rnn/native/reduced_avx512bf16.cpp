@@ -19,7 +19,7 @@ namespace avx512bf16 {
 #include "reduced.h"
 }  // namespace avx512bf16
 
-const K2tKernel k2t_bfloat16_avx512 = avx512bf16::Reduced<avx512bf16::BFloat16>::KERNEL;
+const K2tKernel k2t_bfloat16_avx512bf16 = avx512bf16::Reduced<avx512bf16::BFloat16>::KERNEL;
 #else
-const K2tKernel k2t_bfloat16_avx512{};
+const K2tKernel k2t_bfloat16_avx512bf16{};
 #endif

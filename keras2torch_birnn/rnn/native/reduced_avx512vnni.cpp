@@ -19,7 +19,7 @@ namespace avx512vnni {
 #include "reduced.h"
 }  // namespace avx512vnni
 
-const K2tKernel k2t_int8_avx512 = avx512vnni::Reduced<avx512vnni::Int8>::KERNEL;
+const K2tKernel k2t_int8_avx512vnni = avx512vnni::Reduced<avx512vnni::Int8>::KERNEL;
 #else
-const K2tKernel k2t_int8_avx512{};
+const K2tKernel k2t_int8_avx512vnni{};
 #endif

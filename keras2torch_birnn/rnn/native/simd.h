@@ -32,7 +32,7 @@ static inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to
 static inline Vec all(float value) { return value - Vec{}; }
 
 // The first `count` numbers of a vector; zeros for the others.
-#if K2T_LANES == 16
+#if K2T_LANES == 16 && defined(__AVX512F__)
 // (The functions of <immintrin.h>, as compilers differ in the arguments of what these call.)
 static inline __mmask16 first_lanes(long count) { return static_cast<__mmask16>((1u << count) - 1); }
 static inline Vec load_first(const float* from, long count) {
