@@ -37,7 +37,10 @@ def doctor(output: Output) -> None:
     facts |= {f"instructions, {precision}": ", ".join(names) for precision, names in sets.items()}
     print_columns(
         ("", ""),
-        [(name, ", ".join(v) if isinstance(v, list) else str(v)) for name, v in facts.items()],
+        [
+            (name, (", ".join(v) if isinstance(v, list) else str(v or "")) or "none")
+            for name, v in facts.items()
+        ],
         folds=(1, 0),
     )
     print_line("")
