@@ -145,6 +145,28 @@ def weighted(change: Callable[[dict[str, Array]], Mapping[str, Array]]) -> Apply
     return apply
 
 
+def in_one_call(change: Change, path: str) -> Change:
+    """Let a change of a layer that is called several times be made in this call alone."""
+
+    def limited(apply: Apply) -> Apply:
+        def run(
+            equation: Equation,
+            layer: LayerSpec,
+            inputs: Structure,
+            mask: Structure,
+            context: Context,
+        ) -> Result:
+            if f"{context.path}/".startswith(f"{path}/"):
+                return apply(equation, layer, inputs, mask, context)
+            return equation(layer, inputs, mask, context)
+
+        return run
+
+    number = int(path.rpartition("#")[2]) + 1 if "#" in path else 1
+    applied = {key: limited(apply) for key, apply in change.applied.items()}
+    return replace(change, words=f"in call {number} alone: {change.words}", applied=applied)
+
+
 def reading(change: Callable[[Array], Array]) -> Apply:
     """Make a change of a layer's input; constants of an operation stay as they are."""
 

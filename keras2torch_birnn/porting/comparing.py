@@ -17,9 +17,12 @@ from keras2torch_birnn.comparison.tolerance import max_errors
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.batches import (
+    LARGE,
+    WITH_GAPS,
     Batch,
     arguments,
     batch_of_empty_rows,
+    batch_with_gaps,
     batches,
 )
 from keras2torch_birnn.porting.call_graph import call_path
@@ -93,7 +96,8 @@ def compare(
     leaves_ = find_leaves(spec)
     units = find_units(port)
     matches = match_units(units, leaves_, _pairs(map or {}, units, leaves_))
-    return _Comparison(spec, port, leaves_, units, matches).report(batches(spec, inputs))
+    comparison = _Comparison(spec, port, leaves_, units, matches)
+    return comparison.report(batches(spec, inputs), batch_with_gaps(spec, inputs))
 
 
 class _Comparison:
@@ -122,10 +126,11 @@ class _Comparison:
             return False
         return _are_close(run, first)
 
-    def report(self, drawn: Sequence[Batch]) -> PortReport:
+    def report(self, drawn: Sequence[Batch], gaps: Batch | None) -> PortReport:
         """Compare on every batch; look for the reasons where the outputs differ.
 
-        A reason has to hold on all batches, also on those on which the port is right.
+        A reason has to hold on all batches, also on those on which the port is right. gaps: of
+        several reasons, one that holds there is preferred.
         """
         runs = [self._run(batch, first=number == 0) for number, batch in enumerate(drawn)]
         judged: list[tuple[str, Search]] = []
@@ -140,7 +145,13 @@ class _Comparison:
                 right.append(search)
             else:
                 judged.append((batch.name if batch is not drawn[0] else "", search))
+        if judged and gaps is not None:
+            run = self._run(gaps, first=False)
+            preferred = None if isinstance(run, str) else self._search(gaps, run)
+            judged = [(name, replace(one, gaps=preferred)) for name, one in judged]
         findings = self._explain(judged, right)
+        if WITH_GAPS in [name for name, _ in judged]:
+            findings = [_also_with_gaps(one) for one in findings]
         for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str):
                 findings.append(PortFinding("the port", "fails", run, rows=batch.name))
@@ -149,7 +160,11 @@ class _Comparison:
             findings.append(random)
         if not findings and (empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn))):
             findings.append(empty)
-        names = tuple(one.name for one in drawn if one.name and (self.stateful or one.calls == 1))
+        names = tuple(
+            one.name
+            for one in drawn
+            if one.name not in ("", LARGE) and (self.stateful or one.calls == 1)
+        )
         ok = not findings and not judged
         return PortReport(
             ok,
@@ -370,6 +385,13 @@ def _follows(new: PortFinding, told: Sequence[PortFinding], search: Search) -> b
     return (
         bool(told) and new.kind == "unexplained" and new.layer in {*places, *later, "the outputs"}
     )
+
+
+def _also_with_gaps(finding: PortFinding) -> PortFinding:
+    """Say of padding that is taken to be at the end that it shows where rows have gaps, too."""
+    if finding.kind != "padding side" or WITH_GAPS in finding.rows:
+        return finding
+    return replace(finding, rows=f"{finding.rows}, {WITH_GAPS}")
 
 
 def _first_shown(

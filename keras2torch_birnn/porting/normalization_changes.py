@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading, weighted
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -36,10 +36,28 @@ def batch_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield a BatchNormalization in training mode, and one whose weights are not loaded."""
     words = "it normalizes by the batch's own mean and variance (it is in training mode)"
     yield maker.change("training mode", words, _by_batch)
+    for words, axis in _OTHER_NORMS.items():
+        apply = partial(_by_row, axis)
+        yield maker.change("formula", f"{words}, Keras uses the moving ones", apply)
     yield from _exchanged_weights(maker)
     moving = weighted(partial(_constant, values={"moving_mean": 0, "moving_variance": 1}))
     words = "the moving mean is 0 and the variance 1, as before training"
     yield maker.change("not loaded", words, moving)
+
+
+def group_norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield another number of groups, and weights in each other's place."""
+    for words, count in (("one group", 1), ("a group for each channel", -1), ("2 groups", 2)):
+        if count != maker.config["groups"]:
+            words = f"it has {words}, Keras has {maker.config['groups']} groups"
+            yield maker.change("groups", words, configured(groups=count))
+    yield from _exchanged_weights(maker)
+
+
+def rms_norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a mean that is subtracted, as in LayerNorm."""
+    centered = reading(lambda x: x - x.mean(axis=maker.config["axis"], keepdims=True))
+    yield maker.change("formula", "the mean is subtracted (as nn.LayerNorm does)", centered)
 
 
 def _exchanged_weights(maker: Maker) -> Iterator[Change]:
@@ -86,6 +104,30 @@ def _swapped_names(weights: dict[str, Array], *, one: str, other: str) -> Mappin
 
 def _constant(weights: dict[str, Array], *, values: Mapping[str, float]) -> Mapping[str, Array]:
     return weights | {name: np.full_like(weights[name], value) for name, value in values.items()}
+
+
+# Normalizers that stand for a BatchNormalization -> the first axis of which they take the mean
+_OTHER_NORMS: Mapping[str, int] = {
+    "it normalizes by the mean and variance of each step's features (LayerNorm)": -1,
+    "it normalizes by each row's own mean and variance over the steps (InstanceNorm)": 1,
+}
+
+
+def _by_row(
+    axis: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    x = context.number(np.asarray(inputs))
+    axes = (-1,) if axis < 0 else tuple(range(axis, x.ndim - 1))
+    if not axes:
+        raise ValueError("there are no steps")
+    own = {"moving_mean": 0.0, "moving_variance": 1 - layer.config["epsilon"]}
+    plain = replace(layer, weights=_constant(dict(layer.weights), values=own))
+    return equation(plain, _usual(x, axes, layer.config["epsilon"]), mask, context)
 
 
 def _by_batch(

@@ -30,7 +30,8 @@ from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
-CELLS = ("LSTM", "GRU", "SimpleRNN")
+_OF_IMAGES = ("ConvLSTM1D", "ConvLSTM2D")
+CELLS = ("LSTM", "GRU", "SimpleRNN", *_OF_IMAGES)
 _ACTIVATIONS = (
     "tanh",
     "sigmoid",
@@ -54,6 +55,14 @@ _SHOWN = {
 }
 
 
+def as_cell(layer: LayerSpec) -> LayerSpec:
+    """Describe an LSTM of images as the LSTM whose mistakes it shares."""
+    if layer.class_name not in _OF_IMAGES:
+        return layer
+    config = {**layer.config, "units": layer.config["filters"]}
+    return replace(layer, class_name="LSTM", config=config)
+
+
 def show_activation(value: object) -> str:
     """Name an activation for people."""
     if isinstance(value, dict):
@@ -64,12 +73,12 @@ def show_activation(value: object) -> str:
 
 def one_way_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the known mistakes of a layer of one direction, the likeliest first."""
-    key = (place, layer.class_name)
-    yield from cell_changes(path, {key: layer}, layer)
-    yield from _direction_changes(path, key, layer)
-    yield from kept_state_changes(path, {key: layer}, layer)
-    yield from inner_changes(path, {key: layer}, layer)
-    yield from order_changes(path, {key: layer}, layer)
+    key, cell = (place, layer.class_name), as_cell(layer)
+    yield from cell_changes(path, {key: layer}, cell)
+    yield from _direction_changes(path, key, cell)
+    yield from kept_state_changes(path, {key: layer}, cell)
+    yield from inner_changes(path, {key: layer}, cell)
+    yield from order_changes(path, {key: layer}, cell)
 
 
 # ---- one direction, or both alike ----------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
-from keras2torch_birnn.porting.changes import Change
+from keras2torch_birnn.porting.changes import Change, in_one_call
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
@@ -45,18 +45,25 @@ _BEFORE = 3
 _ON_THE_WAY = (
     "activation",
     "axes",
+    "bias missing",
     "direction",
+    "extra",
+    "formula",
     "half left out",
     "last state",
     "left out",
+    "masked steps",
     "merge mode",
+    "normalize",
+    "not loaded",
     "other operation",
+    "scale",
 )
 # Kinds whose values a right port computes as well, before it goes on.
 _COMPUTED_ANYWAY = ("half left out", "left out")
 # Kinds that leave the right values, in another order of axes, in which they count as computed.
 _IN_ANY_ORDER = ("not permuted", "repeated")
-# Score of changes that explain everything.
+# Score of changes that explain everything; one more if rows with gaps, too.
 _ALL = 1 << 20
 
 
@@ -84,12 +91,14 @@ class Search(CheckedRun):
     for this model alone. ``found`` and ``unexplained`` grow while it runs; ``right``: the calls
     whose output the port computed, with the changes found so far; ``steps``: which call led to
     which of them. ``earlier``: on other inputs; what explains this run must hold there, too.
+    ``gaps``: on rows with gaps; of what explains this run, that is preferred which holds there.
     """
 
     evidence: Sequence[Change]
     guesses: Sequence[Change]
     found: list[Change]
     earlier: Sequence[Search] = ()
+    gaps: Search | None = None
     unexplained: list[Unexplained] = field(default_factory=list)
     right: set[str] = field(default_factory=set)
     steps: list[tuple[str, tuple[Change, ...]]] = field(default_factory=list)
@@ -196,7 +205,7 @@ class Search(CheckedRun):
             stage = stages(
                 evidence, own, before, self._changes_behind(path), self.found, padded=padded
             )[number]
-            enough = _ALL if number == 0 else 2  # of two: this layer and a later one
+            enough = _ALL + bool(self.gaps) if number == 0 else 2  # of two: it and a later one
             best: tuple[int, list[_Tried]] = (0, [])
             for some, score, found in self._scored(path, islice(stage, _BUDGET)):
                 if len(some) == 1 and are_same(found.layers[path], usual):
@@ -250,7 +259,10 @@ class Search(CheckedRun):
         """Return the known mistakes of a call: the same ones each time, whose results are kept."""
         found = self._known.get(path)
         if found is None:
-            found = self._known[path] = list(changes_of(path, place_of(path), self.layers[path]))
+            found = list(changes_of(path, place_of(path), self.layers[path]))
+            if sum(place_of(other) == place_of(path) for other in self.layers) > 1:
+                found += [in_one_call(one, path) for one in found]
+            self._known[path] = found
         return found
 
     def _mask_sources(self, path: str) -> Iterator[Change]:
@@ -365,7 +377,7 @@ class Search(CheckedRun):
             trace = self.compute([*self.found, *some], until=rest.last)
             if trace is None or path not in trace.layers:
                 failing[number] = None
-            elif not self.seen(path, trace):
+            elif not self.seen(self._shown_at(path, some, trace), trace):
                 failing[number] = trace
                 unseen.setdefault((rest, AS_PADDED in some), {})[number] = trace
         for (rest, padded), ended in unseen.items():
@@ -383,10 +395,10 @@ class Search(CheckedRun):
         if self.same_outputs(trace):
             if any(np.isnan(y).all() for y in trace.outputs) and not self.seen(path, trace):
                 return 0  # NaN has many reasons
-            return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
-        # a layer that was moved to before this call: its output is what tells
-        moved = [one.layer for one in some if one.kind == "order" and one.layer in trace.layers]
-        shown = next((one for one in moved if one in self.later.get(path, ())), path)
+            if not all(one.explained_by(whole) for one in self.earlier):
+                return 0
+            return _ALL + (self.gaps is not None and self.gaps.explained_by(whole))
+        shown = self._shown_at(path, some, trace)
         if not self.seen(shown, trace) or not _tells(trace.layers[shown]):
             return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
@@ -396,11 +408,14 @@ class Search(CheckedRun):
             before = {other for other in self.right if path in self.later.get(other, ())}
             if _are_values_of(before, own, trace):
                 return 0  # there the port has them from
+        behind = self.later.get(path, frozenset())
+        elsewhere = self.right - behind - {path}
         later = sum(
             self.seen(one, trace)
             and _tells(trace.layers[one])
             and not _same_values(own, trace.layers[one])
-            for one in self.later.get(path, ())
+            and not _are_values_of(elsewhere, next(iter(leaves(trace.layers[one]))), trace)
+            for one in behind
         )
         if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
             return 0  # a right port computes each half, and what goes into a layer, too
@@ -412,13 +427,22 @@ class Search(CheckedRun):
             return 0  # it would have shown on other rows
         return 1 + later
 
+    def _shown_at(self, path: str, some: Sequence[Change], trace: Trace) -> str:
+        """Return the call whose output tells: a layer that was moved to before this one, or it."""
+        moved = [one.layer for one in some if one.kind == "order" and one.layer in trace.layers]
+        return next((one for one in moved if one in self.later.get(path, ())), path)
+
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
-        """Tell whether the port computed before this call what these changes do not give."""
-        changed = {change.layer for change in some if change.kind != "rows"}
+        """Tell whether the port computed elsewhere what these changes do not give.
+
+        That is before this call, or in another call of a layer that is called several times.
+        """
+        if all(change.kind == "rows" for change in some):
+            return False
+        behind = self.later.get(path, frozenset())
         return any(
-            path in self.later.get(other, ()) and not self.computed(other, trace)
-            for other in self.right
-            if place_of(other) in changed and not _is_mask(trace.layers[other])
+            not _is_mask(trace.layers[other]) and not self.computed(other, trace)
+            for other in self.right - behind - {path}
         )
 
     def _explain_end(self, trace: Trace) -> bool:
@@ -541,13 +565,12 @@ def _same_values(one: Array, other: Structure) -> bool:
 
 
 def _tells(output: Structure) -> bool:
-    """Tell whether values are of any kind that a port does not compute for other reasons, too."""
+    """Tell whether values are of any kind that a port does not compute for other reasons, too.
+
+    Zeros and masks are of no such kind.
+    """
     values = next(iter(leaves(output)), None)
-    return (
-        isinstance(values, np.ndarray)
-        and values.size > 0
-        and bool(np.any(values != values.flat[0]))
-    )
+    return isinstance(values, np.ndarray) and len(np.unique(values)) >= min(3, max(2, values.size))
 
 
 def _is_mask(output: Structure) -> bool:

@@ -38,10 +38,7 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         if name != own:
             words = f"padding {name}, Keras has {own}"
             yield maker.change("convolution padding", words, configured(padding=name))
-    for name in ("kernel", "depthwise_kernel"):
-        if name in maker.layer.weights:
-            turn = weighted(partial(_reversed_kernel, name=name))
-            yield maker.change("direction", f"the {name} is reversed along its steps", turn)
+    yield from _reversal_changes(maker)
     yield from _filter_changes(maker)
     rates = tuple(maker.config["dilation_rate"])
     for other in dict.fromkeys((1, *(rate // 2 for rate in rates), *(2 * rate for rate in rates))):
@@ -115,8 +112,7 @@ def _turned(kernel: Array, channels: tuple[int, ...]) -> Array:
 
 def transposed_changes(maker: Maker) -> Iterator[Change]:
     """Yield steps of a transposed convolution that are cut elsewhere, and a reversed kernel."""
-    turn = weighted(partial(_reversed_kernel, name="kernel"))
-    yield maker.change("direction", "the kernel is reversed along its steps", turn)
+    yield from _reversal_changes(maker)
     own = maker.config["padding"]
     for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it cuts {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
@@ -124,7 +120,7 @@ def transposed_changes(maker: Maker) -> Iterator[Change]:
 
 
 def _cut(before: int) -> Apply:
-    """Let a transposed convolution of one axis leave out other steps at its beginning."""
+    """Let a transposed convolution leave out other steps at the beginning of each axis."""
 
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
@@ -135,7 +131,9 @@ def _cut(before: int) -> Apply:
         whole, _ = configured(padding="valid", output_size=None)(
             equation, layer, inputs, mask, context.aside()
         )
-        kept = whole[:, before : before + right.shape[1]]
+        kept = whole
+        for axis, size in enumerate(right.shape[1:-1], 1):
+            kept = kept.take(range(before, min(before + size, kept.shape[axis])), axis=axis)
         if kept.shape != right.shape:
             raise ValueError("there are too few steps")
         return kept, out_mask
@@ -147,7 +145,8 @@ def _stride_changes(maker: Maker) -> Iterator[Change]:
     """Yield windows that begin at other distances: every step, or one behind the other."""
     extents = tuple(_extents(maker.layer))
     own = tuple(maker.config["strides"] or extents)
-    for strides in dict.fromkeys((tuple(1 for _ in own), extents, tuple(2 for _ in own))):
+    others = (tuple(1 for _ in own), extents, tuple(2 for _ in own), own[::-1])
+    for strides in dict.fromkeys(others):
         if strides != own:
             words = f"its strides are {_listed(strides)}, Keras has {_listed(own)}"
             yield maker.change("strides", words, configured(strides=strides))
@@ -157,13 +156,38 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _reversed_kernel(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
-    return {**weights, name: weights[name][::-1]}
+def _reversal_changes(maker: Maker) -> Iterator[Change]:
+    """Yield kernels that are reversed: along their steps, along one axis of an image or both."""
+    count = len(maker.config["kernel_size"])
+    axes = {"its steps": (0,)} if count == 1 else _REVERSED
+    for name in ("kernel", "depthwise_kernel"):
+        for along, some in axes.items() if name in maker.layer.weights else ():
+            turn = weighted(partial(_reversed_kernel, name=name, axes=some))
+            yield maker.change("direction", f"the {name} is reversed along {along}", turn)
+
+
+_REVERSED: Mapping[str, tuple[int, ...]] = {
+    "both axes": (0, 1),
+    "its first axis": (0,),
+    "its second axis": (1,),
+}
+
+
+def _reversed_kernel(
+    weights: dict[str, Array], *, name: str, axes: tuple[int, ...]
+) -> Mapping[str, Array]:
+    return {**weights, name: np.flip(weights[name], axes)}
 
 
 def pooling_changes(maker: Maker) -> Iterator[Change]:
     """Yield another padding of a pooling, and zeros that count as values."""
     yield from _stride_changes(maker)
+    sizes = tuple(maker.config["pool_size"])
+    strides = maker.config["strides"] or sizes
+    for more in (-1, 1):
+        size = tuple(max(1, one + more) for one in sizes)
+        words = f"its windows have the size {_listed(size)}, Keras' {_listed(sizes)}"
+        yield maker.change("pool size", words, configured(pool_size=size, strides=strides))
     own = maker.config["padding"]
     for name, words in _PADDINGS.items():
         if name != own:

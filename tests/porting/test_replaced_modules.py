@@ -46,7 +46,7 @@ def compare_with(source: Path, **replaced: Wrong) -> PortReport:
     return k2t.compare(source, port_with(source, replaced))
 
 
-def normalize_last(norm: nn.Module, x: Tensor) -> Tensor:
+def normalize_last(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a module whose channels come second, as torch's do, to channels that come last."""
     y: Tensor = norm(x.movedim(-1, 1)).movedim(1, -1)
     return y
@@ -177,6 +177,81 @@ def in_bfloat16(right: Any, x: Tensor) -> Tensor:
     return y
 
 
+def on_weights(change: Callable[[Tensor], Tensor], *names: str) -> Wrong:
+    """Compute with other weights: those of these names, at any depth."""
+
+    def run(right: Any, *given: Any, **more: Any) -> Any:
+        other = deepcopy(right)
+        with torch.no_grad():
+            for name, weight in other.named_parameters():
+                if name.rpartition(".")[2] in names:
+                    weight.copy_(change(weight))
+        return other(*given, **more)
+
+    return run
+
+
+def in_call(number: int, wrong: Wrong) -> Wrong:
+    """Make a mistake in this call alone, of two in each run."""
+    calls: list[Any] = []
+
+    def run(right: Any, *given: Any, **more: Any) -> Any:
+        calls.append(right)
+        at = (len(calls) - 1) % 2 == number
+        return wrong(right, *given, **more) if at else right(*given, **more)
+
+    return run
+
+
+def additive(activation: Callable[[Tensor], Tensor]) -> Wrong:
+    """Attend by sums of query and key without masks."""
+
+    def run(right: Any, given: Any, **_: Any) -> Tensor:
+        query, value = given[:2]
+        sums = activation(query[:, :, None] + value[:, None])
+        scale = next(iter(right.parameters()), torch.ones(()))
+        return (sums * scale).sum(-1).softmax(-1) @ value
+
+    return run
+
+
+def masked_after(right: Any, query: Tensor, value: Tensor, **masks: Any) -> Tensor:
+    """Set the shares of padding to zero after the softmax."""
+    given = masks["mask"]
+    valid = (given[1] if isinstance(given, tuple | list) else given).to(value)
+    shape = (*query.shape[:2], 2, -1)
+    q, k, v = (
+        functional.linear(x, one.weight, one.bias).reshape(shape)
+        for x, one in ((query, right.query), (value, right.key), (value, right.value))
+    )
+    shares = (torch.einsum("bqnw,bknw->bnqk", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+    y = torch.einsum("bnqk,bknw->bqnw", shares * valid[:, None, None], v).flatten(2)
+    return functional.linear(y, right.attention_output.weight, right.attention_output.bias)
+
+
+def one_higher(right: Any, ids: Tensor, **more: Any) -> Any:
+    return right((ids + 1).clamp(max=right.weight.shape[0] - 1), **more)
+
+
+def by_features(right: Any, x: Tensor) -> Tensor:
+    """Normalize (B, C, T) as LayerNorm does, with the weights of a BatchNorm."""
+    y = functional.layer_norm(x.mT, x.mT.shape[-1:], right.weight, right.bias, right.eps)
+    return y.mT
+
+
+def in_groups(count: int) -> Wrong:
+    def run(right: Any, x: Tensor) -> Tensor:
+        return normalize_last(
+            lambda y: functional.group_norm(y, count, right.weight, right.bias, right.eps), x
+        )
+
+    return run
+
+
+def without_mean(right: Any, x: Tensor) -> Any:
+    return right(x - x.mean(-1, keepdim=True))
+
+
 VARIANCE = layer_norm(lambda x: x.var(-1, keepdim=True))
 OVER_STEPS = layer_norm(lambda x: x.var((1, 2), keepdim=True, unbiased=False), (1, 2))
 NORM, CONV, POOL = "layer_normalization_1", "conv1d", "global_average_pooling1d"
@@ -185,6 +260,11 @@ WORDS = FOLDER / "arch_toxic.keras"
 NORMS = FOLDER / "layernorm.keras"
 POOLS = FOLDER / "pool.keras"
 SEPARABLE = FOLDER / "around_separable1.keras"
+SLOPES, PAIR = FOLDER / "prelu_negative.h5", FOLDER / "arch_siamese.h5"
+IMAGES = FIXTURES / "keras-2.2.4/around_conv2_first.h5"
+BAHDANAU = FIXTURES / "keras-3.15.1/arch_seq2seq_bahdanau.h5"
+GROUPS = FIXTURES / "keras-3.15.1/around_groupnorm.h5"
+SQUARES = FIXTURES / "keras-3.15.1/around_rmsnorm.h5"
 DILATED = FOLDER / "conv_causal_dilated.h5"
 ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (NORMS, NORM, VARIANCE, "formula", "divides by n - 1"),
@@ -249,6 +329,13 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (NORMS, NORM, lambda right, x: 0.7 * right(x) + 0.3, "extra", "0.7 and 0.3 is added"),
     (WORDS, "embedding", one_late, "steps", "its ids come one step too late"),
     (WORDS, "global_max_pooling1d", zeros, "left out", "zeros stand"),
+    (SLOPES, "p_re_lu", on_weights(lambda w: 0 * w + 0.25, "weight"), "slope", "0.25"),
+    (IMAGES, "conv2d_1", on_weights(lambda w: w.flip(-1, -2), "weight"), "direction", "both axes"),
+    (GROUPS, "group_normalization", in_groups(2), "groups", "2 groups"),
+    (SQUARES, "rms_normalization", without_mean, "formula", "the mean is subtracted"),
+    (HEADS, "multi_head_attention", masked_after, "formula", "0 after the softmax"),
+    (BAHDANAU, "additive_attention", additive(torch.relu), "formula", "relu stands for the tanh"),
+    (FOLDER / "batchnorm.keras", "batch_normalization", by_features, "formula", "LayerNorm"),
 )
 
 
@@ -261,6 +348,50 @@ def test_what_stands_in_a_modules_place_is_named(row: tuple[Path, str, Wrong, st
     (finding,) = report.findings
     assert (finding.layer, finding.kind) == (name, kind), "\n".join(report.lines())
     assert words in finding.words
+
+
+def test_a_mistake_in_one_call_of_a_layer_is_told_of_that_call() -> None:
+    (finding,) = compare_with(PAIR, embedding=in_call(1, one_higher)).findings
+    assert (finding.layer, finding.kind) == ("embedding#1", "ids")
+    assert finding.words == "in call 2 alone: the ids are one too high"
+
+
+class LateBias(nn.Module):
+    """A port that adds the bias of its last layer to what the activation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = k2t.convert(WORDS)
+        last: Any = self.right.get_submodule("dense")
+        self.bias, last.bias = last.bias, nn.Parameter(0 * last.bias)
+
+    def forward(self, words: Tensor) -> Any:
+        return self.right(words) + self.bias
+
+
+def test_a_bias_behind_the_activation_is_named() -> None:
+    (finding,) = k2t.compare(WORDS, LateBias()).findings
+    assert (finding.layer, finding.kind) == ("dense", "bias")
+    assert "added after the activation" in finding.words
+
+
+def test_a_value_on_the_way_to_an_unknown_mistake_is_not_blamed() -> None:
+    """Without its bias the layer gives what the port computes before it goes on otherwise."""
+
+    def bent(right: Any, x: Tensor) -> Tensor:
+        product = functional.linear(x, right.weight)
+        return product + 0.3 * product.sin() + right.bias
+
+    (finding, *_) = compare_with(FOLDER / "batchnorm.keras", dense=bent).findings
+    assert (finding.layer, finding.kind) == ("dense", "unexplained")
+
+
+def test_a_difference_at_large_values_alone_is_found() -> None:
+    source = FIXTURES / "keras-2.2.4/around_transposed2.h5"
+    report = compare_with(source, conv2d_transpose_1=lambda right, x: right(x).clamp(max=6))
+    (finding,) = report.findings
+    assert (finding.layer, finding.rows) == ("conv2d_transpose_1", "large values")
+    assert "relu6" in finding.words
 
 
 def test_a_mistake_inside_a_model_for_each_step_is_named() -> None:
