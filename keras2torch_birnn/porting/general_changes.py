@@ -164,6 +164,8 @@ _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
     "rounded to whole numbers": np.round,
     "divided by its norm": _unit,
     "exponentiated": np.exp,
+    "replaced by its logarithm": np.log,
+    "subtracted from 1": lambda y: 1 - y,
 }
 # Operations before a layer where Keras has none
 _INPUTS: Mapping[str, Callable[[Array], Array]] = {
