@@ -34,7 +34,7 @@ from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 # Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
-_BUDGET = 1000
+_BUDGETS = (2000, 1000, 1000)
 # Trials that are computed at once: few at first, of which one may explain everything.
 _AT_ONCE = (4, 8, 16, 32, 64)
 # Changes that explain a layer equally well, of which is asked how they go on.
@@ -189,6 +189,7 @@ class Search(CheckedRun):
             own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
+        before += self._changes_in_call(path)
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
         known = {(one.layer, one.kind, one.words) for one in self.found}
         own, before = (
@@ -207,7 +208,7 @@ class Search(CheckedRun):
             )[number]
             enough = _ALL + bool(self.gaps) if number == 0 else 2  # of two: it and a later one
             best: tuple[int, list[_Tried]] = (0, [])
-            for some, score, found in self._scored(path, islice(stage, _BUDGET)):
+            for some, score, found in self._scored(path, islice(stage, _BUDGETS[number])):
                 if len(some) == 1 and are_same(found.layers[path], usual):
                     idle.add(id(some[0]))
                 if score > best[0]:
@@ -259,11 +260,14 @@ class Search(CheckedRun):
         """Return the known mistakes of a call: the same ones each time, whose results are kept."""
         found = self._known.get(path)
         if found is None:
-            found = list(changes_of(path, place_of(path), self.layers[path]))
-            if sum(place_of(other) == place_of(path) for other in self.layers) > 1:
-                found += [in_one_call(one, path) for one in found]
-            self._known[path] = found
+            found = self._known[path] = list(changes_of(path, place_of(path), self.layers[path]))
         return found
+
+    def _changes_in_call(self, path: str) -> list[Change]:
+        """Return the same mistakes in this call alone, of a layer that is called several times."""
+        if sum(place_of(other) == place_of(path) for other in self.layers) < 2:
+            return []
+        return [in_one_call(one, path) for one in self._changes_of(path)]
 
     def _mask_sources(self, path: str) -> Iterator[Change]:
         """Yield the mistakes with masks that are made before this call."""
