@@ -324,7 +324,7 @@ class _Comparison:
                 if one.found is None
                 else locate_first(one.right, one.found, search.layers[one.path])
             )
-            words = "differs, and no known mistake explains how"
+            words = "it, or what is done to its input, differs; no known mistake explains how"
             if any(np.isnan(y).any() for y in search.run.outputs):
                 words = "gives NaN, and no known mistake explains why"
             if one.found is None:

@@ -195,12 +195,10 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
         for one, other in (("Max", "Average"), ("Average", "Max"))
     },
     **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
-    **dict.fromkeys(
-        _MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes)
-    ),
-    **dict.fromkeys(
-        _BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes)
-    ),
+    **dict.fromkeys(_MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes)),
+    **dict.fromkeys(_BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes)),
+    "Subtract": (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes),
+    "ops.Subtract": (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes),
     **dict.fromkeys(("Concatenate", "ops.Concatenate"), (order_changes, state_view_changes)),
     "Dot": (
         cosine_changes,

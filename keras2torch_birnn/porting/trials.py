@@ -433,8 +433,11 @@ class Search(CheckedRun):
 
     def _shown_at(self, path: str, some: Sequence[Change], trace: Trace) -> str:
         """Return the call whose output tells: a layer that was moved to before this one, or it."""
-        moved = [one.layer for one in some if one.kind == "order" and one.layer in trace.layers]
-        return next((one for one in moved if one in self.later.get(path, ())), path)
+        moved = {one.layer for one in some if one.kind == "order" and one.layer in trace.layers}
+        for other in moved & self.later.get(path, frozenset()):
+            if not _are_values_of(self.right, next(iter(leaves(trace.layers[other]))), trace):
+                return other
+        return path
 
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
         """Tell whether the port computed elsewhere what these changes do not give.
@@ -555,17 +558,18 @@ def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
 
 
 def _are_values_of(calls: Iterable[str], values: Array, trace: Trace) -> bool:
-    """Tell whether these are the values of one of some calls."""
+    """Tell whether these are the values of one of some calls, maybe in another shape."""
+    flat = np.ravel(values)
     return any(
-        np.shape(array) == np.shape(values) and np.allclose(np.asarray(array, np.float64), values)
+        np.size(array) == flat.size and np.allclose(np.ravel(np.asarray(array, np.float64)), flat)
         for path in calls
         for array in leaves(trace.layers[path])
     )
 
 
 def _same_values(one: Array, other: Structure) -> bool:
-    """Tell whether a layer hands on what it is given."""
-    return np.array_equal(np.asarray(one), np.asarray(next(iter(leaves(other)))))
+    """Tell whether a layer hands on what it is given, maybe in another shape."""
+    return np.array_equal(np.ravel(one), np.ravel(next(iter(leaves(other)))))
 
 
 def _tells(output: Structure) -> bool:

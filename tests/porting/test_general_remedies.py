@@ -16,6 +16,7 @@ from torch import Tensor
 import keras2torch_birnn as k2t
 from keras2torch_birnn.porting.general_changes import _standardized
 from keras2torch_birnn.porting.recurrent_changes import _without_bias
+from keras2torch_birnn.porting.trials import _are_values_of, _same_values, _tells
 from keras2torch_birnn.porting.window_changes import _in_turn
 from keras2torch_birnn.porting.wiring_changes import _ends_of
 
@@ -88,3 +89,20 @@ def test_last_states_of_another_layer_are_where_its_halves_end() -> None:
 def test_channels_that_take_turns_are_those_of_one_group_after_another() -> None:
     assert _in_turn(2, np.arange(6)).tolist() == [0, 2, 4, 1, 3, 5]
     assert _in_turn(3, _in_turn(2, np.arange(6))).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_values_that_a_port_has_in_another_shape_confirm_nothing() -> None:
+    """A Flatten hands on what it is given, whichever layer that came from."""
+    y = np.random.default_rng(5).normal(size=(3, 7, 2))
+    trace: Any = SimpleNamespace(layers={"flatten": y.reshape(3, 14)})
+    assert _same_values(y, trace.layers["flatten"])
+    assert _are_values_of(["flatten"], y, trace)
+    assert not _are_values_of(["flatten"], y[:, ::-1], trace)
+
+
+@pytest.mark.parametrize(
+    ("values", "tells"),
+    [([0.0, 0, 0], False), ([0.0, 1, 1, 0], False), ([0.2, 0.3], True), ([0.2, 0.3, 0.5], True)],
+)
+def test_zeros_and_masks_tell_nothing(values: list[float], tells: bool) -> None:
+    assert _tells(np.array(values)) == tells
