@@ -433,9 +433,11 @@ class Search(CheckedRun):
 
     def _shown_at(self, path: str, some: Sequence[Change], trace: Trace) -> str:
         """Return the call whose output tells: a layer that was moved to before this one, or it."""
-        moved = {one.layer for one in some if one.kind == "order" and one.layer in trace.layers}
-        for other in moved & self.later.get(path, frozenset()):
-            if not _are_values_of(self.right, next(iter(leaves(trace.layers[other]))), trace):
+        behind = self.later.get(path, frozenset())
+        moved = [one.layer for one in some if one.kind == "order" and one.layer in behind]
+        for other in moved:
+            own = next(iter(leaves(trace.layers.get(other))), None)
+            if own is not None and not _are_values_of(self.right, own, trace):
                 return other
         return path
 

@@ -191,6 +191,16 @@ def on_weights(change: Callable[[Tensor], Tensor], *names: str) -> Wrong:
     return run
 
 
+def exchanged_gates(right: Any, x: Tensor) -> Any:
+    """Exchange f and the new values."""
+
+    def exchanged(w: Tensor) -> Tensor:
+        i, f, new, o = w.chunk(4)
+        return torch.cat([i, new, f, o])
+
+    return on_weights(exchanged, "weight_ih", "weight_hh", "bias")(right, x)
+
+
 def in_call(number: int, wrong: Wrong) -> Wrong:
     """Make a mistake in this call alone, of two in each run."""
     calls: list[Any] = []
@@ -334,6 +344,7 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (GROUPS, "group_normalization", in_groups(2), "groups", "2 groups"),
     (SQUARES, "rms_normalization", without_mean, "formula", "the mean is subtracted"),
     (HEADS, "multi_head_attention", masked_after, "formula", "0 after the softmax"),
+    (FOLDER / "conv_lstm_2d.h5", "conv_lstm2d_1", exchanged_gates, "gate order", "igfo"),
     (BAHDANAU, "additive_attention", additive(torch.relu), "formula", "relu stands for the tanh"),
     (FOLDER / "batchnorm.keras", "batch_normalization", by_features, "formula", "LayerNorm"),
 )
