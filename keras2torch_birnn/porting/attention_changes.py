@@ -59,24 +59,27 @@ _HEADS = ("MultiHeadAttention",)
 
 # ---- scores --------------------------------------------------------------------------------------
 
-# What is done to the scores -> the factor, from n, w and the width of the query
-Factor: TypeAlias = Callable[[int, int, int], float]
+# What is done to the scores -> the factor, from n, w, the width of the query and value_dim
+Factor: TypeAlias = Callable[[int, int, int, int], float]
 _SCALES: Mapping[str, Factor] = {
     "the scores are divided by the square root of the width, Keras does not divide": (
-        lambda n, w, d: d**-0.5
+        lambda n, w, d, v: d**-0.5
     ),
-    "the scores are divided by the width, Keras does not divide": lambda n, w, d: 1 / d,
+    "the scores are divided by the width, Keras does not divide": lambda n, w, d, v: 1 / d,
 }
 _SCALES_OF_HEADS: Mapping[str, Factor] = {
-    "the scores are not divided by the square root of key_dim": lambda n, w, d: w**0.5,
+    "the scores are not divided by the square root of key_dim": lambda n, w, d, v: w**0.5,
     "the scores are divided by the root of the query's width, Keras by that of key_dim": (
-        lambda n, w, d: (w / d) ** 0.5
+        lambda n, w, d, v: (w / d) ** 0.5
     ),
     "the scores are divided by the root of heads * key_dim, Keras by that of key_dim": (
-        lambda n, w, d: n**-0.5
+        lambda n, w, d, v: n**-0.5
     ),
-    "the scores are divided by key_dim, Keras by its square root": lambda n, w, d: w**-0.5,
-    "the scores are divided twice by the square root of key_dim": lambda n, w, d: w**-0.5,
+    "the scores are divided by the root of value_dim, Keras by that of key_dim": (
+        lambda n, w, d, v: (w / v) ** 0.5
+    ),
+    "the scores are divided by key_dim, Keras by its square root": lambda n, w, d, v: w**-0.5,
+    "the scores are divided twice by the square root of key_dim": lambda n, w, d, v: w**-0.5,
 }
 
 
@@ -88,12 +91,12 @@ def _scaled(factor: Factor, *, heads: bool) -> Apply:
     ) -> Result:
         query, *others = leaves(inputs)
         if not heads:
-            times = factor(1, 1, query.shape[-1])
+            times = factor(1, 1, query.shape[-1], 1)
             if len(others) == 1:
                 others.append(others[0])  # the query alone is scaled
             return equation(layer, (query * times, *others), mask, context)
         n, w = layer.weights["query/kernel"].shape[1:]
-        times = factor(n, w, query.shape[-1])
+        times = factor(n, w, query.shape[-1], layer.weights["value/kernel"].shape[-1])
         own = {k: np.asarray(v) * times for k, v in layer.weights.items() if k.startswith("query/")}
         return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
 
@@ -184,6 +187,7 @@ def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[dict[str, Ar
             words = f"the projections of {one} and {other} are exchanged"
             yield words, partial(_renamed, names={one: other, other: one})
         yield f"the projection of {other} serves {one}, too", partial(_renamed, names={one: other})
+    yield "the outputs of the heads are averaged, Keras adds them up", _averaged_heads
     names = [name for name in layer.weights if not name.startswith("attention_output/")]
     words = "the projected features are viewed as (key_dim, heads), Keras has (heads, key_dim)"
     yield words, partial(_interleaved, names=[*names, "attention_output/kernel"])
@@ -196,6 +200,11 @@ def _shown(name: str) -> str:
 
 def _times_zero(weights: dict[str, Array], *, names: list[str]) -> Weights:
     return {**weights, **{name: 0 * np.asarray(weights[name]) for name in names}}
+
+
+def _averaged_heads(weights: dict[str, Array]) -> Weights:
+    kernel = weights["attention_output/kernel"]
+    return {**weights, "attention_output/kernel": kernel / len(kernel)}
 
 
 def _renamed(weights: dict[str, Array], *, names: Mapping[str, str]) -> Weights:

@@ -20,6 +20,9 @@ Formula: TypeAlias = Callable[[Array, Axes, float], Array]
 Choice: TypeAlias = Callable[[int, Axes], Axes]
 
 
+_GROUPS = {1: "one group", -1: "a group for each channel"}
+# Numbers of groups that are tried; those that do not divide the channels fail.
+_MOST_GROUPS = 16
 _EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-4, 1e-9, 1e-10, 1e-2, 1e-1, 0.0)
 
 
@@ -46,12 +49,26 @@ def batch_norm_changes(maker: Maker) -> Iterator[Change]:
 
 
 def group_norm_changes(maker: Maker) -> Iterator[Change]:
-    """Yield another number of groups, and weights in each other's place."""
-    for words, count in (("one group", 1), ("a group for each channel", -1), ("2 groups", 2)):
+    """Yield other numbers of groups, statistics of each step, and weights in each other's place."""
+    for count in (1, -1, *range(2, _MOST_GROUPS + 1)):
         if count != maker.config["groups"]:
-            words = f"it has {words}, Keras has {maker.config['groups']} groups"
+            shown = _GROUPS.get(count, f"{count} groups")
+            words = f"it has {shown}, Keras has {maker.config['groups']} groups"
             yield maker.change("groups", words, configured(groups=count))
+    words = "it takes the mean and variance of each step, Keras those of all steps"
+    yield maker.change("axis", words, _by_step)
     yield from _exchanged_weights(maker)
+
+
+def _by_step(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    x = np.asarray(inputs)
+    if layer.config["axis"] % x.ndim != x.ndim - 1:
+        raise ValueError("the channels do not come last")
+    last = replace(layer, config={**layer.config, "axis": -1})
+    y, _ = equation(last, x.reshape(-1, x.shape[-1]), None, context)
+    return y.reshape(x.shape), mask
 
 
 def rms_norm_changes(maker: Maker) -> Iterator[Change]:

@@ -57,7 +57,9 @@ _ON_THE_WAY = (
     "normalize",
     "not loaded",
     "other operation",
+    "pool size",
     "scale",
+    "strides",
 )
 # Kinds whose values a right port computes as well, before it goes on.
 _COMPUTED_ANYWAY = ("half left out", "left out")
@@ -143,10 +145,14 @@ class Search(CheckedRun):
             behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
             named = any(one.layer == path and one.words for one in self.found)
             better = self._try_at(path, trace, alone=behind or named)
+            if better is None and not behind:
+                path, better = self._try_behind(path, trace)
             if better is not None:
                 self.found += better
                 self.steps.append((path, tuple(better)))
                 continue
+            if self._drop_misleading():
+                return True
             if behind:  # what the port gives it is not known, only what is nearest to the right one
                 return False
             given_up.add(path)
@@ -221,6 +227,19 @@ class Search(CheckedRun):
                 return self._likeliest(best[1])
         return None
 
+    def _try_behind(self, path: str, trace: Trace) -> tuple[str, list[Change] | None]:
+        """Return the call behind this one whose own mistake explains what follows, and that.
+
+        A port may compute two layers in one, as a convolution and its normalization, and never
+        have the output of the first. Without such a call: this one and None.
+        """
+        for other, given in self.sources.items():
+            if path in given and other in trace.layers:
+                better = self._try_at(other, trace, alone=True)
+                if better is not None:
+                    return other, better
+        return path, None
+
     def _likeliest(self, tied: Sequence[_Tried]) -> list[Change]:
         """Choose among changes of which each gives a tensor of the port, by how it goes on.
 
@@ -236,7 +255,7 @@ class Search(CheckedRun):
         return apart[outlooks.index(max(outlooks))].changes
 
     def _outlook(self, some: Sequence[Change]) -> int:
-        """Rate the best single mistake at the next wrong call, if these changes are made."""
+        """Count the calls that are right with these changes and the best one at the next call."""
         found, right = list(self.found), self.right
         self.found += some
         try:
@@ -247,9 +266,10 @@ class Search(CheckedRun):
             path = self._first_wrong(trace, {one.path for one in self.unexplained})
             layer = None if path is None else self.layers.get(path)
             if path is None or layer is None:
-                return 0
+                return len(self.right)
             own = (*self._changes_of(path), *self._evidence_at(path))
-            return max((self._score(path, [one])[0] for one in own), default=0)
+            best = max((self._score(path, [one])[0] for one in own), default=0)
+            return best + len(self.right)
         finally:
             self.found[:], self.right = found, right
 
@@ -464,6 +484,15 @@ class Search(CheckedRun):
             better = self._try_at(path, trace, alone=True)
             if better is not None and self._score(path, better)[0] >= _ALL:
                 self.found += better
+                return True
+        return False
+
+    def _drop_misleading(self) -> bool:
+        """Drop a change whose values the port had on its way, if all is explained without it."""
+        for change in [one for one in self.found if one.kind in _ON_THE_WAY]:
+            rest = [one for one in self.found if one is not change]
+            if all(one.explained_by(rest) for one in (self, *self.earlier)):
+                self.found[:] = rest
                 return True
         return False
 

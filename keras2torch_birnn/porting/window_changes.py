@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import window_starts
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
+# What Keras pads in front, and in front and behind -> what is padded in front
+Front: TypeAlias = Callable[[int, int], int]
 # How far in front of the input the first window starts at most, in the trials.
 _FARTHEST = 8
 # Name for NumPy, and what torch calls it
@@ -49,11 +51,10 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
     yield from _stride_changes(maker)
     for mode, name in _BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
-        apply = _padded(partial(np.pad, mode=mode), None)
+        apply = _padded(partial(np.pad, mode=mode))
         yield maker.change("convolution padding", words, apply)
-    for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
-        words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
-        yield maker.change("convolution padding", words, _padded(np.pad, before))
+    for words, place in _fronts(maker):
+        yield maker.change("convolution padding", words, _padded(np.pad, place))
 
 
 def _group_changes(maker: Maker) -> Iterator[Change]:
@@ -195,12 +196,43 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("pooling padding", words, configured(padding=name))
     if own == "same":
         words = "the zeros of its padding count as values, Keras leaves them out"
-        yield maker.change("pooling padding", words, _padded(np.pad, None))
+        yield maker.change("pooling padding", words, _padded(np.pad))
     largest = maker.layer.class_name.startswith("Max")
-    for before in range(min(max(_extents(maker.layer)), _FARTHEST) if largest else 0):
+    for words, place in _fronts(maker):
+        lowest = _padded(partial(np.pad, constant_values=-np.inf), place)
+        yield maker.change("pooling padding", words, lowest if largest else _averaged(place))
+
+
+def _fronts(maker: Maker) -> Iterator[tuple[str, Front]]:
+    """Yield other numbers of steps in front of the input, in words and as what gives them."""
+    own = maker.config["padding"]
+    for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
-        apply = _padded(partial(np.pad, constant_values=-np.inf), before)
-        yield maker.change("pooling padding", words, apply)
+        yield words, partial(_as_many, before)
+    if own == "same":
+        yield "what it pads in front Keras pads behind, and the reverse", _other_side
+
+
+def _as_many(before: int, own: int, whole: int) -> int:
+    return before
+
+
+def _other_side(own: int, whole: int) -> int:
+    return whole - own
+
+
+def _averaged(place: Front) -> Apply:
+    """Pad the input of an average, and leave the padding out of it."""
+    with_zeros = _padded(np.pad, place)
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = with_zeros(equation, layer, inputs, mask, context)
+        shares, _ = with_zeros(equation, layer, np.ones_like(inputs), None, context.aside())
+        return output / shares, out_mask
+
+    return apply
 
 
 _PADDINGS = {
@@ -217,10 +249,10 @@ def _extents(layer: LayerSpec) -> Sequence[int]:
     return [(size - 1) * rate + 1 for size, rate in sizes]
 
 
-def _padded(pad: Callable[..., Any], before: int | None) -> Apply:
+def _padded(pad: Callable[..., Any], place: Front | None = None) -> Apply:
     """Pad the input, then compute without padding; as many windows as in Keras.
 
-    before: where the first window starts; None: where Keras has it.
+    place: where the first window starts; None: where Keras has it.
     """
 
     def apply(
@@ -235,8 +267,9 @@ def _padded(pad: Callable[..., Any], before: int | None) -> Apply:
         widths, wanted = [(0, 0)], [slice(None)]
         for steps, extent, stride in zip(x.shape[1:-1], extents, strides, strict=True):
             starts = window_starts(steps, extent, stride, config["padding"])
-            front = -starts[0] if before is None else min(before, extent - 1)
-            length = (len(starts) - 1) * stride + extent
+            length, front = (len(starts) - 1) * stride + extent, -starts[0]
+            if place is not None:
+                front = min(place(front, max(0, length - steps)), extent - 1)
             widths.append((front, max(0, length - steps - front)))
             wanted.append(slice(0, length))
         padded: Array = pad(x, [*widths, (0, 0)])[tuple(wanted)]
