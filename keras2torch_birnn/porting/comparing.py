@@ -134,7 +134,7 @@ class _Comparison:
         """
         runs = [self._run(batch, first=number == 0) for number, batch in enumerate(drawn)]
         judged: list[tuple[str, Search]] = []
-        right: list[Search] = []
+        right: list[tuple[str, Search]] = []
         errors = [0.0]
         for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str) or self._is_repeated(batch, run, runs[0]):
@@ -142,20 +142,20 @@ class _Comparison:
             search = self._search(batch, run)
             errors.append(_error(run, search.exact.outputs, search))
             if search.same_outputs(search.exact):
-                right.append(search)
+                right.append((batch.name, search))
             else:
                 judged.append((batch.name if batch is not drawn[0] else "", search))
         if judged and gaps is not None:
             run = self._run(gaps, first=False)
             preferred = None if isinstance(run, str) else self._search(gaps, run)
             judged = [(name, replace(one, gaps=preferred)) for name, one in judged]
-        findings = self._explain(judged, right)
+        findings = self._explain(judged, [search for _, search in right])
         if WITH_GAPS in [name for name, _ in judged]:
             findings = [_also_with_gaps(one) for one in findings]
         for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str):
                 findings.append(PortFinding("the port", "fails", run, rows=batch.name))
-        settled = judged[0][1] if judged and not judged[0][0] else right[0]
+        settled = judged[0][1] if judged and not judged[0][0] else right[0][1]
         if random := self._random(drawn[0], settled):
             findings.append(random)
         if not findings and (empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn))):
@@ -172,7 +172,7 @@ class _Comparison:
             tuple(self._tensors()),
             names,
             max(errors),
-            (*self._notes(ok=ok), *_padding_notes(findings)),
+            (*self._notes(ok=ok), *_padding_notes(findings), *_masked_step_notes(right)),
         )
 
     def _explain(
@@ -412,6 +412,19 @@ def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
             "that padding is at the end is no mistake if your rows are always padded so; Keras' "
             "pad_sequences pads in front"
         )
+
+
+def _masked_step_notes(right: Sequence[tuple[str, Search]]) -> Iterator[str]:
+    """Tell which outputs differ where they do not count, of runs that are right otherwise."""
+    rows: dict[int, list[str]] = {}
+    for name, search in right:
+        for number, pair in enumerate(zip(search.run.outputs, search.exact.outputs, strict=False)):
+            if not same(*pair, None, search.run.tolerance):
+                rows.setdefault(number + 1, []).append(name)
+    for number, names in rows.items():
+        shown = ", ".join(dict.fromkeys(filter(None, names)))
+        words = f"at masked steps, which do not count, output {number} differs from Keras'"
+        yield f"{words} ({shown})" if shown else words
 
 
 def _are_close(one: PortRun, other: PortRun) -> bool:

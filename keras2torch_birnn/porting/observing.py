@@ -243,6 +243,9 @@ def _axes_of(
     return None
 
 
+# Functions that add up, and numbers so large that float32 loses what is added to them.
+_SUMS = re.compile(r"_*[ir]?(add|sub)(mm|bmm)?_*")
+_LARGE = 1e8
 # Names of functions that change their first argument.
 _IN_PLACE = re.compile(r"[^_].*[^_]_|__i.*__|__setitem__")
 
@@ -278,9 +281,21 @@ class _Recorder(TorchFunctionMode):
             result = self._in_precision(result, args)
         elif widens and isinstance(result, Tensor) and result.dtype is torch.float32:
             result = self._before_rounding(result, args)
+        if self.dtype is torch.float64 and _SUMS.fullmatch(name) and isinstance(result, Tensor):
+            result = self._as_in_float32(result, in_place=not widens)
         for tensor in _tensors(result):
             self.keep(tensor)
         return result
+
+    def _as_in_float32(self, result: Tensor, *, in_place: bool) -> Tensor:
+        """Round large sums as in the port's own precision, as of -1e9 and a score that is masked.
+
+        Keras' softmax gives each of them the same share where all are masked.
+        """
+        if result.dtype is not self.dtype or not (large := result.abs() > _LARGE).any():
+            return result
+        rounded = torch.where(large, result.float().double(), result)
+        return result.copy_(rounded) if in_place else rounded
 
     def _settle(self, name: str, result: Any, given: Sequence[Any]) -> Any:
         """Note a function that drew random numbers; return what stands for its result."""

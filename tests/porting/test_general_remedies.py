@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 from hand_ports import Sentiment, SentimentPacked
-from torch import Tensor
+from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.porting.changes import Change, Maker
 from keras2torch_birnn.porting.general_changes import _standardized
+from keras2torch_birnn.porting.normalization_changes import group_norm_changes
+from keras2torch_birnn.porting.observing import observe
 from keras2torch_birnn.porting.recurrent_changes import _without_bias
-from keras2torch_birnn.porting.trials import _are_values_of, _same_values, _tells
+from keras2torch_birnn.porting.trials import Search, _are_values_of, _same_values, _tells
 from keras2torch_birnn.porting.window_changes import _in_turn
-from keras2torch_birnn.porting.wiring_changes import _ends_of
+from keras2torch_birnn.porting.wiring_changes import _ends_of, _masked_as
 
 
 class _NanOnEmpty(Sentiment):
@@ -84,6 +87,56 @@ def test_last_states_of_another_layer_are_where_its_halves_end() -> None:
         wanted = [np.r_[y[row, last[row], :5], y[row, first[row], 5:]] for row in rows]
         assert np.array_equal(found, wanted)
         assert mask is None
+
+
+def test_a_mask_is_given_where_none_arrives_in_keras() -> None:
+    mask = np.arange(7) < np.array([[7], [2], [5]])
+    context: Any = SimpleNamespace(masks={"words": mask, "letters": None}, aside=lambda: None)
+    layer: Any = None
+    read = partial(_masked_as, "words", lambda _, x, given, __: (given, "Keras' mask"), layer)
+    x = np.zeros((3, 7, 5))
+    for none in (None, np.ones_like(mask)):
+        used, out_mask = read(x, none, context)
+        assert used is mask
+        assert out_mask == "Keras' mask"
+    with pytest.raises(ValueError, match="another one arrives"):
+        read(x, mask, context)
+    with pytest.raises(ValueError, match="several may arrive"):
+        read((x, x), (None, None), context)
+
+
+def test_another_number_of_groups_is_tried() -> None:
+    layer: Any = SimpleNamespace(config={"groups": 4}, weights={})
+    words = [one.words for one in group_norm_changes(Maker("norm", ("norm", "Norm"), layer))]
+    assert "it has 3 groups, Keras has 4 groups" in words
+    assert "it has 4 groups, Keras has 4 groups" not in words
+
+
+def test_a_change_without_which_all_is_explained_is_dropped() -> None:
+    """A right port had these values on its way; they were blamed before the others were known."""
+    on_the_way, other = Change("activation", "gate", "", {}), Change("direction", "bi", "", {})
+    search: Any = SimpleNamespace(found=[on_the_way, other], earlier=())
+    search.explained_by = lambda some: some == [other]
+    assert Search._drop_misleading(search)
+    assert search.found == [other]
+    assert not Search._drop_misleading(search)
+
+
+class _Shares(nn.Module):
+    """The shares of scores of which -1e9 is taken where a mask is set, as people write it."""
+
+    def forward(self, scores: Tensor) -> Any:
+        taken = torch.full_like(scores, -1e9)
+        summed = scores + 0
+        summed += taken
+        return (scores + taken).softmax(-1), summed.softmax(-1)
+
+
+def test_scores_that_are_all_masked_have_equal_shares_as_in_float32() -> None:
+    scores = np.arange(5.0)[None]
+    run = observe(_Shares(), [scores], torch.float64, 1e-6)
+    for shares in run.outputs:
+        assert np.array_equal(shares, np.full((1, 5), 0.2))
 
 
 def test_channels_that_take_turns_are_those_of_one_group_after_another() -> None:

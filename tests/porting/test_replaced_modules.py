@@ -80,6 +80,14 @@ def averaged_with_zeros(_: Any, x: Tensor) -> Tensor:
     return functional.avg_pool1d(functional.pad(x.mT, (0, 1)), 3, 2).mT
 
 
+def averaged_from_the_start(_: Any, x: Tensor) -> Tensor:
+    """Pad rows in front where Keras pads them behind; columns need no padding."""
+    image = x.movedim(-1, 1)
+    padded, ones = (functional.pad(y, (0, 0, 1, 0)) for y in (image, torch.ones_like(image)))
+    means = functional.avg_pool2d(padded, (2, 3)) / functional.avg_pool2d(ones, (2, 3))
+    return means.movedim(1, -1)
+
+
 def averaged_to_the_end(right: Any, x: Tensor) -> Tensor:
     return torch.cat([right(x), x[:, -1:]], 1)
 
@@ -258,6 +266,58 @@ def in_groups(count: int) -> Wrong:
     return run
 
 
+def in_groups_of_each_step(right: Any, x: Tensor) -> Tensor:
+    steps = x.flatten(0, 1)
+    y = functional.group_norm(steps, right.groups, right.weight, right.bias, right.eps)
+    return y.view(x.shape)
+
+
+def with_one_weight(name: str, factor: float) -> Wrong:
+    """Multiply the tensors of one module inside."""
+
+    def run(right: Any, *given: Any, **more: Any) -> Any:
+        other = deepcopy(right)
+        with torch.no_grad():
+            for tensor in other.get_submodule(name).parameters():
+                tensor.mul_(factor)
+        return other(*given, **more)
+
+    return run
+
+
+def averaged_heads(right: Any, *given: Any, **more: Any) -> Any:
+    bias = right.attention_output.bias
+    y: Tensor = right(*given, **more) - bias
+    return y / right.plan.heads + bias
+
+
+def handing_on(right: Any, x: Tensor) -> Tensor:
+    """Start the backward half where the forward half ends."""
+    lstm: Any = nn.LSTM(x.shape[-1], right.hidden_size, batch_first=True, bidirectional=True).to(x)
+    lstm.load_state_dict(right.state_dict(), strict=False)
+    with torch.no_grad():
+        for name in ("bias_hh_l0", "bias_hh_l0_reverse"):
+            lstm.get_parameter(name).zero_()
+    _, ends = lstm(x)
+    y, _ = lstm(x, tuple(torch.stack([0 * end[0], end[0]]) for end in ends))
+    return y
+
+
+def early_state(right: Any, x: Tensor) -> Tensor:
+    """Pad the state of a ConvLSTM with an even kernel in front."""
+    h = c = x.new_zeros(len(x), right.weight_hh.shape[1], x.shape[2])
+    outputs = []
+    for step in x.unbind(1):
+        given = functional.conv1d(functional.pad(step.mT, (0, 1)), right.weight_ih, right.bias)
+        z = given + functional.conv1d(functional.pad(h, (1, 0)), right.weight_hh)
+        i, f, new, o = z.chunk(4, 1)
+        gate = right.recurrent_activation
+        c = gate(f) * c + gate(i) * right.activation(new)
+        h = gate(o) * right.activation(c)
+        outputs.append(h.mT)
+    return torch.stack(outputs, 1)
+
+
 def without_mean(right: Any, x: Tensor) -> Any:
     return right(x - x.mean(-1, keepdim=True))
 
@@ -268,7 +328,8 @@ NORM, CONV, POOL = "layer_normalization_1", "conv1d", "global_average_pooling1d"
 BI, HEADS = "bidirectional", FOLDER / "arch_multi_head.h5"
 WORDS = FOLDER / "arch_toxic.keras"
 NORMS = FOLDER / "layernorm.keras"
-POOLS = FOLDER / "pool.keras"
+POOLS, IMAGE_POOLS = FOLDER / "pool.keras", FOLDER / "around_pool2.h5"
+CROSS = FOLDER / "heads_cross.keras"
 SEPARABLE = FOLDER / "around_separable1.keras"
 SLOPES, PAIR = FOLDER / "prelu_negative.h5", FOLDER / "arch_siamese.h5"
 IMAGES = FIXTURES / "keras-2.2.4/around_conv2_first.h5"
@@ -286,6 +347,7 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (DILATED, CONV, convolution(2, 1, 3), "convolution padding", "it pads 1 step in front"),
     (DILATED, CONV, convolution(2, 4, 0, "replicate"), "convolution padding", "replicate"),
     (POOLS, "average_pooling1d_1", averaged_with_zeros, "pooling padding", "zeros of its padding"),
+    (IMAGE_POOLS, "average_pooling2d", averaged_from_the_start, "pooling padding", "pads in front"),
     (POOLS, "average_pooling1d", averaged_to_the_end, "pooling padding", "not full counts, too"),
     (FOLDER / "plain_lstm_last.keras", "lstm", starting(1.0, 0.0), "initial state", "h of ones"),
     (
@@ -342,6 +404,29 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (SLOPES, "p_re_lu", on_weights(lambda w: 0 * w + 0.25, "weight"), "slope", "0.25"),
     (IMAGES, "conv2d_1", on_weights(lambda w: w.flip(-1, -2), "weight"), "direction", "both axes"),
     (GROUPS, "group_normalization", in_groups(2), "groups", "2 groups"),
+    (GROUPS, "group_normalization", in_groups_of_each_step, "axis", "variance of each step"),
+    (
+        CROSS,
+        "multi_head_attention",
+        with_one_weight("query", (5 / 7) ** 0.5),
+        "scale",
+        "the root of value_dim",
+    ),
+    (CROSS, "multi_head_attention", averaged_heads, "projection", "the heads are averaged"),
+    (
+        FOLDER / "bi_lstm_concat_seq.h5",
+        BI,
+        handing_on,
+        "initial state",
+        "starts with the last states of the forward half",
+    ),
+    (
+        FOLDER / "conv_lstm_1d.h5",
+        "conv_lstm1d",
+        early_state,
+        "convolution padding",
+        "the recurrent kernel of an even size is padded at the other side",
+    ),
     (SQUARES, "rms_normalization", without_mean, "formula", "the mean is subtracted"),
     (HEADS, "multi_head_attention", masked_after, "formula", "0 after the softmax"),
     (FOLDER / "conv_lstm_2d.h5", "conv_lstm2d_1", exchanged_gates, "gate order", "igfo"),
@@ -537,6 +622,25 @@ def test_values_at_padded_steps_are_no_error() -> None:
     report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=marked)
     assert report.ok, "\n".join(report.lines())
     assert report.max_abs_error < 1e-12
+    (note,) = report.notes
+    assert note.startswith(
+        "at masked steps, which do not count, output 1 differs from Keras' (rows "
+    )
+
+
+def test_a_mistake_is_named_at_the_second_of_two_layers_that_are_one_in_the_port() -> None:
+    """A normalization that is folded into the layer before it, whose output is never computed."""
+    source = FOLDER / "batchnorm.keras"
+    norm = k2t.convert(source).get_submodule("batch_normalization_1").double()
+
+    def folded(right: Any, x: Tensor) -> Tensor:
+        factor = norm.weight / torch.sqrt(norm.running_var + 1e-5)
+        bias = (right.bias - norm.running_mean) * factor
+        return functional.linear(x, right.weight * factor[:, None], bias)
+
+    report = compare_with(source, dense=folded, batch_normalization_1=lambda _, x: x)
+    (finding,) = report.findings
+    assert (finding.layer, finding.kind) == ("batch_normalization_1", "epsilon")
 
 
 class Keeping(nn.Module):
