@@ -122,6 +122,17 @@ def test_a_change_without_which_all_is_explained_is_dropped() -> None:
     assert not Search._drop_misleading(search)
 
 
+def test_that_explanation_is_likelier_with_which_more_layers_are_right() -> None:
+    right = {"few": {"dense"}, "many": {"dense", "permute", "reshape"}}
+    search: Any = SimpleNamespace(found=[], right=set(), unexplained=[], layers={})
+    search.compute = lambda some: SimpleNamespace(layers=right[some[0].words])
+    search.computed = lambda path, trace: path in trace.layers
+    search._first_wrong = lambda *_: None
+    few, many = (Search._outlook(search, [Change("axes", "dense", one, {})]) for one in right)
+    assert many > few
+    assert search.found == []
+
+
 class _Shares(nn.Module):
     """The shares of scores of which -1e9 is taken where a mask is set, as people write it."""
 
