@@ -69,4 +69,5 @@ def compare_port(
         output.print_result(report.to_dict())
     else:
         print_folded(report.lines())
+        output.print_notes(report.notes)
     raise typer.Exit(0 if report.ok else 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -105,6 +106,41 @@ def _without_padding(
         raise ValueError("there is no mask")
     kept = mask.astype(bool).reshape(*mask.shape, *[1] * (x.ndim - 2))
     return equation(layer, np.where(kept, x, -1e9), mask, context)
+
+
+def alpha_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other slopes of a PReLU, which has one for each unit or shares them."""
+    for words, change in _ALPHAS.items():
+        apply = weighted(partial(_with_alpha, change))
+        yield maker.change("slope", f"{words}, Keras has one for each of its units", apply)
+
+
+def _with_alpha(change: Callable[[Array], float], weights: dict[str, Array]) -> Mapping[str, Array]:
+    alpha = np.asarray(weights["alpha"], np.float64)
+    return {**weights, "alpha": np.full_like(alpha, change(alpha))}
+
+
+_ALPHAS: Mapping[str, Callable[[Array], float]] = {
+    "its slope is 0.25 everywhere (as nn.PReLU begins)": lambda alpha: 0.25,
+    "the slope of the first unit is that of all": lambda alpha: float(alpha.flat[0]),
+    "the mean of the slopes is that of all": lambda alpha: float(alpha.mean()),
+}
+
+
+def late_bias_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a bias that is added to what the activation gives."""
+    if maker.config.get("use_bias") and maker.config["activation"] != "linear":
+        words = "the bias is added after the activation, Keras adds it before"
+        yield maker.change("bias", words, _with_late_bias)
+
+
+def _with_late_bias(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    bias = np.asarray(layer.weights["bias"])
+    without = replace(layer, weights={**layer.weights, "bias": np.zeros_like(bias)})
+    output, out_mask = equation(without, inputs, mask, context)
+    return output + bias, out_mask
 
 
 def slope_changes(maker: Maker) -> Iterator[Change]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import permutations, product
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from keras2torch_birnn.porting.changes import (
     called_with,
     weighted,
 )
-from keras2torch_birnn.reference.activations import sigmoid
+from keras2torch_birnn.reference.activations import activate, sigmoid
+from keras2torch_birnn.reference.attention import MASKED_SCORE
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
@@ -44,8 +45,10 @@ def attention_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("causal", words, _causal(False))
     for words, change in _projections(maker.layer) if heads else ():
         yield maker.change("projection", words, weighted(change))
-    for words, formula in _FORMULAS.items():
-        yield maker.change("formula", words, partial(_by_hand, formula, heads))
+    for words, formula in {**_FORMULAS, **_SCORES.get(maker.layer.class_name, {})}.items():
+        for masked in (True, False) if formula.without_masks else (True,):
+            apply = partial(_by_hand, formula, heads, masked)
+            yield maker.change("formula", words, apply)
     if maker.config.get("use_scale"):
         one = weighted(lambda w: {**w, "scale": np.ones_like(w["scale"])})
         yield maker.change("scale", "its scale is not used", one)
@@ -56,24 +59,27 @@ _HEADS = ("MultiHeadAttention",)
 
 # ---- scores --------------------------------------------------------------------------------------
 
-# What is done to the scores -> the factor, from n, w and the width of the query
-Factor: TypeAlias = Callable[[int, int, int], float]
+# What is done to the scores -> the factor, from n, w, the width of the query and value_dim
+Factor: TypeAlias = Callable[[int, int, int, int], float]
 _SCALES: Mapping[str, Factor] = {
     "the scores are divided by the square root of the width, Keras does not divide": (
-        lambda n, w, d: d**-0.5
+        lambda n, w, d, v: d**-0.5
     ),
-    "the scores are divided by the width, Keras does not divide": lambda n, w, d: 1 / d,
+    "the scores are divided by the width, Keras does not divide": lambda n, w, d, v: 1 / d,
 }
 _SCALES_OF_HEADS: Mapping[str, Factor] = {
-    "the scores are not divided by the square root of key_dim": lambda n, w, d: w**0.5,
+    "the scores are not divided by the square root of key_dim": lambda n, w, d, v: w**0.5,
     "the scores are divided by the root of the query's width, Keras by that of key_dim": (
-        lambda n, w, d: (w / d) ** 0.5
+        lambda n, w, d, v: (w / d) ** 0.5
     ),
     "the scores are divided by the root of heads * key_dim, Keras by that of key_dim": (
-        lambda n, w, d: n**-0.5
+        lambda n, w, d, v: n**-0.5
     ),
-    "the scores are divided by key_dim, Keras by its square root": lambda n, w, d: w**-0.5,
-    "the scores are divided twice by the square root of key_dim": lambda n, w, d: w**-0.5,
+    "the scores are divided by the root of value_dim, Keras by that of key_dim": (
+        lambda n, w, d, v: (w / v) ** 0.5
+    ),
+    "the scores are divided by key_dim, Keras by its square root": lambda n, w, d, v: w**-0.5,
+    "the scores are divided twice by the square root of key_dim": lambda n, w, d, v: w**-0.5,
 }
 
 
@@ -85,12 +91,12 @@ def _scaled(factor: Factor, *, heads: bool) -> Apply:
     ) -> Result:
         query, *others = leaves(inputs)
         if not heads:
-            times = factor(1, 1, query.shape[-1])
+            times = factor(1, 1, query.shape[-1], 1)
             if len(others) == 1:
                 others.append(others[0])  # the query alone is scaled
             return equation(layer, (query * times, *others), mask, context)
         n, w = layer.weights["query/kernel"].shape[1:]
-        times = factor(n, w, query.shape[-1])
+        times = factor(n, w, query.shape[-1], layer.weights["value/kernel"].shape[-1])
         own = {k: np.asarray(v) * times for k, v in layer.weights.items() if k.startswith("query/")}
         return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
 
@@ -181,6 +187,7 @@ def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[dict[str, Ar
             words = f"the projections of {one} and {other} are exchanged"
             yield words, partial(_renamed, names={one: other, other: one})
         yield f"the projection of {other} serves {one}, too", partial(_renamed, names={one: other})
+    yield "the outputs of the heads are averaged, Keras adds them up", _averaged_heads
     names = [name for name in layer.weights if not name.startswith("attention_output/")]
     words = "the projected features are viewed as (key_dim, heads), Keras has (heads, key_dim)"
     yield words, partial(_interleaved, names=[*names, "attention_output/kernel"])
@@ -193,6 +200,11 @@ def _shown(name: str) -> str:
 
 def _times_zero(weights: dict[str, Array], *, names: list[str]) -> Weights:
     return {**weights, **{name: 0 * np.asarray(weights[name]) for name in names}}
+
+
+def _averaged_heads(weights: dict[str, Array]) -> Weights:
+    kernel = weights["attention_output/kernel"]
+    return {**weights, "attention_output/kernel": kernel / len(kernel)}
 
 
 def _renamed(weights: dict[str, Array], *, names: Mapping[str, str]) -> Weights:
@@ -221,18 +233,30 @@ def _interleaved(weights: dict[str, Array], *, names: list[str]) -> Weights:
 # ---- the formula ---------------------------------------------------------------------------------
 
 
-def _softmax(x: Array, axis: int) -> Array:
+# The scores, and where they count (all where no mask is used) -> the shares
+Normalize: TypeAlias = Callable[[Array, Array], Array]
+Move: TypeAlias = Callable[[Array], Array]
+# query and key (b, n, t, w), and the scale -> the scores
+Score: TypeAlias = Callable[[Array, Array, Any], Array]
+
+
+def _softmax(scores: Array, allowed: Array, axis: int = -1) -> Array:
+    x = np.where(allowed, scores, MASKED_SCORE)
     powers = np.exp(x - x.max(axis=axis, keepdims=True))
     shares: Array = powers / powers.sum(axis=axis, keepdims=True)
     return shares
 
 
-def _usual(scores: Array) -> Array:
-    return _softmax(scores, axis=-1)
+def _products(query: Array, key: Array, scale: Any) -> Array:
+    products: Array = np.einsum("bnqw,bnkw->bnqk", scale * query, key)
+    return products
 
 
-Normalize: TypeAlias = Callable[[Array], Array]
-Move: TypeAlias = Callable[[Array], Array]
+def _sums(activation: str, query: Array, key: Array, scale: Any) -> Array:
+    """Add up what an activation makes of the sums of query and key, as AdditiveAttention does."""
+    sums = query[:, :, :, np.newaxis] + key[:, :, np.newaxis]
+    total: Array = (scale * activate(activation, sums)).sum(axis=-1)
+    return total
 
 
 def _apart(x: Array) -> Array:
@@ -246,25 +270,31 @@ def _viewed(x: Array) -> Array:
 
 
 class _Formula(NamedTuple):
-    """How scores become shares, and how heads are split and joined; ``single``: all are one."""
+    """How scores become shares, and how heads are split and joined; ``single``: all are one.
 
-    normalize: Normalize = _usual
+    ``score``: None for Keras' own. ``without_masks``: it is tried as if there were no masks, too.
+    """
+
+    normalize: Normalize = _softmax
     split: Move = _apart
     join: Move = _apart
     single: bool = False
+    score: Score | None = None
+    without_masks: bool = True
 
 
 def _by_hand(
     formula: _Formula,
     heads: bool,
+    masked: bool,
     equation: Equation,
     layer: LayerSpec,
     inputs: Structure,
     mask: Structure,
     context: Context,
 ) -> Result:
-    """Compute attention without masks by another formula."""
-    normalize, split, join, single = formula
+    """Compute attention by another formula; ``masked``: with the masks of the keys."""
+    _, split, join, single, score, _ = formula
     _, out_mask = equation(layer, inputs, mask, context.aside())
     given = [context.number(np.asarray(x)) for x in leaves(inputs)]
     query, value = given[:2]
@@ -282,8 +312,13 @@ def _by_hand(
     if not heads and (single or split is _viewed or join is _viewed):
         raise ValueError("there is one head")
     scale = weights["query/kernel"].shape[-1] ** -0.5 if heads else 1.0
-    scores = scale * np.einsum("bnqw,bnkw->bnqk", split(q), split(k))
-    attended = join(np.einsum("bnqk,bnkw->bnqw", normalize(scores), split(v)))
+    scale = scale * weights.get("scale", 1.0)
+    if layer.config.get("score_mode") == "concat":
+        raise ValueError("its scores are not known here")
+    own = partial(_sums, "tanh") if layer.class_name == "AdditiveAttention" else _products
+    scores = (score or own)(split(q), split(k), scale)
+    allowed = _allowed(mask, scores) if masked else np.ones_like(scores, bool)
+    attended = join(np.einsum("bnqk,bnkw->bnqw", formula.normalize(scores, allowed), split(v)))
     if not heads:
         return attended[:, :, 0], out_mask
     kernel = weights["attention_output/kernel"]
@@ -292,11 +327,33 @@ def _by_hand(
     return y, out_mask
 
 
+def _allowed(mask: Structure, scores: Array) -> Array:
+    """Return which scores (b, n, q, k) count by the masks of the value and the key."""
+    found = mask[1:3] if isinstance(mask, tuple | list) else ()
+    masks = [
+        np.asarray(one).astype(bool)[:, np.newaxis, np.newaxis] for one in found if one is not None
+    ]
+    if not masks:
+        raise ValueError("there is no mask")
+    return np.broadcast_to(np.logical_and.reduce(masks), scores.shape)
+
+
 _FORMULAS: Mapping[str, _Formula] = {
+    "the scores of padding are 0 before the softmax, so that it has a share": _Formula(
+        lambda scores, allowed: _softmax(scores * allowed, np.ones_like(allowed)),
+        without_masks=False,
+    ),
+    "the shares of padding are set to 0 after the softmax, the others are too small": _Formula(
+        lambda scores, allowed: _softmax(scores, np.ones_like(allowed)) * allowed,
+        without_masks=False,
+    ),
+    "the mask is taken the other way round: padding alone is attended to": _Formula(
+        lambda scores, allowed: _softmax(scores, ~allowed), without_masks=False
+    ),
     "softmax over the queries, Keras takes it over the keys": _Formula(partial(_softmax, axis=-2)),
     "softmax over the heads, Keras takes it over the keys": _Formula(partial(_softmax, axis=1)),
-    "there is no softmax": _Formula(lambda scores: scores),
-    "sigmoid stands for the softmax": _Formula(sigmoid),
+    "there is no softmax": _Formula(lambda scores, allowed: scores * allowed),
+    "sigmoid stands for the softmax": _Formula(lambda scores, allowed: sigmoid(scores) * allowed),
     "all heads are one: each has scores of its own in Keras": _Formula(single=True),
     "(batch, steps, heads * width) is viewed as (batch, heads, steps, width): transpose it": (
         _Formula(split=_viewed)
@@ -305,4 +362,22 @@ _FORMULAS: Mapping[str, _Formula] = {
         _Formula(join=_viewed)
     ),
     "both views mix heads and steps: transpose them": _Formula(split=_viewed, join=_viewed),
+}
+# By class: other scores than Keras has there
+_SCORES: Mapping[str, Mapping[str, _Formula]] = {
+    "Attention": {
+        "the scores are sums of tanh(query + key), Keras has products": _Formula(
+            score=partial(_sums, "tanh")
+        ),
+    },
+    "AdditiveAttention": {
+        "the scores are products of query and key, Keras has sums of tanh(query + key)": (
+            _Formula(score=_products)
+        ),
+        **{
+            f"{name} stands for the tanh in the scores": _Formula(score=partial(_sums, name))
+            for name in ("relu", "sigmoid")
+        },
+        "the tanh in the scores is left out": _Formula(score=partial(_sums, "linear")),
+    },
 }

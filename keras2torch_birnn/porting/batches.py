@@ -21,7 +21,11 @@ from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 
 _STEPS = 7
 IN_FRONT = "rows padded in front"
-_KINDS = ("full rows", "rows padded at the end", IN_FRONT)
+WITH_GAPS = "rows with gaps"
+_KINDS = ("full rows", "rows padded at the end", IN_FRONT, WITH_GAPS)
+LARGE = "large values"
+# Times the usual numbers: where a relu6 is none, a hard_sigmoid is 0 or 1.
+_LARGER = 8
 _EMPTY = "rows of padding alone"
 # Steps by which the rows are shorter than the longest one, in an order that no sorting gives.
 _CUTS = (0, 2, 1, 3, 0)
@@ -43,10 +47,34 @@ class Batch(NamedTuple):
 def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
     """Return the batches to compare on, the one without padding first.
 
-    The last one is the first again, in a second call: a state may be kept, or has to be.
+    The last one is the first again, in a second call: a state may be kept, or has to be. Gaps are
+    tried where a Masking makes the mask: words have none.
     """
     found = _batches_of_one_call(spec, given)
+    if given is None:
+        of_reals = any(
+            one.padding is not None and one.vocabulary is None for one in input_facts(spec)
+        )
+        found = [one for one in found if one.name != WITH_GAPS or of_reals]
+        found += _with_large_values(spec, found[0])
     return [*found, Batch("a second call", found[0].arrays, calls=2)]
+
+
+def batch_with_gaps(spec: ModelSpec, given: Given | None) -> Batch | None:
+    """Return rows with gaps, on which two explanations may differ; None: nothing is masked."""
+    some = [] if given is not None else _batches_of_one_call(spec, given)
+    return next((one for one in some if one.name == WITH_GAPS), None)
+
+
+def _with_large_values(spec: ModelSpec, batch: Batch) -> list[Batch]:
+    """Return a batch again with larger real numbers, if it has any."""
+    facts = input_facts(spec)
+    real = [one.vocabulary is None and not one.is_integer and not one.is_bool for one in facts]
+    arrays = tuple(
+        np.where(x == fact.padding, x, x * x.dtype.type(_LARGER)) if is_real else x
+        for x, fact, is_real in zip(batch.arrays, facts, real, strict=True)
+    )
+    return [Batch(LARGE, arrays)] if any(real) else []
 
 
 def batch_of_empty_rows(spec: ModelSpec, drawn: Sequence[Batch]) -> Batch | None:

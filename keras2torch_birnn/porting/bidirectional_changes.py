@@ -13,6 +13,7 @@ from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, config
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
     CELLS,
+    as_cell,
     as_sequences,
     cell_changes,
     first_step,
@@ -47,12 +48,12 @@ def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Chang
     halves = halves_of(place, layer)
     if len(halves) < len(layer.parts):
         return
-    first = next(iter(halves.values()))
+    first = as_cell(next(iter(halves.values())))
     yield from cell_changes(path, halves, first)
     yield from _bidirectional_changes(path, place, layer, halves)
     yield from kept_state_changes(path, halves, first)
     yield from inner_changes(path, halves, first)
-    for key, half in halves.items():
+    for key, half in ((key, as_cell(half)) for key, half in halves.items()):
         name = "forward" if key[0].endswith("/forward_layer") else "backward"
         for change in (
             *cell_changes(path, {key: half}, half),
@@ -83,16 +84,14 @@ def _bidirectional_changes(
 
     yield from (here(*one) for one in state_changes(layer))
     mode = layer.config["merge_mode"]
-    half = next(iter(halves.values()))
+    half = as_cell(next(iter(halves.values())))
     for name in MERGE_MODES if mode is not None else ():
         if name != mode:
             words = f"merges the halves by {name}, Keras by {mode}"
             yield here("merge mode", words, configured(merge_mode=name), AROUND)
-    yield here(
-        "directions exchanged",
-        "the weights of the forward and the backward half are exchanged",
-        _exchange_halves,
-    )
+    for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
+        words = f"the {shown} of the forward and the backward half are exchanged"
+        yield here("directions exchanged", words, _exchange_halves(names))
     if mode == "concat":
         yield here(
             "merge order",
@@ -243,15 +242,25 @@ def _cell_states(which: tuple[int, int]) -> Apply:
     return apply
 
 
-def _exchange_halves(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    forward, backward = layer.parts["forward_layer"], layer.parts["backward_layer"]
-    parts = {
-        "forward_layer": replace(forward, weights=backward.weights),
-        "backward_layer": replace(backward, weights=forward.weights),
-    }
-    return equation(replace(layer, parts=parts), inputs, mask, context)
+def _exchange_halves(names: Sequence[str]) -> Apply:
+    """Exchange weights of both halves: those of these names, or all."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        halves = list(layer.parts.values())
+        parts = {
+            part: replace(own, weights={**own.weights, **_some(other.weights, names)})
+            for part, own, other in zip(layer.parts, halves, halves[::-1], strict=True)
+        }
+        return equation(replace(layer, parts=parts), inputs, mask, context)
+
+    return apply
+
+
+def _some(weights: Mapping[str, Array], names: Sequence[str]) -> Mapping[str, Array]:
+    """Return the weights of these names, or all."""
+    return {name: weights[name] for name in names or weights}
 
 
 def _share_half(name: str, names: Sequence[str]) -> Apply:
@@ -260,8 +269,7 @@ def _share_half(name: str, names: Sequence[str]) -> Apply:
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
-        own = layer.parts[name].weights
-        shared = {weight: own[weight] for weight in names or own}
+        shared = _some(layer.parts[name].weights, names)
         parts = {
             part: replace(half, weights={**half.weights, **shared})
             for part, half in layer.parts.items()

@@ -56,7 +56,7 @@ class Maker:
 
 
 # Kinds of changes that read the outputs of other layers.
-_OF_CONNECTIONS = ("other input", "other layer", "order")
+_OF_CONNECTIONS = ("other input", "other layer", "other mask", "order")
 # Of what replaces the equation itself, and of what becomes of the outputs of both halves.
 INSIDE, AROUND = -1, 1
 
@@ -143,6 +143,28 @@ def weighted(change: Callable[[dict[str, Array]], Mapping[str, Array]]) -> Apply
         return equation(replace(layer, weights=dict(change(weights))), inputs, mask, context)
 
     return apply
+
+
+def in_one_call(change: Change, path: str) -> Change:
+    """Let a change of a layer that is called several times be made in this call alone."""
+
+    def limited(apply: Apply) -> Apply:
+        def run(
+            equation: Equation,
+            layer: LayerSpec,
+            inputs: Structure,
+            mask: Structure,
+            context: Context,
+        ) -> Result:
+            if f"{context.path}/".startswith(f"{path}/"):
+                return apply(equation, layer, inputs, mask, context)
+            return equation(layer, inputs, mask, context)
+
+        return run
+
+    number = int(path.rpartition("#")[2]) + 1 if "#" in path else 1
+    applied = {key: limited(apply) for key, apply in change.applied.items()}
+    return replace(change, words=f"in call {number} alone: {change.words}", applied=applied)
 
 
 def reading(change: Callable[[Array], Array]) -> Apply:

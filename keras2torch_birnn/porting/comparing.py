@@ -17,9 +17,12 @@ from keras2torch_birnn.comparison.tolerance import max_errors
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.batches import (
+    LARGE,
+    WITH_GAPS,
     Batch,
     arguments,
     batch_of_empty_rows,
+    batch_with_gaps,
     batches,
 )
 from keras2torch_birnn.porting.call_graph import call_path
@@ -93,7 +96,8 @@ def compare(
     leaves_ = find_leaves(spec)
     units = find_units(port)
     matches = match_units(units, leaves_, _pairs(map or {}, units, leaves_))
-    return _Comparison(spec, port, leaves_, units, matches).report(batches(spec, inputs))
+    comparison = _Comparison(spec, port, leaves_, units, matches)
+    return comparison.report(batches(spec, inputs), batch_with_gaps(spec, inputs))
 
 
 class _Comparison:
@@ -122,14 +126,15 @@ class _Comparison:
             return False
         return _are_close(run, first)
 
-    def report(self, drawn: Sequence[Batch]) -> PortReport:
+    def report(self, drawn: Sequence[Batch], gaps: Batch | None) -> PortReport:
         """Compare on every batch; look for the reasons where the outputs differ.
 
-        A reason has to hold on all batches, also on those on which the port is right.
+        A reason has to hold on all batches, also on those on which the port is right. gaps: of
+        several reasons, one that holds there is preferred.
         """
         runs = [self._run(batch, first=number == 0) for number, batch in enumerate(drawn)]
         judged: list[tuple[str, Search]] = []
-        right: list[Search] = []
+        right: list[tuple[str, Search]] = []
         errors = [0.0]
         for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str) or self._is_repeated(batch, run, runs[0]):
@@ -137,19 +142,29 @@ class _Comparison:
             search = self._search(batch, run)
             errors.append(_error(run, search.exact.outputs, search))
             if search.same_outputs(search.exact):
-                right.append(search)
+                right.append((batch.name, search))
             else:
                 judged.append((batch.name if batch is not drawn[0] else "", search))
-        findings = self._explain(judged, right)
+        if judged and gaps is not None:
+            run = self._run(gaps, first=False)
+            preferred = None if isinstance(run, str) else self._search(gaps, run)
+            judged = [(name, replace(one, gaps=preferred)) for name, one in judged]
+        findings = self._explain(judged, [search for _, search in right])
+        if WITH_GAPS in [name for name, _ in judged]:
+            findings = [_also_with_gaps(one) for one in findings]
         for batch, run in zip(drawn, runs, strict=True):
             if isinstance(run, str):
                 findings.append(PortFinding("the port", "fails", run, rows=batch.name))
-        settled = judged[0][1] if judged and not judged[0][0] else right[0]
+        settled = judged[0][1] if judged and not judged[0][0] else right[0][1]
         if random := self._random(drawn[0], settled):
             findings.append(random)
         if not findings and (empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn))):
             findings.append(empty)
-        names = tuple(one.name for one in drawn if one.name and (self.stateful or one.calls == 1))
+        names = tuple(
+            one.name
+            for one in drawn
+            if one.name not in ("", LARGE) and (self.stateful or one.calls == 1)
+        )
         ok = not findings and not judged
         return PortReport(
             ok,
@@ -157,7 +172,7 @@ class _Comparison:
             tuple(self._tensors()),
             names,
             max(errors),
-            (*self._notes(ok=ok), *_padding_notes(findings)),
+            (*self._notes(ok=ok), *_padding_notes(findings), *_masked_step_notes(right)),
         )
 
     def _explain(
@@ -309,7 +324,7 @@ class _Comparison:
                 if one.found is None
                 else locate_first(one.right, one.found, search.layers[one.path])
             )
-            words = "differs, and no known mistake explains how"
+            words = "it, or what is done to its input, differs; no known mistake explains how"
             if any(np.isnan(y).any() for y in search.run.outputs):
                 words = "gives NaN, and no known mistake explains why"
             if one.found is None:
@@ -372,6 +387,13 @@ def _follows(new: PortFinding, told: Sequence[PortFinding], search: Search) -> b
     )
 
 
+def _also_with_gaps(finding: PortFinding) -> PortFinding:
+    """Say of padding that is taken to be at the end that it shows where rows have gaps, too."""
+    if finding.kind != "padding side" or WITH_GAPS in finding.rows:
+        return finding
+    return replace(finding, rows=f"{finding.rows}, {WITH_GAPS}")
+
+
 def _first_shown(
     change: Change, search: Search, rows: str, earlier: Sequence[tuple[str, Search]]
 ) -> tuple[Change, Search, str]:
@@ -390,6 +412,19 @@ def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
             "that padding is at the end is no mistake if your rows are always padded so; Keras' "
             "pad_sequences pads in front"
         )
+
+
+def _masked_step_notes(right: Sequence[tuple[str, Search]]) -> Iterator[str]:
+    """Tell which outputs differ where they do not count, of runs that are right otherwise."""
+    rows: dict[int, list[str]] = {}
+    for name, search in right:
+        for number, pair in enumerate(zip(search.run.outputs, search.exact.outputs, strict=False)):
+            if not same(*pair, None, search.run.tolerance):
+                rows.setdefault(number + 1, []).append(name)
+    for number, names in rows.items():
+        shown = ", ".join(dict.fromkeys(filter(None, names)))
+        words = f"at masked steps, which do not count, output {number} differs from Keras'"
+        yield f"{words} ({shown})" if shown else words
 
 
 def _are_close(one: PortRun, other: PortRun) -> bool:

@@ -53,8 +53,9 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("extra", "it is applied twice, Keras does it once", _twice)
     words = "its input is added to its output, which Keras does not do"
     yield maker.change("extra", words, _with_input)
-    turned = followed_by(lambda y: y[:, ::-1] if y.ndim > 2 else y)
-    yield maker.change("direction", "its steps come in reversed order", turned)
+    for around, whose in ((followed_by, "its"), (reading, "its input's")):
+        turned = around(lambda y: y[:, ::-1] if y.ndim > 2 else y)
+        yield maker.change("direction", f"{whose} steps come in reversed order", turned)
     for words, move in _MOVES.items():
         yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
     if maker.layer.class_name in EMBEDDINGS:
@@ -163,6 +164,8 @@ _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
     "rounded to whole numbers": np.round,
     "divided by its norm": _unit,
     "exponentiated": np.exp,
+    "replaced by its logarithm": np.log,
+    "subtracted from 1": lambda y: 1 - y,
 }
 # Operations before a layer where Keras has none
 _INPUTS: Mapping[str, Callable[[Array], Array]] = {

@@ -13,7 +13,9 @@ from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import LayerSpec, Structure, leaves
 
 # They call no other layers: their results follow from what they are given.
-_SLOW = ("LSTM", "GRU", "SimpleRNN", "Conv1D", "Conv2D", "SeparableConv1D", "DepthwiseConv1D")
+_SLOW = frozenset(
+    "LSTM GRU SimpleRNN ConvLSTM1D ConvLSTM2D Conv1D Conv2D SeparableConv1D DepthwiseConv1D".split()
+)
 # Calls of one layer that are kept, the newest ones.
 _CALLS = 4
 # Values of results with changes that are kept, of the newest ones.

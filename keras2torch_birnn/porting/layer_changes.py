@@ -8,6 +8,8 @@ from functools import partial
 
 from keras2torch_birnn.porting.activation_changes import (
     activation_changes,
+    alpha_changes,
+    late_bias_changes,
     masked_softmax_changes,
     replaced_activation_changes,
     slope_changes,
@@ -31,15 +33,23 @@ from keras2torch_birnn.porting.merging_changes import (
     one_input_changes,
     order_changes,
     state_view_changes,
+    transposed_input_changes,
+    vector_distance_changes,
 )
 from keras2torch_birnn.porting.normalization_changes import (
     batch_norm_changes,
     divisor_changes,
     epsilon_changes,
+    group_norm_changes,
     layer_norm_changes,
+    rms_norm_changes,
 )
 from keras2torch_birnn.porting.recurrent_changes import CELLS
-from keras2torch_birnn.porting.resizing_changes import margin_changes, moved_changes
+from keras2torch_birnn.porting.resizing_changes import (
+    margin_changes,
+    moved_changes,
+    up_sampling_changes,
+)
 from keras2torch_birnn.porting.scaling_changes import constant_changes, statistic_changes
 from keras2torch_birnn.porting.step_changes import (
     norm_changes,
@@ -156,21 +166,27 @@ _COMPARISONS = ("ops.NotEqual", "ops.Greater", "ops.GreaterEqual", "ops.Less", "
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
 _CONVOLUTIONS = tuple(f"{kind}Conv{n}D" for kind in ("", "Separable", "Depthwise") for n in (1, 2))
 _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
-    "Dense": (activation_changes, _bias, _square_kernel),
+    "Dense": (activation_changes, _bias, late_bias_changes, _square_kernel),
     "Activation": (activation_changes, masked_softmax_changes),
     "Embedding": (id_changes,),
     "ReversibleEmbedding": (id_changes, projection_changes),
     "BatchNormalization": (epsilon_changes, batch_norm_changes, divisor_changes),
     "LayerNormalization": (epsilon_changes, layer_norm_changes),
-    "GroupNormalization": (epsilon_changes,),
-    "RMSNormalization": (epsilon_changes,),
-    "Conv1DTranspose": (transposed_changes, activation_changes, _bias),
-    **dict.fromkeys(_CONVOLUTIONS, (convolution_changes, activation_changes, _bias)),
+    "GroupNormalization": (epsilon_changes, group_norm_changes),
+    "RMSNormalization": (epsilon_changes, rms_norm_changes),
+    **dict.fromkeys(
+        ("Conv1DTranspose", "Conv2DTranspose"),
+        (transposed_changes, activation_changes, _bias, late_bias_changes),
+    ),
+    **dict.fromkeys(
+        _CONVOLUTIONS, (convolution_changes, activation_changes, _bias, late_bias_changes)
+    ),
     **dict.fromkeys(
         _GLOBAL, (pool_mask_changes, _other_class(*_GLOBAL), sum_changes, one_step_changes)
     ),
     **dict.fromkeys(_REDUCTIONS, (_other_class(*_REDUCTIONS), norm_changes, one_step_changes)),
     "Softmax": (softmax_axis_changes, masked_softmax_changes, replaced_activation_changes),
+    "PReLU": (alpha_changes, replaced_activation_changes),
     "ReLU": (replaced_activation_changes,),
     "ops.Activation": (masked_softmax_changes, replaced_activation_changes),
     **{
@@ -179,16 +195,21 @@ _BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
         for one, other in (("Max", "Average"), ("Average", "Max"))
     },
     **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
-    **dict.fromkeys(
-        _MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes)
-    ),
-    **dict.fromkeys(
-        _BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes)
-    ),
+    **dict.fromkeys(_MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes)),
+    **dict.fromkeys(_BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes)),
+    "Subtract": (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes),
+    "ops.Subtract": (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes),
     **dict.fromkeys(("Concatenate", "ops.Concatenate"), (order_changes, state_view_changes)),
-    "Dot": (cosine_changes,),
+    "Dot": (
+        cosine_changes,
+        order_changes,
+        transposed_input_changes,
+        vector_distance_changes,
+    ),
     **dict.fromkeys(_ATTENTIONS, (attention_changes,)),
     **dict.fromkeys(("RepeatVector", "Permute", "UpSampling1D"), (moved_changes,)),
+    "ops.Matmul": (order_changes, transposed_input_changes),
+    "UpSampling2D": (up_sampling_changes,),
     **dict.fromkeys(_MARGINS, (margin_changes,)),
     "Rescaling": (constant_changes,),
     "Normalization": (statistic_changes,),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.porting.call_graph import call_path
 from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.reference import Trace, compute
@@ -24,7 +25,7 @@ from keras2torch_birnn.spec import (
 
 Equations = Mapping[str, Equation]
 # What a run may raise that does not fit the model.
-FAILURES = (ArithmeticError, LookupError, TypeError, ValueError)
+FAILURES = (ArithmeticError, LookupError, TypeError, UnsupportedOptionError, ValueError)
 
 
 class _ReachedError(Exception):

@@ -45,6 +45,7 @@ _NORMALIZERS = {
     "running_mean": "the moving mean",
     "running_var": "the moving variance",
 }
+_REVERSED = {(-1,): "its steps", (-2, -1): "both axes of the image"}
 _OF_VALUES = ("rounded", "some values")
 _ROLES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -176,8 +177,9 @@ def _describe_matrix(found: Array, right: Array, count: int) -> Difference | Non
             found, np.concatenate([block.T for block in blocks])
         ):
             return Difference("not transposed", "each gate's matrix is not transposed")
-    if right.ndim > 2 and _same(found, right[..., ::-1]):
-        return Difference("reversed", "reversed along its steps")
+    for axes, along in _REVERSED.items():
+        if right.ndim - len(axes) > 1 and _same(found, np.flip(right, axes)):
+            return Difference("reversed", f"reversed along {along}")
     for axes in permutations(range(right.ndim)) if right.ndim > 2 else ():
         if _same(found, right.transpose(axes)):
             moved = ", ".join(str(axis) for axis in axes)

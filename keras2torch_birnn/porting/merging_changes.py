@@ -97,6 +97,44 @@ def _root_of_product(one: Array, other: Array) -> Array:
     return root
 
 
+def transposed_input_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a product of which one input (B, T, T) has its axes exchanged."""
+    for number, name in enumerate(_NUMBERS[:2]):
+        words = f"the last two axes of its {name} input are exchanged"
+        yield maker.change("axes", words, partial(_input_transposed, number))
+
+
+def _input_transposed(
+    number: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    given = list(leaves(inputs))
+    given[number] = np.swapaxes(given[number], 1, 2)
+    return equation(layer, tuple(given), mask, context)
+
+
+def vector_distance_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a distance of two vectors (B, F) in the place of their product."""
+    for words, distance in _VECTOR_DISTANCES.items():
+        words = f"it computes {words}, Keras has {maker.layer.class_name}"
+        yield maker.change("other operation", words, _combined(partial(_of_vectors, distance)))
+
+
+def _of_vectors(distance: Callable[[Array], Array], one: Array, other: Array) -> Array:
+    if one.ndim != 2:
+        raise ValueError("they are no vectors")
+    return distance(one - other)[:, np.newaxis]
+
+
+_VECTOR_DISTANCES: Mapping[str, Callable[[Array], Array]] = {
+    "the Euclidean distance": lambda x: np.sqrt(np.square(x).sum(axis=-1)),
+    "the squared Euclidean distance": lambda x: np.square(x).sum(axis=-1),
+    "the sum of absolute differences": lambda x: np.abs(x).sum(axis=-1),
+}
 _DISTANCES: Mapping[str, Callable[[Array, Array], Array]] = {
     "it takes the absolute value": _root_of_product,
     "it computes the absolute difference": lambda one, other: np.abs(one - other),

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading, weighted
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -20,6 +20,9 @@ Formula: TypeAlias = Callable[[Array, Axes, float], Array]
 Choice: TypeAlias = Callable[[int, Axes], Axes]
 
 
+_GROUPS = {1: "one group", -1: "a group for each channel"}
+# Numbers of groups that are tried; those that do not divide the channels fail.
+_MOST_GROUPS = 16
 _EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-4, 1e-9, 1e-10, 1e-2, 1e-1, 0.0)
 
 
@@ -36,10 +39,42 @@ def batch_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield a BatchNormalization in training mode, and one whose weights are not loaded."""
     words = "it normalizes by the batch's own mean and variance (it is in training mode)"
     yield maker.change("training mode", words, _by_batch)
+    for words, axis in _OTHER_NORMS.items():
+        apply = partial(_by_row, axis)
+        yield maker.change("formula", f"{words}, Keras uses the moving ones", apply)
     yield from _exchanged_weights(maker)
     moving = weighted(partial(_constant, values={"moving_mean": 0, "moving_variance": 1}))
     words = "the moving mean is 0 and the variance 1, as before training"
     yield maker.change("not loaded", words, moving)
+
+
+def group_norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other numbers of groups, statistics of each step, and weights in each other's place."""
+    for count in (1, -1, *range(2, _MOST_GROUPS + 1)):
+        if count != maker.config["groups"]:
+            shown = _GROUPS.get(count, f"{count} groups")
+            words = f"it has {shown}, Keras has {maker.config['groups']} groups"
+            yield maker.change("groups", words, configured(groups=count))
+    words = "it takes the mean and variance of each step, Keras those of all steps"
+    yield maker.change("axis", words, _by_step)
+    yield from _exchanged_weights(maker)
+
+
+def _by_step(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    x = np.asarray(inputs)
+    if layer.config["axis"] % x.ndim != x.ndim - 1:
+        raise ValueError("the channels do not come last")
+    last = replace(layer, config={**layer.config, "axis": -1})
+    y, _ = equation(last, x.reshape(-1, x.shape[-1]), None, context)
+    return y.reshape(x.shape), mask
+
+
+def rms_norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a mean that is subtracted, as in LayerNorm."""
+    centered = reading(lambda x: x - x.mean(axis=maker.config["axis"], keepdims=True))
+    yield maker.change("formula", "the mean is subtracted (as nn.LayerNorm does)", centered)
 
 
 def _exchanged_weights(maker: Maker) -> Iterator[Change]:
@@ -86,6 +121,30 @@ def _swapped_names(weights: dict[str, Array], *, one: str, other: str) -> Mappin
 
 def _constant(weights: dict[str, Array], *, values: Mapping[str, float]) -> Mapping[str, Array]:
     return weights | {name: np.full_like(weights[name], value) for name, value in values.items()}
+
+
+# Normalizers that stand for a BatchNormalization -> the first axis of which they take the mean
+_OTHER_NORMS: Mapping[str, int] = {
+    "it normalizes by the mean and variance of each step's features (LayerNorm)": -1,
+    "it normalizes by each row's own mean and variance over the steps (InstanceNorm)": 1,
+}
+
+
+def _by_row(
+    axis: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    x = context.number(np.asarray(inputs))
+    axes = (-1,) if axis < 0 else tuple(range(axis, x.ndim - 1))
+    if not axes:
+        raise ValueError("there are no steps")
+    own = {"moving_mean": 0.0, "moving_variance": 1 - layer.config["epsilon"]}
+    plain = replace(layer, weights=_constant(dict(layer.weights), values=own))
+    return equation(plain, _usual(x, axes, layer.config["epsilon"]), mask, context)
 
 
 def _by_batch(

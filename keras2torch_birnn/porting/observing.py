@@ -7,6 +7,7 @@ tell which tensor is which layer's output.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from keras2torch_birnn.spec import Array, map_structure
@@ -242,11 +243,18 @@ def _axes_of(
     return None
 
 
+# Functions that add up, and numbers so large that float32 loses what is added to them.
+_SUMS = re.compile(r"_*[ir]?(add|sub)(mm|bmm)?_*")
+_LARGE = 1e8
+# Names of functions that change their first argument.
+_IN_PLACE = re.compile(r"[^_].*[^_]_|__i.*__|__setitem__")
+
+
 class _Recorder(TorchFunctionMode):
     """A mode that keeps what every function of torch returns.
 
     settled: dropout hands on its input, zeros stand for random numbers, and what would be in half
-    precision stays in ``dtype``.
+    precision stays in ``dtype``. float32 always becomes float64 where that is ``dtype``.
     """
 
     def __init__(self, places: list[str], dtype: torch.dtype, *, settled: bool) -> None:
@@ -262,15 +270,32 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        widens = self.dtype is torch.float64 and not _IN_PLACE.fullmatch(name)
+        if widens:
+            args, kwargs = fx.node.map_aggregate((tuple(args), kwargs or {}), _widen)
+        result = func(*args, **(kwargs or {}))
         if name in DROPOUTS or name in _DRAWN:
             result = self._settle(name, result, (*args, *(kwargs or {}).values()))
         elif isinstance(result, Tensor) and result.dtype in HALVES:
             result = self._in_precision(result, args)
+        elif widens and isinstance(result, Tensor) and result.dtype is torch.float32:
+            result = self._before_rounding(result, args)
+        if self.dtype is torch.float64 and _SUMS.fullmatch(name) and isinstance(result, Tensor):
+            result = self._as_in_float32(result, in_place=not widens)
         for tensor in _tensors(result):
             self.keep(tensor)
         return result
+
+    def _as_in_float32(self, result: Tensor, *, in_place: bool) -> Tensor:
+        """Round large sums as in the port's own precision, as of -1e9 and a score that is masked.
+
+        Keras' softmax gives each of them the same share where all are masked.
+        """
+        if result.dtype is not self.dtype or not (large := result.abs() > _LARGE).any():
+            return result
+        rounded = torch.where(large, result.float().double(), result)
+        return result.copy_(rounded) if in_place else rounded
 
     def _settle(self, name: str, result: Any, given: Sequence[Any]) -> Any:
         """Note a function that drew random numbers; return what stands for its result."""
@@ -288,9 +313,13 @@ class _Recorder(TorchFunctionMode):
         self.random.append((HALVES[result.dtype], self.places[-1] if self.places else ""))
         if not self.settled:
             return result
+        return self._before_rounding(result, given)
+
+    def _before_rounding(self, result: Tensor, given: Sequence[Any]) -> Tensor:
+        """Return what a function rounded, its first argument, or else its result, in ``dtype``."""
         source = given[0] if given and isinstance(given[0], Tensor) else result
-        same = source.is_floating_point() and source.shape == result.shape
-        return (source if same and source.dtype == self.dtype else result).to(self.dtype)
+        same = source.dtype == self.dtype and source.shape == result.shape
+        return source if same else result.to(self.dtype)
 
     def keep(self, tensor: Tensor) -> None:
         """Keep the values of a tensor now; look again at the end if it may be changed in place."""
@@ -312,6 +341,11 @@ class _Recorder(TorchFunctionMode):
                 self.kept.append(Seen(with_marked_nan(_to_array(tensor)), place))
         self.later.clear()
         return self.kept
+
+
+def _widen(value: Any) -> Any:
+    is_narrow = isinstance(value, Tensor) and value.dtype is torch.float32
+    return value.double() if is_narrow else value
 
 
 def _are_equal(one: Any, other: Any) -> bool:

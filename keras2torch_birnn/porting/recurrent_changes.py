@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -30,7 +31,8 @@ from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
-CELLS = ("LSTM", "GRU", "SimpleRNN")
+_OF_IMAGES = ("ConvLSTM1D", "ConvLSTM2D")
+CELLS = ("LSTM", "GRU", "SimpleRNN", *_OF_IMAGES)
 _ACTIVATIONS = (
     "tanh",
     "sigmoid",
@@ -54,6 +56,14 @@ _SHOWN = {
 }
 
 
+def as_cell(layer: LayerSpec) -> LayerSpec:
+    """Describe an LSTM of images as the LSTM whose mistakes it shares."""
+    if layer.class_name not in _OF_IMAGES:
+        return layer
+    config = {**layer.config, "units": layer.config["filters"]}
+    return replace(layer, class_name="LSTM", config=config)
+
+
 def show_activation(value: object) -> str:
     """Name an activation for people."""
     if isinstance(value, dict):
@@ -64,12 +74,37 @@ def show_activation(value: object) -> str:
 
 def one_way_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the known mistakes of a layer of one direction, the likeliest first."""
-    key = (place, layer.class_name)
-    yield from cell_changes(path, {key: layer}, layer)
-    yield from _direction_changes(path, key, layer)
-    yield from kept_state_changes(path, {key: layer}, layer)
-    yield from inner_changes(path, {key: layer}, layer)
-    yield from order_changes(path, {key: layer}, layer)
+    key, cell = (place, layer.class_name), as_cell(layer)
+    yield from cell_changes(path, {key: layer}, cell)
+    for name in ("kernel", "recurrent_kernel") if layer.class_name in _OF_IMAGES else ():
+        words = f"the {name.replace('_', ' ')} of an even size is padded at the other side"
+        yield Change("convolution padding", path, words, {key: partial(_earlier_kernel, name)})
+    yield from _direction_changes(path, key, cell)
+    yield from kept_state_changes(path, {key: layer}, cell)
+    yield from inner_changes(path, {key: layer}, cell)
+    yield from order_changes(path, {key: layer}, cell)
+
+
+def _earlier_kernel(
+    moved: str,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Let one kernel of even size begin a step earlier: zeros make both kernels odd."""
+    config = layer.config
+    if config["padding"] != "same" or {*config["strides"], *config["dilation_rate"]} != {1}:
+        raise ValueError("its steps are not those of the state")
+    more = [1 - size % 2 for size in config["kernel_size"]]
+    weights = dict(layer.weights)
+    for name in ("kernel", "recurrent_kernel"):
+        widths = [(0, one) if name == moved else (one, 0) for one in more]
+        weights[name] = np.pad(np.asarray(weights[name]), [*widths, (0, 0), (0, 0)])
+    size = tuple(map(sum, zip(config["kernel_size"], more, strict=True)))
+    odd = replace(layer, config={**config, "kernel_size": size}, weights=weights)
+    return equation(odd, inputs, mask, context)
 
 
 # ---- one direction, or both alike ----------------------------------------------------------------

@@ -103,7 +103,7 @@ class PortReport:
             yield f"equal{tried} (max abs error {self.max_abs_error:.1e})"
             return
         if {one.kind for one in self.findings} == {"padding side"}:  # as packing does it
-            apart = dict.fromkeys(one.rows for one in self.findings)
+            apart = dict.fromkeys(name for one in self.findings for name in one.rows.split(", "))
             equal = ", ".join(name for name in self.inputs if name not in apart)
             yield f"DIFFERENT on {', '.join(apart)} alone, equal on {equal}"
             return

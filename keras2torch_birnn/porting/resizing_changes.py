@@ -35,6 +35,18 @@ def moved_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change(kind, words, _moved(move))
 
 
+def up_sampling_changes(maker: Maker) -> Iterator[Change]:
+    """Yield factors of both axes exchanged, and other values between the points of an image."""
+    size, own = maker.config["size"], maker.config["interpolation"]
+    if size != size[::-1]:
+        words = "the factors of both axes are exchanged"
+        yield maker.change("axes", words, configured(size=size[::-1]))
+    for name in ("nearest", "bilinear", "bicubic"):
+        if name != own:
+            words = f"its interpolation is {name}, Keras has {own}"
+            yield maker.change("interpolation", words, configured(interpolation=name))
+
+
 def _moved(move: Callable[[Array, Array], Array]) -> Apply:
     """Make a change of the output, from the input and the right output."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -23,6 +24,9 @@ def state_changes(layer: LayerSpec) -> Iterator[tuple[str, str, Apply]]:
     yield "initial state", "its initial state is not used: it starts with zeros", _starting(None)
     for words, places in _rows_of(layer, _PARTLY_USED).items():
         yield "initial state", f"its initial states: {words}, zeros stand there", _starting(places)
+    if layer.class_name == "Bidirectional":
+        words = "its backward half starts with the last states of the forward half"
+        yield "initial state", words, _handing_on
     for words, values in _rows_of(layer, _CONSTANTS).items():
         yield "initial state", f"it starts with {words}, Keras with zeros", _starting_with(values)
     table = _rows_of(layer, _PLACES)
@@ -125,6 +129,22 @@ def _starting_with(values: tuple[float, ...]) -> Apply:
         return equation(layer, inputs, mask, context.starting(states))
 
     return apply
+
+
+def _handing_on(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Start the backward half where the forward half ends."""
+    parts = {
+        name: replace(half, config={**half.config, "return_state": True})
+        for name, half in layer.parts.items()
+    }
+    apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
+    output, _ = equation(apart, inputs, mask, context.aside())
+    count = len(output) // 2 - 1
+    ends = output[2 : 2 + count]
+    given = context.initial_state or tuple(np.zeros_like(state) for state in ends)
+    return equation(layer, inputs, mask, context.starting((*given[:count], *ends)))
 
 
 def _returning(places: Places) -> Apply:

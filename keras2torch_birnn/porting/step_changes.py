@@ -47,6 +47,12 @@ _POOLINGS: Mapping[str, Callable[[Array, Array], Array]] = {
     "the sum of all steps is divided by the number of those that count": (
         lambda x, valid: x.sum(axis=1) / valid.sum(axis=1)
     ),
+    "the sum of the steps that count is divided by the root of their number": (
+        lambda x, valid: _added(x, valid) / np.sqrt(valid.sum(axis=1))
+    ),
+    "the sum of the steps that count is divided by their number - 1": (
+        lambda x, valid: _added(x, valid) / np.maximum(valid.sum(axis=1) - 1, 1)
+    ),
     "the sum of the steps that count is divided by their number + 1": (
         lambda x, valid: _added(x, valid) / (valid.sum(axis=1) + 1)
     ),

@@ -22,7 +22,14 @@ _LIKELY = (
     "activation",
 )
 # Kinds that let padding be read as data: what the port has there goes on.
-_OF_MASKS = ("mask missing", "mask rule", "padding side", "reversed padding", "other operation")
+_OF_MASKS = (
+    "held state",
+    "mask missing",
+    "mask rule",
+    "padding side",
+    "reversed padding",
+    "other operation",
+)
 # Kinds of mistakes with padding that one half may make, and the other half another of them.
 _IN_A_HALF = ("mask missing", "padding side", "reversed padding", "held state")
 # Kinds whose values a right port computes as well: only what follows tells.

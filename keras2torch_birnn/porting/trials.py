@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
-from keras2torch_birnn.porting.changes import Change
+from keras2torch_birnn.porting.changes import Change, in_one_call
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
@@ -34,7 +34,7 @@ from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 # Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
-_BUDGET = 1000
+_BUDGETS = (2000, 1000, 1000)
 # Trials that are computed at once: few at first, of which one may explain everything.
 _AT_ONCE = (4, 8, 16, 32, 64)
 # Changes that explain a layer equally well, of which is asked how they go on.
@@ -45,18 +45,27 @@ _BEFORE = 3
 _ON_THE_WAY = (
     "activation",
     "axes",
+    "bias missing",
     "direction",
+    "extra",
+    "formula",
     "half left out",
     "last state",
     "left out",
+    "masked steps",
     "merge mode",
+    "normalize",
+    "not loaded",
     "other operation",
+    "pool size",
+    "scale",
+    "strides",
 )
 # Kinds whose values a right port computes as well, before it goes on.
 _COMPUTED_ANYWAY = ("half left out", "left out")
 # Kinds that leave the right values, in another order of axes, in which they count as computed.
 _IN_ANY_ORDER = ("not permuted", "repeated")
-# Score of changes that explain everything.
+# Score of changes that explain everything; one more if rows with gaps, too.
 _ALL = 1 << 20
 
 
@@ -84,12 +93,14 @@ class Search(CheckedRun):
     for this model alone. ``found`` and ``unexplained`` grow while it runs; ``right``: the calls
     whose output the port computed, with the changes found so far; ``steps``: which call led to
     which of them. ``earlier``: on other inputs; what explains this run must hold there, too.
+    ``gaps``: on rows with gaps; of what explains this run, that is preferred which holds there.
     """
 
     evidence: Sequence[Change]
     guesses: Sequence[Change]
     found: list[Change]
     earlier: Sequence[Search] = ()
+    gaps: Search | None = None
     unexplained: list[Unexplained] = field(default_factory=list)
     right: set[str] = field(default_factory=set)
     steps: list[tuple[str, tuple[Change, ...]]] = field(default_factory=list)
@@ -134,10 +145,14 @@ class Search(CheckedRun):
             behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
             named = any(one.layer == path and one.words for one in self.found)
             better = self._try_at(path, trace, alone=behind or named)
+            if better is None and not behind:
+                path, better = self._try_behind(path, trace)
             if better is not None:
                 self.found += better
                 self.steps.append((path, tuple(better)))
                 continue
+            if self._drop_misleading():
+                return True
             if behind:  # what the port gives it is not known, only what is nearest to the right one
                 return False
             given_up.add(path)
@@ -180,6 +195,7 @@ class Search(CheckedRun):
             own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
+        before += self._changes_in_call(path)
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
         known = {(one.layer, one.kind, one.words) for one in self.found}
         own, before = (
@@ -196,9 +212,9 @@ class Search(CheckedRun):
             stage = stages(
                 evidence, own, before, self._changes_behind(path), self.found, padded=padded
             )[number]
-            enough = _ALL if number == 0 else 2  # of two: this layer and a later one
+            enough = _ALL + bool(self.gaps) if number == 0 else 2  # of two: it and a later one
             best: tuple[int, list[_Tried]] = (0, [])
-            for some, score, found in self._scored(path, islice(stage, _BUDGET)):
+            for some, score, found in self._scored(path, islice(stage, _BUDGETS[number])):
                 if len(some) == 1 and are_same(found.layers[path], usual):
                     idle.add(id(some[0]))
                 if score > best[0]:
@@ -210,6 +226,19 @@ class Search(CheckedRun):
             if best[0]:
                 return self._likeliest(best[1])
         return None
+
+    def _try_behind(self, path: str, trace: Trace) -> tuple[str, list[Change] | None]:
+        """Return the call behind this one whose own mistake explains what follows, and that.
+
+        A port may compute two layers in one, as a convolution and its normalization, and never
+        have the output of the first. Without such a call: this one and None.
+        """
+        for other, given in self.sources.items():
+            if path in given and other in trace.layers:
+                better = self._try_at(other, trace, alone=True)
+                if better is not None:
+                    return other, better
+        return path, None
 
     def _likeliest(self, tied: Sequence[_Tried]) -> list[Change]:
         """Choose among changes of which each gives a tensor of the port, by how it goes on.
@@ -226,7 +255,7 @@ class Search(CheckedRun):
         return apart[outlooks.index(max(outlooks))].changes
 
     def _outlook(self, some: Sequence[Change]) -> int:
-        """Rate the best single mistake at the next wrong call, if these changes are made."""
+        """Count the calls that are right with these changes and the best one at the next call."""
         found, right = list(self.found), self.right
         self.found += some
         try:
@@ -237,9 +266,10 @@ class Search(CheckedRun):
             path = self._first_wrong(trace, {one.path for one in self.unexplained})
             layer = None if path is None else self.layers.get(path)
             if path is None or layer is None:
-                return 0
+                return len(self.right)
             own = (*self._changes_of(path), *self._evidence_at(path))
-            return max((self._score(path, [one])[0] for one in own), default=0)
+            best = max((self._score(path, [one])[0] for one in own), default=0)
+            return best + len(self.right)
         finally:
             self.found[:], self.right = found, right
 
@@ -252,6 +282,12 @@ class Search(CheckedRun):
         if found is None:
             found = self._known[path] = list(changes_of(path, place_of(path), self.layers[path]))
         return found
+
+    def _changes_in_call(self, path: str) -> list[Change]:
+        """Return the same mistakes in this call alone, of a layer that is called several times."""
+        if sum(place_of(other) == place_of(path) for other in self.layers) < 2:
+            return []
+        return [in_one_call(one, path) for one in self._changes_of(path)]
 
     def _mask_sources(self, path: str) -> Iterator[Change]:
         """Yield the mistakes with masks that are made before this call."""
@@ -365,7 +401,7 @@ class Search(CheckedRun):
             trace = self.compute([*self.found, *some], until=rest.last)
             if trace is None or path not in trace.layers:
                 failing[number] = None
-            elif not self.seen(path, trace):
+            elif not self.seen(self._shown_at(path, some, trace), trace):
                 failing[number] = trace
                 unseen.setdefault((rest, AS_PADDED in some), {})[number] = trace
         for (rest, padded), ended in unseen.items():
@@ -383,10 +419,10 @@ class Search(CheckedRun):
         if self.same_outputs(trace):
             if any(np.isnan(y).all() for y in trace.outputs) and not self.seen(path, trace):
                 return 0  # NaN has many reasons
-            return _ALL if all(one.explained_by(whole) for one in self.earlier) else 0
-        # a layer that was moved to before this call: its output is what tells
-        moved = [one.layer for one in some if one.kind == "order" and one.layer in trace.layers]
-        shown = next((one for one in moved if one in self.later.get(path, ())), path)
+            if not all(one.explained_by(whole) for one in self.earlier):
+                return 0
+            return _ALL + (self.gaps is not None and self.gaps.explained_by(whole))
+        shown = self._shown_at(path, some, trace)
         if not self.seen(shown, trace) or not _tells(trace.layers[shown]):
             return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
@@ -396,11 +432,14 @@ class Search(CheckedRun):
             before = {other for other in self.right if path in self.later.get(other, ())}
             if _are_values_of(before, own, trace):
                 return 0  # there the port has them from
+        behind = self.later.get(path, frozenset())
+        elsewhere = self.right - behind - {path}
         later = sum(
             self.seen(one, trace)
             and _tells(trace.layers[one])
             and not _same_values(own, trace.layers[one])
-            for one in self.later.get(path, ())
+            and not _are_values_of(elsewhere, next(iter(leaves(trace.layers[one]))), trace)
+            for one in behind
         )
         if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
             return 0  # a right port computes each half, and what goes into a layer, too
@@ -412,13 +451,27 @@ class Search(CheckedRun):
             return 0  # it would have shown on other rows
         return 1 + later
 
+    def _shown_at(self, path: str, some: Sequence[Change], trace: Trace) -> str:
+        """Return the call whose output tells: a layer that was moved to before this one, or it."""
+        behind = self.later.get(path, frozenset())
+        moved = [one.layer for one in some if one.kind == "order" and one.layer in behind]
+        for other in moved:
+            own = next(iter(leaves(trace.layers.get(other))), None)
+            if own is not None and not _are_values_of(self.right, own, trace):
+                return other
+        return path
+
     def _contradict(self, path: str, some: Sequence[Change], trace: Trace) -> bool:
-        """Tell whether the port computed before this call what these changes do not give."""
-        changed = {change.layer for change in some if change.kind != "rows"}
+        """Tell whether the port computed elsewhere what these changes do not give.
+
+        That is before this call, or in another call of a layer that is called several times.
+        """
+        if all(change.kind == "rows" for change in some):
+            return False
+        behind = self.later.get(path, frozenset())
         return any(
-            path in self.later.get(other, ()) and not self.computed(other, trace)
-            for other in self.right
-            if place_of(other) in changed and not _is_mask(trace.layers[other])
+            not _is_mask(trace.layers[other]) and not self.computed(other, trace)
+            for other in self.right - behind - {path}
         )
 
     def _explain_end(self, trace: Trace) -> bool:
@@ -431,6 +484,15 @@ class Search(CheckedRun):
             better = self._try_at(path, trace, alone=True)
             if better is not None and self._score(path, better)[0] >= _ALL:
                 self.found += better
+                return True
+        return False
+
+    def _drop_misleading(self) -> bool:
+        """Drop a change whose values the port had on its way, if all is explained without it."""
+        for change in [one for one in self.found if one.kind in _ON_THE_WAY]:
+            rest = [one for one in self.found if one is not change]
+            if all(one.explained_by(rest) for one in (self, *self.earlier)):
+                self.found[:] = rest
                 return True
         return False
 
@@ -527,27 +589,27 @@ def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
 
 
 def _are_values_of(calls: Iterable[str], values: Array, trace: Trace) -> bool:
-    """Tell whether these are the values of one of some calls."""
+    """Tell whether these are the values of one of some calls, maybe in another shape."""
+    flat = np.ravel(values)
     return any(
-        np.shape(array) == np.shape(values) and np.allclose(np.asarray(array, np.float64), values)
+        np.size(array) == flat.size and np.allclose(np.ravel(np.asarray(array, np.float64)), flat)
         for path in calls
         for array in leaves(trace.layers[path])
     )
 
 
 def _same_values(one: Array, other: Structure) -> bool:
-    """Tell whether a layer hands on what it is given."""
-    return np.array_equal(np.asarray(one), np.asarray(next(iter(leaves(other)))))
+    """Tell whether a layer hands on what it is given, maybe in another shape."""
+    return np.array_equal(np.ravel(one), np.ravel(next(iter(leaves(other)))))
 
 
 def _tells(output: Structure) -> bool:
-    """Tell whether values are of any kind that a port does not compute for other reasons, too."""
+    """Tell whether values are of any kind that a port does not compute for other reasons, too.
+
+    Zeros and masks are of no such kind.
+    """
     values = next(iter(leaves(output)), None)
-    return (
-        isinstance(values, np.ndarray)
-        and values.size > 0
-        and bool(np.any(values != values.flat[0]))
-    )
+    return isinstance(values, np.ndarray) and len(np.unique(values)) >= min(3, max(2, values.size))
 
 
 def _is_mask(output: Structure) -> bool:

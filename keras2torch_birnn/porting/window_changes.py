@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import window_starts
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
+# What Keras pads in front, and in front and behind -> what is padded in front
+Front: TypeAlias = Callable[[int, int], int]
 # How far in front of the input the first window starts at most, in the trials.
 _FARTHEST = 8
 # Name for NumPy, and what torch calls it
@@ -38,10 +40,7 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         if name != own:
             words = f"padding {name}, Keras has {own}"
             yield maker.change("convolution padding", words, configured(padding=name))
-    for name in ("kernel", "depthwise_kernel"):
-        if name in maker.layer.weights:
-            turn = weighted(partial(_reversed_kernel, name=name))
-            yield maker.change("direction", f"the {name} is reversed along its steps", turn)
+    yield from _reversal_changes(maker)
     yield from _filter_changes(maker)
     rates = tuple(maker.config["dilation_rate"])
     for other in dict.fromkeys((1, *(rate // 2 for rate in rates), *(2 * rate for rate in rates))):
@@ -52,11 +51,10 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
     yield from _stride_changes(maker)
     for mode, name in _BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
-        apply = _padded(partial(np.pad, mode=mode), None)
+        apply = _padded(partial(np.pad, mode=mode))
         yield maker.change("convolution padding", words, apply)
-    for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
-        words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
-        yield maker.change("convolution padding", words, _padded(np.pad, before))
+    for words, place in _fronts(maker):
+        yield maker.change("convolution padding", words, _padded(np.pad, place))
 
 
 def _group_changes(maker: Maker) -> Iterator[Change]:
@@ -115,8 +113,7 @@ def _turned(kernel: Array, channels: tuple[int, ...]) -> Array:
 
 def transposed_changes(maker: Maker) -> Iterator[Change]:
     """Yield steps of a transposed convolution that are cut elsewhere, and a reversed kernel."""
-    turn = weighted(partial(_reversed_kernel, name="kernel"))
-    yield maker.change("direction", "the kernel is reversed along its steps", turn)
+    yield from _reversal_changes(maker)
     own = maker.config["padding"]
     for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it cuts {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
@@ -124,7 +121,7 @@ def transposed_changes(maker: Maker) -> Iterator[Change]:
 
 
 def _cut(before: int) -> Apply:
-    """Let a transposed convolution of one axis leave out other steps at its beginning."""
+    """Let a transposed convolution leave out other steps at the beginning of each axis."""
 
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
@@ -135,7 +132,9 @@ def _cut(before: int) -> Apply:
         whole, _ = configured(padding="valid", output_size=None)(
             equation, layer, inputs, mask, context.aside()
         )
-        kept = whole[:, before : before + right.shape[1]]
+        kept = whole
+        for axis, size in enumerate(right.shape[1:-1], 1):
+            kept = kept.take(range(before, min(before + size, kept.shape[axis])), axis=axis)
         if kept.shape != right.shape:
             raise ValueError("there are too few steps")
         return kept, out_mask
@@ -147,7 +146,8 @@ def _stride_changes(maker: Maker) -> Iterator[Change]:
     """Yield windows that begin at other distances: every step, or one behind the other."""
     extents = tuple(_extents(maker.layer))
     own = tuple(maker.config["strides"] or extents)
-    for strides in dict.fromkeys((tuple(1 for _ in own), extents, tuple(2 for _ in own))):
+    others = (tuple(1 for _ in own), extents, tuple(2 for _ in own), own[::-1])
+    for strides in dict.fromkeys(others):
         if strides != own:
             words = f"its strides are {_listed(strides)}, Keras has {_listed(own)}"
             yield maker.change("strides", words, configured(strides=strides))
@@ -157,13 +157,38 @@ def _listed(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _reversed_kernel(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
-    return {**weights, name: weights[name][::-1]}
+def _reversal_changes(maker: Maker) -> Iterator[Change]:
+    """Yield kernels that are reversed: along their steps, along one axis of an image or both."""
+    count = len(maker.config["kernel_size"])
+    axes = {"its steps": (0,)} if count == 1 else _REVERSED
+    for name in ("kernel", "depthwise_kernel"):
+        for along, some in axes.items() if name in maker.layer.weights else ():
+            turn = weighted(partial(_reversed_kernel, name=name, axes=some))
+            yield maker.change("direction", f"the {name} is reversed along {along}", turn)
+
+
+_REVERSED: Mapping[str, tuple[int, ...]] = {
+    "both axes": (0, 1),
+    "its first axis": (0,),
+    "its second axis": (1,),
+}
+
+
+def _reversed_kernel(
+    weights: dict[str, Array], *, name: str, axes: tuple[int, ...]
+) -> Mapping[str, Array]:
+    return {**weights, name: np.flip(weights[name], axes)}
 
 
 def pooling_changes(maker: Maker) -> Iterator[Change]:
     """Yield another padding of a pooling, and zeros that count as values."""
     yield from _stride_changes(maker)
+    sizes = tuple(maker.config["pool_size"])
+    strides = maker.config["strides"] or sizes
+    for more in (-1, 1):
+        size = tuple(max(1, one + more) for one in sizes)
+        words = f"its windows have the size {_listed(size)}, Keras' {_listed(sizes)}"
+        yield maker.change("pool size", words, configured(pool_size=size, strides=strides))
     own = maker.config["padding"]
     for name, words in _PADDINGS.items():
         if name != own:
@@ -171,12 +196,43 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("pooling padding", words, configured(padding=name))
     if own == "same":
         words = "the zeros of its padding count as values, Keras leaves them out"
-        yield maker.change("pooling padding", words, _padded(np.pad, None))
+        yield maker.change("pooling padding", words, _padded(np.pad))
     largest = maker.layer.class_name.startswith("Max")
-    for before in range(min(max(_extents(maker.layer)), _FARTHEST) if largest else 0):
+    for words, place in _fronts(maker):
+        lowest = _padded(partial(np.pad, constant_values=-np.inf), place)
+        yield maker.change("pooling padding", words, lowest if largest else _averaged(place))
+
+
+def _fronts(maker: Maker) -> Iterator[tuple[str, Front]]:
+    """Yield other numbers of steps in front of the input, in words and as what gives them."""
+    own = maker.config["padding"]
+    for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it pads {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
-        apply = _padded(partial(np.pad, constant_values=-np.inf), before)
-        yield maker.change("pooling padding", words, apply)
+        yield words, partial(_as_many, before)
+    if own == "same":
+        yield "what it pads in front Keras pads behind, and the reverse", _other_side
+
+
+def _as_many(before: int, own: int, whole: int) -> int:
+    return before
+
+
+def _other_side(own: int, whole: int) -> int:
+    return whole - own
+
+
+def _averaged(place: Front) -> Apply:
+    """Pad the input of an average, and leave the padding out of it."""
+    with_zeros = _padded(np.pad, place)
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = with_zeros(equation, layer, inputs, mask, context)
+        shares, _ = with_zeros(equation, layer, np.ones_like(inputs), None, context.aside())
+        return output / shares, out_mask
+
+    return apply
 
 
 _PADDINGS = {
@@ -193,10 +249,10 @@ def _extents(layer: LayerSpec) -> Sequence[int]:
     return [(size - 1) * rate + 1 for size, rate in sizes]
 
 
-def _padded(pad: Callable[..., Any], before: int | None) -> Apply:
+def _padded(pad: Callable[..., Any], place: Front | None = None) -> Apply:
     """Pad the input, then compute without padding; as many windows as in Keras.
 
-    before: where the first window starts; None: where Keras has it.
+    place: where the first window starts; None: where Keras has it.
     """
 
     def apply(
@@ -211,8 +267,9 @@ def _padded(pad: Callable[..., Any], before: int | None) -> Apply:
         widths, wanted = [(0, 0)], [slice(None)]
         for steps, extent, stride in zip(x.shape[1:-1], extents, strides, strict=True):
             starts = window_starts(steps, extent, stride, config["padding"])
-            front = -starts[0] if before is None else min(before, extent - 1)
-            length = (len(starts) - 1) * stride + extent
+            length, front = (len(starts) - 1) * stride + extent, -starts[0]
+            if place is not None:
+                front = min(place(front, max(0, length - steps)), extent - 1)
             widths.append((front, max(0, length - steps - front)))
             wanted.append(slice(0, length))
         padded: Array = pad(x, [*widths, (0, 0)])[tuple(wanted)]

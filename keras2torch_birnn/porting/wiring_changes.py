@@ -11,6 +11,7 @@ import numpy as np
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path, later_uses
 from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
+from keras2torch_birnn.porting.layer_changes import MASKING
 from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -51,6 +52,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _later_activation(graph, path, layer)
     yield from _earlier_norm(graph, path, layer, found)
     yield from _states_below(graph, path, layer, trace)
+    yield from _other_masks(graph, path, layer)
     refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
     given = set(leaves(graph.inputs))
     for place, ref in refs:
@@ -176,6 +178,36 @@ def _states_below(graph: Graph, path: str, layer: LayerSpec, trace: Trace) -> It
             )
             key = path.partition("#")[0], layer.class_name
             yield Change("other layer", path, words, {key: partial(_ends_of, other)})
+
+
+def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the mask of each earlier layer that makes one, where no mask arrives in Keras."""
+    for call in graph.calls:
+        other = call_path(call.layer, call.index)
+        if other == path:
+            return
+        if graph.layer(call.layer).class_name in MASKING:
+            words = f"the mask of {printable(other)} is used, in Keras no mask arrives here"
+            key = path.partition("#")[0], layer.class_name
+            yield Change("other mask", path, words, {key: partial(_masked_as, other)})
+
+
+def _masked_as(
+    path: str,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    there = context.masks[path]
+    if not isinstance(inputs, np.ndarray) or not isinstance(there, np.ndarray):
+        raise ValueError("there is no mask, or several may arrive")
+    if mask is not None and not np.all(mask):
+        raise ValueError("another one arrives")
+    _, out_mask = equation(layer, inputs, mask, context.aside())
+    output, _ = equation(layer, inputs, there, context)
+    return output, out_mask
 
 
 def _ends_of(

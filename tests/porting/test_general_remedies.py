@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 from hand_ports import Sentiment, SentimentPacked
-from torch import Tensor
+from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn.porting.changes import Change, Maker
 from keras2torch_birnn.porting.general_changes import _standardized
+from keras2torch_birnn.porting.normalization_changes import group_norm_changes
+from keras2torch_birnn.porting.observing import observe
 from keras2torch_birnn.porting.recurrent_changes import _without_bias
+from keras2torch_birnn.porting.trials import Search, _are_values_of, _same_values, _tells
 from keras2torch_birnn.porting.window_changes import _in_turn
-from keras2torch_birnn.porting.wiring_changes import _ends_of
+from keras2torch_birnn.porting.wiring_changes import _ends_of, _masked_as
 
 
 class _NanOnEmpty(Sentiment):
@@ -86,6 +90,84 @@ def test_last_states_of_another_layer_are_where_its_halves_end() -> None:
         assert mask is None
 
 
+def test_a_mask_is_given_where_none_arrives_in_keras() -> None:
+    mask = np.arange(7) < np.array([[7], [2], [5]])
+    context: Any = SimpleNamespace(masks={"words": mask, "letters": None}, aside=lambda: None)
+    layer: Any = None
+    read = partial(_masked_as, "words", lambda _, x, given, __: (given, "Keras' mask"), layer)
+    x = np.zeros((3, 7, 5))
+    for none in (None, np.ones_like(mask)):
+        used, out_mask = read(x, none, context)
+        assert used is mask
+        assert out_mask == "Keras' mask"
+    with pytest.raises(ValueError, match="another one arrives"):
+        read(x, mask, context)
+    with pytest.raises(ValueError, match="several may arrive"):
+        read((x, x), (None, None), context)
+
+
+def test_another_number_of_groups_is_tried() -> None:
+    layer: Any = SimpleNamespace(config={"groups": 4}, weights={})
+    words = [one.words for one in group_norm_changes(Maker("norm", ("norm", "Norm"), layer))]
+    assert "it has 3 groups, Keras has 4 groups" in words
+    assert "it has 4 groups, Keras has 4 groups" not in words
+
+
+def test_a_change_without_which_all_is_explained_is_dropped() -> None:
+    """A right port had these values on its way; they were blamed before the others were known."""
+    on_the_way, other = Change("activation", "gate", "", {}), Change("direction", "bi", "", {})
+    search: Any = SimpleNamespace(found=[on_the_way, other], earlier=())
+    search.explained_by = lambda some: some == [other]
+    assert Search._drop_misleading(search)
+    assert search.found == [other]
+    assert not Search._drop_misleading(search)
+
+
+def test_that_explanation_is_likelier_with_which_more_layers_are_right() -> None:
+    right = {"few": {"dense"}, "many": {"dense", "permute", "reshape"}}
+    search: Any = SimpleNamespace(found=[], right=set(), unexplained=[], layers={})
+    search.compute = lambda some: SimpleNamespace(layers=right[some[0].words])
+    search.computed = lambda path, trace: path in trace.layers
+    search._first_wrong = lambda *_: None
+    few, many = (Search._outlook(search, [Change("axes", "dense", one, {})]) for one in right)
+    assert many > few
+    assert search.found == []
+
+
+class _Shares(nn.Module):
+    """The shares of scores of which -1e9 is taken where a mask is set, as people write it."""
+
+    def forward(self, scores: Tensor) -> Any:
+        taken = torch.full_like(scores, -1e9)
+        summed = scores + 0
+        summed += taken
+        return (scores + taken).softmax(-1), summed.softmax(-1)
+
+
+def test_scores_that_are_all_masked_have_equal_shares_as_in_float32() -> None:
+    scores = np.arange(5.0)[None]
+    run = observe(_Shares(), [scores], torch.float64, 1e-6)
+    for shares in run.outputs:
+        assert np.array_equal(shares, np.full((1, 5), 0.2))
+
+
 def test_channels_that_take_turns_are_those_of_one_group_after_another() -> None:
     assert _in_turn(2, np.arange(6)).tolist() == [0, 2, 4, 1, 3, 5]
     assert _in_turn(3, _in_turn(2, np.arange(6))).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_values_that_a_port_has_in_another_shape_confirm_nothing() -> None:
+    """A Flatten hands on what it is given, whichever layer that came from."""
+    y = np.random.default_rng(5).normal(size=(3, 7, 2))
+    trace: Any = SimpleNamespace(layers={"flatten": y.reshape(3, 14)})
+    assert _same_values(y, trace.layers["flatten"])
+    assert _are_values_of(["flatten"], y, trace)
+    assert not _are_values_of(["flatten"], y[:, ::-1], trace)
+
+
+@pytest.mark.parametrize(
+    ("values", "tells"),
+    [([0.0, 0, 0], False), ([0.0, 1, 1, 0], False), ([0.2, 0.3], True), ([0.2, 0.3, 0.5], True)],
+)
+def test_zeros_and_masks_tell_nothing(values: list[float], tells: bool) -> None:
+    assert _tells(np.array(values)) == tells

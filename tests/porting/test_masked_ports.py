@@ -26,6 +26,7 @@ ROWS: tuple[Row, ...] = (
     (Pair, ("dropout", "absolute"), (("multiply_1", "other operation"), ("dense", "random"))),
     (Marked, ("any feature",), (("masking", "mask rule"),)),
     (Marked, ("random start",), ((BI, "random"),)),
+    (Marked, ("zero where padded",), ((BI, "held state"),)),
 )
 
 

@@ -46,7 +46,7 @@ def compare_with(source: Path, **replaced: Wrong) -> PortReport:
     return k2t.compare(source, port_with(source, replaced))
 
 
-def normalize_last(norm: nn.Module, x: Tensor) -> Tensor:
+def normalize_last(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a module whose channels come second, as torch's do, to channels that come last."""
     y: Tensor = norm(x.movedim(-1, 1)).movedim(1, -1)
     return y
@@ -78,6 +78,14 @@ def convolution(dilation: int, before: int, after: int, mode: str = "constant") 
 
 def averaged_with_zeros(_: Any, x: Tensor) -> Tensor:
     return functional.avg_pool1d(functional.pad(x.mT, (0, 1)), 3, 2).mT
+
+
+def averaged_from_the_start(_: Any, x: Tensor) -> Tensor:
+    """Pad rows in front where Keras pads them behind; columns need no padding."""
+    image = x.movedim(-1, 1)
+    padded, ones = (functional.pad(y, (0, 0, 1, 0)) for y in (image, torch.ones_like(image)))
+    means = functional.avg_pool2d(padded, (2, 3)) / functional.avg_pool2d(ones, (2, 3))
+    return means.movedim(1, -1)
 
 
 def averaged_to_the_end(right: Any, x: Tensor) -> Tensor:
@@ -177,14 +185,157 @@ def in_bfloat16(right: Any, x: Tensor) -> Tensor:
     return y
 
 
+def on_weights(change: Callable[[Tensor], Tensor], *names: str) -> Wrong:
+    """Compute with other weights: those of these names, at any depth."""
+
+    def run(right: Any, *given: Any, **more: Any) -> Any:
+        other = deepcopy(right)
+        with torch.no_grad():
+            for name, weight in other.named_parameters():
+                if name.rpartition(".")[2] in names:
+                    weight.copy_(change(weight))
+        return other(*given, **more)
+
+    return run
+
+
+def exchanged_gates(right: Any, x: Tensor) -> Any:
+    """Exchange f and the new values."""
+
+    def exchanged(w: Tensor) -> Tensor:
+        i, f, new, o = w.chunk(4)
+        return torch.cat([i, new, f, o])
+
+    return on_weights(exchanged, "weight_ih", "weight_hh", "bias")(right, x)
+
+
+def in_call(number: int, wrong: Wrong) -> Wrong:
+    """Make a mistake in this call alone, of two in each run."""
+    calls: list[Any] = []
+
+    def run(right: Any, *given: Any, **more: Any) -> Any:
+        calls.append(right)
+        at = (len(calls) - 1) % 2 == number
+        return wrong(right, *given, **more) if at else right(*given, **more)
+
+    return run
+
+
+def additive(activation: Callable[[Tensor], Tensor]) -> Wrong:
+    """Attend by sums of query and key without masks."""
+
+    def run(right: Any, given: Any, **_: Any) -> Tensor:
+        query, value = given[:2]
+        sums = activation(query[:, :, None] + value[:, None])
+        scale = next(iter(right.parameters()), torch.ones(()))
+        return (sums * scale).sum(-1).softmax(-1) @ value
+
+    return run
+
+
+def masked_after(right: Any, query: Tensor, value: Tensor, **masks: Any) -> Tensor:
+    """Set the shares of padding to zero after the softmax."""
+    given = masks["mask"]
+    valid = (given[1] if isinstance(given, tuple | list) else given).to(value)
+    shape = (*query.shape[:2], 2, -1)
+    q, k, v = (
+        functional.linear(x, one.weight, one.bias).reshape(shape)
+        for x, one in ((query, right.query), (value, right.key), (value, right.value))
+    )
+    shares = (torch.einsum("bqnw,bknw->bnqk", q, k) / q.shape[-1] ** 0.5).softmax(-1)
+    y = torch.einsum("bnqk,bknw->bqnw", shares * valid[:, None, None], v).flatten(2)
+    return functional.linear(y, right.attention_output.weight, right.attention_output.bias)
+
+
+def one_higher(right: Any, ids: Tensor, **more: Any) -> Any:
+    return right((ids + 1).clamp(max=right.weight.shape[0] - 1), **more)
+
+
+def by_features(right: Any, x: Tensor) -> Tensor:
+    """Normalize (B, C, T) as LayerNorm does, with the weights of a BatchNorm."""
+    y = functional.layer_norm(x.mT, x.mT.shape[-1:], right.weight, right.bias, right.eps)
+    return y.mT
+
+
+def in_groups(count: int) -> Wrong:
+    def run(right: Any, x: Tensor) -> Tensor:
+        return normalize_last(
+            lambda y: functional.group_norm(y, count, right.weight, right.bias, right.eps), x
+        )
+
+    return run
+
+
+def in_groups_of_each_step(right: Any, x: Tensor) -> Tensor:
+    steps = x.flatten(0, 1)
+    y = functional.group_norm(steps, right.groups, right.weight, right.bias, right.eps)
+    return y.view(x.shape)
+
+
+def with_one_weight(name: str, factor: float) -> Wrong:
+    """Multiply the tensors of one module inside."""
+
+    def run(right: Any, *given: Any, **more: Any) -> Any:
+        other = deepcopy(right)
+        with torch.no_grad():
+            for tensor in other.get_submodule(name).parameters():
+                tensor.mul_(factor)
+        return other(*given, **more)
+
+    return run
+
+
+def averaged_heads(right: Any, *given: Any, **more: Any) -> Any:
+    bias = right.attention_output.bias
+    y: Tensor = right(*given, **more) - bias
+    return y / right.plan.heads + bias
+
+
+def handing_on(right: Any, x: Tensor) -> Tensor:
+    """Start the backward half where the forward half ends."""
+    lstm: Any = nn.LSTM(x.shape[-1], right.hidden_size, batch_first=True, bidirectional=True).to(x)
+    lstm.load_state_dict(right.state_dict(), strict=False)
+    with torch.no_grad():
+        for name in ("bias_hh_l0", "bias_hh_l0_reverse"):
+            lstm.get_parameter(name).zero_()
+    _, ends = lstm(x)
+    y, _ = lstm(x, tuple(torch.stack([0 * end[0], end[0]]) for end in ends))
+    return y
+
+
+def early_state(right: Any, x: Tensor) -> Tensor:
+    """Pad the state of a ConvLSTM with an even kernel in front."""
+    h = c = x.new_zeros(len(x), right.weight_hh.shape[1], x.shape[2])
+    outputs = []
+    for step in x.unbind(1):
+        given = functional.conv1d(functional.pad(step.mT, (0, 1)), right.weight_ih, right.bias)
+        z = given + functional.conv1d(functional.pad(h, (1, 0)), right.weight_hh)
+        i, f, new, o = z.chunk(4, 1)
+        gate = right.recurrent_activation
+        c = gate(f) * c + gate(i) * right.activation(new)
+        h = gate(o) * right.activation(c)
+        outputs.append(h.mT)
+    return torch.stack(outputs, 1)
+
+
+def without_mean(right: Any, x: Tensor) -> Any:
+    return right(x - x.mean(-1, keepdim=True))
+
+
 VARIANCE = layer_norm(lambda x: x.var(-1, keepdim=True))
 OVER_STEPS = layer_norm(lambda x: x.var((1, 2), keepdim=True, unbiased=False), (1, 2))
 NORM, CONV, POOL = "layer_normalization_1", "conv1d", "global_average_pooling1d"
 BI, HEADS = "bidirectional", FOLDER / "arch_multi_head.h5"
 WORDS = FOLDER / "arch_toxic.keras"
 NORMS = FOLDER / "layernorm.keras"
-POOLS = FOLDER / "pool.keras"
+POOLS, IMAGE_POOLS = FOLDER / "pool.keras", FOLDER / "around_pool2.h5"
+CROSS = FOLDER / "heads_cross.keras"
 SEPARABLE = FOLDER / "around_separable1.keras"
+SLOPES, PAIR = FOLDER / "prelu_negative.h5", FOLDER / "arch_siamese.h5"
+IMAGES = FIXTURES / "keras-2.2.4/around_conv2_first.h5"
+BAHDANAU = FIXTURES / "keras-3.15.1/arch_seq2seq_bahdanau.h5"
+GROUPS = FIXTURES / "keras-3.15.1/around_groupnorm.h5"
+SQUARES = FIXTURES / "keras-3.15.1/around_rmsnorm.h5"
 DILATED = FOLDER / "conv_causal_dilated.h5"
 ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (NORMS, NORM, VARIANCE, "formula", "divides by n - 1"),
@@ -196,6 +347,7 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (DILATED, CONV, convolution(2, 1, 3), "convolution padding", "it pads 1 step in front"),
     (DILATED, CONV, convolution(2, 4, 0, "replicate"), "convolution padding", "replicate"),
     (POOLS, "average_pooling1d_1", averaged_with_zeros, "pooling padding", "zeros of its padding"),
+    (IMAGE_POOLS, "average_pooling2d", averaged_from_the_start, "pooling padding", "pads in front"),
     (POOLS, "average_pooling1d", averaged_to_the_end, "pooling padding", "not full counts, too"),
     (FOLDER / "plain_lstm_last.keras", "lstm", starting(1.0, 0.0), "initial state", "h of ones"),
     (
@@ -249,6 +401,37 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (NORMS, NORM, lambda right, x: 0.7 * right(x) + 0.3, "extra", "0.7 and 0.3 is added"),
     (WORDS, "embedding", one_late, "steps", "its ids come one step too late"),
     (WORDS, "global_max_pooling1d", zeros, "left out", "zeros stand"),
+    (SLOPES, "p_re_lu", on_weights(lambda w: 0 * w + 0.25, "weight"), "slope", "0.25"),
+    (IMAGES, "conv2d_1", on_weights(lambda w: w.flip(-1, -2), "weight"), "direction", "both axes"),
+    (GROUPS, "group_normalization", in_groups(2), "groups", "2 groups"),
+    (GROUPS, "group_normalization", in_groups_of_each_step, "axis", "variance of each step"),
+    (
+        CROSS,
+        "multi_head_attention",
+        with_one_weight("query", (5 / 7) ** 0.5),
+        "scale",
+        "the root of value_dim",
+    ),
+    (CROSS, "multi_head_attention", averaged_heads, "projection", "the heads are averaged"),
+    (
+        FOLDER / "bi_lstm_concat_seq.h5",
+        BI,
+        handing_on,
+        "initial state",
+        "starts with the last states of the forward half",
+    ),
+    (
+        FOLDER / "conv_lstm_1d.h5",
+        "conv_lstm1d",
+        early_state,
+        "convolution padding",
+        "the recurrent kernel of an even size is padded at the other side",
+    ),
+    (SQUARES, "rms_normalization", without_mean, "formula", "the mean is subtracted"),
+    (HEADS, "multi_head_attention", masked_after, "formula", "0 after the softmax"),
+    (FOLDER / "conv_lstm_2d.h5", "conv_lstm2d_1", exchanged_gates, "gate order", "igfo"),
+    (BAHDANAU, "additive_attention", additive(torch.relu), "formula", "relu stands for the tanh"),
+    (FOLDER / "batchnorm.keras", "batch_normalization", by_features, "formula", "LayerNorm"),
 )
 
 
@@ -261,6 +444,50 @@ def test_what_stands_in_a_modules_place_is_named(row: tuple[Path, str, Wrong, st
     (finding,) = report.findings
     assert (finding.layer, finding.kind) == (name, kind), "\n".join(report.lines())
     assert words in finding.words
+
+
+def test_a_mistake_in_one_call_of_a_layer_is_told_of_that_call() -> None:
+    (finding,) = compare_with(PAIR, embedding=in_call(1, one_higher)).findings
+    assert (finding.layer, finding.kind) == ("embedding#1", "ids")
+    assert finding.words == "in call 2 alone: the ids are one too high"
+
+
+class LateBias(nn.Module):
+    """A port that adds the bias of its last layer to what the activation gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = k2t.convert(WORDS)
+        last: Any = self.right.get_submodule("dense")
+        self.bias, last.bias = last.bias, nn.Parameter(0 * last.bias)
+
+    def forward(self, words: Tensor) -> Any:
+        return self.right(words) + self.bias
+
+
+def test_a_bias_behind_the_activation_is_named() -> None:
+    (finding,) = k2t.compare(WORDS, LateBias()).findings
+    assert (finding.layer, finding.kind) == ("dense", "bias")
+    assert "added after the activation" in finding.words
+
+
+def test_a_value_on_the_way_to_an_unknown_mistake_is_not_blamed() -> None:
+    """Without its bias the layer gives what the port computes before it goes on otherwise."""
+
+    def bent(right: Any, x: Tensor) -> Tensor:
+        product = functional.linear(x, right.weight)
+        return product + 0.3 * product.sin() + right.bias
+
+    (finding, *_) = compare_with(FOLDER / "batchnorm.keras", dense=bent).findings
+    assert (finding.layer, finding.kind) == ("dense", "unexplained")
+
+
+def test_a_difference_at_large_values_alone_is_found() -> None:
+    source = FIXTURES / "keras-2.2.4/around_transposed2.h5"
+    report = compare_with(source, conv2d_transpose_1=lambda right, x: right(x).clamp(max=6))
+    (finding,) = report.findings
+    assert (finding.layer, finding.rows) == ("conv2d_transpose_1", "large values")
+    assert "relu6" in finding.words
 
 
 def test_a_mistake_inside_a_model_for_each_step_is_named() -> None:
@@ -395,6 +622,25 @@ def test_values_at_padded_steps_are_no_error() -> None:
     report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=marked)
     assert report.ok, "\n".join(report.lines())
     assert report.max_abs_error < 1e-12
+    (note,) = report.notes
+    assert note.startswith(
+        "at masked steps, which do not count, output 1 differs from Keras' (rows "
+    )
+
+
+def test_a_mistake_is_named_at_the_second_of_two_layers_that_are_one_in_the_port() -> None:
+    """A normalization that is folded into the layer before it, whose output is never computed."""
+    source = FOLDER / "batchnorm.keras"
+    norm = k2t.convert(source).get_submodule("batch_normalization_1").double()
+
+    def folded(right: Any, x: Tensor) -> Tensor:
+        factor = norm.weight / torch.sqrt(norm.running_var + 1e-5)
+        bias = (right.bias - norm.running_mean) * factor
+        return functional.linear(x, right.weight * factor[:, None], bias)
+
+    report = compare_with(source, dense=folded, batch_normalization_1=lambda _, x: x)
+    (finding,) = report.findings
+    assert (finding.layer, finding.kind) == ("batch_normalization_1", "epsilon")
 
 
 class Keeping(nn.Module):

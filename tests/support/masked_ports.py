@@ -96,6 +96,7 @@ class Marked(Flat):
         found = {}
         for t in reversed(range(x.shape[1])) if back else range(x.shape[1]):
             new = torch.tanh(x[:, t] @ w.mT + h @ u.mT + self.of(f"bidirectional.bias_ih{end}"))
-            h = torch.where(mask[:, t, None], new, h)
+            held = 0 * h if "zero where padded" in self.mistakes else h
+            h = torch.where(mask[:, t, None], new, held)
             found[t] = h * mask[:, t, None]
         return torch.stack([found[t] for t in range(x.shape[1])], 1)
