@@ -38,7 +38,9 @@ def main() -> None:
 TASKS: Mapping[str, Sequence[str]] = {
     "Convert": ("convert", "save", "load", "inspect", "weights"),
     "Prove it": ("verify", "ParityReport"),
-    "Compute": ("reset_states", "output_mask", "explain", "set_engine", "set_precision"),
+    "Compute": (
+        *("warm_up", "reset_states", "output_mask", "explain", "set_engine", "set_precision"),
+    ),
     "Merge modes without Keras": ("BiLSTM", "BiGRU", "BiRNN"),
     "Train and write back": (
         *("training", "Training", "KerasOptimizer", "penalty", "constrain_"),

@@ -236,7 +236,7 @@ def _print_precision(report: PrecisionReport) -> None:
         f"float64 (float32: {one.float32})"
         for one in report.decisions
     )
-    print_line(f"{report.precision} was computed by {report.instructions}")
+    print_folded([f"{report.precision} was computed by {report.instructions}"])
     print_line("")
 
 

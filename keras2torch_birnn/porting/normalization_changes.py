@@ -22,7 +22,7 @@ Choice: TypeAlias = Callable[[int, Axes], Axes]
 
 _GROUPS = {1: "one group", -1: "a group for each channel"}
 # Numbers of groups that are tried; those that do not divide the channels fail.
-_MOST_GROUPS = 16
+_MANY_GROUPS = 16
 _EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-4, 1e-9, 1e-10, 1e-2, 1e-1, 0.0)
 
 
@@ -50,7 +50,7 @@ def batch_norm_changes(maker: Maker) -> Iterator[Change]:
 
 def group_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield other numbers of groups, statistics of each step, and weights in each other's place."""
-    for count in (1, -1, *range(2, _MOST_GROUPS + 1)):
+    for count in (1, -1, *range(2, _MANY_GROUPS + 1)):
         if count != maker.config["groups"]:
             shown = _GROUPS.get(count, f"{count} groups")
             words = f"it has {shown}, Keras has {maker.config['groups']} groups"

@@ -90,7 +90,7 @@ def small() -> Any:
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    """What takes torch's exporter the least time."""
+    """A model that takes torch's exporter the least time."""
     return build_model(many_layers({"it": rnn("GRU")}, {"it": 1}, masked=False))
 
 

@@ -79,7 +79,7 @@ MUTATIONS: list[Mutation] = [
     mutation(
         "an empty row loses its state",
         edit(
-            "rnn.engines.torch_kernel:run_kernel",
+            "rnn.engines.torch_kernel:_sort",
             "empty = lengths[order] == 0",
             "empty = lengths[order] < 0",
         ),

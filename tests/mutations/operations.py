@@ -75,7 +75,11 @@ MUTATIONS = [
     Mutation("round up", target("Round", Target(torch.ceil)), VALUES),
     Mutation(
         "angle of the other",
-        edit("functional.operations.arctan2", "for x in (x1, x2))", "for x in (x2, x1))"),
+        edit(
+            "functional.operations.arctan2",
+            "as_tensor(x1, like), as_tensor(x2, like)",
+            "as_tensor(x2, like), as_tensor(x1, like)",
+        ),
         VALUES,
     ),
     Mutation(
@@ -167,7 +171,11 @@ MUTATIONS = [
     ),
     Mutation(
         "not backwards",
-        edit("functional.movement.getitem_backwards", "list(places)", "list(places)[::-1]"),
+        edit(
+            "functional.movement.getitem_backwards",
+            "places.start + places.step * steps",
+            "(places.start + places.step * steps).flip(0)",
+        ),
         SHAPES,
     ),
     Mutation(
@@ -197,7 +205,11 @@ MUTATIONS = [
     Mutation("upper for lower", target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
     Mutation(
         "yes for no",
-        edit("functional.movement.where", "yes, no)\n", "no, yes)\n"),
+        edit(
+            "functional.movement.where",
+            "as_tensor(x1, like), as_tensor(x2, like)",
+            "as_tensor(x2, like), as_tensor(x1, like)",
+        ),
         (CHOOSE, *SHAPES[1:]),
     ),
     Mutation("rows of the first sample", target("Take", Target(of_first, tensors=True)), (CHOOSE,)),

@@ -308,7 +308,7 @@ MUTATIONS: list[Mutation] = [
     ),
     mutation(
         "go_backwards without turning the mask",
-        edit("rnn.modules:recurrent_forward", "mask.flip(1)", "mask"),
+        edit("rnn.modules:recurrent_forward", "reverse_mask(mask)", "mask"),
         f"{K2}/mask_back_lstm_seq.h5",
         f"{TF}/mask_bi_of_go_backwards.h5",
     ),

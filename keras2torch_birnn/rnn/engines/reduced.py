@@ -24,9 +24,7 @@ from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import why_missing
-from keras2torch_birnn.rnn.native.measuring import size_class
 from keras2torch_birnn.rnn.native.op import can_run, run_native
-from keras2torch_birnn.rnn.native.precision import reduced_kernel
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 from keras2torch_birnn.torch_private import mark_constant
 
@@ -34,6 +32,8 @@ _BACK = 'k2t.set_precision(model, "float32")'
 
 
 def _find_kernel_bit(precision: ReducedPrecision) -> int:
+    from keras2torch_birnn.rnn.native.precision import reduced_kernel  # most models need none
+
     return reduced_kernel(precision).bit
 
 
@@ -108,6 +108,9 @@ def explain_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision)
     Raises:
         UsageError: it cannot run in this precision.
     """
+    from keras2torch_birnn.rnn.native.measuring import size_class
+    from keras2torch_birnn.rnn.native.precision import reduced_kernel
+
     check_call(layer, call, precision)
     rows, (_, features) = call.x.shape[0], layer.get_weight_ih().shape
     size = size_class(layer.cell.kind, features, layer.get_weight_hh().shape[1], rows)

@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 # What kernels are chosen by; larger layers take as long in proportion.
 TYPICAL = Size("LSTM", 128, 128, 8)
-_MOST, _LEAST = 128, 16
+_MANY, _FEW = 128, 16
 
 # Edges of tiles in rows, units and words, one tile and several.
 _CHECKED = (Size("LSTM", 37, 19, 5), Size("GRU", 70, 33, 21), Size("GRU before", 5, 130, 40))
@@ -48,7 +48,7 @@ def size_class(kind: str, features: int, units: int, batch: int) -> Size:
 
 
 def _power_of_two(number: int) -> int:
-    return min(max(1 << (number - 1).bit_length(), _LEAST), _MOST)
+    return min(max(1 << (number - 1).bit_length(), _FEW), _MANY)
 
 
 @cache
