@@ -136,7 +136,8 @@ def find_names(codes: Codes) -> list[Names]:
         want(own, names)
         of_all = [name for name in names if name not in own and hasattr(builtins, name)]
         want(vars(builtins), of_all)
-        modules, seen = [own[name] for name in names if name in own], set()
+        imported = [sys.modules[name] for name in names if name in sys.modules]  # within functions
+        modules, seen = [*(own[name] for name in names if name in own), *imported], set()
         while modules:
             module = modules.pop()
             if isinstance(module, ModuleType) and module not in seen and _computes(vars(module)):

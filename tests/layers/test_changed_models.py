@@ -888,6 +888,21 @@ def test_every_change_is_noticed(name: str) -> None:
     assert effects > 60
 
 
+def test_a_module_that_a_function_imports_where_it_runs_is_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = k2t.convert(FIXTURES.parent / "keras-2.3.1" / "arch_forecast.h5")
+    spec = read_model(str(FIXTURES.parent / "keras-2.3.1" / "arch_forecast.h5"))
+    inputs = [torch.from_numpy(x)[:2] for x in draw_inputs(spec, steps=7, seed=1)]
+    fresh = deepcopy(model)
+    with torch.no_grad():
+        before = [model(*inputs) for _ in range(3)][-1]
+        monkeypatch.setattr(torch, "cat", tripled(torch.cat))  # of merge_modes._concat_tensors
+        found, wanted = model(*inputs), fresh(*inputs)
+    assert not same([found], [before])
+    assert same([found], [wanted])
+
+
 @pytest.mark.parametrize(
     ("where", "signal", "instead"),
     [
