@@ -56,6 +56,7 @@ def set_precision(
         taken = check_precision(precision)
         if taken is not None:
             _check(model, found, taken)
+            reduced_kernel(taken)  # measured here, not within a call that is being prepared
     for module in found.values():
         module.precision = taken
     return taken or "float32"
