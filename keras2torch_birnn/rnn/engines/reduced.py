@@ -23,7 +23,7 @@ from keras2torch_birnn.rnn.engines.engine import (
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.library import reduced_instruction_set, why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 from keras2torch_birnn.torch_private import mark_constant
@@ -31,15 +31,9 @@ from keras2torch_birnn.torch_private import mark_constant
 _BACK = 'k2t.set_precision(model, "float32")'
 
 
-def _find_kernel_bit(precision: ReducedPrecision) -> int:
-    from keras2torch_birnn.rnn.native.precision import reduced_kernel  # most models need none
-
-    return reduced_kernel(precision).bit
-
-
 # torch.compile cannot follow them to the library.
 _why_missing = mark_constant(why_missing)
-_kernel_bit = mark_constant(_find_kernel_bit)
+_kernel_bit = mark_constant(reduced_instruction_set)
 
 
 class Refusal(NamedTuple):

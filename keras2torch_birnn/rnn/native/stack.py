@@ -20,7 +20,12 @@ from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.rnn.change_signals import KnownTensors
 from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision, merge_code
-from keras2torch_birnn.rnn.native.library import PROGRAM, check_code, instruction_set
+from keras2torch_birnn.rnn.native.library import (
+    PROGRAM,
+    check_code,
+    instruction_set,
+    reduced_instruction_set,
+)
 from keras2torch_birnn.rnn.native.op import can_run, to_int64
 from keras2torch_birnn.rnn.native.packing import weight_sizes
 from keras2torch_birnn.rnn.native.program import BEHIND, NativeLayer, PackedLayers, align
@@ -66,7 +71,7 @@ class PreparedStack:
             for starts in (False, True)
             for ends in (False, True)
         }
-        self._isa = _find_instruction_set(precision)
+        self._isa = reduced_instruction_set(precision) if precision else instruction_set()
         # By the merge of the last layer. They go with the memory that they were made of.
         self._packed = packed = dict[str | None, PackedLayers]()
         storages = [p.untyped_storage() for p in fetched]
@@ -283,11 +288,3 @@ def _find_starts(
             alive += found
             starts[-1] += [*map(Tensor.data_ptr, found), 0, 0][:2]
     return starts, alive
-
-
-def _find_instruction_set(precision: ReducedPrecision | None) -> int:
-    if precision is None:
-        return instruction_set()
-    from keras2torch_birnn.rnn.native.precision import reduced_kernel  # most models need none
-
-    return reduced_kernel(precision).bit
