@@ -55,6 +55,10 @@ class LayerParity:
     judged: str = "whole"
     maps: tuple[ErrorMap, ...] = field(default=(), compare=False, repr=False)
 
+    def describe(self) -> str:
+        """Return how it was judged, or where it is wrong, as a text of a table."""
+        return printable(self.judged if self.ok else f"WRONG: {self.where}", 400)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -132,10 +136,7 @@ class ParityReport:
         ]
         if self.layers:
             rows = (
-                (
-                    *(printable(one.path), f"{one.max_abs_error:.1e}"),
-                    one.judged if one.ok else f"WRONG: {printable(one.where, 400)}",
-                )
+                (printable(one.path), f"{one.max_abs_error:.1e}", one.describe())
                 for one in self.layers
             )
             parts.append(make_table(_LAYERS, rows))

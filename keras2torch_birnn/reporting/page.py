@@ -203,8 +203,7 @@ def _layer_cells(layer: LayerParity) -> tuple[str | Element, ...]:
     width = f"width:{heatmap.position(layer.max_abs_error):.0f}%"
     bar = make("div", "", {"class": f"bar {kind}", "style": width})
     track = group("div", "track", (bar, _limit()))
-    how = layer.judged if layer.ok else f"WRONG: {layer.where}"
-    judged = make_cell(printable(how, 400), "" if layer.ok else "bad")
+    judged = make_cell(layer.describe(), "" if layer.ok else "bad")
     error = f"{layer.max_abs_error:.1e}"
     return printable(layer.path), error, group("td", "scale", [track]), judged
 
