@@ -23,8 +23,8 @@ from keras2torch_birnn.rnn.engines.engine import (
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.native.library import reduced_instruction_set, why_missing
-from keras2torch_birnn.rnn.native.op import can_run, run_native
+from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, run_native
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 from keras2torch_birnn.torch_private import mark_constant
 

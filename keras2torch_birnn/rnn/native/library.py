@@ -283,10 +283,3 @@ def find_sets(precision: str) -> Mapping[str, int]:
 def instruction_set() -> int:
     """Return the best instruction set of this processor, as the kernel's bit."""
     return next(iter(find_sets("float32").values()))
-
-
-def reduced_instruction_set(precision: codes.ReducedPrecision) -> int:
-    """Return the instruction set chosen for a reduced precision, as the kernel's bit."""
-    from keras2torch_birnn.rnn.native.precision import reduced_kernel  # most models need none
-
-    return reduced_kernel(precision).bit

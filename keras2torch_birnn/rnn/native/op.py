@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.native.codes import STALE, STATES, merge_code
+from keras2torch_birnn.rnn.native.codes import STALE, STATES, ReducedPrecision, merge_code
 from keras2torch_birnn.rnn.native.library import (
     RUN,
     NativeCell,
@@ -55,6 +55,13 @@ def use_torch_threads() -> bool:
 
 
 # ---- the operator --------------------------------------------------------------------------------
+
+
+def reduced_instruction_set(precision: ReducedPrecision) -> int:
+    """Return the instruction set chosen for a reduced precision, as the kernel's bit."""
+    from keras2torch_birnn.rnn.native.precision import reduced_kernel  # most models need none
+
+    return reduced_kernel(precision).bit
 
 
 def compute(

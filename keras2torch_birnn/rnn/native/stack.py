@@ -24,9 +24,8 @@ from keras2torch_birnn.rnn.native.library import (
     PROGRAM,
     check_code,
     instruction_set,
-    reduced_instruction_set,
 )
-from keras2torch_birnn.rnn.native.op import can_run, to_int64
+from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, to_int64
 from keras2torch_birnn.rnn.native.packing import weight_sizes
 from keras2torch_birnn.rnn.native.program import BEHIND, NativeLayer, PackedLayers, align
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
