@@ -328,6 +328,17 @@ def test_the_kernel_is_one_that_was_timed_and_none_that_emulates(
     assert "emulated AMX" not in seconds
 
 
+@every_precision
+def test_code_for_any_processor_is_timed_only_where_there_is_no_other(
+    precision: ReducedPrecision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring.usable_sets.cache_clear()
+    for have, timed in ({"AVX2": 2, "plain": 1}, {"AVX2": 2}), ({"plain": 1}, {"plain": 1}):
+        monkeypatch.setattr(measuring, "find_sets", lambda _, have=have: have)
+        assert measuring.usable_sets(precision) == timed
+        measuring.usable_sets.cache_clear()
+
+
 def test_the_fastest_is_chosen_and_amx_only_where_it_is_clearly_faster() -> None:
     sets = {"AMX": 1, "AVX512-BF16": 2, "AVX-512": 4}
     for amx, bfloat16, int8 in (

@@ -83,13 +83,16 @@ def time_ratio(precision: Precision, name: str, size: Size) -> float:
 def usable_sets(precision: Precision) -> Mapping[str, int]:
     """Return the instruction sets that compute a precision on this processor, and their bits.
 
+    Code for any processor is among them only where there is no other: it is never the fastest.
+
     Raises:
         NoKernelError: there is no library.
     """
     emulated = {one.emulates for one in INSTRUCTION_SETS if one.emulates}
-    names = {one.name for one in INSTRUCTION_SETS if not one.emulates}
-    found = {name: bit for name, bit in find_sets(precision).items() if name in names}
-    return {n: bit for n, bit in found.items() if n not in emulated or _compute_as_emulated(n)}
+    real = {one.name: bool(one.cpuid) for one in INSTRUCTION_SETS if not one.emulates}
+    found = {name: bit for name, bit in find_sets(precision).items() if name in real}
+    special = {name: bit for name, bit in found.items() if real[name]} or found
+    return {n: bit for n, bit in special.items() if n not in emulated or _compute_as_emulated(n)}
 
 
 @cache
@@ -126,14 +129,15 @@ def _prepare(bit: int, size: Size) -> tuple[Callable[[], None], Array]:
     width = codes.GATES[kind] * size.units
     shape = Shape(kind, size.features, size.units, 0)
     sizes = ((width, size.features), (width, size.units), (width,), (width,))
-    given = [rng.normal(size=s, scale=size.units**-0.5).astype("f4") for s in sizes]
-    x = rng.normal(size=(size.batch, size.time, size.features)).astype("f4")
+    scale = np.float32(size.units**-0.5)
+    arrays = [(rng.random(one, "f4") - np.float32(0.5)) * scale for one in sizes]
+    x = rng.random((size.batch, size.time, size.features), "f4") - np.float32(0.5)
     out = np.zeros((size.batch, size.time, size.units), "f4")
     kernel: Any = library()
     # Packed weights start a cache line.
     packed = np.empty(kernel.k2t_packed_size(bit, ctypes.byref(shape)) + 16, "f4")
     at = (packed.ctypes.data + 63) // 64 * 64
-    kernel.k2t_pack(bit, ctypes.byref(shape), *(array.ctypes.data for array in given), at)
+    kernel.k2t_pack(bit, ctypes.byref(shape), *(array.ctypes.data for array in arrays), at)
     weights = Weights(shape, 1, (at, 0), (None, None), (0, 0))
     functions = codes.ACTIVATIONS["tanh"], codes.ACTIVATIONS["sigmoid"]
     numbers = (0.0, 0.0, 0, size.batch, size.time, 1)  # options, merge, sizes, threads
