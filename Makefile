@@ -1,5 +1,5 @@
-# make demo | test | test-all | quick | test-oldest | check | fix | bench | docs | gpu | clean. Needs Python >= 3.10 with
-# venv, and a package index.
+# make demo | test | test-all | quick | test-oldest | check | fix | bench | bench-report | docs | gpu | clean.
+# Needs Python >= 3.10 with venv, and a package index.
 
 PYTHON ?= python3
 VENV := .venv
@@ -33,7 +33,7 @@ OLDEST := .venv-oldest
 # What `make test` leaves to `make test-all`: all cases of tests with many, and what takes long.
 SELECT := -m "not thorough"
 
-.PHONY: demo test test-all quick test-oldest check fix bench docs gpu clean
+.PHONY: demo test test-all quick test-oldest check fix bench bench-report docs gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
 demo: $(VENV)/installed
@@ -81,6 +81,13 @@ fix: $(VENV)/installed-test
 bench: $(VENV)/installed
 	$(BIN)/python tools/fixture_archives.py unpack
 	$(BIN)/python -m benchmarks convert $(MODELS) $(BENCH_OPTIONS)
+
+# What this processor does in float32 and in reduced precision, as columns of docs/tables/performance.md
+# beside those of other processors. Take a quiet machine: about 20 minutes.
+bench-report: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m benchmarks precision --of-processor --threads 1 2 $(BENCH_OPTIONS)
+	$(BIN)/python tools/write_docs.py
 
 # The documentation as a site, in build/site.
 docs: $(VENV)/installed

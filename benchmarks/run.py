@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -19,6 +20,7 @@ from keras2torch_birnn.bench import measure, report
 from keras2torch_birnn.bench.case import Case, Model, Stack
 from keras2torch_birnn.bench.contenders import NO_PEERS, OURS
 
+RESULTS = Path(__file__).parent / "results"
 # Two rows with these alike are of one case: the later replaces the earlier.
 SAME = ("case", "device", "threads", "part")
 
@@ -27,6 +29,9 @@ def main(name: str, arguments: Sequence[str]) -> None:
     """Run a benchmark."""
     make = TASKS[name]
     options = _parse(name, cleandoc(make.__doc__ or ""), arguments)
+    if options.of_processor:
+        head = _head(options.threads[0], options.rounds)
+        options.json = RESULTS / name / f"{name_file(head)}.json"
     wanted = [set(words.split()) for words in options.cases or [""]]
     tasks = (t for t in make(options) if any(some <= {*t.case.label.split()} for some in wanted))
     measure_all(tasks, options)
@@ -46,6 +51,11 @@ def _parse(name: str, help_text: str, arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--json", type=Path, help="results; rows of other cases in it stay")
+    parser.add_argument(
+        "--of-processor",
+        action="store_true",
+        help="results to the file of this processor in benchmarks/results/NAME",
+    )
     add_options(parser)
     return parser.parse_args(arguments)
 
@@ -93,6 +103,13 @@ def _head(threads: int, rounds: int) -> dict[str, Any]:
     return {**measure.facts(threads, rounds), "processor": processor()}
 
 
+def name_file(head: Mapping[str, Any]) -> str:
+    """Name the file of a processor's results: with its instructions, as clouds hide the model."""
+    return "-".join(
+        re.findall(r"[a-z0-9]+", f"{head['processor']} {head['native_kernel']}".lower())
+    )
+
+
 def _show(row: measure.Row, threads: int, about: Mapping[str, Any]) -> list[float]:
     """Print a row as ``k2t bench`` does; return the ratio to the best peer, if there is one."""
     medians = {t.contender: t.median_ms for t in _timed(row)}
@@ -127,6 +144,7 @@ def write(file: Path, head: Mapping[str, Any], row: measure.Row, about: Mapping[
     of_row = {key: head[key] for key in ("threads", "rounds", "load_average")}
     (data,) = report.as_data({}, [row])["rows"]
     new = json.loads(json.dumps({**data, **of_row, **about}))
+    file.parent.mkdir(parents=True, exist_ok=True)
     rows = [one for one in old if any(one.get(key) != new.get(key) for key in SAME)]
     written = file.with_name(f"{file.name}.new")
     text = json.dumps({**head, "rows": [*rows, new]}, indent=1)

@@ -25,6 +25,17 @@ KINDS = {
 }
 
 
+def read_results(file: str) -> dict[str, Any]:
+    """Read a file of results."""
+    found: dict[str, Any] = json.loads((RESULTS / file).read_text("utf-8"))
+    return found
+
+
+def processor_of(results: Mapping[str, Any]) -> str:
+    """Name the processor of results, and what the native kernel used of it."""
+    return f"{results['processor']}, {results['native_kernel']}"
+
+
 class Row:
     """One case of the results: medians of its contenders, in milliseconds."""
 
@@ -106,9 +117,9 @@ class Table:
     def __call__(self) -> str:
         """Write the table."""
         rows = [
-            Row(data)
-            for file in self.files
-            for data in json.loads((RESULTS / file).read_text("utf-8"))["rows"]
+            Row({**results, **data})
+            for results in map(read_results, self.files)
+            for data in results["rows"]
         ]
         lines: dict[Any, dict[Any, Row]] = {}
         for row in filter(self.kept, rows):
@@ -297,35 +308,72 @@ LONG = Table(
 )
 
 _BF16, _INT8, _F32 = "k2t bfloat16", "k2t int8", "k2t float32"
+_PEERS = ("torch float32", "ONNX Runtime float32", "OpenVINO float32")
 _THEIRS = ("OpenVINO default", "ONNX Runtime int8", "torch quantize_dynamic")
 
 
-def _errors(*names: str) -> Cell:
+def _best_float32(row: Row) -> str:
+    return row.ratio(row.best(_PEERS), _F32)
+
+
+def _errors(*names: str, of: str) -> Cell:
     def say(row: Row) -> str:
-        found = [row.timings[name].get("relative_error") for name in names]
-        return ", ".join(f"{error:.1e}" for error in found if error is not None)
+        found = [row.timings.get(name, {}).get("relative_error") for name in names]
+        return ", ".join("-" if error is None else f"{error:.1e}" for error in found)
 
-    return text(say)
+    return text(say, of)
 
 
-PRECISION = Table(
-    ["precision-2026-11-28.json"],
-    (
-        ("two layers, `concat`", CELL),
-        SIZES,
-        THREADS,
-        ("float32, ms", ms(_F32)),
-        ("bfloat16 / float32", ratio(_F32, _BF16)),
-        ("/ OpenVINO's", ratio(_THEIRS[0], _BF16)),
-        ("error, theirs", _errors(_BF16, _THEIRS[0])),
-        ("int8 / float32", ratio(_F32, _INT8)),
-        ("/ ONNX Runtime's", ratio(_THEIRS[1], _INT8)),
-        ("/ torch's", ratio(_THEIRS[2], _INT8)),
-        ("error, theirs", _errors(_INT8, *_THEIRS[1:])),
-    ),
-    order=lambda row: (is_gru(row), row.case["batch"], row.data["threads"]),
-    words=(0, 1, 6, 10),
-)
+def _times_on(name: str) -> Sequence[tuple[str, Cell]]:
+    return (
+        (f"{name}: float32, ms", ms(_F32, of=name)),
+        ("/ best other", text(_best_float32, name)),
+        ("bfloat16 / float32", ratio(_F32, _BF16, of=name)),
+        ("/ OpenVINO's", ratio(_THEIRS[0], _BF16, of=name)),
+        ("int8 / float32", ratio(_F32, _INT8, of=name)),
+        ("/ ONNX Runtime's", ratio(_THEIRS[1], _INT8, of=name)),
+        ("/ torch's", ratio(_THEIRS[2], _INT8, of=name)),
+    )
+
+
+def _errors_on(name: str) -> Sequence[tuple[str, Cell]]:
+    return (
+        (f"{name}: bfloat16, OpenVINO's", _errors(_BF16, _THEIRS[0], of=name)),
+        ("int8, ONNX Runtime's, torch's", _errors(_INT8, *_THEIRS[1:], of=name)),
+    )
+
+
+def of_every_processor(
+    columns: Callable[[str], Sequence[tuple[str, Cell]]], *, threads: Sequence[int]
+) -> Callable[[], str]:
+    """Describe a table of reduced precision: columns for each processor, side by side.
+
+    Each has a file of ``benchmarks/results/precision``, which ``make bench-report`` adds.
+    """
+
+    def write() -> str:
+        files = sorted(f"precision/{file.name}" for file in (RESULTS / "precision").glob("*.json"))
+        names = [processor_of(read_results(file)) for file in files]
+        return Table(
+            files,
+            (
+                ("two layers, `concat`", CELL),
+                SIZES,
+                *([THREADS] if len(threads) > 1 else []),
+                *(column for name in names for column in columns(name)),
+            ),
+            line=lambda row: (row.case["rnn"], row.sizes, row.data["threads"]),
+            variant=lambda row: processor_of(row.data),
+            kept=lambda row: row.data["threads"] in threads,
+            order=lambda row: (is_gru(row), row.case["batch"], row.data["threads"]),
+        )()
+
+    return write
+
+
+PRECISION_TIMES = of_every_processor(_times_on, threads=(1, 2))
+# Numbers do not depend on threads.
+PRECISION_ERRORS = of_every_processor(_errors_on, threads=(1,))
 
 
 # ---- models --------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from keras2torch_birnn.bench.contenders import OURS, PLAIN
 from keras2torch_birnn.rnn.native.library import why_missing
 
 SMALL = Stack("gru", "concat", layers=1, batch=2, time=3, features=5, units=7)
+HEAD = {"threads": 1, "rounds": 1, "load_average": 0.5}
 OPTIONS = Namespace(device="cpu", real=None)
 
 
@@ -109,6 +110,31 @@ def test_a_table_shows_what_a_run_wrote(tmp_path: Path, monkeypatch: pytest.Monk
     )
     *_, line = table().splitlines()
     assert line == "| GRU | 2x3x5x7 | 3 | 0.50 | 5 | 0.50 |"
+
+
+def test_each_processor_has_a_file_and_columns_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    for processor, int8 in (("Cpu (R) 7", 3.0), ("Other", 5.0)):
+
+        def time(case: Stack, int8: float = int8, **_: object) -> measure.Row:
+            times = {"k2t float32": 10.0, "ONNX Runtime float32": 20.0, "k2t int8": int8}
+            timings = [measure.Timing(name, "", 0.0, (ms,)) for name, ms in times.items()]
+            return measure.Row(case, "cpu", tuple(timings))
+
+        monkeypatch.setattr(run, "processor", lambda name=processor: name)
+        monkeypatch.setattr(run.measure, "measure", time)
+        monkeypatch.setattr(run.measure, "facts", lambda *_: {**HEAD, "native_kernel": "AVX-9"})
+        run.main("precision", ["--of-processor", "--cases", "gru 1x64x64x64", "--threads", "1"])
+    files = {file.name for file in (tmp_path / "precision").iterdir()}
+    assert files == {"cpu-r-7-avx-9.json", "other-avx-9.json"}
+    head, _, line = tables.of_every_processor(tables._times_on, threads=(1,))().splitlines()
+    assert "| Cpu (R) 7, AVX-9: float32, ms |" in head and "| Other, AVX-9: float32, ms |" in head
+    assert line == (
+        "| GRU | 1x64x64x64 | 10 | 0.50 |  |  | 0.30 |  |  | 10 | 0.50 |  |  | 0.50 |  |  |"
+    )
 
 
 def test_no_folder_of_a_machine_is_in_the_results() -> None:
