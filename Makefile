@@ -82,11 +82,12 @@ bench: $(VENV)/installed
 	$(BIN)/python tools/fixture_archives.py unpack
 	$(BIN)/python -m benchmarks convert $(MODELS) $(BENCH_OPTIONS)
 
-# What this processor does in float32 and in reduced precision, as columns of docs/tables/performance.md
-# beside those of other processors. Take a quiet machine: about 20 minutes.
+# Columns of this processor in docs/tables/performance.md, beside those of others: float32 and reduced precision,
+# and the stages of a short call. Take a quiet machine: about 20 minutes. BENCH_OPTIONS="--real FOLDER".
 bench-report: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
-	$(BIN)/python -m benchmarks precision --of-processor --threads 1 2 $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks stages $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks precision --of-processor --threads 1 2
 	$(BIN)/python tools/write_docs.py
 
 # The documentation as a site, in build/site.

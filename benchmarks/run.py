@@ -30,7 +30,7 @@ def main(name: str, arguments: Sequence[str]) -> None:
     make = TASKS[name]
     options = _parse(name, cleandoc(make.__doc__ or ""), arguments)
     if options.of_processor:
-        head = _head(options.threads[0], options.rounds)
+        head = facts_of(options.threads[0], options.rounds)
         options.json = RESULTS / name / f"{name_file(head)}.json"
     wanted = [set(words.split()) for words in options.cases or [""]]
     tasks = (t for t in make(options) if any(some <= {*t.case.label.split()} for some in wanted))
@@ -64,14 +64,14 @@ def measure_all(tasks: Iterable[Task], options: Namespace) -> None:
     """Measure tasks on every number of threads."""
     peaks: dict[int, dict[str, float]] = {}
     ratios: list[float] = []
-    head = _head(options.threads[0], options.rounds)
+    head = facts_of(options.threads[0], options.rounds)
     print(", ".join(f"{key} {value}" for key, value in head.items()))
     found = False
     for task in tasks:
         names = [one for one in task.contenders if not options.only or one in options.only]
         for threads in options.threads if names else ():
             found = True
-            head = _head(threads, options.rounds)
+            head = facts_of(threads, options.rounds)
             about = dict(task.about)
             if task.floor and isinstance(task.case, Stack):
                 if threads not in peaks:
@@ -99,7 +99,8 @@ def measure_all(tasks: Iterable[Task], options: Namespace) -> None:
         print(f"k2t / best other: median {middle:.2f}, largest {largest:.2f}")
 
 
-def _head(threads: int, rounds: int) -> dict[str, Any]:
+def facts_of(threads: int, rounds: int) -> dict[str, Any]:
+    """Return machine and settings, for the head of results."""
     return {**measure.facts(threads, rounds), "processor": processor()}
 
 

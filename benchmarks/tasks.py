@@ -167,7 +167,7 @@ def time_models(options: Namespace) -> Iterator[Task]:
     aside = (PLAIN, "torch.compile", FOLDED, LOOP, "Keras on torch", *TRAIN)
     trained = TRAINED if options.real else ()
     real = [(options.real / name, steps, config) for name, steps, config in trained]
-    for file, steps, architecture in (*real, *map(_architecture, ARCHITECTURES)):
+    for file, steps, architecture in (*real, *map(find_architecture, ARCHITECTURES)):
         config = architecture and str(file.with_name(architecture))
         one = Model(str(file), config, keras_for(read_model(file, config=config)), 1, steps)
         for rows in (1, 8, 32):
@@ -180,7 +180,7 @@ def find_fixtures() -> Path:
     return Path(import_module("fixture_archives").unpacked())
 
 
-def _architecture(name: str) -> tuple[Path, int, str | None]:
+def find_architecture(name: str) -> tuple[Path, int, str | None]:
     """Find the file of a fixture, and that of its architecture where it holds weights only."""
     folder = find_fixtures() / "keras-3.15.1"
     whole = [folder / f"{name}{suffix}" for suffix in (".keras", ".h5")]

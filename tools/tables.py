@@ -76,6 +76,8 @@ class Row:
 
 Line: TypeAlias = Mapping[Any, Row]
 Cell: TypeAlias = Callable[[Line], str]
+# Columns of a processor of this name.
+Columns: TypeAlias = Callable[[str], Sequence[tuple[str, Cell]]]
 NOTHING = Row({})
 
 
@@ -136,6 +138,24 @@ class Table:
         )
         end = self.end([row for line in found for row in line.values()])
         return f"{head}|{'|'.join(aligned)}|\n{''.join(body)}{end}"
+
+
+def of_every_processor(
+    folder: str, lead: Sequence[tuple[str, Cell]], columns: Columns, **options: Any
+) -> Callable[[], str]:
+    """Describe a table with columns for each processor, side by side.
+
+    Each has a file of a folder of results, which ``make bench-report`` adds. lead: the columns
+    before. options: of the ``Table``.
+    """
+
+    def write() -> str:
+        files = sorted(f"{folder}/{file.name}" for file in (RESULTS / folder).glob("*.json"))
+        names = [processor_of(read_results(file)) for file in files]
+        all_columns = (*lead, *(column for name in names for column in columns(name)))
+        return Table(files, all_columns, variant=lambda row: processor_of(row.data), **options)()
+
+    return write
 
 
 def is_gru(row: Row) -> bool:
@@ -343,37 +363,23 @@ def _errors_on(name: str) -> Sequence[tuple[str, Cell]]:
     )
 
 
-def of_every_processor(
-    columns: Callable[[str], Sequence[tuple[str, Cell]]], *, threads: Sequence[int]
-) -> Callable[[], str]:
-    """Describe a table of reduced precision: columns for each processor, side by side.
-
-    Each has a file of ``benchmarks/results/precision``, which ``make bench-report`` adds.
-    """
-
-    def write() -> str:
-        files = sorted(f"precision/{file.name}" for file in (RESULTS / "precision").glob("*.json"))
-        names = [processor_of(read_results(file)) for file in files]
-        return Table(
-            files,
-            (
-                ("two layers, `concat`", CELL),
-                SIZES,
-                *([THREADS] if len(threads) > 1 else []),
-                *(column for name in names for column in columns(name)),
-            ),
-            line=lambda row: (row.case["rnn"], row.sizes, row.data["threads"]),
-            variant=lambda row: processor_of(row.data),
-            kept=lambda row: row.data["threads"] in threads,
-            order=lambda row: (is_gru(row), row.case["batch"], row.data["threads"]),
-        )()
-
-    return write
-
-
-PRECISION_TIMES = of_every_processor(_times_on, threads=(1, 2))
+_CASE = ("two layers, `concat`", CELL)
+PRECISION_TIMES = of_every_processor(
+    "precision",
+    (_CASE, SIZES, THREADS),
+    _times_on,
+    line=lambda row: (row.case["rnn"], row.sizes, row.data["threads"]),
+    order=lambda row: (is_gru(row), row.case["batch"], row.data["threads"]),
+)
 # Numbers do not depend on threads.
-PRECISION_ERRORS = of_every_processor(_errors_on, threads=(1,))
+PRECISION_ERRORS = of_every_processor(
+    "precision",
+    (_CASE, SIZES),
+    _errors_on,
+    line=lambda row: (row.case["rnn"], row.sizes),
+    kept=lambda row: row.data["threads"] == 1,
+    order=lambda row: (is_gru(row), row.case["batch"]),
+)
 
 
 # ---- models --------------------------------------------------------------------------------------
@@ -414,6 +420,31 @@ MODELS = Table(
         ("k2t / best Keras", text(_to_keras)),
     ),
     end=_sum_models_up,
+    words=(0,),
+)
+
+
+def _us(stage: str, *without: str, of: str) -> Cell:
+    """Return a cell with the least microseconds of a stage, without those that it contains."""
+
+    def say(row: Row) -> str:
+        least = {name: 1e3 * min(timing["times_ms"]) for name, timing in row.timings.items()}
+        return f"{least[stage] - sum(map(least.__getitem__, without)):.1f}"
+
+    return text(say, of)
+
+
+STAGES = of_every_processor(
+    "stages",
+    (("model, batch 1", text(_name_of)),),
+    lambda name: (
+        (f"{name}: a call, us", _us("call", of=name)),
+        ("torch's call", _us("call", "run", of=name)),
+        ("guard", _us("guard", of=name)),
+        ("checks, memory", _us("run", "guard", "program", of=name)),
+        ("native program", _us("program", of=name)),
+    ),
+    line=lambda row: row.case["path"],
     words=(0,),
 )
 
