@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras2torch_birnn.conversion import build_model
+from keras2torch_birnn.layers.merging import concatenated_mask
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import ModelSpec
 
@@ -60,3 +61,21 @@ def test_what_takes_the_place_of_a_masking_is_called_as_before(spec: ModelSpec, 
     model: Any = build_model(spec)
     model.two = nn.Identity()
     assert model(x).shape == (B, T, rnn("GRU").config["units"])
+
+
+@pytest.mark.parametrize("rule", ["all", "any"])
+@pytest.mark.parametrize("axis", [-1, 2])
+def test_a_concatenation_of_features_hands_a_mask_that_all_share_on(axis: int, rule: str) -> None:
+    mask = torch.from_numpy(values(B, T)) > 0
+    tensors = [torch.from_numpy(values(B, T, width)) for width in (3, 5)]
+    assert concatenated_mask(tensors, [mask, mask], axis, rule) is mask
+    torch.testing.assert_close(concatenated_mask(tensors, [mask, mask.clone()], axis, rule), mask)
+    for others in ([mask, ~mask], [mask, None], [None, mask]):
+        spread = [
+            torch.ones_like(x, dtype=torch.bool) if m is None else m[..., None].expand_as(x)
+            for x, m in zip(tensors, others, strict=True)
+        ]
+        joined = getattr(torch.cat(spread, dim=-1), rule)(dim=-1)
+        torch.testing.assert_close(concatenated_mask(tensors, others, axis, rule), joined)
+    steps = concatenated_mask([tensors[0]] * 2, [mask, mask], 1, rule)
+    torch.testing.assert_close(steps, torch.cat([mask, mask], dim=1))
