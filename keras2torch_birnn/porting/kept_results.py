@@ -1,4 +1,4 @@
-"""Results of the layers that take long, so that a trial computes only what its change reaches."""
+"""Results of single layers, so that a trial computes only what its change reaches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import LayerSpec, Structure, leaves
 
-# They call no other layers: their results follow from what they are given.
-_SLOW = frozenset(
-    "LSTM GRU SimpleRNN ConvLSTM1D ConvLSTM2D Conv1D Conv2D SeparableConv1D DepthwiseConv1D".split()
-)
 # Calls of one layer that are kept, the newest ones.
 _CALLS = 4
 # Values of results with changes that are kept, of the newest ones.
@@ -27,7 +23,16 @@ class _Call(NamedTuple):
 
     layer: LayerSpec
     given: Structure
+    options: Mapping[str, Any]
     result: Result
+
+    def answers(self, layer: LayerSpec, given: Structure, context: Context) -> bool:
+        """Tell whether a call of this layer with these arguments gives the same."""
+        return (
+            self.layer is layer
+            and self.options == context.call_options
+            and are_same(self.given, given)
+        )
 
 
 class KeptResults:
@@ -37,12 +42,15 @@ class KeptResults:
         self._calls: dict[str, list[_Call]] = {}
         self._changed: OrderedDict[tuple[Any, ...], _Call] = OrderedDict()
         self._room = _VALUES
-        self._classes = sorted({layer.class_name for layer in model.walk()} & EQUATIONS.keys())
+        every = list(model.walk())
+        self._classes = sorted({layer.class_name for layer in every} & EQUATIONS.keys())
+        # What calls other layers is computed each time: its result follows from theirs.
+        self._outer = {one.class_name for one in every if one.parts or one.graph is not None}
 
     def equations(self, *, keep: bool) -> Mapping[str, Equation]:
         """Return the equations of the model's classes; keep: note this run's results."""
         return {
-            name: self._kept(EQUATIONS[name], keep) if name in _SLOW else EQUATIONS[name]
+            name: EQUATIONS[name] if name in self._outer else self._kept(EQUATIONS[name], keep)
             for name in self._classes
         }
 
@@ -56,13 +64,14 @@ class KeptResults:
         context: Context,
     ) -> Result:
         """Compute an equation with changes, ``applied``, or take over what the last one gave."""
-        if layer.class_name not in _SLOW or _is_carried(layer, context):
+        if layer.class_name in self._outer or _is_carried(layer, context):
             return equation(layer, inputs, mask, context)
         given = (inputs, mask, context.initial_state)
         key = (context.path, *applied)
         call = self._changed.get(key)
-        if call is None or call.layer is not layer or not are_same(call.given, given):
-            call = _Call(layer, given, equation(layer, inputs, mask, context))
+        if call is None or not call.answers(layer, given, context):
+            result = equation(layer, inputs, mask, context)
+            call = _Call(layer, given, context.call_options, result)
             self._keep_changed(key, call)
         return call.result
 
@@ -81,11 +90,11 @@ class KeptResults:
             given = (inputs, mask, context.initial_state)
             calls = self._calls.setdefault(context.place, [])
             for call in calls:
-                if call.layer is layer and are_same(call.given, given):
+                if call.answers(layer, given, context):
                     return call.result
             result = equation(layer, inputs, mask, context)
             if keep:
-                calls.insert(0, _Call(layer, given, result))
+                calls.insert(0, _Call(layer, given, context.call_options, result))
                 del calls[_CALLS:]
             return result
 
@@ -98,7 +107,7 @@ def _is_carried(layer: LayerSpec, context: Context) -> bool:
 
 
 def _size(call: _Call) -> int:
-    return sum(leaf.size for leaf in leaves((call.given, call.result)) if leaf is not None)
+    return sum(np.size(leaf) for leaf in leaves((call.given, call.result)))
 
 
 def are_same(one: Structure, other: Structure) -> bool:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
+from keras2torch_birnn.porting.used_tensors import Sources, memory_of
 from keras2torch_birnn.spec import Array, map_structure
 
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.
@@ -58,8 +59,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class PortRun:
-    """One run of a port: its outputs, and every tensor on the way.
+    """One run of a port: its outputs, and every tensor on the way to them.
 
+    Tensors that the outputs do not depend on are left out: a port may compute what it does not use.
     ``tolerance``: how far values may be from the reference's in this precision. ``random``: the
     functions that drew random numbers, and the half precisions that were used, with the module in
     which that was.
@@ -257,12 +259,16 @@ class _Recorder(TorchFunctionMode):
     precision stays in ``dtype``. float32 always becomes float64 where that is ``dtype``.
     """
 
-    def __init__(self, places: list[str], dtype: torch.dtype, *, settled: bool) -> None:
+    def __init__(
+        self, places: list[str], sources: Sources, dtype: torch.dtype, *, settled: bool
+    ) -> None:
         super().__init__()
         self.places, self.dtype = places, dtype
         self.settled = settled
+        self.sources = sources
+        self.aside = False
         self.random: list[tuple[str, str]] = []
-        self.kept: list[Seen] = []
+        self.kept: list[tuple[int, Seen]] = []
         self.later: list[tuple[Tensor, int, str]] = []
         self.known: set[tuple[Any, ...]] = set()
         self.room = _ROOM
@@ -271,7 +277,9 @@ class _Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        widens = self.dtype is torch.float64 and not _IN_PLACE.fullmatch(name)
+        in_place = bool(_IN_PLACE.fullmatch(name))
+        widens = self.dtype is torch.float64 and not in_place
+        given = list(_tensors((args, kwargs)))
         if widens:
             args, kwargs = fx.node.map_aggregate((tuple(args), kwargs or {}), _widen)
         result = func(*args, **(kwargs or {}))
@@ -283,6 +291,10 @@ class _Recorder(TorchFunctionMode):
             result = self._before_rounding(result, args)
         if self.dtype is torch.float64 and _SUMS.fullmatch(name) and isinstance(result, Tensor):
             result = self._as_in_float32(result, in_place=not widens)
+        found = [*_tensors(result), *given[:in_place]]
+        self.sources.note(name, given, found)
+        if self.aside:
+            self.sources.end_at(found)
         for tensor in _tensors(result):
             self.keep(tensor)
         return result
@@ -331,16 +343,25 @@ class _Recorder(TorchFunctionMode):
         self.known.add(key)
         self.room -= tensor.numel() * 8
         place = self.places[-1] if self.places else ""
-        self.kept.append(Seen(with_marked_nan(_to_array(tensor)), place))
+        self.kept.append((memory_of(tensor), Seen(with_marked_nan(_to_array(tensor)), place)))
         self.later.append((tensor, tensor._version, place))  # also keeps its memory its own
 
-    def finish(self) -> list[Seen]:
-        """Return everything, with the last values of tensors that were filled in place."""
+    def finish(self, outputs: Iterator[Tensor]) -> list[Seen]:
+        """Return what the outputs were computed from, and the last values of what was filled."""
         for tensor, version, place in self.later:
             if tensor._version != version:
-                self.kept.append(Seen(with_marked_nan(_to_array(tensor)), place))
+                values = with_marked_nan(_to_array(tensor))
+                self.kept.append((memory_of(tensor), Seen(values, place)))
+        self.sources.end_at(outputs)
+        used = self.sources.used()
         self.later.clear()
-        return self.kept
+        return [seen for memory, seen in self.kept if used is None or memory in used]
+
+
+def _constants(port: nn.Module) -> Iterator[Tensor]:
+    """Yield the tensors that a port keeps: as parameters, as buffers, or in attributes."""
+    for module in port.modules():
+        yield from _tensors((module._parameters, module._buffers, vars(module)))
 
 
 def _widen(value: Any) -> Any:
@@ -392,10 +413,16 @@ def _naming_modules(port: nn.Module, places: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _layer_by_layer(port: nn.Module) -> Iterator[None]:
+def _layer_by_layer(port: nn.Module, recorder: _Recorder) -> Iterator[None]:
     """Let what a module of several recurrent layers computes in between be seen, too."""
+
+    def run(module: nn.RNNBase, args: tuple[Any, ...], _: Any) -> None:
+        recorder.aside = True
+        _run_layers(module, args)
+        recorder.aside = False
+
     handles = [
-        module.register_forward_hook(_run_layers)
+        module.register_forward_hook(run)
         for module in port.modules()
         if isinstance(module, nn.RNNBase) and module.num_layers > 1
     ]
@@ -406,7 +433,7 @@ def _layer_by_layer(port: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _run_layers(module: nn.RNNBase, args: tuple[Any, ...], _: Any) -> None:
+def _run_layers(module: nn.RNNBase, args: tuple[Any, ...]) -> None:
     """Run all layers but the last, one by one, on what the module was given."""
     x = args[0]
     states = args[1] if len(args) > 1 else None
@@ -471,13 +498,13 @@ def observe(
         any of FAILURES: the port does.
     """
     places: list[str] = []
-    recorder = _Recorder(places, dtype, settled=settled)
     given = [_to_tensor(x, dtype) for x in arguments]
+    recorder = _Recorder(places, Sources(given, _constants(port)), dtype, settled=settled)
     with (
         torch.no_grad(),
         _default_dtype(dtype),
         _naming_modules(port, places),
-        _layer_by_layer(port),
+        _layer_by_layer(port, recorder),
     ):
         for tensor in given:
             recorder.keep(tensor)
@@ -485,7 +512,7 @@ def observe(
             result = port(*given)
         outputs = tuple(_to_array(tensor) for tensor in _tensors(result))
         random = tuple(dict.fromkeys(recorder.random))
-        return PortRun(outputs, tuple(recorder.finish()), tolerance, random)
+        return PortRun(outputs, tuple(recorder.finish(_tensors(result))), tolerance, random)
 
 
 def _to_tensor(x: Array, dtype: torch.dtype) -> Tensor:

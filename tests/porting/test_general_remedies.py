@@ -16,12 +16,15 @@ from torch import Tensor, nn
 import keras2torch_birnn as k2t
 from keras2torch_birnn.porting.changes import Change, Maker
 from keras2torch_birnn.porting.general_changes import _standardized
+from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.normalization_changes import group_norm_changes
 from keras2torch_birnn.porting.observing import observe
 from keras2torch_birnn.porting.recurrent_changes import _without_bias
 from keras2torch_birnn.porting.trials import Search, _are_values_of, _same_values, _tells
 from keras2torch_birnn.porting.window_changes import _in_turn
 from keras2torch_birnn.porting.wiring_changes import _ends_of, _masked_as
+from keras2torch_birnn.readers import read_model
+from keras2torch_birnn.reference import EQUATIONS
 
 
 class _NanOnEmpty(Sentiment):
@@ -171,3 +174,29 @@ def test_values_that_a_port_has_in_another_shape_confirm_nothing() -> None:
 )
 def test_zeros_and_masks_tell_nothing(values: list[float], tells: bool) -> None:
     assert _tells(np.array(values)) == tells
+
+
+def test_a_result_is_taken_over_only_for_the_same_options_of_the_call() -> None:
+    """One layer may be called twice on the same input, once with other options."""
+    spec = read_model(Sentiment.source)
+    layer = next(one for one in spec.root.walk() if one.class_name == "Dense")
+    calls: list[bool] = []
+
+    def equation(_: Any, inputs: Any, mask: Any, context: Any) -> Any:
+        calls.append(context.call_options["reverse"])
+        return inputs, mask
+
+    run = KeptResults(spec.root)._kept(equation, keep=True)
+    context: Any = SimpleNamespace(states=None, initial_state=None, place="dense")
+    for reverse in (True, False, True, False):
+        context.call_options = {"reverse": reverse}
+        run(layer, np.ones((2, 3)), None, context)
+    assert calls == [True, False]
+
+
+def test_what_calls_other_layers_is_computed_each_time() -> None:
+    """What the layers inside of it give may differ though its input is the same."""
+    kept = KeptResults(read_model(Sentiment.source).root)
+    equations = kept.equations(keep=True)
+    assert equations["Bidirectional"] is EQUATIONS["Bidirectional"]
+    assert equations["Dense"] is not EQUATIONS["Dense"]
