@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, weighted
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Maker,
+    configured,
+    followed_by,
+    weighted,
+)
 from keras2torch_birnn.porting.general_changes import AFTER
 from keras2torch_birnn.porting.recurrent_changes import show_activation
 from keras2torch_birnn.reference.activations import activate
@@ -32,6 +39,9 @@ _ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
     "relu6",
     "hard_silu",
     *({"name": "elu", "alpha": alpha} for alpha in (0.1, 0.2, 0.3, 0.5, 2.0)),
+    *({"name": "celu", "alpha": alpha} for alpha in (0.5, 2.0)),
+    "tanh_shrink",
+    "log_sigmoid",
     "exponential",
     "hard_tanh",
     *({"name": "leaky_relu", "negative_slope": slope} for slope in _SLOPES),
@@ -47,6 +57,9 @@ def activation_changes(maker: Maker) -> Iterator[Change]:
         if name != own:
             words = f"{show_activation(name)} after it, Keras has {show_activation(own)}"
             yield maker.change("activation", words, configured(activation=name))
+    for words, function in _WRITTEN.items():
+        apply = partial(_followed_by_hand, function)
+        yield maker.change("activation", f"{words}, Keras has {show_activation(own)}", apply)
     for factor in _TEMPERATURES if own in ("softmax", "sigmoid") else ():
         words = f"what its {own} reads is multiplied by {factor:g}"
         yield maker.change("scale", words, weighted(partial(_all_times, factor)))
@@ -56,6 +69,29 @@ def activation_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("axis", words, apply)
         first = configured(activation={"name": "softmax", "axis": 0})
         yield maker.change("axis", "softmax over the batch, Keras takes the last axis", first)
+
+
+def _followed_by_hand(
+    function: Callable[[Array], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    return followed_by(function)(
+        partial(configured(activation="linear"), equation), layer, inputs, mask, context
+    )
+
+
+# Activations that are written by hand, as torch has no function for them
+_WRITTEN: Mapping[str, Callable[[Array], Array]] = {
+    "x sigmoid(1.702 x) (a quick gelu) after it": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "2 sigmoid(x) - 1 after it": lambda x: 2 / (1 + np.exp(-x)) - 1,
+    "log(1 + relu(x)) after it": lambda x: np.log1p(np.maximum(x, 0)),
+    "relu(x) squared after it": lambda x: np.maximum(x, 0) ** 2,
+    "(tanh(x) + 1) / 2 after it": lambda x: (np.tanh(x) + 1) / 2,
+}
 
 
 def _all_times(factor: float, weights: dict[str, Array]) -> Mapping[str, Array]:

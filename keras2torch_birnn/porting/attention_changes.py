@@ -192,6 +192,8 @@ def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[dict[str, Ar
     words = "the projected features are viewed as (key_dim, heads), Keras has (heads, key_dim)"
     yield words, partial(_interleaved, names=[*names, "attention_output/kernel"])
     yield f"{words}; not in the output's", partial(_interleaved, names=names)
+    words = "the heads are joined as (value_dim, heads), Keras has (heads, value_dim)"
+    yield words, partial(_interleaved, names=["attention_output/kernel"])
 
 
 def _shown(name: str) -> str:
@@ -250,6 +252,11 @@ def _softmax(scores: Array, allowed: Array, axis: int = -1) -> Array:
 def _products(query: Array, key: Array, scale: Any) -> Array:
     products: Array = np.einsum("bnqw,bnkw->bnqk", scale * query, key)
     return products
+
+
+def _unit(x: Array) -> Array:
+    unit: Array = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return unit
 
 
 def _sums(activation: str, query: Array, key: Array, scale: Any) -> Array:
@@ -346,6 +353,12 @@ _FORMULAS: Mapping[str, _Formula] = {
     "the shares of padding are set to 0 after the softmax, the others are too small": _Formula(
         lambda scores, allowed: _softmax(scores, np.ones_like(allowed)) * allowed,
         without_masks=False,
+    ),
+    "all steps have the same share: their mean is taken": _Formula(
+        lambda scores, allowed: _softmax(0 * scores, allowed)
+    ),
+    "query and key are divided by their norms (a cosine)": _Formula(
+        score=lambda query, key, scale: _products(_unit(query), _unit(key), 1.0)
     ),
     "the mask is taken the other way round: padding alone is attended to": _Formula(
         lambda scores, allowed: _softmax(scores, ~allowed), without_masks=False

@@ -53,6 +53,21 @@ def inner_activation_changes(
         yield "activation", f"{show(name)} of the new values that enter c, {has}", at_new
 
 
+def formula_changes(layer: LayerSpec) -> Iterator[Row]:
+    """Yield steps of an LSTM or a GRU by another formula."""
+    if layer.class_name == "LSTM":
+        words = "h is the activation of o c, Keras multiplies o by the activation of c"
+        late = partial(_lstm, output="linear", last=layer.config["activation"])
+        yield "formula", words, _stepped(partial(late, candidate=layer.config["activation"]))
+    if layer.class_name != "GRU":
+        return
+    for words, combine in _NEW_STATES.items():
+        yield "formula", f"{words}, Keras has z h + (1 - z) n", _stepped(partial(_gru, combine))
+    if layer.config["reset_after"]:
+        words = "the reset gate multiplies what n reads of the input, too"
+        yield "formula", words, _stepped(partial(_gru, _usual_state, resets_input=True))
+
+
 # ---- the states at padded steps ------------------------------------------------------------------
 
 
@@ -134,8 +149,10 @@ def _stepped(make: Callable[[LayerSpec, Context], Step]) -> Apply:
     return apply
 
 
-def _lstm(layer: LayerSpec, context: Context, *, candidate: str, output: str) -> Step:
-    """Make the step of an LSTM with one activation for the new values, and one for c."""
+def _lstm(
+    layer: LayerSpec, context: Context, *, candidate: str, output: str, last: str = "linear"
+) -> Step:
+    """Make the step of an LSTM with activations for the new values, for c, and for o c."""
     w, u = context.weight(layer, "kernel"), context.weight(layer, "recurrent_kernel")
     b = context.weight(layer, "bias") if layer.config["use_bias"] else np.zeros_like(w[0])
     gate = partial(activate, layer.config["recurrent_activation"])
@@ -143,7 +160,47 @@ def _lstm(layer: LayerSpec, context: Context, *, candidate: str, output: str) ->
     def step(x: Array, state: State) -> Taken:
         i, f, new, o = np.split(x @ w + state[0] @ u + b, 4, axis=-1)
         c = gate(f) * state[1] + gate(i) * activate(candidate, new)
-        h = gate(o) * activate(output, c)
+        h = activate(last, gate(o) * activate(output, c))
         return h, (h, c)
+
+    return step
+
+
+def _usual_state(z: Array, h: Array, n: Array) -> Array:
+    return z * h + (1 - z) * n
+
+
+# The update gate, the last state and n -> the new state
+_NEW_STATES: Mapping[str, Callable[[Array, Array, Array], Array]] = {
+    "the new state is z h + n": lambda z, h, n: z * h + n,
+    "the new state is h + (1 - z) n": lambda z, h, n: h + (1 - z) * n,
+    "the new state is h + z n": lambda z, h, n: h + z * n,
+    "the new state is z h + z n": lambda z, h, n: z * (h + n),
+}
+
+
+def _gru(
+    combine: Callable[[Array, Array, Array], Array],
+    layer: LayerSpec,
+    context: Context,
+    *,
+    resets_input: bool = False,
+) -> Step:
+    """Make the step of a GRU with another new state, or with r applied to all that n reads."""
+    w, u = context.weight(layer, "kernel"), context.weight(layer, "recurrent_kernel")
+    after, units = layer.config["reset_after"], layer.config["units"]
+    bias = context.weight(layer, "bias") if layer.config["use_bias"] else np.zeros_like(w[0])
+    b, d = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
+    gate = partial(activate, layer.config["recurrent_activation"])
+
+    def step(x: Array, state: State) -> Taken:
+        (h,) = state
+        read, kept = x @ w + b, h @ u + d
+        z = gate(read[:, :units] + kept[:, :units])
+        r = gate(read[:, units:-units] + kept[:, units:-units])
+        new, old = read[:, -units:], kept[:, -units:] if after else (r * h) @ u[:, -units:]
+        total = r * (new + old) if resets_input else new + (r * old if after else old)
+        h = combine(z, h, activate(layer.config["activation"], total))
+        return h, (h,)
 
     return step

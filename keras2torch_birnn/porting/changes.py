@@ -56,7 +56,7 @@ class Maker:
 
 
 # Kinds of changes that read the outputs of other layers.
-_OF_CONNECTIONS = ("other input", "other layer", "other mask", "order")
+_OF_CONNECTIONS = ("other input", "other layer", "other mask", "other sum", "order")
 # Of what replaces the equation itself, and of what becomes of the outputs of both halves.
 INSIDE, AROUND = -1, 1
 

@@ -67,6 +67,10 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
                 f"the bias of {letter} {words}",
                 partial(_times, name="bias", gate=gate, factor=factor),
             )
+        rows = ("input", "recurrent") if np.ndim(layer.weights["bias"]) == 2 else ()
+        for row, name in enumerate(rows):
+            words = f"the {name} bias of {letter} is not added"
+            yield "gate's bias", words, partial(_without_row, row=row, gate=gate)
         told = _FIXED.get((layer.class_name, letter), ())
         for bias, words in zip((_FAR, -_FAR), told, strict=False):
             if words and layer.config["recurrent_activation"] in _BOUNDED:
@@ -122,6 +126,12 @@ def _times(weights: Weights, *, name: str, gate: slice, factor: float) -> Weight
     changed = np.array(weights[name], np.float64)
     changed[..., gate] *= factor
     return {**weights, name: changed}
+
+
+def _without_row(weights: Weights, *, row: int, gate: slice) -> Weights:
+    bias = np.array(weights["bias"], np.float64)
+    bias[row, gate] = 0
+    return {**weights, "bias": bias}
 
 
 def _fixed(weights: Weights, *, gate: slice, bias: float) -> Weights:

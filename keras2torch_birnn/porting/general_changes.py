@@ -150,6 +150,13 @@ def _standardized(axes: int | tuple[int, ...] | None, x: Array, *, free: int = 0
     return moved
 
 
+def _truncated(x: Array) -> Array:
+    whole: Array = np.trunc(x)
+    if not whole.any():
+        raise ValueError("nothing is left")
+    return whole
+
+
 def _unit(x: Array) -> Array:
     moved: Array = x / np.linalg.norm(x, axis=-1, keepdims=True)
     return moved
@@ -169,7 +176,7 @@ _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 # Operations before a layer where Keras has none
 _INPUTS: Mapping[str, Callable[[Array], Array]] = {
-    "truncated to whole numbers": np.trunc,
+    "truncated to whole numbers": _truncated,
     "divided by its norm": _unit,
     **{
         f"standardized over {words}{also}": partial(_standardized, axes, free=free)

@@ -18,7 +18,14 @@ from keras2torch_birnn.porting.activation_changes import (
 from keras2torch_birnn.porting.attention_changes import attention_changes
 from keras2torch_birnn.porting.axis_changes import channels_first_changes, view_changes
 from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, weighted
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    Maker,
+    configured,
+    followed_by,
+    weighted,
+)
 from keras2torch_birnn.porting.embedding_changes import (
     compared_mask_changes,
     id_changes,
@@ -64,12 +71,15 @@ from keras2torch_birnn.porting.window_changes import (
     transposed_changes,
 )
 from keras2torch_birnn.reference import EQUATIONS
+from keras2torch_birnn.reference.activations import softmax
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
 DROPOUTS = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
+# Layers that hand on values in other places.
+MOVING = ("Flatten", "Reshape", "Permute", "RepeatVector")
 
 
 def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
@@ -79,6 +89,7 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     """
     if layer.class_name == "TimeDistributed":
         yield from view_changes(Maker(path, (place, "TimeDistributed"), layer))
+        yield from _softmax_over_steps(path, place, layer.parts["layer"])
     while layer.class_name == "TimeDistributed":
         layer = layer.parts["layer"]
     if is_recurrent(layer):
@@ -89,6 +100,17 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
         yield from make(maker)
     if layer.class_name not in ("InputLayer", *DROPOUTS):
         yield from general_changes(maker)
+
+
+def _softmax_over_steps(path: str, place: str, inner: LayerSpec) -> Iterator[Change]:
+    """Yield a softmax over all steps, where TimeDistributed has one in each of them."""
+    if inner.config.get("activation") == "softmax":
+        words = "softmax over axis 1 (the steps), Keras takes the last axis"
+        applied = {
+            (place, inner.class_name): configured(activation="linear"),
+            (place, "TimeDistributed"): followed_by(partial(softmax, axis=1)),
+        }
+        yield Change("axis", path, words, applied)
 
 
 def is_recurrent(layer: LayerSpec) -> bool:

@@ -45,6 +45,28 @@ def order_changes(maker: Maker) -> Iterator[Change]:
             shown = ", ".join(str(place + 1) for place in order)
             words = f"its inputs come in the order {shown}"
             yield maker.change("order", words, partial(_ordered, order))
+    for count in _MANY:
+        for order in _near_orders(count):
+            shown = ", ".join(str(place + 1) for place in order)
+            words = f"its inputs come in the order {shown}"
+            yield maker.change("order", words, partial(_ordered, order))
+
+
+# Numbers of inputs of which not all orders are tried.
+_MANY = (5, 6, 7)
+
+
+def _near_orders(count: int) -> Iterator[tuple[int, ...]]:
+    """Yield the orders of which one input is in another place, or two are exchanged."""
+    usual = tuple(range(count))
+    found = dict.fromkeys([usual])
+    for place, to in permutations(usual, 2):
+        others = [one for one in usual if one != place]
+        found[(*others[:to], place, *others[to:])] = None
+        swapped = list(usual)
+        swapped[place], swapped[to] = to, place
+        found[tuple(swapped)] = None
+    yield from list(found)[1:]
 
 
 def _ordered(

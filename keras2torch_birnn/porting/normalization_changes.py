@@ -38,7 +38,8 @@ def epsilon_changes(maker: Maker) -> Iterator[Change]:
 def batch_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield a BatchNormalization in training mode, and one whose weights are not loaded."""
     words = "it normalizes by the batch's own mean and variance (it is in training mode)"
-    yield maker.change("training mode", words, _by_batch)
+    for free, also in ((0, ""), (1, ", which divides by n - 1 (as torch.var does)")):
+        yield maker.change("training mode", f"{words}{also}", partial(_by_batch, free))
     for words, axis in _OTHER_NORMS.items():
         apply = partial(_by_row, axis)
         yield maker.change("formula", f"{words}, Keras uses the moving ones", apply)
@@ -84,6 +85,10 @@ def _exchanged_weights(maker: Maker) -> Iterator[Change]:
         if one in weights and other in weights:
             swap = weighted(partial(_swapped_names, one=one, other=other))
             yield maker.change("exchanged", f"{one} and {other} are exchanged", swap)
+    if "gamma" in weights and "beta" in weights:
+        early = weighted(lambda w: {**w, "beta": np.asarray(w["beta"]) * w["gamma"]})
+        words = "beta is added before gamma multiplies, Keras adds it after"
+        yield maker.change("formula", words, early)
     fresh: dict[str, float] = {"gamma": 1, "beta": 0}
     for name in fresh.keys() & weights.keys():
         apply = weighted(partial(_constant, values={name: fresh[name]}))
@@ -148,14 +153,19 @@ def _by_row(
 
 
 def _by_batch(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    free: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
 ) -> Result:
     axes = tuple(
         a for a in range(inputs.ndim) if a not in {x % inputs.ndim for x in layer.config["axis"]}
     )
     own = {
         "moving_mean": inputs.mean(axis=axes).reshape(-1),
-        "moving_variance": inputs.var(axis=axes).reshape(-1),
+        "moving_variance": inputs.var(axis=axes, ddof=free).reshape(-1),
     }
     return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
 

@@ -150,6 +150,41 @@ class PortRun:
                     yield same
                     return
 
+    def sums(self, terms: Sequence[Array], valid: Array | None = None) -> Iterator[Array]:
+        """Yield the factors of these arrays of one shape whose sum is a tensor of the port.
+
+        Arrays that follow from those before them have the factor 0; two at least have another one.
+        """
+        shape = terms[0].shape
+        counted = keep_valid(np.ones(shape), valid) > 0
+        columns = np.stack([keep_valid(one, valid)[counted] for one in terms], axis=1)
+        if not np.isfinite(columns).all() or len(columns) < _LEAST * len(terms):
+            return
+        free = [
+            number
+            for number in range(len(terms))
+            if np.linalg.matrix_rank(columns[:, : number + 1])
+            > np.linalg.matrix_rank(columns[:, :number])
+        ]
+        if len(free) < 2:
+            return
+        known: list[Array] = []
+        inverse = np.linalg.pinv(columns[:, free])
+        for one in self._of_size(terms[0].size):
+            for there in _in_other_axes(one.values, shape):
+                y = there[counted]
+                limit = _limit(y, self.tolerance)
+                factors = np.zeros(len(terms))
+                if not np.isfinite(y).all():
+                    continue
+                factors[free] = inverse @ y
+                factors[np.abs(factors) <= limit] = 0
+                if (factors != 0).sum() < 2 or any(np.allclose(factors, other) for other in known):
+                    continue
+                if np.abs(columns @ factors - y).max() <= limit:
+                    known.append(factors)
+                    yield factors
+
     def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``.
 

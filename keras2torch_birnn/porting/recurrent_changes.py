@@ -11,7 +11,11 @@ from functools import partial
 
 import numpy as np
 
-from keras2torch_birnn.porting.cell_changes import hold_changes, inner_activation_changes
+from keras2torch_birnn.porting.cell_changes import (
+    formula_changes,
+    hold_changes,
+    inner_activation_changes,
+)
 from keras2torch_birnn.porting.changes import (
     INSIDE,
     Apply,
@@ -242,7 +246,7 @@ def _row_after_row(
 def inner_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> Iterator[Change]:
     """Yield mistakes inside the loop, made alike at every key; ``half``: one of the layers."""
     activations = inner_activation_changes(half, _ACTIVATIONS, show_activation)
-    for kind, words, apply in (*hold_changes(half), *activations):
+    for kind, words, apply in (*hold_changes(half), *activations, *formula_changes(half)):
         yield Change(kind, path, words, dict.fromkeys(keys, apply), rank=INSIDE)
 
 
@@ -411,6 +415,8 @@ def _direction_changes(path: str, key: Key, layer: LayerSpec) -> Iterator[Change
     if layer.config["return_sequences"]:
         turned = followed_by(lambda y: y[:, ::-1])
         yield Change("direction", path, "gives the steps in reversed order", {key: turned})
+        words = "reads the steps in the other direction, and gives each output at its own step"
+        yield Change("direction", path, words, {key: _read_backwards})
         yield Change("batch_first", path, BATCH_FIRST, {key: _swapped(None)})
         return
     yield Change("batch_first", path, BATCH_FIRST, {key: _swapped(last_step)})
@@ -420,6 +426,14 @@ def _direction_changes(path: str, key: Key, layer: LayerSpec) -> Iterator[Change
         yield Change(
             "last state", path, "takes the cell state c where Keras takes h", {key: _cell_state}
         )
+
+
+def _read_backwards(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    config = {**layer.config, "go_backwards": not layer.config["go_backwards"]}
+    turned = followed_by(lambda y: y[:, ::-1])
+    return turned(equation, replace(layer, config=config), inputs, mask, context)
 
 
 def first_step(y: Array) -> Array:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
+from keras2torch_birnn.porting.window_changes import BORDERS
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -27,6 +29,14 @@ def margin_changes(maker: Maker) -> Iterator[Change]:
         if margins != own:
             words = f"{option}: {words}, Keras has {', '.join(map(str, own))}"
             yield maker.change("margins", words, configured(**{option: margins}))
+    for mode, name in BORDERS.items() if option == "padding" else ():
+        words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
+        yield maker.change("margins", words, _moved(partial(_bordered, own, mode)))
+
+
+def _bordered(widths: Sequence[tuple[int, int]], mode: str, x: Array, y: Array) -> Array:
+    pad: Callable[..., Array] = np.pad
+    return pad(x, [(0, 0), *widths, *[(0, 0)] * (x.ndim - 1 - len(widths))], mode=mode)
 
 
 def moved_changes(maker: Maker) -> Iterator[Change]:

@@ -22,13 +22,14 @@ from keras2torch_birnn.porting.kept_results import are_same
 from keras2torch_birnn.porting.layer_changes import (
     DROPOUTS,
     MASKING,
+    MOVING,
     changes_of,
     is_recurrent,
     mask_changes,
 )
 from keras2torch_birnn.porting.many_trials import Rest, last_reached
 from keras2torch_birnn.porting.trial_order import stages
-from keras2torch_birnn.porting.wiring_changes import wiring_changes
+from keras2torch_birnn.porting.wiring_changes import other_input_changes, sum_of, wiring_changes
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
@@ -39,6 +40,8 @@ _BUDGETS = (2000, 1000, 1000)
 _AT_ONCE = (4, 8, 16, 32, 64)
 # Changes that explain a layer equally well, of which is asked how they go on.
 _TIED = 4
+# Earlier tensors at most of which sums are looked for.
+_TERMS = 6
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
 _BEFORE = 3
 # Kinds whose values a port may compute though it goes on with others.
@@ -57,12 +60,13 @@ _ON_THE_WAY = (
     "normalize",
     "not loaded",
     "other operation",
+    "other sum",
     "pool size",
     "scale",
     "strides",
 )
 # Kinds whose values a right port computes as well, before it goes on.
-_COMPUTED_ANYWAY = ("half left out", "left out")
+_COMPUTED_ANYWAY = ("half left out", "left out", "other sum")
 # Kinds that leave the right values, in another order of axes, in which they count as computed.
 _IN_ANY_ORDER = ("not permuted", "repeated")
 # Score of changes that explain everything; one more if rows with gaps, too.
@@ -147,6 +151,9 @@ class Search(CheckedRun):
             better = self._try_at(path, trace, alone=behind or named)
             if better is None and not behind:
                 path, better = self._try_behind(path, trace)
+            if better is not None and self._takes_unexplained(path):
+                # what it is given is only the nearest to the right one: all has to follow from it
+                better = better if self._score(path, better)[0] >= _ALL else None
             if better is not None:
                 self.found += better
                 self.steps.append((path, tuple(better)))
@@ -159,6 +166,9 @@ class Search(CheckedRun):
             if not self._give_up(path, trace):
                 return False
         return False
+
+    def _takes_unexplained(self, path: str) -> bool:
+        return any(one.path in self.sources.get(path, ()) for one in self.unexplained)
 
     def first_wrong(self, trace: Trace) -> str | None:
         """Return the first call whose output in this trace the port never computed."""
@@ -196,12 +206,17 @@ class Search(CheckedRun):
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
         before += self._changes_in_call(path)
+        before += [*other_input_changes(self.spec.graph, path, trace), *self._sums(path, trace)]
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
         known = {(one.layer, one.kind, one.words) for one in self.found}
         own, before = (
             [one for one in some if (one.layer, one.kind, one.words) not in known]
             for some in (own, before)
         )
+        if layer.class_name in MOVING:
+            before += [one for one in own if one.kind == "extra"]
+            own = [one for one in own if one.kind != "extra"]
+        before.sort(key=self._is_of_moving)
         own.sort(key=_is_unused_operation)  # where the layer's own mask is, that tells more
         usual = trace.layers.get(path)
         padded = bool(self._padding) and not self._score(path, [AS_PADDED])[0]
@@ -300,7 +315,7 @@ class Search(CheckedRun):
         read = set(self.sources.get(path, ()))
         read |= {other for one in read for other in self.sources.get(one, ())}
         found = (
-            place_of(other)
+            other
             for other, layer in self.layers.items()
             if layer.class_name in MASKING and set(self.sources.get(other, ())) <= read
         )
@@ -322,6 +337,31 @@ class Search(CheckedRun):
             for given in self.inputs:
                 for line in self.run.lines(np.asarray(given, np.float64)):
                     yield read_scaled(path, place_of(path), self.layers[path], *line)
+
+    def _is_of_moving(self, change: Change) -> bool:
+        """Tell whether something follows a layer that moves values: what computed them tells it."""
+        layer = self.layers.get(change.layer)
+        return change.kind == "extra" and layer is not None and layer.class_name in MOVING
+
+    def _sums(self, path: str, trace: Trace) -> Iterator[Change]:
+        """Yield sums of earlier tensors that the port has in the place of this call's output."""
+        for other in (path, *nearest_sources(self.sources, path)[:_BEFORE]):
+            layer = self.layers.get(other)
+            before = nearest_sources(self.sources, other)
+            arrays = {
+                one: np.asarray(next(iter(leaves(trace.layers[one]))), np.float64)
+                for one in (*before, other)
+                if one in trace.layers and "/" not in one
+            }
+            if layer is None or other not in arrays or other not in self.layers:
+                continue
+            shape = arrays[other].shape
+            terms = {one: x for one, x in arrays.items() if x.shape == shape}
+            terms = dict([*islice(terms.items(), _TERMS), (other, arrays[other])])
+            if len(terms) < 2 or not np.issubdtype(arrays[other].dtype, np.floating):
+                continue
+            for factors in self.run.sums([*terms.values()], self.valid.get(other)):
+                yield sum_of(other, layer, dict(zip(terms, factors, strict=True)))
 
     def _changes_before(self, path: str) -> list[Change]:
         """Return the mistakes of the calls just before: an operation may follow what was right."""

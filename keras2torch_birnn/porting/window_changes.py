@@ -30,7 +30,7 @@ Front: TypeAlias = Callable[[int, int], int]
 # How far in front of the input the first window starts at most, in the trials.
 _FARTHEST = 8
 # Name for NumPy, and what torch calls it
-_BORDERS = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}
+BORDERS = {"edge": "replicate", "reflect": "reflect", "wrap": "circular"}
 
 
 def convolution_changes(maker: Maker) -> Iterator[Change]:
@@ -49,7 +49,7 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("dilation", words, configured(dilation_rate=moved))
     yield from _group_changes(maker)
     yield from _stride_changes(maker)
-    for mode, name in _BORDERS.items() if own != "valid" else ():
+    for mode, name in BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
         apply = _padded(partial(np.pad, mode=mode))
         yield maker.change("convolution padding", words, apply)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 from itertools import count
 
@@ -12,6 +12,12 @@ from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path, later_uses
 from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
 from keras2torch_birnn.porting.layer_changes import MASKING
+from keras2torch_birnn.porting.recurrent_changes import (
+    first_step,
+    largest_step,
+    last_step,
+    mean_step,
+)
 from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -33,39 +39,92 @@ _LATER = 4
 def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     """Yield a change for each earlier tensor that could stand in the place of one of the inputs.
 
-    path: a call of this graph.
+    path: a call of this graph. Before a layer with one input there is more to be wrong: see
+    ``other_input_changes``.
     """
-    earlier: dict[TensorRef, Array] = {}
-    for ref in leaves(graph.inputs):
-        earlier[ref] = np.asarray(trace.layers[call_path(ref.layer, ref.call)])
     for call in graph.calls:
         if call_path(call.layer, call.index) == path:
-            found = list(leaves(call.args))
-            layer = graph.layer(call.layer)
             break
-        for number, array in enumerate(leaves(trace.layers[call_path(call.layer, call.index)])):
-            earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
     else:
         return
+    found, layer = list(leaves(call.args)), graph.layer(call.layer)
     yield from _later_order(graph, path, layer, found)
     yield from _exchanged_order(graph, path, layer, found, trace)
     yield from _later_activation(graph, path, layer)
     yield from _earlier_norm(graph, path, layer, found)
     yield from _states_below(graph, path, layer, trace)
     yield from _other_masks(graph, path, layer)
-    refs = [(place, ref) for place, ref in enumerate(found) if isinstance(ref, TensorRef)]
+    yield from _steps_of_others(graph, path, layer, trace)
     given = set(leaves(graph.inputs))
-    for place, ref in refs:
+    if sum(isinstance(ref, TensorRef) for ref in found) > 1:
+        yield from _other_inputs(graph, path, trace)
+    elif given & set(found):
+        yield from _other_inputs(graph, path, trace, given)
+
+
+def other_input_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
+    """Yield each earlier tensor that could stand in the place of a layer's only input."""
+    for call in graph.calls:
+        refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
+        if call_path(call.layer, call.index) == path and len(refs) == 1:
+            yield from _other_inputs(graph, path, trace)
+
+
+def _other_inputs(
+    graph: Graph, path: str, trace: Trace, among: Container[TensorRef] | None = None
+) -> Iterator[Change]:
+    """Yield earlier tensors, all or those ``among`` some, in the place of each input of a call."""
+    earlier: dict[TensorRef, Array] = {}
+    for ref in leaves(graph.inputs):
+        earlier[ref] = np.asarray(trace.layers[call_path(ref.layer, ref.call)])
+    for call in graph.calls:
+        if call_path(call.layer, call.index) == path:
+            break
+        for number, array in enumerate(leaves(trace.layers[call_path(call.layer, call.index)])):
+            earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
+    key = call.layer, graph.layer(call.layer).class_name
+    for place, ref in enumerate(leaves(call.args)):
+        if not isinstance(ref, TensorRef):
+            continue
         right = earlier[ref]
-        # What is before a layer with one input is wrong, but for the model's own inputs.
-        others = earlier.keys() if len(refs) > 1 else given if ref in given else ()
-        for other in others:
-            array = earlier[other]
-            if array.shape == right.shape and not np.array_equal(array, right):
+        for other, array in earlier.items():
+            if (among is None or other in among) and array.shape == right.shape:
+                if np.array_equal(array, right):
+                    continue
                 there, own = (_describe(one, earlier) for one in (other, ref))
                 words = f"its input {place + 1} is {there}, Keras has {own}"
-                apply = _given(path, place, other)
-                yield Change("other input", path, words, {(call.layer, layer.class_name): apply})
+                yield Change("other input", path, words, {key: _given(path, place, other)})
+
+
+def sum_of(path: str, layer: LayerSpec, factors: Mapping[str, float]) -> Change:
+    """Return the change that gives a sum of outputs of calls, maybe its own, times factors."""
+    terms = {one: float(factor) for one, factor in factors.items() if factor}
+    shown = " + ".join(
+        f"{'' if np.isclose(factor, 1) else f'{factor:.6g} times '}"
+        f"{'what Keras has there' if one == path else f'the output of {printable(one)}'}"
+        for one, factor in terms.items()
+    )
+    key = "/".join(part.partition("#")[0] for part in path.split("/")), layer.class_name
+    apply = partial(_summed, path, terms)
+    return Change("other sum", path, f"its output is {shown}", {key: apply})
+
+
+def _summed(
+    path: str,
+    terms: Mapping[str, float],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    if context.path != path:
+        return output, out_mask
+    heads = output if isinstance(output, tuple) else (output,)
+    known = {**context.layers, path: heads[0]}
+    total = sum(factor * next(leaves(known[one])) for one, factor in terms.items())
+    return ((total, *heads[1:]) if isinstance(output, tuple) else total), out_mask
 
 
 def _calls_behind(graph: Graph, path: str) -> Iterator[tuple[Call, LayerSpec]]:
@@ -178,6 +237,45 @@ def _states_below(graph: Graph, path: str, layer: LayerSpec, trace: Trace) -> It
             )
             key = path.partition("#")[0], layer.class_name
             yield Change("other layer", path, words, {key: partial(_ends_of, other)})
+
+
+def _steps_of_others(graph: Graph, path: str, layer: LayerSpec, trace: Trace) -> Iterator[Change]:
+    """Yield one step of an earlier sequence (B, T, F), or all in one, in a call's place."""
+    right = np.shape(next(leaves(trace.layers[path])))
+    for call in graph.calls if len(right) == 2 else ():
+        other = call_path(call.layer, call.index)
+        if other == path:
+            return
+        shape = np.shape(next(leaves(trace.layers[other])))
+        if len(shape) == 3 and (shape[0], shape[2]) == right:
+            for words, pick in _PICKS.items():
+                told = f"{words} of {printable(other)} stands in its place"
+                key = path.partition("#")[0], layer.class_name
+                yield Change("other layer", path, told, {key: partial(_step_of, other, pick)})
+
+
+_PICKS: Mapping[str, Callable[[Array], Array]] = {
+    "the last step": last_step,
+    "the first step": first_step,
+    "the mean of all steps": mean_step,
+    "the maximum of all steps": largest_step,
+    "the sum of all steps": lambda y: y.sum(axis=1),
+}
+
+
+def _step_of(
+    path: str,
+    pick: Callable[[Array], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    if isinstance(output, tuple):
+        raise ValueError("there are several outputs")
+    return pick(next(leaves(context.layers[path]))), out_mask
 
 
 def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:

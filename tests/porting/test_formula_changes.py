@@ -1,0 +1,194 @@
+"""Mistakes in the formula of a layer, and sums of other tensors, are found and named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graph_specs import spec_of
+from specs import FIXTURES
+from test_replaced_modules import compare_with
+from torch import Tensor, nn
+from torch.nn import functional
+
+from keras2torch_birnn.porting.changes import with_changes
+from keras2torch_birnn.porting.gate_changes import gate_changes
+from keras2torch_birnn.porting.layer_changes import changes_of
+from keras2torch_birnn.porting.merging_changes import _near_orders
+from keras2torch_birnn.porting.observing import observe
+from keras2torch_birnn.reference import EQUATIONS, compute
+from keras2torch_birnn.reference.activations import sigmoid
+from keras2torch_birnn.spec import Array
+
+FOLDER = FIXTURES / "tf.keras-2.15.0"
+X = np.random.default_rng(5).normal(size=(3, 7, 5))
+
+
+def _usual(z: Any, h: Any, n: Any) -> Any:
+    return z * h + (1 - z) * n
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("words", "combine", "resets_input"),
+    [
+        ("z h + n,", lambda z, h, n: z * h + n, False),
+        ("h + (1 - z) n,", lambda z, h, n: h + (1 - z) * n, False),
+        ("h + z n,", lambda z, h, n: h + z * n, False),
+        ("z h + z n,", lambda z, h, n: z * h + z * n, False),
+        ("the reset gate multiplies what n reads of the input", _usual, True),
+    ],
+)
+def test_another_step_of_a_gru_is_what_its_words_say(
+    words: str, combine: Any, resets_input: bool, after: bool
+) -> None:
+    spec = _chain(("GRU", {"units": 2, "reset_after": after, "return_sequences": True}))
+    found = [one for one in _changes(spec) if one.kind == "formula" and words in one.words]
+    if resets_input and not after:
+        assert not found
+        return
+    layer = spec.graph.layer("layer_0")
+    w, u, bias = (np.asarray(layer.weights[k]) for k in ("kernel", "recurrent_kernel", "bias"))
+    b, d = bias if after else (bias, 0 * bias)
+    h, wanted = np.zeros((3, 2)), []
+    for x in X.swapaxes(0, 1):
+        read, kept = np.split(x @ w + b, 3, axis=-1), np.split(h @ u + d, 3, axis=-1)
+        z, r = (sigmoid(read[one] + kept[one]) for one in (0, 1))
+        old = r * kept[2] if after else (r * h) @ u[:, -2:]
+        n = np.tanh(r * read[2] + old if resets_input else read[2] + old)
+        h = combine(z, h, n)
+        wanted.append(h)
+    assert np.allclose(_outputs(spec, found[0]), np.stack(wanted, 1), rtol=0, atol=1e-6)
+
+
+def test_an_activation_behind_the_output_gate_is_what_its_words_say() -> None:
+    spec = _chain(("LSTM", {"units": 2, "return_sequences": True}))
+    (change,) = [one for one in _changes(spec) if "h is the activation of o c" in one.words]
+    layer = spec.graph.layer("layer_0")
+    w, u, b = (np.asarray(layer.weights[k]) for k in ("kernel", "recurrent_kernel", "bias"))
+    h, c, wanted = np.zeros((3, 2)), np.zeros((3, 2)), []
+    for x in X.swapaxes(0, 1):
+        i, f, new, o = np.split(x @ w + h @ u + b, 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(new)
+        h = np.tanh(sigmoid(o) * c)
+        wanted.append(h)
+    assert np.allclose(_outputs(spec, change), np.stack(wanted, 1), rtol=0, atol=1e-6)
+
+
+def test_steps_that_are_read_backwards_may_each_keep_their_place() -> None:
+    spec = _chain(("SimpleRNN", {"units": 2, "return_sequences": True}))
+    (change,) = [one for one in _changes(spec) if "each output at its own step" in one.words]
+    turned = compute(spec, [X[:, ::-1]]).outputs[0][:, ::-1]
+    assert np.allclose(_outputs(spec, change), turned)
+
+
+def test_a_softmax_over_all_steps_is_what_its_words_say() -> None:
+    inner = "Dense", {"units": 2, "activation": "softmax"}
+    spec = _chain(("TimeDistributed", {"layer": inner}))
+    (change,) = [one for one in _changes(spec) if one.words.startswith("softmax over axis 1 (")]
+    y = _outputs(spec, change)
+    assert np.allclose(y.sum(axis=1), 1)
+    assert not np.allclose(y.sum(axis=2), 1)
+
+
+def test_one_row_of_one_gates_bias_is_left_out() -> None:
+    layer = _chain(("GRU", {"units": 2, "reset_after": True})).graph.layer("layer_0")
+    weights = {name: np.asarray(array) for name, array in layer.weights.items()}
+    for number, letter in enumerate("zrn"):
+        for row, name in enumerate(("input", "recurrent")):
+            words = f"the {name} bias of {letter} is not added"
+            (change,) = [make for _, told, make in gate_changes(layer) if told == words]
+            wanted = weights["bias"].copy()
+            wanted[row, 2 * number : 2 * number + 2] = 0
+            assert np.array_equal(change(weights)["bias"], wanted)
+
+
+def test_padding_that_repeats_the_border_is_what_its_words_say() -> None:
+    spec = _chain(("ZeroPadding1D", {"padding": (1, 2)}))
+    (change,) = [one for one in _changes(spec) if "(replicate)" in one.words]
+    assert np.allclose(_outputs(spec, change), np.pad(X, [(0, 0), (1, 2), (0, 0)], mode="edge"))
+
+
+def _chain(layer: Any) -> Any:
+    steps = [("y", layer, "x")]
+    return spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
+
+
+def _changes(spec: Any) -> Any:
+    return list(changes_of("layer_0", "layer_0", spec.graph.layer("layer_0")))
+
+
+def _outputs(spec: Any, change: Any) -> Array:
+    def plain(_: Any, equation: Any, *given: Any) -> Any:
+        return equation(*given)
+
+    equations = with_changes([change], EQUATIONS, plain)
+    return compute(spec, [X], equations=equations).outputs[0]
+
+
+# ---- compare -------------------------------------------------------------------------------------
+
+
+def quick_gelu(right: Any, x: Tensor) -> Tensor:
+    y: Tensor = right(x)
+    return y * torch.sigmoid(1.702 * y)
+
+
+def early_beta(right: Any, x: Tensor) -> Tensor:
+    y = x.movedim(1, -1)  # the channels come second
+    normal = (y - right.running_mean) / torch.sqrt(right.running_var + right.eps)
+    return ((normal + right.bias) * right.weight).movedim(-1, 1)
+
+
+def unbiased(right: Any, x: Tensor) -> Tensor:
+    """Normalize by the batch, as with ``x.var`` of torch."""
+    y = x.movedim(1, -1)
+    normal = (y - y.mean((0, 1))) / torch.sqrt(y.var((0, 1)) + right.eps)
+    return (normal * right.weight + right.bias).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "kind", "words"),
+    [
+        ("dense", quick_gelu, "activation", "a quick gelu"),
+        ("batch_normalization_2", early_beta, "formula", "beta is added before gamma multiplies"),
+        ("batch_normalization_2", unbiased, "training mode", "divides by n - 1"),
+    ],
+)
+def test_a_formula_of_the_ports_own_is_named(name: str, wrong: Any, kind: str, words: str) -> None:
+    (finding,) = compare_with(FOLDER / "batchnorm.keras", **{name: wrong}).findings
+    assert (finding.layer, finding.kind) == (name, kind)
+    assert words in finding.words
+
+
+def test_a_sum_with_other_factors_is_named() -> None:
+    source = FOLDER / "graph_residual.h5"
+    report = compare_with(source, add=lambda _, given, **__: 2 * given[0] + 3 * given[1])
+    (finding,) = report.findings
+    assert (finding.layer, finding.kind) == ("add", "other sum"), "\n".join(report.lines())
+    assert "3 times the output of " in finding.words
+
+
+class _Sums(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return functional.relu(2 * x - 0.5 * y)
+
+
+def test_factors_of_a_sum_are_found_and_those_that_follow_are_zero() -> None:
+    x, y = np.random.default_rng(2).normal(size=(2, 5, 7))
+    run = observe(_Sums(), [x, y], torch.float64, 1e-9)
+    (factors,) = run.sums([x, y, x + y])
+    assert np.allclose(factors, [2, -0.5, 0])
+    assert not list(run.sums([x, x]))
+    assert not list(run.sums([np.full_like(x, np.inf), y]))
+
+
+def test_inputs_are_tried_in_all_orders_near_the_right_one() -> None:
+    orders = list(_near_orders(5))
+    assert len(set(orders)) == len(orders) == 22
+    assert (0, 1, 3, 2, 4) in orders
+    assert (4, 0, 1, 2, 3) in orders
+    assert (4, 1, 2, 3, 0) in orders
+    assert (0, 1, 2, 3, 4) not in orders
