@@ -67,8 +67,8 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
                 f"the bias of {letter} {words}",
                 partial(_times, name="bias", gate=gate, factor=factor),
             )
-        rows = ("input", "recurrent") if np.ndim(layer.weights["bias"]) == 2 else ()
-        for row, name in enumerate(rows):
+        names = ("input", "recurrent") if np.ndim(layer.weights["bias"]) == 2 else ()
+        for row, name in enumerate(names):
             words = f"the {name} bias of {letter} is not added"
             yield "gate's bias", words, partial(_without_row, row=row, gate=gate)
         told = _FIXED.get((layer.class_name, letter), ())
