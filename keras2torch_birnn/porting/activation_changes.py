@@ -58,8 +58,8 @@ def activation_changes(maker: Maker) -> Iterator[Change]:
             words = f"{show_activation(name)} after it, Keras has {show_activation(own)}"
             yield maker.change("activation", words, configured(activation=name))
     for words, function in _WRITTEN.items():
-        apply = partial(_followed_by_hand, function)
-        yield maker.change("activation", f"{words}, Keras has {show_activation(own)}", apply)
+        words = f"{words}, Keras has {show_activation(own)}"
+        yield maker.change("activation", words, partial(_followed_by_hand, function))
     for factor in _TEMPERATURES if own in ("softmax", "sigmoid") else ():
         words = f"what its {own} reads is multiplied by {factor:g}"
         yield maker.change("scale", words, weighted(partial(_all_times, factor)))

@@ -167,7 +167,8 @@ def _lstm(
 
 
 def _usual_state(z: Array, h: Array, n: Array) -> Array:
-    return z * h + (1 - z) * n
+    state: Array = z * h + (1 - z) * n
+    return state
 
 
 # The update gate, the last state and n -> the new state
