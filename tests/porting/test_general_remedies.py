@@ -195,7 +195,7 @@ def test_a_result_is_taken_over_only_for_the_same_options_of_the_call() -> None:
 
 
 def test_what_calls_other_layers_is_computed_each_time() -> None:
-    """What the layers inside of it give may differ though its input is the same."""
+    """The layers inside of it may give something else though its input is the same."""
     kept = KeptResults(read_model(Sentiment.source).root)
     equations = kept.equations(keep=True)
     assert equations["Bidirectional"] is EQUATIONS["Bidirectional"]
