@@ -157,9 +157,9 @@ def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Te
     A tensor without mask is valid everywhere (``Concatenate.compute_mask``, Keras 2.2.4 to 3.15).
     """
     first, sizes = mask[0], tensors[0].shape[:-1]
-    if first is not None and first.shape == sizes and axis in (-1, len(sizes)):
-        if all(m is first for m in mask):  # layers after it know it
-            return first.bool()
+    of_steps = axis in (-1, len(sizes)) and all(m is first for m in mask)
+    if of_steps and first is not None and first.shape == sizes:
+        return first.bool()  # layers after it know this mask
     parts = []
     for x, m in zip(tensors, mask, strict=True):
         if m is None:
