@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.code import call, member, symbol
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper
+from keras2torch_birnn.exporting.source.code import call, symbol
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, module
 from keras2torch_birnn.spec import LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.dropout"
@@ -18,8 +18,7 @@ def same(layer: LayerSpec, name: str) -> Emission:
 
 def _module(name: str, kind: str, *options: object) -> Emission:
     helpers = () if kind.startswith("nn.") else (Helper(_LAYERS, kind),)
-    made = {name: call(symbol(kind), *options)}
-    return Emission(lambda site: call(member(name), site.x), made, helpers=helpers)
+    return module(name, call(symbol(kind), *options), (), *helpers)
 
 
 def _shaped(name: str, rate: float, shape: tuple[int | None, ...]) -> Emission:
@@ -57,9 +56,7 @@ def _alpha_dropout(layer: LayerSpec, name: str) -> Emission:
 
 EMITTERS: Mapping[str, Emit] = {
     "Dropout": _dropout,
-    "SpatialDropout1D": _spatial,
-    "SpatialDropout2D": _spatial,
-    "SpatialDropout3D": _spatial,
+    **{f"SpatialDropout{rank}D": _spatial for rank in (1, 2, 3)},
     "GaussianNoise": _gaussian_noise,
     "GaussianDropout": _gaussian_dropout,
     "AlphaDropout": _alpha_dropout,

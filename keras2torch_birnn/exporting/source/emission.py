@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, printable
-from keras2torch_birnn.exporting.source.code import Expression, Statement
+from keras2torch_birnn.exporting.source.code import Expression, Statement, call, member, symbol
 from keras2torch_birnn.spec import LayerSpec
 
 # An expression of a tensor; a value of the file; or a structure of both, a tuple for Keras' lists.
@@ -78,10 +78,10 @@ class Emission:
 
     members: attribute -> expression of its value, an nn.Module mostly; an attribute's name begins
     with the layer's. call: an expression or statements. state: name in the converted layer ->
-    name in the members. helpers: definitions that members and call use. notes: differences that a
-    user must know of. carried: modules whose states go on from batch to batch -> the number of
-    their states. same: the output is the input. after: statements behind the members. options:
-    keywords that ``call`` writes; a call with others is refused.
+    name in the members. helpers: definitions of this package that members and call use. notes:
+    differences that a user must know of. carried: modules whose states go on from batch to batch
+    -> the number of their states. same: the output is the input. after: statements behind the
+    members. options: keywords that ``call`` writes; a call with others is refused.
     """
 
     call: Callable[[Site], Expression | Called]
@@ -114,3 +114,17 @@ def refuse(layer: LayerSpec, what: str = "") -> UnsupportedLayerError:
 def same_names(name: str, keys: Sequence[str]) -> dict[str, str]:
     """Map the names of a layer's own state to those of its attribute."""
     return {key: f"{name}.{key}" for key in keys}
+
+
+def module(name: str, made: Expression, keys: Sequence[str] = (), *helpers: Helper) -> Emission:
+    """Write a layer as one module, called with its tensor; ``keys``: names of its own state."""
+    return Emission(
+        lambda site: call(member(name), site.x), {name: made}, same_names(name, keys), helpers
+    )
+
+
+def copied(
+    name: str, helper: Helper, *values: object, keys: Sequence[str] = (), **options: object
+) -> Emission:
+    """Write a layer as a module whose class is copied, made with these arguments."""
+    return module(name, call(symbol(helper.name), *values, **options), keys, helper)

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.exporting.source.activation import TORCH
-from keras2torch_birnn.exporting.source.code import (
-    Expression,
-    arguments,
-    call,
-    code,
-    member,
-    symbol,
-)
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, refuse, same_names
+from keras2torch_birnn.exporting.source.code import Expression, call, code, member
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, copied, refuse
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.preprocessing import lookup_options, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
@@ -38,12 +31,8 @@ def _normalization(layer: LayerSpec, name: str) -> Emission:
         return code("torch.zeros({})", tuple(placed))
 
     both, invert = (zeros("mean"), zeros("variance")), bool(config["invert"])
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol("Normalization"), *both, invert=invert)},
-        same_names(name, ["mean", "variance"]),
-        (Helper(_LAYERS, "Normalization"), TORCH),
-    )
+    helper, keys = Helper(_LAYERS, "Normalization"), ("mean", "variance")
+    return copied(name, helper, *both, keys=keys, invert=invert)
 
 
 def _rescaling(layer: LayerSpec, name: str) -> Emission:
@@ -56,12 +45,9 @@ def _rescaling(layer: LayerSpec, name: str) -> Emission:
 
 def encoder(helper: Helper, name: str, options: Sequence[Any], buffers: Sequence[str]) -> Emission:
     """Write a layer of integers as a module with plain options and buffers of its own."""
-
-    return Emission(
-        lambda site: call(member(name), *site.args, **site.kwargs),
-        {name: call(symbol(helper.name), *options)},
-        same_names(name, buffers),
-        (helper,),
+    return replace(
+        copied(name, helper, *options, keys=buffers),
+        call=lambda site: call(member(name), *site.args, **site.kwargs),
         options=frozenset({"count_weights"}),
     )
 
@@ -80,14 +66,9 @@ def _discretization(layer: LayerSpec, name: str) -> Emission:
 def _integer_lookup(layer: LayerSpec, name: str) -> Emission:
     words, _ = lookup_tokens(layer.config)
     zeros = code("torch.zeros({}, dtype=torch.int64)", len(words))
-    options = arguments(**lookup_options(layer.config))
+    helper, options = Helper(_LAYERS, "IntegerLookup"), lookup_options(layer.config)
     buffers = ["keys", "places", *["tokens"] * (layer.config["output_mode"] != "int")]
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol("IntegerLookup"), zeros, zeros, options)},
-        same_names(name, buffers),
-        (Helper(_LAYERS, "IntegerLookup"), TORCH),
-    )
+    return copied(name, helper, zeros, zeros, keys=buffers, **options)
 
 
 EMITTERS: Mapping[str, Emit] = {
