@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     K2TError,
     WeightMismatchError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
@@ -152,9 +152,8 @@ def _infer_graph(
             shape_leaves(found)
         )  # a model's dict counts by its keys, as Keras flattens it
         if not 0 <= ref.output < len(outputs):
-            raise InvalidModelFileError(
-                f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
-                "refused",
+            raise invalid(
+                f"output {ref.output} of layer {printable(ref.layer)} is used but not there"
             )
         return outputs[ref.output]
 
@@ -236,10 +235,8 @@ def check_layer_sizes(root: LayerSpec) -> None:
         for shape in (*shape_leaves(layer.input_shape), *shape_leaves(layer.output_shape)):
             count = math.prod(size for size in shape or () if size is not None)
             if count > MAX_LAYER_VALUES:
-                raise InvalidModelFileError(
-                    f"an output of {count} numbers, more than {MAX_LAYER_VALUES}",
-                    "refused",
-                    place=layer.place,
+                raise invalid(
+                    f"an output of {count} numbers, more than {MAX_LAYER_VALUES}", layer.place
                 )
 
 

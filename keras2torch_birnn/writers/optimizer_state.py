@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     UsageError,
     WeightMismatchError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.readers.containers.container import Container
@@ -120,14 +120,14 @@ def _like(slot: Tensor, param: Tensor) -> Tensor:
 def _number(array: StoredArray) -> float:
     value = float(array.read())
     if not math.isfinite(value):
-        raise InvalidModelFileError(f"the number {value}", "refused", place=printable(array.path))
+        raise invalid(f"the number {value}", printable(array.path))
     return value
 
 
 def _whole(array: StoredArray) -> int:
     value = _number(array)
     if not (0 <= value <= _EXACT_INTEGERS and value.is_integer()):
-        raise InvalidModelFileError(f"{value} iterations", "refused", place=printable(array.path))
+        raise invalid(f"{value} iterations", printable(array.path))
     return int(value)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     K2TError,
     UnsupportedOptionError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.readers.config import dialects
@@ -60,7 +60,7 @@ def parse_custom_layer(
         InvalidModelFileError: its config is no object.
     """
     if not isinstance(config, Mapping):
-        raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
+        raise invalid("a layer's config is a list", place)
     layer = LayerSpec(class_name, name, {}, place=place)
     own = custom_layer_of(layer)
     options: dict[str, Any] = dict(config)
@@ -125,7 +125,7 @@ def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Parse a Lambda's arguments and its declared output shape (no batch axis)."""
     arguments = config.get("arguments") or {}
     if not isinstance(arguments, Mapping):
-        raise InvalidModelFileError("a Lambda's arguments are no object", "refused", place=place)
+        raise invalid("a Lambda's arguments are no object", place)
     shape = dialects.plain_value(config.get("output_shape"))
     if config.get("output_shape_type", "raw") != "raw" or not _is_plain(shape):
         shape = None

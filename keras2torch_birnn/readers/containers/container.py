@@ -11,7 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, MissingArchitectureError
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    MissingArchitectureError,
+    invalid,
+)
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
@@ -218,7 +223,7 @@ class HDF5Container(Container):
             model = parse_object(text, place="model_config", needed=["class_name", "config"])
             return Architecture(model, version or version_by_shape(model) or "1.0", backend)
         if text is not None:
-            raise InvalidModelFileError("model_config is no text", "refused")
+            raise invalid("model_config is no text")
         raise self._without_architecture()
 
     def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

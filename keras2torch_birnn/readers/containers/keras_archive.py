@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, invalid, printable
 from keras2torch_birnn.readers.advice import CONVERTED
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member
@@ -141,8 +141,8 @@ def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
     if len(missing) > 1 and inner is not None:
         raise InvalidModelFileError(f"a zip archive that holds {printable(inner)}", "unpack it")
     if len(missing) > 1:
-        raise InvalidModelFileError("a zip archive, but not a Keras model", "refused")
-    raise InvalidModelFileError("missing in the archive", "refused", place=missing[0])
+        raise invalid("a zip archive, but not a Keras model")
+    raise invalid("missing in the archive", missing[0])
 
 
 def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> str:
@@ -150,7 +150,5 @@ def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> 
     for piece in member_pieces(archive, member, budget):
         text += piece
         if len(text) > limits.MAX_JSON_BYTES:
-            raise InvalidModelFileError(
-                f"longer than {limits.MAX_JSON_BYTES} bytes", "refused", place=member.filename
-            )
+            raise invalid(f"longer than {limits.MAX_JSON_BYTES} bytes", member.filename)
     return decode_text(bytes(text), place=member.filename)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, invalid, printable
 from keras2torch_birnn.readers.containers.files import in_member, member_window
 from keras2torch_birnn.readers.files.window import Window
 
@@ -71,6 +71,4 @@ def check_name(name: str) -> None:
     """
     parts = name.split("/")
     if any(mark in name for mark in _FORBIDDEN) or any(p in ("", ".", "..") for p in parts):
-        raise InvalidModelFileError(
-            f"{printable(name)} is no name of a file in the folder", "refused"
-        )
+        raise invalid(f"{printable(name)} is no name of a file in the folder")

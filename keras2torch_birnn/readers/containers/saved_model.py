@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import damaged, invalid
 from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.members import Folder, Members
@@ -81,9 +81,7 @@ class SavedModel(TensorFlowContainer):
         found = self._objects.model()
         version = found.get("keras_version")
         if not isinstance(version, str):
-            raise InvalidModelFileError(
-                "without keras_version", "refused", place="metadata of Keras"
-            )
+            raise invalid("without keras_version", "metadata of Keras")
         return Architecture(given or found, version, str(found.get("backend") or ""))
 
     def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -94,11 +92,7 @@ class SavedModel(TensorFlowContainer):
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
         if not self.graph:
-            raise InvalidModelFileError(
-                "variables without the objects that have them",
-                "the file is damaged",
-                place=VARIABLES,
-            )
+            raise damaged("variables without the objects that have them", VARIABLES)
         return NamedLayers(self.graph, self._objects), Place(ROOT, ROOT)
 
     def words_of(self, table: Place) -> Sequence[bytes]:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.errors import WeightMismatchError, invalid, printable
 from keras2torch_birnn.limits import MAX_SHARDS
 from keras2torch_birnn.readers.containers.container import HDF5Container, OpenPath
 from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
@@ -69,18 +69,16 @@ def parse_index(text: str, place: str) -> dict[str, tuple[str, ...]]:
     index = parse_object(text, place=place, needed=["weight_map"])
     given = index["weight_map"]
     if not isinstance(given, Mapping) or not given:
-        raise InvalidModelFileError("weight_map names no file", "refused", place=place)
+        raise invalid("weight_map names no file", place)
     found: dict[str, tuple[str, ...]] = {}
     for group, value in given.items():
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not names:
-            raise InvalidModelFileError("weight_map names no file", "refused", place=place)
+            raise invalid("weight_map names no file", place)
         found[group.strip("/")] = tuple(_plain(name, place) for name in names)
     count = len({name for names in found.values() for name in names})
     if count > MAX_SHARDS:
-        raise InvalidModelFileError(
-            f"weights in {count} files, more than {MAX_SHARDS}", "refused", place=place
-        )
+        raise invalid(f"weights in {count} files, more than {MAX_SHARDS}", place)
     return found
 
 
@@ -88,11 +86,7 @@ def _plain(name: Any, place: str) -> str:
     forbidden = ("/", "\\", ":", "\0")
     plain = isinstance(name, str) and not any(mark in name for mark in forbidden)
     if not plain or name.startswith(".") or not name.endswith(".h5"):
-        raise InvalidModelFileError(
-            f"{printable(name)} is not the name of a shard beside the index",
-            "refused",
-            place=place,
-        )
+        raise invalid(f"{printable(name)} is not the name of a shard beside the index", place)
     return str(name)
 
 

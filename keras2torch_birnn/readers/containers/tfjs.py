@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UnsupportedOptionError,
     WeightMismatchError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.readers.config.generations import version_by_shape
@@ -89,7 +90,7 @@ class TensorFlowJS(Container):
                 "--output_format=tfjs_layers_model",
             )
         if not isinstance(topology, Mapping):
-            raise InvalidModelFileError("without modelTopology", "refused")
+            raise invalid("without modelTopology")
         return cls(read_manifest(model.get("weightsManifest"), members), topology)
 
     def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
@@ -98,9 +99,7 @@ class TensorFlowJS(Container):
         if isinstance(model, str):  # converters before 0.8 wrote JSON inside of JSON
             model = parse_object(model, place="model_config")
         if not isinstance(model, Mapping) or not {"class_name", "config"} <= model.keys():
-            raise InvalidModelFileError(
-                "without class_name, config", "refused", place="modelTopology"
-            )
+            raise invalid("without class_name, config", "modelTopology")
         version = str(self._model.get("keras_version") or "")
         if version.startswith(_JAVASCRIPT):
             translated = _to_keras(model)

@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, damaged, invalid, printable
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
 from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
@@ -99,7 +99,7 @@ class TensorBundle:
         table = read_table(index)
         header = table.pop(b"", None)
         if header is None:
-            raise InvalidModelFileError("an index without header", "the file is damaged")
+            raise damaged("an index without header")
         count = _count_shards(header)
         self._values = table
         self.shard_names = tuple(f"{prefix}.data-{n:05d}-of-{count:05d}" for n in range(count))
@@ -127,7 +127,7 @@ class TensorBundle:
         with _at(key):
             entry = self._entry(key)
             if entry.dtype == _STRING and entry.shape:
-                raise InvalidModelFileError("several texts where one is expected", "refused")
+                raise invalid("several texts where one is expected")
             return self._texts(key, most)[0]
 
     def texts(self, key: str, most: int) -> list[bytes]:
@@ -144,7 +144,7 @@ class TensorBundle:
         entry = self._entry(key)
         count = math.prod(entry.shape)
         if entry.dtype != _STRING or entry.size > most or count > entry.size:
-            raise InvalidModelFileError("no text of a size that is allowed", "refused")
+            raise invalid("no text of a size that is allowed")
         data = memoryview(self._part(entry).read(entry.size))
         sizes, at = [], 0
         for _ in range(count):
@@ -152,7 +152,7 @@ class TensorBundle:
             sizes.append(size)
         stored, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
         if sum(sizes) != len(text):
-            raise InvalidModelFileError("a text of another length", "the file is damaged")
+            raise damaged("a text of another length")
         lengths = b"".join(size.to_bytes(4 if size < 1 << 32 else 8, "little") for size in sizes)
         lengths_right = masked(crc32c([lengths])) == int.from_bytes(stored, "little")
         if not lengths_right or masked(crc32c([lengths, stored, text])) != entry.checksum:
@@ -191,12 +191,10 @@ class TensorBundle:
     def _entry(self, key: str) -> _Entry:
         value = self._values.get(key.encode())
         if value is None:
-            raise InvalidModelFileError("not in the index", "the file is damaged")
+            raise damaged("not in the index")
         entry = _read_entry(value)
         if entry.shard >= len(self.shards):
-            raise InvalidModelFileError(
-                f"in shard {entry.shard} of {len(self.shards)}", "the file is damaged"
-            )
+            raise damaged(f"in shard {entry.shard} of {len(self.shards)}")
         return entry
 
     def _part(self, entry: _Entry) -> Window:
@@ -207,7 +205,7 @@ class TensorBundle:
         ranges = sorted((e.shard, e.offset, e.offset + e.size) for e in entries.values() if e.size)
         for (shard, _, end), (other, start, _) in pairwise(ranges):
             if shard == other and start < end:
-                raise InvalidModelFileError("two tensors in the same bytes", "refused")
+                raise invalid("two tensors in the same bytes")
 
 
 def _count_shards(header: memoryview) -> int:
@@ -226,9 +224,7 @@ def _count_shards(header: memoryview) -> int:
         )
     count = as_int(found.get(1, 0))
     if not 1 <= count <= limits.MAX_CHECKPOINT_SHARDS:
-        raise InvalidModelFileError(
-            f"{count} shards where 1 to {limits.MAX_CHECKPOINT_SHARDS} are allowed", "refused"
-        )
+        raise invalid(f"{count} shards where 1 to {limits.MAX_CHECKPOINT_SHARDS} are allowed")
     return count
 
 
@@ -251,11 +247,11 @@ def _read_shape(message: memoryview) -> tuple[int, ...]:
     sizes: list[int] = []
     for number, found in fields(message):
         if number == 3:
-            raise InvalidModelFileError("a tensor of unknown rank", "the file is damaged")
+            raise damaged("a tensor of unknown rank")
         if number == 2:
             sizes.append(as_int(dict(fields(as_bytes(found))).get(1, 0)))
         if len(sizes) > limits.MAX_RANK or (sizes and sizes[-1] >= 1 << 48):
-            raise InvalidModelFileError("a tensor of an absurd shape", "refused")
+            raise invalid("a tensor of an absurd shape")
     return tuple(sizes)
 
 
@@ -265,14 +261,10 @@ def _check_array(entry: _Entry) -> None:
             "a variable in several slices", "save the model without partitioned variables"
         )
     if entry.dtype not in _DTYPES:
-        raise InvalidModelFileError(
-            f"a tensor of TensorFlow's dtype {entry.dtype}; numbers are expected", "refused"
-        )
+        raise invalid(f"a tensor of TensorFlow's dtype {entry.dtype}; numbers are expected")
     item = np.dtype(STORED_DTYPES[_DTYPES[entry.dtype]]).itemsize
     if math.prod(entry.shape) * item != entry.size:
-        raise InvalidModelFileError(
-            f"{entry.size} bytes for a tensor of shape {entry.shape}", "the file is damaged"
-        )
+        raise damaged(f"{entry.size} bytes for a tensor of shape {entry.shape}")
 
 
 def _wrong_checksum() -> InvalidModelFileError:

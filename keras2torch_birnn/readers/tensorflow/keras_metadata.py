@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError, printable
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UnsupportedLayerError,
+    damaged,
+    invalid,
+    printable,
+)
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
@@ -85,9 +91,7 @@ class SavedObjects:
                 continue
             name = self._name_and_class(child, edge)[0]
             if name in found:
-                raise InvalidModelFileError(
-                    f"two layers are called {printable(name)}", "refused", place=edge
-                )
+                raise invalid(f"two layers are called {printable(name)}", edge)
             found[name] = edge
         return found
 
@@ -95,9 +99,7 @@ class SavedObjects:
         """Return what Keras says of a layer; each text is parsed once."""
         if layer not in self._known:
             if layer not in self.metadata:
-                raise InvalidModelFileError(
-                    "a layer without metadata of Keras", "the file is damaged", place=edge
-                )
+                raise damaged("a layer without metadata of Keras", edge)
             found = parse_object(self.metadata[layer], place=edge, needed=["name"])
             self._known[layer] = str(found["name"]), str(found.get("class_name"))
         return self._known[layer]
@@ -125,11 +127,7 @@ def read_saved_objects(saved_model: Window, keras_metadata: Window | None) -> Sa
             place=SAVED_MODEL,
         )
     if part.size > limits.MAX_OBJECT_GRAPH_BYTES:
-        raise InvalidModelFileError(
-            f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes",
-            "refused",
-            place=SAVED_MODEL,
-        )
+        raise invalid(f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes", SAVED_MODEL)
     graph = read_saved_graph(memoryview(part.read(part.size)))
     if keras_metadata is not None:
         return SavedObjects(graph, _read_metadata(keras_metadata, len(graph)))
@@ -152,7 +150,7 @@ def _find_object_graph(saved_model: Window) -> Window | None:
         if inner == _OBJECT_GRAPH
     ]
     if len(found) > 1:
-        raise InvalidModelFileError("two graphs of objects", "refused", place=SAVED_MODEL)
+        raise invalid("two graphs of objects", SAVED_MODEL)
     return found[0] if found else None
 
 
@@ -162,9 +160,7 @@ def _is_keras(identifier: str) -> bool:
 
 def _read_metadata(window: Window, count: int) -> dict[int, str]:
     if window.size > limits.MAX_JSON_BYTES * 8:
-        raise InvalidModelFileError(
-            f"longer than {limits.MAX_JSON_BYTES * 8} bytes", "refused", place=KERAS_METADATA
-        )
+        raise invalid(f"longer than {limits.MAX_JSON_BYTES * 8} bytes", KERAS_METADATA)
     try:
         return _read_texts(memoryview(window.read(window.size)), count)
     except InvalidModelFileError as error:
@@ -188,10 +184,8 @@ def _read_texts(data: memoryview, count: int) -> dict[int, str]:
         if not _is_keras(identifier):
             continue
         if node >= count or node in texts:
-            raise InvalidModelFileError(
-                f"object {node} is not in the graph, or twice in the metadata",
-                "the file is damaged",
-                place=KERAS_METADATA,
+            raise damaged(
+                f"object {node} is not in the graph, or twice in the metadata", KERAS_METADATA
             )
         texts[node] = text
     return texts

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import damaged, invalid
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, fields, parts, read_varint
 
@@ -42,9 +42,7 @@ def read_table_words(saved_model: Window, number: int) -> tuple[bytes, ...]:
     if graph is None or objects is None:
         return ()
     if objects.size > limits.MAX_OBJECT_GRAPH_BYTES:
-        raise InvalidModelFileError(
-            f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes", "refused"
-        )
+        raise invalid(f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes")
     constants = _constants_of(memoryview(objects.read(objects.size)), number)
     for name in constants:
         words = _strings(_find_constant(graph, name))
@@ -74,7 +72,7 @@ def _constants_of(objects: memoryview, table: int) -> list[bytes]:
 
 def _node(nodes: list[memoryview], number: int) -> memoryview:
     if number >= len(nodes):
-        raise InvalidModelFileError("an object that is not in the graph", "the file is damaged")
+        raise damaged("an object that is not in the graph")
     return nodes[number]
 
 
@@ -115,9 +113,7 @@ def _find_constant(graph: Window, name: bytes) -> memoryview:
         if field != _NODE or node.head(len(start)) != start:
             continue
         if node.size > limits.MAX_JSON_BYTES:
-            raise InvalidModelFileError(
-                f"a vocabulary of more than {limits.MAX_JSON_BYTES} bytes", "refused"
-            )
+            raise invalid(f"a vocabulary of more than {limits.MAX_JSON_BYTES} bytes")
         for tag, value in fields(memoryview(node.read(node.size))):
             if tag == _ATTRIBUTE and bytes(_message(as_bytes(value), 1)) == b"value":
                 return _message(_message(as_bytes(value), 2), _TENSOR)

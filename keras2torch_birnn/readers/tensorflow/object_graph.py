@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import damaged, invalid
 from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, as_text, fields
 
 ROOT = 0
@@ -116,13 +116,9 @@ def _read_graph(data: memoryview, read: _Reader) -> Graph:
         if number == 1:
             graph.append(read(as_bytes(value)))
         if len(graph) > limits.MAX_TRACKED_OBJECTS:
-            raise InvalidModelFileError(
-                f"more than {limits.MAX_TRACKED_OBJECTS} objects", "refused", place=GRAPH_KEY
-            )
+            raise invalid(f"more than {limits.MAX_TRACKED_OBJECTS} objects", GRAPH_KEY)
     if not graph or any(not 0 <= c < len(graph) for o in graph for c in o.children.values()):
-        raise InvalidModelFileError(
-            "an object that is not in the graph", "the file is damaged", place=GRAPH_KEY
-        )
+        raise damaged("an object that is not in the graph", GRAPH_KEY)
     return tuple(graph)
 
 
@@ -180,9 +176,7 @@ def _add_child(children: dict[str, int], message: memoryview) -> None:
         elif tag == 2:
             name = as_text(value, GRAPH_KEY)
     if name in children:
-        raise InvalidModelFileError(
-            "an object with two children of one name", "the file is damaged", place=GRAPH_KEY
-        )
+        raise damaged("an object with two children of one name", GRAPH_KEY)
     children[name] = number
 
 

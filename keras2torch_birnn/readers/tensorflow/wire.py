@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import InvalidModelFileError, damaged
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 
@@ -29,7 +29,7 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * count
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at + count + 1
-    raise InvalidModelFileError("a number that does not end", "the file is damaged")
+    raise damaged("a number that does not end")
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
@@ -86,7 +86,7 @@ def as_int(value: Value) -> int:
     """
     if isinstance(value, int):
         return value
-    raise InvalidModelFileError("bytes where a number is expected", "the file is damaged")
+    raise damaged("bytes where a number is expected")
 
 
 def as_bytes(value: Value) -> memoryview:
@@ -97,7 +97,7 @@ def as_bytes(value: Value) -> memoryview:
     """
     if isinstance(value, memoryview):
         return value
-    raise InvalidModelFileError("a number where bytes are expected", "the file is damaged")
+    raise damaged("a number where bytes are expected")
 
 
 def as_text(value: Value, place: str) -> str:
@@ -112,13 +112,13 @@ def as_text(value: Value, place: str) -> str:
 def _read_tag(data: memoryview, at: int) -> tuple[int, int, int]:
     tag, at = read_varint(data, at)
     if tag >> 3 == 0:
-        raise InvalidModelFileError("a field without a number", "the file is damaged")
+        raise damaged("a field without a number")
     return tag >> 3, tag & 7, at
 
 
 def _fixed_size(wire: int) -> int:
     if wire not in _FIXED_SIZES:
-        raise InvalidModelFileError(f"a field of wire type {wire}", "the file is damaged")
+        raise damaged(f"a field of wire type {wire}")
     return _FIXED_SIZES[wire]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_NAMES
 from keras2torch_birnn.readers.config.parsing import Whole
 from keras2torch_birnn.readers.config.text_layers import TextLayer
@@ -134,18 +134,14 @@ def _as_numbers(words: Sequence[str], layer: TextLayer, place: str) -> Sequence[
     try:
         return [int(word) for word in words if word]
     except ValueError:
-        raise InvalidModelFileError(
-            "a vocabulary of something else than numbers", "refused", place=place
-        ) from None
+        raise invalid("a vocabulary of something else than numbers", place) from None
 
 
 def _decoded(words: Sequence[bytes], place: str) -> Words | None:
     try:
         return tuple(word.decode("utf-8") for word in words) or None
     except UnicodeDecodeError:
-        raise InvalidModelFileError(
-            "a vocabulary that is not UTF-8", "refused", place=printable(place)
-        ) from None
+        raise invalid("a vocabulary that is not UTF-8", printable(place)) from None
 
 
 def _with_special(words: Words, options: Mapping[str, Any], place: str) -> Words:
@@ -153,9 +149,7 @@ def _with_special(words: Words, options: Mapping[str, Any], place: str) -> Words
     masks = options["mask_token"] is not None and options["output_mode"] == "int"
     count = options["num_oov_indices"]
     if type(count) is not int or not 0 <= count <= MAX_NAMES:
-        raise InvalidModelFileError(
-            f"num_oov_indices {printable(count)}", "refused", place=printable(place)
-        )
+        raise invalid(f"num_oov_indices {printable(count)}", printable(place))
     special = (*[options["mask_token"]] * masks, *[options["oov_token"]] * count)
     return words if words[: len(special)] == special else (*special, *words)
 

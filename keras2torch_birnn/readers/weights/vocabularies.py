@@ -10,9 +10,9 @@ import re
 from dataclasses import replace
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     K2TError,
     UnsupportedOptionError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
@@ -74,10 +74,8 @@ def _numbers(text: str, place: str) -> tuple[int, ...]:
     lines = [line for line in text.split("\n") if line]
     wrong = next((line for line in lines if not _is_number(line)), None)
     if wrong is not None or not lines:
-        raise InvalidModelFileError(
-            f"{printable(repr(wrong or text))} where whole numbers of 64 bits are expected",
-            "refused",
-            place=place,
+        raise invalid(
+            f"{printable(repr(wrong or text))} where whole numbers of 64 bits are expected", place
         )
     return tuple(int(line) for line in lines)
 
