@@ -152,14 +152,9 @@ def _join_shapes(first: Structure, second: Structure) -> Structure:
 
 
 def _with_outputs(layer: LayerSpec, shapes: Mapping[str, Structure]) -> LayerSpec:
-    graph = layer.graph
-    if graph is not None:
-        inner = tuple(_with_outputs(one, shapes) for one in graph.layers)
-        graph = replace(graph, layers=inner)
-    parts = {key: _with_outputs(part, shapes) for key, part in layer.parts.items()}
-    own = custom_layer_of(layer) is not None and layer.place in shapes
-    output = shapes[layer.place] if own else layer.output_shape
-    return replace(layer, graph=graph, parts=parts, output_shape=output)
+    if custom_layer_of(layer) is not None and layer.place in shapes:
+        layer = replace(layer, output_shape=shapes[layer.place])
+    return layer.map_inner(lambda _, one: _with_outputs(one, shapes))
 
 
 def _check_weights(root: LayerSpec) -> None:

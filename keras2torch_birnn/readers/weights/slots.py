@@ -153,14 +153,8 @@ def replace_layers(layer: LayerSpec, layers: Mapping[Key, LayerSpec], owner: Key
 
     What a layer is made of stays as the tree has it.
     """
-    new = layers.get(owner, layer)
-    parts, graph = layer.parts, layer.graph
-    if parts:
-        parts = {key: replace_layers(one, layers, (*owner, key)) for key, one in parts.items()}
-    if graph is not None:
-        inner = (replace_layers(one, layers, (*owner, one.name)) for one in graph.layers)
-        graph = replace(graph, layers=tuple(inner))
-    return new if not (parts or graph) else replace(new, parts=parts, graph=graph)
+    new = replace(layers.get(owner, layer), parts=layer.parts, graph=layer.graph)
+    return new.map_inner(lambda key, one: replace_layers(one, layers, (*owner, key)))
 
 
 def change_layers(

@@ -39,9 +39,8 @@ _FIRST = (2, 13)  # tf.keras
 
 def is_wrapper(entry: Mapping[str, Any], generation: Generation) -> bool:
     """Tell whether a layer's entry is Keras' own SpectralNormalization, which old Keras lacks."""
-    parts = [int(part) for part in generation.version.split(".")[:2] if part.isdecimal()]
     has_it = generation.name == "keras3" or (
-        generation.name == "tf.keras" and tuple(parts) >= _FIRST
+        generation.name == "tf.keras" and generation.numbers >= _FIRST
     )
     return has_it and entry.get("class_name") == WRAPPER and not is_custom_class(entry)
 
