@@ -178,6 +178,16 @@ def in_file(file: object) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def in_place(place: str) -> Iterator[None]:
+    """Add a place of the file to an error about its content that has none."""
+    try:
+        yield
+    except InvalidModelFileError as error:
+        error.place = error.place or place
+        raise
+
+
 def line_of(error: BaseException) -> str:
     """Return ``file.py:7``: the last line reached outside of libraries and this package.
 

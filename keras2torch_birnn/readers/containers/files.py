@@ -86,16 +86,6 @@ def read_text(window: Window, place: str) -> str:
     return decode_text(window.read(window.size), place=place)
 
 
-@contextmanager
-def in_member(name: str) -> Iterator[None]:
-    """Add the member's name to an error that has no place yet."""
-    try:
-        yield
-    except InvalidModelFileError as error:
-        error.place = error.place or name
-        raise
-
-
 def open_file(path: Path, *, member: bool = False) -> BinaryIO:
     """Open an ordinary file; a ``member`` of a folder must not be a link.
 

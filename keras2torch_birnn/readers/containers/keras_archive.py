@@ -13,10 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, invalid, printable
+from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.readers.advice import CONVERTED
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
-from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
@@ -81,7 +80,7 @@ class KerasArchive(KerasContainer):
         _check_one_reading(source.opened, archive.weights)
         if archive.weights.file is not source.opened.file:  # they were compressed
             opening.enter_context(archive.weights.file)
-        with in_member(WEIGHTS):
+        with in_place(WEIGHTS):
             store = opening.enter_context(open_store(archive.weights))
         container = cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
         container.weights = archive.weights

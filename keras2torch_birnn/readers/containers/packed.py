@@ -16,9 +16,9 @@ from pathlib import PurePosixPath
 from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, invalid, printable
+from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.readers.containers.container import Container, OpenPath, begins_tar
-from keras2torch_birnn.readers.containers.files import INDEX, in_member, not_a_pointer, read_text
+from keras2torch_birnn.readers.containers.files import INDEX, not_a_pointer, read_text
 from keras2torch_birnn.readers.containers.members import check_name
 from keras2torch_birnn.readers.containers.saved_model import SavedModel
 from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpoint
@@ -54,7 +54,7 @@ class PackedFiles:
         """Open a file."""
         if name not in self.windows:
             raise invalid("missing in the archive", name)
-        with in_member(name):
+        with in_place(name):
             return not_a_pointer(self.windows[name])
 
 
@@ -223,7 +223,7 @@ def _tar_members(window: Window) -> Iterator[tuple[str, Window]]:
         if name in seen:
             raise invalid("twice in the archive", printable(name))
         seen.add(name)
-        with in_member(printable(name)):
+        with in_place(printable(name)):
             yield name, window.part(member.offset_data, member.size)
 
 
@@ -252,5 +252,5 @@ def _tar_headers(window: Window) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_member(name: str) -> None:
-    with in_member(printable(name)):
+    with in_place(printable(name)):
         check_name(name)

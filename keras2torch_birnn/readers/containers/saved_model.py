@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from keras2torch_birnn.errors import damaged, invalid
+from keras2torch_birnn.errors import damaged, in_place, invalid
 from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
-from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.members import Folder, Members
 from keras2torch_birnn.readers.containers.tensorflow_container import (
     TensorFlowContainer,
@@ -70,9 +69,9 @@ class SavedModel(TensorFlowContainer):
         """
         metadata = members.open(KERAS_METADATA) if members.holds(KERAS_METADATA) else None
         saved_model = members.open(SAVED_MODEL)
-        with in_member(SAVED_MODEL):
+        with in_place(SAVED_MODEL):
             objects = read_saved_objects(saved_model, metadata)
-        with in_member(VARIABLES):
+        with in_place(VARIABLES):
             bundle = open_bundle(members, VARIABLES)
             return cls(bundle, read_graph(bundle), objects, saved_model)
 
@@ -97,6 +96,6 @@ class SavedModel(TensorFlowContainer):
 
     def words_of(self, table: Place) -> Sequence[bytes]:
         """Return the words of a table by id: in the checkpoint, or constants that fill it."""
-        with in_member(SAVED_MODEL):
+        with in_place(SAVED_MODEL):
             constants = read_table_words(self._saved_model, table.saved)
         return super().words_of(table) or constants

@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.errors import WeightMismatchError, invalid, printable
+from keras2torch_birnn.errors import WeightMismatchError, in_place, invalid, printable
 from keras2torch_birnn.limits import MAX_SHARDS
 from keras2torch_birnn.readers.containers.container import HDF5Container, OpenPath
-from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
+from keras2torch_birnn.readers.containers.files import member_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
@@ -54,7 +54,7 @@ def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> Shar
     files = parse_index(text, place)
     stores: dict[str, Store] = {}
     for name in dict.fromkeys(name for names in files.values() for name in names):
-        with in_member(name):
+        with in_place(name):
             window = member_window(opening, folder / name)
             stores[name] = opening.enter_context(open_store(window))
     return ShardedStore(stores, files)
@@ -115,19 +115,19 @@ class ShardedStore:
         return found
 
     def _kind_in(self, name: str, path: str) -> Kind | None:
-        with in_member(name):
+        with in_place(name):
             return self._stores[name].kind(path)
 
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
         """Return the attributes of the first file; shards have none of their own."""
-        with in_member(self.names[0]):
+        with in_place(self.names[0]):
             return self._first.attributes(group, names)
 
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
         """Return the attributes of many groups of the first file."""
-        with in_member(self.names[0]):
+        with in_place(self.names[0]):
             return self._first.attributes_of(groups, names)
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
@@ -144,7 +144,7 @@ class ShardedStore:
         return [found[owner, path] for path, owner in zip(paths, owners, strict=True)]
 
     def _arrays_of(self, name: str, paths: Sequence[str]) -> list[StoredArray]:
-        with in_member(name):
+        with in_place(name):
             return self._stores[name].arrays(paths)
 
     def _owner(self, path: str) -> str:

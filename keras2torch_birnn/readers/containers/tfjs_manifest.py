@@ -11,8 +11,13 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, invalid, printable
-from keras2torch_birnn.readers.containers.files import in_member
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    WeightMismatchError,
+    in_place,
+    invalid,
+    printable,
+)
 from keras2torch_birnn.readers.containers.members import Members, check_name
 from keras2torch_birnn.readers.files.window import JoinedWindows
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
@@ -144,7 +149,7 @@ def read_manifest(manifest: Any, members: Members) -> Manifest:
 def _path(path: Any, place: str) -> str:
     if not isinstance(path, str):
         raise invalid("a path that is no text", place)
-    with in_member(place):
+    with in_place(place):
         check_name(path.removeprefix("./"))
     return path.removeprefix("./")
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from keras2torch_birnn.errors import InvalidModelFileError, damaged, invalid
+from keras2torch_birnn.errors import damaged, in_place, invalid
 from keras2torch_birnn.readers.files.window import Readable
 
 GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3  # the HDF5 library's numbers of its filters
@@ -113,13 +113,11 @@ class StoredArray:
     @contextmanager
     def _naming_array(self) -> Iterator[None]:
         """Add this array's path to errors."""
-        try:
-            yield
-        except MemoryError:
-            raise invalid(f"{self.nbytes} bytes do not fit into memory", self.path) from None
-        except InvalidModelFileError as error:
-            error.place = error.place or self.path
-            raise
+        with in_place(self.path):
+            try:
+                yield
+            except MemoryError:
+                raise invalid(f"{self.nbytes} bytes do not fit into memory") from None
 
     def rows(self, start: int, stop: int) -> Array:
         """Read rows ``start`` to ``stop`` of a contiguous array.

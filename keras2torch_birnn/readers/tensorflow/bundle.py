@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, damaged, invalid, printable
+from keras2torch_birnn.errors import InvalidModelFileError, damaged, in_place, invalid, printable
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
 from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
@@ -77,7 +76,7 @@ class SummedArray(StoredArray):
             for at in range(start, end, _PIECE):
                 yield self.window.read(min(_PIECE, end - at), at)
 
-        with _at(self.path):
+        with in_place(printable(self.path)):
             if masked(crc32c(pieces())) != self.checksum:
                 raise _wrong_checksum()
 
@@ -115,7 +114,7 @@ class TensorBundle:
 
     def holds_numbers(self, key: str) -> bool:
         """Tell whether a tensor has a dtype that can be read."""
-        with _at(key):
+        with in_place(printable(key)):
             return self._entry(key).dtype in _DTYPES
 
     def text(self, key: str, most: int) -> bytes:
@@ -124,7 +123,7 @@ class TensorBundle:
         Raises:
             InvalidModelFileError: something else, or damaged.
         """
-        with _at(key):
+        with in_place(printable(key)):
             entry = self._entry(key)
             if entry.dtype == _STRING and entry.shape:
                 raise invalid("several texts where one is expected")
@@ -136,7 +135,7 @@ class TensorBundle:
         Raises:
             InvalidModelFileError: something else, or damaged.
         """
-        with _at(key):
+        with in_place(printable(key)):
             return self._texts(key, most)
 
     def _texts(self, key: str, most: int) -> list[bytes]:
@@ -170,7 +169,7 @@ class TensorBundle:
         """
         entries: dict[str, _Entry] = {}
         for key, place in zip(keys, places, strict=True):
-            with _at(place):
+            with in_place(printable(place)):
                 entries[key] = self._entry(key)
                 _check_array(entries[key])
                 self._part(entries[key])
@@ -269,13 +268,3 @@ def _check_array(entry: _Entry) -> None:
 
 def _wrong_checksum() -> InvalidModelFileError:
     return InvalidModelFileError("the checksum is wrong", "the file is damaged; copy it again")
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Add the tensor to an error that has no place yet."""
-    try:
-        yield
-    except InvalidModelFileError as error:
-        error.place = error.place or printable(place)
-        raise

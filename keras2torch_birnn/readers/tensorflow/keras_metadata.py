@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UnsupportedLayerError,
     damaged,
+    in_place,
     invalid,
     printable,
 )
@@ -161,11 +162,8 @@ def _is_keras(identifier: str) -> bool:
 def _read_metadata(window: Window, count: int) -> dict[int, str]:
     if window.size > limits.MAX_JSON_BYTES * 8:
         raise invalid(f"longer than {limits.MAX_JSON_BYTES * 8} bytes", KERAS_METADATA)
-    try:
+    with in_place(KERAS_METADATA):
         return _read_texts(memoryview(window.read(window.size)), count)
-    except InvalidModelFileError as error:
-        error.place = error.place or KERAS_METADATA
-        raise
 
 
 def _read_texts(data: memoryview, count: int) -> dict[int, str]:

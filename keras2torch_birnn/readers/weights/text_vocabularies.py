@@ -16,7 +16,7 @@ from keras2torch_birnn.limits import MAX_NAMES
 from keras2torch_birnn.readers.config.parsing import Whole
 from keras2torch_birnn.readers.config.text_layers import TextLayer
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.weights.v3 import ROOTS, VOCABULARY, v3_places
+from keras2torch_birnn.readers.weights.vocabularies import written_vocabularies
 from keras2torch_birnn.spec import Generation
 
 Words = tuple[str | int, ...]
@@ -117,15 +117,10 @@ def _written_texts(
     whole: Whole, container: Container, generation: Generation
 ) -> Iterator[tuple[str, Words]]:
     """Yield place and words of the layers that have a text in the archive."""
-    first, last = VOCABULARY
-    for group in ROOTS:
-        if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
-            continue
-        for _, base, layer in v3_places(whole.model, container.store, generation, group):
-            name = f"{first}{base.removeprefix('/')}{last}"
-            if layer.place in whole.texts and name in container.vocabularies:
-                words = container.vocabularies[name].split("\n")
-                yield layer.place, tuple(_as_numbers(words, whole.texts[layer.place], name))
+    for _, layer, name in written_vocabularies(whole.model, container, generation):
+        if layer.place in whole.texts:
+            words = container.vocabularies[name].split("\n")
+            yield layer.place, tuple(_as_numbers(words, whole.texts[layer.place], name))
 
 
 def _as_numbers(words: Sequence[str], layer: TextLayer, place: str) -> Sequence[str | int]:

@@ -7,6 +7,7 @@ tf.keras 2.13 to 2.15 and of Keras 3). The text begins with the special tokens.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from keras2torch_birnn.errors import (
@@ -43,15 +44,10 @@ def with_vocabularies(
     if not bare:
         return root
     found: dict[Key, LayerSpec] = {}
-    first, last = VOCABULARY
-    for group in ROOTS:
-        if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
-            continue
-        for owner, base, layer in v3_places(whole, container.store, generation, group):
-            name = f"{first}{base.removeprefix('/')}{last}"
-            if _lacks(layer) and name in container.vocabularies:
-                words = _numbers(container.vocabularies[name], name)
-                found[owner] = replace(layer, config={**layer.config, "vocabulary": words})
+    for owner, layer, name in written_vocabularies(whole, container, generation):
+        if _lacks(layer):
+            words = _numbers(container.vocabularies[name], name)
+            found[owner] = replace(layer, config={**layer.config, "vocabulary": words})
     root = replace_layers(root, found)
     problems += [
         UnsupportedOptionError(
@@ -63,6 +59,20 @@ def with_vocabularies(
         if _lacks(layer)
     ]
     return root
+
+
+def written_vocabularies(
+    whole: LayerSpec, container: Container, generation: Generation
+) -> Iterator[tuple[Key, LayerSpec, str]]:
+    """Yield the layers that have a text in the archive, with the name of the text."""
+    first, last = VOCABULARY
+    for group in ROOTS:
+        if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
+            continue
+        for owner, base, layer in v3_places(whole, container.store, generation, group):
+            name = f"{first}{base.removeprefix('/')}{last}"
+            if name in container.vocabularies:
+                yield owner, layer, name
 
 
 def _lacks(layer: LayerSpec) -> bool:
