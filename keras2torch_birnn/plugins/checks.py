@@ -120,9 +120,9 @@ def _shapes_for(
     """Return the output shapes; ``spread``: pass each tensor as an argument of its own."""
     left = iter(kinds)
 
-    def zeros(one: Shape) -> Tensor:
-        free = [sizes[0] if i == 0 else sizes[min(i, 3)] for i in range(len(one))]
-        full = [f if s is None else s for s, f in zip(one, free, strict=True)]
+    def zeros(shape: Shape) -> Tensor:
+        free = [sizes[0] if i == 0 else sizes[min(i, 3)] for i in range(len(shape))]
+        full = [f if s is None else s for s, f in zip(shape, free, strict=True)]
         return torch.zeros(full).to(next(left))
 
     def every(structure: Structure) -> Structure:

@@ -122,17 +122,17 @@ def _map_shapes(function: Callable[[Shape | None], Structure], shape: Structure)
 
 
 def _infer_graph(
-    graph: Graph, given: Structure, problems: list[K2TError]
+    graph: Graph, inputs: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
     """Infer the shapes of a graph's layers in the order of their calls; return its outputs' too.
 
-    given: the shapes of the graph's inputs. Misfits are added to ``problems``.
+    inputs: the shapes of the graph's inputs. Misfits are added to ``problems``.
 
     Raises:
         InvalidModelFileError: an output is used that its layer does not have.
     """
     layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(tensors(graph.inputs), shape_leaves(given), strict=False):
+    for ref, shape in zip(tensors(graph.inputs), shape_leaves(inputs), strict=False):
         if shape is not None:
             own = layers[ref.layer]
             layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
@@ -163,8 +163,8 @@ def _infer_graph(
             shape = layer.config["shape"]
             layers[call.layer] = replace(layer, input_shape=shape, output_shape=shape)
         else:
-            given = call.args[0] if len(call.args) == 1 else call.args
-            shape = map_structure(shape_of, given)
+            inputs = call.args[0] if len(call.args) == 1 else call.args
+            shape = map_structure(shape_of, inputs)
             map_structure(shape_of, call.kwargs)  # masks and states are there, too
             try:
                 check_sizes(layer.class_name, layer.config, len(tuple(leaves(call.args))))

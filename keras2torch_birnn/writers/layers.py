@@ -98,14 +98,14 @@ class Located:
     def read(self, path: str, owner: Key, layer: LayerSpec) -> Mapping[str, Tensor]:
         """Build a layer with the weights of the file; return its tensors, large ones lazily."""
 
-        def change(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
+        def change(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
             weights: dict[str, Any] = {
                 name: LazyArray.whole(array)
-                if self.may_wait and may_wait(StoredLayer(owner, one, arrays), name)
+                if self.may_wait and may_wait(StoredLayer(owner, layer, arrays), name)
                 else array.read()
                 for name, array in arrays.items()
             }
-            return replace(one, weights=self.weights.layout.join(one, weights))
+            return replace(layer, weights=self.weights.layout.join(layer, weights))
 
         own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
         return tensors_of(path, with_dtype(change_layers(layer, own, change, owner), self.read_as))

@@ -143,15 +143,15 @@ class NewState:
         located: Located,
         model: nn.Module,
         optimizer: KerasOptimizer,
-        given: Mapping[str, Any] | None,
+        config: Mapping[str, Any] | None,
     ) -> None:
-        """Find the places of a state; ``given``: the JSON of ``--config``.
+        """Find the places of a state; ``config``: the JSON of ``--config``.
 
         Raises:
             UsageError: the optimizer is another one than that of the file, or of another model, or
                 the file has no place for a state.
         """
-        compiled = read_compiled(container, given, located.spec.generation)
+        compiled = read_compiled(container, config, located.spec.generation)
         _check_same_optimizer(compiled, optimizer)
         self.optimizer, self.located, self.model = optimizer, located, model
         self.variables = find_variables(located, model)

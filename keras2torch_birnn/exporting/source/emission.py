@@ -116,10 +116,15 @@ def same_names(name: str, keys: Sequence[str]) -> dict[str, str]:
     return {key: f"{name}.{key}" for key in keys}
 
 
-def module(name: str, made: Expression, keys: Sequence[str] = (), *helpers: Helper) -> Emission:
+def module(
+    name: str, constructor: Expression, keys: Sequence[str] = (), *helpers: Helper
+) -> Emission:
     """Write a layer as one module, called with its tensor; ``keys``: names of its own state."""
     return Emission(
-        lambda site: call(member(name), site.x), {name: made}, same_names(name, keys), helpers
+        lambda site: call(member(name), site.x),
+        {name: constructor},
+        same_names(name, keys),
+        helpers,
     )
 
 

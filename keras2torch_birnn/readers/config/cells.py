@@ -122,9 +122,9 @@ def check_alone(layer: LayerSpec, problems: list[K2TError]) -> None:
         )
 
 
-def check_constants(layer: LayerSpec, given: Mapping[str, Any], problems: list[K2TError]) -> None:
+def check_constants(layer: LayerSpec, config: Mapping[str, Any], problems: list[K2TError]) -> None:
     """Refuse an RNN that hands the same tensors to its cell at every step."""
-    if layer.class_name == "RNN" and given.get("num_constants"):
+    if layer.class_name == "RNN" and config.get("num_constants"):
         problems.append(
             UnsupportedOptionError(
                 "an RNN called with constants is not supported",

@@ -76,13 +76,13 @@ def parse_custom_layer(
 def _parse_declared(
     layer: LayerSpec,
     known: Mapping[str, Any],
-    given: Mapping[str, Any],
+    stated: Mapping[str, Any],
     generation: Generation,
     problems: list[K2TError],
 ) -> dict[str, Any]:
     """Parse the options that the plugin declares, all explicit; others are problems."""
     shown = printable(python_name(layer.class_name))
-    config = {key: dialects.plain_value(value) for key, value in given.items()}
+    config = {key: dialects.plain_value(value) for key, value in stated.items()}
     options: dict[str, Any] = {"trainable": config.get("trainable", True) is not False}
     for key, option in known.items():
         try:

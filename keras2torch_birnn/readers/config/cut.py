@@ -184,12 +184,12 @@ class _Cutting:
         )
         return replace(call, args=(args[0] if len(args) == 1 else args,), kwargs={})
 
-    def _pass_new(self, inner: Entrance, given: Sequence[TensorRef]) -> TensorRef:
+    def _pass_new(self, inner: Entrance, refs: Sequence[TensorRef]) -> TensorRef:
         """Pass a new input of an inner model on as an input of this model."""
-        order = self._order_of(given[inner.order]) if inner.order < len(given) else _NO_INPUT
+        order = self._order_of(refs[inner.order]) if inner.order < len(refs) else _NO_INPUT
         new = replace(inner, order=order, number=None)
         if inner.number is not None:  # what this model gave it
-            ref = given[inner.number]
+            ref = refs[inner.number]
             if self._starts_at(ref):
                 return ref
             new = replace(new, source=self._path(ref.layer), number=self._number(ref))

@@ -49,10 +49,10 @@ class MaskSource:
 Given = Sequence[MaskSource | None]
 
 
-def carry_masks(graph: Graph, given: Given) -> dict[TensorRef, MaskSource]:
-    """Return the tensors of a graph that may have a mask. ``given``: those of its inputs."""
+def carry_masks(graph: Graph, masks: Given) -> dict[TensorRef, MaskSource]:
+    """Return the tensors of a graph that may have a mask. ``masks``: those of its inputs."""
     found: dict[TensorRef, MaskSource] = {}
-    inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
+    inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), masks, strict=False))
     for call in graph.calls:
         layer = as_called(graph.layer(call.layer), call.kwargs)
         if layer.class_name == "InputLayer":

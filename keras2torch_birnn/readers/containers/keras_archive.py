@@ -114,29 +114,29 @@ def read_archive(window: Window) -> Archive:
         )
 
 
-def _check_own(archive: zipfile.ZipFile, found: Mapping[str, zipfile.ZipInfo]) -> None:
+def _check_own(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> None:
     """Refuse what k2t wrote: the first strings in its ``data.pkl`` are the format's."""
-    for name, member in found.items():
+    for name, member in members.items():
         if name.endswith("/data.pkl") and member.compress_type == zipfile.ZIP_STORED:
             with archive.open(member) as program:
                 if b"keras2torch_birnn/" in program.read(256):
                     raise InvalidModelFileError(*CONVERTED)
 
 
-def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
-    missing = [name for name in (CONFIG, METADATA, WEIGHTS) if name not in found]
+def _check_names(members: dict[str, zipfile.ZipInfo]) -> None:
+    missing = [name for name in (CONFIG, METADATA, WEIGHTS) if name not in members]
     if not missing:
         return
     for ending, what, advice in _OTHER_ZIPS:
-        if any(name == ending or name.endswith(ending) for name in found):
+        if any(name == ending or name.endswith(ending) for name in members):
             raise InvalidModelFileError(what, advice)
-    folder = next((name[: -len(CONFIG)] for name in found if name.endswith("/" + CONFIG)), None)
+    folder = next((name[: -len(CONFIG)] for name in members if name.endswith("/" + CONFIG)), None)
     if folder is not None:
         raise InvalidModelFileError(
             f"the model is in the folder '{printable(folder)}' of the archive",
             "zip the files themselves, without the folder",
         )
-    inner = next((name for name in found if name.endswith((".h5", ".hdf5", ".keras"))), None)
+    inner = next((name for name in members if name.endswith((".h5", ".hdf5", ".keras"))), None)
     if len(missing) > 1 and inner is not None:
         raise InvalidModelFileError(f"a zip archive that holds {printable(inner)}", "unpack it")
     if len(missing) > 1:

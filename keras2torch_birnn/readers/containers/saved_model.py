@@ -75,18 +75,18 @@ class SavedModel(TensorFlowContainer):
             bundle = open_bundle(members, VARIABLES)
             return cls(bundle, read_graph(bundle), objects, saved_model)
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
         found = self._objects.model()
         version = found.get("keras_version")
         if not isinstance(version, str):
             raise invalid("without keras_version", "metadata of Keras")
-        return Architecture(given or found, version, str(found.get("backend") or ""))
+        return Architecture(config or found, version, str(found.get("backend") or ""))
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
         found = self._objects.model().get("training_config")
-        return found if isinstance(found, Mapping) else super().compiled(given)
+        return found if isinstance(found, Mapping) else super().compiled(config)
 
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""

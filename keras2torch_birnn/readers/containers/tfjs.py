@@ -93,8 +93,8 @@ class TensorFlowJS(Container):
             raise invalid("without modelTopology")
         return cls(read_manifest(model.get("weightsManifest"), members), topology)
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
         model = self._model.get("model_config", self._model)
         if isinstance(model, str):  # converters before 0.8 wrote JSON inside of JSON
             model = parse_object(model, place="model_config")
@@ -103,14 +103,14 @@ class TensorFlowJS(Container):
         version = str(self._model.get("keras_version") or "")
         if version.startswith(_JAVASCRIPT):
             translated = _to_keras(model)
-            return Architecture(given or translated, _SAME_AS, writer=version)
+            return Architecture(config or translated, _SAME_AS, writer=version)
         version = version or version_by_shape(model) or _SAME_AS
-        return Architecture(given or model, version, str(self._model.get("backend") or ""))
+        return Architecture(config or model, version, str(self._model.get("backend") or ""))
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
         found = self._model.get("training_config")
-        return found if isinstance(found, Mapping) else super().compiled(given)
+        return found if isinstance(found, Mapping) else super().compiled(config)
 
     def locate_weights(
         self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()

@@ -86,9 +86,9 @@ def model_variables(graph: Graph) -> Iterator[Variable]:
                 waiting.append(child)
 
 
-def is_optimizer(one: TrackedObject) -> bool:
+def is_optimizer(tracked: TrackedObject) -> bool:
     """Tell an optimizer by what it has, whatever the attribute is called that holds it."""
-    return bool(_OPTIMIZER & one.children.keys())
+    return bool(_OPTIMIZER & tracked.children.keys())
 
 
 def walk(

@@ -106,14 +106,14 @@ def _written_by(
 def _apply(
     layer: LayerSpec,
     wanted: Mapping[Key, Callable[[LayerSpec], MaskedSteps | None]],
-    found: list[MaskedSteps],
+    applied: list[MaskedSteps],
     owner: Key,
     *,
     wrapped: bool,
 ) -> LayerSpec:
     halves = layer.class_name == "Bidirectional"
     layer = layer.map_inner(
-        lambda key, inner: _apply(inner, wanted, found, (*owner, key), wrapped=halves)
+        lambda key, inner: _apply(inner, wanted, applied, (*owner, key), wrapped=halves)
     )
     options = _KERNEL.get(layer.class_name)
     if not wrapped or options is None or owner not in wanted:
@@ -125,5 +125,5 @@ def _apply(
     rule = wanted[owner](layer)
     if rule is None:
         return layer
-    found.append(rule)
+    applied.append(rule)
     return replace(layer, semantics={**layer.semantics, "masked_output": _RULES[rule]})

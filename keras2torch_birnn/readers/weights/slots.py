@@ -159,12 +159,12 @@ def replace_layers(layer: LayerSpec, layers: Mapping[Key, LayerSpec], owner: Key
 
 def change_layers(
     layer: LayerSpec,
-    found: Mapping[Key, Mapping[str, Any]],
+    arrays: Mapping[Key, Mapping[str, Any]],
     change: Callable[[LayerSpec, Mapping[str, Any]], LayerSpec],
     owner: Key = (),
 ) -> LayerSpec:
-    """Return the tree with ``change(layer, arrays)`` applied to every layer that ``found`` has."""
+    """Return the tree with ``change(layer, arrays)`` applied to every layer that ``arrays`` has."""
     layers = {
-        key: change(one, found[key]) for key, one in layers_by_owner(layer, owner) if key in found
+        key: change(one, arrays[key]) for key, one in layers_by_owner(layer, owner) if key in arrays
     }
     return replace_layers(layer, layers, owner)

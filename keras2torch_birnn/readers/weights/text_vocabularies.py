@@ -149,8 +149,8 @@ def _with_special(words: Words, options: Mapping[str, Any], place: str) -> Words
     return words if words[: len(special)] == special else (*special, *words)
 
 
-def _notes(found: Sequence[Vocabulary]) -> Iterator[str]:
-    for one in found:
+def _notes(vocabularies: Sequence[Vocabulary]) -> Iterator[str]:
+    for one in vocabularies:
         if one.words is None:
             yield (
                 f"{printable(one.place)}: this file does not hold the vocabulary that adapt() "
