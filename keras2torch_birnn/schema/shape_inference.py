@@ -6,12 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from keras2torch_birnn.errors import (
-    K2TError,
-    WeightMismatchError,
-    invalid,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, WeightMismatchError, invalid, printable
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
 from keras2torch_birnn.schema.custom_cells import cell_output, is_custom_cell, rnn_output

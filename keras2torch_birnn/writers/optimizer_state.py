@@ -15,23 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.errors import (
-    UsageError,
-    WeightMismatchError,
-    invalid,
-    printable,
-)
+from keras2torch_birnn.errors import UsageError, WeightMismatchError, invalid, printable
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
-from keras2torch_birnn.trainers.stored import (
-    StoredState,
-    find_copies,
-    read_compiled,
-)
+from keras2torch_birnn.trainers.stored import StoredState, find_copies, read_compiled
 from keras2torch_birnn.trainers.variables import Variable
 from keras2torch_birnn.writers.layers import Located, layer_pieces
 from keras2torch_birnn.writers.new_values import Model, Piece, encode

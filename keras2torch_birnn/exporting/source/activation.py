@@ -6,14 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.exporting.source.code import Expression, call, code, symbol
-from keras2torch_birnn.exporting.source.emission import (
-    Emission,
-    Emit,
-    Helper,
-    Site,
-    copied,
-    refuse,
-)
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, Site, copied, refuse
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.spec import LayerSpec
 

@@ -13,19 +13,8 @@ from keras2torch_birnn.exporting.source.code import (
     member,
     symbol,
 )
-from keras2torch_birnn.exporting.source.convolution import (
-    channels_ahead,
-    channels_behind,
-    short,
-)
-from keras2torch_birnn.exporting.source.emission import (
-    Called,
-    Emission,
-    Emit,
-    Helper,
-    Site,
-    copied,
-)
+from keras2torch_birnn.exporting.source.convolution import channels_ahead, channels_behind, short
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Helper, Site, copied
 from keras2torch_birnn.spec import LayerSpec
 
 _LAYERS = "keras2torch_birnn.layers.pooling"

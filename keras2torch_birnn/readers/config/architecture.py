@@ -42,18 +42,9 @@ from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
 from keras2torch_birnn.readers.config.passes import PASSES, list_refused
 from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
 from keras2torch_birnn.readers.config.sequential import build_sequential
-from keras2torch_birnn.readers.config.text_layers import (
-    LOOKUP_CLASSES,
-    TEXT_CLASSES,
-    text_layer,
-)
+from keras2torch_birnn.readers.config.text_layers import LOOKUP_CLASSES, TEXT_CLASSES, text_layer
 from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
-from keras2torch_birnn.schema import (
-    CLASS_NAMES,
-    OPS,
-    RECURRENT,
-    WITH_GRAPH,
-)
+from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of, python_name
 from keras2torch_birnn.schema.dtype_flow import without_time_distributed

@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras2torch_birnn.errors import (
-    K2TError,
-    UnsupportedOptionError,
-    invalid,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class
 from keras2torch_birnn.readers.config.sequential import parse_shape

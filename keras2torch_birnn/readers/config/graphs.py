@@ -9,12 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras2torch_birnn.errors import (
-    K2TError,
-    UnsupportedOptionError,
-    invalid,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.readers.config.call_indices import (
     NodeCall,
     Nodes,
@@ -32,15 +27,7 @@ from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
 from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
-from keras2torch_birnn.spec import (
-    Call,
-    Graph,
-    LayerSpec,
-    Structure,
-    TensorRef,
-    leaves,
-    tensors,
-)
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
 _TRAIN_BY_DEFAULT = frozenset(

@@ -19,12 +19,7 @@ from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
 from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.readers.weights.lora import parse_lora
 from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
-from keras2torch_birnn.schema import (
-    REQUIRED,
-    SCHEMA,
-    BadOptionError,
-    Option,
-)
+from keras2torch_birnn.schema import REQUIRED, SCHEMA, BadOptionError, Option
 
 _INPUT_ADVICE: Mapping[str, str] = {
     "ragged": "build the model on a dense Input with mask_zero or Masking, give it the weights "

@@ -7,11 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.errors import (
-    UnsupportedOptionError,
-    invalid,
-    printable,
-)
+from keras2torch_birnn.errors import UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.limits import MAX_CONSTANT_DEPTH, MAX_INT64
 from keras2torch_birnn.readers.operations.values import dtype_kind
 from keras2torch_birnn.spec import Constant

@@ -10,12 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keras2torch_birnn.errors import (
-    K2TError,
-    UnsupportedOptionError,
-    invalid,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.weights.slots import Key, replace_layers
