@@ -19,7 +19,7 @@ from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
 from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
 from keras2torch_birnn.readers.tensorflow.table import read_table
-from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, fields, read_varint
+from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, read_varint
 
 # core/framework/types.proto -> a key of STORED_DTYPES
 _DTYPES: Mapping[int, str] = {
@@ -213,32 +213,24 @@ def _count_shards(header: memoryview) -> int:
     Raises:
         InvalidModelFileError: too many, big-endian, or of a newer version.
     """
-    found = dict(fields(header))
-    if as_int(found.get(2, _LITTLE_ENDIAN)) != _LITTLE_ENDIAN:
+    facts = Message(header)
+    if facts.number(2, _LITTLE_ENDIAN) != _LITTLE_ENDIAN:
         raise InvalidModelFileError("a big-endian checkpoint", "save it on another machine")
-    version = dict(fields(as_bytes(found.get(3, memoryview(b"")))))
-    if as_int(version.get(2, 0)) > _PRODUCER:
+    if facts.message(3).number(2) > _PRODUCER:
         raise InvalidModelFileError(
             "a checkpoint of a newer format than this k2t knows", "upgrade keras2torch_birnn"
         )
-    count = as_int(found.get(1, 0))
+    count = facts.number(1)
     if not 1 <= count <= limits.MAX_CHECKPOINT_SHARDS:
         raise invalid(f"{count} shards where 1 to {limits.MAX_CHECKPOINT_SHARDS} are allowed")
     return count
 
 
 def _read_entry(value: memoryview) -> _Entry:
-    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
-    shape: tuple[int, ...] = ()
-    sliced = False
-    for number, found in fields(value):
-        if number == 2:
-            shape = _read_shape(as_bytes(found))
-        elif number == 7:
-            sliced = True
-        elif number in numbers:
-            numbers[number] = as_int(found)
-    return _Entry(numbers[1], shape, numbers[3], numbers[4], numbers[5], numbers[6], sliced)
+    entry = Message(value)
+    shard, offset, size, checksum = map(entry.number, (3, 4, 5, 6))
+    shape = _read_shape(entry.data(2))
+    return _Entry(entry.number(1), shape, shard, offset, size, checksum, sliced=7 in entry)
 
 
 def _read_shape(message: memoryview) -> tuple[int, ...]:
@@ -248,7 +240,7 @@ def _read_shape(message: memoryview) -> tuple[int, ...]:
         if number == 3:
             raise damaged("a tensor of unknown rank")
         if number == 2:
-            sizes.append(as_int(dict(fields(as_bytes(found))).get(1, 0)))
+            sizes.append(Message(as_bytes(found)).number(1))
         if len(sizes) > limits.MAX_RANK or (sizes and sizes[-1] >= 1 << 48):
             raise invalid("a tensor of an absurd shape")
     return tuple(sizes)

@@ -24,7 +24,7 @@ from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph, read_saved_graph
-from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, as_text, fields, parts
+from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, parts
 
 SAVED_MODEL, KERAS_METADATA = "saved_model.pb", "keras_metadata.pb"
 _KERAS = "_tf_keras_"  # begins the identifier of every object that Keras made
@@ -171,15 +171,9 @@ def _read_texts(data: memoryview, count: int) -> dict[int, str]:
     for number, value in fields(data):
         if number != 1:
             continue
-        node, identifier, text = 0, "", ""
-        for tag, part in fields(as_bytes(value)):
-            if tag == 2:
-                node = as_int(part)
-            elif tag == 4:
-                identifier = as_text(part, KERAS_METADATA)
-            elif tag == 5:
-                text = as_text(part, KERAS_METADATA)
-        if not _is_keras(identifier):
+        said = Message(as_bytes(value))
+        node, text = said.number(2), said.text(5, KERAS_METADATA)
+        if not _is_keras(said.text(4, KERAS_METADATA)):
             continue
         if node >= count or node in texts:
             raise damaged(

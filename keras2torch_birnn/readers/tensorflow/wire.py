@@ -109,6 +109,42 @@ def as_text(value: Value, place: str) -> str:
     return decode_text(bytes(as_bytes(value)), place=place)
 
 
+class Message:
+    """The fields of a message by their numbers; one that is absent is 0 or empty.
+
+    Of a field that is there several times the last counts, as everywhere. What is of another type
+    than is asked for is an InvalidModelFileError.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        """Read the fields.
+
+        Raises:
+            InvalidModelFileError: no protocol buffer.
+        """
+        self._fields = dict(fields(data))
+
+    def __contains__(self, field: int) -> bool:
+        """Tell whether a field is there."""
+        return field in self._fields
+
+    def number(self, field: int, default: int = 0) -> int:
+        """Return a number."""
+        return as_int(self._fields.get(field, default))
+
+    def data(self, field: int) -> memoryview:
+        """Return bytes."""
+        return as_bytes(self._fields.get(field, memoryview(b"")))
+
+    def text(self, field: int, place: str) -> str:
+        """Return a text of UTF-8."""
+        return as_text(self.data(field), place)
+
+    def message(self, field: int) -> Message:
+        """Return the message in a field."""
+        return Message(self.data(field))
+
+
 def _read_tag(data: memoryview, at: int) -> tuple[int, int, int]:
     tag, at = read_varint(data, at)
     if tag >> 3 == 0:
