@@ -46,9 +46,6 @@ _OTHER_ZIPS = (
 )
 
 
-# What a layer found in ``adapt()``, one entry a line; before and after: its place in the store.
-
-
 @dataclass(frozen=True)
 class Archive:
     """Contents of a ``.keras`` file. ``weights`` may be in a temporary file.

@@ -33,7 +33,6 @@ from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph
 from keras2torch_birnn.spec import LayerSpec
 
 VARIABLES = "variables/variables"
-SAVED_MODEL_TEXT = "saved_model.pbtxt"
 
 
 class SavedModel(TensorFlowContainer):

@@ -2,7 +2,7 @@
 
 Written by ``tensorflowjs_converter`` (Python) and by ``model.save()`` (JavaScript). Their order of
 weights is not the model's: a weight belongs to the layer whose name is part of its own name.
-OpenPath: tfjs 4.22 ``tfjs-core/src/io/io_utils.ts`` and ``tfjs-layers/src/models.ts``.
+Source: tfjs 4.22 ``tfjs-core/src/io/io_utils.ts`` and ``tfjs-layers/src/models.ts``.
 """
 
 from __future__ import annotations
