@@ -207,17 +207,13 @@ def candidates(
                 yield Drawn(f"{name}, {steps} steps" if short else name, arrays)
 
 
-def draw_inputs(
-    model: ModelSpec, *, steps: int, seed: int, shorten: bool = False, values: Values = normal
-) -> tuple[Array, ...]:
+def draw_inputs(model: ModelSpec, *, steps: int, seed: int) -> tuple[Array, ...]:
     """Draw one batch: float32 or int32 arrays, ``steps`` or the next fitting size for a free axis.
 
     Where a mask begins at an input, rows are full, right-padded, left-padded, gappy and empty.
-    ``values``: how real numbers are drawn. ``shorten``: use ``steps`` also for a fixed second
-    axis, where the model lets itself be computed on that (one that flattens its steps does not).
     """
     facts = input_facts(model)
-    return _draw_all(facts, _choose_shapes(model, facts, steps, shorten=shorten), seed, values)
+    return _draw_all(facts, _choose_shapes(model, facts, steps, shorten=False), seed, normal)
 
 
 def check_memory(model: ModelSpec, *, steps: int, shorten: bool) -> None:
@@ -232,7 +228,11 @@ def check_memory(model: ModelSpec, *, steps: int, shorten: bool) -> None:
 def _choose_shapes(
     model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, *, shorten: bool
 ) -> list[Shape]:
-    """Choose the shapes of a batch, each axis included; see ``draw_inputs``."""
+    """Choose the shapes of a batch, each axis included; see ``draw_inputs``.
+
+    shorten: use ``steps`` also for a fixed second axis, where the model lets itself be computed on
+    that (one that flattens its steps does not).
+    """
     declared = [f.shape for f in facts]
     if shorten and all(_can_shorten(shape, steps) for shape in declared):
         shorter = [
