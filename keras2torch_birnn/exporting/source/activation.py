@@ -11,7 +11,6 @@ from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.spec import LayerSpec
 
 _FUNCTIONS = "keras2torch_birnn.functional.activations"
-_LAYERS = "keras2torch_birnn.layers.activation"
 # Functions of torch, which need no helper
 _OF_TORCH: Mapping[str, str] = {
     "relu": "torch.relu",
@@ -121,7 +120,7 @@ def _with_parameters(layer: LayerSpec, name: str) -> Emission:
     keys = _PARAMETERS[layer.class_name]
     shape = next(iter(layer.weights.values())).shape
     empty = code("nn.Parameter(torch.empty({}))", tuple(shape))
-    return copied(name, Helper(_LAYERS, layer.class_name), *[empty for _ in keys], keys=keys)
+    return copied(layer, name, layer.class_name, *[empty for _ in keys], keys=keys)
 
 
 def _softmax(layer: LayerSpec, name: str) -> Emission:

@@ -22,15 +22,13 @@ from keras2torch_birnn.exporting.source.emission import (
     Called,
     Emission,
     Emit,
-    Helper,
     Site,
+    class_of,
     same_names,
 )
 from keras2torch_birnn.layers.attention import rules_of_rows
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.attention"
 
 
 def _call(site: Site) -> Expression | Called:
@@ -60,7 +58,7 @@ def _attention(layer: LayerSpec, name: str) -> Emission:
         _call,
         {name: call(symbol(kind), scale, *score, causal=bool(layer.config["causal"]))},
         same_names(name, keys),
-        (Helper(_LAYERS, kind),),
+        (class_of(layer, kind),),
         options=_options(layer),
     )
 
@@ -94,7 +92,7 @@ def _heads(layer: LayerSpec, name: str) -> Emission:
         _call,
         {name: code("MultiHeadAttention({}, plan=Plan({}))", join(", ", parts), plan)},
         same_names(name, keys),
-        (Helper(_LAYERS, "MultiHeadAttention"), Helper(_LAYERS, "Plan")),
+        (class_of(layer, "MultiHeadAttention"), class_of(layer, "Plan")),
         options=_options(layer),
     )
 

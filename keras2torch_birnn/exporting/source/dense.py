@@ -9,7 +9,6 @@ from keras2torch_birnn.exporting.source.code import Expression, arguments, call,
 from keras2torch_birnn.exporting.source.emission import (
     Emission,
     Emit,
-    Helper,
     Site,
     copied,
     refuse,
@@ -120,8 +119,8 @@ def _random_fourier_features(layer: LayerSpec, name: str) -> Emission:
     inner, units = map(int, layer.weights["unscaled_kernel"].shape)
     shapes = [code("torch.empty({})", shape) for shape in ((units, inner), (units,))]
     scale = parameter(layer.weights["kernel_scale"])
-    helper = Helper("keras2torch_birnn.layers.dense", layer.class_name)
-    return copied(name, helper, *shapes, scale, keys=("weight", "bias", "scale"))
+    keys = ("weight", "bias", "scale")
+    return copied(layer, name, layer.class_name, *shapes, scale, keys=keys)
 
 
 EMITTERS: Mapping[str, Emit] = {

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, printable
 from keras2torch_birnn.exporting.source.code import Expression, Statement, call, member, symbol
+from keras2torch_birnn.schema import PAGES
 from keras2torch_birnn.spec import LayerSpec
 
 # An expression of a tensor; a value of the file; or a structure of both, a tuple for Keras' lists.
@@ -128,8 +129,20 @@ def module(
     )
 
 
+def class_of(layer: LayerSpec, kind: str) -> Helper:
+    """Return a class to copy, of the page that converts the layer."""
+    return Helper(f"keras2torch_birnn.layers.{PAGES[layer.class_name]}", kind)
+
+
 def copied(
-    name: str, helper: Helper, *values: object, keys: Sequence[str] = (), **options: object
+    layer: LayerSpec,
+    name: str,
+    kind: str,
+    /,
+    *values: object,
+    keys: Sequence[str] = (),
+    **options: object,
 ) -> Emission:
-    """Write a layer as a module whose class is copied, made with these arguments."""
-    return module(name, call(symbol(helper.name), *values, **options), keys, helper)
+    """Write a layer as a module of the class ``kind`` of its page, made with these arguments."""
+    constructor = call(symbol(kind), *values, **options)
+    return module(name, constructor, keys, class_of(layer, kind))

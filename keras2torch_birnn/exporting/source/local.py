@@ -9,11 +9,9 @@ from keras2torch_birnn.exporting.source.activation import applied, helpers_of
 from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
 from keras2torch_birnn.exporting.source.convolution import channels_ahead
 from keras2torch_birnn.exporting.source.dense import kernel_keys
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, Site, same_names
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Site, class_of, same_names
 from keras2torch_birnn.schema.local import places, windows_of
 from keras2torch_birnn.spec import LayerSpec
-
-_PRODUCTS = Helper("keras2torch_birnn.layers.local", "LocalProducts")
 
 
 def _locally_connected(layer: LayerSpec, name: str) -> Emission:
@@ -32,7 +30,7 @@ def _locally_connected(layer: LayerSpec, name: str) -> Emission:
         return y if last else code("{}.movedim(-1, 1)", y)
 
     keys = kernel_keys(bias=bool(bias))
-    helpers = (_PRODUCTS, *helpers_of(value))
+    helpers = (class_of(layer, "LocalProducts"), *helpers_of(value))
     return Emission(multiply, {name: products}, same_names(name, keys), helpers)
 
 

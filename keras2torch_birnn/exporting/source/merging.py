@@ -11,14 +11,11 @@ from keras2torch_birnn.exporting.source.emission import (
     MASK_REACHES,
     Emission,
     Emit,
-    Helper,
     Site,
     copied,
     refuse,
 )
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.merging"
 
 _MERGES: Mapping[str, Callable[[Sequence[Expression]], Expression]] = {
     "Add": lambda parts: join(" + ", parts),
@@ -65,7 +62,7 @@ def _masked(layer: LayerSpec, name: str) -> Emission:
     def merge(site: Site) -> Expression:
         return call(member(name), site.tensors, *[site.mask] * (site.mask is not None))
 
-    return replace(copied(name, Helper(_LAYERS, "Merge"), layer.class_name), call=merge)
+    return replace(copied(layer, name, "Merge", layer.class_name), call=merge)
 
 
 def _concatenate(layer: LayerSpec, name: str) -> Emission:
@@ -73,19 +70,19 @@ def _concatenate(layer: LayerSpec, name: str) -> Emission:
     return Emission(lambda site: code("torch.cat({}, dim={})", site.tensors, axis))
 
 
-def _of_list(name: str, kind: str, *options: object) -> Emission:
-    made = copied(name, Helper(_LAYERS, kind), *options)
+def _of_list(layer: LayerSpec, name: str, kind: str, *options: object) -> Emission:
+    made = copied(layer, name, kind, *options)
     return replace(made, call=lambda site: call(member(name), site.tensors))
 
 
 def _dot(layer: LayerSpec, name: str) -> Emission:
     least = layer.semantics["smallest_norm"] if layer.config["normalize"] else None
     axes = tuple(map(int, layer.config["axes"]))
-    return _of_list(name, "Dot", axes, least)
+    return _of_list(layer, name, "Dot", axes, least)
 
 
 def _cosine(layer: LayerSpec, name: str) -> Emission:
-    return _of_list(name, "Cosine")
+    return _of_list(layer, name, "Cosine")
 
 
 EMITTERS: Mapping[str, Emit] = {

@@ -22,7 +22,6 @@ from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
 from keras2torch_birnn.spec import Array, LayerSpec
 
-_LAYERS = "keras2torch_birnn.layers.normalization"
 _HELPERS = "keras2torch_birnn.exporting.source.helpers.normalization"
 
 
@@ -124,28 +123,25 @@ def _layer(layer: LayerSpec, name: str) -> Emission:
         shown = sizes[0] if len(sizes) == 1 else sizes
         return module(name, call(symbol("nn.LayerNorm"), shown, eps=config["epsilon"]), keys)
     options = {"centers": not config["rms_scaling"]}
-    helper = Helper(_LAYERS, "LayerNorm")
-    return copied(name, helper, tuple(axes), *parts, config["epsilon"], keys=keys, **options)
+    values = (tuple(axes), *parts, config["epsilon"])
+    return copied(layer, name, "LayerNorm", *values, keys=keys, **options)
 
 
 def _group(layer: LayerSpec, name: str) -> Emission:
     config = layer.config
     keys, parts = _gain_and_shift(layer.weights)
     options = {"axis": config["axis"], "eps": config["epsilon"]}
-    return copied(
-        name, Helper(_LAYERS, "GroupNorm"), config["groups"], *parts, keys=keys, **options
-    )
+    return copied(layer, name, "GroupNorm", config["groups"], *parts, keys=keys, **options)
 
 
 def _unit(layer: LayerSpec, name: str) -> Emission:
     axis, least = tuple(layer.config["axis"]), layer.semantics["smallest_norm"]
-    return copied(name, Helper(_LAYERS, "UnitNorm"), axis, least)
+    return copied(layer, name, "UnitNorm", axis, least)
 
 
 def _rms(layer: LayerSpec, name: str) -> Emission:
     weight = _ones(layer.weights["scale"])
-    epsilon = layer.config["epsilon"]
-    return copied(name, Helper(_LAYERS, "RMSNorm"), weight, epsilon, keys=("weight",))
+    return copied(layer, name, "RMSNorm", weight, layer.config["epsilon"], keys=("weight",))
 
 
 EMITTERS: Mapping[str, Emit] = {

@@ -14,10 +14,8 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.convolution import channels_ahead, channels_behind, short
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Helper, Site, copied
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Site, copied
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.pooling"
 
 
 def _windows(layer: LayerSpec, name: str) -> Emission:
@@ -28,7 +26,7 @@ def _windows(layer: LayerSpec, name: str) -> Emission:
     if config["padding"] == "same":
         options = {"size": size, "stride": stride, "padding": "same", "last": last}
         kind = "max" if maximum else "average"
-        return copied(name, Helper(_LAYERS, "Pooling"), kind=kind, **options)
+        return copied(layer, name, "Pooling", kind=kind, **options)
     more = () if stride == size else (short(stride),)
     pooling = symbol(f"nn.{'Max' if maximum else 'Avg'}Pool{rank}d")
 
@@ -64,8 +62,9 @@ def _global(layer: LayerSpec, name: str) -> Emission:
 
 def _adaptive(layer: LayerSpec, name: str) -> Emission:
     return copied(
+        layer,
         name,
-        Helper(_LAYERS, "AdaptivePooling"),
+        "AdaptivePooling",
         kind="max" if "Max" in layer.class_name else "average",
         size=tuple(map(int, layer.config["output_size"])),
         last=layer.config["data_format"] == "channels_last",

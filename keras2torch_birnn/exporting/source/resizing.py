@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.exporting.source.dropout import same
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, copied
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, copied
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.resizing"
 
 
 def _module(layer: LayerSpec, name: str, kind: str, sizes: object, **options: Any) -> Emission:
     last = bool(layer.config["data_format"] == "channels_last")
-    return copied(name, Helper(_LAYERS, kind), sizes, **options, channels_last=last)
+    return copied(layer, name, kind, sizes, **options, channels_last=last)
 
 
 def _margins(layer: LayerSpec, name: str) -> Emission:
