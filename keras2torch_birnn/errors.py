@@ -91,6 +91,16 @@ class InvalidModelFileError(K2TError):
     code = "invalid_file"
 
 
+def invalid(found: str, place: str = "") -> InvalidModelFileError:
+    """Return the error for what is refused and has no remedy."""
+    return InvalidModelFileError(found, "refused", place=place)
+
+
+def damaged(found: str, place: str = "") -> InvalidModelFileError:
+    """Return the error for what no writer of such files leaves."""
+    return InvalidModelFileError(found, "the file is damaged", place=place)
+
+
 class MissingArchitectureError(InvalidModelFileError):
     """The input is fine, but holds weights only; the architecture must be given (exit code 4)."""
 
@@ -165,6 +175,16 @@ def in_file(file: object) -> Iterator[None]:
         yield
     except K2TError as error:
         error.file = error.file or str(file)
+        raise
+
+
+@contextmanager
+def in_place(place: str) -> Iterator[None]:
+    """Add a place of the file to an error about its content that has none."""
+    try:
+        yield
+    except InvalidModelFileError as error:
+        error.place = error.place or place
         raise
 
 

@@ -192,25 +192,14 @@ def _with_known_shapes(root: LayerSpec, problems: Sequence[K2TError]) -> LayerSp
         """Replace a layer with a problem by one of an unknown class and output."""
         if id(layer) in refused:
             return replace(layer, class_name="", config={}, parts={})
-        graph = layer.graph
-        return replace(
-            layer,
-            parts={name: hide(part) for name, part in layer.parts.items()},
-            graph=graph and replace(graph, layers=tuple(map(hide, graph.layers))),
-        )
+        return layer.map_inner(lambda _, one: hide(one))
 
     def show(layer: LayerSpec) -> LayerSpec:
         """Copy the shapes to the layers of the file."""
-        graph, known = layer.graph, inferred.get(layer.place)
+        known = inferred.get(layer.place)
         if known is not None:
             layer = replace(layer, input_shape=known.input_shape, output_shape=known.output_shape)
-        if id(layer) in refused:
-            return layer
-        return replace(
-            layer,
-            parts={name: show(part) for name, part in layer.parts.items()},
-            graph=graph and replace(graph, layers=tuple(map(show, graph.layers))),
-        )
+        return layer if id(layer) in refused else layer.map_inner(lambda _, one: show(one))
 
     try:
         inferred = {layer.place: layer for layer in infer_model(hide(root), []).walk()}

@@ -7,8 +7,9 @@ rules of the Keras that wrote the file are applied by ``readers``.
 from __future__ import annotations
 
 import json
+import re
 import shlex
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -122,6 +123,17 @@ class LayerSpec:
         for layer in self.graph.layers if self.graph else ():
             yield from layer.walk()
 
+    def map_inner(self, change: Callable[[str, LayerSpec], LayerSpec]) -> LayerSpec:
+        """Return this layer with the layers right inside it changed.
+
+        ``change`` takes the key of a part, or a layer's name in the graph, and the layer.
+        """
+        graph = self.graph
+        if graph is not None:
+            graph = replace(graph, layers=tuple(change(one.name, one) for one in graph.layers))
+        parts = {key: change(key, part) for key, part in self.parts.items()}
+        return replace(self, parts=parts, graph=graph) if parts or graph else self
+
 
 # The user's choice for files that are ambiguous, see ``readers.weights.masked_steps``.
 MaskedSteps = Literal["zeros", "previous"]
@@ -198,6 +210,11 @@ class Generation:
     bilinear: Literal["corners", "centers", "corners or centers"] = "corners"
     images_keep_integers: bool = False
     random_crop_resizes: bool | None = True
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The first three numbers of the version; "2.2.4-tf" is that of TensorFlow 1.13 to 2.1."""
+        return tuple(map(int, re.findall("[0-9]+", self.version)[:3]))
 
 
 @dataclass(frozen=True)
@@ -388,10 +405,5 @@ def _leaf_to_json(leaf: Any) -> Any:
 
 def with_dtype(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
     """Return the layer with all weights, also of inner layers, in this dtype."""
-    graph = layer.graph
-    return replace(
-        layer,
-        weights={n: w.astype(dtype, copy=False) for n, w in layer.weights.items()},
-        parts={k: with_dtype(part, dtype) for k, part in layer.parts.items()},
-        graph=graph and replace(graph, layers=tuple(with_dtype(i, dtype) for i in graph.layers)),
-    )
+    weights = {name: array.astype(dtype, copy=False) for name, array in layer.weights.items()}
+    return replace(layer, weights=weights).map_inner(lambda _, inner: with_dtype(inner, dtype))

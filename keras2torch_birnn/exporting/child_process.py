@@ -80,8 +80,8 @@ def _run_child(job: dict[str, Any], folder: Path) -> str:
     return lines[-1] if lines else f"it ended with code {done.returncode}"
 
 
-def _read(found: Path, count: int) -> tuple[tuple[Array, ...] | str, ...]:
-    with np.load(found) as data:
+def _read(path: Path, count: int) -> tuple[tuple[Array, ...] | str, ...]:
+    with np.load(path) as data:
         results: list[tuple[Array, ...] | str] = []
         for number in range(count):
             if f"{number}_error" in data.files:

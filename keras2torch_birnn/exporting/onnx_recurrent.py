@@ -16,12 +16,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.errors import (
-    K2TError,
-    UnsupportedLayerError,
-    UnsupportedOptionError,
-    gather,
-)
+from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError, gather
 from keras2torch_birnn.exporting.onnx_activations import OnnxActivation, describe, to_onnx
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.merge_modes import MERGE_MODES, merge_outputs
@@ -31,13 +26,7 @@ from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.layer import Cell, Weights
 from keras2torch_birnn.rnn.masked_run import ZEROS, to_bool_mask
-from keras2torch_birnn.rnn.masks import (
-    reverse,
-    reversed_first,
-    shown_steps,
-    valid_first,
-    zero_past,
-)
+from keras2torch_birnn.rnn.masks import reverse, reversed_first, shown_steps, valid_first, zero_past
 from keras2torch_birnn.rnn.modules import (
     AnyRecurrent,
     BidirectionalPair,

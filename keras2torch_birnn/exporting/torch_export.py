@@ -287,11 +287,7 @@ class Pt2(Target):
     """An archive of ``torch.export``."""
 
     kind = FileKind("a torch.export archive", (".pt2",), is_ours)
-
-    @property
-    def runtime(self) -> str:
-        """Torch."""
-        return "torch"
+    runtime = "torch"
 
     def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:
         """Write the program and its weights to one file.

@@ -120,9 +120,9 @@ def _shapes_for(
     """Return the output shapes; ``spread``: pass each tensor as an argument of its own."""
     left = iter(kinds)
 
-    def zeros(one: Shape) -> Tensor:
-        free = [sizes[0] if i == 0 else sizes[min(i, 3)] for i in range(len(one))]
-        full = [f if s is None else s for s, f in zip(one, free, strict=True)]
+    def zeros(shape: Shape) -> Tensor:
+        free = [sizes[0] if i == 0 else sizes[min(i, 3)] for i in range(len(shape))]
+        full = [f if s is None else s for s, f in zip(shape, free, strict=True)]
         return torch.zeros(full).to(next(left))
 
     def every(structure: Structure) -> Structure:
@@ -152,14 +152,9 @@ def _join_shapes(first: Structure, second: Structure) -> Structure:
 
 
 def _with_outputs(layer: LayerSpec, shapes: Mapping[str, Structure]) -> LayerSpec:
-    graph = layer.graph
-    if graph is not None:
-        inner = tuple(_with_outputs(one, shapes) for one in graph.layers)
-        graph = replace(graph, layers=inner)
-    parts = {key: _with_outputs(part, shapes) for key, part in layer.parts.items()}
-    own = custom_layer_of(layer) is not None and layer.place in shapes
-    output = shapes[layer.place] if own else layer.output_shape
-    return replace(layer, graph=graph, parts=parts, output_shape=output)
+    if custom_layer_of(layer) is not None and layer.place in shapes:
+        layer = replace(layer, output_shape=shapes[layer.place])
+    return layer.map_inner(lambda _, one: _with_outputs(one, shapes))
 
 
 def _check_weights(root: LayerSpec) -> None:
@@ -335,8 +330,7 @@ def fallback_equation(
     """
     if is_custom_cell(layer):
         return _fallback_step(layer, inputs, mask, context)
-    exact = np.dtype(context.dtype)
-    module = convert_layer(with_dtype(layer, exact)).eval()
+    module, dtype = _module_of(layer, context)
     flow = mask_flow(layer)
 
     def tensor(value: Any) -> Any:
@@ -351,9 +345,8 @@ def fallback_equation(
         **map_structure(tensor, dict(context.call_options)),
         **({"mask": given} if flow.takes and some else {}),
     }
-    dtype = torch.float64 if exact == np.float64 else torch.float32
     with torch.no_grad(), naming_plugin(layer, "its module"):
-        out = module.to(dtype)(*(x if context.arguments > 1 else (x,)), **options)
+        out = module(*(x if context.arguments > 1 else (x,)), **options)
         check_dtype(layer, out, dtype)
         after = given
         if callable(flow.after) and (some or flow.makes):
@@ -365,16 +358,23 @@ def fallback_equation(
     return map_structure(_array, out), map_structure(_array, after)
 
 
+def _module_of(layer: LayerSpec, context: Context) -> tuple[nn.Module, torch.dtype]:
+    """Convert a plugin's layer, to compute in the reference's dtype."""
+    exact = np.dtype(context.dtype)
+    dtype = torch.float64 if exact == np.float64 else torch.float32
+    return convert_layer(with_dtype(layer, exact)).eval().to(dtype), dtype
+
+
 def _fallback_step(
     cell: LayerSpec, x: Array, states: tuple[Array, ...], context: Context
 ) -> tuple[Array, tuple[Array, ...]]:
     """Compute one step of a cell by the plugin's module."""
-    exact = np.dtype(context.dtype)
-    dtype = torch.float64 if exact == np.float64 else torch.float32
-    module = convert_layer(with_dtype(cell, exact)).eval().to(dtype)
+    module, dtype = _module_of(cell, context)
     with torch.no_grad(), naming_plugin(cell, "its module"):
-        given = [torch.from_numpy(np.ascontiguousarray(one, exact)) for one in (x, *states)]
-        output, new = module(given[0], tuple(given[1:]))
+        first, *others = (
+            torch.from_numpy(np.ascontiguousarray(array, context.dtype)) for array in (x, *states)
+        )
+        output, new = module(first, tuple(others))
         check_dtype(cell, (output, tuple(new)), dtype)
     return output.detach().numpy(), tuple(state.detach().numpy() for state in new)
 
@@ -383,9 +383,7 @@ def _first_states(cell: LayerSpec, rows: int, context: Context) -> tuple[Array, 
     """Compute a cell's initial states by the plugin's NumPy function, or else by its module."""
     if initial_states_of(cell) is not None:
         return initial_states_by_plugin(cell, rows, context)
-    exact = np.dtype(context.dtype)
-    dtype = torch.float64 if exact == np.float64 else torch.float32
-    module = convert_layer(with_dtype(cell, exact)).eval().to(dtype)
+    module, dtype = _module_of(cell, context)
     with torch.no_grad(), naming_plugin(cell, "its module"):
         states = initial_states(module, cell, torch.zeros((), dtype=dtype), rows)
     return tuple(state.detach().numpy() for state in states)

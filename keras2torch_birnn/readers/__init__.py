@@ -47,7 +47,6 @@ def read_with_problems(
     path: ModelSource | Source,
     *,
     config: PathLike | None = None,
-    masked_steps: str | None = None,
     weights: How = "read",
     cut: Cut = NO_CUT,
 ) -> tuple[ModelSpec, list[K2TError]]:
@@ -58,9 +57,7 @@ def read_with_problems(
     Raises:
         InvalidModelFileError, WeightMismatchError: as ``read_model``.
     """
-    with open_model(
-        path, config=config, masked_steps=masked_steps, weights=weights, cut=cut
-    ) as found:
+    with open_model(path, config=config, weights=weights, cut=cut) as found:
         return found
 
 

@@ -160,14 +160,14 @@ def parse(
     )
 
 
-def find_architecture(container: Container, given: Mapping[str, Any] | None) -> Architecture:
+def find_architecture(container: Container, config: Mapping[str, Any] | None) -> Architecture:
     """Find the architecture; where the file is a part of a model, the error names the whole.
 
     Raises:
         InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
     """
     try:
-        return container.architecture(given)
+        return container.architecture(config)
     except MissingArchitectureError as error:
         path = container.source.path
         whole = None if path is None else whole_of(path)

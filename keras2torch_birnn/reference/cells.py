@@ -5,7 +5,7 @@ Letters: B batch, F features, H units. A state is a tuple of arrays (B, ...).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -29,15 +29,21 @@ def lstm(layer: LayerSpec, context: Context) -> Step:
 
     def step(x: Array, state: State) -> tuple[Array, State]:
         h, c = state
-        z_i, z_f, z_c, z_o = np.split(x @ w + h @ u + b, 4, axis=-1)
-        i = activate(config["recurrent_activation"], z_i)
-        f = activate(config["recurrent_activation"], z_f)
-        c = f * c + i * activate(config["activation"], z_c)
-        o = activate(config["recurrent_activation"], z_o)
-        h = o * activate(config["activation"], c)
-        return h, (h, c)
+        return lstm_step(layer, np.split(x @ w + h @ u + b, 4, axis=-1), c)
 
     return step
+
+
+def lstm_step(layer: LayerSpec, gates: Sequence[Array], c: Array) -> tuple[Array, State]:
+    """Compute a step from the gates i, f, c, o before their activations."""
+    config = layer.config
+    z_i, z_f, z_c, z_o = gates
+    i = activate(config["recurrent_activation"], z_i)
+    f = activate(config["recurrent_activation"], z_f)
+    c = f * c + i * activate(config["activation"], z_c)
+    o = activate(config["recurrent_activation"], z_o)
+    h = o * activate(config["activation"], c)
+    return h, (h, c)
 
 
 def gru(layer: LayerSpec, context: Context) -> Step:

@@ -116,9 +116,8 @@ class Context:
 
 
 def _since(generation: Generation, name: str, major: int, minor: int) -> bool:
-    """Tell whether this is ``name`` of at least that version ("2.2.4-tf" is TF 1.13 to 2.1)."""
-    numbers = tuple(int(part) for part in generation.version.split(".")[:2] if part.isdigit())
-    return generation.name == name and numbers >= (major, minor)
+    """Tell whether this is ``name`` of at least that version."""
+    return generation.name == name and generation.numbers >= (major, minor)
 
 
 def passed_mask_goes_on(generation: Generation) -> bool:

@@ -11,8 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from keras2torch_birnn.reference.activations import activate
-from keras2torch_birnn.reference.cells import State, Step
+from keras2torch_birnn.reference.cells import State, Step, lstm_step
 from keras2torch_birnn.reference.context import Context, Equation
 from keras2torch_birnn.reference.convolution import convolution
 from keras2torch_birnn.reference.recurrent import loop
@@ -52,13 +51,7 @@ def step_of(layer: LayerSpec, context: Context) -> Step:
     def step(x: Array, state: State) -> tuple[Array, State]:
         h, c = state
         z = convolution(given, x, None, context)[0] + convolution(recurrent, h, None, context)[0]
-        z_i, z_f, z_c, z_o = np.split(z, 4, axis=axis)
-        i = activate(config["recurrent_activation"], z_i)
-        f = activate(config["recurrent_activation"], z_f)
-        c = f * c + i * activate(config["activation"], z_c)
-        o = activate(config["recurrent_activation"], z_o)
-        h = o * activate(config["activation"], c)
-        return h, (h, c)
+        return lstm_step(layer, np.split(z, 4, axis=axis), c)
 
     return step
 

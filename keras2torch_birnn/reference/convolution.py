@@ -13,6 +13,7 @@ import numpy as np
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import as_given, channels_last, window_starts
+from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
@@ -139,14 +140,10 @@ def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:
 
 
 EQUATIONS: Mapping[str, Equation] = {
-    "Conv1D": convolution,
-    "Conv2D": convolution,
-    "Conv3D": convolution,
+    **for_ranks("Conv{}D", lambda _: convolution),
     "DepthwiseConv1D": depthwise,
     "DepthwiseConv2D": depthwise,
     "SeparableConv1D": separable,
     "SeparableConv2D": separable,
-    "Conv1DTranspose": transposed,
-    "Conv2DTranspose": transposed,
-    "Conv3DTranspose": transposed,
+    **for_ranks("Conv{}DTranspose", lambda _: transposed),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
@@ -20,9 +21,7 @@ def identity_layer(layer: LayerSpec, x: Array, mask: Structure, context: Context
 
 EQUATIONS: Mapping[str, Equation] = {
     "Dropout": identity,
-    "SpatialDropout1D": identity,
-    "SpatialDropout2D": identity,
-    "SpatialDropout3D": identity,
+    **for_ranks("SpatialDropout{}D", lambda _: identity),
     "Identity": identity_layer,
     "GaussianNoise": identity,
     "GaussianDropout": identity,

@@ -61,8 +61,12 @@ def folded(function: Binary, finish: Callable[[Array, int], Array] = lambda y, n
     return equation
 
 
-def _value_masks(tensors: tuple[Array, ...], masks: list[Array | None]) -> list[Array | None]:
+def _value_masks(
+    tensors: tuple[Array, ...], masks: list[Array | None], context: Context
+) -> list[Array | None]:
     """Return the masks (B, T, 1) that values use: since Keras 3.4, of unexpanded tensors."""
+    if mask_of_lists(context.generation) != "any":
+        return [None] * len(tensors)
     highest = max(np.ndim(x) for x in tensors)
     return [
         None if m is None or np.ndim(x) < highest else m[..., np.newaxis]
@@ -76,9 +80,7 @@ def multiply(layer: LayerSpec, inputs: Structure, mask: Structure, context: Cont
     Where all inputs have masks and none counts, the product is 0.
     """
     masks = _masks(inputs, mask)
-    tensors, used_masks = _same_rank(inputs, context), _value_masks(inputs, masks)
-    if mask_of_lists(context.generation) != "any":
-        used_masks = [None] * len(tensors)
+    tensors, used_masks = _same_rank(inputs, context), _value_masks(inputs, masks, context)
     y: Array = np.ones((), context.dtype)
     for x, m in zip(tensors, used_masks, strict=True):
         y = y * (x if m is None else np.where(m, x, 1))
@@ -99,9 +101,7 @@ def extreme(function: Binary) -> Equation:
 
     def equation(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
         masks = _masks(inputs, mask)
-        tensors, used_masks = _same_rank(inputs, context), _value_masks(inputs, masks)
-        if mask_of_lists(context.generation) != "any":
-            used_masks = [None] * len(tensors)
+        tensors, used_masks = _same_rank(inputs, context), _value_masks(inputs, masks, context)
         y, y_mask = tensors[0], used_masks[0]
         for x, m in zip(tensors[1:], used_masks[1:], strict=True):
             if m is not None:

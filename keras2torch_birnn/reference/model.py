@@ -142,9 +142,9 @@ def _run_call(
     return output, mask
 
 
-def _either(given: Structure, arriving: Structure) -> tuple[Structure, ...]:
+def _either(passed: Structure, arriving: Structure) -> tuple[Structure, ...]:
     """Choose mask by mask the given one, or the arriving one where there is none."""
-    pairs = zip(leaves(given), leaves(arriving), strict=True)
+    pairs = zip(leaves(passed), leaves(arriving), strict=True)
     return tuple(second if first is None else first for first, second in pairs)
 
 
@@ -157,11 +157,11 @@ def _value(leaf: Any, tensors: dict[TensorRef, Pair]) -> Any:
     return tensors[leaf][0] if isinstance(leaf, TensorRef) else leaf
 
 
-def _in_order(inputs: Structure, given: Structure) -> tuple[Any, ...]:
-    """Return the leaves of ``given`` in the order of those of ``inputs``; match dicts by key."""
-    if isinstance(inputs, dict) and isinstance(given, dict):
-        return tuple(leaf for key in inputs for leaf in _in_order(inputs[key], given[key]))
-    return tuple(leaves(given))
+def _in_order(inputs: Structure, structure: Structure) -> tuple[Any, ...]:
+    """Return the leaves of ``structure`` in the order of ``inputs``' own; match dicts by key."""
+    if isinstance(inputs, dict) and isinstance(structure, dict):
+        return tuple(leaf for key in inputs for leaf in _in_order(inputs[key], structure[key]))
+    return tuple(leaves(structure))
 
 
 EQUATIONS: Mapping[str, Equation] = {

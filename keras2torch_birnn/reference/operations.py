@@ -18,7 +18,7 @@ from keras2torch_birnn.reference import movement, reductions
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.activations import erf as erf_of
 from keras2torch_birnn.reference.context import Context, Equation
-from keras2torch_birnn.reference.windows import window_starts
+from keras2torch_birnn.reference.windows import pool
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations import Operation
 from keras2torch_birnn.spec import Array, Constant, LayerSpec, Structure, map_structure
@@ -234,20 +234,7 @@ def _pool(
         tuple(given) * (rank if len(given) == 1 else 1)
         for given in (pool_size, strides or pool_size)
     )
-    starts = [
-        window_starts(length, extent, step, padding)
-        for length, extent, step in zip(x.shape[1:-1], size, steps, strict=True)
-    ]
-    y = np.zeros((len(x), *map(len, starts), x.shape[-1]), x.dtype)
-    for at in np.ndindex(*map(len, starts)):
-        window = tuple(
-            slice(max(s[i], 0), s[i] + extent)
-            for s, i, extent in zip(starts, at, size, strict=True)
-        )
-        read: tuple[Any, ...] = (slice(None), *window)
-        written: tuple[Any, ...] = (slice(None), *at)
-        y[written] = reduce(x[read], axis=tuple(range(1, rank + 1)))
-    return y
+    return pool(reduce, x, size, steps, padding)
 
 
 # ``tf.nn.max_pool``, ``tf.nn.avg_pool``

@@ -6,12 +6,13 @@ Letters: B batch, T time, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.reference.windows import as_given, channels_last, window_starts
+from keras2torch_birnn.reference.windows import as_given, channels_last, pool, reduce_windows
+from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
@@ -20,22 +21,9 @@ def pooling(reduce: Callable[..., Array]) -> Equation:
 
     def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
         x = channels_last(layer, context.number(x))
-        sizes: Sequence[int] = layer.config["pool_size"]
-        strides: Sequence[int] = layer.config["strides"] or sizes
-        starts = [
-            window_starts(steps, size, stride, layer.config["padding"])
-            for steps, size, stride in zip(x.shape[1:-1], sizes, strides, strict=True)
-        ]
-        y = np.zeros((len(x), *(len(s) for s in starts), x.shape[-1]), dtype=x.dtype)
-        axes = tuple(range(1, x.ndim - 1))
-        for corner in np.ndindex(y.shape[1:-1]):
-            place = [
-                slice(max(s[i], 0), s[i] + size)
-                for s, i, size in zip(starts, corner, sizes, strict=True)
-            ]
-            target: tuple[slice | int, ...] = (slice(None), *corner)
-            part = (slice(None), *place)
-            y[target] = reduce(x[part], axis=axes)
+        sizes = layer.config["pool_size"]
+        strides = layer.config["strides"] or sizes
+        y = pool(reduce, x, sizes, strides, layer.config["padding"])
         return as_given(layer, y), None
 
     return equation
@@ -69,16 +57,14 @@ def adaptive_pooling(reduce: Callable[..., Array]) -> Equation:
 
     def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
         x = channels_last(layer, context.number(x))
-        sizes: Sequence[int] = layer.config["output_size"]
-        y = np.zeros((len(x), *sizes, x.shape[-1]), dtype=x.dtype)
-        axes = tuple(range(1, x.ndim - 1))
-        for corner in np.ndindex(y.shape[1:-1]):
-            place = [
+        windows = [
+            [
                 slice(math.floor(i * steps / size), math.ceil((i + 1) * steps / size))
-                for i, steps, size in zip(corner, x.shape[1:-1], sizes, strict=True)
+                for i in range(size)
             ]
-            target: tuple[slice | int, ...] = (slice(None), *corner)
-            y[target] = reduce(x[(slice(None), *place)], axis=axes)
+            for steps, size in zip(x.shape[1:-1], layer.config["output_size"], strict=True)
+        ]
+        y = reduce_windows(reduce, x, windows)
         return as_given(layer, y), None
 
     return equation
@@ -90,22 +76,10 @@ def _whole(layer: LayerSpec, y: Array) -> Array:
 
 
 EQUATIONS: Mapping[str, Equation] = {
-    "MaxPooling1D": pooling(np.max),
-    "MaxPooling2D": pooling(np.max),
-    "MaxPooling3D": pooling(np.max),
-    "AveragePooling1D": pooling(np.mean),
-    "AveragePooling2D": pooling(np.mean),
-    "AveragePooling3D": pooling(np.mean),
-    "GlobalMaxPooling1D": global_max_pooling,
-    "GlobalMaxPooling2D": global_max_pooling,
-    "GlobalMaxPooling3D": global_max_pooling,
-    "GlobalAveragePooling1D": global_average_pooling,
-    "GlobalAveragePooling2D": global_average_pooling,
-    "GlobalAveragePooling3D": global_average_pooling,
-    "AdaptiveMaxPooling1D": adaptive_pooling(np.max),
-    "AdaptiveMaxPooling2D": adaptive_pooling(np.max),
-    "AdaptiveMaxPooling3D": adaptive_pooling(np.max),
-    "AdaptiveAveragePooling1D": adaptive_pooling(np.mean),
-    "AdaptiveAveragePooling2D": adaptive_pooling(np.mean),
-    "AdaptiveAveragePooling3D": adaptive_pooling(np.mean),
+    **for_ranks("MaxPooling{}D", lambda _: pooling(np.max)),
+    **for_ranks("AveragePooling{}D", lambda _: pooling(np.mean)),
+    **for_ranks("GlobalMaxPooling{}D", lambda _: global_max_pooling),
+    **for_ranks("GlobalAveragePooling{}D", lambda _: global_average_pooling),
+    **for_ranks("AdaptiveMaxPooling{}D", lambda _: adaptive_pooling(np.max)),
+    **for_ranks("AdaptiveAveragePooling{}D", lambda _: adaptive_pooling(np.mean)),
 }

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import as_given, channels_last
+from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
@@ -166,16 +167,8 @@ def _kernel(mode: str, d: float) -> float:
 
 
 EQUATIONS: Mapping[str, Equation] = {
-    "ZeroPadding1D": zero_padding,
-    "ZeroPadding2D": zero_padding,
-    "ZeroPadding3D": zero_padding,
-    "Cropping1D": cropping,
-    "Cropping2D": cropping,
-    "Cropping3D": cropping,
-    "UpSampling1D": up_sampling,
-    "UpSampling2D": up_sampling,
-    "UpSampling3D": up_sampling,
-    "Resizing": resizing,
-    "CenterCrop": resizing,
-    "RandomCrop": resizing,
+    **for_ranks("ZeroPadding{}D", lambda _: zero_padding),
+    **for_ranks("Cropping{}D", lambda _: cropping),
+    **for_ranks("UpSampling{}D", lambda _: up_sampling),
+    **dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop"), resizing),
 }

@@ -26,11 +26,9 @@ from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec,
 # Rows of a batch: a full one, and one for each kind of padding.
 ROWS = 5
 # Layers that hand on their input's values (not their places), at inference.
-_HANDS_ON = frozenset(
-    "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
-    "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D SpatialDropout3D "
-    "Identity".split()
-) | frozenset(CLASSES["augmentation"])
+HANDS_ON = frozenset(
+    ("InputLayer", *CLASSES["reshaping"], *CLASSES["dropout"], *CLASSES["augmentation"])
+)
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {
     **dict.fromkeys(EMBEDDINGS, "input_dim"),
@@ -141,7 +139,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
         elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
             if inner.class_name in _LOOKS or _vocabulary(inner) is not None:
                 yield sources[0], inner, True
-            if inner.class_name in _HANDS_ON:
+            if inner.class_name in HANDS_ON:
                 known[call.layer, call.index] = sources[0]
 
 
@@ -209,17 +207,13 @@ def candidates(
                 yield Drawn(f"{name}, {steps} steps" if short else name, arrays)
 
 
-def draw_inputs(
-    model: ModelSpec, *, steps: int, seed: int, shorten: bool = False, values: Values = normal
-) -> tuple[Array, ...]:
+def draw_inputs(model: ModelSpec, *, steps: int, seed: int) -> tuple[Array, ...]:
     """Draw one batch: float32 or int32 arrays, ``steps`` or the next fitting size for a free axis.
 
     Where a mask begins at an input, rows are full, right-padded, left-padded, gappy and empty.
-    ``values``: how real numbers are drawn. ``shorten``: use ``steps`` also for a fixed second
-    axis, where the model lets itself be computed on that (one that flattens its steps does not).
     """
     facts = input_facts(model)
-    return _draw_all(facts, _choose_shapes(model, facts, steps, shorten=shorten), seed, values)
+    return _draw_all(facts, _choose_shapes(model, facts, steps, shorten=False), seed, normal)
 
 
 def check_memory(model: ModelSpec, *, steps: int, shorten: bool) -> None:
@@ -234,7 +228,11 @@ def check_memory(model: ModelSpec, *, steps: int, shorten: bool) -> None:
 def _choose_shapes(
     model: ModelSpec, facts: tuple[InputFacts, ...], steps: int, *, shorten: bool
 ) -> list[Shape]:
-    """Choose the shapes of a batch, each axis included; see ``draw_inputs``."""
+    """Choose the shapes of a batch, each axis included; see ``draw_inputs``.
+
+    shorten: use ``steps`` also for a fixed second axis, where the model lets itself be computed on
+    that (one that flattens its steps does not).
+    """
     declared = [f.shape for f in facts]
     if shorten and all(_can_shorten(shape, steps) for shape in declared):
         shorter = [

@@ -6,6 +6,8 @@ Letters: B batch, T time, C channels. One axis or two: everything is computed as
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -36,3 +38,31 @@ def window_starts(steps: int, extent: int, stride: int, padding: str) -> list[in
     if not starts:
         raise ValueError(f"a window of {extent} does not fit the {steps} steps")
     return starts
+
+
+def reduce_windows(
+    reduce: Callable[..., Array], x: Array, windows: Sequence[Sequence[slice]]
+) -> Array:
+    """Reduce (B, ..., C) in every window; ``windows``: those along each axis."""
+    y = np.zeros((len(x), *map(len, windows), x.shape[-1]), dtype=x.dtype)
+    axes = tuple(range(1, x.ndim - 1))
+    for corner in np.ndindex(y.shape[1:-1]):
+        part = (slice(None), *(axis[i] for axis, i in zip(windows, corner, strict=True)))
+        target: tuple[slice | int, ...] = (slice(None), *corner)
+        y[target] = reduce(x[part], axis=axes)
+    return y
+
+
+def pool(
+    reduce: Callable[..., Array],
+    x: Array,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+) -> Array:
+    """Reduce the real steps of each window of (B, ..., C)."""
+    windows = [
+        [slice(max(at, 0), at + size) for at in window_starts(steps, size, stride, padding)]
+        for steps, size, stride in zip(x.shape[1:-1], sizes, strides, strict=True)
+    ]
+    return reduce_windows(reduce, x, windows)

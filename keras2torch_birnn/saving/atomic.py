@@ -239,13 +239,10 @@ def writing_after(
         raise
 
 
-def write_folder_atomically(
-    path: Path, write: Callable[[Path], None], *, instead: str, size: int = 0
-) -> None:
+def write_folder_atomically(path: Path, write: Callable[[Path], None], *, instead: str) -> None:
     """Let ``write`` fill a temporary folder beside ``path``, then rename it to ``path``.
 
-    An existing file or folder is never replaced. ``instead``: what to do then. ``size``: the least
-    number of bytes that are needed.
+    An existing file or folder is never replaced. ``instead``: what to do then.
 
     Raises:
         OutputError: it could not be written; nothing is left.
@@ -253,7 +250,6 @@ def write_folder_atomically(
     with in_file(path), os_errors():
         target = _resolve(path)
         check_new_folder(path, instead=instead)
-        _check_room(target, size)
         temporary = _name_temporary(target.parent)
         try:
             temporary.mkdir()

@@ -43,11 +43,7 @@ from keras2torch_birnn.saving.content import (
     write_torch,
 )
 from keras2torch_birnn.saving.streaming import can_stream, stream_safetensors, stream_torch
-from keras2torch_birnn.saving.validation import (
-    NOT_OURS,
-    REMEDY,
-    check_golden,
-)
+from keras2torch_birnn.saving.validation import NOT_OURS, REMEDY, check_golden
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
 

@@ -13,11 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    OutputError,
-    printable,
-)
+from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
 from keras2torch_birnn.golden import Golden
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers.containers.files import open_file

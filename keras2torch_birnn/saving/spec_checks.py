@@ -13,12 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    K2TError,
-    WeightMismatchError,
-    printable,
-)
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, WeightMismatchError, printable
 from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.graph_checks import check_graph, is_argument_name
 from keras2torch_birnn.schema import (

@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.errors import OutputError, printable
-from keras2torch_birnn.saving.atomic import (
-    FileKind,
-    is_stream,
-    remove_file,
-    writing_after,
-)
+from keras2torch_birnn.saving.atomic import FileKind, is_stream, remove_file, writing_after
 
 FORMAT = "keras2torch_birnn.vocabulary/1"
 SUFFIX = ".vocabulary.json"

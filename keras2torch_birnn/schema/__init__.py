@@ -19,7 +19,7 @@ from keras2torch_birnn.schema.options import (
     Option,
     parse_activation,
 )
-from keras2torch_birnn.schema.pages import Pages
+from keras2torch_birnn.schema.pages import Pages, for_ranks
 from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, merged_output
 from keras2torch_birnn.schema.row import Schema, ShapeError, joined, normalized_axes
 
@@ -85,28 +85,16 @@ ALIASES: Mapping[str, str] = {
     "CuDNNLSTM": "LSTM",
     "CuDNNGRU": "GRU",
     "SyncBatchNormalization": "BatchNormalization",  # the same at inference
-    "MaxPool1D": "MaxPooling1D",
-    "MaxPool2D": "MaxPooling2D",
-    "MaxPool3D": "MaxPooling3D",
-    "AvgPool1D": "AveragePooling1D",
-    "AvgPool2D": "AveragePooling2D",
-    "AvgPool3D": "AveragePooling3D",
-    "GlobalMaxPool1D": "GlobalMaxPooling1D",
-    "GlobalMaxPool2D": "GlobalMaxPooling2D",
-    "GlobalMaxPool3D": "GlobalMaxPooling3D",
-    "GlobalAvgPool1D": "GlobalAveragePooling1D",
-    "GlobalAvgPool2D": "GlobalAveragePooling2D",
-    "GlobalAvgPool3D": "GlobalAveragePooling3D",
-    "Convolution1D": "Conv1D",
-    "Convolution2D": "Conv2D",
-    "Convolution3D": "Conv3D",
+    **for_ranks("MaxPool{}D", "MaxPooling{}D".format),
+    **for_ranks("AvgPool{}D", "AveragePooling{}D".format),
+    **for_ranks("GlobalMaxPool{}D", "GlobalMaxPooling{}D".format),
+    **for_ranks("GlobalAvgPool{}D", "GlobalAveragePooling{}D".format),
+    **for_ranks("Convolution{}D", "Conv{}D".format),
+    **for_ranks("Convolution{}DTranspose", "Conv{}DTranspose".format),
     "SeparableConvolution1D": "SeparableConv1D",
     "SeparableConvolution2D": "SeparableConv2D",
-    "Convolution1DTranspose": "Conv1DTranspose",
-    "Convolution2DTranspose": "Conv2DTranspose",
     "Deconvolution2D": "Conv2DTranspose",
     "Deconv2D": "Conv2DTranspose",
-    "Convolution3DTranspose": "Conv3DTranspose",
     "Deconvolution3D": "Conv3DTranspose",
     "Deconv3D": "Conv3DTranspose",
     "GroupQueryAttention": "GroupedQueryAttention",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keras2torch_birnn.schema import CLASSES
 from keras2torch_birnn.schema.options import flag
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError
 from keras2torch_birnn.spec import Structure
@@ -31,11 +32,5 @@ LAYERS: Mapping[str, Schema] = {
         semantics={"keeps_integers": flag(False)},
         refused=("labels or boxes beside the images",),
     )
-    for name in (
-        "RandomFlip RandomRotation RandomZoom RandomTranslation RandomHeight RandomWidth "
-        "RandomShear RandomPerspective RandomElasticTransform RandomContrast RandomBrightness "
-        "RandomGrayscale RandomColorJitter RandomColorDegeneration RandomHue RandomSaturation "
-        "RandomSharpness RandomPosterization RandomInvert RandomErasing RandomGaussianBlur "
-        "RandAugment AugMix CutMix MixUp Solarization MaxNumBoundingBoxes"
-    ).split()
+    for name in CLASSES["augmentation"]
 }

@@ -14,6 +14,7 @@ from keras2torch_birnn.schema.options import (
     size,
     window,
 )
+from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes
 from keras2torch_birnn.schema.windows import (
     DATA_FORMAT,
@@ -193,14 +194,10 @@ def _transposed(rank: int) -> Schema:
 
 
 LAYERS: Mapping[str, Schema] = {
-    "Conv1D": _conv(1),
-    "Conv2D": _conv(2),
-    "Conv3D": _conv(3),
+    **for_ranks("Conv{}D", _conv),
     "DepthwiseConv1D": _depthwise(1),
     "DepthwiseConv2D": _depthwise(2),
     "SeparableConv1D": _separable(1),
     "SeparableConv2D": _separable(2),
-    "Conv1DTranspose": _transposed(1),
-    "Conv2DTranspose": _transposed(2),
-    "Conv3DTranspose": _transposed(3),
+    **for_ranks("Conv{}DTranspose", _transposed),
 }

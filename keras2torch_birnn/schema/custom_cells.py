@@ -130,10 +130,10 @@ def _sizes(cell: LayerSpec, option: str, stated: Any) -> tuple[int, ...]:
     return sizes
 
 
-def _no_size(cell: LayerSpec, option: str, found: Any) -> PluginError:
+def _no_size(cell: LayerSpec, option: str, value: Any) -> PluginError:
     several = ", or a list of these" if option == "state_size" else ""
     return PluginError(
-        f"{shown(cell)}: {option}= gives {printable(repr(found))}",
+        f"{shown(cell)}: {option}= gives {printable(repr(value))}",
         f"a whole number or the name of the option that holds it{several} is expected",
         place=cell.place,
     )

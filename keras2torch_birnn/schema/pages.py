@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from itertools import chain
 from typing import TypeVar
 
 Row = TypeVar("Row")
+RANKS = (1, 2, 3)
+
+
+def for_ranks(pattern: str, row: Callable[[int], Row]) -> dict[str, Row]:
+    """Return the rows of the classes for one axis, two and three; ``pattern``: {} is the number."""
+    return {pattern.format(rank): row(rank) for rank in RANKS}
 
 
 class Pages(Mapping[str, Row]):

@@ -6,7 +6,6 @@ One that no row below knows has only its name; it is refused when it is needed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -157,12 +156,11 @@ class Activity:
 
 def penalty_rule(generation: Generation) -> PenaltyRule:
     """Return the rule of a generation."""
-    version = tuple(map(int, re.findall("[0-9]+", generation.version)[:2]))
     if generation.name == "keras3":
-        new = version >= (3, 14)
+        new = generation.numbers >= (3, 14)
         return PenaltyRule(False, new, "both", "none", "refused", single=new)
     if generation.name == "tf.keras":
-        halves: Literal["both", "refused"] = "both" if version >= (2, 4) else "refused"
+        halves: Literal["both", "refused"] = "both" if generation.numbers >= (2, 4) else "refused"
         return PenaltyRule(True, True, halves, "one batch", "refused")
     return PenaltyRule(True, False, "own", "own", "none")
 

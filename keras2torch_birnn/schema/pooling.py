@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from keras2torch_birnn.limits import MAX_WINDOWS
 from keras2torch_birnn.schema.options import Option, choice, flag, optional, window
+from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError
 from keras2torch_birnn.schema.windows import (
     DATA_FORMAT,
@@ -73,22 +74,12 @@ def _global_pool(rank: int, **semantics: Option) -> Schema:
 
 
 LAYERS: Mapping[str, Schema] = {
-    "MaxPooling1D": _pool(1),
-    "MaxPooling2D": _pool(2),
-    "MaxPooling3D": _pool(3),
-    "AveragePooling1D": _pool(1),
-    "AveragePooling2D": _pool(2),
-    "AveragePooling3D": _pool(3),
-    "GlobalMaxPooling1D": _global_pool(1),
-    "GlobalMaxPooling2D": _global_pool(2),
-    "GlobalMaxPooling3D": _global_pool(3),
+    **for_ranks("MaxPooling{}D", _pool),
+    **for_ranks("AveragePooling{}D", _pool),
+    **for_ranks("GlobalMaxPooling{}D", _global_pool),
     "GlobalAveragePooling1D": _global_pool(1, use_mask=flag(True)),
     "GlobalAveragePooling2D": _global_pool(2),
     "GlobalAveragePooling3D": _global_pool(3),
-    "AdaptiveMaxPooling1D": _adaptive(1),
-    "AdaptiveMaxPooling2D": _adaptive(2),
-    "AdaptiveMaxPooling3D": _adaptive(3),
-    "AdaptiveAveragePooling1D": _adaptive(1),
-    "AdaptiveAveragePooling2D": _adaptive(2),
-    "AdaptiveAveragePooling3D": _adaptive(3),
+    **for_ranks("AdaptiveMaxPooling{}D", _adaptive),
+    **for_ranks("AdaptiveAveragePooling{}D", _adaptive),
 }

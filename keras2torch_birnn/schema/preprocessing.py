@@ -100,12 +100,12 @@ def encoded(mode: str, depth: int | None, shape: Shape | None) -> Shape | None:
     return None if shape is None else (shape[0], depth)
 
 
-def _categories(config: Config, given: Structure) -> Shape | None:
+def _categories(config: Config, shapes: Structure) -> Shape | None:
     """Read ids, or ids and what each of them counts."""
     mode, depth = config["output_mode"], config["num_tokens"]
-    if not isinstance(given, tuple) or not any(isinstance(part, tuple) for part in given):
-        return encoded(mode, depth, given)
-    ids, weights = given
+    if not isinstance(shapes, tuple) or not any(isinstance(part, tuple) for part in shapes):
+        return encoded(mode, depth, shapes)
+    ids, weights = shapes
     if mode != "count":
         raise ShapeError(f"count_weights with output_mode {mode!r}, which Keras refuses")
     shape = encoded(mode, depth, ids)

@@ -6,12 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    K2TError,
-    WeightMismatchError,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, WeightMismatchError, invalid, printable
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
 from keras2torch_birnn.schema import SCHEMA, ShapeError, merged_output
 from keras2torch_birnn.schema.custom_cells import cell_output, is_custom_cell, rnn_output
@@ -122,17 +117,17 @@ def _map_shapes(function: Callable[[Shape | None], Structure], shape: Structure)
 
 
 def _infer_graph(
-    graph: Graph, given: Structure, problems: list[K2TError]
+    graph: Graph, inputs: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
     """Infer the shapes of a graph's layers in the order of their calls; return its outputs' too.
 
-    given: the shapes of the graph's inputs. Misfits are added to ``problems``.
+    inputs: the shapes of the graph's inputs. Misfits are added to ``problems``.
 
     Raises:
         InvalidModelFileError: an output is used that its layer does not have.
     """
     layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(tensors(graph.inputs), shape_leaves(given), strict=False):
+    for ref, shape in zip(tensors(graph.inputs), shape_leaves(inputs), strict=False):
         if shape is not None:
             own = layers[ref.layer]
             layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
@@ -152,9 +147,8 @@ def _infer_graph(
             shape_leaves(found)
         )  # a model's dict counts by its keys, as Keras flattens it
         if not 0 <= ref.output < len(outputs):
-            raise InvalidModelFileError(
-                f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
-                "refused",
+            raise invalid(
+                f"output {ref.output} of layer {printable(ref.layer)} is used but not there"
             )
         return outputs[ref.output]
 
@@ -164,8 +158,8 @@ def _infer_graph(
             shape = layer.config["shape"]
             layers[call.layer] = replace(layer, input_shape=shape, output_shape=shape)
         else:
-            given = call.args[0] if len(call.args) == 1 else call.args
-            shape = map_structure(shape_of, given)
+            inputs = call.args[0] if len(call.args) == 1 else call.args
+            shape = map_structure(shape_of, inputs)
             map_structure(shape_of, call.kwargs)  # masks and states are there, too
             try:
                 check_sizes(layer.class_name, layer.config, len(tuple(leaves(call.args))))
@@ -236,10 +230,8 @@ def check_layer_sizes(root: LayerSpec) -> None:
         for shape in (*shape_leaves(layer.input_shape), *shape_leaves(layer.output_shape)):
             count = math.prod(size for size in shape or () if size is not None)
             if count > MAX_LAYER_VALUES:
-                raise InvalidModelFileError(
-                    f"an output of {count} numbers, more than {MAX_LAYER_VALUES}",
-                    "refused",
-                    place=layer.place,
+                raise invalid(
+                    f"an output of {count} numbers, more than {MAX_LAYER_VALUES}", layer.place
                 )
 
 

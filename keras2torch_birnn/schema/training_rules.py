@@ -10,7 +10,6 @@ models of the same; ``RNN.get_initial_state``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -80,7 +79,7 @@ def _set_wrapper_flags(layer: LayerSpec, generation: Generation) -> LayerSpec:
     """
     if generation.name not in ("keras1", "keras2") or layer.class_name not in _WRAPPERS:
         return layer
-    if _numbers(generation) < (2, 1, 4):
+    if generation.numbers < (2, 1, 4):
         return replace(layer, config={**layer.config, "trainable": True})
     flag = layer.config.get("trainable", True)
     parts = {
@@ -108,17 +107,9 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
         # A model's own flag is not in its file, or is not read from it; its layers' flags are.
         inner = learns and (own or layer.graph is not None)
         config["trainable"] = inner
-    graph = layer.graph
     layer = with_penalty_rule(replace(layer, semantics=semantics), penalty_rule(generation))
-    return replace(
-        layer,
-        config=config,
-        parts={key: _settled(part, generation, learns=inner) for key, part in layer.parts.items()},
-        graph=graph
-        and replace(
-            graph,
-            layers=tuple(_settled(one, generation, learns=inner) for one in graph.layers),
-        ),
+    return replace(layer, config=config).map_inner(
+        lambda _, one: _settled(one, generation, learns=inner)
     )
 
 
@@ -127,7 +118,7 @@ def batch_rule(layer: LayerSpec, generation: Generation) -> BatchRule:
 
     Its own flag counts here, not those of outer layers: Keras does not look at them.
     """
-    version = _numbers(generation)
+    version = generation.numbers
     rule = _rule_in_training(layer, generation, version)
     if layer.config.get("trainable", True):
         return rule
@@ -136,10 +127,6 @@ def batch_rule(layer: LayerSpec, generation: Generation) -> BatchRule:
     # TensorFlow 1.12 and before, Keras 1 and 2
     followed = generation.name != "tf.keras" and version < (2, 1, 3)
     return rule if followed else replace(rule, by="batch, not followed")
-
-
-def _numbers(generation: Generation) -> tuple[int, ...]:
-    return tuple(map(int, re.findall("[0-9]+", generation.version)[:3]))
 
 
 def _rule_in_training(

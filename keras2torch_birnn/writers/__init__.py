@@ -194,9 +194,9 @@ def _new_state(
     located: Located,
     model: nn.Module,
     optimizer: Any,
-    given: Mapping[str, Any] | None,
+    config: Mapping[str, Any] | None,
 ) -> NewState | None:
-    """Return the state to write, if an optimizer is given; ``given``: the JSON of ``config``.
+    """Return the state to write, if an optimizer is given; ``config``: the JSON of the argument.
 
     Raises:
         UsageError: it cannot be written.
@@ -207,7 +207,7 @@ def _new_state(
         raise UsageError(
             "a part of a model has no optimizer's state", "keep or drop that of the file"
         )
-    return NewState(container, located, model, optimizer, given)
+    return NewState(container, located, model, optimizer, config)
 
 
 def _parse_trained(model: nn.Module) -> ModelSpec:

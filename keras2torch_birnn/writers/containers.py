@@ -70,9 +70,14 @@ class Writer(ABC):
     def place(self, file: BinaryIO) -> tuple[Path, int]:
         """Return the copy of an open source file, and the offset of its positions there."""
 
-    @abstractmethod
     def put(self, piece: Piece) -> None:
         """Write new values of an array."""
+        self.changed[piece.array.path] = piece.array
+        put_piece(self.copies, piece, self.edits_of(piece.array))
+
+    def edits_of(self, array: StoredArray) -> LibraryEdits:
+        """Return where to note what a library must write; nothing where it is written in place."""
+        return LibraryEdits()
 
     @abstractmethod
     def finish(self) -> None:
@@ -87,20 +92,16 @@ class _HDF5Writer(Writer):
         """Return the edits that only the HDF5 library can make, for each copy."""
         return {}
 
-    def put(self, piece: Piece) -> None:
-        """Write new values of an array."""
-        self.changed[piece.array.path] = piece.array
-        put_piece(self.copies, piece, self._edits_of(_file(piece.array)))
-
-    def _edits_of(self, file: BinaryIO) -> LibraryEdits:
-        return self.edits.setdefault(self.place(file)[0], LibraryEdits())
+    def edits_of(self, array: StoredArray) -> LibraryEdits:
+        """Return those of the copy that holds the array."""
+        return self.edits.setdefault(self.place(_file(array))[0], LibraryEdits())
 
     def finish(self) -> None:
         """Let the HDF5 library do the rest."""
         if self.drop:
             groups = optimizer_groups(self.container.store)
             if groups and self.arrays:
-                self._edits_of(_file(self.arrays[0])).remove += groups
+                self.edits_of(self.arrays[0]).remove += groups
         self.copies.close()
         for path, edits in self.edits.items():
             if edits:
@@ -177,14 +178,12 @@ class HDF5FolderWriter(_FolderWriter, _HDF5Writer):
 
 
 class CheckpointWriter(_FolderWriter):
-    """A SavedModel or a checkpoint of TensorFlow: tensors in place, then their checksums."""
+    """A SavedModel or a checkpoint of TensorFlow: tensors in place, then their checksums.
+
+    A TF.js model: numbers in place, in files without checksums.
+    """
 
     drops_optimizer = False
-
-    def put(self, piece: Piece) -> None:
-        """Write new values of a tensor."""
-        self.changed[piece.array.path] = piece.array
-        put_piece(self.copies, piece, LibraryEdits())
 
     def finish(self) -> None:
         """Write the new checksums."""
@@ -194,10 +193,6 @@ class CheckpointWriter(_FolderWriter):
         self.copies.close()
 
 
-class TensorFlowJSWriter(CheckpointWriter):
-    """A TF.js model: numbers in place, in files without checksums."""
-
-
 WRITERS: Mapping[str, type[Writer]] = {
     "hdf5": HDF5FileWriter,
     "keras_zip": KerasArchiveWriter,
@@ -205,7 +200,7 @@ WRITERS: Mapping[str, type[Writer]] = {
     "shards": HDF5FolderWriter,
     "savedmodel": CheckpointWriter,
     "tf_checkpoint": CheckpointWriter,
-    "tfjs": TensorFlowJSWriter,
+    "tfjs": CheckpointWriter,
 }
 
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.containers.files import file_window, in_member
+from keras2torch_birnn.errors import InvalidModelFileError, in_place
+from keras2torch_birnn.readers.containers.files import file_window
 from keras2torch_birnn.readers.containers.members import Folder
 from keras2torch_birnn.readers.files.window import JoinedWindows, Readable, Window
 
@@ -62,7 +62,7 @@ def copy_members(source: Path, names: Sequence[str], target: Path) -> None:
     """
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as opening, in_member(name):
+        with ExitStack() as opening, in_place(name):
             copy_bytes(Folder(source, opening).open(name), target / name)
 
 

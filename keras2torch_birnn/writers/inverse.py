@@ -45,21 +45,21 @@ def invert(
     lazy: set[str] = set()
     summed: set[str] = set()
 
-    def look(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
+    def look(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
         for name, array in arrays.items():
-            if waiting and may_wait(StoredLayer(owner, one, arrays), name):
+            if waiting and may_wait(StoredLayer(owner, layer, arrays), name):
                 lazy.add(array.path)
-            if is_summed(one, name, arrays):
+            if is_summed(layer, name, arrays):
                 summed.add(array.path)
-        return one
+        return layer
 
     def build(values: Mapping[str, Any]) -> Mapping[str, Tensor]:
         for array in summed:
             values[array][len(values[array]) // 2 :] = 0
 
-        def change(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
+        def change(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
             weights = {name: values[array.path] for name, array in arrays.items()}
-            return replace(one, weights=layout.join(one, weights))
+            return replace(layer, weights=layout.join(layer, weights))
 
         return tensors_of(path, change_layers(layer, own, change, owner))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import WeightMismatchError, printable
+from keras2torch_birnn.errors import WeightMismatchError, in_place, printable
 from keras2torch_birnn.functional.parameters import lazy_source
 from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.lazy_array import LazyArray
@@ -92,21 +91,21 @@ class Located:
         """Yield every layer that has a module, and its way back."""
         weights = self.weights
         for leaf in self.layers():
-            with _in_layer(leaf[2]):
+            with in_place(printable(leaf[2].place)):
                 way = invert(*leaf, weights.stored, weights.layout, waiting=self.may_wait)
             yield leaf, way
 
     def read(self, path: str, owner: Key, layer: LayerSpec) -> Mapping[str, Tensor]:
         """Build a layer with the weights of the file; return its tensors, large ones lazily."""
 
-        def change(one: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
+        def change(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
             weights: dict[str, Any] = {
                 name: LazyArray.whole(array)
-                if self.may_wait and may_wait(StoredLayer(owner, one, arrays), name)
+                if self.may_wait and may_wait(StoredLayer(owner, layer, arrays), name)
                 else array.read()
                 for name, array in arrays.items()
             }
-            return replace(one, weights=self.weights.layout.join(one, weights))
+            return replace(layer, weights=self.weights.layout.join(layer, weights))
 
         own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
         return tensors_of(path, with_dtype(change_layers(layer, own, change, owner), self.read_as))
@@ -159,7 +158,7 @@ def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
     written: dict[str, int] = {}
     for leaf, inverse in located.inverses():
         *_, layer = leaf
-        with _in_layer(layer):
+        with in_place(printable(layer.place)):
             if any(map(is_spectral, layer.walk())):
                 _check_unchanged(located.read(*leaf), model)
             if inverse.computed:
@@ -209,16 +208,6 @@ def _check_computed(inverse: Inverse, read: Mapping[str, Tensor], model: Model) 
                 f"{printable(name)} is computed from the weights of the file, and was changed",
                 "only modules that keep their weights as they are can be written back",
             )
-
-
-@contextmanager
-def _in_layer(layer: LayerSpec) -> Iterator[None]:
-    """Add the layer to errors that have no place yet."""
-    try:
-        yield
-    except WeightMismatchError as error:
-        error.place = error.place or printable(layer.place)
-        raise
 
 
 def check_written(

@@ -15,23 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    UsageError,
-    WeightMismatchError,
-    printable,
-)
+from keras2torch_birnn.errors import UsageError, WeightMismatchError, invalid, printable
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.optimizer import KerasOptimizer
-from keras2torch_birnn.trainers.stored import (
-    StoredState,
-    find_copies,
-    read_compiled,
-)
+from keras2torch_birnn.trainers.stored import StoredState, find_copies, read_compiled
 from keras2torch_birnn.trainers.variables import Variable
 from keras2torch_birnn.writers.layers import Located, layer_pieces
 from keras2torch_birnn.writers.new_values import Model, Piece, encode
@@ -120,14 +111,14 @@ def _like(slot: Tensor, param: Tensor) -> Tensor:
 def _number(array: StoredArray) -> float:
     value = float(array.read())
     if not math.isfinite(value):
-        raise InvalidModelFileError(f"the number {value}", "refused", place=printable(array.path))
+        raise invalid(f"the number {value}", printable(array.path))
     return value
 
 
 def _whole(array: StoredArray) -> int:
     value = _number(array)
     if not (0 <= value <= _EXACT_INTEGERS and value.is_integer()):
-        raise InvalidModelFileError(f"{value} iterations", "refused", place=printable(array.path))
+        raise invalid(f"{value} iterations", printable(array.path))
     return int(value)
 
 
@@ -143,15 +134,15 @@ class NewState:
         located: Located,
         model: nn.Module,
         optimizer: KerasOptimizer,
-        given: Mapping[str, Any] | None,
+        config: Mapping[str, Any] | None,
     ) -> None:
-        """Find the places of a state; ``given``: the JSON of ``--config``.
+        """Find the places of a state; ``config``: the JSON of ``--config``.
 
         Raises:
             UsageError: the optimizer is another one than that of the file, or of another model, or
                 the file has no place for a state.
         """
-        compiled = read_compiled(container, given, located.spec.generation)
+        compiled = read_compiled(container, config, located.spec.generation)
         _check_same_optimizer(compiled, optimizer)
         self.optimizer, self.located, self.model = optimizer, located, model
         self.variables = find_variables(located, model)

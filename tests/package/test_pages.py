@@ -51,7 +51,7 @@ FLOOR_PAGES = {
     "reference": EQUATIONS,
     "exporting/source": SOURCES,
 }
-CLASSES = sorted(set().union(*FLOOR_PAGES.values()) - {*OPS})
+CLASSES = sorted({*PAGES}.union(*FLOOR_PAGES.values()) - {*OPS})
 
 # What a layer lacks on purpose: why -> the classes.
 NOT_CONVERTED = {"an input is an argument of the model's graph": {"InputLayer"}}
@@ -113,7 +113,7 @@ LIVING = {
     name for rows in CASE_ROWS.values() for row in rows if lives(row) for name in classes_of(row)
 }
 # The cases of RNN are with those of the cells it runs.
-CASE_PAGE = {**ROWS, "RNN": "cells"}
+CASE_PAGE = {**PAGES, **ROWS, "RNN": "cells"}
 
 
 def has_case(name: str) -> bool:
@@ -124,7 +124,7 @@ def has_case(name: str) -> bool:
 
 def gaps(name: str) -> list[str]:
     """List everything that a layer still lacks."""
-    row = LAYERS.get(name)
+    row, page = LAYERS.get(name), ROWS.get(name, PAGES.get(name))
     drawn = row is not None and not row.listed and len(row.arguments) == 1  # of one tensor
     drawn = drawn and name in LIVING
     lacking: Mapping[str, bool] = {
@@ -136,9 +136,8 @@ def gaps(name: str) -> list[str]:
         "exporting/source/pages.py)": name not in SOURCES and ROWS.get(name) not in NOT_WRITTEN,
         f"a case in fixtures/cases/{CASE_PAGE.get(name)}.py": row is not None
         and not has_case(name),
-        f"a mutation in tests/mutations/{ROWS.get(name)}.py (or its page in NOT_MUTATED of "
-        "tests/mutations/__init__.py)": not MUTATIONS.get(ROWS.get(name, ""))
-        and ROWS.get(name) not in NOT_MUTATED,
+        f"a mutation in tests/mutations/{page}.py (or its page in NOT_MUTATED of "
+        "tests/mutations/__init__.py)": not MUTATIONS.get(page or "") and page not in NOT_MUTATED,
         "a recipe in RECIPES of tests/support/random_layers.py (or in NOT_DRAWN here)": drawn
         and name not in RECIPES.keys() | named(NOT_DRAWN),
     }
@@ -170,7 +169,7 @@ def test_a_new_layer_is_told_every_page_it_lacks() -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_layer_has_one_page_name_on_every_floor(name: str) -> None:
     found = {f"{floor}/{page[name]}.py" for floor, page in FLOOR_PAGES.items() if name in page}
-    assert len({Path(page).name for page in found}) == 1, sorted(found)
+    assert len({Path(page).name for page in found}) <= 1, sorted(found)
 
 
 def test_every_page_is_joined() -> None:
@@ -203,7 +202,8 @@ def test_no_two_pages_hold_one_class() -> None:
 
 
 def test_no_layer_both_renames_and_ignores_a_key() -> None:
-    for name, row in schema.SCHEMA.items():
+    for name in {*ROWS, *CELLS}:
+        row = schema.SCHEMA[name]
         assert not row.options.keys() & {*row.renamed, *row.ignored}, name
         assert set(row.renamed.values()) <= row.options.keys(), name
 

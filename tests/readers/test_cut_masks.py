@@ -11,7 +11,8 @@ from specs import layer
 
 from keras2torch_birnn.layers.registry import mask_flow
 from keras2torch_birnn.readers.config.cut_masks import PASSES, STOPS, may_use
-from keras2torch_birnn.schema import SCHEMA, BadOptionError
+from keras2torch_birnn.schema import LAYERS, RECURRENT, SCHEMA, WITH_GRAPH, BadOptionError
+from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import LayerSpec
 
 # Values of rules that depend on the version; each rule accepts some of them.
@@ -44,6 +45,20 @@ def test_a_layer_of_the_second_table_makes_and_reads_no_mask(class_name: str) ->
     for one in _variants(class_name):
         flow = mask_flow(one)
         assert (flow.takes, flow.makes, flow.refused) == (False, False, None)
+
+
+def test_the_tables_lack_no_layer_that_reads_and_makes_no_mask() -> None:
+    """Wrappers, loops and models have the mask flow of what is inside them."""
+    around = {*RECURRENT, *WITH_GRAPH, "Bidirectional", "TimeDistributed"}
+    others = LAYERS.keys() - STOPS - PASSES - around - set(EMBEDDINGS)
+    lacking = [
+        name
+        for name in sorted(others)
+        if not any(
+            flow.takes or flow.makes or flow.refused for flow in map(mask_flow, _variants(name))
+        )
+    ]
+    assert lacking == []
 
 
 def test_the_tables_hold_classes_that_can_be_converted() -> None:

@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
-from keras2torch_birnn.exporting.source.emission import (
-    Emission,
-    Emit,
-    Helper,
-    Site,
-    refuse,
-    same_names,
-)
+from keras2torch_birnn.exporting.source.code import Expression, call, code, symbol
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, Site, copied, refuse
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.spec import LayerSpec
 
 _FUNCTIONS = "keras2torch_birnn.functional.activations"
-_LAYERS = "keras2torch_birnn.layers.activation"
-TORCH = Helper(_FUNCTIONS, "torch")
-FUNCTIONAL = Helper(_FUNCTIONS, "functional")
-# Functions of torch that need no helper: name -> (function as text, whether of nn.functional)
+# Functions of torch, which need no helper
 _OF_TORCH: Mapping[str, str] = {
     "relu": "torch.relu",
     "relu6": "functional.relu6",
@@ -63,13 +53,9 @@ def function_of(value: Any) -> tuple[Expression, tuple[Helper, ...]]:
     """
     kind, options = _split(value)
     if kind in _OF_TORCH and not options:
-        text = _OF_TORCH[kind]
-        return symbol(text), (TORCH if text.startswith("torch") else FUNCTIONAL,)
+        return symbol(_OF_TORCH[kind]), ()
     function, helper = _helper(kind)
-    if not options:
-        return function, (helper,)
-    partial = call(symbol("partial"), function, **options)
-    return partial, (helper, Helper(_FUNCTIONS, "partial"))
+    return call(symbol("partial"), function, **options) if options else function, (helper,)
 
 
 def applied(value: Any, x: Expression) -> Expression:
@@ -86,12 +72,8 @@ def applied(value: Any, x: Expression) -> Expression:
 
 def helpers_of(value: Any) -> tuple[Helper, ...]:
     """Return what the expression of an activation needs."""
-    kind, options = _split(value)
-    if kind == "linear":
-        return ()
-    if kind in _TORCHS_SOFTMAX:
-        return (TORCH,)
-    return (_helper(kind)[1],) if options else function_of(value)[1]
+    kind, _ = _split(value)
+    return () if kind == "linear" or kind in _TORCHS_SOFTMAX else function_of(value)[1]
 
 
 def _of_function(value: Any) -> Emission:
@@ -113,16 +95,12 @@ def _relu(layer: LayerSpec, name: str) -> Emission:
 
 def _leaky_relu(layer: LayerSpec, name: str) -> Emission:
     slope = layer.config["negative_slope"]
-    return Emission(
-        lambda site: code("functional.leaky_relu({}, {})", site.x, slope), helpers=(FUNCTIONAL,)
-    )
+    return Emission(lambda site: code("functional.leaky_relu({}, {})", site.x, slope))
 
 
 def _elu(layer: LayerSpec, name: str) -> Emission:
     alpha = layer.config["alpha"]
-    return Emission(
-        lambda site: code("functional.elu({}, {})", site.x, alpha), helpers=(FUNCTIONAL,)
-    )
+    return Emission(lambda site: code("functional.elu({}, {})", site.x, alpha))
 
 
 def _thresholded_relu(layer: LayerSpec, name: str) -> Emission:
@@ -139,15 +117,10 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
 
 
 def _with_parameters(layer: LayerSpec, name: str) -> Emission:
-    kind, parameters = layer.class_name, _PARAMETERS[layer.class_name]
+    keys = _PARAMETERS[layer.class_name]
     shape = next(iter(layer.weights.values())).shape
     empty = code("nn.Parameter(torch.empty({}))", tuple(shape))
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol(kind), *[empty for _ in parameters])},
-        same_names(name, parameters),
-        (Helper(_LAYERS, kind), TORCH),
-    )
+    return copied(layer, name, layer.class_name, *[empty for _ in keys], keys=keys)
 
 
 def _softmax(layer: LayerSpec, name: str) -> Emission:
@@ -169,7 +142,7 @@ def _softmax(layer: LayerSpec, name: str) -> Emission:
         added = code("{} - 1e9 * (~{}).to({}.dtype)", x, mask, x)
         return code("torch.softmax({}, dim={})", added, shown)
 
-    return Emission(softmax, helpers=(TORCH,))
+    return Emission(softmax)
 
 
 EMITTERS: Mapping[str, Emit] = {

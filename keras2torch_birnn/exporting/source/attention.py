@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras2torch_birnn.exporting.source.activation import TORCH
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -18,20 +17,18 @@ from keras2torch_birnn.exporting.source.code import (
     member,
     symbol,
 )
-from keras2torch_birnn.exporting.source.dense import linear, parameter
+from keras2torch_birnn.exporting.source.dense import kernel_keys, linear, parameter
 from keras2torch_birnn.exporting.source.emission import (
     Called,
     Emission,
     Emit,
-    Helper,
     Site,
+    class_of,
     same_names,
 )
 from keras2torch_birnn.layers.attention import rules_of_rows
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.attention"
 
 
 def _call(site: Site) -> Expression | Called:
@@ -61,7 +58,7 @@ def _attention(layer: LayerSpec, name: str) -> Emission:
         _call,
         {name: call(symbol(kind), scale, *score, causal=bool(layer.config["causal"]))},
         same_names(name, keys),
-        (Helper(_LAYERS, kind), TORCH),
+        (class_of(layer, kind),),
         options=_options(layer),
     )
 
@@ -71,14 +68,13 @@ def _heads(layer: LayerSpec, name: str) -> Emission:
     grouped = layer.class_name == "GroupedQueryAttention"
     heads = config["num_query_heads"] if grouped else config["num_heads"]
     groups = config["num_key_value_heads"] if grouped else heads
-    bias, state, parts = config["use_bias"], {}, []
+    bias, keys, parts = config["use_bias"], [], []
     names = ["query", "key", "value", "attention_output", *(["gate"] if config["use_gate"] else [])]
     for part in names:
         kernel = weights[f"{part}/kernel"]
         ahead = int(np.prod(kernel.shape[: 2 if part == "attention_output" else 1]))
         parts.append(linear(*kernel.reshape(ahead, -1).shape, bias=bias))
-        for key in ("weight", "bias") if bias else ("weight",):
-            state[f"{part}.{key}"] = f"{name}.{part}.{key}"
+        keys += [f"{part}.{key}" for key in kernel_keys(bias=bias)]
     if not config["use_gate"]:
         parts.append(literal(None))
     zeros, adds = rules_of_rows(layer)
@@ -95,8 +91,8 @@ def _heads(layer: LayerSpec, name: str) -> Emission:
     return Emission(
         _call,
         {name: code("MultiHeadAttention({}, plan=Plan({}))", join(", ", parts), plan)},
-        state,
-        (Helper(_LAYERS, "MultiHeadAttention"), Helper(_LAYERS, "Plan")),
+        same_names(name, keys),
+        (class_of(layer, "MultiHeadAttention"), class_of(layer, "Plan")),
         options=_options(layer),
     )
 

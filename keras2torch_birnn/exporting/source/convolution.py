@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keras2torch_birnn.exporting.source.activation import FUNCTIONAL, applied, helpers_of
+from keras2torch_birnn.exporting.source.activation import applied, helpers_of
 from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
+from keras2torch_birnn.exporting.source.dense import kernel_keys
 from keras2torch_birnn.exporting.source.emission import (
     Called,
     Emission,
@@ -53,40 +54,38 @@ def _one(
     """
     size, stride, dilation = config["kernel_size"], config["strides"], config["dilation_rate"]
     rank, padding = len(size), config["padding"]
-    options: dict[str, Any] = {}
-    if short(stride) != 1:
-        options["stride"] = short(stride)
-    helpers: tuple[Helper, ...] = ()
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
-    if padding == "causal" and reach[0] > 1:
-        helpers = (FUNCTIONAL,)
-    elif padding == "same" and short(stride) == 1:
-        options["padding"] = "same"
-    elif padding == "same":
-        helpers = (PAD,)
-    if short(dilation) != 1:
-        options["dilation"] = short(dilation)
-    if groups != 1:
-        options["groups"] = groups
-    if not bias:
-        options["bias"] = False
+    pads = padding == "same" and short(stride) != 1  # torch does not, between steps
+    unusual = _unusual(
+        stride=short(stride),
+        padding="same" if padding == "same" and not pads else 0,
+        dilation=short(dilation),
+        groups=groups,
+        bias=bias,
+    )
     last = config["data_format"] == "channels_last"
 
     def convolve(site: Site) -> Expression:
         x = channels_ahead(site.x, rank) if last else site.x
-        if FUNCTIONAL in helpers:
+        if padding == "causal" and reach[0] > 1:
             x = code("functional.pad({}, {})", x, (reach[0] - 1, 0))
-        elif PAD in helpers:
+        elif pads:
             x = code("pad_same({}, {}, {})", x, reach, stride)
         y = call(member(name), x)
         return applied(value, channels_behind(y, rank) if last else y)
 
     return Emission(
         convolve,
-        {name: call(symbol(f"nn.Conv{rank}d"), *channels, short(size), **options)},
-        same_names(name, ["weight", "bias"] if bias else ["weight"]),
-        (*helpers, *helpers_of(value)),
+        {name: call(symbol(f"nn.Conv{rank}d"), *channels, short(size), **unusual)},
+        same_names(name, kernel_keys(bias=bias)),
+        (*[PAD] * pads, *helpers_of(value)),
     )
+
+
+def _unusual(**options: Any) -> dict[str, Any]:
+    """Leave out the options of a convolution that torch has by itself."""
+    usual = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1}
+    return {key: value for key, value in options.items() if value != usual.get(key, True)}
 
 
 def _convolution(layer: LayerSpec, name: str) -> Emission:
@@ -139,15 +138,13 @@ def _transposed(layer: LayerSpec, name: str) -> Emission:
     more = [(k - 1) * d + 1 - n for k, d, n in zip(size, dilation, kept, strict=True)]
     padding = [max(n, 0) // 2 for n in more]
     behind = [2 * p - n for p, n in zip(padding, more, strict=True)]
-    options = {
-        "stride": short(stride),
-        "padding": short(padding),
-        "output_padding": short([max(n, 0) for n in behind]),
-        "dilation": short(dilation),
-        "bias": bias,
-    }
-    usual = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "bias": True}
-    unusual = {key: value for key, value in options.items() if value != usual[key]}
+    unusual = _unusual(
+        stride=short(stride),
+        padding=short(padding),
+        output_padding=short([max(n, 0) for n in behind]),
+        dilation=short(dilation),
+        bias=bias,
+    )
     filters, channels = map(int, kernel.shape[-2:])
     made = call(symbol(f"nn.ConvTranspose{rank}d"), channels, filters, short(size), **unusual)
     cut = join(", ", (code(":-1") if n < 0 else code(":") for n in behind))
@@ -162,7 +159,7 @@ def _transposed(layer: LayerSpec, name: str) -> Emission:
     return Emission(
         convolve,
         {name: made},
-        same_names(name, ["weight", "bias"] if bias else ["weight"]),
+        same_names(name, kernel_keys(bias=bias)),
         helpers_of(value),
     )
 

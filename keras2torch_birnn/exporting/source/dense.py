@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.activation import (
-    TORCH,
-    applied,
-    function_of,
-    helpers_of,
-)
-from keras2torch_birnn.exporting.source.code import (
-    Expression,
-    arguments,
-    call,
-    code,
-    member,
-    symbol,
-)
+from keras2torch_birnn.exporting.source.activation import applied, function_of, helpers_of
+from keras2torch_birnn.exporting.source.code import Expression, arguments, call, code, member
 from keras2torch_birnn.exporting.source.emission import (
     Emission,
     Emit,
-    Helper,
     Site,
+    copied,
     refuse,
     same_names,
 )
@@ -41,7 +29,8 @@ def parameter(array: Array) -> Expression:
     return code("nn.Parameter(torch.zeros({}))", tuple(map(int, array.shape)) or (1,))
 
 
-def _keys(*, bias: bool) -> list[str]:
+def kernel_keys(*, bias: bool) -> list[str]:
+    """Return the names of the state of a module of torch with a kernel."""
     return ["weight", "bias"] if bias else ["weight"]
 
 
@@ -53,7 +42,7 @@ def dense(layer: LayerSpec, name: str) -> Emission:
     return Emission(
         lambda site: applied(value, call(member(name), site.x)),
         {name: linear(*layer.weights["kernel"].shape, bias=bias)},
-        same_names(name, _keys(bias=bias)),
+        same_names(name, kernel_keys(bias=bias)),
         helpers_of(value),
     )
 
@@ -83,7 +72,7 @@ def _einsum_dense(layer: LayerSpec, name: str) -> Emission:
         einsum,
         {f"{name}_{key}": parameter(array) for key, array in arrays.items()},
         {key: f"{name}_{key}" for key in arrays},
-        (TORCH, *helpers_of(value)),
+        helpers_of(value),
     )
 
 
@@ -94,7 +83,7 @@ def _highway(layer: LayerSpec, name: str) -> Emission:
     state = {
         f"{part}.{key}": f"{name}_{part}.{key}"
         for part in ("through", "carry")
-        for key in _keys(bias=bias)
+        for key in kernel_keys(bias=bias)
     }
     linear_itself = layer.config["activation"] == "linear"
 
@@ -109,7 +98,7 @@ def _highway(layer: LayerSpec, name: str) -> Emission:
         highway,
         {f"{name}_through": through, f"{name}_carry": carry},
         state,
-        (TORCH, *(() if linear_itself else helpers)),
+        () if linear_itself else helpers,
     )
 
 
@@ -122,7 +111,7 @@ def _maxout(layer: LayerSpec, name: str) -> Emission:
             "torch.unflatten({}, 1, {}).amax(dim=1)", call(member(name), site.x), sizes
         ),
         {name: linear(inner, features * units, bias=bias)},
-        same_names(name, _keys(bias=bias)),
+        same_names(name, kernel_keys(bias=bias)),
     )
 
 
@@ -130,12 +119,8 @@ def _random_fourier_features(layer: LayerSpec, name: str) -> Emission:
     inner, units = map(int, layer.weights["unscaled_kernel"].shape)
     shapes = [code("torch.empty({})", shape) for shape in ((units, inner), (units,))]
     scale = parameter(layer.weights["kernel_scale"])
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol(layer.class_name), *shapes, scale)},
-        same_names(name, ["weight", "bias", "scale"]),
-        (Helper("keras2torch_birnn.layers.dense", layer.class_name), TORCH),
-    )
+    keys = ("weight", "bias", "scale")
+    return copied(layer, name, layer.class_name, *shapes, scale, keys=keys)
 
 
 EMITTERS: Mapping[str, Emit] = {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.activation import TORCH
 from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
 from keras2torch_birnn.exporting.source.dense import parameter
 from keras2torch_birnn.exporting.source.emission import (
     Emission,
     Emit,
-    Helper,
     Site,
+    class_of,
     refuse,
     same_names,
 )
@@ -44,7 +43,7 @@ def _reversible(layer: LayerSpec, name: str) -> Emission:
         called,
         {name: call(symbol("ReversibleEmbedding"), table, None if tied else table, cap)},
         same_names(name, ["weight"] if tied else ["weight", "reverse_weight"]),
-        (Helper("keras2torch_birnn.layers.embedding", "ReversibleEmbedding"), TORCH),
+        (class_of(layer, "ReversibleEmbedding"),),
         options=frozenset(SCHEMA[layer.class_name].call_options),
     )
 

@@ -62,11 +62,7 @@ class Source(Target):
     kind = SOURCE
     companions = (WEIGHTS,)
     script = Path(session.__file__)
-
-    @property
-    def runtime(self) -> str:
-        """Torch, in a process without this package."""
-        return "torch"
+    runtime = "torch"  # in a process without this package
 
     def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:
         """Write the module and its weights.

@@ -226,10 +226,10 @@ class _Writer:
         else:
             self.assign(node, called, "mask" if self.is_mask(node) else "x")
 
-    def mask_of(self, given: Any) -> Value:
+    def mask_of(self, mask: Any) -> Value:
         """Write the mask that a layer is called with; an input of the model may be integers."""
-        value = self.value(given)
-        if isinstance(given, fx.Node) and not self.is_mask(given):
+        value = self.value(mask)
+        if isinstance(mask, fx.Node) and not self.is_mask(mask):
             return code("{}.bool()", value)
         return value
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from keras2torch_birnn.exporting.source.activation import TORCH, applied, helpers_of
+from keras2torch_birnn.exporting.source.activation import applied, helpers_of
 from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
 from keras2torch_birnn.exporting.source.convolution import channels_ahead
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, Site, same_names
+from keras2torch_birnn.exporting.source.dense import kernel_keys
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Site, class_of, same_names
 from keras2torch_birnn.schema.local import places, windows_of
 from keras2torch_birnn.spec import LayerSpec
-
-_PRODUCTS = Helper("keras2torch_birnn.layers.local", "LocalProducts")
 
 
 def _locally_connected(layer: LayerSpec, name: str) -> Emission:
@@ -30,8 +29,8 @@ def _locally_connected(layer: LayerSpec, name: str) -> Emission:
         y = applied(value, call(member(name), x))
         return y if last else code("{}.movedim(-1, 1)", y)
 
-    keys = ["weight", "bias"] if bias else ["weight"]
-    helpers = (_PRODUCTS, TORCH, *helpers_of(value))
+    keys = kernel_keys(bias=bool(bias))
+    helpers = (class_of(layer, "LocalProducts"), *helpers_of(value))
     return Emission(multiply, {name: products}, same_names(name, keys), helpers)
 
 

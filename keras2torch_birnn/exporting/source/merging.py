@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 
-from keras2torch_birnn.exporting.source.activation import TORCH
-from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
+from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member
 from keras2torch_birnn.exporting.source.emission import (
     MASK_REACHES,
     Emission,
     Emit,
-    Helper,
     Site,
+    copied,
     refuse,
 )
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.merging"
-
 
 _MERGES: Mapping[str, Callable[[Sequence[Expression]], Expression]] = {
     "Add": lambda parts: join(" + ", parts),
@@ -51,8 +48,7 @@ def _merge(layer: LayerSpec, name: str) -> Emission:
         parts = [_with_axes(x, most - rank) for x, rank in zip(tensors, ranks, strict=True)]
         return _MERGES[layer.class_name](parts)
 
-    needs_torch = layer.class_name in ("Maximum", "Minimum")
-    return Emission(merge, helpers=(TORCH,) if needs_torch else ())
+    return Emission(merge)
 
 
 def _with_axes(x: Expression, count: int) -> Expression:
@@ -63,36 +59,30 @@ def _with_axes(x: Expression, count: int) -> Expression:
 def _masked(layer: LayerSpec, name: str) -> Emission:
     """Write a merge that counts only values that the masks mark as valid."""
 
-    return Emission(
-        lambda site: call(member(name), site.tensors, *[site.mask] * (site.mask is not None)),
-        {name: call(symbol("Merge"), layer.class_name)},
-        helpers=(Helper(_LAYERS, "Merge"),),
-    )
+    def merge(site: Site) -> Expression:
+        return call(member(name), site.tensors, *[site.mask] * (site.mask is not None))
+
+    return replace(copied(layer, name, "Merge", layer.class_name), call=merge)
 
 
 def _concatenate(layer: LayerSpec, name: str) -> Emission:
     axis = layer.config["axis"]
-    return Emission(
-        lambda site: code("torch.cat({}, dim={})", site.tensors, axis), helpers=(TORCH,)
-    )
+    return Emission(lambda site: code("torch.cat({}, dim={})", site.tensors, axis))
+
+
+def _of_list(layer: LayerSpec, name: str, kind: str, *options: object) -> Emission:
+    made = copied(layer, name, kind, *options)
+    return replace(made, call=lambda site: call(member(name), site.tensors))
 
 
 def _dot(layer: LayerSpec, name: str) -> Emission:
     least = layer.semantics["smallest_norm"] if layer.config["normalize"] else None
     axes = tuple(map(int, layer.config["axes"]))
-    return Emission(
-        lambda site: call(member(name), site.tensors),
-        {name: call(symbol("Dot"), axes, least)},
-        helpers=(Helper(_LAYERS, "Dot"),),
-    )
+    return _of_list(layer, name, "Dot", axes, least)
 
 
 def _cosine(layer: LayerSpec, name: str) -> Emission:
-    return Emission(
-        lambda site: call(member(name), site.tensors),
-        {name: code("Cosine()")},
-        helpers=(Helper(_LAYERS, "Cosine"),),
-    )
+    return _of_list(layer, name, "Cosine")
 
 
 EMITTERS: Mapping[str, Emit] = {

@@ -22,6 +22,12 @@ _ALWAYS = (
     ("torch", "Tensor"),
     ("torch", "nn"),
 )
+_IF_USED: Mapping[str, tuple[str, str]] = {
+    "torch": ("torch", ""),
+    "functional": ("torch.nn", "functional"),
+    "partial": ("functools", "partial"),
+    "math": ("math", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -136,13 +142,7 @@ def write_module(docstring: Sequence[str], copied: Copied, classes: Sequence[str
     """Join all parts; the imports are those that the code uses."""
     code = "\n".join(classes)
     used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
-    imports = {*copied.imports, *(pair for pair in _ALWAYS)}
-    if "torch" in used:
-        imports.add(("torch", ""))
-    if "functional" in used:
-        imports.add(("torch.nn", "functional"))
-    if "partial" in used:
-        imports.add(("functools", "partial"))
+    imports = {*copied.imports, *_ALWAYS, *(_IF_USED[name] for name in _IF_USED.keys() & used)}
     parts = [FIRST_LINE, *_docstring(docstring, 0), "", *write_imports(imports)]
     before = ""
     for text in copied.texts:

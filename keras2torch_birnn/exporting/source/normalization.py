@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras2torch_birnn.exporting.source.activation import TORCH
 from keras2torch_birnn.exporting.source.code import Expression, call, code, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
     MASK_REACHES,
@@ -14,6 +13,8 @@ from keras2torch_birnn.exporting.source.emission import (
     Emit,
     Helper,
     Site,
+    copied,
+    module,
     refuse,
     same_names,
 )
@@ -21,12 +22,20 @@ from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
 from keras2torch_birnn.spec import Array, LayerSpec
 
-_LAYERS = "keras2torch_birnn.layers.normalization"
 _HELPERS = "keras2torch_birnn.exporting.source.helpers.normalization"
 
 
 def _ones(array: Array) -> Expression:
     return code("nn.Parameter(torch.ones({}))", tuple(map(int, array.shape)))
+
+
+def _gain_and_shift(
+    weights: Mapping[str, Array],
+) -> tuple[list[str], list[Expression | None]]:
+    """Return the names of those that a layer has, and what makes both; None for one it has not."""
+    sources = {"weight": "gamma", "bias": "beta"}
+    keys = [key for key, source in sources.items() if source in weights]
+    return keys, [_ones(weights[key]) if key in weights else None for key in sources.values()]
 
 
 def _batch(layer: LayerSpec, name: str) -> Emission:
@@ -108,59 +117,31 @@ def _layer(layer: LayerSpec, name: str) -> Emission:
     axes, shape = config["axis"], layer.input_shape
     if isinstance(shape, tuple):
         axes = tuple(a - len(shape) for a in normalized_axes(config, len(shape)))
-    given = {key: weights.get(key) for key in ("gamma", "beta")}
-    keys = [key for key, source in (("weight", "gamma"), ("bias", "beta")) if source in weights]
-    if all(g is not None for g in given.values()) and axes == tuple(range(-len(axes), 0)):
+    keys, parts = _gain_and_shift(weights)
+    if len(keys) == 2 and axes == tuple(range(-len(axes), 0)):
         sizes = tuple(map(int, weights["gamma"].shape))
         shown = sizes[0] if len(sizes) == 1 else sizes
-        constructor = call(symbol("nn.LayerNorm"), shown, eps=config["epsilon"])
-        helpers: tuple[Helper, ...] = ()
-    else:
-        parts = [None if array is None else _ones(array) for array in given.values()]
-        centers = not config["rms_scaling"]
-        constructor = call(
-            symbol("LayerNorm"), tuple(axes), *parts, config["epsilon"], centers=centers
-        )
-        helpers = (Helper(_LAYERS, "LayerNorm"), TORCH)
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: constructor},
-        same_names(name, keys),
-        helpers,
-    )
+        return module(name, call(symbol("nn.LayerNorm"), shown, eps=config["epsilon"]), keys)
+    options = {"centers": not config["rms_scaling"]}
+    values = (tuple(axes), *parts, config["epsilon"])
+    return copied(layer, name, "LayerNorm", *values, keys=keys, **options)
 
 
 def _group(layer: LayerSpec, name: str) -> Emission:
-    config, weights = layer.config, layer.weights
-    sources = {"weight": "gamma", "bias": "beta"}
-    keys = [key for key, source in sources.items() if source in weights]
-    parts = [_ones(weights[one]) if one in weights else None for one in sources.values()]
+    config = layer.config
+    keys, parts = _gain_and_shift(layer.weights)
     options = {"axis": config["axis"], "eps": config["epsilon"]}
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol("GroupNorm"), config["groups"], *parts, **options)},
-        same_names(name, keys),
-        (Helper(_LAYERS, "GroupNorm"), TORCH),
-    )
+    return copied(layer, name, "GroupNorm", config["groups"], *parts, keys=keys, **options)
 
 
 def _unit(layer: LayerSpec, name: str) -> Emission:
     axis, least = tuple(layer.config["axis"]), layer.semantics["smallest_norm"]
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol("UnitNorm"), axis, least)},
-        helpers=(Helper(_LAYERS, "UnitNorm"),),
-    )
+    return copied(layer, name, "UnitNorm", axis, least)
 
 
 def _rms(layer: LayerSpec, name: str) -> Emission:
     weight = _ones(layer.weights["scale"])
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol("RMSNorm"), weight, layer.config["epsilon"])},
-        same_names(name, ["weight"]),
-        (Helper(_LAYERS, "RMSNorm"), TORCH),
-    )
+    return copied(layer, name, "RMSNorm", weight, layer.config["epsilon"], keys=("weight",))
 
 
 EMITTERS: Mapping[str, Emit] = {

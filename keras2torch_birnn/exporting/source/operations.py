@@ -95,7 +95,7 @@ def _named(function: Any) -> tuple[str, tuple[Helper, ...]] | None:
     """Return the name by which a module can call a function."""
     own = getattr(function, "__name__", "")
     if function is math.prod:
-        return "math.prod", (Helper(operations.__name__, "math"),)
+        return "math.prod", ()
     if function is step_counts:
         return own, (Helper("keras2torch_birnn.layers.time_distributed", own),)
     for module in _COPIED:

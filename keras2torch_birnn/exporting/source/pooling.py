@@ -13,15 +13,9 @@ from keras2torch_birnn.exporting.source.code import (
     member,
     symbol,
 )
-from keras2torch_birnn.exporting.source.convolution import (
-    channels_ahead,
-    channels_behind,
-    short,
-)
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Helper, Site
+from keras2torch_birnn.exporting.source.convolution import channels_ahead, channels_behind, short
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Site, copied
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.pooling"
 
 
 def _windows(layer: LayerSpec, name: str) -> Emission:
@@ -30,27 +24,17 @@ def _windows(layer: LayerSpec, name: str) -> Emission:
     stride = tuple(map(int, config["strides"] or size))
     last, rank = config["data_format"] == "channels_last", len(size)
     if config["padding"] == "same":
-        pooling = call(
-            symbol("Pooling"),
-            kind="max" if maximum else "average",
-            size=size,
-            stride=stride,
-            padding="same",
-            last=last,
-        )
-        return Emission(
-            lambda site: call(member(name), site.x),
-            {name: pooling},
-            helpers=(Helper(_LAYERS, "Pooling"),),
-        )
+        options = {"size": size, "stride": stride, "padding": "same", "last": last}
+        kind = "max" if maximum else "average"
+        return copied(layer, name, "Pooling", kind=kind, **options)
     more = () if stride == size else (short(stride),)
-    kind = symbol(f"nn.{'Max' if maximum else 'Avg'}Pool{rank}d")
+    pooling = symbol(f"nn.{'Max' if maximum else 'Avg'}Pool{rank}d")
 
     def pool(site: Site) -> Expression:
         y = call(member(name), channels_ahead(site.x, rank) if last else site.x)
         return channels_behind(y, rank) if last else y
 
-    return Emission(pool, {name: call(kind, short(size), *more)})
+    return Emission(pool, {name: call(pooling, short(size), *more)})
 
 
 def _global(layer: LayerSpec, name: str) -> Emission:
@@ -77,25 +61,19 @@ def _global(layer: LayerSpec, name: str) -> Emission:
 
 
 def _adaptive(layer: LayerSpec, name: str) -> Emission:
-    pooling = call(
-        symbol("AdaptivePooling"),
+    return copied(
+        layer,
+        name,
+        "AdaptivePooling",
         kind="max" if "Max" in layer.class_name else "average",
         size=tuple(map(int, layer.config["output_size"])),
         last=layer.config["data_format"] == "channels_last",
     )
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: pooling},
-        helpers=(Helper(_LAYERS, "AdaptivePooling"),),
-    )
 
 
 EMITTERS: Mapping[str, Emit] = {
-    **{f"{kind}Pooling{rank}D": _windows for kind in ("Max", "Average") for rank in (1, 2, 3)},
-    **{f"Global{kind}Pooling{rank}D": _global for kind in ("Max", "Average") for rank in (1, 2, 3)},
-    **{
-        f"Adaptive{kind}Pooling{rank}D": _adaptive
-        for kind in ("Max", "Average")
-        for rank in (1, 2, 3)
-    },
+    f"{where}{kind}Pooling{rank}D": write
+    for where, write in (("", _windows), ("Global", _global), ("Adaptive", _adaptive))
+    for kind in ("Max", "Average")
+    for rank in (1, 2, 3)
 }

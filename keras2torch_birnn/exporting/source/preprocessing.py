@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.exporting.source.activation import TORCH
-from keras2torch_birnn.exporting.source.code import (
-    Expression,
-    arguments,
-    call,
-    code,
-    member,
-    symbol,
-)
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, refuse, same_names
+from keras2torch_birnn.exporting.source.code import Expression, call, code, member
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, copied, refuse
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.preprocessing import lookup_options, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
-
-_LAYERS = "keras2torch_birnn.layers.preprocessing"
 
 
 def _normalization(layer: LayerSpec, name: str) -> Emission:
@@ -38,12 +29,8 @@ def _normalization(layer: LayerSpec, name: str) -> Emission:
         return code("torch.zeros({})", tuple(placed))
 
     both, invert = (zeros("mean"), zeros("variance")), bool(config["invert"])
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol("Normalization"), *both, invert=invert)},
-        same_names(name, ["mean", "variance"]),
-        (Helper(_LAYERS, "Normalization"), TORCH),
-    )
+    keys = ("mean", "variance")
+    return copied(layer, name, layer.class_name, *both, keys=keys, invert=invert)
 
 
 def _rescaling(layer: LayerSpec, name: str) -> Emission:
@@ -54,40 +41,34 @@ def _rescaling(layer: LayerSpec, name: str) -> Emission:
     return Emission(lambda site: code("{} * {} + {}", site.x, scale, offset))
 
 
-def encoder(helper: Helper, name: str, options: Sequence[Any], buffers: Sequence[str]) -> Emission:
+def encoder(
+    layer: LayerSpec, name: str, options: Sequence[Any], buffers: Sequence[str]
+) -> Emission:
     """Write a layer of integers as a module with plain options and buffers of its own."""
-
-    return Emission(
-        lambda site: call(member(name), *site.args, **site.kwargs),
-        {name: call(symbol(helper.name), *options)},
-        same_names(name, buffers),
-        (helper,),
+    return replace(
+        copied(layer, name, layer.class_name, *options, keys=buffers),
+        call=lambda site: call(member(name), *site.args, **site.kwargs),
         options=frozenset({"count_weights"}),
     )
 
 
 def _category_encoding(layer: LayerSpec, name: str) -> Emission:
     options = [layer.config["num_tokens"], layer.config["output_mode"]]
-    return encoder(Helper(_LAYERS, "CategoryEncoding"), name, options, ["tokens"])
+    return encoder(layer, name, options, ["tokens"])
 
 
 def _discretization(layer: LayerSpec, name: str) -> Emission:
     boundaries = tuple(map(float, layer.config["bin_boundaries"]))
     options = [boundaries, layer.config["output_mode"]]
-    return encoder(Helper(_LAYERS, "Discretization"), name, options, ["boundaries", "tokens"])
+    return encoder(layer, name, options, ["boundaries", "tokens"])
 
 
 def _integer_lookup(layer: LayerSpec, name: str) -> Emission:
     words, _ = lookup_tokens(layer.config)
     zeros = code("torch.zeros({}, dtype=torch.int64)", len(words))
-    options = arguments(**lookup_options(layer.config))
+    options = lookup_options(layer.config)
     buffers = ["keys", "places", *["tokens"] * (layer.config["output_mode"] != "int")]
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol("IntegerLookup"), zeros, zeros, options)},
-        same_names(name, buffers),
-        (Helper(_LAYERS, "IntegerLookup"), TORCH),
-    )
+    return copied(layer, name, layer.class_name, zeros, zeros, keys=buffers, **options)
 
 
 EMITTERS: Mapping[str, Emit] = {

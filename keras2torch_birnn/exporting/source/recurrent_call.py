@@ -234,7 +234,7 @@ def _merged_sequences(
 ) -> tuple[Expression, ...]:
     loop, out = writer.loop, ran.out
     plain = mask is None or not any(
-        _needs_fill(part, rule, given=bool(first)) for rule in loop.rules
+        _needs_fill(part, rule, starts=bool(first)) for rule in loop.rules
     )
     if plain and loop.merge == "concat":
         return (out,)
@@ -303,8 +303,8 @@ def _call_chains(
     return _merged(loop, tuple(outputs)), tuple(states)
 
 
-def _per_cell(chain: Chain, given: Sequence[Expression]) -> dict[int, list[Expression]]:
-    rest = iter(given)
+def _per_cell(chain: Chain, states: Sequence[Expression]) -> dict[int, list[Expression]]:
+    rest = iter(states)
     return {cell: [next(rest) for _ in range(count)] for cell, count in chain.order}
 
 
@@ -320,11 +320,13 @@ def _before(
     raise refuse(loop.layer, "a mask and states that go on from batch to batch")
 
 
-def _needs_fill(part: Part, rule: str, *, given: bool) -> bool:
+def _needs_fill(part: Part, rule: str, *, starts: bool) -> bool:
     """Tell whether outputs at masked steps are not yet those of the rule."""
     if not part.looped:
         return rule != "zeros"
-    return rule not in ("previous_state", "previous_output") or (rule != "previous_state" and given)
+    return rule not in ("previous_state", "previous_output") or (
+        rule != "previous_state" and starts
+    )
 
 
 def _filled(
@@ -343,7 +345,7 @@ def _filled(
     A loop leaves the state there, run_valid_steps zeros. backward: the direction reads from the
     end of ``out``; turned: ``out`` and ``mask`` themselves are turned round.
     """
-    if not _needs_fill(part, rule, given=bool(first)):
+    if not _needs_fill(part, rule, starts=bool(first)):
         return out
     if rule == "zeros":
         return writer.assign("out", code("{}.masked_fill(~{}[..., None], 0.0)", out, mask))

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from keras2torch_birnn.exporting.source.code import Expression, arguments, call, member, symbol
 from keras2torch_birnn.exporting.source.dropout import same
-from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, copied
 from keras2torch_birnn.spec import LayerSpec
 
-_LAYERS = "keras2torch_birnn.layers.resizing"
 
-
-def _module(name: str, helper: str, options: Expression) -> Emission:
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: call(symbol(helper), options)},
-        helpers=(Helper(_LAYERS, helper),),
-    )
-
-
-def _last(layer: LayerSpec) -> bool:
-    return bool(layer.config["data_format"] == "channels_last")
+def _module(layer: LayerSpec, name: str, kind: str, sizes: object, **options: Any) -> Emission:
+    last = bool(layer.config["data_format"] == "channels_last")
+    return copied(layer, name, kind, sizes, **options, channels_last=last)
 
 
 def _margins(layer: LayerSpec, name: str) -> Emission:
@@ -29,15 +20,14 @@ def _margins(layer: LayerSpec, name: str) -> Emission:
     sizes = layer.config["cropping" if crops else "padding"]
     sign = -1 if crops else 1
     around = tuple((sign * int(before), sign * int(after)) for before, after in sizes)
-    return _module(name, "Margins", arguments(around, channels_last=_last(layer)))
+    return _module(layer, name, "Margins", around)
 
 
 def _up_sampling(layer: LayerSpec, name: str) -> Emission:
     mode = layer.config.get("interpolation", "nearest")
     corners = mode == "bilinear" and layer.semantics["bilinear"] == "corners"
     factors = tuple(map(int, layer.config["size"]))
-    options = arguments(factors, mode=mode, corners=corners, channels_last=_last(layer))
-    return _module(name, "UpSampling", options)
+    return _module(layer, name, "UpSampling", factors, mode=mode, corners=corners)
 
 
 def _resizing(layer: LayerSpec, name: str) -> Emission:
@@ -46,14 +36,10 @@ def _resizing(layer: LayerSpec, name: str) -> Emission:
         return same(layer, name)
     size = (int(config["height"]), int(config["width"]))
     if layer.class_name == "CenterCrop":
-        return _module(name, "CenterCrop", arguments(size, channels_last=_last(layer)))
-    options = arguments(
-        size,
-        mode=config.get("interpolation", "bilinear"),
-        crops=config.get("crop_to_aspect_ratio", True),  # a RandomCrop
-        channels_last=_last(layer),
-    )
-    return _module(name, "Resizing", options)
+        return _module(layer, name, "CenterCrop", size)
+    mode = config.get("interpolation", "bilinear")
+    crops = config.get("crop_to_aspect_ratio", True)  # a RandomCrop
+    return _module(layer, name, "Resizing", size, mode=mode, crops=crops)
 
 
 EMITTERS: Mapping[str, Emit] = {

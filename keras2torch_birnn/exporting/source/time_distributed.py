@@ -6,14 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from keras2torch_birnn.exporting.source.code import Expression, Statement, code
-from keras2torch_birnn.exporting.source.emission import (
-    Called,
-    Emission,
-    Emit,
-    Site,
-    Value,
-    refuse,
-)
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Site, Value, refuse
 from keras2torch_birnn.exporting.source.pages import emit
 from keras2torch_birnn.spec import LayerSpec
 

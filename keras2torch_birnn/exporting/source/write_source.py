@@ -25,10 +25,7 @@ from keras2torch_birnn.exporting.source.code import (
 )
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, Value
 from keras2torch_birnn.exporting.source.forward import write_body
-from keras2torch_birnn.exporting.source.graph_nodes import (
-    names_of_functions,
-    without_steps_around,
-)
+from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions, without_steps_around
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
     write_class,

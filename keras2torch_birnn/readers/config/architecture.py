@@ -17,6 +17,7 @@ from keras2torch_birnn.errors import (
     K2TError,
     UnsupportedLayerError,
     UnsupportedOptionError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
@@ -41,18 +42,9 @@ from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
 from keras2torch_birnn.readers.config.passes import PASSES, list_refused
 from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
 from keras2torch_birnn.readers.config.sequential import build_sequential
-from keras2torch_birnn.readers.config.text_layers import (
-    LOOKUP_CLASSES,
-    TEXT_CLASSES,
-    text_layer,
-)
+from keras2torch_birnn.readers.config.text_layers import LOOKUP_CLASSES, TEXT_CLASSES, text_layer
 from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
-from keras2torch_birnn.schema import (
-    CLASS_NAMES,
-    OPS,
-    RECURRENT,
-    WITH_GRAPH,
-)
+from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of, python_name
 from keras2torch_birnn.schema.dtype_flow import without_time_distributed
@@ -117,7 +109,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
 
 def _class_name(entry: Any, place: str) -> str:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
-        raise InvalidModelFileError("no layer's configuration", "refused", place=place)
+        raise invalid("no layer's configuration", place)
     return str(entry["class_name"])
 
 
@@ -187,16 +179,14 @@ def _read_entry(json: Any, outer: str, depth: int, *, wrapped: bool, cell: bool)
     place = outer or "model_config"
     class_name, config = _class_name(json, place), json.get("config")
     if not isinstance(config, Mapping | list):
-        raise InvalidModelFileError("a layer without config", "refused", place=place)
+        raise invalid("a layer without config", place)
     named = config if isinstance(config, Mapping) else {}
     name = json.get("name", named.get("name", class_name.lower()))
     if not isinstance(name, str):
-        raise InvalidModelFileError("a layer's name is not a text", "refused", place=outer)
+        raise invalid("a layer's name is not a text", outer)
     entry = _Entry(json, class_name, name, config, outer, depth, wrapped, cell)
     if depth > MAX_MODEL_DEPTH:
-        raise InvalidModelFileError(
-            f"layers nested deeper than {MAX_MODEL_DEPTH}", "refused", place=printable(entry.place)
-        )
+        raise invalid(f"layers nested deeper than {MAX_MODEL_DEPTH}", printable(entry.place))
     return entry
 
 
@@ -249,7 +239,7 @@ def _refuse(refusal: K2TError, entry: _Entry, parsing: Parsing) -> LayerSpec:
 def _parse_plain(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     """Parse a layer of Keras: its parts, then its options, then what they mean together."""
     if not isinstance(entry.config, Mapping):
-        raise InvalidModelFileError("a layer's config is a list", "refused", place=entry.place)
+        raise invalid("a layer's config is a list", entry.place)
     before, place = len(parsing.problems), entry.place
     if class_name in ("RNN", STACK):
         entry = replace(entry, config=drop_repeated_options(entry.config))
@@ -339,12 +329,12 @@ def _parse_wrapped(entry: _Entry, parsing: Parsing) -> LayerSpec:
 
 def _parse_inner(key: str, entry: _Entry, parsing: Parsing, *, wrapped: bool = False) -> LayerSpec:
     if key not in entry.config:
-        raise InvalidModelFileError(f"a wrapper without {key}", "refused", place=entry.place)
+        raise invalid(f"a wrapper without {key}", entry.place)
     inner = _parse_layer(
         entry.config[key], parsing, entry.place, depth=entry.depth + 1, wrapped=wrapped
     )
     if inner.class_name in OPS:
-        raise InvalidModelFileError("an operation in a wrapper", "refused", place=inner.place)
+        raise invalid("an operation in a wrapper", inner.place)
     return inner
 
 
@@ -452,13 +442,9 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     config, place, depth = entry.config, entry.place, entry.depth
     entries = config if isinstance(config, list) else config.get("layers")
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-        raise InvalidModelFileError(
-            "a model without layers", "refused", place=place or "model_config"
-        )
+        raise invalid("a model without layers", place or "model_config")
     if any(isinstance(one, Mapping) and one.get("module") == TRANSLATED for one in entries):
-        raise InvalidModelFileError(
-            f"a layer of the module {TRANSLATED!r}, which no Keras has", "refused", place=place
-        )
+        raise invalid(f"a layer of the module {TRANSLATED!r}, which no Keras has", place)
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
     if class_name == "Functional":
@@ -469,9 +455,7 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise InvalidModelFileError(
-            f"{times} layers are called {printable(repeated)}", "refused", place=place
-        )
+        raise invalid(f"{times} layers are called {printable(repeated)}", place)
     if class_name == "Functional":
         if not isinstance(config, Mapping):
             raise InvalidModelFileError("a Functional model's config is a list", place=place)

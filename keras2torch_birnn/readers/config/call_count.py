@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_CALLS
 from keras2torch_birnn.spec import Graph, LayerSpec
 
@@ -27,10 +27,9 @@ def _calls(layer: LayerSpec) -> int:
     inner = {key: _calls(part) for key, part in layer.parts.items()}
     total = 1 + sum(inner.values()) + (_graph_calls(layer.graph) if layer.graph else 0)
     if total > MAX_CALLS:
-        raise InvalidModelFileError(
+        raise invalid(
             f"its shared models make {total} calls of layers, more than {MAX_CALLS}",
-            "refused",
-            place=printable(layer.place),
+            printable(layer.place),
         )
     return total
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
-from keras2torch_birnn.schema import RECURRENT, SCHEMA
+from keras2torch_birnn.schema import CLASSES, RECURRENT, SCHEMA
 from keras2torch_birnn.spec import (
     Call,
     Generation,
@@ -24,12 +24,7 @@ from keras2torch_birnn.spec import (
 
 Node: TypeAlias = tuple[str, int]
 # Layers that return the same tensor at inference.
-_SAME_TENSOR = frozenset(
-    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
-    "AlphaDropout ActivityRegularization Identity".split()
-)
-
-
+_SAME_TENSOR = frozenset(CLASSES["dropout"])
 # Layers of one tensor whose ``call`` has a mask; a plugin's layer may have one.
 _TAKES_MASK = frozenset(
     {

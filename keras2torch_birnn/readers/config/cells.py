@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     K2TError,
     UnsupportedLayerError,
     UnsupportedOptionError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.readers.config.custom_layers import find_custom_class
@@ -61,12 +61,12 @@ def read_cells(
     """
     if class_name != STACK:
         if "cell" not in config:
-            raise InvalidModelFileError("an RNN without a cell", "refused", place=place)
+            raise invalid("an RNN without a cell", place)
         allowed = CELLS.keys()
         return {"cell": _cell(config["cell"], place, parsing, parse, allowed)}
     entries = config.get("cells")
     if not isinstance(entries, list) or not entries:
-        raise InvalidModelFileError("a stack without cells", "refused", place=place)
+        raise invalid("a stack without cells", place)
     return {
         str(number): _cell(entry, place, parsing, parse, CELL_LAYERS.keys())
         for number, entry in enumerate(entries)
@@ -77,7 +77,7 @@ def _cell(
     entry: Any, place: str, parsing: Parsing, parse: Parse, allowed: Collection[str]
 ) -> LayerSpec:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
-        raise InvalidModelFileError("no cell's configuration", "refused", place=place)
+        raise invalid("no cell's configuration", place)
     class_name, config = str(entry["class_name"]), entry.get("config")
     named = config if isinstance(config, Mapping) else {}
     name = named.get("name") if isinstance(named.get("name"), str) else class_name
@@ -122,9 +122,9 @@ def check_alone(layer: LayerSpec, problems: list[K2TError]) -> None:
         )
 
 
-def check_constants(layer: LayerSpec, given: Mapping[str, Any], problems: list[K2TError]) -> None:
+def check_constants(layer: LayerSpec, config: Mapping[str, Any], problems: list[K2TError]) -> None:
     """Refuse an RNN that hands the same tensors to its cell at every step."""
-    if layer.class_name == "RNN" and given.get("num_constants"):
+    if layer.class_name == "RNN" and config.get("num_constants"):
         problems.append(
             UnsupportedOptionError(
                 "an RNN called with constants is not supported",

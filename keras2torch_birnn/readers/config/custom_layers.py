@@ -8,12 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    K2TError,
-    UnsupportedOptionError,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class
 from keras2torch_birnn.readers.config.sequential import parse_shape
@@ -60,7 +55,7 @@ def parse_custom_layer(
         InvalidModelFileError: its config is no object.
     """
     if not isinstance(config, Mapping):
-        raise InvalidModelFileError("a layer's config is a list", "refused", place=place)
+        raise invalid("a layer's config is a list", place)
     layer = LayerSpec(class_name, name, {}, place=place)
     own = custom_layer_of(layer)
     options: dict[str, Any] = dict(config)
@@ -76,13 +71,13 @@ def parse_custom_layer(
 def _parse_declared(
     layer: LayerSpec,
     known: Mapping[str, Any],
-    given: Mapping[str, Any],
+    stated: Mapping[str, Any],
     generation: Generation,
     problems: list[K2TError],
 ) -> dict[str, Any]:
     """Parse the options that the plugin declares, all explicit; others are problems."""
     shown = printable(python_name(layer.class_name))
-    config = {key: dialects.plain_value(value) for key, value in given.items()}
+    config = {key: dialects.plain_value(value) for key, value in stated.items()}
     options: dict[str, Any] = {"trainable": config.get("trainable", True) is not False}
     for key, option in known.items():
         try:
@@ -125,7 +120,7 @@ def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Parse a Lambda's arguments and its declared output shape (no batch axis)."""
     arguments = config.get("arguments") or {}
     if not isinstance(arguments, Mapping):
-        raise InvalidModelFileError("a Lambda's arguments are no object", "refused", place=place)
+        raise invalid("a Lambda's arguments are no object", place)
     shape = dialects.plain_value(config.get("output_shape"))
     if config.get("output_shape_type", "raw") != "raw" or not _is_plain(shape):
         shape = None

@@ -57,7 +57,4 @@ def describe_custom_class(entry: Mapping[str, Any]) -> str:
 def lacks_activation(generation: Generation, name: str) -> bool:
     """Tell whether this Keras has no activation of a name that it wrote into a file."""
     known = _SINCE.get(generation.name)
-    if known is None:
-        return False
-    version = tuple(int(part) for part in generation.version.split(".")[:2] if part.isdecimal())
-    return version < known.get(name, (3, 0))
+    return known is not None and generation.numbers < known.get(name, (3, 0))

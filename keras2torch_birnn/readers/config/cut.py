@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, printable
+from keras2torch_birnn.errors import K2TError, UsageError, invalid, printable
 from keras2torch_birnn.readers.config.cut_masks import Given, MaskSource, carry_masks
 from keras2torch_birnn.readers.config.cut_names import Path
 from keras2torch_birnn.readers.config.sequential import stated_input_shape
@@ -174,10 +174,9 @@ class _Cutting:
         given = list(leaves(call.args))
         inputs = list(leaves(_graph(_graph(self.model).layer(call.layer)).inputs))
         if len(given) != len(inputs) or not all(isinstance(one, TensorRef) for one in given):
-            raise InvalidModelFileError(
+            raise invalid(
                 f"a model of {len(inputs)} inputs that is called with {len(given)} tensors",
-                "refused",
-                place=self._path(call.layer),
+                self._path(call.layer),
             )
         args = tuple(
             self._pass_new(one, given) if isinstance(one, Entrance) else given[one]
@@ -185,12 +184,12 @@ class _Cutting:
         )
         return replace(call, args=(args[0] if len(args) == 1 else args,), kwargs={})
 
-    def _pass_new(self, inner: Entrance, given: Sequence[TensorRef]) -> TensorRef:
+    def _pass_new(self, inner: Entrance, refs: Sequence[TensorRef]) -> TensorRef:
         """Pass a new input of an inner model on as an input of this model."""
-        order = self._order_of(given[inner.order]) if inner.order < len(given) else _NO_INPUT
+        order = self._order_of(refs[inner.order]) if inner.order < len(refs) else _NO_INPUT
         new = replace(inner, order=order, number=None)
         if inner.number is not None:  # what this model gave it
-            ref = given[inner.number]
+            ref = refs[inner.number]
             if self._starts_at(ref):
                 return ref
             new = replace(new, source=self._path(ref.layer), number=self._number(ref))

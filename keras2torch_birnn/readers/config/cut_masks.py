@@ -1,8 +1,8 @@
 """Follow masks through a graph without building it: may one cross a cut, and would it matter?
 
-A cut model has no way to be given the mask that a layer before the cut made. The tables here are on
-the safe side: what is in neither may use a mask. ``tests/readers/test_cut_masks.py`` compares them
-with the mask flow of the converters.
+A cut model has no way to be given the mask that a layer before the cut made. What is in neither
+table may use a mask. ``tests/readers/test_cut_masks.py`` compares them with the mask flow of the
+converters, and says what they lack.
 """
 
 from __future__ import annotations
@@ -16,25 +16,19 @@ from keras2torch_birnn.schema.calls import as_called
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Graph, LayerSpec, TensorRef, leaves, tensors
 
-# Layers after which no tensor has a mask, and which do not look at one.
-STOPS = frozenset(CLASSES["augmentation"]) | frozenset(
-    "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
-    "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D MelSpectrogram "
-    "STFTSpectrogram "
-    "AveragePooling1D AveragePooling2D AveragePooling3D CategoryEncoding Conv1D Conv1DTranspose "
-    "Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D "
-    "DepthwiseConv1D DepthwiseConv2D Discretization Dot EinsumDense Flatten GlobalMaxPooling1D "
-    "GlobalMaxPooling2D GlobalMaxPooling3D Hashing IntegerLookup MaxPooling1D MaxPooling2D "
-    "MaxPooling3D Permute RMSNormalization RandomCrop RepeatVector Reshape Resizing "
-    "SeparableConv1D SeparableConv2D CenterCrop UpSampling1D UpSampling2D UpSampling3D "
-    "ZeroPadding1D ZeroPadding2D ZeroPadding3D".split()
+# Layers after which no tensor has a mask, and which do not look at one: nearly all of these pages.
+_UNMASKED = (
+    *("augmentation", "convolution", "dense", "hashing", "local", "pooling"),
+    *("reshaping", "resizing", "spectrograms"),
 )
+STOPS = frozenset(name for page in _UNMASKED for name in CLASSES[page]) - frozenset(
+    ("Dense", "GlobalAveragePooling1D")
+) | frozenset("CategoryEncoding Discretization Dot IntegerLookup Merge RMSNormalization".split())
 # Layers that hand a mask on and compute the same with and without one.
-PASSES = frozenset(
-    "Activation ActivityRegularization Add AlphaDropout Average Concatenate Dense Dropout ELU "
-    "GaussianDropout GaussianNoise Identity InputLayer LayerNormalization LeakyReLU "
-    "Normalization PReLU ReLU Rescaling SpatialDropout1D SpatialDropout2D "
-    "SpatialDropout3D Subtract ThresholdedReLU UnitNormalization".split()
+PASSES = frozenset(CLASSES["dropout"]) | frozenset(
+    "Activation Add Average Concatenate Dense ELU GroupNormalization InputLayer "
+    "LayerNormalization LeakyReLU Normalization PReLU ParametricSoftplus ReLU Rescaling SReLU "
+    "Subtract ThresholdedReLU UnitNormalization".split()
 )
 _MAKE = (*EMBEDDINGS, "Masking")
 
@@ -55,10 +49,10 @@ class MaskSource:
 Given = Sequence[MaskSource | None]
 
 
-def carry_masks(graph: Graph, given: Given) -> dict[TensorRef, MaskSource]:
-    """Return the tensors of a graph that may have a mask. ``given``: those of its inputs."""
+def carry_masks(graph: Graph, masks: Given) -> dict[TensorRef, MaskSource]:
+    """Return the tensors of a graph that may have a mask. ``masks``: those of its inputs."""
     found: dict[TensorRef, MaskSource] = {}
-    inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
+    inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), masks, strict=False))
     for call in graph.calls:
         layer = as_called(graph.layer(call.layer), call.kwargs)
         if layer.class_name == "InputLayer":

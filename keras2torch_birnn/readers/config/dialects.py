@@ -177,7 +177,7 @@ def masked_output(
     return _masked_output(config, generation, wrapped=wrapped)
 
 
-def is_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
+def is_tensorflow_1(config: Mapping[str, Any], generation: Generation) -> bool:
     """Tell whether TensorFlow 1 wrote a wrapped layer, or 2.0 after ``disable_v2_behavior``.
 
     Both write no dtype for the wrapped layer and one into its initializers. TensorFlow 2.0 does
@@ -185,16 +185,16 @@ def is_tensorflow_1(given: Mapping[str, Any], generation: Generation) -> bool:
     """
     if generation.name != "tf.keras" or not generation.version.startswith(("2.1.", "2.2.")):
         return False
-    start = given.get("kernel_initializer")
+    start = config.get("kernel_initializer")
     inside = start.get("config") if isinstance(start, Mapping) else None
-    return given.get("dtype", "") is None or (isinstance(inside, Mapping) and "dtype" in inside)
+    return config.get("dtype", "") is None or (isinstance(inside, Mapping) and "dtype" in inside)
 
 
 def cell_defaults(
-    class_name: str, given: Mapping[str, Any], generation: Generation
+    class_name: str, own: Mapping[str, Any], generation: Generation
 ) -> dict[str, Any]:
     """Make explicit the defaults of one step in this generation, of a layer's or cell's class."""
-    config, kind = dict(given), class_name.removesuffix("Cell")
+    config, kind = dict(own), class_name.removesuffix("Cell")
     cudnn = kind.startswith("CuDNN")
     default = "sigmoid" if cudnn else generation.recurrent_activation
     if kind in CONV_LSTMS and generation.name != "keras3":

@@ -38,7 +38,7 @@ def connect(
         place,
         parsing.problems,
         # "3.0" is also what a text of Keras 3 counts as that names no version.
-        counts_all_calls=parsing.generation.version.split(".")[:2] in (["3", "0"], ["3", "1"]),
+        counts_all_calls=parsing.generation.numbers[:2] in ((3, 0), (3, 1)),
     )
     graph = resolve_masks(graph, parsing.generation, parsing.problems, parsing.notes)
     return follow_dtypes(graph, parsing)

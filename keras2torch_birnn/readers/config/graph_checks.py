@@ -9,7 +9,12 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterator, Mapping
 
-from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UnsupportedOptionError,
+    invalid,
+    printable,
+)
 from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.options import choice
@@ -62,7 +67,7 @@ def check_graph(graph: Graph, place: str) -> Graph:
         if layer.class_name == "InputLayer":
             if layer.name not in known:
                 what = f"input {printable(layer.name)} is not one of input_layers"
-                raise InvalidModelFileError(what, "refused", place=place)
+                raise invalid(what, place)
             _refuse_first(layer, (*call.args, *call.kwargs), "nothing")
         elif layer.class_name in OPS:
             _check_operands(layer, call)
@@ -88,18 +93,18 @@ def _check_ends(graph: Graph, place: str) -> frozenset[str]:
         elif ref.layer in known:
             what = f"input_layers names {name} twice"
         if what:
-            raise InvalidModelFileError(what, "refused", place=place)
+            raise invalid(what, place)
         known.add(ref.layer)
     for ends, key in ((graph.inputs, "input_layers"), (graph.outputs, "output_layers")):
         if any(isinstance(part, tuple | Mapping) and not part for part in _parts(ends)):
-            raise InvalidModelFileError(f"{key} has an empty list", "refused", place=place)
+            raise invalid(f"{key} has an empty list", place)
     return frozenset(known)
 
 
 def _refusal(layer: LayerSpec, found: str, expected: str = "") -> InvalidModelFileError:
     where = f" where {expected} is expected" if expected else ""
     name = printable(layer.class_name)
-    return InvalidModelFileError(f"{name} called with {found}{where}", "refused", place=layer.place)
+    return invalid(f"{name} called with {found}{where}", layer.place)
 
 
 def _refuse_first(layer: LayerSpec, values: tuple[Structure, ...], expected: str) -> None:
@@ -140,10 +145,8 @@ def _check_inputs(layer: LayerSpec, inner: Graph, call: Call) -> None:
             place=layer.place,
         )
     if len(given) != wanted:
-        raise InvalidModelFileError(
-            f"a model of {wanted} inputs that is called with {len(given)} tensors",
-            "refused",
-            place=layer.place,
+        raise invalid(
+            f"a model of {wanted} inputs that is called with {len(given)} tensors", layer.place
         )
     _check_words(layer, call)
 

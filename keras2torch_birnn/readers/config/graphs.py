@@ -9,12 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    K2TError,
-    UnsupportedOptionError,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.readers.config.call_indices import (
     NodeCall,
     Nodes,
@@ -32,15 +27,7 @@ from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
 from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
-from keras2torch_birnn.spec import (
-    Call,
-    Graph,
-    LayerSpec,
-    Structure,
-    TensorRef,
-    leaves,
-    tensors,
-)
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
 _TRAIN_BY_DEFAULT = frozenset(
@@ -66,7 +53,7 @@ def build_functional(
     for layer, entry in zip(layers, entries, strict=True):
         found = entry.get("inbound_nodes") or []
         if not isinstance(found, list):
-            raise InvalidModelFileError("inbound_nodes is no list", "refused", place=layer.place)
+            raise invalid("inbound_nodes is no list", layer.place)
         if not found and layer.class_name == "InputLayer":
             nodes[layer.name, 0] = ((), {})
         for index, node in enumerate(found):
@@ -110,7 +97,7 @@ def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> Node
     if _is_keras3_node(node):
         args, kwargs = node.get("args", []), node["kwargs"]
         if not isinstance(args, list):
-            raise InvalidModelFileError("a call without args", "refused", place=place)
+            raise invalid("a call without args", place)
         return (
             tuple(_tensors(a, by_name, place) for a in args),
             {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()},
@@ -120,21 +107,17 @@ def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> Node
         listed = [value if isinstance(value, list) else [value] for _, value in items]
         refs, kwargs = _parse_node(listed, by_name, place)
         if len(refs) != len(items):
-            raise InvalidModelFileError(
-                f"{len(refs)} tensors by {len(items)} names", "refused", place=place
-            )
+            raise invalid(f"{len(refs)} tensors by {len(items)} names", place)
         return ({str(name): ref for (name, _), ref in zip(items, refs, strict=True)},), kwargs
     if not isinstance(node, list) or not node:
-        raise InvalidModelFileError("a call of unknown form", "refused", place=place)
+        raise invalid("a call of unknown form", place)
     if isinstance(node[0], str):  # one tensor, not in a list of tensors
         node = [node]
     found: list[TensorRef] = []
     for tensor in (one for entry in node for one in _split_nested(entry)):
         if not _is_ref(tensor, by_name):
-            raise InvalidModelFileError(
-                f"an input from {printable(tensor)}, which is no layer of the model",
-                "refused",
-                place=place,
+            raise invalid(
+                f"an input from {printable(tensor)}, which is no layer of the model", place
             )
         found.append(TensorRef(tensor[0], tensor[1], tensor[2]))
     # The same kwargs are repeated on every tensor.
@@ -155,10 +138,8 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
             config = value.get("config")
             history = config.get("keras_history") if isinstance(config, Mapping) else None
             if not isinstance(history, list) or not _is_ref(history, by_name):
-                raise InvalidModelFileError(
-                    f"an input from {printable(history)}, which is no layer of the model",
-                    "refused",
-                    place=place,
+                raise invalid(
+                    f"an input from {printable(history)}, which is no layer of the model", place
                 )
             return TensorRef(*history[:3])
         if value.get("class_name") in CONSTANTS:
@@ -182,7 +163,7 @@ def _parse_ends(
         ends = (ends,) if key == "input_layers" else ends
     found = list(leaves(ends))
     if not found or not all(isinstance(end, TensorRef) for end in found):
-        raise InvalidModelFileError(f"{key} names no layer of the model", "refused", place=place)
+        raise invalid(f"{key} names no layer of the model", place)
     # A list of one output is one tensor, as in Keras' ``predict``.
     return (
         ends[0] if key == "output_layers" and isinstance(ends, tuple) and len(ends) == 1 else ends
@@ -305,10 +286,8 @@ def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[
                 ready.append(user)
     if len(ordered) < len(calls):
         stuck = sorted({name for (name, _), count in waiting.items() if count})
-        raise InvalidModelFileError(
-            f"layers {', '.join(printable(name) for name in stuck[:5])} form a cycle",
-            "refused",
-            place=place,
+        raise invalid(
+            f"layers {', '.join(printable(name) for name in stuck[:5])} form a cycle", place
         )
     return tuple(ordered)
 
@@ -316,17 +295,11 @@ def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[
 def _check_output(ref: TensorRef, place: str) -> None:
     """Refuse a negative index of an output. The upper bound is known with the shapes."""
     if ref.output < 0:
-        raise InvalidModelFileError(
-            f"output {ref.output} of layer {printable(ref.layer)} is used but not there",
-            "refused",
-            place=place,
+        raise invalid(
+            f"output {ref.output} of layer {printable(ref.layer)} is used but not there", place
         )
 
 
 def _check_exists(key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str) -> None:
     if key not in by_key:
-        raise InvalidModelFileError(
-            f"call {key[1]} of layer {printable(key[0])} is used but not there",
-            "refused",
-            place=place,
-        )
+        raise invalid(f"call {key[1]} of layer {printable(key[0])} is used but not there", place)

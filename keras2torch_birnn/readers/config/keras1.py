@@ -279,13 +279,13 @@ def _per_gate(layer: LayerSpec) -> bool:
     return layer.class_name in _GATES and layer.config.get("implementation") != 2
 
 
-def _shapes_in_file(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
+def _shapes_in_file(layer: LayerSpec, stored: Mapping[str, HasShape]) -> Mapping[str, Shape]:
     expected = expected_weights(layer)
     if not expected:  # its input does not fit, which is reported elsewhere
         return expected
     if layer.class_name == "Conv1D" and "kernel" in expected:
         length, channels, filters = expected["kernel"]
-        old = _is_old(found["kernel"].shape) if "kernel" in found else False
+        old = _is_old(stored["kernel"].shape) if "kernel" in stored else False
         kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
         return {**expected, "kernel": kernel}
     if layer.class_name == "Conv2DTranspose":  # stored like a kernel that is not transposed

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import invalid
 from keras2torch_birnn.limits import MAX_MERGE_DEPTH
 from keras2torch_birnn.readers.config.passes import Pass
 
@@ -125,7 +125,7 @@ class _Writer:
     def add_chain(self, layers: Any, *, depth: int) -> _Call:
         """Add the layers of a Sequential; returns the call of the last."""
         if not isinstance(layers, list) or not layers or depth > MAX_MERGE_DEPTH:
-            raise InvalidModelFileError("a branch of a Merge is no list of layers", "refused")
+            raise invalid("a branch of a Merge is no list of layers")
         branches = _branches(layers[0])
         known = self.names.get(_identify(layers[0]))
         if branches is not None:
@@ -140,7 +140,7 @@ class _Writer:
 
     def _branch(self, branch: Any, *, depth: int) -> _Call:
         if not isinstance(branch, Mapping):
-            raise InvalidModelFileError("a branch of a Merge is no layer", "refused")
+            raise invalid("a branch of a Merge is no layer")
         inside = branch.get("config")
         if branch.get("class_name") == "Sequential":
             end = self.add_chain(inside, depth=depth)
@@ -160,19 +160,19 @@ class _Writer:
         self.inputs += starts
         end = ends[0]
         if not isinstance(end, list) or not end or end[1:] != [0, 0]:
-            raise InvalidModelFileError("a branch of a Merge has no plain output", "refused")
+            raise invalid("a branch of a Merge has no plain output")
         return str(end[0]), 0
 
     def _find_list(self, config: Any, key: str) -> list[Any]:
         found = config.get(key) if isinstance(config, Mapping) else None
         if not isinstance(found, list) or not found:
-            raise InvalidModelFileError("a branch of a Merge is no model", "refused")
+            raise invalid("a branch of a Merge is no model")
         return found
 
     def _add(self, layer: Any, sources: Sequence[_Call]) -> _Call:
         config = layer.get("config") if isinstance(layer, Mapping) else None
         if not isinstance(config, Mapping | list):
-            raise InvalidModelFileError("a layer without config", "refused")
+            raise invalid("a layer without config")
         key = _identify(layer)
         if key not in self.names:
             # A Sequential inside loses its name in the file.
@@ -206,7 +206,7 @@ class _Writer:
         config = first.get("config") if isinstance(first, Mapping) else None
         shape = config.get("batch_input_shape") if isinstance(config, Mapping) else None
         if shape is None:
-            raise InvalidModelFileError("a branch of a Merge without input shape", "refused")
+            raise invalid("a branch of a Merge without input shape")
         name = f"{config['name']}_input" if config and "name" in config else "merge_input"
         own = {"name": name, "batch_input_shape": shape}
         self.layers.append(

@@ -19,12 +19,7 @@ from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
 from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.readers.weights.lora import parse_lora
 from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
-from keras2torch_birnn.schema import (
-    REQUIRED,
-    SCHEMA,
-    BadOptionError,
-    Option,
-)
+from keras2torch_birnn.schema import REQUIRED, SCHEMA, BadOptionError, Option
 
 _INPUT_ADVICE: Mapping[str, str] = {
     "ragged": "build the model on a dense Input with mask_zero or Masking, give it the weights "
@@ -41,7 +36,7 @@ _HOW_TO_CHANGE = (
 def parse_options(
     file_class: str,
     class_name: str,
-    given: Mapping[str, Any],
+    stated: Mapping[str, Any],
     parsing: Parsing,
     place: str,
     *,
@@ -51,7 +46,7 @@ def parse_options(
     schema = SCHEMA[class_name]
     lora: dict[str, Any] = {}
     rules = dialects.mask_rules(class_name, parsing.generation)
-    config = dialects.rename_keys(class_name, given)
+    config = dialects.rename_keys(class_name, stated)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":
         _note_dtype(read_policy(config.get("dtype")), parsing)
@@ -82,7 +77,7 @@ def parse_options(
     if "recurrent_dropout" in schema.options:
         config = dialects.cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.semantics:
-        first = wrapped and dialects.is_tensorflow_1(given, parsing.generation)
+        first = wrapped and dialects.is_tensorflow_1(stated, parsing.generation)
         if first:
             parsing.of_tensorflow_1.add(place)
         restarts = first or not parsing.generation.bidirectional_carries
@@ -96,7 +91,7 @@ def parse_options(
             file_class, config, parsing.generation, wrapped=wrapped
         )
         config.pop("zero_output_for_mask", None)
-    lacks_causal = class_name in ("Attention", "AdditiveAttention") and "causal" not in given
+    lacks_causal = class_name in ("Attention", "AdditiveAttention") and "causal" not in stated
     if lacks_causal and parsing.generation.version == "2.2.4-tf":
         parsing.notes.append(
             f"{printable(place)}: TensorFlow 1.14 does not write the options of {class_name}; "

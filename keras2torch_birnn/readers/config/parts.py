@@ -154,13 +154,7 @@ def _bare(
             output_shape=shapes.get(layer.place, text.output_shape if text else None),
             semantics={"gives": text.dtype} if text and gives else {},
         )
-    if layer.parts:
-        parts = {key: _bare(one, parsing, places, shapes) for key, one in layer.parts.items()}
-        layer = replace(layer, parts=parts)
-    if layer.graph is not None:
-        inner = tuple(_bare(one, parsing, places, shapes) for one in layer.graph.layers)
-        layer = replace(layer, graph=replace(layer.graph, layers=inner))
-    return layer
+    return layer.map_inner(lambda _, one: _bare(one, parsing, places, shapes))
 
 
 def _prefixes(place: str) -> Iterator[str]:

@@ -20,9 +20,9 @@ class _Refused(tuple[str, ...]):
     """Findings of a pass; no file can hold an object of this class."""
 
 
-def with_refused(entry: Mapping[str, Any], found: Sequence[str]) -> Mapping[str, Any]:
+def with_refused(entry: Mapping[str, Any], refused: Sequence[str]) -> Mapping[str, Any]:
     """Return an entry with options that a pass found to be unsupported, in words."""
-    return {**entry, _REFUSED: _Refused(found)} if found else entry
+    return {**entry, _REFUSED: _Refused(refused)} if refused else entry
 
 
 def list_refused(entry: Mapping[str, Any]) -> Sequence[str]:

@@ -101,11 +101,11 @@ def list_unknown(config: Mapping[str, Any], training: Mapping[str, Any]) -> list
     return [*unknown, "virtual batches"] if config.get("virtual_batch_size") else unknown
 
 
-def describe_penalties(found: Mapping[str, Sequence[str]]) -> list[str]:
-    """Describe in one line which layers lose which. ``found``: by the layer's path."""
-    if not found:
+def describe_penalties(by_place: Mapping[str, Sequence[str]]) -> list[str]:
+    """Describe in one line which layers lose which. ``by_place``: by the layer's path."""
+    if not by_place:
         return []
-    layers = [f"{printable(place)} ({', '.join(kinds)})" for place, kinds in found.items()]
+    layers = [f"{printable(place)} ({', '.join(kinds)})" for place, kinds in by_place.items()]
     more = (
         [f"and {len(layers) - MAX_LAYERS_IN_NOTE} more layers"]
         if len(layers) > MAX_LAYERS_IN_NOTE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, leaves
 
@@ -33,7 +33,7 @@ def build_sequential(
         }
         layers = (LayerSpec("InputLayer", name, config, place=name), *layers)
     if any(layer.class_name == "InputLayer" for layer in layers[1:]):
-        raise InvalidModelFileError("an InputLayer between other layers", "refused", place=place)
+        raise invalid("an InputLayer between other layers", place)
     refs = [TensorRef(layer.name) for layer in layers]
     calls = [Call(layers[0].name, 0, ())]
     calls += [Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)]
@@ -72,9 +72,7 @@ def parse_shape(value: Any, place: str) -> tuple[int | None, ...]:
         or not 1 <= len(value) <= MAX_RANK
         or not all(v is None or (type(v) is int and 0 < v <= MAX_SIZE) for v in value)
     ):
-        raise InvalidModelFileError(
-            f"{printable(value)} is not the shape of an input", "refused", place=place
-        )
+        raise invalid(f"{printable(value)} is not the shape of an input", place)
     return tuple(value)
 
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, MissingArchitectureError
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    MissingArchitectureError,
+    invalid,
+)
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
@@ -130,21 +135,21 @@ class Container(ABC):
         self.closing.close()
 
     @abstractmethod
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``.
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``.
 
         Raises:
             InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
         """
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``given``: the JSON of ``--config``.
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``.
 
         Raises:
             InvalidModelFileError: it is broken.
         """
         for key in ("compile_config", "training_config"):
-            if isinstance(found := (given or {}).get(key), Mapping):
+            if isinstance(found := (config or {}).get(key), Mapping):
                 return found
         return None
 
@@ -205,28 +210,28 @@ class Format(Protocol):
 class HDF5Container(Container):
     """Architecture and version in the attributes of the root group, or given by the user."""
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
         root = self.store.attributes("/", ["model_config", "keras_version", "backend"])
-        backend = str(root.get("backend") or (given or {}).get("backend") or "")
+        backend = str(root.get("backend") or (config or {}).get("backend") or "")
         version = str(root.get("keras_version") or "")
         text = root.get("model_config")
-        if given is not None:
-            version = version or str(given.get("keras_version") or "") or version_by_shape(given)
-            return Architecture(given, version or "1.0", backend)
+        if config is not None:
+            version = version or str(config.get("keras_version") or "") or version_by_shape(config)
+            return Architecture(config, version or "1.0", backend)
         if isinstance(text, str):
             model = parse_object(text, place="model_config", needed=["class_name", "config"])
             return Architecture(model, version or version_by_shape(model) or "1.0", backend)
         if text is not None:
-            raise InvalidModelFileError("model_config is no text", "refused")
+            raise invalid("model_config is no text")
         raise self._without_architecture()
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
         text = self.store.attributes("/", ["training_config"]).get("training_config")
         if isinstance(text, str):
             return parse_object(text, place="training_config")
-        return super().compiled(given)
+        return super().compiled(config)
 
     def _without_architecture(self) -> K2TError:
         if holds_weights(self.store):
@@ -254,13 +259,13 @@ class KerasContainer(Container):
         self.config_text, self.metadata_text = config_text, metadata_text
         self.vocabularies = vocabularies
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
         model = parse_object(self.config_text or "", place="config.json", needed=["class_name"])
         metadata = parse_object(self.metadata_text or "{}", place="metadata.json")
-        return Architecture(given or model, str(metadata.get("keras_version") or ""))
+        return Architecture(config or model, str(metadata.get("keras_version") or ""))
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
         model = parse_object(self.config_text or "", place="config.json", needed=["class_name"])
-        return super().compiled(model) or super().compiled(given)
+        return super().compiled(model) or super().compiled(config)

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, invalid, printable
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS, MAX_JSON_BYTES
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
@@ -82,18 +82,8 @@ def read_text(window: Window, place: str) -> str:
         InvalidModelFileError: too long, or not UTF-8.
     """
     if window.size > MAX_JSON_BYTES:
-        raise InvalidModelFileError(f"longer than {MAX_JSON_BYTES} bytes", "refused", place=place)
+        raise invalid(f"longer than {MAX_JSON_BYTES} bytes", place)
     return decode_text(window.read(window.size), place=place)
-
-
-@contextmanager
-def in_member(name: str) -> Iterator[None]:
-    """Add the member's name to an error that has no place yet."""
-    try:
-        yield
-    except InvalidModelFileError as error:
-        error.place = error.place or name
-        raise
 
 
 def open_file(path: Path, *, member: bool = False) -> BinaryIO:

@@ -13,10 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.readers.advice import CONVERTED
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
-from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
@@ -45,9 +44,6 @@ _OTHER_ZIPS = (
     ("word/document.xml", "a Word document", "the input must be a Keras model"),
     ("META-INF/MANIFEST.MF", "a Java archive", "the input must be a Keras model"),
 )
-
-
-# What a layer found in ``adapt()``, one entry a line; before and after: its place in the store.
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ class KerasArchive(KerasContainer):
         _check_one_reading(source.opened, archive.weights)
         if archive.weights.file is not source.opened.file:  # they were compressed
             opening.enter_context(archive.weights.file)
-        with in_member(WEIGHTS):
+        with in_place(WEIGHTS):
             store = opening.enter_context(open_store(archive.weights))
         container = cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
         container.weights = archive.weights
@@ -115,34 +111,34 @@ def read_archive(window: Window) -> Archive:
         )
 
 
-def _check_own(archive: zipfile.ZipFile, found: Mapping[str, zipfile.ZipInfo]) -> None:
+def _check_own(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> None:
     """Refuse what k2t wrote: the first strings in its ``data.pkl`` are the format's."""
-    for name, member in found.items():
+    for name, member in members.items():
         if name.endswith("/data.pkl") and member.compress_type == zipfile.ZIP_STORED:
             with archive.open(member) as program:
                 if b"keras2torch_birnn/" in program.read(256):
                     raise InvalidModelFileError(*CONVERTED)
 
 
-def _check_names(found: dict[str, zipfile.ZipInfo]) -> None:
-    missing = [name for name in (CONFIG, METADATA, WEIGHTS) if name not in found]
+def _check_names(members: dict[str, zipfile.ZipInfo]) -> None:
+    missing = [name for name in (CONFIG, METADATA, WEIGHTS) if name not in members]
     if not missing:
         return
     for ending, what, advice in _OTHER_ZIPS:
-        if any(name == ending or name.endswith(ending) for name in found):
+        if any(name == ending or name.endswith(ending) for name in members):
             raise InvalidModelFileError(what, advice)
-    folder = next((name[: -len(CONFIG)] for name in found if name.endswith("/" + CONFIG)), None)
+    folder = next((name[: -len(CONFIG)] for name in members if name.endswith("/" + CONFIG)), None)
     if folder is not None:
         raise InvalidModelFileError(
             f"the model is in the folder '{printable(folder)}' of the archive",
             "zip the files themselves, without the folder",
         )
-    inner = next((name for name in found if name.endswith((".h5", ".hdf5", ".keras"))), None)
+    inner = next((name for name in members if name.endswith((".h5", ".hdf5", ".keras"))), None)
     if len(missing) > 1 and inner is not None:
         raise InvalidModelFileError(f"a zip archive that holds {printable(inner)}", "unpack it")
     if len(missing) > 1:
-        raise InvalidModelFileError("a zip archive, but not a Keras model", "refused")
-    raise InvalidModelFileError("missing in the archive", "refused", place=missing[0])
+        raise invalid("a zip archive, but not a Keras model")
+    raise invalid("missing in the archive", missing[0])
 
 
 def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> str:
@@ -150,7 +146,5 @@ def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> 
     for piece in member_pieces(archive, member, budget):
         text += piece
         if len(text) > limits.MAX_JSON_BYTES:
-            raise InvalidModelFileError(
-                f"longer than {limits.MAX_JSON_BYTES} bytes", "refused", place=member.filename
-            )
+            raise invalid(f"longer than {limits.MAX_JSON_BYTES} bytes", member.filename)
     return decode_text(bytes(text), place=member.filename)

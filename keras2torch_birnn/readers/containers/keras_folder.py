@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+from keras2torch_birnn.errors import in_place
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
-from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
+from keras2torch_birnn.readers.containers.files import member_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.containers.keras_archive import CONFIG, METADATA, WEIGHTS
 from keras2torch_birnn.readers.containers.shards import open_shards
@@ -44,12 +45,12 @@ class KerasFolder(KerasContainer):
 
 
 def _member_text(opening: ExitStack, folder: Path, name: str) -> str:
-    with in_member(name):
+    with in_place(name):
         return read_text(member_window(opening, folder / name), name)
 
 
 def _open_weights(opening: ExitStack, folder: Path) -> Store:
     if (folder / SHARD_INDEX).exists() and not (folder / WEIGHTS).exists():
         return open_shards(opening, folder, _member_text(opening, folder, SHARD_INDEX), SHARD_INDEX)
-    with in_member(WEIGHTS):
+    with in_place(WEIGHTS):
         return opening.enter_context(open_store(member_window(opening, folder / WEIGHTS)))

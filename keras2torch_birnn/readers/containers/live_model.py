@@ -168,9 +168,9 @@ class _LiveWeights(HDF5Container):
         super().__init__(store)
         self._model = model
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
         """Return the model's own architecture, or the given one."""
-        return super().architecture(given or self._model)
+        return super().architecture(config or self._model)
 
 
 def _open_weights(source: OpenPath, text: str, opening: ExitStack) -> Container:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers.containers.files import in_member, member_window
+from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
+from keras2torch_birnn.readers.containers.files import member_window
 from keras2torch_birnn.readers.files.window import Window
 
 _FORBIDDEN = ("\\", ":", "\0")
@@ -48,7 +48,7 @@ class Folder:
     def open(self, name: str) -> Window:
         """Open a file."""
         check_name(name)
-        with in_member(name):
+        with in_place(name):
             *folders, _ = Path(name).parts
             for count in range(1, len(folders) + 1):
                 self._check_folder(self.path.joinpath(*folders[:count]))
@@ -71,6 +71,4 @@ def check_name(name: str) -> None:
     """
     parts = name.split("/")
     if any(mark in name for mark in _FORBIDDEN) or any(p in ("", ".", "..") for p in parts):
-        raise InvalidModelFileError(
-            f"{printable(name)} is no name of a file in the folder", "refused"
-        )
+        raise invalid(f"{printable(name)} is no name of a file in the folder")

@@ -16,9 +16,9 @@ from pathlib import PurePosixPath
 from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.readers.containers.container import Container, OpenPath, begins_tar
-from keras2torch_birnn.readers.containers.files import INDEX, in_member, not_a_pointer, read_text
+from keras2torch_birnn.readers.containers.files import INDEX, not_a_pointer, read_text
 from keras2torch_birnn.readers.containers.members import check_name
 from keras2torch_birnn.readers.containers.saved_model import SavedModel
 from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpoint
@@ -53,8 +53,8 @@ class PackedFiles:
     def open(self, name: str) -> Window:
         """Open a file."""
         if name not in self.windows:
-            raise InvalidModelFileError("missing in the archive", "refused", place=name)
-        with in_member(name):
+            raise invalid("missing in the archive", name)
+        with in_place(name):
             return not_a_pointer(self.windows[name])
 
 
@@ -205,7 +205,7 @@ def _inflate(window: Window) -> Iterator[bytes]:
             if piece:
                 yield piece
     except zlib.error as error:
-        raise InvalidModelFileError(f"damaged gzip data ({printable(error)})", "refused") from None
+        raise invalid(f"damaged gzip data ({printable(error)})") from None
 
 
 def _tar_members(window: Window) -> Iterator[tuple[str, Window]]:
@@ -221,9 +221,9 @@ def _tar_members(window: Window) -> Iterator[tuple[str, Window]]:
             continue
         _check_member(name)
         if name in seen:
-            raise InvalidModelFileError("twice in the archive", "refused", place=printable(name))
+            raise invalid("twice in the archive", printable(name))
         seen.add(name)
-        with in_member(printable(name)):
+        with in_place(printable(name)):
             yield name, window.part(member.offset_data, member.size)
 
 
@@ -240,17 +240,17 @@ def _tar_headers(window: Window) -> Iterator[tarfile.TarInfo]:
             if count == 0:
                 raise InvalidModelFileError("a tar archive", "unpack it") from None
             reason = printable(" ".join(str(error).split()) or type(error).__name__)
-            raise InvalidModelFileError(f"a damaged tar archive ({reason})", "refused") from None
+            raise invalid(f"a damaged tar archive ({reason})") from None
         if member is None:
             return
         count += 1
         # Some versions of tarfile go back where a size is negative
         if member.offset <= last or member.size < 0 or count > limits.MAX_ARCHIVE_MEMBERS:
-            raise InvalidModelFileError("a damaged tar archive, or too many members", "refused")
+            raise invalid("a damaged tar archive, or too many members")
         last = member.offset
         yield member
 
 
 def _check_member(name: str) -> None:
-    with in_member(printable(name)):
+    with in_place(printable(name)):
         check_name(name)

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import damaged, in_place, invalid
 from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
-from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.members import Folder, Members
 from keras2torch_birnn.readers.containers.tensorflow_container import (
     TensorFlowContainer,
@@ -34,7 +33,6 @@ from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph
 from keras2torch_birnn.spec import LayerSpec
 
 VARIABLES = "variables/variables"
-SAVED_MODEL_TEXT = "saved_model.pbtxt"
 
 
 class SavedModel(TensorFlowContainer):
@@ -70,39 +68,33 @@ class SavedModel(TensorFlowContainer):
         """
         metadata = members.open(KERAS_METADATA) if members.holds(KERAS_METADATA) else None
         saved_model = members.open(SAVED_MODEL)
-        with in_member(SAVED_MODEL):
+        with in_place(SAVED_MODEL):
             objects = read_saved_objects(saved_model, metadata)
-        with in_member(VARIABLES):
+        with in_place(VARIABLES):
             bundle = open_bundle(members, VARIABLES)
             return cls(bundle, read_graph(bundle), objects, saved_model)
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
         found = self._objects.model()
         version = found.get("keras_version")
         if not isinstance(version, str):
-            raise InvalidModelFileError(
-                "without keras_version", "refused", place="metadata of Keras"
-            )
-        return Architecture(given or found, version, str(found.get("backend") or ""))
+            raise invalid("without keras_version", "metadata of Keras")
+        return Architecture(config or found, version, str(found.get("backend") or ""))
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
         found = self._objects.model().get("training_config")
-        return found if isinstance(found, Mapping) else super().compiled(given)
+        return found if isinstance(found, Mapping) else super().compiled(config)
 
     def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
         if not self.graph:
-            raise InvalidModelFileError(
-                "variables without the objects that have them",
-                "the file is damaged",
-                place=VARIABLES,
-            )
+            raise damaged("variables without the objects that have them", VARIABLES)
         return NamedLayers(self.graph, self._objects), Place(ROOT, ROOT)
 
     def words_of(self, table: Place) -> Sequence[bytes]:
         """Return the words of a table by id: in the checkpoint, or constants that fill it."""
-        with in_member(SAVED_MODEL):
+        with in_place(SAVED_MODEL):
             constants = read_table_words(self._saved_model, table.saved)
         return super().words_of(table) or constants

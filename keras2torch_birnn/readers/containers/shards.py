@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.errors import WeightMismatchError, in_place, invalid, printable
 from keras2torch_birnn.limits import MAX_SHARDS
 from keras2torch_birnn.readers.containers.container import HDF5Container, OpenPath
-from keras2torch_birnn.readers.containers.files import in_member, member_window, read_text
+from keras2torch_birnn.readers.containers.files import member_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
@@ -54,7 +54,7 @@ def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> Shar
     files = parse_index(text, place)
     stores: dict[str, Store] = {}
     for name in dict.fromkeys(name for names in files.values() for name in names):
-        with in_member(name):
+        with in_place(name):
             window = member_window(opening, folder / name)
             stores[name] = opening.enter_context(open_store(window))
     return ShardedStore(stores, files)
@@ -69,18 +69,16 @@ def parse_index(text: str, place: str) -> dict[str, tuple[str, ...]]:
     index = parse_object(text, place=place, needed=["weight_map"])
     given = index["weight_map"]
     if not isinstance(given, Mapping) or not given:
-        raise InvalidModelFileError("weight_map names no file", "refused", place=place)
+        raise invalid("weight_map names no file", place)
     found: dict[str, tuple[str, ...]] = {}
     for group, value in given.items():
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not names:
-            raise InvalidModelFileError("weight_map names no file", "refused", place=place)
+            raise invalid("weight_map names no file", place)
         found[group.strip("/")] = tuple(_plain(name, place) for name in names)
     count = len({name for names in found.values() for name in names})
     if count > MAX_SHARDS:
-        raise InvalidModelFileError(
-            f"weights in {count} files, more than {MAX_SHARDS}", "refused", place=place
-        )
+        raise invalid(f"weights in {count} files, more than {MAX_SHARDS}", place)
     return found
 
 
@@ -88,11 +86,7 @@ def _plain(name: Any, place: str) -> str:
     forbidden = ("/", "\\", ":", "\0")
     plain = isinstance(name, str) and not any(mark in name for mark in forbidden)
     if not plain or name.startswith(".") or not name.endswith(".h5"):
-        raise InvalidModelFileError(
-            f"{printable(name)} is not the name of a shard beside the index",
-            "refused",
-            place=place,
-        )
+        raise invalid(f"{printable(name)} is not the name of a shard beside the index", place)
     return str(name)
 
 
@@ -121,19 +115,19 @@ class ShardedStore:
         return found
 
     def _kind_in(self, name: str, path: str) -> Kind | None:
-        with in_member(name):
+        with in_place(name):
             return self._stores[name].kind(path)
 
     def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
         """Return the attributes of the first file; shards have none of their own."""
-        with in_member(self.names[0]):
+        with in_place(self.names[0]):
             return self._first.attributes(group, names)
 
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
         """Return the attributes of many groups of the first file."""
-        with in_member(self.names[0]):
+        with in_place(self.names[0]):
             return self._first.attributes_of(groups, names)
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
@@ -150,7 +144,7 @@ class ShardedStore:
         return [found[owner, path] for path, owner in zip(paths, owners, strict=True)]
 
     def _arrays_of(self, name: str, paths: Sequence[str]) -> list[StoredArray]:
-        with in_member(name):
+        with in_place(name):
             return self._stores[name].arrays(paths)
 
     def _owner(self, path: str) -> str:

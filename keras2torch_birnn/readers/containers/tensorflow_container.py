@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import damaged
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.members import Members
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
@@ -121,9 +121,7 @@ class TensorFlowContainer(Container):
         found = self.bundle.texts(words, limits.MAX_JSON_BYTES)
         (numbers,) = self.bundle.arrays([ids], [ids.removesuffix(KEY_ENDING)])
         if numbers.shape != (len(found),) or numbers.dtype.kind != "i":
-            raise InvalidModelFileError(
-                "a lookup table with other ids than words", "the file is damaged", place=ids
-            )
+            raise damaged("a lookup table with other ids than words", ids)
         return [word for _, word in sorted(zip(numbers.read().tolist(), found, strict=True))]
 
     def written_names(self, paths: WeightPaths) -> WeightPaths:

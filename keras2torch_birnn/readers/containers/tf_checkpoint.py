@@ -89,7 +89,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         bundle = open_bundle(members, prefix)
         return cls(bundle, read_graph(bundle))
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
         """Return what ``--config`` gives."""
         if not self.graph:
             raise InvalidModelFileError(
@@ -97,12 +97,12 @@ class TensorFlowCheckpoint(TensorFlowContainer):
                 "save the Keras model as .h5 there, or take its arrays with k2t.weights",
             )
         model = self._find_model()
-        if given is None:
+        if config is None:
             raise MissingArchitectureError(
                 "a TensorFlow checkpoint: it holds weights but no architecture",
                 "give the text of model.to_json() with --config ARCH.json",
             )
-        version = str(given.get("keras_version") or "") or version_by_shape(given)
+        version = str(config.get("keras_version") or "") or version_by_shape(config)
         if not version:
             raise InvalidModelFileError(
                 "the architecture does not say which keras_version wrote it",
@@ -114,15 +114,15 @@ class TensorFlowCheckpoint(TensorFlowContainer):
                 "give the text of to_json() of the model that was saved",
             )
         self._may_count_inputs = _MAY_COUNT_INPUTS.fullmatch(version) is not None
-        return Architecture(given, version, str(given.get("backend") or ""))
+        return Architecture(config, version, str(config.get("backend") or ""))
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """Return what ``--config`` says of the training.
 
         Raises:
             UnsupportedOptionError: it says nothing.
         """
-        found = super().compiled(given)
+        found = super().compiled(config)
         if found is None:
             raise UnsupportedOptionError("holds no compiled training", _HOW_TO_SAY)
         return found

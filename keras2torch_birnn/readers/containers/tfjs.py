@@ -2,7 +2,7 @@
 
 Written by ``tensorflowjs_converter`` (Python) and by ``model.save()`` (JavaScript). Their order of
 weights is not the model's: a weight belongs to the layer whose name is part of its own name.
-OpenPath: tfjs 4.22 ``tfjs-core/src/io/io_utils.ts`` and ``tfjs-layers/src/models.ts``.
+Source: tfjs 4.22 ``tfjs-core/src/io/io_utils.ts`` and ``tfjs-layers/src/models.ts``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UnsupportedOptionError,
     WeightMismatchError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.readers.config.generations import version_by_shape
@@ -89,29 +90,27 @@ class TensorFlowJS(Container):
                 "--output_format=tfjs_layers_model",
             )
         if not isinstance(topology, Mapping):
-            raise InvalidModelFileError("without modelTopology", "refused")
+            raise invalid("without modelTopology")
         return cls(read_manifest(model.get("weightsManifest"), members), topology)
 
-    def architecture(self, given: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``given``: the JSON of ``--config``."""
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
         model = self._model.get("model_config", self._model)
         if isinstance(model, str):  # converters before 0.8 wrote JSON inside of JSON
             model = parse_object(model, place="model_config")
         if not isinstance(model, Mapping) or not {"class_name", "config"} <= model.keys():
-            raise InvalidModelFileError(
-                "without class_name, config", "refused", place="modelTopology"
-            )
+            raise invalid("without class_name, config", "modelTopology")
         version = str(self._model.get("keras_version") or "")
         if version.startswith(_JAVASCRIPT):
             translated = _to_keras(model)
-            return Architecture(given or translated, _SAME_AS, writer=version)
+            return Architecture(config or translated, _SAME_AS, writer=version)
         version = version or version_by_shape(model) or _SAME_AS
-        return Architecture(given or model, version, str(self._model.get("backend") or ""))
+        return Architecture(config or model, version, str(self._model.get("backend") or ""))
 
-    def compiled(self, given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``given``: the JSON of ``--config``."""
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
         found = self._model.get("training_config")
-        return found if isinstance(found, Mapping) else super().compiled(given)
+        return found if isinstance(found, Mapping) else super().compiled(config)
 
     def locate_weights(
         self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()

@@ -14,9 +14,10 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     WeightMismatchError,
+    in_place,
+    invalid,
     printable,
 )
-from keras2torch_birnn.readers.containers.files import in_member
 from keras2torch_birnn.readers.containers.members import Members, check_name
 from keras2torch_birnn.readers.files.window import JoinedWindows
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
@@ -122,7 +123,7 @@ def read_manifest(manifest: Any, members: Members) -> Manifest:
         place = f"weightsManifest group {number}"
         paths, weights = (_list(_object(group, place).get(k), place) for k in ("paths", "weights"))
         if len(paths) > limits.MAX_CHECKPOINT_SHARDS:
-            raise InvalidModelFileError(f"{len(paths)} files", "refused", place=place)
+            raise invalid(f"{len(paths)} files", place)
         own = [_path(path, place) for path in paths]
         names += own
         windows = JoinedWindows(tuple(map(members.open, own)))
@@ -134,9 +135,7 @@ def read_manifest(manifest: Any, members: Members) -> Manifest:
                 has_optimizer = True
                 continue
             if array.path in found:
-                raise InvalidModelFileError(
-                    "two weights of this name", "refused", place=printable(array.path)
-                )
+                raise invalid("two weights of this name", printable(array.path))
             found[array.path] = array
         if offset != windows.size:
             raise InvalidModelFileError(
@@ -149,8 +148,8 @@ def read_manifest(manifest: Any, members: Members) -> Manifest:
 
 def _path(path: Any, place: str) -> str:
     if not isinstance(path, str):
-        raise InvalidModelFileError("a path that is no text", "refused", place=place)
-    with in_member(place):
+        raise invalid("a path that is no text", place)
+    with in_place(place):
         check_name(path.removeprefix("./"))
     return path.removeprefix("./")
 
@@ -158,12 +157,12 @@ def _path(path: Any, place: str) -> str:
 def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -> StoredArray:
     name, dtype, shape = (entry.get(key) for key in ("name", "dtype", "shape"))
     if not isinstance(name, str):
-        raise InvalidModelFileError("a weight without a name", "refused", place="weightsManifest")
+        raise invalid("a weight without a name", "weightsManifest")
     place = printable(name)
     if len(name) > limits.MAX_NAME_BYTES or name.count("/") > limits.MAX_GROUP_DEPTH:
-        raise InvalidModelFileError("a name that is too long", "refused", place=place)
+        raise invalid("a name that is too long", place)
     if not isinstance(shape, list) or len(shape) > limits.MAX_RANK or not all(map(_is_size, shape)):
-        raise InvalidModelFileError("a weight without a shape", "refused", place=place)
+        raise invalid("a weight without a shape", place)
     quantization = entry.get("quantization")
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise InvalidModelFileError(
@@ -175,9 +174,7 @@ def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -
     stored, scale, least = (facts.get(k, v) for k, v in (("dtype", 0), ("scale", 1), ("min", 0)))
     target = {"float32": "f4", "int32": "i4"}.get(str(facts.get("original_dtype", dtype)), "")
     if stored not in _QUANTIZED or not (_is_number(scale) and _is_number(least)) or not target:
-        raise InvalidModelFileError(
-            f"quantization {printable(repr(quantization))} is not known", "refused", place=place
-        )
+        raise invalid(f"quantization {printable(repr(quantization))} is not known", place)
     if stored == "float16":
         scale, least = 1.0, 0.0
     return QuantizedArray(
@@ -199,11 +196,11 @@ def _is_number(value: Any) -> bool:
 
 def _list(value: Any, place: str) -> list[Any]:
     if not isinstance(value, list):
-        raise InvalidModelFileError("a list is expected", "refused", place=place)
+        raise invalid("a list is expected", place)
     return value
 
 
 def _object(value: Any, place: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidModelFileError("an object is expected", "refused", place=place)
+        raise invalid("an object is expected", place)
     return value

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, OutputError, invalid, printable
 from keras2torch_birnn.readers.files.window import Window, WindowFile
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -52,7 +52,7 @@ def _refusing_broken_zips() -> Iterator[None]:
                 "was the download or the copy complete?",
             ) from None
         reason = printable(" ".join(str(error).split()) or type(error).__name__)
-        raise InvalidModelFileError(f"a damaged zip archive ({reason})", "refused") from None
+        raise invalid(f"a damaged zip archive ({reason})") from None
 
 
 @contextmanager
@@ -90,20 +90,17 @@ def ends_as_archive(window: Window) -> bool:
 
 def _check_members(members: Sequence[zipfile.ZipInfo], most: int) -> None:
     if len(members) > most:
-        raise InvalidModelFileError(
-            f"an archive of {len(members)} members, more than {most}", "refused"
-        )
+        raise invalid(f"an archive of {len(members)} members, more than {most}")
     name, times = Counter(m.filename for m in members).most_common(1)[0] if members else ("", 0)
     if times > 1:
-        raise InvalidModelFileError(f"it is {times} times in the archive", "refused", place=name)
+        raise invalid(f"it is {times} times in the archive", name)
     for member in members:
         if member.flag_bits & _ENCRYPTED:
-            raise InvalidModelFileError("encrypted", "refused", place=member.filename)
+            raise invalid("encrypted", member.filename)
         if member.compress_type not in _METHODS:
-            raise InvalidModelFileError(
+            raise invalid(
                 f"compressed by method {member.compress_type}; only stored and deflated are read",
-                "refused",
-                place=member.filename,
+                member.filename,
             )
 
 
@@ -116,9 +113,7 @@ def _check_overlaps(window: Window, members: Sequence[zipfile.ZipInfo], end: int
     ends = [*(member.header_offset for member in ordered), end][1:]
     for member, limit in zip(ordered, ends, strict=True):
         if data_start(window, member) + member.compress_size > limit:
-            raise InvalidModelFileError(
-                "it overlaps with what follows in the archive", "refused", place=member.filename
-            )
+            raise invalid("it overlaps with what follows in the archive", member.filename)
 
 
 def data_start(window: Window, member: zipfile.ZipInfo) -> int:
@@ -130,9 +125,7 @@ def data_start(window: Window, member: zipfile.ZipInfo) -> int:
     header = window.read(_LOCAL_HEADER.size, member.header_offset)
     signature, name, extra = _LOCAL_HEADER.unpack(header)
     if signature != _LOCAL_SIGNATURE:
-        raise InvalidModelFileError(
-            "no member of the archive where one should be", "refused", place=member.filename
-        )
+        raise invalid("no member of the archive where one should be", member.filename)
     return int(member.header_offset + len(header) + name + extra)
 
 
@@ -146,9 +139,7 @@ class Budget:
         """Take ``count`` bytes for the member ``name``, or refuse."""
         self._left -= count
         if self._left < 0:
-            raise InvalidModelFileError(
-                f"it inflates to more than {self._most} bytes", "refused", place=name
-            )
+            raise invalid(f"it inflates to more than {self._most} bytes", name)
 
 
 def member_pieces(
@@ -171,10 +162,9 @@ def open_member(
     """
     if member.compress_type == zipfile.ZIP_STORED:
         if member.compress_size != member.file_size:
-            raise InvalidModelFileError(
+            raise invalid(
                 f"stored as it is, but of {member.compress_size} and of {member.file_size} bytes",
-                "refused",
-                place=member.filename,
+                member.filename,
             )
         for _ in member_pieces(archive, member, budget):
             pass  # reading it all checks its CRC-32, once

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import invalid, printable
 
 _VALUE_STARTS = re.compile(r"[\[{,]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -83,18 +83,14 @@ def decode_text(data: bytes, *, place: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidModelFileError(
-            f"not UTF-8 text (byte {error.start})", "refused", place=place
-        ) from None
+        raise invalid(f"not UTF-8 text (byte {error.start})", place) from None
 
 
 def parse_json(text: str, *, place: str) -> Any:
     """Parse the JSON ``text`` found at ``place`` of a model file."""
     if len(text) > limits.MAX_JSON_BYTES:
-        raise InvalidModelFileError(
-            f"JSON of {len(text)} characters where {limits.MAX_JSON_BYTES} are allowed",
-            "refused",
-            place=place,
+        raise invalid(
+            f"JSON of {len(text)} characters where {limits.MAX_JSON_BYTES} are allowed", place
         )
     try:
         return _parse(text)
@@ -104,17 +100,15 @@ def parse_json(text: str, *, place: str) -> Any:
         found = f"not JSON ({error.msg}, line {error.lineno} column {error.colno})"
     except RecursionError:
         found = f"nested deeper than {limits.MAX_JSON_DEPTH} levels"
-    raise InvalidModelFileError(found, "refused", place=place)
+    raise invalid(found, place)
 
 
 def parse_object(text: str, *, place: str, needed: Iterable[str] = ()) -> dict[str, Any]:
     """Parse JSON that must be an object with the keys ``needed``."""
     value = parse_json(text, place=place)
     if not isinstance(value, dict):
-        raise InvalidModelFileError(
-            f"a JSON {type(value).__name__} where an object is expected", "refused", place=place
-        )
+        raise invalid(f"a JSON {type(value).__name__} where an object is expected", place)
     missing = [key for key in needed if key not in value]
     if missing:
-        raise InvalidModelFileError(f"without {', '.join(missing)}", "refused", place=place)
+        raise invalid(f"without {', '.join(missing)}", place)
     return value

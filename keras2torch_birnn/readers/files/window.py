@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import InvalidModelFileError, invalid
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -157,9 +157,7 @@ class WindowFile(io.RawIOBase):
         left = max(0, self._window.size - self._at)
         size = left if size < 0 else min(size, left)
         if size > self._most:
-            raise InvalidModelFileError(
-                f"a block of {size} bytes where {self._most} are allowed", "refused"
-            )
+            raise invalid(f"a block of {size} bytes where {self._most} are allowed")
         data = self._window.head(size, self._at)
         self._at += len(data)
         return data

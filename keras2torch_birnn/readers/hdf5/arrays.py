@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import damaged, in_place, invalid
 from keras2torch_birnn.readers.files.window import Readable
 
 GZIP, SHUFFLE, FLETCHER32 = 1, 2, 3  # the HDF5 library's numbers of its filters
@@ -113,15 +113,11 @@ class StoredArray:
     @contextmanager
     def _naming_array(self) -> Iterator[None]:
         """Add this array's path to errors."""
-        try:
-            yield
-        except MemoryError:
-            raise InvalidModelFileError(
-                f"{self.nbytes} bytes do not fit into memory", "refused", place=self.path
-            ) from None
-        except InvalidModelFileError as error:
-            error.place = error.place or self.path
-            raise
+        with in_place(self.path):
+            try:
+                yield
+            except MemoryError:
+                raise invalid(f"{self.nbytes} bytes do not fit into memory") from None
 
     def rows(self, start: int, stop: int) -> Array:
         """Read rows ``start`` to ``stop`` of a contiguous array.
@@ -216,24 +212,22 @@ def unfilter(raw: bytes, filters: Sequence[int], count: int, item: int) -> bytes
     for code, size in zip(reversed(filters), reversed(sizes[:-1]), strict=True):
         raw = _UNDO[code](raw, size, item)
     if len(raw) != count:
-        raise InvalidModelFileError(f"a chunk of {len(raw)} bytes, expected {count}", "refused")
+        raise invalid(f"a chunk of {len(raw)} bytes, expected {count}")
     return raw
 
 
 def _inflate(raw: bytes, size: int | None, item: int) -> bytes:
     if size is None:
-        raise InvalidModelFileError("compressed twice", "refused")
+        raise invalid("compressed twice")
     engine = zlib.decompressobj()
     try:
         # One byte more than expected: enough to see that there is more, or that it ended
         data = engine.decompress(raw, size + 1)
     except zlib.error as error:
-        raise InvalidModelFileError(f"damaged gzip data ({error})", "refused") from None
+        raise invalid(f"damaged gzip data ({error})") from None
     if len(data) != size or not engine.eof or engine.unused_data:
         found = f"more than {size}" if len(data) > size else f"{len(data)}"
-        raise InvalidModelFileError(
-            f"a chunk inflates to {found} bytes, expected exactly {size}", "refused"
-        )
+        raise invalid(f"a chunk inflates to {found} bytes, expected exactly {size}")
     return data
 
 
@@ -248,9 +242,7 @@ def _verify_fletcher32(raw: bytes, size: int | None, item: int) -> bytes:
     data, stored = raw[:-4], int.from_bytes(raw[-4:], "little")
     # Sums modulo 65535, where the library may write 65535 for 0
     if len(raw) < 4 or ((stored >> 16) % 65535, (stored & 0xFFFF) % 65535) != fletcher32(data):
-        raise InvalidModelFileError(
-            "a chunk's checksum (fletcher32) is wrong", "the file is damaged"
-        )
+        raise damaged("a chunk's checksum (fletcher32) is wrong")
     return data
 
 

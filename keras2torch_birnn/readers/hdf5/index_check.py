@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import (
     FLETCHER32,
@@ -38,11 +38,6 @@ Kind = Literal["group", "dataset"]
 
 class ImpossibleError(Exception):
     """An answer does not have the requested form."""
-
-
-def refused(place: str, found: str) -> InvalidModelFileError:
-    """Make the error for an object of the file that is refused."""
-    return InvalidModelFileError(found, "refused", place=place)
 
 
 def _integer(value: object) -> int:
@@ -129,21 +124,21 @@ class Ledger:
             return
         inflated = math.prod(layout.chunk) * item * len(layout.chunks)
         if inflated > self._left:
-            raise refused(
-                path,
+            raise invalid(
                 f"its chunks inflate to {inflated} bytes; in a file of {self._window.size} bytes "
                 f"all together may have {self._most}",
+                path,
             )
         self._left -= inflated
 
     def _claim(self, path: str, start: int, end: int) -> None:
         if end > self._window.size:
-            raise refused(path, f"its bytes end at {end}, the file at {self._window.size}")
+            raise invalid(f"its bytes end at {end}, the file at {self._window.size}", path)
         at = bisect_left(self._starts, start)
         if at < len(self._starts) and self._starts[at] < end:
-            raise refused(path, f"its bytes are also those of {printable(self._owners[at])}")
+            raise invalid(f"its bytes are also those of {printable(self._owners[at])}", path)
         if at and self._ends[at - 1] > start:
-            raise refused(path, f"its bytes are also those of {printable(self._owners[at - 1])}")
+            raise invalid(f"its bytes are also those of {printable(self._owners[at - 1])}", path)
         self._starts.insert(at, start)
         self._ends.insert(at, end)
         self._owners.insert(at, path)
@@ -178,7 +173,7 @@ def _parse_inline(path: str, facts: Mapping[str, Any], nbytes: int) -> Inline:
     except (binascii.Error, ValueError):
         raise ImpossibleError from None
     if len(data) != nbytes:
-        raise refused(path, f"{len(data)} bytes stored, {nbytes} declared")
+        raise invalid(f"{len(data)} bytes stored, {nbytes} declared", path)
     return Inline(data)
 
 
@@ -186,7 +181,7 @@ def _parse_contiguous(path: str, facts: Mapping[str, Any], nbytes: int) -> Conti
     stored = _integer(facts.get("stored"))
     if facts.get("offset") is None or stored != nbytes:
         stored = 0 if facts.get("offset") is None else stored
-        raise refused(path, f"{stored or 'no'} bytes stored, {nbytes} declared")
+        raise invalid(f"{stored or 'no'} bytes stored, {nbytes} declared", path)
     return Contiguous(_integer(facts.get("offset")))
 
 
@@ -198,7 +193,7 @@ def _parse_chunked(
         raise ImpossibleError
     grid = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
     if len(rows) != grid:
-        raise refused(path, f"{len(rows) or 'none'} of its {grid} chunks stored")
+        raise invalid(f"{len(rows) or 'none'} of its {grid} chunks stored", path)
     filters = _parse_filters(path, facts.get("filters"), item)
     layout = Chunked(chunk, filters, tuple(_parse_chunk(row, len(shape)) for row in rows))
     _check_grid(path, layout, shape)
@@ -213,9 +208,9 @@ def _parse_filters(path: str, rows: object, item: int) -> tuple[int, ...]:
         if code not in (GZIP, SHUFFLE, FLETCHER32):
             raise ImpossibleError
         if code in codes:
-            raise refused(path, f"filter {code} twice")
+            raise invalid(f"filter {code} twice", path)
         if code == SHUFFLE and values[:1] != (item,):
-            raise refused(path, f"shuffled as items of {values[:1]} bytes, but they have {item}")
+            raise invalid(f"shuffled as items of {values[:1]} bytes, but they have {item}", path)
         codes.append(code)
     return tuple(codes)
 
@@ -233,9 +228,9 @@ def _check_grid(path: str, layout: Chunked, shape: tuple[int, ...]) -> None:
     for one in layout.chunks:
         for at, step, length in zip(one.start, layout.chunk, shape, strict=True):
             if at % step or at >= length:
-                raise refused(path, f"a chunk at {one.start}, outside the grid of the array")
+                raise invalid(f"a chunk at {one.start}, outside the grid of the array", path)
     if len({one.start for one in layout.chunks}) != len(layout.chunks):
-        raise refused(path, "two chunks at the same place")
+        raise invalid("two chunks at the same place", path)
 
 
 def _check_sizes(path: str, layout: Chunked, item: int) -> None:
@@ -244,4 +239,4 @@ def _check_sizes(path: str, layout: Chunked, item: int) -> None:
     for one in layout.chunks:
         expected = sizes_before(layout.filters_of(one), count)[-1]
         if expected not in (None, one.stored):
-            raise refused(path, f"a chunk of {one.stored} bytes, expected {expected}")
+            raise invalid(f"a chunk of {one.stored} bytes, expected {expected}", path)

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, invalid, printable
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.index_check import refused
 
 _SCRIPT = Path(__file__).with_name("parser_child.py")
 _LIMITS = {
@@ -144,7 +143,7 @@ class ParserProcess:
                     K2TError(f"h5py cannot be imported ({printable(why)})", "reinstall it")
                 )
             case {"refused": str(why)}:
-                raise self._end(refused("", _reason(why)))
+                raise self._end(invalid(_reason(why)))
         self._opened = True
 
     def _unwrap(self, path: str, reply: object) -> Any:
@@ -152,14 +151,12 @@ class ParserProcess:
             case {"is": answer}:
                 return answer
             case {"refused": str(why)}:
-                return refused(path, _reason(why))
+                return invalid(_reason(why), path)
         raise self.impossible()
 
     def impossible(self) -> K2TError:
         """Kill the child after an impossible answer, and make the error."""
-        return self._end(
-            InvalidModelFileError("the HDF5 parser was misled by this file", "refused")
-        )
+        return self._end(invalid("the HDF5 parser was misled by this file"))
 
     def _end(self, error: K2TError) -> K2TError:
         self._error = error
@@ -175,7 +172,7 @@ class ParserProcess:
         if not line.endswith(b"\n"):
             self.close()
             how = _how_it_ended(self._process.returncode, timed_out)
-            raise self._end(InvalidModelFileError(f"the HDF5 parser {how} on this file", "refused"))
+            raise self._end(invalid(f"the HDF5 parser {how} on this file"))
         try:
             replies = json.loads(line)
         except (ValueError, RecursionError):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, invalid
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.hdf5.index_check import (
@@ -53,7 +53,7 @@ class HDF5Store:
     def __init__(self, window: Window) -> None:
         start = find_signature(window)
         if start is None:
-            raise InvalidModelFileError("not HDF5 data", "refused")
+            raise invalid("not HDF5 data")
         # From the signature on: so a user block needs no care anywhere (HDF5 libraries disagree on
         # whether it counts in the positions of chunks)
         inner = window.part(start, window.size - start)

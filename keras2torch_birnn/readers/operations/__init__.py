@@ -59,19 +59,19 @@ def _translate_if_operation(
         }
 
 
-def _references(value: Any, names: Collection[str], found: list[Any]) -> None:
+def _references(value: Any, names: Collection[str], refs: list[Any]) -> None:
     """Collect every reference to a tensor of the model in a call."""
     if isinstance(value, list):
         if [type(part) for part in value[:3]] == [str, int, int] and value[0] in names:
-            found.append(tensor(*value[:3]))
+            refs.append(tensor(*value[:3]))
         for part in value:
-            _references(part, names, found)
+            _references(part, names, refs)
     elif isinstance(value, Mapping):
         if value.get("class_name") == "__keras_tensor__":
-            found.append(value)
+            refs.append(value)
         else:
             for part in value.values():
-                _references(part, names, found)
+                _references(part, names, refs)
 
 
 # Operations that a function becomes with some of its arguments.

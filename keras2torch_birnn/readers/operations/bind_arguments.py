@@ -29,15 +29,15 @@ class NormalCall:
     options: Mapping[str, Any]
 
 
-def bind(form: Form, function: str, given: Sequence[Any], named: Mapping[str, Any]) -> NormalCall:
+def bind(form: Form, function: str, args: Sequence[Any], named: Mapping[str, Any]) -> NormalCall:
     """Translate the call ``function(*given, **named)``.
 
     Raises:
         UnsupportedOptionError: an argument that is not known, or has to be there and is not.
     """
-    if len(given) > len(form.parameters):
-        raise unsupported(f"{function} with {len(given)} arguments")
-    in_order = dict(zip(form.parameters, given, strict=False))
+    if len(args) > len(form.parameters):
+        raise unsupported(f"{function} with {len(args)} arguments")
+    in_order = dict(zip(form.parameters, args, strict=False))
     if twice := sorted(in_order.keys() & named.keys()):
         raise unsupported(f"{function} with two values of {printable(twice[0])}")
     values: Values = dict(form.fixed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
+from keras2torch_birnn.errors import UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.limits import MAX_CONSTANT_DEPTH, MAX_INT64
 from keras2torch_birnn.readers.operations.values import dtype_kind
 from keras2torch_birnn.spec import Constant
@@ -45,16 +45,12 @@ def read_constant(value: Mapping[str, Any], place: str) -> Constant | float:
 def _flatten(value: Any, flat: list[Any], depth: int, place: str) -> tuple[int, ...]:
     if isinstance(value, bool | int | float):
         if isinstance(value, int) and abs(value) > MAX_INT64:
-            raise InvalidModelFileError(
-                f"a constant with {printable(value)}", "refused", place=place
-            )
+            raise invalid(f"a constant with {printable(value)}", place)
         flat.append(value)
         return ()
     if not isinstance(value, list | tuple) or depth > MAX_CONSTANT_DEPTH:
-        raise InvalidModelFileError(
-            f"a constant of {printable(repr(value))}, numbers are expected", "refused", place=place
-        )
+        raise invalid(f"a constant of {printable(repr(value))}, numbers are expected", place)
     shapes = {_flatten(part, flat, depth + 1, place) for part in value}
     if len(shapes) > 1:
-        raise InvalidModelFileError("a constant of unequal rows", "refused", place=place)
+        raise invalid("a constant of unequal rows", place)
     return (len(value), *(shapes.pop() if shapes else ()))

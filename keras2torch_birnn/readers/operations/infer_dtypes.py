@@ -149,17 +149,13 @@ def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None
     TensorFlow has none; ``keras.ops.take`` of Keras 3.0 takes the first place for them
     (``tfnp.take``), from 3.5 on at the latest they count from the end.
     """
-    if layer.class_name not in ("ops.Take", "ops.GatherNd") or _counts_from_the_end(generation):
+    from_the_end = generation.name == "keras3" and generation.numbers >= (3, 5)
+    if layer.class_name not in ("ops.Take", "ops.GatherNd") or from_the_end:
         return
     indices = call.args[1]
     values = indices.values if isinstance(indices, Constant) else (indices,)
     if any(isinstance(value, int) and value < 0 for value in values):
         raise DtypeError("indices below 0, which this Keras does not count from the end")
-
-
-def _counts_from_the_end(generation: Generation) -> bool:
-    numbers = [part for part in generation.version.split(".")[1:2] if part.isdecimal()]
-    return generation.name == "keras3" and bool(numbers) and int(numbers[0]) >= 5
 
 
 def _passes_mask(layer: LayerSpec, has: Dtypes, settled: Promotion, *, half: bool) -> bool | None:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     UnsupportedLayerError,
     UnsupportedOptionError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
@@ -32,7 +32,7 @@ def translate(entry: Mapping[str, Any], names: Collection[str]) -> Mapping[str, 
     """
     class_name, config, calls = (entry.get(k) for k in ("class_name", "config", "inbound_nodes"))
     if not isinstance(config, Mapping) or not isinstance(calls, list):
-        raise InvalidModelFileError("an operation without config or inbound_nodes", "refused")
+        raise invalid("an operation without config or inbound_nodes")
     if len(calls) != 1:
         raise unsupported(f"an operation that is called {len(calls)} times is not supported")
     found = _meaning(str(class_name), config, calls[0], names)
@@ -59,13 +59,13 @@ def _meaning(
         )
     args, kwargs = (call.get(k) if isinstance(call, Mapping) else None for k in ("args", "kwargs"))
     if not isinstance(args, list) or not isinstance(kwargs, Mapping):
-        raise InvalidModelFileError("an operation called in an unknown form", "refused")
+        raise invalid("an operation called in an unknown form")
     return keras3.translate(class_name, config, args, kwargs)
 
 
 def _tensors(call: Any, names: Collection[str]) -> list[Any]:
     if not isinstance(call, list):
-        raise InvalidModelFileError("an operation called in an unknown form", "refused")
+        raise invalid("an operation called in an unknown form")
     found = []
     for part in [call] if call and isinstance(call[0], str) else call:
         known = isinstance(part, list) and len(part) >= 3 and isinstance(part[0], str)

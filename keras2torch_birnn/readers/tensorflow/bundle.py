@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import numpy as np
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, damaged, in_place, invalid, printable
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
 from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
 from keras2torch_birnn.readers.tensorflow.table import read_table
-from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, fields, read_varint
+from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, read_varint
 
 # core/framework/types.proto -> a key of STORED_DTYPES
 _DTYPES: Mapping[int, str] = {
@@ -77,7 +76,7 @@ class SummedArray(StoredArray):
             for at in range(start, end, _PIECE):
                 yield self.window.read(min(_PIECE, end - at), at)
 
-        with _at(self.path):
+        with in_place(printable(self.path)):
             if masked(crc32c(pieces())) != self.checksum:
                 raise _wrong_checksum()
 
@@ -99,7 +98,7 @@ class TensorBundle:
         table = read_table(index)
         header = table.pop(b"", None)
         if header is None:
-            raise InvalidModelFileError("an index without header", "the file is damaged")
+            raise damaged("an index without header")
         count = _count_shards(header)
         self._values = table
         self.shard_names = tuple(f"{prefix}.data-{n:05d}-of-{count:05d}" for n in range(count))
@@ -115,7 +114,7 @@ class TensorBundle:
 
     def holds_numbers(self, key: str) -> bool:
         """Tell whether a tensor has a dtype that can be read."""
-        with _at(key):
+        with in_place(printable(key)):
             return self._entry(key).dtype in _DTYPES
 
     def text(self, key: str, most: int) -> bytes:
@@ -124,10 +123,10 @@ class TensorBundle:
         Raises:
             InvalidModelFileError: something else, or damaged.
         """
-        with _at(key):
+        with in_place(printable(key)):
             entry = self._entry(key)
             if entry.dtype == _STRING and entry.shape:
-                raise InvalidModelFileError("several texts where one is expected", "refused")
+                raise invalid("several texts where one is expected")
             return self._texts(key, most)[0]
 
     def texts(self, key: str, most: int) -> list[bytes]:
@@ -136,7 +135,7 @@ class TensorBundle:
         Raises:
             InvalidModelFileError: something else, or damaged.
         """
-        with _at(key):
+        with in_place(printable(key)):
             return self._texts(key, most)
 
     def _texts(self, key: str, most: int) -> list[bytes]:
@@ -144,7 +143,7 @@ class TensorBundle:
         entry = self._entry(key)
         count = math.prod(entry.shape)
         if entry.dtype != _STRING or entry.size > most or count > entry.size:
-            raise InvalidModelFileError("no text of a size that is allowed", "refused")
+            raise invalid("no text of a size that is allowed")
         data = memoryview(self._part(entry).read(entry.size))
         sizes, at = [], 0
         for _ in range(count):
@@ -152,7 +151,7 @@ class TensorBundle:
             sizes.append(size)
         stored, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
         if sum(sizes) != len(text):
-            raise InvalidModelFileError("a text of another length", "the file is damaged")
+            raise damaged("a text of another length")
         lengths = b"".join(size.to_bytes(4 if size < 1 << 32 else 8, "little") for size in sizes)
         lengths_right = masked(crc32c([lengths])) == int.from_bytes(stored, "little")
         if not lengths_right or masked(crc32c([lengths, stored, text])) != entry.checksum:
@@ -170,7 +169,7 @@ class TensorBundle:
         """
         entries: dict[str, _Entry] = {}
         for key, place in zip(keys, places, strict=True):
-            with _at(place):
+            with in_place(printable(place)):
                 entries[key] = self._entry(key)
                 _check_array(entries[key])
                 self._part(entries[key])
@@ -191,12 +190,10 @@ class TensorBundle:
     def _entry(self, key: str) -> _Entry:
         value = self._values.get(key.encode())
         if value is None:
-            raise InvalidModelFileError("not in the index", "the file is damaged")
+            raise damaged("not in the index")
         entry = _read_entry(value)
         if entry.shard >= len(self.shards):
-            raise InvalidModelFileError(
-                f"in shard {entry.shard} of {len(self.shards)}", "the file is damaged"
-            )
+            raise damaged(f"in shard {entry.shard} of {len(self.shards)}")
         return entry
 
     def _part(self, entry: _Entry) -> Window:
@@ -207,7 +204,7 @@ class TensorBundle:
         ranges = sorted((e.shard, e.offset, e.offset + e.size) for e in entries.values() if e.size)
         for (shard, _, end), (other, start, _) in pairwise(ranges):
             if shard == other and start < end:
-                raise InvalidModelFileError("two tensors in the same bytes", "refused")
+                raise invalid("two tensors in the same bytes")
 
 
 def _count_shards(header: memoryview) -> int:
@@ -216,34 +213,24 @@ def _count_shards(header: memoryview) -> int:
     Raises:
         InvalidModelFileError: too many, big-endian, or of a newer version.
     """
-    found = dict(fields(header))
-    if as_int(found.get(2, _LITTLE_ENDIAN)) != _LITTLE_ENDIAN:
+    facts = Message(header)
+    if facts.number(2, _LITTLE_ENDIAN) != _LITTLE_ENDIAN:
         raise InvalidModelFileError("a big-endian checkpoint", "save it on another machine")
-    version = dict(fields(as_bytes(found.get(3, memoryview(b"")))))
-    if as_int(version.get(2, 0)) > _PRODUCER:
+    if facts.message(3).number(2) > _PRODUCER:
         raise InvalidModelFileError(
             "a checkpoint of a newer format than this k2t knows", "upgrade keras2torch_birnn"
         )
-    count = as_int(found.get(1, 0))
+    count = facts.number(1)
     if not 1 <= count <= limits.MAX_CHECKPOINT_SHARDS:
-        raise InvalidModelFileError(
-            f"{count} shards where 1 to {limits.MAX_CHECKPOINT_SHARDS} are allowed", "refused"
-        )
+        raise invalid(f"{count} shards where 1 to {limits.MAX_CHECKPOINT_SHARDS} are allowed")
     return count
 
 
 def _read_entry(value: memoryview) -> _Entry:
-    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
-    shape: tuple[int, ...] = ()
-    sliced = False
-    for number, found in fields(value):
-        if number == 2:
-            shape = _read_shape(as_bytes(found))
-        elif number == 7:
-            sliced = True
-        elif number in numbers:
-            numbers[number] = as_int(found)
-    return _Entry(numbers[1], shape, numbers[3], numbers[4], numbers[5], numbers[6], sliced)
+    entry = Message(value)
+    shard, offset, size, checksum = map(entry.number, (3, 4, 5, 6))
+    shape = _read_shape(entry.data(2))
+    return _Entry(entry.number(1), shape, shard, offset, size, checksum, sliced=7 in entry)
 
 
 def _read_shape(message: memoryview) -> tuple[int, ...]:
@@ -251,11 +238,11 @@ def _read_shape(message: memoryview) -> tuple[int, ...]:
     sizes: list[int] = []
     for number, found in fields(message):
         if number == 3:
-            raise InvalidModelFileError("a tensor of unknown rank", "the file is damaged")
+            raise damaged("a tensor of unknown rank")
         if number == 2:
-            sizes.append(as_int(dict(fields(as_bytes(found))).get(1, 0)))
+            sizes.append(Message(as_bytes(found)).number(1))
         if len(sizes) > limits.MAX_RANK or (sizes and sizes[-1] >= 1 << 48):
-            raise InvalidModelFileError("a tensor of an absurd shape", "refused")
+            raise invalid("a tensor of an absurd shape")
     return tuple(sizes)
 
 
@@ -265,25 +252,11 @@ def _check_array(entry: _Entry) -> None:
             "a variable in several slices", "save the model without partitioned variables"
         )
     if entry.dtype not in _DTYPES:
-        raise InvalidModelFileError(
-            f"a tensor of TensorFlow's dtype {entry.dtype}; numbers are expected", "refused"
-        )
+        raise invalid(f"a tensor of TensorFlow's dtype {entry.dtype}; numbers are expected")
     item = np.dtype(STORED_DTYPES[_DTYPES[entry.dtype]]).itemsize
     if math.prod(entry.shape) * item != entry.size:
-        raise InvalidModelFileError(
-            f"{entry.size} bytes for a tensor of shape {entry.shape}", "the file is damaged"
-        )
+        raise damaged(f"{entry.size} bytes for a tensor of shape {entry.shape}")
 
 
 def _wrong_checksum() -> InvalidModelFileError:
     return InvalidModelFileError("the checksum is wrong", "the file is damaged; copy it again")
-
-
-@contextmanager
-def _at(place: str) -> Iterator[None]:
-    """Add the tensor to an error that has no place yet."""
-    try:
-        yield
-    except InvalidModelFileError as error:
-        error.place = error.place or printable(place)
-        raise

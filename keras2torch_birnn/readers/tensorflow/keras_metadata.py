@@ -12,12 +12,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError, printable
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UnsupportedLayerError,
+    damaged,
+    in_place,
+    invalid,
+    printable,
+)
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph, read_saved_graph
-from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, as_text, fields, parts
+from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, parts
 
 SAVED_MODEL, KERAS_METADATA = "saved_model.pb", "keras_metadata.pb"
 _KERAS = "_tf_keras_"  # begins the identifier of every object that Keras made
@@ -85,9 +92,7 @@ class SavedObjects:
                 continue
             name = self._name_and_class(child, edge)[0]
             if name in found:
-                raise InvalidModelFileError(
-                    f"two layers are called {printable(name)}", "refused", place=edge
-                )
+                raise invalid(f"two layers are called {printable(name)}", edge)
             found[name] = edge
         return found
 
@@ -95,9 +100,7 @@ class SavedObjects:
         """Return what Keras says of a layer; each text is parsed once."""
         if layer not in self._known:
             if layer not in self.metadata:
-                raise InvalidModelFileError(
-                    "a layer without metadata of Keras", "the file is damaged", place=edge
-                )
+                raise damaged("a layer without metadata of Keras", edge)
             found = parse_object(self.metadata[layer], place=edge, needed=["name"])
             self._known[layer] = str(found["name"]), str(found.get("class_name"))
         return self._known[layer]
@@ -125,11 +128,7 @@ def read_saved_objects(saved_model: Window, keras_metadata: Window | None) -> Sa
             place=SAVED_MODEL,
         )
     if part.size > limits.MAX_OBJECT_GRAPH_BYTES:
-        raise InvalidModelFileError(
-            f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes",
-            "refused",
-            place=SAVED_MODEL,
-        )
+        raise invalid(f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes", SAVED_MODEL)
     graph = read_saved_graph(memoryview(part.read(part.size)))
     if keras_metadata is not None:
         return SavedObjects(graph, _read_metadata(keras_metadata, len(graph)))
@@ -152,7 +151,7 @@ def _find_object_graph(saved_model: Window) -> Window | None:
         if inner == _OBJECT_GRAPH
     ]
     if len(found) > 1:
-        raise InvalidModelFileError("two graphs of objects", "refused", place=SAVED_MODEL)
+        raise invalid("two graphs of objects", SAVED_MODEL)
     return found[0] if found else None
 
 
@@ -162,14 +161,9 @@ def _is_keras(identifier: str) -> bool:
 
 def _read_metadata(window: Window, count: int) -> dict[int, str]:
     if window.size > limits.MAX_JSON_BYTES * 8:
-        raise InvalidModelFileError(
-            f"longer than {limits.MAX_JSON_BYTES * 8} bytes", "refused", place=KERAS_METADATA
-        )
-    try:
+        raise invalid(f"longer than {limits.MAX_JSON_BYTES * 8} bytes", KERAS_METADATA)
+    with in_place(KERAS_METADATA):
         return _read_texts(memoryview(window.read(window.size)), count)
-    except InvalidModelFileError as error:
-        error.place = error.place or KERAS_METADATA
-        raise
 
 
 def _read_texts(data: memoryview, count: int) -> dict[int, str]:
@@ -177,21 +171,13 @@ def _read_texts(data: memoryview, count: int) -> dict[int, str]:
     for number, value in fields(data):
         if number != 1:
             continue
-        node, identifier, text = 0, "", ""
-        for tag, part in fields(as_bytes(value)):
-            if tag == 2:
-                node = as_int(part)
-            elif tag == 4:
-                identifier = as_text(part, KERAS_METADATA)
-            elif tag == 5:
-                text = as_text(part, KERAS_METADATA)
-        if not _is_keras(identifier):
+        said = Message(as_bytes(value))
+        node, text = said.number(2), said.text(5, KERAS_METADATA)
+        if not _is_keras(said.text(4, KERAS_METADATA)):
             continue
         if node >= count or node in texts:
-            raise InvalidModelFileError(
-                f"object {node} is not in the graph, or twice in the metadata",
-                "the file is damaged",
-                place=KERAS_METADATA,
+            raise damaged(
+                f"object {node} is not in the graph, or twice in the metadata", KERAS_METADATA
             )
         texts[node] = text
     return texts

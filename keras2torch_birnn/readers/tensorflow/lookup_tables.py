@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import damaged, invalid
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, fields, parts, read_varint
+from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, parts, read_varint
 
 # Numbers of fields
 _META_GRAPH, _GRAPH, _OBJECTS = 2, 2, 7  # SavedModel, MetaGraphDef
@@ -42,9 +42,7 @@ def read_table_words(saved_model: Window, number: int) -> tuple[bytes, ...]:
     if graph is None or objects is None:
         return ()
     if objects.size > limits.MAX_OBJECT_GRAPH_BYTES:
-        raise InvalidModelFileError(
-            f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes", "refused"
-        )
+        raise invalid(f"objects of more than {limits.MAX_OBJECT_GRAPH_BYTES} bytes")
     constants = _constants_of(memoryview(objects.read(objects.size)), number)
     for name in constants:
         words = _strings(_find_constant(graph, name))
@@ -59,39 +57,28 @@ def _constants_of(objects: memoryview, table: int) -> list[bytes]:
     filled_by = _child(_node(nodes, table), _FILLED_BY)
     if filled_by is None:
         return []
-    function = _message(_node(nodes, filled_by), _FUNCTION)
-    name = bytes(_message(function, 1))
+    name = bytes(Message(_node(nodes, filled_by)).message(_FUNCTION).data(1))
     for field, value in fields(objects):
         if field != _CONCRETE or not name:
             continue
-        entry = as_bytes(value)
-        if bytes(_message(entry, 1)) == name:
-            bound = [_node(nodes, one) for one in _numbers(_message(entry, 2), 2)]
-            found = [bytes(_message(_message(one, _CONSTANT), 1)) for one in bound]
-            return [one for one in found if one]
+        entry = Message(as_bytes(value))
+        if entry.data(1) == name:
+            bound = [Message(_node(nodes, number)) for number in _numbers(entry.data(2), 2)]
+            return list(filter(None, (bytes(one.message(_CONSTANT).data(1)) for one in bound)))
     return []
 
 
 def _node(nodes: list[memoryview], number: int) -> memoryview:
     if number >= len(nodes):
-        raise InvalidModelFileError("an object that is not in the graph", "the file is damaged")
+        raise damaged("an object that is not in the graph")
     return nodes[number]
 
 
 def _child(node: memoryview, name: str) -> int | None:
     for field, value in fields(node):
-        if field == _CHILD and bytes(_message(as_bytes(value), 2)) == name.encode():
-            found = [as_int(part) for tag, part in fields(as_bytes(value)) if tag == 1]
-            return found[-1] if found else 0
+        if field == _CHILD and (edge := Message(as_bytes(value))).data(2) == name.encode():
+            return edge.number(1)
     return None
-
-
-def _message(message: memoryview, wanted: int) -> memoryview:
-    """Return the bytes of a field; empty if it is absent."""
-    for field, value in fields(message):
-        if field == wanted:
-            return as_bytes(value)
-    return memoryview(b"")
 
 
 def _numbers(message: memoryview, wanted: int) -> Iterator[int]:
@@ -115,12 +102,10 @@ def _find_constant(graph: Window, name: bytes) -> memoryview:
         if field != _NODE or node.head(len(start)) != start:
             continue
         if node.size > limits.MAX_JSON_BYTES:
-            raise InvalidModelFileError(
-                f"a vocabulary of more than {limits.MAX_JSON_BYTES} bytes", "refused"
-            )
+            raise invalid(f"a vocabulary of more than {limits.MAX_JSON_BYTES} bytes")
         for tag, value in fields(memoryview(node.read(node.size))):
-            if tag == _ATTRIBUTE and bytes(_message(as_bytes(value), 1)) == b"value":
-                return _message(_message(as_bytes(value), 2), _TENSOR)
+            if tag == _ATTRIBUTE and bytes((pair := Message(as_bytes(value))).data(1)) == b"value":
+                return pair.message(2).data(_TENSOR)
     return memoryview(b"")
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.tensorflow.wire import as_bytes, as_int, as_text, fields
+from keras2torch_birnn.errors import damaged, invalid
+from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields
 
 ROOT = 0
 # The key of a checkpoint's own graph in its table, and the attribute that holds a variable's value.
@@ -86,9 +86,9 @@ def model_variables(graph: Graph) -> Iterator[Variable]:
                 waiting.append(child)
 
 
-def is_optimizer(one: TrackedObject) -> bool:
+def is_optimizer(tracked: TrackedObject) -> bool:
     """Tell an optimizer by what it has, whatever the attribute is called that holds it."""
-    return bool(_OPTIMIZER & one.children.keys())
+    return bool(_OPTIMIZER & tracked.children.keys())
 
 
 def walk(
@@ -116,13 +116,9 @@ def _read_graph(data: memoryview, read: _Reader) -> Graph:
         if number == 1:
             graph.append(read(as_bytes(value)))
         if len(graph) > limits.MAX_TRACKED_OBJECTS:
-            raise InvalidModelFileError(
-                f"more than {limits.MAX_TRACKED_OBJECTS} objects", "refused", place=GRAPH_KEY
-            )
+            raise invalid(f"more than {limits.MAX_TRACKED_OBJECTS} objects", GRAPH_KEY)
     if not graph or any(not 0 <= c < len(graph) for o in graph for c in o.children.values()):
-        raise InvalidModelFileError(
-            "an object that is not in the graph", "the file is damaged", place=GRAPH_KEY
-        )
+        raise damaged("an object that is not in the graph", GRAPH_KEY)
     return tuple(graph)
 
 
@@ -135,29 +131,19 @@ def _read_trackable(message: memoryview) -> TrackedObject:
         if number == 1:
             _add_child(children, as_bytes(value))
         elif number == 2:
-            texts = _read_texts(as_bytes(value), (1, 2, 3))
-            if texts[1] == _VALUE:
-                variable = Variable(texts[2], texts[3])
-            elif texts[1] in table:
-                table[texts[1]] = texts[3]
-            elif texts[1] == _OLD_TABLE:
-                table = {end: f"{texts[3]}{end.removeprefix(_OLD_TABLE)}" for end in _TABLE}
+            tensor = Message(as_bytes(value))
+            kind, full_name, key = (tensor.text(tag, GRAPH_KEY) for tag in (1, 2, 3))
+            if kind == _VALUE:
+                variable = Variable(full_name, key)
+            elif kind in table:
+                table[kind] = key
+            elif kind == _OLD_TABLE:
+                table = {end: f"{key}{end.removeprefix(_OLD_TABLE)}" for end in _TABLE}
         elif number == 3:
-            slots.append(_read_slot(as_bytes(value)))
+            slot = Message(as_bytes(value))
+            slots.append((slot.number(1), slot.text(2, GRAPH_KEY), slot.number(3)))
     words, ids = table.values()
     return TrackedObject(children, variable, table=(words, ids), slots=tuple(slots))
-
-
-def _read_slot(message: memoryview) -> tuple[int, str, int]:
-    of, name, slot = 0, "", 0
-    for tag, value in fields(message):
-        if tag == 1:
-            of = as_int(value)
-        elif tag == 2:
-            name = as_text(value, GRAPH_KEY)
-        elif tag == 3:
-            slot = as_int(value)
-    return of, name, slot
 
 
 def _read_saved_object(message: memoryview) -> TrackedObject:
@@ -167,29 +153,14 @@ def _read_saved_object(message: memoryview) -> TrackedObject:
         if number == 1:
             _add_child(children, as_bytes(value))
         elif number == 4:
-            texts = _read_texts(as_bytes(value), (1, 3))
-            identifier, metadata = texts[1], texts[3]
+            said = Message(as_bytes(value))
+            identifier, metadata = said.text(1, GRAPH_KEY), said.text(3, GRAPH_KEY)
     return TrackedObject(children, None, identifier, metadata)
 
 
 def _add_child(children: dict[str, int], message: memoryview) -> None:
-    number, name = 0, ""
-    for tag, value in fields(message):
-        if tag == 1:
-            number = as_int(value)
-        elif tag == 2:
-            name = as_text(value, GRAPH_KEY)
+    edge = Message(message)
+    name = edge.text(2, GRAPH_KEY)
     if name in children:
-        raise InvalidModelFileError(
-            "an object with two children of one name", "the file is damaged", place=GRAPH_KEY
-        )
-    children[name] = number
-
-
-def _read_texts(message: memoryview, wanted: tuple[int, ...]) -> dict[int, str]:
-    """Return the texts of the wanted fields; one that is absent is empty."""
-    texts = dict.fromkeys(wanted, "")
-    for number, value in fields(message):
-        if number in texts:
-            texts[number] = as_text(value, GRAPH_KEY)
-    return texts
+        raise damaged("an object with two children of one name", GRAPH_KEY)
+    children[name] = edge.number(1)

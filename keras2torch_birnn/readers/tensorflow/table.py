@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import InvalidModelFileError, invalid
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
 from keras2torch_birnn.readers.tensorflow.wire import read_varint
@@ -60,7 +60,7 @@ def locate_values(window: Window) -> tuple[memoryview, dict[bytes, Value]]:
         InvalidModelFileError: as ``read_table``.
     """
     if window.size > limits.MAX_TABLE_BYTES:
-        raise InvalidModelFileError(f"longer than {limits.MAX_TABLE_BYTES} bytes", "refused")
+        raise invalid(f"longer than {limits.MAX_TABLE_BYTES} bytes")
     if window.size < _FOOTER_BYTES or not is_table(window):
         raise _damaged("it does not end as an index of a checkpoint does")
     data = memoryview(window.read(window.size))
@@ -81,7 +81,7 @@ def locate_values(window: Window) -> tuple[memoryview, dict[bytes, Value]]:
             found[key], last = Value(handle.offset + start, handle.offset + stop, handle), key
             key_bytes += len(key)
             if len(found) > limits.MAX_TABLE_KEYS or key_bytes > limits.MAX_TABLE_BYTES:
-                raise InvalidModelFileError("too many keys", "refused")
+                raise invalid("too many keys")
     return data, found
 
 

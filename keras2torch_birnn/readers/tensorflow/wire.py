@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import InvalidModelFileError, damaged
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 
@@ -29,7 +29,7 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << 7 * count
         if byte < 0x80:
             return value & 0xFFFF_FFFF_FFFF_FFFF, at + count + 1
-    raise InvalidModelFileError("a number that does not end", "the file is damaged")
+    raise damaged("a number that does not end")
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
@@ -86,7 +86,7 @@ def as_int(value: Value) -> int:
     """
     if isinstance(value, int):
         return value
-    raise InvalidModelFileError("bytes where a number is expected", "the file is damaged")
+    raise damaged("bytes where a number is expected")
 
 
 def as_bytes(value: Value) -> memoryview:
@@ -97,7 +97,7 @@ def as_bytes(value: Value) -> memoryview:
     """
     if isinstance(value, memoryview):
         return value
-    raise InvalidModelFileError("a number where bytes are expected", "the file is damaged")
+    raise damaged("a number where bytes are expected")
 
 
 def as_text(value: Value, place: str) -> str:
@@ -109,16 +109,52 @@ def as_text(value: Value, place: str) -> str:
     return decode_text(bytes(as_bytes(value)), place=place)
 
 
+class Message:
+    """The fields of a message by their numbers; one that is absent is 0 or empty.
+
+    Of a field that is there several times the last counts, as everywhere. What is of another type
+    than is asked for is an InvalidModelFileError.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        """Read the fields.
+
+        Raises:
+            InvalidModelFileError: no protocol buffer.
+        """
+        self._fields = dict(fields(data))
+
+    def __contains__(self, field: int) -> bool:
+        """Tell whether a field is there."""
+        return field in self._fields
+
+    def number(self, field: int, default: int = 0) -> int:
+        """Return a number."""
+        return as_int(self._fields.get(field, default))
+
+    def data(self, field: int) -> memoryview:
+        """Return bytes."""
+        return as_bytes(self._fields.get(field, memoryview(b"")))
+
+    def text(self, field: int, place: str) -> str:
+        """Return a text of UTF-8."""
+        return as_text(self.data(field), place)
+
+    def message(self, field: int) -> Message:
+        """Return the message in a field."""
+        return Message(self.data(field))
+
+
 def _read_tag(data: memoryview, at: int) -> tuple[int, int, int]:
     tag, at = read_varint(data, at)
     if tag >> 3 == 0:
-        raise InvalidModelFileError("a field without a number", "the file is damaged")
+        raise damaged("a field without a number")
     return tag >> 3, tag & 7, at
 
 
 def _fixed_size(wire: int) -> int:
     if wire not in _FIXED_SIZES:
-        raise InvalidModelFileError(f"a field of wire type {wire}", "the file is damaged")
+        raise damaged(f"a field of wire type {wire}")
     return _FIXED_SIZES[wire]
 
 

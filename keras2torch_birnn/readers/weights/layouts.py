@@ -59,10 +59,10 @@ def _split(entry: str, labels: Collection[str]) -> tuple[tuple[str, ...], str]:
     return tuple(segments), match[1] if match else last
 
 
-def _shapes(layer: LayerSpec, found: Mapping[str, HasShape]) -> Mapping[str, Shape]:
+def _shapes(layer: LayerSpec, stored: Mapping[str, HasShape]) -> Mapping[str, Shape]:
     expected = dict(expected_weights(layer))
-    if is_cudnn(layer, found):
-        expected["bias"] = found["bias"].shape
+    if is_cudnn(layer, stored):
+        expected["bias"] = stored["bias"].shape
     return expected | update_shapes(layer, expected) | vector_shapes(layer, expected)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError, printable
+from keras2torch_birnn.errors import WeightMismatchError, invalid, printable
 from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.slots import Key, Slot, slots
 from keras2torch_birnn.readers.weights.store import Store
@@ -221,15 +221,13 @@ def _unnamed_weights(
 def _names(value: object, place: str) -> tuple[str, ...]:
     if isinstance(value, tuple):
         return value
-    raise InvalidModelFileError("a list of names is expected", "refused", place=place)
+    raise invalid("a list of names is expected", place)
 
 
 def _check_name(name: str, place: str) -> None:
     parts = name.split("/")
     if "" in parts or "." in parts or ".." in parts:
-        raise InvalidModelFileError(
-            f"the name {printable(name)!r} leaves its group", "refused", place=place
-        )
+        raise invalid(f"the name {printable(name)!r} leaves its group", place)
 
 
 def _pair_layers(

@@ -106,24 +106,15 @@ def _written_by(
 def _apply(
     layer: LayerSpec,
     wanted: Mapping[Key, Callable[[LayerSpec], MaskedSteps | None]],
-    found: list[MaskedSteps],
+    applied: list[MaskedSteps],
     owner: Key,
     *,
     wrapped: bool,
 ) -> LayerSpec:
-    inside = layer.class_name == "Bidirectional"
-    parts = {
-        key: _apply(part, wanted, found, (*owner, key), wrapped=inside)
-        for key, part in layer.parts.items()
-    }
-    graph = layer.graph and replace(
-        layer.graph,
-        layers=tuple(
-            _apply(inner, wanted, found, (*owner, inner.name), wrapped=False)
-            for inner in layer.graph.layers
-        ),
+    halves = layer.class_name == "Bidirectional"
+    layer = layer.map_inner(
+        lambda key, inner: _apply(inner, wanted, applied, (*owner, key), wrapped=halves)
     )
-    layer = replace(layer, parts=parts, graph=graph)
     options = _KERNEL.get(layer.class_name)
     if not wrapped or options is None or owner not in wanted:
         return layer
@@ -134,5 +125,5 @@ def _apply(
     rule = wanted[owner](layer)
     if rule is None:
         return layer
-    found.append(rule)
+    applied.append(rule)
     return replace(layer, semantics={**layer.semantics, "masked_output": _RULES[rule]})

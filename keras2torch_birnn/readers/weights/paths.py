@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.errors import InvalidModelFileError, WeightMismatchError
+from keras2torch_birnn.errors import WeightMismatchError, invalid
 from keras2torch_birnn.limits import MAX_GROUP_DEPTH
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
 from keras2torch_birnn.readers.weights.legacy import legacy_paths, named_paths, weights_group
@@ -48,7 +48,7 @@ def name_weights(store: Store) -> Mapping[str, str]:
         if path == "optimizer":
             continue
         if path.count("/") > MAX_GROUP_DEPTH:
-            raise InvalidModelFileError("groups nested too deep", "refused")
+            raise invalid("groups nested too deep")
         for name, kind in store.members(path).items():
             if kind == "group":
                 waiting.append(f"{path}/{name}")

@@ -153,24 +153,18 @@ def replace_layers(layer: LayerSpec, layers: Mapping[Key, LayerSpec], owner: Key
 
     What a layer is made of stays as the tree has it.
     """
-    new = layers.get(owner, layer)
-    parts, graph = layer.parts, layer.graph
-    if parts:
-        parts = {key: replace_layers(one, layers, (*owner, key)) for key, one in parts.items()}
-    if graph is not None:
-        inner = (replace_layers(one, layers, (*owner, one.name)) for one in graph.layers)
-        graph = replace(graph, layers=tuple(inner))
-    return new if not (parts or graph) else replace(new, parts=parts, graph=graph)
+    new = replace(layers.get(owner, layer), parts=layer.parts, graph=layer.graph)
+    return new.map_inner(lambda key, one: replace_layers(one, layers, (*owner, key)))
 
 
 def change_layers(
     layer: LayerSpec,
-    found: Mapping[Key, Mapping[str, Any]],
+    arrays: Mapping[Key, Mapping[str, Any]],
     change: Callable[[LayerSpec, Mapping[str, Any]], LayerSpec],
     owner: Key = (),
 ) -> LayerSpec:
-    """Return the tree with ``change(layer, arrays)`` applied to every layer that ``found`` has."""
+    """Return the tree with ``change(layer, arrays)`` applied to every layer that ``arrays`` has."""
     layers = {
-        key: change(one, found[key]) for key, one in layers_by_owner(layer, owner) if key in found
+        key: change(one, arrays[key]) for key, one in layers_by_owner(layer, owner) if key in arrays
     }
     return replace_layers(layer, layers, owner)

@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     UnsupportedLayerError,
     UnsupportedOptionError,
+    invalid,
     printable,
 )
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class
@@ -39,9 +39,8 @@ _FIRST = (2, 13)  # tf.keras
 
 def is_wrapper(entry: Mapping[str, Any], generation: Generation) -> bool:
     """Tell whether a layer's entry is Keras' own SpectralNormalization, which old Keras lacks."""
-    parts = [int(part) for part in generation.version.split(".")[:2] if part.isdecimal()]
     has_it = generation.name == "keras3" or (
-        generation.name == "tf.keras" and tuple(parts) >= _FIRST
+        generation.name == "tf.keras" and generation.numbers >= _FIRST
     )
     return has_it and entry.get("class_name") == WRAPPER and not is_custom_class(entry)
 
@@ -61,7 +60,7 @@ def unwrap_entry(
     inner = config.get("layer") if isinstance(config, Mapping) else None
     inside = inner.get("config") if isinstance(inner, Mapping) else None
     if not isinstance(inner, Mapping) or not isinstance(inside, Mapping):
-        raise InvalidModelFileError("a wrapper without layer", "refused", place=place)
+        raise invalid("a wrapper without layer", place)
     if inner.get("class_name") not in _LAYERS or is_custom_class(inner):
         raise UnsupportedLayerError(
             f"{WRAPPER} over {printable(str(inner.get('class_name')))} is not supported",

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_NAMES
 from keras2torch_birnn.readers.config.parsing import Whole
 from keras2torch_birnn.readers.config.text_layers import TextLayer
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.weights.v3 import ROOTS, VOCABULARY, v3_places
+from keras2torch_birnn.readers.weights.vocabularies import written_vocabularies
 from keras2torch_birnn.spec import Generation
 
 Words = tuple[str | int, ...]
@@ -117,15 +117,10 @@ def _written_texts(
     whole: Whole, container: Container, generation: Generation
 ) -> Iterator[tuple[str, Words]]:
     """Yield place and words of the layers that have a text in the archive."""
-    first, last = VOCABULARY
-    for group in ROOTS:
-        if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
-            continue
-        for _, base, layer in v3_places(whole.model, container.store, generation, group):
-            name = f"{first}{base.removeprefix('/')}{last}"
-            if layer.place in whole.texts and name in container.vocabularies:
-                words = container.vocabularies[name].split("\n")
-                yield layer.place, tuple(_as_numbers(words, whole.texts[layer.place], name))
+    for _, layer, name in written_vocabularies(whole.model, container, generation):
+        if layer.place in whole.texts:
+            words = container.vocabularies[name].split("\n")
+            yield layer.place, tuple(_as_numbers(words, whole.texts[layer.place], name))
 
 
 def _as_numbers(words: Sequence[str], layer: TextLayer, place: str) -> Sequence[str | int]:
@@ -134,18 +129,14 @@ def _as_numbers(words: Sequence[str], layer: TextLayer, place: str) -> Sequence[
     try:
         return [int(word) for word in words if word]
     except ValueError:
-        raise InvalidModelFileError(
-            "a vocabulary of something else than numbers", "refused", place=place
-        ) from None
+        raise invalid("a vocabulary of something else than numbers", place) from None
 
 
 def _decoded(words: Sequence[bytes], place: str) -> Words | None:
     try:
         return tuple(word.decode("utf-8") for word in words) or None
     except UnicodeDecodeError:
-        raise InvalidModelFileError(
-            "a vocabulary that is not UTF-8", "refused", place=printable(place)
-        ) from None
+        raise invalid("a vocabulary that is not UTF-8", printable(place)) from None
 
 
 def _with_special(words: Words, options: Mapping[str, Any], place: str) -> Words:
@@ -153,15 +144,13 @@ def _with_special(words: Words, options: Mapping[str, Any], place: str) -> Words
     masks = options["mask_token"] is not None and options["output_mode"] == "int"
     count = options["num_oov_indices"]
     if type(count) is not int or not 0 <= count <= MAX_NAMES:
-        raise InvalidModelFileError(
-            f"num_oov_indices {printable(count)}", "refused", place=printable(place)
-        )
+        raise invalid(f"num_oov_indices {printable(count)}", printable(place))
     special = (*[options["mask_token"]] * masks, *[options["oov_token"]] * count)
     return words if words[: len(special)] == special else (*special, *words)
 
 
-def _notes(found: Sequence[Vocabulary]) -> Iterator[str]:
-    for one in found:
+def _notes(vocabularies: Sequence[Vocabulary]) -> Iterator[str]:
+    for one in vocabularies:
         if one.words is None:
             yield (
                 f"{printable(one.place)}: this file does not hold the vocabulary that adapt() "

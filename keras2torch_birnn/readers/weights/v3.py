@@ -21,9 +21,9 @@ from keras2torch_birnn.schema.custom_layers import named_weights, python_name
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Generation, LayerSpec
 
-# Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
 # Ends of the name of a vocabulary in a .keras archive; the path of its layer is between them.
 VOCABULARY = ("assets/", "/vocabulary.txt")
+# Name of the group of a model's layers: Keras 2.12 to 2.14 / everything since.
 ROOTS = ("layers", "_layer_checkpoint_dependencies")
 # Layers whose weights are their cell's.
 OWN_CELL = (*CELL_GATES, *CONV_LSTMS)

@@ -7,14 +7,10 @@ tf.keras 2.13 to 2.15 and of Keras 3). The text begins with the special tokens.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    K2TError,
-    UnsupportedOptionError,
-    printable,
-)
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.weights.slots import Key, replace_layers
@@ -43,15 +39,10 @@ def with_vocabularies(
     if not bare:
         return root
     found: dict[Key, LayerSpec] = {}
-    first, last = VOCABULARY
-    for group in ROOTS:
-        if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
-            continue
-        for owner, base, layer in v3_places(whole, container.store, generation, group):
-            name = f"{first}{base.removeprefix('/')}{last}"
-            if _lacks(layer) and name in container.vocabularies:
-                words = _numbers(container.vocabularies[name], name)
-                found[owner] = replace(layer, config={**layer.config, "vocabulary": words})
+    for owner, layer, name in written_vocabularies(whole, container, generation):
+        if _lacks(layer):
+            words = _numbers(container.vocabularies[name], name)
+            found[owner] = replace(layer, config={**layer.config, "vocabulary": words})
     root = replace_layers(root, found)
     problems += [
         UnsupportedOptionError(
@@ -65,6 +56,20 @@ def with_vocabularies(
     return root
 
 
+def written_vocabularies(
+    whole: LayerSpec, container: Container, generation: Generation
+) -> Iterator[tuple[Key, LayerSpec, str]]:
+    """Yield the layers that have a text in the archive, with the name of the text."""
+    first, last = VOCABULARY
+    for group in ROOTS:
+        if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
+            continue
+        for owner, base, layer in v3_places(whole, container.store, generation, group):
+            name = f"{first}{base.removeprefix('/')}{last}"
+            if name in container.vocabularies:
+                yield owner, layer, name
+
+
 def _lacks(layer: LayerSpec) -> bool:
     ours = layer.class_name == "IntegerLookup" and custom_layer_of(layer) is None
     return ours and layer.config.get("vocabulary", ()) is None
@@ -74,10 +79,8 @@ def _numbers(text: str, place: str) -> tuple[int, ...]:
     lines = [line for line in text.split("\n") if line]
     wrong = next((line for line in lines if not _is_number(line)), None)
     if wrong is not None or not lines:
-        raise InvalidModelFileError(
-            f"{printable(repr(wrong or text))} where whole numbers of 64 bits are expected",
-            "refused",
-            place=place,
+        raise invalid(
+            f"{printable(repr(wrong or text))} where whole numbers of 64 bits are expected", place
         )
     return tuple(int(line) for line in lines)
 

@@ -8,13 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from keras2torch_birnn.limits import MAX_PARTS
-from keras2torch_birnn.schema.operations.shapes import (
-    OfUnknown,
-    bounded,
-    broadcast,
-    place,
-    places,
-)
+from keras2torch_birnn.schema.operations.shapes import OfUnknown, bounded, broadcast, place, places
 from keras2torch_birnn.schema.row import Config, ShapeError
 from keras2torch_birnn.spec import Shape, Structure
 
