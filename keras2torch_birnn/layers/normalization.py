@@ -19,6 +19,7 @@ from keras2torch_birnn.layers.registry import (
     SAME,
     Around,
     Converter,
+    Described,
     MaskFlow,
     Step,
 )
@@ -240,11 +241,13 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
     return module
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Described):
     """Layer normalisation over any axes, with or without weight and bias.
 
     For axes at the end it is an ``nn.LayerNorm`` in all but the option to drop either parameter.
     """
+
+    described = ("axes", "eps")
 
     def __init__(
         self,
@@ -272,10 +275,6 @@ class LayerNorm(nn.Module):
             moved, moved.shape[-len(tail) :], self.weight, self.bias, self.eps
         )
         return y.movedim(tail, self.axes)
-
-    def extra_repr(self) -> str:
-        """Show axes and epsilon."""
-        return f"axes={self.axes}, eps={self.eps}"
 
 
 def layer_normalization(layer: LayerSpec) -> nn.Module:
@@ -345,8 +344,10 @@ def group_normalization(layer: LayerSpec) -> nn.Module:
     )
 
 
-class UnitNorm(nn.Module):
+class UnitNorm(Described):
     """Division of each vector along the axes by its norm, or by ``smallest`` if that is larger."""
+
+    described = ("axes", "smallest")
 
     def __init__(self, axes: tuple[int, ...], smallest: float) -> None:
         super().__init__()
@@ -356,10 +357,6 @@ class UnitNorm(nn.Module):
         """Normalize x of any shape."""
         length = x.square().sum(dim=self.axes, keepdim=True).sqrt()
         return x / length.clamp(min=self.smallest)
-
-    def extra_repr(self) -> str:
-        """Show axes and the smallest norm."""
-        return f"axes={self.axes}, smallest={self.smallest}"
 
 
 def unit_normalization(layer: LayerSpec) -> nn.Module:
