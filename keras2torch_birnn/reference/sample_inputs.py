@@ -26,7 +26,7 @@ from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec,
 # Rows of a batch: a full one, and one for each kind of padding.
 ROWS = 5
 # Layers that hand on their input's values (not their places), at inference.
-_HANDS_ON = frozenset(
+HANDS_ON = frozenset(
     "InputLayer Reshape Flatten Permute RepeatVector Dropout SpatialDropout1D GaussianNoise "
     "GaussianDropout AlphaDropout ActivityRegularization SpatialDropout2D SpatialDropout3D "
     "Identity".split()
@@ -141,7 +141,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
         elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
             if inner.class_name in _LOOKS or _vocabulary(inner) is not None:
                 yield sources[0], inner, True
-            if inner.class_name in _HANDS_ON:
+            if inner.class_name in HANDS_ON:
                 known[call.layer, call.index] = sources[0]
 
 

@@ -31,7 +31,7 @@ Node = tuple[str, int]
 Known = Mapping[Node, Dtypes]
 
 # Layers whose output has the dtype of the input; that of all others is float.
-_KEEPS = frozenset(
+KEEPS = frozenset(
     "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianNoise GaussianDropout "
     "AlphaDropout ActivityRegularization Identity Reshape Flatten Permute RepeatVector "
     "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D "
@@ -96,7 +96,7 @@ def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
 
 def keeps_dtype(layer: LayerSpec) -> bool:
     """Tell whether a layer's output has the dtype of its input, if all inputs have the same."""
-    keeps = layer.class_name in _KEEPS or layer.semantics.get("keeps_integers", False)
+    keeps = layer.class_name in KEEPS or layer.semantics.get("keeps_integers", False)
     return bool(keeps) and layer.config.get("interpolation") in (None, "nearest")
 
 

@@ -24,8 +24,9 @@ STOPS = frozenset(CLASSES["augmentation"]) | frozenset(
     "AveragePooling1D AveragePooling2D AveragePooling3D CategoryEncoding Conv1D Conv1DTranspose "
     "Conv2D Conv2DTranspose Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D "
     "DepthwiseConv1D DepthwiseConv2D Discretization Dot EinsumDense Flatten GlobalMaxPooling1D "
-    "GlobalMaxPooling2D GlobalMaxPooling3D Hashing IntegerLookup MaxPooling1D MaxPooling2D "
-    "MaxPooling3D Permute RMSNormalization RandomCrop RepeatVector Reshape Resizing "
+    "GlobalMaxPooling2D GlobalMaxPooling3D Hashing Highway IntegerLookup LocallyConnected1D "
+    "LocallyConnected2D MaxPooling1D MaxPooling2D MaxPooling3D MaxoutDense Merge Permute "
+    "RMSNormalization RandomCrop RandomFourierFeatures RepeatVector Reshape Resizing "
     "SeparableConv1D SeparableConv2D CenterCrop UpSampling1D UpSampling2D UpSampling3D "
     "ZeroPadding1D ZeroPadding2D ZeroPadding3D".split()
 )
@@ -33,8 +34,8 @@ STOPS = frozenset(CLASSES["augmentation"]) | frozenset(
 PASSES = frozenset(
     "Activation ActivityRegularization Add AlphaDropout Average Concatenate Dense Dropout ELU "
     "GaussianDropout GaussianNoise Identity InputLayer LayerNormalization LeakyReLU "
-    "Normalization PReLU ReLU Rescaling SpatialDropout1D SpatialDropout2D "
-    "SpatialDropout3D Subtract ThresholdedReLU UnitNormalization".split()
+    "Normalization PReLU ParametricSoftplus ReLU Rescaling SReLU SpatialDropout1D "
+    "SpatialDropout2D SpatialDropout3D Subtract ThresholdedReLU UnitNormalization".split()
 )
 _MAKE = (*EMBEDDINGS, "Masking")
 
