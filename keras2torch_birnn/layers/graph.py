@@ -250,7 +250,7 @@ class _Emitter:
         """
         own = custom_layer_of(without_time_distributed(layer)) is not None
 
-        def structure(given: Structure, wanted: str) -> Structure:
+        def structure(argument: Structure, wanted: str) -> Structure:
             def tensor(leaf: Any) -> Any:
                 if not isinstance(leaf, TensorRef):
                     return value(leaf)
@@ -258,7 +258,7 @@ class _Emitter:
                 become = "ids" if own and dtype.startswith("int") else wanted
                 return self.cast(value(leaf), dtype, become) if become else value(leaf)
 
-            return map_structure(tensor, given)
+            return map_structure(tensor, argument)
 
         came = tuple(dtype_of(leaf, dtypes) for leaf in leaves(call.args))
         unchanged = own or takes_unchanged(layer, came)

@@ -68,14 +68,14 @@ class CustomRNN(AnyRecurrent, nn.Module):
             return (x.new_zeros(x.shape[0], 0, width),), (states,)
         return (zero_past(torch.stack(outputs, dim=1), lengths),), (states,)
 
-    def _start(self, x: Tensor, given: tuple[State, ...] | None) -> State:
-        if given is None and self.gives_states and not self.from_zeros:
+    def _start(self, x: Tensor, initial_state: tuple[State, ...] | None) -> State:
+        if initial_state is None and self.gives_states and not self.from_zeros:
             return initial_states(self.cell, self.layer, x, x.shape[0])
-        if given is None:
+        if initial_state is None:
             return tuple(x.new_zeros(x.shape[0], size) for size in self.sizes.states)
-        check_dtypes(x, given, x, "initial_state")
-        check_states(given, [(x.shape[0], size) for size in self.sizes.states])
-        return given[0]
+        check_dtypes(x, initial_state, x, "initial_state")
+        check_states(initial_state, [(x.shape[0], size) for size in self.sizes.states])
+        return initial_state[0]
 
     def _step(self, x: Tensor, states: State) -> tuple[Tensor, State]:
         result = self.cell(x, states)
@@ -98,9 +98,9 @@ class CustomRNN(AnyRecurrent, nn.Module):
                 )
         return y, new
 
-    def _wrong(self, found: str, advice: str) -> PluginError:
+    def _wrong(self, returned: str, advice: str) -> PluginError:
         return PluginError(
-            f"{shown(self.layer)}: its module returns {found}", advice, place=self.layer.place
+            f"{shown(self.layer)}: its module returns {returned}", advice, place=self.layer.place
         )
 
     def extra_repr(self) -> str:

@@ -239,14 +239,14 @@ def library() -> ctypes.CDLL:
     return found
 
 
-def _compare_codes(found: ctypes.CDLL) -> None:
+def _compare_codes(loaded: ctypes.CDLL) -> None:
     """Compare the library's numbers and sizes with Python's.
 
     Raises:
         NoKernelError: they differ.
     """
-    found.k2t_codes.argtypes, found.k2t_codes.restype = (), ctypes.c_char_p
-    listed = found.k2t_codes().decode()
+    loaded.k2t_codes.argtypes, loaded.k2t_codes.restype = (), ctypes.c_char_p
+    listed = loaded.k2t_codes().decode()
     if differences := list(codes.find_differences(listed, {**codes.TABLES, "bytes": _SIZES})):
         raise NoKernelError(f"its numbers differ: {'; '.join(differences)}", advise_build())
 
