@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.modules import AnyRecurrent, Plan, recurrent_forward, shown_options
-from keras2torch_birnn.rnn.scripting import refuse_scripting
+from keras2torch_birnn.rnn.modules import AnyRecurrent, Plan
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states
 from keras2torch_birnn.schema.custom_cells import gives_states, sizes_of
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, shown
@@ -25,11 +24,8 @@ from keras2torch_birnn.spec import LayerSpec, format_shape
 class CustomRNN(AnyRecurrent, nn.Module):
     """One direction of a loop over a plugin's cell; called as Keras calls its RNN."""
 
-    carried: tuple[State, ...] | None = None
     # Keras' reset_states leaves zeros, whatever the states were before the first batch.
     from_zeros = False
-    forward: Any = recurrent_forward
-    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, cell: nn.Module, layer: LayerSpec, plan: Plan) -> None:
         super().__init__()
@@ -102,10 +98,6 @@ class CustomRNN(AnyRecurrent, nn.Module):
         return PluginError(
             f"{shown(self.layer)}: its module returns {returned}", advice, place=self.layer.place
         )
-
-    def extra_repr(self) -> str:
-        """Return Keras' options."""
-        return ", ".join(shown_options(self.plan))
 
 
 def split_first_state(module: CustomRNN, output: Tensor) -> tuple[Tensor, Tensor]:
