@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from importlib import import_module
+from itertools import count
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -62,6 +63,21 @@ PRIVATE: Mapping[str, PrivateName] = {
     "set_trace": PrivateName("torch._C", "_set_tracing_state", _TRACE, _UNROLLED),
     "count_holders": PrivateName(
         "torch._C", "_storage_Use_Count", "whether memory can be used again", "none is"
+    ),
+    "storage_handle": PrivateName(
+        "torch", "UntypedStorage._cdata", "whose holders to count", "as above"
+    ),
+    "tensor_version": PrivateName(
+        "torch",
+        "Tensor._version",
+        "whether a tensor changed since it was read",
+        "it is assumed to have changed",
+    ),
+    "neg_view": PrivateName(
+        "torch",
+        "_neg_view",
+        "a try of signals that a tensor changed",
+        "all are compared one by one",
     ),
     "scan": PrivateName("torch._higher_order_ops.scan", "scan", _SCAN, _UNROLLED),
     "scan_op": PrivateName("torch._higher_order_ops.scan", "scan_op", _SCAN, _UNROLLED),
@@ -116,6 +132,12 @@ def one_by_one(
 
 
 foreach: Any = _Foreach()
+
+
+def find_version() -> Callable[[Tensor], int]:
+    """Return a function that numbers the states of a tensor, each call if torch does not."""
+    found, numbers = find("tensor_version"), count()
+    return (lambda _: next(numbers)) if found is None else cast(Any, found).__get__
 
 
 def assume_so() -> bool:

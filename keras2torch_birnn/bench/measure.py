@@ -211,9 +211,7 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
         return list(compute(spec, inputs).outputs)
     import torch
 
-    from keras2torch_birnn.conversion import convert
-
-    model = copy_in_float64(convert(case.path, config=case.config))
+    model = copy_in_float64(case.convert())
     return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]
 
 

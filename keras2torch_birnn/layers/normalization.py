@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from keras2torch_birnn.layers.registry import (
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.spec import Array, LayerSpec
 
 # Half precision has too few bits for moments.
 _HALF = (torch.float16, torch.bfloat16)
@@ -212,6 +212,15 @@ def _batch_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(takes=rule.masked != "all" and rule.by != "moving averages")
 
 
+def _scales(weights: Mapping[str, Array]) -> tuple[nn.Parameter | None, nn.Parameter | None]:
+    """Return torch's weight and bias, which Keras calls gamma and beta; each may be absent."""
+    gamma, beta = (weights.get(name) for name in ("gamma", "beta"))
+    return (
+        None if gamma is None else to_parameter(gamma),
+        None if beta is None else to_parameter(beta),
+    )
+
+
 def batch_normalization(layer: LayerSpec) -> nn.Module:
     """Build a BatchNormalization: gamma, beta, moving mean and variance as torch calls them.
 
@@ -233,8 +242,7 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
         momentum=float(np.float32(share)) if rule.single else share,
         rule=rule,
     )
-    for name, source in (("weight", "gamma"), ("bias", "beta")):
-        setattr(module, name, to_parameter(weights[source]) if source in weights else None)
+    module.weight, module.bias = cast(Any, _scales(weights))
     module.running_mean = to_parameter(weights["moving_mean"]).data
     module.running_var = to_parameter(weights["moving_variance"]).data
     module.num_batches_tracked = torch.tensor(0)
@@ -284,8 +292,7 @@ def layer_normalization(layer: LayerSpec) -> nn.Module:
     if layer.input_shape is not None:
         rank = len(layer.input_shape)
         axes = tuple(a - rank for a in normalized_axes(config, rank))
-    gamma = to_parameter(weights["gamma"]) if "gamma" in weights else None
-    beta = to_parameter(weights["beta"]) if "beta" in weights else None
+    gamma, beta = _scales(weights)
     centers = not config["rms_scaling"]
     if gamma is not None and beta is not None and axes == tuple(range(-len(axes), 0)):
         module = nn.LayerNorm(gamma.shape, eps=config["epsilon"], device="meta")
@@ -334,14 +341,8 @@ def _group_mask(layer: LayerSpec) -> MaskFlow:
 
 def group_normalization(layer: LayerSpec) -> nn.Module:
     """Build a GroupNormalization."""
-    config, weights = layer.config, layer.weights
-    return GroupNorm(
-        config["groups"],
-        to_parameter(weights["gamma"]) if "gamma" in weights else None,
-        to_parameter(weights["beta"]) if "beta" in weights else None,
-        axis=config["axis"],
-        eps=config["epsilon"],
-    )
+    config, scales = layer.config, _scales(layer.weights)
+    return GroupNorm(config["groups"], *scales, axis=config["axis"], eps=config["epsilon"])
 
 
 class UnitNorm(Described):
