@@ -65,7 +65,7 @@ PRIVATE: Mapping[str, PrivateName] = {
         "torch._C", "_storage_Use_Count", "whether memory can be used again", "none is"
     ),
     "storage_handle": PrivateName(
-        "torch", "UntypedStorage._cdata", "whose holders to count", "as above"
+        "torch", "UntypedStorage._cdata", "which memory to count holders of", "none is used again"
     ),
     "tensor_version": PrivateName(
         "torch",
