@@ -31,6 +31,8 @@ class PrivateName(NamedTuple):
 _NO_MEMORY = "no tensor is read at its address: torch's operators compute everything"
 _NO_PROGRAMS = "no model runs as a recorded program"
 _TRACE, _SCAN = "a loop as one node of torch.jit.trace", "a loop as one node of torch.export"
+_SHAPES = "the shapes of torch's recurrent kernels for any number of steps"
+_BY_STEP = "these kernels are exported step by step, or as loops"
 _UNROLLED = "a loop is recorded step by step, for the number of steps of the example, or refused"
 
 PRIVATE: Mapping[str, PrivateName] = {
@@ -81,12 +83,9 @@ PRIVATE: Mapping[str, PrivateName] = {
     ),
     "scan": PrivateName("torch._higher_order_ops.scan", "scan", _SCAN, _UNROLLED),
     "scan_op": PrivateName("torch._higher_order_ops.scan", "scan_op", _SCAN, _UNROLLED),
-    "dispatch_key": PrivateName(
-        "torch._C",
-        "DispatchKey",
-        "the shapes of torch's recurrent kernels for any number of steps",
-        "these kernels are exported step by step, or as loops",
-    ),
+    "dispatch_key": PrivateName("torch._C", "DispatchKey", _SHAPES, _BY_STEP),
+    "kernel_table": PrivateName("torch", "ops.aten.lstm.input.py_kernels", _SHAPES, _BY_STEP),
+    "kernel_cache": PrivateName("torch", "ops.aten.lstm.input._dispatch_cache", _SHAPES, _BY_STEP),
     "shape_config": PrivateName(
         "torch.fx.experimental",
         "_config",
@@ -132,6 +131,11 @@ def one_by_one(
 
 
 foreach: Any = _Foreach()
+
+
+def last_name(name: str) -> str:
+    """Return the attribute that a name of ``PRIVATE`` is of its object."""
+    return PRIVATE[name].path.rpartition(".")[2]
 
 
 def find_version() -> Callable[[Tensor], int]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.native.packing import empty_floats
-from keras2torch_birnn.torch_private import PRIVATE, find
+from keras2torch_birnn.torch_private import find, last_name
 
 # Bytes. Less is left to the C library, which does not give it back.
 LARGE_BYTES = 1 << 20
@@ -28,7 +28,7 @@ IDLE_BYTES = 1 << 30
 IDLE_REQUESTS = 1000
 # Counts what holds a storage, by its handle. Without both of torch no memory is used again.
 _count_holders: Callable[[int], int] | None = find("storage_handle") and find("count_holders")
-_handle_of = attrgetter(PRIVATE["storage_handle"].path.rpartition(".")[2])
+_handle_of = attrgetter(last_name("storage_handle"))
 
 
 class _Room(NamedTuple):
