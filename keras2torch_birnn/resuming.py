@@ -153,7 +153,7 @@ def make_optimizer(
         UnsupportedOptionError, InvalidModelFileError: as ``training``.
     """
     rule = parse_rule(compiled.optimizer)
-    settings = parse_settings(compiled.optimizer, rule.known)
+    settings = parse_settings(compiled.optimizer, rule.known())
     parameters = variables.parameters
     if not parameters:
         raise UnsupportedOptionError("all weights of the model are frozen", _HOW_TO_THAW)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from importlib import import_module
+from itertools import count
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -30,6 +31,8 @@ class PrivateName(NamedTuple):
 _NO_MEMORY = "no tensor is read at its address: torch's operators compute everything"
 _NO_PROGRAMS = "no model runs as a recorded program"
 _TRACE, _SCAN = "a loop as one node of torch.jit.trace", "a loop as one node of torch.export"
+_SHAPES = "the shapes of torch's recurrent kernels for any number of steps"
+_BY_STEP = "these kernels are exported step by step, or as loops"
 _UNROLLED = "a loop is recorded step by step, for the number of steps of the example, or refused"
 
 PRIVATE: Mapping[str, PrivateName] = {
@@ -63,14 +66,26 @@ PRIVATE: Mapping[str, PrivateName] = {
     "count_holders": PrivateName(
         "torch._C", "_storage_Use_Count", "whether memory can be used again", "none is"
     ),
+    "storage_handle": PrivateName(
+        "torch", "UntypedStorage._cdata", "which memory to count holders of", "none is used again"
+    ),
+    "tensor_version": PrivateName(
+        "torch",
+        "Tensor._version",
+        "whether a tensor changed since it was read",
+        "it is assumed to have changed",
+    ),
+    "neg_view": PrivateName(
+        "torch",
+        "_neg_view",
+        "a try of signals that a tensor changed",
+        "all are compared one by one",
+    ),
     "scan": PrivateName("torch._higher_order_ops.scan", "scan", _SCAN, _UNROLLED),
     "scan_op": PrivateName("torch._higher_order_ops.scan", "scan_op", _SCAN, _UNROLLED),
-    "dispatch_key": PrivateName(
-        "torch._C",
-        "DispatchKey",
-        "the shapes of torch's recurrent kernels for any number of steps",
-        "these kernels are exported step by step, or as loops",
-    ),
+    "dispatch_key": PrivateName("torch._C", "DispatchKey", _SHAPES, _BY_STEP),
+    "kernel_table": PrivateName("torch", "ops.aten.lstm.input.py_kernels", _SHAPES, _BY_STEP),
+    "kernel_cache": PrivateName("torch", "ops.aten.lstm.input._dispatch_cache", _SHAPES, _BY_STEP),
     "shape_config": PrivateName(
         "torch.fx.experimental",
         "_config",
@@ -116,6 +131,17 @@ def one_by_one(
 
 
 foreach: Any = _Foreach()
+
+
+def last_name(name: str) -> str:
+    """Return the attribute that a name of ``PRIVATE`` is of its object."""
+    return PRIVATE[name].path.rpartition(".")[2]
+
+
+def find_version() -> Callable[[Tensor], int]:
+    """Return a function that numbers the states of a tensor, each call if torch does not."""
+    found, numbers = find("tensor_version"), count()
+    return (lambda _: next(numbers)) if found is None else cast(Any, found).__get__
 
 
 def assume_so() -> bool:

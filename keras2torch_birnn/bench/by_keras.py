@@ -53,17 +53,17 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
     return Prepared(run, run, runs)
 
 
-def _training(keras: Any, model: Any, how: str, given: Any, runs: str) -> Prepared:
+def _training(keras: Any, model: Any, how: str, inputs: Any, runs: str) -> Prepared:
     """Prepare ``train_on_batch`` towards zeros: the loss is the mean of the squared outputs."""
     model.compile(keras.optimizers.SGD(RATE), loss="mse", jit_compile=how == "train-xla")
     zeros = np.zeros(model.output_shape, dtype="f4")
 
     def step() -> None:
-        model.train_on_batch(given, zeros)
+        model.train_on_batch(inputs, zeros)
 
     def after_one_step() -> Any:
         step()
-        return model.predict_on_batch(given)
+        return model.predict_on_batch(inputs)
 
     return Prepared(step, after_one_step, runs)
 
@@ -143,16 +143,16 @@ def _gate(keras: Any, name: str) -> Any:
     return keras.saving.register_keras_serializable("k2t")(hard_sigmoid_of_keras_2)
 
 
-def _runner(model: Any, how: str, given: Any) -> Runner:
+def _runner(model: Any, how: str, inputs: Any) -> Runner:
     if how == "predict":
-        rows = (given[0] if isinstance(given, list) else given).shape[0]
-        return lambda: model.predict(given, batch_size=rows, verbose=0)
+        rows = (inputs[0] if isinstance(inputs, list) else inputs).shape[0]
+        return lambda: model.predict(inputs, batch_size=rows, verbose=0)
     if how == "call":
         import torch
 
         def call() -> Any:
             with torch.inference_mode():
-                return model(given, training=False)
+                return model(inputs, training=False)
 
         return call
     import tensorflow
@@ -161,9 +161,9 @@ def _runner(model: Any, how: str, given: Any) -> Runner:
         lambda x: model(x, training=False), jit_compile=True if how == "xla" else None
     )
     tensors = (
-        [tensorflow.constant(x) for x in given]
-        if isinstance(given, list)
-        else tensorflow.constant(np.asarray(given))
+        [tensorflow.constant(x) for x in inputs]
+        if isinstance(inputs, list)
+        else tensorflow.constant(np.asarray(inputs))
     )
     return lambda: _waited(function(tensors))
 

@@ -55,21 +55,16 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
 
 
 def _export(case: Model, file: Path, inputs: Sequence[Array]) -> None:
-    from keras2torch_birnn.conversion import convert
     from keras2torch_birnn.exporting.exporter import export
 
-    model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last)
-    export(model, file)
+    export(case.convert(), file)
 
 
 def _export_by_torch(case: Model, file: Path, inputs: Sequence[Array]) -> None:
     import torch
 
-    from keras2torch_birnn.conversion import convert
-
-    model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last)
     given = tuple(torch.from_numpy(x) for x in inputs)
-    torch.onnx.export(model.eval(), given, file, dynamo=True, external_data=False)
+    torch.onnx.export(case.convert().eval(), given, file, dynamo=True, external_data=False)
 
 
 def open_in_onnxruntime(model: str | bytes, inputs: Sequence[Array], threads: int) -> Prepared:

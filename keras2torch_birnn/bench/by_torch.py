@@ -105,11 +105,7 @@ def _nothing() -> None:
 
 
 def _model(case: Model, how: str, device: str, inputs: list[Array]) -> tuple[nn.Module, Runner]:
-    from keras2torch_birnn.conversion import convert
-
-    model = convert(case.path, config=case.config, from_layer=case.first, to_layer=case.last).to(
-        device
-    )
+    model = case.convert().to(device)
     set_engine(model, check_request(how))
     given = [torch.from_numpy(x).to(device) for x in inputs]
     return model, lambda: model(*given)

@@ -86,6 +86,12 @@ class Model:
         """Where the file's model is cut."""
         return cut_at(self.first, self.last)
 
+    def convert(self) -> Any:
+        """Convert the file's model, a ``torch.nn.Module``."""
+        from keras2torch_birnn.conversion import convert
+
+        return convert(self.path, config=self.config, from_layer=self.first, to_layer=self.last)
+
     @property
     def label(self) -> str:
         """Name of the case in the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import TypeAlias
 
 from keras2torch_birnn.bench.case import Case, Model, Stack
 from keras2torch_birnn.exporting.onnx_file import TARGET
@@ -14,6 +15,9 @@ PLAIN = "torch per layer"
 COMPILED, FOLDED, LOOP = "k2t compiled", "k2t folded", "naive loop"
 # No peers of ours: our own, and what one writes by hand with torch alone.
 NO_PEERS = (OURS, COMPILED, FOLDED, PLAIN, LOOP)
+
+
+Against: TypeAlias = Callable[[Case], str]
 
 
 def _anything(case: Case) -> str:
@@ -87,7 +91,7 @@ class Contender:
     how: str
     needs: tuple[str, ...] = ("torch",)
     environment: Mapping[str, str] = field(default_factory=dict)
-    against: Callable[[Case], str] = _anything
+    against: Against = _anything
     devices: tuple[str, ...] = ("cpu", "cuda", "xpu", "mps")
     tolerance: float | None = None
 
@@ -95,9 +99,16 @@ class Contender:
 BY_TORCH, BY_ONNX, BY_KERAS = (
     f"keras2torch_birnn.bench.{name}" for name in ("by_torch", "by_onnx", "by_keras")
 )
-_ONNXRUNTIME = ("onnx", "onnxruntime", "onnxscript")
-_TENSORFLOW = {"KERAS_BACKEND": "tensorflow"}
-_TORCH = {"KERAS_BACKEND": "torch"}
+
+
+def _by_onnx(how: str, *needs: str, against: Against = _written_in_onnx) -> Contender:
+    return Contender(BY_ONNX, how, ("onnx", *needs), {}, against, ("cpu",))
+
+
+def _by_keras(how: str, against: Against, backend: str = "tensorflow") -> Contender:
+    environment = {"KERAS_BACKEND": backend}
+    return Contender(BY_KERAS, how, ("keras", backend), environment, against, ("cpu",))
+
 
 CONTENDERS: Mapping[str, Contender] = {
     OURS: Contender(BY_TORCH, "auto"),
@@ -106,29 +117,17 @@ CONTENDERS: Mapping[str, Contender] = {
     COMPILED: Contender(BY_TORCH, "auto-compile"),
     FOLDED: Contender(BY_TORCH, "folded", against=_folded_torch),
     LOOP: Contender(BY_TORCH, "loop"),
-    "ONNX Runtime": Contender(BY_ONNX, "onnxruntime", _ONNXRUNTIME, {}, _written_in_onnx, ("cpu",)),
-    "ONNX Runtime, torch's file": Contender(
-        BY_ONNX, "onnxruntime-by-torch", _ONNXRUNTIME, {}, _models_in_onnx, ("cpu",)
+    "ONNX Runtime": _by_onnx("onnxruntime", "onnxruntime", "onnxscript"),
+    "ONNX Runtime, torch's file": _by_onnx(
+        "onnxruntime-by-torch", "onnxruntime", "onnxscript", against=_models_in_onnx
     ),
-    "OpenVINO": Contender(
-        BY_ONNX, "openvino", ("onnx", "openvino"), {}, _written_in_onnx, ("cpu",)
-    ),
-    "Keras predict": Contender(
-        BY_KERAS, "predict", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
-    ),
-    "Keras tf.function": Contender(
-        BY_KERAS, "function", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)
-    ),
-    "Keras XLA": Contender(BY_KERAS, "xla", ("keras", "tensorflow"), _TENSORFLOW, _calls, ("cpu",)),
-    "Keras train_on_batch": Contender(
-        BY_KERAS, "train", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
-    ),
-    "Keras train_on_batch XLA": Contender(
-        BY_KERAS, "train-xla", ("keras", "tensorflow"), _TENSORFLOW, _training, ("cpu",)
-    ),
-    "Keras on torch": Contender(
-        BY_KERAS, "call", ("keras", "torch"), _TORCH, against=_calls_of_stacks, devices=("cpu",)
-    ),
+    "OpenVINO": _by_onnx("openvino", "openvino"),
+    "Keras predict": _by_keras("predict", _calls),
+    "Keras tf.function": _by_keras("function", _calls),
+    "Keras XLA": _by_keras("xla", _calls),
+    "Keras train_on_batch": _by_keras("train", _training),
+    "Keras train_on_batch XLA": _by_keras("train-xla", _training),
+    "Keras on torch": _by_keras("call", _calls_of_stacks, "torch"),
 }
 
 

@@ -211,9 +211,7 @@ def _wanted(case: Case, folder: Path) -> list[Array]:
         return list(compute(spec, inputs).outputs)
     import torch
 
-    from keras2torch_birnn.conversion import convert
-
-    model = copy_in_float64(convert(case.path, config=case.config))
+    model = copy_in_float64(case.convert())
     return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]
 
 
@@ -242,10 +240,10 @@ def _difference(
     return ("" if error <= allowed else f"other numbers: {error:.1e} off"), error, relative
 
 
-def _error(found: Array, wanted: Array) -> float:
+def _error(computed: Array, wanted: Array) -> float:
     """Return the largest error; what is NaN in Keras does not count, other NaN counts most."""
     counts = ~np.isnan(wanted)
-    error = float(np.abs(found[counts] - wanted[counts]).max(initial=0.0))
+    error = float(np.abs(computed[counts] - wanted[counts]).max(initial=0.0))
     return math.inf if math.isnan(error) else error
 
 

@@ -35,9 +35,9 @@ def as_tensor(value: Any, like: Tensor) -> Tensor:
     return value if isinstance(value, Tensor) else like.new_full((), value)
 
 
-def count_up(like: Tensor, *given: Any, bounds: Sequence[Any], dtype: torch.dtype | None) -> Tensor:
-    """Make a range of integers on the device of ``like``; "@" is the next of ``given``."""
-    free = iter(given)
+def count_up(like: Tensor, *sizes: Any, bounds: Sequence[Any], dtype: torch.dtype | None) -> Tensor:
+    """Make a range of integers on the device of ``like``; "@" is the next of ``sizes``."""
+    free = iter(sizes)
     start, stop, step = (next(free) if bound == "@" else bound for bound in bounds)
     numbers = torch.arange(start, stop, step, device=like.device)
     return numbers.to(like.dtype if dtype is None else dtype)
@@ -191,9 +191,9 @@ def one_hot(x: Tensor, depth: int, axis: int) -> Tensor:
     return hot.movedim(-1, axis)
 
 
-def sequence_mask(lengths: Tensor, *given: int, maxlen: int | None) -> Tensor:
+def sequence_mask(lengths: Tensor, *sizes: int, maxlen: int | None) -> Tensor:
     """Set True for the first ``lengths`` of ``maxlen`` steps."""
-    longest = given[0] if maxlen is None else maxlen
+    longest = sizes[0] if maxlen is None else maxlen
     return torch.arange(longest, device=lengths.device) < lengths[..., None]
 
 

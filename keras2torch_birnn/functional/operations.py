@@ -181,10 +181,10 @@ def argsort(x: Tensor, axis: int, descending: bool) -> Tensor:
     return torch.sort(x, dim=axis, descending=descending, stable=True).indices
 
 
-def top_k(x: Tensor, *given: int, k: int | None) -> tuple[Tensor, Tensor]:
+def top_k(x: Tensor, *sizes: int, k: int | None) -> tuple[Tensor, Tensor]:
     """Return the k largest along the last axis and their indices; ties in order of index."""
     values, places = torch.sort(x, dim=-1, descending=True, stable=True)
-    most = given[0] if k is None else k
+    most = sizes[0] if k is None else k
     return values[..., :most], places[..., :most]
 
 

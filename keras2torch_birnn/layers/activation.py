@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import FUNCTIONS, activation, softplus
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow, Step
+from keras2torch_birnn.layers.registry import (
+    SAME,
+    Converter,
+    Described,
+    MaskFlow,
+    Step,
+    of_options,
+    passes_mask,
+)
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -46,10 +54,6 @@ def activation_layer(layer: LayerSpec) -> nn.Module:
     return nn.Identity() if value == "linear" else Activation(value)
 
 
-def _relu_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.semantics["passes_mask"] else NONE
-
-
 def relu(layer: LayerSpec) -> nn.Module:
     """Build a ReLU, an nn.ReLU where it has no options."""
     options = {k: layer.config[k] for k in ("negative_slope", "max_value", "threshold")}
@@ -58,18 +62,10 @@ def relu(layer: LayerSpec) -> nn.Module:
     return Activation({"name": "relu", **options})
 
 
-def leaky_relu(layer: LayerSpec) -> nn.Module:
-    """Build a LeakyReLU."""
-    return nn.LeakyReLU(layer.config["negative_slope"])
-
-
-def elu(layer: LayerSpec) -> nn.Module:
-    """Build an ELU."""
-    return nn.ELU(layer.config["alpha"])
-
-
-class ThresholdedReLU(nn.Module):
+class ThresholdedReLU(Described):
     """Let x pass where x > theta, else zero (Keras 2.2.4 ``layers/advanced_activations.py``)."""
+
+    described = ("theta",)
 
     def __init__(self, theta: float) -> None:
         super().__init__()
@@ -78,15 +74,6 @@ class ThresholdedReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it."""
         return x * (x > self.theta)
-
-    def extra_repr(self) -> str:
-        """Show the threshold."""
-        return f"theta={self.theta}"
-
-
-def thresholded_relu(layer: LayerSpec) -> nn.Module:
-    """Build a ThresholdedReLU."""
-    return ThresholdedReLU(layer.config["theta"])
 
 
 class PReLU(nn.Module):
@@ -165,12 +152,14 @@ def srelu(layer: LayerSpec) -> nn.Module:
     return SReLU(**{name: to_parameter(array) for name, array in layer.weights.items()})
 
 
-class Softmax(nn.Module):
+class Softmax(Described):
     """Softmax over one axis or several, together.
 
     A mask takes -1e9 off the masked entries (tf.keras), or puts -1e9 in their place and zeroes the
     result (Keras 3, ``replaces``).
     """
+
+    described = ("axes",)
 
     def __init__(self, axes: tuple[int, ...], *, replaces: bool) -> None:
         super().__init__()
@@ -188,10 +177,6 @@ class Softmax(nn.Module):
         if len(self.axes) == 1:
             return torch.softmax(x, dim=self.axes[0])
         return torch.exp(x - torch.logsumexp(x, dim=self.axes, keepdim=True))
-
-    def extra_repr(self) -> str:
-        """Show the axes."""
-        return f"axes={self.axes}"
 
 
 def _softmax_mask(layer: LayerSpec) -> MaskFlow:
@@ -211,10 +196,10 @@ def softmax(layer: LayerSpec) -> nn.Module:
 
 CONVERTERS: Mapping[str, Converter] = {
     "Activation": Converter(activation_layer, SAME),
-    "ReLU": Converter(relu, _relu_mask),
-    "LeakyReLU": Converter(leaky_relu, SAME),
-    "ELU": Converter(elu, SAME),
-    "ThresholdedReLU": Converter(thresholded_relu, SAME),
+    "ReLU": Converter(relu, passes_mask),
+    "LeakyReLU": Converter(of_options(nn.LeakyReLU, "negative_slope"), SAME),
+    "ELU": Converter(of_options(nn.ELU, "alpha"), SAME),
+    "ThresholdedReLU": Converter(of_options(ThresholdedReLU, "theta"), SAME),
     "PReLU": Converter(prelu, SAME),
     "ParametricSoftplus": Converter(parametric_softplus, SAME),
     "SReLU": Converter(srelu, SAME),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.functional.parameters import to_parameter
+from keras2torch_birnn.layers.dense import linear
 from keras2torch_birnn.layers.registry import Converter, MaskFlow
 from keras2torch_birnn.schema.attention import attended_axes
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -308,12 +309,8 @@ def _linear(layer: LayerSpec, name: str, inputs: int = 1) -> nn.Linear:
     """Build a projection: ``kernel`` (in..., out...), ``inputs`` axes in, flattened, transposed."""
     kernel = layer.weights[f"{name}/kernel"]
     flat: Array = kernel.reshape(math.prod(kernel.shape[:inputs]), -1)
-    bias = layer.config["use_bias"]
-    linear = nn.Linear(flat.shape[0], flat.shape[1], bias, device="meta")
-    linear.weight = to_parameter(flat.T)
-    if bias:
-        linear.bias = to_parameter(layer.weights[f"{name}/bias"].reshape(-1))
-    return linear
+    bias = layer.weights[f"{name}/bias"].reshape(-1) if layer.config["use_bias"] else None
+    return linear(flat, bias)
 
 
 def rules_of_rows(layer: LayerSpec) -> tuple[When, When]:

@@ -28,7 +28,6 @@ from keras2torch_birnn.rnn.modules import (
     AnyRecurrent,
     Plan,
     plan_of,
-    recurrent_forward,
     shown_options,
 )
 from keras2torch_birnn.rnn.tensor_checks import check_states
@@ -42,9 +41,6 @@ class ConvLSTM(AnyRecurrent, nn.Module):
     ``weight_ih`` (4F, C, K), ``weight_hh`` (4F, F, K), ``bias`` (4F,). With ``channels_first`` the
     channels come before S, in the states as well.
     """
-
-    carried: tuple[State, ...] | None = None
-    forward: Any = recurrent_forward
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.layers.registry import NONE, Converter, by_axes
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema.convolution import transposed_length
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -252,14 +252,8 @@ def transposed(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "Conv1D": Converter(convolution, NONE),
-    "Conv2D": Converter(convolution, NONE),
-    "Conv3D": Converter(convolution, NONE),
-    "DepthwiseConv1D": Converter(depthwise, NONE),
-    "DepthwiseConv2D": Converter(depthwise, NONE),
-    "SeparableConv1D": Converter(separable, NONE),
-    "SeparableConv2D": Converter(separable, NONE),
-    "Conv1DTranspose": Converter(transposed, NONE),
-    "Conv2DTranspose": Converter(transposed, NONE),
-    "Conv3DTranspose": Converter(transposed, NONE),
+    **by_axes("Conv{}D", Converter(convolution, NONE)),
+    **by_axes("DepthwiseConv{}D", Converter(depthwise, NONE), (1, 2)),
+    **by_axes("SeparableConv{}D", Converter(separable, NONE), (1, 2)),
+    **by_axes("Conv{}DTranspose", Converter(transposed, NONE)),
 }

@@ -82,7 +82,7 @@ def dense(layer: LayerSpec) -> nn.Module:
     if layer.semantics.get("quantized"):
         return _quantized(layer)
     bias = layer.weights["bias"] if layer.config["use_bias"] else None
-    return _linear(layer.weights["kernel"], bias)
+    return linear(layer.weights["kernel"], bias)
 
 
 def _activated(layer: LayerSpec) -> Around:
@@ -159,7 +159,7 @@ def einsum_dense(layer: LayerSpec) -> nn.Module:
     return QuantizedEinsumDense(config["equation"], weight, bias, scale, rounds=rounds)
 
 
-def _linear(kernel: Array, bias: Array | None) -> nn.Linear:
+def linear(kernel: Array, bias: Array | None) -> nn.Linear:
     """Turn ``kernel`` (in, out) -> ``weight`` (out, in)."""
     in_features, out_features = kernel.shape
     module = nn.Linear(in_features, out_features, bias is not None, device="meta")
@@ -193,8 +193,8 @@ def highway(layer: LayerSpec) -> nn.Module:
     """Build a Highway: ``W``, ``b`` -> ``through``, ``W_carry``, ``b_carry`` -> ``carry``."""
     weights = layer.weights
     return Highway(
-        _linear(weights["W"], weights.get("b")),
-        _linear(weights["W_carry"], weights.get("b_carry")),
+        linear(weights["W"], weights.get("b")),
+        linear(weights["W_carry"], weights.get("b_carry")),
         layer.config["activation"],
     )
 

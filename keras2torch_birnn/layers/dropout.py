@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
+from keras2torch_birnn.layers.registry import (
+    SAME,
+    Converter,
+    Described,
+    leave_alone,
+    of_options,
+    passes_mask,
+)
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -19,8 +26,10 @@ def drawn(x: Tensor, noise_shape: tuple[int | None, ...]) -> list[int]:
     return [own if size is None else size for own, size in sizes]
 
 
-class ShapedDropout(nn.Module):
+class ShapedDropout(Described):
     """Dropout whose mask has size 1 on some axes (``noise_shape``; SpatialDropout: the steps)."""
+
+    described = ("rate", "noise_shape")
 
     def __init__(self, rate: float, noise_shape: tuple[int | None, ...]) -> None:
         super().__init__()
@@ -31,10 +40,6 @@ class ShapedDropout(nn.Module):
         if not self.training:
             return x
         return x * functional.dropout(x.new_ones(drawn(x, self.noise_shape)), self.rate)
-
-    def extra_repr(self) -> str:
-        """Show rate and shape."""
-        return f"rate={self.rate}, noise_shape={self.noise_shape}"
 
 
 def dropout(layer: LayerSpec) -> nn.Module:
@@ -61,8 +66,10 @@ def spatial_dropout_of_planes(layer: LayerSpec) -> nn.Module:
     return ShapedDropout(layer.config["rate"], shape)
 
 
-class GaussianNoise(nn.Module):
+class GaussianNoise(Described):
     """Addition of normal noise in training."""
+
+    described = ("stddev",)
 
     def __init__(self, stddev: float) -> None:
         super().__init__()
@@ -72,18 +79,11 @@ class GaussianNoise(nn.Module):
         """Compute x + stddev * N(0, 1)."""
         return x + self.stddev * torch.randn_like(x) if self.training else x
 
-    def extra_repr(self) -> str:
-        """Show the deviation."""
-        return f"stddev={self.stddev}"
 
-
-def gaussian_noise(layer: LayerSpec) -> nn.Module:
-    """Build a GaussianNoise."""
-    return GaussianNoise(layer.config["stddev"])
-
-
-class GaussianDropout(nn.Module):
+class GaussianDropout(Described):
     """Multiplication by normal noise around 1 in training, of variance rate / (1 - rate)."""
+
+    described = ("rate",)
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -96,18 +96,11 @@ class GaussianDropout(nn.Module):
         deviation = math.sqrt(self.rate / (1.0 - self.rate))
         return x * (1.0 + deviation * torch.randn_like(x))
 
-    def extra_repr(self) -> str:
-        """Show the rate."""
-        return f"rate={self.rate}"
 
-
-def gaussian_dropout(layer: LayerSpec) -> nn.Module:
-    """Build a GaussianDropout."""
-    return GaussianDropout(layer.config["rate"])
-
-
-class ShapedAlphaDropout(nn.Module):
+class ShapedAlphaDropout(Described):
     """AlphaDropout whose mask has size 1 on some axes (``noise_shape``)."""
+
+    described = ("rate", "noise_shape")
 
     # What selu gives for a very low value.
     LOWEST = -1.6732632423543772 * 1.0507009873554805
@@ -124,10 +117,6 @@ class ShapedAlphaDropout(nn.Module):
         a = 1 / math.sqrt((1 - self.rate) * (1 + self.rate * self.LOWEST**2))
         return torch.where(kept, x, self.LOWEST) * a - a * self.LOWEST * self.rate
 
-    def extra_repr(self) -> str:
-        """Show rate and shape."""
-        return f"rate={self.rate}, noise_shape={self.noise_shape}"
-
 
 def alpha_dropout(layer: LayerSpec) -> nn.Module:
     """Build an AlphaDropout."""
@@ -137,28 +126,14 @@ def alpha_dropout(layer: LayerSpec) -> nn.Module:
     return ShapedAlphaDropout(layer.config["rate"], shape)
 
 
-def activity_regularization(layer: LayerSpec) -> nn.Module:
-    """Build an ActivityRegularization: it adds to Keras' loss and leaves its input alone."""
-    return nn.Identity()
-
-
-def _identity_mask(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.semantics["passes_mask"] else NONE
-
-
-def identity(layer: LayerSpec) -> nn.Module:
-    """Build an Identity. tf.keras' drops the mask."""
-    return nn.Identity()
-
-
 CONVERTERS: Mapping[str, Converter] = {
     "Dropout": Converter(dropout, SAME),
     "SpatialDropout1D": Converter(spatial_dropout, SAME),
     "SpatialDropout2D": Converter(spatial_dropout_of_planes, SAME),
     "SpatialDropout3D": Converter(spatial_dropout_of_planes, SAME),
-    "GaussianNoise": Converter(gaussian_noise, SAME),
-    "GaussianDropout": Converter(gaussian_dropout, SAME),
+    "GaussianNoise": Converter(of_options(GaussianNoise, "stddev"), SAME),
+    "GaussianDropout": Converter(of_options(GaussianDropout, "rate"), SAME),
     "AlphaDropout": Converter(alpha_dropout, SAME),
-    "ActivityRegularization": Converter(activity_regularization, SAME),
-    "Identity": Converter(identity, _identity_mask),
+    "ActivityRegularization": Converter(leave_alone, SAME),  # it adds to Keras' loss
+    "Identity": Converter(leave_alone, passes_mask),  # tf.keras' drops the mask
 }

@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from keras2torch_birnn.layers.operations import OperationNodes
 
 # An input of a model: the fx node, its mask, its dtype.
-Given = tuple[Any, Any, str]
+Input = tuple[Any, Any, str]
 _GIVEN = "given"  # the dtype of a user's input, not known yet
 # Keywords of a call -> the dtype that they are; layers take masks of any.
 _KEYWORDS = {"initial_state": "float"}
@@ -167,7 +167,7 @@ class _Emitter:
     def run(
         self,
         graph: Graph,
-        given: list[Given],
+        inputs: list[Input],
         names: Mapping[str, str],
         prefix: str,
         path: str,
@@ -175,7 +175,7 @@ class _Emitter:
         """Emit all calls of a graph; return outputs and masks."""
         values: dict[tuple[str, int], Structure] = {}
         masks: dict[tuple[str, int], Structure] = {}
-        inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), given, strict=False))
+        by_layer = dict(zip((ref.layer for ref in leaves(graph.inputs)), inputs, strict=False))
         dtypes: dict[Node, Dtypes] = {}
         read = _read(graph)
         used = _count_outputs(leaves((tuple(call.args for call in graph.calls), graph.outputs)))
@@ -204,7 +204,7 @@ class _Emitter:
             layer, key = graph.layer(call.layer), (call.layer, call.index)
             where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
             if layer.class_name == "InputLayer":
-                x, masks[key], dtype = inputs[call.layer]
+                x, masks[key], dtype = by_layer[call.layer]
                 wanted = declared_dtype(layer) if call.layer in read else dtype
                 values[key], dtypes[key] = self.cast(x, dtype, wanted), (wanted,)
                 continue
@@ -250,7 +250,7 @@ class _Emitter:
         """
         own = custom_layer_of(without_time_distributed(layer)) is not None
 
-        def structure(given: Structure, wanted: str) -> Structure:
+        def structure(argument: Structure, wanted: str) -> Structure:
             def tensor(leaf: Any) -> Any:
                 if not isinstance(leaf, TensorRef):
                     return value(leaf)
@@ -258,7 +258,7 @@ class _Emitter:
                 become = "ids" if own and dtype.startswith("int") else wanted
                 return self.cast(value(leaf), dtype, become) if become else value(leaf)
 
-            return map_structure(tensor, given)
+            return map_structure(tensor, argument)
 
         came = tuple(dtype_of(leaf, dtypes) for leaf in leaves(call.args))
         unchanged = own or takes_unchanged(layer, came)

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers.preprocessing import encode, numbered_tokens
-from keras2torch_birnn.layers.registry import NONE, Converter
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.layers.registry import NONE, Converter, of_options
 
 # "-9223372036854775808" has 20 characters; words of 8 may be read beyond the end.
 _WIDTH = 24
@@ -184,12 +183,5 @@ class Hashing(nn.Module):
         return f"{self.bins}, mask_value={self.mask_value}, {how}, {self.mode}"
 
 
-def hashing(layer: LayerSpec) -> nn.Module:
-    """Build a Hashing."""
-    config = layer.config
-    return Hashing(config["num_bins"], config["mask_value"], config["salt"], config["output_mode"])
-
-
-CONVERTERS: Mapping[str, Converter] = {
-    "Hashing": Converter(hashing, NONE),
-}
+_OPTIONS = ("num_bins", "mask_value", "salt", "output_mode")
+CONVERTERS: Mapping[str, Converter] = {"Hashing": Converter(of_options(Hashing, *_OPTIONS), NONE)}

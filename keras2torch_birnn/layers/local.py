@@ -15,7 +15,7 @@ from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import pad
-from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.layers.registry import NONE, Converter, by_axes
 from keras2torch_birnn.schema.local import Places, places, windows_of
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -139,7 +139,4 @@ def locally_connected(layer: LayerSpec) -> nn.Module:
     return LocallyConnected(weight, bias, axes, config)
 
 
-CONVERTERS: Mapping[str, Converter] = {
-    "LocallyConnected1D": Converter(locally_connected, NONE),
-    "LocallyConnected2D": Converter(locally_connected, NONE),
-}
+CONVERTERS = by_axes("LocallyConnected{}D", Converter(locally_connected, NONE), (1, 2))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import Converter, MaskFlow
+from keras2torch_birnn.layers.registry import Converter, Described, MaskFlow
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -16,8 +16,10 @@ def differs(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
     return x.ne(value).any(dim=-1)
 
 
-class Masking(nn.Module):
+class Masking(Described):
     """Zeros at steps where every feature is ``mask_value``; the mask marks the others."""
+
+    described = ("mask_value",)
 
     def __init__(self, mask_value: float) -> None:
         super().__init__()
@@ -28,10 +30,6 @@ class Masking(nn.Module):
         if mask is None:
             mask = differs(x, None, self.mask_value)
         return x * mask[..., None].to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Show the value."""
-        return f"mask_value={self.mask_value}"
 
 
 def call_with_mask(module: nn.Module, x: Tensor, mask: Tensor) -> Tensor:

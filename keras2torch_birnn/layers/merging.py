@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, Converter, MaskFlow
+from keras2torch_birnn.layers.registry import NONE, Converter, Described, MaskFlow, of_options
 from keras2torch_birnn.spec import LayerSpec
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -127,16 +127,13 @@ def _merge_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(takes=layer.class_name in MASKED, after=any_mask, every=True)
 
 
-def merge(layer: LayerSpec) -> nn.Module:
-    """Build an elementwise merge."""
-    return Merge(layer.class_name)
-
-
 # ---- Concatenate, Dot ---------------------------------------------------------------------------
 
 
-class Concatenate(nn.Module):
+class Concatenate(Described):
     """Concatenation along an axis."""
+
+    described = ("axis",)
 
     def __init__(self, axis: int) -> None:
         super().__init__()
@@ -145,10 +142,6 @@ class Concatenate(nn.Module):
     def forward(self, tensors: Tensors) -> Tensor:
         """Concatenate a list of tensors that differ in no other axis."""
         return torch.cat(tensors, dim=self.axis)
-
-    def extra_repr(self) -> str:
-        """Show the axis."""
-        return f"axis={self.axis}"
 
 
 def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Tensor:
@@ -176,11 +169,6 @@ def _concatenate_mask(layer: LayerSpec) -> MaskFlow:
     if rule == "none":
         return NONE
     return MaskFlow(after=concatenated_mask, constants={"axis": layer.config["axis"], "rule": rule})
-
-
-def concatenate(layer: LayerSpec) -> nn.Module:
-    """Build a Concatenate."""
-    return Concatenate(layer.config["axis"])
 
 
 class Dot(nn.Module):
@@ -237,13 +225,8 @@ def dot(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "Add": Converter(merge, _merge_mask),
-    "Subtract": Converter(merge, _merge_mask),
-    "Multiply": Converter(merge, _merge_mask),
-    "Average": Converter(merge, _merge_mask),
-    "Maximum": Converter(merge, _merge_mask),
-    "Minimum": Converter(merge, _merge_mask),
-    "Concatenate": Converter(concatenate, _concatenate_mask),
+    **dict.fromkeys(FUNCTIONS, Converter(lambda layer: Merge(layer.class_name), _merge_mask)),
+    "Concatenate": Converter(of_options(Concatenate, "axis"), _concatenate_mask),
     "Merge": Converter(merge_of_keras_1, NONE),
     "Dot": Converter(dot, NONE),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from keras2torch_birnn.layers.registry import (
     SAME,
     Around,
     Converter,
+    Described,
     MaskFlow,
     Step,
 )
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.spec import Array, LayerSpec
 
 # Half precision has too few bits for moments.
 _HALF = (torch.float16, torch.bfloat16)
@@ -211,6 +212,15 @@ def _batch_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(takes=rule.masked != "all" and rule.by != "moving averages")
 
 
+def _scales(weights: Mapping[str, Array]) -> tuple[nn.Parameter | None, nn.Parameter | None]:
+    """Return torch's weight and bias, which Keras calls gamma and beta; each may be absent."""
+    gamma, beta = (weights.get(name) for name in ("gamma", "beta"))
+    return (
+        None if gamma is None else to_parameter(gamma),
+        None if beta is None else to_parameter(beta),
+    )
+
+
 def batch_normalization(layer: LayerSpec) -> nn.Module:
     """Build a BatchNormalization: gamma, beta, moving mean and variance as torch calls them.
 
@@ -232,19 +242,20 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
         momentum=float(np.float32(share)) if rule.single else share,
         rule=rule,
     )
-    for name, source in (("weight", "gamma"), ("bias", "beta")):
-        setattr(module, name, to_parameter(weights[source]) if source in weights else None)
+    module.weight, module.bias = cast(Any, _scales(weights))
     module.running_mean = to_parameter(weights["moving_mean"]).data
     module.running_var = to_parameter(weights["moving_variance"]).data
     module.num_batches_tracked = torch.tensor(0)
     return module
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Described):
     """Layer normalisation over any axes, with or without weight and bias.
 
     For axes at the end it is an ``nn.LayerNorm`` in all but the option to drop either parameter.
     """
+
+    described = ("axes", "eps")
 
     def __init__(
         self,
@@ -273,10 +284,6 @@ class LayerNorm(nn.Module):
         )
         return y.movedim(tail, self.axes)
 
-    def extra_repr(self) -> str:
-        """Show axes and epsilon."""
-        return f"axes={self.axes}, eps={self.eps}"
-
 
 def layer_normalization(layer: LayerSpec) -> nn.Module:
     """Build a LayerNormalization: an nn.LayerNorm where it has both parameters on the last axes."""
@@ -285,8 +292,7 @@ def layer_normalization(layer: LayerSpec) -> nn.Module:
     if layer.input_shape is not None:
         rank = len(layer.input_shape)
         axes = tuple(a - rank for a in normalized_axes(config, rank))
-    gamma = to_parameter(weights["gamma"]) if "gamma" in weights else None
-    beta = to_parameter(weights["beta"]) if "beta" in weights else None
+    gamma, beta = _scales(weights)
     centers = not config["rms_scaling"]
     if gamma is not None and beta is not None and axes == tuple(range(-len(axes), 0)):
         module = nn.LayerNorm(gamma.shape, eps=config["epsilon"], device="meta")
@@ -335,18 +341,14 @@ def _group_mask(layer: LayerSpec) -> MaskFlow:
 
 def group_normalization(layer: LayerSpec) -> nn.Module:
     """Build a GroupNormalization."""
-    config, weights = layer.config, layer.weights
-    return GroupNorm(
-        config["groups"],
-        to_parameter(weights["gamma"]) if "gamma" in weights else None,
-        to_parameter(weights["beta"]) if "beta" in weights else None,
-        axis=config["axis"],
-        eps=config["epsilon"],
-    )
+    config, scales = layer.config, _scales(layer.weights)
+    return GroupNorm(config["groups"], *scales, axis=config["axis"], eps=config["epsilon"])
 
 
-class UnitNorm(nn.Module):
+class UnitNorm(Described):
     """Division of each vector along the axes by its norm, or by ``smallest`` if that is larger."""
+
+    described = ("axes", "smallest")
 
     def __init__(self, axes: tuple[int, ...], smallest: float) -> None:
         super().__init__()
@@ -356,10 +358,6 @@ class UnitNorm(nn.Module):
         """Normalize x of any shape."""
         length = x.square().sum(dim=self.axes, keepdim=True).sqrt()
         return x / length.clamp(min=self.smallest)
-
-    def extra_repr(self) -> str:
-        """Show axes and the smallest norm."""
-        return f"axes={self.axes}, smallest={self.smallest}"
 
 
 def unit_normalization(layer: LayerSpec) -> nn.Module:

@@ -6,23 +6,21 @@ it, so that all calls with the same inputs give the same bits.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.guard import PATIENCE, Guard
+from keras2torch_birnn.rnn.guard import PATIENCE, Guard, guard_calls
 from keras2torch_birnn.rnn.modules import Plan
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import GIVEN, PreparedCalls, Program
-from keras2torch_birnn.rnn.observed_code import Observer
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 from keras2torch_birnn.torch_private import assume_so, find
 
@@ -56,35 +54,35 @@ class OneCall(PreparedCalls):
         self._found: dict[Any, _Recorded | bool] = {}
         self._changes = 0
 
-    def run(self, model: nn.Module, given: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    def run(self, model: nn.Module, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
         """Return the outputs; None if the model has to be called as torch calls it."""
-        if named or not _TYPES.issuperset(map(type, given)):
+        if named or not _TYPES.issuperset(map(type, inputs)):
             return None
-        key = (*map(_SHAPE, given), *map(_DTYPE, given))
+        key = (*map(_SHAPE, inputs), *map(_DTYPE, inputs))
         found = self._found.get(key)
-        if found is False or not self._can_run(given):
+        if found is False or not self._can_run(inputs):
             return None
         if isinstance(found, _Recorded) and not (
             found.guard.caller is model and found.guard.holds()  # a shallow copy shares programs
         ):
             self._forget()
             found = None
-        found = found or self._record_new_sizes(key, model, given)
+        found = found or self._record_new_sizes(key, model, inputs)
         if not isinstance(found, _Recorded):
             return None
         outputs = [*map(_make_like, found.like)]
-        inputs = [*map(Tensor.contiguous, given)]
-        if not found.program.run([*map(Tensor.data_ptr, inputs), *map(Tensor.data_ptr, outputs)]):
+        dense = [*map(Tensor.contiguous, inputs)]
+        if not found.program.run([*map(Tensor.data_ptr, dense), *map(Tensor.data_ptr, outputs)]):
             return None
         return tuple(outputs) if found.several else outputs[0]
 
-    def _can_run(self, given: Sequence[Tensor]) -> bool:
+    def _can_run(self, inputs: Sequence[Tensor]) -> bool:
         """Return whether torch would compute the same with these inputs now."""
         return (
             engines.REQUESTED in ("auto", "native")
-            and is_plain(given)
+            and is_plain(inputs)
             and not (_function_modes() or has_global_hooks() or torch.is_autocast_enabled("cpu"))
-            and all(map(_IS_CPU, given))
+            and all(map(_IS_CPU, inputs))
         )
 
     def _forget(self) -> None:
@@ -93,7 +91,7 @@ class OneCall(PreparedCalls):
         self._changes += 1
 
     def _record_new_sizes(
-        self, key: Any, model: nn.Module, given: Sequence[Tensor]
+        self, key: Any, model: nn.Module, inputs: Sequence[Tensor]
     ) -> _Recorded | bool:
         """Record a program for input sizes that are new; return False if there can be none."""
         if (
@@ -102,31 +100,23 @@ class OneCall(PreparedCalls):
             or sys.getprofile() is not None  # the code could not be observed
         ):
             return False
-        self._found[key] = found = self._record(model, given)
+        self._found[key] = found = self._record(model, inputs)
         return found
 
-    def _record(self, model: nn.Module, given: Sequence[Tensor]) -> _Recorded | bool:
-        if why_missing() or not all(map(torch.numel, given)):
+    def _record(self, model: nn.Module, inputs: Sequence[Tensor]) -> _Recorded | bool:
+        if why_missing() or not all(map(torch.numel, inputs)):
             return False
         from keras2torch_birnn.layers.recording import record  # most processes record nothing
 
-        modules, observer = [*model.modules()], Observer()
+        modules = [*model.modules()]
         if any(map(_carries_states, modules)):  # to record is to call them once more
             return False
-        plain: Any = inspect.unwrap(cast(Any, type(model)).forward)
-        try:
-            before = Guard(modules, {}, model)
-            if not before.allows():
-                return False
-            work = SMALL_WORK // torch.get_num_threads()
-            writer, sizes, several = record(model, self._graph, given, work, SMALL_FLOATS, observer)
-            codes = {**observer.finish(), plain.__code__: plain.__globals__}
-            guard = Guard(modules, codes, model)
-        except Exception:  # whatever it is, the model itself shows it
+        work = SMALL_WORK // torch.get_num_threads()
+        recording = partial(record, model, self._graph, inputs, work, SMALL_FLOATS)
+        prepared = guard_calls(modules, recording, model)
+        if prepared is None:
             return False
-        # Another thread may have changed the model meanwhile.
-        if not (before.holds() and guard.allows()):
-            return False
+        (writer, sizes, several), guard = prepared
         if writer.given + len(writer.layers) >= GIVEN:
             return False
         return _Recorded(Program(writer), guard, [*map(_FLOAT.expand, sizes)], several)

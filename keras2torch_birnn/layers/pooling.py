@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn import functional
 from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.operations import max_pool1d
 from keras2torch_birnn.layers.convolution import is_padded, is_recorded, pad
-from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow
+from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow, by_axes
 from keras2torch_birnn.spec import LayerSpec
 
 _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
@@ -81,6 +82,7 @@ class Pooling(nn.Module):
 
 
 def _windows(layer: LayerSpec, kind: str) -> nn.Module:
+    """Build a MaxPooling or an AveragePooling."""
     config = layer.config
     return Pooling(
         kind=kind,
@@ -89,16 +91,6 @@ def _windows(layer: LayerSpec, kind: str) -> nn.Module:
         padding=config["padding"],
         last=config["data_format"] == "channels_last",
     )
-
-
-def max_pooling(layer: LayerSpec) -> nn.Module:
-    """Build a MaxPooling."""
-    return _windows(layer, "max")
-
-
-def average_pooling(layer: LayerSpec) -> nn.Module:
-    """Build an AveragePooling."""
-    return _windows(layer, "average")
 
 
 class GlobalPooling(nn.Module):
@@ -126,6 +118,7 @@ class GlobalPooling(nn.Module):
 
 
 def _global(layer: LayerSpec, kind: str) -> nn.Module:
+    """Build a pooling over all steps: Keras ignores a mask for a maximum, and of several axes."""
     return GlobalPooling(
         kind=kind,
         rank=int(layer.class_name[-2]),
@@ -134,18 +127,8 @@ def _global(layer: LayerSpec, kind: str) -> nn.Module:
     )
 
 
-def global_max_pooling(layer: LayerSpec) -> nn.Module:
-    """Build a GlobalMaxPooling. Keras ignores a mask here."""
-    return _global(layer, "max")
-
-
 def _uses_mask(layer: LayerSpec) -> MaskFlow:
     return USES if layer.semantics.get("use_mask") else NONE
-
-
-def global_average_pooling(layer: LayerSpec) -> nn.Module:
-    """Build a GlobalAveragePooling; of several axes it ignores a mask."""
-    return _global(layer, "average")
 
 
 class AdaptivePooling(nn.Module):
@@ -178,32 +161,20 @@ class AdaptivePooling(nn.Module):
         return f"{self.kind}, size={self.size}"
 
 
-def adaptive_pooling(layer: LayerSpec) -> nn.Module:
+def _adaptive(layer: LayerSpec, kind: str) -> nn.Module:
     """Build an AdaptiveMaxPooling or AdaptiveAveragePooling."""
     return AdaptivePooling(
-        kind="max" if "Max" in layer.class_name else "average",
+        kind=kind,
         size=layer.config["output_size"],
         last=layer.config["data_format"] == "channels_last",
     )
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "MaxPooling1D": Converter(max_pooling, NONE),
-    "MaxPooling2D": Converter(max_pooling, NONE),
-    "MaxPooling3D": Converter(max_pooling, NONE),
-    "AveragePooling1D": Converter(average_pooling, NONE),
-    "AveragePooling2D": Converter(average_pooling, NONE),
-    "AveragePooling3D": Converter(average_pooling, NONE),
-    "GlobalMaxPooling1D": Converter(global_max_pooling, NONE),
-    "GlobalMaxPooling2D": Converter(global_max_pooling, NONE),
-    "GlobalMaxPooling3D": Converter(global_max_pooling, NONE),
-    "GlobalAveragePooling1D": Converter(global_average_pooling, _uses_mask),
-    "GlobalAveragePooling2D": Converter(global_average_pooling, _uses_mask),
-    "GlobalAveragePooling3D": Converter(global_average_pooling, _uses_mask),
-    "AdaptiveMaxPooling1D": Converter(adaptive_pooling, NONE),
-    "AdaptiveMaxPooling2D": Converter(adaptive_pooling, NONE),
-    "AdaptiveMaxPooling3D": Converter(adaptive_pooling, NONE),
-    "AdaptiveAveragePooling1D": Converter(adaptive_pooling, NONE),
-    "AdaptiveAveragePooling2D": Converter(adaptive_pooling, NONE),
-    "AdaptiveAveragePooling3D": Converter(adaptive_pooling, NONE),
+    **by_axes("MaxPooling{}D", Converter(partial(_windows, kind="max"), NONE)),
+    **by_axes("AveragePooling{}D", Converter(partial(_windows, kind="average"), NONE)),
+    **by_axes("GlobalMaxPooling{}D", Converter(partial(_global, kind="max"), NONE)),
+    **by_axes("GlobalAveragePooling{}D", Converter(partial(_global, kind="average"), _uses_mask)),
+    **by_axes("AdaptiveMaxPooling{}D", Converter(partial(_adaptive, kind="max"), NONE)),
+    **by_axes("AdaptiveAveragePooling{}D", Converter(partial(_adaptive, kind="average"), NONE)),
 }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, SAME, Converter, MaskFlow
+from keras2torch_birnn.layers.registry import NONE, Converter, of_options, passes_mask
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.preprocessing import lookup_options, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
@@ -23,10 +23,6 @@ def _single(value: Any) -> Tensor:
 def numbered_tokens(count: int) -> Tensor:
     """Return the tokens 0 to count - 1 in the dtype of the outputs."""
     return torch.arange(count, dtype=torch.float32)
-
-
-def _passes(layer: LayerSpec) -> MaskFlow:
-    return SAME if layer.semantics["passes_mask"] else NONE
 
 
 class Normalization(nn.Module):
@@ -104,11 +100,6 @@ class Rescaling(nn.Module):
         return ", ".join(shown)
 
 
-def rescaling(layer: LayerSpec) -> nn.Module:
-    """Build a Rescaling."""
-    return Rescaling(layer.config["scale"], layer.config["offset"])
-
-
 def encode(ids: Tensor, tokens: Tensor, mode: str, weights: Tensor | None = None) -> Tensor:
     """Encode ids over all ``tokens``: one-hot rows, or per sample which occur or how often.
 
@@ -143,11 +134,6 @@ class CategoryEncoding(nn.Module):
         return f"{len(self.tokens)}, {self.mode}"
 
 
-def category_encoding(layer: LayerSpec) -> nn.Module:
-    """Build a CategoryEncoding."""
-    return CategoryEncoding(layer.config["num_tokens"], layer.config["output_mode"])
-
-
 class Discretization(nn.Module):
     """The number of boundaries that x has reached, as an id or encoded."""
 
@@ -169,11 +155,6 @@ class Discretization(nn.Module):
     def extra_repr(self) -> str:
         """Show the number of boundaries and the mode."""
         return f"{len(self.boundaries)} boundaries, {self.mode}"
-
-
-def discretization(layer: LayerSpec) -> nn.Module:
-    """Build a Discretization."""
-    return Discretization(layer.config["bin_boundaries"], layer.config["output_mode"])
 
 
 class IntegerLookup(nn.Module):
@@ -231,9 +212,9 @@ def integer_lookup(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "Normalization": Converter(normalization, _passes),
-    "Rescaling": Converter(rescaling, _passes),
-    "CategoryEncoding": Converter(category_encoding, NONE),
-    "Discretization": Converter(discretization, NONE),
+    "Normalization": Converter(normalization, passes_mask),
+    "Rescaling": Converter(of_options(Rescaling, "scale", "offset"), passes_mask),
+    "CategoryEncoding": Converter(of_options(CategoryEncoding, "num_tokens", "output_mode"), NONE),
+    "Discretization": Converter(of_options(Discretization, "bin_boundaries", "output_mode"), NONE),
     "IntegerLookup": Converter(integer_lookup, NONE),
 }

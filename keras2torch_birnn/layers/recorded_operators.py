@@ -88,19 +88,12 @@ def _only_bools(*tensors: Tensor) -> None:
         raise NotRecordedError("bits of integers")
 
 
-def _and(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
-    _only_bools(a, b)
-    return r.elementwise("multiply", result, a, b)
+def _logical(name: str, *more: float) -> Recording:
+    def lower(r: Values, result: Tensor, *flags: Tensor) -> Value:
+        _only_bools(*flags)
+        return r.elementwise(name, result, *flags, *more)
 
-
-def _or(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
-    _only_bools(a, b)
-    return r.elementwise("maximum", result, a, b)
-
-
-def _not(r: Values, result: Tensor, a: Tensor) -> Value:
-    _only_bools(a)
-    return r.elementwise("equal", result, a, 0.0)
+    return lower
 
 
 def _cast(r: Values, result: Tensor, x: Tensor, **_: Any) -> Value:
@@ -148,29 +141,17 @@ def _where(r: Values, result: Tensor, condition: Tensor, a: Any, b: Any) -> Valu
     return r.elementwise("select", result, condition, a, b)
 
 
-def _sum(
-    r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
-) -> Value:
-    only_floats(x, result)
-    return r.reduce("sum", x, dim or (), keepdim)
+def _reduce(
+    kind: str, check: Callable[..., None] = only_floats, *, mean: bool = False
+) -> Recording:
+    def lower(
+        r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
+    ) -> Value:
+        check(x, result)
+        dims = (dim,) if isinstance(dim, int) else dim or ()
+        return r.reduce(kind, x, dims, keepdim, x.numel() / result.numel() if mean else 1.0)
 
-
-def _mean(
-    r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False, **_: Any
-) -> Value:
-    only_floats(x, result)
-    return r.reduce("sum", x, dim or (), keepdim, x.numel() / result.numel())
-
-
-def _maximum(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
-    only_floats(x)
-    return r.reduce("maximum", x, dim or (), keepdim)
-
-
-def _any(r: Values, result: Tensor, x: Tensor, dim: Any = (), keepdim: bool = False) -> Value:
-    _only_bools(x)
-    dims = (dim,) if isinstance(dim, int) else dim
-    return r.reduce("maximum", x, dims or (), keepdim)
+    return lower
 
 
 def _softmax(r: Values, result: Tensor, x: Tensor, dim: int, half: bool) -> Value:
@@ -348,12 +329,12 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.leaky_relu.default: _leaky,
     aten.clamp.default: _clamp,
     aten.hardtanh.default: _hard_tanh,
-    aten.logical_and.default: _and,
-    aten.bitwise_and.Tensor: _and,
-    aten.logical_or.default: _or,
-    aten.bitwise_or.Tensor: _or,
-    aten.logical_not.default: _not,
-    aten.bitwise_not.default: _not,
+    aten.logical_and.default: _logical("multiply"),
+    aten.bitwise_and.Tensor: _logical("multiply"),
+    aten.logical_or.default: _logical("maximum"),
+    aten.bitwise_or.Tensor: _logical("maximum"),
+    aten.logical_not.default: _logical("equal", 0.0),
+    aten.bitwise_not.default: _logical("equal", 0.0),
     aten._to_copy.default: _cast,
     aten.clone.default: _same,
     aten.zeros_like.default: _filled(0.0),
@@ -364,14 +345,14 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.scalar_tensor.default: _scalar,
     aten.masked_fill.Scalar: _masked_fill,
     aten.where.self: _where,
-    aten.sum.default: _sum,
-    aten.sum.dim_IntList: _sum,
-    aten.mean.default: _mean,
-    aten.mean.dim: _mean,
-    aten.amax.default: _maximum,
-    aten.any.default: _any,
-    aten.any.dim: _any,
-    aten.any.dims: _any,
+    aten.sum.default: _reduce("sum"),
+    aten.sum.dim_IntList: _reduce("sum"),
+    aten.mean.default: _reduce("sum", mean=True),
+    aten.mean.dim: _reduce("sum", mean=True),
+    aten.amax.default: _reduce("maximum"),
+    aten.any.default: _reduce("maximum", _only_bools),
+    aten.any.dim: _reduce("maximum", _only_bools),
+    aten.any.dims: _reduce("maximum", _only_bools),
     aten._softmax.default: _softmax,
     aten.mm.default: _mm,
     aten.bmm.default: _bmm,

@@ -145,16 +145,16 @@ class Values:
             self.keep(tensor, value._replace(meta=meta))
 
     def map(
-        self, name: str, to: Value, given: Sequence[Value], p: float = 0.0, more: int = 0
+        self, name: str, to: Value, sources: Sequence[Value], p: float = 0.0, more: int = 0
     ) -> Value:
         """Compute elementwise; operands are broadcast to the result."""
-        metas = [to.meta, *(one.meta.expand(to.meta.shape) for one in given)]
+        metas = [to.meta, *(one.meta.expand(to.meta.shape) for one in sources)]
         count = to.meta.numel()
         axes = _merged_axes(list(to.meta.shape), [list(meta.stride()) for meta in metas])
         sizes, strides = axes
         if len(sizes) > _AXES:
             raise NotRecordedError("too many axes")
-        operands = [to, *given]
+        operands = [to, *sources]
         while len(operands) < 4:  # the library reads three
             operands.append(operands[1])
             strides.append(strides[1])
@@ -165,13 +165,13 @@ class Values:
         return to
 
     def elementwise(
-        self, name: str, result: Tensor, *given: Any, p: float = 0.0, more: int = 0
+        self, name: str, result: Tensor, *sources: Any, p: float = 0.0, more: int = 0
     ) -> Value:
         """Compute a tensor elementwise of tensors and numbers."""
         if not result.numel():
             raise NotRecordedError("no numbers")
         values = [
-            self.value(x) if isinstance(x, Tensor) else self.constant(float(x)) for x in given
+            self.value(x) if isinstance(x, Tensor) else self.constant(float(x)) for x in sources
         ]
         like = next((v.meta for v in values if v.meta.shape == result.shape), None)
         to = self.new(result.shape if like is None else like)

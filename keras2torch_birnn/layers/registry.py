@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -108,9 +108,40 @@ class Converter:
         return self.mask(layer) if callable(self.mask) else self.mask
 
 
+Table: TypeAlias = Mapping[str, Converter]
 # An input is an argument of the model's graph.
 _CONVERTED = {name: page for name, page in PAGES.items() if name != "InputLayer"}
 CONVERTERS: Mapping[str, Converter] = Pages("keras2torch_birnn.layers", "CONVERTERS", _CONVERTED)
+
+
+def of_options(module: Callable[..., nn.Module], *names: str) -> Build:
+    """Return the builder of a module that takes these options of its layer, in this order."""
+    return lambda layer: module(*(layer.config[name] for name in names))
+
+
+def by_axes(names: str, converter: Converter, axes: Iterable[int] = (1, 2, 3)) -> Table:
+    """Return the rows of a layer for one axis, two or three, as ``{}`` in its name says."""
+    return dict.fromkeys(map(names.format, axes), converter)
+
+
+def leave_alone(layer: LayerSpec) -> nn.Module:
+    """Build the identity, for a layer that does nothing but in training."""
+    return nn.Identity()
+
+
+def passes_mask(layer: LayerSpec) -> MaskFlow:
+    """Return the mask flow of a layer that passes its mask on in some versions of Keras alone."""
+    return SAME if layer.semantics["passes_mask"] else NONE
+
+
+class Described(nn.Module):
+    """A module that is printed with some of its attributes."""
+
+    described: ClassVar[tuple[str, ...]]
+
+    def extra_repr(self) -> str:
+        """Show the attributes."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self.described)
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.layers.registry import NONE, Converter, Described, of_options
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -33,8 +33,10 @@ def flatten(layer: LayerSpec) -> nn.Module:
     return Flatten(channels_first=True)
 
 
-class Reshape(nn.Module):
+class Reshape(Described):
     """(B, ...) -> (B, *target_shape); one size may be -1."""
+
+    described = ("target_shape",)
 
     def __init__(self, target_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -44,18 +46,11 @@ class Reshape(nn.Module):
         """Reshape, row-major."""
         return x.reshape(x.shape[0], *self.target_shape)
 
-    def extra_repr(self) -> str:
-        """Show the shape."""
-        return f"target_shape={self.target_shape}"
 
-
-def reshape(layer: LayerSpec) -> nn.Module:
-    """Build a Reshape."""
-    return Reshape(layer.config["target_shape"])
-
-
-class Permute(nn.Module):
+class Permute(Described):
     """Permutation of the axes after B; ``dims`` count from 1."""
+
+    described = ("dims",)
 
     def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
@@ -65,18 +60,11 @@ class Permute(nn.Module):
         """Permute: output axis i is input axis dims[i]."""
         return x.permute(0, *self.dims)
 
-    def extra_repr(self) -> str:
-        """Show the order."""
-        return f"dims={self.dims}"
 
-
-def permute(layer: LayerSpec) -> nn.Module:
-    """Build a Permute."""
-    return Permute(layer.config["dims"])
-
-
-class RepeatVector(nn.Module):
+class RepeatVector(Described):
     """(B, F) -> (B, n, F)."""
+
+    described = ("n",)
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -86,19 +74,10 @@ class RepeatVector(nn.Module):
         """Repeat the vector at every step."""
         return x[:, None, :].expand(-1, self.n, -1)
 
-    def extra_repr(self) -> str:
-        """Show the number of steps."""
-        return f"n={self.n}"
-
-
-def repeat_vector(layer: LayerSpec) -> nn.Module:
-    """Build a RepeatVector."""
-    return RepeatVector(layer.config["n"])
-
 
 CONVERTERS: Mapping[str, Converter] = {
     "Flatten": Converter(flatten, NONE),
-    "Reshape": Converter(reshape, NONE),
-    "Permute": Converter(permute, NONE),
-    "RepeatVector": Converter(repeat_vector, NONE),
+    "Reshape": Converter(of_options(Reshape, "target_shape"), NONE),
+    "Permute": Converter(of_options(Permute, "dims"), NONE),
+    "RepeatVector": Converter(of_options(RepeatVector, "n"), NONE),
 }

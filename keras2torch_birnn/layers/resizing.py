@@ -11,12 +11,14 @@ from torch.nn import functional
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.interpolation import resize, resize_to_nearest
-from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.layers.registry import NONE, Converter, Described, by_axes
 from keras2torch_birnn.spec import LayerSpec
 
 
-class Margins(nn.Module):
+class Margins(Described):
     """Padding with zeros, or cropping with negative numbers: (before, after) per axis."""
+
+    described = ("around",)
 
     def __init__(self, around: tuple[tuple[int, int], ...], *, channels_last: bool) -> None:
         super().__init__()
@@ -25,10 +27,6 @@ class Margins(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Pad (B, T, C) -> (B, before + T + after, C), or with C before T; two axes likewise."""
         return pad(x, [*self.around, (0, 0)] if self.channels_last else self.around)
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return f"around={self.around}"
 
 
 def zero_padding(layer: LayerSpec) -> nn.Module:
@@ -113,11 +111,13 @@ def up_sampling(layer: LayerSpec) -> nn.Module:
     )
 
 
-class Resizing(nn.Module):
+class Resizing(Described):
     """Interpolation between pixels to a given size, without smoothing before.
 
     ``crops``: to the middle part that has the aspect ratio of that size.
     """
+
+    described = ("size", "mode", "crops")
 
     def __init__(
         self, size: tuple[int, int], *, mode: str, crops: bool, channels_last: bool
@@ -145,10 +145,6 @@ class Resizing(nn.Module):
             else:
                 x = resize(x, axis, target, x.shape[axis] / target, self.mode)
         return x
-
-    def extra_repr(self) -> str:
-        """Show size and interpolation."""
-        return f"size={self.size}, mode={self.mode}, crops={self.crops}"
 
 
 def cut_middle(x: Tensor, size: Sequence[int], first: int) -> Tensor:
@@ -211,15 +207,9 @@ def random_crop(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "ZeroPadding1D": Converter(zero_padding, NONE),
-    "ZeroPadding2D": Converter(zero_padding, NONE),
-    "ZeroPadding3D": Converter(zero_padding, NONE),
-    "Cropping1D": Converter(cropping, NONE),
-    "Cropping2D": Converter(cropping, NONE),
-    "Cropping3D": Converter(cropping, NONE),
-    "UpSampling1D": Converter(up_sampling, NONE),
-    "UpSampling2D": Converter(up_sampling, NONE),
-    "UpSampling3D": Converter(up_sampling, NONE),
+    **by_axes("ZeroPadding{}D", Converter(zero_padding, NONE)),
+    **by_axes("Cropping{}D", Converter(cropping, NONE)),
+    **by_axes("UpSampling{}D", Converter(up_sampling, NONE)),
     "Resizing": Converter(resizing, NONE),
     "CenterCrop": Converter(center_crop, NONE),
     "RandomCrop": Converter(random_crop, NONE),

@@ -48,10 +48,10 @@ def _least(module: nn.Module) -> Sequence[int]:
     return ()
 
 
-def _say(needed: Sequence[int], found: Sequence[int]) -> str:
+def _say(needed: Sequence[int], sizes: Sequence[int]) -> str:
     if len(needed) == 1:
-        return f"its window needs at least {needed[0]} steps, found {found[0]}"
-    return f"its window needs sizes of at least {tuple(needed)}, found {tuple(found)}"
+        return f"its window needs at least {needed[0]} steps, found {sizes[0]}"
+    return f"its window needs sizes of at least {tuple(needed)}, found {tuple(sizes)}"
 
 
 def _path(model: fx.GraphModule, module: nn.Module) -> str:

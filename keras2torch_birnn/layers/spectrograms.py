@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import convolve
-from keras2torch_birnn.layers.registry import NONE, Converter
+from keras2torch_birnn.layers.registry import NONE, Converter, Described
 from keras2torch_birnn.schema.spectrograms import frame_step
 from keras2torch_birnn.spec import LayerSpec
 
@@ -20,8 +20,10 @@ from keras2torch_birnn.spec import LayerSpec
 _SMALLEST = 1e-7
 
 
-class STFTSpectrogram(nn.Module):
+class STFTSpectrogram(Described):
     """Short-time Fourier transform by convolution with trained kernels (F, 1, frame)."""
+
+    described = ("mode", "step", "padding")
 
     def __init__(
         self,
@@ -63,10 +65,6 @@ class STFTSpectrogram(nn.Module):
         y = convolve(one, kernel, stride=(self.step,), dilation=(1,), padding=self.padding)
         return y.reshape(-1, x.shape[1], y.shape[1], y.shape[2])
 
-    def extra_repr(self) -> str:
-        """Show the options."""
-        return f"mode={self.mode}, step={self.step}, padding={self.padding}"
-
 
 def stft_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of STFTSpectrogram."""
@@ -87,11 +85,13 @@ def stft_spectrogram(layer: LayerSpec) -> nn.Module:
     return STFTSpectrogram(**kernels, **stft_options(layer.config))
 
 
-class MelSpectrogram(nn.Module):
+class MelSpectrogram(Described):
     """Powers of a short-time Fourier transform, in bins of the mel scale.
 
     In decibels the loudest value of the whole batch limits the others.
     """
+
+    described = ("length", "stride", "bins")
 
     def __init__(
         self,
@@ -152,10 +152,6 @@ class MelSpectrogram(nn.Module):
         left, middle, right = edges[:-2], edges[1:-1], edges[2:]
         rising, falling = (at - left) / (middle - left), (right - at) / (right - middle)
         return torch.minimum(rising, falling).clamp(min=0).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return f"length={self.length}, stride={self.stride}, bins={self.bins}"
 
 
 def _mel(hertz: Tensor) -> Tensor:

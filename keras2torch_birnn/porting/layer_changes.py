@@ -96,7 +96,7 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
         yield from recurrent_changes(path, place, layer)
         yield from row_changes(Maker(path, (place, layer.class_name), layer))
     maker = Maker(path, (place, layer.class_name), layer)
-    for make in _BY_CLASS.get(layer.class_name, ()):
+    for make in BY_CLASS.get(layer.class_name, ()):
         yield from make(maker)
     if layer.class_name not in ("InputLayer", *DROPOUTS):
         yield from general_changes(maker)
@@ -187,7 +187,7 @@ _BINARY = tuple(f"ops.{name}" for name in ("Add", "Subtract", "Multiply", "Maxim
 _COMPARISONS = ("ops.NotEqual", "ops.Greater", "ops.GreaterEqual", "ops.Less", "ops.LessEqual")
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
 _CONVOLUTIONS = tuple(f"{kind}Conv{n}D" for kind in ("", "Separable", "Depthwise") for n in (1, 2))
-_BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
+BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (activation_changes, _bias, late_bias_changes, _square_kernel),
     "Activation": (activation_changes, masked_softmax_changes),
     "Embedding": (id_changes,),

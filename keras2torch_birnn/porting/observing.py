@@ -22,7 +22,9 @@ from torch.overrides import TorchFunctionMode
 
 from keras2torch_birnn.porting.used_tensors import Sources, memory_of
 from keras2torch_birnn.spec import Array, map_structure
+from keras2torch_birnn.torch_private import find_version
 
+_version_of = find_version()
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.
 _ROOM = 1 << 28
 # Values of a tensor at least that tell how another follows from it.
@@ -372,19 +374,19 @@ class _Recorder(TorchFunctionMode):
         """Keep the values of a tensor now; look again at the end if it may be changed in place."""
         if tensor.is_sparse or tensor.dtype.is_complex or not tensor.numel():
             return
-        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor._version)
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), _version_of(tensor))
         if key in self.known or tensor.numel() * 8 > self.room:
             return
         self.known.add(key)
         self.room -= tensor.numel() * 8
         place = self.places[-1] if self.places else ""
         self.kept.append((memory_of(tensor), Seen(with_marked_nan(_to_array(tensor)), place)))
-        self.later.append((tensor, tensor._version, place))  # also keeps its memory its own
+        self.later.append((tensor, _version_of(tensor), place))  # also keeps its memory its own
 
     def finish(self, outputs: Iterator[Tensor]) -> list[Seen]:
         """Return what the outputs were computed from, and the last values of what was filled."""
         for tensor, version, place in self.later:
-            if tensor._version != version:
+            if _version_of(tensor) != version:
                 values = with_marked_nan(_to_array(tensor))
                 self.kept.append((memory_of(tensor), Seen(values, place)))
         self.sources.end_at(outputs)

@@ -260,15 +260,15 @@ def _pictures(layer: LayerParity) -> Element:
     return group("div", "layer", (make("h3", printable(layer.path)), figures))
 
 
-def _figure(one: ErrorMap) -> Element:
-    steps, units = one.errors.shape
-    picture = {"src": heatmap.draw(one.errors), "alt": f"errors of {one.name}"}
-    masked = f", masked: {_ranges(one.masked)}" if one.masked else ""
+def _figure(error_map: ErrorMap) -> Element:
+    steps, units = error_map.errors.shape
+    picture = {"src": heatmap.draw(error_map.errors), "alt": f"errors of {error_map.name}"}
+    masked = f", masked: {_ranges(error_map.masked)}" if error_map.masked else ""
     parts = (
-        make("figcaption", one.name),
+        make("figcaption", error_map.name),
         make("span", f"{units} units", {"class": "down"}),
         make("img", attributes=picture),
-        make("span", f"{steps} steps of row {one.row}{masked}", {"class": "right"}),
+        make("span", f"{steps} steps of row {error_map.row}{masked}", {"class": "right"}),
     )
     return group("figure", "", parts)
 

@@ -91,7 +91,7 @@ def find_function(name: Any) -> Activation:
 
 
 def resolve_merge_modes(
-    given: MergeMode | Sequence[MergeMode], num_layers: int
+    merges: MergeMode | Sequence[MergeMode], num_layers: int
 ) -> tuple[MergeMode, ...]:
     """Return the merge mode of every layer.
 
@@ -99,9 +99,11 @@ def resolve_merge_modes(
         ArgumentTypeError: neither a mode nor a list. ArgumentValueError: too few or too many, or a
             mode that its layer cannot have.
     """
-    if given is not None and not isinstance(given, Sequence):
-        raise ArgumentTypeError(f"merge_mode={given!r}: a mode, or a list of modes is expected")
-    modes = (given,) * num_layers if given is None or isinstance(given, str) else tuple(given)
+    if merges is not None and not isinstance(merges, Sequence):
+        raise ArgumentTypeError(f"merge_mode={merges!r}: a mode, or a list of modes is expected")
+    if merges is None or isinstance(merges, str):
+        merges = (merges,) * num_layers
+    modes = tuple(merges)
     if len(modes) != num_layers:
         raise ArgumentValueError(f"merge_mode: {len(modes)} modes for {num_layers} layers")
     known = ", ".join(MERGE_MODES)

@@ -30,12 +30,12 @@ from keras2torch_birnn.rnn.at_once import AtOnce, Result
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, requested_engine
-from keras2torch_birnn.rnn.engines.engine import RnnStack
+from keras2torch_birnn.rnn.engines.folded import ENGINE, RnnStack
 from keras2torch_birnn.rnn.engines.select import (
     explain_layer,
     explain_stack,
     run,
-    select_stack_engine,
+    runs_folded,
 )
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
@@ -366,11 +366,11 @@ class BidirectionalStack(nn.Module):
             # The states of other layers are parts of the same tensors.
             check_dtypes(x, initial[0][:1] if initial else None, weight, "hx")
         masked = lengths is not None or mask is not None
-        if (found := select_stack_engine(stack, x, masked=masked)) is not None:
+        if runs_folded(stack, x, masked=masked):
             check_shape(x.shape, self.input_size)
             flat = None if initial is None else tuple(chain.from_iterable(initial))
             call = RnnCall(x, lengths, flat, self.merge_mode[-1])
-            outputs, states = _run_valid(partial(found.engine.run_stack, stack), call, mask)
+            outputs, states = _run_valid(partial(ENGINE.run_stack, stack), call, mask)
             return outputs if call.merge is None else outputs[0], _stack_states(states)
         finals: list[State] = []
         out: Merged = x

@@ -7,7 +7,7 @@ a later one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -19,10 +19,7 @@ from keras2torch_birnn.rnn.modules import (
     AnyRecurrent,
     Plan,
     SequenceModule,
-    recurrent_forward,
-    shown_options,
 )
-from keras2torch_birnn.rnn.scripting import refuse_scripting
 
 
 class StackedRNN(AnyRecurrent, nn.Module):
@@ -30,10 +27,6 @@ class StackedRNN(AnyRecurrent, nn.Module):
 
     order: of the states that go in and out: (index of the cell, number of its states).
     """
-
-    carried: tuple[State, ...] | None = None
-    forward: Any = recurrent_forward
-    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self, cells: Sequence[nn.Module], order: Sequence[tuple[int, int]], plan: Plan
@@ -71,7 +64,3 @@ class StackedRNN(AnyRecurrent, nn.Module):
             )
         rest = iter(given)
         return {cell: tuple(next(rest) for _ in range(count)) for cell, count in self.order}
-
-    def extra_repr(self) -> str:
-        """Return Keras' options."""
-        return ", ".join(shown_options(self.plan))

@@ -20,7 +20,7 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
 from keras2torch_birnn.rnn.engines.reduced import can_reduce
 from keras2torch_birnn.rnn.engines.static import SEVERAL
-from keras2torch_birnn.rnn.guard import PATIENCE, Guard
+from keras2torch_birnn.rnn.guard import PATIENCE, Guard, guard_calls
 from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
@@ -144,16 +144,13 @@ class Chain(PreparedCalls):
             return None
         self._in_vain += 1
         recurrent: Any = [m for m, at in zip(modules, self._links, strict=True) if at.recurrent]
-        observer = Observer()
-        try:
-            if not Guard(modules, {}).allows():
-                return None
+
+        def call_once(observer: Observer) -> None:
             with observer, _without_carried(recurrent):
                 self._call_each(modules, x[:1, :2], None if mask is None else mask[:1, :2])
-            guard = Guard(modules, observer.finish())
-        except Exception:  # whatever it is, the modules themselves show it
-            return None
-        return _prepare(guard, recurrent) if guard.allows() else None
+
+        called = guard_calls(modules, call_once)
+        return None if called is None else _prepare(called[1], recurrent)
 
     def _call_at_once(self, ready: _Prepared, x: Tensor, mask: Tensor | None) -> Output | None:
         """Compute all recurrent modules in one call of the kernel; None if that is impossible."""

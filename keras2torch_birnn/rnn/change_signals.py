@@ -178,7 +178,7 @@ def _try_tensors() -> bool:
         kept.view(4, 1),
         kept.t(),
         kept.view(torch.int32),
-        torch._neg_view(kept),
+        find("neg_view")(kept),
         nn.Parameter(kept),
     )
     check = _make_check([kept])

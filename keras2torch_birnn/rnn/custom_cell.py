@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.modules import AnyRecurrent, Plan, recurrent_forward, shown_options
-from keras2torch_birnn.rnn.scripting import refuse_scripting
+from keras2torch_birnn.rnn.modules import AnyRecurrent, Plan
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states
 from keras2torch_birnn.schema.custom_cells import gives_states, sizes_of
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, shown
@@ -25,11 +24,8 @@ from keras2torch_birnn.spec import LayerSpec, format_shape
 class CustomRNN(AnyRecurrent, nn.Module):
     """One direction of a loop over a plugin's cell; called as Keras calls its RNN."""
 
-    carried: tuple[State, ...] | None = None
     # Keras' reset_states leaves zeros, whatever the states were before the first batch.
     from_zeros = False
-    forward: Any = recurrent_forward
-    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, cell: nn.Module, layer: LayerSpec, plan: Plan) -> None:
         super().__init__()
@@ -68,14 +64,14 @@ class CustomRNN(AnyRecurrent, nn.Module):
             return (x.new_zeros(x.shape[0], 0, width),), (states,)
         return (zero_past(torch.stack(outputs, dim=1), lengths),), (states,)
 
-    def _start(self, x: Tensor, given: tuple[State, ...] | None) -> State:
-        if given is None and self.gives_states and not self.from_zeros:
+    def _start(self, x: Tensor, initial_state: tuple[State, ...] | None) -> State:
+        if initial_state is None and self.gives_states and not self.from_zeros:
             return initial_states(self.cell, self.layer, x, x.shape[0])
-        if given is None:
+        if initial_state is None:
             return tuple(x.new_zeros(x.shape[0], size) for size in self.sizes.states)
-        check_dtypes(x, given, x, "initial_state")
-        check_states(given, [(x.shape[0], size) for size in self.sizes.states])
-        return given[0]
+        check_dtypes(x, initial_state, x, "initial_state")
+        check_states(initial_state, [(x.shape[0], size) for size in self.sizes.states])
+        return initial_state[0]
 
     def _step(self, x: Tensor, states: State) -> tuple[Tensor, State]:
         result = self.cell(x, states)
@@ -98,14 +94,10 @@ class CustomRNN(AnyRecurrent, nn.Module):
                 )
         return y, new
 
-    def _wrong(self, found: str, advice: str) -> PluginError:
+    def _wrong(self, returned: str, advice: str) -> PluginError:
         return PluginError(
-            f"{shown(self.layer)}: its module returns {found}", advice, place=self.layer.place
+            f"{shown(self.layer)}: its module returns {returned}", advice, place=self.layer.place
         )
-
-    def extra_repr(self) -> str:
-        """Return Keras' options."""
-        return ", ".join(shown_options(self.plan))
 
 
 def split_first_state(module: CustomRNN, output: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,12 @@ that nothing changed; where it does not, all is compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from itertools import chain
 from operator import attrgetter, is_
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from keras2torch_birnn.rnn.observed_code import (
     CodeOfOthersError,
     Codes,
     Names,
+    Observer,
     Reached,
     find_names,
     is_ours,
@@ -39,6 +41,7 @@ _FIXED = ("builtins", "torch._C", "typing")
 _CARRIED = "carried"
 # Changes of modules until nothing is prepared any more: to prepare takes as long as many calls.
 PATIENCE = 16
+Prepared = TypeVar("Prepared")
 
 
 class Guard:
@@ -149,6 +152,32 @@ class Guard:
         dicts = [*map(_without_states, self._own), *self._inner]
         values = chain.from_iterable(map(dict.values, dicts))
         return [*chain.from_iterable(dicts)], [*values], [*map(len, dicts)]
+
+
+def guard_calls(
+    modules: Sequence[nn.Module],
+    compute: Callable[[Observer], Prepared],
+    caller: nn.Module | None = None,
+) -> tuple[Prepared, Guard] | None:
+    """Prepare calls of modules; return what was computed for them, and the guard of it.
+
+    compute: runs the modules while the observer watches. caller: as for ``Guard``. None where
+    nothing can be prepared, whatever the reason: the modules themselves show it.
+    """
+    observer = Observer()
+    try:
+        before = Guard(modules, {}, caller)
+        if not before.allows():
+            return None
+        prepared, codes = compute(observer), observer.finish()
+        if caller is not None:
+            plain: Any = inspect.unwrap(cast(Any, type(caller)).forward)
+            codes = {**codes, plain.__code__: plain.__globals__}
+        guard = Guard(modules, codes, caller)
+    except Exception:
+        return None
+    # Another thread may have changed the modules meanwhile.
+    return (prepared, guard) if before.holds() and guard.allows() else None
 
 
 def _tensors_of(module: nn.Module) -> Iterable[Mapping[str, Tensor | None]]:

@@ -65,13 +65,6 @@ class Plan:
     stateful: bool = False
 
 
-class AnyRecurrent:
-    """Base of the modules of recurrent layers of any kind, beside ``nn.Module``."""
-
-    plan: Plan
-    carried: tuple[State, ...] | None
-
-
 class SequenceModule(Protocol):
     """The part of a recurrent module that ``recurrent_forward`` uses."""
 
@@ -163,6 +156,20 @@ def _by_direction(module: SequenceModule, states: Sequence[Tensor]) -> tuple[Sta
 # ---- modules ------------------------------------------------------------------------------------
 
 
+class AnyRecurrent:
+    """Base of the modules of recurrent layers of any kind, beside ``nn.Module``."""
+
+    plan: Plan
+    carried: tuple[State, ...] | None = None
+    # Any: the call is Keras' on purpose, not torch's.
+    forward: Any = recurrent_forward
+    __prepare_scriptable__ = refuse_scripting
+
+    def extra_repr(self) -> str:
+        """Return Keras' options."""
+        return ", ".join(shown_options(self.plan))
+
+
 # By the number of directions.
 _NAMES = tuple(
     tuple(f"{n}{suffix}" for suffix in ("_l0", "_l0_reverse")[:directions] for n in WEIGHT_NAMES)
@@ -191,10 +198,6 @@ class RecurrentModule(AnyRecurrent):
     native: NativeCell | None
     engine: EngineRequest | None = None
     precision: ReducedPrecision | None = None
-    carried: tuple[State, ...] | None = None
-    # Any: the call is Keras' on purpose, not torch's.
-    forward: Any = recurrent_forward
-    __prepare_scriptable__ = refuse_scripting
 
     def rnn_layer(self) -> RnnLayer:
         """Return the layer as the engines see it."""
@@ -231,8 +234,8 @@ class _TorchModule(RecurrentModule):
 
     def extra_repr(self) -> str:
         """Return torch's own description, then Keras' options."""
-        inherited: Any = super()
-        parts = [str(inherited.extra_repr()), *shown_options(self.plan), *_shown_precision(self)]
+        described = nn.RNNBase.extra_repr(cast(Any, self))
+        parts = [described, *shown_options(self.plan), *_shown_precision(self)]
         return ", ".join(part for part in parts if part)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -286,10 +289,6 @@ class LoopRNN(RecurrentModule, nn.Module):
 class BidirectionalPair(AnyRecurrent, nn.Module):
     """Two recurrent modules that differ (units, class, activation, bias), one per direction."""
 
-    carried: tuple[State, ...] | None = None
-    forward: Any = recurrent_forward
-    __prepare_scriptable__ = refuse_scripting
-
     def __init__(self, forward_layer: Any, backward_layer: Any, plan: Plan) -> None:
         super().__init__()
         self.forward_layer = forward_layer
@@ -308,10 +307,6 @@ class BidirectionalPair(AnyRecurrent, nn.Module):
         (back,), backward_states = self.backward_layer.run_sequence(backward_call)
         outputs = merge_outputs((ahead, reverse(back, lengths)), call.merge)
         return outputs, (*forward_states, *backward_states)
-
-    def extra_repr(self) -> str:
-        """Return Keras' options."""
-        return ", ".join(shown_options(self.plan))
 
 
 def shown_options(plan: Plan) -> list[str]:

@@ -13,10 +13,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.torch_private import find_version
+
 Found = TypeVar("Found")
 # By function, tensor and version of the tensor, which is kept so that nothing else has its id.
 _Known = dict[tuple[Any, int, int], tuple[Tensor, Any]]
 _known: ContextVar[_Known | None] = ContextVar("known", default=None)
+_version_of = find_version()
 
 
 def are_on_gpu(values: Iterable[Any]) -> bool:
@@ -57,4 +60,4 @@ def once_for_both(compute: Callable[[Tensor], Any], tensor: Tensor, other: Tenso
 
 
 def _key(compute: Any, tensor: Tensor) -> tuple[Any, int, int]:
-    return compute, id(tensor), 0 if tensor.is_inference() else tensor._version
+    return compute, id(tensor), 0 if tensor.is_inference() else _version_of(tensor)

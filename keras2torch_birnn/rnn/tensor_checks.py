@@ -16,7 +16,7 @@ from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.torch_private import mark_constant
 
 
-def check_tensor(place: str, given: Any, expected: Any) -> None:
+def check_tensor(place: str, value: Any, expected: Any) -> None:
     """Refuse an object that is neither a tensor nor a stand-in for one, as ``torch.fx`` has them.
 
     ``expected``: a dtype, or the module whose weights have it.
@@ -24,25 +24,25 @@ def check_tensor(place: str, given: Any, expected: Any) -> None:
     Raises:
         ArgumentTypeError: it is neither.
     """
-    if isinstance(given, Tensor) or hasattr(type(given), "__torch_function__"):
+    if isinstance(value, Tensor) or hasattr(type(value), "__torch_function__"):
         return
     dtype = expected if isinstance(expected, torch.dtype) else _float_dtype(expected)
-    found = f"a torch.Tensor of {dtype} is expected, found {_kind(given)}"
-    raise ArgumentTypeError(found, _advice(given, dtype), place=place)
+    found = f"a torch.Tensor of {dtype} is expected, found {_kind(value)}"
+    raise ArgumentTypeError(found, _advice(value, dtype), place=place)
 
 
-def _kind(given: Any) -> str:
+def _kind(value: Any) -> str:
     """Return the full name of a value's class, and the dtype of an array."""
-    named = type(given)
+    named = type(value)
     home = "" if named.__module__ == "builtins" else f"{named.__module__}."
-    of = f" of {given.dtype}" if isinstance(given, np.ndarray) else ""
+    of = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
     return f"{home}{named.__qualname__}{of}"
 
 
-def _advice(given: Any, expected: torch.dtype) -> str:
-    if isinstance(given, PackedSequence):
+def _advice(value: Any, expected: torch.dtype) -> str:
+    if isinstance(value, PackedSequence):
         return "use pad_packed_sequence and a mask"
-    if isinstance(given, np.ndarray | np.generic | list | tuple | int | float):
+    if isinstance(value, np.ndarray | np.generic | list | tuple | int | float):
         return f"use torch.as_tensor(..., dtype={expected})"
     return ""
 
@@ -67,18 +67,18 @@ def check_dtypes(x: Tensor, states: Sequence[State] | None, weight: Tensor, plac
         _check_dtype(place, state, weight)
 
 
-def _check_dtype(place: str, given: Tensor, weight: Tensor) -> None:
+def _check_dtype(place: str, value: Tensor, weight: Tensor) -> None:
     kind = weight.dtype
-    if given.dtype is kind:
+    if value.dtype is kind:
         return
-    if type(given) not in _OWN_TYPES or type(weight) not in _OWN_TYPES:
+    if type(value) not in _OWN_TYPES or type(weight) not in _OWN_TYPES:
         return  # a subclass may compute with any
-    if given.dtype in _CAST and _autocasts(given.device.type):
+    if value.dtype in _CAST and _autocasts(value.device.type):
         return
     advice = f"use {place}.to({kind})"
-    if given.is_floating_point():
-        advice += f", or module.to({given.dtype})"
-    found = f"{kind} is expected, which the weights have, found {given.dtype}"
+    if value.is_floating_point():
+        advice += f", or module.to({value.dtype})"
+    found = f"{kind} is expected, which the weights have, found {value.dtype}"
     raise ArgumentTypeError(found, advice, place=place)
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from keras2torch_birnn.torch_private import PRIVATE, assume_so, find
+from keras2torch_birnn.torch_private import assume_so, find, last_name
 
 _TYPES = {Tensor, nn.Parameter}
 _ad: Any = forward_ad
+_LEVEL = last_name("dual_level")
 _transforms: Any = find("transforms")
 # How many modes see every operator (FakeTensorMode is one), and the innermost ``torch.func``.
 _modes: Any = find("count_dispatch_modes") or assume_so
@@ -71,7 +72,7 @@ def have_memory(tensors: Sequence[Tensor]) -> bool:
 
 def have_tangents(tensors: Iterable[Tensor]) -> bool:
     """Tell whether one of these tensors is a dual number of forward-mode differentiation."""
-    return getattr(_ad, PRIVATE["dual_level"].path, 0) >= 0 and any(
+    return getattr(_ad, _LEVEL, 0) >= 0 and any(
         _ad.unpack_dual(tensor).tangent is not None for tensor in tensors
     )
 

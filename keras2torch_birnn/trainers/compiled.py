@@ -82,7 +82,7 @@ def runs_on_tensorflow(backend: str) -> bool:
 
 
 def parse_compiled(
-    found: Mapping[str, Json] | None, generation: Generation, backend: str = ""
+    compiled: Mapping[str, Json] | None, generation: Generation, backend: str = ""
 ) -> CompiledTraining:
     """Parse what ``Container.compiled`` found; ``backend``: as the file says it.
 
@@ -90,32 +90,32 @@ def parse_compiled(
         UnsupportedOptionError: nothing was compiled, or an optimizer that Keras does not have;
         InvalidModelFileError: it is broken.
     """
-    if not found:
+    if not compiled:
         raise UnsupportedOptionError("holds no compiled training", _HOW_TO_COMPILE)
-    optimizer = found.get("optimizer", found.get("optimizer_config"))
+    optimizer = compiled.get("optimizer", compiled.get("optimizer_config"))
     if optimizer is None:
         raise UnsupportedOptionError("compiled without an optimizer", _HOW_TO_COMPILE)
     return CompiledTraining(
         replace(_parse_optimizer(optimizer, generation), backend=backend),
-        found.get("loss"),
-        found.get("loss_weights"),
-        found.get("sample_weight_mode"),
+        compiled.get("loss"),
+        compiled.get("loss_weights"),
+        compiled.get("sample_weight_mode"),
         generation,
         backend,
     )
 
 
-def _parse_optimizer(found: Json, generation: Generation) -> OptimizerConfig:
-    if isinstance(found, str):  # compile("adam"), as `.keras` files keep it
-        options = _NAMED.get(found.lower(), {})
-        return OptimizerConfig(found, options, _default_family(generation), generation.version)
-    name = found.get("class_name") if isinstance(found, Mapping) else None
-    config = found.get("config") if isinstance(found, Mapping) else None
+def _parse_optimizer(optimizer: Json, generation: Generation) -> OptimizerConfig:
+    if isinstance(optimizer, str):  # compile("adam"), as `.keras` files keep it
+        options = _NAMED.get(optimizer.lower(), {})
+        return OptimizerConfig(optimizer, options, _default_family(generation), generation.version)
+    name = optimizer.get("class_name") if isinstance(optimizer, Mapping) else None
+    config = optimizer.get("config") if isinstance(optimizer, Mapping) else None
     if not isinstance(name, str) or not isinstance(config, Mapping):
         raise InvalidModelFileError(
             "an optimizer without class_name, config", "refused", place="optimizer"
         )
-    module = found.get("module")
+    module = optimizer.get("module")
     package, _, plain = name.rpartition(">")
     own = isinstance(module, str) and module.partition(".")[0] not in _BUILT_IN_MODULES
     if own or package not in ("", "Custom", "keras"):

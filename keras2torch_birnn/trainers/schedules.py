@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -73,32 +73,14 @@ def _steps(options: Options, kind: Any, name: str = "decay_steps") -> Any:
     return kind(steps)
 
 
-def _exponential(options: Options, kind: Any) -> _Rate:
-    start, steps, rate = (
-        _start(options, kind),
-        _steps(options, kind),
-        kind(options.number("decay_rate")),
-    )
-    stairs = options.flag("staircase")
+def _falling(options: Options, kind: Any, *, inverse: bool) -> _Rate:
+    start, steps = _start(options, kind), _steps(options, kind)
+    rate, stairs = kind(options.number("decay_rate")), options.flag("staircase")
 
     def at(iteration: int) -> float:
         p = kind(iteration) / steps
-        return float(start * rate ** (np.floor(p) if stairs else p))
-
-    return at
-
-
-def _inverse_time(options: Options, kind: Any) -> _Rate:
-    start, steps, rate = (
-        _start(options, kind),
-        _steps(options, kind),
-        kind(options.number("decay_rate")),
-    )
-    stairs = options.flag("staircase")
-
-    def at(iteration: int) -> float:
-        p = kind(iteration) / steps
-        return float(start / (kind(1) + rate * (np.floor(p) if stairs else p)))
+        p = np.floor(p) if stairs else p
+        return float(start / (kind(1) + rate * p) if inverse else start * rate**p)
 
     return at
 
@@ -180,8 +162,8 @@ def _cosine_restarts(options: Options, kind: Any) -> _Rate:
 
 
 _SCHEDULES: Mapping[str, Callable[[Options, Any], _Rate]] = {
-    "ExponentialDecay": _exponential,
-    "InverseTimeDecay": _inverse_time,
+    "ExponentialDecay": partial(_falling, inverse=False),
+    "InverseTimeDecay": partial(_falling, inverse=True),
     "PiecewiseConstantDecay": _piecewise,
     "PolynomialDecay": _polynomial,
     "CosineDecay": _cosine,

@@ -298,39 +298,19 @@ def _compare(
     answer = keras if isinstance(keras, KerasAnswer) else None
     arrays, named = measured.drawn.arrays, measured.drawn.name
     for device in places:
+        compared = partial(
+            compare, roundings=measured.roundings, limit=limit, device=device, inputs=named
+        )
         actual = outputs(converted, arrays, device, strict=True)
         if against != "keras" or answer is None:
-            yield compare(
-                actual,
-                measured.outputs,
-                measured.roundings,
-                limit,
-                device=device,
-                against="reference",
-                inputs=named,
-            )
+            yield compared(actual, measured.outputs, against="reference")
         if answer is not None:
-            yield compare(
-                actual,
-                answer.outputs,
-                measured.roundings,
-                limit,
-                device=device,
-                against=answer.name,
-                inputs=named,
-                coarseness=answer.coarseness,
+            yield compared(
+                actual, answer.outputs, against=answer.name, coarseness=answer.coarseness
             )
         if device.startswith("cuda"):
             loose = outputs(converted, arrays, device, strict=False)
-            default = compare(
-                loose,
-                measured.outputs,
-                measured.roundings,
-                limit,
-                device=device,
-                against="reference, default TF32",
-                inputs=named,
-            )
+            default = compared(loose, measured.outputs, against="reference, default TF32")
             yield replace(default, counts=False, yardstick_error=0.0)
 
 

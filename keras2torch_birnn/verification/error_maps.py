@@ -10,16 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import torch
 
 from keras2torch_birnn.comparison.report import ErrorMap
-from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
-from keras2torch_birnn.reference import compute_recurrent
-from keras2torch_birnn.running import flat
-from keras2torch_birnn.spec import Array, Generation, LayerSpec
+from keras2torch_birnn.spec import Array, LayerSpec
 from keras2torch_birnn.verification.error_location import distance, map_worst_row
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, name_half
 
@@ -28,7 +23,7 @@ _APART = {"merge_mode": None, "return_sequences": True, "return_state": False, "
 
 
 def map_sequence(
-    call: RecurrentCall, generation: Generation, actual: Sequence[Array], expected: Sequence[Array]
+    call: RecurrentCall, actual: Sequence[Array], expected: Sequence[Array]
 ) -> Iterator[ErrorMap]:
     """Yield the errors over the sequence (T, H): of a merged output, and of each direction."""
     merge = call.layer.config["merge_mode"] if len(call.scans) == 2 else None
@@ -42,7 +37,7 @@ def map_sequence(
             yield from _map_halves(call, pairs[: len(call.scans)])
             return
         yield from _map(call, f"both halves, {merge}, ", *pairs[0])
-    yield from _map_halves(call, list(zip(*_run_apart(call, generation), strict=True)))
+    yield from _map_halves(call, list(zip(*_run_apart(call), strict=True)))
 
 
 def _map_halves(call: RecurrentCall, pairs: Sequence[tuple[Array, Array]]) -> Iterator[ErrorMap]:
@@ -55,24 +50,15 @@ def _map(call: RecurrentCall, name: str, actual: Array, expected: Array) -> Iter
         yield map_worst_row(f"{name}{_HOW}", distance(actual, expected), call.scans[0].mask)
 
 
-def _run_apart(call: RecurrentCall, generation: Generation) -> tuple[list[Array], list[Array]]:
+def _run_apart(call: RecurrentCall) -> tuple[list[Array], list[Array]]:
     """Return the outputs of all steps of each direction, as computed and as expected."""
-    scan, module = call.scans[0], call.module
-    options: dict[str, Any] = {}
-    if call.mask is not None:
-        options["mask"] = call.mask
-    if call.initial_state is not None:
-        options["initial_state"] = call.initial_state
-    plan, carried = module.plan, module.carried
-    module.plan = replace(plan, **_APART)
+    scan, plan = call.scans[0], call.module.plan
+    call.module.plan = replace(plan, **_APART)
     try:
-        actual = [one.numpy() for one in flat(module(torch.from_numpy(scan.x.copy()), **options))]
+        actual = call.run_module()
     finally:
-        module.plan, module.carried = plan, carried
-    layer = _apart(call.layer)
-    trace = compute_recurrent(
-        layer, scan.x, scan.mask, call.start, generation, own=EQUATION_OR_MODULE
-    )
+        call.module.plan = plan
+    trace = call.run_reference(scan.x, scan.mask, call.start, layer=_apart(call.layer))
     return actual, list(trace.outputs)
 
 

@@ -70,23 +70,23 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
         ) from None
 
 
-def _in_order(given: Any, names: Sequence[str]) -> list[Any]:
+def _in_order(inputs: Any, names: Sequence[str]) -> list[Any]:
     """Return the inputs in the model's order."""
     expected = ", ".join(map(printable, names))
-    if not isinstance(given, Mapping):
-        if not isinstance(given, Sequence):
+    if not isinstance(inputs, Mapping):
+        if not isinstance(inputs, Sequence):
             raise UsageError(
-                f"inputs of type {type(given).__name__}",
+                f"inputs of type {type(inputs).__name__}",
                 f"give a path, a list of arrays, or a dict with {expected}",
             )
-        if len(given) != len(names):
-            raise UsageError(f"{len(given)} inputs, the model takes {len(names)}: {expected}")
-        return list(given)
+        if len(inputs) != len(names):
+            raise UsageError(f"{len(inputs)} inputs, the model takes {len(names)}: {expected}")
+        return list(inputs)
     numbered = [f"{_POSITIONAL}{i}" for i in range(len(names))]
     for known in (names, numbered):
-        if set(given) == set(known):
-            return [given[name] for name in known]
-    found = ", ".join(map(printable, given)) or "nothing"
+        if set(inputs) == set(known):
+            return [inputs[name] for name in known]
+    found = ", ".join(map(printable, inputs)) or "nothing"
     raise UsageError(
         f"inputs named {found}, the model takes {expected}",
         "use these names, or none at all (Keras' order)",

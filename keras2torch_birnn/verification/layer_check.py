@@ -151,13 +151,13 @@ class _Checker(fx.Interpreter):
         if called is None:
             return whole
         try:
-            found = recurrent_parity(called, self.generation, whole)
+            found = recurrent_parity(called, whole)
         except FAILURES as failure:
             return _failed(place.path, failure)
         if not self.with_maps:
             return found
         with suppress(*FAILURES):  # a picture that cannot be drawn is no wrong layer
-            maps = tuple(map_sequence(called, self.generation, actual, expected))
+            maps = tuple(map_sequence(called, actual, expected))
             return replace(found, maps=(*maps, *found.maps))
         return found
 
@@ -179,7 +179,9 @@ class _Checker(fx.Interpreter):
         if not scans or not isinstance(module, AnyRecurrent):
             return None
         start = kwargs.get("initial_state")
-        return RecurrentCall(place.path, module, layer, scans, x, mask, start, self.with_maps)
+        return RecurrentCall(
+            place.path, module, layer, scans, x, mask, start, self.generation, self.with_maps
+        )
 
     def _scans(self, layer: LayerSpec, path: str, place: _Place) -> tuple[Scan, ...]:
         ends = ("/forward_layer", "/backward_layer") if "forward_layer" in layer.parts else ("",)

@@ -160,7 +160,7 @@ def _observe(model: nn.Module) -> Iterator[dict[str, list[Array]]]:
     hooks = []
     for name, module in recurrent_modules(model):
 
-        def note(_: nn.Module, given: Any, output: Any, name: str = name) -> None:
+        def note(_: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
             tensors: tuple[Tensor, ...] = flat(output)
             found.setdefault(name, []).extend(y.detach().double().numpy() for y in tensors)
 

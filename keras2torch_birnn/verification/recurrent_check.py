@@ -20,7 +20,7 @@ from torch import Tensor
 from keras2torch_birnn.comparison.report import ErrorMap, LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
-from keras2torch_birnn.reference import compute_recurrent
+from keras2torch_birnn.reference import Trace, compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import nudge_by
 from keras2torch_birnn.rnn.call import RnnCall
@@ -42,7 +42,7 @@ STEADY = 1e-12
 class RecurrentCall:
     """One call of a recurrent layer: the converted module, the layer, the reference's scans.
 
-    with_maps: map the errors of each step alone.
+    with_maps: also map the errors by step and unit.
     """
 
     path: str
@@ -52,6 +52,7 @@ class RecurrentCall:
     x: Tensor
     mask: Tensor | None
     initial_state: Any
+    generation: Generation
     with_maps: bool = False
 
     @property
@@ -66,19 +67,52 @@ class RecurrentCall:
         """Initial states of all directions, forward first."""
         return tuple(state for scan in self.scans for state in scan.start)
 
+    def run_module(self, count: int | None = None) -> list[Array]:
+        """Return the module's outputs for the first ``count`` steps of the reference's input."""
+        options: dict[str, Any] = {}
+        if self.mask is not None:
+            options["mask"] = self.mask[:, :count]
+        if self.initial_state is not None:
+            options["initial_state"] = self.initial_state
+        x = torch.from_numpy(self.scans[0].x[:, :count].copy())
+        carried, self.module.carried = self.module.carried, None  # of the call over all steps
+        try:
+            return [tensor.numpy() for tensor in flat(self.module(x, **options))]
+        finally:
+            self.module.carried = carried
 
-def recurrent_parity(
-    call: RecurrentCall, generation: Generation, whole: LayerParity
-) -> LayerParity:
+    def run_reference(
+        self,
+        x: Array,
+        mask: Array | None,
+        start: tuple[Array, ...],
+        *,
+        nudged: bool = False,
+        layer: LayerSpec | None = None,
+    ) -> Trace:
+        """Run the reference's layer. nudged: every step by one unit in the last place."""
+        nudge = nudge_by(np.float64, 0) if nudged else None
+        return compute_recurrent(
+            layer or self.layer,
+            x,
+            mask,
+            start,
+            self.generation,
+            own=EQUATION_OR_MODULE,
+            nudge=nudge,
+        )
+
+
+def recurrent_parity(call: RecurrentCall, whole: LayerParity) -> LayerParity:
     """Judge a recurrent layer; ``whole``: the comparison of its output over all steps."""
     steps = call.scans[0].x.shape[1]
-    count = _steady_steps(call, generation)
+    count = _steady_steps(call)
     if count == steps:
         where = "" if whole.ok else _describe_place(call, whole.worst_index, whole.where)
         sequence = replace(whole, where=where)
     else:
-        count, sequence = _judge_beginning(call, generation, count)
-    judged, each = _judge_each_step(call, generation)
+        count, sequence = _judge_beginning(call, count)
+    judged, each = _judge_each_step(call)
     total = len(call.scans[0].x) * steps
     how = "whole, and each step" if count == steps else f"{count} of {steps} steps in sequence"
     how += ", each step" if count < steps else ""
@@ -106,22 +140,14 @@ def _not_judged(call: RecurrentCall, reason: str) -> LayerParity:
 # ---- in sequence ---------------------------------------------------------------------------------
 
 
-def _steady_steps(call: RecurrentCall, generation: Generation, count: int | None = None) -> int:
+def _steady_steps(call: RecurrentCall, count: int | None = None) -> int:
     """Count the steps, in each direction's order, that stay steady when every step is nudged.
 
     ``count``: look at the first ``count`` steps of the input only; None for all.
     """
-    scans = call.scans if count is None else _compute_prefix(call, generation, count)[1]
+    scans = call.scans if count is None else _compute_prefix(call, count)[1]
     x, mask = scans[0].x, scans[0].mask
-    nudged = compute_recurrent(
-        call.layer,
-        x,
-        mask,
-        call.start,
-        generation,
-        own=EQUATION_OR_MODULE,
-        nudge=nudge_by(np.float64, 0),
-    ).scans.values()
+    nudged = call.run_reference(x, mask, call.start, nudged=True).scans.values()
     return min(
         _first_unsteady(one, other, backward=half.config["go_backwards"])
         for one, other, half in zip(scans, nudged, call.halves, strict=True)
@@ -145,38 +171,23 @@ def _is_steady(exact: Array, nudged: Array) -> Array:
     return np.logical_not(moved.reshape(*exact.shape[:2], -1).any(axis=2))
 
 
-def _compute_prefix(
-    call: RecurrentCall, generation: Generation, count: int
-) -> tuple[Any, tuple[Scan, ...]]:
+def _compute_prefix(call: RecurrentCall, count: int) -> tuple[Any, tuple[Scan, ...]]:
     """Compute the reference's outputs and scans of the first ``count`` steps."""
     scan = call.scans[0]
     mask = None if scan.mask is None else scan.mask[:, :count]
-    trace = compute_recurrent(
-        call.layer, scan.x[:, :count], mask, call.start, generation, own=EQUATION_OR_MODULE
-    )
+    trace = call.run_reference(scan.x[:, :count], mask, call.start)
     return trace.outputs, tuple(trace.scans.values())
 
 
-def _judge_beginning(
-    call: RecurrentCall, generation: Generation, count: int
-) -> tuple[int, LayerParity]:
+def _judge_beginning(call: RecurrentCall, count: int) -> tuple[int, LayerParity]:
     """Judge the first steps, halving ``count`` until every direction stays steady on them."""
     count = max(count, 1)
-    while count > 1 and _steady_steps(call, generation, count) < count:
+    while count > 1 and _steady_steps(call, count) < count:
         count //= 2
-    scan = call.scans[0]
     if not _has_same_input(call):
         return count, _not_judged(call, "reads another input")
-    options: dict[str, Any] = {}
-    if call.mask is not None:
-        options["mask"] = call.mask[:, :count]
-    if call.initial_state is not None:
-        options["initial_state"] = call.initial_state
-    carried, call.module.carried = call.module.carried, None  # of the call over all steps
-    result = call.module(torch.from_numpy(scan.x[:, :count].copy()), **options)
-    call.module.carried = carried
-    actual = [tensor.numpy() for tensor in flat(result)]
-    expected, _ = _compute_prefix(call, generation, count)
+    actual = call.run_module(count)
+    expected, _ = _compute_prefix(call, count)
     ok = all_close(actual, expected, [0.0] * len(expected), EXACT)
     number, index = find_worst(actual, expected)
     where = "" if ok else _describe_place(call, index, f"output {number}, {describe_index(index)}")
@@ -213,20 +224,12 @@ def name_half(backward: object) -> str:
 # ---- each step from the reference's own state ----------------------------------------------------
 
 
-def _judge_each_step(call: RecurrentCall, generation: Generation) -> tuple[int, LayerParity]:
+def _judge_each_step(call: RecurrentCall) -> tuple[int, LayerParity]:
     """Run all steps as rows of one step; return the number of judged steps, and the result."""
     x = _fold_time(call.scans[0].x)[:, np.newaxis]
     start = [tuple(map(_fold_time, scan.before)) for scan in call.scans]
     flat_start = tuple(state for states in start for state in states)
-    nudged = compute_recurrent(
-        call.layer,
-        x,
-        None,
-        flat_start,
-        generation,
-        own=EQUATION_OR_MODULE,
-        nudge=nudge_by(np.float64, 0),
-    ).scans.values()
+    nudged = call.run_reference(x, None, flat_start, nudged=True).scans.values()
     begin = tuple(tuple(map(_to_tensor, states)) for states in start)
     outputs, states = call.module.run_sequence(RnnCall(_to_tensor(x), None, begin))
     found: list[LayerParity] = []

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch import nn
+
 from keras2torch_birnn.functional import activations
+from keras2torch_birnn.layers import registry
 from mutations.patches import (
     K2,
     K3,
@@ -11,6 +16,7 @@ from mutations.patches import (
     edit,
     mutation,
     put,
+    wrap,
 )
 
 MUTATIONS: list[Mutation] = [
@@ -39,7 +45,11 @@ MUTATIONS: list[Mutation] = [
     ),
     mutation(
         "LeakyReLU with torch's slope",
-        edit("layers.activation:leaky_relu", 'layer.config["negative_slope"]', "0.01"),
+        wrap(
+            registry.CONVERTERS,
+            "LeakyReLU",
+            lambda right: replace(right, build=lambda _: nn.LeakyReLU()),
+        ),
         f"{K2}/activation_layers.h5",
         f"{K3}/relu_layer_default.keras",
     ),

@@ -15,7 +15,7 @@ from mutations.patches import (
 MUTATIONS: list[Mutation] = [
     mutation(
         "Dense kernel not transposed",
-        edit("layers.dense:_linear", "kernel.T", "kernel"),
+        edit("layers.dense:linear", "kernel.T", "kernel"),
         "square Dense",
     ),
     mutation(

@@ -383,7 +383,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the largest of all",
-        edit("functional.operations.top_k", "given[0] if k is None else k", "1"),
+        edit("functional.operations.top_k", "sizes[0] if k is None else k", "1"),
         (MORE[0], MORE[2]),
     ),
     Mutation(

@@ -22,10 +22,15 @@ import keras2torch_birnn
 from keras2torch_birnn import layers, reference, schema
 from keras2torch_birnn.exporting import source
 from keras2torch_birnn.exporting.source.pages import EMITTERS, NOT_WRITTEN
+from keras2torch_birnn.layers import registry
 from keras2torch_birnn.layers.operations import NODES, OperationNodes, find_target
+from keras2torch_birnn.porting import recurrent_changes
+from keras2torch_birnn.porting.layer_changes import BY_CLASS, DROPOUTS, MASKING
+from keras2torch_birnn.readers.config import cut_masks
 from keras2torch_birnn.readers.operations import reworks
+from keras2torch_birnn.reference import sample_inputs
 from keras2torch_birnn.reference.operations import find_function
-from keras2torch_birnn.schema import ALIASES, CELLS, LAYERS, OPS, PAGES
+from keras2torch_birnn.schema import ALIASES, CELLS, LAYERS, OPS, PAGES, dtype_flow
 from keras2torch_birnn.schema.operations import Operation
 from keras2torch_birnn.schema.pages import Pages
 
@@ -70,6 +75,51 @@ NOT_DRAWN = {
         *"AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveAveragePooling1D".split(),
         *"AdaptiveAveragePooling2D Resizing CenterCrop RandomCrop STFTSpectrogram".split(),
         *"MelSpectrogram ReversibleEmbedding".split(),
+    },
+}
+# Layers that do not hand on the values of their input; those on mixed pages are named.
+NOT_HANDED_ON = {
+    "it keeps the dtype, and joins, drops or adds values": {
+        *"Add Subtract Multiply Maximum Minimum Concatenate Masking".split(),
+        *"GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D".split(),
+        *(f"{kind}{n}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for n in (1, 2, 3)),
+    },
+    "it computes numbers of its own": {
+        *"Average Dot Merge Resizing CenterCrop RandomCrop".split(),
+        *(
+            f"{kind}Pooling{n}D"
+            for kind in ("Max", "Average", "GlobalAverage", "AdaptiveMax", "AdaptiveAverage")
+            for n in (1, 2, 3)
+        ),
+    },
+}
+COMPUTING_PAGES = {
+    *"activation attention conv_lstm convolution dense embedding hashing local model".split(),
+    *"normalization preprocessing recurrent spectrograms time_distributed".split(),
+}
+# Those that hand them on, and do not keep the dtype whatever their options are.
+NOT_KEPT = {
+    "an input has the dtype that it declares": {"InputLayer"},
+    "its row says which do": {*schema.CLASSES["augmentation"]},
+}
+WITH_MISTAKES = {*BY_CLASS, *recurrent_changes.CELLS, "Bidirectional", *DROPOUTS, *MASKING}
+# Layers whose mistakes in ports are not known, beside those of every layer.
+NO_MISTAKES = {
+    "it holds other layers, whose mistakes are": {
+        *"InputLayer Sequential Functional Pipeline RNN TimeDistributed".split()
+    },
+    "it does nothing but in training": {
+        *"SpatialDropout2D SpatialDropout3D Identity AlphaDropout ActivityRegularization".split(),
+        *schema.CLASSES["augmentation"],
+    },
+    "no port of it was met": {
+        *"ConvLSTM3D Conv3D Conv3DTranspose ZeroPadding3D Cropping3D UpSampling3D".split(),
+        *"MaxPooling3D AveragePooling3D GlobalMaxPooling3D GlobalAveragePooling3D".split(),
+        *(f"Adaptive{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)),
+        *"EinsumDense Highway MaxoutDense RandomFourierFeatures ThresholdedReLU".split(),
+        *"ParametricSoftplus SReLU UnitNormalization Resizing CenterCrop RandomCrop".split(),
+        *"STFTSpectrogram MelSpectrogram LocallyConnected1D LocallyConnected2D Merge".split(),
+        *"CategoryEncoding Discretization IntegerLookup Hashing GroupedQueryAttention".split(),
     },
 }
 
@@ -127,6 +177,8 @@ def gaps(name: str) -> list[str]:
     row, page = LAYERS.get(name), ROWS.get(name, PAGES.get(name))
     drawn = row is not None and not row.listed and len(row.arguments) == 1  # of one tensor
     drawn = drawn and name in LIVING
+    converter = None if name in named(NOT_CONVERTED) else layers.CONVERTERS.get(name)
+    mask = None if converter is None else converter.mask
     lacking: Mapping[str, bool] = {
         "a row in LAYERS of a page of schema/": row is None,
         "a converter in CONVERTERS of a page of layers/": name
@@ -140,6 +192,19 @@ def gaps(name: str) -> list[str]:
         "tests/mutations/__init__.py)": not MUTATIONS.get(page or "") and page not in NOT_MUTATED,
         "a recipe in RECIPES of tests/support/random_layers.py (or in NOT_DRAWN here)": drawn
         and name not in RECIPES.keys() | named(NOT_DRAWN),
+        "its name in STOPS of readers/config/cut_masks.py": mask is registry.NONE
+        and name not in cut_masks.STOPS,
+        "its name in PASSES of readers/config/cut_masks.py": mask is registry.SAME
+        and name not in cut_masks.PASSES
+        and ROWS.get(name) != "model",
+        "its name in HANDS_ON of reference/sample_inputs.py (or in NOT_HANDED_ON here)": (
+            ROWS.get(name) not in COMPUTING_PAGES
+            and name not in sample_inputs.HANDS_ON | named(NOT_HANDED_ON)
+        ),
+        "its name in KEEPS of schema/dtype_flow.py": name in sample_inputs.HANDS_ON
+        and name not in dtype_flow.KEEPS | named(NOT_KEPT),
+        "its mistakes in porting/layer_changes.py (or its name in NO_MISTAKES here)": name
+        not in WITH_MISTAKES | named(NO_MISTAKES),
     }
     return [what for what, lacks in lacking.items() if lacks]
 
@@ -164,6 +229,10 @@ def test_a_new_layer_is_told_every_page_it_lacks() -> None:
         assert f"`{page}/PAGE.py`" in recipe
     for place in ("fixtures/cases/PAGE.py", "tests/support/random_layers.py", "`RECIPES`"):
         assert place in recipe
+    for place in ("`HANDS_ON`", "`KEEPS`", "`STOPS`", "`PASSES`", "`porting/layer_changes.py`"):
+        assert place in recipe
+    assert "HANDS_ON" in lacking
+    assert "porting/layer_changes.py" in lacking
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -182,7 +251,11 @@ def test_every_page_is_joined() -> None:
 def test_what_a_layer_lacks_on_purpose_it_does_lack() -> None:
     assert not named(NOT_CONVERTED) & CONVERTERS.keys()
     assert not named(NOT_DRAWN) & RECIPES.keys()
-    assert named(NOT_CONVERTED) | named(NOT_DRAWN) <= ROWS.keys()
+    assert not named(NOT_HANDED_ON) & sample_inputs.HANDS_ON
+    assert not named(NOT_KEPT) & dtype_flow.KEEPS
+    assert not named(NO_MISTAKES) & WITH_MISTAKES
+    left = (NOT_CONVERTED, NOT_DRAWN, NOT_HANDED_ON, NOT_KEPT, NO_MISTAKES)
+    assert set().union(*map(named, left)) <= ROWS.keys()
     assert not NOT_WRITTEN.keys() & set(SOURCES.values())
     assert not NOT_MUTATED.keys() & MUTATIONS.keys()
     assert NOT_WRITTEN.keys() | NOT_MUTATED.keys() <= set(ROWS.values())

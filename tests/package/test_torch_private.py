@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -34,6 +35,18 @@ def test_without_private_names_the_numbers_are_the_same(groups: list[list[str]])
     done = subprocess.run([sys.executable, CHILD, *given], capture_output=True, text=True)
     wanted = [" ".join(["equal without", *names]) for names in groups]
     assert done.stdout.splitlines() == wanted, done.stderr
+
+
+def test_no_other_module_names_what_is_private_in_torch() -> None:
+    """Attributes that begin with an underscore: of torch's modules, storages and tensors."""
+    own = Path(find.__code__.co_filename)
+    named = {row.path.rpartition(".")[2] for row in PRIVATE.values()}
+    for page in own.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and page != own:
+                source = ast.unparse(node)
+                assert not source.startswith("torch."), f"{page.name}: {source}"
+                assert node.attr not in named, f"{page.name}: {source}"
 
 
 LISTED = {

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from kernel_layers import both, half, native
-from specs import KERAS3, bi, chain, dense, rnn, values
+from specs import KERAS3, bi, chain, dense, fixture, rnn, values
 from specs import layer as layer_spec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -608,6 +608,8 @@ def test_a_script_is_refused_with_what_to_do() -> None:
         r"use torch\.jit\.trace\(model, example\), torch\.export\.export or `k2t export`"
     )
     built = build(ModelSpec(chain(rnn("LSTM", H, F)), KERAS3), dtype="float32")
-    for model, name in ((k2t.BiLSTM(3, 5), "BiLSTM"), (Own(), "BiGRU"), (built, "LSTM")):
+    other = build(fixture("keras-2.1.6/conv_lstm_2d.h5").spec, dtype="float32")
+    models = ((k2t.BiLSTM(3, 5), "BiLSTM"), (Own(), "BiGRU"), (built, "LSTM"), (other, "ConvLSTM"))
+    for model, name in models:
         with pytest.raises(k2t.UsageError, match=wanted.format(name)):
             cast(Any, torch.jit).script(model)

@@ -49,7 +49,7 @@ def optimizer_of(config: OptimizerConfig, params: dict[str, nn.Parameter]) -> Ke
     """Make the optimizer in torch, of variables with these names."""
     rule = parse_rule(config)
     named = [Variable.of(param, i, name) for i, (name, param) in enumerate(params.items())]
-    settings = parse_settings(config, rule.known)
+    settings = parse_settings(config, rule.known())
     return KerasOptimizer(params.values(), rule, settings, variables=named)
 
 

@@ -32,7 +32,7 @@ def make(
 ) -> k2t.KerasOptimizer:
     config = OptimizerConfig(name, {"learning_rate": 0.1, **options}, family)
     rule = parse_rule(config)
-    return k2t.KerasOptimizer(module.parameters(), rule, parse_settings(config, rule.known))
+    return k2t.KerasOptimizer(module.parameters(), rule, parse_settings(config, rule.known()))
 
 
 def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int = 1) -> None:
@@ -188,7 +188,7 @@ def test_an_optimizer_inside_of_a_scaled_one_leaves_steps_that_overflow_out() ->
     found = {"class_name": "LossScaleOptimizer", "config": {"inner_optimizer": inner}}
     config = parse_compiled({"optimizer": found}, generation_of("3.15.1")).optimizer
     module, rule = layer(), parse_rule(config)
-    optimizer = k2t.KerasOptimizer(module.parameters(), rule, parse_settings(config, rule.known))
+    optimizer = k2t.KerasOptimizer(module.parameters(), rule, parse_settings(config, rule.known()))
     for factor, count in ((1.0, 1), (float("inf"), 1), (float("nan"), 1), (1.0, 2)):
         optimizer.zero_grad()
         (module(torch.ones(2, 5).double()).sum() * factor).backward()
@@ -249,7 +249,7 @@ def test_parameters_of_one_variable_are_clipped_together() -> None:
     ]
     config = OptimizerConfig("SGD", {"learning_rate": 1.0, "clipnorm": 1.0}, "keras3")
     rule = parse_rule(config)
-    optimizer = k2t.KerasOptimizer(params, rule, parse_settings(config, rule.known), [0, 0, 1])
+    optimizer = k2t.KerasOptimizer(params, rule, parse_settings(config, rule.known()), [0, 0, 1])
     for param, grad in zip(params, ([3.0, 0.0], [0.0, 4.0], [0.5]), strict=True):
         param.grad = torch.tensor(grad)
     optimizer.step()
@@ -264,7 +264,7 @@ def test_all_gradients_are_clipped_by_their_common_norm(family: Family) -> None:
     option = "clipnorm" if family == "keras2" else "global_clipnorm"
     config = OptimizerConfig("SGD", {"learning_rate": 1.0, option: 1.0}, family)
     rule = parse_rule(config)
-    optimizer = k2t.KerasOptimizer(params, rule, parse_settings(config, rule.known))
+    optimizer = k2t.KerasOptimizer(params, rule, parse_settings(config, rule.known()))
     for param, grad in zip(params, (3.0, 4.0), strict=True):
         param.grad = torch.tensor([grad])
     optimizer.step()

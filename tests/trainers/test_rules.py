@@ -111,7 +111,7 @@ def test_options_of_muon_that_are_null_are_none() -> None:
     matrix = Variable.of(nn.Parameter(torch.zeros(2, 3)), 0, "dense/kernel")
     assert rule.weight_decay(matrix, 0.25) == 0.25
     by_name = parse_compiled({"optimizer": "muon"}, generation_of("3.15.1")).optimizer
-    assert parse_settings(by_name, rule.known).weight_decay == 0.004
+    assert parse_settings(by_name, rule.known()).weight_decay == 0.004
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,44 +43,6 @@ class Engine(ABC):
     @abstractmethod
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Compute the outputs and the final states. The input has a step, and fits the weights."""
-
-
-class RnnStack(NamedTuple):
-    """Consecutive layers, the merge mode of each, and the rate of dropout between them."""
-
-    layers: Sequence[RnnLayer]
-    merge_modes: Sequence[str | None]
-    dropout: float = 0.0
-
-
-class StackEngine(Engine):
-    """An engine that runs a whole stack at once, and no layer alone."""
-
-    stack_reason: str  # for ``explain``
-
-    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return that it needs a stack."""
-        return "a layer that stands alone"
-
-    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why all layers run at once."""
-        return self.stack_reason
-
-    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
-        """Run a stack of one layer."""
-        return self.run_stack(RnnStack((layer,), (call.merge,)), call)
-
-    @abstractmethod
-    def why_not_stack(self, stack: RnnStack) -> str:
-        """Return why this engine cannot run a stack."""
-
-    @abstractmethod
-    def why_skip_stack(self, stack: RnnStack, x: Tensor, *, masked: bool) -> str:
-        """Return why its layers are better run one by one. x: a tensor on the input's device."""
-
-    @abstractmethod
-    def run_stack(self, stack: RnnStack, call: RnnCall) -> RnnResult:
-        """Compute the last outputs; initial and final states are those of all layers in turn."""
 
 
 def is_exporting() -> bool:

@@ -21,7 +21,7 @@ from keras2torch_birnn.rnn.engines.exported_loop import records_loop
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
-from keras2torch_birnn.torch_private import find
+from keras2torch_birnn.torch_private import find, last_name
 
 # What closes or opens an LSTM's gate for good: at 1000 the sigmoid is exactly 0 or 1.
 _CLOSED = 1000.0
@@ -63,8 +63,8 @@ def any_length(kernel: Any) -> Iterator[None]:
     are torch's own, not public: without them torch does as it always does.
     """
     operator, shapes = _SHAPES[kernel]
-    table = getattr(operator, "py_kernels", None)
-    cache = getattr(operator, "_dispatch_cache", None)
+    table = getattr(operator, last_name("kernel_table"), None)
+    cache = getattr(operator, last_name("kernel_cache"), None)
     key = getattr(find("dispatch_key"), "CompositeImplicitAutograd", None)
     if table is None or cache is None or key is None:
         yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,7 @@ from torch import Tensor
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import (
-    RnnStack,
-    StackEngine,
+    Engine,
     can_pack,
     is_exporting,
     run_no_steps,
@@ -56,10 +56,28 @@ def widen(layer: RnnLayer, mode: str | None) -> RnnLayer:
     )
 
 
-class Folded(StackEngine):
-    """Torch's kernel for all layers at once."""
+class RnnStack(NamedTuple):
+    """Consecutive layers, the merge mode of each, and the rate of dropout between them."""
 
-    stack_reason = "torch's own kernel, all layers in one call"
+    layers: Sequence[RnnLayer]
+    merge_modes: Sequence[str | None]
+    dropout: float = 0.0
+
+
+class Folded(Engine):
+    """Torch's kernel for all layers of a stack at once."""
+
+    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that it needs a stack."""
+        return "a layer that stands alone"
+
+    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
+        """Return that all layers run at once."""
+        return "torch's own kernel, all layers in one call"
+
+    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Run a stack of one layer."""
+        return self.run_stack(RnnStack((layer,), (call.merge,)), call)
 
     def why_not_stack(self, stack: RnnStack) -> str:
         """Return why these layers cannot be one call."""
@@ -74,7 +92,7 @@ class Folded(StackEngine):
         return ""
 
     def why_skip_stack(self, stack: RnnStack, x: Tensor, *, masked: bool) -> str:
-        """Return why the layers are better run one by one."""
+        """Return why the layers are better run one by one. x: on the device of the input."""
         if not x.is_cuda:
             return "it does not pay on a CPU"
         if is_exporting() or (masked and not can_pack(x)):
@@ -85,7 +103,7 @@ class Folded(StackEngine):
         return ""
 
     def run_stack(self, stack: RnnStack, call: RnnCall) -> RnnResult:
-        """Call torch's kernel for all layers."""
+        """Call torch's kernel; initial and final states are those of all layers in turn."""
         layers = stack.layers
         if call.x.shape[1] == 0:
             return run_no_steps(layers, call)

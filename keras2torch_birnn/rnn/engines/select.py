@@ -21,10 +21,12 @@ from keras2torch_birnn.rnn.engines import (
     EngineRequest,
     EngineRow,
     candidates,
+    folded,
     refusal,
     requested_engine,
 )
-from keras2torch_birnn.rnn.engines.engine import Engine, RnnStack, StackEngine, run_no_steps
+from keras2torch_birnn.rnn.engines.engine import Engine, run_no_steps
+from keras2torch_birnn.rnn.engines.folded import RnnStack
 from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
@@ -36,13 +38,6 @@ class Candidate(NamedTuple):
 
     row: EngineRow
     engine: Engine
-
-
-class StackCandidate(NamedTuple):
-    """A row of ``ENGINES`` and its engine, which runs a stack at once."""
-
-    row: EngineRow
-    engine: StackEngine
 
 
 def _load(row: EngineRow) -> Candidate:
@@ -147,27 +142,26 @@ def _found(layer: RnnLayer, *, on_gpu: bool) -> tuple[Candidate, ...]:
     return found or _load_all(requested_engine(layer.engine))
 
 
-def select_stack_engine(stack: RnnStack, x: Tensor, *, masked: bool) -> StackCandidate | None:
-    """Select an engine that runs all layers of a stack at once; None if they run one by one.
+def runs_folded(stack: RnnStack, x: Tensor, *, masked: bool) -> bool:
+    """Return whether one call of torch's kernel runs all layers of a stack.
 
     x: a tensor on the device of the input.
 
     Raises:
-        UsageError: the forced engine cannot run the stack.
+        UsageError: this engine is forced, and cannot run the stack.
     """
     if stack.layers[0].precision is not None:
-        return None
+        return False
     found = _found(stack.layers[0], on_gpu=False)  # no engine for a GPU alone runs stacks
-    for row, engine in found:
-        if not isinstance(engine, StackEngine):
-            continue
-        if len(found) == 1:
-            if reason := engine.why_not_stack(stack):
-                raise refusal(row, reason, advice="use auto")
-            return StackCandidate(row, engine)
-        if not (engine.why_skip_stack(stack, x, masked=masked) or engine.why_not_stack(stack)):
-            return StackCandidate(row, engine)
-    return None
+    if len(found) > 1:
+        skipped = folded.ENGINE.why_skip_stack(stack, x, masked=masked)
+        return not (skipped or folded.ENGINE.why_not_stack(stack))
+    ((row, engine),) = found
+    if engine is not folded.ENGINE:
+        return False
+    if reason := folded.ENGINE.why_not_stack(stack):
+        raise refusal(row, reason, advice="use auto")
+    return True
 
 
 def explain_stack(stack: RnnStack, x: Tensor, *, masked: bool) -> Choice | None:
@@ -176,8 +170,8 @@ def explain_stack(stack: RnnStack, x: Tensor, *, masked: bool) -> Choice | None:
     Raises:
         UsageError: the forced engine cannot run the stack.
     """
-    found = select_stack_engine(stack, x, masked=masked)
-    if found is None:
+    if not runs_folded(stack, x, masked=masked):
         return None
-    forced = found.row.name == _requested(stack.layers[0])
-    return Choice(found.row.name, "chosen" if forced else found.engine.stack_reason)
+    forced = _requested(stack.layers[0]) == "folded"
+    call = RnnCall(x)
+    return Choice("folded", "chosen" if forced else folded.ENGINE.reason(stack.layers[0], call))

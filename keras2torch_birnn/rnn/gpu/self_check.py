@@ -162,11 +162,11 @@ def _draws(cell: Cell, kind: CheckedKind) -> Iterator[tuple[RnnLayer, RnnCall, l
             yield layer, call, wanted
 
 
-def _error(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+def _error(computed: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """Return the largest relative error of all results; infinite if one is NaN."""
     errors = [
         ((a.double() - b).abs().max() / b.abs().max().clamp(min=1.0)).nan_to_num(float("inf"))
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in zip(computed, wanted, strict=True)
     ]
     return max(map(float, errors))
 

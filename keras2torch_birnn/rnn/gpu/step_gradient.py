@@ -132,13 +132,13 @@ def _weight_gradients(
     weights: Sequence[Weights],
     x: Tensor,
     steps: Steps,
-    found: StepGradients,
+    gradients: StepGradients,
 ) -> list[Tensor]:
     """Return the gradients of the parameters that are there: one product for each matrix."""
     directions, units = len(weights), steps.h.shape[3]
-    sums = found.sums.flatten(0, 1)
+    sums = gradients.sums.flatten(0, 1)
     d_ih, d_bias = (sums.T @ x.flatten(0, 1)).chunk(directions), sums.sum(0).chunk(directions)
-    recurrent = found.recurrent.flatten(1, 2)  # (D, T * B, G * H)
+    recurrent = gradients.recurrent.flatten(1, 2)  # (D, T * B, G * H)
     before = steps.h[:, :-1].flatten(1, 2)
     if steps.reset_h is None:
         d_hh = torch.bmm(recurrent.transpose(1, 2), before)

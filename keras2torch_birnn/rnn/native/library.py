@@ -172,69 +172,6 @@ def warn_once_if_missing() -> None:
         )
 
 
-@cache
-def library() -> ctypes.CDLL:
-    """Load the library and declare its functions.
-
-    Raises:
-        NoKernelError: it does not exist, or does not fit.
-    """
-    found = load()
-    _compare_codes(found)
-    found.k2t_instruction_sets.argtypes = ()
-    found.k2t_instruction_sets.restype = _int
-    found.k2t_packed_size.argtypes = (_int, ctypes.POINTER(Shape))
-    found.k2t_packed_size.restype = _int
-    found.k2t_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 5)
-    found.k2t_pack.restype = _int
-    found.k2t_fingerprint.argtypes = (
-        *(_int, ctypes.POINTER(Array)),
-        ctypes.POINTER(ctypes.c_uint64),
-    )
-    found.k2t_fingerprint.restype = _int
-    found.k2t_lengths.argtypes = (_pointer, _int, _int, _int, _int, _pointer)
-    found.k2t_lengths.restype = _int
-    found.k2t_run.argtypes = (_int, ctypes.c_char_p)
-    found.k2t_run.restype = _int
-    found.k2t_run_program.argtypes = (_int, ctypes.c_char_p)
-    found.k2t_run_program.restype = _int
-    found.k2t_width.argtypes = (_int, _int)
-    found.k2t_width.restype = _int
-    found.k2t_kept_parts.argtypes = (_int,)
-    found.k2t_kept_parts.restype = _int
-    found.k2t_gradient_packed_size.argtypes = (_int, ctypes.POINTER(Shape))
-    found.k2t_gradient_packed_size.restype = _int
-    found.k2t_gradient_pack.argtypes = (_int, ctypes.POINTER(Shape), *[_pointer] * 3)
-    found.k2t_gradient_pack.restype = _int
-    found.k2t_gradient.argtypes = (_int, ctypes.POINTER(Gradient))
-    found.k2t_gradient.restype = _int
-    found.k2t_use_threads_of.argtypes = (_pointer,)
-    found.k2t_use_threads_of.restype = None
-    checks: Mapping[Any, Sequence[Any]] = {
-        _check_result: (found.k2t_pack, found.k2t_fingerprint, found.k2t_gradient_pack),
-        _check_size: (
-            *(found.k2t_packed_size, found.k2t_gradient_packed_size),
-            *(found.k2t_width, found.k2t_kept_parts),
-        ),
-    }
-    for check, functions in checks.items():
-        for function in functions:
-            function.errcheck = check
-    return found
-
-
-def _compare_codes(found: ctypes.CDLL) -> None:
-    """Compare the library's numbers and sizes with Python's.
-
-    Raises:
-        NoKernelError: they differ.
-    """
-    found.k2t_codes.argtypes, found.k2t_codes.restype = (), ctypes.c_char_p
-    listed = found.k2t_codes().decode()
-    if differences := list(codes.find_differences(listed, {**codes.TABLES, "bytes": _SIZES})):
-        raise NoKernelError(f"its numbers differ: {'; '.join(differences)}", advise_build())
-
-
 def check_code(code: int) -> None:
     """Raise the error of a return code of the kernel.
 
@@ -260,6 +197,58 @@ def _check_size(size: int, *_: Any) -> int:
     if size < 0:
         check_code(codes.RESULTS["unknown code"])
     return size
+
+
+_shape = ctypes.POINTER(Shape)
+# Arguments, result, and a check of the result.
+_FUNCTIONS: Mapping[str, tuple[Sequence[Any], Any, Any]] = {
+    "k2t_instruction_sets": ((), _int, None),
+    "k2t_packed_size": ((_int, _shape), _int, _check_size),
+    "k2t_pack": ((_int, _shape, *[_pointer] * 5), _int, _check_result),
+    "k2t_fingerprint": (
+        (_int, ctypes.POINTER(Array), ctypes.POINTER(ctypes.c_uint64)),
+        _int,
+        _check_result,
+    ),
+    "k2t_lengths": ((_pointer, *[_int] * 4, _pointer), _int, None),
+    "k2t_run": ((_int, ctypes.c_char_p), _int, None),
+    "k2t_run_program": ((_int, ctypes.c_char_p), _int, None),
+    "k2t_width": ((_int, _int), _int, _check_size),
+    "k2t_kept_parts": ((_int,), _int, _check_size),
+    "k2t_gradient_packed_size": ((_int, _shape), _int, _check_size),
+    "k2t_gradient_pack": ((_int, _shape, *[_pointer] * 3), _int, _check_result),
+    "k2t_gradient": ((_int, ctypes.POINTER(Gradient)), _int, None),
+    "k2t_use_threads_of": ((_pointer,), None, None),
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load the library and declare its functions.
+
+    Raises:
+        NoKernelError: it does not exist, or does not fit.
+    """
+    found = load()
+    _compare_codes(found)
+    for name, (arguments, result, check) in _FUNCTIONS.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = arguments, result
+        if check is not None:
+            function.errcheck = check
+    return found
+
+
+def _compare_codes(loaded: ctypes.CDLL) -> None:
+    """Compare the library's numbers and sizes with Python's.
+
+    Raises:
+        NoKernelError: they differ.
+    """
+    loaded.k2t_codes.argtypes, loaded.k2t_codes.restype = (), ctypes.c_char_p
+    listed = loaded.k2t_codes().decode()
+    if differences := list(codes.find_differences(listed, {**codes.TABLES, "bytes": _SIZES})):
+        raise NoKernelError(f"its numbers differ: {'; '.join(differences)}", advise_build())
 
 
 def fingerprint(isa: int, sources: Any) -> int:

@@ -174,15 +174,15 @@ class Program:
         self._head = (*words, writer.floats + BEHIND)
         self._write = struct.Struct(f"{PROGRAM.format}{writer.given + len(writer.layers)}Q").pack
 
-    def run(self, given: Sequence[int]) -> bool:
+    def run(self, addresses: Sequence[int]) -> bool:
         """Run; return whether it computed the outputs, which some values leave to torch.
 
-        given: addresses of all inputs and outputs.
+        addresses: of all inputs and outputs.
 
         Raises:
             MemoryError: no workspace.
         """
-        write = partial(self._write, *self._head, torch.get_num_threads(), *given)
+        write = partial(self._write, *self._head, torch.get_num_threads(), *addresses)
         code = self._layers.run(self._find_layers, write)
         if code == codes.BY_TORCH:
             return False

@@ -12,21 +12,23 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
+from operator import attrgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.native.packing import empty_floats
-from keras2torch_birnn.torch_private import find
+from keras2torch_birnn.torch_private import find, last_name
 
 # Bytes. Less is left to the C library, which does not give it back.
 LARGE_BYTES = 1 << 20
 # What waits for its next use: so many bytes at most, and for so many requests.
 IDLE_BYTES = 1 << 30
 IDLE_REQUESTS = 1000
-# Counts what holds a storage. Without this function of torch no memory is used again.
-_count_holders: Callable[[int], int] | None = find("count_holders")
+# Counts what holds a storage, by its handle. Without both of torch no memory is used again.
+_count_holders: Callable[[int], int] | None = find("storage_handle") and find("count_holders")
+_handle_of = attrgetter(last_name("storage_handle"))
 
 
 class _Room(NamedTuple):
@@ -57,7 +59,7 @@ class _Room(NamedTuple):
 
 def _new_room(size: int, count: Callable[[int], int]) -> _Room:
     storage = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
-    room = _Room(storage, storage._cdata, storage.data_ptr())
+    room = _Room(storage, _handle_of(storage), storage.data_ptr())
     del storage
     return room._replace(tensors=count(room.handle), references=sys.getrefcount(room.storage))
 

@@ -91,11 +91,11 @@ class KerasLoss:
             total = value if total is None else total + value
         return ps[0].new_zeros(()) if total is None else total
 
-    def _split(self, given: PerOutput, what: str) -> list[Tensor]:
-        if isinstance(given, Mapping):
-            self._check_names(given, what)
-            given = [given[name] for name in self.names]
-        found = list(leaves(given))
+    def _split(self, values: PerOutput, what: str) -> list[Tensor]:
+        if isinstance(values, Mapping):
+            self._check_names(values, what)
+            values = [values[name] for name in self.names]
+        found = list(leaves(values))
         if len(found) != len(self.names):
             raise ArgumentValueError(
                 f"{len(self.names)} {what} are expected ({', '.join(map(printable, self.names))}), "
@@ -104,9 +104,9 @@ class KerasLoss:
             )
         return found
 
-    def _check_names(self, given: Mapping[str, Any], what: str) -> None:
-        unknown = [name for name in given if name not in self.names]
-        missing = [name for name in self.names if name not in given]
+    def _check_names(self, values: Mapping[str, Any], what: str) -> None:
+        unknown = [name for name in values if name not in self.names]
+        missing = [name for name in self.names if name not in values]
         if unknown or missing:
             kinds = (("no output is called", unknown), ("missing are", missing))
             said = [
@@ -118,11 +118,11 @@ class KerasLoss:
                 place=what,
             )
 
-    def _spread(self, given: PerOutput, what: str) -> list[Tensor | None]:
+    def _spread(self, values: PerOutput, what: str) -> list[Tensor | None]:
         """Return what is for each output; a tensor alone is for all of them."""
-        if given is None or isinstance(given, Tensor):
-            return [given] * len(self.names)
-        return list(self._split(given, what))
+        if values is None or isinstance(values, Tensor):
+            return [values] * len(self.names)
+        return list(self._split(values, what))
 
     def _term(
         self, term: Term, p: Tensor, y: Tensor, weight: Tensor | None, mask: Tensor | None

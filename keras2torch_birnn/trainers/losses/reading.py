@@ -90,61 +90,61 @@ def _describe_options(compiled: CompiledTraining) -> tuple[str, ...]:
     return ()
 
 
-def _parse_weight(given: Any) -> float | None:
+def _parse_weight(weight: Any) -> float | None:
     """Parse the weight of one output's loss.
 
     Raises:
         UnsupportedOptionError: it is no number.
     """
     try:
-        parsed: float | None = _WEIGHT.parse(plain_value(given))
+        parsed: float | None = _WEIGHT.parse(plain_value(weight))
     except BadOptionError as error:
         raise UnsupportedOptionError(
-            f"loss_weights={printable(repr(given))}: {error}", _HOW_TO_REPLACE
+            f"loss_weights={printable(repr(weight))}: {error}", _HOW_TO_REPLACE
         ) from None
     return parsed
 
 
-def _per_output(given: Any, names: Sequence[str], what: str) -> list[Any]:
+def _per_output(values: Any, names: Sequence[str], what: str) -> list[Any]:
     """Return what is given for each output: alone for all, in their order, or by their names."""
-    given = plain_value(given)
-    if given is None:
+    values = plain_value(values)
+    if values is None:
         return [None] * len(names)
-    serialized = isinstance(given, Mapping) and "class_name" in given
-    if isinstance(given, Mapping) and not serialized:
-        unknown = sorted(str(key) for key in given.keys() - set(names))
+    serialized = isinstance(values, Mapping) and "class_name" in values
+    if isinstance(values, Mapping) and not serialized:
+        unknown = sorted(str(key) for key in values.keys() - set(names))
         if unknown:
             raise UnsupportedOptionError(
                 f"{what} of {', '.join(map(printable, unknown))}, which is no output of the model",
                 _HOW_TO_REPLACE,
                 place=what,
             )
-        return [given.get(name) for name in names]
-    if isinstance(given, list | tuple):
-        if len(given) != len(names):
+        return [values.get(name) for name in names]
+    if isinstance(values, list | tuple):
+        if len(values) != len(names):
             raise UnsupportedOptionError(
-                f"{len(given)} {what} for {len(names)} outputs", _HOW_TO_REPLACE, place=what
+                f"{len(values)} {what} for {len(names)} outputs", _HOW_TO_REPLACE, place=what
             )
-        return list(given)
-    return [given] * len(names)
+        return list(values)
+    return [values] * len(names)
 
 
-def _read_loss(found: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None]:
+def _read_loss(loss: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None]:
     """Read one loss: its name, its options, its reduction, its dtype."""
     config: Mapping[str, Any] = {}
-    written = str(found)
-    if isinstance(found, Mapping):
-        written, given = str(found.get("class_name")), found.get("config")
-        if is_custom_function(found) or isinstance(given, str):
+    written = str(loss)
+    if isinstance(loss, Mapping):
+        written, given = str(loss.get("class_name")), loss.get("config")
+        if is_custom_function(loss) or isinstance(given, str):
             written = str(given)
         elif isinstance(given, Mapping):
             config = given
         # Keras writes its own functions by their full names, never as mse or mae.
-        if is_custom_function(found):
+        if is_custom_function(loss):
             known = written in LOSSES or written in REFUSED
             written = written if known else f"the function {written} of the user"
-        elif is_custom_class(found):
-            written = f"{found.get('module')}>{written}"
+        elif is_custom_class(loss):
+            written = f"{loss.get('module')}>{written}"
     plain = written.replace("_", "").lower()
     if plain in REFUSED or not (plain in ALIASES or written in CROSSENTROPY):
         why = "is not supported" if plain in REFUSED else "is none of Keras' own losses"
@@ -167,10 +167,10 @@ def _read_loss(found: Any) -> tuple[str, dict[str, Any], str, torch.dtype | None
     return name, options, reduction, dtype and getattr(torch, dtype)
 
 
-def _plain_dtype(found: Any) -> Any:
+def _plain_dtype(dtype: Any) -> Any:
     """Return the name of a dtype that is given by name or as a policy."""
-    config = found.get("config") if isinstance(found, Mapping) else None
-    return config.get("name") if isinstance(config, Mapping) else found
+    config = dtype.get("config") if isinstance(dtype, Mapping) else None
+    return config.get("name") if isinstance(config, Mapping) else dtype
 
 
 def _outputs(graph: Graph) -> tuple[list[str], list[Literal["softmax", "sigmoid", ""]]]:

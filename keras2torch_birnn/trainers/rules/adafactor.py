@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.trainers.compiled import Family
-from keras2torch_birnn.trainers.options import Options
-from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
+from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors, option
 from keras2torch_birnn.trainers.variables import Variable
 
 
@@ -23,30 +21,13 @@ class Adafactor(Rule):
     squares. ``smallest``: size of a variable. ``limit``: root mean square of a step.
     """
 
-    power: float
-    epsilon: float
-    smallest: float
-    limit: float
+    power: float = option(-0.8, "beta_2_decay")
+    epsilon: float = option(1e-30, "epsilon_1")
+    smallest: float = option(1e-3, "epsilon_2")
+    limit: float = option(1.0, "clip_threshold")
+    ignored: ClassVar = ("relative_step",)  # a rate above 1 / sqrt(step) is never used
+    slot_names: ClassVar = (("rows", "columns", "v"),)
     of_whole_variables: ClassVar = True
-    # relative_step makes no difference: a rate above 1 / sqrt(step) is never used.
-    known: ClassVar = frozenset(
-        {"beta_2_decay", "epsilon_1", "epsilon_2", "clip_threshold", "relative_step"}
-    )
-
-    @classmethod
-    def parse(cls, options: Options, family: Family) -> Adafactor:
-        """Read the options of a file."""
-        return cls(
-            family,
-            options.number("beta_2_decay", default=-0.8),
-            options.number("epsilon_1", default=1e-30),
-            options.number("epsilon_2", default=1e-3),
-            options.number("clip_threshold", default=1.0),
-        )
-
-    def slots(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the slots."""
-        return (("rows", "columns", "v"),)
 
     def slot_shape(self, slot: str, variable: Variable) -> tuple[int, ...] | None:
         """Return the shape of a slot; vectors are not factored."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family, is_experimental
 from keras2torch_birnn.trainers.options import Options, single
-from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
+from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors, option
 
 
 def _root(squares: Tensors, epsilon: float, *, inside: bool) -> Tensors:
@@ -26,22 +26,17 @@ def _root(squares: Tensors, epsilon: float, *, inside: bool) -> Tensors:
 class Adagrad(Rule):
     """The sum of all squares, which starts from a number of the options."""
 
-    epsilon: float
-    first: float
-    known: ClassVar = frozenset({"epsilon", "initial_accumulator_value"})
+    epsilon: float = option(EPSILON)
+    first: float = option(0.1, "initial_accumulator_value")
+    slot_names: ClassVar = (("accumulator",),)
 
     @classmethod
-    def parse(cls, options: Options, family: Family) -> Adagrad:
+    def parse(cls, options: Options, family: Family, **computed: Any) -> Rule:
         """Read the options of a file."""
         usual = 0.0 if family == "keras2" else 0.1
         first = options.number("initial_accumulator_value", default=usual)
         rounds = family == "keras3" and options.on_tensorflow
-        epsilon = options.number("epsilon", default=EPSILON) or EPSILON
-        return cls(family, epsilon, single(first) if rounds else first)
-
-    def slots(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the slots."""
-        return (("accumulator",),)
+        return super().parse(options, family, first=single(first) if rounds else first)
 
     def start(self, slot: str) -> float:
         """Return the value that a new slot is filled with."""
@@ -59,24 +54,14 @@ class Adagrad(Rule):
 class Adadelta(Rule):
     """Steps of the size of the steps before."""
 
-    rho: float
-    epsilon: float
-    known: ClassVar = frozenset({"rho", "epsilon"})
-
-    @classmethod
-    def parse(cls, options: Options, family: Family) -> Adadelta:
-        """Read the options of a file."""
-        epsilon = options.number("epsilon", default=EPSILON) or EPSILON
-        return cls(family, options.number("rho", default=0.95), epsilon)
+    rho: float = option(0.95)
+    epsilon: float = option(EPSILON)
+    left: ClassVar = "all"
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
         """Return the names of the slots."""
         older = self.family in ("keras2", "legacy")
         return (("squares",), ("steps",)) if older else (("squares", "steps"),)
-
-    def left_alone(self) -> Literal["", "weights", "all"]:
-        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
-        return "all"
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by a = rho a + (1 - rho) g^2; d = sqrt((s + e) / (a + e)) g; p -= rate d."""
@@ -100,23 +85,17 @@ class Adadelta(Rule):
 class RMSprop(Rule):
     """A moving average of squares; momentum is added to what was divided."""
 
-    rho: float
-    epsilon: float
-    momentum: float
-    centered: bool
-    known: ClassVar = frozenset({"rho", "epsilon", "momentum", "centered"})
+    rho: float = option(0.9)
+    epsilon: float = option(EPSILON)
+    momentum: float = option(0.0)
+    centered: bool = option(False)
 
     @classmethod
-    def parse(cls, options: Options, family: Family) -> RMSprop:
+    def parse(cls, options: Options, family: Family, **computed: Any) -> Rule:
         """Read the options of a file."""
-        experimental = is_experimental(family, options.version)
-        return (ExperimentalRMSprop if experimental else cls)(
-            family,
-            options.number("rho", default=0.9),
-            options.number("epsilon", default=EPSILON) or EPSILON,
-            options.number("momentum"),
-            options.flag("centered"),
-        )
+        if cls is RMSprop and is_experimental(family, options.version):
+            return ExperimentalRMSprop.parse(options, family)
+        return super().parse(options, family)
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
         """Return the names of the slots."""
@@ -124,7 +103,7 @@ class RMSprop(Rule):
         return (("squares",), *momentum, *((("mean",),) if self.centered else ()))
 
     def left_alone(self) -> Literal["", "weights", "all"]:
-        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        """Tell what OptimizerV2 leaves alone: without momentum nothing."""
         return "all" if self.momentum else ""
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,33 +12,20 @@ import torch
 from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options
-from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
+from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors, option
 
 
 @dataclass(frozen=True)
 class _Moments(Rule):
     """Rules with two moments, which differ in how they use them."""
 
-    beta_1: float
-    beta_2: float
-    epsilon: float
-
-    @property
-    def grouped(self) -> bool:
-        """Tell whether all first moments are stored before all second ones."""
-        return self.family in ("keras2", "legacy")
+    beta_1: float = option(0.9)
+    beta_2: float = option(0.999)
+    epsilon: float = option(EPSILON)
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the slots."""
-        return (("m",), ("v",)) if self.grouped else (("m", "v"),)
-
-
-def _moments(options: Options) -> tuple[float, float, float]:
-    return (
-        options.number("beta_1", default=0.9),
-        options.number("beta_2", default=0.999),
-        options.number("epsilon", default=EPSILON) or EPSILON,
-    )
+        """Return the names of the slots; older files have all first moments before the second."""
+        return (("m",), ("v",)) if self.family in ("keras2", "legacy") else (("m", "v"),)
 
 
 def _follow(m: Tensors, v: Tensors, grads: Tensors, rule: _Moments, now: Now) -> None:
@@ -53,13 +40,8 @@ def _follow(m: Tensors, v: Tensors, grads: Tensors, rule: _Moments, now: Now) ->
 class Adam(_Moments):
     """Adam. epsilon is added to the root of the second moment as it is, other than in torch."""
 
-    amsgrad: bool
-    known: ClassVar = frozenset({"beta_1", "beta_2", "epsilon", "amsgrad", "adaptive_epsilon"})
-
-    @classmethod
-    def parse(cls, options: Options, family: Family) -> Adam:
-        """Read the options of a file."""
-        return cls(family, *_moments(options), options.flag("amsgrad"))
+    amsgrad: bool = option(False)
+    ignored: ClassVar = ("adaptive_epsilon",)
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
         """Return the names of the slots; Keras 2 has a third one without AMSGrad, too."""
@@ -84,16 +66,7 @@ class Adam(_Moments):
 class Adamax(_Moments):
     """Adam with the largest gradient in place of the second moment."""
 
-    known: ClassVar = frozenset({"beta_1", "beta_2", "epsilon"})
-
-    @classmethod
-    def parse(cls, options: Options, family: Family) -> Adamax:
-        """Read the options of a file."""
-        return cls(family, *_moments(options))
-
-    def left_alone(self) -> Literal["", "weights", "all"]:
-        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
-        return "all"
+    left: ClassVar = "all"
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by u = max(b2 u, |g|); p -= rate m / ((1 - b1^t) (u + epsilon))."""
@@ -114,15 +87,16 @@ class Adamax(_Moments):
 class Nadam(_Moments):
     """Adam with Nesterov's momentum, whose factors have a schedule and a running product."""
 
-    decay: float
-    known: ClassVar = frozenset({"beta_1", "beta_2", "epsilon", "schedule_decay", "decay"})
+    decay: float = option(0.004)
+    ignored: ClassVar = ("schedule_decay",)  # another name of the decay
+    left: ClassVar = "weights"
 
     @classmethod
-    def parse(cls, options: Options, family: Family) -> Nadam:
+    def parse(cls, options: Options, family: Family, **computed: Any) -> Rule:
         """Read the options of a file; the schedule is fixed in newer optimizers."""
         older = family in ("keras2", "legacy")
         decay = options.number("schedule_decay", "decay", default=0.004) if older else 1.0
-        return cls(family, *_moments(options), decay)
+        return super().parse(options, family, decay=decay)
 
     def shared(self) -> Mapping[str, float]:
         """Return the product of the factors so far, and how often it was multiplied."""
@@ -154,10 +128,6 @@ class Nadam(_Moments):
                 shared["count"] += 1
             yield shared["product"], [i for i, one in enumerate(now.owners) if one == owner]
 
-    def left_alone(self) -> Literal["", "weights", "all"]:
-        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
-        return "weights"
-
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Combine the first moment at the next step with the gradient; see Dozat 2015."""
         m, v = slots["m"], slots["v"]
@@ -180,13 +150,7 @@ class Nadam(_Moments):
 class Lamb(_Moments):
     """Adam whose step for each variable is as long as the variable, times the rate."""
 
-    known: ClassVar = frozenset({"beta_1", "beta_2", "epsilon"})
     of_whole_variables: ClassVar = True
-
-    @classmethod
-    def parse(cls, options: Options, family: Family) -> Lamb:
-        """Read the options of a file."""
-        return cls(family, *_moments(options))
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by u = m' / (sqrt(v') + epsilon); p -= rate |p| / |u| u; ' without the bias."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,10 +15,9 @@ from keras2torch_birnn.limits import MAX_MUON_ITERATIONS
 from keras2torch_birnn.trainers.compiled import Family
 from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.rules.adam import Adam
-from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors
+from keras2torch_birnn.trainers.rules.rule import EPSILON, Now, Rule, Slots, Tensors, option
 from keras2torch_birnn.trainers.variables import Variable
 
-_DECAY = 0.004  # default of both
 _SMALLEST_NORM = 1e-7
 _PLACE = "optimizer"
 _HOW_ELSE = "exclude layers by names of their own, or make the optimizer in torch"
@@ -28,58 +27,48 @@ _HOW_ELSE = "exclude layers by names of their own, or make the optimizer in torc
 class Muon(Rule):
     """Muon with the Adam of variables that are no matrices, or excluded.
 
-    ``factors``: of the polynomial of degree 5 whose ``iterations`` bring singular values near 1.
-    ``scale``: of steps, times the root of the larger size; None: they are as they come out.
-    ``excluded``: patterns in the paths of variables; ``lower``: such patterns in lower case.
-    ``ratio``: of Adam's rate to the common one. ``adam_decay``: its weight decay.
+    ``a``, ``b``, ``c``: factors of the polynomial of degree 5 whose ``iterations`` bring singular
+    values near 1. ``scale``: of steps, times the root of the larger size; None: they are as they
+    come out. ``excluded``: patterns in the paths of variables. ``beta_1``, ``beta_2``, ``epsilon``:
+    of Adam; ``ratio``: of its rate to the common one; ``adam_decay``: its weight decay.
     """
 
-    adam: Adam
-    ratio: float
-    adam_decay: float
-    momentum: float
-    nesterov: bool
-    factors: tuple[float, float, float]
-    iterations: int
-    scale: float | None
-    excluded: tuple[re.Pattern[str], ...]
-    with_embeddings: bool
+    beta_1: float = option(0.9, "adam_beta_1")
+    beta_2: float = option(0.999, "adam_beta_2")
+    epsilon: float = option(EPSILON)
+    ratio: float = option(1.0, "adam_lr_ratio")
+    adam_decay: float = option(0.004, "adam_weight_decay")
+    momentum: float = option(0.95)
+    nesterov: bool = option(True)
+    a: float = option(3.4445, "muon_a")
+    b: float = option(-4.7750, "muon_b")
+    c: float = option(2.0315, "muon_c")
+    iterations: int = option(5, "ns_steps")
+    scale: float | None = option(0.2, "rms_rate")
+    excluded: tuple[re.Pattern[str], ...] = option((), "exclude_layers")
+    excludes_embeddings: bool = option(True, "exclude_embeddings")
+    slot_names: ClassVar = (("m", "v"),)
     of_whole_variables: ClassVar = True
-    known: ClassVar = frozenset(
-        "adam_beta_1 adam_beta_2 adam_weight_decay epsilon exclude_layers exclude_embeddings "
-        "muon_a muon_b muon_c adam_lr_ratio momentum ns_steps nesterov rms_rate".split()
-    )
 
     @classmethod
-    def parse(cls, options: Options, family: Family) -> Muon:
-        """Read the options of a file."""
-        adam = Adam(
-            family,
-            options.number("adam_beta_1", default=0.9),
-            options.number("adam_beta_2", default=0.999),
-            options.number("epsilon", default=EPSILON) or EPSILON,
-            amsgrad=False,
-        )
+    def parse(cls, options: Options, family: Family, **computed: Any) -> Rule:
+        """Read the options of a file; null stands for no decay, and for no scale."""
         iterations = options.whole("ns_steps", default=5)
         if not 0 <= iterations <= MAX_MUON_ITERATIONS:
             raise InvalidModelFileError(f"ns_steps={iterations}", "refused", place=_PLACE)
-        return cls(
+        return super().parse(
+            options,
             family,
-            adam,
-            options.number("adam_lr_ratio", default=1.0),
-            options.optional("adam_weight_decay", default=_DECAY) or 0.0,
-            options.number("momentum", default=0.95),
-            options.flag("nesterov", default=True),
-            (
-                options.number("muon_a", default=3.4445),
-                options.number("muon_b", default=-4.7750),
-                options.number("muon_c", default=2.0315),
-            ),
-            iterations,
-            options.optional("rms_rate", default=0.2),
-            options.patterns("exclude_layers"),
-            not options.flag("exclude_embeddings", default=True),
+            adam_decay=options.optional("adam_weight_decay", default=0.004) or 0.0,
+            iterations=iterations,
+            scale=options.optional("rms_rate", default=0.2),
+            excluded=options.patterns("exclude_layers"),
         )
+
+    @property
+    def adam(self) -> Adam:
+        """The rule of the other variables."""
+        return Adam(self.family, self.beta_1, self.beta_2, self.epsilon)
 
     def _takes_adam(self, variable: Variable) -> bool:
         """Tell whether a variable is updated by Adam.
@@ -104,12 +93,8 @@ class Muon(Rule):
         return loaded
 
     def _excludes(self, path: str) -> bool:
-        of_embedding = not self.with_embeddings and "embedding" in path.lower()
+        of_embedding = self.excludes_embeddings and "embedding" in path.lower()
         return of_embedding or any(one.search(path) for one in self.excluded)
-
-    def slots(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the slots."""
-        return (("m", "v"),)
 
     def slot_shape(self, slot: str, variable: Variable) -> tuple[int, ...] | None:
         """Return the shape of a slot; only Adam has a second moment."""
@@ -141,11 +126,10 @@ class Muon(Rule):
 
     def _orthogonalize(self, matrix: Tensor, now: Now) -> Tensor:
         """Bring the singular values of a matrix near 1 by Newton-Schulz iterations."""
-        a, b, c = self.factors
         tall = matrix.shape[0] > matrix.shape[1]
         x: Tensor = matrix.mT if tall else matrix
         x = x / (torch.linalg.norm(now.rounded(x), dim=(0, 1)) + _SMALLEST_NORM)
         for _ in range(self.iterations):
             square = x @ x.mT
-            x = a * x + (b * square + c * square @ square) @ x
+            x = self.a * x + (self.b * square + self.c * square @ square) @ x
         return x.mT if tall else x

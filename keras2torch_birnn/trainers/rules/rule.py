@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -85,30 +85,70 @@ class Now:
         return float(self.exact(1) - self.cast(beta))
 
 
+_NAME = "option"
+
+
+def option(default: Any, name: str = "") -> Any:
+    """Describe a field that is an option in a file: a number, or a flag, if ``parse`` says no more.
+
+    name: in the file, where that differs.
+    """
+    return field(default=default, metadata={_NAME: name})
+
+
+def _read(options: Options, name: str, default: float) -> float:
+    """Read an option; an epsilon of 0 stands for its default, as in Keras."""
+    if isinstance(default, bool):
+        return options.flag(name, default=default)
+    value = options.number(name, default=default)
+    return EPSILON if name == "epsilon" and not value else value
+
+
 @dataclass(frozen=True)
 class Rule(ABC):
-    """An update rule with its options; ``family``: whose it is."""
+    """An update rule with its options; ``family``: whose it is.
+
+    ``ignored``: options that change nothing here. ``slot_names``: the slots as Keras stores them,
+    those of one tuple variable by variable, before those of the next. ``left``: what OptimizerV2
+    leaves as it is in the rows of a table that were not looked up. ``of_whole_variables``: the rule
+    updates variables in Keras' layout in the place of parameters.
+    """
 
     family: Family
-    known: ClassVar[frozenset[str]] = frozenset()
-    # It updates variables in Keras' layout in the place of parameters.
+    ignored: ClassVar[tuple[str, ...]] = ()
+    slot_names: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    left: ClassVar[Literal["", "weights", "all"]] = ""
     of_whole_variables: ClassVar[bool] = False
 
     @classmethod
-    @abstractmethod
-    def parse(cls, options: Options, family: Family) -> Rule:
-        """Read the options of a file.
+    def options(cls) -> Mapping[str, tuple[str, Any]]:
+        """Return the fields that are options, with the name in a file and the default of each."""
+        return {
+            one.name: (one.metadata[_NAME] or one.name, one.default)
+            for one in fields(cls)
+            if _NAME in one.metadata
+        }
+
+    @classmethod
+    def known(cls) -> frozenset[str]:
+        """Return the names of all options that the rule takes."""
+        return frozenset((*(name for name, _ in cls.options().values()), *cls.ignored))
+
+    @classmethod
+    def parse(cls, options: Options, family: Family, **computed: Any) -> Rule:
+        """Read the options of a file. computed: fields that are no plain options.
 
         Raises:
             InvalidModelFileError: an option is broken.
         """
+        plain = {
+            one: _read(options, *row) for one, row in cls.options().items() if one not in computed
+        }
+        return cls(family, **plain, **computed)
 
-    @abstractmethod
     def slots(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the slots as Keras stores them.
-
-        All slots of one tuple are stored variable by variable, before those of the next tuple.
-        """
+        """Return the names of the slots, see ``slot_names``."""
+        return self.slot_names
 
     def slot_shape(self, slot: str, variable: Variable) -> tuple[int, ...] | None:
         """Return the shape of a slot of a whole variable, None if it has none."""
@@ -135,8 +175,8 @@ class Rule(ABC):
         return {}
 
     def left_alone(self) -> Literal["", "weights", "all"]:
-        """Tell what OptimizerV2 leaves as it is in the rows of a table that were not looked up."""
-        return ""
+        """Tell what OptimizerV2 leaves alone, see ``left``."""
+        return self.left
 
     @abstractmethod
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:

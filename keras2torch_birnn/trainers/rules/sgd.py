@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from keras2torch_birnn.torch_private import foreach
 from keras2torch_birnn.trainers.compiled import Family, is_experimental
 from keras2torch_birnn.trainers.options import Options
-from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors
+from keras2torch_birnn.trainers.rules.rule import Now, Rule, Slots, Tensors, option
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,22 @@ class SGD(Rule):
     ``always``: there is a slot for the velocity without momentum, too, which nothing uses.
     """
 
-    momentum: float
-    nesterov: bool
-    always: bool
-    known: ClassVar = frozenset({"momentum", "nesterov"})
+    momentum: float = option(0.0)
+    nesterov: bool = option(False)
+    always: bool = False
 
     @classmethod
-    def parse(cls, options: Options, family: Family) -> SGD:
+    def parse(cls, options: Options, family: Family, **computed: Any) -> Rule:
         """Read the options of a file."""
         newer = family == "tf.keras" and not is_experimental(family, options.version)
-        always = family == "keras2" or newer
-        return cls(family, options.number("momentum"), options.flag("nesterov"), always)
+        return super().parse(options, family, always=family == "keras2" or newer)
 
     def slots(self) -> tuple[tuple[str, ...], ...]:
         """Return the names of the slots."""
         return (("momentum",),) if self.always or self.momentum else ()
 
     def left_alone(self) -> Literal["", "weights", "all"]:
-        """Tell what OptimizerV2 leaves as it is in rows that were not looked up."""
+        """Tell what OptimizerV2 leaves alone: without momentum nothing."""
         return "all" if self.momentum else ""
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
@@ -57,19 +55,9 @@ class SGD(Rule):
 class Lion(Rule):
     """Steps of one size in the direction of the sign of a moving average."""
 
-    beta_1: float
-    beta_2: float
-    known: ClassVar = frozenset({"beta_1", "beta_2"})
-
-    @classmethod
-    def parse(cls, options: Options, family: Family) -> Lion:
-        """Read the options of a file."""
-        beta_2 = options.number("beta_2", default=0.99)
-        return cls(family, options.number("beta_1", default=0.9), beta_2)
-
-    def slots(self) -> tuple[tuple[str, ...], ...]:
-        """Return the names of the slots."""
-        return (("momentum",),)
+    beta_1: float = option(0.9)
+    beta_2: float = option(0.99)
+    slot_names: ClassVar = (("momentum",),)
 
     def apply(self, params: Tensors, grads: Tensors, slots: Slots, now: Now) -> None:
         """Step by p -= rate sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g."""
