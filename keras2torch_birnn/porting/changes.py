@@ -162,7 +162,7 @@ def in_one_call(change: Change, path: str) -> Change:
 
         return run
 
-    number = int(path.rpartition("#")[2]) + 1 if "#" in path else 1
+    number = int(path.rpartition("#")[2].partition("/")[0]) + 1 if "#" in path else 1
     applied = {key: limited(apply) for key, apply in change.applied.items()}
     return replace(change, words=f"in call {number} alone: {change.words}", applied=applied)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.plugins import run_file
+from keras2torch_birnn.porting.function_port import FunctionPort, needs_arguments
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.saving.state_dicts import read_plain
@@ -25,8 +27,9 @@ from keras2torch_birnn.saving.state_dicts import read_plain
 def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
     """Run a Python file and make the port that it holds: ``FILE.py:NAME``.
 
-    NAME is a class or function that is called without arguments, or a module. weights: a
-    ``state_dict`` in a ``.pt``, ``.pth`` or ``.safetensors`` file. Run files of your own only.
+    NAME is a class or function that is called without arguments, a module, or a function of the
+    inputs, which is the port itself. weights: a ``state_dict`` in a ``.pt``, ``.pth`` or
+    ``.safetensors`` file. Run files of your own only.
 
     Raises:
         UsageError: no such file or name, or it gives no module; PluginError: it fails.
@@ -40,11 +43,19 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
     found = getattr(run_file(file), name, None)
     if found is None:
         raise UsageError(f"{printable(file)} defines no {printable(name)}", "check the name")
-    port = found if isinstance(found, nn.Module) else _call(found, name)
+    itself = isinstance(found, nn.Module) or (isfunction(found) and needs_arguments(found))
+    port = found if itself else _call(found, name)
+    if isfunction(port):
+        if weights is not None:
+            raise UsageError(
+                f"{printable(name)} is a function, which holds no weights",
+                "leave --weights out and load them in the file",
+            )
+        return FunctionPort(port)
     if not isinstance(port, nn.Module):
         raise UsageError(
             f"{printable(name)} gives {type(port).__name__}, a torch.nn.Module is expected",
-            "name a class or function that is called without arguments",
+            "name a class or function that is called without arguments, or one of the inputs",
         )
     if weights is not None:
         with in_file(weights):
