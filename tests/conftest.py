@@ -30,7 +30,7 @@ from pathlib import Path
 import pytest
 from fixture_archives import MissingArchivesError, unpacked
 from optional_packages import TestFile
-from sampling import mark_thorough
+from sampling import FEW_EXAMPLES, mark_thorough
 from torch_settings import unchanged_settings
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -51,7 +51,9 @@ pytest_plugins = ("kernel_fixtures",)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Unpack the fixtures, and give ``torch.compile`` a folder, before other processes start."""
+    """Unpack the fixtures, and set what files and other processes read when they start."""
+    if config.option.markexpr == "not thorough":
+        os.environ[FEW_EXAMPLES] = "1"
     with suppress(MissingArchivesError):
         unpacked()
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
@@ -73,7 +75,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was collected out of every later search for garbage: there are millions of objects."""
+    """Leave what was collected, millions of objects, out of all later searches for garbage."""
     gc.collect()
     gc.freeze()
 

@@ -96,6 +96,7 @@ def without_lengths(graph: Any) -> Counter[str]:
     return Counter(node.op_type for node in nodes)
 
 
+@pytest.mark.thorough
 def test_a_graph_under_a_mask_is_exact_at_any_size(tmp_path: Path) -> None:
     """A closed LSTM with its states, and what each rule and merge adds to a node."""
     options: dict[str, Any] = {"return_sequences": True, "masked_output": "previous_output"}

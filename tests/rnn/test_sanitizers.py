@@ -14,7 +14,7 @@ from keras2torch_birnn.rnn.native import library
 
 def exercise(folder: Path, sanitizers: str, sets: int) -> Path:
     """Return the program that runs the kernel, all with sanitizers, for these instruction sets."""
-    flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-O1", "-g1"]
+    flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-O0", "-g1"]
     if COMPILER is None:
         pytest.skip("no C++ compiler")
     probe = folder / "probe.cpp"

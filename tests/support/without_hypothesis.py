@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -50,6 +51,7 @@ def _keep(*_: Any, **__: Any) -> Callable[[Test], Test]:
 def install() -> None:
     """Let ``import hypothesis`` find this."""
     package = ModuleType("hypothesis")
+    package.__spec__ = ModuleSpec("hypothesis", None)  # torch asks where its files are
     vars(package).update(
         dict.fromkeys(("HealthCheck", "Phase", "assume", "event", "strategies"), _Anything()),
         **dict.fromkeys(("settings", "seed", "example"), _keep),
