@@ -24,6 +24,7 @@ from keras2torch_birnn.rnn.engines import folded
 STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
 
 
+@pytest.mark.thorough
 def test_every_contender_on_torch_computes_a_masked_stack_exactly() -> None:
     row = measure.measure(
         STACK, threads=1, rounds=2, contenders=(OURS, PLAIN, "torch.compile", "ONNX Runtime")
