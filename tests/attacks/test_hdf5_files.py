@@ -269,6 +269,7 @@ STRUCTURES: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_a_hostile_structure_is_refused(
     name: str, reading: Runner, converting: Runner, tmp_path: Path

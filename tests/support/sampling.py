@@ -2,7 +2,8 @@
 
 Of a test with three parameters or more, enough cases are chosen that each pair of values of two of
 them is met; of one with the marker ``sampled(features)``, whose only parameter stands for things
-with features, that each feature is: value -> its features. The other cases get the marker
+with features, that each feature is: value -> its features; of one with the marker
+``every(count)``, one case of so many. The other cases get the marker
 ``thorough``. What is chosen depends on nothing but the cases and their order. Of examples that
 Hypothesis draws, ``make test`` takes a third where they are many and each takes long.
 """
@@ -51,8 +52,11 @@ def mark_thorough(items: Iterable[pytest.Item]) -> None:
         if getattr(item, "callspec", None) is not None:
             tests[item.nodeid.partition("[")[0]].append(item)
     for cases in tests.values():
-        features = [_list_features(case) for case in cases]
-        chosen = choose_cover(features) if all(features) else range(len(cases))
+        if (marker := cases[0].get_closest_marker("every")) is not None:
+            chosen: Container[int] = range(0, len(cases), *marker.args)
+        else:
+            features = [_list_features(case) for case in cases]
+            chosen = choose_cover(features) if all(features) else range(len(cases))
         for number, case in enumerate(cases):
             if number not in chosen:
                 case.add_marker("thorough")
