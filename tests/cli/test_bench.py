@@ -223,6 +223,7 @@ def test_the_command_times_a_model_and_writes_json_and_plot(tmp_path: Path) -> N
     assert "<svg" in drawn.read_text("utf-8")
 
 
+@pytest.mark.thorough
 def test_a_sweep_goes_over_all_merges_and_batches() -> None:
     run = k2t(
         "bench", "--rnn", "lstm", "--merge", "all", "--batch", "1,2", "--time", "3",

@@ -180,6 +180,7 @@ def test_softplus_is_refused_because_the_runtime_overflows() -> None:
     assert [session.run(None, {"x": one * v})[0].item() for v in (50, 100)] == [50, np.inf]
 
 
+@pytest.mark.thorough
 def test_the_number_of_nodes_does_not_depend_on_the_steps(tmp_path: Path) -> None:
     counts = set()
     for steps in (7, 70):

@@ -229,6 +229,7 @@ def test_a_model_that_torch_cannot_export_is_refused(
         k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
 
 
+@pytest.mark.thorough
 def test_a_size_that_torch_fixed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> No
     assert few.nodes == many.nodes
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("path", "file", "nodes"),
     [

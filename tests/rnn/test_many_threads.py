@@ -79,6 +79,7 @@ def wanted_of(cell: str, which: str, shape: tuple[int, int, int, int], masked: b
     return reference(spec, x.numpy(), mask.numpy() if masked else None)
 
 
+@pytest.mark.every(4)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("which", ["one", "apart", "mul"])
 @pytest.mark.parametrize("cell", CELLS)
