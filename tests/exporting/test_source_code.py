@@ -65,7 +65,7 @@ def written() -> Expression:
 
 
 def test_the_type_checker_refuses_text_where_code_is_expected(tmp_path: Path) -> None:
-    """What the modules of this folder import from elsewhere has no type here, and is not read."""
+    """Only the modules of this folder are read: names from elsewhere have no type here."""
     snippet = tmp_path / "mistakes.py"
     snippet.write_text(MISTAKES, encoding="utf-8")
     options = ("--no-error-summary", "--follow-imports=skip", f"--cache-dir={tmp_path / 'cache'}")
