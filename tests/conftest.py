@@ -16,6 +16,7 @@ Ctrl-C interrupts: a shell that runs the tests in the background tells them to i
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from pathlib import Path
 import pytest
 from fixture_archives import MissingArchivesError, unpacked
 from optional_packages import TestFile
-from sampling import mark_thorough
+from sampling import FEW_EXAMPLES, mark_thorough
 from torch_settings import unchanged_settings
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -50,7 +51,9 @@ pytest_plugins = ("kernel_fixtures",)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Unpack the fixtures, and give ``torch.compile`` a folder, before other processes start."""
+    """Unpack the fixtures, and set what files and other processes read when they start."""
+    if config.option.markexpr == "not thorough":
+        os.environ[FEW_EXAMPLES] = "1"
     with suppress(MissingArchivesError):
         unpacked()
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
@@ -69,6 +72,12 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what only ``make test-all`` runs, before ``-m`` is applied."""
     mark_thorough(items)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected, millions of objects, out of all later searches for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

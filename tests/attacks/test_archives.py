@@ -213,6 +213,7 @@ def link(name: str) -> zipfile.ZipInfo:
     return entry
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_hostile_archive_is_refused(
     name: str, reading: Runner, converting: Runner, tmp_path: Path
@@ -225,6 +226,7 @@ def test_a_hostile_archive_is_refused(
     refused(converting, "convert", file, attack, tmp_path, name=name)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", HARMLESS)
 def test_odd_members_reach_nobody(name: str, converting: Runner, tmp_path: Path) -> None:
     file, out = tmp_path / "model.keras", tmp_path / "out.pt"

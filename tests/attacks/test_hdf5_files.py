@@ -16,6 +16,7 @@ import pytest
 from builders import CONTAINERS, instead, kernel_of, with_weights
 from commands import STACK_H5, changed_h5
 from harness import Attack, Runner, refused
+from sampling import in_turn
 
 SECRET = "/etc/passwd"
 
@@ -177,8 +178,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("name", "suffix"), in_turn(ATTACKS, CONTAINERS))
 def test_hostile_weights_are_refused(
     name: str, suffix: str, reading: Runner, converting: Runner, tmp_path: Path
 ) -> None:
@@ -191,8 +191,7 @@ def test_hostile_weights_are_refused(
     refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
-@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize(("name", "suffix"), in_turn(INSIDE, CONTAINERS))
 def test_lies_inside_the_weights_are_refused_when_they_are_read(
     name: str, suffix: str, converting: Runner, tmp_path: Path
 ) -> None:
@@ -270,6 +269,7 @@ STRUCTURES: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_a_hostile_structure_is_refused(
     name: str, reading: Runner, converting: Runner, tmp_path: Path

@@ -18,6 +18,7 @@ import pytest
 from builders import CONTAINERS, Model, with_layer
 from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
 from harness import Attack, Runner, refused
+from sampling import in_turn
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers.config.architecture import parse_architecture
@@ -25,7 +26,6 @@ from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema.shape_inference import infer_model
 
-CONTAINER = pytest.mark.parametrize("suffix", CONTAINERS)
 CANARY = "k2t_canary"
 
 
@@ -145,8 +145,7 @@ CODE: dict[str, tuple[Any, int, str]] = {
 }
 
 
-@CONTAINER
-@pytest.mark.parametrize("name", CODE)
+@pytest.mark.parametrize(("name", "suffix"), in_turn(CODE, CONTAINERS))
 def test_nothing_is_run_that_a_file_names(
     name: str, suffix: str, reading: Runner, converting: Runner, canary: Path, tmp_path: Path
 ) -> None:
@@ -169,8 +168,7 @@ IGNORED: dict[str, Any] = {
 }
 
 
-@CONTAINER
-@pytest.mark.parametrize("name", IGNORED)
+@pytest.mark.parametrize(("name", "suffix"), in_turn(IGNORED, CONTAINERS))
 def test_what_has_no_effect_is_not_run_either(
     name: str, suffix: str, converting: Runner, canary: Path, tmp_path: Path
 ) -> None:
@@ -247,8 +245,7 @@ def with_text(suffix: str, change: Callable[[str], str]) -> Callable[[Path], Pat
     return lambda folder: changed_text_keras(STACK_KERAS, folder / "model.keras", change)
 
 
-@CONTAINER
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(("name", "suffix"), in_turn(TEXTS, CONTAINERS))
 def test_text_that_is_no_architecture_is_refused(
     name: str, suffix: str, reading: Runner, converting: Runner, tmp_path: Path
 ) -> None:

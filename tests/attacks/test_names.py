@@ -16,6 +16,7 @@ import torch
 from builders import CONTAINERS, Model
 from commands import changed_config, k2t
 from harness import Runner
+from sampling import in_turn
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.golden import origin
@@ -104,8 +105,7 @@ def harmless(text: str) -> bool:
     return all(" " <= c <= "~" or c == "\n" for c in text)
 
 
-@pytest.mark.parametrize("suffix", CONTAINERS)
-@pytest.mark.parametrize("names", groups(7), ids=range(len(groups(7))))
+@pytest.mark.parametrize(("names", "suffix"), in_turn(groups(7), CONTAINERS))
 def test_names_of_layers_are_only_names(
     names: tuple[str, ...], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,6 +231,7 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", CONTENT)
 def test_hostile_content_is_refused(
     name: str, honest: Path, converting: Runner, tmp_path: Path
@@ -285,6 +286,7 @@ TENSORS: dict[str, tuple[Callable[[torch.Tensor], Any], str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", TENSORS)
 def test_only_dense_tensors_pass(
     name: str, honest: Path, converting: Runner, tmp_path: Path
@@ -392,6 +394,7 @@ ZIPS: dict[str, tuple[Callable[[dict[str, bytes]], object], int, str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ZIPS)
 def test_a_hostile_zip_is_refused(
     name: str, honest: Path, converting: Runner, tmp_path: Path
@@ -446,6 +449,7 @@ SAFETENSORS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", SAFETENSORS)
 def test_hostile_safetensors_are_refused(
     name: str, honest: Path, converting: Runner, tmp_path: Path

@@ -303,6 +303,7 @@ def _refused(runner: Runner, command: str, attack: Attack, folder: Path, name: s
     assert report.peak_mib < PEAK[runner.mode]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_hostile_model_is_refused(
     name: str, reading: Runner, converting: Runner, tmp_path: Path

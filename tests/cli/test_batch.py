@@ -240,6 +240,7 @@ def test_options_hold_for_all_files(tmp_path: Path) -> None:
     assert run.code == 0, run.err
 
 
+@pytest.mark.thorough
 def test_a_process_that_dies_costs_its_file_alone(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

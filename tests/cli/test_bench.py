@@ -24,6 +24,7 @@ from keras2torch_birnn.rnn.engines import folded
 STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
 
 
+@pytest.mark.thorough
 def test_every_contender_on_torch_computes_a_masked_stack_exactly() -> None:
     row = measure.measure(
         STACK, threads=1, rounds=2, contenders=(OURS, PLAIN, "torch.compile", "ONNX Runtime")
@@ -222,6 +223,7 @@ def test_the_command_times_a_model_and_writes_json_and_plot(tmp_path: Path) -> N
     assert "<svg" in drawn.read_text("utf-8")
 
 
+@pytest.mark.thorough
 def test_a_sweep_goes_over_all_merges_and_batches() -> None:
     run = k2t(
         "bench", "--rnn", "lstm", "--merge", "all", "--batch", "1,2", "--time", "3",

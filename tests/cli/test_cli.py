@@ -35,7 +35,7 @@ from commands import (
 )
 from plugin_files import forgetting_plugins
 from sampling import rest_thorough
-from warm_process import in_terminal
+from warm_process import in_terminal, run_in_fork
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.errors import UsageError
@@ -488,6 +488,7 @@ def test_a_traceback_only_with_debug(tmp_path: Path) -> None:
 # ---- streams -----------------------------------------------------------------------------------
 
 
+@POSIX
 def test_no_escape_codes_in_a_pipe(tmp_path: Path) -> None:
     for arguments in (
         ("--help",),
@@ -496,7 +497,9 @@ def test_no_escape_codes_in_a_pipe(tmp_path: Path) -> None:
         ("inspect", tmp_path / "none.h5"),
         ("bogus",),
     ):
-        run = k2t_process(*arguments, env=environment(FORCE_COLOR="1"))
+        job = {"arguments": [*map(str, arguments)], "folder": str(tmp_path)}
+        run = run_in_fork({**job, "environment": environment(FORCE_COLOR="1")})
+        assert run.out + run.err
         assert "\x1b" not in run.out + run.err
 
 

@@ -25,7 +25,7 @@ HALVES = FIXTURES / "keras-3.15.1/cells_bi_halves.h5"
 CUSTOM = FIXTURES / "plugins/keras-2.2.4/center.h5"
 HELP = [(), *((name,) for name in COMMANDS), ("plugin",), ("plugin", "new")]
 
-# A port of MASKED that gives the layers in the wrong order and ignores the mask.
+# A port of MASKED that resets the other way, ignores the mask and returns zeros.
 PORT = """
 import torch
 from torch import nn
@@ -48,7 +48,7 @@ class Net(nn.Module):
         x, _ = self.bidirectional(self.embedding(ids))
         x, _ = self.bidirectional_1(x)
         forward, backward = x.chunk(2, dim=-1)
-        return self.dense(forward + backward)
+        return 0 * self.dense(forward + backward)
 """
 
 

@@ -107,13 +107,10 @@ def test_an_archive_takes_ids_as_the_keras_file_declares_them(
     np.testing.assert_allclose(run_pt2(file, x), wanted, atol=1e-6)
 
 
+@pytest.mark.thorough
 @needs_scan
 @pytest.mark.parametrize(
-    ("name", "run", "declared"),
-    [
-        ("m.onnx", run_onnx, "float32"),
-        pytest.param("m.pt2", run_pt2, "int64", marks=pytest.mark.thorough),
-    ],
+    ("name", "run", "declared"), [("m.onnx", run_onnx, "float32"), ("m.pt2", run_pt2, "int64")]
 )
 def test_masked_bidirectional_layers_read_them_too_and_verify_agrees(
     name: str, run: Any, declared: str, tmp_path: Path

@@ -96,6 +96,7 @@ def without_lengths(graph: Any) -> Counter[str]:
     return Counter(node.op_type for node in nodes)
 
 
+@pytest.mark.thorough
 def test_a_graph_under_a_mask_is_exact_at_any_size(tmp_path: Path) -> None:
     """A closed LSTM with its states, and what each rule and merge adds to a node."""
     options: dict[str, Any] = {"return_sequences": True, "masked_output": "previous_output"}
@@ -179,6 +180,7 @@ def test_softplus_is_refused_because_the_runtime_overflows() -> None:
     assert [session.run(None, {"x": one * v})[0].item() for v in (50, 100)] == [50, np.inf]
 
 
+@pytest.mark.thorough
 def test_the_number_of_nodes_does_not_depend_on_the_steps(tmp_path: Path) -> None:
     counts = set()
     for steps in (7, 70):

@@ -23,6 +23,7 @@ from exported import many_layers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from sampling import examples
 from source_parity import prepare, run_child
 from specs import KERAS3, bi, chain, dense, fixture, layer, rnn
 from torch import nn
@@ -490,7 +491,9 @@ def outline(text: str) -> list[str]:
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 # (a longer version is refused when it is read)
 @given(

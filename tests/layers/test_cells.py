@@ -15,6 +15,7 @@ import torch
 from commands import FIXTURES, k2t
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import examples
 from specs import (
     KERAS2,
     KERAS3,
@@ -206,7 +207,7 @@ def first_states(halves: tuple[LayerSpec, ...]) -> tuple[Array, ...]:
     return tuple(values(B, size, seed=50 + i) for i, size in enumerate(widths))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(st.data())
 def test_every_stack_of_cells_gives_what_the_reference_gives(data: st.DataObject) -> None:
     seed = data.draw(st.integers(0, 2**20))
@@ -223,7 +224,7 @@ def test_every_stack_of_cells_gives_what_the_reference_gives(data: st.DataObject
     assert_same(by_torch(spec, x, mask, state), by_reference(spec, x, mask, state))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.data())
 def test_every_convolutional_lstm_gives_what_the_reference_gives(data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, 3))

@@ -40,6 +40,7 @@ def test_a_functional_model_of_1000_layers_goes_all_the_way(tmp_path: Path) -> N
     assert len(model.state_dict()) == 1000
 
 
+@pytest.mark.thorough
 def test_a_chain_longer_than_the_stack_goes_all_the_way(tmp_path: Path) -> None:
     """Python allows 1,000 nested calls."""
     synthetic.chain(tmp_path / "m.h5", 1200)
@@ -65,7 +66,7 @@ def calls(function: Callable[[], Any]) -> int:
 KINDS = [("chain", 20), ("functional", 20), ("recurrent", 5), ("inner", 20)]
 
 
-@pytest.mark.parametrize(("kind", "least"), rest_thorough(KINDS, KINDS[2:]))
+@pytest.mark.parametrize(("kind", "least"), rest_thorough(KINDS, KINDS[3:]))
 def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Path) -> None:
     work: list[int] = []
     # The first time for what is imported and kept once; the rest that is not per layer falls out of

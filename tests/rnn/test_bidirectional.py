@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import GENERATION, native
+from sampling import examples
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -167,7 +168,7 @@ def foldable(draw: st.DrawFn, cell: str, modes: list[Any]) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(calls())
 def test_every_engine_gives_the_numbers_of_the_reference(case: dict[str, Any]) -> None:
     options = {**case["options"], "merge_mode": case["modes"], "num_layers": case["layers"]}

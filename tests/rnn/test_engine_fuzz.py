@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import native
+from sampling import examples
 from torch import Tensor, nn
 from torch.autograd import forward_ad, functional
 from torch.func import functional_call, grad, jvp, vmap
@@ -395,7 +396,7 @@ def assert_same(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
 @native
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet impl")
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(case=cases())
 def test_every_way_to_call_a_layer_gives_the_numbers_of_the_loop(case: dict[str, Any]) -> None:
     module, reference, given = built(case)

@@ -19,6 +19,7 @@ from kernel_layers import (
     half,
     native,
 )
+from sampling import rest_thorough
 from torch import nn
 
 import keras2torch_birnn as k2t
@@ -168,7 +169,7 @@ def test_explain_names_the_engine_of_a_whole_stack() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("engine", ["torch", "folded"])
+@pytest.mark.parametrize("engine", rest_thorough(["torch", "folded"], ["folded"]))
 def test_a_masked_stack_compiles_without_the_kernel(engine: Any) -> None:
     rnn: Any = k2t.BiLSTM(5, 7, 2, merge_mode="sum", batch_first=True, engine=engine).eval()
     x, h, c = torch.randn(3, 6, 5), torch.randn(4, 3, 7), torch.randn(4, 3, 7)

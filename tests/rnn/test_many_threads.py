@@ -18,6 +18,7 @@ import pytest
 import torch
 from built_kernels import COMPILER, FLOAT32_SETS, NATIVE_TESTS, build_program
 from kernel_layers import CELLS, assert_close, both, half, native, reference, tensors
+from sampling import rest_thorough
 from torch import Tensor
 
 import keras2torch_birnn as k2t
@@ -78,6 +79,7 @@ def wanted_of(cell: str, which: str, shape: tuple[int, int, int, int], masked: b
     return reference(spec, x.numpy(), mask.numpy() if masked else None)
 
 
+@pytest.mark.every(4)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("which", ["one", "apart", "mul"])
 @pytest.mark.parametrize("cell", CELLS)
@@ -110,7 +112,7 @@ def gradients(module: Any, weights: list[Tensor], mask: Tensor | None) -> tuple[
 
 
 @pytest.mark.usefixtures("forced_native")
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", rest_thorough(CELLS, CELLS[::2]))
 def test_gradients_are_those_of_one_thread_at_any_number(cell: str) -> None:
     for shape in SHAPES:
         module, _ = layer(cell, "mul", shape[3], shape[2])

@@ -161,6 +161,7 @@ def test_in_evaluation_mode_nothing_is_dropped_and_nothing_drawn() -> None:
     assert torch.equal(after, torch.rand(3))
 
 
+@pytest.mark.thorough
 def test_compiled_graphs_drop_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = gru(dropout=0.4, recurrent_dropout=0.3)
     module.train()

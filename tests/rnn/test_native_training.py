@@ -17,6 +17,7 @@ from kernel_layers import (
     layer_of,
     native,
 )
+from sampling import examples
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -79,7 +80,7 @@ def test_gradients_through_the_kernel_are_those_of_torch(
 
 @native
 @pytest.mark.usefixtures("isa", "forced_native")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(case=cases(), training=st.booleans())
 def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], training: bool) -> None:
     """Compare gradients of random sums of all outputs and final states, for all tensors."""

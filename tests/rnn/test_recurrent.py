@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import examples
 from specs import (
     CELLS,
     H_BACK,
@@ -154,7 +155,7 @@ def states_of(spec: LayerSpec, batch: int) -> tuple[Array, ...]:
     return tuple(values(batch, size, seed=50 + i) for i, size in enumerate(units))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_every_option_gives_what_the_reference_gives(data: st.DataObject) -> None:
     spec = data.draw(any_layer())

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from built_kernels import COMPILER, NATIVE_TESTS, PLAIN_SETS, build_program
+from built_kernels import COMPILER, FLOAT32_SETS, NATIVE_TESTS, PLAIN_SETS, build_program
 from kernel_layers import native
 
 from keras2torch_birnn.rnn.native import library
@@ -30,9 +30,14 @@ pytestmark = [native, pytest.mark.thorough]
 
 
 # Threads share work in the same way whatever the instruction set: those of any processor will do.
+# Reduced precision reads and writes in the same places by any, of which the widest go farthest.
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_nothing_is_reported_and_all_threads_give_the_same(sanitizers: str, tmp_path: Path) -> None:
-    sets = PLAIN_SETS if sanitizers == "thread" else library.library().k2t_instruction_sets()
+    sets = library.library().k2t_instruction_sets()
+    if sanitizers == "thread":
+        sets = PLAIN_SETS
+    elif sets != PLAIN_SETS:
+        sets &= ~PLAIN_SETS | FLOAT32_SETS
     program = exercise(tmp_path, sanitizers, sets)
     run = subprocess.run([program, str(sets)], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "the same numbers\n", "")

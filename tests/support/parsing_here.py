@@ -49,15 +49,15 @@ class _NoProcess:
         return self.returncode
 
 
-def _answer(parser: Any, request: dict[str, Any] | None) -> bytes:
-    """Answer as the process does, line by line of JSON."""
+def _answer(parser: Any, request: dict[str, Any] | None) -> tuple[bytes, bool]:
+    """Answer as the process does, line by line of JSON, and in time: no thread watches this one."""
     reply: Any = [parser._process.first]
     if request is not None:
         given = json.loads(json.dumps(request))
         reply = parser_child.answer(parser._process.index, given, parser_process._LIMITS)
     line = json.dumps(reply, ensure_ascii=False).encode()
     assert len(line) < limits.MAX_REPLY_BYTES
-    return line + b"\n"
+    return line + b"\n", False
 
 
 @contextmanager
@@ -65,6 +65,6 @@ def parsing_here() -> Iterator[None]:
     """Start no process for HDF5 files."""
     with (
         patch.object(parser_process, "_start", _NoProcess),
-        patch.object(parser_process.ParserProcess, "_write_and_read", _answer),
+        patch.object(parser_process.ParserProcess, "_line", _answer),
     ):
         yield

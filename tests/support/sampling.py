@@ -2,19 +2,30 @@
 
 Of a test with three parameters or more, enough cases are chosen that each pair of values of two of
 them is met; of one with the marker ``sampled(features)``, whose only parameter stands for things
-with features, that each feature is: value -> its features. The other cases get the marker
-``thorough``. What is chosen depends on nothing but the cases and their order.
+with features, that each feature is: value -> its features; of one with the marker
+``every(count)``, one case of so many. The other cases get the marker
+``thorough``. What is chosen depends on nothing but the cases and their order. Of examples that
+Hypothesis draws, ``make test`` takes a third where they are many and each takes long.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Container, Hashable, Iterable
 from heapq import heapify, heappop, heappush
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import pytest
+
+# Set by conftest.py, also for the processes that it starts.
+FEW_EXAMPLES = "K2T_FEW_EXAMPLES"
+
+
+def examples(count: int) -> int:
+    """Return ``max_examples``: all, or a third in ``make test``."""
+    return count // 3 if FEW_EXAMPLES in os.environ else count
 
 
 def rest_thorough(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
@@ -27,6 +38,13 @@ def rest_thorough(values: Iterable[Any], kept: Container[Any]) -> list[Any]:
     return [pytest.param(*row, marks=[] if run else mark) for row, run in rows]
 
 
+def in_turn(values: Iterable[Any], kinds: Iterable[Any]) -> list[Any]:
+    """Return all pairs for ``parametrize``; ``make test`` runs each value with one kind."""
+    values, kinds = [*values], [*kinds]
+    kept = [(value, kinds[place % len(kinds)]) for place, value in enumerate(values)]
+    return rest_thorough(product(values, kinds), kept)
+
+
 def mark_thorough(items: Iterable[pytest.Item]) -> None:
     """Mark the cases that are not needed for their tests to meet everything once."""
     tests: dict[str, list[Any]] = defaultdict(list)
@@ -34,8 +52,11 @@ def mark_thorough(items: Iterable[pytest.Item]) -> None:
         if getattr(item, "callspec", None) is not None:
             tests[item.nodeid.partition("[")[0]].append(item)
     for cases in tests.values():
-        features = [_list_features(case) for case in cases]
-        chosen = choose_cover(features) if all(features) else range(len(cases))
+        if (marker := cases[0].get_closest_marker("every")) is not None:
+            chosen: Container[int] = range(0, len(cases), *marker.args)
+        else:
+            features = [_list_features(case) for case in cases]
+            chosen = choose_cover(features) if all(features) else range(len(cases))
         for number, case in enumerate(cases):
             if number not in chosen:
                 case.add_marker("thorough")
