@@ -1,0 +1,109 @@
+"""Arguments in another order than a command expects, told from what the files hold.
+
+Nothing is looked at before a command has failed, so that a right call costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import permutations
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from keras2torch_birnn.errors import K2TError, UsageError, escape_controls
+
+Kind: TypeAlias = Literal["model", "out", "export", "port"]
+
+_KINDS: Mapping[Kind, str] = {
+    "model": "a Keras model",
+    "out": "a model that k2t converted",
+    "export": "an exported model",
+    "port": "a port in Python",
+}
+_PORT = re.compile(r"(.+\.py):\w+")
+
+# Command -> its arguments in order: the parameter, the name in the help, and what it may be of the
+# kinds above. None: a file to write, which may not exist yet.
+_ORDERS: Mapping[str, tuple[tuple[str, str, tuple[Kind | None, ...]], ...]] = {
+    "convert": (("paths", "MODEL", ("model",)), ("paths", "OUT", ("out", None))),
+    "verify": (("model", "MODEL", ("model",)), ("out", "OUT", ("out", "export"))),
+    "export": (("source", "SOURCE", ("model", "out")), ("target", "TARGET", ("export", None))),
+    "write-back": (
+        ("out", "OUT", ("out",)),
+        ("model", "MODEL", ("model",)),
+        ("new", "NEW", (None,)),
+    ),
+    "compare": (("model", "MODEL", ("model",)), ("port", "FILE.py:NAME", ("port", "export"))),
+}
+# A command -> another one that is taken for it.
+_TAKEN_FOR = {"compare": "verify", "verify": "compare"}
+
+
+@contextmanager
+def explaining_order(command: str, given: Mapping[str, Any]) -> Iterator[None]:
+    """Replace an error of a command whose arguments would fit in another order.
+
+    Raises:
+        UsageError: the order that fits.
+    """
+    try:
+        yield
+    except K2TError as error:
+        found = _find_mistake(command, given)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _find_mistake(command: str, given: Mapping[str, Any]) -> UsageError | None:
+    """Return an error that shows the right call, None if the arguments fit, or no order does."""
+    order = _ORDERS.get(command, ())
+    names = _list_names(order, given)
+    kinds = [_find_kind(name) for name in names]
+    wrong = [
+        f"{escape_controls(name)} is {_KINDS[kind]}"
+        for name, kind, (_, _, allowed) in zip(names, kinds, order, strict=False)
+        if kind is not None and kind not in allowed
+    ]
+    if command == "verify" and kinds == ["model"]:
+        found = f"{escape_controls(names[0])} is a Keras model, and OUT is missing"
+        return UsageError(found, f"k2t verify {escape_controls(names[0])} OUT")
+    if not wrong or len(names) != len(order):
+        return None
+    for other in filter(None, (command, _TAKEN_FOR.get(command))):
+        for some in permutations(range(len(names))):
+            places = zip(some, _ORDERS[other], strict=False)
+            if all(kinds[at] in allowed for at, (_, _, allowed) in places):
+                usage = " ".join(("k2t", command, *(shown for _, shown, _ in order)))
+                call = " ".join(("k2t", other, *(escape_controls(names[at]) for at in some)))
+                return UsageError(f"{wrong[0]}; expected is {usage}", f"run {call}")
+    return None
+
+
+def _list_names(order: Sequence[tuple[str, str, Any]], given: Mapping[str, Any]) -> list[str]:
+    """Return the arguments that were given, in their order."""
+    values = [given[parameter] for parameter in dict.fromkeys(one for one, _, _ in order)]
+    every = [one for value in values for one in (value if isinstance(value, list) else (value,))]
+    return [str(one) for one in every if one is not None]
+
+
+def _find_kind(name: str) -> Kind | None:
+    """Tell what a file holds; None if that is not known."""
+    from keras2torch_birnn.exporting import TARGETS
+    from keras2torch_birnn.readers.containers import is_model
+    from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
+
+    port = _PORT.fullmatch(name)
+    if port is not None and Path(port[1]).is_file():
+        return "port"
+    path = Path(name)
+    with suppress(OSError, ValueError):
+        if path.is_file() and is_checkpoint(path):
+            return "out"
+        if path.is_file() and path.suffix.lower() in {row.suffix for row in TARGETS}:
+            return "export"
+        if path.exists() and is_model(path):
+            return "model"
+    return None
