@@ -1,10 +1,12 @@
-"""Arguments in another order than a command expects, told from what the files hold.
+"""Files that are missing, or in another order than a command expects, told from what they hold.
 
-Nothing is looked at before a command has failed, so that a right call costs nothing.
+A missing one is refused before torch is imported. Nothing more is looked at before a command has
+failed, so that a right call costs nothing.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +14,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from keras2torch_birnn.errors import K2TError, UsageError, escape_controls
+from keras2torch_birnn.errors import K2TError, UsageError, escape_controls, in_file
 
 Kind: TypeAlias = Literal["model", "out", "export", "port"]
 
@@ -22,6 +24,7 @@ _KINDS: Mapping[Kind, str] = {
     "export": "an exported model",
     "port": "a port in Python",
 }
+_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+")  # ``Path`` keeps one slash
 _PORT = re.compile(r"(.+\.py):\w+")
 
 # Command -> its arguments in order: the parameter, the name in the help, and what it may be of the
@@ -42,19 +45,51 @@ _TAKEN_FOR = {"compare": "verify", "verify": "compare"}
 
 
 @contextmanager
-def explaining_order(command: str, given: Mapping[str, Any]) -> Iterator[None]:
-    """Replace an error of a command whose arguments would fit in another order.
+def checking_arguments(command: str, given: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse files that are missing; replace an error if the files would fit in another order.
 
     Raises:
-        UsageError: the order that fits.
+        InvalidModelFileError: a file is missing; UsageError: the order that fits.
     """
     try:
+        _check_inputs(command, given)
         yield
     except K2TError as error:
         found = _find_mistake(command, given)
         if found is None:
             raise
         raise found from error
+
+
+def _check_inputs(command: str, given: Mapping[str, Any]) -> None:
+    """Refuse a file to read that does not exist.
+
+    Raises:
+        InvalidModelFileError: the error of opening it.
+    """
+    names = [given.get(one) for one in ("model", "source") if given.get(one) is not None]
+    if command == "convert" and given["out_dir"] is None and len(given["paths"]) > 1:
+        names = given["paths"][:1]
+    elif command in ("verify", "write-back") and _ends_as_out(given.get("out")):
+        names.append(given["out"])
+    for name in names:
+        if not _is_there(Path(name)):
+            from keras2torch_birnn.readers.containers.files import open_file
+
+            with in_file(_ADDRESS.sub(r"\1://", str(name))):
+                open_file(Path(name)).close()
+
+
+def _ends_as_out(path: Path | None) -> bool:
+    return path is not None and path.suffix.lower() in (".pt", ".pth", ".safetensors")
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a path exists, or is the prefix of a checkpoint's files."""
+    try:
+        return os.path.lexists(path) or os.path.lexists(f"{path}.index")
+    except ValueError:  # opening it will say so
+        return False
 
 
 def _find_mistake(command: str, given: Mapping[str, Any]) -> UsageError | None:

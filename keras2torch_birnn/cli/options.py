@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras2torch_birnn.cli.argument_order import explaining_order
+from keras2torch_birnn.cli.argument_order import checking_arguments
 from keras2torch_birnn.cli.completion import (
     complete_layers,
     complete_plugins,
@@ -114,7 +114,7 @@ def with_common_options(run: Callable[..., None], name: str = "") -> Callable[..
         as_json, quiet, verbose, debug = (given.pop(name) for name in _COMMON)
         output = Output(as_json, quiet, verbose)
         plugins = given.get("plugin") or ()
-        with errors_as_lines(debug, as_json=as_json), explaining_order(name, given):
+        with errors_as_lines(debug, as_json=as_json), checking_arguments(name, given):
             try:
                 run(output, **given)
             except Exception:  # it may be why

@@ -64,7 +64,7 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
     (
         "convert https://example.org/model.h5 new.pt",
         3,
-        "https:/example.org/model.h5: cannot be opened (No such file or directory); "
+        "https://example.org/model.h5: cannot be opened (No such file or directory); "
         "https://example.org/model.h5 is an address: download it first",
     ),
     ("convert model.h5 new", 5, "new: has no suffix; OUT ends in .pt, .pth or .safetensors"),
@@ -432,5 +432,5 @@ def test_other_libraries_words_for_a_merge_mode_are_known(word: str, meant: str)
 
 
 def test_a_wrong_precision_is_refused_before_the_work() -> None:
-    run = k2t("verify", "none.h5", "none.pt", "--precision", "int9")
+    run = k2t("verify", "model.h5", "arch.json", "--precision", "int9")
     assert run.lines("error") == ["--precision int9: one of float32, bfloat16, int8 is expected"]
