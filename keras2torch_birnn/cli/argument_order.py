@@ -16,13 +16,14 @@ from typing import Any, Literal, TypeAlias
 
 from keras2torch_birnn.errors import K2TError, UsageError, escape_controls, in_file
 
-Kind: TypeAlias = Literal["model", "out", "export", "port"]
+Kind: TypeAlias = Literal["model", "out", "export", "port", "other"]
 
 _KINDS: Mapping[Kind, str] = {
     "model": "a Keras model",
     "out": "a model that k2t converted",
     "export": "an exported model",
     "port": "a port in Python",
+    "other": "none of these",
 }
 _ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+")  # ``Path`` keeps one slash
 _PORT = re.compile(r"(.+\.py):\w+")
@@ -100,7 +101,7 @@ def _find_mistake(command: str, given: Mapping[str, Any]) -> UsageError | None:
     wrong = [
         f"{escape_controls(name)} is {_KINDS[kind]}"
         for name, kind, (_, _, allowed) in zip(names, kinds, order, strict=False)
-        if kind is not None and kind not in allowed
+        if kind not in (None, "other", *allowed)
     ]
     if command == "verify" and kinds == ["model"]:
         found = f"{escape_controls(names[0])} is a Keras model, and OUT is missing"
@@ -125,7 +126,7 @@ def _list_names(order: Sequence[tuple[str, str, Any]], given: Mapping[str, Any])
 
 
 def _find_kind(name: str) -> Kind | None:
-    """Tell what a file holds; None if that is not known."""
+    """Tell what a file holds; None if there is none."""
     from keras2torch_birnn.exporting import TARGETS
     from keras2torch_birnn.readers.containers import is_model
     from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
@@ -139,6 +140,6 @@ def _find_kind(name: str) -> Kind | None:
             return "out"
         if path.is_file() and path.suffix.lower() in {row.suffix for row in TARGETS}:
             return "export"
-        if path.exists() and is_model(path):
-            return "model"
+        if path.exists():
+            return "model" if is_model(path) else "other"
     return None

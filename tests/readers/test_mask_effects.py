@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from commands import MASKED
 from fixture_files import FIXTURES
+from specs import variants
 
 import keras2torch_birnn.layers
 from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.registry import mask_flow
 from keras2torch_birnn.readers import read_with_problems
-from keras2torch_birnn.readers.config.mask_effects import REFUSED_LATE, find_mask_effects
+from keras2torch_birnn.readers.config.mask_effects import HAND_ON, REFUSED_LATE, find_mask_effects
 from keras2torch_birnn.schema import CLASSES
 
 FILES = [
@@ -52,6 +54,13 @@ def test_the_built_models_have_the_same_masks() -> None:
 def test_the_built_models_of_all_generations_have_the_same_masks() -> None:
     answers = list(agree(FILES[::7]))
     assert sum(answers) > len(answers) / 3
+
+
+@pytest.mark.parametrize("class_name", sorted(HAND_ON - {"InputLayer"}))
+def test_a_layer_that_hands_on_a_mask_does_so_in_all_versions(class_name: str) -> None:
+    for one in variants(class_name):
+        flow = mask_flow(one)
+        assert (flow.takes, flow.makes, flow.after, flow.every) == (False, False, "same", False)
 
 
 def test_layers_that_are_refused_when_they_are_built_are_listed() -> None:

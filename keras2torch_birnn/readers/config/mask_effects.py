@@ -16,7 +16,10 @@ from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, tensors
 REFUSED_LATE = frozenset(
     "BatchNormalization RandomCrop Resizing UpSampling1D UpSampling2D UpSampling3D".split()
 )
-_RECURRENT = (*CELL_GATES, "Bidirectional")
+# Layers that hand a mask on in every version of Keras, and take one input.
+HAND_ON = PASSES - frozenset(
+    "Add Average Concatenate Identity Normalization ReLU Rescaling Subtract".split()
+)
 _MAKES, _USES, _PASSES, _DROPS = "makes it", "uses it", "passes it on", "drops it"
 
 
@@ -87,10 +90,13 @@ def _find_effect(layer: LayerSpec, call: Call, *, came: bool) -> str:
         return ""
     if name in STOPS:
         return _DROPS
+    halves = tuple(layer.parts.values()) if name == "Bidirectional" else (layer,)
+    loops = all(half.class_name in CELL_GATES for half in halves)
+    fails = any(half.semantics.get("masked_output") == "fails" for half in halves)
     several = sum(1 for _ in tensors(call.args)) > 1
-    if several or _gives_several(layer) or (name not in PASSES and name not in _RECURRENT):
+    if several or fails or _gives_several(layer) or not (loops or name in HAND_ON):
         raise _NotKnownError
-    return _USES if name in _RECURRENT else _PASSES
+    return _USES if loops else _PASSES
 
 
 def _gives_several(layer: LayerSpec) -> bool:
