@@ -68,7 +68,7 @@ def _check_inputs(command: str, given: Mapping[str, Any]) -> None:
     Raises:
         InvalidModelFileError: the error of opening it.
     """
-    names = [given.get(one) for one in ("model", "source") if given.get(one) is not None]
+    names = [given[one] for one in ("model", "source") if given.get(one) is not None]
     if command == "convert" and given["out_dir"] is None and len(given["paths"]) > 1:
         names = given["paths"][:1]
     elif command in ("verify", "write-back") and _ends_as_out(given.get("out")):
@@ -101,7 +101,7 @@ def _find_mistake(command: str, given: Mapping[str, Any]) -> UsageError | None:
     wrong = [
         f"{escape_controls(name)} is {_KINDS[kind]}"
         for name, kind, (_, _, allowed) in zip(names, kinds, order, strict=False)
-        if kind not in (None, "other", *allowed)
+        if kind is not None and kind not in ("other", *allowed)
     ]
     if command == "verify" and kinds == ["model"]:
         found = f"{escape_controls(names[0])} is a Keras model, and OUT is missing"

@@ -40,7 +40,7 @@ class CustomLayer:
     """
 
     build: Callable[[LayerSpec], Any]
-    mask: Any = None
+    mask: object = None
     weights: WeightNames | None = None
     options: Mapping[str, Any] | None = None
     outputs: int | Callable[[LayerSpec], int] = 1
@@ -80,7 +80,7 @@ REGISTERED = Registry()
 
 def converts(
     *class_names: str,
-    mask: Any = None,
+    mask: object = None,
     weights: WeightNames | None = None,
     options: Mapping[str, Any] | None = None,
     outputs: int | Callable[[LayerSpec], int] = 1,
@@ -157,7 +157,7 @@ def converts(
 
 def supplies(
     *layer_names: str,
-    mask: Any = None,
+    mask: object = None,
     outputs: int | Callable[[LayerSpec], int] = 1,
     vocabulary: str | int | None = None,
 ) -> Callable[[Function], Function]:
