@@ -1,4 +1,4 @@
-"""What a mask does is told without torch, as the built model has it, or not at all."""
+"""Effects of masks that are told without torch are those of the built models."""
 
 from __future__ import annotations
 
