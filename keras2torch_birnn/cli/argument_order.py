@@ -72,7 +72,7 @@ def _check_inputs(command: str, given: Mapping[str, Any]) -> None:
     if command == "convert" and given["out_dir"] is None and len(given["paths"]) > 1:
         names = given["paths"][:1]
     elif command in ("verify", "write-back") and _ends_as_out(given.get("out")):
-        names.append(given["out"])
+        names.insert(0, given["out"])
     for name in names:
         if not _is_there(Path(name)):
             from keras2torch_birnn.readers.containers.files import open_file

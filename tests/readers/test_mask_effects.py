@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import MASKED
 from fixture_files import FIXTURES
+from parsing_here import parsing_here
 from specs import variants
 
 import keras2torch_birnn.layers
@@ -28,7 +29,8 @@ FILES = [
 def agree(files: list[Path]) -> Iterator[bool]:
     """Compare both ways for each file that can be read; yield whether the short one answers."""
     for file in files:
-        spec, problems = read_with_problems(file, weights="shapes")
+        with parsing_here():
+            spec, problems = read_with_problems(file, weights="shapes")
         found = None if problems else find_mask_effects(spec.root)
         if found is not None:
             assert found == build(spec).meta["masks"], file
