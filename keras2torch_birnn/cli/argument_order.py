@@ -14,7 +14,13 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from keras2torch_birnn.errors import K2TError, UsageError, escape_controls, in_file
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    UsageError,
+    escape_controls,
+    in_file,
+)
 
 Kind: TypeAlias = Literal["model", "out", "export", "port", "other"]
 
@@ -93,7 +99,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _find_mistake(command: str, given: Mapping[str, Any]) -> UsageError | None:
+def _find_mistake(command: str, given: Mapping[str, Any]) -> K2TError | None:
     """Return an error that shows the right call, None if the arguments fit, or no order does."""
     order = _ORDERS.get(command, ())
     names = _list_names(order, given)
@@ -104,8 +110,11 @@ def _find_mistake(command: str, given: Mapping[str, Any]) -> UsageError | None:
         if kind is not None and kind not in ("other", *allowed)
     ]
     if command == "verify" and kinds == ["model"]:
-        found = f"{escape_controls(names[0])} is a Keras model, and OUT is missing"
-        return UsageError(found, f"k2t verify {escape_controls(names[0])} OUT")
+        return InvalidModelFileError(
+            "is a Keras model, and not one that k2t converted",
+            f"name both: k2t verify {escape_controls(names[0])} OUT",
+            file=names[0],
+        )
     if not wrong or len(names) != len(order):
         return None
     for other in filter(None, (command, _TAKEN_FOR.get(command))):

@@ -191,8 +191,9 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
     ("verify", 2, "Missing argument"),
     (
         "verify model.h5",
-        2,
-        "model.h5 is a Keras model, and OUT is missing; k2t verify model.h5 OUT",
+        3,
+        "model.h5: is a Keras model, and not one that k2t converted; name both: "
+        "k2t verify model.h5 OUT",
     ),
     (
         "verify out.pt model.h5",
