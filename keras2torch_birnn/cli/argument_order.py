@@ -74,17 +74,26 @@ def _check_inputs(command: str, given: Mapping[str, Any]) -> None:
     Raises:
         InvalidModelFileError: the error of opening it.
     """
+    if given.get("atol") is not None or given.get("rtol") is not None:
+        return  # a wrong one is told first
     names = [given[one] for one in ("model", "source") if given.get(one) is not None]
-    if command == "convert" and given["out_dir"] is None and len(given["paths"]) > 1:
-        names = given["paths"][:1]
-    elif command in ("verify", "write-back") and _ends_as_out(given.get("out")):
+    if command in ("verify", "write-back") and _ends_as_out(given.get("out")):
         names.insert(0, given["out"])
     for name in names:
-        if not _is_there(Path(name)):
-            from keras2torch_birnn.readers.containers.files import open_file
+        refuse_missing(name)
 
-            with in_file(_ADDRESS.sub(r"\1://", str(name))):
-                open_file(Path(name)).close()
+
+def refuse_missing(path: Path) -> None:
+    """Refuse a file to read that does not exist.
+
+    Raises:
+        InvalidModelFileError: the error of opening it.
+    """
+    if not _is_there(path):
+        from keras2torch_birnn.readers.containers.files import open_file
+
+        with in_file(_ADDRESS.sub(r"\1://", str(path))):
+            open_file(path).close()
 
 
 def _ends_as_out(path: Path | None) -> bool:

@@ -93,7 +93,7 @@ def verify(
         check_output(report_file, REPORT, sources=(model, out, config, inputs))
     load_plugins(plugin or ())
     with loading_torch():
-        from keras2torch_birnn.rnn.native.codes import PRECISIONS
+        from keras2torch_birnn.rnn.native.precision import check_precision
         from keras2torch_birnn.verification import AGAINST
         from keras2torch_birnn.verification import verify as prove
 
@@ -101,8 +101,8 @@ def verify(
     if chosen is None:
         raise unknown_value(f"--against {printable(against)}", AGAINST, against)
     of_both = chosen in ("keras", "reference") or per_layer or config or inputs or first or last
-    if precision is not None and precision not in PRECISIONS:
-        raise unknown_value(f"--precision {printable(precision)}", PRECISIONS, precision)
+    if precision is not None:
+        check_precision(precision)
     if out is None and of_both:
         raise UsageError(
             "OUT alone can be compared with its golden vectors only",

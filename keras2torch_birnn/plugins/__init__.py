@@ -49,7 +49,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
             near = did_you_mean(name, SHIPPED) or explain_missing(path)
             raise UsageError(
                 f"plugin {printable(name)} is not a file",
-                near or f"name a Python file, or one of {', '.join(SHIPPED)}",
+                f"name a Python file, or one of {', '.join(SHIPPED)}" + (near and f"; {near}"),
             )
         before = REGISTERED.copy_tables()
         _load(f"plugin {printable(name)}", _module_name(path.resolve()), path.resolve())
