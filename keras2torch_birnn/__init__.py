@@ -101,15 +101,17 @@ except PackageNotFoundError:  # run from a folder that was never installed
     __version__ = "0+unknown"
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # A fixed table of our own modules: nothing from a file is ever imported.
-    module = __import__(f"{__name__}.{_MODULES[name]}", fromlist=[name])
-    found = getattr(module, name)
-    globals()[name] = found
-    return found
+if not TYPE_CHECKING:  # or misspelt names would have a type
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name on first use."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # A fixed table of our own modules: nothing from a file is ever imported.
+        module = __import__(f"{__name__}.{_MODULES[name]}", fromlist=[name])
+        found = getattr(module, name)
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:

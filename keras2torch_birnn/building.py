@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import fx
 
-from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import ModelSpec, with_dtype
@@ -35,5 +34,7 @@ def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
 
 def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name not in DTYPES:
-        raise UsageError(f"dtype {name!r}: one of {', '.join(DTYPES)} is expected")
+        from keras2torch_birnn.suggestions import unknown_value
+
+        raise unknown_value(f"dtype {name!r}", DTYPES, name)
     return np.dtype(name)

@@ -15,7 +15,7 @@ from keras2torch_birnn.spec import NO_CUT, Cut, LayerNames, ModelSpec, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
-    from torch import fx, nn
+    from torch import fx
 
 
 def convert(
@@ -27,7 +27,7 @@ def convert(
     from_layer: LayerNames = (),
     to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
-) -> nn.Module:
+) -> fx.GraphModule:
     """Read a Keras file or a live Keras model and rebuild it in torch: eval mode, CPU.
 
     Call ``.train()`` on it before training, even if a trainer does so for its own module: some
@@ -61,7 +61,7 @@ def convert(
 class Converted(NamedTuple):
     """A model and its spec."""
 
-    model: nn.Module
+    model: fx.GraphModule
     spec: ModelSpec
 
 

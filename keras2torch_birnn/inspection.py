@@ -15,6 +15,7 @@ from keras2torch_birnn.html.elements import make_table
 from keras2torch_birnn.html.notebook import make_verdict, show_in_cell
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
+from keras2torch_birnn.readers.config.mask_effects import find_mask_effects
 from keras2torch_birnn.readers.source import ModelSource, source_of
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.cell_kind import can_share_module
@@ -111,13 +112,8 @@ def inspect(
     spec, problems = _read(path, config, cut)
     masks: Mapping[str, str] = {}
     if not problems:
-        with loading_torch():
-            from keras2torch_birnn.building import build
-            from keras2torch_birnn.plugins.checks import complete_shapes
-
         try:
-            spec = complete_shapes(spec)
-            masks = build(spec).meta["masks"]
+            spec, masks = _find_masks(spec)
         except K2TError as error:
             problems = [error]
     all_problems = gather(problems).problems if problems else ()
@@ -128,6 +124,23 @@ def inspect(
         return Inspection(rows, spec.notes, all_problems)
     count = count_parameters(spec.root)
     return Inspection(rows, spec.notes, (), len(layers_of(spec)), count)
+
+
+def _find_masks(spec: ModelSpec) -> tuple[ModelSpec, Mapping[str, str]]:
+    """Return the spec with all shapes, and what each layer does with a mask.
+
+    Raises:
+        K2TError: the model cannot be built.
+    """
+    effects = find_mask_effects(spec.root)
+    if effects is not None:
+        return spec, effects
+    with loading_torch():
+        from keras2torch_birnn.building import build
+        from keras2torch_birnn.plugins.checks import complete_shapes
+
+    spec = complete_shapes(spec)
+    return spec, build(spec).meta["masks"]
 
 
 def _read(path: ModelSource, config: PathLike | None, cut: Cut) -> tuple[ModelSpec, list[K2TError]]:

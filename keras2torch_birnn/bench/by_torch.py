@@ -26,7 +26,7 @@ from keras2torch_birnn.bench.case import (
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
 from keras2torch_birnn.rnn.chain import Chain, Link
-from keras2torch_birnn.rnn.engine_settings import set_engine
+from keras2torch_birnn.rnn.engine_settings import explain, set_engine
 from keras2torch_birnn.rnn.engines import check_request
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -63,8 +63,9 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
 
     kernel = f"torch {torch.__version__}"
     runs = f"{kernel}, {torch.cuda.get_device_name(device)}" if "cuda" in device else kernel
+    way = "" if how == "loop" else _describe_way(model, case, device)
     if isinstance(case, Model) or not case.training:
-        return Prepared(run, run, runs)
+        return Prepared(run, run, runs, way)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
 
@@ -79,7 +80,22 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
         step()
         return run()
 
-    return Prepared(step, after_one_step, runs)
+    return Prepared(step, after_one_step, runs, way)
+
+
+def _describe_way(model: nn.Module, case: Case, device: str) -> str:
+    """Say how the recurrent layers of a contender run, each way once."""
+    if isinstance(case, Model):
+        meta: Any = getattr(model, "meta", {})
+        masked = "uses it" in meta.get("masks", {}).values()
+    else:
+        masked = case.masked
+    of_torch = ("cuDNN" if "cuda" in device else "torch's kernel") + ", packed" * masked
+    if any(isinstance(module, ByHand) for module in model.modules()):
+        return of_torch
+    found = explain(model, case.batch, masked=masked)
+    engines = dict.fromkeys(choice.engine for choices in found.values() for choice in choices)
+    return "; ".join(of_torch if engine == "fused" else engine for engine in engines)
 
 
 def set_threads() -> None:

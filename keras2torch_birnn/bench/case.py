@@ -181,12 +181,14 @@ class Prepared:
     """One implementation of a case, ready to be timed.
 
     ``run``: what is timed. ``outputs``: what it computes, to be compared; of training, what the
-    stack gives after one step. ``runs``: names and versions of what runs.
+    stack gives after one step. ``runs``: names and versions of what runs. ``way``: how the
+    recurrent layers run, such as "loop".
     """
 
     run: Callable[[], Any]
     outputs: Callable[[], Any]
     runs: str
+    way: str = ""
 
 
 # ---- between processes ---------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Timing:
     """Times of one contender on one case, in milliseconds, or why there are none.
 
     error: the largest. relative_error: the root mean square by that of the outputs. above_mb: the
-    memory that a call takes, where it was asked for.
+    memory that a call takes, where it was asked for. way: how the recurrent layers ran.
     """
 
     contender: str
@@ -45,6 +45,7 @@ class Timing:
     absent: str = ""
     relative_error: float = math.nan
     above_mb: float | None = None
+    way: str = ""
 
     @property
     def median_ms(self) -> float:
@@ -180,6 +181,7 @@ def measure(
             absent[c],
             errors.get(c, (math.nan, math.nan))[1],
             workers[c].first.get("above_mb") if c in workers else None,
+            str(workers[c].first.get("way", "")) if c in workers else "",
         )
         for c in contenders
     )

@@ -48,7 +48,12 @@ def _cells(row: Row, timing: Timing) -> tuple[str, ...]:
     ratio = row.ratio(OURS, timing.contender)
     shown = "" if ratio is None or timing.contender == OURS else _ratio_text(ratio)
     spread = (timing.median_ms, min(times), max(times))
-    return (timing.contender, *(f"{ms:.2f}" for ms in spread), shown, f"{timing.error:.0e}")
+    return (_name(timing), *(f"{ms:.2f}" for ms in spread), shown, f"{timing.error:.0e}")
+
+
+def _name(timing: Timing) -> str:
+    """Return the contender, with how its recurrent layers ran."""
+    return f"{timing.contender} ({timing.way})" if timing.way else timing.contender
 
 
 def _ratio_text(ratio: float) -> str:
@@ -119,6 +124,11 @@ def plot(facts: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
         UsageError: as ``check_plot``.
     """
     check_plot(file)
+    draw(facts, rows).savefig(file, bbox_inches="tight", dpi=150)
+
+
+def draw(facts: Mapping[str, Any], rows: Sequence[Row]) -> Any:
+    """Return the figure of ``plot``; it says so where the machine was busy."""
     names = list(dict.fromkeys(t.contender for row in rows for t in row.timings if t.times_ms))
     heights = [max(1, _present(row)) for row in rows]
     figure = _figure_class()(figsize=(9, 1.6 + 0.3 * sum(heights) + 0.5 * len(rows)))
@@ -132,14 +142,16 @@ def plot(facts: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
             colour = f"C{names.index(timing.contender)}"
             axes.barh(at, timing.median_ms, color=colour, height=0.8)
             axes.text(timing.median_ms, at, f" {timing.median_ms:.2f}", va="center", fontsize=7)
-        axes.set_yticks(range(len(present)), [t.contender for t in present], fontsize=7)
+        axes.set_yticks(range(len(present)), [_name(t) for t in present], fontsize=7)
         axes.set_title(f"{row.case.label}, {row.device}", fontsize=8, loc="left")
         longest = max((t.median_ms for t in present), default=1.0)
         axes.set_xlim(0, 1.12 * longest)  # room for the number behind the longest bar
         axes.invert_yaxis()
     grid[-1, 0].set_xlabel("milliseconds for one call, median (shorter is better)")
     figure.suptitle(_title(facts, rows), fontsize=8)
-    figure.savefig(file, bbox_inches="tight", dpi=150)
+    warning = find_disturbance(facts, rows)
+    figure.text(0.5, -0.02, warning, color="C3", fontsize=8, ha="center", va="top")
+    return figure
 
 
 def _title(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:

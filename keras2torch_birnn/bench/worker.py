@@ -43,7 +43,7 @@ def main(module: str, how: str, device: str, folder: str, memory: str = "") -> N
         lines = [line for line in str(error).splitlines() if line.strip()]
         answer(error=f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:120])
         return
-    answer(runs=prepared.runs, **above)
+    answer(runs=prepared.runs, way=prepared.way, **above)
     for line in sys.stdin:
         command, _, file = line.strip().partition(" ")
         if command == "outputs":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
+import sys
 import tempfile
 import time
 import unicodedata
@@ -217,30 +219,51 @@ def convert_many(
 
     An OUT that is newer than its model is skipped, unless ``options.force``.
     """
-    states: Counter[str] = Counter()
-    worst = 0
+    done: list[Outcome] = []
     outcomes = _run(tasks, options, jobs)
-    with output.show_progress("converting") as bar:
-        begin("", len(tasks), "files")
-        for outcome in outcomes:
-            advance(1)
-            states[outcome.state] += 1
-            worst = max(worst, outcome.exit_code)
-            with bar.hidden():
-                _print(output, outcome)
-            if outcome.exit_code and not keep_going:
-                outcomes.close()
-                break
-    left = len(tasks) - states.total()
-    if left:
-        print_message("note", f"{left} not tried; --keep-going goes on after an error")
+    try:
+        with output.show_progress("converting") as bar:
+            begin("", len(tasks), "files")
+            for outcome in outcomes:
+                advance(1)
+                done.append(outcome)
+                with bar.hidden():
+                    _print(output, outcome)
+                if outcome.exit_code and not keep_going:
+                    outcomes.close()
+                    break
+    except BaseException as error:  # Ctrl-C, a closed pipe
+        if not isinstance(error, Exception):
+            _sum_up(output, done, len(tasks), _describe_resuming())
+        raise
+    _sum_up(output, done, len(tasks), "--keep-going goes on after an error")
+    raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
+
+
+def _sum_up(output: Output, done: Sequence[Outcome], total: int, how_to_go_on: str) -> None:
+    """Print the notes, each once, and how many files were converted."""
+    named: dict[str, list[Path]] = {}
+    for outcome in done:
+        for note in outcome.notes:
+            named.setdefault(note, []).append(outcome.task.model)
+    output.print_notes(
+        f"{models[0]}: {note}" if len(models) == 1 else f"{len(models)} files: {note}"
+        for note, models in named.items()
+    )
+    if len(done) < total:
+        print_message("note", f"{total - len(done)} not tried; {how_to_go_on}")
+    states = Counter(outcome.state for outcome in done)
     summary = ", ".join(f"{count} {state}" for state, count in states.items())
     (print_stderr if output.as_json else print_line)(summary or "no models")
-    raise typer.Exit(worst)
+
+
+def _describe_resuming() -> str:
+    """Return the line that goes on: files that were converted are skipped."""
+    call = shlex.join(("k2t", *(word for word in sys.argv[1:] if word != "--force")))
+    return f"to go on, run {escape_controls(call)}"
 
 
 def _print(output: Output, outcome: Outcome) -> None:
-    output.print_notes(f"{outcome.task.model}: {n}" for n in outcome.notes)
     for line in outcome.errors:
         print_message("error", line)
     if output.as_json:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras2torch_birnn.cli.completion import complete_merges, complete_values
 from keras2torch_birnn.cli.console import Output, print_line, print_message
-from keras2torch_birnn.cli.options import ConfigPath, First, Last
+from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last
 from keras2torch_birnn.cli.tables import print_columns, print_folded
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import FileKind, check_output
 from keras2torch_birnn.spec import Cut, cut_at
+from keras2torch_birnn.suggestions import did_you_mean, unknown_value
 
 if TYPE_CHECKING:
     from keras2torch_birnn.bench.case import Case
@@ -37,7 +39,10 @@ def bench(
     rnn: Annotated[
         str | None,
         typer.Option(
-            "--rnn", metavar="lstm|gru|rnn", help="Instead of MODEL, a stack of such layers."
+            "--rnn",
+            metavar="lstm|gru|rnn",
+            help="Instead of MODEL, a stack of such layers.",
+            autocompletion=complete_values(("lstm", "gru", "rnn")),
         ),
     ] = None,
     merge: Annotated[
@@ -45,6 +50,7 @@ def bench(
         typer.Option(
             "--merge",
             metavar="MODE[,MODE]",
+            autocompletion=complete_merges,
             help="concat, sum, mul or ave; several with commas; or all.",
         ),
     ] = "concat",
@@ -69,6 +75,7 @@ def bench(
         typer.Option(
             "--recurrent-activation",
             metavar="NAME",
+            autocompletion=complete_values(("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")),
             help="sigmoid, hard_sigmoid_0.2 or hard_sigmoid_1/6.",
         ),
     ] = "sigmoid",
@@ -90,12 +97,7 @@ def bench(
             help="With --training: of the inputs and states inside the layers.",
         ),
     ] = 0.0,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--device", metavar="cpu|cuda|xpu|mps|all", help="Where to measure; repeatable."
-        ),
-    ] = None,
+    device: Devices = None,
     threads: Annotated[
         int, typer.Option("--threads", metavar="N", min=1, help="Threads of each contender.")
     ] = 2,
@@ -203,7 +205,7 @@ def _cases(
         ("--recurrent-activation", gate, GATES),
     ):
         if value not in allowed:
-            raise UsageError(f"{name} {value}: one of {', '.join(allowed)} is expected")
+            raise unknown_value(f"{name} {printable(value)}", allowed, value)
     return [
         Stack(
             str(rnn),
@@ -242,7 +244,7 @@ def _run(
     """Measure all cases on all devices, print each result, and write the files that are asked for.
 
     Raises:
-        UsageError: ``only`` names no contender.
+        UsageError: ``only`` names no contender, or a device is not there.
     """
     from keras2torch_birnn.bench import measure, report
     from keras2torch_birnn.bench.contenders import CONTENDERS
@@ -250,7 +252,11 @@ def _run(
 
     for name in only or ():
         if name not in CONTENDERS:
-            raise UsageError(f"--only {name}: one of {'; '.join(CONTENDERS)} is expected")
+            raise UsageError(
+                f"--only {printable(name)}: one of {'; '.join(CONTENDERS)} is expected",
+                did_you_mean(name, CONTENDERS),
+            )
+    places = expand_devices(devices or ["cpu"])
     rows = []
     facts = measure.facts(threads, rounds)
     if not output.as_json:
@@ -259,7 +265,7 @@ def _run(
         print_folded(f"{name} by {words}" for name, words in facts["precisions"].items())
     with output.show_progress("bench") as bar:
         for case in cases:
-            for device in expand_devices(devices or ["cpu"]):
+            for device in places:
                 row = measure.measure(
                     case,
                     device=device,

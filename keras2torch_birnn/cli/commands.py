@@ -55,7 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "version": version,
 }
 for _name, _run in COMMANDS.items():
-    app.command(_name, cls=Command)(with_common_options(_run))
+    app.command(_name, cls=Command)(with_common_options(_run, _name))
 app.add_typer(plugin_commands, name="plugin")
 complete_at_first_tab()
 
@@ -72,13 +72,22 @@ class _Stopped(BaseException):
         self.number = number
 
 
-@app.callback(invoke_without_command=True)
-def _root(
-    asked: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
-) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"k2t {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Take the options before the command."""
 
 
 def _fill_standard_streams() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras2torch_birnn.cli.argument_order import refuse_missing
 from keras2torch_birnn.cli.console import count_words
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.spec import NO_CUT, Cut
@@ -61,6 +62,7 @@ def convert_file(model: Path, out: Path, options: Options) -> Done:
 
     sources = (model, options.config, *map(Path, options.plugins))
     check_output(out, CHECKPOINT, sources=sources)
+    refuse_missing(model)
     load_plugins(options.plugins)
     from keras2torch_birnn.conversion import convert_to_file
     from keras2torch_birnn.inspection import count_parameters, layers_of

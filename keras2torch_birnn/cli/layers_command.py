@@ -7,16 +7,23 @@ from typing import Annotated
 
 import typer
 
+from keras2torch_birnn.cli.completion import complete_classes
 from keras2torch_birnn.cli.console import Output, print_line
 from keras2torch_birnn.cli.tables import print_columns
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import SHIPPED
+from keras2torch_birnn.suggestions import did_you_mean
 
 
 def layers(
     output: Output,
     name: Annotated[
-        str | None, typer.Argument(metavar="CLASS", help="Only this class, by any of its names.")
+        str | None,
+        typer.Argument(
+            metavar="CLASS",
+            help="Only this class, by any of its names.",
+            autocompletion=complete_classes,
+        ),
     ] = None,
 ) -> None:
     """List the supported Keras layers and their unsupported options.
@@ -31,10 +38,12 @@ def layers(
 
     rows = [*catalogue(), *operation_rows(), *plugin_rows()]
     if name is not None:
+        known = [one for row in rows for one in (row.class_name, *row.aliases)]
         rows = [row for row in rows if name in (row.class_name, *row.aliases)]
         if not rows:
             raise UsageError(
-                f"{printable(name)} is no layer that can be converted", "k2t layers lists them"
+                f"{printable(name)} is no layer that can be converted",
+                did_you_mean(name, known) or "k2t layers lists them",
             )
     if output.as_json:
         output.print_result({"layers": [asdict(row) for row in rows]})

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from keras2torch_birnn.cli.argument_order import checking_arguments
+from keras2torch_birnn.cli.completion import (
+    complete_layers,
+    complete_plugins,
+    complete_values,
+)
 from keras2torch_birnn.cli.console import Output, errors_as_lines
-from keras2torch_birnn.errors import OutputError, UsageError, printable
+from keras2torch_birnn.errors import OutputError, escape_controls, printable
+from keras2torch_birnn.schema.custom_layers import REGISTERED
+from keras2torch_birnn.suggestions import unknown_value
 
 DTYPES = ("float32", "float64")
+DEVICES = ("cpu", "cuda", "xpu", "mps", "all")
 _STDOUT = Path("/dev/stdout")
 
 ModelPath = Annotated[
@@ -36,29 +45,55 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py|NAME",
+        autocompletion=complete_plugins,
         help="Converters for layers that k2t lacks: a Python file (it is run!) or a shipped name "
         "(see k2t layers); repeatable.",
     ),
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", metavar="float32|float64", help="Instead of the file's dtype."),
+    typer.Option(
+        "--dtype",
+        metavar="|".join(DTYPES),
+        help="Instead of the file's dtype.",
+        autocompletion=complete_values(DTYPES),
+    ),
 ]
 Masked = Annotated[
     str | None,
     typer.Option(
         "--masked-steps",
         metavar="zeros|previous",
+        autocompletion=complete_values(("zeros", "previous")),
         help="What Bidirectional gives at padded steps, if the file does not tell.",
     ),
 ]
 First = Annotated[
     list[str] | None,
-    typer.Option("--from", metavar="LAYER", help="Start at the inputs of this layer; repeatable."),
+    typer.Option(
+        "--from",
+        metavar="LAYER",
+        help="Start at the inputs of this layer; repeatable.",
+        autocompletion=complete_layers,
+    ),
 ]
 Last = Annotated[
     list[str] | None,
-    typer.Option("--to", metavar="LAYER", help="End at the outputs of this layer; repeatable."),
+    typer.Option(
+        "--to",
+        metavar="LAYER",
+        help="End at the outputs of this layer; repeatable.",
+        autocompletion=complete_layers,
+    ),
+]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        metavar="|".join(DEVICES),
+        help="Where it runs; repeatable.",
+        autocompletion=complete_values(DEVICES),
+    ),
 ]
 # Every command has these; ``with_common_options`` adds them.
 _COMMON = {
@@ -69,16 +104,23 @@ _COMMON = {
 }
 
 
-def with_common_options(run: Callable[..., None]) -> Callable[..., None]:
+def with_common_options(run: Callable[..., None], name: str = "") -> Callable[..., None]:
     """Add the options of every command to ``run``, which gets an ``Output`` as first argument.
 
-    Errors of ``run`` become lines, or JSON, and exit codes.
+    Errors of ``run``, the command ``name``, become lines, or JSON, and exit codes.
     """
 
     def command(**given: Any) -> None:
         as_json, quiet, verbose, debug = (given.pop(name) for name in _COMMON)
-        with errors_as_lines(debug, as_json=as_json):
-            run(Output(as_json, quiet, verbose), **given)
+        output = Output(as_json, quiet, verbose)
+        plugins = given.get("plugin") or ()
+        with errors_as_lines(debug, as_json=as_json), checking_arguments(name, given):
+            try:
+                run(output, **given)
+            except Exception:  # it may be why
+                output.print_notes(_describe_idle(plugins))
+                raise
+            output.print_notes(_describe_idle(plugins))
 
     signature = inspect.signature(run, eval_str=True)
     own = list(signature.parameters.values())[1:]
@@ -95,6 +137,13 @@ def with_common_options(run: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _describe_idle(plugins: Iterable[str]) -> Iterator[str]:
+    """Yield a note for each plugin that ran and registered nothing."""
+    for name in plugins:
+        if REGISTERED.loaded.get(name) is False:
+            yield f"plugin {escape_controls(name)} registers nothing; see docs/plugins.md"
+
+
 def check_dtype(dtype: str | None) -> None:
     """Refuse a dtype that no model can have.
 
@@ -102,7 +151,7 @@ def check_dtype(dtype: str | None) -> None:
         UsageError: it is another one.
     """
     if dtype not in (None, *DTYPES):
-        raise UsageError(f"--dtype {printable(dtype)}: {' or '.join(DTYPES)} is expected")
+        raise unknown_value(f"--dtype {printable(dtype)}", DTYPES, dtype)
 
 
 def file_named(name: str, shown: str = "OUT") -> Path:

@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from threading import RLock, Timer
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from keras2torch_birnn.progress import Unit, reporting_to
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Seconds before the bar appears; its width, and that of the text before it.
 PATIENCE, WIDTH, TEXT = 1.0, 16, 34
+# Where these are set, output goes into the cell of a notebook, in which no cursor moves.
+_NOTEBOOK = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class _Phase:
     total: int | None = None
     unit: Unit = "bytes"
     done: int = 0
+    began: float = field(default_factory=monotonic)
 
     @property
     def amount(self) -> str:
@@ -55,13 +59,14 @@ class Bar:
         """Show the next phase."""
         with self._lock:
             self._phase = _Phase(phase, total or None, unit)
+            self._begin_row()
             self._show()
 
     def advance(self, amount: int) -> None:
         """Show that more is done."""
         with self._lock:
             now = self._phase
-            self._phase = _Phase(now.name, now.total, now.unit, now.done + amount)
+            self._phase = replace(now, done=now.done + amount)
             self._show()
 
     @contextmanager
@@ -105,9 +110,19 @@ class Bar:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._progress.add_task("", total=None, what="", percent="", amount="")
+            self._begin_row()
             self._show()
             self._progress.start()
+
+    def _begin_row(self) -> None:
+        """Begin a row with a clock of its own: that of a row that was full stands still."""
+        if self._progress is None:
+            return
+        for row in self._progress.task_ids:
+            self._progress.remove_task(row)
+        total = self._phase.total
+        self._progress.add_task("", total=total, what="", percent="", amount="")
+        self._progress.tasks[0].start_time = self._phase.began
 
     def _show(self) -> None:
         if self._progress is None:
@@ -115,7 +130,6 @@ class Bar:
         phase = self._phase
         text = f"{self._what}: {phase.name}" if phase.name else self._what
         percent = "" if phase.total is None else f"{min(100, 100 * phase.done // phase.total)} %"
-        self._progress.tasks[0].total = phase.total  # (update cannot make it unknown)
         self._progress.update(
             self._progress.tasks[0].id,
             completed=phase.done,
@@ -139,9 +153,12 @@ class Hidden:
 
 
 def show_progress(what: str, *, quiet: bool = False) -> AbstractContextManager[Bar | Hidden]:
-    """Show a bar while long work runs, if stderr is a terminal."""
+    """Show a bar while long work runs, if stderr is a terminal whose cursor moves."""
+    return nullcontext(Hidden()) if quiet or not _moves_cursor() else Bar(what).running()
+
+
+def _moves_cursor() -> bool:
     # (sys.stderr is None where the caller closed it.)
-    silent = quiet or sys.stderr is None or not sys.stderr.isatty()
-    if silent or os.environ.get("TERM") == "dumb":
-        return nullcontext(Hidden())
-    return Bar(what).running()
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    plain = os.environ.get("TERM", "dumb") in ("", "dumb", "unknown") and sys.platform != "win32"
+    return is_terminal and not plain and not any(name in os.environ for name in _NOTEBOOK)

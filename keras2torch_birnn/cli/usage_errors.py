@@ -9,11 +9,18 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from keras2torch_birnn.cli.console import Output, describe_failure, print_line
+from keras2torch_birnn.cli.console import (
+    Output,
+    describe_failure,
+    print_line,
+    print_message,
+    print_stderr,
+)
 from keras2torch_birnn.errors import UsageError
 
 # The base of what the parser raises: typer has a parser of its own from some version on.
 _PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+_HELP = "NoArgsIsHelpError"
 _ASKED = "keras2torch_birnn.as_json"
 
 
@@ -38,13 +45,24 @@ class CommandGroup(TyperGroup):
 
 @contextmanager
 def _usage_errors(*, as_json: bool) -> Iterator[None]:
-    """Print an error of the parser as one JSON object; the parser prints it as text."""
+    """Print an error of the parser as others are: one line, and one JSON object if that is asked.
+
+    A call without arguments is one for the parser, which answers it with the help.
+    """
     try:
         yield
     except _PARSER_ERROR as error:
+        if type(error).__name__ == _HELP:
+            raise
+        found: Any = error
+        if found.ctx is not None:
+            print_stderr(found.ctx.get_usage())
+        known = _as_error(found)
+        told = known.found.endswith("?")  # what may be meant
+        print_message("error", known.found if told else f"{known.found}; {known.advice}")
         if as_json:
-            print_line(Output.format(describe_failure(_as_error(error))))
-        raise
+            print_line(Output.format(describe_failure(known)))
+        raise typer.Exit(found.exit_code) from None
 
 
 def refuse_empty(context: Any, arguments: Sequence[str]) -> None:
@@ -63,7 +81,9 @@ def refuse_empty(context: Any, arguments: Sequence[str]) -> None:
 def _as_error(error: Any) -> UsageError:
     command = "k2t" if error.ctx is None else error.ctx.command_path
     return UsageError(
-        error.format_message(), f"{command} --help lists what is expected", place=_place(error)
+        str(error.format_message()).removesuffix("."),
+        f"{command} --help lists what is expected",
+        place=_place(error),
     )
 
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from keras2torch_birnn.cli.completion import complete_values
 from keras2torch_birnn.cli.console import Output, print_line
-from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, Plugins
+from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, Masked, Plugins
 from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reporting.kind import REPORT
 from keras2torch_birnn.spec import Cut, cut_at
+from keras2torch_birnn.suggestions import unknown_value
 from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
@@ -30,17 +32,13 @@ def verify(
     ] = None,
     config: ConfigPath = None,
     plugin: Plugins = None,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--device", metavar="cpu|cuda|xpu|mps|all", help="Where OUT runs; repeatable."
-        ),
-    ] = None,
+    device: Devices = None,
     against: Annotated[
         str,
         typer.Option(
             "--against",
             metavar="WHAT",
+            autocompletion=complete_values(("auto", "keras", "reference", "golden")),
             help="Compare with: reference (NumPy, always there), keras (if installed), golden "
             "(numbers stored in OUT); auto: the first two.",
         ),
@@ -64,6 +62,7 @@ def verify(
         typer.Option(
             "--precision",
             metavar="bfloat16|int8",
+            autocompletion=complete_values(("bfloat16", "int8")),
             help="Show also the errors in this precision of k2t.set_precision; no verdict.",
         ),
     ] = None,
@@ -94,13 +93,16 @@ def verify(
         check_output(report_file, REPORT, sources=(model, out, config, inputs))
     load_plugins(plugin or ())
     with loading_torch():
+        from keras2torch_birnn.rnn.native.precision import check_precision
         from keras2torch_birnn.verification import AGAINST
         from keras2torch_birnn.verification import verify as prove
 
     chosen = next((a for a in AGAINST if a == against), None)
     if chosen is None:
-        raise UsageError(f"--against {printable(against)}: one of {', '.join(AGAINST)} is expected")
+        raise unknown_value(f"--against {printable(against)}", AGAINST, against)
     of_both = chosen in ("keras", "reference") or per_layer or config or inputs or first or last
+    if precision is not None:
+        check_precision(precision)
     if out is None and of_both:
         raise UsageError(
             "OUT alone can be compared with its golden vectors only",

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from keras2torch_birnn.cli.completion import complete_values
 from keras2torch_birnn.cli.console import Output, print_line, print_stderr
 from keras2torch_birnn.cli.options import ConfigPath, Plugins, file_named
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import is_stdout
+from keras2torch_birnn.suggestions import did_you_mean
 from keras2torch_birnn.torch_import import loading_torch
 
 
@@ -33,6 +35,7 @@ def write_back(
         typer.Option(
             "--optimizer",
             metavar="keep|drop|write",
+            autocompletion=complete_values(("keep", "drop", "write")),
             help="The optimizer's state in MODEL: keep, drop, or write another.",
         ),
     ] = "keep",
@@ -58,7 +61,10 @@ def write_back(
     """
     target = file_named(new, "NEW") if new == "-" else Path(new)
     if optimizer not in ("keep", "drop", "write"):
-        raise UsageError(f"--optimizer {printable(optimizer)}: keep, drop or write is expected")
+        raise UsageError(
+            f"--optimizer {printable(optimizer)}: keep, drop or write is expected",
+            did_you_mean(optimizer, ("keep", "drop", "write")),
+        )
     if (optimizer == "write") != (optimizer_state is not None):
         raise UsageError("--optimizer write and --optimizer-state STATE.pt go together")
     with output.show_progress(f"writing {new}"):

@@ -61,7 +61,8 @@ td.scale { width: 35%; min-width: 10rem; }
 .limit { position: absolute; top: -.2rem; bottom: -.2rem; border-left: 1px solid var(--text); }
 img { display: block; width: 100%; image-rendering: pixelated; border: 1px solid var(--line); }
 .legend { max-width: 34rem; margin-top: .8rem; } .legend img { height: 1rem; }
-.ticks { display: flex; justify-content: space-between; }
+.ticks { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .6rem; }
+.key { padding-left: .4rem; line-height: 1; }
 .marks { position: relative; height: 1.4rem; }
 .marks span { position: absolute; translate: -50%; }
 .marks span:first-child { translate: 0; } .marks span:last-child { translate: -100%; }
@@ -72,7 +73,11 @@ figure { display: grid; grid-template-columns: 1.4rem 1fr; margin: 0; align-cont
 figure img { height: 9rem; } figcaption, .right { grid-column: 2; }
 .down, .right { color: var(--soft); font-size: .75rem; text-align: center; }
 .down { writing-mode: vertical-rl; rotate: 180deg; }
-@media (max-width: 34rem) { .verdict { flex-direction: column; align-items: flex-start; }
+@media (max-width: 68rem) { .code { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
+  table th { white-space: normal; } td.scale { width: 20%; min-width: 5rem; } }
+@media (max-width: 34rem) { table { font-size: .75rem; } th, td { padding-right: .5rem; }
+  .facts { grid-template-columns: 1fr; }
+  .verdict { flex-direction: column; align-items: flex-start; }
   .patterns div { grid-template-columns: 1fr; margin-bottom: .4rem; }
   .marks span:nth-last-child(2) { display: none; } }
 @media print { :root { color-scheme: light; --text: #000000; --soft: #444444; --page: #ffffff;

@@ -40,16 +40,21 @@ def load_plugins(names: Iterable[PluginName]) -> None:
     for name in names:
         if isinstance(name, str) and name in SHIPPED:
             _load(f"plugin {name}", f"{__name__}.{SHIPPED[name].module}", None)
-            REGISTERED.loaded[name] = None
+            REGISTERED.loaded[name] = True
             continue
         path = Path(name)
         if not path.is_file():
+            from keras2torch_birnn.suggestions import did_you_mean, explain_missing
+
+            near = did_you_mean(name, SHIPPED) or explain_missing(path)
             raise UsageError(
                 f"plugin {printable(name)} is not a file",
-                f"name a Python file, or one of {', '.join(SHIPPED)}",
+                f"name a Python file, or one of {', '.join(SHIPPED)}" + (near and f"; {near}"),
             )
+        before = REGISTERED.copy_tables()
         _load(f"plugin {printable(name)}", _module_name(path.resolve()), path.resolve())
-        REGISTERED.loaded[os.fspath(name)] = None
+        shown, filled = os.fspath(name), REGISTERED.copy_tables() != before
+        REGISTERED.loaded[shown] = filled or REGISTERED.loaded.get(shown, False)
 
 
 def run_file(name: PluginName) -> ModuleType:
@@ -60,7 +65,11 @@ def run_file(name: PluginName) -> ModuleType:
     """
     path = Path(name)
     if not path.is_file():
-        raise UsageError(f"{printable(name)} is not a file", "name a Python file")
+        from keras2torch_birnn.suggestions import explain_missing
+
+        raise UsageError(
+            f"{printable(name)} is not a file", explain_missing(path) or "name a Python file"
+        )
     module_name = _module_name(path.resolve())
     _load(printable(name), module_name, path.resolve())
     return sys.modules[module_name]

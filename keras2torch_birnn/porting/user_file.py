@@ -22,6 +22,7 @@ from keras2torch_birnn.porting.function_port import FunctionPort, needs_argument
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.saving.state_dicts import read_plain
+from keras2torch_birnn.suggestions import did_you_mean
 
 
 def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
@@ -40,9 +41,13 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
         raise UsageError(
             f"{printable(named)}: FILE.py:NAME is expected", "name the class after a colon"
         )
-    found = getattr(run_file(file), name, None)
+    module = run_file(file)
+    found = getattr(module, name, None)
     if found is None:
-        raise UsageError(f"{printable(file)} defines no {printable(name)}", "check the name")
+        near = did_you_mean(name, (one for one in vars(module) if not one.startswith("_")))
+        raise UsageError(
+            f"{printable(file)} defines no {printable(name)}", near or "check the name"
+        )
     itself = isinstance(found, nn.Module) or (isfunction(found) and needs_arguments(found))
     port = found if itself else _call(found, name)
     if isfunction(port):

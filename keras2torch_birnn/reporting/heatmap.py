@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from keras2torch_birnn.spec import Array
 WIDTH, HEIGHT = 240, 96
 # Exponents of ten: the range of the colours, and where errors begin to count.
 LOW, EDGE, HIGH = -17.0, -9.0, 1.0
-_UNKNOWN = 255
+_MASKED, _UNKNOWN = 126, 255
 # Colours by exponent: rounding errors from dark to light blue; others from yellow to dark red, with
 # most of the contrast where errors of wrong models are.
 _RIGHT = {LOW: (24, 52, 110), EDGE: (168, 205, 240)}
@@ -25,23 +26,31 @@ _WRONG = {
     -0.5: (214, 32, 32),
     HIGH: (74, 0, 40),
 }
+MASKED = (150, 110, 190)
 _GREY = (128, 128, 128)
 
 
-def draw(errors: Array) -> str:
-    """Return errors (T, H) as the address of a picture, to be put into a page."""
-    return f"data:image/png;base64,{base64.b64encode(_encode(_indices(errors))).decode()}"
+def draw(errors: Array, masked: Sequence[int] = ()) -> str:
+    """Return errors (T, H) as the address of a picture, to be put into a page.
+
+    masked: steps that the mask leaves out; a colour of their own, but for errors that count.
+    """
+    pixels = _indices(errors, masked)
+    return f"data:image/png;base64,{base64.b64encode(_encode(pixels)).decode()}"
 
 
-def _indices(errors: Array) -> Array:
+def _indices(errors: Array, masked: Sequence[int] = ()) -> Array:
     """Return the number of each pixel's colour: units from top to bottom, steps to the right."""
     shown = _shrink(_shrink(np.asarray(errors, np.float64).T, 0, HEIGHT), 1, WIDTH)
     with np.errstate(all="ignore"):
         exponents = np.clip(np.log10(shown), LOW, HIGH)
     exponents = np.where(shown == 0, LOW, exponents)
-    right = (exponents - LOW) / (EDGE - LOW) * 126
+    right = (exponents - LOW) / (EDGE - LOW) * (_MASKED - 1)
     wrong = 127 + (exponents - EDGE) / (HIGH - EDGE) * 127
-    numbers = np.where(exponents <= EDGE, right, wrong)
+    left_out = np.zeros((1, len(errors)), bool)
+    left_out[0, list(masked)] = True
+    left_out = _shrink(left_out.astype(float) - 1, 1, WIDTH) >= 0  # any of those that are joined
+    numbers = np.where(exponents <= EDGE, np.where(left_out, _MASKED, right), wrong)
     return np.where(np.isnan(shown), _UNKNOWN, numbers).astype(np.uint8)
 
 
@@ -66,8 +75,8 @@ def every_error() -> Array:
 
 
 def palette() -> list[tuple[int, int, int]]:
-    """Return the colours: 0 to 126 for rounding errors, 127 to 254 for others, grey for unknown."""
-    return [*_blend(_RIGHT, 127), *_blend(_WRONG, 128), _GREY]
+    """Return the colours: of rounding errors, of masked steps, of other errors, of unknown ones."""
+    return [*_blend(_RIGHT, _MASKED), MASKED, *_blend(_WRONG, 128), _GREY]
 
 
 def _blend(stops: dict[float, tuple[int, int, int]], count: int) -> list[tuple[int, int, int]]:

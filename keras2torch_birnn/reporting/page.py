@@ -245,7 +245,9 @@ def _legend() -> Iterable[Element]:
     ticks = group("div", "marks", map(_mark, marks))
     named = ("blue: rounding errors", "yellow to red: errors", "grey: not judged")
     meaning = group("div", "ticks", (make("span", text) for text in named))
-    yield group("div", "legend", (make("img", attributes=colours), ticks, meaning))
+    colour = f"border-left: 1rem solid rgb{heatmap.MASKED}"
+    masked = make("p", "masked steps, which do not count", {"class": "small key", "style": colour})
+    yield group("div", "legend", (make("img", attributes=colours), ticks, meaning, masked))
     rows = (group("div", "", (make("dt", seen), make("dd", meant))) for seen, meant in _PATTERNS)
     yield group("dl", "patterns", rows)
 
@@ -262,7 +264,8 @@ def _pictures(layer: LayerParity) -> Element:
 
 def _figure(error_map: ErrorMap) -> Element:
     steps, units = error_map.errors.shape
-    picture = {"src": heatmap.draw(error_map.errors), "alt": f"errors of {error_map.name}"}
+    address = heatmap.draw(error_map.errors, error_map.masked)
+    picture = {"src": address, "alt": f"errors of {error_map.name}"}
     masked = f", masked: {_ranges(error_map.masked)}" if error_map.masked else ""
     parts = (
         make("figcaption", error_map.name),

@@ -86,7 +86,9 @@ def find_function(name: Any) -> Activation:
     known = [each for each in FUNCTIONS if each not in HALVING]
     if name not in known:
         why = ", it halves the width" if name in tuple(HALVING) else ""
-        raise ArgumentValueError(f"activation {name!r}{why}: one of {', '.join(known)} is expected")
+        from keras2torch_birnn.suggestions import unknown_value
+
+        raise unknown_value(f"activation {name!r}{why}", known, name, ArgumentValueError)
     return FUNCTIONS[name]
 
 
@@ -113,5 +115,10 @@ def resolve_merge_modes(
                 "merge_mode=None: only the last layer may keep both directions apart"
             )
         if mode is not None and mode not in tuple(MERGE_MODES):
-            raise ArgumentValueError(f"merge_mode={mode!r}: one of {known} or None is expected")
+            from keras2torch_birnn.suggestions import did_you_mean
+
+            raise ArgumentValueError(
+                f"merge_mode={mode!r}: one of {known} or None is expected",
+                did_you_mean(mode, MERGE_MODES),
+            )
     return modes

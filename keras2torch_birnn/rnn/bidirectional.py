@@ -9,10 +9,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.arguments import MergeMode, resolve_nonlinearity
@@ -134,7 +135,7 @@ class BiLSTM(BidirectionalStack):
         activation: str = "tanh",
         recurrent_activation: str = "sigmoid",
         engine: EngineRequest | None = None,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if type(proj_size) is not int or proj_size:
@@ -201,7 +202,7 @@ class BiRNN(BidirectionalStack):
         merge_mode: MergeMode | Sequence[MergeMode] = "concat",
         activation: str = "",
         engine: EngineRequest | None = None,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.types import Device
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn import engines
@@ -81,7 +82,7 @@ class BidirectionalStack(nn.Module):
         recurrent_activation: str = "sigmoid",
         reset_after: bool = True,
         engine: EngineRequest | None = None,
-        device: Any = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         """Check the arguments, choose the cell and its kernels, and make random parameters.

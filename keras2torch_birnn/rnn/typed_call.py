@@ -11,9 +11,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar, overload
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-# After merge_mode None the output is a pair, which no type of the call can tell: the Any of a
-# union accepts it, and misspelt attributes of a tensor are still found.
-MergedTensor: TypeAlias = Tensor | Any
+# After merge_mode None the output is a pair, which no type of the call can tell. A tensor can be
+# unpacked as well; a PackedSequence has four parts, so that the Any of a union accepts its pair.
 MergedPacked: TypeAlias = PackedSequence | Any
 
 Given = TypeVar("Given", contravariant=True)
@@ -31,7 +30,7 @@ class TypedCall(Protocol[Given, State]):
         *,
         mask: Tensor | None = None,
         lengths: Tensor | Sequence[int] | int | None = None,
-    ) -> tuple[MergedTensor, State]: ...
+    ) -> tuple[Tensor, State]: ...
 
     @overload
     def __call__(

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.suggestions import explain_missing
 
 
 def read_plain(path: Path, advice: str) -> Any:
@@ -22,7 +23,11 @@ def read_plain(path: Path, advice: str) -> Any:
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise InvalidModelFileError("there is no such file", advice) from None
+        raise InvalidModelFileError(
+            "there is no such file", explain_missing(path) or advice
+        ) from None
     except Exception as error:  # torch raises many kinds
         reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
+        if reason.startswith("Weights only load failed"):  # a page of advice follows
+            reason = "torch.load finds more than tensors, or another kind of file"
         raise InvalidModelFileError(f"cannot be read as tensors ({reason})", advice) from error

@@ -40,7 +40,7 @@ class CustomLayer:
     """
 
     build: Callable[[LayerSpec], Any]
-    mask: Any = None
+    mask: object = None
     weights: WeightNames | None = None
     options: Mapping[str, Any] | None = None
     outputs: int | Callable[[LayerSpec], int] = 1
@@ -57,14 +57,19 @@ class Registry:
     """All registrations: converters by class, Lambdas by name, NumPy equations.
 
     ``initial_states``: NumPy functions of cells. ``loaded``: the names of plugins that were loaded,
-    as the user gave them.
+    as the user gave them, and whether they registered anything.
     """
 
     layers: dict[str, CustomLayer] = field(default_factory=dict)
     lambdas: dict[str, CustomLayer] = field(default_factory=dict)
     equations: dict[str, Callable[..., Any]] = field(default_factory=dict)
     initial_states: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    loaded: dict[str, None] = field(default_factory=dict)
+    loaded: dict[str, bool] = field(default_factory=dict)
+
+    def copy_tables(self) -> tuple[dict[str, Any], ...]:
+        """Return what is registered now."""
+        tables = (self.layers, self.lambdas, self.equations, self.initial_states)
+        return tuple(dict(table) for table in tables)
 
 
 REGISTERED = Registry()
@@ -75,7 +80,7 @@ REGISTERED = Registry()
 
 def converts(
     *class_names: str,
-    mask: Any = None,
+    mask: object = None,
     weights: WeightNames | None = None,
     options: Mapping[str, Any] | None = None,
     outputs: int | Callable[[LayerSpec], int] = 1,
@@ -152,7 +157,7 @@ def converts(
 
 def supplies(
     *layer_names: str,
-    mask: Any = None,
+    mask: object = None,
     outputs: int | Callable[[LayerSpec], int] = 1,
     vocabulary: str | int | None = None,
 ) -> Callable[[Function], Function]:

@@ -61,6 +61,7 @@ from keras2torch_birnn.spec import (
     cut_at,
     with_dtype,
 )
+from keras2torch_birnn.suggestions import unknown_value
 from keras2torch_birnn.verification.exported import load_baseline, make_baseline, verify_exported
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
@@ -118,7 +119,7 @@ def verify(
             and every error of reading either file.
     """
     if against not in AGAINST:
-        raise UsageError(f"against {against!r}: one of {', '.join(AGAINST)} is expected")
+        raise unknown_value(f"against {against!r}", AGAINST, against)
     limit = resolve_tolerance(atol, rtol)
     _check_out(out)
     load_plugins(plugins)

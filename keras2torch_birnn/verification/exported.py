@@ -22,6 +22,7 @@ from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_in
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.suggestions import explain_missing
 
 # Sizes of free axes, beside the first of them: fewer, and more, than where the graph was recorded.
 LENGTHS = (1, 4, 23)
@@ -60,7 +61,7 @@ def verify_exported(
         UsageError: the runtime is not installed. InvalidModelFileError: there is no such file.
     """
     if not Path(path).is_file():
-        advice = "name a file that k2t export wrote"
+        advice = explain_missing(Path(path)) or "name a file that k2t export wrote"
         raise InvalidModelFileError("there is no such file", advice, file=os.fspath(path))
     target = find_target(path).load()
     if reason := target.why_cannot_run():

@@ -17,6 +17,7 @@ import numpy as np
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file, printable
 from keras2torch_birnn.reference.sample_inputs import Drawn, InputFacts, input_facts
 from keras2torch_birnn.spec import Array, ModelSpec, format_shape, shape_fits
+from keras2torch_birnn.suggestions import explain_missing
 
 # A path of an .npz, arrays by name, or arrays in Keras' order
 Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any]
@@ -62,9 +63,12 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
                 raise ValueError("one array without a name")
             return {name: data[name] for name in data.files}
     except FileNotFoundError:
-        raise InvalidModelFileError("there is no such file", "name an .npz file") from None
+        near = explain_missing(Path(path))
+        raise InvalidModelFileError("there is no such file", near or "name an .npz file") from None
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
+        if "pickle" in reason:  # what NumPy takes any other file for
+            reason = "it is none of NumPy's"
         raise InvalidModelFileError(
             f"is not an .npz file of plain arrays ({reason})", "write it with numpy.savez"
         ) from None

@@ -76,7 +76,7 @@ def write_back(
     source: PathLike,
     out: PathLike,
     *,
-    optimizer: Any = None,
+    optimizer: KerasOptimizer | str | None = None,
     config: PathLike | None = None,
     plugins: Iterable[PluginName] = (),
     allow_rounding: bool = False,

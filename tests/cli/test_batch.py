@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -23,6 +24,7 @@ from commands import (
     k2t,
     k2t_process,
 )
+from plugin_files import forgetting_plugins
 
 from keras2torch_birnn.cli import batch
 from keras2torch_birnn.cli.converting import Options
@@ -111,6 +113,43 @@ def test_an_error_ends_the_work_or_is_counted(models: Path, tmp_path: Path) -> N
     run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going")
     assert run.code == 4  # the worst of 3 and 4
     assert run.out.splitlines()[-1] == "1 skipped, 2 refused, 2 converted"
+
+
+def test_a_note_of_several_files_is_printed_once(tmp_path: Path) -> None:
+    for name in ("a.h5", "b.h5", "c.h5"):
+        shutil.copyfile(MASKED, tmp_path / name)
+    run = k2t("convert", tmp_path, "--out-dir", tmp_path / "out")
+    note = "written by tf.keras 2.15.0: Bidirectional gives zeros at masked steps"
+    assert run.lines("note") == [f"3 files: {note}"]
+    again = k2t("convert", tmp_path / "a.h5", "--out-dir", tmp_path / "out", "--force")
+    assert again.lines("note") == [f"{tmp_path / 'a.h5'}: {note}"]
+
+
+def _restore_signals() -> None:
+    """As a shell starts a command: runners of tests may ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupted_batch_sums_up_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin ends the command by Ctrl-C where it is loaded for the second file."""
+    for name in ("a.h5", "b.h5"):
+        shutil.copyfile(MASKED, tmp_path / name)
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "import os, signal\nif os.path.exists('out/a.pt'): os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    arguments = ("convert", "a.h5", "b.h5", "--out-dir", "out", "--plugin", "plugin.py")
+    run = k2t_process(*arguments, "--force", cwd=tmp_path, preexec_fn=_restore_signals)
+    assert run.code == -signal.SIGINT
+    assert run.out.splitlines()[-1] == "1 converted"
+    assert run.lines("note")[-1] == f"1 not tried; to go on, run k2t {' '.join(arguments)}"
+    plugin.write_text("")
+    monkeypatch.chdir(tmp_path)
+    with forgetting_plugins():
+        assert k2t(*arguments).out.endswith("1 skipped, 1 converted\n")
 
 
 def test_a_folder_that_cannot_be_read_is_named_and_costs_nothing_else(

@@ -39,7 +39,7 @@ def test_every_contender_on_torch_computes_a_masked_stack_exactly() -> None:
     ratio = row.ratio(OURS, PLAIN)
     assert ratio == ours.median_ms / plain.median_ms
     assert row.case.label == "gru ave masked 3x7x5x11"
-    (shown,) = (cells for cells in report.table(row) if cells[0] == PLAIN)
+    (shown,) = (cells for cells in report.table(row) if cells[0].startswith(PLAIN))
     assert shown[report.HEAD.index("k2t takes")] == report._ratio_text(ratio)
     below = report.footnotes(row)
     assert f"not measured, {compiled.absent}: torch.compile" in below
@@ -335,6 +335,35 @@ def test_a_busy_machine_is_told_of(load: float | None, times: tuple[float], word
     found = report.find_disturbance({"load_average": load, "processors": 2}, [row])
     assert found.startswith(words)
     assert bool(found) == bool(words)
+
+
+def test_the_picture_and_the_table_say_what_ran_and_that_the_machine_was_busy() -> None:
+    pytest.importorskip("matplotlib")
+    timing = measure.Timing("torch per layer", "torch 2", 0.0, (1.0, 2.0), way="cuDNN, packed")
+    row = measure.Row(STACK, "cuda", (timing,))
+    facts = {**measure.facts(1, 2), "load_average": 9.5, "processors": 2}
+    figure = report.draw(facts, [row])
+    (axes,) = figure.axes
+    assert [one.get_text() for one in axes.get_yticklabels()] == ["torch per layer (cuDNN, packed)"]
+    assert report.table(row)[0][0] == "torch per layer (cuDNN, packed)"
+    assert "the machine is busy (load 9.5 on 2 processors): measure again" in [
+        one.get_text() for one in figure.texts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "masked", "device", "way"),
+    [
+        ("auto", False, "cpu", ("native", "torch's kernel")),
+        ("torch", True, "cpu", ("torch's kernel, packed",)),
+        ("torch", False, "cpu", ("torch's kernel",)),
+        ("loop", True, "cpu", ("",)),
+    ],
+)
+def test_a_contender_says_how_its_layers_run(
+    how: str, masked: bool, device: str, way: tuple[str, ...]
+) -> None:
+    assert by_torch.prepare(replace(STACK, masked=masked), how, device, []).way in way
 
 
 def test_json_is_all_that_bench_prints_if_it_is_asked_for() -> None:

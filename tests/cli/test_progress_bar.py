@@ -10,6 +10,7 @@ import pytest
 from commands import MASKED, STACK_H5, k2t
 from warm_process import in_terminal
 
+from keras2torch_birnn.cli.progress_bar import Bar
 from keras2torch_birnn.progress import advance, begin, reporting_to
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals of POSIX")
@@ -40,6 +41,7 @@ def lines_of(text: str, words: str) -> list[str]:
 
 def test_a_bar_shows_percent_and_bytes_and_goes_away() -> None:
     code = f"""{AT_ONCE}
+from keras2torch_birnn.cli.progress_bar import Bar
 from keras2torch_birnn.progress import advance, begin
 with progress_bar.show_progress("converting a.h5"):
     begin("writing", 3_000_000)
@@ -53,7 +55,26 @@ print("done")
     assert "63 %" in last
     assert "1.9 MB of 3.0 MB" in last
     assert text.rstrip().endswith("\x1b[2Kdone")  # after the line was erased
-    assert "converting" not in in_terminal(code, TERM="dumb")
+    for plain in ({"TERM": "dumb"}, {"TERM": ""}, {"TERM": "xterm-color", "JPY_PARENT_PID": "7"}):
+        assert "converting" not in in_terminal(code, **plain)
+
+
+def test_every_phase_has_a_clock_of_its_own() -> None:
+    """The clock of a row that was full stands still, whatever follows in the same row."""
+    bar = Bar("converting a.h5")
+    bar._appear()
+    assert bar._progress is not None
+    bar.begin("reading", 2, "files")
+    bar.advance(2)
+    (reading,) = bar._progress.tasks
+    assert reading.finished
+    bar.begin("writing", 3, "files")
+    (writing,) = bar._progress.tasks
+    assert (writing.finished, writing.total, writing.completed) == (False, 3, 0)
+    assert reading.start_time is not None
+    assert writing.start_time is not None
+    assert writing.start_time >= reading.start_time
+    bar._progress.stop()
 
 
 def test_convert_and_verify_report_all_phases(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ BASE = {
     "spec",
     "errors",
     "extras",
+    "suggestions",
     "float32_precision",
     "limits",
     "progress",

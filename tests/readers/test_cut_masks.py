@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
-from typing import Any
-
 import pytest
-from specs import layer
+from specs import layer, variants
 
 from keras2torch_birnn.layers.registry import mask_flow
 from keras2torch_birnn.readers.config.cut_masks import PASSES, STOPS, may_use
-from keras2torch_birnn.schema import LAYERS, RECURRENT, SCHEMA, WITH_GRAPH, BadOptionError
+from keras2torch_birnn.schema import LAYERS, RECURRENT, SCHEMA, WITH_GRAPH
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
-from keras2torch_birnn.spec import LayerSpec
-
-# Values of rules that depend on the version; each rule accepts some of them.
-_VALUES = (True, False, "all", "any", "none", "ignore", "add", "replace")
-
-
-def _variants(class_name: str) -> Iterator[LayerSpec]:
-    """Yield the layer under all rules of all versions."""
-    rules: dict[str, list[Any]] = {}
-    for name, option in SCHEMA[class_name].semantics.items():
-        for value in _VALUES:
-            try:
-                rules.setdefault(name, []).append(option.parse(value))
-            except BadOptionError:
-                continue
-    known = {name: values for name, values in rules.items() if values}
-    for chosen in product(*known.values()):
-        yield layer(class_name, **dict(zip(known, chosen, strict=True)))
 
 
 @pytest.mark.parametrize("class_name", sorted(STOPS))
 def test_a_layer_of_the_first_table_neither_reads_nor_hands_on_a_mask(class_name: str) -> None:
-    for one in _variants(class_name):
+    for one in variants(class_name):
         flow = mask_flow(one)
         assert (flow.takes, flow.makes, flow.after, flow.refused) == (False, False, "none", None)
 
 
 @pytest.mark.parametrize("class_name", sorted(PASSES - {"InputLayer"}))
 def test_a_layer_of_the_second_table_makes_and_reads_no_mask(class_name: str) -> None:
-    for one in _variants(class_name):
+    for one in variants(class_name):
         flow = mask_flow(one)
         assert (flow.takes, flow.makes, flow.refused) == (False, False, None)
 
@@ -55,7 +33,7 @@ def test_the_tables_lack_no_layer_that_reads_and_makes_no_mask() -> None:
         name
         for name in sorted(others)
         if not any(
-            flow.takes or flow.makes or flow.refused for flow in map(mask_flow, _variants(name))
+            flow.takes or flow.makes or flow.refused for flow in map(mask_flow, variants(name))
         )
     ]
     assert lacking == []

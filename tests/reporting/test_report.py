@@ -223,6 +223,37 @@ def test_a_large_map_is_made_small_and_keeps_its_largest_error() -> None:
     assert pixels[0, 200] < 20
 
 
+def test_masked_steps_have_a_colour_of_their_own_but_for_errors_that_count() -> None:
+    errors = np.array([[0.0, 1e-15], [0.0, 1e-15], [0.0, 1e-3]])
+    pixels = heatmap._indices(errors, masked=(1, 2))
+    assert (pixels == heatmap._MASKED).tolist() == [[False, True, True], [False, True, False]]
+    assert pixels[1, 2] > heatmap._MASKED
+    assert heatmap.palette()[heatmap._MASKED] == heatmap.MASKED
+    many = np.zeros((heatmap.WIDTH * 3, 2))
+    joined = heatmap._indices(many, masked=range(heatmap.WIDTH, len(many)))
+    assert not (joined[:, : heatmap.WIDTH // 3] == heatmap._MASKED).any()
+    assert (joined[:, heatmap.WIDTH // 3 :] == heatmap._MASKED).all()
+
+
+def test_the_legend_shows_the_colour_of_masked_steps(converted: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert k2t("verify", MASKED, converted, "--report", page).code == 0
+    text = page.read_text("utf-8")
+    assert f"border-left: 1rem solid rgb{heatmap.MASKED}" in text
+    assert "masked steps, which do not count" in text
+
+
+def test_no_column_is_cut_on_a_narrow_screen(converted: Path, tmp_path: Path) -> None:
+    """Names wrap below the width of the page, and a table scrolls where that is not enough."""
+    page = tmp_path / "report.html"
+    assert k2t("verify", MASKED, converted, "--report", page).code == 0
+    text = page.read_text("utf-8")
+    assert text.count("<table") == len(re.findall(r'<div class="scroll">\s*<table', text)) > 0
+    narrow = text.partition("@media (max-width: 68rem) {")[2].partition("@media")[0]
+    assert ".code { white-space: normal; overflow-wrap: anywhere;" in narrow
+    assert "table th { white-space: normal; }" in narrow
+
+
 def test_steps_that_are_not_judged_are_grey() -> None:
     errors = np.array([[np.nan, 1e-16], [1e-3, 0.0]])
     assert heatmap._indices(errors).tolist() == [[255, 127 + 76], [15, 0]]

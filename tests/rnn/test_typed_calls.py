@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +65,57 @@ def test_mypy_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None:
     lines = enumerate(SCRIPT.splitlines(), 1)
     wanted = [(str(n), line.partition("  # ")[2]) for n, line in lines if "  # " in line]
     assert list(dict.fromkeys(found)) == wanted, out
+
+
+PYRIGHT_SCRIPT = """
+from typing_extensions import assert_type
+import torch
+from torch import Tensor, fx
+from torch.nn.utils.rnn import pack_sequence
+import keras2torch_birnn as k2t
+
+x = torch.randn(11, 3, 5)
+output, (h_n, c_n) = k2t.BiLSTM(5, 7, merge_mode="sum", device="cpu")(x, lengths=[11, 5, 2])
+assert_type(output, Tensor)
+assert_type(c_n, Tensor)
+(forward, backward), h_n = k2t.BiGRU(5, 7, merge_mode=None)(x)
+assert_type(h_n, Tensor)
+packed, h_n = k2t.BiRNN(5, 7)(pack_sequence([x[:, 0]]))
+model = k2t.convert("model.h5")
+assert_type(model, fx.GraphModule)
+k2t.save(model, "model.pt")
+assert_type(k2t.load("model.pt", device="cpu"), fx.GraphModule)
+assert_type(k2t.verify("model.h5", "model.pt").ok, bool)
+k2t.write_back(model, "model.h5", "new.h5", optimizer="keep")
+
+k2t.BiLSTM(5, 7, merge_mode="avg")  # reportArgumentType
+k2t.BiLSTM(5, 7, device=3.5)  # reportArgumentType
+output.shapes  # reportAttributeAccessIssue
+k2t.convrt("model.h5")  # reportAttributeAccessIssue
+k2t.load("model.pt", devices="cpu")  # reportCallIssue
+k2t.write_back(model, "model.h5", "new.h5", optimizer=3)  # reportArgumentType
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(find_spec("basedpyright") is None, reason="basedpyright is not installed")
+def test_pyright_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(PYRIGHT_SCRIPT)
+    root = str(Path(__file__).parents[2])
+    settings = {
+        "typeCheckingMode": "standard",
+        "extraPaths": [root],
+        "reportUnusedExpression": False,
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = (sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable)
+    done = subprocess.run(
+        [*command, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    lines = enumerate(PYRIGHT_SCRIPT.splitlines())
+    wanted = [(n, line.partition("  # ")[2]) for n, line in lines if "  # " in line]
+    assert [(one["range"]["start"]["line"], one["rule"]) for one in found] == wanted, found
 
 
 @pytest.mark.parametrize(

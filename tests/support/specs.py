@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from parsing_here import parsing_here
 
 from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
+from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA, BadOptionError
 from keras2torch_birnn.schema.stored import layer_of_settings, semantic_names
 from keras2torch_birnn.spec import (
     Array,
@@ -221,3 +222,21 @@ def read_entry(file: str) -> ModelSpec:
     config = ENTRIES[file]["config"]
     with parsing_here():
         return read_model(FIXTURES / file, config=None if config is None else FIXTURES / config)
+
+
+# Values of rules that depend on the version; each rule accepts some of them.
+_VALUES = (True, False, "all", "any", "none", "ignore", "add", "replace")
+
+
+def variants(class_name: str) -> Iterator[LayerSpec]:
+    """Yield the layer under all rules of all versions."""
+    rules: dict[str, list[Any]] = {}
+    for name, option in SCHEMA[class_name].semantics.items():
+        for value in _VALUES:
+            try:
+                rules.setdefault(name, []).append(option.parse(value))
+            except BadOptionError:
+                continue
+    known = {name: values for name, values in rules.items() if values}
+    for chosen in product(*known.values()):
+        yield layer(class_name, **dict(zip(known, chosen, strict=True)))

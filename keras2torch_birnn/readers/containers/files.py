@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from difflib import get_close_matches
-from itertools import islice
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from keras2torch_birnn.errors import InvalidModelFileError, invalid, printable
-from keras2torch_birnn.limits import MAX_GROUP_MEMBERS, MAX_JSON_BYTES
+from keras2torch_birnn.errors import InvalidModelFileError, invalid
+from keras2torch_birnn.limits import MAX_JSON_BYTES
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
 
@@ -99,7 +96,11 @@ def open_file(path: Path, *, member: bool = False) -> BinaryIO:
         file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | more))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        advice = _advise(path) if isinstance(error, FileNotFoundError) and not member else ""
+        advice = ""
+        if isinstance(error, FileNotFoundError) and not member:
+            from keras2torch_birnn.suggestions import explain_missing
+
+            advice = explain_missing(path)
         raise InvalidModelFileError(f"cannot be opened ({reason})", advice) from None
     try:
         _check_file(path, os.fstat(file.fileno()))
@@ -107,17 +108,6 @@ def open_file(path: Path, *, member: bool = False) -> BinaryIO:
         file.close()
         raise
     return file
-
-
-def _advise(path: Path) -> str:
-    """Say what may be meant by the name of a file that does not exist."""
-    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.+)", path.as_posix()):
-        return f"{printable(address[1])}://{printable(address[2])} is an address: download it first"
-    with suppress(OSError):
-        names = [one.name for one in islice(path.parent.iterdir(), MAX_GROUP_MEMBERS)]
-        if near := get_close_matches(path.name, names, n=1):
-            return f"did you mean {printable(str(path.with_name(near[0])))}?"
-    return ""
 
 
 def check_folder(path: Path) -> None:

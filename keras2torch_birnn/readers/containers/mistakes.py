@@ -42,6 +42,7 @@ _NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
         (r"(saved_model\.pbtxt|keras_metadata\.pb|fingerprint\.pb)", *_SAVED_MODEL),
         (r".*\.meta", *_GRAPH),
         (r"(?i).*\.(rds|rda(ta)?)", *_R_FILE),
+        (r".*\.(py|ipynb)", "Python code", "give the Keras model that it saves"),
         (r"(manifest\.ocdbt|_METADATA|_CHECKPOINT_METADATA)", *ORBAX),
     )
 )

@@ -47,7 +47,9 @@ def parse_masked_steps(text: str | None, generation: Generation) -> MaskedSteps 
         return None
     choice: MaskedSteps | None = next((one for one in _RULES if one == text), None)
     if choice is None:
-        raise UsageError(f"--masked-steps {printable(text)}: zeros or previous is expected")
+        from keras2torch_birnn.suggestions import unknown_value
+
+        raise unknown_value(f"--masked-steps {printable(text)}", _RULES, text)
     if generation.version not in OVERLAPPING:
         raise UsageError(
             f"masked steps are no matter of choice in a file of {generation.name} "

@@ -137,7 +137,9 @@ def check_request(name: str, source: str = "engine") -> EngineRequest:
     for known in REQUESTS:
         if name == known:
             return known
-    raise ArgumentValueError(f"{source}={name}: one of {', '.join(REQUESTS)} is expected")
+    from keras2torch_birnn.suggestions import unknown_value
+
+    raise unknown_value(f"{source}={name}", REQUESTS, name, ArgumentValueError)
 
 
 def requested_engine(chosen: str | None = None) -> EngineRequest:

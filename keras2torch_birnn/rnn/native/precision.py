@@ -54,8 +54,9 @@ def check_precision(name: str) -> ReducedPrecision | None:
         if name == known:
             return known
     if name != "float32":
-        allowed = ", ".join(PRECISIONS)
-        raise ArgumentValueError(f"precision={printable(name)}: one of {allowed} is expected")
+        from keras2torch_birnn.suggestions import unknown_value
+
+        raise unknown_value(f"precision={printable(name)}", PRECISIONS, name, ArgumentValueError)
     return None
 
 

@@ -1,0 +1,63 @@
+"""Say what may be meant by a word or a file's name that is not known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+
+from keras2torch_birnn.errors import UsageError, escape_controls, printable
+from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
+
+# Words of other libraries -> ours.
+_OTHERS: Mapping[str, str] = {
+    **dict.fromkeys(("avg", "average", "mean"), "ave"),
+    **dict.fromkeys(("add", "plus"), "sum"),
+    **dict.fromkeys(("multiply", "prod", "product"), "mul"),
+    **dict.fromkeys(("cat", "concatenate"), "concat"),
+    **dict.fromkeys(("gpu", "nvidia"), "cuda"),
+    **dict.fromkeys(("float", "f4", "single"), "float32"),
+    **dict.fromkeys(("double", "f8"), "float64"),
+    **dict.fromkeys(("bf16", "half"), "bfloat16"),
+    **dict.fromkeys(("tensorflow", "tf"), "keras"),
+    **dict.fromkeys(("numpy", "np"), "reference"),
+}
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return "did you mean ...?" for a word that is like one of the known; else an empty text."""
+    names = {name.lower(): name for name in known}
+    given = str(word).lower()
+    other = _OTHERS.get(given)
+    alike = [one for one in names if _digits(one) == _digits(given) or not _digits(given)]
+    near = [other] if other in names else get_close_matches(given, alike, 1)
+    return f"did you mean {printable(names[near[0]])}?" if near else ""
+
+
+def _digits(word: str) -> str:
+    """Return the digits of a word: float64 is not meant by float16."""
+    return "".join(filter(str.isdigit, word))
+
+
+def unknown_value(
+    shown: str, known: Iterable[str], word: object, error: type[UsageError] = UsageError
+) -> UsageError:
+    """Return the error for a value that is none of the known. shown: "--merge avg"."""
+    names = tuple(known)
+    listed = f"{', '.join(names[:-1])} or {names[-1]}" if len(names) == 2 else ""
+    expected = listed or f"one of {', '.join(names)}"
+    return error(f"{shown}: {expected} is expected", did_you_mean(word, names))
+
+
+def explain_missing(path: Path) -> str:
+    """Say what may be meant by the name of a file that does not exist; else an empty text."""
+    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.+)", path.as_posix()):
+        return f"{printable(address[1])}://{printable(address[2])} is an address: download it first"
+    with suppress(OSError):
+        names = [one.name for one in islice(path.parent.iterdir(), MAX_GROUP_MEMBERS)]
+        if near := get_close_matches(path.name, names, n=1):
+            return f"did you mean {escape_controls(path.with_name(near[0]))}?"
+    return ""

@@ -1,0 +1,437 @@
+"""Common mistakes on the command line, one row each: the call, its exit code, what it says.
+
+Each is told what is wrong and what to do in one line, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copyfile
+
+import pytest
+from commands import MASKED, WEIGHTS, contents, k2t
+from plugin_files import forgetting_plugins
+
+import keras2torch_birnn
+
+PORT = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = torch.nn.Linear(3, 2)
+"""
+FILES = {
+    "arch.json": b'{"a": 1}',
+    "empty.h5": b"",
+    "page.h5": b"<html>",
+    "half.h5": MASKED.read_bytes()[:20000],
+    "model.pkl": pickle.dumps({1: 2}),
+    "plugin.py": b"x = 1\n",
+    "failing.py": b"import os\nraise ValueError('no')\n",
+    "port.py": PORT.encode(),
+}
+
+ALREADY = (
+    "out.pt: a model that k2t converted already; give the Keras model here; k2t.load, "
+    "`k2t verify OUT` and `k2t export OUT` take this file"
+)
+
+MISTAKES: tuple[tuple[str, int, str], ...] = (
+    ("convert", 2, "Missing argument"),
+    (
+        "convert model.h5",
+        2,
+        "MODEL and OUT are expected, found 1 path; to convert many: k2t convert MODEL... "
+        "--out-dir DIR",
+    ),
+    (
+        "convert model.h5 new.pt more.pt",
+        2,
+        "MODEL and OUT are expected, found 3 paths; to convert many: k2t convert MODEL... "
+        "--out-dir DIR",
+    ),
+    (
+        "convert modle.h5 new.pt",
+        3,
+        "modle.h5: cannot be opened (No such file or directory); did you mean model.h5?",
+    ),
+    (
+        "convert https://example.org/model.h5 new.pt",
+        3,
+        "https://example.org/model.h5: cannot be opened (No such file or directory); "
+        "https://example.org/model.h5 is an address: download it first",
+    ),
+    ("convert model.h5 new", 5, "new: has no suffix; OUT ends in .pt, .pth or .safetensors"),
+    (
+        "convert model.h5 new.onnx",
+        5,
+        "new.onnx: ends in .onnx; OUT ends in .pt, .pth or .safetensors; to export: k2t "
+        "export MODEL TARGET",
+    ),
+    (
+        "convert model.h5 new.h5",
+        5,
+        "new.h5: ends in .h5; OUT ends in .pt, .pth or .safetensors; to convert many models: "
+        "k2t convert MODEL... --out-dir DIR",
+    ),
+    ("convert model.h5 out.pt", 5, "out.pt: exists already; use --force to replace it"),
+    ("convert model.h5 port.pt/", 5, "port.pt/: is the name of a folder; name a file"),
+    ("convert model.h5 nowhere/new.pt", 5, "nowhere/new.pt: there is no folder"),
+    ("convert model.h5 folder", 5, "folder: is a folder; name a file"),
+    ("convert model.h5 model.h5", 5, "model.h5: is the input itself; name another output"),
+    ("convert out.pt new.pt", 3, ALREADY),
+    (
+        "convert out.pt model.h5",
+        2,
+        "out.pt is a model that k2t converted; expected is k2t convert MODEL OUT; run k2t "
+        "convert model.h5 out.pt",
+    ),
+    (
+        "convert new.pt model.h5",
+        2,
+        "model.h5 is a Keras model; expected is k2t convert MODEL OUT; run k2t convert "
+        "model.h5 new.pt",
+    ),
+    (
+        "convert weights.h5 new.pt",
+        4,
+        "weights.h5: holds weights but no architecture; give the text of model.to_json() with"
+        " --config ARCH.json",
+    ),
+    (
+        "convert weights.h5 new.pt --config arch.json",
+        3,
+        "arch.json: without class_name, config; refused",
+    ),
+    (
+        "convert weights.h5 new.pt --config ach.json",
+        3,
+        "ach.json: cannot be opened (No such file or directory); did you mean arch.json?",
+    ),
+    (
+        "convert empty.h5 new.pt",
+        3,
+        "empty.h5: an empty file; was the download or the copy complete?",
+    ),
+    (
+        "convert half.h5 new.pt",
+        3,
+        "half.h5: truncated: 20000 bytes here, its header says 52288; refused",
+    ),
+    (
+        "convert page.h5 new.pt",
+        3,
+        "page.h5: an HTML or XML page (a login or error page?); download the file itself",
+    ),
+    (
+        "convert model.pkl new.pt",
+        3,
+        "model.pkl: a pickle, which can run code; it is never opened; save the model with "
+        "model.save",
+    ),
+    ("convert port.py new.pt", 3, "port.py: Python code; give the Keras model that it saves"),
+    (
+        "convert folder new.pt",
+        3,
+        "folder: an empty folder; the input must be a Keras model (.h5, .keras, SavedModel, "
+        "checkpoint or TF.js)",
+    ),
+    (
+        "convert model.h5 new.pt --dtype float16",
+        2,
+        "--dtype float16: float32 or float64 is expected",
+    ),
+    (
+        "convert model.h5 new.pt --dtype flaot64",
+        2,
+        "--dtype flaot64: float32 or float64 is expected; did you mean float64?",
+    ),
+    (
+        "convert model.h5 new.pt --masked-steps zero",
+        2,
+        "model.h5: --masked-steps zero: zeros or previous is expected; did you mean zeros?",
+    ),
+    (
+        "convert model.h5 new.pt --from embeding",
+        2,
+        "model.h5: --from embeding: no layer of the model sequential is called so; did you "
+        "mean: embedding, embedding_input",
+    ),
+    (
+        "convert model.h5 new.pt --plugin plugn.py",
+        2,
+        "tensorflow-addons-crf; did you mean plugin.py?",
+    ),
+    (
+        "convert model.h5 new.pt --plugin failing.py",
+        2,
+        "plugin failing.py fails: ValueError: no (failing.py:2); --debug shows the traceback",
+    ),
+    (
+        "convert model.h5 new.pt --plugin attention-weigthed-average",
+        2,
+        "tensorflow-addons-crf; did you mean attention-weighted-average?",
+    ),
+    (
+        "convert model.h5 new.pt --jobs 2",
+        2,
+        "--jobs is for many files; name a folder for them: --out-dir DIR",
+    ),
+    ("convert model.h5 new.pt --jobs two", 2, "--jobs"),
+    ("convert model.h5 new.pt --jbs 2", 2, "No such option: --jbs"),
+    ("convert model.h5 --out-dir out.pt", 5, "out.pt: is no folder; name a folder: --out-dir DIR"),
+    ("convert *.keras --out-dir new", 2, "*.keras matches no file; check the pattern"),
+    ("convert '' new.pt", 2, "argument 1 is empty (a variable that is not set?)"),
+    ("verify", 2, "Missing argument"),
+    (
+        "verify model.h5",
+        3,
+        "model.h5: is a Keras model, and not one that k2t converted; name both: "
+        "k2t verify model.h5 OUT",
+    ),
+    (
+        "verify out.pt model.h5",
+        2,
+        "out.pt is a model that k2t converted; expected is k2t verify MODEL OUT; run k2t "
+        "verify model.h5 out.pt",
+    ),
+    (
+        "verify model.h5 ot.pt",
+        3,
+        "ot.pt: cannot be opened (No such file or directory); did you mean out.pt?",
+    ),
+    (
+        "verify model.h5 port.py:Net",
+        2,
+        "port.py:Net is a port in Python; expected is k2t verify MODEL OUT; run k2t compare "
+        "model.h5 port.py:Net",
+    ),
+    ("verify model.h5 model.pkl", 3, "model.pkl: not a file that k2t wrote, or damaged"),
+    ("verify model.h5 out.pt --device gpu", 2, "device 'gpu' is unknown; did you mean cuda?"),
+    (
+        "verify model.h5 out.pt --against tensorflow",
+        2,
+        "--against tensorflow: one of auto, keras, reference, golden is expected; did you "
+        "mean keras?",
+    ),
+    (
+        "verify model.h5 out.pt --precision fp16",
+        2,
+        "precision=fp16: one of float32, bfloat16, int8 is expected",
+    ),
+    (
+        "verify model.h5 out.pt --inputs model.h5",
+        3,
+        "model.h5: is not an .npz file of plain arrays (it is none of NumPy's); write it with"
+        " numpy.savez",
+    ),
+    (
+        "verify model.h5 out.pt --inputs data.npz",
+        3,
+        "data.npz: there is no such file; name an .npz file",
+    ),
+    (
+        "verify model.h5 out.pt --report report.pdf",
+        5,
+        "report.pdf: ends in .pdf; the report ends in .html",
+    ),
+    (
+        "verify out.pt --per-layer",
+        2,
+        "OUT alone can be compared with its golden vectors only; name both files: k2t verify "
+        "MODEL OUT",
+    ),
+    ("inspect model.h5 out.pt", 2, "unexpected extra argument"),
+    (
+        "inspect mdel.h5",
+        3,
+        "mdel.h5: cannot be opened (No such file or directory); did you mean model.h5?",
+    ),
+    (
+        "inspect out.pt --from dense",
+        2,
+        "out.pt: it is converted already; leave out --config, --from and --to",
+    ),
+    (
+        "export out.pt new.tflite",
+        5,
+        "new.tflite: ends in .tflite; an export ends in .onnx, .pt2 or .py",
+    ),
+    (
+        "export new.onnx out.pt",
+        2,
+        "out.pt is a model that k2t converted; expected is k2t export SOURCE TARGET; run k2t "
+        "export out.pt new.onnx",
+    ),
+    (
+        "export out.pt new.onnx --config arch.json",
+        2,
+        "out.pt: --config is for a Keras file; this one is converted",
+    ),
+    (
+        "export ot.pt new.onnx",
+        3,
+        "ot.pt: cannot be opened (No such file or directory); did you mean out.pt?",
+    ),
+    (
+        "write-back model.h5 out.pt new.h5",
+        2,
+        "model.h5 is a Keras model; expected is k2t write-back OUT MODEL NEW; run k2t write-"
+        "back out.pt model.h5 new.h5",
+    ),
+    (
+        "write-back out.pt new.h5 model.h5",
+        2,
+        "model.h5 is a Keras model; expected is k2t write-back OUT MODEL NEW; run k2t write-"
+        "back out.pt model.h5 new.h5",
+    ),
+    (
+        "write-back out.pt model.h5 model.h5",
+        5,
+        "model.h5: is the input itself; name another output",
+    ),
+    ("write-back out.pt model.h5 new.keras", 5, "new.keras: ends in .keras; NEW ends in .h5"),
+    (
+        "write-back out.pt model.h5 new.h5 --optimizer kept",
+        2,
+        "--optimizer kept: keep, drop or write is expected; did you mean keep?",
+    ),
+    (
+        "compare port.py:Net model.h5",
+        2,
+        "port.py:Net is a port in Python; expected is k2t compare MODEL FILE.py:NAME; run k2t"
+        " compare model.h5 port.py:Net",
+    ),
+    (
+        "compare model.h5 out.pt",
+        2,
+        "out.pt is a model that k2t converted; expected is k2t compare MODEL FILE.py:NAME; "
+        "run k2t verify model.h5 out.pt",
+    ),
+    (
+        "compare model.h5 port.py",
+        2,
+        "port.py: FILE.py:NAME is expected; name the class after a colon",
+    ),
+    ("compare model.h5 port.py:Nett", 2, "port.py defines no Nett; did you mean Net?"),
+    ("compare model.h5 prt.py:Net", 2, "prt.py is not a file; did you mean port.py?"),
+    (
+        "compare model.h5 port.py:Net --weights model.h5",
+        3,
+        "model.h5: cannot be read as tensors (torch.load finds more than tensors, or another "
+        "kind of file); write a state_dict with torch.save(port.state_dict(), ...)",
+    ),
+    (
+        "compare model.h5 port.py:Net --weights sd.pt",
+        3,
+        "sd.pt: there is no such file; write a state_dict with torch.save(port.state_dict(), ...)",
+    ),
+    ("map out.pt", 3, ALREADY),
+    ("plugin nw", 2, "No such command 'nw'. Did you mean 'new'?"),
+    ("plugin new out.pt", 3, ALREADY),
+    ("layers LSMT", 2, "LSMT is no layer that can be converted; did you mean LSTM?"),
+    ("bench", 2, "either MODEL or --rnn is expected"),
+    ("bench model.h5 --rnn lstm", 2, "either MODEL or --rnn is expected"),
+    ("bench --rnn lsmt", 2, "--rnn lsmt: one of lstm, gru, rnn is expected; did you mean lstm?"),
+    (
+        "bench --rnn lstm --merge avg",
+        2,
+        "--merge avg: one of concat, sum, mul, ave is expected; did you mean ave?",
+    ),
+    ("bench --rnn lstm --batch none", 2, "--batch none: integers of at least 1 are expected"),
+    (
+        "bench --rnn lstm --plot plot.pdf",
+        5,
+        "plot.pdf: ends in .pdf; the file of --plot ends in .png or .svg",
+    ),
+    ("bench --rnn lstm --device gpu", 2, "device 'gpu' is unknown; did you mean cuda?"),
+    ("bench --rnn lstm --only keras", 2, "did you mean Keras XLA?"),
+    ("convrt model.h5 out.pt", 2, "No such command 'convrt'. Did you mean 'convert'?"),
+    ("--from model.h5", 2, "No such option: --from"),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, what it was converted to, and other files."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    (folder / "folder").mkdir()
+    copyfile(MASKED, folder / "model.h5")
+    copyfile(WEIGHTS, folder / "weights.h5")
+    assert k2t("convert", folder / "model.h5", folder / "out.pt").code == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(made)
+    with forgetting_plugins():
+        yield
+
+
+@pytest.mark.parametrize(("call", "code", "message"), MISTAKES, ids=[row[0] for row in MISTAKES])
+def test_a_mistake_is_explained_in_one_line(call: str, code: int, message: str, made: Path) -> None:
+    before = contents(made)
+    run = k2t(*shlex.split(call))
+    (line,) = run.lines("error")
+    assert message in line
+    assert (run.code, run.out, contents(made)) == (code, "", before)
+
+
+def test_there_are_rows_for_many_mistakes() -> None:
+    assert len({row[0] for row in MISTAKES}) >= 60
+
+
+def test_the_right_order_is_json_too() -> None:
+    run = k2t("verify", "out.pt", "model.h5", "--json")
+    (problem,) = json.loads(run.out)["problems"]
+    assert (run.code, problem["code"]) == (2, "usage")
+    assert problem["do"] == "run k2t verify model.h5 out.pt"
+
+
+def test_models_of_other_containers_are_told_from_what_they_hold(made: Path) -> None:
+    (made / "saved.bin").write_bytes(MASKED.read_bytes())
+    run = k2t("write-back", "saved.bin", "out.pt", "new.h5")
+    assert run.lines("error") == [
+        "saved.bin is a Keras model; expected is k2t write-back OUT MODEL NEW; "
+        "run k2t write-back out.pt saved.bin new.h5"
+    ]
+    (made / "saved.bin").unlink()
+
+
+@pytest.mark.parametrize("call", ["convert model.h5 new.pt", "inspect model.h5"])
+def test_a_plugin_that_registers_nothing_is_noted(call: str, made: Path) -> None:
+    run = k2t(*shlex.split(call), "--plugin", "plugin.py")
+    (made / "new.pt").unlink(missing_ok=True)
+    assert (run.code, run.err.count("registers nothing")) == (0, 1)
+    assert "plugin plugin.py registers nothing; see docs/plugins.md" in run.lines("note")
+
+
+def test_a_plugin_that_registers_something_again_is_not_noted(made: Path) -> None:
+    text = "import keras2torch_birnn as k\n@k.converts('Mine')\ndef mine(layer): ...\n"
+    (made / "mine.py").write_text(text)
+    for _ in range(2):
+        assert "registers" not in k2t("inspect", "model.h5", "--plugin", "mine.py").err
+    (made / "mine.py").unlink()
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("avg", "ave"), ("mean", "ave"), ("add", "sum"), ("multiply", "mul"), ("cat", "concat")],
+)
+def test_other_libraries_words_for_a_merge_mode_are_known(word: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"merge_mode='{word}': .*; did you mean {meant}\\?"):
+        keras2torch_birnn.BiLSTM(3, 2, merge_mode=word)
+
+
+def test_a_wrong_precision_is_refused_before_the_work() -> None:
+    run = k2t("verify", "model.h5", "arch.json", "--precision", "int9")
+    assert run.lines("error") == ["precision=int9: one of float32, bfloat16, int8 is expected"]
