@@ -192,6 +192,9 @@ def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[dict[str, Ar
     words = "the projected features are viewed as (key_dim, heads), Keras has (heads, key_dim)"
     yield words, partial(_interleaved, names=[*names, "attention_output/kernel"])
     yield f"{words}; not in the output's", partial(_interleaved, names=names)
+    for roles in (("query", "key"), *((role,) for role in _ROLES)):
+        projected = [name for name in names if name.partition("/")[0] in roles]
+        yield f"{words}; of {' and '.join(roles)} alone", partial(_interleaved, names=projected)
     words = "the heads are joined as (value_dim, heads), Keras has (heads, value_dim)"
     yield words, partial(_interleaved, names=["attention_output/kernel"])
 

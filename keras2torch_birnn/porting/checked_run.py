@@ -116,6 +116,16 @@ class CheckedRun:
             for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)
         )
 
+    def changes_nothing(self, change: Change) -> bool:
+        """Tell whether the reference's outputs stay what they are, at steps that count."""
+        trace = self.compute([change])
+        return trace is not None and all(
+            same(y, right, mask, self.run.tolerance)
+            for y, right, mask in zip(
+                trace.outputs, self.exact.outputs, self.output_masks(), strict=True
+            )
+        )
+
     def output_masks(self) -> list[Array | None]:
         """Return for each of the model's outputs the steps (B, T) that count; None: all."""
         found: list[Array | None] = []

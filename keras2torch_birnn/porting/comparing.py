@@ -308,6 +308,10 @@ class _Comparison:
         """
         order = list(search.layers)
         new = [one for one in search.found if one not in before and one.words]
+        # What shows only together with another mistake is right without that.
+        runs = (search, *(one for _, one in earlier))
+        harmful = [one for one in new if not all(run.changes_nothing(one) for run in runs)]
+        new = harmful or new
         rated = [
             (
                 order.index(one.layer) if one.layer in order else len(order),

@@ -50,6 +50,7 @@ from keras2torch_birnn.porting.normalization_changes import (
     group_norm_changes,
     layer_norm_changes,
     rms_norm_changes,
+    unit_norm_changes,
 )
 from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.porting.resizing_changes import (
@@ -196,6 +197,7 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "LayerNormalization": (epsilon_changes, layer_norm_changes),
     "GroupNormalization": (epsilon_changes, group_norm_changes),
     "RMSNormalization": (epsilon_changes, rms_norm_changes),
+    "UnitNormalization": (unit_norm_changes,),
     **dict.fromkeys(
         ("Conv1DTranspose", "Conv2DTranspose"),
         (transposed_changes, activation_changes, _bias, late_bias_changes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -76,6 +76,41 @@ def rms_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield a mean that is subtracted, as in LayerNorm."""
     centered = reading(lambda x: x - x.mean(axis=maker.config["axis"], keepdims=True))
     yield maker.change("formula", "the mean is subtracted (as nn.LayerNorm does)", centered)
+
+
+_LENGTH_AXES = {0: "the rows of the batch", 1: "axis 1", -2: "axis -2", -1: "the last axis"}
+_NORMS: Mapping[str, Callable[[Array, Any], Array]] = {
+    "the sum of their absolute values": lambda x, axis: np.abs(x).sum(axis, keepdims=True),
+    "their largest absolute value": lambda x, axis: np.abs(x).max(axis, keepdims=True),
+    "the square of their length": lambda x, axis: (x * x).sum(axis, keepdims=True),
+}
+
+
+def unit_norm_changes(maker: Maker) -> Iterator[Change]:
+    """Yield lengths over other axes, and other norms."""
+    own = maker.config["axis"]
+    for axis, words in _LENGTH_AXES.items():
+        words = f"the length is taken over {words}, Keras takes axis {', '.join(map(str, own))}"
+        yield maker.change("axis", words, configured(axis=axis))
+    for words, norm in _NORMS.items():
+        words = f"it divides values by {words}, Keras by their length"
+        yield maker.change("formula", words, _instead(partial(_over_norm, norm=norm, axis=own)))
+
+
+def _over_norm(x: Array, *, norm: Callable[[Array, Any], Array], axis: Any) -> Array:
+    return x / norm(x, axis)
+
+
+def _instead(compute: Callable[[Array], Array]) -> Apply:
+    """Make a change that computes the output otherwise; masks stay."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        _, out_mask = equation(layer, inputs, mask, context)
+        return compute(np.asarray(inputs, np.float64)), out_mask
+
+    return apply
 
 
 def _exchanged_weights(maker: Maker) -> Iterator[Change]:

@@ -54,31 +54,34 @@ def stages(
     behind: Iterable[Change],
     found: Sequence[Change],
     *,
+    shown: Sequence[Change] = (),
     padded: bool = False,
 ) -> tuple[Iterable[list[Change]], ...]:
     """Return what to try: single changes and what the weights show; then two of them together.
 
     own: changes at the layer itself; before: at the layers before it; behind: at those that take
-    its output; found: known already. padded: the port has other values than Keras at steps that do
+    its output; found: known already; shown: of those before, the ones whose outputs the port has.
+    padded: the port has other values than Keras at steps that do
     not count.
     """
-    shown = [evidence] if evidence else []
+    whole = [evidence] if evidence else []
     parts = [[one] for one in evidence] if len(evidence) > 1 else []
     few = [one for one in own if one.kind != "gate order"]
     likely = [one for one in before if one.kind in _LIKELY and one.kind != "activation"]
     return (
         chain(
-            shown,
+            whole,
             parts,
             ([one] for one in (*own, *before)),
             ([AS_PADDED, one] for one in (*own, *before) if padded and one.kind in _OF_MASKS),
         ),
         chain(
+            ([one, other] for one in shown for other in few),
             _repeated(own, before, found),
             _alike(before),
             _of_both_halves(own),
             ([one, other] for other in behind for one in own if one.kind in _SILENT),
-            ([*some, one] for some in (*shown, *parts) for one in (*own, *before)),
+            ([*some, one] for some in (*whole, *parts) for one in (*own, *before)),
         ),
         _pairs(few, likely),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice, repeat
+from itertools import chain, combinations, islice, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -221,17 +221,26 @@ class Search(CheckedRun):
         usual = trace.layers.get(path)
         padded = bool(self._padding) and not self._score(path, [AS_PADDED])[0]
         idle: set[int] = set()  # changes that make no difference here
+        shown: dict[int, Change] = {}  # changes of calls before, whose outputs the port has
         for number in range(1 if alone else 3):
             if number:
                 own, before = ([c for c in some if id(c) not in idle] for some in (own, before))
             stage = stages(
-                evidence, own, before, self._changes_behind(path), self.found, padded=padded
+                evidence,
+                own,
+                before,
+                self._changes_behind(path),
+                self.found,
+                shown=[*shown.values()],
+                padded=padded,
             )[number]
             enough = _ALL + bool(self.gaps) if number == 0 else 2  # of two: it and a later one
             best: tuple[int, list[_Tried]] = (0, [])
             for some, score, found in self._scored(path, islice(stage, _BUDGETS[number])):
                 if len(some) == 1 and are_same(found.layers[path], usual):
                     idle.add(id(some[0]))
+                elif not number and self._shows_before(path, some, found, trace):
+                    shown[id(some[-1])] = some[-1]
                 if score > best[0]:
                     best = score, []
                 if score and score == best[0]:
@@ -241,6 +250,17 @@ class Search(CheckedRun):
             if best[0]:
                 return self._likeliest(best[1])
         return None
+
+    def _shows_before(self, path: str, some: Sequence[Change], found: Trace, usual: Trace) -> bool:
+        """Tell whether the port computed what a change of a call before this one gives there."""
+        (one, *others) = some
+        return not others and any(
+            other in found.layers
+            and not are_same(found.layers[other], usual.layers.get(other))
+            and self.seen(other, found)
+            for other in nearest_sources(self.sources, path)[:_BEFORE]
+            if place_of(other) == place_of(one.layer)
+        )
 
     def _try_behind(self, path: str, trace: Trace) -> tuple[str, list[Change] | None]:
         """Return the call behind this one whose own mistake explains what follows, and that.
@@ -546,12 +566,18 @@ class Search(CheckedRun):
             for change in self.found
             if any(one.path in self.later.get(change.layer, ()) for one in self.unexplained)
         }
-        for change in [one for one in self.found if one.layer not in needed]:
-            rest = [one for one in self.found if one is not change]
-            if self.explained_by(rest) and not any(
-                one.explained_by(self.found) and not one.explained_by(rest) for one in self.earlier
-            ):
-                self.found[:] = rest
+        doubtful = [one for one in self.found if one.layer not in needed]
+        # One may undo the other, as where a bias is added later.
+        for some in ([one] for one in doubtful), combinations(doubtful, 2):
+            for dropped in some:
+                rest = [one for one in self.found if one not in dropped]
+                if len(rest) + len(dropped) > len(self.found) or not self.explained_by(rest):
+                    continue
+                if not any(
+                    one.explained_by(self.found) and not one.explained_by(rest)
+                    for one in self.earlier
+                ):
+                    self.found[:] = rest
 
     def _doubt_unconfirmed(self) -> bool:
         """Take back what nothing confirms: values that a right port may have had on its way.

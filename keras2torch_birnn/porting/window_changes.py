@@ -165,6 +165,16 @@ def _reversal_changes(maker: Maker) -> Iterator[Change]:
         for along, some in axes.items() if name in maker.layer.weights else ():
             turn = weighted(partial(_reversed_kernel, name=name, axes=some))
             yield maker.change("direction", f"the {name} is reversed along {along}", turn)
+    for name in ("kernel", "depthwise_kernel") if count == 2 else ():
+        kernel = maker.layer.weights.get(name)
+        if kernel is not None and kernel.shape[0] == kernel.shape[1]:
+            turn = weighted(partial(_with_exchanged_sides, name=name))
+            words = f"height and width of the {name} are exchanged (it is square)"
+            yield maker.change("not transposed", words, turn)
+
+
+def _with_exchanged_sides(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
+    return {**weights, name: weights[name].swapaxes(0, 1)}
 
 
 _REVERSED: Mapping[str, tuple[int, ...]] = {
