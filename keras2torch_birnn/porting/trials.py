@@ -8,7 +8,7 @@ the one is kept that gives tensors of the port again, in this layer and the foll
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, combinations, islice, repeat
 from typing import NamedTuple
 
@@ -320,9 +320,12 @@ class Search(CheckedRun):
 
     def _changes_in_call(self, path: str) -> list[Change]:
         """Return the same mistakes in this call alone, of a layer that is called several times."""
-        if sum(place_of(other) == place_of(path) for other in self.layers) < 2:
+        if not self._is_called_again(path):
             return []
         return [in_one_call(one, path) for one in self._changes_of(path)]
+
+    def _is_called_again(self, path: str) -> bool:
+        return sum(place_of(other) == place_of(path) for other in self.layers) > 1
 
     def _mask_sources(self, path: str) -> Iterator[Change]:
         """Yield the mistakes with masks that are made before this call."""
@@ -630,7 +633,10 @@ class Search(CheckedRun):
         layer = self.layers.get(path)
         if near is None or layer is None:
             return False
-        self.found.append(_instead(path, (place_of(path), layer.class_name), near))
+        change = _instead(path, (place_of(path), layer.class_name), near)
+        if self._is_called_again(path):
+            change = replace(in_one_call(change, path), words="")
+        self.found.append(change)
         return True
 
 
