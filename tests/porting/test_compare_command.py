@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 from commands import k2t
 from hand_ports import HARD, STACK, Sentiment, Stack
-from torch import nn
+from torch import Tensor, nn
 
 import keras2torch_birnn as package
+from keras2torch_birnn.porting.function_port import FunctionPort, needs_arguments
 from keras2torch_birnn.porting.user_file import load_port
 
 FILE = """
@@ -38,6 +40,17 @@ class Short(Stack):
         return super().forward(x)[:, :3]
 
 number = 7
+
+port = {"ave": Stack("merge ave"), "right": Stack()}
+
+def function(x):
+    return port["right"](x)
+
+def wrong_function(x):
+    return port["ave"](x)
+
+def make_function():
+    return function
 """
 
 
@@ -61,6 +74,43 @@ def test_a_wrong_port_ends_with_1_and_says_what_and_where(file: Path) -> None:
     assert first == "bidirectional_2: merges the halves by ave, Keras by sum"
     assert where == "    its output differs first, row 0, unit 0"
     assert verdict == "DIFFERENT: 1 place"
+
+
+@pytest.mark.parametrize("name", ["function", "make_function"])
+def test_a_port_may_be_a_function_of_the_inputs(name: str, file: Path) -> None:
+    run = k2t("compare", STACK, f"{file}:{name}")
+    assert run.code == 0, run.out + run.err
+
+
+def test_a_mistake_in_a_function_is_named(file: Path) -> None:
+    run = k2t("compare", STACK, f"{file}:wrong_function")
+    assert run.code == 1
+    assert run.out.startswith("bidirectional_2: merges the halves by ave, Keras by sum\n")
+
+
+def test_weights_for_a_function_are_refused(file: Path, tmp_path: Path) -> None:
+    torch.save(Stack().state_dict(), tmp_path / "net.pt")
+    run = k2t("compare", STACK, f"{file}:function", "--weights", tmp_path / "net.pt")
+    assert run.code == 2
+    (line,) = run.lines("error")
+    assert "function is a function, which holds no weights; leave --weights out" in line
+
+
+def test_a_function_holds_the_tensors_and_modules_that_it_reads() -> None:
+    scale, linear = torch.full((5,), 3.0), nn.Linear(5, 7)
+
+    def port(x: Tensor) -> Tensor:
+        y: Tensor = linear(x * scale)
+        return y
+
+    module = FunctionPort(port)
+    assert dict(module.named_buffers()).keys() == {"scale"}
+    assert dict(module.named_children()).keys() == {"linear"}
+    x = torch.randn(2, 5)
+    assert torch.equal(deepcopy(module)(x), port(x))
+    assert needs_arguments(port)
+    assert not needs_arguments(lambda x=1: x)
+    assert not needs_arguments(dict.fromkeys(()).keys)
 
 
 def test_json_has_everything(file: Path) -> None:

@@ -111,6 +111,57 @@ def test_padding_that_repeats_the_border_is_what_its_words_say() -> None:
     assert np.allclose(_outputs(spec, change), np.pad(X, [(0, 0), (1, 2), (0, 0)], mode="edge"))
 
 
+@pytest.mark.parametrize(
+    ("words", "divisor"),
+    [
+        ("the rows of the batch", lambda x: np.sqrt((x * x).sum(0))),
+        ("taken over axis 1,", lambda x: np.sqrt((x * x).sum(1, keepdims=True))),
+        ("the sum of their absolute values", lambda x: np.abs(x).sum(-1, keepdims=True)),
+        ("their largest absolute value", lambda x: np.abs(x).max(-1, keepdims=True)),
+        ("the square of their length", lambda x: (x * x).sum(-1, keepdims=True)),
+    ],
+)
+def test_another_length_is_what_its_words_say(words: str, divisor: Any) -> None:
+    spec = _chain(("UnitNormalization", {}))
+    (change,) = [one for one in _changes(spec) if words in one.words]
+    assert np.allclose(_outputs(spec, change), X / divisor(X), atol=1e-6)
+
+
+def test_the_sides_of_a_square_kernel_are_exchanged() -> None:
+    layer = "Conv2D", {"filters": 2, "kernel_size": (3, 3), "padding": "same"}
+    steps = [("r", ("Reshape", {"target_shape": (7, 5, 1)}), "x"), ("y", layer, "r")]
+    graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}
+    spec = spec_of(graph, "3.15.1")
+    inner = spec.graph.layer("layer_1")
+    made = changes_of("layer_1", "layer_1", inner)
+    (change,) = [one for one in made if one.words.startswith("height and width of the kernel")]
+    turned = torch.from_numpy(np.asarray(inner.weights["kernel"])).permute(3, 2, 1, 0).double()
+    bias = torch.from_numpy(np.asarray(inner.weights["bias"])).double()
+    y = functional.conv2d(torch.from_numpy(X)[:, None], turned, bias, padding=1)
+    assert np.allclose(_outputs(spec, change), y.permute(0, 2, 3, 1).numpy(), atol=1e-6)
+
+
+def test_the_projections_of_some_roles_alone_are_split_in_the_wrong_order() -> None:
+    layer = "MultiHeadAttention", {"num_heads": 3, "key_dim": 2}
+    graph = {
+        "inputs": [("x", "float", (7, 5))],
+        "steps": [("y", layer, ("x", "x"))],
+        "outputs": "y",
+    }
+    spec = spec_of(graph, "3.15.1")
+    made = [one for one in _changes(spec) if "Keras has (heads, key_dim)" in one.words]
+    ends = [one.words.partition("(heads, key_dim)")[2] for one in made]
+    assert ends == [
+        "",
+        "; not in the output's",
+        *(f"; of {some} alone" for some in ("query and key", "query", "key", "value")),
+    ]
+    usual = compute(spec, [X]).outputs[0]
+    outputs = [usual, *(_outputs(spec, one) for one in made)]
+    for number, one in enumerate(outputs):
+        assert not any(np.allclose(one, other, atol=1e-4) for other in outputs[:number])
+
+
 def _chain(layer: Any) -> Any:
     steps = [("y", layer, "x")]
     return spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
