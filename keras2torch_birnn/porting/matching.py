@@ -218,11 +218,32 @@ def _describe_elements(found: Array, right: Array) -> Difference:
     if share > 0.5:
         if words := name_rounding(found, right):
             return Difference("rounded", words)
+        if words := _name_order(found, right):
+            return Difference("axes", words)
         return Difference("other values", "other values than the file's (not loaded?)")
     first = [int(i) for i in np.argwhere(apart)[0]]
     return Difference(
         "some values", f"{int(apart.sum())} of {apart.size} values differ, first {first}"
     )
+
+
+# Values that are compared, each with all of another axis' places, to find their order.
+_MOST_COMPARED = 1 << 22
+
+
+def _name_order(found: Array, right: Array) -> str:
+    """Say in which order the file's own values are; "" if they are others."""
+    if not np.allclose(np.sort(found, axis=None), np.sort(right, axis=None), rtol=_SAME, atol=0):
+        return ""
+    for axis in range(right.ndim):
+        here, there = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (found, right))
+        if here.size * len(here) > _MOST_COMPARED:
+            continue
+        alike = np.isclose(here[:, np.newaxis], there, rtol=_SAME, atol=_SAME).all(axis=2)
+        if (alike.sum(axis=0) == 1).all() and (alike.sum(axis=1) == 1).all():
+            order = ", ".join(map(str, alike.argmax(axis=1)))
+            return f"what is along axis {axis} is in another order ({order} of the right one)"
+    return "the file's values in another order (reshaped otherwise?)"
 
 
 def name_rounding(found: Array, right: Array) -> str:

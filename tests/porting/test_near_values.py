@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from specs import FIXTURES
 
+from keras2torch_birnn.porting.matching import _describe_elements
 from keras2torch_birnn.porting.near_values import near_changes
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
 from keras2torch_birnn.readers import read_model
@@ -54,3 +55,23 @@ def test_other_weights_are_not_taken_for_wrong_ones(leaf: Leaf) -> None:
     rng = np.random.default_rng(1)
     other = {name: rng.normal(size=np.shape(w)) for name, w in leaf.layer.weights.items()}
     assert list(near_changes(other, [leaf])) == []
+
+
+def test_values_in_another_order_are_told_from_other_values() -> None:
+    right = np.random.default_rng(3).normal(size=(6, 2, 5))
+    order = [0, 2, 4, 1, 3, 5]
+    told = {
+        "what is along axis 0 is in another order (0, 2, 4, 1, 3, 5 of the right one)": right[
+            order
+        ],
+        "what is along axis 2 is in another order (4, 0, 1, 2, 3 of the right one)": (
+            np.roll(right, 1, axis=2)
+        ),
+        "the file's values in another order (reshaped otherwise?)": (
+            np.random.default_rng(5).permutation(right.ravel()).reshape(right.shape)
+        ),
+        "other values than the file's (not loaded?)": right + 1,
+    }
+    assert {words: _describe_elements(found, right).words for words, found in told.items()} == {
+        words: words for words in told
+    }
