@@ -93,7 +93,8 @@ def _describe_way(model: nn.Module, case: Case, device: str) -> str:
     of_torch = ("cuDNN" if "cuda" in device else "torch's kernel") + ", packed" * masked
     if any(isinstance(module, ByHand) for module in model.modules()):
         return of_torch
-    found = explain(model, case.batch, masked=masked)
+    with torch.set_grad_enabled(isinstance(case, Stack) and case.training):
+        found = explain(model, case.batch, masked=masked)
     engines = dict.fromkeys(choice.engine for choices in found.values() for choice in choices)
     return "; ".join(of_torch if engine == "fused" else engine for engine in engines)
 

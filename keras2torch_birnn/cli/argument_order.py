@@ -158,6 +158,6 @@ def _find_kind(name: str) -> Kind | None:
             return "out"
         if path.is_file() and path.suffix.lower() in {row.suffix for row in TARGETS}:
             return "export"
-        if path.exists():
-            return "model" if is_model(path) else "other"
+        if path.exists():  # a damaged OUT is none, though its zip may look like a Keras file
+            return "model" if is_model(path) and not _ends_as_out(path) else "other"
     return None

@@ -112,7 +112,7 @@ MUTANTS: Mapping[str, tuple[Patch, str]] = {
     ),
     "no states between the steps": (edit(STEP, "states = new", "pass"), f"{K3}/cell_chain.h5"),
     "initial states are not used": (
-        edit("rnn.custom_cell:CustomRNN._start", "if given is None:", "if True:"),
+        edit("rnn.custom_cell:CustomRNN._start", "if initial_state is None:", "if True:"),
         f"{K3}/cell_states.keras",
     ),
     "go_backwards is ignored": (
