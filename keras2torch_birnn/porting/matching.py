@@ -228,7 +228,7 @@ def _describe_elements(found: Array, right: Array) -> Difference:
 
 
 # Values that are compared, each with all of another axis' places, to find their order.
-_MOST_COMPARED = 1 << 22
+_COMPARED_AT_ONCE = 1 << 22
 
 
 def _name_order(found: Array, right: Array) -> str:
@@ -237,7 +237,7 @@ def _name_order(found: Array, right: Array) -> str:
         return ""
     for axis in range(right.ndim):
         here, there = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (found, right))
-        if here.size * len(here) > _MOST_COMPARED:
+        if here.size * len(here) > _COMPARED_AT_ONCE:
             continue
         alike = np.isclose(here[:, np.newaxis], there, rtol=_SAME, atol=_SAME).all(axis=2)
         if (alike.sum(axis=0) == 1).all() and (alike.sum(axis=1) == 1).all():

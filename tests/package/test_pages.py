@@ -117,7 +117,7 @@ NO_MISTAKES = {
         *"MaxPooling3D AveragePooling3D GlobalMaxPooling3D GlobalAveragePooling3D".split(),
         *(f"Adaptive{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)),
         *"EinsumDense Highway MaxoutDense RandomFourierFeatures ThresholdedReLU".split(),
-        *"ParametricSoftplus SReLU UnitNormalization Resizing CenterCrop RandomCrop".split(),
+        *"ParametricSoftplus SReLU Resizing CenterCrop RandomCrop".split(),
         *"STFTSpectrogram MelSpectrogram LocallyConnected1D LocallyConnected2D Merge".split(),
         *"CategoryEncoding Discretization IntegerLookup Hashing GroupedQueryAttention".split(),
     },
