@@ -25,7 +25,7 @@ from keras2torch_birnn.porting.batches import (
     batch_with_gaps,
     batches,
 )
-from keras2torch_birnn.porting.call_graph import call_path
+from keras2torch_birnn.porting.call_graph import call_path, place_of
 from keras2torch_birnn.porting.changes import Change, weighted
 from keras2torch_birnn.porting.checked_run import same
 from keras2torch_birnn.porting.kept_results import KeptResults
@@ -320,9 +320,12 @@ class _Comparison:
             for one in new
         ]
         named = {change.layer for change in search.found if change.words}
+        told = set[str]()
         for one in search.unexplained:
-            if one.path in named:  # what is named shows in other ways, too
+            # What is named shows in other ways, too, and a layer that is called again in each call.
+            if one.path in named or place_of(one.path) in told:
                 continue
+            told.add(place_of(one.path))
             where = (
                 ""
                 if one.found is None
