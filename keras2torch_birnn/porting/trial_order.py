@@ -76,11 +76,11 @@ def stages(
             ([AS_PADDED, one] for one in (*own, *before) if padded and one.kind in _OF_MASKS),
         ),
         chain(
-            ([one, other] for one in shown for other in few),
             _repeated(own, before, found),
             _alike(before),
             _of_both_halves(own),
             ([one, other] for other in behind for one in own if one.kind in _SILENT),
+            ([one, other] for one in shown for other in few),
             ([*some, one] for some in (*whole, *parts) for one in (*own, *before)),
         ),
         _pairs(few, likely),
