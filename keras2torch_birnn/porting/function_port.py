@@ -19,7 +19,8 @@ class FunctionPort(nn.Module):
         super().__init__()
         self.forward = function
         self.held = dict(_held_by(function))
-        for name, value in self.held.items():
+        for path, value in self.held.items():
+            name = f"_{path}" if hasattr(self, path) else path
             if isinstance(value, nn.Module):
                 self.register_module(name, value)
             else:
@@ -41,7 +42,7 @@ def needs_arguments(function: Callable[..., Any]) -> bool:
 
 
 def _held_by(function: Callable[..., Any]) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    """Yield the tensors and modules of a function's file and closure, with unique names."""
+    """Yield the tensors and modules of a function's file and closure, by their paths."""
     outer = inspect.unwrap(function)
     held = {**getattr(outer, "__globals__", {})}
     if inspect.isfunction(outer):
@@ -50,7 +51,7 @@ def _held_by(function: Callable[..., Any]) -> Iterator[tuple[str, Tensor | nn.Mo
     for name, value in _walk("", held, 2):
         if id(value) not in seen:
             seen.add(id(value))
-            yield f"_{name}" if hasattr(nn.Module, name) else name, value
+            yield name, value
 
 
 def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:

@@ -94,23 +94,20 @@ def unit_norm_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("axis", words, configured(axis=axis))
     for words, norm in _NORMS.items():
         words = f"it divides values by {words}, Keras by their length"
-        yield maker.change("formula", words, _instead(partial(_over_norm, norm=norm, axis=own)))
+        yield maker.change("formula", words, partial(_by_norm, norm))
 
 
-def _over_norm(x: Array, *, norm: Callable[[Array, Any], Array], axis: Any) -> Array:
-    return x / norm(x, axis)
-
-
-def _instead(compute: Callable[[Array], Array]) -> Apply:
-    """Make a change that computes the output otherwise; masks stay."""
-
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        _, out_mask = equation(layer, inputs, mask, context)
-        return compute(np.asarray(inputs, np.float64)), out_mask
-
-    return apply
+def _by_norm(
+    norm: Callable[[Array, Any], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    _, out_mask = equation(layer, inputs, mask, context)
+    x = np.asarray(inputs, np.float64)
+    return x / norm(x, layer.config["axis"]), out_mask
 
 
 def _exchanged_weights(maker: Maker) -> Iterator[Change]:

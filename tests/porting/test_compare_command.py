@@ -97,14 +97,14 @@ def test_weights_for_a_function_are_refused(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_function_holds_the_tensors_and_modules_that_it_reads() -> None:
-    scale, linear = torch.full((5,), 3.0), nn.Linear(5, 7)
+    scale, linear, held = torch.full((5,), 3.0), nn.Linear(5, 7), torch.full((5,), 2.0)
 
     def port(x: Tensor) -> Tensor:
-        y: Tensor = linear(x * scale)
+        y: Tensor = linear(x * scale + held)
         return y
 
     module = FunctionPort(port)
-    assert dict(module.named_buffers()).keys() == {"scale"}
+    assert dict(module.named_buffers()).keys() == {"scale", "_held"}  # a module has its own
     assert dict(module.named_children()).keys() == {"linear"}
     x = torch.randn(2, 5)
     assert torch.equal(deepcopy(module)(x), port(x))
