@@ -117,8 +117,11 @@ struct Int8 {
     }
 
     // Adding 1.5 * 2^23 rounds to an integer, ties to even, which then stands in the lowest bits.
+    static Bits round(Vec values, const Row& row) {
+        return (Bits)(values * row.inverse + 12582912.0f) - 0x4b400000u;
+    }
     static Bits convert(Vec values, const Row& row, uint32_t* to, bool weights) {
-        const Bits q = (Bits)(values * row.inverse + 12582912.0f) - 0x4b400000u;
+        const Bits q = round(values, row);
         const Bits stored = weights ? q + 128 : q;
         *reinterpret_cast<LooseBytes*>(to) = __builtin_convertvector(stored, Bytes);
         return q;
@@ -132,34 +135,53 @@ struct Int8 {
     }
 
     static Bits part(Bits words, long) { return words; }
-    static Sum dot(Sum sum, Bits weights, Bits values) {
 #if defined(__AVX512VNNI__) && K2T_LANES == 16
+    static Sum dot(Sum sum, Bits weights, Bits values) {
         return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)values);
-#elif defined(__AVXVNNI__) && K2T_LANES == 8
-        return (Sum)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, (__m256i)values);
-#else
-        typedef int16_t Shorts __attribute__((vector_size(K2T_LANES * 4)));
-        const Bits even = weights & 0x00ff00ff, odd = (weights >> 8) & 0x00ff00ff;
-        const Shorts both = (Shorts)values;
-        const Shorts value_even = (Shorts)((Bits)values << 8) >> 8, value_odd = both >> 8;
-#if defined(__x86_64__) && K2T_LANES == 8
-        sum += (Bits)_mm256_madd_epi16((__m256i)even, (__m256i)value_even);
-        return sum + (Bits)_mm256_madd_epi16((__m256i)odd, (__m256i)value_odd);
-#elif defined(__x86_64__) && K2T_LANES == 4
-        sum += (Bits)_mm_madd_epi16((__m128i)even, (__m128i)value_even);
-        return sum + (Bits)_mm_madd_epi16((__m128i)odd, (__m128i)value_odd);
-#else
-        for (long lane = 0; lane < LANES; ++lane)
-            for (long part = 2 * lane; part < 2 * lane + 2; ++part)
-                sum[lane] += static_cast<uint32_t>(((Shorts)even)[part] * value_even[part] +
-                                                   ((Shorts)odd)[part] * value_odd[part]);
-        return sum;
-#endif
-#endif
     }
+#elif defined(__AVXVNNI__) && K2T_LANES == 8
+    static Sum dot(Sum sum, Bits weights, Bits values) {
+        return (Sum)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)weights, (__m256i)values);
+    }
+#endif
     static Vec finish(Sum sum, const Row& row, const float* extras) {
         const Vec whole_number = __builtin_convertvector((IntVec)(sum - row.offset), Vec);
         return fused(whole_number * row.scale, load(extras + LANES), load(extras));
+    }
+};
+
+// The same numbers for processors that multiply integers of 16 bits only: values are stored widened, weights are
+// widened in registers. Of a word's four numbers, the first and third come before the second and fourth.
+struct WideInt8 : Int8 {
+    static constexpr long PARTS = 2;
+    typedef uint64_t Fours __attribute__((vector_size(K2T_LANES * 2)));
+    typedef uint64_t LooseFours __attribute__((vector_size(K2T_LANES * 2), aligned(4), may_alias));
+
+    static Bits convert(Vec values, const Row& row, uint32_t* to, bool weights) {
+        if (weights) return Int8::convert(values, row, to, true);
+        const Bits q = round(values, row);
+        const Fours fours = (Fours)__builtin_convertvector(q, Halves);
+        *reinterpret_cast<LooseFours*>(to) = (fours & 0xffff00000000ffff) | (fours << 16 & 0xffff00000000) |
+                                             (fours >> 16 & 0xffff0000);
+        return q;
+    }
+    static Bits part(Bits words, long part) { return (part ? words >> 8 : words) & 0x00ff00ff; }
+    static Sum dot(Sum sum, Bits weights, Bits values) {
+#if defined(__x86_64__) && K2T_LANES < 16
+#if K2T_LANES == 8
+        sum += (Bits)_mm256_madd_epi16((__m256i)weights, (__m256i)values);
+#else
+        sum += (Bits)_mm_madd_epi16((__m128i)weights, (__m128i)values);
+#endif
+        // Without this, compilers add the products of several words first, for which registers are too few.
+        __asm__("" : "+x"(sum));
+        return sum;
+#else
+        typedef int16_t Shorts __attribute__((vector_size(K2T_LANES * 4)));
+        for (long i = 0; i < 2 * LANES; ++i)
+            sum[i / 2] += static_cast<uint32_t>(((Shorts)weights)[i] * ((Shorts)values)[i]);
+        return sum;
+#endif
     }
 };
 

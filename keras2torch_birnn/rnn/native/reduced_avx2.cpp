@@ -20,5 +20,5 @@ namespace reduced_avx2 {
 }  // namespace reduced_avx2
 
 const K2tKernel k2t_bfloat16_avx2 = reduced_avx2::Reduced<reduced_avx2::WideBFloat16>::KERNEL;
-const K2tKernel k2t_int8_avx2 = reduced_avx2::Reduced<reduced_avx2::Int8>::KERNEL;
+const K2tKernel k2t_int8_avx2 = reduced_avx2::Reduced<reduced_avx2::WideInt8>::KERNEL;
 #endif

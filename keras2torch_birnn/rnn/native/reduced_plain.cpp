@@ -27,4 +27,4 @@ namespace reduced_plain {
 }  // namespace reduced_plain
 
 const K2tKernel k2t_bfloat16_plain = reduced_plain::Reduced<reduced_plain::WideBFloat16>::KERNEL;
-const K2tKernel k2t_int8_plain = reduced_plain::Reduced<reduced_plain::Int8>::KERNEL;
+const K2tKernel k2t_int8_plain = reduced_plain::Reduced<reduced_plain::WideInt8>::KERNEL;
