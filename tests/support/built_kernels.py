@@ -28,7 +28,7 @@ FLOAT32_SETS = 1 | 2 | 4
 PLAIN_SETS = 1 | 8 | 64
 
 
-def _sources(folder: Path, sets: int) -> Iterator[tuple[Path, list[str]]]:
+def kernel_sources(folder: Path, sets: int) -> Iterator[tuple[Path, list[str]]]:
     """Return the kernel's files, each with its flags; for sets that do not run, empty tables."""
     for source in sorted(FOLDER.glob("*.cpp")):
         flags, optional = flags_of(source.name, machine=machine(), system=system())
@@ -44,7 +44,7 @@ def build_program(main: Path, folder: Path, flags: Sequence[str], sets: int) -> 
     """Compile and link a program and the kernel with these flags, for these instruction sets."""
     options = [str(COMPILER), *COMMON, f"-I{FOLDER}", "-DK2T_SOURCE_HASH=0", *flags]
     objects = []
-    for source, own in [*_sources(folder, sets), (main, [])]:
+    for source, own in [*kernel_sources(folder, sets), (main, [])]:
         objects.append(folder / f"{source.stem}.o")
         command = [*options, *own, "-c", source, "-o", objects[-1]]
         subprocess.run(command, check=True)

@@ -35,17 +35,22 @@ public:
     // Compilers may move writes to memory past the instructions that read it as tiles.
     static void finish_writes() { asm volatile("" ::: "memory"); }
 
-// An operation with a number of a tile that is known to the compiler, and to the assembler a digit.
-#define K2T_OF_TILE(NUMBER, OPERATION) \
+// An operation with a number of a tile that is known to the compiler, and to the assembler a digit. Sums have
+// cases of their own: clang refuses an instruction that is given a tile twice, even where it is never reached.
+#define K2T_OF_SUM(NUMBER, OPERATION) \
     switch (NUMBER) { \
         case 0: OPERATION(0); break; \
         case 1: OPERATION(1); break; \
         case 2: OPERATION(2); break; \
-        case 3: OPERATION(3); break; \
+        default: OPERATION(3); \
+    }
+#define K2T_OF_TILE(NUMBER, OPERATION) \
+    switch (NUMBER) { \
         case 4: OPERATION(4); break; \
         case 5: OPERATION(5); break; \
         case 6: OPERATION(6); break; \
-        default: OPERATION(7); \
+        case 7: OPERATION(7); break; \
+        default: K2T_OF_SUM(NUMBER, OPERATION) \
     }
     template <int TILE>
     void zero() {
@@ -73,13 +78,13 @@ public:
     template <long GROUP, int SUM, int NUMBERS, int WEIGHTS>
     void dot() {
         if constexpr (NUMBERS == 4 && WEIGHTS == 6) {
-            K2T_OF_TILE(SUM, K2T_DOT_04)
+            K2T_OF_SUM(SUM, K2T_DOT_04)
         } else if constexpr (WEIGHTS == 6) {
-            K2T_OF_TILE(SUM, K2T_DOT_05)
+            K2T_OF_SUM(SUM, K2T_DOT_05)
         } else if constexpr (NUMBERS == 4) {
-            K2T_OF_TILE(SUM, K2T_DOT_14)
+            K2T_OF_SUM(SUM, K2T_DOT_14)
         } else {
-            K2T_OF_TILE(SUM, K2T_DOT_15)
+            K2T_OF_SUM(SUM, K2T_DOT_15)
         }
     }
 };
