@@ -91,14 +91,14 @@ class InvalidModelFileError(K2TError):
     code = "invalid_file"
 
 
-def invalid(found: str, place: str = "") -> InvalidModelFileError:
+def invalid(finding: str, place: str = "") -> InvalidModelFileError:
     """Return the error for what is refused and has no remedy."""
-    return InvalidModelFileError(found, "refused", place=place)
+    return InvalidModelFileError(finding, "refused", place=place)
 
 
-def damaged(found: str, place: str = "") -> InvalidModelFileError:
+def damaged(finding: str, place: str = "") -> InvalidModelFileError:
     """Return the error for what no writer of such files leaves."""
-    return InvalidModelFileError(found, "the file is damaged", place=place)
+    return InvalidModelFileError(finding, "the file is damaged", place=place)
 
 
 class MissingArchitectureError(InvalidModelFileError):

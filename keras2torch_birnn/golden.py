@@ -182,13 +182,13 @@ def _make_by_reference(spec: ModelSpec, model: fx.GraphModule) -> Golden:
     )
 
 
-def _to_golden(found: Measured, made_by: str) -> Golden:
+def _to_golden(measured: Measured, made_by: str) -> Golden:
     return Golden(
-        tuple(map(torch.from_numpy, found.drawn.arrays)),
-        tuple(torch.from_numpy(np.asarray(y, order="C")) for y in found.outputs),
+        tuple(map(torch.from_numpy, measured.drawn.arrays)),
+        tuple(torch.from_numpy(np.asarray(y, order="C")) for y in measured.outputs),
         made_by,
-        max(found.roundings, default=0.0),
-        found.roundings,
+        max(measured.roundings, default=0.0),
+        measured.roundings,
     )
 
 
@@ -226,10 +226,10 @@ def measure_by_model(model: nn.Module) -> Callable[[Drawn], Measured]:
     """Return a function that runs a float64 copy of the model, and measures its own rounding."""
     copy = copy_in_float64(model)
 
-    def measure(one: Drawn) -> Measured:
-        inputs = tuple(map(torch.from_numpy, one.arrays))
+    def measure(drawn: Drawn) -> Measured:
+        inputs = tuple(map(torch.from_numpy, drawn.arrays))
         exact = tuple(y.numpy() for y in run(copy, inputs))
         single = tuple(y.numpy() for y in run(model, inputs))
-        return Measured(one, exact, differences(single, exact))
+        return Measured(drawn, exact, differences(single, exact))
 
     return measure

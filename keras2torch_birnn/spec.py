@@ -316,10 +316,10 @@ def tensors(structure: Structure) -> Iterator[TensorRef]:
     return (leaf for leaf in leaves(structure) if isinstance(leaf, TensorRef))
 
 
-def shape_fits(found: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
+def shape_fits(shape: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:
     """Tell whether a shape matches ``wanted``, in which None matches any size."""
-    return len(found) == len(wanted) and all(
-        w is None or f == w for f, w in zip(found, wanted, strict=True)
+    return len(shape) == len(wanted) and all(
+        w is None or f == w for f, w in zip(shape, wanted, strict=True)
     )
 
 

@@ -52,33 +52,33 @@ _TAKEN_FOR = {"compare": "verify", "verify": "compare"}
 
 
 @contextmanager
-def checking_arguments(command: str, given: Mapping[str, Any]) -> Iterator[None]:
+def checking_arguments(command: str, arguments: Mapping[str, Any]) -> Iterator[None]:
     """Refuse files that are missing; replace an error if the files would fit in another order.
 
     Raises:
         InvalidModelFileError: a file is missing; UsageError: the order that fits.
     """
     try:
-        _check_inputs(command, given)
+        _check_inputs(command, arguments)
         yield
     except K2TError as error:
-        found = _find_mistake(command, given)
+        found = _find_mistake(command, arguments)
         if found is None:
             raise
         raise found from error
 
 
-def _check_inputs(command: str, given: Mapping[str, Any]) -> None:
+def _check_inputs(command: str, arguments: Mapping[str, Any]) -> None:
     """Refuse a file to read that does not exist.
 
     Raises:
         InvalidModelFileError: the error of opening it.
     """
-    if given.get("atol") is not None or given.get("rtol") is not None:
+    if arguments.get("atol") is not None or arguments.get("rtol") is not None:
         return  # a wrong one is told first
-    names = [given[one] for one in ("model", "source") if given.get(one) is not None]
-    if command in ("verify", "write-back") and _ends_as_out(given.get("out")):
-        names.insert(0, given["out"])
+    names = [arguments[one] for one in ("model", "source") if arguments.get(one) is not None]
+    if command in ("verify", "write-back") and _ends_as_out(arguments.get("out")):
+        names.insert(0, arguments["out"])
     for name in names:
         refuse_missing(name)
 
@@ -108,10 +108,10 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _find_mistake(command: str, given: Mapping[str, Any]) -> K2TError | None:
+def _find_mistake(command: str, arguments: Mapping[str, Any]) -> K2TError | None:
     """Return an error that shows the right call, None if the arguments fit, or no order does."""
     order = _ORDERS.get(command, ())
-    names = _list_names(order, given)
+    names = _list_names(order, arguments)
     kinds = [_find_kind(name) for name in names]
     wrong = [
         f"{escape_controls(name)} is {_KINDS[kind]}"
@@ -136,9 +136,9 @@ def _find_mistake(command: str, given: Mapping[str, Any]) -> K2TError | None:
     return None
 
 
-def _list_names(order: Sequence[tuple[str, str, Any]], given: Mapping[str, Any]) -> list[str]:
+def _list_names(order: Sequence[tuple[str, str, Any]], arguments: Mapping[str, Any]) -> list[str]:
     """Return the arguments that were given, in their order."""
-    values = [given[parameter] for parameter in dict.fromkeys(one for one, _, _ in order)]
+    values = [arguments[parameter] for parameter in dict.fromkeys(one for one, _, _ in order)]
     every = [one for value in values for one in (value if isinstance(value, list) else (value,))]
     return [str(one) for one in every if one is not None]
 

@@ -74,14 +74,14 @@ def inspect(
         raise typer.Exit(error.exit_code)
 
 
-def _as_data(found: Inspection, error: K2TError | None) -> dict[str, Any]:
+def _as_data(inspection: Inspection, error: K2TError | None) -> dict[str, Any]:
     verdict = {"ok": True, "exit": 0, "problems": []} if error is None else describe_failure(error)
     return {
         **verdict,
-        "layers": [asdict(row) for row in found.rows],
-        "parameters": found.parameters,
-        "notes": found.notes,
-        "unsupported": [line for problem in found.problems for line in problem.lines()],
+        "layers": [asdict(row) for row in inspection.rows],
+        "parameters": inspection.parameters,
+        "notes": inspection.notes,
+        "unsupported": [line for problem in inspection.problems for line in problem.lines()],
     }
 
 

@@ -6,18 +6,15 @@ Highway keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.activation import applied
+from keras2torch_birnn.layers.activation import activation_layer, applied
 from keras2torch_birnn.layers.registry import NONE, SAME, Around, Converter
 from keras2torch_birnn.schema.einsum import letters, summed_axes
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -172,21 +169,17 @@ def linear(kernel: Array, bias: Array | None) -> nn.Linear:
 class Highway(nn.Module):
     """Gated sum of the activation and of the input itself."""
 
-    def __init__(self, through: nn.Linear, carry: nn.Linear, value: Any) -> None:
+    def __init__(
+        self, through: nn.Linear, carry: nn.Linear, activation: Callable[[Tensor], Tensor]
+    ) -> None:
         super().__init__()
-        self.through, self.carry = through, carry
-        self.activation = activation(value)
-        self.shown = activation_label(value)
+        self.through, self.carry, self.activation = through, carry, activation
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute (B, F) -> (B, F)."""
         gate = torch.sigmoid(self.carry(x))
         y: Tensor = gate * self.activation(self.through(x)) + (1 - gate) * x
         return y
-
-    def extra_repr(self) -> str:
-        """Show the activation."""
-        return f"activation={self.shown}"
 
 
 def highway(layer: LayerSpec) -> nn.Module:
@@ -195,7 +188,7 @@ def highway(layer: LayerSpec) -> nn.Module:
     return Highway(
         linear(weights["W"], weights.get("b")),
         linear(weights["W_carry"], weights.get("b_carry")),
-        layer.config["activation"],
+        activation_layer(layer),
     )
 
 

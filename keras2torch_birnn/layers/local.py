@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.parameters import to_parameter
+from keras2torch_birnn.layers.activation import activation_layer
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.registry import NONE, Converter, by_axes
 from keras2torch_birnn.schema.local import Places, places, windows_of
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
-class LocalProducts(nn.Module):
-    """Windows, each multiplied by its own ``weight[place]`` (C k, filters).
+class LocallyConnected(nn.Module):
+    """Windows, each multiplied by its own ``weight[place]`` (C k, filters), and an activation.
 
     For every axis: the size of a window, the stride, the count of windows, and how far they reach
     out of the steps in front and behind, where they meet zeros. ``bias`` is (..., filters).
@@ -35,47 +33,31 @@ class LocalProducts(nn.Module):
         strides: tuple[int, ...],
         counts: tuple[int, ...],
         around: Sequence[tuple[int, int]],
+        *,
+        activation: Callable[[Tensor], Tensor],
+        channels_last: bool,
     ) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
+        self.activation, self.channels_last = activation, channels_last
         self.sizes, self.strides, self.counts, self.around = sizes, strides, counts, around
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, T) -> (B, T', filters); two axes likewise."""
-        x = pad(x, self.around)
+        """Map (B, T, C) -> (B, T', filters), or with C before T; two axes likewise."""
+        x = pad(x.movedim(-1, 1) if self.channels_last else x, self.around)
         sizes, strides = self.sizes, self.strides
         if len(sizes) == 1:  # a plane of one row
             x, sizes, strides = x.unsqueeze(2), (1, *sizes), (1, *strides)
         windows = functional.unfold(x, sizes, stride=strides)  # (B, C k, places)
         y = torch.einsum("bkp,pkf->bpf", windows, self.weight)
         y = y.reshape(y.shape[0], *self.counts, y.shape[2])
-        return y if self.bias is None else y + self.bias
-
-
-class LocallyConnected(LocalProducts):
-    """The layer: ``data_format`` and activation as in Keras."""
-
-    def __init__(
-        self,
-        weight: nn.Parameter,
-        bias: nn.Parameter | None,
-        axes: Sequence[Places],
-        config: Mapping[str, Any],
-    ) -> None:
-        super().__init__(weight, bias, *windows_of(axes))
-        self.channels_last = config["data_format"] == "channels_last"
-        self.activation = activation(config["activation"])
-        self.shown = activation_label(config["activation"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, C) -> (B, T', filters), or with C before T; two axes likewise."""
-        y = self.activation(super().forward(x.movedim(-1, 1) if self.channels_last else x))
+        y = self.activation(y if self.bias is None else y + self.bias)
         return y if self.channels_last else y.movedim(-1, 1)
 
     def extra_repr(self) -> str:
-        """Show sizes and activation."""
+        """Show the sizes."""
         shown = f"{tuple(self.weight.shape)}, kernel_size={self.sizes}, stride={self.strides}"
-        return f"{shown}, bias={self.bias is not None}, activation={self.shown}"
+        return f"{shown}, bias={self.bias is not None}"
 
 
 def _steps(axes: Sequence[Places]) -> tuple[Array, Array]:
@@ -136,7 +118,8 @@ def locally_connected(layer: LayerSpec) -> nn.Module:
         if not last:
             found = np.moveaxis(found.reshape(-1, *found.shape[:-1]), 0, -1)
         bias = to_parameter(found)
-    return LocallyConnected(weight, bias, axes, config)
+    options = {"activation": activation_layer(layer), "channels_last": last}
+    return LocallyConnected(weight, bias, *windows_of(axes), **options)
 
 
 CONVERTERS = by_axes("LocallyConnected{}D", Converter(locally_connected, NONE), (1, 2))

@@ -35,11 +35,11 @@ class Pooling(nn.Module):
         size: tuple[int, ...],
         stride: tuple[int, ...],
         padding: str,
-        last: bool,
+        channels_last: bool,
     ) -> None:
         super().__init__()
         self.kind, self.size, self.stride = kind, size, stride
-        self.padding, self.channels_last = padding, last
+        self.padding, self.channels_last = padding, channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (B, T, C) -> (B, T', C), or with C before T if channels_first; two axes likewise."""
@@ -89,7 +89,7 @@ def _windows(layer: LayerSpec, kind: str) -> nn.Module:
         size=config["pool_size"],
         stride=config["strides"] or config["pool_size"],
         padding=config["padding"],
-        last=config["data_format"] == "channels_last",
+        channels_last=config["data_format"] == "channels_last",
     )
 
 
@@ -137,14 +137,13 @@ class AdaptivePooling(nn.Module):
     Window i of n over T steps is from floor(i T / n) to ceil((i + 1) T / n).
     """
 
-    def __init__(self, *, kind: str, size: tuple[int, ...], last: bool) -> None:
+    def __init__(self, *, kind: str, size: tuple[int, ...], channels_last: bool) -> None:
         super().__init__()
-        self.kind, self.size = kind, size
-        self.first = 1 if last else 2
+        self.kind, self.size, self.channels_last = kind, size, channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool (B, T, C) -> (B, n, C), or with C before T; more axes one after the other."""
-        for axis, parts in enumerate(self.size, self.first):
+        for axis, parts in enumerate(self.size, 1 if self.channels_last else 2):
             steps = x.shape[axis]
             windows = [
                 x.narrow(
@@ -166,7 +165,7 @@ def _adaptive(layer: LayerSpec, kind: str) -> nn.Module:
     return AdaptivePooling(
         kind=kind,
         size=layer.config["output_size"],
-        last=layer.config["data_format"] == "channels_last",
+        channels_last=layer.config["data_format"] == "channels_last",
     )
 
 

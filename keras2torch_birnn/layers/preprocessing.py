@@ -17,7 +17,7 @@ from keras2torch_birnn.spec import LayerSpec
 
 def _single(value: Any) -> Tensor:
     """Round a constant to float32, as Keras does."""
-    return torch.tensor(value, dtype=torch.float64).float()
+    return torch.as_tensor(value, dtype=torch.float64).float()
 
 
 def numbered_tokens(count: int) -> Tensor:
@@ -122,7 +122,7 @@ class CategoryEncoding(nn.Module):
 
     def __init__(self, num_tokens: int, mode: str) -> None:
         super().__init__()
-        self.mode = mode
+        self.num_tokens, self.mode = num_tokens, mode
         self.register_buffer("tokens", numbered_tokens(num_tokens))
 
     def forward(self, x: Tensor, count_weights: Tensor | None = None) -> Tensor:
@@ -181,7 +181,7 @@ class IntegerLookup(nn.Module):
         mask_token: int | None,
     ) -> None:
         super().__init__()
-        self.mode, self.mask_token = mode, mask_token
+        self.mode, self.depth, self.mask_token = mode, depth, mask_token
         self.others, self.start = others, start
         self.register_buffer("keys", keys)
         self.register_buffer("places", places)

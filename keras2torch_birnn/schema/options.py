@@ -16,8 +16,8 @@ class BadOptionError(ValueError):
     advice: a remedy, where it is not that of every option.
     """
 
-    def __init__(self, found: str, advice: str = "") -> None:
-        super().__init__(found)
+    def __init__(self, finding: str, advice: str = "") -> None:
+        super().__init__(finding)
         self.advice = advice
 
 

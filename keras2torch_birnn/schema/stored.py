@@ -91,8 +91,8 @@ class _Field:
     default: Any = REQUIRED
 
 
-def _wrong(place: str, found: str) -> SpecTextError:
-    return SpecTextError(f"{printable(place)}: {found}" if place else found)
+def _wrong(place: str, finding: str) -> SpecTextError:
+    return SpecTextError(f"{printable(place)}: {finding}" if place else finding)
 
 
 def _record(table: Mapping[str, _Field], value: Any, place: str) -> dict[str, Any]:

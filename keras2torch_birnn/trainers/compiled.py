@@ -6,7 +6,6 @@ HDF5 files, SavedModels and TF.js as ``training_config``. Nothing of it is impor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -131,8 +130,7 @@ def _parse_optimizer(optimizer: Json, generation: Generation) -> OptimizerConfig
 
 def _default_family(generation: Generation) -> Family:
     """Return the family of an optimizer that only its name stands for."""
-    version = tuple(map(int, re.findall("[0-9]+", generation.version)[:2]))
-    newer = generation.name == "tf.keras" and version >= (2, 11)
+    newer = generation.name == "tf.keras" and generation.numbers >= (2, 11)
     return "tf.keras" if newer else _find_family({}, generation)
 
 

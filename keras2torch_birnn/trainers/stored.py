@@ -70,9 +70,9 @@ class StoredState:
 
 
 def read_compiled(
-    container: Container, given: Mapping[str, Any] | None, generation: Generation
+    container: Container, config_json: Mapping[str, Any] | None, generation: Generation
 ) -> CompiledTraining:
-    """Read what was compiled; ``given``: the JSON of ``--config``.
+    """Read what was compiled; ``config_json``: that of ``--config``.
 
     A checkpoint of OptimizerV2 holds its options that are numbers, too. They are taken instead of
     those that are given, as TensorFlow does when it restores the checkpoint.
@@ -80,8 +80,8 @@ def read_compiled(
     Raises:
         UnsupportedOptionError, InvalidModelFileError: as ``parse_compiled``.
     """
-    backend = container.architecture(given).backend
-    compiled = parse_compiled(container.compiled(given), generation, backend)
+    backend = container.architecture(config_json).backend
+    compiled = parse_compiled(container.compiled(config_json), generation, backend)
     if is_scaled(container):
         compiled = replace(compiled, optimizer=replace(compiled.optimizer, scaled=True))
     optimizer = compiled.optimizer

@@ -209,8 +209,8 @@ def _find_steadiest(
 ) -> tuple[Measured, Sequence[Measured]]:
     """Find the inputs on which the reference is steadiest, and those that were tried."""
 
-    def measure(one: Drawn) -> Measured:
-        return runs.get(one.name) or by_reference(spec, one, EQUATION_OR_MODULE)
+    def measure(inputs: Drawn) -> Measured:
+        return runs.get(inputs.name) or by_reference(spec, inputs, EQUATION_OR_MODULE)
 
     begin("whole model")
     return steadiest(drawn, measure)

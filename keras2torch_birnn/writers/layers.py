@@ -111,11 +111,11 @@ class Located:
         return tensors_of(path, with_dtype(change_layers(layer, own, change, owner), self.read_as))
 
 
-def _have_same_values(one: StoredArray, other: StoredArray) -> bool:
+def _have_same_values(array: StoredArray, other: StoredArray) -> bool:
     """Tell whether two arrays hold the same values, which are not all alike as fresh ones are."""
-    if (one.shape, one.stored_as) != (other.shape, other.stored_as):
+    if (array.shape, array.stored_as) != (other.shape, other.stored_as):
         return False
-    first, second = one.read_stored(), other.read_stored()
+    first, second = array.read_stored(), other.read_stored()
     return first.tobytes() == second.tobytes() and len(np.unique(first)) > 1
 
 

@@ -41,7 +41,6 @@ HOSTILE = "__import__('pathlib').Path('CANARY').touch() or x"
 
 MISTAKES = """
 from keras2torch_birnn.exporting.source.code import Expression, Statement, code, symbol
-from keras2torch_birnn.exporting.source.dense import parameter
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Site
 from keras2torch_birnn.exporting.source.operations import spell_method
 from keras2torch_birnn.exporting.source.reshaping import EMITTERS

@@ -225,7 +225,7 @@ def test_the_check_notices_another_number_at_another_size() -> None:
 def test_a_trace_pads_as_many_steps_as_each_length_needs(
     kind: str, size: int, stride: int, steps: int
 ) -> None:
-    layer = Pooling(kind=kind, size=(size,), stride=(stride,), padding="same", last=True)
+    layer = Pooling(kind=kind, size=(size,), stride=(stride,), padding="same", channels_last=True)
     traced: Any = torch.jit.trace(layer, (torch.randn(2, steps, 3),))
     for length in (1, 4, 5, 6, 9, 12):
         x = torch.randn(2, length, 3)

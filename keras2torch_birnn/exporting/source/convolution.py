@@ -8,7 +8,6 @@ from typing import Any
 
 from keras2torch_birnn.exporting.source.activation import applied, helpers_of
 from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
-from keras2torch_birnn.exporting.source.dense import kernel_keys
 from keras2torch_birnn.exporting.source.emission import (
     Called,
     Emission,
@@ -27,6 +26,10 @@ PAD = Helper("keras2torch_birnn.exporting.source.helpers.padding", "pad_same")
 def short(sizes: Sequence[int]) -> Any:
     """Return one number for equal sizes of all axes."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
+
+
+def _keys(*, bias: bool) -> list[str]:
+    return ["weight", "bias"] if bias else ["weight"]
 
 
 def channels_ahead(x: Expression, rank: int) -> Expression:
@@ -77,7 +80,7 @@ def _one(
     return Emission(
         convolve,
         {name: call(symbol(f"nn.Conv{rank}d"), *channels, short(size), **unusual)},
-        same_names(name, kernel_keys(bias=bias)),
+        same_names(name, _keys(bias=bias)),
         (*[PAD] * pads, *helpers_of(value)),
     )
 
@@ -159,7 +162,7 @@ def _transposed(layer: LayerSpec, name: str) -> Emission:
     return Emission(
         convolve,
         {name: made},
-        same_names(name, kernel_keys(bias=bias)),
+        same_names(name, _keys(bias=bias)),
         helpers_of(value),
     )
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, printable
-from keras2torch_birnn.exporting.source.code import Expression, Statement, call, member, symbol
-from keras2torch_birnn.schema import PAGES
+from keras2torch_birnn.exporting.source.code import Expression, Statement
 from keras2torch_birnn.spec import LayerSpec
 
 # An expression of a tensor; a value of the file; or a structure of both, a tuple for Keras' lists.
@@ -98,8 +97,8 @@ class Emission:
 
 # In the semantics of a layer that the graph calls with a mask.
 MASK_REACHES = "mask_reaches"
-# (layer, name of its attribute) -> its source text
-Emit: TypeAlias = Callable[[LayerSpec, str], Emission]
+# (layer, name of its attribute) -> its source text; None if its module is as good to read
+Emit: TypeAlias = Callable[[LayerSpec, str], Emission | None]
 
 
 def refuse(layer: LayerSpec, what: str = "") -> UnsupportedLayerError:
@@ -115,34 +114,3 @@ def refuse(layer: LayerSpec, what: str = "") -> UnsupportedLayerError:
 def same_names(name: str, keys: Sequence[str]) -> dict[str, str]:
     """Map the names of a layer's own state to those of its attribute."""
     return {key: f"{name}.{key}" for key in keys}
-
-
-def module(
-    name: str, constructor: Expression, keys: Sequence[str] = (), *helpers: Helper
-) -> Emission:
-    """Write a layer as one module, called with its tensor; ``keys``: names of its own state."""
-    return Emission(
-        lambda site: call(member(name), site.x),
-        {name: constructor},
-        same_names(name, keys),
-        helpers,
-    )
-
-
-def class_of(layer: LayerSpec, kind: str) -> Helper:
-    """Return a class to copy, of the page that converts the layer."""
-    return Helper(f"keras2torch_birnn.layers.{PAGES[layer.class_name]}", kind)
-
-
-def copied(
-    layer: LayerSpec,
-    name: str,
-    kind: str,
-    /,
-    *values: object,
-    keys: Sequence[str] = (),
-    **options: object,
-) -> Emission:
-    """Write a layer as a module of the class ``kind`` of its page, made with these arguments."""
-    constructor = call(symbol(kind), *values, **options)
-    return module(name, constructor, keys, class_of(layer, kind))

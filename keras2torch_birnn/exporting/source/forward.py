@@ -191,35 +191,23 @@ class _Writer:
 
     def call_function(self, node: fx.Node) -> None:
         """Write the call of a function or a method."""
-        if node.target is _TO_FLOAT:
-            x = self.value(node.args[0])
-            if self.is_alias(node):
-                self.values[node] = x
-            else:
-                self.assign(node, code("{}.{}()", x, self.float), "x")
+        whole = self.value(node.args[0]) if self.is_alias(node) else None
+        if whole is not None and node.target is _TO_FLOAT:
+            self.values[node] = whole
             return
-        if node.target in _CASTS:
-            x = self.value(node.args[0])
-            self.assign(node, code("{}.{}()", x, _CASTS[node.target]), "x")
+        if isinstance(whole, tuple):
+            self.values[node] = whole[int(str(node.args[1]))]
             return
-        if node.op == "call_method" and node.target == "type_as":
-            self.assign(node, code("{}.{}()", self.value(node.args[0]), self.float), "x")
+        cast = self.float if node.target in (_TO_FLOAT, "type_as") else _CASTS.get(node.target)
+        if cast is not None:
+            self.assign(node, code("{}.{}()", self.value(node.args[0]), cast), "x")
             return
-        if self.is_alias(node):
-            whole = self.value(node.args[0])
-            if isinstance(whole, tuple):
-                self.values[node] = whole[int(str(node.args[1]))]
-                return
         args = tuple(self.value(one) for one in node.args)
         kwargs = {key: self.value(one) for key, one in node.kwargs.items()}
         if node.op == "call_method":
             called = spell_method(str(node.target), args, kwargs)
         else:
-            spelled = spell(node.target, args, kwargs)
-            if spelled is None:
-                function = printable(getattr(node.target, "__name__", "?"))
-                raise UnsupportedLayerError(f"{function} has no form in plain PyTorch source yet")
-            called, helpers = spelled
+            called, helpers = spell(node.target, args, kwargs)
             self.body.helpers += helpers
         if self.is_plain(node):
             self.assign(node, called, "")

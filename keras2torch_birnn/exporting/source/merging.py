@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import reduce
 
-from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member
-from keras2torch_birnn.exporting.source.emission import (
-    MASK_REACHES,
-    Emission,
-    Emit,
-    Site,
-    copied,
-    refuse,
-)
+from keras2torch_birnn.exporting.source.code import Expression, code, join
+from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Emit, Site, refuse
+from keras2torch_birnn.layers.merging import MASKED
 from keras2torch_birnn.spec import LayerSpec
 
 _MERGES: Mapping[str, Callable[[Sequence[Expression]], Expression]] = {
@@ -31,12 +24,9 @@ def _rank(shape: object) -> int:
     return len(shape) if isinstance(shape, tuple) else 0
 
 
-_USE_MASKS = frozenset({"Multiply", "Maximum", "Minimum"})
-
-
-def _merge(layer: LayerSpec, name: str) -> Emission:
-    if layer.class_name in _USE_MASKS and layer.semantics.get(MASK_REACHES):
-        return _masked(layer, name)
+def _merge(layer: LayerSpec, name: str) -> Emission | None:
+    if layer.class_name in MASKED and layer.semantics.get(MASK_REACHES):
+        return None
     shapes = layer.input_shape if isinstance(layer.input_shape, tuple) else ()
     ranks = [_rank(shape) for shape in shapes]
     most = max(ranks, default=0)
@@ -56,38 +46,9 @@ def _with_axes(x: Expression, count: int) -> Expression:
     return code("{}[{}]", x, join(", ", (code(":"), *[None] * count))) if count else x
 
 
-def _masked(layer: LayerSpec, name: str) -> Emission:
-    """Write a merge that counts only values that the masks mark as valid."""
-
-    def merge(site: Site) -> Expression:
-        return call(member(name), site.tensors, *[site.mask] * (site.mask is not None))
-
-    return replace(copied(layer, name, "Merge", layer.class_name), call=merge)
-
-
 def _concatenate(layer: LayerSpec, name: str) -> Emission:
     axis = layer.config["axis"]
     return Emission(lambda site: code("torch.cat({}, dim={})", site.tensors, axis))
 
 
-def _of_list(layer: LayerSpec, name: str, kind: str, *options: object) -> Emission:
-    made = copied(layer, name, kind, *options)
-    return replace(made, call=lambda site: call(member(name), site.tensors))
-
-
-def _dot(layer: LayerSpec, name: str) -> Emission:
-    least = layer.semantics["smallest_norm"] if layer.config["normalize"] else None
-    axes = tuple(map(int, layer.config["axes"]))
-    return _of_list(layer, name, "Dot", axes, least)
-
-
-def _cosine(layer: LayerSpec, name: str) -> Emission:
-    return _of_list(layer, name, "Cosine")
-
-
-EMITTERS: Mapping[str, Emit] = {
-    **dict.fromkeys(_MERGES, _merge),
-    "Concatenate": _concatenate,
-    "Dot": _dot,
-    "Merge": _cosine,
-}
+EMITTERS: Mapping[str, Emit] = {**dict.fromkeys(_MERGES, _merge), "Concatenate": _concatenate}

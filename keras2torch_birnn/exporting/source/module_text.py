@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,6 @@ from keras2torch_birnn.exporting.source.names import plain_text
 from keras2torch_birnn.exporting.source.snippets import Copied
 
 FIRST_LINE = "# Written by keras2torch_birnn: plain PyTorch, without that package."
-_STANDARD = frozenset(
-    ("collections", "collections.abc", "dataclasses", "functools", "math", "pathlib", "typing")
-)
 _ALWAYS = (
     ("__future__", "annotations"),
     ("pathlib", "Path"),
@@ -169,7 +167,8 @@ def write_imports(imports: Iterable[tuple[str, str]]) -> list[str]:
     """Write imports in the order of isort: three sections, modules before names of modules."""
     by_section: Mapping[int, dict[str, set[str]]] = {0: {}, 1: {}, 2: {}}
     for module, name in imports:
-        section = 0 if module == "__future__" else 1 if module in _STANDARD else 2
+        standard = module.partition(".")[0] in sys.stdlib_module_names
+        section = 0 if module == "__future__" else 1 if standard else 2
         by_section[section].setdefault(module, set()).add(name)
     lines: list[str] = []
     for modules in by_section.values():

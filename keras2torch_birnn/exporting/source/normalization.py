@@ -1,4 +1,4 @@
-"""Source text of normalizations."""
+"""Source text of BatchNormalization."""
 
 from __future__ import annotations
 
@@ -13,29 +13,14 @@ from keras2torch_birnn.exporting.source.emission import (
     Emit,
     Helper,
     Site,
-    copied,
-    module,
     refuse,
     same_names,
 )
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import LayerSpec
 
 _HELPERS = "keras2torch_birnn.exporting.source.helpers.normalization"
-
-
-def _ones(array: Array) -> Expression:
-    return code("nn.Parameter(torch.ones({}))", tuple(map(int, array.shape)))
-
-
-def _gain_and_shift(
-    weights: Mapping[str, Array],
-) -> tuple[list[str], list[Expression | None]]:
-    """Return the names of those that a layer has, and what makes both; None for one it has not."""
-    sources = {"weight": "gamma", "bias": "beta"}
-    keys = [key for key, source in sources.items() if source in weights]
-    return keys, [_ones(weights[key]) if key in weights else None for key in sources.values()]
 
 
 def _batch(layer: LayerSpec, name: str) -> Emission:
@@ -112,42 +97,4 @@ def _batch(layer: LayerSpec, name: str) -> Emission:
     )
 
 
-def _layer(layer: LayerSpec, name: str) -> Emission:
-    config, weights = layer.config, layer.weights
-    axes, shape = config["axis"], layer.input_shape
-    if isinstance(shape, tuple):
-        axes = tuple(a - len(shape) for a in normalized_axes(config, len(shape)))
-    keys, parts = _gain_and_shift(weights)
-    if len(keys) == 2 and axes == tuple(range(-len(axes), 0)):
-        sizes = tuple(map(int, weights["gamma"].shape))
-        shown = sizes[0] if len(sizes) == 1 else sizes
-        return module(name, call(symbol("nn.LayerNorm"), shown, eps=config["epsilon"]), keys)
-    options = {"centers": not config["rms_scaling"]}
-    values = (tuple(axes), *parts, config["epsilon"])
-    return copied(layer, name, "LayerNorm", *values, keys=keys, **options)
-
-
-def _group(layer: LayerSpec, name: str) -> Emission:
-    config = layer.config
-    keys, parts = _gain_and_shift(layer.weights)
-    options = {"axis": config["axis"], "eps": config["epsilon"]}
-    return copied(layer, name, "GroupNorm", config["groups"], *parts, keys=keys, **options)
-
-
-def _unit(layer: LayerSpec, name: str) -> Emission:
-    axis, least = tuple(layer.config["axis"]), layer.semantics["smallest_norm"]
-    return copied(layer, name, "UnitNorm", axis, least)
-
-
-def _rms(layer: LayerSpec, name: str) -> Emission:
-    weight = _ones(layer.weights["scale"])
-    return copied(layer, name, "RMSNorm", weight, layer.config["epsilon"], keys=("weight",))
-
-
-EMITTERS: Mapping[str, Emit] = {
-    "BatchNormalization": _batch,
-    "LayerNormalization": _layer,
-    "GroupNormalization": _group,
-    "UnitNormalization": _unit,
-    "RMSNormalization": _rms,
-}
+EMITTERS: Mapping[str, Emit] = {"BatchNormalization": _batch}

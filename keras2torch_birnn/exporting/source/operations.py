@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     bracketed,
@@ -76,39 +77,40 @@ _SPELLED: Mapping[Any, Callable[..., Expression]] = {
 
 def spell(
     function: Any, args: Sequence[Value], kwargs: Mapping[str, Value]
-) -> tuple[Expression, tuple[Helper, ...]] | None:
-    """Write a call of a function, and what it needs; None if it has no source form."""
-    if function is getattr and args[1] != "shape":
-        return None
-    if function in _SPELLED:
+) -> tuple[Expression, tuple[Helper, ...]]:
+    """Write a call of a function, and what it needs.
+
+    Raises:
+        UnsupportedLayerError: it has no source form.
+    """
+    if function in _SPELLED and (function is not getattr or args[1] == "shape"):
         return _SPELLED[function](*args, **kwargs), ()
     if function in _INFIX:
         return join(_INFIX[function], [bracketed(literal(one)) for one in args]), ()
-    found = _named(function)
-    if found is None:
-        return None
-    path, helpers = found
-    return call(symbol(path), *args, **kwargs), helpers
+    named, helpers = name_function(function)
+    return call(named, *args, **kwargs), helpers
 
 
-def _named(function: Any) -> tuple[str, tuple[Helper, ...]] | None:
-    """Return the name by which a module can call a function."""
-    own = getattr(function, "__name__", "")
+def name_function(function: Any) -> tuple[Expression, tuple[Helper, ...]]:
+    """Return the name by which a module can call a function, and what it needs.
+
+    Raises:
+        UnsupportedLayerError: it has none.
+    """
+    own = getattr(function, "__name__", "?")
     if function is math.prod:
-        return "math.prod", ()
+        return symbol("math.prod"), ()
     if function is step_counts:
-        return own, (Helper("keras2torch_birnn.layers.time_distributed", own),)
+        return symbol(own), (Helper("keras2torch_birnn.layers.time_distributed", own),)
     for module in _COPIED:
         if getattr(function, "__module__", "") == module.__name__:
-            return own, (Helper(module.__name__, own),)
+            return symbol(own), (Helper(module.__name__, own),)
     if getattr(torch, own, None) is function:
-        return f"torch.{own}", ()
-    if getattr(functional, own, None) is function:
-        return f"functional.{own}", ()
-    for known, other in vars(functional).items():
+        return symbol(f"torch.{own}"), ()
+    for known, other in ((own, getattr(functional, own, None)), *vars(functional).items()):
         if other is function:
-            return f"functional.{known}", ()
-    return None
+            return symbol(f"functional.{known}"), ()
+    raise UnsupportedLayerError(f"{printable(own)} has no form in plain PyTorch source yet")
 
 
 def spell_method(method: str, args: Sequence[Value], kwargs: Mapping[str, Value]) -> Expression:

@@ -14,21 +14,17 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.convolution import channels_ahead, channels_behind, short
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Site, copied
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Site
 from keras2torch_birnn.spec import LayerSpec
 
 
-def _windows(layer: LayerSpec, name: str) -> Emission:
-    config, maximum = layer.config, layer.class_name.startswith("Max")
-    size = tuple(map(int, config["pool_size"]))
-    stride = tuple(map(int, config["strides"] or size))
-    last, rank = config["data_format"] == "channels_last", len(size)
+def _windows(layer: LayerSpec, name: str) -> Emission | None:
+    config, size = layer.config, layer.config["pool_size"]
     if config["padding"] == "same":
-        options = {"size": size, "stride": stride, "padding": "same", "last": last}
-        kind = "max" if maximum else "average"
-        return copied(layer, name, "Pooling", kind=kind, **options)
-    more = () if stride == size else (short(stride),)
-    pooling = symbol(f"nn.{'Max' if maximum else 'Avg'}Pool{rank}d")
+        return None
+    last, rank = config["data_format"] == "channels_last", len(size)
+    more = () if config["strides"] in (None, size) else (short(config["strides"]),)
+    pooling = symbol(f"nn.{'Max' if layer.class_name.startswith('Max') else 'Avg'}Pool{rank}d")
 
     def pool(site: Site) -> Expression:
         y = call(member(name), channels_ahead(site.x, rank) if last else site.x)
@@ -60,20 +56,9 @@ def _global(layer: LayerSpec, name: str) -> Emission:
     return Emission(pool)
 
 
-def _adaptive(layer: LayerSpec, name: str) -> Emission:
-    return copied(
-        layer,
-        name,
-        "AdaptivePooling",
-        kind="max" if "Max" in layer.class_name else "average",
-        size=tuple(map(int, layer.config["output_size"])),
-        last=layer.config["data_format"] == "channels_last",
-    )
-
-
 EMITTERS: Mapping[str, Emit] = {
     f"{where}{kind}Pooling{rank}D": write
-    for where, write in (("", _windows), ("Global", _global), ("Adaptive", _adaptive))
+    for where, write in (("", _windows), ("Global", _global))
     for kind in ("Max", "Average")
     for rank in (1, 2, 3)
 }

@@ -45,13 +45,12 @@ from keras2torch_birnn.exporting.source.pages import emit
 from keras2torch_birnn.exporting.source.recurrent_call import HOLD, RUN
 from keras2torch_birnn.exporting.source.snippets import copy
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.layers.attribute_names import attribute_names
+from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.layers.operations import GraphConstant
-from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.schema.training_rules import with_training_rules
-from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec
+from keras2torch_birnn.spec import ModelSpec
 
 _IMPORTED = {"torch", "functional", "nn", "partial", "math", "Tensor", "Path", "load_file"}
 
@@ -125,7 +124,8 @@ class _Writer:
 
     def emit_layers(self) -> Layers:
         """Write every layer that the graph calls; collect what has no source form."""
-        specs = dict(_by_module(with_training_rules(self.spec.root, self.spec.generation)))
+        root = with_training_rules(self.spec.root, self.spec.generation)
+        specs = {path: layer for path, _, layer in leaf_layers(root)}
         called = dict.fromkeys(
             str(node.target)
             for node in self.graph.graph.nodes
@@ -145,7 +145,8 @@ class _Writer:
                 layer = specs[target]
                 if target in masked:
                     layer = replace(layer, semantics={**layer.semantics, MASK_REACHES: True})
-                emissions[target] = emit(layer, attributes[target])
+                built = self.graph.get_submodule(target)
+                emissions[target] = emit(layer, attributes[target], built)
             except K2TError as problem:
                 self.problems.append(problem)
         return Layers(specs, emissions, attributes)
@@ -236,26 +237,6 @@ _STATE: Mapping[int, Expression] = {1: _TENSOR, 2: code("tuple[Tensor, Tensor]")
 
 def _title(spec: ModelSpec) -> str:
     return f"The Keras model {local(spec.root.name)}"
-
-
-def _by_module(layer: LayerSpec, path: str = "") -> Iterator[tuple[str, LayerSpec]]:
-    """Yield the path of every module that ``layers.graph`` makes, with its layer."""
-    if layer.graph is not None:
-        yield from _of_graph(layer.graph, path)
-    elif layer.class_name == "TimeDistributed" and any(
-        part.graph is not None for part in layer.walk()
-    ):
-        yield from _by_module(layer.parts["layer"], f"{path}.layer")
-    else:
-        yield path, layer
-
-
-def _of_graph(graph: Graph, path: str) -> Iterator[tuple[str, LayerSpec]]:
-    names = attribute_names([layer.name for layer in graph.layers])
-    for layer in graph.layers:
-        if layer.class_name != "InputLayer" and layer.class_name not in OPS:
-            here = f"{path}.{names[layer.name]}" if path else names[layer.name]
-            yield from _by_module(layer, here)
 
 
 _BUFFERS = frozenset(("running_mean", "running_var", "num_batches_tracked", "mean", "variance"))

@@ -69,10 +69,10 @@ def carry_masks(graph: Graph, masks: Given) -> dict[TensorRef, MaskSource]:
     return found
 
 
-def find_user(graph: Graph, given: Given) -> tuple[str, MaskSource] | None:
+def find_user(graph: Graph, sources: Given) -> tuple[str, MaskSource] | None:
     """Return the first layer that may compute with a mask of one of these inputs, and the mask."""
-    given = [one and replace(one, lost=True) for one in given]
-    found = carry_masks(graph, given)
+    sources = [one and replace(one, lost=True) for one in sources]
+    found = carry_masks(graph, sources)
     for call in graph.calls:
         layer = graph.layer(call.layer)
         alone = "mask" in call.kwargs and len(call.args) == 1  # a mask that is passed counts alone

@@ -101,10 +101,10 @@ def _check_ends(graph: Graph, place: str) -> frozenset[str]:
     return frozenset(known)
 
 
-def _refusal(layer: LayerSpec, found: str, expected: str = "") -> InvalidModelFileError:
+def _refusal(layer: LayerSpec, argument: str, expected: str = "") -> InvalidModelFileError:
     where = f" where {expected} is expected" if expected else ""
     name = printable(layer.class_name)
-    return invalid(f"{name} called with {found}{where}", layer.place)
+    return invalid(f"{name} called with {argument}{where}", layer.place)
 
 
 def _refuse_first(layer: LayerSpec, values: tuple[Structure, ...], expected: str) -> None:

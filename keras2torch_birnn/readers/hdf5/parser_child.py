@@ -199,13 +199,13 @@ class Index:
         parent = self._group(parts[:-1])
         return None if parent is None else self._open_member(parent, parts[-1])
 
-    def _kind(self, found: Any) -> str:
+    def _kind(self, handle: Any) -> str:
         h5 = self._h5
         kinds = ((h5.h5g.GroupID, "group"), (h5.h5d.DatasetID, "dataset"), (h5.h5t.TypeID, "type"))
-        return next((name for kind, name in kinds if isinstance(found, kind)), "unknown object")
+        return next((name for kind, name in kinds if isinstance(handle, kind)), "unknown object")
 
-    def _kind_name(self, found: Any) -> str:
-        kind = self._kind(found)
+    def _kind_name(self, handle: Any) -> str:
+        kind = self._kind(handle)
         return "a named type" if kind == "type" else f"a{'n' * (kind[0] in 'aeiou')} {kind}"
 
     def _require_object(self, path: str) -> Any:

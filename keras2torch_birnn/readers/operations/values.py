@@ -15,9 +15,9 @@ TF_FUNCTIONS = ("TFOpLambda", "SlicingOpLambda")
 GRAPH_NODE = "TensorFlowOpLayer"
 
 
-def unsupported(found: str, advice: str = HOW_TO_REPLACE) -> UnsupportedOptionError:
+def unsupported(finding: str, advice: str = HOW_TO_REPLACE) -> UnsupportedOptionError:
     """Make an error without its path, which the caller knows."""
-    return UnsupportedOptionError(found, advice)
+    return UnsupportedOptionError(finding, advice)
 
 
 def is_tensor(value: Any) -> bool:

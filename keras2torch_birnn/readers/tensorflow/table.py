@@ -132,5 +132,5 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, int, int]]:
         at += more + size
 
 
-def _damaged(found: str) -> InvalidModelFileError:
-    return InvalidModelFileError(found, "the file is damaged; copy it again")
+def _damaged(finding: str) -> InvalidModelFileError:
+    return InvalidModelFileError(finding, "the file is damaged; copy it again")

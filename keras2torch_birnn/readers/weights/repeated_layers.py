@@ -66,12 +66,12 @@ def _joined(places: Iterable[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def _have_same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _have_same_weights(weights: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Tell whether all values are the same, and not all alike as fresh ones can be."""
-    shapes = [{name: array.shape for name, array in each.items()} for each in (one, other)]
-    if shapes[0] != shapes[1] or not any(_varies(array) for array in one.values()):
+    shapes = [{name: array.shape for name, array in each.items()} for each in (weights, other)]
+    if shapes[0] != shapes[1] or not any(_varies(array) for array in weights.values()):
         return False
-    return all(_equal(array, other[name]) for name, array in one.items())
+    return all(_equal(array, other[name]) for name, array in weights.items())
 
 
 def _varies(values: Array | LazyArray) -> bool:
@@ -79,8 +79,8 @@ def _varies(values: Array | LazyArray) -> bool:
     return bool((block != block.flat[:1]).any())
 
 
-def _equal(one: Array | LazyArray, other: Array | LazyArray) -> bool:
-    pairs = zip_longest(_blocks(one), _blocks(other))
+def _equal(values: Array | LazyArray, other: Array | LazyArray) -> bool:
+    pairs = zip_longest(_blocks(values), _blocks(other))
     return all(np.array_equal(first, second) for first, second in pairs)
 
 

@@ -5,7 +5,6 @@ That differs from generation to generation of Keras: see ``LossRule``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +42,7 @@ def loss_rule(generation: Generation, backend: str = "") -> LossRule:
 
     Keras on another one does not find the logits behind a softmax or sigmoid.
     """
-    version = tuple(map(int, re.findall("[0-9]+", generation.version)[:2]))
+    version = generation.numbers
     if generation.name == "keras3":
         raised = 0.0 if version >= (3, 13) else EPSILON
         if not runs_on_tensorflow(backend):
