@@ -65,8 +65,6 @@ def relu(layer: LayerSpec) -> nn.Module:
 class ThresholdedReLU(Described):
     """Let x pass where x > theta, else zero (Keras 2.2.4 ``layers/advanced_activations.py``)."""
 
-    described = ("theta",)
-
     def __init__(self, theta: float) -> None:
         super().__init__()
         self.theta = theta
@@ -76,7 +74,7 @@ class ThresholdedReLU(Described):
         return x * (x > self.theta)
 
 
-class PReLU(nn.Module):
+class PReLU(Described):
     """relu(x) - weight * relu(-x); weight has the input's shape without B, 1 on shared axes."""
 
     def __init__(self, weight: nn.Parameter) -> None:
@@ -87,17 +85,13 @@ class PReLU(nn.Module):
         """Apply it."""
         return torch.relu(x) - self.weight * torch.relu(-x)
 
-    def extra_repr(self) -> str:
-        """Show the shape of the weight."""
-        return str(tuple(self.weight.shape))
-
 
 def prelu(layer: LayerSpec) -> nn.Module:
     """Build a PReLU. Keras' ``alpha`` is torch's ``weight``."""
     return PReLU(to_parameter(layer.weights["alpha"]))
 
 
-class ParametricSoftplus(nn.Module):
+class ParametricSoftplus(Described):
     """alpha * softplus(beta * x); weights as in a PReLU (Keras 1.2.2)."""
 
     def __init__(self, alpha: nn.Parameter, beta: nn.Parameter) -> None:
@@ -108,17 +102,13 @@ class ParametricSoftplus(nn.Module):
         """Apply it."""
         return self.alpha * softplus(self.beta * x)
 
-    def extra_repr(self) -> str:
-        """Show the shape of the weights."""
-        return str(tuple(self.alpha.shape))
-
 
 def parametric_softplus(layer: LayerSpec) -> nn.Module:
     """Build a ParametricSoftplus. Keras' ``alphas``, ``betas`` are ``alpha``, ``beta`` here."""
     return ParametricSoftplus(*(to_parameter(layer.weights[name]) for name in ("alphas", "betas")))
 
 
-class SReLU(nn.Module):
+class SReLU(Described):
     """S-shaped ReLU: x in the middle, a line of its own slope on either side (Keras 1.2.2).
 
     The right line begins at t_left + |t_right|; weights as in a PReLU.
@@ -142,10 +132,6 @@ class SReLU(nn.Module):
         middle = torch.minimum(torch.maximum(x, self.t_left), right)
         return middle - self.a_left * below + self.a_right * above
 
-    def extra_repr(self) -> str:
-        """Show the shape of the weights."""
-        return str(tuple(self.t_left.shape))
-
 
 def srelu(layer: LayerSpec) -> nn.Module:
     """Build an SReLU; the weights have Keras' names."""
@@ -158,8 +144,6 @@ class Softmax(Described):
     A mask takes -1e9 off the masked entries (tf.keras), or puts -1e9 in their place and zeroes the
     result (Keras 3, ``replaces``).
     """
-
-    described = ("axes",)
 
     def __init__(self, axes: tuple[int, ...], *, replaces: bool) -> None:
         super().__init__()

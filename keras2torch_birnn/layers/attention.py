@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.dense import linear
-from keras2torch_birnn.layers.registry import Converter, MaskFlow
+from keras2torch_birnn.layers.registry import Converter, Described, MaskFlow
 from keras2torch_birnn.schema.attention import attended_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -52,7 +52,7 @@ def _together(*masks: Tensor | None) -> Tensor | None:
 # ---- Attention, AdditiveAttention ---------------------------------------------------------------
 
 
-class Attention(nn.Module):
+class Attention(Described):
     """Luong's attention: scores are dot products, or a sum of tanh (``score_mode="concat"``).
 
     The query's mask zeroes outputs, the value's hides values. Axes between B and T stay apart.
@@ -87,10 +87,6 @@ class Attention(nn.Module):
         if query_mask is not None:
             out = out * query_mask.bool().unsqueeze(-1)
         return (out, weights) if return_attention_scores else out
-
-    def extra_repr(self) -> str:
-        """Show the options."""
-        return f"scale={self.scale is not None}, causal={self.causal}"
 
 
 class ConcatAttention(Attention):
@@ -176,7 +172,7 @@ class Plan(NamedTuple):
     adds: When = "never"
 
 
-class MultiHeadAttention(nn.Module):
+class MultiHeadAttention(Described):
     """Scaled dot-product attention in heads; keys and values may have fewer, in groups.
 
     The outputs of ``query``, ``key``, ``value`` and ``gate`` (a sigmoid of the query on each head),
@@ -265,10 +261,6 @@ class MultiHeadAttention(nn.Module):
         places = torch.arange(max(queries, keys), device=scores.device)
         apart = (places[:queries, None] - places[None, :keys]).abs()
         return _together(mask, apart < self.plan.sliding_window)
-
-    def extra_repr(self) -> str:
-        """Show the heads."""
-        return f"heads={self.plan.heads}, groups={self.plan.groups}"
 
 
 def _folded(x: Tensor, order: tuple[int, ...], over: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.activation import activation_layer, applied
-from keras2torch_birnn.layers.registry import NONE, SAME, Around, Converter
+from keras2torch_birnn.layers.registry import NONE, SAME, Around, Converter, Described
 from keras2torch_birnn.schema.einsum import letters, summed_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -32,7 +32,7 @@ def learning_from(smooth: Tensor, exact: Tensor, x: Tensor) -> Tensor:
     return smooth + (exact - smooth).detach() if learns else exact
 
 
-class QuantizedDense(nn.Module):
+class QuantizedDense(Described):
     """A Dense as Keras' int8 mode computes it.
 
     ``weight`` holds integers, ``scale`` (units,) their divisors; neither is trained. ``rounds``:
@@ -55,12 +55,6 @@ class QuantizedDense(nn.Module):
             exact = functional.linear(rounded, self.weight) / (self.scale * scale)
             y = learning_from(y, exact, input)
         return y if self.bias is None else y + self.bias
-
-    def extra_repr(self) -> str:
-        """Show the sizes, and whether inputs are rounded."""
-        out_features, in_features = self.weight.shape
-        bias = self.bias is not None
-        return f"{in_features}, {out_features}, bias={bias}, rounds={self.rounds}"
 
 
 def _quantized(layer: LayerSpec) -> nn.Module:
@@ -86,7 +80,7 @@ def _activated(layer: LayerSpec) -> Around:
     return Around(after=applied(layer.config["activation"]))
 
 
-class EinsumDense(nn.Module):
+class EinsumDense(Described):
     """An einsum of the input and a kernel, and a broadcast bias."""
 
     def __init__(self, equation: str, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
@@ -97,11 +91,6 @@ class EinsumDense(nn.Module):
         """Compute the einsum; axes are those of the equation."""
         y = torch.einsum(self.equation, x, self.weight)
         return y if self.bias is None else y + self.bias
-
-    def extra_repr(self) -> str:
-        """Show the equation, the kernel's shape and the bias."""
-        bias = None if self.bias is None else tuple(self.bias.shape)
-        return f"'{self.equation}', {tuple(self.weight.shape)}, bias={bias}"
 
 
 class QuantizedEinsumDense(EinsumDense):
@@ -133,10 +122,6 @@ class QuantizedEinsumDense(EinsumDense):
             exact = torch.einsum(self.equation, rounded / scale, self.weight) / self.scale
             y = learning_from(y, exact, x)
         return y if self.bias is None else y + self.bias
-
-    def extra_repr(self) -> str:
-        """Show the options of an EinsumDense, and whether inputs are rounded."""
-        return f"{super().extra_repr()}, rounds={self.rounds}"
 
 
 def einsum_dense(layer: LayerSpec) -> nn.Module:
@@ -192,7 +177,7 @@ def highway(layer: LayerSpec) -> nn.Module:
     )
 
 
-class Maxout(nn.Module):
+class Maxout(Described):
     """Maximum of K linear maps of a vector for every unit: ``weight`` (K units, F)."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, features: int) -> None:
@@ -203,11 +188,6 @@ class Maxout(nn.Module):
         """Compute (B, F) -> (B, units)."""
         products = functional.linear(x, self.weight, self.bias)
         return products.view(x.shape[0], self.features, -1).amax(dim=1)
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        rows, inner = self.weight.shape
-        return f"{inner}, {rows // self.features}, features={self.features}"
 
 
 def maxout(layer: LayerSpec) -> nn.Module:
@@ -222,7 +202,7 @@ def maxout(layer: LayerSpec) -> nn.Module:
     )
 
 
-class RandomFourierFeatures(nn.Module):
+class RandomFourierFeatures(Described):
     """Cosines of random projections of a vector; the scale alone is learned."""
 
     weight: Tensor
@@ -237,10 +217,6 @@ class RandomFourierFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute (B, F) -> (B, units)."""
         return torch.cos(functional.linear(x, self.weight / self.scale, self.bias))
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
 
 
 def random_fourier_features(layer: LayerSpec) -> nn.Module:

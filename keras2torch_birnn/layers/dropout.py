@@ -29,8 +29,6 @@ def drawn(x: Tensor, noise_shape: tuple[int | None, ...]) -> list[int]:
 class ShapedDropout(Described):
     """Dropout whose mask has size 1 on some axes (``noise_shape``; SpatialDropout: the steps)."""
 
-    described = ("rate", "noise_shape")
-
     def __init__(self, rate: float, noise_shape: tuple[int | None, ...]) -> None:
         super().__init__()
         self.rate, self.noise_shape = rate, noise_shape
@@ -69,8 +67,6 @@ def spatial_dropout_of_planes(layer: LayerSpec) -> nn.Module:
 class GaussianNoise(Described):
     """Addition of normal noise in training."""
 
-    described = ("stddev",)
-
     def __init__(self, stddev: float) -> None:
         super().__init__()
         self.stddev = stddev
@@ -82,8 +78,6 @@ class GaussianNoise(Described):
 
 class GaussianDropout(Described):
     """Multiplication by normal noise around 1 in training, of variance rate / (1 - rate)."""
-
-    described = ("rate",)
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -99,8 +93,6 @@ class GaussianDropout(Described):
 
 class ShapedAlphaDropout(Described):
     """AlphaDropout whose mask has size 1 on some axes (``noise_shape``)."""
-
-    described = ("rate", "noise_shape")
 
     # What selu gives for a very low value.
     LOWEST = -1.6732632423543772 * 1.0507009873554805

@@ -10,11 +10,19 @@ from torch.nn import functional
 
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.input_casts import to_ids
-from keras2torch_birnn.layers.registry import ALONE, NONE, Around, Converter, MaskFlow, Step
+from keras2torch_birnn.layers.registry import (
+    ALONE,
+    NONE,
+    Around,
+    Converter,
+    Described,
+    MaskFlow,
+    Step,
+)
 from keras2torch_birnn.spec import LayerSpec
 
 
-class QuantizedEmbedding(nn.Module):
+class QuantizedEmbedding(Described):
     """Rows of integers from -127 to 127, each with its own ``scale`` (rows,) as divisor."""
 
     def __init__(self, weight: nn.Parameter, scale: nn.Parameter) -> None:
@@ -26,12 +34,8 @@ class QuantizedEmbedding(nn.Module):
         """Look up ids of any shape -> (..., output_dim)."""
         return functional.embedding(input, self.weight) / self.scale[input][..., None]
 
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        return ", ".join(map(str, self.weight.shape))
 
-
-class ReversibleEmbedding(nn.Module):
+class ReversibleEmbedding(Described):
     """An embedding that also maps features back to a score for each id.
 
     ``weight`` (rows, columns); ``reverse_weight``, of the same shape, is that of the way back, None
@@ -51,11 +55,6 @@ class ReversibleEmbedding(nn.Module):
         weight = self.weight if self.reverse_weight is None else self.reverse_weight
         scores = functional.linear(input.to(weight.dtype), weight)
         return scores if self.cap is None else torch.tanh(scores / self.cap) * self.cap
-
-    def extra_repr(self) -> str:
-        """Show the sizes and options."""
-        rows, columns = self.weight.shape
-        return f"{rows}, {columns}, tied={self.reverse_weight is None}, cap={self.cap}"
 
 
 def not_zero(x: Tensor, mask: Tensor | None) -> Tensor:

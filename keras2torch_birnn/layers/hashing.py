@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from keras2torch_birnn.layers.preprocessing import encode, numbered_tokens
-from keras2torch_birnn.layers.registry import NONE, Converter, of_options
+from keras2torch_birnn.layers.registry import NONE, Converter, Described, of_options
 
 # "-9223372036854775808" has 20 characters; words of 8 may be read beyond the end.
 _WIDTH = 24
@@ -155,7 +155,7 @@ def bins_of(x: Tensor, count: int, salt: tuple[int, int] | None) -> Tensor:
     return remainder(hashed, count)
 
 
-class Hashing(nn.Module):
+class Hashing(Described):
     """Bins, as ids or encoded; bin 0 is for ``mask_value`` alone."""
 
     tokens: Tensor
@@ -176,11 +176,6 @@ class Hashing(nn.Module):
             others = bins_of(x.long(), self.bins - 1, self.salt) + 1
             ids = torch.where(x == self.mask_value, 0, others)
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
-
-    def extra_repr(self) -> str:
-        """Show the number of bins, the mask value, the salt and the mode."""
-        how = "FarmHash64" if self.salt is None else f"SipHash, salt={self.salt}"
-        return f"{self.bins}, mask_value={self.mask_value}, {how}, {self.mode}"
 
 
 _OPTIONS = ("num_bins", "mask_value", "salt", "output_mode")

@@ -13,12 +13,12 @@ from torch.nn import functional
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.activation import activation_layer
 from keras2torch_birnn.layers.convolution import pad
-from keras2torch_birnn.layers.registry import NONE, Converter, by_axes
+from keras2torch_birnn.layers.registry import NONE, Converter, Described, by_axes
 from keras2torch_birnn.schema.local import Places, places, windows_of
 from keras2torch_birnn.spec import Array, LayerSpec
 
 
-class LocallyConnected(nn.Module):
+class LocallyConnected(Described):
     """Windows, each multiplied by its own ``weight[place]`` (C k, filters), and an activation.
 
     For every axis: the size of a window, the stride, the count of windows, and how far they reach
@@ -53,11 +53,6 @@ class LocallyConnected(nn.Module):
         y = y.reshape(y.shape[0], *self.counts, y.shape[2])
         y = self.activation(y if self.bias is None else y + self.bias)
         return y if self.channels_last else y.movedim(-1, 1)
-
-    def extra_repr(self) -> str:
-        """Show the sizes."""
-        shown = f"{tuple(self.weight.shape)}, kernel_size={self.sizes}, stride={self.strides}"
-        return f"{shown}, bias={self.bias is not None}"
 
 
 def _steps(axes: Sequence[Places]) -> tuple[Array, Array]:

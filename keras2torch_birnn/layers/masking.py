@@ -19,8 +19,6 @@ def differs(x: Tensor, mask: Tensor | None, value: float) -> Tensor:
 class Masking(Described):
     """Zeros at steps where every feature is ``mask_value``; the mask marks the others."""
 
-    described = ("mask_value",)
-
     def __init__(self, mask_value: float) -> None:
         super().__init__()
         self.mask_value = mask_value

@@ -75,7 +75,7 @@ MASKED: Mapping[str, Callable[[Sequence[Tensor], Masks], Tensor]] = {
 }
 
 
-class Merge(nn.Module):
+class Merge(Described):
     """An elementwise merge; tensors of lower rank get axes of size 1 after the batch."""
 
     def __init__(self, class_name: str) -> None:
@@ -93,10 +93,6 @@ class Merge(nn.Module):
             for x, m in zip(tensors, mask, strict=True)
         )
         return MASKED[self.class_name]([_expanded(x, rank) for x in tensors], kept)
-
-    def extra_repr(self) -> str:
-        """Show the merge."""
-        return self.class_name
 
 
 def _expanded(x: Tensor, rank: int) -> Tensor:
@@ -132,8 +128,6 @@ def _merge_mask(layer: LayerSpec) -> MaskFlow:
 
 class Concatenate(Described):
     """Concatenation along an axis."""
-
-    described = ("axis",)
 
     def __init__(self, axis: int) -> None:
         super().__init__()
@@ -171,7 +165,7 @@ def _concatenate_mask(layer: LayerSpec) -> MaskFlow:
     return MaskFlow(after=concatenated_mask, constants={"axis": layer.config["axis"], "rule": rule})
 
 
-class Dot(nn.Module):
+class Dot(Described):
     """Dot product over one axis of each of two tensors; of normalized ones the cosine.
 
     The other axes of the first tensor come before those of the second.
@@ -197,10 +191,6 @@ class Dot(nn.Module):
     def _unit(self, x: Tensor) -> Tensor:
         norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x / norm.clamp(min=self.smallest_norm)
-
-    def extra_repr(self) -> str:
-        """Show the axes."""
-        return f"axes={self.axes}, normalize={self.smallest_norm is not None}"
 
 
 class Cosine(nn.Module):

@@ -255,8 +255,6 @@ class LayerNorm(Described):
     For axes at the end it is an ``nn.LayerNorm`` in all but the option to drop either parameter.
     """
 
-    described = ("axes", "eps")
-
     def __init__(
         self,
         axes: tuple[int, ...],
@@ -301,7 +299,7 @@ def layer_normalization(layer: LayerSpec) -> nn.Module:
     return LayerNorm(axes, gamma, beta, config["epsilon"], centers=centers)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Described):
     """Group normalisation with channels on any one axis."""
 
     def __init__(
@@ -324,10 +322,6 @@ class GroupNorm(nn.Module):
         y = functional.group_norm(moved, groups, self.weight, self.bias, self.eps)
         return y.movedim(1, self.axis)
 
-    def extra_repr(self) -> str:
-        """Show groups, axis and epsilon."""
-        return f"{self.groups}, axis={self.axis}, eps={self.eps}"
-
 
 def _group_mask(layer: LayerSpec) -> MaskFlow:
     """Return its mask flow: tf.keras weighs the statistics by a mask broadcast with the input."""
@@ -348,8 +342,6 @@ def group_normalization(layer: LayerSpec) -> nn.Module:
 class UnitNorm(Described):
     """Division of each vector along the axes by its norm, or by ``smallest`` if that is larger."""
 
-    described = ("axes", "smallest")
-
     def __init__(self, axes: tuple[int, ...], smallest: float) -> None:
         super().__init__()
         self.axes, self.smallest = axes, smallest
@@ -365,7 +357,7 @@ def unit_normalization(layer: LayerSpec) -> nn.Module:
     return UnitNorm(layer.config["axis"], layer.semantics["smallest_norm"])
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Described):
     """x / sqrt(mean(x^2) + eps) * weight over the last axes, as many as the weight has."""
 
     def __init__(self, weight: nn.Parameter, eps: float) -> None:
@@ -376,10 +368,6 @@ class RMSNorm(nn.Module):
         """Normalize (B, ..., *weight's shape)."""
         axes = tuple(range(-self.weight.dim(), 0))
         return x * torch.rsqrt(x.square().mean(dim=axes, keepdim=True) + self.eps) * self.weight
-
-    def extra_repr(self) -> str:
-        """Show shape and epsilon."""
-        return f"{tuple(self.weight.shape)}, eps={self.eps}"
 
 
 def rms_normalization(layer: LayerSpec) -> nn.Module:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.operations import max_pool1d
 from keras2torch_birnn.layers.convolution import is_padded, is_recorded, pad
-from keras2torch_birnn.layers.registry import NONE, USES, Converter, MaskFlow, by_axes
+from keras2torch_birnn.layers.registry import NONE, USES, Converter, Described, MaskFlow, by_axes
 from keras2torch_birnn.spec import LayerSpec
 
 _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
@@ -25,7 +25,7 @@ _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
 }
 
 
-class Pooling(nn.Module):
+class Pooling(Described):
     """Maximum or mean of windows; padded steps count in neither."""
 
     def __init__(
@@ -76,10 +76,6 @@ class Pooling(nn.Module):
             y = y / pool(ones, self.size, self.stride)
         return y
 
-    def extra_repr(self) -> str:
-        """Show kind and window."""
-        return f"{self.kind}, size={self.size}, stride={self.stride}, padding={self.padding}"
-
 
 def _windows(layer: LayerSpec, kind: str) -> nn.Module:
     """Build a MaxPooling or an AveragePooling."""
@@ -93,7 +89,7 @@ def _windows(layer: LayerSpec, kind: str) -> nn.Module:
     )
 
 
-class GlobalPooling(nn.Module):
+class GlobalPooling(Described):
     """Maximum or mean over all steps; the mean counts valid steps only, if there is a mask."""
 
     def __init__(self, *, kind: str, rank: int, keepdims: bool, last: bool) -> None:
@@ -112,10 +108,6 @@ class GlobalPooling(nn.Module):
         total = (x * weight).sum(dim=self.axes, keepdim=self.keepdims)
         return total / weight.sum(dim=self.axes, keepdim=self.keepdims)
 
-    def extra_repr(self) -> str:
-        """Show the kind."""
-        return self.kind
-
 
 def _global(layer: LayerSpec, kind: str) -> nn.Module:
     """Build a pooling over all steps: Keras ignores a mask for a maximum, and of several axes."""
@@ -131,7 +123,7 @@ def _uses_mask(layer: LayerSpec) -> MaskFlow:
     return USES if layer.semantics.get("use_mask") else NONE
 
 
-class AdaptivePooling(nn.Module):
+class AdaptivePooling(Described):
     """Maximum or mean of as many windows as the output has steps, as in torch.
 
     Window i of n over T steps is from floor(i T / n) to ceil((i + 1) T / n).
@@ -154,10 +146,6 @@ class AdaptivePooling(nn.Module):
             reduce = torch.amax if self.kind == "max" else torch.mean
             x = torch.cat([reduce(window, dim=axis, keepdim=True) for window in windows], dim=axis)
         return x
-
-    def extra_repr(self) -> str:
-        """Show kind and sizes."""
-        return f"{self.kind}, size={self.size}"
 
 
 def _adaptive(layer: LayerSpec, kind: str) -> nn.Module:

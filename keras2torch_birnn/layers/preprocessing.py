@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.registry import NONE, Converter, of_options, passes_mask
+from keras2torch_birnn.layers.registry import NONE, Converter, Described, of_options, passes_mask
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.preprocessing import lookup_options, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
@@ -25,7 +25,7 @@ def numbered_tokens(count: int) -> Tensor:
     return torch.arange(count, dtype=torch.float32)
 
 
-class Normalization(nn.Module):
+class Normalization(Described):
     """(x - mean) / deviation, or with ``invert`` mean + x deviation; a deviation is 1e-7 at least.
 
     ``mean`` and ``variance`` have the input's sizes on the axes they belong to, else 1.
@@ -45,10 +45,6 @@ class Normalization(nn.Module):
         deviation = self.variance.sqrt().clamp(min=1e-7)
         x = x.to(self.mean.dtype)
         return self.mean + x * deviation if self.invert else (x - self.mean) / deviation
-
-    def extra_repr(self) -> str:
-        """Show the shape of the statistics and the direction."""
-        return f"{tuple(self.mean.shape)}, invert={self.invert}"
 
 
 def normalization(layer: LayerSpec) -> nn.Module:
@@ -76,7 +72,7 @@ def normalization(layer: LayerSpec) -> nn.Module:
     return Normalization(found["mean"], found["variance"], invert=config["invert"])
 
 
-class Rescaling(nn.Module):
+class Rescaling(Described):
     """x scale + offset: numbers, or lists of them for the last axes."""
 
     scale: Tensor
@@ -90,14 +86,6 @@ class Rescaling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute it for any shape; integers become floats."""
         return x.to(self.scale.dtype) * self.scale + self.offset
-
-    def extra_repr(self) -> str:
-        """Show both, lists as their shapes."""
-        shown = (
-            f"{name}={f'{part.item():g}' if part.dim() == 0 else tuple(part.shape)}"
-            for name, part in (("scale", self.scale), ("offset", self.offset))
-        )
-        return ", ".join(shown)
 
 
 def encode(ids: Tensor, tokens: Tensor, mode: str, weights: Tensor | None = None) -> Tensor:
@@ -115,7 +103,7 @@ def encode(ids: Tensor, tokens: Tensor, mode: str, weights: Tensor | None = None
     return hits.sum(dim=-2, dtype=tokens.dtype) if mode == "count" else hits.to(tokens.dtype)
 
 
-class CategoryEncoding(nn.Module):
+class CategoryEncoding(Described):
     """Ids as vectors of zeros and ones, or of counts."""
 
     tokens: Tensor
@@ -129,12 +117,8 @@ class CategoryEncoding(nn.Module):
         """Encode one_hot (B, ..., 1 or T) -> (B, ..., tokens); else (B, T) -> (B, tokens)."""
         return encode(x.long(), self.tokens, self.mode, count_weights)
 
-    def extra_repr(self) -> str:
-        """Show size and mode."""
-        return f"{len(self.tokens)}, {self.mode}"
 
-
-class Discretization(nn.Module):
+class Discretization(Described):
     """The number of boundaries that x has reached, as an id or encoded."""
 
     boundaries: Tensor
@@ -152,12 +136,8 @@ class Discretization(nn.Module):
         ids = torch.bucketize(given, self.boundaries, right=True)
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
 
-    def extra_repr(self) -> str:
-        """Show the number of boundaries and the mode."""
-        return f"{len(self.boundaries)} boundaries, {self.mode}"
 
-
-class IntegerLookup(nn.Module):
+class IntegerLookup(Described):
     """Position of a number in a list, as an index or encoded.
 
     keys, places: the numbers, rising, and their indices. What is not among them has an index of
@@ -197,11 +177,6 @@ class IntegerLookup(nn.Module):
         if self.mask_token is not None:
             ids = torch.where(x == self.mask_token, 0 if self.mode == "int" else -1, ids)
         return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
-
-    def extra_repr(self) -> str:
-        """Show the number of words, the special tokens and the mode."""
-        rest = f"num_oov_indices={self.others}, mask_token={self.mask_token}"
-        return f"{len(self.keys)} numbers, {rest}, {self.mode}"
 
 
 def integer_lookup(layer: LayerSpec) -> nn.Module:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -135,13 +135,17 @@ def passes_mask(layer: LayerSpec) -> MaskFlow:
 
 
 class Described(nn.Module):
-    """A module that is printed with some of its attributes."""
-
-    described: ClassVar[tuple[str, ...]]
+    """A module that is printed with the arguments of its class, tensors as their shapes."""
 
     def extra_repr(self) -> str:
-        """Show the attributes."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self.described)
+        """Show the arguments, which are attributes of the same names; other modules are below."""
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        shown = {
+            name: tuple(value.shape) if isinstance(value, Tensor) and value.dim() else value
+            for name, value in values.items()
+            if not isinstance(value, nn.Module)
+        }
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
 def convert_layer(layer: LayerSpec) -> nn.Module:

@@ -36,8 +36,6 @@ def flatten(layer: LayerSpec) -> nn.Module:
 class Reshape(Described):
     """(B, ...) -> (B, *target_shape); one size may be -1."""
 
-    described = ("target_shape",)
-
     def __init__(self, target_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.target_shape = target_shape
@@ -50,8 +48,6 @@ class Reshape(Described):
 class Permute(Described):
     """Permutation of the axes after B; ``dims`` count from 1."""
 
-    described = ("dims",)
-
     def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
         self.dims = dims
@@ -63,8 +59,6 @@ class Permute(Described):
 
 class RepeatVector(Described):
     """(B, F) -> (B, n, F)."""
-
-    described = ("n",)
 
     def __init__(self, n: int) -> None:
         super().__init__()

@@ -18,8 +18,6 @@ from keras2torch_birnn.spec import LayerSpec
 class Margins(Described):
     """Padding with zeros, or cropping with negative numbers: (before, after) per axis."""
 
-    described = ("around",)
-
     def __init__(self, around: tuple[tuple[int, int], ...], *, channels_last: bool) -> None:
         super().__init__()
         self.around, self.channels_last = around, channels_last
@@ -48,7 +46,7 @@ def _resize_bilinearly(x: Tensor, sizes: Sequence[int], *, channels_last: bool) 
     return y.movedim(1, -1) if channels_last else y
 
 
-class UpSampling(nn.Module):
+class UpSampling(Described):
     """Repetition of steps, or interpolation between them; ``corners``: see ``interpolation``."""
 
     def __init__(
@@ -72,11 +70,6 @@ class UpSampling(nn.Module):
             return x
         sizes = [x.shape[axis] * f for axis, f in enumerate(self.factors, first)]
         return _resize_bilinearly(x, sizes, channels_last=self.channels_last)
-
-    def extra_repr(self) -> str:
-        """Show factors and interpolation."""
-        shown = f"factors={self.factors}, mode={self.mode}"
-        return f"{shown}, corners=True" if self.corners else shown
 
 
 # (option, what is known of it) -> what is not
@@ -116,8 +109,6 @@ class Resizing(Described):
 
     ``crops``: to the middle part that has the aspect ratio of that size.
     """
-
-    described = ("size", "mode", "crops")
 
     def __init__(
         self, size: tuple[int, int], *, mode: str, crops: bool, channels_last: bool

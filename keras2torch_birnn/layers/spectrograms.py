@@ -23,8 +23,6 @@ _SMALLEST = 1e-7
 class STFTSpectrogram(Described):
     """Short-time Fourier transform by convolution with trained kernels (F, 1, frame)."""
 
-    described = ("mode", "step", "padding")
-
     def __init__(
         self,
         *,
@@ -90,8 +88,6 @@ class MelSpectrogram(Described):
 
     In decibels the loudest value of the whole batch limits the others.
     """
-
-    described = ("length", "stride", "bins")
 
     def __init__(
         self,

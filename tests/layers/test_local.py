@@ -70,4 +70,4 @@ def test_a_kernel_of_its_own_for_every_place_is_shown() -> None:
     weights = {"kernel": values(6, 4, 5), "bias": values(6, 5)}
     spec = layer("LocallyConnected1D", "own", weights, filters=5, kernel_size=2)
     module = convert_layer(replace(spec, input_shape=(None, 7, 2)))
-    assert "(6, 4, 5), kernel_size=(2,), stride=(1,), bias=True, activation=linear" in repr(module)
+    assert "weight=(6, 4, 5), bias=(6, 5), sizes=(2,), strides=(1,)" in repr(module)

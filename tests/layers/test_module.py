@@ -40,11 +40,11 @@ from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.activation import (
     ParametricSoftplus,
     PReLU,
-    SReLU,
     ThresholdedReLU,
 )
 from keras2torch_birnn.layers.attention import Attention
 from keras2torch_birnn.layers.graph import attribute_names
+from keras2torch_birnn.layers.preprocessing import Rescaling
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 from keras2torch_birnn.verification import verify
@@ -298,10 +298,13 @@ def test_the_printed_model_and_its_code_speak_keras_names() -> None:
 @pytest.mark.parametrize(
     ("module", "shown"),
     [
-        (Attention(None, causal=True), "Attention(scale=False, causal=True)"),
-        (PReLU(nn.Parameter(torch.ones(3, 5))), "PReLU((3, 5))"),
-        (ParametricSoftplus(*[nn.Parameter(torch.ones(3, 5))] * 2), "ParametricSoftplus((3, 5))"),
-        (SReLU(*[nn.Parameter(torch.ones(3, 5))] * 4), "SReLU((3, 5))"),
+        (Attention(None, causal=True), "Attention(scale=None, causal=True)"),
+        (PReLU(nn.Parameter(torch.ones(3, 5))), "PReLU(weight=(3, 5))"),
+        (
+            ParametricSoftplus(*[nn.Parameter(torch.ones(3, 5))] * 2),
+            "ParametricSoftplus(alpha=(3, 5), beta=(3, 5))",
+        ),
+        (Rescaling(0.5, [1.0, 2.0]), "Rescaling(scale=tensor(0.5000), offset=(2,))"),
         (ThresholdedReLU(0.7), "ThresholdedReLU(theta=0.7)"),
     ],
 )

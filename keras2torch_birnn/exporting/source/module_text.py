@@ -6,6 +6,7 @@ import ast
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
 
 from keras2torch_birnn.exporting.source.code import Expression, Statement, code, symbol
 from keras2torch_birnn.exporting.source.layout import lay_out
@@ -65,7 +66,7 @@ def write_class(model: ModelText) -> list[str]:
         lines += [f"        {line.text}" for line in model.carried]
     arguments = ", ".join(["self", *(f"{name}: Tensor" for name in model.inputs)])
     lines.append("")
-    lines += lay_out_signature(f"def forward({arguments}) -> {model.result_type.text}:", 4)
+    lines += lay_out(f"def forward({arguments}) -> {model.result_type.text}:", 4)
     lines += _docstring([model.forward_doc], 8)
     for one in model.statements[:-1]:
         lines += _lay_out_statement(one)
@@ -88,40 +89,21 @@ def _last_statements(model: ModelText) -> list[str]:
     ]
 
 
-def lay_out_signature(text: str, indent: int) -> list[str]:
-    """Lay out the head of a function, whose first bracket opens if it is too long."""
-    spaces = " " * indent
-    if len(spaces + text) <= 88:
-        return [spaces + text]
-    head, _, rest = text.partition("(")
-    inner, arrow, result = rest.rpartition(") -> ")
-    parts = [f"{spaces}    {part}," for part in inner.split(", ")]
-    return [f"{spaces}{head}(", *parts, f"{spaces}{arrow}{result}"]
-
-
 def _docstring(lines: Sequence[str], indent: int) -> list[str]:
     spaces = " " * indent
     lines = [plain_text(line, most=None) for line in lines]
     if len(lines) == 1 and len(lines[0]) + indent + 6 <= 88:
         return [f'{spaces}"""{lines[0]}"""']
-    wrapped = [part for line in lines for part in _wrapped(line, 88 - indent)]
-    first, *rest = wrapped
+    first, *rest = (
+        part
+        for line in lines
+        for part in wrap(line, 85 - indent, break_long_words=False, break_on_hyphens=False) or [""]
+    )
     return [
         f'{spaces}"""{first}',
         *(f"{spaces}{line}".rstrip() for line in rest),
         f'{spaces}"""',
     ]
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    lines, now = [], ""
-    for word in line.split(" "):
-        if now and len(now) + 1 + len(word) > width - 3:
-            lines.append(now)
-            now = word
-        else:
-            now = f"{now} {word}" if now else word
-    return [*lines, now]
 
 
 def write_load(model: str, *, double: bool) -> list[str]:

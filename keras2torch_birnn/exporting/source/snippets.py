@@ -16,6 +16,8 @@ from keras2torch_birnn.exporting.source.emission import Helper
 
 PACKAGE = "keras2torch_birnn"
 _ROOT = Path(__file__).parents[3]
+# The base of modules that print their arguments, which a copy does not.
+_PRINTED = "Described"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _defined(node: ast.stmt) -> Iterator[str]:
 
 def _text(node: ast.stmt, lines: list[str]) -> str:
     first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-    return "\n".join(lines[first - 1 : node.end_lineno])
+    return "\n".join(lines[first - 1 : node.end_lineno]).replace(f"({_PRINTED})", "(nn.Module)")
 
 
 def _used(node: ast.stmt) -> frozenset[str]:
@@ -80,7 +82,7 @@ def _used(node: ast.stmt) -> frozenset[str]:
     bound = {one.id for one in names if isinstance(one.ctx, ast.Store)}
     bound |= {one.arg for one in inside if isinstance(one, ast.arg)}
     bound |= {one.name for one in inside if isinstance(one, ast.FunctionDef)}
-    return frozenset({one.id for one in names} - bound)
+    return frozenset({one.id for one in names} - bound - {_PRINTED})
 
 
 def copy(helpers: Iterable[Helper]) -> Copied:
