@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.functional.activations import FUNCTIONS, activation, softplus
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import (
     SAME,
     Converter,
@@ -86,11 +85,6 @@ class PReLU(Described):
         return torch.relu(x) - self.weight * torch.relu(-x)
 
 
-def prelu(layer: LayerSpec) -> nn.Module:
-    """Build a PReLU. Keras' ``alpha`` is torch's ``weight``."""
-    return PReLU(to_parameter(layer.weights["alpha"]))
-
-
 class ParametricSoftplus(Described):
     """alpha * softplus(beta * x); weights as in a PReLU (Keras 1.2.2)."""
 
@@ -101,11 +95,6 @@ class ParametricSoftplus(Described):
     def forward(self, x: Tensor) -> Tensor:
         """Apply it."""
         return self.alpha * softplus(self.beta * x)
-
-
-def parametric_softplus(layer: LayerSpec) -> nn.Module:
-    """Build a ParametricSoftplus. Keras' ``alphas``, ``betas`` are ``alpha``, ``beta`` here."""
-    return ParametricSoftplus(*(to_parameter(layer.weights[name]) for name in ("alphas", "betas")))
 
 
 class SReLU(Described):
@@ -131,11 +120,6 @@ class SReLU(Described):
         below, above = torch.relu(self.t_left - x), torch.relu(x - right)
         middle = torch.minimum(torch.maximum(x, self.t_left), right)
         return middle - self.a_left * below + self.a_right * above
-
-
-def srelu(layer: LayerSpec) -> nn.Module:
-    """Build an SReLU; the weights have Keras' names."""
-    return SReLU(**{name: to_parameter(array) for name, array in layer.weights.items()})
 
 
 class Softmax(Described):
@@ -184,8 +168,8 @@ CONVERTERS: Mapping[str, Converter] = {
     "LeakyReLU": Converter(of_options(nn.LeakyReLU, "negative_slope"), SAME),
     "ELU": Converter(of_options(nn.ELU, "alpha"), SAME),
     "ThresholdedReLU": Converter(of_options(ThresholdedReLU, "theta"), SAME),
-    "PReLU": Converter(prelu, SAME),
-    "ParametricSoftplus": Converter(parametric_softplus, SAME),
-    "SReLU": Converter(srelu, SAME),
+    "PReLU": Converter(of_options(PReLU, "alpha"), SAME),
+    "ParametricSoftplus": Converter(of_options(ParametricSoftplus, "alphas", "betas"), SAME),
+    "SReLU": Converter(of_options(SReLU, "t_left", "a_left", "t_right", "a_right"), SAME),
     "Softmax": Converter(softmax, _softmax_mask),
 }

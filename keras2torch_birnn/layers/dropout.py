@@ -13,6 +13,7 @@ from keras2torch_birnn.layers.registry import (
     SAME,
     Converter,
     Described,
+    by_axes,
     leave_alone,
     of_options,
     passes_mask,
@@ -49,19 +50,10 @@ def dropout(layer: LayerSpec) -> nn.Module:
 
 
 def spatial_dropout(layer: LayerSpec) -> nn.Module:
-    """Build a SpatialDropout1D: whole channels of (B, T, C) are dropped."""
-    return ShapedDropout(layer.config["rate"], (None, 1, None))
-
-
-def spatial_dropout_of_planes(layer: LayerSpec) -> nn.Module:
-    """Build a SpatialDropout2D: whole channels of (B, H, W, C) or (B, C, H, W) are dropped.
-
-    A SpatialDropout3D has an axis more.
-    """
-    last = layer.config["data_format"] == "channels_last"
-    ones = (1, 1) if layer.class_name == "SpatialDropout2D" else (1, 1, 1)
-    shape = (None, *ones, None) if last else (None, None, *ones)
-    return ShapedDropout(layer.config["rate"], shape)
+    """Build a SpatialDropout: whole channels of (B, T, C) are dropped; with more axes likewise."""
+    ones = (1,) * int(layer.class_name[-2])
+    last = layer.config.get("data_format", "channels_last") == "channels_last"
+    return ShapedDropout(layer.config["rate"], (None, *ones, None) if last else (None, None, *ones))
 
 
 class GaussianNoise(Described):
@@ -120,9 +112,7 @@ def alpha_dropout(layer: LayerSpec) -> nn.Module:
 
 CONVERTERS: Mapping[str, Converter] = {
     "Dropout": Converter(dropout, SAME),
-    "SpatialDropout1D": Converter(spatial_dropout, SAME),
-    "SpatialDropout2D": Converter(spatial_dropout_of_planes, SAME),
-    "SpatialDropout3D": Converter(spatial_dropout_of_planes, SAME),
+    **by_axes("SpatialDropout{}D", Converter(spatial_dropout, SAME)),
     "GaussianNoise": Converter(of_options(GaussianNoise, "stddev"), SAME),
     "GaussianDropout": Converter(of_options(GaussianDropout, "rate"), SAME),
     "AlphaDropout": Converter(alpha_dropout, SAME),

@@ -194,18 +194,13 @@ class Dot(Described):
 
 
 class Cosine(nn.Module):
-    """Cosine of two vectors, with two axes of size 1, as in Keras 1."""
+    """Cosine of two vectors, with two axes of size 1: a Merge of Keras 1 with mode "cos"."""
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Compute (B, F), (B, F) -> (B, 1, 1)."""
         x, y = tensors
         lengths = ((x * x).sum(dim=1) * (y * y).sum(dim=1)).sqrt()
         return ((x * y).sum(dim=1) / lengths.clamp(min=1e-7))[:, None, None]
-
-
-def merge_of_keras_1(layer: LayerSpec) -> nn.Module:
-    """Build a Merge with mode "cos", the only one that has no class of its own."""
-    return Cosine()
 
 
 def dot(layer: LayerSpec) -> nn.Module:
@@ -217,6 +212,6 @@ def dot(layer: LayerSpec) -> nn.Module:
 CONVERTERS: Mapping[str, Converter] = {
     **dict.fromkeys(FUNCTIONS, Converter(lambda layer: Merge(layer.class_name), _merge_mask)),
     "Concatenate": Converter(of_options(Concatenate, "axis"), _concatenate_mask),
-    "Merge": Converter(merge_of_keras_1, NONE),
+    "Merge": Converter(of_options(Cosine), NONE),
     "Dot": Converter(dot, NONE),
 }

@@ -22,6 +22,7 @@ from keras2torch_birnn.layers.registry import (
     Described,
     MaskFlow,
     Step,
+    of_options,
 )
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 from keras2torch_birnn.schema import normalized_axes
@@ -352,13 +353,11 @@ class UnitNorm(Described):
         return x / length.clamp(min=self.smallest)
 
 
-def unit_normalization(layer: LayerSpec) -> nn.Module:
-    """Build a UnitNormalization."""
-    return UnitNorm(layer.config["axis"], layer.semantics["smallest_norm"])
-
-
 class RMSNorm(Described):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axes, as many as the weight has."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axes, as many as the weight has.
+
+    Unlike the other normalizations of Keras 3 it drops a mask.
+    """
 
     def __init__(self, weight: nn.Parameter, eps: float) -> None:
         super().__init__()
@@ -370,15 +369,10 @@ class RMSNorm(Described):
         return x * torch.rsqrt(x.square().mean(dim=axes, keepdim=True) + self.eps) * self.weight
 
 
-def rms_normalization(layer: LayerSpec) -> nn.Module:
-    """Build an RMSNormalization. Unlike the other normalisations of Keras 3 it drops a mask."""
-    return RMSNorm(to_parameter(layer.weights["scale"]), layer.config["epsilon"])
-
-
 CONVERTERS: Mapping[str, Converter] = {
     "BatchNormalization": Converter(batch_normalization, _batch_mask, _moved),
     "LayerNormalization": Converter(layer_normalization, SAME),
     "GroupNormalization": Converter(group_normalization, _group_mask),
-    "UnitNormalization": Converter(unit_normalization, SAME),
-    "RMSNormalization": Converter(rms_normalization, NONE),
+    "UnitNormalization": Converter(of_options(UnitNorm, "axis", "smallest_norm"), SAME),
+    "RMSNormalization": Converter(of_options(RMSNorm, "scale", "epsilon"), NONE),
 }

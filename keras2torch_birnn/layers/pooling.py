@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,18 @@ from torch.nn import functional
 from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.operations import max_pool1d
 from keras2torch_birnn.layers.convolution import is_padded, is_recorded, pad
-from keras2torch_birnn.layers.registry import NONE, USES, Converter, Described, MaskFlow, by_axes
+from keras2torch_birnn.layers.registry import (
+    NONE,
+    USES,
+    Converter,
+    Described,
+    MaskFlow,
+    Table,
+    by_axes,
+    of_options,
+)
+from keras2torch_birnn.schema.pages import for_ranks
+from keras2torch_birnn.schema.row import joined
 from keras2torch_birnn.spec import LayerSpec
 
 _POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
@@ -92,10 +103,15 @@ def _windows(layer: LayerSpec, kind: str) -> nn.Module:
 class GlobalPooling(Described):
     """Maximum or mean over all steps; the mean counts valid steps only, if there is a mask."""
 
-    def __init__(self, *, kind: str, rank: int, keepdims: bool, last: bool) -> None:
+    def __init__(self, keepdims: bool, *, kind: str, rank: int, channels_last: bool) -> None:
         super().__init__()
-        self.kind, self.keepdims = kind, keepdims
-        first = 1 if last else 2
+        self.kind, self.rank, self.keepdims, self.channels_last = (
+            kind,
+            rank,
+            keepdims,
+            channels_last,
+        )
+        first = 1 if channels_last else 2
         self.axes = tuple(range(first, first + rank))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -109,16 +125,6 @@ class GlobalPooling(Described):
         return total / weight.sum(dim=self.axes, keepdim=self.keepdims)
 
 
-def _global(layer: LayerSpec, kind: str) -> nn.Module:
-    """Build a pooling over all steps: Keras ignores a mask for a maximum, and of several axes."""
-    return GlobalPooling(
-        kind=kind,
-        rank=int(layer.class_name[-2]),
-        keepdims=layer.config["keepdims"],
-        last=layer.config["data_format"] == "channels_last",
-    )
-
-
 def _uses_mask(layer: LayerSpec) -> MaskFlow:
     return USES if layer.semantics.get("use_mask") else NONE
 
@@ -129,7 +135,7 @@ class AdaptivePooling(Described):
     Window i of n over T steps is from floor(i T / n) to ceil((i + 1) T / n).
     """
 
-    def __init__(self, *, kind: str, size: tuple[int, ...], channels_last: bool) -> None:
+    def __init__(self, size: tuple[int, ...], *, kind: str, channels_last: bool) -> None:
         super().__init__()
         self.kind, self.size, self.channels_last = kind, size, channels_last
 
@@ -148,20 +154,16 @@ class AdaptivePooling(Described):
         return x
 
 
-def _adaptive(layer: LayerSpec, kind: str) -> nn.Module:
-    """Build an AdaptiveMaxPooling or AdaptiveAveragePooling."""
-    return AdaptivePooling(
-        kind=kind,
-        size=layer.config["output_size"],
-        channels_last=layer.config["data_format"] == "channels_last",
+def _pools(kind: str, of_all: MaskFlow | Callable[[LayerSpec], MaskFlow]) -> Iterator[Table]:
+    """Yield the rows of a kind; ``of_all``: the mask flow of pooling over all steps."""
+    word = kind.capitalize()
+    adaptive = of_options(AdaptivePooling, "output_size", kind=kind)
+    yield by_axes(f"{word}Pooling{{}}D", Converter(partial(_windows, kind=kind), NONE))
+    yield by_axes(f"Adaptive{word}Pooling{{}}D", Converter(adaptive, NONE))
+    yield for_ranks(
+        f"Global{word}Pooling{{}}D",
+        lambda rank: Converter(of_options(GlobalPooling, "keepdims", kind=kind, rank=rank), of_all),
     )
 
 
-CONVERTERS: Mapping[str, Converter] = {
-    **by_axes("MaxPooling{}D", Converter(partial(_windows, kind="max"), NONE)),
-    **by_axes("AveragePooling{}D", Converter(partial(_windows, kind="average"), NONE)),
-    **by_axes("GlobalMaxPooling{}D", Converter(partial(_global, kind="max"), NONE)),
-    **by_axes("GlobalAveragePooling{}D", Converter(partial(_global, kind="average"), _uses_mask)),
-    **by_axes("AdaptiveMaxPooling{}D", Converter(partial(_adaptive, kind="max"), NONE)),
-    **by_axes("AdaptiveAveragePooling{}D", Converter(partial(_adaptive, kind="average"), NONE)),
-}
+CONVERTERS: Mapping[str, Converter] = joined(*_pools("max", NONE), *_pools("average", _uses_mask))

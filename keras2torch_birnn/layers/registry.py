@@ -16,6 +16,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
+from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.schema import PAGES
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,
@@ -114,9 +115,20 @@ _CONVERTED = {name: page for name, page in PAGES.items() if name != "InputLayer"
 CONVERTERS: Mapping[str, Converter] = Pages("keras2torch_birnn.layers", "CONVERTERS", _CONVERTED)
 
 
-def of_options(module: Callable[..., nn.Module], *names: str) -> Build:
-    """Return the builder of a module that takes these options of its layer, in this order."""
-    return lambda layer: module(*(layer.config[name] for name in names))
+def of_options(module: Callable[..., nn.Module], *names: str, **fixed: Any) -> Build:
+    """Return the builder of a module that takes these options of its layer, in this order.
+
+    names: weights become parameters. fixed: other arguments. A module that takes ``channels_last``
+    gets it as well.
+    """
+    places_channels = "channels_last" in inspect.signature(module).parameters
+
+    def build(layer: LayerSpec) -> nn.Module:
+        known = {**layer.settings, **{n: to_parameter(w) for n, w in layer.weights.items()}}
+        last = {"channels_last": known["data_format"] == "channels_last"} if places_channels else {}
+        return module(*(known[name] for name in names), **fixed, **last)
+
+    return build
 
 
 def by_axes(names: str, converter: Converter, axes: Iterable[int] = (1, 2, 3)) -> Table:

@@ -11,7 +11,7 @@ from torch.nn import functional
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.interpolation import resize, resize_to_nearest
-from keras2torch_birnn.layers.registry import NONE, Converter, Described, by_axes
+from keras2torch_birnn.layers.registry import NONE, Converter, Described, by_axes, of_options
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -25,12 +25,6 @@ class Margins(Described):
     def forward(self, x: Tensor) -> Tensor:
         """Pad (B, T, C) -> (B, before + T + after, C), or with C before T; two axes likewise."""
         return pad(x, [*self.around, (0, 0)] if self.channels_last else self.around)
-
-
-def zero_padding(layer: LayerSpec) -> nn.Module:
-    """Build a ZeroPadding."""
-    config = layer.config
-    return Margins(config["padding"], channels_last=config["data_format"] == "channels_last")
 
 
 def cropping(layer: LayerSpec) -> nn.Module:
@@ -198,7 +192,7 @@ def random_crop(layer: LayerSpec) -> nn.Module:
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    **by_axes("ZeroPadding{}D", Converter(zero_padding, NONE)),
+    **by_axes("ZeroPadding{}D", Converter(of_options(Margins, "padding"), NONE)),
     **by_axes("Cropping{}D", Converter(cropping, NONE)),
     **by_axes("UpSampling{}D", Converter(up_sampling, NONE)),
     "Resizing": Converter(resizing, NONE),

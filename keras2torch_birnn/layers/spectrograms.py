@@ -64,23 +64,20 @@ class STFTSpectrogram(Described):
         return y.reshape(-1, x.shape[1], y.shape[1], y.shape[2])
 
 
-def stft_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keywords of STFTSpectrogram."""
-    return {
-        "mode": config["mode"],
-        "step": frame_step(config),
-        "padding": config["padding"],
-        "expand": config["expand_dims"],
-    }
-
-
 def stft_spectrogram(layer: LayerSpec) -> nn.Module:
     """Build an STFTSpectrogram. Kernel (frame, 1, F) -> (F, 1, frame)."""
+    config = layer.config
     kernels: dict[str, Any] = {
         name.removesuffix("_kernel"): to_parameter(kernel.transpose(2, 1, 0))
         for name, kernel in layer.weights.items()
     }
-    return STFTSpectrogram(**kernels, **stft_options(layer.config))
+    return STFTSpectrogram(
+        **kernels,
+        mode=config["mode"],
+        step=frame_step(config),
+        padding=config["padding"],
+        expand=config["expand_dims"],
+    )
 
 
 class MelSpectrogram(Described):
@@ -154,24 +151,20 @@ def _mel(hertz: Tensor) -> Tensor:
     return 1127 * (1 + hertz / 700).log()
 
 
-def mel_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keywords of MelSpectrogram."""
-    length, rate = config["fft_length"], config["sampling_rate"]
-    decibels = (config["min_power"], config["ref_power"], config["top_db"])
-    return {
-        "length": length,
-        "stride": config["sequence_stride"],
-        "window": (config["window"], config["sequence_length"] or length),
-        "frequencies": (rate, config["min_freq"], config["max_freq"] or int(rate / 2)),
-        "bins": config["num_mel_bins"],
-        "exponent": config["mag_exp"],
-        "decibels": decibels if config["power_to_db"] else None,
-    }
-
-
 def mel_spectrogram(layer: LayerSpec) -> nn.Module:
     """Build a MelSpectrogram."""
-    return MelSpectrogram(**mel_options(layer.config))
+    config = layer.config
+    length, rate = config["fft_length"], config["sampling_rate"]
+    decibels = (config["min_power"], config["ref_power"], config["top_db"])
+    return MelSpectrogram(
+        length=length,
+        stride=config["sequence_stride"],
+        window=(config["window"], config["sequence_length"] or length),
+        frequencies=(rate, config["min_freq"], config["max_freq"] or int(rate / 2)),
+        bins=config["num_mel_bins"],
+        exponent=config["mag_exp"],
+        decibels=decibels if config["power_to_db"] else None,
+    )
 
 
 CONVERTERS: Mapping[str, Converter] = {

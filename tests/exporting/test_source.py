@@ -175,6 +175,8 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
         "keras-3.15.1/heads_masks.keras",
         "keras-3.15.1/lookup.keras",
         "keras-3.15.1/mel_decibels.keras",
+        "keras-3.15.1/quantized_einsum.keras",
+        "keras-3.15.1/quantized_weights.keras",
         "keras-3.15.1/stft_psd.keras",
         "keras-3.15.1/stft_stft.keras",
         "tf.keras-2.15.0/local2_first_3.h5",
