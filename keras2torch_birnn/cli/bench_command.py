@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras2torch_birnn.cli.completion import complete_merges, complete_values
+from keras2torch_birnn.cli.completion import complete_merges
 from keras2torch_birnn.cli.console import Output, print_line, print_message
-from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last
+from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, one_of
 from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import FileKind, check_output
@@ -38,12 +38,7 @@ def bench(
     last: Last = None,
     rnn: Annotated[
         str | None,
-        typer.Option(
-            "--rnn",
-            metavar="lstm|gru|rnn",
-            help="Instead of MODEL, a stack of such layers.",
-            autocompletion=complete_values(("lstm", "gru", "rnn")),
-        ),
+        one_of("--rnn", ("lstm", "gru", "rnn"), "Instead of MODEL, a stack of such layers."),
     ] = None,
     merge: Annotated[
         str,
@@ -72,11 +67,11 @@ def bench(
     ] = None,
     gate: Annotated[
         str,
-        typer.Option(
+        one_of(
             "--recurrent-activation",
+            ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6"),
+            "sigmoid, hard_sigmoid_0.2 or hard_sigmoid_1/6.",
             metavar="NAME",
-            autocompletion=complete_values(("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")),
-            help="sigmoid, hard_sigmoid_0.2 or hard_sigmoid_1/6.",
         ),
     ] = "sigmoid",
     reset_after: Annotated[

@@ -50,51 +50,27 @@ Plugins = Annotated[
         "(see k2t layers); repeatable.",
     ),
 ]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        metavar="|".join(DTYPES),
-        help="Instead of the file's dtype.",
-        autocompletion=complete_values(DTYPES),
-    ),
-]
-Masked = Annotated[
-    str | None,
-    typer.Option(
-        "--masked-steps",
-        metavar="zeros|previous",
-        autocompletion=complete_values(("zeros", "previous")),
-        help="What Bidirectional gives at padded steps, if the file does not tell.",
-    ),
-]
+
+
+def one_of(flag: str, values: Iterable[str], help: str, metavar: str = "") -> Any:
+    """Make an option that is one of these values, which the shell completes."""
+    shown, complete = metavar or "|".join(values), complete_values(values)
+    return typer.Option(flag, metavar=shown, help=help, autocompletion=complete)
+
+
+def _layer(flag: str, where: str) -> Any:
+    shown = f"{where} of this layer; repeatable."
+    return typer.Option(flag, metavar="LAYER", help=shown, autocompletion=complete_layers)
+
+
+_MASKED = "What Bidirectional gives at padded steps, if the file does not tell."
+Dtype = Annotated[str | None, one_of("--dtype", DTYPES, "Instead of the file's dtype.")]
+Masked = Annotated[str | None, one_of("--masked-steps", ("zeros", "previous"), _MASKED)]
 First = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--from",
-        metavar="LAYER",
-        help="Start at the inputs of this layer; repeatable.",
-        autocompletion=complete_layers,
-    ),
+    list[str] | None, _layer("--from", "Start at the inputs of this layer; repeatable.")
 ]
-Last = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--to",
-        metavar="LAYER",
-        help="End at the outputs of this layer; repeatable.",
-        autocompletion=complete_layers,
-    ),
-]
-Devices = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--device",
-        metavar="|".join(DEVICES),
-        help="Where it runs; repeatable.",
-        autocompletion=complete_values(DEVICES),
-    ),
-]
+Last = Annotated[list[str] | None, _layer("--to", "End at the outputs of this layer; repeatable.")]
+Devices = Annotated[list[str] | None, one_of("--device", DEVICES, "Where it runs; repeatable.")]
 # Every command has these; ``with_common_options`` adds them.
 _COMMON = {
     "as_json": typer.Option("--json", help="Print JSON, also for errors."),

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from keras2torch_birnn.cli.completion import complete_values
 from keras2torch_birnn.cli.console import Output, print_line
-from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, Masked, Plugins
+from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, Masked, Plugins, one_of
 from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
@@ -35,12 +34,12 @@ def verify(
     device: Devices = None,
     against: Annotated[
         str,
-        typer.Option(
+        one_of(
             "--against",
-            metavar="WHAT",
-            autocompletion=complete_values(("auto", "keras", "reference", "golden")),
-            help="Compare with: reference (NumPy, always there), keras (if installed), golden "
+            ("auto", "keras", "reference", "golden"),
+            "Compare with: reference (NumPy, always there), keras (if installed), golden "
             "(numbers stored in OUT); auto: the first two.",
+            metavar="WHAT",
         ),
     ] = "auto",
     masked_steps: Masked = None,
@@ -59,11 +58,10 @@ def verify(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(
+        one_of(
             "--precision",
-            metavar="bfloat16|int8",
-            autocompletion=complete_values(("bfloat16", "int8")),
-            help="Show also the errors in this precision of k2t.set_precision; no verdict.",
+            ("bfloat16", "int8"),
+            "Show also the errors in this precision of k2t.set_precision; no verdict.",
         ),
     ] = None,
     atol: Annotated[

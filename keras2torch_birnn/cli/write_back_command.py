@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from keras2torch_birnn.cli.completion import complete_values
 from keras2torch_birnn.cli.console import Output, print_line, print_stderr
-from keras2torch_birnn.cli.options import ConfigPath, Plugins, file_named
+from keras2torch_birnn.cli.options import ConfigPath, Plugins, file_named, one_of
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import is_stdout
 from keras2torch_birnn.suggestions import did_you_mean
 from keras2torch_birnn.torch_import import loading_torch
+
+_OPTIMIZER = ("keep", "drop", "write")
 
 
 def write_back(
@@ -32,11 +33,10 @@ def write_back(
     plugin: Plugins = None,
     optimizer: Annotated[
         str,
-        typer.Option(
+        one_of(
             "--optimizer",
-            metavar="keep|drop|write",
-            autocompletion=complete_values(("keep", "drop", "write")),
-            help="The optimizer's state in MODEL: keep, drop, or write another.",
+            _OPTIMIZER,
+            "The optimizer's state in MODEL: keep, drop, or write another.",
         ),
     ] = "keep",
     optimizer_state: Annotated[
@@ -60,10 +60,10 @@ def write_back(
     Example: k2t write-back trained.pt model.h5 new.h5
     """
     target = file_named(new, "NEW") if new == "-" else Path(new)
-    if optimizer not in ("keep", "drop", "write"):
+    if optimizer not in _OPTIMIZER:
         raise UsageError(
             f"--optimizer {printable(optimizer)}: keep, drop or write is expected",
-            did_you_mean(optimizer, ("keep", "drop", "write")),
+            did_you_mean(optimizer, _OPTIMIZER),
         )
     if (optimizer == "write") != (optimizer_state is not None):
         raise UsageError("--optimizer write and --optimizer-state STATE.pt go together")

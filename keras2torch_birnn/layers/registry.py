@@ -153,7 +153,7 @@ class Described(nn.Module):
         """Show the arguments, which are attributes of the same names; other modules are below."""
         values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
         shown = {
-            name: tuple(value.shape) if isinstance(value, Tensor) and value.dim() else value
+            name: (tuple(value.shape) or value.item()) if isinstance(value, Tensor) else value
             for name, value in values.items()
             if not isinstance(value, nn.Module)
         }

@@ -43,7 +43,7 @@ MISTAKES = """
 from keras2torch_birnn.exporting.source.code import Expression, Statement, code, symbol
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Site
 from keras2torch_birnn.exporting.source.operations import spell_method
-from keras2torch_birnn.exporting.source.reshaping import EMITTERS
+from keras2torch_birnn.exporting.source.pooling import EMITTERS
 from keras2torch_birnn.exporting.source.time_distributed import fold
 
 text: str = input()

@@ -52,7 +52,7 @@ def test_numbers_have_the_place_that_keras_gives_them(options: Any, expected: An
 
 def test_a_list_of_numbers_is_shown_and_its_numbers_are_drawn() -> None:
     one = layer("IntegerLookup", "own", vocabulary=[500, 7, 20000], num_oov_indices=2)
-    assert "3 numbers, num_oov_indices=2, mask_token=None, int" in repr(convert_layer(one))
+    assert "keys=(3,), places=(3,), mode='int', depth=5, others=2" in repr(convert_layer(one))
     (drawn,) = draw_inputs(integer_model(one, 99), steps=7, seed=0)
     assert set(np.unique(drawn)) == {7, 500, 20000, 20001}
     agree(integer_model(replace(one, config={**one.config, "output_mode": "count"}), 99), drawn)

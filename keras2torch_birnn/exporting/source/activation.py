@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras2torch_birnn.exporting.source.code import Expression, call, code, symbol
-from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Emit, Helper
+from keras2torch_birnn.exporting.source.code import Expression, call, symbol
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper
 from keras2torch_birnn.exporting.source.operations import name_function
 from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.spec import LayerSpec
@@ -74,16 +74,7 @@ def _relu(layer: LayerSpec, name: str) -> Emission:
     return _of_function({"name": "relu", **options})
 
 
-def _softmax(layer: LayerSpec, name: str) -> Emission | None:
-    axes, shape = tuple(layer.config["axis"]), layer.output_shape
-    if len(axes) > 1 or layer.semantics.get(MASK_REACHES):
-        return None
-    axis = -1 if isinstance(shape, tuple) and axes == (len(shape) - 1,) else axes[0]
-    return Emission(lambda site: code("torch.softmax({}, dim={})", site.x, axis))
-
-
 EMITTERS: Mapping[str, Emit] = {
     "Activation": _activation,
     "ReLU": _relu,
-    "Softmax": _softmax,
 }

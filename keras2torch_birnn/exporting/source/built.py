@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from keras2torch_birnn.exporting.source.activation import applied, helpers_of
 from keras2torch_birnn.exporting.source.code import (
@@ -24,18 +25,28 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site, same_names
-from keras2torch_birnn.exporting.source.operations import name_function
-from keras2torch_birnn.layers.activation import Activation
+from keras2torch_birnn.exporting.source.operations import name_function, spell, spell_method
+from keras2torch_birnn.layers.activation import Activation, Softmax, ThresholdedReLU
+from keras2torch_birnn.layers.masking import Masking
+from keras2torch_birnn.layers.pooling import GlobalPooling
 from keras2torch_birnn.layers.registry import around
+from keras2torch_birnn.layers.reshaping import Permute, RepeatVector, Reshape
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.calls import as_called
 from keras2torch_birnn.spec import LayerSpec
+
+# Modules without weights, the same in training: what they compute is short enough to be read.
+_WRITTEN_OUT = (
+    *(GlobalPooling, Masking, Permute, RepeatVector, Reshape, Softmax, ThresholdedReLU),
+)
 
 
 def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
     """Write a layer as its module, with the cast of ids before it and the activation after it."""
     if isinstance(built, nn.Identity):
         return Emission(lambda site: site.x, same=True)
+    if isinstance(built, _WRITTEN_OUT):
+        return Emission(lambda site: write_out(built, site))
     row, helpers = SCHEMA[layer.class_name], list[Helper]()
     constructor = construct(built, helpers)
     value = layer.config["activation"] if around(layer).after else "linear"
@@ -61,6 +72,34 @@ def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
         (*helpers, *helpers_of(value)),
         options=frozenset((*row.call_options, *row.arguments[1:])),
     )
+
+
+def write_out(built: nn.Module, site: Site) -> Expression | Called:
+    """Write what a module computes as one expression, with names for what is read twice."""
+    graph, tracer = fx.Graph(), fx.Tracer()
+    tracer.graph, tracer.root = graph, nn.Module()
+    masks = () if site.step_mask is None else (site.step_mask,)
+    inputs = [graph.placeholder(f"input_{number}") for number in range(1 + len(masks))]
+    values: dict[Any, Expression] = dict(zip(inputs, (site.x, *masks), strict=True))
+    output = built.forward(*(fx.Proxy(node, tracer) for node in inputs)).node
+    lines: list[Statement] = []
+
+    def look_up(leaf: Any) -> Any:
+        return values.get(leaf, leaf)
+
+    for node in (one for one in graph.nodes if one not in values):
+        args: Any = map_aggregate(node.args, look_up)
+        kwargs: Any = map_aggregate(dict(node.kwargs), look_up)
+        if node.op == "call_method":
+            values[node] = spell_method(str(node.target), args, kwargs)
+        else:
+            values[node] = spell(node.target, args, kwargs)[0]
+        if len(node.users) > 1:
+            lines.append(Statement(site.fresh("part"), values[node]))
+            values[node] = lines[-1].target
+    if not lines:
+        return values[output]
+    return Called((*lines, Statement(site.out, values[output])), site.out)
 
 
 def construct(built: nn.Module, helpers: list[Helper]) -> Expression:

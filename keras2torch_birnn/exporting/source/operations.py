@@ -71,7 +71,7 @@ _SPELLED: Mapping[Any, Callable[..., Expression]] = {
     fold_steps: lambda x: fold(literal(x)),
     unfold_steps: lambda y, like: unfold(literal(y), code("{}.shape[:2]", like)),
     operator.getitem: _getitem,
-    getattr: lambda x, attribute: code("{}.shape", x),
+    getattr: lambda x, attribute: code("{}.{}", x, symbol(attribute)),
 }
 
 
@@ -83,7 +83,7 @@ def spell(
     Raises:
         UnsupportedLayerError: it has no source form.
     """
-    if function in _SPELLED and (function is not getattr or args[1] == "shape"):
+    if function in _SPELLED and (function is not getattr or args[1] in ("shape", "dtype")):
         return _SPELLED[function](*args, **kwargs), ()
     if function in _INFIX:
         return join(_INFIX[function], [bracketed(literal(one)) for one in args]), ()

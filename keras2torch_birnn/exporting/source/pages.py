@@ -22,9 +22,7 @@ NOT_WRITTEN: Mapping[str, str] = {
     "conv_lstm": "torch has no loop of convolutions, so it would be a copy of the module here",
 }
 # Families with a page: some of their classes have a text that is better to read than a module.
-_PAGES = frozenset(
-    "activation convolution masking merging normalization pooling recurrent reshaping".split()
-)
+_PAGES = frozenset("activation convolution merging normalization pooling recurrent".split())
 EMITTERS: Pages[Emit] = Pages(
     "keras2torch_birnn.exporting.source",
     "EMITTERS",

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 
 from keras2torch_birnn.exporting.source.code import (
     Expression,
-    Statement,
-    arguments,
     call,
-    code,
     member,
     symbol,
 )
 from keras2torch_birnn.exporting.source.convolution import channels_ahead, channels_behind, short
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Emit, Site
+from keras2torch_birnn.exporting.source.emission import Emission, Emit, Site
+from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -33,32 +31,7 @@ def _windows(layer: LayerSpec, name: str) -> Emission | None:
     return Emission(pool, {name: call(pooling, short(size), *more)})
 
 
-def _global(layer: LayerSpec, name: str) -> Emission:
-    config, maximum = layer.config, "Max" in layer.class_name
-    rank, last = int(layer.class_name[-2]), config["data_format"] == "channels_last"
-    first = 1 if last else 2
-    axes = first if rank == 1 else tuple(range(first, first + rank))
-    options = arguments(dim=axes, **({"keepdim": True} if config["keepdims"] else {}))
-
-    def pool(site: Site) -> Expression | Called:
-        x = site.x
-        if maximum:
-            return code("{}.amax({})", x, options)
-        if site.step_mask is None:
-            return code("{}.mean({})", x, options)
-        weight, total = site.fresh("weight"), site.fresh("total")
-        made = code("{}.to({}.dtype).unsqueeze({})", site.step_mask, x, 3 - first)
-        summed = code("({} * {}).sum({})", x, weight, options)
-        mean = code("{} / {}.sum({})", total, weight, options)
-        pairs = ((weight, made), (total, summed), (site.out, mean))
-        return Called(tuple(Statement(*pair) for pair in pairs), site.out)
-
-    return Emission(pool)
-
-
 EMITTERS: Mapping[str, Emit] = {
-    f"{where}{kind}Pooling{rank}D": write
-    for where, write in (("", _windows), ("Global", _global))
-    for kind in ("Max", "Average")
-    for rank in (1, 2, 3)
+    **for_ranks("MaxPooling{}D", lambda _: _windows),
+    **for_ranks("AveragePooling{}D", lambda _: _windows),
 }
