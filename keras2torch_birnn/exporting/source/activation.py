@@ -63,11 +63,11 @@ def _of_function(value: Any) -> Emission:
     )
 
 
-def _activation(layer: LayerSpec, name: str) -> Emission:
+def _activation(layer: LayerSpec, name: str, built: Any) -> Emission:
     return _of_function(layer.config["activation"])
 
 
-def _relu(layer: LayerSpec, name: str) -> Emission:
+def _relu(layer: LayerSpec, name: str, built: Any) -> Emission:
     options = {k: layer.config[k] for k in ("negative_slope", "max_value", "threshold")}
     if options == {"negative_slope": 0.0, "max_value": None, "threshold": 0.0}:
         return _of_function("relu")

@@ -17,6 +17,7 @@ from keras2torch_birnn.exporting.source.emission import (
     refuse,
     same_names,
 )
+from keras2torch_birnn.layers.convolution import Convolution, extents
 from keras2torch_birnn.schema.convolution import transposed_length
 from keras2torch_birnn.spec import LayerSpec
 
@@ -42,31 +43,23 @@ def channels_behind(x: Expression, rank: int) -> Expression:
     return code("{}.transpose(1, 2)", x) if rank == 1 else code("{}.movedim(1, -1)", x)
 
 
-def _one(
-    name: str,
-    config: Mapping[str, Any],
-    channels: tuple[int, int],
-    groups: int,
-    *,
-    bias: bool,
-    value: Any,
-) -> Emission:
+def _one(name: str, built: Convolution, value: Any) -> Emission:
     """Write one ``nn.Conv`` as source, with its padding, axes and activation around it.
 
-    channels: of inputs and of outputs. value: the activation as ``applied`` takes it.
+    value: the activation as ``applied`` takes it.
     """
-    size, stride, dilation = config["kernel_size"], config["strides"], config["dilation_rate"]
-    rank, padding = len(size), config["padding"]
-    reach = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
+    filters, inner, *size = built.weight.shape
+    rank, padding, stride, last = len(size), built.padding, built.stride, built.channels_last
+    reach, bias = extents(size, built.dilation), built.bias is not None
     pads = padding == "same" and short(stride) != 1  # torch does not, between steps
     unusual = _unusual(
         stride=short(stride),
         padding="same" if padding == "same" and not pads else 0,
-        dilation=short(dilation),
-        groups=groups,
+        dilation=short(built.dilation),
+        groups=built.groups,
         bias=bias,
     )
-    last = config["data_format"] == "channels_last"
+    channels = (inner * built.groups, filters)
 
     def convolve(site: Site) -> Expression:
         x = channels_ahead(site.x, rank) if last else site.x
@@ -91,31 +84,13 @@ def _unusual(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value != usual.get(key, True)}
 
 
-def _convolution(layer: LayerSpec, name: str) -> Emission:
-    config, kernel = layer.config, layer.weights["kernel"]
-    channels = int(kernel.shape[-2]) * config["groups"], int(kernel.shape[-1])
-    bias, value = config["use_bias"], config["activation"]
-    return _one(name, config, channels, config["groups"], bias=bias, value=value)
+def _convolution(layer: LayerSpec, name: str, built: Any) -> Emission:
+    return _one(name, built, layer.config["activation"])
 
 
-def _depthwise(layer: LayerSpec, name: str) -> Emission:
-    channels, multiplier = map(int, layer.weights["depthwise_kernel"].shape[-2:])
-    bias, value = layer.config["use_bias"], layer.config["activation"]
-    sizes = (channels, channels * multiplier)
-    return _one(name, layer.config, sizes, channels, bias=bias, value=value)
-
-
-def _separable(layer: LayerSpec, name: str) -> Emission:
-    config = layer.config
-    channels, multiplier = map(int, layer.weights["depthwise_kernel"].shape[-2:])
-    inner, filters = map(int, layer.weights["pointwise_kernel"].shape[-2:])
-    ones = (1,) * len(config["kernel_size"])
-    point = {**config, "kernel_size": ones, "strides": ones, "dilation_rate": ones}
-    point["padding"] = "valid"
-    sizes = (channels, channels * multiplier)
-    depth = _one(f"{name}_depthwise", config, sizes, channels, bias=False, value="linear")
-    bias, value = config["use_bias"], config["activation"]
-    mix = _one(f"{name}_pointwise", point, (inner, filters), 1, bias=bias, value=value)
+def _separable(layer: LayerSpec, name: str, built: Any) -> Emission:
+    depth = _one(f"{name}_depthwise", built.depthwise, "linear")
+    mix = _one(f"{name}_pointwise", built.pointwise, layer.config["activation"])
 
     def convolve(site: Site) -> Expression | Called:
         return mix.call(replace(site, args=(depth.call(site),)))
@@ -129,7 +104,7 @@ def _separable(layer: LayerSpec, name: str) -> Emission:
     )
 
 
-def _transposed(layer: LayerSpec, name: str) -> Emission:
+def _transposed(layer: LayerSpec, name: str, built: Any) -> Emission:
     """Write a transposed convolution; Keras crops one element more at one end than torch."""
     config, kernel = layer.config, layer.weights["kernel"]
     if config["output_size"] is not None:
@@ -170,6 +145,6 @@ def _transposed(layer: LayerSpec, name: str) -> Emission:
 EMITTERS: Mapping[str, Emit] = {
     **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _transposed),
     **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _convolution),
-    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _depthwise),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _convolution),
     **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, printable
 from keras2torch_birnn.exporting.source.code import Expression, Statement
@@ -97,8 +97,8 @@ class Emission:
 
 # In the semantics of a layer that the graph calls with a mask.
 MASK_REACHES = "mask_reaches"
-# (layer, name of its attribute) -> its source text; None if its module is as good to read
-Emit: TypeAlias = Callable[[LayerSpec, str], Emission | None]
+# (layer, name of its attribute, its module) -> its source text; None if that of its module will do
+Emit: TypeAlias = Callable[[LayerSpec, str, Any], Emission | None]
 
 
 def refuse(layer: LayerSpec, what: str = "") -> UnsupportedLayerError:

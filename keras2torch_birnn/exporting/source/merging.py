@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 from keras2torch_birnn.exporting.source.code import Expression, code, join
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Emit, Site, refuse
@@ -24,7 +25,7 @@ def _rank(shape: object) -> int:
     return len(shape) if isinstance(shape, tuple) else 0
 
 
-def _merge(layer: LayerSpec, name: str) -> Emission | None:
+def _merge(layer: LayerSpec, name: str, built: Any) -> Emission | None:
     if layer.class_name in MASKED and layer.semantics.get(MASK_REACHES):
         return None
     shapes = layer.input_shape if isinstance(layer.input_shape, tuple) else ()
@@ -46,7 +47,7 @@ def _with_axes(x: Expression, count: int) -> Expression:
     return code("{}[{}]", x, join(", ", (code(":"), *[None] * count))) if count else x
 
 
-def _concatenate(layer: LayerSpec, name: str) -> Emission:
+def _concatenate(layer: LayerSpec, name: str, built: Any) -> Emission:
     axis = layer.config["axis"]
     return Emission(lambda site: code("torch.cat({}, dim={})", site.tensors, axis))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from keras2torch_birnn.spec import LayerSpec
 _HELPERS = "keras2torch_birnn.exporting.source.helpers.normalization"
 
 
-def _batch(layer: LayerSpec, name: str) -> Emission:
+def _batch(layer: LayerSpec, name: str, built: Any) -> Emission:
     """Write a BatchNormalization as torch's, or as a helper where frozen, masked or of many axes.
 
     Where its training differs from Keras', a note says so.

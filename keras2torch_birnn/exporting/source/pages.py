@@ -47,5 +47,5 @@ def emit(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
     if custom_layer_of(layer) is not None or page is None or page in NOT_WRITTEN:
         raise refuse(layer)
     own = EMITTERS.find_table(kind) if kind in EMITTERS else {}
-    text = own[kind](layer, name) if kind in own else None
+    text = own[kind](layer, name, built) if kind in own else None
     return text or emit_module(layer, name, built)

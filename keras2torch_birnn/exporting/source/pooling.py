@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from keras2torch_birnn.exporting.source.code import (
     Expression,
@@ -16,7 +17,7 @@ from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.spec import LayerSpec
 
 
-def _windows(layer: LayerSpec, name: str) -> Emission | None:
+def _windows(layer: LayerSpec, name: str, built: Any) -> Emission | None:
     config, size = layer.config, layer.config["pool_size"]
     if config["padding"] == "same":
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keras2torch_birnn.exporting.source.activation import function_of
 from keras2torch_birnn.exporting.source.code import Expression, call, symbol
@@ -153,12 +154,12 @@ def _emission(
     )
 
 
-def _recurrent(layer: LayerSpec, name: str) -> Emission:
+def _recurrent(layer: LayerSpec, name: str, built: Any) -> Emission:
     layer = unwrap(layer)
     return _emission((layer,), [_chain(layer, name, "")], None)
 
 
-def _bidirectional(layer: LayerSpec, name: str) -> Emission:
+def _bidirectional(layer: LayerSpec, name: str, built: Any) -> Emission:
     halves = (unwrap(layer.parts["forward_layer"]), unwrap(layer.parts["backward_layer"]))
     merge = layer.config["merge_mode"]
     if halves[0].class_name in CELL_GATES and can_share_module(*halves):
