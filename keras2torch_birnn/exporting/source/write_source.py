@@ -49,7 +49,6 @@ from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.layers.operations import GraphConstant
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import ModelSpec
 
 _IMPORTED = {"torch", "functional", "nn", "partial", "math", "Tensor", "Path", "load_file"}
@@ -124,8 +123,7 @@ class _Writer:
 
     def emit_layers(self) -> Layers:
         """Write every layer that the graph calls; collect what has no source form."""
-        root = with_training_rules(self.spec.root, self.spec.generation)
-        specs = {path: layer for path, _, layer in leaf_layers(root)}
+        specs = {path: layer for path, _, layer in leaf_layers(self.spec.root)}
         called = dict.fromkeys(
             str(node.target)
             for node in self.graph.graph.nodes
