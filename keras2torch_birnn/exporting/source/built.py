@@ -36,9 +36,7 @@ from keras2torch_birnn.schema.calls import as_called
 from keras2torch_birnn.spec import LayerSpec
 
 # Modules without weights, the same in training: what they compute is short enough to be read.
-_WRITTEN_OUT = (
-    *(GlobalPooling, Masking, Permute, RepeatVector, Reshape, Softmax, ThresholdedReLU),
-)
+_WRITTEN_OUT = (GlobalPooling, Masking, Permute, RepeatVector, Reshape, Softmax, ThresholdedReLU)
 
 
 def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
@@ -113,8 +111,8 @@ def construct(built: nn.Module, helpers: list[Helper]) -> Expression:
     kind, values, named = type(built), list[object](), dict[str, object]()
     for option in inspect.signature(kind).parameters.values():
         if option.kind in (option.VAR_POSITIONAL, option.VAR_KEYWORD):
-            values_by_name = getattr(built, option.name, {})
-            named |= {key: _argument(one, helpers) for key, one in values_by_name.items()}
+            more = getattr(built, option.name, {})
+            named |= {key: _argument(value, helpers) for key, value in more.items()}
             continue
         value = getattr(built, option.name, option.default)
         if isinstance(option.default, bool):  # torch's ``bias`` is a parameter, or None
