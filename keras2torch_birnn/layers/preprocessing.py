@@ -124,7 +124,7 @@ class Discretization(Described):
     boundaries: Tensor
     tokens: Tensor
 
-    def __init__(self, boundaries: tuple[float, ...], mode: str) -> None:
+    def __init__(self, boundaries: tuple[float, ...] | Tensor, mode: str) -> None:
         super().__init__()
         self.mode = mode
         self.register_buffer("boundaries", _single(boundaries))
