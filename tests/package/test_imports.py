@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from warm_process import HAS_FORK, run_code
 
 import keras2torch_birnn
 from keras2torch_birnn.torch_private import mark_constant
@@ -79,43 +80,40 @@ def test_no_command_imports_torch_that_does_not_need_it(tmp_path: Path) -> None:
     assert not {"h5py", *KERAS} & loaded(code)
 
 
+@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_a_conversion_imports_only_the_modules_that_its_model_needs() -> None:
     code = (
         "import keras2torch_birnn, sys\n"
         f"keras2torch_birnn.convert({str(DEMO)!r})\n"
         "print(*{n for n in sys.modules if n.startswith('keras2torch_birnn')})"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = {name.removeprefix("keras2torch_birnn.") for name in done.stdout.split()}
+    done = run_code(code)
+    assert done.code == 0, done.err
+    modules = {name.removeprefix("keras2torch_birnn.") for name in done.out.split()}
     assert len(modules) <= 180
     needless = ("readers.tensorflow", "readers.operations", "readers.config.keras1", "saving")
     needless += ("rnn.engines.cuda_graph", "layers.convolution", "schema.pooling", "exporting")
     assert not [name for name in modules if name.startswith(needless)]
 
 
-@pytest.mark.parametrize(
-    ("part", "never"),
-    [
-        ("readers", {"torch", "h5py"}),
-        ("reference", {"torch", "h5py"}),
-        ("schema", {"torch", "h5py"}),
-        ("layers", {"h5py"}),
-        ("rnn.modules", {"h5py"}),
-        ("verification", {"h5py"}),
-    ],
-)
-def test_a_part_loads_only_what_it_may(part: str, never: set[str]) -> None:
-    assert not (never | KERAS) & loaded(f"import keras2torch_birnn.{part}")
-
-
-def test_conversion_loads_nothing_of_the_compiler_that_torch_does_not() -> None:
-    code = (
-        "import sys, torch\n"
-        "before = 'torch._dynamo' in sys.modules\n"
-        "import keras2torch_birnn.golden, keras2torch_birnn.rnn.bidirectional_stack\n"
-        "assert before == ('torch._dynamo' in sys.modules)"
-    )
-    loaded(code)
+def test_parts_load_only_what_they_may() -> None:
+    """In one process, first those without torch; nothing of the compiler that torch does not load."""
+    code = """
+import sys
+import keras2torch_birnn.readers, keras2torch_birnn.reference, keras2torch_birnn.schema
+print(*sys.modules)
+import torch
+compiler = "torch._dynamo" in sys.modules
+import keras2torch_birnn.layers, keras2torch_birnn.rnn.modules, keras2torch_birnn.verification
+import keras2torch_birnn.golden, keras2torch_birnn.rnn.bidirectional_stack
+assert compiler == ("torch._dynamo" in sys.modules)
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    light, heavy = (set(line.split()) for line in done.stdout.splitlines())
+    assert not light & {"torch", "h5py", *KERAS}
+    assert not heavy & {"h5py", *KERAS}
 
 
 def test_constants_are_marked_as_torch_marks_them() -> None:
