@@ -59,7 +59,8 @@ SAMPLE = (
 )
 
 
-@pytest.mark.parametrize("file", rest_thorough(SAMPLE, SAMPLE[::4]))
+# The short run exports a masked stack by the command, and states and masks of single layers.
+@pytest.mark.parametrize("file", rest_thorough(SAMPLE, SAMPLE[:1]))
 def test_a_model_of_real_keras_is_what_keras_computed(file: str, tmp_path: Path) -> None:
     config = ENTRIES[file]["config"]
     model = k2t.convert(FIXTURES / file, config=config and FIXTURES / config)

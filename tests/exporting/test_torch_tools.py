@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from exported import inputs_of, many_layers
 from sampling import rest_thorough
 from specs import bi, rnn
 from torch import Tensor
-from torch_tools import Exported, Subject, check, compare, fixture_subject, resized
+from torch_tools import Exported, check, compare, export, fixture_subject, resized
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:You are using the legacy:DeprecationWarning"),
 ]
+thorough = pytest.mark.thorough
 needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
 
 # Every cell, with torch's kernel and without; merges; masks; models in models; several inputs.
@@ -106,28 +108,23 @@ def test_torchs_onnx_runs_at_any_size(file: str) -> None:
 # ---- nodes --------------------------------------------------------------------------------------
 
 
-def with_steps(one: Subject, steps: int) -> Subject:
-    """The subject with an example of another length."""
-    return Subject(one.model, resized(one, (3, steps)), one.timed, one.open_time, one.padding)
-
-
 @pytest.mark.parametrize("path", ["trace", pytest.param("export", marks=needs_scan)])
 @pytest.mark.parametrize("file", rest_thorough(FEW, FEW[2:3]))
 def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> None:
     one = fixture_subject(file)
-    few, many = (check(path, with_steps(one, steps)) for steps in (5, 23))
-    assert few.nodes == many.nodes
+    longer = replace(one, inputs=resized(one, (3, one.steps + 18)))
+    assert export(path, longer).nodes == checked(path, file).nodes
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("path", "file", "nodes"),
     [
-        ("trace", FIXTURES[0], {"aten::lstm": 1}),
+        pytest.param("trace", FIXTURES[0], {"aten::lstm": 1}, marks=thorough),
         ("trace", FIXTURES[13], {"aten::lstm": 2, "prim::Loop": 2}),
         ("trace", FIXTURES[16], {"aten::rnn_tanh": 2}),
-        pytest.param("export", FIXTURES[0], {"aten.lstm.input": 1}, marks=needs_scan),
-        pytest.param("export", FIXTURES[15], {"aten.lstm.input": 2}, marks=needs_scan),
+        pytest.param("export", FIXTURES[0], {"aten.lstm.input": 1}, marks=[thorough, needs_scan]),
+        pytest.param("export", FIXTURES[15], {"aten.lstm.input": 2}, marks=[thorough, needs_scan]),
+        pytest.param("export", FIXTURES[13], {"aten.lstm.input": 2, "scan": 2}, marks=needs_scan),
         pytest.param("export", FIXTURES[8], {"scan": 2}, marks=needs_scan),
     ],
 )

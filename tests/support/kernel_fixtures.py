@@ -1,4 +1,7 @@
-"""Fixtures for tests of the native kernel; conftest.py has them loaded."""
+"""Fixtures for tests of the native kernel; conftest.py has them loaded.
+
+Torch is imported where one is used: the process that starts the workers needs none.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from functools import partial
 
 import pytest
 
-from keras2torch_birnn.layers import recorded_values
-from keras2torch_birnn.rnn.native import codes, gradient, library, op, program, stack
+from keras2torch_birnn.rnn.native import codes, library
 from keras2torch_birnn.rnn.native.processors import INSTRUCTION_SETS
 
 
@@ -37,6 +39,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(params=isa_bits())
 def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Every instruction set of this processor in turn."""
+    from keras2torch_birnn.layers import recorded_values
+    from keras2torch_birnn.rnn.native import gradient, op, program, stack
+
     for module in (op, gradient, stack, program, recorded_values):
         # No function of ours: a program would not stand for code of others.
         monkeypatch.setattr(module, "instruction_set", partial(int, request.param))
@@ -58,6 +63,8 @@ def forced_native(native_where_it_pays: None, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(params=["torch's", "our own"])
 def threads(request: pytest.FixtureRequest) -> Iterator[str]:
     """Both kinds of threads that the kernel can run on."""
+    from keras2torch_birnn.rnn.native import op
+
     if request.param == "our own":
         library.library().k2t_use_threads_of(None)
     elif not op.use_torch_threads():

@@ -244,14 +244,20 @@ PATHS: Mapping[str, Callable[[Subject], Exported]] = {
 }
 
 
+def export(path: str, one: Subject) -> Exported:
+    """Export by a path."""
+    with torch.no_grad(), torch._dynamo.config.patch(allow_rnn=True):
+        return PATHS[path](one)
+
+
 def check(path: str, one: Subject) -> Exported:
     """Export by a path, and compare at all sizes.
 
     Raises:
         AssertionError: a number differs.
     """
+    exported = export(path, one)
     with torch.no_grad(), torch._dynamo.config.patch(allow_rnn=True):
-        exported = PATHS[path](one)
         compare(exported, one)
     return exported
 
