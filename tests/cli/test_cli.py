@@ -580,7 +580,7 @@ def restore_signals() -> None:
     [
         ("SIGINT", AT_START, "new.pt"),
         ("SIGTERM", AT_START, "old.pt"),
-        ("SIGINT", WHILE_WRITING, "old.pt"),
+        pytest.param("SIGINT", WHILE_WRITING, "old.pt", marks=pytest.mark.thorough),
         ("SIGTERM", WHILE_WRITING, "new.pt"),
     ],
     ids=["at the start", "ended at the start", "while writing", "ended while writing"],

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from commands import CUT_TEXT, MASKED, environment, k2t
+from commands import CUT_TEXT, MASKED, k2t
+from warm_process import HAS_FORK, run_code
 
 from keras2torch_birnn.errors import UsageError, escape_controls
 
@@ -38,16 +37,17 @@ def test_an_advised_command_has_the_path_as_it_is(tmp_path: Path) -> None:
     assert f"k2t convert '{model}' OUT --from" in line
 
 
+@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_a_stream_without_such_letters_gets_escapes(model: Path, tmp_path: Path) -> None:
-    code = "from keras2torch_birnn.cli import app; import sys; app(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "convert", model, tmp_path / "ü.pt"],
-        capture_output=True,
-        check=False,
-        env=environment(PYTHONIOENCODING="ascii"),
-    )
-    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
-    assert b"\\xfc.pt: " in done.stdout
+    arguments = ["convert", str(model), str(tmp_path / "ü.pt")]
+    done = run_code(f"""
+import sys
+sys.stdout.reconfigure(encoding="ascii")
+from keras2torch_birnn.cli import app
+app({arguments!r})
+""")
+    assert (done.code, "Traceback" in done.err) == (0, False)
+    assert "\\xfc.pt: " in done.out
 
 
 @pytest.mark.parametrize("control", ["\x1b[31m", "\n", "\u202e", "\u2028", "\udcff", "\x9b", "\0"])

@@ -97,7 +97,7 @@ def test_a_conversion_imports_only_the_modules_that_its_model_needs() -> None:
 
 
 def test_parts_load_only_what_they_may() -> None:
-    """In one process, first those without torch; nothing of the compiler that torch does not load."""
+    """In one process, those without torch first; nothing more of its compiler than torch loads."""
     code = """
 import sys
 import keras2torch_birnn.readers, keras2torch_birnn.reference, keras2torch_birnn.schema

@@ -33,7 +33,7 @@ def find_users(names: frozenset[str]) -> set[Path]:
 def run(*options: object, without: str = "") -> subprocess.CompletedProcess[str]:
     """Run pytest with the settings of all tests, wherever the files are."""
     # Hypothesis' own plugin cannot do without it.
-    plugins = "-p no:cacheprovider -p conftest -p no:hypothesispytest"
+    plugins = "--assert=plain -p no:cacheprovider -p conftest -p no:hypothesispytest"
     paths = os.pathsep.join(map(str, (TESTS, TESTS / "support", ROOT / "tools")))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", *plugins.split(), *map(str, options)],

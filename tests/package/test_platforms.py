@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from commands import MASKED, OLD, STACK_H5, STACK_KERAS
+from warm_process import HAS_FORK, run_code
 
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.files.window import Window
@@ -179,6 +179,7 @@ def _compact() -> object:
         pytest.param(NO_PROC + NO_POSIX, "win32", id="as on Windows"),
     ],
 )
+@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: Path) -> None:
     arguments = [
         command
@@ -199,11 +200,9 @@ def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: 
     script = tmp_path / "child.py"
     script.write_text(CHILD.format(first=first, script=str(Path(parser_child.__file__))))
     code = COMMANDS.format(first=first, platform=platform, child=str(script), arguments=arguments)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ}
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ended 0 ") == len(arguments), done.stdout
+    done = run_code(code)
+    assert done.code == 0, done.err
+    assert done.out.count("ended 0 ") == len(arguments), done.out
 
 
 def test_what_is_in_the_list_is_there_later_and_nothing_else_can_be_imported() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from commands import FIXTURES
+from commands import FIXTURES, environment
+from warm_process import HAS_FORK, run_in_fork
 
 from keras2torch_birnn.torch_private import PRIVATE, find, foreach, one_by_one
 
@@ -24,17 +22,18 @@ def test_this_torch_has_the_name(name: str) -> None:
     assert find(name) is not None
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 @pytest.mark.parametrize(
     "groups",
     [[[*PRIVATE]], pytest.param([[name] for name in PRIVATE], marks=pytest.mark.thorough)],
     ids=["all", "each"],
 )
 def test_without_private_names_the_numbers_are_the_same(groups: list[list[str]]) -> None:
-    given = [MODEL, MODEL.with_suffix(".npz"), *(",".join(names) for names in groups)]
-    done = subprocess.run([sys.executable, CHILD, *given], capture_output=True, text=True)
+    given = [str(MODEL), str(MODEL.with_suffix(".npz")), *(",".join(names) for names in groups)]
+    job = {"script": str(CHILD), "arguments": given, "folder": str(CHILD.parent)}
+    done = run_in_fork({**job, "environment": environment()})
     wanted = [" ".join(["equal without", *names]) for names in groups]
-    assert done.stdout.splitlines() == wanted, done.stderr
+    assert done.out.splitlines() == wanted, done.err
 
 
 def test_no_other_module_names_what_is_private_in_torch() -> None:
