@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from commands import contents
+from package_source import MODULES, imported
 
 RUNNER = Path(__file__).with_name("runner.py")
 MIB = 1 << 20
@@ -48,7 +49,7 @@ class Runner:
         self.mode = mode
         self.measured: list[dict[str, Any]] = []
         self._process = subprocess.Popen(
-            [sys.executable, str(RUNNER), mode],
+            [sys.executable, str(RUNNER), mode, *sorted(set().union(*map(imported, MODULES)))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from package_source import nodes
+
 ROOT = Path(__file__).parents[2]
 
 
 def texts(module: Path) -> Iterator[str]:
     """Yield the texts of a module; what is filled into one is "..."."""
-    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+    for node in nodes(module):
         if isinstance(node, ast.JoinedStr):
             parts = (v.value if isinstance(v, ast.Constant) else "..." for v in node.values)
             yield "".join(map(str, parts))

@@ -7,36 +7,21 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from package_source import MODULES, PACKAGE, imported, nodes
 from warm_process import HAS_FORK, run_code
 
 import keras2torch_birnn
 from keras2torch_birnn.torch_private import mark_constant
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = Path(keras2torch_birnn.__file__).parent
-MODULES = sorted(PACKAGE.rglob("*.py"))
 DEMO = ROOT / "fixtures" / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
 KERAS = {"keras", "tensorflow", "tf_keras"}
-
-
-@cache
-def imported(module: Path) -> set[str]:
-    """Top names of everything that a module imports, wherever in it."""
-    names = set()
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: a relative import"
-            names.add((node.module or "").partition(".")[0])
-    return names
 
 
 def loaded(code: str) -> set[str]:
@@ -175,7 +160,7 @@ def test_no_module_evaluates_text() -> None:
     calls = {
         (place(module), node.func.id)
         for module in MODULES
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        for node in nodes(module)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     found = {call for call in calls if call[1] in {"eval", "exec", "compile", "__import__"}}

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from package_source import nodes
+
 import keras2torch_birnn
 
 PACKAGE = Path(keras2torch_birnn.__file__).parent
@@ -41,7 +43,7 @@ def part_of(module: Path) -> str:
 
 def imports_of(module: Path) -> Iterator[str]:
     """Yield the parts of the package that a module imports, wherever in it."""
-    for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+    for node in nodes(module):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name):
             _, *inside = (node.module or "").split(".")
             yield from inside[:1] or (alias.name for alias in node.names)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from mutations import NOT_MUTATED
 from mutations import PAGES as MUTATIONS
+from package_source import nodes
 from random_layers import RECIPES
 
 import keras2torch_birnn
@@ -388,7 +389,7 @@ ROOM_OF_ALL = "keras2torch_birnn"
 def imported(module: str) -> set[str]:
     """Modules of the package that a module imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in nodes(MODULES[module]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

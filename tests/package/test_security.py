@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from package_source import nodes
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.readers.hdf5 import parser_child
@@ -51,7 +52,7 @@ def test_every_limit_is_in_the_table() -> None:
 def assigned(module: Path) -> set[str]:
     """The names that a module assigns at its top level."""
     found: set[str] = set()
-    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+    for node in nodes(module)[0].body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
         found |= {name.id for t in targets for name in ast.walk(t) if isinstance(name, ast.Name)}
@@ -118,7 +119,7 @@ COULD_RUN: dict[str, set[str]] = {
 def uses(path: Path) -> set[str]:
     """The names of ``COULD_RUN`` that a module imports or calls."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import FIXTURES, environment
+from package_source import nodes
 from warm_process import HAS_FORK, run_in_fork
 
 from keras2torch_birnn.torch_private import PRIVATE, find, foreach, one_by_one
@@ -41,7 +42,7 @@ def test_no_other_module_names_what_is_private_in_torch() -> None:
     own = Path(find.__code__.co_filename)
     named = {row.path.rpartition(".")[2] for row in PRIVATE.values()}
     for page in own.parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"))):
+        for node in nodes(page):
             if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and page != own:
                 source = ast.unparse(node)
                 assert not source.startswith("torch."), f"{page.name}: {source}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from commands import FIXTURES, STACK_H5, changed_config, k2t, layer
+from package_source import nodes
 from plugin_files import unregister_all
 from tensorflow_fixtures import unpack
 
@@ -28,7 +29,7 @@ def no_plugins() -> None:
 def refusals() -> Iterator[tuple[str, ast.Call]]:
     for part in ("readers", "schema", "layers"):
         for path in sorted((PACKAGE / part).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for node in nodes(path):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") in NAMES:
                     yield f"{path.relative_to(PACKAGE)}:{node.lineno}", node
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import MASKED
 from fixture_files import FIXTURES
+from package_source import nodes
 from parsing_here import parsing_here
 from specs import variants
 
@@ -72,7 +73,7 @@ def test_layers_that_are_refused_when_they_are_built_are_listed() -> None:
         for module in Path(keras2torch_birnn.layers.__file__).parent.glob("*.py")
         if any(
             isinstance(node, ast.Name) and node.id == "UnsupportedOptionError"
-            for node in ast.walk(ast.parse(module.read_text("utf-8")))
+            for node in nodes(module)
         )
     }
     pages -= {"registry", "graph"}  # plugins, and masks

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from package_source import nodes
 from reference_runs import run
 from specs import (
     H_BACK,
@@ -63,7 +64,7 @@ def test_the_reference_imports_neither_torch_nor_h5py_nor_the_torch_side() -> No
         "keras2torch_birnn.spec",
     }
     for page in Path(reference.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(page.read_text())):
+        for node in nodes(page):
             if isinstance(node, ast.Import):
                 assert {alias.name for alias in node.names} <= {
                     "itertools",
