@@ -51,16 +51,16 @@ LIST_KEYS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a model, what it becomes, and a port that returns its input."""
+    """A folder with a model, what it becomes, and a port without the bias of the last layer."""
     place = tmp_path_factory.mktemp("json")
     shutil.copyfile(MASKED, place / "model.h5")
     (place / "bad.h5").write_bytes(b"\x89HDF damaged")
     (place / "port.py").write_text(
-        "import torch\nfrom torch import nn\n\n\n"
+        "from torch import nn\nimport keras2torch_birnn as k2t\n\n\n"
         "class Net(nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n"
-        "        self.dense = nn.Linear(13, 19)\n"
-        "    def forward(self, ids):\n        return torch.zeros(*ids.shape, 19)\n"
+        "        self.model = k2t.convert('model.h5')\n"
+        "    def forward(self, ids):\n        return self.model(ids) - self.model.dense.bias\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +18,7 @@ from sampling import rest_thorough
 from specs import FIXTURES, KERAS3, F, H, bi, chain, read_entry, rnn
 from torch import Tensor, nn
 from torch_tools import assert_equal, fixture_subject, resized
-from warm_process import exports_in_forks
+from warm_process import exports_in_forks, run_script
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
@@ -50,14 +48,13 @@ def find_compiler() -> str | None:
 def run_without_package(
     archive: Path, batches: Sequence[tuple[Tensor, ...]], folder: Path
 ) -> list[tuple[Tensor, ...]]:
-    """The outputs of an archive in a process that cannot import the package."""
+    """The outputs of an archive in a process that has nothing of the package."""
     named = {f"{b}_{i}": x.numpy() for b, batch in enumerate(batches) for i, x in enumerate(batch)}
     given, target = folder / "in.npz", folder / "out.npz"
     np.savez(given, **named)
-    call = [sys.executable, "-I", str(CHILD), str(archive), str(given), str(target)]
-    done = subprocess.run(call, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []  # nothing of the package is loaded
+    done = run_script(CHILD, archive, given, target, folder=folder)
+    assert done.code == 0, done.err
+    assert done.out.split() == []  # nothing of the package is loaded
     with np.load(target) as data:
         found = {name: torch.from_numpy(data[name]) for name in data.files}
     counts = [sum(name.startswith(f"{b}_") for name in found) for b in range(len(batches))]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -21,6 +18,7 @@ from kernel_layers import (
 )
 from sampling import rest_thorough
 from torch import nn
+from warm_process import HAS_FORK, run_code
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
@@ -145,6 +143,7 @@ def test_the_table_names_every_engine_and_ends_with_the_one_that_runs_everything
     assert last.why_skip is Engine.why_skip
 
 
+@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_the_environment_is_read_once() -> None:
     script = (
         "import os, keras2torch_birnn as k2t\n"
@@ -152,14 +151,7 @@ def test_the_environment_is_read_once() -> None:
         "os.environ['K2T_ENGINE'] = 'fused'\n"
         "print(rnn.explain()[0].engine, k2t.BiLSTM(3, 5).explain()[0].engine)"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "K2T_ENGINE": "loop"},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert found.stdout.split() == ["loop", "loop"]
+    assert run_code(script, K2T_ENGINE="loop").out.split() == ["loop", "loop"]
 
 
 def test_explain_names_the_engine_of_a_whole_stack() -> None:

@@ -364,6 +364,7 @@ def test_many_python_threads_at_once_give_the_right_numbers() -> None:
 
 
 @native
+@pytest.mark.every(3)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("merge", MERGE_MODES)
 def test_directions_that_meet_merge_every_step_once(merge: str) -> None:

@@ -7,8 +7,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -19,6 +17,7 @@ import source_child
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from warm_process import run_script
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
@@ -101,8 +100,7 @@ def prepare(
 
 def run_child(folder: Path) -> dict[str, list[str]]:
     """Run all models of a folder; name -> what is wrong with it."""
-    done = subprocess.run(
-        [sys.executable, "-I", str(CHILD), str(folder)], capture_output=True, text=True, check=True
-    )
-    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    done = run_script(CHILD, folder, folder=folder)
+    assert done.code == 0, done.err
+    found: dict[str, list[str]] = json.loads(done.out.splitlines()[-1])
     return found

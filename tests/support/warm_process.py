@@ -55,16 +55,26 @@ def in_terminal(code: str, **variables: str) -> str:
     return done.out
 
 
-def _run_script(command: Sequence[str], *, cwd: Path, **_: Any) -> SimpleNamespace:
+def run_script(script: object, *arguments: object, folder: Path) -> Run:
+    """Run a script in a fork that has torch, and nothing of this package; else in a process."""
+    named = [str(one) for one in arguments]
+    if HAS_FORK:
+        job = {"script": str(script), "arguments": named, "folder": str(folder)}
+        return run_in_fork({**job, "environment": {**os.environ}})
+    command = [sys.executable, "-I", str(script), *named]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def _run_child(command: Sequence[str], *, cwd: Path, **_: Any) -> SimpleNamespace:
     _, _, script, *arguments = command
-    given = {"script": script, "arguments": arguments, "folder": str(cwd)}
-    done = run_in_fork({**given, "environment": {**os.environ}})
+    done = run_script(script, *arguments, folder=cwd)
     return SimpleNamespace(returncode=done.code, stderr=done.err)
 
 
 @contextmanager
 def exports_in_forks() -> Iterator[None]:
     """Run exported files in forks; without a fork, in processes of their own as for users."""
-    instead = SimpleNamespace(run=_run_script, TimeoutExpired=subprocess.TimeoutExpired)
+    instead = SimpleNamespace(run=_run_child, TimeoutExpired=subprocess.TimeoutExpired)
     with patch.object(child_process, "subprocess", instead) if HAS_FORK else nullcontext():
         yield
