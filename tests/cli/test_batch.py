@@ -21,9 +21,9 @@ from commands import (
     WEIGHTS,
     contents,
     k2t,
-    k2t_process,
 )
 from plugin_files import forgetting_plugins
+from warm_process import HEED_SIGNALS, run_command
 
 from keras2torch_birnn.cli import batch
 from keras2torch_birnn.cli.converting import Options
@@ -124,11 +124,6 @@ def test_a_note_of_several_files_is_printed_once(tmp_path: Path) -> None:
     assert again.lines("note") == [f"{tmp_path / 'a.h5'}: {note}"]
 
 
-def _restore_signals() -> None:
-    """As a shell starts a command: runners of tests may ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_an_interrupted_batch_sums_up_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -141,12 +136,12 @@ def test_an_interrupted_batch_sums_up_and_says_how_to_go_on(
         "import os, signal\nif os.path.exists('out/a.pt'): os.kill(os.getpid(), signal.SIGINT)\n"
     )
     arguments = ("convert", "a.h5", "b.h5", "--out-dir", "out", "--plugin", "plugin.py")
-    run = k2t_process(*arguments, "--force", cwd=tmp_path, preexec_fn=_restore_signals)
+    monkeypatch.chdir(tmp_path)
+    run = run_command(*arguments, "--force", before=HEED_SIGNALS)
     assert run.code == -signal.SIGINT
     assert run.out.splitlines()[-1] == "1 converted"
     assert run.lines("note")[-1] == f"1 not tried; to go on, run k2t {' '.join(arguments)}"
     plugin.write_text("")
-    monkeypatch.chdir(tmp_path)
     with forgetting_plugins():
         assert k2t(*arguments).out.endswith("1 skipped, 1 converted\n")
 

@@ -34,7 +34,7 @@ from commands import (
     layer,
 )
 from plugin_files import forgetting_plugins
-from warm_process import in_terminal, run_code, run_in_fork
+from warm_process import HEED_SIGNALS, in_terminal, run_command, run_in_fork
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.errors import UsageError
@@ -537,17 +537,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 def test_a_closed_standard_stream_changes_nothing(number: int, name: str, tmp_path: Path) -> None:
     """As Python begins without it; the number goes to the next file that is opened."""
     out = tmp_path / "out.pt"
-    done = run_code(f"""
-import os, sys
-os.close({number})
-sys.{name} = sys.__{name}__ = None
-sys.argv = ["k2t", "convert", {str(MASKED)!r}, {str(out)!r}]
-from keras2torch_birnn.cli import main
-try:
-    main()
-except SystemExit as end:
-    os._exit(end.code or 0)
-""")
+    closed = f"import os, sys\nos.close({number})\nsys.{name} = sys.__{name}__ = None"
+    done = run_command("convert", MASKED, out, before=closed)
     assert (done.code, "error" in done.err) == (0, False)
     assert k2t("verify", out).code == 0
 
@@ -587,7 +578,7 @@ def restore_signals() -> None:
     [
         ("SIGINT", AT_START, "new.pt"),
         ("SIGTERM", AT_START, "old.pt"),
-        pytest.param("SIGINT", WHILE_WRITING, "old.pt", marks=pytest.mark.thorough),
+        ("SIGINT", WHILE_WRITING, "old.pt"),
         ("SIGTERM", WHILE_WRITING, "new.pt"),
     ],
     ids=["at the start", "ended at the start", "while writing", "ended while writing"],
@@ -601,7 +592,7 @@ def test_an_interruption_leaves_everything_as_it_was(
     (folder / "old.pt").write_bytes(OLD_OUT)
     number = getattr(signal, name)
     arguments = ("convert", MASKED, folder / out, "--plugin", plugin, "--force")
-    run = k2t_process(*arguments, preexec_fn=restore_signals)
+    run = run_command(*arguments, before=HEED_SIGNALS)
     assert (run.code, run.out, run.err) == (-number, "", "")
     assert contents(folder) == {"old.pt": OLD_OUT}
 

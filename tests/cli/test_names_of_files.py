@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import CUT_TEXT, MASKED, k2t
-from warm_process import HAS_FORK, run_code
+from warm_process import run_code
 
 from keras2torch_birnn.errors import UsageError, escape_controls
 
@@ -37,7 +37,6 @@ def test_an_advised_command_has_the_path_as_it_is(tmp_path: Path) -> None:
     assert f"k2t convert '{model}' OUT --from" in line
 
 
-@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_a_stream_without_such_letters_gets_escapes(model: Path, tmp_path: Path) -> None:
     arguments = ["convert", str(model), str(tmp_path / "ü.pt")]
     done = run_code(f"""

@@ -201,6 +201,7 @@ VARIED = (
 )
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("file", "backend"), [*zip(VARIED, cycle(["aot_eager", "eager"]), strict=False)]
 )

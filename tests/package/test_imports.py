@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from package_source import MODULES, PACKAGE, imported, nodes
-from warm_process import HAS_FORK, run_code
+from warm_process import run_code
 
 import keras2torch_birnn
 from keras2torch_birnn.torch_private import mark_constant
@@ -65,7 +65,6 @@ def test_no_command_imports_torch_that_does_not_need_it(tmp_path: Path) -> None:
     assert not {"h5py", *KERAS} & loaded(code)
 
 
-@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_a_conversion_imports_only_the_modules_that_its_model_needs() -> None:
     code = (
         "import keras2torch_birnn, sys\n"

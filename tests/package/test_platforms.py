@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from commands import MASKED, OLD, STACK_H5, STACK_KERAS
-from warm_process import HAS_FORK, run_code
+from warm_process import run_code
 
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.files.window import Window
@@ -179,7 +179,6 @@ def _compact() -> object:
         pytest.param(NO_PROC + NO_POSIX, "win32", id="as on Windows"),
     ],
 )
-@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: Path) -> None:
     arguments = [
         command

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import k2t, k2t_process
+from commands import k2t
 from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, fixture
 from torch import Tensor
+from warm_process import run_command
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.layers.graph import attribute_names
@@ -113,7 +114,7 @@ def test_the_models_to_export_have_every_class_of_the_others() -> None:
 
 
 @FLAT_WEIGHTS
-@pytest.mark.parametrize("name", rest_thorough(EXPORTED, EXPORTED[::3]))
+@pytest.mark.parametrize("name", rest_thorough(EXPORTED, EXPORTED[::5]))
 def test_the_exported_program_gives_the_same_after_a_round_trip(name: str, tmp_path: Path) -> None:
     file = files_of(name)[-1]
     model, given = build(fixture(file).spec), inputs_of(file)
@@ -172,9 +173,9 @@ def test_a_tagger_that_ends_in_a_crf_goes_through_the_command_line(
     A plugin stays in the process that loads it.
     """
     model, out = FIXTURES / "plugins" / file, tmp_path / "model.pt"
-    run = k2t_process("convert", model, out, "--plugin", plugin)
+    run = run_command("convert", model, out, "--plugin", plugin)
     assert run.code == 0, run.err
-    run = k2t_process("verify", model, out, "--plugin", plugin, "--against", "reference")
+    run = run_command("verify", model, out, "--plugin", plugin, "--against", "reference")
     assert run.code == 0, run.out + run.err
     assert run.out.splitlines()[-1] == "OK"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from commands import changed_config, k2t, k2t_process, layer
+from commands import changed_config, k2t, layer
 from plugin_files import AVERAGE, CENTER, FIXTURES, PASSIVE, USERS, change_options, write_plugin
+from warm_process import run_command
 
 import keras2torch_birnn
 from keras2torch_birnn.errors import (
@@ -121,7 +122,7 @@ def test_what_a_plugin_does_wrong_is_its_own_error(name: str, tmp_path: Path) ->
 
 def test_debug_shows_the_line_of_the_plugin(tmp_path: Path) -> None:
     file = write_plugin(tmp_path, FAILING["the converter"][0])
-    done = k2t_process("convert", CENTER, tmp_path / "out.pt", "--plugin", file, "--debug")
+    done = run_command("convert", CENTER, tmp_path / "out.pt", "--plugin", file, "--debug")
     assert 'return layer.weights["missing"]' in done.err
     assert "PluginError" in done.err
 

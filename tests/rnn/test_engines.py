@@ -18,7 +18,7 @@ from kernel_layers import (
 )
 from sampling import rest_thorough
 from torch import nn
-from warm_process import HAS_FORK, run_code
+from warm_process import run_code
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
@@ -143,7 +143,6 @@ def test_the_table_names_every_engine_and_ends_with_the_one_that_runs_everything
     assert last.why_skip is Engine.why_skip
 
 
-@pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 def test_the_environment_is_read_once() -> None:
     script = (
         "import os, keras2torch_birnn as k2t\n"

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import stat
-import subprocess
 import sys
 import threading
 import zipfile
@@ -20,6 +19,7 @@ import torch
 from commands import MASKED, OLD, OLD_OUT, STACK_H5, assert_refused, contents, k2t
 from fixture_files import FIXTURES
 from torch import nn
+from warm_process import run_code
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.errors import (
@@ -127,14 +127,8 @@ def test_out_is_a_plain_dict_for_who_does_not_have_this_package(
 ) -> None:
     out = tmp_path / "model.pt"
     birnn.save(model, out)
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_US, out],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.stdout == f"{FORMAT} {len(model.state_dict())}\n", done.stderr
+    done = run_code(f"import sys\nsys.argv = ['', {str(out)!r}]\n{WITHOUT_US}")
+    assert done.out == f"{FORMAT} {len(model.state_dict())}\n", done.err
 
 
 def test_the_spec_in_out_tells_the_keras_version(plain_dict: dict[str, Any]) -> None:

@@ -25,8 +25,8 @@ from commands import (
     contents,
     environment,
     k2t,
-    k2t_process,
 )
+from warm_process import HEED_SIGNALS, run_command
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.saving import atomic
@@ -112,13 +112,10 @@ def test_too_little_room_is_noticed_before_writing(
 @POSIX
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_limit_of_the_size_of_files_is_one_line(suffix: str, tmp_path: Path) -> None:
-    import resource
-
     (tmp_path / f"old{suffix}").write_bytes(OLD_OUT)
-    run = k2t_process(
-        *("convert", MASKED, tmp_path / f"old{suffix}", "--force"),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
-    )
+    limited = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    out = tmp_path / f"old{suffix}"
+    run = run_command("convert", MASKED, out, "--force", before=limited)
     assert_refused(run, 5, tmp_path / f"old{suffix}", "cannot be written")
     assert contents(tmp_path) == {f"old{suffix}": OLD_OUT}
 
@@ -449,11 +446,6 @@ torch.save = save
 """
 
 
-def restore_signals() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @POSIX
 @pytest.mark.parametrize(
     "text", [TWICE, TWICE.replace("SIGINT", "SIGHUP")], ids=["twice", "hangup"]
@@ -463,10 +455,8 @@ def test_impatience_leaves_everything_as_it_was(text: str, tmp_path: Path) -> No
     plugin.write_text(text)
     folder.mkdir()
     (folder / "old.pt").write_bytes(OLD_OUT)
-    run = k2t_process(
-        *("convert", OLD, folder / "old.pt", "--plugin", plugin, "--force"),
-        preexec_fn=restore_signals,
-    )
+    arguments = ("convert", OLD, folder / "old.pt", "--plugin", plugin, "--force")
+    run = run_command(*arguments, before=HEED_SIGNALS)
     expected = signal.SIGINT if text is TWICE else signal.SIGHUP
     assert (run.code, run.out, run.err) == (-expected, "", "")
     assert contents(folder) == {"old.pt": OLD_OUT}

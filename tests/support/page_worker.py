@@ -62,8 +62,9 @@ def exit_code(job: dict[str, Any]) -> int:
 def end(job: dict[str, Any]) -> None:
     """Do a job, and end this process as it would."""
     code = exit_code(job)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a job may close one
+            stream.flush()
     os._exit(code)
 
 

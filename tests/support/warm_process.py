@@ -20,6 +20,12 @@ from commands import Run, environment
 from keras2torch_birnn.exporting import child_process
 
 HAS_FORK = hasattr(os, "fork")
+# Undo what a shell does to background jobs: they and their children ignore Ctrl-C and hang-ups.
+HEED_SIGNALS = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
 
 
 @functools.cache
@@ -42,8 +48,24 @@ def run_in_fork(job: Mapping[str, Any]) -> Run:
     return Run(**json.loads(worker.stdout.readline()))
 
 
+def run_command(*arguments: object, before: str = "") -> Run:
+    """Run the command as ``run_code`` does, after other code, as the installed one begins."""
+    call = ["k2t", *map(str, arguments)]
+    return run_code(
+        f"{before}\nimport sys\nsys.argv = {call!r}\n"
+        "from keras2torch_birnn.cli import main\nmain()\n"
+    )
+
+
 def run_code(code: str, *, terminal: bool = False, **variables: str) -> Run:
-    """Run Python code in a fork, perhaps with a terminal as stdin, stdout and stderr."""
+    """Run Python code in a fork that has torch, and nothing of this package; else in a process.
+
+    terminal: it is stdin, stdout and stderr.
+    """
+    if not HAS_FORK:
+        command, given = [sys.executable, "-c", code], environment(**variables)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
+        return Run(done.returncode, done.stdout, done.stderr)
     job = {"code": code, "strict": False, "terminal": terminal, "folder": str(Path.cwd())}
     return run_in_fork({**job, "environment": environment(**variables)})
 

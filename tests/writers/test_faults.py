@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 from specs import FIXTURES
 from tensorflow_fixtures import unpack
 from trained import contents, remove, train
+from warm_process import run_code
 
 import keras2torch_birnn as k2t
 
@@ -121,8 +121,7 @@ def test_kill_leaves_no_partial_file(at: int, tmp_path: Path) -> None:
         at=at,
         signal=int(signal.SIGKILL),
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert run_code(code).code == -signal.SIGKILL
     assert contents(source) == before
     left = [p.name for p in (tmp_path / "out").iterdir()]
     assert len(left) == 1
