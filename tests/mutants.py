@@ -83,8 +83,8 @@ MUTANTS = (
     ("saving/checkpoint_kind.py", 'if key == "format" else', "if key else", "saving"),
     (
         "cli/batch.py",
-        "worst = max(worst, outcome.exit_code)",
-        "worst = outcome.exit_code",
+        "max((outcome.exit_code",
+        "min((outcome.exit_code",
         "cli/test_batch.py::test_an_error_ends_the_work_or_is_counted",
     ),
     (

@@ -5,15 +5,19 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import h5py
 from commands import STACK_H5, STACK_KERAS, changed_config, changed_h5, layer
+from harness import COMMANDS
 
 Model = dict[str, Any]
 Build = Callable[[Path], Path]
 CONTAINERS = {".h5": STACK_H5, ".keras": STACK_KERAS}
+# Each container, by each command that reads it.
+WAYS = tuple(product(CONTAINERS, COMMANDS))
 
 
 def kernel_of(file: h5py.File) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,3 +49,9 @@ def reading() -> Iterator[Runner]:
 def converting() -> Iterator[Runner]:
     """Runs everything else."""
     yield from _runner("torch")
+
+
+@pytest.fixture(scope="session")
+def runners(reading: Runner, converting: Runner) -> Mapping[str, Runner]:
+    """Commands that read a model, and what runs them."""
+    return {"inspect": reading, "convert": converting}

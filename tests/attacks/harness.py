@@ -14,6 +14,8 @@ from typing import Any
 from commands import contents
 from package_source import MODULES, imported
 
+# Both read a model by the same code: the short run tells one of them each attack, in turn.
+COMMANDS = ("inspect", "convert")
 RUNNER = Path(__file__).with_name("runner.py")
 MIB = 1 << 20
 # Address space of a command that need not import torch, and of one that has, beyond what is mapped

@@ -7,13 +7,14 @@ tests (``tests/readers/test_hdf5_refusals.py``) go through every refusal of the 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-from builders import CONTAINERS, instead, kernel_of, with_weights
+from builders import CONTAINERS, WAYS, instead, kernel_of, with_weights
 from commands import STACK_H5, changed_h5
 from harness import Attack, Runner, refused
 from sampling import in_turn
@@ -178,17 +179,16 @@ INSIDE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "suffix"), in_turn(ATTACKS, CONTAINERS))
+@pytest.mark.parametrize(("name", "way"), in_turn(ATTACKS, WAYS), ids=str)
 def test_hostile_weights_are_refused(
-    name: str, suffix: str, reading: Runner, converting: Runner, tmp_path: Path
+    name: str, way: tuple[str, str], runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
-    change, words = ATTACKS[name]
+    (change, words), (suffix, command) = ATTACKS[name], way
     if (name, suffix) == ("named type", ".keras"):  # its groups are listed before a weight is read
         words = "is neither a group nor a dataset"
     attack = Attack(with_weights(suffix, change), 3, words)
     file = attack.build(tmp_path)
-    refused(reading, "inspect", file, attack, tmp_path, name=f"{name} {suffix}")
-    refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
+    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
 
 
 @pytest.mark.parametrize(("name", "suffix"), in_turn(INSIDE, CONTAINERS))

@@ -10,12 +10,12 @@ import json
 import marshal
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import CONTAINERS, Model, with_layer
+from builders import CONTAINERS, WAYS, Model, with_layer
 from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
 from harness import Attack, Runner, refused
 from sampling import in_turn
@@ -145,15 +145,14 @@ CODE: dict[str, tuple[Any, int, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "suffix"), in_turn(CODE, CONTAINERS))
+@pytest.mark.parametrize(("name", "way"), in_turn(CODE, WAYS), ids=str)
 def test_nothing_is_run_that_a_file_names(
-    name: str, suffix: str, reading: Runner, converting: Runner, canary: Path, tmp_path: Path
+    name: str, way: tuple[str, str], runners: Mapping[str, Runner], canary: Path, tmp_path: Path
 ) -> None:
-    change, code, words = CODE[name]
+    (change, code, words), (suffix, command) = CODE[name], way
     attack = Attack(with_layer(suffix, change), code, words)
     file = attack.build(tmp_path)
-    refused(reading, "inspect", file, attack, tmp_path, name=f"{name} {suffix}")
-    refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
+    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
     assert not canary.exists()
 
 
@@ -245,16 +244,15 @@ def with_text(suffix: str, change: Callable[[str], str]) -> Callable[[Path], Pat
     return lambda folder: changed_text_keras(STACK_KERAS, folder / "model.keras", change)
 
 
-@pytest.mark.parametrize(("name", "suffix"), in_turn(TEXTS, CONTAINERS))
+@pytest.mark.parametrize(("name", "way"), in_turn(TEXTS, WAYS), ids=str)
 def test_text_that_is_no_architecture_is_refused(
-    name: str, suffix: str, reading: Runner, converting: Runner, tmp_path: Path
+    name: str, way: tuple[str, str], runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
-    change, code, words = TEXTS[name]
+    (change, code, words), (suffix, command) = TEXTS[name], way
     file = with_text(suffix, change)(tmp_path)
-    first = reading.k2t("inspect", file, reads=(file,), folder=tmp_path)
+    first = runners["inspect"].k2t("inspect", file, reads=(file,), folder=tmp_path)
     attack = Attack(lambda _: file, code, words, lines=max(1, len(first.errors)))
-    refused(reading, "inspect", file, attack, tmp_path, name=f"{name} {suffix}")
-    refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
+    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
 
 
 # ---- wrong types everywhere ---------------------------------------------------------------------

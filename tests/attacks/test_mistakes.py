@@ -9,7 +9,7 @@ import shutil
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import h5py
@@ -18,7 +18,8 @@ import pytest
 import safetensors.torch
 import torch
 from commands import ARCHITECTURE, STACK_H5, STACK_KERAS, WEIGHTS
-from harness import Attack, Runner, refused
+from harness import COMMANDS, Attack, Runner, refused
+from sampling import in_turn
 
 
 def written(data: bytes, name: str = "model.h5") -> Callable[[Path], Path]:
@@ -173,11 +174,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize(("name", "command"), in_turn(MISTAKES, COMMANDS))
 def test_a_mistake_is_called_by_its_name(
-    name: str, reading: Runner, converting: Runner, tmp_path: Path
+    name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
     attack = MISTAKES[name]
     file = attack.build(tmp_path)
-    refused(reading, "inspect", file, attack, tmp_path, name=name)
-    refused(converting, "convert", file, attack, tmp_path, name=name)
+    refused(runners[command], command, file, attack, tmp_path, name=name)
