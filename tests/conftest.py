@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,8 +74,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     mark_thorough(items)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while millions of objects that stay are made: it takes a fourth more."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish() -> None:
-    """Leave what was collected, millions of objects, out of all later searches for garbage."""
+    """Leave what was collected out of all later searches for garbage."""
     gc.collect()
     gc.freeze()
 

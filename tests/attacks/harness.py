@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from commands import contents
+from commands import STACK_KERAS, contents
 from package_source import MODULES, imported
 
 # Both read a model by the same code: the short run tells one of them each attack, in turn.
@@ -51,7 +51,7 @@ class Runner:
         self.mode = mode
         self.measured: list[dict[str, Any]] = []
         self._process = subprocess.Popen(
-            [sys.executable, str(RUNNER), mode, *sorted(set().union(*map(imported, MODULES)))],
+            [sys.executable, RUNNER, mode, STACK_KERAS, *set().union(*map(imported, MODULES))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,13 +1,15 @@
 """Runs ``k2t`` commands for the tests, each in a forked process with limits and an audit hook.
 
-``python runner.py MODE NAME...``: imports the package once (``torch``: everything, else only what
-reading needs), then for each line on stdin, a JSON job, prints a JSON report. What a command does
-beyond its rights (opens a file it was not given, starts a program, talks to the network, unpickles)
-is a line of ``crimes``. Nothing is prevented: a crime that happens is a test that fails.
+``python runner.py MODE MODEL NAME...``: imports the package once, with all that reading MODEL needs
+(mode ``torch``: everything), then for each line on stdin, a JSON job, prints a JSON report. What a
+command does beyond its rights (opens a file it was not given, starts a program, talks to the
+network, unpickles, imports what is no NAME) is a line of ``crimes``. Nothing is prevented: a crime
+that happens is a test that fails.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
@@ -18,7 +20,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,7 +46,7 @@ LIBRARIES = tuple(
 DEVICES = ("/dev/null", "/dev/urandom", os.devnull)
 PARSER = [sys.executable, "-I", "-S", str(parser_process._SCRIPT)]
 # What the package's own code names in its import statements: it may import nothing else.
-NAMED = frozenset(sys.argv[2:])
+NAMED = frozenset(sys.argv[3:])
 NEVER = ("socket.", "pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
 CODE = ("exec", "compile", "marshal.loads")
 
@@ -162,7 +164,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(mode: str) -> None:
+def main(mode: str, honest: str) -> None:
     import keras2torch_birnn.conversion
 
     void(keras2torch_birnn.conversion)
@@ -173,12 +175,12 @@ def main(mode: str) -> None:
 
         torch.set_num_threads(1)
         void(keras2torch_birnn.verification)
-    with suppress(SystemExit):
-        cli.app(["inspect", "/dev/null/not a file"])  # what typer imports late is there now
+    with suppress(SystemExit), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        cli.app(["inspect", honest])  # what is imported late is there now
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:3])
