@@ -129,19 +129,33 @@ _SOFTMAX_AXES: Mapping[str, int] = {"the last axis": -1, "axis 1": 1, "axis 2": 
 
 
 def masked_softmax_changes(maker: Maker) -> Iterator[Change]:
-    """Yield a softmax that leaves padding out."""
+    """Yield a softmax that leaves padding out, and shares of padding that are set to 0 after it."""
     words = "padding is left out of the softmax, Keras does not do that here"
     yield maker.change("mask rule", words, _without_padding)
+    words = "the shares of padding are set to 0 after the softmax, the others are too small"
+    yield maker.change("mask rule", words, _with_shares_at_zero)
+
+
+def _steps_kept(x: Array, mask: Structure) -> Array:
+    if not isinstance(mask, np.ndarray) or mask.shape != x.shape[:2]:
+        raise ValueError("there is no mask")
+    return mask.astype(bool).reshape(*mask.shape, *[1] * (x.ndim - 2))
 
 
 def _without_padding(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
     x = np.asarray(inputs, np.float64)
-    if not isinstance(mask, np.ndarray) or mask.shape != x.shape[:2]:
-        raise ValueError("there is no mask")
-    kept = mask.astype(bool).reshape(*mask.shape, *[1] * (x.ndim - 2))
-    return equation(layer, np.where(kept, x, -1e9), mask, context)
+    return equation(layer, np.where(_steps_kept(x, mask), x, -1e9), mask, context)
+
+
+def _with_shares_at_zero(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    x = np.asarray(inputs, np.float64)
+    _, out_mask = equation(layer, x, mask, context.aside())
+    shares, _ = equation(layer, x, None, context)
+    return np.where(_steps_kept(x, mask), shares, 0), out_mask
 
 
 def alpha_changes(maker: Maker) -> Iterator[Change]:

@@ -51,11 +51,20 @@ class CheckedRun:
         with np.errstate(all="ignore"):
             return self._compute(in_one_call(EQUATIONS))
 
+    def padding(self, changes: Sequence[Change]) -> list[Change]:
+        """Return the values that the port has at steps that do not count, with these changes."""
+        key = tuple(changes)
+        if key not in self._paddings:
+            self._paddings[key] = self._find_padding(self.compute(changes) if key else self.exact)
+        return self._paddings[key]
+
     @cached_property
-    def _padding(self) -> list[Change]:
-        """The values that the port has at steps that do not count, in place of Keras'."""
+    def _paddings(self) -> dict[tuple[Change, ...], list[Change]]:
+        return {}
+
+    def _find_padding(self, trace: Trace | None) -> list[Change]:
         found: list[Change] = []
-        for path, output in self.exact.layers.items():
+        for path, output in trace.layers.items() if trace else ():
             valid, own = self.valid.get(path), next(leaves(output))
             if valid is None or valid.all() or path not in self.layers:
                 continue
@@ -96,7 +105,10 @@ class CheckedRun:
     def equations(self, changes: Sequence[Change], *, keep: bool = False) -> Mapping[str, Equation]:
         """Return the reference's equations with these changes."""
         if AS_PADDED in changes:
-            changes = [*self._padding, *(one for one in changes if one is not AS_PADDED)]
+            place = changes.index(AS_PADDED)
+            before = changes[:place]
+            after = [one for one in changes[place:] if one is not AS_PADDED]
+            changes = [*before, *self.padding(before), *after]
         equations = in_one_call(self.kept.equations(keep=keep))
         return with_changes(changes, equations, self.kept.compute_changed)
 
@@ -197,7 +209,8 @@ class CheckedRun:
         return trace is not None and self.same_outputs(trace)
 
 
-# Stands for the port's own values at steps that do not count, in whatever run.
+# Stands for the port's own values at steps that do not count, in whatever run: of what the changes
+# before it give.
 AS_PADDED = Change("padding", "", "", {})
 
 

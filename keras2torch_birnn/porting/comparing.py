@@ -34,6 +34,7 @@ from keras2torch_birnn.porting.matching import (
     Match,
     Unit,
     find_units,
+    foreign_changes,
     match_units,
     weight_changes,
 )
@@ -113,7 +114,8 @@ class _Comparison:
     ) -> None:
         self.spec, self.port, self.units, self.matches = spec, port, units, matches
         self.evidence = (*weight_changes(matches), *near_changes(_free(units, matches), leaves_))
-        self.guesses = tuple(_exchanged_layers(leaves_))
+        foreign = foreign_changes(units, matches, leaves_)
+        self.guesses = (*_exchanged_layers(leaves_), *foreign)
 
     @property
     def stateful(self) -> bool:
@@ -309,9 +311,9 @@ class _Comparison:
         order = list(search.layers)
         new = [one for one in search.found if one not in before and one.words]
         # What shows only together with another mistake is right without that.
-        runs = (search, *(one for _, one in earlier))
+        runs = (search, *search.earlier, *(one for _, one in earlier))
         harmful = [one for one in new if not all(run.changes_nothing(one) for run in runs)]
-        new = harmful or new
+        new = harmful if harmful or any(one.words for one in before) else new
         rated = [
             (
                 order.index(one.layer) if one.layer in order else len(order),
@@ -325,6 +327,8 @@ class _Comparison:
             # What is named shows in other ways, too, and a layer that is called again in each call.
             if one.path in named or place_of(one.path) in told:
                 continue
+            if any(one.path in search.later.get(other.path, ()) for other in search.unexplained):
+                continue  # it may follow from that
             told.add(place_of(one.path))
             where = (
                 ""

@@ -56,10 +56,10 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     for around, whose in ((followed_by, "its"), (reading, "its input's")):
         turned = around(lambda y: y[:, ::-1] if y.ndim > 2 else y)
         yield maker.change("direction", f"{whose} steps come in reversed order", turned)
-    for words, move in _MOVES.items():
+    for words, move in MOVES.items():
         yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
     if maker.layer.class_name in EMBEDDINGS:
-        for words, move in _MOVES.items():
+        for words, move in MOVES.items():
             yield maker.change("steps", f"its ids come one step too {words}", reading(move))
     yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
 
@@ -218,7 +218,7 @@ def _one_earlier(x: Array) -> Array:
     return _one_later(x[:, ::-1])[:, ::-1]
 
 
-_MOVES: Mapping[str, Callable[[Array], Array]] = {"late": _one_later, "early": _one_earlier}
+MOVES: Mapping[str, Callable[[Array], Array]] = {"late": _one_later, "early": _one_earlier}
 
 
 def _with_input(

@@ -37,6 +37,7 @@ from keras2torch_birnn.porting.merging_changes import (
     cosine_changes,
     distance_changes,
     joined_mask_changes,
+    moved_input_changes,
     one_input_changes,
     order_changes,
     state_view_changes,
@@ -99,6 +100,8 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     maker = Maker(path, (place, layer.class_name), layer)
     for make in BY_CLASS.get(layer.class_name, ()):
         yield from make(maker)
+    if layer.class_name in _OF_SEVERAL:
+        yield from moved_input_changes(maker)
     if layer.class_name not in ("InputLayer", *DROPOUTS):
         yield from general_changes(maker)
 
@@ -185,6 +188,7 @@ _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 _MARGINS = ("ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D")
 _ATTENTIONS = ("Attention", "AdditiveAttention", "MultiHeadAttention")
 _BINARY = tuple(f"ops.{name}" for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"))
+_OF_SEVERAL = (*_MERGES, *_ATTENTIONS, *_BINARY, "Concatenate", "ops.Concatenate", "Dot")
 _COMPARISONS = ("ops.NotEqual", "ops.Greater", "ops.GreaterEqual", "ops.Less", "ops.LessEqual")
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
 _CONVOLUTIONS = tuple(f"{kind}Conv{n}D" for kind in ("", "Separable", "Depthwise") for n in (1, 2))

@@ -25,7 +25,16 @@ from keras2torch_birnn.spec import (
 
 Equations = Mapping[str, Equation]
 # What a run may raise that does not fit the model.
-FAILURES = (ArithmeticError, LookupError, TypeError, UnsupportedOptionError, ValueError)
+FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    StopIteration,
+    TypeError,
+    UnsupportedOptionError,
+    ValueError,
+)
 
 
 class _ReachedError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import permutations
 
@@ -424,6 +424,37 @@ def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
             applied, named = {**other.applied, **applied}, (*other.tensors, *named)
         found[key] = Change(f"weights: {kind}", match.leaf.path, words, applied, named)
     yield from found.values()
+
+
+def foreign_changes(
+    units: Sequence[Unit], matches: Sequence[Match], leaves: Sequence[Leaf]
+) -> Iterator[Change]:
+    """Yield a change for each layer that may have the weights of a unit which is left over.
+
+    Such a unit may serve one call of a layer that is called several times.
+    """
+    matched = {id(match.unit) for match in matches}
+    free = [unit for unit in units if id(unit) not in matched]
+    by_path: dict[str, list[list[Change]]] = {}
+    for leaf in leaves:
+        some = [_foreign(unit, leaf) for unit in free if _score(unit, leaf) is not None]
+        by_path.setdefault(leaf.path, []).append(some)
+    for halves in by_path.values():
+        yield from (one for some in halves for one in some)
+        for both in zip(*halves, strict=False) if len(halves) > 1 else ():
+            words = "; ".join(one.words for one in both)
+            applied = {key: apply for one in both for key, apply in one.applied.items()}
+            yield replace(both[0], words=words, applied=applied)
+
+
+def _foreign(unit: Unit, leaf: Leaf) -> Change:
+    values = _effective(unit, leaf)
+    tensors = {role: values[role] for role in _shared(unit, leaf) if role in values}
+    part = leaf.name.removeprefix(leaf.path).strip("/").removesuffix("_layer")
+    whose = f"its {part} half" if part else "it"
+    words = f"{whose} has other weights than the file's, those of {printable(unit.module)}"
+    apply = weighted(partial(_given, weights=leaf.with_tensors(tensors)))
+    return Change("weights: other values", leaf.path, words, {leaf.key: apply})
 
 
 def _tell(wrong: Mapping[str, Difference], match: Match) -> str:

@@ -9,6 +9,7 @@ from itertools import permutations
 import numpy as np
 
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
+from keras2torch_birnn.porting.general_changes import MOVES
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
@@ -35,6 +36,31 @@ def _mask_alone(
     if not isinstance(out_mask, np.ndarray) or np.shape(given[number]) != out_mask.shape:
         raise ValueError("no such mask is joined")
     return output, given[number]
+
+
+def moved_input_changes(maker: Maker) -> Iterator[Change]:
+    """Yield one of several inputs whose steps come too late or too early, or reversed."""
+    for number, name in enumerate(_NUMBERS):
+        for words, move in {**MOVES, "in reversed order": lambda x: x[:, ::-1]}.items():
+            late = f"one step too {words}" if words in MOVES else words
+            told = f"the steps of its {name} input come {late}"
+            yield maker.change("steps", told, partial(_input_moved, number, move))
+
+
+def _input_moved(
+    number: int,
+    move: Callable[[Array], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    given = list(leaves(inputs))
+    if len(given) < 2 or np.ndim(given[number]) < 3:
+        raise ValueError("there are no steps")
+    given[number] = move(np.asarray(given[number]))
+    return equation(layer, tuple(given), mask, context)
 
 
 def order_changes(maker: Maker) -> Iterator[Change]:

@@ -102,9 +102,10 @@ def _nearest_piece(right: Array, tensors: Mapping[str, Array]) -> _Near | None:
     """Return the piece that has most of these values; None if there is none that is near."""
     best: _Near | None = None
     rounded: _Near | None = None
-    if right.size < _LEAST:
-        return None
+    few = right.size < _LEAST  # of these tell tensors of their own, rounded to a known precision
     for name, array in tensors.items():
+        if few and array.size != right.size:
+            continue
         for turned in (right, right.T) if right.ndim == 2 else (right,):
             for piece in _pieces(array, turned.shape):
                 if rounded is None and (words := name_rounding(piece, turned)):
@@ -116,9 +117,9 @@ def _nearest_piece(right: Array, tensors: Mapping[str, Array]) -> _Near | None:
                     best = _Near(name, values, wrong)
                 if not wrong:
                     return best
-    if best is not None and best.wrong <= (1 - _SHARE) * right.size:
+    if not few and best is not None and best.wrong <= (1 - _SHARE) * right.size:
         return best
-    return None if rounded is None else rounded
+    return rounded if rounded is not None and not (few and "off" in rounded.rounded) else None
 
 
 def _pieces(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:

@@ -79,6 +79,7 @@ def stages(
             _repeated(own, before, found),
             _alike(before),
             _of_both_halves(own),
+            _with_masked_steps(own),
             ([one, other] for other in behind for one in own if one.kind in _SILENT),
             ([one, other] for one in shown for other in few),
             ([*some, one] for some in (*whole, *parts) for one in (*own, *before)),
@@ -114,6 +115,15 @@ def _alike(before: Sequence[Change]) -> Iterator[list[Change]]:
     for one in before:
         by_words.setdefault((one.kind, one.words), []).append(one)
     yield from (some for some in by_words.values() if len({one.layer for one in some}) > 1)
+
+
+def _with_masked_steps(own: Sequence[Change]) -> Iterator[list[Change]]:
+    """Yield a wrong mask together with a wrong output at the steps that it leaves out."""
+    masks, outputs = (
+        [one for one in own if one.kind in kinds]
+        for kinds in (("mask rule", "padding side"), ("masked steps",))
+    )
+    yield from ([one, other] for one in masks for other in outputs)
 
 
 def _of_both_halves(own: Sequence[Change]) -> Iterator[list[Change]]:

@@ -27,7 +27,7 @@ from keras2torch_birnn.porting.layer_changes import (
     is_recurrent,
     mask_changes,
 )
-from keras2torch_birnn.porting.many_trials import Rest, last_reached
+from keras2torch_birnn.porting.many_trials import FAILURES, Rest, last_reached
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import other_input_changes, sum_of, wiring_changes
 from keras2torch_birnn.reference import Trace
@@ -44,6 +44,8 @@ _TIED = 4
 _TERMS = 6
 # Layers before a wrong one, the nearest in the graph, whose mistakes are tried there.
 _BEFORE = 3
+# Changes of which every choice is tried, to find the fewest that are enough.
+_FEW = 6
 # Kinds whose values a port may compute though it goes on with others.
 _ON_THE_WAY = (
     "activation",
@@ -59,6 +61,9 @@ _ON_THE_WAY = (
     "merge mode",
     "normalize",
     "not loaded",
+    "order",
+    "other input",
+    "other layer",
     "other operation",
     "other sum",
     "pool size",
@@ -80,6 +85,14 @@ class Unexplained:
     path: str
     right: Array
     found: Array | None
+
+
+class _Step(NamedTuple):
+    """The first call that was wrong, the one whose mistake explains it, and that mistake."""
+
+    first: str
+    path: str
+    changes: tuple[Change, ...]
 
 
 class _Tried(NamedTuple):
@@ -107,7 +120,7 @@ class Search(CheckedRun):
     gaps: Search | None = None
     unexplained: list[Unexplained] = field(default_factory=list)
     right: set[str] = field(default_factory=set)
-    steps: list[tuple[str, tuple[Change, ...]]] = field(default_factory=list)
+    steps: list[_Step] = field(default_factory=list)
     _known: dict[str, Sequence[Change]] = field(default_factory=dict)
     _rests: dict[str, Rest | None] = field(default_factory=dict)
 
@@ -148,7 +161,7 @@ class Search(CheckedRun):
                 return self._explain_end(trace)
             behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
             named = any(one.layer == path and one.words for one in self.found)
-            better = self._try_at(path, trace, alone=behind or named)
+            first, better = path, self._try_at(path, trace, alone=behind or named)
             if better is None and not behind:
                 path, better = self._try_behind(path, trace)
             if better is not None and self._takes_unexplained(path):
@@ -156,7 +169,7 @@ class Search(CheckedRun):
                 better = better if self._score(path, better)[0] >= _ALL else None
             if better is not None:
                 self.found += better
-                self.steps.append((path, tuple(better)))
+                self.steps.append(_Step(first, path, tuple(better)))
                 continue
             if self._drop_misleading():
                 return True
@@ -193,8 +206,15 @@ class Search(CheckedRun):
     def _try_at(self, path: str, trace: Trace, *, alone: bool = False) -> list[Change] | None:
         """Return the changes at this call that explain most of what follows, or None.
 
-        trace: with the changes found so far. alone: try no two together.
+        trace: with the changes found so far. alone: try no two together. What cannot be tried on
+        an unusual layer explains nothing.
         """
+        try:
+            return self._try_all_at(path, trace, alone=alone)
+        except FAILURES:
+            return None
+
+    def _try_all_at(self, path: str, trace: Trace, *, alone: bool) -> list[Change] | None:
         layer, place = self.layers.get(path), place_of(path)
         if layer is None:
             return None
@@ -219,7 +239,7 @@ class Search(CheckedRun):
         before.sort(key=self._is_of_moving)
         own.sort(key=_is_unused_operation)  # where the layer's own mask is, that tells more
         usual = trace.layers.get(path)
-        padded = bool(self._padding) and not self._score(path, [AS_PADDED])[0]
+        padded = bool(self.padding(self.found)) and not self._score(path, [AS_PADDED])[0]
         idle: set[int] = set()  # changes that make no difference here
         shown: dict[int, Change] = {}  # changes of calls before, whose outputs the port has
         for number in range(1 if alone else 3):
@@ -322,7 +342,8 @@ class Search(CheckedRun):
         """Return the same mistakes in this call alone, of a layer that is called several times."""
         if not self._is_called_again(path):
             return []
-        return [in_one_call(one, path) for one in self._changes_of(path)]
+        guesses = [one for one in self.guesses if one.layer == place_of(path)]
+        return [in_one_call(one, path) for one in (*guesses, *self._changes_of(path))]
 
     def _is_called_again(self, path: str) -> bool:
         return sum(place_of(other) == place_of(path) for other in self.layers) > 1
@@ -570,17 +591,19 @@ class Search(CheckedRun):
             if any(one.path in self.later.get(change.layer, ()) for one in self.unexplained)
         }
         doubtful = [one for one in self.found if one.layer not in needed]
-        # One may undo the other, as where a bias is added later.
-        for some in ([one] for one in doubtful), combinations(doubtful, 2):
-            for dropped in some:
-                rest = [one for one in self.found if one not in dropped]
-                if len(rest) + len(dropped) > len(self.found) or not self.explained_by(rest):
-                    continue
-                if not any(
+        count = len(doubtful)
+        # The fewest that are enough: one may undo the other, as where a bias is added later.
+        for size in range(count) if count <= _FEW else (count - 2, count - 1):
+            for some in combinations(doubtful, size):
+                rest = [one for one in self.found if one in some or one not in doubtful]
+                if self.explained_by(rest) and not any(
                     one.explained_by(self.found) and not one.explained_by(rest)
                     for one in self.earlier
                 ):
                     self.found[:] = rest
+                    given = {one.layer for one in rest if one.kind == "unexplained"}
+                    self.unexplained[:] = [one for one in self.unexplained if one.path in given]
+                    return
 
     def _doubt_unconfirmed(self) -> bool:
         """Take back what nothing confirms: values that a right port may have had on its way.
@@ -590,8 +613,9 @@ class Search(CheckedRun):
         too. Returns whether one can go on from what the port has there.
         """
         can_go_on = False
-        for number, (path, some) in reversed(list(enumerate(self.steps))):
-            if not all(one.kind in _ON_THE_WAY for one in some):
+        for number, (first, path, some) in reversed(list(enumerate(self.steps))):
+            told = [one for one in some if one.words]
+            if len(told) < 2 and not all(one.kind in _ON_THE_WAY for one in told):
                 continue
             trace = self.compute(self.found)
             if trace is None or path not in trace.layers or self._is_confirmed(path, trace):
@@ -599,7 +623,7 @@ class Search(CheckedRun):
             later = self.later.get(path, frozenset())
             wrong = [
                 *some,
-                *(c for p, more in self.steps[number + 1 :] if p in later for c in more),
+                *(c for _, p, more in self.steps[number + 1 :] if p in later for c in more),
             ]
             before = [one for one in self.found if one not in wrong]
             behind = {one.path for one in self.unexplained} & self.later.get(path, frozenset())
@@ -608,21 +632,25 @@ class Search(CheckedRun):
             ]
             self.unexplained[:] = [one for one in self.unexplained if one.path not in behind]
             right = self.compute(self.found)
-            if any(path in self.later.get(one.path, ()) for one in self.unexplained):
+            if any(first in self.later.get(one.path, ()) for one in self.unexplained):
                 continue  # what the port gives it is not known
-            can_go_on = right is not None and self._give_up(path, right)
+            can_go_on = right is not None and self._give_up(first, right)
         return can_go_on
 
     def _is_confirmed(self, path: str, trace: Trace) -> bool:
-        """Tell whether the port computed a later layer from this one's changed output."""
+        """Tell whether the port computed a later layer from this one's changed output.
+
+        If these are the values of another call, a right port may compute the later layer from that.
+        """
         given = {one.path for one in self.unexplained}
         own = next(iter(leaves(trace.layers[path])))
-        return any(
+        behind = self.later.get(path, frozenset())
+        return not _are_values_of(self.right - behind - {path}, own, trace) and any(
             one not in given
             and not any(one in self.later.get(other, ()) for other in given)
             and self.seen(one, trace)
             and not _same_values(own, trace.layers[one])
-            for one in self.later.get(path, ())
+            for one in behind
         )
 
     def _give_up(self, path: str, trace: Trace) -> bool:

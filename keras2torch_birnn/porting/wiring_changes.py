@@ -13,6 +13,7 @@ from keras2torch_birnn.porting.call_graph import call_path, later_uses
 from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
 from keras2torch_birnn.porting.layer_changes import MASKING
 from keras2torch_birnn.porting.recurrent_changes import (
+    CELLS,
     first_step,
     largest_step,
     last_step,
@@ -30,6 +31,7 @@ from keras2torch_birnn.spec import (
     TensorRef,
     leaves,
     map_structure,
+    tensors,
 )
 
 # Calls behind a layer after which it may come instead.
@@ -55,6 +57,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _states_below(graph, path, layer, trace)
     yield from _other_masks(graph, path, layer)
     yield from _steps_of_others(graph, path, layer, trace)
+    yield from _states_before(graph, path, found)
     given = set(leaves(graph.inputs))
     if sum(isinstance(ref, TensorRef) for ref in found) > 1:
         yield from _other_inputs(graph, path, trace)
@@ -201,7 +204,7 @@ def _earlier_norm(
 ) -> Iterator[Change]:
     """Yield the layer behind a merge as if this one, in a branch of the merge, read its output."""
     uses = later_uses(graph, "").get(path, frozenset()) | {path}
-    for call in graph.calls if len(given) == 1 else ():
+    for call in graph.calls if len({*given}) == 1 else ():
         refs = list(leaves(call.args))
         branches = [ref for ref in refs if isinstance(ref, TensorRef) and ref != given[0]]
         if len(branches) + 1 != len(refs) or len(refs) < 2:
@@ -278,6 +281,49 @@ def _step_of(
     return pick(next(leaves(context.layers[path]))), out_mask
 
 
+def _states_before(graph: Graph, path: str, given: list[TensorRef]) -> Iterator[Change]:
+    """Yield a recurrent layer's state before each step in the place of its output, as an input."""
+    calls = {(one.layer, one.index): one for one in graph.calls}
+    for place, ref in enumerate(given):
+        source = calls.get((ref.layer, ref.call)) if isinstance(ref, TensorRef) else None
+        if source is None or ref.output or graph.layer(ref.layer).class_name not in CELLS:
+            continue
+        state = next(tensors(source.kwargs.get("initial_state")), None)
+        words = (
+            f"its input {place + 1} is the state of {printable(call_path(ref.layer, ref.call))} "
+            "before each step, Keras has the one after it"
+        )
+        layer = path.partition("#")[0]
+        key = layer, graph.layer(layer).class_name
+        yield Change(
+            "other input", path, words, {key: partial(_one_state_earlier, path, place, state)}
+        )
+
+
+def _one_state_earlier(
+    path: str,
+    place: int,
+    state: TensorRef | None,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    if context.path != path:
+        return equation(layer, inputs, mask, context)
+    given = list(leaves(inputs))
+    right = np.asarray(given[place])
+    if right.ndim != 3:
+        raise ValueError("there are no steps")
+    first = np.zeros_like(right[:, 0])
+    if state is not None:
+        first = list(leaves(context.layers[call_path(state.layer, state.call)]))[state.output]
+    given[place] = np.concatenate([first[:, np.newaxis], right[:, :-1]], axis=1)
+    numbers = count()
+    return equation(layer, map_structure(lambda _: given[next(numbers)], inputs), mask, context)
+
+
 def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the mask of each earlier layer that makes one, where no mask arrives in Keras."""
     for call in graph.calls:
@@ -334,7 +380,13 @@ def _reading_after(before: LayerSpec) -> Apply:
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
-        read, _ = EQUATIONS[before.class_name](before, inputs, mask, context.aside())
+        one, aside = next(leaves(mask), None), context.aside()
+
+        def normalized(x: Structure) -> Structure:
+            output, _ = EQUATIONS[before.class_name](before, x, one, aside)
+            return output
+
+        read = map_structure(normalized, inputs)
         return equation(layer, read, mask, context)
 
     return apply

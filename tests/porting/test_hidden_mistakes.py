@@ -148,10 +148,11 @@ def test_what_the_port_has_in_one_call_stands_in_that_call_alone() -> None:
     class Port(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.d, self.e, self.other = inner.layer_0, inner.layer_1, nn.Linear(5, 11)
+            self.d, self.e = inner.layer_0, inner.layer_1
 
         def forward(self, x: Tensor, z: Tensor) -> Sequence[Tensor]:
-            return [torch.tanh(self.e(one)) for one in (self.d(x), self.other(z))]
+            other = torch.cos(z @ torch.arange(55.0).reshape(5, 11).to(z))
+            return [torch.tanh(self.e(one)) for one in (self.d(x), other)]
 
     report = compare_spec(spec, Port())
     assert told(report) == [("m#1/layer_0", "unexplained")], report.lines()

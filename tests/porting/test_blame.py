@@ -1,0 +1,194 @@
+"""A right part is not blamed: what is told is needed, and does harm of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graph_specs import spec_of
+from test_hidden_mistakes import FLOATS, Plus, compare_spec, comparison_of, told
+from torch import Tensor, nn
+
+from keras2torch_birnn.conversion import build_model
+from keras2torch_birnn.porting.batches import batches
+from keras2torch_birnn.porting.changes import Change, followed_by
+from keras2torch_birnn.porting.near_values import near_changes
+from keras2torch_birnn.porting.right_tensors import find_leaves
+from keras2torch_birnn.porting.trials import Search, Unexplained
+from keras2torch_birnn.spec import ModelSpec
+
+MASKED = {
+    "inputs": FLOATS,
+    "steps": [
+        ("m", ("Masking", {}), "x"),
+        ("d", ("Dense", {"units": 3}), "m"),
+        ("y", ("GlobalAveragePooling1D", {}), "d"),
+    ],
+    "outputs": "y",
+}
+
+
+def _plus(more: Any, x: Any) -> Any:
+    return x + more
+
+
+def _adding(layer: str, name: str, more: Any) -> Change:
+    return Change(
+        "", layer, "something is added", {(layer, name): followed_by(partial(_plus, more))}
+    )
+
+
+def _search(spec: ModelSpec, port: nn.Module, rows: str = "") -> tuple[Any, Search]:
+    comparison = comparison_of(spec, port)
+    batch = next(one for one in batches(spec, None) if one.name == rows or not rows)
+    run: Any = comparison._run(batch, first=True)
+    return comparison, comparison._search(batch, run)
+
+
+def test_what_does_no_harm_alone_is_not_told_beside_what_does() -> None:
+    """Other values at masked steps, which reach the outputs only by way of another mistake."""
+    spec = spec_of(MASKED, "3.15.1")
+    comparison, search = _search(spec, build_model(spec), "rows padded at the end")
+    masked = ~np.any(np.asarray(search.inputs[0]) != 0, axis=-1, keepdims=True)
+    harmless, other = _adding("layer_1", "Dense", 1.0 * masked), _adding("layer_1", "Dense", 1.0)
+    search.found += [other, harmless]
+    assert [one.layer for one in comparison._findings(search, [other], "", [])] == []
+    assert len(list(comparison._findings(search, [], "", []))) == 1
+
+
+def test_the_fewest_changes_that_are_enough_are_kept() -> None:
+    """Three of four undo each other, of which no two do."""
+    steps = [
+        (name, ("Dense", {"units": 5}), given) for given, name in zip("xabc", "abcd", strict=True)
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "d"}, "3.15.1")
+    _, search = _search(spec, nn.Sequential(build_model(spec), Plus(0.5)))
+    changes = [_adding("layer_3", "Dense", more) for more in (1.5, -0.7, -0.8, 0.5)]
+    search.found += changes
+    search.unexplained.append(Unexplained("layer_1", np.zeros(1), None))
+    search._drop_needless()
+    assert search.found == changes[3:]
+    assert search.unexplained == []
+
+
+def test_of_layers_that_are_not_explained_the_first_is_told() -> None:
+    steps = [
+        (name, ("Dense", {"units": 5}), given) for given, name in zip("xab", "abc", strict=True)
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "c"}, "3.15.1")
+    comparison, search = _search(spec, build_model(spec))
+    search.unexplained += [Unexplained(f"layer_{n}", np.zeros(1), None) for n in (1, 0, 2)]
+    (finding,) = comparison._findings(search, [], "", [])
+    assert finding.layer == "layer_0"
+
+
+class _Doubled(nn.Module):
+    """A Dense that is doubled, and zero where nothing counts."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.dense: Any = build_model(spec).get_submodule("layer_1")
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = (x != 0).any(-1, keepdim=True)
+        return (2 * self.dense(x) * counts).sum(1) / counts.sum(1)
+
+
+def test_values_where_nothing_counts_are_those_of_a_port_with_what_was_found() -> None:
+    spec = spec_of(MASKED, "3.15.1")
+    _, search = _search(spec, _Doubled(spec), "rows padded at the end")
+    doubled = Change(
+        "", "layer_1", "", {("layer_1", "Dense"): followed_by(partial(np.multiply, 2))}
+    )
+    (padding,) = [one for one in search.padding([doubled]) if one.layer == "layer_1"]
+    found = search.compute([doubled, padding])
+    assert found is not None
+    masked = ~np.any(np.asarray(search.inputs[0]) != 0, axis=-1)
+    assert not np.asarray(found.layers["layer_1"])[masked].any()
+
+
+def test_a_small_tensor_is_told_where_it_is_rounded_to_half_precision() -> None:
+    graph = {"inputs": FLOATS, "steps": [("y", ("Dense", {"units": 1}), "x")], "outputs": "y"}
+    (leaf,) = find_leaves(spec_of(graph, "3.15.1"))
+    right = np.asarray(leaf.layer.weights["bias"], np.float32).astype(np.float64)
+    np.asarray(leaf.layer.weights["bias"])[...] = right
+    half = right.astype(np.float16).astype(np.float64)
+    (change,) = near_changes({"b": half}, [leaf])
+    assert "half precision (float16)" in change.words
+    assert list(near_changes({"b": right + 1e-3 * right}, [leaf])) == []
+    assert list(near_changes({"b": half, "own": right}, [leaf])) == []
+
+
+class _Towers(nn.Module):
+    """A Dense that is called twice, of which the second call has weights of its own."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.shared: Any = build_model(spec).get_submodule("d")
+        self.own = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.shared(x) + self.own(z)
+
+
+def test_a_tower_that_is_not_shared_is_named_in_its_call() -> None:
+    graph = {
+        "inputs": [*FLOATS, ("z", "float", (7, 5))],
+        "shared": {"d": ("Dense", {"units": 3})},
+        "steps": [("a", "d", "x"), ("b", "d", "z"), ("y", ("Add", {}), ["a", "b"])],
+        "outputs": "y",
+    }
+    spec = spec_of(graph, "3.15.1")
+
+    report = compare_spec(spec, _Towers(spec))
+    assert told(report) == [("d", "weights: other values")], report.lines()
+    assert report.findings[0].words == (
+        "in call 2 alone: it has other weights than the file's, those of own"
+    )
+
+
+class _Decoder(nn.Module):
+    """Attention by the state before each step of the decoder, the initial one first."""
+
+    def __init__(self, spec: ModelSpec, *, with_zeros: bool) -> None:
+        super().__init__()
+        self.whole: Any = build_model(spec)
+        self.with_zeros = with_zeros
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        layers = dict(self.whole.named_modules())
+        memory, h = layers["layer_0"](x)
+        steps = layers["layer_1"](z, initial_state=(h,))
+        first = 0 * h if self.with_zeros else h
+        query = torch.cat([first[:, None], steps[:, :-1]], 1)
+        y: Tensor = torch.softmax(query @ memory.mT, -1) @ memory
+        return y
+
+
+@pytest.mark.parametrize(
+    ("with_zeros", "kind", "words"),
+    [
+        (False, "other input", "its input 1 is the state of layer_1 before each step"),
+        (True, "steps", "the steps of its first input come one step too late"),
+    ],
+)
+def test_attention_by_the_state_before_each_step_is_named(
+    with_zeros: bool, kind: str, words: str
+) -> None:
+    gru = {"units": 3, "return_sequences": True}
+    graph = {
+        "inputs": [*FLOATS, ("z", "float", (6, 5))],
+        "steps": [
+            (["m", "h"], ("GRU", {**gru, "return_state": True}), "x"),
+            ("d", ("GRU", gru), "z", {"initial_state": ["@h"]}),
+            ("a", ("Attention", {}), ["d", "m"]),
+        ],
+        "outputs": "a",
+    }
+    spec = spec_of(graph, "3.15.1")
+    report = compare_spec(spec, _Decoder(spec, with_zeros=with_zeros))
+    assert told(report) == [("layer_2", kind)], report.lines()
+    assert report.findings[0].words.startswith(words)
