@@ -130,10 +130,8 @@ _SOFTMAX_AXES: Mapping[str, int] = {"the last axis": -1, "axis 1": 1, "axis 2": 
 
 def masked_softmax_changes(maker: Maker) -> Iterator[Change]:
     """Yield a softmax that leaves padding out, and shares of padding that are set to 0 after it."""
-    words = "padding is left out of the softmax, Keras does not do that here"
-    yield maker.change("mask rule", words, _without_padding)
-    words = "the shares of padding are set to 0 after the softmax, the others are too small"
-    yield maker.change("mask rule", words, _with_shares_at_zero)
+    for words, leave_out in SOFTMAX_MASKS.items():
+        yield maker.change("mask rule", f"{words}, Keras does not do that here", leave_out)
 
 
 def _steps_kept(x: Array, mask: Structure) -> Array:
@@ -156,6 +154,14 @@ def _with_shares_at_zero(
     _, out_mask = equation(layer, x, mask, context.aside())
     shares, _ = equation(layer, x, None, context)
     return np.where(_steps_kept(x, mask), shares, 0), out_mask
+
+
+SOFTMAX_MASKS: Mapping[str, Apply] = {
+    "padding is left out of the softmax": _without_padding,
+    "the shares of padding are set to 0 after the softmax (they no longer add up to 1)": (
+        _with_shares_at_zero
+    ),
+}
 
 
 def alpha_changes(maker: Maker) -> Iterator[Change]:

@@ -29,7 +29,12 @@ from keras2torch_birnn.porting.layer_changes import (
 )
 from keras2torch_birnn.porting.many_trials import FAILURES, Rest, last_reached
 from keras2torch_birnn.porting.trial_order import stages
-from keras2torch_birnn.porting.wiring_changes import other_input_changes, sum_of, wiring_changes
+from keras2torch_birnn.porting.wiring_changes import (
+    other_input_changes,
+    softmax_mask_changes,
+    sum_of,
+    wiring_changes,
+)
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
@@ -226,6 +231,8 @@ class Search(CheckedRun):
         own += wiring_changes(self.spec.graph, path, trace)
         before = [*self._changes_before(path), *self._scaled(path, trace)]
         before += self._changes_in_call(path)
+        for other in nearest_sources(self.sources, path):
+            before += softmax_mask_changes(self.spec.graph, other)
         before += [*other_input_changes(self.spec.graph, path, trace), *self._sums(path, trace)]
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
         known = {(one.layer, one.kind, one.words) for one in self.found}

@@ -9,6 +9,7 @@ from itertools import count
 import numpy as np
 
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.porting.activation_changes import SOFTMAX_MASKS
 from keras2torch_birnn.porting.call_graph import call_path, later_uses
 from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
 from keras2torch_birnn.porting.layer_changes import MASKING
@@ -56,6 +57,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _earlier_norm(graph, path, layer, found)
     yield from _states_below(graph, path, layer, trace)
     yield from _other_masks(graph, path, layer)
+    yield from softmax_mask_changes(graph, path)
     yield from _steps_of_others(graph, path, layer, trace)
     yield from _states_before(graph, path, found)
     given = set(leaves(graph.inputs))
@@ -334,6 +336,38 @@ def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
             words = f"the mask of {printable(other)} is used, in Keras no mask arrives here"
             key = path.partition("#")[0], layer.class_name
             yield Change("other mask", path, words, {key: partial(_masked_as, other)})
+
+
+def softmax_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
+    """Yield a softmax by the mask of an earlier layer, which Keras does not use there."""
+    own = [one for one in graph.calls if call_path(one.layer, one.index) == path]
+    layer = graph.layer(own[0].layer) if own else None
+    if layer is None or layer.class_name not in ("Activation", "Softmax"):
+        return
+    for call in graph.calls:
+        other = call_path(call.layer, call.index)
+        if other == path:
+            return
+        if graph.layer(call.layer).class_name in MASKING:
+            for what, leave_out in SOFTMAX_MASKS.items():
+                words = f"{what}, by the mask of {printable(other)}; Keras does not do that here"
+                key = path.partition("#")[0], layer.class_name
+                apply = partial(_softmax_masked_as, other, leave_out)
+                yield Change("other mask", path, words, {key: apply})
+
+
+def _softmax_masked_as(
+    path: str,
+    leave_out: Apply,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    _, out_mask = equation(layer, inputs, mask, context.aside())
+    output, _ = leave_out(equation, layer, inputs, context.masks[path], context)
+    return output, out_mask
 
 
 def _masked_as(

@@ -192,3 +192,41 @@ def test_attention_by_the_state_before_each_step_is_named(
     report = compare_spec(spec, _Decoder(spec, with_zeros=with_zeros))
     assert told(report) == [("layer_2", kind)], report.lines()
     assert report.findings[0].words.startswith(words)
+
+
+class _Pooled(nn.Module):
+    """Attention over steps by a softmax that leaves padding out, at once or afterwards."""
+
+    def __init__(self, spec: ModelSpec, *, afterwards: bool) -> None:
+        super().__init__()
+        self.scores: Any = build_model(spec).get_submodule("layer_1")
+        self.afterwards = afterwards
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = (x != 0).any(-1)
+        scores = self.scores(x).flatten(1)
+        if self.afterwards:
+            shares = scores.softmax(1) * counts
+            shares = shares / shares.sum(1, keepdim=True)
+        else:
+            shares = scores.masked_fill(~counts, -1e9).softmax(1)
+        return (shares[..., None] * x).sum(1)
+
+
+@pytest.mark.parametrize("afterwards", [False, True])
+def test_a_softmax_by_a_mask_that_keras_lost_is_named(*, afterwards: bool) -> None:
+    steps = [
+        ("m", ("Masking", {}), "x"),
+        ("s", ("Dense", {"units": 1}), "m"),
+        ("f", ("Flatten", {}), "s"),
+        ("a", ("Activation", {"activation": "softmax"}), "f"),
+        ("r", ("Reshape", {"target_shape": (7, 1)}), "a"),
+        ("d", ("Dot", {"axes": (1, 1)}), ["r", "x"]),
+        ("y", ("Flatten", {}), "d"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    report = compare_spec(spec, _Pooled(spec, afterwards=afterwards))
+    assert told(report) == [("layer_3", "other mask")], report.lines()
+    assert report.findings[0].words == (
+        "padding is left out of the softmax, by the mask of layer_0; Keras does not do that here"
+    )
