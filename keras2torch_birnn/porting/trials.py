@@ -32,6 +32,7 @@ from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import (
     other_input_changes,
     softmax_mask_changes,
+    steps_of_others,
     sum_of,
     wiring_changes,
 )
@@ -300,6 +301,14 @@ class Search(CheckedRun):
                 better = self._try_at(other, trace, alone=True)
                 if better is not None:
                     return other, better
+        right = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        if self.run.nearest(right, ()) is not None:
+            return path, None
+        # The port has nothing of this kind: it may go on behind it with something else.
+        for other in (one for one in trace.layers if one in self.later.get(path, ())):
+            for one in steps_of_others(self.spec.graph, other, trace):
+                if self._score(other, [one])[0] >= _ALL:
+                    return other, [one]
         return path, None
 
     def _likeliest(self, tied: Sequence[_Tried]) -> list[Change]:

@@ -58,7 +58,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _states_below(graph, path, layer, trace)
     yield from _other_masks(graph, path, layer)
     yield from softmax_mask_changes(graph, path)
-    yield from _steps_of_others(graph, path, layer, trace)
+    yield from steps_of_others(graph, path, trace)
     yield from _states_before(graph, path, found)
     given = set(leaves(graph.inputs))
     if sum(isinstance(ref, TensorRef) for ref in found) > 1:
@@ -244,19 +244,23 @@ def _states_below(graph: Graph, path: str, layer: LayerSpec, trace: Trace) -> It
             yield Change("other layer", path, words, {key: partial(_ends_of, other)})
 
 
-def _steps_of_others(graph: Graph, path: str, layer: LayerSpec, trace: Trace) -> Iterator[Change]:
+def steps_of_others(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     """Yield one step of an earlier sequence (B, T, F), or all in one, in a call's place."""
     right = np.shape(next(leaves(trace.layers[path])))
-    for call in graph.calls if len(right) == 2 else ():
+    place = path.partition("#")[0]
+    for call in graph.calls if len(right) == 2 and "/" not in path else ():
         other = call_path(call.layer, call.index)
         if other == path:
             return
         shape = np.shape(next(leaves(trace.layers[other])))
         if len(shape) == 3 and (shape[0], shape[2]) == right:
+            key = place, graph.layer(place).class_name
             for words, pick in _PICKS.items():
                 told = f"{words} of {printable(other)} stands in its place"
-                key = path.partition("#")[0], layer.class_name
                 yield Change("other layer", path, told, {key: partial(_step_of, other, pick)})
+            if graph.layer(call.layer).class_name == "Bidirectional":
+                told = f"the last states (h_n) of {printable(other)} stand in its place"
+                yield Change("other layer", path, told, {key: partial(_ends_of, other)})
 
 
 _PICKS: Mapping[str, Callable[[Array], Array]] = {

@@ -230,3 +230,34 @@ def test_a_softmax_by_a_mask_that_keras_lost_is_named(*, afterwards: bool) -> No
     assert report.findings[0].words == (
         "padding is left out of the softmax, by the mask of layer_0; Keras does not do that here"
     )
+
+
+class _Ends(nn.Module):
+    """The last states of both halves, where Keras has an attention over all steps."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        whole: Any = build_model(spec)
+        self.steps, self.end = whole.get_submodule("layer_0"), whole.get_submodule("layer_7")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.steps(x)
+        z: Tensor = self.end(torch.cat([y[:, -1, :3], y[:, 0, 3:]], -1))
+        return z
+
+
+def test_what_stands_for_several_layers_is_named_where_the_port_goes_on() -> None:
+    steps = [
+        ("b", ("Bidirectional", {"layer": ("LSTM", {"units": 3, "return_sequences": True})}), "x"),
+        ("s", ("Dense", {"units": 1}), "b"),
+        ("f", ("Flatten", {}), "s"),
+        ("a", ("Activation", {"activation": "softmax"}), "f"),
+        ("r", ("Reshape", {"target_shape": (7, 1)}), "a"),
+        ("d", ("Dot", {"axes": (1, 1)}), ["r", "b"]),
+        ("g", ("Flatten", {}), "d"),
+        ("y", ("Dense", {"units": 11}), "g"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    report = compare_spec(spec, _Ends(spec))
+    assert told(report) == [("layer_6", "other layer")], report.lines()
+    assert report.findings[0].words == "the last states (h_n) of layer_0 stand in its place"
