@@ -28,6 +28,7 @@ from keras2torch_birnn.porting.batches import (
 from keras2torch_birnn.porting.call_graph import call_path, place_of
 from keras2torch_birnn.porting.changes import Change, weighted
 from keras2torch_birnn.porting.checked_run import same
+from keras2torch_birnn.porting.function_port import has_values
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import is_recurrent
 from keras2torch_birnn.porting.matching import (
@@ -93,6 +94,12 @@ def compare(
         raise UsageError(
             f"the port is of type {type(port).__name__}", "give a torch.nn.Module, not a class"
         )
+    for name, tensor in (*port.named_parameters(), *port.named_buffers()):
+        if not has_values(tensor):
+            raise UsageError(
+                f"{printable(name)} of the port has no values yet (a lazy module, or on meta)",
+                "call the port once, or load its weights, before you compare it",
+            )
     spec = read_model(source, config=config, masked_steps=masked_steps)
     leaves_ = find_leaves(spec)
     units = find_units(port)
@@ -248,7 +255,9 @@ class _Comparison:
     def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
         """Say where the port's outputs are random, or in half precision. ``settled``: without."""
         run = settled.run
-        free = self._run(batch, first=False, settled=False) if run.random else run
+        if not run.random:
+            return None
+        free = self._run(batch, first=False, settled=False)
         if isinstance(free, str) or _are_close(free, run):
             return None
         search = self._search(batch, free)
@@ -279,8 +288,8 @@ class _Comparison:
         given = arguments(self.port.forward, self.spec, batch.arrays)
         reason = ""
         for dtype, tolerance in _PRECISIONS:
-            copy = deepcopy(self.port).cpu().to(dtype).eval()
             try:
+                copy = deepcopy(self.port).cpu().to(dtype).eval()
                 for _ in range(batch.calls - 1):
                     observe(copy, given, dtype, tolerance, settled=settled)
                 return observe(copy, given, dtype, tolerance, settled=settled)

@@ -30,6 +30,11 @@ class FunctionPort(nn.Module):
         return FunctionPort(self.forward)
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Tell whether a tensor holds values: not one of a lazy module, nor one on meta."""
+    return not (nn.parameter.is_lazy(tensor) or tensor.is_meta)
+
+
 def needs_arguments(function: Callable[..., Any]) -> bool:
     """Return whether a function cannot be called without arguments."""
     try:
@@ -55,8 +60,12 @@ def _held_by(function: Callable[..., Any]) -> Iterator[tuple[str, Tensor | nn.Mo
 
 
 def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    if isinstance(value, (Tensor, nn.Module)):
-        yield path, value
+    if isinstance(value, nn.Module):
+        if all(map(has_values, (*value.parameters(), *value.buffers()))):
+            yield path, value
+    elif isinstance(value, Tensor):
+        if has_values(value):
+            yield path, value
     elif depth and isinstance(value, (dict, list, tuple)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, part in pairs:

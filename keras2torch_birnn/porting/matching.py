@@ -124,7 +124,7 @@ def _suffixes(module: nn.RNNBase) -> Iterator[str]:
 
 
 def _to_array(tensor: Tensor) -> Array:
-    values: Array = tensor.detach().to("cpu", torch.float64).numpy()
+    values: Array = tensor.detach().to_dense().to("cpu", torch.float64).numpy()
     return values
 
 

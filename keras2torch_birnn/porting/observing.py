@@ -438,6 +438,8 @@ def _naming_modules(port: nn.Module, places: list[str]) -> Iterator[None]:
 
     handles = []
     for path, module in port.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # it takes no such hooks
         handles += [
             module.register_forward_pre_hook(entering(path)),
             module.register_forward_hook(leaving),
