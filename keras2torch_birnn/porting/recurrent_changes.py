@@ -172,13 +172,7 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
     yield every("padding side", words, masked_by(to_end))
     if config["return_sequences"]:
         yield every("padding side", words, _at_end_then_zeroed)
-    words = "the reversal of a row includes its padding, which is then read as data"
-    yield every("reversed padding", words, _reversed_with_padding("zeros"))
-    words_of_mask = "the mask is not turned round with the steps"
-    yield every("reversed padding", words_of_mask, _reversed_with_padding(None))
-    yield every("reversed padding", words_of_mask, _reversed_with_padding("previous_output"))
-    if not half.config["return_sequences"]:
-        yield every("reversed padding", words, _packed_with_padding)
+    yield from _reversal_changes(every, half)
     rules = {
         "zeros": "gives zeros at padded steps",
         "previous_output": "repeats the last output at padded steps",
@@ -248,6 +242,21 @@ def inner_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> 
     activations = inner_activation_changes(half, _ACTIVATIONS, show_activation)
     for kind, words, apply in (*hold_changes(half), *activations, *formula_changes(half)):
         yield Change(kind, path, words, dict.fromkeys(keys, apply), rank=INSIDE)
+
+
+def _reversal_changes(
+    every: Callable[[str, str, Apply], Change], half: LayerSpec
+) -> Iterator[Change]:
+    """Yield rows that are reversed together with their padding."""
+    if not half.config["go_backwards"]:
+        return
+    words = "the reversal of a row includes its padding, which is then read as data"
+    yield every("reversed padding", words, _reversed_with_padding("zeros"))
+    words_of_mask = "the mask is not turned round with the steps"
+    yield every("reversed padding", words_of_mask, _reversed_with_padding(None))
+    yield every("reversed padding", words_of_mask, _reversed_with_padding("previous_output"))
+    if not half.config["return_sequences"]:
+        yield every("reversed padding", words, _packed_with_padding)
 
 
 def _reset_changes(every: Callable[[str, str, Apply], Change], half: LayerSpec) -> Iterator[Change]:
