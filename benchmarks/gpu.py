@@ -51,11 +51,14 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn.engines import select
 from keras2torch_birnn.rnn.engines.triton_step import triton_version
+from keras2torch_birnn.rnn.gpu.timing import MEASURED
 
 # Name -> what ``by_torch.prepare`` runs: engines, and torch's own layers.
 OURS, CUDNN, LOOP = "k2t", "torch", "loop"
 RUNS = {OURS: "auto", "k2t graph": "graph", "k2t triton": "triton", LOOP: "loop", CUDNN: "torch"}
 KERAS = ("Keras predict", "Keras tf.function", "Keras XLA")
+# Seconds of a process: a kernel that never ends must not keep all others out of the results.
+LONGEST = 1800
 STEP_TESTS = "tests/rnn/test_triton_steps.py"
 # Cells that cuDNN lacks.
 LACKING = ("lstm-hard", "gru-before-hard")
@@ -114,11 +117,23 @@ def run_tests(paths: Sequence[str]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "junit.xml"
             command = [sys.executable, "-m", "pytest", "-q", path, *options, f"--junitxml={report}"]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-            said = (done.stdout.strip() or done.stderr.strip()).splitlines()
+            done = run_process(command)
+            code = f"exit code {done.returncode}"
+            said = (done.stdout.strip() or done.stderr.strip() or code).splitlines()
             failed = _failures(report) if report.exists() else {}
         results[path] = {"ok": done.returncode == 0, "summary": said[-1], "failed": failed}
     return results
+
+
+def run_process(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a process, and end it where it does not end by itself."""
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST, check=False
+        )
+    except subprocess.TimeoutExpired as ended:  # what it wrote is in bytes here
+        out, error = ((said or b"").decode() for said in (ended.stdout, ended.stderr))
+        return subprocess.CompletedProcess(command, -9, out, f"{error}\nnot done in {LONGEST} s")
 
 
 def _failures(report: Path) -> dict[str, str]:
@@ -257,6 +272,7 @@ def time_case(
                 row["absent"] = str(refused).partition(": ")[2].partition("; ")[0]
             except Exception as failure:  # whatever it is, it belongs into the results
                 row["failed"] = "".join(traceback.format_exception(failure))[-4000:]
+        row["measured"] = {str(what): times for what, times in MEASURED.items()}
         yield {**row, "warnings": [str(one.message) for one in warned]}
         if "failed" in row:
             return
@@ -361,7 +377,7 @@ def in_processes(work: Mapping[str, Any], device: str) -> Iterator[dict[str, Any
     while True:
         command = [sys.executable, "-m", "benchmarks", "gpu", "--device", device]
         command += ["--work", json.dumps(work), "--start", str(count)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = run_process(command)
         rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode:  # it ended without a word of its own
             rows.append({"failed": f"exit code {done.returncode}: {done.stderr[-4000:]}"})

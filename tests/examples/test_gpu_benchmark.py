@@ -103,6 +103,22 @@ def test_another_process_goes_on_behind_what_failed(monkeypatch: pytest.MonkeyPa
     assert starts == ["0", "2", "3"]
 
 
+def test_a_process_that_never_ends_is_ended_and_what_it_wrote_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(command: Any, *, timeout: float, **_: Any) -> Any:
+        rows = b'{"contender": "k2t", "failed": "no"}\n' if command[-1] == "0" else b""
+        raise subprocess.TimeoutExpired(command, timeout, output=rows, stderr=None)
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    rows = [*gpu.in_processes({"part": "layers", "case": "lstm"}, "cuda")]
+    late = {"failed": f"exit code -9: \nnot done in {gpu.LONGEST} s"}
+    assert rows[:3] == [{"contender": "k2t", "failed": "no"}, late, late]
+    assert len(rows) == 2 * len(gpu.RUNS)
+    (tests,) = gpu.run_tests(["tests/none.py"]).values()
+    assert tests == {"ok": False, "summary": f"not done in {gpu.LONGEST} s", "failed": {}}
+
+
 def test_a_work_is_done_in_a_process_of_its_own(tmp_path: Path) -> None:
     work = {"part": "parity", "case": "none.h5", "path": str(tmp_path / "none.h5")}
     (row,) = gpu.in_processes(work, "cpu")

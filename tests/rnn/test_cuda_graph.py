@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -26,7 +27,7 @@ from keras2torch_birnn.limits import MAX_CALLS_PER_LAYER, MAX_GRAPHS_PER_LAYER
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines import cuda_graph, engine
+from keras2torch_birnn.rnn.engines import cuda_graph, engine, triton_step
 from keras2torch_birnn.rnn.engines.loop import STEPS
 from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
@@ -321,6 +322,32 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
         assert_same(rnn, RnnCall(x))
     assert_same(rnn, RnnCall(x))
     assert asked == 1
+
+
+def test_a_graph_is_of_the_fastest_way(
+    recordings: list[RnnResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rnn, asked = layer_of("LSTM"), RnnCall(torch.randn(B, T, F))
+    (layer,) = rnn.rnn_layers()
+    compute, offered = partial(engine_of("loop").run, layer), []
+
+    def run_other(call: RnnCall) -> RnnResult:
+        outputs, states = compute(call)
+        return tuple(2 * out for out in outputs), states
+
+    def find_fastest(what: Any, ways: Any, device: torch.device) -> int:
+        offered.append([numbers(way()) for way in ways])
+        return 1
+
+    monkeypatch.setattr(cuda_graph, "find_fastest", find_fastest)
+    monkeypatch.setattr(cuda_graph, "_recorded_engine", lambda *_: triton_step.ENGINE)
+    monkeypatch.setattr(triton_step.ENGINE, "run", lambda _, call: compute(call))
+    monkeypatch.setattr(triton_step.ENGINE, "ways", lambda *_: [compute, run_other])
+    with torch.no_grad():
+        first, second, third = (by("graph", rnn, asked) for _ in range(3))
+    assert offered == [[[], []]]
+    assert torch.equal(second[0], 2 * first[0])
+    assert torch.equal(third[0], 2 * first[0])
 
 
 def test_threads_do_not_take_each_others_numbers(recordings: list[RnnResult]) -> None:

@@ -6,21 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("triton")
-
 import torch
 import triton_compile_child
 from kernel_layers import assert_close, both, half, reference
 from sampling import rest_thorough
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from triton_compile_child import OLD, TARGETS
+from triton_compile_child import OLD, TARGETS, VERSION
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
@@ -32,19 +32,23 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, select, triton_step
 from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.engines.static import why_not_triton
-from keras2torch_birnn.rnn.gpu import self_check, steps
+from keras2torch_birnn.rnn.gpu import self_check, steps, timing
 from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS
 from keras2torch_birnn.rnn.gpu.launcher import Launcher
 from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.self_check import CheckedKind
-from keras2torch_birnn.rnn.gpu.step_cell import to_step_cell
+from keras2torch_birnn.rnn.gpu.step_cell import StepCell, to_step_cell
 from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 B, T, F, H = 3, 5, 2, 7
-# The interpreter computes with NumPy, which warns of what is replaced later.
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+# The interpreter computes with NumPy, which warns of what is replaced later. Triton 3.9 warns that
+# 3.10 will not fuse a product and a sum, unless that is asked for.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
+]
 
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "LSTM": (k2t.BiLSTM, {"recurrent_activation": "hard_sigmoid_0.2"}),
@@ -86,37 +90,62 @@ def gradients(result: RnnResult, layer: RnnLayer, call: RnnCall, **options: Any)
     return list(torch.autograd.grad(total, engine.float_tensors(layer, call), **options))
 
 
-def run_triton(layer: RnnLayer, call: RnnCall) -> RnnResult:
+def words_of(layer: RnnLayer, *, persistent: bool = False) -> StepCell:
     cell = to_step_cell(layer.cell)
     assert cell is not None
-    return run_call(cell, layer, call)
+    return cell._replace(persistent=persistent)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("cell", sorted(CELLS))
-def test_steps_and_their_gradients_are_those_of_the_loop(cell: str, masked: bool) -> None:
-    layer = layer_of(cell)
-    call = call_of(layer, masked=masked, merge="mul")
-    got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
-    torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
-    found = gradients(got, layer, call)
-    torch.testing.assert_close(found, gradients(wanted, layer, call), **EXACT)
-    with torch.no_grad():
-        torch.testing.assert_close(numbers(run_triton(layer, call)), numbers(wanted), **EXACT)
+def run_triton(layer: RnnLayer, call: RnnCall, *, persistent: bool = False) -> RnnResult:
+    return run_call(words_of(layer, persistent=persistent), layer, call)
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
-def test_layers_without_biases_and_without_states_begin_at_zero(cell: str) -> None:
-    layer = layer_of(cell, bias=False)
-    call = call_of(layer, masked=True, started=False, merge="concat")
-    got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
+def assert_like_the_loop(layer: RnnLayer, call: RnnCall, *, persistent: bool) -> None:
+    """Compare outputs, states and gradients, and what is computed without gradients."""
+    got = run_triton(layer, call, persistent=persistent)
+    wanted = loop.run_directions(layer, call)
     torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
     torch.testing.assert_close(gradients(got, layer, call), gradients(wanted, layer, call), **EXACT)
+    with torch.no_grad():
+        alone = numbers(run_triton(layer, call, persistent=persistent))
+    torch.testing.assert_close(alone, numbers(wanted), **EXACT)
 
 
+LACKING = VERSION < triton_step.PERSISTENT_SINCE
+needs_persistent = pytest.mark.skipif(LACKING, reason="this Triton is too old for them")
+by_both = pytest.mark.parametrize("persistent", [False, pytest.param(True, marks=needs_persistent)])
+in_any_cell = pytest.mark.parametrize("cell", rest_thorough(sorted(CELLS), ["LSTM", "GRU before"]))
+
+
+@by_both
+@pytest.mark.parametrize("masked", [False, True])
+@in_any_cell
+def test_steps_and_their_gradients_are_those_of_the_loop(
+    cell: str, masked: bool, persistent: bool
+) -> None:
+    layer = layer_of(cell)
+    call = call_of(layer, masked=masked, merge="mul")
+    assert_like_the_loop(layer, call, persistent=persistent)
+
+
+@pytest.mark.thorough
+@by_both
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_layers_without_biases_and_without_states_begin_at_zero(
+    cell: str, persistent: bool
+) -> None:
+    layer = layer_of(cell, bias=False)
+    call = call_of(layer, masked=True, started=False, merge="concat")
+    assert_like_the_loop(layer, call, persistent=persistent)
+
+
+@pytest.mark.thorough
+@by_both
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 1), (5, 1, 1), (1, 1, 17), (17, 2, 3)])
 @pytest.mark.parametrize("cell", sorted(CELLS))
-def test_one_row_one_step_and_one_unit_are_computed(cell: str, sizes: tuple[int, int, int]) -> None:
+def test_one_row_one_step_and_one_unit_are_computed(
+    cell: str, sizes: tuple[int, int, int], persistent: bool
+) -> None:
     rows, steps_, units = sizes
     made, special = CELLS[cell]
     torch.manual_seed(5)
@@ -124,12 +153,11 @@ def test_one_row_one_step_and_one_unit_are_computed(cell: str, sizes: tuple[int,
     x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
     lengths = torch.randint(0, steps_ + 1, (rows,), dtype=torch.int32).to(DEVICE)
     for call in (RnnCall(x), RnnCall(x, lengths, merge="ave")):
-        got, wanted = run_triton(layer, call), loop.run_directions(layer, call)
-        torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
-        found, right = gradients(got, layer, call), gradients(wanted, layer, call)
-        torch.testing.assert_close(found, right, **EXACT)
+        assert_like_the_loop(layer, call, persistent=persistent)
 
 
+# (not by persistent kernels: the interpreter multiplies the bits of bfloat16)
+@pytest.mark.thorough
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_bfloat16_is_as_near_to_float64_as_the_loop_is(cell: str) -> None:
     layer = layer_of(cell, torch.bfloat16)
@@ -145,7 +173,9 @@ def test_bfloat16_is_as_near_to_float64_as_the_loop_is(cell: str) -> None:
     assert errors[0] <= max(2 * errors[1], 1e-2)
 
 
-def test_one_direction_of_several_tiles_of_rows_and_units() -> None:
+@pytest.mark.thorough
+@by_both
+def test_one_direction_of_several_tiles_of_rows_and_units(persistent: bool) -> None:
     (rows, steps_, units) = (5, 2, 131)
     torch.manual_seed(5)
     width = 3 * units
@@ -154,15 +184,15 @@ def test_one_direction_of_several_tiles_of_rows_and_units() -> None:
     made = [torch.randn(s, dtype=torch.float64) * s[-1] ** -0.5 for s in shapes]
     layer = RnnLayer(cell, [p.to(DEVICE).requires_grad_() for p in made])
     x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
-    got, wanted = run_triton(layer, RnnCall(x)), loop.run_directions(layer, RnnCall(x))
-    torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
-    torch.testing.assert_close(
-        gradients(got, layer, RnnCall(x)), gradients(wanted, layer, RnnCall(x)), **EXACT
-    )
+    assert_like_the_loop(layer, RnnCall(x), persistent=persistent)
 
 
+@pytest.mark.thorough
+@by_both
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 2e-6), (torch.float16, 4e-3)])
-def test_shorter_floats_are_computed_in_float32(dtype: torch.dtype, allowed: float) -> None:
+def test_shorter_floats_are_computed_in_float32(
+    dtype: torch.dtype, allowed: float, persistent: bool
+) -> None:
     layer = layer_of("LSTM", dtype)
     call = call_of(layer, masked=True)
     parameters = [p.double() for p in layer.parameters]
@@ -174,12 +204,13 @@ def test_shorter_floats_are_computed_in_float32(dtype: torch.dtype, allowed: flo
             tuple(tuple(s.double() for s in state) for state in call.initial_state or ()),
         ),
     )
-    got = numbers(run_triton(layer, call))
+    got = numbers(run_triton(layer, call, persistent=persistent))
     assert {n.dtype for n in got} == {dtype}
     doubles = [n.double() for n in got]
     torch.testing.assert_close(doubles, numbers(exact), rtol=0, atol=allowed)
 
 
+@pytest.mark.thorough
 def test_gradients_have_gradients() -> None:
     layer = layer_of("GRU", activation="tanh", recurrent_activation="softsign")
     call = call_of(layer, masked=True)
@@ -191,6 +222,7 @@ def test_gradients_have_gradients() -> None:
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.thorough
 def test_only_what_is_differentiated_has_a_gradient() -> None:
     layer = layer_of("LSTM")
     call = call_of(layer, masked=False)
@@ -202,18 +234,20 @@ def test_only_what_is_differentiated_has_a_gradient() -> None:
     torch.testing.assert_close(hh, right, **EXACT)
 
 
+@pytest.mark.thorough
+@by_both
 @pytest.mark.parametrize("cell", sorted(CELLS))
-def test_numbers_at_masked_steps_reach_nothing(cell: str) -> None:
+def test_numbers_at_masked_steps_reach_nothing(cell: str, persistent: bool) -> None:
     layer = layer_of(cell)
     call = call_of(layer, masked=True)
     spoiled = call.x.detach().clone()
     spoiled[2, 3:] = float("nan")
     spoiled[1] = float("inf")
     other = call._replace(x=spoiled.requires_grad_())
+    got, wanted = (run_triton(layer, one, persistent=persistent) for one in (other, call))
     with torch.no_grad():
-        quiet = numbers(run_triton(layer, other))
-        torch.testing.assert_close(quiet, numbers(run_triton(layer, call)), **EXACT)
-    got, wanted = run_triton(layer, other), run_triton(layer, call)
+        quiet = numbers(run_triton(layer, other, persistent=persistent))
+    torch.testing.assert_close(quiet, numbers(wanted), **EXACT)
     torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
     torch.testing.assert_close(
         gradients(got, layer, other), gradients(wanted, layer, call), **EXACT
@@ -240,11 +274,12 @@ class Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def launches(monkeypatch: pytest.MonkeyPatch, cell: str, time: int) -> tuple[list[str], list[str]]:
+def launches(
+    monkeypatch: pytest.MonkeyPatch, cell: str, time: int, *, persistent: bool = False
+) -> tuple[list[str], list[str]]:
     """Everything that is launched forward and backward, kernels of Triton by their names."""
     layer = layer_of(cell)
-    kind = to_step_cell(layer.cell)
-    assert kind is not None
+    kind = words_of(layer, persistent=persistent)
     operands = steps.join_weights(kind, layer.get_weights())
     x = torch.randn(B, time, F, dtype=torch.float64, device=DEVICE)
     d_states = [torch.zeros(2, B, H, dtype=x.dtype, device=DEVICE) for _ in range(2)]
@@ -277,6 +312,16 @@ def test_a_step_is_two_launches_and_four_where_the_reset_comes_first(
         assert long[-6 * len(step) :] == step * 6
 
 
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_persistent_kernel_is_one_launch_whatever_the_steps(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, many = (launches(monkeypatch, cell, time, persistent=True) for time in (4, 6))
+    assert few == many
+    assert [found[-1] for found in few] == ["run_forward", "run_backward"]
+    assert not {"bmm", "baddbmm_"}.intersection(*few)
+
+
 # ---- activations --------------------------------------------------------------------------------
 
 POINTS = torch.cat(
@@ -296,6 +341,7 @@ VARIANTS: list[Any] = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("value", VARIANTS, ids=str)
 def test_every_activation_and_its_gradient_is_torchs(value: Any) -> None:
     from triton_points import apply
@@ -358,13 +404,31 @@ def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(triton_step, "why_not_on_gpu", lambda *_: "")
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(self_check, "_reasons", {})
+    monkeypatch.setattr(triton_step, "WIDEST_PERSISTENT", 0)
+
+
+@pytest.fixture
+def persistent_ones(as_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[CheckedKind]:
+    """Have persistent kernels, which pay; return the kinds that were measured."""
+    measured: list[CheckedKind] = []
+
+    def pays(_: Cell, kind: CheckedKind, rows: int) -> bool:
+        measured.append(kind)
+        return True
+
+    monkeypatch.setattr(triton_step, "WIDEST_PERSISTENT", H)
+    monkeypatch.setattr(triton_step, "triton_version", lambda: "3.5.0")
+    monkeypatch.setattr(triton_step, "persistence_pays", pays)
+    return measured
 
 
 def chosen(module: Any) -> list[str]:
     return [choice.engine for choice in k2t.explain(module)[""]]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("as_on_gpu")
+@by_both
 @pytest.mark.parametrize(
     ("cell", "rule", "options"),
     [
@@ -374,8 +438,12 @@ def chosen(module: Any) -> list[str]:
     ],
 )
 def test_a_masked_layer_computes_what_the_reference_does(
-    cell: str, rule: str, options: dict[str, Any]
+    cell: str, rule: str, options: dict[str, Any], persistent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    choose = triton_step._choose
+    monkeypatch.setattr(
+        triton_step, "_choose", lambda *given: choose(*given)._replace(persistent=persistent)
+    )
     config = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2", **options}
     spec = both(cell, H, F, "ave", masked_output=rule, **config)
     module: Any = bidirectional(spec).to(DEVICE).double()
@@ -386,6 +454,7 @@ def test_a_masked_layer_computes_what_the_reference_does(
     assert_close([part.cpu().detach().numpy() for part in as_tuple(got)], reference(spec, x, mask))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("as_on_gpu")
 def test_a_layer_that_reads_backwards_computes_what_the_reference_does() -> None:
     config = {"activation": "elu", "recurrent_activation": "hard_sigmoid_1/6"}
@@ -405,6 +474,86 @@ def test_it_is_chosen_in_training_where_torch_has_no_kernel() -> None:
     assert chosen(standard) == ["fused"]
     lacking.engine = "torch"
     assert chosen(lacking) == ["loop"]
+
+
+def test_persistent_kernels_are_taken_where_they_are_right_and_faster(
+    monkeypatch: pytest.MonkeyPatch, persistent_ones: list[CheckedKind]
+) -> None:
+    def choose(units: int = H) -> tuple[str, int]:
+        """Return how a layer runs, and the number of ways for a graph."""
+        made, special = CELLS["LSTM"]
+        (layer,) = made(F, units, **special).to(DEVICE).rnn_layers()
+        call = RnnCall(torch.zeros(B, T, F, device=DEVICE))
+        how = triton_step.ENGINE.reason(layer, call).partition(":")[0]
+        return how, len(triton_step.ENGINE.ways(layer, call))
+
+    once, each = "one launch", "steps of two launches"
+    monkeypatch.setattr(self_check, "_check", lambda *_: "")
+    assert choose() == (once, 2)
+    (kind,) = persistent_ones
+    assert kind.cell.persistent
+    assert kind.tile == (4, 8)
+    assert choose(H + 1) == (each, 1)
+    with monkeypatch.context() as patching:
+        patching.setattr(triton_step, "triton_version", lambda: "3.4.0")
+        assert choose() == (each, 1)
+    with torch.no_grad():  # a graph will choose
+        assert choose() == (each, 2)
+    with monkeypatch.context() as patching:
+        patching.setattr(triton_step, "persistence_pays", lambda *_: False)
+        assert choose() == (each, 2)
+    monkeypatch.setattr(self_check, "_reasons", {})
+    monkeypatch.setattr(self_check, "_check", lambda *_: "their numbers are off")
+    with pytest.warns(RuntimeWarning, match="without persistent Triton kernels, slower: their n"):
+        assert choose() == (each, 1)
+
+
+@needs_persistent
+@pytest.mark.usefixtures("as_on_gpu")
+def test_it_is_measured_once_for_a_batch_whether_persistent_kernels_are_faster(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = []
+
+    def find_fastest(what: Any, ways: Any, device: torch.device) -> int:
+        for way in ways:
+            way()
+        measured.append(what[1])
+        return 1
+
+    layer = layer_of("SimpleRNN", torch.float32)
+    call = call_of(layer, masked=True)
+    kind = self_check.kind_of(words_of(layer, persistent=True), layer, call)
+    monkeypatch.setattr(self_check, "_faster", {})
+    monkeypatch.setattr(self_check, "TIMED_STEPS", 2)
+    monkeypatch.setattr(self_check, "find_fastest", find_fastest)
+    with monkeypatch.context() as patching:
+        patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        assert not self_check.persistence_pays(layer.cell, kind, 2)
+    assert self_check.persistence_pays(layer.cell, kind, 2)
+    assert self_check.persistence_pays(layer.cell, kind, 2)
+    assert measured == [2]
+    monkeypatch.setattr(self_check, "find_fastest", fail)
+    with pytest.warns(RuntimeWarning, match="without persistent Triton kernels, slower: OSError"):
+        assert not self_check.persistence_pays(layer.cell, kind, 3)
+    assert "OSError" in self_check.why_not_trusted(layer.cell, kind)
+
+
+def test_the_fastest_way_is_that_of_the_least_time_behind_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, seconds = 0.0, {"a": iter((9.0, 3.0, 1.0, 2.0)), "b": iter((0.0, 2.0, 2.0, 2.0))}
+
+    def spend(way: str) -> None:
+        nonlocal now
+        now += next(seconds[way])
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(timing, "MEASURED", {})
+    ways = [partial(spend, "b"), partial(spend, "a")]
+    assert timing.find_fastest("what", ways, torch.device("cpu")) == 1
+    assert timing.MEASURED == {"what": (2.0, 1.0)}
+    assert timing.find_fastest("what", ways[:1], torch.device("cpu")) == 0
 
 
 @pytest.mark.usefixtures("as_on_gpu")
@@ -433,11 +582,12 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("units", [1, 3, 31, 32, 33, 128, 160, 161, 500, 512])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 64, 1000])
-@pytest.mark.parametrize("value", ["tanh", "softmax"])
+@pytest.mark.parametrize("value", ["tanh", "softmax", "persistent"])
 def test_the_check_computes_in_the_tiles_of_the_call(value: str, batch: int, units: int) -> None:
-    cell = Cell("SimpleRNN", FUNCTIONS[value], FUNCTIONS["sigmoid"])
+    cell = Cell("SimpleRNN", FUNCTIONS.get(value, FUNCTIONS["tanh"]), FUNCTIONS["sigmoid"])
     words = to_step_cell(cell)
     assert words is not None
+    words = words._replace(persistent=value == "persistent")
     shapes = ((units, F), (units, units), (units,), None)
     parameters = [None if shape is None else torch.zeros(shape) for shape in shapes]
     layer = RnnLayer(cell, parameters)
@@ -467,6 +617,7 @@ def test_numbers_that_are_wrong_every_other_time_are_noticed(
 
 
 @pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.thorough
 def test_half_precision_is_judged_by_the_loop_in_half_precision() -> None:
     options: Any = {"activation": "relu", "recurrent_activation": "hard_sigmoid_1/6"}
     made = k2t.BiGRU(F, 128, batch_first=True, reset_after=False, **options)
@@ -475,6 +626,7 @@ def test_half_precision_is_judged_by_the_loop_in_half_precision() -> None:
     assert triton_step.ENGINE.why_not(layer, call) == ""
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("as_on_gpu")
 def test_no_draw_of_the_check_is_at_a_kink(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_of("SimpleRNN", torch.float32, activation="relu")
@@ -529,6 +681,7 @@ def test_memory_that_is_used_up_is_no_fault_of_the_kernels(
         triton_step.ENGINE.run(layer, call_of(layer, masked=False))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("as_on_gpu")
 def test_the_check_leaves_random_numbers_and_settings_alone() -> None:
     layer = layer_of("GRU")
@@ -562,7 +715,7 @@ def fail(*_: Any, **__: Any) -> None:
         ("run_steps", lambda _: fail, "OSError: no C compiler"),
     ],
 )
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", rest_thorough([False, True], [False]))
 def test_kernels_that_fail_their_check_run_nothing_and_warn_once(
     where: str, fault: Any, message: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -643,6 +796,7 @@ def test_the_variable_turns_the_kernels_off_or_their_check(monkeypatch: pytest.M
         assert triton_step.ENGINE.why_not(layer, call) == "their numbers are off"
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_under_autocast_the_kernels_compute_in_its_type(cell: str) -> None:
@@ -672,8 +826,9 @@ def test_a_graph_records_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     rnn: Any = layer_of("GRU before")
     recorded: list[type] = []
 
-    def run_captured(compute: Any, call: RnnCall, weights: Any, key: Any) -> RnnResult:
+    def run_captured(compute: Any, ways: Any, call: RnnCall, weights: Any, key: Any) -> RnnResult:
         recorded.append(key[-1])
+        assert len(ways()) == 1
         return compute(call)
 
     monkeypatch.setattr(cuda_graph, "run_captured", run_captured)
@@ -696,20 +851,43 @@ def test_inspection_knows_what_the_kernels_lack() -> None:
     assert found == "the Triton kernels lack an activation of this layer"
 
 
-@pytest.mark.parametrize("card", rest_thorough(TARGETS, ["sm_80"]))
-def test_the_kernels_compile_for_a_card_that_is_not_here(card: str, tmp_path: Path) -> None:
+def compile_for(card: str, *kernels: str, folder: Path) -> list[dict[str, Any]]:
     """The interpreter accepts more than the compiler does, and knows no registers."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)}
+    command = [sys.executable, triton_compile_child.__file__, card, *kernels]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("card", TARGETS)
+def test_the_kernels_compile_for_a_card_that_is_not_here(card: str, tmp_path: Path) -> None:
     if OLD and card == "sm_120":
         pytest.skip("this Triton does not know the card")
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    script = Path(triton_compile_child.__file__)
-    done = subprocess.run(
-        [sys.executable, str(script), card], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = compile_for(card, "steps", folder=tmp_path)
     _, dtypes = TARGETS[card]
     assert len(rows) == 10 * len(dtypes)
     assert max(row["registers"] for row in rows) <= 96
     assert {row["spilled"] for row in rows} == {0}
     assert max(row["shared"] for row in rows) <= 2048
+
+
+# (those of a GRU that resets before are made of all kernels of a step)
+@needs_persistent
+@pytest.mark.parametrize(
+    ("card", "kind", "units"),
+    rest_thorough(
+        [*product(TARGETS, ["LSTM", "GRU before"], ["256"]), ("sm_90", "GRU before", "1")],
+        [("sm_80", "GRU before", "256")],
+    ),
+)
+def test_persistent_kernels_compile_for_a_card_that_is_not_here(
+    card: str, kind: str, units: str, tmp_path: Path
+) -> None:
+    rows = compile_for(card, kind, units, folder=tmp_path)
+    assert {row["kernel"] for row in rows} == {"run_forward", "run_backward"}
+    assert max(row["registers"] for row in rows) <= 128  # of 65536 for 512 threads
+    assert max(row["spilled"] for row in rows) <= 128
+    assert max(row["shared"] for row in rows) <= 20 * 1024
+    assert not any(row["cached"] for row in rows)  # a load past what was stored

@@ -1,6 +1,11 @@
-"""Compile every kernel for cards that are not here; run as a process of its own.
+"""Compile kernels for a card that is not here; run as a process of its own.
 
-Prints one line of JSON for each: card, type, kernel, kind, registers, spilled, shared (bytes).
+Prints one line of JSON for each: type, kernel, kind, registers, spilled and shared (bytes), and
+whether it loads through a cache that does not see what was stored.
+
+    python triton_compile_child.py CARD steps         every kernel of a step
+    python triton_compile_child.py CARD KIND UNITS    the persistent ones of a kind, as they are
+                                                      compiled for 1 unit or a multiple of 16
 """
 
 from __future__ import annotations
@@ -10,8 +15,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import triton
@@ -19,10 +25,13 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from keras2torch_birnn.rnn.gpu import backward_kernels, forward_kernels
+from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
+from keras2torch_birnn.rnn.gpu import backward_kernels, forward_kernels, persistent_kernels
+from keras2torch_birnn.rnn.gpu.launcher import PERSISTENT, PERSISTENT_ROWS, PERSISTENT_TILE
 
 # Triton 3.2, of torch 2.6, wants no constants in a signature, and does not know sm_120.
-OLD = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 3)
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
+OLD = VERSION < (3, 3)
 TARGETS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "sm_75": (GPUTarget("cuda", 75, 32), ("fp32", "fp16")),
     "sm_80": (GPUTarget("cuda", 80, 32), ("fp32", "bf16")),
@@ -34,6 +43,7 @@ ACTIVATION = {"activation": "relu", "a1": -0.3, "a2": 0.0, "a3": float("inf")}
 GATE = {"gate": "hard_sigmoid_1/6", "g1": 0.0, "g2": 0.0, "g3": 0.0}
 TILE = {"masked": True, "compute": tl.float32, "tile_rows": 2, "tile_units": 128}
 FLAGS = {"keep": True, "has_bias_n": True, "has_d_out": True}
+OPTIONS = ("num_warps", "num_stages")
 KINDS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 KERNELS = [
     *((forward_kernels.advance, kind) for kind in KINDS),
@@ -46,13 +56,15 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ASSEMBLER = max(TOOLS.glob("ptxas*"), key=lambda file: len(file.name))
 
 
-def compile_kernel(kernel: Any, kind: str, target: Any, dtype: str) -> Any:
+def compile_kernel(
+    kernel: Any, kind: str, target: Any, dtype: str, own: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
     """Return what Triton makes of a kernel for a card."""
-    given = {**ACTIVATION, **GATE, **TILE, **FLAGS, "kind": kind}
+    given = {**ACTIVATION, **GATE, **TILE, **FLAGS, "kind": kind, **own}
     signature = {}
     for parameter in kernel.params:
         name = parameter.name
-        if parameter.is_constexpr:
+        if parameter.is_constexpr or (name == "units" and own.get(name) == 1):
             signature[name] = "constexpr"
         elif name in ("step", "time", "batch", "units"):
             signature[name] = "i32"
@@ -61,7 +73,15 @@ def compile_kernel(kernel: Any, kind: str, target: Any, dtype: str) -> Any:
     constants = {name: given[name] for name, kind in signature.items() if kind == "constexpr"}
     if OLD:
         signature = {name: kind for name, kind in signature.items() if name not in constants}
-    return triton.compile(ASTSource(kernel, signature, constants), target=target)
+    options = {name: own[name] for name in OPTIONS if name in own}
+    multiples = [
+        number
+        for number, (name, kind) in enumerate(signature.items())
+        if own and (kind.startswith("*") or (name, kind) == ("units", "i32"))
+    ]
+    attributes = {(number,): [["tt.divisibility", 16]] for number in multiples}
+    source = ASTSource(kernel, signature, constants, attributes or None)
+    return triton.compile(source, target=target, options=options)
 
 
 def measure(made: Any) -> tuple[int, int]:
@@ -87,25 +107,32 @@ def measure(made: Any) -> tuple[int, int]:
     return max(map(int, registers)), sum(map(int, spilled))
 
 
-def compile_all(cards: list[str]) -> Iterator[dict[str, Any]]:
-    """Compile all kernels for each card and type."""
-    for card in cards:
-        target, dtypes = TARGETS[card]
-        for dtype in dtypes:
-            for kernel, kind in KERNELS:
-                made = compile_kernel(kernel, kind, target, dtype)
-                registers, spilled = measure(made)
-                yield {
-                    "card": card,
-                    "dtype": dtype,
-                    "kernel": kernel.fn.__name__,
-                    "kind": kind,
-                    "registers": registers,
-                    "spilled": spilled,
-                    "shared": made.metadata.shared,
-                }
+def compile_all(card: str, kernels: str, units: str = "") -> Iterator[dict[str, Any]]:
+    """Compile the kernels of a step for each type, or persistent ones of a kind for the last."""
+    target, dtypes = TARGETS[card]
+    own: Mapping[str, Any] = {}
+    chosen: Sequence[tuple[Any, str]] = KERNELS
+    if kernels != "steps":
+        tile = {"tile_rows": min(PERSISTENT_TILE // int(units), PERSISTENT_ROWS)}
+        own = {**tile, "tile_units": int(units), "units": int(units), **PERSISTENT}
+        dtypes, own = dtypes[-1:], {**own, "gates": CELL_KINDS[kernels].gates}
+        once = (persistent_kernels.run_forward, persistent_kernels.run_backward)
+        chosen = [(kernel, kernels) for kernel in once]
+    for dtype in dtypes:
+        for kernel, kind in chosen:
+            made = compile_kernel(kernel, kind, target, dtype, own)
+            registers, spilled = measure(made)
+            yield {
+                "dtype": dtype,
+                "kernel": kernel.fn.__name__,
+                "kind": kind,
+                "registers": registers,
+                "spilled": spilled,
+                "shared": made.metadata.shared,
+                "cached": "ld.global.nc" in made.asm.get("ptx", ""),
+            }
 
 
 if __name__ == "__main__":
-    for row in compile_all(sys.argv[1:]):
+    for row in compile_all(*sys.argv[1:]):
         print(json.dumps(row))

@@ -109,7 +109,8 @@ ENGINES: tuple[EngineRow, ...] = (
         "triton",
         "triton_step",
         "on a GPU, steps of two launches (four for `reset_after=False`): one matrix product and "
-        "one Triton kernel for both directions; any mask, forward and backward",
+        "one Triton kernel for both directions; or all steps in one launch, where that is measured "
+        "to be faster (up to 256 units); any mask, forward and backward",
         "in training on a GPU, for layers that torch has no kernel for; all activations but "
         "sparsemax and custom ones. Not for dropout inside the layer. Checks itself against the "
         "loop first",

@@ -29,10 +29,12 @@ from keras2torch_birnn.rnn.engines.engine import (
     needs_gradient,
     why_not_on_gpu,
 )
+from keras2torch_birnn.rnn.gpu.timing import find_fastest
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 # What a replay does, and then a function that copies its outcome; returns that.
 Play = Callable[[Callable[[], RnnResult]], RnnResult]
+Compute = Callable[[RnnCall], RnnResult]
 
 
 class _Graph(NamedTuple):
@@ -92,15 +94,17 @@ def why_not_capture(call: RnnCall, weights: Sequence[Tensor]) -> str:
 
 
 def run_captured(
-    compute: Callable[[RnnCall], RnnResult],
+    compute: Compute,
+    ways: Callable[[], Sequence[Compute]],
     call: RnnCall,
     weights: Sequence[Tensor],
     cell: Hashable,
 ) -> RnnResult:
     """Compute a call, by replaying a graph from the second call with the same key on.
 
-    compute: without gradients and randomness, reading no values. weights: all that it uses. cell:
-    everything else it depends on.
+    compute: without gradients and randomness, reading no values. ways: return all that compute the
+    same; a graph is of the fastest. weights: all that they use. cell: everything else they depend
+    on.
     """
     with _lock:
         layer, graph = _layer_of(weights), None
@@ -108,7 +112,7 @@ def run_captured(
         asked = {(cell, *_key(one)): one for one in (call, pad(call))}
         for key, one in asked.items():
             if key not in layer.graphs and layer.admit(key):
-                layer.graphs[key] = _capture(compute, one)
+                layer.graphs[key] = _capture(ways(), one, (weights[0].shape, key))
             if key in layer.graphs:
                 graph = layer.graphs[key]
                 break
@@ -187,8 +191,8 @@ def _layer_of(weights: Sequence[Tensor]) -> _Layer:
     return found
 
 
-def _capture(compute: Callable[[RnnCall], RnnResult], call: RnnCall) -> _Graph | None:
-    """Capture a call; return None, and warn, where that fails."""
+def _capture(ways: Sequence[Compute], call: RnnCall, key: Hashable) -> _Graph | None:
+    """Capture the fastest way to compute a call; return None, and warn, where that fails."""
     # Tensors made in inference mode could not be written to outside of it.
     with torch.inference_mode(False), torch.no_grad():
         lengths, initial = call.lengths, call.initial_state
@@ -198,7 +202,10 @@ def _capture(compute: Callable[[RnnCall], RnnResult], call: RnnCall) -> _Graph |
             initial_state=initial and tuple(tuple(map(_like, state)) for state in initial),
         )
         try:
-            play, result = capture(lambda: compute(own), call.x.device)
+            device = call.x.device
+            made = [capture(partial(compute, own), device) for compute in ways]
+            replays = [partial(play, lambda: ((), ())) for play, _ in made]
+            play, result = made[find_fastest(key, replays, device)]
         except RuntimeError as error:
             warnings.warn(
                 f"a recurrent layer runs step by step, slower: it cannot be recorded: {error}",
@@ -292,9 +299,13 @@ class CudaGraph(Engine):
         """Replay the graph of the call, captured when it comes again."""
         absent = tuple(p is None for p in layer.parameters)
         engine, weights = _recorded_engine(layer, call), layer.present_parameters()
-        return run_captured(
-            partial(engine.run, layer), call, weights, (layer.cell, absent, type(engine))
-        )
+        compute = partial(engine.run, layer)
+
+        def ways() -> Sequence[Compute]:
+            found = engine is triton_step.ENGINE
+            return triton_step.ENGINE.ways(layer, call) if found else [compute]
+
+        return run_captured(compute, ways, call, weights, (layer.cell, absent, type(engine)))
 
 
 ENGINE = CudaGraph()

@@ -1,8 +1,9 @@
-"""The engine "triton": on a GPU, one matrix product and one Triton kernel a step."""
+"""The engine "triton": on a GPU, one matrix product and one Triton kernel a step, or a launch."""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 
@@ -13,6 +14,7 @@ from keras2torch_birnn.rnn.engines.engine import (
     autocast_dtype,
     cast_as_autocast,
     is_exporting,
+    needs_gradient,
     why_not_on_gpu,
 )
 from keras2torch_birnn.rnn.engines.loop import run_directions
@@ -22,13 +24,18 @@ from keras2torch_birnn.rnn.gpu.self_check import (
     distrust,
     is_checked,
     kind_of,
+    persistence_pays,
     why_not_trusted,
 )
-from keras2torch_birnn.rnn.gpu.step_cell import to_step_cell
+from keras2torch_birnn.rnn.gpu.step_cell import StepCell, to_step_cell
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 # A program computes whole rows of softmax; beyond this, registers do not hold them.
 WIDEST_WHOLE_ROWS = 2048
+# Of wider layers one program would read too many weights at every step.
+WIDEST_PERSISTENT = 256
+# Older versions have no products of fewer than 16 rows.
+PERSISTENT_SINCE = (3, 5)
 
 
 @cache
@@ -42,7 +49,11 @@ def triton_version() -> str:
 
 
 class TritonStep(Engine):
-    """The steps of both directions at once, by Triton kernels."""
+    """The steps of both directions at once, by Triton kernels.
+
+    Persistent kernels, which run all steps in one launch, are taken where they are the faster ones:
+    in training, and for a graph.
+    """
 
     def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return why the kernels cannot run a call. The first call of a kind checks them."""
@@ -67,16 +78,12 @@ class TritonStep(Engine):
             return "Triton is not installed"
         if cell.needs_whole_rows and layer.get_weight_hh().shape[1] > WIDEST_WHOLE_ROWS:
             return f"the Triton kernels have softmax of at most {WIDEST_WHOLE_ROWS} units"
-        if gpu_kernels() == "trusted":
-            return ""
-        kind = kind_of(cell, layer, call, cast)
-        if not is_checked(kind) and torch.cuda.is_current_stream_capturing():
-            return "a graph is being recorded, and the kernels were not checked before"
-        return why_not_trusted(layer.cell, kind)
+        return _why_not_trusted(cell, layer, call)
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return that torch has no kernel."""
-        return "steps of two launches: torch has no kernel for this layer"
+        how = "one launch" if _choose(layer, call).persistent else "steps of two launches"
+        return f"{how}: torch has no kernel for this layer"
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Run the kernels, or, where they fail although they were checked, the loop.
@@ -84,20 +91,60 @@ class TritonStep(Engine):
         Raises:
             TypeError: they lack an activation.
         """
-        cell = to_step_cell(layer.cell)
-        if cell is None:
-            raise TypeError("a layer that the Triton kernels cannot compute")
-        dtype = autocast_dtype(call.x)
-        try:
-            if dtype is None:
-                return run_call(cell, layer, call)
-            with torch.autocast(call.x.device.type, enabled=False):
-                return run_call(cell, *cast_as_autocast(layer, call, dtype))
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as failure:  # a compiler or a driver may raise anything
-            distrust(kind_of(cell, layer, call, dtype), failure)
-            return run_directions(layer, call)
+        return _run(_choose(layer, call), layer, call)
+
+    def ways(self, layer: RnnLayer, call: RnnCall) -> list[Callable[[RnnCall], RnnResult]]:
+        """Return all that can run a call and is right; a graph is made of the fastest."""
+        return [partial(_run, cell, layer) for cell in _find_cells(layer, call)]
+
+
+def _why_not_trusted(cell: StepCell, layer: RnnLayer, call: RnnCall) -> str:
+    if gpu_kernels() == "trusted":
+        return ""
+    kind = kind_of(cell, layer, call, autocast_dtype(call.x))
+    if not is_checked(kind) and torch.cuda.is_current_stream_capturing():
+        return "a graph is being recorded, and the kernels were not checked before"
+    return why_not_trusted(layer.cell, kind)
+
+
+def _find_cell(layer: RnnLayer) -> StepCell:
+    cell = to_step_cell(layer.cell)
+    if cell is None:
+        raise TypeError("a layer that the Triton kernels cannot compute")
+    return cell
+
+
+def _find_cells(layer: RnnLayer, call: RnnCall) -> list[StepCell]:
+    """Return a layer's cell step by step and, if that is right, by persistent kernels."""
+    cell = _find_cell(layer)
+    persistent = cell._replace(persistent=True)
+    narrow = layer.get_weight_hh().shape[1] <= WIDEST_PERSISTENT
+    known = tuple(map(int, triton_version().split(".")[:2])) >= PERSISTENT_SINCE
+    right = narrow and known and not _why_not_trusted(persistent, layer, call)
+    return [cell, persistent] if right else [cell]
+
+
+def _choose(layer: RnnLayer, call: RnnCall) -> StepCell:
+    if not needs_gradient(layer, call):  # a graph will choose
+        return _find_cell(layer)
+    cells = _find_cells(layer, call)
+    kind = kind_of(cells[-1], layer, call, autocast_dtype(call.x))
+    pays = len(cells) > 1 and persistence_pays(layer.cell, kind, call.x.shape[0])
+    return cells[-1] if pays else cells[0]
+
+
+def _run(cell: StepCell, layer: RnnLayer, call: RnnCall) -> RnnResult:
+    dtype = autocast_dtype(call.x)
+    try:
+        if dtype is None:
+            return run_call(cell, layer, call)
+        with torch.autocast(call.x.device.type, enabled=False):
+            return run_call(cell, *cast_as_autocast(layer, call, dtype))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as failure:  # a compiler or a driver may raise anything
+        distrust(kind_of(cell, layer, call, dtype), failure)
+        return run_directions(layer, call)
 
 
 ENGINE = TritonStep()

@@ -1,4 +1,4 @@
-"""The engine "triton": one Triton kernel and one matrix product for each step of a layer on a GPU.
+"""The engine "triton": the steps of a layer on a GPU, in two launches each or all in one.
 
-Only ``kernels`` and ``functions`` import Triton, which torch's builds for CUDA bring along.
+Only kernels and what they call import Triton, which torch's builds for CUDA bring along.
 """

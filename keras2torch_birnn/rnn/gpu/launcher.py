@@ -1,4 +1,4 @@
-"""Start the Triton kernels of one step. B batch, T time, H units, D directions."""
+"""Start the Triton kernels. B batch, T time, H units, D directions."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from keras2torch_birnn.rnn.gpu.step_cell import StepCell
 # Elements of a tile: two for each thread of four warps. Units first, so that memory is read in
 # whole lines.
 TILE, TILE_UNITS = 256, 128
+# Of persistent kernels: a program reads all weights at every step, for as many rows as its
+# registers hold, in tiles that take 17 KB of shared memory (float64: 33 KB).
+PERSISTENT_TILE, PERSISTENT_ROWS = 1024, 8
+PERSISTENT = {"tile_depth": 16, "tile_width": 256, "num_warps": 16, "num_stages": 1}
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,10 @@ class Launcher:
         placeholder = h if lengths is None else lengths.contiguous()
         return Launcher(cell, grid, placeholder, (time, batch, units), constants)
 
-    def launch(self, kernel: Any, tensors: Sequence[Tensor], step: int, **constants: Any) -> None:
-        """Start a kernel for one step. constants: those of this kernel alone."""
+    def launch(self, kernel: Any, tensors: Sequence[Tensor], *step: int, **constants: Any) -> None:
+        """Start a kernel for one step or, if persistent, for all. constants: this kernel's own."""
         given = {**constants, **self.constants}
-        kernel[self.grid](*tensors, self.lengths, step, *self.sizes, **given)
+        kernel[self.grid](*tensors, self.lengths, *step, *self.sizes, **given)
 
     def gate_constants(self) -> dict[str, Any]:
         """Return the recurrent activation as constants of a kernel."""
@@ -57,7 +61,8 @@ class Launcher:
     def cell_constants(self) -> dict[str, Any]:
         """Return the kind of cell and both activations as constants of a kernel."""
         activation = zip(("activation", "a1", "a2", "a3"), self.cell.activation, strict=True)
-        return {"kind": self.cell.kind, **dict(activation), **self.gate_constants()}
+        own = {**PERSISTENT, "gates": self.cell.gates} if self.cell.persistent else {}
+        return {"kind": self.cell.kind, **dict(activation), **self.gate_constants(), **own}
 
 
 def find_tile(cell: StepCell, batch: int, units: int) -> tuple[int, int]:
@@ -65,7 +70,9 @@ def find_tile(cell: StepCell, batch: int, units: int) -> tuple[int, int]:
     tile_units = _power_of_two(units)
     if not cell.needs_whole_rows:
         tile_units = min(tile_units, TILE_UNITS)
-    return min(max(1, TILE // tile_units), _power_of_two(batch)), tile_units
+    rows = max(1, (PERSISTENT_TILE if cell.persistent else TILE) // tile_units)
+    rows = min(rows, PERSISTENT_ROWS) if cell.persistent else rows
+    return min(rows, _power_of_two(batch)), tile_units
 
 
 def on_device(x: Tensor) -> AbstractContextManager[Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import count, cycle, islice
 from threading import RLock
 from typing import NamedTuple
@@ -23,6 +25,7 @@ from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.gpu.launcher import find_tile
 from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.step_cell import StepCell
+from keras2torch_birnn.rnn.gpu.timing import find_fastest
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer
 
 # Allowed difference from the loop in float64, relative to the largest number, or to 1. In float64
@@ -41,6 +44,8 @@ DRAWS = 2
 # Narrower layers are checked as they are, wider ones with as many units beyond a multiple of 16:
 # on that depends how memory is read.
 WIDE = 160
+# Steps by which it is found out whether a persistent kernel pays.
+TIMED_STEPS = 32
 
 
 class CheckedKind(NamedTuple):
@@ -80,6 +85,8 @@ def kind_of(
 
 # Why each kind cannot be trusted; empty if it can.
 _reasons: dict[CheckedKind, str] = {}
+# Whether the persistent kernels are faster, of a kind and its rows.
+_faster: dict[tuple[CheckedKind, int], bool] = {}
 _lock = RLock()
 
 
@@ -101,6 +108,29 @@ def why_not_trusted(cell: Cell, kind: CheckedKind) -> str:
         return _reasons[kind]
 
 
+def persistence_pays(cell: Cell, kind: CheckedKind, rows: int) -> bool:
+    """Return whether the persistent kernels of a kind, once measured, are faster for a batch."""
+    with _lock:
+        if (kind, rows) not in _faster and not torch.cuda.is_current_stream_capturing():
+            try:
+                _faster[kind, rows] = _is_persistence_faster(cell, kind, rows)
+            except Exception as failure:  # as in a check
+                _note(kind, describe(failure))
+        return _faster.get((kind, rows), False)
+
+
+def _is_persistence_faster(cell: Cell, kind: CheckedKind, rows: int) -> bool:
+    with _alone(kind.device):
+        layer, call = _draw(cell, kind, 1, rows, TIMED_STEPS)
+
+        def run(*, persistent: bool) -> None:
+            words = kind.cell._replace(persistent=persistent)
+            _numbers(run_call(words, layer, call), layer, call)
+
+        ways = [partial(run, persistent=persistent) for persistent in (False, True)]
+        return find_fastest((kind, rows), ways, kind.device) == 1
+
+
 def distrust(kind: CheckedKind, failure: Exception) -> None:
     """Leave a kind to the loop from now on, as the kernels failed."""
     with _lock:
@@ -108,14 +138,17 @@ def distrust(kind: CheckedKind, failure: Exception) -> None:
 
 
 def _note(kind: CheckedKind, reason: str) -> None:
-    first = not any(_reasons.values())
+    persistent = kind.cell.persistent
+    first = not any(why for one, why in _reasons.items() if one.cell.persistent == persistent)
     _reasons[kind] = reason
     if reason and first:
         cell, (rows, units) = kind.cell, kind.tile
         functions = f"{cell.activation.name}, {cell.recurrent_activation.name}"
+        dtype = str(kind.dtype).removeprefix("torch.")
+        kernels = "persistent Triton kernels" if persistent else "the Triton kernels"
         warnings.warn(
-            f"recurrent layers run without the Triton kernels, slower: {reason} ({cell.kind}, "
-            f"{functions}, {str(kind.dtype).removeprefix('torch.')}, tiles of {rows} x {units})",
+            f"recurrent layers run without {kernels}, slower: {reason} ({cell.kind}, "
+            f"{functions}, {dtype}, tiles of {rows} x {units})",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -124,12 +157,7 @@ def _note(kind: CheckedKind, reason: str) -> None:
 def _check(cell: Cell, kind: CheckedKind) -> str:
     """Compare with the loop; return how they differ, or what failed."""
     try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.autocast(kind.device.type, enabled=False),
-            float32_precision("ieee"),
-        ):
+        with _alone(kind.device), float32_precision("ieee"):
             for layer, call, wanted in islice(_draws(cell, kind), DRAWS):
                 error = _error(_numbers(run_call(kind.cell, layer, call), layer, call), wanted)
                 loop = _error(_numbers(run_directions(layer, call), layer, call), wanted)
@@ -138,6 +166,14 @@ def _check(cell: Cell, kind: CheckedKind) -> str:
     except Exception as failure:  # a compiler or a driver may raise anything
         return describe(failure)
     return ""
+
+
+@contextmanager
+def _alone(device: torch.device) -> Iterator[None]:
+    """Compute without the modes of the caller."""
+    off = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), off:
+        yield
 
 
 def describe(failure: Exception) -> str:
@@ -200,13 +236,19 @@ def _tensors(layer: RnnLayer, call: RnnCall) -> list[Tensor]:
     return [call.x, *call.states(), *layer.present_parameters()]
 
 
-def _draw(cell: Cell, kind: CheckedKind, seed: int) -> tuple[RnnLayer, RnnCall]:
-    """Draw a small layer and its input, and leave the caller's random state alone."""
+def _draw(
+    cell: Cell, kind: CheckedKind, seed: int, rows: int = 0, steps: int = max(LENGTHS)
+) -> tuple[RnnLayer, RnnCall]:
+    """Draw a layer and its input, and leave the caller's random state alone.
+
+    rows: unless they are given, one full tile and a row more, or one that lacks a row: the least
+    batch that has this tile.
+    """
     generator = torch.Generator().manual_seed(seed)
-    facts, units, steps = CELL_KINDS[kind.cell.kind], kind.units, max(LENGTHS)
-    # One full tile and a row more, or one that lacks a row: the least batch that has this tile.
-    most, _ = find_tile(kind.cell, 1 << 30, units)
-    rows = most + 1 if kind.tile[0] == most else kind.tile[0] - (kind.tile[0] > 2)
+    facts, units = CELL_KINDS[kind.cell.kind], kind.units
+    if not rows:
+        most, _ = find_tile(kind.cell, 1 << 30, units)
+        rows = most + 1 if kind.tile[0] == most else kind.tile[0] - (kind.tile[0] > 2)
 
     def draw(*shape: int, scale: float = 1.0) -> Tensor:
         numbers = scale * torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -22,11 +22,15 @@ class StepFunction(NamedTuple):
 
 
 class StepCell(NamedTuple):
-    """A cell as the kernels take it. kind: a key of ``CELL_KINDS``."""
+    """A cell as the kernels take it.
+
+    kind: a key of ``CELL_KINDS``. persistent: whether one launch runs all steps.
+    """
 
     kind: str
     activation: StepFunction
     recurrent_activation: StepFunction
+    persistent: bool = False
 
     @property
     def gates(self) -> int:
@@ -41,7 +45,8 @@ class StepCell(NamedTuple):
     @property
     def needs_whole_rows(self) -> bool:
         """Tell whether one program of a kernel has to compute all units of a row."""
-        return not WHOLE_ROWS.isdisjoint((self.activation.name, self.recurrent_activation.name))
+        names = (self.activation.name, self.recurrent_activation.name)
+        return self.persistent or not WHOLE_ROWS.isdisjoint(names)
 
 
 _NAMES: Mapping[Activation, str] = {function: name for name, function in FUNCTIONS.items()}

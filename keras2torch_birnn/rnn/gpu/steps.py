@@ -1,8 +1,8 @@
 """Run the steps of a layer, forward and backward: matrix products by torch, the rest by Triton.
 
 Two launches a step: one batched product of both directions, one kernel. A GRU that resets before
-its product takes four. B batch, T time, F features, H units, G gates, D directions; other tensors
-as in ``forward_kernels``.
+its product takes four. Or one launch of a persistent kernel for all steps. B batch, T time,
+F features, H units, G gates, D directions; other tensors as in ``forward_kernels``.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def run_steps(
 ) -> Steps:
     """Run all steps of x (B, T, F). keep: everything that the gradient needs."""
     from keras2torch_birnn.rnn.gpu import forward_kernels as kernels
+    from keras2torch_birnn.rnn.gpu.persistent_kernels import run_forward
 
     hh = operands.hh.transpose(1, 2)
     (batch, time, _), (directions, units, width) = x.shape, hh.shape
@@ -126,6 +127,10 @@ def run_steps(
     }
     reset = at_steps(h if reset_h is None else reset_h)
     with on_device(x):
+        if cell.persistent:
+            given = (*given, reset[0], hh.contiguous())
+            launcher.launch(run_forward, given, **options)
+            return Steps(out, h, c, sums, sums_n, reset_h)
         for step, read in zip(range(time), at_steps(h), strict=False):
             torch.bmm(read, hh[..., :first], out=product)
             if reset_h is not None:
@@ -155,6 +160,7 @@ def run_steps_back(
     changed.
     """
     from keras2torch_birnn.rnn.gpu import backward_kernels as kernels
+    from keras2torch_birnn.rnn.gpu.persistent_kernels import run_backward
 
     sums, h = steps.sums, steps.h
     (directions, width, units), (batch, time, _) = hh.shape, sums.shape
@@ -178,7 +184,11 @@ def run_steps_back(
     first = 2 * units if cell.resets_before else width
     d_reset = torch.empty_like(d_h) if cell.resets_before else d_h
     products = d_recurrent.unbind(1)
+    gradients = StepGradients(d_sums, d_recurrent, d_h, d_c if cell.kind == "LSTM" else None)
     with on_device(sums):
+        if cell.persistent:
+            launcher.launch(run_backward, (*given, d_reset, hh), **options)
+            return gradients
         for step in reversed(range(time)):
             launcher.launch(kernels.retreat, given, step, **options)
             if cell.resets_before:
@@ -190,4 +200,4 @@ def run_steps_back(
                     **launcher.gate_constants(),
                 )
             d_h.baddbmm_(products[step][..., :first], hh[:, :first])
-    return StepGradients(d_sums, d_recurrent, d_h, d_c if cell.kind == "LSTM" else None)
+    return gradients
