@@ -1,4 +1,4 @@
-# make demo | test | test-all | quick | test-oldest | check | fix | bench | bench-report | docs | gpu | clean.
+# make demo | test | test-all | quick | test-oldest | check | fix | bench | bench-report | docs | wheel | gpu | clean.
 # Needs Python >= 3.10 with venv, and a package index.
 
 PYTHON ?= python3
@@ -33,7 +33,7 @@ OLDEST := .venv-oldest
 # What `make test` leaves to `make test-all`: all cases of tests with many, and what takes long.
 SELECT := -m "not thorough"
 
-.PHONY: demo test test-all quick test-oldest check fix bench bench-report docs gpu clean
+.PHONY: demo test test-all quick test-oldest check fix bench bench-report docs wheel gpu clean
 
 # What real Keras wrote and computed, against what the converted model computes.
 demo: $(VENV)/installed
@@ -97,6 +97,10 @@ docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python tools/make_site.py
 	$(BIN)/mkdocs build --strict --quiet
+
+# The wheel of this platform, tested in an environment of its own, in dist.
+wheel:
+	PYTHON=$(PYTHON) tools/build_wheels.sh dist
 
 # Everything that needs a CUDA device: tests, parity without and with TF32, times of layers, training and
 # models, in build/gpu.json and build/gpu.md. GPU_OPTIONS="--models FOLDER": your own models;

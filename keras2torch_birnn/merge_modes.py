@@ -1,7 +1,7 @@
 """Keras' merge modes, in one table: how the outputs of the two directions become one tensor.
 
-A mode is added here, and to ``codes.h`` and ``merged`` of the native library. Without torch, which
-is imported only to concatenate.
+A mode is added here, and to ``codes.h`` and ``merged`` of the native library. Torch and NumPy are
+imported only to concatenate.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
-
-import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +43,8 @@ def _concat_tensors(forward: Tensor, backward: Tensor) -> Tensor:
 
 
 def _concat_arrays(forward: Any, backward: Any) -> Any:
+    import numpy as np
+
     return np.concatenate([forward, backward], axis=-1)
 
 

@@ -11,12 +11,13 @@ import re
 import shlex
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[Any]
+Array: TypeAlias = "npt.NDArray[Any]"
 Shape: TypeAlias = tuple[int | None, ...]
 # A tensor, or a tuple / dict of such: the structure in which Keras passes tensors around.
 Structure: TypeAlias = Any
@@ -49,6 +50,8 @@ class Constant:
 
     def array(self) -> Array:
         """Return the numbers in NumPy's default dtype for them."""
+        import numpy as np  # many commands need none
+
         return np.array(self.values).reshape(self.shape)
 
 

@@ -10,10 +10,10 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from keras2torch_birnn.errors import (
     in_file,
 )
 from keras2torch_birnn.progress import advance, begin, reporting_to
+from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.torch_import import limit_threads
 
 _SUFFIXES = (".h5", ".hdf5", ".keras")
@@ -65,7 +66,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a task: ``state`` is "converted", "skipped" or "refused"."""
+    """Result of a task: ``state`` is "converted", "skipped" or "refused".
+
+    plugins: those that its process has loaded, and whether each registers anything.
+    """
 
     task: Task
     state: str
@@ -73,6 +77,7 @@ class Outcome:
     lines: tuple[str, ...]
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    plugins: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -227,6 +232,7 @@ def convert_many(
             for outcome in outcomes:
                 advance(1)
                 done.append(outcome)
+                REGISTERED.loaded.update(outcome.plugins)
                 with bar.hidden():
                     _print(output, outcome)
                 if outcome.exit_code and not keep_going:
@@ -358,6 +364,10 @@ def _describe_end(ended: ProcessEndedError) -> K2TError:
 
 def convert_task(task: Task, options: Options) -> Outcome:
     """Convert one of many files; an error is an outcome like others."""
+    return replace(_convert(task, options), plugins=dict(REGISTERED.loaded))
+
+
+def _convert(task: Task, options: Options) -> Outcome:
     try:
         with in_file(task.model):
             if not options.force and _is_newer(task.out, task.model):

@@ -68,8 +68,14 @@ def test_a_folder_is_converted_as_it_is_laid_out(models: Path, tmp_path: Path) -
 def test_processes_give_what_one_process_gives(models: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert k2t("convert", models, "--out-dir", one).code == 0
-    done = k2t("convert", models, "--out-dir", two, "--jobs", "2", "-q")
-    assert (done.code, done.err) == (0, "")
+    idle = tmp_path / "idle.py"
+    idle.write_text("x = 1\n")
+    given = ("--out-dir", two, "--jobs", "2", "--plugin", idle)
+    with forgetting_plugins():
+        done = k2t("convert", models, *given)
+    notes = done.lines("note")
+    assert (done.code, len(done.err.splitlines())) == (0, len(notes))
+    assert notes[-1] == f"plugin {idle} registers nothing; see docs/plugins.md"
     assert done.out.splitlines()[-1] == "3 converted"
     assert contents(one) == contents(two)
 
