@@ -93,8 +93,11 @@ def link_outside(page: Path) -> str:
         other = page.parent / target.partition("#")[0]
         if not other.exists():
             return text
-        named = other.suffix == ".md" and target.endswith(text)
-        return f"[{read_title(other) if named else text}]({target})"
+        if other.suffix == ".md" and target.endswith(text):
+            text = read_title(other)
+        elif "/" in text and target.startswith(text):  # a folder
+            text = Path(text).name.capitalize()
+        return f"[{text}]({target})"
 
     return rewrite_links(page.read_text("utf-8"), check)
 

@@ -29,6 +29,9 @@ th, td { text-align: left; vertical-align: top; padding: .3rem 1rem .3rem 0;
 table th { color: var(--soft); font: 600 .8rem system-ui, sans-serif; white-space: nowrap; }
 .code { white-space: nowrap; } .bad { color: var(--wrong); font-weight: 600; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+@media (max-width: 68rem) { .code { white-space: normal; overflow-wrap: anywhere; min-width: 3rem; }
+  table th, table th.number { white-space: normal; } }
+@media (max-width: 34rem) { table { font-size: .75rem; } th, td { padding-right: .4rem; } }
 """
 
 # Browsers of 2023 and later know rules inside rules; others show the cell without colours.
@@ -73,10 +76,8 @@ figure { display: grid; grid-template-columns: 1.4rem 1fr; margin: 0; align-cont
 figure img { height: 9rem; } figcaption, .right { grid-column: 2; }
 .down, .right { color: var(--soft); font-size: .75rem; text-align: center; }
 .down { writing-mode: vertical-rl; rotate: 180deg; }
-@media (max-width: 68rem) { .code { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
-  table th { white-space: normal; } td.scale { width: 20%; min-width: 5rem; } }
-@media (max-width: 34rem) { table { font-size: .75rem; } th, td { padding-right: .5rem; }
-  .facts { grid-template-columns: 1fr; }
+@media (max-width: 68rem) { td.scale { width: 20%; min-width: 5rem; } }
+@media (max-width: 34rem) { .facts { grid-template-columns: 1fr; }
   .verdict { flex-direction: column; align-items: flex-start; }
   .patterns div { grid-template-columns: 1fr; margin-bottom: .4rem; }
   .marks span:nth-last-child(2) { display: none; } }

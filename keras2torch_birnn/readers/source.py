@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 # Keras 3, and tf.keras since 2.6; tf_keras; tf.keras before 2.6.
 PACKAGES = ("keras", "tf_keras", "tensorflow.python.keras")
@@ -20,12 +20,12 @@ class LiveModel(Protocol):
         """Name of the model."""
         ...
 
-    def to_json(self, **options: Any) -> str:
+    def to_json(self) -> str:
         """Return the architecture as JSON."""
         ...
 
     @property
-    def weights(self) -> Any:
+    def weights(self) -> Sequence[object]:
         """All variables, trainable ones and others."""
         ...
 

@@ -53,6 +53,9 @@ from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check
 
 # merge_mode None in the last layer: (forward, backward)
 Merged: TypeAlias = Any
+Pairs: TypeAlias = tuple[Tensor, Tensor] | tuple[PackedSequence, PackedSequence]
+Output: TypeAlias = Tensor | PackedSequence | Pairs
+LastStates: TypeAlias = Tensor | tuple[Tensor, ...]
 _DIRECTIONS = ("", "_reverse")
 
 
@@ -174,7 +177,7 @@ class BidirectionalStack(nn.Module):
         *,
         mask: Tensor | None = None,
         lengths: Tensor | Sequence[int] | int | None = None,
-    ) -> tuple[Merged, Any]:
+    ) -> tuple[Output, LastStates]:
         """Run all layers.
 
         input: (T, B, input_size), with ``batch_first`` (B, T, input_size), without batch
@@ -404,7 +407,7 @@ class BidirectionalStack(nn.Module):
             self._at_once = AtOnce(self, names, self.merge_mode, self._native.states)
         return self._at_once.run(self, self.rnn_layers, x, lengths, mask, initial, self.precision)
 
-    def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, Any]:
+    def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, LastStates]:
         """Pad, run and pack again; states are in the order of the caller's rows."""
         x, counts = pad_packed_sequence(packed, batch_first=True)
         initial = self._split_states(self._as_tuple(hx), x.shape[0])
@@ -476,5 +479,5 @@ def _map_outputs(change: Any, out: Merged) -> Merged:
     return tuple(change(y) for y in out) if isinstance(out, tuple) else change(out)
 
 
-def _as_hx(final: tuple[Tensor, ...]) -> Any:
+def _as_hx(final: tuple[Tensor, ...]) -> LastStates:
     return final if len(final) == 2 else final[0]

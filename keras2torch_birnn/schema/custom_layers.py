@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from keras2torch_birnn.errors import K2TError, PluginError, line_of, printable
 from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA
-from keras2torch_birnn.spec import LayerSpec, Shape
+from keras2torch_birnn.spec import Array, LayerSpec, Shape
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 WeightNames = Sequence[str] | Callable[[Mapping[str, Any], Any], Mapping[str, Shape | None]]
@@ -183,7 +183,7 @@ def supplies(
 
 
 def equation(
-    *names: str, initial_state: Callable[[LayerSpec, int], Any] | None = None
+    *names: str, initial_state: Callable[[LayerSpec, int], Sequence[Array]] | None = None
 ) -> Callable[[Function], Function]:
     """Register a NumPy equation of your own layers, by which ``verify`` judges the torch module.
 

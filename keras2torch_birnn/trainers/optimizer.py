@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from keras2torch_birnn.trainers.rules.rule import Now, Rule
 from keras2torch_birnn.trainers.settings import Settings
 from keras2torch_birnn.trainers.variables import Variable
 
+Loss = TypeVar("Loss")
 # Slots that do not belong to a rule: moving averages of weights, sums of gradients.
 AVERAGE, GATHERED = "average", "gathered"
 _NO_SLOT = torch.empty(0)
@@ -163,8 +164,14 @@ class KerasOptimizer(Optimizer):
         for _, recorded in self._recorded:
             recorded.clear()
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], Loss]) -> Loss: ...
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:
         """Update all parameters that have a gradient; return what the closure returns."""
         loss = None
         if closure is not None:

@@ -10,17 +10,28 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, in_file, printable
 from keras2torch_birnn.reference.sample_inputs import Drawn, InputFacts, input_facts
 from keras2torch_birnn.spec import Array, ModelSpec, format_shape, shape_fits
 from keras2torch_birnn.suggestions import explain_missing
 
+
+class TensorLike(Protocol):
+    """A tensor of torch, which this module does not import."""
+
+    def detach(self) -> TensorLike:
+        """Return it without its gradient."""
+        ...
+
+
+Values: TypeAlias = npt.ArrayLike | TensorLike
 # A path of an .npz, arrays by name, or arrays in Keras' order
-Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Any]
+Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Values] | Sequence[Values]
 
 GIVEN = "the inputs given"
 _POSITIONAL = "arr_"  # as numpy.savez names what has no name

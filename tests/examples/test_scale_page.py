@@ -1,4 +1,4 @@
-"""The lines of ``docs/scale.md`` for Dask and Spark, in processes of theirs, where they are installed."""
+"""The lines of ``docs/scale.md`` for Dask and Spark, in their own processes, where installed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lines_with(word: str) -> str:
 
 @pytest.fixture
 def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Array:
-    """Numbers that three files in a folder of inputs hold, beside the model and the page's module."""
+    """Numbers that three files of a folder hold, beside the model and the module of the page."""
     pandas: Any = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)

@@ -87,6 +87,26 @@ def test_the_site_keeps_code_and_turns_links_to_no_page_into_text(tmp_path: Path
     )
 
 
+def test_the_site_names_pages_by_their_titles(tmp_path: Path) -> None:
+    (tmp_path / "guides").mkdir()
+    (tmp_path / "guides" / "first.md").write_text("# The `first` guide\n")
+    page = tmp_path / "index.md"
+    page.write_text("".join(f"[{name}](guides/first.md)\n" for name in PAGE_NAMES))
+    assert make_site.link_outside(page).split("](guides/first.md)\n")[:-1] == [
+        f"[{name}" for name in PAGE_NAMES.values()
+    ]
+
+
+# What a link is called in a file, and on the site.
+PAGE_NAMES = {
+    "guides/first.md": "The first guide",
+    "first.md": "The first guide",
+    "docs/guides": "docs/guides",
+    "guides/": "Guides",
+    "how to": "how to",
+}
+
+
 def test_the_description_of_the_package_keeps_code(monkeypatch: pytest.MonkeyPatch) -> None:
     setuptools = pytest.importorskip("setuptools")
     monkeypatch.setattr(setuptools, "setup", lambda **_: None)

@@ -86,6 +86,23 @@ def test_the_page_is_light_and_dark_and_narrow(page: Path) -> None:
     assert light_of(screenshot(page, "narrow", "500,3000", LIGHT)) > 0.98
 
 
+# Counts the tables that are wider than their place, where the reader finds the title.
+COUNT = """<script>
+document.title = [...document.querySelectorAll(".scroll")].filter(
+  (table) => table.scrollWidth > table.clientWidth).length + " cut";
+</script>"""
+
+
+@pytest.mark.parametrize("width", [1000, 500])
+def test_no_column_is_cut(page: Path, width: int) -> None:
+    """Seen by a script, which the page itself allows none."""
+    measured = page.with_name("measured.html")
+    text = re.sub(r"<meta http-equiv[^>]*>", "", page.read_text("utf-8"))
+    measured.write_text(text.replace("</body>", f"{COUNT}</body>"), "utf-8")
+    shown = browse(measured, f"--window-size={width},900", "--dump-dom").stdout
+    assert "<title>0 cut</title>" in shown
+
+
 def test_the_page_can_be_printed(page: Path) -> None:
     printed = page.with_suffix(".pdf")
     browse(page, f"--print-to-pdf={printed}", "--no-pdf-header-footer", DARK)

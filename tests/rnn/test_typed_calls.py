@@ -87,6 +87,12 @@ k2t.save(model, "model.pt")
 assert_type(k2t.load("model.pt", device="cpu"), fx.GraphModule)
 assert_type(k2t.verify("model.h5", "model.pt").ok, bool)
 k2t.write_back(model, "model.h5", "new.h5", optimizer="keep")
+optimizer = k2t.training("model.h5").optimizer
+assert_type(optimizer.step(), None)
+assert_type(optimizer.step(lambda: output.sum()), Tensor)
+assert_type(k2t.BiLSTM(5, 7).forward(x)[1], Tensor | tuple[Tensor, ...])
+k2t.verify("model.h5", "model.pt", inputs={"x": x, "ids": [[5, 2]]})
+k2t.equation("Mine", initial_state=lambda cell, rows: [cell.weights["start"][:rows]])
 
 k2t.BiLSTM(5, 7, merge_mode="avg")  # reportArgumentType
 k2t.BiLSTM(5, 7, device=3.5)  # reportArgumentType
@@ -94,6 +100,10 @@ output.shapes  # reportAttributeAccessIssue
 k2t.convrt("model.h5")  # reportAttributeAccessIssue
 k2t.load("model.pt", devices="cpu")  # reportCallIssue
 k2t.write_back(model, "model.h5", "new.h5", optimizer=3)  # reportArgumentType
+k2t.verify("model.h5", "model.pt", inputs=[object()])  # reportArgumentType
+k2t.compare("model.h5", model, inputs=3)  # reportArgumentType
+k2t.equation("Mine", initial_state=lambda cell, rows: rows)  # reportArgumentType
+optimizer.step(3)  # reportCallIssue
 """
 
 
