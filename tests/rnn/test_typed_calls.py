@@ -103,7 +103,7 @@ k2t.write_back(model, "model.h5", "new.h5", optimizer=3)  # reportArgumentType
 k2t.verify("model.h5", "model.pt", inputs=[object()])  # reportArgumentType
 k2t.compare("model.h5", model, inputs=3)  # reportArgumentType
 k2t.equation("Mine", initial_state=lambda cell, rows: rows)  # reportArgumentType
-optimizer.step(3)  # reportCallIssue
+optimizer.step(3)  # reportArgumentType
 """
 
 
