@@ -251,7 +251,7 @@ def test_no_column_is_cut_on_a_narrow_screen(converted: Path, tmp_path: Path) ->
     assert text.count("<table") == len(re.findall(r'<div class="scroll">\s*<table', text)) > 0
     narrow = text.partition("@media (max-width: 68rem) {")[2].partition("@media")[0]
     assert ".code { white-space: normal; overflow-wrap: anywhere;" in narrow
-    assert "table th { white-space: normal; }" in narrow
+    assert "table th, table th.number { white-space: normal; }" in narrow
 
 
 def test_steps_that_are_not_judged_are_grey() -> None:
