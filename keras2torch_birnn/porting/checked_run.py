@@ -169,12 +169,14 @@ class CheckedRun:
     def computed(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call, maybe by single steps or rows.
 
-        A loop may never put them together. Of a change that is only tried this tells too little:
-        in another order they are the same ones.
+        A loop may never put them together, and two calls may be one of more rows or steps. Of a
+        change that is only tried this tells too little: in another order they are the same ones.
         """
         if self.seen(path, trace):
             return True
         values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        if self.run.contains(values, self.valid.get(path)):
+            return True
         if values.ndim < 2 or self.valid.get(path) is not None:
             return False
         if values.ndim == 3 and all(self.run.has(values[:, t]) for t in range(values.shape[1])):

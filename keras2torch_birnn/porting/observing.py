@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,22 @@ class PortRun:
     def has(self, values: Array, valid: Array | None = None) -> bool:
         """Tell whether a tensor with these values was computed."""
         return self.find(values, valid) is not None
+
+    def contains(self, values: Array, valid: Array | None = None) -> bool:
+        """Tell whether a tensor has these values (B, T, ...), and more rows or steps around them.
+
+        They stand at one end of it, as where two inputs are computed as one longer batch.
+        """
+        kept = keep_valid(with_marked_nan(values), valid)
+        limit = _limit(kept, self.tolerance)
+        if kept.ndim < 2 or not np.isfinite(kept).all() or np.ptp(kept) <= limit:
+            return False
+        return any(
+            np.abs(keep_valid(part, valid) - kept).max() <= limit
+            for one in self.seen
+            if one.values.size > kept.size and one.values.ndim == kept.ndim
+            for part in _ends_of(one.values, kept.shape)
+        )
 
     def latest(self, values: Array, valid: Array) -> Array | None:
         """Return the last tensor that has these values (B, T, ...) where they count."""
@@ -238,6 +254,23 @@ def _in_other_axes(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     for axes in permutations(range(squeezed.ndim)):
         if tuple(squeezed.shape[axis] for axis in axes) == wanted:
             yield squeezed.transpose(axes).reshape(shape)
+
+
+def _ends_of(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+    """Yield the parts of this shape (B, T, ...) at each end of the rows and of the steps."""
+    for whole in (there, there.swapaxes(0, 1)) if len(shape) > 2 else (there,):
+        if whole.shape[2:] != shape[2:] or any(
+            a < b for a, b in zip(whole.shape, shape, strict=True)
+        ):
+            continue
+        if len(shape) == 2 and whole.shape[1] != shape[1]:
+            continue  # (B, F) has no steps
+        ends = [
+            dict.fromkeys((0, size - wanted))
+            for size, wanted in zip(whole.shape[:2], shape[:2], strict=True)
+        ]
+        for row, step in product(*ends):
+            yield whole[row : row + shape[0], step : step + shape[1]]
 
 
 def with_marked_nan(values: Array) -> Array:
