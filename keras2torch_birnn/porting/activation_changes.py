@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from keras2torch_birnn.porting.changes import (
 )
 from keras2torch_birnn.porting.general_changes import AFTER
 from keras2torch_birnn.porting.recurrent_changes import show_activation
+from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
@@ -69,6 +70,36 @@ def activation_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("axis", words, apply)
         first = configured(activation={"name": "softmax", "axis": 0})
         yield maker.change("axis", "softmax over the batch, Keras takes the last axis", first)
+
+
+def middle_activation_changes(maker: Maker) -> Iterator[Change]:
+    """Yield activations between the depthwise and the pointwise part of a separable convolution."""
+    for name in _ACTIVATIONS[1:]:
+        words = f"{show_activation(name)} between its depthwise and its pointwise part"
+        words += ", Keras has none there"
+        yield maker.change("activation", words, partial(_between_parts, name))
+
+
+def _between_parts(
+    name: str | Mapping[str, Any],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    own = layer.config
+    ones = tuple(1 for _ in own["kernel_size"])
+    plain = {**own, "activation": "linear", "use_bias": False}
+    each = replace(layer, class_name=f"DepthwiseConv{len(ones)}D", config=plain)
+    x, _ = EQUATIONS[each.class_name](each, inputs, mask, context)
+    points = {"padding": "valid", "groups": 1}
+    points |= dict.fromkeys(("kernel_size", "strides", "dilation_rate"), ones)
+    weights = {**layer.weights, "kernel": layer.weights["pointwise_kernel"]}
+    joined = replace(
+        layer, class_name=f"Conv{len(ones)}D", config={**own, **points}, weights=weights
+    )
+    return EQUATIONS[joined.class_name](joined, activate(name, x), mask, context)
 
 
 def _followed_by_hand(
@@ -128,39 +159,56 @@ def softmax_axis_changes(maker: Maker) -> Iterator[Change]:
 _SOFTMAX_AXES: Mapping[str, int] = {"the last axis": -1, "axis 1": 1, "axis 2": 2, "the batch": 0}
 
 
+# The softmax, what it reads, and the places (broadcast) that count -> the shares
+Rule: TypeAlias = Callable[[Callable[[Array], Array], Array, Array], Array]
+
+
 def masked_softmax_changes(maker: Maker) -> Iterator[Change]:
     """Yield a softmax that leaves padding out, and shares of padding that are set to 0 after it."""
     for words, leave_out in SOFTMAX_MASKS.items():
-        yield maker.change("mask rule", f"{words}, Keras does not do that here", leave_out)
+        apply = partial(leave_out, None)
+        yield maker.change("mask rule", f"{words}, Keras does not do that here", apply)
 
 
-def _steps_kept(x: Array, mask: Structure) -> Array:
-    if not isinstance(mask, np.ndarray) or mask.shape != x.shape[:2]:
+def _masked(
+    rule: Rule,
+    own_axis: bool,
+    path: str | None,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Leave padded steps out of a softmax, by its own mask or by that of the call ``path``.
+
+    own_axis: the steps lie along the axis of the softmax, as in scores; else along axis 1.
+    """
+    x = np.asarray(inputs, np.float64)
+    steps = mask if path is None else context.masks[path]
+    axis = int(np.ravel(layer.config.get("axis", -1))[-1]) % x.ndim if own_axis else 1
+    if not isinstance(steps, np.ndarray) or steps.shape != (len(x), x.shape[axis]):
         raise ValueError("there is no mask")
-    return mask.astype(bool).reshape(*mask.shape, *[1] * (x.ndim - 2))
+    shape = [1] * x.ndim
+    shape[0], shape[axis] = steps.shape
+    _, out_mask = equation(layer, inputs, mask, context.aside())
+    kept = steps.astype(bool).reshape(shape)
+    return rule(lambda scores: equation(layer, scores, None, context)[0], x, kept), out_mask
 
 
-def _without_padding(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    x = np.asarray(inputs, np.float64)
-    return equation(layer, np.where(_steps_kept(x, mask), x, -1e9), mask, context)
-
-
-def _with_shares_at_zero(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    x = np.asarray(inputs, np.float64)
-    _, out_mask = equation(layer, x, mask, context.aside())
-    shares, _ = equation(layer, x, None, context)
-    return np.where(_steps_kept(x, mask), shares, 0), out_mask
-
-
-SOFTMAX_MASKS: Mapping[str, Apply] = {
-    "padding is left out of the softmax": _without_padding,
-    "the shares of padding are set to 0 after the softmax (they no longer add up to 1)": (
-        _with_shares_at_zero
+_RULES: Mapping[str, Rule] = {
+    "padding is left out of the softmax": (
+        lambda softmax, x, kept: softmax(np.where(kept, x, -1e9))
     ),
+    "the shares of padding are set to 0 after the softmax (they no longer add up to 1)": (
+        lambda softmax, x, kept: np.where(kept, softmax(x), 0)
+    ),
+}
+# What is done -> the change, given the call whose mask is used (None: the layer's own)
+SOFTMAX_MASKS: Mapping[str, Callable[..., Result]] = {
+    f"{words}{also}": partial(_masked, rule, own_axis)
+    for also, own_axis in (("", False), (" (along its own axis)", True))
+    for words, rule in _RULES.items()
 }
 
 

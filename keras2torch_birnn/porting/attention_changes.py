@@ -283,6 +283,7 @@ class _Formula(NamedTuple):
     """How scores become shares, and how heads are split and joined; ``single``: all are one.
 
     ``score``: None for Keras' own. ``without_masks``: it is tried as if there were no masks, too.
+    ``projected``: what becomes of query, key and value behind their projections.
     """
 
     normalize: Normalize = _softmax
@@ -291,6 +292,7 @@ class _Formula(NamedTuple):
     single: bool = False
     score: Score | None = None
     without_masks: bool = True
+    projected: Move | None = None
 
 
 def _by_hand(
@@ -304,7 +306,7 @@ def _by_hand(
     context: Context,
 ) -> Result:
     """Compute attention by another formula; ``masked``: with the masks of the keys."""
-    _, split, join, single, score, _ = formula
+    _, split, join, single, score, _, projected = formula
     _, out_mask = equation(layer, inputs, mask, context.aside())
     given = [context.number(np.asarray(x)) for x in leaves(inputs)]
     query, value = given[:2]
@@ -316,6 +318,7 @@ def _by_hand(
             return x[:, :, np.newaxis]
         y: Array = np.einsum("btd,dnw->btnw", x, weights[f"{name}/kernel"])
         y = y + weights.get(f"{name}/bias", 0)
+        y = projected(y) if projected else y
         return y.reshape(*y.shape[:2], 1, -1) if single else y
 
     q, k, v = project("query", query), project("key", key), project("value", value)
@@ -395,5 +398,11 @@ _SCORES: Mapping[str, Mapping[str, _Formula]] = {
             for name in ("relu", "sigmoid")
         },
         "the tanh in the scores is left out": _Formula(score=partial(_sums, "linear")),
+    },
+    "MultiHeadAttention": {
+        f"{name} follows the projections of query, key and value": _Formula(
+            projected=partial(activate, name)
+        )
+        for name in ("relu", "gelu", "tanh")
     },
 }

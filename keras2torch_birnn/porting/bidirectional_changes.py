@@ -92,6 +92,12 @@ def _bidirectional_changes(
     for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
         words = f"the {shown} of the forward and the backward half are exchanged"
         yield here("directions exchanged", words, _exchange_halves(names))
+    if half.config["return_state"]:
+        for words, steps in _STEPS_AS_STATES.items():
+            for merged in (True, False) if mode not in ("concat", None) else (False,):
+                whose = "the merged outputs" if merged else "the halves' outputs"
+                told = f"the states that it returns: h is taken from {whose} at {words}"
+                yield here("final state", told, _outputs_as_states(steps, merged=merged))
     if mode == "concat":
         yield here(
             "merge order",
@@ -242,6 +248,26 @@ def _cell_states(which: tuple[int, int]) -> Apply:
     return apply
 
 
+def _outputs_as_states(steps: tuple[int, int], *, merged: bool) -> Apply:
+    """Return outputs at these steps in the place of the last h of both halves; c stays."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(layer, inputs, mask, context)
+        parts = {name: as_sequences(half) for name, half in layer.parts.items()}
+        apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
+        sequences, _ = equation(apart, inputs, mask, context.aside())
+        if merged:
+            sequences = [_merge_of(layer)(*sequences)] * 2
+        count = 2 if layer.parts["forward_layer"].class_name == "LSTM" else 1
+        forward, backward = (y[:, step] for y, step in zip(sequences, steps, strict=True))
+        heads, states = output[: -2 * count], output[-2 * count :]
+        return (*heads, forward, *states[1:count], backward, *states[count + 1 :]), out_mask
+
+    return apply
+
+
 def _exchange_halves(names: Sequence[str]) -> Apply:
     """Exchange weights of both halves: those of these names, or all."""
 
@@ -290,6 +316,13 @@ def _last_valid(y: Array, valid: Array) -> Array:
     return found
 
 
+# Steps at which outputs stand for the last states of the forward and of the backward half
+_STEPS_AS_STATES: Mapping[str, tuple[int, int]] = {
+    "the last and the first step": (-1, 0),
+    "the last step": (-1, -1),
+    "the first step": (0, 0),
+    "the first and the last step": (0, -1),
+}
 _OTHER_MERGES: Mapping[str, Both] = {
     "subtracts the backward half from the forward half": lambda _, f, b: f - b,
     "subtracts the forward half from the backward half": lambda _, f, b: b - f,

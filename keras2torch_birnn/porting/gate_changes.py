@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import TypeAlias
 
 import numpy as np
@@ -70,15 +70,31 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
         names = ("input", "recurrent") if np.ndim(layer.weights["bias"]) == 2 else ()
         for row, name in enumerate(names):
             words = f"the {name} bias of {letter} is not added"
-            yield "gate's bias", words, partial(_without_row, row=row, gate=gate)
+            some = partial(_without, row=slice(row, row + 1), gates=(number,), units=units)
+            yield "gate's bias", words, some
         told = _FIXED.get((layer.class_name, letter), ())
         for bias, words in zip((_FAR, -_FAR), told, strict=False):
             if words and layer.config["recurrent_activation"] in _BOUNDED:
                 yield "gate left out", words, partial(_fixed, gate=gate, bias=bias)
+    yield from _without_biases(layer, count)
     yield from _taken_for_another(layer)
     if layer.class_name == "GRU" and layer.config["reset_after"]:
         for rows, words in _ROWS.items():
             yield "biases", words, partial(_with_rows, rows=rows)
+
+
+def _without_biases(layer: LayerSpec, count: int) -> Iterator[Row]:
+    """Yield biases that are left out of several gates, but not of all: one row of them or both."""
+    units = layer.config["units"]
+    rows = {"bias": slice(None)}
+    if np.ndim(layer.weights["bias"]) == 2:
+        rows |= {"input bias": slice(0, 1), "recurrent bias": slice(1, 2)}
+    for size in range(2, count):
+        for gates in combinations(range(count), size):
+            letters = " and ".join(torch_letters(layer.class_name, (gate,)) for gate in gates)
+            for name, row in rows.items():
+                words = f"the {name} of {letters} is not added, that of the other gates is"
+                yield "gate's bias", words, partial(_without, row=row, gates=gates, units=units)
 
 
 def _taken_for_another(layer: LayerSpec) -> Iterator[Row]:
@@ -128,9 +144,10 @@ def _times(weights: Weights, *, name: str, gate: slice, factor: float) -> Weight
     return {**weights, name: changed}
 
 
-def _without_row(weights: Weights, *, row: int, gate: slice) -> Weights:
+def _without(weights: Weights, *, row: slice, gates: tuple[int, ...], units: int) -> Weights:
     bias = np.array(weights["bias"], np.float64)
-    bias[row, gate] = 0
+    for gate in gates:
+        bias[row if bias.ndim == 2 else ..., gate * units : (gate + 1) * units] = 0
     return {**weights, "bias": bias}
 
 

@@ -11,6 +11,7 @@ from keras2torch_birnn.porting.activation_changes import (
     alpha_changes,
     late_bias_changes,
     masked_softmax_changes,
+    middle_activation_changes,
     replaced_activation_changes,
     slope_changes,
     softmax_axis_changes,
@@ -213,6 +214,16 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
         _GLOBAL, (pool_mask_changes, _other_class(*_GLOBAL), sum_changes, one_step_changes)
     ),
     **dict.fromkeys(_REDUCTIONS, (_other_class(*_REDUCTIONS), norm_changes, one_step_changes)),
+    **dict.fromkeys(
+        ("SeparableConv1D", "SeparableConv2D"),
+        (
+            convolution_changes,
+            activation_changes,
+            middle_activation_changes,
+            _bias,
+            late_bias_changes,
+        ),
+    ),
     "Softmax": (softmax_axis_changes, masked_softmax_changes, replaced_activation_changes),
     "PReLU": (alpha_changes, replaced_activation_changes),
     "ReLU": (replaced_activation_changes,),

@@ -76,6 +76,7 @@ def rms_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield a mean that is subtracted, as in LayerNorm."""
     centered = reading(lambda x: x - x.mean(axis=maker.config["axis"], keepdims=True))
     yield maker.change("formula", "the mean is subtracted (as nn.LayerNorm does)", centered)
+    yield from _shifted_changes(maker)
 
 
 _LENGTH_AXES = {0: "the rows of the batch", 1: "axis 1", -2: "axis -2", -1: "the last axis"}
@@ -121,10 +122,30 @@ def _exchanged_weights(maker: Maker) -> Iterator[Change]:
         early = weighted(lambda w: {**w, "beta": np.asarray(w["beta"]) * w["gamma"]})
         words = "beta is added before gamma multiplies, Keras adds it after"
         yield maker.change("formula", words, early)
+    yield from _shifted_changes(maker)
     fresh: dict[str, float] = {"gamma": 1, "beta": 0}
     for name in fresh.keys() & weights.keys():
         apply = weighted(partial(_constant, values={name: fresh[name]}))
         yield maker.change("not loaded", f"{name} is {fresh[name]}, as before training", apply)
+
+
+def _shifted_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a gamma or a beta that is stored as its distance from 1, or taken to be so."""
+    for name in ("gamma", "scale", "beta"):
+        for shift, words in _SHIFTS.items() if name in maker.layer.weights else ():
+            moved = weighted(partial(_shifted, name=name, shift=shift))
+            yield maker.change("formula", f"{words.format(name)}, Keras uses {name}", moved)
+
+
+# What is added to a weight of a normalizer -> in words
+_SHIFTS: Mapping[float, str] = {
+    1.0: "1 + {0} is used (a zero-centred {0})",
+    -1.0: "{0} - 1 is used",
+}
+
+
+def _shifted(weights: dict[str, Array], *, name: str, shift: float) -> Mapping[str, Array]:
+    return {**weights, name: np.asarray(weights[name], np.float64) + shift}
 
 
 def divisor_changes(maker: Maker) -> Iterator[Change]:

@@ -27,6 +27,8 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # What Keras pads in front, and in front and behind -> what is padded in front
 Front: TypeAlias = Callable[[int, int], int]
+# Steps, the extent and the stride of windows -> what is padded in front and behind
+Margins: TypeAlias = Callable[[int, int, int], tuple[int, int]]
 # How far in front of the input the first window starts at most, in the trials.
 _FARTHEST = 8
 # Name for NumPy, and what torch calls it
@@ -55,6 +57,9 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("convolution padding", words, apply)
     for words, place in _fronts(maker):
         yield maker.change("convolution padding", words, _padded(np.pad, place))
+    for words, margins in _margins(maker):
+        words = f"{words}, Keras has {own}"
+        yield maker.change("convolution padding", words, _with_margins(margins))
 
 
 def _group_changes(maker: Maker) -> Iterator[Change]:
@@ -211,6 +216,13 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
     for words, place in _fronts(maker):
         lowest = _padded(partial(np.pad, constant_values=-np.inf), place)
         yield maker.change("pooling padding", words, lowest if largest else _averaged(place))
+    filled = {"a last window that is not full counts, too (ceil_mode=True)": _filled}
+    for words, margins in (*(filled.items() if own == "valid" else ()), *_margins(maker)):
+        for counted, also in ((False, ""), (True, ", and what is padded counts as zeros")):
+            if not (counted and largest):
+                told = f"{words}{also}, Keras has {own}"
+                apply = _with_margins(margins, counted=counted)
+                yield maker.change("pooling padding", told, apply)
 
 
 def _fronts(maker: Maker) -> Iterator[tuple[str, Front]]:
@@ -221,6 +233,52 @@ def _fronts(maker: Maker) -> Iterator[tuple[str, Front]]:
         yield words, partial(_as_many, before)
     if own == "same":
         yield "what it pads in front Keras pads behind, and the reverse", _other_side
+
+
+def _margins(maker: Maker) -> Iterator[tuple[str, Margins]]:
+    """Yield steps that are padded at both ends or at one, whatever number of windows follows."""
+    for most in range(1, min(max(_extents(maker.layer)), _FARTHEST)):
+        steps = f"{most} {'step' if most == 1 else 'steps'}"
+        for (front, back), where in _ENDS.items():
+            words = f"it pads {steps} {where} and keeps all windows"
+            yield words, partial(_at_ends, most * front, most * back)
+
+
+_ENDS = {(1, 1): "at each end", (1, 0): "in front", (0, 1): "behind"}
+
+
+def _at_ends(front: int, back: int, steps: int, extent: int, stride: int) -> tuple[int, int]:
+    return min(front, extent - 1), min(back, extent - 1)
+
+
+def _filled(steps: int, extent: int, stride: int) -> tuple[int, int]:
+    """Return what makes the last window full that begins inside of the input."""
+    lacking = -(steps - extent) % stride
+    return 0, lacking if lacking < extent else 0
+
+
+def _with_margins(margins: Margins, *, counted: bool = False) -> Apply:
+    """Pad both ends, then take all full windows. counted: an average counts zeros there."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        if layer.config["data_format"] == "channels_first":
+            raise ValueError("the channels come first")
+        x = context.number(np.asarray(inputs))
+        extents = _extents(layer)
+        places = zip(x.shape[1:-1], extents, layer.config["strides"] or extents, strict=True)
+        widths = [(0, 0), *(margins(*one) for one in places), (0, 0)]
+        largest = layer.class_name.startswith("Max")
+        whole = configured(padding="valid")
+        padded = np.pad(x, widths, constant_values=-np.inf if largest else 0)
+        output, _ = whole(equation, layer, padded, None, context)
+        if layer.class_name.startswith("Average") and not counted:
+            shares = np.pad(np.ones_like(x), widths)
+            output = output / whole(equation, layer, shares, None, context.aside())[0]
+        return output, equation(layer, inputs, mask, context.aside())[1]
+
+    return apply
 
 
 def _as_many(before: int, own: int, whole: int) -> int:

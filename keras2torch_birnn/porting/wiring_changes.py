@@ -346,7 +346,7 @@ def softmax_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
     """Yield a softmax by the mask of an earlier layer, which Keras does not use there."""
     own = [one for one in graph.calls if call_path(one.layer, one.index) == path]
     layer = graph.layer(own[0].layer) if own else None
-    if layer is None or layer.class_name not in ("Activation", "Softmax"):
+    if layer is None or layer.class_name not in ("Activation", "Softmax", "ops.Activation"):
         return
     for call in graph.calls:
         other = call_path(call.layer, call.index)
@@ -356,22 +356,7 @@ def softmax_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
             for what, leave_out in SOFTMAX_MASKS.items():
                 words = f"{what}, by the mask of {printable(other)}; Keras does not do that here"
                 key = path.partition("#")[0], layer.class_name
-                apply = partial(_softmax_masked_as, other, leave_out)
-                yield Change("other mask", path, words, {key: apply})
-
-
-def _softmax_masked_as(
-    path: str,
-    leave_out: Apply,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    _, out_mask = equation(layer, inputs, mask, context.aside())
-    output, _ = leave_out(equation, layer, inputs, context.masks[path], context)
-    return output, out_mask
+                yield Change("other mask", path, words, {key: partial(leave_out, other)})
 
 
 def _masked_as(

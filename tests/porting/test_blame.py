@@ -232,6 +232,64 @@ def test_a_softmax_by_a_mask_that_keras_lost_is_named(*, afterwards: bool) -> No
     )
 
 
+class _Scored(nn.Module):
+    """Scores of each word of a text for each word of another; padding of the second is left out."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.words: Any = build_model(spec).get_submodule("words")
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        x, y = (self.words(one.long()) for one in (a, b))
+        x, y = (one if isinstance(one, Tensor) else one[0] for one in (x, y))
+        scores = (x @ y.mT).masked_fill((b == 0)[:, None], -1e9)
+        return scores.softmax(2) @ y
+
+
+def test_a_softmax_by_the_mask_of_its_own_axis_is_named() -> None:
+    """The scores (B, 7, 11) have a mask of the 11 keys in the port, and none in Keras."""
+    words = ("Embedding", {"input_dim": 13, "output_dim": 3, "mask_zero": True})
+    steps = [
+        ("x", "words", "a"),
+        ("y", "words", "b"),
+        ("s", ("Dot", {"axes": (2, 2)}), ["x", "y"]),
+        ("w", ("Softmax", {"axis": 2}), "s"),
+        ("z", ("Dot", {"axes": (2, 1)}), ["w", "y"]),
+    ]
+    inputs = [("a", "ids", (7,)), ("b", "ids", (11,))]
+    graph = {"inputs": inputs, "steps": steps, "outputs": "z", "shared": {"words": words}}
+    spec = spec_of(graph, "2.10.0")
+    report = compare_spec(spec, _Scored(spec))
+    assert told(report) == [("layer_3", "other mask")], report.lines()
+    assert "(along its own axis), by the mask of " in report.findings[0].words
+
+
+class _Joined(nn.Module):
+    """Two inputs as one batch of more rows, in which the shorter one has more steps."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        steps = torch.cat([nn.functional.pad(x, (0, 0, 0, 4)), y])
+        steps = steps.tanh().sigmoid().square()
+        first, second = steps[: len(x), :7], steps[len(x) :]
+        return torch.cat([first.amax(1), second.amax(1)], -1)
+
+
+def test_calls_that_are_one_in_the_port_are_not_blamed() -> None:
+    steps = []
+    for name in "xy":
+        steps += [
+            (f"{name}1", ("Activation", {"activation": "tanh"}), name),
+            (f"{name}2", ("Activation", {"activation": "sigmoid"}), f"{name}1"),
+            (f"{name}3", ("Multiply", {}), [f"{name}2", f"{name}2"]),
+            (f"{name}4", ("GlobalAveragePooling1D", {}), f"{name}3"),
+        ]
+    steps.append(("z", ("Concatenate", {}), ["x4", "y4"]))
+    inputs = [("x", "float", (7, 5)), ("y", "float", (11, 5))]
+    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "z"}, "3.15.1")
+    report = compare_spec(spec, _Joined())
+    assert told(report) == [(f"layer_{one}", "other operation") for one in (3, 7)], report.lines()
+
+
 class _Ends(nn.Module):
     """The last states of both halves, where Keras has an attention over all steps."""
 

@@ -66,7 +66,9 @@ PAGES: dict[str, list[Layers]] = {
         ("Conv1D", {"filters": 3, "kernel_size": 4, "padding": "same", "activation": "relu"}),
         ("Conv1D", {"filters": 3, "kernel_size": 3, "padding": "causal", "dilation_rate": 2}),
         ("MaxPooling1D", {"pool_size": 3, "strides": 2, "padding": "same"}),
-        ("AveragePooling1D", {"pool_size": 3, "strides": 2, "padding": "valid"}),
+        ("AveragePooling1D", {"pool_size": 3, "strides": 3, "padding": "valid"}),
+        ("AveragePooling1D", {"pool_size": 2, "strides": 1}),
+        ("SeparableConv1D", {"filters": 3, "kernel_size": 2}),
         ("ZeroPadding1D", {"padding": (2, 1)}),
     ),
 }

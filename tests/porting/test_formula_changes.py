@@ -162,6 +162,151 @@ def test_the_projections_of_some_roles_alone_are_split_in_the_wrong_order() -> N
         assert not any(np.allclose(one, other, atol=1e-4) for other in outputs[:number])
 
 
+@pytest.mark.parametrize("letters", [(0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("row", [slice(0, 1), slice(1, 2), slice(0, 2)])
+def test_biases_of_two_gates_of_three_are_left_out(letters: Any, row: slice) -> None:
+    layer = _chain(("GRU", {"units": 2, "reset_after": True})).graph.layer("layer_0")
+    weights = {name: np.asarray(array) for name, array in layer.weights.items()}
+    name = {(0, 1): "input bias", (1, 2): "recurrent bias"}.get((row.start, row.stop), "bias")
+    words = f"the {name} of {' and '.join('zrn'[one] for one in letters)} is not added, that of"
+    (change,) = [make for _, told, make in gate_changes(layer) if told.startswith(words)]
+    wanted = weights["bias"].copy()
+    for one in letters:
+        wanted[row, 2 * one : 2 * one + 2] = 0
+    assert np.array_equal(change(weights)["bias"], wanted)
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("LayerNormalization", "gamma"),
+        ("LayerNormalization", "beta"),
+        ("BatchNormalization", "gamma"),
+        ("GroupNormalization", "beta"),
+        ("RMSNormalization", "scale"),
+    ],
+)
+def test_a_zero_centred_weight_of_a_norm_is_what_its_words_say(
+    name: str, weight: str, shift: int
+) -> None:
+    spec = _chain((name, {"groups": 1} if name.startswith("Group") else {}))
+    words = f"1 + {weight} is used" if shift > 0 else f"{weight} - 1 is used"
+    (change,) = [one for one in _changes(spec) if one.words.startswith(words)]
+    layer = spec.graph.layer("layer_0")
+    right = compute(spec, [X]).outputs[0]
+    beta = np.asarray(layer.weights["beta"]) if "beta" in layer.weights else 0.0
+    scale = np.asarray(layer.weights.get("gamma", layer.weights.get("scale")))
+    wanted = right + shift if weight == "beta" else (right - beta) / scale * (scale + shift) + beta
+    assert np.allclose(_outputs(spec, change), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words", "torchs"),
+    [
+        ("MaxPooling1D", {"pool_size": 3}, "(ceil_mode=True)", nn.MaxPool1d(3, ceil_mode=True)),
+        ("AveragePooling1D", {"pool_size": 3}, "(ceil_mode=True)", nn.AvgPool1d(3, ceil_mode=True)),
+        (
+            "AveragePooling1D",
+            {"pool_size": 3, "strides": 2},
+            "it pads 1 step at each end and keeps all windows, and what is padded",
+            nn.AvgPool1d(3, 2, padding=1),
+        ),
+        (
+            "AveragePooling1D",
+            {"pool_size": 3, "strides": 2},
+            "it pads 1 step at each end and keeps all windows",
+            nn.AvgPool1d(3, 2, padding=1, count_include_pad=False),
+        ),
+        (
+            "MaxPooling1D",
+            {"pool_size": 2, "strides": 1},
+            "it pads 1 step at each end and keeps all windows",
+            nn.MaxPool1d(2, 1, padding=1),
+        ),
+    ],
+)
+def test_more_windows_of_a_pooling_are_what_their_words_say(
+    name: str, options: Any, words: str, torchs: nn.Module
+) -> None:
+    spec = _chain((name, options))
+    change = next(one for one in _changes(spec) if words in f"{one.words}")
+    wanted = torchs(torch.from_numpy(X).mT).mT.numpy()
+    assert np.allclose(_outputs(spec, change), wanted, atol=1e-6)
+
+
+def test_more_windows_of_a_convolution_are_what_their_words_say() -> None:
+    spec = _chain(("Conv1D", {"filters": 2, "kernel_size": 3, "padding": "causal"}))
+    words = "it pads 2 steps at each end and keeps all windows"
+    (change,) = [one for one in _changes(spec) if one.words.startswith(words)]
+    weights = spec.graph.layer("layer_0").weights
+    kernel, bias = (torch.from_numpy(np.asarray(weights[k])).double() for k in ("kernel", "bias"))
+    y = functional.conv1d(torch.from_numpy(X).mT, kernel.permute(2, 1, 0), bias, padding=2).mT
+    assert y.shape == (3, 9, 2)
+    assert np.allclose(_outputs(spec, change), y.numpy(), atol=1e-6)
+
+
+def test_an_activation_between_the_parts_of_a_separable_convolution() -> None:
+    spec = _chain(("SeparableConv1D", {"filters": 2, "kernel_size": 3, "depth_multiplier": 2}))
+    words = "relu between its depthwise and its pointwise part"
+    (change,) = [one for one in _changes(spec) if one.words.startswith(words)]
+    weights = spec.graph.layer("layer_0").weights
+    depth, point, bias = (
+        torch.from_numpy(np.asarray(weights[k])).double()
+        for k in ("depthwise_kernel", "pointwise_kernel", "bias")
+    )
+    each = depth.permute(1, 2, 0).reshape(10, 1, 3)
+    y = functional.conv1d(torch.from_numpy(X).mT, each, groups=5).relu()
+    y = functional.conv1d(y, point.permute(2, 1, 0), bias).mT
+    assert np.allclose(_outputs(spec, change), y.numpy(), atol=1e-6)
+
+
+def test_an_activation_behind_the_projections_of_an_attention() -> None:
+    layer = "MultiHeadAttention", {"num_heads": 3, "key_dim": 2}
+    steps = [("y", layer, ("x", "x"))]
+    spec = spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
+    words = "relu follows the projections of query, key and value"
+    change = [one for one in _changes(spec) if one.words.startswith(words)][-1]  # without masks
+    w = {k: np.asarray(v, np.float64) for k, v in spec.graph.layer("layer_0").weights.items()}
+    q, k, v = (
+        np.maximum(np.einsum("btd,dnw->bntw", X, w[f"{one}/kernel"]) + w[f"{one}/bias"][:, None], 0)
+        for one in ("query", "key", "value")
+    )
+    y = functional.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v))).numpy()
+    y = np.einsum("bntw,nwd->btd", y, w["attention_output/kernel"]) + w["attention_output/bias"]
+    assert np.allclose(_outputs(spec, change), y, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+@pytest.mark.parametrize("merged", [True, False])
+def test_outputs_that_stand_for_last_states_are_what_their_words_say(
+    name: str, merged: bool
+) -> None:
+    half = name, {"units": 2, "return_sequences": True, "return_state": True}
+    count = 4 if name == "LSTM" else 2
+    names = ["y", *(f"s{one}" for one in range(count))]
+    steps = [(tuple(names), ("Bidirectional", {"layer": half, "merge_mode": "sum"}), "x")]
+    graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": names}
+    spec = spec_of(graph, "3.15.1")
+    whose = "the merged outputs" if merged else "the halves' outputs"
+    end = f"h is taken from {whose} at the last step"
+    (change,) = [one for one in _changes(spec) if one.words.endswith(end)]
+    y, *states = compute(spec, [X]).outputs
+
+    def plain(_: Any, equation: Any, *given: Any) -> Any:
+        return equation(*given)
+
+    found = compute(spec, [X], equations=with_changes([change], EQUATIONS, plain)).outputs
+    assert np.array_equal(found[0], y)
+    forward, backward = (1, 3) if name == "LSTM" else (1, 2)
+    wanted = (y[:, -1], y[:, -1]) if merged else (states[0], y[:, -1] - states[0])
+    assert np.allclose(found[forward], wanted[0], atol=1e-6)
+    assert np.allclose(found[backward], wanted[1], atol=1e-6)
+    if name == "LSTM":
+        assert np.array_equal(found[2], states[1])
+        assert np.array_equal(found[4], states[3])
+
+
 def _chain(layer: Any) -> Any:
     steps = [("y", layer, "x")]
     return spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
