@@ -29,6 +29,8 @@ _version_of = find_version()
 _ROOM = 1 << 28
 # Values of a tensor at least that tell how another follows from it.
 _LEAST = 6
+# Steps of a sequence at most of which parts are looked for.
+_MOST_STEPS = 100
 # Stands for NaN where values are compared.
 _NAN = -7.0e7
 # Functions that leave out values at random, and others whose result is random.
@@ -96,10 +98,11 @@ class PortRun:
         """Tell whether a tensor with these values was computed."""
         return self.find(values, valid) is not None
 
-    def contains(self, values: Array, valid: Array | None = None) -> bool:
+    def contains(self, values: Array, valid: Array | None = None, *, of_rows: bool = False) -> bool:
         """Tell whether a tensor has these values (B, T, ...), and more rows or steps around them.
 
-        They stand at one end of it, as where two inputs are computed as one longer batch.
+        They stand at one end of it, as where two inputs are computed as one longer batch. of_rows:
+        it has no more rows.
         """
         kept = keep_valid(with_marked_nan(values), valid)
         limit = _limit(kept, self.tolerance)
@@ -109,8 +112,23 @@ class PortRun:
             np.abs(keep_valid(part, valid) - kept).max() <= limit
             for one in self.seen
             if one.values.size > kept.size and one.values.ndim == kept.ndim
+            if not of_rows or len(values) in one.values.shape[:2]
             for part in _ends_of(one.values, kept.shape)
         )
+
+    def part(self, values: Array, valid: Array | None = None) -> tuple[int, int] | None:
+        """Find the first or the last steps of these values (B, T, ...), if they stand alone.
+
+        Return the number of the first one and the number behind the last one; the longest part.
+        """
+        steps = values.shape[1] if values.ndim > 2 else 0
+        for count in range(min(steps, _MOST_STEPS + 1) - 1, 1, -1):
+            for start, stop in ((0, count), (steps - count, steps)):
+                some = values[:, start:stop]
+                counts = None if valid is None else valid[:, start:stop]
+                if np.ptp(some) > _limit(some, self.tolerance) and self.has(some, counts):
+                    return start, stop
+        return None
 
     def latest(self, values: Array, valid: Array) -> Array | None:
         """Return the last tensor that has these values (B, T, ...) where they count."""

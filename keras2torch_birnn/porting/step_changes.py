@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, masked_by
-from keras2torch_birnn.porting.recurrent_changes import first_step, last_step
+from keras2torch_birnn.porting.recurrent_changes import CELLS, first_step, last_step
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
 
@@ -84,6 +84,53 @@ def _added_up(
     if isinstance(mask, np.ndarray):
         count = mask.astype(bool).sum(axis=1)
     return output * count.reshape(-1, *[1] * (output.ndim - 1)), out_mask
+
+
+def reading_part(start: int, stop: int, steps: int) -> Apply:
+    """Read a part of the steps of each input (B, steps, ...); an output of such steps is put back.
+
+    Zeros stand at the steps that are not read.
+    """
+
+    def cut(x: Array | None) -> Array | None:
+        return x[:, start:stop] if x is not None and x.shape[1:2] == (steps,) else x
+
+    def put_back(x: Array | None) -> Array | None:
+        if x is None or x.shape[1:2] != (stop - start,):
+            return x
+        ends: Array = np.pad(x, [(0, 0), (start, steps - stop), *[(0, 0)] * (x.ndim - 2)])
+        return ends
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        output, out_mask = equation(
+            layer, map_structure(cut, inputs), map_structure(cut, mask), context
+        )
+        return map_structure(put_back, output), map_structure(put_back, out_mask)
+
+    return apply
+
+
+def mixes_steps(layer: LayerSpec) -> bool:
+    """Tell whether a layer computes a step from others, too."""
+    return layer.class_name in _MIXING or has_windows(layer)
+
+
+def has_windows(layer: LayerSpec) -> bool:
+    """Tell whether a layer is a convolution or a pooling of windows."""
+    return not {"kernel_size", "pool_size"}.isdisjoint(layer.config)
+
+
+_MIXING = (
+    *CELLS,
+    "Bidirectional",
+    "Attention",
+    "AdditiveAttention",
+    "MultiHeadAttention",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
+)
 
 
 def norm_changes(maker: Maker) -> Iterator[Change]:

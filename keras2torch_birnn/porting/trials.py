@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
 from keras2torch_birnn.porting.changes import Change, in_one_call
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
@@ -28,6 +29,7 @@ from keras2torch_birnn.porting.layer_changes import (
     mask_changes,
 )
 from keras2torch_birnn.porting.many_trials import FAILURES, Rest, last_reached
+from keras2torch_birnn.porting.step_changes import has_windows, mixes_steps, reading_part
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import (
     other_input_changes,
@@ -182,7 +184,9 @@ class Search(CheckedRun):
             if behind:  # what the port gives it is not known, only what is nearest to the right one
                 return False
             given_up.add(path)
-            if not self._give_up(path, trace):
+            if self._has_part(path, trace):
+                continue  # it is right in the steps that it is given
+            if not self._give_up(self._begins_at(path, trace), trace):
                 return False
         return False
 
@@ -235,6 +239,7 @@ class Search(CheckedRun):
         for other in nearest_sources(self.sources, path):
             before += softmax_mask_changes(self.spec.graph, other)
         before += [*other_input_changes(self.spec.graph, path, trace), *self._sums(path, trace)]
+        before += self._parts(path, trace)
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
         known = {(one.layer, one.kind, one.words) for one in self.found}
         own, before = (
@@ -397,6 +402,56 @@ class Search(CheckedRun):
             for given in self.inputs:
                 for line in self.run.lines(np.asarray(given, np.float64)):
                     yield read_scaled(path, place_of(path), self.layers[path], *line)
+
+    def _parts(self, path: str, trace: Trace) -> Iterator[Change]:
+        """Yield that the port cuts off steps here, which Keras does at a later call or never."""
+        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        found = self.run.part(values, self.valid.get(path))
+        if found is None:
+            return
+        start, stop = found
+        steps = values.shape[1]
+        behind = [one for one in trace.layers if one in self.later.get(path, ())]
+        users = [one for one in (path, *behind) if one in self.layers and "/" not in one]
+        some = reading_part(start, stop, steps)
+        applied = {
+            (place_of(one), self.layers[one].class_name): some
+            for one in users
+            if mixes_steps(self.layers[one])
+        }
+        ends = "first" if start == 0 else "last"
+        words = f"the {ends} {stop - start} of {steps} steps alone are used from here on"
+        cut = next((one for one in behind if self._cuts(one, start, stop, trace)), None)
+        if cut is not None:
+            words = f"its steps are cut off before {printable(path)} already, Keras does it here"
+        if applied:
+            yield Change("steps", cut or path, words, applied)
+
+    def _has_part(self, path: str, trace: Trace) -> bool:
+        """Tell whether the port computed single steps alone of a layer that keeps them apart."""
+        layer, values = self.layers.get(path), next(leaves(trace.layers[path]))
+        if layer is None or mixes_steps(layer) or not self.later.get(path):
+            return False
+        return self.run.part(np.asarray(values, np.float64), self.valid.get(path)) is not None
+
+    def _begins_at(self, path: str, trace: Trace) -> str:
+        """Return the layer before this one of which the port has more windows than Keras, or it."""
+        for other in nearest_sources(self.sources, path)[:_BEFORE]:
+            layer = self.layers.get(other)
+            if layer is None or not has_windows(layer) or self.seen(other, trace):
+                continue
+            values = np.asarray(next(leaves(trace.layers[other])), np.float64)
+            if self.run.contains(values, self.valid.get(other), of_rows=True):
+                return other
+        return path
+
+    def _cuts(self, path: str, start: int, stop: int, trace: Trace) -> bool:
+        """Tell whether a call of the model does nothing but take these steps."""
+        given = [one for one in self.sources.get(path, ()) if one in trace.layers]
+        if len(given) != 1:
+            return False
+        whole, part = (np.asarray(next(leaves(trace.layers[one]))) for one in (given[0], path))
+        return part.ndim > 2 and np.array_equal(whole[:, start:stop], part)
 
     def _is_of_moving(self, change: Change) -> bool:
         """Tell whether something follows a layer that moves values: what computed them tells it."""

@@ -265,13 +265,11 @@ def test_a_softmax_by_the_mask_of_its_own_axis_is_named() -> None:
 
 
 class _Joined(nn.Module):
-    """Two inputs as one batch of more rows, in which the shorter one has more steps."""
+    """Two inputs as one batch of more rows."""
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        steps = torch.cat([nn.functional.pad(x, (0, 0, 0, 4)), y])
-        steps = steps.tanh().sigmoid().square()
-        first, second = steps[: len(x), :7], steps[len(x) :]
-        return torch.cat([first.amax(1), second.amax(1)], -1)
+        steps = torch.cat([x, y]).tanh().sigmoid().square()
+        return torch.cat((steps.amax(1) * steps.amin(1)).chunk(2), -1)
 
 
 def test_calls_that_are_one_in_the_port_are_not_blamed() -> None:
@@ -284,10 +282,84 @@ def test_calls_that_are_one_in_the_port_are_not_blamed() -> None:
             (f"{name}4", ("GlobalAveragePooling1D", {}), f"{name}3"),
         ]
     steps.append(("z", ("Concatenate", {}), ["x4", "y4"]))
-    inputs = [("x", "float", (7, 5)), ("y", "float", (11, 5))]
+    inputs = [("x", "float", (7, 5)), ("y", "float", (7, 5))]
     spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "z"}, "3.15.1")
     report = compare_spec(spec, _Joined())
-    assert told(report) == [(f"layer_{one}", "other operation") for one in (3, 7)], report.lines()
+    assert told(report) == [(f"layer_{one}", "unexplained") for one in (3, 7)], report.lines()
+
+
+class _Cut(nn.Module):
+    """The first steps alone are read, where Keras takes them from what it has computed of all."""
+
+    def __init__(self, spec: ModelSpec, steps: int, more: float) -> None:
+        super().__init__()
+        whole: Any = build_model(spec)
+        names = [one for one in ("layer_0", "layer_1", "layer_2", "layer_3") if hasattr(whole, one)]
+        places = (names[0], names[1], names[-1])
+        self.layers = nn.ModuleList(whole.get_submodule(one) for one in places)
+        self.steps, self.more = steps, more
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, last = self.layers
+        y: Tensor = last(second(first(x[:, : self.steps])) + self.more)
+        return y
+
+
+@pytest.mark.parametrize("cropped", [True, False])
+@pytest.mark.parametrize("more", [0.0, 0.25])
+def test_a_layer_that_is_given_a_part_of_the_steps_is_not_blamed(
+    *, cropped: bool, more: float
+) -> None:
+    """``more``: a further mistake, in the same place, so that nothing explains what follows."""
+    half = "GRU", {"units": 3, "return_sequences": cropped}
+    steps = [
+        ("a", ("Dense", {"units": 2}), "x"),
+        ("b", ("Bidirectional", {"layer": half}), "a"),
+        ("c", ("Cropping1D", {"cropping": (0, 2)}), "b"),
+        ("y", ("Dense", {"units": 11}), "c" if cropped else "b"),
+    ]
+    steps = steps if cropped else [*steps[:2], steps[3]]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    report = compare_spec(spec, _Cut(spec, 5, more * torch.arange(6)))
+    (finding,) = report.findings
+    if more:
+        assert (finding.layer, finding.kind) == ("layer_1", "unexplained"), report.lines()
+        return
+    assert finding.kind == "steps"
+    assert (finding.layer, finding.words) == (
+        ("layer_2", "its steps are cut off before layer_0 already, Keras does it here")
+        if cropped
+        else ("layer_0", "the first 5 of 7 steps alone are used from here on")
+    )
+
+
+class _Longer(nn.Module):
+    """A convolution with windows of its own at the end of the rows."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        whole: Any = build_model(spec)
+        self.layers = nn.ModuleList(map(whole.get_submodule, ("layer_0", "layer_2", "layer_3")))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, last = self.layers
+        y = first(torch.cat([x, x[:, :1] * x[:, 2:3]], 1))
+        z: Tensor = last(second(y.tanh()))
+        return z
+
+
+def test_a_layer_is_blamed_of_which_the_port_has_more_windows() -> None:
+    """What follows is right in all steps that Keras has, too."""
+    half = "GRU", {"units": 3}
+    steps = [
+        ("a", ("Conv1D", {"filters": 2, "kernel_size": 3}), "x"),
+        ("t", ("Activation", {"activation": "tanh"}), "a"),
+        ("b", ("Bidirectional", {"layer": half}), "t"),
+        ("y", ("Dense", {"units": 11}), "b"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    report = compare_spec(spec, _Longer(spec))
+    assert told(report) == [("layer_0", "unexplained")], report.lines()
 
 
 class _Ends(nn.Module):
