@@ -50,7 +50,7 @@ from keras2torch_birnn.porting.observing import (
 )
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
-from keras2torch_birnn.porting.trials import Search
+from keras2torch_birnn.porting.trials import Search, trials_together
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.source import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
@@ -120,6 +120,7 @@ class _Comparison:
         matches: Sequence[Match],
     ) -> None:
         self.spec, self.port, self.units, self.matches = spec, port, units, matches
+        self.together = trials_together()
         self.evidence = (*weight_changes(matches), *near_changes(_free(units, matches), leaves_))
         foreign = foreign_changes(units, matches, leaves_)
         self.guesses = (*_exchanged_layers(leaves_), *foreign)
@@ -280,9 +281,17 @@ class _Comparison:
         return PortFinding(path, "random", words)
 
     def _search(self, batch: Batch, run: PortRun) -> Search:
-        known = self.evidence, self.guesses
-        kept = KeptResults(self.spec.root)
-        return Search(self.spec, batch.arrays, run, *known, found=[], calls=batch.calls, kept=kept)
+        return Search(
+            self.spec,
+            batch.arrays,
+            run,
+            self.evidence,
+            self.guesses,
+            found=[],
+            together=self.together,
+            calls=batch.calls,
+            kept=KeptResults(self.spec.root),
+        )
 
     def _run(self, batch: Batch, *, first: bool, settled: bool = True) -> PortRun | str:
         given = arguments(self.port.forward, self.spec, batch.arrays)

@@ -44,6 +44,9 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 # Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
 _BUDGETS = (2000, 1000, 1000)
+# Trials of several mistakes together in all searches of one comparison: each layer that nothing
+# explains takes its whole budget, in each run.
+_TOGETHER = 4000
 # Trials that are computed at once: few at first, of which one may explain everything.
 _AT_ONCE = (4, 8, 16, 32, 64)
 # Changes that explain a layer equally well, of which is asked how they go on.
@@ -110,6 +113,11 @@ class _Tried(NamedTuple):
     outputs: Structure
 
 
+def trials_together() -> Iterator[None]:
+    """Return as many elements as trials of several mistakes may be made in one comparison."""
+    return repeat(None, _TOGETHER)
+
+
 @dataclass
 class Search(CheckedRun):
     """A search for the changes behind one run of a port.
@@ -119,6 +127,7 @@ class Search(CheckedRun):
     whose output the port computed, with the changes found so far; ``steps``: which call led to
     which of them. ``earlier``: on other inputs; what explains this run must hold there, too.
     ``gaps``: on rows with gaps; of what explains this run, that is preferred which holds there.
+    ``together``: has one element for each trial of several mistakes that may still be made.
     """
 
     evidence: Sequence[Change]
@@ -126,6 +135,7 @@ class Search(CheckedRun):
     found: list[Change]
     earlier: Sequence[Search] = ()
     gaps: Search | None = None
+    together: Iterator[None] = field(default_factory=trials_together)
     unexplained: list[Unexplained] = field(default_factory=list)
     right: set[str] = field(default_factory=set)
     steps: list[_Step] = field(default_factory=list)
@@ -269,7 +279,9 @@ class Search(CheckedRun):
             )[number]
             enough = _ALL + bool(self.gaps) if number == 0 else 2  # of two: it and a later one
             best: tuple[int, list[_Tried]] = (0, [])
-            for some, score, found in self._scored(path, islice(stage, _BUDGETS[number])):
+            left = self.together if number else repeat(None)
+            pairs = zip(islice(stage, _BUDGETS[number]), left, strict=False)
+            for some, score, found in self._scored(path, (some for some, _ in pairs)):
                 if len(some) == 1 and are_same(found.layers[path], usual):
                     idle.add(id(some[0]))
                 elif not number and self._shows_before(path, some, found, trace):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from graph_specs import spec_of
-from test_hidden_mistakes import FLOATS, Plus, compare_spec, comparison_of, told
+from test_hidden_mistakes import FLOATS, Plus, compare_spec, comparison_of, port_of, told
 from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build_model
@@ -284,7 +285,7 @@ def test_calls_that_are_one_in_the_port_are_not_blamed() -> None:
     steps.append(("z", ("Concatenate", {}), ["x4", "y4"]))
     inputs = [("x", "float", (7, 5)), ("y", "float", (7, 5))]
     spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "z"}, "3.15.1")
-    report = compare_spec(spec, _Joined())
+    report = _compare_with_few_trials(spec, _Joined())
     assert told(report) == [(f"layer_{one}", "unexplained") for one in (3, 7)], report.lines()
 
 
@@ -320,7 +321,7 @@ def test_a_layer_that_is_given_a_part_of_the_steps_is_not_blamed(
     ]
     steps = steps if cropped else [*steps[:2], steps[3]]
     spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, _Cut(spec, 5, more * torch.arange(6)))
+    report = _compare_with_few_trials(spec, _Cut(spec, 5, more * torch.arange(6)))
     (finding,) = report.findings
     if more:
         assert (finding.layer, finding.kind) == ("layer_1", "unexplained"), report.lines()
@@ -358,8 +359,25 @@ def test_a_layer_is_blamed_of_which_the_port_has_more_windows() -> None:
         ("y", ("Dense", {"units": 11}), "b"),
     ]
     spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, _Longer(spec))
+    report = _compare_with_few_trials(spec, _Longer(spec))
     assert told(report) == [("layer_0", "unexplained")], report.lines()
+
+
+def _compare_with_few_trials(spec: ModelSpec, port: nn.Module, together: int = 0) -> Any:
+    """Compare a port that nothing explains: mistakes are tried together only so often."""
+    comparison = comparison_of(spec, port)
+    comparison.together = repeat(None, together)
+    report = comparison.report(batches(spec, None), None)
+    assert list(comparison.together) == []
+    return report
+
+
+def test_mistakes_are_tried_together_only_so_often_in_one_comparison() -> None:
+    steps = [("a", ("Dense", {"units": 2}), "x"), ("y", ("Dense", {"units": 11}), "a")]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    port = port_of(spec, layer_0=lambda right, x: right(x) * x[..., :2])
+    report = _compare_with_few_trials(spec, port, 7)
+    assert told(report) == [("layer_1", "unexplained")]
 
 
 class _Ends(nn.Module):
