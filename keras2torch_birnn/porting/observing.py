@@ -116,6 +116,26 @@ class PortRun:
             for part in _ends_of(one.values, kept.shape)
         )
 
+    def paddings(self, values: Array) -> Iterator[tuple[int, int, float]]:
+        """Yield steps in front of these values (B, T, ...) and behind them, and what they all are.
+
+        These are the longer tensors that the port made of them.
+        """
+        known = set[tuple[int, int, float]]()
+        count = values.shape[1] if values.ndim > 1 else 0
+        for one in self.seen:
+            there, more = one.values, one.values.shape[1:2]
+            if not count or more <= (count,) or there[:, 0].shape != values[:, 0].shape:
+                continue
+            for front in (0, more[0] - count):
+                stop = front + count
+                rest = np.concatenate([there[:, :front], there[:, stop:]], axis=1)
+                found = front, more[0] - stop, float(rest.flat[0])
+                if found not in known and np.ptp(rest) == 0:
+                    if np.array_equal(there[:, front:stop], values):
+                        known.add(found)
+                        yield found
+
     def part(self, values: Array, valid: Array | None = None) -> tuple[int, int] | None:
         """Find the first or the last steps of these values (B, T, ...), if they stand alone.
 

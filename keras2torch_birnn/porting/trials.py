@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, combinations, islice, repeat
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
-from keras2torch_birnn.porting.changes import Change, in_one_call
+from keras2torch_birnn.porting.changes import Change, in_one_call, reading
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
 from keras2torch_birnn.porting.kept_results import are_same
@@ -249,7 +250,7 @@ class Search(CheckedRun):
         for other in nearest_sources(self.sources, path):
             before += softmax_mask_changes(self.spec.graph, other)
         before += [*other_input_changes(self.spec.graph, path, trace), *self._sums(path, trace)]
-        before += self._parts(path, trace)
+        before += [*self._parts(path, trace), *self._padded_inputs(path)]
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]
         known = {(one.layer, one.kind, one.words) for one in self.found}
         own, before = (
@@ -438,6 +439,17 @@ class Search(CheckedRun):
             words = f"its steps are cut off before {printable(path)} already, Keras does it here"
         if applied:
             yield Change("steps", cut or path, words, applied)
+
+    def _padded_inputs(self, path: str) -> Iterator[Change]:
+        """Yield steps that the port adds to an input of the model, which are read as data."""
+        near = (path, *nearest_sources(self.sources, path)[:_BEFORE])
+        for other in (one for one in near if one in self.layers and not self.sources.get(one)):
+            layer = self.layers[other]
+            for front, back, value in chain.from_iterable(map(self.run.paddings, self.inputs)):
+                steps = f"{front + back} {'step' if front + back == 1 else 'steps'} of {value:g}"
+                words = f"{steps} {'in front of' if front else 'behind'} its input are read, too"
+                apply = reading(partial(_with_ends, front, back, value))
+                yield Change("steps", other, words, {(place_of(other), layer.class_name): apply})
 
     def _has_part(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed single steps alone of a layer that keeps them apart."""
@@ -749,6 +761,13 @@ class Search(CheckedRun):
             change = replace(in_one_call(change, path), words="")
         self.found.append(change)
         return True
+
+
+def _with_ends(front: int, back: int, value: float, x: Array) -> Array:
+    """Add steps of one value in front of (B, T, ...) and behind it."""
+    widths = [(0, 0), (front, back), *[(0, 0)] * (x.ndim - 2)]
+    longer: Array = np.pad(x, widths, constant_values=value)
+    return longer
 
 
 def _is_unused_operation(change: Change) -> bool:

@@ -334,6 +334,35 @@ def test_a_layer_that_is_given_a_part_of_the_steps_is_not_blamed(
     )
 
 
+class _Padded(nn.Module):
+    """More steps are read than Keras has."""
+
+    def __init__(self, spec: ModelSpec, front: int, back: int) -> None:
+        super().__init__()
+        whole: Any = build_model(spec)
+        self.layers = nn.Sequential(*(whole.get_submodule(f"layer_{n}") for n in range(3)))
+        self.ends = (0, 0, front, back)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(nn.functional.pad(x, self.ends, value=0.5))
+        return y
+
+
+@pytest.mark.parametrize("front", [0, 2])
+def test_steps_that_are_added_to_the_input_are_told_where_they_are_added(front: int) -> None:
+    """The layer behind has the right values of all steps that Keras has."""
+    steps = [
+        ("a", ("Dense", {"units": 2}), "x"),
+        ("b", ("Bidirectional", {"layer": ("GRU", {"units": 3})}), "a"),
+        ("y", ("Dense", {"units": 11}), "b"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    report = compare_spec(spec, _Padded(spec, front, 2 - front))
+    assert told(report) == [("layer_0", "steps")], report.lines()
+    where = "in front of" if front else "behind"
+    assert report.findings[0].words == f"2 steps of 0.5 {where} its input are read, too"
+
+
 class _Longer(nn.Module):
     """A convolution with windows of its own at the end of the rows."""
 
