@@ -29,8 +29,8 @@ _version_of = find_version()
 _ROOM = 1 << 28
 # Values of a tensor at least that tell how another follows from it.
 _LEAST = 6
-# Steps of a sequence at most of which parts are looked for.
-_MOST_STEPS = 100
+# Steps of a sequence at most, whose parts are looked for.
+_STEPS_IN_PARTS = 100
 # Stands for NaN where values are compared.
 _NAN = -7.0e7
 # Functions that leave out values at random, and others whose result is random.
@@ -142,7 +142,7 @@ class PortRun:
         Return the number of the first one and the number behind the last one; the longest part.
         """
         steps = values.shape[1] if values.ndim > 2 else 0
-        for count in range(min(steps, _MOST_STEPS + 1) - 1, 1, -1):
+        for count in range(min(steps, _STEPS_IN_PARTS + 1) - 1, 1, -1):
             for start, stop in ((0, count), (steps - count, steps)):
                 some = values[:, start:stop]
                 counts = None if valid is None else valid[:, start:stop]

@@ -292,7 +292,7 @@ def test_calls_that_are_one_in_the_port_are_not_blamed() -> None:
 class _Cut(nn.Module):
     """The first steps alone are read, where Keras takes them from what it has computed of all."""
 
-    def __init__(self, spec: ModelSpec, steps: int, more: float) -> None:
+    def __init__(self, spec: ModelSpec, steps: int, more: Tensor) -> None:
         super().__init__()
         whole: Any = build_model(spec)
         names = [one for one in ("layer_0", "layer_1", "layer_2", "layer_3") if hasattr(whole, one)]
@@ -379,7 +379,7 @@ class _Longer(nn.Module):
 
 
 def test_a_layer_is_blamed_of_which_the_port_has_more_windows() -> None:
-    """What follows is right in all steps that Keras has, too."""
+    """The layers behind it are right in all steps that Keras has, too."""
     half = "GRU", {"units": 3}
     steps = [
         ("a", ("Conv1D", {"filters": 2, "kernel_size": 3}), "x"),
