@@ -146,17 +146,25 @@ def _calls(graph: fx.Graph) -> list[Any]:
 
 
 def _use_mask(model: fx.GraphModule, graph: fx.Graph, mask: fx.Node) -> None:
-    """Give the mask of a Masking to the module, which would compute it again."""
-    x = cast(fx.Node, mask.args[0])
-    for node in [user for user in x.users if user.op == "call_module" and user.args == (x,)]:
-        called = _module_of(model, node)
-        if type(called) is Masking and called.mask_value == mask.kwargs["value"]:
-            with graph.inserting_before(node):
-                module = graph.create_node("get_attr", node.target)
-                masked = graph.call_function(call_with_mask, (module, x, mask))
-            module.prepend(mask)
-            node.replace_all_uses_with(masked)
-            graph.erase_node(node)
+    """Give the mask of a Masking to the modules, which would compute it again."""
+    x, value = cast(fx.Node, mask.args[0]), mask.kwargs["value"]
+    made_again = [
+        node
+        for node in graph.nodes
+        if node.op == "call_module"
+        and node.args == (x,)
+        and type(called := _module_of(model, node)) is Masking
+        and called.mask_value == value
+    ]
+    for node in made_again[:1]:
+        mask.args = (x, None)  # it depends on x alone
+        node.prepend(mask)
+    for node in made_again:
+        with graph.inserting_before(node):
+            module = graph.create_node("get_attr", node.target)
+            masked = graph.call_function(call_with_mask, (module, x, mask))
+        node.replace_all_uses_with(masked)
+        graph.erase_node(node)
 
 
 def _find_chains(module: fx.GraphModule, graph: fx.Graph) -> Iterator[list[fx.Node]]:

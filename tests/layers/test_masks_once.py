@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 from spec_parity import model_of
-from specs import B, F, T, bi, chain, layer, rnn, values
+from specs import B, F, T, bi, chain, functional, layer, rnn, values
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.layers.merging import concatenated_mask
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import Call, ModelSpec, TensorRef
 
 
 class Comparisons(TorchDispatchMode):
@@ -55,6 +55,23 @@ def test_every_mask_is_computed_once(spec: ModelSpec, x: Tensor, how: Callable[[
             found = one(x)
         torch.testing.assert_close(found.double(), torch.from_numpy(wanted), atol=1e-5, rtol=0)
         assert comparisons.count == 2
+
+
+def test_two_maskings_of_one_input_have_their_mask_before_both(x: Tensor) -> None:
+    halves = [rnn("GRU", seed=seed, return_sequences=True) for seed in (0, 1)]
+    both = bi(*halves, "sum")
+    start = layer("InputLayer", "start", shape=(None, None, F))
+    one, two = (layer("Masking", name, mask_value=0.5) for name in ("one", "two"))
+    ends = TensorRef("one"), TensorRef(both.name)
+    calls = [Call(name, 0, (TensorRef("start"),)) for name in ("one", "two")]
+    calls.append(Call(both.name, 0, (TensorRef("two"),)))
+    spec = model_of(functional([start, one, two, both], calls, (TensorRef("start"),), ends))
+    wanted = compute(spec, [x.numpy()]).outputs
+    with torch.inference_mode(), Comparisons() as comparisons:
+        found = build_model(spec)(x)
+    for got, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got.double(), torch.from_numpy(exact), atol=1e-5, rtol=0)
+    assert comparisons.count == 1
 
 
 def test_what_takes_the_place_of_a_masking_is_called_as_before(spec: ModelSpec, x: Tensor) -> None:

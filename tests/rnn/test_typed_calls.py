@@ -103,7 +103,7 @@ k2t.write_back(model, "model.h5", "new.h5", optimizer=3)  # reportArgumentType
 k2t.verify("model.h5", "model.pt", inputs=[object()])  # reportArgumentType
 k2t.compare("model.h5", model, inputs=3)  # reportArgumentType
 k2t.equation("Mine", initial_state=lambda cell, rows: rows)  # reportArgumentType
-optimizer.step(3)  # reportArgumentType
+optimizer.step(3)  # reportCallIssue
 """
 
 
@@ -125,7 +125,10 @@ def test_pyright_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None
     found = json.loads(done.stdout)["generalDiagnostics"]
     lines = enumerate(PYRIGHT_SCRIPT.splitlines())
     wanted = [(n, line.partition("  # ")[2]) for n, line in lines if "  # " in line]
-    assert [(one["range"]["start"]["line"], one["rule"]) for one in found] == wanted, found
+    first: dict[int, str] = {}  # of a line: of an overloaded function it may have two
+    for one in found:
+        first.setdefault(one["range"]["start"]["line"], one["rule"])
+    assert list(first.items()) == wanted, found
 
 
 @pytest.mark.parametrize(
