@@ -148,7 +148,7 @@ def range_of(table: str, column: str) -> str:
         ("layers_and_floor", "/ ONNX Runtime", "{} of ONNX Runtime"),
         ("layers_and_floor", "/ OpenVINO", "{} of OpenVINO"),
         ("long", "/ ONNX Runtime", "their steps: {} of ONNX Runtime"),
-        ("precision", "/ OpenVINO's", "OpenVINO's bfloat16: {}"),
+        ("precision", "/ OpenVINO's", "OpenVINO's default: {}"),
         ("stacks", "ratio", "in one call ({} of the time one by one)"),
         ("training_steps", "/ torch", "Torch by hand: {} in 34 steps"),
         ("training_steps", "/ loop in torch", "{} of the loop"),

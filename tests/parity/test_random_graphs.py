@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from graph_specs import inputs_of, spec_of
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, reject, seed, settings
 from hypothesis import strategies as st
 from live import DISTRIBUTIONS, KINDS, LiveKeras, compared, label
 from random_graphs import classes, graphs
 from random_layers import RECIPES
 
 from keras2torch_birnn.building import build
+from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import CLASS_NAMES, LAYERS
@@ -45,7 +46,10 @@ def cases(draw: Any) -> tuple[str, dict[str, Any], int]:
 def test_torch_and_the_reference_agree_on_any_graph(case: tuple[str, dict[str, Any], int]) -> None:
     version, graph, number = case
     spec, inputs = spec_of(graph, version, number), inputs_of(graph, number)
-    exact = compute(spec, inputs).outputs
+    try:
+        exact = compute(spec, inputs).outputs
+    except UnsupportedOptionError:  # most versions of Keras fail to build such a graph
+        reject()
     with torch.no_grad():
         got = flat(build(spec, dtype="float64")(*map(torch.from_numpy, inputs)))
     assert len(got) == len(exact)
