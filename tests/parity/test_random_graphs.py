@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from graph_specs import inputs_of, spec_of
-from hypothesis import HealthCheck, Phase, given, reject, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from live import DISTRIBUTIONS, KINDS, LiveKeras, compared, label
 from random_graphs import classes, graphs
@@ -49,7 +49,7 @@ def test_torch_and_the_reference_agree_on_any_graph(case: tuple[str, dict[str, A
     try:
         exact = compute(spec, inputs).outputs
     except UnsupportedOptionError:  # most versions of Keras fail to build such a graph
-        reject()
+        return
     with torch.no_grad():
         got = flat(build(spec, dtype="float64")(*map(torch.from_numpy, inputs)))
     assert len(got) == len(exact)
