@@ -240,6 +240,7 @@ def test_every_option_says_what_it_is_for(command: tuple[str, ...]) -> None:
     rows = re.findall(r"^  (-\S.*?)(?:  +(.*)|)$\n?(?:^ {8,}(.*)$)?", options, re.MULTILINE)
     assert rows
     assert all(said or below for _, said, below in rows), rows
+    assert not re.search(r"[a-z]\.\s+[a-z]", options), "a sentence begins with a capital letter"
 
 
 def test_every_value_has_a_name() -> None:
