@@ -25,6 +25,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.rnn.native.codes import PRECISIONS
+from keras2torch_birnn.rnn.native.loading import FOLDER
 from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -179,6 +180,28 @@ def test_any_work_shared_out_gives_the_same_numbers(tmp_path: Path) -> None:
     program = build_program(NATIVE_TESTS / "share_out.cpp", tmp_path, flags, sets)
     run = subprocess.run([program], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "the same numbers\n", "")
+
+
+def test_calls_that_wait_for_a_processor_are_told_from_long_ones(tmp_path: Path) -> None:
+    """(all, own, gained): a slice of the scheduler, here 4 ms, is a stall if it comes often."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler")
+    short, shared, late = (130, 120, 1), (500, 400, 1), (4400, 400, 0)
+    far_longer, uneven, long = (4100, 100, 0), (8000, 2000, 1), (31000, 29500, 0)
+    calls = {
+        "far longer than its task": [(short, 0), (far_longer, 1), (far_longer, 1)],
+        "late once": [(shared, 0), (late, 0), *[(shared, 0)] * 300, (late, 0)],
+        "late again": [(late, 0), *[(shared, 0)] * 200, (late, 1), (shared, 0), (late, 1)],
+        "uneven tasks gained": [(uneven, 0), (uneven, 0), (late, 0), (uneven, 0), (late, 1)],
+        "long tasks": [(long, 0), (long, 0), (late, 0), (long, 0), (late, 1)],
+    }
+    program = tmp_path / "stalls"
+    flags = ["-std=c++17", f"-I{FOLDER}", str(NATIVE_TESTS / "stalls.cpp"), "-o", str(program)]
+    subprocess.run([str(COMPILER), *flags], check=True)
+    for name, cases in calls.items():
+        times = "\n".join(" ".join(map(str, times)) for times, _ in cases)
+        run = subprocess.run([program], input=times, capture_output=True, text=True, check=True)
+        assert run.stdout == "".join(str(stalled) for _, stalled in cases), name
 
 
 ON_ONE_PROCESSOR = """

@@ -169,7 +169,7 @@ constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6, LARGE = 1e8;
 constexpr double SPLIT_WEIGHTS = 3e4, CACHE_WEIGHTS = 4.2e5;
 #endif
 
-using Clock = std::chrono::steady_clock;
+using Clock = pool::Clock;
 
 // Whether several threads gain for calls of about the same work. Where one of them has no processor, a call
 // lasts until the scheduler gives it one, dozens of times as long as on one thread: the next calls then run on
@@ -185,7 +185,7 @@ public:
 
     // A call took `all`, its tasks `total` in sum, of which the caller did `own`.
     void note(Clock::duration all, Clock::duration total, Clock::duration own) {
-        const bool good = 10 * total >= 12 * all, stalled = own.count() > 0 && all > LONG * own;
+        const bool good = 10 * total >= 12 * all, stalled = own.count() > 0 && watch_.has_stalled(all, own, good);
         const long poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), 0L);
         const long next = next_rest_.load(std::memory_order_relaxed);
         poor_.store(poor, std::memory_order_relaxed);
@@ -199,8 +199,9 @@ public:
     }
 
 private:
-    static constexpr long LONG = 8, POOR = 6, SHORTEST = 64, LONGEST = 10000;
+    static constexpr long POOR = 6, SHORTEST = 64, LONGEST = 10000;
     std::atomic<long> rest_{0}, next_rest_{SHORTEST}, poor_{0};
+    pool::StallWatch watch_;
 };
 
 // Of calls with this work; null for those that are as short or as long that nothing is to be learned.

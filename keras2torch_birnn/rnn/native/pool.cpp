@@ -31,8 +31,6 @@ struct Job {
     }
 };
 
-using Clock = std::chrono::steady_clock;
-
 // In a burst of short calls, whether torch's threads do the second task instead of the helper. They look
 // for work for some milliseconds after an operator of torch has used them, such as a matrix product
 // between two calls, and take the helper's processor all that time.
@@ -48,9 +46,9 @@ public:
     }
 
     // A region took `all`, and its tasks these times, whose sum is more if they ran at the same time. If
-    // all is far longer than the shorter task, a thread has lost its processor: no further try.
+    // it has stalled: no further try.
     void note_region(Clock::duration all, Clock::duration one, Clock::duration other) {
-        const bool good = 10 * all < 9 * (one + other), lost = all >= 2 * LONG * std::min(one, other);
+        const bool good = 10 * all < 9 * (one + other), lost = watch_.has_stalled(all, std::min(one, other), good);
         long next = next_rest_.load(std::memory_order_relaxed);
         if (!failed(!good) && !lost) {
             if (good && next > SHORTEST) next_rest_.store(next - 1, std::memory_order_relaxed);
@@ -63,7 +61,7 @@ public:
     }
 
 private:
-    static constexpr long MANY = 6, LONG = 16, SHORTEST = 64, LONGEST = 10000;
+    static constexpr long MANY = 6, SHORTEST = 64, LONGEST = 10000;
 
     // Count a failure, or a success, which makes up for one; tell whether there are many.
     bool failed(bool failure) {
@@ -77,6 +75,7 @@ private:
     std::atomic<long> failures_{0};
     // Pairs for the helper until torch's threads are tried again, and how many after the next failure.
     std::atomic<long> rest_{0}, next_rest_{SHORTEST};
+    StallWatch watch_;
 };
 
 // Helper thread for bursts of short calls: calls of two tasks, each shorter than waking a thread takes.
@@ -124,14 +123,15 @@ public:
         }
         for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
             wait_turn(turn, PATIENCE);
-        const auto all = Clock::now() - begun, worked = ended - begun, waited = all - worked;
-        if (choice) choice->note_helper(waited <= LONG * worked);
+        const auto all = Clock::now() - begun, worked = ended - begun;
+        const bool good = 10 * (worked + mine.spent) >= 12 * all, lost = watch_.has_stalled(all, worked, good);
+        if (choice) choice->note_helper(!lost);
         // The helper lost its processor in the middle of a task: it pauses for as many calls as that delay
         // was long, at least.
-        if (waited > LONG * worked)
-            pause(static_cast<long>(waited / std::max(worked, Clock::duration{1})));
+        if (lost)
+            pause(static_cast<long>(all / std::max(worked, Clock::duration{1})));
         else
-            note_gain(10 * (worked + mine.spent) >= 12 * all);
+            note_gain(good);
     }
 
     [[noreturn]] void serve() {
@@ -154,7 +154,7 @@ private:
         std::atomic<bool> done{false};
     };
 
-    static constexpr long PATIENCE = 2000, MANY = 16, LONG = 16, SHORTEST = 64, LONGEST = 10000, POOR = 6;
+    static constexpr long PATIENCE = 2000, MANY = 16, SHORTEST = 128, LONGEST = 10000, POOR = 6;
     static constexpr std::chrono::microseconds GAP{200}, LOOKING{200};
 
     // Let calls pass without the helper, and twice as many the next time: where processors are scarce, it is
@@ -220,6 +220,7 @@ private:
     std::atomic<long> calls_{0};
     // Pairs in close succession that gained little, and the next pause.
     std::atomic<long> poor_{0}, next_pause_{SHORTEST};
+    StallWatch watch_;
     std::atomic<Offer*> offer_{nullptr};
     std::atomic<bool> asleep_{false}, stopped_{false};
     pthread_t thread_{};  // once alive

@@ -4,7 +4,31 @@
 
 #include <sched.h>
 
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+
 namespace pool {
+
+using Clock = std::chrono::steady_clock;
+
+// Which calls of several threads wait for one without a processor. A slice of the scheduler is many times a short
+// call; of longer calls it is one that did not gain, and the second such call of SOON: any thread is late at times.
+class StallWatch {
+public:
+    // A call took `all`, the caller's own tasks `own`; `gained` says whether several threads saved time.
+    bool has_stalled(Clock::duration all, Clock::duration own, bool gained) {
+        if (all > 16 * own) return true;
+        const long before = since_.load(std::memory_order_relaxed);
+        const bool late = !gained && all - own > std::chrono::milliseconds{1} && all > 2 * own;
+        since_.store(late ? 0 : std::min(before + 1, SOON), std::memory_order_relaxed);
+        return late && before < SOON;
+    }
+
+private:
+    static constexpr long SOON = 256;
+    std::atomic<long> since_{SOON};
+};
 
 // Tell the processor that this is a spin-wait loop. Static: each file has its own, compiled with its
 // own flags.
