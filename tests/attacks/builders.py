@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import h5py
 from commands import STACK_H5, STACK_KERAS, changed_config, changed_h5, layer
 from harness import COMMANDS
+from sampling import rest_thorough
 
 Model = dict[str, Any]
 Build = Callable[[Path], Path]
 CONTAINERS = {".h5": STACK_H5, ".keras": STACK_KERAS}
-# Each container, by each command that reads it.
-WAYS = tuple(product(CONTAINERS, COMMANDS))
+
+
+def by_commands(attacks: Iterable[str]) -> list[tuple[str, str]]:
+    """Return each attack with one of the commands in turn: both read a model by the same code."""
+    return list(zip(attacks, cycle(COMMANDS), strict=False))
+
+
+def in_containers(attacks: Iterable[str]) -> list[Any]:
+    """Return each attack in each container with a command in turn; ``make test``: one each."""
+    rows = [
+        (place, turn, (name, (suffix, COMMANDS[(place + turn) % 2])))
+        for place, name in enumerate(attacks)
+        for turn, suffix in enumerate(CONTAINERS)
+    ]
+    kept = [row for place, turn, row in rows if turn == place // 2 % 2]
+    return rest_thorough([row for *_, row in rows], kept)
 
 
 def kernel_of(file: h5py.File) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 from commands import STACK_KERAS, contents
 from package_source import MODULES, imported
 
-# Both read a model by the same code: the short run tells one of them each attack, in turn.
 COMMANDS = ("inspect", "convert")
 RUNNER = Path(__file__).with_name("runner.py")
 MIB = 1 << 20

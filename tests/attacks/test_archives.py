@@ -9,11 +9,12 @@ import io
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import by_commands
 from commands import STACK_KERAS
 from harness import Attack, Runner, refused
 
@@ -214,16 +215,15 @@ def link(name: str) -> zipfile.ZipInfo:
 
 
 @pytest.mark.every(3)
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(("name", "command"), by_commands(ATTACKS))
 def test_a_hostile_archive_is_refused(
-    name: str, reading: Runner, converting: Runner, tmp_path: Path
+    name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
     make, words = ATTACKS[name]
     file = tmp_path / "model.keras"
     file.write_bytes(make())
     attack = Attack(lambda _: file, 3, words)
-    refused(reading, "inspect", file, attack, tmp_path, name=name)
-    refused(converting, "convert", file, attack, tmp_path, name=name)
+    refused(runners[command], command, file, attack, tmp_path, name=name)
 
 
 @pytest.mark.every(3)

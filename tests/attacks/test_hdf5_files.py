@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from builders import CONTAINERS, WAYS, instead, kernel_of, with_weights
+from builders import CONTAINERS, by_commands, in_containers, instead, kernel_of, with_weights
 from commands import STACK_H5, changed_h5
 from harness import Attack, Runner, refused
 from sampling import in_turn
@@ -179,7 +179,7 @@ INSIDE: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "way"), in_turn(ATTACKS, WAYS), ids=str)
+@pytest.mark.parametrize(("name", "way"), in_containers(ATTACKS), ids=str)
 def test_hostile_weights_are_refused(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
@@ -270,15 +270,14 @@ STRUCTURES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.every(3)
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize(("name", "command"), by_commands(STRUCTURES))
 def test_a_hostile_structure_is_refused(
-    name: str, reading: Runner, converting: Runner, tmp_path: Path
+    name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
     change, words = STRUCTURES[name]
     file = changed_h5(STACK_H5, tmp_path / "model.h5", change)
     attack = Attack(lambda _: file, 3, words)
-    refused(reading, "inspect", file, attack, tmp_path, name=name)
-    refused(converting, "convert", file, attack, tmp_path, name=name)
+    refused(runners[command], command, file, attack, tmp_path, name=name)
 
 
 # ---- what must go well all the same -------------------------------------------------------------

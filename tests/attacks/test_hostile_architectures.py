@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import CONTAINERS, WAYS, Model, with_layer
+from builders import CONTAINERS, Model, in_containers, with_layer
 from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
 from harness import Attack, Runner, refused
-from sampling import in_turn
+from sampling import examples, in_turn
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers.config.architecture import parse_architecture
@@ -145,7 +145,7 @@ CODE: dict[str, tuple[Any, int, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "way"), in_turn(CODE, WAYS), ids=str)
+@pytest.mark.parametrize(("name", "way"), in_containers(CODE), ids=str)
 def test_nothing_is_run_that_a_file_names(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], canary: Path, tmp_path: Path
 ) -> None:
@@ -198,18 +198,18 @@ TEXTS: dict[str, tuple[Callable[[str], str], int, str]] = {
     "two of them": (lambda text: text + text, 3, "not JSON (Extra data"),
     "depth 300": (lambda _: '{"a":' * 300 + "1" + "}" * 300, 3, "nested deeper than 200 levels"),
     "depth 1,000,000": (lambda _: "[" * 1_000_000, 3, "nested deeper than 200 levels"),
-    "2,500,000 values": (lambda _: f"[{'0,' * 2_500_000}0]", 3, "more than 2000000 values"),
+    "2,000,001 values": (lambda _: f"[{'0,' * 2_000_000}0]", 3, "more than 2000000 values"),
     "the same key twice": (
         lambda text: text.replace('"config":', '"config": {}, "config":', 1),
         3,
         "the key 'config' stands twice",
     ),
-    "500,000 keys, one of them twice": (
-        lambda _: keys(500_000, ',"k499999":1'),
+    "200,000 keys, one of them twice": (
+        lambda _: keys(200_000, ',"k199999":1'),
         3,
-        "the key 'k499999' stands twice",
+        "the key 'k199999' stands twice",
     ),
-    "500,000 keys": (lambda _: keys(500_000), 3, "a model without layers"),
+    "200,000 keys": (lambda _: keys(200_000), 3, "a model without layers"),
     "half a character": (
         lambda text: text.replace('"dense"', '"\\ud800"'),
         3,
@@ -244,14 +244,14 @@ def with_text(suffix: str, change: Callable[[str], str]) -> Callable[[Path], Pat
     return lambda folder: changed_text_keras(STACK_KERAS, folder / "model.keras", change)
 
 
-@pytest.mark.parametrize(("name", "way"), in_turn(TEXTS, WAYS), ids=str)
+@pytest.mark.parametrize(("name", "way"), in_containers(TEXTS), ids=str)
 def test_text_that_is_no_architecture_is_refused(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
     (change, code, words), (suffix, command) = TEXTS[name], way
     file = with_text(suffix, change)(tmp_path)
-    first = runners["inspect"].k2t("inspect", file, reads=(file,), folder=tmp_path)
-    attack = Attack(lambda _: file, code, words, lines=max(1, len(first.errors)))
+    lines = 5 if name == "units 1e6" else 1  # one for each array that does not fit
+    attack = Attack(lambda _: file, code, words, lines)
     refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
 
 
@@ -298,8 +298,9 @@ def test_garbage_in_any_place_is_refused_or_has_no_effect() -> None:
     with zipfile.ZipFile(STACK_KERAS) as file:
         text = file.read("config.json").decode()
     refusals = 0
-    for way in places(json.loads(text)):
-        for garbage in GARBAGE:
+    for number, way in enumerate(places(json.loads(text))):
+        for kind in range(examples(len(GARBAGE))):
+            garbage = GARBAGE[(number + kind) % len(GARBAGE)]
             model = json.loads(text)
             put(model, way, garbage)
             parsing = Parsing(generation_of("3.15.1"))
@@ -310,4 +311,4 @@ def test_garbage_in_any_place_is_refused_or_has_no_effect() -> None:
                 refusals += bool(parsing.problems)
             except K2TError:
                 refusals += 1
-    assert refusals > 1000
+    assert refusals > examples(1000)

@@ -34,6 +34,7 @@ def measured() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.thorough
 def test_no_size_of_an_option_makes_a_small_file_need_much_memory(measured: dict[str, Any]) -> None:
     assert measured["peak"] - measured["start"] < MOST, measured
     refused = {name: said for name, said in measured["said"].items() if said != "converted"}

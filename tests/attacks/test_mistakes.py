@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from builders import by_commands
 from commands import ARCHITECTURE, STACK_H5, STACK_KERAS, WEIGHTS
-from harness import COMMANDS, Attack, Runner, refused
-from sampling import in_turn
+from harness import Attack, Runner, refused
 
 
 def written(data: bytes, name: str = "model.h5") -> Callable[[Path], Path]:
@@ -174,7 +174,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("name", "command"), in_turn(MISTAKES, COMMANDS))
+@pytest.mark.parametrize(("name", "command"), by_commands(MISTAKES))
 def test_a_mistake_is_called_by_its_name(
     name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:

@@ -8,12 +8,13 @@ import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from builders import by_commands
 from commands import FIXTURES, contents
 from harness import MIB, PEAK, Attack, Runner, one_line_each
 from tensorflow_files import (
@@ -280,11 +281,16 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-def _refused(runner: Runner, command: str, attack: Attack, folder: Path, name: str) -> None:
-    file = attack.build(folder)
-    before = contents(folder)
-    out = (folder / "out.pt",) if command == "convert" else ()
-    config = folder / "arch.json"
+@pytest.mark.every(3)
+@pytest.mark.parametrize(("name", "command"), by_commands(ATTACKS))
+def test_a_hostile_model_is_refused(
+    name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path
+) -> None:
+    attack, runner = ATTACKS[name], runners[command]
+    file = attack.build(tmp_path)
+    before = contents(tmp_path)
+    out = (tmp_path / "out.pt",) if command == "convert" else ()
+    config = tmp_path / "arch.json"
     options = ("--config", config) if config.exists() else ()
     report = runner.k2t(
         command,
@@ -292,26 +298,15 @@ def _refused(runner: Runner, command: str, attack: Attack, folder: Path, name: s
         *out,
         *options,
         reads=(file, file.parent),
-        writes=(folder,),
-        folder=folder,
+        writes=(tmp_path,),
+        folder=tmp_path,
         name=f"tensorflow: {name}",
     )
     one_line_each(report, attack.code, file, attack.lines)
     assert attack.words in report.err, report.err
     assert report.crimes == []
-    assert contents(folder) == before
+    assert contents(tmp_path) == before
     assert report.peak_mib < PEAK[runner.mode]
-
-
-@pytest.mark.every(3)
-@pytest.mark.parametrize("name", ATTACKS)
-def test_a_hostile_model_is_refused(
-    name: str, reading: Runner, converting: Runner, tmp_path: Path
-) -> None:
-    attack = ATTACKS[name]
-    for runner, command in ((reading, "inspect"), (converting, "convert")):
-        (tmp_path / command).mkdir()
-        _refused(runner, command, attack, tmp_path / command, name)
 
 
 @pytest.mark.parametrize("build", [saved(), saved(deep)], ids=["plain", "deep"])

@@ -65,6 +65,7 @@ def test_a_folder_is_converted_as_it_is_laid_out(models: Path, tmp_path: Path) -
     assert k2t("verify", models / "a.h5", out / "a.pt").code == 0
 
 
+@pytest.mark.thorough
 def test_processes_give_what_one_process_gives(models: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert k2t("convert", models, "--out-dir", one).code == 0

@@ -146,6 +146,7 @@ def test_training_contenders_are_for_training_only() -> None:
     assert reason(replace(STACK, training=True)) == ""
 
 
+@pytest.mark.thorough
 def test_a_contender_with_other_numbers_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = case.exact(STACK)
     monkeypatch.setattr(measure, "exact", lambda _: right + 1e-5)
@@ -206,6 +207,7 @@ def test_cases_cross_between_processes_unchanged() -> None:
         assert case.from_json(case.to_json(one)) == one
 
 
+@pytest.mark.thorough
 def test_the_command_times_a_model_and_writes_json_and_plot(tmp_path: Path) -> None:
     written, drawn = tmp_path / "bench.json", tmp_path / "bench.svg"
     run = k2t(

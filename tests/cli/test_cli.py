@@ -34,6 +34,7 @@ from commands import (
     layer,
 )
 from plugin_files import forgetting_plugins
+from sampling import in_turn, rest_thorough
 from warm_process import HEED_SIGNALS, in_terminal, run_command, run_in_fork
 
 from keras2torch_birnn import __version__
@@ -56,8 +57,11 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- happy paths -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("model", [MASKED, OLD, STACK_H5, STACK_KERAS], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    ("model", "suffix"),
+    in_turn((MASKED, OLD, STACK_H5, STACK_KERAS), (".pt", ".safetensors")),
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_convert_and_verify_on_a_fixture(model: Path, suffix: str, tmp_path: Path) -> None:
     out = tmp_path / f"model{suffix}"
     run = k2t("convert", model, out)
@@ -404,7 +408,9 @@ def test_a_bug_ends_with_70_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep no RLIMIT_AS")
-@pytest.mark.parametrize("command", ["convert", "verify", "inspect --plugin"])
+@pytest.mark.parametrize(
+    "command", rest_thorough(["convert", "verify", "inspect --plugin"], ["convert"])
+)
 def test_too_little_memory_for_torch_is_said_in_one_line(command: str, tmp_path: Path) -> None:
     import resource
 
@@ -533,6 +539,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 @POSIX
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("number", "name"), [(0, "stdin"), (1, "stdout"), (2, "stderr")])
 def test_a_closed_standard_stream_changes_nothing(number: int, name: str, tmp_path: Path) -> None:
     """As Python begins without it; the number goes to the next file that is opened."""
@@ -573,6 +580,7 @@ def restore_signals() -> None:
 
 
 @POSIX
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("name", "moment", "out"),
     [

@@ -43,19 +43,17 @@ from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.spec import Array, ModelSpec, with_dtype
 
-# One of each: containers and generations, masks, attention, several inputs, nested and shared
-# models, cells, windows of a free axis, sizes that are computed, sorting, dtypes.
+# One of each: containers and generations, masks, several inputs, nested and shared models, cells,
+# windows of a free axis.
 SAMPLE = (
     "keras-2.2.4/stack_merges_1.h5",
     "keras-2.2.4/around_separable1.h5",
     "keras-2.2.4/mask_back_lstm_seq.h5",
     "keras-1.2.2/mask_stack_last.h5",
-    "tf.keras-2.15.0/mask_stack_bi_dense.h5",
     "tf.keras-2.15.0/graph_nested_twice.keras",
     "tf.keras-2.15.0/arch_hierarchy.keras",
     "tf.keras-2.15.0/cells_bi.h5",
     "keras-3.15.1/graph_seq2seq_bi.keras",
-    "keras-3.15.1/mask_bi_none.keras",
 )
 
 

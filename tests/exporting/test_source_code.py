@@ -64,6 +64,7 @@ def written() -> Expression:
 """
 
 
+@pytest.mark.thorough
 def test_the_type_checker_refuses_text_where_code_is_expected(tmp_path: Path) -> None:
     """Only the modules of this folder are read: names from elsewhere have no type here."""
     snippet = tmp_path / "mistakes.py"

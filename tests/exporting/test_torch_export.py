@@ -14,7 +14,6 @@ import pytest
 import torch
 from exported import inputs_of, many_layers
 from parsing_here import parsing_here
-from sampling import rest_thorough
 from specs import FIXTURES, KERAS3, F, H, bi, chain, read_entry, rnn
 from torch import Tensor, nn
 from torch_tools import assert_equal, fixture_subject, resized
@@ -82,7 +81,8 @@ def test_a_model_of_two_inputs_runs_without_the_package(two_inputs: Path, tmp_pa
 
 
 @needs_scan
-@pytest.mark.parametrize("file", rest_thorough([LSTM, MASKED_LOOP], (LSTM,)))
+@pytest.mark.parametrize("file", [LSTM, MASKED_LOOP])
+@pytest.mark.thorough
 def test_an_archive_runs_without_the_package_at_any_size(file: str, tmp_path: Path) -> None:
     model: Any = k2t.convert(FIXTURES / file)
     archive = tmp_path / "model.pt2"

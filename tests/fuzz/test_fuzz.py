@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 import pytest
 from commands import FIXTURES
-from sampling import rest_thorough
 
 from keras2torch_birnn import InvalidModelFileError
 from keras2torch_birnn.readers import read_model
@@ -44,7 +43,8 @@ COUNTS = {
 SEED = 2026
 
 
-@pytest.mark.parametrize("kind", rest_thorough(COUNTS, ("structured",)))
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", COUNTS)
 def test_mutants_are_read_right_or_refused(kind: str) -> None:
     """In a process of its own, which a bug may crash."""
     code = "from fuzz.campaign import batch_main; batch_main()"

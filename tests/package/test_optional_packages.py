@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from optional_packages import HAS_TRITON, OPTIONAL
 
+pytestmark = pytest.mark.thorough  # pytest in processes of its own
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 

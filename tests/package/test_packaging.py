@@ -89,6 +89,7 @@ def facts(wheel: Path) -> tuple[list[str], list[str]]:
     return [name for name in names if name.endswith(".so")], said
 
 
+@pytest.mark.thorough
 def test_an_sdist_has_sources_and_manifests_and_neither_a_library_nor_archives(tree: Path) -> None:
     (tree / "fixtures").mkdir()
     for name in ("manifest.json", "README.md", "generate.py", "keras-9.7.1.tar.xz"):
@@ -103,6 +104,7 @@ def test_an_sdist_has_sources_and_manifests_and_neither_a_library_nor_archives(t
     assert found == {f"fixtures/{name}" for name in ("manifest.json", "README.md", "generate.py")}
 
 
+@pytest.mark.thorough
 def test_a_wheel_without_a_compiler_has_no_library_and_no_platform(tree: Path) -> None:
     for _ in range(2):
         wheel = build(tree, "build_wheel", CXX="/bin/false", CC="/bin/false")
@@ -113,6 +115,7 @@ def test_a_wheel_without_a_compiler_has_no_library_and_no_platform(tree: Path) -
         (folder / OLD).write_text("an old library")
 
 
+@pytest.mark.thorough
 def test_a_wheel_that_requires_the_kernel_is_not_built_without_it(tree: Path) -> None:
     with pytest.raises(AssertionError, match="/bin/false"):
         build(tree, "build_wheel", CXX="/bin/false", CC="/bin/false", K2T_REQUIRE_KERNEL="1")

@@ -175,10 +175,11 @@ def _compact() -> object:
 @pytest.mark.parametrize(
     ("first", "platform"),
     [
-        pytest.param(NO_PROC + NO_LINUX, "darwin", marks=pytest.mark.thorough, id="as on macOS"),
+        pytest.param(NO_PROC + NO_LINUX, "darwin", id="as on macOS"),
         pytest.param(NO_PROC + NO_POSIX, "win32", id="as on Windows"),
     ],
 )
+@pytest.mark.thorough
 def test_models_are_converted_and_verified(first: str, platform: str, tmp_path: Path) -> None:
     arguments = [
         command

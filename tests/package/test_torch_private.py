@@ -26,9 +26,10 @@ def test_this_torch_has_the_name(name: str) -> None:
 @pytest.mark.skipif(not HAS_FORK, reason="no fork here")
 @pytest.mark.parametrize(
     "groups",
-    [[[*PRIVATE]], pytest.param([[name] for name in PRIVATE], marks=pytest.mark.thorough)],
+    [[[*PRIVATE]], [[name] for name in PRIVATE]],
     ids=["all", "each"],
 )
+@pytest.mark.thorough
 def test_without_private_names_the_numbers_are_the_same(groups: list[list[str]]) -> None:
     given = [str(MODEL), str(MODEL.with_suffix(".npz")), *(",".join(names) for names in groups)]
     job = {"script": str(CHILD), "arguments": given, "folder": str(CHILD.parent)}

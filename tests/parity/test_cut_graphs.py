@@ -11,6 +11,7 @@ from graph_specs import inputs_of, model_json, spec_of
 from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from random_graphs import graphs
+from sampling import examples
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError
@@ -68,7 +69,7 @@ def masked_at(trace: Trace) -> bool:
     return any(mask is not None for value in trace.masks.values() for mask in leaves(value))
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(EXAMPLES), deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_a_part_computes_what_the_whole_computes(
     case: tuple[str, dict[str, Any], int, float, str],

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from live import DISTRIBUTIONS, KINDS, LiveKeras, compared, label
 from random_graphs import classes, graphs
 from random_layers import RECIPES
+from sampling import examples
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UnsupportedOptionError
@@ -41,7 +42,11 @@ def cases(draw: Any) -> tuple[str, dict[str, Any], int]:
     return version, draw(graphs(package)), draw(st.integers(0, 2**16))
 
 
-@settings(max_examples=WITHOUT_KERAS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=examples(WITHOUT_KERAS),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(cases())
 def test_torch_and_the_reference_agree_on_any_graph(case: tuple[str, dict[str, Any], int]) -> None:
     version, graph, number = case
@@ -104,6 +109,7 @@ def test_what_the_live_keras_writes_converts_and_agrees(
 # ---- what is drawn -------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_almost_every_layer_is_drawn() -> None:
     """Count layers of the table and those with several inputs; pytest -s prints the counts."""
     seen: Counter[str] = Counter()

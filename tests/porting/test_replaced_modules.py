@@ -435,6 +435,7 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
 )
 
 
+@pytest.mark.sampled({row: [row[3]] for row in ROWS})
 @pytest.mark.parametrize(
     "row", ROWS, ids=lambda row: f"{row[0].stem}: {row[3]}, {row[4]}".replace(" ", "_")
 )

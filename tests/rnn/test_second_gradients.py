@@ -93,6 +93,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 LAYERS: list[RnnLayer] = []  # the one under test
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
@@ -126,6 +127,7 @@ def penalty(
     return [*first, *torch.autograd.grad(total, wanted)]
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("dropped", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("cell", CELLS)

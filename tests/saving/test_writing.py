@@ -26,6 +26,7 @@ from commands import (
     environment,
     k2t,
 )
+from sampling import in_turn
 from warm_process import HEED_SIGNALS, run_command
 
 import keras2torch_birnn as birnn
@@ -252,8 +253,10 @@ def test_a_link_to_a_file_of_others_is_not_followed_to_replace_it(tmp_path: Path
     assert model.read_bytes() == MASKED.read_bytes()
 
 
-@pytest.mark.parametrize("old", [".pt", ".pth", ".safetensors", "empty"])
-@pytest.mark.parametrize("suffix", [".pt", ".PTH", ".SafeTensors"])
+@pytest.mark.parametrize(
+    ("old", "suffix"),
+    in_turn([".pt", ".pth", ".safetensors", "empty"], [".pt", ".PTH", ".SafeTensors"]),
+)
 def test_a_file_of_ours_is_replaced_whatever_its_suffix(
     old: str, suffix: str, tmp_path: Path
 ) -> None:
@@ -377,6 +380,7 @@ def loaded(data: bytes, tmp_path: Path) -> Any:
 
 
 @POSIX
+@pytest.mark.thorough
 def test_a_model_goes_to_stdout_and_nothing_else_does(tmp_path: Path) -> None:
     command = [*COMMAND, "convert", str(OLD), "/dev/stdout"]
     piped = subprocess.run(command, capture_output=True, check=False)

@@ -3,7 +3,7 @@
 Prints one line of JSON for each: type, kernel, kind, registers, spilled and shared (bytes), and
 whether it loads through a cache that does not see what was stored.
 
-    python triton_compile_child.py CARD steps         every kernel of a step
+    python triton_compile_child.py CARD steps         every kernel of a step, types in turn
     python triton_compile_child.py CARD KIND UNITS    the persistent ones of a kind, as they are
                                                       compiled for 1 unit or a multiple of 16
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,7 +109,7 @@ def measure(made: Any) -> tuple[int, int]:
 
 
 def compile_all(card: str, kernels: str, units: str = "") -> Iterator[dict[str, Any]]:
-    """Compile the kernels of a step for each type, or persistent ones of a kind for the last."""
+    """Compile each kernel of a step for a type in turn, or persistent ones for the last type."""
     target, dtypes = TARGETS[card]
     own: Mapping[str, Any] = {}
     chosen: Sequence[tuple[Any, str]] = KERNELS
@@ -118,19 +119,18 @@ def compile_all(card: str, kernels: str, units: str = "") -> Iterator[dict[str, 
         dtypes, own = dtypes[-1:], {**own, "gates": CELL_KINDS[kernels].gates}
         once = (persistent_kernels.run_forward, persistent_kernels.run_backward)
         chosen = [(kernel, kernels) for kernel in once]
-    for dtype in dtypes:
-        for kernel, kind in chosen:
-            made = compile_kernel(kernel, kind, target, dtype, own)
-            registers, spilled = measure(made)
-            yield {
-                "dtype": dtype,
-                "kernel": kernel.fn.__name__,
-                "kind": kind,
-                "registers": registers,
-                "spilled": spilled,
-                "shared": made.metadata.shared,
-                "cached": "ld.global.nc" in made.asm.get("ptx", ""),
-            }
+    for (kernel, kind), dtype in zip(chosen, cycle(dtypes), strict=False):
+        made = compile_kernel(kernel, kind, target, dtype, own)
+        registers, spilled = measure(made)
+        yield {
+            "dtype": dtype,
+            "kernel": kernel.fn.__name__,
+            "kind": kind,
+            "registers": registers,
+            "spilled": spilled,
+            "shared": made.metadata.shared,
+            "cached": "ld.global.nc" in made.asm.get("ptx", ""),
+        }
 
 
 if __name__ == "__main__":

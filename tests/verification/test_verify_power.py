@@ -39,7 +39,7 @@ FILES = (
 )
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize("file", FILES)
 def test_every_mutation_of_out_is_not_equal(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sampling import in_turn
 from specs import FIXTURES
 from tensorflow_fixtures import unpack
 from trained import contents, remove, train
@@ -67,8 +68,7 @@ def attempt(model: Any, source: Path, out: Path) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", SOURCES)
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("step", "name"), in_turn(STEPS, SOURCES))
 def test_every_fault_leaves_the_source_and_nothing_else(
     step: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
