@@ -308,16 +308,19 @@ def many_attributes(file: h5py.File, path: str) -> None:
         file["noise"].attrs[f"a{i}"] = i
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras"])
-@pytest.mark.parametrize(
-    "change",
-    [instead(big_endian), instead(half), crowded, many_attributes],
-    ids=["big endian", "float16", "crowded", "many attributes"],
-)
+ODD: dict[str, Any] = {
+    "big endian": instead(big_endian),
+    "float16": instead(half),
+    "crowded": crowded,
+    "many attributes": many_attributes,
+}
+
+
+@pytest.mark.parametrize(("name", "suffix"), in_turn(ODD, CONTAINERS))
 def test_an_odd_but_honest_file_converts(
-    change: Any, suffix: str, converting: Runner, tmp_path: Path
+    name: str, suffix: str, converting: Runner, tmp_path: Path
 ) -> None:
-    file, out = with_weights(suffix, change)(tmp_path), tmp_path / "out.pt"
+    file, out = with_weights(suffix, ODD[name])(tmp_path), tmp_path / "out.pt"
     report = converting.k2t("convert", file, out, reads=(file,), writes=(tmp_path,))
     assert (report.code, report.crimes) == (0, []), report.err
     assert (

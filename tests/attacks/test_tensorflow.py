@@ -344,6 +344,7 @@ def many_layers_to_one_object(root: Node) -> None:
         root.children[f"layer-{last + count}"] = node
 
 
+@pytest.mark.thorough
 def test_objects_are_walked_once(converting: Runner, tmp_path: Path) -> None:
     root = tree()
     many_layers_to_one_object(root)

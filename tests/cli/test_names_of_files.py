@@ -37,6 +37,7 @@ def test_an_advised_command_has_the_path_as_it_is(tmp_path: Path) -> None:
     assert f"k2t convert '{model}' OUT --from" in line
 
 
+@pytest.mark.thorough
 def test_a_stream_without_such_letters_gets_escapes(model: Path, tmp_path: Path) -> None:
     arguments = ["convert", str(model), str(tmp_path / "ü.pt")]
     done = run_code(f"""

@@ -13,7 +13,6 @@ import onnx_ir
 import pytest
 import torch
 from exported import LOOPS, assert_same, inputs_of, many_layers, run_replaced, write_onnx
-from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, KERAS3, F, H, bi, chain, layer, rnn
 from torch import Tensor
 from warm_process import exports_in_forks
@@ -57,8 +56,9 @@ SAMPLE = (
 )
 
 
-# The short run exports a masked stack by the command, and states and masks of single layers.
-@pytest.mark.parametrize("file", rest_thorough(SAMPLE, SAMPLE[:1]))
+# (the short run exports a masked stack by the command, and states and masks of single layers)
+@pytest.mark.thorough
+@pytest.mark.parametrize("file", SAMPLE)
 def test_a_model_of_real_keras_is_what_keras_computed(file: str, tmp_path: Path) -> None:
     config = ENTRIES[file]["config"]
     model = k2t.convert(FIXTURES / file, config=config and FIXTURES / config)
@@ -157,6 +157,7 @@ def test_weights_that_were_trained_since_are_checked_as_they_are(tmp_path: Path)
     assert done.checked.ok
 
 
+@pytest.mark.thorough
 def test_windows_pad_as_many_steps_as_each_length_needs(tmp_path: Path) -> None:
     window = {"pool_size": (2,), "strides": (2,), "padding": "same"}
     layers = [layer("MaxPooling1D", name, **window) for name in "ab"]
@@ -169,6 +170,7 @@ def test_windows_pad_as_many_steps_as_each_length_needs(tmp_path: Path) -> None:
     assert_same(model, tmp_path / "m.onnx", batches)
 
 
+@pytest.mark.thorough
 def test_activations_of_large_numbers_do_not_overflow(tmp_path: Path) -> None:
     """Torch's exporter writes softplus as the logarithm of e^x + 1: infinite from 89 on."""
     layers = {
@@ -518,6 +520,7 @@ def spec_of(model: Any) -> Any:
     return model_from_json(json.loads(origin(model).spec_text))
 
 
+@pytest.mark.thorough
 def test_an_axis_of_one_value_stays_fixed(tmp_path: Path) -> None:
     model = k2t.convert(FIXTURES / "tf.keras-2.15.0/around_one_hot.h5")
     k2t.export(model, tmp_path / "free.onnx", any_length=True)

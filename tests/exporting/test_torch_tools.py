@@ -100,8 +100,9 @@ def test_torchs_onnx_runs_at_any_size(file: str) -> None:
 # ---- nodes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", ["trace", pytest.param("export", marks=needs_scan)])
-@pytest.mark.parametrize("file", rest_thorough(FEW, FEW[2:3]))
+@pytest.mark.parametrize("file", FEW)
 def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> None:
     one = fixture_subject(file)
     longer = replace(one, inputs=resized(one, (3, one.steps + 18)))

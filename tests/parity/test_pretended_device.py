@@ -126,6 +126,7 @@ def assert_ready(device: PretendedDevice, lengths: Collection[Any]) -> None:
     assert len(device.reads) <= len(lengths)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("file", ONE_PER_CLASS)
 def test_a_model_computes_on_the_device_what_keras_gave(
     file: str, lengths: set[tuple[int, ...]]

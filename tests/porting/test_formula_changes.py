@@ -359,6 +359,7 @@ def test_a_formula_of_the_ports_own_is_named(name: str, wrong: Any, kind: str, w
     assert words in finding.words
 
 
+@pytest.mark.thorough
 def test_a_sum_with_other_factors_is_named() -> None:
     source = FOLDER / "graph_residual.h5"
     report = compare_with(source, add=lambda _, given, **__: 2 * given[0] + 3 * given[1])

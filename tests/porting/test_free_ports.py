@@ -94,6 +94,7 @@ def test_a_right_port_in_any_style_is_equal(kind: Any) -> None:
     assert report.findings == ()
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     "row",
     [

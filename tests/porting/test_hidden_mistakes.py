@@ -57,6 +57,7 @@ def with_bias_twice(right: Any, x: Tensor, **given: Any) -> Any:
     return torch.func.functional_call(right, twice, (x,), given)
 
 
+@pytest.mark.thorough
 def test_an_average_for_a_sum_is_named_beside_a_mistake_of_the_layer_that_reads_it() -> None:
     """The port has the sum as well: it divides it by two."""
     half = "LSTM", {"units": 3, "return_sequences": True}
@@ -128,6 +129,7 @@ def _plus(more: Any, x: Any) -> Any:
     return x + more
 
 
+@pytest.mark.thorough
 def test_what_the_port_has_in_one_call_stands_in_that_call_alone() -> None:
     """The second call of a model has another first layer; the first one is right."""
     dense = ("Dense", {"units": 11}), ("Dense", {"units": 3, "activation": "tanh"})

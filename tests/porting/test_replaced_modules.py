@@ -472,6 +472,7 @@ def test_a_bias_behind_the_activation_is_named() -> None:
     assert "added after the activation" in finding.words
 
 
+@pytest.mark.thorough
 def test_a_value_on_the_way_to_an_unknown_mistake_is_not_blamed() -> None:
     """Without its bias the layer gives what the port computes before it goes on otherwise."""
 
@@ -695,6 +696,7 @@ def test_states_that_keras_keeps_from_call_to_call_have_to_be_kept() -> None:
     assert all("not kept from call to call" in one.words for one in report.findings)
 
 
+@pytest.mark.thorough
 def test_states_of_all_steps_viewed_wrongly_are_named() -> None:
     """A port calls a layer for each step once, on all steps: rows of other steps are mixed, too."""
     source = FOLDER / "arch_hierarchy.keras"

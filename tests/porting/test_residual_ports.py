@@ -34,6 +34,7 @@ def test_a_norm_of_the_branch_alone_is_named() -> None:
     assert finding.words.startswith("it is applied to the output of dropout alone, before add")
 
 
+@pytest.mark.thorough
 def test_a_norm_of_the_branchs_input_is_named() -> None:
     """``x + f(LN(x))`` where Keras has ``LN(x + f(x))``."""
     norm: Any = k2t.convert(RESIDUAL).get_submodule(NORM).double()

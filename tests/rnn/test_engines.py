@@ -161,6 +161,7 @@ def test_explain_names_the_engine_of_a_whole_stack() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("engine", rest_thorough(["torch", "folded"], ["folded"]))
+@pytest.mark.thorough
 def test_a_masked_stack_compiles_without_the_kernel(engine: Any) -> None:
     rnn: Any = k2t.BiLSTM(5, 7, 2, merge_mode="sum", batch_first=True, engine=engine).eval()
     x, h, c = torch.randn(3, 6, 5), torch.randn(4, 3, 7), torch.randn(4, 3, 7)

@@ -94,6 +94,7 @@ def slots_of(state: k2t.Training) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", READ_AGAIN)
 def test_a_written_state_is_read_as_it_was(name: str, tmp_path: Path) -> None:
     written = trained_and_written(name, tmp_path)

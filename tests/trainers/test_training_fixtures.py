@@ -26,11 +26,15 @@ LONGEST = {
     if ROWS[name]["steps"] > STEPS
 }
 # What ``make test`` follows shows each optimizer of a family, each kind of file, and every case of
-# any of its optimizers and models: ``test_rules.py`` has all of the optimizers by themselves.
-VARIED = re.compile(r"^(legacy|new|saved|single)_|_(attentive|nested|plain|tagger)$")
+# any of its models but for options of an optimizer: ``test_rules.py`` has these by themselves.
+VARIED = re.compile(
+    r"^(checkpoint|decay|legacy|new|saved|scheduled|single)_"
+    r"|_(attentive|inside|logits|nested|plain|smooth|stairs|sum|tagger|twice)$"
+)
+OF_RULES = re.compile("ada|amsgrad|ftrl|lamb|lion|momentum|muon|nadam|nesterov|rmsprop|sgd")
 SHOWN = {
     name: [
-        (VARIED.sub("", row["case"]),),
+        *([] if OF_RULES.match(case := VARIED.sub("", row["case"])) else [(case,)]),
         (row["flavour"], row["optimizer"]),
         (row["label"], row["container"]),
     ]
@@ -115,7 +119,7 @@ def test_notes_say_where_keras_goes_on_otherwise(
 @pytest.mark.sampled(SHOWN)
 @pytest.mark.parametrize("name", ROWS)
 def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
-    """Take all of each training, and the first ones of its other files, which hold the same state."""
+    """All of each training; of its other files, which hold the same state, the first ones."""
     follow(name, tmp_path, STEPS if name in FOLLOWED.values() else BEFORE)
 
 
