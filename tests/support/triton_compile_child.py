@@ -36,7 +36,7 @@ OLD = VERSION < (3, 3)
 TARGETS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "sm_75": (GPUTarget("cuda", 75, 32), ("fp32", "fp16")),
     "sm_80": (GPUTarget("cuda", 80, 32), ("fp32", "bf16")),
-    "sm_90": (GPUTarget("cuda", 90, 32), ("fp32", "bf16")),
+    "sm_90": (GPUTarget("cuda", 90, 32), ("bf16", "fp32")),
     "sm_120": (GPUTarget("cuda", 120, 32), ("fp32",)),
     "gfx942": (GPUTarget("hip", "gfx942", 64), ("fp32",)),
 }
