@@ -18,6 +18,7 @@ import torch
 from commands import MASKED, STACK_H5, assert_refused, k2t
 from cut_fixtures import CUT
 from parsing_here import parsing_here
+from sampling import rest_thorough
 from tensorflow_fixtures import recorded, unpack
 from warm_process import exports_in_forks
 
@@ -101,19 +102,17 @@ def test_a_converted_model_in_safetensors_is_a_source(tmp_path: Path) -> None:
         assert_computes(target, [data["in_0"]], [data["out_0"]])
 
 
-def test_verify_runs_an_export_on_masks_and_other_lengths(exported: tuple[Path, Path]) -> None:
-    for model in (exported[0], MASKED):
-        run = k2t("verify", model, exported[1], "--json")
-        assert run.code == 0, run.err
-        report = json.loads(run.out)
-        named = [one["inputs"] for one in report["comparisons"]]
-        assert len(named) == 4
-        assert [name.rpartition(", ")[2] for name in named[1:]] == [
-            "1 steps",
-            "4 steps",
-            "23 steps",
-        ]
-        assert {one["device"] for one in report["comparisons"]} == {"ONNX Runtime"}
+@pytest.mark.parametrize("of_keras", rest_thorough([False, True], (False,)))
+def test_verify_runs_an_export_on_masks_and_other_lengths(
+    *, of_keras: bool, exported: tuple[Path, Path]
+) -> None:
+    run = k2t("verify", MASKED if of_keras else exported[0], exported[1], "--json")
+    assert run.code == 0, run.err
+    report = json.loads(run.out)
+    named = [one["inputs"] for one in report["comparisons"]]
+    steps = [name.rpartition(", ")[2] for name in named[1:]]
+    assert steps == ["1 steps", "4 steps", "23 steps"]
+    assert {one["device"] for one in report["comparisons"]} == {"ONNX Runtime"}
 
 
 def test_verify_takes_data_of_the_user(exported: tuple[Path, Path], tmp_path: Path) -> None:

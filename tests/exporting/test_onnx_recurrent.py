@@ -119,6 +119,7 @@ def test_a_graph_with_states_under_a_mask_is_exact_at_any_size(tmp_path: Path) -
     assert without_lengths(assert_exported(spec, tmp_path / "m.onnx")) == {"GRU": 1}
 
 
+@pytest.mark.thorough
 def test_a_graph_without_masks_is_exact_at_any_size(tmp_path: Path) -> None:
     """With numbers among a node's activations."""
     options: dict[str, Any] = {"activation": {"name": "elu", "alpha": 0.7}}

@@ -201,7 +201,7 @@ VARIED = (
 )
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.parametrize(
     ("file", "backend"), [*zip(VARIED, cycle(["aot_eager", "eager"]), strict=False)]
 )

@@ -90,6 +90,7 @@ def _too_old(folder: Path) -> None:
 
 
 @native
+@pytest.mark.every(2)
 @pytest.mark.parametrize("change", [_longer, _other_flags, _one_more, _renamed, _too_old])
 def test_a_library_of_other_sources_is_not_used(
     change: Callable[[Path], None], tmp_path: Path
