@@ -88,6 +88,7 @@ def test_the_parser_starts_no_program(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not mark.exists()
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("number", [79, 138, 376])
 def test_files_on_which_the_hdf5_library_runs_in_circles(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from graph_specs import spec_of
-from sampling import rest_thorough
 
 from keras2torch_birnn.porting.batches import batches
 from keras2torch_birnn.porting.kept_results import KeptResults
@@ -88,7 +87,9 @@ def _shown(words: str) -> str:
     return re.sub(r",? ?Keras.*|[-\d.,e ]*\d", "", words)
 
 
-@pytest.mark.parametrize("page", rest_thorough(PAGES, ("LSTM", "Dense")))
+@pytest.mark.parametrize(
+    "page", [pytest.param(one, marks=[pytest.mark.thorough] * ("both" in one)) for one in PAGES]
+)
 def test_each_row_makes_a_difference(page: str) -> None:
     alive: dict[str, bool] = {}
     for layers in PAGES[page]:
