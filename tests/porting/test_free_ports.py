@@ -132,6 +132,7 @@ def test_one_mistake_is_one_finding_in_plain_words(
     assert words in finding.words
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(
     ("kind", "mistake"),
     [

@@ -314,12 +314,13 @@ PLAIN = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
 @POSIX
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     ("name", "json", "variables"),
     [
+        (b"--force t\xc3\xa4b\t\x1b[31m.pt", (), PLAIN),
         (b"new\nline not \xff utf-8.pt", (), {}),
         (b"new\nline not \xff utf-8.pt", ("--json",), PLAIN),
-        (b"--force t\xc3\xa4b\t\x1b[31m.pt", (), PLAIN),
         (b"a" * 252 + b".pt", (), {}),
     ],
 )
