@@ -186,7 +186,7 @@ def keys(count: int, last: str = "") -> str:
 
 
 def in_layer(text: str) -> Callable[[str], str]:
-    """Replace the units of a layer in the text, where Python's own json could not write it."""
+    """Replace the units of a layer in the text; smaller numbers: ``readers/test_bad_input.py``."""
     return lambda config: config.replace('"units": 5,', f'"units": {text},', 1)
 
 
@@ -215,26 +215,8 @@ TEXTS: dict[str, tuple[Callable[[str], str], int, str]] = {
         3,
         "half a character",
     ),
-    "units of 5,000 digits": (in_layer("9" * 5000), 3, "an integer of 5000 digits"),
     "units of 10,000,000 digits": (in_layer("9" * 10_000_000), 3, "an integer of 10000000 digits"),
-    "units 1e400": (in_layer("1e400"), 3, "the number 1e400 is too large"),
     "units of a million decimals": (in_layer("1." + "3" * 1_000_000), 4, "option units=1.333"),
-    "units NaN": (in_layer("NaN"), 4, "option units=nan is not supported"),
-    "units -Infinity": (in_layer("-Infinity"), 4, "option units=-inf is not supported"),
-    "units -4": (in_layer("-4"), 4, "option units=-4 is not supported: a whole number from 1"),
-    "units 0": (in_layer("0"), 4, "option units=0 is not supported"),
-    "units 1e9": (in_layer("1000000000"), 3, "an output of 7000000035 numbers, more than "),
-    "units 1e6": (in_layer("1000000"), 3, "the configuration implies "),
-    "units 1e18": (
-        in_layer("1" + "0" * 18),
-        4,
-        "option units=1000000000000000000 is not supported",
-    ),
-    "units 2.5": (in_layer("2.5"), 4, "option units=2.5 is not supported"),
-    "units true": (in_layer("true"), 4, "option units=True is not supported"),
-    "units of text": (in_layer('"5"'), 4, "option units='5' is not supported"),
-    "units null": (in_layer("null"), 4, "option units=None is not supported"),
-    "units of a list": (in_layer("[5]"), 4, "option units=[5] is not supported"),
 }
 
 
@@ -250,8 +232,7 @@ def test_text_that_is_no_architecture_is_refused(
 ) -> None:
     (change, code, words), (suffix, command) = TEXTS[name], way
     file = with_text(suffix, change)(tmp_path)
-    lines = 5 if name == "units 1e6" else 1  # one for each array that does not fit
-    attack = Attack(lambda _: file, code, words, lines)
+    attack = Attack(lambda _: file, code, words)
     refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
 
 

@@ -138,7 +138,7 @@ def test_an_error_has_the_documented_keys(command: str, folder: Path) -> None:
     data = check(run.out, code, COMMAND_KEYS["error"], command)
     assert len(run.out.splitlines()) == 1
     assert [one["code"] for one in data["problems"]] == [kind]
-    assert all(one["message"] for one in data["problems"])
+    assert all(one["message"] and one["message"] in run.err for one in data["problems"])
 
 
 @pytest.mark.parametrize("command", GOOD)

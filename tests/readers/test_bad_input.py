@@ -6,7 +6,6 @@ import base64
 import itertools
 import json
 import marshal
-import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ import h5py
 import numpy as np
 import pytest
 from commands import (
-    ARCHITECTURE,
     STACK_H5,
     STACK_KERAS,
     WEIGHTS,
@@ -51,33 +49,7 @@ def refused(file: Path, code: int, words: str, lines: int = 1, **options: Path) 
     assert contents(file.parent) == before
 
 
-# ---- not a model at all ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "an empty file; was the download"),
-        (b"Dear diary,\n", "not an HDF5 or Keras file; the input must be"),
-        (b"<!DOCTYPE html><html>Sign in</html>", "an HTML or XML page .*; download the file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer; run git"),
-        (pickle.dumps({"model": 1}, protocol=4), "a pickle, which can run code; it is never"),
-        (
-            ARCHITECTURE.read_bytes(),
-            "JSON text without weights; an architecture goes with --config",
-        ),
-        (b"\0" * 4096, "zero bytes, no data"),
-        (b"PK\x05\x06" + b"\0" * 18, "a zip archive, but not a Keras model"),
-    ],
-    ids=["empty", "text", "html", "git lfs", "pickle", "json", "zeros", "empty zip"],
-)
-@pytest.mark.parametrize("name", ["model.h5", "model.keras"])
-def test_what_is_no_model_is_called_by_its_name(
-    data: bytes, words: str, name: str, tmp_path: Path
-) -> None:
-    file = tmp_path / name
-    file.write_bytes(data)
-    refused(file, 3, words)
+# ---- not a whole model (what is none at all: test_containers.py) ---------------------------------
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
@@ -365,7 +337,9 @@ UNITS = '"units": 5,'
         ("true", 4, "option units=True is not supported"),
         ('"5"', 4, "option units='5' is not supported"),
         ("null", 4, "option units=None is not supported"),
+        ("[5]", 4, "option units=[5] is not supported"),
         ("NaN", 4, "option units=nan is not supported"),
+        ("-Infinity", 4, "option units=-inf is not supported"),
         ("1e400", 3, "the number 1e400 is too large"),
         ("9" * 5000, 3, "an integer of 5000 digits"),
         ("2147483647", 3, "an output of 30064771058 numbers, more than 536870912"),
