@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,14 @@ from keras2torch_birnn.errors import (
     in_file,
     printable,
 )
-from keras2torch_birnn.functional.parameters import materialize
-from keras2torch_birnn.golden import Origin, attach_origin, checksum, make_golden_by_model, origin
+from keras2torch_birnn.golden import (
+    Golden,
+    Origin,
+    attach_origin,
+    checksum,
+    make_golden_by_model,
+    origin,
+)
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.running import find_float_dtype
@@ -33,16 +40,13 @@ from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 from keras2torch_birnn.saving.content import (
     first_line,
     make_content,
-    make_dense,
     make_metadata,
     name_golden,
     parse_golden,
     parse_spec,
     read_content,
-    write_safetensors,
-    write_torch,
 )
-from keras2torch_birnn.saving.streaming import can_stream, stream_safetensors, stream_torch
+from keras2torch_birnn.saving.streaming import stream_safetensors, stream_torch
 from keras2torch_birnn.saving.validation import NOT_OURS, REMEDY, check_golden
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
@@ -64,24 +68,10 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
     twin = build(model_from_json(json.loads(facts.spec_text)))
     check_modules(model, twin)
     requires_grad = _find_changed_requires_grad(model, twin)
-    golden = facts.golden
-    if checksum(model) != facts.checksum:
-        golden = make_golden_by_model(model)
-    named = name_golden(golden)
-    tensors, target = make_dense({**model.state_dict(), **named}), Path(path)
-    size = sum(tensor.nbytes for tensor in tensors.values())
-
-    def write(file: Path) -> None:
-        if _is_safetensors(target):
-            write_safetensors(tensors, make_metadata(facts.spec_text, golden, requires_grad), file)
-        else:
-            write_torch(make_content(facts.spec_text, tensors, golden, requires_grad), file)
-
-    write_atomically(target, write, CHECKPOINT, overwrite=overwrite, size=size)
-
-
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix.lower() == ".safetensors"
+    golden = make_golden_by_model(model) if checksum(model) != facts.checksum else None
+    write_checkpoint(
+        model, Path(path), overwrite=overwrite, golden=golden, requires_grad=requires_grad
+    )
 
 
 def write_checkpoint(
@@ -89,33 +79,34 @@ def write_checkpoint(
     path: Path,
     *,
     overwrite: bool,
-    source: str | os.PathLike[str],
-    finish: Callable[[], None],
+    golden: Golden | None = None,
+    requires_grad: Mapping[str, bool] = {},
+    source: str | os.PathLike[str] | None = None,
+    finish: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a model whose weights may still be in the file ``source``, one tensor at a time.
 
-    ``finish`` is called when everything is written, before the file gets its name.
+    ``golden``: None for the vectors of the conversion. ``requires_grad``: of parameters that were
+    frozen or unfrozen in torch. ``finish`` is called when everything is written, before the file
+    gets its name.
 
     Raises:
         OutputError: ``path`` cannot be written; InvalidModelFileError: ``source`` cannot be read.
     """
     facts = origin(model)
-    text, golden = facts.spec_text, facts.golden
+    text, golden = facts.spec_text, golden or facts.golden
     tensors = {**model.state_dict(keep_vars=True), **name_golden(golden)}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
     def write(file: Path) -> None:
         begin("writing", size)
-        with in_file(source):
-            if _is_safetensors(path):
-                stream_safetensors(tensors, make_metadata(text, golden, {}), file)
-            elif can_stream():
-                stream_torch(make_content(text, tensors, golden, {}), file)
+        with nullcontext() if source is None else in_file(source):
+            if path.suffix.lower() == ".safetensors":
+                stream_safetensors(tensors, make_metadata(text, golden, requires_grad), file)
             else:
-                materialize(model)
-                write_torch(make_content(text, make_dense(tensors), golden, {}), file)
+                stream_torch(make_content(text, tensors, golden, requires_grad), file)
             finish()
 
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     write_atomically(path, write, CHECKPOINT, overwrite=overwrite, size=size)
 
 

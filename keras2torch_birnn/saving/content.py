@@ -13,13 +13,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import InvalidModelFileError, OutputError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.golden import Golden
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.saving.atomic import find_cause
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 from keras2torch_birnn.saving.spec_checks import check_spec
 from keras2torch_birnn.saving.validation import (
@@ -75,44 +74,6 @@ def make_content(
         }
         | _describe_golden(golden),
     }
-
-
-def make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors that are not dense, not on the CPU, or share memory with others.
-
-    Copies only where needed: the weights may take most of the memory.
-    """
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in tensors.items():
-        tensor = value.detach().cpu().contiguous()
-        memory = tensor.untyped_storage()
-        if memory.nbytes() != tensor.nbytes or memory.data_ptr() in seen:
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        found[name] = tensor
-    return found
-
-
-def write_torch(content: Mapping[str, Any], path: Path) -> None:
-    """Write the content of a ``.pt`` file; raise OSError if that fails."""
-    try:
-        with path.open("wb") as file:
-            torch.save(content, file)
-    except RuntimeError as error:
-        raise find_cause(error) from None
-
-
-def write_safetensors(tensors: dict[str, Tensor], texts: dict[str, str], path: Path) -> None:
-    """Write tensors and metadata to a ``.safetensors`` file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        safetensors.torch.save_file(tensors, path, metadata=texts)
-    except safetensors.SafetensorError as error:
-        raise OutputError(f"cannot be written ({first_line(error)})", "disk full?") from None
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Write a checkpoint one tensor at a time: the same files as torch.save, with less memory.
+"""Write a checkpoint one tensor at a time: the files of torch.save and safetensors, in less memory.
 
 Both formats are the bytes of all tensors, one after another, with a table. The table is written
 first, from the shapes alone; then each tensor is read, written in its place and freed.
@@ -28,11 +28,6 @@ _CENTRAL = struct.Struct("<4s24xHHH12x")  # ..., lengths of name, extra field an
 _LOCAL_CRC, _CENTRAL_CRC, _DESCRIPTOR_CRC = 14, 16, 4
 _DESCRIPTOR = b"PK\7\10"
 _HAS_DESCRIPTOR = 1 << 3
-
-
-def can_stream() -> bool:
-    """Return whether this torch has ``skip_data`` (2.6), which leaves room for tensors."""
-    return hasattr(torch.serialization, "skip_data")
 
 
 def _pieces(tensor: Tensor) -> Iterator[memoryview]:

@@ -138,7 +138,6 @@ def test_a_vocabulary_stays_where_out_cannot_be_replaced(
     assert k2t("convert", TEXT, out, "--from", "embed").code == 0
     before = contents(tmp_path)
     monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.materialize", full)
     done = k2t("convert", OCR, out, "--to", "dense2", "--force")
     assert_refused(done, 5, out, "No space left on device")
     assert contents(tmp_path) == before
@@ -158,7 +157,6 @@ def test_an_old_pair_stays_where_the_new_out_cannot_be_written(
     beside.write_text(beside.read_text("utf-8").replace("vectorize", "earlier"), encoding="utf-8")
     before = contents(tmp_path)
     monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.materialize", full)
     done = k2t("convert", TEXT, out, "--from", "embed", "--force")
     assert_refused(done, 5, out, "No space left on device")
     assert contents(tmp_path) == before
@@ -222,7 +220,6 @@ def test_nothing_is_left_where_out_cannot_be_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.materialize", full)
     done = k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embed")
     assert_refused(done, 5, tmp_path / "m.pt", "No space left on device")
     assert contents(tmp_path) == {}

@@ -71,7 +71,7 @@ class Fault:
         elif self.action == "kill -9":
             os.kill(os.getpid(), signal.SIGKILL)
         elif self.action == "short write":
-            return operation in ("write", "save_file")
+            return operation == "write"
         else:
             number = getattr(errno, self.action)
             raise OSError(number, os.strerror(number))
@@ -121,15 +121,7 @@ def injected(fault: Fault) -> Iterator[None]:
         raw.fault = fault
         return io.BufferedWriter(raw) if mode == "wb" else io.BufferedRandom(raw)
 
-    def save_file(tensors: Any, path: Path, **more: Any) -> None:
-        partly = fault.meet("save_file", "before")
-        original_save_file(tensors, path, **more)
-        if partly:
-            os.truncate(path, path.stat().st_size // 2)
-            raise safetensors.SafetensorError("I/O error: No space left on device")
-        fault.meet("save_file", "after")
-
-    original_open, original_save_file = Path.open, safetensors.torch.save_file
+    original_open = Path.open
     with ExitStack() as patches:
         for name in ("open", "close", "fsync", "link", "access"):
             patched = counted(name, getattr(os, name))
@@ -138,7 +130,6 @@ def injected(fault: Fault) -> Iterator[None]:
             patched = counted(name, getattr(Path, name))
             patches.enter_context(mock.patch.object(Path, name, patched))
         patches.enter_context(mock.patch.object(Path, "open", open_file))
-        patches.enter_context(mock.patch.object(safetensors.torch, "save_file", save_file))
         yield
 
 

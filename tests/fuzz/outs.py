@@ -34,7 +34,6 @@ from keras2torch_birnn.exporting.runtime_child import shown
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.saving.content import (
     make_content,
-    make_dense,
     name_golden,
 )
 from keras2torch_birnn.spec import Array
@@ -93,12 +92,17 @@ class Mutant:
     data: bytes
 
 
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    kind = torch.contiguous_format
+    return {name: tensor.detach().clone(memory_format=kind) for name, tensor in tensors.items()}
+
+
 def _take_apart(source: Path) -> Honest:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = birnn.convert(source)
     facts = origin(model)
-    tensors = make_dense({**model.state_dict(), **name_golden(facts.golden)})
+    tensors = _copy({**model.state_dict(), **name_golden(facts.golden)})
     content = make_content(facts.spec_text, tensors, facts.golden, {})
     return Honest(source, json.loads(facts.spec_text), content["state_dict"], content["golden"])
 
@@ -341,7 +345,7 @@ def _write(
     beside = {key: value for key, value in golden.items() if key not in ("inputs", "outputs")}
     texts = {"format": "keras2torch_birnn/1", "spec": text, "golden": json.dumps(beside)}
     texts |= {"requires_grad": json.dumps(requires_grad)} if requires_grad else {}
-    return bytes(safetensors.torch.save(make_dense({**state, **named}), metadata=texts))
+    return bytes(safetensors.torch.save(_copy({**state, **named}), metadata=texts))
 
 
 # ---- what is done with one ----------------------------------------------------------------------

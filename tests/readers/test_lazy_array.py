@@ -328,15 +328,6 @@ def test_a_file_that_changes_meanwhile_gives_no_output(
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["m.h5", out.name])
 
 
-def test_an_older_torch_saves_from_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synthetic.embedding(tmp_path / "m.h5", 11, 5, 3)
-    convert_to_file(tmp_path / "m.h5", tmp_path / "streamed.pt")
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.can_stream", lambda: False)
-    convert_to_file(tmp_path / "m.h5", tmp_path / "saved.pt")
-    found, wanted = (read_content(tmp_path / f"{n}.pt") for n in ("streamed", "saved"))
-    assert all(torch.equal(t, wanted["state_dict"][n]) for n, t in found["state_dict"].items())
-
-
 CONTENT: dict[str, Any] = {
     "text": "é" * 100,
     "tensors": {
