@@ -200,20 +200,15 @@ def write_atomically(
     Raises:
         OutputError: it could not be written; an old file is unchanged.
     """
-    with in_file(path), os_errors():
-        check_output(path, kind)
-        if is_stream(path):
-            _write_stream(path, write)
-            return
-        check_replacing(path, kind, overwrite=overwrite)
-        _replace(_resolve(path), write, kind, overwrite=overwrite, size=size)
+    with writing_after(path, write, kind, overwrite=overwrite, size=size):
+        pass
 
 
 @contextmanager
 def writing_after(
     path: Path,
     write: Callable[[Path], None],
-    kind: FileKind,
+    kind: FileKind | None,
     *,
     overwrite: bool,
     size: int = 0,
@@ -225,17 +220,23 @@ def writing_after(
     Raises:
         OutputError: it could not be written; an old file is unchanged.
     """
+    temporary: Path | None = None
     with in_file(path), os_errors():
         check_output(path, kind)
-        check_replacing(path, kind, overwrite=overwrite)
         target = _resolve(path)
-        temporary = _fill_temporary(target, write, size)
+        if is_stream(path):
+            _write_stream(path, write)
+        else:
+            _check_old(target, kind, overwrite=overwrite)
+            temporary = _fill_temporary(target, write, size)
     try:
         yield
-        with in_file(path), os_errors():
-            _rename(temporary, target, kind, overwrite=overwrite)
+        if temporary is not None:
+            with in_file(path), os_errors():
+                _rename(temporary, target, kind, overwrite=overwrite)
     except BaseException:
-        _remove_temporary(temporary)
+        if temporary is not None:
+            _remove_temporary(temporary)
         raise
 
 
@@ -308,22 +309,6 @@ def _write_stream(target: Path, write: Callable[[Path], None]) -> None:
             os.fdopen(os.dup(1), "wb") if to_stdout else target.open("wb") as sink,
         ):
             shutil.copyfileobj(source, sink)
-
-
-def _replace(
-    target: Path,
-    write: Callable[[Path], None],
-    kind: FileKind | None,
-    *,
-    overwrite: bool,
-    size: int,
-) -> None:
-    temporary = _fill_temporary(target, write, size)
-    try:
-        _rename(temporary, target, kind, overwrite=overwrite)
-    except BaseException:
-        _remove_temporary(temporary)
-        raise
 
 
 def _fill_temporary(target: Path, write: Callable[[Path], None], size: int) -> Path:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,14 @@ def test_no_byte_is_lost_whatever_fails_at_any_step() -> None:
 
 @POSIX
 def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(target: Path, write: Any, *_: object, **__: object) -> None:
-        write(target)
+    @contextmanager
+    def careless(target: Path, write: Any, *_: object, **__: object) -> Iterator[None]:
+        with atomic.os_errors():
+            write(target)
+        yield
 
     runs = faults.Runs()
-    monkeypatch.setattr(atomic, "_replace", careless)
+    monkeypatch.setattr(atomic, "writing_after", careless)
     for number in range(100):
         runs.run(faults.case(number))
     runs.close()
