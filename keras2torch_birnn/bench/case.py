@@ -209,7 +209,9 @@ def from_json(text: str) -> Case:
 
 
 def flat(outputs: Any) -> list[Array]:
-    """Yield the arrays of an output."""
+    """Return the arrays of an output, of any library."""
+    if hasattr(outputs, "cpu"):
+        outputs = outputs.detach().cpu().numpy()
     if isinstance(outputs, Mapping):
         outputs = list(outputs.values())
     if isinstance(outputs, Sequence):

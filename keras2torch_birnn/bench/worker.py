@@ -47,7 +47,7 @@ def main(module: str, how: str, device: str, folder: str, memory: str = "") -> N
     for line in sys.stdin:
         command, _, file = line.strip().partition(" ")
         if command == "outputs":
-            named: dict[str, Any] = {f"y{i}": y for i, y in enumerate(_arrays(first))}
+            named: dict[str, Any] = {f"y{i}": y for i, y in enumerate(flat(first))}
             np.savez(file, **named)
             answer(written=file)
         else:
@@ -73,7 +73,7 @@ def _measure_memory(run: Callable[[], Any]) -> float:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak begins anew
     before = _status_mb("VmRSS")
     outputs = run()
-    of_outputs = sum(int(y.nbytes) for y in _arrays(outputs)) / 1e6
+    of_outputs = sum(int(y.nbytes) for y in flat(outputs)) / 1e6
     return _status_mb("VmHWM") - before - of_outputs
 
 
@@ -88,16 +88,6 @@ def _inputs(file: Path) -> list[np.ndarray[Any, Any]]:
         return []
     with np.load(file) as data:
         return [data[f"x{i}"] for i in range(len(data.files))]
-
-
-def _arrays(outputs: Any) -> list[Any]:
-    if hasattr(outputs, "cpu"):
-        outputs = outputs.detach().cpu().numpy()
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    if isinstance(outputs, list | tuple):
-        return [array for part in outputs for array in _arrays(part)]
-    return flat(outputs)
 
 
 if __name__ == "__main__":

@@ -66,15 +66,17 @@ def difference(a: Any, b: Any) -> float:
         return float("inf")
     a, b = a.reshape(-1), b.reshape(-1)
     blocks = range(0, max(1, a.size), _BLOCK)  # of a few: they take a few times their memory
-    return max(_difference(a[at : at + _BLOCK], b[at : at + _BLOCK]) for at in blocks)
+    apart = (distance(a[at : at + _BLOCK], b[at : at + _BLOCK]) for at in blocks)
+    return max(float(one.max(initial=0.0)) for one in apart)
 
 
-def _difference(a: Array, b: Array) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
+def distance(actual: Array, expected: Array) -> Array:
+    """Compute |actual - expected|: 0 where both are NaN, infinite where one is."""
+    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(invalid="ignore"):
-        apart = np.where(same, 0.0, np.abs(a - b))
-    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max(initial=0.0))
+    with np.errstate(all="ignore"):
+        apart: Array = np.where(same, 0.0, np.abs(a - b))
+    return np.nan_to_num(apart, nan=np.inf, posinf=np.inf)
 
 
 def differences(a: Sequence[Any], b: Sequence[Any]) -> tuple[float, ...]:

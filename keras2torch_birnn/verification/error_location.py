@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras2torch_birnn.comparison.report import ErrorMap
+from keras2torch_birnn.reference.rounding import distance
 from keras2torch_birnn.spec import Array
 
 _NAMES = {1: ("row",), 2: ("row", "feature"), 3: ("row", "step", "feature")}
@@ -42,12 +43,3 @@ def map_worst_row(name: str, apart: Array, mask: Array | None) -> ErrorMap:
     row = int(np.nanargmax(np.fmax.reduce(folded, axis=(1, 2), initial=0.0)))
     masked = () if mask is None else tuple(map(int, np.flatnonzero(~mask[row])))
     return ErrorMap(name, np.asarray(folded[row]), row, masked)
-
-
-def distance(actual: Array, expected: Array) -> Array:
-    """Compute |actual - expected|: 0 where both are NaN, infinite where one is."""
-    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    with np.errstate(all="ignore"):
-        apart: Array = np.where(same, 0.0, np.abs(a - b))
-    return np.nan_to_num(apart, nan=np.inf, posinf=np.inf)

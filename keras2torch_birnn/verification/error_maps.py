@@ -14,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 
 from keras2torch_birnn.comparison.report import ErrorMap
+from keras2torch_birnn.reference.rounding import distance
 from keras2torch_birnn.spec import Array, LayerSpec
-from keras2torch_birnn.verification.error_location import distance, map_worst_row
+from keras2torch_birnn.verification.error_location import map_worst_row
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, name_half
 
 _HOW = "in sequence"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.readers.config.cut_masks import PASSES, STOPS
+from keras2torch_birnn.readers.config.cut_masks import PASSES, STOPS, carry_masks
 from keras2torch_birnn.schema import CELL_GATES, OPS, SCHEMA
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
-from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, tensors
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, tensors
 
 # Layers that may be refused when they are built, not before.
 REFUSED_LATE = frozenset(
@@ -49,7 +49,7 @@ def _is_plain(inner: LayerSpec | None) -> bool:
 
 def _follow(graph: Graph, path: str = "") -> dict[str, str]:
     effects: dict[str, str] = {}
-    masked: set[TensorRef] = set()
+    masked = carry_masks(graph, ())
     for call in graph.calls:
         layer = graph.layer(call.layer)
         if layer.class_name == "InputLayer":
@@ -62,8 +62,6 @@ def _follow(graph: Graph, path: str = "") -> dict[str, str]:
         if effect:
             where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
             effects[where] = effect
-        if _leaves(layer, effect):
-            masked.add(TensorRef(call.layer, call.index, 0))
     return effects
 
 
@@ -102,10 +100,3 @@ def _find_effect(layer: LayerSpec, call: Call, *, came: bool) -> str:
 def _gives_several(layer: LayerSpec) -> bool:
     shape = layer.output_shape
     return isinstance(shape, tuple) and any(isinstance(part, tuple) for part in shape)
-
-
-def _leaves(layer: LayerSpec, effect: str) -> bool:
-    """Return whether the mask leaves a layer that does this with it."""
-    half = layer.parts.get("forward_layer", layer)
-    returns = half.config.get("return_sequences", True)
-    return effect in (_MAKES, _PASSES) or (effect == _USES and bool(returns))

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from keras2torch_birnn.errors import (
@@ -122,13 +121,8 @@ class Container(ABC):
     def __enter__(self) -> Container:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.closing.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self.closing.__exit__(*error)
 
     def close(self) -> None:
         """Close the files; raise if one has changed since it was opened."""

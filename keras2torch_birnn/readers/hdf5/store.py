@@ -9,7 +9,6 @@ that were checked (``arrays.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, invalid
@@ -64,12 +63,7 @@ class HDF5Store:
     def __enter__(self) -> HDF5Store:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
