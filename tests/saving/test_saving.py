@@ -294,6 +294,13 @@ def test_out_of_another_model_is_not_compared(tmp_path: Path) -> None:
 # ---- writing -----------------------------------------------------------------------------------
 
 
+def test_a_model_that_is_saved_twice_gives_the_same_bytes(model: nn.Module, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.safetensors" for number in range(7)]
+    for path in paths:
+        birnn.save(model, path)
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failure_while_writing_leaves_the_old_file(
