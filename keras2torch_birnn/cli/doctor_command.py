@@ -21,9 +21,9 @@ def doctor(output: Output) -> None:
     For a report: k2t doctor --json
     """
     from keras2torch_birnn.rnn.diagnosis import choose_engines, describe_kernel, describe_torch
-    from keras2torch_birnn.verification import expand_devices
+    from keras2torch_birnn.verification import find_accelerators
 
-    devices = expand_devices(("all",))
+    devices = ("cpu", *find_accelerators())
     kernel, found, engines = describe_kernel(), describe_torch(), choose_engines(devices)
     versions = {**describe_versions(), "platform": platform.platform()}
     if output.as_json:

@@ -15,6 +15,7 @@ from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import ENGINES
 from keras2torch_birnn.rnn.engines.select import engine_of, explain_call
 from keras2torch_birnn.rnn.engines.triton_step import triton_version
+from keras2torch_birnn.rnn.gpu.self_check import describe
 from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.rnn.native.library import find_sets, why_missing
 from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
@@ -65,19 +66,38 @@ def describe_torch() -> dict[str, Any]:
         "hip": versions.hip,
         "cudnn": cudnn.version(),
         "triton": triton_version(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "gpus": [_describe_gpu(number) for number in range(torch.cuda.device_count())],
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
     }
 
 
+def _describe_gpu(number: int) -> str:
+    """Return the name and architecture of a GPU, or why it cannot be used."""
+    try:
+        major, minor = torch.cuda.get_device_capability(number)
+        return f"{torch.cuda.get_device_name(number)} (sm_{major}{minor})"
+    except Exception as failure:  # a driver may raise anything, and the report is about it
+        return describe(failure)
+
+
 def choose_engines(devices: Sequence[str]) -> list[ChosenEngine]:
-    """Return the engine of every cell on each device; on a GPU its kernels are checked first."""
+    """Return the engine of every cell on each device; on a GPU its kernels are checked first.
+
+    Where a device fails, "none" with the reason.
+    """
     return [
-        _choose(device, cell, training=training)
+        _try_to_choose(device, cell, training=training)
         for device in devices
         for cell in _CELLS
         for training in (False, True)
     ]
+
+
+def _try_to_choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
+    try:
+        return _choose(device, cell, training=training)
+    except Exception as failure:  # as above
+        return ChosenEngine(device, cell, training, "none", describe(failure), {})
 
 
 def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:

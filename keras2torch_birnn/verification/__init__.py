@@ -358,14 +358,14 @@ def expand_devices(devices: Sequence[str]) -> tuple[str, ...]:
     """
     names: list[str] = []
     for device in devices or ("cpu",):
-        names += ("cpu", *_accelerators()) if device == "all" else [device]
+        names += ("cpu", *find_accelerators()) if device == "all" else [device]
     for name in names:
         if resolve_device(name).type == "meta":
             raise UsageError("device meta: it holds no numbers to compare", "use --device cpu")
     return tuple(dict.fromkeys(names))
 
 
-def _accelerators() -> tuple[str, ...]:
+def find_accelerators() -> tuple[str, ...]:
     """Return the name of the machine's accelerator (cuda, xpu, mps ...), if there is one."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return () if found is None else (found.type,)

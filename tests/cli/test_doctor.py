@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from commands import k2t
 
+from keras2torch_birnn import verification
 from keras2torch_birnn.rnn import diagnosis, engines
 from keras2torch_birnn.rnn.engines import ENGINES
 
@@ -48,3 +50,20 @@ def test_a_request_that_cannot_be_met_is_a_line_of_the_report(
     called = [row for row in data["engines"] if row["device"] == "cpu" and not row["training"]]
     assert {row["engine"] for row in called} == {"none"}
     assert all("it is for dense tensors on one CUDA device" in row["reason"] for row in called)
+
+
+def test_a_device_that_fails_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(verification, "find_accelerators", lambda: ("hpu",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", fail)
+    done = k2t("doctor", "--json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    assert data["torch"]["gpus"] == ["RuntimeError: CUDA error: device-side assert triggered"]
+    failed = [row for row in data["engines"] if row["device"] == "hpu"]
+    assert len(failed) == 2 * len(diagnosis._CELLS)
+    assert {row["engine"] for row in failed} == {"none"}
+    assert all("Error: " in row["reason"] for row in failed)
