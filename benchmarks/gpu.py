@@ -42,7 +42,7 @@ import keras2torch_birnn as k2t
 from benchmarks.convert import processor
 from benchmarks.tasks import CELLS, ROOT, SHAPES, find_fixtures, stack
 from keras2torch_birnn.bench import by_torch
-from keras2torch_birnn.bench.case import Case, Model, Stack, exact
+from keras2torch_birnn.bench.case import Case, Model, exact
 from keras2torch_birnn.bench.contenders import CONTENDERS, PLAIN, reason_against
 from keras2torch_birnn.bench.measure import measure
 from keras2torch_birnn.errors import K2TError
@@ -57,9 +57,15 @@ from keras2torch_birnn.rnn.gpu.timing import MEASURED
 OURS, CUDNN, LOOP = "k2t", "torch", "loop"
 RUNS = {OURS: "auto", "k2t graph": "graph", "k2t triton": "triton", LOOP: "loop", CUDNN: "torch"}
 KERAS = ("Keras predict", "Keras tf.function", "Keras XLA")
-# Seconds of a process: a kernel that never ends must not keep all others out of the results.
-LONGEST = 1800
+# Seconds of a process: a kernel that never ends must not keep all others out of the results. Tests
+# compile hundreds of kernels.
+LONGEST, LONGEST_TESTS = 1800, 7200
+# Tests that failed are run again, each alone, up to this number: one error of the device fails all
+# tests behind it.
+ALONE = 20
 STEP_TESTS = "tests/rnn/test_triton_steps.py"
+# A warning that torch or Triton gives once on a device is no failure; it is in what was said.
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-W", "default")
 # Cells that cuDNN lacks.
 LACKING = ("lstm-hard", "gru-before-hard")
 MODELS = (
@@ -72,8 +78,11 @@ SUFFIXES = (".h5", ".hdf5", ".keras")
 # Relative to the largest number: float32 sums in another order, and TF32 with its 10 bits.
 ALLOWED = {False: 1e-5, True: 5e-2}
 # What a dry run may say of a contender that did not run: the device is what it lacks.
-NO_GRADIENTS = "it records no gradients"
-OF_THE_DEVICE = ("it is for dense tensors on one CUDA device", "not timed on cpu", NO_GRADIENTS)
+OF_THE_DEVICE = (
+    "it is for dense tensors on one CUDA device",
+    "not timed on cpu",
+    "gradients and dropout cannot be recorded",
+)
 
 
 @dataclass(frozen=True)
@@ -116,31 +125,40 @@ def run_tests(paths: Sequence[str]) -> dict[str, Any]:
     for path, options in chosen.items():
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "junit.xml"
-            command = [sys.executable, "-m", "pytest", "-q", path, *options, f"--junitxml={report}"]
-            done = run_process(command)
-            code = f"exit code {done.returncode}"
-            said = (done.stdout.strip() or done.stderr.strip() or code).splitlines()
+            done = run_process([*PYTEST, path, *options, f"--junitxml={report}"], LONGEST_TESTS)
+            said = done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}"
             failed = _failures(report) if report.exists() else {}
-        results[path] = {"ok": done.returncode == 0, "summary": said[-1], "failed": failed}
+        alone = [name for name in [*failed][:ALONE] if run_process([*PYTEST, name]).returncode == 0]
+        results[path] = {
+            "ok": done.returncode == 0,
+            "summary": said.splitlines()[-1],
+            "failed": failed,
+            "passed_alone": alone,
+            "said": said[-4000:],
+        }
     return results
 
 
-def run_process(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def run_process(
+    command: Sequence[str], longest: float = LONGEST
+) -> subprocess.CompletedProcess[str]:
     """Run a process, and end it where it does not end by itself."""
     try:
         return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST, check=False
+            command, cwd=ROOT, capture_output=True, text=True, timeout=longest, check=False
         )
     except subprocess.TimeoutExpired as ended:  # what it wrote is in bytes here
         out, error = ((said or b"").decode() for said in (ended.stdout, ended.stderr))
-        return subprocess.CompletedProcess(command, -9, out, f"{error}\nnot done in {LONGEST} s")
+        return subprocess.CompletedProcess(command, -9, out, f"{error}\nnot done in {longest} s")
 
 
 def _failures(report: Path) -> dict[str, str]:
-    """Return the tests that failed, and what each said."""
+    """Return the tests that failed, as pytest names them, and what each said."""
     cases = ElementTree.parse(report).getroot().iter("testcase")
     return {
-        f"{case.get('classname')}::{case.get('name')}": str(bad.get("message"))[:1000]
+        f"{str(case.get('classname')).replace('.', '/')}.py::{case.get('name')}": str(
+            bad.get("message")
+        )[:1000]
         for case in cases
         for bad in (*case.iter("failure"), *case.iter("error"))
     }
@@ -242,13 +260,12 @@ def time_case(
     size = max(float(np.abs(y).max(initial=1.0)) for y in wanted)
     for tf32, (name, how) in [*itertools.product((False, True), RUNS.items())][start:]:
         row: dict[str, Any] = {"contender": name, "tf32": tf32}
-        if how == "graph" and isinstance(case, Stack) and case.training:
-            yield {**row, "absent": NO_GRADIENTS}
-            continue
         if name == CUDNN and (reason := reason_against(PLAIN, case, device)):
             yield {**row, "absent": reason}
             continue
         stopwatch = Stopwatch(device)
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
@@ -425,7 +442,11 @@ def what_is_wrong(found: Mapping[str, Any]) -> list[str]:
     wrong = []
     for path, tests in found["tests"].items():
         if not tests["ok"]:
-            wrong += [f"tests: {path}: {one}" for one in tests["failed"] or [tests["summary"]]]
+            alone = tests["passed_alone"]
+            wrong += [
+                f"tests: {path}: {one}{', but not alone' * (one in alone)}"
+                for one in tests["failed"] or [tests["summary"]]
+            ]
     for row in found["rows"]:
         absent, name = row.get("absent", ""), f"{row['case']}, {row.get('contender', row['part'])}"
         if "failed" in row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,17 @@ def test_a_dry_run_lacks_nothing_but_the_device(tmp_path: Path) -> None:
     assert sum(line.startswith("| training: lstm-hard 2x3x5x7 masked |") for line in lines) == 2
 
 
+def outcome_of(failed: dict[str, str], summary: str, alone: Sequence[str] = ()) -> dict[str, Any]:
+    return {"ok": False, "failed": failed, "summary": summary, "passed_alone": [*alone]}
+
+
 def test_everything_that_is_wrong_but_for_the_device_is_named() -> None:
     good = {"part": "layers", "case": "lstm", "contender": "k2t", "error": 1e-7, "ok": True}
     found = {
         "tests": {
-            "tests": {"ok": False, "failed": {"a::b": "no"}, "summary": "1 failed"},
-            "steps": {"ok": False, "failed": {}, "summary": "cannot be collected"},
-            "others": {"ok": True, "failed": {}, "summary": "1 passed"},
+            "tests": outcome_of({"a::b": "no", "a::c": "no"}, "2 failed", alone=["a::c"]),
+            "steps": outcome_of({}, "cannot be collected"),
+            "others": {**outcome_of({}, "1 passed"), "ok": True},
         },
         "rows": [
             good,
@@ -54,6 +59,7 @@ def test_everything_that_is_wrong_but_for_the_device_is_named() -> None:
     }
     assert gpu.what_is_wrong(found) == [
         "tests: tests: a::b",
+        "tests: tests: a::c, but not alone",
         "tests: steps: cannot be collected",
         "a.h5, parity: not equal",
         "b.h5, parity: no file",
@@ -116,7 +122,25 @@ def test_a_process_that_never_ends_is_ended_and_what_it_wrote_is_kept(
     assert rows[:3] == [{"contender": "k2t", "failed": "no"}, late, late]
     assert len(rows) == 2 * len(gpu.RUNS)
     (tests,) = gpu.run_tests(["tests/none.py"]).values()
-    assert tests == {"ok": False, "summary": f"not done in {gpu.LONGEST} s", "failed": {}}
+    said = f"not done in {gpu.LONGEST_TESTS} s"
+    assert tests == {**outcome_of({}, said), "said": said}
+
+
+def test_tests_that_failed_are_run_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error of a device fails all tests behind it."""
+    ran = []
+
+    def run(command: Any, *_: Any) -> Any:
+        name = command[len(gpu.PYTEST)]
+        ran.append(name)
+        return subprocess.CompletedProcess(command, int(not name.endswith("c")), "2 failed", "")
+
+    monkeypatch.setattr(gpu, "run_process", run)
+    monkeypatch.setattr(gpu.Path, "exists", lambda _: True)
+    monkeypatch.setattr(gpu, "_failures", lambda _: {"tests/a.py::b": "no", "tests/a.py::c": "no"})
+    (tests,) = gpu.run_tests(["tests/a.py"]).values()
+    assert ran == ["tests/a.py", "tests/a.py::b", "tests/a.py::c"]
+    assert tests["passed_alone"] == ["tests/a.py::c"]
 
 
 def test_a_work_is_done_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -132,7 +156,7 @@ def test_tests_that_fail_are_named(tmp_path: Path) -> None:
         '<testcase classname="tests.a" name="bad"><failure message="1 is not 2"/></testcase>'
         "</testsuite></testsuites>"
     )
-    assert gpu._failures(report) == {"tests.a::bad": "1 is not 2"}
+    assert gpu._failures(report) == {"tests/a.py::bad": "1 is not 2"}
 
 
 def test_ratios_are_those_of_the_same_size() -> None:
