@@ -5,6 +5,7 @@ B batch, T time, F features, H units.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -51,16 +52,27 @@ class RnnCall(NamedTuple):
         """Return the tensors of ``initial_state``, direction by direction."""
         return [s for state in self.initial_state for s in state] if self.initial_state else []
 
+    def inputs(self) -> list[Tensor]:
+        """Return x, the initial states and the lengths."""
+        return [self.x, *self.states(), *(() if self.lengths is None else (self.lengths,))]
+
+    def with_inputs(self, inputs: Iterable[Tensor]) -> RnnCall:
+        """Return the call with other ``inputs``; the lengths may be new, or missing."""
+        x, *rest = inputs
+        each, initial = iter(rest), self.initial_state
+        initial = initial and tuple(tuple(next(each) for _ in state) for state in initial)
+        return self._replace(x=x, initial_state=initial, lengths=next(each, None))
+
     def outside_inference(self) -> RnnCall:
         """Return the call with copies of tensors made in inference mode, for autograd."""
-        lengths, initial = self.lengths, self.initial_state
         if torch.compiler.is_compiling():
             return self
-        given = (self.x, *self.states(), *(() if lengths is None else (lengths,)))
+        given = self.inputs()
         if not any(map(Tensor.is_inference, given)):
             return self
-        return self._replace(
-            x=outside_inference(self.x),
-            lengths=None if lengths is None else outside_inference(lengths),
-            initial_state=initial and tuple(tuple(map(outside_inference, s)) for s in initial),
-        )
+        return self.with_inputs(map(outside_inference, given))
+
+
+def flatten_result(result: RnnResult) -> list[Tensor]:
+    """Return the outputs and then the states, direction by direction."""
+    return [*result[0], *(s for state in result[1] for s in state)]

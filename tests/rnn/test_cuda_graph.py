@@ -1,4 +1,4 @@
-"""The loop as a recording. There need not be a GPU: here a recording computes again when played."""
+"""The loop as a recording. There need not be a GPU: see ``fake_graphs``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
+from fake_graphs import FakeGraph, fake_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine, triton_step
 from keras2torch_birnn.rnn.engines.loop import STEPS
 from keras2torch_birnn.rnn.engines.select import engine_of
+from keras2torch_birnn.rnn.gpu import graphs
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 
 # An engine of GPUs, tried without one.
@@ -54,36 +55,11 @@ def numbers(result: RnnResult) -> list[Tensor]:
     return [*result[0], *(s for state in result[1] for s in state)]
 
 
-@contextmanager
-def recording(patching: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
-    """The outcomes of all recordings from now on, made and played without a GPU."""
-    results: list[RnnResult] = []
-
-    def record(
-        compute: Callable[[], RnnResult], device: torch.device
-    ) -> tuple[cuda_graph.Play, RnnResult]:
-        result = compute()
-        results.append(result)
-        for place in numbers(result):
-            place.fill_(float("nan"))  # it was recorded, not played
-
-        def play(copy_out: Callable[[], RnnResult]) -> RnnResult:
-            for place, value in zip(numbers(result), numbers(compute()), strict=True):
-                place.copy_(value)
-            return copy_out()
-
-        return play, result
-
-    patching.setattr(cuda_graph, "capture", record)
-    cuda_graph._layers.clear()
-    yield results
-    cuda_graph._layers.clear()
-
-
 @pytest.fixture
-def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RnnResult]]:
-    with recording(monkeypatch) as results:
-        yield results
+def recordings(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeGraph]]:
+    """All recordings from now on."""
+    with fake_graphs(monkeypatch) as device:
+        yield device.graphs
 
 
 def by(engine: Any, rnn: Any, asked: RnnCall) -> list[Tensor]:
@@ -105,7 +81,7 @@ def test_what_is_played_is_what_the_loop_gives(data: st.DataObject) -> None:
     rnn = layer_of(cell, bias=data.draw(st.booleans()))
     masked, started = data.draw(st.booleans()), data.draw(st.booleans())
     merge = data.draw(st.sampled_from((None, *MERGE_MODES)))
-    with pytest.MonkeyPatch.context() as patching, recording(patching) as results:
+    with pytest.MonkeyPatch.context() as patching, fake_graphs(patching) as device:
         for seed in range(4):
             torch.manual_seed(seed)
             start = None
@@ -114,10 +90,10 @@ def test_what_is_played_is_what_the_loop_gives(data: st.DataObject) -> None:
                 start = tuple(tuple(torch.randn(B, H) for _ in range(each)) for _ in range(2))
             lengths = torch.randint(0, T + 1, (B,)) if masked else None
             assert_same(rnn, RnnCall(torch.randn(B, T, F), lengths, start, merge))
-        assert len(results) == 1
+        assert len(device.graphs) == 1
 
 
-def test_a_call_is_recorded_when_it_comes_again(recordings: list[RnnResult]) -> None:
+def test_a_call_is_recorded_when_it_comes_again(recordings: list[FakeGraph]) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     counts = []
     for _ in range(4):
@@ -137,7 +113,7 @@ def test_a_call_is_recorded_when_it_comes_again(recordings: list[RnnResult]) -> 
     ],
 )
 def test_another_call_is_another_recording(
-    name: str, other: Callable[[Tensor], RnnCall], recordings: list[RnnResult]
+    name: str, other: Callable[[Tensor], RnnCall], recordings: list[FakeGraph]
 ) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     for _ in range(3):
@@ -147,7 +123,7 @@ def test_another_call_is_another_recording(
     assert len(recordings) == 2 + (name == "lengths")
 
 
-def test_what_was_given_out_stays_when_it_is_played_again(recordings: list[RnnResult]) -> None:
+def test_what_was_given_out_stays_when_it_is_played_again(recordings: list[FakeGraph]) -> None:
     rnn = layer_of("GRU")
     with torch.no_grad():
         for _ in range(2):
@@ -157,7 +133,7 @@ def test_what_was_given_out_stays_when_it_is_played_again(recordings: list[RnnRe
     assert all(map(torch.equal, kept, copies))
 
 
-def test_states_that_are_not_wanted_are_not_given(recordings: list[RnnResult]) -> None:
+def test_states_that_are_not_wanted_are_not_given(recordings: list[FakeGraph]) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     (layer,) = rnn.rnn_layers()
     with torch.no_grad():
@@ -168,7 +144,7 @@ def test_states_that_are_not_wanted_are_not_given(recordings: list[RnnResult]) -
 
 
 @pytest.mark.parametrize("how", ["in place", "through data", "a new tensor", "a new parameter"])
-def test_changed_weights_are_never_stale(how: str, recordings: list[RnnResult]) -> None:
+def test_changed_weights_are_never_stale(how: str, recordings: list[FakeGraph]) -> None:
     rnn, x = layer_of("GRU before"), torch.randn(B, T, F)
     for _ in range(3):
         assert_same(rnn, RnnCall(x))
@@ -187,7 +163,7 @@ def test_changed_weights_are_never_stale(how: str, recordings: list[RnnResult]) 
 
 
 def test_cells_that_share_their_weights_have_recordings_of_their_own(
-    recordings: list[RnnResult],
+    recordings: list[FakeGraph],
 ) -> None:
     one, x = layer_of("GRU before"), torch.randn(B, T, F)
     others = [
@@ -206,24 +182,22 @@ def test_recordings_go_with_their_weights_and_with_the_place_where_these_lay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A graph knows where the weights lie, and does not keep them.
-    monkeypatch.setattr(
-        cuda_graph, "capture", lambda compute, device: (lambda copy: copy(), compute())
-    )
-    cuda_graph._layers.clear()
-    rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
+    monkeypatch.setattr(graphs, "capture", lambda compute, device: (lambda copy: copy(), compute()))
+    graphs._layers.clear()
+    rnn, x = layer_of("LSTM"), torch.zeros(B, T, F)
     with torch.no_grad():
         for dtype in (torch.float32, torch.float64):
             rnn.to(dtype)
             for _ in range(3):
                 by("graph", rnn, RnnCall(x.to(dtype)))
-            (found,) = cuda_graph._layers.values()
+            (found,) = graphs._layers.values()
             assert len(found.graphs) == 1
     del rnn, found
-    assert not cuda_graph._layers
+    assert not graphs._layers
 
 
 def test_shapes_in_turn_that_have_no_room_do_not_drive_out_each_other(
-    recordings: list[RnnResult],
+    recordings: list[FakeGraph],
 ) -> None:
     rnn = layer_of("SimpleRNN")
     for _ in range(3):
@@ -232,7 +206,7 @@ def test_shapes_in_turn_that_have_no_room_do_not_drive_out_each_other(
     assert len(recordings) == MAX_GRAPHS_PER_LAYER
 
 
-def test_what_comes_now_takes_the_place_of_what_came_long_ago(recordings: list[RnnResult]) -> None:
+def test_what_comes_now_takes_the_place_of_what_came_long_ago(recordings: list[FakeGraph]) -> None:
     rnn = layer_of("SimpleRNN")
     for rows in range(1, MAX_GRAPHS_PER_LAYER + 1):
         for _ in range(2):
@@ -241,15 +215,15 @@ def test_what_comes_now_takes_the_place_of_what_came_long_ago(recordings: list[R
     for _ in range(4):
         assert_same(rnn, RnnCall(torch.randn(30, T, F)))
     assert len(recordings) == before + 1
-    (layer,) = cuda_graph._layers.values()
+    (layer,) = graphs._layers.values()
     assert len(layer.graphs) == MAX_GRAPHS_PER_LAYER
 
 
-def test_shapes_that_never_come_again_are_forgotten(recordings: list[RnnResult]) -> None:
+def test_shapes_that_never_come_again_are_forgotten(recordings: list[FakeGraph]) -> None:
     rnn = layer_of("SimpleRNN")
     for rows in range(1, MAX_CALLS_PER_LAYER + 2):
         by("graph", rnn, RnnCall(torch.randn(rows, 1, F)))
-    (layer,) = cuda_graph._layers.values()
+    (layer,) = graphs._layers.values()
     assert len(layer.calls) == MAX_CALLS_PER_LAYER
     assert not recordings
 
@@ -257,7 +231,7 @@ def test_shapes_that_never_come_again_are_forgotten(recordings: list[RnnResult])
 @pytest.mark.parametrize("cell", sorted(CELLS))
 @pytest.mark.parametrize("masked", [False, True])
 def test_one_recording_is_for_any_number_of_steps_up_to_its_own(
-    cell: str, masked: bool, recordings: list[RnnResult]
+    cell: str, masked: bool, recordings: list[FakeGraph]
 ) -> None:
     rnn = layer_of(cell)
     for steps in (13, 16, 14, 15, 13):
@@ -275,13 +249,14 @@ def test_one_recording_is_for_any_number_of_steps_up_to_its_own(
     [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (6, 6), (7, 8), (9, 12), (13, 16), (500, 512)],
 )
 def test_steps_are_padded_by_half_at_most(steps: int, padded: int) -> None:
-    asked = cuda_graph.pad(RnnCall(torch.zeros(B, steps, F)))
-    assert asked.x.shape == (B, padded, F)
+    x, lengths = graphs.pad(RnnCall(torch.zeros(B, steps, F))).like
+    assert x.shape == (B, padded, F)
+    assert lengths.shape == (B,)
     assert padded <= 1.5 * steps
 
 
 def test_another_precision_of_products_is_another_recording(
-    recordings: list[RnnResult],
+    recordings: list[FakeGraph],
 ) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     for _ in range(2):
@@ -292,7 +267,7 @@ def test_another_precision_of_products_is_another_recording(
     assert len(recordings) == 2
 
 
-def test_inference_mode_and_no_grad_share_recordings(recordings: list[RnnResult]) -> None:
+def test_inference_mode_and_no_grad_share_recordings(recordings: list[FakeGraph]) -> None:
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     wanted = by("loop", rnn, RnnCall(x))
     for mode in (torch.inference_mode, torch.inference_mode, torch.no_grad, torch.inference_mode):
@@ -314,7 +289,7 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
         asked += 1
         raise RuntimeError("operation not permitted")
 
-    monkeypatch.setattr(cuda_graph, "capture", fails)
+    monkeypatch.setattr(graphs, "capture", fails)
     rnn, x = layer_of("LSTM"), torch.randn(B, T, F)
     assert_same(rnn, RnnCall(x))
     message = "runs step by step, slower: it cannot be recorded: operation not permitted"
@@ -325,7 +300,7 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_says_so_once(
 
 
 def test_a_graph_is_of_the_fastest_way(
-    recordings: list[RnnResult], monkeypatch: pytest.MonkeyPatch
+    recordings: list[FakeGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rnn, asked = layer_of("LSTM"), RnnCall(torch.randn(B, T, F))
     (layer,) = rnn.rnn_layers()
@@ -336,21 +311,26 @@ def test_a_graph_is_of_the_fastest_way(
         return tuple(2 * out for out in outputs), states
 
     def find_fastest(what: Any, ways: Any, device: torch.device) -> int:
-        offered.append([numbers(way()) for way in ways])
-        return 1
+        offered.append([way()[0] for way in ways])
+        return best
 
-    monkeypatch.setattr(cuda_graph, "find_fastest", find_fastest)
+    monkeypatch.setattr(graphs, "find_fastest", find_fastest)
     monkeypatch.setattr(cuda_graph, "_recorded_engine", lambda *_: triton_step.ENGINE)
     monkeypatch.setattr(triton_step.ENGINE, "run", lambda _, call: compute(call))
     monkeypatch.setattr(triton_step.ENGINE, "ways", lambda *_: [compute, run_other])
-    with torch.no_grad():
-        first, second, third = (by("graph", rnn, asked) for _ in range(3))
-    assert offered == [[[], []]]
-    assert torch.equal(second[0], 2 * first[0])
-    assert torch.equal(third[0], 2 * first[0])
+    for best in (1, 2):
+        graphs._layers.clear()
+        with torch.no_grad():
+            first, second, third = (by("graph", rnn, asked) for _ in range(3))
+        recorded, other, direct = offered.pop()
+        assert torch.equal(recorded, first[0])
+        assert torch.equal(other, 2 * first[0])
+        assert torch.equal(direct, first[0])
+        assert torch.equal(second[0], (2 if best == 1 else 1) * first[0])
+        assert torch.equal(third[0], second[0])
 
 
-def test_threads_do_not_take_each_others_numbers(recordings: list[RnnResult]) -> None:
+def test_threads_do_not_take_each_others_numbers(recordings: list[FakeGraph]) -> None:
     rnn = layer_of("GRU")
     inputs = [torch.randn(B, T, F) for _ in range(24)]
     start = threading.Barrier(4)
@@ -470,7 +450,10 @@ def test_it_is_chosen_where_torch_has_no_kernel(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("cell", sorted(CELLS))
-def test_a_gpu_plays_what_it_computes_step_by_step(cell: str, dtype: torch.dtype) -> None:
+def test_a_gpu_plays_what_it_computes_step_by_step(
+    cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "find_fastest", lambda *_: 0)
     rnn = layer_of(cell, num_layers=2, merge_mode=["sum", "mul"]).cuda().to(dtype)
     seen = []
     with torch.no_grad(), warnings.catch_warnings():
@@ -490,7 +473,7 @@ def test_a_gpu_plays_what_it_computes_step_by_step(cell: str, dtype: torch.dtype
             seen += [c.engine for c in rnn.explain()]
     assert set(seen) == {"graph"}
     assert any(
-        recording for layer in cuda_graph._layers.values() for recording in layer.graphs.values()
+        recording for layer in graphs._layers.values() for recording in layer.graphs.values()
     )
 
 

@@ -37,7 +37,7 @@ from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS
 from keras2torch_birnn.rnn.gpu.launcher import Launcher
 from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.self_check import CheckedKind
-from keras2torch_birnn.rnn.gpu.step_cell import StepCell, to_step_cell
+from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell, to_step_cell
 from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
 
@@ -90,67 +90,76 @@ def gradients(result: RnnResult, layer: RnnLayer, call: RnnCall, **options: Any)
     return list(torch.autograd.grad(total, engine.float_tensors(layer, call), **options))
 
 
-def words_of(layer: RnnLayer, *, persistent: bool = False) -> StepCell:
+def words_of(layer: RnnLayer, form: Form = "steps") -> StepCell:
     cell = to_step_cell(layer.cell)
     assert cell is not None
-    return cell._replace(persistent=persistent)
+    return cell._replace(form=form)
 
 
-def run_triton(layer: RnnLayer, call: RnnCall, *, persistent: bool = False) -> RnnResult:
-    return run_call(words_of(layer, persistent=persistent), layer, call)
+def run_triton(layer: RnnLayer, call: RnnCall, form: Form = "steps") -> RnnResult:
+    return run_call(words_of(layer, form), layer, call)
 
 
-def assert_like_the_loop(layer: RnnLayer, call: RnnCall, *, persistent: bool) -> None:
+def assert_like_the_loop(layer: RnnLayer, call: RnnCall, form: Form) -> None:
     """Compare outputs, states and gradients, and what is computed without gradients."""
-    got = run_triton(layer, call, persistent=persistent)
+    got = run_triton(layer, call, form)
     wanted = loop.run_directions(layer, call)
     torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
     torch.testing.assert_close(gradients(got, layer, call), gradients(wanted, layer, call), **EXACT)
     with torch.no_grad():
-        alone = numbers(run_triton(layer, call, persistent=persistent))
+        alone = numbers(run_triton(layer, call, form))
     torch.testing.assert_close(alone, numbers(wanted), **EXACT)
 
 
-LACKING = VERSION < triton_step.PERSISTENT_SINCE
-needs_persistent = pytest.mark.skipif(LACKING, reason="this Triton is too old for them")
-by_both = pytest.mark.parametrize("persistent", [False, pytest.param(True, marks=needs_persistent)])
-in_any_cell = pytest.mark.parametrize("cell", rest_thorough(sorted(CELLS), ["LSTM", "GRU before"]))
-# Each cell by one of both kinds of kernels: what both have in common is compared above.
-by_either = pytest.mark.parametrize(
-    ("cell", "persistent"),
+LACKING = VERSION < triton_step.FEWER_LAUNCHES_SINCE
+needs_products = pytest.mark.skipif(LACKING, reason="this Triton is too old for them")
+by_form = pytest.mark.parametrize(
+    "form",
     [
-        *[(cell, False) for cell in ("GRU", "SimpleRNN")],
-        *[pytest.param(cell, True, marks=needs_persistent) for cell in ("GRU before", "LSTM")],
+        "steps",
+        pytest.param("fused", marks=[needs_products, pytest.mark.thorough]),
+        pytest.param("persistent", marks=needs_products),
+    ],
+)
+in_any_cell = pytest.mark.parametrize("cell", rest_thorough(sorted(CELLS), ["LSTM", "GRU before"]))
+# Each cell by one kind of kernels: what all have in common is compared above.
+by_either = pytest.mark.parametrize(
+    ("cell", "form"),
+    [
+        ("GRU", "steps"),
+        pytest.param("SimpleRNN", "fused", marks=needs_products),
+        *[
+            pytest.param(cell, "persistent", marks=needs_products)
+            for cell in ("GRU before", "LSTM")
+        ],
     ],
 )
 
 
-@by_both
+@by_form
 @pytest.mark.parametrize("masked", [False, True])
 @in_any_cell
 def test_steps_and_their_gradients_are_those_of_the_loop(
-    cell: str, masked: bool, persistent: bool
+    cell: str, masked: bool, form: Form
 ) -> None:
     layer = layer_of(cell)
     call = call_of(layer, masked=masked, merge="mul")
-    assert_like_the_loop(layer, call, persistent=persistent)
+    assert_like_the_loop(layer, call, form)
 
 
 @pytest.mark.thorough
 @by_either
-def test_layers_without_biases_and_without_states_begin_at_zero(
-    cell: str, persistent: bool
-) -> None:
+def test_layers_without_biases_and_without_states_begin_at_zero(cell: str, form: Form) -> None:
     layer = layer_of(cell, bias=False)
     call = call_of(layer, masked=True, started=False, merge="concat")
-    assert_like_the_loop(layer, call, persistent=persistent)
+    assert_like_the_loop(layer, call, form)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 3, 1), (5, 1, 1), (1, 1, 17), (17, 2, 3)])
 @by_either
 def test_one_row_one_step_and_one_unit_are_computed(
-    cell: str, sizes: tuple[int, int, int], persistent: bool
+    cell: str, sizes: tuple[int, int, int], form: Form
 ) -> None:
     rows, steps_, units = sizes
     made, special = CELLS[cell]
@@ -159,10 +168,10 @@ def test_one_row_one_step_and_one_unit_are_computed(
     x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
     lengths = torch.randint(0, steps_ + 1, (rows,), dtype=torch.int32).to(DEVICE)
     for call in (RnnCall(x), RnnCall(x, lengths, merge="ave")):
-        assert_like_the_loop(layer, call, persistent=persistent)
+        assert_like_the_loop(layer, call, form)
 
 
-# (not by persistent kernels: the interpreter multiplies the bits of bfloat16)
+# (not by kernels that multiply: the interpreter multiplies the bits of bfloat16)
 @pytest.mark.thorough
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_bfloat16_is_as_near_to_float64_as_the_loop_is(cell: str) -> None:
@@ -180,8 +189,8 @@ def test_bfloat16_is_as_near_to_float64_as_the_loop_is(cell: str) -> None:
 
 
 @pytest.mark.thorough
-@by_both
-def test_one_direction_of_several_tiles_of_rows_and_units(persistent: bool) -> None:
+@by_form
+def test_one_direction_of_several_tiles_of_rows_and_units(form: Form) -> None:
     (rows, steps_, units) = (5, 2, 131)
     torch.manual_seed(5)
     width = 3 * units
@@ -190,14 +199,40 @@ def test_one_direction_of_several_tiles_of_rows_and_units(persistent: bool) -> N
     made = [torch.randn(s, dtype=torch.float64) * s[-1] ** -0.5 for s in shapes]
     layer = RnnLayer(cell, [p.to(DEVICE).requires_grad_() for p in made])
     x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
-    assert_like_the_loop(layer, RnnCall(x), persistent=persistent)
+    assert_like_the_loop(layer, RnnCall(x), form)
+
+
+@needs_products
+@pytest.mark.parametrize(
+    ("cell", "sizes", "dtype", "masked"),
+    rest_thorough(
+        [
+            ("LSTM", (1, 1, 257), torch.float64, False),
+            ("LSTM", (3, 2, 263), torch.float64, True),
+            ("GRU", (17, 2, 257), torch.float64, True),
+            ("GRU before", (1, 3, 263), torch.float64, True),
+            ("SimpleRNN", (2, 3, 272), torch.float64, False),
+        ],
+        [("GRU before", (1, 3, 263), torch.float64, True)],
+    ),
+)
+def test_wide_layers_are_computed_in_one_launch_a_step(
+    cell: str, sizes: tuple[int, int, int], dtype: torch.dtype, masked: bool
+) -> None:
+    rows, steps_, units = sizes
+    made, special = CELLS[cell]
+    torch.manual_seed(5)
+    (layer,) = made(F, units, batch_first=True, **special).to(DEVICE, dtype).rnn_layers()
+    x = torch.randn(rows, steps_, F, dtype=dtype).to(DEVICE).requires_grad_()
+    lengths = torch.arange(rows).remainder(steps_ + 1).to(DEVICE) if masked else None
+    assert_like_the_loop(layer, RnnCall(x, lengths, merge="sum"), "fused")
 
 
 @pytest.mark.thorough
-@by_both
+@by_form
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 2e-6), (torch.float16, 4e-3)])
 def test_shorter_floats_are_computed_in_float32(
-    dtype: torch.dtype, allowed: float, persistent: bool
+    dtype: torch.dtype, allowed: float, form: Form
 ) -> None:
     layer = layer_of("LSTM", dtype)
     call = call_of(layer, masked=True)
@@ -210,7 +245,7 @@ def test_shorter_floats_are_computed_in_float32(
             tuple(tuple(s.double() for s in state) for state in call.initial_state or ()),
         ),
     )
-    got = numbers(run_triton(layer, call, persistent=persistent))
+    got = numbers(run_triton(layer, call, form))
     assert {n.dtype for n in got} == {dtype}
     doubles = [n.double() for n in got]
     torch.testing.assert_close(doubles, numbers(exact), rtol=0, atol=allowed)
@@ -242,16 +277,16 @@ def test_only_what_is_differentiated_has_a_gradient() -> None:
 
 @pytest.mark.thorough
 @by_either
-def test_numbers_at_masked_steps_reach_nothing(cell: str, persistent: bool) -> None:
+def test_numbers_at_masked_steps_reach_nothing(cell: str, form: Form) -> None:
     layer = layer_of(cell)
     call = call_of(layer, masked=True)
     spoiled = call.x.detach().clone()
     spoiled[2, 3:] = float("nan")
     spoiled[1] = float("inf")
     other = call._replace(x=spoiled.requires_grad_())
-    got, wanted = (run_triton(layer, one, persistent=persistent) for one in (other, call))
+    got, wanted = (run_triton(layer, one, form) for one in (other, call))
     with torch.no_grad():
-        quiet = numbers(run_triton(layer, other, persistent=persistent))
+        quiet = numbers(run_triton(layer, other, form))
     torch.testing.assert_close(quiet, numbers(wanted), **EXACT)
     torch.testing.assert_close(numbers(got), numbers(wanted), **EXACT)
     torch.testing.assert_close(
@@ -280,11 +315,11 @@ class Launches(TorchDispatchMode):
 
 
 def launches(
-    monkeypatch: pytest.MonkeyPatch, cell: str, time: int, *, persistent: bool = False
+    monkeypatch: pytest.MonkeyPatch, cell: str, time: int, form: Form = "steps"
 ) -> tuple[list[str], list[str]]:
     """Everything that is launched forward and backward, kernels of Triton by their names."""
     layer = layer_of(cell)
-    kind = words_of(layer, persistent=persistent)
+    kind = words_of(layer, form)
     operands = steps.join_weights(kind, layer.get_weights())
     x = torch.randn(B, time, F, dtype=torch.float64, device=DEVICE)
     d_states = [torch.zeros(2, B, H, dtype=x.dtype, device=DEVICE) for _ in range(2)]
@@ -318,10 +353,21 @@ def test_a_step_is_two_launches_and_four_where_the_reset_comes_first(
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_fused_step_is_one_launch_and_two_where_the_reset_comes_first(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, backward = launches(monkeypatch, cell, 6, "fused")
+    each = 2 if cell == "GRU before" else 1
+    assert forward[-6 * each :] == ["fused_forward"] * 6 * each
+    assert backward[-6 * each - 1 :] == [*["fused_backward"] * 6 * each, "baddbmm_"]
+    assert not {"bmm", "baddbmm_"}.intersection(forward, backward[:-1])
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
 def test_a_persistent_kernel_is_one_launch_whatever_the_steps(
     cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few, many = (launches(monkeypatch, cell, time, persistent=True) for time in (4, 6))
+    few, many = (launches(monkeypatch, cell, time, "persistent") for time in (4, 6))
     assert few == many
     assert [found[-1] for found in few] == ["run_forward", "run_backward"]
     assert not {"bmm", "baddbmm_"}.intersection(*few)
@@ -404,12 +450,13 @@ def test_other_activations_are_left_to_the_loop(value: Any) -> None:
 @pytest.fixture
 def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Select engines as on a GPU, by kernels that were not checked yet."""
+    monkeypatch.setattr(cuda_graph, "why_not_on_gpu", lambda *_: "it is not what is tested")
     if DEVICE.type == "cpu":
         monkeypatch.setattr(select, "_asks_for_gpu", lambda _: True)
         monkeypatch.setattr(triton_step, "why_not_on_gpu", lambda *_: "")
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(self_check, "_reasons", {})
-    monkeypatch.setattr(triton_step, "WIDEST_PERSISTENT", 0)
+    monkeypatch.setattr(triton_step, "triton_version", lambda: "3.4.0")  # two launches a step alone
 
 
 @pytest.fixture
@@ -417,13 +464,13 @@ def persistent_ones(as_on_gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[Ch
     """Have persistent kernels, which pay; return the kinds that were measured."""
     measured: list[CheckedKind] = []
 
-    def pays(_: Cell, kind: CheckedKind, rows: int) -> bool:
+    def pays(_: Cell, kind: CheckedKind, rows: int, units: int) -> bool:
         measured.append(kind)
         return True
 
     monkeypatch.setattr(triton_step, "WIDEST_PERSISTENT", H)
     monkeypatch.setattr(triton_step, "triton_version", lambda: "3.5.0")
-    monkeypatch.setattr(triton_step, "persistence_pays", pays)
+    monkeypatch.setattr(triton_step, "fewer_launches_pay", pays)
     return measured
 
 
@@ -433,7 +480,7 @@ def chosen(module: Any) -> list[str]:
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("as_on_gpu")
-@by_both
+@by_form
 @pytest.mark.parametrize(
     ("cell", "rule", "options"),
     [
@@ -443,11 +490,11 @@ def chosen(module: Any) -> list[str]:
     ],
 )
 def test_a_masked_layer_computes_what_the_reference_does(
-    cell: str, rule: str, options: dict[str, Any], persistent: bool, monkeypatch: pytest.MonkeyPatch
+    cell: str, rule: str, options: dict[str, Any], form: Form, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose = triton_step._choose
     monkeypatch.setattr(
-        triton_step, "_choose", lambda *given: choose(*given)._replace(persistent=persistent)
+        triton_step, "_choose", lambda *given: (choose(*given)[0]._replace(form=form), [])
     )
     config = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2", **options}
     spec = both(cell, H, F, "ave", masked_output=rule, **config)
@@ -481,13 +528,13 @@ def test_it_is_chosen_in_training_where_torch_has_no_kernel() -> None:
     assert chosen(lacking) == ["loop"]
 
 
-def test_persistent_kernels_are_taken_where_they_are_right_and_faster(
+def test_fewer_launches_are_taken_where_they_are_right_and_faster(
     monkeypatch: pytest.MonkeyPatch, persistent_ones: list[CheckedKind]
 ) -> None:
-    def choose(units: int = H) -> tuple[str, int]:
+    def choose(units: int = H, **options: Any) -> tuple[str, int]:
         """Return how a layer runs, and the number of ways for a graph."""
         made, special = CELLS["LSTM"]
-        (layer,) = made(F, units, **special).to(DEVICE).rnn_layers()
+        (layer,) = made(F, units, **special, **options).to(DEVICE).rnn_layers()
         call = RnnCall(torch.zeros(B, T, F, device=DEVICE))
         how = triton_step.ENGINE.reason(layer, call).partition(":")[0]
         return how, len(triton_step.ENGINE.ways(layer, call))
@@ -496,26 +543,30 @@ def test_persistent_kernels_are_taken_where_they_are_right_and_faster(
     monkeypatch.setattr(self_check, "_check", lambda *_: "")
     assert choose() == (once, 2)
     (kind,) = persistent_ones
-    assert kind.cell.persistent
+    assert kind.cell.form == "persistent"
     assert kind.tile == (4, 8)
-    assert choose(H + 1) == (each, 1)
+    assert choose(H + 1) == ("steps of one launch", 2)
+    assert persistent_ones[-1].cell.form == "fused"
+    assert choose(H + 1, activation="softmax") == (each, 1)
     with monkeypatch.context() as patching:
         patching.setattr(triton_step, "triton_version", lambda: "3.4.0")
         assert choose() == (each, 1)
     with torch.no_grad():  # a graph will choose
         assert choose() == (each, 2)
     with monkeypatch.context() as patching:
-        patching.setattr(triton_step, "persistence_pays", lambda *_: False)
+        patching.setattr(triton_step, "fewer_launches_pay", lambda *_: False)
         assert choose() == (each, 2)
     monkeypatch.setattr(self_check, "_reasons", {})
     monkeypatch.setattr(self_check, "_check", lambda *_: "their numbers are off")
     with pytest.warns(RuntimeWarning, match="without persistent Triton kernels, slower: their n"):
         assert choose() == (each, 1)
+    with pytest.warns(RuntimeWarning, match="without fused Triton kernels, slower: their n"):
+        assert choose(H + 1) == (each, 1)
 
 
-@needs_persistent
+@needs_products
 @pytest.mark.usefixtures("as_on_gpu")
-def test_it_is_measured_once_for_a_batch_whether_persistent_kernels_are_faster(
+def test_it_is_measured_once_for_each_size_whether_fewer_launches_are_faster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured = []
@@ -523,24 +574,24 @@ def test_it_is_measured_once_for_a_batch_whether_persistent_kernels_are_faster(
     def find_fastest(what: Any, ways: Any, device: torch.device) -> int:
         for way in ways:
             way()
-        measured.append(what[1])
+        measured.append(what[1:])
         return 1
 
     layer = layer_of("SimpleRNN", torch.float32)
     call = call_of(layer, masked=True)
-    kind = self_check.kind_of(words_of(layer, persistent=True), layer, call)
+    kind = self_check.kind_of(words_of(layer, "persistent"), layer, call)
     monkeypatch.setattr(self_check, "_faster", {})
     monkeypatch.setattr(self_check, "TIMED_STEPS", 2)
     monkeypatch.setattr(self_check, "find_fastest", find_fastest)
     with monkeypatch.context() as patching:
         patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        assert not self_check.persistence_pays(layer.cell, kind, 2)
-    assert self_check.persistence_pays(layer.cell, kind, 2)
-    assert self_check.persistence_pays(layer.cell, kind, 2)
-    assert measured == [2]
+        assert not self_check.fewer_launches_pay(layer.cell, kind, 2, 5)
+    assert self_check.fewer_launches_pay(layer.cell, kind, 2, 5)
+    assert self_check.fewer_launches_pay(layer.cell, kind, 2, 5)
+    assert measured == [(2, 5)]
     monkeypatch.setattr(self_check, "find_fastest", fail)
     with pytest.warns(RuntimeWarning, match="without persistent Triton kernels, slower: OSError"):
-        assert not self_check.persistence_pays(layer.cell, kind, 3)
+        assert not self_check.fewer_launches_pay(layer.cell, kind, 3, 5)
     assert "OSError" in self_check.why_not_trusted(layer.cell, kind)
 
 
@@ -587,12 +638,13 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("units", [1, 3, 31, 32, 33, 128, 160, 161, 500, 512])
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 64, 1000])
-@pytest.mark.parametrize("value", ["tanh", "softmax", "persistent"])
+@pytest.mark.parametrize("value", ["tanh", "softmax", "fused", "persistent"])
 def test_the_check_computes_in_the_tiles_of_the_call(value: str, batch: int, units: int) -> None:
     cell = Cell("SimpleRNN", FUNCTIONS.get(value, FUNCTIONS["tanh"]), FUNCTIONS["sigmoid"])
     words = to_step_cell(cell)
     assert words is not None
-    words = words._replace(persistent=value == "persistent")
+    forms: tuple[Form, ...] = ("fused", "persistent")
+    words = words._replace(form=next((form for form in forms if form == value), "steps"))
     shapes = ((units, F), (units, units), (units,), None)
     parameters = [None if shape is None else torch.zeros(shape) for shape in shapes]
     layer = RnnLayer(cell, parameters)
@@ -702,7 +754,7 @@ def test_the_check_leaves_random_numbers_and_settings_alone() -> None:
 def spoil_numbers(run: Any) -> Any:
     def wrong(*arguments: Any, **options: Any) -> Any:
         found = run(*arguments, **options)
-        found.h[:, -1, 0, 3] += 1e-3
+        found.h[..., 0, 3] += 1e-3
         return found
 
     return wrong
@@ -831,10 +883,12 @@ def test_a_graph_records_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     rnn: Any = layer_of("GRU before")
     recorded: list[type] = []
 
-    def run_captured(compute: Any, ways: Any, call: RnnCall, weights: Any, key: Any) -> RnnResult:
-        recorded.append(key[-1])
+    def run_captured(
+        compute: Any, ways: Any, requests: Any, weights: Any, what: Any, cut: Any
+    ) -> Any:
+        recorded.append(what[-1])
         assert len(ways()) == 1
-        return compute(call)
+        return compute(requests[0].like)
 
     monkeypatch.setattr(cuda_graph, "run_captured", run_captured)
     call = call_of(rnn, masked=True)
@@ -881,20 +935,28 @@ def test_the_kernels_compile_for_a_card_that_is_not_here(card: str, tmp_path: Pa
 
 # (those of a GRU that resets before are made of all kernels of a step)
 @pytest.mark.thorough
-@needs_persistent
+@needs_products
 @pytest.mark.parametrize(
-    ("card", "kind", "units"),
+    ("card", "form", "kind", "units"),
     [
-        *zip(TARGETS, cycle(("LSTM", "GRU before")), repeat("256"), strict=False),
-        ("sm_90", "GRU before", "1"),
+        *zip(
+            TARGETS,
+            repeat("persistent"),
+            cycle(("LSTM", "GRU before")),
+            repeat("256"),
+            strict=False,
+        ),
+        *zip(TARGETS, repeat("fused"), cycle(("GRU before", "LSTM")), repeat("512"), strict=False),
+        ("sm_90", "persistent", "GRU before", "1"),
     ],
 )
-def test_persistent_kernels_compile_for_a_card_that_is_not_here(
-    card: str, kind: str, units: str, tmp_path: Path
+def test_kernels_that_multiply_compile_for_a_card_that_is_not_here(
+    card: str, form: str, kind: str, units: str, tmp_path: Path
 ) -> None:
-    rows = compile_for(card, kind, units, folder=tmp_path)
-    assert {row["kernel"] for row in rows} == {"run_forward", "run_backward"}
+    rows = compile_for(card, form, kind, units, folder=tmp_path)
+    once, name = form == "persistent", {"persistent": "run", "fused": "fused"}[form]
+    assert {row["kernel"] for row in rows} == {f"{name}_forward", f"{name}_backward"}
     assert max(row["registers"] for row in rows) <= 128  # of 65536 for 512 threads
-    assert max(row["spilled"] for row in rows) <= 128
+    assert max(row["spilled"] for row in rows) <= (128 if once else 0)
     assert max(row["shared"] for row in rows) <= 20 * 1024
     assert not any(row["cached"] for row in rows)  # a load past what was stored

@@ -11,6 +11,7 @@ from torch import nn
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.rnn.engines import cuda_graph, select
+from keras2torch_birnn.rnn.gpu import graphs
 
 MASKED = FIXTURES / "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 
@@ -36,7 +37,7 @@ def test_a_graph_is_recorded_before_the_first_request(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(select, "_asks_for_gpu", lambda _: True)
     monkeypatch.setattr(cuda_graph, "why_not_capture", lambda *_: "")
-    monkeypatch.setattr(cuda_graph, "capture", record)
+    monkeypatch.setattr(graphs, "capture", record)
     rnn = k2t.BiLSTM(5, 7, recurrent_activation="hard_sigmoid_0.2", engine="torch")
     k2t.warm_up(rnn, [(11, 3, 5)])
     assert len(recorded) == 1

@@ -4,8 +4,8 @@ Prints one line of JSON for each: type, kernel, kind, registers, spilled and sha
 whether it loads through a cache that does not see what was stored.
 
     python triton_compile_child.py CARD steps         every kernel of a step, types in turn
-    python triton_compile_child.py CARD KIND UNITS    the persistent ones of a kind, as they are
-                                                      compiled for 1 unit or a multiple of 16
+    python triton_compile_child.py CARD FORM KIND UNITS    those of a kind that multiply, "fused" or
+                        "persistent", as they are compiled for 1 unit or a multiple of 16
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
-from keras2torch_birnn.rnn.gpu import backward_kernels, forward_kernels, persistent_kernels
-from keras2torch_birnn.rnn.gpu.launcher import PERSISTENT, PERSISTENT_ROWS, PERSISTENT_TILE
+from keras2torch_birnn.rnn.gpu import (
+    backward_kernels,
+    forward_kernels,
+    fused_kernels,
+    persistent_kernels,
+)
+from keras2torch_birnn.rnn.gpu.launcher import TILINGS, find_tile
+from keras2torch_birnn.rnn.gpu.step_cell import StepCell, StepFunction
 
 # Triton 3.2, of torch 2.6, wants no constants in a signature, and does not know sm_120.
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
@@ -52,6 +57,10 @@ KERNELS = [
     (forward_kernels.reset_state, ""),
     (backward_kernels.retreat_reset, ""),
 ]
+MULTIPLYING: Mapping[str, Sequence[Any]] = {
+    "fused": (fused_kernels.fused_forward, fused_kernels.fused_backward),
+    "persistent": (persistent_kernels.run_forward, persistent_kernels.run_backward),
+}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # Newer Triton has two assemblers: that for the newest cards is the newer one.
 ASSEMBLER = max(TOOLS.glob("ptxas*"), key=lambda file: len(file.name))
@@ -108,24 +117,26 @@ def measure(made: Any) -> tuple[int, int]:
     return max(map(int, registers)), sum(map(int, spilled))
 
 
-def compile_all(card: str, kernels: str, units: str = "") -> Iterator[dict[str, Any]]:
-    """Compile each kernel of a step for a type in turn, or persistent ones for the last type."""
+def compile_all(card: str, form: Any, kind: str = "", units: str = "") -> Iterator[dict[str, Any]]:
+    """Compile each kernel of a step for a type in turn, or those that multiply for the last."""
     target, dtypes = TARGETS[card]
     own: Mapping[str, Any] = {}
-    chosen: Sequence[tuple[Any, str]] = KERNELS
-    if kernels != "steps":
-        tile = {"tile_rows": min(PERSISTENT_TILE // int(units), PERSISTENT_ROWS)}
-        own = {**tile, "tile_units": int(units), "units": int(units), **PERSISTENT}
-        dtypes, own = dtypes[-1:], {**own, "gates": CELL_KINDS[kernels].gates}
-        once = (persistent_kernels.run_forward, persistent_kernels.run_backward)
-        chosen = [(kernel, kernels) for kernel in once]
-    for (kernel, kind), dtype in zip(chosen, cycle(dtypes), strict=False):
-        made = compile_kernel(kernel, kind, target, dtype, own)
+    chosen: Sequence[tuple[Any, str, bool]] = [(*each, False) for each in KERNELS]
+    if form != "steps":
+        cell = StepCell(kind, StepFunction(""), StepFunction(""), form)
+        rows, columns = find_tile(cell, 1 << 30, int(units))
+        own = {"tile_rows": rows, "tile_units": columns, "units": int(units), "gates": cell.gates}
+        own, dtypes = {**own, **TILINGS[cell.form].options}, dtypes[-1:]
+        halves = (False, True) if form == "fused" and cell.resets_before else (False,)
+        chosen = [(kernel, kind, half) for kernel in MULTIPLYING[form] for half in halves]
+    for (kernel, kind_, half), dtype in zip(chosen, cycle(dtypes), strict=False):
+        constants = {**own, "of_reset": half} if own else own
+        made = compile_kernel(kernel, kind_, target, dtype, constants)
         registers, spilled = measure(made)
         yield {
             "dtype": dtype,
             "kernel": kernel.fn.__name__,
-            "kind": kind,
+            "kind": kind_,
             "registers": registers,
             "spilled": spilled,
             "shared": made.metadata.shared,

@@ -101,16 +101,16 @@ ENGINES: tuple[EngineRow, ...] = (
         "graph",
         "cuda_graph",
         "the steps of `triton`, or else of `loop`, on a GPU: captured as a CUDA graph when a call "
-        "with the same shapes comes again, then replayed",
-        "on a GPU, without gradients, for layers that torch has no kernel for",
+        "with the same shapes comes again, then replayed; in training those of `triton` alone",
+        "on a GPU, for layers that torch has no kernel for, where it is faster",
         chosen_on_cpu=False,
     ),
     EngineRow(
         "triton",
         "triton_step",
         "on a GPU, steps of two launches (four for `reset_after=False`): one matrix product and "
-        "one Triton kernel for both directions; or all steps in one launch, where that is measured "
-        "to be faster (up to 256 units); any mask, forward and backward",
+        "one Triton kernel for both directions; or of one (two), or all in one up to 256 units, "
+        "where that is measured to be faster; any mask, forward and backward",
         "in training on a GPU, for layers that torch has no kernel for; all activations but "
         "sparsemax and custom ones. Not for dropout inside the layer. Checks itself against the "
         "loop first",

@@ -90,9 +90,14 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
 
 
 def cast_as_autocast(
-    layer: RnnLayer, call: RnnCall, dtype: torch.dtype
+    layer: RnnLayer, call: RnnCall, dtype: torch.dtype | None
 ) -> tuple[RnnLayer, RnnCall]:
-    """Return a layer and a call with all float tensors in a dtype, as ``torch.amp.custom_fwd``."""
+    """Return a layer and a call with all float tensors in a dtype, as ``torch.amp.custom_fwd``.
+
+    dtype: None to leave them.
+    """
+    if dtype is None:
+        return layer, call
     tensors = [t.to(dtype) for t in float_tensors(layer, call)]
     layer, x, initial = replace_float_tensors(layer, tensors, len(call.states()))
     return layer, call._replace(x=x, initial_state=initial)

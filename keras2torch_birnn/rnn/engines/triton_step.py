@@ -1,8 +1,9 @@
-"""The engine "triton": on a GPU, one matrix product and one Triton kernel a step, or a launch."""
+"""The engine "triton": on a GPU, two launches a step, or one, or one for all steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache, partial
 
 import torch
@@ -12,7 +13,6 @@ from keras2torch_birnn.rnn.engines import GPU_VARIABLE, gpu_kernels
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
     autocast_dtype,
-    cast_as_autocast,
     is_exporting,
     needs_gradient,
     why_not_on_gpu,
@@ -22,12 +22,13 @@ from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.self_check import (
     TOLERANCES,
     distrust,
+    fewer_launches_pay,
     is_checked,
     kind_of,
-    persistence_pays,
     why_not_trusted,
 )
-from keras2torch_birnn.rnn.gpu.step_cell import StepCell, to_step_cell
+from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell, to_step_cell
+from keras2torch_birnn.rnn.gpu.step_gradient import Course
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 # A program computes whole rows of softmax; beyond this, registers do not hold them.
@@ -35,7 +36,12 @@ WIDEST_WHOLE_ROWS = 2048
 # Of wider layers one program would read too many weights at every step.
 WIDEST_PERSISTENT = 256
 # Older versions have no products of fewer than 16 rows.
-PERSISTENT_SINCE = (3, 5)
+FEWER_LAUNCHES_SINCE = (3, 5)
+LAUNCHES: Mapping[Form, str] = {
+    "steps": "steps of two launches",
+    "fused": "steps of one launch",
+    "persistent": "one launch",
+}
 
 
 @cache
@@ -51,7 +57,7 @@ def triton_version() -> str:
 class TritonStep(Engine):
     """The steps of both directions at once, by Triton kernels.
 
-    Persistent kernels, which run all steps in one launch, are taken where they are the faster ones:
+    Kernels that multiply, too, for one step or for all, are taken where they are the faster ones:
     in training, and for a graph.
     """
 
@@ -82,8 +88,8 @@ class TritonStep(Engine):
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return that torch has no kernel."""
-        how = "one launch" if _choose(layer, call).persistent else "steps of two launches"
-        return f"{how}: torch has no kernel for this layer"
+        cell, _ = _choose(layer, call)
+        return f"{LAUNCHES[cell.form]}: torch has no kernel for this layer"
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Run the kernels, or, where they fail although they were checked, the loop.
@@ -91,7 +97,13 @@ class TritonStep(Engine):
         Raises:
             TypeError: they lack an activation.
         """
-        return _run(_choose(layer, call), layer, call)
+        cell, _ = _choose(layer, call)
+        return _run(cell, layer, call)
+
+    def run_recorded(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
+        """Run a call with gradients, whose steps a CUDA graph may replay."""
+        cell, cells = _choose(layer, call)
+        return _run(cell, layer, call, cells)
 
     def ways(self, layer: RnnLayer, call: RnnCall) -> list[Callable[[RnnCall], RnnResult]]:
         """Return all that can run a call and is right; a graph is made of the fastest."""
@@ -115,35 +127,39 @@ def _find_cell(layer: RnnLayer) -> StepCell:
 
 
 def _find_cells(layer: RnnLayer, call: RnnCall) -> list[StepCell]:
-    """Return a layer's cell step by step and, if that is right, by persistent kernels."""
+    """Return a layer's cell step by step and, if that is right, in fewer launches."""
     cell = _find_cell(layer)
-    persistent = cell._replace(persistent=True)
     narrow = layer.get_weight_hh().shape[1] <= WIDEST_PERSISTENT
-    known = tuple(map(int, triton_version().split(".")[:2])) >= PERSISTENT_SINCE
-    right = narrow and known and not _why_not_trusted(persistent, layer, call)
-    return [cell, persistent] if right else [cell]
+    known = tuple(map(int, triton_version().split(".")[:2])) >= FEWER_LAUNCHES_SINCE
+    fewer = cell._replace(form="persistent" if narrow else "fused")
+    # Not fused: softmax, of which a program would multiply for all units of a row.
+    right = known and (narrow or not cell.needs_whole_rows)
+    return [cell, fewer] if right and not _why_not_trusted(fewer, layer, call) else [cell]
 
 
-def _choose(layer: RnnLayer, call: RnnCall) -> StepCell:
+def _choose(layer: RnnLayer, call: RnnCall) -> tuple[StepCell, list[StepCell]]:
+    """Return the cell that runs a call launch by launch, and all that a graph may be made of."""
     if not needs_gradient(layer, call):  # a graph will choose
-        return _find_cell(layer)
+        return _find_cell(layer), []
     cells = _find_cells(layer, call)
     kind = kind_of(cells[-1], layer, call, autocast_dtype(call.x))
-    pays = len(cells) > 1 and persistence_pays(layer.cell, kind, call.x.shape[0])
-    return cells[-1] if pays else cells[0]
+    units = layer.get_weight_hh().shape[1]
+    pays = len(cells) > 1 and fewer_launches_pay(layer.cell, kind, call.x.shape[0], units)
+    return cells[-1] if pays else cells[0], cells
 
 
-def _run(cell: StepCell, layer: RnnLayer, call: RnnCall) -> RnnResult:
+def _run(
+    cell: StepCell, layer: RnnLayer, call: RnnCall, recorded: Sequence[StepCell] = ()
+) -> RnnResult:
     dtype = autocast_dtype(call.x)
+    fail = partial(distrust, kind_of(cell, layer, call, dtype))
     try:
-        if dtype is None:
-            return run_call(cell, layer, call)
-        with torch.autocast(call.x.device.type, enabled=False):
-            return run_call(cell, *cast_as_autocast(layer, call, dtype))
+        with torch.autocast(call.x.device.type, enabled=False) if dtype else nullcontext():
+            return run_call(cell, layer, call, Course(dtype, recorded, fail))
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # a compiler or a driver may raise anything
-        distrust(kind_of(cell, layer, call, dtype), failure)
+        fail(failure)
         return run_directions(layer, call)
 
 

@@ -5,7 +5,8 @@ B batch, T time, H units, G gates, D directions. Tensors, all contiguous:
     sums, d_sums      (B, T, D, G * H)  input products, in the order of time; with keep the kernels
                                         add the recurrent ones, which the gradient needs
     product           (D, B, R * H)     recurrent product of the step: of the first R gates
-    h, c              (D, S, B, H)      states, in the order of reading; S: T + 1 with keep, else 1
+    h, c              (D, S, B, H)      states, in the order of reading; S: T + 1 with keep, else 2,
+                                        which are read and written in turn
     sums_n, reset_h   (D, S, B, H)      n's recurrent sum; r h. S: T with keep, else 1
     d_recurrent       (D, T, B, G * H)  gradients of the recurrent products, in the order of reading
     out, d_out        (B, T, D, H)      in the order of time, zero at and after each row's length
@@ -55,8 +56,8 @@ def reset_state(
         new = state_place(rows, columns, step, time, batch, units)
         store(sums, place, r, inside)
     else:
-        old = state_place(rows, columns, 0, 1, batch, units)
-        new = old
+        old = state_place(rows, columns, step % 2, 2, batch, units)
+        new = state_place(rows, columns, 0, 1, batch, units)
     r = activate(r, inside, gate, g1, g2, g3)
     store(reset_h, new, r * load(h, old, inside, compute), inside)
 
@@ -104,8 +105,8 @@ def advance(
         old = state_place(rows, columns, step, time + 1, batch, units)
         new = state_place(rows, columns, step + 1, time + 1, batch, units)
     else:
-        old = state_place(rows, columns, 0, 1, batch, units)
-        new = old
+        old = state_place(rows, columns, step % 2, 2, batch, units)
+        new = state_place(rows, columns, (step + 1) % 2, 2, batch, units)
     h_old = load(h, old, inside, compute)
     if kind == "LSTM":
         place = time_place(rows, columns, at, time, 4 * units)

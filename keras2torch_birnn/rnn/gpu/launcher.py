@@ -5,20 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.gpu.step_cell import StepCell
+from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell
 
-# Elements of a tile: two for each thread of four warps. Units first, so that memory is read in
-# whole lines.
-TILE, TILE_UNITS = 256, 128
-# Of persistent kernels: a program reads all weights at every step, for as many rows as its
-# registers hold, in tiles that take 17 KB of shared memory (float64: 33 KB).
-PERSISTENT_TILE, PERSISTENT_ROWS = 1024, 8
-PERSISTENT = {"tile_depth": 16, "tile_width": 256, "num_warps": 16, "num_stages": 1}
+
+class Tiling(NamedTuple):
+    """Elements of a program's tile, its rows and units at most, and a kernel's own constants."""
+
+    elements: int
+    rows: int
+    units: int
+    options: Mapping[str, int] = MappingProxyType({})
+
+
+TILINGS: Mapping[Form, Tiling] = {
+    # Two elements for each thread of four warps. Units first: memory is read in whole lines.
+    "steps": Tiling(256, 256, 128),
+    # Few units, so that many programs share the weights; 18 KB of shared memory (float64: 36).
+    "fused": Tiling(512, 16, 32, {"tile_depth": 32, "tile_width": 32, "num_stages": 3}),
+    # A program reads all weights at every step, for as many rows as its registers hold; 17 KB of
+    # shared memory (float64: 33).
+    "persistent": Tiling(
+        1024,
+        8,
+        256,
+        {"tile_depth": 16, "tile_width": 256, "num_warps": 16, "num_stages": 1},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,7 @@ class Launcher:
         return Launcher(cell, grid, placeholder, (time, batch, units), constants)
 
     def launch(self, kernel: Any, tensors: Sequence[Tensor], *step: int, **constants: Any) -> None:
-        """Start a kernel for one step or, if persistent, for all. constants: this kernel's own."""
+        """Start a kernel for one step or, without one, for all. constants: this kernel's own."""
         given = {**constants, **self.constants}
         kernel[self.grid](*tensors, self.lengths, *step, *self.sizes, **given)
 
@@ -61,17 +79,19 @@ class Launcher:
     def cell_constants(self) -> dict[str, Any]:
         """Return the kind of cell and both activations as constants of a kernel."""
         activation = zip(("activation", "a1", "a2", "a3"), self.cell.activation, strict=True)
-        own = {**PERSISTENT, "gates": self.cell.gates} if self.cell.persistent else {}
-        return {"kind": self.cell.kind, **dict(activation), **self.gate_constants(), **own}
+        return {"kind": self.cell.kind, **dict(activation), **self.gate_constants()}
+
+    def product_constants(self) -> dict[str, Any]:
+        """Return the constants of a kernel that multiplies."""
+        return {"gates": self.cell.gates, **TILINGS[self.cell.form].options}
 
 
 def find_tile(cell: StepCell, batch: int, units: int) -> tuple[int, int]:
     """Return the rows and units that one program of a kernel computes."""
-    tile_units = _power_of_two(units)
+    tiling, tile_units = TILINGS[cell.form], _power_of_two(units)
     if not cell.needs_whole_rows:
-        tile_units = min(tile_units, TILE_UNITS)
-    rows = max(1, (PERSISTENT_TILE if cell.persistent else TILE) // tile_units)
-    rows = min(rows, PERSISTENT_ROWS) if cell.persistent else rows
+        tile_units = min(tile_units, tiling.units)
+    rows = min(max(1, tiling.elements // tile_units), tiling.rows)
     return min(rows, _power_of_two(batch)), tile_units
 
 

@@ -11,45 +11,7 @@ import triton.language as tl
 
 from keras2torch_birnn.rnn.gpu.backward_kernels import retreat, retreat_reset
 from keras2torch_birnn.rnn.gpu.forward_kernels import advance, reset_state
-from keras2torch_birnn.rnn.gpu.tiles import jit, jit_step, load, state_place, store
-
-
-@jit
-def multiply(
-    left: tl.tensor,
-    right: tl.tensor,
-    out: tl.tensor,
-    batch: tl.tensor,
-    depth: tl.tensor,
-    width: tl.tensor,
-    left_width: tl.tensor,
-    right_width: tl.tensor,
-    add: tl.constexpr,
-    compute: tl.constexpr,
-    tile_rows: tl.constexpr,
-    tile_depth: tl.constexpr,
-    tile_width: tl.constexpr,
-) -> None:
-    """Compute this program's rows of left (B, depth) times right (depth, width).
-
-    left_width, right_width: elements from one row of the operand to the next.
-    """
-    rows = (tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)).to(tl.int64)[:, None]
-    for column in range(0, width, tile_width):
-        columns = column + tl.arange(0, tile_width)[None, :]
-        total = tl.zeros((tile_rows, tile_width), compute)
-        for row in range(0, depth, tile_depth):
-            inner = row + tl.arange(0, tile_depth)
-            a, b = inner[None, :], inner[:, None]
-            a = tl.load(left + rows * left_width + a, (rows < batch) & (a < depth), other=0.0)
-            b = tl.load(
-                right + b * right_width + columns, (b < depth) & (columns < width), other=0.0
-            )
-            total = tl.dot(a, b, total, input_precision="ieee", out_dtype=compute)
-        place, inside = rows * width + columns, (rows < batch) & (columns < width)
-        if add:
-            total += load(out, place, inside, compute)
-        store(out, place, total, inside)
+from keras2torch_birnn.rnn.gpu.tiles import jit_step, multiply, state_place
 
 
 @jit_step
@@ -99,10 +61,10 @@ def run_forward(
             old = h + state_place(0, 0, step, time + 1, batch, units)
             reset = reset_h + state_place(0, 0, step, time, batch, units)
         else:
-            old = h + state_place(0, 0, 0, 1, batch, units)
+            old = h + state_place(0, 0, step % 2, 2, batch, units)
             reset = reset_h + state_place(0, 0, 0, 1, batch, units)
         multiply(
-            *(old, weight, whole, batch, units, first, units, width, False),
+            *(old, weight, whole, batch, units, 0, first, first, units, width, False),
             *(compute, tile_rows, tile_depth, tile_width),
         )
         tl.debug_barrier()
@@ -113,8 +75,8 @@ def run_forward(
             )
             tl.debug_barrier()
             multiply(
-                *(reset, weight + first, whole_n, batch, units, units, units, width, False),
-                *(compute, tile_rows, tile_depth, tile_width),
+                *(reset, weight + first, whole_n, batch, units, 0, units, units, units, width),
+                *(False, compute, tile_rows, tile_depth, tile_width),
             )
             tl.debug_barrier()
         advance(
@@ -179,8 +141,8 @@ def run_backward(
         if kind == "GRU before":
             of_n = weight + first * units
             multiply(
-                *(found + first, of_n, whole_reset, batch, units, units, width, units, False),
-                *(compute, tile_rows, tile_depth, tile_width),
+                *(found + first, of_n, whole_reset, batch, units, 0, units, units, width),
+                *(units, False, compute, tile_rows, tile_depth, tile_width),
             )
             tl.debug_barrier()
             retreat_reset(
@@ -189,7 +151,7 @@ def run_backward(
             )
             tl.debug_barrier()
         multiply(
-            *(found, weight, whole, batch, first, units, width, units, True),
+            *(found, weight, whole, batch, first, 0, units, units, width, units, True),
             *(compute, tile_rows, tile_depth, tile_width),
         )
         tl.debug_barrier()

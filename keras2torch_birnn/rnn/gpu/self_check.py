@@ -24,7 +24,7 @@ from keras2torch_birnn.rnn.engines.engine import needs_gradient
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.gpu.launcher import find_tile
 from keras2torch_birnn.rnn.gpu.run import run_call
-from keras2torch_birnn.rnn.gpu.step_cell import StepCell
+from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell
 from keras2torch_birnn.rnn.gpu.timing import find_fastest
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer
 
@@ -44,7 +44,7 @@ DRAWS = 2
 # Narrower layers are checked as they are, wider ones with as many units beyond a multiple of 16:
 # on that depends how memory is read.
 WIDE = 160
-# Steps by which it is found out whether a persistent kernel pays.
+# Steps by which it is found out whether fewer launches pay.
 TIMED_STEPS = 32
 
 
@@ -85,8 +85,13 @@ def kind_of(
 
 # Why each kind cannot be trusted; empty if it can.
 _reasons: dict[CheckedKind, str] = {}
-# Whether the persistent kernels are faster, of a kind and its rows.
-_faster: dict[tuple[CheckedKind, int], bool] = {}
+# Whether kernels of fewer launches are faster, of a kind, its rows and units.
+_faster: dict[tuple[CheckedKind, int, int], bool] = {}
+_NAMES: Mapping[Form, str] = {
+    "steps": "the Triton kernels",
+    "fused": "fused Triton kernels",
+    "persistent": "persistent Triton kernels",
+}
 _lock = RLock()
 
 
@@ -108,27 +113,29 @@ def why_not_trusted(cell: Cell, kind: CheckedKind) -> str:
         return _reasons[kind]
 
 
-def persistence_pays(cell: Cell, kind: CheckedKind, rows: int) -> bool:
-    """Return whether the persistent kernels of a kind, once measured, are faster for a batch."""
+def fewer_launches_pay(cell: Cell, kind: CheckedKind, rows: int, units: int) -> bool:
+    """Return whether the kernels of a kind, once measured, are faster than two launches a step."""
+    size = (kind, rows, units)
     with _lock:
-        if (kind, rows) not in _faster and not torch.cuda.is_current_stream_capturing():
+        if size not in _faster and not torch.cuda.is_current_stream_capturing():
             try:
-                _faster[kind, rows] = _is_persistence_faster(cell, kind, rows)
+                _faster[size] = _are_fewer_faster(cell, *size)
             except Exception as failure:  # as in a check
                 _note(kind, describe(failure))
-        return _faster.get((kind, rows), False)
+        return _faster.get(size, False)
 
 
-def _is_persistence_faster(cell: Cell, kind: CheckedKind, rows: int) -> bool:
+def _are_fewer_faster(cell: Cell, kind: CheckedKind, rows: int, units: int) -> bool:
     with _alone(kind.device):
-        layer, call = _draw(cell, kind, 1, rows, TIMED_STEPS)
+        layer, call = _draw(cell, kind._replace(units=units), 1, rows, TIMED_STEPS)
 
-        def run(*, persistent: bool) -> None:
-            words = kind.cell._replace(persistent=persistent)
+        def run(form: Form) -> None:
+            words = kind.cell._replace(form=form)
             _numbers(run_call(words, layer, call), layer, call)
 
-        ways = [partial(run, persistent=persistent) for persistent in (False, True)]
-        return find_fastest((kind, rows), ways, kind.device) == 1
+        forms: tuple[Form, ...] = ("steps", kind.cell.form)
+        ways = [partial(run, form) for form in forms]
+        return find_fastest((kind, rows, units), ways, kind.device) == 1
 
 
 def distrust(kind: CheckedKind, failure: Exception) -> None:
@@ -138,16 +145,15 @@ def distrust(kind: CheckedKind, failure: Exception) -> None:
 
 
 def _note(kind: CheckedKind, reason: str) -> None:
-    persistent = kind.cell.persistent
-    first = not any(why for one, why in _reasons.items() if one.cell.persistent == persistent)
+    form = kind.cell.form
+    first = not any(why for one, why in _reasons.items() if one.cell.form == form)
     _reasons[kind] = reason
     if reason and first:
         cell, (rows, units) = kind.cell, kind.tile
         functions = f"{cell.activation.name}, {cell.recurrent_activation.name}"
         dtype = str(kind.dtype).removeprefix("torch.")
-        kernels = "persistent Triton kernels" if persistent else "the Triton kernels"
         warnings.warn(
-            f"recurrent layers run without {kernels}, slower: {reason} ({cell.kind}, "
+            f"recurrent layers run without {_NAMES[form]}, slower: {reason} ({cell.kind}, "
             f"{functions}, {dtype}, tiles of {rows} x {units})",
             RuntimeWarning,
             stacklevel=2,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from keras2torch_birnn.functional.activations import FUNCTIONS, Activation
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
 from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS, WHOLE_ROWS
 from keras2torch_birnn.rnn.layer import Cell
+
+# How the kernels are launched. steps: behind a product of torch's for each step; fused: once for a
+# step, which they multiply themselves; persistent: once for all steps.
+Form: TypeAlias = Literal["steps", "fused", "persistent"]
 
 
 class StepFunction(NamedTuple):
@@ -22,15 +26,12 @@ class StepFunction(NamedTuple):
 
 
 class StepCell(NamedTuple):
-    """A cell as the kernels take it.
-
-    kind: a key of ``CELL_KINDS``. persistent: whether one launch runs all steps.
-    """
+    """A cell as the kernels take it; kind: a key of ``CELL_KINDS``."""
 
     kind: str
     activation: StepFunction
     recurrent_activation: StepFunction
-    persistent: bool = False
+    form: Form = "steps"
 
     @property
     def gates(self) -> int:
@@ -46,7 +47,7 @@ class StepCell(NamedTuple):
     def needs_whole_rows(self) -> bool:
         """Tell whether one program of a kernel has to compute all units of a row."""
         names = (self.activation.name, self.recurrent_activation.name)
-        return self.persistent or not WHOLE_ROWS.isdisjoint(names)
+        return self.form == "persistent" or not WHOLE_ROWS.isdisjoint(names)
 
 
 _NAMES: Mapping[Activation, str] = {function: name for name, function in FUNCTIONS.items()}

@@ -5,18 +5,25 @@ B batch, T time, F features, H units, G gates, D directions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
+from keras2torch_birnn.rnn.engines.engine import (
+    cast_as_autocast,
+    float_tensors,
+    replace_float_tensors,
+)
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.engines.rerun import differentiate
+from keras2torch_birnn.rnn.gpu.graphs import Request, Tensors, requests_of, run_captured
 from keras2torch_birnn.rnn.gpu.step_cell import StepCell
 from keras2torch_birnn.rnn.gpu.steps import (
     StepGradients,
@@ -30,13 +37,13 @@ from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 
-def run_with_gradient(cell: StepCell, layer: RnnLayer, call: RnnCall) -> RnnResult:
+def run_with_gradient(cell: StepCell, layer: RnnLayer, call: RnnCall, course: Course) -> RnnResult:
     """Run the steps so that autograd can differentiate the result; the merge is torch's."""
     differentiable: Any = _Differentiable
-    fixed = _Fixed(cell, layer, call.lengths, len(call.states()))
+    fixed = _Fixed(cell, layer, call.lengths, len(call.states()), course)
     found = differentiable.apply(fixed, *float_tensors(layer, call))
     out, *flat = cast(tuple[Tensor, ...], found)
-    return merge_side_by_side(out, layer, call.merge), _split(flat, layer)
+    return merge_side_by_side(out, layer, call.merge), split_states(flat, layer)
 
 
 def merge_side_by_side(out: Tensor, layer: RnnLayer, merge: str | None) -> tuple[Tensor, ...]:
@@ -46,10 +53,23 @@ def merge_side_by_side(out: Tensor, layer: RnnLayer, merge: str | None) -> tuple
     return merge_outputs(out.chunk(layer.count_directions(), dim=2), merge)
 
 
-def _split(flat: Sequence[Tensor], layer: RnnLayer) -> tuple[State, ...]:
+def split_states(flat: Sequence[Tensor], layer: RnnLayer) -> tuple[State, ...]:
     """Split final states into those of each direction."""
     each = layer.state_count()
     return tuple(tuple(flat[i : i + each]) for i in range(0, len(flat), each))
+
+
+class Course(NamedTuple):
+    """How a call runs.
+
+    dtype: what its floats are cast to, None to leave them. recorded: cells of whose steps CUDA
+    graphs may be made; none: no graph. fail: is told what failed in backward, where the loop then
+    runs; None: raise it.
+    """
+
+    dtype: torch.dtype | None = None
+    recorded: Sequence[StepCell] = ()
+    fail: Callable[[Exception], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,58 +80,139 @@ class _Fixed:
     layer: RnnLayer
     lengths: Tensor | None
     states: int
+    course: Course
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[RnnLayer, RnnCall]:
         """Return layer and call with the results of ``float_tensors``, or others like them."""
         layer, x, initial = replace_float_tensors(self.layer, tensors, self.states)
         return layer, RnnCall(x, self.lengths, initial)
 
+    def cast(self, layer: RnnLayer, call: RnnCall) -> tuple[RnnLayer, RnnCall]:
+        """Return what is computed with."""
+        return cast_as_autocast(layer, call, self.course.dtype)
+
+    def run(
+        self,
+        compute: Callable[[StepCell, Tensors], Tensors],
+        requests: Sequence[Request],
+        layer: RnnLayer,
+        what: Hashable,
+        cut: Callable[[Tensors], Tensors] = tuple,
+    ) -> Tensors:
+        """Compute a request by the kernels, or replay a graph of them."""
+        direct, (inputs, _) = partial(compute, self.cell), requests[0]
+        if not self.course.recorded:
+            return direct(inputs)
+        ways = [partial(compute, cell) for cell in self.course.recorded]
+        absent = tuple(p is None for p in layer.parameters)
+        what = (what, layer.cell, absent, self.course.dtype)
+        weights = layer.present_parameters()
+        return run_captured(direct, lambda: ways, requests, weights, what, cut)
+
 
 class _Differentiable(torch.autograd.Function):
-    """Forward and backward by the kernels."""
+    """Forward and backward by the kernels, or by graphs of them.
+
+    A graph's results are copied, so nothing that is kept for the gradient changes when it is
+    replayed for another call.
+    """
 
     @staticmethod
     def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return outputs side by side, then final states. tensors: of ``float_tensors``."""
         layer, call = fixed.with_tensors(tensors)
-        operands = join_weights(fixed.cell, layer.get_weights())
-        # Zero times a NaN of a masked step would be NaN in the gradient of the weights.
-        x = zero_past(call.x, call.lengths)
-        steps = run_steps(fixed.cell, operands, x, call.lengths, call.initial_state, keep=True)
-        kept = (x, *(t for t in steps[1:] if t is not None))
-        ctx.save_for_backward(*tensors, *kept)
-        ctx.fixed, ctx.present = fixed, [t is not None for t in steps[1:]]
+        steps = call.x.shape[1]
+
+        def compute(cell: StepCell, inputs: Tensors) -> Tensors:
+            return _run_forward(cell, *fixed.cast(layer, call.with_inputs(inputs)))
+
+        def cut(results: Tensors) -> Tensors:
+            return [results[0][:, :steps], *results[1:]]
+
+        found = fixed.run(compute, requests_of(call), layer, "forward", cut)
+        count = 1 + layer.count_directions() * layer.state_count()
+        ctx.save_for_backward(*tensors, *found[count:])
+        ctx.fixed, ctx.given = fixed, len(tensors)
         ctx.set_materialize_grads(False)
-        return steps.out, *(s.clone() for state in steps.final_states() for s in state)
+        return tuple(found[:count])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return gradients of x, states and weights; they can be differentiated again."""
         fixed, saved = ctx.fixed, ctx.saved_tensors
-        kept = 1 + sum(ctx.present)
-        tensors, (x, *rest) = saved[:-kept], saved[-kept:]
+        tensors, kept = saved[: ctx.given], saved[ctx.given :]
         given = [g for g in gradients if g is not None]
         # The kernels' own gradients have none themselves, and are of plain tensors only.
         if torch.is_grad_enabled() or not is_plain([*given, *saved]):
             return _gradients_by_loop(fixed, tensors, ctx.needs_input_grad, gradients)
-        each = iter(rest)
-        found: list[Any] = [next(each) if there else None for there in ctx.present]
-        steps = Steps(x, *found)
-        layer, _ = fixed.with_tensors(tensors)
-        return None, *_gradients(fixed, layer, x, steps, gradients, of_x=ctx.needs_input_grad[1])
+        try:
+            return None, *_gradients(fixed, tensors, kept, gradients, of_x=ctx.needs_input_grad[1])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as failure:  # a compiler or a driver may raise anything
+            if fixed.course.fail is None:
+                raise
+            fixed.course.fail(failure)
+            return _gradients_by_loop(fixed, tensors, ctx.needs_input_grad, gradients)
+
+
+def _run_forward(cell: StepCell, layer: RnnLayer, call: RnnCall) -> list[Tensor]:
+    """Return outputs, final states, and what the gradient needs: x, states, sums, lengths."""
+    # Zero times a NaN of a masked step would be NaN in the gradient of the weights.
+    x, lengths = zero_past(call.x, call.lengths), call.lengths
+    operands = join_weights(cell, layer.get_weights())
+    steps = run_steps(cell, operands, x, lengths, call.initial_state, keep=True)
+    final = (s.clone() for state in steps.final_states() for s in state)
+    kept = (t for t in (x, *steps[1:], lengths) if t is not None)
+    return [steps.out, *final, *kept]
 
 
 def _gradients(
     fixed: _Fixed,
-    layer: RnnLayer,
-    x: Tensor,
-    steps: Steps,
+    tensors: Tensors,
+    kept: Tensors,
     gradients: Sequence[Tensor | None],
     *,
     of_x: bool,
 ) -> list[Tensor | None]:
-    """Return the gradients of ``float_tensors``, given those of the outputs and final states."""
-    cell, weights = fixed.cell, layer.get_weights()
+    """Return the gradients of ``float_tensors``, given those of the outputs and final states.
+
+    kept: of ``_run_forward``; of more steps than the call has if a graph of more ran it.
+    """
+    layer, call = fixed.with_tensors(tensors)
+    there = tuple(g is not None for g in gradients)
+    more = kept[0].shape[1] - call.x.shape[1]
+    given = [g for g in gradients if g is not None]
+    if there[0] and more:
+        given[0] = functional.pad(given[0], (0, 0, 0, more))
+
+    def compute(cell: StepCell, inputs: Tensors) -> Tensors:
+        numbers, each = inputs[: len(kept)], iter(inputs[len(kept) :])
+        d_results = [next(each) if one else None for one in there]
+        plain, _ = fixed.cast(layer, call)
+        found = _run_backward(cell, plain, numbers, d_results, of_x=of_x, states=fixed.states)
+        return [d.to(t.dtype) for d, t in zip(found, tensors[not of_x :], strict=True)]
+
+    inputs, what = [*kept, *given], ("backward", there, of_x, fixed.states)
+    found = fixed.run(compute, [Request(inputs, inputs)], layer, what)
+    return [found[0][:, : call.x.shape[1]], *found[1:]] if of_x else [None, *found]
+
+
+def _run_backward(
+    cell: StepCell,
+    layer: RnnLayer,
+    kept: Tensors,
+    gradients: Sequence[Tensor | None],
+    *,
+    of_x: bool,
+    states: int,
+) -> list[Tensor]:
+    """Return the gradients of x, if they are wanted, of initial states, and of parameters."""
+    weights, (x, *rest) = layer.get_weights(), kept
+    each = iter(rest)
+    there = (True, cell.kind == "LSTM", True, cell.kind == "GRU", cell.resets_before)
+    found: list[Any] = [next(each) if one else None for one in there]
+    steps, lengths = Steps(x, *found), next(each, None)
     d_out, *d_final = gradients
     zero = torch.zeros_like(steps.h[0, 0])
     count = layer.state_count()
@@ -120,11 +221,11 @@ def _gradients(
         for which in range(count)
     ]
     operands = join_weights(cell, weights)
-    found = run_steps_back(cell, operands.hh, steps, fixed.lengths, d_out, d_states)
-    d_x = found.sums @ operands.ih if of_x else None
-    states = [s for s in (found.h, found.c) if s is not None]
-    d_initial = [s[d] for d in range(len(weights)) for s in states] if fixed.states else []
-    return [d_x, *d_initial, *_weight_gradients(cell, weights, x, steps, found)]
+    d = run_steps_back(cell, operands.hh, steps, lengths, d_out, d_states)
+    d_x = [d.sums @ operands.ih] if of_x else []
+    of_states = [s for s in (d.h, d.c) if s is not None]
+    d_initial = [s[n] for n in range(len(weights)) for s in of_states] if states else []
+    return [*d_x, *d_initial, *_weight_gradients(cell, weights, x, steps, d)]
 
 
 def _weight_gradients(
@@ -169,7 +270,7 @@ def _gradients_by_loop(
     """Run the loop and differentiate that, twice if that is wanted."""
 
     def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
-        layer, call = fixed.with_tensors(numbers)
+        layer, call = fixed.cast(*fixed.with_tensors(numbers))
         outputs, states = run_directions(layer, call)
         return torch.cat(outputs, dim=2), *(s for state in states for s in state)
 

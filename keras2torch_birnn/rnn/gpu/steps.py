@@ -1,8 +1,9 @@
 """Run the steps of a layer, forward and backward: matrix products by torch, the rest by Triton.
 
-Two launches a step: one batched product of both directions, one kernel. A GRU that resets before
-its product takes four. Or one launch of a persistent kernel for all steps. B batch, T time,
-F features, H units, G gates, D directions; other tensors as in ``forward_kernels``.
+Two launches a step: one batched product of both directions, one kernel. Or one of a fused kernel,
+which multiplies itself. A GRU that resets before its product takes twice as many. Or one launch of
+a persistent kernel for all steps. B batch, T time, F features, H units, G gates, D directions;
+other tensors as in ``forward_kernels``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Steps(NamedTuple):
 
     def final_states(self) -> tuple[State, ...]:
         """Return the states after the last step, for each direction."""
-        last = [s[:, -1].unbind(0) for s in (self.h, self.c) if s is not None]
+        index = self.out.shape[1] % self.h.shape[1]
+        last = [s[:, index].unbind(0) for s in (self.h, self.c) if s is not None]
         return tuple(zip(*last, strict=True))
 
 
@@ -81,17 +83,18 @@ def run_steps(
 ) -> Steps:
     """Run all steps of x (B, T, F). keep: everything that the gradient needs."""
     from keras2torch_birnn.rnn.gpu import forward_kernels as kernels
+    from keras2torch_birnn.rnn.gpu.fused_kernels import fused_forward
     from keras2torch_birnn.rnn.gpu.persistent_kernels import run_forward
 
     hh = operands.hh.transpose(1, 2)
     (batch, time, _), (directions, units, width) = x.shape, hh.shape
     sums = functional.linear(x, operands.ih, operands.bias).contiguous()
 
-    def per_step(count: int) -> Tensor:
-        return x.new_empty(directions, count if keep else 1, batch, units)
+    def per_step() -> Tensor:
+        return x.new_empty(directions, time if keep else 1, batch, units)
 
     def states(which: int) -> Tensor:
-        made = per_step(time + 1)
+        made = x.new_empty(directions, time + 1 if keep else 2, batch, units)
         if initial_state is None:
             made[:, 0].zero_()
         else:
@@ -99,12 +102,13 @@ def run_steps(
         return made
 
     def at_steps(values: Tensor) -> list[Tensor]:
-        return list(values.unbind(1)) if keep else [values[:, 0]] * time
+        places = values.unbind(1)
+        return [places[step % len(places)] for step in range(time)]
 
     h, c = states(0), states(1) if cell.kind == "LSTM" else None
     out = x.new_empty(batch, time, directions * units)
-    sums_n = per_step(time) if cell.kind == "GRU" else None
-    reset_h = per_step(time) if cell.resets_before else None
+    sums_n = per_step() if cell.kind == "GRU" else None
+    reset_h = per_step() if cell.resets_before else None
     first = 2 * units if cell.resets_before else width
     product = x.new_empty(directions, batch, first)
     product_n = product if reset_h is None else x.new_empty(directions, batch, units)
@@ -127,11 +131,17 @@ def run_steps(
     }
     reset = at_steps(h if reset_h is None else reset_h)
     with on_device(x):
-        if cell.persistent:
-            given = (*given, reset[0], hh.contiguous())
+        if cell.form != "steps":
+            given = (*given, h if reset_h is None else reset_h, hh.contiguous())
+            options |= launcher.product_constants()
+        if cell.form == "persistent":
             launcher.launch(run_forward, given, **options)
             return Steps(out, h, c, sums, sums_n, reset_h)
-        for step, read in zip(range(time), at_steps(h), strict=False):
+        for step, read in enumerate(at_steps(h)):
+            if cell.form == "fused":
+                for of_reset in (False, True)[: 1 + cell.resets_before]:
+                    launcher.launch(fused_forward, given, step, **options, of_reset=of_reset)
+                continue
             torch.bmm(read, hh[..., :first], out=product)
             if reset_h is not None:
                 launcher.launch(
@@ -160,6 +170,7 @@ def run_steps_back(
     changed.
     """
     from keras2torch_birnn.rnn.gpu import backward_kernels as kernels
+    from keras2torch_birnn.rnn.gpu.fused_kernels import fused_backward
     from keras2torch_birnn.rnn.gpu.persistent_kernels import run_backward
 
     sums, h = steps.sums, steps.h
@@ -186,10 +197,17 @@ def run_steps_back(
     products = d_recurrent.unbind(1)
     gradients = StepGradients(d_sums, d_recurrent, d_h, d_c if cell.kind == "LSTM" else None)
     with on_device(sums):
-        if cell.persistent:
-            launcher.launch(run_backward, (*given, d_reset, hh), **options)
+        multiplied = (*given, d_reset, hh)
+        if cell.form != "steps":
+            options |= launcher.product_constants()
+        if cell.form == "persistent":
+            launcher.launch(run_backward, multiplied, **options)
             return gradients
         for step in reversed(range(time)):
+            if cell.form == "fused":
+                for of_reset in (False, True)[: 1 + cell.resets_before]:
+                    launcher.launch(fused_backward, multiplied, step, **options, of_reset=of_reset)
+                continue
             launcher.launch(kernels.retreat, given, step, **options)
             if cell.resets_before:
                 torch.bmm(products[step][..., first:], hh[:, first:], out=d_reset)
@@ -200,4 +218,6 @@ def run_steps_back(
                     **launcher.gate_constants(),
                 )
             d_h.baddbmm_(products[step][..., :first], hh[:, :first])
+        if cell.form == "fused":  # each step adds the products of the one before
+            d_h.baddbmm_(products[0][..., :first], hh[:, :first])
     return gradients

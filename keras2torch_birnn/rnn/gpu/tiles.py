@@ -78,3 +78,41 @@ def load(
 def store(pointer: tl.tensor, place: tl.tensor, value: tl.tensor, inside: tl.tensor) -> None:
     """Store a tile in the type of its tensor."""
     tl.store(pointer + place, value.to(pointer.dtype.element_ty), mask=inside)
+
+
+@jit
+def multiply(
+    left: tl.tensor,
+    right: tl.tensor,
+    out: tl.tensor,
+    batch: tl.tensor,
+    depth: tl.tensor,
+    begin: tl.tensor,
+    end: tl.tensor,
+    width: tl.tensor,
+    left_width: tl.tensor,
+    right_width: tl.tensor,
+    add: tl.constexpr,
+    compute: tl.constexpr,
+    tile_rows: tl.constexpr,
+    tile_depth: tl.constexpr,
+    tile_width: tl.constexpr,
+) -> None:
+    """Compute columns from begin to end of this program's rows of left (B, depth) times right.
+
+    width, left_width, right_width: elements from one row to the next, of out and the operands.
+    """
+    rows = (tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)).to(tl.int64)[:, None]
+    for column in range(begin, end, tile_width):
+        columns = column + tl.arange(0, tile_width)[None, :]
+        total = tl.zeros((tile_rows, tile_width), compute)
+        for row in range(0, depth, tile_depth):
+            inner = row + tl.arange(0, tile_depth)
+            a, b = inner[None, :], inner[:, None]
+            a = tl.load(left + rows * left_width + a, (rows < batch) & (a < depth), other=0.0)
+            b = tl.load(right + b * right_width + columns, (b < depth) & (columns < end), other=0.0)
+            total = tl.dot(a, b, total, input_precision="ieee", out_dtype=compute)
+        place, inside = rows * width + columns, (rows < batch) & (columns < end)
+        if add:
+            total += load(out, place, inside, compute)
+        store(out, place, total, inside)
