@@ -357,6 +357,19 @@ def test_nothing_is_recorded_where_that_is_not_faster(
     assert device.replays() == [1, 1]  # for the comparison
 
 
+def test_a_kernel_that_fails_in_forward_of_training_leaves_its_layer_to_the_loop(
+    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no C compiler")
+
+    monkeypatch.setattr(step_gradient, "run_steps", fail)
+    pair, x = Pair("SimpleRNN"), draw()
+    with pytest.warns(RuntimeWarning, match="without the Triton kernels, slower: OSError") as said:
+        pair.compare(outputs(x))
+    assert len(said) == 1
+
+
 def test_a_kernel_that_fails_in_backward_leaves_its_layer_to_the_loop(
     device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from keras2torch_birnn.rnn.gpu.self_check import (
     why_not_trusted,
 )
 from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell, to_step_cell
-from keras2torch_birnn.rnn.gpu.step_gradient import Course
+from keras2torch_birnn.rnn.gpu.step_gradient import Course, KernelFailedError
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 # A program computes whole rows of softmax; beyond this, registers do not hold them.
@@ -159,7 +159,11 @@ def _run(
     except torch.OutOfMemoryError:
         raise
     except Exception as failure:  # a compiler or a driver may raise anything
-        fail(failure)
+        known = isinstance(failure, KernelFailedError)
+        if needs_gradient(layer, call) and not known:
+            raise  # from a hook of autograd
+        cause = failure.__cause__ if known else failure
+        fail(cause if isinstance(cause, Exception) else failure)
         return run_directions(layer, call)
 
 

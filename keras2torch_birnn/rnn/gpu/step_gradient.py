@@ -59,6 +59,10 @@ def split_states(flat: Sequence[Tensor], layer: RnnLayer) -> tuple[State, ...]:
     return tuple(tuple(flat[i : i + each]) for i in range(0, len(flat), each))
 
 
+class KernelFailedError(Exception):
+    """The kernels of forward failed; the cause says how. Hooks of autograd raise other errors."""
+
+
 class Course(NamedTuple):
     """How a call runs.
 
@@ -129,7 +133,14 @@ class _Differentiable(torch.autograd.Function):
         def cut(results: Tensors) -> Tensors:
             return [results[0][:, :steps], *results[1:]]
 
-        found = fixed.run(compute, requests_of(call), layer, "forward", cut)
+        try:
+            found = fixed.run(compute, requests_of(call), layer, "forward", cut)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as failure:  # a compiler or a driver may raise anything
+            if fixed.course.fail is None:
+                raise
+            raise KernelFailedError from failure
         count = 1 + layer.count_directions() * layer.state_count()
         ctx.save_for_backward(*tensors, *found[count:])
         ctx.fixed, ctx.given = fixed, len(tensors)
