@@ -460,3 +460,60 @@ EXPORT_SPEED = Table(
     ),
     words=range(6),
 )
+
+
+# ---- several processes ---------------------------------------------------------------------------
+
+_SCALE = "scale.json"
+_WORK = {"convert": "`k2t convert --jobs`", "dask": "Dask", "ray": "Ray", "spark": "Spark"}
+
+
+def _elapsed(row: Row) -> float:
+    return float(median(row.data.get("seconds", [0.0])))
+
+
+def _seconds(processes: int) -> Cell:
+    """Return a cell with the median of several processes; empty if it was not measured."""
+    return text(lambda row: f"{_elapsed(row):.1f}" if "seconds" in row.data else "", processes)
+
+
+def _to_one(processes: int) -> Cell:
+    """Return a cell with the ratio of the time of several processes to that of one."""
+
+    def say(line: Line) -> str:
+        known = 1 in line and processes in line
+        return f"{_elapsed(line[processes]) / _elapsed(line[1]):.2f}" if known else ""
+
+    return say
+
+
+def _describe_scale(rows: Sequence[Row]) -> str:
+    head = rows[0].data
+    count, steps = head["inputs"]
+    return (
+        f"\nMedians of {head['rounds']} interleaved rounds on {head['processors']} cores of "
+        f"{head['processor']}, whose load was {head['load_average']:.1f} at the start: `convert` "
+        f"of 8 copies of {head['model']}, the others {count} rows of {steps} steps through it.\n"
+    )
+
+
+_SCALE_TABLE = Table(
+    [_SCALE],
+    (
+        ("elapsed", text(lambda row: _WORK[row.data["work"]])),
+        ("1 process, s", _seconds(1)),
+        ("2, s", _seconds(2)),
+        ("4, s", _seconds(4)),
+        ("2 / 1", _to_one(2)),
+        ("4 / 1", _to_one(4)),
+    ),
+    line=lambda row: row.data["work"],
+    variant=lambda row: row.data["processes"],
+    end=_describe_scale,
+    words=(0,),
+)
+
+
+def scale() -> str:
+    """Write the table of several processes, where they were measured."""
+    return _SCALE_TABLE() if (RESULTS / _SCALE).exists() else ""

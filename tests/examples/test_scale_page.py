@@ -1,8 +1,8 @@
-"""The lines of ``docs/scale.md`` for Dask and Spark, in their own processes, where installed."""
+"""The lines of ``docs/scale.md`` for Dask and Spark, where these are installed; its benchmark."""
 
 from __future__ import annotations
 
-import re
+import json
 import shutil
 import subprocess
 import sys
@@ -11,32 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tables
 import torch
-from commands import MASKED, environment
+from commands import MASKED
 
 import keras2torch_birnn as k2t
+from benchmarks import scale
 from keras2torch_birnn.spec import Array
-
-PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
-
-pytestmark = pytest.mark.thorough
-
-SPARK = """
-from predicting import predict
-from pyspark.sql import SparkSession
-
-spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", False).getOrCreate()
-spark.sparkContext.addPyFile("predicting.py")
-{lines}
-spark.stop()
-"""
-
-
-def lines_with(word: str) -> str:
-    """The one block of Python on the page that has this word."""
-    blocks = re.findall(r"^```py(?:thon)?\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
-    (found,) = (one for one in blocks if word in one)
-    return found
 
 
 @pytest.fixture
@@ -45,7 +26,7 @@ def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Array:
     pandas: Any = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)
-    Path("predicting.py").write_text(lines_with("def predict"))
+    Path("predicting.py").write_text(scale.lines_with("def predict"))
     k2t.save(k2t.convert(MASKED), "model.pt")
     drawn = np.random.default_rng(0).integers(1, 17, (11, 7))
     table = pandas.DataFrame({"tokens": [list(row) for row in drawn]})
@@ -66,28 +47,38 @@ def assert_outputs_of_one_call(tokens: Array) -> None:
     np.testing.assert_allclose(np.stack(table["output"].to_list()), wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")  # Dask's, of calls of pandas
-def test_the_lines_for_dask_give_the_outputs_of_one_call(
-    tokens: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dask: Any = pytest.importorskip("dask")
-    pytest.importorskip("dask.dataframe")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with dask.config.set(scheduler="processes", num_workers=2):
-        exec(f"import dask.dataframe\nfrom predicting import predict\n{lines_with('dask.')}", {})
-    del sys.modules["predicting"]
-    assert_outputs_of_one_call(tokens)
-
-
-@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs Java")
-def test_the_lines_for_spark_give_the_outputs_of_one_call(tokens: Array) -> None:
-    pytest.importorskip("pyspark")
-    Path("script.py").write_text(SPARK.format(lines=lines_with("spark.")))
-    done = subprocess.run(
-        [sys.executable, "script.py"],
-        capture_output=True,
-        text=True,
-        env=environment(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1"),
-    )
+@pytest.mark.thorough
+@pytest.mark.parametrize("engine", ["dask", "spark"])
+def test_the_lines_for_an_engine_give_the_outputs_of_one_call(engine: str, tokens: Array) -> None:
+    packages, make = scale.WORK[engine]
+    for package in packages.split():
+        pytest.importorskip(package)
+    if engine == "spark" and shutil.which("java") is None:
+        pytest.skip("Spark needs Java")
+    done = subprocess.run([sys.executable, *make(2)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_outputs_of_one_call(tokens)
+
+
+def test_several_processes_are_measured_in_turns_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    assert tables.scale() == ""
+    calls: list[list[str]] = []
+
+    def measure(command: list[str]) -> dict[str, float]:
+        assert len([*Path("models").iterdir()]) == len([*Path("shards").iterdir()]) == scale.PARTS
+        calls.append(command[-4:])
+        return {"seconds": 12.0 / int(command[-1]) + len(calls)}
+
+    monkeypatch.setattr(scale, "measure", measure)
+    rounds = ["--rows", "9", "--rounds", "3", "--json", "scale.json"]
+    scale.main(["--only", "convert", "--processes", "1", "2", *rounds])
+    assert calls == [["--out-dir", "outputs", "--jobs", str(n)] for n in (1, 2) * 3]
+    rows = json.loads((tmp_path / "scale.json").read_text("utf-8"))["rows"]
+    assert [row["seconds"] for row in rows] == [[13.0, 15.0, 17.0], [8.0, 10.0, 12.0]]
+    _, _, line, _, end = tables.scale().splitlines()
+    assert line == "| `k2t convert --jobs` | 15.0 | 10.0 |  | 0.67 |  |"
+    assert f"of 8 copies of {scale.FIXTURE}.h5, " in end and "9 rows of 50 steps" in end
