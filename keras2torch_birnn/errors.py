@@ -6,12 +6,16 @@ the user sees one line for each problem and no chain of exceptions.
 
 from __future__ import annotations
 
+import os
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from keras2torch_birnn.limits import MAX_PRINTED_LINE, MAX_PRINTED_NAME
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)
 
 
 def printable(text: object, most: int = MAX_PRINTED_NAME) -> str:
@@ -35,6 +39,20 @@ def escape_controls(text: object, most: int | None = None) -> str:
     return escaped if most is None or len(escaped) <= most else f"{escaped[: most - 3]}..."
 
 
+def split_address(path: object) -> tuple[str, str] | None:
+    """Split an address, https://..., of whose slashes ``Path`` keeps one; None if it is none."""
+    found = _ADDRESS.fullmatch(str(path))
+    return (found[1], found[2]) if found else None
+
+
+def name_file(path: object) -> str:
+    """Name a file as the user did: an address with both slashes."""
+    address = split_address(path)
+    if address is None:
+        return str(path)
+    return f"{address[0]}:{'///' if address[0] == 'file' else '//'}{address[1]}"
+
+
 class K2TError(Exception):
     """Base of all errors of the package.
 
@@ -48,7 +66,7 @@ class K2TError(Exception):
 
     def __init__(self, found: str, advice: str = "", *, place: str = "", file: str = "") -> None:
         super().__init__(found)
-        self.found, self.advice, self.place, self.file = found, advice, place, file
+        self.found, self.advice, self.place, self.file = found, advice, place, name_file(file)
         self.class_name = ""
         self.problems: tuple[K2TError, ...] = (self,)
 
@@ -150,6 +168,19 @@ class ArgumentValueError(UsageError, ValueError):
     """An argument is of the right type, but has a wrong value or shape."""
 
 
+def check_module(model: object) -> None:
+    """Refuse what is no module of torch, such as the path of a model.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if isinstance(model, str | os.PathLike):
+        found = f"a model is expected, found the path {os.fspath(model)!r}"
+        raise ArgumentTypeError(found, "load it first: k2t.load(path)")
+    if not hasattr(model, "named_modules"):
+        raise ArgumentTypeError(f"a model is expected, found {type(model).__name__}")
+
+
 class PluginError(UsageError):
     """A plugin fails, or differs from its own declaration (exit code 2)."""
 
@@ -174,7 +205,7 @@ def in_file(file: object) -> Iterator[None]:
     try:
         yield
     except K2TError as error:
-        error.file = error.file or str(file)
+        error.file = error.file or name_file(file)
         raise
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.building import build
-from keras2torch_birnn.errors import InvalidModelFileError, UsageError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError, check_module, printable
 from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins.checks import (
     check_round_trip,
@@ -41,7 +40,6 @@ GOLDEN_STEPS = 7
 
 _META = "keras2torch_birnn"
 
-_LOAD = "load it first: k2t.load(path)"
 
 # Errors of arithmetic on tensors that do not fit each other, if no shape check found that before.
 _FAILURES = (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
@@ -77,14 +75,13 @@ class Origin:
     checksum: int
 
 
-def origin(model: nn.Module | str | os.PathLike[str]) -> Origin:
+def origin(model: nn.Module) -> Origin:
     """Return the origin of a converted model.
 
     Raises:
         UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``, or is a path.
     """
-    if isinstance(model, str | os.PathLike):
-        raise UsageError(f"a model is expected, found the path {os.fspath(model)!r}", _LOAD)
+    check_module(model)
     found = getattr(model, "meta", {}).get(_META)
     if not isinstance(found, Origin):
         raise UsageError(

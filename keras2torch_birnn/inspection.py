@@ -7,7 +7,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UsageError, gather, printable
 from keras2torch_birnn.functional.activation_labels import activation_label
@@ -28,7 +27,7 @@ from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cel
 from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, cut_at
+from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, Shapes, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
 _HEAD = (
@@ -49,7 +48,7 @@ class LayerRow:
 
     path: str
     class_name: str
-    output_shape: Any
+    output_shape: Shapes
     merge_mode: str
     gates: str
     mask: str

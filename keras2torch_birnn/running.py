@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from keras2torch_birnn.errors import check_module
 from keras2torch_birnn.plugins.checks import add_dtype_checks
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.modules import AnyRecurrent
@@ -67,6 +68,7 @@ def keep_states(model: nn.Module) -> Iterator[None]:
 
 def reset_states(model: nn.Module) -> None:
     """Reset the states that ``stateful`` layers keep between batches to zeros, as Keras does."""
+    check_module(model)
     forget_states(model, from_zeros=True)
 
 

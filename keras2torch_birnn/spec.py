@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "npt.NDArray[Any]"
 Shape: TypeAlias = tuple[int | None, ...]
+# The shape of a tensor, or a tuple / dict of such where a layer has several; None: unknown.
+Shapes: TypeAlias = "Shape | tuple[Shapes, ...] | Mapping[str, Shapes] | None"
 # A tensor, or a tuple / dict of such: the structure in which Keras passes tensors around.
 Structure: TypeAlias = Any
 
@@ -55,6 +57,10 @@ class Constant:
         return np.array(self.values).reshape(self.shape)
 
 
+# The inputs or outputs of a graph, in the structure in which Keras has them.
+Tensors: TypeAlias = "TensorRef | tuple[Tensors, ...] | Mapping[str, Tensors]"
+
+
 @dataclass(frozen=True)
 class Call:
     """One use of a layer. ``args`` and ``kwargs`` are structures of TensorRef and plain values."""
@@ -71,8 +77,8 @@ class Graph:
 
     layers: tuple[LayerSpec, ...]
     calls: tuple[Call, ...]
-    inputs: Structure
-    outputs: Structure
+    inputs: Tensors
+    outputs: Tensors
 
     def layer(self, name: str) -> LayerSpec:
         """Return the layer called ``name``."""
@@ -108,8 +114,8 @@ class LayerSpec:
     parts: Mapping[str, LayerSpec] = field(default_factory=dict)
     graph: Graph | None = None
     place: str = ""
-    input_shape: Structure = None
-    output_shape: Structure = None
+    input_shape: Shapes = None
+    output_shape: Shapes = None
     semantics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import UsageError, check_module
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.running import find_float_dtype, keep_states, run
@@ -34,6 +34,7 @@ def warm_up(model: nn.Module, shapes: Sequence[Shape | Sequence[Shape]]) -> None
     Example:
         >>> warm_up(BiLSTM(5, 7, batch_first=True), [(1, 11, 5), (32, 11, 5)])
     """
+    check_module(model)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -49,7 +50,11 @@ def warm_up(model: nn.Module, shapes: Sequence[Shape | Sequence[Shape]]) -> None
 
 def _inputs(model: nn.Module, shape: Any) -> tuple[Tensor, ...]:
     """Return inputs of these shapes: the golden ones of a converted model, repeated."""
+    if isinstance(shape, int):
+        raise UsageError("a list of shapes is expected, found sizes", "[(1, 11)] is a list of one")
     wanted = [shape] if all(isinstance(size, int) for size in shape) else list(shape)
+    if any(size < 1 for sizes in wanted for size in sizes):
+        raise UsageError(f"shape {list(shape)}: sizes of at least 1 are expected")
     if isinstance(model, BidirectionalStack):
         known: Sequence[Tensor] = [torch.zeros((), dtype=find_float_dtype(model))]
     else:

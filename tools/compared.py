@@ -25,7 +25,7 @@ from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import LAYERS
-from keras2torch_birnn.spec import Call, LayerSpec
+from keras2torch_birnn.spec import Call, LayerSpec, leaves
 
 ENTRIES: Mapping[str, Mapping[str, Any]] = {
     entry["file"]: entry
@@ -124,9 +124,7 @@ def _masked(file: File) -> bool:
 def _graph(file: File) -> bool:
     """Return whether the graph is not a chain: calls with several tensors, or several ends."""
     graph = file.root.graph
-    return graph is not None and (
-        len(graph.inputs) > 1 or isinstance(graph.outputs, tuple | dict) or _merging(file)
-    )
+    return graph is not None and (_several(file) or _merging(file))
 
 
 def _merging(file: File) -> bool:
@@ -135,7 +133,9 @@ def _merging(file: File) -> bool:
 
 def _several(file: File) -> bool:
     graph = file.root.graph
-    return graph is not None and (len(graph.inputs) > 1 or isinstance(graph.outputs, tuple | dict))
+    return graph is not None and (
+        len([*leaves(graph.inputs)]) > 1 or isinstance(graph.outputs, tuple | dict)
+    )
 
 
 def _nested(file: File) -> bool:

@@ -15,7 +15,7 @@ from keras2torch_birnn.layers.activation import activation_layer
 from keras2torch_birnn.layers.convolution import pad
 from keras2torch_birnn.layers.registry import NONE, Converter, Described, by_axes
 from keras2torch_birnn.schema.local import Places, places, windows_of
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
 class LocallyConnected(Described):
@@ -101,7 +101,8 @@ def locally_connected(layer: LayerSpec) -> nn.Module:
     With channels_first Keras reshapes its bias (..., filters) to (filters, ...), whose numbers come
     in other positions (``backend.bias_add``).
     """
-    config, shape = layer.config, layer.input_shape
+    config = layer.config
+    shape: Structure = layer.input_shape
     axes = places(config, shape)
     last = config["data_format"] == "channels_last"
     channels = shape[-1] if last else shape[1]

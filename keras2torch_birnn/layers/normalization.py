@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
+from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, check_module
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import (
     ALONE,
@@ -167,6 +167,7 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     model: of ``k2t.convert`` or ``k2t.load``, or any module that holds such models. All processes
     of the default group call it, with a batch each.
     """
+    check_module(model)
     for module in model.modules():
         if isinstance(module, BatchNorm):
             module.synchronized = True

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.types import Device
 
-from keras2torch_birnn.errors import ArgumentValueError
+from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, printable
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.arguments import (
     MergeMode,
@@ -459,7 +459,7 @@ def _mask_of_lengths(
     lengths: Tensor | Sequence[int] | int, input: Tensor, *, batch_first: bool
 ) -> Tensor:
     """Return the mask of lengths; on a GPU, or while torch compiles, no value is checked."""
-    found = torch.as_tensor(lengths)
+    found = lengths if isinstance(lengths, Tensor) else _as_tensor(lengths)
     time, rows = (0, 1) if not batch_first or input.dim() == 2 else (1, 0)
     steps, wanted = input.shape[time], [] if input.dim() == 2 else [input.shape[rows]]
     integers = not (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)
@@ -468,11 +468,22 @@ def _mask_of_lengths(
         raise ArgumentValueError(
             f"lengths: integers of shape {wanted} are expected, found {kind} of {list(found.shape)}"
         )
+    found = found.to(torch.int64)  # torch compares no unsigned ones
     known = found.device.type == "cpu" and not torch.compiler.is_compiling()
     if known and not bool(((found >= 0) & (found <= steps)).all()):
         raise ArgumentValueError(f"lengths: 0 to {steps} are expected, found {found.tolist()}")
     mask = torch.arange(steps, device=input.device) < found.to(input.device)[..., None]
     return mask.T if mask.dim() == 2 and time == 0 else mask
+
+
+def _as_tensor(lengths: object) -> Tensor:
+    try:
+        return torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch raises each of them
+        raise ArgumentTypeError(
+            f"lengths: a tensor or a list of integers is expected, found {type(lengths).__name__}",
+            printable(error),
+        ) from None
 
 
 def _map_outputs(change: Any, out: Merged) -> Merged:

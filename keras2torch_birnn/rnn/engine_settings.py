@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from keras2torch_birnn.errors import check_module
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, check_request
@@ -24,6 +25,7 @@ def explain(
     Raises:
         UsageError: the forced engine cannot run.
     """
+    check_module(model)
     return {
         name: choices
         for name, module in model.named_modules()
@@ -48,6 +50,7 @@ def set_engine(model: nn.Module, engine: EngineRequest | None) -> None:
     Raises:
         UsageError: there is no such engine.
     """
+    check_module(model)
     chosen = None if engine is None else check_request(engine)
     for module in model.modules():
         if isinstance(module, RecurrentModule | BidirectionalStack):

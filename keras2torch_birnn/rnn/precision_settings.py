@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.errors import ArgumentValueError, UsageError, printable
+from keras2torch_birnn.errors import ArgumentValueError, UsageError, check_module, printable
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
@@ -47,6 +47,7 @@ def set_precision(
         UsageError: the model has no recurrent layer, or some that the native kernel cannot run; all
             of them are named, and nothing is changed.
     """
+    check_module(model)
     found = dict(recurrent_modules(model))
     if precision == "fastest":
         taken = _find_fastest(model, found, 0.01 if max_error is None else max_error)

@@ -257,8 +257,9 @@ def _check_kinds(graph: Graph, *, strict: bool) -> None:
 
 def _count_declared(layer: LayerSpec) -> int:
     """Return the declared number of values of the layer's weights in torch."""
-    if layer.class_name in local.LAYERS and layer.input_shape is not None:
-        return max(0, local.held(layer.config, layer.input_shape))
+    shape: Structure = layer.input_shape
+    if layer.class_name in local.LAYERS and shape is not None:
+        return max(0, local.held(layer.config, shape))
     return sum(math.prod(array.shape) for array in layer.weights.values())
 
 

@@ -78,8 +78,9 @@ def _graph_values(graph: Graph) -> int:
 
 def _own(layer: LayerSpec) -> int:
     total = _sizes(layer.output_shape)
-    if "Attention" in layer.class_name and isinstance(layer.input_shape, tuple):
-        steps = [s[1:-1] for s in layer.input_shape if isinstance(s, tuple) and len(s) > 1]
+    shapes: Structure = layer.input_shape
+    if "Attention" in layer.class_name and isinstance(shapes, tuple):
+        steps = [s[1:-1] for s in shapes if isinstance(s, tuple) and len(s) > 1]
         lengths = [size or 1 for part in steps[:2] for size in part]
         total += math.prod(lengths) * int(layer.config.get("num_heads", 1))  # the scores, at most
     return total + _inner_values(layer)
@@ -87,13 +88,15 @@ def _own(layer: LayerSpec) -> int:
 
 def _inner_values(layer: LayerSpec) -> int:
     """Count what is computed inside of a layer and not returned: gates, and margins of windows."""
-    config, shape = layer.config, layer.input_shape
-    if config.get("output_mode") in _JOINED and isinstance(layer.output_shape, tuple):
+    config = layer.config
+    shape: Structure = layer.input_shape
+    output: Structure = layer.output_shape
+    if config.get("output_mode") in _JOINED and isinstance(output, tuple):
         ids, *weights = shape_leaves(shape)
-        hits = _sizes(ids) * int(layer.output_shape[-1] or 1)  # each id against every token
+        hits = _sizes(ids) * int(output[-1] or 1)  # each id against every token
         return hits if weights else hits // _BOOLS
-    if layer.class_name == "MelSpectrogram" and isinstance(layer.output_shape, tuple):
-        frames = int(layer.output_shape[-1] or 1)
+    if layer.class_name == "MelSpectrogram" and isinstance(output, tuple):
+        frames = int(output[-1] or 1)
         return 2 * frames * int(config["fft_length"])  # frames, and complex frequencies of half
     if not isinstance(shape, tuple) or len(shape) < 3 or isinstance(shape[-1], tuple | Mapping):
         return 0

@@ -16,7 +16,7 @@ from keras2torch_birnn.schema.custom_layers import (
     shown,
 )
 from keras2torch_birnn.schema.recurrent import CELL_STATES, sequence_output
-from keras2torch_birnn.spec import LayerSpec, Shape
+from keras2torch_birnn.spec import LayerSpec, Shape, Structure
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def cell_output(cell: LayerSpec, step: Shape | None) -> Shape:
 def rnn_output(layer: LayerSpec, shape: Shape | None) -> Any:
     """Compute the output shape of an RNN from those of its cells."""
     cell = layer.parts["cell"]
-    last = cells_in_order(cell)[-1].output_shape
+    last: Structure = cells_in_order(cell)[-1].output_shape
     if last is None:
         return None
     states = [(last[0], size) for size in state_sizes(cell)]

@@ -13,10 +13,19 @@ from typing import Any, Literal, TypeVar, get_args
 
 from keras2torch_birnn.errors import K2TError, PluginError, line_of, printable
 from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA
-from keras2torch_birnn.spec import Array, LayerSpec, Shape
+from keras2torch_birnn.spec import Array, LayerSpec, Shape, Shapes
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-WeightNames = Sequence[str] | Callable[[Mapping[str, Any], Any], Mapping[str, Shape | None]]
+Function = TypeVar("Function", bound=Callable[..., object])
+# Functions of the config, and of the shape of the one input or those of several.
+WeightNames = (
+    Sequence[str]
+    | Callable[[Mapping[str, Any], Shape], Mapping[str, Shape | None]]
+    | Callable[[Mapping[str, Any], tuple[Shape, ...]], Mapping[str, Shape | None]]
+)
+OutputShape = (
+    Callable[[Mapping[str, Any], Shape], Shapes]
+    | Callable[[Mapping[str, Any], tuple[Shape, ...]], Shapes]
+)
 
 # A size, the name of the option that holds it, a list of these, or a function that returns one.
 Sizes = int | str | Sequence[int | str] | Callable[[LayerSpec], int | str | Sequence[int | str]]
@@ -44,7 +53,7 @@ class CustomLayer:
     weights: WeightNames | None = None
     options: Mapping[str, Any] | None = None
     outputs: int | Callable[[LayerSpec], int] = 1
-    output: Callable[[Mapping[str, Any], Any], Any] | None = None
+    output: OutputShape | None = None
     source: Any = None
     vocabulary: str | int | None = None
     state_size: Sizes | None = None
@@ -84,7 +93,7 @@ def converts(
     weights: WeightNames | None = None,
     options: Mapping[str, Any] | None = None,
     outputs: int | Callable[[LayerSpec], int] = 1,
-    output: Callable[[Mapping[str, Any], Any], Any] | None = None,
+    output: OutputShape | None = None,
     vocabulary: str | int | None = None,
     state_size: Sizes | None = None,
     output_size: Sizes | None = None,
@@ -276,10 +285,11 @@ def named_weights(layer: LayerSpec) -> Mapping[str, Shape | None] | None:
     if not callable(own.weights):
         return dict.fromkeys(own.weights)
     with naming_plugin(layer, "its weights= function"):
-        return dict(own.weights(layer.config, layer.input_shape))
+        given: Any = layer.input_shape
+        return dict(own.weights(layer.config, given))
 
 
-def own_output(layer: LayerSpec, shape: Any) -> Any:
+def own_output(layer: LayerSpec, shape: Any) -> Shapes:
     """Return a custom layer's output shape by its plugin or, of a Lambda, by the file; else None.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import TypeGuard
 
 from keras2torch_birnn.errors import K2TError, WeightMismatchError, invalid, printable
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
@@ -91,7 +92,8 @@ def _infer_cell(cell: LayerSpec, step: Shape | None, problems: list[K2TError]) -
     """Infer the shapes of a cell; in a stack each cell reads the output of the one before it."""
     if not cell.parts:
         return _infer(cell, step, problems)
-    parts, given = {}, step
+    parts: dict[str, LayerSpec] = {}
+    given: Structure = step
     for key, part in cell.parts.items():
         parts[key] = _infer(part, given, problems)
         given = parts[key].output_shape
@@ -205,7 +207,7 @@ def _check_shared(before: LayerSpec, now: LayerSpec, problems: list[K2TError]) -
             )
 
 
-def _is_shape(value: Structure) -> bool:
+def _is_shape(value: Structure) -> TypeGuard[Shape]:
     return isinstance(value, tuple) and all(v is None or isinstance(v, int) for v in value)
 
 
@@ -240,6 +242,7 @@ def expected_weights(layer: LayerSpec) -> Mapping[str, tuple[int | None, ...]]:
     if layer.class_name not in SCHEMA or layer.graph is not None:
         return {}
     try:
-        return SCHEMA[layer.class_name].weights(layer.settings, layer.input_shape)
+        shape: Structure = layer.input_shape
+        return SCHEMA[layer.class_name].weights(layer.settings, shape)
     except ShapeError:
         return {}

@@ -68,9 +68,9 @@ class CompiledTraining:
     """
 
     optimizer: OptimizerConfig
-    loss: Json
-    loss_weights: Json
-    sample_weight_mode: Json
+    loss: object
+    loss_weights: object
+    sample_weight_mode: object
     generation: Generation
     backend: str = ""
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import UsageError, check_module
 from keras2torch_birnn.layers.training_terms import terms_of
 
 # One mask, or a tuple with one for each output; None where an output has none.
@@ -26,6 +26,7 @@ def output_mask(model: nn.Module, *inputs: Tensor) -> Masks:
     Raises:
         UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``.
     """
+    check_module(model)
     names = getattr(model, "meta", {}).get("output_masks")
     if not isinstance(model, fx.GraphModule) or names is None:
         raise UsageError(

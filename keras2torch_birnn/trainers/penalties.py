@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, gather, printable
+from keras2torch_birnn.errors import (
+    UnsupportedOptionError,
+    UsageError,
+    check_module,
+    gather,
+    printable,
+)
 from keras2torch_birnn.layers.training_terms import TrainingTerms, outputs_of, terms_of
 from keras2torch_birnn.schema.penalties import (
     ACTIVITY,
@@ -20,7 +26,7 @@ from keras2torch_birnn.schema.penalties import (
     is_known,
     weights_of,
 )
-from keras2torch_birnn.spec import LayerSpec, leaves
+from keras2torch_birnn.spec import LayerSpec, Structure, leaves
 from keras2torch_birnn.trainers.weight_views import (
     Path,
     WeightView,
@@ -48,6 +54,7 @@ def penalty(model: nn.Module) -> Tensor:
         UnsupportedOptionError: lists the regularizers that cannot be computed.
         UsageError: outputs are needed, and the model was not called in training mode.
     """
+    check_module(model)
     total = _zero(model)
     problems = []
     for module, terms in _modules(model):
@@ -76,6 +83,7 @@ def constrain_(model: nn.Module) -> None:
     Raises:
         UnsupportedOptionError: lists the constraints that cannot be applied; nothing was changed.
     """
+    check_module(model)
     found = list(_modules(model))
     problems = [one for _, terms in found for one in _unknown(terms, constraints=True)]
     if problems:
@@ -203,7 +211,7 @@ def _outputs_for(activity: Activity, layer: LayerSpec, output: Any) -> list[Tens
 
 def _width(half: LayerSpec) -> int:
     """Return the size of the last axis of the output of a Bidirectional's half."""
-    shape = half.output_shape
+    shape: Structure = half.output_shape
     if isinstance(shape, tuple) and isinstance(shape[0], tuple):  # it returns states
         shape = shape[0]
     return int(shape[-1])

@@ -437,12 +437,14 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize(
-    "lengths", [[T, 0, 4], torch.tensor([1, 11, 5], dtype=torch.int32)], ids=str
+    "lengths",
+    [[T, 0, 4], torch.tensor([1, 11, 5], dtype=torch.int32), np.array([3, 0, 11], "u2")],
+    ids=str,
 )
 def test_lengths_are_a_mask(lengths: Any, batch_first: bool) -> None:
     rnn = stack("GRU", F, H, 2, merge_mode=["mul", "concat"], batch_first=batch_first).eval()
     x = torch.randn(B, T, F) if batch_first else torch.randn(T, B, F)
-    mask = torch.arange(T) < torch.as_tensor(lengths)[:, None]
+    mask = torch.arange(T) < torch.as_tensor(lengths).to(torch.int64)[:, None]
     wanted = rnn(x, mask=mask if batch_first else mask.T)
     got = rnn(x, lengths=lengths)
     assert torch.equal(got[0], wanted[0])
@@ -468,6 +470,11 @@ def test_a_stack_with_lengths_compiles_to_one_graph() -> None:
         ([True, False, True], "found bool of"),
         ([1, 12, 2], r"lengths: 0 to 11 are expected, found \[1, 12, 2\]"),
         ([1, -1, 2], "lengths: 0 to 11 are expected"),
+        ("abc", "lengths: a tensor or a list of integers is expected, found str"),
+        ({"a": 1}, "a list of integers is expected, found dict"),
+        ([[1], [2, 3]], "a list of integers is expected, found list; "),
+        ([1, None, 2], "a list of integers is expected, found list; "),
+        ([1, 2**70, 2], "a list of integers is expected, found list; "),
     ],
     ids=str,
 )

@@ -94,6 +94,18 @@ assert_type(k2t.BiLSTM(5, 7).forward(x)[1], Tensor | tuple[Tensor, ...])
 k2t.verify("model.h5", "model.pt", inputs={"x": x, "ids": [[5, 2]]})
 k2t.equation("Mine", initial_state=lambda cell, rows: [cell.weights["start"][:rows]])
 
+@k2t.converts("Twice", output=lambda config, shape: (*shape[:2], config["units"]))
+def twice(layer: k2t.LayerSpec) -> torch.nn.Module:
+    shape = layer.input_shape
+    assert isinstance(shape, tuple) and isinstance(shape[-1], int)
+    assert_type(shape[-1], int)
+    return torch.nn.Linear(shape[-1], layer.config["units"])
+
+@k2t.converts("Thrice", output=lambda config: (3,))  # reportArgumentType
+def thrice(layer: k2t.LayerSpec) -> torch.nn.Module:
+    layer.output_shape.rank  # reportAttributeAccessIssue
+    return torch.nn.Linear(layer.input_shape[-1], 3)  # reportOptionalSubscript
+
 k2t.BiLSTM(5, 7, merge_mode="avg")  # reportArgumentType
 k2t.BiLSTM(5, 7, device=3.5)  # reportArgumentType
 output.shapes  # reportAttributeAccessIssue

@@ -69,3 +69,8 @@ def test_what_cannot_be_warmed_up_is_refused() -> None:
         k2t.warm_up(nn.Linear(3, 5), [(2, 3)])
     with pytest.raises(k2t.UsageError, match="shapes of 1 inputs are expected, found 2"):
         k2t.warm_up(k2t.convert(MASKED), [((5, 7), (5, 7))])
+    wrong: Any = (5, 7)
+    with pytest.raises(k2t.UsageError, match="a list of shapes is expected, found sizes"):
+        k2t.warm_up(k2t.convert(MASKED), wrong)
+    with pytest.raises(k2t.UsageError, match=r"shape \[5, -7\]: sizes of at least 1 are expected"):
+        k2t.warm_up(k2t.convert(MASKED), [(5, -7)])

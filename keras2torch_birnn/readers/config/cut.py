@@ -255,7 +255,7 @@ class _Cutting:
         """Infer the shapes of tensors; None where nothing is known."""
         unheard: list[K2TError] = []  # of layers that may be cut away
         graph = replace(_graph(self.known), outputs=tuple(refs))
-        found = infer_model(replace(self.known, graph=graph), unheard).output_shape
+        found: Structure = infer_model(replace(self.known, graph=graph), unheard).output_shape
         return [next(shape_leaves(one)) for one in found]
 
     def _own_shape(self, name: str) -> Shape | None:

@@ -20,7 +20,7 @@ from keras2torch_birnn.readers.config.passes import Pass, with_refused
 from keras2torch_birnn.readers.weights.layouts import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights
-from keras2torch_birnn.spec import Array, LayerSpec, Shape
+from keras2torch_birnn.spec import Array, LayerSpec, Shape, Structure
 
 # ---- configs -----------------------------------------------------------------------------------
 
@@ -323,11 +323,12 @@ def _is_old(shape: tuple[int, ...]) -> bool:
 def _infer_shared_axes(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
     """Infer from the weights what Keras 1 does not write: ``shared_axes`` of a PReLU."""
     known = layer.class_name in SCHEMA and "shared_axes" in SCHEMA[layer.class_name].options
-    if not known or not stored or layer.input_shape is None:
+    given: Structure = layer.input_shape
+    if not known or not stored or given is None:
         return layer
     one = next(iter(stored.values()))
-    sizes = zip(one.shape, layer.input_shape[1:], strict=False)
-    shared = tuple(i for i, (own, given) in enumerate(sizes, 1) if own == 1 != given)
+    sizes = zip(one.shape, given[1:], strict=False)
+    shared = tuple(i for i, (own, size) in enumerate(sizes, 1) if own == 1 != size)
     return replace(layer, config={**layer.config, "shared_axes": shared or None})
 
 

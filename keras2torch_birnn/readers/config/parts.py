@@ -20,7 +20,7 @@ from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.dtype_flow import without_time_distributed
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.spec import Cut, LayerSpec, Shape, format_shape, leaves
+from keras2torch_birnn.spec import Cut, LayerSpec, Shape, Structure, format_shape, leaves
 
 _LOOKUPS = (f"{BARE}StringLookup", f"{BARE}IntegerLookup")
 _TRIED = 16  # first layers without which an advice is tried
@@ -127,7 +127,7 @@ def infer_bare(root: LayerSpec, parsing: Parsing) -> LayerSpec:
     bare = find_refused(root, parsing)
     unheard: list[K2TError] = []  # of layers that may be cut away
     known = infer_model(_bare(root, parsing, bare), unheard)
-    lookups = {
+    lookups: dict[str, Structure] = {
         layer.place: layer.input_shape
         for layer in known.walk()
         if layer.class_name in _LOOKUPS

@@ -29,7 +29,14 @@ from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.spec import Generation, LayerSpec, MaskedSteps, shape_fits, with_dtype
+from keras2torch_birnn.spec import (
+    Generation,
+    LayerSpec,
+    MaskedSteps,
+    Structure,
+    shape_fits,
+    with_dtype,
+)
 
 How = Literal["read", "lazy", "shapes"]
 
@@ -184,9 +191,10 @@ def _check_rows(rows: Sequence[StoredLayer], layout: Layout) -> None:
 def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
     layer, schema = row.layer, SCHEMA.get(row.layer.class_name)
     expected = named_weights(layer) or layout.shapes(layer, row.arrays)
+    shape: Structure = layer.input_shape
     if schema is not None:
         try:
-            schema.weights(layer.config, layer.input_shape)
+            schema.weights(layer.config, shape)
         except ShapeError as error:
             yield WeightMismatchError(str(error), place=layer.place)
     integers = schema.integer_weights if schema is not None else ()

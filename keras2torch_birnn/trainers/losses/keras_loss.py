@@ -20,7 +20,7 @@ from keras2torch_birnn.trainers.losses.means import LossRule, reduce_values
 from keras2torch_birnn.trainers.options import single
 
 # A tensor, or a list or mapping of one for each output.
-PerOutput: TypeAlias = Any
+PerOutput: TypeAlias = Tensor | Sequence[Tensor | None] | Mapping[str, Tensor | None] | None
 
 
 @dataclass(frozen=True)
