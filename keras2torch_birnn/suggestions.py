@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-from keras2torch_birnn.errors import UsageError, escape_controls, printable
+from keras2torch_birnn.errors import (
+    UsageError,
+    escape_controls,
+    name_file,
+    printable,
+    split_address,
+)
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 
 # Words of other libraries -> ours.
@@ -54,8 +59,10 @@ def unknown_value(
 
 def explain_missing(path: Path) -> str:
     """Say what may be meant by the name of a file that does not exist; else an empty text."""
-    if address := re.match(r"([a-z][a-z0-9+.-]+):/+(.+)", path.as_posix()):
-        return f"{printable(address[1])}://{printable(address[2])} is an address: download it first"
+    if address := split_address(path.as_posix()):
+        if address[0] == "file":
+            return f"name its path: /{escape_controls(address[1])}"
+        return f"{printable(name_file(path))} is an address: download it first"
     with suppress(OSError):
         names = [one.name for one in islice(path.parent.iterdir(), MAX_GROUP_MEMBERS)]
         if near := get_close_matches(path.name, names, n=1):

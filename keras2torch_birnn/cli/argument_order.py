@@ -31,7 +31,6 @@ _KINDS: Mapping[Kind, str] = {
     "port": "a port in Python",
     "other": "none of these",
 }
-_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/+")  # ``Path`` keeps one slash
 _PORT = re.compile(r"(.+\.py):\w+")
 
 # Command -> its arguments in order: the parameter, the name in the help, and what it may be of the
@@ -92,7 +91,7 @@ def refuse_missing(path: Path) -> None:
     if not _is_there(path):
         from keras2torch_birnn.readers.containers.files import open_file
 
-        with in_file(_ADDRESS.sub(r"\1://", str(path))):
+        with in_file(path):
             open_file(path).close()
 
 
@@ -146,7 +145,7 @@ def _list_names(order: Sequence[tuple[str, str, Any]], arguments: Mapping[str, A
 def _find_kind(name: str) -> Kind | None:
     """Tell what a file holds; None if there is none."""
     from keras2torch_birnn.exporting import TARGETS
-    from keras2torch_birnn.readers.containers import is_model
+    from keras2torch_birnn.readers.containers import open_container
     from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 
     port = _PORT.fullmatch(name)
@@ -158,6 +157,10 @@ def _find_kind(name: str) -> Kind | None:
             return "out"
         if path.is_file() and path.suffix.lower() in {row.suffix for row in TARGETS}:
             return "export"
-        if path.exists():  # a damaged OUT is none, though its zip may look like a Keras file
-            return "model" if is_model(path) and not _ends_as_out(path) else "other"
-    return None
+        if not path.exists():
+            return None
+    try:
+        open_container(path).close()
+    except K2TError:
+        return "other"
+    return "model"

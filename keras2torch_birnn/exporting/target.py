@@ -18,6 +18,7 @@ Session: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
 
 # Name of this package in the files that it wrote, by which they are recognised.
 MARK = "keras2torch_birnn"
+EXPORT = "name a file that k2t export wrote"  # what to do with another
 
 
 class Target(ABC):
@@ -50,6 +51,10 @@ class Target(ABC):
     def why_cannot_run(self) -> str:
         """Return which package is missing to run such a file; empty if none."""
         return ""
+
+    def describe_other(self, path: Path) -> tuple[str, str] | None:
+        """Describe a file of this suffix that is no export, with advice; None if it may be one."""
+        return None
 
     @abstractmethod
     def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:

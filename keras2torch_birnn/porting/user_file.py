@@ -15,11 +15,15 @@ from keras2torch_birnn.errors import (
     UsageError,
     in_file,
     line_of,
+    name_file,
     printable,
+    split_address,
 )
+from keras2torch_birnn.limits import MAX_JSON_BYTES
 from keras2torch_birnn.plugins import run_file
 from keras2torch_birnn.porting.function_port import FunctionPort, needs_arguments
-from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.containers.files import open_file
+from keras2torch_birnn.readers.files.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.suggestions import did_you_mean
@@ -37,10 +41,9 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
         InvalidModelFileError: the weights are no state_dict.
     """
     file, _, name = named.rpartition(":")
-    if not file or not name:
-        raise UsageError(
-            f"{printable(named)}: FILE.py:NAME is expected", "name the class after a colon"
-        )
+    if not file or not name or split_address(named):
+        shown = printable(name_file(named))
+        raise UsageError(f"{shown}: FILE.py:NAME is expected", _advise(named))
     module = run_file(file)
     found = getattr(module, name, None)
     if found is None:
@@ -66,6 +69,13 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
         with in_file(weights):
             _load(port, _read(Path(weights)))
     return port
+
+
+def _advise(named: str) -> str:
+    """Say what to do with a name that is none of a class in a file."""
+    if named.lower().endswith((".pt", ".pth", ".safetensors")):
+        return "a state_dict goes with --weights, beside the class that it is of"
+    return "name the class after a colon"
 
 
 def _call(found: Any, name: str) -> Any:
@@ -109,10 +119,8 @@ def read_map(path: PathLike) -> dict[str, str]:
         InvalidModelFileError: it is something else.
     """
     with in_file(path):
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidModelFileError(f"cannot be read ({printable(error)})") from None
+        with open_file(Path(path)) as file:
+            text = decode_text(file.read(MAX_JSON_BYTES + 1), place="")
         found = parse_object(text, place="")
         if not all(isinstance(value, str) for value in found.values()):
             raise InvalidModelFileError(

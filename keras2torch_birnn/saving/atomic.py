@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
-from keras2torch_birnn.errors import OutputError, in_file, printable
+from keras2torch_birnn.errors import OutputError, in_file, printable, split_address
 from keras2torch_birnn.saving.windows_names import find_fault
 
 PREFIX = ".k2t-"
@@ -71,6 +71,8 @@ def check_output(
     with in_file(path), os_errors():
         if sys.platform == "win32" and (fault := find_fault(path)):  # before it is opened
             raise OutputError(printable(fault), "name another output")
+        if split_address(path):
+            raise OutputError("is an address", "name a file of this machine")
         if is_stream(path):
             _check_stream(path)
             return

@@ -32,6 +32,7 @@ from keras2torch_birnn.saving.validation import (
 from keras2torch_birnn.schema.stored import SpecTextError, model_from_json
 from keras2torch_birnn.spec import ModelSpec
 
+_HEAD = 4096  # bytes that tell what else a file is
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
 
 
@@ -94,7 +95,7 @@ def read_content(path: Path) -> dict[str, Any]:
             check_archive(window)
             content = _from_torch(file)
         else:
-            content = _from_safetensors(path)
+            content = _from_safetensors(path, window)
     if content and content.get("format") is None and content.get("spec") is None:
         raise InvalidModelFileError(f"{NOT_OURS} (a state_dict?)", STATE_DICT_REMEDY)
     version = content.get("format")
@@ -121,13 +122,16 @@ def _from_torch(file: BinaryIO) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _from_safetensors(path: Path) -> dict[str, Any]:
+def _from_safetensors(path: Path, window: Window) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
-        raise InvalidModelFileError(f"{NOT_OURS} ({first_line(error)})", REMEDY) from None
+        from keras2torch_birnn.readers.containers.mistakes import describe
+
+        what, _ = describe(window.head(_HEAD)) or (first_line(error), "")
+        raise InvalidModelFileError(f"{NOT_OURS} ({what})", REMEDY) from None
     golden: dict[str, Any] = {"inputs": [], "outputs": []}
     for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):
         golden.setdefault(name.split("/")[1], []).append(tensors.pop(name))

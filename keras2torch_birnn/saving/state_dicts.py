@@ -11,6 +11,9 @@ import torch
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.suggestions import explain_missing
 
+# How torch begins to tell of its archives; some go on for a page.
+_OF_TORCH = ("Weights only load failed", "PytorchStreamReader", "[enforce fail", "Cannot use ``w")
+
 
 def read_plain(path: Path, advice: str) -> Any:
     """Return the content of a ``.pt``, ``.pth`` or ``.safetensors`` file, on the CPU.
@@ -26,8 +29,10 @@ def read_plain(path: Path, advice: str) -> Any:
         raise InvalidModelFileError(
             "there is no such file", explain_missing(path) or advice
         ) from None
+    except IsADirectoryError:
+        raise InvalidModelFileError("is a folder", advice) from None
     except Exception as error:  # torch raises many kinds
         reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
-        if reason.startswith("Weights only load failed"):  # a page of advice follows
+        if reason.startswith(_OF_TORCH):
             reason = "torch.load finds more than tensors, or another kind of file"
         raise InvalidModelFileError(f"cannot be read as tensors ({reason})", advice) from error

@@ -62,7 +62,12 @@ from keras2torch_birnn.spec import (
     with_dtype,
 )
 from keras2torch_birnn.suggestions import unknown_value
-from keras2torch_birnn.verification.exported import load_baseline, make_baseline, verify_exported
+from keras2torch_birnn.verification.exported import (
+    load_baseline,
+    make_baseline,
+    open_target,
+    verify_exported,
+)
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
 from keras2torch_birnn.verification.live_keras import KerasAnswer, NoAnswer, ask_keras
@@ -245,6 +250,7 @@ def _verify_export(
         UsageError: options that have no meaning for it.
     """
     if out is None:
+        open_target(source.path or "")
         raise UsageError(
             "an export has no golden vectors", "name its model, too: k2t verify OUT EXPORT"
         )

@@ -11,9 +11,10 @@ from pathlib import Path
 from keras2torch_birnn.comparison.outputs import FAILURES, compare
 from keras2torch_birnn.comparison.report import ParityReport, report_of
 from keras2torch_birnn.comparison.tolerance import Tolerance
-from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
+from keras2torch_birnn.exporting.target import EXPORT, Target
 from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import measure_by_model, origin
 from keras2torch_birnn.reference.context import OwnEquations
@@ -44,6 +45,22 @@ def make_baseline(spec: ModelSpec, custom: OwnEquations) -> tuple[ModelSpec, Mea
     return spec, lambda one: by_reference(spec, one, custom)
 
 
+def open_target(path: str | os.PathLike[str]) -> Target:
+    """Return the target that an exported file is of.
+
+    Raises:
+        InvalidModelFileError: there is no such file, or it is something else.
+    """
+    with in_file(path):
+        if not Path(path).is_file():
+            advice = explain_missing(Path(path)) or EXPORT
+            raise InvalidModelFileError("there is no such file", advice)
+        target = find_target(path).load()
+        if other := target.describe_other(Path(path)):
+            raise InvalidModelFileError(*other)
+        return target
+
+
 def verify_exported(
     path: str | os.PathLike[str],
     baseline: tuple[ModelSpec, Measure],
@@ -58,12 +75,9 @@ def verify_exported(
     against: the name of the baseline. steps: of free axes, see also ``LENGTHS``.
 
     Raises:
-        UsageError: the runtime is not installed. InvalidModelFileError: there is no such file.
+        UsageError: the runtime is not installed. InvalidModelFileError: as ``open_target``.
     """
-    if not Path(path).is_file():
-        advice = explain_missing(Path(path)) or "name a file that k2t export wrote"
-        raise InvalidModelFileError("there is no such file", advice, file=os.fspath(path))
-    target = find_target(path).load()
+    target = open_target(path)
     if reason := target.why_cannot_run():
         raise UsageError(reason, advise_extra("export"))
     spec, measure = baseline

@@ -66,20 +66,27 @@ def given_inputs(model: ModelSpec, source: Given) -> Drawn:
     return Drawn(GIVEN, checked)
 
 
+_NOT_NUMPYS = "it is none of NumPy's"
+
+
 def _read(path: str | os.PathLike[str]) -> dict[str, Array]:
     try:
         with Path(path).open("rb") as file:
             data = np.load(file, allow_pickle=False)
             if isinstance(data, np.ndarray):
                 raise ValueError("one array without a name")
+            if not all(member.endswith(".npy") for member in data.zip.namelist()):
+                raise ValueError(_NOT_NUMPYS)
             return {name: data[name] for name in data.files}
     except FileNotFoundError:
         near = explain_missing(Path(path))
         raise InvalidModelFileError("there is no such file", near or "name an .npz file") from None
+    except IsADirectoryError:
+        raise InvalidModelFileError("is a folder", "name an .npz file") from None
     except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         reason = printable(str(error).strip().partition("\n")[0] or type(error).__name__)
         if "pickle" in reason:  # what NumPy takes any other file for
-            reason = "it is none of NumPy's"
+            reason = _NOT_NUMPYS
         raise InvalidModelFileError(
             f"is not an .npz file of plain arrays ({reason})", "write it with numpy.savez"
         ) from None

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from shutil import copyfile
 
+import numpy as np
 import pytest
 from commands import MASKED, WEIGHTS, contents, k2t
 from plugin_files import forgetting_plugins
@@ -32,6 +33,9 @@ FILES = {
     "page.h5": b"<html>",
     "half.h5": MASKED.read_bytes()[:20000],
     "model.pkl": pickle.dumps({1: 2}),
+    "model.tflite": b"\x1c\0\0\0TFL3" + bytes(100),
+    "empty.pt": b"",
+    "state.pth": b"",
     "plugin.py": b"x = 1\n",
     "failing.py": b"import os\nraise ValueError('no')\n",
     "port.py": PORT.encode(),
@@ -66,6 +70,22 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
         3,
         "https://example.org/model.h5: cannot be opened (No such file or directory); "
         "https://example.org/model.h5 is an address: download it first",
+    ),
+    (
+        "convert file:///tmp/k2t/model.h5 new.pt",
+        3,
+        "file:///tmp/k2t/model.h5: cannot be opened (No such file or directory); name its path: "
+        "/tmp/k2t/model.h5",
+    ),
+    (
+        "convert model.h5 https://example.org/new.pt",
+        5,
+        "https://example.org/new.pt: is an address; name a file of this machine",
+    ),
+    (
+        "convert model.h5 new.pt --config https://example.org/arch.json",
+        3,
+        "https://example.org/arch.json: cannot be opened",
     ),
     ("convert model.h5 new", 5, "new: has no suffix; OUT ends in .pt, .pth or .safetensors"),
     (
@@ -212,7 +232,41 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
         "port.py:Net is a port in Python; expected is k2t verify MODEL OUT; run k2t compare "
         "model.h5 port.py:Net",
     ),
-    ("verify model.h5 model.pkl", 3, "model.pkl: not a file that k2t wrote, or damaged"),
+    (
+        "verify model.h5 model.pkl",
+        3,
+        "model.pkl: not a file that k2t wrote, or damaged (a pickle, which can run code",
+    ),
+    (
+        "verify model.tflite",
+        3,
+        "model.tflite: not a file that k2t wrote, or damaged (a TensorFlow Lite model",
+    ),
+    ("verify empty.pt", 3, "empty.pt: not a file that k2t wrote, or damaged (an empty file)"),
+    (
+        "verify arrays.h5",
+        3,
+        "arrays.h5: not a file that k2t wrote, or damaged (no data.pkl in it)",
+    ),
+    (
+        "verify port.py",
+        3,
+        "port.py: Python code without the function load, which every export has; name a file that "
+        "k2t export wrote; of a port of your own: k2t compare MODEL FILE.py:NAME",
+    ),
+    ("verify model.h5 port.py", 3, "port.py: Python code without the function load"),
+    (
+        "verify model.h5 https://example.org/out.onnx",
+        3,
+        "https://example.org/out.onnx: there is no such file; https://example.org/out.onnx is an "
+        "address: download it first",
+    ),
+    ("verify model.h5 out.pt --inputs folder", 3, "folder: is a folder; name an .npz file"),
+    (
+        "verify model.h5 out.pt --inputs out.pt",
+        3,
+        "out.pt: is not an .npz file of plain arrays (it is none of NumPy's)",
+    ),
     ("verify model.h5 out.pt --device gpu", 2, "device 'gpu' is unknown; did you mean cuda?"),
     (
         "verify model.h5 out.pt --against tensorflow",
@@ -319,6 +373,30 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
         2,
         "port.py: FILE.py:NAME is expected; name the class after a colon",
     ),
+    (
+        "compare model.h5 https://example.org/port.py:Net",
+        2,
+        "https://example.org/port.py:Net: FILE.py:NAME is expected; name the class after a colon",
+    ),
+    (
+        "compare model.h5 state.pth",
+        2,
+        "state.pth: FILE.py:NAME is expected; a state_dict goes with --weights, beside the class "
+        "that it is of",
+    ),
+    (
+        "compare model.h5 port.py:Net --weights arrays.h5",
+        3,
+        "arrays.h5: cannot be read as tensors (torch.load finds more than tensors, or another "
+        "kind of file); write a state_dict with torch.save(port.state_dict(), ...)",
+    ),
+    ("compare model.h5 port.py:Net --weights folder", 3, "folder: is a folder; write a state_dict"),
+    (
+        "compare model.h5 port.py:Net --map arh.json",
+        3,
+        "arh.json: cannot be opened (No such file or directory); did you mean arch.json?",
+    ),
+    ("compare model.h5 port.py:Net --map model.h5", 3, "model.h5: not UTF-8"),
     ("compare model.h5 port.py:Nett", 2, "port.py defines no Nett; did you mean Net?"),
     ("compare model.h5 prt.py:Net", 2, "prt.py is not a file; did you mean port.py?"),
     (
@@ -366,6 +444,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "folder").mkdir()
     copyfile(MASKED, folder / "model.h5")
     copyfile(WEIGHTS, folder / "weights.h5")
+    with (folder / "arrays.h5").open("wb") as file:
+        np.savez(file, x=np.zeros((2, 7)))
     assert k2t("convert", folder / "model.h5", folder / "out.pt").code == 0
     return folder
 

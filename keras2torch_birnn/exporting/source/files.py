@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from pathlib import Path
 
 from safetensors.torch import save_file
 from torch import fx
 
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.exporting.source import session
 from keras2torch_birnn.exporting.source.module_text import FIRST_LINE
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
-from keras2torch_birnn.exporting.target import Session, Target
+from keras2torch_birnn.exporting.target import EXPORT, Session, Target
 from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.saving.checkpoint_kind import read_safetensors_format
@@ -63,6 +64,19 @@ class Source(Target):
     companions = (WEIGHTS,)
     script = Path(session.__file__)
     runtime = "torch"  # in a process without this package
+
+    def describe_other(self, path: Path) -> tuple[str, str] | None:
+        """Describe Python code that does not define what ``open`` calls."""
+        try:
+            parts = ast.parse(path.read_bytes()).body
+        except (SyntaxError, ValueError) as error:
+            return f"is no Python code ({printable(error)})", EXPORT
+        if any(isinstance(one, ast.FunctionDef) and one.name == "load" for one in parts):
+            return None
+        return (
+            "Python code without the function load, which every export has",
+            f"{EXPORT}; of a port of your own: k2t compare MODEL FILE.py:NAME",
+        )
 
     def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:
         """Write the module and its weights.

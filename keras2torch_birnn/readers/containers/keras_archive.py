@@ -30,9 +30,12 @@ from keras2torch_birnn.readers.weights.v3 import VOCABULARY
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
+# In a program that torch.export saved, whose own model.json is none of TF.js
+OF_TORCH = "/archive_format"
 # Zips that are something else: a member's name or its end -> what the file is
 _OTHER_ZIPS = (
     ("data.pkl", "a PyTorch file", "the input must be a Keras model"),
+    (OF_TORCH, "an exported PyTorch program", "the input must be a Keras model"),
     (
         "model.weights.npz",
         "a .keras file whose weights are pickled (.npz), which can run code",

@@ -19,6 +19,7 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.readers.containers.container import Container, OpenPath, begins_tar
 from keras2torch_birnn.readers.containers.files import INDEX, not_a_pointer, read_text
+from keras2torch_birnn.readers.containers.keras_archive import OF_TORCH
 from keras2torch_birnn.readers.containers.members import check_name
 from keras2torch_birnn.readers.containers.saved_model import SavedModel
 from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpoint
@@ -139,8 +140,10 @@ def _zip_holds_model(window: Window) -> bool:
             names = dict.fromkeys(member.filename for member in members)
     except InvalidModelFileError:  # KerasArchive says what is wrong with it
         return False
+    if "config.json" in names or any(name.endswith(OF_TORCH) for name in names):
+        return False
     try:
-        return "config.json" not in names and _find_model(names) is not None
+        return _find_model(names) is not None
     except InvalidModelFileError:
         return True
 
