@@ -86,7 +86,11 @@ class Inspection:
             lines = [line for problem in self.problems for line in problem.lines()]
             parts = [make_verdict("wrong", "REFUSED", "; ".join(lines))]
         else:
-            found = f"{self.layers} layers, {self.parameters:,} parameters, as Keras counts"
+            known = self.parameters is not None
+            count = (
+                f"{self.parameters:,} parameters" if known else "an unknown number of parameters"
+            )
+            found = f"{self.layers} layers, {count}, as Keras counts"
             parts = [make_verdict("ok", "SUPPORTED", found)]
         return show_in_cell([*parts, make_table(_HEAD, (row.cells() for row in self.rows))])
 

@@ -129,7 +129,9 @@ class ParityReport:
 
     def _repr_html_(self) -> str:
         """Show the verdict and the tables in a notebook."""
-        words = f"The largest error of an output is {self.max_abs_error:.1e}."
+        words = "No output could be judged."
+        if self.judged:
+            words = f"The largest error of an output is {self.max_abs_error:.1e}."
         parts = [
             make_verdict(self.verdict, VERDICTS[self.verdict], words),
             self.make_outputs_table(),

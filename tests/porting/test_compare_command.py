@@ -222,7 +222,11 @@ def test_weights_that_are_none_are_refused(
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(None, "cannot be opened"), ("[]", "an object is expected"), ('{"a": 1}', "a text is expected")],
+    [
+        (None, "cannot be opened"),
+        ("[]", "an object is expected"),
+        ('{"a": 1}', "a text is expected"),
+    ],
 )
 def test_a_map_that_is_none_is_refused(
     text: str | None, words: str, file: Path, tmp_path: Path

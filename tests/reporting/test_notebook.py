@@ -53,8 +53,9 @@ class Parser(HTMLParser):
         (COMPARED, "DIFFERENT", "1 place on normal"),
         (Inspection((ROW,), (), (k2t.K2TError(HOSTILE),)), "REFUSED", "alert"),
         (Inspection((ROW,), (), (), 1, 1031), "SUPPORTED", "1 layers, 1,031 parameters"),
+        (Inspection((ROW,), (), (), 1, None), "SUPPORTED", "an unknown number of parameters"),
         (replace(VERIFIED, ok=True, layers=()), "EQUAL", "The largest error"),
-        (replace(VERIFIED, judged=False, first_divergence=None), "NOT JUDGED", "The largest"),
+        (replace(VERIFIED, judged=False, first_divergence=None), "NOT JUDGED", "No output could"),
         (PortReport(True, (), (), ("normal",), 1e-7), "EQUAL", "on normal (max abs error 1.0e-07)"),
     ],
 )
