@@ -43,6 +43,7 @@ from keras2torch_birnn.errors import (
     UsageError,
     escape_controls,
     in_file,
+    split_address,
 )
 from keras2torch_birnn.progress import advance, begin, reporting_to
 from keras2torch_birnn.schema.custom_layers import REGISTERED
@@ -99,8 +100,10 @@ def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool)
 
     Raises:
         UsageError: a folder without models, or two models with one OUT; OutputError: ``out_dir``
-            is a file.
+            is a file, or an address.
     """
+    if split_address(out_dir):
+        raise OutputError("is an address", "name a folder of this machine", file=str(out_dir))
     if out_dir.exists() and not out_dir.is_dir():
         raise OutputError("is no folder", "name a folder: --out-dir DIR", file=str(out_dir))
     found = {

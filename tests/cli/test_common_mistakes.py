@@ -206,6 +206,11 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
     ("convert model.h5 new.pt --jobs two", 2, "--jobs"),
     ("convert model.h5 new.pt --jbs 2", 2, "No such option: --jbs"),
     ("convert model.h5 --out-dir out.pt", 5, "out.pt: is no folder; name a folder: --out-dir DIR"),
+    (
+        "convert model.h5 --out-dir https://example.org/new",
+        5,
+        "https://example.org/new: is an address; name a folder of this machine",
+    ),
     ("convert *.keras --out-dir new", 2, "*.keras matches no file; check the pattern"),
     ("convert '' new.pt", 2, "argument 1 is empty (a variable that is not set?)"),
     ("verify", 2, "Missing argument"),
