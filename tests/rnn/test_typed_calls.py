@@ -104,7 +104,7 @@ def twice(layer: k2t.LayerSpec) -> torch.nn.Module:
 @k2t.converts("Thrice", output=lambda config: (3,))  # reportArgumentType
 def thrice(layer: k2t.LayerSpec) -> torch.nn.Module:
     layer.output_shape.rank  # reportAttributeAccessIssue
-    return torch.nn.Linear(layer.input_shape[-1], 3)  # reportOptionalSubscript
+    return torch.nn.Linear(layer.input_shape[-1], 3)  # reportArgumentType
 
 k2t.BiLSTM(5, 7, merge_mode="avg")  # reportArgumentType
 k2t.BiLSTM(5, 7, device=3.5)  # reportArgumentType
