@@ -107,7 +107,7 @@ static Dropped take_masks(const float* masks, const K2tShape& shape, int64_t bat
 // Buffers of a task; every row is padded to whole panels.
 struct Scratch {
     float* x;       // rows of a block of steps, (rows, F)
-    float* sums;    // the recurrent product of one panel: (rows, [G][lane])
+    float* sums;    // the recurrent product of one panel: (rows, [G][lane]); of a single row, of all
     float* h;       // state before the step: (rows, H)
     float* h_next;  // and after it
     float* c;       // LSTM: cell state; GRU: z
@@ -163,25 +163,34 @@ static void keep(float* to, long width, Values... values) {
     ((store(to, values), to += width), ...);
 }
 
+static long sums_size(long rows, long units) {
+    return 4 * (rows * LANES < whole(units) ? whole(units) : rows * LANES);
+}
+
 // Compute the recurrent product of each panel, then call cell(row, unit, at, in, sum) for its units in
 // each row: `at` is their offset in (rows, H), `in` their product with the input, `sum` the recurrent
-// product (G gates). Then finish(row, unit, at), for all rows of a panel, of a single row for all panels:
-// what follows from the cell's result there would have to wait for it, but not for those of the others.
+// product (G gates). Then finish(row, unit, at). Each is done for all rows of a panel, of a single row for
+// all panels: what follows from a result would have to wait for it, but not for those of the others.
 template <long G, class Cell, class Finish>
 static void for_units(long rows, long units, const Scratch& s, const Operand& state,
                       const float* recurrent, const float* bias, const Inputs& inputs, Cell cell,
                       Finish finish) {
-    const long width = whole(units);
+    const long width = whole(units), first = s.first_panel * LANES, end = first + s.panels * LANES;
+    const bool single = rows == 1;
     for (long n = 0; n < s.panels; ++n) {
         const long unit = s.unit(n);
+        float* const sums = s.sums + (single ? (unit - first) * G : 0);
         product_of_gates<G>(rows, units, state, s.apart, recurrent + unit * units * G, bias + unit * G,
-                            s.sums, G * LANES);
+                            sums, G * LANES);
+        if (single) continue;
         const float* in = inputs.of(unit);
         for (long r = 0; r < rows; ++r, in += inputs.row)
-            cell(r, unit, r * width + unit, in, s.sums + r * G * LANES);
-        for (long r = 0; r < rows && rows > 1; ++r) finish(r, unit, r * width + unit);
+            cell(r, unit, r * width + unit, in, sums + r * G * LANES);
+        for (long r = 0; r < rows; ++r) finish(r, unit, r * width + unit);
     }
-    for (long n = 0; n < s.panels && rows == 1; ++n) finish(0, s.unit(n), s.unit(n));
+    for (long unit = first; unit < end && single; unit += LANES)
+        cell(0, unit, unit, inputs.of(unit), s.sums + (unit - first) * G);
+    for (long unit = first; unit < end && single; unit += LANES) finish(0, unit, unit);
 }
 
 static void nothing_more(long, long, long) {}

@@ -38,7 +38,7 @@ struct BFloat16 {
     static Bits round(Vec values) {
         const Bits bits = (Bits)values;
         const Bits rounded = bits + 0x7fff + ((bits >> 16) & 1);
-        const Bits kept = (rounded & ~SIGN) < SMALLEST ? Bits{} : rounded;
+        const Bits kept = (IntVec)(rounded & ~SIGN) < static_cast<int>(SMALLEST) ? Bits{} : rounded;
         return values == values ? kept : bits | 0x400000;
     }
     // Write the words of LANES numbers. The result is added up for `finish_row`.
@@ -56,7 +56,6 @@ struct BFloat16 {
     static void finish_row(Row&, Bits) {}
     static void store_extras(const Row&, float bias, float* to) { *to = bias; }
 
-    static Bits part(Bits words, long) { return words; }
 #if defined(__AVX512BF16__) && K2T_LANES == 16
     static Sum dot(Sum sum, Bits weights, Bits values) {
         return (Sum)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)values);
@@ -73,10 +72,13 @@ struct WideBFloat16 : BFloat16 {
 
     static Bits convert(Vec values, const Row& row, uint32_t* to, bool weights) {
         if (weights) return BFloat16::convert(values, row, to, true);
-        *reinterpret_cast<LooseBits*>(to) = round(values) & UPPER;
+        // The second of a pair first.
+        typedef uint64_t Pairs __attribute__((vector_size(K2T_LANES * 4)));
+        const Pairs pairs = (Pairs)(round(values) & UPPER);
+        *reinterpret_cast<LooseBits*>(to) = (Bits)(pairs << 32 | pairs >> 32);
         return Bits{};
     }
-    static Bits part(Bits words, long part) { return part ? words & UPPER : words << 16; }
+    static Bits part(Bits words, long part) { return part ? words << 16 : words & UPPER; }
     static Sum dot(Sum sum, Bits weights, Bits values) {
 #if defined(__FMA__) || defined(__aarch64__)
         return fused((Vec)weights, (Vec)values, sum);
@@ -134,7 +136,6 @@ struct Int8 {
         to[LANES] = row.scale;
     }
 
-    static Bits part(Bits words, long) { return words; }
 #if defined(__AVX512VNNI__) && K2T_LANES == 16
     static Sum dot(Sum sum, Bits weights, Bits values) {
         return (Sum)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, (__m512i)values);

@@ -22,7 +22,7 @@ static long scratch_size(const K2tCall& call, long rows) {
     const long block = rows * block_steps(shape, rows), width = whole(shape.units);
     const long copies = mask_copies(shape);
     const long x = (has_masks(call.input_masks) ? copies : 1) * whole(shape.features);
-    return block * x + Inputs::size(shape, block) + rows * (4 * LANES + 4 * width) +
+    return block * x + Inputs::size(shape, block) + sums_size(rows, shape.units) + rows * 4 * width +
            (has_masks(call.state_masks) ? masks_size(shape, rows) : 0);
 }
 
@@ -200,7 +200,7 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
     auto take = [&](long floats) { return (memory += floats) - floats; };
     s.x = take(copies * block * x_width);
     const Inputs inputs(shape, rows, block, take(Inputs::size(shape, block)));
-    s.sums = take(rows * 4 * LANES);
+    s.sums = take(sums_size(rows, units));
     s.h = take(rows * width);
     s.h_next = take(rows * width);
     s.c = take(rows * width);

@@ -105,6 +105,8 @@ constexpr long PANEL_FLOATS = 6144;
 template <long V>
 static void product(long rows, long k, const float* a, long a_stride, const float* panel,
                     const float* start, long start_stride, float* out, long out_stride) {
+    if (rows == 1)
+        return block<V, 1, chains(V, 1), false>(k, a, a_stride, panel, start, start_stride, out, out_stride);
     const long blocks = (rows + most_rows(V) - 1) / most_rows(V);
     const long part = blocks <= 1 ? k : PANEL_FLOATS / (V * LANES);
     for (long first = 0; first == 0 || first < k; first += part) {

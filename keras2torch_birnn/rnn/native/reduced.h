@@ -4,10 +4,29 @@
 // States, biases, gates and sums are float32 (int8: sums are exact integers first). A matrix is packed
 // panel by panel: [k / GROUP][gate][lane] words, then its extra vectors [gate][EXTRAS][lane].
 
-// Products by vectors.
-template <class Format>
+// Products by vectors. PARTS: of each word of weights, widened in registers; 1 also where they were widened ahead.
+template <class Format, long PARTS = Format::PARTS>
 struct VectorProduct {
     static constexpr long DEPTH = 1, SPARE_ROWS = 0;  // as TileProduct's
+    static constexpr long STORED = Format::PARTS / PARTS;  // words in memory for each packed one
+    typedef VectorProduct<Format, 1> Ahead;
+
+    static Bits weights(const uint32_t* from, long part) {
+        if constexpr (PARTS > 1) return Format::part(load_bits(from), part);
+        return load_bits(from);
+    }
+
+    // Write a panel's words as Ahead reads them: [k / GROUP][part][gate][lane].
+    static void widen(long v, long words, const uint32_t* from, uint32_t* to) {
+        for (long j = 0; j < words; ++j, to += PARTS * v * LANES)
+            for (long i = 0; i < v * LANES; i += LANES, from += LANES) {
+                const Bits packed = load_bits(from);
+                K2T_UNROLL
+                for (long part = 0; part < PARTS; ++part)
+                    *reinterpret_cast<LooseBits*>(to + part * v * LANES + i) = Format::part(packed, part);
+            }
+        for (long i = 0; i < v * LANES * Format::EXTRAS; ++i) to[i] = from[i];
+    }
 
     // The parts [begin, end) of the sums of R rows with G of the V gates of a panel, from the gate `first`
     // on; then their extras. Sums that are not complete stand in `out` meanwhile. A sum has one chain,
@@ -28,13 +47,13 @@ struct VectorProduct {
         const uint32_t* values = a.words + row * a.stride;
         for (long j = begin; j < end; ++j, from += V * LANES) {
             K2T_UNROLL
-            for (long part = Format::PARTS - 1; part >= 0; --part) {
+            for (long part = 0; part < PARTS; ++part) {
                 Bits w[G];
                 K2T_UNROLL
-                for (long v = 0; v < G; ++v) w[v] = Format::part(load_bits(from + v * LANES), part);
+                for (long v = 0; v < G; ++v) w[v] = weights(from + v * LANES, part);
                 K2T_UNROLL
                 for (long r = 0; r < R; ++r) {
-                    const Bits value = values[r * a.stride + j * Format::PARTS + part] - Bits{};
+                    const Bits value = values[r * a.stride + j * PARTS + part] - Bits{};
                     K2T_UNROLL
                     for (long v = 0; v < G; ++v) sum[r][v] = Format::dot(sum[r][v], w[v], value);
                 }
@@ -54,14 +73,42 @@ struct VectorProduct {
             }
     }
 
+    // The sums of one row with all V gates of P neighbouring panels: those of one panel are too few chains to
+    // hide the latency of an instruction.
+    template <long V, long P>
+    static void strip(long all, const Values<Format>& a, const uint32_t* panel, float* out) {
+        const long distance = V * LANES * (all + Format::EXTRAS);
+        typename Format::Sum sum[P][V] = {};
+        for (long j = 0; j < all; ++j, panel += V * LANES)
+            K2T_UNROLL
+            for (long part = 0; part < PARTS; ++part) {
+                const Bits value = a.words[j * PARTS + part] - Bits{};
+                K2T_UNROLL
+                for (long p = 0; p < P; ++p)
+                    K2T_UNROLL
+                    for (long v = 0; v < V; ++v)
+                        sum[p][v] = Format::dot(sum[p][v], weights(panel + p * distance + v * LANES, part), value);
+            }
+        const float* extras = reinterpret_cast<const float*>(panel);
+        K2T_UNROLL
+        for (long p = 0; p < P; ++p)
+            K2T_UNROLL
+            for (long v = 0; v < V; ++v)
+                store(out + (p * V + v) * LANES,
+                      Format::finish(sum[p][v], a.rows[0], extras + p * distance + v * Format::EXTRAS * LANES));
+    }
+
     // Widened weights and their mask take registers: where these are few, rows take two gates of four at a
     // time, so that there are sums enough for each weight that is widened.
-    static constexpr bool FEW = Format::PARTS > 1 && K2T_REGISTERS < 32;
+    static constexpr bool FEW = PARTS > 1 && K2T_REGISTERS < 32;
     static constexpr long rows_at_once(long gates) {
         return !FEW ? most_rows(gates) : gates == 4 ? 2 : gates == 3 ? 3 : gates == 2 ? 5 : 8;
     }
+    static constexpr long MOST_CHAINS = FEW ? 9 : 12;
+    static constexpr long panels_at_once(long gates, long rows) { return rows == 1 ? MOST_CHAINS / gates : 1; }
 
     using Block = void (*)(long, long, long, const Values<Format>&, long, const uint32_t*, long, float*, long);
+    using Strip = void (*)(long, const Values<Format>&, const uint32_t*, float*);
 
     template <long V, long G, long R = rows_at_once(G)>
     struct Blocks {
@@ -71,12 +118,22 @@ struct VectorProduct {
     struct Blocks<V, G, 0> {
         static Block of(long) { return nullptr; }
     };
-
-    // out[r] = a[r] . panel + bias for any number of rows; k: words of a row of weights.
+    template <long V, long P = panels_at_once(V, 1)>
+    struct Strips {
+        static Strip of(long panels) { return panels == P ? strip<V, P> : Strips<V, P - 1>::of(panels); }
+    };
     template <long V>
-    static void product(long rows, long k, const Values<Format>& a, const uint32_t* panel, float* out,
+    struct Strips<V, 0> {
+        static Strip of(long) { return nullptr; }
+    };
+
+    // out[r] = a[r] . panel + bias for any number of rows; k: words of a row of weights. Of a single row, for up
+    // to panels_at_once panels.
+    template <long V>
+    static void product(long rows, long panels, long k, const Values<Format>& a, const uint32_t* panel, float* out,
                         long out_stride) {
         constexpr long PAIR = 2;
+        if (rows == 1) return Strips<V>::of(panels)(k, a, panel, out);
         if (FEW && V == 2 * PAIR && rows > rows_at_once(V)) {
             for (long first = 0; first < V; first += PAIR)
                 product_of<V, PAIR>(rows, k, a, panel, first, out, out_stride);
@@ -106,6 +163,9 @@ private:
 template <class Format, class Product = VectorProduct<Format>>
 struct Reduced {
     typedef typename Format::Row Row;
+    // Multiplies by weights that were widened ahead; Product itself where none are widened.
+    typedef typename Product::Ahead Ahead;
+    static constexpr bool WIDENS = Ahead::STORED > 1;
 
     // Words of a row: of weights, padded as the product wants them; and of values.
     static constexpr long groups(long k) {
@@ -116,21 +176,25 @@ struct Reduced {
         const long written = whole(k) / Format::GROUP * Format::PARTS;
         return written < groups(k) ? groups(k) : written;
     }
+    template <class By = Product>
     static constexpr long panel_words(long v, long k) {
-        return v * LANES * (groups(k) + Format::EXTRAS);
+        return v * LANES * (groups(k) * By::STORED + Format::EXTRAS);
     }
-    static long matrix_words(long v, long units, long k) { return whole(units) / LANES * panel_words(v, k); }
+    template <class By = Product>
+    static long matrix_words(long v, long units, long k) {
+        return whole(units) / LANES * panel_words<By>(v, k);
+    }
 
     // ---- packed weights: the matrix of the input, then the recurrent one (GRU before: r and z, then n)
 
     static long packed_size(const K2tShape& shape) {
-        const long gates = gate_count(shape.kind);
-        return matrix_words(gates, shape.units, shape.features) + recurrent_words(shape);
+        return matrix_words(gate_count(shape.kind), shape.units, shape.features) + recurrent_words(shape);
     }
+    template <class By = Product>
     static long recurrent_words(const K2tShape& shape) {
         const long units = shape.units;
-        if (shape.kind != K2T_GRU_BEFORE) return matrix_words(gate_count(shape.kind), units, units);
-        return matrix_words(2, units, units) + matrix_words(1, units, units);
+        if (shape.kind != K2T_GRU_BEFORE) return matrix_words<By>(gate_count(shape.kind), units, units);
+        return matrix_words<By>(2, units, units) + matrix_words<By>(1, units, units);
     }
 
     // weight (G*H, K), the gates [first, first + V) -> panels.
@@ -163,54 +227,88 @@ struct Reduced {
         pack_matrix(weight_hh, bias_hh, 2, 1, units, units, to);
     }
 
-    static void input_product(Product& by, const K2tShape& shape, const uint32_t* panel, long rows,
+    // ---- weights widened ahead ----------------------------------------------------------------------
+    // Widening takes registers and instructions from every product. Ahead it is done once in a call, which takes
+    // as long as some rows' products and twice the memory: for weights that many rows read in it, several at once.
+
+    static constexpr long MANY_ROWS = 32, SEVERAL_ROWS = 3;
+
+    static bool widens_input(const K2tCall& call, long rows) { return WIDENS && rows * call.time >= MANY_ROWS; }
+    static bool widens(const K2tCall& call, long rows) { return rows >= SEVERAL_ROWS && widens_input(call, rows); }
+
+    // Return what follows in `to`; `from` moves to what follows there.
+    static uint32_t* widen(long v, long units, long k, const uint32_t*& from, uint32_t* to) {
+        for (long unit = 0; unit < units; unit += LANES, from += panel_words(v, k), to += panel_words<Ahead>(v, k))
+            Product::widen(v, groups(k), from, to);
+        return to;
+    }
+    static void widen_recurrent(const K2tShape& shape, const uint32_t* from, uint32_t* to) {
+        const long gates = gate_count(shape.kind), units = shape.units;
+        const bool before = shape.kind == K2T_GRU_BEFORE;
+        to = widen(before ? 2 : gates, units, units, from, to);
+        if (before) widen(1, units, units, from, to);
+    }
+
+    template <class By>
+    static void input_product(By& by, const K2tShape& shape, const uint32_t* panel, long rows,
                               const Values<Format>& a, const Inputs& out) {
-        const long gates = gate_count(shape.kind), k = shape.features, words = groups(k), stride = out.row;
-        for (long unit = 0; unit < shape.units; unit += LANES, panel += panel_words(gates, k)) {
+        const long gates = gate_count(shape.kind), k = shape.features, words = groups(k) * By::STORED;
+        for (long unit = 0; unit < shape.units; unit += LANES, panel += panel_words<By>(gates, k)) {
             float* to = out.of(unit);
             switch (gates) {
-                case 4: by.template product<4>(rows, words, a, panel, to, stride); break;
-                case 3: by.template product<3>(rows, words, a, panel, to, stride); break;
-                default: by.template product<1>(rows, words, a, panel, to, stride);
+                case 4: by.template product<4>(rows, 1, words, a, panel, to, out.row); break;
+                case 3: by.template product<3>(rows, 1, words, a, panel, to, out.row); break;
+                default: by.template product<1>(rows, 1, words, a, panel, to, out.row);
             }
         }
     }
 
     // ---- one step ---------------------------------------------------------------------------------
 
-    // Buffers of a task; every row is padded to whole panels.
+    // Buffers of a task; every row is padded to whole panels. By: Product or Ahead.
+    template <class By>
     struct State {
-        Product& by;
+        By& by;
         Values<Format> values;  // of the state, or of r h: the rows of the recurrent product
-        float* sums;    // that product of one panel: (rows, [G][lane])
+        float* sums;    // that product of one panel: (rows, [G][lane]); of a single row, of all
         float *h, *h_next, *c, *reset;  // as in Scratch
         bool turned;
     };
 
     // Multiply rows of `state` by the matrix, then call cell(at, in, sum) for the units of each panel in
-    // each row: `at` is their offset in (rows, H), `in` their product with the input.
-    template <long V, class Cell>
-    static void for_units(long rows, long units, const State& s, const float* state,
-                          const uint32_t* matrix, const Inputs& inputs, Cell cell) {
-        const long width = whole(units), panels = width / LANES;
+    // each row: `at` is their offset in (rows, H), `in` their product with the input. Then finish(at), as in
+    // cells.h.
+    template <long V, class By, class Cell, class Finish>
+    static void for_units(long rows, long units, const State<By>& s, const float* state,
+                          const uint32_t* matrix, const Inputs& inputs, Cell cell, Finish finish) {
+        const long width = whole(units), panels = width / LANES, most = By::panels_at_once(V, rows);
+        const long parts = (panels + most - 1) / most;
+        const bool single = rows == 1;
         for (long r = 0; r < rows; ++r) s.values.convert(r, state + r * width, units);
-        for (long n = 0; n < panels; ++n) {
-            const long panel = s.turned ? panels - 1 - n : n, unit = panel * LANES;
-            s.by.template product<V>(rows, groups(units), s.values, matrix + panel * panel_words(V, units),
-                                     s.sums, V * LANES);
+        for (long part = 0, done = 0; part < parts; ++part) {
+            const long count = panels / parts + (part < panels % parts);
+            const long panel = s.turned ? panels - done - count : done, unit = panel * LANES;
+            done += count;
+            float* const sums = s.sums + (single ? unit * V : 0);
+            s.by.template product<V>(rows, count, groups(units) * By::STORED, s.values,
+                                     matrix + panel * panel_words<By>(V, units), sums, V * LANES);
+            if (single) continue;
             const float* in = inputs.of(unit);
-            for (long r = 0; r < rows; ++r, in += inputs.row)
-                cell(r * width + unit, in, s.sums + r * V * LANES);
+            for (long r = 0; r < rows; ++r, in += inputs.row) cell(r * width + unit, in, sums + r * V * LANES);
+            for (long r = 0; r < rows; ++r) finish(r * width + unit);
         }
+        for (long unit = 0; unit < width && single; unit += LANES) cell(unit, inputs.of(unit), s.sums + unit * V);
+        for (long unit = 0; unit < width && single; unit += LANES) finish(unit);
     }
 
-    template <class Functions>
+    template <class Functions, class By>
     static void one_step(const Functions& f, const K2tShape& shape, const uint32_t* matrix, long rows,
-                         const State& s, const Inputs& inputs) {
+                         const State<By>& s, const Inputs& inputs) {
         const long units = shape.units;
         auto gate = [&](const float* in, const float* sum, long v) {
             return f.gate(load(in + v * LANES) + load(sum + v * LANES));
         };
+        auto nothing_more = [](long) {};
         // (1 - z) n + z h
         auto mix = [](Vec z, Vec h, Vec n) { return fused(z, h, (1.0f - z) * n); };
         switch (static_cast<K2tKind>(shape.kind)) {
@@ -222,57 +320,70 @@ struct Reduced {
                         const Vec g = f.act(load(in + 2 * LANES) + load(sum + 2 * LANES));
                         const Vec next = fused(forget, load(s.c + at), i * g);
                         store(s.c + at, next);
-                        store(s.h_next + at, o * f.act(next));
-                    });
+                        store(s.h_next + at, o);
+                    },
+                    [&](long at) { store(s.h_next + at, load(s.h_next + at) * f.act(load(s.c + at))); });
             case K2T_GRU_AFTER:
                 return for_units<3>(
                     rows, units, s, s.h, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
-                        const Vec reset = gate(in, sum, 0), z = gate(in, sum, 1);
-                        const Vec n = f.act(fused(reset, load(sum + 2 * LANES), load(in + 2 * LANES)));
-                        store(s.h_next + at, mix(z, load(s.h + at), n));
+                        const Vec reset = gate(in, sum, 0);
+                        store(s.c + at, gate(in, sum, 1));
+                        store(s.h_next + at, fused(reset, load(sum + 2 * LANES), load(in + 2 * LANES)));
+                    },
+                    [&](long at) {
+                        const Vec n = f.act(load(s.h_next + at));
+                        store(s.h_next + at, mix(load(s.c + at), load(s.h + at), n));
                     });
             case K2T_GRU_BEFORE:
                 for_units<2>(rows, units, s, s.h, matrix, inputs,
                              [&](long at, const float* in, const float* sum) {
                                  store(s.reset + at, gate(in, sum, 0) * load(s.h + at));
                                  store(s.c + at, gate(in, sum, 1));
-                             });
-                matrix += matrix_words(2, units, units);
+                             },
+                             nothing_more);
+                matrix += matrix_words<By>(2, units, units);
                 return for_units<1>(
                     rows, units, s, s.reset, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
                         const Vec n = f.act(load(in + 2 * LANES) + load(sum));
                         store(s.h_next + at, mix(load(s.c + at), load(s.h + at), n));
-                    });
+                    },
+                    nothing_more);
             case K2T_SIMPLE:
                 for_units<1>(rows, units, s, s.h, matrix, inputs,
                              [&](long at, const float* in, const float* sum) {
                                  store(s.h_next + at, f.act(load(in) + load(sum)));
-                             });
+                             },
+                             nothing_more);
         }
     }
 
     // ---- the whole sequence -----------------------------------------------------------------------
 
-    static constexpr long ROW_FLOATS = (sizeof(Row) + 3) / 4;
+    // Whole vectors of floats for what is kept of some rows of values.
+    static long rows_size(long count) { return whole(count * static_cast<long>((sizeof(Row) + 3) / 4)); }
+
+    static long widened_size(const K2tCall& call, long rows) {
+        const K2tShape& shape = call.shape;
+        return (widens_input(call, rows) ? matrix_words<Ahead>(gate_count(shape.kind), shape.units, shape.features) : 0) +
+               (widens(call, rows) ? recurrent_words<Ahead>(shape) : 0);
+    }
 
     static long scratch_size(const K2tCall& call, long rows) {
         const K2tShape& shape = call.shape;
         const long block = rows * block_steps(shape, rows), width = whole(shape.units);
-        return (block + Product::SPARE_ROWS) * row_words(shape.features) +
-               (rows + Product::SPARE_ROWS) * row_words(shape.units) + (block + rows) * ROW_FLOATS +
-               Inputs::size(shape, block) + rows * (4 * LANES + 4 * width);
+        return widened_size(call, rows) + (block + Product::SPARE_ROWS) * row_words(shape.features) +
+               (rows + Product::SPARE_ROWS) * row_words(shape.units) + rows_size(block) + rows_size(rows) +
+               Inputs::size(shape, block) + sums_size(rows, shape.units) + rows * 4 * width;
     }
 
-    template <class Functions>
-    static void run_with(const Functions& functions, const K2tCall& call, const K2tTask& task,
-                         float* memory) {
+    // by: multiplies by the input's matrix; of_step: by the recurrent one.
+    template <class Functions, class By, class OfStep>
+    static void run_by(By& by, OfStep& of_step, const Functions& functions, const K2tCall& call, const K2tTask& task,
+                       const uint32_t* input_matrix, const uint32_t* matrix, float* memory) {
         const K2tShape& shape = call.shape;
-        const long units = shape.units, width = whole(units), features = shape.features;
-        const long rows = task.count, d = task.direction;
-        const uint32_t* input_matrix = reinterpret_cast<const uint32_t*>(call.packed[d]);
-        const uint32_t* matrix = input_matrix + matrix_words(gate_count(shape.kind), units, features);
+        const long units = shape.units, width = whole(units), features = shape.features, rows = task.count;
 
         const long steps_at_once = block_steps(shape, rows), block = rows * steps_at_once;
         auto take = [&](long floats) { return (memory += floats) - floats; };
@@ -280,13 +391,12 @@ struct Reduced {
             const long all = (count + Product::SPARE_ROWS) * row_words(k);
             uint32_t* words = reinterpret_cast<uint32_t*>(take(all));
             for (long i = 0; Product::SPARE_ROWS && i < all; ++i) words[i] = 0;
-            return Values<Format>{words, row_words(k), reinterpret_cast<Row*>(take(count * ROW_FLOATS))};
+            return Values<Format>{words, row_words(k), reinterpret_cast<Row*>(take(rows_size(count)))};
         };
         const Values<Format> x = take_values(block, features);
         const Inputs inputs(shape, rows, block, take(Inputs::size(shape, block)));
-        Product by;
-        State s{by, take_values(rows, units), nullptr, nullptr, nullptr, nullptr, nullptr, false};
-        s.sums = take(rows * 4 * LANES);
+        State<OfStep> s{of_step, take_values(rows, units), nullptr, nullptr, nullptr, nullptr, nullptr, false};
+        s.sums = take(sums_size(rows, units));
         s.h = take(rows * 4 * width);
         s.h_next = s.h + rows * width;
         s.c = s.h_next + rows * width;
@@ -317,6 +427,27 @@ struct Reduced {
                 at.end_step(step, n, s);
             }
         }
+    }
+
+    template <class Functions>
+    static void run_with(const Functions& functions, const K2tCall& call, const K2tTask& task, float* memory) {
+        const K2tShape& shape = call.shape;
+        const long gates = gate_count(shape.kind), units = shape.units, features = shape.features;
+        const uint32_t* input_matrix = reinterpret_cast<const uint32_t*>(call.packed[task.direction]);
+        const uint32_t* matrix = input_matrix + matrix_words(gates, units, features);
+        Product by;
+        if constexpr (WIDENS)
+            if (widens_input(call, task.count)) {
+                Ahead ahead;
+                uint32_t* const widened = reinterpret_cast<uint32_t*>(memory);
+                uint32_t* const recurrent = widen(gates, units, features, input_matrix, widened);
+                memory += widened_size(call, task.count);
+                if (!widens(call, task.count))
+                    return run_by(ahead, by, functions, call, task, widened, matrix, memory);
+                widen_recurrent(shape, matrix, recurrent);
+                return run_by(ahead, ahead, functions, call, task, widened, recurrent, memory);
+            }
+        run_by(by, by, functions, call, task, input_matrix, matrix, memory);
     }
 
     static void run(const K2tCall& call, const K2tTask& task, float* memory) {

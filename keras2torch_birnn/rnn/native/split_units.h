@@ -13,6 +13,7 @@ struct SplitBuffers {
     float* h[2];    // state before and after a step; they swap roles
     float* c;       // LSTM: cell state; GRU: z
     float* reset;   // GRU before: r h
+    float* sums;    // recurrent products of all panels
 
     SplitBuffers(const K2tShape& shape, float* memory) : inputs(shape, 1, BLOCK_STEPS, memory) {
         const long width = whole(shape.units);
@@ -20,11 +21,12 @@ struct SplitBuffers {
         h[1] = h[0] + width;
         c = h[1] + width;
         reset = c + width;
+        sums = reset + width;
     }
 };
 
 static long split_size(const K2tShape& shape) {
-    return Inputs::size(shape, BLOCK_STEPS) + 4 * whole(shape.units);
+    return Inputs::size(shape, BLOCK_STEPS) + 4 * whole(shape.units) + sums_size(1, shape.units);
 }
 
 static long row_length(const K2tCall& call) { return call.lengths ? call.lengths[0] : call.time; }
@@ -78,9 +80,8 @@ static void split_run_with(const Functions& functions, const K2tCall& call, cons
     }
     const long in_block = phase / phases_per_step(kind), step = begin + in_block;
     const bool last_phase = phase % phases_per_step(kind) == phases_per_step(kind) - 1;
-    alignas(64) float sums[4 * LANES];
     Scratch s{};
-    s.sums = sums;
+    s.sums = shared.sums + 4 * first;
     s.h = shared.h[step % 2];
     s.h_next = shared.h[1 - step % 2];
     s.c = shared.c;

@@ -175,10 +175,14 @@ class TileProduct {
 public:
     static constexpr long DEPTH = TILE_WORDS;         // words of a row are padded to a multiple of it
     static constexpr long SPARE_ROWS = TILE_ROWS - 1; // rows of words that may be read behind the last
+    static constexpr long STORED = 1;
+    typedef TileProduct Ahead;
+
+    static constexpr long panels_at_once(long, long) { return 1; }
 
     // As VectorProduct's. Rows are cut into tiles of equal height; what it makes more of them is dropped.
     template <long V>
-    void product(long rows, long k, const Values<Format>& a, const uint32_t* panel, float* out,
+    void product(long rows, long, long k, const Values<Format>& a, const uint32_t* panel, float* out,
                  long out_stride) {
         const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles;
         if (height != height_) tiles_.configure(height_ = height);
