@@ -48,8 +48,9 @@ tells_export_apart = pytest.mark.skipif(
     SCAN is None, reason="torch before 2.10 compiles as it exports, and that is float32"
 )
 every_precision = pytest.mark.parametrize("precision", list(REDUCED))
-# units, features, batch, time; with 1553 features a panel is longer than one of its parts, on all kernels. Weights
-# are widened ahead (reduced.h) where batch * time is 32 or more, the recurrent ones from 3 rows on.
+# units, features, batch, time; with 1553 features a panel is longer than one of its parts, on all
+# kernels. Weights are widened ahead (reduced.h) where batch * time is 32 or more, the recurrent
+# ones from 3 rows on.
 SIZES = (
     *((37, 23, 13, 5), (11, 1553, 17, 2), (11, 1553, 13, 2), (3, 1, 1, 7), (7, 41, 67, 2)),
     *((163, 13, 1, 3), (83, 13, 1, 37), (5, 7, 2, 19), (71, 29, 5, 11)),
