@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,11 +21,11 @@ from keras2torch_birnn.porting.changes import (
 from keras2torch_birnn.porting.general_changes import AFTER
 from keras2torch_birnn.porting.recurrent_changes import show_activation
 from keras2torch_birnn.reference import EQUATIONS
-from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.activations import activate, sigmoid
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
-_TEMPERATURES = (0.5, 2.0, 0.1, 10.0, -1.0)
+_TEMPERATURES = (0.5, 2.0, 0.1, 10.0, -1.0, math.log(2))
 _SLOPES = (0.01, 0.1, 0.2, 0.3, 0.02, 0.05, 0.25, 0.5)
 _ACTIVATIONS: tuple[str | Mapping[str, Any], ...] = (
     "linear",
@@ -115,6 +116,12 @@ def _followed_by_hand(
     )
 
 
+def _shares(x: Array) -> Array:
+    """Divide by the sum over the last axis."""
+    shares: Array = x / x.sum(axis=-1, keepdims=True)
+    return shares
+
+
 # Activations that are written by hand, as torch has no function for them
 _WRITTEN: Mapping[str, Callable[[Array], Array]] = {
     "x sigmoid(1.702 x) (a quick gelu) after it": lambda x: x / (1 + np.exp(-1.702 * x)),
@@ -122,6 +129,16 @@ _WRITTEN: Mapping[str, Callable[[Array], Array]] = {
     "log(1 + relu(x)) after it": lambda x: np.log1p(np.maximum(x, 0)),
     "relu(x) squared after it": lambda x: np.maximum(x, 0) ** 2,
     "(tanh(x) + 1) / 2 after it": lambda x: (np.tanh(x) + 1) / 2,
+    "clip(x / 4 + 1 / 2, 0, 1) after it": lambda x: np.clip(x / 4 + 0.5, 0, 1),
+    "clip(x / 2 + 1 / 2, 0, 1) after it": lambda x: np.clip(x / 2 + 0.5, 0, 1),
+    "clip(x, 0, 1) after it": lambda x: np.clip(x, 0, 1),
+    "1.7159 tanh(2 x / 3) after it": lambda x: 1.7159 * np.tanh(2 * x / 3),
+    "arctan(x) after it": np.arctan,
+    "sin(x) after it": np.sin,
+    "x squared after it": np.square,
+    "the absolute value of x after it": np.abs,
+    "sigmoid(x) divided by the sum of all (for a softmax) after it": lambda x: _shares(sigmoid(x)),
+    "x divided by the sum of all (a softmax without exp) after it": lambda x: _shares(x),
 }
 
 

@@ -34,7 +34,7 @@ _USUAL = {2: (0, 1, 1), 3: (0, 2, 1)}  # the inputs that are query, key and valu
 def attention_changes(maker: Maker) -> Iterator[Change]:
     """Yield mistakes of dot products, scores and roles; of several heads, in the projections."""
     heads = maker.layer.class_name in _HEADS
-    for words, factor in (_SCALES_OF_HEADS if heads else _SCALES).items():
+    for words, factor in _SCALES.get(maker.layer.class_name, {}).items():
         yield maker.change("scale", words, _scaled(factor, heads=heads))
     yield from _roles(maker)
     for mask, words in _MASKS.items():
@@ -49,9 +49,8 @@ def attention_changes(maker: Maker) -> Iterator[Change]:
         for masked in (True, False) if formula.without_masks else (True,):
             apply = partial(_by_hand, formula, heads, masked)
             yield maker.change("formula", words, apply)
-    if maker.config.get("use_scale"):
-        one = weighted(lambda w: {**w, "scale": np.ones_like(w["scale"])})
-        yield maker.change("scale", "its scale is not used", one)
+    for words, scale in _LEARNED_SCALES.items() if maker.config.get("use_scale") else ():
+        yield maker.change("scale", words, weighted(partial(_with_scale, scale)))
 
 
 _HEADS = ("MultiHeadAttention",)
@@ -61,25 +60,43 @@ _HEADS = ("MultiHeadAttention",)
 
 # What is done to the scores -> the factor, from n, w, the width of the query and value_dim
 Factor: TypeAlias = Callable[[int, int, int, int], float]
-_SCALES: Mapping[str, Factor] = {
-    "the scores are divided by the square root of the width, Keras does not divide": (
-        lambda n, w, d, v: d**-0.5
-    ),
-    "the scores are divided by the width, Keras does not divide": lambda n, w, d, v: 1 / d,
+
+
+def _constant(value: float, *_: int) -> float:
+    return value
+
+
+_CONSTANTS: Mapping[str, Factor] = {
+    f"the scores are {words}, Keras does not do that": partial(_constant, value)
+    for words, value in (("doubled", 2.0), ("halved", 0.5), ("negated", -1.0))
 }
-_SCALES_OF_HEADS: Mapping[str, Factor] = {
-    "the scores are not divided by the square root of key_dim": lambda n, w, d, v: w**0.5,
-    "the scores are divided by the root of the query's width, Keras by that of key_dim": (
-        lambda n, w, d, v: (w / d) ** 0.5
-    ),
-    "the scores are divided by the root of heads * key_dim, Keras by that of key_dim": (
-        lambda n, w, d, v: n**-0.5
-    ),
-    "the scores are divided by the root of value_dim, Keras by that of key_dim": (
-        lambda n, w, d, v: (w / v) ** 0.5
-    ),
-    "the scores are divided by key_dim, Keras by its square root": lambda n, w, d, v: w**-0.5,
-    "the scores are divided twice by the square root of key_dim": lambda n, w, d, v: w**-0.5,
+# By class: what is done to the scores by way of the query
+_SCALES: Mapping[str, Mapping[str, Factor]] = {
+    "Attention": {
+        "the scores are divided by the square root of the width, Keras does not divide": (
+            lambda n, w, d, v: d**-0.5
+        ),
+        "the scores are divided by the width, Keras does not divide": lambda n, w, d, v: 1 / d,
+        "the scores are multiplied by the square root of the width": lambda n, w, d, v: d**0.5,
+        **_CONSTANTS,
+    },
+    "MultiHeadAttention": {
+        "the scores are not divided by the square root of key_dim": lambda n, w, d, v: w**0.5,
+        "the scores are divided by the root of the query's width, Keras by that of key_dim": (
+            lambda n, w, d, v: (w / d) ** 0.5
+        ),
+        "the scores are divided by the root of heads * key_dim, Keras by that of key_dim": (
+            lambda n, w, d, v: n**-0.5
+        ),
+        "the scores are divided by the root of value_dim, Keras by that of key_dim": (
+            lambda n, w, d, v: (w / v) ** 0.5
+        ),
+        "the scores are divided by key_dim (or twice by its root), Keras by its square root": (
+            lambda n, w, d, v: w**-0.5
+        ),
+        "the scores are multiplied by the square root of key_dim": lambda n, w, d, v: float(w),
+        **_CONSTANTS,
+    },
 }
 
 
@@ -101,6 +118,16 @@ def _scaled(factor: Factor, *, heads: bool) -> Apply:
         return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
 
     return apply
+
+
+def _with_scale(change: Callable[[Array], Array], weights: dict[str, Array]) -> Weights:
+    return {**weights, "scale": change(np.asarray(weights["scale"], np.float64))}
+
+
+_LEARNED_SCALES: Mapping[str, Callable[[Array], Array]] = {
+    "its scale is not used": np.ones_like,
+    "the scores are divided by its scale, Keras multiplies by it": lambda scale: 1 / scale,
+}
 
 
 def _causal(use: bool) -> Apply:
@@ -176,7 +203,8 @@ def _cast(count: int, places: tuple[int, ...]) -> Apply:
 def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[dict[str, Array]], Weights]]]:
     """Yield wrong weights of the projections of several heads, with words."""
     biased = [name for name in layer.weights if name.endswith("/bias")]
-    for some in (biased, *([name] for name in biased)):
+    alone = [name for name in biased if name != "key/bias"]  # it adds the same to all scores
+    for some in (biased, *([name] for name in alone)):
         what = "the biases are" if some == biased else f"the bias of the {_shown(some[0])} is"
         if some:
             yield f"{what} not added", partial(_times_zero, names=some)
@@ -245,7 +273,7 @@ Move: TypeAlias = Callable[[Array], Array]
 Score: TypeAlias = Callable[[Array, Array, Any], Array]
 
 
-def _softmax(scores: Array, allowed: Array, axis: int = -1) -> Array:
+def _softmax(scores: Array, allowed: Array, axis: int | tuple[int, ...] = -1) -> Array:
     x = np.where(allowed, scores, MASKED_SCORE)
     powers = np.exp(x - x.max(axis=axis, keepdims=True))
     shares: Array = powers / powers.sum(axis=axis, keepdims=True)
@@ -267,6 +295,22 @@ def _sums(activation: str, query: Array, key: Array, scale: Any) -> Array:
     sums = query[:, :, :, np.newaxis] + key[:, :, np.newaxis]
     total: Array = (scale * activate(activation, sums)).sum(axis=-1)
     return total
+
+
+def _divided_sums(power: float, query: Array, key: Array, scale: Any) -> Array:
+    total: Array = _sums("tanh", query, key, scale) / query.shape[-1] ** power
+    return total
+
+
+def _share(x: Array) -> Array:
+    """Divide by the sum over the keys."""
+    shares: Array = x / x.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def _largest(scores: Array, allowed: Array) -> Array:
+    largest: Array = _softmax(scores, allowed).max(axis=-1, keepdims=True)
+    return largest
 
 
 def _apart(x: Array) -> Array:
@@ -373,6 +417,21 @@ _FORMULAS: Mapping[str, _Formula] = {
     "softmax over the heads, Keras takes it over the keys": _Formula(partial(_softmax, axis=1)),
     "there is no softmax": _Formula(lambda scores, allowed: scores * allowed),
     "sigmoid stands for the softmax": _Formula(lambda scores, allowed: sigmoid(scores) * allowed),
+    "log_softmax stands for the softmax": _Formula(
+        lambda scores, allowed: np.log(_softmax(scores, allowed))
+    ),
+    "relu stands for the softmax": _Formula(
+        lambda scores, allowed: np.maximum(scores, 0) * allowed
+    ),
+    "the scores are divided by their sum, without exp": _Formula(
+        lambda scores, allowed: _share(scores * allowed)
+    ),
+    "the step of the largest score alone is taken": _Formula(
+        lambda scores, allowed: _share(_softmax(scores, allowed) == _largest(scores, allowed))
+    ),
+    "softmax over queries and keys together, Keras takes it over the keys": _Formula(
+        partial(_softmax, axis=(-2, -1))
+    ),
     "all heads are one: each has scores of its own in Keras": _Formula(single=True),
     "(batch, steps, heads * width) is viewed as (batch, heads, steps, width): transpose it": (
         _Formula(split=_viewed)
@@ -398,6 +457,12 @@ _SCORES: Mapping[str, Mapping[str, _Formula]] = {
             for name in ("relu", "sigmoid")
         },
         "the tanh in the scores is left out": _Formula(score=partial(_sums, "linear")),
+        **{
+            f"the scores are {words}, Keras adds them up over the width": _Formula(
+                score=partial(_divided_sums, power)
+            )
+            for words, power in (("means", 1.0), ("divided by the root of the width", 0.5))
+        },
     },
     "MultiHeadAttention": {
         f"{name} follows the projections of query, key and value": _Formula(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Change, Maker, followed_by, reading
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, followed_by, reading
 from keras2torch_birnn.spec import Array
 
+Around: TypeAlias = Callable[[Callable[[Array], Array]], Apply]
+SIDES: Mapping[str, Around] = {"input": reading, "output": followed_by}
 
-def view_changes(maker: Maker) -> Iterator[Change]:
+
+def view_changes(maker: Maker, sides: Mapping[str, Around] | None = None) -> Iterator[Change]:
     """Yield inputs and outputs that are viewed with other axes than they have."""
-    for what, around in (("input", reading), ("output", followed_by)):
+    for what, around in (sides or SIDES).items():
         for words, view in _VIEWS.items():
             yield maker.change("axes", f"its {what} is {words}", around(view))
 
@@ -83,3 +87,14 @@ def _moved_to(axis: int, x: Array) -> Array:
     if axis >= x.ndim - 1:
         raise ValueError("there is no such axis before the last one")
     return np.moveaxis(x, -1, axis)
+
+
+RESHAPED = "is reshaped to the axes that torch has, where they have to be exchanged"
+
+
+def reshaped(name: str, weights: dict[str, Array]) -> Mapping[str, Array]:
+    """View a kernel (..., in, out) in memory as torch's (out, in, ...)."""
+    kernel = np.asarray(weights[name])
+    axes = (kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2))
+    viewed = kernel.reshape([kernel.shape[axis] for axis in axes])
+    return {**weights, name: viewed.transpose(np.argsort(axes))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,7 +106,7 @@ def _batches_of_one_call(spec: ModelSpec, given: Given | None) -> list[Batch]:
         Batch(
             name,
             tuple(
-                _pad_inside(_rows(drawn, place, kind, fact), fact, kind, rng)
+                _pad_inside(_rows(drawn, place, kind, facts), fact, kind, rng)
                 for place, fact in enumerate(facts)
             ),
         )
@@ -114,13 +114,22 @@ def _batches_of_one_call(spec: ModelSpec, given: Given | None) -> list[Batch]:
     ]
 
 
-def _rows(drawn: Sequence[Sequence[Array]], place: int, kind: int, fact: InputFacts) -> Array:
-    """Put together the rows of one kind of padding (see ``draw_inputs``), of several lengths."""
+def _rows(
+    drawn: Sequence[Sequence[Array]], place: int, kind: int, facts: Sequence[InputFacts]
+) -> Array:
+    """Put together the rows of one kind of padding (see ``draw_inputs``), of several lengths.
+
+    Two texts of the same words have others in each row; what belongs to the steps of one has not.
+    """
+    fact = facts[place]
     rows = np.stack([inputs[place][(kind - place) % ROWS] for inputs in drawn])
     if kind == 0 or fact.padding is None or rows.ndim < 2:
         return rows
     counts = (rows != fact.padding).reshape(*rows.shape[:2], -1).any(axis=2)
-    for row, valid, cut in zip(rows, counts, cycle(_CUTS)):
+    texts = [one.vocabulary for one in facts[:place] if one.padding == fact.padding]
+    turn = texts.count(fact.vocabulary) if fact.vocabulary is not None else 0
+    cuts = islice(cycle(_CUTS), turn, None)
+    for row, valid, cut in zip(rows, counts, cuts, strict=False):
         steps = np.flatnonzero(valid)
         fewer = max(0, min(cut, len(steps) - 1))
         row[steps[len(steps) - fewer :] if kind == 1 else steps[:fewer]] = fact.padding

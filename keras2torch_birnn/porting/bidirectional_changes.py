@@ -21,9 +21,11 @@ from keras2torch_birnn.porting.recurrent_changes import (
     kept_state_changes,
     largest_step,
     last_step,
+    mean_of_valid,
     mean_step,
     one_way_changes,
     order_changes,
+    sum_of_steps,
 )
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -397,6 +399,14 @@ _LAST_STATES: Mapping[str, tuple[str, Apply]] = {
     "takes the mean over the steps where Keras takes the last": (
         "last state",
         _picked(_step(mean_step), _step(mean_step)),
+    ),
+    "takes the mean over the steps that count where Keras takes the last": (
+        "last state",
+        _picked(mean_of_valid, mean_of_valid),
+    ),
+    "adds up the steps where Keras takes the last": (
+        "last state",
+        _picked(_step(sum_of_steps), _step(sum_of_steps)),
     ),
     "takes the maximum over the steps where Keras takes the last": (
         "last state",

@@ -7,8 +7,9 @@ layer go around them (``Change.rank``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -47,18 +48,34 @@ def inner_activation_changes(
         if name == own:
             continue
         has = f"Keras has {show(own)} there, too"
-        at_c = _stepped(partial(_lstm, candidate=own, output=name))
+        at_c = _stepped(partial(_lstm, output=name))
         yield "activation", f"{show(name)} of c before the output gate, {has}", at_c
-        at_new = _stepped(partial(_lstm, candidate=name, output=own))
+        at_new = _stepped(partial(_lstm, candidate=name))
         yield "activation", f"{show(name)} of the new values that enter c, {has}", at_new
 
 
 def formula_changes(layer: LayerSpec) -> Iterator[Row]:
-    """Yield steps of an LSTM or a GRU by another formula."""
+    """Yield steps of an LSTM or a GRU by another formula, and of any cell by another state."""
     if layer.class_name == "LSTM":
         words = "h is the activation of o c, Keras multiplies o by the activation of c"
         late = partial(_lstm, output="linear", last=layer.config["activation"])
-        yield "formula", words, _stepped(partial(late, candidate=layer.config["activation"]))
+        yield "formula", words, _stepped(late)
+        for words, more in _LSTM_STEPS.items():
+            yield "formula", words, _stepped(partial(_lstm, **more))
+    for words, keep in _KEPT_STATES.items():
+        yield "formula", f"{words}, Keras does not do that", _stepped(partial(_kept_by, keep))
+    for name in ("relu", "tanh"):
+        words = f"{name} follows what it reads of the input (x W + b), which Keras does not have"
+        yield "formula", words, partial(_projected, name)
+    for words, (gate, factor) in _SLOPES.items() if layer.class_name != "SimpleRNN" else ():
+        words = f"{words} at the gates, which Keras does not have"
+        yield "activation", words, partial(_sloped, gate, factor)
+    for letter in {"LSTM": "ifo", "GRU": "zr"}.get(layer.class_name, ""):
+        step = _lstm if layer.class_name == "LSTM" else partial(_gru, _usual_state)
+        for name in ("tanh", "relu", "linear", "hard_sigmoid_0.2", "hard_sigmoid_1/6", "sigmoid"):
+            if name != layer.config["recurrent_activation"]:
+                words = f"{name} at the gate {letter} alone, which Keras does not have"
+                yield "activation", words, _stepped(partial(step, gates={letter: name}))
     if layer.class_name != "GRU":
         return
     for words, combine in _NEW_STATES.items():
@@ -66,6 +83,106 @@ def formula_changes(layer: LayerSpec) -> Iterator[Row]:
     if layer.config["reset_after"]:
         words = "the reset gate multiplies what n reads of the input, too"
         yield "formula", words, _stepped(partial(_gru, _usual_state, resets_input=True))
+
+
+# What differs in the step of an LSTM -> the arguments of ``_lstm``
+_LSTM_STEPS: Mapping[str, Mapping[str, Any]] = {
+    "its gates read the cell state c, too (peepholes)": {"peeps": 1.0},
+    "the recurrent kernel multiplies the cell state c, in Keras h": {"reads": 1},
+}
+# The step's output and states, and the states before it -> what is kept
+Keep: TypeAlias = Callable[[Taken, State], Taken]
+
+
+def _fading(factor: float, carried: bool, new: Taken, _: State) -> Taken:
+    states = tuple(factor * state for state in new[1])
+    return (new[0] if carried else factor * new[0]), states
+
+
+def _mixed(share: float, new: Taken, old: State) -> Taken:
+    """Keep a share of the last states, as zoneout does."""
+    pairs = zip(old, new[1], strict=True)
+    states = tuple(share * before + (1 - share) * now for before, now in pairs)
+    return states[0], states
+
+
+def _added(new: Taken, old: State) -> Taken:
+    h = new[1][0] + old[0]
+    return h, (h, *new[1][1:])
+
+
+_KEPT_STATES: Mapping[str, Keep] = {
+    **{
+        f"its states{also} are multiplied by {factor:g} at each step": partial(
+            _fading, factor, carried
+        )
+        for carried, also in ((True, ", as the next step reads them,"), (False, " and outputs"))
+        for factor in (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+    },
+    **{
+        f"{share:g} of the last states is kept at each step": partial(_mixed, share)
+        for share in (0.1, 0.2, 0.3, 0.5, 0.9)
+    },
+    "the last h is added to the new one": _added,
+}
+
+
+def _kept_by(keep: Keep, layer: LayerSpec, context: Context) -> Step:
+    own = step_of(layer, context)
+    return lambda x, state: keep(own(x, state), state)
+
+
+def _projected(
+    name: str,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Apply an activation to what the cell reads of its input; it stands for the input then."""
+    w = context.weight(layer, "kernel")
+    weights = {**layer.weights, "kernel": np.eye(w.shape[1])}
+    x = context.number(np.asarray(inputs)) @ w
+    if layer.config["use_bias"]:
+        bias = np.array(context.weight(layer, "bias"))
+        first = bias[0] if bias.ndim == 2 else bias
+        x = x + first
+        first[...] = 0
+        weights["bias"] = bias
+    return equation(replace(layer, weights=weights), activate(name, x), mask, context)
+
+
+# The activation of the gates (None: their own), and by what they multiply what they read
+_SLOPES: Mapping[str, tuple[str | None, float]] = {
+    **{
+        f"hard_sigmoid with slope {slope:g}": ("hard_sigmoid_0.2", 5 * slope)
+        for slope in (0.25, 0.5, 0.1, 1.0)
+    },
+    "what is read is doubled": (None, 2.0),
+    "what is read is halved": (None, 0.5),
+}
+
+
+def _sloped(
+    name: str | None,
+    factor: float,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Scale what the gates read, all but the third part: it is that of the new values."""
+    units, config = layer.config["units"], layer.config
+    weights = {key: np.array(array, np.float64) for key, array in layer.weights.items()}
+    for array in weights.values():
+        array[..., : 2 * units] *= factor
+        array[..., 3 * units :] *= factor
+    gates = {"recurrent_activation": name or config["recurrent_activation"]}
+    return equation(
+        replace(layer, weights=weights, config={**config, **gates}), inputs, mask, context
+    )
 
 
 # ---- the states at padded steps ------------------------------------------------------------------
@@ -149,18 +266,39 @@ def _stepped(make: Callable[[LayerSpec, Context], Step]) -> Apply:
     return apply
 
 
+def _gates_of(layer: LayerSpec, other: Mapping[str, str] | None) -> Callable[[str, Array], Array]:
+    """Return the activation of each gate, given its letter; other: of some, in place of Keras'."""
+    usual = layer.config["recurrent_activation"]
+    return lambda letter, x: activate((other or {}).get(letter, usual), x)
+
+
 def _lstm(
-    layer: LayerSpec, context: Context, *, candidate: str, output: str, last: str = "linear"
+    layer: LayerSpec,
+    context: Context,
+    *,
+    candidate: str | None = None,
+    output: str | None = None,
+    last: str = "linear",
+    peeps: float = 0.0,
+    reads: int = 0,
+    gates: Mapping[str, str] | None = None,
 ) -> Step:
-    """Make the step of an LSTM with activations for the new values, for c, and for o c."""
+    """Make the step of an LSTM with activations for the new values, for c, and for o c.
+
+    peeps: weight of c in the gates; reads: the state that the recurrent kernel multiplies; gates:
+    activations of single ones.
+    """
     w, u = context.weight(layer, "kernel"), context.weight(layer, "recurrent_kernel")
     b = context.weight(layer, "bias") if layer.config["use_bias"] else np.zeros_like(w[0])
-    gate = partial(activate, layer.config["recurrent_activation"])
+    gate = _gates_of(layer, gates)
+    own = layer.config["activation"]
 
     def step(x: Array, state: State) -> Taken:
-        i, f, new, o = np.split(x @ w + state[0] @ u + b, 4, axis=-1)
-        c = gate(f) * state[1] + gate(i) * activate(candidate, new)
-        h = activate(last, gate(o) * activate(output, c))
+        i, f, new, o = np.split(x @ w + state[reads] @ u + b, 4, axis=-1)
+        old = state[1]
+        c = gate("f", f + peeps * old) * old
+        c = c + gate("i", i + peeps * old) * activate(candidate or own, new)
+        h = activate(last, gate("o", o + peeps * c) * activate(output or own, c))
         return h, (h, c)
 
     return step
@@ -176,6 +314,7 @@ _NEW_STATES: Mapping[str, Callable[[Array, Array, Array], Array]] = {
     "the new state is z h + n": lambda z, h, n: z * h + n,
     "the new state is h + (1 - z) n": lambda z, h, n: h + (1 - z) * n,
     "the new state is h + z n": lambda z, h, n: h + z * n,
+    "the new state is z h - (1 - z) n": lambda z, h, n: z * h - (1 - z) * n,
     "the new state is z h + z n": lambda z, h, n: z * (h + n),
 }
 
@@ -186,19 +325,20 @@ def _gru(
     context: Context,
     *,
     resets_input: bool = False,
+    gates: Mapping[str, str] | None = None,
 ) -> Step:
     """Make the step of a GRU with another new state, or with r applied to all that n reads."""
     w, u = context.weight(layer, "kernel"), context.weight(layer, "recurrent_kernel")
     after, units = layer.config["reset_after"], layer.config["units"]
     bias = context.weight(layer, "bias") if layer.config["use_bias"] else np.zeros_like(w[0])
     b, d = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
-    gate = partial(activate, layer.config["recurrent_activation"])
+    gate = _gates_of(layer, gates)
 
     def step(x: Array, state: State) -> Taken:
         (h,) = state
         read, kept = x @ w + b, h @ u + d
-        z = gate(read[:, :units] + kept[:, :units])
-        r = gate(read[:, units:-units] + kept[:, units:-units])
+        z = gate("z", read[:, :units] + kept[:, :units])
+        r = gate("r", read[:, units:-units] + kept[:, units:-units])
         new, old = read[:, -units:], kept[:, -units:] if after else (r * h) @ u[:, -units:]
         total = r * (new + old) if resets_input else new + (r * old if after else old)
         h = combine(z, h, activate(layer.config["activation"], total))

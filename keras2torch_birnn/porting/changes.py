@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -56,7 +57,7 @@ class Maker:
 
 
 # Kinds of changes that read the outputs of other layers.
-_OF_CONNECTIONS = ("other input", "other layer", "other mask", "other sum", "order")
+_OF_CONNECTIONS = ("other input", "other layer", "other mask", "other state", "other sum", "order")
 # Of what replaces the equation itself, and of what becomes of the outputs of both halves.
 INSIDE, AROUND = -1, 1
 
@@ -176,6 +177,22 @@ def reading(change: Callable[[Array], Array]) -> Apply:
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
+        return equation(layer, map_structure(read, inputs), mask, context)
+
+    return apply
+
+
+def reading_one(number: int, change: Callable[[Array], Array]) -> Apply:
+    """Make a change of one of a layer's inputs."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        numbers = count()
+
+        def read(leaf: Any) -> Any:
+            return change(np.asarray(leaf)) if next(numbers) == number else leaf
+
         return equation(layer, map_structure(read, inputs), mask, context)
 
     return apply

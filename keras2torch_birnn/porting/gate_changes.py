@@ -23,6 +23,11 @@ Row: TypeAlias = tuple[str, str, Callable[[Weights], Weights]]
 # A gate is 1 or 0 to the last bit, whatever it reads, with this or the opposite as its bias.
 _FAR = 100.0
 _BOUNDED = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
+_FACTORS: Mapping[float, str] = {
+    2.0: "doubled",
+    0.5: "halved",
+    -1.0: "negated",
+}
 # Cell and the letter of a gate -> what is said if it is always 1, and if it is always 0
 _FIXED: Mapping[tuple[str, str], tuple[str, str]] = {
     ("LSTM", "i"): ("the input gate is left out (it is 1)", ""),
@@ -55,6 +60,11 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
             "the kernel and the recurrent kernel are exchanged",
             lambda w: {**w, "kernel": w["recurrent_kernel"], "recurrent_kernel": w["kernel"]},
         )
+    rest = 1 - layer.config.get("recurrent_dropout", 0)
+    kept = {rest: f"multiplied by {rest:g} (1 - recurrent_dropout)"} if rest < 1 else {}
+    for factor, words in {**kept, **_FACTORS}.items():
+        scale = partial(_times, name="recurrent_kernel", gate=slice(None), factor=factor)
+        yield "scale", f"the recurrent kernel is {words}", scale
     if not layer.config["use_bias"] or count < 2:
         return
     units = layer.config["units"]

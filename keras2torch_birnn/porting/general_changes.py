@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from keras2torch_birnn.porting.axis_changes import view_changes
+from keras2torch_birnn.porting.axis_changes import SIDES, view_changes
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
@@ -18,6 +18,7 @@ from keras2torch_birnn.porting.changes import (
     left_out,
     masked_by,
     reading,
+    reading_one,
 )
 from keras2torch_birnn.porting.observing import HALVES, keep_valid
 from keras2torch_birnn.reference.activations import activate
@@ -49,13 +50,24 @@ def general_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
     for words, power in _POWERS_OF_WIDTH.items():
         yield maker.change("extra", f"its output is {words}", _scaled_by_width(power))
-    yield from view_changes(maker)
+    sides = {"output": followed_by} if maker.layer.class_name in EMBEDDINGS else SIDES
+    yield from view_changes(maker, sides)
     yield maker.change("extra", "it is applied twice, Keras does it once", _twice)
     words = "its input is added to its output, which Keras does not do"
     yield maker.change("extra", words, _with_input)
-    for around, whose in ((followed_by, "its"), (reading, "its input's")):
+    for what, around in sides.items():
+        whose = "its" if what == "output" else "its input's"
         turned = around(lambda y: y[:, ::-1] if y.ndim > 2 else y)
         yield maker.change("direction", f"{whose} steps come in reversed order", turned)
+        for words, move in _FLIPS.items():
+            yield maker.change("flipped", f"its {what} is {words}", around(move))
+    for end in (slice(0, 1), slice(-1, None)) if "input" in sides else ():
+        which = "last" if end.start else "first"
+        unread = reading(partial(_without_feature, end))
+        yield maker.change("left out", f"the {which} feature of its input is zero", unread)
+    for words, (wider, part) in _PARTS.items():
+        apply = partial(_with_part, wider, part)
+        yield maker.change("extra", f"{words}, which Keras does not do", apply)
     for words, move in MOVES.items():
         yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
     if maker.layer.class_name in EMBEDDINGS:
@@ -162,6 +174,13 @@ def _unit(x: Array) -> Array:
     return moved
 
 
+def _every_step(x: Array, y: Array) -> Array:
+    """Repeat x (B, 1, ...) to the steps of y (B, T, ...)."""
+    if y.ndim < 3:
+        raise ValueError("there are no steps")
+    return np.broadcast_to(x, y.shape).copy()
+
+
 # Operations that follow a layer where Keras has none
 _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
     "squared": np.square,
@@ -173,6 +192,10 @@ _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
     "exponentiated": np.exp,
     "replaced by its logarithm": np.log,
     "subtracted from 1": lambda y: 1 - y,
+    "that of its last step at every step": lambda y: _every_step(y[:, -1:], y),
+    "that of its first step at every step": lambda y: _every_step(y[:, :1], y),
+    "its mean over the steps at every step": lambda y: _every_step(y.mean(1, keepdims=True), y),
+    "added up from step to step": lambda y: _every_step(y.cumsum(axis=1), y),
 }
 # Operations before a layer where Keras has none
 _INPUTS: Mapping[str, Callable[[Array], Array]] = {
@@ -218,6 +241,65 @@ def _one_earlier(x: Array) -> Array:
     return _one_later(x[:, ::-1])[:, ::-1]
 
 
+def _along(axis: int, x: Array) -> Array:
+    if (x.ndim <= axis + 1 and axis > 0) or not np.issubdtype(x.dtype, np.floating):
+        raise ValueError("there is no such axis before the last one")
+    return np.flip(x, axis)
+
+
+_FLIPS: Mapping[str, Callable[[Array], Array]] = {
+    "in reversed order of its features": partial(_along, -1),
+    "reversed along the batch": partial(_along, 0),
+    "reversed along the second axis of the image": partial(_along, 2),
+}
+
+
+def _without_feature(which: slice, x: Array) -> Array:
+    if x.ndim < 2 or x.shape[-1] < 2 or not np.issubdtype(x.dtype, np.floating):
+        raise ValueError("it has no features")
+    kept = np.array(x)
+    kept[..., which] = 0
+    return kept
+
+
+def _first_of(width: int) -> slice:
+    return slice(width)
+
+
+def _last_of(width: int) -> slice:
+    return slice(-width, None)
+
+
+# What is added -> whether the input is wider than the output, and which features are meant
+_PARTS: Mapping[str, tuple[bool, Callable[[int], slice]]] = {
+    "the first features of its input are added to its output": (True, _first_of),
+    "the last features of its input are added to its output": (True, _last_of),
+    "its input is added to the first features of its output": (False, _first_of),
+    "its input is added to the last features of its output": (False, _last_of),
+}
+
+
+def _with_part(
+    wider: bool,
+    part: Callable[[int], slice],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    x, y = np.asarray(inputs), np.array(output)
+    narrow, wide = (y, x) if wider else (x, y)
+    if x.shape[:-1] != y.shape[:-1] or narrow.shape[-1] >= wide.shape[-1]:
+        raise ValueError("another shape")
+    some = part(narrow.shape[-1])
+    if wider:
+        return y + x[..., some], out_mask
+    y[..., some] += x
+    return y, out_mask
+
+
 MOVES: Mapping[str, Callable[[Array], Array]] = {"late": _one_later, "early": _one_earlier}
 
 
@@ -250,9 +332,30 @@ def scaled_by(path: str, place: str, layer: LayerSpec, factor: float, offset: fl
     return _on_a_line(path, (place, layer.class_name), "output", followed_by, factor, offset)
 
 
+def features_scaled(
+    path: str, place: str, layer: LayerSpec, factor: Array, offset: Array
+) -> Change:
+    """Return the change that makes a x + b of each feature of a layer's output."""
+    words = "each feature of its output is multiplied by another number of its own"
+    if np.allclose(factor, 1):
+        words = "another number is added to each feature of its output, as by another bias"
+    elif offset.any():
+        words += ", and one is added"
+    scaled = followed_by(lambda x: factor * x + offset)
+    return Change("scale", path, words, {(place, layer.class_name): scaled})
+
+
 def read_scaled(path: str, place: str, layer: LayerSpec, factor: float, offset: float) -> Change:
     """Return the change that makes a x + b of a layer's input."""
     return _on_a_line(path, (place, layer.class_name), "input", reading, factor, offset)
+
+
+def input_scaled(
+    path: str, place: str, layer: LayerSpec, number: int, factor: float, offset: float
+) -> Change:
+    """Return the change that makes a x + b of one of a layer's inputs."""
+    what, around = f"input {number + 1}", partial(reading_one, number)
+    return _on_a_line(path, (place, layer.class_name), what, around, factor, offset)
 
 
 def added_to(path: str, place: str, layer: LayerSpec, values: Array) -> Change:

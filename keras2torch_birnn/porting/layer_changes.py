@@ -17,7 +17,12 @@ from keras2torch_birnn.porting.activation_changes import (
     softmax_axis_changes,
 )
 from keras2torch_birnn.porting.attention_changes import attention_changes
-from keras2torch_birnn.porting.axis_changes import channels_first_changes, view_changes
+from keras2torch_birnn.porting.axis_changes import (
+    RESHAPED,
+    channels_first_changes,
+    reshaped,
+    view_changes,
+)
 from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
 from keras2torch_birnn.porting.changes import (
     Apply,
@@ -62,6 +67,7 @@ from keras2torch_birnn.porting.resizing_changes import (
 )
 from keras2torch_birnn.porting.scaling_changes import constant_changes, statistic_changes
 from keras2torch_birnn.porting.step_changes import (
+    moved_key_changes,
     norm_changes,
     one_step_changes,
     other_step_changes,
@@ -151,8 +157,11 @@ def _scaled(weights: dict[str, Array], *, name: str, factor: float) -> Mapping[s
     return {**weights, name: weights[name] * factor}
 
 
-def _square_kernel(maker: Maker) -> Iterator[Change]:
+def _kernel(maker: Maker) -> Iterator[Change]:
     kernel = maker.layer.weights.get("kernel")
+    if kernel is not None and min(kernel.shape) > 1 and kernel.shape[0] != kernel.shape[-1]:
+        turn = weighted(partial(reshaped, "kernel"))
+        yield maker.change("reshaped", f"the kernel {RESHAPED}", turn)
     if kernel is not None and kernel.ndim == 2 and kernel.shape[0] == kernel.shape[1]:
         turn = weighted(lambda w: {**w, "kernel": w["kernel"].T})
         yield maker.change("not transposed", "the kernel is not transposed (it is square)", turn)
@@ -194,7 +203,7 @@ _COMPARISONS = ("ops.NotEqual", "ops.Greater", "ops.GreaterEqual", "ops.Less", "
 _REDUCTIONS = ("ops.Sum", "ops.Mean", "ops.Max")
 _CONVOLUTIONS = tuple(f"{kind}Conv{n}D" for kind in ("", "Separable", "Depthwise") for n in (1, 2))
 BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
-    "Dense": (activation_changes, _bias, late_bias_changes, _square_kernel),
+    "Dense": (activation_changes, _bias, late_bias_changes, _kernel),
     "Activation": (activation_changes, masked_softmax_changes),
     "Embedding": (id_changes,),
     "ReversibleEmbedding": (id_changes, projection_changes),
@@ -254,6 +263,6 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Normalization": (statistic_changes,),
     "LeakyReLU": (slope_changes, replaced_activation_changes),
     "ELU": (slope_changes, replaced_activation_changes),
-    "ops.GetItem": (other_step_changes,),
+    "ops.GetItem": (other_step_changes, moved_key_changes),
     **dict.fromkeys(("Flatten", "Reshape"), (channels_first_changes,)),
 }

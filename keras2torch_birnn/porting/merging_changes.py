@@ -8,7 +8,7 @@ from itertools import permutations
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading_one
 from keras2torch_birnn.porting.general_changes import MOVES
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
@@ -44,23 +44,14 @@ def moved_input_changes(maker: Maker) -> Iterator[Change]:
         for words, move in {**MOVES, "in reversed order": lambda x: x[:, ::-1]}.items():
             late = f"one step too {words}" if words in MOVES else words
             told = f"the steps of its {name} input come {late}"
-            yield maker.change("steps", told, partial(_input_moved, number, move))
+            moved = reading_one(number, partial(_steps_moved, move))
+            yield maker.change("steps", told, moved)
 
 
-def _input_moved(
-    number: int,
-    move: Callable[[Array], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    given = list(leaves(inputs))
-    if len(given) < 2 or np.ndim(given[number]) < 3:
+def _steps_moved(move: Callable[[Array], Array], x: Array) -> Array:
+    if x.ndim < 3:
         raise ValueError("there are no steps")
-    given[number] = move(np.asarray(given[number]))
-    return equation(layer, tuple(given), mask, context)
+    return move(x)
 
 
 def order_changes(maker: Maker) -> Iterator[Change]:
@@ -149,20 +140,8 @@ def transposed_input_changes(maker: Maker) -> Iterator[Change]:
     """Yield a product of which one input (B, T, T) has its axes exchanged."""
     for number, name in enumerate(_NUMBERS[:2]):
         words = f"the last two axes of its {name} input are exchanged"
-        yield maker.change("axes", words, partial(_input_transposed, number))
-
-
-def _input_transposed(
-    number: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    given = list(leaves(inputs))
-    given[number] = np.swapaxes(given[number], 1, 2)
-    return equation(layer, tuple(given), mask, context)
+        turned = reading_one(number, lambda x: np.swapaxes(x, 1, 2))
+        yield maker.change("axes", words, turned)
 
 
 def vector_distance_changes(maker: Maker) -> Iterator[Change]:
@@ -185,6 +164,8 @@ _VECTOR_DISTANCES: Mapping[str, Callable[[Array], Array]] = {
 }
 _DISTANCES: Mapping[str, Callable[[Array, Array], Array]] = {
     "it takes the absolute value": _root_of_product,
+    "it divides the first input by the second": lambda one, other: one / other,
+    "it divides the second input by the first": lambda one, other: other / one,
     "it computes the absolute difference": lambda one, other: np.abs(one - other),
     "it computes the squared difference": lambda one, other: (one - other) ** 2,
 }

@@ -26,10 +26,14 @@ _MANY_GROUPS = 16
 _EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-4, 1e-9, 1e-10, 1e-2, 1e-1, 0.0)
 
 
+# Factors of the right epsilon that are tried, too
+_TIMES = (0.1, 10.0, 0.01, 100.0, 0.5, 2.0)
+
+
 def epsilon_changes(maker: Maker) -> Iterator[Change]:
     """Yield other epsilons of a normalizer."""
     own = maker.config["epsilon"]
-    for value in _EPSILONS:
+    for value in dict.fromkeys((*_EPSILONS, *(own * factor for factor in _TIMES))):
         if value != own:
             words = f"epsilon is {value:g}, Keras has {own:g}"
             yield maker.change("epsilon", words, configured(epsilon=value))

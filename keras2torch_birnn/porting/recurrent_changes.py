@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from keras2torch_birnn.porting.axis_changes import RESHAPED, reshaped
 from keras2torch_birnn.porting.cell_changes import (
     formula_changes,
     hold_changes,
@@ -167,6 +168,12 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
             "the kernel is not transposed (each gate's matrix is square)",
             weighted(lambda w: {**w, "kernel": _each_transposed(w["kernel"], gates)}),
         )
+    for edge, which in ((-1, "last"), (0, "first")):
+        words = f"the {which} step that it reads is left out (its loop is one step too short)"
+        yield every("steps", words, partial(_without_step, edge))
+    for name in ("kernel", "recurrent_kernel"):
+        shown = name.replace("_", " ")
+        yield every("reshaped", f"the {shown} {RESHAPED}", weighted(partial(reshaped, name)))
     yield every("mask missing", "the mask is not used: padding is read as data", masked_by(_none))
     words = "padding is taken to be at the end of every row"
     yield every("padding side", words, masked_by(to_end))
@@ -257,6 +264,24 @@ def _reversal_changes(
     yield every("reversed padding", words_of_mask, _reversed_with_padding("previous_output"))
     if not half.config["return_sequences"]:
         yield every("reversed padding", words, _packed_with_padding)
+
+
+def _without_step(
+    edge: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Leave out one end of the steps, in the order of reading; zeros stand there."""
+    valid = np.ones(np.shape(inputs)[:2], bool)
+    if isinstance(mask, np.ndarray):
+        valid = mask.astype(bool)
+    valid[:, -1 - edge if layer.config["go_backwards"] else edge] = False
+    zeroed = settled(masked_output="zeros")
+    output, _ = zeroed(equation, layer, inputs, valid, context)
+    return output, equation(layer, inputs, mask, context.aside())[1]
 
 
 def _reset_changes(every: Callable[[str, str, Apply], Change], half: LayerSpec) -> Iterator[Change]:
@@ -431,6 +456,8 @@ def _direction_changes(path: str, key: Key, layer: LayerSpec) -> Iterator[Change
     yield Change("batch_first", path, BATCH_FIRST, {key: _swapped(last_step)})
     for words, pick in _ONE_WAY_PICKS.items():
         yield Change("last state", path, words, {key: _picked(pick)})
+    words = "takes the mean over the steps that count where Keras takes the last"
+    yield Change("last state", path, words, {key: _mean_taken})
     if layer.class_name == "LSTM":
         yield Change(
             "last state", path, "takes the cell state c where Keras takes h", {key: _cell_state}
@@ -461,6 +488,18 @@ def mean_step(y: Array) -> Array:
     return mean
 
 
+def sum_of_steps(y: Array) -> Array:
+    """Return the sum over time of (B, T, H)."""
+    total: Array = y.sum(axis=1)
+    return total
+
+
+def mean_of_valid(y: Array, valid: Array) -> Array:
+    """Return the mean of (B, T, H), zero at other steps, over the steps (B, T) that count."""
+    mean: Array = y.sum(axis=1) / valid.sum(axis=1, keepdims=True)
+    return mean
+
+
 def largest_step(y: Array) -> Array:
     """Return the maximum over time of (B, T, H)."""
     largest: Array = y.max(axis=1)
@@ -473,6 +512,7 @@ _ONE_WAY_PICKS: Mapping[str, Callable[[Array], Array]] = {
     "takes the last step of the array, also where it is padding": last_step,
     "takes the last step but one": lambda y: y[:, -2],
     "takes the mean over the steps where Keras takes the last": mean_step,
+    "adds up the steps where Keras takes the last": sum_of_steps,
     "takes the maximum over the steps where Keras takes the last": largest_step,
 }
 
@@ -491,6 +531,14 @@ def _picked(pick: Callable[[Array], Array]) -> Apply:
         return pick(output), None
 
     return apply
+
+
+def _mean_taken(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, _ = equation(as_sequences(layer), inputs, mask, context)
+    valid = mask.astype(bool) if isinstance(mask, np.ndarray) else np.ones(output.shape[:2])
+    return mean_of_valid(output, valid), None
 
 
 def _swapped(pick: Callable[[Array], Array] | None) -> Apply:

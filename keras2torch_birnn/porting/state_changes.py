@@ -137,20 +137,37 @@ def _starting_with(values: tuple[float, ...]) -> Apply:
     return apply
 
 
+def state_form(layer: LayerSpec) -> tuple[str, str, int] | None:
+    """Return what layers have in common that may take each other's states; None: it has none."""
+    half = _half_of(layer)
+    if half.class_name not in ("LSTM", "GRU", "SimpleRNN"):
+        return None
+    return layer.class_name, half.class_name, half.config["units"]
+
+
+def last_states(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> tuple[Array, ...]:
+    """Return the last states of a recurrent layer, those of the forward half first."""
+    both = layer.class_name == "Bidirectional"
+    parts = {name: _with_states(half) for name, half in layer.parts.items()}
+    apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
+    output, _ = equation(apart if both else _with_states(layer), inputs, mask, context.aside())
+    return tuple(output[2 if both else 1 :])
+
+
+def _with_states(layer: LayerSpec) -> LayerSpec:
+    return replace(layer, config={**layer.config, "return_state": True})
+
+
 def _handing_on(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
     """Start the backward half where the forward half ends."""
-    parts = {
-        name: replace(half, config={**half.config, "return_state": True})
-        for name, half in layer.parts.items()
-    }
-    apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
-    output, _ = equation(apart, inputs, mask, context.aside())
-    count = len(output) // 2 - 1
-    ends = output[2 : 2 + count]
+    ends = last_states(equation, layer, inputs, mask, context)
+    ends = ends[: len(ends) // 2]
     given = context.initial_state or tuple(np.zeros_like(state) for state in ends)
-    return equation(layer, inputs, mask, context.starting((*given[:count], *ends)))
+    return equation(layer, inputs, mask, context.starting((*given[: len(ends)], *ends)))
 
 
 def _returning(places: Places) -> Apply:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, masked_by
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, masked_by
 from keras2torch_birnn.porting.recurrent_changes import CELLS, first_step, last_step
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
@@ -114,7 +116,12 @@ def reading_part(start: int, stop: int, steps: int) -> Apply:
 
 def mixes_steps(layer: LayerSpec) -> bool:
     """Tell whether a layer computes a step from others, too."""
-    return layer.class_name in _MIXING or has_windows(layer)
+    return reads_mask(layer) or has_windows(layer)
+
+
+def reads_mask(layer: LayerSpec) -> bool:
+    """Tell whether a layer computes a step from others that its mask may leave out."""
+    return layer.class_name in _MIXING
 
 
 def has_windows(layer: LayerSpec) -> bool:
@@ -159,6 +166,38 @@ def other_step_changes(maker: Maker) -> Iterator[Change]:
     """Yield other steps of a sequence (B, T, F) than the one that a slice takes."""
     for words, pick in _STEPS.items():
         yield maker.change("last state", words, _picked(pick))
+
+
+def moved_key_changes(maker: Maker) -> Iterator[Change]:
+    """Yield a slice that begins or ends one place off, or at the other end of its axis."""
+    key = maker.config["key"]
+    for place, own in enumerate(key):
+        for moved in dict.fromkeys(_moved_keys(own)):
+            if moved != own:
+                told = f"along its axis {place} it takes {_shown(moved)}, Keras {_shown(own)}"
+                there = (*key[:place], moved, *key[place + 1 :])
+                yield maker.change("steps", told, configured(key=there))
+
+
+def _moved_keys(own: Any) -> Iterator[Any]:
+    if isinstance(own, int):
+        yield from (own + 1, own - 1, 0, -1)
+    if not isinstance(own, tuple):
+        return
+    start, stop, step = own
+    for more in product((0, 1, -1), repeat=2):
+        yield *(x + n if isinstance(x, int) else x for x, n in zip(own, more, strict=False)), step
+    if isinstance(start, int) and stop is None:
+        yield None, -start, step
+    if isinstance(stop, int) and start is None:
+        yield -stop, None, step
+    yield None, None, step
+
+
+def _shown(key: Any) -> str:
+    if not isinstance(key, tuple):
+        return f"place {key}"
+    return ":".join("" if bound is None else str(bound) for bound in key[:2])
 
 
 def _picked(pick: Callable[[Array], Array]) -> Apply:

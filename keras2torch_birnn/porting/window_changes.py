@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.porting.axis_changes import RESHAPED, reshaped
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
@@ -51,6 +52,7 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("dilation", words, configured(dilation_rate=moved))
     yield from _group_changes(maker)
     yield from _stride_changes(maker)
+    yield from _later_windows(maker)
     for mode, name in BORDERS.items() if own != "valid" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
         apply = _padded(partial(np.pad, mode=mode))
@@ -176,6 +178,19 @@ def _reversal_changes(maker: Maker) -> Iterator[Change]:
             turn = weighted(partial(_with_exchanged_sides, name=name))
             words = f"height and width of the {name} are exchanged (it is square)"
             yield maker.change("not transposed", words, turn)
+    for name in ("kernel", "depthwise_kernel"):
+        kernel = maker.layer.weights.get(name)
+        if kernel is None or min(kernel.shape[-2:]) < 2:
+            continue
+        yield maker.change("reshaped", f"the {name} {RESHAPED}", weighted(partial(reshaped, name)))
+        if kernel.shape[-2] == kernel.shape[-1]:
+            words = f"input and output channels of the {name} are exchanged (they are as many)"
+            turn = weighted(partial(_with_exchanged_channels, name=name))
+            yield maker.change("not transposed", words, turn)
+
+
+def _with_exchanged_channels(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
+    return {**weights, name: weights[name].swapaxes(-1, -2)}
 
 
 def _with_exchanged_sides(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
@@ -212,6 +227,9 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
     if own == "same":
         words = "the zeros of its padding count as values, Keras leaves them out"
         yield maker.change("pooling padding", words, _padded(np.pad))
+    yield from _later_windows(maker)
+    every = "takes the first step of each window (every so many steps), Keras has "
+    yield maker.change("other operation", every + maker.layer.class_name, _first_of_windows)
     largest = maker.layer.class_name.startswith("Max")
     for words, place in _fronts(maker):
         lowest = _padded(partial(np.pad, constant_values=-np.inf), place)
@@ -223,6 +241,30 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
                 told = f"{words}{also}, Keras has {own}"
                 apply = _with_margins(margins, counted=counted)
                 yield maker.change("pooling padding", told, apply)
+
+
+def _later_windows(maker: Maker) -> Iterator[Change]:
+    """Yield windows of which the first one begins later, so that what is left over is in front."""
+    by = max(maker.config["strides"] or maker.config["pool_size"])
+    for first in range(1, min(by, _FARTHEST)) if maker.config["padding"] == "valid" else ():
+        words = f"its windows begin at step {first}: what is left over is dropped in front, "
+        later = reading(partial(_from_step, first))
+        yield maker.change("strides", f"{words}Keras drops it at the end", later)
+
+
+def _from_step(first: int, x: Array) -> Array:
+    return x[:, first:]
+
+
+def _first_of_windows(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Take the first place of each window of a pooling."""
+    output, out_mask = equation(layer, inputs, mask, context)
+    strides = layer.config["strides"] or layer.config["pool_size"]
+    counts = zip(output.shape[1:], strides, strict=False)
+    steps = [slice(None, count * by, by) for count, by in counts]
+    return np.asarray(inputs)[(slice(None), *steps)], out_mask
 
 
 def _fronts(maker: Maker) -> Iterator[tuple[str, Front]]:

@@ -20,6 +20,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
     last_step,
     mean_step,
 )
+from keras2torch_birnn.porting.state_changes import last_states, state_form
 from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -56,6 +57,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _later_activation(graph, path, layer)
     yield from _earlier_norm(graph, path, layer, found)
     yield from _states_below(graph, path, layer, trace)
+    yield from _states_of_others(graph, path, layer)
     yield from _other_masks(graph, path, layer)
     yield from softmax_mask_changes(graph, path)
     yield from steps_of_others(graph, path, trace)
@@ -330,16 +332,61 @@ def _one_state_earlier(
     return equation(layer, map_structure(lambda _: given[next(numbers)], inputs), mask, context)
 
 
+def _states_of_others(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the last states of each earlier call of such a layer, with which this one starts.
+
+    As where one that is called twice keeps its states.
+    """
+    own = state_form(layer)
+    for call in graph.calls if own else ():
+        other = call_path(call.layer, call.index)
+        if other == path:
+            return
+        refs = list(leaves(call.args))
+        if len(refs) == 1 and not call.kwargs and state_form(graph.layer(call.layer)) == own:
+            words = f"it starts with the last states of {printable(other)}, Keras with zeros"
+            key = path.partition("#")[0], layer.class_name
+            start = partial(_starting_after, path, graph.layer(call.layer), refs[0])
+            yield Change("other state", path, words, {key: start})
+
+
+def _starting_after(
+    path: str,
+    below: LayerSpec,
+    ref: TensorRef,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    if context.path != path:
+        return equation(layer, inputs, mask, context)
+    if context.initial_state is not None:
+        raise ValueError("it is called with initial states")
+    source = call_path(ref.layer, ref.call)
+    x, valid = (list(leaves(some[source]))[ref.output] for some in (context.layers, context.masks))
+    states = last_states(equation, below, x, valid, context)
+    return equation(layer, inputs, mask, context.starting(states))
+
+
 def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the mask of each earlier layer that makes one, where no mask arrives in Keras."""
     for call in graph.calls:
         other = call_path(call.layer, call.index)
         if other == path:
             return
-        if graph.layer(call.layer).class_name in MASKING:
+        below = graph.layer(call.layer)
+        if below.class_name in MASKING:
             words = f"the mask of {printable(other)} is used, in Keras no mask arrives here"
+            if below.config.get("mask_zero") is False:
+                words = f"id 0 of {printable(other)} is left out as padding, Keras reads it as data"
             key = path.partition("#")[0], layer.class_name
-            yield Change("other mask", path, words, {key: partial(_masked_as, other)})
+            ids = [call_path(ref.layer, ref.call) for ref in tensors(call.args)]
+            yield Change("other mask", path, words, {key: partial(_masked_as, other, ids[0], "")})
+            words = f"the mask of {printable(other)} is used, in Keras another one arrives here"
+            instead = partial(_masked_as, other, ids[0], path)
+            yield Change("other mask", path, words, {key: instead})
 
 
 def softmax_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
@@ -361,16 +408,25 @@ def softmax_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
 
 def _masked_as(
     path: str,
+    ids: str,
+    call: str,
     equation: Equation,
     layer: LayerSpec,
     inputs: Structure,
     mask: Structure,
     context: Context,
 ) -> Result:
+    """Use the mask of another call, or of its ids; in the place of another mask in one call."""
+    if call and call != context.path:
+        return equation(layer, inputs, mask, context)
     there = context.masks[path]
-    if not isinstance(inputs, np.ndarray) or not isinstance(there, np.ndarray):
+    if there is None:  # of an Embedding without one
+        there = np.asarray(context.layers[ids]) != 0
+    if not isinstance(inputs, np.ndarray) or inputs.shape[: there.ndim] != there.shape:
         raise ValueError("there is no mask, or several may arrive")
-    if mask is not None and not np.all(mask):
+    if call and not isinstance(mask, np.ndarray):
+        raise ValueError("none arrives")
+    if not call and mask is not None and not np.all(mask):
         raise ValueError("another one arrives")
     _, out_mask = equation(layer, inputs, mask, context.aside())
     output, _ = equation(layer, inputs, there, context)

@@ -15,14 +15,16 @@ import pytest
 from graph_specs import spec_of
 
 from keras2torch_birnn.porting.batches import batches
+from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.porting.kept_results import KeptResults
+from keras2torch_birnn.porting.layer_changes import mask_changes
 from keras2torch_birnn.porting.observing import PortRun
 from keras2torch_birnn.porting.trials import Search
 from keras2torch_birnn.reference import Trace
 
 SEQUENCE = {"return_sequences": True}
 Layers = tuple[Any, ...]
-# A page: the layers after the input, of which the last but one is looked at in the first of them.
+Graph = dict[str, Any]
 WORDS = ("Embedding", {"input_dim": 11, "output_dim": 3, "mask_zero": True})
 END = ("Dense", {"units": 2})
 
@@ -48,14 +50,16 @@ def _plain(*layers: tuple[str, dict[str, Any]]) -> list[Layers]:
     return [(layer,) for layer in layers]
 
 
-PAGES: dict[str, list[Layers]] = {
+# Layers after an input, of which the last but one is looked at, or the only one.
+CHAINS: dict[str, list[Layers]] = {
     "LSTM": _recurrent("LSTM", {}),
     "GRU": [*_recurrent("GRU", {"reset_after": True}), *_recurrent("GRU", {"reset_after": False})],
     "SimpleRNN": _recurrent("SimpleRNN", {}),
     "both LSTM": _both("LSTM", {}),
     "both GRU": [*_both("GRU", {"reset_after": True}), *_both("GRU", {"reset_after": False})],
     "Dense": _plain(
-        *(("Dense", {"units": 5, "activation": name}) for name in ("relu", "tanh", "softmax"))
+        *(("Dense", {"units": 5, "activation": name}) for name in ("relu", "tanh", "softmax")),
+        *(("Dense", {"units": units}) for units in (3, 7)),
     ),
     "norms": _plain(
         ("LayerNormalization", {"epsilon": 2e-3}),
@@ -72,13 +76,117 @@ PAGES: dict[str, list[Layers]] = {
         ("ZeroPadding1D", {"padding": (2, 1)}),
     ),
 }
-# Rows that need what these pages do not have: states that are given or kept, values at padded steps
-# that count, a width that does not matter, an output of the input's shape.
+
+
+def _chain(layers: Layers) -> tuple[Graph, str]:
+    """Return a page's graph, and the call that is looked at."""
+    kind = ("x", "ids", (7,)) if layers[0] is WORDS else ("x", "float", (7, 5))
+    names = ["x", *(f"t{place}" for place in range(len(layers)))]
+    steps = [(names[place + 1], layer, names[place]) for place, layer in enumerate(layers)]
+    graph = {"inputs": [kind], "steps": steps, "outputs": names[-1]}
+    return graph, f"layer_{min(1, len(layers) - 1)}"
+
+
+def _merged(name: str, options: dict[str, Any], *kinds: Any, end: Any = None) -> tuple[Graph, str]:
+    """Merge several inputs; words have a mask."""
+    inputs = [(f"x{number}", *kind) for number, kind in enumerate(kinds)]
+    words = [(f"e{one}", WORDS, one) for one, kind, _ in inputs if kind == "ids"]
+    given = [made for made, *_ in words] or [one for one, *_ in inputs]
+    steps = [*words, ("y", (name, options), given if name in LISTED else tuple(given))]
+    steps += [("z", end, "y")] if end else []
+    return {"inputs": inputs, "steps": steps, "outputs": steps[-1][0]}, f"layer_{len(words)}"
+
+
+def _image(*layers: Any) -> tuple[Graph, str]:
+    steps = [(f"t{n}", layer, f"t{n - 1}" if n else "x") for n, layer in enumerate(layers)]
+    outputs = f"t{len(layers) - 1}"
+    return {"inputs": [("x", "float", (7, 6, 4))], "steps": steps, "outputs": outputs}, "layer_0"
+
+
+TEXT, LONG, SHORT = ("ids", (7,)), ("float", (7, 3)), ("float", (5, 3))
+SQUARE, VECTOR = ("float", (7, 7)), ("float", (3,))
+MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
+LISTED = (*MERGES, "Concatenate", "Dot", "Attention", "AdditiveAttention")
+HEADS = {"num_heads": 2, "key_dim": 4, "value_dim": 5}
+HALF = {"strides": 2, "padding": "same"}
+LAST = ("GRU", {"units": 2})
+GRAPHS: dict[str, list[tuple[Graph, str]]] = {
+    "attention": [
+        *(
+            _merged(name, options, *kinds)
+            for name, options in (
+                ("Attention", {"use_scale": True}),
+                ("AdditiveAttention", {"use_scale": True}),
+                ("MultiHeadAttention", HEADS),
+            )
+            for kinds in ((TEXT, TEXT), (LONG, SHORT), (LONG, LONG, LONG), (LONG, LONG))
+        ),
+        _merged("Attention", {}, LONG, SHORT),
+    ],
+    "merges": [
+        *(_merged(name, {}, LONG, LONG) for name in MERGES),
+        *(_merged(name, {}, TEXT, TEXT, end=LAST) for name in ("Add", "Concatenate")),
+        *(_merged("Concatenate", {}, *[LONG] * count) for count in (3, 4, 5)),
+        _merged("Add", {}, LONG, LONG, LONG),
+        *(_merged("Concatenate", {}, *[VECTOR] * 2) for _ in range(1)),
+        *(_merged("Dot", {"axes": (1, 1), "normalize": norm}, VECTOR, VECTOR) for norm in (0, 1)),
+        _merged("Dot", {"axes": (2, 1)}, SQUARE, SQUARE),
+        (
+            {
+                "inputs": [("x", *LONG)],
+                "steps": [("y", ("Multiply", {}), ["x", "x"])],
+                "outputs": "y",
+            },
+            "layer_0",
+        ),
+    ],
+    "embedding": [
+        (
+            {
+                "inputs": [("x", "ids", (7,))],
+                "steps": [("e", one, "x"), ("y", LAST, "e")],
+                "outputs": "y",
+            },
+            "layer_0",
+        )
+        for one in (WORDS, ("Embedding", {"input_dim": 11, "output_dim": 3}))
+    ],
+    "images": [
+        _image(("Conv2D", {"filters": 4, "kernel_size": (3, 2), "padding": "same"})),
+        _image(("Conv2D", {"filters": 4, "kernel_size": 3, "strides": 2, "groups": 2})),
+        _image(("DepthwiseConv2D", {"kernel_size": 2, "depth_multiplier": 2})),
+        _image(("SeparableConv2D", {"filters": 3, "kernel_size": 2, "depth_multiplier": 2})),
+        *(
+            _image(("Conv2DTranspose", {"filters": 3, "kernel_size": size, **HALF}))
+            for size in (3, 5)
+        ),
+        _image(("MaxPooling2D", {"pool_size": (3, 2), "padding": "same"})),
+        _image(("AveragePooling2D", {"pool_size": 2})),
+        _image(("GlobalAveragePooling2D", {})),
+        _image(("UpSampling2D", {"size": (2, 3)})),
+        _image(("ZeroPadding2D", {"padding": ((1, 2), (0, 1))})),
+        _image(("Cropping2D", {"cropping": ((1, 2), (0, 1))})),
+        _image(("BatchNormalization", {})),
+        _image(("GroupNormalization", {"groups": 2})),
+        _image(("Permute", {"dims": (2, 1, 3)})),
+        _image(("Flatten", {}), END),
+        _image(("Reshape", {"target_shape": (7, 24)}), END),
+    ],
+}
+PAGES = {
+    **{name: [_chain(one) for one in chains] for name, chains in CHAINS.items()},
+    **GRAPHS,
+}
+# Rows that need what these pages do not have: states that are given or kept, masks that differ,
+# values at padded steps that count, a width that does not matter, an output of the input's shape.
 ELSEWHERE = re.compile(
     "its initial state|((for|back)ward half: )?its states are kept|its (in|out)put is zero at"
     "|the mask is not used: padding|merges the halves by (concat|ave)|its input is truncated"
     "|its output is replaced|it is left out|it is applied twice|its input is added to its output"
-    "|the length is taken over the last axis"
+    "|the length is taken over the last axis|its (in|out)put is reversed along the second axis of"
+    "|(the (first|last) features of )?its input (is|are) added to "
+    "|the mask of its (first|second|third) input alone|the mask of the query is not used"
+    "|each step attends to all steps"
 )
 
 
@@ -92,25 +200,25 @@ def _shown(words: str) -> str:
 )
 def test_each_row_makes_a_difference(page: str) -> None:
     alive: dict[str, bool] = {}
-    for layers in PAGES[page]:
-        number = min(1, len(layers) - 1)
-        kind = ("x", "ids", (7,)) if layers[0] is WORDS else ("x", "float", (7, 5))
-        names = ["x", *(f"t{place}" for place in range(len(layers)))]
-        steps = [(names[place + 1], layer, names[place]) for place, layer in enumerate(layers)]
-        spec = spec_of({"inputs": [kind], "steps": steps, "outputs": names[-1]}, "3.15.1")
-        path = f"layer_{number}"
+    for graph, path in PAGES[page]:
+        spec = spec_of(graph, "3.15.1")
         for batch in batches(spec, None):
             run = PortRun((), (), 1e-9)
             search = Search(
                 spec, batch.arrays, run, (), (), [], calls=1, kept=KeptResults(spec.root)
             )
             search.compute([], keep=True)
-            for change in search._changes_of(path):
+            for change in (*search._changes_of(path), *_of_masks(search, path)):
                 words = _shown(change.words)
                 if not alive.setdefault(words, False):
                     alive[words] = _differs(search.compute([change]), search)
     dead = [words for words, is_alive in alive.items() if not is_alive]
     assert [one for one in dead if not ELSEWHERE.match(one)] == []
+
+
+def _of_masks(search: Search, path: str) -> list[Change]:
+    """Return the mistakes with the mask that a layer makes."""
+    return [*mask_changes(path, search.layers[path], path)]
 
 
 def _differs(found: Trace | None, search: Search) -> bool:

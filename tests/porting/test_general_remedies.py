@@ -97,7 +97,9 @@ def test_a_mask_is_given_where_none_arrives_in_keras() -> None:
     mask = np.arange(7) < np.array([[7], [2], [5]])
     context: Any = SimpleNamespace(masks={"words": mask, "letters": None}, aside=lambda: None)
     layer: Any = None
-    read = partial(_masked_as, "words", lambda _, x, given, __: (given, "Keras' mask"), layer)
+    read = partial(
+        _masked_as, "words", "ids", "", lambda _, x, given, __: (given, "Keras' mask"), layer
+    )
     x = np.zeros((3, 7, 5))
     for none in (None, np.ones_like(mask)):
         used, out_mask = read(x, none, context)
