@@ -172,16 +172,55 @@ class CheckedRun:
         A loop may never put them together, and two calls may be one of more rows or steps. Of a
         change that is only tried this tells too little: in another order they are the same ones.
         """
+        output = next(leaves(trace.layers[path]))
+        known = self._computed.get(path)
+        if known is None or known[0] is not output:
+            found = self.seen(path, trace) or self._has_pieces(path, np.asarray(output, np.float64))
+            known = self._computed[path] = output, found
+        return known[1]
+
+    @cached_property
+    def _computed(self) -> dict[str, tuple[Structure, bool]]:
+        """The newest output of each call, and whether the port computed it."""
+        return {}
+
+    def _has_pieces(self, path: str, values: Array) -> bool:
+        """Tell whether a longer tensor has these values, or single ones have its steps or rows."""
+        valid = self.valid.get(path)
+        if self.run.contains(values, valid):
+            return True
+        if values.ndim < 2:
+            return False
+        return self._has_steps(path, values) or all(
+            self.run.has(row[steps]) or self.run.has(row[np.newaxis], steps[np.newaxis])
+            for row, steps in zip(values, self._counts(path, values), strict=True)
+            if steps.any()
+        )
+
+    def _has_steps(self, path: str, values: Array) -> bool:
+        """Tell whether the port computed each step of a call's values (B, T, F) that counts."""
+        counts = self._counts(path, values)
+        return values.ndim == 3 and all(
+            self.run.has(values[:, t : t + 1], counts[:, t : t + 1])
+            for t in np.flatnonzero(counts.any(axis=0))
+        )
+
+    def _counts(self, path: str, values: Array) -> Array:
+        """Return what counts of the first two axes of a call's values."""
+        valid = self.valid.get(path)
+        fits = valid is not None and valid.shape == values.shape[:2]
+        return valid if valid is not None and fits else np.ones(values.shape[:2], bool)
+
+    def shown(self, path: str, trace: Trace, changes: Sequence[Change]) -> bool:
+        """Tell whether the port computed what changes give at a call, maybe by single steps.
+
+        Those in another order are the same ones.
+        """
         if self.seen(path, trace):
             return True
+        moved = any(one.kind in _OF_PLACES for one in changes)
         values = np.asarray(next(leaves(trace.layers[path])), np.float64)
-        if self.run.contains(values, self.valid.get(path)):
-            return True
-        if values.ndim < 2 or self.valid.get(path) is not None:
-            return False
-        if values.ndim == 3 and all(self.run.has(values[:, t]) for t in range(values.shape[1])):
-            return True
-        return all(self.run.has(row) for row in values)
+        return not moved and self._has_steps(path, values)
 
     def find_rounding(self, found: Sequence[Change]) -> Change | None:
         """Return the rounding of one output that explains the port's, with what is found."""
@@ -211,6 +250,8 @@ class CheckedRun:
         return trace is not None and self.same_outputs(trace)
 
 
+# Kinds of changes that may give the same steps in other places.
+_OF_PLACES = ("batch_first", "direction", "flipped", "order", "rows", "steps")
 # Stands for the port's own values at steps that do not count, in whatever run: of what the changes
 # before it give.
 AS_PADDED = Change("padding", "", "", {})

@@ -357,7 +357,12 @@ class _Comparison:
             if any(np.isnan(y).any() for y in search.run.outputs):
                 words = "gives NaN, and no known mistake explains why"
             if one.found is None:
-                words = "no tensor of the port has its values, and no known mistake explains it"
+                behind = [path for path, given in search.sources.items() if one.path in given]
+                names = ", or ".join(map(printable, behind)) or "the outputs"
+                words = f"no tensor of the port has its values: it, or {names}, differs"
+                words += "; no known mistake explains how"
+            if one.activation:
+                words = "another activation stands in its place, none of those that are known"
             rated.append(
                 (
                     order.index(one.path),

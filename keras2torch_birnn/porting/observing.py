@@ -27,8 +27,12 @@ from keras2torch_birnn.torch_private import find_version
 _version_of = find_version()
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.
 _ROOM = 1 << 28
+# Share of the tolerance within which single values are the same, of all that were computed.
+_SAME = 1e-3
 # Values of a tensor at least that tell how another follows from it.
 _LEAST = 6
+# Values of a tensor at least that show a curve, and how often it may go all the way up or down.
+_LEAST_OF_CURVE, _TURNS = 30, 3
 # Steps of a sequence at most, whose parts are looked for.
 _STEPS_IN_PARTS = 100
 # Stands for NaN where values are compared.
@@ -97,6 +101,21 @@ class PortRun:
     def has(self, values: Array, valid: Array | None = None) -> bool:
         """Tell whether a tensor with these values was computed."""
         return self.find(values, valid) is not None
+
+    def holds(self, values: Array, valid: Array | None = None) -> bool:
+        """Tell whether each of these values was computed, in whatever tensor and place."""
+        x = np.asarray(values, np.float64)[keep_valid(np.ones(values.shape), valid) > 0]
+        known = self._values
+        if not known.size or not x.size or not np.isfinite(x).all():
+            return False
+        place = np.searchsorted(known, x)
+        apart = (np.abs(known[np.clip(place - n, 0, known.size - 1)] - x) for n in (0, 1))
+        return bool(np.minimum(*apart).max() <= _SAME * _limit(x, self.tolerance))
+
+    @cached_property
+    def _values(self) -> Array:
+        """All values of all tensors, in order."""
+        return np.unique(np.concatenate([np.zeros(0), *(one.values.ravel() for one in self.seen)]))
 
     def contains(self, values: Array, valid: Array | None = None, *, of_rows: bool = False) -> bool:
         """Tell whether a tensor has these values (B, T, ...), and more rows or steps around them.
@@ -185,6 +204,43 @@ class PortRun:
                 if np.abs(y - factor * x - offset).max() <= limit:
                     known.append((factor, offset))
                     yield factor, offset
+
+    def lines_of_features(
+        self, values: Array, valid: Array | None = None
+    ) -> Iterator[tuple[Array, Array]]:
+        """Yield (a, b) of each tensor that is a x + b, with an a and a b for each feature of x."""
+        if values.ndim < 2:
+            return
+        counted = keep_valid(np.ones(values.shape), valid)[..., 0] > 0
+        x = values[counted]
+        if (len(x) - 2) * x.shape[-1] < _LEAST or x.shape[-1] < 2 or not np.isfinite(x).all():
+            return
+        x_mean = x.mean(axis=0)
+        spread = np.square(x - x_mean).sum(axis=0)
+        for one in self._of_size(values.size) if spread.all() else ():
+            for there in _in_other_axes(one.values, values.shape):
+                y = there[counted]
+                limit = _limit(y, self.tolerance)
+                factor = ((x - x_mean) * (y - y.mean(axis=0))).sum(axis=0) / spread
+                offset = y.mean(axis=0) - factor * x_mean
+                if not np.isfinite(limit) or np.abs(factor).min() <= limit:
+                    continue
+                alike = max(np.ptp(factor), np.ptp(offset)) <= limit  # as a whole it is a line
+                if not alike and np.abs(y - factor * x - offset).max() <= limit:
+                    yield factor, np.where(np.abs(offset) <= limit, 0, offset)
+
+    def curve(self, values: Array, valid: Array | None = None) -> Array | None:
+        """Return a tensor whose values are a function of these, one by one, without jumps."""
+        counted = keep_valid(np.ones(values.shape), valid) > 0
+        order = np.argsort(values[counted])
+        for one in reversed(self._of_size(values.size)) if len(order) >= _LEAST_OF_CURVE else ():
+            for there in _in_other_axes(one.values, values.shape):
+                y = there[counted][order]
+                known = len(np.unique(y)) <= _LEAST or np.allclose(y, values[counted][order])
+                if np.isfinite(y).all() and not known:
+                    if np.abs(np.diff(y)).sum() <= _TURNS * np.ptp(y):
+                        return there
+        return None
 
     def added(self, values: Array, valid: Array | None = None) -> Iterator[Array]:
         """Yield what was added to these values (B, T, ...), if it is the same in all rows."""

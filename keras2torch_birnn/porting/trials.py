@@ -17,9 +17,15 @@ import numpy as np
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
-from keras2torch_birnn.porting.changes import Change, in_one_call, reading
+from keras2torch_birnn.porting.changes import Change, configured, in_one_call, reading
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
-from keras2torch_birnn.porting.general_changes import added_to, read_scaled, scaled_by
+from keras2torch_birnn.porting.general_changes import (
+    added_to,
+    features_scaled,
+    input_scaled,
+    read_scaled,
+    scaled_by,
+)
 from keras2torch_birnn.porting.kept_results import are_same
 from keras2torch_birnn.porting.layer_changes import (
     DROPOUTS,
@@ -30,7 +36,12 @@ from keras2torch_birnn.porting.layer_changes import (
     mask_changes,
 )
 from keras2torch_birnn.porting.many_trials import FAILURES, Rest, last_reached
-from keras2torch_birnn.porting.step_changes import has_windows, mixes_steps, reading_part
+from keras2torch_birnn.porting.step_changes import (
+    has_windows,
+    mixes_steps,
+    reading_part,
+    reads_mask,
+)
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import (
     other_input_changes,
@@ -41,10 +52,10 @@ from keras2torch_birnn.porting.wiring_changes import (
 )
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, TensorRef, leaves
 
 # Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
-_BUDGETS = (2000, 1000, 1000)
+_BUDGETS = (4000, 1000, 1000)
 # Trials of several mistakes together in all searches of one comparison: each layer that nothing
 # explains takes its whole budget, in each run.
 _TOGETHER = 4000
@@ -92,11 +103,15 @@ _ALL = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Unexplained:
-    """A layer whose output no known change gives: the right output, and the port's nearest one."""
+    """A layer whose output no known change gives: the right output, and the port's nearest one.
+
+    activation: that follows from what the right one follows from, value by value.
+    """
 
     path: str
     right: Array
     found: Array | None
+    activation: bool = False
 
 
 class _Step(NamedTuple):
@@ -195,8 +210,8 @@ class Search(CheckedRun):
             if behind:  # what the port gives it is not known, only what is nearest to the right one
                 return False
             given_up.add(path)
-            if self._has_part(path, trace):
-                continue  # it is right in the steps that it is given
+            if self._has_part(path, trace) or self._holds(path, trace):
+                continue  # it is right, in the steps that it is given or in other pieces
             if not self._give_up(self._begins_at(path, trace), trace):
                 return False
         return False
@@ -294,8 +309,21 @@ class Search(CheckedRun):
                 if score >= enough:
                     break
             if best[0]:
-                return self._likeliest(best[1])
+                return self._by_one_reader(path, self._likeliest(best[1]))
         return None
+
+    def _by_one_reader(self, path: str, some: list[Change]) -> list[Change]:
+        """Say of a mask that others read as well that it is this call that does not use it.
+
+        Only if that alone explains everything.
+        """
+        if [one.kind for one in some] != ["mask missing"] or some[0].layer == place_of(path):
+            return some
+        behind = self.later.get(some[0].layer, frozenset())
+        readers = [one for one in behind if one in self.layers and reads_mask(self.layers[one])]
+        own = (one for one in self._changes_of(path) if one.kind == "mask missing")
+        alone = (one for one in own if self._score(path, [one])[0] >= _ALL)
+        return [next(alone, some[0])] if len(readers) > 1 else some
 
     def _shows_before(self, path: str, some: Sequence[Change], found: Trace, usual: Trace) -> bool:
         """Tell whether the port computed what a change of a call before this one gives there."""
@@ -405,16 +433,40 @@ class Search(CheckedRun):
         for other in (path, *nearest_sources(self.sources, path)[:_BEFORE]):
             layer = self.layers.get(other)
             values = next(iter(leaves(trace.layers.get(other))), None)
-            if layer is None or not isinstance(values, np.ndarray) or layer.class_name in DROPOUTS:
+            if layer is None or not isinstance(values, np.ndarray) or self._is_before(other):
                 continue  # (what is before a dropout has its values)
             for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
                 yield scaled_by(other, place_of(other), layer, *line)
+            shaped = np.asarray(values, np.float64)
+            for each in self.run.lines_of_features(shaped, self.valid.get(other)):
+                yield features_scaled(other, place_of(other), layer, *each)
             for added in self.run.added(np.asarray(values, np.float64), self.valid.get(other)):
                 yield added_to(other, place_of(other), layer, added)
         if not self.sources.get(path):  # it takes an input of the model
             for given in self.inputs:
                 for line in self.run.lines(np.asarray(given, np.float64)):
                     yield read_scaled(path, place_of(path), self.layers[path], *line)
+        yield from self._scaled_inputs(path, trace)
+
+    def _is_before(self, path: str) -> bool:
+        """Tell whether a dropout gives what the one call before it gives to it alone."""
+        sources = self.sources.get(path, ())
+        return self.layers[path].class_name in DROPOUTS and not any(map(self._is_shared, sources))
+
+    def _is_shared(self, path: str) -> bool:
+        """Tell whether several calls take the output of this one."""
+        return sum(path in given for given in self.sources.values()) > 1
+
+    def _scaled_inputs(self, path: str, trace: Trace) -> Iterator[Change]:
+        """Yield the factors of one input of this call, whose source others read as it is."""
+        calls = (one for one in self.spec.graph.calls if call_path(one.layer, one.index) == path)
+        refs = [ref for call in calls for ref in leaves(call.args)]
+        for number, ref in enumerate(refs):
+            other = call_path(ref.layer, ref.call) if isinstance(ref, TensorRef) else ""
+            if self._is_shared(other) and other in trace.layers:
+                values = np.asarray(list(leaves(trace.layers[other]))[ref.output], np.float64)
+                for line in self.run.lines(values, self.valid.get(other)):
+                    yield input_scaled(path, place_of(path), self.layers[path], number, *line)
 
     def _parts(self, path: str, trace: Trace) -> Iterator[Change]:
         """Yield that the port cuts off steps here, which Keras does at a later call or never."""
@@ -457,6 +509,15 @@ class Search(CheckedRun):
         if layer is None or mixes_steps(layer) or not self.later.get(path):
             return False
         return self.run.part(np.asarray(values, np.float64), self.valid.get(path)) is not None
+
+    def _holds(self, path: str, trace: Trace) -> bool:
+        """Tell whether all values of a call that others read are anywhere among the port's."""
+        values = next(leaves(trace.layers[path]))
+        return (
+            bool(self.later.get(path))
+            and _tells(trace.layers[path])
+            and self.run.holds(values, self.valid.get(path))
+        )
 
     def _begins_at(self, path: str, trace: Trace) -> str:
         """Return the layer before this one of which the port has more windows than Keras, or it."""
@@ -580,7 +641,7 @@ class Search(CheckedRun):
             trace = self.compute([*self.found, *some], until=rest.last)
             if trace is None or path not in trace.layers:
                 failing[number] = None
-            elif not self.seen(self._shown_at(path, some, trace), trace):
+            elif not self.shown(self._shown_at(path, some, trace), trace, some):
                 failing[number] = trace
                 unseen.setdefault((rest, AS_PADDED in some), {})[number] = trace
         for (rest, padded), ended in unseen.items():
@@ -602,7 +663,7 @@ class Search(CheckedRun):
                 return 0
             return _ALL + (self.gaps is not None and self.gaps.explained_by(whole))
         shown = self._shown_at(path, some, trace)
-        if not self.seen(shown, trace) or not _tells(trace.layers[shown]):
+        if not self.shown(shown, trace, some) or not _tells(trace.layers[shown]):
             return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
@@ -614,7 +675,7 @@ class Search(CheckedRun):
         behind = self.later.get(path, frozenset())
         elsewhere = self.right - behind - {path}
         later = sum(
-            self.seen(one, trace)
+            self.shown(one, trace, some)
             and _tells(trace.layers[one])
             and not _same_values(own, trace.layers[one])
             and not _are_values_of(elsewhere, next(iter(leaves(trace.layers[one]))), trace)
@@ -743,16 +804,32 @@ class Search(CheckedRun):
         return not _are_values_of(self.right - behind - {path}, own, trace) and any(
             one not in given
             and not any(one in self.later.get(other, ()) for other in given)
-            and self.seen(one, trace)
+            and self.shown(one, trace, ())
             and not _same_values(own, trace.layers[one])
             for one in behind
         )
 
+    def _curve(self, path: str) -> Array | None:
+        """Return what the port has for a layer whose activation alone is another one."""
+        layer = self.layers[path]
+        while layer.class_name == "TimeDistributed":
+            layer = layer.parts["layer"]
+        if is_recurrent(layer) or "activation" not in layer.config:
+            return None
+        key = place_of(path), layer.class_name
+        linear = Change("", path, "", {key: configured(activation="linear")})
+        trace = self.compute([*self.found, linear])
+        if trace is None or path not in trace.layers:
+            return None
+        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        return self.run.curve(values, self.valid.get(path))
+
     def _give_up(self, path: str, trace: Trace) -> bool:
         """Note a layer that is not explained; tell whether one can go on from what the port has."""
         right = np.asarray(next(iter(leaves(trace.layers[path]))), np.float64)
-        near = self.run.nearest(right, ())
-        self.unexplained.append(Unexplained(path, right, near))
+        curve = self._curve(path) if path in self.layers else None
+        near = self.run.nearest(right, ()) if curve is None else curve
+        self.unexplained.append(Unexplained(path, right, near, activation=curve is not None))
         layer = self.layers.get(path)
         if near is None or layer is None:
             return False
