@@ -332,19 +332,6 @@ def scaled_by(path: str, place: str, layer: LayerSpec, factor: float, offset: fl
     return _on_a_line(path, (place, layer.class_name), "output", followed_by, factor, offset)
 
 
-def features_scaled(
-    path: str, place: str, layer: LayerSpec, factor: Array, offset: Array
-) -> Change:
-    """Return the change that makes a x + b of each feature of a layer's output."""
-    words = "each feature of its output is multiplied by another number of its own"
-    if np.allclose(factor, 1):
-        words = "another number is added to each feature of its output, as by another bias"
-    elif offset.any():
-        words += ", and one is added"
-    scaled = followed_by(lambda x: factor * x + offset)
-    return Change("scale", path, words, {(place, layer.class_name): scaled})
-
-
 def read_scaled(path: str, place: str, layer: LayerSpec, factor: float, offset: float) -> Change:
     """Return the change that makes a x + b of a layer's input."""
     return _on_a_line(path, (place, layer.class_name), "input", reading, factor, offset)

@@ -205,30 +205,6 @@ class PortRun:
                     known.append((factor, offset))
                     yield factor, offset
 
-    def lines_of_features(
-        self, values: Array, valid: Array | None = None
-    ) -> Iterator[tuple[Array, Array]]:
-        """Yield (a, b) of each tensor that is a x + b, with an a and a b for each feature of x."""
-        if values.ndim < 2:
-            return
-        counted = keep_valid(np.ones(values.shape), valid)[..., 0] > 0
-        x = values[counted]
-        if (len(x) - 2) * x.shape[-1] < _LEAST or x.shape[-1] < 2 or not np.isfinite(x).all():
-            return
-        x_mean = x.mean(axis=0)
-        spread = np.square(x - x_mean).sum(axis=0)
-        for one in self._of_size(values.size) if spread.all() else ():
-            for there in _in_other_axes(one.values, values.shape):
-                y = there[counted]
-                limit = _limit(y, self.tolerance)
-                factor = ((x - x_mean) * (y - y.mean(axis=0))).sum(axis=0) / spread
-                offset = y.mean(axis=0) - factor * x_mean
-                if not np.isfinite(limit) or np.abs(factor).min() <= limit:
-                    continue
-                alike = max(np.ptp(factor), np.ptp(offset)) <= limit  # as a whole it is a line
-                if not alike and np.abs(y - factor * x - offset).max() <= limit:
-                    yield factor, np.where(np.abs(offset) <= limit, 0, offset)
-
     def curve(self, values: Array, valid: Array | None = None) -> Array | None:
         """Return a tensor whose values are a function of these, one by one, without jumps."""
         counted = keep_valid(np.ones(values.shape), valid) > 0

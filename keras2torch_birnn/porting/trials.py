@@ -21,7 +21,6 @@ from keras2torch_birnn.porting.changes import Change, configured, in_one_call, r
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import (
     added_to,
-    features_scaled,
     input_scaled,
     read_scaled,
     scaled_by,
@@ -437,9 +436,6 @@ class Search(CheckedRun):
                 continue  # (what is before a dropout has its values)
             for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
                 yield scaled_by(other, place_of(other), layer, *line)
-            shaped = np.asarray(values, np.float64)
-            for each in self.run.lines_of_features(shaped, self.valid.get(other)):
-                yield features_scaled(other, place_of(other), layer, *each)
             for added in self.run.added(np.asarray(values, np.float64), self.valid.get(other)):
                 yield added_to(other, place_of(other), layer, added)
         if not self.sources.get(path):  # it takes an input of the model
@@ -511,10 +507,14 @@ class Search(CheckedRun):
         return self.run.part(np.asarray(values, np.float64), self.valid.get(path)) is not None
 
     def _holds(self, path: str, trace: Trace) -> bool:
-        """Tell whether all values of a call that others read are anywhere among the port's."""
+        """Tell whether all values of a call that others read are anywhere among the port's.
+
+        Of a state they are among its steps, whichever of these the port goes on with.
+        """
         values = next(leaves(trace.layers[path]))
         return (
             bool(self.later.get(path))
+            and np.ndim(values) > 2
             and _tells(trace.layers[path])
             and self.run.holds(values, self.valid.get(path))
         )

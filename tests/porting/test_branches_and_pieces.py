@@ -247,21 +247,6 @@ def test_other_windows_of_a_pooling_are_named(wrong: Callable[..., Any], words: 
     assert report.findings[0].words.startswith(words)
 
 
-def _of_its_features(right: Any, x: Tensor) -> Tensor:
-    y: Tensor = right(x) * torch.tensor([1.25, 0.75, 1.5])
-    return y
-
-
-def test_another_factor_of_each_feature_is_named() -> None:
-    steps = [("a", ("Dense", {"units": 3}), "x"), ("y", ("Dense", {"units": 2}), "a")]
-    inputs = [("x", "float", (7, 5))]
-    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, port_of(spec, layer_0=_of_its_features))
-    assert told(report) == [("layer_0", "scale")], report.lines()
-    words = "each feature of its output is multiplied by another number of its own"
-    assert report.findings[0].words == words
-
-
 def _odd(right: Any, x: Tensor) -> Tensor:
     y = x @ right.weight.mT + right.bias
     return y * torch.sigmoid(2.5 * y)
