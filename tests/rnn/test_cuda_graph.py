@@ -221,8 +221,9 @@ def test_what_comes_now_takes_the_place_of_what_came_long_ago(recordings: list[F
 
 def test_shapes_that_never_come_again_are_forgotten(recordings: list[FakeGraph]) -> None:
     rnn = layer_of("SimpleRNN")
-    for rows in range(1, MAX_CALLS_PER_LAYER + 2):
-        by("graph", rnn, RnnCall(torch.randn(rows, 1, F)))
+    with torch.no_grad():
+        for rows in range(1, MAX_CALLS_PER_LAYER + 2):
+            by("graph", rnn, RnnCall(torch.randn(rows, 1, F)))
     (layer,) = graphs._layers.values()
     assert len(layer.calls) == MAX_CALLS_PER_LAYER
     assert not recordings
