@@ -297,6 +297,14 @@ def _sums(activation: str, query: Array, key: Array, scale: Any) -> Array:
     return total
 
 
+def _scaled_inside(query: Array, key: Array, scale: Any) -> Array:
+    return _sums("tanh", scale * query, scale * key, 1.0)
+
+
+def _one_by_one(query: Array, key: Array, scale: Any) -> Array:
+    return _sums("linear", np.tanh(query), np.tanh(key), scale)
+
+
 def _divided_sums(power: float, query: Array, key: Array, scale: Any) -> Array:
     total: Array = _sums("tanh", query, key, scale) / query.shape[-1] ** power
     return total
@@ -456,6 +464,11 @@ _SCORES: Mapping[str, Mapping[str, _Formula]] = {
             f"{name} stands for the tanh in the scores": _Formula(score=partial(_sums, name))
             for name in ("relu", "sigmoid")
         },
+        "its scale is multiplied inside of the tanh in the scores, Keras multiplies its result": (
+            _Formula(score=_scaled_inside)
+        ),
+        "query and key go through the tanh one by one, or the key alone; Keras takes it of their "
+        "sum": _Formula(score=_one_by_one),
         "the tanh in the scores is left out": _Formula(score=partial(_sums, "linear")),
         **{
             f"the scores are {words}, Keras adds them up over the width": _Formula(

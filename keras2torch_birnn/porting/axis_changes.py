@@ -9,7 +9,8 @@ from typing import TypeAlias
 import numpy as np
 
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, followed_by, reading
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 Around: TypeAlias = Callable[[Callable[[Array], Array]], Apply]
 SIDES: Mapping[str, Around] = {"input": reading, "output": followed_by}
@@ -71,6 +72,25 @@ def channels_first_changes(maker: Maker) -> Iterator[Change]:
         shown = ", ".join(map(str, axes))
         words = f"its input has its axes in the order {shown}: permute it before"
         yield maker.change("axes", words, reading(partial(_permuted, axes)))
+
+
+def joined_step_changes(maker: Maker) -> Iterator[Change]:
+    """Yield steps that are joined, or taken apart, feature by feature."""
+    words = "the features of the steps that it joins (or takes apart) take turns, Keras has those "
+    yield maker.change("axes", f"{words}of one step after those of another", _taking_turns)
+
+
+def _taking_turns(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    x, y = np.asarray(inputs), np.asarray(output)
+    narrow, wide = sorted((x.shape[-1], y.shape[-1]))
+    if narrow == wide or wide % narrow or x.ndim < 3:
+        raise ValueError("no steps are joined")
+    many = wide // narrow
+    form = (many, narrow) if wide == y.shape[-1] else (narrow, many)
+    return x.reshape(len(x), -1, *form).swapaxes(2, 3).reshape(y.shape), out_mask
 
 
 # Orders of the axes of images (B, H, W, C), but those that are told in other words.

@@ -182,8 +182,27 @@ class _Comparison:
             tuple(self._tensors()),
             names,
             max(errors),
-            (*self._notes(ok=ok), *_padding_notes(findings), *_masked_step_notes(right)),
+            (
+                *self._notes(ok=ok),
+                *_padding_notes(findings),
+                *_masked_step_notes(right),
+                *(self._gap_notes(gaps) if ok and gaps and gaps.name not in names else ()),
+            ),
         )
+
+    def _gap_notes(self, gaps: Batch) -> Iterator[str]:
+        """Tell which outputs differ where rows have gaps, of a port that is right otherwise."""
+        run = self._run(gaps, first=False)
+        if isinstance(run, str):
+            return
+        search = self._search(gaps, run)
+        trios = zip(run.outputs, search.exact.outputs, search.output_masks(), strict=False)
+        wrong = [n for n, trio in enumerate(trios, 1) if not same(*trio, run.tolerance)]
+        if wrong:
+            yield (
+                "on rows with gaps (id 0 between others), which texts do not have, "
+                f"output {' and '.join(map(str, wrong))} differs from Keras'"
+            )
 
     def _explain(
         self, judged: Sequence[tuple[str, Search]], right: Sequence[Search]

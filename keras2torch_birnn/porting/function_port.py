@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from inspect import isfunction
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 class FunctionPort(nn.Module):
     """A function of tensors as a module, which holds what the function reads.
 
-    Copies share these tensors and modules: the function knows no others.
+    Copies share these tensors and modules: the function knows no others. An object that is called
+    like a function is copied with its own.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -26,8 +29,17 @@ class FunctionPort(nn.Module):
             else:
                 self.register_buffer(name, value.detach())
 
-    def __deepcopy__(self, _: Any) -> FunctionPort:
-        return FunctionPort(self.forward)
+    def __deepcopy__(self, memo: dict[int, Any]) -> FunctionPort:
+        return FunctionPort(deepcopy(self.forward, memo))
+
+
+def is_function(found: Any) -> bool:
+    """Tell whether this is a function, or an object that is called by its own ``__call__``."""
+    return not isinstance(found, type) and isfunction(_code_of(found))
+
+
+def _code_of(found: Any) -> Any:
+    return found if isfunction(found) else inspect.getattr_static(type(found), "__call__", None)
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -47,11 +59,12 @@ def needs_arguments(function: Callable[..., Any]) -> bool:
 
 
 def _held_by(function: Callable[..., Any]) -> Iterator[tuple[str, Tensor | nn.Module]]:
-    """Yield the tensors and modules of a function's file and closure, by their paths."""
+    """Yield the tensors and modules of a function's file, closure and object, by their paths."""
     outer = inspect.unwrap(function)
-    held = {**getattr(outer, "__globals__", {})}
-    if inspect.isfunction(outer):
-        held |= inspect.getclosurevars(outer).nonlocals
+    code = inspect.unwrap(_code_of(outer))
+    held = {**getattr(code, "__globals__", {}), **getattr(outer, "__dict__", {})}
+    if isfunction(code):
+        held |= inspect.getclosurevars(code).nonlocals
     seen: set[int] = set()
     for name, value in _walk("", held, 2):
         if id(value) not in seen:

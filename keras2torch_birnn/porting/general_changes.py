@@ -21,6 +21,7 @@ from keras2torch_birnn.porting.changes import (
     reading_one,
 )
 from keras2torch_birnn.porting.observing import HALVES, keep_valid
+from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
@@ -70,9 +71,10 @@ def general_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("extra", f"{words}, which Keras does not do", apply)
     for words, move in MOVES.items():
         yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
-    if maker.layer.class_name in EMBEDDINGS:
+    read = "ids" if maker.layer.class_name in EMBEDDINGS else "input's steps"
+    if read == "ids" or maker.layer.class_name in (*CELLS, "Bidirectional"):
         for words, move in MOVES.items():
-            yield maker.change("steps", f"its ids come one step too {words}", reading(move))
+            yield maker.change("steps", f"its {read} come one step too {words}", reading(move))
     yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
 
 

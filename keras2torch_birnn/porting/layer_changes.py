@@ -20,6 +20,7 @@ from keras2torch_birnn.porting.attention_changes import attention_changes
 from keras2torch_birnn.porting.axis_changes import (
     RESHAPED,
     channels_first_changes,
+    joined_step_changes,
     reshaped,
     view_changes,
 )
@@ -43,6 +44,7 @@ from keras2torch_birnn.porting.merging_changes import (
     cosine_changes,
     distance_changes,
     joined_mask_changes,
+    masked_value_changes,
     moved_input_changes,
     one_input_changes,
     order_changes,
@@ -66,6 +68,7 @@ from keras2torch_birnn.porting.resizing_changes import (
     up_sampling_changes,
 )
 from keras2torch_birnn.porting.scaling_changes import constant_changes, statistic_changes
+from keras2torch_birnn.porting.state_changes import going_on
 from keras2torch_birnn.porting.step_changes import (
     moved_key_changes,
     norm_changes,
@@ -99,6 +102,10 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     if layer.class_name == "TimeDistributed":
         yield from view_changes(Maker(path, (place, "TimeDistributed"), layer))
         yield from _softmax_over_steps(path, place, layer.parts["layer"])
+        if is_recurrent(layer.parts["layer"]):
+            words = "its states go on from step to step of TimeDistributed, Keras starts anew"
+            key = place, "TimeDistributed"
+            yield Change("kept state", path, words, {key: going_on})
     while layer.class_name == "TimeDistributed":
         layer = layer.parts["layer"]
     if is_recurrent(layer):
@@ -244,6 +251,15 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     },
     **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
     **dict.fromkeys(_MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes)),
+    **dict.fromkeys(
+        ("Multiply", "Maximum", "Minimum"),
+        (
+            one_input_changes,
+            masked_value_changes,
+            _other_class(*_MERGES),
+            distance_changes,
+        ),
+    ),
     **dict.fromkeys(_BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes)),
     "Subtract": (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes),
     "ops.Subtract": (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes),
@@ -264,5 +280,6 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "LeakyReLU": (slope_changes, replaced_activation_changes),
     "ELU": (slope_changes, replaced_activation_changes),
     "ops.GetItem": (other_step_changes, moved_key_changes),
-    **dict.fromkeys(("Flatten", "Reshape"), (channels_first_changes,)),
+    "Flatten": (channels_first_changes,),
+    "Reshape": (channels_first_changes, joined_step_changes),
 }

@@ -156,6 +156,24 @@ def last_states(
     return tuple(output[2 if both else 1 :])
 
 
+def going_on(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    """Start in each step of a TimeDistributed where its recurrent layer ended in the step before.
+
+    A Bidirectional's halves go on each by itself.
+    """
+    inner, states, outputs = layer.parts["layer"], None, []
+    run = context.equations[inner.class_name]
+    for t in range(next(leaves(inputs)).shape[1]):
+        x, here = inputs[:, t], mask[:, t] if np.ndim(mask) > 2 else None
+        aside = context.aside().starting(states)
+        outputs.append(run(inner, x, here, aside)[0])
+        states = last_states(run, inner, x, here, aside)
+    _, out_mask = equation(layer, inputs, mask, context)
+    return np.stack(outputs, axis=1), out_mask
+
+
 def _with_states(layer: LayerSpec) -> LayerSpec:
     return replace(layer, config={**layer.config, "return_state": True})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -20,20 +21,25 @@ def pool_mask_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change(
         "mask missing", "the mask is not used: padding is averaged, too", masked_by(lambda _: None)
     )
-    for words, pool in _POOLINGS.items():
-        yield maker.change("mask rule", f"{words}, Keras has {own}", _pooled(pool))
+    for words, pool in MASKED_POOLINGS.items():
+        yield maker.change("mask rule", f"{words}, Keras has {own}", partial(pool, None))
 
 
-def _pooled(pool: Callable[[Array, Array], Array]) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        _, out_mask = equation(layer, inputs, mask, context)
-        if not isinstance(mask, np.ndarray):
-            raise ValueError("there is no mask")
-        return pool(np.asarray(inputs, np.float64), mask.astype(bool)[..., np.newaxis]), out_mask
-
-    return apply
+def _pooled(
+    pool: Callable[[Array, Array], Array],
+    path: str | None,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Pool the steps that count by the layer's own mask, or by that of the call ``path``."""
+    _, out_mask = equation(layer, inputs, mask, context)
+    steps = mask if path is None else context.masks[path]
+    if not isinstance(steps, np.ndarray) or steps.shape != np.shape(inputs)[:2]:
+        raise ValueError("there is no mask")
+    return pool(np.asarray(inputs, np.float64), steps.astype(bool)[..., np.newaxis]), out_mask
 
 
 def _added(x: Array, valid: Array) -> Array:
@@ -68,6 +74,9 @@ _POOLINGS: Mapping[str, Callable[[Array, Array], Array]] = {
         lambda x, valid: np.where(valid, x, 0).max(axis=1)
     ),
     "the steps that count are added up": _added,
+}
+MASKED_POOLINGS: Mapping[str, Callable[..., Result]] = {
+    words: partial(_pooled, pool) for words, pool in _POOLINGS.items()
 }
 
 

@@ -43,8 +43,8 @@ from keras2torch_birnn.porting.step_changes import (
 )
 from keras2torch_birnn.porting.trial_order import stages
 from keras2torch_birnn.porting.wiring_changes import (
+    lost_mask_changes,
     other_input_changes,
-    softmax_mask_changes,
     steps_of_others,
     sum_of,
     wiring_changes,
@@ -262,7 +262,7 @@ class Search(CheckedRun):
         before = [*self._changes_before(path), *self._scaled(path, trace)]
         before += self._changes_in_call(path)
         for other in nearest_sources(self.sources, path):
-            before += softmax_mask_changes(self.spec.graph, other)
+            before += lost_mask_changes(self.spec.graph, other)
         before += [*other_input_changes(self.spec.graph, path, trace), *self._sums(path, trace)]
         before += [*self._parts(path, trace), *self._padded_inputs(path)]
         own = [*(one for one in before if one.kind in _IN_ANY_ORDER), *own]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_JSON_BYTES
 from keras2torch_birnn.plugins import run_file
-from keras2torch_birnn.porting.function_port import FunctionPort, needs_arguments
+from keras2torch_birnn.porting.function_port import FunctionPort, is_function, needs_arguments
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.steps import PathLike
@@ -33,8 +32,8 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
     """Run a Python file and make the port that it holds: ``FILE.py:NAME``.
 
     NAME is a class or function that is called without arguments, a module, or a function of the
-    inputs, which is the port itself. weights: a ``state_dict`` in a ``.pt``, ``.pth`` or
-    ``.safetensors`` file. Run files of your own only.
+    inputs, which is the port itself; an object with a ``__call__`` is taken as a function. weights:
+    a ``state_dict`` in a ``.pt``, ``.pth`` or ``.safetensors`` file. Run files of your own only.
 
     Raises:
         UsageError: no such file or name, or it gives no module; PluginError: it fails.
@@ -51,9 +50,9 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
         raise UsageError(
             f"{printable(file)} defines no {printable(name)}", near or "check the name"
         )
-    itself = isinstance(found, nn.Module) or (isfunction(found) and needs_arguments(found))
+    itself = isinstance(found, nn.Module) or (is_function(found) and needs_arguments(found))
     port = found if itself else _call(found, name)
-    if isfunction(port):
+    if is_function(port) and not isinstance(port, nn.Module):
         if weights is not None:
             raise UsageError(
                 f"{printable(name)} is a function, which holds no weights",

@@ -21,6 +21,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
     mean_step,
 )
 from keras2torch_birnn.porting.state_changes import last_states, state_form
+from keras2torch_birnn.porting.step_changes import MASKED_POOLINGS
 from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -59,7 +60,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _states_below(graph, path, layer, trace)
     yield from _states_of_others(graph, path, layer)
     yield from _other_masks(graph, path, layer)
-    yield from softmax_mask_changes(graph, path)
+    yield from lost_mask_changes(graph, path)
     yield from steps_of_others(graph, path, trace)
     yield from _states_before(graph, path, found)
     given = set(leaves(graph.inputs))
@@ -389,18 +390,25 @@ def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
             yield Change("other mask", path, words, {key: instead})
 
 
-def softmax_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
-    """Yield a softmax by the mask of an earlier layer, which Keras does not use there."""
+# Classes -> what they may do by a mask that does not arrive in Keras
+_BY_LOST_MASKS: Mapping[str, Mapping[str, Callable[..., Result]]] = {
+    **dict.fromkeys(("Activation", "Softmax", "ops.Activation"), SOFTMAX_MASKS),
+    **dict.fromkeys(("GlobalAveragePooling1D", "GlobalMaxPooling1D"), MASKED_POOLINGS),
+}
+
+
+def lost_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
+    """Yield a softmax or pooling by an earlier layer's mask, which Keras does not use there."""
     own = [one for one in graph.calls if call_path(one.layer, one.index) == path]
     layer = graph.layer(own[0].layer) if own else None
-    if layer is None or layer.class_name not in ("Activation", "Softmax", "ops.Activation"):
+    if layer is None or layer.class_name not in _BY_LOST_MASKS:
         return
     for call in graph.calls:
         other = call_path(call.layer, call.index)
         if other == path:
             return
         if graph.layer(call.layer).class_name in MASKING:
-            for what, leave_out in SOFTMAX_MASKS.items():
+            for what, leave_out in _BY_LOST_MASKS[layer.class_name].items():
                 words = f"{what}, by the mask of {printable(other)}; Keras does not do that here"
                 key = path.partition("#")[0], layer.class_name
                 yield Change("other mask", path, words, {key: partial(leave_out, other)})
