@@ -44,7 +44,6 @@ from keras2torch_birnn.porting.merging_changes import (
     cosine_changes,
     distance_changes,
     joined_mask_changes,
-    masked_value_changes,
     moved_input_changes,
     one_input_changes,
     order_changes,
@@ -251,15 +250,6 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     },
     **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
     **dict.fromkeys(_MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes)),
-    **dict.fromkeys(
-        ("Multiply", "Maximum", "Minimum"),
-        (
-            one_input_changes,
-            masked_value_changes,
-            _other_class(*_MERGES),
-            distance_changes,
-        ),
-    ),
     **dict.fromkeys(_BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes)),
     "Subtract": (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes),
     "ops.Subtract": (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes),

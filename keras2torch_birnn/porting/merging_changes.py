@@ -38,22 +38,6 @@ def _mask_alone(
     return output, given[number]
 
 
-def masked_value_changes(maker: Maker) -> Iterator[Change]:
-    """Yield a merge that takes the values of masked steps, which Keras 3 leaves out."""
-    words = "the values of masked steps are merged as they are, Keras leaves them out"
-    yield maker.change("masked steps", words, _with_masked_values)
-
-
-def _with_masked_values(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    right, out_mask = equation(layer, inputs, mask, context.aside())
-    output, _ = equation(layer, inputs, None, context)
-    if np.array_equal(output, right):
-        raise ValueError("the masks do not matter")
-    return output, out_mask
-
-
 def moved_input_changes(maker: Maker) -> Iterator[Change]:
     """Yield one of several inputs whose steps come too late or too early, or reversed."""
     for number, name in enumerate(_NUMBERS):

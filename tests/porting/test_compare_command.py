@@ -88,6 +88,24 @@ def test_a_mistake_in_a_function_is_named(file: Path) -> None:
     assert run.out.startswith("bidirectional_2: merges the halves by ave, Keras by sum\n")
 
 
+@pytest.mark.parametrize("name", ["Graph", "graph"])
+def test_a_port_may_be_an_object_that_is_called(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "called.py"
+    lines = (
+        "import torch",
+        "class Graph:",
+        "    def __init__(self):",
+        "        self.held = [torch.ones(3)]",
+        "    def __call__(self, x):",
+        "        return x * self.held[0]",
+        "graph = Graph()",
+    )
+    file.write_text("\n".join(lines), "utf-8")
+    port = load_port(f"{file}:{name}")
+    assert isinstance(port, FunctionPort)
+    assert [tuple(one.shape) for one in port.buffers()] == [(3,)]
+
+
 def test_weights_for_a_function_are_refused(file: Path, tmp_path: Path) -> None:
     torch.save(Stack().state_dict(), tmp_path / "net.pt")
     run = k2t("compare", STACK, f"{file}:function", "--weights", tmp_path / "net.pt")

@@ -324,6 +324,53 @@ def _outputs(spec: Any, change: Any) -> Array:
     return compute(spec, [X], equations=equations).outputs[0]
 
 
+def test_joined_steps_whose_features_take_turns_are_what_the_words_say() -> None:
+    spec = _chain(("Reshape", {"target_shape": (1, 35)}))
+    (change,) = [one for one in _changes(spec) if "take turns" in one.words]
+    assert np.array_equal(_outputs(spec, change), X.swapaxes(1, 2).reshape(3, 1, 35))
+
+
+def test_a_state_that_goes_on_in_a_time_distributed_reads_all_steps_as_one_sequence() -> None:
+    inner = "GRU", {"units": 2}
+    steps = [
+        ("r", ("Reshape", {"target_shape": (7, 5, 1)}), "x"),
+        ("y", ("TimeDistributed", {"layer": inner}), "r"),
+    ]
+    graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}
+    spec = spec_of(graph, "3.15.1")
+    layer = spec.graph.layer("layer_1")
+    made = changes_of("layer_1", "layer_1", layer)
+    (change,) = [one for one in made if "go on from step to step" in one.words]
+    cell, h, wanted = layer.parts["layer"].weights, np.zeros((3, 2)), []
+    w, u, (b, d) = (np.asarray(cell[k]) for k in ("kernel", "recurrent_kernel", "bias"))
+    for word in X.swapaxes(0, 1):
+        for x in word.T[:, :, np.newaxis]:
+            read, kept = np.split(x @ w + b, 3, axis=-1), np.split(h @ u + d, 3, axis=-1)
+            z, r = (sigmoid(read[one] + kept[one]) for one in (0, 1))
+            h = z * h + (1 - z) * np.tanh(read[2] + r * kept[2])
+        wanted.append(h)
+    assert np.allclose(_outputs(spec, change), np.stack(wanted, 1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "score"),
+    [
+        ("inside of the tanh", lambda q, k, v: np.tanh(v * (q + k)).sum(-1)),
+        ("one by one", lambda q, k, v: (v * (np.tanh(q) + np.tanh(k))).sum(-1)),
+    ],
+)
+def test_another_score_of_an_additive_attention_is_what_its_words_say(
+    words: str, score: Any
+) -> None:
+    steps = [("y", ("AdditiveAttention", {"use_scale": True}), ["x", "x"])]
+    spec = spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
+    (change, *_) = [one for one in _changes(spec) if words in one.words]
+    scale = np.asarray(spec.graph.layer("layer_0").weights["scale"])
+    powers = np.exp(score(X[:, :, np.newaxis], X[:, np.newaxis], scale))
+    wanted = (powers / powers.sum(-1, keepdims=True)) @ X
+    assert np.allclose(_outputs(spec, change), wanted, rtol=0, atol=1e-6)
+
+
 # ---- compare -------------------------------------------------------------------------------------
 
 
