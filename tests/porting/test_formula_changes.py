@@ -364,7 +364,7 @@ def test_another_score_of_an_additive_attention_is_what_its_words_say(
 ) -> None:
     steps = [("y", ("AdditiveAttention", {"use_scale": True}), ["x", "x"])]
     spec = spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
-    (change, *_) = [one for one in _changes(spec) if words in one.words]
+    *_, change = [one for one in _changes(spec) if words in one.words]  # the last: unmasked
     scale = np.asarray(spec.graph.layer("layer_0").weights["scale"])
     powers = np.exp(score(X[:, :, np.newaxis], X[:, np.newaxis], scale))
     wanted = (powers / powers.sum(-1, keepdims=True)) @ X
