@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.porting.batches import batches
+from keras2torch_birnn.porting.batches import batch_with_gaps, batches
 from keras2torch_birnn.porting.function_port import FunctionPort
 
 DENSE = {"inputs": FLOATS, "steps": [("y", ("Dense", {"units": 3}), "x")], "outputs": "y"}
@@ -72,3 +72,41 @@ def test_a_port_that_cannot_be_copied_is_refused() -> None:
     comparison = comparison_of(spec, port)
     with pytest.raises(UsageError, match="the port fails on inputs of shapes"):
         comparison.report(batches(spec, None), None)
+
+
+TEXT = ("e", ("Embedding", {"input_dim": 11, "output_dim": 3, "mask_zero": True}), "x")
+
+
+class _OtherWithGaps(_Held):
+    """A port that differs in rows that have padding between words alone."""
+
+    def forward(self, x: Tensor) -> Any:
+        changes = (x != 0).int().diff(dim=1).abs().sum(dim=1, keepdim=True)
+        return self.inner(x) + (changes > 1)
+
+
+def test_a_note_tells_what_differs_where_rows_have_gaps() -> None:
+    steps = [TEXT, ("y", ("GRU", {"units": 2}), "e")]
+    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
+    right = build_model(spec)
+    drawn, gaps = batches(spec, None), batch_with_gaps(spec, None)
+    report = comparison_of(spec, _OtherWithGaps(right)).report(drawn, gaps)
+    assert report.ok
+    assert any("output 1 differs" in one and "rows with gaps" in one for one in report.notes)
+    assert not comparison_of(spec, right).report(drawn, gaps).notes
+
+
+class _MaskedMaximum(_Held):
+    def forward(self, x: Tensor) -> Any:
+        y = self.inner.get_submodule("layer_1")(self.inner.get_submodule("layer_0")(x))
+        return y.masked_fill((x == 0)[..., None], -torch.inf).amax(dim=1)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_maximum_by_a_mask_that_keras_lost_is_named_without_a_warning() -> None:
+    layers = ("Conv1D", {"filters": 5, "kernel_size": 1}), ("GlobalMaxPooling1D", {})
+    steps = [TEXT, ("c", layers[0], "e"), ("y", layers[1], "c")]
+    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
+    (finding,) = compare_spec(spec, _MaskedMaximum(build_model(spec))).findings
+    assert (finding.layer, finding.kind) == ("layer_2", "other mask")
+    assert finding.words.startswith("the maximum of the steps that count is taken, by the mask")
