@@ -104,7 +104,7 @@ class _MaskedMaximum(_Held):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_maximum_by_a_mask_that_keras_lost_is_named_without_a_warning() -> None:
-    layers = ("Conv1D", {"filters": 5, "kernel_size": 1}), ("GlobalMaxPooling1D", {})
+    layers: Any = ("Conv1D", {"filters": 5, "kernel_size": 1}), ("GlobalMaxPooling1D", {})
     steps = [TEXT, ("c", layers[0], "e"), ("y", layers[1], "c")]
     spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
     (finding,) = compare_spec(spec, _MaskedMaximum(build_model(spec))).findings
