@@ -197,12 +197,12 @@ class _Comparison:
             return
         search = self._search(gaps, run)
         trios = zip(run.outputs, search.exact.outputs, search.output_masks(), strict=False)
-        wrong = [n for n, trio in enumerate(trios, 1) if not same(*trio, run.tolerance)]
-        if wrong:
-            yield (
-                "on rows with gaps (id 0 between others), which texts do not have, "
-                f"output {' and '.join(map(str, wrong))} differs from Keras'"
-            )
+        for number, trio in enumerate(trios, 1):
+            if not same(*trio, run.tolerance):
+                yield (
+                    "on rows with gaps (id 0 between others), which texts do not have, "
+                    f"output {number} differs from Keras'"
+                )
 
     def _explain(
         self, judged: Sequence[tuple[str, Search]], right: Sequence[Search]
