@@ -116,7 +116,7 @@ def _followed_by_hand(
     )
 
 
-def _shares(x: Array) -> Array:
+def divide_by_sum(x: Array) -> Array:
     """Divide by the sum over the last axis."""
     shares: Array = x / x.sum(axis=-1, keepdims=True)
     return shares
@@ -137,8 +137,10 @@ _WRITTEN: Mapping[str, Callable[[Array], Array]] = {
     "sin(x) after it": np.sin,
     "x squared after it": np.square,
     "the absolute value of x after it": np.abs,
-    "sigmoid(x) divided by the sum of all (for a softmax) after it": lambda x: _shares(sigmoid(x)),
-    "x divided by the sum of all (a softmax without exp) after it": lambda x: _shares(x),
+    "sigmoid(x) divided by the sum of all (for a softmax) after it": lambda x: divide_by_sum(
+        sigmoid(x)
+    ),
+    "x divided by the sum of all (a softmax without exp) after it": divide_by_sum,
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.porting.activation_changes import divide_by_sum
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
@@ -310,12 +311,6 @@ def _divided_sums(power: float, query: Array, key: Array, scale: Any) -> Array:
     return total
 
 
-def _share(x: Array) -> Array:
-    """Divide by the sum over the keys."""
-    shares: Array = x / x.sum(axis=-1, keepdims=True)
-    return shares
-
-
 def _largest(scores: Array, allowed: Array) -> Array:
     largest: Array = _softmax(scores, allowed).max(axis=-1, keepdims=True)
     return largest
@@ -432,10 +427,12 @@ _FORMULAS: Mapping[str, _Formula] = {
         lambda scores, allowed: np.maximum(scores, 0) * allowed
     ),
     "the scores are divided by their sum, without exp": _Formula(
-        lambda scores, allowed: _share(scores * allowed)
+        lambda scores, allowed: divide_by_sum(scores * allowed)
     ),
     "the step of the largest score alone is taken": _Formula(
-        lambda scores, allowed: _share(_softmax(scores, allowed) == _largest(scores, allowed))
+        lambda scores, allowed: divide_by_sum(
+            _softmax(scores, allowed) == _largest(scores, allowed)
+        )
     ),
     "softmax over queries and keys together, Keras takes it over the keys": _Formula(
         partial(_softmax, axis=(-2, -1))
