@@ -90,6 +90,7 @@ bench-report: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks stages $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks precision --of-processor --threads 1 2
+	$(BIN)/python -m benchmarks models --of-processor $(BENCH_OPTIONS)
 	$(BIN)/python tools/write_docs.py
 
 # The documentation as a site, in build/site.

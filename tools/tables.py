@@ -392,7 +392,7 @@ def _name_of(row: Row) -> str:
 
 def _best_other(row: Row) -> str:
     name = row.best_peer()
-    return f"{row.medians[name]:.3g} {name}"
+    return f"{row.medians[name]:.3g} {name}" if name else ""
 
 
 def _to_keras(row: Row) -> str:
@@ -408,17 +408,17 @@ def _sum_models_up(rows: Sequence[Row]) -> str:
     )
 
 
-MODELS = Table(
-    ["models-2026-11-27.json"],
-    (
-        ("model", text(_name_of)),
-        ("batch", text(lambda row: str(row.case["batch"]))),
-        ("k2t, ms", ms()),
-        ("compiled by torch, ms", ms(COMPILED)),
-        ("best other, ms", text(_best_other)),
-        ("k2t / best other", text(lambda row: row.ratio(row.best_peer()))),
-        ("k2t / best Keras", text(_to_keras)),
+MODELS = of_every_processor(
+    "models",
+    (("model", text(_name_of)), ("batch", text(lambda row: str(row.case["batch"])))),
+    lambda name: (
+        (f"{name}: k2t, ms", ms(of=name)),
+        ("compiled by torch, ms", ms(COMPILED, of=name)),
+        ("best other, ms", text(_best_other, name)),
+        ("k2t / best other", text(lambda row: row.ratio(row.best_peer()), name)),
+        ("k2t / best Keras", text(_to_keras, name)),
     ),
+    line=lambda row: (_name_of(row), row.case["batch"]),
     end=_sum_models_up,
     words=(0,),
 )
