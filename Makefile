@@ -84,8 +84,8 @@ bench: $(VENV)/installed
 	$(BIN)/python tools/fixture_archives.py unpack
 	$(BIN)/python -m benchmarks convert $(MODELS) $(BENCH_OPTIONS)
 
-# Columns of this processor in docs/tables/performance.md, beside those of others: float32 and reduced precision,
-# and the stages of a short call. Take a quiet machine: about 20 minutes. BENCH_OPTIONS="--real FOLDER".
+# Columns of this processor in docs/tables/performance.md, beside those of others: float32 and reduced precision, the
+# stages of a short call, and whole models. Take a quiet machine: about 40 minutes. BENCH_OPTIONS="--real FOLDER".
 bench-report: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m benchmarks stages $(BENCH_OPTIONS)
