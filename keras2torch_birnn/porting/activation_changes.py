@@ -13,6 +13,7 @@ import numpy as np
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
+    Key,
     Maker,
     configured,
     followed_by,
@@ -66,11 +67,11 @@ def activation_changes(maker: Maker) -> Iterator[Change]:
         words = f"what its {own} reads is multiplied by {factor:g}"
         yield maker.change("scale", words, weighted(partial(_all_times, factor)))
     if own == "softmax":
-        words = "softmax over axis 1, Keras takes the last axis"
-        apply = configured(activation={"name": "softmax", "axis": 1})
-        yield maker.change("axis", words, apply)
-        first = configured(activation={"name": "softmax", "axis": 0})
-        yield maker.change("axis", "softmax over the batch, Keras takes the last axis", first)
+        for words, axis in _SOFTMAX_AXES.items():
+            if axis != -1:
+                apply = configured(activation={"name": "softmax", "axis": axis})
+                words = f"softmax over {words}, Keras takes the last axis"
+                yield maker.change("axis", words, apply)
 
 
 def middle_activation_changes(maker: Maker) -> Iterator[Change]:
@@ -116,6 +117,18 @@ def _followed_by_hand(
     )
 
 
+def moved_before_activation(
+    path: str, key: Key, own: str | Mapping[str, Any], words: str, move: Callable[[Array], Array]
+) -> Change:
+    """Return the change of what a layer's activation reads."""
+
+    def moved(x: Array) -> Array:
+        return activate(own, move(x))
+
+    words = f"what its {show_activation(own)} reads is {words}, which Keras does not do"
+    return Change("scale", path, words, {key: partial(_followed_by_hand, moved)})
+
+
 def divide_by_sum(x: Array) -> Array:
     """Divide by the sum over the last axis."""
     shares: Array = x / x.sum(axis=-1, keepdims=True)
@@ -133,6 +146,8 @@ _WRITTEN: Mapping[str, Callable[[Array], Array]] = {
     "clip(x / 2 + 1 / 2, 0, 1) after it": lambda x: np.clip(x / 2 + 0.5, 0, 1),
     "clip(x, 0, 1) after it": lambda x: np.clip(x, 0, 1),
     "1.7159 tanh(2 x / 3) after it": lambda x: 1.7159 * np.tanh(2 * x / 3),
+    "log(1 + exp(2 x)) / 2 (a softplus of beta 2) after it": lambda x: np.logaddexp(2 * x, 0) / 2,
+    "elu(x) + 1 after it": lambda x: np.where(x > 0, x + 1, np.exp(np.minimum(x, 0))),
     "arctan(x) after it": np.arctan,
     "sin(x) after it": np.sin,
     "x squared after it": np.square,
@@ -167,15 +182,27 @@ def _activated(name: str | Mapping[str, Any]) -> Apply:
 
 def softmax_axis_changes(maker: Maker) -> Iterator[Change]:
     """Yield other axes of a Softmax."""
-    own = tuple(np.atleast_1d(maker.config["axis"]).tolist())
+    own = _axes_of(maker.config["axis"])
     for words, axis in _SOFTMAX_AXES.items():
-        if (axis,) != own:
-            shown = next((w for w, a in _SOFTMAX_AXES.items() if (a,) == own), f"axes {own}")
+        if _axes_of(axis) != own:
+            known = (w for w, a in _SOFTMAX_AXES.items() if _axes_of(a) == own)
+            shown = next(known, f"axes {own}")
             words = f"softmax over {words}, Keras takes {shown}"
             yield maker.change("axis", words, configured(axis=axis))
 
 
-_SOFTMAX_AXES: Mapping[str, int] = {"the last axis": -1, "axis 1": 1, "axis 2": 2, "the batch": 0}
+def _axes_of(axis: Any) -> tuple[int, ...]:
+    return tuple(np.atleast_1d(axis).tolist())
+
+
+_SOFTMAX_AXES: Mapping[str, int | tuple[int, ...]] = {
+    "the last axis": -1,
+    "axis 1": 1,
+    "axis 2": 2,
+    "the batch": 0,
+    "axes 1 and 2 together": (1, 2),
+    "all axes, the batch, too": (0, 1, 2),
+}
 
 
 # The softmax, what it reads, and the places (broadcast) that count -> the shares

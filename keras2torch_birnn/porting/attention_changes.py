@@ -21,6 +21,7 @@ from keras2torch_birnn.porting.changes import (
     called_with,
     weighted,
 )
+from keras2torch_birnn.porting.mask_rules import PLACES, Rule
 from keras2torch_birnn.reference.activations import activate, sigmoid
 from keras2torch_birnn.reference.attention import MASKED_SCORE
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -40,6 +41,8 @@ def attention_changes(maker: Maker) -> Iterator[Change]:
     yield from _roles(maker)
     for mask, words in _MASKS.items():
         yield maker.change("mask missing", words, _without_masks(mask))
+    words = "the masks of query and value are exchanged"
+    yield maker.change("mask rule", words, _with_exchanged_masks)
     words = "each step attends to earlier ones alone (causal), Keras to all"
     yield maker.change("causal", words, _causal(True))
     words = "each step attends to all steps, Keras to earlier ones alone"
@@ -50,8 +53,15 @@ def attention_changes(maker: Maker) -> Iterator[Change]:
         for masked in (True, False) if formula.without_masks else (True,):
             apply = partial(_by_hand, formula, heads, masked)
             yield maker.change("formula", words, apply)
-    for words, scale in _LEARNED_SCALES.items() if maker.config.get("use_scale") else ():
-        yield maker.change("scale", words, weighted(partial(_with_scale, scale)))
+    for name in ("scale", "concat_score_weight"):
+        for words, scale in _LEARNED_SCALES.items() if name in maker.layer.weights else ():
+            apply = weighted(partial(_with_scale, name, scale))
+            yield maker.change("scale", words.format(name), apply)
+    for words, rule in PLACES.items():
+        words = f"{words}; of its value, and other layers have the right one"
+        yield maker.change("mask rule", words, _with_value_mask(rule))
+    for words, change in _GIVEN_MASKS.items() if heads else ():
+        yield maker.change("mask missing", words, partial(_with_given_mask, change))
 
 
 _HEADS = ("MultiHeadAttention",)
@@ -121,13 +131,13 @@ def _scaled(factor: Factor, *, heads: bool) -> Apply:
     return apply
 
 
-def _with_scale(change: Callable[[Array], Array], weights: dict[str, Array]) -> Weights:
-    return {**weights, "scale": change(np.asarray(weights["scale"], np.float64))}
+def _with_scale(name: str, change: Callable[[Array], Array], weights: dict[str, Array]) -> Weights:
+    return {**weights, name: change(np.asarray(weights[name], np.float64))}
 
 
 _LEARNED_SCALES: Mapping[str, Callable[[Array], Array]] = {
-    "its scale is not used": np.ones_like,
-    "the scores are divided by its scale, Keras multiplies by it": lambda scale: 1 / scale,
+    "its {} is not used": np.ones_like,
+    "the scores are divided by its {}, Keras multiplies by it": lambda scale: 1 / scale,
 }
 
 
@@ -142,11 +152,12 @@ def _causal(use: bool) -> Apply:
     return apply
 
 
+QUERY_MASK_UNUSED = "the mask of the query is not used"
 # Masks by place that are not used -> words
 _MASKS: Mapping[tuple[int, ...], str] = {
     (0, 1, 2): "the masks are not used: padding is attended to",
     (1, 2): "the mask of the value is not used: padding is attended to",
-    (0,): "the mask of the query is not used",
+    (0,): QUERY_MASK_UNUSED,
 }
 
 
@@ -161,6 +172,54 @@ def _without_masks(places: tuple[int, ...]) -> Apply:
         return equation(layer, inputs, left, context)
 
     return apply
+
+
+def _with_value_mask(rule: Rule) -> Apply:
+    """Make a change of the masks of the value and the key."""
+
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        query, *others = mask if isinstance(mask, tuple | list) else [None]
+        if all(one is None for one in others):
+            raise ValueError("there is no such mask")
+        ruled = (
+            None if one is None else rule(np.asarray(one).astype(bool), None) for one in others
+        )
+        output, _ = equation(layer, inputs, (query, *ruled), context)
+        return output, equation(layer, inputs, mask, context.aside())[1]
+
+    return apply
+
+
+def _with_exchanged_masks(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    query, value, *others = mask if isinstance(mask, tuple | list) else (None, None)
+    output, _ = equation(layer, inputs, (value, query, *(query for _ in others)), context)
+    return output, equation(layer, inputs, mask, context.aside())[1]
+
+
+# What is done to a mask of scores that the layer is called with
+_GIVEN_MASKS: Mapping[str, Callable[[Array], Array]] = {
+    "its attention_mask is not used": np.ones_like,
+    "its attention_mask is taken the other way round": np.logical_not,
+    "the axes of its attention_mask are exchanged": lambda given: given.swapaxes(-1, -2),
+}
+
+
+def _with_given_mask(
+    change: Callable[[Array], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    if not isinstance(inputs, tuple) or len(inputs) < 4:
+        raise ValueError("it is called without a mask of scores")
+    given = change(np.asarray(inputs[3]).astype(bool))
+    return equation(layer, (*inputs[:3], given), mask, context)
 
 
 # ---- query, key and value ------------------------------------------------------------------------
@@ -302,6 +361,12 @@ def _scaled_inside(query: Array, key: Array, scale: Any) -> Array:
     return _sums("tanh", scale * query, scale * key, 1.0)
 
 
+def _concatenated(weight: Array, query: Array, key: Array, scale: Any) -> Array:
+    """Compute the scores of an Attention whose score_mode is concat."""
+    total: Array = weight * _scaled_inside(query, key, scale)
+    return total
+
+
 def _one_by_one(query: Array, key: Array, scale: Any) -> Array:
     return _sums("linear", np.tanh(query), np.tanh(key), scale)
 
@@ -355,7 +420,8 @@ def _by_hand(
     """Compute attention by another formula; ``masked``: with the masks of the keys."""
     _, split, join, single, score, _, projected = formula
     _, out_mask = equation(layer, inputs, mask, context.aside())
-    given = [context.number(np.asarray(x)) for x in leaves(inputs)]
+    places = list(leaves(inputs))
+    given = [context.number(np.asarray(x)) for x in places[:3] if x is not None]
     query, value = given[:2]
     key = given[2] if len(given) > 2 else value
     weights = {name: np.asarray(array, np.float64) for name, array in layer.weights.items()}
@@ -373,11 +439,14 @@ def _by_hand(
         raise ValueError("there is one head")
     scale = weights["query/kernel"].shape[-1] ** -0.5 if heads else 1.0
     scale = scale * weights.get("scale", 1.0)
+    own: Score = partial(_sums, "tanh") if layer.class_name == "AdditiveAttention" else _products
     if layer.config.get("score_mode") == "concat":
-        raise ValueError("its scores are not known here")
-    own = partial(_sums, "tanh") if layer.class_name == "AdditiveAttention" else _products
+        own = partial(_concatenated, weights["concat_score_weight"])
     scores = (score or own)(split(q), split(k), scale)
-    allowed = _allowed(mask, scores) if masked else np.ones_like(scores, bool)
+    own_masks = _masks_of_scores(layer, places, mask if masked else None, context, scores)
+    if masked and not own_masks:
+        raise ValueError("there is no mask")
+    allowed = np.logical_and.reduce(own_masks or [np.ones_like(scores, bool)])
     attended = join(np.einsum("bnqk,bnkw->bnqw", formula.normalize(scores, allowed), split(v)))
     if not heads:
         return attended[:, :, 0], out_mask
@@ -387,15 +456,17 @@ def _by_hand(
     return y, out_mask
 
 
-def _allowed(mask: Structure, scores: Array) -> Array:
-    """Return which scores (b, n, q, k) count by the masks of the value and the key."""
-    found = mask[1:3] if isinstance(mask, tuple | list) else ()
-    masks = [
-        np.asarray(one).astype(bool)[:, np.newaxis, np.newaxis] for one in found if one is not None
-    ]
-    if not masks:
-        raise ValueError("there is no mask")
-    return np.broadcast_to(np.logical_and.reduce(masks), scores.shape)
+def _masks_of_scores(
+    layer: LayerSpec, inputs: list[Any], mask: Structure, context: Context, scores: Array
+) -> list[Array]:
+    """Return what says which scores (b, n, q, k) count: masks of value and key, or of scores."""
+    given = mask[1:3] if isinstance(mask, tuple | list) else ()
+    found = [np.asarray(one)[:, np.newaxis, np.newaxis] for one in given if one is not None]
+    for own in inputs[3:]:
+        found.append(np.asarray(own) if np.ndim(own) > 3 else np.expand_dims(np.asarray(own), -3))
+    if layer.config.get("causal") or context.call_options.get("use_causal_mask"):
+        found.append(np.tril(np.ones(scores.shape[-2:], bool)))
+    return [np.broadcast_to(one.astype(bool), scores.shape) for one in found]
 
 
 _FORMULAS: Mapping[str, _Formula] = {
@@ -451,6 +522,9 @@ _SCORES: Mapping[str, Mapping[str, _Formula]] = {
     "Attention": {
         "the scores are sums of tanh(query + key), Keras has products": _Formula(
             score=partial(_sums, "tanh")
+        ),
+        "the scores are products of query and key, Keras has sums of tanh(query + key)": (
+            _Formula(score=_products)
         ),
     },
     "AdditiveAttention": {

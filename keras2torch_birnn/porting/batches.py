@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.porting.call_graph import call_path
+from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import (
     ROWS,
     InputFacts,
     draw_inputs,
     input_facts,
 )
-from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.spec import Array, ModelSpec, TensorRef, leaves
 from keras2torch_birnn.verification.given_inputs import Given, given_inputs
 
 _STEPS = 7
@@ -24,6 +26,7 @@ IN_FRONT = "rows padded in front"
 WITH_GAPS = "rows with gaps"
 _KINDS = ("full rows", "rows padded at the end", IN_FRONT, WITH_GAPS)
 LARGE = "large values"
+_OTHER_LENGTHS = "inputs of other lengths"
 # Times the usual numbers: where a relu6 is none, a hard_sigmoid is 0 or 1.
 _LARGER = 8
 _EMPTY = "rows of padding alone"
@@ -52,11 +55,13 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
     """
     found = _batches_of_one_call(spec, given)
     if given is None:
+        found = [one._replace(arrays=_with_boundaries(spec, one.arrays)) for one in found]
         of_reals = any(
             one.padding is not None and one.vocabulary is None for one in input_facts(spec)
         )
         found = [one for one in found if one.name != WITH_GAPS or of_reals]
         found += _with_large_values(spec, found[0])
+        found += _with_other_lengths(spec, found[0])
     return [*found, Batch("a second call", found[0].arrays, calls=2)]
 
 
@@ -75,6 +80,57 @@ def _with_large_values(spec: ModelSpec, batch: Batch) -> list[Batch]:
         for x, fact, is_real in zip(batch.arrays, facts, real, strict=True)
     )
     return [Batch(LARGE, arrays)] if any(real) else []
+
+
+def _with_boundaries(spec: ModelSpec, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Let boundaries of a Discretization be among the values that it reads.
+
+    Of those alone that are the same in every precision.
+    """
+    places = {ref.layer: place for place, ref in enumerate(leaves(spec.graph.inputs))}
+    found = list(arrays)
+    for call in spec.graph.calls:
+        layer = spec.graph.layer(call.layer)
+        for ref in leaves(call.args) if layer.class_name == "Discretization" else ():
+            if (place := places.get(ref.layer)) is not None:
+                bounds = np.asarray(layer.config["bin_boundaries"], np.float64)
+                exact = bounds[bounds.astype(np.float32) == bounds]
+                x = found[place].copy()
+                some = x.reshape(-1)[: x.size // 2]
+                some[: len(exact)] = exact[: len(some)]
+                found[place] = x
+    return tuple(found)
+
+
+def _with_other_lengths(spec: ModelSpec, batch: Batch) -> list[Batch]:
+    """Return a batch whose inputs are padded apart, if several are and Keras joins no masks.
+
+    Masks that are joined belong to the same steps, so a port may use one of them for all; letters
+    belong to their words.
+    """
+    facts = input_facts(spec)
+    padded = [n for n, one in enumerate(facts) if one.padding is not None]
+    letters = any(facts[n].vocabulary is not None and batch.arrays[n].ndim > 2 for n in padded)
+    if len(padded) < 2 or letters or not batch.name or _joins_masks(spec, batch):
+        return []
+    drawn = [draw_inputs(spec, steps=_STEPS, seed=seed) for seed in range(ROWS)]
+    arrays = (_rows(drawn, place, 1, facts, apart=True) for place in range(len(facts)))
+    return [Batch(_OTHER_LENGTHS, tuple(arrays))]
+
+
+def _joins_masks(spec: ModelSpec, batch: Batch) -> bool:
+    """Tell whether a call takes several tensors with masks, but for an attention."""
+    masks = compute(spec, batch.arrays).masks
+    for call in spec.graph.calls:
+        layer = spec.graph.layer(call.layer)
+        refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
+        given = [list(leaves(masks[call_path(ref.layer, ref.call)])) for ref in refs]
+        some = [
+            ref for ref, own in zip(refs, given, strict=True) if any(m is not None for m in own)
+        ]
+        if len(some) > 1 and "Attention" not in layer.class_name:
+            return True
+    return False
 
 
 def batch_of_empty_rows(spec: ModelSpec, drawn: Sequence[Batch]) -> Batch | None:
@@ -115,11 +171,17 @@ def _batches_of_one_call(spec: ModelSpec, given: Given | None) -> list[Batch]:
 
 
 def _rows(
-    drawn: Sequence[Sequence[Array]], place: int, kind: int, facts: Sequence[InputFacts]
+    drawn: Sequence[Sequence[Array]],
+    place: int,
+    kind: int,
+    facts: Sequence[InputFacts],
+    *,
+    apart: bool = False,
 ) -> Array:
     """Put together the rows of one kind of padding (see ``draw_inputs``), of several lengths.
 
-    Two texts of the same words have others in each row; what belongs to the steps of one has not.
+    Two texts of the same words have others in each row; what belongs to the steps of one has not,
+    if it is not padded ``apart``.
     """
     fact = facts[place]
     rows = np.stack([inputs[place][(kind - place) % ROWS] for inputs in drawn])
@@ -128,6 +190,7 @@ def _rows(
     counts = (rows != fact.padding).reshape(*rows.shape[:2], -1).any(axis=2)
     texts = [one.vocabulary for one in facts[:place] if one.padding == fact.padding]
     turn = texts.count(fact.vocabulary) if fact.vocabulary is not None else 0
+    turn = sum(one.padding is not None for one in facts[:place]) if apart else turn
     cuts = islice(cycle(_CUTS), turn, None)
     for row, valid, cut in zip(rows, counts, cuts, strict=False):
         steps = np.flatnonzero(valid)

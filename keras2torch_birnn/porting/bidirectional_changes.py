@@ -10,6 +10,7 @@ import numpy as np
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, configured
+from keras2torch_birnn.porting.general_changes import MOVES
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
     CELLS,
@@ -25,6 +26,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
     mean_step,
     one_way_changes,
     order_changes,
+    step_before_last,
     sum_of_steps,
 )
 from keras2torch_birnn.porting.state_changes import state_changes
@@ -61,6 +63,7 @@ def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Chang
             *cell_changes(path, {key: half}, half),
             *kept_state_changes(path, {key: half}, half),
             *inner_changes(path, {key: half}, half),
+            *order_changes(path, {key: half}, half, each=False),
         ):
             yield replace(change, words=f"{name} half: {change.words}")
     yield from order_changes(path, halves, first)
@@ -343,6 +346,16 @@ _ONE_HALF_TWICE: Mapping[str, Both] = {
     "takes the forward half twice, the backward half never": lambda merge, f, b: merge(f, f),
     "takes the backward half twice, the forward half never": lambda merge, f, b: merge(b, b),
 }
+
+
+def _with_forward(move: Callable[[Array], Array]) -> Both:
+    return lambda merge, f, b: merge(move(f), b)
+
+
+def _with_backward(move: Callable[[Array], Array]) -> Both:
+    return lambda merge, f, b: merge(f, move(b))
+
+
 _FIRST, _LAST = _step(first_step), _step(last_step)
 _SEQUENCES: Mapping[str, tuple[str, Apply]] = {
     "the backward half's output is not turned round in time": (
@@ -358,6 +371,14 @@ _SEQUENCES: Mapping[str, tuple[str, Apply]] = {
         _turned_with_padding,
     ),
     BATCH_FIRST: ("batch_first", _swapped(lambda merge, f, b: merge(f, b))),
+    **{
+        f"the {half} half's output comes one step too {words}": (
+            "steps",
+            _merged(moved(MOVES[words])),
+        )
+        for half, moved in (("forward", _with_forward), ("backward", _with_backward))
+        for words in ("late", "early")
+    },
 }
 _LAST_STATES: Mapping[str, tuple[str, Apply]] = {
     "the backward half reads the steps forward": (
@@ -379,6 +400,10 @@ _LAST_STATES: Mapping[str, tuple[str, Apply]] = {
     "takes the last step that counts of both halves; the backward half ends at the first": (
         "last state",
         _picked(None, _last_valid),
+    ),
+    "takes the step before the last that counts of the forward half": (
+        "last state",
+        _picked(step_before_last, None),
     ),
     "takes the last step of the backward half (out[:, -1]), which ends at the first": (
         "last state",

@@ -118,11 +118,13 @@ class CheckedRun:
             compute(self.spec, self.inputs, states=states, equations=equations)
         return compute(self.spec, self.inputs, states=states, equations=equations)
 
-    def same_outputs(self, trace: Trace) -> bool:
-        """Tell whether the port's outputs are the reference's, at steps that count."""
+    def same_outputs(self, trace: Trace, *, everywhere: bool = False) -> bool:
+        """Tell whether the port's outputs are the reference's, at steps that count or at all."""
         if len(self.run.outputs) < len(trace.outputs):
             return False
-        masks = self.output_masks()
+        masks: list[Array | None] = [None] * len(trace.outputs)
+        if not everywhere:
+            masks = self.output_masks()
         return all(
             same(there, right, mask, self.run.tolerance)
             for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)

@@ -58,6 +58,7 @@ from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.spec import Array, ModelSpec, leaves
 from keras2torch_birnn.verification.given_inputs import Given
 
+_AT_MASKED_STEPS = "at masked steps of the outputs alone"
 # In float64 only wrong numbers are far apart; a port that insists on float32 rounds.
 _PRECISIONS = ((torch.float64, 1e-6), (torch.float32, 1e-3))
 
@@ -170,6 +171,8 @@ class _Comparison:
             findings.append(random)
         if not findings and (empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn))):
             findings.append(empty)
+        if not findings and not judged and (masked := _at_masked_steps(right)):
+            findings.append(masked)
         names = tuple(
             one.name
             for one in drawn
@@ -185,6 +188,7 @@ class _Comparison:
             (
                 *self._notes(ok=ok),
                 *_padding_notes(findings),
+                *_unread_notes(findings),
                 *_masked_step_notes(right),
                 *(self._gap_notes(gaps) if ok and gaps and gaps.name not in names else ()),
             ),
@@ -465,6 +469,26 @@ def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
             "that padding is at the end is no mistake if your rows are always padded so; Keras' "
             "pad_sequences pads in front"
         )
+
+
+def _at_masked_steps(right: Sequence[tuple[str, Search]]) -> PortFinding | None:
+    """Say where a port that is right at all steps that count differs at masked ones."""
+    for name, search in right:
+        found = search.explain_masked_steps()
+        if found is None:
+            continue
+        path, change = found
+        words = "it, or what is done to its input, differs; no known mistake explains how"
+        words = f"{words if change is None else change.words} ({_AT_MASKED_STEPS})"
+        kind = "unexplained" if change is None else change.kind
+        return PortFinding(path, kind, words, rows=name)
+    return None
+
+
+def _unread_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
+    """Say of masked steps that they matter to those alone who read them."""
+    if any(_AT_MASKED_STEPS in one.words for one in findings):
+        yield "steps of the outputs that a mask leaves out are no mistake if nobody reads them"
 
 
 def _masked_step_notes(right: Sequence[tuple[str, Search]]) -> Iterator[str]:

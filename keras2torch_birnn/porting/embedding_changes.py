@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
@@ -128,6 +128,12 @@ def id_changes(maker: Maker) -> Iterator[Change]:
     zeroed = weighted(lambda w: {**w, "embeddings": _without_first(w["embeddings"])})
     words = "row 0 is zero (padding_idx=0), in Keras it is an ordinary row"
     yield maker.change("padding row", words, zeroed)
+    for words, turn in _TURNED_IDS.items():
+        yield maker.change("direction", f"its ids come in reversed order{words}", reading(turn))
+    for most in _MAX_NORMS:
+        words = f"rows longer than {most:g} are shortened to that length (max_norm)"
+        short = weighted(partial(_shortened, most=most))
+        yield maker.change("max_norm", f"{words}, which Keras does not do", short)
     for step, name in ((1, "one too high"), (-1, "one too low")):
         for shift in (_shifted, _shifted_within):
             moved = reading(partial(shift, step=step, rows=rows))
@@ -164,6 +170,34 @@ def _without_first(table: Array) -> Array:
     kept = np.array(table)
     kept[0] = 0
     return kept
+
+
+def _turned(ids: Array) -> Array:
+    return np.flip(ids, -1)
+
+
+def _turned_where_counted(ids: Array) -> Array:
+    """Turn the ids of each row round that are not 0, and leave 0 where it is."""
+    turned = np.array(ids)
+    for row in turned.reshape(-1, turned.shape[-1]):
+        row[row != 0] = row[row != 0][::-1]
+    return turned
+
+
+# What stays as it is -> how ids (B, ..., T) are turned round
+_TURNED_IDS: Mapping[str, Callable[[Array], Array]] = {
+    "": _turned,
+    ", with 0 where it was": _turned_where_counted,
+}
+_MAX_NORMS = (1.0, 2.0, 0.5, 3.0, 5.0)
+
+
+def _shortened(weights: dict[str, Array], *, most: float) -> Mapping[str, Array]:
+    """Shorten rows as ``nn.Embedding`` does that has a ``max_norm``."""
+    table = np.asarray(weights["embeddings"], np.float64)
+    length = np.linalg.norm(table, axis=-1, keepdims=True)
+    factor = np.where(length > most, most / (length + 1e-7), 1)
+    return {**weights, "embeddings": table * factor}
 
 
 def _shifted(ids: Array, *, step: int, rows: int) -> Array:

@@ -107,7 +107,7 @@ def _giving_zeros(
     equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
 ) -> Result:
     output, out_mask = equation(layer, inputs, mask, context)
-    return _at_zero(output, mask), out_mask
+    return _at_zero(output, mask if isinstance(mask, np.ndarray) else out_mask), out_mask
 
 
 def _reordered(order: Callable[[Array], Array]) -> Apply:
@@ -194,14 +194,47 @@ _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
     "exponentiated": np.exp,
     "replaced by its logarithm": np.log,
     "subtracted from 1": lambda y: 1 - y,
+    "1 where it is largest, 0 elsewhere": lambda y: 1.0 * (y == y.max(axis=-1, keepdims=True)),
+    "replaced by log(1 + x) of it": np.log1p,
+    "replaced by exp(x) - 1 of it": np.expm1,
+    "replaced by its square root": np.sqrt,
     "that of its last step at every step": lambda y: _every_step(y[:, -1:], y),
     "that of its first step at every step": lambda y: _every_step(y[:, :1], y),
     "its mean over the steps at every step": lambda y: _every_step(y.mean(1, keepdims=True), y),
     "added up from step to step": lambda y: _every_step(y.cumsum(axis=1), y),
 }
+
+
+def _centered(axes: int | None, x: Array) -> Array:
+    centered: Array = x - x.mean(axis=axes, keepdims=True)
+    return centered
+
+
+def _by_largest(first: int, x: Array) -> Array:
+    axes = tuple(range(first % x.ndim, x.ndim))
+    scaled: Array = x / np.abs(x).max(axis=axes, keepdims=True)
+    return scaled
+
+
+def _to_unit_range(first: int, x: Array) -> Array:
+    axes = tuple(range(first % x.ndim, x.ndim))
+    low = x.min(axis=axes, keepdims=True)
+    scaled: Array = (x - low) / (x.max(axis=axes, keepdims=True) - low)
+    return scaled
+
+
+# What is looked at -> the first of its axes
+_RANGES = {"all values": 0, "each row": 1, "the last axis": -1}
+_RESCALES: Mapping[str, Callable[[int, Array], Array]] = {
+    "divided by the largest absolute value": _by_largest,
+    "brought to 0 to 1, by the least and the largest value": _to_unit_range,
+}
 # Operations before a layer where Keras has none
 _INPUTS: Mapping[str, Callable[[Array], Array]] = {
     "truncated to whole numbers": _truncated,
+    "squared": np.square,
+    "its absolute value": np.abs,
+    "replaced by log(1 + |x|), with its sign": lambda x: np.sign(x) * np.log1p(np.abs(x)),
     "divided by its norm": _unit,
     **{
         f"standardized over {words}{also}": partial(_standardized, axes, free=free)
@@ -211,8 +244,18 @@ _INPUTS: Mapping[str, Callable[[Array], Array]] = {
             ("the last axis", -1),
             ("the batch and the steps", (0, 1)),
             ("the batch", 0),
+            ("the steps and the features", (1, 2)),
         )
         for free, also in ((0, ""), (1, " (with torch.std, of n - 1)"))
+    },
+    **{
+        f"reduced by its mean over {words}": partial(_centered, axes)
+        for words, axes in (("the steps", 1), ("the last axis", -1), ("all values", None))
+    },
+    **{
+        f"{done} of {words}": partial(rescale, axes)
+        for words, axes in _RANGES.items()
+        for done, rescale in _RESCALES.items()
     },
 }
 _FACTORS: Mapping[str, float] = {"doubled": 2.0, "halved": 0.5, "negated": -1.0}
@@ -249,10 +292,18 @@ def _along(axis: int, x: Array) -> Array:
     return np.flip(x, axis)
 
 
+def _rolled(by: int, x: Array) -> Array:
+    if x.ndim < 2 or not np.issubdtype(x.dtype, np.floating):
+        raise ValueError("it has no features")
+    return np.roll(x, by, axis=-1)
+
+
 _FLIPS: Mapping[str, Callable[[Array], Array]] = {
     "in reversed order of its features": partial(_along, -1),
     "reversed along the batch": partial(_along, 0),
     "reversed along the second axis of the image": partial(_along, 2),
+    "moved by one feature, the last one first": partial(_rolled, 1),
+    "moved by one feature, the first one last": partial(_rolled, -1),
 }
 
 
@@ -302,7 +353,19 @@ def _with_part(
     return y, out_mask
 
 
-MOVES: Mapping[str, Callable[[Array], Array]] = {"late": _one_later, "early": _one_earlier}
+def _around(by: int, x: Array) -> Array:
+    """Move the steps of (B, T, ...); those that leave one end come in at the other."""
+    if x.ndim < 2:
+        raise ValueError("it has no steps")
+    return np.roll(x, by, axis=1)
+
+
+MOVES: Mapping[str, Callable[[Array], Array]] = {
+    "late": _one_later,
+    "early": _one_earlier,
+    "late, the last one first": partial(_around, 1),
+    "early, the first one last": partial(_around, -1),
+}
 
 
 def _with_input(
@@ -347,6 +410,28 @@ def input_scaled(
     return _on_a_line(path, (place, layer.class_name), what, around, factor, offset)
 
 
+def clipped_to(
+    path: str, place: str, layer: LayerSpec, what: str, bounds: tuple[float | None, float | None]
+) -> Change:
+    """Return the change that clips a layer's input or output."""
+    apply = SIDES[what](lambda x: np.clip(x, *bounds))
+    words = f"its {what} is {show_bounds(*bounds)}, which Keras does not do"
+    return Change("extra", path, words, {(place, layer.class_name): apply})
+
+
+def show_bounds(low: float | None, high: float | None) -> str:
+    """Say between which numbers values are clipped."""
+    bounds = (("at least", low), ("at most", high))
+    return f"clipped: {' and '.join(f'{w} {x:.6g}' for w, x in bounds if x is not None)}"
+
+
+def reordered(path: str, place: str, layer: LayerSpec, what: str, order: tuple[int, ...]) -> Change:
+    """Return the change that gives the features of a layer's input or output in another order."""
+    apply = SIDES[what](lambda x: x[..., list(order)])
+    words = f"the features of its {what} come in the order {', '.join(map(str, order))}"
+    return Change("flipped", path, words, {(place, layer.class_name): apply})
+
+
 def added_to(path: str, place: str, layer: LayerSpec, values: Array) -> Change:
     """Return the change that adds the same values to a layer's output in all rows."""
     words = "the same values are added to its output in all rows (such as a position encoding), "
@@ -362,10 +447,20 @@ def _on_a_line(
     factor: float,
     offset: float,
 ) -> Change:
+    words = show_line(factor, offset)
+    words = f"its {what}: {words}" if offset else f"its {what} is {words}"
+    return Change("extra", path, words, {key: around(partial(on_line, factor, offset))})
+
+
+def show_line(factor: float, offset: float) -> str:
+    """Say by what values are multiplied, and what is added to them."""
     done = [f"multiplied by {factor:.6g}"] * (not np.isclose(factor, 1))
-    done += [f"{offset:.6g} is added to it"] * bool(offset)
-    words = f"its {what}: {' and '.join(done)}" if offset else f"its {what} is {done[0]}"
-    return Change("extra", path, words, {key: around(lambda x: factor * x + offset)})
+    return " and ".join([*done, *[f"{offset:.6g} is added to it"] * bool(offset)])
+
+
+def on_line(factor: float, offset: float, x: Array) -> Array:
+    """Compute a x + b."""
+    return factor * x + offset
 
 
 def _times(factor: float, y: Array) -> Array:

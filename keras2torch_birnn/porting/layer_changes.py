@@ -44,6 +44,7 @@ from keras2torch_birnn.porting.merging_changes import (
     cosine_changes,
     distance_changes,
     joined_mask_changes,
+    masked_value_changes,
     moved_input_changes,
     one_input_changes,
     order_changes,
@@ -60,13 +61,19 @@ from keras2torch_birnn.porting.normalization_changes import (
     rms_norm_changes,
     unit_norm_changes,
 )
+from keras2torch_birnn.porting.operation_changes import option_changes
 from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.porting.resizing_changes import (
     margin_changes,
     moved_changes,
     up_sampling_changes,
 )
-from keras2torch_birnn.porting.scaling_changes import constant_changes, statistic_changes
+from keras2torch_birnn.porting.scaling_changes import (
+    boundary_changes,
+    constant_changes,
+    encoding_changes,
+    statistic_changes,
+)
 from keras2torch_birnn.porting.state_changes import going_on
 from keras2torch_birnn.porting.step_changes import (
     moved_key_changes,
@@ -117,6 +124,8 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
         yield from moved_input_changes(maker)
     if layer.class_name not in ("InputLayer", *DROPOUTS):
         yield from general_changes(maker)
+    if layer.class_name.startswith("ops."):
+        yield from option_changes(maker)
 
 
 def _softmax_over_steps(path: str, place: str, inner: LayerSpec) -> Iterator[Change]:
@@ -249,7 +258,10 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
         for one, other in (("Max", "Average"), ("Average", "Max"))
     },
     **dict.fromkeys(_GLOBAL_2, (_other_class(*_GLOBAL_2),)),
-    **dict.fromkeys(_MERGES, (one_input_changes, _other_class(*_MERGES), distance_changes)),
+    **dict.fromkeys(
+        _MERGES,
+        (masked_value_changes, one_input_changes, _other_class(*_MERGES), distance_changes),
+    ),
     **dict.fromkeys(_BINARY, (one_input_changes, _other_class(*_BINARY), distance_changes)),
     "Subtract": (one_input_changes, _other_class(*_MERGES), distance_changes, order_changes),
     "ops.Subtract": (one_input_changes, _other_class(*_BINARY), distance_changes, order_changes),
@@ -266,6 +278,8 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "UpSampling2D": (up_sampling_changes,),
     **dict.fromkeys(_MARGINS, (margin_changes,)),
     "Rescaling": (constant_changes,),
+    "CategoryEncoding": (encoding_changes,),
+    "Discretization": (boundary_changes, encoding_changes),
     "Normalization": (statistic_changes,),
     "LeakyReLU": (slope_changes, replaced_activation_changes),
     "ELU": (slope_changes, replaced_activation_changes),

@@ -171,6 +171,21 @@ _DISTANCES: Mapping[str, Callable[[Array, Array], Array]] = {
 }
 
 
+def masked_value_changes(maker: Maker) -> Iterator[Change]:
+    """Yield masked steps that are merged as they are, where Keras takes the other inputs alone."""
+    words = "masked steps are merged as they are, Keras leaves the masked input out there"
+    yield maker.change("mask missing", words, _without_masks)
+
+
+def _without_masks(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    if not isinstance(mask, tuple | list) or all(one is None for one in mask):
+        raise ValueError("there is no mask")
+    _, out_mask = equation(layer, inputs, mask, context.aside())
+    return equation(layer, inputs, None, context)[0], out_mask
+
+
 def one_input_changes(maker: Maker) -> Iterator[Change]:
     """Yield merges of several tensors that hand on one of them."""
     for number, words in enumerate(_NUMBERS):

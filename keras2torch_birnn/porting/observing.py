@@ -33,6 +33,8 @@ _SAME = 1e-3
 _LEAST = 6
 # Values of a tensor at least that show a curve, and how often it may go all the way up or down.
 _LEAST_OF_CURVE, _TURNS = 30, 3
+# Features at most, of which other orders are looked for, and pairs of values.
+_FEATURES, _COMPARED = 64, 1 << 20
 # Steps of a sequence at most, whose parts are looked for.
 _STEPS_IN_PARTS = 100
 # Stands for NaN where values are compared.
@@ -204,6 +206,51 @@ class PortRun:
                 if np.abs(y - factor * x - offset).max() <= limit:
                     known.append((factor, offset))
                     yield factor, offset
+
+    def bounds(
+        self, values: Array, valid: Array | None = None
+    ) -> Iterator[tuple[float | None, float | None]]:
+        """Yield the least and the largest value of each tensor that is these values, clipped.
+
+        None: nothing is clipped there.
+        """
+        counted = keep_valid(np.ones(values.shape), valid) > 0
+        x, limit = values[counted], _limit(values, self.tolerance)
+        if x.size < _LEAST or not np.isfinite(x).all():
+            return
+        known = set[tuple[float | None, float | None]]()
+        for one in self._of_size(values.size):
+            for there in _in_other_axes(one.values, values.shape):
+                y = there[counted]
+                low, high = float(y.min()), float(y.max())
+                clipped = np.abs(np.clip(x, low, high) - y).max() <= limit
+                if not clipped or not low + limit < high:
+                    continue
+                found = (
+                    low if x.min() < low - limit else None,
+                    high if x.max() > high + limit else None,
+                )
+                if found != (None, None) and found not in known:
+                    known.add(found)
+                    yield found
+
+    def orders(self, values: Array, valid: Array | None = None) -> Iterator[tuple[int, ...]]:
+        """Yield the order of the features in each tensor that has these values in another one."""
+        counted = keep_valid(np.ones(values.shape[:-1]), valid) > 0
+        x, limit = values[counted], _limit(values, self.tolerance)
+        usual = tuple(range(values.shape[-1]))
+        few = 1 < len(usual) <= _FEATURES and x.size * len(usual) <= _COMPARED
+        if not few or len(x) < 2 or not np.isfinite(x).all():
+            return
+        known = {usual}
+        for one in self._of_size(values.size):
+            for there in _in_other_axes(one.values, values.shape):
+                apart = np.abs(x[:, :, np.newaxis] - there[counted][:, np.newaxis]).max(axis=0)
+                found = tuple(int(place) for place in apart.argmin(axis=0))
+                if sorted(found) == list(usual) and found not in known:
+                    known.add(found)
+                    if apart.min(axis=0).max() <= limit:
+                        yield found
 
     def curve(self, values: Array, valid: Array | None = None) -> Array | None:
         """Return a tensor whose values are a function of these, one by one, without jumps."""

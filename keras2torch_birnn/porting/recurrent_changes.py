@@ -31,6 +31,7 @@ from keras2torch_birnn.porting.changes import (
 )
 from keras2torch_birnn.porting.gate_changes import gate_changes, transposed_gate_changes
 from keras2torch_birnn.porting.gates import gate_count, orders, written
+from keras2torch_birnn.porting.mask_rules import PLACES, Rule
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.rnn.parameters import reorder
@@ -144,6 +145,8 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
         ):
             words = f"the {name} bias is missing: Keras' bias has a row for each"
             yield every("bias missing", words, weighted(_without_bias(row)))
+            twice = weighted(partial(_twice_in_row, row))
+            yield every("bias doubled", f"the {name} bias is added twice", twice)
     if half.class_name == "LSTM" and config["use_bias"]:
         yield every(
             "forget bias",
@@ -179,6 +182,9 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
     yield every("padding side", words, masked_by(to_end))
     if config["return_sequences"]:
         yield every("padding side", words, _at_end_then_zeroed)
+    for words, rule in PLACES.items():
+        own_rule = masked_by(partial(_ruled, rule))
+        yield every("mask rule", f"{words}; other layers have the right one", own_rule)
     yield from _reversal_changes(every, half)
     rules = {
         "zeros": "gives zeros at padded steps",
@@ -357,6 +363,11 @@ def _without_bias(row: int) -> Callable[[dict[str, Array]], Mapping[str, Array]]
     return lambda weights: {**weights, "bias": weights["bias"] * kept}
 
 
+def _twice_in_row(row: int, weights: dict[str, Array]) -> Mapping[str, Array]:
+    times = 1 + (np.arange(2)[:, np.newaxis] == row)
+    return {**weights, "bias": weights["bias"] * times}
+
+
 def _raise_forget(weights: dict[str, Array]) -> Mapping[str, Array]:
     i, f, c, o = np.split(weights["bias"], 4, axis=-1)
     return {**weights, "bias": np.concatenate([i, f + 1, c, o], axis=-1)}
@@ -408,16 +419,22 @@ def _each_transposed(kernel: Array, gates: int) -> Array:
     return np.concatenate([part.T for part in np.split(kernel, gates, axis=-1)], axis=-1)
 
 
+def _ruled(rule: Rule, mask: Array) -> Array:
+    return rule(mask.astype(bool), None)
+
+
 def _none(mask: Array) -> None:
     return None
 
 
-def order_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> Iterator[Change]:
-    """Yield wrong orders of gates: in all weights, or in one of them."""
+def order_changes(
+    path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec, *, each: bool = True
+) -> Iterator[Change]:
+    """Yield wrong orders of gates: in all weights and, with ``each``, in one of them."""
     count = gate_count(half.class_name)
     usual = tuple(range(count))
     names = ("kernel", "recurrent_kernel", *(["bias"] if half.config["use_bias"] else []))
-    for some in (names, *((name,) for name in names)):
+    for some in (names, *((name,) for name in names if each)):
         for order in orders(count):
             if order != usual:
 
@@ -456,8 +473,8 @@ def _direction_changes(path: str, key: Key, layer: LayerSpec) -> Iterator[Change
     yield Change("batch_first", path, BATCH_FIRST, {key: _swapped(last_step)})
     for words, pick in _ONE_WAY_PICKS.items():
         yield Change("last state", path, words, {key: _picked(pick)})
-    words = "takes the mean over the steps that count where Keras takes the last"
-    yield Change("last state", path, words, {key: _mean_taken})
+    for words, of_valid in _VALID_PICKS.items():
+        yield Change("last state", path, words, {key: partial(_picked_by_mask, of_valid)})
     if layer.class_name == "LSTM":
         yield Change(
             "last state", path, "takes the cell state c where Keras takes h", {key: _cell_state}
@@ -500,6 +517,20 @@ def mean_of_valid(y: Array, valid: Array) -> Array:
     return mean
 
 
+def step_before_last(y: Array, valid: Array) -> Array:
+    """Return the step of (B, T, H) before the last one that counts, or the first."""
+    last = valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)
+    found: Array = y[np.arange(len(y)), np.maximum(last - 1, 0)]
+    return found
+
+
+# What is taken of all steps (B, T, H) and of which of them count
+_VALID_PICKS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "takes the mean over the steps that count where Keras takes the last": mean_of_valid,
+    "takes the step before the last that counts": step_before_last,
+}
+
+
 def largest_step(y: Array) -> Array:
     """Return the maximum over time of (B, T, H)."""
     largest: Array = y.max(axis=1)
@@ -533,12 +564,17 @@ def _picked(pick: Callable[[Array], Array]) -> Apply:
     return apply
 
 
-def _mean_taken(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+def _picked_by_mask(
+    pick: Callable[[Array, Array], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
 ) -> Result:
     output, _ = equation(as_sequences(layer), inputs, mask, context)
-    valid = mask.astype(bool) if isinstance(mask, np.ndarray) else np.ones(output.shape[:2])
-    return mean_of_valid(output, valid), None
+    valid = mask if isinstance(mask, np.ndarray) else np.ones(output.shape[:2])
+    return pick(output, valid.astype(bool)), None
 
 
 def _swapped(pick: Callable[[Array], Array] | None) -> Apply:

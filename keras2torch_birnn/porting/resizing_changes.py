@@ -23,6 +23,10 @@ def margin_changes(maker: Maker) -> Iterator[Change]:
         "all of it is at the end": tuple((0, sum(pair)) for pair in own),
         "there is one step less in front": tuple((max(0, a - 1), b + 1) for a, b in own),
         "there is one step more in front": tuple((a + 1, max(0, b - 1)) for a, b in own),
+        **{
+            f"{words}, as many at the other": tuple((max(0, a + m), max(0, b + n)) for a, b in own)
+            for words, (m, n) in _ONE_OFF.items()
+        },
         "it is not done": tuple((0, 0) for _ in own),
     }
     for words, margins in others.items():
@@ -32,6 +36,15 @@ def margin_changes(maker: Maker) -> Iterator[Change]:
     for mode, name in BORDERS.items() if option == "padding" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
         yield maker.change("margins", words, _moved(partial(_bordered, own, mode)))
+
+
+# What is done -> steps more in front and at the end
+_ONE_OFF: Mapping[str, tuple[int, int]] = {
+    "there is one step less at the front end": (-1, 0),
+    "there is one step more at the front end": (1, 0),
+    "there is one step less at the back end": (0, -1),
+    "there is one step more at the back end": (0, 1),
+}
 
 
 def _bordered(widths: Sequence[tuple[int, int]], mode: str, x: Array, y: Array) -> Array:
@@ -55,6 +68,8 @@ def up_sampling_changes(maker: Maker) -> Iterator[Change]:
         if name != own:
             words = f"its interpolation is {name}, Keras has {own}"
             yield maker.change("interpolation", words, configured(interpolation=name))
+    words = f"its interpolation is bilinear with align_corners=True, Keras has {own}"
+    yield maker.change("interpolation", words, _moved(_bilinear))
 
 
 def _moved(move: Callable[[Array, Array], Array]) -> Apply:
@@ -67,6 +82,17 @@ def _moved(move: Callable[[Array, Array], Array]) -> Apply:
         return move(np.asarray(inputs), output), out_mask
 
     return apply
+
+
+def _bilinear(x: Array, y: Array) -> Array:
+    """Interpolate an image (B, H, W, C) so that its corners stay, as align_corners=True does."""
+    found = x
+    for axis in (1, 2):
+        front = np.moveaxis(found, axis, 1)
+        wanted = np.empty((len(x), y.shape[axis], 1))
+        rows = _between(front.reshape(*front.shape[:2], -1), wanted, aligned=True)
+        found = np.moveaxis(rows.reshape(len(x), -1, *front.shape[2:]), 1, axis)
+    return found
 
 
 def _tiled(x: Array, y: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker
+from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -28,6 +28,22 @@ def statistic_changes(maker: Maker) -> Iterator[Change]:
     for words, formula in _NORMALIZED.items():
         words = f"{words}, Keras (x - mean) / sqrt(variance)"
         yield maker.change("formula", words, _normalized(formula))
+
+
+def encoding_changes(maker: Maker) -> Iterator[Change]:
+    """Yield another way to encode ids: by whether they are there, or by how often."""
+    own = maker.config["output_mode"]
+    for name in ("one_hot", "multi_hot", "count"):
+        if name != own:
+            words = f"it encodes ids as {name}, Keras as {own}"
+            yield maker.change("formula", words, configured(output_mode=name))
+
+
+def boundary_changes(maker: Maker) -> Iterator[Change]:
+    """Yield values that are a boundary in the bin below it, as torch.bucketize has them."""
+    words = "a value that is a boundary is in the bin below it, Keras has it in the one above"
+    below = reading(lambda x: np.nextafter(x.astype(np.float32), np.float32(-np.inf)))
+    yield maker.change("boundary", words, below)
 
 
 def _by(formula: Formula, one: Array, other: Array) -> Apply:

@@ -11,19 +11,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, combinations, islice, repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.porting.activation_changes import moved_before_activation
+from keras2torch_birnn.porting.attention_changes import QUERY_MASK_UNUSED
 from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
-from keras2torch_birnn.porting.changes import Change, configured, in_one_call, reading
+from keras2torch_birnn.porting.changes import (
+    Change,
+    Key,
+    configured,
+    followed_by,
+    in_one_call,
+    reading,
+)
 from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
 from keras2torch_birnn.porting.general_changes import (
     added_to,
+    clipped_to,
     input_scaled,
+    on_line,
     read_scaled,
+    reordered,
     scaled_by,
+    show_bounds,
+    show_line,
 )
 from keras2torch_birnn.porting.kept_results import are_same
 from keras2torch_birnn.porting.layer_changes import (
@@ -35,6 +49,7 @@ from keras2torch_birnn.porting.layer_changes import (
     mask_changes,
 )
 from keras2torch_birnn.porting.many_trials import FAILURES, Rest, last_reached
+from keras2torch_birnn.porting.observing import keep_valid
 from keras2torch_birnn.porting.step_changes import (
     has_windows,
     mixes_steps,
@@ -96,6 +111,14 @@ _ON_THE_WAY = (
 _COMPUTED_ANYWAY = ("half left out", "left out", "other sum")
 # Kinds that leave the right values, in another order of axes, in which they count as computed.
 _IN_ANY_ORDER = ("not permuted", "repeated")
+# Kinds that tell of the port's values at masked steps.
+_AT_MASKED_STEPS = (
+    "masked steps",
+    "mask missing",
+    "mask rule",
+    "held state",
+    "padding row",
+)
 # Score of changes that explain everything; one more if rows with gaps, too.
 _ALL = 1 << 20
 
@@ -217,6 +240,54 @@ class Search(CheckedRun):
 
     def _takes_unexplained(self, path: str) -> bool:
         return any(one.path in self.sources.get(path, ()) for one in self.unexplained)
+
+    def explain_masked_steps(self) -> tuple[str, Change | None] | None:
+        """Return the call where masked steps of the outputs differ, and the mistake if it is known.
+
+        None: they do not, or torch's own layers give what the port has there.
+        """
+        if self.same_outputs(self.exact, everywhere=True):
+            return None
+        usual = self._usual_at_masked_steps()
+        trace = self.compute(usual)
+        if trace is None or self.same_outputs(trace, everywhere=True):
+            return None
+        for path in self.layers:
+            for one in self._changes_of(path):
+                if one.kind in _AT_MASKED_STEPS:
+                    found = self.compute([*usual, one])
+                    if found is not None and self.same_outputs(found, everywhere=True):
+                        return path, one
+        ends = [call_path(ref.layer, ref.call) for ref in leaves(self.spec.graph.outputs)]
+        masked = [path for path in trace.layers if self.valid.get(path) is not None]
+        return next((one for one in masked if not self._has_all(one, trace)), ends[0]), None
+
+    def _usual_at_masked_steps(self) -> list[Change]:
+        """Return what torch's own layers do at masked steps, where the port has that.
+
+        These are zeros behind packed rows, and an attention that knows no mask of the query.
+        """
+        usual: list[Change] = []
+        for path, layer in self.layers.items():
+            valid = self.valid.get(path)
+            if valid is None or valid.all():
+                continue
+            if is_recurrent(layer):
+                key = place_of(path), layer.class_name
+                zeros = followed_by(partial(keep_valid, valid=valid))
+                own = [Change("masked steps", path, "", {key: zeros})]
+            elif layer.class_name == "MultiHeadAttention":
+                own = [one for one in self._changes_of(path) if one.words == QUERY_MASK_UNUSED]
+            else:
+                continue
+            trace = self.compute([*usual, *own])
+            if trace is not None and path in trace.layers and self._has_all(path, trace):
+                usual += own
+        return usual
+
+    def _has_all(self, path: str, trace: Trace) -> bool:
+        """Tell whether the port computed the output of a call at masked steps, too."""
+        return self.run.has(np.asarray(next(leaves(trace.layers[path])), np.float64))
 
     def first_wrong(self, trace: Trace) -> str | None:
         """Return the first call whose output in this trace the port never computed."""
@@ -354,6 +425,16 @@ class Search(CheckedRun):
             for one in steps_of_others(self.spec.graph, other, trace):
                 if self._score(other, [one])[0] >= _ALL:
                     return other, [one]
+        return self._try_unseen(path, trace)
+
+    def _try_unseen(self, path: str, trace: Trace) -> tuple[str, list[Change] | None]:
+        """Try every later call of a port none of whose tensors is known, as one in NumPy."""
+        if any(self.sources.get(one) for one in self.right):
+            return path, None
+        for other in (one for one in trace.layers if one in self.later.get(path, ())):
+            better = self._try_at(other, trace, alone=True)
+            if better is not None and self._score(other, better)[0] >= _ALL:
+                return other, better
         return path, None
 
     def _likeliest(self, tied: Sequence[_Tried]) -> list[Change]:
@@ -384,7 +465,11 @@ class Search(CheckedRun):
             if path is None or layer is None:
                 return len(self.right)
             own = (*self._changes_of(path), *self._evidence_at(path))
-            best = max((self._score(path, [one])[0] for one in own), default=0)
+            best = 0
+            for _, score, _ in self._scored(path, ([one] for one in own)):
+                best = max(best, score)
+                if best >= _ALL:
+                    break
             return best + len(self.right)
         finally:
             self.found[:], self.right = found, right
@@ -436,10 +521,19 @@ class Search(CheckedRun):
                 continue  # (what is before a dropout has its values)
             for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
                 yield scaled_by(other, place_of(other), layer, *line)
+            for order in self.run.orders(np.asarray(values, np.float64), self.valid.get(other)):
+                yield reordered(other, place_of(other), layer, "output", order)
+            for bounds in self.run.bounds(np.asarray(values, np.float64), self.valid.get(other)):
+                yield clipped_to(other, place_of(other), layer, "output", bounds)
             for added in self.run.added(np.asarray(values, np.float64), self.valid.get(other)):
                 yield added_to(other, place_of(other), layer, added)
+        yield from self._moved_before_activation(path)
         if not self.sources.get(path):  # it takes an input of the model
             for given in self.inputs:
+                for order in self.run.orders(np.asarray(given, np.float64)):
+                    yield reordered(path, place_of(path), self.layers[path], "input", order)
+                for bounds in self.run.bounds(np.asarray(given, np.float64)):
+                    yield clipped_to(path, place_of(path), self.layers[path], "input", bounds)
                 for line in self.run.lines(np.asarray(given, np.float64)):
                     yield read_scaled(path, place_of(path), self.layers[path], *line)
         yield from self._scaled_inputs(path, trace)
@@ -811,6 +905,11 @@ class Search(CheckedRun):
 
     def _curve(self, path: str) -> Array | None:
         """Return what the port has for a layer whose activation alone is another one."""
+        found = self._before_activation(path)
+        return None if found is None else self.run.curve(found[2], self.valid.get(path))
+
+    def _before_activation(self, path: str) -> tuple[Key, Any, Array] | None:
+        """Return the key of a layer with an activation, that, and what it reads."""
         layer = self.layers[path]
         while layer.class_name == "TimeDistributed":
             layer = layer.parts["layer"]
@@ -821,8 +920,20 @@ class Search(CheckedRun):
         trace = self.compute([*self.found, linear])
         if trace is None or path not in trace.layers:
             return None
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
-        return self.run.curve(values, self.valid.get(path))
+        own = layer.config["activation"]
+        return key, own, np.asarray(next(leaves(trace.layers[path])), np.float64)
+
+    def _moved_before_activation(self, path: str) -> Iterator[Change]:
+        """Yield the factors and bounds of what a layer's activation reads."""
+        found = self._before_activation(path)
+        if found is None or found[1] == "linear":
+            return
+        key, own, values = found
+        for line in self.run.lines(values, self.valid.get(path)):
+            yield moved_before_activation(path, key, own, show_line(*line), partial(on_line, *line))
+        for low, high in self.run.bounds(values, self.valid.get(path)):
+            clip = partial(np.clip, a_min=low, a_max=high)
+            yield moved_before_activation(path, key, own, show_bounds(low, high), clip)
 
     def _give_up(self, path: str, trace: Trace) -> bool:
         """Note a layer that is not explained; tell whether one can go on from what the port has."""

@@ -215,6 +215,10 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
     yield from _stride_changes(maker)
     sizes = tuple(maker.config["pool_size"])
     strides = maker.config["strides"] or sizes
+    if sizes != sizes[::-1]:
+        words = "height and width of its windows are exchanged"
+        turned = configured(pool_size=sizes[::-1], strides=tuple(strides)[::-1])
+        yield maker.change("pool size", words, turned)
     for more in (-1, 1):
         size = tuple(max(1, one + more) for one in sizes)
         words = f"its windows have the size {_listed(size)}, Keras' {_listed(sizes)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 
@@ -13,6 +13,7 @@ from keras2torch_birnn.porting.activation_changes import SOFTMAX_MASKS
 from keras2torch_birnn.porting.call_graph import call_path, later_uses
 from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
 from keras2torch_birnn.porting.layer_changes import MASKING
+from keras2torch_birnn.porting.observing import keep_valid
 from keras2torch_birnn.porting.recurrent_changes import (
     CELLS,
     first_step,
@@ -59,6 +60,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _earlier_norm(graph, path, layer, found)
     yield from _states_below(graph, path, layer, trace)
     yield from _states_of_others(graph, path, layer)
+    yield from _other_states(graph, call, layer, trace)
     yield from _other_masks(graph, path, layer)
     yield from lost_mask_changes(graph, path)
     yield from steps_of_others(graph, path, trace)
@@ -82,14 +84,8 @@ def _other_inputs(
     graph: Graph, path: str, trace: Trace, among: Container[TensorRef] | None = None
 ) -> Iterator[Change]:
     """Yield earlier tensors, all or those ``among`` some, in the place of each input of a call."""
-    earlier: dict[TensorRef, Array] = {}
-    for ref in leaves(graph.inputs):
-        earlier[ref] = np.asarray(trace.layers[call_path(ref.layer, ref.call)])
-    for call in graph.calls:
-        if call_path(call.layer, call.index) == path:
-            break
-        for number, array in enumerate(leaves(trace.layers[call_path(call.layer, call.index)])):
-            earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
+    call = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
+    earlier = _tensors_before(graph, path, trace)
     key = call.layer, graph.layer(call.layer).class_name
     for place, ref in enumerate(leaves(call.args)):
         if not isinstance(ref, TensorRef):
@@ -102,6 +98,19 @@ def _other_inputs(
                 there, own = (_describe(one, earlier) for one in (other, ref))
                 words = f"its input {place + 1} is {there}, Keras has {own}"
                 yield Change("other input", path, words, {key: _given(path, place, other)})
+
+
+def _tensors_before(graph: Graph, path: str, trace: Trace) -> dict[TensorRef, Array]:
+    """Return the inputs of a graph, and what its calls before this one return."""
+    earlier: dict[TensorRef, Array] = {}
+    for ref in leaves(graph.inputs):
+        earlier[ref] = np.asarray(trace.layers[call_path(ref.layer, ref.call)])
+    for call in graph.calls:
+        if call_path(call.layer, call.index) == path:
+            break
+        for number, array in enumerate(leaves(trace.layers[call_path(call.layer, call.index)])):
+            earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
+    return earlier
 
 
 def sum_of(path: str, layer: LayerSpec, factors: Mapping[str, float]) -> Change:
@@ -164,7 +173,7 @@ def _later_order(
 def _exchanged_order(
     graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef], trace: Trace
 ) -> Iterator[Change]:
-    """Yield the layer after one that uses its output, where both give arrays of one shape."""
+    """Yield the layer after one that uses its output, where both give the same features."""
     if len(given) != 1 or not isinstance(given[0], TensorRef):
         return
     own = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
@@ -174,8 +183,9 @@ def _exchanged_order(
     for call in later[:_LATER]:
         behind = graph.layer(call.layer)
         other = printable(call_path(call.layer, call.index))
-        if np.shape(next(leaves(trace.layers[call_path(call.layer, call.index)]))) != right:
-            continue
+        there = np.shape(next(leaves(trace.layers[call_path(call.layer, call.index)])))
+        if (len(there), there[-1:]) != (len(right), right[-1:]):
+            continue  # (a pooling has fewer steps)
         words = f"it comes after {other}, Keras has it before"
         applied = {
             (own.layer, layer.class_name): left_out,
@@ -371,6 +381,78 @@ def _starting_after(
     return equation(layer, inputs, mask, context.starting(states))
 
 
+def _other_states(graph: Graph, call: Call, layer: LayerSpec, trace: Trace) -> Iterator[Change]:
+    """Yield earlier tensors in the place of the initial states of a call: all of them, or one."""
+    refs = list(tensors(call.kwargs.get("initial_state")))
+    path = call_path(call.layer, call.index)
+    earlier = _tensors_before(graph, path, trace) if refs else {}
+    by_source: dict[str, list[TensorRef]] = {}
+    for ref in earlier:
+        by_source.setdefault(call_path(ref.layer, ref.call), []).append(ref)
+    for source, some in by_source.items():
+        last = some[-len(refs) :]
+        pairs = list(zip(refs, last, strict=False))
+        if len(last) == len(refs) > 1 and _are_others(pairs, earlier):
+            words = f"it starts with the last states of {printable(source)}, Keras with others"
+            yield _with_states(path, layer, words, dict(enumerate(last)))
+    for place, ref in enumerate(refs):
+        own = _describe(ref, earlier)
+        for other in earlier:
+            if _are_others([(ref, other)], earlier):
+                words = (
+                    f"its initial state {place + 1} is {_describe(other, earlier)}, Keras has {own}"
+                )
+                yield _with_states(path, layer, words, {place: other})
+            for what, pick in (
+                _PICKS.items() if _has_such_steps(earlier[other], earlier[ref]) else ()
+            ):
+                words = f"its initial state {place + 1} is {what} of {_describe(other, earlier)}"
+                yield _with_states(path, layer, f"{words}, Keras has {own}", {place: other}, pick)
+
+
+def _are_others(
+    pairs: Sequence[tuple[TensorRef, TensorRef]], known: Mapping[TensorRef, Array]
+) -> bool:
+    """Tell whether tensors could stand in the place of these, and are not the same."""
+    alike = all(known[one].shape == known[other].shape for one, other in pairs)
+    return alike and not all(np.array_equal(known[one], known[other]) for one, other in pairs)
+
+
+def _has_such_steps(steps: Array, state: Array) -> bool:
+    return steps.ndim == 3 and (steps.shape[0], steps.shape[2]) == state.shape
+
+
+def _with_states(
+    path: str,
+    layer: LayerSpec,
+    words: str,
+    places: Mapping[int, TensorRef],
+    pick: Callable[[Array], Array] = np.asarray,
+) -> Change:
+    """Return the change that gives a call other initial states in some places."""
+    key = path.partition("#")[0], layer.class_name
+    return Change("other state", path, words, {key: partial(_starting_from, path, places, pick)})
+
+
+def _starting_from(
+    path: str,
+    places: Mapping[int, TensorRef],
+    pick: Callable[[Array], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    if context.path != path:
+        return equation(layer, inputs, mask, context)
+    states = list(context.initial_state or ())
+    for place, ref in places.items():
+        source = list(leaves(context.layers[call_path(ref.layer, ref.call)]))[ref.output]
+        states[place] = pick(np.asarray(source))
+    return equation(layer, inputs, mask, context.starting(tuple(states)))
+
+
 def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
     """Yield the mask of each earlier layer that makes one, where no mask arrives in Keras."""
     for call in graph.calls:
@@ -397,18 +479,49 @@ _BY_LOST_MASKS: Mapping[str, Mapping[str, Callable[..., Result]]] = {
 }
 
 
+def _zeroed_by(
+    what: str,
+    path: str,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Set the input or the output to zero where an earlier call has a mask and this one none."""
+    steps = context.masks[path]
+    if isinstance(mask, np.ndarray) or not isinstance(steps, np.ndarray):
+        raise ValueError("another mask arrives, or there is none")
+
+    def zeroed(x: Structure) -> Array:
+        if not isinstance(x, np.ndarray) or x.ndim < 3 or x.shape[:2] != steps.shape:
+            raise ValueError("these are not its steps")
+        return keep_valid(x, steps.astype(bool))
+
+    if what == "input":
+        return equation(layer, zeroed(inputs), mask, context)
+    output, out_mask = equation(layer, inputs, mask, context)
+    return zeroed(output), out_mask
+
+
+_ZEROED_BY_LOST_MASKS: Mapping[str, Callable[..., Result]] = {
+    f"its {what} is zero at padded steps": partial(_zeroed_by, what) for what in ("output", "input")
+}
+
+
 def lost_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
-    """Yield a softmax or pooling by an earlier layer's mask, which Keras does not use there."""
+    """Yield what is done by an earlier layer's mask, which Keras does not use there."""
     own = [one for one in graph.calls if call_path(one.layer, one.index) == path]
     layer = graph.layer(own[0].layer) if own else None
-    if layer is None or layer.class_name not in _BY_LOST_MASKS:
+    if layer is None:
         return
+    known = {**_BY_LOST_MASKS.get(layer.class_name, {}), **_ZEROED_BY_LOST_MASKS}
     for call in graph.calls:
         other = call_path(call.layer, call.index)
         if other == path:
             return
         if graph.layer(call.layer).class_name in MASKING:
-            for what, leave_out in _BY_LOST_MASKS[layer.class_name].items():
+            for what, leave_out in known.items():
                 words = f"{what}, by the mask of {printable(other)}; Keras does not do that here"
                 key = path.partition("#")[0], layer.class_name
                 yield Change("other mask", path, words, {key: partial(leave_out, other)})

@@ -97,6 +97,26 @@ def _merged(name: str, options: dict[str, Any], *kinds: Any, end: Any = None) ->
     return {"inputs": inputs, "steps": steps, "outputs": steps[-1][0]}, f"layer_{len(words)}"
 
 
+def _operation(name: str, options: Graph, *kinds: Any, key: Any = ()) -> tuple[Graph, str]:
+    """Apply one operation of Keras 3 to inputs; key: of a slice."""
+    inputs = [(f"x{number}", *kind) for number, kind in enumerate(kinds)]
+    names = [one for one, *_ in inputs]
+    given = names if name == "ops.Concatenate" else (*names, *([_key(*key)] if key else []))
+    steps = [("y", (name, options), given)]
+    return {"inputs": inputs, "steps": steps, "outputs": "y"}, "layer_0"
+
+
+def _key(*parts: Any) -> Graph:
+    """Write the key of x[key] as Keras 3 does; a part of two numbers is a slice."""
+    slices = [
+        part
+        if isinstance(part, int)
+        else {"class_name": "__slice__", "config": dict(zip(("start", "stop"), part, strict=True))}
+        for part in parts
+    ]
+    return {"class_name": "__tuple__", "items": slices}
+
+
 def _image(*layers: Any) -> tuple[Graph, str]:
     steps = [(f"t{n}", layer, f"t{n - 1}" if n else "x") for n, layer in enumerate(layers)]
     outputs = f"t{len(layers) - 1}"
@@ -122,6 +142,7 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
             for kinds in ((TEXT, TEXT), (LONG, SHORT), (LONG, LONG, LONG), (LONG, LONG))
         ),
         _merged("Attention", {}, LONG, SHORT),
+        _merged("Attention", {"use_scale": True, "score_mode": "concat"}, LONG, SHORT),
     ],
     "merges": [
         *(_merged(name, {}, LONG, LONG) for name in MERGES),
@@ -129,6 +150,7 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         *(_merged("Concatenate", {}, *[LONG] * count) for count in (3, 4, 5)),
         _merged("Add", {}, LONG, LONG, LONG),
         *(_merged("Concatenate", {}, *[VECTOR] * 2) for _ in range(1)),
+        *(_merged(name, {}, TEXT, TEXT, end=LAST) for name in ("Multiply", "Maximum")),
         *(_merged("Dot", {"axes": (1, 1), "normalize": norm}, VECTOR, VECTOR) for norm in (0, 1)),
         _merged("Dot", {"axes": (2, 1)}, SQUARE, SQUARE),
         (
@@ -139,6 +161,23 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
             },
             "layer_0",
         ),
+    ],
+    "operations": [
+        *(
+            _operation(f"ops.{name}", {"axis": 1, "keepdims": False}, LONG)
+            for name in ("Sum", "Mean", "Max")
+        ),
+        *(
+            _operation(f"ops.{name}", {}, LONG, LONG)
+            for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
+        ),
+        _operation("ops.Matmul", {}, SQUARE, SQUARE),
+        _operation("ops.Concatenate", {"axis": -1}, LONG, LONG),
+        _operation("ops.Softmax", {"axis": -1}, SQUARE),
+        _operation("ops.Flip", {"axis": 1}, SQUARE),
+        _operation("ops.Roll", {"axis": 1, "shift": 2}, SQUARE),
+        _operation("ops.GetItem", {}, LONG, key=((None, None), -1)),
+        _operation("ops.GetItem", {}, LONG, key=((None, None), (1, 5))),
     ],
     "embedding": [
         (

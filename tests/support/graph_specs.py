@@ -85,7 +85,9 @@ def layer_json(layer: tuple[str, Mapping[str, Any]], name: str, version: str) ->
         return _entry(
             class_name, name, {"name": name, "trainable": True, "layers": [first, *inside]}
         )
-    config: Json = {"name": name, "trainable": True}
+    config: Json = {"name": name}
+    if not class_name.startswith("ops."):
+        config["trainable"] = True
     for key, value in keywords.items():
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
             config[key] = layer_json(value, f"{name}_{key}", version)
@@ -95,7 +97,7 @@ def layer_json(layer: tuple[str, Mapping[str, Any]], name: str, version: str) ->
             config[key] = list(value) if isinstance(value, tuple) else value
     if class_name == "Bidirectional":
         config.setdefault("merge_mode", "concat")
-    return _entry(class_name, name, config)
+    return _entry(class_name.removeprefix("ops."), name, config)
 
 
 def _dict_node(given: Any, keywords: Mapping[str, Any], tensors: Mapping[str, Ref]) -> Json:
@@ -104,7 +106,8 @@ def _dict_node(given: Any, keywords: Mapping[str, Any], tensors: Mapping[str, Re
         config = {"shape": [None], "dtype": "float32", "keras_history": history}
         return {"class_name": "__keras_tensor__", "config": config}
 
-    args = [tensor(name) for name in given] if isinstance(given, tuple) else [_map(tensor, given)]
+    several = given if isinstance(given, tuple) else (given,)
+    args = [_map(tensor, one) if isinstance(one, str | list) else dict(one) for one in several]
     return {"args": args, "kwargs": _said(keywords, tensor)}
 
 
