@@ -232,7 +232,9 @@ def _masked(
     """
     x = np.asarray(inputs, np.float64)
     steps = mask if path is None else context.masks[path]
-    axis = int(np.ravel(layer.config.get("axis", -1))[-1]) % x.ndim if own_axis else 1
+    function = layer.config.get("function")  # of an operation
+    options = function if isinstance(function, Mapping) else layer.config
+    axis = int(np.ravel(options.get("axis", -1))[-1]) % x.ndim if own_axis else 1
     if not isinstance(steps, np.ndarray) or steps.shape != (len(x), x.shape[axis]):
         raise ValueError("there is no mask")
     shape = [1] * x.ndim

@@ -487,6 +487,13 @@ _FORMULAS: Mapping[str, _Formula] = {
     "the mask is taken the other way round: padding alone is attended to": _Formula(
         lambda scores, allowed: _softmax(scores, ~allowed), without_masks=False
     ),
+    "the mask of its scores is transposed: later steps for earlier, keys for queries": _Formula(
+        lambda scores, allowed: _softmax(scores, allowed.swapaxes(-1, -2)),
+        without_masks=False,
+    ),
+    "no step attends to itself": _Formula(
+        lambda scores, allowed: _softmax(scores, allowed & ~np.eye(*scores.shape[-2:], dtype=bool))
+    ),
     "softmax over the queries, Keras takes it over the keys": _Formula(partial(_softmax, axis=-2)),
     "softmax over the heads, Keras takes it over the keys": _Formula(partial(_softmax, axis=1)),
     "there is no softmax": _Formula(lambda scores, allowed: scores * allowed),

@@ -35,9 +35,7 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("left out", "it is left out", left_out)
     words = "the mask is not used: padding is read as data"
     yield maker.change("mask missing", words, masked_by(lambda _: None))
-    for what, apply in (("input", _reading_zeros), ("output", _giving_zeros)):
-        words = f"its {what} is zero at padded steps, which Keras does not do"
-        yield maker.change("masked steps", words, apply)
+    yield from masked_step_changes(maker)
     for name in AFTER:
         after = followed_by(partial(activate, name))
         yield maker.change("extra", f"{name} follows it, which Keras does not have", after)
@@ -76,6 +74,13 @@ def general_changes(maker: Maker) -> Iterator[Change]:
         for words, move in MOVES.items():
             yield maker.change("steps", f"its {read} come one step too {words}", reading(move))
     yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
+
+
+def masked_step_changes(maker: Maker) -> Iterator[Change]:
+    """Yield an input and an output that are zero at padded steps."""
+    for what, apply in (("input", _reading_zeros), ("output", _giving_zeros)):
+        words = f"its {what} is zero at padded steps, which Keras does not do"
+        yield maker.change("masked steps", words, apply)
 
 
 def rounding_changes(maker: Maker) -> Iterator[Change]:

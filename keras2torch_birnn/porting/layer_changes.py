@@ -39,7 +39,11 @@ from keras2torch_birnn.porting.embedding_changes import (
     made_mask_changes,
     projection_changes,
 )
-from keras2torch_birnn.porting.general_changes import general_changes, row_changes
+from keras2torch_birnn.porting.general_changes import (
+    general_changes,
+    masked_step_changes,
+    row_changes,
+)
 from keras2torch_birnn.porting.merging_changes import (
     cosine_changes,
     distance_changes,
@@ -107,6 +111,7 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     """
     if layer.class_name == "TimeDistributed":
         yield from view_changes(Maker(path, (place, "TimeDistributed"), layer))
+        yield from masked_step_changes(Maker(path, (place, "TimeDistributed"), layer))
         yield from _softmax_over_steps(path, place, layer.parts["layer"])
         if is_recurrent(layer.parts["layer"]):
             words = "its states go on from step to step of TimeDistributed, Keras starts anew"
@@ -152,7 +157,7 @@ def mask_changes(place: str, layer: LayerSpec, path: str) -> Iterator[Change]:
     maker = Maker(path, (place, layer.class_name), layer)
     if layer.class_name in MASKING:
         yield from made_mask_changes(maker)
-    elif layer.class_name in (*_MERGES, "Concatenate"):
+    elif layer.class_name in JOINING:
         yield from joined_mask_changes(maker)
     elif layer.class_name in (*_COMPARISONS, "ops.Any"):
         yield from compared_mask_changes(maker)
@@ -210,6 +215,8 @@ _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _GLOBAL_2 = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
 MASKING = (*EMBEDDINGS, "Masking")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
+# Layers whose masks are those of their inputs joined.
+JOINING = (*_MERGES, "Concatenate")
 _MARGINS = ("ZeroPadding1D", "ZeroPadding2D", "Cropping1D", "Cropping2D")
 _ATTENTIONS = ("Attention", "AdditiveAttention", "MultiHeadAttention")
 _BINARY = tuple(f"ops.{name}" for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum"))

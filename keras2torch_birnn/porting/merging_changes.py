@@ -21,6 +21,30 @@ def joined_mask_changes(maker: Maker) -> Iterator[Change]:
     for number, name in enumerate(_NUMBERS):
         words = f"the mask of its {name} input alone goes on, Keras joins those of all"
         yield maker.change("mask rule", words, partial(_mask_alone, number))
+    for words, join in _JOINS.items():
+        yield maker.change("mask rule", f"a step counts where {words}", partial(_mask_joined, join))
+
+
+# Where a step counts -> how masks are joined
+_JOINS: Mapping[str, Callable[[list[Array]], Array]] = {
+    "all of its inputs count, in Keras where one of them does": np.logical_and.reduce,
+    "one of its inputs counts, in Keras where all of them do": np.logical_or.reduce,
+}
+
+
+def _mask_joined(
+    join: Callable[[list[Array]], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    given = [one for one in mask if one is not None] if isinstance(mask, tuple | list) else []
+    if not isinstance(out_mask, np.ndarray) or len({np.shape(one) for one in given}) != 1:
+        raise ValueError("no such masks are joined")
+    return output, join([np.asarray(one).astype(bool) for one in given])
 
 
 def _mask_alone(

@@ -14,6 +14,8 @@ _AXES = (-1, 0, 1, 2)
 def option_changes(maker: Maker) -> Iterator[Change]:
     """Yield other axes, numbers that are one off or negated, and switches the other way round."""
     for name, own in maker.config.items():
+        if name == "trainable":
+            continue
         kind = "axis" if name in ("axis", "axes") else "option"
         for other in _others_of(name, own):
             words = f"its {name} is {_shown(other)}, Keras has {_shown(own)}"

@@ -12,7 +12,7 @@ from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.activation_changes import SOFTMAX_MASKS
 from keras2torch_birnn.porting.call_graph import call_path, later_uses
 from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
-from keras2torch_birnn.porting.layer_changes import MASKING
+from keras2torch_birnn.porting.layer_changes import JOINING, MASKING
 from keras2torch_birnn.porting.observing import keep_valid
 from keras2torch_birnn.porting.recurrent_changes import (
     CELLS,
@@ -65,6 +65,8 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from lost_mask_changes(graph, path)
     yield from steps_of_others(graph, path, trace)
     yield from _states_before(graph, path, found)
+    if layer.class_name.endswith("Attention") and len(found) == 2:
+        yield from _apart_inputs(graph, path, layer, found[1], trace)
     given = set(leaves(graph.inputs))
     if sum(isinstance(ref, TensorRef) for ref in found) > 1:
         yield from _other_inputs(graph, path, trace)
@@ -111,6 +113,41 @@ def _tensors_before(graph: Graph, path: str, trace: Trace) -> dict[TensorRef, Ar
         for number, array in enumerate(leaves(trace.layers[call_path(call.layer, call.index)])):
             earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
     return earlier
+
+
+def _apart_inputs(
+    graph: Graph, path: str, layer: LayerSpec, own: TensorRef, trace: Trace
+) -> Iterator[Change]:
+    """Yield an attention whose keys and values are two tensors, where Keras has one for both."""
+    earlier = _tensors_before(graph, path, trace)
+    right = earlier[own].shape
+    key = path.partition("#")[0], layer.class_name
+    for other, array in earlier.items():
+        if array.ndim == 3 and array.shape[:2] == right[:2] and other != own:
+            there = _describe(other, earlier)
+            for place, what in ((1, "values"), (2, "keys")):
+                words = f"its {what} are {there}, Keras has its second input as keys and values"
+                apply = partial(_with_third, path, place, other)
+                yield Change("other input", path, words, {key: apply})
+
+
+def _with_third(
+    path: str,
+    place: int,
+    other: TensorRef,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    if context.path != path:
+        return equation(layer, inputs, mask, context)
+    query, own = leaves(inputs)
+    given = [query, own, own]
+    given[place] = list(leaves(context.layers[call_path(other.layer, other.call)]))[other.output]
+    masks = (mask[0], mask[1], mask[1]) if isinstance(mask, tuple | list) else mask
+    return equation(layer, tuple(given), masks, context)
 
 
 def sum_of(path: str, layer: LayerSpec, factors: Mapping[str, float]) -> Change:
@@ -520,7 +557,7 @@ def lost_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
         other = call_path(call.layer, call.index)
         if other == path:
             return
-        if graph.layer(call.layer).class_name in MASKING:
+        if graph.layer(call.layer).class_name in (*MASKING, *JOINING):
             for what, leave_out in known.items():
                 words = f"{what}, by the mask of {printable(other)}; Keras does not do that here"
                 key = path.partition("#")[0], layer.class_name

@@ -117,6 +117,12 @@ def _key(*parts: Any) -> Graph:
     return {"class_name": "__tuple__", "items": slices}
 
 
+def _squared(name: str) -> tuple[Graph, str]:
+    given = ["x", "x"] if name in LISTED else ("x", "x")
+    steps = [("y", (name, {}), given)]
+    return {"inputs": [("x", *LONG)], "steps": steps, "outputs": "y"}, "layer_0"
+
+
 def _image(*layers: Any) -> tuple[Graph, str]:
     steps = [(f"t{n}", layer, f"t{n - 1}" if n else "x") for n, layer in enumerate(layers)]
     outputs = f"t{len(layers) - 1}"
@@ -143,6 +149,16 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         ),
         _merged("Attention", {}, LONG, SHORT),
         _merged("Attention", {"use_scale": True, "score_mode": "concat"}, LONG, SHORT),
+        (
+            {
+                "inputs": [("x", *LONG), ("m", "bool", (7, 7))],
+                "steps": [
+                    ("y", ("MultiHeadAttention", HEADS), ("x", "x"), {"attention_mask": "@m"})
+                ],
+                "outputs": "y",
+            },
+            "layer_0",
+        ),
     ],
     "merges": [
         *(_merged(name, {}, LONG, LONG) for name in MERGES),
@@ -153,14 +169,7 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         *(_merged(name, {}, TEXT, TEXT, end=LAST) for name in ("Multiply", "Maximum")),
         *(_merged("Dot", {"axes": (1, 1), "normalize": norm}, VECTOR, VECTOR) for norm in (0, 1)),
         _merged("Dot", {"axes": (2, 1)}, SQUARE, SQUARE),
-        (
-            {
-                "inputs": [("x", *LONG)],
-                "steps": [("y", ("Multiply", {}), ["x", "x"])],
-                "outputs": "y",
-            },
-            "layer_0",
-        ),
+        _squared("Multiply"),
     ],
     "operations": [
         *(
@@ -172,8 +181,12 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
             for name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
         ),
         _operation("ops.Matmul", {}, SQUARE, SQUARE),
-        _operation("ops.Concatenate", {"axis": -1}, LONG, LONG),
+        *(_operation("ops.Concatenate", {"axis": -1}, *[LONG] * count) for count in range(2, 6)),
+        _operation("ops.Concatenate", {"axis": -1}, VECTOR, VECTOR),
+        _operation("ops.Relu", {}, LONG),
         _operation("ops.Softmax", {"axis": -1}, SQUARE),
+        _merged("ops.Softmax", {"axis": 1}, TEXT),
+        _squared("ops.Multiply"),
         _operation("ops.Flip", {"axis": 1}, SQUARE),
         _operation("ops.Roll", {"axis": 1, "shift": 2}, SQUARE),
         _operation("ops.GetItem", {}, LONG, key=((None, None), -1)),
@@ -225,7 +238,7 @@ ELSEWHERE = re.compile(
     "|the length is taken over the last axis|its (in|out)put is reversed along the second axis of"
     "|(the (first|last) features of )?its input (is|are) added to "
     "|the mask of its (first|second|third) input alone|the mask of the query is not used"
-    "|each step attends to all steps"
+    "|each step attends to all steps|a step counts where one of its inputs counts"
 )
 
 
