@@ -125,7 +125,8 @@ def moved_before_activation(
     def moved(x: Array) -> Array:
         return activate(own, move(x))
 
-    words = f"what its {show_activation(own)} reads is {words}, which Keras does not do"
+    link = ":" if "is added" in words else " is"
+    words = f"what its {show_activation(own)} reads{link} {words}, which Keras does not do"
     return Change("scale", path, words, {key: partial(_followed_by_hand, moved)})
 
 

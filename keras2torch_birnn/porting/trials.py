@@ -635,7 +635,9 @@ class Search(CheckedRun):
     def _is_of_moving(self, change: Change) -> bool:
         """Tell whether something follows a layer that moves values: what computed them tells it."""
         layer = self.layers.get(change.layer)
-        return change.kind == "extra" and layer is not None and layer.class_name in MOVING
+        if change.kind != "extra" or layer is None:
+            return False
+        return layer.class_name in MOVING or "MaxPooling" in layer.class_name
 
     def _sums(self, path: str, trace: Trace) -> Iterator[Change]:
         """Yield sums of earlier tensors that the port has in the place of this call's output."""
