@@ -55,13 +55,13 @@ def attention_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("formula", words, apply)
     for name in ("scale", "concat_score_weight"):
         for words, scale in _LEARNED_SCALES.items() if name in maker.layer.weights else ():
-            apply = weighted(partial(_with_scale, name, scale))
-            yield maker.change("scale", words.format(name), apply)
+            scaled = weighted(partial(_with_scale, name, scale))
+            yield maker.change("scale", words.format(name), scaled)
     for words, rule in PLACES.items():
         words = f"{words}; of its value, and other layers have the right one"
         yield maker.change("mask rule", words, _with_value_mask(rule))
-    for words, change in _GIVEN_MASKS.items() if heads else ():
-        yield maker.change("mask missing", words, partial(_with_given_mask, change))
+    for words, move in _GIVEN_MASKS.items() if heads else ():
+        yield maker.change("mask missing", words, partial(_with_given_mask, move))
 
 
 _HEADS = ("MultiHeadAttention",)
@@ -492,7 +492,7 @@ _FORMULAS: Mapping[str, _Formula] = {
         without_masks=False,
     ),
     "no step attends to itself": _Formula(
-        lambda scores, allowed: _softmax(scores, allowed & ~np.eye(*scores.shape[-2:], dtype=bool))
+        lambda scores, allowed: _softmax(scores, allowed & (np.eye(*scores.shape[-2:]) == 0))
     ),
     "softmax over the queries, Keras takes it over the keys": _Formula(partial(_softmax, axis=-2)),
     "softmax over the heads, Keras takes it over the keys": _Formula(partial(_softmax, axis=1)),

@@ -182,8 +182,8 @@ def cell_changes(path: str, keys: Mapping[Key, LayerSpec], half: LayerSpec) -> I
     yield every("padding side", words, masked_by(to_end))
     if config["return_sequences"]:
         yield every("padding side", words, _at_end_then_zeroed)
-    for words, rule in PLACES.items():
-        own_rule = masked_by(partial(_ruled, rule))
+    for words, places in PLACES.items():
+        own_rule = masked_by(partial(_ruled, places))
         yield every("mask rule", f"{words}; other layers have the right one", own_rule)
     yield from _reversal_changes(every, half)
     rules = {

@@ -118,9 +118,9 @@ def _key(*parts: Any) -> Graph:
 
 
 def _squared(name: str) -> tuple[Graph, str]:
-    given = ["x", "x"] if name in LISTED else ("x", "x")
-    steps = [("y", (name, {}), given)]
-    return {"inputs": [("x", *LONG)], "steps": steps, "outputs": "y"}, "layer_0"
+    given: Any = ["x", "x"] if name in LISTED else ("x", "x")
+    layer: Layers = (name, {})
+    return {"inputs": [("x", *LONG)], "steps": [("y", layer, given)], "outputs": "y"}, "layer_0"
 
 
 def _image(*layers: Any) -> tuple[Graph, str]:
