@@ -165,7 +165,7 @@ def _root_of_squares(
 
 
 def one_step_changes(maker: Maker) -> Iterator[Change]:
-    """Yield one step in the place of a reduction over all steps."""
+    """Yield one step, or another reduction, in the place of a reduction over all steps."""
     own = maker.layer.class_name
     for words, pick in _ONE_STEP.items():
         yield maker.change("other operation", f"takes {words}, Keras has {own}", _picked(pick))
@@ -233,6 +233,17 @@ _ONE_STEP: Mapping[str, Callable[[Array], Array]] = {
     "the last step": last_step,
     "the first step": first_step,
     "the last states of both halves (h_n)": _ends_of_halves,
+    "the least value of all steps": lambda y: y.min(axis=1),
+    "the median of all steps (of two the lower one)": (
+        lambda y: np.sort(y, axis=1)[:, (y.shape[1] - 1) // 2]
+    ),
+    "the standard deviation of all steps": lambda y: y.std(axis=1),
+    "the standard deviation of all steps, of n - 1": lambda y: y.std(axis=1, ddof=1),
+    "the root of the mean square of all steps": lambda y: np.sqrt(np.square(y).mean(axis=1)),
+    "the length of all steps (the root of the sum of squares)": (
+        lambda y: np.sqrt(np.square(y).sum(axis=1))
+    ),
+    "the logarithm of the sum of exp of all steps": lambda y: np.log(np.exp(y).sum(axis=1)),
 }
 _STEPS: Mapping[str, Callable[[Array], Array]] = {
     "takes the last step of the forward half and the first of the backward half (as h_n has them), "
