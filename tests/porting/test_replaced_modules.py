@@ -617,14 +617,15 @@ def test_one_gates_part_of_a_tensor_is_named(
     assert words in finding.words
 
 
-def test_values_at_padded_steps_are_no_error() -> None:
+def test_values_at_padded_steps_alone_are_told_as_such() -> None:
     def marked(right: Any, x: Tensor, mask: Tensor) -> Tensor:
         return right(x, mask=mask).masked_fill(~mask[..., None], 7)
 
     report = compare_with(FOLDER / "mask_bi_lstm_seq.h5", bidirectional=marked)
-    assert report.ok, "\n".join(report.lines())
+    (finding,) = report.findings
+    assert finding.words.endswith("(at masked steps of the outputs alone)")
     assert report.max_abs_error < 1e-12
-    (note,) = report.notes
+    *_, note = report.notes
     assert note.startswith(
         "at masked steps, which do not count, output 1 differs from Keras' (rows "
     )
