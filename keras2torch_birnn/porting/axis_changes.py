@@ -60,6 +60,21 @@ _VIEWS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
+def joined_row_changes(maker: Maker) -> Iterator[Change]:
+    """Yield windows of a TimeDistributed layer that run on from one of its steps to the next."""
+    words = "its windows run on from one step of TimeDistributed to the next, Keras pads each"
+    yield maker.change("axes", words, _in_one_row)
+
+
+def _in_one_row(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    x, y = np.asarray(inputs), np.asarray(output)
+    whole, _ = equation(layer, x.reshape(len(x), 1, -1, *x.shape[3:]), None, context.aside())
+    return np.asarray(whole).reshape(y.shape), out_mask
+
+
 def channels_first_changes(maker: Maker) -> Iterator[Change]:
     """Yield inputs that have their axes in another order."""
     for axis, other in ((1, "steps"), (2, "the last axis of an image")):
@@ -77,20 +92,37 @@ def channels_first_changes(maker: Maker) -> Iterator[Change]:
 def joined_step_changes(maker: Maker) -> Iterator[Change]:
     """Yield steps that are joined, or taken apart, feature by feature."""
     words = "the features of the steps that it joins (or takes apart) take turns, Keras has those "
-    yield maker.change("axes", f"{words}of one step after those of another", _taking_turns)
+    words = f"{words}of one step after those of another"
+    yield maker.change("axes", words, partial(_joined, _taking_turns))
+    words = "it joins steps that are far apart (or takes steps apart so, as chunk does), Keras "
+    words += "those that follow each other"
+    yield maker.change("axes", words, partial(_joined, _far_apart))
 
 
-def _taking_turns(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+def _joined(
+    join: Callable[[Array, int, int, bool], Array],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
 ) -> Result:
     output, out_mask = equation(layer, inputs, mask, context)
     x, y = np.asarray(inputs), np.asarray(output)
     narrow, wide = sorted((x.shape[-1], y.shape[-1]))
     if narrow == wide or wide % narrow or x.ndim < 3:
         raise ValueError("no steps are joined")
-    many = wide // narrow
-    form = (many, narrow) if wide == y.shape[-1] else (narrow, many)
-    return x.reshape(len(x), -1, *form).swapaxes(2, 3).reshape(y.shape), out_mask
+    return join(x, wide // narrow, narrow, wide == y.shape[-1]).reshape(y.shape), out_mask
+
+
+def _taking_turns(x: Array, many: int, narrow: int, joins: bool) -> Array:
+    form = (many, narrow) if joins else (narrow, many)
+    return x.reshape(len(x), -1, *form).swapaxes(2, 3)
+
+
+def _far_apart(x: Array, many: int, narrow: int, joins: bool) -> Array:
+    form = (many, -1) if joins else (-1, many)
+    return x.reshape(len(x), *form, narrow).swapaxes(1, 2)
 
 
 # Orders of the axes of images (B, H, W, C), but those that are told in other words.

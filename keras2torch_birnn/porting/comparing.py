@@ -189,7 +189,7 @@ class _Comparison:
                 *self._notes(ok=ok),
                 *_padding_notes(findings),
                 *_unread_notes(findings),
-                *_masked_step_notes(right),
+                *_masked_step_notes([*right, *judged]),
                 *(self._gap_notes(gaps) if ok and gaps and gaps.name not in names else ()),
             ),
         )
@@ -491,11 +491,14 @@ def _unread_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
         yield "steps of the outputs that a mask leaves out are no mistake if nobody reads them"
 
 
-def _masked_step_notes(right: Sequence[tuple[str, Search]]) -> Iterator[str]:
-    """Tell which outputs differ where they do not count, of runs that are right otherwise."""
+def _masked_step_notes(runs: Sequence[tuple[str, Search]]) -> Iterator[str]:
+    """Tell which outputs differ where they do not count, of runs that are explained otherwise."""
     rows: dict[int, list[str]] = {}
-    for name, search in right:
-        for number, pair in enumerate(zip(search.run.outputs, search.exact.outputs, strict=False)):
+    for name, search in runs:
+        trace = search.compute(search.found)
+        if trace is None or not search.same_outputs(trace):
+            continue
+        for number, pair in enumerate(zip(search.run.outputs, trace.outputs, strict=False)):
             if not same(*pair, None, search.run.tolerance):
                 rows.setdefault(number + 1, []).append(name)
     for number, names in rows.items():

@@ -20,6 +20,7 @@ from keras2torch_birnn.porting.attention_changes import attention_changes
 from keras2torch_birnn.porting.axis_changes import (
     RESHAPED,
     channels_first_changes,
+    joined_row_changes,
     joined_step_changes,
     reshaped,
     view_changes,
@@ -80,6 +81,7 @@ from keras2torch_birnn.porting.scaling_changes import (
 )
 from keras2torch_birnn.porting.state_changes import going_on
 from keras2torch_birnn.porting.step_changes import (
+    has_windows,
     moved_key_changes,
     norm_changes,
     one_step_changes,
@@ -111,6 +113,8 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
     """
     if layer.class_name == "TimeDistributed":
         yield from view_changes(Maker(path, (place, "TimeDistributed"), layer))
+        if has_windows(layer.parts["layer"]):
+            yield from joined_row_changes(Maker(path, (place, "TimeDistributed"), layer))
         yield from masked_step_changes(Maker(path, (place, "TimeDistributed"), layer))
         yield from _softmax_over_steps(path, place, layer.parts["layer"])
         if is_recurrent(layer.parts["layer"]):

@@ -238,14 +238,34 @@ def _input_alone(
 def state_view_changes(maker: Maker) -> Iterator[Change]:
     """Yield a concatenation of states that views them as torch has them, one after the other."""
     words = "its inputs lie as (2, B, H), as h_n does, and are viewed as (B, 2 H): transpose first"
-    yield maker.change("axes", words, _stacked)
+    for first in _FIRST_STATES:
+        some = (
+            words
+            if first is None
+            else words.replace("inputs", f"inputs {first + 1} and {first + 2}")
+        )
+        yield maker.change("axes", some, partial(_stacked, first))
 
 
 def _stacked(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    first: int | None,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
 ) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
+    _, out_mask = equation(layer, inputs, mask, context)
     given = [np.asarray(one) for one in leaves(inputs)]
-    if any(one.ndim != 2 or one.shape != given[0].shape for one in given):
+    states = slice(None) if first is None else slice(first, first + 2)
+    some = given[states]
+    if len(some) < 2 or any(one.ndim != 2 or one.shape != some[0].shape for one in some):
         raise ValueError("they are no states")
-    return np.stack(given).reshape(np.shape(output)), out_mask
+    if first is not None and len(given) == 2:
+        raise ValueError("they are all")
+    given[states] = [np.stack(some).reshape(len(some[0]), -1)]
+    return np.concatenate(given, axis=-1), out_mask
+
+
+# Of two states among other inputs, the first one's place; None: all inputs are states.
+_FIRST_STATES = (None, 0, 1, 2)

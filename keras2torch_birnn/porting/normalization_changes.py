@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import permutations
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,8 @@ _MANY_GROUPS = 16
 _EPSILONS = (1e-3, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 1e-4, 1e-9, 1e-10, 1e-2, 1e-1, 0.0)
 
 
+# Weights of normalizers, which all have one shape.
+_WEIGHTS = ("gamma", "beta", "moving_mean", "moving_variance")
 # Factors of the right epsilon that are tried, too
 _TIMES = (0.1, 10.0, 0.01, 100.0, 0.5, 2.0)
 
@@ -118,10 +121,13 @@ def _by_norm(
 def _exchanged_weights(maker: Maker) -> Iterator[Change]:
     """Yield weights of a normalizer in each other's place, and those from before training."""
     weights = maker.layer.weights
-    for one, other in (("gamma", "beta"), ("moving_mean", "moving_variance")):
-        if one in weights and other in weights:
-            swap = weighted(partial(_swapped_names, one=one, other=other))
-            yield maker.change("exchanged", f"{one} and {other} are exchanged", swap)
+    known = [name for name in _WEIGHTS if name in weights]
+    for order in list(permutations(known))[1:]:
+        moved = [pair for pair in zip(known, order, strict=True) if pair[0] != pair[1]]
+        words = f"{moved[0][0]} and {moved[0][1]} are exchanged"
+        if len(moved) > 2:
+            words = ", ".join(f"{other} stands in the place of {one}" for one, other in moved)
+        yield maker.change("exchanged", words, weighted(partial(_in_order, moved)))
     if "gamma" in weights and "beta" in weights:
         early = weighted(lambda w: {**w, "beta": np.asarray(w["beta"]) * w["gamma"]})
         words = "beta is added before gamma multiplies, Keras adds it after"
@@ -177,8 +183,8 @@ _DIVISORS: Mapping[str, Callable[[Array, float], Array]] = {
 }
 
 
-def _swapped_names(weights: dict[str, Array], *, one: str, other: str) -> Mapping[str, Array]:
-    return {**weights, one: weights[other], other: weights[one]}
+def _in_order(moved: Sequence[tuple[str, str]], weights: dict[str, Array]) -> Mapping[str, Array]:
+    return {**weights, **{one: weights[other] for one, other in moved}}
 
 
 def _constant(weights: dict[str, Array], *, values: Mapping[str, float]) -> Mapping[str, Array]:

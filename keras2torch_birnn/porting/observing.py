@@ -266,7 +266,7 @@ class PortRun:
         return None
 
     def added(self, values: Array, valid: Array | None = None) -> Iterator[Array]:
-        """Yield what was added to these values (B, T, ...), if it is the same in all rows."""
+        """Yield what each tensor adds to these values (B, T, ...), the same in all rows."""
         counts = keep_valid(np.ones_like(values), valid)
         rows = counts.sum(axis=0)
         limit = _limit(values, self.tolerance)
@@ -274,6 +274,7 @@ class PortRun:
             return
         if np.ptp(values, axis=0).max() <= limit:
             return
+        known: list[Array] = []
         for one in self._of_size(values.size):
             if not np.isfinite(one.values).all():
                 continue
@@ -281,9 +282,11 @@ class PortRun:
                 apart = (there - values) * counts
                 same = apart.sum(axis=0) / np.maximum(rows, 1)
                 differs = np.abs(apart - same * counts).max()
-                if differs <= limit and np.ptp(same[rows > 0]) > limit:
+                if differs > limit or np.ptp(same[rows > 0]) <= limit:
+                    continue
+                if all(np.abs(same - other).max() > limit for other in known):
+                    known.append(same)
                     yield same
-                    return
 
     def sums(self, terms: Sequence[Array], valid: Array | None = None) -> Iterator[Array]:
         """Yield the factors of these arrays of one shape whose sum is a tensor of the port.

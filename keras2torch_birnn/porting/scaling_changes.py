@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -28,6 +30,11 @@ def statistic_changes(maker: Maker) -> Iterator[Change]:
     for words, formula in _NORMALIZED.items():
         words = f"{words}, Keras (x - mean) / sqrt(variance)"
         yield maker.change("formula", words, _normalized(formula))
+    for (what, axes), (how, divide), free in product(_OWN.items(), _DIVIDED.items(), (0, 1)):
+        words = f"it normalizes by {what} own mean and deviation{how}"
+        words += " of n - 1 (as torch.std has it)" * free
+        apply = _normalized(partial(_by_own, axes, divide, free))
+        yield maker.change("formula", f"{words}, Keras by those of its weights", apply)
 
 
 def encoding_changes(maker: Maker) -> Iterator[Change]:
@@ -72,6 +79,37 @@ def _normalized(formula: Formula) -> Apply:
     return apply
 
 
+def _by_own(
+    axes: Callable[[int], tuple[int, ...]], divide: Formula, free: int, x: Array, *_: Array
+) -> Array:
+    over = axes(x.ndim)
+    if not over or (free and np.prod([x.shape[axis] for axis in over]) < 2):
+        raise ValueError("there are too few values")
+    mean = x.mean(axis=over, keepdims=True)
+    variance = x.var(axis=over, keepdims=True, ddof=free)
+    return divide(x, mean, variance)
+
+
+# Whose statistics -> the axes over which they are taken
+_OWN: Mapping[str, Callable[[int], tuple[int, ...]]] = {
+    "each row's": lambda count: tuple(range(1, count - 1)),
+    "the batch's": lambda count: tuple(range(count - 1)),
+    "each step's": lambda count: (count - 1,),
+    "all features' of each row": lambda count: tuple(range(1, count)),
+    "the whole batch's": lambda count: tuple(range(count)),
+}
+# What is added to the deviation -> the formula with the variance
+_DIVIDED: Mapping[str, Formula] = {
+    "": lambda x, mean, v: (x - mean) / np.sqrt(v),
+    **{
+        words.format(f"{epsilon:g}"): partial(formula, epsilon)
+        for epsilon in (1e-8, 1e-7, 1e-6, 1e-5, 1e-3)
+        for words, formula in (
+            (" + {}", lambda e, x, mean, v: (x - mean) / (np.sqrt(v) + e)),
+            (", with variance + {}", lambda e, x, mean, v: (x - mean) / np.sqrt(v + e)),
+        )
+    },
+}
 _RESCALED: Mapping[str, Formula] = {
     "computes x scale": lambda x, a, b: x * a,
     "computes x + offset": lambda x, a, b: x + b,

@@ -10,8 +10,15 @@ import numpy as np
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.activation_changes import SOFTMAX_MASKS
-from keras2torch_birnn.porting.call_graph import call_path, later_uses
-from keras2torch_birnn.porting.changes import Apply, Change, configured, followed_by, left_out
+from keras2torch_birnn.porting.call_graph import call_path, later_uses, place_of
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    configured,
+    followed_by,
+    left_out,
+    reading_one,
+)
 from keras2torch_birnn.porting.layer_changes import JOINING, MASKING
 from keras2torch_birnn.porting.observing import keep_valid
 from keras2torch_birnn.porting.recurrent_changes import (
@@ -57,6 +64,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     yield from _later_order(graph, path, layer, found)
     yield from _exchanged_order(graph, path, layer, found, trace)
     yield from _later_activation(graph, path, layer)
+    yield from _exchanged_activations(graph, path, layer)
     yield from _earlier_norm(graph, path, layer, found)
     yield from _states_below(graph, path, layer, trace)
     yield from _states_of_others(graph, path, layer)
@@ -249,6 +257,32 @@ def _later_activation(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Cha
             (call.layer, behind.class_name): followed_by(partial(activate, own)),
         }
         yield Change("order", path, words, applied)
+
+
+def _exchanged_activations(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the activations of two layers that one merge reads, in each other's place."""
+    own = layer.config.get("activation", "linear")
+    if own == "linear" or "recurrent_activation" in layer.config:
+        return
+    for call in graph.calls:
+        refs = list(leaves(call.args))
+        if path not in [
+            call_path(ref.layer, ref.call) for ref in refs if isinstance(ref, TensorRef)
+        ]:
+            continue
+        for number, ref in enumerate(refs):
+            there = graph.layer(ref.layer) if isinstance(ref, TensorRef) else layer
+            other = there.config.get("activation")
+            if other in (None, own) or "recurrent_activation" in there.config:
+                continue
+            # Of a linear layer the port has the output, before the activation.
+            key, apply = (ref.layer, there.class_name), configured(activation=own)
+            if other == "linear":
+                key = call.layer, graph.layer(call.layer).class_name
+                apply = reading_one(number, partial(activate, own))
+            words = f"its activation and that of {printable(ref.layer)} are exchanged"
+            applied = {(place_of(path), layer.class_name): configured(activation=other), key: apply}
+            yield Change("activation", path, words, applied)
 
 
 def _earlier_norm(

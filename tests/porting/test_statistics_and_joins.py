@@ -1,0 +1,186 @@
+"""Other statistics, joins of steps and of states, and exchanged roles of two layers are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from graph_specs import spec_of
+from test_hidden_mistakes import FLOATS, compare_spec, port_of, told
+from torch import Tensor, nn
+
+from keras2torch_birnn.conversion import build_model
+from keras2torch_birnn.porting.observing import PortRun, Seen
+
+CONV = ("Conv1D", {"filters": 3, "kernel_size": 3, "padding": "same"})
+# A normalizer that two layers read.
+NORMALIZED = {
+    "inputs": FLOATS,
+    "steps": [
+        ("n", ("BatchNormalization", {"epsilon": 2e-3}), "x"),
+        ("c", ("Conv1D", {"filters": 3, "kernel_size": 3}), "n"),
+        ("r", ("Cropping1D", {"cropping": (3, 0)}), "n"),
+        ("d", ("Dense", {"units": 2}), "r"),
+    ],
+    "outputs": ["c", "d"],
+}
+
+
+def _normalize(right: Any, x: Tensor, order: tuple[int, int, int]) -> Tensor:
+    names = right.weight, right.bias, right.running_mean
+    gamma, beta, mean = (names[one].to(x)[:, None] for one in order)
+    return (x - mean) * (gamma / (right.running_var + right.eps).to(x).sqrt()[:, None]) + beta
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ((0, 2, 1), "beta and moving_mean are exchanged"),
+        ((2, 1, 0), "gamma and moving_mean are exchanged"),
+        (
+            (1, 2, 0),
+            "beta stands in the place of gamma, moving_mean stands in the place of beta, gamma "
+            "stands in the place of moving_mean",
+        ),
+    ],
+)
+def test_weights_in_any_order_are_named(order: Any, words: str) -> None:
+    spec = spec_of(NORMALIZED, "3.15.1")
+    wrong = port_of(spec, layer_0=lambda right, x: _normalize(right, x, order))
+    (finding,) = compare_spec(spec, wrong).findings
+    assert (finding.layer, finding.words) == ("layer_0", words)
+
+
+def test_of_two_sums_that_a_port_computes_the_one_that_it_goes_on_with_is_told() -> None:
+    spec = spec_of(NORMALIZED, "3.15.1")
+    one, two = torch.randn(2, 5, 1, generator=torch.Generator().manual_seed(3)).double()
+    wrong = port_of(spec, layer_0=lambda right, x: right(x) + one + two)
+    assert told(compare_spec(spec, wrong)) == [("layer_0", "extra")]
+
+
+def test_what_is_added_is_told_of_each_tensor() -> None:
+    x = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(1)).double().numpy()
+    one, two = np.arange(7.0), np.arange(7.0) ** 2
+    run = PortRun((), (Seen(x + one, ""), Seen(x + one, ""), Seen(x + two, "")), 1e-9)
+    found = list(run.added(x))
+    assert [np.allclose(a, b) for a, b in zip(found, (one, two), strict=True)] == [True, True]
+
+
+def _scaled(right: Any, x: Tensor, dims: tuple[int, ...], *, unbiased: bool) -> Tensor:
+    mean = x.mean(dims, keepdim=True)
+    return (x - mean) / (x.std(dims, keepdim=True, unbiased=unbiased) + 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("dims", "unbiased", "words"),
+    [
+        ((1,), False, "it normalizes by each row's own mean and deviation"),
+        ((0, 1), True, "it normalizes by the batch's own mean and deviation"),
+        ((2,), True, "it normalizes by each step's own mean and deviation"),
+        ((1, 2), False, "it normalizes by all features' of each row own mean and deviation"),
+        ((0, 1, 2), False, "it normalizes by the whole batch's own mean and deviation"),
+    ],
+)
+def test_statistics_of_the_input_are_named(dims: Any, unbiased: bool, words: str) -> None:
+    layer = ("Normalization", {"mean": [0.3, -0.2, 0.5, 0.7, 0.1], "variance": [2, 3, 1, 0.5, 0.7]})
+    steps = [("n", layer, "x"), ("y", ("GRU", {"units": 3}), "n")]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    wrong = port_of(spec, layer_0=lambda right, x: _scaled(right, x, dims, unbiased=unbiased))
+    (finding,) = compare_spec(spec, wrong).findings
+    assert finding.layer == "layer_0"
+    assert finding.words.startswith(words)
+    assert ("n - 1" in finding.words) == unbiased
+
+
+@pytest.mark.parametrize(
+    ("shape", "join"),
+    [
+        ((3, 10), lambda x: torch.cat(x.chunk(2, 1), 2)),
+        ((12, 2), lambda x: torch.cat(x[..., :4].chunk(2, 2), 1)),
+    ],
+    ids=["joined", "apart"],
+)
+def test_steps_that_are_joined_far_apart_are_named(
+    shape: tuple[int, int], join: Callable[[Tensor], Tensor]
+) -> None:
+    features = shape[0] * shape[1] // 6
+    inputs = [("x", "float", (6, features))]
+    steps = [("r", ("Reshape", {"target_shape": shape}), "x"), ("y", ("GRU", {"units": 3}), "r")]
+    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "y"}, "3.15.1")
+    (finding,) = compare_spec(spec, port_of(spec, layer_0=lambda _, x: join(x))).findings
+    assert finding.layer == "layer_0"
+    assert "far apart" in finding.words
+
+
+def test_windows_that_run_on_over_several_rows_are_named() -> None:
+    steps = [
+        ("c", ("TimeDistributed", {"layer": CONV}), "x"),
+        ("p", ("TimeDistributed", {"layer": ("GlobalMaxPooling1D", {})}), "c"),
+        ("y", ("GRU", {"units": 3}), "p"),
+    ]
+    inputs = [("x", "float", (5, 7, 2))]
+    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "y"}, "3.15.1")
+
+    def wrong(right: Any, x: Tensor) -> Any:
+        return right(x.flatten(1, 2)[:, None]).unflatten(2, x.shape[1:3])[:, 0]
+
+    (finding,) = compare_spec(spec, port_of(spec, layer_0=wrong)).findings
+    assert finding.layer == "layer_0"
+    assert finding.words.startswith("its windows run on from one step of TimeDistributed")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_states_among_other_inputs_that_are_viewed_are_named(first: int) -> None:
+    given: list[Any] = ["f", "b"]
+    given.insert(2 * (1 - first), "s")
+    steps = [
+        (
+            ["q", "f", "b"],
+            ("Bidirectional", {"layer": ("GRU", {"units": 3, "return_state": True})}),
+            "x",
+        ),
+        ("y", ("Concatenate", {}), given),
+        ("z", ("Dense", {"units": 2}), "y"),
+    ]
+    graph = {"inputs": [*FLOATS, ("s", "float", (2,))], "steps": steps, "outputs": "z"}
+    spec = spec_of(graph, "3.15.1")
+
+    def wrong(_: Any, inputs: Any) -> Tensor:
+        states = torch.stack([one for one in inputs if one.shape[1] == 3])
+        other = next(one for one in inputs if one.shape[1] == 2)
+        viewed = states.reshape(-1, 6)
+        return torch.cat([other, viewed] if first else [viewed, other], 1)
+
+    (finding,) = compare_spec(spec, port_of(spec, layer_1=wrong)).findings
+    assert finding.layer == "layer_1"
+    assert f"inputs {first + 1} and {first + 2} lie as (2, B, H)" in finding.words
+
+
+class _Gated(nn.Module):
+    """A port whose sigmoid is at the other factor of a product."""
+
+    def __init__(self, right: Any, other: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.rnn = right.layer_0, right.layer_1, right.layer_3
+        self.other = other
+
+    def forward(self, x: Tensor) -> Any:
+        return self.rnn(torch.sigmoid(self.first(x)) * self.other(self.second(x)))
+
+
+@pytest.mark.parametrize("other", ["linear", "tanh"])
+def test_exchanged_activations_of_a_gated_product_are_named(other: str) -> None:
+    steps = [
+        ("a", ("Dense", {"units": 3, "activation": other}), "x"),
+        ("g", ("Dense", {"units": 3, "activation": "sigmoid"}), "x"),
+        ("m", ("Multiply", {}), ["a", "g"]),
+        ("y", ("GRU", {"units": 2}), "m"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    apply: Callable[[Tensor], Tensor] = {"linear": nn.Identity(), "tanh": torch.tanh}[other]
+    (finding,) = compare_spec(spec, _Gated(build_model(spec), apply)).findings
+    assert finding.layer in ("layer_0", "layer_1")
+    assert "are exchanged" in finding.words
