@@ -469,6 +469,12 @@ def _masks_of_scores(
     return [np.broadcast_to(one.astype(bool), scores.shape) for one in found]
 
 
+def _turned(shares: Array) -> Array:
+    if shares.shape[-1] != shares.shape[-2]:
+        raise ValueError("there are not as many keys as queries")
+    return shares.swapaxes(-1, -2)
+
+
 _FORMULAS: Mapping[str, _Formula] = {
     "the scores of padding are 0 before the softmax, so that it has a share": _Formula(
         lambda scores, allowed: _softmax(scores * allowed, np.ones_like(allowed)),
@@ -490,6 +496,14 @@ _FORMULAS: Mapping[str, _Formula] = {
     "the mask of its scores is transposed: later steps for earlier, keys for queries": _Formula(
         lambda scores, allowed: _softmax(scores, allowed.swapaxes(-1, -2)),
         without_masks=False,
+    ),
+    "each step attends to itself and later ones alone": _Formula(
+        lambda scores, allowed: _softmax(
+            scores, allowed & (np.triu(np.ones(scores.shape[-2:])) == 1)
+        )
+    ),
+    "its shares are transposed: each query gets what its key has in the others' sums": _Formula(
+        lambda scores, allowed: _turned(_softmax(scores, allowed))
     ),
     "no step attends to itself": _Formula(
         lambda scores, allowed: _softmax(scores, allowed & (np.eye(*scores.shape[-2:]) == 0))

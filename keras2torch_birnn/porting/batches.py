@@ -11,6 +11,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.porting.call_graph import call_path
+from keras2torch_birnn.porting.mask_rules import SPECIAL_IDS
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import (
     ROWS,
@@ -156,13 +157,16 @@ def _batches_of_one_call(spec: ModelSpec, given: Given | None) -> list[Batch]:
     facts = input_facts(spec)
     drawn = [draw_inputs(spec, steps=_STEPS, seed=seed) for seed in range(ROWS)]
     if all(one.padding is None for one in facts) or len(drawn[0][0]) != ROWS:
-        return [Batch("", tuple(map(_with_ends, drawn[0], facts)))]
+        ends = map(_with_ends, drawn[0], facts)
+        return [Batch("", tuple(map(_with_all_ids, ends, facts)))]
     rng = np.random.default_rng(0)
     return [
         Batch(
             name,
             tuple(
-                _pad_inside(_rows(drawn, place, kind, facts), fact, kind, rng)
+                _pad_inside(
+                    _with_ids(_rows(drawn, place, kind, facts), fact, kind), fact, kind, rng
+                )
                 for place, fact in enumerate(facts)
             ),
         )
@@ -197,6 +201,35 @@ def _rows(
         fewer = max(0, min(cut, len(steps) - 1))
         row[steps[len(steps) - fewer :] if kind == 1 else steps[:fewer]] = fact.padding
     return rows
+
+
+def _with_ids(x: Array, fact: InputFacts, kind: int) -> Array:
+    return x if kind else _with_all_ids(x, fact)
+
+
+def _with_all_ids(x: Array, fact: InputFacts) -> Array:
+    """Let every id be among ids that have room for it: each row of a table may be wrong.
+
+    Where there is no room for all, the first ones and the last one are there.
+    """
+    if fact.vocabulary is None or fact.among or x.ndim < 2:
+        return x
+    known = [one for one in range(fact.vocabulary) if one != fact.padding]
+    special = [one for one in dict.fromkeys((*known[:SPECIAL_IDS], *known[-1:])) if one not in x]
+    others = [one for one in known if one not in x and one not in special]
+    ids = x.copy()
+    flat, is_free = ids.reshape(-1), np.ones(x.shape, bool)
+    is_free.reshape(-1)[[0, -1]] = False  # (see _with_ends)
+    is_free[1:2, -2:] = False
+    _, once = np.unique(flat, return_index=True)
+    is_first = np.isin(np.arange(x.size), once)
+    places = np.random.default_rng(0).permutation(np.flatnonzero(is_free))
+    again, apart = places[~is_first[places]], places[is_first[places]]
+    missing = [*special, *others][: max(len(again), len(special))]
+    chosen = [*again, *(one for one in apart if flat[one] not in known[:SPECIAL_IDS])]
+    for place, one in zip(chosen, missing, strict=False):
+        flat[place] = one
+    return ids
 
 
 def _with_ends(x: Array, fact: InputFacts) -> Array:

@@ -20,7 +20,7 @@ from keras2torch_birnn.porting.changes import (
     weighted,
     without_mask,
 )
-from keras2torch_birnn.porting.mask_rules import IDS, PLACES, Rule, mask_rules
+from keras2torch_birnn.porting.mask_rules import IDS, PLACES, SPECIAL_IDS, Rule, mask_rules
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
@@ -125,9 +125,9 @@ def _zeroed(rule: Rule) -> Apply:
 def id_changes(maker: Maker) -> Iterator[Change]:
     """Yield ids of an Embedding that are one off, and a row of zeros."""
     rows = maker.layer.weights["embeddings"].shape[0]
-    zeroed = weighted(lambda w: {**w, "embeddings": _without_first(w["embeddings"])})
-    words = "row 0 is zero (padding_idx=0), in Keras it is an ordinary row"
-    yield maker.change("padding row", words, zeroed)
+    for row in dict.fromkeys((*range(min(SPECIAL_IDS, rows)), rows - 1)):
+        words = f"row {row} is zero (padding_idx={row}), in Keras it is an ordinary row"
+        yield maker.change("padding row", words, weighted(partial(_without_row, row)))
     for words, turn in _TURNED_IDS.items():
         yield maker.change("direction", f"its ids come in reversed order{words}", reading(turn))
     for most in _MAX_NORMS:
@@ -166,10 +166,10 @@ def _of_ids(change: Apply) -> Apply:
     return apply
 
 
-def _without_first(table: Array) -> Array:
-    kept = np.array(table)
-    kept[0] = 0
-    return kept
+def _without_row(row: int, weights: dict[str, Array]) -> Mapping[str, Array]:
+    table = np.array(weights["embeddings"])
+    table[row] = 0
+    return {**weights, "embeddings": table}
 
 
 def _turned(ids: Array) -> Array:

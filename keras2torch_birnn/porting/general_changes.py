@@ -41,9 +41,10 @@ def general_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("extra", f"{name} follows it, which Keras does not have", after)
     words = "a LayerNorm without weights follows it, which Keras does not have"
     yield maker.change("extra", words, followed_by(_normalized))
-    for words, operation in _OPERATIONS.items():
+    for words, operation in {**_OPERATIONS, **_BY_STEP}.items():
         yield maker.change("extra", f"its output is {words}", followed_by(operation))
-    for words, operation in _INPUTS.items() if maker.layer.class_name != "Embedding" else ():
+    inputs = {**_INPUTS, **_BY_STEP} if maker.layer.class_name not in EMBEDDINGS else {}
+    for words, operation in inputs.items():
         yield maker.change("extra", f"its input is {words}", reading(operation))
     for words, factor in _FACTORS.items():
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
@@ -207,6 +208,30 @@ _OPERATIONS: Mapping[str, Callable[[Array], Array]] = {
     "that of its first step at every step": lambda y: _every_step(y[:, :1], y),
     "its mean over the steps at every step": lambda y: _every_step(y.mean(1, keepdims=True), y),
     "added up from step to step": lambda y: _every_step(y.cumsum(axis=1), y),
+    "replaced by its sign": np.sign,
+}
+
+
+def _with_zero_step(which: int, y: Array) -> Array:
+    left = np.array(_every_step(y, y))
+    left[:, which] = 0
+    return left
+
+
+def _every_second(y: Array) -> Array:
+    return _every_step(y[:, ::2].repeat(2, axis=1)[:, : y.shape[1]], y)
+
+
+# Operations on the steps of sequences (B, T, ...), before or behind a layer
+_BY_STEP: Mapping[str, Callable[[Array], Array]] = {
+    "replaced by its difference from the step before": lambda y: _every_step(y - _one_later(y), y),
+    "replaced by its difference from the step before, 0 at the first step": (
+        lambda y: _every_step(np.diff(y, axis=1, prepend=y[:, :1]), y)
+    ),
+    "the mean of each step and the one before": lambda y: _every_step((y + _one_later(y)) / 2, y),
+    "zero at the first step": partial(_with_zero_step, 0),
+    "zero at the last step": partial(_with_zero_step, -1),
+    "that of every second step, each twice": _every_second,
 }
 
 

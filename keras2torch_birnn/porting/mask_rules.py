@@ -16,6 +16,8 @@ Rule: TypeAlias = Callable[[Array, Any], Array]
 
 # Ids that are tried at most.
 IDS = 64
+# The first ids mean something in most vocabularies: padding, unknown, begin, end.
+SPECIAL_IDS = 4
 
 
 def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:

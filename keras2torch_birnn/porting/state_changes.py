@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
@@ -29,6 +29,9 @@ def state_changes(layer: LayerSpec) -> Iterator[tuple[str, str, Apply]]:
         yield "initial state", words, _handing_on
     for words, values in _rows_of(layer, _CONSTANTS).items():
         yield "initial state", f"it starts with {words}, Keras with zeros", _starting_with(values)
+    for name, activation in _ACTIVATED.items():
+        yield "initial state", f"{name} is applied to its initial states", _activated(activation)
+    yield "state not carried", "each step begins with zeros: no state is carried on", _each_alone
     table = _rows_of(layer, _PLACES)
     for words, places in table.items():
         yield "initial state", f"its initial states: {words}", _starting(places)
@@ -101,6 +104,37 @@ _CONSTANTS: Mapping[tuple[bool, bool], Rows[tuple[float, ...]]] = {
     (True, False): {"ones": (1, 1)},
     (True, True): {"ones": (1, 1, 1, 1), "h of ones": (1, 0, 1, 0), "c of ones": (0, 1, 0, 1)},
 }
+
+
+# What is applied to initial states where Keras takes them as they are.
+_ACTIVATED: Mapping[str, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "relu": lambda state: np.maximum(state, 0),
+}
+
+
+def _activated(activation: Callable[[Array], Array]) -> Apply:
+    def apply(
+        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+    ) -> Result:
+        given = context.initial_state
+        if given is None:
+            raise ValueError("it is called without initial states")
+        moved = tuple(map(activation, given))
+        return equation(layer, inputs, mask, context.starting(moved))
+
+    return apply
+
+
+def _each_alone(
+    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
+) -> Result:
+    output, out_mask = equation(layer, inputs, mask, context)
+    x, shape = np.asarray(inputs), np.shape(output)
+    if x.ndim != 3 or shape[:2] != x.shape[:2]:
+        raise ValueError("it does not return its steps")
+    alone, _ = equation(layer, x.reshape(-1, 1, x.shape[-1]), None, context.aside())
+    return np.reshape(alone, shape), out_mask
 
 
 def _starting(places: Places | None) -> Apply:

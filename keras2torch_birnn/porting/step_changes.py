@@ -106,8 +106,8 @@ def reading_part(start: int, stop: int, steps: int) -> Apply:
     def cut(x: Array | None) -> Array | None:
         return x[:, start:stop] if x is not None and x.shape[1:2] == (steps,) else x
 
-    def put_back(x: Array | None) -> Array | None:
-        if x is None or x.shape[1:2] != (stop - start,):
+    def put_back(x: Array | None, least: int = 2) -> Array | None:
+        if x is None or x.ndim < least or x.shape[1] != stop - start:
             return x
         ends: Array = np.pad(x, [(0, 0), (start, steps - stop), *[(0, 0)] * (x.ndim - 2)])
         return ends
@@ -118,7 +118,8 @@ def reading_part(start: int, stop: int, steps: int) -> Apply:
         output, out_mask = equation(
             layer, map_structure(cut, inputs), map_structure(cut, mask), context
         )
-        return map_structure(put_back, output), map_structure(put_back, out_mask)
+        whole = map_structure(partial(put_back, least=3), output)  # (B, F) has no steps
+        return whole, map_structure(put_back, out_mask)
 
     return apply
 

@@ -559,15 +559,26 @@ class Search(CheckedRun):
                     yield input_scaled(path, place_of(path), self.layers[path], number, *line)
 
     def _parts(self, path: str, trace: Trace) -> Iterator[Change]:
-        """Yield that the port cuts off steps here, which Keras does at a later call or never."""
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
-        found = self.run.part(values, self.valid.get(path))
+        """Yield that the port cuts off steps here, which Keras does at a later call or never.
+
+        Or that it cuts them off what this call alone reads.
+        """
+        behind = [one for one in trace.layers if one in self.later.get(path, ())]
+        yield from self._cut(path, path, [path, *behind], trace)
+        for source in nearest_sources(self.sources, path)[:1]:
+            yield from self._cut(source, path, [path], trace)
+
+    def _cut(
+        self, source: str, path: str, readers: Sequence[str], trace: Trace
+    ) -> Iterator[Change]:
+        """Yield that of the steps of one call's output these readers are given a part alone."""
+        values = np.asarray(next(leaves(trace.layers[source])), np.float64)
+        found = self.run.part(values, self.valid.get(source))
         if found is None:
             return
         start, stop = found
         steps = values.shape[1]
-        behind = [one for one in trace.layers if one in self.later.get(path, ())]
-        users = [one for one in (path, *behind) if one in self.layers and "/" not in one]
+        users = [one for one in readers if one in self.layers and "/" not in one]
         some = reading_part(start, stop, steps)
         applied = {
             (place_of(one), self.layers[one].class_name): some
@@ -576,7 +587,7 @@ class Search(CheckedRun):
         }
         ends = "first" if start == 0 else "last"
         words = f"the {ends} {stop - start} of {steps} steps alone are used from here on"
-        cut = next((one for one in behind if self._cuts(one, start, stop, trace)), None)
+        cut = next((one for one in readers[1:] if self._cuts(one, start, stop, trace)), None)
         if cut is not None:
             words = f"its steps are cut off before {printable(path)} already, Keras does it here"
         if applied:

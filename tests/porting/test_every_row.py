@@ -131,6 +131,8 @@ def _image(*layers: Any) -> tuple[Graph, str]:
 
 TEXT, LONG, SHORT = ("ids", (7,)), ("float", (7, 3)), ("float", (5, 3))
 SQUARE, VECTOR = ("float", (7, 7)), ("float", (3,))
+# Two of one width among others
+STATES = [(VECTOR,) * 2 + (("float", (2,)),), (("float", (2,)),) + (VECTOR,) * 2]
 MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 LISTED = (*MERGES, "Concatenate", "Dot", "Attention", "AdditiveAttention")
 HEADS = {"num_heads": 2, "key_dim": 4, "value_dim": 5}
@@ -165,7 +167,8 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         *(_merged(name, {}, TEXT, TEXT, end=LAST) for name in ("Add", "Concatenate")),
         *(_merged("Concatenate", {}, *[LONG] * count) for count in (3, 4, 5)),
         _merged("Add", {}, LONG, LONG, LONG),
-        *(_merged("Concatenate", {}, *[VECTOR] * 2) for _ in range(1)),
+        _merged("Concatenate", {}, VECTOR, VECTOR),
+        *(_merged("Concatenate", {}, *some) for some in STATES),
         *(_merged(name, {}, TEXT, TEXT, end=LAST) for name in ("Multiply", "Maximum")),
         *(_merged("Dot", {"axes": (1, 1), "normalize": norm}, VECTOR, VECTOR) for norm in (0, 1)),
         _merged("Dot", {"axes": (2, 1)}, SQUARE, SQUARE),
@@ -183,6 +186,7 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         _operation("ops.Matmul", {}, SQUARE, SQUARE),
         *(_operation("ops.Concatenate", {"axis": -1}, *[LONG] * count) for count in range(2, 6)),
         _operation("ops.Concatenate", {"axis": -1}, VECTOR, VECTOR),
+        *(_operation("ops.Concatenate", {"axis": -1}, *some) for some in STATES),
         _operation("ops.Relu", {}, LONG),
         _operation("ops.Softmax", {"axis": -1}, SQUARE),
         _merged("ops.Softmax", {"axis": 1}, TEXT),
@@ -232,7 +236,8 @@ PAGES = {
 # Rows that need what these pages do not have: states that are given or kept, masks that differ,
 # values at padded steps that count, a width that does not matter, an output of the input's shape.
 ELSEWHERE = re.compile(
-    "its initial state|((for|back)ward half: )?its states are kept|its (in|out)put is zero at"
+    "its initial state|(tanh|relu) is applied to its initial|("
+    "(for|back)ward half: )?its states are kept|its (in|out)put is zero at"
     "|the mask is not used: padding|merges the halves by (concat|ave)|its input is truncated"
     "|its output is replaced|it is left out|it is applied twice|its input is added to its output"
     "|the length is taken over the last axis|its (in|out)put is reversed along the second axis of"

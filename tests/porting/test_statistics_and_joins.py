@@ -13,6 +13,7 @@ from test_hidden_mistakes import FLOATS, compare_spec, port_of, told
 from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build_model
+from keras2torch_birnn.porting.batches import batches
 from keras2torch_birnn.porting.observing import PortRun, Seen
 
 CONV = ("Conv1D", {"filters": 3, "kernel_size": 3, "padding": "same"})
@@ -32,7 +33,9 @@ NORMALIZED = {
 def _normalize(right: Any, x: Tensor, order: tuple[int, int, int]) -> Tensor:
     names = right.weight, right.bias, right.running_mean
     gamma, beta, mean = (names[one].to(x)[:, None] for one in order)
-    return (x - mean) * (gamma / (right.running_var + right.eps).to(x).sqrt()[:, None]) + beta
+    deviation = (right.running_var + right.eps).to(x).sqrt()[:, None]
+    y: Tensor = (x - mean) * (gamma / deviation) + beta
+    return y
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,109 @@ def test_exchanged_activations_of_a_gated_product_are_named(other: str) -> None:
         ("y", ("GRU", {"units": 2}), "m"),
     ]
     spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    apply: Callable[[Tensor], Tensor] = {"linear": nn.Identity(), "tanh": torch.tanh}[other]
+    apply = torch.tanh if other == "tanh" else nn.Identity()
     (finding,) = compare_spec(spec, _Gated(build_model(spec), apply)).findings
     assert finding.layer in ("layer_0", "layer_1")
     assert "are exchanged" in finding.words
+
+
+@pytest.mark.parametrize(
+    ("layer", "change", "words"),
+    [
+        ("layer_1", lambda right, x: right(x - _later(x)), "its difference from the step before"),
+        ("layer_1", lambda right, x: right((x + _later(x)) / 2), "the mean of each step and"),
+        ("layer_1", lambda right, x: right(x)[:, 3:].mean(1), "the last 4 of 7 steps alone"),
+    ],
+)
+def test_changed_steps_are_named(layer: str, change: Callable[..., Tensor], words: str) -> None:
+    pooled = "alone" in words
+    steps = [
+        ("d", ("Dense", {"units": 4}), "x"),
+        ("m", ("GlobalAveragePooling1D", {}) if pooled else ("Dense", {"units": 3}), "d"),
+        ("y", ("Dense", {"units": 2}), "m"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    wrong = (lambda _, x: x[:, 3:].mean(1)) if pooled else change
+    (finding,) = compare_spec(spec, port_of(spec, **{layer: wrong})).findings
+    assert finding.layer == layer
+    assert words in finding.words
+
+
+def _later(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :1] * 0, x[:, :-1]], 1)
+
+
+@pytest.mark.parametrize("row", [1, 3, 12])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_row_of_zeros_is_named_whichever_it_is(row: int, masked: bool) -> None:
+    layer = ("Embedding", {"input_dim": 13, "output_dim": 4, "mask_zero": masked})
+    steps = [("e", layer, "x"), ("y", ("GRU", {"units": 3}), "e")]
+    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
+
+    def wrong(right: Any, ids: Tensor) -> Tensor:
+        table: Tensor = right.weight.clone()
+        table[row] = 0
+        found: Tensor = table[ids.long()]
+        return found
+
+    (finding,) = compare_spec(spec, port_of(spec, layer_0=wrong)).findings
+    assert (finding.layer, finding.kind) == ("layer_0", "padding row")
+    assert finding.words.startswith(f"row {row} is zero")
+
+
+@pytest.mark.parametrize("mask_zero", [False, True])
+@pytest.mark.parametrize("rows", [2, 5, 13, 300])
+def test_all_ids_for_which_there_is_room_are_tried(rows: int, mask_zero: bool) -> None:
+    layer = ("Embedding", {"input_dim": rows, "output_dim": 4, "mask_zero": mask_zero})
+    steps = [("e", layer, "x"), ("y", ("GRU", {"units": 3}), "e")]
+    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
+    (ids,) = batches(spec, None)[0].arrays
+    wanted = {*range(int(mask_zero), min(rows, 4)), rows - 1} if rows > 13 else {*range(rows)}
+    assert wanted - {*ids.reshape(-1)} <= ({0} if mask_zero else set())
+
+
+def test_attention_with_exchanged_indices_is_named() -> None:
+    steps = [
+        ("d", ("Dense", {"units": 5}), "x"),
+        ("a", ("Attention", {}), ["x", "d"]),
+        ("y", ("GRU", {"units": 3}), "a"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+
+    def told_of(change: Callable[[Tensor], Tensor]) -> str:
+        def attend(_: Any, inputs: Any, **__: Any) -> Tensor:
+            return change(inputs[0] @ inputs[1].transpose(1, 2)) @ inputs[1]
+
+        (finding,) = compare_spec(spec, port_of(spec, layer_1=attend)).findings
+        assert finding.layer == "layer_1"
+        return finding.words
+
+    assert "its shares are transposed" in told_of(lambda s: s.softmax(-1).transpose(1, 2))
+    later = torch.ones(7, 7).tril(-1).bool()
+    assert "later ones alone" in told_of(lambda s: s.masked_fill(later, -1e9).softmax(-1))
+
+
+def test_states_that_are_not_taken_as_they_are_are_named() -> None:
+    whole = ("GRU", {"units": 3, "return_sequences": True})
+    steps = [
+        ("h", ("Dense", {"units": 3}), "s"),
+        ("y", whole, "x", {"initial_state": "@h"}),
+        ("z", whole, "y"),
+        ("o", ("Dense", {"units": 2}), "z"),
+    ]
+    graph = {"inputs": [*FLOATS, ("s", "float", (4,))], "steps": steps, "outputs": "o"}
+    spec = spec_of(graph, "3.15.1")
+
+    def start(right: Any, x: Tensor, initial_state: Any = None, **_: Any) -> Any:
+        state = initial_state[0] if isinstance(initial_state, list | tuple) else initial_state
+        return right(x, initial_state=[torch.tanh(state)])
+
+    (finding,) = compare_spec(spec, port_of(spec, layer_1=start)).findings
+    assert (finding.layer, finding.kind) == ("layer_1", "initial state")
+    assert finding.words == "tanh is applied to its initial states"
+
+    def alone(right: Any, x: Tensor, **_: Any) -> Tensor:
+        return torch.cat([right(one) for one in x.chunk(x.shape[1], 1)], 1)
+
+    (finding,) = compare_spec(spec, port_of(spec, layer_2=alone)).findings
+    assert (finding.layer, finding.kind) == ("layer_2", "state not carried")

@@ -53,7 +53,7 @@ ROWS: tuple[Row, ...] = (
     (
         Normalized,
         ("f and g exchanged", "rnn one step late"),
-        (("bidirectional", "gate order"), ("simple_rnn", "unexplained")),
+        (("bidirectional", "gate order"), ("simple_rnn", "steps")),
     ),
 )
 
