@@ -119,7 +119,7 @@ NO_MISTAKES = {
         *"EinsumDense Highway MaxoutDense RandomFourierFeatures ThresholdedReLU".split(),
         *"ParametricSoftplus SReLU Resizing CenterCrop RandomCrop".split(),
         *"STFTSpectrogram MelSpectrogram LocallyConnected1D LocallyConnected2D Merge".split(),
-        *"CategoryEncoding Discretization IntegerLookup Hashing GroupedQueryAttention".split(),
+        *"IntegerLookup Hashing GroupedQueryAttention".split(),
     },
 }
 

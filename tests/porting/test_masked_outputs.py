@@ -160,3 +160,27 @@ def test_inputs_whose_masks_are_joined_are_padded_alike() -> None:
     steps = [("u", WORDS, "x"), ("v", OTHERS, "z"), ("y", ("Add", {}), ["u", "v"])]
     spec = spec_of({"inputs": PAIR, "steps": steps, "outputs": "y"}, "3.15.1")
     assert "inputs of other lengths" not in [one.name for one in batches(spec, None)]
+
+
+def test_masks_that_are_joined_by_another_rule_are_named() -> None:
+    """Keras 3 reads a step where either of two texts has a word."""
+    steps = [
+        ("u", WORDS, "x"),
+        ("v", WORDS, "z"),
+        ("m", ("Add", {}), ["u", "v"]),
+        ("y", ("GRU", {"units": 3}), "m"),
+    ]
+    spec = spec_of({"inputs": PAIR, "steps": steps, "outputs": "y"}, "3.15.1")
+
+    class Port(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.port: Any = build_model(spec)
+
+        def forward(self, x: Tensor, z: Tensor) -> Any:
+            read = self.port.layer_0(x) + self.port.layer_1(z)
+            return self.port.layer_3(read, mask=(x != 0) & (z != 0))
+
+    (finding,) = compare_spec(spec, Port()).findings
+    assert (finding.layer, finding.kind) == ("layer_2", "mask rule")
+    assert finding.words.startswith("a step counts where all of its inputs count")
