@@ -58,10 +58,11 @@ def inflates_to(count: int) -> Any:
 
 
 def cumulative(group: h5py.Group, name: str) -> None:
-    """A hundred kernels of one gigabyte in a few kilobytes each: the sum counts."""
-    group.create_dataset(
+    """A chunk of half a gigabyte in few bytes: refused before a byte of it is inflated."""
+    data = group.create_dataset(
         name, (3, 20), "<f4", chunks=(1 << 12, 1 << 15), maxshape=(None, None), compression=9
-    )[:] = 1.0
+    )
+    data.id.write_direct_chunk((0, 0), zlib.compress(bytes(99)))
 
 
 ATTACKS: dict[str, tuple[Any, str]] = {
@@ -292,8 +293,8 @@ def half(group: h5py.Group, name: str) -> None:
 
 
 def crowded(file: h5py.File, path: str) -> None:
-    """20,000 groups, and one of depth 1,500, that nothing asks for."""
-    for i in range(20_000):
+    """5,000 groups, and one of depth 1,500, that nothing asks for."""
+    for i in range(5_000):
         file.create_group(f"crowd/{i}")
     group = file
     for i in range(1_500):

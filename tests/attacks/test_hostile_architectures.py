@@ -280,7 +280,7 @@ def test_garbage_in_any_place_is_refused_or_has_no_effect() -> None:
         text = file.read("config.json").decode()
     refusals = 0
     for number, way in enumerate(places(json.loads(text))):
-        for kind in range(examples(len(GARBAGE))):
+        for kind in range(examples(5)):
             garbage = GARBAGE[(number + kind) % len(GARBAGE)]
             model = json.loads(text)
             put(model, way, garbage)
@@ -292,4 +292,4 @@ def test_garbage_in_any_place_is_refused_or_has_no_effect() -> None:
                 refusals += bool(parsing.problems)
             except K2TError:
                 refusals += 1
-    assert refusals > examples(1000)
+    assert refusals > examples(330)

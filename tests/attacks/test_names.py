@@ -128,10 +128,8 @@ def test_names_of_layers_are_only_names(
         assert all(map(torch.equal, run(again, inputs), run(honest, inputs)))
     torch.export.export(model, inputs) if names is NAMES[:7] else None
     for arguments in (
-        ("inspect", file),
         ("inspect", file, "--json"),
         ("verify", file, out, "--against", "reference", "--per-layer"),
-        ("verify", file, out, "--against", "reference", "--json"),
     ):
         said = k2t(*arguments)
         assert said.code == 0, said.err

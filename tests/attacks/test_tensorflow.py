@@ -170,20 +170,20 @@ def many_names() -> bytes:
 
 
 def bomb(folder: Path) -> Path:
-    """A gzip of a tar archive: 2 GiB of zeros in 2 MB."""
+    """A gzip of a tar archive: 256 MiB of zeros in 250 KB."""
     info = tarfile.TarInfo("m/saved_model.pb")
-    info.size = 2048 * MIB
+    info.size = 256 * MIB
     path = folder / "m.tar.gz"
     outer, inner = zlib.compressobj(9, wbits=31), zlib.compressobj(9, wbits=-15)
     start = outer.compress(info.tobuf()) + outer.flush(zlib.Z_FULL_FLUSH)
-    zeros = inner.compress(bytes(64 * MIB)) + inner.flush(zlib.Z_FULL_FLUSH)
+    zeros = inner.compress(bytes(8 * MIB)) + inner.flush(zlib.Z_FULL_FLUSH)
     path.write_bytes(start + 32 * zeros)  # it has no end, which nobody comes to
     return path
 
 
 def zip_bomb(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("m/saved_model.pb", bytes(300 * MIB))
+        archive.writestr("m/saved_model.pb", bytes(100 * MIB))
     return folder / "m.zip"
 
 

@@ -294,6 +294,7 @@ def test_a_process_that_dies_costs_its_file_alone(
     assert found[1].exit_code == 70
 
 
+@pytest.mark.thorough
 def test_a_process_that_a_signal_ended_tells_which() -> None:
     with pytest.raises(ProcessEndedError) as caught:
         call_in_own_process(signal.raise_signal, signal.SIGKILL)

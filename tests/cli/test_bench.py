@@ -100,7 +100,10 @@ def test_a_compiled_contender_is_compiled(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_contenders_for_models_only_and_for_stacks_only_say_so() -> None:
     assert CONTENDERS["ONNX Runtime, torch's file"].against(STACK) == "made for models only"
-    assert CONTENDERS["Keras on torch"].against(Model("model.h5")) == "made for stacks only"
+    model = Model("model.h5")
+    assert CONTENDERS["Keras on torch"].against(model) == "made for stacks only"
+    assert reason_against("ONNX Runtime", model, "cuda") == "not timed on cuda"
+    assert reason_against(OURS, model, "cuda:1") == ""
 
 
 @pytest.mark.thorough
@@ -157,15 +160,13 @@ def test_a_contender_with_other_numbers_is_not_timed(monkeypatch: pytest.MonkeyP
     assert written["rows"][0]["timings"][0]["median_ms"] is None
 
 
+@pytest.mark.thorough
 def test_a_process_that_fails_is_told_of_and_the_others_go_on() -> None:
-    none = Model(path="/nowhere.h5")
     worker = measure._Worker(CONTENDERS[PLAIN], "cpu", Path("/nowhere"), 1)
     try:
         assert "FileNotFoundError" in worker.first["error"]
     finally:
         worker.stop()
-    assert reason_against("ONNX Runtime", none, "cuda") == "not timed on cuda"
-    assert reason_against(OURS, none, "cuda:1") == ""
 
 
 def test_a_model_needs_an_exporter_for_onnx_and_a_stack_does_not(
@@ -406,5 +407,6 @@ print(worker._measure_memory(run))
 
 
 @LINUX_ONLY
+@pytest.mark.thorough
 def test_the_memory_of_a_call_is_that_above_what_was_there_and_its_outputs() -> None:
     assert float(run_code(MEASURED).out) == pytest.approx(40.0, abs=5.0)

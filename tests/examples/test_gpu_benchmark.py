@@ -143,6 +143,7 @@ def test_tests_that_failed_are_run_again_alone(monkeypatch: pytest.MonkeyPatch) 
     assert tests["passed_alone"] == ["tests/a.py::c"]
 
 
+@pytest.mark.thorough
 def test_a_work_is_done_in_a_process_of_its_own(tmp_path: Path) -> None:
     work = {"part": "parity", "case": "none.h5", "path": str(tmp_path / "none.h5")}
     (row,) = gpu.in_processes(work, "cpu")

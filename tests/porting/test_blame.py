@@ -407,6 +407,7 @@ def test_mistakes_are_tried_together_only_so_often_in_one_comparison() -> None:
     port = port_of(spec, layer_0=lambda right, x: right(x) * x[..., :2])
     report = _compare_with_few_trials(spec, port, 7)
     assert told(report) == [("layer_1", "unexplained")]
+    assert "no known mistake explains how" in report.findings[0].words
 
 
 class _Ends(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t
-from hand_ports import HARD, STACK, Sentiment, Stack
+from hand_ports import STACK, Sentiment, Stack
 from torch import Tensor, nn
 
 import keras2torch_birnn as package
@@ -267,24 +267,6 @@ def test_outputs_of_another_shape_are_told(file: Path) -> None:
     assert run.code == 1
     words = "what is returned is not the model's output (shapes (3, 3), Keras has (3, 17))"
     assert words in " ".join(run.out.split())
-
-
-class Odd(nn.Module):
-    """A port of HARD's first layer that nobody has thought of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 13)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x).cos()
-
-
-def test_what_no_known_mistake_explains_is_said() -> None:
-    report = package.compare(HARD, Odd())
-    first = report.findings[0]
-    assert (first.layer, first.kind) == ("bidirectional_1", "unexplained")
-    assert "no known mistake explains" in first.words
 
 
 class NoFront(Sentiment):

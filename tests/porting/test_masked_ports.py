@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from masked_ports import Letters, Marked, Pair
-from test_hand_ports import BI, ONE, Row, check, identify, show
+from test_hand_ports import BI, Row, check, identify, show_ports
 from torch import nn
 
 import keras2torch_birnn as k2t
@@ -30,7 +30,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-@pytest.mark.sampled(show(ROWS, ONE))
+@pytest.mark.sampled(show_ports(ROWS))
 @pytest.mark.parametrize("row", ROWS, ids=identify)
 def test_a_mistake_is_named_and_nothing_else(row: Row) -> None:
     check(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_hand_ports import ONE, Row, check, identify, show
+from test_hand_ports import Row, check, identify, show_ports
 from whole_ports import Attending, Joint, LastStep, Picture, Translation
 
 import keras2torch_birnn as k2t
@@ -27,7 +27,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-@pytest.mark.sampled(show(ROWS, ONE))
+@pytest.mark.sampled(show_ports(ROWS))
 @pytest.mark.parametrize("row", ROWS, ids=identify)
 def test_a_mistake_between_layers_is_named(row: Row) -> None:
     check(row)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_hand_ports import BI, BI1, ONE, Row, check, identify, show
+from test_hand_ports import BI, BI1, Row, check, identify, show_ports
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from wired_ports import Comments, Connected, Normalized, Residual, Sounds
@@ -58,7 +58,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-@pytest.mark.sampled(show(ROWS, ONE))
+@pytest.mark.sampled(show_ports(ROWS))
 @pytest.mark.parametrize("row", ROWS, ids=identify)
 def test_a_mistake_is_named_and_nothing_else(row: Row) -> None:
     check(row)

@@ -14,8 +14,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import examples
 from specs import FIXTURES
 
 from keras2torch_birnn import limits
@@ -350,6 +351,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=examples(90))
 @given(JSON)
 def test_json_is_read_as_written(value: object) -> None:
     assert parse_json(json.dumps(value), place="config.json") == value

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import examples
 from tensorflow_files import (
     Node,
     block,
@@ -457,7 +458,7 @@ def test_joined_windows_are_one(
 MUTANT = re.compile(r"[ -~]+")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_a_damaged_bundle_is_refused_or_reads_the_same(data: st.DataObject) -> None:
     files = bundle_files({**TENSORS, "text": b"hello"}, shards=2, per_block=4)

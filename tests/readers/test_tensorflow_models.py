@@ -709,15 +709,6 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
         k2t.convert(tmp_path / "m.tar.gz")
 
 
-@pytest.mark.parametrize("name", ["m.tar.gz", "m.zip"])
-def test_an_archive_inflates_to_so_much_only(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / "m"
-    folder.mkdir()
-    (folder / "saved_model.pb").write_bytes(bytes(80 << 20))
-    with refuse("it inflates to more than"):
-        k2t.convert(pack(folder, tmp_path / name))
-
-
 @pytest.mark.parametrize("kind", ["saved", "checkpoint", "tfjs"])
 def test_every_command_reads_them(kind: str, tmp_path: Path) -> None:
     folder, config = models(tmp_path)[kind]

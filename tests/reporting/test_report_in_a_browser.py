@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from commands import MASKED, k2t
 from matplotlib.image import imread
+from sampling import rest_thorough
 
 from keras2torch_birnn.spec import Array
 
@@ -80,10 +81,10 @@ def test_a_page_that_loads_something_is_stopped(page: Path) -> None:
         browse(spoilt, "--dump-dom")
 
 
-def test_the_page_is_light_and_dark_and_narrow(page: Path) -> None:
-    assert light_of(screenshot(page, "light", "1200,2000", LIGHT)) > 0.98
-    assert light_of(screenshot(page, "dark", "1200,2000", DARK)) < 0.2
-    assert light_of(screenshot(page, "narrow", "500,3000", LIGHT)) > 0.98
+@pytest.mark.thorough
+def test_the_page_is_light_and_dark(page: Path) -> None:
+    assert light_of(screenshot(page, "light", "500,900", LIGHT)) > 0.98
+    assert light_of(screenshot(page, "dark", "1200,900", DARK)) < 0.2
 
 
 # Counts the tables that are wider than their place, where the reader finds the title.
@@ -93,7 +94,7 @@ document.title = [...document.querySelectorAll(".scroll")].filter(
 </script>"""
 
 
-@pytest.mark.parametrize("width", [1000, 500])
+@pytest.mark.parametrize("width", rest_thorough([1000, 500], [500]))
 def test_no_column_is_cut(page: Path, width: int) -> None:
     """Seen by a script, which the page itself allows none."""
     measured = page.with_name("measured.html")
@@ -103,6 +104,7 @@ def test_no_column_is_cut(page: Path, width: int) -> None:
     assert "<title>0 cut</title>" in shown
 
 
+@pytest.mark.thorough
 def test_the_page_can_be_printed(page: Path) -> None:
     printed = page.with_suffix(".pdf")
     browse(page, f"--print-to-pdf={printed}", "--no-pdf-header-footer", DARK)
