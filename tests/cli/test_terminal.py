@@ -30,7 +30,7 @@ COMPARED = PortReport(
         PortFinding(
             "bidirectional",
             "bias doubled",
-            "the bias of the file is added twice, as bias_ih and as bias_hh, in each of the two halves",
+            "the bias of the file is added twice, as bias_ih and bias_hh, in each of two halves",
             "its output differs first, row 0, step 3, unit 11, which is of the forward half",
             ("bidirectional.bias_ih_l0 + bias_hh_l0: other values than the file's (not loaded?)",),
         ),
