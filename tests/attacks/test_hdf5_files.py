@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from builders import CONTAINERS, by_commands, in_containers, instead, kernel_of, with_weights
 from commands import STACK_H5, changed_h5
-from harness import Attack, Runner, refused
+from harness import Attack, Report, Runner, refused
 from sampling import in_turn
 
 SECRET = "/etc/passwd"
@@ -192,17 +192,23 @@ def test_hostile_weights_are_refused(
     refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
 
 
+@pytest.fixture(scope="module")
+def honest(converting: Runner) -> Mapping[str, Report]:
+    """Inspect an honest model in each container."""
+    files = CONTAINERS.items()
+    return {suffix: converting.k2t("inspect", file, reads=(file,)) for suffix, file in files}
+
+
 @pytest.mark.parametrize(("name", "suffix"), in_turn(INSIDE, CONTAINERS))
 def test_lies_inside_the_weights_are_refused_when_they_are_read(
-    name: str, suffix: str, converting: Runner, tmp_path: Path
+    name: str, suffix: str, honest: Mapping[str, Report], converting: Runner, tmp_path: Path
 ) -> None:
     """By ``convert``, and never inflated beyond the size that is due; ``inspect`` inflates none."""
     change, words = INSIDE[name]
     attack = Attack(with_weights(suffix, change), 3, words)
     file = attack.build(tmp_path)
-    honest = CONTAINERS[suffix]
     seen = converting.k2t("inspect", file, reads=(file,), folder=tmp_path, name=f"{name} {suffix}")
-    plain = converting.k2t("inspect", honest, reads=(honest,), folder=tmp_path)
+    plain = honest[suffix]
     assert (seen.code, seen.out, seen.crimes) == (0, plain.out, []), seen.err
     report = refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
     assert max(seen.peak_mib, report.peak_mib) < plain.peak_mib + 32

@@ -1,6 +1,6 @@
 """Architectures that name code, lie about numbers, loop, explode, or are no JSON at all.
 
-Every one as ``.h5`` and as ``.keras``: the same rules hold for both.
+In turn as ``.h5`` and as ``.keras``: the same rules hold for both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import CONTAINERS, Model, in_containers, with_layer
+from builders import CONTAINERS, Model, in_one_container, with_layer
 from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
 from harness import Attack, Runner, refused
 from sampling import examples, in_turn
@@ -145,7 +145,7 @@ CODE: dict[str, tuple[Any, int, str]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "way"), in_containers(CODE), ids=str)
+@pytest.mark.parametrize(("name", "way"), in_one_container(CODE), ids=str)
 def test_nothing_is_run_that_a_file_names(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], canary: Path, tmp_path: Path
 ) -> None:
@@ -226,7 +226,7 @@ def with_text(suffix: str, change: Callable[[str], str]) -> Callable[[Path], Pat
     return lambda folder: changed_text_keras(STACK_KERAS, folder / "model.keras", change)
 
 
-@pytest.mark.parametrize(("name", "way"), in_containers(TEXTS), ids=str)
+@pytest.mark.parametrize(("name", "way"), in_one_container(TEXTS), ids=str)
 def test_text_that_is_no_architecture_is_refused(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "command"), by_commands(MISTAKES))
 def test_a_mistake_is_called_by_its_name(
     name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path

@@ -340,6 +340,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return folder, outside
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", LURES)
 def test_nothing_outside_is_opened(name: str, converting: Runner, tmp_path: Path) -> None:
     folder, outside = places(tmp_path)
@@ -351,6 +352,7 @@ def test_nothing_outside_is_opened(name: str, converting: Runner, tmp_path: Path
     assert list((folder / "out").iterdir()) == []
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("honest", HONEST)
 def test_the_same_model_without_a_lure_converts(
     honest: Callable[[Path], Path], converting: Runner, tmp_path: Path
@@ -361,6 +363,7 @@ def test_the_same_model_without_a_lure_converts(
     assert (report.code, report.crimes) == (0, []), report.err
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", PACKED_HONEST)
 def test_the_same_archive_without_a_lure_converts(
     name: str, converting: Runner, tmp_path: Path

@@ -9,6 +9,7 @@ import pytest
 from commands import STACK_H5, assert_refused, environment, k2t_process
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("command", ["convert", "inspect"])
 def test_a_refusal_does_not_wait_for_torch(command: str, tmp_path: Path) -> None:
     """Here torch takes forever to import."""

@@ -53,6 +53,7 @@ class _ByStep(nn.Module):
         return torch.stack([y @ self.end["kernel"] for y in dense], 1)
 
 
+@pytest.mark.thorough
 def test_a_layer_of_which_the_port_has_single_steps_is_not_blamed() -> None:
     half = ("SimpleRNN", {"units": 3, "return_sequences": True})
     steps = [
@@ -82,6 +83,7 @@ class _InPieces(nn.Module):
         return torch.where(one > 0, one, one**2) @ m + (x @ j + c) @ n + self.second["bias"]
 
 
+@pytest.mark.thorough
 def test_a_layer_whose_values_the_port_has_in_pieces_is_not_blamed() -> None:
     steps = [("a", ("Dense", {"units": 11}), "x"), ("y", ("Dense", {"units": 3}), "a")]
     spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
@@ -252,6 +254,7 @@ def _odd(right: Any, x: Tensor) -> Tensor:
     return y * torch.sigmoid(2.5 * y)
 
 
+@pytest.mark.thorough
 def test_an_activation_that_is_none_of_the_known_ones_is_told() -> None:
     steps = [
         ("a", ("Dense", {"units": 11, "activation": "relu"}), "x"),

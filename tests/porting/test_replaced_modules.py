@@ -511,6 +511,7 @@ def test_halves_that_are_kept_apart_are_looked_at_one_by_one() -> None:
     assert (finding.layer, finding.kind) == ("bidirectional", "direction")
 
 
+@pytest.mark.thorough
 def test_a_sum_on_the_way_to_another_mean_is_no_mistake_that_is_named() -> None:
     """The port computes the sum, and the maximum of another layer; it goes on with neither."""
     report = compare_with(WORDS, global_average_pooling1d=lambda _, x: x.sum(1) / 3.7)
@@ -518,6 +519,7 @@ def test_a_sum_on_the_way_to_another_mean_is_no_mistake_that_is_named() -> None:
     assert report.findings[0].kind in ("unexplained", "extra")
 
 
+@pytest.mark.thorough
 def test_a_normalizer_may_come_behind_a_merge_where_keras_has_it_before() -> None:
     source = FOLDER / "graph_residual.h5"
     norm = k2t.convert(source).get_submodule("batch_normalization").double().eval()
@@ -546,6 +548,7 @@ def test_padding_that_keras_reads_as_data_is_named() -> None:
     assert "id 0 is left out as padding" in report.findings[0].words
 
 
+@pytest.mark.thorough
 def test_two_that_give_the_same_are_told_apart_by_what_follows() -> None:
     """A normalizer that is left out gives what one gives that comes one layer later."""
     source = FOLDER / "arch_sound_events.keras"
@@ -631,6 +634,7 @@ def test_values_at_padded_steps_alone_are_told_as_such() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_a_mistake_is_named_at_the_second_of_two_layers_that_are_one_in_the_port() -> None:
     """A normalization that is folded into the layer before it, whose output is never computed."""
     source = FOLDER / "batchnorm.keras"
@@ -707,6 +711,7 @@ def test_states_of_all_steps_viewed_wrongly_are_named() -> None:
     assert "h_n (2, B, H) is viewed as (B, 2 H)" in finding.words
 
 
+@pytest.mark.thorough
 def test_a_port_that_gives_nan_is_judged() -> None:
     source = FOLDER / "batchnorm.keras"
     port = k2t.convert(source)
