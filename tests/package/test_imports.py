@@ -184,10 +184,10 @@ def test_docstrings_begin_with_no_question() -> None:
 # ---- the package -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", keras2torch_birnn.__all__)
-def test_every_public_name_is_there_and_documented(name: str) -> None:
-    assert getattr(keras2torch_birnn, name).__doc__
-    assert name in dir(keras2torch_birnn)
+def test_every_public_name_is_there_and_documented() -> None:
+    names = keras2torch_birnn.__all__
+    assert all(getattr(keras2torch_birnn, name).__doc__ for name in names)
+    assert {*names} <= {*dir(keras2torch_birnn)}
 
 
 def test_type_checkers_and_the_table_of_names_agree() -> None:

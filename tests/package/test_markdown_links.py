@@ -62,14 +62,15 @@ def test_what_is_no_link_is_left_as_it_is(text: str) -> None:
     assert rewrite_links(text, lambda *_: "REWRITTEN") == text
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_link_of_a_page_looks_like_one(page: Path) -> None:
-    text, targets = page.read_text("utf-8"), []
+def test_every_link_of_a_page_looks_like_one() -> None:
+    targets = []
 
     def keep(_: str, target: str) -> None:
         targets.append(target)
 
-    assert rewrite_links(text, keep) == text
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        assert rewrite_links(text, keep) == text, page
     assert [one for one in targets if not {"#", "/", "."} & set(one)] == []
 
 
