@@ -283,7 +283,6 @@ SHORT = (ROOT / "docs" / "bidirectional.md", ROOT / "docs" / "cli.md")
 @pytest.mark.parametrize("page", rest_thorough(WITH_EXAMPLES, SHORT), ids=relative)
 def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path: Path) -> None:
     """In order, in one folder: files that the page shows, then the commands, then the Python."""
-    run = run_as_users_do if page == README else RUN
     for package in NEEDED.get(page, ()):
         pytest.importorskip(package)
     if page in EXPORTING and (reason := onnx_file.TARGET.why_cannot_write()):
@@ -300,9 +299,9 @@ def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path
     for block in blocks(page, "console"):
         for part in block.split("$ ")[1:]:
             command, _, shown = part.partition("\n")
-            run_command(command, shown, tmp_path, run)
+            run_command(command, shown, tmp_path, RUN)
     if code:
-        run_python("\n".join(code), tmp_path, run, strict=page not in WITH_WARNINGS)
+        run_python("\n".join(code), tmp_path, RUN, strict=page not in WITH_WARNINGS)
 
 
 def test_a_failing_example_is_noticed(tmp_path: Path) -> None:

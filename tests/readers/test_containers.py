@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sampling import examples
 from specs import FIXTURES
@@ -351,7 +351,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=examples(90))
+@settings(max_examples=examples(90), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(JSON)
 def test_json_is_read_as_written(value: object) -> None:
     assert parse_json(json.dumps(value), place="config.json") == value

@@ -63,7 +63,7 @@ def calls(function: Callable[[], Any]) -> int:
     return int(vars(pstats.Stats(profile))["total_calls"])
 
 
-KINDS = [("chain", 11), ("functional", 11), ("recurrent", 3), ("inner", 5)]
+KINDS = [("chain", 5), ("functional", 5), ("recurrent", 3), ("inner", 5)]
 
 
 @pytest.mark.parametrize(("kind", "least"), rest_thorough(KINDS, KINDS[:1]))
