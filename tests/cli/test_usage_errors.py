@@ -43,8 +43,3 @@ def test_a_wrong_call_is_json(
 def test_a_wrong_call_without_json_leaves_stdout_empty() -> None:
     assert k2t("convert").out == ""
     assert k2t("convert", MASKED, "--", "--json", "m.pt").code == 2
-
-
-def test_errors_are_one_line_so_that_they_fit_into_json_lines() -> None:
-    for arguments in (("convert",), ("convert", "none", "--out-dir", "out"), ("inspect", "none")):
-        assert len(k2t(*arguments, "--json").out.splitlines()) == 1

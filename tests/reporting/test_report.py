@@ -58,10 +58,15 @@ def pictures(page: str) -> dict[str, Array]:
     return found
 
 
-def test_a_right_model_has_a_page_without_an_error(converted: Path, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def text(converted: Path) -> str:
+    """The page of a right model."""
+    page = converted.with_name("report.html")
     assert k2t("verify", MASKED, converted, "--report", page).code == 0
-    text = page.read_text("utf-8")
+    return page.read_text("utf-8")
+
+
+def test_a_right_model_has_a_page_without_an_error(text: str) -> None:
     assert "model.pt computes what mask_stack_bi_dense.h5 computes" in text
     assert 'class="verdict ok"' in text
     assert 'class="bar wrong"' not in text
@@ -235,19 +240,13 @@ def test_masked_steps_have_a_colour_of_their_own_but_for_errors_that_count() -> 
     assert (joined[:, heatmap.WIDTH // 3 :] == heatmap._MASKED).all()
 
 
-def test_the_legend_shows_the_colour_of_masked_steps(converted: Path, tmp_path: Path) -> None:
-    page = tmp_path / "report.html"
-    assert k2t("verify", MASKED, converted, "--report", page).code == 0
-    text = page.read_text("utf-8")
+def test_the_legend_shows_the_colour_of_masked_steps(text: str) -> None:
     assert f"border-left: 1rem solid rgb{heatmap.MASKED}" in text
     assert "masked steps, which do not count" in text
 
 
-def test_no_column_is_cut_on_a_narrow_screen(converted: Path, tmp_path: Path) -> None:
+def test_no_column_is_cut_on_a_narrow_screen(text: str) -> None:
     """Names wrap below the width of the page, and a table scrolls where that is not enough."""
-    page = tmp_path / "report.html"
-    assert k2t("verify", MASKED, converted, "--report", page).code == 0
-    text = page.read_text("utf-8")
     assert text.count("<table") == len(re.findall(r'<div class="scroll">\s*<table', text)) > 0
     narrow = text.partition("@media (max-width: 68rem) {")[2].partition("@media")[0]
     assert ".code { white-space: normal; overflow-wrap: anywhere;" in narrow
