@@ -473,7 +473,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 @POSIX
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("number", "name"), [(0, "stdin"), (1, "stdout"), (2, "stderr")])
 def test_a_closed_standard_stream_changes_nothing(number: int, name: str, tmp_path: Path) -> None:
     """As Python begins without it; the number goes to the next file that is opened."""

@@ -156,6 +156,7 @@ def described(tree: Path, **environment: str) -> str:
     return (made / "METADATA").read_text("utf-8").partition("\n\n")[2]
 
 
+@pytest.mark.thorough
 def test_a_package_index_shows_no_link_to_a_file_that_is_not_there(tree: Path) -> None:
     links = r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)"
     readme = (ROOT / "README.md").read_text("utf-8")

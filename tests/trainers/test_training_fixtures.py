@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from compiled_fixtures import COMPILED, MANIFEST, ROWS, Row, recorded, unpack_checkpoint
 from replays import BEFORE, FOLLOWED, STEPS, follow, opened
+from sampling import FEW_EXAMPLES
 
 import keras2torch_birnn as k2t
 
+FEW = FEW_EXAMPLES in os.environ
 CHECKPOINTS = [name for name, row in ROWS.items() if row["container"] == "checkpoint"]
 LABELS = (
     "keras-2.2.4 keras-2.3.1 tf.keras-2.4.0 tf.keras-2.10.0 tf.keras-2.15.0 tf_keras-2.21.0 "
@@ -119,15 +122,15 @@ def test_notes_say_where_keras_goes_on_otherwise(
 @pytest.mark.sampled(SHOWN)
 @pytest.mark.parametrize("name", ROWS)
 def test_the_next_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
-    """All of each training; of its other files, which hold the same state, the first ones."""
-    follow(name, tmp_path, STEPS if name in FOLLOWED.values() else BEFORE)
+    """All of each training; of its other files, which hold the same state, the first ones.
 
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", LONGEST.values())
-def test_200_steps_are_those_of_keras(name: str, tmp_path: Path) -> None:
-    """``long_training.py`` takes them with all options of every optimizer, of every Keras."""
-    follow(name, tmp_path, ROWS[name]["steps"])
+    200 steps of each optimizer in each family, but for ``make test``; ``long_training.py`` takes
+    them with all options of every optimizer, of every Keras.
+    """
+    if name in LONGEST.values() and not FEW:
+        follow(name, tmp_path, ROWS[name]["steps"])
+    else:
+        follow(name, tmp_path, STEPS if name in FOLLOWED.values() else BEFORE)
 
 
 def test_every_optimizer_takes_200_steps_in_every_family() -> None:
