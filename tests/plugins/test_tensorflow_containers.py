@@ -52,11 +52,13 @@ def agrees(file: str, folder: Path, plugin: Path) -> bool:
     )
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("file", [f for f in files("plugin") if f not in LAMBDAS])
 def test_layers_and_cells_of_users_are_converted(file: str, tmp_path: Path) -> None:
     assert agrees(file, tmp_path, USERS)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("file", LAMBDAS)
 def test_a_supplied_lambda_gives_what_keras_gave(file: str, tmp_path: Path) -> None:
     """And another function does not."""

@@ -71,7 +71,7 @@ def assert_computes(spec: ModelSpec, inputs: Any, wanted: Any) -> None:
 # ---- parts of real models -----------------------------------------------------------------------
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(4)
 @pytest.mark.parametrize(("file", "number"), CUTS)
 def test_a_part_computes_what_keras_computes(file: str, number: int, tmp_path: Path) -> None:
     model, config = unpacked(file, tmp_path)
@@ -86,7 +86,7 @@ def test_a_part_computes_what_keras_computes(file: str, number: int, tmp_path: P
     assert places.isdisjoint(ROWS[file]["dropped"])
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(6)
 @pytest.mark.parametrize("file", ROWS)
 def test_the_command_in_a_refusal_works(file: str, tmp_path: Path) -> None:
     model, config = unpacked(file, tmp_path)

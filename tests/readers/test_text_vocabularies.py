@@ -62,6 +62,7 @@ def ids_of(layer: Vocabulary, lines: Any) -> Any:
     return [[known.get(letter, 0) for letter in row] for row in lines]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("file", WITH_TEXT)
 def test_the_vocabulary_makes_the_ids_of_keras(file: str, tmp_path: Path) -> None:
     row = ROWS[file]

@@ -150,6 +150,7 @@ VARIABLES = [
 ]
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("file", VARIABLES)
 def test_names_and_numbers_are_those_of_real_keras(file: str, tmp_path: Path) -> None:
     entry = ENTRIES[file]
