@@ -36,10 +36,13 @@ from torch_settings import unchanged_settings
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-# Torch is asked in a process of its own, as CUDA must not begin in one that starts others.
+# Devices of Nvidia, of AMD, and of both on WSL. Where one may be, torch is asked in a process of its
+# own, as CUDA must not begin in one that starts others.
+DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 if find_spec("triton") and "TRITON_INTERPRET" not in os.environ:
+    seen = sys.platform != "linux" or any(map(os.path.exists, DEVICES))
     ask = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    seen = subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
+    seen = seen and subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
     os.environ["TRITON_INTERPRET"] = str(int(not seen))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

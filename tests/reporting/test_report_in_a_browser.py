@@ -9,11 +9,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import MASKED, k2t
-from matplotlib.image import imread
 from sampling import rest_thorough
 
 from keras2torch_birnn.spec import Array
@@ -54,9 +54,10 @@ def browse(page: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 def screenshot(page: Path, name: str, size: str, *options: str) -> Array:
     """Take a picture of the page; return its pixels (height, width, colours)."""
+    image: Any = pytest.importorskip("matplotlib.image")
     picture = page.with_name(f"{name}.png")
     browse(page, f"--window-size={size}", f"--screenshot={picture}", *options)
-    return np.asarray(imread(picture)[:, :, :3])
+    return np.asarray(image.imread(picture)[:, :, :3])
 
 
 def light_of(picture: Array) -> float:

@@ -16,7 +16,7 @@ import pytest
 import without_hypothesis
 
 HAS_TRITON = (sys.platform, platform.machine()) == ("linux", "x86_64")
-OPTIONAL = frozenset(("matplotlib", "onnx", "onnxruntime", "onnxscript"))
+OPTIONAL = frozenset(("onnx", "onnxruntime", "onnxscript"))
 
 _hidden: dict[str, Any] = dict.fromkeys(os.environ.get("K2T_WITHOUT", "").split())
 sys.modules.update(_hidden)
