@@ -36,7 +36,7 @@ from torch_settings import unchanged_settings
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
-# Devices of Nvidia, of AMD, and of both on WSL. Where one may be, torch is asked, in its own process:
+# Devices of Nvidia, of AMD, and of both on WSL. Where one may be, torch is asked, but not here:
 # CUDA must not begin in one that starts others.
 DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 if find_spec("triton") and "TRITON_INTERPRET" not in os.environ:
