@@ -114,6 +114,7 @@ def test_no_file_is_left_out_of_the_manifest() -> None:
         assert name in known or shard or name.startswith(OTHERS), name
 
 
+@pytest.mark.thorough
 def test_the_files_are_those_of_the_manifest() -> None:
     keys = {"file": "sha256", "npz": "npz_sha256", "config": "config_sha256"}
     rows = [(e[key], e.get(digest)) for e in ENTRIES.values() for key, digest in keys.items()]
