@@ -56,7 +56,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "last_step": "bidirectional concatenate dense",
     "dense_connections": "embedding bidirectional bidirectional_1 concatenate",
 }
-# The fewest of these models that have every class of layer.
+# Few of these models, which together have every class of layer.
 EXPORTED = (
     "toxic toxic_cudnn ner_char_cnn deep_speech_2d crnn_permute seq2seq_attention "
     "seq2seq_bahdanau siamese forecast multi_head reader siamese_manhattan attention_by_hand "
