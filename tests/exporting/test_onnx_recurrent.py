@@ -112,6 +112,7 @@ def test_a_graph_under_a_mask_is_exact_at_any_size(tmp_path: Path) -> None:
     assert without_lengths(graph) == {"LSTM": 2, "GRU": 2, "RNN": 2}
 
 
+@pytest.mark.thorough
 def test_a_graph_with_states_under_a_mask_is_exact_at_any_size(tmp_path: Path) -> None:
     options: dict[str, Any] = {"go_backwards": True, "masked_output": "previous_state"}
     one = rnn("GRU before", return_sequences=True, return_state=True, **options)

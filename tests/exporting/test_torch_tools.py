@@ -36,9 +36,6 @@ needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes th
 FIXTURES = (
     "tf.keras-2.15.0/bi_lstm_concat_seq.h5",
     "tf.keras-2.15.0/bi_gru_after_mul_seq.h5",
-    "tf.keras-2.15.0/bi_simplernn_ave_seq.h5",
-    "tf.keras-2.15.0/bi_lstm_none_last.h5",
-    "tf.keras-2.15.0/hard_sigmoid_bi_lstm.h5",
     "keras-3.15.1/nobias_bi_gru_before.h5",
     "keras-2.2.4/mask_hard_sigmoid_gru.h5",
     "keras-2.2.4/mask_unroll_bi_seq.h5",
@@ -47,7 +44,6 @@ FIXTURES = (
     "tf.keras-2.15.0/mask_bi_simplernn_seq.h5",
     "tf.keras-2.15.0/cells_bi_halves.h5",
     "tf.keras-2.15.0/conv_lstm_1d_mask_bi.h5",
-    "tf.keras-2.15.0/arch_siamese.h5",
     "tf.keras-2.15.0/attention_masks.keras",
     "keras-3.15.1/graph_nested_twice.keras",
     "keras-3.15.1/graph_seq2seq_bi.keras",
@@ -60,13 +56,12 @@ def checked(path: str, file: str) -> Exported:
     return check(path, fixture_subject(file))
 
 
-# One of each kind of node.
-FEW = (FIXTURES[0], FIXTURES[2], FIXTURES[6], FIXTURES[9])
-# What ``make test`` runs: a loop, kernels under masks, several inputs with states.
-SOME = (FIXTURES[6], FIXTURES[8], FIXTURES[16])
+MASKED_LOOP, MASKED_KERNELS, SEVERAL_INPUTS = FIXTURES[3], FIXTURES[5], FIXTURES[12]
+# What ``make test`` runs.
+SOME = (MASKED_LOOP, MASKED_KERNELS)
 
 
-@pytest.mark.parametrize("file", rest_thorough(FIXTURES, SOME))
+@pytest.mark.parametrize("file", rest_thorough(FIXTURES, (*SOME, SEVERAL_INPUTS)))
 def test_a_trace_runs_at_any_size(file: str) -> None:
     assert fixture_subject(file).open_time
     checked("trace", file)
@@ -81,17 +76,18 @@ def test_an_export_runs_at_any_size(file: str) -> None:
 
 @pytest.mark.thorough
 @needs_scan
-@pytest.mark.parametrize("file", FEW[::2])
+@pytest.mark.parametrize("file", SOME)
 def test_a_strict_export_runs_at_any_size(file: str) -> None:
     check("strict", fixture_subject(file))
 
 
-@pytest.mark.parametrize("file", rest_thorough(FEW, FEW[2:3]))
+@pytest.mark.thorough
+@pytest.mark.parametrize("file", SOME)
 def test_a_compiled_graph_runs_at_any_size(file: str) -> None:
     check("compile", fixture_subject(file))
 
 
-@pytest.mark.parametrize("file", rest_thorough(FIXTURES[::4], SOME))
+@pytest.mark.parametrize("file", rest_thorough([*FIXTURES[1::4], SEVERAL_INPUTS], SOME))
 def test_torchs_onnx_runs_at_any_size(file: str) -> None:
     pytest.importorskip("onnxruntime")
     check("onnx", fixture_subject(file))
@@ -102,7 +98,7 @@ def test_torchs_onnx_runs_at_any_size(file: str) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("path", ["trace", pytest.param("export", marks=needs_scan)])
-@pytest.mark.parametrize("file", FEW)
+@pytest.mark.parametrize("file", SOME)
 def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> None:
     one = fixture_subject(file)
     longer = replace(one, inputs=resized(one, (3, one.steps + 18)))
@@ -113,12 +109,12 @@ def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> No
     ("path", "file", "nodes"),
     [
         pytest.param("trace", FIXTURES[0], {"aten::lstm": 1}, marks=thorough),
-        ("trace", FIXTURES[8], {"aten::lstm": 2, "prim::Loop": 2}),
-        ("trace", FIXTURES[10], {"aten::rnn_tanh": 2}),
+        ("trace", MASKED_KERNELS, {"aten::lstm": 2, "prim::Loop": 2}),
+        ("trace", FIXTURES[7], {"aten::rnn_tanh": 2}),
         pytest.param("export", FIXTURES[0], {"aten.lstm.input": 1}, marks=[thorough, needs_scan]),
-        pytest.param("export", FIXTURES[9], {"aten.lstm.input": 2}, marks=[thorough, needs_scan]),
-        pytest.param("export", FIXTURES[8], {"aten.lstm.input": 2, "scan": 2}, marks=needs_scan),
-        pytest.param("export", FIXTURES[6], {"scan": 2}, marks=needs_scan),
+        pytest.param("export", FIXTURES[6], {"aten.lstm.input": 2}, marks=[thorough, needs_scan]),
+        pytest.param("export", MASKED_KERNELS, {"aten.lstm.input": 2, "scan": 2}, marks=needs_scan),
+        pytest.param("export", MASKED_LOOP, {"scan": 2}, marks=needs_scan),
     ],
 )
 def test_recurrent_layers_stay_nodes(path: str, file: str, nodes: dict[str, int]) -> None:

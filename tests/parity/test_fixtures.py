@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mutations.table import NOTICED
-from specs import ENTRIES, FEATURES, FIXTURES, MERGE_MODES, RULES, fixture
+from specs import ENTRIES, FEATURES, FIXTURES, MERGE_MODES, RULES, Fixture, fixture
 from torch import Tensor, nn
 
 from keras2torch_birnn.building import build
@@ -20,7 +21,7 @@ from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat, reset_states
 from keras2torch_birnn.schema import CELL_GATES, CELLS, LAYERS, OPS
-from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.spec import Array, ModelSpec, leaves
 
 # Real Keras computes in float32.
 ATOL, RTOL = 1e-5, 1e-4
@@ -87,8 +88,21 @@ def sha256(file: str) -> str:
     return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
 
 
-# What ``make test`` must meet: each tag by its writer, and a file that notices each deliberate bug.
-SHOWN = {file: [*tags, *NOTICED.get(file, ())] for file, (_, *tags) in FEATURES.items()}
+def family(label: str) -> str:
+    """Return the writer of a label with its first number, as ``tf.keras-2``."""
+    return re.sub(r"-(\d+).*", r"-\1", label)
+
+
+# What ``make test`` must meet: each writer, each tag by its family of writers, and a file that
+# notices each deliberate bug.
+SHOWN = {
+    file: [
+        ENTRIES[file]["label"],
+        *((family(label), tag) for label, tag in tags),
+        *NOTICED.get(file, ()),
+    ]
+    for file, (_, *tags) in FEATURES.items()
+}
 # Folders with a manifest of their own, and what is no fixture.
 OTHERS = (
     "cases/",
@@ -114,6 +128,7 @@ def test_no_file_is_left_out_of_the_manifest() -> None:
         assert name in known or shard or name.startswith(OTHERS), name
 
 
+@pytest.mark.thorough
 def test_the_files_are_those_of_the_manifest() -> None:
     keys = {"file": "sha256", "npz": "npz_sha256", "config": "config_sha256"}
     rows = [(e[key], e.get(digest)) for e in ENTRIES.values() for key, digest in keys.items()]
@@ -135,6 +150,20 @@ def test_a_model_that_is_trained_changes_no_fixture_of_other_tests() -> None:
 def test_torch_and_the_reference_agree_with_real_keras(file: str) -> None:
     case = fixture(file)
     check_model(case.spec, [*case.calls()], ENTRIES[file])
+    if "operations" in ENTRIES[file]["tags"]:
+        check_shapes(case)
+
+
+def check_shapes(case: Fixture) -> None:
+    """Compare shapes that were inferred with those of the outputs."""
+    graph = case.spec.graph
+    for ref, wanted in zip(leaves(graph.outputs), case.outputs[0], strict=True):
+        shape = graph.layer(ref.layer).output_shape
+        if shape is None:
+            continue
+        shape = shape[ref.output] if any(isinstance(size, tuple) for size in shape) else shape
+        assert len(shape) == wanted.ndim, ref
+        assert all(a in (None, b) for a, b in zip(shape, wanted.shape, strict=True)), ref
 
 
 @pytest.mark.parametrize("file", [f for f in ENTRIES if "stateful" in ENTRIES[f]["tags"]])

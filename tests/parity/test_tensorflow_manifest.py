@@ -54,6 +54,7 @@ def names_in(file: str) -> set[str]:
         return {Path(name).parts[0] for name in archive.getnames()}
 
 
+@pytest.mark.thorough
 def test_the_archives_are_those_of_the_manifest() -> None:
     keys = {"file": "sha256", "npz": "npz_sha256"}
     rows = [(e[key], e.get(digest)) for e in ENTRIES.values() for key, digest in keys.items()]

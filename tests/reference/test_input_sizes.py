@@ -95,6 +95,7 @@ def test_an_export_leaves_the_sizes_open_and_tells_which_fit(case: str, told: li
     assert list(tell_sizes(spec)) == [f"{one}: the model takes no others" for one in told]
 
 
+@pytest.mark.thorough
 def test_an_exported_model_is_verified_at_several_lengths(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     source, target = FIXTURES / f"{K3}by_2.keras", tmp_path / "model.onnx"

@@ -43,42 +43,6 @@ def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @native
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("training", [False, True])
-def test_gradients_through_the_kernel_are_those_of_torch(
-    cell: str, masked: bool, training: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """First ones of x, states and weights; second ones of x."""
-    seen = gradients_by_native(monkeypatch)
-    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec).train(training)
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 6, 5, generator=rng).requires_grad_()
-    states = 4 if cell == "LSTM" else 2
-    start = [torch.randn(2, 7, generator=rng).requires_grad_() for _ in range(states)]
-    mask = torch.tensor([[1, 1, 0, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool() if masked else None
-    wanted = [x, *start, *module.requires_grad_(True).parameters()]
-
-    def gradients() -> list[Tensor | None]:
-        loss = module(x, mask=mask, initial_state=start).sin().sum()
-        alone = torch.autograd.grad(loss, wanted, retain_graph=True)
-        first = torch.autograd.grad(loss, wanted, create_graph=True)
-        penalty = first[0].square().sum()
-        second = torch.autograd.grad(penalty, wanted, allow_unused=True)
-        return [*alone, *first, *second]
-
-    got = gradients()
-    # Gradients in a graph are torch's; what goes through the output goes back by the kernel.
-    assert seen == [2, 2]
-    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
-    for a, b in zip(got, gradients(), strict=True):
-        assert (a is None) == (b is None)
-        if a is not None and b is not None:
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-@native
 @pytest.mark.usefixtures("isa", "forced_native")
 @settings(max_examples=examples(60), deadline=None)
 @given(case=cases(), training=st.booleans())

@@ -13,6 +13,7 @@ import pytest
 import torch
 from kernel_layers import CELLS, both, gru, half, native
 from reduced_emulation import FUNCTIONS, product_of, run_direction, to_bfloat16
+from sampling import in_turn
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
@@ -118,9 +119,11 @@ def assert_same_bits(found: Sequence[Array], wanted: Sequence[Array]) -> None:
 
 
 @native
-@every_kernel
-@pytest.mark.parametrize("cell", CELLS)
-def test_every_kernel_gives_the_bits_of_the_emulation(precision: str, bit: int, cell: str) -> None:
+@pytest.mark.parametrize(("kernel", "cell"), in_turn(KERNELS, CELLS), ids=str)
+def test_every_kernel_gives_the_bits_of_the_emulation(
+    kernel: tuple[str, str, int], cell: str
+) -> None:
+    *_, bit = kernel
     skip_without(bit)
     rng = np.random.default_rng(7)
     for units, features, batch, time in SIZES:

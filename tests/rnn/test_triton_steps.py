@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from functools import partial
-from itertools import cycle, repeat
+from itertools import cycle, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -113,32 +114,42 @@ def assert_like_the_loop(layer: RnnLayer, call: RnnCall, form: Form) -> None:
 
 LACKING = VERSION < triton_step.FEWER_LAUNCHES_SINCE
 needs_products = pytest.mark.skipif(LACKING, reason="this Triton is too old for them")
-by_form = pytest.mark.parametrize(
-    "form",
-    [
-        "steps",
-        pytest.param("fused", marks=[needs_products, pytest.mark.thorough]),
-        pytest.param("persistent", marks=needs_products),
-    ],
-)
-in_any_cell = pytest.mark.parametrize("cell", rest_thorough(sorted(CELLS), ["LSTM", "GRU before"]))
+
+
+def by(form: Form, *rest: Any, thorough: bool = False) -> Any:
+    """Return a row for ``parametrize`` that ends with a form."""
+    marks = [needs_products] * (form != "steps") + [pytest.mark.thorough] * thorough
+    return pytest.param(*rest, form, marks=marks)
+
+
+FORMS: tuple[Form, ...] = ("steps", "fused", "persistent")
+by_form = pytest.mark.parametrize("form", [by(form) for form in FORMS])
 # Each cell by one kind of kernels: what all have in common is compared above.
 by_either = pytest.mark.parametrize(
     ("cell", "form"),
     [
-        ("GRU", "steps"),
-        pytest.param("SimpleRNN", "fused", marks=needs_products),
-        *[
-            pytest.param(cell, "persistent", marks=needs_products)
-            for cell in ("GRU before", "LSTM")
-        ],
+        by("steps", "GRU"),
+        by("fused", "SimpleRNN"),
+        by("persistent", "GRU before"),
+        by("persistent", "LSTM"),
     ],
 )
 
 
-@by_form
-@pytest.mark.parametrize("masked", [False, True])
-@in_any_cell
+# Each cell by each form, with a mask and without one in turn.
+@pytest.mark.parametrize(
+    ("cell", "masked", "form"),
+    [
+        by(
+            form,
+            cell,
+            (row + column) % 2 == 0,
+            thorough=(cell, form) not in (("LSTM", "steps"), ("GRU before", "persistent")),
+        )
+        for row, cell in enumerate(sorted(CELLS))
+        for column, form in enumerate(FORMS)
+    ],
+)
 def test_steps_and_their_gradients_are_those_of_the_loop(
     cell: str, masked: bool, form: Form
 ) -> None:
@@ -167,8 +178,8 @@ def test_one_row_one_step_and_one_unit_are_computed(
     (layer,) = made(F, units, batch_first=True, **special).to(DEVICE, torch.float64).rnn_layers()
     x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
     lengths = torch.randint(0, steps_ + 1, (rows,), dtype=torch.int32).to(DEVICE)
-    for call in (RnnCall(x), RnnCall(x, lengths, merge="ave")):
-        assert_like_the_loop(layer, call, form)
+    masked = cell in ("SimpleRNN", "GRU before")
+    assert_like_the_loop(layer, RnnCall(x, lengths if masked else None, merge="ave"), form)
 
 
 # (not by kernels that multiply: the interpreter multiplies the bits of bfloat16)
@@ -202,35 +213,37 @@ def test_one_direction_of_several_tiles_of_rows_and_units(form: Form) -> None:
     assert_like_the_loop(layer, RnnCall(x), form)
 
 
+# Wide layers run so; two or three tiles of 32 units show what nine of them would.
 @needs_products
 @pytest.mark.parametrize(
-    ("cell", "sizes", "dtype", "masked"),
+    ("cell", "sizes", "masked"),
     rest_thorough(
         [
-            ("LSTM", (1, 1, 257), torch.float64, False),
-            ("LSTM", (3, 2, 263), torch.float64, True),
-            ("GRU", (17, 2, 257), torch.float64, True),
-            ("GRU before", (1, 3, 263), torch.float64, True),
-            ("SimpleRNN", (2, 3, 272), torch.float64, False),
+            ("LSTM", (3, 2, 71), True),
+            ("GRU", (17, 2, 65), True),
+            ("GRU before", (1, 2, 37), True),
+            ("SimpleRNN", (2, 3, 80), False),
         ],
-        [("GRU before", (1, 3, 263), torch.float64, True)],
+        [("GRU before", (1, 2, 37), True)],
     ),
 )
-def test_wide_layers_are_computed_in_one_launch_a_step(
-    cell: str, sizes: tuple[int, int, int], dtype: torch.dtype, masked: bool
+def test_a_fused_step_of_several_tiles_is_that_of_the_loop(
+    cell: str, sizes: tuple[int, int, int], masked: bool
 ) -> None:
     rows, steps_, units = sizes
     made, special = CELLS[cell]
     torch.manual_seed(5)
-    (layer,) = made(F, units, batch_first=True, **special).to(DEVICE, dtype).rnn_layers()
-    x = torch.randn(rows, steps_, F, dtype=dtype).to(DEVICE).requires_grad_()
+    (layer,) = made(F, units, batch_first=True, **special).to(DEVICE).double().rnn_layers()
+    x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
     lengths = torch.arange(rows).remainder(steps_ + 1).to(DEVICE) if masked else None
     assert_like_the_loop(layer, RnnCall(x, lengths, merge="sum"), "fused")
 
 
 @pytest.mark.thorough
-@by_form
-@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 2e-6), (torch.float16, 4e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "allowed", "form"),
+    [*(by(form, torch.float16, 4e-3) for form in FORMS), by("persistent", torch.float32, 2e-6)],
+)
 def test_shorter_floats_are_computed_in_float32(
     dtype: torch.dtype, allowed: float, form: Form
 ) -> None:
@@ -480,13 +493,12 @@ def chosen(module: Any) -> list[str]:
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("as_on_gpu")
-@by_form
 @pytest.mark.parametrize(
-    ("cell", "rule", "options"),
+    ("cell", "rule", "options", "form"),
     [
-        ("LSTM", "previous_state", {}),
-        ("GRU before", "previous_output", {"return_state": True}),
-        ("GRU", "zeros", {"return_sequences": False, "activation": "mish"}),
+        by("steps", "LSTM", "previous_state", {}),
+        by("persistent", "GRU before", "previous_output", {"return_state": True}),
+        by("fused", "GRU", "zeros", {"return_sequences": False, "activation": "mish"}),
     ],
 )
 def test_a_masked_layer_computes_what_the_reference_does(
@@ -636,24 +648,25 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-@pytest.mark.parametrize("units", [1, 3, 31, 32, 33, 128, 160, 161, 500, 512])
-@pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 64, 1000])
-@pytest.mark.parametrize("value", ["tanh", "softmax", "fused", "persistent"])
-def test_the_check_computes_in_the_tiles_of_the_call(value: str, batch: int, units: int) -> None:
-    cell = Cell("SimpleRNN", FUNCTIONS.get(value, FUNCTIONS["tanh"]), FUNCTIONS["sigmoid"])
+@pytest.mark.parametrize(
+    ("activation", "form"), [("softmax", "steps"), *(("tanh", form) for form in FORMS)]
+)
+def test_the_check_computes_in_the_tiles_of_the_call(activation: str, form: Form) -> None:
+    cell = Cell("SimpleRNN", FUNCTIONS[activation], FUNCTIONS["sigmoid"])
     words = to_step_cell(cell)
     assert words is not None
-    forms: tuple[Form, ...] = ("fused", "persistent")
-    words = words._replace(form=next((form for form in forms if form == value), "steps"))
-    shapes = ((units, F), (units, units), (units,), None)
-    parameters = [None if shape is None else torch.zeros(shape) for shape in shapes]
-    layer = RnnLayer(cell, parameters)
-    kind = self_check.kind_of(words, layer, RnnCall(torch.zeros(batch, T, F)))
-    small, call = self_check._draw(cell, kind, 1)
-    assert self_check.kind_of(words, small, call) == kind
-    assert call.x.shape[0] <= 2 * kind.tile[0]
-    assert kind.units % 16 == units % 16
-    assert kind.biases == ((True, False),)
+    words = words._replace(form=form)
+    every = (1, 3, 31, 32, 33, 128, 160, 161, 500, 512), (1, 2, 3, 7, 8, 9, 64, 1000)
+    for units, batch in product(*every):
+        shapes = ((units, F), (units, units), (units,), None)
+        parameters = [None if shape is None else torch.zeros(shape) for shape in shapes]
+        layer = RnnLayer(cell, parameters)
+        kind = self_check.kind_of(words, layer, RnnCall(torch.zeros(batch, T, F)))
+        small, call = self_check._draw(cell, kind, 1)
+        assert self_check.kind_of(words, small, call) == kind, (units, batch)
+        assert call.x.shape[0] <= 2 * kind.tile[0]
+        assert kind.units % 16 == units % 16
+        assert kind.biases == ((True, False),)
 
 
 @pytest.mark.usefixtures("as_on_gpu")
@@ -910,53 +923,39 @@ def test_inspection_knows_what_the_kernels_lack() -> None:
     assert found == "the Triton kernels lack an activation of this layer"
 
 
-def compile_for(card: str, *kernels: str, folder: Path) -> list[dict[str, Any]]:
-    """The interpreter accepts more than the compiler does, and knows no registers."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder)}
-    command = [sys.executable, triton_compile_child.__file__, card, *kernels]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
+# Of the kernels that multiply, those of a GRU that resets before are made of all kernels of a step.
 @pytest.mark.thorough
-@pytest.mark.parametrize("card", TARGETS)
-def test_the_kernels_compile_for_a_card_that_is_not_here(card: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("card", "once", "each"),
+    [*zip(TARGETS, *map(cycle, (("LSTM", "GRU before"), ("GRU before", "LSTM"))), strict=False)],
+)
+def test_the_kernels_compile_for_a_card_that_is_not_here(
+    card: str, once: str, each: str, tmp_path: Path
+) -> None:
+    """The interpreter accepts more than the compiler does, and knows no registers."""
     if OLD and card == "sm_120":
         pytest.skip("this Triton does not know the card")
-    rows = compile_for(card, "steps", folder=tmp_path)
-    _, dtypes = TARGETS[card]
+    jobs = [] if LACKING else [f"persistent:{once}:256", f"fused:{each}:512"]
+    if card == "sm_90" and not LACKING:
+        jobs.append("persistent:GRU before:1")
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, triton_compile_child.__file__, card, "steps", *jobs]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = defaultdict(list)
+    for row in map(json.loads, done.stdout.splitlines()):
+        found[row["job"]].append(row)
+    rows = found.pop("steps")
     assert len(rows) == 10
-    assert {row["dtype"] for row in rows} == {*dtypes}
+    assert {row["dtype"] for row in rows} == {*TARGETS[card][1]}
     assert max(row["registers"] for row in rows) <= 96
     assert {row["spilled"] for row in rows} == {0}
     assert max(row["shared"] for row in rows) <= 2048
-
-
-# (those of a GRU that resets before are made of all kernels of a step)
-@pytest.mark.thorough
-@needs_products
-@pytest.mark.parametrize(
-    ("card", "form", "kind", "units"),
-    [
-        *zip(
-            TARGETS,
-            repeat("persistent"),
-            cycle(("LSTM", "GRU before")),
-            repeat("256"),
-            strict=False,
-        ),
-        *zip(TARGETS, repeat("fused"), cycle(("GRU before", "LSTM")), repeat("512"), strict=False),
-        ("sm_90", "persistent", "GRU before", "1"),
-    ],
-)
-def test_kernels_that_multiply_compile_for_a_card_that_is_not_here(
-    card: str, form: str, kind: str, units: str, tmp_path: Path
-) -> None:
-    rows = compile_for(card, form, kind, units, folder=tmp_path)
-    once, name = form == "persistent", {"persistent": "run", "fused": "fused"}[form]
-    assert {row["kernel"] for row in rows} == {f"{name}_forward", f"{name}_backward"}
-    assert max(row["registers"] for row in rows) <= 128  # of 65536 for 512 threads
-    assert max(row["spilled"] for row in rows) <= (128 if once else 0)
-    assert max(row["shared"] for row in rows) <= 20 * 1024
-    assert not any(row["cached"] for row in rows)  # a load past what was stored
+    assert [*found] == jobs
+    for job, rows in found.items():
+        name, spilled = ("run", 128) if job.startswith("persistent") else ("fused", 0)
+        assert {row["kernel"] for row in rows} == {f"{name}_forward", f"{name}_backward"}
+        assert max(row["registers"] for row in rows) <= 128  # of 65536 for 512 threads
+        assert max(row["spilled"] for row in rows) <= spilled
+        assert max(row["shared"] for row in rows) <= 20 * 1024
+        assert not any(row["cached"] for row in rows)  # a load past what was stored
