@@ -55,6 +55,8 @@ _DROPPED = (*_SUFFIXES, ".json", ".index", ".zip", ".tar", ".gz", ".tgz")
 _MARKS = ("saved_model.pb", "config.json")
 _TFJS = "model.json"
 _AGAIN = "a process died; converted again, in one of its own"
+# Of one pool on Windows; elsewhere the files are the limit.
+_MOST_PROCESSES = 61 if sys.platform == "win32" else sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -284,7 +286,8 @@ def _print(output: Output, outcome: Outcome) -> None:
 
 def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcome, None, None]:
     """Convert the tasks, in their order, in this process or in several."""
-    if min(jobs, len(tasks)) <= 1:
+    jobs = min(jobs, len(tasks), _MOST_PROCESSES)
+    if jobs <= 1:
         for task in tasks:
             with reporting_to(None):  # the bar counts files
                 outcome = convert_task(task, options)

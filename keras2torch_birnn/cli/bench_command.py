@@ -15,7 +15,7 @@ from keras2torch_birnn.cli.console import Output, print_line, print_message
 from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, one_of
 from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.saving.atomic import FileKind, check_output
+from keras2torch_birnn.saving.atomic import FileKind, check_output, write_atomically
 from keras2torch_birnn.spec import Cut, cut_at
 from keras2torch_birnn.suggestions import did_you_mean, unknown_value
 
@@ -280,9 +280,10 @@ def _run(
         output.print_result(data)
     if json_file is not None:
         text = output.format(data, indent=1) + "\n"
-        _write(json_file, lambda: json_file.write_text(text, "utf-8"))
+        _write(json_file, _RESULTS, lambda place: place.write_text(text, "utf-8"))
     if plot_file is not None:
-        _write(plot_file, lambda: report.plot(facts, rows, plot_file))
+        form = plot_file.suffix[1:]
+        _write(plot_file, _DRAWINGS, lambda place: report.plot(facts, rows, place, form))
 
 
 def _print_row(row: Row) -> None:
@@ -294,10 +295,8 @@ def _print_row(row: Row) -> None:
     print_folded(report.footnotes(row))
 
 
-def _write(file: Path, write: Callable[[], object]) -> None:
-    from keras2torch_birnn.errors import OutputError
+def _write(file: Path, kind: FileKind, write: Callable[[Path], object]) -> None:
+    def fill(place: Path) -> None:
+        write(place)
 
-    try:
-        write()
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", file=str(file)) from None
+    write_atomically(file, fill, kind, overwrite=True)

@@ -71,7 +71,8 @@ def test_processes_give_what_one_process_gives(models: Path, tmp_path: Path) -> 
     assert k2t("convert", models, "--out-dir", one).code == 0
     idle = tmp_path / "idle.py"
     idle.write_text("x = 1\n")
-    given = ("--out-dir", two, "--jobs", "2", "--plugin", idle)
+    # Never more processes than files, however many are asked for.
+    given = ("--out-dir", two, "--jobs", 2**64, "--plugin", idle)
     with forgetting_plugins():
         done = k2t("convert", models, *given)
     notes = done.lines("note")

@@ -435,6 +435,12 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
     ),
     ("bench --rnn lstm --device gpu", 2, "device 'gpu' is unknown; did you mean cuda?"),
     ("bench --rnn lstm --only keras", 2, "did you mean Keras XLA?"),
+    (
+        "explain model.h5",
+        2,
+        "No such command 'explain'. In Python it is k2t.explain; k2t --help lists what is expected",
+    ),
+    ("set-engine loop", 2, "No such command 'set-engine'. In Python it is k2t.set_engine;"),
     ("convrt model.h5 out.pt", 2, "No such command 'convrt'. Did you mean 'convert'?"),
     ("--from model.h5", 2, "No such option: --from"),
 )
