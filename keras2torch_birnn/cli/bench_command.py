@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 _RESULTS = FileKind("the file of --json-file", (".json",), lambda _: True)
 _DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
+# Of each size: beyond it the memory of no machine suffices.
+_MOST = 1_000_000
+
+
+def _count(flag: str, help: str) -> Any:
+    return typer.Option(flag, metavar="N", min=1, max=_MOST, help=help)
 
 
 def bench(
@@ -49,21 +55,15 @@ def bench(
             help="concat, sum, mul or ave; several with commas; or all.",
         ),
     ] = "concat",
-    layers: Annotated[
-        int, typer.Option("--layers", metavar="N", min=1, help="Layers of the stack.")
-    ] = 2,
+    layers: Annotated[int, _count("--layers", help="Layers of the stack.")] = 2,
     batch: Annotated[
         str, typer.Option("--batch", metavar="N[,N]", help="One size or several: 1,8,32.")
     ] = "1",
-    time: Annotated[int, typer.Option("--time", metavar="N", min=1, help="Steps.")] = 50,
-    units: Annotated[
-        int, typer.Option("--units", metavar="N", min=1, help="Units of each direction.")
-    ] = 128,
+    time: Annotated[int, _count("--time", help="Steps.")] = 50,
+    units: Annotated[int, _count("--units", help="Units of each direction.")] = 128,
     features: Annotated[
         int | None,
-        typer.Option(
-            "--features", metavar="N", min=1, help="Width of the input; default: --units."
-        ),
+        _count("--features", help="Width of the input; default: --units."),
     ] = None,
     gate: Annotated[
         str,
@@ -93,12 +93,8 @@ def bench(
         ),
     ] = 0.0,
     device: Devices = None,
-    threads: Annotated[
-        int, typer.Option("--threads", metavar="N", min=1, help="Threads of each contender.")
-    ] = 2,
-    rounds: Annotated[
-        int, typer.Option("--rounds", metavar="N", min=1, help="Runs of each contender.")
-    ] = 9,
+    threads: Annotated[int, _count("--threads", help="Threads of each contender.")] = 2,
+    rounds: Annotated[int, _count("--rounds", help="Runs of each contender.")] = 9,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="NAME", help="Only this contender; repeatable."),
@@ -221,8 +217,11 @@ def _cases(
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch {text}: integers of at least 1 are expected")
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(_MOST))
+    if not digits or not 1 <= int(text) <= _MOST:
+        raise UsageError(
+            f"--batch {printable(text)}: integers of at least 1 are expected, at most {_MOST}"
+        )
     return int(text)
 
 

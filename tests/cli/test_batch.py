@@ -122,6 +122,15 @@ def test_an_error_ends_the_work_or_is_counted(models: Path, tmp_path: Path) -> N
     assert run.out.splitlines()[-1] == "1 skipped, 2 refused, 2 converted"
 
 
+def test_a_refused_model_leaves_no_folder_behind(models: Path, tmp_path: Path) -> None:
+    (models / "deep" / "c.hdf5").write_bytes(b"damaged")
+    out = tmp_path / "new" / "out"
+    assert k2t("convert", models / "deep", "--out-dir", out).code == 3
+    assert not out.parent.exists()
+    assert k2t("convert", models, "--out-dir", out, "--keep-going").code == 3
+    assert sorted(one.name for one in out.iterdir()) == ["a.pt", "b.pt"]
+
+
 def test_a_note_of_several_files_is_printed_once(tmp_path: Path) -> None:
     for name in ("a.h5", "b.h5", "c.h5"):
         shutil.copyfile(MASKED, tmp_path / name)

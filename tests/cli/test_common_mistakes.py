@@ -46,6 +46,9 @@ ALREADY = (
     "`k2t verify OUT` and `k2t export OUT` take this file"
 )
 
+# Longer than a name can be.
+LONG = "n" * 300
+
 MISTAKES: tuple[tuple[str, int, str], ...] = (
     ("convert", 2, "Missing argument"),
     (
@@ -428,6 +431,18 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
         "--merge avg: one of concat, sum, mul, ave is expected; did you mean ave?",
     ),
     ("bench --rnn lstm --batch none", 2, "--batch none: integers of at least 1 are expected"),
+    (
+        "bench --rnn lstm --batch 10000000",
+        2,
+        "integers of at least 1 are expected, at most 1000000",
+    ),
+    ("bench --rnn lstm --features 10000000", 2, "less than or equal to 1000000"),
+    (f"convert model.h5 out.pt --out-dir {LONG}", 5, "cannot be written (File name too long)"),
+    (
+        f"inspect model.h5 --plugin {LONG}",
+        3,
+        "cannot be opened (File name too long); check the name",
+    ),
     (
         "bench --rnn lstm --plot plot.pdf",
         5,
