@@ -58,7 +58,7 @@ _MARKS = ("saved_model.pb", "config.json")
 _TFJS = "model.json"
 _AGAIN = "a process died; converted again, in one of its own"
 # Of one pool on Windows; elsewhere the files are the limit.
-_MOST_PROCESSES = 61 if sys.platform == "win32" else sys.maxsize
+_PROCESSES = 61 if sys.platform == "win32" else sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ def _print(output: Output, outcome: Outcome) -> None:
 
 def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcome, None, None]:
     """Convert the tasks, in their order, in this process or in several."""
-    jobs = min(jobs, len(tasks), _MOST_PROCESSES)
+    jobs = min(jobs, len(tasks), _PROCESSES)
     if jobs <= 1:
         for task in tasks:
             with reporting_to(None):  # the bar counts files

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _RESULTS = FileKind("the file of --json-file", (".json",), lambda _: True)
 _DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
 # Of each size: beyond it the memory of no machine suffices.
-_MOST = 1_000_000
+_SIZES = range(1, 1_000_001)
 
 
 def _count(flag: str, help: str) -> Any:
-    return typer.Option(flag, metavar="N", min=1, max=_MOST, help=help)
+    return typer.Option(flag, metavar="N", min=1, max=_SIZES[-1], help=help)
 
 
 def bench(
@@ -217,10 +217,10 @@ def _cases(
 
 
 def _number(text: str) -> int:
-    digits = text.isascii() and text.isdigit() and len(text) <= len(str(_MOST))
-    if not digits or not 1 <= int(text) <= _MOST:
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(_SIZES[-1]))
+    if not digits or int(text) not in _SIZES:
         raise UsageError(
-            f"--batch {printable(text)}: integers of at least 1 are expected, at most {_MOST}"
+            f"--batch {printable(text)}: integers of at least 1 are expected, at most {_SIZES[-1]}"
         )
     return int(text)
 
