@@ -91,15 +91,33 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="a file of k2t convert")
     parser.add_argument("inputs", type=Path, help="the folder of shards")
     parser.add_argument("outputs", type=Path, help="the folder of their outputs")
-    parser.add_argument("--workers", type=int, default=2, help="processes, each with the model")
-    parser.add_argument("--rows", type=int, default=256, help="rows that are computed at once")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--workers", type=positive, default=2, help="processes, each with the model"
+    )
+    parser.add_argument("--rows", type=positive, default=256, help="rows that are computed at once")
+    options = parser.parse_args(arguments)
+    if not any(options.inputs.glob("*.npy")):
+        parser.error(f"{options.inputs} holds no shard (NAME.npy)")
+    if options.outputs.exists() and not options.outputs.is_dir():
+        parser.error(f"{options.outputs} is no folder")
+    try:
+        k2t.load(options.model)  # as each worker will
+    except k2t.K2TError as error:
+        parser.error(str(error))
+    return options
+
+
+def positive(text: str) -> int:
+    """Read a number of at least 1."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Predict every shard that has no output yet."""
     options = parse_arguments(arguments)
-    options.outputs.mkdir(exist_ok=True)
+    options.outputs.mkdir(parents=True, exist_ok=True)
     shards = sorted(options.inputs.glob("*.npy"))
     for rest in options.outputs.glob(".*.npy.*"):  # of a run that was interrupted
         rest.unlink()

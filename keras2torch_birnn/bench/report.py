@@ -117,14 +117,9 @@ def _figure_class() -> Any:
     return Figure
 
 
-def plot(facts: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
-    """Draw bars of the medians from zero, one group per case.
-
-    Raises:
-        UsageError: as ``check_plot``.
-    """
-    check_plot(file)
-    draw(facts, rows).savefig(file, bbox_inches="tight", dpi=150)
+def plot(facts: Mapping[str, Any], rows: Sequence[Row], file: Path, form: str) -> None:
+    """Draw bars of the medians from zero, one group per case; form: "png" or "svg"."""
+    draw(facts, rows).savefig(file, format=form, bbox_inches="tight", dpi=150)
 
 
 def draw(facts: Mapping[str, Any], rows: Sequence[Row]) -> Any:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,6 +47,7 @@ from keras2torch_birnn.errors import (
     split_address,
 )
 from keras2torch_birnn.progress import advance, begin, reporting_to
+from keras2torch_birnn.saving.atomic import os_errors
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.torch_import import limit_threads
 
@@ -55,6 +57,8 @@ _DROPPED = (*_SUFFIXES, ".json", ".index", ".zip", ".tar", ".gz", ".tgz")
 _MARKS = ("saved_model.pb", "config.json")
 _TFJS = "model.json"
 _AGAIN = "a process died; converted again, in one of its own"
+# Of one pool on Windows; elsewhere the files are the limit.
+_PROCESSES = 61 if sys.platform == "win32" else sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool)
     """
     if split_address(out_dir):
         raise OutputError("is an address", "name a folder of this machine", file=str(out_dir))
-    if out_dir.exists() and not out_dir.is_dir():
+    with in_file(out_dir), os_errors():
+        is_file = out_dir.exists() and not out_dir.is_dir()
+    if is_file:
         raise OutputError("is no folder", "name a folder: --out-dir DIR", file=str(out_dir))
     found = {
         (model.absolute(), below): (model, below)
@@ -228,7 +234,7 @@ def convert_many(
     An OUT that is newer than its model is skipped, unless ``options.force``.
     """
     done: list[Outcome] = []
-    outcomes = _run(tasks, options, jobs)
+    outcomes, new = _run(tasks, options, jobs), _list_missing_folders(tasks)
     try:
         with output.show_progress("converting") as bar:
             begin("", len(tasks), "files")
@@ -245,8 +251,19 @@ def convert_many(
         if not isinstance(error, Exception):
             _sum_up(output, done, len(tasks), _describe_resuming())
         raise
+    finally:
+        for folder in new:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
     _sum_up(output, done, len(tasks), "--keep-going goes on after an error")
     raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
+
+
+def _list_missing_folders(tasks: Sequence[Task]) -> list[Path]:
+    """Return the folders of outputs that do not exist yet, inner ones first."""
+    parents = {task.out.parent for task in tasks}
+    every = {folder for parent in parents for folder in (parent, *parent.parents)}
+    return sorted((one for one in every if not os.path.lexists(one)), reverse=True)
 
 
 def _sum_up(output: Output, done: Sequence[Outcome], total: int, how_to_go_on: str) -> None:
@@ -284,7 +301,8 @@ def _print(output: Output, outcome: Outcome) -> None:
 
 def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcome, None, None]:
     """Convert the tasks, in their order, in this process or in several."""
-    if min(jobs, len(tasks)) <= 1:
+    jobs = min(jobs, len(tasks), _PROCESSES)
+    if jobs <= 1:
         for task in tasks:
             with reporting_to(None):  # the bar counts files
                 outcome = convert_task(task, options)

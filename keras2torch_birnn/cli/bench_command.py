@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from keras2torch_birnn.cli.console import Output, print_line, print_message
 from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, one_of
 from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.saving.atomic import FileKind, check_output
+from keras2torch_birnn.saving.atomic import FileKind, check_output, write_atomically
 from keras2torch_birnn.spec import Cut, cut_at
 from keras2torch_birnn.suggestions import did_you_mean, unknown_value
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 _RESULTS = FileKind("the file of --json-file", (".json",), lambda _: True)
 _DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
+# Of each size: beyond it the memory of no machine suffices.
+_SIZES = range(1, 1_000_001)
+
+
+def _count(flag: str, help: str) -> Any:
+    return typer.Option(flag, metavar="N", min=1, max=_SIZES[-1], help=help)
 
 
 def bench(
@@ -49,21 +55,15 @@ def bench(
             help="concat, sum, mul or ave; several with commas; or all.",
         ),
     ] = "concat",
-    layers: Annotated[
-        int, typer.Option("--layers", metavar="N", min=1, help="Layers of the stack.")
-    ] = 2,
+    layers: Annotated[int, _count("--layers", help="Layers of the stack.")] = 2,
     batch: Annotated[
         str, typer.Option("--batch", metavar="N[,N]", help="One size or several: 1,8,32.")
     ] = "1",
-    time: Annotated[int, typer.Option("--time", metavar="N", min=1, help="Steps.")] = 50,
-    units: Annotated[
-        int, typer.Option("--units", metavar="N", min=1, help="Units of each direction.")
-    ] = 128,
+    time: Annotated[int, _count("--time", help="Steps.")] = 50,
+    units: Annotated[int, _count("--units", help="Units of each direction.")] = 128,
     features: Annotated[
         int | None,
-        typer.Option(
-            "--features", metavar="N", min=1, help="Width of the input; default: --units."
-        ),
+        _count("--features", help="Width of the input; default: --units."),
     ] = None,
     gate: Annotated[
         str,
@@ -93,12 +93,8 @@ def bench(
         ),
     ] = 0.0,
     device: Devices = None,
-    threads: Annotated[
-        int, typer.Option("--threads", metavar="N", min=1, help="Threads of each contender.")
-    ] = 2,
-    rounds: Annotated[
-        int, typer.Option("--rounds", metavar="N", min=1, help="Runs of each contender.")
-    ] = 9,
+    threads: Annotated[int, _count("--threads", help="Threads of each contender.")] = 2,
+    rounds: Annotated[int, _count("--rounds", help="Runs of each contender.")] = 9,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="NAME", help="Only this contender; repeatable."),
@@ -221,8 +217,11 @@ def _cases(
 
 
 def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UsageError(f"--batch {text}: integers of at least 1 are expected")
+    digits = text.isascii() and text.isdigit() and len(text) <= len(str(_SIZES[-1]))
+    if not digits or int(text) not in _SIZES:
+        raise UsageError(
+            f"--batch {printable(text)}: integers of at least 1 are expected, at most {_SIZES[-1]}"
+        )
     return int(text)
 
 
@@ -280,9 +279,10 @@ def _run(
         output.print_result(data)
     if json_file is not None:
         text = output.format(data, indent=1) + "\n"
-        _write(json_file, lambda: json_file.write_text(text, "utf-8"))
+        _write(json_file, _RESULTS, lambda place: place.write_text(text, "utf-8"))
     if plot_file is not None:
-        _write(plot_file, lambda: report.plot(facts, rows, plot_file))
+        form = plot_file.suffix[1:]
+        _write(plot_file, _DRAWINGS, lambda place: report.plot(facts, rows, place, form))
 
 
 def _print_row(row: Row) -> None:
@@ -294,10 +294,8 @@ def _print_row(row: Row) -> None:
     print_folded(report.footnotes(row))
 
 
-def _write(file: Path, write: Callable[[], object]) -> None:
-    from keras2torch_birnn.errors import OutputError
+def _write(file: Path, kind: FileKind, write: Callable[[Path], object]) -> None:
+    def fill(place: Path) -> None:
+        write(place)
 
-    try:
-        write()
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror})", file=str(file)) from None
+    write_atomically(file, fill, kind, overwrite=True)

@@ -109,6 +109,10 @@ def known_error(error: Exception) -> K2TError:
         return InvalidModelFileError("the model does not fit into memory", "refused")
     if lacks_memory(error):
         return UsageError("there is not enough memory", ADVICE)
+    if isinstance(error, OSError) and error.filename is not None:  # a name that is too long, say
+        return InvalidModelFileError(
+            f"cannot be opened ({error.strerror})", "check the name", file=str(error.filename)
+        )
     text = printable(str(error).strip().splitlines()[0] if str(error).strip() else "")
     return K2TError(f"a bug in k2t: {type(error).__name__}: {text}", "--debug shows where")
 

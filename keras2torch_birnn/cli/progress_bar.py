@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from threading import RLock, Timer
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras2torch_birnn.progress import Unit, reporting_to
 
@@ -118,25 +118,23 @@ class Bar:
         """Begin a row with a clock of its own: that of a row that was full stands still."""
         if self._progress is None:
             return
-        for row in self._progress.task_ids:
+        before = self._progress.task_ids
+        self._progress.add_task("", total=self._phase.total, **self._describe())
+        self._progress.tasks[-1].start_time = self._phase.began
+        for row in before:
             self._progress.remove_task(row)
-        total = self._phase.total
-        self._progress.add_task("", total=total, what="", percent="", amount="")
-        self._progress.tasks[0].start_time = self._phase.began
 
     def _show(self) -> None:
-        if self._progress is None:
-            return
+        if self._progress is not None:
+            row = self._progress.task_ids[0]
+            self._progress.update(row, completed=self._phase.done, **self._describe())
+
+    def _describe(self) -> dict[str, Any]:
+        """Return the texts of the row."""
         phase = self._phase
         text = f"{self._what}: {phase.name}" if phase.name else self._what
         percent = "" if phase.total is None else f"{min(100, 100 * phase.done // phase.total)} %"
-        self._progress.update(
-            self._progress.tasks[0].id,
-            completed=phase.done,
-            what=_cut(text),
-            percent=percent,
-            amount=phase.amount,
-        )
+        return {"what": _cut(text), "percent": percent, "amount": phase.amount}
 
 
 def _cut(text: str) -> str:

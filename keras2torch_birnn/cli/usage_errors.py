@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+import keras2torch_birnn
 from keras2torch_birnn.cli.console import (
     Output,
     describe_failure,
@@ -41,6 +42,13 @@ class CommandGroup(TyperGroup):
         """Parse the command's own arguments, and run it."""
         with _usage_errors(as_json=ctx.meta[_ASKED]):
             return super().invoke(ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; of what is a function in Python alone, say so."""
+        function = args[0].replace("-", "_")
+        if args[0] not in self.commands and function in keras2torch_birnn.__all__:
+            ctx.fail(f"No such command '{args[0]}'. In Python it is k2t.{function}")
+        return super().resolve_command(ctx, args)
 
 
 @contextmanager

@@ -94,7 +94,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     content = read_plain(path, "write a state_dict with torch.save(port.state_dict(), ...)")
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(t, Tensor) for t in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise InvalidModelFileError(
             "holds no state_dict", "write it with torch.save(port.state_dict(), ...)"
         )

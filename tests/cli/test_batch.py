@@ -71,7 +71,8 @@ def test_processes_give_what_one_process_gives(models: Path, tmp_path: Path) -> 
     assert k2t("convert", models, "--out-dir", one).code == 0
     idle = tmp_path / "idle.py"
     idle.write_text("x = 1\n")
-    given = ("--out-dir", two, "--jobs", "2", "--plugin", idle)
+    # Never more processes than files, however many are asked for.
+    given = ("--out-dir", two, "--jobs", 2**64, "--plugin", idle)
     with forgetting_plugins():
         done = k2t("convert", models, *given)
     notes = done.lines("note")
@@ -119,6 +120,15 @@ def test_an_error_ends_the_work_or_is_counted(models: Path, tmp_path: Path) -> N
     run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going")
     assert run.code == 4  # the worst of 3 and 4
     assert run.out.splitlines()[-1] == "1 skipped, 2 refused, 2 converted"
+
+
+def test_a_refused_model_leaves_no_folder_behind(models: Path, tmp_path: Path) -> None:
+    (models / "deep" / "c.hdf5").write_bytes(b"damaged")
+    out = tmp_path / "new" / "out"
+    assert k2t("convert", models / "deep", "--out-dir", out).code == 3
+    assert not out.parent.exists()
+    assert k2t("convert", models, "--out-dir", out, "--keep-going").code == 3
+    assert sorted(one.name for one in out.iterdir()) == ["a.pt", "b.pt"]
 
 
 def test_a_note_of_several_files_is_printed_once(tmp_path: Path) -> None:

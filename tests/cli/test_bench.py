@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import MASKED, assert_refused, k2t
+from commands import MASKED, assert_refused, contents, k2t
 from warm_process import run_code
 
 from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report
@@ -286,13 +286,32 @@ def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, (1.0,)),))
     with pytest.raises(Exception, match=r"\.png or \.svg is expected"):
-        report.plot(measure.facts(1, 1), [row], tmp_path / "plot.gif")
+        report.check_plot(tmp_path / "plot.gif")
     run = k2t(
         "bench", "--rnn", "gru", "--only", "OpenVINO", "--rounds", "1", "--json-file", tmp_path
     )
     assert_refused(run, 5, tmp_path, "is a folder")
+
+
+@pytest.mark.parametrize(("option", "name"), [("--json-file", "a.json"), ("--plot", "a.svg")])
+def test_a_disk_that_is_full_leaves_what_was_there(
+    option: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, (1.0,)),))
+    monkeypatch.setattr(measure, "measure", lambda *_, **__: row)
+    monkeypatch.setattr(report, "find_disturbance", lambda *_: "")
+    earlier = tmp_path / name
+    earlier.write_text("of yesterday")
+
+    def fill(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keras2torch_birnn.saving.atomic.os.fsync", fill)
+    run = k2t("bench", "--rnn", "gru", option, earlier)
+    assert_refused(run, 5, earlier, "cannot be written (No space left on device)")
+    assert contents(tmp_path) == {name: b"of yesterday"}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,9 @@ ALREADY = (
     "`k2t verify OUT` and `k2t export OUT` take this file"
 )
 
+# Longer than a name can be.
+LONG = "n" * 300
+
 MISTAKES: tuple[tuple[str, int, str], ...] = (
     ("convert", 2, "Missing argument"),
     (
@@ -429,12 +432,30 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
     ),
     ("bench --rnn lstm --batch none", 2, "--batch none: integers of at least 1 are expected"),
     (
+        "bench --rnn lstm --batch 10000000",
+        2,
+        "integers of at least 1 are expected, at most 1000000",
+    ),
+    ("bench --rnn lstm --features 10000000", 2, "less than or equal to 1000000"),
+    (f"convert model.h5 out.pt --out-dir {LONG}", 5, "cannot be written (File name too long)"),
+    (
+        f"inspect model.h5 --plugin {LONG}",
+        3,
+        "cannot be opened (File name too long); check the name",
+    ),
+    (
         "bench --rnn lstm --plot plot.pdf",
         5,
         "plot.pdf: ends in .pdf; the file of --plot ends in .png or .svg",
     ),
     ("bench --rnn lstm --device gpu", 2, "device 'gpu' is unknown; did you mean cuda?"),
     ("bench --rnn lstm --only keras", 2, "did you mean Keras XLA?"),
+    (
+        "explain model.h5",
+        2,
+        "No such command 'explain'. In Python it is k2t.explain; k2t --help lists what is expected",
+    ),
+    ("set-engine loop", 2, "No such command 'set-engine'. In Python it is k2t.set_engine;"),
     ("convrt model.h5 out.pt", 2, "No such command 'convrt'. Did you mean 'convert'?"),
     ("--from model.h5", 2, "No such option: --from"),
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import MASKED, STACK_H5, k2t
+from rich.progress import Progress
 from warm_process import in_terminal
 
 from keras2torch_birnn.cli.progress_bar import Bar
@@ -86,6 +88,23 @@ def test_every_phase_has_a_clock_of_its_own() -> None:
     assert writing.start_time is not None
     assert writing.start_time >= reading.start_time
     bar._progress.stop()
+
+
+def test_no_row_of_a_bar_is_ever_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be drawn as soon as it is there."""
+    added, add_task = list[str](), Progress.add_task
+
+    def note(progress: Progress, *arguments: Any, **fields: Any) -> Any:
+        added.append(fields["what"])
+        return add_task(progress, *arguments, **fields)
+
+    monkeypatch.setattr(Progress, "add_task", note)
+    bar = Bar("converting a.h5")
+    bar._appear()
+    bar.begin("reading", 2, "files")
+    assert bar._progress is not None
+    bar._progress.stop()
+    assert added == ["converting a.h5", "converting a.h5: reading"]
 
 
 def test_convert_and_verify_report_all_phases(tmp_path: Path) -> None:

@@ -1,18 +1,20 @@
 """``examples/predict_many.py`` on two workers, one of which is killed in the middle of a shard.
 
-Skipped where Ray is not installed: it is in the extra ``[ray]``, not in ``[test]``.
+Workers are skipped where Ray is not installed: it is in the extra ``[ray]``, not in ``[test]``.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,10 +26,7 @@ import keras2torch_birnn as k2t
 SCRIPT = Path(__file__).parents[2] / "examples" / "predict_many.py"
 SHARDS, ROWS = 5, 11
 
-pytestmark = [
-    pytest.mark.skipif(find_spec("ray") is None, reason="the extra [ray] is not installed"),
-    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the worker by /proc"),
-]
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="the extra [ray] is not installed")
 
 
 def wait_for_reader(pipe: Path, process: subprocess.Popen[bytes], printed: Path) -> tuple[int, int]:
@@ -48,6 +47,8 @@ def wait_for_reader(pipe: Path, process: subprocess.Popen[bytes], printed: Path)
     raise AssertionError(printed.read_text())
 
 
+@needs_ray
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the worker by /proc")
 def test_a_killed_workers_shard_is_repeated_and_finished_shards_are_kept(tmp_path: Path) -> None:
     model, drawn = k2t.convert(STACK_H5), np.random.default_rng(5)
     k2t.save(model, tmp_path / "model.pt")
@@ -98,6 +99,7 @@ numpy.load = lambda path, *a, **k: os._exit(9) if "deadly" in str(path) else loa
 """
 
 
+@needs_ray
 def test_shards_that_cannot_be_computed_are_named_and_the_others_computed(tmp_path: Path) -> None:
     model, drawn = k2t.convert(TWO_OUTPUTS), np.random.default_rng(5)
     k2t.save(model, tmp_path / "model.pt")
@@ -133,3 +135,37 @@ def test_shards_that_cannot_be_computed_are_named_and_the_others_computed(tmp_pa
     with np.load(outputs / "good.npz") as found, torch.no_grad():
         for at, wanted in enumerate(model(torch.from_numpy(good))):
             np.testing.assert_allclose(found[f"output_{at}"], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("{model}", "none", "outputs"), "none holds no shard (NAME.npy)"),
+        (("{model}", "empty", "outputs"), "empty holds no shard (NAME.npy)"),
+        (("{model}", "{model}", "outputs"), "holds no shard (NAME.npy)"),
+        (("none.pt", "inputs", "outputs"), "none.pt: cannot be opened"),
+        (("inputs/0.npy", "inputs", "outputs"), "0.npy: not a file that k2t wrote"),
+        (("{model}", "inputs", "{model}"), "model.pt is no folder"),
+        (("{model}", "inputs", "outputs", "--workers", "0"), "argument --workers: invalid"),
+        (("{model}", "inputs", "outputs", "--rows", "-1"), "argument --rows: invalid"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line_before_a_worker_starts(
+    arguments: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())  # it needs none
+    monkeypatch.chdir(tmp_path)
+    for folder in ("inputs", "empty"):
+        Path(folder).mkdir()
+    np.save("inputs/0.npy", np.zeros((2, 7, 3), "f4"))
+    k2t.save(k2t.convert(STACK_H5), "model.pt")
+    main = runpy.run_path(str(SCRIPT))["main"]
+    with pytest.raises(SystemExit) as caught:
+        main([one.format(model="model.pt") for one in arguments])
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not Path("outputs").exists()

@@ -17,6 +17,7 @@ from package_source import MODULES, PACKAGE, imported
 from warm_process import run_code
 
 import keras2torch_birnn
+from keras2torch_birnn.cli.commands import COMMANDS
 from keras2torch_birnn.torch_private import mark_constant
 
 ROOT = Path(__file__).parents[2]
@@ -45,11 +46,15 @@ def test_no_command_imports_torch_that_does_not_need_it(tmp_path: Path) -> None:
     calls = [
         *(["--help"], ["--version"], ["convert", "--help"], ["verify", "-h"]),
         *(["plugin"], ["convert"], ["verify"]),
+        *([name, "--help"] for name in COMMANDS),
+        *(["plugin", "new", "--help"], ["explain"], ["convrt"]),
     ]
     without_numpy = len(calls)
     calls += [
         *(["version"], ["layers"], ["layers", "LSMT"], ["bench"]),
         *(["inspect", str(DEMO)], ["inspect", "none.h5"], ["map", "none.h5"]),
+        *(["plugin", "new", "none.h5"], ["verify", "none.pt"], ["layers", "GRU"]),
+        *(["convert", "none.h5", "--out-dir", "new"], ["convert", str(DEMO), "out.pt", "-j", "2"]),
         *(["convert", str(DEMO)], ["convert", "none.h5", "out.pt"]),
         *(["convert", str(DEMO), "out.pt", "--dtype", "int8"], ["convert", str(DEMO), "out.h5"]),
         *(["verify", "none.h5", "empty.pt"], ["verify", str(DEMO), "none.pt"]),

@@ -223,6 +223,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         (None, "there is no such file; write a state_dict"),
         (b"text", "cannot be read as tensors"),
         ([1, 2], "holds no state_dict; write it with torch.save"),
+        ({1: torch.zeros(2)}, "holds no state_dict; write it with torch.save"),
         ({"x": torch.ones(2)}, "does not fit the port: Missing key"),
     ],
 )

@@ -19,12 +19,14 @@ import keras2torch_birnn as birnn
 from keras2torch_birnn import golden as golden_vectors
 from keras2torch_birnn import verification
 from keras2torch_birnn.golden import origin
+from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import rounding
 from keras2torch_birnn.reference.rounding import Measured, share_of, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, normal
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification import verify
+from keras2torch_birnn.verification.given_inputs import given_inputs
 from keras2torch_birnn.verification.live_keras import KerasAnswer
 
 GRU = "tf.keras-2.15.0/bi_gru_after_concat_seq.h5"
@@ -370,6 +372,37 @@ def test_a_file_that_holds_no_arrays_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", other=np.zeros(3))
     run = k2t("verify", *files, "--inputs", tmp_path / "d.npz")
     assert_refused(run, 2, tmp_path / "d.npz", "inputs named other, the model takes ")
+
+
+def encrypt(data: bytearray, central: int) -> None:
+    data[central + 8] |= 1
+
+
+def compress_otherwise(data: bytearray, central: int) -> None:
+    data[central + 10] = 77
+
+
+def break_stream(data: bytearray, central: int) -> None:
+    data[central // 2 : central // 2 + 20] = bytes(range(20))
+
+
+def open_bracket(data: bytearray, central: int) -> None:
+    at = data.find(b"{'descr'")
+    data[at : at + 10] = b"{'descr',("
+
+
+@pytest.mark.parametrize("change", [encrypt, compress_otherwise, break_stream, open_bracket])
+def test_damage_that_a_library_reports_in_its_own_way_is_told_in_one_line(
+    change: Callable[[bytearray, int], None], tmp_path: Path
+) -> None:
+    """By RuntimeError, NotImplementedError, zlib.error and an error of tokenize or ValueError."""
+    file, spec = tmp_path / "data.npz", read_model(FIXTURES / GRU)
+    (np.savez if change is open_bracket else np.savez_compressed)(file, np.arange(700) ** 2)
+    data = bytearray(file.read_bytes())
+    change(data, data.find(b"PK\1\2"))
+    file.write_bytes(data)
+    with pytest.raises(birnn.InvalidModelFileError, match=r"is not an \.npz file"):
+        given_inputs(spec, file)
 
 
 def test_golden_vectors_take_no_other_inputs(tmp_path: Path) -> None:
