@@ -207,6 +207,37 @@ def test_a_mask_that_is_changed_between_calls_is_read_again(mode: Any) -> None:
     torch.testing.assert_close(found.held, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_graph_of_the_caller_can_hold_a_model_with_a_mask(layers: int) -> None:
+    rnn = k2t.BiLSTM(5, 7, num_layers=layers, batch_first=True)
+    x, mask = torch.randn(3, 11, 5), torch.rand(3, 11) < 0.6
+    with torch.no_grad():
+        wanted, _ = rnn(x, mask=mask)
+    with pretended_device() as device, torch.no_grad(), pytest.MonkeyPatch.context() as patching:
+        device.move(rnn)
+        given = device.put(x), device.put(mask)
+        patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        found, _ = rnn(given[0], mask=given[1])
+        assert_ready(device, ())
+    torch.testing.assert_close(found.held, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_stack_in_evaluation_mode_has_gradients(masked: bool) -> None:
+    rnn = k2t.BiGRU(5, 7, num_layers=2, batch_first=True).eval()
+    x, hx = torch.randn(3, 11, 5), torch.randn(4, 3, 7)
+    mask = torch.rand(3, 11) < 0.6 if masked else None
+    rnn(x, hx, mask=mask)[0].sin().sum().backward()
+    wanted = [p.grad for p in rnn.parameters()]
+    rnn.zero_grad()
+    with pretended_device() as device:
+        device.move(rnn)
+        given = None if mask is None else device.put(mask)
+        rnn(device.put(x), device.put(hx), mask=given)[0].sin().sum().backward()
+    found = [p.grad.held for p in rnn.parameters()]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
 # ---- the device itself ---------------------------------------------------------------------------
 
 
