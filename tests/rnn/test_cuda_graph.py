@@ -256,6 +256,34 @@ def test_steps_are_padded_by_half_at_most(steps: int, padded: int) -> None:
     assert padded <= 1.5 * steps
 
 
+def test_graphs_share_the_memory_of_one_that_is_alive_and_a_stream_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torch refuses the memory of graphs that are gone, and frees what ran outside of graphs."""
+    streams = []
+
+    def compute() -> list[Tensor]:
+        streams.append(device.stream)
+        return [torch.ones(3)]
+
+    def capture() -> tuple[graphs.Play, object]:
+        play, _ = graphs.capture(compute, torch.device("cpu"))
+        return play, device.graphs.pop().memory  # from now on play alone keeps the graph
+
+    with fake_graphs(monkeypatch) as device:
+        (first, memory), (second, same) = capture(), capture()
+        assert same is memory
+        del first
+        third, same = capture()
+        assert same is memory
+        del second, third
+        _, other = capture()
+        assert other is not memory
+        outside = {device.stream, *streams[::2]}
+    (of_graphs,) = {*streams[1::2]}
+    assert of_graphs not in outside
+
+
 def test_another_precision_of_products_is_another_recording(
     recordings: list[FakeGraph],
 ) -> None:
@@ -458,7 +486,7 @@ def test_a_gpu_plays_what_it_computes_step_by_step(
     rnn = layer_of(cell, num_layers=2, merge_mode=["sum", "mul"]).cuda().to(dtype)
     seen = []
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "a? ?recurrent layer")
         for number in range(4):
             x = torch.randn(B, T, F, dtype=dtype, device="cuda")
             mask = torch.rand(B, T, device="cuda") < 0.7 if number % 2 else None
