@@ -549,6 +549,10 @@ def test_fewer_launches_are_taken_where_they_are_right_and_faster(
     assert persistent_ones[-1].cell.form == "fused"
     assert choose(H + 1, activation="softmax") == (each, 1)
     with monkeypatch.context() as patching:
+        patching.setattr(triton_step, "MOST_WEIGHTS", 4 * (H + 1) ** 2)
+        assert choose(H + 1) == (each, 1)
+        assert choose(H) == (once, 2)
+    with monkeypatch.context() as patching:
         patching.setattr(triton_step, "triton_version", lambda: "3.4.0")
         assert choose() == (each, 1)
     with torch.no_grad():  # a graph will choose
@@ -827,7 +831,8 @@ def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPa
         assert reason(layer) == "what is compiled or exported must be torch's"
     with monkeypatch.context() as patching:
         patching.setattr(triton_step, "triton_version", lambda: "")
-        assert reason(layer) == "Triton is not installed"
+        patching.setattr(triton_step, "find_triton", lambda: ("", "no Triton: it is broken"))
+        assert reason(layer) == "no Triton: it is broken"
     with monkeypatch.context() as patching:
         patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         unchecked = "a graph is being recorded, and the kernels were not checked before"
@@ -837,6 +842,27 @@ def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPa
         assert reason(layer) == ""
         patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert reason(layer) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (None, "Triton is not installed"),
+        ("", "no Triton: AttributeError: module 'triton' has no attribute '__version__'"),
+        ("import triton_lib", "no Triton: ModuleNotFoundError: No module named 'triton_lib'"),
+        ("raise OSError('libcuda.so.1: no file')", "no Triton: OSError: libcuda.so.1: no file"),
+    ],
+)
+def test_a_triton_that_cannot_be_used_is_named(
+    source: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if source is None:
+        monkeypatch.setitem(sys.modules, "triton", None)
+    else:
+        (tmp_path / "triton.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "triton", raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+    assert triton_step.find_triton.__wrapped__() == ("", reason)
 
 
 @pytest.mark.usefixtures("as_on_gpu")
