@@ -49,8 +49,8 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.rnn.engines import select
 from keras2torch_birnn.rnn.diagnosis import describe_torch
+from keras2torch_birnn.rnn.engines import select
 from keras2torch_birnn.rnn.gpu.timing import MEASURED
 
 # Name -> what ``by_torch.prepare`` runs: engines, and torch's own layers.

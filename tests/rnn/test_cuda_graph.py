@@ -33,8 +33,11 @@ from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.gpu import graphs
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 
-# An engine of GPUs, tried without one.
-pytestmark = pytest.mark.thorough
+# An engine of GPUs, tried without one. On one, Triton 3.9 warns of its next version.
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
+]
 
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {

@@ -404,7 +404,10 @@ def test_every_activation_and_its_gradient_is_torchs(value: Any) -> None:
     d_y = torch.linspace(0.5, 2.0, x.numel(), dtype=x.dtype, device=DEVICE).view_as(x)
     if cell.needs_whole_rows:
         x = x / 9.0
-    for dtype, allowed in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
+    # A GPU rounds exponents, quotients and roots of float32 by up to two units in the last place,
+    # and some of these functions are small differences of larger numbers.
+    rounded = 2e-6 if DEVICE.type == "cpu" else 3e-5
+    for dtype, allowed in ((torch.float64, 1e-12), (torch.float32, rounded)):
         given = x.to(dtype)
         exact = given.double().requires_grad_()
         wanted = function(exact)
@@ -425,7 +428,7 @@ def test_small_results_keep_their_digits(name: str, at: float) -> None:
     cell = to_step_cell(Cell("SimpleRNN", FUNCTIONS[name], FUNCTIONS["linear"]))
     assert cell is not None
     y, _ = apply(x, torch.ones_like(x), cell.activation)
-    torch.testing.assert_close(y.double(), FUNCTIONS[name](x.double()), rtol=1e-6, atol=0)
+    torch.testing.assert_close(y.double(), FUNCTIONS[name](x.double()), rtol=2e-6, atol=0)
 
 
 def test_the_kernels_have_all_activations_but_two() -> None:

@@ -83,7 +83,7 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     hx = begin if layer.cell.kind == "LSTM" else begin[0]
     weights = [p for one in layers for p in one.present_parameters()]
     has_biases = layer.parameters[2] is not None
-    # cuDNN differentiates what it ran in training alone; without dropout (0.0) nothing else differs.
+    # cuDNN differentiates what ran in training alone; without dropout (0.0) nothing else differs.
     train = layer.training or (x.is_cuda and any(needs_gradient(one, call) for one in layers))
     fixed = (weights, has_biases, len(layers), 0.0, train, directions == 2)
     if packed is None:
