@@ -20,7 +20,8 @@ from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import CELLS, LAYERS, OPS
 from keras2torch_birnn.spec import Array
 
-# Files that together have every class, and what makes numbers on the device (resizing).
+# Files that together have every class, what makes numbers on the device (resizing), and one mask
+# behind layers that join what has it (reader, residual).
 ONE_PER_CLASS = """
     keras-2.2.4/around_bilinear_corners.h5
     tf.keras-2.15.0/around_resized_area.h5
@@ -41,6 +42,7 @@ ONE_PER_CLASS = """
     keras-3.15.1/adaptive3.h5
     keras-3.15.1/around_depthwise2_first.keras
     keras-3.15.1/around_mask_rmsnorm.keras
+    keras-3.15.1/arch_residual.weights.h5
     keras-3.15.1/arch_seq2seq_attention.weights.h5
     keras-3.15.1/augmented.keras
     keras-3.15.1/augmented_old_file.h5
@@ -58,6 +60,7 @@ ONE_PER_CLASS = """
     keras-3.15.1/stft_angle.keras
     tf-2.2.3/ops_node_values.h5
     tf.keras-2.15.0/activation_layers.keras
+    tf.keras-2.15.0/arch_reader.h5
     tf.keras-2.15.0/around_count.h5
     tf.keras-2.15.0/around_discretization.keras
     tf.keras-2.15.0/around_groupnorm2.h5
