@@ -287,6 +287,21 @@ def test_graphs_share_the_memory_of_one_that_is_alive_and_a_stream_of_their_own(
     assert of_graphs not in outside
 
 
+def test_a_replay_waits_for_the_results_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def note(kind: Any, name: str) -> None:
+        monkeypatch.setattr(kind, name, lambda *_: done.append(name))
+
+    with fake_graphs(monkeypatch) as device:
+        play, _ = graphs.capture(lambda: [torch.ones(3)], torch.device("cpu"))
+        note(type(device.stream), "wait_event")
+        note(FakeGraph, "replay")
+        note(type(graphs._place(torch.device("cpu")).turn), "record")
+        play(lambda: done.append("copy") or [])
+    assert done == ["wait_event", "replay", "copy", "record"]
+
+
 def test_another_precision_of_products_is_another_recording(
     recordings: list[FakeGraph],
 ) -> None:
