@@ -365,6 +365,14 @@ def test_a_device_that_cannot_hold_a_model_is_no_difference(
         outputs(model, [np.zeros((2, 3), np.float32)], "cpu", strict=True)
 
 
+def test_what_is_no_name_of_a_device_is_refused(tmp_path: Path) -> None:
+    out = converted(STACK, tmp_path)
+    wrong: Any
+    for wrong in (None, 3):
+        with pytest.raises(k2t.UsageError, match=f"device '{wrong}' is unknown; use cpu or cuda"):
+            k2t.load(out, wrong)
+
+
 def test_devices_are_asked_once_each() -> None:
     assert expand_devices(["cpu", "cpu", "all"])[0] == "cpu"
     assert expand_devices(["cpu", "cpu"]) == ("cpu",)
