@@ -291,5 +291,5 @@ def _place(device: torch.device) -> _Place:
     """Return the device's streams, of a priority with which torch gives out no others."""
     cuda: Any = torch.cuda
     with cuda.device(device):
-        streams = (cuda.Stream(priority=-1) for _ in range(2))
-        return _Place(*streams, cuda.Event(), weakref.WeakSet())
+        first, side = cuda.Stream(priority=-1), cuda.Stream(priority=-1)
+        return _Place(first, side, cuda.Event(), weakref.WeakSet())
