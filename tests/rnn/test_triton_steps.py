@@ -552,7 +552,7 @@ def test_fewer_launches_are_taken_where_they_are_right_and_faster(
     assert persistent_ones[-1].cell.form == "fused"
     assert choose(H + 1, activation="softmax") == (each, 1)
     with monkeypatch.context() as patching:
-        patching.setattr(triton_step, "MOST_WEIGHTS", 4 * (H + 1) ** 2)
+        patching.setattr(triton_step, "COUNTED_BY_32_BITS", 4 * (H + 1) ** 2)
         assert choose(H + 1) == (each, 1)
         assert choose(H) == (once, 2)
     with monkeypatch.context() as patching:

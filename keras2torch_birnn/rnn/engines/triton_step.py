@@ -38,7 +38,7 @@ WIDEST_WHOLE_ROWS = 2048
 # Of wider layers one program would read too many weights at every step.
 WIDEST_PERSISTENT = 256
 # Kernels that multiply find their place among the weights by numbers of 32 bits.
-MOST_WEIGHTS = 2**31
+COUNTED_BY_32_BITS = 2**31
 # Older versions have no products of fewer than 16 rows.
 FEWER_LAUNCHES_SINCE = (3, 5)
 LAUNCHES: Mapping[Form, str] = {
@@ -145,7 +145,7 @@ def _find_cells(layer: RnnLayer, call: RnnCall) -> list[StepCell]:
     fewer = cell._replace(form="persistent" if narrow else "fused")
     # Not fused: softmax, of which a program would multiply for all units of a row, and weights of
     # more numbers than 32 bits count.
-    fits = layer.get_weight_hh().numel() < MOST_WEIGHTS and not cell.needs_whole_rows
+    fits = layer.get_weight_hh().numel() < COUNTED_BY_32_BITS and not cell.needs_whole_rows
     right = known and (narrow or fits)
     return [cell, fewer] if right and not _why_not_trusted(fewer, layer, call) else [cell]
 
