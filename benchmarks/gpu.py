@@ -29,7 +29,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.rnn.diagnosis import describe_torch
 from keras2torch_birnn.rnn.engines import select
-from keras2torch_birnn.rnn.engines.triton_step import triton_version
 from keras2torch_birnn.rnn.gpu.timing import MEASURED
 
 # Name -> what ``by_torch.prepare`` runs: engines, and torch's own layers.
@@ -65,7 +65,8 @@ LONGEST, LONGEST_TESTS = 1800, 7200
 ALONE = 20
 STEP_TESTS = "tests/rnn/test_triton_steps.py"
 # A warning that torch or Triton gives once on a device is no failure; it is in what was said.
-PYTEST = (sys.executable, "-m", "pytest", "-q", "-W", "default")
+# One worker: where a test ends its process, that test has failed, and the others run in the next.
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-W", "default", "-n", "1")
 # Cells that cuDNN lacks.
 LACKING = ("lstm-hard", "gru-before-hard")
 MODELS = (
@@ -103,18 +104,14 @@ TINY = Sizes(((2, 3, 5, 7),), ("lstm", "lstm-hard"), (2,), 3, 1, ("tests/rnn/tes
 
 def facts(device: str) -> dict[str, Any]:
     """Return versions and the names of the devices."""
-    found: dict[str, Any] = {
+    return {
         "python": platform.python_version(),
         "k2t": k2t.__version__,
         "torch": torch.__version__,
-        "triton": triton_version(),
         "device": device,
         "processor": processor(),
+        **describe_torch(),
     }
-    if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
-        found["cuda"], found["cudnn"] = torch.version.cuda, torch.backends.cudnn.version()
-    return found
 
 
 def run_tests(paths: Sequence[str]) -> dict[str, Any]:
@@ -126,12 +123,14 @@ def run_tests(paths: Sequence[str]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             report = Path(folder) / "junit.xml"
             done = run_process([*PYTEST, path, *options, f"--junitxml={report}"], LONGEST_TESTS)
-            said = done.stdout.strip() or done.stderr.strip() or f"exit code {done.returncode}"
-            failed = _failures(report) if report.exists() else {}
+            code = f"exit code {done.returncode}"
+            said = "\n".join(filter(None, (done.stderr.strip(), done.stdout.strip()))) or code
+            wrote = report.exists()
+            failed = _failures(report) if wrote else {}
         alone = [name for name in [*failed][:ALONE] if run_process([*PYTEST, name]).returncode == 0]
         results[path] = {
             "ok": done.returncode == 0,
-            "summary": said.splitlines()[-1],
+            "summary": said.splitlines()[-1] if wrote else f"{code}: {said.splitlines()[-1]}",
             "failed": failed,
             "passed_alone": alone,
             "said": said[-4000:],
@@ -145,10 +144,11 @@ def run_process(
     """Run a process, and end it where it does not end by itself."""
     try:
         return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=longest, check=False
+            command, cwd=ROOT, capture_output=True, errors="replace", timeout=longest, check=False
         )
     except subprocess.TimeoutExpired as ended:  # what it wrote is in bytes here
-        out, error = ((said or b"").decode() for said in (ended.stdout, ended.stderr))
+        both = (ended.stdout or b"", ended.stderr or b"")
+        out, error = (said.decode(errors="replace") for said in both)
         return subprocess.CompletedProcess(command, -9, out, f"{error}\nnot done in {longest} s")
 
 
@@ -395,14 +395,23 @@ def in_processes(work: Mapping[str, Any], device: str) -> Iterator[dict[str, Any
         command = [sys.executable, "-m", "benchmarks", "gpu", "--device", device]
         command += ["--work", json.dumps(work), "--start", str(count)]
         done = run_process(command)
-        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        if done.returncode:  # it ended without a word of its own
+        rows = rows_in(done.stdout)
+        if done.returncode or not (rows or count):  # it ended without a word of its own
             rows.append({"failed": f"exit code {done.returncode}: {done.stderr[-4000:]}"})
         yield from rows
         count += len(rows)
         failed = bool(rows) and "failed" in rows[-1]
         if not failed or work["part"] == "parity" or count >= 2 * len(RUNS):
             return
+
+
+def rows_in(said: str) -> list[dict[str, Any]]:
+    """Return the rows that a process printed, among whatever its libraries print."""
+    rows = []
+    for line in said.splitlines():
+        with suppress(ValueError):  # a line that was cut off, or another's
+            rows += [row] if isinstance(row := json.loads(line), dict) else []
+    return rows
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -490,6 +499,7 @@ def main(arguments: Sequence[str]) -> None:
     found: dict[str, Any] = {"facts": facts(args.device), "tests": run_tests(sizes.tests)}
     found["rows"] = []
     args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for work in works(sizes, paths):
         head = {key: work[key] for key in ("part", "case")}
         for row in compute(work, args.device):

@@ -23,7 +23,10 @@ def doctor(output: Output) -> None:
     from keras2torch_birnn.rnn.diagnosis import choose_engines, describe_kernel, describe_torch
     from keras2torch_birnn.verification import find_accelerators
 
-    devices = ("cpu", *find_accelerators())
+    try:
+        devices = ("cpu", *find_accelerators())
+    except Exception:  # a driver may raise anything: what is on that device says how it fails
+        devices = ("cpu", "cuda")
     kernel, found, engines = describe_kernel(), describe_torch(), choose_engines(devices)
     versions = {**describe_versions(), "platform": platform.platform()}
     if output.as_json:

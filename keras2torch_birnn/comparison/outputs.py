@@ -11,11 +11,12 @@ from torch import nn
 
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
 from keras2torch_birnn.running import run
 from keras2torch_birnn.spec import Array
+from keras2torch_birnn.torch_import import lacks_memory
 
 # A larger share than UNJUDGEABLE: a baseline in half precision is never more exact than this.
 UNJUDGEABLE_HALF = 0.1
@@ -58,11 +59,25 @@ def compare(
 def outputs(
     model: nn.Module, inputs: Sequence[Array], device: str, *, strict: bool
 ) -> tuple[Array, ...] | str:
-    """Compute the model's outputs, or return why that failed. ``strict``: without TF32."""
+    """Compute the model's outputs, or return why that failed. ``strict``: without TF32.
+
+    Raises:
+        UsageError: the device does not take the model, or has too little memory.
+    """
     tensors = tuple(torch.from_numpy(np.asarray(x)) for x in inputs)
+    try:
+        moved = model.to(device)
+    except FAILURES as failure:  # such as MPS, which has no float64
+        reason = _first_line(failure)
+        raise UsageError(f"device {device}: it does not take the model ({reason})") from None
     with float32_precision("ieee") if strict else nullcontext():
         try:
-            return tuple(y.numpy() for y in run(model.to(device), tensors))
+            return tuple(y.numpy() for y in run(moved, tensors))
         except FAILURES as failure:
-            text = f"{type(failure).__name__}: {failure}".strip().splitlines()[0]
-            return printable(text)
+            if isinstance(failure, torch.OutOfMemoryError) or lacks_memory(failure):
+                raise UsageError(f"device {device}: it has too little memory") from None
+            return _first_line(failure)
+
+
+def _first_line(failure: Exception) -> str:
+    return printable(f"{type(failure).__name__}: {failure}".strip().splitlines()[0])

@@ -143,10 +143,11 @@ def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Te
 
     A tensor without mask is valid everywhere (``Concatenate.compute_mask``, Keras 2.2.4 to 3.15).
     """
-    first, sizes = mask[0], tensors[0].shape[:-1]
-    of_steps = axis in (-1, len(sizes)) and all(m is first for m in mask)
-    if of_steps and first is not None and first.shape == sizes:
-        return first.bool()  # layers after it know this mask
+    known, sizes = _distinct(mask), tensors[0].shape[:-1]
+    of_steps = axis in (-1, len(sizes)) and all(m.shape == sizes for m in known)
+    if of_steps and (rule == "all" or all(m is not None for m in mask)):
+        combine = torch.logical_and if rule == "all" else torch.logical_or
+        return reduce(combine, known).bool()  # where there is one, layers after it know it
     parts = []
     for x, m in zip(tensors, mask, strict=True):
         if m is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -70,6 +70,8 @@ _TARGETS: Mapping[str, Target] = {
 }
 # The value is the argument's own, in another kind
 _VALUES = ("Cast", "ConvertToTensor", "Identity")
+# ... of two arguments that are one: the masks of what was added to its own input
+_OF_EQUAL = ("LogicalAnd", "LogicalOr")
 _MEASURES = {"Rank": "dim", "Size": "numel"}
 _OF_SIZES: Mapping[str, Callable[..., Any]] = {
     **{name: _TARGETS[name].function for name in ("Add", "Subtract", "Multiply", "FloorDivide")},
@@ -204,6 +206,11 @@ class ModelDtype(GraphConstant):
         return str(self.values.dtype)
 
 
+def _are_one_node(arguments: Sequence[Any]) -> bool:
+    first, second = arguments
+    return first is second and isinstance(first, fx.Node)
+
+
 class OperationNodes:
     """Writes operations into the fx graph of a model, whose constants become parts of ``root``.
 
@@ -228,7 +235,7 @@ class OperationNodes:
         gives = kinds["gives"]
         if gives == ("size",):
             return self._sizes(layer, bare, arguments, name, used)
-        if bare in _VALUES:
+        if bare in _VALUES or (bare in _OF_EQUAL and _are_one_node(arguments)):
             return (arguments[0] if arguments[0] is not args[0] else None), arguments[0]
         if bare == "IdentityN":
             return None, arguments[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,24 +60,31 @@ def describe_torch() -> dict[str, Any]:
     """Return what torch was built for and finds."""
     versions: Any = torch.version
     cudnn: Any = torch.backends.cudnn
+    count = _ask(torch.cuda.device_count)
     return {
         "threads": torch.get_num_threads(),
         "cuda": versions.cuda,
         "hip": versions.hip,
-        "cudnn": cudnn.version(),
+        "cudnn": _ask(cudnn.version),
         "triton": triton_version(),
-        "gpus": [_describe_gpu(number) for number in range(torch.cuda.device_count())],
+        "gpus": [_ask(_describe_gpu, number) for number in range(count)]
+        if isinstance(count, int)
+        else [count],
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
     }
 
 
-def _describe_gpu(number: int) -> str:
-    """Return the name and architecture of a GPU, or why it cannot be used."""
+def _ask(question: Callable[..., Any], *of: Any) -> Any:
+    """Return what a library answers, or how it fails."""
     try:
-        major, minor = torch.cuda.get_device_capability(number)
-        return f"{torch.cuda.get_device_name(number)} (sm_{major}{minor})"
+        return question(*of)
     except Exception as failure:  # a driver may raise anything, and the report is about it
         return describe(failure)
+
+
+def _describe_gpu(number: int) -> str:
+    major, minor = torch.cuda.get_device_capability(number)
+    return f"{torch.cuda.get_device_name(number)} (sm_{major}{minor})"
 
 
 def choose_engines(devices: Sequence[str]) -> list[ChosenEngine]:
@@ -114,6 +121,6 @@ def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
         for row in ENGINES:
             if row.name != engine:
                 other = engine_of(row.name)
-                reason = other.why_not(layer, call) or other.why_skip(layer, call)
-                others[row.name] = reason or f"{engine} was chosen"
+                asked = _ask(other.why_not, layer, call) or other.why_skip(layer, call)
+                others[row.name] = asked or f"{engine} was chosen"
     return ChosenEngine(device, cell, training, engine, why, others)

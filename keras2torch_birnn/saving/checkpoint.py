@@ -261,11 +261,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """
     try:
         found = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         from keras2torch_birnn.suggestions import did_you_mean
 
         advice = did_you_mean(device, ("cpu", "cuda", "xpu", "mps")) or "use cpu or cuda"
-        raise UsageError(f"device {printable(device)!r} is unknown", advice) from None
+        raise UsageError(f"device {printable(str(device))!r} is unknown", advice) from None
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "device cuda: this machine has no CUDA device that torch can use",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -67,3 +68,57 @@ def test_a_device_that_fails_is_a_line_of_the_report(monkeypatch: pytest.MonkeyP
     assert len(failed) == 2 * len(diagnosis._CELLS)
     assert {row["engine"] for row in failed} == {"none"}
     assert all("Error: " in row["reason"] for row in failed)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (torch.backends.cudnn, "version"),
+        (torch.cuda, "device_count"),
+        (torch.accelerator, "is_available"),
+    ],
+)
+def test_a_library_that_fails_is_a_line_of_the_report(
+    owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("version incompatibility")
+
+    monkeypatch.setattr(owner, name, fail)
+    done = k2t("doctor", "--json")
+    assert done.code == 0, done.err
+    data = json.loads(done.out)
+    said = "RuntimeError: version incompatibility"
+    found = {"version": data["torch"]["cudnn"], "device_count": data["torch"]["gpus"]}
+    assert found.get(name, said) in (said, [said])
+    assert {row["device"] for row in data["engines"]} == (
+        {"cpu", "cuda"} if name == "is_available" else {"cpu", *verification.find_accelerators()}
+    )
+    assert k2t("doctor").code == 0
+
+
+def test_the_report_has_the_same_keys_everywhere() -> None:
+    data = json.loads(k2t("doctor", "--json").out)
+    parts = {
+        "": "schema ok exit version folder packages platform torch kernel engines",
+        "torch": "threads cuda hip cudnn triton gpus variables",
+        "kernel": "file missing instruction_sets",
+    }
+    for part, keys in parts.items():
+        assert set(data[part] if part else data) == set(keys.split())
+    for row in data["engines"]:
+        assert set(row) == {"device", "cell", "training", "engine", "reason", "others"}
+
+
+@pytest.mark.parametrize("variable", ["GPU_KERNELS", "REQUESTED"])
+def test_a_variable_of_no_meaning_is_a_line_of_the_report(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, variable, "never")
+    done = k2t("doctor", "--json")
+    assert done.code == 0, done.err
+    for row in json.loads(done.out)["engines"]:
+        # a call on the CPU asks no engine for GPUs
+        used = variable == "REQUESTED" or row["device"] != "cpu"
+        assert (row["engine"] == "none") == used
+        assert "=never: " in (row["reason"] if used else row["others"]["graph"])

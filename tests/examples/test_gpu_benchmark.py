@@ -123,7 +123,39 @@ def test_a_process_that_never_ends_is_ended_and_what_it_wrote_is_kept(
     assert len(rows) == 2 * len(gpu.RUNS)
     (tests,) = gpu.run_tests(["tests/none.py"]).values()
     said = f"not done in {gpu.LONGEST_TESTS} s"
-    assert tests == {**outcome_of({}, said), "said": said}
+    assert tests == {**outcome_of({}, f"exit code -9: {said}"), "said": said}
+
+
+def test_a_process_that_prints_other_things_or_nothing_is_in_the_results(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = '{"contender": "k2t"}\n'
+    said = [(f"{{no\n[1]\n{row}{row[:9]}", 0), ("", 0), ("\n", 0)]
+
+    def run(command: Any, **_: Any) -> Any:
+        out, code = said.pop(0)
+        return subprocess.CompletedProcess(command, code, out, "a last word")
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    work = {"part": "layers", "case": "lstm"}
+    assert [*gpu.in_processes(work, "cuda")] == [{"contender": "k2t"}]
+    # nothing at first, and nothing left to do in the next process
+    assert [*gpu.in_processes(work, "cuda")] == [{"failed": "exit code 0: a last word"}]
+
+
+def test_what_is_no_text_is_kept() -> None:
+    command = [gpu.sys.executable, "-c", "import sys; sys.stdout.buffer.write(b'a\\xff')"]
+    assert gpu.run_process(command).stdout == "a\ufffd"
+
+
+def test_a_test_that_ends_its_process_is_named_and_others_run(tmp_path: Path) -> None:
+    page, report = tmp_path / "test_page.py", tmp_path / "junit.xml"
+    page.write_text("import os\ndef test_bad(): os.abort()\ndef test_good(): pass\n")
+    options = ["-c", "/dev/null", f"--junitxml={report}"]
+    done = gpu.run_process([*gpu.PYTEST, str(page), *options])
+    assert "1 failed, 1 passed" in done.stdout
+    (name,) = gpu._failures(report)
+    assert name.endswith("test_page.py::test_bad")
 
 
 def test_tests_that_failed_are_run_again_alone(monkeypatch: pytest.MonkeyPatch) -> None:

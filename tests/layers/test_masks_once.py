@@ -87,6 +87,8 @@ def test_a_concatenation_of_features_hands_a_mask_that_all_share_on(axis: int, r
     tensors = [torch.from_numpy(values(B, T, width)) for width in (3, 5)]
     assert concatenated_mask(tensors, [mask, mask], axis, rule) is mask
     torch.testing.assert_close(concatenated_mask(tensors, [mask, mask.clone()], axis, rule), mask)
+    if rule == "all":
+        assert concatenated_mask(tensors, [None, mask], axis, rule) is mask
     for others in ([mask, ~mask], [mask, None], [None, mask]):
         spread = [
             torch.ones_like(x, dtype=torch.bool) if m is None else m[..., None].expand_as(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import CELLS, LAYERS, OPS
 from keras2torch_birnn.spec import Array
 
-# Files that together have every class, and what makes numbers on the device (resizing).
+# Files that together have every class, what makes numbers on the device (resizing), and one mask
+# behind layers that join what has it (reader, residual).
 ONE_PER_CLASS = """
     keras-2.2.4/around_bilinear_corners.h5
     tf.keras-2.15.0/around_resized_area.h5
@@ -41,6 +43,7 @@ ONE_PER_CLASS = """
     keras-3.15.1/adaptive3.h5
     keras-3.15.1/around_depthwise2_first.keras
     keras-3.15.1/around_mask_rmsnorm.keras
+    keras-3.15.1/arch_residual.weights.h5
     keras-3.15.1/arch_seq2seq_attention.weights.h5
     keras-3.15.1/augmented.keras
     keras-3.15.1/augmented_old_file.h5
@@ -58,6 +61,7 @@ ONE_PER_CLASS = """
     keras-3.15.1/stft_angle.keras
     tf-2.2.3/ops_node_values.h5
     tf.keras-2.15.0/activation_layers.keras
+    tf.keras-2.15.0/arch_reader.h5
     tf.keras-2.15.0/around_count.h5
     tf.keras-2.15.0/around_discretization.keras
     tf.keras-2.15.0/around_groupnorm2.h5
@@ -88,6 +92,10 @@ ONE_PER_CLASS = """
     tf_keras-2.21.0/ops_tf_more.keras
     tf_keras-2.21.0/ops_tf_sizes.keras
 """.split()
+# ... or all there are, in some minutes.
+FORWARD = [*ENTRIES] if "K2T_ALL_FIXTURES" in os.environ else ONE_PER_CLASS
+# Has a mask that is joined with a join of it: a mask of its own, with the same lengths.
+TWO_MASKS_ALIKE = "graph_nested_twice"
 # Gradients of cells, masks and merges that have an engine of their own; all others: thorough.
 GRADIENTS = ("mask", "cell", "merge", "conv_lstm")
 
@@ -127,7 +135,7 @@ def assert_ready(device: PretendedDevice, lengths: Collection[Any]) -> None:
 
 
 @pytest.mark.every(4)
-@pytest.mark.parametrize("file", ONE_PER_CLASS)
+@pytest.mark.parametrize("file", FORWARD)
 def test_a_model_computes_on_the_device_what_keras_gave(
     file: str, lengths: set[tuple[int, ...]]
 ) -> None:
@@ -141,7 +149,7 @@ def test_a_model_computes_on_the_device_what_keras_gave(
             device.reads.clear()
             lengths.clear()
             found = numbers(model(*given))
-            assert_ready(device, lengths)
+            assert_ready(device, [*lengths, *[file] * (TWO_MASKS_ALIKE in file)])
             for a, b in zip(found, wanted, strict=True):
                 np.testing.assert_allclose(a.numpy(), b, atol=atol, rtol=1e-4)
 
@@ -205,6 +213,37 @@ def test_a_mask_that_is_changed_between_calls_is_read_again(mode: Any) -> None:
         given.logical_not_()
         found, _ = rnn(device.put(x), mask=given)
     torch.testing.assert_close(found.held, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_graph_of_the_caller_can_hold_a_model_with_a_mask(layers: int) -> None:
+    rnn = k2t.BiLSTM(5, 7, num_layers=layers, batch_first=True)
+    x, mask = torch.randn(3, 11, 5), torch.rand(3, 11) < 0.6
+    with torch.no_grad():
+        wanted, _ = rnn(x, mask=mask)
+    with pretended_device() as device, torch.no_grad(), pytest.MonkeyPatch.context() as patching:
+        device.move(rnn)
+        given = device.put(x), device.put(mask)
+        patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        found, _ = rnn(given[0], mask=given[1])
+        assert_ready(device, ())
+    torch.testing.assert_close(found.held, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_stack_in_evaluation_mode_has_gradients(masked: bool) -> None:
+    rnn = k2t.BiGRU(5, 7, num_layers=2, batch_first=True).eval()
+    x, hx = torch.randn(3, 11, 5), torch.randn(4, 3, 7)
+    mask = torch.rand(3, 11) < 0.6 if masked else None
+    rnn(x, hx, mask=mask)[0].sin().sum().backward()
+    wanted = [p.grad for p in rnn.parameters()]
+    rnn.zero_grad()
+    with pretended_device() as device:
+        device.move(rnn)
+        given = None if mask is None else device.put(mask)
+        rnn(device.put(x), device.put(hx), mask=given)[0].sin().sum().backward()
+    found = [p.grad.held for p in rnn.parameters()]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
 # ---- the device itself ---------------------------------------------------------------------------

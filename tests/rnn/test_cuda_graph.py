@@ -33,8 +33,11 @@ from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.gpu import graphs
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 
-# An engine of GPUs, tried without one.
-pytestmark = pytest.mark.thorough
+# An engine of GPUs, tried without one. On one, Triton 3.9 warns of its next version.
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
+]
 
 F, H, T, B = 5, 7, 11, 3
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -256,6 +259,49 @@ def test_steps_are_padded_by_half_at_most(steps: int, padded: int) -> None:
     assert padded <= 1.5 * steps
 
 
+def test_graphs_share_the_memory_of_one_that_is_alive_and_a_stream_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Torch refuses the memory of graphs that are gone, and frees what ran outside of graphs."""
+    streams = []
+
+    def compute() -> list[Tensor]:
+        streams.append(device.stream)
+        return [torch.ones(3)]
+
+    def capture() -> tuple[graphs.Play, object]:
+        play, _ = graphs.capture(compute, torch.device("cpu"))
+        return play, device.graphs.pop().memory  # from now on play alone keeps the graph
+
+    with fake_graphs(monkeypatch) as device:
+        (first, memory), (second, same) = capture(), capture()
+        assert same is memory
+        del first
+        third, same = capture()
+        assert same is memory
+        del second, third
+        _, other = capture()
+        assert other is not memory
+        outside = {device.stream, *streams[::2]}
+    (of_graphs,) = {*streams[1::2]}
+    assert of_graphs not in outside
+
+
+def test_a_replay_waits_for_the_results_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def note(kind: Any, name: str) -> None:
+        monkeypatch.setattr(kind, name, lambda *_: done.append(name))
+
+    with fake_graphs(monkeypatch) as device:
+        play, _ = graphs.capture(lambda: [torch.ones(3)], torch.device("cpu"))
+        note(type(device.stream), "wait_event")
+        note(FakeGraph, "replay")
+        note(type(graphs._place(torch.device("cpu")).turn), "record")
+        play(lambda: done.append("copy") or [])
+    assert done == ["wait_event", "replay", "copy", "record"]
+
+
 def test_another_precision_of_products_is_another_recording(
     recordings: list[FakeGraph],
 ) -> None:
@@ -458,7 +504,7 @@ def test_a_gpu_plays_what_it_computes_step_by_step(
     rnn = layer_of(cell, num_layers=2, merge_mode=["sum", "mul"]).cuda().to(dtype)
     seen = []
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "a? ?recurrent layer")
         for number in range(4):
             x = torch.randn(B, T, F, dtype=dtype, device="cuda")
             mask = torch.rand(B, T, device="cuda") < 0.7 if number % 2 else None

@@ -417,7 +417,10 @@ def test_every_activation_and_its_gradient_is_torchs(value: Any) -> None:
     d_y = torch.linspace(0.5, 2.0, x.numel(), dtype=x.dtype, device=DEVICE).view_as(x)
     if cell.needs_whole_rows:
         x = x / 9.0
-    for dtype, allowed in ((torch.float64, 1e-12), (torch.float32, 2e-6)):
+    # A GPU rounds exponents, quotients and roots of float32 by up to two units in the last place,
+    # and some of these functions are small differences of larger numbers.
+    rounded = 2e-6 if DEVICE.type == "cpu" else 3e-5
+    for dtype, allowed in ((torch.float64, 1e-12), (torch.float32, rounded)):
         given = x.to(dtype)
         exact = given.double().requires_grad_()
         wanted = function(exact)
@@ -438,7 +441,7 @@ def test_small_results_keep_their_digits(name: str, at: float) -> None:
     cell = to_step_cell(Cell("SimpleRNN", FUNCTIONS[name], FUNCTIONS["linear"]))
     assert cell is not None
     y, _ = apply(x, torch.ones_like(x), cell.activation)
-    torch.testing.assert_close(y.double(), FUNCTIONS[name](x.double()), rtol=1e-6, atol=0)
+    torch.testing.assert_close(y.double(), FUNCTIONS[name](x.double()), rtol=2e-6, atol=0)
 
 
 def test_the_kernels_have_all_activations_but_two() -> None:
@@ -560,6 +563,10 @@ def test_fewer_launches_are_taken_where_they_are_right_and_faster(
     assert choose(H + 1) == ("steps of one launch", 2)
     assert persistent_ones[-1].cell.form == "fused"
     assert choose(H + 1, activation="softmax") == (each, 1)
+    with monkeypatch.context() as patching:
+        patching.setattr(triton_step, "COUNTED_BY_32_BITS", 4 * (H + 1) ** 2)
+        assert choose(H + 1) == (each, 1)
+        assert choose(H) == (once, 2)
     with monkeypatch.context() as patching:
         patching.setattr(triton_step, "triton_version", lambda: "3.4.0")
         assert choose() == (each, 1)
@@ -840,7 +847,8 @@ def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPa
         assert reason(layer) == "what is compiled or exported must be torch's"
     with monkeypatch.context() as patching:
         patching.setattr(triton_step, "triton_version", lambda: "")
-        assert reason(layer) == "Triton is not installed"
+        patching.setattr(triton_step, "find_triton", lambda: ("", "no Triton: it is broken"))
+        assert reason(layer) == "no Triton: it is broken"
     with monkeypatch.context() as patching:
         patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         unchecked = "a graph is being recorded, and the kernels were not checked before"
@@ -850,6 +858,27 @@ def test_what_the_kernels_cannot_compute_is_refused(monkeypatch: pytest.MonkeyPa
         assert reason(layer) == ""
         patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
         assert reason(layer) == ""
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (None, "Triton is not installed"),
+        ("", "no Triton: AttributeError: module 'triton' has no attribute '__version__'"),
+        ("import triton_lib", "no Triton: ModuleNotFoundError: No module named 'triton_lib'"),
+        ("raise OSError('libcuda.so.1: no file')", "no Triton: OSError: libcuda.so.1: no file"),
+    ],
+)
+def test_a_triton_that_cannot_be_used_is_named(
+    source: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if source is None:
+        monkeypatch.setitem(sys.modules, "triton", None)
+    else:
+        (tmp_path / "triton.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "triton", raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+    assert triton_step.find_triton.__wrapped__() == ("", reason)
 
 
 @pytest.mark.usefixtures("as_on_gpu")

@@ -32,7 +32,11 @@ class FakeGraph:
         self.tape: list[Callable[[], object]] = []
         self.made: list[Tensor] = []
         self.replays = 0
+        self.memory: object = object()
         device.graphs.append(self)
+
+    def pool(self) -> object:
+        return self.memory
 
     def replay(self) -> None:
         self.replays += 1
@@ -122,6 +126,7 @@ class FakeDevice:
     def capture(self, graph: FakeGraph, **options: Any) -> Iterator[None]:
         if self.failure is not None:
             raise self.failure
+        graph.memory = options.get("pool", graph.memory)
         try:
             with _Recorder(graph) as self.recorder:
                 yield
@@ -160,7 +165,6 @@ def fake_graphs(patching: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
         "stream": device.on_stream,
         "current_stream": lambda *_: device.stream,
         "device": lambda _: nullcontext(),
-        "graph_pool_handle": lambda: (0, 0),
         "is_current_stream_capturing": lambda: device.recorder is not None,
     }
     for name, fake in fakes.items():
@@ -169,7 +173,7 @@ def fake_graphs(patching: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
     patching.setattr(graphs, "_stream", lambda _: device.stream.cuda_stream)
     patching.setattr(graphs, "find_fastest", lambda *_: 0)
     graphs._layers.clear()
-    graphs._side.cache_clear()
+    graphs._place.cache_clear()
     yield device
     graphs._layers.clear()
-    graphs._side.cache_clear()
+    graphs._place.cache_clear()

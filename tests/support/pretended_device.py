@@ -1,6 +1,7 @@
 """A pretended CUDA device: tensors that say they are on it, with their numbers on the CPU.
 
-It notes what a real one refuses (tensors of two devices in one operation), and what makes the host
+It notes what a real one refuses (tensors of two devices in one operation; what cuDNN does not take
+is an error at once), and what makes the host
 wait: copies from the host, which a CUDA graph cannot hold either, and values that the host reads.
 Kernels are those of the CPU. To torch itself the tensors are on the device "meta", for which it
 needs no driver.
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 
 DEVICE = torch.device("cuda", 0)
 # The host has to know how many there are, or reads a value.
@@ -110,6 +113,8 @@ class PretendedDevice(TorchFunctionMode):
     ) -> Any:
         """Make new tensors on the device, for which torch would start CUDA."""
         kwargs = dict(kwargs or {})
+        if func in KERNELS.values() and _is_device(args[0]):
+            _refuse_as_cudnn(args)
         if func in _FROM_DATA or func is Tensor.new_tensor:
             like, *data = args if func is Tensor.new_tensor else (None, *args)
             already = isinstance(data[0], PretendedTensor)
@@ -163,6 +168,17 @@ class PretendedDevice(TorchFunctionMode):
 _entered: list[PretendedDevice] = []
 
 
+def _refuse_as_cudnn(args: Any) -> None:
+    """Raise what cuDNN raises, and torch's kernels on the CPU do not."""
+    place = next(number for number, one in enumerate(args) if isinstance(one, list))
+    states, train = tree_leaves(args[place - 1]), args[place + 4]
+    if not all(state.is_contiguous() for state in states):
+        raise RuntimeError("rnn: hx is not contiguous")
+    given = [one for one in tree_leaves(args) if isinstance(one, Tensor)]
+    if torch.is_grad_enabled() and any(one.requires_grad for one in given) and not train:
+        raise RuntimeError("cudnn RNN backward can only be called in training mode")
+
+
 def _is_parameter(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter)
 
@@ -196,6 +212,7 @@ def pretended_device() -> Iterator[PretendedDevice]:
     _entered.append(device)
     with pytest.MonkeyPatch.context() as patching, device, _Operators():
         patching.setattr("keras2torch_birnn.rnn.engines.engine.have_memory", lambda _: True)
+        patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         try:
             yield device
         finally:

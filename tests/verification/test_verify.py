@@ -16,7 +16,7 @@ from commands import k2t as run
 from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chain, dense, fixture
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.comparison.outputs import compare
+from keras2torch_birnn.comparison.outputs import compare, outputs
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, resolve_tolerance
 from keras2torch_birnn.golden import checksum, origin
@@ -338,6 +338,39 @@ def test_all_devices_are_the_cpu_and_the_accelerator(monkeypatch: pytest.MonkeyP
 def test_a_device_that_cannot_be_used_is_refused(device: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(k2t.UsageError, match=message):
         verify(converted(STACK, tmp_path), devices=[device])
+
+
+@pytest.mark.parametrize(
+    ("name", "failure", "message"),
+    [
+        ("to", TypeError("no float64\nthere"), "not take the model \\(TypeError: no float64\\)"),
+        ("to", torch.OutOfMemoryError("full"), r"not take the model \(OutOfMemoryError: full\)"),
+        ("forward", torch.OutOfMemoryError("full"), "it has too little memory"),
+        (
+            "forward",
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "too little memory",
+        ),
+    ],
+)
+def test_a_device_that_cannot_hold_a_model_is_no_difference(
+    name: str, failure: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    model = torch.nn.Linear(3, 5)
+    monkeypatch.setattr(model, name, fail)
+    with pytest.raises(k2t.UsageError, match=f"device cpu: .*{message}"):
+        outputs(model, [np.zeros((2, 3), np.float32)], "cpu", strict=True)
+
+
+def test_what_is_no_name_of_a_device_is_refused(tmp_path: Path) -> None:
+    out = converted(STACK, tmp_path)
+    wrong: Any
+    for wrong in (None, 3):
+        with pytest.raises(k2t.UsageError, match=f"device '{wrong}' is unknown; use cpu or cuda"):
+            k2t.load(out, wrong)
 
 
 def test_devices_are_asked_once_each() -> None:

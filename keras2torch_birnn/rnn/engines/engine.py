@@ -54,6 +54,8 @@ def can_pack(*tensors: Tensor) -> bool:
     """Return whether masked sequences may be packed: not in a graph, since it depends on values."""
     if is_exporting() or torch.compiler.is_compiling():
         return False
+    if any(t.is_cuda for t in tensors) and torch.cuda.is_current_stream_capturing():
+        return False
     return have_memory(tensors)
 
 

@@ -19,6 +19,7 @@ from keras2torch_birnn.rnn.engines.engine import (
     can_pack,
     float_tensors,
     is_exporting,
+    needs_gradient,
 )
 from keras2torch_birnn.rnn.engines.exported_kernel import (
     call_kernel,
@@ -82,8 +83,9 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     hx = begin if layer.cell.kind == "LSTM" else begin[0]
     weights = [p for one in layers for p in one.present_parameters()]
     has_biases = layer.parameters[2] is not None
-    # no dropout between layers
-    fixed = (weights, has_biases, len(layers), 0.0, layer.training, directions == 2)
+    # cuDNN differentiates what ran in training alone; without dropout (0.0) nothing else differs.
+    train = layer.training or (x.is_cuda and any(needs_gradient(one, call) for one in layers))
+    fixed = (weights, has_biases, len(layers), 0.0, train, directions == 2)
     if packed is None:
         out, *final = call_kernel(kernel, x, hx, *fixed, True)
     else:

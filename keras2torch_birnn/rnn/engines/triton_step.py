@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache, partial
@@ -21,6 +22,7 @@ from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.self_check import (
     TOLERANCES,
+    describe,
     distrust,
     fewer_launches_pay,
     is_checked,
@@ -35,6 +37,8 @@ from keras2torch_birnn.rnn.layer import RnnLayer
 WIDEST_WHOLE_ROWS = 2048
 # Of wider layers one program would read too many weights at every step.
 WIDEST_PERSISTENT = 256
+# Kernels that multiply find their place among the weights by numbers of 32 bits.
+COUNTED_BY_32_BITS = 2**31
 # Older versions have no products of fewer than 16 rows.
 FEWER_LAUNCHES_SINCE = (3, 5)
 LAUNCHES: Mapping[Form, str] = {
@@ -45,13 +49,20 @@ LAUNCHES: Mapping[Form, str] = {
 
 
 @cache
-def triton_version() -> str:
-    """Return the version of Triton; empty if it is not installed."""
+def find_triton() -> tuple[str, str]:
+    """Return the version of Triton, or an empty text and why there is none."""
     try:
         import triton
-    except ImportError:
-        return ""
-    return str(triton.__version__)
+
+        return str(triton.__version__), ""
+    except Exception as failure:  # a broken one, or another folder of this name, may raise anything
+        missing = isinstance(failure, ModuleNotFoundError) and failure.name == "triton"
+        return "", "Triton is not installed" if missing else f"no Triton: {describe(failure)}"
+
+
+def triton_version() -> str:
+    """Return the version of Triton; empty if there is none that can be used."""
+    return find_triton()[0]
 
 
 class TritonStep(Engine):
@@ -81,7 +92,7 @@ class TritonStep(Engine):
         if cell is None:
             return "the Triton kernels lack an activation of this layer"
         if not triton_version():
-            return "Triton is not installed"
+            return find_triton()[1]
         if cell.needs_whole_rows and layer.get_weight_hh().shape[1] > WIDEST_WHOLE_ROWS:
             return f"the Triton kernels have softmax of at most {WIDEST_WHOLE_ROWS} units"
         return _why_not_trusted(cell, layer, call)
@@ -130,10 +141,12 @@ def _find_cells(layer: RnnLayer, call: RnnCall) -> list[StepCell]:
     """Return a layer's cell step by step and, if that is right, in fewer launches."""
     cell = _find_cell(layer)
     narrow = layer.get_weight_hh().shape[1] <= WIDEST_PERSISTENT
-    known = tuple(map(int, triton_version().split(".")[:2])) >= FEWER_LAUNCHES_SINCE
+    known = tuple(map(int, re.findall(r"\d+", triton_version())[:2])) >= FEWER_LAUNCHES_SINCE
     fewer = cell._replace(form="persistent" if narrow else "fused")
-    # Not fused: softmax, of which a program would multiply for all units of a row.
-    right = known and (narrow or not cell.needs_whole_rows)
+    # Not fused: softmax, of which a program would multiply for all units of a row, and weights of
+    # more numbers than 32 bits count.
+    fits = layer.get_weight_hh().numel() < COUNTED_BY_32_BITS and not cell.needs_whole_rows
+    right = known and (narrow or fits)
     return [cell, fewer] if right and not _why_not_trusted(fewer, layer, call) else [cell]
 
 

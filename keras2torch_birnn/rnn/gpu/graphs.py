@@ -239,17 +239,26 @@ def capture(compute: Callable[[], Tensors], device: torch.device) -> tuple[Play,
         RuntimeError: an operation cannot be captured, or memory is short.
     """
     cuda: Any = torch.cuda  # its types are not all there
-    graph, (side, turn, pool) = cuda.CUDAGraph(), _side(device)
+    graph, place = cuda.CUDAGraph(), _place(device)
+    side, turn = place.side, place.turn
+    # A pool lasts as long as a graph in it.
+    other = next(iter(place.graphs), None)
+    options = {} if other is None else {"pool": other.pool()}
     with cuda.device(device):
         here = cuda.current_stream()
-        side.wait_stream(here)
-        side.wait_event(turn)
-        with cuda.stream(side):
+        place.first.wait_stream(here)
+        with cuda.stream(place.first):
             compute()  # libraries initialize at their first call, outside the graph
-            options = {"pool": pool, "capture_error_mode": "thread_local"}
-            with cuda.graph(graph, stream=side, **options):
-                results = compute()
+        side.wait_stream(place.first)
+        side.wait_event(turn)
+        # (the outer block leaves the stream where the inner one fails)
+        with (
+            cuda.stream(side),
+            cuda.graph(graph, stream=side, capture_error_mode="thread_local", **options),
+        ):
+            results = compute()
         here.wait_stream(side)
+    place.graphs.add(graph)
 
     def play(copy_out: Callable[[], Tensors]) -> Tensors:
         stream = cuda.current_stream(device)
@@ -262,14 +271,25 @@ def capture(compute: Callable[[], Tensors], device: torch.device) -> tuple[Play,
     return play, results
 
 
-@cache
-def _side(device: torch.device) -> tuple[Any, Any, Any]:
-    """Return the stream for capturing, the event of the end of the last replay, and the memory.
+class _Place(NamedTuple):
+    """Everything that the graphs of a device share.
 
-    Replays follow each other, on whatever streams, until their results are copied: cuBLAS has a
-    workspace for each stream, so all graphs share the one of this stream, and one pool of memory.
-    The unusual priority keeps torch's stream pool from handing out this stream.
+    Replays follow each other, on whatever streams, until their results are copied (``turn`` is the
+    end of the last one), so one pool of memory serves all. In it is cuBLAS' workspace of ``side``,
+    the stream of all captures, on which nothing ran before: torch may free that of any other stream
+    later. graphs: those that are alive.
     """
+
+    first: Any
+    side: Any
+    turn: Any
+    graphs: weakref.WeakSet[Any]
+
+
+@cache
+def _place(device: torch.device) -> _Place:
+    """Return the device's streams, of a priority with which torch gives out no others."""
     cuda: Any = torch.cuda
     with cuda.device(device):
-        return cuda.Stream(priority=-1), cuda.Event(), cuda.graph_pool_handle()
+        first, side = cuda.Stream(priority=-1), cuda.Stream(priority=-1)
+        return _Place(first, side, cuda.Event(), weakref.WeakSet())

@@ -34,5 +34,5 @@ def _measure(way: Callable[[], object], device: torch.device) -> list[float]:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type == "cuda":  # (not for all streams: on another a graph may be captured)
+        torch.cuda.current_stream(device).synchronize()
