@@ -43,11 +43,11 @@ class AtOnce(PreparedCalls):
 
     def _fetch(self, module: Any) -> list[Tensor] | None:
         """Return the weights that a module holds; None if it has others, or computes one anew."""
-        own, buffers = module._parameters, module._buffers  # nn.Module's attribute access is slow
-        held = [own.get(name, buffers.get(name)) for name in self._names]
-        found = [tensor for tensor in held if tensor is not None]
-        others = not self._names.keys().isdisjoint(module.__dict__)
-        return None if others or len(found) != self._count else found
+        own = module._parameters  # nn.Module's attribute access is slow
+        found = [own[name] for name in self._names if name in own]
+        if len(found) < len(self._names) and not self._names.keys().isdisjoint(module.__dict__):
+            return None
+        return found if len(found) == self._count else None
 
     def run(
         self,
