@@ -130,7 +130,7 @@ def id_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("padding row", words, weighted(partial(_without_row, row)))
     for words, turn in _TURNED_IDS.items():
         yield maker.change("direction", f"its ids come in reversed order{words}", reading(turn))
-    for most in _MAX_NORMS:
+    for most in _NORM_BOUNDS:
         words = f"rows longer than {most:g} are shortened to that length (max_norm)"
         short = weighted(partial(_shortened, most=most))
         yield maker.change("max_norm", f"{words}, which Keras does not do", short)
@@ -189,7 +189,7 @@ _TURNED_IDS: Mapping[str, Callable[[Array], Array]] = {
     "": _turned,
     ", with 0 where it was": _turned_where_counted,
 }
-_MAX_NORMS = (1.0, 2.0, 0.5, 3.0, 5.0)
+_NORM_BOUNDS = (1.0, 2.0, 0.5, 3.0, 5.0)
 
 
 def _shortened(weights: dict[str, Array], *, most: float) -> Mapping[str, Array]:
