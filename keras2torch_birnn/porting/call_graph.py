@@ -21,10 +21,10 @@ def place_of(path: str) -> str:
     return "/".join(part.partition("#")[0] for part in path.split("/"))
 
 
-def direct_sources(graph: Graph, start: str, given: Sequence[str] = ()) -> dict[str, Sequence[str]]:
+def direct_sources(graph: Graph, start: str, outer: Sequence[str] = ()) -> dict[str, Sequence[str]]:
     """Return the calls whose outputs each call takes, the last one first.
 
-    A model takes the outputs of the calls in it; those that take its inputs take ``given``.
+    A model takes the outputs of the calls in it; those that take its inputs take ``outer``.
     """
     found: dict[str, Sequence[str]] = {}
     inputs = {(ref.layer, ref.call) for ref in leaves(graph.inputs)}
@@ -32,7 +32,7 @@ def direct_sources(graph: Graph, start: str, given: Sequence[str] = ()) -> dict[
         before: list[str] = []
         refs = tensors((call.args, dict(call.kwargs)))
         for name, index in reversed(dict.fromkeys((ref.layer, ref.call) for ref in refs)):
-            before += given if (name, index) in inputs else [f"{start}{call_path(name, index)}"]
+            before += outer if (name, index) in inputs else [f"{start}{call_path(name, index)}"]
         path = f"{start}{call_path(call.layer, call.index)}"
         inner, prefix = _inside(graph.layer(call.layer), path)
         if inner.graph is not None:

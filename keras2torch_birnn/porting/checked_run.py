@@ -224,14 +224,14 @@ class CheckedRun:
         values = np.asarray(next(leaves(trace.layers[path])), np.float64)
         return not moved and self._has_steps(path, values)
 
-    def find_rounding(self, found: Sequence[Change]) -> Change | None:
-        """Return the rounding of one output that explains the port's, with what is found."""
+    def find_rounding(self, explained: Sequence[Change]) -> Change | None:
+        """Return the rounding of one output that explains the port's, with what is explained."""
         makers = (
             Maker(path, (place_of(path), layer.class_name), layer)
             for path, layer in self.layers.items()
         )
         changes = (change for maker in makers for change in rounding_changes(maker))
-        return next((one for one in changes if self.explained_by([*found, one])), None)
+        return next((one for one in changes if self.explained_by([*explained, one])), None)
 
     def lost_in(self, other: CheckedRun, trace: Trace) -> Iterator[str]:
         """Yield the calls whose output this run of the port computed, and the other run did not."""

@@ -33,13 +33,13 @@ class FunctionPort(nn.Module):
         return FunctionPort(deepcopy(self.forward, memo))
 
 
-def is_function(found: Any) -> bool:
+def is_function(port: Any) -> bool:
     """Tell whether this is a function, or an object that is called by its own ``__call__``."""
-    return not isinstance(found, type) and isfunction(_code_of(found))
+    return not isinstance(port, type) and isfunction(_code_of(port))
 
 
-def _code_of(found: Any) -> Any:
-    return found if isfunction(found) else inspect.getattr_static(type(found), "__call__", None)
+def _code_of(port: Any) -> Any:
+    return port if isfunction(port) else inspect.getattr_static(type(port), "__call__", None)
 
 
 def has_values(tensor: Tensor) -> bool:

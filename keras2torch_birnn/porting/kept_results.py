@@ -26,12 +26,12 @@ class _Call(NamedTuple):
     options: Mapping[str, Any]
     result: Result
 
-    def answers(self, layer: LayerSpec, given: Structure, context: Context) -> bool:
+    def answers(self, layer: LayerSpec, inputs: Structure, context: Context) -> bool:
         """Tell whether a call of this layer with these arguments gives the same."""
         return (
             self.layer is layer
             and self.options == context.call_options
-            and are_same(self.given, given)
+            and are_same(self.given, inputs)
         )
 
 

@@ -149,7 +149,7 @@ def _as_rows(some: Sequence[Structure]) -> Structure:
 
 
 def _given_or(
-    given: Mapping[str, Result],
+    results: Mapping[str, Result],
     equation: Equation,
     layer: LayerSpec,
     inputs: Structure,
@@ -157,5 +157,5 @@ def _given_or(
     context: Context,
 ) -> Result:
     """Take what is known of a call; compute the others."""
-    found = given.get(context.path)
+    found = results.get(context.path)
     return equation(layer, inputs, mask, context) if found is None else found

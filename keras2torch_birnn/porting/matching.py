@@ -131,29 +131,29 @@ def _to_array(tensor: Tensor) -> Array:
 # ---- one tensor ----------------------------------------------------------------------------------
 
 
-def describe(found: Array, leaf: Leaf, role: str) -> Difference | None:
+def describe(actual: Array, leaf: Leaf, role: str) -> Difference | None:
     """Say how a port's tensor differs from the right one of the same shape; None: not at all."""
     right = leaf.tensors[role]
-    if _same(found, right):
+    if _same(actual, right):
         return None
-    if not found.any():
+    if not actual.any():
         return Difference("missing", "all zeros")
-    if found.ndim == 1 and len(found) > 1 and (found == 1).all():
+    if actual.ndim == 1 and len(actual) > 1 and (actual == 1).all():
         return Difference("not loaded", "all ones, as before training")
     for factor, words in ((2.0, "doubled"), (0.5, "halved"), (-1.0, "with the wrong sign")):
-        if _same(found, factor * right):
+        if _same(actual, factor * right):
             return Difference(words.split()[0], words)
     count = gate_count(leaf.layer.class_name)
     if count > 1:
         usual = torch_order(leaf.layer)
         for order in orders(count):
-            if _same(found, reorder(right, _by_torch(order, usual), 0)):
+            if _same(actual, reorder(right, _by_torch(order, usual), 0)):
                 now, then = written(leaf.layer, order), written(leaf.layer, tuple(range(count)))
                 return Difference("gate order", f"gates in order {now} instead of {then}", order)
     return (
-        _describe_matrix(found, right, count)
-        or _describe_gate(found, right, leaf.layer)
-        or _describe_elements(found, right)
+        _describe_matrix(actual, right, count)
+        or _describe_gate(actual, right, leaf.layer)
+        or _describe_elements(actual, right)
     )
 
 
@@ -163,36 +163,36 @@ def _by_torch(order: Order, usual: Order) -> Order:
     return tuple(place[order[gate]] for gate in usual)
 
 
-def _describe_matrix(found: Array, right: Array, count: int) -> Difference | None:
+def _describe_matrix(actual: Array, right: Array, count: int) -> Difference | None:
     if right.ndim < 2:
         return None
     turned = right.transpose(*range(right.ndim)[::-1])
-    if turned.shape == found.shape and _same(found, turned):
+    if turned.shape == actual.shape and _same(actual, turned):
         return Difference("not transposed", "not transposed (it is square)")
-    if _same(found, turned.reshape(found.shape)):
+    if _same(actual, turned.reshape(actual.shape)):
         return Difference("reshaped", "reshaped where it has to be transposed")
     if count > 1 and len(right) % count == 0:
         blocks = np.split(right, count)
         if blocks[0].shape[0] == blocks[0].shape[1] and _same(
-            found, np.concatenate([block.T for block in blocks])
+            actual, np.concatenate([block.T for block in blocks])
         ):
             return Difference("not transposed", "each gate's matrix is not transposed")
     for axes, along in _REVERSED.items():
-        if right.ndim - len(axes) > 1 and _same(found, np.flip(right, axes)):
+        if right.ndim - len(axes) > 1 and _same(actual, np.flip(right, axes)):
             return Difference("reversed", f"reversed along {along}")
     for axes in permutations(range(right.ndim)) if right.ndim > 2 else ():
-        if _same(found, right.transpose(axes)):
+        if _same(actual, right.transpose(axes)):
             moved = ", ".join(str(axis) for axis in axes)
             return Difference("axes", f"its axes are in another order ({moved} of the right ones)")
     return None
 
 
-def _describe_gate(found: Array, right: Array, layer: LayerSpec) -> Difference | None:
+def _describe_gate(actual: Array, right: Array, layer: LayerSpec) -> Difference | None:
     """Say what was done to the block of one gate, if that is known and all others are right."""
     count = gate_count(layer.class_name)
     if count < 2 or len(right) % count:
         return None
-    blocks, own = np.split(found, count), np.split(right, count)
+    blocks, own = np.split(actual, count), np.split(right, count)
     wrong = [gate for gate in range(count) if not _same(blocks[gate], own[gate])]
     if len(wrong) != 1:
         return None
@@ -204,7 +204,7 @@ def _describe_gate(found: Array, right: Array, layer: LayerSpec) -> Difference |
         "has the wrong sign": -own[gate],
         **{f"is that of {letters[other]}": own[other] for other in range(count) if other != gate},
     }
-    if found.ndim == 1:
+    if actual.ndim == 1:
         known["has 1 added to it, as a forget bias that the file already holds"] = own[gate] + 1
     for words, values in known.items():
         if _same(blocks[gate], values):
@@ -212,13 +212,13 @@ def _describe_gate(found: Array, right: Array, layer: LayerSpec) -> Difference |
     return None
 
 
-def _describe_elements(found: Array, right: Array) -> Difference:
-    apart = ~np.isclose(found, right, rtol=_SAME, atol=_SAME)
+def _describe_elements(actual: Array, right: Array) -> Difference:
+    apart = ~np.isclose(actual, right, rtol=_SAME, atol=_SAME)
     share = apart.mean()
     if share > 0.5:
-        if words := name_rounding(found, right):
+        if words := name_rounding(actual, right):
             return Difference("rounded", words)
-        if words := _name_order(found, right):
+        if words := _name_order(actual, right):
             return Difference("axes", words)
         return Difference("other values", "other values than the file's (not loaded?)")
     first = [int(i) for i in np.argwhere(apart)[0]]
@@ -231,12 +231,12 @@ def _describe_elements(found: Array, right: Array) -> Difference:
 _COMPARED_AT_ONCE = 1 << 22
 
 
-def _name_order(found: Array, right: Array) -> str:
+def _name_order(actual: Array, right: Array) -> str:
     """Say in which order the file's own values are; "" if they are others."""
-    if not np.allclose(np.sort(found, axis=None), np.sort(right, axis=None), rtol=_SAME, atol=0):
+    if not np.allclose(np.sort(actual, axis=None), np.sort(right, axis=None), rtol=_SAME, atol=0):
         return ""
     for axis in range(right.ndim):
-        here, there = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (found, right))
+        here, there = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (actual, right))
         if here.size * len(here) > _COMPARED_AT_ONCE:
             continue
         alike = np.isclose(here[:, np.newaxis], there, rtol=_SAME, atol=_SAME).all(axis=2)
@@ -246,14 +246,14 @@ def _name_order(found: Array, right: Array) -> str:
     return "the file's values in another order (reshaped otherwise?)"
 
 
-def name_rounding(found: Array, right: Array) -> str:
+def name_rounding(actual: Array, right: Array) -> str:
     """Say how values were rounded, to which precision if that is known; "" if they were not."""
-    apart, largest = np.abs(found - right), float(np.abs(right).max(initial=0.0))
+    apart, largest = np.abs(actual - right), float(np.abs(right).max(initial=0.0))
     if not 0 < float(apart.max(initial=0.0)) <= 1e-2 * largest:
         return ""
     for dtype, words in _PRECISIONS.items():
         kept = torch.from_numpy(right).float().to(dtype).double().numpy()
-        if np.array_equal(found, kept):
+        if np.array_equal(actual, kept):
             return f"rounded to {words}"
     return f"rounded: up to {apart.max():.0e} off"
 
@@ -326,11 +326,11 @@ def _match(unit: Unit, leaf: Leaf, leaves: Sequence[Leaf]) -> Match:
     return Match(unit, leaf, {**differences, **_describe_biases(unit, leaf)})
 
 
-def _find_elsewhere(found: Array, own: Leaf, leaves: Sequence[Leaf]) -> Difference | None:
+def _find_elsewhere(actual: Array, own: Leaf, leaves: Sequence[Leaf]) -> Difference | None:
     """Say which other tensor of the model these values are, the layer's own ones first."""
     for leaf in (own, *leaves):
         for role, right in leaf.tensors.items():
-            if right.any() and _same(found, right):
+            if right.any() and _same(actual, right):
                 where = "" if leaf is own else f" of {printable(leaf.name)}"
                 return Difference("exchanged", f"the values of {role}{where}")
     return None

@@ -499,27 +499,27 @@ class _Recorder(TorchFunctionMode):
         rounded = torch.where(large, result.float().double(), result)
         return result.copy_(rounded) if in_place else rounded
 
-    def _settle(self, name: str, result: Any, given: Sequence[Any]) -> Any:
+    def _settle(self, name: str, result: Any, arguments: Sequence[Any]) -> Any:
         """Note a function that drew random numbers; return what stands for its result."""
-        if name in DROPOUTS and any(result is one or _are_equal(result, one) for one in given):
+        if name in DROPOUTS and any(result is one or _are_equal(result, one) for one in arguments):
             return result  # it is not active
         self.random.append((name, self.places[-1] if self.places else ""))
         if not self.settled:
             return result
         if name in DROPOUTS:
-            return next(one for one in given if isinstance(one, Tensor))
+            return next(one for one in arguments if isinstance(one, Tensor))
         return result.zero_() if name.endswith("_") else torch.zeros_like(result)
 
-    def _in_precision(self, result: Tensor, given: Sequence[Any]) -> Tensor:
+    def _in_precision(self, result: Tensor, arguments: Sequence[Any]) -> Tensor:
         """Note a result in half precision; return what stands for it: what was rounded to it."""
         self.random.append((HALVES[result.dtype], self.places[-1] if self.places else ""))
         if not self.settled:
             return result
-        return self._before_rounding(result, given)
+        return self._before_rounding(result, arguments)
 
-    def _before_rounding(self, result: Tensor, given: Sequence[Any]) -> Tensor:
+    def _before_rounding(self, result: Tensor, arguments: Sequence[Any]) -> Tensor:
         """Return what a function rounded, its first argument, or else its result, in ``dtype``."""
-        source = given[0] if given and isinstance(given[0], Tensor) else result
+        source = arguments[0] if arguments and isinstance(arguments[0], Tensor) else result
         same = source.dtype == self.dtype and source.shape == result.shape
         return source if same else result.to(self.dtype)
 

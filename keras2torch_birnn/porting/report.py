@@ -111,13 +111,13 @@ class PortReport:
         yield f"DIFFERENT: {count} {'place' if count == 1 else 'places'}{tried}"
 
 
-def locate_first(right: Array, found: Array, layer: LayerSpec) -> str:
+def locate_first(right: Array, actual: Array, layer: LayerSpec) -> str:
     """Say where two outputs (B, T, ...) or (B, ...) of a layer differ first; "" if nowhere."""
-    if right.shape != found.shape:
-        return f"in shape: {found.shape}, Keras has {right.shape}"
+    if right.shape != actual.shape:
+        return f"in shape: {actual.shape}, Keras has {right.shape}"
     limit = 1e-6 * (1 + float(np.abs(right).max(initial=0.0)))
-    new = np.isnan(found) & ~np.isnan(right)
-    apart = new if new.any() else np.abs(right - found) > limit
+    new = np.isnan(actual) & ~np.isnan(right)
+    apart = new if new.any() else np.abs(right - actual) > limit
     if not apart.any():
         return ""
     words, place = ["first"], tuple(int(i) for i in np.argwhere(apart)[0])
@@ -128,7 +128,7 @@ def locate_first(right: Array, found: Array, layer: LayerSpec) -> str:
     words.append(f"row {place[0]}")
     if right.ndim in (2, 3):
         words.append(_describe_unit(place[-1], right.shape[-1], layer))
-    if np.isnan(found[place]):
+    if np.isnan(actual[place]):
         words.append("where it is NaN")
     return ", ".join(words)
 

@@ -152,8 +152,8 @@ def _starting(places: Places | None) -> Apply:
     return apply
 
 
-def _state_at(place: int | None, given: tuple[Array, ...]) -> Array:
-    return np.zeros_like(given[0]) if place is None else given[place]
+def _state_at(place: int | None, states: tuple[Array, ...]) -> Array:
+    return np.zeros_like(states[0]) if place is None else states[place]
 
 
 def _starting_with(values: tuple[float, ...]) -> Apply:

@@ -52,7 +52,7 @@ def stages(
     own: list[Change],
     before: list[Change],
     behind: Iterable[Change],
-    found: Sequence[Change],
+    explained: Sequence[Change],
     *,
     shown: Sequence[Change] = (),
     padded: bool = False,
@@ -60,9 +60,8 @@ def stages(
     """Return what to try: single changes and what the weights show; then two of them together.
 
     own: changes at the layer itself; before: at the layers before it; behind: at those that take
-    its output; found: known already; shown: of those before, the ones whose outputs the port has.
-    padded: the port has other values than Keras at steps that do
-    not count.
+    its output; explained: known already; shown: of those before, the ones whose outputs the port
+    has. padded: the port has other values than Keras at steps that do not count.
     """
     whole = [evidence] if evidence else []
     parts = [[one] for one in evidence] if len(evidence) > 1 else []
@@ -76,7 +75,7 @@ def stages(
             ([AS_PADDED, one] for one in (*own, *before) if padded and one.kind in _OF_MASKS),
         ),
         chain(
-            _repeated(own, before, found),
+            _repeated(own, before, explained),
             _alike(before),
             _of_both_halves(own),
             _with_masked_steps(own),
@@ -89,14 +88,14 @@ def stages(
 
 
 def _repeated(
-    own: Sequence[Change], before: Sequence[Change], found: Sequence[Change]
+    own: Sequence[Change], before: Sequence[Change], explained: Sequence[Change]
 ) -> Iterator[list[Change]]:
     """Yield mistakes made here as before, as a function for several layers makes them.
 
     One that did not show before, since the port computed the right values on its way, is made in
     both layers now.
     """
-    known = {(one.kind, one.words) for one in found}
+    known = {(one.kind, one.words) for one in explained}
     again = [one for one in own if (one.kind, one.words) in known]
     hidden = {(one.kind, one.words): one for one in reversed(before)}
     for one in own:

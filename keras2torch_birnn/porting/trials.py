@@ -321,6 +321,10 @@ class Search(CheckedRun):
             return None
 
     def _try_all_at(self, path: str, trace: Trace, *, alone: bool) -> list[Change] | None:
+        """Return the changes that explain the port best at a call, None if none does.
+
+        Single changes are tried first, then two together; alone: single ones only.
+        """
         layer, place = self.layers.get(path), place_of(path)
         if layer is None:
             return None

@@ -26,9 +26,9 @@ class Sources:
         self._of: dict[int, set[int]] = {place: set() for place in self._inputs | constant}
         self._ends: set[int] = set()
 
-    def note(self, name: str, given: Iterable[Tensor], results: Iterable[Tensor]) -> None:
-        """Note what a function of this name was given, and what it returned or wrote into."""
-        places = {memory_of(one) for one in given}
+    def note(self, name: str, arguments: Iterable[Tensor], results: Iterable[Tensor]) -> None:
+        """Note the tensors that a function takes, and those that it returns or writes into."""
+        places = {memory_of(one) for one in arguments}
         for place in places - self._of.keys():  # from elsewhere, maybe from any earlier tensor
             self._of[place] = set(self._of)
         for one in results:

@@ -77,11 +77,11 @@ def _advise(named: str) -> str:
     return "name the class after a colon"
 
 
-def _call(found: Any, name: str) -> Any:
-    if not callable(found):
-        return found
+def _call(entry: Any, name: str) -> Any:
+    if not callable(entry):
+        return entry
     try:
-        return found()
+        return entry()
     except (Exception, SystemExit) as error:
         lines = f"{type(error).__name__}: {error}".splitlines()
         raise PluginError(

@@ -198,28 +198,28 @@ def _calls_behind(graph: Graph, path: str) -> Iterator[tuple[Call, LayerSpec]]:
 
 
 def _later_order(
-    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef]
+    graph: Graph, path: str, layer: LayerSpec, refs: list[TensorRef]
 ) -> Iterator[Change]:
     """Yield the layer behind a merge as if it came before it, in one of the merge's branches."""
-    if len(given) < 2 or not all(isinstance(ref, TensorRef) for ref in given):
+    if len(refs) < 2 or not all(isinstance(ref, TensorRef) for ref in refs):
         return
     for call, behind in _calls_behind(graph, path):
-        for place, ref in enumerate(given):
+        for place, ref in enumerate(refs):
             source = printable(call_path(ref.layer, ref.call))
             words = (
                 f"it is applied to the output of {source} alone, before {printable(path)}; Keras "
                 f"applies it to what {printable(path)} gives"
             )
-            apply = _before(layer, given, place)
+            apply = _before(layer, refs, place)
             key = (call.layer, behind.class_name)
             yield Change("order", call_path(call.layer, call.index), words, {key: apply})
 
 
 def _exchanged_order(
-    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef], trace: Trace
+    graph: Graph, path: str, layer: LayerSpec, refs: list[TensorRef], trace: Trace
 ) -> Iterator[Change]:
     """Yield the layer after one that uses its output, where both give the same features."""
-    if len(given) != 1 or not isinstance(given[0], TensorRef):
+    if len(refs) != 1 or not isinstance(refs[0], TensorRef):
         return
     own = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
     right = np.shape(next(leaves(trace.layers[path])))
@@ -286,13 +286,13 @@ def _exchanged_activations(graph: Graph, path: str, layer: LayerSpec) -> Iterato
 
 
 def _earlier_norm(
-    graph: Graph, path: str, layer: LayerSpec, given: list[TensorRef]
+    graph: Graph, path: str, layer: LayerSpec, sources: list[TensorRef]
 ) -> Iterator[Change]:
     """Yield the layer behind a merge as if this one, in a branch of the merge, read its output."""
     uses = later_uses(graph, "").get(path, frozenset()) | {path}
-    for call in graph.calls if len({*given}) == 1 else ():
+    for call in graph.calls if len({*sources}) == 1 else ():
         refs = list(leaves(call.args))
-        branches = [ref for ref in refs if isinstance(ref, TensorRef) and ref != given[0]]
+        branches = [ref for ref in refs if isinstance(ref, TensorRef) and ref != sources[0]]
         if len(branches) + 1 != len(refs) or len(refs) < 2:
             continue
         if not all(call_path(ref.layer, ref.call) in uses for ref in branches):
@@ -371,10 +371,10 @@ def _step_of(
     return pick(next(leaves(context.layers[path]))), out_mask
 
 
-def _states_before(graph: Graph, path: str, given: list[TensorRef]) -> Iterator[Change]:
+def _states_before(graph: Graph, path: str, refs: list[TensorRef]) -> Iterator[Change]:
     """Yield a recurrent layer's state before each step in the place of its output, as an input."""
     calls = {(one.layer, one.index): one for one in graph.calls}
-    for place, ref in enumerate(given):
+    for place, ref in enumerate(refs):
         source = calls.get((ref.layer, ref.call)) if isinstance(ref, TensorRef) else None
         if source is None or ref.output or graph.layer(ref.layer).class_name not in CELLS:
             continue
@@ -676,15 +676,14 @@ def _then(after: LayerSpec) -> Apply:
     return apply
 
 
-def _before(merge: LayerSpec, given: list[TensorRef], place: int) -> Apply:
+def _before(merge: LayerSpec, refs: list[TensorRef], place: int) -> Apply:
     """Apply a layer to one input of the merge before it, then merge."""
 
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
         values = [
-            list(leaves(context.layers[call_path(ref.layer, ref.call)]))[ref.output]
-            for ref in given
+            list(leaves(context.layers[call_path(ref.layer, ref.call)]))[ref.output] for ref in refs
         ]
         values[place], out_mask = equation(layer, values[place], mask, context)
         no_masks = [None] * len(values)

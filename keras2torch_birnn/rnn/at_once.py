@@ -20,7 +20,7 @@ from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.program import NativeLayer, PreparedCalls
-from keras2torch_birnn.rnn.native.stack import Fetch, PreparedStack, can_read, prepare
+from keras2torch_birnn.rnn.native.stack import PreparedStack, can_read, prepare
 from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
 
 # Outputs, merged or a pair, and final states of all layers and directions: h, and an LSTM's c.
@@ -30,14 +30,24 @@ Result: TypeAlias = tuple[Any, tuple[Tensor, ...]]
 class AtOnce(PreparedCalls):
     """Layers of a module, prepared for the kernel.
 
-    merges: the merge mode of each layer.
+    names: of all weights that a layer can have, of which there are ``count``. merges: the merge
+    mode of each layer. states: the number of states of a cell.
     """
 
     def __init__(
-        self, module: nn.Module, names: Iterable[str], merges: Sequence[str | None], states: int
+        self, names: Iterable[str], count: int, merges: Sequence[str | None], states: int
     ) -> None:
-        self._fetch, self.merges, self._states = Fetch(module, names), merges, states
+        self._names, self._count = dict.fromkeys(names), count
+        self.merges, self._states = merges, states
         self._stack: PreparedStack | None = None
+
+    def _fetch(self, module: Any) -> list[Tensor] | None:
+        """Return the weights that a module holds; None if it has others, or computes one anew."""
+        own = module._parameters  # nn.Module's attribute access is slow
+        found = [own[name] for name in self._names if name in own]
+        if len(found) < len(self._names) and not self._names.keys().isdisjoint(module.__dict__):
+            return None
+        return found if len(found) == self._count else None
 
     def run(
         self,

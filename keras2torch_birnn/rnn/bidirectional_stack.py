@@ -404,7 +404,8 @@ class BidirectionalStack(nn.Module):
             return None
         if self._at_once is None or self._at_once.merges is not self.merge_mode:
             names = chain.from_iterable(map(_names, range(self.num_layers)))
-            self._at_once = AtOnce(self, names, self.merge_mode, self._native.states)
+            count = sum(map(len, self._weight_names()))
+            self._at_once = AtOnce(names, count, self.merge_mode, self._native.states)
         return self._at_once.run(self, self.rnn_layers, x, lengths, mask, initial, self.precision)
 
     def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, LastStates]:

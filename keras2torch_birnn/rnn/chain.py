@@ -109,7 +109,7 @@ class Chain(PreparedCalls):
     def __init__(self, links: Sequence[Link]) -> None:
         self._links = tuple(links)
         self._prepared: _Prepared | None = None
-        # So often in succession it was prepared, and not called before the next change.
+        # Preparations in succession, each dropped by a change before its first call.
         self._in_vain = 0
 
     def call(self, root: Mapping[str, nn.Module | None], x: Tensor, mask: Tensor | None) -> Any:

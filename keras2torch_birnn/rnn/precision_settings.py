@@ -48,17 +48,17 @@ def set_precision(
             of them are named, and nothing is changed.
     """
     check_module(model)
-    found = dict(recurrent_modules(model))
+    modules = dict(recurrent_modules(model))
     if precision == "fastest":
-        taken = _find_fastest(model, found, 0.01 if max_error is None else max_error)
+        taken = _find_fastest(model, modules, 0.01 if max_error is None else max_error)
     elif max_error is not None:
         raise ArgumentValueError('max_error is for the precision "fastest" alone')
     else:
         taken = check_precision(precision)
         if taken is not None:
-            _check(model, found, taken)
+            _check(model, modules, taken)
             reduced_kernel(taken)  # measured here, not within a call that is being prepared
-    for module in found.values():
+    for module in modules.values():
         module.precision = taken
     return taken or "float32"
 
@@ -94,7 +94,7 @@ _ROWS, _STEPS, _ROUNDS = 8, 11, 3
 
 
 def _find_fastest(
-    model: nn.Module, found: dict[str, RecurrentModule | BidirectionalStack], max_error: float
+    model: nn.Module, modules: dict[str, RecurrentModule | BidirectionalStack], max_error: float
 ) -> ReducedPrecision | None:
     """Return the precision in which all layers take the least time, with errors that are allowed.
 
@@ -103,9 +103,11 @@ def _find_fastest(
     """
     if not max_error > 0:
         raise ArgumentValueError(f"max_error={max_error}: a number above 0 is expected")
-    allowed = [precision for precision in REDUCED if _why_refused(model, found, precision) is None]
+    allowed = [
+        precision for precision in REDUCED if _why_refused(model, modules, precision) is None
+    ]
     seconds: dict[ReducedPrecision | None, float] = dict.fromkeys((None, *allowed), 0.0)
-    for layer in (one for module in found.values() for one in _layers(module)):
+    for layer in (one for module in modules.values() for one in _layers(module)):
         if len(seconds) == 1:
             break
         trials = {precision: _Trial(layer, precision) for precision in seconds}
@@ -148,22 +150,22 @@ def _time(trial: _Trial) -> float:
 
 def _check(
     model: nn.Module,
-    found: dict[str, RecurrentModule | BidirectionalStack],
+    modules: dict[str, RecurrentModule | BidirectionalStack],
     precision: ReducedPrecision,
 ) -> None:
-    if (refusal := _why_refused(model, found, precision)) is not None:
+    if (refusal := _why_refused(model, modules, precision)) is not None:
         raise UsageError(f"precision {precision}: {refusal.found}", refusal.advice)
 
 
 def _why_refused(
     model: nn.Module,
-    found: dict[str, RecurrentModule | BidirectionalStack],
+    modules: dict[str, RecurrentModule | BidirectionalStack],
     precision: ReducedPrecision,
 ) -> Refusal | None:
     """Return why a model cannot run in a precision, with the names of all such layers."""
     refused = [
         (name, refusal)
-        for name, module in found.items()
+        for name, module in modules.items()
         for layer in _layers(module)[:1]
         if (refusal := why_not_layer(layer, precision)) is not None
     ]
@@ -177,7 +179,7 @@ def _why_refused(
             for name, refusal in refused
         )
         return Refusal(reasons, "; ".join(dict.fromkeys(refusal.advice for _, refusal in refused)))
-    if not found:
+    if not modules:
         return Refusal(
             "the model has no LSTM, GRU or SimpleRNN of this package",
             "only these have a reduced precision",

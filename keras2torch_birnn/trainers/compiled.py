@@ -63,14 +63,13 @@ class CompiledTraining:
     """Training that a model was compiled for; of its JSON only ``optimizer`` is parsed here.
 
     ``loss``: a name, a configuration of a loss, or a list or mapping of them by output; None if
-    there is none. ``loss_weights``, ``sample_weight_mode``: as they stand in the file.
+    there is none. ``loss_weights``: as they stand in the file.
     ``generation``, ``backend``: the Keras that wrote it, and on what if the file says it.
     """
 
     optimizer: OptimizerConfig
     loss: object
     loss_weights: object
-    sample_weight_mode: object
     generation: Generation
     backend: str = ""
 
@@ -98,7 +97,6 @@ def parse_compiled(
         replace(_parse_optimizer(optimizer, generation), backend=backend),
         compiled.get("loss"),
         compiled.get("loss_weights"),
-        compiled.get("sample_weight_mode"),
         generation,
         backend,
     )

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from keras2torch_birnn.limits import (
     MAX_PATTERN_CHARACTERS,
     MAX_PATTERN_REPEATS,
 )
-
-Number: TypeAlias = float | int
 
 
 def single(value: float) -> float:

@@ -23,7 +23,7 @@ from keras2torch_birnn.writers.copies import write_all
 
 _PIECE = 1 << 20
 # Positions in a local header, in an entry of the directory, and in the record at the end
-_LOCAL_CRC, _LOCAL_EXTRA, _LOCAL_BYTES = 14, 28, 30
+_LOCAL_CRC, _LOCAL_BYTES = 14, 30
 _ENTRY_CRC, _ENTRY_OFFSET, _ENTRY_BYTES = 16, 42, 46
 _END_OFFSET = 16
 _DESCRIPTOR, _DESCRIPTOR_SIGNATURE = 0x8, b"PK\x07\x08"

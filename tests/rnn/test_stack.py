@@ -362,10 +362,11 @@ class Twice(nn.Module):
         return weight * 2
 
 
-def test_computed_weights_are_computed_for_every_call() -> None:
+@pytest.mark.parametrize("called", [True, False])
+def test_computed_weights_are_computed_for_every_call(called: bool) -> None:
     module, x = example()
     with torch.no_grad():
-        before = module(x)[0]
+        before = (module if called else deepcopy(module))(x)[0]
         parametrize.register_parametrization(module, "weight_hh_l1", Twice())
         with counting() as counts:
             after = module(x)[0]

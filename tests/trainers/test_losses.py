@@ -40,7 +40,7 @@ def loss_of(
 ) -> KerasLoss:
     spec = model(version, names, activation)
     optimizer = OptimizerConfig("SGD", {}, "keras3")
-    compiled = CompiledTraining(optimizer, loss, weights, None, spec.generation)
+    compiled = CompiledTraining(optimizer, loss, weights, spec.generation)
     return build_loss(compiled, spec)
 
 
@@ -213,11 +213,11 @@ def test_a_delta_that_keras_did_not_write_has_a_note() -> None:
     optimizer = OptimizerConfig("SGD", {}, "keras3")
     bare, full = ({"class_name": "Huber", "config": c} for c in ({"name": "h"}, {"delta": 0.71}))
     for loss, noted in ((bare, True), (["mse", bare], True), ({"a": bare}, True), (full, False)):
-        compiled = CompiledTraining(optimizer, loss, None, None, generation_of("3.15.1"))
+        compiled = CompiledTraining(optimizer, loss, None, generation_of("3.15.1"))
         notes = describe_loss(compiled, model("3.15.1"))
         assert bool(notes) == noted and all("delta of Huber: it is 1.0" in n for n in notes)
     for text in ("huber", None):
-        compiled = CompiledTraining(optimizer, text, None, None, generation_of("3.15.1"))
+        compiled = CompiledTraining(optimizer, text, None, generation_of("3.15.1"))
         assert describe_loss(compiled, model("3.15.1")) == ()
 
 
@@ -236,7 +236,7 @@ def test_logits_behind_an_activation_have_a_note_where_the_backend_is_not_known(
     optimizer = OptimizerConfig("SGD", {}, "keras3")
     found = {"class_name": "BinaryCrossentropy", "config": {"from_logits": True}}
     generation = generation_of(version)
-    compiled = CompiledTraining(optimizer, found, None, None, generation, backend)
+    compiled = CompiledTraining(optimizer, found, None, generation, backend)
     notes = describe_loss(compiled, model(version, activation=activation))
     assert len(notes) == noted and all("does not say on which backend" in n for n in notes)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from keras2torch_birnn.errors import K2TError, in_file
+from keras2torch_birnn.errors import in_file
 from keras2torch_birnn.readers.containers.container import Container, Format, OpenPath
 from keras2torch_birnn.readers.containers.files import (
     check_folder,
@@ -112,13 +112,3 @@ def _open_path(path: Path) -> Container:
 def _find_format(place: OpenPath) -> Format | None:
     forms = (row.load() for row in FORMATS if row.may_be(place))
     return next((form for form in forms if form.recognises(place)), None)
-
-
-def is_model(path: Path) -> bool:
-    """Return whether a file or folder has the format of a Keras model, judged by its beginning."""
-    try:
-        with ExitStack() as opening:
-            window = None if is_folder(path) else file_window(opening, path)
-            return _find_format(OpenPath(path, window)) is not None
-    except (K2TError, OSError):
-        return False

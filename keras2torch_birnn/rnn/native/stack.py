@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import struct
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from operator import attrgetter, itemgetter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.rnn.change_signals import KnownTensors
@@ -29,7 +28,6 @@ from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, to
 from keras2torch_birnn.rnn.native.packing import weight_sizes
 from keras2torch_birnn.rnn.native.program import BEHIND, NativeLayer, PackedLayers, align
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
-from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 # ``K2tRecurrentWords`` behind its code and the number of its words.
 _WORDS = 21
@@ -198,14 +196,7 @@ def _with_merge(
 
 def can_read(x: Tensor, others: Sequence[Tensor]) -> bool:
     """Return whether the kernel can read an input (B, T, F), not empty, and other tensors."""
-    return (
-        type(x) is Tensor
-        and x.dim() == 3
-        and 0 not in x.shape
-        and _FLOAT32.issuperset(map(_DTYPE, (x, *others)))
-        and all(map(_IS_CPU, (x, *others)))
-        and is_plain((x, *others))
-    )
+    return type(x) is Tensor and x.dim() == 3 and 0 not in x.shape and can_run((x, *others))
 
 
 def prepare(
@@ -229,49 +220,6 @@ def prepare(
 def width_of(parameters: Sequence[Tensor | None], merge: str | None) -> int:
     """Return the size of a layer's output."""
     return weight_sizes(parameters)[1] * (1 if merge_code(merge) else len(parameters) // 4)
-
-
-class Fetch:
-    """Access to the tensors of these names in a module, faster than by attribute.
-
-    Parametrizations compute a tensor anew and are not for this.
-    """
-
-    def __init__(self, module: nn.Module, names: Iterable[str]) -> None:
-        own, buffers = _tensors_of(module)
-        wanted = set(names)
-        self._own = _getter([name for name in own if name in wanted])
-        self._buffers = _getter([name for name in buffers if name in wanted])
-        self._absent = wanted.difference(own, buffers)
-
-    def __call__(self, module: nn.Module) -> tuple[Tensor, ...] | None:
-        """Return the tensors in a fixed order; None if the module has others than at first."""
-        own, buffers = _tensors_of(module)
-        absent = self._absent
-        if absent and not all(map(absent.isdisjoint, (own, buffers, module.__dict__))):
-            return None
-        try:
-            found: tuple[Tensor, ...] = self._own(own) + self._buffers(buffers)
-        except KeyError:
-            return None
-        return found
-
-
-def _tensors_of(module: nn.Module) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    own: Any = module._parameters  # nn.Module's attribute access is slow
-    buffers: Any = module._buffers
-    return own, buffers
-
-
-def _getter(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
-    """Return a function that gets the values of these keys."""
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda found: tuple(found[name] for name in names)
-
-
-_DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")
-_FLOAT32 = {torch.float32}
 
 
 def _find_starts(
