@@ -133,6 +133,24 @@ def cosine_changes(maker: Maker) -> Iterator[Change]:
     if own:
         words = "it does not normalize its inputs (normalize=True: the cosine)"
     yield maker.change("normalize", words, configured(normalize=not own))
+    for number, which in enumerate(("first", "second")):
+        words = f"it normalizes its {which} input alone, Keras {'both' if own else 'none'}"
+        yield maker.change("normalize", words, partial(_with_one_normalized, number))
+
+
+def _with_one_normalized(
+    number: int,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    axes = layer.config["axes"]
+    axis = axes if isinstance(axes, int) else axes[number]
+    plain = partial(configured(normalize=False), equation)
+    unit = reading_one(number, lambda x: x / np.linalg.norm(x, axis=axis, keepdims=True))
+    return unit(plain, layer, inputs, mask, context)
 
 
 def distance_changes(maker: Maker) -> Iterator[Change]:

@@ -289,3 +289,26 @@ def test_states_that_are_not_taken_as_they_are_are_named() -> None:
 
     (finding,) = compare_spec(spec, port_of(spec, layer_2=alone)).findings
     assert (finding.layer, finding.kind) == ("layer_2", "state not carried")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_cosine_of_one_normalized_input_is_named(number: int, normalize: bool) -> None:
+    steps = [
+        ("d", ("Dense", {"units": 5}), "x"),
+        ("p", ("Dot", {"axes": (2, 2), "normalize": normalize}), ["x", "d"]),
+        ("y", ("GRU", {"units": 3}), "p"),
+    ]
+    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+
+    def wrong(_: Any, inputs: Any) -> Tensor:
+        one, other = (
+            x / x.norm(dim=2, keepdim=True) if place == number else x
+            for place, x in enumerate(inputs)
+        )
+        y: Tensor = one @ other.transpose(1, 2)
+        return y
+
+    (finding,) = compare_spec(spec, port_of(spec, layer_1=wrong)).findings
+    assert finding.layer == "layer_1"
+    assert f"its {('first', 'second')[number]} input alone" in finding.words
