@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from keras2torch_birnn.layers.graph import graph_module
+from keras2torch_birnn.rnn.engines import requested_engine
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import ModelSpec, with_dtype
 
@@ -24,8 +25,9 @@ def build(model: ModelSpec, *, dtype: str | None = None) -> fx.GraphModule:
 
     Raises:
         UnsupportedLayerError, UnsupportedOptionError: lists everything that cannot be built.
-        UsageError: no such dtype.
+        UsageError: no such dtype, or no such engine as ``K2T_ENGINE`` names.
     """
+    requested_engine()  # for its refusal: once, not once a layer
     root = with_training_rules(model.root, model.generation)  # these need the file's own dtype
     root = root if dtype is None else with_dtype(root, _numpy_dtype(dtype))
     module = graph_module(root).eval()

@@ -541,3 +541,16 @@ def test_other_libraries_words_for_a_merge_mode_are_known(word: str, meant: str)
 def test_a_wrong_precision_is_refused_before_the_work() -> None:
     run = k2t("verify", "model.h5", "arch.json", "--precision", "int9")
     assert run.lines("error") == ["precision=int9: one of float32, bfloat16, int8 is expected"]
+
+
+@pytest.mark.parametrize("call", ["convert model.h5 new.pt", "verify model.h5 out.pt"])
+def test_an_engine_that_does_not_exist_is_the_fault_of_no_file(
+    call: str, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told once, not once a layer, and not as damage of the file that is being read."""
+    before = contents(made)
+    monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "warp")
+    run = k2t(*shlex.split(call))
+    assert (run.code, run.err.count("K2T_ENGINE=warp: one of auto, torch")) == (2, 1)
+    assert "damaged" not in run.err
+    assert contents(made) == before

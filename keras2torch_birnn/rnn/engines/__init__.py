@@ -129,27 +129,30 @@ ENGINES: tuple[EngineRow, ...] = (
 )
 
 
-def check_request(name: str, source: str = "engine") -> EngineRequest:
+def check_request(
+    name: str, source: str = "engine", error: type[UsageError] = ArgumentValueError
+) -> EngineRequest:
     """Return the name of an engine, "auto" or "torch".
 
     Raises:
-        ArgumentValueError: it is another name; ``source``: the option or variable it comes from.
+        UsageError: it is another name; ``source``: the option or variable it comes from, and
+            ``error``: the class for it.
     """
     for known in REQUESTS:
         if name == known:
             return known
     from keras2torch_birnn.suggestions import unknown_value
 
-    raise unknown_value(f"{source}={name}", REQUESTS, name, ArgumentValueError)
+    raise unknown_value(f"{source}={name}", REQUESTS, name, error)
 
 
 def requested_engine(chosen: str | None = None) -> EngineRequest:
     """Return the chosen engine, else that of ``K2T_ENGINE``, else "auto".
 
     Raises:
-        ArgumentValueError: there is no such engine.
+        UsageError: there is no such engine; of an argument: ArgumentValueError.
     """
-    return check_request(chosen) if chosen else check_request(REQUESTED, VARIABLE)
+    return check_request(chosen) if chosen else check_request(REQUESTED, VARIABLE, UsageError)
 
 
 def gpu_kernels() -> GpuKernels:
