@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from keras2torch_birnn.bench import DRAWN_BY
 from keras2torch_birnn.cli.completion import complete_merges
 from keras2torch_birnn.cli.console import Output, print_line, print_message
 from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, one_of
 from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.saving.atomic import FileKind, check_output, write_atomically
+from keras2torch_birnn.saving.atomic import (
+    FileKind,
+    check_output,
+    check_replacing,
+    marked_by,
+    write_atomically,
+)
 from keras2torch_birnn.spec import Cut, cut_at
 from keras2torch_birnn.suggestions import did_you_mean, unknown_value
 
@@ -23,8 +30,8 @@ if TYPE_CHECKING:
     from keras2torch_birnn.bench.case import Case
     from keras2torch_birnn.bench.measure import Row
 
-_RESULTS = FileKind("the file of --json-file", (".json",), lambda _: True)
-_DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), lambda _: True)
+_RESULTS = FileKind("the file of --json-file", (".json",), marked_by('"native_kernel"'))
+_DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), marked_by(DRAWN_BY))
 # Of each size: beyond it the memory of no machine suffices.
 _SIZES = range(1, 1_000_001)
 
@@ -120,6 +127,7 @@ def bench(
     for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):
         if file is not None:
             check_output(file, kind, sources=(model, config))
+            check_replacing(file, kind, overwrite=True)
     if plot_file is not None:
         check_plot(plot_file)
     cases = _cases(

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from keras2torch_birnn.saving.atomic import FileKind
+from keras2torch_birnn.saving.atomic import FileKind, marked_by
 
 MARK = "k2t verify"
-_HEAD_BYTES = 1024  # of a page, which hold the mark
 
-
-def _is_ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return f'content="{MARK}"'.encode() in file.read(_HEAD_BYTES)
-
-
-REPORT = FileKind("the report", (".html",), _is_ours)
+REPORT = FileKind("the report", (".html",), marked_by(f'content="{MARK}"'))

@@ -35,6 +35,7 @@ PREFIX = ".k2t-"
 # Of this machine, of the process, and a random number.
 _TEMPORARY = re.compile(rf"{re.escape(PREFIX)}([0-9a-f]{{8}})([0-9a-f]{{8}})[0-9a-f]{{16}}\.tmp")
 FORCE = "use --force to replace it"
+_HEAD_BYTES = 2048  # of a file, which hold the mark of what wrote it
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -55,6 +56,16 @@ class FileKind:
     recognises: Callable[[Path], bool]
     instead: str = FORCE
     mistaken: Mapping[str, str] = field(default_factory=dict)
+
+
+def marked_by(mark: str) -> Callable[[Path], bool]:
+    """Make the function that recognises a file by a text near its beginning."""
+
+    def recognises(path: Path) -> bool:
+        with path.open("rb") as file:
+            return mark.encode() in file.read(_HEAD_BYTES)
+
+    return recognises
 
 
 def check_output(

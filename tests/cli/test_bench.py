@@ -294,16 +294,41 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert_refused(run, 5, tmp_path, "is a folder")
 
 
-@pytest.mark.parametrize(("option", "name"), [("--json-file", "a.json"), ("--plot", "a.svg")])
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``k2t bench`` find one time, at once."""
+    row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, (1.0,)),))
+    monkeypatch.setattr(measure, "measure", lambda *_, **__: row)
+    monkeypatch.setattr(report, "find_disturbance", lambda *_: "")
+
+
+FILES = [("--json-file", "a.json"), ("--plot", "a.svg"), ("--plot", "a.png")]
+
+
+@pytest.mark.parametrize(("option", "name"), FILES)
+def test_files_of_bench_replace_their_own_kind_alone(
+    option: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    measured(monkeypatch)
+    file = tmp_path / name
+    for _ in range(2):
+        run = k2t("bench", "--rnn", "gru", option, file)
+        assert (run.code, run.err) == (0, "")
+    file.write_text('{"notes": "of the user"}')
+    monkeypatch.setattr(measure, "measure", None)  # refused before anything is measured
+    assert_refused(k2t("bench", "--rnn", "gru", option, file), 5, file, "k2t did not write it")
+    assert file.read_text() == '{"notes": "of the user"}'
+
+
+@pytest.mark.parametrize(("option", "name"), FILES)
 def test_a_disk_that_is_full_leaves_what_was_there(
     option: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, (1.0,)),))
-    monkeypatch.setattr(measure, "measure", lambda *_, **__: row)
-    monkeypatch.setattr(report, "find_disturbance", lambda *_: "")
+    measured(monkeypatch)
     earlier = tmp_path / name
-    earlier.write_text("of yesterday")
+    earlier.write_text('"native_kernel": "k2t bench of yesterday"')
+    before = contents(tmp_path)
 
     def fill(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -311,7 +336,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(
     monkeypatch.setattr("keras2torch_birnn.saving.atomic.os.fsync", fill)
     run = k2t("bench", "--rnn", "gru", option, earlier)
     assert_refused(run, 5, earlier, "cannot be written (No space left on device)")
-    assert contents(tmp_path) == {name: b"of yesterday"}
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
