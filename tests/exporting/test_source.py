@@ -171,6 +171,7 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
         "keras-3.15.1/around_discretization.keras",
         "keras-3.15.1/around_multi_hot.keras",
         "keras-3.15.1/count_weights.keras",
+        "keras-3.15.1/graph_nested_sequential_mask.keras",
         "keras-3.15.1/hashing.keras",
         "keras-3.15.1/heads_masks.keras",
         "keras-3.15.1/lookup.keras",

@@ -48,13 +48,7 @@ ONE: tuple[Row, ...] = (
     (Cells, ("biases joined",), ((BI, "biases joined"),)),
     (Cells, ("recurrent bias missing",), ((BI, "missing"),)),
 )
-# Lengths that are too small are also an assumption about the side of the padding.
 TWO: tuple[Row, ...] = (
-    (
-        Tagger,
-        ("lengths too small",),
-        (("embedding", "mask rule"), (BI, "padding side")),
-    ),
     (
         Tagger,
         ("subtract", "no bias at the end"),

@@ -20,8 +20,6 @@ ROWS: tuple[Row, ...] = (
     (Letters, ("mask not turned",), (("bidirectional_1", "reversed padding"),)),
     (Pair, ("left twice",), (("embedding#1", "other input"),)),
     (Pair, ("absolute",), (("multiply_1", "other operation"),)),
-    # not known, and no reason to blame the layers behind it
-    (Pair, ("h fades",), ((BI, "unexplained"),)),
     (Pair, ("dropout",), (("dense", "random"),)),
     (Pair, ("dropout", "absolute"), (("multiply_1", "other operation"), ("dense", "random"))),
     (Marked, ("any feature",), (("masking", "mask rule"),)),

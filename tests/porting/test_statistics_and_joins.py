@@ -312,3 +312,24 @@ def test_a_cosine_of_one_normalized_input_is_named(number: int, normalize: bool)
     (finding,) = compare_spec(spec, port_of(spec, layer_1=wrong)).findings
     assert finding.layer == "layer_1"
     assert f"its {('first', 'second')[number]} input alone" in finding.words
+
+
+def test_lengths_that_are_one_too_small_are_named() -> None:
+    """They are an assumption about the side of the padding, too."""
+    layer = ("Embedding", {"input_dim": 13, "output_dim": 4, "mask_zero": True})
+    steps = [
+        ("e", layer, "x"),
+        ("b", ("Bidirectional", {"layer": ("GRU", {"units": 3, "return_sequences": True})}), "e"),
+        ("y", ("GRU", {"units": 3}), "b"),
+    ]
+    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
+
+    def shortened(right: Any, x: Tensor, mask: Tensor) -> Tensor:
+        valid = torch.arange(x.shape[1]) < mask.sum(1, keepdim=True) - 1
+        y: Tensor = right(x, mask=valid)
+        return y
+
+    first, *others = compare_spec(spec, port_of(spec, layer_1=shortened)).findings
+    assert (first.layer, first.kind) == ("layer_1", "mask rule")
+    assert "lengths are one too small" in first.words
+    assert {one.kind for one in others} == {"padding side"}

@@ -55,7 +55,6 @@ class Flat(nn.Module):
             i, f, g, o = gates.chunk(4, -1)
             new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             kept = mask[:, t, None]
-            h = 0.9 * h if "h fades" in self.mistakes else h
             c = torch.where(kept, new, c)
             h = torch.where(kept, torch.sigmoid(o) * torch.tanh(new), h)
             found[t] = h if "steps repeated" in self.mistakes else h * kept
