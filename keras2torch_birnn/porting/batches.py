@@ -214,9 +214,10 @@ def _with_all_ids(x: Array, fact: InputFacts) -> Array:
     """
     if fact.vocabulary is None or fact.among or x.ndim < 2:
         return x
-    known = [one for one in range(fact.vocabulary) if one != fact.padding]
-    special = [one for one in dict.fromkeys((*known[:SPECIAL_IDS], *known[-1:])) if one not in x]
-    others = [one for one in known if one not in x and one not in special]
+    known = np.setdiff1d(np.arange(fact.vocabulary), [] if fact.padding is None else fact.padding)
+    lacking = np.setdiff1d(known, x)
+    is_special = np.isin(lacking, [*known[:SPECIAL_IDS], *known[-1:]])
+    special, others = lacking[is_special], lacking[~is_special]
     ids = x.copy()
     flat, is_free = ids.reshape(-1), np.ones(x.shape, bool)
     is_free.reshape(-1)[[0, -1]] = False  # (see _with_ends)

@@ -59,6 +59,7 @@ from keras2torch_birnn.spec import Array, ModelSpec, leaves
 from keras2torch_birnn.verification.given_inputs import Given
 
 _AT_MASKED_STEPS = "at masked steps of the outputs alone"
+_UNEXPLAINED = "it, or what is done to its input, differs; no known mistake explains how"
 # In float64 only wrong numbers are far apart; a port that insists on float32 rounds.
 _PRECISIONS = ((torch.float64, 1e-6), (torch.float32, 1e-3))
 
@@ -376,7 +377,7 @@ class _Comparison:
                 if one.found is None
                 else locate_first(one.right, one.found, search.layers[one.path])
             )
-            words = "it, or what is done to its input, differs; no known mistake explains how"
+            words = _UNEXPLAINED
             if any(np.isnan(y).any() for y in search.run.outputs):
                 words = "gives NaN, and no known mistake explains why"
             if one.found is None:
@@ -478,7 +479,7 @@ def _at_masked_steps(right: Sequence[tuple[str, Search]]) -> PortFinding | None:
         if found is None:
             continue
         path, change = found
-        words = "it, or what is done to its input, differs; no known mistake explains how"
+        words = _UNEXPLAINED
         words = f"{words if change is None else change.words} ({_AT_MASKED_STEPS})"
         kind = "unexplained" if change is None else change.kind
         return PortFinding(path, kind, words, rows=name)
