@@ -59,10 +59,11 @@ INSTRUCTION_SETS = (
         "AMX",
         "amx",
         {"bfloat16": 11, "int8": 12},
-        {**_AVX512, "7.0 edx": (22, 24, 25)},  # bfloat16, tiles, int8
+        # Tiles, of bfloat16 and int8; by vectors, VNNI and bfloat16.
+        {**_AVX512, "7.0 ecx": (11,), "7.0 edx": (22, 24, 25), "7.1 eax": (5,)},
         _TILES,
         _AVX512_FLAGS,
-        ("-mamx-tile", "-mamx-bf16", "-mamx-int8"),
+        ("-mamx-tile", "-mamx-bf16", "-mamx-int8", "-mavx512vnni", "-mavx512bf16"),
     ),
     InstructionSet(
         "AVX512-BF16",

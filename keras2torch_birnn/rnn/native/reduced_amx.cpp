@@ -16,6 +16,7 @@ namespace amx {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "tiles.h"
 #include "reduced.h"
 

@@ -16,6 +16,7 @@ namespace reduced_avx2 {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "reduced.h"
 }  // namespace reduced_avx2
 

@@ -17,6 +17,7 @@ namespace reduced_avx512 {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "reduced.h"
 }  // namespace reduced_avx512
 

@@ -16,6 +16,7 @@ namespace avx512bf16 {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "reduced.h"
 }  // namespace avx512bf16
 

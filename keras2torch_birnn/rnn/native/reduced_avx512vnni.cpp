@@ -16,6 +16,7 @@ namespace avx512vnni {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "reduced.h"
 }  // namespace avx512vnni
 

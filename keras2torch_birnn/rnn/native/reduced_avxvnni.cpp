@@ -16,6 +16,7 @@ namespace avxvnni {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "reduced.h"
 }  // namespace avxvnni
 

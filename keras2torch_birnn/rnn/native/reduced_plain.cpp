@@ -23,6 +23,7 @@ namespace reduced_plain {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "reduced.h"
 }  // namespace reduced_plain
 

@@ -14,6 +14,7 @@ namespace emulated_tiles {
 #include "cells.h"
 #include "layer.h"
 #include "formats.h"
+#include "vectors.h"
 #include "tiles.h"
 #include "reduced.h"
 

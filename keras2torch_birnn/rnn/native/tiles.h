@@ -1,11 +1,17 @@
 // Products by AMX tiles: registers of 16 rows of 16 words. Inside an instruction set's namespace, after
-// formats.h; its LANES are 16, the words of a tile's row.
+// vectors.h; its LANES are 16, the words of a tile's row.
 //
 // A panel of packed weights is read as it lies: 16 words of one gate are a tile, a row of it LANES units. Words
 // of a row of numbers are padded to whole tiles, so one configuration serves all products of as many rows.
 
 constexpr long TILE_ROWS = 16, TILE_WORDS = 16;
 static_assert(LANES == TILE_WORDS, "a tile's row holds one vector");
+
+#if defined(__AVX512VNNI__)
+constexpr bool HAS_DOTS_OF_BYTES = true;
+#else
+constexpr bool HAS_DOTS_OF_BYTES = false;
+#endif
 
 // ---- operations on tiles: by the processor, or computed here ------------------------------------------------
 // 0 to 3 are sums, 4 and 5 rows of numbers, 6 and 7 weights. Sums and numbers have `height` rows.
@@ -178,12 +184,16 @@ public:
     static constexpr long STORED = 1;
     typedef TileProduct Ahead;
 
-    static constexpr long panels_at_once(long, long) { return 1; }
+    static constexpr long panels_at_once(long gates, long rows) {
+        return by_vectors(rows) ? VectorProduct<Format>::panels_at_once(gates, rows) : 1;
+    }
 
     // As VectorProduct's. Rows are cut into tiles of equal height; what it makes more of them is dropped.
     template <long V>
-    void product(long rows, long, long k, const Values<Format>& a, const uint32_t* panel, float* out,
+    void product(long rows, long panels, long k, const Values<Format>& a, const uint32_t* panel, float* out,
                  long out_stride) {
+        if constexpr (by_vectors(1))
+            if (rows == 1) return VectorProduct<Format>::template product<V>(1, panels, k, a, panel, out, out_stride);
         const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles;
         if (height != height_) tiles_.configure(height_ = height);
         const long depth = k / TILE_WORDS;
@@ -202,6 +212,9 @@ public:
     }
 
 private:
+    // A tile of a single row takes longer than vectors, whose sums of integers are the same.
+    static constexpr bool by_vectors(long rows) { return HAS_DOTS_OF_BYTES && Format::GROUP == 4 && rows == 1; }
+
     struct Operands {
         long rows, depth, stride;
         const Values<Format>& a;
@@ -217,31 +230,35 @@ private:
         static_assert(R * G <= 4, "sums are four tiles");
         constexpr long GROUP = Format::GROUP;
         for_each_number<R * G>([&](auto sum) { tiles_.template zero<sum.value>(); });
-        const uint32_t* numbers = all.a.words + tile * height_ * all.a.stride;
+        const long height = height_, stride = all.stride, of_row = all.a.stride;
+        const uint32_t* numbers = all.a.words + tile * height * of_row;
         const uint32_t* weights = all.panel + gate * LANES;
-        for (long k = 0; k < all.depth; ++k, numbers += TILE_WORDS, weights += TILE_ROWS * all.stride) {
+        for (long k = 0; k < all.depth; ++k, numbers += TILE_WORDS, weights += TILE_ROWS * stride) {
             for_each_number<R>([&](auto r) {
-                tiles_.template load<4 + r.value>(numbers + r.value * height_ * all.a.stride, all.a.stride);
+                tiles_.template load<4 + r.value>(numbers + r.value * height * of_row, of_row);
             });
             for_each_number<G>([&](auto g) {
                 constexpr int WEIGHTS = 6 + decltype(g)::value % 2;
-                tiles_.template load<WEIGHTS>(weights + g.value * LANES, all.stride);
+                tiles_.template load<WEIGHTS>(weights + g.value * LANES, stride);
                 for_each_number<R>([&](auto r) {
                     constexpr int SUM = decltype(r)::value * G + decltype(g)::value;
                     tiles_.template dot<GROUP, SUM, 4 + decltype(r)::value, WEIGHTS>();
                 });
             });
         }
+        const long rows = all.rows, out_stride = all.out_stride;
+        const typename Format::Row* const of_rows = all.a.rows;
         for_each_number<R * G>([&](auto sum) {
             constexpr int SUM = decltype(sum)::value;
             alignas(64) uint32_t found[TILE_ROWS * TILE_WORDS];
             tiles_.template store<SUM>(found);
-            const long v = gate + SUM % G, first = (tile + SUM / G) * height_;
+            const long v = gate + SUM % G, first = (tile + SUM / G) * height;
             const float* extras = all.extras + v * Format::EXTRAS * LANES;
-            for (long r = 0; r < height_ && first + r < all.rows; ++r)
-                store(all.out + (first + r) * all.out_stride + v * LANES,
-                      Format::finish((typename Format::Sum)load_bits(found + r * TILE_WORDS),
-                                     all.a.rows[first + r], extras));
+            float* out = all.out + first * out_stride + v * LANES;
+            const long count = rows - first < height ? rows - first : height;
+            for (long r = 0; r < count; ++r, out += out_stride)
+                store(out, Format::finish((typename Format::Sum)load_bits(found + r * TILE_WORDS),
+                                          of_rows[first + r], extras));
         });
     }
 
