@@ -25,36 +25,40 @@ static Value mix(Value sum, Value value) {
     return (((both << 29) | (both >> 35)) * FACTOR) ^ ((value << 17) | (value >> 47));
 }
 
-// Weights to read ahead, in floats: past the caches, which hold the packed weights that the run needs.
-constexpr long AHEAD = 1024;
+// Weights to read ahead, in floats: past the caches, which hold the packed weights that the run needs. Few
+// weights stay in the caches with those.
+constexpr long AHEAD = 1024, FEW_WEIGHTS = 1 << 16;
 
+template <bool READS_AHEAD>
 static void mix_block(Words* sums, const float* from) {
     K2T_UNROLL
-    for (long i = 0; i < CHAINS * LANES; i += 16) __builtin_prefetch(from + AHEAD + i, 0, 0);
+    for (long i = 0; READS_AHEAD && i < CHAINS * LANES; i += 16) __builtin_prefetch(from + AHEAD + i, 0, 0);
     K2T_UNROLL
     for (long c = 0; c < CHAINS; ++c)
         sums[c] = mix<Words>(sums[c], *reinterpret_cast<const LooseWords*>(from + c * LANES));
 }
 
-// `start`: the random number from which all chains are seeded.
+// `start`: the random number from which all chains are seeded, each lane by a number of its own.
 static uint64_t fingerprint(const K2tArray* arrays, long count, uint64_t start) {
     Words sums[CHAINS];
-    uint64_t all = start;
     for (long c = 0; c < CHAINS; ++c)
         for (long lane = 0; lane < WORD_LANES; ++lane)
-            sums[c][lane] = all = mix<uint64_t>(all, mix<uint64_t>(all, FACTOR));
+            sums[c][lane] = mix<uint64_t>(start, static_cast<uint64_t>(c * WORD_LANES + lane + 1) * FACTOR);
+    uint64_t all = start;
     for (const K2tArray* array = arrays; array < arrays + count; ++array) {
         const long size = array->data ? static_cast<long>(array->size) : 0;
         long i = 0;
-        for (; i + CHAINS * LANES <= size; i += CHAINS * LANES) mix_block(sums, array->data + i);
+        if (size < FEW_WEIGHTS)
+            for (; i + CHAINS * LANES <= size; i += CHAINS * LANES) mix_block<false>(sums, array->data + i);
+        for (; i + CHAINS * LANES <= size; i += CHAINS * LANES) mix_block<true>(sums, array->data + i);
         if (i < size) {
             float last[CHAINS * LANES] = {};  // padded with zeros
             for (long j = 0; i + j < size; ++j) last[j] = array->data[i + j];
-            mix_block(sums, last);
+            mix_block<false>(sums, last);
         }
         all = mix<uint64_t>(all, static_cast<uint64_t>(size));
     }
-    for (long c = 0; c < CHAINS; ++c)
-        for (long lane = 0; lane < WORD_LANES; ++lane) all = mix<uint64_t>(all, sums[c][lane]);
+    for (long c = 1; c < CHAINS; ++c) sums[0] = mix<Words>(sums[0], sums[c]);
+    for (long lane = 0; lane < WORD_LANES; ++lane) all = mix<uint64_t>(all, sums[0][lane]);
     return all;
 }
