@@ -1,4 +1,4 @@
-"""Signals that a dictionary or a tensor has changed: fast, and not public in Python and torch.
+"""Signals that a dictionary, a function or a tensor has changed: fast, and not public.
 
 Each is tried before it is trusted. Where there is none, or another than is known, everything is
 compared one by one, which takes longer.
@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from operator import attrgetter
+from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -37,16 +38,25 @@ def class_dict(kind: type) -> dict[str, Any]:
     return cast(dict[str, Any], found)
 
 
-class DictStates:
-    """The states of dictionaries, which it keeps, to be compared with later ones in one call.
+class States:
+    """The states of dictionaries and functions, which it keeps, to be compared with later ones.
 
-    Python has a word in every dictionary with a number for its state that no other one has had.
+    In one call: Python has a word in every dictionary with a number for its state that no other one
+    has had, and words in every function with the addresses of its code and defaults.
     """
 
-    def __init__(self, dicts: Sequence[Any]) -> None:
-        offset, count = _find_word(), len(dicts)
-        self._dicts = dicts
-        self._words = [] if offset is None else [_word_at(d, offset) for d in dicts]
+    def __init__(self, dicts: Sequence[Any], functions: Sequence[Any]) -> None:
+        of_dict, of_function = _find_word(), _find_function_words()
+        self._kept = dicts, functions
+        self._words = (
+            [
+                *(_word_at(d, of_dict) for d in dicts),
+                *(_word_at(f, offset) for f in functions for offset in of_function),
+            ]
+            if of_dict is not None and of_function and {*map(type, functions)} <= {FunctionType}
+            else []
+        )
+        count = len(self._words)
         self._known = (ctypes.c_uint64 * count)()
         self.accept(self.read())
         places = (ctypes.c_void_p * count)(*map(ctypes.addressof, self._words))
@@ -66,7 +76,7 @@ class DictStates:
         self._known[: len(states)] = states
 
     def accept_one(self, number: int) -> None:
-        """Compare one of them, by its number, with its present state from now on."""
+        """Compare one dictionary, by its number, with its present state from now on."""
         if self._words:
             self._known[number] = self._words[number].value
 
@@ -122,6 +132,27 @@ def _tells_dicts_apart(version: Callable[[Any], int]) -> bool:
     _Probe.value = 0
     each = {number for numbers in found for number in numbers}
     return same and len(each) == len(dicts) + len(changes)
+
+
+@cache
+def _find_function_words() -> Sequence[int]:
+    """Return where in a function its code and its defaults are; nothing if unknown."""
+
+    def one(x: int = 1, *, y: int = 2) -> int:
+        return x + y
+
+    def other(x: int = 3, *, y: int = 4) -> int:
+        return x - y
+
+    offsets = range(0, FunctionType.__basicsize__, ctypes.sizeof(ctypes.c_uint64))
+    parts = ("__code__", "__defaults__", "__kwdefaults__")
+    found = [
+        at for part in parts for at in offsets if _read_word(at, one) == id(getattr(one, part))
+    ]
+    for part in parts:
+        setattr(one, part, getattr(other, part))
+    now = [_read_word(at, one) for at in found]
+    return found if now == [id(getattr(other, part)) for part in parts] else ()
 
 
 def watch_tensors(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.rnn.change_signals import DictStates, KnownTensors, class_dict
+from keras2torch_birnn.rnn.change_signals import KnownTensors, States, class_dict
 from keras2torch_birnn.rnn.observed_code import (
     CodeOfOthersError,
     Codes,
@@ -80,7 +80,7 @@ class Guard:
         self._optional = [f for f in reached.functions if f.__defaults__ or f.__kwdefaults__]
         tensors = chain.from_iterable(d.values() for m in modules for d in _tensors_of(m))
         self._tensors = [*{id(t): t for t in tensors if t is not None}.values()]
-        self._states = DictStates(watched)
+        self._states = States(watched, reached.functions)
         self._state = self._read_dicts()
         self._codes, self._defaults = (
             [*map(_CODE, self._functions)],
@@ -124,8 +124,6 @@ class Guard:
                 and self._lists == self._copies
                 and all(map(is_, map(_DICT, self._modules), self._own))
                 and (self._states.hold() or self._names_hold())
-                and [*map(_CODE, self._functions)] == self._codes
-                and [*map(_DEFAULTS, self._optional)] == self._defaults
                 and (not self._cells or all(map(is_, map(_CELL, self._cells), self._held)))
                 and self._known.match(self._tensors)
                 and torch.get_default_dtype() is self._dtype
@@ -143,6 +141,8 @@ class Guard:
             and keys == known[0]
             and all(map(is_, values, known[1]))
             and all(map(Names.hold, self._names))
+            and [*map(_CODE, self._functions)] == self._codes
+            and [*map(_DEFAULTS, self._optional)] == self._defaults
         ):
             return False
         self._states.accept(states)

@@ -908,6 +908,7 @@ def test_a_module_that_a_function_imports_where_it_runs_is_watched(
     ("where", "signal", "instead"),
     [
         (change_signals, "_find_word", lambda: None),
+        (change_signals, "_find_function_words", tuple),
         (change_signals, "watch_tensors", lambda _: None),
     ],
 )
@@ -915,7 +916,8 @@ def test_changes_are_noticed_without_the_signals_of_torch(
     where: Any, signal: str, instead: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(where, signal, instead)
-    for change in (forward_of_a_class, another_dict, a_turned_weight, memory, a_note_and_no_note):
+    some = (forward_of_a_class, code_of_embeddings, defaults_of_a_function, another_dict)
+    for change in (*some, a_turned_weight, memory, a_note_and_no_note):
         wanted, after = by_layers("attention and merges", change)
         _, got, undone = changed("attention and merges", change, "programs")
         assert all(same(x, wanted) for x in got), change
