@@ -537,14 +537,19 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     Tasks tasks(call, team);
     if (call.merge != K2T_APART && call.directions == 2)
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
-    std::atomic<bool> stale{false};
+    std::atomic<uint64_t> found[2] = {};
     const bool done = tasks.run(
         [&](long rows) { return with.scratch_size(call, rows); },
         [&](const K2tTask& task, float* scratch) {
-            // On the thread that reads the packed weights of this direction next.
-            if (task.first == 0 && is_stale(call, with, task.direction)) stale = true;
-            if (!stale) with.run(call, task, scratch);
+            // On threads that read the packed weights of this direction next: one half each, where there are two.
+            const K2tArray* const sources = call.sources[task.direction];
+            for (long half = 0; sources && half < 2; ++half)
+                if (task.first == std::min(half, tasks.blocks - 1))
+                    found[task.direction].fetch_xor(half_fingerprint(with, sources, half), std::memory_order_relaxed);
+            with.run(call, task, scratch);
         });
+    bool stale = false;
+    for (long d = 0; d < call.directions; ++d) stale |= call.sources[d] && found[d] != call.fingerprints[d];
     return !done ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
 } catch (const std::bad_alloc&) {
     return K2T_NO_MEMORY;
