@@ -159,12 +159,15 @@ _HEAD = """\
 """
 
 
-def _row(precision: str, one: InstructionSet) -> str:
-    kernel = f"{precision}_{one.file}"
-    masks = (*(one.cpuid.get(register, ()) for register in REGISTERS), one.xcr0)
+def _row(precision: str, instruction_set: InstructionSet) -> str:
+    kernel = f"{precision}_{instruction_set.file}"
+    masks = (
+        *(instruction_set.cpuid.get(register, ()) for register in REGISTERS),
+        instruction_set.xcr0,
+    )
     needs = ", ".join(f"{sum(1 << bit for bit in bits):#x}" for bits in masks)
-    where = "K2T_X86" if one.flags else "K2T_ANYWHERE"
-    return f'KERNEL(K2T_{kernel.upper()}, k2t_{kernel}, "{precision} {one.name}", {where}, {needs})'
+    where = "K2T_X86" if instruction_set.flags else "K2T_ANYWHERE"
+    return f'KERNEL(K2T_{kernel.upper()}, k2t_{kernel}, "{precision} {instruction_set.name}", {where}, {needs})'
 
 
 def processor_table() -> str:
