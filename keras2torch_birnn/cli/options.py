@@ -84,13 +84,13 @@ def with_common_options(run: Callable[..., None], name: str = "") -> Callable[..
     Errors of ``run``, the command ``name``, become lines, or JSON, and exit codes.
     """
 
-    def command(**given: Any) -> None:
-        as_json, quiet, verbose, debug = (given.pop(name) for name in _COMMON)
+    def command(**arguments: Any) -> None:
+        as_json, quiet, verbose, debug = (arguments.pop(name) for name in _COMMON)
         output = Output(as_json, quiet, verbose)
-        plugins = given.get("plugin") or ()
-        with errors_as_lines(debug, as_json=as_json), checking_arguments(name, given):
+        plugins = arguments.get("plugin") or ()
+        with errors_as_lines(debug, as_json=as_json), checking_arguments(name, arguments):
             try:
-                run(output, **given)
+                run(output, **arguments)
             except Exception:  # it may be why
                 output.print_notes(_describe_idle(plugins))
                 raise

@@ -204,7 +204,7 @@ def _with_exchanged_masks(
 _GIVEN_MASKS: Mapping[str, Callable[[Array], Array]] = {
     "its attention_mask is not used": np.ones_like,
     "its attention_mask is taken the other way round": np.logical_not,
-    "the axes of its attention_mask are exchanged": lambda given: given.swapaxes(-1, -2),
+    "the axes of its attention_mask are exchanged": lambda mask: mask.swapaxes(-1, -2),
 }
 
 

@@ -48,14 +48,14 @@ class Batch(NamedTuple):
     calls: int = 1
 
 
-def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
+def batches(spec: ModelSpec, inputs: Given | None) -> list[Batch]:
     """Return the batches to compare on, the one without padding first.
 
     The last one is the first again, in a second call: a state may be kept, or has to be. Gaps are
     tried where a Masking makes the mask: words have none.
     """
-    found = _batches_of_one_call(spec, given)
-    if given is None:
+    found = _batches_of_one_call(spec, inputs)
+    if inputs is None:
         found = [one._replace(arrays=_with_boundaries(spec, one.arrays)) for one in found]
         of_reals = any(
             one.padding is not None and one.vocabulary is None for one in input_facts(spec)
@@ -66,9 +66,9 @@ def batches(spec: ModelSpec, given: Given | None) -> list[Batch]:
     return [*found, Batch("a second call", found[0].arrays, calls=2)]
 
 
-def batch_with_gaps(spec: ModelSpec, given: Given | None) -> Batch | None:
+def batch_with_gaps(spec: ModelSpec, inputs: Given | None) -> Batch | None:
     """Return rows with gaps, on which two explanations may differ; None: nothing is masked."""
-    some = [] if given is not None else _batches_of_one_call(spec, given)
+    some = [] if inputs is not None else _batches_of_one_call(spec, inputs)
     return next((one for one in some if one.name == WITH_GAPS), None)
 
 
@@ -150,9 +150,9 @@ def batch_of_empty_rows(spec: ModelSpec, drawn: Sequence[Batch]) -> Batch | None
     return Batch(_EMPTY, tuple(arrays))
 
 
-def _batches_of_one_call(spec: ModelSpec, given: Given | None) -> list[Batch]:
-    if given is not None:
-        arrays = given_inputs(spec, given).arrays
+def _batches_of_one_call(spec: ModelSpec, inputs: Given | None) -> list[Batch]:
+    if inputs is not None:
+        arrays = given_inputs(spec, inputs).arrays
         return [Batch("the inputs given", tuple(x[:_LOOKED_AT] for x in arrays))]
     facts = input_facts(spec)
     drawn = [draw_inputs(spec, steps=_STEPS, seed=seed) for seed in range(ROWS)]

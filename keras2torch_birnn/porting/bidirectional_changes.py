@@ -181,7 +181,7 @@ def _swapped(merge: Both) -> Apply:
     return apply
 
 
-def _picked(one: Pick | None, other: Pick | None) -> Apply:
+def _picked(*picks: Pick | None) -> Apply:
     """Make a change of which step of each half is taken; None: the one that Keras takes."""
 
     def apply(
@@ -194,7 +194,7 @@ def _picked(one: Pick | None, other: Pick | None) -> Apply:
         valid = _valid(mask, steps[0])
         forward, backward = (
             own if pick is None else pick(sequence, valid)
-            for pick, own, sequence in zip((one, other), last[:2], steps[:2], strict=True)
+            for pick, own, sequence in zip(picks, last[:2], steps[:2], strict=True)
         )
         return _result(_merge_of(layer)(forward, backward), last[2:], None)
 

@@ -374,13 +374,13 @@ class _Comparison:
             told.add(place_of(one.path))
             where = (
                 ""
-                if one.found is None
-                else locate_first(one.right, one.found, search.layers[one.path])
+                if one.nearest is None
+                else locate_first(one.right, one.nearest, search.layers[one.path])
             )
             words = _UNEXPLAINED
             if any(np.isnan(y).any() for y in search.run.outputs):
                 words = "gives NaN, and no known mistake explains why"
-            if one.found is None:
+            if one.nearest is None:
                 behind = [path for path, given in search.sources.items() if one.path in given]
                 names = ", or ".join(map(printable, behind)) or "the outputs"
                 words = f"no tensor of the port has its values: it, or {names}, differs"
@@ -508,9 +508,9 @@ def _masked_step_notes(runs: Sequence[tuple[str, Search]]) -> Iterator[str]:
         yield f"{words} ({shown})" if shown else words
 
 
-def _are_close(one: PortRun, other: PortRun) -> bool:
-    pairs = zip(one.outputs, other.outputs, strict=True)
-    return all(same(a, b, None, one.tolerance) for a, b in pairs)
+def _are_close(first: PortRun, second: PortRun) -> bool:
+    pairs = zip(first.outputs, second.outputs, strict=True)
+    return all(same(a, b, None, first.tolerance) for a, b in pairs)
 
 
 def _error(run: PortRun, right: Sequence[Array], search: Search) -> float:
@@ -591,10 +591,10 @@ def _free(units: Sequence[Unit], matches: Sequence[Match]) -> dict[str, Array]:
     }
 
 
-def _exchanged_layers(found: Sequence[Leaf]) -> Iterator[Change]:
+def _exchanged_layers(layers: Sequence[Leaf]) -> Iterator[Change]:
     """Yield exchanges of the weights of two layers that have the same shapes."""
     by_path: dict[str, list[Leaf]] = {}
-    for leaf in found:
+    for leaf in layers:
         by_path.setdefault(leaf.path, []).append(leaf)
     for (path, one), (other_path, other) in combinations(by_path.items(), 2):
         if _forms(one) == _forms(other):
@@ -626,7 +626,7 @@ def _forms(some: Sequence[Leaf]) -> list[Any]:
 
 
 def _pairs(
-    names: Mapping[str, str], units: Sequence[Unit], found: Sequence[Leaf]
+    names: Mapping[str, str], units: Sequence[Unit], layers: Sequence[Leaf]
 ) -> list[tuple[Unit, Leaf]]:
     """Return the units and layers that the user says belong together.
 
@@ -636,10 +636,10 @@ def _pairs(
     pairs = []
     for module, path in names.items():
         own = [unit for unit in units if unit.module == module]
-        there = [leaf for leaf in found if path in (leaf.path, leaf.name)]
+        there = [leaf for leaf in layers if path in (leaf.path, leaf.name)]
         if not own or not there:
             what, name = ("module", module) if not own else ("Keras layer", path)
-            known = dict.fromkeys(u.module for u in units) if not own else [x.name for x in found]
+            known = dict.fromkeys(u.module for u in units) if not own else [x.name for x in layers]
             listed = ", ".join(map(printable, known))
             raise UsageError(
                 f"map: no {what} {printable(name)} with weights", f"there are {listed}"

@@ -20,6 +20,7 @@ from keras2torch_birnn.porting.changes import (
     reading,
     reading_one,
 )
+from keras2torch_birnn.porting.moments import center, standardize
 from keras2torch_birnn.porting.observing import HALVES, keep_valid
 from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.reference.activations import activate
@@ -158,18 +159,6 @@ def _rounded(dtype: torch.dtype, x: Array) -> Array:
     return kept
 
 
-def _standardized(axes: int | tuple[int, ...] | None, x: Array, *, free: int = 0) -> Array:
-    """Take away the mean and divide by the deviation, of n - ``free`` values."""
-    x = np.asarray(x, np.float64)
-    if x.mean(axis=axes, keepdims=True).size * (free + 1) > x.size:
-        raise ValueError("too few values")
-    deviation = x.std(axis=axes, keepdims=True, ddof=free)
-    if not deviation.all():
-        raise ValueError("all values are the same")
-    moved: Array = (x - x.mean(axis=axes, keepdims=True)) / deviation
-    return moved
-
-
 def _truncated(x: Array) -> Array:
     whole: Array = np.trunc(x)
     if not whole.any():
@@ -235,11 +224,6 @@ _BY_STEP: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _centered(axes: int | None, x: Array) -> Array:
-    centered: Array = x - x.mean(axis=axes, keepdims=True)
-    return centered
-
-
 def _by_largest(first: int, x: Array) -> Array:
     axes = tuple(range(first % x.ndim, x.ndim))
     scaled: Array = x / np.abs(x).max(axis=axes, keepdims=True)
@@ -267,7 +251,7 @@ _INPUTS: Mapping[str, Callable[[Array], Array]] = {
     "replaced by log(1 + |x|), with its sign": lambda x: np.sign(x) * np.log1p(np.abs(x)),
     "divided by its norm": _unit,
     **{
-        f"standardized over {words}{also}": partial(_standardized, axes, free=free)
+        f"standardized over {words}{also}": partial(standardize, axes, free=free)
         for words, axes in (
             ("all values", None),
             ("the steps", 1),
@@ -279,7 +263,7 @@ _INPUTS: Mapping[str, Callable[[Array], Array]] = {
         for free, also in ((0, ""), (1, " (with torch.std, of n - 1)"))
     },
     **{
-        f"reduced by its mean over {words}": partial(_centered, axes)
+        f"reduced by its mean over {words}": partial(center, axes)
         for words, axes in (("the steps", 1), ("the last axis", -1), ("all values", None))
     },
     **{

@@ -22,7 +22,7 @@ class _Call(NamedTuple):
     """A layer, what it was given (with mask and initial states), and what it gave."""
 
     layer: LayerSpec
-    given: Structure
+    arguments: Structure
     options: Mapping[str, Any]
     result: Result
 
@@ -31,7 +31,7 @@ class _Call(NamedTuple):
         return (
             self.layer is layer
             and self.options == context.call_options
-            and are_same(self.given, inputs)
+            and are_same(self.arguments, inputs)
         )
 
 
@@ -66,12 +66,12 @@ class KeptResults:
         """Compute an equation with changes, ``applied``, or take over what the last one gave."""
         if layer.class_name in self._outer or _is_carried(layer, context):
             return equation(layer, inputs, mask, context)
-        given = (inputs, mask, context.initial_state)
+        arguments = (inputs, mask, context.initial_state)
         key = (context.path, *applied)
         call = self._changed.get(key)
-        if call is None or not call.answers(layer, given, context):
+        if call is None or not call.answers(layer, arguments, context):
             result = equation(layer, inputs, mask, context)
-            call = _Call(layer, given, context.call_options, result)
+            call = _Call(layer, arguments, context.call_options, result)
             self._keep_changed(key, call)
         return call.result
 
@@ -87,14 +87,14 @@ class KeptResults:
         def run(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
             if _is_carried(layer, context):
                 return equation(layer, inputs, mask, context)
-            given = (inputs, mask, context.initial_state)
+            arguments = (inputs, mask, context.initial_state)
             calls = self._calls.setdefault(context.place, [])
             for call in calls:
-                if call.answers(layer, given, context):
+                if call.answers(layer, arguments, context):
                     return call.result
             result = equation(layer, inputs, mask, context)
             if keep:
-                calls.insert(0, _Call(layer, given, context.call_options, result))
+                calls.insert(0, _Call(layer, arguments, context.call_options, result))
                 del calls[_CALLS:]
             return result
 
@@ -107,13 +107,13 @@ def _is_carried(layer: LayerSpec, context: Context) -> bool:
 
 
 def _size(call: _Call) -> int:
-    return sum(np.size(leaf) for leaf in leaves((call.given, call.result)))
+    return sum(np.size(leaf) for leaf in leaves((call.arguments, call.result)))
 
 
-def are_same(one: Structure, other: Structure) -> bool:
+def are_same(first: Structure, second: Structure) -> bool:
     """Tell whether two structures of arrays, or of None, are the same to the last bit."""
-    first, second = list(leaves(one)), list(leaves(other))
-    return len(first) == len(second) and all(
+    own, there = list(leaves(first)), list(leaves(second))
+    return len(own) == len(there) and all(
         a is b or (a is not None and b is not None and np.array_equal(a, b))
-        for a, b in zip(first, second, strict=True)
+        for a, b in zip(own, there, strict=True)
     )

@@ -258,8 +258,8 @@ def name_rounding(actual: Array, right: Array) -> str:
     return f"rounded: up to {apart.max():.0e} off"
 
 
-def _same(one: Array, other: Array) -> bool:
-    return one.shape == other.shape and bool(np.allclose(one, other, rtol=_SAME, atol=_SAME))
+def _same(first: Array, second: Array) -> bool:
+    return first.shape == second.shape and bool(np.allclose(first, second, rtol=_SAME, atol=_SAME))
 
 
 # ---- units and layers ----------------------------------------------------------------------------

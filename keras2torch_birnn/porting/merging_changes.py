@@ -165,16 +165,16 @@ def _combined(combine: Callable[[Array, Array], Array]) -> Apply:
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
         _, out_mask = equation(layer, inputs, mask, context)
-        one, other = (np.asarray(part) for part in leaves(inputs))
-        return combine(one, other), out_mask
+        first, second = (np.asarray(part) for part in leaves(inputs))
+        return combine(first, second), out_mask
 
     return apply
 
 
-def _root_of_product(one: Array, other: Array) -> Array:
-    if not np.array_equal(one, other):
+def _root_of_product(first: Array, second: Array) -> Array:
+    if not np.array_equal(first, second):
         raise ValueError("it is no square")
-    root: Array = np.abs(one)
+    root: Array = np.abs(first)
     return root
 
 
@@ -193,10 +193,10 @@ def vector_distance_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("other operation", words, _combined(partial(_of_vectors, distance)))
 
 
-def _of_vectors(distance: Callable[[Array], Array], one: Array, other: Array) -> Array:
-    if one.ndim != 2:
+def _of_vectors(distance: Callable[[Array], Array], first: Array, second: Array) -> Array:
+    if first.ndim != 2:
         raise ValueError("they are no vectors")
-    return distance(one - other)[:, np.newaxis]
+    return distance(first - second)[:, np.newaxis]
 
 
 _VECTOR_DISTANCES: Mapping[str, Callable[[Array], Array]] = {
@@ -206,10 +206,10 @@ _VECTOR_DISTANCES: Mapping[str, Callable[[Array], Array]] = {
 }
 _DISTANCES: Mapping[str, Callable[[Array, Array], Array]] = {
     "it takes the absolute value": _root_of_product,
-    "it divides the first input by the second": lambda one, other: one / other,
-    "it divides the second input by the first": lambda one, other: other / one,
-    "it computes the absolute difference": lambda one, other: np.abs(one - other),
-    "it computes the squared difference": lambda one, other: (one - other) ** 2,
+    "it divides the first input by the second": lambda first, second: first / second,
+    "it divides the second input by the first": lambda first, second: second / first,
+    "it computes the absolute difference": lambda first, second: np.abs(first - second),
+    "it computes the squared difference": lambda first, second: (first - second) ** 2,
 }
 
 

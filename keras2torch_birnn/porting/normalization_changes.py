@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading, weighted
+from keras2torch_birnn.porting.moments import center, compute_variance
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -81,7 +82,7 @@ def _by_step(
 
 def rms_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield a mean that is subtracted, as in LayerNorm."""
-    centered = reading(lambda x: x - x.mean(axis=maker.config["axis"], keepdims=True))
+    centered = reading(partial(center, maker.config["axis"]))
     yield maker.change("formula", "the mean is subtracted (as nn.LayerNorm does)", centered)
     yield from _shifted_changes(maker)
 
@@ -269,37 +270,24 @@ def _computed(formula: Formula, choose: Choice) -> Apply:
     return apply
 
 
-def _centered(x: Array, axes: Axes) -> Array:
-    centered: Array = x - x.mean(axis=axes, keepdims=True)
-    return centered
-
-
 def _usual(x: Array, axes: Axes, epsilon: float) -> Array:
-    normalized: Array = _centered(x, axes) / np.sqrt(x.var(axis=axes, keepdims=True) + epsilon)
+    normalized: Array = center(axes, x) / np.sqrt(x.var(axis=axes, keepdims=True) + epsilon)
     return normalized
-
-
-def _unbiased(x: Array, axes: Axes) -> Array:
-    """Return the variance that divides by n - 1, as ``torch.var`` does if not told otherwise."""
-    if np.prod([x.shape[axis] for axis in axes]) < 2:
-        raise ValueError("one value has no such variance")
-    variance: Array = x.var(axis=axes, keepdims=True, ddof=1)
-    return variance
 
 
 # What is computed -> its formula
 _FORMULAS: Mapping[str, Formula] = {
     "its variance divides by n - 1 (as torch.var does), Keras' by n": (
-        lambda x, axes, e: _centered(x, axes) / np.sqrt(_unbiased(x, axes) + e)
+        lambda x, axes, e: center(axes, x) / np.sqrt(compute_variance(axes, x, free=1) + e)
     ),
     "it divides by torch.std (of n - 1) + epsilon, Keras by sqrt(variance + epsilon)": (
-        lambda x, axes, e: _centered(x, axes) / (np.sqrt(_unbiased(x, axes)) + e)
+        lambda x, axes, e: center(axes, x) / (np.sqrt(compute_variance(axes, x, free=1)) + e)
     ),
     "it divides by sqrt(variance) + epsilon, Keras by sqrt(variance + epsilon)": (
-        lambda x, axes, e: _centered(x, axes) / (x.std(axis=axes, keepdims=True) + e)
+        lambda x, axes, e: center(axes, x) / (x.std(axis=axes, keepdims=True) + e)
     ),
     "it divides by variance + epsilon, Keras by sqrt(variance + epsilon)": (
-        lambda x, axes, e: _centered(x, axes) / (x.var(axis=axes, keepdims=True) + e)
+        lambda x, axes, e: center(axes, x) / (x.var(axis=axes, keepdims=True) + e)
     ),
     "the mean is not subtracted": (
         lambda x, axes, e: x / np.sqrt(x.var(axis=axes, keepdims=True) + e)

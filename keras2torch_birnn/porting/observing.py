@@ -559,8 +559,8 @@ def _widen(value: Any) -> Any:
     return value.double() if is_narrow else value
 
 
-def _are_equal(one: Any, other: Any) -> bool:
-    return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+def _are_equal(first: Any, second: Any) -> bool:
+    return isinstance(first, Tensor) and isinstance(second, Tensor) and torch.equal(first, second)
 
 
 def _to_array(tensor: Tensor) -> Array:

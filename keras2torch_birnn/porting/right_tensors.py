@@ -91,22 +91,16 @@ def _make_leaf(path: str, key: Key, layer: LayerSpec) -> Leaf | None:
 
     try:
         origins = find_origins(build, layer.weights)
+        right = build({name: np.asarray(array) for name, array in layer.weights.items()})
     except (KeyError, TypeError, ValueError):  # a plugin's layer may need weights that make sense
         return None
     tensors = {
-        name: np.zeros(shape)
-        for name, shape in origins.shapes.items()
+        name: tensor.double().numpy()
+        for name, tensor in right.items()
         if name not in origins.computed
     }
     copies = {
         name: tuple(one for one in found if one.tensor in tensors)
         for name, found in origins.copies.items()
     }
-    for fixed in origins.fixed:
-        if fixed.tensor in tensors:
-            tensors[fixed.tensor].reshape(-1)[fixed.elements] = fixed.values
-    for name, found in copies.items():
-        right = np.asarray(layer.weights[name], np.float64).reshape(-1)
-        for one in found:
-            tensors[one.tensor].reshape(-1)[one.elements] = right[one.positions]
     return Leaf(path, key, layer, tensors, copies)

@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 
 from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading
+from keras2torch_birnn.porting.moments import Divide, divide_by_deviation, standardize
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -53,12 +54,12 @@ def boundary_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("boundary", words, below)
 
 
-def _by(formula: Formula, one: Array, other: Array) -> Apply:
+def _by(formula: Formula, first: Array, second: Array) -> Apply:
     def apply(
         equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     ) -> Result:
         _, out_mask = equation(layer, inputs, mask, context)
-        return formula(context.number(np.asarray(inputs)), one, other), out_mask
+        return formula(context.number(np.asarray(inputs)), first, second), out_mask
 
     return apply
 
@@ -80,14 +81,12 @@ def _normalized(formula: Formula) -> Apply:
 
 
 def _by_own(
-    axes: Callable[[int], tuple[int, ...]], divide: Formula, free: int, x: Array, *_: Array
+    choose: Callable[[int], tuple[int, ...]], divide: Divide, free: int, x: Array, *_: Array
 ) -> Array:
-    over = axes(x.ndim)
-    if not over or (free and np.prod([x.shape[axis] for axis in over]) < 2):
-        raise ValueError("there are too few values")
-    mean = x.mean(axis=over, keepdims=True)
-    variance = x.var(axis=over, keepdims=True, ddof=free)
-    return divide(x, mean, variance)
+    axes = choose(x.ndim)
+    if not axes:
+        raise ValueError("there are no such axes")
+    return standardize(axes, x, free=free, divide=divide)
 
 
 # Whose statistics -> the axes over which they are taken
@@ -98,15 +97,15 @@ _OWN: Mapping[str, Callable[[int], tuple[int, ...]]] = {
     "all features' of each row": lambda count: tuple(range(1, count)),
     "the whole batch's": lambda count: tuple(range(count)),
 }
-# What is added to the deviation -> the formula with the variance
-_DIVIDED: Mapping[str, Formula] = {
-    "": lambda x, mean, v: (x - mean) / np.sqrt(v),
+# What is added to the deviation -> x without its mean, divided by that
+_DIVIDED: Mapping[str, Divide] = {
+    "": divide_by_deviation,
     **{
         words.format(f"{epsilon:g}"): partial(formula, epsilon)
         for epsilon in (1e-8, 1e-7, 1e-6, 1e-5, 1e-3)
         for words, formula in (
-            (" + {}", lambda e, x, mean, v: (x - mean) / (np.sqrt(v) + e)),
-            (", with variance + {}", lambda e, x, mean, v: (x - mean) / np.sqrt(v + e)),
+            (" + {}", lambda e, x, v: x / (np.sqrt(v) + e)),
+            (", with variance + {}", lambda e, x, v: x / np.sqrt(v + e)),
         )
     },
 }

@@ -132,7 +132,7 @@ class Unexplained:
 
     path: str
     right: Array
-    found: Array | None
+    nearest: Array | None
     activation: bool = False
 
 
@@ -399,13 +399,13 @@ class Search(CheckedRun):
         alone = (one for one in own if self._score(path, [one])[0] >= _ALL)
         return [next(alone, some[0])] if len(readers) > 1 else some
 
-    def _shows_before(self, path: str, some: Sequence[Change], found: Trace, usual: Trace) -> bool:
+    def _shows_before(self, path: str, some: Sequence[Change], trace: Trace, usual: Trace) -> bool:
         """Tell whether the port computed what a change of a call before this one gives there."""
         (one, *others) = some
         return not others and any(
-            other in found.layers
-            and not are_same(found.layers[other], usual.layers.get(other))
-            and self.seen(other, found)
+            other in trace.layers
+            and not are_same(trace.layers[other], usual.layers.get(other))
+            and self.seen(other, trace)
             for other in nearest_sources(self.sources, path)[:_BEFORE]
             if place_of(other) == place_of(one.layer)
         )
@@ -1005,9 +1005,9 @@ def _are_values_of(calls: Iterable[str], values: Array, trace: Trace) -> bool:
     )
 
 
-def _same_values(one: Array, other: Structure) -> bool:
+def _same_values(values: Array, output: Structure) -> bool:
     """Tell whether a layer hands on what it is given, maybe in another shape."""
-    return np.array_equal(np.ravel(one), np.ravel(next(iter(leaves(other)))))
+    return np.array_equal(np.ravel(values), np.ravel(next(iter(leaves(output)))))
 
 
 def _tells(output: Structure) -> bool:

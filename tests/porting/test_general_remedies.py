@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.porting.changes import Change, Maker
-from keras2torch_birnn.porting.general_changes import _standardized
 from keras2torch_birnn.porting.kept_results import KeptResults
+from keras2torch_birnn.porting.moments import standardize
 from keras2torch_birnn.porting.normalization_changes import group_norm_changes
 from keras2torch_birnn.porting.observing import observe
 from keras2torch_birnn.porting.recurrent_changes import _without_bias
@@ -66,7 +66,7 @@ def test_one_value_is_not_standardized(axes: int | tuple[int, ...] | None) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ValueError, match="too few values"):
-            partial(_standardized, axes, free=1)(np.ones((1, 1, 1)))
+            standardize(axes, np.ones((1, 1, 1)), free=1)
 
 
 def test_a_missing_row_of_a_gru_bias_is_a_change_of_that_row_alone() -> None:

@@ -172,7 +172,7 @@ def _pass(json: Any, generation: Generation, outer: str) -> Any:
     """Bring an entry to the words of today, unless a plugin supplies the class as it stands."""
     if class_name_of([_class_name(json, outer or "model_config")]) is not None:
         return json
-    return reduce(lambda found, change: change(found), PASSES.get(generation.name, ()), json)
+    return reduce(lambda entry, change: change(entry), PASSES.get(generation.name, ()), json)
 
 
 def _read_entry(json: Any, outer: str, depth: int, *, wrapped: bool, cell: bool) -> _Entry:

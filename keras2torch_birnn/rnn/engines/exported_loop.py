@@ -134,7 +134,7 @@ def _run_scan(
     more = shared.present()
     if torch.compiler.is_dynamo_compiling():  # it takes the public form, and lifts what that reads
         final, outputs = found.function(
-            lambda s, given: _split(combine(*s, *given, *more), count), begin, steps
+            lambda s, step: _split(combine(*s, *step, *more), count), begin, steps
         )
         return outputs, tuple(final)
     given = (*more, *_open_sizes(products))

@@ -33,12 +33,12 @@ Play: TypeAlias = Callable[[Callable[[], Tensors]], Tensors]
 class Request(NamedTuple):
     """Inputs of a call that a graph may serve.
 
-    like: tensors as the graph's own. given: their values: tensors of that shape or of fewer steps,
-    or one number for all.
+    like: tensors as the graph's own. values: for each, one of that shape or of fewer steps, or one
+    number for all.
     """
 
     like: Tensors
-    given: Sequence[Tensor | int]
+    values: Sequence[Tensor | int]
 
 
 class _Graph(NamedTuple):
@@ -121,7 +121,7 @@ def run_captured(
         for key in asked:
             layer.note(key)
         if graph is not None:
-            return _replay(graph, one.given, cut)
+            return _replay(graph, one.values, cut)
     return direct()
 
 
@@ -144,11 +144,11 @@ def pad(call: RnnCall) -> Request:
 
 
 def _replay(
-    graph: _Graph, given: Sequence[Tensor | int], cut: Callable[[Tensors], Tensors] = tuple
+    graph: _Graph, values: Sequence[Tensor | int], cut: Callable[[Tensors], Tensors] = tuple
 ) -> Tensors:
     """Replay a graph for the values of a call; return copies, which the next call leaves alone."""
     with torch.no_grad():
-        for to, value in zip(graph.own, given, strict=True):
+        for to, value in zip(graph.own, values, strict=True):
             if isinstance(value, int):
                 to.fill_(value)
             else:
@@ -199,7 +199,7 @@ def _capture(
         own, device = tuple(map(_like, request.like)), request.like[0].device
         try:
             graphs = [_Graph(own, *capture(partial(way, own), device)) for way in ways]
-            plays = [partial(_replay, graph, request.given) for graph in graphs]
+            plays = [partial(_replay, graph, request.values) for graph in graphs]
             for play, way in zip(plays, ways, strict=True):
                 _check(play(), way(own))
             best = find_fastest(what, [*plays, direct], device)
