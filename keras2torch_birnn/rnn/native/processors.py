@@ -167,7 +167,8 @@ def _row(precision: str, instruction_set: InstructionSet) -> str:
     )
     needs = ", ".join(f"{sum(1 << bit for bit in bits):#x}" for bits in masks)
     where = "K2T_X86" if instruction_set.flags else "K2T_ANYWHERE"
-    return f'KERNEL(K2T_{kernel.upper()}, k2t_{kernel}, "{precision} {instruction_set.name}", {where}, {needs})'
+    label = f"{precision} {instruction_set.name}"
+    return f'KERNEL(K2T_{kernel.upper()}, k2t_{kernel}, "{label}", {where}, {needs})'
 
 
 def processor_table() -> str:
