@@ -310,11 +310,11 @@ def split_settings(
 
 def leaves(structure: Structure) -> Iterator[Any]:
     """Yield the leaves of a structure (not tuple, list or dict), left to right."""
-    if isinstance(structure, Mapping):
-        for value in structure.values():
-            yield from leaves(value)
-    elif isinstance(structure, tuple | list):
+    if isinstance(structure, tuple | list):
         for value in structure:
+            yield from leaves(value)
+    elif isinstance(structure, Mapping):
+        for value in structure.values():
             yield from leaves(value)
     else:
         yield structure

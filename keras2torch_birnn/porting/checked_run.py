@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from hashlib import blake2b
 
 import numpy as np
 
 from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses, place_of
 from keras2torch_birnn.porting.changes import Change, Maker, followed_by, with_changes
 from keras2torch_birnn.porting.general_changes import longest_first, rounding_changes
-from keras2torch_birnn.porting.kept_results import KeptResults
+from keras2torch_birnn.porting.kept_results import KeptResults, compute_anew
 from keras2torch_birnn.porting.many_trials import FAILURES, compute_until
 from keras2torch_birnn.porting.observing import PortRun, keep_valid, with_marked_nan
 from keras2torch_birnn.porting.one_call import in_one_call
@@ -86,14 +87,16 @@ class CheckedRun:
         return direct_sources(self.spec.graph, "")
 
     def compute(
-        self, changes: Sequence[Change], *, keep: bool = False, until: str | None = None
+        self, changes: Sequence[Change], *, note: bool = False, until: str | None = None
     ) -> Trace | None:
         """Run the reference with these changes; None if they do not fit the model.
 
-        keep: note the layers' results, which later runs take over where nothing differs. until:
-        the call of the model's graph at which the run may end.
+        note: remember the layers' results, which later runs take over where nothing differs, and
+        look for them first. until: the call of the model's graph at which the run may end.
         """
-        equations = self.equations(changes, keep=keep)
+        changes = self._with_padding(changes)
+        equations = in_one_call(self.kept.equations(note=note))
+        equations = with_changes(changes, equations, self.kept.compute_changed)
         try:
             with np.errstate(all="ignore"):
                 if until is not None and self.calls == 1:
@@ -102,15 +105,18 @@ class CheckedRun:
         except FAILURES:
             return None
 
-    def equations(self, changes: Sequence[Change], *, keep: bool = False) -> Mapping[str, Equation]:
-        """Return the reference's equations with these changes."""
-        if AS_PADDED in changes:
-            place = changes.index(AS_PADDED)
-            before = changes[:place]
-            after = [one for one in changes[place:] if one is not AS_PADDED]
-            changes = [*before, *self.padding(before), *after]
-        equations = in_one_call(self.kept.equations(keep=keep))
-        return with_changes(changes, equations, self.kept.compute_changed)
+    def equations(self, changes: Sequence[Change]) -> Mapping[str, Equation]:
+        """Return the reference's equations with these changes, of which no result is kept."""
+        return with_changes(self._with_padding(changes), in_one_call(self.kept.anew), compute_anew)
+
+    def _with_padding(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Put the port's own values at padded steps in the place of what stands for them."""
+        if AS_PADDED not in changes:
+            return changes
+        place = changes.index(AS_PADDED)
+        before = changes[:place]
+        after = [one for one in changes[place:] if one is not AS_PADDED]
+        return [*before, *self.padding(before), *after]
 
     def _compute(self, equations: Mapping[str, Equation]) -> Trace:
         states: dict[str, tuple[Array, ...]] | None = {} if self.calls > 1 else None
@@ -174,16 +180,15 @@ class CheckedRun:
         A loop may never put them together, and two calls may be one of more rows or steps. Of a
         change that is only tried this tells too little: in another order they are the same ones.
         """
-        output = next(leaves(trace.layers[path]))
-        known = self._computed.get(path)
-        if known is None or known[0] is not output:
-            found = self.seen(path, trace) or self._has_pieces(path, np.asarray(output, np.float64))
-            known = self._computed[path] = output, found
-        return known[1]
+        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        key = path, values.shape, blake2b(values.tobytes()).digest()
+        if key not in self._computed:
+            self._computed[key] = self.seen(path, trace) or self._has_pieces(path, values)
+        return self._computed[key]
 
     @cached_property
-    def _computed(self) -> dict[str, tuple[Structure, bool]]:
-        """The newest output of each call, and whether the port computed it."""
+    def _computed(self) -> dict[tuple[str, tuple[int, ...], bytes], bool]:
+        """Outputs of calls, and whether the port computed them."""
         return {}
 
     def _has_pieces(self, path: str, values: Array) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,7 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import LayerSpec, Structure, leaves
 
-# Calls of one layer that are kept, the newest ones.
-_CALLS = 4
-# Values of results with changes that are kept, of the newest ones.
+# Values that are kept at most, of the newest calls: what they were given, and their results.
 _VALUES = 1 << 23
 
 
@@ -26,33 +24,51 @@ class _Call(NamedTuple):
     options: Mapping[str, Any]
     result: Result
 
-    def answers(self, layer: LayerSpec, inputs: Structure, context: Context) -> bool:
-        """Tell whether a call of this layer with these arguments gives the same."""
-        return (
-            self.layer is layer
-            and self.options == context.call_options
-            and are_same(self.arguments, inputs)
-        )
+    def is_repeated(self, layer: LayerSpec, arguments: Structure, context: Context) -> bool:
+        """Tell whether this is the same layer, called with the very same arrays."""
+        if self.layer is not layer or self.options != context.call_options:
+            return False
+        first, second = list(leaves(self.arguments)), list(leaves(arguments))
+        return len(first) == len(second) and all(map(_is, first, second))
 
 
 class KeptResults:
     """Equations that take over a result where layer, inputs, mask and states are the same."""
 
     def __init__(self, model: LayerSpec) -> None:
-        self._calls: dict[str, list[_Call]] = {}
-        self._changed: OrderedDict[tuple[Any, ...], _Call] = OrderedDict()
+        self._calls: OrderedDict[Hashable, _Call] = OrderedDict()
+        self._noted: dict[str, _Call] = {}
         self._room = _VALUES
         every = list(model.walk())
-        self._classes = sorted({layer.class_name for layer in every} & EQUATIONS.keys())
+        classes = sorted({layer.class_name for layer in every} & EQUATIONS.keys())
+        # The equations of the model's classes, without results that are kept.
+        self.anew: Mapping[str, Equation] = {name: EQUATIONS[name] for name in classes}
         # What calls other layers is computed each time: its result follows from theirs.
         self._outer = {one.class_name for one in every if one.parts or one.graph is not None}
 
-    def equations(self, *, keep: bool) -> Mapping[str, Equation]:
-        """Return the equations of the model's classes; keep: note this run's results."""
+    def equations(self, *, note: bool) -> Mapping[str, Equation]:
+        """Return the equations of the model's classes.
+
+        note: remember this run's calls, to which those of later runs are compared first.
+        """
         return {
-            name: EQUATIONS[name] if name in self._outer else self._kept(EQUATIONS[name], keep)
-            for name in self._classes
+            name: one if name in self._outer else self._kept(one, note)
+            for name, one in self.anew.items()
         }
+
+    def _kept(self, equation: Equation, note: bool) -> Equation:
+        def run(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
+            if context.states is not None:  # they carry what was before
+                return equation(layer, inputs, mask, context)
+            arguments = (inputs, mask, context.initial_state)
+            call = self._noted.get(context.path)
+            if call is None or not call.is_repeated(layer, arguments, context):
+                call = self._find((), equation, layer, inputs, mask, context)
+            if note:
+                self._noted[context.path] = call
+            return call.result
+
+        return run
 
     def compute_changed(
         self,
@@ -63,57 +79,87 @@ class KeptResults:
         mask: Structure,
         context: Context,
     ) -> Result:
-        """Compute an equation with changes, ``applied``, or take over what the last one gave."""
-        if layer.class_name in self._outer or _is_carried(layer, context):
+        """Compute an equation with changes, ``applied``, or take over what it gave before."""
+        if layer.class_name in self._outer or context.states is not None:
             return equation(layer, inputs, mask, context)
+        return self._find((context.path, *applied), equation, layer, inputs, mask, context).result
+
+    def _find(
+        self,
+        key: tuple[Any, ...],
+        equation: Equation,
+        layer: LayerSpec,
+        inputs: Structure,
+        mask: Structure,
+        context: Context,
+    ) -> _Call:
+        """Return the call of such a layer with the same values, which is made if there is none."""
         arguments = (inputs, mask, context.initial_state)
-        key = (context.path, *applied)
-        call = self._changed.get(key)
-        if call is None or not call.answers(layer, arguments, context):
+        values = map(_content, leaves(arguments))
+        key = (*key, _identify(layer), *context.call_options.items(), *values)
+        known = _is_hashable(key)
+        call = self._calls.get(key) if known else None
+        if call is None:
             result = equation(layer, inputs, mask, context)
             call = _Call(layer, arguments, context.call_options, result)
-            self._keep_changed(key, call)
-        return call.result
-
-    def _keep_changed(self, key: tuple[Any, ...], call: _Call) -> None:
-        if (old := self._changed.pop(key, None)) is not None:
-            self._room += _size(old)
-        self._changed[key] = call
-        self._room -= _size(call)
+            self._room -= _size(call) if known else 0
+        if known:
+            self._calls[key] = call
+            self._calls.move_to_end(key)
         while self._room < 0:
-            self._room += _size(self._changed.popitem(last=False)[1])
-
-    def _kept(self, equation: Equation, keep: bool) -> Equation:
-        def run(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-            if _is_carried(layer, context):
-                return equation(layer, inputs, mask, context)
-            arguments = (inputs, mask, context.initial_state)
-            calls = self._calls.setdefault(context.place, [])
-            for call in calls:
-                if call.answers(layer, arguments, context):
-                    return call.result
-            result = equation(layer, inputs, mask, context)
-            if keep:
-                calls.insert(0, _Call(layer, arguments, context.call_options, result))
-                del calls[_CALLS:]
-            return result
-
-        return run
+            self._room += _size(self._calls.popitem(last=False)[1])
+        return call
 
 
-def _is_carried(layer: LayerSpec, context: Context) -> bool:
-    """Tell whether a result follows from earlier calls, too."""
-    return context.states is not None
+def compute_anew(
+    _: tuple[Any, ...],
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    """Compute an equation with changes, and keep nothing."""
+    return equation(layer, inputs, mask, context)
+
+
+def _identify(layer: LayerSpec) -> Hashable:
+    """Return what tells a layer from others with other options or weights, as long as it lives."""
+    own = (
+        layer.class_name,
+        *layer.config.items(),
+        *layer.semantics.items(),
+        *((name, id(array)) for name, array in layer.weights.items()),
+        *((name, id(part)) for name, part in layer.parts.items()),
+    )
+    return own if _is_hashable(own) else id(layer)
+
+
+def _content(leaf: Any) -> Hashable:
+    """Return what only arrays of the same values have, to the last bit; of others themselves."""
+    return (leaf.shape, leaf.dtype, leaf.tobytes()) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _is_hashable(key: tuple[Any, ...]) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other
 
 
 def _size(call: _Call) -> int:
     return sum(np.size(leaf) for leaf in leaves((call.arguments, call.result)))
 
 
-def are_same(first: Structure, second: Structure) -> bool:
+def are_same(one: Structure, other: Structure) -> bool:
     """Tell whether two structures of arrays, or of None, are the same to the last bit."""
-    own, there = list(leaves(first)), list(leaves(second))
-    return len(own) == len(there) and all(
+    first, second = list(leaves(one)), list(leaves(other))
+    return len(first) == len(second) and all(
         a is b or (a is not None and b is not None and np.array_equal(a, b))
-        for a, b in zip(own, there, strict=True)
+        for a, b in zip(first, second, strict=True)
     )

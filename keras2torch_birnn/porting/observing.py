@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import permutations, product
 from typing import Any
 
@@ -423,16 +423,25 @@ def _axes_of(
         scale = limit * math.sqrt(kept.size + 1)
         if abs(float(flat.sum()) - float(kept.sum())) > scale * math.sqrt(kept.size + 1):
             return None
-    for axes in permutations(range(kept.ndim)):
-        wanted = kept.transpose(axes)
-        if not masked:
-            if np.abs(flat - wanted.reshape(-1)).max(initial=0.0) <= limit:
-                return axes
+    # The largest value alone tells most orders of axes from the right one.
+    place = np.unravel_index(np.abs(kept).argmax(), kept.shape)
+    for axes, back in _orders_of(kept.ndim):
+        moved = flat.reshape([kept.shape[axis] for axis in axes]).transpose(back)
+        if not abs(moved[place] - kept[place]) <= limit:
             continue
-        back = flat.reshape(wanted.shape).transpose(np.argsort(axes))
-        if np.abs(keep_valid(back, valid) - kept).max(initial=0.0) <= limit:
+        counted = keep_valid(moved, valid) if masked else moved
+        if np.abs(counted - kept).max(initial=0.0) <= limit:
             return axes
     return None
+
+
+@cache
+def _orders_of(count: int) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """Return every order of so many axes, and the order that undoes it."""
+    return tuple(
+        (axes, tuple(axes.index(axis) for axis in range(count)))
+        for axes in permutations(range(count))
+    )
 
 
 # Functions that add up, and numbers so large that float32 loses what is added to them.

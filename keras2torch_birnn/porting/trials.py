@@ -205,7 +205,7 @@ class Search(CheckedRun):
     def _search(self, given_up: set[str]) -> bool:
         """Look at one wrong layer after the other; return whether the outputs are explained."""
         for _ in range(len(self.layers) + len(self.evidence) + 4):
-            trace = self.compute(self.found, keep=True)
+            trace = self.compute(self.found, note=True)
             if trace is None:
                 return False
             if self.same_outputs(trace):
@@ -764,17 +764,20 @@ class Search(CheckedRun):
         return failing
 
     def _rated(self, path: str, some: Sequence[Change], trace: Trace) -> int:
+        whole = [*self.found, *some]
+        shown = self._shown_at(path, some, trace)
+        explains = self.same_outputs(trace)
+        if not explains and not self.shown(shown, trace, some):
+            return 0
         if self._contradict(path, some, trace):
             return 0
-        whole = [*self.found, *some]
-        if self.same_outputs(trace):
+        if explains:
             if any(np.isnan(y).all() for y in trace.outputs) and not self.seen(path, trace):
                 return 0  # NaN has many reasons
             if not all(one.explained_by(whole) for one in self.earlier):
                 return 0
             return _ALL + (self.gaps is not None and self.gaps.explained_by(whole))
-        shown = self._shown_at(path, some, trace)
-        if not self.shown(shown, trace, some) or not _tells(trace.layers[shown]):
+        if not _tells(trace.layers[shown]):
             return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one

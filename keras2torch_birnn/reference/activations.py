@@ -70,7 +70,8 @@ def celu(x: Array, alpha: float = 1.0) -> Array:
 def sigmoid(x: Array) -> Array:
     """Compute 1 / (1 + exp(-x))."""
     small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+    y: Array = np.where(x >= 0, 1, small) / (1 + small)
+    return y
 
 
 def hard_sigmoid_02(x: Array) -> Array:
@@ -248,6 +249,6 @@ FUNCTIONS: Mapping[str, Callable[..., Array]] = {
 def activate(activation: Any, x: Array) -> Array:
     """Apply an activation as a spec holds it: a name, or ``{"name": ..., option: value}``."""
     if isinstance(activation, str):
-        activation = {"name": activation}
+        return FUNCTIONS[activation](x).astype(x.dtype)
     options = {key: value for key, value in activation.items() if key != "name"}
     return FUNCTIONS[activation["name"]](x, **options).astype(x.dtype)

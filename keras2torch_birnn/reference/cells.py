@@ -29,7 +29,8 @@ def lstm(layer: LayerSpec, context: Context) -> Step:
 
     def step(x: Array, state: State) -> tuple[Array, State]:
         h, c = state
-        return lstm_step(layer, np.split(x @ w + h @ u + b, 4, axis=-1), c)
+        gates = (x @ w + h @ u + b).reshape(len(x), 4, -1)
+        return lstm_step(layer, [*gates.swapaxes(0, 1)], c)
 
     return step
 
@@ -112,6 +113,8 @@ def _listed(layer: LayerSpec) -> list[LayerSpec]:
 def step_of(layer: LayerSpec, context: Context) -> Step:
     """Make one step: of the layer's cell, or of its cells one after the other."""
     steps = [(id(cell), _step_of_cell(cell, context)) for cell in _called(layer)]
+    if len(steps) == 1:
+        return steps[0][1]
 
     def step(x: Array, state: State) -> tuple[Array, State]:
         own, rest = {}, state

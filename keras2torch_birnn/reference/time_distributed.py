@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -39,8 +38,8 @@ def time_distributed(
     results, traces = [], []
     for t in range(steps):
         scans: dict[str, Scan] | None = None if context.scans is None else {}
-        trace = replace(
-            context, path=path, place=place, layers={}, masks={}, scans=scans, arguments=1
+        trace = context.with_fields(
+            path=path, place=place, layers={}, masks={}, scans=scans, arguments=1
         )
         step_inputs, step_mask = _at(inputs, t), _at(inside_mask, t)
         results.append(trace.apply(inner, step_inputs, step_mask))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -188,17 +189,44 @@ def test_a_result_is_taken_over_only_for_the_same_options_of_the_call() -> None:
         calls.append(context.call_options["reverse"])
         return inputs, mask
 
-    run = KeptResults(spec.root)._kept(equation, keep=True)
-    context: Any = SimpleNamespace(states=None, initial_state=None, place="dense")
+    run = KeptResults(spec.root)._kept(equation, note=False)
+    context: Any = SimpleNamespace(states=None, initial_state=None, path="dense")
     for reverse in (True, False, True, False):
         context.call_options = {"reverse": reverse}
         run(layer, np.ones((2, 3)), None, context)
     assert calls == [True, False]
 
 
+def test_a_result_is_taken_over_from_any_earlier_call_of_a_layer_like_this() -> None:
+    """Not of one with other options, weights or arrays, and never where states are carried."""
+    spec = read_model(Sentiment.source)
+    layer = next(one for one in spec.root.walk() if one.class_name == "Dense")
+    wider = replace(layer, config={**layer.config, "units": 2 * layer.config["units"]})
+    copied = {name: np.array(array) for name, array in layer.weights.items()}
+    own = replace(layer, weights=copied)
+    alike = replace(layer, config={**layer.config}, weights={**layer.weights})
+    calls: list[Any] = []
+
+    def equation(some: Any, inputs: Any, mask: Any, context: Any) -> Any:
+        calls.append(some)
+        return inputs, mask
+
+    run = KeptResults(spec.root)._kept(equation, note=True)
+    context: Any = SimpleNamespace(states=None, initial_state=None, path="dense", call_options={})
+    for some in (layer, wider, own, alike, wider, layer):
+        run(some, np.ones((2, 3)), None, context)
+    assert calls == [layer, wider, own]
+    run(layer, np.zeros((2, 3)), None, context)
+    run(layer, np.ones((3, 2)), None, context)
+    run(layer, np.ones((2, 3), np.float32), None, context)
+    context.states = {}
+    run(layer, np.ones((2, 3)), None, context)
+    assert calls[3:] == [layer] * 4
+
+
 def test_what_calls_other_layers_is_computed_each_time() -> None:
     """The layers inside of it may give something else though its input is the same."""
     kept = KeptResults(read_model(Sentiment.source).root)
-    equations = kept.equations(keep=True)
+    equations = kept.equations(note=True)
     assert equations["Bidirectional"] is EQUATIONS["Bidirectional"]
     assert equations["Dense"] is not EQUATIONS["Dense"]

@@ -6,6 +6,7 @@ Nothing here comes from the package but the arrays of the file: the ports are th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ NORMS = FIXTURES / "keras-3.15.1/layernorm.keras"
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
+@cache
 def arrays_of(file: Path) -> dict[str, Arrays]:
     """Return the weights by layer; a direction is ``layer/forward`` or ``layer/backward``."""
     found: dict[str, Arrays] = {}

@@ -6,6 +6,10 @@ named as in the converted model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
 import torch
 from specs import FIXTURES
 from torch import Tensor, nn
@@ -16,6 +20,13 @@ import keras2torch_birnn as k2t
 _FOLDER = FIXTURES / "tf.keras-2.15.0"
 
 
+@cache
+def tensors_of(source: Path) -> Mapping[str, Tensor]:
+    """Return the tensors of a converted model."""
+    tensors: Mapping[str, Tensor] = k2t.convert(source).state_dict()
+    return tensors
+
+
 class Flat(nn.Module):
     """A module that holds the tensors of a converted model, and computes layers by their names."""
 
@@ -24,7 +35,7 @@ class Flat(nn.Module):
     def __init__(self, *mistakes: str) -> None:
         super().__init__()
         self.mistakes = frozenset(mistakes)
-        for name, value in k2t.convert(self.source).state_dict().items():
+        for name, value in tensors_of(self.source).items():
             if value.is_floating_point():  # (a counter of batches is not)
                 self.register_parameter(name.replace(".", "__"), nn.Parameter(value.clone()))
 
@@ -149,7 +160,7 @@ class LastStep(Flat):
     def __init__(self, *mistakes: str) -> None:
         super().__init__(*mistakes)
         self.gru = nn.GRU(3, 5, bidirectional=True, batch_first=True)
-        given = k2t.convert(self.source).state_dict()
+        given = tensors_of(self.source)
         start = "bidirectional."
         self.gru.load_state_dict(
             {key.removeprefix(start): v for key, v in given.items() if key.startswith(start)}
