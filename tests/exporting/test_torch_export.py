@@ -216,13 +216,17 @@ def test_a_torch_that_would_fix_the_time_is_refused(
 def test_a_model_that_torch_cannot_export_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried = []
+
     def fail(*_: Any, **__: Any) -> None:
+        tried.append("export")
         raise ValueError("no such node")
 
     monkeypatch.setattr(torch.export, "export", fail)
     monkeypatch.setattr(torch_export, "SCAN", object())
     with pytest.raises(UnsupportedLayerError, match=r"refuses it \(ValueError: no such node\)"):
         k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
+    assert len(tried) == 2  # a size of 1 like all others, and not
 
 
 @pytest.mark.thorough
