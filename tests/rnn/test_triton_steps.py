@@ -965,7 +965,7 @@ if not LACKING:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What the compiler makes of each job, for all cards in one process."""
+    """Compile the jobs of all cards in one process; return the rows of each."""
     folder = str(tmp_path_factory.mktemp("triton"))
     cards = [card for card in COMPILED if not (OLD and card == "sm_120")]
     jobs = [f"{card}:{job}" for card in cards for job in ("steps", *COMPILED[card])]
