@@ -16,6 +16,8 @@ import runpy
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -48,14 +50,8 @@ class BuildNative(build_ext):
         """Compile and link; setuptools turns an error of an optional extension into a warning."""
         # One that an earlier build left there would be packed if this build fails.
         Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-        objects = []
-        for source in ext.sources:
-            flags, optional = PROCESSORS["flags_of"](
-                Path(source).name, machine=platform.machine(), system=platform.system()
-            )
-            if optional and not self._compiles(optional):
-                optional = []
-            objects += self._compile(ext, source, [*flags, *optional])
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [*pool.map(partial(self._compile, ext), ext.sources)]
         self.compiler.link_shared_object(
             objects,
             self.get_ext_fullpath(ext.name),
@@ -63,15 +59,20 @@ class BuildNative(build_ext):
             target_lang="c++",
         )
 
-    def _compile(self, ext: Extension, source: str, flags: Sequence[str]) -> list[str]:
-        compiled: list[str] = self.compiler.compile(
+    def _compile(self, ext: Extension, source: str) -> str:
+        flags, optional = PROCESSORS["flags_of"](
+            Path(source).name, machine=platform.machine(), system=platform.system()
+        )
+        if optional and not self._compiles(optional):
+            optional = []
+        (compiled,) = self.compiler.compile(
             [source],
             output_dir=self.build_temp,
             macros=ext.define_macros,
-            extra_postargs=[*SOURCES["COMMON"], *flags, *_words("K2T_CXXFLAGS")],
+            extra_postargs=[*SOURCES["COMMON"], *flags, *optional, *_words("K2T_CXXFLAGS")],
             depends=ext.depends,
         )
-        return compiled
+        return str(compiled)
 
     def _compiles(self, flags: Sequence[str]) -> bool:
         """Return whether the compiler knows these flags."""

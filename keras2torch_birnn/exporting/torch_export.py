@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,36 +75,65 @@ def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
         K2TError: the archive does not compute what the model computes.
     """
     _check_stateless(spec)
-    *better, last = product((True, False), repeat=2)
-    for way in better:
-        with suppress(K2TError):
-            _write(model, spec, path, *way)
+    problems: list[K2TError] = []
+    kept: Any = None
+    for like_all_sizes in (True, False):
+        try:
+            program = _record(model, spec, like_all_sizes=like_all_sizes)
+            again = _save(program, path)
+            _check_sizes(again, model, _several_sizes(model, spec))
+        except K2TError as error:
+            problems.append(error)
+            continue
+        if _takes_one_step(again, model, spec):
             return
-    _write(model, spec, path, *last)
+        kept = kept or program
+    if kept is None:
+        raise problems[-1]
+    _save(kept, path)
 
 
-def _write(
-    model: nn.Module, spec: ModelSpec, path: Path, takes_one_step: bool, like_all_sizes: bool
-) -> None:
-    """Record in one way, write and check; ``takes_one_step``: as the model itself does."""
+def _record(model: nn.Module, spec: ModelSpec, *, like_all_sizes: bool) -> Any:
+    """Record a program that leaves all sizes open and needs torch's operators alone."""
     example = draw_example(model, spec, _STEPS, _SEED)
     axes = open_axes(input_shapes(spec, example))
     program = _export(model, example, axes, like_all_sizes=like_all_sizes)
     _check_open(program, axes)
     _check_operators(program)
+    return program
+
+
+def _save(program: Any, path: Path) -> nn.Module:
+    """Write a program, and return what is read back."""
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={MARK: __version__})
     with quiet():
-        again = torch.export.load(io.BytesIO(path.read_bytes())).module()
-    one, five, seven = (
-        draw_example(model, spec, steps, _SEED) for steps in (1, GOLDEN_STEPS - 2, GOLDEN_STEPS)
+        again: nn.Module = torch.export.load(io.BytesIO(path.read_bytes())).module()
+    return again
+
+
+def _several_sizes(model: nn.Module, spec: ModelSpec) -> Sequence[Inputs]:
+    """Return one row and two, of other steps than the recorded ones, if the model takes them."""
+    five, seven = (
+        draw_example(model, spec, steps, _SEED) for steps in (GOLDEN_STEPS - 2, GOLDEN_STEPS)
     )
+    axes = open_axes(input_shapes(spec, five))
     single = [_rows(batch, axes, 0, 1) for batch in (five, seven)]
     taken = [batch for batch in single if takes(model, batch)][:1]
     taken += [batch for batch in (_rows(_twice(seven, axes), axes, 1, 3),) if takes(model, batch)]
-    _check_sizes(again, model, taken or (_one_row_more(seven, axes),))
-    if takes_one_step and any(axis for free in axes for axis in free) and takes(model, one):
-        _check_sizes(again, model, (_rows(one, axes, 0, 2),))
+    return taken or (_one_row_more(seven, axes),)
+
+
+def _takes_one_step(exported: nn.Module, model: nn.Module, spec: ModelSpec) -> bool:
+    """Tell whether a program computes what the model does where open sizes are 1."""
+    one = draw_example(model, spec, 1, _SEED)
+    axes = open_axes(input_shapes(spec, one))
+    if any(axis for free in axes for axis in free) and takes(model, one):
+        try:
+            _check_sizes(exported, model, (_rows(one, axes, 0, 2),))
+        except K2TError:
+            return False
+    return True
 
 
 def _check_stateless(spec: ModelSpec) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -25,7 +26,7 @@ from commands import (
 from plugin_files import forgetting_plugins
 from warm_process import HEED_SIGNALS, run_command
 
-from keras2torch_birnn.cli import batch
+from keras2torch_birnn.cli import batch, own_process
 from keras2torch_birnn.cli.converting import Options
 from keras2torch_birnn.cli.own_process import ProcessEndedError, call_in_own_process
 from keras2torch_birnn.errors import K2TError, OutputError, UsageError
@@ -43,6 +44,16 @@ def models(tmp_path: Path) -> Path:
     shutil.copyfile(OLD, folder / "deep" / "c.hdf5")
     (folder / "notes.txt").write_text("no model")
     return folder
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork processes, where there are forks, from one that has torch: most need no more."""
+    if "forkserver" in get_all_start_methods():
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["torch"])
+        for module in (batch, own_process):
+            monkeypatch.setattr(module, "get_context", lambda _: context)
 
 
 def names_of(tasks: list[batch.Task], out: Path) -> list[tuple[str, str]]:
@@ -291,6 +302,7 @@ def test_options_hold_for_all_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.usefixtures("forks")
 def test_a_process_that_dies_costs_its_file_alone(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +317,7 @@ def test_a_process_that_dies_costs_its_file_alone(
 
 
 @pytest.mark.thorough
+@pytest.mark.usefixtures("forks")
 def test_a_process_that_a_signal_ended_tells_which() -> None:
     with pytest.raises(ProcessEndedError) as caught:
         call_in_own_process(signal.raise_signal, signal.SIGKILL)
@@ -324,12 +337,12 @@ def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:
 
 
 @pytest.mark.thorough
+@pytest.mark.usefixtures("forks")
 def test_a_process_that_is_killed_before_it_has_verified_leaves_nothing_unverified(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its OUT is there already, and newer than its model: that is no reason to skip it."""
     monkeypatch.setattr(batch, "convert_task", killed_once)
-    monkeypatch.setenv("K2T_TEST_KILLED", str(tmp_path / "killed"))
     tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
     found = list(batch._run(tasks, Options(verify=True), jobs=2))
     assert (tmp_path / "killed").exists()
@@ -346,7 +359,7 @@ real_convert_task = batch.convert_task
 
 def killed_once(task: batch.Task, options: Options) -> batch.Outcome:
     """Write the first OUT, and be killed before it is verified."""
-    killed = Path(os.environ["K2T_TEST_KILLED"])
+    killed = task.out.parents[1] / "killed"
     if task.model.name == "a.h5" and not killed.exists():
         assert real_convert_task(task, Options()).state == "converted"
         killed.touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,14 @@ def test_fewer_files_or_structures_than_before_are_no_new_count() -> None:
     assert export_summary.merge(old, copies)["runners"]["ONNX Runtime"]["models"] == 2
 
 
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    """One process for all models: it takes longer to start than to run most of them."""
+    started = Child()
+    yield started
+    started.close()
+
+
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of every shape
 @pytest.mark.parametrize(
@@ -278,12 +287,10 @@ def test_fewer_files_or_structures_than_before_are_no_new_count() -> None:
         ("trace", "keras-1.2.2/highway_maxout.h5"),
     ],
 )
-def test_what_the_sweep_found_once_is_equal_now(export: str, name: str) -> None:
+def test_what_the_sweep_found_once_is_equal_now(export: str, name: str, child: Child) -> None:
     if export == ".pt2" and not hasattr(_config, torch_program._OPTION):
         pytest.skip("torch before 2.9 fixes sizes of some of these")
     case = next(c for c in export_cases.fixtures() if c.name == f"keras/{name}")
-    child = Child()
     found = check_exports.examine(case, export_cases.read(case), [export], child)
-    child.close()
     (runner,) = check_exports.EXPORTS[export].runners
     assert set(found[runner]["sizes"].values()) == {"equal"}

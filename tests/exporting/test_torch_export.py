@@ -14,7 +14,7 @@ import pytest
 import torch
 from exported import inputs_of, many_layers
 from parsing_here import parsing_here
-from specs import FIXTURES, KERAS3, F, H, bi, chain, read_entry, rnn
+from specs import FIXTURES, KERAS3, F, H, bi, chain, dense, layer, read_entry, rnn
 from torch import Tensor, nn
 from torch_tools import assert_equal, fixture_subject, resized
 from warm_process import exports_in_forks, run_script
@@ -113,8 +113,8 @@ def test_inputs_have_the_names_and_lengths_of_their_own(two_inputs: Path) -> Non
 
 @pytest.mark.thorough
 def test_a_size_that_the_model_needs_stays_fixed(tmp_path: Path) -> None:
-    model: Any = k2t.convert(FIXTURES / "keras-3.15.1/mask_flatten.h5")
-    k2t.export(model, tmp_path / "model.pt2", any_length=True)
+    root = chain(layer("Flatten"), dense(11, 7 * F), shape=(None, 7, F))
+    k2t.export(build_model(ModelSpec(root, KERAS3)), tmp_path / "model.pt2", any_length=True)
     program = torch.export.load(tmp_path / "model.pt2")
     (name,) = program.graph_signature.user_inputs
     (shape,) = (n.meta["val"].shape for n in program.graph.nodes if n.name == name)
@@ -216,13 +216,17 @@ def test_a_torch_that_would_fix_the_time_is_refused(
 def test_a_model_that_torch_cannot_export_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried = []
+
     def fail(*_: Any, **__: Any) -> None:
+        tried.append("export")
         raise ValueError("no such node")
 
     monkeypatch.setattr(torch.export, "export", fail)
     monkeypatch.setattr(torch_export, "SCAN", object())
     with pytest.raises(UnsupportedLayerError, match=r"refuses it \(ValueError: no such node\)"):
         k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
+    assert len(tried) == 2  # a size of 1 like all others, and not
 
 
 @pytest.mark.thorough

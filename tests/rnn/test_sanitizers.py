@@ -6,7 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from built_kernels import COMPILER, FLOAT32_SETS, NATIVE_TESTS, PLAIN_SETS, build_program
+from built_kernels import (
+    COMPILER,
+    FLOAT32_SETS,
+    NATIVE_TESTS,
+    NUMBERS,
+    PLAIN_SETS,
+    build_program,
+)
 from kernel_layers import native
 
 from keras2torch_birnn.rnn.native import library
@@ -25,12 +32,18 @@ def exercise(folder: Path, sanitizers: str, sets: int) -> Path:
     return build_program(NATIVE_TESTS / "exercise.cpp", folder, flags, sets)
 
 
+def bits_of(*kernels: str) -> int:
+    """Return the bits of ``k2t_instruction_sets()`` for kernels by their names in C++."""
+    return sum(1 << NUMBERS[name] for name in kernels)
+
+
 # It builds the kernel anew, twice.
 pytestmark = [native, pytest.mark.thorough]
 
 
 # Threads share work in the same way whatever the instruction set: those of any processor will do.
-# Reduced precision reads and writes in the same places by any, of which the widest go farthest.
+# Reduced precision reads and writes in the same places by any, of which the widest go farthest:
+# AVX512-VNNI for AVX-VNNI. Emulated tiles do what AMX does, whose own loads no sanitizer sees.
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_nothing_is_reported_and_all_threads_give_the_same(sanitizers: str, tmp_path: Path) -> None:
     sets = library.library().k2t_instruction_sets()
@@ -38,6 +51,9 @@ def test_nothing_is_reported_and_all_threads_give_the_same(sanitizers: str, tmp_
         sets = PLAIN_SETS
     elif sets != PLAIN_SETS:
         sets &= ~PLAIN_SETS | FLOAT32_SETS
+        sets &= ~bits_of("bfloat16_amx", "int8_amx")
+        if sets & bits_of("int8_avx512vnni"):
+            sets &= ~bits_of("int8_avxvnni")
     program = exercise(tmp_path, sanitizers, sets)
     run = subprocess.run([program, str(sets)], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "the same numbers\n", "")

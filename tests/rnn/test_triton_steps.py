@@ -953,35 +953,49 @@ def test_inspection_knows_what_the_kernels_lack() -> None:
 
 
 # Of the kernels that multiply, those of a GRU that resets before are made of all kernels of a step.
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("card", "once", "each"),
-    [*zip(TARGETS, *map(cycle, (("LSTM", "GRU before"), ("GRU before", "LSTM"))), strict=False)],
-)
-def test_the_kernels_compile_for_a_card_that_is_not_here(
-    card: str, once: str, each: str, tmp_path: Path
-) -> None:
-    """The interpreter accepts more than the compiler does, and knows no registers."""
-    if OLD and card == "sm_120":
-        pytest.skip("this Triton does not know the card")
-    jobs = [] if LACKING else [f"persistent:{once}:256", f"fused:{each}:512"]
-    if card == "sm_90" and not LACKING:
-        jobs.append("persistent:GRU before:1")
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, triton_compile_child.__file__, card, "steps", *jobs]
+COMPILED = {
+    card: [] if LACKING else [f"persistent:{once}:256", f"fused:{each}:512"]
+    for card, once, each in zip(
+        TARGETS, *map(cycle, (("LSTM", "GRU before"), ("GRU before", "LSTM"))), strict=False
+    )
+}
+if not LACKING:
+    COMPILED["sm_90"].append("persistent:GRU before:1")
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Compile the jobs of all cards in one process; return the rows of each."""
+    folder = str(tmp_path_factory.mktemp("triton"))
+    cards = [card for card in COMPILED if not (OLD and card == "sm_120")]
+    jobs = [f"{card}:{job}" for card in cards for job in ("steps", *COMPILED[card])]
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": folder}
+    command = [sys.executable, triton_compile_child.__file__, *jobs]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = defaultdict(list)
     for row in map(json.loads, done.stdout.splitlines()):
         found[row["job"]].append(row)
-    rows = found.pop("steps")
+    assert [*found] == jobs
+    return found
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("card", COMPILED)
+def test_the_kernels_compile_for_a_card_that_is_not_here(
+    card: str, compiled: dict[str, list[Any]]
+) -> None:
+    """The interpreter accepts more than the compiler does, and knows no registers."""
+    if OLD and card == "sm_120":
+        pytest.skip("this Triton does not know the card")
+    rows = compiled[f"{card}:steps"]
     assert len(rows) == 10
     assert {row["dtype"] for row in rows} == {*TARGETS[card][1]}
     assert max(row["registers"] for row in rows) <= 96
     assert {row["spilled"] for row in rows} == {0}
     assert max(row["shared"] for row in rows) <= 2048
-    assert [*found] == jobs
-    for job, rows in found.items():
+    for job in COMPILED[card]:
+        rows = compiled[f"{card}:{job}"]
         name, spilled = ("run", 128) if job.startswith("persistent") else ("fused", 0)
         assert {row["kernel"] for row in rows} == {f"{name}_forward", f"{name}_backward"}
         assert max(row["registers"] for row in rows) <= 128  # of 65536 for 512 threads

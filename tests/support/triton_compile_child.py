@@ -1,12 +1,12 @@
-"""Compile kernels for a card that is not here; run as a process of its own.
+"""Compile kernels for cards that are not here; run as a process of its own.
 
 Prints one line of JSON for each: job, type, kernel, kind, registers, spilled and shared (bytes),
 and whether it loads through a cache that does not see what was stored.
 
-    python triton_compile_child.py CARD JOB...
+    python triton_compile_child.py JOB...
 
-A job is "steps", every kernel of a step, types in turn, or FORM:KIND:UNITS, those of a kind that
-multiply, "fused" or "persistent", as they are compiled for 1 unit or a multiple of 16.
+A job is CARD:steps, every kernel of a step, types in turn, or CARD:FORM:KIND:UNITS, those of a kind
+that multiply, "fused" or "persistent", as they are compiled for 1 unit or a multiple of 16.
 """
 
 from __future__ import annotations
@@ -146,6 +146,6 @@ def compile_all(card: str, form: Any, kind: str = "", units: str = "") -> Iterat
 
 
 if __name__ == "__main__":
-    for job in sys.argv[2:]:
-        for row in compile_all(sys.argv[1], *job.split(":")):
+    for job in sys.argv[1:]:
+        for row in compile_all(*job.split(":")):
             print(json.dumps({"job": job, **row}))
