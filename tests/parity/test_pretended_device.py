@@ -12,14 +12,14 @@ import torch
 from pretended_device import PretendedDevice, PretendedTensor, pretended_device
 from sampling import rest_thorough
 from spec_parity import model_of
-from specs import ENTRIES, bi, chain, fixture, layer, rnn
+from specs import ENTRIES, bi, chain, fixture, functional, layer, rnn
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.building import build
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import CELLS, LAYERS, OPS
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.spec import Array, Call, TensorRef
 
 # Files that together have every class, what makes numbers on the device (resizing), and one mask
 # behind layers that join what has it (reader, residual).
@@ -196,6 +196,43 @@ def test_the_host_waits_once_for_several_masks(file: str, how: Any) -> None:
             assert len(device.reads) == 1
             for a, b in zip(found, wanted, strict=True):
                 np.testing.assert_allclose(a.held.detach().numpy(), b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("join", "options", "waits"),
+    [
+        ("Add", {"masking": "all"}, 1),
+        ("Add", {"masking": "any"}, 1),
+        ("Concatenate", {"masking": "all", "axis": 2}, 1),
+        ("Concatenate", {"masking": "any", "axis": -1}, 1),
+        # of steps: its masks are of other lengths
+        ("Concatenate", {"masking": "all", "axis": 1}, 2),
+    ],
+)
+def test_masks_joined_behind_layers_are_read_before(
+    join: str, options: dict[str, Any], waits: int
+) -> None:
+    starts = [layer("InputLayer", name, shape=(None, None, 5)) for name in "ab"]
+    masks = [layer("Masking", f"masking_{name}", mask_value=0.0) for name in "ab"]
+    width = 10 if options.get("axis") in (-1, 2) else 5
+    widths = enumerate((5, 5, width))
+    layers = [rnn("GRU", 5, size, seed, return_sequences=True) for seed, size in widths]
+    joined = layer(join, "joined", **options)
+    wires = [(masks[0], "a"), (masks[1], "b"), (layers[0], masks[0]), (layers[1], masks[1])]
+    calls = [Call(to.name, 0, (TensorRef(getattr(x, "name", x)),)) for to, x in wires]
+    both = tuple(TensorRef(one.name) for one in layers[:2])
+    calls += [Call("joined", 0, (both,)), Call(layers[2].name, 0, (TensorRef("joined"),))]
+    inputs = tuple(TensorRef(start.name) for start in starts)
+    every = [*starts, *masks, *layers, joined]
+    model = build(model_of(functional(every, calls, inputs, TensorRef(layers[2].name))))
+    a, b = torch.randn(3, 11, 5), torch.randn(3, 7 if options.get("axis") == 1 else 11, 5)
+    a[0, 4:], a[1, 2], b[0, 3], b[2, 1:] = 0.0, 0.0, 0.0, 0.0
+    with pretended_device() as device, torch.no_grad():
+        wanted = model(a, b)
+        device.move(model)
+        found = model(device.put(a), device.put(b))
+    assert_ready(device, waits)
+    torch.testing.assert_close(found.held, wanted, rtol=0, atol=1e-5)
 
 
 def test_the_host_waits_again_for_a_mask_of_what_a_layer_computes() -> None:
