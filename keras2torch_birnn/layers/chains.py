@@ -123,7 +123,7 @@ def _choose(
                 if outputs is not None:
                     return outputs
                 run = chained
-            if not are_on_gpu(args):
+            if not (are_on_gpu(args) or (kwargs and are_on_gpu(kwargs.values()))):
                 return run(self, *args, **kwargs)
             with one_call():
                 return on_gpu(self, *args, **kwargs)

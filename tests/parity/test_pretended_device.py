@@ -198,6 +198,20 @@ def test_the_host_waits_once_for_several_masks(file: str, how: Any) -> None:
                 np.testing.assert_allclose(a.held.detach().numpy(), b, atol=1e-5, rtol=1e-4)
 
 
+def test_the_host_waits_once_where_inputs_are_named() -> None:
+    case = fixture("tf.keras-2.15.0/graph_siamese.h5")
+    model: Any = build(case.spec)
+    names = [node.target for node in model.graph.find_nodes(op="placeholder")]
+    (inputs, wanted), *_ = case.calls()
+    with pretended_device() as device, torch.no_grad():
+        device.move(model)
+        given = map(device.put, tensors(inputs, model))
+        found = numbers(model(**dict(zip(names, given, strict=True))))
+    assert_ready(device)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a.numpy(), b, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("join", "options", "waits"),
     [
