@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers.registry import NONE, Converter, Described, MaskFlow, of_options
-from keras2torch_birnn.rnn.once_per_call import once
 from keras2torch_birnn.spec import LayerSpec
 
 Tensors: TypeAlias = tuple[Tensor, ...]
@@ -102,29 +101,17 @@ def _expanded(x: Tensor, rank: int) -> Tensor:
 
 def all_masks(tensors: Tensors, mask: Masks) -> Tensor:
     """Combine masks: a step is valid if it is in every masked tensor."""
-    return once(_JOINS["all"], *_distinct(mask))
+    return reduce(torch.logical_and, _distinct(mask))
 
 
 def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
     """Combine masks: a step is valid if it is in any tensor; all have masks."""
-    return once(_JOINS["any"], *_distinct(mask))
+    return reduce(torch.logical_or, _distinct(mask))
 
 
 def _distinct(masks: Masks) -> list[Tensor]:
     """Return the masks there are, once each: what layers know of one they need not find again."""
     return list({id(mask): mask for mask in masks if mask is not None}.values())
-
-
-def _in_all(*masks: Tensor) -> Tensor:
-    return reduce(torch.logical_and, masks)
-
-
-def _in_any(*masks: Tensor) -> Tensor:
-    return reduce(torch.logical_or, masks)
-
-
-# Where there is one, it is the joined mask itself: layers behind know it.
-_JOINS: Mapping[str, Callable[..., Tensor]] = {"all": _in_all, "any": _in_any}
 
 
 def _merge_mask(layer: LayerSpec) -> MaskFlow:
@@ -156,9 +143,11 @@ def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Te
 
     A tensor without mask is valid everywhere (``Concatenate.compute_mask``, Keras 2.2.4 to 3.15).
     """
-    joined = join_masks(mask, axis, rule)
-    if joined is not None and joined.shape == tensors[0].shape[:-1]:
-        return joined.bool()
+    known, sizes = _distinct(mask), tensors[0].shape[:-1]
+    of_steps = axis in (-1, len(sizes)) and all(m.shape == sizes for m in known)
+    if of_steps and (rule == "all" or all(m is not None for m in mask)):
+        combine = torch.logical_and if rule == "all" else torch.logical_or
+        return reduce(combine, known).bool()  # where there is one, layers after it know it
     parts = []
     for x, m in zip(tensors, mask, strict=True):
         if m is None:
@@ -168,18 +157,6 @@ def concatenated_mask(tensors: Tensors, mask: Masks, axis: int, rule: str) -> Te
             parts.append(spread.expand_as(x))
     joined = torch.cat(parts, dim=axis)
     return joined.all(dim=-1) if rule == "all" else joined.any(dim=-1)
-
-
-def join_masks(mask: Masks, axis: int, rule: str) -> Tensor | None:
-    """Join the masks of tensors whose features are concatenated, if they are masks of steps.
-
-    None where the tensors have to be known. None in ``mask``: a tensor without one.
-    """
-    first, *others = known = _distinct(mask)
-    of_steps = axis in (-1, first.dim()) and all(m.shape == first.shape for m in others)
-    if of_steps and (rule == "all" or all(m is not None for m in mask)):
-        return once(_JOINS[rule], *known)
-    return None
 
 
 def _concatenate_mask(layer: LayerSpec) -> MaskFlow:

@@ -16,8 +16,8 @@ from torch import Tensor
 from keras2torch_birnn.torch_private import find_version
 
 Found = TypeVar("Found")
-# By function, tensors and their versions; they are kept so that nothing else has their ids.
-_Known = dict[tuple[Any, ...], tuple[Sequence[Tensor], Any]]
+# By function, tensor and version of the tensor, which is kept so that nothing else has its id.
+_Known = dict[tuple[Any, int, int], tuple[Tensor, Any]]
 
 
 class _Call(NamedTuple):
@@ -49,14 +49,14 @@ def one_call() -> Iterator[None]:
         _call.reset(before)
 
 
-def once(compute: Callable[..., Found], *tensors: Tensor) -> Found:
-    """Return what a function computes of tensors alone, known from earlier in a call or not."""
+def once(compute: Callable[[Tensor], Found], tensor: Tensor) -> Found:
+    """Return what a function computes of a tensor alone, known from earlier in a call or not."""
     call = _this_call()
     if call is None:
-        return compute(*tensors)
-    key = _key(compute, *tensors)
+        return compute(tensor)
+    key = _key(compute, tensor)
     if key not in call.known:
-        call.known[key] = (tensors, compute(*tensors))
+        call.known[key] = (tensor, compute(tensor))
     found: Found = call.known[key][1]
     return found
 
@@ -65,7 +65,7 @@ def once_for_both(compute: Callable[[Tensor], Any], tensor: Tensor, other: Tenso
     """Note that a function gives the same of both, for ``once``."""
     call = _this_call()
     if call is not None:
-        call.known[_key(compute, other)] = ((other,), once(compute, tensor))
+        call.known[_key(compute, other)] = (other, once(compute, tensor))
 
 
 def once_for_all(compute: Callable[[Sequence[Tensor]], Sequence[Found]], tensor: Tensor) -> Found:
@@ -79,7 +79,7 @@ def once_for_all(compute: Callable[[Sequence[Tensor]], Sequence[Found]], tensor:
         every = {_key(compute, one): one for one in (tensor, *there)}
         new = {key: one for key, one in every.items() if key not in call.known}
         for (key, one), found in zip(new.items(), compute([*new.values()]), strict=True):
-            call.known[key] = ((one,), found)
+            call.known[key] = (one, found)
     result: Found = call.known[asked][1]
     return result
 
@@ -95,5 +95,5 @@ def _this_call() -> _Call | None:
     return None if torch.compiler.is_compiling() else _call.get()
 
 
-def _key(compute: Any, *tensors: Tensor) -> tuple[Any, ...]:
-    return compute, *((id(t), 0 if t.is_inference() else _version_of(t)) for t in tensors)
+def _key(compute: Any, tensor: Tensor) -> tuple[Any, int, int]:
+    return compute, id(tensor), 0 if tensor.is_inference() else _version_of(tensor)
