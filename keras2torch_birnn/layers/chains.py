@@ -24,6 +24,7 @@ from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
 from keras2torch_birnn.layers.masking import Masking, call_with_mask, differs
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
+from keras2torch_birnn.rnn.modules import RecurrentModule
 from keras2torch_birnn.rnn.once_per_call import are_on_gpu, one_call
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
@@ -59,11 +60,17 @@ class ModelGraph(fx.GraphModule):
         if _calls(graph) != _calls(self.graph):
             kind.forward = _compile(self, graph)
         self._one_call = OneCall(_needed(self))
-        plain = chained = kind.forward
+        plain = chained = on_gpu = kind.forward
+        if len(_find_masks(self, graph)) > 1:
+            from keras2torch_birnn.layers.masks_ahead import announce_masks  # few models need it
+
+            announcing = _needed(self)
+            announce_masks(announcing, _find_masks(self, announcing))
+            on_gpu = _compile(self, announcing)
         if found:
             _call_at_once(graph, found)
             chained = _compile(self, graph)
-        kind.forward = _choose(plain, chained)
+        kind.forward = _choose(plain, chained, on_gpu)
         # A call of fx in between, which takes a microsecond and cuts the traceback of an error.
         del kind.__call__
         return made
@@ -99,8 +106,10 @@ def _restore(name: str, nodes: Sequence[NodeData], kept: dict[str, Any]) -> Mode
     return model
 
 
-def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a ``forward`` that runs one of two, which compute the same."""
+def _choose(
+    plain: Callable[..., Any], chained: Callable[..., Any], on_gpu: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return a ``forward`` that runs one of three, which compute the same."""
 
     @wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -114,10 +123,10 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
                 if outputs is not None:
                     return outputs
                 run = chained
-            if not are_on_gpu(args):
+            if not (are_on_gpu(args) or (kwargs and are_on_gpu(kwargs.values()))):
                 return run(self, *args, **kwargs)
             with one_call():
-                return run(self, *args, **kwargs)
+                return on_gpu(self, *args, **kwargs)
         except RuntimeError as error:
             from keras2torch_birnn.layers.small_inputs import find_small_input
 
@@ -165,6 +174,18 @@ def _use_mask(model: fx.GraphModule, graph: fx.Graph, mask: fx.Node) -> None:
             masked = graph.call_function(call_with_mask, (module, x, mask))
         node.replace_all_uses_with(masked)
         graph.erase_node(node)
+
+
+def _find_masks(model: fx.GraphModule, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Return the masks by which layers may pack sequences, each with the first of these layers."""
+    found: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        mask = node.kwargs.get("mask")
+        if node.op == "call_module" and isinstance(mask, fx.Node) and mask not in found:
+            parts = _module_of(model, node).modules()
+            if any(isinstance(part, RecurrentModule) and part.kernel for part in parts):
+                found[mask] = node
+    return found
 
 
 def _find_chains(module: fx.GraphModule, graph: fx.Graph) -> Iterator[list[fx.Node]]:

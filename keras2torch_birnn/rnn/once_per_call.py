@@ -5,10 +5,10 @@ There the host waits wherever it reads the lengths of a mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,16 @@ from keras2torch_birnn.torch_private import find_version
 Found = TypeVar("Found")
 # By function, tensor and version of the tensor, which is kept so that nothing else has its id.
 _Known = dict[tuple[Any, int, int], tuple[Tensor, Any]]
-_known: ContextVar[_Known | None] = ContextVar("known", default=None)
+
+
+class _Call(NamedTuple):
+    """Values known in a call, and tensors that ``once_for_all`` may be asked for."""
+
+    known: _Known
+    expected: list[Tensor]
+
+
+_call: ContextVar[_Call | None] = ContextVar("call", default=None)
 _version_of = find_version()
 
 
@@ -30,33 +39,60 @@ def are_on_gpu(values: Iterable[Any]) -> bool:
 @contextmanager
 def one_call() -> Iterator[None]:
     """Remember what ``once`` computes until the outermost of these blocks ends."""
-    if _known.get() is not None:
+    if _call.get() is not None:
         yield
         return
-    before = _known.set({})
+    before = _call.set(_Call({}, []))
     try:
         yield
     finally:
-        _known.reset(before)
+        _call.reset(before)
 
 
 def once(compute: Callable[[Tensor], Found], tensor: Tensor) -> Found:
     """Return what a function computes of a tensor alone, known from earlier in a call or not."""
-    known = None if torch.compiler.is_compiling() else _known.get()
-    if known is None:
+    call = _this_call()
+    if call is None:
         return compute(tensor)
     key = _key(compute, tensor)
-    if key not in known:
-        known[key] = (tensor, compute(tensor))
-    found: Found = known[key][1]
+    if key not in call.known:
+        call.known[key] = (tensor, compute(tensor))
+    found: Found = call.known[key][1]
     return found
 
 
 def once_for_both(compute: Callable[[Tensor], Any], tensor: Tensor, other: Tensor) -> None:
     """Note that a function gives the same of both, for ``once``."""
-    known = None if torch.compiler.is_compiling() else _known.get()
-    if known is not None:
-        known[_key(compute, other)] = (other, once(compute, tensor))
+    call = _this_call()
+    if call is not None:
+        call.known[_key(compute, other)] = (other, once(compute, tensor))
+
+
+def once_for_all(compute: Callable[[Sequence[Tensor]], Sequence[Found]], tensor: Tensor) -> Found:
+    """Return what a function of tensors finds of one, and find it of all that are expected."""
+    call = _this_call()
+    if call is None:
+        return compute([tensor])[0]
+    asked = _key(compute, tensor)
+    if asked not in call.known:
+        there = (one for one in call.expected if one.device == tensor.device)
+        every = {_key(compute, one): one for one in (tensor, *there)}
+        new = {key: one for key, one in every.items() if key not in call.known}
+        for (key, one), found in zip(new.items(), compute([*new.values()]), strict=True):
+            call.known[key] = (one, found)
+    result: Found = call.known[asked][1]
+    return result
+
+
+def expect(tensor: Tensor) -> None:
+    """Announce a tensor that ``once_for_all`` may be asked for later in the call."""
+    call = _this_call()
+    if call is not None:
+        call.expected.append(tensor)
+
+
+def _this_call() -> _Call | None:
+    return None if torch.compiler.is_compiling() else _call.get()
 
 
 def _key(compute: Any, tensor: Tensor) -> tuple[Any, int, int]:
