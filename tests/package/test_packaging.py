@@ -228,6 +228,14 @@ def test_the_site_has_every_page_and_every_public_name(tmp_path: Path) -> None:
     assert shown[0] == "convert"
 
 
+def test_the_site_names_pages_by_their_titles() -> None:
+    shown = make_site.link_outside(ROOT / "docs" / "faq.md")
+    assert "[Supported layers](layers.md)" in shown
+    pages = [page for page in ROOT.glob("docs/**/*.md") if page.name != "architecture.md"]
+    texts = map(make_site.link_outside, [*pages, README])
+    assert [link for text in texts for link in re.findall(r"\[[\w/-]+\.md\]\(\S+\)", text)] == []
+
+
 @pytest.fixture
 def site_docstrings(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The extension, without griffe."""
