@@ -55,6 +55,7 @@ FILES = {
 INPUTS = {
     "shape.npz": np.ones((3, 7, 2)),
     "text.npz": np.array(["a", "b"]),
+    "none.npz": np.ones((0, 7)),
     "large.npz": np.full((2, 7), 10**6),
     "negative.npz": np.full((2, 7), -1),
     "nan.npz": np.full((2, 7), np.nan),
@@ -547,6 +548,7 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
     ("verify model.h5 out.pt --atol 1,5", 2, "Invalid value for '--atol'"),
     ("verify model.h5 out.pt --inputs shape.npz", 2, "has shape (3, 7, 2), (any, any) is expected"),
     ("verify model.h5 out.pt --inputs text.npz", 2, "holds <U1, numbers are expected"),
+    ("verify model.h5 out.pt --inputs none.npz", 2, "has shape (0, 7), which holds no number"),
     ("verify model.h5 out.pt --inputs large.npz", 2, "index 1000000 is out of bounds"),
     ("verify model.h5 out.pt --inputs negative.npz", 2, "ids from 0 on are expected, found -1"),
     ("verify model.h5 out.pt --inputs nan.npz", 2, "holds NaN or infinite values"),
