@@ -86,18 +86,16 @@ bench: $(VENV)/installed
 
 # Columns of this processor in docs/tables/performance.md, beside those of others: float32 and reduced precision, the
 # stages of a short call, and whole models. Take a quiet machine: about 40 minutes. BENCH_OPTIONS="--real FOLDER".
-bench-report: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+bench-report: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks stages $(BENCH_OPTIONS)
 	$(BIN)/python -m benchmarks precision --of-processor --threads 1 2
 	$(BIN)/python -m benchmarks models --of-processor $(BENCH_OPTIONS)
 	$(BIN)/python tools/write_docs.py
 
 # The documentation as a site, in build/site.
-docs: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+docs: $(VENV)/installed-docs
 	$(BIN)/python tools/make_site.py
-	$(BIN)/mkdocs build --strict --quiet
+	PYTHONPATH=tools $(BIN)/mkdocs build --strict --quiet
 
 # The wheel of this platform, tested in an environment of its own, in dist.
 wheel:
@@ -121,6 +119,7 @@ $(VENV)/installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml $(NATIVE) | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+# The same with an extra: test, bench or docs.
+$(VENV)/installed-%: pyproject.toml $(NATIVE) | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@ $(VENV)/installed

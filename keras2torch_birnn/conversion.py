@@ -42,7 +42,7 @@ def convert(
     determine it.
     from_layer, to_layer: name or path (``"encoder/embedding"``), or several, of the first and of
     the last layers to convert, if not the whole model: see docs/cutting.md.
-    plugins: shipped ones by name, your own by path, see ``plugins.load_plugins``.
+    plugins: shipped ones by name, your own by path: see docs/plugins.md.
 
     Raises:
         InvalidModelFileError: the file is broken.

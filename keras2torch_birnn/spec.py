@@ -99,12 +99,12 @@ class LayerSpec:
 
     ``config`` holds Keras' options under Keras' names, as the file states them. ``semantics`` holds
     what the reader inferred or settled by the Keras version (``masked_output``, ``passes_mask``,
-    ...): of each class the names in ``Schema.semantics``; empty for a plugin's class.
+    ...); it is empty for a plugin's class.
     ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
     ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
     the file the layer is, for messages. ``input_shape`` and ``output_shape`` are structures of
     shapes with None for a size that is free, or None where nothing is known. ``training`` holds
-    regularizers and constraints by Keras' names of the options, see ``schema.penalties``.
+    regularizers and constraints by Keras' names of the options.
     """
 
     class_name: str

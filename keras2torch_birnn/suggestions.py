@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 from keras2torch_birnn.errors import (
@@ -17,6 +20,10 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 
+# A path of Windows with a drive.
+_DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
+# Words of a call, at most, that are tried together as one name.
+_WORDS = 20
 # Words of other libraries -> ours.
 _OTHERS: Mapping[str, str] = {
     **dict.fromkeys(("avg", "average", "mean"), "ave"),
@@ -57,14 +64,46 @@ def unknown_value(
     return error(f"{shown}: {expected} is expected", did_you_mean(word, names))
 
 
+def explain_foreign(path: Path) -> str:
+    """Say what a path means that this system or its shell left as it is; else an empty text."""
+    name = str(path)
+    if os.name != "nt" and (drive := _DRIVE.fullmatch(name)):
+        inside = "/".join(("/mnt", drive[1].lower(), *re.split(r"[\\/]+", drive[2])))
+        return f"a path of Windows; WSL has it as {escape_controls(inside)}"
+    if not name.startswith(("~/", "$")):
+        return ""
+    meant = Path(os.path.expandvars(name))
+    with suppress(RuntimeError):  # of a user without a home
+        meant = meant.expanduser()
+    return "" if meant == path else f"the shell left it as it is; name {escape_controls(meant)}"
+
+
+def advise_quotes(words: Sequence[str]) -> str:
+    """Return the words that are one file's name with spaces, in quotes; else an empty text."""
+    if len(words) > _WORDS:
+        return ""
+    spans = combinations(range(len(words) + 1), 2)
+    names = (" ".join(words[first:last]) for first, last in spans if last - first > 1)
+    with suppress(OSError, ValueError):
+        if found := next((one for one in names if Path(one).is_file()), None):
+            return f"put the name in quotes: {shlex.quote(found)}"
+    return ""
+
+
 def explain_missing(path: Path) -> str:
     """Say what may be meant by the name of a file that does not exist; else an empty text."""
     if address := split_address(path.as_posix()):
         if address[0] == "file":
             return f"name its path: /{escape_controls(address[1])}"
         return f"{printable(name_file(path))} is an address: download it first"
+    if str(path) == "-":
+        return "a model is read from a file, not from standard input"
+    if advice := explain_foreign(path):
+        return advice
     with suppress(OSError):
         names = [one.name for one in islice(path.parent.iterdir(), MAX_GROUP_MEMBERS)]
-        if near := get_close_matches(path.name, names, n=1):
-            return f"did you mean {escape_controls(path.with_name(near[0]))}?"
+        for near in get_close_matches(path.name, names):
+            # A suffix alone is no likeness, and a folder of that name is no file.
+            if near != path.name and get_close_matches(path.stem, [Path(near).stem]):
+                return f"did you mean {escape_controls(path.with_name(near))}?"
     return ""

@@ -93,7 +93,7 @@ def link_outside(page: Path) -> str:
         other = page.parent / target.partition("#")[0]
         if not other.exists():
             return text
-        if other.suffix == ".md" and target.endswith(text):
+        if other.suffix == ".md" and text.endswith(other.name):
             text = read_title(other)
         elif "/" in text and target.startswith(text):  # a folder
             text = Path(text).name.capitalize()

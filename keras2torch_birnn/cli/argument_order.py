@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import permutations
@@ -76,7 +77,7 @@ def _check_inputs(command: str, arguments: Mapping[str, Any]) -> None:
     if arguments.get("atol") is not None or arguments.get("rtol") is not None:
         return  # a wrong one is told first
     names = [arguments[one] for one in ("model", "source") if arguments.get(one) is not None]
-    if command in ("verify", "write-back") and _ends_as_out(arguments.get("out")):
+    if command in ("verify", "write-back") and ends_as_out(arguments.get("out")):
         names.insert(0, arguments["out"])
     for name in names:
         refuse_missing(name)
@@ -88,18 +89,19 @@ def refuse_missing(path: Path) -> None:
     Raises:
         InvalidModelFileError: the error of opening it.
     """
-    if not _is_there(path):
+    if not is_there(path):
         from keras2torch_birnn.readers.containers.files import open_file
 
         with in_file(path):
             open_file(path).close()
 
 
-def _ends_as_out(path: Path | None) -> bool:
+def ends_as_out(path: Path | None) -> bool:
+    """Return whether a path has a suffix of what ``k2t convert`` writes."""
     return path is not None and path.suffix.lower() in (".pt", ".pth", ".safetensors")
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
     """Return whether a path exists, or is the prefix of a checkpoint's files."""
     try:
         return os.path.lexists(path) or os.path.lexists(f"{path}.index")
@@ -120,7 +122,7 @@ def _find_mistake(command: str, arguments: Mapping[str, Any]) -> K2TError | None
     if command == "verify" and kinds == ["model"]:
         return InvalidModelFileError(
             "is a Keras model, and not one that k2t converted",
-            f"name both: k2t verify {escape_controls(names[0])} OUT",
+            f"name both: k2t verify {shlex.quote(names[0])} OUT",
             file=names[0],
         )
     if not wrong or len(names) != len(order):
@@ -130,7 +132,7 @@ def _find_mistake(command: str, arguments: Mapping[str, Any]) -> K2TError | None
             places = zip(some, _ORDERS[other], strict=False)
             if all(kinds[at] in allowed for at, (_, _, allowed) in places):
                 usage = " ".join(("k2t", command, *(shown for _, shown, _ in order)))
-                call = " ".join(("k2t", other, *(escape_controls(names[at]) for at in some)))
+                call = shlex.join(("k2t", other, *(names[at] for at in some)))
                 return UsageError(f"{wrong[0]}; expected is {usage}", f"run {call}")
     return None
 

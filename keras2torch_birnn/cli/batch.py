@@ -44,10 +44,9 @@ from keras2torch_birnn.errors import (
     UsageError,
     escape_controls,
     in_file,
-    split_address,
 )
 from keras2torch_birnn.progress import advance, begin, reporting_to
-from keras2torch_birnn.saving.atomic import os_errors
+from keras2torch_birnn.saving.atomic import check_can_be_made, check_is_here, os_errors
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.torch_import import limit_threads
 
@@ -104,14 +103,14 @@ def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool)
 
     Raises:
         UsageError: a folder without models, or two models with one OUT; OutputError: ``out_dir``
-            is a file, or an address.
+            is a file, an address, or cannot be made.
     """
-    if split_address(out_dir):
-        raise OutputError("is an address", "name a folder of this machine", file=str(out_dir))
     with in_file(out_dir), os_errors():
-        is_file = out_dir.exists() and not out_dir.is_dir()
-    if is_file:
-        raise OutputError("is no folder", "name a folder: --out-dir DIR", file=str(out_dir))
+        check_is_here(out_dir, "folder")
+        if not out_dir.exists():
+            check_can_be_made(out_dir.absolute())
+        elif not out_dir.is_dir():
+            raise OutputError("is no folder", "name a folder: --out-dir DIR")
     found = {
         (model.absolute(), below): (model, below)
         for name in names

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from keras2torch_birnn.bench.case import Case
     from keras2torch_birnn.bench.measure import Row
 
-_RESULTS = FileKind("the file of --json-file", (".json",), marked_by('"native_kernel"'))
-_DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), marked_by(DRAWN_BY))
+_OTHER = "name another"
+_RESULTS = FileKind("the file of --json-file", (".json",), marked_by('"native_kernel"'), _OTHER)
+_DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), marked_by(DRAWN_BY), _OTHER)
 # Of each size: beyond it the memory of no machine suffices.
 _SIZES = range(1, 1_000_001)
 

@@ -113,6 +113,11 @@ def known_error(error: Exception) -> K2TError:
         return InvalidModelFileError(
             f"cannot be opened ({error.strerror})", "check the name", file=str(error.filename)
         )
+    if isinstance(error, OSError) and error.strerror:  # of no file that was named
+        return OutputError(
+            f"the system refuses to go on ({printable(error.strerror)})",
+            "check the room and the rights, those of the folder for temporary files (TMPDIR), too",
+        )
     text = printable(str(error).strip().splitlines()[0] if str(error).strip() else "")
     return K2TError(f"a bug in k2t: {type(error).__name__}: {text}", "--debug shows where")
 

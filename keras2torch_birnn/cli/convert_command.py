@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from keras2torch_birnn.cli.argument_order import ends_as_out, is_there
 from keras2torch_birnn.cli.batch import convert_many, pair_with_outputs
 from keras2torch_birnn.cli.console import Output, count_words, print_line, print_stderr
 from keras2torch_birnn.cli.converting import Options, convert_file, describe
@@ -20,8 +21,9 @@ from keras2torch_birnn.cli.options import (
     check_dtype,
     file_named,
 )
-from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.errors import UsageError, escape_controls
 from keras2torch_birnn.spec import cut_at
+from keras2torch_birnn.suggestions import advise_quotes
 
 
 def convert(
@@ -80,6 +82,12 @@ def convert(
         verify,
     )
     if out_dir is not None:
+        out = Path(paths[-1])
+        if ends_as_out(out) and not is_there(out):
+            raise UsageError(
+                f"{escape_controls(out)} is no model; with --out-dir each OUT has its model's name",
+                "leave it out",
+            )
         tasks = pair_with_outputs(paths, out_dir, with_config=config is not None)
         convert_many(output, tasks, options, jobs=jobs, keep_going=keep_going)
         return
@@ -89,7 +97,7 @@ def convert(
     if len(paths) != 2:
         raise UsageError(
             f"MODEL and OUT are expected, found {count_words(len(paths), 'path')}",
-            "to convert many: k2t convert MODEL... --out-dir DIR",
+            advise_quotes(paths) or "to convert many: k2t convert MODEL... --out-dir DIR",
         )
     from keras2torch_birnn.saving.atomic import is_stdout, is_stream
 

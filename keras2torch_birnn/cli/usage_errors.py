@@ -18,11 +18,12 @@ from keras2torch_birnn.cli.console import (
     print_stderr,
 )
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.suggestions import advise_quotes
 
 # The base of what the parser raises: typer has a parser of its own from some version on.
 _PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 _HELP = "NoArgsIsHelpError"
-_ASKED = "keras2torch_birnn.as_json"
+_GIVEN = "keras2torch_birnn.words"
 
 
 class CommandGroup(TyperGroup):
@@ -32,15 +33,15 @@ class CommandGroup(TyperGroup):
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
         """Parse the options before the command."""
-        as_json = "--json" in args
-        with _usage_errors(as_json=as_json):
+        words = tuple(args)
+        with _usage_errors(words):
             context = super().make_context(info_name, args, parent, **extra)
-        context.meta[_ASKED] = as_json
+        context.meta[_GIVEN] = words
         return context
 
     def invoke(self, ctx: Any) -> Any:
         """Parse the command's own arguments, and run it."""
-        with _usage_errors(as_json=ctx.meta[_ASKED]):
+        with _usage_errors(ctx.meta[_GIVEN]):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -52,8 +53,10 @@ class CommandGroup(TyperGroup):
 
 
 @contextmanager
-def _usage_errors(*, as_json: bool) -> Iterator[None]:
+def _usage_errors(words: Sequence[str]) -> Iterator[None]:
     """Print an error of the parser as others are: one line, and one JSON object if that is asked.
+
+    words: the arguments.
 
     A call without arguments is one for the parser, which answers it with the help.
     """
@@ -65,10 +68,10 @@ def _usage_errors(*, as_json: bool) -> Iterator[None]:
         found: Any = error
         if found.ctx is not None:
             print_stderr(found.ctx.get_usage())
-        known = _as_error(found)
+        known = _as_error(found, words)
         told = known.found.endswith("?")  # what may be meant
         print_message("error", known.found if told else f"{known.found}; {known.advice}")
-        if as_json:
+        if "--json" in words:
             print_line(Output.format(describe_failure(known)))
         raise typer.Exit(found.exit_code) from None
 
@@ -86,13 +89,25 @@ def refuse_empty(context: Any, arguments: Sequence[str]) -> None:
             )
 
 
-def _as_error(error: Any) -> UsageError:
-    command = "k2t" if error.ctx is None else error.ctx.command_path
+def _as_error(error: Any, words: Sequence[str]) -> UsageError:
+    option = str(getattr(error, "option_name", ""))
+    if error.ctx is not None and option in _list_options(error.ctx):
+        return UsageError(
+            f"No such option: {option}", f"it follows a command: k2t COMMAND {option}", place=option
+        )
+    # Of an option without its value the parser does not tell the command.
+    command = " ".join(("k2t", *words[:1])) if error.ctx is None else error.ctx.command_path
     return UsageError(
         str(error.format_message()).removesuffix("."),
-        f"{command} --help lists what is expected",
+        advise_quotes(words) or f"{command} --help lists what is expected",
         place=_place(error),
     )
+
+
+def _list_options(context: Any) -> set[str]:
+    """Return all options of the commands that a group has; of a command, which has none, none."""
+    commands = getattr(context.command, "commands", {})
+    return {name for one in commands.values() for option in one.params for name in option.opts}
 
 
 def _place(error: Any) -> str:

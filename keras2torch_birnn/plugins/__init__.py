@@ -18,7 +18,14 @@ from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
 
-from keras2torch_birnn.errors import K2TError, PluginError, UsageError, line_of, printable
+from keras2torch_birnn.errors import (
+    K2TError,
+    PluginError,
+    UsageError,
+    escape_controls,
+    line_of,
+    printable,
+)
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shipped import SHIPPED
 from keras2torch_birnn.torch_import import check_room
@@ -48,11 +55,11 @@ def load_plugins(names: Iterable[PluginName]) -> None:
 
             near = did_you_mean(name, SHIPPED) or explain_missing(path)
             raise UsageError(
-                f"plugin {printable(name)} is not a file",
+                f"plugin {escape_controls(name)} is not a file",
                 f"name a Python file, or one of {', '.join(SHIPPED)}" + (near and f"; {near}"),
             )
         before = REGISTERED.copy_tables()
-        _load(f"plugin {printable(name)}", _module_name(path.resolve()), path.resolve())
+        _load(f"plugin {escape_controls(name)}", _module_name(path.resolve()), path.resolve())
         shown, filled = os.fspath(name), REGISTERED.copy_tables() != before
         REGISTERED.loaded[shown] = filled or REGISTERED.loaded.get(shown, False)
 
@@ -68,10 +75,10 @@ def run_file(name: PluginName) -> ModuleType:
         from keras2torch_birnn.suggestions import explain_missing
 
         raise UsageError(
-            f"{printable(name)} is not a file", explain_missing(path) or "name a Python file"
+            f"{escape_controls(name)} is not a file", explain_missing(path) or "name a Python file"
         )
     module_name = _module_name(path.resolve())
-    _load(printable(name), module_name, path.resolve())
+    _load(escape_controls(name), module_name, path.resolve())
     return sys.modules[module_name]
 
 
@@ -97,8 +104,10 @@ def _load(shown: str, module_name: str, path: Path | None) -> None:
     except K2TError:
         raise
     except (Exception, SystemExit) as error:
-        lines = f"{type(error).__name__}: {error}".splitlines()
-        line = f"line {error.lineno}" if isinstance(error, SyntaxError) else line_of(error)
+        text, line = str(error), line_of(error)
+        if isinstance(error, SyntaxError):  # of binary data no line is known
+            text, line = error.msg, f"line {error.lineno}" if error.lineno else "no Python"
+        lines = f"{type(error).__name__}: {text}".splitlines()
         raise PluginError(
             f"{shown} fails: {printable(lines[0])} ({line})", "--debug shows the traceback"
         ) from error

@@ -12,6 +12,7 @@ from keras2torch_birnn.errors import (
     InvalidModelFileError,
     PluginError,
     UsageError,
+    escape_controls,
     in_file,
     line_of,
     name_file,
@@ -41,14 +42,14 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
     """
     file, _, name = named.rpartition(":")
     if not file or not name or split_address(named):
-        shown = printable(name_file(named))
+        shown = escape_controls(name_file(named))
         raise UsageError(f"{shown}: FILE.py:NAME is expected", _advise(named))
     module = run_file(file)
     found = getattr(module, name, None)
     if found is None:
         near = did_you_mean(name, (one for one in vars(module) if not one.startswith("_")))
         raise UsageError(
-            f"{printable(file)} defines no {printable(name)}", near or "check the name"
+            f"{escape_controls(file)} defines no {printable(name)}", near or "check the name"
         )
     itself = isinstance(found, nn.Module) or (is_function(found) and needs_arguments(found))
     port = found if itself else _call(found, name)

@@ -57,7 +57,7 @@ def normalize(x: Array, axis: Any, smallest: float) -> Array:
 
 def count_nonzero(x: Array, axis: Any, keepdims: bool) -> Array:
     """Compute ``tf.math.count_nonzero``."""
-    return np.asarray(np.sum(x != 0, dtype=np.int64, axis=axis, keepdims=keepdims))
+    return np.asarray(np.count_nonzero(x, axis=axis, keepdims=keepdims), np.int64)
 
 
 def _cumulate(

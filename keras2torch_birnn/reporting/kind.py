@@ -6,4 +6,4 @@ from keras2torch_birnn.saving.atomic import FileKind, marked_by
 
 MARK = "k2t verify"
 
-REPORT = FileKind("the report", (".html",), marked_by(f'content="{MARK}"'))
+REPORT = FileKind("the report", (".html",), marked_by(f'content="{MARK}"'), instead="name another")

@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import stat
@@ -30,6 +31,7 @@ from types import FrameType
 
 from keras2torch_birnn.errors import OutputError, in_file, printable, split_address
 from keras2torch_birnn.saving.windows_names import find_fault
+from keras2torch_birnn.suggestions import explain_foreign
 
 PREFIX = ".k2t-"
 # Of this machine, of the process, and a random number.
@@ -82,8 +84,7 @@ def check_output(
     with in_file(path), os_errors():
         if sys.platform == "win32" and (fault := find_fault(path)):  # before it is opened
             raise OutputError(printable(fault), "name another output")
-        if split_address(path):
-            raise OutputError("is an address", "name a file of this machine")
+        check_is_here(path, "file")
         if is_stream(path):
             _check_stream(path)
             return
@@ -100,10 +101,39 @@ def check_output(
             more = kind.mistaken.get(path.suffix.lower())
             advice = f"{kind.name} ends in {ends}"
             raise OutputError(found, f"{advice}; {more}" if more else advice)
-        if not target.parent.is_dir():
-            raise OutputError(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
-        if not os.access(target.parent, os.W_OK):
-            raise OutputError(f"the folder {target.parent} is not writable", "choose another")
+        _check_folder(target.parent)
+
+
+def check_is_here(path: Path, kind: str) -> None:
+    """Refuse a place to write that names nothing of this system. kind: "file" or "folder".
+
+    Raises:
+        OutputError: an address, a path of Windows, or one that the shell should have changed.
+    """
+    if split_address(path):
+        raise OutputError("is an address", f"name a {kind} of this machine")
+    if (advice := explain_foreign(path)) and not os.path.lexists(path.parts[0]):
+        raise OutputError("is no path of this system", advice)
+
+
+def check_can_be_made(folder: Path) -> Path:
+    """Return the folder, or of one that is missing the nearest around it that exists.
+
+    Raises:
+        OutputError: it is a file, or not writable.
+    """
+    there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder)
+    if not there.is_dir():
+        raise OutputError(f"{there} is no folder", "choose another")
+    if not os.access(there, os.W_OK):
+        raise OutputError(f"the folder {there} is not writable", "choose another")
+    return there
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder for a new file that is missing, no folder, or not writable."""
+    if check_can_be_made(folder) != folder:
+        raise OutputError(f"there is no folder {folder}", f"mkdir -p {shlex.quote(str(folder))}")
 
 
 def check_replacing(path: Path, kind: FileKind | None = None, *, overwrite: bool) -> None:
@@ -132,8 +162,9 @@ def _check_old(target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
     if not target.exists():
         return
     if kind is not None and target.stat().st_size and not kind.recognises(target):
+        either = " (--force does not replace it, either)" if kind.instead == FORCE else ""
         raise OutputError(
-            "exists already, and k2t did not write it (--force does not replace it, either)",
+            f"exists already, and k2t did not write it{either}",
             "remove it first, or name another output",
         )
     if not overwrite:
@@ -288,16 +319,14 @@ def check_new_folder(path: Path, *, instead: str, sources: Sequence[Path | None]
         OutputError: it exists, is inside one of ``sources``, or its parent is no folder.
     """
     with in_file(path), os_errors():
+        check_is_here(path, "folder")
         target = _resolve(path)
         if os.path.lexists(target):
             raise OutputError("exists already", instead)
-        if not target.parent.is_dir():
-            raise OutputError(f"there is no folder {target.parent}", f"mkdir -p {target.parent}")
+        _check_folder(target.parent)
         for source in sources:
             if source is not None and source.is_dir():
                 _check_source(target, source)
-        if not os.access(target.parent, os.W_OK):
-            raise OutputError(f"the folder {target.parent} is not writable", "choose another")
 
 
 def find_cause(error: RuntimeError) -> BaseException:

@@ -264,7 +264,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, TypeError):
         from keras2torch_birnn.suggestions import did_you_mean
 
-        advice = did_you_mean(device, ("cpu", "cuda", "xpu", "mps")) or "use cpu or cuda"
+        near = did_you_mean(device, ("cpu", "cuda", "xpu", "mps")) or "use cpu or cuda"
+        advice = "name one device at a time" if "," in str(device) else near
         raise UsageError(f"device {printable(str(device))!r} is unknown", advice) from None
     if found.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(

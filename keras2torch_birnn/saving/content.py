@@ -128,9 +128,11 @@ def _from_safetensors(path: Path, window: Window) -> dict[str, Any]:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
+        from keras2torch_birnn.readers.advice import CONVERTED
         from keras2torch_birnn.readers.containers.mistakes import describe
 
-        what, _ = describe(window.head(_HEAD)) or (first_line(error), "")
+        known = describe(window.head(_HEAD))
+        what = first_line(error) if known in (None, CONVERTED) else known[0]
         raise InvalidModelFileError(f"{NOT_OURS} ({what})", REMEDY) from None
     golden: dict[str, Any] = {"inputs": [], "outputs": []}
     for name in sorted(n for n in tensors if n.startswith(_GOLDEN)):

@@ -116,8 +116,8 @@ def verify(
     your own data, in addition to random inputs: the path of an ``.npz``, a dict by the inputs'
     names, or a list in Keras' order. ``out`` may also be what ``k2t.export`` wrote, and ``model``
     then either what ``k2t convert`` wrote or the Keras file; every batch of every length counts.
-    ``with_maps``: also map the errors of recurrent layers by step and unit (``LayerParity.maps``),
-    which takes longer.
+    ``with_maps``: also map the errors of recurrent layers by step and unit (``maps`` of each row of
+    the report's ``layers``), which takes longer.
 
     Raises:
         UsageError: a device or a Keras that is missing, or inputs that do not fit the model;

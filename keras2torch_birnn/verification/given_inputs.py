@@ -132,8 +132,9 @@ def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
     """Check an array's shape and values, and convert it to the declared dtype."""
     place = f"input {printable(name)}"
     wanted = facts.shape
-    filled = x.ndim >= 1 and 0 not in x.shape
-    if not filled or (wanted is not None and not shape_fits(x.shape, wanted)):
+    if 0 in x.shape:
+        raise UsageError(f"{place} has shape {format_shape(x.shape)}, which holds no number")
+    if not x.ndim or (wanted is not None and not shape_fits(x.shape, wanted)):
         sizes = "rows first" if wanted is None else format_shape(wanted)
         raise UsageError(f"{place} has shape {format_shape(x.shape)}, {sizes} is expected")
     if facts.is_bool:

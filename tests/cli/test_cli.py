@@ -380,6 +380,7 @@ def test_inspect_runs_where_memory_is_too_little_for_torch() -> None:
         (RuntimeError("can't start new thread"), 2, "not enough memory; raise its limit"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "not enough memory"),
         (MemoryError(), 3, "does not fit into memory"),
+        (OSError(5, "Input/output error"), 5, "refuses to go on (Input/output error); check the"),
         (SystemError("error return without exception set"), 70, "a bug in k2t"),
         (ImportError("No module named 'torch.missing'"), 70, "a bug in k2t"),
     ],

@@ -39,6 +39,27 @@ FILES = {
     "plugin.py": b"x = 1\n",
     "failing.py": b"import os\nraise ValueError('no')\n",
     "port.py": PORT.encode(),
+    "порт.py": PORT.encode(),
+    "syntax.py": b"def f(:\n",
+    "binary.py": b"x = 1\n\0",
+    "leaving.py": b"import sys\nsys.exit(0)\n",
+    "list.json": b"[1, 2]",
+    "text.json": b"hello",
+    "wide.json": '{"a": 1}'.encode("utf-16"),
+    "note.txt": b"hi\n",
+    "page.html": b"<html>mine",
+    "table.csv": b"a,b\n1,2\n",
+    "notebook.ipynb": b'{"cells": []}',
+}
+# Inputs of the model, by its name for them.
+INPUTS = {
+    "shape.npz": np.ones((3, 7, 2)),
+    "text.npz": np.array(["a", "b"]),
+    "none.npz": np.ones((0, 7)),
+    "large.npz": np.full((2, 7), 10**6),
+    "negative.npz": np.full((2, 7), -1),
+    "nan.npz": np.full((2, 7), np.nan),
+    "complex.npz": np.ones((2, 7), complex),
 }
 
 ALREADY = (
@@ -458,6 +479,83 @@ MISTAKES: tuple[tuple[str, int, str], ...] = (
     ("set-engine loop", 2, "No such command 'set-engine'. In Python it is k2t.set_engine;"),
     ("convrt model.h5 out.pt", 2, "No such command 'convrt'. Did you mean 'convert'?"),
     ("--from model.h5", 2, "No such option: --from"),
+    # Names with spaces, of other systems and in other scripts.
+    ("convert my model.h5 new.pt", 2, "found 3 paths; put the name in quotes: 'my model.h5'"),
+    ("inspect my model.h5", 2, "put the name in quotes: 'my model.h5'"),
+    ("verify my model.h5 out.pt", 2, "put the name in quotes: 'my model.h5'"),
+    ("verify 'my model.h5'", 3, "name both: k2t verify 'my model.h5' OUT"),
+    ("verify out.pt 'my model.h5'", 2, "run k2t verify 'my model.h5' out.pt"),
+    ("convert model.h5 'no folder/new.pt'", 5, "/no folder'"),
+    ("convert модель.h5 new.pt", 3, "модель.h5: cannot be opened (No such file or directory)"),
+    ("compare model.h5 порд.py:Net", 2, "порд.py is not a file; did you mean порт.py?"),
+    ("compare model.h5 порт.py:Nett", 2, "порт.py defines no Nett; did you mean Net?"),
+    (
+        r"convert 'C:\Users\me\model.h5' new.pt",
+        3,
+        "directory); a path of Windows; WSL has it as /mnt/c/Users/me/model.h5",
+    ),
+    (
+        r"convert model.h5 'C:\Users\me\new.pt'",
+        5,
+        "is no path of this system; a path of Windows; WSL has it as /mnt/c/Users/me/new.pt",
+    ),
+    ("convert model.h5 C:/new.pt", 5, "a path of Windows; WSL has it as /mnt/c/new.pt"),
+    ("convert '~/model.h5' new.pt", 3, "directory); the shell left it as it is; name /"),
+    (
+        "convert model.h5 '~/new.pt'",
+        5,
+        "no path of this system; the shell left it as it is; name /",
+    ),
+    ("convert model.h5 --out-dir '$HOME/new'", 5, "the shell left it as it is; name /"),
+    ("write-back out.pt model.h5 '~/new.h5'", 5, "the shell left it as it is; name /"),
+    # Wrong files.
+    ("convert - new.pt", 3, "a model is read from a file, not from standard input"),
+    ("convert model.h5/inside new.pt", 3, "model.h5/inside: cannot be opened (Not a directory)"),
+    ("convert model.h5 note.txt/new.pt", 5, "note.txt is no folder; choose another"),
+    ("convert model.h5 --out-dir note.txt/new", 5, "note.txt is no folder; choose another"),
+    (
+        "convert model.h5 new.pt --out-dir new",
+        2,
+        "new.pt is no model; with --out-dir each OUT has its model's name; leave it out",
+    ),
+    ("convert folder --out-dir new", 2, "folder holds no Keras model"),
+    ("convert table.csv new.pt", 3, "table.csv: not an HDF5 or Keras file"),
+    ("convert notebook.ipynb new.pt", 3, "notebook.ipynb: Python code; give the Keras model"),
+    ("convert weights.h5 new.pt --config weights.h5", 4, "weights.h5: holds weights but no"),
+    ("convert weights.h5 new.pt --config list.json", 3, "list.json: a JSON list where an object"),
+    ("convert weights.h5 new.pt --config text.json", 3, "text.json: not JSON"),
+    ("convert weights.h5 new.pt --config wide.json", 3, "wide.json: not UTF-8 text (byte 0)"),
+    ("convert weights.h5 new.pt --config model.h5", 3, "the file is incomplete or belongs to"),
+    ("inspect nothing.h5", 3, "nothing.h5: cannot be opened (No such file or directory)"),
+    ("verify cut.safetensors", 3, "or damaged (Error while deserializing header"),
+    ("verify model.h5 out.pt --report page.html", 5, "and k2t did not write it; remove it first"),
+    ("bench --rnn lstm --json-file list.json", 5, "and k2t did not write it; remove it first"),
+    ("export out.pt port.py --force", 5, "(--force does not replace it, either)"),
+    # Wrong Python.
+    ("convert model.h5 new.pt --plugin folder", 2, "plugin folder is not a file; name a Python"),
+    ("convert model.h5 new.pt --plugin syntax.py", 2, "SyntaxError: invalid syntax (line 1);"),
+    ("convert model.h5 new.pt --plugin binary.py", 2, "cannot contain null bytes"),
+    ("convert model.h5 new.pt --plugin leaving.py", 2, "fails: SystemExit: 0 (leaving.py:2)"),
+    ("compare model.h5 syntax.py:Net", 2, "syntax.py fails: SyntaxError: invalid syntax (line 1);"),
+    ("compare model.h5 port.py:", 2, "port.py:: FILE.py:NAME is expected"),
+    ("compare model.h5 port.py:PORT", 2, "port.py defines no PORT"),
+    # Wrong values.
+    ("convert model.h5 new.pt --dtype", 2, "requires an argument; k2t convert --help lists"),
+    ("convert model.h5 new.pt --from dense --to embedding", 2, "name layers before and after each"),
+    ("--verbose convert model.h5 new.pt", 2, "--verbose; it follows a command: k2t COMMAND"),
+    ("verify model.h5 out.pt --device cpu,cuda", 2, "is unknown; name one device at a time"),
+    ("verify model.h5 out.pt --atol -1", 2, "atol -1.0: a number of at least 0 is expected"),
+    ("verify model.h5 out.pt --atol 1,5", 2, "Invalid value for '--atol'"),
+    ("verify model.h5 out.pt --inputs shape.npz", 2, "has shape (3, 7, 2), (any, any) is expected"),
+    ("verify model.h5 out.pt --inputs text.npz", 2, "holds <U1, numbers are expected"),
+    ("verify model.h5 out.pt --inputs none.npz", 2, "has shape (0, 7), which holds no number"),
+    ("verify model.h5 out.pt --inputs large.npz", 2, "index 1000000 is out of bounds"),
+    ("verify model.h5 out.pt --inputs negative.npz", 2, "ids from 0 on are expected, found -1"),
+    ("verify model.h5 out.pt --inputs nan.npz", 2, "holds NaN or infinite values"),
+    ("verify model.h5 out.pt --inputs complex.npz", 2, "holds complex128, numbers are expected"),
+    ("write-back out.pt model.h5 new.h5 --optimizer write", 2, "--optimizer-state STATE.pt go"),
+    ("bench --rnn lstm --dropout 0.1", 2, "--dropout needs --training"),
+    ("bench model.h5 --training", 2, "--training is for stacks (--rnn)"),
 )
 
 
@@ -468,11 +566,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
     (folder / "folder").mkdir()
-    copyfile(MASKED, folder / "model.h5")
+    for name in ("model.h5", "my model.h5"):
+        copyfile(MASKED, folder / name)
+    for name, array in INPUTS.items():
+        np.savez(folder / name, embedding_input=array)
     copyfile(WEIGHTS, folder / "weights.h5")
     with (folder / "arrays.h5").open("wb") as file:
         np.savez(file, x=np.zeros((2, 7)))
     assert k2t("convert", folder / "model.h5", folder / "out.pt").code == 0
+    whole = folder / "cut.safetensors"
+    assert k2t("convert", folder / "model.h5", whole).code == 0
+    whole.write_bytes(whole.read_bytes()[:900])
     return folder
 
 
@@ -493,7 +597,7 @@ def test_a_mistake_is_explained_in_one_line(call: str, code: int, message: str, 
 
 
 def test_there_are_rows_for_many_mistakes() -> None:
-    assert len({row[0] for row in MISTAKES}) >= 60
+    assert len({row[0] for row in MISTAKES}) >= 160
 
 
 def test_the_right_order_is_json_too() -> None:

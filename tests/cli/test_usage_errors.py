@@ -19,7 +19,6 @@ from commands import MASKED, k2t
         (("plugin", "nw"), "", "No such command 'nw'", "k2t plugin"),
         (("inspect", "a", "b"), "", "unexpected extra argument", "k2t inspect"),
         (("bench", "--layers", "0"), "--layers", "Invalid value", "k2t bench"),
-        ((), "--json", "No such option", "k2t"),
     ],
 )
 def test_a_wrong_call_is_json(
@@ -38,6 +37,14 @@ def test_a_wrong_call_is_json(
         "do": f"{command} --help lists what is expected",
     }
     assert "Usage: k2t" in run.err
+
+
+def test_an_option_before_the_command_is_told_where_it_belongs() -> None:
+    run = k2t("--json")
+    (problem,) = json.loads(run.out)["problems"]
+    assert problem["message"] == "No such option: --json"
+    assert problem["do"] == "it follows a command: k2t COMMAND --json"
+    assert "No such option: --nowhere" in k2t("--nowhere").err
 
 
 def test_a_wrong_call_without_json_leaves_stdout_empty() -> None:

@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
+from pkgutil import iter_modules
+from types import ModuleType, SimpleNamespace
 
 import make_site
 import pytest
@@ -179,7 +181,7 @@ def test_make_builds_anew_what_a_changed_source_makes_old(tree: Path) -> None:
     shutil.copy(ROOT / "Makefile", tree)
     made = tree / ".venv"
     (made / "bin").mkdir(parents=True)
-    for name in ("bin/python", "installed", "installed-test"):
+    for name in ("bin/python", "installed", "installed-test", "installed-docs"):
         (made / name).touch()
 
     def steps(goal: str) -> str:
@@ -187,7 +189,7 @@ def test_make_builds_anew_what_a_changed_source_makes_old(tree: Path) -> None:
         return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout
 
     now = (made / "installed").stat().st_mtime
-    for goal in ("test", "demo"):
+    for goal in ("test", "demo", "docs"):
         assert "pip install" not in steps(goal)
         for changed in ("api.cpp", "kernel.h", "processors.py", "sources.py"):
             source = (tree / OLD).with_name(changed)
@@ -226,10 +228,24 @@ def test_the_site_has_every_page_and_every_public_name(tmp_path: Path) -> None:
     assert shown[0] == "convert"
 
 
-def test_the_site_shows_the_docstrings_that_help_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_site_names_pages_by_their_titles() -> None:
+    shown = make_site.link_outside(ROOT / "docs" / "faq.md")
+    assert "[Supported layers](layers.md)" in shown
+    pages = [page for page in ROOT.glob("docs/**/*.md") if page.name != "architecture.md"]
+    texts = map(make_site.link_outside, [*pages, README])
+    assert [link for text in texts for link in re.findall(r"\[[\w/-]+\.md\]\(\S+\)", text)] == []
+
+
+@pytest.fixture
+def site_docstrings(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The extension, without griffe."""
     monkeypatch.setitem(sys.modules, "griffe", SimpleNamespace(Extension=object))
-    extension = import_module("site_docstrings").RuntimeDocstrings()
-    monkeypatch.delitem(sys.modules, "site_docstrings")
+    yield import_module("site_docstrings")
+    del sys.modules["site_docstrings"]
+
+
+def test_the_site_shows_the_docstrings_that_help_shows(site_docstrings: ModuleType) -> None:
+    extension = site_docstrings.SiteDocstrings()
     tree = ast.parse(Path(bidirectional.__file__).read_text("utf-8"))
     names = {one.name: one for one in tree.body if isinstance(one, ast.ClassDef)}
     assert names.keys() == {"BiLSTM", "BiGRU", "BiRNN"}
@@ -243,9 +259,37 @@ def test_the_site_shows_the_docstrings_that_help_shows(monkeypatch: pytest.Monke
             ],
             docstring=SimpleNamespace(value=ast.get_docstring(node)),
         )
-        extension.on_class_instance(cls=written)
-        assert written.docstring.value == inspect.getdoc(getattr(keras2torch_birnn, name))
+        extension.on_instance(obj=written)
+        shown = inspect.getdoc(getattr(keras2torch_birnn, name))
+        assert written.docstring.value == site_docstrings.link_pages(shown)
+        assert (
+            "a name of the table in [Performance](../docs/performance/)" in written.docstring.value
+        )
+    extension.on_instance(obj=SimpleNamespace(docstring=None))
     assert "tools/site_docstrings.py" in (ROOT / "mkdocs.yml").read_text("utf-8")
+
+
+def public_docstrings() -> Iterator[tuple[str, str]]:
+    """All names that the site's page of Python shows, with their docstrings."""
+    for name in keras2torch_birnn.__all__:
+        found = getattr(keras2torch_birnn, name)
+        yield name, inspect.getdoc(found) or ""
+        for part, value in vars(found).items() if inspect.isclass(found) else ():
+            if not part.startswith("_") and (inspect.isfunction(value) or type(value) is property):
+                yield f"{name}.{part}", inspect.getdoc(value) or ""
+
+
+def test_public_docstrings_name_pages_that_are_there_and_nothing_private() -> None:
+    private = {module.name for module in iter_modules(keras2torch_birnn.__path__)}
+    private -= {*keras2torch_birnn.__all__}
+    found = []
+    for name, text in public_docstrings():
+        pages = re.findall(r"\bdocs/[\w-]+\.md\b", text)
+        found += [(name, page) for page in pages if not (ROOT / page).is_file()]
+        for inside, dotted in re.findall(r"`(?:k2t\.)?((\w+)\.\w[\w.]*)`", text):
+            is_class = dotted[0].isupper() and dotted not in keras2torch_birnn.__all__
+            found += [(name, inside)] if dotted in private or is_class else []
+    assert found == []
 
 
 def test_one_place_of_the_source_is_told_everywhere() -> None:

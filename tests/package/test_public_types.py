@@ -34,7 +34,7 @@ def is_any(hint: Any, seen: frozenset[Any] = frozenset()) -> bool:
         inside = [*hint.__constraints__, *([hint.__bound__] if hint.__bound__ else [])]
         return any(is_any(one) for one in inside)
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (np.ndarray, np.dtype):
+    if origin in (np.ndarray, np.dtype, npt.NDArray):  # an alias of its own since NumPy 2.5
         return False
     if isinstance(origin, type) and issubclass(origin, Mapping) and arguments[:1] == (str,):
         arguments = tuple(one for one in arguments[1:] if one is not Any)
