@@ -29,7 +29,7 @@ def lstm(layer: LayerSpec, context: Context) -> Step:
 
     def step(x: Array, state: State) -> tuple[Array, State]:
         h, c = state
-        gates = (x @ w + h @ u + b).reshape(len(x), 4, -1)
+        gates = (x @ w + h @ u + b).reshape(len(x), 4, h.shape[-1])
         return lstm_step(layer, [*gates.swapaxes(0, 1)], c)
 
     return step

@@ -41,6 +41,11 @@ from keras2torch_birnn.spec import (
 # ---- cells by hand -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_rows_give_no_rows(cell: str) -> None:
+    assert outputs_of(rnn(cell, units=H), np.zeros((0, T, F)))[0].shape == (0, H)
+
+
 def test_lstm_gates_are_i_f_c_o() -> None:
     """One unit, one step, h0 = 0.5, c0 = -2, every number its own."""
     spec = replace(
