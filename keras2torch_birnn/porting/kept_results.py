@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class _Call(NamedTuple):
         if self.layer is not layer or self.options != context.call_options:
             return False
         first, second = list(leaves(self.arguments)), list(leaves(arguments))
-        return len(first) == len(second) and all(map(_is, first, second))
+        return len(first) == len(second) and all(map(is_, first, second))
 
 
 class KeptResults:
@@ -146,10 +147,6 @@ def _is_hashable(key: tuple[Any, ...]) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other
 
 
 def _size(call: _Call) -> int:

@@ -423,11 +423,11 @@ def _axes_of(
         scale = limit * math.sqrt(kept.size + 1)
         if abs(float(flat.sum()) - float(kept.sum())) > scale * math.sqrt(kept.size + 1):
             return None
-    # The largest value alone tells most orders of axes from the right one.
-    place = np.unravel_index(np.abs(kept).argmax(), kept.shape)
+    # The largest value tells most orders of axes from the right one; of zeros it may not count.
+    place = np.unravel_index(np.abs(kept).argmax(), kept.shape) if kept.any() else None
     for axes, back in _orders_of(kept.ndim):
         moved = flat.reshape([kept.shape[axis] for axis in axes]).transpose(back)
-        if not abs(moved[place] - kept[place]) <= limit:
+        if place is not None and not abs(moved[place] - kept[place]) <= limit:
             continue
         counted = keep_valid(moved, valid) if masked else moved
         if np.abs(counted - kept).max(initial=0.0) <= limit:

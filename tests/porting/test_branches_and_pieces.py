@@ -26,6 +26,14 @@ def _weights(spec: ModelSpec, path: str) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(array)) for name, array in found.items()}
 
 
+def test_zeros_are_found_beside_numbers_of_padded_steps() -> None:
+    counts = np.array([[False, True, True], [True, True, True]])
+    computed = np.where(counts[..., None], np.zeros((2, 3, 5)), 7.0)
+    run = PortRun((), (Seen(computed, ""),), 1e-9)
+    assert run.latest(np.zeros((2, 3, 5)), counts) is not None
+    assert run.latest(np.ones((2, 3, 5)), counts) is None
+
+
 class _ByStep(nn.Module):
     """Steps in lists, which are never put together; two mistakes behind the recurrent layer."""
 
