@@ -518,10 +518,23 @@ static int64_t read_numbers(const int64_t* w, const K2tPlaces& places) {
     return K2T_UNKNOWN_CODE;
 }
 
+// count, from, result: whole numbers, without the fraction. No number, and one that int32 may not hold, is for
+// torch.
+static int64_t truncate(const int64_t* w, const K2tPlaces& places) {
+    const float* from = places.of(w[1]);
+    float* to = places.of(w[2]);
+    for (int64_t i = 0; i < w[0]; ++i) {
+        if (!(__builtin_fabsf(from[i]) < 0x1p31f)) return K2T_BY_TORCH;
+        to[i] = static_cast<float>(static_cast<int64_t>(from[i]));
+    }
+    return K2T_DONE;
+}
+
 static int64_t operate(int64_t code, const int64_t* words, const K2tPlaces& places) {
     switch (static_cast<K2tOperation>(code)) {
         case K2T_RECURRENT: break;  // program.cpp
         case K2T_READ: return read_numbers(words, places);
+        case K2T_TRUNCATE: return truncate(words, places);
         case K2T_LOOK_UP: return look_up(words, places);
         case K2T_MAP: return map(words, places);
         case K2T_REDUCE: return reduce(words, places);
