@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import ctypes.util
 import gc
 import pickle
 import sys
@@ -351,6 +353,23 @@ def compute(function: Callable[..., Any], *inputs: Tensor) -> Any:
 def test_a_program_computes_what_torch_computes(case: str) -> None:
     function, inputs = CASES[case]
     close(compute(function, *inputs), function(*inputs))
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("sizes", [(1, 5, 7), (2, 5, 13), (1, 5, 61)])
+def test_a_convolution_computes_with_no_number_behind_its_input(sizes: tuple[int, ...]) -> None:
+    maths = ctypes.CDLL(ctypes.util.find_library("m"))
+    invalid, left_over = 1, torch.full((1 << 14,), 0x7FA00000, dtype=torch.int32)
+    compute(lambda x: x, left_over.view(torch.float32))  # numbers that signal when computed with
+    model, graph = Holder(lambda x: torch.conv1d(x, WINDOW, BIAS[:7])), fx.Graph()
+    graph.output(graph.call_module("body", (graph.placeholder("x"),)))
+    whole, x, out = nn.Module(), drawn(*sizes), torch.empty(sizes[0], 7, sizes[2] - 2)
+    whole.body = model
+    program = Program(record(whole, graph, (x,), 1 << 30, 1 << 30, Observer())[0])
+    maths.feclearexcept(invalid)
+    assert program.run([x.data_ptr(), out.data_ptr()])
+    assert not maths.fetestexcept(invalid)
+    close(out, torch.conv1d(x, WINDOW, BIAS[:7]))
 
 
 def test_every_operator_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
