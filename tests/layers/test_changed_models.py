@@ -908,7 +908,7 @@ def test_a_module_that_a_function_imports_where_it_runs_is_watched(
     ("where", "signal", "instead"),
     [
         (change_signals, "_find_word", lambda: None),
-        (change_signals, "_find_function_words", tuple),
+        (change_signals, "_find_places", dict),
         (change_signals, "watch_tensors", lambda _: None),
     ],
 )
