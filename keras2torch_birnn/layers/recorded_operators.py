@@ -100,11 +100,9 @@ def _cast(r: Values, result: Tensor, x: Tensor, **_: Any) -> Value:
     if result.dtype is torch.bool and x.dtype is not torch.bool:
         return r.elementwise("not_equal", result, x, 0.0)
     integers = (torch.int32, torch.int64)
-    if result.dtype not in (torch.float32, torch.bool, *integers) or (
-        result.dtype in integers and x.is_floating_point()
-    ):
+    if result.dtype not in (torch.float32, torch.bool, *integers):
         raise NotRecordedError(f"a cast from {x.dtype} to {result.dtype}")
-    return r.value(x)
+    return r.truncate(x) if result.dtype in integers and x.is_floating_point() else r.value(x)
 
 
 def _same(r: Values, result: Tensor, x: Tensor, *_: Any, **__: Any) -> Value:

@@ -124,6 +124,13 @@ class Values:
         self.keep(x, numbers)
         return x
 
+    def truncate(self, x: Tensor) -> Value:
+        """Take the fraction from floats, which become integers."""
+        value = self.dense(self.value(x))
+        whole = self.new(x.shape)
+        self.writer.emit("truncate", (x.numel(), value.operand(), whole.operand()), x.numel())
+        return whole
+
     def write(self, number: int, y: Any) -> None:
         """Write an output."""
         if not isinstance(y, Tensor) or y.dtype is not torch.float32 or not y.numel():

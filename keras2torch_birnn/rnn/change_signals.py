@@ -1,4 +1,4 @@
-"""Signals that a dictionary, a function or a tensor has changed: fast, and not public.
+"""Signals that a dictionary, an object or a tensor has changed: fast, and not public.
 
 Each is tried before it is trusted. Where there is none, or another than is known, everything is
 compared one by one, which takes longer.
@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from operator import attrgetter
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any, cast
 
 import torch
@@ -28,8 +28,20 @@ _LAYOUT = attrgetter("shape", "dtype")
 _guards: Any = find("guards")
 
 
+# Of objects of these types, and of any other: what is compared.
+_PARTS: Mapping[type, Sequence[str]] = {
+    FunctionType: ("__code__", "__defaults__", "__kwdefaults__"),
+    CellType: ("cell_contents",),
+    object: ("__class__", "__dict__"),
+}
+
+
 class _Probe:
     value = 0
+
+
+class _OtherProbe:
+    pass
 
 
 def class_dict(kind: type) -> dict[str, Any]:
@@ -39,28 +51,25 @@ def class_dict(kind: type) -> dict[str, Any]:
 
 
 class States:
-    """The states of dictionaries and functions, which it keeps, to be compared with later ones.
+    """The states of dictionaries and other objects, which it keeps, to be compared with later ones.
 
     In one call: Python has a word in every dictionary with a number for its state that no other one
-    has had, and words in every function with the addresses of its code and defaults.
+    has had, and words in every object with the addresses of its parts (``_PARTS``), which whoever
+    asks has to keep.
     """
 
-    def __init__(self, dicts: Sequence[Any], functions: Sequence[Any]) -> None:
-        of_dict, of_function = _find_word(), _find_function_words()
-        self._kept = dicts, functions
-        self._words = (
-            [
-                *(_word_at(d, of_dict) for d in dicts),
-                *(_word_at(f, offset) for f in functions for offset in of_function),
-            ]
-            if of_dict is not None and of_function and {*map(type, functions)} <= {FunctionType}
-            else []
-        )
+    def __init__(self, dicts: Sequence[Any], objects: Sequence[Any]) -> None:
+        of_dict, of_parts = _find_word(), [*map(_find_parts, objects)]
+        self._kept = dicts, objects
+        known = of_dict is not None and all(of_parts)
+        places = [(d, of_dict) for d in dicts]
+        places += [(o, at) for o, parts in zip(objects, of_parts, strict=True) for at in parts]
+        self._words = [_word_at(owner, at) for owner, at in places if known and at is not None]
         count = len(self._words)
         self._known = (ctypes.c_uint64 * count)()
         self.accept(self.read())
-        places = (ctypes.c_void_p * count)(*map(ctypes.addressof, self._words))
-        given = (ctypes.c_int64(count), ctypes.byref(places), ctypes.byref(self._known))
+        addresses = (ctypes.c_void_p * count)(*map(ctypes.addressof, self._words))
+        given = (ctypes.c_int64(count), ctypes.byref(addresses), ctypes.byref(self._known))
         self._hold: Any = partial(_find_hold(), *given) if self._words else bool
 
     def hold(self) -> bool:
@@ -134,9 +143,21 @@ def _tells_dicts_apart(version: Callable[[Any], int]) -> bool:
     return same and len(each) == len(dicts) + len(changes)
 
 
+def _find_parts(owner: Any) -> Sequence[int]:
+    """Return where in an object the addresses of its parts are; nothing if unknown."""
+    kind = type(owner) if type(owner) in _PARTS else object
+    found = _find_places().get(kind, ())
+    words = [_read_word(at, owner) or id(None) for at in found]  # a function without defaults: 0
+    return found if words == _addresses(owner, kind) else ()
+
+
+def _addresses(owner: Any, kind: type) -> list[int]:
+    return [id(getattr(owner, part)) for part in _PARTS[kind]]
+
+
 @cache
-def _find_function_words() -> Sequence[int]:
-    """Return where in a function its code and its defaults are; nothing if unknown."""
+def _find_places() -> Mapping[type, Sequence[int]]:
+    """Return where the parts are, by type; without the types of which it is unknown."""
 
     def one(x: int = 1, *, y: int = 2) -> int:
         return x + y
@@ -144,15 +165,24 @@ def _find_function_words() -> Sequence[int]:
     def other(x: int = 3, *, y: int = 4) -> int:
         return x - y
 
-    offsets = range(0, FunctionType.__basicsize__, ctypes.sizeof(ctypes.c_uint64))
-    parts = ("__code__", "__defaults__", "__kwdefaults__")
-    found = [
-        at for part in parts for at in offsets if _read_word(at, one) == id(getattr(one, part))
-    ]
-    for part in parts:
+    pairs: Mapping[type, tuple[Any, Any]] = {
+        FunctionType: (one, other),
+        CellType: (CellType(one), CellType(other)),
+        object: (_Probe(), _OtherProbe()),
+    }
+    return {kind: found for kind, pair in pairs.items() if (found := _try_places(kind, *pair))}
+
+
+def _try_places(kind: type, one: Any, other: Any) -> Sequence[int]:
+    """Find the parts of an object, which become those of another."""
+    size = ctypes.sizeof(ctypes.c_uint64)
+    # Python has the address of an instance's dictionary in front of it.
+    offsets = range(-4 * size if kind is object else 0, type(one).__basicsize__, size)
+    found = [at for part in _addresses(one, kind) for at in offsets if _read_word(at, one) == part]
+    for part in _PARTS[kind]:
         setattr(one, part, getattr(other, part))
     now = [_read_word(at, one) for at in found]
-    return found if now == [id(getattr(other, part)) for part in parts] else ()
+    return found if now == _addresses(other, kind) else ()
 
 
 def watch_tensors(tensors: Sequence[Tensor]) -> Callable[..., bool] | None:

@@ -70,17 +70,17 @@ class Guard:
         if not set(reached.modules) <= set(modules):
             raise CodeOfOthersError("a module that is no child of another")
         contents = [vars(m)[kind] for m in modules for kind in _CONTENTS]
-        # Most have none: it is quicker to ask whether that is so.
         self._empty = [d for d in (*contents, *self._hooks) if not d]
         self._inner = [*filter(None, contents), *reached.dicts, *map(class_dict, classes)]
         self._own = [*map(_DICT, modules)]
-        watched = (*self._own, *self._inner, *(found.namespace for found in self._names))
+        namespaces = [found.namespace for found in self._names]
+        watched = (*self._own, *self._inner, *self._empty, *namespaces)
         self._lists, self._copies = reached.lists, [*map(copy, reached.lists)]
         self._functions, self._cells = reached.functions, reached.cells
         self._optional = [f for f in reached.functions if f.__defaults__ or f.__kwdefaults__]
         tensors = chain.from_iterable(d.values() for m in modules for d in _tensors_of(m))
         self._tensors = [*{id(t): t for t in tensors if t is not None}.values()]
-        self._states = States(watched, reached.functions)
+        self._states = States(watched, [*self._functions, *self._cells, *modules])
         self._state = self._read_dicts()
         self._codes, self._defaults = (
             [*map(_CODE, self._functions)],
@@ -119,25 +119,25 @@ class Guard:
         """Return whether nothing that the prepared calls depend on has changed."""
         try:
             return (
-                [*map(type, self._modules)] == self._classes
-                and not any(self._empty)
+                (self._states.hold() or self._objects_hold())
                 and self._lists == self._copies
-                and all(map(is_, map(_DICT, self._modules), self._own))
-                and (self._states.hold() or self._names_hold())
-                and (not self._cells or all(map(is_, map(_CELL, self._cells), self._held)))
                 and self._known.match(self._tensors)
                 and torch.get_default_dtype() is self._dtype
             )
         except (KeyError, RuntimeError, TypeError, ValueError):
             return False  # what took the place of something cannot be compared with it
 
-    def _names_hold(self) -> bool:
-        """Return whether all names stand for the same objects, one by one."""
+    def _objects_hold(self) -> bool:
+        """Return whether all names and parts stand for the same objects, one by one."""
         states = self._states.read()
         keys, values, sizes = self._read_dicts()
         known = self._state
         if not (
-            sizes == known[2]
+            [*map(type, self._modules)] == self._classes
+            and not any(self._empty)
+            and all(map(is_, map(_DICT, self._modules), self._own))
+            and all(map(is_, map(_CELL, self._cells), self._held))
+            and sizes == known[2]
             and keys == known[0]
             and all(map(is_, values, known[1]))
             and all(map(Names.hold, self._names))

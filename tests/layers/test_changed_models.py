@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import fixture_files
@@ -908,7 +908,7 @@ def test_a_module_that_a_function_imports_where_it_runs_is_watched(
     ("where", "signal", "instead"),
     [
         (change_signals, "_find_word", lambda: None),
-        (change_signals, "_find_function_words", tuple),
+        (change_signals, "_find_places", dict),
         (change_signals, "watch_tensors", lambda _: None),
     ],
 )
@@ -922,6 +922,22 @@ def test_changes_are_noticed_without_the_signals_of_torch(
         _, got, undone = changed("attention and merges", change, "programs")
         assert all(same(x, wanted) for x in got), change
         assert same(undone, after), change
+
+
+PARTS = [(kind, part) for kind, parts in change_signals._PARTS.items() for part in parts]
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS)
+def test_a_part_of_an_object_that_is_replaced_is_noticed(kind: type, part: str) -> None:
+    one, other = {
+        FunctionType: (lambda x: x, lambda x=1, *, y=2: x + y),
+        CellType: (CellType(None), CellType(1)),
+        object: (nn.Linear(1, 1), nn.Conv1d(1, 1, 1)),
+    }[kind]
+    states = change_signals.States([], [one])
+    assert states.hold() is (change_signals._find_word() is not None)
+    setattr(one, part, getattr(other, part))
+    assert not states.hold()
 
 
 def test_signals_that_tell_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

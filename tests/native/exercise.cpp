@@ -299,10 +299,9 @@ void run_operations(Layer& layer) {
         if (k2t_fingerprint(layer.isa, layer.sources[d].data(), &weights.fingerprints[d])) std::abort();
     }
     const K2tLayer described{&weights, K2T_TANH, K2T_SIGMOID, 0, 0, K2T_APART, 0};
-    std::vector<int32_t> ids(rows);
-    Floats mask(rows);
+    Floats ids(rows), mask(rows);
     for (int64_t i = 0; i < rows; ++i) {
-        ids[i] = static_cast<int32_t>(i * 7 % 17);
+        ids[i] = static_cast<float>(i * 7 % 17) + 0.25f;
         mask[i] = i % 5 != 3;
     }
     const Floats table = layer.weights[0].size() >= size_t(17 * features) ? layer.weights[0] : random(17 * features);
@@ -312,8 +311,9 @@ void run_operations(Layer& layer) {
     Floats sums(classes), normalized(batch * channels * maxima);
     Words words;
     const int64_t at = words.room(rows), x = words.room(rows * features), valid = words.room(rows);
-    words.add(K2T_READ, {K2T_INT32, rows, 1, at});
+    words.add(K2T_READ, {K2T_FLOAT32, rows, 1, at});
     words.add(K2T_READ, {K2T_FLOAT32, rows, 2, valid});
+    words.add(K2T_TRUNCATE, {rows, at, at});
     words.add(K2T_LOOK_UP, {at, rows, x, word(table), features, 17, features});
     const int64_t out = words.room(rows * width), final = words.room(2 * layer.states * batch * units);
     words.add(K2T_RECURRENT,

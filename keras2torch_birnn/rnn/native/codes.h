@@ -45,6 +45,7 @@
 #define K2T_OPERATION_CODES(CODE) \
     CODE(K2T_RECURRENT, "recurrent") \
     CODE(K2T_READ, "read") \
+    CODE(K2T_TRUNCATE, "truncate") \
     CODE(K2T_LOOK_UP, "look_up") \
     CODE(K2T_MAP, "map") \
     CODE(K2T_REDUCE, "reduce") \

@@ -38,7 +38,7 @@ STALE, BY_TORCH = RESULTS["stale"], RESULTS["by torch"]
 
 # The operations of a program, and the variants of some of them.
 OPERATIONS = _number(
-    *("recurrent", "read", "look_up", "map", "reduce"),
+    *("recurrent", "read", "truncate", "look_up", "map", "reduce"),
     *("softmax", "normalize", "multiply", "convolve", "pool"),
 )
 MAPS = _number(

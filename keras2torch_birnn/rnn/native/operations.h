@@ -338,11 +338,15 @@ static void multiply(const int64_t* w, const K2tPlaces& places) {
 // Vectors of neighbouring positions, and channels, whose sums are in registers at once.
 constexpr long WIDE = K2T_REGISTERS >= 32 ? 4 : 2, MOST_CHANNELS = 6;
 
-// Sums of R channels at V vectors of positions. Term j is at from + offsets[j].
-template <long R, long V>
+// Sums of R channels at V vectors of positions. Term j is at from + offsets[j]. LAST: of the last vector only
+// some positions are the image's. What is behind them is not computed with: it may be anything, and numbers
+// near zero (integers, read as floats) take a processor a hundred times as long.
+template <long R, long V, bool LAST>
 static void convolve_block(long k, const int64_t* offsets, const float* from, const float* weights,
-                           const float* start, float* to, long to_stride) {
-    Vec sum[R][V];
+                           const float* start, float* to, long to_stride, long positions) {
+    Vec sum[R][V], lane{};
+    for (long i = 0; LAST && i < LANES; ++i) lane[i] = static_cast<float>(i);
+    const auto is_inside = lane < all(static_cast<float>(positions));
     K2T_UNROLL
     for (long r = 0; r < R; ++r)
         K2T_UNROLL
@@ -351,6 +355,7 @@ static void convolve_block(long k, const int64_t* offsets, const float* from, co
         Vec x[V];
         K2T_UNROLL
         for (long v = 0; v < V; ++v) x[v] = load(from + offsets[j] + v * LANES);
+        if constexpr (LAST) x[V - 1] = is_inside ? x[V - 1] : Vec{};
         K2T_UNROLL
         for (long r = 0; r < R; ++r) {
             const float weight = weights[r * k + j];
@@ -364,14 +369,14 @@ static void convolve_block(long k, const int64_t* offsets, const float* from, co
         for (long v = 0; v < V; ++v) store(to + r * to_stride + v * LANES, sum[r][v]);
 }
 
-using Convolve = void (*)(long, const int64_t*, const float*, const float*, const float*, float*, long);
+using Convolve = void (*)(long, const int64_t*, const float*, const float*, const float*, float*, long, long);
 
-template <long V, long R = MOST_CHANNELS>
+template <long V, bool LAST, long R = MOST_CHANNELS>
 static Convolve convolve_of(long channels) {
     if constexpr (R == 1)
-        return convolve_block<1, V>;
+        return convolve_block<1, V, LAST>;
     else
-        return channels == R ? convolve_block<R, V> : convolve_of<V, R - 1>(channels);
+        return channels == R ? convolve_block<R, V, LAST> : convolve_of<V, LAST, R - 1>(channels);
 }
 
 // images, channels, k, rows, columns, distance of rows; from, its distance of images; weights (channels, k);
@@ -386,19 +391,22 @@ static void convolve(const int64_t* w, const K2tPlaces& places) {
     float* to = places.of(w[10]);
     float* sums = places.of(w[11]);
     const int64_t* offsets = w + 12;
-    const long vectors = ((rows - 1) * row + columns + LANES - 1) / LANES, all_sums = vectors * LANES;
+    const long positions = (rows - 1) * row + columns;
+    const long vectors = (positions + LANES - 1) / LANES, all_sums = vectors * LANES;
     const long groups = (channels + MOST_CHANNELS - 1) / MOST_CHANNELS;
     for (long image = 0; image < images; ++image, from += w[7])
         for (long group = 0, first = 0; group < groups; ++group) {
             const long height = channels / groups + (group < channels % groups);
             const float* weights = places.of(w[8]) + first * k;
             const float* start = bias ? bias + first : nullptr;
-            const Convolve wide = convolve_of<WIDE>(height), single = convolve_of<1>(height);
-            long v = 0;
-            for (; v + WIDE <= vectors; v += WIDE)
-                wide(k, offsets, from + v * LANES, weights, start, sums + v * LANES, all_sums);
-            for (; v < vectors; ++v)
-                single(k, offsets, from + v * LANES, weights, start, sums + v * LANES, all_sums);
+            const Convolve wide = convolve_of<WIDE, false>(height), single = convolve_of<1, false>(height);
+            const Convolve last_wide = convolve_of<WIDE, true>(height), last = convolve_of<1, true>(height);
+            for (long v = 0; v < vectors;) {
+                const long step = v + WIDE <= vectors ? WIDE : 1, rest = positions - (v + step - 1) * LANES;
+                const Convolve sum = rest < LANES ? step == 1 ? last : last_wide : step == 1 ? single : wide;
+                sum(k, offsets, from + v * LANES, weights, start, sums + v * LANES, all_sums, rest);
+                v += step;
+            }
             for (long r = 0; r < height; ++r, ++first) {
                 float* place = to + (first * images + image) * rows * columns;
                 for (long y = 0; y < rows; ++y, place += columns)
@@ -518,10 +526,23 @@ static int64_t read_numbers(const int64_t* w, const K2tPlaces& places) {
     return K2T_UNKNOWN_CODE;
 }
 
+// count, from, result: whole numbers, without the fraction. No number, and one that int32 may not hold, is for
+// torch.
+static int64_t truncate(const int64_t* w, const K2tPlaces& places) {
+    const float* from = places.of(w[1]);
+    float* to = places.of(w[2]);
+    for (int64_t i = 0; i < w[0]; ++i) {
+        if (!(__builtin_fabsf(from[i]) < 0x1p31f)) return K2T_BY_TORCH;
+        to[i] = static_cast<float>(static_cast<int64_t>(from[i]));
+    }
+    return K2T_DONE;
+}
+
 static int64_t operate(int64_t code, const int64_t* words, const K2tPlaces& places) {
     switch (static_cast<K2tOperation>(code)) {
         case K2T_RECURRENT: break;  // program.cpp
         case K2T_READ: return read_numbers(words, places);
+        case K2T_TRUNCATE: return truncate(words, places);
         case K2T_LOOK_UP: return look_up(words, places);
         case K2T_MAP: return map(words, places);
         case K2T_REDUCE: return reduce(words, places);
