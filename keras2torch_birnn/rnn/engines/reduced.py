@@ -93,7 +93,7 @@ def check_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> N
         UsageError: it cannot.
     """
     if (refusal := why_not_call(layer, call, precision)) is not None:
-        raise UsageError(f"precision {precision}: {refusal.found}", refusal.advice)
+        raise UsageError(f"precision {precision}: {refusal.message}", refusal.advice)
 
 
 def explain_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Choice:
