@@ -39,7 +39,7 @@ _kernel_bit = mark_constant(reduced_instruction_set)
 class Refusal(NamedTuple):
     """Why a layer cannot run in reduced precision, and what to do."""
 
-    found: str
+    message: str
     advice: str
 
 
