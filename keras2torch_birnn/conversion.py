@@ -34,22 +34,28 @@ def convert(
     trainers keep the mode of inner modules, and then train without dropout. The parameters that
     Keras would train after ``load_model`` have ``requires_grad``.
 
-    path: a file, folder or checkpoint in any format of docs/cli.md, recognised by content; or a
-    built model of keras, tf.keras or tf_keras in this process, which stays as it is. Its Keras
-    writes it to a private temporary folder, which is removed before this returns.
-    config: the text of ``model.to_json()``, for a file that holds only weights. dtype: "float32"
-    or "float64". masked_steps: "zeros" or "previous", if a note says that the file does not
-    determine it.
-    from_layer, to_layer: name or path (``"encoder/embedding"``), or several, of the first and of
-    the last layers to convert, if not the whole model: see docs/cutting.md.
-    plugins: shipped ones by name, your own by path: see docs/plugins.md.
+    Args:
+        path: A file, folder or checkpoint in any format of docs/cli.md, recognised by content; or a
+            built model of keras, tf.keras or tf_keras in this process, which stays as it is. Its
+            Keras writes it to a private temporary folder, which is removed before this returns.
+        config: File with the text of ``model.to_json()``, where ``path`` holds only weights.
+        dtype: "float32" or "float64"; None for that of the Keras model.
+        masked_steps: "zeros" or "previous", if a note says that the file does not determine it.
+        from_layer: Name or path (``"encoder/embedding"``), or several, of the first layers to
+            convert, if not the whole model; see docs/cutting.md.
+        to_layer: The same of the last layers.
+        plugins: Shipped ones by name, your own by path; see docs/plugins.md.
+
+    Returns:
+        The model. It takes the inputs in Keras' order, and returns a tensor, or a tuple in the
+        order of Keras' outputs.
 
     Raises:
-        InvalidModelFileError: the file is broken.
-        WeightMismatchError: its weights do not fit its architecture.
-        UnsupportedLayerError: lists everything that cannot be converted.
-        UnsupportedOptionError: lists everything that cannot be converted, all of it options.
-        UsageError: no path and no built model, or layers that bound no part of the model.
+        InvalidModelFileError: The file is broken.
+        WeightMismatchError: Its weights do not fit its architecture.
+        UnsupportedLayerError: Some layers cannot be converted; all of them are listed.
+        UnsupportedOptionError: The same, where all of it are options of layers.
+        UsageError: No path and no built model, or layers that bound no part of the model.
     """
     load_plugins(plugins)
     cut = cut_at(from_layer, to_layer)

@@ -56,17 +56,23 @@ def name_file(path: object) -> str:
 class K2TError(Exception):
     """Base of all errors of the package.
 
-    found: the finding. advice: a remedy. place: the layer's or object's path in the file.
-    class_name: the Keras class of the layer, if it is known.
-    ``str()`` is one line per problem: ``FILE: PLACE: found; advice``.
+    ``str()`` is one line for each problem: ``FILE: PLACE: message; advice``.
+
+    Attributes:
+        message: What is wrong.
+        advice: What to do about it.
+        place: Path of the layer or object in the file.
+        file: The file, as the user named it.
+        class_name: Keras' class of the layer, if it is known.
+        problems: The error itself, or all that it lists.
     """
 
     exit_code = 70
     code = "internal"
 
-    def __init__(self, found: str, advice: str = "", *, place: str = "", file: str = "") -> None:
-        super().__init__(found)
-        self.found, self.advice, self.place, self.file = found, advice, place, name_file(file)
+    def __init__(self, message: str, advice: str = "", *, place: str = "", file: str = "") -> None:
+        super().__init__(message)
+        self.message, self.advice, self.place, self.file = message, advice, place, name_file(file)
         self.class_name = ""
         self.problems: tuple[K2TError, ...] = (self,)
 
@@ -82,7 +88,7 @@ class K2TError(Exception):
                 "place": printable(p.place),
                 "code": p.code,
                 "class": printable(p.class_name),
-                "message": escape_controls(p.found, MAX_PRINTED_LINE),
+                "message": escape_controls(p.message, MAX_PRINTED_LINE),
                 "do": escape_controls(p.advice, MAX_PRINTED_LINE),
             }
             for p in self.problems
@@ -94,7 +100,7 @@ class K2TError(Exception):
         name = self.file or file
         where = ": ".join(p for p in (escape_controls(name), printable(self.place)) if p)
         what = escape_controls(
-            f"{self.found}; {self.advice}" if self.advice else self.found, MAX_PRINTED_LINE
+            f"{self.message}; {self.advice}" if self.advice else self.message, MAX_PRINTED_LINE
         )
         return f"{where}: {what}" if where else what
 
@@ -193,7 +199,7 @@ def gather(problems: Sequence[K2TError]) -> K2TError:
     The class is that of the first unsupported layer, if any, else that of the first problem.
     """
     first = next((p for p in problems if isinstance(p, UnsupportedLayerError)), problems[0])
-    joined = type(first)(first.found, first.advice, place=first.place, file=first.file)
+    joined = type(first)(first.message, first.advice, place=first.place, file=first.file)
     joined.problems = tuple(q for p in problems for q in p.problems)
     joined.__cause__ = next((p.__cause__ for p in problems if p.__cause__ is not None), None)
     return joined

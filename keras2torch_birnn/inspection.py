@@ -105,10 +105,19 @@ def inspect(
 ) -> Inspection:
     """Read the structure of a file or live model; list what is unsupported, not raising it.
 
-    from_layer, to_layer: as for ``convert``.
+    Args:
+        path: As for ``convert``.
+        config: As for ``convert``.
+        from_layer: As for ``convert``.
+        to_layer: As for ``convert``.
+        plugins: Shipped ones by name, your own by path; see docs/plugins.md.
+
+    Returns:
+        A row for each layer (``rows``) and all ``problems``; a notebook shows them as a table.
 
     Raises:
-        InvalidModelFileError: the file is broken; UsageError: layers that bound no part.
+        InvalidModelFileError: The file is broken.
+        UsageError: Layers that bound no part of the model.
     """
     load_plugins(plugins)
     cut = cut_at(from_layer, to_layer)

@@ -52,7 +52,8 @@ from keras2torch_birnn.writers.trained_variables import (
     find_whole_variables,
 )
 
-State = Literal["file", "new"]
+OptimizerState = Literal["file", "new"]
+"""The optimizer's state: that of the file, or a new one."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,13 @@ class Training:
         state.constrain_()
 
     ``penalty`` and ``constrain_`` are ``k2t.penalty`` and ``k2t.constrain_`` of the model.
-    ``model``: in training mode, on the CPU. ``optimizer``: an optimizer of torch, see
-    ``KerasOptimizer``. ``compiled``: what the file says, of the model ``spec``. ``notes``:
-    differences from Keras.
+
+    Attributes:
+        model: The model, in training mode, on the CPU.
+        optimizer: An optimizer of torch, see ``KerasOptimizer``.
+        compiled: What the file says of the training.
+        spec: The parsed model.
+        notes: Differences from Keras.
     """
 
     model: nn.Module
@@ -107,16 +112,26 @@ def training(
     dtype: str | None = None,
     masked_steps: str | None = None,
     plugins: Iterable[PluginName] = (),
-    state: State = "file",
+    state: OptimizerState = "file",
 ) -> Training:
     """Read a compiled Keras model to train it on: model, optimizer, loss, penalty, constraints.
 
-    source, config, dtype, masked_steps, plugins: as ``k2t.convert`` takes them. state: "file" for
-    the slots, iterations and learning rate of the file; "new" for those of a new optimizer.
+    Args:
+        source: As ``path`` for ``convert``.
+        config: As for ``convert``.
+        dtype: As for ``convert``.
+        masked_steps: As for ``convert``.
+        plugins: As for ``convert``.
+        state: "file" for the slots, iterations and learning rate of the file; "new" for those of a
+            new optimizer.
+
+    Returns:
+        The model in training mode, with what trains it.
 
     Raises:
-        UnsupportedOptionError: nothing was compiled, or an optimizer, schedule or option that is
-            not supported; K2TError: as ``k2t.convert``.
+        UnsupportedOptionError: Nothing was compiled, or an optimizer, schedule or option that is
+            not supported.
+        K2TError: As ``convert``.
     """
     if state not in ("file", "new"):
         raise UsageError(f'state {state!r}: "file" or "new" is expected')

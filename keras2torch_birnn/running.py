@@ -67,7 +67,11 @@ def keep_states(model: nn.Module) -> Iterator[None]:
 
 
 def reset_states(model: nn.Module) -> None:
-    """Reset the states that ``stateful`` layers keep between batches to zeros, as Keras does."""
+    """Reset the states that ``stateful`` layers keep between batches to zeros, as Keras does.
+
+    Args:
+        model: What ``convert`` or ``load`` returned, or any module that holds such models.
+    """
     check_module(model)
     forget_states(model, from_zeros=True)
 

@@ -97,14 +97,20 @@ class Graph:
 class LayerSpec:
     """A layer: its class, all of its options, its weights by Keras' names, its inner layers.
 
-    ``config`` holds Keras' options under Keras' names, as the file states them. ``semantics`` holds
-    what the reader inferred or settled by the Keras version (``masked_output``, ``passes_mask``,
-    ...); it is empty for a plugin's class.
-    ``parts`` holds what a wrapper wraps (``layer``; ``forward_layer`` and ``backward_layer``),
-    ``graph`` what a model holds (class ``Sequential`` or ``Functional``). ``place`` says where in
-    the file the layer is, for messages. ``input_shape`` and ``output_shape`` are structures of
-    shapes with None for a size that is free, or None where nothing is known. ``training`` holds
-    regularizers and constraints by Keras' names of the options.
+    Attributes:
+        class_name: The class of Keras.
+        name: The name of the layer.
+        config: Keras' options under Keras' names, as the file states them.
+        weights: The arrays by Keras' names.
+        parts: What a wrapper wraps: ``layer``, or ``forward_layer`` and ``backward_layer``.
+        graph: What a model holds (class ``Sequential`` or ``Functional``).
+        place: Where in the file the layer is, for messages.
+        input_shape: A structure of shapes with None for a size that is free, or None where nothing
+            is known.
+        output_shape: As ``input_shape``.
+        semantics: What the reader inferred or settled by the Keras version (``masked_output``,
+            ``passes_mask``, ...); it is empty for a plugin's class.
+        training: Regularizers and constraints by Keras' names of the options.
     """
 
     class_name: str
@@ -247,8 +253,8 @@ class Cut:
 
 
 NO_CUT = Cut()
-# A name, or several.
 LayerNames: TypeAlias = str | Iterable[str]
+"""Name or path of a layer, or several."""
 
 
 def cut_at(first: LayerNames, last: LayerNames) -> Cut:
@@ -261,8 +267,12 @@ def cut_at(first: LayerNames, last: LayerNames) -> Cut:
 class ModelSpec:
     """A whole model: its root layer, the Keras that wrote it, and notes for the user.
 
-    ``masked_steps``: the user's choice of the output at masked steps, if the file is ambiguous.
-    ``cut``: where the file's model was cut; ``root`` is what is left.
+    Attributes:
+        root: The outermost layer; of a cut model what is left.
+        generation: The Keras that wrote the file.
+        notes: What a reader should know without being an error.
+        masked_steps: The user's choice of the output at masked steps, if the file is ambiguous.
+        cut: Where the file's model was cut.
     """
 
     root: LayerSpec

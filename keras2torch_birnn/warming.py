@@ -14,22 +14,25 @@ from keras2torch_birnn.golden import origin
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.running import find_float_dtype, keep_states, run
 
-Shape: TypeAlias = Sequence[int]
+InputShape: TypeAlias = Sequence[int]
+"""Shape of an input, with the batch."""
 # The first compiles kernels and checks them, the second records, the third runs the recording.
 _CALLS = 3
 
 
-def warm_up(model: nn.Module, shapes: Sequence[Shape | Sequence[Shape]]) -> None:
+def warm_up(model: nn.Module, shapes: Sequence[InputShape | Sequence[InputShape]]) -> None:
     """Call a model of ``convert`` or ``load``, or a ``BiLSTM`` and its kin, before requests do.
 
     In evaluation mode and without gradients. Afterwards calls of these shapes, types and devices
     compile, check and record nothing. The model's mode and states stay as they are.
 
-    shapes: of the input, with the batch; of a model with several inputs a sequence of their shapes
-    in Keras' order.
+    Args:
+        model: The model to call.
+        shapes: Shapes of the input, with the batch; of a model with several inputs, for each call a
+            sequence of their shapes in Keras' order.
 
     Raises:
-        UsageError: it is another model, or has more or fewer inputs.
+        UsageError: It is another model, or has more or fewer inputs.
 
     Example:
         >>> warm_up(BiLSTM(5, 7, batch_first=True), [(1, 11, 5), (32, 11, 5)])

@@ -246,7 +246,7 @@ def _write(export: Export, subject: Subject, file: Path, batch: Batch) -> dict[s
             found = count_nodes(file)
     except K2TError as error:
         problems = error.problems or (error,)
-        found = {"refused": [[p.place or "", p.found] for p in problems]}
+        found = {"refused": [[p.place or "", p.message] for p in problems]}
     except Exception as error:
         found = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
     return {"seconds": round(time.process_time() - begin, 1), **found}
@@ -362,7 +362,7 @@ def check(cases: Sequence[Case], exports: Sequence[str], record: Record, seconds
                     row["paths"] = examine(case, export_cases.make_subject(spec), todo, child)
         except K2TError as error:
             first = (error.problems or (error,))[0]  # without the path of an unpacked file
-            why = ": ".join(filter(None, (first.place, first.found)))
+            why = ": ".join(filter(None, (first.place, first.message)))
             row = {"name": case.name, "not converted": why}
         except Exception as error:
             row = {"name": case.name, "broken": f"{type(error).__name__}: {error}"[:400]}

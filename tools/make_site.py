@@ -58,20 +58,42 @@ TASKS: Mapping[str, Sequence[str]] = {
     ),
 }
 
+# Types of arguments, which the tables of parameters name: module -> names.
+TYPES: Mapping[str, Sequence[str]] = {
+    "readers.source": ("ModelSource",),
+    "readers.steps": ("PathLike",),
+    "spec": ("LayerNames",),
+    "plugins": ("PluginName",),
+    "verification": ("Against",),
+    "verification.given_inputs": ("InputData",),
+    "warming": ("InputShape",),
+    "trainers.output_masks": ("Masks",),
+    "rnn.engines": ("EngineRequest",),
+    "rnn.native.codes": ("Precision",),
+    "rnn.arguments": ("MergeMode",),
+    "resuming": ("OptimizerState",),
+    "schema.custom_layers": ("WeightNames", "OutputShape", "Sizes", "InitialState"),
+}
+
 
 def reference() -> str:
-    """Return the page that ``mkdocstrings`` fills: the public names, by task."""
+    """Return the page that ``mkdocstrings`` fills: the public names, by task, then types."""
     lines = ["# Python", "", "```python", "import keras2torch_birnn as k2t", "```", ""]
     for task, names in TASKS.items():
         lines += [f"## {task}", ""]
         for name in names:
             found = getattr(keras2torch_birnn, name)
-            lines += [
-                *(f"::: {found.__module__}.{found.__qualname__}", "    options:"),
-                *("      heading_level: 3", f"      heading: k2t.{name}"),
-                *(f"      toc_label: {name}", ""),
-            ]
+            lines += _entry(f"{found.__module__}.{found.__qualname__}", f"k2t.{name}", name)
+    lines += ["## Types of arguments", ""]
+    for module, names in TYPES.items():
+        for name in names:
+            lines += _entry(f"{keras2torch_birnn.__name__}.{module}.{name}", name, name)
     return "\n".join(lines)
+
+
+def _entry(path: str, heading: str, label: str) -> list[str]:
+    options = ("      heading_level: 3", f"      heading: {heading}", f"      toc_label: {label}")
+    return [f"::: {path}", "    options:", *options, ""]
 
 
 def read_title(page: Path) -> str:

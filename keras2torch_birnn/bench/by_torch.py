@@ -136,7 +136,7 @@ def _converted(
     model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval()
     model.to(device, dtype)
     set_engine(model, check_request(engine))
-    x, mask = _given(stack, device, dtype)
+    x, mask = _make_inputs(stack, device, dtype)
     # As the code of a converted model calls them.
     chain = Chain([Link((name,), recurrent=True) for name, _ in model.named_children()])
 
@@ -146,7 +146,7 @@ def _converted(
     return model, run
 
 
-def _given(
+def _make_inputs(
     stack: Stack, device: str, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor | None]:
     """Return input and mask of a stack."""
@@ -217,7 +217,7 @@ def module_of(
 def _folded(stack: Stack, device: str) -> tuple[nn.Module, Runner]:
     """Build one torch module of all layers; their merges are folded into the weights."""
     model: Any = module_of(stack, "folded").to(device)
-    x, mask = _given(stack, device)
+    x, mask = _make_inputs(stack, device)
     return model, lambda: model(x, mask=mask)[0]
 
 

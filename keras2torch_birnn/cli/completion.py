@@ -49,7 +49,7 @@ def complete_classes(incomplete: str) -> list[str]:
 
 
 def complete_layers(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Complete the path of a layer of the model that stands before it on the line."""
+    """Complete the path of a layer of the model that is before it on the line."""
     # Where the option in front has no value yet, the parser gives up and leaves the arguments here.
     model = next((one for one in ctx.args if not one.startswith("-")), None)
     if model is None:

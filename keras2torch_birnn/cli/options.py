@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -104,6 +104,8 @@ def with_common_options(run: Callable[..., None], name: str = "") -> Callable[..
         for name, option in _COMMON.items()
     ]
     parameters = [one.replace(kind=kind) for one in own] + added
+    for info in (info for one in parameters for info in get_args(one.annotation)[1:]):
+        info.readable = False  # typer would end with 2; opening the file says why, and ends with 3
     changed: Any = command
     changed.__name__, changed.__doc__ = run.__name__, run.__doc__
     changed.__signature__ = signature.replace(parameters=parameters)

@@ -69,8 +69,8 @@ def _usage_errors(words: Sequence[str]) -> Iterator[None]:
         if found.ctx is not None:
             print_stderr(found.ctx.get_usage())
         known = _as_error(found, words)
-        told = known.found.endswith("?")  # what may be meant
-        print_message("error", known.found if told else f"{known.found}; {known.advice}")
+        told = known.message.endswith("?")  # what may be meant
+        print_message("error", known.message if told else f"{known.message}; {known.advice}")
         if "--json" in words:
             print_line(Output.format(describe_failure(known)))
         raise typer.Exit(found.exit_code) from None

@@ -99,10 +99,19 @@ class Comparison:
 class ParityReport:
     """Verdict of ``verify``, with every comparison behind it.
 
-    ``max_abs_error``: largest error of the comparisons that count. ``first_divergence``: path of
-    the first wrong layer, or None. ``inputs``: name of the inputs that decided about the whole
-    model; "" if none could, and then ``judged`` and ``ok`` are false. ``without_keras``: why live
-    Keras was not asked, or did not answer, if the reason is what the file names.
+    Attributes:
+        ok: Whether all that was compared is equal within the tolerance.
+        max_abs_error: Largest absolute error of the comparisons that count.
+        max_rel_error: Largest relative error of the comparisons that count.
+        comparisons: All comparisons of the model's outputs.
+        layers: A row for each layer, with its error.
+        first_divergence: Path of the first wrong layer, or None.
+        notes: What a reader should know without being an error.
+        inputs: Name of the inputs that decided about the whole model; "" if none could, and then
+            ``judged`` and ``ok`` are false.
+        judged: Whether any inputs could decide.
+        without_keras: Why live Keras was not asked, or did not answer, if the reason is what the
+            file names.
     """
 
     ok: bool

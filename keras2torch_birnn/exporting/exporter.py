@@ -42,8 +42,13 @@ from keras2torch_birnn.spec import Array, ModelSpec, shape_fits
 class Exported:
     """Result of an export.
 
-    files: what was written, the named file last. checked: the comparison of the file with the
-    golden vectors; None if it could not be run here, and then a note says why.
+    Attributes:
+        files: What was written, the file of ``path`` last.
+        target: The form, by its suffix.
+        checked: The comparison of the file with the golden vectors; None if it could not be run
+            here, and then a note says why.
+        runtime: What ran the file.
+        notes: What a reader should know without being an error.
     """
 
     files: tuple[Path, ...]
@@ -74,17 +79,26 @@ def export(
 ) -> Exported:
     """Write a converted model in a form that runs without this package, by the path's suffix.
 
-    ``.onnx``: for ONNX Runtime and other runtimes. Inputs and outputs have Keras' names; batch and
-    time are free where the Keras file leaves them free. The file is run on the golden vectors
-    before it gets its name; where it cannot be run, a note says so. An existing file that k2t did
-    not write is never replaced, unless it is empty.
+    Inputs and outputs have Keras' names; batch and time are free where the Keras file leaves them
+    free. The file is run on the golden vectors before it gets its name; where it cannot be run, a
+    note says so.
 
-    any_length: make time free also where the Keras file fixes it and no weight depends on it.
+    Args:
+        model: What ``convert`` or ``load`` returned.
+        path: The file to write: ``.onnx`` for ONNX Runtime and other runtimes, ``.pt2`` for
+            ``torch.export.load``, ``.py`` for a Python file that needs torch alone.
+        overwrite: Whether an existing file may be replaced. One that k2t did not write never is,
+            unless it is empty.
+        any_length: Make time free also where the Keras file fixes it and no weight depends on it.
+
+    Returns:
+        The files, and how far the exported model's numbers are from the golden vectors.
 
     Raises:
-        UnsupportedLayerError, UnsupportedOptionError: lists everything that has no such form.
-        OutputError: the file cannot be written, or must not be replaced. UsageError: a package is
-            missing, not a converted model, or one in reduced precision.
+        UnsupportedLayerError: Some layers have no such form; all of them are listed.
+        UnsupportedOptionError: The same, where all of it are options of layers.
+        OutputError: The file cannot be written, or must not be replaced.
+        UsageError: A package is missing, not a converted model, or one in reduced precision.
     """
     facts = origin(model)
     check_float32(model, "an export")

@@ -162,10 +162,14 @@ def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     """Let BatchNormalization take the rows of all processes as one batch, in training.
 
     The model trains as it would in one process, by the rules of its Keras: with masks, and on CPUs,
-    too. ``nn.SyncBatchNorm`` follows torch's rules instead. Returns the model.
+    too. ``nn.SyncBatchNorm`` follows torch's rules instead. All processes of the default group call
+    the model, with a batch each.
 
-    model: of ``k2t.convert`` or ``k2t.load``, or any module that holds such models. All processes
-    of the default group call it, with a batch each.
+    Args:
+        model: What ``convert`` or ``load`` returned, or any module that holds such models.
+
+    Returns:
+        The same model.
     """
     check_module(model)
     for module in model.modules():

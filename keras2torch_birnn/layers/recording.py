@@ -66,7 +66,7 @@ def record(
                 outputs = result if isinstance(result, tuple) else (result,)
                 for number, y in enumerate(outputs, 1 + len(inputs)):
                     recorder.values.write(number, y)
-                writer.given = len(inputs) + len(outputs)
+                writer.argument_count = len(inputs) + len(outputs)
                 sizes = [y.shape for y in outputs]
                 return writer, sizes, isinstance(result, tuple)
             else:

@@ -62,12 +62,18 @@ ALONE = Around()
 class MaskFlow:
     """Rule of a layer for the mask of its input.
 
-    ``takes``: the module is called with ``mask=``. ``after``: the mask of the output is the
-    input's ("same"), that of the first of several ("first"), none ("none"), or
-    ``after(x, mask, **constants)`` of the layer's input, called when there is a mask and, if
-    ``makes``, also when there is none. ``every``: the output has no mask if any input has none.
-    Of several outputs the first gets the mask. ``refused``: why the layer cannot be converted where
-    a mask reaches it. ``declared``: False if a plugin leaves it open.
+    Of several outputs the first gets the mask.
+
+    Attributes:
+        takes: Whether the module is called with ``mask=``.
+        after: The mask of the output is the input's ("same"), that of the first of several
+            ("first"), none ("none"), or ``after(x, mask, **constants)`` of the layer's input,
+            called when there is a mask.
+        makes: Whether ``after`` is called when there is no mask, too.
+        every: Whether the output has no mask if any input has none.
+        constants: More arguments of ``after``.
+        refused: Why the layer cannot be converted where a mask reaches it.
+        declared: False if a plugin leaves it open.
     """
 
     takes: bool = False

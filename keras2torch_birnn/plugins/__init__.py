@@ -31,6 +31,7 @@ from keras2torch_birnn.schema.shipped import SHIPPED
 from keras2torch_birnn.torch_import import check_room
 
 PluginName = str | os.PathLike[str]
+"""Name of a shipped plugin, or path of a file."""
 
 __all__ = ["SHIPPED", "PluginName", "load_plugins", "run_file"]
 

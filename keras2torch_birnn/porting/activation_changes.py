@@ -167,7 +167,7 @@ def _all_times(factor: float, weights: dict[str, Array]) -> Mapping[str, Array]:
 def replaced_activation_changes(maker: Maker) -> Iterator[Change]:
     """Yield other activations in the place of a layer that is one."""
     for name in _ACTIVATIONS[1:]:  # without it the layer is left out
-        words = f"{show_activation(name)} stands in its place, Keras has {maker.layer.class_name}"
+        words = f"{show_activation(name)} is in its place, Keras has {maker.layer.class_name}"
         yield maker.change("activation", words, _activated(name))
 
 

@@ -511,11 +511,11 @@ _FORMULAS: Mapping[str, _Formula] = {
     "softmax over the queries, Keras takes it over the keys": _Formula(partial(_softmax, axis=-2)),
     "softmax over the heads, Keras takes it over the keys": _Formula(partial(_softmax, axis=1)),
     "there is no softmax": _Formula(lambda scores, allowed: scores * allowed),
-    "sigmoid stands for the softmax": _Formula(lambda scores, allowed: sigmoid(scores) * allowed),
-    "log_softmax stands for the softmax": _Formula(
+    "sigmoid instead of the softmax": _Formula(lambda scores, allowed: sigmoid(scores) * allowed),
+    "log_softmax instead of the softmax": _Formula(
         lambda scores, allowed: np.log(_softmax(scores, allowed))
     ),
-    "relu stands for the softmax": _Formula(
+    "relu instead of the softmax": _Formula(
         lambda scores, allowed: np.maximum(scores, 0) * allowed
     ),
     "the scores are divided by their sum, without exp": _Formula(
@@ -553,7 +553,7 @@ _SCORES: Mapping[str, Mapping[str, _Formula]] = {
             _Formula(score=_products)
         ),
         **{
-            f"{name} stands for the tanh in the scores": _Formula(score=partial(_sums, name))
+            f"{name} instead of the tanh in the scores": _Formula(score=partial(_sums, name))
             for name in ("relu", "sigmoid")
         },
         "its scale is multiplied inside of the tanh in the scores, Keras multiplies its result": (

@@ -20,7 +20,7 @@ from keras2torch_birnn.reference.sample_inputs import (
     input_facts,
 )
 from keras2torch_birnn.spec import Array, ModelSpec, TensorRef, leaves
-from keras2torch_birnn.verification.given_inputs import Given, given_inputs
+from keras2torch_birnn.verification.given_inputs import InputData, given_inputs
 
 _STEPS = 7
 IN_FRONT = "rows padded in front"
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     calls: int = 1
 
 
-def batches(spec: ModelSpec, inputs: Given | None) -> list[Batch]:
+def batches(spec: ModelSpec, inputs: InputData | None) -> list[Batch]:
     """Return the batches to compare on, the one without padding first.
 
     The last one is the first again, in a second call: a state may be kept, or has to be. Gaps are
@@ -66,7 +66,7 @@ def batches(spec: ModelSpec, inputs: Given | None) -> list[Batch]:
     return [*found, Batch("a second call", found[0].arrays, calls=2)]
 
 
-def batch_with_gaps(spec: ModelSpec, inputs: Given | None) -> Batch | None:
+def batch_with_gaps(spec: ModelSpec, inputs: InputData | None) -> Batch | None:
     """Return rows with gaps, on which two explanations may differ; None: nothing is masked."""
     some = [] if inputs is not None else _batches_of_one_call(spec, inputs)
     return next((one for one in some if one.name == WITH_GAPS), None)
@@ -150,7 +150,7 @@ def batch_of_empty_rows(spec: ModelSpec, drawn: Sequence[Batch]) -> Batch | None
     return Batch(_EMPTY, tuple(arrays))
 
 
-def _batches_of_one_call(spec: ModelSpec, inputs: Given | None) -> list[Batch]:
+def _batches_of_one_call(spec: ModelSpec, inputs: InputData | None) -> list[Batch]:
     if inputs is not None:
         arrays = given_inputs(spec, inputs).arrays
         return [Batch("the inputs given", tuple(x[:_LOOKED_AT] for x in arrays))]

@@ -56,7 +56,7 @@ from keras2torch_birnn.readers.source import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.spec import Array, ModelSpec, leaves
-from keras2torch_birnn.verification.given_inputs import Given
+from keras2torch_birnn.verification.given_inputs import InputData
 
 _AT_MASKED_STEPS = "at masked steps of the outputs alone"
 _UNEXPLAINED = "it, or what is done to its input, differs; no known mistake explains how"
@@ -68,7 +68,7 @@ def compare(
     source: ModelSource,
     port: nn.Module,
     *,
-    inputs: Given | None = None,
+    inputs: InputData | None = None,
     map: Mapping[str, str] | None = None,
     config: PathLike | None = None,
     masked_steps: str | None = None,
@@ -81,15 +81,22 @@ def compare(
     mistakes are tried on Keras' side until one gives the port's own numbers; only those are
     reported. Layers that no known mistake explains are reported as such.
 
-    source: file or live model, as for ``k2t.convert``; ``config``, ``masked_steps``, ``plugins``:
-    as there. port: takes the inputs in Keras' order, (B, T, ...), and returns the outputs in Keras'
-    order; ``lengths`` or ``mask`` (B, T) are filled in if its forward asks for them. inputs: your
-    own, as for ``k2t.verify``. map: names of the port's modules -> paths of Keras layers, where the
-    values do not tell.
+    Args:
+        source: File or live model, as ``path`` for ``convert``.
+        port: Takes the inputs in Keras' order, (B, T, ...), and returns the outputs in Keras'
+            order; ``lengths`` or ``mask`` (B, T) are filled in if its forward asks for them.
+        inputs: Your own data, as for ``verify``.
+        map: Names of the port's modules -> paths of Keras layers, where the values do not tell.
+        config: As for ``convert``.
+        masked_steps: As for ``convert``.
+        plugins: As for ``convert``.
+
+    Returns:
+        The verdict (``ok``) and what is wrong (``findings``).
 
     Raises:
-        UsageError: the port cannot be called so, or ``map`` has unknown names.
-        K2TError: as ``k2t.convert``.
+        UsageError: The port cannot be called so, or ``map`` has unknown names.
+        K2TError: As ``convert``.
     """
     load_plugins(plugins)
     if not isinstance(port, nn.Module):
@@ -386,7 +393,7 @@ class _Comparison:
                 words = f"no tensor of the port has its values: it, or {names}, differs"
                 words += "; no known mistake explains how"
             if one.activation:
-                words = "another activation stands in its place, none of those that are known"
+                words = "another activation is in its place, none of those that are known"
             rated.append(
                 (
                     order.index(one.path),
@@ -601,20 +608,20 @@ def _exchanged_layers(layers: Sequence[Leaf]) -> Iterator[Change]:
             words = f"its weights and those of {printable(other_path)} are exchanged"
             applied = {}
             for a, b in zip(one, other, strict=True):
-                applied[a.key] = weighted(partial(_given, weights=b.layer.weights))
-                applied[b.key] = weighted(partial(_given, weights=a.layer.weights))
+                applied[a.key] = weighted(partial(_replace_weights, weights=b.layer.weights))
+                applied[b.key] = weighted(partial(_replace_weights, weights=a.layer.weights))
             yield Change("layers exchanged", path, words, applied)
             for own, there, weights in ((path, other_path, other), (other_path, path, one)):
                 words = f"it uses the weights of {printable(there)}"
                 mine = one if own == path else other
                 shared = {
-                    a.key: weighted(partial(_given, weights=b.layer.weights))
+                    a.key: weighted(partial(_replace_weights, weights=b.layer.weights))
                     for a, b in zip(mine, weights, strict=True)
                 }
                 yield Change("layers exchanged", own, words, shared)
 
 
-def _given(_: Any, *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+def _replace_weights(_: Any, *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
     return weights
 
 

@@ -118,7 +118,7 @@ def _taken_for_another(layer: LayerSpec) -> Iterator[Row]:
             for place in (letters.index(one), letters.index(other))
         )
         for sign, shown in ((1, other), (-1, f"1 - {other}")):
-            words = f"{shown} stands in the place of {one}"
+            words = f"{shown} is in the place of {one}"
             yield "other gate", words, partial(_copied, to=to, source=source, sign=sign)
     for one, other in permutations(letters, 2):
         to, source = (
@@ -142,8 +142,8 @@ def _copied(
 
 
 _ROWS: Mapping[tuple[int, int], str] = {
-    (0, 0): "the input bias stands for the recurrent bias, too",
-    (1, 1): "the recurrent bias stands for the input bias, too",
+    (0, 0): "the input bias is used for the recurrent bias, too",
+    (1, 1): "the recurrent bias is used for the input bias, too",
     (1, 0): "the input and the recurrent bias are exchanged",
 }
 

@@ -75,7 +75,7 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     if read == "ids" or maker.layer.class_name in (*CELLS, "Bidirectional"):
         for words, move in MOVES.items():
             yield maker.change("steps", f"its {read} come one step too {words}", reading(move))
-    yield maker.change("left out", "zeros stand in its place", followed_by(np.zeros_like))
+    yield maker.change("left out", "zeros are in its place", followed_by(np.zeros_like))
 
 
 def masked_step_changes(maker: Maker) -> Iterator[Change]:

@@ -142,7 +142,7 @@ class Rest:
 
 
 def _as_rows(some: Sequence[Structure]) -> Structure:
-    """Join the rows of arrays (B, ...) that stand in the same places; None stays what it is."""
+    """Join the rows of arrays (B, ...) that are in the same places; None stays what it is."""
     places = zip(*(leaves(one) for one in some), strict=True)
     joined = iter([None if one[0] is None else np.concatenate(one) for one in places])
     return map_structure(lambda _: next(joined), some[0])

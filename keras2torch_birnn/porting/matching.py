@@ -339,7 +339,7 @@ def _find_elsewhere(actual: Array, own: Leaf, leaves: Sequence[Leaf]) -> Differe
 def _find_exchanged(
     differences: Mapping[str, Difference | None], values: Mapping[str, Array], leaf: Leaf
 ) -> dict[str, Difference]:
-    """Say which two tensors of a layer stand in each other's place, by Keras' names for them."""
+    """Say which two tensors of a layer are in each other's place, by Keras' names for them."""
     wrong = [role for role, one in differences.items() if one and one.kind == "exchanged"]
     for one, other in permutations(wrong, 2):
         right = leaf.tensors
@@ -417,7 +417,7 @@ def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
         )
         kind = Counter(one.kind for one in wrong.values()).most_common(1)[0][0]
         words = _tell(wrong, match)
-        applied = {match.leaf.key: weighted(partial(_given, weights=weights))}
+        applied = {match.leaf.key: weighted(partial(_replace_weights, weights=weights))}
         key = match.leaf.path, words
         if key in found:
             other = found[key]
@@ -453,7 +453,7 @@ def _foreign(unit: Unit, leaf: Leaf) -> Change:
     part = leaf.name.removeprefix(leaf.path).strip("/").removesuffix("_layer")
     whose = f"its {part} half" if part else "it"
     words = f"{whose} has other weights than the file's, those of {printable(unit.module)}"
-    apply = weighted(partial(_given, weights=leaf.with_tensors(tensors)))
+    apply = weighted(partial(_replace_weights, weights=leaf.with_tensors(tensors)))
     return Change("weights: other values", leaf.path, words, {leaf.key: apply})
 
 
@@ -471,7 +471,9 @@ def _tell(wrong: Mapping[str, Difference], match: Match) -> str:
     )
 
 
-def _given(_: Mapping[str, Array], *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+def _replace_weights(
+    _: Mapping[str, Array], *, weights: Mapping[str, Array]
+) -> Mapping[str, Array]:
     return weights
 
 

@@ -1,6 +1,6 @@
 """Weights in a layout of the port's own of which a few values are wrong.
 
-How a port keeps its weights is its own matter, so only this is told: a gate's weights stand
+How a port keeps its weights is its own matter, so only this is told: a gate's weights are
 somewhere in one piece, as they are or transposed, and some of their values are others.
 """
 
@@ -70,7 +70,7 @@ def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterat
             ]
         if weights:
             words = "; ".join(dict.fromkeys(one.partition(": ")[2] for one in told))
-            apply = weighted(partial(_given, weights=weights))
+            apply = weighted(partial(_add_weights, weights=weights))
             yield Change(
                 "weights: some values",
                 leaf.path,
@@ -80,7 +80,7 @@ def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterat
             )
 
 
-def _given(own: Mapping[str, Array], *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+def _add_weights(own: Mapping[str, Array], *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
     return {**own, **weights}
 
 

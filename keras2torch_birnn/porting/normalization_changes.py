@@ -127,7 +127,7 @@ def _exchanged_weights(maker: Maker) -> Iterator[Change]:
         moved = [pair for pair in zip(known, order, strict=True) if pair[0] != pair[1]]
         words = f"{moved[0][0]} and {moved[0][1]} are exchanged"
         if len(moved) > 2:
-            words = ", ".join(f"{other} stands in the place of {one}" for one, other in moved)
+            words = ", ".join(f"{other} is in the place of {one}" for one, other in moved)
         yield maker.change("exchanged", words, weighted(partial(_in_order, moved)))
     if "gamma" in weights and "beta" in weights:
         early = weighted(lambda w: {**w, "beta": np.asarray(w["beta"]) * w["gamma"]})

@@ -122,7 +122,7 @@ class PortRun:
     def contains(self, values: Array, valid: Array | None = None, *, of_rows: bool = False) -> bool:
         """Tell whether a tensor has these values (B, T, ...), and more rows or steps around them.
 
-        They stand at one end of it, as where two inputs are computed as one longer batch. of_rows:
+        They are at one end of it, as where two inputs are computed as one longer batch. of_rows:
         it has no more rows.
         """
         kept = keep_valid(with_marked_nan(values), valid)

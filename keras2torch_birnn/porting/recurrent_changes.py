@@ -280,7 +280,7 @@ def _without_step(
     mask: Structure,
     context: Context,
 ) -> Result:
-    """Leave out one end of the steps, in the order of reading; zeros stand there."""
+    """Leave out one end of the steps, in the order of reading; zeros are there."""
     valid = np.ones(np.shape(inputs)[:2], bool)
     if isinstance(mask, np.ndarray):
         valid = mask.astype(bool)
@@ -387,7 +387,7 @@ def _at_end_then_zeroed(
 def _reversed_with_padding(masked_output: str | None) -> Apply:
     """Flip whole rows, but not the mask: the first steps are padding, and count.
 
-    masked_output: what stands at steps that the mask leaves out; None: what Keras has there.
+    masked_output: the output at steps that the mask leaves out; None: what Keras has there.
     """
 
     def apply(

@@ -59,11 +59,15 @@ class PortTensor:
 
 @dataclass(frozen=True)
 class PortReport:
-    """Verdict of ``compare``. ``ok``: the port's outputs are Keras' on all inputs that were tried.
+    """Verdict of ``compare``.
 
-    ``inputs``: names of these inputs; ``max_abs_error``: of the port's outputs, at steps that
-    count. ``findings``: what is wrong, in the order of the layers. ``tensors``: how the port's
-    weights were matched.
+    Attributes:
+        ok: Whether the port's outputs are Keras' on all inputs that were tried.
+        findings: What is wrong, in the order of the layers.
+        tensors: How the port's weights were matched.
+        inputs: Names of the inputs that were tried.
+        max_abs_error: Largest absolute error of the port's outputs, at steps that count.
+        notes: What a reader should know without being an error.
     """
 
     ok: bool

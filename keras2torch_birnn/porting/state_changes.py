@@ -12,7 +12,7 @@ from keras2torch_birnn.porting.changes import Apply
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
-# Which state stands in each place, by its number among Keras'; None: zeros
+# Which state is in each place, by its number among Keras'; None: zeros
 Places: TypeAlias = tuple[int | None, ...]
 T = TypeVar("T")
 # Words -> what they say
@@ -23,7 +23,7 @@ def state_changes(layer: LayerSpec) -> Iterator[tuple[str, str, Apply]]:
     """Yield wrong states of a layer, as kind, words and change: initial ones, then final ones."""
     yield "initial state", "its initial state is not used: it starts with zeros", _starting(None)
     for words, places in _rows_of(layer, _PARTLY_USED).items():
-        yield "initial state", f"its initial states: {words}, zeros stand there", _starting(places)
+        yield "initial state", f"its initial states: {words}, zeros are there", _starting(places)
     if layer.class_name == "Bidirectional":
         words = "its backward half starts with the last states of the forward half"
         yield "initial state", words, _handing_on
@@ -49,7 +49,7 @@ def _rows_of(layer: LayerSpec, tables: Mapping[tuple[bool, bool], Rows[T]]) -> R
     return tables.get((both, _half_of(layer).class_name == "LSTM"), {})
 
 
-# (Bidirectional, LSTM) -> what is wrong in words, and which state of Keras stands in each place.
+# (Bidirectional, LSTM) -> what is wrong in words, and which state of Keras is in each place.
 # Keras has h, c of an LSTM, and those of the forward half first.
 _PLACES: Mapping[tuple[bool, bool], Rows[Places]] = {
     (False, True): {

@@ -100,7 +100,7 @@ def _added_up(
 def reading_part(start: int, stop: int, steps: int) -> Apply:
     """Read a part of the steps of each input (B, steps, ...); an output of such steps is put back.
 
-    Zeros stand at the steps that are not read.
+    Zeros are at the steps that are not read.
     """
 
     def cut(x: Array | None) -> Array | None:

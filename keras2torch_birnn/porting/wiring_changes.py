@@ -50,7 +50,7 @@ _LATER = 4
 
 
 def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
-    """Yield a change for each earlier tensor that could stand in the place of one of the inputs.
+    """Yield a change for each earlier tensor that could be in the place of one of the inputs.
 
     path: a call of this graph. Before a layer with one input there is more to be wrong: see
     ``other_input_changes``.
@@ -83,7 +83,7 @@ def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
 
 
 def other_input_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
-    """Yield each earlier tensor that could stand in the place of a layer's only input."""
+    """Yield each earlier tensor that could be in the place of a layer's only input."""
     for call in graph.calls:
         refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
         if call_path(call.layer, call.index) == path and len(refs) == 1:
@@ -107,7 +107,7 @@ def _other_inputs(
                     continue
                 there, own = (_describe(one, earlier) for one in (other, ref))
                 words = f"its input {place + 1} is {there}, Keras has {own}"
-                yield Change("other input", path, words, {key: _given(path, place, other)})
+                yield Change("other input", path, words, {key: _take_tensor(path, place, other)})
 
 
 def _tensors_before(graph: Graph, path: str, trace: Trace) -> dict[TensorRef, Array]:
@@ -340,10 +340,10 @@ def steps_of_others(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
         if len(shape) == 3 and (shape[0], shape[2]) == right:
             key = place, graph.layer(place).class_name
             for words, pick in _PICKS.items():
-                told = f"{words} of {printable(other)} stands in its place"
+                told = f"{words} of {printable(other)} is in its place"
                 yield Change("other layer", path, told, {key: partial(_step_of, other, pick)})
             if graph.layer(call.layer).class_name == "Bidirectional":
-                told = f"the last states (h_n) of {printable(other)} stand in its place"
+                told = f"the last states (h_n) of {printable(other)} are in its place"
                 yield Change("other layer", path, told, {key: partial(_ends_of, other)})
 
 
@@ -484,7 +484,7 @@ def _other_states(graph: Graph, call: Call, layer: LayerSpec, trace: Trace) -> I
 def _are_others(
     pairs: Sequence[tuple[TensorRef, TensorRef]], known: Mapping[TensorRef, Array]
 ) -> bool:
-    """Tell whether tensors could stand in the place of these, and are not the same."""
+    """Tell whether tensors could be in the place of these, and are not the same."""
     alike = all(known[one].shape == known[other].shape for one, other in pairs)
     return alike and not all(np.array_equal(known[one], known[other]) for one, other in pairs)
 
@@ -700,7 +700,7 @@ def _describe(ref: TensorRef, known: Mapping[TensorRef, Array]) -> str:
     return f"the output{number} of {printable(call_path(ref.layer, ref.call))}"
 
 
-def _given(path: str, place: int, other: TensorRef) -> Apply:
+def _take_tensor(path: str, place: int, other: TensorRef) -> Apply:
     """Give the layer another tensor in this place of its inputs, in this call alone."""
 
     def apply(

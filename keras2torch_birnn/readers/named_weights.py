@@ -13,18 +13,22 @@ def weights(source: ModelSource) -> dict[str, Array]:
     """Read the weights of a model by name, for a torch model of your own.
 
     No architecture is needed, so this reads subclassed models and files of weights alone, too.
-    Bounds, dtypes and checksums are checked as in ``convert``. The names are those that Keras gave
-    the variables (``bidirectional/forward_lstm/lstm_cell/kernel``, without ``:0``); where they are
-    not unique, or the format does not store them, the path of the weight in the file. Weights of
-    optimizers are left out.
+    Bounds, dtypes and checksums are checked as in ``convert``.
 
-    source: any format that ``convert`` reads, and checkpoints of TensorFlow 1; or a live model of
-    any class, whose arrays are copied. A name that several of its variables have is followed by
-    ``#`` and the variable's number in ``model.weights``.
+    Args:
+        source: Any format that ``convert`` reads, and checkpoints of TensorFlow 1; or a live model
+            of any class, whose arrays are copied.
+
+    Returns:
+        The arrays by the names that Keras gave the variables
+        (``bidirectional/forward_lstm/lstm_cell/kernel``, without ``:0``); where names are not
+        unique, or the format does not store them, by the path of the weight in the file. In a live
+        model a name that several variables have is followed by ``#`` and the variable's number in
+        ``model.weights``. Weights of optimizers are left out.
 
     Raises:
-        InvalidModelFileError: broken, hostile, or no weights.
-        UsageError: no path and no built model.
+        InvalidModelFileError: The file is broken, hostile, or has no weights.
+        UsageError: No path and no built model.
     """
     found = source_of(source)
     if found.path is None:

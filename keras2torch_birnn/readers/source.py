@@ -30,8 +30,8 @@ class LiveModel(Protocol):
         ...
 
 
-# What every reader takes: a path, or a live model.
 ModelSource: TypeAlias = str | os.PathLike[str] | LiveModel
+"""A path, or a model of keras, tf.keras or tf_keras in this process."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary
 
 PathLike = str | os.PathLike[str]
+"""A path: a text, or a ``pathlib.Path``."""
 
 
 @dataclass(frozen=True)

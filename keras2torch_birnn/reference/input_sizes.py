@@ -57,7 +57,7 @@ def shapes_agree(model: ModelSpec, shapes: Shapes) -> bool:
 def fill_shapes(model: ModelSpec, shapes: Shapes, size: int) -> list[Shape | None]:
     """Fill the open axes behind the batch with ``size``, or with the next sizes that fit.
 
-    Where nothing fits, ``size`` stands everywhere: computing the model tells the reason.
+    Where nothing fits, ``size`` is everywhere: computing the model tells the reason.
     """
     filled = [fill_shape(shape, size) for shape in shapes]
     if not open_places(shapes) or shapes_agree(model, filled):

@@ -9,8 +9,8 @@ from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, Activation
 from keras2torch_birnn.merge_modes import MERGE_MODES, MergeName
 
-# None keeps both directions apart.
 MergeMode: TypeAlias = MergeName | None
+"""How the outputs of both directions are merged; None keeps them apart."""
 
 
 def check_sizes(**sizes: int) -> None:

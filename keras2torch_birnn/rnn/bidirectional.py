@@ -38,31 +38,32 @@ Shape:
     ``nn.{torch}(..., bidirectional=True)``.
 
 Inputs:
-    input: (T, B, input_size), or (T, input_size) without batch, or a PackedSequence; of the
-        weights' dtype.
-    hx: {hx}
-    mask: bool, (T, B) or (T,), with ``batch_first`` (B, T); false where a step does not count:
-        it leaves the states alone, and the output there is zero.
-    lengths: instead of a mask, the number of steps of each row that count, (B,), or one number
-        without batch.
+    - ``input``: (T, B, input_size), or (T, input_size) without batch, or a PackedSequence; of
+      the weights' dtype.
+    - ``hx``: {hx}
+    - ``mask``: bool, (T, B) or (T,), with ``batch_first`` (B, T); false where a step does not
+      count: it leaves the states alone, and the output there is zero.
+    - ``lengths``: instead of a mask, the number of steps of each row that count, (B,), or one
+      number without batch.
 
 Outputs:
-    output: (T, B, H), (T, B, 2 H) after "concat", with None a pair of (T, B, H).
-    {states}, the states after the last step that counts.
+    - ``output``: (T, B, H), (T, B, 2 H) after "concat", with None a pair of (T, B, H).
+    - {states}, the states after the last step that counts.
 
 Raises:
-    ArgumentTypeError, ArgumentValueError: an argument has no meaning here; the message says
-        which and what is allowed. Both are a UsageError, and a TypeError or a ValueError.
+    ArgumentTypeError: An argument is of a type that has no meaning here; the message says which
+        and what is allowed. It is a UsageError and a TypeError.
+    ArgumentValueError: The same of a value or shape. It is a UsageError and a ValueError.
 
 {example}"""
 _ARGUMENTS = """\
-    input_size: features of the input.
-    hidden_size: features of each direction's state.
-    num_layers: layers, each reading what the one before merged to.
+    input_size: Features of the input.
+    hidden_size: Features of each direction's state.
+    num_layers: Layers, each reading what the one before merged to.
     nonlinearity: "tanh" or "relu"; "tanh" if neither this nor ``activation`` is given.
-    bias: whether there are ``bias_ih`` and ``bias_hh``.
-    batch_first: whether input and output are (B, T, ...) and not (T, B, ...).
-    dropout: rate of a dropout after each layer but the last, in training.
+    bias: Whether there are ``bias_ih`` and ``bias_hh``.
+    batch_first: Whether input and output are (B, T, ...) and not (T, B, ...).
+    dropout: Rate of a dropout after each layer but the last, in training.
     bidirectional: True; there is no merge of one direction.
     proj_size: 0; Keras has no projections.
     merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
@@ -71,19 +72,19 @@ _ARGUMENTS = """\
         (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
     recurrent_activation: Keras' name, spelled out as that of ``activation``.
     reset_after: True as in ``nn.GRU`` and Keras since tf.keras 2.0; False as in Keras before.
-    engine: a name of the table in docs/performance.md, "auto" or "torch"; None for
+    engine: A name of the table in docs/performance.md, "auto" or "torch"; None for
         ``K2T_ENGINE``.
     device: Device of the parameters.
     dtype: Dtype of the parameters.
 """
 _ONE_STATE = (
     "h_0, (2 L, B, H), or (2 L, H) without batch; zeros if it is not given.",
-    "h_n: (2 L, B, H)",
+    "``h_n``: (2 L, B, H)",
 )
 _TWO_STATES = (
     "(h_0, c_0), a tuple or a list, each (2 L, B, H), or (2 L, H) without batch; zeros if\n"
-    "        they are not given.",
-    "(h_n, c_n): each (2 L, B, H)",
+    "      they are not given.",
+    "``(h_n, c_n)``: each (2 L, B, H)",
 )
 
 

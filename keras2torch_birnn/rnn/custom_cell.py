@@ -40,7 +40,7 @@ class CustomRNN(AnyRecurrent, nn.Module):
         """Run the steps in a loop, as Keras does; one direction, so there is nothing to merge.
 
         A step at or past a row's length leaves the states alone. With lengths and the rule
-        "previous_first_state" the first state stands behind the output, (B, T, Y + size).
+        "previous_first_state" the first state is behind the output, (B, T, Y + size).
 
         Raises:
             ArgumentTypeError, ArgumentValueError: the states do not fit the cell.

@@ -19,11 +19,18 @@ def explain(
 ) -> Mapping[str, tuple[Choice, ...]]:
     """Map the name of every recurrent module to engine and reason, one for each of its layers.
 
-    For this batch size, with the modules' current device, dtype, mode and engine, gradients or not.
-    masked: for a call with a mask.
+    It is the choice for the modules' current device, dtype, mode and engine, gradients or not.
+
+    Args:
+        model: Any module.
+        batch: Rows of the call.
+        masked: Whether the call has a mask.
+
+    Returns:
+        Names of modules, and for each layer the engine that would run and why.
 
     Raises:
-        UsageError: the forced engine cannot run.
+        UsageError: The engine that was set cannot run.
     """
     check_module(model)
     return {
@@ -45,10 +52,15 @@ def _explain(module: nn.Module, batch: int, *, masked: bool) -> tuple[Choice, ..
 
 
 def set_engine(model: nn.Module, engine: EngineRequest | None) -> None:
-    """Choose the engine of every recurrent module in a model; None: that of ``K2T_ENGINE``.
+    """Choose the engine of every recurrent module in a model.
+
+    Args:
+        model: Any module.
+        engine: A name of the table in docs/performance.md, "auto" or "torch"; None for that of
+            ``K2T_ENGINE``.
 
     Raises:
-        UsageError: there is no such engine.
+        UsageError: There is no such engine.
     """
     check_module(model)
     chosen = None if engine is None else check_request(engine)

@@ -1,6 +1,6 @@
 """The Python code that computes a model: which runs, and what it looks up.
 
-A call that was prepared stands in place of that code, so it has to go when the code changes.
+A call that was prepared replaces that code, so it has to go when the code changes.
 """
 
 from __future__ import annotations

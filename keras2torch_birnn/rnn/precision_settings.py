@@ -29,22 +29,26 @@ def set_precision(
 ) -> Precision:
     """Choose the precision of the recurrent layers of a model, for inference on the CPU.
 
-    "bfloat16" and "int8" (weights per output channel, inputs and states per row and step) reduce
-    the factors of all products of LSTM, GRU and SimpleRNN layers; sums, states, gates, biases and
-    every other layer stay float32. "float32" goes back: the parameters stay as they are, whatever
-    is chosen. It is no part of a ``state_dict`` or a saved file.
+    The parameters stay as they are, whatever is chosen. It is no part of a ``state_dict`` or a
+    saved file. What it costs on your data, ``k2t verify --precision --inputs`` says.
 
-    "fastest" measures all three on this processor, and takes the one in which the layers need the
-    least time. max_error: the largest error that it allows, 0.01 unless it is given: of any layer,
-    on random inputs, the root mean square of the difference from float32 divided by that of the
-    output. What your data costs, ``k2t verify --precision --inputs`` says.
+    Args:
+        model: Any module with recurrent layers of this package.
+        precision: "bfloat16" and "int8" (weights per output channel, inputs and states per row and
+            step) reduce the factors of all products of LSTM, GRU and SimpleRNN layers; sums,
+            states, gates, biases and every other layer stay float32. "float32" goes back. "fastest"
+            measures all three on this processor, and takes the one in which the layers need the
+            least time.
+        max_error: The largest error that "fastest" allows, 0.01 if None: of any layer, on random
+            inputs, the root mean square of the difference from float32 divided by that of the
+            output.
 
     Returns:
         The precision that the layers have now.
 
     Raises:
-        ArgumentValueError: there is no such precision, or the error is none to allow.
-        UsageError: the model has no recurrent layer, or some that the native kernel cannot run; all
+        ArgumentValueError: There is no such precision, or the error is none to allow.
+        UsageError: The model has no recurrent layer, or some that the native kernel cannot run; all
             of them are named, and nothing is changed.
     """
     check_module(model)
@@ -154,7 +158,7 @@ def _check(
     precision: ReducedPrecision,
 ) -> None:
     if (refusal := _why_refused(model, modules, precision)) is not None:
-        raise UsageError(f"precision {precision}: {refusal.found}", refusal.advice)
+        raise UsageError(f"precision {precision}: {refusal.message}", refusal.advice)
 
 
 def _why_refused(
@@ -175,7 +179,7 @@ def _why_refused(
             refused.append((name, custom))
     if refused:
         reasons = "; ".join(
-            f"{printable(name)}: {refusal.found}" if name else refusal.found
+            f"{printable(name)}: {refusal.message}" if name else refusal.message
             for name, refusal in refused
         )
         return Refusal(reasons, "; ".join(dict.fromkeys(refusal.advice for _, refusal in refused)))

@@ -15,24 +15,24 @@ from torch.nn.utils.rnn import PackedSequence
 # unpacked as well; a PackedSequence has four parts, so that the Any of a union accepts its pair.
 MergedPacked: TypeAlias = PackedSequence | Any
 
-Given = TypeVar("Given", contravariant=True)
-State = TypeVar("State", covariant=True)
+FirstStates = TypeVar("FirstStates", contravariant=True)
+LastStates = TypeVar("LastStates", covariant=True)
 
 
-class TypedCall(Protocol[Given, State]):
-    """Call of a stack. Given: the type of ``hx``; State: that of the last states."""
+class TypedCall(Protocol[FirstStates, LastStates]):
+    """Call of a stack. FirstStates: the type of ``hx``; LastStates: that of the last states."""
 
     @overload
     def __call__(
         self,
         input: Tensor,
-        hx: Given | None = None,
+        hx: FirstStates | None = None,
         *,
         mask: Tensor | None = None,
         lengths: Tensor | Sequence[int] | int | None = None,
-    ) -> tuple[Tensor, State]: ...
+    ) -> tuple[Tensor, LastStates]: ...
 
     @overload
     def __call__(
-        self, input: PackedSequence, hx: Given | None = None
-    ) -> tuple[MergedPacked, State]: ...
+        self, input: PackedSequence, hx: FirstStates | None = None
+    ) -> tuple[MergedPacked, LastStates]: ...

@@ -55,14 +55,18 @@ from keras2torch_birnn.spec import ModelSpec
 def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = True) -> None:
     """Write a converted model to a ``.pt``, ``.pth`` or ``.safetensors`` file, atomically.
 
-    An existing file that k2t did not write is never replaced, unless it is empty.
-
     If the weights were trained since the conversion, the model's own float64 outputs become the
     golden vectors. ``requires_grad`` of the parameters is kept.
 
+    Args:
+        model: What ``convert`` or ``load`` returned.
+        path: The file to write; its suffix is the format.
+        overwrite: Whether an existing file may be replaced. One that k2t did not write never is,
+            unless it is empty.
+
     Raises:
-        OutputError: the file cannot be written, or must not be replaced. UsageError: not a
-            converted model, or one whose modules were exchanged since.
+        OutputError: The file cannot be written, or must not be replaced.
+        UsageError: Not a converted model, or one whose modules were exchanged since.
     """
     facts = origin(model)
     twin = build(model_from_json(json.loads(facts.spec_text)))
@@ -182,12 +186,19 @@ def load(
     Call ``.train()`` on it before it is trained, also where a trainer does that for its own module:
     some keep the mode of the modules inside, and then train without dropout.
 
-    ``plugins``: those of the conversion, unless they are loaded already.
+    Args:
+        path: The ``.pt``, ``.pth`` or ``.safetensors`` file.
+        device: Where the parameters go, such as "cuda".
+        plugins: Those of the conversion, unless they are loaded already.
+
+    Returns:
+        The model, as ``convert`` returned it.
 
     Raises:
-        InvalidModelFileError: not such a file, or damaged; WeightMismatchError: its tensors do not
-            fit its spec; UsageError: no such device; UnsupportedLayerError: a layer of a plugin
-            that is not loaded.
+        InvalidModelFileError: Not such a file, or damaged.
+        WeightMismatchError: Its tensors do not fit its spec.
+        UnsupportedLayerError: A layer of a plugin that is not loaded.
+        UsageError: There is no such device.
     """
     load_plugins(plugins)
     with in_file(path):

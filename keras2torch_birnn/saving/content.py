@@ -157,7 +157,7 @@ def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
     try:
         spec = model_from_json(parse_json(content["spec"], place="spec"))
     except (SpecTextError, InvalidModelFileError) as error:
-        reason = error.found if isinstance(error, InvalidModelFileError) else error
+        reason = error.message if isinstance(error, InvalidModelFileError) else error
         raise InvalidModelFileError(
             f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
         ) from None

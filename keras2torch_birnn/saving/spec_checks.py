@@ -47,7 +47,7 @@ from keras2torch_birnn.spec import (
     tensors,
 )
 
-# Classes that stand nowhere but in a graph; those of cells stand in an RNN or a stack alone.
+# Classes that occur in a graph alone; those of cells occur in an RNN or a stack alone.
 _IN_GRAPHS = frozenset({"InputLayer", *OPS})
 _HALVES = ("forward_layer", "backward_layer")
 _SAME_IN_HALVES = ("return_sequences", "return_state", "stateful")
@@ -90,7 +90,7 @@ def _infer(root: LayerSpec) -> LayerSpec:
     except InvalidModelFileError as error:
         problems.append(error)
     for problem in problems:
-        raise _damaged(problem.found, problem.place)
+        raise _damaged(problem.message, problem.place)
     return root
 
 
@@ -231,7 +231,7 @@ def _check_graph(graph: Graph, place: str) -> Graph:
     try:
         return check_graph(graph, place)
     except InvalidModelFileError as error:
-        raise _damaged(error.found, error.place) from None
+        raise _damaged(error.message, error.place) from None
 
 
 def _check_kinds(graph: Graph, *, strict: bool) -> None:

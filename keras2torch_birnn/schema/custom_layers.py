@@ -16,22 +16,23 @@ from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA
 from keras2torch_birnn.spec import Array, LayerSpec, Shape, Shapes
 
 Function = TypeVar("Function", bound=Callable[..., object])
-# Functions of the config, and of the shape of the one input or those of several.
 WeightNames = (
     Sequence[str]
     | Callable[[Mapping[str, Any], Shape], Mapping[str, Shape | None]]
     | Callable[[Mapping[str, Any], tuple[Shape, ...]], Mapping[str, Shape | None]]
 )
+"""Names of weights, or a function of the config and of the input's shape, or those of several."""
 OutputShape = (
     Callable[[Mapping[str, Any], Shape], Shapes]
     | Callable[[Mapping[str, Any], tuple[Shape, ...]], Shapes]
 )
+"""A function of the config and of the input's shape, or those of several."""
 
-# A size, the name of the option that holds it, a list of these, or a function that returns one.
 Sizes = int | str | Sequence[int | str] | Callable[[LayerSpec], int | str | Sequence[int | str]]
+"""A size, the name of the option that holds it, a list of these, or a function that returns one."""
 
-# The states that a cell begins with: zeros, or what its module's ``get_initial_state`` returns.
 InitialState = Literal["zeros", "own"]
+"""The states a cell begins with: zeros, or what its module's ``get_initial_state`` returns."""
 
 # Before the name of a class of the user's own that is called as one of Keras'.
 _OWN = "own>"
@@ -105,32 +106,40 @@ def converts(
     ``forward`` takes the layer's input: a tensor, or a tuple where Keras passes a list. All that
     the module has learned must be in its parameters or buffers.
 
-    class_names: as in the file, ``"MyLayer"`` or ``"package>MyLayer"``.
-    mask: the effect on a mask (B, T): ``"uses"`` (``forward`` gets ``mask=``, the output has no
-    mask), ``"uses and passes"``, ``"passes"`` (the output has it, ``forward`` does not get it),
-    ``"drops"``; a ``MaskFlow`` for anything else; or a function of the LayerSpec that returns one
-    of these.
-    Without ``mask=``, a mask that reaches the layer is an error.
-    weights: names, in Keras' order (trainable ones first); ``"dense/kernel"`` is the kernel of the
-    layer that the class keeps as ``self.dense``. Needed for layers with layers inside, and for
-    names in ``.keras`` files, which number them. Or ``(config, input shape) -> {name: shape}``.
-    options: every key that the class writes into its config, with its default; all others are
-    refused then. Left out, ``config`` is the file's.
-    outputs: how many tensors the layer gives, if several. output: ``(config, input shape) ->
-    output shape``; left out, it is seen from what runs.
-    vocabulary: of a layer that takes ids, how many there are: the name of the option that says it,
-    or the number. Ids of 0 to below that are drawn to try, to verify, and for golden vectors.
-    state_size: of a cell, which an RNN, a stack of cells or a Bidirectional holds: the sizes of its
-    states, as ``cell.state_size`` in Keras: a number, the name of the option that says it, a list
-    of these, or a function of the LayerSpec. The module then takes ``(x_t, states)``, (B, F) and a
-    tuple of (B, size), and returns ``(y, states)``; masks, order, and states between the steps are
-    those of the RNN. output_size: the size of y (B, size), if it is not that of the first state.
-    initial_state: the states before the first step: ``"zeros"``, or ``"own"`` where the Keras class
-    has a ``get_initial_state`` of its own. The module then has a method of that name, which takes
-    the number of rows and returns the states, in the order of ``state_size``. Left out, zeros.
+    The module of a cell takes ``(x_t, states)``, (B, F) and a tuple of (B, size), and returns
+    ``(y, states)``; masks, order, and states between the steps are those of the RNN.
+
+    Args:
+        *class_names: As in the file, ``"MyLayer"`` or ``"package>MyLayer"``.
+        mask: The effect on a mask (B, T): ``"uses"`` (``forward`` gets ``mask=``, the output has no
+            mask), ``"uses and passes"``, ``"passes"`` (the output has it, ``forward`` does not get
+            it), ``"drops"``; a ``MaskFlow`` for anything else; or a function of the LayerSpec that
+            returns one of these. Without it, a mask that reaches the layer is an error.
+        weights: Names, in Keras' order (trainable ones first); ``"dense/kernel"`` is the kernel of
+            the layer that the class keeps as ``self.dense``. Needed for layers with layers inside,
+            and for names in ``.keras`` files, which number them. Or
+            ``(config, input shape) -> {name: shape}``.
+        options: Every key that the class writes into its config, with its default; all others are
+            refused then. Left out, ``config`` is the file's.
+        outputs: How many tensors the layer gives, if several.
+        output: ``(config, input shape) -> output shape``; left out, it is seen from what runs.
+        vocabulary: Of a layer that takes ids, how many there are: the name of the option that says
+            it, or the number. Ids of 0 to below that are drawn to try, to verify, and for golden
+            vectors.
+        state_size: Of a cell, which an RNN, a stack of cells or a Bidirectional holds: the sizes of
+            its states, as ``cell.state_size`` in Keras: a number, the name of the option that says
+            it, a list of these, or a function of the LayerSpec.
+        output_size: Of a cell, the size of y (B, size), if it is not that of the first state.
+        initial_state: Of a cell, the states before the first step: ``"zeros"``, or ``"own"`` where
+            the Keras class has a ``get_initial_state`` of its own. The module then has a method of
+            that name, which takes the number of rows and returns the states, in the order of
+            ``state_size``. Left out, zeros.
+
+    Returns:
+        A decorator, which returns the function as it is.
 
     Raises:
-        ValueError: a class has a converter already, or a cell declares what only layers have.
+        ValueError: A class has a converter already, or a cell declares what only layers have.
     """
     if state_size is not None and (mask, outputs, output, vocabulary) != (None, 1, None, None):
         raise ValueError(
@@ -173,13 +182,19 @@ def supplies(
     """Register a torch function, or a module, as what the Lambda layers of these names compute.
 
     It takes what the Lambda's function took: the input, then the Lambda's ``arguments`` by name,
-    and ``mask`` if it has a parameter of that name. As in Keras the output has no mask, unless
-    ``mask=`` is ``"passes"`` (or a ``MaskFlow``). ``vocabulary``: as for ``converts``, the name of
-    one of the ``arguments``. layer_names: ``"lambda_3"``, or its whole path
-    ``"encoder/lambda_3"``. The code in the file is never read.
+    and ``mask`` if it has a parameter of that name. The code in the file is never read.
+
+    Args:
+        *layer_names: ``"lambda_3"``, or its whole path ``"encoder/lambda_3"``.
+        mask: As in Keras the output has no mask, unless this is ``"passes"`` (or a ``MaskFlow``).
+        outputs: How many tensors the layer gives, if several.
+        vocabulary: As for ``converts``, the name of one of the ``arguments``.
+
+    Returns:
+        A decorator, which returns the function as it is.
 
     Raises:
-        ValueError: a layer is supplied already.
+        ValueError: A layer is supplied already.
     """
 
     def register(function: Function) -> Function:
@@ -196,16 +211,21 @@ def equation(
 ) -> Callable[[Function], Function]:
     """Register a NumPy equation of your own layers, by which ``verify`` judges the torch module.
 
-    ``(layer, x, mask) -> (output, mask of the output)``: arrays of the run's precision, weights in
-    ``layer.weights`` too; None where there is no mask; tuples where there are several tensors.
-    Of a cell: ``(cell, x, states) -> (output, states)`` of one step.
-    initial_state: of a cell whose converter says ``initial_state="own"``, the states before the
-    first step: ``(cell, rows) -> arrays (rows, size)``. Left out, the module gives them, and they
-    are not verified.
-    names: of classes as for ``converts``, or of Lambda layers as for ``supplies``.
+    The function is ``(layer, x, mask) -> (output, mask of the output)``: arrays of the run's
+    precision, weights in ``layer.weights`` too; None where there is no mask; tuples where there are
+    several tensors. Of a cell: ``(cell, x, states) -> (output, states)`` of one step.
+
+    Args:
+        *names: Of classes as for ``converts``, or of Lambda layers as for ``supplies``.
+        initial_state: Of a cell whose converter says ``initial_state="own"``, the states before the
+            first step: ``(cell, rows) -> arrays (rows, size)``. Left out, the module gives them,
+            and they are not verified.
+
+    Returns:
+        A decorator, which returns the function as it is.
 
     Raises:
-        ValueError: there is one already.
+        ValueError: There is one already.
     """
 
     def register(function: Function) -> Function:

@@ -56,7 +56,7 @@ def letters(equation: Any) -> Letters:
             raise BadOptionError("no letter is expected twice in one place")
     given, kernel, out = set(parts.input), set(parts.kernel), set(parts.output)
     if kernel - given - out or out - given - kernel:
-        raise BadOptionError("letters of kernel and output are expected to stand elsewhere, too")
+        raise BadOptionError("letters of kernel and output are expected elsewhere, too")
     return parts
 
 

@@ -150,7 +150,7 @@ def _integers(value: Any) -> tuple[int, ...] | None:
 def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
     """Return the numbers that are looked up, and the index of the first of them.
 
-    Before them stand the mask (0, where indices come out) and what is not among them.
+    Before them are the mask (0, where indices come out) and what is not among them.
     """
     masked = config["mask_token"] is not None and config["output_mode"] == "int"
     first = masked + int(config["num_oov_indices"])

@@ -1,7 +1,7 @@
 """Specs from the JSON text in an OUT file, parsed field by field, and from options given by name.
 
 The text may come from a stranger. The tables below list every field of it; anything that
-``ModelSpec.to_json`` does not write is a ``SpecTextError`` that says where it stands. What layers
+``ModelSpec.to_json`` does not write is a ``SpecTextError`` that says where it is. What layers
 and calls may hold is checked later (``saving.spec_checks``).
 """
 

@@ -30,7 +30,7 @@ _HOW_TO_COMPILE = "compile the model in Keras before it is saved, or make the op
 class OptimizerConfig:
     """An optimizer as the file has it.
 
-    ``class_name``: Keras' name of the class, such as "Adam". ``config``: its options as they stand
+    ``class_name``: Keras' name of the class, such as "Adam". ``config``: its options as they are
     in the file, checked by the optimizer's own page. ``family``: whose rules these are;
     ``version``, ``backend``: of the Keras that wrote the file, where a rule differs inside a
     family; no backend where the file does not say it. ``scaled``: it is inside of a
@@ -63,7 +63,7 @@ class CompiledTraining:
     """Training that a model was compiled for; of its JSON only ``optimizer`` is parsed here.
 
     ``loss``: a name, a configuration of a loss, or a list or mapping of them by output; None if
-    there is none. ``loss_weights``: as they stand in the file.
+    there is none. ``loss_weights``: as they are in the file.
     ``generation``, ``backend``: the Keras that wrote it, and on what if the file says it.
     """
 

@@ -36,9 +36,14 @@ class KerasOptimizer(Optimizer):
     step. Constraints of Keras are no part of a step, see ``k2t.constrain_``. Slots of a rule of
     whole variables are in Keras' layout, in the state of the first parameter of a variable.
 
-    params: as for any optimizer. rule, settings: those of Keras. owners: the number of the Keras
-    variable that each parameter belongs to, if it is not one of its own. variables: for a rule of
-    whole variables, what Keras has in the parameters; else each is a variable of the same layout.
+    Args:
+        params: As for any optimizer of torch.
+        rule: The rule of Keras.
+        settings: The options of Keras.
+        owners: The number of the Keras variable that each parameter belongs to, if it is not one of
+            its own.
+        variables: For a rule of whole variables, what Keras has in the parameters; without them
+            each is a variable of the same layout.
     """
 
     def __init__(

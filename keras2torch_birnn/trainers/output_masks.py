@@ -10,21 +10,27 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.errors import UsageError, check_module
 from keras2torch_birnn.layers.training_terms import terms_of
 
-# One mask, or a tuple with one for each output; None where an output has none.
 Masks: TypeAlias = Tensor | tuple[Tensor | None, ...] | None
+"""One mask, or a tuple with one for each output; None where an output has none."""
 _MODEL = "mask_model"
 
 
 def output_mask(model: nn.Module, *inputs: Tensor) -> Masks:
     """Compute the mask of a model's output: true where a loss of Keras counts.
 
-    inputs: as for the model. Only what the mask depends on is computed, such as ``ids != 0``, in
-    eval mode and without gradients.
-    Returns a bool tensor (B, T), or (B, ...) as the layers make it; None if the output has no mask.
-    Of a model with several outputs a tuple, in the order of the outputs.
+    Only what the mask depends on is computed, such as ``ids != 0``, in eval mode and without
+    gradients.
+
+    Args:
+        model: What ``convert`` or ``load`` returned.
+        *inputs: The inputs of the model.
+
+    Returns:
+        A bool tensor (B, T), or (B, ...) as the layers make it; None if the output has no mask. Of
+        a model with several outputs a tuple, in the order of the outputs.
 
     Raises:
-        UsageError: the model was not made by ``k2t.convert`` or ``k2t.load``.
+        UsageError: The model was not made by ``k2t.convert`` or ``k2t.load``.
     """
     check_module(model)
     names = getattr(model, "meta", {}).get("output_masks")

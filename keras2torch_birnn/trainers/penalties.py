@@ -46,13 +46,17 @@ def penalty(model: nn.Module) -> Tensor:
     """Compute the sum of all regularizers, a differentiable scalar to add to the loss.
 
     Those of outputs (``activity_regularizer``) need the outputs of the last call of the model,
-    which must have been in training mode. It is 0 where Keras adds nothing.
+    which must have been in training mode.
 
-    model: of ``k2t.convert`` or ``k2t.load``, or any module that holds such models.
+    Args:
+        model: What ``convert`` or ``load`` returned, or any module that holds such models.
+
+    Returns:
+        The sum; 0 where Keras adds nothing.
 
     Raises:
-        UnsupportedOptionError: lists the regularizers that cannot be computed.
-        UsageError: outputs are needed, and the model was not called in training mode.
+        UnsupportedOptionError: Some regularizers cannot be computed; all of them are listed.
+        UsageError: Outputs are needed, and the model was not called in training mode.
     """
     check_module(model)
     total = _zero(model)
@@ -80,8 +84,12 @@ def constrain_(model: nn.Module) -> None:
 
     As in Keras, weights that are frozen stay as they are.
 
+    Args:
+        model: What ``convert`` or ``load`` returned, or any module that holds such models.
+
     Raises:
-        UnsupportedOptionError: lists the constraints that cannot be applied; nothing was changed.
+        UnsupportedOptionError: Some constraints cannot be applied; all of them are listed, and
+            nothing was changed.
     """
     check_module(model)
     found = list(_modules(model))

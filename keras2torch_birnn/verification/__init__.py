@@ -68,7 +68,7 @@ from keras2torch_birnn.verification.exported import (
     open_target,
     verify_exported,
 )
-from keras2torch_birnn.verification.given_inputs import Given, given_inputs
+from keras2torch_birnn.verification.given_inputs import InputData, given_inputs
 from keras2torch_birnn.verification.layer_check import check_layers, keep_worse
 from keras2torch_birnn.verification.live_keras import KerasAnswer, NoAnswer, ask_keras
 
@@ -84,6 +84,7 @@ __all__ = [
 ]
 
 Against = Literal["auto", "keras", "reference", "golden"]
+"""The numbers that outputs are compared with."""
 AGAINST: tuple[Against, ...] = ("auto", "keras", "reference", "golden")
 STEPS = 11  # of free axes
 
@@ -101,27 +102,40 @@ def verify(
     from_layer: LayerNames = (),
     to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
-    inputs: Given | None = None,
+    inputs: InputData | None = None,
     with_maps: bool = False,
 ) -> ParityReport:
     """Compare the converted model in the file ``out`` with the Keras file or live ``model``.
 
     With one path alone, that is the converted file, checked against the golden vectors inside it.
-    ``against``: "reference" (float64 NumPy), "keras" (live Keras, in a child process), "golden",
-    or "auto": the reference, and Keras where it is installed.
-    ``atol``, ``rtol``: applied exactly; without them ``1e-5 + 1e-4 |y|``, or the rounding error of
-    float32 arithmetic. ``masked_steps``: as for ``convert``; by default the choice with which
-    ``out`` was converted. ``from_layer``, ``to_layer``: not needed, as ``out`` holds where its
-    model was cut; if given, they must be the same. ``plugins``: as for ``convert``. ``inputs``:
-    your own data, in addition to random inputs: the path of an ``.npz``, a dict by the inputs'
-    names, or a list in Keras' order. ``out`` may also be what ``k2t.export`` wrote, and ``model``
-    then either what ``k2t convert`` wrote or the Keras file; every batch of every length counts.
-    ``with_maps``: also map the errors of recurrent layers by step and unit (``maps`` of each row of
-    the report's ``layers``), which takes longer.
+
+    Args:
+        model: The Keras file or live model, as for ``convert``. For an export also what
+            ``k2t convert`` wrote.
+        out: What ``k2t convert`` or ``save`` wrote, or what ``k2t.export`` wrote; of an export
+            every batch of every length counts.
+        config: As for ``convert``.
+        devices: Devices of torch to compute on, or ``["all"]`` for every one there is.
+        against: "reference" (float64 NumPy), "keras" (live Keras, in a child process), "golden", or
+            "auto", the reference, and Keras where it is installed.
+        atol: Absolute tolerance, applied exactly. Without ``atol`` and ``rtol`` it is
+            ``1e-5 + 1e-4 |y|``, or the rounding error of float32 arithmetic.
+        rtol: Relative tolerance, applied exactly.
+        masked_steps: As for ``convert``; by default the choice with which ``out`` was converted.
+        from_layer: Not needed, as ``out`` holds where its model was cut; if given, the same.
+        to_layer: As ``from_layer``.
+        plugins: As for ``convert``.
+        inputs: Your own data, in addition to random inputs: the path of an ``.npz``, a dict by the
+            inputs' names, or a list in Keras' order.
+        with_maps: Also map the errors of recurrent layers by step and unit (``maps`` of each row of
+            the report's ``layers``), which takes longer.
+
+    Returns:
+        The verdict (``ok``), with every comparison behind it.
 
     Raises:
-        UsageError: a device or a Keras that is missing, or inputs that do not fit the model;
-            and every error of reading either file.
+        UsageError: A device or a Keras is missing, or inputs do not fit the model.
+        K2TError: Either file cannot be read, as ``convert`` and ``load`` say it.
     """
     if against not in AGAINST:
         raise unknown_value(f"against {against!r}", AGAINST, against)
@@ -189,7 +203,7 @@ def _read_converted(
 
 
 def _run_reference(
-    spec: ModelSpec, first: Drawn, own_data: Sequence[Drawn], source: Given | None
+    spec: ModelSpec, first: Drawn, own_data: Sequence[Drawn], source: InputData | None
 ) -> dict[str, Measured]:
     """Run the reference on the first random inputs and the user's; record every layer's scan."""
     begin("the reference")
@@ -240,7 +254,7 @@ def _verify_export(
     devices: Sequence[str],
     against: Against,
     limit: Tolerance,
-    inputs: Given | None,
+    inputs: InputData | None,
 ) -> ParityReport:
     """Compare an exported file with the Keras model's reference, or with what it was made from.
 
@@ -277,7 +291,7 @@ def _verify_export(
     )
 
 
-def _on_given(spec: ModelSpec, data: Drawn, source: Given | None) -> Measured:
+def _on_given(spec: ModelSpec, data: Drawn, source: InputData | None) -> Measured:
     """Run the reference on the user's data: ids may exceed a vocabulary, shapes may not fit.
 
     Raises:
@@ -437,7 +451,7 @@ def _verify_golden(
     out: PathLike | None,
     places: Sequence[str],
     limit: Tolerance,
-    inputs: Given | None,
+    inputs: InputData | None,
 ) -> ParityReport:
     """Compare ``out``, or the one file that is given, with the golden vectors in it.
 

@@ -29,14 +29,14 @@ class TensorLike(Protocol):
 
 
 Values: TypeAlias = npt.ArrayLike | TensorLike
-# A path of an .npz, arrays by name, or arrays in Keras' order
-Given: TypeAlias = str | os.PathLike[str] | Mapping[str, Values] | Sequence[Values]
+InputData: TypeAlias = str | os.PathLike[str] | Mapping[str, Values] | Sequence[Values]
+"""Path of an ``.npz``, arrays by the inputs' names, or arrays in Keras' order."""
 
 GIVEN = "the inputs given"
 _POSITIONAL = "arr_"  # as numpy.savez names what has no name
 
 
-def given_inputs(model: ModelSpec, source: Given) -> Drawn:
+def given_inputs(model: ModelSpec, source: InputData) -> Drawn:
     """Read and check the user's inputs: floats in the model's precision, int32 or bool.
 
     Raises:

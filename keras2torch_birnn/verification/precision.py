@@ -32,7 +32,7 @@ from keras2torch_birnn.running import copy_in_float64, flat, run
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec, TensorRef, leaves
-from keras2torch_birnn.verification.given_inputs import Given, given_inputs
+from keras2torch_birnn.verification.given_inputs import InputData, given_inputs
 
 STEPS = 11  # of free axes
 
@@ -88,7 +88,7 @@ class PrecisionReport:
 
 
 def measure_precision(
-    out: str | os.PathLike[str], precision: Precision, *, inputs: Given | None = None
+    out: str | os.PathLike[str], precision: Precision, *, inputs: InputData | None = None
 ) -> PrecisionReport:
     """Compare a converted model in reduced precision, and in float32, with itself in float64.
 

@@ -60,9 +60,13 @@ _SHOWN = 3  # names of a note
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """A file or folder that was written: ``path``; ``notes`` for the user.
+    """A file or folder that ``write_back`` wrote.
 
-    ``changed``: arrays whose values changed, of ``arrays`` in all.
+    Attributes:
+        path: The file or folder.
+        changed: The number of arrays whose values changed.
+        arrays: The number of arrays in all.
+        notes: What a reader should know without being an error.
     """
 
     path: Path
@@ -86,21 +90,29 @@ def write_back(
 
     Only the bytes of weights that changed differ from the source; nothing replaces an existing
     file, and the source is never touched. A model of several files (SavedModel, checkpoint, shards,
-    TF.js, folder) becomes a new folder with files of the same names.
+    TF.js, folder) becomes a new folder with files of the same names. After an error, nothing is
+    left behind.
 
-    model: from ``k2t.convert`` or ``k2t.load``, trained, on any device. source: any format that
-    ``convert`` reads, unpacked; ``config`` and ``plugins`` as there. optimizer: "keep" (or None)
-    leaves the optimizer's state of the file, with a note; "drop" removes it; the optimizer of
-    ``k2t.training`` writes its iterations, learning rate and slots. allow_rounding: values
-    may be rounded to the dtype of the file, if it has fewer bits. others: more files that ``out``
-    must not be.
+    Args:
+        model: What ``convert`` or ``load`` returned, trained, on any device.
+        source: The Keras file, in any format that ``convert`` reads, unpacked.
+        out: The file or folder to write.
+        optimizer: "keep" (or None) leaves the optimizer's state of the file, with a note; "drop"
+            removes it; the optimizer of ``k2t.training`` writes its iterations, learning rate and
+            slots.
+        config: As for ``convert``.
+        plugins: As for ``convert``.
+        allow_rounding: Whether values may be rounded to the dtype of the file, if it has fewer
+            bits.
+        others: More files that ``out`` must not be.
 
-    After an error, nothing is left behind.
+    Returns:
+        What was written.
 
     Raises:
-        UsageError: no converted model, its modules were exchanged, or the choice is not possible.
-        WeightMismatchError: the source is another model, or has no place for a value.
-        InvalidModelFileError: the source is broken.
+        UsageError: No converted model, its modules were exchanged, or the choice is not possible.
+        WeightMismatchError: The source is another model, or has no place for a value.
+        InvalidModelFileError: The source is broken.
         OutputError: ``out`` exists or cannot be written.
     """
     load_plugins(plugins)

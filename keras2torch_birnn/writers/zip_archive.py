@@ -49,7 +49,7 @@ def update_checksum(path: Path, name: str) -> None:
 def exchange_member(path: Path, name: str, content: Path) -> None:
     """Replace the content of a member, compressed by the same method as before.
 
-    What stands behind it moves.
+    What is behind it moves.
 
     Raises:
         InvalidModelFileError: an archive or member of 4 GiB or more, or unusual.

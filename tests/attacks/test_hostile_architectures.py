@@ -202,12 +202,12 @@ TEXTS: dict[str, tuple[Callable[[str], str], int, str]] = {
     "the same key twice": (
         lambda text: text.replace('"config":', '"config": {}, "config":', 1),
         3,
-        "the key 'config' stands twice",
+        "the key 'config' occurs twice",
     ),
     "200,000 keys, one of them twice": (
         lambda _: keys(200_000, ',"k199999":1'),
         3,
-        "the key 'k199999' stands twice",
+        "the key 'k199999' occurs twice",
     ),
     "200,000 keys": (lambda _: keys(200_000), 3, "a model without layers"),
     "half a character": (

@@ -125,7 +125,7 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
     ),
     "spec with a key twice": (
         lambda c: c.update(spec='{"root": 1, "root": 2}'),
-        "its spec is damaged (the key 'root' stands twice",
+        "its spec is damaged (the key 'root' occurs twice",
     ),
     "spec that is a list": (lambda c: c.update(spec="[]"), "its spec is damaged"),
     "spec without generation": (spec_with(lambda s: s.pop("generation")), "its spec is damaged"),

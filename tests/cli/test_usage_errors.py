@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from commands import MASKED, k2t
@@ -50,3 +52,20 @@ def test_an_option_before_the_command_is_told_where_it_belongs() -> None:
 def test_a_wrong_call_without_json_leaves_stdout_empty() -> None:
     assert k2t("convert").out == ""
     assert k2t("convert", MASKED, "--", "--json", "m.pt").code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [("inspect",), ("map",), ("verify", MASKED), ("inspect", MASKED, "--config")]
+)
+def test_a_file_without_the_right_to_read_it_is_no_wrong_call(
+    arguments: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typer would end with 2 before the file is opened, which ends with 3 everywhere."""
+    file = tmp_path / "secret.h5"
+    file.write_bytes(b"nothing of Keras")
+
+    def access(path: str | os.PathLike[str], *_: object) -> bool:
+        return os.fspath(path) != str(file)
+
+    monkeypatch.setattr(os, "access", access)
+    assert k2t(*arguments, file).code == 3

@@ -238,7 +238,7 @@ class Runs:
             with injected(fault):
                 self._save(out, streamed=one.streamed, overwrite=one.there)
         except OutputError as error:
-            self.said.add(error.found)
+            self.said.add(error.message)
             return "failed", fault.met
         except KeyboardInterrupt:
             return "interrupted", fault.met

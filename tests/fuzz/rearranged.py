@@ -84,7 +84,7 @@ def _text(text: str, random: Random) -> str:
 
 
 def marked(tree: Any, random: Random) -> Any:
-    """Return a copy of a JSON tree with controls in one text, wherever it stands, or in many."""
+    """Return a copy of a JSON tree with controls in one text, wherever it is, or in many."""
     texts = sorted(set(_texts(tree)))
     chosen = set(random.sample(texts, min(len(texts), random.choice((1, 1, 1, 2, 9)))))
 

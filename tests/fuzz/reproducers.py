@@ -36,7 +36,7 @@ def tried(work):
         return work()
     except K2TError as error:
         counts["refused"] += 1
-        first = first or error.found
+        first = first or error.message
 
 def walk(store, group, depth=0):
     counts["groups"] += 1

@@ -79,7 +79,7 @@ def test_the_independent_reader_sees_a_difference(tmp_path: Path) -> None:
 
 
 def test_the_parser_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """h5py's import runs ``uname`` if it is found: whatever stands under that name."""
+    """h5py's import runs ``uname`` if it is found: whatever has that name."""
     program, mark = tmp_path / "uname", tmp_path / "it ran"
     program.write_text(f"#!/bin/sh\necho > '{mark}'\n")
     program.chmod(0o755)

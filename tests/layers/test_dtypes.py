@@ -292,7 +292,7 @@ def test_a_layer_that_reads_text_is_refused(
     found = f"{class_name} {words}"
     if class_name == "Masking":  # hands on what it gets
         found = "an output of the model has dtype string; not supported"
-    assert (problem.place, problem.found) == ("y", found)
+    assert (problem.place, problem.message) == ("y", found)
     assert problem.advice == "turn it into numbers before the model"
 
 

@@ -25,8 +25,8 @@ from keras2torch_birnn.spec import LayerSpec
         ("...c...,cd->...d...", "three dots are expected on one side"),
         ("a...,ab->b...", "two letters at least are expected before three dots"),
         ("abb,bc->ac", "no letter is expected twice"),
-        ("abc,cde->abd", "letters of kernel and output are expected to stand elsewhere"),
-        ("abc,cd->abe", "letters of kernel and output are expected to stand elsewhere"),
+        ("abc,cde->abd", "letters of kernel and output are expected elsewhere"),
+        ("abc,cd->abe", "letters of kernel and output are expected elsewhere"),
         (7, "an equation such as"),
     ],
 )

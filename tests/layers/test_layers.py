@@ -295,7 +295,7 @@ def planes(*others: str, name: str = "ZeroPadding2D") -> dict[str, Any]:
 def test_planes_that_keras_1_leaves_open_are_refused(name: str, others: tuple[str, ...]) -> None:
     (problem,) = problems_of(planes(*others, name=name), KERAS_1)
     assert isinstance(problem, UnsupportedOptionError)
-    assert f"{name} does not say where the channels stand: Keras 1 does not save" in str(problem)
+    assert f"{name} does not say where the channels are: Keras 1 does not save" in str(problem)
 
 
 @pytest.mark.parametrize(("order", "meant"), [("tf", "last"), ("th", "first")])

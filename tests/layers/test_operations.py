@@ -302,7 +302,7 @@ def test_all_unknown_operations_are_listed_at_once_without_consequences() -> Non
         ("math.multiply", ["op1", 0, 0, {"y": ["i", 0, 0]}], {}),
     )
     problems = found_in(model, TF)
-    assert [(p.place, p.found) for p in problems] == [
+    assert [(p.place, p.message) for p in problems] == [
         ("op0", "operation tf.math.bessel_i0 is not supported"),
         ("op1", "operation tf.math.digamma is not supported"),
     ]

@@ -75,7 +75,7 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
         "pad_to_max_tokens with fewer max_tokens",
     ),
     ("TextVectorization", {}, STEPS, TF_215, "TextVectorization layer turns text into ids"),
-    ("UpSampling2D", {"size": [2, 2]}, IMAGE, KERAS_1, "does not say where the channels stand"),
+    ("UpSampling2D", {"size": [2, 2]}, IMAGE, KERAS_1, "does not say where the channels are"),
     ("Conv2D", {**CONV, "padding": "causal"}, IMAGE, TF_215, "Conv2D option padding='causal'"),
     ("Conv2D", {**CONV, "kernel_size": [3]}, IMAGE, TF_215, "a whole number or a list of 2"),
     ("Conv2D", CONV, STEPS, TF_215, "Conv2D: an input of 4 dimensions is expected"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import os
 import re
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType, SimpleNamespace
@@ -263,7 +265,7 @@ def test_the_site_shows_the_docstrings_that_help_shows(site_docstrings: ModuleTy
         shown = inspect.getdoc(getattr(keras2torch_birnn, name))
         assert written.docstring.value == site_docstrings.link_pages(shown)
         assert (
-            "a name of the table in [Performance](../docs/performance/)" in written.docstring.value
+            "A name of the table in [Performance](../docs/performance/)" in written.docstring.value
         )
     extension.on_instance(obj=SimpleNamespace(docstring=None))
     assert "tools/site_docstrings.py" in (ROOT / "mkdocs.yml").read_text("utf-8")
@@ -290,6 +292,50 @@ def test_public_docstrings_name_pages_that_are_there_and_nothing_private() -> No
             is_class = dotted[0].isupper() and dotted not in keras2torch_birnn.__all__
             found += [(name, inside)] if dotted in private or is_class else []
     assert found == []
+
+
+# Classes that a user makes; the fields of others are attributes.
+MADE_BY_USERS = ("BiGRU", "BiLSTM", "BiRNN", "KerasOptimizer")
+
+
+def entries(text: str, section: str) -> list[str]:
+    """The names that a section of a docstring describes."""
+    part = re.search(rf"^{section}:\n((?: .*\n|\n)+)", f"{text}\n", re.MULTILINE)
+    return re.findall(r"^    \*?(\w+): [A-Z\"`(\d]", part[1], re.MULTILINE) if part else []
+
+
+@pytest.mark.parametrize("name", keras2torch_birnn.__all__)
+def test_every_parameter_and_field_has_a_row_on_the_site(name: str) -> None:
+    """In the docstring's section "Args" or "Attributes", in the order of the signature."""
+    public = getattr(keras2torch_birnn, name)
+    text = inspect.getdoc(public) or ""
+    assert [*re.findall(r"^(Args|Attributes):$", text, re.MULTILINE)][1:] == []
+    if not inspect.isclass(public) or name in MADE_BY_USERS:
+        assert entries(text, "Args") == [*inspect.signature(public).parameters]
+        returned = inspect.signature(public).return_annotation
+        assert ("\nReturns:\n" in text) == (returned not in ("None", None)), returned
+    elif public is keras2torch_birnn.K2TError:
+        assert {*entries(text, "Attributes")} == {*vars(public("message"))}
+    elif not issubclass(public, keras2torch_birnn.K2TError):
+        assert entries(text, "Attributes") == [*inspect.signature(public).parameters]
+    raised = entries(text, "Raises")
+    assert ("\nRaises:\n" in text) == bool(raised)
+    errors = {**vars(builtins), **vars(keras2torch_birnn.errors)}
+    assert all(issubclass(errors[one], Exception) for one in raised)
+
+
+def test_the_types_of_arguments_on_the_site_are_there() -> None:
+    for module, names in make_site.TYPES.items():
+        path = f"{keras2torch_birnn.__name__}.{module}"
+        tree = ast.parse(inspect.getsource(import_module(path)))
+        told = {
+            ast.unparse(before.targets[0] if isinstance(before, ast.Assign) else before.target)
+            for before, after in pairwise(tree.body)
+            if isinstance(before, ast.Assign | ast.AnnAssign)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
+        assert {*names} <= told, module
 
 
 def test_one_place_of_the_source_is_told_everywhere() -> None:

@@ -83,8 +83,8 @@ def test_a_part_computes_what_the_whole_computes(
     try:
         part = part_of(graph, version, whole, cut)
     except UsageError as error:
-        event(f"refused: {error.found.rpartition(':')[2][:30]}")
-        if "a mask of" in error.found:
+        event(f"refused: {error.message.rpartition(':')[2][:30]}")
+        if "a mask of" in error.message:
             assert masked_at(trace)
         return
     given_inputs = fed(whole, cut, part, inputs, trace)

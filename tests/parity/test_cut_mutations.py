@@ -68,7 +68,7 @@ def test_a_mutation_breaks_the_parity_of_a_part(
         try:
             assert agrees(*case)
         except UsageError as error:
-            assert "a mask of" in error.found
+            assert "a mask of" in error.message
     mutation.patch(monkeypatch)
     for case in cases:
         try:

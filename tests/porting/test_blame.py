@@ -444,4 +444,4 @@ def test_what_stands_for_several_layers_is_named_where_the_port_goes_on() -> Non
     spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
     report = compare_spec(spec, _Ends(spec))
     assert told(report) == [("layer_6", "other layer")], report.lines()
-    assert report.findings[0].words == "the last states (h_n) of layer_0 stand in its place"
+    assert report.findings[0].words == "the last states (h_n) of layer_0 are in its place"

@@ -271,7 +271,7 @@ def test_an_activation_that_is_none_of_the_known_ones_is_told() -> None:
     spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
     report = compare_spec(spec, port_of(spec, layer_0=_odd))
     assert told(report) == [("layer_0", "unexplained")], report.lines()
-    words = "another activation stands in its place, none of those that are known"
+    words = "another activation is in its place, none of those that are known"
     assert report.findings[0].words == words
 
 

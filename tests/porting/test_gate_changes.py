@@ -53,8 +53,8 @@ def test_the_biases_of_a_gru_are_told_apart() -> None:
     layer = half(MULTIPLIED)
     one, other = np.asarray(layer.weights["bias"])
     for words, wanted in (
-        ("the input bias stands for the recurrent bias, too", (one, one)),
-        ("the recurrent bias stands for the input bias, too", (other, other)),
+        ("the input bias is used for the recurrent bias, too", (one, one)),
+        ("the recurrent bias is used for the input bias, too", (other, other)),
         ("the input and the recurrent bias are exchanged", (other, one)),
     ):
         assert np.array_equal(changed(layer, words)["bias"], np.stack(wanted))

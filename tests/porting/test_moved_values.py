@@ -1,4 +1,4 @@
-"""Values that are moved, clipped or scaled by numbers that stand in no table are named."""
+"""Values that are moved, clipped or scaled by numbers that are in no table are named."""
 
 from __future__ import annotations
 

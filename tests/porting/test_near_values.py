@@ -1,4 +1,4 @@
-"""Weights in a layout of the port's own: a few wrong values are found wherever they stand."""
+"""Weights in a layout of the port's own: a few wrong values are found wherever they are."""
 
 from __future__ import annotations
 

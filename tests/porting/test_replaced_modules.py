@@ -1,4 +1,4 @@
-"""Ports that are right but for one module: what stands in its place is named."""
+"""Ports that are right but for one module: what is in its place is named."""
 
 from __future__ import annotations
 
@@ -400,7 +400,7 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (DILATED, CONV, convolution(4, 8, 0), "dilation", "its dilation is 4, Keras has 2"),
     (NORMS, NORM, lambda right, x: 0.7 * right(x) + 0.3, "extra", "0.7 and 0.3 is added"),
     (WORDS, "embedding", one_late, "steps", "its ids come one step too late"),
-    (WORDS, "global_max_pooling1d", zeros, "left out", "zeros stand"),
+    (WORDS, "global_max_pooling1d", zeros, "left out", "zeros are"),
     (SLOPES, "p_re_lu", on_weights(lambda w: 0 * w + 0.25, "weight"), "slope", "0.25"),
     (IMAGES, "conv2d_1", on_weights(lambda w: w.flip(-1, -2), "weight"), "direction", "both axes"),
     (GROUPS, "group_normalization", in_groups(2), "groups", "2 groups"),
@@ -430,7 +430,7 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (SQUARES, "rms_normalization", without_mean, "formula", "the mean is subtracted"),
     (HEADS, "multi_head_attention", masked_after, "formula", "0 after the softmax"),
     (FOLDER / "conv_lstm_2d.h5", "conv_lstm2d_1", exchanged_gates, "gate order", "igfo"),
-    (BAHDANAU, "additive_attention", additive(torch.relu), "formula", "relu stands for the tanh"),
+    (BAHDANAU, "additive_attention", additive(torch.relu), "formula", "relu instead of the tanh"),
     (FOLDER / "batchnorm.keras", "batch_normalization", by_features, "formula", "LayerNorm"),
 )
 

@@ -45,8 +45,8 @@ def _normalize(right: Any, x: Tensor, order: tuple[int, int, int]) -> Tensor:
         ((2, 1, 0), "gamma and moving_mean are exchanged"),
         (
             (1, 2, 0),
-            "beta stands in the place of gamma, moving_mean stands in the place of beta, gamma "
-            "stands in the place of moving_mean",
+            "beta is in the place of gamma, moving_mean is in the place of beta, gamma "
+            "is in the place of moving_mean",
         ),
     ],
 )

@@ -371,7 +371,7 @@ def test_a_hostile_number_is_refused(
     [
         ("{", "not JSON"),
         ("[" * 100_000, "nested deeper"),
-        ('{"class_name": "Sequential", "class_name": "Sequential", "config": {}}', "stands twice"),
+        ('{"class_name": "Sequential", "class_name": "Sequential", "config": {}}', "occurs twice"),
         ("[1]", "a JSON list where an object is expected"),
         ('{"class_name": "Sequential", "config": []}', "a model without layers"),
         ('{"class_name": "Sequential", "config": {"layers": "dense"}}', "a model without layers"),

@@ -371,7 +371,7 @@ def test_keras_own_nan_and_infinity_are_read() -> None:
         ("{'a': 1}", r"not JSON \("),
         ('{"a": 1} x', r"not JSON \(Extra data"),
         ('"\n"', r"not JSON \(Invalid control character"),
-        ('{"a": 1, "b": {"units": 3, "units": 4}}', "the key 'units' stands twice in one object"),
+        ('{"a": 1, "b": {"units": 3, "units": 4}}', "the key 'units' occurs twice in one object"),
         ("1" * 5000, "an integer of 5000 digits"),
         ("-" + "1" * 20, "an integer of 21 digits"),
         ("1e400", "the number 1e400 is too large"),

@@ -305,7 +305,7 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
     "the wrong way round": (
         chain,
         Cut(("b",), ("a",)),
-        r"the output of a stands before --from; name the outputs of the part with --to",
+        r"the output of a is before --from; name the outputs of the part with --to",
     ),
     "beside each other": (
         chain,
@@ -322,12 +322,12 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
             ["x"], ["a", "b"], input_layer("x", 5), dense("a", ["x"]), dense("b", ["a"])
         ),
         Cut(("b",)),
-        r"the output of a stands before --from; name the outputs of the part with --to",
+        r"the output of a is before --from; name the outputs of the part with --to",
     ),
     "behind a model that ends inside": (
         two_models,
         Cut((), ("one/first", "twice")),
-        r"--to: two stands behind one, inside of which another one is named",
+        r"--to: two is behind one, inside of which another one is named",
     ),
     "a model that gets a mask": (
         lambda: functional(

@@ -287,9 +287,9 @@ def test_rows_and_columns_of_stored_arrays(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.between(1, 4), values[:, 1:4])
         np.testing.assert_array_equal(one.between(0, 5), values)
         inline = StoredArray("/x", (7, 5), ">f8", Inline(values.tobytes()), window)
-        with pytest.raises(TypeError, match="/x does not stand in one piece"):
+        with pytest.raises(TypeError, match="/x is not contiguous"):
             inline.rows(0, 1)
-        with pytest.raises(TypeError, match="/x does not stand in one piece"):
+        with pytest.raises(TypeError, match="/x is not contiguous"):
             inline.between(0, 1)
 
 

@@ -45,7 +45,7 @@ from keras2torch_birnn.verification.live_keras import files_for_keras
 
 TF_KERAS = FIXTURES / "tf.keras-2.15.0"
 STACK = TF_KERAS / "mask_stack_bi_dense.h5"
-# Two Bidirectional layers that could stand in each other's place, cells, a nested model used twice.
+# Two Bidirectional layers that could are in each other's place, cells, a nested model used twice.
 MODELS = [
     STACK,
     TF_KERAS / "graph_nested_twice.h5",
@@ -249,7 +249,7 @@ def test_a_model_that_is_an_attribute_is_found(attribute: str, tmp_path: Path) -
 
 
 def sequential(folder: Path) -> Path:
-    """A Sequential of two layers that could stand in each other's place."""
+    """A Sequential of two layers that could are in each other's place."""
     source = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
     assert read_model(source).root.class_name == "Sequential"
     return source

@@ -193,7 +193,7 @@ def test_every_engine_gives_the_numbers_of_the_reference(case: dict[str, Any]) -
             torch.from_numpy(x), hx if hx is None or len(hx) == 2 else hx[0], mask=given_mask
         )
     outputs, states = exact(rnn, cell, x, mask, hx)
-    if mask is not None:  # zeros stand at masked steps, in both halves of a mul, too
+    if mask is not None:  # zeros are at masked steps, in both halves of a mul, too
         outputs = [np.where(mask[..., None], y, 0.0) for y in outputs]
     assert_close(out, outputs)
     assert_close(final, states)

@@ -44,7 +44,7 @@ def test_a_row_that_the_library_lacks_keeps_it_from_being_used(
     monkeypatch.setattr(codes, "TABLES", more)
     with pytest.raises(NoKernelError) as refused:
         library._compare_codes(loading.load())
-    assert refused.value.found == (
+    assert refused.value.message == (
         f"its numbers differ: {table} 'new' is 77 in Python, none in the library"
     )
 

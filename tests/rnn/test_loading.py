@@ -134,7 +134,7 @@ def test_a_library_that_the_system_cannot_load_is_said_so(tmp_path: Path) -> Non
     (folder / loading.NAME).write_text("no library")
     with pytest.raises(NoKernelError) as refused:
         loading.load(folder)
-    assert refused.value.found.startswith("it cannot be loaded: ")
+    assert refused.value.message.startswith("it cannot be loaded: ")
     assert refused.value.advice == (
         "install keras2torch_birnn again, with --force-reinstall --no-deps"
     )
@@ -147,7 +147,7 @@ def test_in_a_clone_that_was_never_built_the_folder_is_named_and_what_builds_the
     with pytest.raises(NoKernelError) as refused:
         loading.load(folder)
     package = tmp_path / "keras2torch_birnn"
-    assert refused.value.found.startswith(f"{package} was imported, where it was not built")
+    assert refused.value.message.startswith(f"{package} was imported, where it was not built")
     assert refused.value.advice.endswith(f"pip install -e {tmp_path}")
 
 

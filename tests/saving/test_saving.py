@@ -363,7 +363,7 @@ def test_of_two_writers_without_force_one_wins(tmp_path: Path) -> None:
             write_atomically(out, fill, overwrite=False)
             ends.append(text)
         except OutputError as error:
-            ends.append(error.found)
+            ends.append(error.message)
 
     threads = [threading.Thread(target=write, args=(text,)) for text in ("one", "two")]
     for thread in threads:

@@ -108,7 +108,9 @@ def converted(source: Any) -> Any:
         return k2t.convert(source)
     except k2t.K2TError as error:
         # Without the name of the source
-        problems = (f"{type(p).__name__} {p.place}: {p.found}; {p.advice}" for p in error.problems)
+        problems = (
+            f"{type(p).__name__} {p.place}: {p.message}; {p.advice}" for p in error.problems
+        )
         return "\n".join(problems)
 
 

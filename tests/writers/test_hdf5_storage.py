@@ -184,7 +184,7 @@ def test_members_of_archives(method: int, gzip: bool, tmp_path: Path) -> None:
 
 
 class _Unseekable:
-    """A file that a zip is streamed into: checksums then stand behind the members."""
+    """A file that a zip is streamed into: checksums then follow the members."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("wb")

@@ -40,7 +40,7 @@ class Expression:
         return f"<Expression {self.text!r}>"
 
 
-def _made(text: str) -> Expression:
+def _make_expression(text: str) -> Expression:
     expression = Expression()
     object.__setattr__(expression, "text", text)
     return expression
@@ -52,7 +52,7 @@ def literal(value: object) -> Expression:
     Raises:
         TypeError: not a number, a text, a dtype, a slice, None, or a sequence of such.
     """
-    return value if isinstance(value, Expression) else _made(_literal(value))
+    return value if isinstance(value, Expression) else _make_expression(_literal(value))
 
 
 def _literal(value: object) -> str:
@@ -85,7 +85,7 @@ def _quoted(text: str) -> str:
 
 def code(template: str, *parts: object) -> Expression:
     """Fill the places ``{}`` of a template with expressions, and with plain values as literals."""
-    return _made(template.format(*map(_literal, parts)))
+    return _make_expression(template.format(*map(_literal, parts)))
 
 
 def symbol(path: str) -> Expression:
@@ -96,7 +96,7 @@ def symbol(path: str) -> Expression:
     """
     if not _PATH.fullmatch(path) or any(map(keyword.iskeyword, path.split("."))):
         raise UnsupportedLayerError(f"{printable(path)!r} cannot be a name in Python source")
-    return _made(path)
+    return _make_expression(path)
 
 
 def member(path: str) -> Expression:
@@ -108,7 +108,7 @@ def join(separator: str, parts: Iterable[object]) -> Expression:
     """Join expressions and literals by ", " or an operator."""
     if not re.fullmatch(r", | [-+*/&|<>=!]{1,2} ", separator):
         raise ValueError(f"{separator!a} is no separator")
-    return _made(separator.join(map(_literal, parts)))
+    return _make_expression(separator.join(map(_literal, parts)))
 
 
 def arguments(*values: object, **named: object) -> Expression:
@@ -134,7 +134,7 @@ def bracketed(expression: Expression) -> Expression:
 
 @dataclass(frozen=True)
 class Statement:
-    """An assignment; ``declares``: with the type of a tensor; ``comment`` stands behind it."""
+    """An assignment; ``declares``: with the type of a tensor; ``comment`` is behind it."""
 
     target: Expression
     value: Expression

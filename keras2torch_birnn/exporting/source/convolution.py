@@ -43,7 +43,7 @@ def channels_behind(x: Expression, rank: int) -> Expression:
     return code("{}.transpose(1, 2)", x) if rank == 1 else code("{}.movedim(1, -1)", x)
 
 
-def _one(name: str, built: Convolution, value: Any) -> Emission:
+def _write_convolution(name: str, built: Convolution, value: Any) -> Emission:
     """Write one ``nn.Conv`` as source, with its padding, axes and activation around it.
 
     value: the activation as ``applied`` takes it.
@@ -85,12 +85,12 @@ def _unusual(**options: Any) -> dict[str, Any]:
 
 
 def _convolution(layer: LayerSpec, name: str, built: Any) -> Emission:
-    return _one(name, built, layer.config["activation"])
+    return _write_convolution(name, built, layer.config["activation"])
 
 
 def _separable(layer: LayerSpec, name: str, built: Any) -> Emission:
-    depth = _one(f"{name}_depthwise", built.depthwise, "linear")
-    mix = _one(f"{name}_pointwise", built.pointwise, layer.config["activation"])
+    depth = _write_convolution(f"{name}_depthwise", built.depthwise, "linear")
+    mix = _write_convolution(f"{name}_pointwise", built.pointwise, layer.config["activation"])
 
     def convolve(site: Site) -> Expression | Called:
         return mix.call(replace(site, args=(depth.call(site),)))

@@ -246,7 +246,7 @@ class _Writer:
         return self.merged(tuple(outputs)), tuple(states)
 
     def before(self, part: Part, ran: _Ran, mask: Expression | None) -> Expressions:
-        """Return what stands before the first valid step of each direction; none if zeros."""
+        """Return the outputs before the first valid step of each direction; none if zeros."""
         loop = self.loop
         if not ran.before or mask is None or part.looped or "previous_state" not in loop.rules:
             return ran.before if mask is not None else ()

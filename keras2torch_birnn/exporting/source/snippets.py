@@ -34,7 +34,7 @@ class Page:
 
 @dataclass
 class Copied:
-    """Definitions in an order in which they can stand, and imports: (module, name or "", alias)."""
+    """Definitions in an order in which they work, and imports: (module, name or "", alias)."""
 
     texts: list[str] = field(default_factory=list)
     imports: set[tuple[str, str]] = field(default_factory=set)

@@ -169,7 +169,7 @@ def _parse_layer(
 
 
 def _pass(json: Any, generation: Generation, outer: str) -> Any:
-    """Bring an entry to the words of today, unless a plugin supplies the class as it stands."""
+    """Bring an entry to the words of today, unless a plugin supplies the class as it is."""
     if class_name_of([_class_name(json, outer or "model_config")]) is not None:
         return json
     return reduce(lambda entry, change: change(entry), PASSES.get(generation.name, ()), json)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from keras2torch_birnn.errors import K2TError, UsageError, invalid, printable
-from keras2torch_birnn.readers.config.cut_masks import Given, MaskSource, carry_masks
+from keras2torch_birnn.readers.config.cut_masks import MaskSource, MaskSources, carry_masks
 from keras2torch_birnn.readers.config.cut_names import Path
 from keras2torch_birnn.readers.config.sequential import stated_input_shape
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
@@ -71,7 +71,7 @@ def cut_model(
     known: LayerSpec,
     first: Sequence[Path],
     last: Sequence[Path],
-    masks: Given,
+    masks: MaskSources,
     stated: Mapping[str, Shape],
     *,
     root: bool = True,
@@ -95,7 +95,7 @@ class _Cutting:
 
     model: LayerSpec
     known: LayerSpec
-    masks: Given
+    masks: MaskSources
     stated: Mapping[str, Shape]
     root: bool
     entrances: dict[str, Entrance] = field(default_factory=dict)
@@ -308,7 +308,7 @@ class _Cutting:
         for ref in tensors(outputs):
             if ref in self.swaps:
                 raise UsageError(
-                    f"the output of {self._path(ref.layer)} stands before --from",
+                    f"the output of {self._path(ref.layer)} is before --from",
                     "name the outputs of the part with --to",
                 )
 
@@ -318,7 +318,7 @@ class _Cutting:
             behind = [ref.layer for ref in tensors((call.args, call.kwargs)) if ref.layer in ended]
             if behind:
                 raise UsageError(
-                    f"--to: {self._path(call.layer)} stands behind {self._path(behind[0])}, inside "
+                    f"--to: {self._path(call.layer)} is behind {self._path(behind[0])}, inside "
                     "of which another one is named",
                     "name layers of one model only",
                 )

@@ -20,7 +20,7 @@ _LOSS = re.compile(r"loss|ctc|metric", re.IGNORECASE)
 
 
 def propose_cut(root: LayerSpec, refused: Collection[str], texts: Mapping[str, TextLayer]) -> Cut:
-    """Propose a cut; an empty one where the refused layers stand elsewhere.
+    """Propose a cut; an empty one where the refused layers are elsewhere.
 
     refused: the places of layers that are not supported. texts: those that read text, by place.
     """
@@ -36,7 +36,7 @@ def _join(paths: Sequence[Path] | Iterator[Path]) -> tuple[str, ...]:
 
 @dataclass
 class _Level:
-    """The calls of one graph, and what stands before and behind each."""
+    """The calls of one graph, and what is before and behind each."""
 
     graph: Graph
     refused: Collection[str]
@@ -105,7 +105,7 @@ class _Level:
         return sorted(read[:_ADVISED], key=lambda node: -len(self._reach([node], self.before)))
 
     def _adds_loss(self, node: Node) -> bool:
-        """Tell whether a refused layer stands at the end, and is made for training by its looks.
+        """Tell whether a refused layer is at the end, and is made for training by its looks.
 
         It reads an input that nothing else reads (the labels), or is called so, or nothing that the
         model gives depends on it; or it turns ids to text again.

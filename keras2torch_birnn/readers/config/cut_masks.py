@@ -46,17 +46,17 @@ class MaskSource:
     lost: bool = False
 
 
-Given = Sequence[MaskSource | None]
+MaskSources = Sequence[MaskSource | None]
 
 
-def carry_masks(graph: Graph, masks: Given) -> dict[TensorRef, MaskSource]:
+def carry_masks(graph: Graph, masks: MaskSources) -> dict[TensorRef, MaskSource]:
     """Return the tensors of a graph that may have a mask. ``masks``: those of its inputs."""
     found: dict[TensorRef, MaskSource] = {}
     inputs = dict(zip((ref.layer for ref in leaves(graph.inputs)), masks, strict=False))
     for call in graph.calls:
         layer = as_called(graph.layer(call.layer), call.kwargs)
         if layer.class_name == "InputLayer":
-            after: Given = [inputs.get(layer.name)]
+            after: MaskSources = [inputs.get(layer.name)]
         else:
             came = [found.get(ref) for ref in _seen(call.args)]
             passed = [found.get(ref) for ref in _seen(call.kwargs.get("mask"))]
@@ -69,7 +69,7 @@ def carry_masks(graph: Graph, masks: Given) -> dict[TensorRef, MaskSource]:
     return found
 
 
-def find_user(graph: Graph, sources: Given) -> tuple[str, MaskSource] | None:
+def find_user(graph: Graph, sources: MaskSources) -> tuple[str, MaskSource] | None:
     """Return the first layer that may compute with a mask of one of these inputs, and the mask."""
     sources = [one and replace(one, lost=True) for one in sources]
     found = carry_masks(graph, sources)
@@ -98,7 +98,9 @@ def _seen(structure: object) -> list[TensorRef]:
     return [ref for ref in tensors(structure) if ref.masked]
 
 
-def _after(layer: LayerSpec, came: Given, passed: Given, *, is_passed: bool) -> Given:
+def _after(
+    layer: LayerSpec, came: MaskSources, passed: MaskSources, *, is_passed: bool
+) -> MaskSources:
     """Return the mask that the outputs of a call may have."""
     if layer.graph is not None:
         inner = carry_masks(layer.graph, passed if is_passed else came)
@@ -109,7 +111,7 @@ def _after(layer: LayerSpec, came: Given, passed: Given, *, is_passed: bool) -> 
     return [_after_layer(layer, first)]
 
 
-def _worst(sources: Given) -> MaskSource | None:
+def _worst(sources: MaskSources) -> MaskSource | None:
     """Return the mask that stands for several that a layer combines: a lost one, if any."""
     return max(filter(None, sources), key=lambda one: (one.lost, one.sure), default=None)
 

@@ -217,7 +217,7 @@ def _list_unsupported_options(entry: Mapping[str, Any]) -> list[str]:
         return []
     if entry.get("class_name") in _SILENT and "dim_ordering" not in config:
         return [
-            f"{entry['class_name']} does not say where the channels stand: Keras 1 does not save "
+            f"{entry['class_name']} does not say where the channels are: Keras 1 does not save "
             "dim_ordering of this class, and the model's other layers say none, or both"
         ]
     return [

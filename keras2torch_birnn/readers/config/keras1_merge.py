@@ -2,7 +2,7 @@
 
 Keras 2.0 and 2.1 have both still. Sources: Keras 1.2.2 ``engine/topology.py`` (``Merge``),
 ``models.py`` (``Sequential.get_config``, ``flattened_layers``: the order in which the layers of
-such a model stand in its file); Keras 2.0.8 ``legacy/layers.py``, ``legacy/models.py``.
+such a model are in its file); Keras 2.0.8 ``legacy/layers.py``, ``legacy/models.py``.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def _problems_of(parsing: Parsing, root: LayerSpec, inside: set[str]) -> Iterato
 
 
 def _without_repeats(problems: Sequence[K2TError]) -> list[K2TError]:
-    return list({(problem.place, problem.found): problem for problem in problems}.values())
+    return list({(problem.place, problem.message): problem for problem in problems}.values())
 
 
 # ---- what is known of the new inputs ------------------------------------------------------------

@@ -13,7 +13,7 @@ from keras2torch_birnn.spec import LayerSpec, Shape
 
 TEXT_CLASSES = frozenset({"StringLookup", "TextVectorization"})
 # Put before the class of a layer that is not supported: no table knows it then, and the groups of
-# its weights keep their names, which are made of what stands behind ">".
+# its weights keep their names, which are made of what is behind ">".
 BARE = "left out>"
 # Layers with a vocabulary.
 LOOKUP_CLASSES = TEXT_CLASSES | {"IntegerLookup"}

@@ -1,6 +1,6 @@
 """The ``.keras`` archive: a zip with ``config.json``, ``metadata.json`` and ``model.weights.h5``.
 
-Nothing is extracted to a name. Texts are inflated in memory, weights are used where they stand in
+Nothing is extracted to a name. Texts are inflated in memory, weights are used where they are in
 the archive, or, if someone compressed them, inflated into a nameless temporary file. Every cap
 holds on the bytes that come out, not on those that the archive's directory announces.
 """

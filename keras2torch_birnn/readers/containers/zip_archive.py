@@ -20,7 +20,7 @@ _ENCRYPTED = 0x1
 _PIECE = 1 << 20
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
 _LOCAL_SIGNATURE = b"PK\x03\x04"
-# The record at the end of a zip, and how far from the end of a file it may stand: its length, and
+# The record at the end of a zip, and how far from the end of a file it may be: its length, and
 # that of a comment.
 _END_SIGNATURE, _END_BYTES = b"PK\x05\x06", 22 + 0xFFFF
 # What ``zipfile`` raises on damaged archives

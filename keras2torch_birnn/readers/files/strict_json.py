@@ -29,7 +29,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise _UnfitError(f"the key '{printable(repeated)}' stands twice in one object")
+        raise _UnfitError(f"the key '{printable(repeated)}' occurs twice in one object")
     return found
 
 

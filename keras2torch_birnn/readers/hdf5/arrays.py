@@ -126,7 +126,7 @@ class StoredArray:
             TypeError: it does not.
         """
         if not isinstance(self.layout, Contiguous):
-            raise TypeError(f"{self.path} does not stand in one piece")
+            raise TypeError(f"{self.path} is not contiguous")
         values = np.empty((stop - start, *self.shape[1:]), np.dtype(STORED_DTYPES[self.stored_as]))
         row = math.prod(self.shape[1:]) * values.itemsize
         with self._naming_array():
@@ -144,7 +144,7 @@ class StoredArray:
         if (first, last) == (0, width):
             return self.rows(0, rows)
         if not isinstance(self.layout, Contiguous):
-            raise TypeError(f"{self.path} does not stand in one piece")
+            raise TypeError(f"{self.path} is not contiguous")
         values = np.empty((rows, last - first), np.dtype(STORED_DTYPES[self.stored_as]))
         flat = values.reshape(-1).view(np.uint8).data
         piece, item = (last - first) * values.itemsize, values.itemsize

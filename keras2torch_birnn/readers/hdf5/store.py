@@ -125,11 +125,11 @@ class HDF5Store:
 
 
 def _raise_all(problems: Sequence[K2TError]) -> None:
-    missing = [problem for problem in problems if problem.found == NOT_THERE]
+    missing = [problem for problem in problems if problem.message == NOT_THERE]
     if len(missing) > 1:  # one line for a file that is one of several, or another model's
         first, count = missing[0], len(missing) - 1
         several = f"{NOT_THERE}, nor {'is another' if count == 1 else f'are {count} others'}"
         one = type(first)(several, _INCOMPLETE, place=first.place)
-        problems = [one, *(problem for problem in problems if problem.found != NOT_THERE)]
+        problems = [one, *(problem for problem in problems if problem.message != NOT_THERE)]
     if problems:
         raise gather(problems[:20])

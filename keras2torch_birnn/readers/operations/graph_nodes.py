@@ -1,7 +1,7 @@
 """Nodes of a TensorFlow graph in files of TF 1.13 to 2.3: ``TensorFlowOpLayer``.
 
 ``node_def`` is a protocol buffer written as JSON: ``op``, ``input`` (names), ``attr``. Inputs that
-are constants stand in ``constants`` by their number; the tensors fill the other places.
+are constants are in ``constants`` by their number; the tensors fill the other places.
 """
 
 from __future__ import annotations

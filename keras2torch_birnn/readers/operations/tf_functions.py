@@ -1,6 +1,6 @@
 """TensorFlow functions in files of tf.keras 2.4 to 2.15 and tf_keras: TFOpLambda, SlicingOpLambda.
 
-``config.function`` is the function's public name. The first argument stands in ``inbound_nodes``,
+``config.function`` is the function's public name. The first argument is in ``inbound_nodes``,
 the others beside it as keywords; what Keras could not name there is lost (``==`` loses its second
 side, ``tf.einsum`` its tensors), and those are refused.
 """

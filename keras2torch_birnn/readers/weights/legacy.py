@@ -170,7 +170,7 @@ def _check_order(pairs: Sequence[tuple[Slot, str]], layout: Layout, place: str) 
         ]
         if len(right) == 1 and entry not in right:
             raise WeightMismatchError(
-                f"the weight {printable(entry)} stands where {printable(slot.name)} of its plugin "
+                f"the weight {printable(entry)} is where {printable(slot.name)} of its plugin "
                 "is expected",
                 f"name the weights in the file's order: {', '.join(map(printable, ways))}",
                 place=place,
@@ -380,7 +380,7 @@ def _pair_by_position(
         named = parts[entry][1]
         if named in labels and named not in (slot.label, _ALSO.get(slot.label)):
             raise WeightMismatchError(
-                f"the weight {printable(entry)} stands where {slot.label} of "
+                f"the weight {printable(entry)} is where {slot.label} of "
                 f"{printable(slot.place)} is expected",
                 "refused",
                 place=place,

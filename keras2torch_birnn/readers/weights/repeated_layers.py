@@ -1,4 +1,4 @@
-"""A note on one layer of Keras that stands in several places of the file."""
+"""A note on one layer of Keras that is in several places of the file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Vocabularies of the layers that were cut off: what it takes to turn text into ids without Keras.
 
-They stand in the configuration, if the user passed them; what ``adapt()`` found stands in a text of
+They are in the configuration, if the user passed them; what ``adapt()`` found is in a text of
 a ``.keras`` archive or folder, in a table of a checkpoint (tf.keras 2.3 to 2.5), or in constants of
 a SavedModel (since 2.6); in an ``.h5`` file nowhere.
 """

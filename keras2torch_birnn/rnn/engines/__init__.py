@@ -17,8 +17,8 @@ from keras2torch_birnn.rnn.engines import static
 from keras2torch_birnn.spec import LayerSpec
 
 EngineName = Literal["native", "folded", "fused", "graph", "triton", "loop"]
-# auto: the first of all engines. torch: the first of those within torch. Others force one engine.
 EngineRequest = Literal["auto", "torch", "fused", "folded", "loop", "graph", "triton", "native"]
+"""auto: the first of all engines. torch: the first of those within torch. Others force one."""
 REQUESTS: tuple[EngineRequest, ...] = get_args(EngineRequest)
 
 VARIABLE = "K2T_ENGINE"

@@ -39,7 +39,7 @@ _kernel_bit = mark_constant(reduced_instruction_set)
 class Refusal(NamedTuple):
     """Why a layer cannot run in reduced precision, and what to do."""
 
-    found: str
+    message: str
     advice: str
 
 
@@ -93,7 +93,7 @@ def check_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> N
         UsageError: it cannot.
     """
     if (refusal := why_not_call(layer, call, precision)) is not None:
-        raise UsageError(f"precision {precision}: {refusal.found}", refusal.advice)
+        raise UsageError(f"precision {precision}: {refusal.message}", refusal.advice)
 
 
 def explain_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Choice:

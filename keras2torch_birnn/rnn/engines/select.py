@@ -112,7 +112,7 @@ def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
         UsageError: the forced engine cannot run the call, or does not exist.
     """
     on_gpu = _asks_for_gpu(call)
-    found = _found(layer, on_gpu=on_gpu)
+    found = _list_candidates(layer, on_gpu=on_gpu)
     if len(found) == 1:
         ((row, engine),) = found
         if reason := engine.why_not(layer, call):
@@ -137,7 +137,7 @@ def _requested(layer: RnnLayer) -> str:
     return layer.engine or engines.REQUESTED
 
 
-def _found(layer: RnnLayer, *, on_gpu: bool) -> tuple[Candidate, ...]:
+def _list_candidates(layer: RnnLayer, *, on_gpu: bool) -> tuple[Candidate, ...]:
     found = () if on_gpu else _CANDIDATES.get(_requested(layer))
     return found or _load_all(requested_engine(layer.engine))
 
@@ -152,7 +152,7 @@ def runs_folded(stack: RnnStack, x: Tensor, *, masked: bool) -> bool:
     """
     if stack.layers[0].precision is not None:
         return False
-    found = _found(stack.layers[0], on_gpu=False)  # no engine for a GPU alone runs stacks
+    found = _list_candidates(stack.layers[0], on_gpu=False)  # no engine for a GPU alone runs stacks
     if len(found) > 1:
         skipped = folded.ENGINE.why_skip_stack(stack, x, masked=masked)
         return not (skipped or folded.ENGINE.why_not_stack(stack))

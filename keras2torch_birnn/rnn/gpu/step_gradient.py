@@ -143,7 +143,7 @@ class _Differentiable(torch.autograd.Function):
             raise KernelFailedError from failure
         count = 1 + layer.count_directions() * layer.state_count()
         ctx.save_for_backward(*tensors, *found[count:])
-        ctx.fixed, ctx.given = fixed, len(tensors)
+        ctx.fixed, ctx.tensor_count = fixed, len(tensors)
         ctx.set_materialize_grads(False)
         return tuple(found[:count])
 
@@ -151,7 +151,7 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return gradients of x, states and weights; they can be differentiated again."""
         fixed, saved = ctx.fixed, ctx.saved_tensors
-        tensors, kept = saved[: ctx.given], saved[ctx.given :]
+        tensors, kept = saved[: ctx.tensor_count], saved[ctx.tensor_count :]
         given = [g for g in gradients if g is not None]
         # The kernels' own gradients have none themselves, and are of plain tensors only.
         if torch.is_grad_enabled() or not is_plain([*given, *saved]):

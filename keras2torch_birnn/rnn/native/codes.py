@@ -57,6 +57,7 @@ REDUCED: Mapping[ReducedPrecision, Mapping[str, int]] = {
     precision: kernels_of(precision) for precision in get_args(ReducedPrecision)
 }
 Precision = Literal["float32", ReducedPrecision]
+"""Precision of the factors of products in recurrent layers."""
 PRECISIONS: tuple[Precision, ...] = ("float32", *REDUCED)
 
 # As the library names them.

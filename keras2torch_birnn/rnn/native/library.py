@@ -158,7 +158,7 @@ def _absence() -> NoKernelError | None:
 def why_missing() -> str:
     """Return why there is no native kernel; empty if there is one."""
     absence = _absence()
-    return "" if absence is None else absence.found
+    return "" if absence is None else absence.message
 
 
 @cache

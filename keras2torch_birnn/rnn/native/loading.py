@@ -13,11 +13,11 @@ NAME = "libk2t.so"
 
 
 class NoKernelError(Exception):
-    """Why there is no native kernel (``found``), and how to get one (``advice``)."""
+    """Why there is no native kernel (``message``), and how to get one (``advice``)."""
 
-    def __init__(self, found: str, advice: str) -> None:
-        super().__init__(f"{found}; {advice}")
-        self.found, self.advice = found, advice
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(f"{message}; {advice}")
+        self.message, self.advice = message, advice
 
 
 def load(folder: Path = FOLDER) -> ctypes.CDLL:

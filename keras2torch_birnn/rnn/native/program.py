@@ -34,7 +34,7 @@ NUMBERS: Mapping[torch.dtype, int] = {
 }
 
 # The most inputs, outputs and recurrent layers.
-GIVEN = 256
+MAX_ARGUMENTS = 256
 _ALIGNED = 16  # floats in a cache line
 # Floats behind the workspace: operations read up to two vectors, of which they use a part.
 BEHIND = 32
@@ -68,14 +68,14 @@ def to_word(number: float) -> int:
 class Writer:
     """A program that is being written.
 
-    words: of all operations. floats: of the workspace. given: the number of inputs and outputs.
+    words: of all operations. floats: of the workspace. argument_count: of inputs and outputs.
     work: about as many multiply-adds. layers: the recurrent ones; positions: of their numbers among
     the words. numbers: constants, which operations read.
     """
 
     words: list[int] = field(default_factory=list)
     floats: int = 0
-    given: int = 0
+    argument_count: int = 0
     work: int = 0
     layers: list[NativeLayer] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -167,12 +167,14 @@ class Program:
 
     def __init__(self, writer: Writer) -> None:
         self._writer, self._words = writer, array("q", writer.words)
-        for number, position in enumerate(writer.positions, 1 + writer.given):
+        for number, position in enumerate(writer.positions, 1 + writer.argument_count):
             self._words[position] = number
         self._layers, self._find_layers = PackedLayers(instruction_set()), writer.layers.copy
         words = (self._words.buffer_info()[0], len(self._words))
         self._head = (*words, writer.floats + BEHIND)
-        self._write = struct.Struct(f"{PROGRAM.format}{writer.given + len(writer.layers)}Q").pack
+        self._write = struct.Struct(
+            f"{PROGRAM.format}{writer.argument_count + len(writer.layers)}Q"
+        ).pack
 
     def run(self, addresses: Sequence[int]) -> bool:
         """Run; return whether it computed the outputs, which some values leave to torch.

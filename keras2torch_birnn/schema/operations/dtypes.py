@@ -168,7 +168,7 @@ def declared(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promoti
     return Promotion((dtype,) * len(dtypes), (dtype,))
 
 
-def made(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion:
+def created(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion:
     """Make a tensor of the dtype in the config; arguments are sizes."""
     shaped(("float", *dtypes), config, strict)
     return Promotion(("size",) * len(dtypes), (config["dtype"],))

@@ -1,6 +1,6 @@
 """Forms of an operation: its calls in the dialects of files, and the function that computes it.
 
-A form is written ``DIALECT.NAME(PARAMETERS)|STEP|STEP``. Parameters stand in the order of the call,
+A form is written ``DIALECT.NAME(PARAMETERS)|STEP|STEP``. Parameters are in the order of the call,
 each as "theirs=ours" or "same"; "theirs=-" has no effect; "theirs=!" must be absent, null, false or
 zero; "ours:VALUE" is what holds unless another value is given. A step names a function that
 converts the values where renaming is not enough (``readers.operations.reworks``), and what else it

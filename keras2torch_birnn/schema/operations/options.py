@@ -143,7 +143,7 @@ def parse_subscripts(value: Any) -> str:
         output = ("..." if "..." in inputs else "") + "".join(once)
     plain = output.replace("...", "", 1)
     if not set(plain) <= set(letters) or len(set(plain)) < len(plain):
-        raise BadOptionError("every letter of the output stands once in it, and in an input")
+        raise BadOptionError("every letter of the output occurs once in it, and in an input")
     if "..." in inputs and "..." not in output:
         raise BadOptionError("an ellipsis that is summed over")
     if any(len(set(t)) < len(t) for t in inputs.replace("...", "").split(",")):

@@ -427,12 +427,12 @@ _TABLE = {
         tf.fill(dims=shape value layout=-)|read_fill
         tf.zeros(shape dtype layout=- value:0.0)|read_fill
         tf.ones(shape dtype layout=- value:1.0)|read_fill node.Fill(shape value T=dtype)|read_fill
-        """, movement.wanted, dtypes.made, "sizes", shape=target_shape(0), value=number(REQUIRED),
-        dtype=dtype()),
+        """, movement.wanted, dtypes.created, "sizes", shape=target_shape(0),
+        value=number(REQUIRED), dtype=dtype()),
     "Arange": _row("""
         tf.range(start limit=stop delta=step dtype dtype:int32)|read_range
         node.Range(start stop step dtype:int32)|read_range functional.count_up
-        """, movement.counted, dtypes.made, "sizes", bounds=Option(REQUIRED, parse_bounds),
+        """, movement.counted, dtypes.created, "sizes", bounds=Option(REQUIRED, parse_bounds),
         dtype=dtype("int32")),
     "GetItem": _row("""
         tf.slice(input_=x begin size)|read_slice

@@ -46,7 +46,7 @@ def run_valid_steps(
 def hold_last(out: Tensor, mask: Tensor, first: Tensor | None = None) -> Tensor:
     """Repeat the last valid output at masked steps.
 
-    out: (B, T, H); mask: (B, T); first: (B, H), what stands before any valid step, zeros
+    out: (B, T, H); mask: (B, T); first: (B, H), the output before any valid step, zeros
     if None.
     """
     steps = torch.arange(mask.shape[1], device=mask.device)
