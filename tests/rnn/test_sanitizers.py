@@ -41,14 +41,15 @@ def bits_of(*kernels: str) -> int:
 pytestmark = [native, pytest.mark.thorough]
 
 
-# Threads share work in the same way whatever the instruction set: those of any processor will do.
+# Threads share work in the same way whatever the instruction set and the type: those of any
+# processor will do, and int8, whose rows have a scale of their own, for bfloat16.
 # Reduced precision reads and writes in the same places by any, of which the widest go farthest:
 # AVX512-VNNI for AVX-VNNI. Emulated tiles do what AMX does, whose own loads no sanitizer sees.
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_nothing_is_reported_and_all_threads_give_the_same(sanitizers: str, tmp_path: Path) -> None:
     sets = library.library().k2t_instruction_sets()
     if sanitizers == "thread":
-        sets = PLAIN_SETS
+        sets = PLAIN_SETS & ~bits_of("bfloat16_plain")
     elif sets != PLAIN_SETS:
         sets &= ~PLAIN_SETS | FLOAT32_SETS
         sets &= ~bits_of("bfloat16_amx", "int8_amx")

@@ -24,19 +24,33 @@ NUMBERS = {
     for one in INSTRUCTION_SETS
     for precision, number in one.kernels.items()
 }
+TABLE = re.compile(r"^const K2tKernel k2t_(\w+) = [^;]*;", re.MULTILINE)
 FLOAT32_SETS = 1 | 2 | 4
 PLAIN_SETS = 1 | 8 | 64
+
+
+def empty_tables(text: str, sets: int) -> str:
+    """Return a source with empty tables for the sets that do not run; nothing else if none does."""
+
+    def fill(table: re.Match[str]) -> str:
+        return table[0] if sets >> NUMBERS[table[1]] & 1 else f"const K2tKernel k2t_{table[1]}{{}};"
+
+    tables = [*TABLE.finditer(text)]
+    filled = [fill(table) for table in tables]
+    if tables and not any(" = " in table for table in filled):
+        return "\n".join(['#include "isa.h"', *filled, ""])
+    return TABLE.sub(fill, text)
 
 
 def kernel_sources(folder: Path, sets: int) -> Iterator[tuple[Path, list[str]]]:
     """Return the kernel's files, each with its flags; for sets that do not run, empty tables."""
     for source in sorted(FOLDER.glob("*.cpp")):
         flags, optional = flags_of(source.name, machine=machine(), system=system())
-        tables = re.findall(r"^const K2tKernel k2t_(\w+) = ", source.read_text("utf-8"), re.M)
-        if tables and not any(sets >> NUMBERS[name] & 1 for name in tables):
+        text = source.read_text("utf-8")
+        needed = empty_tables(text, sets)
+        if needed != text:
             source = folder / source.name
-            lines = (f"const K2tKernel k2t_{name}{{}};\n" for name in tables)
-            source.write_text("".join(['#include "isa.h"\n', *lines]), "utf-8")
+            source.write_text(needed, "utf-8")
         yield source, flags + optional
 
 

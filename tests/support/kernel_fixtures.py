@@ -6,6 +6,7 @@ Torch is imported where one is used: the process that starts the workers needs n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -36,16 +37,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(found)
 
 
-@pytest.fixture(params=isa_bits())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Every instruction set of this processor in turn."""
+@contextmanager
+def run_by(bit: int) -> Iterator[None]:
+    """Let the kernel run by one instruction set."""
     from keras2torch_birnn.layers import recorded_values
     from keras2torch_birnn.rnn.native import gradient, op, program, stack
 
-    for module in (op, gradient, stack, program, recorded_values):
-        # No function of ours: a program would not stand for code of others.
-        monkeypatch.setattr(module, "instruction_set", partial(int, request.param))
-    return int(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (op, gradient, stack, program, recorded_values):
+            # No function of ours: a program would not stand for code of others.
+            patch.setattr(module, "instruction_set", partial(int, bit))
+        yield
+
+
+@pytest.fixture(params=isa_bits())
+def isa(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Every instruction set of this processor in turn."""
+    with run_by(request.param):
+        yield int(request.param)
 
 
 @pytest.fixture
