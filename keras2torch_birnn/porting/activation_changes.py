@@ -14,6 +14,7 @@ from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
     Key,
+    LayerCall,
     Maker,
     configured,
     followed_by,
@@ -23,8 +24,8 @@ from keras2torch_birnn.porting.general_changes import AFTER
 from keras2torch_birnn.porting.recurrent_changes import show_activation
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate, sigmoid
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array
 
 _TEMPERATURES = (0.5, 2.0, 0.1, 10.0, -1.0, math.log(2))
 _SLOPES = (0.01, 0.1, 0.2, 0.3, 0.02, 0.05, 0.25, 0.5)
@@ -82,39 +83,23 @@ def middle_activation_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("activation", words, partial(_between_parts, name))
 
 
-def _between_parts(
-    name: str | Mapping[str, Any],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    own = layer.config
+def _between_parts(name: str | Mapping[str, Any], call: LayerCall) -> Result:
+    own = call.layer.config
     ones = tuple(1 for _ in own["kernel_size"])
     plain = {**own, "activation": "linear", "use_bias": False}
-    each = replace(layer, class_name=f"DepthwiseConv{len(ones)}D", config=plain)
-    x, _ = EQUATIONS[each.class_name](each, inputs, mask, context)
+    each = replace(call.layer, class_name=f"DepthwiseConv{len(ones)}D", config=plain)
+    x, _ = EQUATIONS[each.class_name](each, call.inputs, call.mask, call.context)
     points = {"padding": "valid", "groups": 1}
     points |= dict.fromkeys(("kernel_size", "strides", "dilation_rate"), ones)
-    weights = {**layer.weights, "kernel": layer.weights["pointwise_kernel"]}
+    weights = {**call.layer.weights, "kernel": call.layer.weights["pointwise_kernel"]}
     joined = replace(
-        layer, class_name=f"Conv{len(ones)}D", config={**own, **points}, weights=weights
+        call.layer, class_name=f"Conv{len(ones)}D", config={**own, **points}, weights=weights
     )
-    return EQUATIONS[joined.class_name](joined, activate(name, x), mask, context)
+    return EQUATIONS[joined.class_name](joined, activate(name, x), call.mask, call.context)
 
 
-def _followed_by_hand(
-    function: Callable[[Array], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    return followed_by(function)(
-        partial(configured(activation="linear"), equation), layer, inputs, mask, context
-    )
+def _followed_by_hand(function: Callable[[Array], Array], call: LayerCall) -> Result:
+    return followed_by(function)(call.configured(activation="linear"))
 
 
 def moved_before_activation(
@@ -172,11 +157,9 @@ def replaced_activation_changes(maker: Maker) -> Iterator[Change]:
 
 
 def _activated(name: str | Mapping[str, Any]) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        _, out_mask = equation(layer, inputs, mask, context)
-        return activate(name, context.number(np.asarray(inputs))), out_mask
+    def apply(call: LayerCall) -> Result:
+        _, out_mask = call.run()
+        return activate(name, call.context.number(np.asarray(call.inputs))), out_mask
 
     return apply
 
@@ -217,32 +200,23 @@ def masked_softmax_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("mask rule", f"{words}, Keras does not do that here", apply)
 
 
-def _masked(
-    rule: Rule,
-    own_axis: bool,
-    path: str | None,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _masked(rule: Rule, own_axis: bool, path: str | None, call: LayerCall) -> Result:
     """Leave padded steps out of a softmax, by its own mask or by that of the call ``path``.
 
     own_axis: the steps lie along the axis of the softmax, as in scores; else along axis 1.
     """
-    x = np.asarray(inputs, np.float64)
-    steps = mask if path is None else context.masks[path]
-    function = layer.config.get("function")  # of an operation
-    options = function if isinstance(function, Mapping) else layer.config
+    x = np.asarray(call.inputs, np.float64)
+    steps = call.mask if path is None else call.context.masks[path]
+    function = call.layer.config.get("function")  # of an operation
+    options = function if isinstance(function, Mapping) else call.layer.config
     axis = int(np.ravel(options.get("axis", -1))[-1]) % x.ndim if own_axis else 1
     if not isinstance(steps, np.ndarray) or steps.shape != (len(x), x.shape[axis]):
         raise ValueError("there is no mask")
     shape = [1] * x.ndim
     shape[0], shape[axis] = steps.shape
-    _, out_mask = equation(layer, inputs, mask, context.aside())
+    _, out_mask = call.aside().run()
     kept = steps.astype(bool).reshape(shape)
-    return rule(lambda scores: equation(layer, scores, None, context)[0], x, kept), out_mask
+    return rule(lambda scores: call._replace(inputs=scores, mask=None).run()[0], x, kept), out_mask
 
 
 _RULES: Mapping[str, Rule] = {
@@ -287,12 +261,9 @@ def late_bias_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("bias", words, _with_late_bias)
 
 
-def _with_late_bias(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    bias = np.asarray(layer.weights["bias"])
-    without = replace(layer, weights={**layer.weights, "bias": np.zeros_like(bias)})
-    output, out_mask = equation(without, inputs, mask, context)
+def _with_late_bias(call: LayerCall) -> Result:
+    bias = np.asarray(call.layer.weights["bias"])
+    output, out_mask = call.weighted({"bias": np.zeros_like(bias)}).run()
     return output + bias, out_mask
 
 

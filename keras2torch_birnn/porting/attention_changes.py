@@ -6,7 +6,6 @@ Letters as in the papers: b batch, t steps, n heads, w width of a head.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import permutations, product
 from typing import Any, NamedTuple, TypeAlias
@@ -17,6 +16,7 @@ from keras2torch_birnn.porting.activation_changes import divide_by_sum
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
+    LayerCall,
     Maker,
     called_with,
     weighted,
@@ -24,7 +24,7 @@ from keras2torch_birnn.porting.changes import (
 from keras2torch_birnn.porting.mask_rules import PLACES, Rule
 from keras2torch_birnn.reference.activations import activate, sigmoid
 from keras2torch_birnn.reference.attention import MASKED_SCORE
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Context, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
 Weights: TypeAlias = Mapping[str, Array]
@@ -114,19 +114,21 @@ _SCALES: Mapping[str, Mapping[str, Factor]] = {
 def _scaled(factor: Factor, *, heads: bool) -> Apply:
     """Multiply the scores, by way of the query."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        query, *others = leaves(inputs)
+    def apply(call: LayerCall) -> Result:
+        query, *others = leaves(call.inputs)
         if not heads:
             times = factor(1, 1, query.shape[-1], 1)
             if len(others) == 1:
                 others.append(others[0])  # the query alone is scaled
-            return equation(layer, (query * times, *others), mask, context)
-        n, w = layer.weights["query/kernel"].shape[1:]
-        times = factor(n, w, query.shape[-1], layer.weights["value/kernel"].shape[-1])
-        own = {k: np.asarray(v) * times for k, v in layer.weights.items() if k.startswith("query/")}
-        return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
+            return call._replace(inputs=(query * times, *others)).run()
+        n, w = call.layer.weights["query/kernel"].shape[1:]
+        times = factor(n, w, query.shape[-1], call.layer.weights["value/kernel"].shape[-1])
+        own = {
+            k: np.asarray(v) * times
+            for k, v in call.layer.weights.items()
+            if k.startswith("query/")
+        }
+        return call.weighted(own).run()
 
     return apply
 
@@ -142,14 +144,7 @@ _LEARNED_SCALES: Mapping[str, Callable[[Array], Array]] = {
 
 
 def _causal(use: bool) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        return called_with(use_causal_mask=use)(
-            equation, replace(layer, config={**layer.config, "causal": use}), inputs, mask, context
-        )
-
-    return apply
+    return lambda call: called_with(use_causal_mask=use)(call.configured(causal=use))
 
 
 QUERY_MASK_UNUSED = "the mask of the query is not used"
@@ -162,14 +157,11 @@ _MASKS: Mapping[tuple[int, ...], str] = {
 
 
 def _without_masks(places: tuple[int, ...]) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        given = list(mask) if isinstance(mask, tuple | list) else []
-        if all(one is None for number, one in enumerate(given) if number in places):
+    def apply(call: LayerCall) -> Result:
+        if all(one is None for number, one in enumerate(call.masks) if number in places):
             raise ValueError("there is no such mask")
-        left = tuple(None if number in places else one for number, one in enumerate(given))
-        return equation(layer, inputs, left, context)
+        left = tuple(None if number in places else one for number, one in enumerate(call.masks))
+        return call._replace(mask=left).run()
 
     return apply
 
@@ -177,27 +169,23 @@ def _without_masks(places: tuple[int, ...]) -> Apply:
 def _with_value_mask(rule: Rule) -> Apply:
     """Make a change of the masks of the value and the key."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        query, *others = mask if isinstance(mask, tuple | list) else [None]
+    def apply(call: LayerCall) -> Result:
+        query, *others = call.masks or [None]
         if all(one is None for one in others):
             raise ValueError("there is no such mask")
         ruled = (
             None if one is None else rule(np.asarray(one).astype(bool), None) for one in others
         )
-        output, _ = equation(layer, inputs, (query, *ruled), context)
-        return output, equation(layer, inputs, mask, context.aside())[1]
+        output, _ = call._replace(mask=(query, *ruled)).run()
+        return output, call.aside().run()[1]
 
     return apply
 
 
-def _with_exchanged_masks(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    query, value, *others = mask if isinstance(mask, tuple | list) else (None, None)
-    output, _ = equation(layer, inputs, (value, query, *(query for _ in others)), context)
-    return output, equation(layer, inputs, mask, context.aside())[1]
+def _with_exchanged_masks(call: LayerCall) -> Result:
+    query, value, *others = call.masks or (None, None)
+    output, _ = call._replace(mask=(value, query, *(query for _ in others))).run()
+    return output, call.aside().run()[1]
 
 
 # What is done to a mask of scores that the layer is called with
@@ -208,18 +196,11 @@ _GIVEN_MASKS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _with_given_mask(
-    change: Callable[[Array], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    if not isinstance(inputs, tuple) or len(inputs) < 4:
+def _with_given_mask(change: Callable[[Array], Array], call: LayerCall) -> Result:
+    if not isinstance(call.inputs, tuple) or len(call.inputs) < 4:
         raise ValueError("it is called without a mask of scores")
-    given = change(np.asarray(inputs[3]).astype(bool))
-    return equation(layer, (*inputs[:3], given), mask, context)
+    given = change(np.asarray(call.inputs[3]).astype(bool))
+    return call._replace(inputs=(*call.inputs[:3], given)).run()
 
 
 # ---- query, key and value ------------------------------------------------------------------------
@@ -241,18 +222,16 @@ def _roles(maker: Maker) -> Iterator[Change]:
 def _cast(count: int, places: tuple[int, ...]) -> Apply:
     """Give the inputs of these places as query, key and value."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        given = list(leaves(inputs))
+    def apply(call: LayerCall) -> Result:
+        given = list(leaves(call.inputs))
         if len(given) != count:
             raise ValueError("another number of inputs")
         query, key, value = (given[place] for place in places)
-        masks = mask
-        if isinstance(mask, tuple | list):
-            found = [mask[place] for place in places]
+        masks = call.mask
+        if call.masks:
+            found = [call.masks[place] for place in places]
             masks = (found[0], found[2], found[1])
-        return equation(layer, (query, value, key), masks, context)
+        return call._replace(inputs=(query, value, key), mask=masks).run()
 
     return apply
 
@@ -407,24 +386,15 @@ class _Formula(NamedTuple):
     projected: Move | None = None
 
 
-def _by_hand(
-    formula: _Formula,
-    heads: bool,
-    masked: bool,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _by_hand(formula: _Formula, heads: bool, masked: bool, call: LayerCall) -> Result:
     """Compute attention by another formula; ``masked``: with the masks of the keys."""
     _, split, join, single, score, _, projected = formula
-    _, out_mask = equation(layer, inputs, mask, context.aside())
-    places = list(leaves(inputs))
-    given = [context.number(np.asarray(x)) for x in places[:3] if x is not None]
+    _, out_mask = call.aside().run()
+    places = list(leaves(call.inputs))
+    given = [call.context.number(np.asarray(x)) for x in places[:3] if x is not None]
     query, value = given[:2]
     key = given[2] if len(given) > 2 else value
-    weights = {name: np.asarray(array, np.float64) for name, array in layer.weights.items()}
+    weights = {name: np.asarray(array, np.float64) for name, array in call.layer.weights.items()}
 
     def project(name: str, x: Array) -> Array:
         if not heads:
@@ -439,11 +409,15 @@ def _by_hand(
         raise ValueError("there is one head")
     scale = weights["query/kernel"].shape[-1] ** -0.5 if heads else 1.0
     scale = scale * weights.get("scale", 1.0)
-    own: Score = partial(_sums, "tanh") if layer.class_name == "AdditiveAttention" else _products
-    if layer.config.get("score_mode") == "concat":
+    own: Score = (
+        partial(_sums, "tanh") if call.layer.class_name == "AdditiveAttention" else _products
+    )
+    if call.layer.config.get("score_mode") == "concat":
         own = partial(_concatenated, weights["concat_score_weight"])
     scores = (score or own)(split(q), split(k), scale)
-    own_masks = _masks_of_scores(layer, places, mask if masked else None, context, scores)
+    own_masks = _masks_of_scores(
+        call.layer, places, call.mask if masked else None, call.context, scores
+    )
     if masked and not own_masks:
         raise ValueError("there is no mask")
     allowed = np.logical_and.reduce(own_masks or [np.ones_like(scores, bool)])

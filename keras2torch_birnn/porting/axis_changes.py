@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, followed_by, reading
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker, followed_by, reading
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array
 
 Around: TypeAlias = Callable[[Callable[[Array], Array]], Apply]
 SIDES: Mapping[str, Around] = {"input": reading, "output": followed_by}
@@ -66,12 +66,10 @@ def joined_row_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("axes", words, _in_one_row)
 
 
-def _in_one_row(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    x, y = np.asarray(inputs), np.asarray(output)
-    whole, _ = equation(layer, x.reshape(len(x), 1, -1, *x.shape[3:]), None, context.aside())
+def _in_one_row(call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    x, y = np.asarray(call.inputs), np.asarray(output)
+    whole, _ = call.aside()._replace(inputs=x.reshape(len(x), 1, -1, *x.shape[3:]), mask=None).run()
     return np.asarray(whole).reshape(y.shape), out_mask
 
 
@@ -99,16 +97,9 @@ def joined_step_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("axes", words, partial(_joined, _far_apart))
 
 
-def _joined(
-    join: Callable[[Array, int, int, bool], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    x, y = np.asarray(inputs), np.asarray(output)
+def _joined(join: Callable[[Array, int, int, bool], Array], call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    x, y = np.asarray(call.inputs), np.asarray(output)
     narrow, wide = sorted((x.shape[-1], y.shape[-1]))
     if narrow == wide or wide % narrow or x.ndim < 3:
         raise ValueError("no steps are joined")

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
-from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, configured
+from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, LayerCall, configured
 from keras2torch_birnn.porting.general_changes import MOVES
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
@@ -30,7 +30,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
     sum_of_steps,
 )
 from keras2torch_birnn.porting.state_changes import state_changes
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.reference.recurrent import MERGES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -146,13 +146,10 @@ def _merge_of(layer: LayerSpec) -> Merge:
 def _merged(merge: Both) -> Apply:
     """Make a change of what becomes of both halves' outputs, as Keras has them before merging."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        apart = replace(layer, config={**layer.config, "merge_mode": None})
-        output, out_mask = equation(apart, inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.configured(merge_mode=None).run()
         forward, backward, *states = output
-        return _result(merge(_merge_of(layer), forward, backward), states, out_mask[0])
+        return _result(merge(_merge_of(call.layer), forward, backward), states, out_mask[0])
 
     return apply
 
@@ -168,15 +165,13 @@ def _result(merged: Structure, states: Sequence[Array], mask: Structure) -> Resu
 def _swapped(merge: Both) -> Apply:
     """Let both halves run over the batch; ``merge`` gets their sequences (B, T, H)."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        parts = {name: as_sequences(half) for name, half in layer.parts.items()}
-        apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
-        (f, b), _ = equation(apart, np.swapaxes(inputs, 0, 1), None, context)
-        sequences = next(iter(layer.parts.values())).config["return_sequences"]
-        merged = merge(_merge_of(layer), np.swapaxes(f, 0, 1), np.swapaxes(b, 0, 1))
-        return _result(merged, (), mask if sequences else None)
+    def apply(call: LayerCall) -> Result:
+        parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
+        apart = call.with_parts(parts).configured(merge_mode=None)
+        (f, b), _ = apart._replace(inputs=np.swapaxes(call.inputs, 0, 1), mask=None).run()
+        sequences = next(iter(call.layer.parts.values())).config["return_sequences"]
+        merged = merge(_merge_of(call.layer), np.swapaxes(f, 0, 1), np.swapaxes(b, 0, 1))
+        return _result(merged, (), call.mask if sequences else None)
 
     return apply
 
@@ -184,19 +179,17 @@ def _swapped(merge: Both) -> Apply:
 def _picked(*picks: Pick | None) -> Apply:
     """Make a change of which step of each half is taken; None: the one that Keras takes."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        apart = replace(layer, config={**layer.config, "merge_mode": None})
-        last, _ = equation(apart, inputs, mask, context)
-        parts = {name: as_sequences(half) for name, half in layer.parts.items()}
-        steps, _ = equation(replace(apart, parts=parts), inputs, mask, context)
-        valid = _valid(mask, steps[0])
+    def apply(call: LayerCall) -> Result:
+        apart = call.configured(merge_mode=None)
+        last, _ = apart.run()
+        parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
+        steps, _ = apart.with_parts(parts).run()
+        valid = _valid(call.mask, steps[0])
         forward, backward = (
             own if pick is None else pick(sequence, valid)
             for pick, own, sequence in zip(picks, last[:2], steps[:2], strict=True)
         )
-        return _result(_merge_of(layer)(forward, backward), last[2:], None)
+        return _result(_merge_of(call.layer)(forward, backward), last[2:], None)
 
     return apply
 
@@ -208,29 +201,24 @@ def _valid(mask: Structure, sequence: Array) -> Array:
     return np.ones(sequence.shape[:2], bool)
 
 
-def _turned_with_padding(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def _turned_with_padding(call: LayerCall) -> Result:
     """Flip whole rows of the backward half's output, whose steps were put where they count."""
-    apart = replace(layer, config={**layer.config, "merge_mode": None})
-    (forward, backward, *states), masks = equation(apart, inputs, mask, context)
-    valid = _valid(mask, backward)
+    (forward, backward, *states), masks = call.configured(merge_mode=None).run()
+    valid = _valid(call.mask, backward)
     turned = np.zeros_like(backward)
     for row, steps in enumerate(valid):
         turned[row, steps[::-1]] = backward[row, steps]
-    return _result(_merge_of(layer)(forward, turned), states, masks[0])
+    return _result(_merge_of(call.layer)(forward, turned), states, masks[0])
 
 
 def _forward_both(merge: Both) -> Apply:
     """Let the backward half read forward; ``merge`` gets its output turned round by Keras."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        half = layer.parts["backward_layer"]
+    def apply(call: LayerCall) -> Result:
+        half = call.layer.parts["backward_layer"]
         half = replace(half, config={**half.config, "go_backwards": False})
-        parts = {**layer.parts, "backward_layer": half}
-        return _merged(merge)(equation, replace(layer, parts=parts), inputs, mask, context)
+        parts = {**call.layer.parts, "backward_layer": half}
+        return _merged(merge)(call.with_parts(parts))
 
     return apply
 
@@ -238,17 +226,14 @@ def _forward_both(merge: Both) -> Apply:
 def _cell_states(which: tuple[int, int]) -> Apply:
     """Merge two of: the last outputs of both halves, then h and c of the forward half, and h, c."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
+    def apply(call: LayerCall) -> Result:
         parts = {
             name: replace(half, config={**half.config, "return_state": True})
-            for name, half in layer.parts.items()
+            for name, half in call.layer.parts.items()
         }
-        apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
-        output, _ = equation(apart, inputs, mask, context)
-        states = output[2:] if layer.parts["forward_layer"].config["return_state"] else ()
-        return _result(_merge_of(layer)(output[which[0]], output[which[1]]), states, None)
+        output, _ = call.with_parts(parts).configured(merge_mode=None).run()
+        states = output[2:] if call.layer.parts["forward_layer"].config["return_state"] else ()
+        return _result(_merge_of(call.layer)(output[which[0]], output[which[1]]), states, None)
 
     return apply
 
@@ -256,16 +241,13 @@ def _cell_states(which: tuple[int, int]) -> Apply:
 def _outputs_as_states(steps: tuple[int, int], *, merged: bool) -> Apply:
     """Return outputs at these steps in the place of the last h of both halves; c stays."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
-        parts = {name: as_sequences(half) for name, half in layer.parts.items()}
-        apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
-        sequences, _ = equation(apart, inputs, mask, context.aside())
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
+        parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
+        sequences, _ = call.aside().with_parts(parts).configured(merge_mode=None).run()
         if merged:
-            sequences = [_merge_of(layer)(*sequences)] * 2
-        count = 2 if layer.parts["forward_layer"].class_name == "LSTM" else 1
+            sequences = [_merge_of(call.layer)(*sequences)] * 2
+        count = 2 if call.layer.parts["forward_layer"].class_name == "LSTM" else 1
         forward, backward = (y[:, step] for y, step in zip(sequences, steps, strict=True))
         heads, states = output[: -2 * count], output[-2 * count :]
         return (*heads, forward, *states[1:count], backward, *states[count + 1 :]), out_mask
@@ -276,15 +258,13 @@ def _outputs_as_states(steps: tuple[int, int], *, merged: bool) -> Apply:
 def _exchange_halves(names: Sequence[str]) -> Apply:
     """Exchange weights of both halves: those of these names, or all."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        halves = list(layer.parts.values())
+    def apply(call: LayerCall) -> Result:
+        halves = list(call.layer.parts.values())
         parts = {
             part: replace(own, weights={**own.weights, **_some(other.weights, names)})
-            for part, own, other in zip(layer.parts, halves, halves[::-1], strict=True)
+            for part, own, other in zip(call.layer.parts, halves, halves[::-1], strict=True)
         }
-        return equation(replace(layer, parts=parts), inputs, mask, context)
+        return call.with_parts(parts).run()
 
     return apply
 
@@ -297,15 +277,13 @@ def _some(weights: Mapping[str, Array], names: Sequence[str]) -> Mapping[str, Ar
 def _share_half(name: str, names: Sequence[str]) -> Apply:
     """Let both halves use weights of one of them: those of these names, or all."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        shared = _some(layer.parts[name].weights, names)
+    def apply(call: LayerCall) -> Result:
+        shared = _some(call.layer.parts[name].weights, names)
         parts = {
             part: replace(half, weights={**half.weights, **shared})
-            for part, half in layer.parts.items()
+            for part, half in call.layer.parts.items()
         }
-        return equation(replace(layer, parts=parts), inputs, mask, context)
+        return call.with_parts(parts).run()
 
     return apply
 

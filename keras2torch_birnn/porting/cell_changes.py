@@ -7,18 +7,17 @@ layer go around them (``Change.rank``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply
+from keras2torch_birnn.porting.changes import Apply, LayerCall
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.cells import State, Step, first_state, step_of
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Context, Result
 from keras2torch_birnn.reference.recurrent import loop
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec
 
 # Output and states
 Taken: TypeAlias = tuple[Array, State]
@@ -132,25 +131,18 @@ def _kept_by(keep: Keep, layer: LayerSpec, context: Context) -> Step:
     return lambda x, state: keep(own(x, state), state)
 
 
-def _projected(
-    name: str,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _projected(name: str, call: LayerCall) -> Result:
     """Apply an activation to what the cell reads of its input; it stands for the input then."""
-    w = context.weight(layer, "kernel")
-    weights = {**layer.weights, "kernel": np.eye(w.shape[1])}
-    x = context.number(np.asarray(inputs)) @ w
-    if layer.config["use_bias"]:
-        bias = np.array(context.weight(layer, "bias"))
+    w = call.context.weight(call.layer, "kernel")
+    weights = {"kernel": np.eye(w.shape[1])}
+    x = call.context.number(np.asarray(call.inputs)) @ w
+    if call.layer.config["use_bias"]:
+        bias = np.array(call.context.weight(call.layer, "bias"))
         first = bias[0] if bias.ndim == 2 else bias
         x = x + first
         first[...] = 0
         weights["bias"] = bias
-    return equation(replace(layer, weights=weights), activate(name, x), mask, context)
+    return call.weighted(weights)._replace(inputs=activate(name, x)).run()
 
 
 # The activation of the gates (None: their own), and by what they multiply what they read
@@ -164,25 +156,15 @@ _SLOPES: Mapping[str, tuple[str | None, float]] = {
 }
 
 
-def _sloped(
-    name: str | None,
-    factor: float,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _sloped(name: str | None, factor: float, call: LayerCall) -> Result:
     """Scale what the gates read, all but the third part: it is that of the new values."""
-    units, config = layer.config["units"], layer.config
-    weights = {key: np.array(array, np.float64) for key, array in layer.weights.items()}
+    units, config = call.layer.config["units"], call.layer.config
+    weights = {key: np.array(array, np.float64) for key, array in call.layer.weights.items()}
     for array in weights.values():
         array[..., : 2 * units] *= factor
         array[..., 3 * units :] *= factor
     gates = {"recurrent_activation": name or config["recurrent_activation"]}
-    return equation(
-        replace(layer, weights=weights, config={**config, **gates}), inputs, mask, context
-    )
+    return call.weighted(weights).configured(**gates).run()
 
 
 # ---- the states at padded steps ------------------------------------------------------------------
@@ -223,15 +205,13 @@ _HOLDS: Mapping[str, Hold] = {
 def _held(hold: Hold) -> Apply:
     """Loop with another rule for padded steps: the last output is what is kept at the last step."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        if not isinstance(mask, np.ndarray) or layer.config["stateful"]:
+    def apply(call: LayerCall) -> Result:
+        if not isinstance(call.mask, np.ndarray) or call.layer.config["stateful"]:
             raise ValueError("no step is padded")
-        x = context.number(inputs)
-        one = step_of(layer, context)
+        x = call.context.number(call.inputs)
+        one = step_of(call.layer, call.context)
         # The mask enters as one more feature, and the output that is kept as one more state.
-        flagged = np.concatenate([x, mask.astype(x.dtype).reshape(*x.shape[:2], 1)], axis=-1)
+        flagged = np.concatenate([x, call.mask.astype(x.dtype).reshape(*x.shape[:2], 1)], axis=-1)
 
         def step(x: Array, state: State) -> Taken:
             *before, last = state
@@ -239,14 +219,14 @@ def _held(hold: Hold) -> Apply:
             return kept, (*states, kept)
 
         def first(x: Array) -> State:
-            states = first_state(layer, context, x)
+            states = first_state(call.layer, call.context, x)
             return (*states, np.zeros_like(states[0]))
 
-        if (given := context.initial_state) is not None:
-            context = context.starting((*given, np.zeros_like(given[0])))
-        output, _ = loop(layer, flagged, None, context, step, first)
-        _, out_mask = equation(layer, inputs, mask, context.aside())
-        return (output[:-1] if layer.config["return_state"] else output), out_mask
+        given = call.context.initial_state
+        more = None if given is None else (*given, np.zeros_like(given[0]))
+        output, _ = loop(call.layer, flagged, None, call.context.starting(more), step, first)
+        _, out_mask = call.aside().run()
+        return (output[:-1] if call.layer.config["return_state"] else output), out_mask
 
     return apply
 
@@ -257,11 +237,11 @@ def _held(hold: Hold) -> Apply:
 def _stepped(make: Callable[[LayerSpec, Context], Step]) -> Apply:
     """Loop with another step."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        start = partial(first_state, layer, context)
-        return loop(layer, inputs, mask, context, make(layer, context), start)
+    def apply(call: LayerCall) -> Result:
+        start = partial(first_state, call.layer, call.context)
+        return loop(
+            call.layer, call.inputs, call.mask, call.context, make(call.layer, call.context), start
+        )
 
     return apply
 

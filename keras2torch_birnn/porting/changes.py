@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,11 +20,53 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
 # Place of a layer in the reference (``outer/inner``, ``bi/forward_layer``), and its class: a
 # TimeDistributed and the layer in it have the same place.
 Key: TypeAlias = tuple[str, str]
-Apply: TypeAlias = Callable[[Equation, LayerSpec, Structure, Structure, Context], Result]
-# What is applied, and an equation with it -> the result
-Compute: TypeAlias = Callable[
-    [tuple[Apply, ...], Equation, LayerSpec, Structure, Structure, Context], Result
-]
+
+
+class LayerCall(NamedTuple):
+    """A call of a layer in the reference: the equation that computes it, and what that is given."""
+
+    equation: Equation
+    layer: LayerSpec
+    inputs: Structure
+    mask: Structure
+    context: Context
+
+    @property
+    def masks(self) -> tuple[Structure, ...]:
+        """The masks of several inputs; none if there is one input, or none has a mask."""
+        return tuple(self.mask) if isinstance(self.mask, tuple | list) else ()
+
+    def run(self) -> Result:
+        """Compute the output and its mask."""
+        return self.equation(self.layer, self.inputs, self.mask, self.context)
+
+    def configured(self, **options: Any) -> LayerCall:
+        """Return the call with other options of the layer."""
+        config = {**self.layer.config, **options}
+        return self._replace(layer=replace(self.layer, config=config))
+
+    def weighted(self, weights: Mapping[str, Array]) -> LayerCall:
+        """Return the call with other arrays for some weights of the layer."""
+        own = {**self.layer.weights, **weights}
+        return self._replace(layer=replace(self.layer, weights=own))
+
+    def with_parts(self, parts: Mapping[str, LayerSpec]) -> LayerCall:
+        """Return the call with other layers inside of the layer."""
+        return self._replace(layer=replace(self.layer, parts=parts))
+
+    def starting(self, states: tuple[Array, ...] | None) -> LayerCall:
+        """Return the call with these initial states."""
+        return self._replace(context=self.context.starting(states))
+
+    def aside(self) -> LayerCall:
+        """Return the call of which nothing is collected or carried on."""
+        return self._replace(context=self.context.aside())
+
+
+# The call that a change is made in -> the result
+Apply: TypeAlias = Callable[[LayerCall], Result]
+# What is applied, and a call with it -> the result
+Compute: TypeAlias = Callable[[tuple[Apply, ...], LayerCall], Result]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +104,23 @@ _OF_CONNECTIONS = ("other input", "other layer", "other mask", "other state", "o
 INSIDE, AROUND = -1, 1
 
 
+def _apply(
+    change: Apply,
+    equation: Equation,
+    layer: LayerSpec,
+    inputs: Structure,
+    mask: Structure,
+    context: Context,
+) -> Result:
+    return change(LayerCall(equation, layer, inputs, mask, context))
+
+
 def with_changes(
     changes: Sequence[Change], equations: Mapping[str, Equation], compute: Compute
 ) -> Mapping[str, Equation]:
     """Return the equations of all classes with these changes; later ones go around earlier ones.
 
-    compute: computes an equation with changes, given those; not where outputs of other layers are
+    compute: computes a call with changes, given those; not where outputs of other layers are
     read.
     """
     connected = {key for one in changes if one.kind in _OF_CONNECTIONS for key in one.applied}
@@ -84,10 +137,9 @@ def with_changes(
                 return equation(layer, inputs, mask, context)
             one = equation
             for apply in applied:
-                one = partial(apply, one)
-            if key in connected:
-                return one(layer, inputs, mask, context)
-            return compute(tuple(applied), one, layer, inputs, mask, context)
+                one = partial(_apply, apply, one)
+            call = LayerCall(one, layer, inputs, mask, context)
+            return call.run() if key in connected else compute(tuple(applied), call)
 
         return run
 
@@ -102,22 +154,15 @@ def with_changes(
 def configured(**options: Any) -> Apply:
     """Make a change of a layer's options."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        return equation(replace(layer, config={**layer.config, **options}), inputs, mask, context)
-
-    return apply
+    return lambda call: call.configured(**options).run()
 
 
 def settled(**semantics: Any) -> Apply:
     """Make a change of what the version of Keras determines."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        changed = replace(layer, semantics={**layer.semantics, **semantics})
-        return equation(changed, inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        changed = replace(call.layer, semantics={**call.layer.semantics, **semantics})
+        return call._replace(layer=changed).run()
 
     return apply
 
@@ -125,11 +170,9 @@ def settled(**semantics: Any) -> Apply:
 def called_with(**options: Any) -> Apply:
     """Make a change of the arguments of a call that are not tensors."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        changed = replace(context, call_options={**context.call_options, **options})
-        return equation(layer, inputs, mask, changed)
+    def apply(call: LayerCall) -> Result:
+        changed = replace(call.context, call_options={**call.context.call_options, **options})
+        return call._replace(context=changed).run()
 
     return apply
 
@@ -137,11 +180,9 @@ def called_with(**options: Any) -> Apply:
 def weighted(change: Callable[[dict[str, Array]], Mapping[str, Array]]) -> Apply:
     """Make a change of a layer's weights, given and returned by Keras' names."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        weights = {name: np.asarray(array) for name, array in layer.weights.items()}
-        return equation(replace(layer, weights=dict(change(weights))), inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        weights = {name: np.asarray(array) for name, array in call.layer.weights.items()}
+        return call._replace(layer=replace(call.layer, weights=dict(change(weights)))).run()
 
     return apply
 
@@ -150,16 +191,10 @@ def in_one_call(change: Change, path: str) -> Change:
     """Let a change of a layer that is called several times be made in this call alone."""
 
     def limited(apply: Apply) -> Apply:
-        def run(
-            equation: Equation,
-            layer: LayerSpec,
-            inputs: Structure,
-            mask: Structure,
-            context: Context,
-        ) -> Result:
-            if f"{context.path}/".startswith(f"{path}/"):
-                return apply(equation, layer, inputs, mask, context)
-            return equation(layer, inputs, mask, context)
+        def run(call: LayerCall) -> Result:
+            if f"{call.context.path}/".startswith(f"{path}/"):
+                return apply(call)
+            return call.run()
 
         return run
 
@@ -174,26 +209,19 @@ def reading(change: Callable[[Array], Array]) -> Apply:
     def read(leaf: Any) -> Any:
         return change(leaf) if isinstance(leaf, np.ndarray) else leaf
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        return equation(layer, map_structure(read, inputs), mask, context)
-
-    return apply
+    return lambda call: call._replace(inputs=map_structure(read, call.inputs)).run()
 
 
 def reading_one(number: int, change: Callable[[Array], Array]) -> Apply:
     """Make a change of one of a layer's inputs."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
+    def apply(call: LayerCall) -> Result:
         numbers = count()
 
         def read(leaf: Any) -> Any:
             return change(np.asarray(leaf)) if next(numbers) == number else leaf
 
-        return equation(layer, map_structure(read, inputs), mask, context)
+        return call._replace(inputs=map_structure(read, call.inputs)).run()
 
     return apply
 
@@ -201,10 +229,8 @@ def reading_one(number: int, change: Callable[[Array], Array]) -> Apply:
 def followed_by(change: Callable[[Array], Array]) -> Apply:
     """Make a change of a layer's output, its first one if there are several."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
         if isinstance(output, tuple):
             return (change(output[0]), *output[1:]), out_mask
         return change(output), out_mask
@@ -215,54 +241,44 @@ def followed_by(change: Callable[[Array], Array]) -> Apply:
 def masked_by(change: Callable[[Array], Array | None]) -> Apply:
     """Make a change of the mask that a layer uses, not of the one that goes on."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        if not isinstance(mask, np.ndarray):
-            return equation(layer, inputs, mask, context)
-        output, _ = equation(layer, inputs, change(mask), context)
-        _, out_mask = equation(layer, inputs, mask, context.aside())
+    def apply(call: LayerCall) -> Result:
+        if not isinstance(call.mask, np.ndarray):
+            return call.run()
+        output, _ = call._replace(mask=change(call.mask)).run()
+        _, out_mask = call.aside().run()
         return output, out_mask
 
     return apply
 
 
-def left_out(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def left_out(call: LayerCall) -> Result:
     """Give the input, if the layer keeps its shape."""
-    output, out_mask = equation(layer, inputs, mask, context)
-    if np.shape(output) != np.shape(inputs):
+    output, out_mask = call.run()
+    if np.shape(output) != np.shape(call.inputs):
         raise ValueError("another shape")
-    return inputs, out_mask
+    return call.inputs, out_mask
 
 
-def without_mask(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def without_mask(call: LayerCall) -> Result:
     """Give no mask to later layers."""
-    output, out_mask = equation(layer, inputs, mask, context)
+    output, out_mask = call.run()
     return output, map_structure(lambda _: None, out_mask)
 
 
-def padding_at_end(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def padding_at_end(call: LayerCall) -> Result:
     """Give a mask that has the padding of every row at its end."""
-    output, out_mask = equation(layer, inputs, mask, context)
+    output, out_mask = call.run()
     return output, to_end(out_mask) if isinstance(out_mask, np.ndarray) else out_mask
 
 
 def masks_given(change: Callable[[Array, Structure], Array]) -> Apply:
     """Make a change of the mask that a layer makes: from that mask and from the layer's input."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
         if not isinstance(out_mask, np.ndarray):
             return output, out_mask
-        return output, change(out_mask.astype(bool), inputs)
+        return output, change(out_mask.astype(bool), call.inputs)
 
     return apply
 

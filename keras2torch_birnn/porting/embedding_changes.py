@@ -10,6 +10,7 @@ import numpy as np
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
+    LayerCall,
     Maker,
     configured,
     followed_by,
@@ -21,8 +22,8 @@ from keras2torch_birnn.porting.changes import (
     without_mask,
 )
 from keras2torch_birnn.porting.mask_rules import IDS, PLACES, SPECIAL_IDS, Rule, mask_rules
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array, leaves
 
 
 def made_mask_changes(maker: Maker) -> Iterator[Change]:
@@ -72,16 +73,9 @@ def _ruled(rule: Rule) -> Apply:
     return followed_by(changed)
 
 
-def _compared_with(
-    number: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    x, *_ = leaves(inputs)
-    output, out_mask = equation(layer, inputs, mask, context)
+def _compared_with(number: int, call: LayerCall) -> Result:
+    x, *_ = leaves(call.inputs)
+    output, out_mask = call.run()
     if np.shape(x) != np.shape(output) or not (np.asarray(x) == number).any():
         raise ValueError("no such value is compared")
     return np.asarray(x) != number, out_mask
@@ -90,11 +84,9 @@ def _compared_with(
 def _zeros_masked(change: Callable[[Array], Array]) -> Apply:
     """Let an Embedding without a mask make one."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, _ = equation(layer, inputs, mask, context)
-        ids = np.asarray(inputs)
+    def apply(call: LayerCall) -> Result:
+        output, _ = call.run()
+        ids = np.asarray(call.inputs)
         if ids.ndim != 2 or (ids != 0).all():
             raise ValueError("nothing is padded")
         return output, change(ids != 0)
@@ -102,22 +94,18 @@ def _zeros_masked(change: Callable[[Array], Array]) -> Apply:
     return apply
 
 
-def _nothing(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def _nothing(call: LayerCall) -> Result:
     """Do what Masking does where no step is padded."""
-    return context.number(inputs), None
+    return call.context.number(call.inputs), None
 
 
 def _zeroed(rule: Rule) -> Apply:
     """Make a change of the steps that Masking leaves out, which are zero after it."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        _, out_mask = equation(layer, inputs, mask, context)
-        other = rule(np.asarray(out_mask).astype(bool), inputs)
-        return context.number(inputs) * other[..., np.newaxis], other
+    def apply(call: LayerCall) -> Result:
+        _, out_mask = call.run()
+        other = rule(np.asarray(out_mask).astype(bool), call.inputs)
+        return call.context.number(call.inputs) * other[..., np.newaxis], other
 
     return apply
 
@@ -154,13 +142,11 @@ def projection_changes(maker: Maker) -> Iterator[Change]:
 def _of_ids(change: Apply) -> Apply:
     """Make a change of the calls that look ids up, with the mask of the right ids."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        if context.call_options.get("reverse"):
-            return equation(layer, inputs, mask, context)
-        output, _ = change(equation, layer, inputs, mask, context)
-        _, out_mask = equation(layer, inputs, mask, context.aside())
+    def apply(call: LayerCall) -> Result:
+        if call.context.call_options.get("reverse"):
+            return call.run()
+        output, _ = change(call)
+        _, out_mask = call.aside().run()
         return output, out_mask
 
     return apply

@@ -13,6 +13,7 @@ from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
     Key,
+    LayerCall,
     Maker,
     followed_by,
     left_out,
@@ -24,7 +25,7 @@ from keras2torch_birnn.porting.moments import center, standardize
 from keras2torch_birnn.porting.observing import HALVES, keep_valid
 from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.reference.activations import activate
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
@@ -104,29 +105,23 @@ def _at_zero(x: Structure, mask: Structure) -> Array:
     return keep_valid(np.asarray(x), mask.astype(bool))
 
 
-def _reading_zeros(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    return equation(layer, _at_zero(inputs, mask), mask, context)
+def _reading_zeros(call: LayerCall) -> Result:
+    return call._replace(inputs=_at_zero(call.inputs, call.mask)).run()
 
 
-def _giving_zeros(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    return _at_zero(output, mask if isinstance(mask, np.ndarray) else out_mask), out_mask
+def _giving_zeros(call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    return _at_zero(output, call.mask if isinstance(call.mask, np.ndarray) else out_mask), out_mask
 
 
 def _reordered(order: Callable[[Array], Array]) -> Apply:
     """Give the rows of the output and its mask in another order, which follows from lengths."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
-        if not isinstance(mask, np.ndarray) or isinstance(output, tuple):
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
+        if not isinstance(call.mask, np.ndarray) or isinstance(output, tuple):
             raise ValueError("there are no lengths")
-        places = order(mask.astype(bool).sum(axis=1))
+        places = order(call.mask.astype(bool).sum(axis=1))
         return output[places], out_mask[places] if isinstance(out_mask, np.ndarray) else out_mask
 
     return apply
@@ -279,11 +274,9 @@ _POWERS_OF_WIDTH: Mapping[str, float] = {
 }
 
 
-def _twice(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    output, out_mask = _of_its_shape(equation(layer, inputs, mask, context), inputs)
-    more, _ = equation(layer, output, mask, context.aside())
+def _twice(call: LayerCall) -> Result:
+    output, out_mask = _of_its_shape(call.run(), call.inputs)
+    more, _ = call.aside()._replace(inputs=output).run()
     return more, out_mask
 
 
@@ -346,17 +339,9 @@ _PARTS: Mapping[str, tuple[bool, Callable[[int], slice]]] = {
 }
 
 
-def _with_part(
-    wider: bool,
-    part: Callable[[int], slice],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    x, y = np.asarray(inputs), np.array(output)
+def _with_part(wider: bool, part: Callable[[int], slice], call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    x, y = np.asarray(call.inputs), np.array(output)
     narrow, wide = (y, x) if wider else (x, y)
     if x.shape[:-1] != y.shape[:-1] or narrow.shape[-1] >= wide.shape[-1]:
         raise ValueError("another shape")
@@ -382,11 +367,9 @@ MOVES: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _with_input(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    output, out_mask = _of_its_shape(equation(layer, inputs, mask, context), inputs)
-    return output + inputs, out_mask
+def _with_input(call: LayerCall) -> Result:
+    output, out_mask = _of_its_shape(call.run(), call.inputs)
+    return output + call.inputs, out_mask
 
 
 def _of_its_shape(result: Result, inputs: Structure) -> Result:
@@ -482,12 +465,10 @@ def _times(factor: float, y: Array) -> Array:
 
 
 def _scaled_by_width(power: float) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
-        first = next(iter(leaves(inputs)))
-        width = output.shape[-1] if layer.class_name in EMBEDDINGS else np.shape(first)[-1]
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
+        first = next(iter(leaves(call.inputs)))
+        width = output.shape[-1] if call.layer.class_name in EMBEDDINGS else np.shape(first)[-1]
         return output * width**power, out_mask
 
     return apply

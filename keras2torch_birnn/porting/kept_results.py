@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras2torch_birnn.porting.changes import LayerCall
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import LayerSpec, Structure, leaves
@@ -17,7 +18,7 @@ from keras2torch_birnn.spec import LayerSpec, Structure, leaves
 _VALUES = 1 << 23
 
 
-class _Call(NamedTuple):
+class _KeptCall(NamedTuple):
     """A layer, what it was given (with mask and initial states), and what it gave."""
 
     layer: LayerSpec
@@ -37,8 +38,8 @@ class KeptResults:
     """Equations that take over a result where layer, inputs, mask and states are the same."""
 
     def __init__(self, model: LayerSpec) -> None:
-        self._calls: OrderedDict[Hashable, _Call] = OrderedDict()
-        self._noted: dict[str, _Call] = {}
+        self._calls: OrderedDict[Hashable, _KeptCall] = OrderedDict()
+        self._noted: dict[str, _KeptCall] = {}
         self._room = _VALUES
         every = list(model.walk())
         classes = sorted({layer.class_name for layer in every} & EQUATIONS.keys())
@@ -64,64 +65,41 @@ class KeptResults:
             arguments = (inputs, mask, context.initial_state)
             call = self._noted.get(context.path)
             if call is None or not call.is_repeated(layer, arguments, context):
-                call = self._find((), equation, layer, inputs, mask, context)
+                call = self._find((), LayerCall(equation, layer, inputs, mask, context))
             if note:
                 self._noted[context.path] = call
             return call.result
 
         return run
 
-    def compute_changed(
-        self,
-        applied: tuple[Any, ...],
-        equation: Equation,
-        layer: LayerSpec,
-        inputs: Structure,
-        mask: Structure,
-        context: Context,
-    ) -> Result:
-        """Compute an equation with changes, ``applied``, or take over what it gave before."""
-        if layer.class_name in self._outer or context.states is not None:
-            return equation(layer, inputs, mask, context)
-        return self._find((context.path, *applied), equation, layer, inputs, mask, context).result
+    def compute_changed(self, applied: tuple[Any, ...], call: LayerCall) -> Result:
+        """Compute a call with changes, ``applied``, or take over what it gave before."""
+        if call.layer.class_name in self._outer or call.context.states is not None:
+            return call.run()
+        return self._find((call.context.path, *applied), call).result
 
-    def _find(
-        self,
-        key: tuple[Any, ...],
-        equation: Equation,
-        layer: LayerSpec,
-        inputs: Structure,
-        mask: Structure,
-        context: Context,
-    ) -> _Call:
+    def _find(self, key: tuple[Any, ...], call: LayerCall) -> _KeptCall:
         """Return the call of such a layer with the same values, which is made if there is none."""
-        arguments = (inputs, mask, context.initial_state)
+        arguments = (call.inputs, call.mask, call.context.initial_state)
+        options = call.context.call_options
         values = map(_content, leaves(arguments))
-        key = (*key, _identify(layer), *context.call_options.items(), *values)
+        key = (*key, _identify(call.layer), *options.items(), *values)
         known = _is_hashable(key)
-        call = self._calls.get(key) if known else None
-        if call is None:
-            result = equation(layer, inputs, mask, context)
-            call = _Call(layer, arguments, context.call_options, result)
-            self._room -= _size(call) if known else 0
+        kept = self._calls.get(key) if known else None
+        if kept is None:
+            kept = _KeptCall(call.layer, arguments, options, call.run())
+            self._room -= _size(kept) if known else 0
         if known:
-            self._calls[key] = call
+            self._calls[key] = kept
             self._calls.move_to_end(key)
         while self._room < 0:
             self._room += _size(self._calls.popitem(last=False)[1])
-        return call
+        return kept
 
 
-def compute_anew(
-    _: tuple[Any, ...],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    """Compute an equation with changes, and keep nothing."""
-    return equation(layer, inputs, mask, context)
+def compute_anew(_: tuple[Any, ...], call: LayerCall) -> Result:
+    """Compute a call with changes, and keep nothing."""
+    return call.run()
 
 
 def _identify(layer: LayerSpec) -> Hashable:
@@ -149,7 +127,7 @@ def _is_hashable(key: tuple[Any, ...]) -> bool:
     return True
 
 
-def _size(call: _Call) -> int:
+def _size(call: _KeptCall) -> int:
     return sum(np.size(leaf) for leaf in leaves((call.arguments, call.result)))
 
 

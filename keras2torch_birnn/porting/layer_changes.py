@@ -29,6 +29,7 @@ from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
+    LayerCall,
     Maker,
     configured,
     followed_by,
@@ -96,9 +97,9 @@ from keras2torch_birnn.porting.window_changes import (
 )
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import softmax
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
 DROPOUTS = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
@@ -192,11 +193,11 @@ def _kernel(maker: Maker) -> Iterator[Change]:
 
 
 def _as_class(name: str) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        _, out_mask = equation(layer, inputs, mask, context)
-        output, _ = EQUATIONS[name](replace(layer, class_name=name), inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        _, out_mask = call.run()
+        output, _ = EQUATIONS[name](
+            replace(call.layer, class_name=name), call.inputs, call.mask, call.context
+        )
         return output, out_mask
 
     return apply

@@ -8,10 +8,17 @@ from itertools import permutations
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading_one
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    LayerCall,
+    Maker,
+    configured,
+    reading_one,
+)
 from keras2torch_birnn.porting.general_changes import MOVES
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array, leaves
 
 _NUMBERS = ("first", "second", "third")
 
@@ -32,31 +39,17 @@ _JOINS: Mapping[str, Callable[[list[Array]], Array]] = {
 }
 
 
-def _mask_joined(
-    join: Callable[[list[Array]], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    given = [one for one in mask if one is not None] if isinstance(mask, tuple | list) else []
+def _mask_joined(join: Callable[[list[Array]], Array], call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    given = [one for one in call.masks if one is not None]
     if not isinstance(out_mask, np.ndarray) or len({np.shape(one) for one in given}) != 1:
         raise ValueError("no such masks are joined")
     return output, join([np.asarray(one).astype(bool) for one in given])
 
 
-def _mask_alone(
-    number: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    given = list(mask) if isinstance(mask, tuple | list) else []
+def _mask_alone(number: int, call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    given = call.masks
     if not isinstance(out_mask, np.ndarray) or np.shape(given[number]) != out_mask.shape:
         raise ValueError("no such mask is joined")
     return output, given[number]
@@ -110,20 +103,13 @@ def _near_orders(count: int) -> Iterator[tuple[int, ...]]:
     yield from list(found)[1:]
 
 
-def _ordered(
-    order: tuple[int, ...] | None,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    given = list(leaves(inputs))
+def _ordered(order: tuple[int, ...] | None, call: LayerCall) -> Result:
+    given = list(leaves(call.inputs))
     places = range(len(given))[::-1] if order is None else order
     if len(places) != len(given):
         raise ValueError("another number of inputs")
-    masks = [mask[place] for place in places] if isinstance(mask, tuple | list) else mask
-    return equation(layer, tuple(given[place] for place in places), masks, context)
+    masks = [call.masks[place] for place in places] if call.masks else call.mask
+    return call._replace(inputs=tuple(given[place] for place in places), mask=masks).run()
 
 
 def cosine_changes(maker: Maker) -> Iterator[Change]:
@@ -138,19 +124,11 @@ def cosine_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("normalize", words, partial(_with_one_normalized, number))
 
 
-def _with_one_normalized(
-    number: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    axes = layer.config["axes"]
+def _with_one_normalized(number: int, call: LayerCall) -> Result:
+    axes = call.layer.config["axes"]
     axis = axes if isinstance(axes, int) else axes[number]
-    plain = partial(configured(normalize=False), equation)
     unit = reading_one(number, lambda x: x / np.linalg.norm(x, axis=axis, keepdims=True))
-    return unit(plain, layer, inputs, mask, context)
+    return unit(call.configured(normalize=False))
 
 
 def distance_changes(maker: Maker) -> Iterator[Change]:
@@ -161,11 +139,9 @@ def distance_changes(maker: Maker) -> Iterator[Change]:
 
 
 def _combined(combine: Callable[[Array, Array], Array]) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        _, out_mask = equation(layer, inputs, mask, context)
-        first, second = (np.asarray(part) for part in leaves(inputs))
+    def apply(call: LayerCall) -> Result:
+        _, out_mask = call.run()
+        first, second = (np.asarray(part) for part in leaves(call.inputs))
         return combine(first, second), out_mask
 
     return apply
@@ -219,13 +195,11 @@ def masked_value_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("mask missing", words, _without_masks)
 
 
-def _without_masks(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    if not isinstance(mask, tuple | list) or all(one is None for one in mask):
+def _without_masks(call: LayerCall) -> Result:
+    if all(one is None for one in call.masks):
         raise ValueError("there is no mask")
-    _, out_mask = equation(layer, inputs, mask, context.aside())
-    return equation(layer, inputs, None, context)[0], out_mask
+    _, out_mask = call.aside().run()
+    return call._replace(mask=None).run()[0], out_mask
 
 
 def one_input_changes(maker: Maker) -> Iterator[Change]:
@@ -238,16 +212,9 @@ def one_input_changes(maker: Maker) -> Iterator[Change]:
         )
 
 
-def _input_alone(
-    number: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    alone = list(leaves(inputs))[number]
+def _input_alone(number: int, call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    alone = list(leaves(call.inputs))[number]
     if np.shape(alone) != np.shape(output):
         raise ValueError("another shape")
     return alone, out_mask
@@ -265,16 +232,9 @@ def state_view_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("axes", some, partial(_stacked, first))
 
 
-def _stacked(
-    first: int | None,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    _, out_mask = equation(layer, inputs, mask, context)
-    given = [np.asarray(one) for one in leaves(inputs)]
+def _stacked(first: int | None, call: LayerCall) -> Result:
+    _, out_mask = call.run()
+    given = [np.asarray(one) for one in leaves(call.inputs)]
     states = slice(None) if first is None else slice(first, first + 2)
     some = given[states]
     if len(some) < 2 or any(one.ndim != 2 or one.shape != some[0].shape for one in some):

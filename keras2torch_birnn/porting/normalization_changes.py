@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import permutations
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading, weighted
+from keras2torch_birnn.porting.changes import (
+    Apply,
+    Change,
+    LayerCall,
+    Maker,
+    configured,
+    reading,
+    weighted,
+)
 from keras2torch_birnn.porting.moments import center, compute_variance
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array, LayerSpec
 
 Axes: TypeAlias = tuple[int, ...]
 # x, the axes to normalize, epsilon -> x normalized, before gamma and beta
@@ -69,15 +76,13 @@ def group_norm_changes(maker: Maker) -> Iterator[Change]:
     yield from _exchanged_weights(maker)
 
 
-def _by_step(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    x = np.asarray(inputs)
-    if layer.config["axis"] % x.ndim != x.ndim - 1:
+def _by_step(call: LayerCall) -> Result:
+    x = np.asarray(call.inputs)
+    if call.layer.config["axis"] % x.ndim != x.ndim - 1:
         raise ValueError("the channels do not come last")
-    last = replace(layer, config={**layer.config, "axis": -1})
-    y, _ = equation(last, x.reshape(-1, x.shape[-1]), None, context)
-    return y.reshape(x.shape), mask
+    last = call.configured(axis=-1)
+    y, _ = last._replace(inputs=x.reshape(-1, x.shape[-1]), mask=None).run()
+    return y.reshape(x.shape), call.mask
 
 
 def rms_norm_changes(maker: Maker) -> Iterator[Change]:
@@ -106,17 +111,10 @@ def unit_norm_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("formula", words, partial(_by_norm, norm))
 
 
-def _by_norm(
-    norm: Callable[[Array, Any], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    _, out_mask = equation(layer, inputs, mask, context)
-    x = np.asarray(inputs, np.float64)
-    return x / norm(x, layer.config["axis"]), out_mask
+def _by_norm(norm: Callable[[Array, Any], Array], call: LayerCall) -> Result:
+    _, out_mask = call.run()
+    x = np.asarray(call.inputs, np.float64)
+    return x / norm(x, call.layer.config["axis"]), out_mask
 
 
 def _exchanged_weights(maker: Maker) -> Iterator[Change]:
@@ -199,39 +197,27 @@ _OTHER_NORMS: Mapping[str, int] = {
 }
 
 
-def _by_row(
-    axis: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    x = context.number(np.asarray(inputs))
+def _by_row(axis: int, call: LayerCall) -> Result:
+    x = call.context.number(np.asarray(call.inputs))
     axes = (-1,) if axis < 0 else tuple(range(axis, x.ndim - 1))
     if not axes:
         raise ValueError("there are no steps")
-    own = {"moving_mean": 0.0, "moving_variance": 1 - layer.config["epsilon"]}
-    plain = replace(layer, weights=_constant(dict(layer.weights), values=own))
-    return equation(plain, _usual(x, axes, layer.config["epsilon"]), mask, context)
+    own = {"moving_mean": 0.0, "moving_variance": 1 - call.layer.config["epsilon"]}
+    plain = call.weighted(_constant(dict(call.layer.weights), values=own))
+    return plain._replace(inputs=_usual(x, axes, call.layer.config["epsilon"])).run()
 
 
-def _by_batch(
-    free: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _by_batch(free: int, call: LayerCall) -> Result:
     axes = tuple(
-        a for a in range(inputs.ndim) if a not in {x % inputs.ndim for x in layer.config["axis"]}
+        a
+        for a in range(call.inputs.ndim)
+        if a not in {x % call.inputs.ndim for x in call.layer.config["axis"]}
     )
     own = {
-        "moving_mean": inputs.mean(axis=axes).reshape(-1),
-        "moving_variance": inputs.var(axis=axes, ddof=free).reshape(-1),
+        "moving_mean": call.inputs.mean(axis=axes).reshape(-1),
+        "moving_variance": call.inputs.var(axis=axes, ddof=free).reshape(-1),
     }
-    return equation(replace(layer, weights={**layer.weights, **own}), inputs, mask, context)
+    return call.weighted(own).run()
 
 
 def layer_norm_changes(maker: Maker) -> Iterator[Change]:
@@ -253,18 +239,16 @@ def _shown(layer: LayerSpec) -> str:
 
 
 def _computed(formula: Formula, choose: Choice) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        x = context.number(np.asarray(inputs))
-        own = tuple(sorted(axis % x.ndim for axis in layer.config["axis"]))
-        y = formula(x, choose(x.ndim, own), layer.config["epsilon"])
+    def apply(call: LayerCall) -> Result:
+        x = call.context.number(np.asarray(call.inputs))
+        own = tuple(sorted(axis % x.ndim for axis in call.layer.config["axis"]))
+        y = formula(x, choose(x.ndim, own), call.layer.config["epsilon"])
         shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
-        if layer.config["scale"]:
-            y = y * context.weight(layer, "gamma").reshape(shape)
-        if layer.config["center"]:
-            y = y + context.weight(layer, "beta").reshape(shape)
-        _, out_mask = equation(layer, inputs, mask, context)
+        if call.layer.config["scale"]:
+            y = y * call.context.weight(call.layer, "gamma").reshape(shape)
+        if call.layer.config["center"]:
+            y = y + call.context.weight(call.layer, "beta").reshape(shape)
+        _, out_mask = call.run()
         return y, out_mask
 
     return apply

@@ -22,6 +22,7 @@ from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
     Key,
+    LayerCall,
     configured,
     followed_by,
     masked_by,
@@ -33,7 +34,7 @@ from keras2torch_birnn.porting.gate_changes import gate_changes, transposed_gate
 from keras2torch_birnn.porting.gates import gate_count, orders, written
 from keras2torch_birnn.porting.mask_rules import PLACES, Rule
 from keras2torch_birnn.porting.state_changes import state_changes
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -91,26 +92,18 @@ def one_way_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]
     yield from order_changes(path, {key: layer}, cell)
 
 
-def _earlier_kernel(
-    moved: str,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _earlier_kernel(moved: str, call: LayerCall) -> Result:
     """Let one kernel of even size begin a step earlier: zeros make both kernels odd."""
-    config = layer.config
+    config = call.layer.config
     if config["padding"] != "same" or {*config["strides"], *config["dilation_rate"]} != {1}:
         raise ValueError("its steps are not those of the state")
     more = [1 - size % 2 for size in config["kernel_size"]]
-    weights = dict(layer.weights)
+    weights = dict(call.layer.weights)
     for name in ("kernel", "recurrent_kernel"):
         widths = [(0, one) if name == moved else (one, 0) for one in more]
         weights[name] = np.pad(np.asarray(weights[name]), [*widths, (0, 0), (0, 0)])
     size = tuple(map(sum, zip(config["kernel_size"], more, strict=True)))
-    odd = replace(layer, config={**config, "kernel_size": size}, weights=weights)
-    return equation(odd, inputs, mask, context)
+    return call.weighted(weights).configured(kernel_size=size).run()
 
 
 # ---- one direction, or both alike ----------------------------------------------------------------
@@ -219,33 +212,31 @@ def kept_state_changes(
 def _carrying(number: int) -> Apply:
     """Carry one state of a layer from call to call; zeros stand for the others."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        carried = None if context.states is None else context.states.get(context.place)
-        if context.states is not None and carried is not None:
+    def apply(call: LayerCall) -> Result:
+        carried = (
+            None if call.context.states is None else call.context.states.get(call.context.place)
+        )
+        if call.context.states is not None and carried is not None:
             some = (part if n == number else np.zeros_like(part) for n, part in enumerate(carried))
-            context.states[context.place] = tuple(some)
-        return equation(layer, inputs, mask, context)
+            call.context.states[call.context.place] = tuple(some)
+        return call.run()
 
     return apply
 
 
-def _row_after_row(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def _row_after_row(call: LayerCall) -> Result:
     """Read one row after the other, each with the last states of the one before."""
-    config = {**layer.config, "return_state": True}
+    one = call.configured(return_state=True)
     outputs: list[Structure] = []
-    for row in range(len(inputs)):
+    for row in range(len(call.inputs)):
         some = slice(row, row + 1)
-        valid = mask[some] if isinstance(mask, np.ndarray) else None
-        output, _ = equation(replace(layer, config=config), inputs[some], valid, context)
-        context = context.starting(tuple(output[1:]))
-        outputs.append(output if layer.config["return_state"] else output[:1])
+        valid = call.mask[some] if isinstance(call.mask, np.ndarray) else None
+        output, _ = one._replace(inputs=call.inputs[some], mask=valid).run()
+        one = one.starting(tuple(output[1:]))
+        outputs.append(output if call.layer.config["return_state"] else output[:1])
     joined = tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
-    out_mask = mask if layer.config["return_sequences"] else None
-    if layer.config["return_state"]:
+    out_mask = call.mask if call.layer.config["return_sequences"] else None
+    if call.layer.config["return_state"]:
         return joined, (out_mask, *[None] * (len(joined) - 1))
     return joined[0], out_mask
 
@@ -272,22 +263,15 @@ def _reversal_changes(
         yield every("reversed padding", words, _packed_with_padding)
 
 
-def _without_step(
-    edge: int,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _without_step(edge: int, call: LayerCall) -> Result:
     """Leave out one end of the steps, in the order of reading; zeros are there."""
-    valid = np.ones(np.shape(inputs)[:2], bool)
-    if isinstance(mask, np.ndarray):
-        valid = mask.astype(bool)
-    valid[:, -1 - edge if layer.config["go_backwards"] else edge] = False
+    valid = np.ones(np.shape(call.inputs)[:2], bool)
+    if isinstance(call.mask, np.ndarray):
+        valid = call.mask.astype(bool)
+    valid[:, -1 - edge if call.layer.config["go_backwards"] else edge] = False
     zeroed = settled(masked_output="zeros")
-    output, _ = zeroed(equation, layer, inputs, valid, context)
-    return output, equation(layer, inputs, mask, context.aside())[1]
+    output, _ = zeroed(call._replace(mask=valid))
+    return output, call.aside().run()[1]
 
 
 def _reset_changes(every: Callable[[str, str, Apply], Change], half: LayerSpec) -> Iterator[Change]:
@@ -311,32 +295,26 @@ def _reset_changes(every: Callable[[str, str, Apply], Change], half: LayerSpec) 
 
 
 def _reset_before(*, together: bool) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        weights = dict(layer.weights)
-        if layer.config["use_bias"]:
+    def apply(call: LayerCall) -> Result:
+        weights = dict(call.layer.weights)
+        if call.layer.config["use_bias"]:
             bias = np.asarray(weights["bias"])
             joined = bias.sum(axis=0)
             if not together:
-                units = layer.config["units"]
+                units = call.layer.config["units"]
                 joined[2 * units :] = bias[0, 2 * units :]
             weights["bias"] = joined
-        config = {**layer.config, "reset_after": False}
-        return equation(replace(layer, config=config, weights=weights), inputs, mask, context)
+        return call.weighted(weights).configured(reset_after=False).run()
 
     return apply
 
 
-def _reset_after(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    weights = dict(layer.weights)
-    if layer.config["use_bias"]:
+def _reset_after(call: LayerCall) -> Result:
+    weights = dict(call.layer.weights)
+    if call.layer.config["use_bias"]:
         bias = np.asarray(weights["bias"])
         weights["bias"] = np.stack([bias, np.zeros_like(bias)])
-    config = {**layer.config, "reset_after": True}
-    return equation(replace(layer, config=config, weights=weights), inputs, mask, context)
+    return call.weighted(weights).configured(reset_after=True).run()
 
 
 def _negate_z(weights: dict[str, Array]) -> Mapping[str, Array]:
@@ -373,14 +351,12 @@ def _raise_forget(weights: dict[str, Array]) -> Mapping[str, Array]:
     return {**weights, "bias": np.concatenate([i, f + 1, c, o], axis=-1)}
 
 
-def _at_end_then_zeroed(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def _at_end_then_zeroed(call: LayerCall) -> Result:
     """Read as if padding were at the end; set the output to zero where it really is."""
-    output, out_mask = masked_by(to_end)(equation, layer, inputs, mask, context)
-    if not isinstance(mask, np.ndarray) or isinstance(output, tuple):
+    output, out_mask = masked_by(to_end)(call)
+    if not isinstance(call.mask, np.ndarray) or isinstance(output, tuple):
         raise ValueError("no step is padded")
-    valid = mask[:, ::-1] if layer.config["go_backwards"] else mask
+    valid = call.mask[:, ::-1] if call.layer.config["go_backwards"] else call.mask
     return output * valid.astype(bool)[..., np.newaxis], out_mask
 
 
@@ -390,29 +366,24 @@ def _reversed_with_padding(masked_output: str | None) -> Apply:
     masked_output: the output at steps that the mask leaves out; None: what Keras has there.
     """
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        if not layer.config["go_backwards"]:
+    def apply(call: LayerCall) -> Result:
+        if not call.layer.config["go_backwards"]:
             raise ValueError("it is not reversed")
-        if masked_output is not None:
-            semantics = {**layer.semantics, "masked_output": masked_output}
-            layer = replace(layer, semantics=semantics)
-        return masked_by(lambda m: m[:, ::-1])(equation, layer, inputs, mask, context)
+        own = {} if masked_output is None else {"masked_output": masked_output}
+        ruled = replace(call.layer, semantics={**call.layer.semantics, **own})
+        return masked_by(lambda m: m[:, ::-1])(call._replace(layer=ruled))
 
     return apply
 
 
-def _packed_with_padding(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def _packed_with_padding(call: LayerCall) -> Result:
     """Flip whole rows whose steps that count were moved to the front; read as many of them."""
-    if not layer.config["go_backwards"] or not isinstance(mask, np.ndarray):
+    if not call.layer.config["go_backwards"] or not isinstance(call.mask, np.ndarray):
         raise ValueError("it is not reversed, or no step is padded")
-    front = np.argsort(~mask.astype(bool), axis=1, kind="stable")
-    moved = np.take_along_axis(inputs, front[..., np.newaxis], axis=1)
-    lengths = np.take_along_axis(mask, front, axis=1)
-    return equation(layer, moved, lengths[:, ::-1], context)
+    front = np.argsort(~call.mask.astype(bool), axis=1, kind="stable")
+    moved = np.take_along_axis(call.inputs, front[..., np.newaxis], axis=1)
+    lengths = np.take_along_axis(call.mask, front, axis=1)
+    return call._replace(inputs=moved, mask=lengths[:, ::-1]).run()
 
 
 def _each_transposed(kernel: Array, gates: int) -> Array:
@@ -481,12 +452,9 @@ def _direction_changes(path: str, key: Key, layer: LayerSpec) -> Iterator[Change
         )
 
 
-def _read_backwards(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    config = {**layer.config, "go_backwards": not layer.config["go_backwards"]}
+def _read_backwards(call: LayerCall) -> Result:
     turned = followed_by(lambda y: y[:, ::-1])
-    return turned(equation, replace(layer, config=config), inputs, mask, context)
+    return turned(call.configured(go_backwards=not call.layer.config["go_backwards"]))
 
 
 def first_step(y: Array) -> Array:
@@ -555,42 +523,30 @@ def as_sequences(layer: LayerSpec) -> LayerSpec:
 
 
 def _picked(pick: Callable[[Array], Array]) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, _ = equation(as_sequences(layer), inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        output, _ = call._replace(layer=as_sequences(call.layer)).run()
         return pick(output), None
 
     return apply
 
 
-def _picked_by_mask(
-    pick: Callable[[Array, Array], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, _ = equation(as_sequences(layer), inputs, mask, context)
-    valid = mask if isinstance(mask, np.ndarray) else np.ones(output.shape[:2])
+def _picked_by_mask(pick: Callable[[Array, Array], Array], call: LayerCall) -> Result:
+    output, _ = call._replace(layer=as_sequences(call.layer)).run()
+    valid = call.mask if isinstance(call.mask, np.ndarray) else np.ones(output.shape[:2])
     return pick(output, valid.astype(bool)), None
 
 
 def _swapped(pick: Callable[[Array], Array] | None) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, _ = equation(as_sequences(layer), np.swapaxes(inputs, 0, 1), None, context)
+    def apply(call: LayerCall) -> Result:
+        output, _ = call._replace(
+            layer=as_sequences(call.layer), inputs=np.swapaxes(call.inputs, 0, 1), mask=None
+        ).run()
         output = np.swapaxes(output, 0, 1)
-        return (output, mask) if pick is None else (pick(output), None)
+        return (output, call.mask) if pick is None else (pick(output), None)
 
     return apply
 
 
-def _cell_state(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    config = {**layer.config, "return_state": True}
-    output, _ = equation(replace(layer, config=config), inputs, mask, context)
+def _cell_state(call: LayerCall) -> Result:
+    output, _ = call.configured(return_state=True).run()
     return output[2], None

@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured
+from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker, configured
 from keras2torch_birnn.porting.window_changes import BORDERS
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array
 
 
 def margin_changes(maker: Maker) -> Iterator[Change]:
@@ -75,11 +75,9 @@ def up_sampling_changes(maker: Maker) -> Iterator[Change]:
 def _moved(move: Callable[[Array, Array], Array]) -> Apply:
     """Make a change of the output, from the input and the right output."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
-        return move(np.asarray(inputs), output), out_mask
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
+        return move(np.asarray(call.inputs), output), out_mask
 
     return apply
 

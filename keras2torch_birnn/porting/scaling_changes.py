@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, reading
+from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker, configured, reading
 from keras2torch_birnn.porting.moments import Divide, divide_by_deviation, standardize
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array
 
 Formula = Callable[[Array, Array, Array], Array]
 
@@ -55,11 +54,9 @@ def boundary_changes(maker: Maker) -> Iterator[Change]:
 
 
 def _by(formula: Formula, first: Array, second: Array) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        _, out_mask = equation(layer, inputs, mask, context)
-        return formula(context.number(np.asarray(inputs)), first, second), out_mask
+    def apply(call: LayerCall) -> Result:
+        _, out_mask = call.run()
+        return formula(call.context.number(np.asarray(call.inputs)), first, second), out_mask
 
     return apply
 
@@ -67,15 +64,13 @@ def _by(formula: Formula, first: Array, second: Array) -> Apply:
 def _normalized(formula: Formula) -> Apply:
     """Compute with the statistics that the layer has, found by what it does to 0 and 1."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        usual = replace(layer, config={**layer.config, "invert": False})
-        x = np.asarray(inputs, np.float64)
-        zero, _ = equation(usual, np.zeros_like(x), None, context.aside())
-        one, _ = equation(usual, np.ones_like(x), None, context.aside())
+    def apply(call: LayerCall) -> Result:
+        usual = call.aside().configured(invert=False)
+        x = np.asarray(call.inputs, np.float64)
+        zero, _ = usual._replace(inputs=np.zeros_like(x), mask=None).run()
+        one, _ = usual._replace(inputs=np.ones_like(x), mask=None).run()
         deviation = 1 / (one - zero)
-        return _by(formula, -zero * deviation, deviation)(equation, layer, inputs, mask, context)
+        return _by(formula, -zero * deviation, deviation)(call)
 
     return apply
 

@@ -8,9 +8,9 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
+from keras2torch_birnn.porting.changes import Apply, LayerCall
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array, LayerSpec, leaves
 
 # Which state is in each place, by its number among Keras'; None: zeros
 Places: TypeAlias = tuple[int | None, ...]
@@ -114,40 +114,34 @@ _ACTIVATED: Mapping[str, Callable[[Array], Array]] = {
 
 
 def _activated(activation: Callable[[Array], Array]) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        given = context.initial_state
+    def apply(call: LayerCall) -> Result:
+        given = call.context.initial_state
         if given is None:
             raise ValueError("it is called without initial states")
         moved = tuple(map(activation, given))
-        return equation(layer, inputs, mask, context.starting(moved))
+        return call.starting(moved).run()
 
     return apply
 
 
-def _each_alone(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    x, shape = np.asarray(inputs), np.shape(output)
+def _each_alone(call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    x, shape = np.asarray(call.inputs), np.shape(output)
     if x.ndim != 3 or shape[:2] != x.shape[:2]:
         raise ValueError("it does not return its steps")
-    alone, _ = equation(layer, x.reshape(-1, 1, x.shape[-1]), None, context.aside())
+    alone, _ = call.aside()._replace(inputs=x.reshape(-1, 1, x.shape[-1]), mask=None).run()
     return np.reshape(alone, shape), out_mask
 
 
 def _starting(places: Places | None) -> Apply:
     """Make a change of the initial states that a layer is called with; None: there are none."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        given = context.initial_state
+    def apply(call: LayerCall) -> Result:
+        given = call.context.initial_state
         if given is None or (places is not None and len(places) != len(given)):
             raise ValueError("it is called without initial states")
         moved = None if places is None else tuple(_state_at(place, given) for place in places)
-        return equation(layer, inputs, mask, context.starting(moved))
+        return call.starting(moved).run()
 
     return apply
 
@@ -159,14 +153,12 @@ def _state_at(place: int | None, states: tuple[Array, ...]) -> Array:
 def _starting_with(values: tuple[float, ...]) -> Apply:
     """Make a change of where a layer starts that is called without initial states."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        if context.initial_state is not None:
+    def apply(call: LayerCall) -> Result:
+        if call.context.initial_state is not None:
             raise ValueError("it is called with initial states")
-        shape = len(next(iter(leaves(inputs)))), _half_of(layer).config["units"]
+        shape = len(next(iter(leaves(call.inputs)))), _half_of(call.layer).config["units"]
         states = tuple(np.full(shape, value, np.float64) for value in values)
-        return equation(layer, inputs, mask, context.starting(states))
+        return call.starting(states).run()
 
     return apply
 
@@ -179,32 +171,28 @@ def state_form(layer: LayerSpec) -> tuple[str, str, int] | None:
     return layer.class_name, half.class_name, half.config["units"]
 
 
-def last_states(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Array, ...]:
+def last_states(call: LayerCall) -> tuple[Array, ...]:
     """Return the last states of a recurrent layer, those of the forward half first."""
-    both = layer.class_name == "Bidirectional"
-    parts = {name: _with_states(half) for name, half in layer.parts.items()}
-    apart = replace(layer, parts=parts, config={**layer.config, "merge_mode": None})
-    output, _ = equation(apart if both else _with_states(layer), inputs, mask, context.aside())
+    both = call.layer.class_name == "Bidirectional"
+    parts = {name: _with_states(half) for name, half in call.layer.parts.items()}
+    apart = replace(call.layer, parts=parts, config={**call.layer.config, "merge_mode": None})
+    output, _ = call.aside()._replace(layer=apart if both else _with_states(call.layer)).run()
     return tuple(output[2 if both else 1 :])
 
 
-def going_on(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def going_on(call: LayerCall) -> Result:
     """Start in each step of a TimeDistributed where its recurrent layer ended in the step before.
 
     A Bidirectional's halves go on each by itself.
     """
-    inner, states, outputs = layer.parts["layer"], None, []
-    run = context.equations[inner.class_name]
-    for t in range(next(leaves(inputs)).shape[1]):
-        x, here = inputs[:, t], mask[:, t] if np.ndim(mask) > 2 else None
-        aside = context.aside().starting(states)
+    inner, states, outputs = call.layer.parts["layer"], None, []
+    run = call.context.equations[inner.class_name]
+    for t in range(next(leaves(call.inputs)).shape[1]):
+        x, here = call.inputs[:, t], call.mask[:, t] if np.ndim(call.mask) > 2 else None
+        aside = call.context.aside().starting(states)
         outputs.append(run(inner, x, here, aside)[0])
-        states = last_states(run, inner, x, here, aside)
-    _, out_mask = equation(layer, inputs, mask, context)
+        states = last_states(LayerCall(run, inner, x, here, aside))
+    _, out_mask = call.run()
     return np.stack(outputs, axis=1), out_mask
 
 
@@ -212,23 +200,19 @@ def _with_states(layer: LayerSpec) -> LayerSpec:
     return replace(layer, config={**layer.config, "return_state": True})
 
 
-def _handing_on(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def _handing_on(call: LayerCall) -> Result:
     """Start the backward half where the forward half ends."""
-    ends = last_states(equation, layer, inputs, mask, context)
+    ends = last_states(call)
     ends = ends[: len(ends) // 2]
-    given = context.initial_state or tuple(np.zeros_like(state) for state in ends)
-    return equation(layer, inputs, mask, context.starting((*given[: len(ends)], *ends)))
+    given = call.context.initial_state or tuple(np.zeros_like(state) for state in ends)
+    return call.starting((*given[: len(ends)], *ends)).run()
 
 
 def _returning(places: Places) -> Apply:
     """Make a change of the states that a layer returns after its outputs."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
         heads, states = output[: -len(places)], output[-len(places) :]
         return (*heads, *(_state_at(place, states) for place in places)), out_mask
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, Maker, configured, masked_by
+from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker, configured, masked_by
 from keras2torch_birnn.porting.recurrent_changes import CELLS, first_step, last_step
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array, LayerSpec, map_structure
 
 
 def pool_mask_changes(maker: Maker) -> Iterator[Change]:
@@ -25,21 +25,13 @@ def pool_mask_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("mask rule", f"{words}, Keras has {own}", partial(pool, None))
 
 
-def _pooled(
-    pool: Callable[[Array, Array], Array],
-    path: str | None,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _pooled(pool: Callable[[Array, Array], Array], path: str | None, call: LayerCall) -> Result:
     """Pool the steps that count by the layer's own mask, or by that of the call ``path``."""
-    _, out_mask = equation(layer, inputs, mask, context)
-    steps = mask if path is None else context.masks[path]
-    if not isinstance(steps, np.ndarray) or steps.shape != np.shape(inputs)[:2]:
+    _, out_mask = call.run()
+    steps = call.mask if path is None else call.context.masks[path]
+    if not isinstance(steps, np.ndarray) or steps.shape != np.shape(call.inputs)[:2]:
         raise ValueError("there is no mask")
-    return pool(np.asarray(inputs, np.float64), steps.astype(bool)[..., np.newaxis]), out_mask
+    return pool(np.asarray(call.inputs, np.float64), steps.astype(bool)[..., np.newaxis]), out_mask
 
 
 def _added(x: Array, valid: Array) -> Array:
@@ -87,13 +79,11 @@ def sum_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("other operation", words, _added_up)
 
 
-def _added_up(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    count = np.full(output.shape[:1], np.shape(inputs)[1])
-    if isinstance(mask, np.ndarray):
-        count = mask.astype(bool).sum(axis=1)
+def _added_up(call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    count = np.full(output.shape[:1], np.shape(call.inputs)[1])
+    if isinstance(call.mask, np.ndarray):
+        count = call.mask.astype(bool).sum(axis=1)
     return output * count.reshape(-1, *[1] * (output.ndim - 1)), out_mask
 
 
@@ -112,12 +102,10 @@ def reading_part(start: int, stop: int, steps: int) -> Apply:
         ends: Array = np.pad(x, [(0, 0), (start, steps - stop), *[(0, 0)] * (x.ndim - 2)])
         return ends
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(
-            layer, map_structure(cut, inputs), map_structure(cut, mask), context
-        )
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call._replace(
+            inputs=map_structure(cut, call.inputs), mask=map_structure(cut, call.mask)
+        ).run()
         whole = map_structure(partial(put_back, least=3), output)  # (B, F) has no steps
         return whole, map_structure(put_back, out_mask)
 
@@ -157,11 +145,9 @@ def norm_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("other operation", words, _root_of_squares)
 
 
-def _root_of_squares(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
-    squares = map_structure(lambda x: x**2 if isinstance(x, np.ndarray) else x, inputs)
-    output, out_mask = equation(layer, squares, mask, context)
+def _root_of_squares(call: LayerCall) -> Result:
+    squares = map_structure(lambda x: x**2 if isinstance(x, np.ndarray) else x, call.inputs)
+    output, out_mask = call._replace(inputs=squares).run()
     return np.sqrt(output), out_mask
 
 
@@ -211,11 +197,9 @@ def _shown(key: Any) -> str:
 
 
 def _picked(pick: Callable[[Array], Array]) -> Apply:
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
-        found = pick(np.asarray(inputs)) if np.ndim(inputs) == 3 else None
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
+        found = pick(np.asarray(call.inputs)) if np.ndim(call.inputs) == 3 else None
         if found is None or found.shape != np.shape(output):
             raise ValueError("it takes no step")
         return found, out_mask

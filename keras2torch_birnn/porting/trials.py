@@ -22,6 +22,7 @@ from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, pla
 from keras2torch_birnn.porting.changes import (
     Change,
     Key,
+    LayerCall,
     configured,
     followed_by,
     in_one_call,
@@ -65,8 +66,8 @@ from keras2torch_birnn.porting.wiring_changes import (
     wiring_changes,
 )
 from keras2torch_birnn.reference import Trace
-from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, TensorRef, leaves
+from keras2torch_birnn.reference.context import Result
+from keras2torch_birnn.spec import Array, Structure, TensorRef, leaves
 
 # Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
 _BUDGETS = (4000, 1000, 1000)
@@ -987,10 +988,8 @@ def _is_unused_operation(change: Change) -> bool:
 def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
     """Make a change that gives what the port has in a layer's place."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
         if isinstance(output, tuple):
             return (values, *output[1:]), out_mask
         return values, out_mask

@@ -16,15 +16,16 @@ from keras2torch_birnn.porting.axis_changes import RESHAPED, reshaped
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
+    LayerCall,
     Maker,
     configured,
     followed_by,
     reading,
     weighted,
 )
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.reference.windows import window_starts
-from keras2torch_birnn.spec import Array, LayerSpec, Structure
+from keras2torch_birnn.spec import Array, LayerSpec
 
 # What Keras pads in front, and in front and behind -> what is padded in front
 Front: TypeAlias = Callable[[int, int], int]
@@ -130,15 +131,11 @@ def transposed_changes(maker: Maker) -> Iterator[Change]:
 def _cut(before: int) -> Apply:
     """Let a transposed convolution leave out other steps at the beginning of each axis."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        right, out_mask = equation(layer, inputs, mask, context)
-        if layer.config["data_format"] == "channels_first":
+    def apply(call: LayerCall) -> Result:
+        right, out_mask = call.run()
+        if call.layer.config["data_format"] == "channels_first":
             raise ValueError("the channels come first")
-        whole, _ = configured(padding="valid", output_size=None)(
-            equation, layer, inputs, mask, context.aside()
-        )
+        whole, _ = configured(padding="valid", output_size=None)(call.aside())
         kept = whole
         for axis, size in enumerate(right.shape[1:-1], 1):
             kept = kept.take(range(before, min(before + size, kept.shape[axis])), axis=axis)
@@ -260,15 +257,13 @@ def _from_step(first: int, x: Array) -> Array:
     return x[:, first:]
 
 
-def _first_of_windows(
-    equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> Result:
+def _first_of_windows(call: LayerCall) -> Result:
     """Take the first place of each window of a pooling."""
-    output, out_mask = equation(layer, inputs, mask, context)
-    strides = layer.config["strides"] or layer.config["pool_size"]
+    output, out_mask = call.run()
+    strides = call.layer.config["strides"] or call.layer.config["pool_size"]
     counts = zip(output.shape[1:], strides, strict=False)
     steps = [slice(None, count * by, by) for count, by in counts]
-    return np.asarray(inputs)[(slice(None), *steps)], out_mask
+    return np.asarray(call.inputs)[(slice(None), *steps)], out_mask
 
 
 def _fronts(maker: Maker) -> Iterator[tuple[str, Front]]:
@@ -306,23 +301,21 @@ def _filled(steps: int, extent: int, stride: int) -> tuple[int, int]:
 def _with_margins(margins: Margins, *, counted: bool = False) -> Apply:
     """Pad both ends, then take all full windows. counted: an average counts zeros there."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        if layer.config["data_format"] == "channels_first":
+    def apply(call: LayerCall) -> Result:
+        if call.layer.config["data_format"] == "channels_first":
             raise ValueError("the channels come first")
-        x = context.number(np.asarray(inputs))
-        extents = _extents(layer)
-        places = zip(x.shape[1:-1], extents, layer.config["strides"] or extents, strict=True)
+        x = call.context.number(np.asarray(call.inputs))
+        extents = _extents(call.layer)
+        places = zip(x.shape[1:-1], extents, call.layer.config["strides"] or extents, strict=True)
         widths = [(0, 0), *(margins(*one) for one in places), (0, 0)]
-        largest = layer.class_name.startswith("Max")
+        largest = call.layer.class_name.startswith("Max")
         whole = configured(padding="valid")
         padded = np.pad(x, widths, constant_values=-np.inf if largest else 0)
-        output, _ = whole(equation, layer, padded, None, context)
-        if layer.class_name.startswith("Average") and not counted:
+        output, _ = whole(call._replace(inputs=padded, mask=None))
+        if call.layer.class_name.startswith("Average") and not counted:
             shares = np.pad(np.ones_like(x), widths)
-            output = output / whole(equation, layer, shares, None, context.aside())[0]
-        return output, equation(layer, inputs, mask, context.aside())[1]
+            output = output / whole(call.aside()._replace(inputs=shares, mask=None))[0]
+        return output, call.aside().run()[1]
 
     return apply
 
@@ -339,11 +332,9 @@ def _averaged(place: Front) -> Apply:
     """Pad the input of an average, and leave the padding out of it."""
     with_zeros = _padded(np.pad, place)
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = with_zeros(equation, layer, inputs, mask, context)
-        shares, _ = with_zeros(equation, layer, np.ones_like(inputs), None, context.aside())
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = with_zeros(call)
+        shares, _ = with_zeros(call.aside()._replace(inputs=np.ones_like(call.inputs), mask=None))
         return output / shares, out_mask
 
     return apply
@@ -369,14 +360,12 @@ def _padded(pad: Callable[..., Any], place: Front | None = None) -> Apply:
     place: where the first window starts; None: where Keras has it.
     """
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        config = layer.config
+    def apply(call: LayerCall) -> Result:
+        config = call.layer.config
         if config["data_format"] == "channels_first":
             raise ValueError("the channels come first")
-        x = context.number(np.asarray(inputs))
-        extents = _extents(layer)
+        x = call.context.number(np.asarray(call.inputs))
+        extents = _extents(call.layer)
         strides = config["strides"] or extents
         widths, wanted = [(0, 0)], [slice(None)]
         for steps, extent, stride in zip(x.shape[1:-1], extents, strides, strict=True):
@@ -387,8 +376,8 @@ def _padded(pad: Callable[..., Any], place: Front | None = None) -> Apply:
             widths.append((front, max(0, length - steps - front)))
             wanted.append(slice(0, length))
         padded: Array = pad(x, [*widths, (0, 0)])[tuple(wanted)]
-        _, out_mask = equation(layer, inputs, mask, context.aside())
-        output, _ = configured(padding="valid")(equation, layer, padded, None, context)
+        _, out_mask = call.aside().run()
+        output, _ = configured(padding="valid")(call._replace(inputs=padded, mask=None))
         return output, out_mask
 
     return apply

@@ -14,6 +14,7 @@ from keras2torch_birnn.porting.call_graph import call_path, later_uses, place_of
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
+    LayerCall,
     configured,
     followed_by,
     left_out,
@@ -32,7 +33,7 @@ from keras2torch_birnn.porting.state_changes import last_states, state_form
 from keras2torch_birnn.porting.step_changes import MASKED_POOLINGS
 from keras2torch_birnn.reference import EQUATIONS, Trace
 from keras2torch_birnn.reference.activations import activate
-from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import (
     Array,
     Call,
@@ -139,23 +140,20 @@ def _apart_inputs(
                 yield Change("other input", path, words, {key: apply})
 
 
-def _with_third(
-    path: str,
-    place: int,
-    other: TensorRef,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    if context.path != path:
-        return equation(layer, inputs, mask, context)
-    query, own = leaves(inputs)
+def _tensor(call: LayerCall, ref: TensorRef) -> Array:
+    """Return an output of an earlier call of the model."""
+    tensor: Array = list(leaves(call.context.layers[call_path(ref.layer, ref.call)]))[ref.output]
+    return tensor
+
+
+def _with_third(path: str, place: int, other: TensorRef, call: LayerCall) -> Result:
+    if call.context.path != path:
+        return call.run()
+    query, own = leaves(call.inputs)
     given = [query, own, own]
-    given[place] = list(leaves(context.layers[call_path(other.layer, other.call)]))[other.output]
-    masks = (mask[0], mask[1], mask[1]) if isinstance(mask, tuple | list) else mask
-    return equation(layer, tuple(given), masks, context)
+    given[place] = _tensor(call, other)
+    masks = (call.masks[0], call.masks[1], call.masks[1]) if call.masks else call.mask
+    return call._replace(inputs=tuple(given), mask=masks).run()
 
 
 def sum_of(path: str, layer: LayerSpec, factors: Mapping[str, float]) -> Change:
@@ -171,20 +169,12 @@ def sum_of(path: str, layer: LayerSpec, factors: Mapping[str, float]) -> Change:
     return Change("other sum", path, f"its output is {shown}", {key: apply})
 
 
-def _summed(
-    path: str,
-    terms: Mapping[str, float],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
-    if context.path != path:
+def _summed(path: str, terms: Mapping[str, float], call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    if call.context.path != path:
         return output, out_mask
     heads = output if isinstance(output, tuple) else (output,)
-    known = {**context.layers, path: heads[0]}
+    known = {**call.context.layers, path: heads[0]}
     total = sum(factor * next(leaves(known[one])) for one, factor in terms.items())
     return ((total, *heads[1:]) if isinstance(output, tuple) else total), out_mask
 
@@ -356,19 +346,11 @@ _PICKS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _step_of(
-    path: str,
-    pick: Callable[[Array], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    output, out_mask = equation(layer, inputs, mask, context)
+def _step_of(path: str, pick: Callable[[Array], Array], call: LayerCall) -> Result:
+    output, out_mask = call.run()
     if isinstance(output, tuple):
         raise ValueError("there are several outputs")
-    return pick(next(leaves(context.layers[path]))), out_mask
+    return pick(next(leaves(call.context.layers[path]))), out_mask
 
 
 def _states_before(graph: Graph, path: str, refs: list[TensorRef]) -> Iterator[Change]:
@@ -390,28 +372,19 @@ def _states_before(graph: Graph, path: str, refs: list[TensorRef]) -> Iterator[C
         )
 
 
-def _one_state_earlier(
-    path: str,
-    place: int,
-    state: TensorRef | None,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    if context.path != path:
-        return equation(layer, inputs, mask, context)
-    given = list(leaves(inputs))
+def _one_state_earlier(path: str, place: int, state: TensorRef | None, call: LayerCall) -> Result:
+    if call.context.path != path:
+        return call.run()
+    given = list(leaves(call.inputs))
     right = np.asarray(given[place])
     if right.ndim != 3:
         raise ValueError("there are no steps")
     first = np.zeros_like(right[:, 0])
     if state is not None:
-        first = list(leaves(context.layers[call_path(state.layer, state.call)]))[state.output]
+        first = _tensor(call, state)
     given[place] = np.concatenate([first[:, np.newaxis], right[:, :-1]], axis=1)
     numbers = count()
-    return equation(layer, map_structure(lambda _: given[next(numbers)], inputs), mask, context)
+    return call._replace(inputs=map_structure(lambda _: given[next(numbers)], call.inputs)).run()
 
 
 def _states_of_others(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
@@ -432,24 +405,17 @@ def _states_of_others(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Cha
             yield Change("other state", path, words, {key: start})
 
 
-def _starting_after(
-    path: str,
-    below: LayerSpec,
-    ref: TensorRef,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    if context.path != path:
-        return equation(layer, inputs, mask, context)
-    if context.initial_state is not None:
+def _starting_after(path: str, below: LayerSpec, ref: TensorRef, call: LayerCall) -> Result:
+    if call.context.path != path:
+        return call.run()
+    if call.context.initial_state is not None:
         raise ValueError("it is called with initial states")
     source = call_path(ref.layer, ref.call)
-    x, valid = (list(leaves(some[source]))[ref.output] for some in (context.layers, context.masks))
-    states = last_states(equation, below, x, valid, context)
-    return equation(layer, inputs, mask, context.starting(states))
+    x, valid = (
+        list(leaves(some[source]))[ref.output] for some in (call.context.layers, call.context.masks)
+    )
+    states = last_states(call._replace(layer=below, inputs=x, mask=valid))
+    return call.starting(states).run()
 
 
 def _other_states(graph: Graph, call: Call, layer: LayerSpec, trace: Trace) -> Iterator[Change]:
@@ -506,22 +472,14 @@ def _with_states(
 
 
 def _starting_from(
-    path: str,
-    places: Mapping[int, TensorRef],
-    pick: Callable[[Array], Array],
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
+    path: str, places: Mapping[int, TensorRef], pick: Callable[[Array], Array], call: LayerCall
 ) -> Result:
-    if context.path != path:
-        return equation(layer, inputs, mask, context)
-    states = list(context.initial_state or ())
+    if call.context.path != path:
+        return call.run()
+    states = list(call.context.initial_state or ())
     for place, ref in places.items():
-        source = list(leaves(context.layers[call_path(ref.layer, ref.call)]))[ref.output]
-        states[place] = pick(np.asarray(source))
-    return equation(layer, inputs, mask, context.starting(tuple(states)))
+        states[place] = pick(np.asarray(_tensor(call, ref)))
+    return call.starting(tuple(states)).run()
 
 
 def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
@@ -550,18 +508,10 @@ _BY_LOST_MASKS: Mapping[str, Mapping[str, Callable[..., Result]]] = {
 }
 
 
-def _zeroed_by(
-    what: str,
-    path: str,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _zeroed_by(what: str, path: str, call: LayerCall) -> Result:
     """Set the input or the output to zero where an earlier call has a mask and this one none."""
-    steps = context.masks[path]
-    if isinstance(mask, np.ndarray) or not isinstance(steps, np.ndarray):
+    steps = call.context.masks[path]
+    if isinstance(call.mask, np.ndarray) or not isinstance(steps, np.ndarray):
         raise ValueError("another mask arrives, or there is none")
 
     def zeroed(x: Structure) -> Array:
@@ -570,8 +520,8 @@ def _zeroed_by(
         return keep_valid(x, steps.astype(bool))
 
     if what == "input":
-        return equation(layer, zeroed(inputs), mask, context)
-    output, out_mask = equation(layer, inputs, mask, context)
+        return call._replace(inputs=zeroed(call.inputs)).run()
+    output, out_mask = call.run()
     return zeroed(output), out_mask
 
 
@@ -598,44 +548,28 @@ def lost_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
                 yield Change("other mask", path, words, {key: partial(leave_out, other)})
 
 
-def _masked_as(
-    path: str,
-    ids: str,
-    call: str,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
-    """Use the mask of another call, or of its ids; in the place of another mask in one call."""
-    if call and call != context.path:
-        return equation(layer, inputs, mask, context)
-    there = context.masks[path]
+def _masked_as(path: str, ids: str, only: str, call: LayerCall) -> Result:
+    """Use the mask of another call, or of its ids; in place of another mask in call ``only``."""
+    if only and only != call.context.path:
+        return call.run()
+    there = call.context.masks[path]
     if there is None:  # of an Embedding without one
-        there = np.asarray(context.layers[ids]) != 0
-    if not isinstance(inputs, np.ndarray) or inputs.shape[: there.ndim] != there.shape:
+        there = np.asarray(call.context.layers[ids]) != 0
+    if not isinstance(call.inputs, np.ndarray) or call.inputs.shape[: there.ndim] != there.shape:
         raise ValueError("there is no mask, or several may arrive")
-    if call and not isinstance(mask, np.ndarray):
+    if only and not isinstance(call.mask, np.ndarray):
         raise ValueError("none arrives")
-    if not call and mask is not None and not np.all(mask):
+    if not only and call.mask is not None and not np.all(call.mask):
         raise ValueError("another one arrives")
-    _, out_mask = equation(layer, inputs, mask, context.aside())
-    output, _ = equation(layer, inputs, there, context)
+    _, out_mask = call.aside().run()
+    output, _ = call._replace(mask=there).run()
     return output, out_mask
 
 
-def _ends_of(
-    path: str,
-    equation: Equation,
-    layer: LayerSpec,
-    inputs: Structure,
-    mask: Structure,
-    context: Context,
-) -> Result:
+def _ends_of(path: str, call: LayerCall) -> Result:
     """Give the last step that counts of another layer's first half, the first one of its second."""
-    output, out_mask = equation(layer, inputs, mask, context)
-    y, valid = next(leaves(context.layers[path])), context.masks[path]
+    output, out_mask = call.run()
+    y, valid = next(leaves(call.context.layers[path])), call.context.masks[path]
     valid = valid if isinstance(valid, np.ndarray) else np.ones(y.shape[:2], bool)
     rows, half = np.arange(len(y)), y.shape[-1] // 2
     last = y.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)
@@ -648,17 +582,15 @@ def _ends_of(
 def _reading_after(before: LayerSpec) -> Apply:
     """Let a layer read what another layer makes of its input."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        one, aside = next(leaves(mask), None), context.aside()
+    def apply(call: LayerCall) -> Result:
+        one, aside = next(leaves(call.mask), None), call.context.aside()
 
         def normalized(x: Structure) -> Structure:
             output, _ = EQUATIONS[before.class_name](before, x, one, aside)
             return output
 
-        read = map_structure(normalized, inputs)
-        return equation(layer, read, mask, context)
+        read = map_structure(normalized, call.inputs)
+        return call._replace(inputs=read).run()
 
     return apply
 
@@ -666,11 +598,9 @@ def _reading_after(before: LayerSpec) -> Apply:
 def _then(after: LayerSpec) -> Apply:
     """Apply another layer to the output."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        output, out_mask = equation(layer, inputs, mask, context)
-        more, _ = EQUATIONS[after.class_name](after, output, mask, context.aside())
+    def apply(call: LayerCall) -> Result:
+        output, out_mask = call.run()
+        more, _ = EQUATIONS[after.class_name](after, output, call.mask, call.context.aside())
         return more, out_mask
 
     return apply
@@ -679,15 +609,11 @@ def _then(after: LayerSpec) -> Apply:
 def _before(merge: LayerSpec, refs: list[TensorRef], place: int) -> Apply:
     """Apply a layer to one input of the merge before it, then merge."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        values = [
-            list(leaves(context.layers[call_path(ref.layer, ref.call)]))[ref.output] for ref in refs
-        ]
-        values[place], out_mask = equation(layer, values[place], mask, context)
+    def apply(call: LayerCall) -> Result:
+        values = [_tensor(call, ref) for ref in refs]
+        values[place], out_mask = call._replace(inputs=values[place]).run()
         no_masks = [None] * len(values)
-        output, _ = EQUATIONS[merge.class_name](merge, values, no_masks, context.aside())
+        output, _ = EQUATIONS[merge.class_name](merge, values, no_masks, call.context.aside())
         return output, out_mask
 
     return apply
@@ -703,14 +629,12 @@ def _describe(ref: TensorRef, known: Mapping[TensorRef, Array]) -> str:
 def _take_tensor(path: str, place: int, other: TensorRef) -> Apply:
     """Give the layer another tensor in this place of its inputs, in this call alone."""
 
-    def apply(
-        equation: Equation, layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> Result:
-        if context.path != path:
-            return equation(layer, inputs, mask, context)
-        value = list(leaves(context.layers[call_path(other.layer, other.call)]))[other.output]
+    def apply(call: LayerCall) -> Result:
+        if call.context.path != path:
+            return call.run()
+        value = _tensor(call, other)
         numbers = count()
-        changed = map_structure(lambda leaf: value if next(numbers) == place else leaf, inputs)
-        return equation(layer, changed, mask, context)
+        changed = map_structure(lambda leaf: value if next(numbers) == place else leaf, call.inputs)
+        return call._replace(inputs=changed).run()
 
     return apply

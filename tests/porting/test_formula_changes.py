@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.porting.changes import with_changes
 from keras2torch_birnn.porting.gate_changes import gate_changes
+from keras2torch_birnn.porting.kept_results import compute_anew
 from keras2torch_birnn.porting.layer_changes import changes_of
 from keras2torch_birnn.porting.merging_changes import _near_orders
 from keras2torch_birnn.porting.observing import observe
@@ -293,10 +294,8 @@ def test_outputs_that_stand_for_last_states_are_what_their_words_say(
     (change,) = [one for one in _changes(spec) if one.words.endswith(end)]
     y, *states = compute(spec, [X]).outputs
 
-    def plain(_: Any, equation: Any, *given: Any) -> Any:
-        return equation(*given)
-
-    found = compute(spec, [X], equations=with_changes([change], EQUATIONS, plain)).outputs
+    equations = with_changes([change], EQUATIONS, compute_anew)
+    found = compute(spec, [X], equations=equations).outputs
     assert np.array_equal(found[0], y)
     forward, backward = (1, 3) if name == "LSTM" else (1, 2)
     wanted = (y[:, -1], y[:, -1]) if merged else (states[0], y[:, -1] - states[0])
@@ -317,10 +316,7 @@ def _changes(spec: Any) -> Any:
 
 
 def _outputs(spec: Any, change: Any) -> Array:
-    def plain(_: Any, equation: Any, *given: Any) -> Any:
-        return equation(*given)
-
-    equations = with_changes([change], EQUATIONS, plain)
+    equations = with_changes([change], EQUATIONS, compute_anew)
     return compute(spec, [X], equations=equations).outputs[0]
 
 

@@ -15,7 +15,7 @@ from hand_ports import Sentiment, SentimentPacked
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.porting.changes import Change, Maker
+from keras2torch_birnn.porting.changes import Change, LayerCall, Maker
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.moments import standardize
 from keras2torch_birnn.porting.normalization_changes import group_norm_changes
@@ -87,7 +87,8 @@ def test_last_states_of_another_layer_are_where_its_halves_end() -> None:
     context: Any = SimpleNamespace(layers=layers, masks=masks)
     layer: Any = None
     for path, last, first in (("below", (6, 6, 4), (0, 2, 0)), ("full", (6, 6, 6), (0, 0, 0))):
-        found, mask = _ends_of(path, lambda *_: (0 * y[:, 0], None), layer, y, None, context)
+        call = LayerCall(lambda *_: (0 * y[:, 0], None), layer, y, None, context)
+        found, mask = _ends_of(path, call)
         rows = range(3)
         wanted = [np.r_[y[row, last[row], :5], y[row, first[row], 5:]] for row in rows]
         assert np.array_equal(found, wanted)
@@ -98,18 +99,20 @@ def test_a_mask_is_given_where_none_arrives_in_keras() -> None:
     mask = np.arange(7) < np.array([[7], [2], [5]])
     context: Any = SimpleNamespace(masks={"words": mask, "letters": None}, aside=lambda: None)
     layer: Any = None
-    read = partial(
-        _masked_as, "words", "ids", "", lambda _, x, given, __: (given, "Keras' mask"), layer
-    )
+    read = partial(_masked_as, "words", "ids", "")
+
+    def call(x: Any, given: Any) -> LayerCall:
+        return LayerCall(lambda _, x, given, __: (given, "Keras' mask"), layer, x, given, context)
+
     x = np.zeros((3, 7, 5))
     for none in (None, np.ones_like(mask)):
-        used, out_mask = read(x, none, context)
+        used, out_mask = read(call(x, none))
         assert used is mask
         assert out_mask == "Keras' mask"
     with pytest.raises(ValueError, match="another one arrives"):
-        read(x, mask, context)
+        read(call(x, mask))
     with pytest.raises(ValueError, match="several may arrive"):
-        read((x, x), (None, None), context)
+        read(call((x, x), (None, None)))
 
 
 def test_another_number_of_groups_is_tried() -> None:
