@@ -73,16 +73,15 @@ def on_host(tensor: Tensor) -> Tensor:
     call = _this_call()
     if call is None:
         return tensor.cpu()
-    held = find_on_host(tensor)
-    if held is None:
-        there = [one for one in (tensor, *call.expected) if one.device == tensor.device]
-        there.sort(key=Tensor.element_size, reverse=True)  # each begins where its dtype may
-        parts = [one.detach().reshape(-1).view(torch.uint8) for one in there]
-        read = torch.cat(parts).cpu().split([len(part) for part in parts])
-        for one, values in zip(there, read, strict=True):
+    if find_on_host(tensor) is None:
+        asked = {id(one): one for one in (tensor, *call.expected) if one.device == tensor.device}
+        new = [one for one in asked.values() if find_on_host(one) is None]
+        new.sort(key=Tensor.element_size, reverse=True)  # each begins where its dtype may
+        parts = [one.detach().reshape(-1).view(torch.uint8) for one in new]
+        read = torch.split(torch.cat(parts).cpu(), [*map(len, parts)])
+        for one, values in zip(new, read, strict=True):
             note_on_host(one, values.view(one.dtype).view(one.shape))
-        call.expected.clear()
-        return on_host(tensor)
+    held: Tensor = call.known[_key(on_host, tensor)][1]
     return held
 
 

@@ -117,7 +117,7 @@ class _Sorted(NamedTuple):
 def _sort(lengths: Tensor) -> _Sorted:
     """Sort the rows of a batch by their lengths, which the host waits for unless it knows them."""
     falling, order = lengths.sort(descending=True)
-    counts = on_host(lengths).sort(descending=True).values if lengths.is_cuda else falling
+    counts = falling if lengths.is_cpu else on_host(lengths).sort(descending=True).values
     return _Sorted(order, order.argsort(), counts, None if counts.all() else falling == 0)
 
 
