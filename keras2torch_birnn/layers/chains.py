@@ -49,6 +49,7 @@ class ModelGraph(fx.GraphModule):
 
     _chains: tuple[Chain, ...] = ()
     _one_call: OneCall | None = None
+    _on_gpu: Callable[..., Any] | None = None  # made in the first call there
 
     def recompile(self) -> Any:
         """Make the code of ``forward`` from the graph."""
@@ -60,17 +61,12 @@ class ModelGraph(fx.GraphModule):
         if _calls(graph) != _calls(self.graph):
             kind.forward = _compile(self, graph)
         self._one_call = OneCall(_needed(self))
-        plain = chained = on_gpu = kind.forward
-        if len(_find_masks(self, graph)) > 1:
-            from keras2torch_birnn.layers.masks_ahead import announce_masks  # few models need it
-
-            announcing = _needed(self)
-            announce_masks(announcing, _find_masks(self, announcing))
-            on_gpu = _compile(self, announcing)
+        self._on_gpu = None
+        plain = chained = kind.forward
         if found:
             _call_at_once(graph, found)
             chained = _compile(self, graph)
-        kind.forward = _choose(plain, chained, on_gpu)
+        kind.forward = _choose(plain, chained)
         # A call of fx in between, which takes a microsecond and cuts the traceback of an error.
         del kind.__call__
         return made
@@ -106,31 +102,31 @@ def _restore(name: str, nodes: Sequence[NodeData], kept: dict[str, Any]) -> Mode
     return model
 
 
-def _choose(
-    plain: Callable[..., Any], chained: Callable[..., Any], on_gpu: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Return a ``forward`` that runs one of three, which compute the same."""
+def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a ``forward`` that runs one of both, or on a GPU a third; all compute the same."""
 
     @wraps(plain)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: ModelGraph, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or is_tracing():
             return plain(self, *args, **kwargs)
         try:
             run = plain
             if not (self.training or torch.is_grad_enabled()):
-                program: Any = self._one_call
+                program = self._one_call
                 outputs = program and program.run(self, args, kwargs)
                 if outputs is not None:
                     return outputs
                 run = chained
             if not (are_on_gpu(args) or (kwargs and are_on_gpu(kwargs.values()))):
                 return run(self, *args, **kwargs)
+            if self._on_gpu is None:
+                self._on_gpu = _code_for_gpu(self) or plain
             with one_call():
-                return on_gpu(self, *args, **kwargs)
+                return self._on_gpu(self, *args, **kwargs)
         except RuntimeError as error:
             from keras2torch_birnn.layers.small_inputs import find_small_input
 
-            small = find_small_input(cast(fx.GraphModule, self), error)
+            small = find_small_input(self, error)
             if small is None:
                 raise
             raise small from error
@@ -186,6 +182,18 @@ def _find_masks(model: fx.GraphModule, graph: fx.Graph) -> dict[fx.Node, fx.Node
             if any(isinstance(part, RecurrentModule) and part.kernel for part in parts):
                 found[mask] = node
     return found
+
+
+def _code_for_gpu(model: fx.GraphModule) -> Callable[..., Any] | None:
+    """Return the code that reads several masks at once, None for a model without."""
+    graph = _needed(model)
+    masks = _find_masks(model, graph)
+    if len(masks) < 2:
+        return None
+    from keras2torch_birnn.layers.masks_ahead import announce_masks  # few models need it
+
+    announce_masks(graph, masks)
+    return _compile(model, graph)
 
 
 def _find_chains(module: fx.GraphModule, graph: fx.Graph) -> Iterator[list[fx.Node]]:

@@ -47,7 +47,7 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
-from keras2torch_birnn.rnn.once_per_call import one_call
+from keras2torch_birnn.rnn.once_per_call import note_on_host, one_call
 from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
 
@@ -208,19 +208,22 @@ class BidirectionalStack(nn.Module):
             raise ArgumentValueError(
                 f"an input of 2 or 3 dimensions is expected, found {input.dim()}"
             )
+        counts = None
         if lengths is not None:
-            mask = _mask_of_lengths(lengths, input, batch_first=self.batch_first)
+            counts = _count_steps(lengths, input, batch_first=self.batch_first)
         if mask is not None:
             _check_mask(mask, input)
         states = self._as_tuple(hx)
         if not batched:
             input = input[None]
+            counts = None if counts is None else counts[None]
             mask = None if mask is None else mask[None]
             states = tuple(s[:, None] for s in states)
         elif not self.batch_first:
             input = input.transpose(0, 1)
             mask = None if mask is None else mask.transpose(0, 1)
-        out, final = self._run_layers(input, None, mask, self._split_states(states, input.shape[0]))
+        initial = self._split_states(states, input.shape[0])
+        out, final = self._run_layers(input, counts, mask, initial)
 
         def as_input(y: Tensor) -> Tensor:
             return y[0] if not batched else y if self.batch_first else y.transpose(0, 1)
@@ -333,9 +336,9 @@ class BidirectionalStack(nn.Module):
         return states
 
     def _split_states(
-        self, states: tuple[Tensor, ...], batch: int
+        self, states: tuple[Tensor, ...], batch: int, order: Tensor | None = None
     ) -> tuple[tuple[State, ...], ...] | None:
-        """Split torch's stacked states into those of each layer and direction."""
+        """Split torch's stacked states into those of each layer and direction, rows in an order."""
         if not states:
             return None
         wanted = (2 * self.num_layers, batch, self.hidden_size)
@@ -345,6 +348,8 @@ class BidirectionalStack(nn.Module):
                 f"hx: {count} tensor(s) of {list(wanted)} expected, found "
                 f"{[list(s.shape) for s in states]}"
             )
+        if order is not None:
+            states = tuple(s[:, order] for s in states)
         return tuple(
             tuple(tuple(s[2 * layer + d] for s in states) for d in range(2))
             for layer in range(self.num_layers)
@@ -364,6 +369,21 @@ class BidirectionalStack(nn.Module):
         found_at_once = self._run_at_once(x, lengths, mask, initial)
         if found_at_once is not None:
             return found_at_once
+        shares = x.is_cuda and not torch.compiler.is_compiling()
+        with one_call() if shares else nullcontext():
+            counts = None if lengths is None else lengths.to(x.device)
+            if lengths is not None and counts is not None and lengths.is_cpu:
+                note_on_host(counts, lengths)
+            return self._run_in_turn(x, counts, mask, initial)
+
+    def _run_in_turn(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        initial: tuple[tuple[State, ...], ...] | None,
+    ) -> Result:
+        """Run all layers folded into one, or one by one."""
         stack = self._stack()
         weight = stack.layers[0].get_weight_ih()
         if initial or x.dtype is not weight.dtype:
@@ -378,16 +398,14 @@ class BidirectionalStack(nn.Module):
             return outputs if call.merge is None else outputs[0], _stack_states(states)
         finals: list[State] = []
         out: Merged = x
-        shares = x.is_cuda and not torch.compiler.is_compiling()
-        with one_call() if shares else nullcontext():
-            for index, layer in enumerate(stack.layers):
-                mode = self.merge_mode[index]
-                call = RnnCall(out, lengths, None if initial is None else initial[index], mode)
-                outputs, states = _run_valid(partial(run, layer), call, mask)
-                out = outputs if mode is None else outputs[0]
-                if self.dropout and index < self.num_layers - 1:
-                    out = nn.functional.dropout(out, self.dropout, self.training)
-                finals += states
+        for index, layer in enumerate(stack.layers):
+            mode = self.merge_mode[index]
+            call = RnnCall(out, lengths, None if initial is None else initial[index], mode)
+            outputs, states = _run_valid(partial(run, layer), call, mask)
+            out = outputs if mode is None else outputs[0]
+            if self.dropout and index < self.num_layers - 1:
+                out = nn.functional.dropout(out, self.dropout, self.training)
+            finals += states
         return out, _stack_states(finals)
 
     def _run_at_once(
@@ -409,20 +427,18 @@ class BidirectionalStack(nn.Module):
         return self._at_once.run(self, self.rnn_layers, x, lengths, mask, initial, self.precision)
 
     def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, LastStates]:
-        """Pad, run and pack again; states are in the order of the caller's rows."""
-        x, counts = pad_packed_sequence(packed, batch_first=True)
-        initial = self._split_states(self._as_tuple(hx), x.shape[0])
-        out, final = self._run_layers(x, counts.to(x.device), None, initial)
+        """Pad, run and pack again, in the order of the packed rows; states are in the caller's."""
+        sorted_rows = PackedSequence(packed.data, packed.batch_sizes)
+        x, counts = pad_packed_sequence(sorted_rows, batch_first=True)
+        order, back = packed.sorted_indices, packed.unsorted_indices
+        initial = self._split_states(self._as_tuple(hx), x.shape[0], order)
+        out, final = self._run_layers(x, counts, None, initial)
 
         def pack(y: Tensor) -> PackedSequence:
-            if packed.sorted_indices is None:
-                return pack_padded_sequence(y, counts, batch_first=True)
-            order = packed.sorted_indices
-            fresh = pack_padded_sequence(y[order], counts[order.cpu()], batch_first=True)
-            return PackedSequence(
-                fresh.data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices
-            )
+            fresh = pack_padded_sequence(y, counts, batch_first=True)
+            return PackedSequence(fresh.data, packed.batch_sizes, order, back)
 
+        final = final if back is None else tuple(s[:, back] for s in final)
         return _map_outputs(pack, out), _as_hx(final)
 
 
@@ -456,10 +472,10 @@ def _check_mask(mask: Any, input: Tensor) -> None:
         )
 
 
-def _mask_of_lengths(
+def _count_steps(
     lengths: Tensor | Sequence[int] | int, input: Tensor, *, batch_first: bool
 ) -> Tensor:
-    """Return the mask of lengths; on a GPU, or while torch compiles, no value is checked."""
+    """Copy lengths as int64; on a GPU, or while torch compiles, no value is checked."""
     found = lengths if isinstance(lengths, Tensor) else _as_tensor(lengths)
     time, rows = (0, 1) if not batch_first or input.dim() == 2 else (1, 0)
     steps, wanted = input.shape[time], [] if input.dim() == 2 else [input.shape[rows]]
@@ -473,8 +489,7 @@ def _mask_of_lengths(
     known = found.device.type == "cpu" and not torch.compiler.is_compiling()
     if known and not bool(((found >= 0) & (found <= steps)).all()):
         raise ArgumentValueError(f"lengths: 0 to {steps} are expected, found {found.tolist()}")
-    mask = torch.arange(steps, device=input.device) < found.to(input.device)[..., None]
-    return mask.T if mask.dim() == 2 and time == 0 else mask
+    return found.clamp(0, steps)
 
 
 def _as_tensor(lengths: object) -> Tensor:

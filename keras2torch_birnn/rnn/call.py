@@ -65,7 +65,7 @@ class RnnCall(NamedTuple):
 
     def outside_inference(self) -> RnnCall:
         """Return the call with copies of tensors made in inference mode, for autograd."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return self
         given = self.inputs()
         if not any(map(Tensor.is_inference, given)):

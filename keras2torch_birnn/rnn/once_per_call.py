@@ -1,11 +1,11 @@
 """Compute what several layers need of one mask once, in one call of a model on a GPU.
 
-There the host waits wherever it reads the lengths of a mask.
+There the host waits wherever it reads values: it reads all that are expected at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ _Known = dict[tuple[Any, int, int], tuple[Tensor, Any]]
 
 
 class _Call(NamedTuple):
-    """Values known in a call, and tensors that ``once_for_all`` may be asked for."""
+    """Values known in a call, and tensors that ``on_host`` may be asked for."""
 
     known: _Known
     expected: list[Tensor]
@@ -68,24 +68,39 @@ def once_for_both(compute: Callable[[Tensor], Any], tensor: Tensor, other: Tenso
         call.known[_key(compute, other)] = (other, once(compute, tensor))
 
 
-def once_for_all(compute: Callable[[Sequence[Tensor]], Sequence[Found]], tensor: Tensor) -> Found:
-    """Return what a function of tensors finds of one, and find it of all that are expected."""
+def on_host(tensor: Tensor) -> Tensor:
+    """Return a tensor on the host, and copy all that are expected along with it."""
     call = _this_call()
     if call is None:
-        return compute([tensor])[0]
-    asked = _key(compute, tensor)
-    if asked not in call.known:
-        there = (one for one in call.expected if one.device == tensor.device)
-        every = {_key(compute, one): one for one in (tensor, *there)}
-        new = {key: one for key, one in every.items() if key not in call.known}
-        for (key, one), found in zip(new.items(), compute([*new.values()]), strict=True):
-            call.known[key] = (one, found)
-    result: Found = call.known[asked][1]
-    return result
+        return tensor.cpu()
+    if find_on_host(tensor) is None:
+        asked = {id(one): one for one in (tensor, *call.expected) if one.device == tensor.device}
+        new = [one for one in asked.values() if find_on_host(one) is None]
+        new.sort(key=Tensor.element_size, reverse=True)  # each begins where its dtype may
+        parts = [one.detach().reshape(-1).view(torch.uint8) for one in new]
+        read = torch.split(torch.cat(parts).cpu(), [*map(len, parts)])
+        for one, values in zip(new, read, strict=True):
+            note_on_host(one, values.view(one.dtype).view(one.shape))
+    held: Tensor = call.known[_key(on_host, tensor)][1]
+    return held
+
+
+def find_on_host(tensor: Tensor) -> Tensor | None:
+    """Return a tensor on the host if it is known there."""
+    call = _this_call()
+    found: Tensor | None = call and call.known.get(_key(on_host, tensor), (tensor, None))[1]
+    return found
+
+
+def note_on_host(tensor: Tensor, values: Tensor) -> None:
+    """Note the values of a tensor, for ``on_host``."""
+    call = _this_call()
+    if call is not None:
+        call.known[_key(on_host, tensor)] = (tensor, values)
 
 
 def expect(tensor: Tensor) -> None:
-    """Announce a tensor that ``once_for_all`` may be asked for later in the call."""
+    """Announce a tensor that ``on_host`` may be asked for later in the call."""
     call = _this_call()
     if call is not None:
         call.expected.append(tensor)

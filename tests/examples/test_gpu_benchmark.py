@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,6 +208,21 @@ def test_ratios_are_those_of_the_same_size() -> None:
         ]
     ).splitlines()
     assert lines[2:] == ["| layers: lstm-hard 1x2x3x5 | off | 3 | 0.25 |  | 1.50 | 0.50 |"]
+
+
+def test_on_a_device_no_kernel_is_interpreted_which_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
+    asked: list[str] = []
+    monkeypatch.setattr(gpu, "run_tests", lambda _: asked.append(os.environ["TRITON_INTERPRET"]))
+    monkeypatch.setattr(gpu, "works", lambda *_: [])
+    monkeypatch.setattr(gpu, "what_is_wrong", lambda _: [])
+    results = tmp_path / "gpu.json"
+    gpu.main(["--json", str(results), "--table", str(tmp_path / "gpu.md")])
+    assert json.loads(results.read_text())["facts"]["variables"]["TRITON_INTERPRET"] == "0"
+    assert asked == ["0"]
 
 
 def test_without_a_device_the_script_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,8 @@ _READS = {
 _OF_HOST: Mapping[str, tuple[set[int], set[int]]] = {
     "_pack_padded_sequence": ({1}, {1}),
     "_pack_padded_sequence_backward": ({2}, set()),
+    "_pad_packed_sequence": ({1}, {1}),
+    **dict.fromkeys((f"{kernel.__name__}.data" for kernel in KERNELS.values()), ({1}, set())),
 }
 _FROM_DATA = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy)
 
@@ -128,7 +130,9 @@ class PretendedDevice(TorchFunctionMode):
     def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Compute one operation on the CPU, and note what a device would have had to do."""
         name = func._schema.name.partition("::")[2]
-        of_host, results_of_host = _OF_HOST.get(name, (set(), set()))
+        of_host, results_of_host = _OF_HOST.get(
+            func.__name__.removesuffix(".default"), (set(), set())
+        )
         given = [one for i, arg in enumerate(args) if i not in of_host for one in tree_leaves(arg)]
         given = [one for one in (*given, *tree_leaves(kwargs)) if isinstance(one, Tensor)]
         of_device = [one for one in given if isinstance(one, PretendedTensor)]

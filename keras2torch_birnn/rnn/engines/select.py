@@ -77,8 +77,7 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
     engine = select_engine(layer, call).engine
     if call.x.shape[1] == 0:
         return run_no_steps((layer,), call)
-    call = call.outside_inference() if torch.is_grad_enabled() else call
-    return engine.run(layer, draw_masks(layer, call))
+    return engine.run(layer, draw_masks(layer, call.outside_inference()))
 
 
 def explain_layer(layer: RnnLayer, batch: int, *, masked: bool) -> Choice:
