@@ -20,7 +20,7 @@ from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.guard import PATIENCE, Guard, guard_calls
 from keras2torch_birnn.rnn.modules import Plan
 from keras2torch_birnn.rnn.native.library import why_missing
-from keras2torch_birnn.rnn.native.program import MAX_ARGUMENTS, PreparedCalls, Program
+from keras2torch_birnn.rnn.native.program import ARGUMENTS_AT_MOST, PreparedCalls, Program
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 from keras2torch_birnn.torch_private import assume_so, find
 
@@ -117,7 +117,7 @@ class OneCall(PreparedCalls):
         if prepared is None:
             return False
         (writer, sizes, several), guard = prepared
-        if writer.argument_count + len(writer.layers) >= MAX_ARGUMENTS:
+        if writer.argument_count + len(writer.layers) >= ARGUMENTS_AT_MOST:
             return False
         return _Recorded(Program(writer), guard, [*map(_FLOAT.expand, sizes)], several)
 

@@ -88,7 +88,7 @@ KINDS = [("chain", 3), ("functional", 4), ("recurrent", 2), ("inner", 3)]
 
 @pytest.mark.parametrize(("kind", "least"), rest_thorough(KINDS, KINDS[:1]))
 def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Path) -> None:
-    """Of what one layer takes, at most a 590th may grow with the square of their number."""
+    """At most a 590th of what one layer takes may grow with the square of their number."""
 
     def everything(layers: int) -> None:
         path, out = tmp_path / f"{layers}.h5", tmp_path / f"{layers}.pt"

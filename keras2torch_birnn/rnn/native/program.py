@@ -34,7 +34,7 @@ NUMBERS: Mapping[torch.dtype, int] = {
 }
 
 # The most inputs, outputs and recurrent layers.
-MAX_ARGUMENTS = 256
+ARGUMENTS_AT_MOST = 256
 _ALIGNED = 16  # floats in a cache line
 # Floats behind the workspace: operations read up to two vectors, of which they use a part.
 BEHIND = 32
