@@ -298,12 +298,10 @@ class PortRun:
         columns = np.stack([keep_valid(one, valid)[counted] for one in terms], axis=1)
         if not np.isfinite(columns).all() or len(columns) < _LEAST * len(terms):
             return
-        free = [
-            number
-            for number in range(len(terms))
-            if np.linalg.matrix_rank(columns[:, : number + 1])
-            > np.linalg.matrix_rank(columns[:, :number])
-        ]
+        # NumPy 2.2 and older has no rank of a matrix without columns.
+        some = range(1, len(terms) + 1)
+        ranks = [0, *(np.linalg.matrix_rank(columns[:, :count]) for count in some)]
+        free = [number for number in range(len(terms)) if ranks[number + 1] > ranks[number]]
         if len(free) < 2:
             return
         known: list[Array] = []
