@@ -80,8 +80,8 @@ MUTATIONS: list[Mutation] = [
         "an empty row loses its state",
         edit(
             "rnn.engines.torch_kernel:_sort",
-            "else there == 0",
-            "else there < 0",
+            "else falling == 0",
+            "else falling < 0",
         ),
         f"{TF}/mask_bi_state.keras",
         f"{K3}/mask_bi_state.keras",
