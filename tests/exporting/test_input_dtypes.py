@@ -15,11 +15,14 @@ from specs import TF_KERAS, F, H, bi, dense, functional, layer, rnn, values
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
+from keras2torch_birnn.exporting.onnx_file import Onnx
 from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef
 
+WHY_NO_ONNX = Onnx().why_cannot_write()
+needs_onnx = pytest.mark.skipif(bool(WHY_NO_ONNX), reason=WHY_NO_ONNX or "it is there")
 needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
 WORDS, BATCH, TIME = 17, 3, 7
 # The dtype that a file declares -> the one that an export takes.
@@ -93,8 +96,8 @@ def run_pt2(file: Path, inputs: Sequence[Array]) -> Sequence[Array]:
 @pytest.mark.parametrize(
     ("name", "run", "dtypes"),
     [
-        ("m.onnx", run_onnx, ("uint16", "bool")),
-        pytest.param("m.onnx", run_onnx, [*DECLARED], marks=pytest.mark.thorough),
+        pytest.param("m.onnx", run_onnx, ("uint16", "bool"), marks=needs_onnx),
+        pytest.param("m.onnx", run_onnx, [*DECLARED], marks=[needs_onnx, pytest.mark.thorough]),
         pytest.param(
             "m.pt2",
             run_pt2,

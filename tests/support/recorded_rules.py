@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from specs import FIXTURES
 from torch import nn
@@ -35,6 +36,16 @@ MORE_SHAPES: dict[str, tuple[int, ...]] = {
     "head": (11, 2),
     "square": (5, 5),
 }
+
+
+def skip_other_norms(label: str, case: str) -> None:
+    """Skip a case in float64 that divides by a norm in float32, where torch rounds that otherwise.
+
+    Keras on torch has torch's own norm: with an old torch it is another than the recorded one, too.
+    """
+    version = tuple(map(int, torch.__version__.split(".")[:2]))
+    if label.endswith("-torch") and case.startswith("muon") and version < (2, 13):
+        pytest.skip("recorded with a newer torch, whose norms in float32 may differ by a bit")
 
 
 def config_of(label: str, case: str, floats: str = "float64") -> OptimizerConfig:

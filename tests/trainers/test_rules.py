@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded_rules import CASES, config_of, largest_difference
+from recorded_rules import CASES, config_of, largest_difference, skip_other_norms
 from sampling import rest_thorough
 from torch import nn
 
@@ -34,6 +34,8 @@ TOLERANCE = {"float64": 1e-12, "float32": 5e-6}
 )
 def test_weights_are_those_of_keras_after_every_step(row: tuple[str, str], floats: str) -> None:
     label, case = row
+    if floats == "float64":
+        skip_other_norms(label, case)
     assert largest_difference(label, case, floats) <= TOLERANCE[floats]
 
 
