@@ -21,7 +21,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
-from keras2torch_birnn.readers.advice import HOW_TO_REPLACE, HOW_TO_WRAP
+from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
     check_constants,
@@ -35,53 +35,23 @@ from keras2torch_birnn.readers.config.custom_layers import (
     find_custom_class,
     parse_custom_layer,
 )
-from keras2torch_birnn.readers.config.custom_objects import describe_custom_class, is_custom_class
+from keras2torch_birnn.readers.config.custom_objects import is_custom_class
 from keras2torch_birnn.readers.config.operation_entries import TRANSLATED, is_operation
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
 from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
 from keras2torch_birnn.readers.config.passes import PASSES, list_refused
 from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
+from keras2torch_birnn.readers.config.refused_classes import find_refusal, is_unknown
 from keras2torch_birnn.readers.config.sequential import build_sequential
-from keras2torch_birnn.readers.config.text_layers import LOOKUP_CLASSES, TEXT_CLASSES, text_layer
+from keras2torch_birnn.readers.config.text_layers import LOOKUP_CLASSES, text_layer
 from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
-from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of, python_name
+from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
 from keras2torch_birnn.schema.dtype_flow import without_time_distributed
-from keras2torch_birnn.schema.shipped import advise_shipped
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
-
-_REFUSED_CLASSES: Mapping[str, str] = {
-    LAMBDA: "holds Python code, which k2t never runs",
-    "TorchModuleWrapper": "holds a pickle, which k2t never opens",
-    "TFSMLayer": "loads a TensorFlow SavedModel from elsewhere",
-    "StringLookup": "looks up text, which torch does not hold",
-    "TextVectorization": "turns text into ids, which torch does not do",
-    "HashedCrossing": "hashes pairs of features into bins; do that before the model",
-}
-_HOW_TO_BEGIN = "begin with k2t plugin new MODEL > my_layers.py"
-_HOW_TO_SUPPLY = (
-    f"`k2t layers` lists what can be converted; for a layer of your own {_HOW_TO_BEGIN}"
-)
-# Layers that not every Keras has; elsewhere a class of this name is the user's own.
-_ONLY_IN: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("ParametricSoftplus", "SReLU"), ("keras1",)),
-    **dict.fromkeys(("Highway", "MaxoutDense"), ("keras1", "keras2")),
-    "RandomFourierFeatures": ("tf.keras",),
-    "Pipeline": ("keras3",),
-}
-_REFUSED_ADVICE: Mapping[str, str] = {
-    LAMBDA: "write what it computes in torch, under @k2t.supplies(its name) in a --plugin file",
-    "TorchModuleWrapper": "save the model without it, and call the torch module that it wraps",
-    "TFSMLayer": "convert that SavedModel by itself",
-    "HashedCrossing": "cut it off with --from or --to (docs/cutting.md)",
-    **dict.fromkeys(
-        TEXT_CLASSES,
-        "do that before the model, and cut the layer off with --from or --to (docs/cutting.md)",
-    ),
-}
 
 
 def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
@@ -198,7 +168,7 @@ def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
     if is_wrapper(entry.json, parsing.generation):
         return _parse_wrapped(entry, parsing)
     _note_facts(entry, parsing)
-    refusal = _refusal(entry.json, entry.class_name, parsing)
+    refusal = find_refusal(entry.json, entry.class_name, parsing)
     if refusal is not None:
         return _refuse(refusal, entry, parsing)
     class_name = CLASS_NAMES[_schema_key(entry.json, entry.class_name)]
@@ -230,7 +200,7 @@ def _refuse(refusal: K2TError, entry: _Entry, parsing: Parsing) -> LayerSpec:
     refusal.place = entry.place
     parsing.problems.append(refusal)
     class_name = entry.class_name
-    if class_name == LAMBDA or _is_unknown(entry.json, class_name, parsing.generation):
+    if class_name == LAMBDA or is_unknown(entry.json, class_name, parsing.generation):
         kind: Literal["layer", "Lambda"] = "Lambda" if class_name == LAMBDA else "layer"
         parsing.unknown.append(UnknownClass(class_name, kind, entry.place, entry.options))
     return LayerSpec(class_name, entry.name, {}, place=entry.place)
@@ -273,39 +243,6 @@ def _read_training(
     if unknown := list_unknown(config, training):
         parsing.penalties[place] = unknown
     return training
-
-
-def _refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
-    """Return why this layer's class cannot be converted, or None."""
-    shown = printable(class_name)
-    if class_name in _REFUSED_CLASSES:
-        advice = _REFUSED_ADVICE.get(class_name, "")
-        return UnsupportedLayerError(f"{shown} layer {_REFUSED_CLASSES[class_name]}", advice)
-    problem = entry.get("problem")
-    if isinstance(problem, K2TError):  # of an operation
-        return problem
-    if is_operation(entry):
-        if f"ops.{class_name}" in CLASS_NAMES:
-            return None
-        return UnsupportedLayerError(f"operation {shown} is not supported", HOW_TO_REPLACE)
-    if _is_unknown(entry, class_name, parsing.generation):
-        if class_name in CLASS_NAMES:
-            found = f"layer class {shown} is not supported: it is {describe_custom_class(entry)}"
-            return UnsupportedLayerError(found, f"supply it with --plugin: {_HOW_TO_BEGIN}")
-        names = (entry.get("registered_name"), class_name, python_name(class_name))
-        shipped = advise_shipped(names, parsing.command)
-        advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY
-        return UnsupportedLayerError(f"layer class {shown} is not supported", advice)
-    return None
-
-
-def _is_unknown(entry: Mapping[str, Any], class_name: str, generation: Generation) -> bool:
-    """Tell whether a layer's class is none of Keras' own, and no operation."""
-    problem = isinstance(entry.get("problem"), K2TError)  # of an operation
-    if class_name in _REFUSED_CLASSES or problem or is_operation(entry):
-        return False
-    others = generation.name not in _ONLY_IN.get(class_name, (generation.name,))
-    return class_name not in CLASS_NAMES or class_name in OPS or is_custom_class(entry) or others
 
 
 def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
