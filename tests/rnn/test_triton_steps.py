@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 import torch
 import triton_compile_child
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_layers import assert_close, both, half, reference
-from sampling import rest_thorough
+from sampling import examples, rest_thorough
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_compile_child import OLD, TARGETS, VERSION
@@ -28,6 +30,7 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, activation
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import cuda_graph, engine, loop, select, triton_step
@@ -180,6 +183,33 @@ def test_one_row_one_step_and_one_unit_are_computed(
     lengths = torch.randint(0, steps_ + 1, (rows,), dtype=torch.int32).to(DEVICE)
     masked = cell in ("SimpleRNN", "GRU before")
     assert_like_the_loop(layer, RnnCall(x, lengths if masked else None, merge="ave"), form)
+
+
+@pytest.mark.parametrize("form", [by(form, thorough=form != "steps") for form in FORMS])
+@settings(max_examples=examples(18), deadline=None)
+@given(data=st.data())
+def test_any_size_is_computed_as_by_the_loop(form: Form, data: st.DataObject) -> None:
+    """Draw cell, features, units, rows, steps, direction, lengths, states and merge."""
+    made, special = CELLS[data.draw(st.sampled_from(sorted(CELLS)))]
+    features, units, rows, steps_ = (data.draw(st.integers(1, most)) for most in (7, 35, 18, 5))
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    module = made(features, units, batch_first=True, bias=data.draw(st.booleans()), **special)
+    (layer,) = module.to(DEVICE, torch.float64).rnn_layers()
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64).to(DEVICE).requires_grad_()
+
+    of_rows = st.lists(st.integers(0, steps_), min_size=rows, max_size=rows)
+    lengths = data.draw(st.none() | of_rows)
+    dtype = data.draw(st.sampled_from([torch.int32, torch.int64]))
+    states = tuple(tuple(draw(rows, units) for _ in range(layer.state_count())) for _ in range(2))
+    call = RnnCall(
+        draw(rows, steps_, features),
+        None if lengths is None else torch.tensor(lengths, dtype=dtype, device=DEVICE),
+        states if data.draw(st.booleans()) else None,
+        data.draw(st.sampled_from([*MERGE_MODES, None])),
+    )
+    assert_like_the_loop(layer, call, form)
 
 
 # (not by kernels that multiply: the interpreter multiplies the bits of bfloat16)
