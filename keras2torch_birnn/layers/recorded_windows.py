@@ -113,7 +113,8 @@ def _planes(r: Values, x: Value, axes: Sequence[_Axis]) -> tuple[Value, list[int
     for first in itertools.product(*map(range, steps)):
         parts = [axis.part(begin) for axis, begin in zip(axes, first, strict=True)]
         inside, read = zip(*parts, strict=True)
-        copies.append((whole.meta[(..., *first, *inside)], x.meta[(..., *read)]))
+        place, source = (..., *first, *inside), (..., *read)
+        copies.append((whole.meta[place], x.meta[source]))
     if sum(to.numel() for to, _ in copies) < whole.meta.numel():
         r.map("copy", whole, (r.constant(0.0),))
     for to, part in copies:

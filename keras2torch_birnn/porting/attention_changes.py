@@ -480,7 +480,9 @@ _FORMULAS: Mapping[str, _Formula] = {
         lambda scores, allowed: _turned(_softmax(scores, allowed))
     ),
     "no step attends to itself": _Formula(
-        lambda scores, allowed: _softmax(scores, allowed & (np.eye(*scores.shape[-2:]) == 0))
+        lambda scores, allowed: _softmax(
+            scores, allowed & (np.eye(scores.shape[-2], scores.shape[-1]) == 0)
+        )
     ),
     "softmax over the queries, Keras takes it over the keys": _Formula(partial(_softmax, axis=-2)),
     "softmax over the heads, Keras takes it over the keys": _Formula(partial(_softmax, axis=1)),

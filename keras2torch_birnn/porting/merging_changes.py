@@ -96,7 +96,8 @@ def _near_orders(count: int) -> Iterator[tuple[int, ...]]:
     found = dict.fromkeys([usual])
     for place, to in permutations(usual, 2):
         others = [one for one in usual if one != place]
-        found[(*others[:to], place, *others[to:])] = None
+        moved = (*others[:to], place, *others[to:])
+        found[moved] = None
         swapped = list(usual)
         swapped[place], swapped[to] = to, place
         found[tuple(swapped)] = None

@@ -117,7 +117,9 @@ class PortRun:
     @cached_property
     def _values(self) -> Array:
         """All values of all tensors, in order."""
-        return np.unique(np.concatenate([np.zeros(0), *(one.values.ravel() for one in self.seen)]))
+        each = [np.zeros(0), *(one.values.ravel() for one in self.seen)]
+        values: Array = np.unique(np.concatenate(each))
+        return values
 
     def contains(self, values: Array, valid: Array | None = None, *, of_rows: bool = False) -> bool:
         """Tell whether a tensor has these values (B, T, ...), and more rows or steps around them.

@@ -262,8 +262,8 @@ def _first_of_windows(call: LayerCall) -> Result:
     output, out_mask = call.run()
     strides = call.layer.config["strides"] or call.layer.config["pool_size"]
     counts = zip(output.shape[1:], strides, strict=False)
-    steps = [slice(None, count * by, by) for count, by in counts]
-    return np.asarray(call.inputs)[(slice(None), *steps)], out_mask
+    part = (slice(None), *(slice(None, count * by, by) for count, by in counts))
+    return np.asarray(call.inputs)[part], out_mask
 
 
 def _fronts(maker: Maker) -> Iterator[tuple[str, Front]]:

@@ -47,7 +47,7 @@ def _indices(errors: Array, masked: Sequence[int] = ()) -> Array:
     exponents = np.where(shown == 0, LOW, exponents)
     right = (exponents - LOW) / (EDGE - LOW) * (_MASKED - 1)
     wrong = 127 + (exponents - EDGE) / (HIGH - EDGE) * 127
-    left_out = np.zeros((1, len(errors)), bool)
+    left_out: Array = np.zeros((1, len(errors)), bool)
     left_out[0, list(masked)] = True
     left_out = _shrink(left_out.astype(float) - 1, 1, WIDTH) >= 0  # any of those that are joined
     numbers = np.where(exponents <= EDGE, np.where(left_out, _MASKED, right), wrong)
