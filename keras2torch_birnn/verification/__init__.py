@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from keras2torch_birnn.building import build
 from keras2torch_birnn.comparison.outputs import compare, outputs
 from keras2torch_birnn.comparison.report import (
     Comparison,
@@ -148,10 +149,13 @@ def verify(
         read = partial(_read, source, config, masked_steps, cut)
         return _verify_export(source, out, read, devices, against, limit, inputs)
     places = expand_devices(devices)
-    if out is None or against == "golden":
-        return _verify_golden(source, out, places, limit, inputs)
+    if out is None:
+        return _verify_golden(source.path, source, places, limit, inputs)
     converted = load(out)
     spec = _read_converted(source, converted, out, config, masked_steps, cut)
+    if against == "golden":
+        _check_same_weights(spec, converted, out)
+        return _verify_golden(out, source, places, limit, inputs)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
     drawn = candidates(spec, steps=STEPS, seed=1)
     first = next(drawn)  # shows a wrong layer best; layer checks need no steady inputs
@@ -410,6 +414,19 @@ def _check_same_model(spec: ModelSpec, converted: nn.Module, out: object) -> Non
             )
 
 
+def _check_same_weights(spec: ModelSpec, converted: nn.Module, out: object) -> None:
+    """Refuse a file with other weights: its own golden vectors would say nothing of the model."""
+    found = converted.state_dict()
+    for name, tensor in build(spec).state_dict().items():
+        nan = tensor.is_floating_point()
+        if not np.array_equal(found.get(name, torch.empty(0)), tensor, equal_nan=nan):
+            with in_file(out):
+                raise WeightMismatchError(
+                    f"has other weights than the model: {printable(name)}",
+                    "verify it --against reference, or convert MODEL again",
+                )
+
+
 def _outline(layer: Mapping[str, Any]) -> Any:
     inner = [*layer.get("parts", {}).values(), *layer.get("graph", {}).get("layers", ())]
     return (layer["class_name"], layer["name"], [_outline(part) for part in inner])
@@ -447,13 +464,13 @@ def _ask_keras(
 
 
 def _verify_golden(
+    file: PathLike | None,
     source: Source,
-    out: PathLike | None,
     places: Sequence[str],
     limit: Tolerance,
     inputs: InputData | None,
 ) -> ParityReport:
-    """Compare ``out``, or the one file that is given, with the golden vectors in it.
+    """Compare a converted file with the golden vectors in it.
 
     Raises:
         UsageError: inputs are given, or no file.
@@ -462,7 +479,6 @@ def _verify_golden(
         raise UsageError(
             "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
         )
-    file = out or source.path
     if file is None:
         with in_file(source.name):
             raise ArgumentTypeError(

@@ -258,6 +258,21 @@ def test_out_alone_is_checked_by_its_golden_vectors(file: str, tmp_path: Path) -
         assert report.layers == ()
 
 
+def test_golden_vectors_of_another_model_prove_nothing_of_this_one(tmp_path: Path) -> None:
+    """Their file must have the layers and the weights of the model, and the part that is named."""
+    out = converted(SOME[0], tmp_path)
+    with pytest.raises(k2t.WeightMismatchError, match="made from another model"):
+        verify(FIXTURES / SOME[1], out, against="golden")
+    with pytest.raises(k2t.UsageError, match="no layer of the model"):
+        verify(FIXTURES / SOME[0], out, against="golden", from_layer="nope")
+    model = k2t.load(out)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    k2t.save(model, out, overwrite=True)
+    with pytest.raises(k2t.WeightMismatchError, match="has other weights than the model: "):
+        verify(FIXTURES / SOME[0], out, against="golden")
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_the_golden_vectors_find_a_changed_weight(suffix: str, tmp_path: Path) -> None:
     model, out = k2t.convert(FIXTURES / STACK), tmp_path / f"out{suffix}"
