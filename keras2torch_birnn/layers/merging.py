@@ -111,7 +111,11 @@ def any_mask(tensors: Tensors, mask: Masks) -> Tensor:
 
 def _distinct(masks: Masks) -> list[Tensor]:
     """Return the masks there are, once each: what layers know of one they need not find again."""
-    return list({id(mask): mask for mask in masks if mask is not None}.values())
+    found: list[Tensor] = []
+    for mask in masks:
+        if mask is not None and not any(mask is one for one in found):
+            found.append(mask)
+    return found
 
 
 def _merge_mask(layer: LayerSpec) -> MaskFlow:

@@ -36,9 +36,11 @@ from keras2torch_birnn.rnn.gpu import (
 from keras2torch_birnn.rnn.gpu.launcher import TILINGS, find_tile
 from keras2torch_birnn.rnn.gpu.step_cell import StepCell, StepFunction
 
-# Triton 3.2, of torch 2.6, wants no constants in a signature, and does not know sm_120.
+# Triton 3.2, of torch 2.6, wants no constants in a signature, does not know sm_120, and links for
+# AMD by the linker of an installed ROCm.
 VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 OLD = VERSION < (3, 3)
+LEFT_OUT = ("sm_120", "gfx942") if OLD else ()
 TARGETS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "sm_75": (GPUTarget("cuda", 75, 32), ("fp32", "fp16")),
     "sm_80": (GPUTarget("cuda", 80, 32), ("fp32", "bf16")),
