@@ -13,6 +13,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -51,7 +52,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
             REGISTERED.loaded[name] = True
             continue
         path = Path(name)
-        if not path.is_file():
+        if not _is_file(path):
             from keras2torch_birnn.suggestions import did_you_mean, explain_missing
 
             near = did_you_mean(name, SHIPPED) or explain_missing(path)
@@ -72,7 +73,7 @@ def run_file(name: PluginName) -> ModuleType:
         UsageError: there is no such file; PluginError: it fails.
     """
     path = Path(name)
-    if not path.is_file():
+    if not _is_file(path):
         from keras2torch_birnn.suggestions import explain_missing
 
         raise UsageError(
@@ -81,6 +82,13 @@ def run_file(name: PluginName) -> ModuleType:
     module_name = _module_name(path.resolve())
     _load(escape_controls(name), module_name, path.resolve())
     return sys.modules[module_name]
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a path is a file; an impossible name raises, as Python 3.14's own does not."""
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # of a zero byte
+        path.lstat()
+    return path.is_file()
 
 
 def _module_name(path: Path) -> str:

@@ -109,11 +109,14 @@ def check_is_here(path: Path, kind: str) -> None:
 
     Raises:
         OutputError: an address, a path of Windows, or one that the shell should have changed.
+        OSError: an impossible name, which Python 3.14 otherwise takes for one that is free.
     """
     if split_address(path):
         raise OutputError("is an address", f"name a {kind} of this machine")
     if (advice := explain_foreign(path)) and not os.path.lexists(path.parts[0]):
         raise OutputError("is no path of this system", advice)
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # of a zero byte
+        path.lstat()
 
 
 def check_can_be_made(folder: Path) -> Path:
