@@ -149,13 +149,16 @@ def verify(
         read = partial(_read, source, config, masked_steps, cut)
         return _verify_export(source, out, read, devices, against, limit, inputs)
     places = expand_devices(devices)
+    if out is None or against == "golden":
+        _check_no_inputs(inputs)
     if out is None:
-        return _verify_golden(source.path, source, places, limit, inputs)
+        file = _file_of(source)
+        return _verify_golden(load(file), file, places, limit)
     converted = load(out)
     spec = _read_converted(source, converted, out, config, masked_steps, cut)
     if against == "golden":
         _check_same_weights(spec, converted, out)
-        return _verify_golden(out, source, places, limit, inputs)
+        return _verify_golden(converted, out, places, limit)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
     drawn = candidates(spec, steps=STEPS, seed=1)
     first = next(drawn)  # shows a wrong layer best; layer checks need no steady inputs
@@ -463,28 +466,26 @@ def _ask_keras(
     return answer
 
 
-def _verify_golden(
-    file: PathLike | None,
-    source: Source,
-    places: Sequence[str],
-    limit: Tolerance,
-    inputs: InputData | None,
-) -> ParityReport:
-    """Compare a converted file with the golden vectors in it.
-
-    Raises:
-        UsageError: inputs are given, or no file.
-    """
+def _check_no_inputs(inputs: InputData | None) -> None:
     if inputs is not None:
         raise UsageError(
             "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
         )
-    if file is None:
+
+
+def _file_of(source: Source) -> PathLike:
+    if source.path is None:
         with in_file(source.name):
             raise ArgumentTypeError(
                 "without a converted file to compare with", "name it: k2t.verify(model, 'out.pt')"
             )
-    model = load(file)
+    return source.path
+
+
+def _verify_golden(
+    model: nn.Module, file: PathLike, places: Sequence[str], limit: Tolerance
+) -> ParityReport:
+    """Compare a converted model, loaded from a file, with the golden vectors in it."""
     golden = origin(model).golden
     arrays = [x.numpy() for x in golden.inputs]
     name = "golden" if golden.made_by == "reference" else f"golden by the {golden.made_by} itself"
