@@ -15,6 +15,7 @@ f4 = np.float32
 # Input (R, K) and weights (N, K) -> their product (R, N) in float32, and the biases added.
 Product: TypeAlias = Callable[[Array, Array, Array], Array]
 Function: TypeAlias = Callable[[Array], Array]
+Ratio: TypeAlias = Callable[[Array], tuple[Array, Array]]
 
 
 def fused(a: Any, b: Any, c: Any) -> Array:
@@ -73,6 +74,29 @@ def hard_sigmoid(x: Array) -> Array:
     return np.clip(x + f4(3), f4(0), f4(6)) * (f4(1) / f4(6))
 
 
+def split_power(x: Array, scale: float) -> tuple[Array, Array]:
+    """Return the rest and the power of two of 2^(scale x) = (1 + rest) power."""
+    step = f4(scale)
+    limit = f4(42) / abs(step)
+    bounded = np.clip(x, -limit, limit)
+    n = fused(bounded, step, f4(12582912)) - f4(12582912)
+    r = fused(bounded, step, -n)
+    p = fused(r, f4(9.61811002e-3), f4(5.58372885e-2))
+    p = fused(fused(p, r, f4(2.40232527e-1)), r, f4(6.93136871e-1))
+    return p * r, np.ldexp(f4(1), n.astype("i4"))
+
+
+def sigmoid_ratio(x: Array) -> tuple[Array, Array]:
+    rest, power = split_power(x, -1.44269504)
+    return np.ones_like(x), fused(rest, power, f4(1) + power)
+
+
+def tanh_ratio(x: Array) -> tuple[Array, Array]:
+    rest, power = split_power(x, 2.88539008)
+    m = fused(rest, power, power - f4(1))
+    return m, m + f4(2)
+
+
 FUNCTIONS: Mapping[str, Function] = {
     "linear": lambda x: x,
     "tanh": tanh,
@@ -89,6 +113,15 @@ FUNCTIONS: Mapping[str, Function] = {
     "hard_silu": lambda x: x * hard_sigmoid(x),
     "hard_tanh": lambda x: np.clip(x, f4(-1), f4(1)),
 }
+
+
+# Those that a cell divides by only after it multiplied: numerator and denominator.
+RATIOS: Mapping[str, Ratio] = {"tanh": tanh_ratio, "sigmoid": sigmoid_ratio}
+
+
+def ratio_of(name: str) -> Ratio:
+    """Return a function's numerator and denominator, 1 where it has none."""
+    return RATIOS.get(name) or (lambda x: (FUNCTIONS[name](x), np.ones_like(x)))
 
 
 # ---- products ------------------------------------------------------------------------------------
@@ -114,18 +147,18 @@ def bfloat16_product(values: Array, weights: Array, bias: Array) -> Array:
 
 
 def bfloat16_tile_product(values: Array, weights: Array, bias: Array) -> Array:
-    """Add the terms of 32 numbers at a time, even and odd ones apart, as tdpbf16ps does."""
+    """Add to the bias the terms of 32 numbers at a time, even and odd ones apart, as tdpbf16ps does."""
     a, w = to_bfloat16(values), to_bfloat16(weights)
     missing = -a.shape[1] % 32
     a, w = (np.pad(m, ((0, 0), (0, missing))) for m in (a, w))
-    total = np.zeros((len(a), len(w)), f4)
+    total = np.broadcast_to(bias, (len(a), len(w)))
     for tile in range(0, a.shape[1], 32):
         apart = [np.zeros_like(total), np.zeros_like(total)]
         for k in range(tile, tile + 32):
             # Exact in float32, so this is a fused multiply-add.
             apart[k % 2] = apart[k % 2] + a[:, None, k] * w[None, :, k]
         total = total + (apart[0] + apart[1])
-    return total + bias
+    return total
 
 
 def to_int8(values: Array) -> tuple[Array, Array]:
@@ -155,11 +188,17 @@ def product_of(precision: str, instruction_set: str) -> Product:
 # ---- cells ---------------------------------------------------------------------------------------
 
 
+def mix(z: tuple[Array, Array], h: Array, n: tuple[Array, Array]) -> Array:
+    """Return (1 - z) n + z h."""
+    added = (z[1] - z[0]) * n[0]
+    return fused(z[0] * h, n[1], added) / (z[1] * n[1])
+
+
 def run_direction(
     cell: str,
     product: Product,
-    act: Function,
-    gate: Function,
+    act: Ratio,
+    gate: Ratio,
     weights: Sequence[Array],
     x: Array,
     lengths: Array,
@@ -185,21 +224,26 @@ def run_direction(
             two = 2 * units
             sums = np.split(product(h, weight_hh[:two], bias_hh[:two]), 2, axis=1)
             reset, z = (gate(i + s) for i, s in zip(inputs[:2], sums, strict=True))
-            n = act(inputs[2] + product(reset * h, weight_hh[two:], bias_hh[two:]))
-            new = fused(z, h, (f4(1) - z) * n)
+            read = reset[0] * h / reset[1]
+            n = act(inputs[2] + product(read, weight_hh[two:], bias_hh[two:]))
+            new = mix(z, h, n)
         else:
             sums = part(product(h, weight_hh, bias_hh))
             if cell == "LSTM":
                 i, forget, o = (gate(inputs[k] + sums[k]) for k in (0, 1, 3))
-                c = fused(forget, states[1][rows], i * act(inputs[2] + sums[2]))
-                states[1][rows] = c
-                new = o * act(c)
+                g = act(inputs[2] + sums[2])
+                below = i[1] * g[1]
+                c = fused(forget[0] * states[1][rows], below, i[0] * g[0] * forget[1])
+                states[1][rows] = c = c / (below * forget[1])
+                of_c = act(c)
+                new = o[0] * of_c[0] / (o[1] * of_c[1])
             elif cell == "GRU":
                 reset, z = (gate(inputs[k] + sums[k]) for k in (0, 1))
-                n = act(fused(reset, sums[2], inputs[2]))
-                new = fused(z, h, (f4(1) - z) * n)
+                n = act(reset[0] * sums[2] / reset[1] + inputs[2])
+                new = mix(z, h, n)
             else:
-                new = act(inputs[0] + sums[0])
+                above, under = act(inputs[0] + sums[0])
+                new = above / under
         states[0][rows] = new
         out[rows, times] = new
     return out, states

@@ -43,12 +43,12 @@ static bool is_standard(const Call& call) {
 }
 
 // Call body(functions) with the nonlinearities of a call.
-template <class Call, class Body>
+template <class Usual = Standard, class Any = Configured, class Call, class Body>
 static void with_functions(const Call& call, Body body) {
     if (is_standard(call))
-        body(Standard(call));
+        body(Usual(call));
     else
-        body(Configured(call));
+        body(Any(call));
 }
 
 // ---- one step -------------------------------------------------------------------------------------

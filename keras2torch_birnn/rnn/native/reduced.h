@@ -130,6 +130,10 @@ struct Reduced {
         const long width = whole(units), panels = width / LANES, most = By::panels_at_once(V, rows);
         const long parts = (panels + most - 1) / most;
         const bool single = rows == 1;
+        auto compute = [&](long count, long at, long next, const float* in, long next_in, const float* sum) {
+            for (long i = 0; i < count; ++i) cell(at + i * next, in + i * next_in, sum + i * V * LANES);
+            for (long i = 0; i < count; ++i) finish(at + i * next);
+        };
         for (long r = 0; r < rows; ++r) s.values.convert(r, state + r * width, units);
         for (long part = 0, done = 0; part < parts; ++part) {
             const long count = panels / parts + (part < panels % parts);
@@ -138,68 +142,79 @@ struct Reduced {
             float* const sums = s.sums + (single ? unit * V : 0);
             s.by.template product<V>(rows, count, groups(units) * By::STORED, s.values,
                                      matrix + panel * panel_words<By>(V, units), sums, V * LANES);
-            if (single) continue;
-            const float* in = inputs.of(unit);
-            for (long r = 0; r < rows; ++r, in += inputs.row) cell(r * width + unit, in, sums + r * V * LANES);
-            for (long r = 0; r < rows; ++r) finish(r * width + unit);
+            if (!single) compute(rows, unit, width, inputs.of(unit), inputs.row, sums);
         }
-        for (long unit = 0; unit < width && single; unit += LANES) cell(unit, inputs.of(unit), s.sums + unit * V);
-        for (long unit = 0; unit < width && single; unit += LANES) finish(unit);
+        if (single) compute(panels, 0, LANES, inputs.data, inputs.panel, s.sums);
     }
 
     template <class Functions, class By>
     static void one_step(const Functions& f, const K2tShape& shape, const uint32_t* matrix, long rows,
                          const State<By>& s, const Inputs& inputs) {
         const long units = shape.units;
-        auto gate = [&](const float* in, const float* sum, long v) {
-            return f.gate(load(in + v * LANES) + load(sum + v * LANES));
+        auto sum_of = [](const float* in, const float* sum, long v) {
+            return load(in + v * LANES) + load(sum + v * LANES);
         };
         auto nothing_more = [](long) {};
         // (1 - z) n + z h
-        auto mix = [](Vec z, Vec h, Vec n) { return fused(z, h, (1.0f - z) * n); };
+        auto mix = [](const Ratio& z, Vec h, const Ratio& n) {
+            const Vec kept = z.numerator * h, added = (z.denominator - z.numerator) * n.numerator;
+            return fused(kept, n.denominator, added) / (z.denominator * n.denominator);
+        };
+        // A gate that waits for another value: where its ratio is.
+        auto keep = [&](const Ratio& gate, long at) { Functions::keep(gate, s.h_next + at, s.reset + at); };
+        auto kept = [&](long at) { return Functions::kept(s.h_next + at, s.reset + at); };
         switch (static_cast<K2tKind>(shape.kind)) {
             case K2T_LSTM:
                 return for_units<4>(
                     rows, units, s, s.h, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
-                        const Vec i = gate(in, sum, 0), forget = gate(in, sum, 1), o = gate(in, sum, 3);
-                        const Vec g = f.act(load(in + 2 * LANES) + load(sum + 2 * LANES));
-                        const Vec next = fused(forget, load(s.c + at), i * g);
-                        store(s.c + at, next);
-                        store(s.h_next + at, o);
+                        const Ratio i = f.gate(sum_of(in, sum, 0)), forget = f.gate(sum_of(in, sum, 1));
+                        const Ratio g = f.act(sum_of(in, sum, 2)), o = f.gate(sum_of(in, sum, 3));
+                        const Vec below = i.denominator * g.denominator, above = i.numerator * g.numerator;
+                        const Vec kept_c = forget.numerator * load(s.c + at);
+                        const Vec next = fused(kept_c, below, above * forget.denominator);
+                        store(s.c + at, next / (below * forget.denominator));
+                        keep(o, at);
                     },
-                    [&](long at) { store(s.h_next + at, load(s.h_next + at) * f.act(load(s.c + at))); });
+                    [&](long at) {
+                        const Ratio o = kept(at), of_c = f.act(load(s.c + at));
+                        store(s.h_next + at,
+                              o.numerator * of_c.numerator / (o.denominator * of_c.denominator));
+                    });
             case K2T_GRU_AFTER:
                 return for_units<3>(
                     rows, units, s, s.h, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
-                        const Vec reset = gate(in, sum, 0);
-                        store(s.c + at, gate(in, sum, 1));
-                        store(s.h_next + at, fused(reset, load(sum + 2 * LANES), load(in + 2 * LANES)));
+                        const Ratio reset = f.gate(sum_of(in, sum, 0));
+                        keep(f.gate(sum_of(in, sum, 1)), at);
+                        const Vec of_h = reset.numerator * load(sum + 2 * LANES) / reset.denominator;
+                        store(s.c + at, of_h + load(in + 2 * LANES));
                     },
                     [&](long at) {
-                        const Vec n = f.act(load(s.h_next + at));
-                        store(s.h_next + at, mix(load(s.c + at), load(s.h + at), n));
+                        const Ratio z = kept(at), n = f.act(load(s.c + at));
+                        store(s.h_next + at, mix(z, load(s.h + at), n));
                     });
             case K2T_GRU_BEFORE:
                 for_units<2>(rows, units, s, s.h, matrix, inputs,
                              [&](long at, const float* in, const float* sum) {
-                                 store(s.reset + at, gate(in, sum, 0) * load(s.h + at));
-                                 store(s.c + at, gate(in, sum, 1));
+                                 const Ratio reset = f.gate(sum_of(in, sum, 0));
+                                 store(s.c + at, reset.numerator * load(s.h + at) / reset.denominator);
+                                 keep(f.gate(sum_of(in, sum, 1)), at);
                              },
                              nothing_more);
                 matrix += matrix_words<By>(2, units, units);
                 return for_units<1>(
-                    rows, units, s, s.reset, matrix, inputs,
+                    rows, units, s, s.c, matrix, inputs,
                     [&](long at, const float* in, const float* sum) {
-                        const Vec n = f.act(load(in + 2 * LANES) + load(sum));
-                        store(s.h_next + at, mix(load(s.c + at), load(s.h + at), n));
+                        const Ratio z = kept(at), n = f.act(load(in + 2 * LANES) + load(sum));
+                        store(s.h_next + at, mix(z, load(s.h + at), n));
                     },
                     nothing_more);
             case K2T_SIMPLE:
                 for_units<1>(rows, units, s, s.h, matrix, inputs,
                              [&](long at, const float* in, const float* sum) {
-                                 store(s.h_next + at, f.act(load(in) + load(sum)));
+                                 const Ratio next = f.act(load(in) + load(sum));
+                                 store(s.h_next + at, next.numerator / next.denominator);
                              },
                              nothing_more);
         }
@@ -297,7 +312,14 @@ struct Reduced {
     }
 
     static void run(const K2tCall& call, const K2tTask& task, float* memory) {
-        with_functions(call, [&](auto functions) { run_with(functions, call, task, memory); });
+        const long most = Product::rows_at_once(4 * recurrent_words(call.shape));
+        with_functions<StandardRatios, ConfiguredRatios>(call, [&](auto functions) {
+            K2tTask part = task;
+            for (long done = 0; done < task.count; done += most, part.first += most * task.stride) {
+                part.count = task.count - done < most ? task.count - done : most;
+                run_with(functions, call, part, memory);
+            }
+        });
     }
 
     static constexpr K2tKernel KERNEL = {

@@ -14,6 +14,7 @@ namespace amx {
 #include "product.h"
 #include "packed.h"
 #include "cells.h"
+#include "ratios.h"
 #include "layer.h"
 #include "formats.h"
 #include "vectors.h"

@@ -15,6 +15,7 @@ namespace reduced_avx512 {
 #include "product.h"
 #include "packed.h"
 #include "cells.h"
+#include "ratios.h"
 #include "layer.h"
 #include "formats.h"
 #include "vectors.h"

@@ -21,6 +21,7 @@ namespace reduced_plain {
 #include "product.h"
 #include "packed.h"
 #include "cells.h"
+#include "ratios.h"
 #include "layer.h"
 #include "formats.h"
 #include "vectors.h"

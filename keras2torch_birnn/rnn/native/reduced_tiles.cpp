@@ -12,6 +12,7 @@ namespace emulated_tiles {
 #include "product.h"
 #include "packed.h"
 #include "cells.h"
+#include "ratios.h"
 #include "layer.h"
 #include "formats.h"
 #include "vectors.h"

@@ -112,7 +112,10 @@ static inline void transpose(Vec (&x)[LANES]) {
 #endif
 }
 // Both keep a NaN in a, as one instruction of x86 does, which GCC does not find by itself.
-#if defined(__x86_64__) && K2T_LANES == 8
+#if K2T_LANES == 16 && defined(__AVX512F__)
+static inline Vec smaller(Vec a, Vec b) { return (Vec)_mm512_min_ps((__m512)b, (__m512)a); }
+static inline Vec larger(Vec a, Vec b) { return (Vec)_mm512_max_ps((__m512)b, (__m512)a); }
+#elif defined(__x86_64__) && K2T_LANES == 8
 static inline Vec smaller(Vec a, Vec b) { return __builtin_ia32_minps256(b, a); }
 static inline Vec larger(Vec a, Vec b) { return __builtin_ia32_maxps256(b, a); }
 #elif defined(__x86_64__) && K2T_LANES == 4

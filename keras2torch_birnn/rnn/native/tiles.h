@@ -69,8 +69,8 @@ public:
         K2T_OF_TILE(TILE, K2T_LOAD)
     }
     template <int TILE>
-    void store(uint32_t* to) const {
-#define K2T_STORE(tile) _tile_stored(tile, to, TILE_WORDS * 4)
+    void store(uint32_t* to, long stride) const {
+#define K2T_STORE(tile) _tile_stored(tile, to, stride * 4)
         K2T_OF_TILE(TILE, K2T_STORE)
     }
     // Two numbers of 16 bits in a word, or four of 8: signed ones by the weights, which have no sign.
@@ -109,9 +109,9 @@ public:
         for (long row = 0; row < rows(TILE); ++row) all_[TILE].row[row] = load_bits(from + row * stride);
     }
     template <int TILE>
-    void store(uint32_t* to) const {
+    void store(uint32_t* to, long stride) const {
         for (long row = 0; row < rows(TILE); ++row)
-            *reinterpret_cast<LooseBits*>(to + row * TILE_WORDS) = all_[TILE].row[row];
+            *reinterpret_cast<LooseBits*>(to + row * stride) = all_[TILE].row[row];
     }
     template <long GROUP, int SUM, int NUMBERS, int WEIGHTS>
     void dot() {
@@ -188,6 +188,9 @@ public:
         return by_vectors(rows) ? VectorProduct<Format>::panels_at_once(gates, rows) : 1;
     }
 
+    // Two tiles, whose sums and states leave the second-level cache to the weights, unless these exceed it anyhow.
+    static constexpr long rows_at_once(long weight_bytes) { return weight_bytes <= 1 << 20 ? 2 * TILE_ROWS : MOST_ROWS; }
+
     // As VectorProduct's. Rows are cut into tiles of equal height; what it makes more of them is dropped.
     template <long V>
     void product(long rows, long panels, long k, const Values<Format>& a, const uint32_t* panel, float* out,
@@ -212,6 +215,7 @@ public:
     }
 
 private:
+    static constexpr bool STARTS = Format::EXTRAS == 1;
     // A tile of a single row takes longer than vectors, whose sums of integers are the same.
     static constexpr bool by_vectors(long rows) { return HAS_DOTS_OF_BYTES && Format::GROUP == 4 && rows == 1; }
 
@@ -229,7 +233,14 @@ private:
     void block(const Operands& all, long tile, long gate) {
         static_assert(R * G <= 4, "sums are four tiles");
         constexpr long GROUP = Format::GROUP;
-        for_each_number<R * G>([&](auto sum) { tiles_.template zero<sum.value>(); });
+        auto extras_of = [&](long sum) { return all.extras + (gate + sum % G) * Format::EXTRAS * LANES; };
+        for_each_number<R * G>([&](auto sum) {
+            // Sums of float32 begin with the bias, in every row.
+            if constexpr (STARTS)
+                tiles_.template load<sum.value>(reinterpret_cast<const uint32_t*>(extras_of(sum.value)), 0);
+            else
+                tiles_.template zero<sum.value>();
+        });
         const long height = height_, stride = all.stride, of_row = all.a.stride;
         const uint32_t* numbers = all.a.words + tile * height * of_row;
         const uint32_t* weights = all.panel + gate * LANES;
@@ -250,15 +261,18 @@ private:
         const typename Format::Row* const of_rows = all.a.rows;
         for_each_number<R * G>([&](auto sum) {
             constexpr int SUM = decltype(sum)::value;
+            const long first = (tile + SUM / G) * height, count = rows - first;
+            float* out = all.out + first * out_stride + (gate + SUM % G) * LANES;
+            if (STARTS && count >= height) return tiles_.template store<SUM>(reinterpret_cast<uint32_t*>(out), out_stride);
             alignas(64) uint32_t found[TILE_ROWS * TILE_WORDS];
-            tiles_.template store<SUM>(found);
-            const long v = gate + SUM % G, first = (tile + SUM / G) * height;
-            const float* extras = all.extras + v * Format::EXTRAS * LANES;
-            float* out = all.out + first * out_stride + v * LANES;
-            const long count = rows - first < height ? rows - first : height;
-            for (long r = 0; r < count; ++r, out += out_stride)
-                store(out, Format::finish((typename Format::Sum)load_bits(found + r * TILE_WORDS),
-                                          of_rows[first + r], extras));
+            tiles_.template store<SUM>(found, TILE_WORDS);
+            for (long r = 0; r < height && r < count; ++r, out += out_stride) {
+                const auto of_row = (typename Format::Sum)load_bits(found + r * TILE_WORDS);
+                if constexpr (STARTS)
+                    store(out, of_row);
+                else
+                    store(out, Format::finish(of_row, of_rows[first + r], extras_of(SUM)));
+            }
         });
     }
 
