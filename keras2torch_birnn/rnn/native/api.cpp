@@ -271,15 +271,16 @@ struct Tasks {
     std::vector<uint8_t> visits;
 
     template <class Call>
-    Tasks(const Call& call, Team team)
+    Tasks(const Call& call, const K2tKernel& with, Team team)
         : team(team), directions(static_cast<long>(call.directions)), order(static_cast<size_t>(call.batch)) {
         std::iota(order.begin(), order.end(), 0);
         if (const int64_t* lengths = call.lengths)
             std::stable_sort(order.begin(), order.end(),
                              [=](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
         // Enough blocks of rows for all threads, and none too large.
+        const int64_t most = with.task_rows ? with.task_rows(call.shape) : MOST_ROWS;
         const int64_t wanted = std::max((team.hands() + call.directions - 1) / call.directions,
-                                        (call.batch + MOST_ROWS - 1) / MOST_ROWS);
+                                        (call.batch + most - 1) / most);
         blocks = static_cast<long>(std::min(wanted, call.batch));
     }
 
@@ -534,7 +535,7 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
                  [&] { return run_beside_check(call, with, team); });
     if (split.parts > 1) return run_split(call, with, team, split);
     if (single) return run_beside_check(call, with, team);
-    Tasks tasks(call, team);
+    Tasks tasks(call, with, team);
     if (call.merge != K2T_APART && call.directions == 2)
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
     std::atomic<uint64_t> found[2] = {};
@@ -586,7 +587,7 @@ int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
     if (!knows_layer(known, *call) || !known->gradient_run) return K2T_UNKNOWN_CODE;
     if (!lengths_fit(*call)) return K2T_WRONG_LENGTH;
     const K2tKernel& with = *known;
-    Tasks tasks(*call, team_for(*call, call->shape.features, true));
+    Tasks tasks(*call, with, team_for(*call, call->shape.features, true));
     if (call->d_x && call->directions == 2)
         tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
     // Of each task, so that they are added up in the same order, whichever thread is the first.

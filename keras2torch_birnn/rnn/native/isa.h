@@ -77,6 +77,7 @@ struct K2tKernel {
     long (*sums_size)(const K2tShape&);
     void (*write_sums)(const K2tGradient&, long direction, const float* sums, long tasks);
     int64_t (*operate)(int64_t code, const int64_t* words, const K2tPlaces&);
+    long (*task_rows)(const K2tShape&) = nullptr;  // the most of a task, where it is not MOST_ROWS
 };
 
 // The kernel of an instruction set; null if it is none of the bits of k2t_instruction_sets.

@@ -312,18 +312,14 @@ struct Reduced {
     }
 
     static void run(const K2tCall& call, const K2tTask& task, float* memory) {
-        const long most = Product::rows_at_once(4 * recurrent_words(call.shape));
-        with_functions<StandardRatios, ConfiguredRatios>(call, [&](auto functions) {
-            K2tTask part = task;
-            for (long done = 0; done < task.count; done += most, part.first += most * task.stride) {
-                part.count = task.count - done < most ? task.count - done : most;
-                run_with(functions, call, part, memory);
-            }
-        });
+        with_functions<StandardRatios, ConfiguredRatios>(
+            call, [&](auto functions) { run_with(functions, call, task, memory); });
     }
+
+    static long task_rows(const K2tShape& shape) { return Product::task_rows(4 * recurrent_words(shape)); }
 
     static constexpr K2tKernel KERNEL = {
         packed_size, pack, scratch_size, run, nullptr, nullptr, nullptr, fingerprint, LANES,
-        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, task_rows,
     };
 };

@@ -189,7 +189,7 @@ public:
     }
 
     // Two tiles, whose sums and states leave the second-level cache to the weights, unless these exceed it anyhow.
-    static constexpr long rows_at_once(long weight_bytes) { return weight_bytes <= 1 << 20 ? 2 * TILE_ROWS : MOST_ROWS; }
+    static constexpr long task_rows(long weight_bytes) { return weight_bytes <= 1 << 20 ? 2 * TILE_ROWS : MOST_ROWS; }
 
     // As VectorProduct's. Rows are cut into tiles of equal height; what it makes more of them is dropped.
     template <long V>

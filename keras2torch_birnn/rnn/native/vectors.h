@@ -7,7 +7,7 @@ struct VectorProduct {
     static constexpr long STORED = Format::PARTS / PARTS;  // words in memory for each packed one
     typedef VectorProduct<Format, 1> Ahead;
 
-    static constexpr long rows_at_once(long) { return MOST_ROWS; }
+    static constexpr long task_rows(long) { return MOST_ROWS; }
 
     static Bits weights(const uint32_t* from, long part) {
         if constexpr (PARTS > 1) return Format::part(load_bits(from), part);
@@ -99,7 +99,7 @@ struct VectorProduct {
     // Widened weights and their mask take registers: where these are few, rows take two gates of four at a
     // time, so that there are sums enough for each weight that is widened.
     static constexpr bool FEW = PARTS > 1 && K2T_REGISTERS < 32;
-    static constexpr long rows_of_block(long gates) {
+    static constexpr long rows_at_once(long gates) {
         return !FEW ? most_rows(gates) : gates == 4 ? 2 : gates == 3 ? 3 : gates == 2 ? 5 : 8;
     }
     static constexpr long MOST_CHAINS = FEW ? 9 : 12;
@@ -108,7 +108,7 @@ struct VectorProduct {
     using Block = void (*)(long, long, long, const Values<Format>&, long, const uint32_t*, long, float*, long);
     using Strip = void (*)(long, const Values<Format>&, const uint32_t*, float*);
 
-    template <long V, long G, long R = rows_of_block(G)>
+    template <long V, long G, long R = rows_at_once(G)>
     struct Blocks {
         static Block of(long rows) { return rows == R ? block<V, G, R> : Blocks<V, G, R - 1>::of(rows); }
     };
@@ -132,7 +132,7 @@ struct VectorProduct {
                         long out_stride) {
         constexpr long PAIR = 2;
         if (rows == 1) return Strips<V>::of(panels)(k, a, panel, out);
-        if (FEW && V == 2 * PAIR && rows > rows_of_block(V)) {
+        if (FEW && V == 2 * PAIR && rows > rows_at_once(V)) {
             for (long first = 0; first < V; first += PAIR)
                 product_of<V, PAIR>(rows, k, a, panel, first, out, out_stride);
         } else {
@@ -144,7 +144,7 @@ private:
     template <long V, long G>
     static void product_of(long rows, long all, const Values<Format>& a, const uint32_t* panel, long first,
                            float* out, long out_stride) {
-        constexpr long MOST = rows_of_block(G);
+        constexpr long MOST = rows_at_once(G);
         const long blocks = (rows + MOST - 1) / MOST;
         const long part = blocks <= 1 ? all : PANEL_FLOATS / (V * LANES);
         for (long begin = 0; begin < all; begin += part) {
