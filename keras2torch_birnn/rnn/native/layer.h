@@ -11,10 +11,13 @@
 // fetched weight. Larger blocks pay off when the input weights leave the cache between two blocks.
 constexpr long BLOCK_ROWS = 96, MOST_BLOCK_ROWS = 256, MANY_WEIGHTS = 1 << 18;
 
-static long block_steps(const K2tShape& shape, long rows) {
-    const bool many = gate_count(shape.kind) * shape.units * shape.features >= MANY_WEIGHTS;
-    const long most = many ? MOST_BLOCK_ROWS : BLOCK_ROWS;
+// weights: words of four bytes.
+static long block_steps(long weights, long rows) {
+    const long most = weights >= MANY_WEIGHTS ? MOST_BLOCK_ROWS : BLOCK_ROWS;
     return rows >= most ? 1 : most / rows;
+}
+static long block_steps(const K2tShape& shape, long rows) {
+    return block_steps(gate_count(shape.kind) * shape.units * shape.features, rows);
 }
 
 static long scratch_size(const K2tCall& call, long rows) {

@@ -33,8 +33,10 @@ struct Reduced {
 
     // ---- packed weights: the matrix of the input, then the recurrent one (GRU before: r and z, then n)
 
-    static long packed_size(const K2tShape& shape) {
-        return matrix_words(gate_count(shape.kind), shape.units, shape.features) + recurrent_words(shape);
+    static long packed_size(const K2tShape& shape) { return input_words(shape) + recurrent_words(shape); }
+    template <class By = Product>
+    static long input_words(const K2tShape& shape) {
+        return matrix_words<By>(gate_count(shape.kind), shape.units, shape.features);
     }
     template <class By = Product>
     static long recurrent_words(const K2tShape& shape) {
@@ -227,13 +229,13 @@ struct Reduced {
 
     static long widened_size(const K2tCall& call, long rows) {
         const K2tShape& shape = call.shape;
-        return (widens_input(call, rows) ? matrix_words<Ahead>(gate_count(shape.kind), shape.units, shape.features) : 0) +
+        return (widens_input(call, rows) ? input_words<Ahead>(shape) : 0) +
                (widens(call, rows) ? recurrent_words<Ahead>(shape) : 0);
     }
 
     static long scratch_size(const K2tCall& call, long rows) {
         const K2tShape& shape = call.shape;
-        const long block = rows * block_steps(shape, rows), width = whole(shape.units);
+        const long block = rows * block_steps(input_words(shape), rows), width = whole(shape.units);
         return widened_size(call, rows) + (block + Product::SPARE_ROWS) * row_words(shape.features) +
                (rows + Product::SPARE_ROWS) * row_words(shape.units) + rows_size(block) + rows_size(rows) +
                Inputs::size(shape, block) + sums_size(rows, shape.units) + rows * 4 * width;
@@ -246,7 +248,7 @@ struct Reduced {
         const K2tShape& shape = call.shape;
         const long units = shape.units, width = whole(units), features = shape.features, rows = task.count;
 
-        const long steps_at_once = block_steps(shape, rows), block = rows * steps_at_once;
+        const long steps_at_once = block_steps(input_words(shape), rows), block = rows * steps_at_once;
         auto take = [&](long floats) { return (memory += floats) - floats; };
         auto take_values = [&](long count, long k) {
             const long all = (count + Product::SPARE_ROWS) * row_words(k);
@@ -295,7 +297,7 @@ struct Reduced {
         const K2tShape& shape = call.shape;
         const long gates = gate_count(shape.kind), units = shape.units, features = shape.features;
         const uint32_t* input_matrix = reinterpret_cast<const uint32_t*>(call.packed[task.direction]);
-        const uint32_t* matrix = input_matrix + matrix_words(gates, units, features);
+        const uint32_t* matrix = input_matrix + input_words(shape);
         Product by;
         if constexpr (WIDENS)
             if (widens_input(call, task.count)) {
