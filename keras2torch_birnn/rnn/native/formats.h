@@ -186,24 +186,13 @@ struct WideInt8 : Int8 {
     }
 };
 
-// Convert `count` numbers to words, zeros after them: values where `stride` is 1, in whole vectors; else
-// weights, word w to to[w * stride].
-template <class Format>
-static typename Format::Row convert_row(const float* from, long count, uint32_t* to, long stride) {
-    constexpr long WORDS = LANES / Format::GROUP;
+// Convert `count` numbers, zeros after them, a vector at a time: part(i, numbers, row) writes the words of those from
+// the i-th on and returns what convert does.
+template <class Format, class Part>
+static typename Format::Row convert_row(const float* from, long count, Part part) {
     typename Format::Row row = Format::measure(from, count);
     Bits sums{};
-    for (long i = 0; i < count; i += LANES) {
-        const Vec values = load_part(from + i, count - i);
-        if (stride == 1) {
-            sums += Format::convert(values, row, to + i / Format::GROUP * Format::PARTS, false);
-            continue;
-        }
-        alignas(4) uint32_t words[WORDS];
-        sums += Format::convert(values, row, words, true);
-        for (long w = 0; w < WORDS && i + w * Format::GROUP < count; ++w)
-            to[(i / Format::GROUP + w) * stride] = words[w];
-    }
+    for (long i = 0; i < count; i += LANES) sums += part(i, load_part(from + i, count - i), row);
     Format::finish_row(row, sums);
     return row;
 }
@@ -216,6 +205,9 @@ struct Values {
     typename Format::Row* rows;
 
     void convert(long r, const float* from, long count) const {
-        rows[r] = convert_row<Format>(from, count, words + r * stride, 1);
+        uint32_t* const to = words + r * stride;
+        rows[r] = convert_row<Format>(from, count, [&](long i, Vec numbers, const typename Format::Row& row) {
+            return Format::convert(numbers, row, to + i / Format::GROUP * Format::PARTS, false);
+        });
     }
 };

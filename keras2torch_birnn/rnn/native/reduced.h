@@ -2,7 +2,7 @@
 // of vectors.h or tiles.h. Inside an instruction set's namespace, after layer.h, whose output and merge it uses.
 //
 // States, biases, gates and sums are float32 (int8: sums are exact integers first). A matrix is packed
-// panel by panel: [k / GROUP][gate][lane] words, then its extra vectors [gate][EXTRAS][lane].
+// panel by panel: words of [lane] in the product's order, then its extra vectors [gate][EXTRAS][lane].
 
 template <class Format, class Product = VectorProduct<Format>>
 struct Reduced {
@@ -53,8 +53,14 @@ struct Reduced {
             for (long gate = 0; gate < v; ++gate)
                 for (long lane = 0; lane < LANES && unit + lane < units; ++lane) {
                     const long channel = (first + gate) * units + unit + lane;
-                    const Row row = convert_row<Format>(weight + channel * k, k,
-                                                        to + gate * LANES + lane, v * LANES);
+                    const Row row = convert_row<Format>(
+                        weight + channel * k, k, [&](long i, Vec numbers, const Row& of_row) {
+                            alignas(4) uint32_t words[LANES / Format::GROUP];
+                            const Bits sums = Format::convert(numbers, of_row, words, true);
+                            for (long w = 0; w * Format::GROUP < LANES && i + w * Format::GROUP < k; ++w)
+                                to[Product::Order::at(v, groups(k), i / Format::GROUP + w, gate) + lane] = words[w];
+                            return sums;
+                        });
                     float* extras = reinterpret_cast<float*>(to + v * LANES * groups(k));
                     Format::store_extras(row, bias ? bias[channel] : 0,
                                          extras + gate * Format::EXTRAS * LANES + lane);

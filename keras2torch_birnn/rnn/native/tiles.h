@@ -1,8 +1,8 @@
 // Products by AMX tiles: registers of 16 rows of 16 words. Inside an instruction set's namespace, after
 // vectors.h; its LANES are 16, the words of a tile's row.
 //
-// A panel of packed weights is read as it lies: 16 words of one gate are a tile, a row of it LANES units. Words
-// of a row of numbers are padded to whole tiles, so one configuration serves all products of as many rows.
+// A tile of weights is 16 words of one gate, a row of it LANES units. Words of a row of numbers are padded to whole
+// tiles, so one configuration serves all products of as many rows.
 
 constexpr long TILE_ROWS = 16, TILE_WORDS = 16;
 static_assert(LANES == TILE_WORDS, "a tile's row holds one vector");
@@ -176,6 +176,15 @@ static void for_each_number(Body body) {
     }
 }
 
+// Tiles one after the other as they are read, of two gates in turn: [pair][tile][gate][word][lane].
+struct TileOrder {
+    static constexpr long at(long gates, long all, long word, long gate) {
+        const long pair = gate / 2, wide = gates > 2 * pair + 1 ? 2 : 1;
+        const long tile = word / TILE_WORDS * wide + gate % 2;
+        return (pair * 2 * all + tile * TILE_WORDS + word % TILE_WORDS) * LANES;
+    }
+};
+
 template <class Format>
 class TileProduct {
 public:
@@ -183,6 +192,7 @@ public:
     static constexpr long SPARE_ROWS = TILE_ROWS - 1; // rows of words that may be read behind the last
     static constexpr long STORED = 1;
     typedef TileProduct Ahead;
+    typedef TileOrder Order;
 
     static constexpr long panels_at_once(long gates, long rows) {
         return by_vectors(rows) ? VectorProduct<Format>::panels_at_once(gates, rows) : 1;
@@ -196,11 +206,12 @@ public:
     void product(long rows, long panels, long k, const Values<Format>& a, const uint32_t* panel, float* out,
                  long out_stride) {
         if constexpr (by_vectors(1))
-            if (rows == 1) return VectorProduct<Format>::template product<V>(1, panels, k, a, panel, out, out_stride);
+            if (rows == 1)
+                return VectorProduct<Format>::template row_product<V, Order>(panels, k, a, panel, out);
         const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles;
         if (height != height_) tiles_.configure(height_ = height);
         const long depth = k / TILE_WORDS;
-        const Operands all{rows, depth, V * LANES, a, panel,
+        const Operands all{rows, depth, a, panel,
                            reinterpret_cast<const float*>(panel + k * V * LANES), out, out_stride};
         Tiles::finish_writes();
         if (tiles == 1) return block<1, V>(all, 0, 0);
@@ -220,7 +231,7 @@ private:
     static constexpr bool by_vectors(long rows) { return HAS_DOTS_OF_BYTES && Format::GROUP == 4 && rows == 1; }
 
     struct Operands {
-        long rows, depth, stride;
+        long rows, depth;
         const Values<Format>& a;
         const uint32_t* panel;
         const float* extras;
@@ -241,16 +252,19 @@ private:
             else
                 tiles_.template zero<sum.value>();
         });
-        const long height = height_, stride = all.stride, of_row = all.a.stride;
+        constexpr long TILE = TILE_ROWS * LANES;
+        const long height = height_, of_row = all.a.stride;
         const uint32_t* numbers = all.a.words + tile * height * of_row;
-        const uint32_t* weights = all.panel + gate * LANES;
-        for (long k = 0; k < all.depth; ++k, numbers += TILE_WORDS, weights += TILE_ROWS * stride) {
+        const uint32_t* weights = all.panel + gate * all.depth * TILE;  // `gate` is the first of a pair
+        for (long k = 0; k < all.depth; ++k, numbers += TILE_WORDS) {
             for_each_number<R>([&](auto r) {
                 tiles_.template load<4 + r.value>(numbers + r.value * height * of_row, of_row);
             });
             for_each_number<G>([&](auto g) {
                 constexpr int WEIGHTS = 6 + decltype(g)::value % 2;
-                tiles_.template load<WEIGHTS>(weights + g.value * LANES, stride);
+                constexpr long FIRST = g.value / 2 * 2, WIDE = G > FIRST + 1 ? 2 : 1;
+                const uint32_t* of_pair = weights + FIRST * all.depth * TILE + k * WIDE * TILE;
+                tiles_.template load<WEIGHTS>(of_pair + g.value % 2 * TILE, LANES);
                 for_each_number<R>([&](auto r) {
                     constexpr int SUM = decltype(r)::value * G + decltype(g)::value;
                     tiles_.template dot<GROUP, SUM, 4 + decltype(r)::value, WEIGHTS>();

@@ -1,11 +1,17 @@
 // Products by vectors, of the formats in formats.h. Inside an instruction set's namespace, after it and product.h.
 
+// Where a word of a gate begins in a panel of `all` words: [word][gate][lane].
+struct WordOrder {
+    static constexpr long at(long gates, long, long word, long gate) { return (word * gates + gate) * LANES; }
+};
+
 // PARTS: of each word of weights, widened in registers; 1 also where they were widened ahead.
 template <class Format, long PARTS = Format::PARTS>
 struct VectorProduct {
     static constexpr long DEPTH = 1, SPARE_ROWS = 0;  // as TileProduct's
     static constexpr long STORED = Format::PARTS / PARTS;  // words in memory for each packed one
     typedef VectorProduct<Format, 1> Ahead;
+    typedef WordOrder Order;
 
     static constexpr long task_rows(long) { return MOST_ROWS; }
 
@@ -73,11 +79,11 @@ struct VectorProduct {
 
     // The sums of one row with all V gates of P neighbouring panels: those of one panel are too few chains to
     // hide the latency of an instruction.
-    template <long V, long P>
+    template <class From, long V, long P>
     static void strip(long all, const Values<Format>& a, const uint32_t* panel, float* out) {
         const long distance = V * LANES * (all + Format::EXTRAS);
         typename Format::Sum sum[P][V] = {};
-        for (long j = 0; j < all; ++j, panel += V * LANES)
+        for (long j = 0; j < all; ++j)
             K2T_UNROLL
             for (long part = 0; part < PARTS; ++part) {
                 const Bits value = a.words[j * PARTS + part] - Bits{};
@@ -85,9 +91,10 @@ struct VectorProduct {
                 for (long p = 0; p < P; ++p)
                     K2T_UNROLL
                     for (long v = 0; v < V; ++v)
-                        sum[p][v] = Format::dot(sum[p][v], weights(panel + p * distance + v * LANES, part), value);
+                        sum[p][v] = Format::dot(
+                            sum[p][v], weights(panel + p * distance + From::at(V, all, j, v), part), value);
             }
-        const float* extras = reinterpret_cast<const float*>(panel);
+        const float* extras = reinterpret_cast<const float*>(panel + V * LANES * all);
         K2T_UNROLL
         for (long p = 0; p < P; ++p)
             K2T_UNROLL
@@ -116,14 +123,20 @@ struct VectorProduct {
     struct Blocks<V, G, 0> {
         static Block of(long) { return nullptr; }
     };
-    template <long V, long P = panels_at_once(V, 1)>
+    template <class From, long V, long P = panels_at_once(V, 1)>
     struct Strips {
-        static Strip of(long panels) { return panels == P ? strip<V, P> : Strips<V, P - 1>::of(panels); }
+        static Strip of(long panels) { return panels == P ? strip<From, V, P> : Strips<From, V, P - 1>::of(panels); }
     };
-    template <long V>
-    struct Strips<V, 0> {
+    template <class From, long V>
+    struct Strips<From, V, 0> {
         static Strip of(long) { return nullptr; }
     };
+
+    // out = a[0] . panel + bias of up to panels_at_once panels.
+    template <long V, class From = Order>
+    static void row_product(long panels, long k, const Values<Format>& a, const uint32_t* panel, float* out) {
+        Strips<From, V>::of(panels)(k, a, panel, out);
+    }
 
     // out[r] = a[r] . panel + bias for any number of rows; k: words of a row of weights. Of a single row, for up
     // to panels_at_once panels.
@@ -131,7 +144,7 @@ struct VectorProduct {
     static void product(long rows, long panels, long k, const Values<Format>& a, const uint32_t* panel, float* out,
                         long out_stride) {
         constexpr long PAIR = 2;
-        if (rows == 1) return Strips<V>::of(panels)(k, a, panel, out);
+        if (rows == 1) return row_product<V>(panels, k, a, panel, out);
         if (FEW && V == 2 * PAIR && rows > rows_at_once(V)) {
             for (long first = 0; first < V; first += PAIR)
                 product_of<V, PAIR>(rows, k, a, panel, first, out, out_stride);
