@@ -15,6 +15,25 @@ typedef uint8_t LooseBytes __attribute__((vector_size(K2T_LANES), aligned(4), ma
 
 static inline Bits load_bits(const uint32_t* from) { return *reinterpret_cast<const LooseBits*>(from); }
 
+// Of all lanes. Sums of floats: in any order.
+#if K2T_LANES == 16 && defined(__AVX512F__)
+static inline float sum_lanes(Vec x) { return _mm512_reduce_add_ps((__m512)x); }
+static inline uint32_t sum_lanes(Bits x) { return static_cast<uint32_t>(_mm512_reduce_add_epi32((__m512i)x)); }
+static inline float largest_lane(Vec x) { return _mm512_reduce_max_ps((__m512)x); }
+#else
+template <class Value>
+static inline auto sum_lanes(Value x) {
+    auto sum = x[0];
+    for (long lane = 1; lane < LANES; ++lane) sum += x[lane];
+    return sum;
+}
+static inline float largest_lane(Vec x) {
+    float largest = x[0];
+    for (long lane = 1; lane < LANES; ++lane) largest = x[lane] > largest ? x[lane] : largest;
+    return largest;
+}
+#endif
+
 // `count` numbers, then zeros.
 static inline Vec load_part(const float* from, long count) {
     if (count >= LANES) return load(from);
@@ -109,11 +128,7 @@ struct Int8 {
             most = larger(most, x < 0.0f ? -x : x);
             broken += x - x;
         }
-        float largest = 0, sum = 0;
-        for (long lane = 0; lane < LANES; ++lane) {
-            if (most[lane] > largest) largest = most[lane];
-            sum += broken[lane];
-        }
+        const float sum = sum_lanes(broken), largest = largest_lane(most);
         if (sum != sum) return {sum, 0, 0};
         return largest < SMALLEST ? Row{0, 0, 0} : Row{largest / 127.0f, 127.0f / largest, 0};
     }
@@ -129,7 +144,7 @@ struct Int8 {
         return q;
     }
     static void finish_row(Row& row, Bits sums) {
-        for (long lane = 0; lane < LANES; ++lane) row.offset += 128 * sums[lane];
+        row.offset += 128 * sum_lanes(sums);
     }
     static void store_extras(const Row& row, float bias, float* to) {
         to[0] = bias;

@@ -2,6 +2,9 @@
 // where five functions of an LSTM would divide five times, which takes longer than all else of a unit. Inside an
 // instruction set's namespace, after cells.h.
 
+// Compilers leave long functions out of loops, whose constants are then read again for every vector.
+#define K2T_INLINE __attribute__((always_inline))
+
 struct Ratio {
     Vec numerator, denominator;
 };
@@ -22,12 +25,12 @@ static inline Exponential split_power(Vec x, float scale) {
     return {p * r, (Vec)(((IntVec)shifted << 23) + 0x3f800000)};
 }
 
-static inline Ratio sigmoid_ratio(Vec x) {
+K2T_INLINE static inline Ratio sigmoid_ratio(Vec x) {
     const Exponential e = split_power(x, -1.44269504f);
     return {all(1.0f), fused(e.rest, e.power, 1.0f + e.power)};
 }
 
-static inline Ratio tanh_ratio(Vec x) {
+K2T_INLINE static inline Ratio tanh_ratio(Vec x) {
     const Exponential e = split_power(x, 2.88539008f);
     const Vec m = fused(e.rest, e.power, e.power - 1.0f);
     return {m, m + 2.0f};

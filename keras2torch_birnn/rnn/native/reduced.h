@@ -138,10 +138,6 @@ struct Reduced {
         const long width = whole(units), panels = width / LANES, most = By::panels_at_once(V, rows);
         const long parts = (panels + most - 1) / most;
         const bool single = rows == 1;
-        auto compute = [&](long count, long at, long next, const float* in, long next_in, const float* sum) {
-            for (long i = 0; i < count; ++i) cell(at + i * next, in + i * next_in, sum + i * V * LANES);
-            for (long i = 0; i < count; ++i) finish(at + i * next);
-        };
         for (long r = 0; r < rows; ++r) s.values.convert(r, state + r * width, units);
         for (long part = 0, done = 0; part < parts; ++part) {
             const long count = panels / parts + (part < panels % parts);
@@ -150,9 +146,15 @@ struct Reduced {
             float* const sums = s.sums + (single ? unit * V : 0);
             s.by.template product<V>(rows, count, groups(units) * By::STORED, s.values,
                                      matrix + panel * panel_words<By>(V, units), sums, V * LANES);
-            if (!single) compute(rows, unit, width, inputs.of(unit), inputs.row, sums);
+            // The units of this panel in each row; of a single row those of all panels, when all products are there.
+            if (single && part + 1 < parts) continue;
+            const long all = single ? panels : rows, next = single ? LANES : width;
+            const long at = single ? 0 : unit, next_in = single ? inputs.panel : inputs.row;
+            const float* in = inputs.of(at);
+            const float* sum = single ? s.sums : sums;
+            for (long i = 0; i < all; ++i) cell(at + i * next, in + i * next_in, sum + i * V * LANES);
+            for (long i = 0; i < all; ++i) finish(at + i * next);
         }
-        if (single) compute(panels, 0, LANES, inputs.data, inputs.panel, s.sums);
     }
 
     template <class Functions, class By>
@@ -175,7 +177,7 @@ struct Reduced {
             case K2T_LSTM:
                 return for_units<4>(
                     rows, units, s, s.h, matrix, inputs,
-                    [&](long at, const float* in, const float* sum) {
+                    [&](long at, const float* in, const float* sum) K2T_INLINE {
                         const Ratio i = f.gate(sum_of(in, sum, 0)), forget = f.gate(sum_of(in, sum, 1));
                         const Ratio g = f.act(sum_of(in, sum, 2)), o = f.gate(sum_of(in, sum, 3));
                         const Vec below = i.denominator * g.denominator, above = i.numerator * g.numerator;
@@ -184,7 +186,7 @@ struct Reduced {
                         store(s.c + at, next / (below * forget.denominator));
                         keep(o, at);
                     },
-                    [&](long at) {
+                    [&](long at) K2T_INLINE {
                         const Ratio o = kept(at), of_c = f.act(load(s.c + at));
                         store(s.h_next + at,
                               o.numerator * of_c.numerator / (o.denominator * of_c.denominator));
@@ -192,19 +194,19 @@ struct Reduced {
             case K2T_GRU_AFTER:
                 return for_units<3>(
                     rows, units, s, s.h, matrix, inputs,
-                    [&](long at, const float* in, const float* sum) {
+                    [&](long at, const float* in, const float* sum) K2T_INLINE {
                         const Ratio reset = f.gate(sum_of(in, sum, 0));
                         keep(f.gate(sum_of(in, sum, 1)), at);
                         const Vec of_h = reset.numerator * load(sum + 2 * LANES) / reset.denominator;
                         store(s.c + at, of_h + load(in + 2 * LANES));
                     },
-                    [&](long at) {
+                    [&](long at) K2T_INLINE {
                         const Ratio z = kept(at), n = f.act(load(s.c + at));
                         store(s.h_next + at, mix(z, load(s.h + at), n));
                     });
             case K2T_GRU_BEFORE:
                 for_units<2>(rows, units, s, s.h, matrix, inputs,
-                             [&](long at, const float* in, const float* sum) {
+                             [&](long at, const float* in, const float* sum) K2T_INLINE {
                                  const Ratio reset = f.gate(sum_of(in, sum, 0));
                                  store(s.c + at, reset.numerator * load(s.h + at) / reset.denominator);
                                  keep(f.gate(sum_of(in, sum, 1)), at);
@@ -213,14 +215,14 @@ struct Reduced {
                 matrix += matrix_words<By>(2, units, units);
                 return for_units<1>(
                     rows, units, s, s.c, matrix, inputs,
-                    [&](long at, const float* in, const float* sum) {
+                    [&](long at, const float* in, const float* sum) K2T_INLINE {
                         const Ratio z = kept(at), n = f.act(load(in + 2 * LANES) + load(sum));
                         store(s.h_next + at, mix(z, load(s.h + at), n));
                     },
                     nothing_more);
             case K2T_SIMPLE:
                 for_units<1>(rows, units, s, s.h, matrix, inputs,
-                             [&](long at, const float* in, const float* sum) {
+                             [&](long at, const float* in, const float* sum) K2T_INLINE {
                                  const Ratio next = f.act(load(in) + load(sum));
                                  store(s.h_next + at, next.numerator / next.denominator);
                              },
