@@ -1,6 +1,9 @@
 // The kernel of AMX with its instructions computed one by one: what shows on any processor that they are used
 // rightly, and what the instructions are compared with where there are any. For tests alone.
 #include "isa.h"
+#if defined(__x86_64__)
+#include <immintrin.h>  // for builds with flags of their own, as -march=native
+#endif
 
 #define K2T_EXACT
 #define K2T_LANES 16
