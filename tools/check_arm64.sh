@@ -17,18 +17,19 @@ for program in "$cxx" ${run%% *}; do
 done
 mkdir -p "$folder"
 python=${PYTHON:-python3}
-flags() { # of a file, as setup.py has them where the processor is not an x86
-    $python -c "
+compile() { # SOURCE OUTPUT [MORE ...], with the flags that setup.py has where the processor is not an x86
+    local flags
+    flags=$($python -c "
 import runpy, sys
-found = runpy.run_path('$native/sources.py')
-own, _ = found['flags_of'](sys.argv[1], machine='aarch64', system='Linux')
-print(*found['COMMON'], *own)" "$1"
+common = runpy.run_path('$native/sources.py')['COMMON']
+own, _ = runpy.run_path('$native/processors.py')['flags_of'](
+    sys.argv[1], machine='aarch64', system='Linux')
+print(*common, *own)" "$(basename "$1")")
+    # shellcheck disable=SC2086
+    "$cxx" $flags "$1" -o "$2" "${@:3}"
 }
 for source in "$native"/*.cpp; do # those of x86 are empty elsewhere
-    name=$(basename "$source" .cpp)
-    # shellcheck disable=SC2046
-    "$cxx" $(flags "$name.cpp") '-DK2T_SOURCE_HASH=UINT64_C(0)' -c "$source" -o "$folder/$name.o"
+    compile "$source" "$folder/$(basename "$source" .cpp).o" -c '-DK2T_SOURCE_HASH=UINT64_C(0)'
 done
-# shellcheck disable=SC2046
-"$cxx" $(flags compare.cpp) -I"$native" tests/native/compare.cpp "$folder"/*.o -o "$folder/compare"
+compile tests/native/compare.cpp "$folder/compare" -I"$native" "$folder"/*.o
 $run "$folder/compare"
