@@ -9,7 +9,8 @@ struct Ratio {
     Vec numerator, denominator;
 };
 
-// No denominator exceeds 2^42 by much: a product of three is below float32's largest number.
+// No denominator exceeds 2^42 by much: a product of three is below float32's largest number, and so is one of two
+// and a cell's state below 2^43.
 constexpr float MOST_EXPONENT = 42;
 
 // 2^(scale x) = (1 + rest) power. Of float32's 24 bits some 16 are right, near zero those of the rest: eight more
