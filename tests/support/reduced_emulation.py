@@ -147,7 +147,7 @@ def bfloat16_product(values: Array, weights: Array, bias: Array) -> Array:
 
 
 def bfloat16_tile_product(values: Array, weights: Array, bias: Array) -> Array:
-    """Add to the bias the terms of 32 numbers at a time, even and odd ones apart, as tdpbf16ps does."""
+    """Add to the bias 32 terms at a time, even and odd ones apart, as tdpbf16ps does."""
     a, w = to_bfloat16(values), to_bfloat16(weights)
     missing = -a.shape[1] % 32
     a, w = (np.pad(m, ((0, 0), (0, missing))) for m in (a, w))
