@@ -23,6 +23,7 @@ from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pa
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
 from keras2torch_birnn.rnn.native.codes import STATES
+from keras2torch_birnn.rnn.native.op import order_states
 from keras2torch_birnn.rnn.native.program import NativeLayer, Writer
 from keras2torch_birnn.rnn.observed_code import Observer, is_ours
 from keras2torch_birnn.torch_private import find
@@ -225,14 +226,11 @@ class _Recorder:
         self, initial: Sequence[Tensor] | None, directions: int, shape: tuple[int, ...]
     ) -> list[int]:
         """Return the operands of h of both directions, then of c."""
-        if initial is None:
-            return [0, 0, 0, 0]
-        if len(initial) % directions or any(s.shape != shape for s in initial):
+        states = initial or ()
+        if len(states) % directions or any(s.shape != shape for s in states):
             raise NotRecordedError("initial states that do not fit")
-        at = [self.values.dense(self.values.value(s)).operand() for s in initial]
-        each = len(initial) // directions
-        cells = at[1::2] if each == 2 else []
-        return [*[*at[::each], 0, 0][:2], *[*cells, 0, 0][:2]]
+        at = [self.values.dense(self.values.value(s)).operand() for s in states]
+        return order_states(at, len(states) // directions)
 
     def _show(self, value: Value) -> Tensor:
         """Return a tensor of zeros for a place."""
