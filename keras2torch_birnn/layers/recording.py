@@ -19,7 +19,7 @@ from torch.fx.node import _get_qualified_name
 from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
 from keras2torch_birnn.merge_modes import merge_outputs
-from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pays
+from keras2torch_birnn.rnn.chain import LAST_STATE, RECURRENT_CLASSES, may_choose_kernel, pays
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
 from keras2torch_birnn.rnn.native.codes import STATES
@@ -27,10 +27,6 @@ from keras2torch_birnn.rnn.native.op import order_states
 from keras2torch_birnn.rnn.native.program import NativeLayer, Writer
 from keras2torch_birnn.rnn.observed_code import Observer, is_ours
 from keras2torch_birnn.torch_private import find
-
-# Rules of masked steps that the library knows; the last two are the same where states are zero at
-# first.
-_SHOWN = frozenset(("zeros", "previous_output", "previous_state"))
 
 
 def record(
@@ -255,7 +251,7 @@ def _check_mask(module: RecurrentModule, x: Tensor, mask: Tensor | None, *, star
         if x.shape[0] >= SEVERAL and not pays(module):
             raise NotRecordedError("a layer for torch's kernel")
         return
-    if mask.shape != x.shape[:2] or plan.against_time or not _SHOWN.issuperset(plan.rules):
+    if mask.shape != x.shape[:2] or plan.against_time or not LAST_STATE.issuperset(plan.rules):
         raise NotRecordedError("a mask that the library does not know")
     merged = plan.return_sequences and plan.merge_mode not in (None, "concat")
     if (starts or merged) and set(plan.rules) != {"zeros"}:

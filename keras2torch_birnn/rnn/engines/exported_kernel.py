@@ -6,7 +6,7 @@ behind the valid steps, and cannot change them. B batch, T time, F features, H u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -38,15 +38,6 @@ def _make_outputs(x: Tensor, hx: Tensor | Sequence[Tensor], *options: Any) -> tu
     return out, *(s.clone() for s in states)
 
 
-_ATEN: Any = torch.ops.aten
-_OPERATORS: Mapping[Any, Any] = {
-    torch.lstm: _ATEN.lstm.input,
-    torch.gru: _ATEN.gru.input,
-    torch.rnn_tanh: _ATEN.rnn_tanh.input,
-    torch.rnn_relu: _ATEN.rnn_relu.input,
-}
-
-
 @contextmanager
 def any_length(kernel: Any) -> Iterator[None]:
     """Let torch.export record a call of a kernel as one node for any number of steps.
@@ -55,7 +46,7 @@ def any_length(kernel: Any) -> Iterator[None]:
     step, and so fixes the number of steps. Here it runs a function of the shapes instead. The names
     are torch's own, not public: without them torch does as it always does.
     """
-    operator = _OPERATORS[kernel]
+    operator = getattr(torch.ops.aten, kernel.__name__).input
     table = getattr(operator, last_name("kernel_table"), None)
     cache = getattr(operator, last_name("kernel_cache"), None)
     key = getattr(find("dispatch_key"), "CompositeImplicitAutograd", None)

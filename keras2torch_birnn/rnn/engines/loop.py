@@ -16,9 +16,9 @@ from torch.nn import functional
 from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
+from keras2torch_birnn.rnn.engines import torch_kernel
 from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
-from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import reverse, zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
@@ -178,7 +178,7 @@ class Loop(Engine):
         """Return why torch's kernel does not run the call."""
         if layer.kernel is None:
             return "neither torch nor the native kernel computes this call"
-        return why_skip(layer, call)
+        return torch_kernel.ENGINE.why_skip(layer, call)
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Run every direction by the loop."""

@@ -173,7 +173,7 @@ def _gradients_by_torch(
 
     def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
         layer, call = fixed.with_tensors(numbers)
-        by_loop = tangents or layer.kernel is None or torch_kernel.why_skip(layer, call)
+        by_loop = tangents or layer.kernel is None or torch_kernel.ENGINE.why_skip(layer, call)
         return flatten_result((loop if by_loop else torch_kernel).ENGINE.run(layer, call))
 
     return differentiate(run, tensors, needs_input_grad, gradients)

@@ -71,7 +71,7 @@ class Course(NamedTuple):
 
 @dataclass(frozen=True)
 class _Fixed:
-    """What the gradient of a call needs beside tensors."""
+    """All that the gradient of a call needs beside tensors."""
 
     cell: StepCell
     call: FixedCall
