@@ -23,8 +23,8 @@ from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines.engine import float_tensors, needs_gradient
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.gpu.launcher import find_tile
-from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell
+from keras2torch_birnn.rnn.gpu.step_gradient import run_call
 from keras2torch_birnn.rnn.gpu.timing import find_fastest
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer
 

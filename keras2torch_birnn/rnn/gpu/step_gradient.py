@@ -1,4 +1,4 @@
-"""Gradients of the engine "triton": the steps by its kernels, the sums over all steps by torch.
+"""Calls of the engine "triton" and their gradients: steps by its kernels, sums over all by torch.
 
 B batch, T time, F features, H units, G gates, D directions.
 """
@@ -20,6 +20,7 @@ from keras2torch_birnn.rnn.engines.engine import (
     FixedCall,
     cast_as_autocast,
     float_tensors,
+    needs_gradient,
 )
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.engines.rerun import differentiate
@@ -35,14 +36,6 @@ from keras2torch_birnn.rnn.gpu.steps import (
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_plain
-
-
-def run_with_gradient(cell: StepCell, layer: RnnLayer, call: RnnCall, course: Course) -> RnnResult:
-    """Run the steps so that autograd can differentiate the result; the merge is torch's."""
-    differentiable: Any = _Differentiable
-    fixed = _Fixed(cell, FixedCall.of(layer, call._replace(merge=None)), course)
-    out, *flat = differentiable.apply(fixed, *float_tensors(layer, call))
-    return merge_side_by_side(out, layer, call.merge), group_states(flat, layer.state_count())
 
 
 def merge_side_by_side(out: Tensor, layer: RnnLayer, merge: str | None) -> tuple[Tensor, ...]:
@@ -67,6 +60,27 @@ class Course(NamedTuple):
     dtype: torch.dtype | None = None
     recorded: Sequence[StepCell] = ()
     fail: Callable[[Exception], None] | None = None
+
+
+def run_call(
+    cell: StepCell, layer: RnnLayer, call: RnnCall, course: Course | None = None
+) -> RnnResult:
+    """Compute outputs and final states, so that autograd can differentiate them if it may have to.
+
+    The call has rows and steps. The merge is torch's.
+    """
+    course = course or Course()
+    if needs_gradient(layer, call):
+        differentiable: Any = _Differentiable
+        fixed = _Fixed(cell, FixedCall.of(layer, call._replace(merge=None)), course)
+        out, *flat = differentiable.apply(fixed, *float_tensors(layer, call))
+        return merge_side_by_side(out, layer, call.merge), group_states(flat, layer.state_count())
+    with torch.no_grad():
+        layer, call = cast_as_autocast(layer, call, course.dtype)
+        operands = join_weights(cell, layer.get_weights())
+        x, lengths, initial = call.x, call.lengths, call.initial_state
+        steps = run_steps(cell, operands, x, lengths, initial, keep=False)
+        return merge_side_by_side(steps.out, layer, call.merge), steps.final_states()
 
 
 @dataclass(frozen=True)
