@@ -70,11 +70,6 @@ def softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def hard_silu(x: Tensor) -> Tensor:
-    """Compute x * relu6(x + 3) / 6."""
-    return functional.hardswish(x)
-
-
 def hard_shrink(x: Tensor, threshold: float = 0.5) -> Tensor:
     """Return x where abs(x) > threshold, else zero, also for NaN (torch's own keeps that)."""
     return torch.where(x.abs() > threshold, x, 0.0)
@@ -133,7 +128,7 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "selu": torch.selu,
     "gelu": gelu,
     "silu": functional.silu,
-    "hard_silu": hard_silu,
+    "hard_silu": functional.hardswish,
     "mish": functional.mish,
     "sigmoid": torch.sigmoid,
     "hard_sigmoid_0.2": hard_sigmoid_0_2,

@@ -254,12 +254,11 @@ def dot_product_attention(
     key, value = (x.repeat_interleave(times, dim=2) if times > 1 else x for x in (key, value))
     scores = torch.einsum("btnh,bsnh->bnts", query, key)
     scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-    kept = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-    kept = kept.tril() if is_causal and mask is None else kept
-    if is_causal and mask is not None:
-        kept = kept & torch.ones_like(scores, dtype=torch.bool).tril()
-    if is_causal or mask is not None:
-        scores = torch.where(kept, scores, -0.7 * 3.38953e38)
+    if is_causal:
+        before = torch.ones_like(scores, dtype=torch.bool).tril()
+        mask = before if mask is None else mask & before
+    if mask is not None:
+        scores = torch.where(mask, scores, -0.7 * 3.38953e38)
     return torch.einsum("bnts,bsnv->btnv", scores.softmax(dim=-1), value)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -122,16 +123,13 @@ def _attention_mask(layer: LayerSpec) -> MaskFlow:
             f"a mask into {layer.class_name} of more than 3 dimensions is not supported: versions "
             "of Keras lay it on the scores in different ways"
         )
-    after: Literal["first", "none"] = (
-        "first" if layer.semantics["mask_after"] == "query" else "none"
-    )
-    return MaskFlow(takes=True, after=after, refused=refused)
+    after_query = layer.semantics["mask_after"] == "query"
+    return MaskFlow(takes=True, after="first" if after_query else "none", refused=refused)
 
 
 def _scale(layer: LayerSpec) -> nn.Parameter | None:
-    return (
-        to_parameter(np.atleast_1d(layer.weights["scale"])) if layer.config["use_scale"] else None
-    )
+    scale = layer.weights["scale"] if layer.config["use_scale"] else None
+    return None if scale is None else to_parameter(np.atleast_1d(scale))
 
 
 def attention(layer: LayerSpec) -> nn.Module:
@@ -321,7 +319,8 @@ def rules_of_rows(layer: LayerSpec) -> tuple[When, When]:
     return zeros, "never" if layer.config.get("softmax_robust_masking") else adds
 
 
-def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
+def heads_of_attention(layer: LayerSpec, heads: str, groups: str) -> nn.Module:
+    """Build an attention in heads; heads, groups: the options with their numbers."""
     config = layer.config
     zeros, adds = rules_of_rows(layer)
     return MultiHeadAttention(
@@ -331,8 +330,8 @@ def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
         _linear(layer, "attention_output", inputs=2),
         _linear(layer, "gate") if config["use_gate"] else None,
         plan=Plan(
-            heads,
-            groups,
+            config[heads],
+            config[groups],
             layer.weights["attention_output/kernel"].shape[2:],
             config["sliding_window"],
             zeros,
@@ -342,20 +341,11 @@ def _build(layer: LayerSpec, heads: int, groups: int) -> nn.Module:
     )
 
 
-def multi_head_attention(layer: LayerSpec) -> nn.Module:
-    """Build a MultiHeadAttention."""
-    heads = layer.config["num_heads"]
-    return _build(layer, heads, heads)
-
-
-def grouped_query_attention(layer: LayerSpec) -> nn.Module:
-    """Build a GroupedQueryAttention."""
-    return _build(layer, layer.config["num_query_heads"], layer.config["num_key_value_heads"])
-
-
+_alike = partial(heads_of_attention, heads="num_heads", groups="num_heads")
+_in_groups = partial(heads_of_attention, heads="num_query_heads", groups="num_key_value_heads")
 CONVERTERS: Mapping[str, Converter] = {
     "Attention": Converter(attention, _attention_mask),
     "AdditiveAttention": Converter(additive_attention, _attention_mask),
-    "MultiHeadAttention": Converter(multi_head_attention, _heads_mask),
-    "GroupedQueryAttention": Converter(grouped_query_attention, _heads_mask),
+    "MultiHeadAttention": Converter(_alike, _heads_mask),
+    "GroupedQueryAttention": Converter(_in_groups, _heads_mask),
 }

@@ -22,7 +22,8 @@ from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines import check_no_kernel
-from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
+from keras2torch_birnn.rnn.engines.exported_loop import Shared
+from keras2torch_birnn.rnn.engines.loop import loop_over
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import (
     AnyRecurrent,
@@ -78,37 +79,17 @@ class ConvLSTM(AnyRecurrent, nn.Module):
         products = self._input_product(x)
         zeros = torch.zeros_like(products[:, 0].chunk(4, dim=self.channels)[0])
         check_states(initial or (), (zeros.shape,) * 2)
-        ((h, c),) = initial or ((zeros, zeros),)
-        masks = self._masks(h, self.recurrent_dropout)
-        if records_loop():
-            shared = Shared(self.weight_hh, masks=masks)
-            out, state = record_loop(self._advance, products, lengths, (h, c), shared)
-            return (zero_past(out, lengths),), (state,)
-        valid = None
-        if lengths is not None:
-            valid = torch.arange(x.shape[1], device=x.device)[:, None] < lengths
-        outputs = []
-        for t, product in enumerate(products.unbind(dim=1)):
-            new_h, new_c = self._step(product, h, c, self.weight_hh, masks)
-            if valid is not None:
-                keep = expand_dims_like(valid[t], h)
-                new_h, new_c = torch.where(keep, new_h, h), torch.where(keep, new_c, c)
-            h, c = new_h, new_c
-            outputs.append(h)
-        return (zero_past(torch.stack(outputs, dim=1), lengths),), ((h, c),)
+        (begin,) = initial or ((zeros, zeros),)
+        shared = Shared(self.weight_hh, masks=self._masks(begin[0], self.recurrent_dropout))
+        out, state = loop_over(self._step, products, lengths, begin, shared)
+        return (zero_past(out, lengths),), (state,)
 
-    def _advance(self, product: Tensor, state: State, shared: Shared) -> State:
-        h, c = state
-        return self._step(product, h, c, shared.weight, shared.masks)
-
-    def _step(
-        self, product: Tensor, h: Tensor, c: Tensor, weight: Tensor, masks: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _step(self, product: Tensor, state: State, shared: Shared) -> State:
         """Run a step: c' = f c + i act(.); h' = o act(c'); h is convolved with "same" padding."""
+        h, c = state
         ones = (1,) * (h.dim() - 2)
-        recurrent = self._convolved(
-            h, weight, masks, {"stride": ones, "dilation": ones, "padding": "same"}
-        )
+        window = {"stride": ones, "dilation": ones, "padding": "same"}
+        recurrent = self._convolved(h, shared.weight, shared.masks, window)
         i, f, g, o = (product + recurrent).chunk(4, dim=self.channels)
         gate, act = self.recurrent_activation, self.activation
         c = gate(f) * c + gate(i) * act(g)

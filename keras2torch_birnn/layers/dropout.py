@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.layers.registry import (
     SAME,
+    Build,
     Converter,
     Described,
     by_axes,
@@ -39,14 +40,6 @@ class ShapedDropout(Described):
         if not self.training:
             return x
         return x * functional.dropout(x.new_ones(drawn(x, self.noise_shape)), self.rate)
-
-
-def dropout(layer: LayerSpec) -> nn.Module:
-    """Build a Dropout."""
-    shape = layer.config["noise_shape"]
-    if shape is None:
-        return nn.Dropout(layer.config["rate"])
-    return ShapedDropout(layer.config["rate"], shape)
 
 
 def spatial_dropout(layer: LayerSpec) -> nn.Module:
@@ -102,20 +95,22 @@ class ShapedAlphaDropout(Described):
         return torch.where(kept, x, self.LOWEST) * a - a * self.LOWEST * self.rate
 
 
-def alpha_dropout(layer: LayerSpec) -> nn.Module:
-    """Build an AlphaDropout."""
-    shape = layer.config["noise_shape"]
-    if shape is None:
-        return nn.AlphaDropout(layer.config["rate"])
-    return ShapedAlphaDropout(layer.config["rate"], shape)
+def _dropout(plain: type[nn.Module], shaped: type[nn.Module]) -> Build:
+    """Return the builder of a dropout: torch's own, or one whose mask has a shape of its own."""
+
+    def build(layer: LayerSpec) -> nn.Module:
+        rate, shape = layer.config["rate"], layer.config["noise_shape"]
+        return plain(rate) if shape is None else shaped(rate, shape)
+
+    return build
 
 
 CONVERTERS: Mapping[str, Converter] = {
-    "Dropout": Converter(dropout, SAME),
+    "Dropout": Converter(_dropout(nn.Dropout, ShapedDropout), SAME),
     **by_axes("SpatialDropout{}D", Converter(spatial_dropout, SAME)),
     "GaussianNoise": Converter(of_options(GaussianNoise, "stddev"), SAME),
     "GaussianDropout": Converter(of_options(GaussianDropout, "rate"), SAME),
-    "AlphaDropout": Converter(alpha_dropout, SAME),
+    "AlphaDropout": Converter(_dropout(nn.AlphaDropout, ShapedAlphaDropout), SAME),
     "ActivityRegularization": Converter(leave_alone, SAME),  # it adds to Keras' loss
     "Identity": Converter(leave_alone, passes_mask),  # tf.keras' drops the mask
 }

@@ -165,14 +165,10 @@ class _Emitter:
         return holder, None
 
     def run(
-        self,
-        graph: Graph,
-        inputs: list[Input],
-        names: Mapping[str, str],
-        prefix: str,
-        path: str,
+        self, graph: Graph, inputs: list[Input], prefix: str, path: str
     ) -> tuple[Structure, Structure]:
         """Emit all calls of a graph; return outputs and masks."""
+        names = attribute_names([layer.name for layer in graph.layers])
         values: dict[tuple[str, int], Structure] = {}
         masks: dict[tuple[str, int], Structure] = {}
         by_layer = dict(zip((ref.layer for ref in leaves(graph.inputs)), inputs, strict=False))
@@ -223,8 +219,7 @@ class _Emitter:
                 came = _flat(arg_masks)
                 reach = [a if b is None else b for a, b in zip_longest(came, passed)]
                 pairs = list(zip(_flat(args), reach, came_as, strict=True))
-                inner = attribute_names([inner.name for inner in layer.graph.layers])
-                gave, left = self.run(layer.graph, pairs, inner, f"{target}.", f"{where}/")
+                gave, left = self.run(layer.graph, pairs, f"{target}.", f"{where}/")
                 values[key], masks[key] = _numbered(gave), _numbered(left)
             else:
                 args, kwargs = self.arguments(layer, call, value, dtypes)
@@ -426,11 +421,10 @@ class _Emitter:
         if inner.graph is None:
             y, inner_mask = self.steps(inner, dtypes, below, path, folded, folded_mask)
         else:
-            names = attribute_names([part.name for part in inner.graph.layers])
             given = [
                 (t, folded_mask, dtype) for t, dtype in zip(leaves(folded), dtypes, strict=True)
             ]
-            y, inner_mask = self.run(inner.graph, given, names, f"{below}.", f"{path}/")
+            y, inner_mask = self.run(inner.graph, given, f"{below}.", f"{path}/")
         self.folds -= 1
         first = next(leaves(x))
         node = self.graph.call_function(unfold_steps, (y, first))
@@ -530,7 +524,7 @@ def graph_module(layer: LayerSpec) -> fx.GraphModule:
         raise gather(emitter.problems)
     refs = leaves(layer.graph.inputs)
     given = [(emitter.graph.placeholder(names[ref.layer]), None, _GIVEN) for ref in refs]
-    outputs, masks = emitter.run(layer.graph, given, names, "", "")
+    outputs, masks = emitter.run(layer.graph, given, "", "")
     if emitter.problems:
         raise gather(emitter.problems)
     emitter.graph.output(outputs)
@@ -552,7 +546,7 @@ def _count_outputs(graph_leaves: Iterator[Any]) -> dict[tuple[str, int], int]:
     """Return (layer, call) -> the number of its outputs in use: one more than the highest."""
     found: dict[tuple[str, int], int] = {}
     for ref in graph_leaves:
-        key = getattr(ref, "layer", None), getattr(ref, "call", 0)
-        if key[0] is not None:
-            found[key[0], key[1]] = max(found.get((key[0], key[1]), 1), ref.output + 1)
+        if isinstance(ref, TensorRef):
+            key = (ref.layer, ref.call)
+            found[key] = max(found.get(key, 1), ref.output + 1)
     return found

@@ -278,14 +278,12 @@ class LayerNorm(Described):
         """Compute y = (x - mean) / sqrt(var + eps) * weight + bias, statistics over the axes."""
         tail = tuple(range(-len(self.axes), 0))
         moved = x.movedim(self.axes, tail)
-        if not self.centers:  # Keras 3's rms_scaling divides by the deviation and leaves the mean
-            deviation = torch.sqrt(moved.var(dim=tail, correction=0, keepdim=True) + self.eps)
-            scaled = moved / deviation
-            y = scaled if self.weight is None else scaled * self.weight
-            return y.movedim(tail, self.axes)
-        y = functional.layer_norm(
-            moved, moved.shape[-len(tail) :], self.weight, self.bias, self.eps
-        )
+        if self.centers:
+            sizes = moved.shape[-len(tail) :]
+            y = functional.layer_norm(moved, sizes, self.weight, self.bias, self.eps)
+        else:  # Keras 3's rms_scaling divides by the deviation and leaves the mean
+            y = moved / torch.sqrt(moved.var(dim=tail, correction=0, keepdim=True) + self.eps)
+            y = y if self.weight is None else y * self.weight
         return y.movedim(tail, self.axes)
 
 

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -82,14 +82,13 @@ _OF_SIZES: Mapping[str, Callable[..., Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Spelled:
+class Spelled(NamedTuple):
     """A node of fx: its opcode, its target and its arguments."""
 
     form: str
     target: Any
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any] | None = None
 
 
 def _shape(config: Mapping[str, Any], sizes: tuple[Any, ...]) -> Any:
@@ -242,9 +241,10 @@ class OperationNodes:
         if bare in ("Full", "Arange"):
             arguments = (self.like(), *arguments)
         if bare in _SPELLED:
-            return (self._write(_SPELLED[bare](layer.config, *arguments), name),) * 2
+            spelled = _SPELLED[bare](layer.config, *arguments)
+            return (self.graph.create_node(*spelled, name=name),) * 2
         function, options, natural = self._target(layer, bare)
-        node = self._write(Spelled("call_function", function, arguments, options), name)
+        node = self.graph.create_node("call_function", function, arguments, options, name)
         if layer.class_name not in SEVERAL:
             out = self._cast(node, natural[0] if natural else gives[0], gives[0])
             return out, out
@@ -255,10 +255,6 @@ class OperationNodes:
             came = natural[i] if i < len(natural) and natural[i] else want
             several.append(self._cast(part, came, want))
         return node, tuple(several)
-
-    def _write(self, spelled: Spelled, name: str) -> fx.Node:
-        form, kwargs = spelled.form, dict(spelled.kwargs)
-        return self.graph.create_node(form, spelled.target, spelled.args, kwargs, name=name)
 
     def like(self) -> fx.Node:
         """Return a float of the model, for its dtype and device."""
@@ -323,7 +319,7 @@ class OperationNodes:
                 "use a fixed size, or a layer of your own, given with --plugin",
                 place=layer.place,
             )
-        return (self._write(spelled, name),) * 2
+        return (self.graph.create_node(*spelled, name=name),) * 2
 
     def _target(
         self, layer: LayerSpec, bare: str

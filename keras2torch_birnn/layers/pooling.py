@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from keras2torch_birnn.functional.movement import same_padding
@@ -26,13 +25,10 @@ from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.schema.row import joined
 from keras2torch_birnn.spec import LayerSpec
 
-_POOL: Mapping[tuple[str, int], Callable[..., Tensor]] = {
-    ("max", 1): max_pool1d,
-    ("max", 2): functional.max_pool2d,
-    ("max", 3): functional.max_pool3d,
-    ("average", 1): functional.avg_pool1d,
-    ("average", 2): functional.avg_pool2d,
-    ("average", 3): functional.avg_pool3d,
+# By kind, for one axis, two and three.
+_POOL: Mapping[str, Sequence[Callable[..., Tensor]]] = {
+    "max": (max_pool1d, functional.max_pool2d, functional.max_pool3d),
+    "average": (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d),
 }
 
 
@@ -41,15 +37,15 @@ class Pooling(Described):
 
     def __init__(
         self,
+        size: tuple[int, ...],
+        stride: tuple[int, ...] | None,
+        padding: str,
         *,
         kind: str,
-        size: tuple[int, ...],
-        stride: tuple[int, ...],
-        padding: str,
         channels_last: bool,
     ) -> None:
         super().__init__()
-        self.kind, self.size, self.stride = kind, size, stride
+        self.kind, self.size, self.stride = kind, size, stride or size
         self.padding, self.channels_last = padding, channels_last
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,14 +67,14 @@ class Pooling(Described):
         one_axis = len(size) == 1
         if one_axis:
             x, size, stride, padding = x.unsqueeze(2), (1, *size), (1, *stride), (0, *padding)
-        pool = _POOL[self.kind, len(size)]
+        pool = _POOL[self.kind][len(size) - 1]
         rest = {} if self.kind == "max" else {"count_include_pad": False}
         y = pool(x, size, stride, padding, **rest)
         return y.squeeze(2) if one_axis else y
 
     def _pool(self, x: Tensor, around: Sequence[tuple[int, int]]) -> Tensor:
         """Pool (B, C, T) padded by any numbers, also by such that a graph computes."""
-        pool = _POOL[self.kind, len(self.size)]
+        pool = _POOL[self.kind][len(self.size) - 1]
         if self.kind == "max":
             return pool(pad(x, around, value=-torch.inf), self.size, self.stride)
         y = pool(pad(x, around), self.size, self.stride)
@@ -88,29 +84,13 @@ class Pooling(Described):
         return y
 
 
-def _windows(layer: LayerSpec, kind: str) -> nn.Module:
-    """Build a MaxPooling or an AveragePooling."""
-    config = layer.config
-    return Pooling(
-        kind=kind,
-        size=config["pool_size"],
-        stride=config["strides"] or config["pool_size"],
-        padding=config["padding"],
-        channels_last=config["data_format"] == "channels_last",
-    )
-
-
 class GlobalPooling(Described):
     """Maximum or mean over all steps; the mean counts valid steps only, if there is a mask."""
 
     def __init__(self, keepdims: bool, *, kind: str, rank: int, channels_last: bool) -> None:
         super().__init__()
-        self.kind, self.rank, self.keepdims, self.channels_last = (
-            kind,
-            rank,
-            keepdims,
-            channels_last,
-        )
+        self.kind, self.rank = kind, rank
+        self.keepdims, self.channels_last = keepdims, channels_last
         first = 1 if channels_last else 2
         self.axes = tuple(range(first, first + rank))
 
@@ -157,8 +137,9 @@ class AdaptivePooling(Described):
 def _pools(kind: str, of_all: MaskFlow | Callable[[LayerSpec], MaskFlow]) -> Iterator[Table]:
     """Yield the rows of a kind; ``of_all``: the mask flow of pooling over all steps."""
     word = kind.capitalize()
+    windows = of_options(Pooling, "pool_size", "strides", "padding", kind=kind)
     adaptive = of_options(AdaptivePooling, "output_size", kind=kind)
-    yield by_axes(f"{word}Pooling{{}}D", Converter(partial(_windows, kind=kind), NONE))
+    yield by_axes(f"{word}Pooling{{}}D", Converter(windows, NONE))
     yield by_axes(f"Adaptive{word}Pooling{{}}D", Converter(adaptive, NONE))
     yield for_ranks(
         f"Global{word}Pooling{{}}D",

@@ -54,33 +54,30 @@ def _compare(name: str, *, turned: bool = False) -> Recording:
     return lower
 
 
-def _activate(name: str) -> Recording:
-    def lower(r: Values, result: Tensor, x: Tensor) -> Value:
+def _activate(name: str, default: float = 0.0) -> Recording:
+    """Record an activation. default: of its option, if it has one."""
+
+    def lower(r: Values, result: Tensor, x: Tensor, option: float = default) -> Value:
         only_floats(x)
-        return r.elementwise("activation", result, x, more=ACTIVATIONS[name])
+        return r.elementwise("activation", result, x, p=option, more=ACTIVATIONS[name])
 
     return lower
 
 
-def _leaky(r: Values, result: Tensor, x: Tensor, slope: float = 0.01) -> Value:
-    only_floats(x)
-    return r.elementwise("activation", result, x, p=slope, more=ACTIVATIONS["leaky_relu"])
+def _clamp(least: float | None = None, most: float | None = None) -> Recording:
+    """Record limits. least, most: where an operator is given none."""
 
+    def lower(
+        r: Values, result: Tensor, x: Tensor, low: float | None = least, high: float | None = most
+    ) -> Value:
+        only_floats(x)
+        value = r.value(x)
+        for name, limit in (("maximum", low), ("minimum", high)):
+            if limit is not None:
+                value = r.map(name, r.new(result.shape), (value, r.constant(float(limit))))
+        return value
 
-def _clamp(
-    r: Values, result: Tensor, x: Tensor, low: float | None = None, high: float | None = None
-) -> Value:
-    only_floats(x)
-    value = r.value(x)
-    if low is not None:
-        value = r.map("maximum", r.new(result.shape), (value, r.constant(float(low))))
-    if high is not None:
-        value = r.map("minimum", r.new(result.shape), (value, r.constant(float(high))))
-    return value
-
-
-def _hard_tanh(r: Values, result: Tensor, x: Tensor, low: float = -1.0, high: float = 1.0) -> Value:
-    return _clamp(r, result, x, low, high)
+    return lower
 
 
 def _only_bools(*tensors: Tensor) -> None:
@@ -158,17 +155,13 @@ def _softmax(r: Values, result: Tensor, x: Tensor, dim: int, half: bool) -> Valu
 
 
 def _matrices(value: Value) -> Value:
-    return value._replace(meta=value.meta.unsqueeze(0))
+    """Return matrices (N, M, K); a single one is the first of one."""
+    return value if value.meta.dim() == 3 else value._replace(meta=value.meta.unsqueeze(0))
 
 
-def _mm(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
+def _multiply(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
     only_floats(a, b)
     return r.multiply(_matrices(r.value(a)), _matrices(r.value(b)), None, result.shape)
-
-
-def _bmm(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
-    only_floats(a, b)
-    return r.multiply(r.value(a), r.value(b), None, result.shape)
 
 
 def _addmm(
@@ -324,9 +317,9 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.silu.default: _activate("silu"),
     aten.hardswish.default: _activate("hard_silu"),
     aten.hardsigmoid.default: _activate("hard_sigmoid_1/6"),
-    aten.leaky_relu.default: _leaky,
-    aten.clamp.default: _clamp,
-    aten.hardtanh.default: _hard_tanh,
+    aten.leaky_relu.default: _activate("leaky_relu", 0.01),
+    aten.clamp.default: _clamp(),
+    aten.hardtanh.default: _clamp(-1.0, 1.0),
     aten.logical_and.default: _logical("multiply"),
     aten.bitwise_and.Tensor: _logical("multiply"),
     aten.logical_or.default: _logical("maximum"),
@@ -352,8 +345,8 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.any.dim: _reduce("maximum", _only_bools),
     aten.any.dims: _reduce("maximum", _only_bools),
     aten._softmax.default: _softmax,
-    aten.mm.default: _mm,
-    aten.bmm.default: _bmm,
+    aten.mm.default: _multiply,
+    aten.bmm.default: _multiply,
     aten.addmm.default: _addmm,
     aten.cat.default: _cat,
     aten.constant_pad_nd.default: _pad,

@@ -157,8 +157,8 @@ class Values:
         """Compute elementwise; operands are broadcast to the result."""
         metas = [to.meta, *(one.meta.expand(to.meta.shape) for one in sources)]
         count = to.meta.numel()
-        axes = _merged_axes(list(to.meta.shape), [list(meta.stride()) for meta in metas])
-        sizes, strides = axes
+        of_each = [list(meta.stride()) for meta in metas]
+        sizes, strides = _merged_axes(list(to.meta.shape), of_each)
         if len(sizes) > _AXES:
             raise NotRecordedError("too many axes")
         operands = [to, *sources]

@@ -65,9 +65,8 @@ def convolution(
     """Record a convolution along one axis or two."""
     only_floats(x, weight, *(() if bias is None else (bias,)))
     filters = r.value(weight)
-    if transposed or groups != 1 or x.dim() > 4 or not (x.numel() and result.numel()):
-        raise NotRecordedError("a convolution")
-    if not filters.meta.is_contiguous() or x.dim() != weight.dim():
+    known = filters.meta.is_contiguous() and weight.dim() == x.dim() <= 4
+    if transposed or groups != 1 or not (known and x.numel() and result.numel()):
         raise NotRecordedError("a convolution")
     value = r.value(x)
     value = value._replace(meta=value.meta.unsqueeze(2)) if x.dim() == 3 else value

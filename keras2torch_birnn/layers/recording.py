@@ -19,17 +19,14 @@ from torch.fx.node import _get_qualified_name
 from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
 from keras2torch_birnn.merge_modes import merge_outputs
-from keras2torch_birnn.rnn.chain import RECURRENT_CLASSES, may_choose_kernel, pays
+from keras2torch_birnn.rnn.chain import LAST_STATE, RECURRENT_CLASSES, may_choose_kernel, pays
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
 from keras2torch_birnn.rnn.native.codes import STATES
+from keras2torch_birnn.rnn.native.op import order_states
 from keras2torch_birnn.rnn.native.program import NativeLayer, Writer
 from keras2torch_birnn.rnn.observed_code import Observer, is_ours
 from keras2torch_birnn.torch_private import find
-
-# Rules of masked steps that the library knows; the last two are the same where states are zero at
-# first.
-_SHOWN = frozenset(("zeros", "previous_output", "previous_state"))
 
 
 def record(
@@ -225,14 +222,11 @@ class _Recorder:
         self, initial: Sequence[Tensor] | None, directions: int, shape: tuple[int, ...]
     ) -> list[int]:
         """Return the operands of h of both directions, then of c."""
-        if initial is None:
-            return [0, 0, 0, 0]
-        if len(initial) % directions or any(s.shape != shape for s in initial):
+        states = initial or ()
+        if len(states) % directions or any(s.shape != shape for s in states):
             raise NotRecordedError("initial states that do not fit")
-        at = [self.values.dense(self.values.value(s)).operand() for s in initial]
-        each = len(initial) // directions
-        cells = at[1::2] if each == 2 else []
-        return [*[*at[::each], 0, 0][:2], *[*cells, 0, 0][:2]]
+        at = [self.values.dense(self.values.value(s)).operand() for s in states]
+        return order_states(at, len(states) // directions)
 
     def _show(self, value: Value) -> Tensor:
         """Return a tensor of zeros for a place."""
@@ -257,7 +251,7 @@ def _check_mask(module: RecurrentModule, x: Tensor, mask: Tensor | None, *, star
         if x.shape[0] >= SEVERAL and not pays(module):
             raise NotRecordedError("a layer for torch's kernel")
         return
-    if mask.shape != x.shape[:2] or plan.against_time or not _SHOWN.issuperset(plan.rules):
+    if mask.shape != x.shape[:2] or plan.against_time or not LAST_STATE.issuperset(plan.rules):
         raise NotRecordedError("a mask that the library does not know")
     merged = plan.return_sequences and plan.merge_mode not in (None, "concat")
     if (starts or merged) and set(plan.rules) != {"zeros"}:

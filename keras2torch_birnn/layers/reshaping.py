@@ -27,10 +27,10 @@ class Flatten(nn.Module):
 
 
 def flatten(layer: LayerSpec) -> nn.Module:
-    """Build a Flatten."""
-    if layer.config["data_format"] == "channels_last":
-        return nn.Flatten()
-    return Flatten(channels_first=True)
+    """Build a Flatten; torch's own takes no rows of a single number."""
+    channels_first = layer.config["data_format"] == "channels_first"
+    single = layer.input_shape is not None and len(layer.input_shape) == 1
+    return Flatten(channels_first=channels_first) if channels_first or single else nn.Flatten()
 
 
 class Reshape(Described):

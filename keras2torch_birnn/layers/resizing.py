@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -153,28 +154,24 @@ class CenterCrop(Resizing):
         return super().forward(x)
 
 
+def _to_size(
+    layer: LayerSpec, module: Callable[..., nn.Module] = Resizing, **options: Any
+) -> nn.Module:
+    """Build a module that makes images as large as its layer says."""
+    size, order = (layer.config["height"], layer.config["width"]), layer.config["data_format"]
+    return module(size, **options, channels_last=order == "channels_last")
+
+
 def resizing(layer: LayerSpec) -> nn.Module:
     """Build a Resizing."""
-    config = layer.config
-    _refuse_unknown(layer, config["interpolation"])
-    return Resizing(
-        (config["height"], config["width"]),
-        mode=config["interpolation"],
-        crops=config["crop_to_aspect_ratio"],
-        channels_last=config["data_format"] == "channels_last",
-    )
-
-
-def center_crop(layer: LayerSpec) -> nn.Module:
-    """Build a CenterCrop."""
-    config = layer.config
-    size = (config["height"], config["width"])
-    return CenterCrop(size, channels_last=config["data_format"] == "channels_last")
+    mode, crops = layer.config["interpolation"], layer.config["crop_to_aspect_ratio"]
+    _refuse_unknown(layer, mode)
+    return _to_size(layer, mode=mode, crops=crops)
 
 
 def random_crop(layer: LayerSpec) -> nn.Module:
     """Build a RandomCrop: at inference Keras resizes, and since 3.8 it leaves images alone."""
-    config, resizes = layer.config, layer.semantics["resizes"]
+    resizes = layer.semantics["resizes"]
     if resizes is None:
         raise UnsupportedOptionError(
             "RandomCrop of this Keras is not supported: it resizes in a way of its own",
@@ -183,12 +180,7 @@ def random_crop(layer: LayerSpec) -> nn.Module:
         )
     if not resizes:
         return nn.Identity()
-    return Resizing(
-        (config["height"], config["width"]),
-        mode="bilinear",
-        crops=True,
-        channels_last=config["data_format"] == "channels_last",
-    )
+    return _to_size(layer, mode="bilinear", crops=True)
 
 
 CONVERTERS: Mapping[str, Converter] = {
@@ -196,6 +188,6 @@ CONVERTERS: Mapping[str, Converter] = {
     **by_axes("Cropping{}D", Converter(cropping, NONE)),
     **by_axes("UpSampling{}D", Converter(up_sampling, NONE)),
     "Resizing": Converter(resizing, NONE),
-    "CenterCrop": Converter(center_crop, NONE),
+    "CenterCrop": Converter(partial(_to_size, module=CenterCrop), NONE),
     "RandomCrop": Converter(random_crop, NONE),
 }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
@@ -51,20 +51,19 @@ class AtOnce(PreparedCalls):
 
     def run(
         self,
-        module: nn.Module,
-        layers: Callable[[], Sequence[RnnLayer]],
+        module: Any,
         x: Tensor,
         lengths: Tensor | None,
         mask: Tensor | None,
         initial: Sequence[Sequence[State]] | None,
-        precision: ReducedPrecision | None,
     ) -> Result | None:
-        """Run all layers; None if another engine has to, or autograd records the call.
+        """Run all layers of a stack; None if another engine has to, or autograd records the call.
 
-        layers: as the engines see them. x: (B, T, F). lengths (B,) or mask (B, T): the valid steps.
-        initial: of each layer the states of each direction, (B, H). precision: of all layers, None
-        for float32.
+        x: (B, T, F). lengths (B,) or mask (B, T): the valid steps. initial: of each layer the
+        states of each direction, (B, H).
         """
+        layers: Callable[[], Sequence[RnnLayer]] = module.rnn_layers
+        precision: ReducedPrecision | None = module.precision
         fetched = self._fetch(module)
         if module.training or is_tracing() or fetched is None:
             return None

@@ -296,7 +296,9 @@ class BidirectionalStack(nn.Module):
         torch_layer: Any = getattr(nn, CELL_KINDS[self._cell.kind].torch_name)
         more = {"nonlinearity": self.activation} if self.cell_class == "SimpleRNN" else {}
         every = range(self.num_layers)
-        for layers in (every,) if self._concatenates() else [range(k, k + 1) for k in every]:
+        # As in torch's own stacks, every merge between layers is "concat".
+        in_one_call = set(self.merge_mode[:-1]) == {"concat"}
+        for layers in (every,) if in_one_call else [range(k, k + 1) for k in every]:
             holder = torch_layer(
                 self.layer_input_size(layers[0]),
                 self.hidden_size,
@@ -317,10 +319,6 @@ class BidirectionalStack(nn.Module):
             for name, parameter in own.items():
                 setattr(holder, name, parameter)
             holder.flatten_parameters()
-
-    def _concatenates(self) -> bool:
-        """Return whether every merge between layers is ``concat``, as in torch's own stacks."""
-        return set(self.merge_mode[:-1]) == {"concat"}
 
     def _parameters_of(self, layer: int) -> list[Tensor | None]:
         own: Any = self._parameters  # nn.Module's attribute access is slow
@@ -424,7 +422,7 @@ class BidirectionalStack(nn.Module):
             names = chain.from_iterable(map(_names, range(self.num_layers)))
             count = sum(map(len, self._weight_names()))
             self._at_once = AtOnce(names, count, self.merge_mode, self._native.states)
-        return self._at_once.run(self, self.rnn_layers, x, lengths, mask, initial, self.precision)
+        return self._at_once.run(self, x, lengths, mask, initial)
 
     def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, LastStates]:
         """Pad, run and pack again, in the order of the packed rows; states are in the caller's."""

@@ -5,7 +5,7 @@ B batch, T time, F features, H units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -73,6 +73,11 @@ class RnnCall(NamedTuple):
         return self.with_inputs(map(outside_inference, given))
 
 
-def flatten_result(result: RnnResult) -> list[Tensor]:
+def group_states(flat: Sequence[Tensor], each: int) -> tuple[State, ...]:
+    """Group states that follow one another into those of each direction, ``each`` of them."""
+    return tuple(tuple(flat[i : i + each]) for i in range(0, len(flat), each))
+
+
+def flatten_result(result: RnnResult) -> tuple[Tensor, ...]:
     """Return the outputs and then the states, direction by direction."""
-    return [*result[0], *(s for state in result[1] for s in state)]
+    return *result[0], *(s for state in result[1] for s in state)

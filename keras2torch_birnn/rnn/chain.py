@@ -18,6 +18,7 @@ from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
+from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.engines.reduced import can_reduce
 from keras2torch_birnn.rnn.engines.static import SEVERAL
 from keras2torch_birnn.rnn.guard import PATIENCE, Guard, guard_calls
@@ -31,7 +32,7 @@ from keras2torch_birnn.rnn.modules import (
     RecurrentModule,
     recurrent_forward,
 )
-from keras2torch_birnn.rnn.native.codes import STATES, ReducedPrecision
+from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.native.program import NativeLayer, PreparedCalls
 from keras2torch_birnn.rnn.native.stack import PreparedStack, can_read, prepare
@@ -42,8 +43,8 @@ from keras2torch_birnn.rnn.tensor_memory import has_global_hooks, is_plain
 RECURRENT_CLASSES = (LSTM, GRU, RNN, LoopRNN)
 
 # Rules by which valid steps show all outputs, and a masked last step the last state, of zeros at
-# first, or zeros.
-_LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
+# first, or zeros: those that the library knows.
+LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
 
 
 class Link(NamedTuple):
@@ -221,20 +222,20 @@ class _AtOnce:
     def run_sequence(self, call: RnnCall) -> RnnResult:
         """Run the kernel, and keep the states of stateful modules."""
         ready, stack, modules = self._ready, self._ready.stack, self._ready.modules
-
-        def layers() -> list[NativeLayer]:
-            return _layers(modules)
-
+        layers = partial(_layers, modules)
         # The last step that a direction reads leaves its state.
         sequences = ready.plan.return_sequences or call.lengths is not None
         if sequences and not ready.stateful:
             return stack.run(layers, call.x, call.lengths, call.merge), ()
         rows = call.x.shape[0]
         final = [
-            [call.x.new_empty((d, rows, units)) for _ in range(STATES[_native(m).kind])]
+            [
+                call.x.new_empty((d, rows, units))
+                for _ in range(native_cell_of(m.rnn_layer()).states)
+            ]
             for m, d, units in zip(modules, stack.directions, stack.units, strict=True)
         ]
-        addresses = [(states[0].data_ptr(), _address(states[1:])) for states in final]
+        addresses = [(h.data_ptr(), c[0].data_ptr() if c else 0) for h, *c in final]
         given = (layers, call.x, call.lengths, call.merge, self._initial, addresses)
         out = stack.run(*given, sequences=sequences)
         for index in ready.stateful:
@@ -300,9 +301,9 @@ def _prepare(guard: Guard, modules: Sequence[RecurrentModule]) -> _Prepared | No
         replace(plans[-1], against_time=False, stateful=False),
         tuple(index for index, plan in enumerate(plans) if plan.stateful),
         any(plan.against_time for plan in plans),
-        not all(_LAST_STATE.issuperset(plan.rules) for plan in plans[:-1]),
+        not all(LAST_STATE.issuperset(plan.rules) for plan in plans[:-1]),
         not all(map(pays, modules)),
-        not plans[-1].return_sequences and _LAST_STATE.issuperset(plans[-1].rules),
+        not plans[-1].return_sequences and LAST_STATE.issuperset(plans[-1].rules),
     )
 
 
@@ -311,24 +312,11 @@ def pays(module: RecurrentModule) -> bool:
     return pays_for_any_rows(module.rnn_layer())
 
 
-def _address(tensors: Sequence[Tensor]) -> int:
-    """Return the address of the first tensor; 0 if there is none."""
-    return tensors[0].data_ptr() if tensors else 0
-
-
-def _native(module: RecurrentModule) -> Any:
-    return module.native
-
-
 def _layers(modules: Sequence[RecurrentModule]) -> list[NativeLayer]:
+    pairs = [(module.rnn_layer(), module.plan) for module in modules]
     return [
-        NativeLayer(
-            _native(module),
-            module.rnn_layer().parameters,
-            module.plan.merge_mode,
-            module.plan.against_time,
-        )
-        for module in modules
+        NativeLayer(native_cell_of(layer), layer.parameters, plan.merge_mode, plan.against_time)
+        for layer, plan in pairs
     ]
 
 

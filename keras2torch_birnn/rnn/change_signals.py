@@ -246,13 +246,9 @@ def _try_tensors() -> bool:
     return check(kept) is True and not any(map(check, others))
 
 
-_found: list[bool] = []
-
-
+@cache
 def _sees_tensors() -> bool:
-    if not _found:
-        try:
-            _found.append(_try_tensors())
-        except Exception:  # another class than we know
-            _found.append(False)
-    return _found[0]
+    try:
+        return _try_tensors()
+    except Exception:  # another class than we know
+        return False

@@ -9,7 +9,7 @@ that nothing changed; where it does not, all is compared.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from itertools import chain
 from operator import attrgetter, is_
@@ -78,14 +78,13 @@ class Guard:
         self._lists, self._copies = reached.lists, [*map(copy, reached.lists)]
         self._functions, self._cells = reached.functions, reached.cells
         self._optional = [f for f in reached.functions if f.__defaults__ or f.__kwdefaults__]
-        tensors = chain.from_iterable(d.values() for m in modules for d in _tensors_of(m))
+        held = (vars(m)[kind].values() for m in modules for kind in ("_parameters", "_buffers"))
+        tensors: Iterable[Tensor | None] = chain.from_iterable(held)
         self._tensors = [*{id(t): t for t in tensors if t is not None}.values()]
         self._states = States(watched, [*self._functions, *self._cells, *modules])
         self._state = self._read_dicts()
-        self._codes, self._defaults = (
-            [*map(_CODE, self._functions)],
-            [*map(_DEFAULTS, self._optional)],
-        )
+        self._codes = [*map(_CODE, self._functions)]
+        self._defaults = [*map(_DEFAULTS, self._optional)]
         self._held = [*map(_CELL, self._cells)]
         self._known = KnownTensors(self._tensors)
 
@@ -178,10 +177,6 @@ def guard_calls(
         return None
     # Another thread may have changed the modules meanwhile.
     return (prepared, guard) if before.holds() and guard.allows() else None
-
-
-def _tensors_of(module: nn.Module) -> Iterable[Mapping[str, Tensor | None]]:
-    return vars(module)["_parameters"], vars(module)["_buffers"]
 
 
 def _without_states(named: dict[str, Any]) -> dict[str, Any]:

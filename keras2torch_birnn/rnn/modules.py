@@ -194,6 +194,7 @@ class RecurrentModule(AnyRecurrent):
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
+    # Torch's function, which is no method: a class binds only what is written in Python.
     kernel: Any = None
     native: NativeCell | None
     engine: EngineRequest | None = None
@@ -212,6 +213,10 @@ class RecurrentModule(AnyRecurrent):
             self.engine,
             self.precision,
         )
+
+    def rnn_layers(self) -> tuple[RnnLayer, ...]:
+        """Return the one layer, as a stack returns its layers."""
+        return (self.rnn_layer(),)
 
     def run_sequence(self, call: RnnCall) -> RnnResult:
         """Run the layer by an engine.
@@ -250,19 +255,13 @@ class _TorchModule(RecurrentModule):
 class LSTM(_TorchModule, nn.LSTM):
     """An ``nn.LSTM``, called as Keras calls its LSTM, or a Bidirectional of two alike."""
 
-    @property
-    def kernel(self) -> Any:
-        """Torch's function."""
-        return torch.lstm
+    kernel = torch.lstm
 
 
 class GRU(_TorchModule, nn.GRU):
     """An ``nn.GRU``, called as Keras calls its GRU, or a Bidirectional of two alike."""
 
-    @property
-    def kernel(self) -> Any:
-        """Torch's function."""
-        return torch.gru
+    kernel = torch.gru
 
 
 class RNN(_TorchModule, nn.RNN):

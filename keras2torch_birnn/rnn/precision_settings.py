@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from keras2torch_birnn.rnn.modules import RecurrentModule
 from keras2torch_birnn.rnn.native.codes import REDUCED, Precision, ReducedPrecision
 from keras2torch_birnn.rnn.native.op import run_native
 from keras2torch_birnn.rnn.native.precision import check_precision, reduced_kernel
+
+# A module with ``rnn_layers``.
+Layered: TypeAlias = RecurrentModule | BidirectionalStack
 
 
 def set_precision(
@@ -60,7 +64,8 @@ def set_precision(
     else:
         taken = check_precision(precision)
         if taken is not None:
-            _check(model, modules, taken)
+            if (refusal := _why_refused(model, modules, taken)) is not None:
+                raise UsageError(f"precision {taken}: {refusal.message}", refusal.advice)
             reduced_kernel(taken)  # measured here, not within a call that is being prepared
     for module in modules.values():
         module.precision = taken
@@ -82,15 +87,9 @@ def check_float32(model: nn.Module, what: str) -> None:
             )
 
 
-def recurrent_modules(
-    model: nn.Module,
-) -> list[tuple[str, RecurrentModule | BidirectionalStack]]:
+def recurrent_modules(model: nn.Module) -> list[tuple[str, Layered]]:
     """Return the modules that have a precision, with their names in the model."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, RecurrentModule | BidirectionalStack)
-    ]
+    return [(name, one) for name, one in model.named_modules() if isinstance(one, Layered)]
 
 
 # Rows and steps of the random input by which "fastest" chooses, and how often each is timed.
@@ -98,7 +97,7 @@ _ROWS, _STEPS, _ROUNDS = 8, 11, 3
 
 
 def _find_fastest(
-    model: nn.Module, modules: dict[str, RecurrentModule | BidirectionalStack], max_error: float
+    model: nn.Module, modules: Mapping[str, Layered], max_error: float
 ) -> ReducedPrecision | None:
     """Return the precision in which all layers take the least time, with errors that are allowed.
 
@@ -111,7 +110,7 @@ def _find_fastest(
         precision for precision in REDUCED if _why_refused(model, modules, precision) is None
     ]
     seconds: dict[ReducedPrecision | None, float] = dict.fromkeys((None, *allowed), 0.0)
-    for layer in (one for module in modules.values() for one in _layers(module)):
+    for layer in (one for module in modules.values() for one in module.rnn_layers()):
         if len(seconds) == 1:
             break
         trials = {precision: _Trial(layer, precision) for precision in seconds}
@@ -152,25 +151,14 @@ def _time(trial: _Trial) -> float:
     return time.thread_time() - begun
 
 
-def _check(
-    model: nn.Module,
-    modules: dict[str, RecurrentModule | BidirectionalStack],
-    precision: ReducedPrecision,
-) -> None:
-    if (refusal := _why_refused(model, modules, precision)) is not None:
-        raise UsageError(f"precision {precision}: {refusal.message}", refusal.advice)
-
-
 def _why_refused(
-    model: nn.Module,
-    modules: dict[str, RecurrentModule | BidirectionalStack],
-    precision: ReducedPrecision,
+    model: nn.Module, modules: Mapping[str, Layered], precision: ReducedPrecision
 ) -> Refusal | None:
     """Return why a model cannot run in a precision, with the names of all such layers."""
     refused = [
         (name, refusal)
         for name, module in modules.items()
-        for layer in _layers(module)[:1]
+        for layer in module.rnn_layers()[:1]
         if (refusal := why_not_layer(layer, precision)) is not None
     ]
     custom = Refusal("custom cells run in a loop of float32", "set the precision of other modules")
@@ -189,9 +177,3 @@ def _why_refused(
             "only these have a reduced precision",
         )
     return None
-
-
-def _layers(module: RecurrentModule | BidirectionalStack) -> tuple[RnnLayer, ...]:
-    if isinstance(module, BidirectionalStack):
-        return module.rnn_layers()
-    return (module.rnn_layer(),)

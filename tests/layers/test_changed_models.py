@@ -945,6 +945,6 @@ def test_signals_that_tell_something_else_are_not_used(monkeypatch: pytest.Monke
     assert not change_signals._tells_dicts_apart(id)
     numbers = iter(range(10_000))
     assert not change_signals._tells_dicts_apart(lambda _: next(numbers))
-    monkeypatch.setattr(change_signals, "_found", [])
+    monkeypatch.setattr(change_signals, "_sees_tensors", change_signals._sees_tensors.__wrapped__)
     monkeypatch.setattr(change_signals, "_make_check", lambda _: lambda *_: True)
     assert change_signals.watch_tensors([torch.zeros(2)]) is None

@@ -419,3 +419,17 @@ def test_a_layer_without_trainable_is_no_operation() -> None:
     classes = {one.class_name for one in fixture(file).spec.root.walk()}
     assert {"SpatialDropout1D", "Discretization"} <= classes
     assert read_entry(file).root.graph is not None
+
+
+# ---- Flatten -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_a_flatten_makes_rows_of_single_numbers(data_format: str) -> None:
+    root = chain(layer("Flatten", "flatten", data_format=data_format), shape=(None,))
+    spec = ModelSpec(infer_model(root, []), generation_of(KERAS_3))
+    x = np.array([3.0, 5.0, 7.0])
+    (wanted,) = compute(spec, (x,)).outputs
+    found = build(spec)(torch.from_numpy(x).float())
+    assert found.shape == (3, 1)
+    np.testing.assert_array_equal(found.numpy(), wanted)

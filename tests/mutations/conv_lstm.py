@@ -27,7 +27,7 @@ MUTATIONS: list[Mutation] = [
     ),
     mutation(
         "ConvLSTM that gives its cell's state",
-        edit("layers.conv_lstm:ConvLSTM.run_sequence", "outputs.append(h)", "outputs.append(c)"),
+        edit("layers.conv_lstm:ConvLSTM._step", "return gate(o) * act(c), c", "return c, c"),
         f"{TF}/conv_lstm_2d_mask.h5",
     ),
     mutation(

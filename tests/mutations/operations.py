@@ -388,16 +388,12 @@ MUTATIONS = [
     ),
     Mutation(
         "looking ahead",
-        edit("functional.operations.dot_product_attention", "kept.tril() if", "kept.triu() if"),
+        edit("functional.operations.dot_product_attention", ".tril()", ".triu()"),
         (LAYERS,),
     ),
     Mutation(
         "looking ahead beside a mask",
-        edit(
-            "functional.operations.dot_product_attention",
-            "dtype=torch.bool).tril()",
-            "dtype=torch.bool)",
-        ),
+        edit("functional.operations.dot_product_attention", "mask & before", "mask"),
         (LAYERS,),
     ),
     Mutation(

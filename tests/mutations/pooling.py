@@ -32,11 +32,7 @@ MUTATIONS: list[Mutation] = [
     ),
     mutation(
         "pool stride ignored",
-        edit(
-            "layers.pooling:_windows",
-            'config["strides"] or config["pool_size"]',
-            'config["pool_size"]',
-        ),
+        edit("layers.pooling:Pooling.__init__", "stride or size", "size"),
         f"{K2}/pool.h5",
     ),
     mutation(

@@ -39,9 +39,9 @@ from keras2torch_birnn.rnn.engines.static import why_not_triton
 from keras2torch_birnn.rnn.gpu import self_check, steps, timing
 from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS
 from keras2torch_birnn.rnn.gpu.launcher import Launcher
-from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.self_check import CheckedKind
 from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell, to_step_cell
+from keras2torch_birnn.rnn.gpu.step_gradient import run_call
 from keras2torch_birnn.rnn.layer import Cell, DropoutRates, RnnLayer
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
 
@@ -826,10 +826,9 @@ def fail(*_: Any, **__: Any) -> None:
 def test_kernels_that_fail_their_check_run_nothing_and_warn_once(
     where: str, fault: Any, message: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keras2torch_birnn.rnn.gpu import run, step_gradient
+    from keras2torch_birnn.rnn.gpu import step_gradient
 
-    for module in (run, step_gradient):
-        monkeypatch.setattr(module, where, fault(getattr(module, where)))
+    monkeypatch.setattr(step_gradient, where, fault(getattr(step_gradient, where)))
     rnns: list[Any] = []
     for cell in ("LSTM", "SimpleRNN"):
         made, special = CELLS[cell]

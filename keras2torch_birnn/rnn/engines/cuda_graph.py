@@ -9,7 +9,7 @@ from torch import Tensor
 
 from keras2torch_birnn.limits import MAX_RECORDED_BYTES
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, flatten_result
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, flatten_result, group_states
 from keras2torch_birnn.rnn.engines import loop, triton_step
 from keras2torch_birnn.rnn.engines.engine import (
     Engine,
@@ -19,7 +19,6 @@ from keras2torch_birnn.rnn.engines.engine import (
     why_not_on_gpu,
 )
 from keras2torch_birnn.rnn.gpu.graphs import Compute, Tensors, requests_of, run_captured
-from keras2torch_birnn.rnn.gpu.step_gradient import split_states
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 
@@ -96,7 +95,7 @@ class CudaGraph(Engine):
         what = (layer.cell, absent, call.merge, type(engine))
         weights = layer.present_parameters()
         found = run_captured(of(compute), ways, requests_of(call), weights, what, cut)
-        return tuple(found[:count]), split_states(found[count:], layer)
+        return tuple(found[:count]), group_states(found[count:], layer.state_count())
 
 
 ENGINE = CudaGraph()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.merge_modes import merge_outputs
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State, group_states
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_memory import (
     have_memory,
@@ -73,9 +74,29 @@ def replace_float_tensors(
     """
     rest = iter(tensors[1 + states :])
     parameters = [None if p is None else next(rest) for p in layer.parameters]
-    each = layer.state_count()
-    initial = tuple(tuple(tensors[1 + i : 1 + i + each]) for i in range(0, states, each))
+    initial = group_states(tensors[1 : 1 + states], layer.state_count())
     return layer._replace(parameters=parameters), tensors[0], initial or None
+
+
+@dataclass(frozen=True)
+class FixedCall:
+    """A call without the tensors of ``float_tensors``; ``states``: the number of initial states."""
+
+    layer: RnnLayer
+    lengths: Tensor | None
+    merge: str | None
+    masks: tuple[DropoutMasks, ...]
+    states: int
+
+    @staticmethod
+    def of(layer: RnnLayer, call: RnnCall) -> FixedCall:
+        """Return what is left of a layer and a call."""
+        return FixedCall(layer, call.lengths, call.merge, call.masks, len(call.states()))
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[RnnLayer, RnnCall]:
+        """Return layer and call with the results of ``float_tensors``, or others like them."""
+        layer, x, initial = replace_float_tensors(self.layer, tensors, self.states)
+        return layer, RnnCall(x, self.lengths, initial, self.merge, masks=self.masks)
 
 
 def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:

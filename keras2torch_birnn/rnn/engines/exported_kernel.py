@@ -6,7 +6,7 @@ behind the valid steps, and cannot change them. B batch, T time, F features, H u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -30,28 +30,12 @@ _CLOSED = 1000.0
 # ---- nodes of any length ------------------------------------------------------------------------
 
 
-def _shape_of_lstm(x: Tensor, hx: Any, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _out(x, hx[0], *options), hx[0].clone(), hx[1].clone()
-
-
-def _shape_of_others(x: Tensor, hx: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
-    return _out(x, hx, *options), hx.clone()
-
-
-def _out(x: Tensor, h: Tensor, *options: Any) -> Tensor:
-    """Return an output like that of a kernel; options: from the weights on, in torch's order."""
+def _make_outputs(x: Tensor, hx: Tensor | Sequence[Tensor], *options: Any) -> tuple[Tensor, ...]:
+    """Return tensors like a kernel's outputs; options: from the weights on, in torch's order."""
+    states = (hx,) if isinstance(hx, Tensor) else hx
     directions = 2 if options[5] else 1
-    return x.new_empty(x.shape[0], x.shape[1], directions * h.shape[2])
-
-
-_ATEN: Any = torch.ops.aten
-# Function of torch -> its operator, and a function that makes outputs of the same shapes.
-_SHAPES: Mapping[Any, tuple[Any, Callable[..., Any]]] = {
-    torch.lstm: (_ATEN.lstm.input, _shape_of_lstm),
-    torch.gru: (_ATEN.gru.input, _shape_of_others),
-    torch.rnn_tanh: (_ATEN.rnn_tanh.input, _shape_of_others),
-    torch.rnn_relu: (_ATEN.rnn_relu.input, _shape_of_others),
-}
+    out = x.new_empty(x.shape[0], x.shape[1], directions * states[0].shape[2])
+    return out, *(s.clone() for s in states)
 
 
 @contextmanager
@@ -62,7 +46,7 @@ def any_length(kernel: Any) -> Iterator[None]:
     step, and so fixes the number of steps. Here it runs a function of the shapes instead. The names
     are torch's own, not public: without them torch does as it always does.
     """
-    operator, shapes = _SHAPES[kernel]
+    operator = getattr(torch.ops.aten, kernel.__name__).input
     table = getattr(operator, last_name("kernel_table"), None)
     cache = getattr(operator, last_name("kernel_cache"), None)
     key = getattr(find("dispatch_key"), "CompositeImplicitAutograd", None)
@@ -70,7 +54,7 @@ def any_length(kernel: Any) -> Iterator[None]:
         yield
         return
     before = table.get(key)
-    table[key] = shapes
+    table[key] = _make_outputs
     cache.clear()
     try:
         yield

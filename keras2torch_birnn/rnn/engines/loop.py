@@ -8,6 +8,7 @@ Equations: Keras 2.2.4 ``layers/recurrent.py`` and Keras 3 ``layers/rnn/{lstm,gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,72 +17,66 @@ from torch.nn import functional
 from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
+from keras2torch_birnn.rnn.engines import torch_kernel
 from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
-from keras2torch_birnn.rnn.engines.exported_loop import Shared, record_loop, records_loop
-from keras2torch_birnn.rnn.engines.torch_kernel import why_skip
+from keras2torch_birnn.rnn.engines.exported_loop import Advance, Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
-from keras2torch_birnn.rnn.masks import reverse, zero_past
+from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 
-# (cell, weights, gates' input product of one step (B, G*H), state, state's masks) -> new state
-Step = Callable[[Cell, Weights, Tensor, State, tuple[Tensor, ...]], State]
+# (cell, gates' input product of one step (B, G*H), state, what every step reads) -> new state
+Step = Callable[[Cell, Tensor, State, Shared], State]
 
 
-def _recurrent(w: Weights, h: Tensor, masks: tuple[Tensor, ...], gates: slice) -> Tensor:
+def _recurrent(h: Tensor, shared: Shared, gates: slice) -> Tensor:
     """Compute h weight_hh^T + bias_hh for some gates; h is dropped by each gate's mask, if any."""
-    size = h.shape[1]
+    weight, masks, size = shared.weight, shared.masks, h.shape[1]
     rows = slice(gates.start * size, gates.stop * size)
-    bias = None if w.bias_hh is None else w.bias_hh[rows]
+    bias = None if shared.bias is None else shared.bias[rows]
     if not masks:
-        return functional.linear(h, w.hh[rows], bias)
+        return functional.linear(h, weight[rows], bias)
     parts = [
-        functional.linear(h * masks[g % len(masks)], w.hh[g * size : (g + 1) * size])
+        functional.linear(h * masks[g % len(masks)], weight[g * size : (g + 1) * size])
         for g in range(gates.start, gates.stop)
     ]
     product = torch.cat(parts, dim=1)
     return product if bias is None else product + bias
 
 
-def lstm_step(cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]) -> State:
+def lstm_step(cell: Cell, x: Tensor, state: State, shared: Shared) -> State:
     """Compute c' = f c + i g; h' = o act(c')."""
     h, c = state
-    i, f, g, o = (x + _recurrent(w, h, masks, slice(0, 4))).chunk(4, dim=1)
+    i, f, g, o = (x + _recurrent(h, shared, slice(0, 4))).chunk(4, dim=1)
     sigma, act = cell.recurrent_activation, cell.activation
     c = sigma(f) * c + sigma(i) * act(g)
     return sigma(o) * act(c), c
 
 
-def gru_after_step(
-    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
-) -> State:
+def gru_after_step(cell: Cell, x: Tensor, state: State, shared: Shared) -> State:
     """Compute n = act(x_n + r (h U_n + b_n)); h' = z h + (1 - z) n: reset after the product."""
     (h,) = state
     x_r, x_z, x_n = x.chunk(3, dim=1)
-    h_r, h_z, h_n = _recurrent(w, h, masks, slice(0, 3)).chunk(3, dim=1)
+    h_r, h_z, h_n = _recurrent(h, shared, slice(0, 3)).chunk(3, dim=1)
     r = cell.recurrent_activation(x_r + h_r)
     z = cell.recurrent_activation(x_z + h_z)
     n = cell.activation(x_n + r * h_n)
     return (z * h + (1 - z) * n,)
 
 
-def gru_before_step(
-    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
-) -> State:
+def gru_before_step(cell: Cell, x: Tensor, state: State, shared: Shared) -> State:
     """Compute n = act(x_n + (r h) U_n); h' = z h + (1 - z) n: reset before the product."""
     (h,) = state
     x_r, x_z, x_n = x.chunk(3, dim=1)
-    h_r, h_z = _recurrent(w, h, masks, slice(0, 2)).chunk(2, dim=1)
+    h_r, h_z = _recurrent(h, shared, slice(0, 2)).chunk(2, dim=1)
     r = cell.recurrent_activation(x_r + h_r)
     z = cell.recurrent_activation(x_z + h_z)
-    n = cell.activation(x_n + _recurrent(w, r * h, masks, slice(2, 3)))
+    n = cell.activation(x_n + _recurrent(r * h, shared, slice(2, 3)))
     return (z * h + (1 - z) * n,)
 
 
-def simple_rnn_step(
-    cell: Cell, w: Weights, x: Tensor, state: State, masks: tuple[Tensor, ...]
-) -> State:
+def simple_rnn_step(cell: Cell, x: Tensor, state: State, shared: Shared) -> State:
     """Compute h' = act(x + h U)."""
-    return (cell.activation(x + _recurrent(w, state[0], masks, slice(0, 1))),)
+    return (cell.activation(x + _recurrent(state[0], shared, slice(0, 1))),)
 
 
 STEPS: Mapping[str, Step] = {
@@ -106,21 +101,28 @@ def run_loop(
     """
     masks = () if dropout is None else dropout.state
     products = _input_product(w, x, () if dropout is None else dropout.inputs)
-    step, state = STEPS[cell.kind], initial_state
+    advance, shared = partial(STEPS[cell.kind], cell), Shared(w.hh, w.bias_hh, masks)
+    return loop_over(advance, products, lengths, initial_state, shared)
+
+
+def loop_over(
+    advance: Advance, products: Tensor, lengths: Tensor | None, state: State, shared: Shared
+) -> tuple[Tensor, State]:
+    """Advance a state by every step of products (B, T, ...); in an exported graph as one node.
+
+    Steps at or past ``lengths`` (B,) leave the state alone. Returns the first state after every
+    step, (B, T, ...), and the final state.
+    """
     if records_loop():
-
-        def advance(product: Tensor, state: State, shared: Shared) -> State:
-            weights = Weights(w.ih, shared.weight, None, shared.bias)
-            return step(cell, weights, product, state, shared.masks)
-
-        return record_loop(advance, products, lengths, state, Shared(w.hh, w.bias_hh, masks))
+        return record_loop(advance, products, lengths, state, shared)
     valid = None
     if lengths is not None:
-        valid = torch.arange(x.shape[1], device=x.device)[:, None, None] < lengths[:, None]
+        steps = torch.arange(products.shape[1], device=products.device)
+        valid = expand_dims_like(steps, products) < expand_dims_like(lengths, products[:, 0])
     outputs: list[Tensor] = []
     for t, product in enumerate(products.unbind(dim=1)):
         counts = None if valid is None else valid[t]
-        new = step(cell, w, product, _read(counts, state), masks)
+        new = advance(product, _read(counts, state), shared)
         state = _where(counts, new, state)
         outputs.append(state[0])
     return torch.stack(outputs, dim=1), state
@@ -178,7 +180,7 @@ class Loop(Engine):
         """Return why torch's kernel does not run the call."""
         if layer.kernel is None:
             return "neither torch nor the native kernel computes this call"
-        return why_skip(layer, call)
+        return torch_kernel.ENGINE.why_skip(layer, call)
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Run every direction by the loop."""

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.merge_modes import merge_outputs
-from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, flatten_result, group_states
 from keras2torch_birnn.rnn.engines import loop, torch_kernel
-from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
+from keras2torch_birnn.rnn.engines.engine import FixedCall, float_tensors
 from keras2torch_birnn.rnn.engines.rerun import differentiate
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell
-from keras2torch_birnn.rnn.native.op import run_native, split_states
+from keras2torch_birnn.rnn.native.op import run_native
 from keras2torch_birnn.rnn.tensor_memory import have_tangents, is_plain
 
 
@@ -26,13 +25,11 @@ def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
     if layer.training:
         return _run_keeping(layer, call)
     recomputed: Any = _Recomputed
-    found = recomputed.apply(_Fixed.of(layer, call), *float_tensors(layer, call))
-    flat = cast(tuple[Tensor, ...], found)
-    directions, each = layer.count_directions(), layer.state_count()
-    outputs = len(flat) - directions * each
-    return flat[:outputs], tuple(
-        flat[outputs + d * each : outputs + (d + 1) * each] for d in range(directions)
-    )
+    flat: tuple[Tensor, ...]
+    flat = recomputed.apply(FixedCall.of(layer, call), *float_tensors(layer, call))
+    each = layer.state_count()
+    outputs = len(flat) - layer.count_directions() * each
+    return flat[:outputs], group_states(flat[outputs:], each)
 
 
 def native_cell_of(layer: RnnLayer) -> NativeCell:
@@ -49,36 +46,12 @@ def native_cell_of(layer: RnnLayer) -> NativeCell:
 def _run_keeping(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Run the kernel with values kept for its gradient; the merge is torch's, with its gradient."""
     kept: Any = _Kept
-    fixed = _Fixed.of(layer, call._replace(merge=None))
+    fixed = FixedCall.of(layer, call._replace(merge=None))
     out, final = kept.apply(fixed, *float_tensors(layer, call))
-    finals = split_states(final, native_cell_of(layer))
+    finals = group_states(final.unbind(0), layer.state_count())
     if call.merge == "concat":
         return (out,), finals
     return merge_outputs(out.chunk(layer.count_directions(), dim=2), call.merge), finals
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    """A call without the tensors of ``float_tensors``; ``states``: the number of initial states."""
-
-    layer: RnnLayer
-    lengths: Tensor | None
-    merge: str | None
-    masks: tuple[DropoutMasks, ...]
-    states: int
-
-    @staticmethod
-    def of(layer: RnnLayer, call: RnnCall) -> _Fixed:
-        return _Fixed(layer, call.lengths, call.merge, call.masks, len(call.states()))
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[RnnLayer, RnnCall]:
-        """Return layer and call with the results of ``float_tensors``, or others like them."""
-        layer, x, initial = replace_float_tensors(self.layer, tensors, self.states)
-        return layer, RnnCall(x, self.lengths, initial, self.merge, masks=self.masks)
-
-
-def _flatten_result(result: RnnResult) -> tuple[Tensor, ...]:
-    return *result[0], *(s for state in result[1] for s in state)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -88,12 +61,12 @@ class _Recomputed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, fixed: FixedCall, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Run the kernel. tensors: of ``float_tensors``."""
         ctx.save_for_backward(*tensors)
         ctx.fixed = fixed
         layer, call = fixed.with_tensors(tensors)
-        return _flatten_result(run_native(native_cell_of(layer), layer.parameters, call))
+        return flatten_result(run_native(native_cell_of(layer), layer.parameters, call))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -105,7 +78,7 @@ class _Kept(torch.autograd.Function):
     """Forward and backward by the native kernel."""
 
     @staticmethod
-    def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, fixed: FixedCall, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Return outputs side by side and final states. tensors: of ``float_tensors``."""
         layer, call = fixed.with_tensors(tensors)
         out, final, kept = run_keeping(native_cell_of(layer), layer.get_weights(), call)
@@ -133,7 +106,7 @@ class _Kept(torch.autograd.Function):
 
 
 def _gradients_by_kernel(
-    fixed: _Fixed,
+    fixed: FixedCall,
     needed: Sequence[bool],
     d_out: Tensor | None,
     d_final: Tensor | None,
@@ -161,9 +134,9 @@ def _gradients_by_kernel(
 
 
 def _flatten_gradients(
-    fixed: _Fixed, d_out: Tensor | None, d_final: Tensor | None
+    fixed: FixedCall, d_out: Tensor | None, d_final: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """Split the gradients of ``_Kept``'s results into those of ``_flatten_result``."""
+    """Split the gradients of ``_Kept``'s results into those of ``flatten_result``."""
     directions = fixed.layer.count_directions()
     none = (None,) * directions
     outputs = none if d_out is None else d_out.chunk(directions, dim=2)
@@ -172,7 +145,7 @@ def _flatten_gradients(
 
 
 def _gradients_by_rerun(
-    fixed: _Fixed,
+    fixed: FixedCall,
     tensors: Sequence[Tensor],
     needs_input_grad: Sequence[bool],
     gradients: Sequence[Tensor | None],
@@ -183,13 +156,13 @@ def _gradients_by_rerun(
         return _gradients_by_torch(fixed, tensors, needs_input_grad, gradients)
 
     def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
-        return _flatten_result(_run_keeping(*fixed.with_tensors(numbers)))
+        return flatten_result(_run_keeping(*fixed.with_tensors(numbers)))
 
     return differentiate(run, tensors, needs_input_grad, gradients)
 
 
 def _gradients_by_torch(
-    fixed: _Fixed,
+    fixed: FixedCall,
     tensors: Sequence[Tensor],
     needs_input_grad: Sequence[bool],
     gradients: Sequence[Tensor | None],
@@ -200,7 +173,7 @@ def _gradients_by_torch(
 
     def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
         layer, call = fixed.with_tensors(numbers)
-        by_loop = tangents or layer.kernel is None or torch_kernel.why_skip(layer, call)
-        return _flatten_result((loop if by_loop else torch_kernel).ENGINE.run(layer, call))
+        by_loop = tangents or layer.kernel is None or torch_kernel.ENGINE.why_skip(layer, call)
+        return flatten_result((loop if by_loop else torch_kernel).ENGINE.run(layer, call))
 
     return differentiate(run, tensors, needs_input_grad, gradients)

@@ -78,11 +78,9 @@ def why_not_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) ->
         )
     if layer.drops():
         return Refusal("there is no dropout", f"use model.eval(), or {_BACK}")
-    given = float_tensors(layer, call)
+    plain = can_run(float_tensors(layer, call))
     if call.lengths is not None and not torch.compiler.is_compiling():
-        plain = can_run(given) and is_plain((call.lengths,))
-    else:
-        plain = can_run(given)
+        plain = plain and is_plain((call.lengths,))
     return None if plain else Refusal("plain float32 tensors on the CPU are needed", f"use {_BACK}")
 
 

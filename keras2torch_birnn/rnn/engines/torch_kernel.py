@@ -40,21 +40,6 @@ KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def why_skip(layer: RnnLayer, call: RnnCall) -> str:
-    """Return why the loop runs a call of a layer that torch has a kernel for."""
-    if layer.drops():
-        return "Keras drops with one mask for all steps; torch's kernel has none"
-    if not torch.compiler.is_compiling():
-        tensors = float_tensors(layer, call)
-        if have_tangents(tensors) or are_mapped(tensors):
-            return "torch's kernels lack forward-mode derivatives and vmap"
-    if is_exporting():
-        return why_not_exported(layer, call)
-    if call.lengths is not None and not can_pack(call.x, call.lengths):
-        return "a masked layer in a graph, or tensors without values to pack by"
-    return ""
-
-
 def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     """Call torch's kernel once, with packed sequences where there are lengths.
 
@@ -131,8 +116,18 @@ class TorchKernel(Engine):
         return "" if layer.kernel else "torch has no kernel for this layer"
 
     def why_skip(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why the loop runs a call."""
-        return why_skip(layer, call)
+        """Return why the loop runs a call of a layer that torch has a kernel for."""
+        if layer.drops():
+            return "Keras drops with one mask for all steps; torch's kernel has none"
+        if not torch.compiler.is_compiling():
+            tensors = float_tensors(layer, call)
+            if have_tangents(tensors) or are_mapped(tensors):
+                return "torch's kernels lack forward-mode derivatives and vmap"
+        if is_exporting():
+            return why_not_exported(layer, call)
+        if call.lengths is not None and not can_pack(call.x, call.lengths):
+            return "a masked layer in a graph, or tensors without values to pack by"
+        return ""
 
     def reason(self, layer: RnnLayer, call: RnnCall) -> str:
         """Return that it is torch's."""

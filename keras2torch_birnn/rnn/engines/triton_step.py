@@ -19,7 +19,6 @@ from keras2torch_birnn.rnn.engines.engine import (
     why_not_on_gpu,
 )
 from keras2torch_birnn.rnn.engines.loop import run_directions
-from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.self_check import (
     TOLERANCES,
     describe,
@@ -30,7 +29,7 @@ from keras2torch_birnn.rnn.gpu.self_check import (
     why_not_trusted,
 )
 from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell, to_step_cell
-from keras2torch_birnn.rnn.gpu.step_gradient import Course, KernelFailedError
+from keras2torch_birnn.rnn.gpu.step_gradient import Course, KernelFailedError, run_call
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 # A program computes whole rows of softmax; beyond this, registers do not hold them.

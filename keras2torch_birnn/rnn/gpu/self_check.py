@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.float32_precision import float32_precision
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, flatten_result
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
-from keras2torch_birnn.rnn.engines.engine import needs_gradient
+from keras2torch_birnn.rnn.engines.engine import float_tensors, needs_gradient
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.gpu.launcher import find_tile
-from keras2torch_birnn.rnn.gpu.run import run_call
 from keras2torch_birnn.rnn.gpu.step_cell import Form, StepCell
+from keras2torch_birnn.rnn.gpu.step_gradient import run_call
 from keras2torch_birnn.rnn.gpu.timing import find_fastest
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer
 
@@ -230,16 +230,12 @@ def _exact(layer: RnnLayer, call: RnnCall, noise: float, seed: int) -> list[Tens
 
 def _numbers(result: RnnResult, layer: RnnLayer, call: RnnCall) -> list[Tensor]:
     """Return outputs, states, and the gradients of a weighted sum of them if they have any."""
-    numbers = [*result[0], *(s for state in result[1] for s in state)]
-    inputs = [t for t in _tensors(layer, call) if t.requires_grad]
+    numbers = [*flatten_result(result)]
+    inputs = [t for t in float_tensors(layer, call) if t.requires_grad]
     if not inputs:
         return numbers
     total = torch.stack([(n * (1.0 + i)).sum() for i, n in enumerate(numbers)]).sum()
     return [*(n.detach() for n in numbers), *torch.autograd.grad(total, inputs)]
-
-
-def _tensors(layer: RnnLayer, call: RnnCall) -> list[Tensor]:
-    return [call.x, *call.states(), *layer.present_parameters()]
 
 
 def _draw(

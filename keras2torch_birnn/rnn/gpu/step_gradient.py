@@ -1,4 +1,4 @@
-"""Gradients of the engine "triton": the steps by its kernels, the sums over all steps by torch.
+"""Calls of the engine "triton" and their gradients: steps by its kernels, sums over all by torch.
 
 B batch, T time, F features, H units, G gates, D directions.
 """
@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from keras2torch_birnn.merge_modes import merge_outputs
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.call import RnnCall, RnnResult, flatten_result, group_states
 from keras2torch_birnn.rnn.engines.engine import (
+    FixedCall,
     cast_as_autocast,
     float_tensors,
-    replace_float_tensors,
+    needs_gradient,
 )
 from keras2torch_birnn.rnn.engines.loop import run_directions
 from keras2torch_birnn.rnn.engines.rerun import differentiate
@@ -37,26 +38,11 @@ from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 
-def run_with_gradient(cell: StepCell, layer: RnnLayer, call: RnnCall, course: Course) -> RnnResult:
-    """Run the steps so that autograd can differentiate the result; the merge is torch's."""
-    differentiable: Any = _Differentiable
-    fixed = _Fixed(cell, layer, call.lengths, len(call.states()), course)
-    found = differentiable.apply(fixed, *float_tensors(layer, call))
-    out, *flat = cast(tuple[Tensor, ...], found)
-    return merge_side_by_side(out, layer, call.merge), split_states(flat, layer)
-
-
 def merge_side_by_side(out: Tensor, layer: RnnLayer, merge: str | None) -> tuple[Tensor, ...]:
     """Merge outputs (B, T, D * H)."""
     if merge == "concat":
         return (out,)
     return merge_outputs(out.chunk(layer.count_directions(), dim=2), merge)
-
-
-def split_states(flat: Sequence[Tensor], layer: RnnLayer) -> tuple[State, ...]:
-    """Split final states into those of each direction."""
-    each = layer.state_count()
-    return tuple(tuple(flat[i : i + each]) for i in range(0, len(flat), each))
 
 
 class KernelFailedError(Exception):
@@ -76,20 +62,34 @@ class Course(NamedTuple):
     fail: Callable[[Exception], None] | None = None
 
 
+def run_call(
+    cell: StepCell, layer: RnnLayer, call: RnnCall, course: Course | None = None
+) -> RnnResult:
+    """Compute outputs and final states, so that autograd can differentiate them if it may have to.
+
+    The call has rows and steps. The merge is torch's.
+    """
+    course = course or Course()
+    if needs_gradient(layer, call):
+        differentiable: Any = _Differentiable
+        fixed = _Fixed(cell, FixedCall.of(layer, call._replace(merge=None)), course)
+        out, *flat = differentiable.apply(fixed, *float_tensors(layer, call))
+        return merge_side_by_side(out, layer, call.merge), group_states(flat, layer.state_count())
+    with torch.no_grad():
+        layer, call = cast_as_autocast(layer, call, course.dtype)
+        operands = join_weights(cell, layer.get_weights())
+        x, lengths, initial = call.x, call.lengths, call.initial_state
+        steps = run_steps(cell, operands, x, lengths, initial, keep=False)
+        return merge_side_by_side(steps.out, layer, call.merge), steps.final_states()
+
+
 @dataclass(frozen=True)
 class _Fixed:
-    """A call without the tensors of ``float_tensors``; ``states``: the number of initial states."""
+    """All that the gradient of a call needs beside tensors."""
 
     cell: StepCell
-    layer: RnnLayer
-    lengths: Tensor | None
-    states: int
+    call: FixedCall
     course: Course
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> tuple[RnnLayer, RnnCall]:
-        """Return layer and call with the results of ``float_tensors``, or others like them."""
-        layer, x, initial = replace_float_tensors(self.layer, tensors, self.states)
-        return layer, RnnCall(x, self.lengths, initial)
 
     def cast(self, layer: RnnLayer, call: RnnCall) -> tuple[RnnLayer, RnnCall]:
         """Return what is computed with."""
@@ -124,7 +124,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fixed: _Fixed, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return outputs side by side, then final states. tensors: of ``float_tensors``."""
-        layer, call = fixed.with_tensors(tensors)
+        layer, call = fixed.call.with_tensors(tensors)
         steps = call.x.shape[1]
 
         def compute(cell: StepCell, inputs: Tensors) -> Tensors:
@@ -135,10 +135,8 @@ class _Differentiable(torch.autograd.Function):
 
         try:
             found = fixed.run(compute, requests_of(call), layer, "forward", cut)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as failure:  # a compiler or a driver may raise anything
-            if fixed.course.fail is None:
+            if fixed.course.fail is None or isinstance(failure, torch.OutOfMemoryError):
                 raise
             raise KernelFailedError from failure
         count = 1 + layer.count_directions() * layer.state_count()
@@ -158,10 +156,8 @@ class _Differentiable(torch.autograd.Function):
             return _gradients_by_loop(fixed, tensors, ctx.needs_input_grad, gradients)
         try:
             return None, *_gradients(fixed, tensors, kept, gradients, of_x=ctx.needs_input_grad[1])
-        except torch.OutOfMemoryError:
-            raise
         except Exception as failure:  # a compiler or a driver may raise anything
-            if fixed.course.fail is None:
+            if fixed.course.fail is None or isinstance(failure, torch.OutOfMemoryError):
                 raise
             fixed.course.fail(failure)
             return _gradients_by_loop(fixed, tensors, ctx.needs_input_grad, gradients)
@@ -190,7 +186,7 @@ def _gradients(
 
     kept: of ``_run_forward``; of more steps than the call has if a graph of more ran it.
     """
-    layer, call = fixed.with_tensors(tensors)
+    layer, call = fixed.call.with_tensors(tensors)
     there = tuple(g is not None for g in gradients)
     more = kept[0].shape[1] - call.x.shape[1]
     given = [g for g in gradients if g is not None]
@@ -201,10 +197,10 @@ def _gradients(
         numbers, each = inputs[: len(kept)], iter(inputs[len(kept) :])
         d_results = [next(each) if one else None for one in there]
         plain, _ = fixed.cast(layer, call)
-        found = _run_backward(cell, plain, numbers, d_results, of_x=of_x, states=fixed.states)
+        found = _run_backward(cell, plain, numbers, d_results, of_x=of_x, states=fixed.call.states)
         return [d.to(t.dtype) for d, t in zip(found, tensors[not of_x :], strict=True)]
 
-    inputs, what = [*kept, *given], ("backward", there, of_x, fixed.states)
+    inputs, what = [*kept, *given], ("backward", there, of_x, fixed.call.states)
     found = fixed.run(compute, [Request(inputs, inputs)], layer, what)
     return [found[0][:, : call.x.shape[1]], *found[1:]] if of_x else [None, *found]
 
@@ -281,8 +277,8 @@ def _gradients_by_loop(
     """Run the loop and differentiate that, twice if that is wanted."""
 
     def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
-        layer, call = fixed.cast(*fixed.with_tensors(numbers))
+        layer, call = fixed.cast(*fixed.call.with_tensors(numbers))
         outputs, states = run_directions(layer, call)
-        return torch.cat(outputs, dim=2), *(s for state in states for s in state)
+        return flatten_result(((torch.cat(outputs, dim=2),), states))
 
     return differentiate(run, tensors, needs_input_grad, gradients)

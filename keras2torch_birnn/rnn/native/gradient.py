@@ -99,7 +99,7 @@ def gradient(
         alive.append(to_int64(call.lengths))
         task.lengths = alive[-1].data_ptr()
     task.x, task.x_batch_stride, task.x_time_stride = x.data_ptr(), *x.stride()[:2]
-    task.input_masks[:], task.state_masks[:] = stacked.input_addresses(), stacked.state_addresses()
+    task.input_masks[:], task.state_masks[:] = stacked.inputs, stacked.state
     if d_out is not None:
         d_out = d_out if d_out.stride(2) == 1 else d_out.contiguous()
         task.d_out = d_out.data_ptr()

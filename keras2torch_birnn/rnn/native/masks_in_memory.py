@@ -6,7 +6,7 @@ B batch, F features, H units; M masks: one for all gates, or one for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,38 +14,29 @@ from torch import Tensor
 from keras2torch_birnn.rnn.call import DropoutMasks
 
 
-@dataclass(frozen=True)
-class StackedMasks:
-    """Masks of the inputs (M, B, F) and of the states (M, B, H), for each direction, or none.
+class StackedMasks(NamedTuple):
+    """Addresses of the masks of inputs (M, B, F) and of states (M, B, H), two each, 0 for none.
 
-    apart: whether each gate has its own.
+    apart: whether each gate has its own. alive: the memory of the masks.
     """
 
-    inputs: Sequence[Tensor] = ()
-    state: Sequence[Tensor] = ()
+    inputs: Sequence[int] = (0, 0)
+    state: Sequence[int] = (0, 0)
     apart: bool = False
-
-    def input_addresses(self) -> Sequence[int]:
-        """Return two addresses, 0 for none."""
-        return _addresses(self.inputs)
-
-    def state_addresses(self) -> Sequence[int]:
-        """Return two addresses, 0 for none."""
-        return _addresses(self.state)
+    alive: Sequence[Tensor] = ()
 
 
-_NONE = (0, 0)
-
-
-def _addresses(masks: Sequence[Tensor]) -> Sequence[int]:
-    return (*(m.data_ptr() for m in masks), *_NONE)[:2] if masks else _NONE
+def two_addresses(tensors: Sequence[Tensor]) -> Sequence[int]:
+    """Return the addresses of tensors of each direction; 0 where there is none."""
+    return (*map(Tensor.data_ptr, tensors), 0, 0)[:2]
 
 
 def stack_masks(masks: Sequence[DropoutMasks]) -> StackedMasks:
     """Join the masks of each direction's gates."""
     apart = any(len(given) > 1 for each in masks for given in each)
     inputs = [torch.stack(each.inputs) for each in masks if each.inputs]
-    return StackedMasks(inputs, [torch.stack(each.state) for each in masks if each.state], apart)
+    state = [torch.stack(each.state) for each in masks if each.state]
+    return StackedMasks(two_addresses(inputs), two_addresses(state), apart, (*inputs, *state))
 
 
 NO_MASKS = StackedMasks()

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, group_states
 from keras2torch_birnn.rnn.native.codes import STALE, STATES, ReducedPrecision, merge_code
 from keras2torch_birnn.rnn.native.library import (
     RUN,
@@ -26,7 +26,7 @@ from keras2torch_birnn.rnn.native.library import (
     library,
     why_missing,
 )
-from keras2torch_birnn.rnn.native.masks_in_memory import NO_MASKS, stack_masks
+from keras2torch_birnn.rnn.native.masks_in_memory import NO_MASKS, stack_masks, two_addresses
 from keras2torch_birnn.rnn.native.packing import cached_pack, pack, weight_sizes
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
 from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
@@ -123,12 +123,12 @@ def compute(
         *(act, gate, *options, merge, batch, time, torch.get_num_threads()),
         *(x.data_ptr(), *x.stride()[:2]),
         0 if lengths is None else lengths.data_ptr(),
-        *_state_addresses(alive, states),
+        *order_states([s.data_ptr() for s in alive], states),
         out.data_ptr(),
         0 if ends is None else ends.data_ptr(),
-        *([k.data_ptr() for k in kept] + _NONE)[:2],
-        *stacked.input_addresses(),
-        *stacked.state_addresses(),
+        *two_addresses(kept),
+        *stacked.inputs,
+        *stacked.state,
     )
     use_torch_threads()
     code = library().k2t_run(isa, RUN.pack(packed.address, *call))
@@ -143,12 +143,15 @@ def compute(
 _NONE = [0, 0]
 
 
-def _state_addresses(states: Sequence[Tensor], each: int) -> list[int]:
-    """Return the addresses of h of both directions, then c; 0 for none."""
-    if not states:
+def order_states(addresses: list[int], each: int) -> list[int]:
+    """Return the addresses of h of both directions, then of c; 0 for none.
+
+    addresses: of ``each`` states of one direction, then of the other.
+    """
+    if not addresses:
         return _NONE + _NONE
-    at = [s.data_ptr() for s in states]
-    return (at[::each] + _NONE)[:2] + ((at[1::2] if each == 2 else []) + _NONE)[:2]
+    cells = addresses[1::2] if each == 2 else []
+    return (addresses[::each] + _NONE)[:2] + (cells + _NONE)[:2]
 
 
 def to_int64(lengths: Tensor) -> Tensor:
@@ -239,13 +242,7 @@ def run_native(
     else:
         out, ends = compute(*given, kernel=kernel, return_state=call.return_state, masks=call.masks)
     outputs = out.chunk(len(parameters) // 4, dim=2) if merge is None else (out,)
-    return outputs, () if ends is None else split_states(ends, cell)
-
-
-def split_states(stacked: Tensor, cell: NativeCell) -> tuple[State, ...]:
-    """Split states (D * S, B, H) into those of each direction."""
-    states, each = stacked.unbind(0), cell.states
-    return tuple(states[i : i + each] for i in range(0, len(states), each))
+    return outputs, () if ends is None else group_states(ends.unbind(0), cell.states)
 
 
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")

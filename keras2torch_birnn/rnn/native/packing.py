@@ -156,7 +156,7 @@ def weight_sizes(parameters: Sequence[Tensor | None]) -> tuple[int, int]:
     return ih.shape[1], hh.shape[1]
 
 
-_ALIGNED = 16  # floats in a cache line
+ALIGNED = 16  # floats in a cache line
 
 
 def empty_floats(*shape: int) -> Tensor:
@@ -166,10 +166,10 @@ def empty_floats(*shape: int) -> Tensor:
 
 def empty_aligned(count: int) -> Tensor:
     """Return uninitialized memory for ``count`` floats from its ``aligned_address`` on."""
-    return empty_floats(count + _ALIGNED)
+    return empty_floats(count + ALIGNED)
 
 
 def aligned_address(data: Tensor) -> int:
     """Return the first address in data that starts a cache line."""
-    line = _ALIGNED * 4
+    line = ALIGNED * 4
     return (data.data_ptr() + line - 1) // line * line

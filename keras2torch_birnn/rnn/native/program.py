@@ -26,7 +26,7 @@ from keras2torch_birnn.rnn.native.library import (
     library,
 )
 from keras2torch_birnn.rnn.native.op import use_torch_threads
-from keras2torch_birnn.rnn.native.packing import cached_pack
+from keras2torch_birnn.rnn.native.packing import ALIGNED, cached_pack
 
 # By dtype.
 NUMBERS: Mapping[torch.dtype, int] = {
@@ -35,7 +35,6 @@ NUMBERS: Mapping[torch.dtype, int] = {
 
 # The most inputs, outputs and recurrent layers.
 ARGUMENTS_AT_MOST = 256
-_ALIGNED = 16  # floats in a cache line
 # Floats behind the workspace: operations read up to two vectors, of which they use a part.
 BEHIND = 32
 
@@ -55,7 +54,7 @@ class NativeLayer(NamedTuple):
 
 def align(floats: int) -> int:
     """Return the floats of whole cache lines that hold so many."""
-    return -(-floats // _ALIGNED) * _ALIGNED
+    return -(-floats // ALIGNED) * ALIGNED
 
 
 def to_word(number: float) -> int:

@@ -19,12 +19,13 @@ from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.rnn.change_signals import KnownTensors
 from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision, merge_code
-from keras2torch_birnn.rnn.native.library import (
-    PROGRAM,
-    check_code,
-    instruction_set,
+from keras2torch_birnn.rnn.native.library import PROGRAM, check_code, instruction_set
+from keras2torch_birnn.rnn.native.op import (
+    can_run,
+    order_states,
+    reduced_instruction_set,
+    to_int64,
 )
-from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, to_int64
 from keras2torch_birnn.rnn.native.packing import weight_sizes
 from keras2torch_birnn.rnn.native.program import BEHIND, NativeLayer, PackedLayers, align
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
@@ -229,9 +230,7 @@ def _find_starts(
     alive: list[Tensor] = []
     starts: list[list[int]] = []
     for before in initial:
-        starts.append([])
-        for which in range(2):
-            found = [state[which].contiguous() for state in before if which < len(state)]
-            alive += found
-            starts[-1] += [*map(Tensor.data_ptr, found), 0, 0][:2]
+        own = [s.contiguous() for state in before for s in state]
+        starts.append(order_states([*map(Tensor.data_ptr, own)], len(before[0]) if before else 0))
+        alive += own
     return starts, alive
