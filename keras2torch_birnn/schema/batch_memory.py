@@ -13,8 +13,8 @@ from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_BATCH_VALUES, MAX_FREE_VALUES, MAX_VALUES_PER_WEIGHT
 from keras2torch_birnn.schema.operations import OPS
 from keras2torch_birnn.schema.recurrent import CELL_GATES
-from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
-from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure, leaves
+from keras2torch_birnn.schema.shape_inference import declare_inputs, infer_model, shape_leaves
+from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure
 
 # Modes in which the ids of a sample are one row.
 _JOINED = ("multi_hot", "count")
@@ -56,11 +56,7 @@ def _most_values(model: ModelSpec) -> int:
 
 
 def _with_inputs(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> LayerSpec:
-    layers = {layer.name: layer for layer in model.graph.layers}
-    for ref, shape in zip(leaves(model.graph.inputs), inputs, strict=False):
-        config = {**layers[ref.layer].config, "shape": (None, *shape[1:])}
-        layers[ref.layer] = replace(layers[ref.layer], config=config)
-    graph = replace(model.graph, layers=tuple(layers.values()))
+    graph = declare_inputs(model.graph, [(None, *shape[1:]) for shape in inputs])
     problems: list[K2TError] = []  # shapes other than the file's may not fit; the run reports that
     return infer_model(replace(model.root, graph=graph), problems)
 
