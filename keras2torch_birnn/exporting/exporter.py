@@ -27,7 +27,6 @@ from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.precision_settings import check_float32
 from keras2torch_birnn.saving.atomic import (
     PREFIX,
-    FileKind,
     check_output,
     check_replacing,
     is_stream,
@@ -121,16 +120,10 @@ def export(
             notes = target.write(copy_structure(model), spec, written)
             checked, more = _check(target, written, golden, own)
             for file, kind in files.items():
-                _put_in_place(written.with_name(file.name), file, kind, overwrite=overwrite)
+                made = written.with_name(file.name)
+                write_atomically(file, made.replace, kind, overwrite=overwrite)
     notes = (*settled, *tell_sizes(spec), *notes, *more)
     return Exported(tuple(files), row.name, checked, target.runtime, notes)
-
-
-def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool) -> None:
-    def move(file: Path) -> None:
-        source.replace(file)
-
-    write_atomically(place, move, kind, overwrite=overwrite)
 
 
 def _choose_golden(model: nn.Module, spec: ModelSpec) -> Golden:

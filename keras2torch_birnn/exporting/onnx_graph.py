@@ -113,25 +113,16 @@ def _user_of(operator: str, program: ExportedProgram) -> str:
 
 def _names_of_ends(spec: ModelSpec) -> tuple[list[str], list[str]]:
     """Return Keras' names of the inputs and of the outputs, all different."""
-    names = [
-        [ref.layer for ref in leaves(structure)]
-        for structure in (spec.graph.inputs, spec.graph.outputs)
-    ]
-    taken: set[str] = set()
-    return _made_different(names[0], taken), _made_different(names[1], taken)
-
-
-def _made_different(names: Sequence[str], taken: set[str]) -> list[str]:
+    inputs, outputs = (list(leaves(one)) for one in (spec.graph.inputs, spec.graph.outputs))
     found: list[str] = []
-    for given in names:
-        name = given.encode(errors="backslashreplace").decode()  # a lone surrogate is no UTF-8
+    for ref in (*inputs, *outputs):
+        name = ref.layer.encode(errors="backslashreplace").decode()  # a lone surrogate is no UTF-8
         count, one = 0, name
-        while one in taken:
+        while one in found:
             count += 1
             one = f"{name}_{count}"
-        taken.add(one)
         found.append(one)
-    return found
+    return found[: len(inputs)], found[len(inputs) :]
 
 
 def name_ends(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:

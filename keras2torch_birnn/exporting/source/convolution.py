@@ -106,27 +106,27 @@ def _separable(layer: LayerSpec, name: str, built: Any) -> Emission:
 
 def _transposed(layer: LayerSpec, name: str, built: Any) -> Emission:
     """Write a transposed convolution; Keras crops one element more at one end than torch."""
-    config, kernel = layer.config, layer.weights["kernel"]
+    config = layer.config
     if config["output_size"] is not None:
         raise refuse(layer, "an output of a given size")
-    size, stride, dilation = config["kernel_size"], config["strides"], config["dilation_rate"]
-    rank, bias = len(size), config["use_bias"]
+    channels, filters, *size = built.weight.shape
+    rank, bias, last = len(size), built.bias is not None, built.channels_last
     # One step becomes that many, of all that the window reaches.
     kept = [transposed_length(config, 1, axis) or 0 for axis in range(rank)]
-    more = [(k - 1) * d + 1 - n for k, d, n in zip(size, dilation, kept, strict=True)]
+    reach = extents(size, built.dilation)
+    more = [extent - n for extent, n in zip(reach, kept, strict=True)]
     padding = [max(n, 0) // 2 for n in more]
     behind = [2 * p - n for p, n in zip(padding, more, strict=True)]
     unusual = _unusual(
-        stride=short(stride),
+        stride=short(built.stride),
         padding=short(padding),
         output_padding=short([max(n, 0) for n in behind]),
-        dilation=short(dilation),
+        dilation=short(built.dilation),
         bias=bias,
     )
-    filters, channels = map(int, kernel.shape[-2:])
     made = call(symbol(f"nn.ConvTranspose{rank}d"), channels, filters, short(size), **unusual)
     cut = join(", ", (code(":-1") if n < 0 else code(":") for n in behind))
-    last, value = config["data_format"] == "channels_last", config["activation"]
+    value = config["activation"]
 
     def convolve(site: Site) -> Expression:
         y = call(member(name), channels_ahead(site.x, rank) if last else site.x)

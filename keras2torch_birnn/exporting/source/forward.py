@@ -52,7 +52,13 @@ _SEVERAL = tuple(SEVERAL.values())
 _REFUSED = symbol("refused")  # in the place of a value that cannot be written
 
 
-class _Writer:
+class BodyWriter:
+    """Writer of the body of ``forward``; ``problems``: what has no source form.
+
+    taken: names that no local variable may have. double: floats are of float64. floats: which
+    inputs are declared as floats.
+    """
+
     def __init__(
         self,
         module: fx.GraphModule,
@@ -264,25 +270,6 @@ def _without(body: Body, states: set[Expression]) -> list[Statement]:
         found.append(replace(one, comment=one.comment or comment))
         comment = ""
     return found[::-1]
-
-
-def write_body(
-    module: fx.GraphModule,
-    layers: Layers,
-    inputs: Sequence[str],
-    taken: set[str],
-    *,
-    double: bool,
-    floats: Sequence[bool],
-) -> tuple[Body, list[K2TError]]:
-    """Write the body of ``forward``; return it and what has no source form.
-
-    inputs: names of the arguments; taken: names that no local variable may have; double: floats
-    are of float64; floats: which inputs are declared as floats.
-    """
-    writer = _Writer(module, layers, taken, double=double, floats=floats)
-    body = writer.write(inputs)
-    return body, writer.problems
 
 
 def _find_output(called: Called) -> int:
