@@ -15,6 +15,7 @@ from typing import Any
 from keras2torch_birnn.schema import CLASSES, WITH_GRAPH
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.schema.operations.dtypes import Dtypes
+from keras2torch_birnn.schema.pages import names_for_ranks
 from keras2torch_birnn.spec import (
     Call,
     Constant,
@@ -32,9 +33,10 @@ Known = Mapping[Node, Dtypes]
 
 # Layers whose output has the dtype of the input; that of all others is float.
 KEEPS = frozenset(CLASSES["dropout"] + CLASSES["reshaping"]) | frozenset(
-    "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D "
-    "UpSampling2D UpSampling3D Concatenate Add Subtract Multiply Maximum Minimum "
-    "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D Masking".split()
+    names_for_ranks(
+        "ZeroPadding{}D Cropping{}D UpSampling{}D GlobalMaxPooling{}D Concatenate Add Subtract "
+        "Multiply Maximum Minimum Masking"
+    )
 )
 # Layers that look numbers up or compare them exactly, so without a float in between.
 TAKES_IDS = frozenset({*EMBEDDINGS, "CategoryEncoding", "Hashing", *WITH_GRAPH})

@@ -138,9 +138,8 @@ def _infer_graph(
     Raises:
         InvalidModelFileError: an output is used that its layer does not have.
     """
-    layers = {
-        layer.name: layer for layer in declare_inputs(graph, tuple(shape_leaves(inputs))).layers
-    }
+    graph = declare_inputs(graph, tuple(shape_leaves(inputs)))
+    layers = {layer.name: layer for layer in graph.layers}
     shapes: dict[tuple[str, int], Structure] = {}
 
     def shape_of(ref: object) -> Structure:
