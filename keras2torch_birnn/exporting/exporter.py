@@ -115,7 +115,8 @@ def export(
         golden = _choose_golden(model, spec)
         own = _run_golden(model, golden)
         spec, settled = settle_sizes(model, spec, golden.inputs, stored)
-        with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
+        beside = None if is_stream(place) else Path(os.path.realpath(place)).parent
+        with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=beside) as folder:
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
             checked, more = _check(target, written, golden, own)
@@ -151,11 +152,6 @@ def copy_structure(model: nn.Module) -> fx.GraphModule:
     copy: Any = deepcopy(model, memo)
     copy.cpu().eval()
     return cast(fx.GraphModule, copy)
-
-
-def _folder(place: Path) -> Path | None:
-    """Return the folder for files beside this one; None if it is a stream."""
-    return None if is_stream(place) else Path(os.path.realpath(place)).parent
 
 
 def _check(

@@ -21,12 +21,11 @@ from keras2torch_birnn.exporting.torch_program import (
     Axes,
     Inputs,
     draw_example,
-    input_shapes,
     open_axes,
     quiet,
     record_program,
 )
-from keras2torch_birnn.spec import ModelSpec, Shape, leaves
+from keras2torch_birnn.spec import ModelSpec, leaves
 
 # Of ONNX Runtime from 1.14 and OpenVINO from 2023.0 on; torch's exporter writes no older one.
 OPSET = 18
@@ -44,10 +43,9 @@ def make_graph(model: fx.GraphModule, spec: ModelSpec) -> onnx_ir.Model:
     """
     replace_recurrent(model)
     inputs = draw_example(model, spec, _STEPS, seed=0)
-    shapes = input_shapes(spec, inputs)
-    exported = _export(model, inputs, open_axes(shapes))
+    exported = _export(model, inputs, open_axes(spec, inputs))
     name_ends(exported.graph, *_names_of_ends(spec))
-    name_axes(exported.graph, shapes)
+    name_axes(exported.graph)
     return exported
 
 
@@ -144,7 +142,7 @@ def name_ends(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str
         value.name = name
 
 
-def name_axes(graph: onnx_ir.Graph, shapes: Sequence[Shape]) -> None:
+def name_axes(graph: onnx_ir.Graph) -> None:
     """Name free axes: ``batch``, ``time``, and ``time_2``, ... where others are independent."""
     names: dict[str, str] = {}
     for value in graph.inputs:

@@ -36,7 +36,6 @@ from keras2torch_birnn.exporting.torch_program import (
     Axes,
     Inputs,
     draw_example,
-    input_shapes,
     open_axes,
     quiet,
     record_program,
@@ -94,7 +93,7 @@ def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
 def _record(model: nn.Module, spec: ModelSpec, *, like_all_sizes: bool) -> Any:
     """Record a program that leaves all sizes open and needs torch's operators alone."""
     example = draw_example(model, spec, _STEPS, _SEED)
-    axes = open_axes(input_shapes(spec, example))
+    axes = open_axes(spec, example)
     program = _export(model, example, axes, like_all_sizes=like_all_sizes)
     _check_open(program, axes)
     _check_operators(program)
@@ -115,7 +114,7 @@ def _several_sizes(model: nn.Module, spec: ModelSpec) -> Sequence[Inputs]:
     five, seven = (
         draw_example(model, spec, steps, _SEED) for steps in (GOLDEN_STEPS - 2, GOLDEN_STEPS)
     )
-    axes = open_axes(input_shapes(spec, five))
+    axes = open_axes(spec, five)
     single = [_rows(batch, axes, 0, 1) for batch in (five, seven)]
     taken = [batch for batch in single if takes(model, batch)][:1]
     taken += [batch for batch in (_rows(_twice(seven, axes), axes, 1, 3),) if takes(model, batch)]
@@ -125,7 +124,7 @@ def _several_sizes(model: nn.Module, spec: ModelSpec) -> Sequence[Inputs]:
 def _takes_one_step(exported: nn.Module, model: nn.Module, spec: ModelSpec) -> bool:
     """Tell whether a program computes what the model does where open sizes are 1."""
     one = draw_example(model, spec, 1, _SEED)
-    axes = open_axes(input_shapes(spec, one))
+    axes = open_axes(spec, one)
     if any(axis for free in axes for axis in free) and takes(model, one):
         try:
             _check_sizes(exported, model, (_rows(one, axes, 0, 2),))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keras2torch_birnn.exporting.source.activation import applied, helpers_of
+from keras2torch_birnn.exporting.source.activation import find_activation
 from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
     Called,
@@ -46,8 +46,9 @@ def channels_behind(x: Expression, rank: int) -> Expression:
 def _write_convolution(name: str, built: Convolution, value: Any) -> Emission:
     """Write one ``nn.Conv`` as source, with its padding, axes and activation around it.
 
-    value: the activation as ``applied`` takes it.
+    value: the activation.
     """
+    activate, helpers = find_activation(value)
     filters, inner, *size = built.weight.shape
     rank, padding, stride, last = len(size), built.padding, built.stride, built.channels_last
     reach, bias = extents(size, built.dilation), built.bias is not None
@@ -68,13 +69,13 @@ def _write_convolution(name: str, built: Convolution, value: Any) -> Emission:
         elif pads:
             x = code("pad_same({}, {}, {})", x, reach, stride)
         y = call(member(name), x)
-        return applied(value, channels_behind(y, rank) if last else y)
+        return activate(channels_behind(y, rank) if last else y)
 
     return Emission(
         convolve,
         {name: call(symbol(f"nn.Conv{rank}d"), *channels, short(size), **unusual)},
         same_names(name, _keys(bias=bias)),
-        (*[PAD] * pads, *helpers_of(value)),
+        (*[PAD] * pads, *helpers),
     )
 
 
@@ -126,20 +127,15 @@ def _transposed(layer: LayerSpec, name: str, built: Any) -> Emission:
     )
     made = call(symbol(f"nn.ConvTranspose{rank}d"), channels, filters, short(size), **unusual)
     cut = join(", ", (code(":-1") if n < 0 else code(":") for n in behind))
-    value = config["activation"]
+    activate, helpers = find_activation(config["activation"])
 
     def convolve(site: Site) -> Expression:
         y = call(member(name), channels_ahead(site.x, rank) if last else site.x)
         if min(behind) < 0:
             y = code("{}[..., {}]", y, cut)
-        return applied(value, channels_behind(y, rank) if last else y)
+        return activate(channels_behind(y, rank) if last else y)
 
-    return Emission(
-        convolve,
-        {name: made},
-        same_names(name, _keys(bias=bias)),
-        helpers_of(value),
-    )
+    return Emission(convolve, {name: made}, same_names(name, _keys(bias=bias)), helpers)
 
 
 EMITTERS: Mapping[str, Emit] = {

@@ -89,7 +89,7 @@ def _build(halves: Sequence[LayerSpec], name: str, prefix: str) -> _Built:
     if 0.0 < config["recurrent_dropout"] < 1.0:
         notes += (f"{name}: recurrent_dropout of Keras is not applied in training",)
     return _Built(
-        Part(name, units, facts.states, len(halves), looped, dropout),
+        Part(name, facts.states, len(halves), looped, dropout),
         members,
         {f"{prefix}{key}": f"{name}.{key}" for key in dict.fromkeys(names)},
         helpers,

@@ -37,10 +37,9 @@ Expressions: TypeAlias = tuple[Expression, ...]
 
 @dataclass(frozen=True)
 class Part:
-    """One module: its attribute, units, states, directions, whether it is a loop, its dropout."""
+    """One module: its attribute, states, directions, whether it is a loop, its dropout."""
 
     name: str
-    units: int
     states: int
     directions: int
     looped: bool

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, gather
-from keras2torch_birnn.exporting.source.body import Body, Layers
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -24,7 +23,7 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, Value
-from keras2torch_birnn.exporting.source.forward import BodyWriter
+from keras2torch_birnn.exporting.source.forward import Body, BodyWriter, Layers
 from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions, without_steps_around
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
