@@ -146,8 +146,10 @@ def bench(
         from keras2torch_birnn.verification.live_keras import keras_for
 
         package = keras_for(read_model(model, config=config, cut=cut))
-        json = None if config is None else str(config)
-        cases += [Model(str(model), json, package, one, time, cut.first, cut.last) for one in rows]
+        architecture = None if config is None else str(config)
+        cases += [
+            Model(str(model), architecture, package, one, time, cut.first, cut.last) for one in rows
+        ]
     else:
         if not 0 <= dropout < 1:
             raise UsageError(f"--dropout {dropout}: a rate from 0 to below 1 is expected")

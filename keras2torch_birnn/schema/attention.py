@@ -6,6 +6,7 @@ Sources: ``attention/*.py`` of tf.keras 2.4 to 2.15 and of Keras 3.0 to 3.15.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from keras2torch_birnn.schema.merging import shapes_of
@@ -237,26 +238,30 @@ _DENSE: Mapping[str, Option] = {
 }
 _MASK_AFTER: Mapping[str, Option] = {"mask_after": choice(REQUIRED, "query", "none")}
 
+# Rows of layers that are called with a list, and of those that are called with a tensor for each.
+_of_list = partial(
+    Schema,
+    output=_attention_output,
+    semantics=_MASK_AFTER,
+    call_options=CALL_OPTIONS,
+    listed=True,
+    refused=("a mask into more than three dimensions",),
+)
+_of_heads = partial(
+    Schema,
+    semantics=_MASKING,
+    arguments=_ARGUMENTS,
+    call_options=CALL_OPTIONS,
+    groups=_GROUPS,
+)
+
 LAYERS: Mapping[str, Schema] = {
-    "Attention": Schema(
+    "Attention": _of_list(
         {"use_scale": flag(False), "score_mode": choice("dot", "dot", "concat"), **_DENSE},
         _dot_weights,
-        _attention_output,
-        semantics=_MASK_AFTER,
-        call_options=CALL_OPTIONS,
-        listed=True,
-        refused=("a mask into more than three dimensions",),
     ),
-    "AdditiveAttention": Schema(
-        {"use_scale": flag(True), **_DENSE},
-        _additive_weights,
-        _attention_output,
-        semantics=_MASK_AFTER,
-        call_options=CALL_OPTIONS,
-        listed=True,
-        refused=("a mask into more than three dimensions",),
-    ),
-    "MultiHeadAttention": Schema(
+    "AdditiveAttention": _of_list({"use_scale": flag(True), **_DENSE}, _additive_weights),
+    "MultiHeadAttention": _of_heads(
         {
             "num_heads": size(),
             "key_dim": size(),
@@ -269,14 +274,10 @@ LAYERS: Mapping[str, Schema] = {
         },
         _multi_head_weights,
         _heads_output("num_heads"),
-        semantics=_MASKING,
-        arguments=_ARGUMENTS,
-        call_options=CALL_OPTIONS,
-        groups=_GROUPS,
         # tf.keras notes the shapes that it was built for
         ignored=("query_shape", "key_shape", "value_shape", "flash_attention"),
     ),
-    "GroupedQueryAttention": Schema(
+    "GroupedQueryAttention": _of_heads(
         {
             "head_dim": size(),
             "num_query_heads": size(),
@@ -285,10 +286,6 @@ LAYERS: Mapping[str, Schema] = {
         },
         _grouped_weights,
         _heads_output("num_query_heads"),
-        semantics=_MASKING,
-        arguments=_ARGUMENTS,
-        call_options=CALL_OPTIONS,
-        groups=_GROUPS,
         ignored=("flash_attention",),
     ),
 }

@@ -85,7 +85,8 @@ def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
     if layer.class_name == "InputLayer":
         return (declared_dtype(layer),)
     if layer.graph is not None:
-        return _dtypes_of_model(layer.graph)
+        inside = known_dtypes(layer.graph)
+        return tuple(dtype_of(ref, inside) for ref in leaves(layer.graph.outputs))
     if layer.class_name in _GIVES_IDS:
         return ("int64",) if layer.config.get("output_mode") == "int" else ("float",)
     if keeps_dtype(layer):
@@ -110,11 +111,6 @@ def takes_unchanged(layer: LayerSpec, kinds: Dtypes) -> bool:
 def one_dtype(kinds: Dtypes) -> bool:
     """Tell whether tensors are combined without a cast; integers of any width are."""
     return len({"whole" if kind in _INTEGERS else kind for kind in kinds}) <= 1
-
-
-def _dtypes_of_model(graph: Graph) -> Dtypes:
-    known = known_dtypes(graph)
-    return tuple(dtype_of(ref, known) for ref in leaves(graph.outputs))
 
 
 def known_dtypes(graph: Graph) -> Known:
