@@ -30,7 +30,6 @@ from keras2torch_birnn.cli.console import (
     print_stderr,
 )
 from keras2torch_birnn.cli.converting import (
-    Done,
     Options,
     convert_file,
     describe,
@@ -161,7 +160,8 @@ def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]
     """Yield the models that a name stands for, each with its path below ``--out-dir``."""
     path = Path(name)
     if not os.path.lexists(path) and glob.has_magic(name):
-        matches = sorted(map(str, _expand(path)))
+        start = Path(path.anchor)  # of a pattern that no shell has expanded
+        matches = sorted(map(str, start.glob(str(path.relative_to(start)))))
         if not matches:
             raise UsageError(f"{escape_controls(name)} matches no file", "check the pattern")
         for match in matches:
@@ -179,12 +179,6 @@ def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]
     else:
         named = path.resolve() if path.name in ("", "..") else path
         yield path, _below(named, named.parent)
-
-
-def _expand(pattern: Path) -> Iterator[Path]:
-    """Find the files of a pattern that no shell has expanded."""
-    start = Path(pattern.anchor)
-    return start.glob(str(pattern.relative_to(pattern.anchor)))
 
 
 def _stem(below: Path) -> Path:
@@ -307,52 +301,33 @@ def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcom
                 outcome = convert_task(task, options)
             yield outcome
         return
-    waiting, pool, start = deque(tasks), _Pool(jobs), time.time_ns()
+    waiting, pool, start = deque(tasks), _start_pool(jobs), time.time_ns()
     running: deque[tuple[Task, Future[Outcome]]] = deque()
     try:
         while waiting or running:
-            while waiting and len(running) < 2 * jobs:
-                task = waiting.popleft()
-                running.append((task, pool.submit(task, options)))
-            task, future = running.popleft()
             try:
-                yield future.result()
-            except BrokenProcessPool:  # by this task, or by one beside it: each again, alone
-                waiting.extendleft(one for one, _ in reversed(running))
+                while waiting and len(running) < 2 * jobs:
+                    running.append((waiting[0], pool.submit(convert_task, waiting[0], options)))
+                    waiting.popleft()
+                outcome = running[0][1].result()
+                running.popleft()
+            except BrokenProcessPool:  # by the first task, or by one beside it: it again, alone
+                waiting.extendleft(task for task, _ in reversed(running))
                 running.clear()
-                pool.restart()
-                yield _convert_alone(task, options, start)
+                pool.shutdown(cancel_futures=True)
+                pool = _start_pool(jobs)
+                outcome = _convert_alone(waiting.popleft(), options, start)
+            yield outcome
     finally:
-        pool.stop()
+        pool.shutdown(cancel_futures=True)
 
 
-class _Pool:
-    """Processes that import torch once each."""
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-        self._start()
-
-    def _start(self) -> None:
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
-        self.executor = ProcessPoolExecutor(
-            self.jobs, get_context("spawn"), initializer=limit_threads, initargs=(threads,)
-        )
-
-    def submit(self, task: Task, options: Options) -> Future[Outcome]:
-        try:
-            return self.executor.submit(convert_task, task, options)
-        except BrokenProcessPool as error:
-            failed: Future[Outcome] = Future()
-            failed.set_exception(error)
-            return failed
-
-    def restart(self) -> None:
-        self.stop()
-        self._start()
-
-    def stop(self) -> None:
-        self.executor.shutdown(cancel_futures=True)
+def _start_pool(jobs: int) -> ProcessPoolExecutor:
+    """Make processes that import torch once each."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return ProcessPoolExecutor(
+        jobs, get_context("spawn"), initializer=limit_threads, initargs=(threads,)
+    )
 
 
 def _convert_alone(task: Task, options: Options, start: int) -> Outcome:
@@ -393,12 +368,16 @@ def _convert(task: Task, options: Options) -> Outcome:
             if not options.force and _is_newer(task.out, task.model):
                 return _skip(task, options)
         task.out.parent.mkdir(parents=True, exist_ok=True)
-        done = convert_file(task.model, task.out, _replacing(task, options))
+        # An OUT of k2t that is older than its model may be replaced.
+        force = options.force or os.path.lexists(task.out)
+        done = convert_file(task.model, task.out, replace(options, force=force))
     except OSError as error:
         return _refuse(task, OutputError(f"cannot be written ({error.strerror})"))
     except Exception as error:
         return _refuse(task, known_error(error))
-    return _converted(task, done)
+    return Outcome(
+        task, "converted", done.to_dict(), describe(done, str(task.out)), notes=done.notes
+    )
 
 
 def _skip(task: Task, options: Options) -> Outcome:
@@ -409,17 +388,6 @@ def _skip(task: Task, options: Options) -> Outcome:
     verified = verify_file(task.model, task.out, options)
     facts = {"ok": verified["ok"], "exit": 0 if verified["ok"] else 1, "verified": verified}
     return Outcome(task, "skipped", facts, (text + describe_verdict(verified),))
-
-
-def _replacing(task: Task, options: Options) -> Options:
-    """Allow an OUT of k2t that is older than its model to be replaced."""
-    return replace(options, force=options.force or os.path.lexists(task.out))
-
-
-def _converted(task: Task, done: Done) -> Outcome:
-    return Outcome(
-        task, "converted", done.to_dict(), describe(done, str(task.out)), notes=done.notes
-    )
 
 
 def _refuse(task: Task, error: K2TError) -> Outcome:

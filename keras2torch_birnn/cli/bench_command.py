@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +21,7 @@ from keras2torch_birnn.saving.atomic import (
     marked_by,
     write_atomically,
 )
-from keras2torch_birnn.spec import Cut, cut_at
+from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.suggestions import did_you_mean, unknown_value
 
 if TYPE_CHECKING:
@@ -123,6 +121,7 @@ def bench(
 
     Layers without a file, drawn: k2t bench --rnn gru --merge all --plot gru.svg
     """
+    from keras2torch_birnn.bench.case import Model, Stack
     from keras2torch_birnn.bench.report import check_plot
 
     for file, kind in ((json_file, _RESULTS), (plot_file, _DRAWINGS)):
@@ -131,52 +130,7 @@ def bench(
             check_replacing(file, kind, overwrite=True)
     if plot_file is not None:
         check_plot(plot_file)
-    cases = _cases(
-        model,
-        config,
-        cut_at(first or (), last or ()),
-        rnn,
-        merge,
-        layers,
-        batch,
-        time,
-        units,
-        features,
-        gate,
-        reset_after=reset_after,
-        masked=masked,
-        training=training,
-        dropout=dropout,
-    )
-    _run(output, cases, device, threads, rounds, only, json_file, plot_file)
-
-
-def _cases(
-    model: Path | None,
-    config: Path | None,
-    cut: Cut,
-    rnn: str | None,
-    merge: str,
-    layers: int,
-    batch: str,
-    time: int,
-    units: int,
-    features: int | None,
-    gate: str,
-    *,
-    reset_after: bool,
-    masked: bool,
-    training: bool,
-    dropout: float,
-) -> list[Case]:
-    """Check the options of ``k2t bench``, and list the cases that they ask for.
-
-    Raises:
-        UsageError: options that do not fit each other, or a value that is not allowed.
-    """
-    from keras2torch_birnn.bench.case import CLASSES, GATES, MERGES, Model, Stack
-
-    batches = [_number(text) for text in batch.split(",")]
+    rows, cut = [_number(text) for text in batch.split(",")], cut_at(first or (), last or ())
     if (model is None) == (rnn is None):
         raise UsageError("either MODEL or --rnn is expected")
     if model is None and cut:
@@ -186,18 +140,37 @@ def _cases(
         raise UsageError(
             f"{option} is for stacks (--rnn)", "a file does not define a training task"
         )
+    cases: list[Case] = []
     if model is not None:
         from keras2torch_birnn.readers import read_model
         from keras2torch_birnn.verification.live_keras import keras_for
 
         package = keras_for(read_model(model, config=config, cut=cut))
-        file = None if config is None else str(config)
-        case = Model(str(model), file, package, 1, time, cut.first, cut.last)
-        return [replace(case, batch=rows) for rows in batches]
-    if not 0 <= dropout < 1:
-        raise UsageError(f"--dropout {dropout}: a rate from 0 to below 1 is expected")
-    if dropout and not training:
-        raise UsageError("--dropout needs --training", "a call without it drops nothing")
+        architecture = None if config is None else str(config)
+        cases += [
+            Model(str(model), architecture, package, one, time, cut.first, cut.last) for one in rows
+        ]
+    else:
+        if not 0 <= dropout < 1:
+            raise UsageError(f"--dropout {dropout}: a rate from 0 to below 1 is expected")
+        if dropout and not training:
+            raise UsageError("--dropout needs --training", "a call without it drops nothing")
+        width, of_layers = features or units, (gate, reset_after, masked, training, dropout)
+        cases += [
+            Stack(str(rnn), mode, layers, one, time, width, units, *of_layers)
+            for mode, one in itertools.product(_merges(str(rnn), merge, gate), rows)
+        ]
+    _run(output, cases, device, threads, rounds, only, json_file, plot_file)
+
+
+def _merges(rnn: str, merge: str, gate: str) -> tuple[str, ...]:
+    """Return the merge modes that are asked for.
+
+    Raises:
+        UsageError: one of the words is not allowed.
+    """
+    from keras2torch_birnn.bench.case import CLASSES, GATES, MERGES
+
     merges = MERGES if merge == "all" else tuple(merge.split(","))
     for name, value, allowed in (
         *(("--merge", mode, MERGES) for mode in merges),
@@ -206,23 +179,7 @@ def _cases(
     ):
         if value not in allowed:
             raise unknown_value(f"{name} {printable(value)}", allowed, value)
-    return [
-        Stack(
-            str(rnn),
-            mode,
-            layers,
-            rows,
-            time,
-            features or units,
-            units,
-            gate,
-            reset_after,
-            masked,
-            training,
-            dropout,
-        )
-        for mode, rows in itertools.product(merges, batches)
-    ]
+    return merges
 
 
 def _number(text: str) -> int:
@@ -288,10 +245,17 @@ def _run(
         output.print_result(data)
     if json_file is not None:
         text = output.format(data, indent=1) + "\n"
-        _write(json_file, _RESULTS, lambda place: place.write_text(text, "utf-8"))
+        write_atomically(
+            json_file, lambda place: place.write_text(text, "utf-8"), _RESULTS, overwrite=True
+        )
     if plot_file is not None:
         form = plot_file.suffix[1:]
-        _write(plot_file, _DRAWINGS, lambda place: report.plot(facts, rows, place, form))
+        write_atomically(
+            plot_file,
+            lambda place: report.plot(facts, rows, place, form),
+            _DRAWINGS,
+            overwrite=True,
+        )
 
 
 def _print_row(row: Row) -> None:
@@ -301,10 +265,3 @@ def _print_row(row: Row) -> None:
     print_folded([f"{row.case.label}, {row.device}"])
     print_columns(report.HEAD, report.table(row), folds=(0,), numbers=range(1, len(report.HEAD)))
     print_folded(report.footnotes(row))
-
-
-def _write(file: Path, kind: FileKind, write: Callable[[Path], object]) -> None:
-    def fill(place: Path) -> None:
-        write(place)
-
-    write_atomically(file, fill, kind, overwrite=True)

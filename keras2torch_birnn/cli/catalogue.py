@@ -25,12 +25,11 @@ class Row:
 
 def catalogue() -> tuple[Row, ...]:
     """List every class of the schema, in its order, and the wrapper that is read as its layer."""
-    rows = (Row(name, _find_aliases(name), row.refused) for name, row in LAYERS.items())
+    rows = (
+        Row(name, tuple(alias for alias in ALIASES if ALIASES[alias] == name), row.refused)
+        for name, row in LAYERS.items()
+    )
     return (*rows, Row(WRAPPER, (), ("training",)))
-
-
-def _find_aliases(name: str) -> tuple[str, ...]:
-    return tuple(alias for alias, known in ALIASES.items() if known == name)
 
 
 def operation_rows() -> tuple[Row, ...]:

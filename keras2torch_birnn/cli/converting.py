@@ -98,7 +98,8 @@ def describe(done: Done, shown: str) -> tuple[str, ...]:
     """Write the lines of a converted file; ``shown``: OUT as the user named it."""
     verdict = "" if done.verified is None else describe_verdict(done.verified)
     layers = count_words(done.layers, "layer")
-    line = f"{shown}: {layers}, {_count(done)} parameters{verdict}"
+    parameters = "unknown" if done.parameters is None else f"{done.parameters:,}"
+    line = f"{shown}: {layers}, {parameters} parameters{verdict}"
     if done.vocabulary is None:
         return (line,)
     return line, f"{done.vocabulary}: vocabulary of what was cut off"
@@ -107,7 +108,3 @@ def describe(done: Done, shown: str) -> tuple[str, ...]:
 def describe_verdict(verified: dict[str, Any]) -> str:
     """Write the end of the line of a file that was verified."""
     return ", verify: OK" if verified["ok"] else ", verify: NOT EQUAL"
-
-
-def _count(done: Done) -> str:
-    return "unknown" if done.parameters is None else f"{done.parameters:,}"

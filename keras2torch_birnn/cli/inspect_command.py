@@ -120,16 +120,16 @@ def _without_equal_halves(rows: Sequence[LayerRow]) -> list[LayerRow]:
     for row in rows:
         if row.half_of:
             halves.setdefault(row.half_of, []).append(row)
-    equal = {path: pair[0] for path, pair in halves.items() if not _differ(pair)}
+    equal = {
+        path: pair[0]
+        for path, pair in halves.items()
+        if len({(h.class_name, h.gates, h.engine, h.reason, h.parameters) for h in pair}) == 1
+    }
     return [
         replace(row, gates=equal[row.path].gates) if row.path in equal else row
         for row in rows
         if row.half_of not in equal
     ]
-
-
-def _differ(halves: Sequence[LayerRow]) -> bool:
-    return len({(h.class_name, h.gates, h.engine, h.reason, h.parameters) for h in halves}) > 1
 
 
 def _print_weights(model: Any) -> None:

@@ -151,15 +151,15 @@ def _terminal_width() -> int:
     return shutil.get_terminal_size().columns
 
 
-def print_folded(lines: Iterable[str], indent: int = _INDENT) -> None:
+def print_folded(lines: Iterable[str]) -> None:
     """Print lines of text within the width of the terminal; what goes on is indented."""
-    width = max(_terminal_width(), 2 * indent)
+    width = max(_terminal_width(), 2 * _INDENT)
     for line in map(escape_controls, lines):
         first = fold(line, width)[0]
         print_line(first)
         rest = line[len(first) :].lstrip(" ")
         if rest:
-            start = indent + len(line) - len(line.lstrip(" "))
+            start = _INDENT + len(line) - len(line.lstrip(" "))
             for more in fold(" " * start + rest, width):
                 print_line(more)
 

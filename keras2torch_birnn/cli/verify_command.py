@@ -13,12 +13,11 @@ from keras2torch_birnn.cli.tables import print_columns, print_folded
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reporting.kind import REPORT
-from keras2torch_birnn.spec import Cut, cut_at
+from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.suggestions import unknown_value
 from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
-    from keras2torch_birnn.comparison.report import ParityReport
     from keras2torch_birnn.porting.weight_map import MapRow
     from keras2torch_birnn.verification.precision import PrecisionReport
 
@@ -127,8 +126,15 @@ def verify(
 
         reduced = measure_precision(out or model, cast(Any, precision), inputs=inputs)
     if report_file is not None:
-        cut = cut_at(first or (), last or ())
-        _write_report(report, report_file, model, out, config, masked_steps, cut)
+        from keras2torch_birnn.porting.weight_map import map_weights
+        from keras2torch_birnn.reporting.page import write_report
+        from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
+
+        weights: tuple[MapRow, ...] = ()
+        if out is not None and not (model.is_file() and is_checkpoint(model)):
+            cut = cut_at(first or (), last or ())
+            weights = map_weights(model, config=config, masked_steps=masked_steps, cut=cut)
+        write_report(report, report_file, model=model, out=out, weights=weights)
     output.print_notes(report.notes)
     if output.as_json:
         found = report.to_dict()
@@ -140,26 +146,6 @@ def verify(
             _print_precision(reduced)
         _print_report(report, per_layer=per_layer or (output.verbose and out is not None))
     raise typer.Exit(0 if report.ok else 1)
-
-
-def _write_report(
-    report: ParityReport,
-    path: Path,
-    model: Path,
-    out: Path | None,
-    config: Path | None,
-    masked_steps: str | None,
-    cut: Cut,
-) -> None:
-    """Write the page of a report, with the table of weights if MODEL is a Keras model."""
-    from keras2torch_birnn.porting.weight_map import map_weights
-    from keras2torch_birnn.reporting.page import write_report
-    from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
-
-    weights: tuple[MapRow, ...] = ()
-    if out is not None and not (model.is_file() and is_checkpoint(model)):
-        weights = map_weights(model, config=config, masked_steps=masked_steps, cut=cut)
-    write_report(report, path, model=model, out=out, weights=weights)
 
 
 def _print_report(report: Any, *, per_layer: bool) -> None:

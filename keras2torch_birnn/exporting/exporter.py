@@ -27,7 +27,6 @@ from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.precision_settings import check_float32
 from keras2torch_birnn.saving.atomic import (
     PREFIX,
-    FileKind,
     check_output,
     check_replacing,
     is_stream,
@@ -116,21 +115,16 @@ def export(
         golden = _choose_golden(model, spec)
         own = _run_golden(model, golden)
         spec, settled = settle_sizes(model, spec, golden.inputs, stored)
-        with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=_folder(place)) as folder:
+        beside = None if is_stream(place) else Path(os.path.realpath(place)).parent
+        with os_errors(), tempfile.TemporaryDirectory(prefix=PREFIX, dir=beside) as folder:
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
             checked, more = _check(target, written, golden, own)
             for file, kind in files.items():
-                _put_in_place(written.with_name(file.name), file, kind, overwrite=overwrite)
+                made = written.with_name(file.name)
+                write_atomically(file, made.replace, kind, overwrite=overwrite)
     notes = (*settled, *tell_sizes(spec), *notes, *more)
     return Exported(tuple(files), row.name, checked, target.runtime, notes)
-
-
-def _put_in_place(source: Path, place: Path, kind: FileKind, *, overwrite: bool) -> None:
-    def move(file: Path) -> None:
-        source.replace(file)
-
-    write_atomically(place, move, kind, overwrite=overwrite)
 
 
 def _choose_golden(model: nn.Module, spec: ModelSpec) -> Golden:
@@ -158,11 +152,6 @@ def copy_structure(model: nn.Module) -> fx.GraphModule:
     copy: Any = deepcopy(model, memo)
     copy.cpu().eval()
     return cast(fx.GraphModule, copy)
-
-
-def _folder(place: Path) -> Path | None:
-    """Return the folder for files beside this one; None if it is a stream."""
-    return None if is_stream(place) else Path(os.path.realpath(place)).parent
 
 
 def _check(

@@ -21,20 +21,18 @@ class OnnxActivation(NamedTuple):
     saturates: bool = False
 
 
-def _hard_sigmoid(slope: float) -> Callable[[], OnnxActivation]:
-    return lambda: OnnxActivation("HardSigmoid", (slope,), (0.5,), saturates=True)
-
-
 def _relu(negative_slope: float = 0.0) -> OnnxActivation:
     return OnnxActivation("LeakyRelu", (negative_slope,)) if negative_slope else _plain("Relu")()
 
 
-def _celu(alpha: float = 1.0) -> OnnxActivation | None:
-    return OnnxActivation("Elu", (1.0,)) if alpha == 1.0 else None
-
-
-def _plain(name: str, *, saturates: bool = False) -> Callable[[], OnnxActivation]:
-    return lambda: OnnxActivation(name, saturates=saturates)
+def _plain(
+    name: str,
+    alpha: tuple[float, ...] = (),
+    beta: tuple[float, ...] = (),
+    *,
+    saturates: bool = False,
+) -> Callable[[], OnnxActivation]:
+    return lambda: OnnxActivation(name, alpha, beta, saturates)
 
 
 # By the explicit name; called with the options, a TypeError says that ONNX has no such option.
@@ -45,12 +43,12 @@ _ACTIVATIONS: Mapping[str, Callable[..., OnnxActivation | None]] = {
     "sigmoid": _plain("Sigmoid", saturates=True),
     "tanh": _plain("Tanh"),
     "relu": _relu,
-    "linear": lambda: OnnxActivation("Affine", (1.0,), (0.0,)),
-    "hard_sigmoid_0.2": _hard_sigmoid(0.2),
-    "hard_sigmoid_1/6": _hard_sigmoid(1 / 6),
-    "sparse_sigmoid": _hard_sigmoid(0.5),
+    "linear": _plain("Affine", (1.0,), (0.0,)),
+    "hard_sigmoid_0.2": _plain("HardSigmoid", (0.2,), (0.5,), saturates=True),
+    "hard_sigmoid_1/6": _plain("HardSigmoid", (1 / 6,), (0.5,), saturates=True),
+    "sparse_sigmoid": _plain("HardSigmoid", (0.5,), (0.5,), saturates=True),
     "elu": lambda alpha=1.0: OnnxActivation("Elu", (alpha,)),
-    "celu": _celu,
+    "celu": lambda alpha=1.0: OnnxActivation("Elu", (1.0,)) if alpha == 1.0 else None,
     "leaky_relu": lambda negative_slope=0.2: OnnxActivation("LeakyRelu", (negative_slope,)),
     "softsign": _plain("Softsign"),
 }

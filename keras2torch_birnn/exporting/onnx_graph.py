@@ -21,12 +21,11 @@ from keras2torch_birnn.exporting.torch_program import (
     Axes,
     Inputs,
     draw_example,
-    input_shapes,
     open_axes,
     quiet,
     record_program,
 )
-from keras2torch_birnn.spec import ModelSpec, Shape, leaves
+from keras2torch_birnn.spec import ModelSpec, leaves
 
 # Of ONNX Runtime from 1.14 and OpenVINO from 2023.0 on; torch's exporter writes no older one.
 OPSET = 18
@@ -44,10 +43,9 @@ def make_graph(model: fx.GraphModule, spec: ModelSpec) -> onnx_ir.Model:
     """
     replace_recurrent(model)
     inputs = draw_example(model, spec, _STEPS, seed=0)
-    shapes = input_shapes(spec, inputs)
-    exported = _export(model, inputs, open_axes(shapes))
+    exported = _export(model, inputs, open_axes(spec, inputs))
     name_ends(exported.graph, *_names_of_ends(spec))
-    name_axes(exported.graph, shapes)
+    name_axes(exported.graph)
     return exported
 
 
@@ -113,25 +111,16 @@ def _user_of(operator: str, program: ExportedProgram) -> str:
 
 def _names_of_ends(spec: ModelSpec) -> tuple[list[str], list[str]]:
     """Return Keras' names of the inputs and of the outputs, all different."""
-    names = [
-        [ref.layer for ref in leaves(structure)]
-        for structure in (spec.graph.inputs, spec.graph.outputs)
-    ]
-    taken: set[str] = set()
-    return _made_different(names[0], taken), _made_different(names[1], taken)
-
-
-def _made_different(names: Sequence[str], taken: set[str]) -> list[str]:
+    inputs, outputs = (list(leaves(one)) for one in (spec.graph.inputs, spec.graph.outputs))
     found: list[str] = []
-    for given in names:
-        name = given.encode(errors="backslashreplace").decode()  # a lone surrogate is no UTF-8
+    for ref in (*inputs, *outputs):
+        name = ref.layer.encode(errors="backslashreplace").decode()  # a lone surrogate is no UTF-8
         count, one = 0, name
-        while one in taken:
+        while one in found:
             count += 1
             one = f"{name}_{count}"
-        taken.add(one)
         found.append(one)
-    return found
+    return found[: len(inputs)], found[len(inputs) :]
 
 
 def name_ends(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
@@ -153,7 +142,7 @@ def name_ends(graph: onnx_ir.Graph, inputs: Sequence[str], outputs: Sequence[str
         value.name = name
 
 
-def name_axes(graph: onnx_ir.Graph, shapes: Sequence[Shape]) -> None:
+def name_axes(graph: onnx_ir.Graph) -> None:
     """Name free axes: ``batch``, ``time``, and ``time_2``, ... where others are independent."""
     names: dict[str, str] = {}
     for value in graph.inputs:

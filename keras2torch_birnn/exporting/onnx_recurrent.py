@@ -122,8 +122,7 @@ class OnnxRecurrent(nn.Module):
         """Call the layer as Keras does."""
         if mask is None:
             return recurrent_forward(self, x, None, initial_state)
-        if self.plan.against_time:
-            return recurrent_forward(_UnderMask(self, mask.flip(1)), x, None, initial_state)
+        mask = mask.flip(1) if self.plan.against_time else mask
         return recurrent_forward(_UnderMask(self, mask), x, None, initial_state)
 
     def run_sequence(self, call: RnnCall) -> RnnResult:
@@ -134,7 +133,7 @@ class OnnxRecurrent(nn.Module):
         if call.initial_state:
             initial = tuple(torch.stack(parts) for parts in zip(*call.initial_state, strict=True))
         y, *ends = self._node(call.x.transpose(0, 1), "", initial)
-        states = self._split_states([end.unbind(0) for end in ends])
+        states = tuple(zip(*(end.unbind(0) for end in ends), strict=True))  # of each direction
         if self.last_only:
             return tuple(state[0][:, None] for state in states), states
         if call.merge == "concat":
@@ -209,9 +208,6 @@ class OnnxRecurrent(nn.Module):
             ONNX_CELLS[self.kind].options.get("linear_before_reset", 0),
         )
         return found[: 1 + CELL_KINDS[self.kind].states]
-
-    def _split_states(self, ends: Sequence[Sequence[Tensor]]) -> tuple[State, ...]:
-        return tuple(tuple(end[d] for end in ends) for d in range(self.directions))
 
 
 @dataclass
@@ -410,21 +406,17 @@ def _check(module: AnyRecurrent, path: str) -> None:
         )
 
 
-def _replace(module: AnyRecurrent, path: str, masks: Collection[bool]) -> nn.Module:
+def _replace(
+    module: Any, path: str, masks: Collection[bool], *, is_part: bool = False
+) -> nn.Module:
+    """Replace a module; of a half of a pair or a cell of a stack all steps are needed."""
     if isinstance(module, BidirectionalPair):
         for name in ("forward_layer", "backward_layer"):
-            setattr(module, name, _replace_part(getattr(module, name), path, masks))
+            setattr(module, name, _replace(getattr(module, name), path, masks, is_part=True))
         return module
     if isinstance(module, StackedRNN):
         for number, cell in enumerate(module.cells):
-            module.cells[number] = _replace_part(cell, path, masks)
+            module.cells[number] = _replace(cell, path, masks, is_part=True)
         return module
-    last_only = not cast(RecurrentModule, module).plan.return_sequences
-    return OnnxRecurrent(cast(RecurrentModule, module), path, masks, last_only=last_only)
-
-
-def _replace_part(module: Any, path: str, masks: Collection[bool]) -> nn.Module:
-    """Replace a half of a pair or a cell of a stack, of which all steps are needed."""
-    if isinstance(module, StackedRNN):
-        return _replace(module, path, masks)
-    return OnnxRecurrent(module, path, masks, last_only=False)
+    last_only = not (is_part or module.plan.return_sequences)
+    return OnnxRecurrent(module, path, masks, last_only=last_only)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
 from itertools import chain, combinations
@@ -58,13 +58,15 @@ def settle_sizes(
 
     def are_free(some: tuple[_Size, ...]) -> bool:
         if opened.isdisjoint(chain(*some)):
-            return _changes(model, example, some, (*_OTHERS, _double)) or takes(
+            return _changes(model, example, some, (*_OTHERS, lambda n: 2 * n)) or takes(
                 model, _resized(example, _next_sizes(spec, example, some))
             )
         steps = tuple(size for size in some if size is not batch)
         return all(_changes(model, example, these, _OTHERS) for these in (some, steps))
 
-    free = next(filter(are_free, _subsets(sizes)), ())
+    counts = range(len(sizes), 0, -1)  # all sizes, then fewer and fewer of them
+    subsets = chain.from_iterable(combinations(sizes, count) for count in counts)
+    free = next(filter(are_free, subsets), ())
     fixed = [size for size in sizes if size not in free]
     if not fixed or not takes(model, example):
         return spec, ()
@@ -80,12 +82,6 @@ def settle_sizes(
         for (i, axis), *_ in fixed
     ]
     return declare_shapes(spec, [tuple(shape) for shape in settled]), tuple(notes)
-
-
-def _subsets(sizes: Sequence[_Size]) -> Iterator[tuple[_Size, ...]]:
-    """Yield all sizes, then fewer and fewer of them."""
-    for count in range(len(sizes), 0, -1):
-        yield from combinations(sizes, count)
 
 
 def _changes(
@@ -136,10 +132,6 @@ def tell_sizes(spec: ModelSpec) -> tuple[str, ...]:
         for (i, axis), sizes in found.items()
         if len(sizes) > 1 and sizes[1] - sizes[0] > 1
     )
-
-
-def _double(size: int) -> int:
-    return 2 * size
 
 
 def run_quietly(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

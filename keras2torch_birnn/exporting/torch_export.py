@@ -12,14 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.comparison.tolerance import (
     EXACT,
-    Tolerance,
     all_close,
     max_errors,
     resolve_tolerance,
@@ -38,7 +36,6 @@ from keras2torch_birnn.exporting.torch_program import (
     Axes,
     Inputs,
     draw_example,
-    input_shapes,
     open_axes,
     quiet,
     record_program,
@@ -96,7 +93,7 @@ def write_pt2(model: nn.Module, spec: ModelSpec, path: Path) -> None:
 def _record(model: nn.Module, spec: ModelSpec, *, like_all_sizes: bool) -> Any:
     """Record a program that leaves all sizes open and needs torch's operators alone."""
     example = draw_example(model, spec, _STEPS, _SEED)
-    axes = open_axes(input_shapes(spec, example))
+    axes = open_axes(spec, example)
     program = _export(model, example, axes, like_all_sizes=like_all_sizes)
     _check_open(program, axes)
     _check_operators(program)
@@ -117,7 +114,7 @@ def _several_sizes(model: nn.Module, spec: ModelSpec) -> Sequence[Inputs]:
     five, seven = (
         draw_example(model, spec, steps, _SEED) for steps in (GOLDEN_STEPS - 2, GOLDEN_STEPS)
     )
-    axes = open_axes(input_shapes(spec, five))
+    axes = open_axes(spec, five)
     single = [_rows(batch, axes, 0, 1) for batch in (five, seven)]
     taken = [batch for batch in single if takes(model, batch)][:1]
     taken += [batch for batch in (_rows(_twice(seven, axes), axes, 1, 3),) if takes(model, batch)]
@@ -127,7 +124,7 @@ def _several_sizes(model: nn.Module, spec: ModelSpec) -> Sequence[Inputs]:
 def _takes_one_step(exported: nn.Module, model: nn.Module, spec: ModelSpec) -> bool:
     """Tell whether a program computes what the model does where open sizes are 1."""
     one = draw_example(model, spec, 1, _SEED)
-    axes = open_axes(input_shapes(spec, one))
+    axes = open_axes(spec, one)
     if any(axis for free in axes for axis in free) and takes(model, one):
         try:
             _check_sizes(exported, model, (_rows(one, axes, 0, 2),))
@@ -225,29 +222,32 @@ def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs
         K2TError: the numbers differ. UnsupportedLayerError: it does not take such a size.
     """
     exact_model = copy_in_float64(model)
+    double = find_float_dtype(model) is torch.float64
+    limit = EXACT if double else resolve_tolerance(None, None)
     for batch in batches:
+        sizes = ", ".join(str(tuple(x.shape)) for x in batch)
         try:
             exact = tuple(y.numpy() for y in run_quietly(exact_model, batch))
         except (IndexError, RuntimeError, ValueError) as error:
             raise UnsupportedLayerError(
-                f"the model itself does not take inputs {_sizes(batch)}, whose sizes its file "
+                f"the model itself does not take inputs {sizes}, whose sizes its file "
                 f"leaves open ({_reason(error)})"
             ) from error
         single = tuple(y.numpy() for y in run(model, batch))
-        _compare(exported, batch, exact, differences(single, exact), _limit(model))
-
-
-def _sizes(inputs: Inputs) -> str:
-    return ", ".join(str(tuple(x.shape)) for x in inputs)
+        try:
+            found = tuple(y.numpy() for y in run(exported, batch))
+        except (AssertionError, IndexError, RuntimeError) as error:  # of sizes that torch has fixed
+            raise UnsupportedLayerError(
+                f"torch.export leaves a size open that its program fixes: it does not take inputs "
+                f"{sizes} ({_reason(error)})"
+            ) from error
+        if not all_close(found, exact, differences(single, exact), limit):
+            absolute, _ = max_errors(found, exact)
+            raise K2TError(f"on inputs {sizes} the archive is off by {absolute:.3g}", _ADVICE)
 
 
 def _reason(error: Exception) -> str:
     return printable(" ".join(str(error).split()), 400)
-
-
-def _limit(model: nn.Module) -> Tolerance:
-    double = find_float_dtype(model) is torch.float64
-    return EXACT if double else resolve_tolerance(None, None)
 
 
 def _twice(inputs: Inputs, axes: Axes) -> Inputs:
@@ -272,26 +272,6 @@ def _rows(inputs: Inputs, axes: Axes, first: int, end: int) -> Inputs:
     if not all(0 in free for free in axes):
         return inputs
     return tuple(x[first:end] for x in inputs)
-
-
-def _compare(
-    exported: nn.Module,
-    inputs: Inputs,
-    wanted: tuple[np.ndarray[Any, Any], ...],
-    roundings: tuple[float, ...],
-    limit: Tolerance,
-) -> None:
-    sizes = _sizes(inputs)
-    try:
-        found = tuple(y.numpy() for y in run(exported, inputs))
-    except (AssertionError, IndexError, RuntimeError) as error:  # of sizes that torch has fixed
-        raise UnsupportedLayerError(
-            f"torch.export leaves a size open that its program fixes: it does not take inputs "
-            f"{sizes} ({_reason(error)})"
-        ) from error
-    if not all_close(found, wanted, roundings, limit):
-        absolute, _ = max_errors(found, wanted)
-        raise K2TError(f"on inputs {sizes} the archive is off by {absolute:.3g}", _ADVICE)
 
 
 # ---- the target ---------------------------------------------------------------------------------

@@ -63,9 +63,12 @@ def input_shapes(spec: ModelSpec, inputs: Inputs) -> tuple[Shape, ...]:
     )
 
 
-def open_axes(shapes: Sequence[Shape]) -> Axes:
+def open_axes(spec: ModelSpec, inputs: Inputs) -> Axes:
     """Return the axes of each input whose size is open."""
-    return tuple(tuple(axis for axis, size in enumerate(shape) if size is None) for shape in shapes)
+    return tuple(
+        tuple(axis for axis, size in enumerate(shape) if size is None)
+        for shape in input_shapes(spec, inputs)
+    )
 
 
 def record_program(

@@ -22,7 +22,6 @@ from keras2torch_birnn.layers.registry import (
     of_options,
 )
 from keras2torch_birnn.schema.pages import for_ranks
-from keras2torch_birnn.schema.row import joined
 from keras2torch_birnn.spec import LayerSpec
 
 # By kind, for one axis, two and three.
@@ -147,4 +146,8 @@ def _pools(kind: str, of_all: MaskFlow | Callable[[LayerSpec], MaskFlow]) -> Ite
     )
 
 
-CONVERTERS: Mapping[str, Converter] = joined(*_pools("max", NONE), *_pools("average", _uses_mask))
+CONVERTERS: Mapping[str, Converter] = {
+    name: row
+    for rows in (*_pools("max", NONE), *_pools("average", _uses_mask))
+    for name, row in rows.items()
+}

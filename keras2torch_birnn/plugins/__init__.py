@@ -48,7 +48,8 @@ def load_plugins(names: Iterable[PluginName]) -> None:
     """
     for name in names:
         if isinstance(name, str) and name in SHIPPED:
-            _load(f"plugin {name}", f"{__name__}.{SHIPPED[name].module}", None)
+            module = re.sub(r"\W", "_", name)
+            _load(f"plugin {name}", f"{__name__}.{module}", None)
             REGISTERED.loaded[name] = True
             continue
         path = Path(name)

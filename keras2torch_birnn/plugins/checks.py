@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError, gather
 from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
-from keras2torch_birnn.reference.context import Context, OwnEquations
+from keras2torch_birnn.reference.context import Context, OwnEquations, Result
 from keras2torch_birnn.reference.custom_layers import by_plugin, initial_states_by_plugin
 from keras2torch_birnn.rnn.custom_cell import initial_states
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
@@ -314,7 +314,7 @@ def check_round_trip(
 
 def equation_or_module(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+) -> Result:
     """Compute a plugin's layer by its NumPy equation, or by its module if it has none."""
     if equation_of(layer) is not None:
         return by_plugin(layer, inputs, mask, context)
@@ -323,7 +323,7 @@ def equation_or_module(
 
 def fallback_equation(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+) -> Result:
     """Compute a layer by the plugin's module and mask rule, for plugins without a NumPy equation.
 
     Does not verify this layer; it lets verification continue with all the others.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.schema.options import ACTIVATIONS
 from keras2torch_birnn.spec import Array
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -212,37 +213,9 @@ def glu(x: Array, axis: int = -1) -> Array:
     return y
 
 
+# A function has the name of its activation, without what no name in Python can hold.
 FUNCTIONS: Mapping[str, Callable[..., Array]] = {
-    "linear": linear,
-    "relu": relu,
-    "relu6": relu6,
-    "leaky_relu": leaky_relu,
-    "elu": elu,
-    "selu": selu,
-    "celu": celu,
-    "sigmoid": sigmoid,
-    "hard_sigmoid_0.2": hard_sigmoid_02,
-    "hard_sigmoid_1/6": hard_sigmoid_16,
-    "hard_silu": hard_silu,
-    "silu": silu,
-    "tanh": tanh,
-    "hard_tanh": hard_tanh,
-    "tanh_shrink": tanh_shrink,
-    "softplus": softplus,
-    "softsign": softsign,
-    "log_sigmoid": log_sigmoid,
-    "mish": mish,
-    "exponential": exponential,
-    "gelu": gelu,
-    "hard_shrink": hard_shrink,
-    "soft_shrink": soft_shrink,
-    "squareplus": squareplus,
-    "sparse_plus": sparse_plus,
-    "sparse_sigmoid": sparse_sigmoid,
-    "sparsemax": sparsemax,
-    "glu": glu,
-    "softmax": softmax,
-    "log_softmax": log_softmax,
+    name: globals()[name.replace(".", "").replace("/", "")] for name in ACTIVATIONS.values()
 }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from keras2torch_birnn.reference.context import (
     Context,
     Equation,
+    Result,
     empty_rows_are_zero,
     heads_use_masks,
     mask_of_lists,
@@ -19,7 +20,6 @@ from keras2torch_birnn.reference.context import (
 )
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
-Result = tuple[Structure, Structure]
 MASKED_SCORE = -1e9
 
 
@@ -48,6 +48,13 @@ def _and(*masks: Array | None) -> Array | None:
     return out
 
 
+def _query_value_key(inputs: Structure, context: Context) -> tuple[Array, Array, Array]:
+    """Return the three tensors of a call; the key is the value unless it is given."""
+    query, value = (context.number(x) for x in inputs[:2])
+    given = inputs[2] if len(inputs) > 2 else None
+    return query, value, value if given is None else context.number(given)
+
+
 def _bool(mask: Structure) -> Array | None:
     return None if mask is None else np.asarray(mask).astype(bool)
 
@@ -61,8 +68,7 @@ def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Con
     Axes between batch and steps stay apart; there no mask is known.
     """
     config = layer.config
-    query, value = (context.number(x) for x in inputs[:2])
-    key = context.number(inputs[2]) if len(inputs) > 2 else value
+    query, value, key = _query_value_key(inputs, context)
     scale = context.weight(layer, "scale") if config["use_scale"] else 1
     if layer.class_name == "AdditiveAttention":
         sums = np.tanh(query[..., :, np.newaxis, :] + key[..., np.newaxis, :, :])
@@ -96,9 +102,17 @@ def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Con
 
 
 def _projected(layer: LayerSpec, name: str, x: Array, context: Context) -> Array:
-    """Compute ``EinsumDense``: (b, t, d) -> (b, t, n, w)."""
-    y: Array = np.einsum("btd,dnw->btnw", x, context.weight(layer, f"{name}/kernel"))
+    """Compute ``EinsumDense``: (b, ..., d) -> (b, ..., n, w)."""
+    y: Array = np.einsum("...d,dnw->...nw", x, context.weight(layer, f"{name}/kernel"))
     return y + context.weight(layer, f"{name}/bias") if layer.config["use_bias"] else y
+
+
+def _output(layer: LayerSpec, attended: Array, query: Array, context: Context) -> Array:
+    """Compute what follows the attention: the gate, and the projection of all heads."""
+    if layer.config["use_gate"]:
+        attended = attended / (1 + np.exp(-_projected(layer, "gate", query, context)))
+    y: Array = np.tensordot(attended, context.weight(layer, "attention_output/kernel"), axes=2)
+    return y + context.weight(layer, "attention_output/bias") if layer.config["use_bias"] else y
 
 
 def _mask_of_scores(
@@ -129,33 +143,23 @@ def _over_axes(layer: LayerSpec, inputs: Structure, context: Context) -> Result:
 
     Letters of the query are small, of the value big on the axes that are attended over.
     """
-    config = layer.config
-    query, value = (context.number(x) for x in inputs[:2])
-    given_key = inputs[2] if len(inputs) > 2 else None
-    key = value if given_key is None else context.number(given_key)
+    query, value, key = _query_value_key(inputs, context)
     rank = query.ndim
-    over = config["attention_axes"] or tuple(range(1, rank - 1))
+    over = layer.config["attention_axes"] or tuple(range(1, rank - 1))
     axes = "bcefghijkl"[: rank - 1]
     own = "".join(letter.upper() if axis in over else letter for axis, letter in enumerate(axes))
     apart = "".join(letter for axis, letter in enumerate(axes) if axis not in over)
     rows = "".join(axes[axis] for axis in over)
     scores = f"{apart}n{rows}{rows.upper()}"
-
-    def project(name: str, x: Array) -> Array:
-        y = np.tensordot(x, context.weight(layer, f"{name}/kernel"), axes=1)
-        return y + context.weight(layer, f"{name}/bias") if config["use_bias"] else y
-
-    q, k, v = project("query", query), project("key", key), project("value", value)
+    q = _projected(layer, "query", query, context)
+    k = _projected(layer, "key", key, context)
+    v = _projected(layer, "value", value, context)
     products = np.einsum(f"{axes}nw,{own}nw->{scores}", q, k) / np.sqrt(q.shape[-1])
     norm = tuple(range(products.ndim - len(over), products.ndim))
     weights = np.exp(products - products.max(axis=norm, keepdims=True))
     weights = weights / weights.sum(axis=norm, keepdims=True)
     attended = np.einsum(f"{scores},{own}nw->{axes}nw", weights, v)
-    if config["use_gate"]:
-        attended = attended / (1 + np.exp(-project("gate", query)))
-    y = np.tensordot(attended, context.weight(layer, "attention_output/kernel"), axes=2)
-    if config["use_bias"]:
-        y = y + context.weight(layer, "attention_output/bias")
+    y = _output(layer, attended, query, context)
     return ((y, weights) if context.call_options.get("return_attention_scores") else y), None
 
 
@@ -168,9 +172,7 @@ def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     """
     if np.ndim(inputs[0]) > 3:
         return _over_axes(layer, inputs, context)
-    query, value = (context.number(x) for x in inputs[:2])
-    given_key = inputs[2] if len(inputs) > 2 else None
-    key = value if given_key is None else context.number(given_key)
+    query, value, key = _query_value_key(inputs, context)
     q = _projected(layer, "query", query, context)
     k = _projected(layer, "key", key, context)
     v = _projected(layer, "value", value, context)
@@ -188,11 +190,7 @@ def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     if allowed is not None and empty_rows_are_zero(context.generation, by_hand=by_hand):
         weights = np.where(allowed, weights, 0)
     attended = np.einsum("bnqk,bknw->bqnw", weights, v)
-    if layer.config["use_gate"]:
-        attended = attended / (1 + np.exp(-_projected(layer, "gate", query, context)))
-    y = np.tensordot(attended, context.weight(layer, "attention_output/kernel"), axes=2)
-    if layer.config["use_bias"]:
-        y = y + context.weight(layer, "attention_output/bias")
+    y = _output(layer, attended, query, context)
     uses_masks = mask is not None and heads_use_masks(context.generation)
     out_mask = mask[0] if uses_masks else None
     return ((y, weights) if with_scores else y), out_mask

@@ -63,9 +63,9 @@ class Context:
     generation: Generation
     dtype: npt.DTypeLike
     equations: Mapping[str, Equation]
-    layers: dict[str, Structure]
-    masks: dict[str, Structure]
-    states: dict[str, tuple[Array, ...]] | None
+    layers: dict[str, Structure] = field(default_factory=dict)
+    masks: dict[str, Structure] = field(default_factory=dict)
+    states: dict[str, tuple[Array, ...]] | None = None
     path: str = ""
     place: str = ""
     initial_state: tuple[Array, ...] | None = None

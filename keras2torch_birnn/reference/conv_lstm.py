@@ -12,15 +12,13 @@ from functools import partial
 import numpy as np
 
 from keras2torch_birnn.reference.cells import State, Step, lstm_step
-from keras2torch_birnn.reference.context import Context, Equation
+from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.convolution import convolution
 from keras2torch_birnn.reference.recurrent import loop
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 
-def conv_lstm(
-    layer: LayerSpec, inputs: Array, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+def conv_lstm(layer: LayerSpec, inputs: Array, mask: Structure, context: Context) -> Result:
     """Compute a ConvLSTM: the loop of ``recurrent`` over its step."""
     zeros = partial(_zero_state, layer, context)
     return loop(layer, inputs, mask, context, step_of(layer, context), zeros)

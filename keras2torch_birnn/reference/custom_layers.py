@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras2torch_birnn.errors import PluginError
-from keras2torch_birnn.reference.context import Context, OwnEquations
+from keras2torch_birnn.reference.context import Context, OwnEquations, Result
 from keras2torch_birnn.schema.custom_cells import is_custom_cell, sizes_of
 from keras2torch_birnn.schema.custom_layers import (
     equation_of,
@@ -16,9 +16,7 @@ from keras2torch_birnn.schema.custom_layers import (
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, with_dtype
 
 
-def by_plugin(
-    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+def by_plugin(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
     """Run the user's equation, ``(layer, x, mask) -> (output, mask)``, in this run's precision.
 
     Of a cell: ``(cell, x, states) -> (output, states)``, with the states in the place of the mask.

@@ -11,8 +11,12 @@ from itertools import islice
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.limits import MAX_TRIED_LENGTH, MAX_TRIED_SHAPES
-from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
-from keras2torch_birnn.spec import Graph, ModelSpec, Shape, leaves
+from keras2torch_birnn.schema.shape_inference import (
+    declare_inputs,
+    expected_weights,
+    infer_model,
+)
+from keras2torch_birnn.spec import ModelSpec, Shape
 
 # Lengths one after the other that are tried: each divisor up to it divides one of them. Beyond it
 # come those that strides and poolings make.
@@ -28,17 +32,7 @@ Shapes = Sequence[Shape | None]
 
 def declare_shapes(model: ModelSpec, shapes: Shapes) -> ModelSpec:
     """Return the model with other shapes of its inputs; None keeps one."""
-    return replace(model, root=replace(model.root, graph=_with_shapes(model.graph, shapes)))
-
-
-def _with_shapes(graph: Graph, shapes: Shapes) -> Graph:
-    """Return the graph with other shapes of its inputs; None keeps one."""
-    layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(leaves(graph.inputs), shapes, strict=True):
-        if shape is not None:
-            layer = layers[ref.layer]
-            layers[ref.layer] = replace(layer, config={**layer.config, "shape": shape})
-    return replace(graph, layers=tuple(layers.values()))
+    return replace(model, root=replace(model.root, graph=declare_inputs(model.graph, shapes)))
 
 
 def shapes_agree(model: ModelSpec, shapes: Shapes) -> bool:

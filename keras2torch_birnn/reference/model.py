@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.reference.context import Context, Equation, passed_mask_goes_on
+from keras2torch_birnn.reference.context import Context, Equation, Result, passed_mask_goes_on
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import (
     Array,
@@ -27,9 +27,7 @@ Pair = tuple[Array, Structure]
 CALL_ARGUMENTS = frozenset({"initial_state", "mask", "ignore_mask", "keep_mask"})
 
 
-def input_layer(
-    layer: LayerSpec, x: Array, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+def input_layer(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """Cast an input to its dtype (``Functional._conform_to_reference_input``, 2.15)."""
     kind = str(layer.config["dtype"])
     if kind.startswith(("int", "uint")):
@@ -39,9 +37,7 @@ def input_layer(
     return context.number(x), mask
 
 
-def model(
-    layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+def model(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
     """Compute ``Functional._run_internal_graph`` (2.15).
 
     Masks come in and go out with their tensors.
@@ -54,7 +50,7 @@ def model(
 
 def run(
     graph: Graph, inputs: Sequence[Array], masks: Sequence[Structure], context: Context
-) -> tuple[Structure, Structure]:
+) -> Result:
     """Run a graph on its inputs, in the order of the leaves of ``graph.inputs``."""
     refs = tuple(leaves(graph.inputs))
     if len(inputs) != len(refs):
@@ -95,7 +91,7 @@ def _last_uses(graph: Graph) -> dict[int, list[TensorRef]]:
 def _keep(
     tensors: dict[TensorRef, Pair],
     ref: TensorRef,
-    result: tuple[Structure, Structure],
+    result: Result,
     context: Context,
 ) -> None:
     """Store a call's outputs under their numbers and in the trace.
@@ -111,7 +107,7 @@ def _keep(
 
 def _run_call(
     layer: LayerSpec, call: Call, tensors: dict[TensorRef, Pair], context: Context
-) -> tuple[Structure, Structure]:
+) -> Result:
     """Run one call: find which mask the layer uses, and which one the next layers see."""
     options = {key: value for key, value in call.kwargs.items() if key not in CALL_ARGUMENTS}
     known = SCHEMA[layer.class_name].call_options if layer.class_name in SCHEMA else options

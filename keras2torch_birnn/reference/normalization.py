@@ -16,9 +16,9 @@ def _axes(layer: LayerSpec, x: Array) -> tuple[int, ...]:
     return tuple(sorted(axis % x.ndim for axis in layer.config["axis"]))
 
 
-def _scale_and_shift(layer: LayerSpec, x: Array, y: Array, context: Context) -> Array:
-    """Compute gamma y + beta, each only if the layer has it."""
-    shape = _along(_axes(layer, x), x)
+def _scale_and_shift(layer: LayerSpec, axes: tuple[int, ...], y: Array, context: Context) -> Array:
+    """Compute gamma y + beta, each along the axes and only if the layer has it."""
+    shape = _along(axes, y)
     if layer.config["scale"]:
         y = y * context.weight(layer, "gamma").reshape(shape)
     if layer.config["center"]:
@@ -37,11 +37,12 @@ def batch_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
     gamma (x - mean) / sqrt(variance + eps) + beta.
     """
     x = context.number(x)
-    shape = _along(_axes(layer, x), x)
+    axes = _axes(layer, x)
+    shape = _along(axes, x)
     mean = context.weight(layer, "moving_mean").reshape(shape)
     variance = context.weight(layer, "moving_variance").reshape(shape)
     y = (x - mean) / np.sqrt(variance + layer.config["epsilon"])
-    return _scale_and_shift(layer, x, y, context), mask
+    return _scale_and_shift(layer, axes, y, context), mask
 
 
 def layer_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
@@ -58,7 +59,7 @@ def layer_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
         gamma = context.weight(layer, "gamma").reshape(_along(axes, x))
         return x / np.sqrt(variance + layer.config["epsilon"]) * gamma, mask
     y = (x - mean) / np.sqrt(variance + layer.config["epsilon"])
-    return _scale_and_shift(layer, x, y, context), mask
+    return _scale_and_shift(layer, axes, y, context), mask
 
 
 def group_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
@@ -78,12 +79,7 @@ def group_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Co
         mean, variance = part.mean(axis=axes, keepdims=True), part.var(axis=axes, keepdims=True)
         parts.append((part - mean) / np.sqrt(variance + config["epsilon"]))
     y = np.moveaxis(np.concatenate(parts, axis=1), 1, config["axis"])
-    shape = _along((config["axis"] % x.ndim,), x)
-    if config["scale"]:
-        y = y * context.weight(layer, "gamma").reshape(shape)
-    if config["center"]:
-        y = y + context.weight(layer, "beta").reshape(shape)
-    return y, mask
+    return _scale_and_shift(layer, (config["axis"] % x.ndim,), y, context), mask
 
 
 def unit_normalization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:

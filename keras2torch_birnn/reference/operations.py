@@ -17,7 +17,7 @@ import numpy as np
 from keras2torch_birnn.reference import movement, reductions
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.activations import erf as erf_of
-from keras2torch_birnn.reference.context import Context, Equation
+from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.reference.windows import pool
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations import Operation
@@ -56,9 +56,7 @@ def operation(row: Operation) -> Equation:
     if function is None:
         raise KeyError(row.op)
 
-    def equation(
-        layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-    ) -> tuple[Structure, Structure]:
+    def equation(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
         kinds = layer.semantics["kinds"]
         wants = iter(kinds["wants"])
         arguments = map_structure(lambda leaf: _as(leaf, next(wants), context), inputs)

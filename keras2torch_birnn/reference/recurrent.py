@@ -13,7 +13,13 @@ import numpy as np
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference.cells import State, Step, first_state, state_count, step_of
-from keras2torch_birnn.reference.context import Context, Equation, Scan, carried_state_wins
+from keras2torch_birnn.reference.context import (
+    Context,
+    Equation,
+    Result,
+    Scan,
+    carried_state_wins,
+)
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # One step: the state before it, what the cell gives, the state after it, as if it counted.
@@ -22,9 +28,7 @@ _Taken: TypeAlias = tuple[State, Array, State]
 # ---- the loop over time ------------------------------------------------------------------------
 
 
-def recurrent(
-    layer: LayerSpec, inputs: Array, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+def recurrent(layer: LayerSpec, inputs: Array, mask: Structure, context: Context) -> Result:
     """Compute an LSTM, a GRU, a SimpleRNN or an RNN over a cell or a stack of them."""
     start = partial(first_state, layer, context)
     return loop(layer, inputs, mask, context, step_of(layer, context), start)
@@ -37,7 +41,7 @@ def loop(
     context: Context,
     step: Step,
     first: Callable[[Array], State],
-) -> tuple[Structure, Structure]:
+) -> Result:
     """Loop over time: ``RNN.call`` and ``RNN.compute_mask`` (Keras 2.2.4, 2.15, 3.15).
 
     Inputs (B, T, F); output (B, T, H) in the order of reading, or (B, H); then the last state.
@@ -163,9 +167,7 @@ MERGES: Mapping[str | None, Callable[[Array, Array], Structure]] = {
 }
 
 
-def bidirectional(
-    layer: LayerSpec, inputs: Array, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+def bidirectional(layer: LayerSpec, inputs: Array, mask: Structure, context: Context) -> Result:
     """Compute ``Bidirectional.call`` and ``.compute_mask`` (Keras 2.2.4, 2.15, 3.15).
 
     The backward half's sequence is turned round, the forward half's never: a wrapped layer with

@@ -9,6 +9,7 @@ import numpy as np
 from keras2torch_birnn.reference.context import (
     Context,
     Equation,
+    Result,
     Scan,
     fixed_batch_keeps_mask,
     mask_enters_time_distributed,
@@ -18,7 +19,7 @@ from keras2torch_birnn.spec import LayerSpec, Structure, leaves, map_structure
 
 def time_distributed(
     layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
-) -> tuple[Structure, Structure]:
+) -> Result:
     """Compute ``TimeDistributed.call`` and ``.compute_mask``.
 
     The inner layer on (B, ...) at every step.

@@ -232,7 +232,7 @@ def os_errors() -> Iterator[None]:
 
 def write_atomically(
     path: Path,
-    write: Callable[[Path], None],
+    write: Callable[[Path], object],
     kind: FileKind | None = None,
     *,
     overwrite: bool,
@@ -254,7 +254,7 @@ def write_atomically(
 @contextmanager
 def writing_after(
     path: Path,
-    write: Callable[[Path], None],
+    write: Callable[[Path], object],
     kind: FileKind | None,
     *,
     overwrite: bool,
@@ -287,7 +287,7 @@ def writing_after(
         raise
 
 
-def write_folder_atomically(path: Path, write: Callable[[Path], None], *, instead: str) -> None:
+def write_folder_atomically(path: Path, write: Callable[[Path], object], *, instead: str) -> None:
     """Let ``write`` fill a temporary folder beside ``path``, then rename it to ``path``.
 
     An existing file or folder is never replaced. ``instead``: what to do then.
@@ -343,7 +343,7 @@ def find_cause(error: RuntimeError) -> BaseException:
     return OutputError(f"cannot be written ({first})", "disk full?")
 
 
-def _write_stream(target: Path, write: Callable[[Path], None]) -> None:
+def _write_stream(target: Path, write: Callable[[Path], object]) -> None:
     """Write a complete file into a stream; what stdout has already stays before it."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         whole = Path(folder) / "out"
@@ -356,7 +356,7 @@ def _write_stream(target: Path, write: Callable[[Path], None]) -> None:
             shutil.copyfileobj(source, sink)
 
 
-def _fill_temporary(target: Path, write: Callable[[Path], None], size: int) -> Path:
+def _fill_temporary(target: Path, write: Callable[[Path], object], size: int) -> Path:
     """Let ``write`` fill a temporary file beside ``target``; it has the mode of ``target``."""
     _check_room(target, size)
     temporary = _name_temporary(target.parent)

@@ -13,22 +13,20 @@ from keras2torch_birnn.schema import cells, operations
 from keras2torch_birnn.schema.cells import cells_in_order
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
-    ACTIVATIONS,
     REQUIRED,
     BadOptionError,
     Option,
-    parse_activation,
 )
-from keras2torch_birnn.schema.pages import Pages, for_ranks
-from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_STATES, merged_output
-from keras2torch_birnn.schema.row import Schema, ShapeError, joined, normalized_axes
+from keras2torch_birnn.schema.pages import Pages, for_ranks, names_for_ranks
+from keras2torch_birnn.schema.recurrent import CELL_GATES, merged_output
+from keras2torch_birnn.schema.row import Schema, ShapeError, normalized_axes
 
-# Page -> the classes that its LAYERS describe, in the order of lists and tables. A page is imported
-# when a row of it is read.
+# Page -> the classes that its LAYERS describe, in the order of lists and tables; one with {} stands
+# for those of one axis, two and three. A page is imported when a row of it is read.
 _CLASSES = {
     "model": "InputLayer Sequential Functional Pipeline",
     "recurrent": "LSTM GRU SimpleRNN Bidirectional RNN",
-    "conv_lstm": "ConvLSTM1D ConvLSTM2D ConvLSTM3D",
+    "conv_lstm": "ConvLSTM{}D",
     "time_distributed": "TimeDistributed",
     "dense": "Dense EinsumDense Highway MaxoutDense RandomFourierFeatures",
     "embedding": "Embedding ReversibleEmbedding",
@@ -37,29 +35,22 @@ _CLASSES = {
         "Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU ParametricSoftplus SReLU"
     ),
     "dropout": (
-        "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D Identity GaussianNoise "
-        "GaussianDropout AlphaDropout ActivityRegularization"
+        "Dropout SpatialDropout{}D Identity GaussianNoise GaussianDropout AlphaDropout "
+        "ActivityRegularization"
     ),
     "normalization": (
         "BatchNormalization LayerNormalization GroupNormalization UnitNormalization "
         "RMSNormalization"
     ),
     "reshaping": "Flatten Reshape Permute RepeatVector",
-    "resizing": (
-        "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D "
-        "UpSampling2D UpSampling3D Resizing CenterCrop RandomCrop"
-    ),
+    "resizing": "ZeroPadding{}D Cropping{}D UpSampling{}D Resizing CenterCrop RandomCrop",
     "spectrograms": "STFTSpectrogram MelSpectrogram",
     "pooling": (
-        "MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D AveragePooling3D "
-        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GlobalAveragePooling1D "
-        "GlobalAveragePooling2D GlobalAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D "
-        "AdaptiveMaxPooling3D AdaptiveAveragePooling1D AdaptiveAveragePooling2D "
-        "AdaptiveAveragePooling3D"
+        "MaxPooling{}D AveragePooling{}D GlobalMaxPooling{}D GlobalAveragePooling{}D "
+        "AdaptiveMaxPooling{}D AdaptiveAveragePooling{}D"
     ),
     "convolution": (
-        "Conv1D Conv2D Conv3D DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D "
-        "Conv1DTranspose Conv2DTranspose Conv3DTranspose"
+        "Conv{}D DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D Conv{}DTranspose"
     ),
     "local": "LocallyConnected1D LocallyConnected2D",
     "preprocessing": "Normalization Rescaling CategoryEncoding Discretization IntegerLookup",
@@ -75,7 +66,7 @@ _CLASSES = {
     ),
 }
 CLASSES: Mapping[str, tuple[str, ...]] = {
-    page: tuple(names.split()) for page, names in _CLASSES.items()
+    page: names_for_ranks(names) for page, names in _CLASSES.items()
 }
 # The page of each class; other packages have pages of the same names.
 PAGES: Mapping[str, str] = {name: page for page, names in CLASSES.items() for name in names}
@@ -102,7 +93,7 @@ ALIASES: Mapping[str, str] = {
 LAYERS: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES)
 OPS = operations.OPS
 CELLS = cells.CELLS
-SCHEMA: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES, at_hand=joined(OPS, CELLS))
+SCHEMA: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES, at_hand={**OPS, **CELLS})
 
 CONV_LSTMS = CLASSES["conv_lstm"]
 # Layers that hold a graph of layers; a Pipeline is a chain like a Sequential, but no model.
@@ -113,12 +104,10 @@ RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 CLASS_NAMES: Mapping[str, str] = {**{name: name for name in SCHEMA}, **ALIASES}
 
 __all__ = [
-    "ACTIVATIONS",
     "ACTIVATION_OPTIONS",
     "ALIASES",
     "CELLS",
     "CELL_GATES",
-    "CELL_STATES",
     "CLASSES",
     "CLASS_NAMES",
     "CONV_LSTMS",
@@ -131,11 +120,8 @@ __all__ = [
     "WITH_GRAPH",
     "BadOptionError",
     "Option",
-    "Schema",
     "ShapeError",
     "cells_in_order",
-    "joined",
     "merged_output",
     "normalized_axes",
-    "parse_activation",
 ]

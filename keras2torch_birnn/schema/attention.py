@@ -5,7 +5,8 @@ Sources: ``attention/*.py`` of tf.keras 2.4 to 2.15 and of Keras 3.0 to 3.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from keras2torch_birnn.schema.merging import shapes_of
@@ -40,17 +41,26 @@ def _scored(config: Config, output: Shape | None, scores: Shape) -> Any:
 def _three(inputs: Structure) -> tuple[Shape | None, ...]:
     """Return the shapes (B, ..., T, features); the axes between B and T are equal in all."""
     shapes = shapes_of(inputs, least=2, most=3)
-    found = [shape for shape in shapes if shape is not None]
-    for shape in found:
-        if len(shape) < 3:
-            raise ShapeError(f"tensors of 3 dimensions at least are expected, found {list(shape)}")
-        if len(shape) != len(found[0]):
-            raise ShapeError("query, value and key differ in their number of dimensions")
-    for axis in range(1, len(found[0]) - 2 if found else 0):
-        sizes_ = {shape[axis] for shape in found} - {None}
-        if len(sizes_) > 1:
-            raise ShapeError(f"axis {axis} is not attended over, but its sizes differ")
+    _check_equal(shapes, range(1, _rank_of(shapes) - 2))
     return shapes
+
+
+def _rank_of(shapes: Sequence[Shape | None]) -> int:
+    """Return the number of dimensions that all have; 3, the least, where none is known."""
+    known = [shape for shape in shapes if shape is not None]
+    for shape in known:
+        if len(shape) < 3 or any(isinstance(size, tuple) for size in shape):
+            raise ShapeError(f"tensors of 3 dimensions at least are expected, found {list(shape)}")
+        if len(shape) != len(known[0]):
+            raise ShapeError("query, value and key differ in their number of dimensions")
+    return len(known[0]) if known else 3
+
+
+def _check_equal(shapes: Sequence[Shape | None], axes: Iterable[int]) -> None:
+    """Refuse different sizes on axes that are not attended over."""
+    for axis in axes:
+        if len({shape[axis] for shape in shapes if shape is not None} - {None}) > 1:
+            raise ShapeError(f"axis {axis} is not attended over, but its sizes differ")
 
 
 def _attention_output(config: Config, inputs: Structure) -> Any:
@@ -95,19 +105,10 @@ def _query_value_key(
         raise ShapeError("a query and a value are expected")
     query, value = inputs[:2]
     key = inputs[2] if len(inputs) > 2 and inputs[2] is not None else value
-    known = [shape for shape in (query, value, key) if shape is not None]
-    for shape in known:
-        if len(shape) < 3 or any(isinstance(s, tuple) for s in shape):
-            raise ShapeError(f"tensors of 3 dimensions at least are expected, found {list(shape)}")
-        if len(shape) != len(known[0]):
-            raise ShapeError("query, value and key differ in their number of dimensions")
-    rank = len(known[0]) if known else 3
+    rank = _rank_of((query, value, key))
     if axes is not None and (len(set(axes)) < len(axes) or max(axes) > rank - 2):
         raise ShapeError(f"attention_axes {list(axes)} do not fit tensors of {rank} dimensions")
-    for axis in attended_axes(axes, rank)[1]:
-        sizes = {shape[axis] for shape in known} - {None}
-        if len(sizes) > 1:
-            raise ShapeError(f"axis {axis} is not attended over, but its sizes differ")
+    _check_equal((query, value, key), attended_axes(axes, rank)[1])
     mask = inputs[3] if len(inputs) > 3 else None
     if mask is not None and rank > 3:
         raise ShapeError("attention_mask with tensors of more than 3 dimensions")
@@ -237,26 +238,30 @@ _DENSE: Mapping[str, Option] = {
 }
 _MASK_AFTER: Mapping[str, Option] = {"mask_after": choice(REQUIRED, "query", "none")}
 
+# Rows of layers that are called with a list, and of those that are called with a tensor for each.
+_of_list = partial(
+    Schema,
+    output=_attention_output,
+    semantics=_MASK_AFTER,
+    call_options=CALL_OPTIONS,
+    listed=True,
+    refused=("a mask into more than three dimensions",),
+)
+_of_heads = partial(
+    Schema,
+    semantics=_MASKING,
+    arguments=_ARGUMENTS,
+    call_options=CALL_OPTIONS,
+    groups=_GROUPS,
+)
+
 LAYERS: Mapping[str, Schema] = {
-    "Attention": Schema(
+    "Attention": _of_list(
         {"use_scale": flag(False), "score_mode": choice("dot", "dot", "concat"), **_DENSE},
         _dot_weights,
-        _attention_output,
-        semantics=_MASK_AFTER,
-        call_options=CALL_OPTIONS,
-        listed=True,
-        refused=("a mask into more than three dimensions",),
     ),
-    "AdditiveAttention": Schema(
-        {"use_scale": flag(True), **_DENSE},
-        _additive_weights,
-        _attention_output,
-        semantics=_MASK_AFTER,
-        call_options=CALL_OPTIONS,
-        listed=True,
-        refused=("a mask into more than three dimensions",),
-    ),
-    "MultiHeadAttention": Schema(
+    "AdditiveAttention": _of_list({"use_scale": flag(True), **_DENSE}, _additive_weights),
+    "MultiHeadAttention": _of_heads(
         {
             "num_heads": size(),
             "key_dim": size(),
@@ -269,14 +274,10 @@ LAYERS: Mapping[str, Schema] = {
         },
         _multi_head_weights,
         _heads_output("num_heads"),
-        semantics=_MASKING,
-        arguments=_ARGUMENTS,
-        call_options=CALL_OPTIONS,
-        groups=_GROUPS,
         # tf.keras notes the shapes that it was built for
         ignored=("query_shape", "key_shape", "value_shape", "flash_attention"),
     ),
-    "GroupedQueryAttention": Schema(
+    "GroupedQueryAttention": _of_heads(
         {
             "head_dim": size(),
             "num_query_heads": size(),
@@ -285,10 +286,6 @@ LAYERS: Mapping[str, Schema] = {
         },
         _grouped_weights,
         _heads_output("num_query_heads"),
-        semantics=_MASKING,
-        arguments=_ARGUMENTS,
-        call_options=CALL_OPTIONS,
-        groups=_GROUPS,
         ignored=("flash_attention",),
     ),
 }

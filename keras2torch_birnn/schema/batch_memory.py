@@ -13,8 +13,8 @@ from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_BATCH_VALUES, MAX_FREE_VALUES, MAX_VALUES_PER_WEIGHT
 from keras2torch_birnn.schema.operations import OPS
 from keras2torch_birnn.schema.recurrent import CELL_GATES
-from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
-from keras2torch_birnn.spec import Graph, LayerSpec, ModelSpec, Structure, leaves
+from keras2torch_birnn.schema.shape_inference import declare_inputs, infer_model, shape_leaves
+from keras2torch_birnn.spec import LayerSpec, ModelSpec, Structure
 
 # Modes in which the ids of a sample are one row.
 _JOINED = ("multi_hot", "count")
@@ -35,7 +35,7 @@ def check_batch_memory(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> N
             f"a small batch makes {values} values in this model, more than the {most} that its "
             "weights allow",
             "such a model cannot be proved equal here",
-            place=printable(max(_alone(root), default=(0, ""))[1]),
+            place=printable(max((_own(layer), layer.place) for layer in root.walk())[1]),
         )
 
 
@@ -56,11 +56,7 @@ def _most_values(model: ModelSpec) -> int:
 
 
 def _with_inputs(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> LayerSpec:
-    layers = {layer.name: layer for layer in model.graph.layers}
-    for ref, shape in zip(leaves(model.graph.inputs), inputs, strict=False):
-        config = {**layers[ref.layer].config, "shape": (None, *shape[1:])}
-        layers[ref.layer] = replace(layers[ref.layer], config=config)
-    graph = replace(model.graph, layers=tuple(layers.values()))
+    graph = declare_inputs(model.graph, [(None, *shape[1:]) for shape in inputs])
     problems: list[K2TError] = []  # shapes other than the file's may not fit; the run reports that
     return infer_model(replace(model.root, graph=graph), problems)
 
@@ -68,12 +64,10 @@ def _with_inputs(model: ModelSpec, inputs: Sequence[tuple[int, ...]]) -> LayerSp
 def _values(layer: LayerSpec) -> int:
     """Count the values that one call of the layer makes of one row, inner layers included."""
     total = _own(layer) + sum(map(_values, layer.parts.values()))
-    return total + (_graph_values(layer.graph) if layer.graph else 0)
-
-
-def _graph_values(graph: Graph) -> int:
-    each: Mapping[str, int] = {layer.name: _values(layer) for layer in graph.layers}
-    return sum(each[call.layer] for call in graph.calls)
+    if layer.graph is None:
+        return total
+    each = {inner.name: _values(inner) for inner in layer.graph.layers}
+    return total + sum(each[call.layer] for call in layer.graph.calls)
 
 
 def _own(layer: LayerSpec) -> int:
@@ -118,10 +112,6 @@ def _inner_values(layer: LayerSpec) -> int:
     ]
     channels = int((shape[-1] if last else shape[1]) or 1)
     return int(math.prod(lengths)) * max(channels, int(config.get("filters") or 1))
-
-
-def _alone(root: LayerSpec) -> list[tuple[int, str]]:
-    return [(_own(layer), layer.place) for layer in root.walk()]
 
 
 def _sizes(shape: Structure) -> int:

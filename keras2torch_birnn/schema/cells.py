@@ -8,23 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.schema.options import REQUIRED, Option, choice
-from keras2torch_birnn.schema.recurrent import (
-    CELL_GATES,
-    CELL_OPTIONS,
-    GATE_OPTIONS,
-    GRU_OPTIONS,
-    cell_weights,
-)
+from keras2torch_birnn.schema.options import REQUIRED, choice
+from keras2torch_birnn.schema.recurrent import CELL_GATES, CELL_OPTIONS, OWN_OPTIONS, cell_weights
 from keras2torch_birnn.schema.row import Config, Schema, known
 from keras2torch_birnn.spec import LayerSpec, Shape
 
 # class of a cell -> class of its layer
-CELL_LAYERS: Mapping[str, str] = {
-    "LSTMCell": "LSTM",
-    "GRUCell": "GRU",
-    "SimpleRNNCell": "SimpleRNN",
-}
+CELL_LAYERS: Mapping[str, str] = {f"{layer}Cell": layer for layer in CELL_GATES}
 STACK = "StackedRNNCells"
 
 
@@ -38,16 +28,13 @@ def _cell_output(config: Config, shape: Shape | None) -> Shape:
     return (step[0] if step else None, config["units"])
 
 
-def _cell(layer: str, options: Mapping[str, Option]) -> Schema:
-    return Schema(
-        {**CELL_OPTIONS, **options}, cell_weights(CELL_GATES[layer], rank=2), _cell_output
-    )
+def _cell(layer: str) -> Schema:
+    options = {**CELL_OPTIONS, **OWN_OPTIONS[layer]}
+    return Schema(options, cell_weights(CELL_GATES[layer], rank=2), _cell_output)
 
 
 CELLS: Mapping[str, Schema] = {
-    "LSTMCell": _cell("LSTM", GATE_OPTIONS),
-    "GRUCell": _cell("GRU", GRU_OPTIONS),
-    "SimpleRNNCell": _cell("SimpleRNN", {}),
+    **{cell: _cell(layer) for cell, layer in CELL_LAYERS.items()},
     # states: the order in which all the cells' states are handed in and out
     STACK: Schema(
         semantics={"states": choice(REQUIRED, "first cell first", "last cell first")},

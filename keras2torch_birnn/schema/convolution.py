@@ -76,18 +76,14 @@ def _extent(config: Config, axis: int) -> int:
 
 def conv_output(config: Config, shape: Shape | None) -> Shape | None:
     """Compute the output shape of a convolution that is not transposed."""
-    if (shape := windowed(shape, len(config["kernel_size"]))) is None:
-        return None
-    channels = config.get("filters")
-    if channels is None:
-        channels = _times(shape[channel_axis(config)], config["depth_multiplier"])
     return resized(
         config,
         shape,
+        len(config["kernel_size"]),
         lambda length, i: window_length(
             length, _extent(config, i), config["strides"][i], config["padding"]
         ),
-        channels,
+        config.get("filters") or _times(_channels(config, shape), config["depth_multiplier"]),
     )
 
 
@@ -123,10 +119,12 @@ def _transposed_output(config: Config, shape: Shape | None) -> Shape | None:
     rank = len(config["kernel_size"])
     for axis in range(rank):
         transposed_length(config, None, axis)
-    if (shape := windowed(shape, rank)) is None:
-        return None
     return resized(
-        config, shape, lambda length, i: transposed_length(config, length, i), config["filters"]
+        config,
+        shape,
+        rank,
+        lambda length, i: transposed_length(config, length, i),
+        config["filters"],
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from keras2torch_birnn.schema import CLASSES, WITH_GRAPH
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.schema.operations.dtypes import Dtypes
+from keras2torch_birnn.schema.pages import names_for_ranks
 from keras2torch_birnn.spec import (
     Call,
     Constant,
@@ -32,9 +33,10 @@ Known = Mapping[Node, Dtypes]
 
 # Layers whose output has the dtype of the input; that of all others is float.
 KEEPS = frozenset(CLASSES["dropout"] + CLASSES["reshaping"]) | frozenset(
-    "ZeroPadding1D ZeroPadding2D ZeroPadding3D Cropping1D Cropping2D Cropping3D UpSampling1D "
-    "UpSampling2D UpSampling3D Concatenate Add Subtract Multiply Maximum Minimum "
-    "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D Masking".split()
+    names_for_ranks(
+        "ZeroPadding{}D Cropping{}D UpSampling{}D GlobalMaxPooling{}D Concatenate Add Subtract "
+        "Multiply Maximum Minimum Masking"
+    )
 )
 # Layers that look numbers up or compare them exactly, so without a float in between.
 TAKES_IDS = frozenset({*EMBEDDINGS, "CategoryEncoding", "Hashing", *WITH_GRAPH})
@@ -83,7 +85,8 @@ def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
     if layer.class_name == "InputLayer":
         return (declared_dtype(layer),)
     if layer.graph is not None:
-        return _dtypes_of_model(layer.graph)
+        inside = known_dtypes(layer.graph)
+        return tuple(dtype_of(ref, inside) for ref in leaves(layer.graph.outputs))
     if layer.class_name in _GIVES_IDS:
         return ("int64",) if layer.config.get("output_mode") == "int" else ("float",)
     if keeps_dtype(layer):
@@ -108,11 +111,6 @@ def takes_unchanged(layer: LayerSpec, kinds: Dtypes) -> bool:
 def one_dtype(kinds: Dtypes) -> bool:
     """Tell whether tensors are combined without a cast; integers of any width are."""
     return len({"whole" if kind in _INTEGERS else kind for kind in kinds}) <= 1
-
-
-def _dtypes_of_model(graph: Graph) -> Dtypes:
-    known = known_dtypes(graph)
-    return tuple(dtype_of(ref, known) for ref in leaves(graph.outputs))
 
 
 def known_dtypes(graph: Graph) -> Known:

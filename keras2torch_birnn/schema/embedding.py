@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.schema.options import choice, flag, number, optional, size
+from keras2torch_birnn.schema.options import Option, choice, flag, number, optional, size
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes
 from keras2torch_birnn.spec import Shape
 
@@ -37,13 +37,15 @@ def _reversible_output(config: Config, shape: Shape | None) -> Shape | None:
     return (*shape[:-1], config["input_dim"])
 
 
+_TABLE: Mapping[str, Option] = {
+    "input_dim": size(),
+    "output_dim": size(),
+    "mask_zero": flag(False),
+}
+
 LAYERS: Mapping[str, Schema] = {
     "Embedding": Schema(
-        {
-            "input_dim": size(),
-            "output_dim": size(),
-            "mask_zero": flag(False),
-        },
+        _TABLE,
         _embedding_weights,
         _embedding_output,
         lazy_weights=("embeddings",),
@@ -51,9 +53,7 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "ReversibleEmbedding": Schema(
         {
-            "input_dim": size(),
-            "output_dim": size(),
-            "mask_zero": flag(False),
+            **_TABLE,
             "tie_weights": flag(True),
             "reverse_dtype": choice(None, None, "float32", "float64", "float16", "bfloat16"),
             "logit_soft_cap": optional(number()),

@@ -112,10 +112,9 @@ def held(config: Config, shape: Shape) -> int:
 def _output(config: Config, shape: Shape | None) -> Shape | None:
     if config["padding"] == "same" and config["implementation"] == 1:
         raise ShapeError("padding='same' with implementation=1, which Keras refuses")
-    if (shape := windowed(shape, len(config["kernel_size"]))) is None:
-        return None
-    axes = places(config, shape)
-    return resized(config, shape, lambda _, i: axes[i].count, config["filters"])
+    rank = len(config["kernel_size"])
+    axes = places(config, shape) if (shape := windowed(shape, rank)) else ()
+    return resized(config, shape, rank, lambda _, i: axes[i].count, config["filters"])
 
 
 def _local(rank: int) -> Schema:

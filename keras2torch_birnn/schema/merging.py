@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from keras2torch_birnn.schema.operations.movement import joined
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     BadOptionError,
@@ -63,10 +64,10 @@ def _elementwise(inputs: Structure, least: int = 1, most: int = 2**31) -> Shape 
     return out
 
 
-def positive_axis(axis: int, rank: int, least: int = 1) -> int:
-    """Count an axis from the start; refuse one that does not exist, and mostly the batch."""
+def positive_axis(axis: int, rank: int) -> int:
+    """Count an axis from the start; refuse one that does not exist, and the batch."""
     found = axis + rank if axis < 0 else axis
-    if not least <= found < rank:
+    if not 1 <= found < rank:
         raise ShapeError(f"axis {axis} of a tensor of {rank} dimensions cannot be merged along")
     return found
 
@@ -76,21 +77,7 @@ def _concatenated(config: Config, inputs: Structure) -> Shape | None:
     known = tuple(shape for shape in shapes if shape is not None)
     if len(known) < len(shapes):
         return None
-    ranks = {len(shape) for shape in known}
-    if len(ranks) > 1:
-        raise ShapeError(f"tensors of {sorted(ranks)} dimensions cannot be concatenated")
-    axis = positive_axis(config["axis"], ranks.pop(), least=0)
-    out: list[int | None] = []
-    for place, sizes in enumerate(zip(*known, strict=True)):
-        fixed = [size for size in sizes if size is not None]
-        if place == axis:
-            out.append(sum(fixed) if len(fixed) == len(sizes) else None)
-        elif len(set(fixed)) > 1:
-            shown = ", ".join(str(list(shape)) for shape in known)
-            raise ShapeError(f"shapes {shown} differ in more than axis {axis}")
-        else:
-            out.append(fixed[0] if fixed else None)
-    return tuple(out)
+    return joined(config, *known)
 
 
 def _dot(config: Config, inputs: Structure) -> Shape | None:

@@ -16,6 +16,11 @@ def for_ranks(pattern: str, row: Callable[[int], Row]) -> dict[str, Row]:
     return {pattern.format(rank): row(rank) for rank in RANKS}
 
 
+def names_for_ranks(words: str) -> tuple[str, ...]:
+    """Return the classes in a text; one with {} in its name is three, see ``for_ranks``."""
+    return tuple(name for word in words.split() for name in dict.fromkeys(map(word.format, RANKS)))
+
+
 class Pages(Mapping[str, Row]):
     """The rows of all pages of a package, by class; a page is imported when a row of it is read.
 

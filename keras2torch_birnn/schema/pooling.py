@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from keras2torch_birnn.limits import MAX_WINDOWS
 from keras2torch_birnn.schema.options import Option, choice, flag, optional, window
@@ -13,7 +14,6 @@ from keras2torch_birnn.schema.windows import (
     channel_axis,
     resized,
     window_length,
-    windowed,
 )
 from keras2torch_birnn.spec import Shape
 
@@ -21,35 +21,24 @@ from keras2torch_birnn.spec import Shape
 def _pool_output(config: Config, shape: Shape | None) -> Shape | None:
     sizes: Sequence[int] = config["pool_size"]
     strides: Sequence[int] = config["strides"] or sizes
-    if (shape := windowed(shape, len(sizes))) is None:
-        return None
     return resized(
         config,
         shape,
+        len(sizes),
         lambda size, i: window_length(size, sizes[i], strides[i], config["padding"]),
-        shape[channel_axis(config)],
     )
 
 
-def _global_pool_output(rank: int) -> Callable[[Config, Shape | None], Shape | None]:
-    def output(config: Config, shape: Shape | None) -> Shape | None:
-        if (shape := windowed(shape, rank)) is None:
-            return None
-        channels = shape[channel_axis(config)]
-        if config["keepdims"]:
-            return resized(config, shape, lambda size, i: 1, channels)
-        return (shape[0], channels)
-
-    return output
+def _global_pool_output(rank: int, config: Config, shape: Shape | None) -> Shape | None:
+    kept = resized(config, shape, rank, lambda size, i: 1)
+    return kept if kept is None or config["keepdims"] else (kept[0], kept[channel_axis(config)])
 
 
 def _adaptive_output(config: Config, shape: Shape | None) -> Shape | None:
     sizes: Sequence[int] = config["output_size"]
     if max(sizes) > MAX_WINDOWS:
         raise ShapeError(f"{max(sizes)} windows on an axis, more than {MAX_WINDOWS}")
-    if (shape := windowed(shape, len(sizes))) is None:
-        return None
-    return resized(config, shape, lambda size, i: sizes[i], shape[channel_axis(config)])
+    return resized(config, shape, len(sizes), lambda size, i: sizes[i])
 
 
 def _adaptive(rank: int) -> Schema:
@@ -69,8 +58,7 @@ def _pool(rank: int) -> Schema:
 
 def _global_pool(rank: int, **semantics: Option) -> Schema:
     options = {"data_format": DATA_FORMAT, "keepdims": flag(False)}
-    output = _global_pool_output(rank)
-    return Schema(options, output=output, semantics=semantics)
+    return Schema(options, output=partial(_global_pool_output, rank), semantics=semantics)
 
 
 LAYERS: Mapping[str, Schema] = {

@@ -47,8 +47,13 @@ CELL_OPTIONS: Mapping[str, Option] = {
     "recurrent_dropout": number(0.0, 0.0, 1.0),
     "implementation": choice(2, 0, 1, 2),
 }
-GATE_OPTIONS: Mapping[str, Option] = {"recurrent_activation": activation(REQUIRED)}
-GRU_OPTIONS: Mapping[str, Option] = {**GATE_OPTIONS, "reset_after": flag()}
+_GATE_OPTIONS: Mapping[str, Option] = {"recurrent_activation": activation(REQUIRED)}
+# What a cell has beside these.
+OWN_OPTIONS: Mapping[str, Mapping[str, Option]] = {
+    "LSTM": _GATE_OPTIONS,
+    "GRU": {**_GATE_OPTIONS, "reset_after": flag()},
+    "SimpleRNN": {},
+}
 LOOP_OPTIONS: Mapping[str, Option] = {
     "return_sequences": flag(False),
     "return_state": flag(False),
@@ -58,7 +63,6 @@ LOOP_OPTIONS: Mapping[str, Option] = {
     "time_major": choice(False, False),
 }
 LOOP_SEMANTICS: Mapping[str, Option] = {"masked_output": choice(REQUIRED, *get_args(MaskedOutput))}
-RNN_OPTIONS: Mapping[str, Option] = {**CELL_OPTIONS, **LOOP_OPTIONS}
 
 
 def cell_weights(gates: int, rank: int) -> Callable[[Config, Shape | None], WeightShapes]:
@@ -93,15 +97,14 @@ def _rnn_output(config: Config, shape: Shape | None, states: int) -> Any:
     return sequence_output(config, time, state, [state] * states)
 
 
-def _rnn(cell: str, options: Mapping[str, Option], **more: Any) -> Schema:
+def _rnn(cell: str) -> Schema:
     return Schema(
-        options=options,
+        options={**CELL_OPTIONS, **LOOP_OPTIONS, **OWN_OPTIONS[cell]},
         weights=cell_weights(CELL_GATES[cell], rank=3),
         output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
         lazy_weights=("kernel", "recurrent_kernel"),
         semantics=LOOP_SEMANTICS,
         refused=("time_major=True", "constants"),
-        **more,
     )
 
 
@@ -130,9 +133,7 @@ def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
 
 
 LAYERS: Mapping[str, Schema] = {
-    "LSTM": _rnn("LSTM", {**RNN_OPTIONS, **GATE_OPTIONS}),
-    "GRU": _rnn("GRU", {**RNN_OPTIONS, **GRU_OPTIONS}),
-    "SimpleRNN": _rnn("SimpleRNN", RNN_OPTIONS),
+    **{cell: _rnn(cell) for cell in GATES},
     "Bidirectional": Schema(
         {"merge_mode": choice("concat", *MERGE_MODES, None)},
         parts=("forward_layer", "backward_layer"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from keras2torch_birnn.schema.operations.movement import product
 from keras2torch_birnn.schema.options import size, sizes
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, known
 from keras2torch_birnn.schema.windows import DATA_FORMAT
@@ -12,11 +13,7 @@ from keras2torch_birnn.spec import Shape
 
 
 def _flatten(config: Config, shape: Shape | None) -> Shape | None:
-    if shape is None:
-        return None
-    if None in shape[1:]:
-        return (shape[0], None)
-    return (shape[0], math.prod(s for s in shape[1:] if s is not None))
+    return None if shape is None else (shape[0], product(shape[1:]))
 
 
 def _reshape(config: Config, shape: Shape | None) -> Shape:

@@ -7,33 +7,29 @@ from collections.abc import Mapping
 from keras2torch_birnn.limits import MAX_RESIZING_WEIGHTS
 from keras2torch_birnn.schema.options import choice, flag, margins, size, window
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError
-from keras2torch_birnn.schema.windows import DATA_FORMAT, channel_axis, resized, windowed
+from keras2torch_birnn.schema.windows import DATA_FORMAT, resized, windowed
 from keras2torch_birnn.spec import Shape
 
 
 def _padded(config: Config, shape: Shape | None) -> Shape | None:
     around: tuple[tuple[int, int], ...] = config["padding"]
-    if (shape := windowed(shape, len(around))) is None:
-        return None
     return resized(
         config,
         shape,
+        len(around),
         lambda length, i: None if length is None else length + sum(around[i]),
-        shape[channel_axis(config)],
     )
 
 
 def _cropped(config: Config, shape: Shape | None) -> Shape | None:
     around: tuple[tuple[int, int], ...] = config["cropping"]
-    if (shape := windowed(shape, len(around))) is None:
-        return None
 
     def length(size_: int | None, axis: int) -> int | None:
         if size_ is not None and sum(around[axis]) >= size_:
             raise ShapeError(f"cropping {list(around[axis])} leaves nothing of {size_}")
         return None if size_ is None else size_ - sum(around[axis])
 
-    return resized(config, shape, length, shape[channel_axis(config)])
+    return resized(config, shape, len(around), length)
 
 
 # Interpolations that are computed without a matrix of all input steps and all output steps.
@@ -42,8 +38,6 @@ _WITHOUT_MATRIX = ("nearest", "bilinear")
 
 def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
     factors: tuple[int, ...] = config["size"]
-    if (shape := windowed(shape, len(factors))) is None:
-        return None
     mode = config.get("interpolation", "nearest")
     has_matrix = mode not in _WITHOUT_MATRIX or config.get("bilinear") == "corners"
 
@@ -54,13 +48,11 @@ def _upsampled(config: Config, shape: Shape | None) -> Shape | None:
             raise ShapeError(f"interpolation of {size_} steps, {factors[axis]} times as many")
         return size_ * factors[axis]
 
-    return resized(config, shape, length, shape[channel_axis(config)])
+    return resized(config, shape, len(factors), length)
 
 
 def _to_size(config: Config, shape: Shape | None) -> Shape | None:
     size_: tuple[int, int] = (config["height"], config["width"])
-    if (shape := windowed(shape, 2)) is None:
-        return None
     has_matrix = config.get("interpolation", "bilinear") not in _WITHOUT_MATRIX
 
     def length(steps: int | None, axis: int) -> int:
@@ -68,7 +60,7 @@ def _to_size(config: Config, shape: Shape | None) -> Shape | None:
             raise ShapeError(f"interpolation of {steps} steps to {size_[axis]}")
         return size_[axis]
 
-    return resized(config, shape, length, shape[channel_axis(config)])
+    return resized(config, shape, 2, length)
 
 
 def _cropped_in_training(config: Config, shape: Shape | None) -> Shape | None:

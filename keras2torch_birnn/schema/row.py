@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from keras2torch_birnn.schema.options import Option
 from keras2torch_birnn.spec import Shape
 
 Config = Mapping[str, Any]
-Row = TypeVar("Row")
 
 
 class ShapeError(ValueError):
@@ -93,17 +92,3 @@ class Schema:
     def may_have_weights(self) -> bool:
         """Tell whether there are options with which a layer of this class has weights."""
         return self.weights is not _no_weights
-
-
-def joined(*tables: Mapping[str, Row]) -> dict[str, Row]:
-    """Join the tables of all modules of a package into one.
-
-    Raises:
-        ValueError: two pages hold the same class.
-    """
-    rows: dict[str, Row] = {}
-    for table in tables:
-        if twice := rows.keys() & table.keys():
-            raise ValueError(f"{', '.join(sorted(twice))}: on two pages")
-        rows.update(table)
-    return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeGuard
 
@@ -118,6 +118,16 @@ def _map_shapes(function: Callable[[Shape | None], Structure], shape: Structure)
     return tuple(_map_shapes(function, part) for part in shape)
 
 
+def declare_inputs(graph: Graph, shapes: Sequence[Shape | None]) -> Graph:
+    """Return the graph with other shapes of its inputs; None keeps one."""
+    layers = {layer.name: layer for layer in graph.layers}
+    for ref, shape in zip(tensors(graph.inputs), shapes, strict=False):
+        if shape is not None:
+            own = layers[ref.layer]
+            layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
+    return replace(graph, layers=tuple(layers.values()))
+
+
 def _infer_graph(
     graph: Graph, inputs: Structure, problems: list[K2TError]
 ) -> tuple[Graph, Structure]:
@@ -128,11 +138,8 @@ def _infer_graph(
     Raises:
         InvalidModelFileError: an output is used that its layer does not have.
     """
+    graph = declare_inputs(graph, tuple(shape_leaves(inputs)))
     layers = {layer.name: layer for layer in graph.layers}
-    for ref, shape in zip(tensors(graph.inputs), shape_leaves(inputs), strict=False):
-        if shape is not None:
-            own = layers[ref.layer]
-            layers[ref.layer] = replace(own, config={**own.config, "shape": shape})
     shapes: dict[tuple[str, int], Structure] = {}
 
     def shape_of(ref: object) -> Structure:

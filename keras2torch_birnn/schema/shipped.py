@@ -8,38 +8,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shipped:
-    """Plugin of this package: its module, the classes it converts, and their packages."""
+    """Plugin of this package: the classes it converts, and their packages.
 
-    module: str
+    Its module in ``plugins`` has its name.
+    """
+
     classes: tuple[str, ...]
     origin: str
 
 
+_SELF_ATTENTION = ("SeqSelfAttention", "SeqWeightedAttention")
 SHIPPED: Mapping[str, Shipped] = {
-    "attention-weighted-average": Shipped(
-        "attention_weighted_average",
-        ("AttentionWeightedAverage",),
-        "textgenrnn, DeepMoji",
-    ),
-    "keras-self-attention-0.45": Shipped(
-        "keras_self_attention_0_45",
-        ("SeqSelfAttention", "SeqWeightedAttention"),
-        "keras-self-attention 0.28 to 0.45",
-    ),
-    "keras-self-attention-0.46": Shipped(
-        "keras_self_attention_0_46",
-        ("SeqSelfAttention", "SeqWeightedAttention"),
-        "keras-self-attention 0.46",
-    ),
-    "keras-self-attention-0.51": Shipped(
-        "keras_self_attention_0_51",
-        ("SeqSelfAttention", "SeqWeightedAttention"),
-        "keras-self-attention 0.47 to 0.51",
-    ),
-    "keras-contrib-crf": Shipped("keras_contrib_crf", ("CRF",), "keras-contrib 2.0"),
-    "tensorflow-addons-crf": Shipped(
-        "tensorflow_addons_crf", ("Addons>CRF",), "tensorflow-addons 0.11 to 0.23"
-    ),
+    "attention-weighted-average": Shipped(("AttentionWeightedAverage",), "textgenrnn, DeepMoji"),
+    "keras-self-attention-0.45": Shipped(_SELF_ATTENTION, "keras-self-attention 0.28 to 0.45"),
+    "keras-self-attention-0.46": Shipped(_SELF_ATTENTION, "keras-self-attention 0.46"),
+    "keras-self-attention-0.51": Shipped(_SELF_ATTENTION, "keras-self-attention 0.47 to 0.51"),
+    "keras-contrib-crf": Shipped(("CRF",), "keras-contrib 2.0"),
+    "tensorflow-addons-crf": Shipped(("Addons>CRF",), "tensorflow-addons 0.11 to 0.23"),
 }
 
 

@@ -153,13 +153,9 @@ def _count(value: Any, place: str) -> int:
 
 def _number(value: Any, place: str) -> Any:
     """Parse a number of an array; floats need not be finite."""
-    if not isinstance(value, bool | int | float) or abs(value) > _largest(value):
+    if not isinstance(value, float) and not (isinstance(value, int) and abs(value) <= MAX_INT64):
         raise _wrong(place, "a number is expected")
     return value
-
-
-def _largest(value: float) -> float:
-    return math.inf if isinstance(value, float) else MAX_INT64
 
 
 def _plain(value: Any, place: str) -> Any:
@@ -228,10 +224,6 @@ def _constant(value: Any, place: str) -> Constant:
     return Constant(facts["constant"], facts["shape"], facts["kind"])
 
 
-def _generation(value: Any, place: str) -> Generation:
-    return Generation(**_record(_GENERATION, value, place))
-
-
 def _of_hint(hint: Any) -> _Parser:
     """Return the parser of a field of ``Generation``, by its annotation."""
     if hint in (float, str):
@@ -265,11 +257,6 @@ def _short(value: Any, place: str) -> str:
 def _cut(value: Any, place: str) -> Cut:
     ends = _record(_CUT, value, place)
     return Cut(ends.get("from", ()), ends.get("to", ()))
-
-
-def _call(value: Any, place: str) -> Call:
-    facts = _record(_CALL, value, place)
-    return Call(facts["layer"], facts["index"], facts["args"], facts["kwargs"])
 
 
 def _layer(depth: int) -> _Parser:
@@ -309,7 +296,7 @@ _CALL = {
     "kwargs": _Field(_table(_argument)),
 }
 _GRAPH = {
-    "calls": _Field(_list(_call)),
+    "calls": _Field(_list(lambda value, place: Call(**_record(_CALL, value, place)))),
     "inputs": _Field(_argument),
     "outputs": _Field(_argument),
 }
@@ -332,7 +319,7 @@ _GENERATION = {
 _CUT = {"from": _Field(_list(_text), ()), "to": _Field(_list(_text), ())}
 _MODEL = {
     "root": _Field(_layer(0)),
-    "generation": _Field(_generation),
+    "generation": _Field(lambda value, place: Generation(**_record(_GENERATION, value, place))),
     "notes": _Field(_list(_text)),
     "masked_steps": _Field(_one_of(None, *get_args(MaskedSteps)), None),
     "cut": _Field(_cut, Cut()),

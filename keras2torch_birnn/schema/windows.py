@@ -27,13 +27,20 @@ def windowed(shape: Shape | None, rank: int) -> Shape | None:
 
 def resized(
     config: Config,
-    shape: Shape,
+    shape: Shape | None,
+    rank: int,
     length: Callable[[int | None, int], int | None],
-    channels: int | None,
-) -> Shape:
-    """Return the shape with ``length(size, i)`` on window axis number i, and other channels."""
+    channels: int | None = None,
+) -> Shape | None:
+    """Return the shape with ``length(size, i)`` on window axis number i of ``rank``.
+
+    channels: other ones than the input's. None if the shape is unknown.
+    """
+    if (shape := windowed(shape, rank)) is None:
+        return None
+    channels = channels or shape[channel_axis(config)]
     first = 1 if config["data_format"] == "channels_last" else 2
-    sizes = [length(size, i) for i, size in enumerate(shape[first : first + len(shape) - 2])]
+    sizes = [length(size, i) for i, size in enumerate(shape[first : first + rank])]
     return (shape[0], *sizes, channels) if first == 1 else (shape[0], channels, *sizes)
 
 

@@ -212,8 +212,11 @@ class KerasOptimizer(Optimizer):
                     raise UsageError(
                         "a sparse gradient", "use embeddings with sparse=False for this optimizer"
                     )
-                batch = found.setdefault((param.dtype, param.device), _Batch(group, [], [], [], []))
-                batch.add(param, owner, self.slots_of(param))
+                batch = found.setdefault((param.dtype, param.device), _Batch(group))
+                batch.params.append(param)
+                batch.grads.append(param.grad)
+                batch.owners.append(owner)
+                batch.states.append(self.slots_of(param))
             yield from found.values()
 
     def _update(self, batches: Sequence[_Batch], iterations: int) -> None:
@@ -357,10 +360,10 @@ class _Batch:
     """Parameters of one group, dtype and device, with their gradients and slots."""
 
     group: dict[str, Any]
-    params: list[Tensor]
-    grads: list[Tensor]
-    owners: list[int]
-    states: list[dict[str, Tensor]]
+    params: list[Tensor] = field(default_factory=list)
+    grads: list[Tensor] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    states: list[dict[str, Tensor]] = field(default_factory=list)
     rows: dict[int, Rows] = field(default_factory=dict)
 
     def untouched(self, number: int, *, with_slots: bool) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -370,13 +373,6 @@ class _Batch:
         free[self.rows[number].ids] = False
         tensors = [param, *(self.states[number].values() if with_slots else ())]
         return [(one, free, one[free]) for one in tensors]
-
-    def add(self, param: Tensor, owner: int, state: dict[str, Tensor]) -> None:
-        if param.grad is not None:
-            self.params.append(param)
-            self.grads.append(param.grad)
-            self.owners.append(owner)
-            self.states.append(state)
 
     def slots(self, names: tuple[tuple[str, ...], ...]) -> dict[str, list[Tensor]]:
         return {name: [one[name] for one in self.states] for some in names for name in some}

@@ -14,24 +14,11 @@ from keras2torch_birnn.trainers.options import Options, single
 from keras2torch_birnn.trainers.schedules import Schedule, find_nominal_rate, parse_schedule
 
 Clip = Literal["by variable", "by all", "by all, as Keras 2", "by all, as Keras 3", "by value"]
+# loss_scale_factor: of the loss, and back: it changes nothing.
 _COMMON = frozenset(
-    {
-        "name",
-        "learning_rate",
-        "lr",
-        "decay",
-        "weight_decay",
-        "clipnorm",
-        "clipvalue",
-        "global_clipnorm",
-        "use_ema",
-        "ema_momentum",
-        "ema_overwrite_frequency",
-        "jit_compile",
-        "is_legacy_optimizer",
-        "loss_scale_factor",  # of the loss, and back: it changes nothing
-        "gradient_accumulation_steps",
-    }
+    "name learning_rate lr decay weight_decay clipnorm clipvalue global_clipnorm use_ema "
+    "ema_momentum ema_overwrite_frequency jit_compile is_legacy_optimizer loss_scale_factor "
+    "gradient_accumulation_steps".split()
 )
 _DEFAULT_RATE: Mapping[str, float] = {"sgd": 0.01}
 

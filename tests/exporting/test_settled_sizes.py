@@ -17,7 +17,6 @@ from keras2torch_birnn.exporting import settled_sizes
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.torch_program import (
     draw_example,
-    input_shapes,
     open_axes,
     record_program,
 )
@@ -167,4 +166,4 @@ def test_operations_leave_open_sizes_open(case: str) -> None:
     model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0" / f"{case}.keras")
     spec = model_from_json(json.loads(origin(model).spec_text))
     example = draw_example(model, spec, GOLDEN_STEPS, seed=1)
-    record_program(model.eval(), example, open_axes(input_shapes(spec, example)))
+    record_program(model.eval(), example, open_axes(spec, example))

@@ -180,8 +180,8 @@ def test_a_program_in_training_drops_as_the_model_does_at_any_size(cell: str, ma
 def test_every_size_of_an_input_without_a_declared_shape_is_open() -> None:
     ends = [SimpleNamespace(config={"shape": shape}) for shape in (None, (None, 7))]
     spec: Any = SimpleNamespace(input_layers=lambda: ends)
-    shapes = torch_program.input_shapes(spec, (torch.ones(2, 3), torch.ones(2, 7)))
-    assert torch_program.open_axes(shapes) == ((0, 1), (0,))
+    inputs = (torch.ones(2, 3), torch.ones(2, 7))
+    assert torch_program.open_axes(spec, inputs) == ((0, 1), (0,))
 
 
 # ---- refusals -----------------------------------------------------------------------------------

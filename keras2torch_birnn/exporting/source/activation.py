@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras2torch_birnn.exporting.source.code import Expression, call, symbol
@@ -40,27 +40,20 @@ def function_of(value: Any) -> tuple[Expression, tuple[Helper, ...]]:
     return call(symbol("partial"), function, **options) if options else function, helpers
 
 
-def applied(value: Any, x: Expression) -> Expression:
-    """Return the expression of an activation of ``x``."""
+def find_activation(value: Any) -> tuple[Callable[[Expression], Expression], tuple[Helper, ...]]:
+    """Return what writes an activation of an expression, and what that needs."""
     kind, options = _split(value)
     if kind == "linear":
-        return x
+        return lambda x: x, ()
     if kind in _TORCHS_SOFTMAX:
-        return call(_TORCHS_SOFTMAX[kind], x, dim=options.get("axis", -1))
-    function = name_function(FUNCTIONS[kind])[0] if options else function_of(value)[0]
-    return call(function, x, **options)
-
-
-def helpers_of(value: Any) -> tuple[Helper, ...]:
-    """Return what the expression of an activation needs."""
-    kind, _ = _split(value)
-    return () if kind == "linear" or kind in _TORCHS_SOFTMAX else function_of(value)[1]
+        return lambda x: call(_TORCHS_SOFTMAX[kind], x, dim=options.get("axis", -1)), ()
+    function, helpers = name_function(FUNCTIONS[kind]) if options else function_of(value)
+    return lambda x: call(function, x, **options), helpers
 
 
 def _of_function(value: Any) -> Emission:
-    return Emission(
-        lambda site: applied(value, site.x), helpers=helpers_of(value), same=value == "linear"
-    )
+    activate, helpers = find_activation(value)
+    return Emission(lambda site: activate(site.x), helpers=helpers, same=value == "linear")
 
 
 def _activation(layer: LayerSpec, name: str, built: Any) -> Emission:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from keras2torch_birnn.exporting.source.activation import applied, helpers_of
+from keras2torch_birnn.exporting.source.activation import find_activation
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -48,6 +48,7 @@ def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
     row, helpers = SCHEMA[layer.class_name], list[Helper]()
     constructor = construct(built, helpers)
     value = layer.config["activation"] if around(layer).after else "linear"
+    activate, needed = find_activation(value)
 
     def called(site: Site) -> Expression | Called:
         if row.listed:
@@ -57,7 +58,7 @@ def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
         if around(as_called(layer, site.kwargs)).before:
             args = (code("{}.long()", site.x),)
         named = dict(site.kwargs) if site.mask is None else {**site.kwargs, "mask": site.mask}
-        y = applied(value, call(member(name), *args, **named))
+        y = activate(call(member(name), *args, **named))
         if not named.get("return_attention_scores"):
             return y
         scores = site.fresh("scores")
@@ -67,7 +68,7 @@ def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
         called,
         {name: constructor},
         same_names(name, [*built.state_dict()]),
-        (*helpers, *helpers_of(value)),
+        (*helpers, *needed),
         options=frozenset((*row.call_options, *row.arguments[1:])),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keras2torch_birnn.exporting.source.activation import applied, helpers_of
+from keras2torch_birnn.exporting.source.activation import find_activation
 from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
     Called,
@@ -46,8 +46,9 @@ def channels_behind(x: Expression, rank: int) -> Expression:
 def _write_convolution(name: str, built: Convolution, value: Any) -> Emission:
     """Write one ``nn.Conv`` as source, with its padding, axes and activation around it.
 
-    value: the activation as ``applied`` takes it.
+    value: the activation.
     """
+    activate, helpers = find_activation(value)
     filters, inner, *size = built.weight.shape
     rank, padding, stride, last = len(size), built.padding, built.stride, built.channels_last
     reach, bias = extents(size, built.dilation), built.bias is not None
@@ -68,13 +69,13 @@ def _write_convolution(name: str, built: Convolution, value: Any) -> Emission:
         elif pads:
             x = code("pad_same({}, {}, {})", x, reach, stride)
         y = call(member(name), x)
-        return applied(value, channels_behind(y, rank) if last else y)
+        return activate(channels_behind(y, rank) if last else y)
 
     return Emission(
         convolve,
         {name: call(symbol(f"nn.Conv{rank}d"), *channels, short(size), **unusual)},
         same_names(name, _keys(bias=bias)),
-        (*[PAD] * pads, *helpers_of(value)),
+        (*[PAD] * pads, *helpers),
     )
 
 
@@ -106,40 +107,35 @@ def _separable(layer: LayerSpec, name: str, built: Any) -> Emission:
 
 def _transposed(layer: LayerSpec, name: str, built: Any) -> Emission:
     """Write a transposed convolution; Keras crops one element more at one end than torch."""
-    config, kernel = layer.config, layer.weights["kernel"]
+    config = layer.config
     if config["output_size"] is not None:
         raise refuse(layer, "an output of a given size")
-    size, stride, dilation = config["kernel_size"], config["strides"], config["dilation_rate"]
-    rank, bias = len(size), config["use_bias"]
+    channels, filters, *size = built.weight.shape
+    rank, bias, last = len(size), built.bias is not None, built.channels_last
     # One step becomes that many, of all that the window reaches.
     kept = [transposed_length(config, 1, axis) or 0 for axis in range(rank)]
-    more = [(k - 1) * d + 1 - n for k, d, n in zip(size, dilation, kept, strict=True)]
+    reach = extents(size, built.dilation)
+    more = [extent - n for extent, n in zip(reach, kept, strict=True)]
     padding = [max(n, 0) // 2 for n in more]
     behind = [2 * p - n for p, n in zip(padding, more, strict=True)]
     unusual = _unusual(
-        stride=short(stride),
+        stride=short(built.stride),
         padding=short(padding),
         output_padding=short([max(n, 0) for n in behind]),
-        dilation=short(dilation),
+        dilation=short(built.dilation),
         bias=bias,
     )
-    filters, channels = map(int, kernel.shape[-2:])
     made = call(symbol(f"nn.ConvTranspose{rank}d"), channels, filters, short(size), **unusual)
     cut = join(", ", (code(":-1") if n < 0 else code(":") for n in behind))
-    last, value = config["data_format"] == "channels_last", config["activation"]
+    activate, helpers = find_activation(config["activation"])
 
     def convolve(site: Site) -> Expression:
         y = call(member(name), channels_ahead(site.x, rank) if last else site.x)
         if min(behind) < 0:
             y = code("{}[..., {}]", y, cut)
-        return applied(value, channels_behind(y, rank) if last else y)
+        return activate(channels_behind(y, rank) if last else y)
 
-    return Emission(
-        convolve,
-        {name: made},
-        same_names(name, _keys(bias=bias)),
-        helpers_of(value),
-    )
+    return Emission(convolve, {name: made}, same_names(name, _keys(bias=bias)), helpers)
 
 
 EMITTERS: Mapping[str, Emit] = {

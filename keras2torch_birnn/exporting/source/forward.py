@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from keras2torch_birnn.errors import (
     K2TError,
@@ -15,7 +15,6 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.exporting.source.body import Body, Layers
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -24,7 +23,7 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
     used_names,
 )
-from keras2torch_birnn.exporting.source.emission import Called, Site, Value
+from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site, Value
 from keras2torch_birnn.exporting.source.graph_nodes import ordered_nodes
 from keras2torch_birnn.exporting.source.local_names import LocalNames
 from keras2torch_birnn.exporting.source.names import local_beside, show_shape
@@ -52,7 +51,40 @@ _SEVERAL = tuple(SEVERAL.values())
 _REFUSED = symbol("refused")  # in the place of a value that cannot be written
 
 
-class _Writer:
+@dataclass
+class Body:
+    """Statements of ``forward``, its arguments and results, the helpers of its functions.
+
+    constants: attribute -> its tensor, a number or an array of the file's graph.
+    """
+
+    arguments: list[str] = field(default_factory=list)
+    statements: list[Statement] = field(default_factory=list)
+    result: Value = None
+    helpers: list[Helper] = field(default_factory=list)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    typed: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a model by the names of their modules, and their source text.
+
+    attributes: module -> attribute.
+    """
+
+    specs: Mapping[str, LayerSpec]
+    emissions: Mapping[str, Emission]
+    attributes: Mapping[str, str]
+
+
+class BodyWriter:
+    """Writer of the body of ``forward``; ``problems``: what has no source form.
+
+    taken: names that no local variable may have. double: floats are of float64. floats: which
+    inputs are declared as floats.
+    """
+
     def __init__(
         self,
         module: fx.GraphModule,
@@ -264,25 +296,6 @@ def _without(body: Body, states: set[Expression]) -> list[Statement]:
         found.append(replace(one, comment=one.comment or comment))
         comment = ""
     return found[::-1]
-
-
-def write_body(
-    module: fx.GraphModule,
-    layers: Layers,
-    inputs: Sequence[str],
-    taken: set[str],
-    *,
-    double: bool,
-    floats: Sequence[bool],
-) -> tuple[Body, list[K2TError]]:
-    """Write the body of ``forward``; return it and what has no source form.
-
-    inputs: names of the arguments; taken: names that no local variable may have; double: floats
-    are of float64; floats: which inputs are declared as floats.
-    """
-    writer = _Writer(module, layers, taken, double=double, floats=floats)
-    body = writer.write(inputs)
-    return body, writer.problems
 
 
 def _find_output(called: Called) -> int:

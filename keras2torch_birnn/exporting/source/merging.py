@@ -21,15 +21,11 @@ _MERGES: Mapping[str, Callable[[Sequence[Expression]], Expression]] = {
 }
 
 
-def _rank(shape: object) -> int:
-    return len(shape) if isinstance(shape, tuple) else 0
-
-
 def _merge(layer: LayerSpec, name: str, built: Any) -> Emission | None:
     if layer.class_name in MASKED and layer.semantics.get(MASK_REACHES):
         return None
     shapes = layer.input_shape if isinstance(layer.input_shape, tuple) else ()
-    ranks = [_rank(shape) for shape in shapes]
+    ranks = [len(shape) if isinstance(shape, tuple) else 0 for shape in shapes]
     most = max(ranks, default=0)
 
     def merge(site: Site) -> Expression:

@@ -13,7 +13,7 @@ from typing import Any
 from keras2torch_birnn.exporting.source.activation import function_of
 from keras2torch_birnn.exporting.source.code import Expression, call, symbol
 from keras2torch_birnn.exporting.source.emission import Emission, Emit, Helper, refuse
-from keras2torch_birnn.exporting.source.recurrent_call import Chain, Loop, Part, call_layer
+from keras2torch_birnn.exporting.source.recurrent_call import CallWriter, Chain, Loop, Part
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, can_share_module, kind_of
 from keras2torch_birnn.rnn.engines.static import why_not_torch_kernel
 from keras2torch_birnn.rnn.parameters import torch_parameters
@@ -89,7 +89,7 @@ def _build(halves: Sequence[LayerSpec], name: str, prefix: str) -> _Built:
     if 0.0 < config["recurrent_dropout"] < 1.0:
         notes += (f"{name}: recurrent_dropout of Keras is not applied in training",)
     return _Built(
-        Part(name, units, facts.states, len(halves), looped, dropout),
+        Part(name, facts.states, len(halves), looped, dropout),
         members,
         {f"{prefix}{key}": f"{name}.{key}" for key in dict.fromkeys(names)},
         helpers,
@@ -121,7 +121,6 @@ def _chain(layer: LayerSpec, name: str, prefix: str) -> list[_Built]:
 def _emission(
     layers: Sequence[LayerSpec], chains: Sequence[list[_Built]], merge: str | None
 ) -> Emission:
-    config = layers[0].config
     orders = [
         tuple(states_of(layer.parts["cell"])) if layer.class_name == "RNN" else ()
         for layer in layers
@@ -133,10 +132,6 @@ def _emission(
         ),
         rules=tuple(layer.semantics["masked_output"] for layer in layers),
         merge=merge,
-        return_sequences=config["return_sequences"],
-        return_state=config["return_state"],
-        against_time=config["go_backwards"],
-        stateful=config["stateful"],
         layer=layers[0],
     )
     every = [built for chain in chains for built in chain]
@@ -144,12 +139,12 @@ def _emission(
     for built in every:
         members |= built.members
     return Emission(
-        lambda site: call_layer(loop, site),
+        lambda site: CallWriter(loop, site).write(),
         members,
         {key: there for built in every for key, there in built.state.items()},
         tuple(helper for built in every for helper in built.helpers),
         tuple(dict.fromkeys(note for built in every for note in built.notes)),
-        {built.part.name: built.part.states for built in every} if loop.stateful else {},
+        {built.part.name: built.part.states for built in every if layers[0].config["stateful"]},
         options=frozenset({"initial_state"}),
     )
 

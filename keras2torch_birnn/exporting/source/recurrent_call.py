@@ -37,10 +37,9 @@ Expressions: TypeAlias = tuple[Expression, ...]
 
 @dataclass(frozen=True)
 class Part:
-    """One module: its attribute, units, states, directions, whether it is a loop, its dropout."""
+    """One module: its attribute, states, directions, whether it is a loop, its dropout."""
 
     name: str
-    units: int
     states: int
     directions: int
     looped: bool
@@ -57,15 +56,11 @@ class Chain:
 
 @dataclass(frozen=True)
 class Loop:
-    """A recurrent layer: its chains, and Keras' options (``rnn.modules.Plan``)."""
+    """A recurrent layer: its chains, rules of masked steps, merge; ``layer`` has the options."""
 
     chains: tuple[Chain, ...]
     rules: tuple[str, ...]
     merge: str | None
-    return_sequences: bool
-    return_state: bool
-    against_time: bool
-    stateful: bool
     layer: LayerSpec
 
 
@@ -78,15 +73,17 @@ class _Ran:
     before: tuple[Expression, ...] = ()
 
 
-class _Writer:
+class CallWriter:
     """Writer of the statements of one call."""
 
     def __init__(self, loop: Loop, site: Site) -> None:
-        self.loop, self.site = loop, site
+        self.loop, self.site, config = loop, site, loop.layer.config
+        self.stateful, self.return_state = config["stateful"], config["return_state"]
+        self.return_sequences = config["return_sequences"]
         self.lines: list[Statement] = []
         self.initial = _split_states(loop, site)
         self.mask, self.x = site.step_mask, site.x
-        if loop.against_time:
+        if config["go_backwards"]:
             self.mask = self.turn(self.mask)
             self.x = _turned(self.x)
 
@@ -95,11 +92,7 @@ class _Writer:
         parts = self.loop.chains[0].parts
         whole = len(self.loop.chains) == 1 and parts[0].directions == 2
         outputs, states = self.call_whole(parts[0]) if whole else self.call_chains()
-        return self.finish(outputs, states if self.loop.return_state else ())
-
-    def symbol(self, wanted: str) -> Expression:
-        """Return a fresh local name."""
-        return self.site.fresh(wanted)
+        return self.finish(outputs, states if self.return_state else ())
 
     def add(self, target: Expression, value: Expression) -> None:
         """Add a statement."""
@@ -107,7 +100,7 @@ class _Writer:
 
     def assign(self, wanted: str, expression: Expression) -> Expression:
         """Assign an expression to a fresh name."""
-        target = self.symbol(wanted)
+        target = self.site.fresh(wanted)
         self.add(target, expression)
         return target
 
@@ -130,7 +123,7 @@ class _Writer:
         if initial is not None:
             state = (_torch_state(part, initial),)
             before = tuple(states[0] for states in initial)
-        elif self.loop.stateful:
+        elif self.stateful:
             state = (member(f"{part.name}_state"),)
             before = (_CARRIED,) * part.directions
         if part.dropout:
@@ -140,17 +133,17 @@ class _Writer:
             ran = call(symbol(RUN.name), module, x, mask, *state)
         else:
             ran = call(module, x, *state, **({"mask": mask} if mask else {}))
-        keeps = self.loop.stateful or self.loop.return_state
-        target = self.symbol("out") if out else _UNUSED
-        h = self.symbol("h") if keeps or not out else _UNUSED
-        c = self.symbol("c") if keeps and part.states == 2 else _UNUSED
+        keeps = self.stateful or self.return_state
+        target = self.site.fresh("out") if out else _UNUSED
+        h = self.site.fresh("h") if keeps or not out else _UNUSED
+        c = self.site.fresh("c") if keeps and part.states == 2 else _UNUSED
         finals = literal((h, c)) if part.states == 2 and h != _UNUSED else h
         self.add(join(", ", (target, finals)), ran)
         return _Ran(target, (h, c)[: part.states], before)
 
     def carry(self, part: Part, ran: _Ran) -> None:
         """Keep the states of a stateful layer for the next batch."""
-        if self.loop.stateful:
+        if self.stateful:
             detached = [code("{}.detach()", state) for state in ran.states]
             value = literal(detached) if part.states == 2 else detached[0]
             self.add(member(f"{part.name}_state"), value)
@@ -174,9 +167,9 @@ class _Writer:
 
     def call_whole(self, part: Part) -> tuple[Expressions, Expressions]:
         """Call one bidirectional module; return outputs and states."""
-        ran = self.run_part(part, self.x, self.mask, self.initial, out=self.loop.return_sequences)
+        ran = self.run_part(part, self.x, self.mask, self.initial, out=self.return_sequences)
         first = self.before(part, ran, self.mask)
-        if self.loop.return_sequences:
+        if self.return_sequences:
             outputs = self.merged_sequences(part, ran, first)
         else:
             halves = (
@@ -198,7 +191,7 @@ class _Writer:
             out, plain = self.filled(part, out, mask, "zeros", None, backward=False), True
             if loop.merge == "concat":
                 return (out,)
-        ahead, back = self.symbol("ahead"), self.symbol("back")
+        ahead, back = self.site.fresh("ahead"), self.site.fresh("back")
         self.add(join(", ", (ahead, back)), code("{}.chunk(2, dim=-1)", out))
         if not plain and mask is not None:
             starts = first or (None, None)
@@ -222,17 +215,17 @@ class _Writer:
             initial = None if self.initial is None else _per_cell(chain, self.initial[d])
             ran: list[_Ran] = []
             for number, part in enumerate(chain.parts):
-                wants = loop.return_sequences or number < len(chain.parts) - 1
+                wants = self.return_sequences or number < len(chain.parts) - 1
                 own = None if initial is None else [initial[number]]
                 ran.append(self.run_part(part, reads, mask, own, out=wants))
                 reads = ran[-1].out
             last, part = ran[-1], chain.parts[-1]
-            if len(chain.parts) > 1 and mask and (loop.stateful or initial) and not part.looped:
+            if len(chain.parts) > 1 and mask and (self.stateful or initial) and not part.looped:
                 raise refuse(loop.layer, "states and a mask into a stack of cells")
             if len(chain.parts) > 1 and mask and loop.rules[d] == "previous_first_state":
                 raise refuse(loop.layer, "a mask into a stack of cells of this Keras")
             first = self.before(part, last, mask)
-            if loop.return_sequences:
+            if self.return_sequences:
                 out = last.out
                 if mask:
                     start, rule = first[0] if first else None, loop.rules[d]
@@ -299,14 +292,9 @@ class _Writer:
             return code("{}.masked_fill(~{}, 0.0)", h, step)
         if rule != "previous_output":
             raise refuse(loop.layer, f"masked_output={rule}")
-        if loop.stateful or self.initial is not None:
+        if self.stateful or self.initial is not None:
             return code("{}.masked_fill(~{}.any(dim=1, keepdim=True), 0.0)", h, mask)
         return h
-
-
-def call_layer(loop: Loop, site: Site) -> Expression | Called:
-    """Write the call of a recurrent layer."""
-    return _Writer(loop, site).write()
 
 
 def _torch_state(part: Part, initial: Sequence[Sequence[Expression]]) -> Expression:

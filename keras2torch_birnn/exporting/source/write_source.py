@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, gather
-from keras2torch_birnn.exporting.source.body import Body, Layers
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -24,7 +23,7 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, Value
-from keras2torch_birnn.exporting.source.forward import write_body
+from keras2torch_birnn.exporting.source.forward import Body, BodyWriter, Layers
 from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions, without_steps_around
 from keras2torch_birnn.exporting.source.module_text import (
     ModelText,
@@ -105,10 +104,9 @@ class _Writer:
             *(helper.name for helper in offered),
         }
         floats = [declared_dtype(one) == "float" for one in self.spec.input_layers()]
-        body, problems = write_body(
-            self.graph, layers, self.inputs(taken), taken, double=self.double, floats=floats
-        )
-        self.problems += problems
+        writer = BodyWriter(self.graph, layers, taken, double=self.double, floats=floats)
+        body = writer.write(self.inputs(taken))
+        self.problems += writer.problems
         if self.problems:
             raise _refusal(self.problems)
         tensors, frozen = self.tensors(layers, body)
@@ -203,11 +201,8 @@ class _Writer:
             double=self.double,
         )
         classes = [*write_class(model), "", "", *write_load(name, double=self.double)]
-        return write_module(self.module_docstring(), copied, classes)
-
-    def module_docstring(self) -> list[str]:
-        """Return the docstring of the module."""
-        return [f"{_title(self.spec)} in plain PyTorch."]
+        docstring = f"The Keras model {local(self.spec.root.name)} in plain PyTorch."
+        return write_module([docstring], copied, classes)
 
     def docstring(self, layers: Layers) -> list[str]:
         """Return the docstring of the class: which Keras it follows, and how training differs."""
@@ -233,15 +228,7 @@ _TENSOR = symbol("Tensor")
 _STATE: Mapping[int, Expression] = {1: _TENSOR, 2: code("tuple[Tensor, Tensor]")}
 
 
-def _title(spec: ModelSpec) -> str:
-    return f"The Keras model {local(spec.root.name)}"
-
-
 _BUFFERS = frozenset(("running_mean", "running_var", "num_batches_tracked", "mean", "variance"))
-
-
-def _is_buffer(key: str) -> bool:
-    return key.rpartition(".")[2] in _BUFFERS
 
 
 _FREEZE_SECOND = code(
@@ -255,28 +242,22 @@ for name, parameter in self.named_parameters():
 def _members(layers: Layers, frozen: list[str]) -> Iterator[Expression]:
     """Yield the statements that make the members, and freeze what is not trained."""
     keys = [key for emission in layers.emissions.values() for key in emission.state.values()]
-    second = [key for key in keys if ".bias_hh_l" in key]
-    if len(second) > 1 and set(second) <= set(frozen):
-        frozen = [key for key in frozen if key not in second]
-        keys = [key for key in keys if key not in second]
-        yield from _each_member(layers, frozen, set(keys))
-        yield _FREEZE_SECOND
-    else:
-        yield from _each_member(layers, frozen, set(keys))
-
-
-def _each_member(layers: Layers, frozen: list[str], known: set[str]) -> Iterator[Expression]:
+    second = {key for key in keys if ".bias_hh_l" in key}
+    together = len(second) > 1 and second <= set(frozen)
+    known = set(keys) - second if together else set(keys)
     for emission in layers.emissions.values():
         for name, constructor in emission.members.items():
             yield Statement(member(name), constructor).code
             own = [key for key in emission.state.values() if _belongs(key, name) and key in known]
             fixed = [key for key in own if key in frozen]
-            trained = [key for key in own if key not in frozen and not _is_buffer(key)]
+            trained = {key.rpartition(".")[2] for key in own if key not in frozen} - _BUFFERS
             if fixed and not trained:
                 yield _freeze(name)
             else:
                 yield from map(_freeze, fixed)
         yield from emission.after
+    if together:
+        yield _FREEZE_SECOND
 
 
 def _freeze(attribute: str) -> Expression:
@@ -321,11 +302,8 @@ def _result(value: Value) -> tuple[Expression, Expression]:
 
 def _refusal(problems: list[K2TError]) -> K2TError:
     """Join the problems, each once."""
-    seen: dict[str, K2TError] = {}
-    for problem in problems:
-        for one in problem.problems:
-            seen.setdefault(str(one), one)
-    return gather(list(seen.values()))
+    each = {str(one): one for problem in problems for one in problem.problems}
+    return gather(list(each.values()))
 
 
 __all__ = ["SourceFiles", "write_source"]

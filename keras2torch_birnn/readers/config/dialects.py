@@ -14,8 +14,9 @@ from keras2torch_birnn.readers.config.custom_objects import (
     is_custom_class,
     is_custom_function,
 )
-from keras2torch_birnn.schema import CONV_LSTMS, SCHEMA, BadOptionError, parse_activation
+from keras2torch_birnn.schema import CONV_LSTMS, SCHEMA, BadOptionError
 from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.schema.options import parse_activation
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 # Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).

@@ -113,8 +113,9 @@ def expanded(config: Config, shape: Shape) -> Shape:
 
 def joined(config: Config, *inputs: Shape) -> Shape:
     """Concatenate along the axis."""
-    if len({len(shape) for shape in inputs}) > 1:
-        raise ShapeError("tensors of several ranks cannot be concatenated")
+    ranks = {len(shape) for shape in inputs}
+    if len(ranks) > 1:
+        raise ShapeError(f"tensors of {sorted(ranks)} dimensions cannot be concatenated")
     axis = place(config["axis"], len(inputs[0]))
     out: list[int | None] = []
     for i, sizes in enumerate(zip(*inputs, strict=True)):
