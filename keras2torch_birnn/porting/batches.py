@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.porting.call_graph import call_path
+from keras2torch_birnn.porting.call_graph import path_of
 from keras2torch_birnn.porting.mask_rules import SPECIAL_IDS
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import (
@@ -125,7 +125,7 @@ def _joins_masks(spec: ModelSpec, batch: Batch) -> bool:
     for call in spec.graph.calls:
         layer = spec.graph.layer(call.layer)
         refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
-        given = [list(leaves(masks[call_path(ref.layer, ref.call)])) for ref in refs]
+        given = [list(leaves(masks[path_of(ref)])) for ref in refs]
         some = [
             ref for ref, own in zip(refs, given, strict=True) if any(m is not None for m in own)
         ]

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses, place_of
+from keras2torch_birnn.porting.call_graph import direct_sources, later_uses, path_of
 from keras2torch_birnn.porting.changes import Change, Maker, followed_by, with_changes
 from keras2torch_birnn.porting.general_changes import longest_first, rounding_changes
 from keras2torch_birnn.porting.kept_results import KeptResults, compute_anew
@@ -71,9 +71,8 @@ class CheckedRun:
                 continue
             there = self.run.latest(np.asarray(own, np.float64), valid)
             if there is not None:
-                key = place_of(path), self.layers[path].class_name
                 apply = followed_by(partial(_padded_as, there, valid))
-                found.append(Change("padding", path, "", {key: apply}))
+                found.append(Maker(path, self.layers[path]).change("padding", "", apply))
         return found
 
     @cached_property
@@ -150,7 +149,7 @@ class CheckedRun:
         """Return for each of the model's outputs the steps (B, T) that count; None: all."""
         found: list[Array | None] = []
         for ref in leaves(self.spec.graph.outputs):
-            path = call_path(ref.layer, ref.call)
+            path = path_of(ref)
             found.append(self.valid.get(path))
         return found
 
@@ -231,10 +230,7 @@ class CheckedRun:
 
     def find_rounding(self, explained: Sequence[Change]) -> Change | None:
         """Return the rounding of one output that explains the port's, with what is explained."""
-        makers = (
-            Maker(path, (place_of(path), layer.class_name), layer)
-            for path, layer in self.layers.items()
-        )
+        makers = (Maker(path, layer) for path, layer in self.layers.items())
         changes = (change for maker in makers for change in rounding_changes(maker))
         return next((one for one in changes if self.explained_by([*explained, one])), None)
 

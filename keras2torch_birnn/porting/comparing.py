@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from itertools import combinations, permutations
 from typing import Any
 
@@ -25,8 +24,8 @@ from keras2torch_birnn.porting.batches import (
     batch_with_gaps,
     batches,
 )
-from keras2torch_birnn.porting.call_graph import call_path, place_of
-from keras2torch_birnn.porting.changes import Change, weighted
+from keras2torch_birnn.porting.call_graph import path_of, place_of
+from keras2torch_birnn.porting.changes import Apply, Change, Key, weighted_as
 from keras2torch_birnn.porting.checked_run import same
 from keras2torch_birnn.porting.function_port import has_values
 from keras2torch_birnn.porting.kept_results import KeptResults
@@ -268,7 +267,7 @@ class _Comparison:
             return None
         refs = leaves(self.spec.graph.outputs)
         ends = [
-            call_path(ref.layer, ref.call)
+            path_of(ref)
             for ref, y, mask in zip(refs, run.outputs, search.output_masks(), strict=False)
             if np.isnan(keep_valid(y, mask)).any()
         ]
@@ -606,23 +605,17 @@ def _exchanged_layers(layers: Sequence[Leaf]) -> Iterator[Change]:
     for (path, one), (other_path, other) in combinations(by_path.items(), 2):
         if _forms(one) == _forms(other):
             words = f"its weights and those of {printable(other_path)} are exchanged"
-            applied = {}
-            for a, b in zip(one, other, strict=True):
-                applied[a.key] = weighted(partial(_replace_weights, weights=b.layer.weights))
-                applied[b.key] = weighted(partial(_replace_weights, weights=a.layer.weights))
-            yield Change("layers exchanged", path, words, applied)
-            for own, there, weights in ((path, other_path, other), (other_path, path, one)):
+            first, second = _with_weights_of(one, other), _with_weights_of(other, one)
+            yield Change("layers exchanged", path, words, {**first, **second})
+            for own, there, shared in ((path, other_path, first), (other_path, path, second)):
                 words = f"it uses the weights of {printable(there)}"
-                mine = one if own == path else other
-                shared = {
-                    a.key: weighted(partial(_replace_weights, weights=b.layer.weights))
-                    for a, b in zip(mine, weights, strict=True)
-                }
                 yield Change("layers exchanged", own, words, shared)
 
 
-def _replace_weights(_: Any, *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
-    return weights
+def _with_weights_of(own: Sequence[Leaf], other: Sequence[Leaf]) -> dict[Key, Apply]:
+    """Give the directions of a layer the weights of another one's."""
+    pairs = zip(own, other, strict=True)
+    return {one.key: weighted_as(there.layer.weights) for one, there in pairs}
 
 
 def _forms(some: Sequence[Leaf]) -> list[Any]:

@@ -13,10 +13,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.porting.changes import Weights
 from keras2torch_birnn.porting.gates import gate_count, torch_letters
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import LayerSpec
 
-Weights: TypeAlias = Mapping[str, Array]
 # kind, words, what becomes of the weights
 Row: TypeAlias = tuple[str, str, Callable[[Weights], Weights]]
 
@@ -58,7 +58,7 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
         yield (
             "exchanged",
             "the kernel and the recurrent kernel are exchanged",
-            lambda w: {**w, "kernel": w["recurrent_kernel"], "recurrent_kernel": w["kernel"]},
+            lambda w: {"kernel": w["recurrent_kernel"], "recurrent_kernel": w["kernel"]},
         )
     rest = 1 - layer.config.get("recurrent_dropout", 0)
     kept = {rest: f"multiplied by {rest:g} (1 - recurrent_dropout)"} if rest < 1 else {}
@@ -151,14 +151,14 @@ _ROWS: Mapping[tuple[int, int], str] = {
 def _times(weights: Weights, *, name: str, gate: slice, factor: float) -> Weights:
     changed = np.array(weights[name], np.float64)
     changed[..., gate] *= factor
-    return {**weights, name: changed}
+    return {name: changed}
 
 
 def _without(weights: Weights, *, row: slice, gates: tuple[int, ...], units: int) -> Weights:
     bias = np.array(weights["bias"], np.float64)
     for gate in gates:
         bias[row if bias.ndim == 2 else ..., gate * units : (gate + 1) * units] = 0
-    return {**weights, "bias": bias}
+    return {"bias": bias}
 
 
 def _fixed(weights: Weights, *, gate: slice, bias: float) -> Weights:
@@ -169,7 +169,7 @@ def _fixed(weights: Weights, *, gate: slice, bias: float) -> Weights:
 
 
 def _with_rows(weights: Weights, *, rows: tuple[int, int]) -> Weights:
-    return {**weights, "bias": np.asarray(weights["bias"])[list(rows)]}
+    return {"bias": weights["bias"][list(rows)]}
 
 
 def transposed_gate_changes(layer: LayerSpec) -> Iterator[Row]:
@@ -185,4 +185,4 @@ def transposed_gate_changes(layer: LayerSpec) -> Iterator[Row]:
 def _gate_transposed(weights: Weights, *, gate: slice) -> Weights:
     changed = np.array(weights["recurrent_kernel"], np.float64)
     changed[:, gate] = changed[:, gate].T.copy()
-    return {**weights, "recurrent_kernel": changed}
+    return {"recurrent_kernel": changed}

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker, configured
+from keras2torch_birnn.porting.changes import Change, LayerCall, Maker, configured
 from keras2torch_birnn.porting.window_changes import BORDERS
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import Array
@@ -35,7 +35,7 @@ def margin_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("margins", words, configured(**{option: margins}))
     for mode, name in BORDERS.items() if option == "padding" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
-        yield maker.change("margins", words, _moved(partial(_bordered, own, mode)))
+        yield maker.change("margins", words, partial(_moved, partial(_bordered, own, mode)))
 
 
 # What is done -> steps more in front and at the end
@@ -55,7 +55,7 @@ def _bordered(widths: Sequence[tuple[int, int]], mode: str, x: Array, y: Array) 
 def moved_changes(maker: Maker) -> Iterator[Change]:
     """Yield other ways to repeat or to permute the steps."""
     for words, (kind, move) in _MOVES[maker.layer.class_name].items():
-        yield maker.change(kind, words, _moved(move))
+        yield maker.change(kind, words, partial(_moved, move))
 
 
 def up_sampling_changes(maker: Maker) -> Iterator[Change]:
@@ -69,17 +69,13 @@ def up_sampling_changes(maker: Maker) -> Iterator[Change]:
             words = f"its interpolation is {name}, Keras has {own}"
             yield maker.change("interpolation", words, configured(interpolation=name))
     words = f"its interpolation is bilinear with align_corners=True, Keras has {own}"
-    yield maker.change("interpolation", words, _moved(_bilinear))
+    yield maker.change("interpolation", words, partial(_moved, _bilinear))
 
 
-def _moved(move: Callable[[Array, Array], Array]) -> Apply:
+def _moved(move: Callable[[Array, Array], Array], call: LayerCall) -> Result:
     """Make a change of the output, from the input and the right output."""
-
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        return move(np.asarray(call.inputs), output), out_mask
-
-    return apply
+    output, out_mask = call.run()
+    return move(np.asarray(call.inputs), output), out_mask
 
 
 def _bilinear(x: Array, y: Array) -> Array:
