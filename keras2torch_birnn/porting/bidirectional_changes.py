@@ -104,9 +104,7 @@ def _bidirectional_changes(maker: Maker, half: LayerSpec) -> Iterator[Change]:
     else:
         for words, merge in _OTHER_MERGES.items():
             yield here("merge mode", f"{words}, Keras merges by {mode}", _merged(merge), AROUND)
-    table = _SEQUENCES if half.config["return_sequences"] else _LAST_STATES
-    for words, (kind, apply) in table.items():
-        yield here(kind, words, apply)
+    yield from _sequence_changes(maker) if half.config["return_sequences"] else _end_changes(maker)
     if half.class_name == "LSTM" and not half.config["return_sequences"]:
         for words, which in _CELL_STATES.items():
             yield here("last state", words, partial(_cell_states, which))
@@ -118,6 +116,39 @@ def _bidirectional_changes(maker: Maker, half: LayerSpec) -> Iterator[Change]:
         for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
             words = f"the {other} half uses the {shown} of the {part} half"
             yield here("halves alike", words, partial(_share_half, f"{part}_layer", names))
+
+
+def _sequence_changes(maker: Maker) -> Iterator[Change]:
+    """Yield wrong directions of halves that return all steps."""
+    words = "the backward half's output is not turned round in time"
+    yield maker.change("direction", words, _merged(lambda merge, f, b: merge(f, b[:, ::-1])))
+    turned = partial(_forward_both, lambda merge, f, b: merge(f, b[:, ::-1]))
+    yield maker.change("direction", _READS_FORWARD, turned)
+    words = "the backward half's output is turned round with the padding, so that it comes too late"
+    yield maker.change("reversed padding", words, _turned_with_padding)
+    yield maker.change(
+        "batch_first", BATCH_FIRST, partial(_swapped, lambda merge, f, b: merge(f, b))
+    )
+    for half, moved in (("forward", _with_forward), ("backward", _with_backward)):
+        for late in ("late", "early"):
+            words = f"the {half} half's output comes one step too {late}"
+            yield maker.change("steps", words, _merged(moved(MOVES[late])))
+
+
+def _end_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other steps of halves that return their last one."""
+    forward = partial(_forward_both, lambda merge, f, b: merge(f, b))
+    yield maker.change("direction", _READS_FORWARD, forward)
+    for words, picks in _LAST_STATES.items():
+        yield maker.change("last state", words, partial(_picked, *picks))
+    words = "h_n (2, B, H) is viewed as (B, 2 H), which mixes rows of the batch"
+    viewed = _merged(lambda _, f, b: np.stack([f, b]).reshape(len(f), -1))
+    yield maker.change("last state", words, viewed)
+    swapped = partial(_swapped, lambda merge, f, b: merge(f[:, -1], b[:, -1]))
+    yield maker.change("batch_first", BATCH_FIRST, swapped)
+
+
+_READS_FORWARD = "the backward half reads the steps forward"
 
 
 # ---- ways to change what becomes of both halves --------------------------------------------------
@@ -157,22 +188,18 @@ def _swapped(merge: Both, call: LayerCall) -> Result:
     return _result(merged, (), call.mask if sequences else None)
 
 
-def _picked(*picks: Pick | None) -> Apply:
+def _picked(first: Pick | None, second: Pick | None, call: LayerCall) -> Result:
     """Make a change of which step of each half is taken; None: the one that Keras takes."""
-
-    def apply(call: LayerCall) -> Result:
-        apart = call.configured(merge_mode=None)
-        last, _ = apart.run()
-        parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
-        steps, _ = apart.with_parts(parts).run()
-        valid = _valid(call.mask, steps[0])
-        forward, backward = (
-            own if pick is None else pick(sequence, valid)
-            for pick, own, sequence in zip(picks, last[:2], steps[:2], strict=True)
-        )
-        return _result(_merge_of(call.layer)(forward, backward), last[2:], None)
-
-    return apply
+    apart = call.configured(merge_mode=None)
+    last, _ = apart.run()
+    parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
+    steps, _ = apart.with_parts(parts).run()
+    valid = _valid(call.mask, steps[0])
+    forward, backward = (
+        own if pick is None else pick(sequence, valid)
+        for pick, own, sequence in zip((first, second), last[:2], steps[:2], strict=True)
+    )
+    return _result(_merge_of(call.layer)(forward, backward), last[2:], None)
 
 
 def _valid(mask: Structure, sequence: Array) -> Array:
@@ -296,89 +323,46 @@ def _with_backward(move: Callable[[Array], Array]) -> Both:
 
 
 _FIRST, _LAST = _step(first_step), _step(last_step)
-_SEQUENCES: Mapping[str, tuple[str, Apply]] = {
-    "the backward half's output is not turned round in time": (
-        "direction",
-        _merged(lambda merge, f, b: merge(f, b[:, ::-1])),
-    ),
-    "the backward half reads the steps forward": (
-        "direction",
-        partial(_forward_both, lambda merge, f, b: merge(f, b[:, ::-1])),
-    ),
-    "the backward half's output is turned round with the padding, so that it comes too late": (
-        "reversed padding",
-        _turned_with_padding,
-    ),
-    BATCH_FIRST: ("batch_first", partial(_swapped, lambda merge, f, b: merge(f, b))),
-    **{
-        f"the {half} half's output comes one step too {words}": (
-            "steps",
-            _merged(moved(MOVES[words])),
-        )
-        for half, moved in (("forward", _with_forward), ("backward", _with_backward))
-        for words in ("late", "early")
-    },
-}
-_LAST_STATES: Mapping[str, tuple[str, Apply]] = {
-    "the backward half reads the steps forward": (
-        "direction",
-        partial(_forward_both, lambda merge, f, b: merge(f, b)),
-    ),
+# Which steps of the forward and of the backward half are taken; None: the one that Keras takes
+_LAST_STATES: Mapping[str, tuple[Pick | None, Pick | None]] = {
     "takes the last step of both halves (out[:, -1]); the backward half ends at the first": (
-        "last state",
-        _picked(_LAST, _LAST),
+        _LAST,
+        _LAST,
     ),
     "takes the first step of both halves (out[:, 0]); the forward half ends at the last": (
-        "last state",
-        _picked(_FIRST, _FIRST),
+        _FIRST,
+        _FIRST,
     ),
     "takes the first step of the forward half and the last one of the backward half": (
-        "last state",
-        _picked(_FIRST, _LAST),
+        _FIRST,
+        _LAST,
     ),
     "takes the last step that counts of both halves; the backward half ends at the first": (
-        "last state",
-        _picked(None, _last_valid),
+        None,
+        _last_valid,
     ),
-    "takes the step before the last that counts of the forward half": (
-        "last state",
-        _picked(step_before_last, None),
-    ),
-    "takes the last step of the backward half (out[:, -1]), which ends at the first": (
-        "last state",
-        _picked(None, _LAST),
-    ),
+    "takes the step before the last that counts of the forward half": (step_before_last, None),
+    "takes the last step of the backward half (out[:, -1]), which ends at the first": (None, _LAST),
     "takes the last step of the array for the forward half, also where it is padding": (
-        "last state",
-        _picked(_LAST, None),
+        _LAST,
+        None,
     ),
     "takes the first step of the array for the backward half, also where it is padding": (
-        "last state",
-        _picked(None, _FIRST),
+        None,
+        _FIRST,
     ),
-    "takes the ends of the array for both halves, also where they are padding": (
-        "last state",
-        _picked(_LAST, _FIRST),
-    ),
+    "takes the ends of the array for both halves, also where they are padding": (_LAST, _FIRST),
     "takes the mean over the steps where Keras takes the last": (
-        "last state",
-        _picked(_step(mean_step), _step(mean_step)),
+        _step(mean_step),
+        _step(mean_step),
     ),
     "takes the mean over the steps that count where Keras takes the last": (
-        "last state",
-        _picked(mean_of_valid, mean_of_valid),
+        mean_of_valid,
+        mean_of_valid,
     ),
-    "adds up the steps where Keras takes the last": (
-        "last state",
-        _picked(_step(sum_of_steps), _step(sum_of_steps)),
-    ),
+    "adds up the steps where Keras takes the last": (_step(sum_of_steps), _step(sum_of_steps)),
     "takes the maximum over the steps where Keras takes the last": (
-        "last state",
-        _picked(_step(largest_step), _step(largest_step)),
+        _step(largest_step),
+        _step(largest_step),
     ),
-    "h_n (2, B, H) is viewed as (B, 2 H), which mixes rows of the batch": (
-        "last state",
-        _merged(lambda _, f, b: np.stack([f, b]).reshape(len(f), -1)),
-    ),
-    BATCH_FIRST: ("batch_first", partial(_swapped, lambda merge, f, b: merge(f[:, -1], b[:, -1]))),
 }

@@ -155,7 +155,7 @@ class CheckedRun:
 
     def seen(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call."""
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        values = first_output(trace, path)
         valid = self.valid.get(path)
         return self.run.has(values, valid) or any(
             self.run.has(values[order], None if valid is None else valid[order])
@@ -179,7 +179,7 @@ class CheckedRun:
         A loop may never put them together, and two calls may be one of more rows or steps. Of a
         change that is only tried this tells too little: in another order they are the same ones.
         """
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        values = first_output(trace, path)
         key = path, values.shape, blake2b(values.tobytes()).digest()
         if key not in self._computed:
             self._computed[key] = self.seen(path, trace) or self._has_pieces(path, values)
@@ -225,7 +225,7 @@ class CheckedRun:
         if self.seen(path, trace):
             return True
         moved = any(one.kind in _OF_PLACES for one in changes)
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        values = first_output(trace, path)
         return not moved and self._has_steps(path, values)
 
     def find_rounding(self, explained: Sequence[Change]) -> Change | None:
@@ -251,6 +251,11 @@ class CheckedRun:
         """Tell whether the port's outputs are the reference's with these changes."""
         trace = self.compute(changes)
         return trace is not None and self.same_outputs(trace)
+
+
+def first_output(trace: Trace, path: str) -> Array:
+    """Return the first output of a call, in float64."""
+    return np.asarray(next(leaves(trace.layers[path])), np.float64)
 
 
 # Kinds of changes that may give the same steps in other places.

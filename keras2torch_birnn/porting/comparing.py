@@ -26,7 +26,7 @@ from keras2torch_birnn.porting.batches import (
 )
 from keras2torch_birnn.porting.call_graph import path_of, place_of
 from keras2torch_birnn.porting.changes import Apply, Change, Key, weighted_as
-from keras2torch_birnn.porting.checked_run import same
+from keras2torch_birnn.porting.checked_run import first_output, same
 from keras2torch_birnn.porting.function_port import has_values
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import is_recurrent
@@ -273,8 +273,8 @@ class _Comparison:
         ]
         if not ends:
             return None
-        for path, output in trace.layers.items():
-            right = np.asarray(next(leaves(output)), np.float64)
+        for path in trace.layers:
+            right = first_output(trace, path)
             near = run.nearest(right, ())
             if near is None or search.seen(path, trace):
                 continue
@@ -407,11 +407,8 @@ class _Comparison:
         where = ""
         layer = search.layers.get(change.layer)
         if right is not None and wrong is not None and layer is not None:
-            pair = [
-                np.asarray(next(iter(leaves(trace.layers[change.layer]))), np.float64)
-                for trace in (right, wrong)
-            ]
-            where = locate_first(pair[0], pair[1], layer)
+            here, there = (first_output(one, change.layer) for one in (right, wrong))
+            where = locate_first(here, there, layer)
         path = change.layer
         if change.kind == "padding side":  # the layers that read the mask tell it from lengths
             users = search.later.get(path, frozenset()) | {path}
@@ -577,9 +574,9 @@ def _other_outputs(trace: Trace) -> Iterator[tuple[str, Sequence[Array]]]:
     for number, name in ((0, "first"), (-1, "last")):
         words = f"the {name} step alone is returned"
         yield words, [y[:, number] if y.ndim > 2 else y for y in right]
-    for path, output in trace.layers.items() if len(right) == 1 else ():
+    for path in trace.layers if len(right) == 1 else ():
         words = f"the output of {printable(path)} is returned"
-        yield words, [np.asarray(next(iter(leaves(output))), np.float64)]
+        yield words, [first_output(trace, path)]
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:

@@ -133,10 +133,10 @@ def _exchanged_weights(maker: Maker) -> Iterator[Change]:
         words = "beta is added before gamma multiplies, Keras adds it after"
         yield maker.change("formula", words, early)
     yield from _shifted_changes(maker)
-    fresh: dict[str, float] = {"gamma": 1, "beta": 0}
-    for name in fresh.keys() & weights.keys():
-        apply = weighted(partial(_constant, values={name: fresh[name]}))
-        yield maker.change("not loaded", f"{name} is {fresh[name]}, as before training", apply)
+    for name, fresh in (("gamma", 1), ("beta", 0)):
+        if name in weights:
+            apply = weighted(partial(_constant, values={name: fresh}))
+            yield maker.change("not loaded", f"{name} is {fresh}, as before training", apply)
 
 
 def _shifted_changes(maker: Maker) -> Iterator[Change]:

@@ -442,6 +442,12 @@ def sum_of_steps(y: Array) -> Array:
     return total
 
 
+def largest_step(y: Array) -> Array:
+    """Return the maximum over time of (B, T, H)."""
+    largest: Array = y.max(axis=1)
+    return largest
+
+
 def mean_of_valid(y: Array, valid: Array) -> Array:
     """Return the mean of (B, T, H), zero at other steps, over the steps (B, T) that count."""
     mean: Array = y.sum(axis=1) / valid.sum(axis=1, keepdims=True)
@@ -460,12 +466,6 @@ _VALID_PICKS: Mapping[str, Callable[[Array, Array], Array]] = {
     "takes the mean over the steps that count where Keras takes the last": mean_of_valid,
     "takes the step before the last that counts": step_before_last,
 }
-
-
-def largest_step(y: Array) -> Array:
-    """Return the maximum over time of (B, T, H)."""
-    largest: Array = y.max(axis=1)
-    return largest
 
 
 BATCH_FIRST = "batch and time are exchanged (batch_first): it runs over the rows of the batch"

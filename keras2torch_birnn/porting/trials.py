@@ -27,7 +27,7 @@ from keras2torch_birnn.porting.changes import (
     in_one_call,
     reading,
 )
-from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
+from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun, first_output
 from keras2torch_birnn.porting.general_changes import (
     added_to,
     clipped_to,
@@ -284,7 +284,7 @@ class Search(CheckedRun):
 
     def _has_all(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call at masked steps, too."""
-        return self.run.has(np.asarray(next(leaves(trace.layers[path])), np.float64))
+        return self.run.has(first_output(trace, path))
 
     def first_wrong(self, trace: Trace) -> str | None:
         """Return the first call whose output in this trace the port never computed."""
@@ -418,7 +418,7 @@ class Search(CheckedRun):
                 better = self._try_at(other, trace, alone=True)
                 if better is not None:
                     return other, better
-        right = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        right = first_output(trace, path)
         if self.run.nearest(right, ()) is not None:
             return path, None
         # The port has nothing of this kind: it may go on behind it with something else.
@@ -577,7 +577,7 @@ class Search(CheckedRun):
         self, source: str, path: str, readers: Sequence[str], trace: Trace
     ) -> Iterator[Change]:
         """Yield that of the steps of one call's output these readers are given a part alone."""
-        values = np.asarray(next(leaves(trace.layers[source])), np.float64)
+        values = first_output(trace, source)
         found = self.run.part(values, self.valid.get(source))
         if found is None:
             return
@@ -635,7 +635,7 @@ class Search(CheckedRun):
             layer = self.layers.get(other)
             if layer is None or not has_windows(layer) or self.seen(other, trace):
                 continue
-            values = np.asarray(next(leaves(trace.layers[other])), np.float64)
+            values = first_output(trace, other)
             if self.run.contains(values, self.valid.get(other), of_rows=True):
                 return other
         return path
@@ -661,7 +661,7 @@ class Search(CheckedRun):
             layer = self.layers.get(other)
             before = nearest_sources(self.sources, other)
             arrays = {
-                one: np.asarray(next(iter(leaves(trace.layers[one]))), np.float64)
+                one: first_output(trace, one)
                 for one in (*before, other)
                 if one in trace.layers and "/" not in one
             }
@@ -782,7 +782,7 @@ class Search(CheckedRun):
             return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
-        own = next(iter(leaves(trace.layers[path])))
+        own = first_output(trace, path)
         if len([one for one in some if one is not AS_PADDED]) > 1:
             before = {other for other in self.right if path in self.later.get(other, ())}
             if _are_values_of(before, own, trace):
@@ -793,7 +793,7 @@ class Search(CheckedRun):
             self.shown(one, trace, some)
             and _tells(trace.layers[one])
             and not _same_values(own, trace.layers[one])
-            and not _are_values_of(elsewhere, next(iter(leaves(trace.layers[one]))), trace)
+            and not _are_values_of(elsewhere, first_output(trace, one), trace)
             for one in behind
         )
         if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
@@ -914,7 +914,7 @@ class Search(CheckedRun):
         If these are the values of another call, a right port may compute the later layer from that.
         """
         given = {one.path for one in self.unexplained}
-        own = next(iter(leaves(trace.layers[path])))
+        own = first_output(trace, path)
         behind = self.later.get(path, frozenset())
         return not _are_values_of(self.right - behind - {path}, own, trace) and any(
             one not in given
@@ -941,7 +941,7 @@ class Search(CheckedRun):
         trace = self.compute([*self.found, linear])
         if trace is None or path not in trace.layers:
             return None
-        return maker, np.asarray(next(leaves(trace.layers[path])), np.float64)
+        return maker, first_output(trace, path)
 
     def _moved_before_activation(self, path: str) -> Iterator[Change]:
         """Yield the factors and bounds of what a layer's activation reads."""
@@ -957,7 +957,7 @@ class Search(CheckedRun):
 
     def _give_up(self, path: str, trace: Trace) -> bool:
         """Note a layer that is not explained; tell whether one can go on from what the port has."""
-        right = np.asarray(next(iter(leaves(trace.layers[path]))), np.float64)
+        right = first_output(trace, path)
         curve = self._curve(path) if path in self.layers else None
         near = self.run.nearest(right, ()) if curve is None else curve
         self.unexplained.append(Unexplained(path, right, near, activation=curve is not None))

@@ -115,6 +115,14 @@ def test_a_mask_is_given_where_none_arrives_in_keras() -> None:
         read(call((x, x), (None, None)))
 
 
+def test_weights_from_before_training_are_tried_in_one_order() -> None:
+    """Of changes that explain a port equally well, the first one is told."""
+    weights = {name: np.ones(3) for name in ("beta", "gamma")}
+    layer: Any = SimpleNamespace(class_name="Norm", config={"groups": 4}, weights=weights)
+    kinds = [one.words for one in group_norm_changes(Maker("norm", layer)) if "loaded" in one.kind]
+    assert kinds == ["gamma is 1, as before training", "beta is 0, as before training"]
+
+
 def test_another_number_of_groups_is_tried() -> None:
     layer: Any = SimpleNamespace(class_name="Norm", config={"groups": 4}, weights={})
     words = [one.words for one in group_norm_changes(Maker("norm", layer))]
