@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.porting.cell_changes import show_activation
 from keras2torch_birnn.porting.changes import (
     Change,
     LayerCall,
@@ -21,7 +22,6 @@ from keras2torch_birnn.porting.changes import (
     weighted_one,
 )
 from keras2torch_birnn.porting.general_changes import AFTER
-from keras2torch_birnn.porting.recurrent_changes import show_activation
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate, sigmoid
 from keras2torch_birnn.reference.context import Result

@@ -161,17 +161,21 @@ def _batches_of_one_call(spec: ModelSpec, inputs: InputData | None) -> list[Batc
         return [Batch("", tuple(map(_with_all_ids, ends, facts)))]
     rng = np.random.default_rng(0)
     return [
-        Batch(
-            name,
-            tuple(
-                _pad_inside(
-                    _with_ids(_rows(drawn, place, kind, facts), fact, kind), fact, kind, rng
-                )
-                for place, fact in enumerate(facts)
-            ),
-        )
+        Batch(name, tuple(_padded(drawn, place, kind, facts, rng) for place in range(len(facts))))
         for kind, name in enumerate(_KINDS)
     ]
+
+
+def _padded(
+    drawn: Sequence[Sequence[Array]],
+    place: int,
+    kind: int,
+    facts: Sequence[InputFacts],
+    rng: np.random.Generator,
+) -> Array:
+    """Return one input with one kind of padding; full rows have every id."""
+    rows = _rows(drawn, place, kind, facts)
+    return _pad_inside(rows, facts[place], kind, rng) if kind else _with_all_ids(rows, facts[place])
 
 
 def _rows(
@@ -201,10 +205,6 @@ def _rows(
         fewer = max(0, min(cut, len(steps) - 1))
         row[steps[len(steps) - fewer :] if kind == 1 else steps[:fewer]] = fact.padding
     return rows
-
-
-def _with_ids(x: Array, fact: InputFacts, kind: int) -> Array:
-    return x if kind else _with_all_ids(x, fact)
 
 
 def _with_all_ids(x: Array, fact: InputFacts) -> Array:
@@ -249,7 +249,7 @@ def _pad_inside(x: Array, fact: InputFacts, kind: int, rng: np.random.Generator)
 
     Each T that counts keeps some of its L. A step with padding in some of its features counts.
     """
-    if kind == 0 or fact.padding is None or x.ndim != 3 or x.shape[2] < 2:
+    if fact.padding is None or x.ndim != 3 or x.shape[2] < 2:
         return x
     padded = x.copy()
     size = x.shape[2]

@@ -11,25 +11,28 @@ import numpy as np
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.porting.call_graph import place_of
+from keras2torch_birnn.porting.cell_changes import inner_changes
 from keras2torch_birnn.porting.changes import AROUND, Apply, Change, LayerCall, Maker, configured
 from keras2torch_birnn.porting.general_changes import MOVES
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
     CELLS,
+    Pick,
     as_cell,
     as_sequences,
     cell_changes,
     first_step,
-    inner_changes,
     kept_state_changes,
     largest_step,
     last_step,
     mean_of_valid,
     mean_step,
+    of_all,
     one_way_changes,
     order_changes,
     step_before_last,
     sum_of_steps,
+    valid_steps,
 )
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Result
@@ -39,8 +42,6 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 Merge: TypeAlias = Callable[[Array, Array], Structure]
 # The layer's merge and both halves' outputs -> the output
 Both: TypeAlias = Callable[[Merge, Array, Array], Structure]
-# (B, T, H) and the mask (B, T) -> (B, H)
-Pick: TypeAlias = Callable[[Array, Array], Array]
 
 
 def recurrent_changes(maker: Maker) -> Iterator[Change]:
@@ -79,7 +80,8 @@ def _bidirectional_changes(maker: Maker, half: LayerSpec) -> Iterator[Change]:
         if name != mode:
             words = f"merges the halves by {name}, Keras by {mode}"
             yield here("merge mode", words, configured(merge_mode=name), AROUND)
-    for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
+    some = [((), "weights"), *(((name,), name.replace("_", " ")) for name in half.weights)]
+    for names, shown in some:
         words = f"the {shown} of the forward and the backward half are exchanged"
         yield here("directions exchanged", words, partial(_exchange_halves, names))
     if half.config["return_state"]:
@@ -113,7 +115,7 @@ def _bidirectional_changes(maker: Maker, half: LayerSpec) -> Iterator[Change]:
     for words, merge in _ONE_HALF_TWICE.items() if mode != "ave" else ():
         yield here("half taken twice", words, _merged(merge), AROUND)
     for part, other in (("forward", "backward"), ("backward", "forward")):
-        for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
+        for names, shown in some:
             words = f"the {other} half uses the {shown} of the {part} half"
             yield here("halves alike", words, partial(_share_half, f"{part}_layer", names))
 
@@ -194,7 +196,7 @@ def _picked(first: Pick | None, second: Pick | None, call: LayerCall) -> Result:
     last, _ = apart.run()
     parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
     steps, _ = apart.with_parts(parts).run()
-    valid = _valid(call.mask, steps[0])
+    valid = valid_steps(call.mask, steps[0])
     forward, backward = (
         own if pick is None else pick(sequence, valid)
         for pick, own, sequence in zip((first, second), last[:2], steps[:2], strict=True)
@@ -202,17 +204,10 @@ def _picked(first: Pick | None, second: Pick | None, call: LayerCall) -> Result:
     return _result(_merge_of(call.layer)(forward, backward), last[2:], None)
 
 
-def _valid(mask: Structure, sequence: Array) -> Array:
-    """Return the mask (B, T) of a sequence (B, T, H), all true if it has none."""
-    if isinstance(mask, np.ndarray):
-        return mask.astype(bool)
-    return np.ones(sequence.shape[:2], bool)
-
-
 def _turned_with_padding(call: LayerCall) -> Result:
     """Flip whole rows of the backward half's output, whose steps were put where they count."""
     (forward, backward, *states), masks = call.configured(merge_mode=None).run()
-    valid = _valid(call.mask, backward)
+    valid = valid_steps(call.mask, backward)
     turned = np.zeros_like(backward)
     for row, steps in enumerate(valid):
         turned[row, steps[::-1]] = backward[row, steps]
@@ -276,10 +271,6 @@ def _share_half(name: str, names: Sequence[str], call: LayerCall) -> Result:
     return call.with_parts(parts).run()
 
 
-def _step(pick: Callable[[Array], Array]) -> Pick:
-    return lambda y, _: pick(y)
-
-
 def _last_valid(y: Array, valid: Array) -> Array:
     """Return the last valid step of each row."""
     last = valid.shape[1] - 1 - valid[:, ::-1].argmax(axis=1)
@@ -322,7 +313,7 @@ def _with_backward(move: Callable[[Array], Array]) -> Both:
     return lambda merge, f, b: merge(f, move(b))
 
 
-_FIRST, _LAST = _step(first_step), _step(last_step)
+_FIRST, _LAST = of_all(first_step), of_all(last_step)
 # Which steps of the forward and of the backward half are taken; None: the one that Keras takes
 _LAST_STATES: Mapping[str, tuple[Pick | None, Pick | None]] = {
     "takes the last step of both halves (out[:, -1]); the backward half ends at the first": (
@@ -353,16 +344,16 @@ _LAST_STATES: Mapping[str, tuple[Pick | None, Pick | None]] = {
     ),
     "takes the ends of the array for both halves, also where they are padding": (_LAST, _FIRST),
     "takes the mean over the steps where Keras takes the last": (
-        _step(mean_step),
-        _step(mean_step),
+        of_all(mean_step),
+        of_all(mean_step),
     ),
     "takes the mean over the steps that count where Keras takes the last": (
         mean_of_valid,
         mean_of_valid,
     ),
-    "adds up the steps where Keras takes the last": (_step(sum_of_steps), _step(sum_of_steps)),
+    "adds up the steps where Keras takes the last": (of_all(sum_of_steps), of_all(sum_of_steps)),
     "takes the maximum over the steps where Keras takes the last": (
-        _step(largest_step),
-        _step(largest_step),
+        of_all(largest_step),
+        of_all(largest_step),
     ),
 }

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, LayerCall
+from keras2torch_birnn.porting.changes import INSIDE, Apply, Change, LayerCall, Maker
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.cells import State, Step, first_state, step_of
 from keras2torch_birnn.reference.context import Context, Result
@@ -27,33 +27,64 @@ Hold: TypeAlias = Callable[[Array, Taken, Taken], Taken]
 Row: TypeAlias = tuple[str, str, Apply]
 
 
-def hold_changes(layer: LayerSpec) -> Iterator[Row]:
+# Activations that are tried
+ACTIVATIONS = (
+    "tanh",
+    "sigmoid",
+    "relu",
+    "hard_sigmoid_0.2",
+    "hard_sigmoid_1/6",
+    "linear",
+    "hard_tanh",
+    "softsign",
+    "elu",
+    "relu6",
+    "silu",
+    "gelu",
+    "selu",
+    "softplus",
+)
+_SHOWN = {
+    "hard_sigmoid_0.2": "hard_sigmoid with slope 0.2 (Keras 1 and 2)",
+    "hard_sigmoid_1/6": "hard_sigmoid with slope 1/6 (Keras 3, torch)",
+    "linear": "no activation",
+}
+
+
+def show_activation(value: object) -> str:
+    """Name an activation for people."""
+    if isinstance(value, dict):
+        options = ", ".join(f"{key} {found}" for key, found in value.items() if key != "name")
+        return f"{value['name']} ({options})" if options else str(value["name"])
+    return _SHOWN.get(str(value), str(value))
+
+
+def inner_changes(maker: Maker) -> Iterator[Change]:
+    """Yield mistakes inside the loop."""
+    for make in (_hold_changes, _inner_activation_changes, _formula_changes):
+        for row in make(maker.layer):
+            yield maker.change(*row, INSIDE)
+
+
+def _hold_changes(layer: LayerSpec) -> Iterator[Row]:
     """Yield wrong ways to hold the states of an LSTM, GRU or SimpleRNN at padded steps."""
     for words, hold in {**(_OF_TWO_STATES if layer.class_name == "LSTM" else {}), **_HOLDS}.items():
         yield "held state", words, partial(_held, hold)
 
 
-def inner_activation_changes(
-    layer: LayerSpec, names: tuple[str, ...], show: Callable[[object], str]
-) -> Iterator[Row]:
-    """Yield an LSTM's other activation at one of its two places: at the new values, or at c.
-
-    show: names an activation for people.
-    """
-    if layer.class_name != "LSTM":
-        return
+def _inner_activation_changes(layer: LayerSpec) -> Iterator[Row]:
+    """Yield an LSTM's other activation at one of its two places: at the new values, or at c."""
     own = layer.config["activation"]
-    for name in names:
-        if name == own:
-            continue
-        has = f"Keras has {show(own)} there, too"
-        at_c = partial(_stepped, partial(_lstm, output=name))
-        yield "activation", f"{show(name)} of c before the output gate, {has}", at_c
-        at_new = partial(_stepped, partial(_lstm, candidate=name))
-        yield "activation", f"{show(name)} of the new values that enter c, {has}", at_new
+    for name in ACTIVATIONS if layer.class_name == "LSTM" else ():
+        if name != own:
+            has = f"Keras has {show_activation(own)} there, too"
+            words = f"{show_activation(name)} of c before the output gate, {has}"
+            yield "activation", words, partial(_stepped, partial(_lstm, output=name))
+            words = f"{show_activation(name)} of the new values that enter c, {has}"
+            yield "activation", words, partial(_stepped, partial(_lstm, candidate=name))
 
 
-def formula_changes(layer: LayerSpec) -> Iterator[Row]:
+def _formula_changes(layer: LayerSpec) -> Iterator[Row]:
     """Yield steps of an LSTM or a GRU by another formula, and of any cell by another state."""
     if layer.class_name == "LSTM":
         words = "h is the activation of o c, Keras multiplies o by the activation of c"
@@ -62,11 +93,8 @@ def formula_changes(layer: LayerSpec) -> Iterator[Row]:
         for words, more in _LSTM_STEPS.items():
             yield "formula", words, partial(_stepped, partial(_lstm, **more))
     for words, keep in _KEPT_STATES.items():
-        yield (
-            "formula",
-            f"{words}, Keras does not do that",
-            partial(_stepped, partial(_kept_by, keep)),
-        )
+        words = f"{words}, Keras does not do that"
+        yield "formula", words, partial(_stepped, partial(_kept_by, keep))
     for name in ("relu", "tanh"):
         words = f"{name} follows what it reads of the input (x W + b), which Keras does not have"
         yield "formula", words, partial(_projected, name)
@@ -82,11 +110,8 @@ def formula_changes(layer: LayerSpec) -> Iterator[Row]:
     if layer.class_name != "GRU":
         return
     for words, combine in _NEW_STATES.items():
-        yield (
-            "formula",
-            f"{words}, Keras has z h + (1 - z) n",
-            partial(_stepped, partial(_gru, combine)),
-        )
+        words = f"{words}, Keras has z h + (1 - z) n"
+        yield "formula", words, partial(_stepped, partial(_gru, combine))
     if layer.config["reset_after"]:
         words = "the reset gate multiplies what n reads of the input, too"
         yield "formula", words, partial(_stepped, partial(_gru, _usual_state, resets_input=True))

@@ -282,12 +282,6 @@ def without_mask(call: LayerCall) -> Result:
     return output, map_structure(lambda _: None, out_mask)
 
 
-def padding_at_end(call: LayerCall) -> Result:
-    """Give a mask that has the padding of every row at its end."""
-    output, out_mask = call.run()
-    return output, to_end(out_mask) if isinstance(out_mask, np.ndarray) else out_mask
-
-
 def masks_given(change: Callable[[Array, Structure], Array]) -> Apply:
     """Make a change of the mask that a layer makes: from that mask and from the layer's input."""
 

@@ -36,6 +36,7 @@ from keras2torch_birnn.porting.matching import (
     find_units,
     foreign_changes,
     match_units,
+    unmatched,
     weight_changes,
 )
 from keras2torch_birnn.porting.near_values import near_changes
@@ -422,11 +423,9 @@ class _Comparison:
             for role, difference in match.differences.items():
                 words = "" if difference is None else difference.words
                 yield PortTensor(match.unit.names[role], match.leaf.name, words)
-        matched = {id(match.unit) for match in self.matches}
-        for unit in self.units:
-            if id(unit) not in matched:
-                for name in unit.names.values():
-                    yield PortTensor(name, "", "matched to no layer")
+        for unit in unmatched(self.units, self.matches):
+            for name in unit.names.values():
+                yield PortTensor(name, "", "matched to no layer")
 
     def _notes(self, *, ok: bool) -> Iterator[str]:
         for one in self.evidence if ok else ():
@@ -585,11 +584,9 @@ def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def _free(units: Sequence[Unit], matches: Sequence[Match]) -> dict[str, Array]:
     """Return the port's tensors that are matched to no layer, by name."""
-    matched = {id(match.unit) for match in matches}
     return {
         unit.names[role]: values
-        for unit in units
-        if id(unit) not in matched
+        for unit in unmatched(units, matches)
         for role, values in unit.values.items()
     }
 

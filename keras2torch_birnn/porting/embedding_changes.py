@@ -15,7 +15,6 @@ from keras2torch_birnn.porting.changes import (
     configured,
     followed_by,
     masks_given,
-    padding_at_end,
     reading,
     to_end,
     weighted_one,
@@ -34,7 +33,7 @@ def made_mask_changes(maker: Maker) -> Iterator[Change]:
         if maker.layer.class_name == "Masking":
             yield maker.change("mask missing", words, _nothing)
         words = "padding is taken to be at the end of every row"
-        yield maker.change("padding side", words, padding_at_end)
+        yield maker.change("padding side", words, masks_given(lambda mask, _: to_end(mask)))
         for words, rule in mask_rules(maker.layer):
             yield maker.change("mask rule", words, masks_given(rule))
             if maker.layer.class_name == "Masking":

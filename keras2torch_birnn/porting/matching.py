@@ -289,6 +289,12 @@ def match_units(
     return tuple(found)
 
 
+def unmatched(units: Sequence[Unit], matches: Sequence[Match]) -> list[Unit]:
+    """Return the units that are matched to no layer."""
+    matched = [match.unit for match in matches]
+    return [unit for unit in units if unit not in matched]
+
+
 def _score(unit: Unit, leaf: Leaf) -> float | None:
     """Rate how well a unit's values fit a layer's; None if it cannot be its port."""
     shared = _shared(unit, leaf)
@@ -432,8 +438,7 @@ def foreign_changes(
 
     Such a unit may serve one call of a layer that is called several times.
     """
-    matched = {id(match.unit) for match in matches}
-    free = [unit for unit in units if id(unit) not in matched]
+    free = unmatched(units, matches)
     by_path: dict[str, list[list[Change]]] = {}
     for leaf in leaves:
         some = [_foreign(unit, leaf) for unit in free if _score(unit, leaf) is not None]

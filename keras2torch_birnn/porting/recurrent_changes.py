@@ -8,17 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
 from keras2torch_birnn.porting.axis_changes import RESHAPED, reshaped
-from keras2torch_birnn.porting.cell_changes import (
-    formula_changes,
-    hold_changes,
-    inner_activation_changes,
-)
+from keras2torch_birnn.porting.cell_changes import ACTIVATIONS, inner_changes, show_activation
 from keras2torch_birnn.porting.changes import (
-    INSIDE,
     Change,
     LayerCall,
     Maker,
@@ -41,27 +37,6 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 _OF_IMAGES = ("ConvLSTM1D", "ConvLSTM2D")
 CELLS = ("LSTM", "GRU", "SimpleRNN", *_OF_IMAGES)
-_ACTIVATIONS = (
-    "tanh",
-    "sigmoid",
-    "relu",
-    "hard_sigmoid_0.2",
-    "hard_sigmoid_1/6",
-    "linear",
-    "hard_tanh",
-    "softsign",
-    "elu",
-    "relu6",
-    "silu",
-    "gelu",
-    "selu",
-    "softplus",
-)
-_SHOWN = {
-    "hard_sigmoid_0.2": "hard_sigmoid with slope 0.2 (Keras 1 and 2)",
-    "hard_sigmoid_1/6": "hard_sigmoid with slope 1/6 (Keras 3, torch)",
-    "linear": "no activation",
-}
 
 
 def as_cell(layer: LayerSpec) -> LayerSpec:
@@ -70,14 +45,6 @@ def as_cell(layer: LayerSpec) -> LayerSpec:
         return layer
     config = {**layer.config, "units": layer.config["filters"]}
     return replace(layer, class_name="LSTM", config=config)
-
-
-def show_activation(value: object) -> str:
-    """Name an activation for people."""
-    if isinstance(value, dict):
-        options = ", ".join(f"{key} {found}" for key, found in value.items() if key != "name")
-        return f"{value['name']} ({options})" if options else str(value["name"])
-    return _SHOWN.get(str(value), str(value))
 
 
 def one_way_changes(maker: Maker) -> Iterator[Change]:
@@ -116,7 +83,7 @@ def cell_changes(maker: Maker) -> Iterator[Change]:
     options = [name for name in ("recurrent_activation", "activation") if name in config]
     for option in options:
         what = "at the gates" if option == "recurrent_activation" else "as the activation"
-        for name in _ACTIVATIONS:
+        for name in ACTIVATIONS:
             if name != config[option]:
                 words = (
                     f"{show_activation(name)} {what}, Keras has {show_activation(config[option])}"
@@ -224,14 +191,6 @@ def _row_after_row(call: LayerCall) -> Result:
     return joined[0], out_mask
 
 
-def inner_changes(maker: Maker) -> Iterator[Change]:
-    """Yield mistakes inside the loop."""
-    half = maker.layer
-    activations = inner_activation_changes(half, _ACTIVATIONS, show_activation)
-    for row in (*hold_changes(half), *activations, *formula_changes(half)):
-        yield maker.change(*row, INSIDE)
-
-
 def _reversal_changes(maker: Maker) -> Iterator[Change]:
     """Yield rows that are reversed together with their padding."""
     if not maker.config["go_backwards"]:
@@ -249,9 +208,7 @@ def _reversal_changes(maker: Maker) -> Iterator[Change]:
 
 def _without_step(edge: int, call: LayerCall) -> Result:
     """Leave out one end of the steps, in the order of reading; zeros are there."""
-    valid = np.ones(np.shape(call.inputs)[:2], bool)
-    if isinstance(call.mask, np.ndarray):
-        valid = call.mask.astype(bool)
+    valid = valid_steps(call.mask, call.inputs)
     valid[:, -1 - edge if call.layer.config["go_backwards"] else edge] = False
     zeroed = settled(masked_output="zeros")
     output, _ = zeroed(call._replace(mask=valid))
@@ -406,10 +363,8 @@ def _direction_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("batch_first", BATCH_FIRST, partial(_swapped, None))
         return
     yield maker.change("batch_first", BATCH_FIRST, partial(_swapped, last_step))
-    for words, pick in _ONE_WAY_PICKS.items():
+    for words, pick in _PICKS.items():
         yield maker.change("last state", words, partial(_picked, pick))
-    for words, of_valid in _VALID_PICKS.items():
-        yield maker.change("last state", words, partial(_picked_by_mask, of_valid))
     if maker.layer.class_name == "LSTM":
         words = "takes the cell state c where Keras takes h"
         yield maker.change("last state", words, _cell_state)
@@ -461,21 +416,25 @@ def step_before_last(y: Array, valid: Array) -> Array:
     return found
 
 
-# What is taken of all steps (B, T, H) and of which of them count
-_VALID_PICKS: Mapping[str, Callable[[Array, Array], Array]] = {
+BATCH_FIRST = "batch and time are exchanged (batch_first): it runs over the rows of the batch"
+# All steps (B, T, H), zero where nothing counts, and those (B, T) that count -> (B, H)
+Pick: TypeAlias = Callable[[Array, Array], Array]
+
+
+def of_all(pick: Callable[[Array], Array]) -> Pick:
+    """Take of all steps, whether they count or not."""
+    return lambda y, _: pick(y)
+
+
+_PICKS: Mapping[str, Pick] = {
+    "takes the first step where Keras takes the last": of_all(first_step),
+    "takes the last step of the array, also where it is padding": of_all(last_step),
+    "takes the last step but one": of_all(lambda y: y[:, -2]),
+    "takes the mean over the steps where Keras takes the last": of_all(mean_step),
+    "adds up the steps where Keras takes the last": of_all(sum_of_steps),
+    "takes the maximum over the steps where Keras takes the last": of_all(largest_step),
     "takes the mean over the steps that count where Keras takes the last": mean_of_valid,
     "takes the step before the last that counts": step_before_last,
-}
-
-
-BATCH_FIRST = "batch and time are exchanged (batch_first): it runs over the rows of the batch"
-_ONE_WAY_PICKS: Mapping[str, Callable[[Array], Array]] = {
-    "takes the first step where Keras takes the last": first_step,
-    "takes the last step of the array, also where it is padding": last_step,
-    "takes the last step but one": lambda y: y[:, -2],
-    "takes the mean over the steps where Keras takes the last": mean_step,
-    "adds up the steps where Keras takes the last": sum_of_steps,
-    "takes the maximum over the steps where Keras takes the last": largest_step,
 }
 
 
@@ -485,15 +444,16 @@ def as_sequences(layer: LayerSpec) -> LayerSpec:
     return replace(layer, config=config, semantics={**layer.semantics, "masked_output": "zeros"})
 
 
-def _picked(pick: Callable[[Array], Array], call: LayerCall) -> Result:
-    output, _ = call._replace(layer=as_sequences(call.layer)).run()
-    return pick(output), None
+def valid_steps(mask: Structure, sequence: Array) -> Array:
+    """Return the mask (B, T) of a sequence (B, T, H), all true if it has none."""
+    if isinstance(mask, np.ndarray):
+        return mask.astype(bool)
+    return np.ones(sequence.shape[:2], bool)
 
 
-def _picked_by_mask(pick: Callable[[Array, Array], Array], call: LayerCall) -> Result:
+def _picked(pick: Pick, call: LayerCall) -> Result:
     output, _ = call._replace(layer=as_sequences(call.layer)).run()
-    valid = call.mask if isinstance(call.mask, np.ndarray) else np.ones(output.shape[:2])
-    return pick(output, valid.astype(bool)), None
+    return pick(output, valid_steps(call.mask, output)), None
 
 
 def _swapped(pick: Callable[[Array], Array] | None, call: LayerCall) -> Result:

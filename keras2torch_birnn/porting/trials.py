@@ -7,7 +7,7 @@ the one is kept that gives tensors of the port again, in this layer and the foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, combinations, islice, repeat
@@ -209,8 +209,7 @@ class Search(CheckedRun):
             if self.same_outputs(trace):
                 self._drop_needless()
                 return True
-            self.right = {path for path in trace.layers if self.computed(path, trace)}
-            path = self._first_wrong(trace, given_up)
+            path = self.first_wrong(trace, given_up)
             if path is None:
                 return self._explain_end(trace)
             behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
@@ -286,13 +285,12 @@ class Search(CheckedRun):
         """Tell whether the port computed the output of a call at masked steps, too."""
         return self.run.has(first_output(trace, path))
 
-    def first_wrong(self, trace: Trace) -> str | None:
-        """Return the first call whose output in this trace the port never computed."""
-        self.right = {path for path in trace.layers if self.computed(path, trace)}
-        return self._first_wrong(trace, set())
+    def first_wrong(self, trace: Trace, given_up: Container[str] = ()) -> str | None:
+        """Return the first call whose output the port never computed, nor any that use it.
 
-    def _first_wrong(self, trace: Trace, given_up: set[str]) -> str | None:
-        """Return the first call whose output the port never computed, nor any that use it."""
+        ``right`` has those that it computed. given_up: calls that are not asked for.
+        """
+        self.right = {path for path in trace.layers if self.computed(path, trace)}
         for path in trace.layers:
             used = self.later.get(path, frozenset())
             if path in self.right or path in given_up:
@@ -322,12 +320,11 @@ class Search(CheckedRun):
 
         Single changes are tried first, then two together; alone: single ones only.
         """
-        layer, place = self.layers.get(path), place_of(path)
+        layer = self.layers.get(path)
         if layer is None:
             return None
-        evidence = self._evidence_at(path)
-        guesses = [one for one in self.guesses if one.layer == place]
-        own = [*self._mask_sources(path), *guesses, *self._changes_of(path)]
+        evidence = self._at(path, self.evidence)
+        own = [*self._mask_sources(path), *self._at(path, self.guesses), *self._changes_of(path)]
         if not is_recurrent(layer):  # an attention takes its masks apart from what others read
             own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
         own += wiring_changes(self.spec.graph, path, trace)
@@ -460,12 +457,11 @@ class Search(CheckedRun):
             trace = self.compute(self.found)
             if trace is None:
                 return 0
-            self.right = {path for path in trace.layers if self.computed(path, trace)}
-            path = self._first_wrong(trace, {one.path for one in self.unexplained})
+            path = self.first_wrong(trace, {one.path for one in self.unexplained})
             layer = None if path is None else self.layers.get(path)
             if path is None or layer is None:
                 return len(self.right)
-            own = (*self._changes_of(path), *self._evidence_at(path))
+            own = (*self._changes_of(path), *self._at(path, self.evidence))
             best = 0
             for _, score, _ in self._scored(path, ([one] for one in own)):
                 best = max(best, score)
@@ -475,8 +471,8 @@ class Search(CheckedRun):
         finally:
             self.found[:], self.right = found, right
 
-    def _evidence_at(self, path: str) -> list[Change]:
-        return [one for one in self.evidence if one.layer == place_of(path)]
+    def _at(self, path: str, changes: Iterable[Change]) -> list[Change]:
+        return [one for one in changes if one.layer == place_of(path)]
 
     def _changes_of(self, path: str) -> Sequence[Change]:
         """Return the known mistakes of a call: the same ones each time, whose results are kept."""
@@ -489,8 +485,8 @@ class Search(CheckedRun):
         """Return the same mistakes in this call alone, of a layer that is called several times."""
         if not self._is_called_again(path):
             return []
-        guesses = [one for one in self.guesses if one.layer == place_of(path)]
-        return [in_one_call(one, path) for one in (*guesses, *self._changes_of(path))]
+        own = (*self._at(path, self.guesses), *self._changes_of(path))
+        return [in_one_call(one, path) for one in own]
 
     def _is_called_again(self, path: str) -> bool:
         return sum(place_of(other) == place_of(path) for other in self.layers) > 1
@@ -688,7 +684,7 @@ class Search(CheckedRun):
         """Yield the mistakes of the calls that take the output of this one."""
         for other, given in self.sources.items():
             if path in given:
-                yield from self._evidence_at(other)
+                yield from self._at(other, self.evidence)
                 for change in self._changes_of(other):
                     if change.kind != "gate order":
                         yield change

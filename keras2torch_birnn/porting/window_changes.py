@@ -162,19 +162,19 @@ def _reversal_changes(maker: Maker) -> Iterator[Change]:
     """Yield kernels that are reversed: along their steps, along one axis of an image or both."""
     count = len(maker.config["kernel_size"])
     axes = {"its steps": (0,)} if count == 1 else _REVERSED
-    for name in ("kernel", "depthwise_kernel"):
-        for along, some in axes.items() if name in maker.layer.weights else ():
+    names = ("kernel", "depthwise_kernel")
+    kernels = {name: maker.layer.weights[name] for name in names if name in maker.layer.weights}
+    for name in kernels:
+        for along, some in axes.items():
             turn = weighted_one(name, partial(np.flip, axis=some))
             yield maker.change("direction", f"the {name} is reversed along {along}", turn)
-    for name in ("kernel", "depthwise_kernel") if count == 2 else ():
-        kernel = maker.layer.weights.get(name)
-        if kernel is not None and kernel.shape[0] == kernel.shape[1]:
+    for name, kernel in kernels.items():
+        if count == 2 and kernel.shape[0] == kernel.shape[1]:
             turn = weighted_one(name, lambda kernel: kernel.swapaxes(0, 1))
             words = f"height and width of the {name} are exchanged (it is square)"
             yield maker.change("not transposed", words, turn)
-    for name in ("kernel", "depthwise_kernel"):
-        kernel = maker.layer.weights.get(name)
-        if kernel is None or min(kernel.shape[-2:]) < 2:
+    for name, kernel in kernels.items():
+        if min(kernel.shape[-2:]) < 2:
             continue
         yield maker.change("reshaped", f"the {name} {RESHAPED}", weighted_one(name, reshaped))
         if kernel.shape[-2] == kernel.shape[-1]:

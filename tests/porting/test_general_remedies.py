@@ -142,10 +142,10 @@ def test_a_change_without_which_all_is_explained_is_dropped() -> None:
 
 def test_that_explanation_is_likelier_with_which_more_layers_are_right() -> None:
     right = {"few": {"dense"}, "many": {"dense", "permute", "reshape"}}
-    search: Any = SimpleNamespace(found=[], right=set(), unexplained=[], layers={})
+    search: Any = SimpleNamespace(found=[], right=set(), unexplained=[], layers={}, later={})
     search.compute = lambda some: SimpleNamespace(layers=right[some[0].words])
     search.computed = lambda path, trace: path in trace.layers
-    search._first_wrong = lambda *_: None
+    search.first_wrong = partial(Search.first_wrong, search)
     few, many = (Search._outlook(search, [Change("axes", "dense", one, {})]) for one in right)
     assert many > few
     assert search.found == []
