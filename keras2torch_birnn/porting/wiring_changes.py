@@ -74,7 +74,7 @@ class _Place(NamedTuple):
 
     @property
     def refs(self) -> list[Any]:
-        """What the call is given: tensors and constants."""
+        """Tensors and constants that the call is given."""
         return list(leaves(self.call.args))
 
     @property

@@ -116,7 +116,7 @@ def test_a_mask_is_given_where_none_arrives_in_keras() -> None:
 
 
 def test_weights_from_before_training_are_tried_in_one_order() -> None:
-    """Of changes that explain a port equally well, the first one is told."""
+    """The first one is told of those that explain a port equally well."""
     weights = {name: np.ones(3) for name in ("beta", "gamma")}
     layer: Any = SimpleNamespace(class_name="Norm", config={"groups": 4}, weights=weights)
     kinds = [one.words for one in group_norm_changes(Maker("norm", layer)) if "loaded" in one.kind]
