@@ -10,18 +10,18 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.porting.cell_changes import show_activation
 from keras2torch_birnn.porting.changes import (
-    Apply,
     Change,
-    Key,
     LayerCall,
     Maker,
+    Weights,
     configured,
     followed_by,
     weighted,
+    weighted_one,
 )
 from keras2torch_birnn.porting.general_changes import AFTER
-from keras2torch_birnn.porting.recurrent_changes import show_activation
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate, sigmoid
 from keras2torch_birnn.reference.context import Result
@@ -102,17 +102,16 @@ def _followed_by_hand(function: Callable[[Array], Array], call: LayerCall) -> Re
     return followed_by(function)(call.configured(activation="linear"))
 
 
-def moved_before_activation(
-    path: str, key: Key, own: str | Mapping[str, Any], words: str, move: Callable[[Array], Array]
-) -> Change:
+def moved_before_activation(maker: Maker, words: str, move: Callable[[Array], Array]) -> Change:
     """Return the change of what a layer's activation reads."""
+    own = maker.config["activation"]
 
     def moved(x: Array) -> Array:
         return activate(own, move(x))
 
     link = ":" if "is added" in words else " is"
     words = f"what its {show_activation(own)} reads{link} {words}, which Keras does not do"
-    return Change("scale", path, words, {key: partial(_followed_by_hand, moved)})
+    return maker.change("scale", words, partial(_followed_by_hand, moved))
 
 
 def divide_by_sum(x: Array) -> Array:
@@ -145,23 +144,20 @@ _WRITTEN: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _all_times(factor: float, weights: dict[str, Array]) -> Mapping[str, Array]:
-    return {name: factor * np.asarray(array) for name, array in weights.items()}
+def _all_times(factor: float, weights: Weights) -> Weights:
+    return {name: factor * array for name, array in weights.items()}
 
 
 def replaced_activation_changes(maker: Maker) -> Iterator[Change]:
     """Yield other activations in the place of a layer that is one."""
     for name in _ACTIVATIONS[1:]:  # without it the layer is left out
         words = f"{show_activation(name)} is in its place, Keras has {maker.layer.class_name}"
-        yield maker.change("activation", words, _activated(name))
+        yield maker.change("activation", words, partial(_activated, name))
 
 
-def _activated(name: str | Mapping[str, Any]) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        _, out_mask = call.run()
-        return activate(name, call.context.number(np.asarray(call.inputs))), out_mask
-
-    return apply
+def _activated(name: str | Mapping[str, Any], call: LayerCall) -> Result:
+    _, out_mask = call.run()
+    return activate(name, call.context.number(np.asarray(call.inputs))), out_mask
 
 
 def softmax_axis_changes(maker: Maker) -> Iterator[Change]:
@@ -238,13 +234,12 @@ SOFTMAX_MASKS: Mapping[str, Callable[..., Result]] = {
 def alpha_changes(maker: Maker) -> Iterator[Change]:
     """Yield other slopes of a PReLU, which has one for each unit or shares them."""
     for words, change in _ALPHAS.items():
-        apply = weighted(partial(_with_alpha, change))
+        apply = weighted_one("alpha", partial(_shared, change))
         yield maker.change("slope", f"{words}, Keras has one for each of its units", apply)
 
 
-def _with_alpha(change: Callable[[Array], float], weights: dict[str, Array]) -> Mapping[str, Array]:
-    alpha = np.asarray(weights["alpha"], np.float64)
-    return {**weights, "alpha": np.full_like(alpha, change(alpha))}
+def _shared(change: Callable[[Array], float], alpha: Array) -> Array:
+    return np.full(alpha.shape, change(np.asarray(alpha, np.float64)))
 
 
 _ALPHAS: Mapping[str, Callable[[Array], float]] = {

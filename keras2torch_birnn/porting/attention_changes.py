@@ -18,8 +18,10 @@ from keras2torch_birnn.porting.changes import (
     Change,
     LayerCall,
     Maker,
+    Weights,
     called_with,
     weighted,
+    weighted_one,
 )
 from keras2torch_birnn.porting.mask_rules import PLACES, Rule
 from keras2torch_birnn.reference.activations import activate, sigmoid
@@ -27,7 +29,6 @@ from keras2torch_birnn.reference.attention import MASKED_SCORE
 from keras2torch_birnn.reference.context import Context, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
 
-Weights: TypeAlias = Mapping[str, Array]
 _ROLES = ("query", "key", "value")
 _ORDINALS = ("first", "second", "third")
 _USUAL = {2: (0, 1, 1), 3: (0, 2, 1)}  # the inputs that are query, key and value
@@ -37,10 +38,10 @@ def attention_changes(maker: Maker) -> Iterator[Change]:
     """Yield mistakes of dot products, scores and roles; of several heads, in the projections."""
     heads = maker.layer.class_name in _HEADS
     for words, factor in _SCALES.get(maker.layer.class_name, {}).items():
-        yield maker.change("scale", words, _scaled(factor, heads=heads))
+        yield maker.change("scale", words, partial(_scaled, factor, heads=heads))
     yield from _roles(maker)
     for mask, words in _MASKS.items():
-        yield maker.change("mask missing", words, _without_masks(mask))
+        yield maker.change("mask missing", words, partial(_without_masks, mask))
     words = "the masks of query and value are exchanged"
     yield maker.change("mask rule", words, _with_exchanged_masks)
     words = "each step attends to earlier ones alone (causal), Keras to all"
@@ -55,11 +56,10 @@ def attention_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("formula", words, apply)
     for name in ("scale", "concat_score_weight"):
         for words, scale in _LEARNED_SCALES.items() if name in maker.layer.weights else ():
-            scaled = weighted(partial(_with_scale, name, scale))
-            yield maker.change("scale", words.format(name), scaled)
+            yield maker.change("scale", words.format(name), weighted_one(name, scale))
     for words, rule in PLACES.items():
         words = f"{words}; of its value, and other layers have the right one"
-        yield maker.change("mask rule", words, _with_value_mask(rule))
+        yield maker.change("mask rule", words, partial(_with_value_mask, rule))
     for words, move in _GIVEN_MASKS.items() if heads else ():
         yield maker.change("mask missing", words, partial(_with_given_mask, move))
 
@@ -111,35 +111,27 @@ _SCALES: Mapping[str, Mapping[str, Factor]] = {
 }
 
 
-def _scaled(factor: Factor, *, heads: bool) -> Apply:
+def _scaled(factor: Factor, call: LayerCall, *, heads: bool) -> Result:
     """Multiply the scores, by way of the query."""
-
-    def apply(call: LayerCall) -> Result:
-        query, *others = leaves(call.inputs)
-        if not heads:
-            times = factor(1, 1, query.shape[-1], 1)
-            if len(others) == 1:
-                others.append(others[0])  # the query alone is scaled
-            return call._replace(inputs=(query * times, *others)).run()
-        n, w = call.layer.weights["query/kernel"].shape[1:]
-        times = factor(n, w, query.shape[-1], call.layer.weights["value/kernel"].shape[-1])
-        own = {
-            k: np.asarray(v) * times
-            for k, v in call.layer.weights.items()
-            if k.startswith("query/")
-        }
-        return call.weighted(own).run()
-
-    return apply
-
-
-def _with_scale(name: str, change: Callable[[Array], Array], weights: dict[str, Array]) -> Weights:
-    return {**weights, name: change(np.asarray(weights[name], np.float64))}
+    query, *others = leaves(call.inputs)
+    if not heads:
+        times = factor(1, 1, query.shape[-1], 1)
+        if len(others) == 1:
+            others.append(others[0])  # the query alone is scaled
+        return call._replace(inputs=(query * times, *others)).run()
+    n, w = call.layer.weights["query/kernel"].shape[1:]
+    times = factor(n, w, query.shape[-1], call.layer.weights["value/kernel"].shape[-1])
+    own = {
+        k: np.asarray(v) * times for k, v in call.layer.weights.items() if k.startswith("query/")
+    }
+    return call.weighted(own).run()
 
 
 _LEARNED_SCALES: Mapping[str, Callable[[Array], Array]] = {
     "its {} is not used": np.ones_like,
-    "the scores are divided by its {}, Keras multiplies by it": lambda scale: 1 / scale,
+    "the scores are divided by its {}, Keras multiplies by it": lambda scale: (
+        1 / np.asarray(scale, np.float64)
+    ),
 }
 
 
@@ -156,30 +148,21 @@ _MASKS: Mapping[tuple[int, ...], str] = {
 }
 
 
-def _without_masks(places: tuple[int, ...]) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        if all(one is None for number, one in enumerate(call.masks) if number in places):
-            raise ValueError("there is no such mask")
-        left = tuple(None if number in places else one for number, one in enumerate(call.masks))
-        return call._replace(mask=left).run()
-
-    return apply
+def _without_masks(places: tuple[int, ...], call: LayerCall) -> Result:
+    if all(one is None for number, one in enumerate(call.masks) if number in places):
+        raise ValueError("there is no such mask")
+    left = tuple(None if number in places else one for number, one in enumerate(call.masks))
+    return call._replace(mask=left).run()
 
 
-def _with_value_mask(rule: Rule) -> Apply:
+def _with_value_mask(rule: Rule, call: LayerCall) -> Result:
     """Make a change of the masks of the value and the key."""
-
-    def apply(call: LayerCall) -> Result:
-        query, *others = call.masks or [None]
-        if all(one is None for one in others):
-            raise ValueError("there is no such mask")
-        ruled = (
-            None if one is None else rule(np.asarray(one).astype(bool), None) for one in others
-        )
-        output, _ = call._replace(mask=(query, *ruled)).run()
-        return output, call.aside().run()[1]
-
-    return apply
+    query, *others = call.masks or [None]
+    if all(one is None for one in others):
+        raise ValueError("there is no such mask")
+    ruled = (None if one is None else rule(np.asarray(one).astype(bool), None) for one in others)
+    output, _ = call._replace(mask=(query, *ruled)).run()
+    return output, call.aside().run()[1]
 
 
 def _with_exchanged_masks(call: LayerCall) -> Result:
@@ -216,30 +199,28 @@ def _roles(maker: Maker) -> Iterator[Change]:
                     for role, place, own in zip(_ROLES, places, usual, strict=True)
                     if place != own
                 )
-                yield maker.change("order", f"{told}, Keras takes others", _cast(count, places))
+                yield maker.change(
+                    "order", f"{told}, Keras takes others", partial(_cast, count, places)
+                )
 
 
-def _cast(count: int, places: tuple[int, ...]) -> Apply:
+def _cast(count: int, places: tuple[int, ...], call: LayerCall) -> Result:
     """Give the inputs of these places as query, key and value."""
-
-    def apply(call: LayerCall) -> Result:
-        given = list(leaves(call.inputs))
-        if len(given) != count:
-            raise ValueError("another number of inputs")
-        query, key, value = (given[place] for place in places)
-        masks = call.mask
-        if call.masks:
-            found = [call.masks[place] for place in places]
-            masks = (found[0], found[2], found[1])
-        return call._replace(inputs=(query, value, key), mask=masks).run()
-
-    return apply
+    given = list(leaves(call.inputs))
+    if len(given) != count:
+        raise ValueError("another number of inputs")
+    query, key, value = (given[place] for place in places)
+    masks = call.mask
+    if call.masks:
+        found = [call.masks[place] for place in places]
+        masks = (found[0], found[2], found[1])
+    return call._replace(inputs=(query, value, key), mask=masks).run()
 
 
 # ---- projections ---------------------------------------------------------------------------------
 
 
-def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[dict[str, Array]], Weights]]]:
+def _projections(layer: LayerSpec) -> Iterator[tuple[str, Callable[[Weights], Weights]]]:
     """Yield wrong weights of the projections of several heads, with words."""
     biased = [name for name in layer.weights if name.endswith("/bias")]
     alone = [name for name in biased if name != "key/bias"]  # it adds the same to all scores
@@ -270,36 +251,35 @@ def _shown(name: str) -> str:
     return name.partition("/")[0].replace("_", "'s ").replace("attention's", "attention")
 
 
-def _times_zero(weights: dict[str, Array], *, names: list[str]) -> Weights:
-    return {**weights, **{name: 0 * np.asarray(weights[name]) for name in names}}
+def _times_zero(weights: Weights, *, names: list[str]) -> Weights:
+    return {name: 0 * weights[name] for name in names}
 
 
-def _averaged_heads(weights: dict[str, Array]) -> Weights:
+def _averaged_heads(weights: Weights) -> Weights:
     kernel = weights["attention_output/kernel"]
-    return {**weights, "attention_output/kernel": kernel / len(kernel)}
+    return {"attention_output/kernel": kernel / len(kernel)}
 
 
-def _renamed(weights: dict[str, Array], *, names: Mapping[str, str]) -> Weights:
-    moved = {
+def _renamed(weights: Weights, *, names: Mapping[str, str]) -> Weights:
+    return {
         name: weights[f"{names[name.partition('/')[0]]}/{name.partition('/')[2]}"]
         for name in weights
         if name.partition("/")[0] in names
     }
-    return {**weights, **moved}
 
 
-def _interleaved(weights: dict[str, Array], *, names: list[str]) -> Weights:
+def _interleaved(weights: Weights, *, names: list[str]) -> Weights:
     """Read the two axes (n, w) of one lying in memory as (w, n)."""
 
     def turned(name: str) -> Array:
-        array = np.asarray(weights[name])
+        array = weights[name]
         first = 0 if name.startswith("attention_output/") else array.ndim - 2
         n, w = array.shape[first : first + 2]
         shape = (*array.shape[:first], w, n, *array.shape[first + 2 :])
         moved: Array = array.reshape(shape).swapaxes(first, first + 1)
         return moved
 
-    return {**weights, **{name: turned(name) for name in names}}
+    return {name: turned(name) for name in names}
 
 
 # ---- the formula ---------------------------------------------------------------------------------

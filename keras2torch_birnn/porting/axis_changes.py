@@ -135,9 +135,8 @@ def _moved_to(axis: int, x: Array) -> Array:
 RESHAPED = "is reshaped to the axes that torch has, where they have to be exchanged"
 
 
-def reshaped(name: str, weights: dict[str, Array]) -> Mapping[str, Array]:
+def reshaped(kernel: Array) -> Array:
     """View a kernel (..., in, out) in memory as torch's (out, in, ...)."""
-    kernel = np.asarray(weights[name])
     axes = (kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2))
     viewed = kernel.reshape([kernel.shape[axis] for axis in axes])
-    return {**weights, name: viewed.transpose(np.argsort(axes))}
+    return viewed.transpose(np.argsort(axes))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.porting.call_graph import call_path
+from keras2torch_birnn.porting.call_graph import path_of
 from keras2torch_birnn.porting.mask_rules import SPECIAL_IDS
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import (
@@ -125,7 +125,7 @@ def _joins_masks(spec: ModelSpec, batch: Batch) -> bool:
     for call in spec.graph.calls:
         layer = spec.graph.layer(call.layer)
         refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
-        given = [list(leaves(masks[call_path(ref.layer, ref.call)])) for ref in refs]
+        given = [list(leaves(masks[path_of(ref)])) for ref in refs]
         some = [
             ref for ref, own in zip(refs, given, strict=True) if any(m is not None for m in own)
         ]
@@ -161,17 +161,21 @@ def _batches_of_one_call(spec: ModelSpec, inputs: InputData | None) -> list[Batc
         return [Batch("", tuple(map(_with_all_ids, ends, facts)))]
     rng = np.random.default_rng(0)
     return [
-        Batch(
-            name,
-            tuple(
-                _pad_inside(
-                    _with_ids(_rows(drawn, place, kind, facts), fact, kind), fact, kind, rng
-                )
-                for place, fact in enumerate(facts)
-            ),
-        )
+        Batch(name, tuple(_padded(drawn, place, kind, facts, rng) for place in range(len(facts))))
         for kind, name in enumerate(_KINDS)
     ]
+
+
+def _padded(
+    drawn: Sequence[Sequence[Array]],
+    place: int,
+    kind: int,
+    facts: Sequence[InputFacts],
+    rng: np.random.Generator,
+) -> Array:
+    """Return one input with one kind of padding; full rows have every id."""
+    rows = _rows(drawn, place, kind, facts)
+    return _pad_inside(rows, facts[place], kind, rng) if kind else _with_all_ids(rows, facts[place])
 
 
 def _rows(
@@ -201,10 +205,6 @@ def _rows(
         fewer = max(0, min(cut, len(steps) - 1))
         row[steps[len(steps) - fewer :] if kind == 1 else steps[:fewer]] = fact.padding
     return rows
-
-
-def _with_ids(x: Array, fact: InputFacts, kind: int) -> Array:
-    return x if kind else _with_all_ids(x, fact)
 
 
 def _with_all_ids(x: Array, fact: InputFacts) -> Array:
@@ -249,7 +249,7 @@ def _pad_inside(x: Array, fact: InputFacts, kind: int, rng: np.random.Generator)
 
     Each T that counts keeps some of its L. A step with padding in some of its features counts.
     """
-    if kind == 0 or fact.padding is None or x.ndim != 3 or x.shape[2] < 2:
+    if fact.padding is None or x.ndim != 3 or x.shape[2] < 2:
         return x
     padded = x.copy()
     size = x.shape[2]

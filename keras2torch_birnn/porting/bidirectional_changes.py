@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
-from keras2torch_birnn.porting.changes import AROUND, Apply, Change, Key, LayerCall, configured
+from keras2torch_birnn.porting.call_graph import place_of
+from keras2torch_birnn.porting.cell_changes import inner_changes
+from keras2torch_birnn.porting.changes import AROUND, Apply, Change, LayerCall, Maker, configured
 from keras2torch_birnn.porting.general_changes import MOVES
 from keras2torch_birnn.porting.recurrent_changes import (
     BATCH_FIRST,
     CELLS,
+    Pick,
     as_cell,
     as_sequences,
     cell_changes,
     first_step,
-    inner_changes,
     kept_state_changes,
     largest_step,
     last_step,
     mean_of_valid,
     mean_step,
+    of_all,
     one_way_changes,
     order_changes,
     step_before_last,
     sum_of_steps,
+    valid_steps,
 )
 from keras2torch_birnn.porting.state_changes import state_changes
 from keras2torch_birnn.reference.context import Result
@@ -37,72 +42,54 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 Merge: TypeAlias = Callable[[Array, Array], Structure]
 # The layer's merge and both halves' outputs -> the output
 Both: TypeAlias = Callable[[Merge, Array, Array], Structure]
-# (B, T, H) and the mask (B, T) -> (B, H)
-Pick: TypeAlias = Callable[[Array, Array], Array]
 
 
-def recurrent_changes(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
-    """Yield the known mistakes of a recurrent layer, the likeliest first.
-
-    path: the layer as the user sees it; place: as the reference has it.
-    """
-    if layer.class_name != "Bidirectional":
-        yield from one_way_changes(path, place, layer)
+def recurrent_changes(maker: Maker) -> Iterator[Change]:
+    """Yield the known mistakes of a recurrent layer, the likeliest first."""
+    if maker.layer.class_name != "Bidirectional":
+        yield from one_way_changes(maker)
         return
-    halves = halves_of(place, layer)
-    if len(halves) < len(layer.parts):
+    halves = {name: half for name, half in maker.layer.parts.items() if half.class_name in CELLS}
+    if len(halves) < len(maker.layer.parts):
         return
-    first = as_cell(next(iter(halves.values())))
-    yield from cell_changes(path, halves, first)
-    yield from _bidirectional_changes(path, place, layer, halves)
-    yield from kept_state_changes(path, halves, first)
-    yield from inner_changes(path, halves, first)
-    for key, half in ((key, as_cell(half)) for key, half in halves.items()):
-        name = "forward" if key[0].endswith("/forward_layer") else "backward"
+    place = place_of(maker.path)
+    keys = {name: (f"{place}/{name}", half.class_name) for name, half in halves.items()}
+    both = Maker(maker.path, as_cell(next(iter(halves.values()))), keys.values())
+    yield from cell_changes(both)
+    yield from _bidirectional_changes(maker, both.layer)
+    yield from kept_state_changes(both)
+    yield from inner_changes(both)
+    for name, half in halves.items():
+        alone = Maker(maker.path, as_cell(half), [keys[name]])
         for change in (
-            *cell_changes(path, {key: half}, half),
-            *kept_state_changes(path, {key: half}, half),
-            *inner_changes(path, {key: half}, half),
-            *order_changes(path, {key: half}, half, each=False),
+            *cell_changes(alone),
+            *kept_state_changes(alone),
+            *inner_changes(alone),
+            *order_changes(alone, each=False),
         ):
-            yield replace(change, words=f"{name} half: {change.words}")
-    yield from order_changes(path, halves, first)
+            yield replace(change, words=f"{name.removesuffix('_layer')} half: {change.words}")
+    yield from order_changes(both)
 
 
-def halves_of(place: str, layer: LayerSpec) -> Mapping[Key, LayerSpec]:
-    """Return the directions of a recurrent layer by key; those that are LSTM, GRU, SimpleRNN."""
-    found = {place: layer}
-    if layer.class_name == "Bidirectional":
-        found = {f"{place}/{part}": half for part, half in layer.parts.items()}
-    return {
-        (where, half.class_name): half for where, half in found.items() if half.class_name in CELLS
-    }
-
-
-def _bidirectional_changes(
-    path: str, place: str, layer: LayerSpec, halves: Mapping[Key, LayerSpec]
-) -> Iterator[Change]:
+def _bidirectional_changes(maker: Maker, half: LayerSpec) -> Iterator[Change]:
     """Yield known mistakes of a ``Bidirectional``: merge, directions, states, halves mixed up."""
-
-    def here(kind: str, words: str, apply: Apply, rank: int = 0) -> Change:
-        return Change(kind, path, words, {(place, "Bidirectional"): apply}, rank=rank)
-
-    yield from (here(*one) for one in state_changes(layer))
-    mode = layer.config["merge_mode"]
-    half = as_cell(next(iter(halves.values())))
+    here = maker.change
+    yield from state_changes(maker)
+    mode = maker.config["merge_mode"]
     for name in MERGE_MODES if mode is not None else ():
         if name != mode:
             words = f"merges the halves by {name}, Keras by {mode}"
             yield here("merge mode", words, configured(merge_mode=name), AROUND)
-    for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
+    some = [((), "weights"), *(((name,), name.replace("_", " ")) for name in half.weights)]
+    for names, shown in some:
         words = f"the {shown} of the forward and the backward half are exchanged"
-        yield here("directions exchanged", words, _exchange_halves(names))
+        yield here("directions exchanged", words, partial(_exchange_halves, names))
     if half.config["return_state"]:
         for words, steps in _STEPS_AS_STATES.items():
             for merged in (True, False) if mode not in ("concat", None) else (False,):
                 whose = "the merged outputs" if merged else "the halves' outputs"
                 told = f"the states that it returns: h is taken from {whose} at {words}"
-                yield here("final state", told, _outputs_as_states(steps, merged=merged))
+                yield here("final state", told, partial(_outputs_as_states, steps, merged=merged))
     if mode == "concat":
         yield here(
             "merge order",
@@ -119,20 +106,51 @@ def _bidirectional_changes(
     else:
         for words, merge in _OTHER_MERGES.items():
             yield here("merge mode", f"{words}, Keras merges by {mode}", _merged(merge), AROUND)
-    table = _SEQUENCES if half.config["return_sequences"] else _LAST_STATES
-    for words, (kind, apply) in table.items():
-        yield here(kind, words, apply)
+    yield from _sequence_changes(maker) if half.config["return_sequences"] else _end_changes(maker)
     if half.class_name == "LSTM" and not half.config["return_sequences"]:
         for words, which in _CELL_STATES.items():
-            yield here("last state", words, _cell_states(which))
+            yield here("last state", words, partial(_cell_states, which))
     for words, merge in _ONE_HALF.items() if mode != "concat" else ():
         yield here("half left out", f"{words}, Keras merges by {mode}", _merged(merge), AROUND)
     for words, merge in _ONE_HALF_TWICE.items() if mode != "ave" else ():
         yield here("half taken twice", words, _merged(merge), AROUND)
     for part, other in (("forward", "backward"), ("backward", "forward")):
-        for names, shown in (((), "weights"), *(((n,), n.replace("_", " ")) for n in half.weights)):
+        for names, shown in some:
             words = f"the {other} half uses the {shown} of the {part} half"
-            yield here("halves alike", words, _share_half(f"{part}_layer", names))
+            yield here("halves alike", words, partial(_share_half, f"{part}_layer", names))
+
+
+def _sequence_changes(maker: Maker) -> Iterator[Change]:
+    """Yield wrong directions of halves that return all steps."""
+    words = "the backward half's output is not turned round in time"
+    yield maker.change("direction", words, _merged(lambda merge, f, b: merge(f, b[:, ::-1])))
+    turned = partial(_forward_both, lambda merge, f, b: merge(f, b[:, ::-1]))
+    yield maker.change("direction", _READS_FORWARD, turned)
+    words = "the backward half's output is turned round with the padding, so that it comes too late"
+    yield maker.change("reversed padding", words, _turned_with_padding)
+    yield maker.change(
+        "batch_first", BATCH_FIRST, partial(_swapped, lambda merge, f, b: merge(f, b))
+    )
+    for half, moved in (("forward", _with_forward), ("backward", _with_backward)):
+        for late in ("late", "early"):
+            words = f"the {half} half's output comes one step too {late}"
+            yield maker.change("steps", words, _merged(moved(MOVES[late])))
+
+
+def _end_changes(maker: Maker) -> Iterator[Change]:
+    """Yield other steps of halves that return their last one."""
+    forward = partial(_forward_both, lambda merge, f, b: merge(f, b))
+    yield maker.change("direction", _READS_FORWARD, forward)
+    for words, picks in _LAST_STATES.items():
+        yield maker.change("last state", words, partial(_picked, *picks))
+    words = "h_n (2, B, H) is viewed as (B, 2 H), which mixes rows of the batch"
+    viewed = _merged(lambda _, f, b: np.stack([f, b]).reshape(len(f), -1))
+    yield maker.change("last state", words, viewed)
+    swapped = partial(_swapped, lambda merge, f, b: merge(f[:, -1], b[:, -1]))
+    yield maker.change("batch_first", BATCH_FIRST, swapped)
+
+
+_READS_FORWARD = "the backward half reads the steps forward"
 
 
 # ---- ways to change what becomes of both halves --------------------------------------------------
@@ -162,111 +180,80 @@ def _result(merged: Structure, states: Sequence[Array], mask: Structure) -> Resu
     return (output, masks) if len(output) > 1 else (output[0], mask)
 
 
-def _swapped(merge: Both) -> Apply:
+def _swapped(merge: Both, call: LayerCall) -> Result:
     """Let both halves run over the batch; ``merge`` gets their sequences (B, T, H)."""
-
-    def apply(call: LayerCall) -> Result:
-        parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
-        apart = call.with_parts(parts).configured(merge_mode=None)
-        (f, b), _ = apart._replace(inputs=np.swapaxes(call.inputs, 0, 1), mask=None).run()
-        sequences = next(iter(call.layer.parts.values())).config["return_sequences"]
-        merged = merge(_merge_of(call.layer), np.swapaxes(f, 0, 1), np.swapaxes(b, 0, 1))
-        return _result(merged, (), call.mask if sequences else None)
-
-    return apply
+    parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
+    apart = call.with_parts(parts).configured(merge_mode=None)
+    (f, b), _ = apart._replace(inputs=np.swapaxes(call.inputs, 0, 1), mask=None).run()
+    sequences = next(iter(call.layer.parts.values())).config["return_sequences"]
+    merged = merge(_merge_of(call.layer), np.swapaxes(f, 0, 1), np.swapaxes(b, 0, 1))
+    return _result(merged, (), call.mask if sequences else None)
 
 
-def _picked(*picks: Pick | None) -> Apply:
+def _picked(first: Pick | None, second: Pick | None, call: LayerCall) -> Result:
     """Make a change of which step of each half is taken; None: the one that Keras takes."""
-
-    def apply(call: LayerCall) -> Result:
-        apart = call.configured(merge_mode=None)
-        last, _ = apart.run()
-        parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
-        steps, _ = apart.with_parts(parts).run()
-        valid = _valid(call.mask, steps[0])
-        forward, backward = (
-            own if pick is None else pick(sequence, valid)
-            for pick, own, sequence in zip(picks, last[:2], steps[:2], strict=True)
-        )
-        return _result(_merge_of(call.layer)(forward, backward), last[2:], None)
-
-    return apply
-
-
-def _valid(mask: Structure, sequence: Array) -> Array:
-    """Return the mask (B, T) of a sequence (B, T, H), all true if it has none."""
-    if isinstance(mask, np.ndarray):
-        return mask.astype(bool)
-    return np.ones(sequence.shape[:2], bool)
+    apart = call.configured(merge_mode=None)
+    last, _ = apart.run()
+    parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
+    steps, _ = apart.with_parts(parts).run()
+    valid = valid_steps(call.mask, steps[0])
+    forward, backward = (
+        own if pick is None else pick(sequence, valid)
+        for pick, own, sequence in zip((first, second), last[:2], steps[:2], strict=True)
+    )
+    return _result(_merge_of(call.layer)(forward, backward), last[2:], None)
 
 
 def _turned_with_padding(call: LayerCall) -> Result:
     """Flip whole rows of the backward half's output, whose steps were put where they count."""
     (forward, backward, *states), masks = call.configured(merge_mode=None).run()
-    valid = _valid(call.mask, backward)
+    valid = valid_steps(call.mask, backward)
     turned = np.zeros_like(backward)
     for row, steps in enumerate(valid):
         turned[row, steps[::-1]] = backward[row, steps]
     return _result(_merge_of(call.layer)(forward, turned), states, masks[0])
 
 
-def _forward_both(merge: Both) -> Apply:
+def _forward_both(merge: Both, call: LayerCall) -> Result:
     """Let the backward half read forward; ``merge`` gets its output turned round by Keras."""
-
-    def apply(call: LayerCall) -> Result:
-        half = call.layer.parts["backward_layer"]
-        half = replace(half, config={**half.config, "go_backwards": False})
-        parts = {**call.layer.parts, "backward_layer": half}
-        return _merged(merge)(call.with_parts(parts))
-
-    return apply
+    half = call.layer.parts["backward_layer"]
+    half = replace(half, config={**half.config, "go_backwards": False})
+    parts = {**call.layer.parts, "backward_layer": half}
+    return _merged(merge)(call.with_parts(parts))
 
 
-def _cell_states(which: tuple[int, int]) -> Apply:
+def _cell_states(which: tuple[int, int], call: LayerCall) -> Result:
     """Merge two of: the last outputs of both halves, then h and c of the forward half, and h, c."""
-
-    def apply(call: LayerCall) -> Result:
-        parts = {
-            name: replace(half, config={**half.config, "return_state": True})
-            for name, half in call.layer.parts.items()
-        }
-        output, _ = call.with_parts(parts).configured(merge_mode=None).run()
-        states = output[2:] if call.layer.parts["forward_layer"].config["return_state"] else ()
-        return _result(_merge_of(call.layer)(output[which[0]], output[which[1]]), states, None)
-
-    return apply
+    parts = {
+        name: replace(half, config={**half.config, "return_state": True})
+        for name, half in call.layer.parts.items()
+    }
+    output, _ = call.with_parts(parts).configured(merge_mode=None).run()
+    states = output[2:] if call.layer.parts["forward_layer"].config["return_state"] else ()
+    return _result(_merge_of(call.layer)(output[which[0]], output[which[1]]), states, None)
 
 
-def _outputs_as_states(steps: tuple[int, int], *, merged: bool) -> Apply:
+def _outputs_as_states(steps: tuple[int, int], call: LayerCall, *, merged: bool) -> Result:
     """Return outputs at these steps in the place of the last h of both halves; c stays."""
-
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
-        sequences, _ = call.aside().with_parts(parts).configured(merge_mode=None).run()
-        if merged:
-            sequences = [_merge_of(call.layer)(*sequences)] * 2
-        count = 2 if call.layer.parts["forward_layer"].class_name == "LSTM" else 1
-        forward, backward = (y[:, step] for y, step in zip(sequences, steps, strict=True))
-        heads, states = output[: -2 * count], output[-2 * count :]
-        return (*heads, forward, *states[1:count], backward, *states[count + 1 :]), out_mask
-
-    return apply
+    output, out_mask = call.run()
+    parts = {name: as_sequences(half) for name, half in call.layer.parts.items()}
+    sequences, _ = call.aside().with_parts(parts).configured(merge_mode=None).run()
+    if merged:
+        sequences = [_merge_of(call.layer)(*sequences)] * 2
+    count = 2 if call.layer.parts["forward_layer"].class_name == "LSTM" else 1
+    forward, backward = (y[:, step] for y, step in zip(sequences, steps, strict=True))
+    heads, states = output[: -2 * count], output[-2 * count :]
+    return (*heads, forward, *states[1:count], backward, *states[count + 1 :]), out_mask
 
 
-def _exchange_halves(names: Sequence[str]) -> Apply:
+def _exchange_halves(names: Sequence[str], call: LayerCall) -> Result:
     """Exchange weights of both halves: those of these names, or all."""
-
-    def apply(call: LayerCall) -> Result:
-        halves = list(call.layer.parts.values())
-        parts = {
-            part: replace(own, weights={**own.weights, **_some(other.weights, names)})
-            for part, own, other in zip(call.layer.parts, halves, halves[::-1], strict=True)
-        }
-        return call.with_parts(parts).run()
-
-    return apply
+    halves = list(call.layer.parts.values())
+    parts = {
+        part: replace(own, weights={**own.weights, **_some(other.weights, names)})
+        for part, own, other in zip(call.layer.parts, halves, halves[::-1], strict=True)
+    }
+    return call.with_parts(parts).run()
 
 
 def _some(weights: Mapping[str, Array], names: Sequence[str]) -> Mapping[str, Array]:
@@ -274,22 +261,14 @@ def _some(weights: Mapping[str, Array], names: Sequence[str]) -> Mapping[str, Ar
     return {name: weights[name] for name in names or weights}
 
 
-def _share_half(name: str, names: Sequence[str]) -> Apply:
+def _share_half(name: str, names: Sequence[str], call: LayerCall) -> Result:
     """Let both halves use weights of one of them: those of these names, or all."""
-
-    def apply(call: LayerCall) -> Result:
-        shared = _some(call.layer.parts[name].weights, names)
-        parts = {
-            part: replace(half, weights={**half.weights, **shared})
-            for part, half in call.layer.parts.items()
-        }
-        return call.with_parts(parts).run()
-
-    return apply
-
-
-def _step(pick: Callable[[Array], Array]) -> Pick:
-    return lambda y, _: pick(y)
+    shared = _some(call.layer.parts[name].weights, names)
+    parts = {
+        part: replace(half, weights={**half.weights, **shared})
+        for part, half in call.layer.parts.items()
+    }
+    return call.with_parts(parts).run()
 
 
 def _last_valid(y: Array, valid: Array) -> Array:
@@ -334,90 +313,47 @@ def _with_backward(move: Callable[[Array], Array]) -> Both:
     return lambda merge, f, b: merge(f, move(b))
 
 
-_FIRST, _LAST = _step(first_step), _step(last_step)
-_SEQUENCES: Mapping[str, tuple[str, Apply]] = {
-    "the backward half's output is not turned round in time": (
-        "direction",
-        _merged(lambda merge, f, b: merge(f, b[:, ::-1])),
-    ),
-    "the backward half reads the steps forward": (
-        "direction",
-        _forward_both(lambda merge, f, b: merge(f, b[:, ::-1])),
-    ),
-    "the backward half's output is turned round with the padding, so that it comes too late": (
-        "reversed padding",
-        _turned_with_padding,
-    ),
-    BATCH_FIRST: ("batch_first", _swapped(lambda merge, f, b: merge(f, b))),
-    **{
-        f"the {half} half's output comes one step too {words}": (
-            "steps",
-            _merged(moved(MOVES[words])),
-        )
-        for half, moved in (("forward", _with_forward), ("backward", _with_backward))
-        for words in ("late", "early")
-    },
-}
-_LAST_STATES: Mapping[str, tuple[str, Apply]] = {
-    "the backward half reads the steps forward": (
-        "direction",
-        _forward_both(lambda merge, f, b: merge(f, b)),
-    ),
+_FIRST, _LAST = of_all(first_step), of_all(last_step)
+# Which steps of the forward and of the backward half are taken; None: the one that Keras takes
+_LAST_STATES: Mapping[str, tuple[Pick | None, Pick | None]] = {
     "takes the last step of both halves (out[:, -1]); the backward half ends at the first": (
-        "last state",
-        _picked(_LAST, _LAST),
+        _LAST,
+        _LAST,
     ),
     "takes the first step of both halves (out[:, 0]); the forward half ends at the last": (
-        "last state",
-        _picked(_FIRST, _FIRST),
+        _FIRST,
+        _FIRST,
     ),
     "takes the first step of the forward half and the last one of the backward half": (
-        "last state",
-        _picked(_FIRST, _LAST),
+        _FIRST,
+        _LAST,
     ),
     "takes the last step that counts of both halves; the backward half ends at the first": (
-        "last state",
-        _picked(None, _last_valid),
+        None,
+        _last_valid,
     ),
-    "takes the step before the last that counts of the forward half": (
-        "last state",
-        _picked(step_before_last, None),
-    ),
-    "takes the last step of the backward half (out[:, -1]), which ends at the first": (
-        "last state",
-        _picked(None, _LAST),
-    ),
+    "takes the step before the last that counts of the forward half": (step_before_last, None),
+    "takes the last step of the backward half (out[:, -1]), which ends at the first": (None, _LAST),
     "takes the last step of the array for the forward half, also where it is padding": (
-        "last state",
-        _picked(_LAST, None),
+        _LAST,
+        None,
     ),
     "takes the first step of the array for the backward half, also where it is padding": (
-        "last state",
-        _picked(None, _FIRST),
+        None,
+        _FIRST,
     ),
-    "takes the ends of the array for both halves, also where they are padding": (
-        "last state",
-        _picked(_LAST, _FIRST),
-    ),
+    "takes the ends of the array for both halves, also where they are padding": (_LAST, _FIRST),
     "takes the mean over the steps where Keras takes the last": (
-        "last state",
-        _picked(_step(mean_step), _step(mean_step)),
+        of_all(mean_step),
+        of_all(mean_step),
     ),
     "takes the mean over the steps that count where Keras takes the last": (
-        "last state",
-        _picked(mean_of_valid, mean_of_valid),
+        mean_of_valid,
+        mean_of_valid,
     ),
-    "adds up the steps where Keras takes the last": (
-        "last state",
-        _picked(_step(sum_of_steps), _step(sum_of_steps)),
-    ),
+    "adds up the steps where Keras takes the last": (of_all(sum_of_steps), of_all(sum_of_steps)),
     "takes the maximum over the steps where Keras takes the last": (
-        "last state",
-        _picked(_step(largest_step), _step(largest_step)),
+        of_all(largest_step),
+        of_all(largest_step),
     ),
-    "h_n (2, B, H) is viewed as (B, 2 H), which mixes rows of the batch": (
-        "last state",
-        _merged(lambda _, f, b: np.stack([f, b]).reshape(len(f), -1)),
-    ),
-    BATCH_FIRST: ("batch_first", _swapped(lambda merge, f, b: merge(f[:, -1], b[:, -1]))),
 }

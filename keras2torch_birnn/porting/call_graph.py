@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from keras2torch_birnn.spec import Graph, LayerSpec, leaves, tensors
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, leaves, tensors
 
 
 def call_path(layer: str, index: int) -> str:
     """Return the path of a call in its graph: ``name``, or ``name#1`` of the second call."""
     return f"{layer}#{index}" if index else layer
+
+
+def path_of(one: Call | TensorRef) -> str:
+    """Return the path of a call, or of the call that returns a tensor, in its graph."""
+    return call_path(one.layer, one.index if isinstance(one, Call) else one.call)
 
 
 def place_of(path: str) -> str:
@@ -33,11 +38,11 @@ def direct_sources(graph: Graph, start: str, outer: Sequence[str] = ()) -> dict[
         refs = tensors((call.args, dict(call.kwargs)))
         for name, index in reversed(dict.fromkeys((ref.layer, ref.call) for ref in refs)):
             before += outer if (name, index) in inputs else [f"{start}{call_path(name, index)}"]
-        path = f"{start}{call_path(call.layer, call.index)}"
+        path = f"{start}{path_of(call)}"
         inner, prefix = _inside(graph.layer(call.layer), path)
         if inner.graph is not None:
             found |= direct_sources(inner.graph, prefix, before)
-            ends = [call_path(ref.layer, ref.call) for ref in leaves(inner.graph.outputs)]
+            ends = [path_of(ref) for ref in leaves(inner.graph.outputs)]
             before = [*(f"{prefix}{end}" for end in ends), *before]
         found[path] = before
     return found
@@ -65,10 +70,10 @@ def later_uses(graph: Graph, start: str) -> dict[str, frozenset[str]]:
     uses: dict[str, set[str]] = {}
     before: dict[str, set[str]] = {}
     for call in graph.calls:
-        path = f"{start}{call_path(call.layer, call.index)}"
+        path = f"{start}{path_of(call)}"
         earlier: set[str] = set()
         for ref in tensors((call.args, dict(call.kwargs))):
-            other = f"{start}{call_path(ref.layer, ref.call)}"
+            other = f"{start}{path_of(ref)}"
             earlier |= {other} | before.get(other, set())
         inner, prefix = _inside(graph.layer(call.layer), path)
         names = {path}

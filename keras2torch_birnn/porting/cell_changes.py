@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, LayerCall
+from keras2torch_birnn.porting.changes import INSIDE, Apply, Change, LayerCall, Maker
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.cells import State, Step, first_state, step_of
 from keras2torch_birnn.reference.context import Context, Result
@@ -27,42 +27,74 @@ Hold: TypeAlias = Callable[[Array, Taken, Taken], Taken]
 Row: TypeAlias = tuple[str, str, Apply]
 
 
-def hold_changes(layer: LayerSpec) -> Iterator[Row]:
+# Activations that are tried
+ACTIVATIONS = (
+    "tanh",
+    "sigmoid",
+    "relu",
+    "hard_sigmoid_0.2",
+    "hard_sigmoid_1/6",
+    "linear",
+    "hard_tanh",
+    "softsign",
+    "elu",
+    "relu6",
+    "silu",
+    "gelu",
+    "selu",
+    "softplus",
+)
+_SHOWN = {
+    "hard_sigmoid_0.2": "hard_sigmoid with slope 0.2 (Keras 1 and 2)",
+    "hard_sigmoid_1/6": "hard_sigmoid with slope 1/6 (Keras 3, torch)",
+    "linear": "no activation",
+}
+
+
+def show_activation(value: object) -> str:
+    """Name an activation for people."""
+    if isinstance(value, dict):
+        options = ", ".join(f"{key} {found}" for key, found in value.items() if key != "name")
+        return f"{value['name']} ({options})" if options else str(value["name"])
+    return _SHOWN.get(str(value), str(value))
+
+
+def inner_changes(maker: Maker) -> Iterator[Change]:
+    """Yield mistakes inside the loop."""
+    for make in (_hold_changes, _inner_activation_changes, _formula_changes):
+        for row in make(maker.layer):
+            yield maker.change(*row, INSIDE)
+
+
+def _hold_changes(layer: LayerSpec) -> Iterator[Row]:
     """Yield wrong ways to hold the states of an LSTM, GRU or SimpleRNN at padded steps."""
     for words, hold in {**(_OF_TWO_STATES if layer.class_name == "LSTM" else {}), **_HOLDS}.items():
-        yield "held state", words, _held(hold)
+        yield "held state", words, partial(_held, hold)
 
 
-def inner_activation_changes(
-    layer: LayerSpec, names: tuple[str, ...], show: Callable[[object], str]
-) -> Iterator[Row]:
-    """Yield an LSTM's other activation at one of its two places: at the new values, or at c.
-
-    show: names an activation for people.
-    """
-    if layer.class_name != "LSTM":
-        return
+def _inner_activation_changes(layer: LayerSpec) -> Iterator[Row]:
+    """Yield an LSTM's other activation at one of its two places: at the new values, or at c."""
     own = layer.config["activation"]
-    for name in names:
-        if name == own:
-            continue
-        has = f"Keras has {show(own)} there, too"
-        at_c = _stepped(partial(_lstm, output=name))
-        yield "activation", f"{show(name)} of c before the output gate, {has}", at_c
-        at_new = _stepped(partial(_lstm, candidate=name))
-        yield "activation", f"{show(name)} of the new values that enter c, {has}", at_new
+    for name in ACTIVATIONS if layer.class_name == "LSTM" else ():
+        if name != own:
+            has = f"Keras has {show_activation(own)} there, too"
+            words = f"{show_activation(name)} of c before the output gate, {has}"
+            yield "activation", words, partial(_stepped, partial(_lstm, output=name))
+            words = f"{show_activation(name)} of the new values that enter c, {has}"
+            yield "activation", words, partial(_stepped, partial(_lstm, candidate=name))
 
 
-def formula_changes(layer: LayerSpec) -> Iterator[Row]:
+def _formula_changes(layer: LayerSpec) -> Iterator[Row]:
     """Yield steps of an LSTM or a GRU by another formula, and of any cell by another state."""
     if layer.class_name == "LSTM":
         words = "h is the activation of o c, Keras multiplies o by the activation of c"
         late = partial(_lstm, output="linear", last=layer.config["activation"])
-        yield "formula", words, _stepped(late)
+        yield "formula", words, partial(_stepped, late)
         for words, more in _LSTM_STEPS.items():
-            yield "formula", words, _stepped(partial(_lstm, **more))
+            yield "formula", words, partial(_stepped, partial(_lstm, **more))
     for words, keep in _KEPT_STATES.items():
-        yield "formula", f"{words}, Keras does not do that", _stepped(partial(_kept_by, keep))
+        words = f"{words}, Keras does not do that"
+        yield "formula", words, partial(_stepped, partial(_kept_by, keep))
     for name in ("relu", "tanh"):
         words = f"{name} follows what it reads of the input (x W + b), which Keras does not have"
         yield "formula", words, partial(_projected, name)
@@ -74,14 +106,15 @@ def formula_changes(layer: LayerSpec) -> Iterator[Row]:
         for name in ("tanh", "relu", "linear", "hard_sigmoid_0.2", "hard_sigmoid_1/6", "sigmoid"):
             if name != layer.config["recurrent_activation"]:
                 words = f"{name} at the gate {letter} alone, which Keras does not have"
-                yield "activation", words, _stepped(partial(step, gates={letter: name}))
+                yield "activation", words, partial(_stepped, partial(step, gates={letter: name}))
     if layer.class_name != "GRU":
         return
     for words, combine in _NEW_STATES.items():
-        yield "formula", f"{words}, Keras has z h + (1 - z) n", _stepped(partial(_gru, combine))
+        words = f"{words}, Keras has z h + (1 - z) n"
+        yield "formula", words, partial(_stepped, partial(_gru, combine))
     if layer.config["reset_after"]:
         words = "the reset gate multiplies what n reads of the input, too"
-        yield "formula", words, _stepped(partial(_gru, _usual_state, resets_input=True))
+        yield "formula", words, partial(_stepped, partial(_gru, _usual_state, resets_input=True))
 
 
 # What differs in the step of an LSTM -> the arguments of ``_lstm``
@@ -202,48 +235,40 @@ _HOLDS: Mapping[str, Hold] = {
 }
 
 
-def _held(hold: Hold) -> Apply:
+def _held(hold: Hold, call: LayerCall) -> Result:
     """Loop with another rule for padded steps: the last output is what is kept at the last step."""
+    if not isinstance(call.mask, np.ndarray) or call.layer.config["stateful"]:
+        raise ValueError("no step is padded")
+    x = call.context.number(call.inputs)
+    one = step_of(call.layer, call.context)
+    # The mask enters as one more feature, and the output that is kept as one more state.
+    flagged = np.concatenate([x, call.mask.astype(x.dtype).reshape(*x.shape[:2], 1)], axis=-1)
 
-    def apply(call: LayerCall) -> Result:
-        if not isinstance(call.mask, np.ndarray) or call.layer.config["stateful"]:
-            raise ValueError("no step is padded")
-        x = call.context.number(call.inputs)
-        one = step_of(call.layer, call.context)
-        # The mask enters as one more feature, and the output that is kept as one more state.
-        flagged = np.concatenate([x, call.mask.astype(x.dtype).reshape(*x.shape[:2], 1)], axis=-1)
+    def step(x: Array, state: State) -> Taken:
+        *before, last = state
+        kept, states = hold(x[:, -1:] > 0, one(x[:, :-1], tuple(before)), (last, (*before,)))
+        return kept, (*states, kept)
 
-        def step(x: Array, state: State) -> Taken:
-            *before, last = state
-            kept, states = hold(x[:, -1:] > 0, one(x[:, :-1], tuple(before)), (last, (*before,)))
-            return kept, (*states, kept)
+    def first(x: Array) -> State:
+        states = first_state(call.layer, call.context, x)
+        return (*states, np.zeros_like(states[0]))
 
-        def first(x: Array) -> State:
-            states = first_state(call.layer, call.context, x)
-            return (*states, np.zeros_like(states[0]))
-
-        given = call.context.initial_state
-        more = None if given is None else (*given, np.zeros_like(given[0]))
-        output, _ = loop(call.layer, flagged, None, call.context.starting(more), step, first)
-        _, out_mask = call.aside().run()
-        return (output[:-1] if call.layer.config["return_state"] else output), out_mask
-
-    return apply
+    given = call.context.initial_state
+    more = None if given is None else (*given, np.zeros_like(given[0]))
+    output, _ = loop(call.layer, flagged, None, call.context.starting(more), step, first)
+    _, out_mask = call.aside().run()
+    return (output[:-1] if call.layer.config["return_state"] else output), out_mask
 
 
 # ---- the step itself -----------------------------------------------------------------------------
 
 
-def _stepped(make: Callable[[LayerSpec, Context], Step]) -> Apply:
+def _stepped(make: Callable[[LayerSpec, Context], Step], call: LayerCall) -> Result:
     """Loop with another step."""
-
-    def apply(call: LayerCall) -> Result:
-        start = partial(first_state, call.layer, call.context)
-        return loop(
-            call.layer, call.inputs, call.mask, call.context, make(call.layer, call.context), start
-        )
-
-    return apply
+    start = partial(first_state, call.layer, call.context)
+    return loop(
+        call.layer, call.inputs, call.mask, call.context, make(call.layer, call.context), start
+    )
 
 
 def _gates_of(layer: LayerSpec, other: Mapping[str, str] | None) -> Callable[[str, Array], Array]:

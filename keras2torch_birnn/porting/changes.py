@@ -6,7 +6,7 @@ what the port gives, then it describes what the port does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.porting.call_graph import place_of
 from keras2torch_birnn.reference.context import Context, Equation, Result
 from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
 
@@ -45,7 +46,7 @@ class LayerCall(NamedTuple):
         config = {**self.layer.config, **options}
         return self._replace(layer=replace(self.layer, config=config))
 
-    def weighted(self, weights: Mapping[str, Array]) -> LayerCall:
+    def weighted(self, weights: Weights) -> LayerCall:
         """Return the call with other arrays for some weights of the layer."""
         own = {**self.layer.weights, **weights}
         return self._replace(layer=replace(self.layer, weights=own))
@@ -63,6 +64,8 @@ class LayerCall(NamedTuple):
         return self._replace(context=self.context.aside())
 
 
+# A layer's weights by Keras' names
+Weights: TypeAlias = Mapping[str, Array]
 # The call that a change is made in -> the result
 Apply: TypeAlias = Callable[[LayerCall], Result]
 # What is applied, and a call with it -> the result
@@ -87,15 +90,19 @@ class Change:
 
 
 class Maker:
-    """Changes of one layer: its path for the user, its key in the reference, itself."""
+    """Changes of a layer: the path of its call, itself, and its keys in the reference.
 
-    def __init__(self, path: str, key: Key, layer: LayerSpec) -> None:
-        self.path, self.key, self.layer = path, key, layer
+    Those of several layers alike, as of both halves, have the keys of all, and one of the layers.
+    """
+
+    def __init__(self, path: str, layer: LayerSpec, keys: Collection[Key] = ()) -> None:
+        self.path, self.layer = path, layer
+        self.keys = keys or [(place_of(path), layer.class_name)]
         self.config: Mapping[str, Any] = layer.config
 
-    def change(self, kind: str, words: str, apply: Apply) -> Change:
-        """Make a change of this layer."""
-        return Change(kind, self.path, words, {self.key: apply})
+    def change(self, kind: str, words: str, apply: Apply, rank: int = 0) -> Change:
+        """Make a change at every key."""
+        return Change(kind, self.path, words, dict.fromkeys(self.keys, apply), rank=rank)
 
 
 # Kinds of changes that read the outputs of other layers.
@@ -177,29 +184,39 @@ def called_with(**options: Any) -> Apply:
     return apply
 
 
-def weighted(change: Callable[[dict[str, Array]], Mapping[str, Array]]) -> Apply:
-    """Make a change of a layer's weights, given and returned by Keras' names."""
+def weighted(change: Callable[[Weights], Weights]) -> Apply:
+    """Make a change of a layer's weights: given all of them, it returns those that differ."""
 
     def apply(call: LayerCall) -> Result:
         weights = {name: np.asarray(array) for name, array in call.layer.weights.items()}
-        return call._replace(layer=replace(call.layer, weights=dict(change(weights)))).run()
+        return call.weighted(change(weights)).run()
 
     return apply
 
 
+def weighted_one(name: str, change: Callable[[Array], Array]) -> Apply:
+    """Make a change of one of a layer's weights."""
+    return weighted(lambda weights: {name: change(weights[name])})
+
+
+def weighted_as(weights: Weights) -> Apply:
+    """Make a change that gives a layer these weights."""
+    return lambda call: call.weighted(weights).run()
+
+
+def only_at(path: str, apply: Apply) -> Apply:
+    """Make a change in one call alone of a layer that is called several times."""
+
+    def limited(call: LayerCall) -> Result:
+        return apply(call) if f"{call.context.path}/".startswith(f"{path}/") else call.run()
+
+    return limited
+
+
 def in_one_call(change: Change, path: str) -> Change:
     """Let a change of a layer that is called several times be made in this call alone."""
-
-    def limited(apply: Apply) -> Apply:
-        def run(call: LayerCall) -> Result:
-            if f"{call.context.path}/".startswith(f"{path}/"):
-                return apply(call)
-            return call.run()
-
-        return run
-
     number = int(path.rpartition("#")[2].partition("/")[0]) + 1 if "#" in path else 1
-    applied = {key: limited(apply) for key, apply in change.applied.items()}
+    applied = {key: only_at(path, apply) for key, apply in change.applied.items()}
     return replace(change, words=f"in call {number} alone: {change.words}", applied=applied)
 
 
@@ -263,12 +280,6 @@ def without_mask(call: LayerCall) -> Result:
     """Give no mask to later layers."""
     output, out_mask = call.run()
     return output, map_structure(lambda _: None, out_mask)
-
-
-def padding_at_end(call: LayerCall) -> Result:
-    """Give a mask that has the padding of every row at its end."""
-    output, out_mask = call.run()
-    return output, to_end(out_mask) if isinstance(out_mask, np.ndarray) else out_mask
 
 
 def masks_given(change: Callable[[Array, Structure], Array]) -> Apply:

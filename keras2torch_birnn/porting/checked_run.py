@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from keras2torch_birnn.porting.call_graph import call_path, direct_sources, later_uses, place_of
+from keras2torch_birnn.porting.call_graph import direct_sources, later_uses, path_of
 from keras2torch_birnn.porting.changes import Change, Maker, followed_by, with_changes
 from keras2torch_birnn.porting.general_changes import longest_first, rounding_changes
 from keras2torch_birnn.porting.kept_results import KeptResults, compute_anew
@@ -71,9 +71,8 @@ class CheckedRun:
                 continue
             there = self.run.latest(np.asarray(own, np.float64), valid)
             if there is not None:
-                key = place_of(path), self.layers[path].class_name
                 apply = followed_by(partial(_padded_as, there, valid))
-                found.append(Change("padding", path, "", {key: apply}))
+                found.append(Maker(path, self.layers[path]).change("padding", "", apply))
         return found
 
     @cached_property
@@ -150,13 +149,13 @@ class CheckedRun:
         """Return for each of the model's outputs the steps (B, T) that count; None: all."""
         found: list[Array | None] = []
         for ref in leaves(self.spec.graph.outputs):
-            path = call_path(ref.layer, ref.call)
+            path = path_of(ref)
             found.append(self.valid.get(path))
         return found
 
     def seen(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call."""
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        values = first_output(trace, path)
         valid = self.valid.get(path)
         return self.run.has(values, valid) or any(
             self.run.has(values[order], None if valid is None else valid[order])
@@ -180,7 +179,7 @@ class CheckedRun:
         A loop may never put them together, and two calls may be one of more rows or steps. Of a
         change that is only tried this tells too little: in another order they are the same ones.
         """
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        values = first_output(trace, path)
         key = path, values.shape, blake2b(values.tobytes()).digest()
         if key not in self._computed:
             self._computed[key] = self.seen(path, trace) or self._has_pieces(path, values)
@@ -226,15 +225,12 @@ class CheckedRun:
         if self.seen(path, trace):
             return True
         moved = any(one.kind in _OF_PLACES for one in changes)
-        values = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        values = first_output(trace, path)
         return not moved and self._has_steps(path, values)
 
     def find_rounding(self, explained: Sequence[Change]) -> Change | None:
         """Return the rounding of one output that explains the port's, with what is explained."""
-        makers = (
-            Maker(path, (place_of(path), layer.class_name), layer)
-            for path, layer in self.layers.items()
-        )
+        makers = (Maker(path, layer) for path, layer in self.layers.items())
         changes = (change for maker in makers for change in rounding_changes(maker))
         return next((one for one in changes if self.explained_by([*explained, one])), None)
 
@@ -255,6 +251,11 @@ class CheckedRun:
         """Tell whether the port's outputs are the reference's with these changes."""
         trace = self.compute(changes)
         return trace is not None and self.same_outputs(trace)
+
+
+def first_output(trace: Trace, path: str) -> Array:
+    """Return the first output of a call, in float64."""
+    return np.asarray(next(leaves(trace.layers[path])), np.float64)
 
 
 # Kinds of changes that may give the same steps in other places.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from itertools import combinations, permutations
 from typing import Any
 
@@ -25,9 +24,9 @@ from keras2torch_birnn.porting.batches import (
     batch_with_gaps,
     batches,
 )
-from keras2torch_birnn.porting.call_graph import call_path, place_of
-from keras2torch_birnn.porting.changes import Change, weighted
-from keras2torch_birnn.porting.checked_run import same
+from keras2torch_birnn.porting.call_graph import path_of, place_of
+from keras2torch_birnn.porting.changes import Apply, Change, Key, weighted_as
+from keras2torch_birnn.porting.checked_run import first_output, same
 from keras2torch_birnn.porting.function_port import has_values
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import is_recurrent
@@ -37,6 +36,7 @@ from keras2torch_birnn.porting.matching import (
     find_units,
     foreign_changes,
     match_units,
+    unmatched,
     weight_changes,
 )
 from keras2torch_birnn.porting.near_values import near_changes
@@ -268,14 +268,14 @@ class _Comparison:
             return None
         refs = leaves(self.spec.graph.outputs)
         ends = [
-            call_path(ref.layer, ref.call)
+            path_of(ref)
             for ref, y, mask in zip(refs, run.outputs, search.output_masks(), strict=False)
             if np.isnan(keep_valid(y, mask)).any()
         ]
         if not ends:
             return None
-        for path, output in trace.layers.items():
-            right = np.asarray(next(leaves(output)), np.float64)
+        for path in trace.layers:
+            right = first_output(trace, path)
             near = run.nearest(right, ())
             if near is None or search.seen(path, trace):
                 continue
@@ -408,11 +408,8 @@ class _Comparison:
         where = ""
         layer = search.layers.get(change.layer)
         if right is not None and wrong is not None and layer is not None:
-            pair = [
-                np.asarray(next(iter(leaves(trace.layers[change.layer]))), np.float64)
-                for trace in (right, wrong)
-            ]
-            where = locate_first(pair[0], pair[1], layer)
+            here, there = (first_output(one, change.layer) for one in (right, wrong))
+            where = locate_first(here, there, layer)
         path = change.layer
         if change.kind == "padding side":  # the layers that read the mask tell it from lengths
             users = search.later.get(path, frozenset()) | {path}
@@ -426,11 +423,9 @@ class _Comparison:
             for role, difference in match.differences.items():
                 words = "" if difference is None else difference.words
                 yield PortTensor(match.unit.names[role], match.leaf.name, words)
-        matched = {id(match.unit) for match in self.matches}
-        for unit in self.units:
-            if id(unit) not in matched:
-                for name in unit.names.values():
-                    yield PortTensor(name, "", "matched to no layer")
+        for unit in unmatched(self.units, self.matches):
+            for name in unit.names.values():
+                yield PortTensor(name, "", "matched to no layer")
 
     def _notes(self, *, ok: bool) -> Iterator[str]:
         for one in self.evidence if ok else ():
@@ -578,9 +573,9 @@ def _other_outputs(trace: Trace) -> Iterator[tuple[str, Sequence[Array]]]:
     for number, name in ((0, "first"), (-1, "last")):
         words = f"the {name} step alone is returned"
         yield words, [y[:, number] if y.ndim > 2 else y for y in right]
-    for path, output in trace.layers.items() if len(right) == 1 else ():
+    for path in trace.layers if len(right) == 1 else ():
         words = f"the output of {printable(path)} is returned"
-        yield words, [np.asarray(next(iter(leaves(output))), np.float64)]
+        yield words, [first_output(trace, path)]
 
 
 def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
@@ -589,11 +584,9 @@ def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def _free(units: Sequence[Unit], matches: Sequence[Match]) -> dict[str, Array]:
     """Return the port's tensors that are matched to no layer, by name."""
-    matched = {id(match.unit) for match in matches}
     return {
         unit.names[role]: values
-        for unit in units
-        if id(unit) not in matched
+        for unit in unmatched(units, matches)
         for role, values in unit.values.items()
     }
 
@@ -606,23 +599,17 @@ def _exchanged_layers(layers: Sequence[Leaf]) -> Iterator[Change]:
     for (path, one), (other_path, other) in combinations(by_path.items(), 2):
         if _forms(one) == _forms(other):
             words = f"its weights and those of {printable(other_path)} are exchanged"
-            applied = {}
-            for a, b in zip(one, other, strict=True):
-                applied[a.key] = weighted(partial(_replace_weights, weights=b.layer.weights))
-                applied[b.key] = weighted(partial(_replace_weights, weights=a.layer.weights))
-            yield Change("layers exchanged", path, words, applied)
-            for own, there, weights in ((path, other_path, other), (other_path, path, one)):
+            first, second = _with_weights_of(one, other), _with_weights_of(other, one)
+            yield Change("layers exchanged", path, words, {**first, **second})
+            for own, there, shared in ((path, other_path, first), (other_path, path, second)):
                 words = f"it uses the weights of {printable(there)}"
-                mine = one if own == path else other
-                shared = {
-                    a.key: weighted(partial(_replace_weights, weights=b.layer.weights))
-                    for a, b in zip(mine, weights, strict=True)
-                }
                 yield Change("layers exchanged", own, words, shared)
 
 
-def _replace_weights(_: Any, *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
-    return weights
+def _with_weights_of(own: Sequence[Leaf], other: Sequence[Leaf]) -> dict[Key, Apply]:
+    """Give the directions of a layer the weights of another one's."""
+    pairs = zip(own, other, strict=True)
+    return {one.key: weighted_as(there.layer.weights) for one, there in pairs}
 
 
 def _forms(some: Sequence[Leaf]) -> list[Any]:

@@ -15,10 +15,9 @@ from keras2torch_birnn.porting.changes import (
     configured,
     followed_by,
     masks_given,
-    padding_at_end,
     reading,
     to_end,
-    weighted,
+    weighted_one,
     without_mask,
 )
 from keras2torch_birnn.porting.mask_rules import IDS, PLACES, SPECIAL_IDS, Rule, mask_rules
@@ -34,15 +33,15 @@ def made_mask_changes(maker: Maker) -> Iterator[Change]:
         if maker.layer.class_name == "Masking":
             yield maker.change("mask missing", words, _nothing)
         words = "padding is taken to be at the end of every row"
-        yield maker.change("padding side", words, padding_at_end)
+        yield maker.change("padding side", words, masks_given(lambda mask, _: to_end(mask)))
         for words, rule in mask_rules(maker.layer):
             yield maker.change("mask rule", words, masks_given(rule))
             if maker.layer.class_name == "Masking":
-                yield maker.change("mask rule", words, _zeroed(rule))
+                yield maker.change("mask rule", words, partial(_zeroed, rule))
     else:
         words = "id 0 is left out as padding, Keras reads it as data (mask_zero=False)"
-        yield maker.change("mask rule", words, _zeros_masked(lambda mask: mask))
-        yield maker.change("mask rule", words, _zeros_masked(to_end))
+        yield maker.change("mask rule", words, partial(_zeros_masked, lambda mask: mask))
+        yield maker.change("mask rule", words, partial(_zeros_masked, to_end))
 
 
 def compared_mask_changes(maker: Maker) -> Iterator[Change]:
@@ -81,17 +80,13 @@ def _compared_with(number: int, call: LayerCall) -> Result:
     return np.asarray(x) != number, out_mask
 
 
-def _zeros_masked(change: Callable[[Array], Array]) -> Apply:
+def _zeros_masked(change: Callable[[Array], Array], call: LayerCall) -> Result:
     """Let an Embedding without a mask make one."""
-
-    def apply(call: LayerCall) -> Result:
-        output, _ = call.run()
-        ids = np.asarray(call.inputs)
-        if ids.ndim != 2 or (ids != 0).all():
-            raise ValueError("nothing is padded")
-        return output, change(ids != 0)
-
-    return apply
+    output, _ = call.run()
+    ids = np.asarray(call.inputs)
+    if ids.ndim != 2 or (ids != 0).all():
+        raise ValueError("nothing is padded")
+    return output, change(ids != 0)
 
 
 def _nothing(call: LayerCall) -> Result:
@@ -99,15 +94,11 @@ def _nothing(call: LayerCall) -> Result:
     return call.context.number(call.inputs), None
 
 
-def _zeroed(rule: Rule) -> Apply:
+def _zeroed(rule: Rule, call: LayerCall) -> Result:
     """Make a change of the steps that Masking leaves out, which are zero after it."""
-
-    def apply(call: LayerCall) -> Result:
-        _, out_mask = call.run()
-        other = rule(np.asarray(out_mask).astype(bool), call.inputs)
-        return call.context.number(call.inputs) * other[..., np.newaxis], other
-
-    return apply
+    _, out_mask = call.run()
+    other = rule(np.asarray(out_mask).astype(bool), call.inputs)
+    return call.context.number(call.inputs) * other[..., np.newaxis], other
 
 
 def id_changes(maker: Maker) -> Iterator[Change]:
@@ -115,17 +106,22 @@ def id_changes(maker: Maker) -> Iterator[Change]:
     rows = maker.layer.weights["embeddings"].shape[0]
     for row in dict.fromkeys((*range(min(SPECIAL_IDS, rows)), rows - 1)):
         words = f"row {row} is zero (padding_idx={row}), in Keras it is an ordinary row"
-        yield maker.change("padding row", words, weighted(partial(_without_row, row)))
+        yield maker.change(
+            "padding row", words, weighted_one("embeddings", partial(_without_row, row))
+        )
     for words, turn in _TURNED_IDS.items():
         yield maker.change("direction", f"its ids come in reversed order{words}", reading(turn))
     for most in _SHORTENED_TO:
         words = f"rows longer than {most:g} are shortened to that length (max_norm)"
-        short = weighted(partial(_shortened, most=most))
+        short = weighted_one("embeddings", partial(_shortened, most))
         yield maker.change("max_norm", f"{words}, which Keras does not do", short)
     for step, name in ((1, "one too high"), (-1, "one too low")):
         for shift in (_shifted, _shifted_within):
             moved = reading(partial(shift, step=step, rows=rows))
-            for apply in (_of_ids(moved), moved):  # the mask of the right ids, or of the wrong ones
+            for apply in (
+                partial(_of_ids, moved),
+                moved,
+            ):  # the mask of the right ids, or of the wrong ones
                 yield maker.change("ids", f"the ids are {name}", apply)
 
 
@@ -139,23 +135,19 @@ def projection_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("tied weights", words, configured(tie_weights=True))
 
 
-def _of_ids(change: Apply) -> Apply:
+def _of_ids(change: Apply, call: LayerCall) -> Result:
     """Make a change of the calls that look ids up, with the mask of the right ids."""
-
-    def apply(call: LayerCall) -> Result:
-        if call.context.call_options.get("reverse"):
-            return call.run()
-        output, _ = change(call)
-        _, out_mask = call.aside().run()
-        return output, out_mask
-
-    return apply
+    if call.context.call_options.get("reverse"):
+        return call.run()
+    output, _ = change(call)
+    _, out_mask = call.aside().run()
+    return output, out_mask
 
 
-def _without_row(row: int, weights: dict[str, Array]) -> Mapping[str, Array]:
-    table = np.array(weights["embeddings"])
+def _without_row(row: int, table: Array) -> Array:
+    table = np.array(table)
     table[row] = 0
-    return {**weights, "embeddings": table}
+    return table
 
 
 def _turned(ids: Array) -> Array:
@@ -178,12 +170,12 @@ _TURNED_IDS: Mapping[str, Callable[[Array], Array]] = {
 _SHORTENED_TO = (1.0, 2.0, 0.5, 3.0, 5.0)
 
 
-def _shortened(weights: dict[str, Array], *, most: float) -> Mapping[str, Array]:
+def _shortened(most: float, table: Array) -> Array:
     """Shorten rows as ``nn.Embedding`` does that has a ``max_norm``."""
-    table = np.asarray(weights["embeddings"], np.float64)
+    table = np.asarray(table, np.float64)
     length = np.linalg.norm(table, axis=-1, keepdims=True)
-    factor = np.where(length > most, most / (length + 1e-7), 1)
-    return {**weights, "embeddings": table * factor}
+    shorter: Array = table * np.where(length > most, most / (length + 1e-7), 1)
+    return shorter
 
 
 def _shifted(ids: Array, *, step: int, rows: int) -> Array:

@@ -13,10 +13,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from keras2torch_birnn.porting.changes import Weights
 from keras2torch_birnn.porting.gates import gate_count, torch_letters
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import LayerSpec
 
-Weights: TypeAlias = Mapping[str, Array]
 # kind, words, what becomes of the weights
 Row: TypeAlias = tuple[str, str, Callable[[Weights], Weights]]
 
@@ -58,7 +58,7 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
         yield (
             "exchanged",
             "the kernel and the recurrent kernel are exchanged",
-            lambda w: {**w, "kernel": w["recurrent_kernel"], "recurrent_kernel": w["kernel"]},
+            lambda w: {"kernel": w["recurrent_kernel"], "recurrent_kernel": w["kernel"]},
         )
     rest = 1 - layer.config.get("recurrent_dropout", 0)
     kept = {rest: f"multiplied by {rest:g} (1 - recurrent_dropout)"} if rest < 1 else {}
@@ -70,7 +70,7 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
     units = layer.config["units"]
     for number in range(count):
         letter = torch_letters(layer.class_name, (number,))
-        gate = slice(number * units, (number + 1) * units)
+        gate = _block(number, units)
         for factor, words in ((0, "is not added"), (2, "is added twice")):
             yield (
                 "gate's bias",
@@ -93,6 +93,11 @@ def gate_changes(layer: LayerSpec) -> Iterator[Row]:
             yield "biases", words, partial(_with_rows, rows=rows)
 
 
+def _block(number: int, units: int) -> slice:
+    """Return where a gate is among those of a weight."""
+    return slice(number * units, (number + 1) * units)
+
+
 def _without_biases(layer: LayerSpec, count: int) -> Iterator[Row]:
     """Yield biases that are left out of several gates, but not of all: one row of them or both."""
     units = layer.config["units"]
@@ -113,18 +118,12 @@ def _taken_for_another(layer: LayerSpec) -> Iterator[Row]:
     letters = torch_letters(layer.class_name, tuple(range(gate_count(layer.class_name))))
     gates = [letter for letter in letters if letter in "ifozr"]
     for one, other in permutations(gates, 2):
-        to, source = (
-            slice(place * units, (place + 1) * units)
-            for place in (letters.index(one), letters.index(other))
-        )
+        to, source = (_block(letters.index(letter), units) for letter in (one, other))
         for sign, shown in ((1, other), (-1, f"1 - {other}")):
             words = f"{shown} is in the place of {one}"
             yield "other gate", words, partial(_copied, to=to, source=source, sign=sign)
     for one, other in permutations(letters, 2):
-        to, source = (
-            slice(place * units, (place + 1) * units)
-            for place in (letters.index(one), letters.index(other))
-        )
+        to, source = (_block(letters.index(letter), units) for letter in (one, other))
         for name in layer.weights:
             words = f"the {name.replace('_', ' ')} of {one} is that of {other}"
             only = partial(_copied, to=to, source=source, sign=1, names=(name,))
@@ -151,14 +150,14 @@ _ROWS: Mapping[tuple[int, int], str] = {
 def _times(weights: Weights, *, name: str, gate: slice, factor: float) -> Weights:
     changed = np.array(weights[name], np.float64)
     changed[..., gate] *= factor
-    return {**weights, name: changed}
+    return {name: changed}
 
 
 def _without(weights: Weights, *, row: slice, gates: tuple[int, ...], units: int) -> Weights:
     bias = np.array(weights["bias"], np.float64)
     for gate in gates:
-        bias[row if bias.ndim == 2 else ..., gate * units : (gate + 1) * units] = 0
-    return {**weights, "bias": bias}
+        bias[row if bias.ndim == 2 else ..., _block(gate, units)] = 0
+    return {"bias": bias}
 
 
 def _fixed(weights: Weights, *, gate: slice, bias: float) -> Weights:
@@ -169,20 +168,21 @@ def _fixed(weights: Weights, *, gate: slice, bias: float) -> Weights:
 
 
 def _with_rows(weights: Weights, *, rows: tuple[int, int]) -> Weights:
-    return {**weights, "bias": np.asarray(weights["bias"])[list(rows)]}
+    return {"bias": weights["bias"][list(rows)]}
 
 
 def transposed_gate_changes(layer: LayerSpec) -> Iterator[Row]:
     """Yield the recurrent matrix of a single gate that is not transposed, which is square."""
     units = layer.config["units"]
-    for number in range(gate_count(layer.class_name)) if gate_count(layer.class_name) > 1 else ():
+    count = gate_count(layer.class_name)
+    for number in range(count) if count > 1 else ():
         letter = torch_letters(layer.class_name, (number,))
         words = f"the recurrent kernel of {letter} is not transposed (it is square)"
-        gate = slice(number * units, (number + 1) * units)
-        yield "not transposed", words, partial(_gate_transposed, gate=gate)
+        turned = partial(_gate_transposed, gate=_block(number, units))
+        yield "not transposed", words, turned
 
 
 def _gate_transposed(weights: Weights, *, gate: slice) -> Weights:
     changed = np.array(weights["recurrent_kernel"], np.float64)
     changed[:, gate] = changed[:, gate].T.copy()
-    return {**weights, "recurrent_kernel": changed}
+    return {"recurrent_kernel": changed}

@@ -8,11 +8,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from keras2torch_birnn.porting.axis_changes import SIDES, view_changes
+from keras2torch_birnn.porting.axis_changes import SIDES, Around, view_changes
 from keras2torch_birnn.porting.changes import (
-    Apply,
     Change,
-    Key,
     LayerCall,
     Maker,
     followed_by,
@@ -27,7 +25,7 @@ from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves
+from keras2torch_birnn.spec import Array, Structure, leaves
 
 AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
 
@@ -51,7 +49,7 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     for words, factor in _FACTORS.items():
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
     for words, power in _POWERS_OF_WIDTH.items():
-        yield maker.change("extra", f"its output is {words}", _scaled_by_width(power))
+        yield maker.change("extra", f"its output is {words}", partial(_scaled_by_width, power))
     sides = {"output": followed_by} if maker.layer.class_name in EMBEDDINGS else SIDES
     yield from view_changes(maker, sides)
     yield maker.change("extra", "it is applied twice, Keras does it once", _twice)
@@ -96,7 +94,7 @@ def rounding_changes(maker: Maker) -> Iterator[Change]:
 def row_changes(maker: Maker) -> Iterator[Change]:
     """Yield rows that are in another order behind a layer, for which they were sorted."""
     for words, order in _ROW_ORDERS.items():
-        yield maker.change("rows", words, _reordered(order))
+        yield maker.change("rows", words, partial(_reordered, order))
 
 
 def _at_zero(x: Structure, mask: Structure) -> Array:
@@ -114,17 +112,13 @@ def _giving_zeros(call: LayerCall) -> Result:
     return _at_zero(output, call.mask if isinstance(call.mask, np.ndarray) else out_mask), out_mask
 
 
-def _reordered(order: Callable[[Array], Array]) -> Apply:
+def _reordered(order: Callable[[Array], Array], call: LayerCall) -> Result:
     """Give the rows of the output and its mask in another order, which follows from lengths."""
-
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        if not isinstance(call.mask, np.ndarray) or isinstance(output, tuple):
-            raise ValueError("there are no lengths")
-        places = order(call.mask.astype(bool).sum(axis=1))
-        return output[places], out_mask[places] if isinstance(out_mask, np.ndarray) else out_mask
-
-    return apply
+    output, out_mask = call.run()
+    if not isinstance(call.mask, np.ndarray) or isinstance(output, tuple):
+        raise ValueError("there are no lengths")
+    places = order(call.mask.astype(bool).sum(axis=1))
+    return output[places], out_mask[places] if isinstance(out_mask, np.ndarray) else out_mask
 
 
 def longest_first(lengths: Array) -> Array:
@@ -389,31 +383,22 @@ def _normalized(y: Array) -> Array:
     return normalized
 
 
-def scaled_by(path: str, place: str, layer: LayerSpec, factor: float, offset: float) -> Change:
-    """Return the change that makes a x + b of a layer's output."""
-    return _on_a_line(path, (place, layer.class_name), "output", followed_by, factor, offset)
+def scaled_by(maker: Maker, what: str, line: tuple[float, float]) -> Change:
+    """Return the change that makes a x + b of a layer's input or output."""
+    return _on_a_line(maker, what, SIDES[what], line)
 
 
-def read_scaled(path: str, place: str, layer: LayerSpec, factor: float, offset: float) -> Change:
-    """Return the change that makes a x + b of a layer's input."""
-    return _on_a_line(path, (place, layer.class_name), "input", reading, factor, offset)
-
-
-def input_scaled(
-    path: str, place: str, layer: LayerSpec, number: int, factor: float, offset: float
-) -> Change:
+def input_scaled(maker: Maker, number: int, line: tuple[float, float]) -> Change:
     """Return the change that makes a x + b of one of a layer's inputs."""
-    what, around = f"input {number + 1}", partial(reading_one, number)
-    return _on_a_line(path, (place, layer.class_name), what, around, factor, offset)
+    return _on_a_line(maker, f"input {number + 1}", partial(reading_one, number), line)
 
 
-def clipped_to(
-    path: str, place: str, layer: LayerSpec, what: str, bounds: tuple[float | None, float | None]
-) -> Change:
+def clipped_to(maker: Maker, what: str, bounds: tuple[float | None, float | None]) -> Change:
     """Return the change that clips a layer's input or output."""
     apply = SIDES[what](lambda x: np.clip(x, *bounds))
-    words = f"its {what} is {show_bounds(*bounds)}, which Keras does not do"
-    return Change("extra", path, words, {(place, layer.class_name): apply})
+    return maker.change(
+        "extra", f"its {what} is {show_bounds(*bounds)}, which Keras does not do", apply
+    )
 
 
 def show_bounds(low: float | None, high: float | None) -> str:
@@ -422,31 +407,24 @@ def show_bounds(low: float | None, high: float | None) -> str:
     return f"clipped: {' and '.join(f'{w} {x:.6g}' for w, x in bounds if x is not None)}"
 
 
-def reordered(path: str, place: str, layer: LayerSpec, what: str, order: tuple[int, ...]) -> Change:
+def reordered(maker: Maker, what: str, order: tuple[int, ...]) -> Change:
     """Return the change that gives the features of a layer's input or output in another order."""
     apply = SIDES[what](lambda x: x[..., list(order)])
     words = f"the features of its {what} come in the order {', '.join(map(str, order))}"
-    return Change("flipped", path, words, {(place, layer.class_name): apply})
+    return maker.change("flipped", words, apply)
 
 
-def added_to(path: str, place: str, layer: LayerSpec, values: Array) -> Change:
+def added_to(maker: Maker, values: Array) -> Change:
     """Return the change that adds the same values to a layer's output in all rows."""
     words = "the same values are added to its output in all rows (such as a position encoding), "
     words += "which Keras does not do"
-    return Change("extra", path, words, {(place, layer.class_name): followed_by(values.__add__)})
+    return maker.change("extra", words, followed_by(values.__add__))
 
 
-def _on_a_line(
-    path: str,
-    key: Key,
-    what: str,
-    around: Callable[[Callable[[Array], Array]], Apply],
-    factor: float,
-    offset: float,
-) -> Change:
-    words = show_line(factor, offset)
-    words = f"its {what}: {words}" if offset else f"its {what} is {words}"
-    return Change("extra", path, words, {key: around(partial(on_line, factor, offset))})
+def _on_a_line(maker: Maker, what: str, around: Around, line: tuple[float, float]) -> Change:
+    words = show_line(*line)
+    words = f"its {what}: {words}" if line[1] else f"its {what} is {words}"
+    return maker.change("extra", words, around(partial(on_line, *line)))
 
 
 def show_line(factor: float, offset: float) -> str:
@@ -464,11 +442,8 @@ def _times(factor: float, y: Array) -> Array:
     return factor * y
 
 
-def _scaled_by_width(power: float) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        first = next(iter(leaves(call.inputs)))
-        width = output.shape[-1] if call.layer.class_name in EMBEDDINGS else np.shape(first)[-1]
-        return output * width**power, out_mask
-
-    return apply
+def _scaled_by_width(power: float, call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    first = next(iter(leaves(call.inputs)))
+    width = output.shape[-1] if call.layer.class_name in EMBEDDINGS else np.shape(first)[-1]
+    return output * width**power, out_mask

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from keras2torch_birnn.porting.activation_changes import (
     activation_changes,
     alpha_changes,
@@ -26,14 +28,14 @@ from keras2torch_birnn.porting.axis_changes import (
     view_changes,
 )
 from keras2torch_birnn.porting.bidirectional_changes import recurrent_changes
+from keras2torch_birnn.porting.call_graph import place_of
 from keras2torch_birnn.porting.changes import (
-    Apply,
     Change,
     LayerCall,
     Maker,
     configured,
     followed_by,
-    weighted,
+    weighted_one,
 )
 from keras2torch_birnn.porting.embedding_changes import (
     compared_mask_changes,
@@ -68,7 +70,7 @@ from keras2torch_birnn.porting.normalization_changes import (
     unit_norm_changes,
 )
 from keras2torch_birnn.porting.operation_changes import option_changes
-from keras2torch_birnn.porting.recurrent_changes import CELLS
+from keras2torch_birnn.porting.recurrent_changes import CELLS, bias_changes
 from keras2torch_birnn.porting.resizing_changes import (
     margin_changes,
     moved_changes,
@@ -99,7 +101,7 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import softmax
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.schema.embedding import EMBEDDINGS
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import LayerSpec
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
 DROPOUTS = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
@@ -107,27 +109,16 @@ DROPOUTS = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout")
 MOVING = ("Flatten", "Reshape", "Permute", "RepeatVector")
 
 
-def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
-    """Yield the known mistakes of a layer, the likeliest first.
-
-    path: the layer's call as the user sees it; place: as the reference has it.
-    """
+def changes_of(path: str, layer: LayerSpec) -> Iterator[Change]:
+    """Yield the known mistakes of a layer, the likeliest first; path: of its call."""
     if layer.class_name == "TimeDistributed":
-        yield from view_changes(Maker(path, (place, "TimeDistributed"), layer))
-        if has_windows(layer.parts["layer"]):
-            yield from joined_row_changes(Maker(path, (place, "TimeDistributed"), layer))
-        yield from masked_step_changes(Maker(path, (place, "TimeDistributed"), layer))
-        yield from _softmax_over_steps(path, place, layer.parts["layer"])
-        if is_recurrent(layer.parts["layer"]):
-            words = "its states go on from step to step of TimeDistributed, Keras starts anew"
-            key = place, "TimeDistributed"
-            yield Change("kept state", path, words, {key: going_on})
+        yield from _wrapper_changes(Maker(path, layer), layer.parts["layer"])
     while layer.class_name == "TimeDistributed":
         layer = layer.parts["layer"]
+    maker = Maker(path, layer)
     if is_recurrent(layer):
-        yield from recurrent_changes(path, place, layer)
-        yield from row_changes(Maker(path, (place, layer.class_name), layer))
-    maker = Maker(path, (place, layer.class_name), layer)
+        yield from recurrent_changes(maker)
+        yield from row_changes(maker)
     for make in BY_CLASS.get(layer.class_name, ()):
         yield from make(maker)
     if layer.class_name in _OF_SEVERAL:
@@ -138,15 +129,23 @@ def changes_of(path: str, place: str, layer: LayerSpec) -> Iterator[Change]:
         yield from option_changes(maker)
 
 
-def _softmax_over_steps(path: str, place: str, inner: LayerSpec) -> Iterator[Change]:
-    """Yield a softmax over all steps, where TimeDistributed has one in each of them."""
+def _wrapper_changes(maker: Maker, inner: LayerSpec) -> Iterator[Change]:
+    """Yield the mistakes of a TimeDistributed; inner: the layer in it."""
+    yield from view_changes(maker)
+    if has_windows(inner):
+        yield from joined_row_changes(maker)
+    yield from masked_step_changes(maker)
     if inner.config.get("activation") == "softmax":
         words = "softmax over axis 1 (the steps), Keras takes the last axis"
+        place = place_of(maker.path)
         applied = {
             (place, inner.class_name): configured(activation="linear"),
             (place, "TimeDistributed"): followed_by(partial(softmax, axis=1)),
         }
-        yield Change("axis", path, words, applied)
+        yield Change("axis", maker.path, words, applied)
+    if is_recurrent(inner):
+        words = "its states go on from step to step of TimeDistributed, Keras starts anew"
+        yield maker.change("kept state", words, going_on)
 
 
 def is_recurrent(layer: LayerSpec) -> bool:
@@ -159,7 +158,7 @@ def mask_changes(place: str, layer: LayerSpec, path: str) -> Iterator[Change]:
 
     path: the layer that the user knows as the one that makes it.
     """
-    maker = Maker(path, (place, layer.class_name), layer)
+    maker = Maker(path, layer, [(place, layer.class_name)])
     if layer.class_name in MASKING:
         yield from made_mask_changes(maker)
     elif layer.class_name in JOINING:
@@ -170,37 +169,25 @@ def mask_changes(place: str, layer: LayerSpec, path: str) -> Iterator[Change]:
 
 def _bias(maker: Maker) -> Iterator[Change]:
     if maker.config.get("use_bias") and "bias" in maker.layer.weights:
-        for kind, words, factor in (
-            ("bias missing", "the bias is not added", 0),
-            ("bias doubled", "the bias is added twice", 2),
-        ):
-            scale = partial(_scaled, name="bias", factor=factor)
-            yield maker.change(kind, words, weighted(scale))
-
-
-def _scaled(weights: dict[str, Array], *, name: str, factor: float) -> Mapping[str, Array]:
-    return {**weights, name: weights[name] * factor}
+        yield from bias_changes(maker)
 
 
 def _kernel(maker: Maker) -> Iterator[Change]:
     kernel = maker.layer.weights.get("kernel")
     if kernel is not None and min(kernel.shape) > 1 and kernel.shape[0] != kernel.shape[-1]:
-        turn = weighted(partial(reshaped, "kernel"))
+        turn = weighted_one("kernel", reshaped)
         yield maker.change("reshaped", f"the kernel {RESHAPED}", turn)
     if kernel is not None and kernel.ndim == 2 and kernel.shape[0] == kernel.shape[1]:
-        turn = weighted(lambda w: {**w, "kernel": w["kernel"].T})
+        turn = weighted_one("kernel", np.transpose)
         yield maker.change("not transposed", "the kernel is not transposed (it is square)", turn)
 
 
-def _as_class(name: str) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        _, out_mask = call.run()
-        output, _ = EQUATIONS[name](
-            replace(call.layer, class_name=name), call.inputs, call.mask, call.context
-        )
-        return output, out_mask
-
-    return apply
+def _as_class(name: str, call: LayerCall) -> Result:
+    _, out_mask = call.run()
+    output, _ = EQUATIONS[name](
+        replace(call.layer, class_name=name), call.inputs, call.mask, call.context
+    )
+    return output, out_mask
 
 
 def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
@@ -211,7 +198,7 @@ def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
                 words = (
                     f"it computes {name.removeprefix('ops.')}, Keras has {own.removeprefix('ops.')}"
                 )
-                yield maker.change("other operation", words, _as_class(name))
+                yield maker.change("other operation", words, partial(_as_class, name))
 
     return make
 

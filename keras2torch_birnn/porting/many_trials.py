@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.porting.call_graph import call_path
+from keras2torch_birnn.porting.call_graph import path_of
 from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.reference.context import Context, Equation, Result
@@ -73,7 +73,7 @@ def last_reached(graph: Graph, path: str, changes: Iterable[Change]) -> str | No
     places = [place for change in changes for place, _ in change.applied]
     last = None
     for call in graph.calls[::-1]:
-        own = call_path(call.layer, call.index)
+        own = path_of(call)
         if _is_in(path, own) or any(_is_in(place, call.layer) for place in places):
             return last and own
         last = own
@@ -89,8 +89,8 @@ class Rest:
 
     def __init__(self, spec: ModelSpec, inputs: Sequence[Array], last: str) -> None:
         self._spec, self._inputs, self.last = spec, inputs, last
-        paths = [call_path(call.layer, call.index) for call in spec.graph.calls]
-        given = [call_path(ref.layer, ref.call) for ref in leaves(spec.graph.inputs)]
+        paths = [path_of(call) for call in spec.graph.calls]
+        given = [path_of(ref) for ref in leaves(spec.graph.inputs)]
         self._done = [*dict.fromkeys([*given, *paths[: paths.index(last) + 1]])]
 
     def keeps_rows_apart(self, trace: Trace, equations: Equations) -> bool:

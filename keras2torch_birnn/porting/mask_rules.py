@@ -33,13 +33,20 @@ def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:
             yield words, partial(_other_id, number=number)
         return
     value = float(layer.config["mask_value"])
-    words = "a step is left out where any feature is {}, Keras needs all of them to be"
-    yield words.format(f"{value:g}"), partial(_any_feature, value=value)
-    for place, name in ((0, "first"), (-1, "last")):
-        words = f"only the {name} feature of a step is looked at, Keras looks at all of them"
-        yield words, partial(_one_feature, value=value, place=place)
-    for words, keep in _SUMS.items():
-        yield f"steps are left out where {words}", partial(_kept_where, keep=keep)
+    kept: dict[str, Callable[[Array], Any]] = {
+        f"a step is left out where any feature is {value:g}, Keras needs all of them to be": (
+            lambda x: (x != value).all(axis=-1)
+        ),
+        "only the first feature of a step is looked at, Keras looks at all of them": (
+            lambda x: x[..., 0] != value
+        ),
+        "only the last feature of a step is looked at, Keras looks at all of them": (
+            lambda x: x[..., -1] != value
+        ),
+        **{f"steps are left out where {words}": keep for words, keep in _SUMS.items()},
+    }
+    for words, keep in kept.items():
+        yield words, partial(_kept_where, keep=keep)
     for other in (0.0, -1.0, 1.0):
         if other != value:
             words = f"steps of {other:g} are left out, Keras leaves out steps of {value:g}"
@@ -97,16 +104,6 @@ def _without_id(mask: Array, ids: Any, *, number: int) -> Array:
 
 def _other_id(mask: Array, ids: Any, *, number: int) -> Array:
     found: Array = np.asarray(ids) != number
-    return found
-
-
-def _any_feature(mask: Array, x: Any, *, value: float) -> Array:
-    found: Array = (np.asarray(x) != value).all(axis=-1)
-    return found
-
-
-def _one_feature(mask: Array, x: Any, *, value: float, place: int) -> Array:
-    found: Array = np.asarray(x)[..., place] != value
     return found
 
 

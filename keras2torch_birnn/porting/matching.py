@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.porting.changes import Change, weighted
+from keras2torch_birnn.porting.changes import Change, weighted_as
 from keras2torch_birnn.porting.gates import (
     Order,
     gate_count,
@@ -22,6 +21,7 @@ from keras2torch_birnn.porting.gates import (
     torch_order,
     written,
 )
+from keras2torch_birnn.porting.observing import HALVES
 from keras2torch_birnn.porting.right_tensors import Leaf
 from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -38,7 +38,6 @@ _SHOWN = {
     "bias_ih": "bias",
     "bias_hh": "recurrent bias",
 }
-_PRECISIONS = {torch.float16: "half precision (float16)", torch.bfloat16: "bfloat16"}
 _NORMALIZERS = {
     "weight": "gamma",
     "bias": "beta",
@@ -251,7 +250,7 @@ def name_rounding(actual: Array, right: Array) -> str:
     apart, largest = np.abs(actual - right), float(np.abs(right).max(initial=0.0))
     if not 0 < float(apart.max(initial=0.0)) <= 1e-2 * largest:
         return ""
-    for dtype, words in _PRECISIONS.items():
+    for dtype, words in HALVES.items():
         kept = torch.from_numpy(right).float().to(dtype).double().numpy()
         if np.array_equal(actual, kept):
             return f"rounded to {words}"
@@ -288,6 +287,12 @@ def match_units(
                 open_leaves.remove(leaf)
                 found.append(_match(unit, leaf, leaves))
     return tuple(found)
+
+
+def unmatched(units: Sequence[Unit], matches: Sequence[Match]) -> list[Unit]:
+    """Return the units that are matched to no layer."""
+    matched = [match.unit for match in matches]
+    return [unit for unit in units if unit not in matched]
 
 
 def _score(unit: Unit, leaf: Leaf) -> float | None:
@@ -417,7 +422,7 @@ def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
         )
         kind = Counter(one.kind for one in wrong.values()).most_common(1)[0][0]
         words = _tell(wrong, match)
-        applied = {match.leaf.key: weighted(partial(_replace_weights, weights=weights))}
+        applied = {match.leaf.key: weighted_as(weights)}
         key = match.leaf.path, words
         if key in found:
             other = found[key]
@@ -433,8 +438,7 @@ def foreign_changes(
 
     Such a unit may serve one call of a layer that is called several times.
     """
-    matched = {id(match.unit) for match in matches}
-    free = [unit for unit in units if id(unit) not in matched]
+    free = unmatched(units, matches)
     by_path: dict[str, list[list[Change]]] = {}
     for leaf in leaves:
         some = [_foreign(unit, leaf) for unit in free if _score(unit, leaf) is not None]
@@ -453,7 +457,7 @@ def _foreign(unit: Unit, leaf: Leaf) -> Change:
     part = leaf.name.removeprefix(leaf.path).strip("/").removesuffix("_layer")
     whose = f"its {part} half" if part else "it"
     words = f"{whose} has other weights than the file's, those of {printable(unit.module)}"
-    apply = weighted(partial(_replace_weights, weights=leaf.with_tensors(tensors)))
+    apply = weighted_as(leaf.with_tensors(tensors))
     return Change("weights: other values", leaf.path, words, {leaf.key: apply})
 
 
@@ -469,12 +473,6 @@ def _tell(wrong: Mapping[str, Difference], match: Match) -> str:
         else f"{words} ({', '.join(dict.fromkeys(roles))})"
         for words, roles in by_words.items()
     )
-
-
-def _replace_weights(
-    _: Mapping[str, Array], *, weights: Mapping[str, Array]
-) -> Mapping[str, Array]:
-    return weights
 
 
 def _named(unit: Unit, role: str) -> str:

@@ -9,7 +9,6 @@ from itertools import permutations
 import numpy as np
 
 from keras2torch_birnn.porting.changes import (
-    Apply,
     Change,
     LayerCall,
     Maker,
@@ -136,16 +135,13 @@ def distance_changes(maker: Maker) -> Iterator[Change]:
     """Yield what stands for a square, or for another difference of two tensors."""
     for words, combine in _DISTANCES.items():
         words = f"{words}, Keras has {maker.layer.class_name}"
-        yield maker.change("other operation", words, _combined(combine))
+        yield maker.change("other operation", words, partial(_combined, combine))
 
 
-def _combined(combine: Callable[[Array, Array], Array]) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        _, out_mask = call.run()
-        first, second = (np.asarray(part) for part in leaves(call.inputs))
-        return combine(first, second), out_mask
-
-    return apply
+def _combined(combine: Callable[[Array, Array], Array], call: LayerCall) -> Result:
+    _, out_mask = call.run()
+    first, second = (np.asarray(part) for part in leaves(call.inputs))
+    return combine(first, second), out_mask
 
 
 def _root_of_product(first: Array, second: Array) -> Array:
@@ -167,7 +163,9 @@ def vector_distance_changes(maker: Maker) -> Iterator[Change]:
     """Yield a distance of two vectors (B, F) in the place of their product."""
     for words, distance in _VECTOR_DISTANCES.items():
         words = f"it computes {words}, Keras has {maker.layer.class_name}"
-        yield maker.change("other operation", words, _combined(partial(_of_vectors, distance)))
+        yield maker.change(
+            "other operation", words, partial(_combined, partial(_of_vectors, distance))
+        )
 
 
 def _of_vectors(distance: Callable[[Array], Array], first: Array, second: Array) -> Array:

@@ -7,14 +7,13 @@ somewhere in one piece, as they are or transposed, and some of their values are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.porting.changes import Change, weighted
+from keras2torch_birnn.porting.changes import Change, weighted_as
 from keras2torch_birnn.porting.gates import gate_count
 from keras2torch_birnn.porting.matching import name_rounding
 from keras2torch_birnn.porting.right_tensors import Leaf
@@ -70,7 +69,7 @@ def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterat
             ]
         if weights:
             words = "; ".join(dict.fromkeys(one.partition(": ")[2] for one in told))
-            apply = weighted(partial(_add_weights, weights=weights))
+            apply = weighted_as(weights)
             yield Change(
                 "weights: some values",
                 leaf.path,
@@ -78,10 +77,6 @@ def near_changes(tensors: Mapping[str, Array], leaves: Sequence[Leaf]) -> Iterat
                 {leaf.key: apply},
                 tuple(dict.fromkeys(told)),
             )
-
-
-def _add_weights(own: Mapping[str, Array], *, weights: Mapping[str, Array]) -> Mapping[str, Array]:
-    return {**own, **weights}
 
 
 def _with_near_pieces(

@@ -10,13 +10,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from keras2torch_birnn.porting.changes import (
-    Apply,
     Change,
     LayerCall,
     Maker,
+    Weights,
     configured,
     reading,
     weighted,
+    weighted_one,
 )
 from keras2torch_birnn.porting.moments import center, compute_variance
 from keras2torch_birnn.reference.context import Result
@@ -128,21 +129,21 @@ def _exchanged_weights(maker: Maker) -> Iterator[Change]:
             words = ", ".join(f"{other} is in the place of {one}" for one, other in moved)
         yield maker.change("exchanged", words, weighted(partial(_in_order, moved)))
     if "gamma" in weights and "beta" in weights:
-        early = weighted(lambda w: {**w, "beta": np.asarray(w["beta"]) * w["gamma"]})
+        early = weighted(lambda w: {"beta": w["beta"] * w["gamma"]})
         words = "beta is added before gamma multiplies, Keras adds it after"
         yield maker.change("formula", words, early)
     yield from _shifted_changes(maker)
-    fresh: dict[str, float] = {"gamma": 1, "beta": 0}
-    for name in fresh.keys() & weights.keys():
-        apply = weighted(partial(_constant, values={name: fresh[name]}))
-        yield maker.change("not loaded", f"{name} is {fresh[name]}, as before training", apply)
+    for name, fresh in (("gamma", 1), ("beta", 0)):
+        if name in weights:
+            apply = weighted(partial(_constant, values={name: fresh}))
+            yield maker.change("not loaded", f"{name} is {fresh}, as before training", apply)
 
 
 def _shifted_changes(maker: Maker) -> Iterator[Change]:
     """Yield a gamma or a beta that is stored as its distance from 1, or taken to be so."""
     for name in ("gamma", "scale", "beta"):
         for shift, words in _SHIFTS.items() if name in maker.layer.weights else ():
-            moved = weighted(partial(_shifted, name=name, shift=shift))
+            moved = weighted_one(name, partial(_shifted, shift))
             yield maker.change("formula", f"{words.format(name)}, Keras uses {name}", moved)
 
 
@@ -153,25 +154,22 @@ _SHIFTS: Mapping[float, str] = {
 }
 
 
-def _shifted(weights: dict[str, Array], *, name: str, shift: float) -> Mapping[str, Array]:
-    return {**weights, name: np.asarray(weights[name], np.float64) + shift}
+def _shifted(shift: float, array: Array) -> Array:
+    return np.asarray(array, np.float64) + shift
 
 
 def divisor_changes(maker: Maker) -> Iterator[Change]:
     """Yield wrong divisors of a BatchNormalization written by hand, as variances of another one."""
     epsilon = maker.config["epsilon"]
     for words, square in _DIVISORS.items():
-        apply = weighted(partial(_divided, epsilon=epsilon, square=square))
+        apply = weighted_one("moving_variance", partial(_divided, epsilon, square))
         yield maker.change("formula", f"{words}, Keras by sqrt(variance + epsilon)", apply)
     zero = weighted(partial(_constant, values={"moving_mean": 0}))
     yield maker.change("formula", "the moving mean is not subtracted", zero)
 
 
-def _divided(
-    weights: dict[str, Array], *, epsilon: float, square: Callable[[Array, float], Array]
-) -> Mapping[str, Array]:
-    variance = square(np.asarray(weights["moving_variance"], np.float64), epsilon) - epsilon
-    return {**weights, "moving_variance": variance}
+def _divided(epsilon: float, square: Callable[[Array, float], Array], variance: Array) -> Array:
+    return square(np.asarray(variance, np.float64), epsilon) - epsilon
 
 
 # What it divides by -> the square of that
@@ -182,12 +180,12 @@ _DIVISORS: Mapping[str, Callable[[Array, float], Array]] = {
 }
 
 
-def _in_order(moved: Sequence[tuple[str, str]], weights: dict[str, Array]) -> Mapping[str, Array]:
-    return {**weights, **{one: weights[other] for one, other in moved}}
+def _in_order(moved: Sequence[tuple[str, str]], weights: Weights) -> Weights:
+    return {one: weights[other] for one, other in moved}
 
 
-def _constant(weights: dict[str, Array], *, values: Mapping[str, float]) -> Mapping[str, Array]:
-    return weights | {name: np.full_like(weights[name], value) for name, value in values.items()}
+def _constant(weights: Weights, *, values: Mapping[str, float]) -> Weights:
+    return {name: np.full_like(weights[name], value) for name, value in values.items()}
 
 
 # Normalizers that stand for a BatchNormalization -> the first axis of which they take the mean
@@ -203,7 +201,7 @@ def _by_row(axis: int, call: LayerCall) -> Result:
     if not axes:
         raise ValueError("there are no steps")
     own = {"moving_mean": 0.0, "moving_variance": 1 - call.layer.config["epsilon"]}
-    plain = call.weighted(_constant(dict(call.layer.weights), values=own))
+    plain = call.weighted(_constant(call.layer.weights, values=own))
     return plain._replace(inputs=_usual(x, axes, call.layer.config["epsilon"])).run()
 
 
@@ -224,10 +222,10 @@ def layer_norm_changes(maker: Maker) -> Iterator[Change]:
     """Yield a LayerNormalization by another formula or over other axes."""
     if not maker.config["rms_scaling"]:
         for words, formula in _FORMULAS.items():
-            yield maker.change("formula", words, _computed(formula, lambda _, own: own))
+            yield maker.change("formula", words, partial(_computed, formula, lambda _, own: own))
         for words, choose in _AXES.items():
             words = f"{words}, Keras over {_shown(maker.layer)}"
-            yield maker.change("axis", words, _computed(_usual, choose))
+            yield maker.change("axis", words, partial(_computed, _usual, choose))
     yield from _exchanged_weights(maker)
 
 
@@ -238,20 +236,17 @@ def _shown(layer: LayerSpec) -> str:
     return f"{'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
 
 
-def _computed(formula: Formula, choose: Choice) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        x = call.context.number(np.asarray(call.inputs))
-        own = tuple(sorted(axis % x.ndim for axis in call.layer.config["axis"]))
-        y = formula(x, choose(x.ndim, own), call.layer.config["epsilon"])
-        shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
-        if call.layer.config["scale"]:
-            y = y * call.context.weight(call.layer, "gamma").reshape(shape)
-        if call.layer.config["center"]:
-            y = y + call.context.weight(call.layer, "beta").reshape(shape)
-        _, out_mask = call.run()
-        return y, out_mask
-
-    return apply
+def _computed(formula: Formula, choose: Choice, call: LayerCall) -> Result:
+    x = call.context.number(np.asarray(call.inputs))
+    own = tuple(sorted(axis % x.ndim for axis in call.layer.config["axis"]))
+    y = formula(x, choose(x.ndim, own), call.layer.config["epsilon"])
+    shape = tuple(size if axis in own else 1 for axis, size in enumerate(x.shape))
+    if call.layer.config["scale"]:
+        y = y * call.context.weight(call.layer, "gamma").reshape(shape)
+    if call.layer.config["center"]:
+        y = y + call.context.weight(call.layer, "beta").reshape(shape)
+    _, out_mask = call.run()
+    return y, out_mask
 
 
 def _usual(x: Array, axes: Axes, epsilon: float) -> Array:

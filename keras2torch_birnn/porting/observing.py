@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import permutations, product
@@ -194,20 +194,17 @@ class PortRun:
         if not x.size or np.ptp(x) == 0:
             return
         low, high = x.argmin(), x.argmax()
-        for one in self._of_size(values.size):
-            if not np.isfinite(one.values).all():
+        for there in self._finite_of(kept.shape):
+            y = there[counted]
+            factor = float((y[high] - y[low]) / (x[high] - x[low]))
+            offset = float(y[low] - factor * x[low])
+            limit = self.tolerance * (1 + float(np.abs(y).max()))
+            offset = 0.0 if abs(offset) <= limit else offset
+            if abs(factor) <= limit or np.isclose((factor, offset), known).all(axis=1).any():
                 continue
-            for there in _in_other_axes(one.values, kept.shape):
-                y = there[counted]
-                factor = float((y[high] - y[low]) / (x[high] - x[low]))
-                offset = float(y[low] - factor * x[low])
-                limit = self.tolerance * (1 + float(np.abs(y).max()))
-                offset = 0.0 if abs(offset) <= limit else offset
-                if abs(factor) <= limit or np.isclose((factor, offset), known).all(axis=1).any():
-                    continue
-                if np.abs(y - factor * x - offset).max() <= limit:
-                    known.append((factor, offset))
-                    yield factor, offset
+            if np.abs(y - factor * x - offset).max() <= limit:
+                known.append((factor, offset))
+                yield factor, offset
 
     def bounds(
         self, values: Array, valid: Array | None = None
@@ -221,20 +218,19 @@ class PortRun:
         if x.size < _LEAST or not np.isfinite(x).all():
             return
         known = set[tuple[float | None, float | None]]()
-        for one in self._of_size(values.size):
-            for there in _in_other_axes(one.values, values.shape):
-                y = there[counted]
-                low, high = float(y.min()), float(y.max())
-                clipped = np.abs(np.clip(x, low, high) - y).max() <= limit
-                if not clipped or not low + limit < high:
-                    continue
-                found = (
-                    low if x.min() < low - limit else None,
-                    high if x.max() > high + limit else None,
-                )
-                if found != (None, None) and found not in known:
-                    known.add(found)
-                    yield found
+        for there in self._finite_of(values.shape):
+            y = there[counted]
+            low, high = float(y.min()), float(y.max())
+            clipped = np.abs(np.clip(x, low, high) - y).max() <= limit
+            if not clipped or not low + limit < high:
+                continue
+            found = (
+                low if x.min() < low - limit else None,
+                high if x.max() > high + limit else None,
+            )
+            if found != (None, None) and found not in known:
+                known.add(found)
+                yield found
 
     def orders(self, values: Array, valid: Array | None = None) -> Iterator[tuple[int, ...]]:
         """Yield the order of the features in each tensor that has these values in another one."""
@@ -245,14 +241,13 @@ class PortRun:
         if not few or len(x) < 2 or not np.isfinite(x).all():
             return
         known = {usual}
-        for one in self._of_size(values.size):
-            for there in _in_other_axes(one.values, values.shape):
-                apart = np.abs(x[:, :, np.newaxis] - there[counted][:, np.newaxis]).max(axis=0)
-                found = tuple(int(place) for place in apart.argmin(axis=0))
-                if sorted(found) == list(usual) and found not in known:
-                    known.add(found)
-                    if apart.min(axis=0).max() <= limit:
-                        yield found
+        for there in self._finite_of(values.shape):
+            apart = np.abs(x[:, :, np.newaxis] - there[counted][:, np.newaxis]).max(axis=0)
+            found = tuple(int(place) for place in apart.argmin(axis=0))
+            if sorted(found) == list(usual) and found not in known:
+                known.add(found)
+                if apart.min(axis=0).max() <= limit:
+                    yield found
 
     def curve(self, values: Array, valid: Array | None = None) -> Array | None:
         """Return a tensor whose values are a function of these, one by one, without jumps."""
@@ -277,18 +272,15 @@ class PortRun:
         if np.ptp(values, axis=0).max() <= limit:
             return
         known: list[Array] = []
-        for one in self._of_size(values.size):
-            if not np.isfinite(one.values).all():
+        for there in self._finite_of(values.shape):
+            apart = (there - values) * counts
+            same = apart.sum(axis=0) / np.maximum(rows, 1)
+            differs = np.abs(apart - same * counts).max()
+            if differs > limit or np.ptp(same[rows > 0]) <= limit:
                 continue
-            for there in _in_other_axes(one.values, values.shape):
-                apart = (there - values) * counts
-                same = apart.sum(axis=0) / np.maximum(rows, 1)
-                differs = np.abs(apart - same * counts).max()
-                if differs > limit or np.ptp(same[rows > 0]) <= limit:
-                    continue
-                if all(np.abs(same - other).max() > limit for other in known):
-                    known.append(same)
-                    yield same
+            if all(np.abs(same - other).max() > limit for other in known):
+                known.append(same)
+                yield same
 
     def sums(self, terms: Sequence[Array], valid: Array | None = None) -> Iterator[Array]:
         """Yield the factors of these arrays of one shape whose sum is a tensor of the port.
@@ -339,6 +331,12 @@ class PortRun:
                     back = np.argsort(axes)
                     best = score, there.reshape(moved.shape).transpose(back)
         return None if best is None else np.where(best[1] == _NAN, np.nan, best[1])
+
+    def _finite_of(self, shape: tuple[int, ...]) -> Iterator[Array]:
+        """Yield the tensors without infinite values, in each order of axes that has this shape."""
+        for one in self._of_size(math.prod(shape)):
+            if np.isfinite(one.values).all():
+                yield from _in_other_axes(one.values, shape)
 
     def _of_size(self, size: int) -> Sequence[Seen]:
         return self._by_size.get(size, ())
@@ -598,19 +596,12 @@ def _naming_modules(port: nn.Module, places: list[str]) -> Iterator[None]:
     def leaving(*_: Any) -> None:
         places.pop()
 
-    handles = []
-    for path, module in port.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            continue  # it takes no such hooks
-        handles += [
-            module.register_forward_pre_hook(entering(path)),
-            module.register_forward_hook(leaving),
-        ]
-    try:
+    with ExitStack() as hooks:
+        for path, module in port.named_modules():
+            if not isinstance(module, torch.jit.ScriptModule):  # it takes no such hooks
+                hooks.enter_context(module.register_forward_pre_hook(entering(path)))
+                hooks.enter_context(module.register_forward_hook(leaving))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -622,16 +613,11 @@ def _layer_by_layer(port: nn.Module, recorder: _Recorder) -> Iterator[None]:
         _run_layers(module, args)
         recorder.aside = False
 
-    handles = [
-        module.register_forward_hook(run)
-        for module in port.modules()
-        if isinstance(module, nn.RNNBase) and module.num_layers > 1
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in port.modules():
+            if isinstance(module, nn.RNNBase) and module.num_layers > 1:
+                hooks.enter_context(module.register_forward_hook(run))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _run_layers(module: nn.RNNBase, args: tuple[Any, ...]) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker, configured
+from keras2torch_birnn.porting.changes import Change, LayerCall, Maker, configured
 from keras2torch_birnn.porting.window_changes import BORDERS
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import Array
@@ -35,7 +35,7 @@ def margin_changes(maker: Maker) -> Iterator[Change]:
             yield maker.change("margins", words, configured(**{option: margins}))
     for mode, name in BORDERS.items() if option == "padding" else ():
         words = f"its padding repeats values of the input ({name}), Keras pads with zeros"
-        yield maker.change("margins", words, _moved(partial(_bordered, own, mode)))
+        yield maker.change("margins", words, partial(_moved, partial(_bordered, own, mode)))
 
 
 # What is done -> steps more in front and at the end
@@ -54,8 +54,9 @@ def _bordered(widths: Sequence[tuple[int, int]], mode: str, x: Array, y: Array) 
 
 def moved_changes(maker: Maker) -> Iterator[Change]:
     """Yield other ways to repeat or to permute the steps."""
-    for words, (kind, move) in _MOVES[maker.layer.class_name].items():
-        yield maker.change(kind, words, _moved(move))
+    kind, moves = _MOVES[maker.layer.class_name]
+    for words, move in moves.items():
+        yield maker.change(kind, words, partial(_moved, move))
 
 
 def up_sampling_changes(maker: Maker) -> Iterator[Change]:
@@ -69,17 +70,13 @@ def up_sampling_changes(maker: Maker) -> Iterator[Change]:
             words = f"its interpolation is {name}, Keras has {own}"
             yield maker.change("interpolation", words, configured(interpolation=name))
     words = f"its interpolation is bilinear with align_corners=True, Keras has {own}"
-    yield maker.change("interpolation", words, _moved(_bilinear))
+    yield maker.change("interpolation", words, partial(_moved, _bilinear))
 
 
-def _moved(move: Callable[[Array, Array], Array]) -> Apply:
+def _moved(move: Callable[[Array, Array], Array], call: LayerCall) -> Result:
     """Make a change of the output, from the input and the right output."""
-
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        return move(np.asarray(call.inputs), output), out_mask
-
-    return apply
+    output, out_mask = call.run()
+    return move(np.asarray(call.inputs), output), out_mask
 
 
 def _bilinear(x: Array, y: Array) -> Array:
@@ -110,41 +107,42 @@ def _between(x: Array, y: Array, *, aligned: bool) -> Array:
     return found
 
 
-_MOVES: Mapping[str, Mapping[str, tuple[str, Callable[[Array, Array], Array]]]] = {
-    "RepeatVector": {
-        "each feature is repeated, Keras repeats the whole vector": (
-            "repeated",
-            lambda x, y: np.repeat(x, y.shape[1], axis=1).reshape(y.shape),
-        ),
-        "rows of the batch are mixed (repeated along the batch, then viewed)": (
-            "repeated",
-            lambda x, y: np.tile(x, (y.shape[1], 1)).reshape(y.shape),
-        ),
-        "it is given at the first step alone, zeros at the others": (
-            "repeated",
-            lambda x, y: np.concatenate([y[:, :1], np.zeros_like(y[:, 1:])], axis=1),
-        ),
-        "it is given at the last step alone, zeros at the others": (
-            "repeated",
-            lambda x, y: np.concatenate([np.zeros_like(y[:, 1:]), y[:, :1]], axis=1),
-        ),
-    },
-    "Permute": {
-        "it is left out: the axes stay as they are": ("not permuted", lambda x, y: x),
-        "the array is viewed in the new shape, Keras exchanges axes": (
-            "not permuted",
-            lambda x, y: x.reshape(y.shape),
-        ),
-    },
-    "UpSampling1D": {
-        "the whole sequence is repeated, Keras repeats every step": ("steps", _tiled),
-        "it is linear between the steps, Keras repeats them": (
-            "steps",
-            lambda x, y: _between(x, y, aligned=False),
-        ),
-        "it is linear between the steps (align_corners), Keras repeats them": (
-            "steps",
-            lambda x, y: _between(x, y, aligned=True),
-        ),
-    },
+# Class -> the kind of its mistakes, and what it does in words: from the input and right output
+_MOVES: Mapping[str, tuple[str, Mapping[str, Callable[[Array, Array], Array]]]] = {
+    "RepeatVector": (
+        "repeated",
+        {
+            "each feature is repeated, Keras repeats the whole vector": (
+                lambda x, y: np.repeat(x, y.shape[1], axis=1).reshape(y.shape)
+            ),
+            "rows of the batch are mixed (repeated along the batch, then viewed)": (
+                lambda x, y: np.tile(x, (y.shape[1], 1)).reshape(y.shape)
+            ),
+            "it is given at the first step alone, zeros at the others": (
+                lambda x, y: np.concatenate([y[:, :1], np.zeros_like(y[:, 1:])], axis=1)
+            ),
+            "it is given at the last step alone, zeros at the others": (
+                lambda x, y: np.concatenate([np.zeros_like(y[:, 1:]), y[:, :1]], axis=1)
+            ),
+        },
+    ),
+    "Permute": (
+        "not permuted",
+        {
+            "it is left out: the axes stay as they are": lambda x, y: x,
+            "the array is viewed in the new shape, Keras exchanges axes": (
+                lambda x, y: x.reshape(y.shape)
+            ),
+        },
+    ),
+    "UpSampling1D": (
+        "steps",
+        {
+            "the whole sequence is repeated, Keras repeats every step": _tiled,
+            "it is linear between the steps, Keras repeats them": partial(_between, aligned=False),
+            "it is linear between the steps (align_corners), Keras repeats them": (
+                partial(_between, aligned=True)
+            ),
+        },
+    ),
 }

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker, configured, reading
+from keras2torch_birnn.porting.changes import Change, LayerCall, Maker, configured, reading
 from keras2torch_birnn.porting.moments import Divide, divide_by_deviation, standardize
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import Array
@@ -21,7 +21,7 @@ def constant_changes(maker: Maker) -> Iterator[Change]:
     scale, offset = (np.asarray(maker.config[name], float) for name in ("scale", "offset"))
     for words, formula in _RESCALED.items():
         yield maker.change(
-            "formula", f"{words}, Keras x scale + offset", _by(formula, scale, offset)
+            "formula", f"{words}, Keras x scale + offset", partial(_by, formula, scale, offset)
         )
 
 
@@ -29,11 +29,11 @@ def statistic_changes(maker: Maker) -> Iterator[Change]:
     """Yield other uses of the statistics of a Normalization: y = (x - mean) / sqrt(variance)."""
     for words, formula in _NORMALIZED.items():
         words = f"{words}, Keras (x - mean) / sqrt(variance)"
-        yield maker.change("formula", words, _normalized(formula))
+        yield maker.change("formula", words, partial(_normalized, formula))
     for (what, axes), (how, divide), free in product(_OWN.items(), _DIVIDED.items(), (0, 1)):
         words = f"it normalizes by {what} own mean and deviation{how}"
         words += " of n - 1 (as torch.std has it)" * free
-        apply = _normalized(partial(_by_own, axes, divide, free))
+        apply = partial(_normalized, partial(_by_own, axes, divide, free))
         yield maker.change("formula", f"{words}, Keras by those of its weights", apply)
 
 
@@ -53,26 +53,19 @@ def boundary_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("boundary", words, below)
 
 
-def _by(formula: Formula, first: Array, second: Array) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        _, out_mask = call.run()
-        return formula(call.context.number(np.asarray(call.inputs)), first, second), out_mask
-
-    return apply
+def _by(formula: Formula, first: Array, second: Array, call: LayerCall) -> Result:
+    _, out_mask = call.run()
+    return formula(call.context.number(np.asarray(call.inputs)), first, second), out_mask
 
 
-def _normalized(formula: Formula) -> Apply:
+def _normalized(formula: Formula, call: LayerCall) -> Result:
     """Compute with the statistics that the layer has, found by what it does to 0 and 1."""
-
-    def apply(call: LayerCall) -> Result:
-        usual = call.aside().configured(invert=False)
-        x = np.asarray(call.inputs, np.float64)
-        zero, _ = usual._replace(inputs=np.zeros_like(x), mask=None).run()
-        one, _ = usual._replace(inputs=np.ones_like(x), mask=None).run()
-        deviation = 1 / (one - zero)
-        return _by(formula, -zero * deviation, deviation)(call)
-
-    return apply
+    usual = call.aside().configured(invert=False)
+    x = np.asarray(call.inputs, np.float64)
+    zero, _ = usual._replace(inputs=np.zeros_like(x), mask=None).run()
+    one, _ = usual._replace(inputs=np.ones_like(x), mask=None).run()
+    deviation = 1 / (one - zero)
+    return _by(formula, -zero * deviation, deviation, call)
 
 
 def _by_own(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Apply, LayerCall
+from keras2torch_birnn.porting.changes import Apply, Change, LayerCall, Maker
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import Array, LayerSpec, leaves
 
@@ -19,24 +20,33 @@ T = TypeVar("T")
 Rows: TypeAlias = Mapping[str, T]
 
 
-def state_changes(layer: LayerSpec) -> Iterator[tuple[str, str, Apply]]:
-    """Yield wrong states of a layer, as kind, words and change: initial ones, then final ones."""
-    yield "initial state", "its initial state is not used: it starts with zeros", _starting(None)
-    for words, places in _rows_of(layer, _PARTLY_USED).items():
-        yield "initial state", f"its initial states: {words}, zeros are there", _starting(places)
-    if layer.class_name == "Bidirectional":
-        words = "its backward half starts with the last states of the forward half"
-        yield "initial state", words, _handing_on
-    for words, values in _rows_of(layer, _CONSTANTS).items():
-        yield "initial state", f"it starts with {words}, Keras with zeros", _starting_with(values)
-    for name, activation in _ACTIVATED.items():
-        yield "initial state", f"{name} is applied to its initial states", _activated(activation)
-    yield "state not carried", "each step begins with zeros: no state is carried on", _each_alone
-    table = _rows_of(layer, _PLACES)
+def state_changes(maker: Maker) -> Iterator[Change]:
+    """Yield wrong states of a layer: initial ones, then final ones."""
+    table = _rows_of(maker.layer, _PLACES)
+    for words, apply in _starts_of(maker.layer):
+        yield maker.change("initial state", words, apply)
+    words = "each step begins with zeros: no state is carried on"
+    yield maker.change("state not carried", words, _each_alone)
     for words, places in table.items():
-        yield "initial state", f"its initial states: {words}", _starting(places)
-    for words, places in table.items() if _half_of(layer).config.get("return_state") else ():
-        yield "final state", f"the states that it returns: {words}", _returning(places)
+        told = f"its initial states: {words}"
+        yield maker.change("initial state", told, partial(_starting, places))
+    if _half_of(maker.layer).config.get("return_state"):
+        for words, places in table.items():
+            told = f"the states that it returns: {words}"
+            yield maker.change("final state", told, partial(_returning, places))
+
+
+def _starts_of(layer: LayerSpec) -> Iterator[tuple[str, Apply]]:
+    """Yield initial states that are not the given ones, or not zeros where none are given."""
+    yield "its initial state is not used: it starts with zeros", partial(_starting, None)
+    for words, places in _rows_of(layer, _PARTLY_USED).items():
+        yield f"its initial states: {words}, zeros are there", partial(_starting, places)
+    if layer.class_name == "Bidirectional":
+        yield "its backward half starts with the last states of the forward half", _handing_on
+    for words, values in _rows_of(layer, _CONSTANTS).items():
+        yield f"it starts with {words}, Keras with zeros", partial(_starting_with, values)
+    for name, activation in _ACTIVATED.items():
+        yield f"{name} is applied to its initial states", partial(_activated, activation)
 
 
 def _half_of(layer: LayerSpec) -> LayerSpec:
@@ -113,15 +123,12 @@ _ACTIVATED: Mapping[str, Callable[[Array], Array]] = {
 }
 
 
-def _activated(activation: Callable[[Array], Array]) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        given = call.context.initial_state
-        if given is None:
-            raise ValueError("it is called without initial states")
-        moved = tuple(map(activation, given))
-        return call.starting(moved).run()
-
-    return apply
+def _activated(activation: Callable[[Array], Array], call: LayerCall) -> Result:
+    given = call.context.initial_state
+    if given is None:
+        raise ValueError("it is called without initial states")
+    moved = tuple(map(activation, given))
+    return call.starting(moved).run()
 
 
 def _each_alone(call: LayerCall) -> Result:
@@ -133,34 +140,26 @@ def _each_alone(call: LayerCall) -> Result:
     return np.reshape(alone, shape), out_mask
 
 
-def _starting(places: Places | None) -> Apply:
+def _starting(places: Places | None, call: LayerCall) -> Result:
     """Make a change of the initial states that a layer is called with; None: there are none."""
-
-    def apply(call: LayerCall) -> Result:
-        given = call.context.initial_state
-        if given is None or (places is not None and len(places) != len(given)):
-            raise ValueError("it is called without initial states")
-        moved = None if places is None else tuple(_state_at(place, given) for place in places)
-        return call.starting(moved).run()
-
-    return apply
+    given = call.context.initial_state
+    if given is None or (places is not None and len(places) != len(given)):
+        raise ValueError("it is called without initial states")
+    moved = None if places is None else tuple(_state_at(place, given) for place in places)
+    return call.starting(moved).run()
 
 
 def _state_at(place: int | None, states: tuple[Array, ...]) -> Array:
     return np.zeros_like(states[0]) if place is None else states[place]
 
 
-def _starting_with(values: tuple[float, ...]) -> Apply:
+def _starting_with(values: tuple[float, ...], call: LayerCall) -> Result:
     """Make a change of where a layer starts that is called without initial states."""
-
-    def apply(call: LayerCall) -> Result:
-        if call.context.initial_state is not None:
-            raise ValueError("it is called with initial states")
-        shape = len(next(iter(leaves(call.inputs)))), _half_of(call.layer).config["units"]
-        states = tuple(np.full(shape, value, np.float64) for value in values)
-        return call.starting(states).run()
-
-    return apply
+    if call.context.initial_state is not None:
+        raise ValueError("it is called with initial states")
+    shape = len(next(iter(leaves(call.inputs)))), _half_of(call.layer).config["units"]
+    states = tuple(np.full(shape, value, np.float64) for value in values)
+    return call.starting(states).run()
 
 
 def state_form(layer: LayerSpec) -> tuple[str, str, int] | None:
@@ -208,12 +207,8 @@ def _handing_on(call: LayerCall) -> Result:
     return call.starting((*given[: len(ends)], *ends)).run()
 
 
-def _returning(places: Places) -> Apply:
+def _returning(places: Places, call: LayerCall) -> Result:
     """Make a change of the states that a layer returns after its outputs."""
-
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        heads, states = output[: -len(places)], output[-len(places) :]
-        return (*heads, *(_state_at(place, states) for place in places)), out_mask
-
-    return apply
+    output, out_mask = call.run()
+    heads, states = output[: -len(places)], output[-len(places) :]
+    return (*heads, *(_state_at(place, states) for place in places)), out_mask

@@ -155,13 +155,15 @@ def one_step_changes(maker: Maker) -> Iterator[Change]:
     """Yield one step, or another reduction, in the place of a reduction over all steps."""
     own = maker.layer.class_name
     for words, pick in _ONE_STEP.items():
-        yield maker.change("other operation", f"takes {words}, Keras has {own}", _picked(pick))
+        yield maker.change(
+            "other operation", f"takes {words}, Keras has {own}", partial(_picked, pick)
+        )
 
 
 def other_step_changes(maker: Maker) -> Iterator[Change]:
     """Yield other steps of a sequence (B, T, F) than the one that a slice takes."""
     for words, pick in _STEPS.items():
-        yield maker.change("last state", words, _picked(pick))
+        yield maker.change("last state", words, partial(_picked, pick))
 
 
 def moved_key_changes(maker: Maker) -> Iterator[Change]:
@@ -196,15 +198,12 @@ def _shown(key: Any) -> str:
     return ":".join("" if bound is None else str(bound) for bound in key[:2])
 
 
-def _picked(pick: Callable[[Array], Array]) -> Apply:
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        found = pick(np.asarray(call.inputs)) if np.ndim(call.inputs) == 3 else None
-        if found is None or found.shape != np.shape(output):
-            raise ValueError("it takes no step")
-        return found, out_mask
-
-    return apply
+def _picked(pick: Callable[[Array], Array], call: LayerCall) -> Result:
+    output, out_mask = call.run()
+    found = pick(np.asarray(call.inputs)) if np.ndim(call.inputs) == 3 else None
+    if found is None or found.shape != np.shape(output):
+        raise ValueError("it takes no step")
+    return found, out_mask
 
 
 def _ends_of_halves(y: Array) -> Array:

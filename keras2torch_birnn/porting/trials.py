@@ -7,34 +7,32 @@ the one is kept that gives tensors of the port again, in this layer and the foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, combinations, islice, repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.activation_changes import moved_before_activation
 from keras2torch_birnn.porting.attention_changes import QUERY_MASK_UNUSED
-from keras2torch_birnn.porting.call_graph import call_path, nearest_sources, place_of
+from keras2torch_birnn.porting.call_graph import nearest_sources, path_of, place_of
 from keras2torch_birnn.porting.changes import (
     Change,
-    Key,
-    LayerCall,
+    Maker,
     configured,
     followed_by,
     in_one_call,
     reading,
 )
-from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun
+from keras2torch_birnn.porting.checked_run import AS_PADDED, CheckedRun, first_output
 from keras2torch_birnn.porting.general_changes import (
     added_to,
     clipped_to,
     input_scaled,
     on_line,
-    read_scaled,
     reordered,
     scaled_by,
     show_bounds,
@@ -66,7 +64,6 @@ from keras2torch_birnn.porting.wiring_changes import (
     wiring_changes,
 )
 from keras2torch_birnn.reference import Trace
-from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import Array, Structure, TensorRef, leaves
 
 # Trials at one layer at most, of single mistakes, of those that go together, and of all pairs.
@@ -212,8 +209,7 @@ class Search(CheckedRun):
             if self.same_outputs(trace):
                 self._drop_needless()
                 return True
-            self.right = {path for path in trace.layers if self.computed(path, trace)}
-            path = self._first_wrong(trace, given_up)
+            path = self.first_wrong(trace, given_up)
             if path is None:
                 return self._explain_end(trace)
             behind = any(path in self.later.get(one.path, ()) for one in self.unexplained)
@@ -259,7 +255,7 @@ class Search(CheckedRun):
                     found = self.compute([*usual, one])
                     if found is not None and self.same_outputs(found, everywhere=True):
                         return path, one
-        ends = [call_path(ref.layer, ref.call) for ref in leaves(self.spec.graph.outputs)]
+        ends = [path_of(ref) for ref in leaves(self.spec.graph.outputs)]
         masked = [path for path in trace.layers if self.valid.get(path) is not None]
         return next((one for one in masked if not self._has_all(one, trace)), ends[0]), None
 
@@ -274,9 +270,8 @@ class Search(CheckedRun):
             if valid is None or valid.all():
                 continue
             if is_recurrent(layer):
-                key = place_of(path), layer.class_name
                 zeros = followed_by(partial(keep_valid, valid=valid))
-                own = [Change("masked steps", path, "", {key: zeros})]
+                own = [Maker(path, layer).change("masked steps", "", zeros)]
             elif layer.class_name == "MultiHeadAttention":
                 own = [one for one in self._changes_of(path) if one.words == QUERY_MASK_UNUSED]
             else:
@@ -288,15 +283,14 @@ class Search(CheckedRun):
 
     def _has_all(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed the output of a call at masked steps, too."""
-        return self.run.has(np.asarray(next(leaves(trace.layers[path])), np.float64))
+        return self.run.has(first_output(trace, path))
 
-    def first_wrong(self, trace: Trace) -> str | None:
-        """Return the first call whose output in this trace the port never computed."""
+    def first_wrong(self, trace: Trace, given_up: Container[str] = ()) -> str | None:
+        """Return the first call whose output the port never computed, nor any that use it.
+
+        ``right`` has those that it computed. given_up: calls that are not asked for.
+        """
         self.right = {path for path in trace.layers if self.computed(path, trace)}
-        return self._first_wrong(trace, set())
-
-    def _first_wrong(self, trace: Trace, given_up: set[str]) -> str | None:
-        """Return the first call whose output the port never computed, nor any that use it."""
         for path in trace.layers:
             used = self.later.get(path, frozenset())
             if path in self.right or path in given_up:
@@ -326,12 +320,11 @@ class Search(CheckedRun):
 
         Single changes are tried first, then two together; alone: single ones only.
         """
-        layer, place = self.layers.get(path), place_of(path)
+        layer = self.layers.get(path)
         if layer is None:
             return None
-        evidence = self._evidence_at(path)
-        guesses = [one for one in self.guesses if one.layer == place]
-        own = [*self._mask_sources(path), *guesses, *self._changes_of(path)]
+        evidence = self._at(path, self.evidence)
+        own = [*self._mask_sources(path), *self._at(path, self.guesses), *self._changes_of(path)]
         if not is_recurrent(layer):  # an attention takes its masks apart from what others read
             own.sort(key=lambda one: one.kind != "mask missing" or one.layer != path)
         own += wiring_changes(self.spec.graph, path, trace)
@@ -422,7 +415,7 @@ class Search(CheckedRun):
                 better = self._try_at(other, trace, alone=True)
                 if better is not None:
                     return other, better
-        right = np.asarray(next(leaves(trace.layers[path])), np.float64)
+        right = first_output(trace, path)
         if self.run.nearest(right, ()) is not None:
             return path, None
         # The port has nothing of this kind: it may go on behind it with something else.
@@ -464,12 +457,11 @@ class Search(CheckedRun):
             trace = self.compute(self.found)
             if trace is None:
                 return 0
-            self.right = {path for path in trace.layers if self.computed(path, trace)}
-            path = self._first_wrong(trace, {one.path for one in self.unexplained})
+            path = self.first_wrong(trace, {one.path for one in self.unexplained})
             layer = None if path is None else self.layers.get(path)
             if path is None or layer is None:
                 return len(self.right)
-            own = (*self._changes_of(path), *self._evidence_at(path))
+            own = (*self._changes_of(path), *self._at(path, self.evidence))
             best = 0
             for _, score, _ in self._scored(path, ([one] for one in own)):
                 best = max(best, score)
@@ -479,22 +471,22 @@ class Search(CheckedRun):
         finally:
             self.found[:], self.right = found, right
 
-    def _evidence_at(self, path: str) -> list[Change]:
-        return [one for one in self.evidence if one.layer == place_of(path)]
+    def _at(self, path: str, changes: Iterable[Change]) -> list[Change]:
+        return [one for one in changes if one.layer == place_of(path)]
 
     def _changes_of(self, path: str) -> Sequence[Change]:
         """Return the known mistakes of a call: the same ones each time, whose results are kept."""
         found = self._known.get(path)
         if found is None:
-            found = self._known[path] = list(changes_of(path, place_of(path), self.layers[path]))
+            found = self._known[path] = list(changes_of(path, self.layers[path]))
         return found
 
     def _changes_in_call(self, path: str) -> list[Change]:
         """Return the same mistakes in this call alone, of a layer that is called several times."""
         if not self._is_called_again(path):
             return []
-        guesses = [one for one in self.guesses if one.layer == place_of(path)]
-        return [in_one_call(one, path) for one in (*guesses, *self._changes_of(path))]
+        own = (*self._at(path, self.guesses), *self._changes_of(path))
+        return [in_one_call(one, path) for one in own]
 
     def _is_called_again(self, path: str) -> bool:
         return sum(place_of(other) == place_of(path) for other in self.layers) > 1
@@ -524,24 +516,28 @@ class Search(CheckedRun):
             values = next(iter(leaves(trace.layers.get(other))), None)
             if layer is None or not isinstance(values, np.ndarray) or self._is_before(other):
                 continue  # (what is before a dropout has its values)
-            for line in self.run.lines(np.asarray(values, np.float64), self.valid.get(other)):
-                yield scaled_by(other, place_of(other), layer, *line)
-            for order in self.run.orders(np.asarray(values, np.float64), self.valid.get(other)):
-                yield reordered(other, place_of(other), layer, "output", order)
-            for bounds in self.run.bounds(np.asarray(values, np.float64), self.valid.get(other)):
-                yield clipped_to(other, place_of(other), layer, "output", bounds)
-            for added in self.run.added(np.asarray(values, np.float64), self.valid.get(other)):
-                yield added_to(other, place_of(other), layer, added)
+            maker, given = Maker(other, layer), np.asarray(values, np.float64)
+            yield from self._moved(maker, "output", given, self.valid.get(other))
+            for added in self.run.added(given, self.valid.get(other)):
+                yield added_to(maker, added)
         yield from self._moved_before_activation(path)
         if not self.sources.get(path):  # it takes an input of the model
             for given in self.inputs:
-                for order in self.run.orders(np.asarray(given, np.float64)):
-                    yield reordered(path, place_of(path), self.layers[path], "input", order)
-                for bounds in self.run.bounds(np.asarray(given, np.float64)):
-                    yield clipped_to(path, place_of(path), self.layers[path], "input", bounds)
-                for line in self.run.lines(np.asarray(given, np.float64)):
-                    yield read_scaled(path, place_of(path), self.layers[path], *line)
+                yield from self._moved(
+                    Maker(path, self.layers[path]), "input", np.asarray(given, np.float64), None
+                )
         yield from self._scaled_inputs(path, trace)
+
+    def _moved(
+        self, maker: Maker, what: str, values: Array, valid: Array | None
+    ) -> Iterator[Change]:
+        """Yield the factors, orders and bounds of what the port made of an input or an output."""
+        for line in self.run.lines(values, valid):
+            yield scaled_by(maker, what, line)
+        for order in self.run.orders(values, valid):
+            yield reordered(maker, what, order)
+        for bounds in self.run.bounds(values, valid):
+            yield clipped_to(maker, what, bounds)
 
     def _is_before(self, path: str) -> bool:
         """Tell whether a dropout gives what the one call before it gives to it alone."""
@@ -554,14 +550,14 @@ class Search(CheckedRun):
 
     def _scaled_inputs(self, path: str, trace: Trace) -> Iterator[Change]:
         """Yield the factors of one input of this call, whose source others read as it is."""
-        calls = (one for one in self.spec.graph.calls if call_path(one.layer, one.index) == path)
+        calls = (one for one in self.spec.graph.calls if path_of(one) == path)
         refs = [ref for call in calls for ref in leaves(call.args)]
         for number, ref in enumerate(refs):
-            other = call_path(ref.layer, ref.call) if isinstance(ref, TensorRef) else ""
+            other = path_of(ref) if isinstance(ref, TensorRef) else ""
             if self._is_shared(other) and other in trace.layers:
                 values = np.asarray(list(leaves(trace.layers[other]))[ref.output], np.float64)
                 for line in self.run.lines(values, self.valid.get(other)):
-                    yield input_scaled(path, place_of(path), self.layers[path], number, *line)
+                    yield input_scaled(Maker(path, self.layers[path]), number, line)
 
     def _parts(self, path: str, trace: Trace) -> Iterator[Change]:
         """Yield that the port cuts off steps here, which Keras does at a later call or never.
@@ -577,7 +573,7 @@ class Search(CheckedRun):
         self, source: str, path: str, readers: Sequence[str], trace: Trace
     ) -> Iterator[Change]:
         """Yield that of the steps of one call's output these readers are given a part alone."""
-        values = np.asarray(next(leaves(trace.layers[source])), np.float64)
+        values = first_output(trace, source)
         found = self.run.part(values, self.valid.get(source))
         if found is None:
             return
@@ -607,7 +603,7 @@ class Search(CheckedRun):
                 steps = f"{front + back} {'step' if front + back == 1 else 'steps'} of {value:g}"
                 words = f"{steps} {'in front of' if front else 'behind'} its input are read, too"
                 apply = reading(partial(_with_ends, front, back, value))
-                yield Change("steps", other, words, {(place_of(other), layer.class_name): apply})
+                yield Maker(other, layer).change("steps", words, apply)
 
     def _has_part(self, path: str, trace: Trace) -> bool:
         """Tell whether the port computed single steps alone of a layer that keeps them apart."""
@@ -635,7 +631,7 @@ class Search(CheckedRun):
             layer = self.layers.get(other)
             if layer is None or not has_windows(layer) or self.seen(other, trace):
                 continue
-            values = np.asarray(next(leaves(trace.layers[other])), np.float64)
+            values = first_output(trace, other)
             if self.run.contains(values, self.valid.get(other), of_rows=True):
                 return other
         return path
@@ -661,7 +657,7 @@ class Search(CheckedRun):
             layer = self.layers.get(other)
             before = nearest_sources(self.sources, other)
             arrays = {
-                one: np.asarray(next(iter(leaves(trace.layers[one]))), np.float64)
+                one: first_output(trace, one)
                 for one in (*before, other)
                 if one in trace.layers and "/" not in one
             }
@@ -688,7 +684,7 @@ class Search(CheckedRun):
         """Yield the mistakes of the calls that take the output of this one."""
         for other, given in self.sources.items():
             if path in given:
-                yield from self._evidence_at(other)
+                yield from self._at(other, self.evidence)
                 for change in self._changes_of(other):
                     if change.kind != "gate order":
                         yield change
@@ -782,7 +778,7 @@ class Search(CheckedRun):
             return 0
         if not self.later.get(path) and len(list(leaves(self.spec.graph.outputs))) == 1:
             return 0  # it is the output, which is another one
-        own = next(iter(leaves(trace.layers[path])))
+        own = first_output(trace, path)
         if len([one for one in some if one is not AS_PADDED]) > 1:
             before = {other for other in self.right if path in self.later.get(other, ())}
             if _are_values_of(before, own, trace):
@@ -793,7 +789,7 @@ class Search(CheckedRun):
             self.shown(one, trace, some)
             and _tells(trace.layers[one])
             and not _same_values(own, trace.layers[one])
-            and not _are_values_of(elsewhere, next(iter(leaves(trace.layers[one]))), trace)
+            and not _are_values_of(elsewhere, first_output(trace, one), trace)
             for one in behind
         )
         if not later and any(one.kind in _COMPUTED_ANYWAY for one in some):
@@ -833,7 +829,7 @@ class Search(CheckedRun):
         """Explain outputs that differ though every layer's own was computed."""
         unknown = {one.path for one in self.unexplained}
         for ref in leaves(self.spec.graph.outputs):
-            path = call_path(ref.layer, ref.call)
+            path = path_of(ref)
             if path in unknown:  # what follows from any tensor of the port tells nothing
                 continue
             better = self._try_at(path, trace, alone=True)
@@ -914,7 +910,7 @@ class Search(CheckedRun):
         If these are the values of another call, a right port may compute the later layer from that.
         """
         given = {one.path for one in self.unexplained}
-        own = next(iter(leaves(trace.layers[path])))
+        own = first_output(trace, path)
         behind = self.later.get(path, frozenset())
         return not _are_values_of(self.right - behind - {path}, own, trace) and any(
             one not in given
@@ -927,45 +923,44 @@ class Search(CheckedRun):
     def _curve(self, path: str) -> Array | None:
         """Return what the port has for a layer whose activation alone is another one."""
         found = self._before_activation(path)
-        return None if found is None else self.run.curve(found[2], self.valid.get(path))
+        return None if found is None else self.run.curve(found[1], self.valid.get(path))
 
-    def _before_activation(self, path: str) -> tuple[Key, Any, Array] | None:
-        """Return the key of a layer with an activation, that, and what it reads."""
+    def _before_activation(self, path: str) -> tuple[Maker, Array] | None:
+        """Return what makes changes of a layer with an activation, and what that reads."""
         layer = self.layers[path]
         while layer.class_name == "TimeDistributed":
             layer = layer.parts["layer"]
         if is_recurrent(layer) or "activation" not in layer.config:
             return None
-        key = place_of(path), layer.class_name
-        linear = Change("", path, "", {key: configured(activation="linear")})
+        maker = Maker(path, layer)
+        linear = maker.change("", "", configured(activation="linear"))
         trace = self.compute([*self.found, linear])
         if trace is None or path not in trace.layers:
             return None
-        own = layer.config["activation"]
-        return key, own, np.asarray(next(leaves(trace.layers[path])), np.float64)
+        return maker, first_output(trace, path)
 
     def _moved_before_activation(self, path: str) -> Iterator[Change]:
         """Yield the factors and bounds of what a layer's activation reads."""
         found = self._before_activation(path)
-        if found is None or found[1] == "linear":
+        if found is None or found[0].config["activation"] == "linear":
             return
-        key, own, values = found
+        maker, values = found
         for line in self.run.lines(values, self.valid.get(path)):
-            yield moved_before_activation(path, key, own, show_line(*line), partial(on_line, *line))
+            yield moved_before_activation(maker, show_line(*line), partial(on_line, *line))
         for low, high in self.run.bounds(values, self.valid.get(path)):
             clip = partial(np.clip, a_min=low, a_max=high)
-            yield moved_before_activation(path, key, own, show_bounds(low, high), clip)
+            yield moved_before_activation(maker, show_bounds(low, high), clip)
 
     def _give_up(self, path: str, trace: Trace) -> bool:
         """Note a layer that is not explained; tell whether one can go on from what the port has."""
-        right = np.asarray(next(iter(leaves(trace.layers[path]))), np.float64)
+        right = first_output(trace, path)
         curve = self._curve(path) if path in self.layers else None
         near = self.run.nearest(right, ()) if curve is None else curve
         self.unexplained.append(Unexplained(path, right, near, activation=curve is not None))
         layer = self.layers.get(path)
         if near is None or layer is None:
             return False
-        change = _instead(path, (place_of(path), layer.class_name), near)
+        change = Maker(path, layer).change("unexplained", "", followed_by(lambda _: near))
         if self._is_called_again(path):
             change = replace(in_one_call(change, path), words="")
         self.found.append(change)
@@ -983,18 +978,6 @@ def _is_unused_operation(change: Change) -> bool:
     """Tell whether a mask that an operation makes is not used."""
     made = any(name.startswith("ops.") for _, name in change.applied)
     return made and change.kind == "mask missing"
-
-
-def _instead(path: str, key: tuple[str, str], values: Array) -> Change:
-    """Make a change that gives what the port has in a layer's place."""
-
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        if isinstance(output, tuple):
-            return (values, *output[1:]), out_mask
-        return values, out_mask
-
-    return Change("unexplained", path, "", {key: apply})
 
 
 def _are_values_of(calls: Iterable[str], values: Array, trace: Trace) -> bool:

@@ -25,6 +25,7 @@ from keras2torch_birnn.porting.gates import (
     torch_letters,
 )
 from keras2torch_birnn.readers.containers import opened
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer
 from keras2torch_birnn.rnn.parameters import reorder
@@ -87,29 +88,25 @@ def _layer_rows(inverse: Inverse, rows: list[StoredLayer]) -> Iterator[MapRow]:
     for row in rows:
         for name, array in row.arrays.items():
             keras = "/".join((*row.owner, name))
-            class_name = row.layer.class_name
-            found = False
-            for copies in inverse.copies.get(array.path, ()):
-                shape = inverse.shapes[copies.tensor]
-                done = describe_copies(array.shape, shape, copies, class_name)
-                if array.path in inverse.summed:
-                    done = f"sum of the input and the recurrent bias{', ' * bool(done)}{done}"
-                yield MapRow(
-                    keras, array.path, array.shape, copies.tensor, shape, done or "as it is"
-                )
-                found = True
-            for tensor, lazy in inverse.matrices.get(array.path, ()):
+            known = list(_tensors_of(inverse, array, row.layer.class_name))
+            for tensor, done in known or [(one, "computed from it") for one in inverse.computed]:
                 shape = inverse.shapes[tensor]
-                done = _describe_matrix(lazy, class_name) or "as it is"
-                yield MapRow(keras, array.path, array.shape, tensor, shape, done)
-                found = True
-            for tensor in () if found else inverse.computed:
-                shape = inverse.shapes[tensor]
-                yield MapRow(keras, array.path, array.shape, tensor, shape, "computed from it")
+                yield MapRow(keras, array.path, array.shape, tensor, shape, done or "as it is")
     for fixed in inverse.fixed:
         if fixed.tensor not in inverse.computed:
             shape = inverse.shapes[fixed.tensor]
             yield MapRow("", "", None, fixed.tensor, shape, _describe_fixed(fixed, shape))
+
+
+def _tensors_of(inverse: Inverse, array: StoredArray, class_name: str) -> Iterator[tuple[str, str]]:
+    """Yield the tensors that take elements of an array, and what is done to them."""
+    for copies in inverse.copies.get(array.path, ()):
+        done = describe_copies(array.shape, inverse.shapes[copies.tensor], copies, class_name)
+        if array.path in inverse.summed:
+            done = f"sum of the input and the recurrent bias{', ' * bool(done)}{done}"
+        yield copies.tensor, done
+    for tensor, lazy in inverse.matrices.get(array.path, ()):
+        yield tensor, _describe_matrix(lazy, class_name)
 
 
 def _describe_fixed(fixed: Fixed, shape: tuple[int, ...]) -> str:

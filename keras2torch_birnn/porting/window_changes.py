@@ -21,7 +21,7 @@ from keras2torch_birnn.porting.changes import (
     configured,
     followed_by,
     reading,
-    weighted,
+    weighted_one,
 )
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.reference.windows import window_starts
@@ -62,7 +62,7 @@ def convolution_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("convolution padding", words, _padded(np.pad, place))
     for words, margins in _margins(maker):
         words = f"{words}, Keras has {own}"
-        yield maker.change("convolution padding", words, _with_margins(margins))
+        yield maker.change("convolution padding", words, partial(_with_margins, margins))
 
 
 def _group_changes(maker: Maker) -> Iterator[Change]:
@@ -93,19 +93,13 @@ def _filter_changes(maker: Maker) -> Iterator[Change]:
     if kernel is None or min(channels := kernel.shape[-2:]) < 2:
         return
     words = "its depthwise kernel has the filter before the channel, Keras the channel first"
-    turn = weighted(lambda w: {**w, "depthwise_kernel": _turned(w["depthwise_kernel"], channels)})
+    turn = weighted_one("depthwise_kernel", partial(_turned, channels))
     yield maker.change("axes", words, turn)
     words = "the channels behind its depthwise kernel come filter by filter, Keras has all filters "
     words += "of one channel first"
     if "pointwise_kernel" in maker.layer.weights:
-
-        def moved(weights: dict[str, Array]) -> Mapping[str, Array]:
-            kernel = weights["pointwise_kernel"]  # (..., channels * filters, F)
-            apart = np.moveaxis(kernel, -2, -1)
-            back = apart.reshape(*apart.shape[:-1], *channels[::-1]).swapaxes(-1, -2)
-            return {**weights, "pointwise_kernel": np.moveaxis(back.reshape(apart.shape), -1, -2)}
-
-        yield maker.change("axes", words, weighted(moved))
+        moved = weighted_one("pointwise_kernel", partial(_in_turn_of_rows, channels))
+        yield maker.change("axes", words, moved)
         return
     apart = followed_by(
         lambda y: y.reshape(*y.shape[:-1], *channels).swapaxes(-1, -2).reshape(y.shape)
@@ -113,7 +107,14 @@ def _filter_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("axes", words, apart)
 
 
-def _turned(kernel: Array, channels: tuple[int, ...]) -> Array:
+def _in_turn_of_rows(channels: tuple[int, ...], kernel: Array) -> Array:
+    """Read the rows of a kernel (..., channels * filters, F) as if they came filter by filter."""
+    apart = np.moveaxis(kernel, -2, -1)
+    back = apart.reshape(*apart.shape[:-1], *channels[::-1]).swapaxes(-1, -2)
+    return np.moveaxis(back.reshape(apart.shape), -1, -2)
+
+
+def _turned(channels: tuple[int, ...], kernel: Array) -> Array:
     """Read the last two axes of a kernel as if they had been written in the other order."""
     turned: Array = kernel.swapaxes(-1, -2).reshape(*kernel.shape[:-2], *channels)
     return turned
@@ -125,25 +126,21 @@ def transposed_changes(maker: Maker) -> Iterator[Change]:
     own = maker.config["padding"]
     for before in range(min(max(_extents(maker.layer)), _FARTHEST)):
         words = f"it cuts {before} {'step' if before == 1 else 'steps'} in front, Keras has {own}"
-        yield maker.change("convolution padding", words, _cut(before))
+        yield maker.change("convolution padding", words, partial(_cut, before))
 
 
-def _cut(before: int) -> Apply:
+def _cut(before: int, call: LayerCall) -> Result:
     """Let a transposed convolution leave out other steps at the beginning of each axis."""
-
-    def apply(call: LayerCall) -> Result:
-        right, out_mask = call.run()
-        if call.layer.config["data_format"] == "channels_first":
-            raise ValueError("the channels come first")
-        whole, _ = configured(padding="valid", output_size=None)(call.aside())
-        kept = whole
-        for axis, size in enumerate(right.shape[1:-1], 1):
-            kept = kept.take(range(before, min(before + size, kept.shape[axis])), axis=axis)
-        if kept.shape != right.shape:
-            raise ValueError("there are too few steps")
-        return kept, out_mask
-
-    return apply
+    right, out_mask = call.run()
+    if call.layer.config["data_format"] == "channels_first":
+        raise ValueError("the channels come first")
+    whole, _ = configured(padding="valid", output_size=None)(call.aside())
+    kept = whole
+    for axis, size in enumerate(right.shape[1:-1], 1):
+        kept = kept.take(range(before, min(before + size, kept.shape[axis])), axis=axis)
+    if kept.shape != right.shape:
+        raise ValueError("there are too few steps")
+    return kept, out_mask
 
 
 def _stride_changes(maker: Maker) -> Iterator[Change]:
@@ -165,33 +162,25 @@ def _reversal_changes(maker: Maker) -> Iterator[Change]:
     """Yield kernels that are reversed: along their steps, along one axis of an image or both."""
     count = len(maker.config["kernel_size"])
     axes = {"its steps": (0,)} if count == 1 else _REVERSED
-    for name in ("kernel", "depthwise_kernel"):
-        for along, some in axes.items() if name in maker.layer.weights else ():
-            turn = weighted(partial(_reversed_kernel, name=name, axes=some))
+    names = ("kernel", "depthwise_kernel")
+    kernels = {name: maker.layer.weights[name] for name in names if name in maker.layer.weights}
+    for name in kernels:
+        for along, some in axes.items():
+            turn = weighted_one(name, partial(np.flip, axis=some))
             yield maker.change("direction", f"the {name} is reversed along {along}", turn)
-    for name in ("kernel", "depthwise_kernel") if count == 2 else ():
-        kernel = maker.layer.weights.get(name)
-        if kernel is not None and kernel.shape[0] == kernel.shape[1]:
-            turn = weighted(partial(_with_exchanged_sides, name=name))
+    for name, kernel in kernels.items():
+        if count == 2 and kernel.shape[0] == kernel.shape[1]:
+            turn = weighted_one(name, lambda kernel: kernel.swapaxes(0, 1))
             words = f"height and width of the {name} are exchanged (it is square)"
             yield maker.change("not transposed", words, turn)
-    for name in ("kernel", "depthwise_kernel"):
-        kernel = maker.layer.weights.get(name)
-        if kernel is None or min(kernel.shape[-2:]) < 2:
+    for name, kernel in kernels.items():
+        if min(kernel.shape[-2:]) < 2:
             continue
-        yield maker.change("reshaped", f"the {name} {RESHAPED}", weighted(partial(reshaped, name)))
+        yield maker.change("reshaped", f"the {name} {RESHAPED}", weighted_one(name, reshaped))
         if kernel.shape[-2] == kernel.shape[-1]:
             words = f"input and output channels of the {name} are exchanged (they are as many)"
-            turn = weighted(partial(_with_exchanged_channels, name=name))
+            turn = weighted_one(name, lambda kernel: kernel.swapaxes(-1, -2))
             yield maker.change("not transposed", words, turn)
-
-
-def _with_exchanged_channels(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
-    return {**weights, name: weights[name].swapaxes(-1, -2)}
-
-
-def _with_exchanged_sides(weights: dict[str, Array], *, name: str) -> Mapping[str, Array]:
-    return {**weights, name: weights[name].swapaxes(0, 1)}
 
 
 _REVERSED: Mapping[str, tuple[int, ...]] = {
@@ -199,12 +188,6 @@ _REVERSED: Mapping[str, tuple[int, ...]] = {
     "its first axis": (0,),
     "its second axis": (1,),
 }
-
-
-def _reversed_kernel(
-    weights: dict[str, Array], *, name: str, axes: tuple[int, ...]
-) -> Mapping[str, Array]:
-    return {**weights, name: np.flip(weights[name], axes)}
 
 
 def pooling_changes(maker: Maker) -> Iterator[Change]:
@@ -240,7 +223,7 @@ def pooling_changes(maker: Maker) -> Iterator[Change]:
         for counted, also in ((False, ""), (True, ", and what is padded counts as zeros")):
             if not (counted and largest):
                 told = f"{words}{also}, Keras has {own}"
-                apply = _with_margins(margins, counted=counted)
+                apply = partial(_with_margins, margins, counted=counted)
                 yield maker.change("pooling padding", told, apply)
 
 
@@ -298,26 +281,22 @@ def _filled(steps: int, extent: int, stride: int) -> tuple[int, int]:
     return 0, lacking if lacking < extent else 0
 
 
-def _with_margins(margins: Margins, *, counted: bool = False) -> Apply:
+def _with_margins(margins: Margins, call: LayerCall, *, counted: bool = False) -> Result:
     """Pad both ends, then take all full windows. counted: an average counts zeros there."""
-
-    def apply(call: LayerCall) -> Result:
-        if call.layer.config["data_format"] == "channels_first":
-            raise ValueError("the channels come first")
-        x = call.context.number(np.asarray(call.inputs))
-        extents = _extents(call.layer)
-        places = zip(x.shape[1:-1], extents, call.layer.config["strides"] or extents, strict=True)
-        widths = [(0, 0), *(margins(*one) for one in places), (0, 0)]
-        largest = call.layer.class_name.startswith("Max")
-        whole = configured(padding="valid")
-        padded = np.pad(x, widths, constant_values=-np.inf if largest else 0)
-        output, _ = whole(call._replace(inputs=padded, mask=None))
-        if call.layer.class_name.startswith("Average") and not counted:
-            shares = np.pad(np.ones_like(x), widths)
-            output = output / whole(call.aside()._replace(inputs=shares, mask=None))[0]
-        return output, call.aside().run()[1]
-
-    return apply
+    if call.layer.config["data_format"] == "channels_first":
+        raise ValueError("the channels come first")
+    x = call.context.number(np.asarray(call.inputs))
+    extents = _extents(call.layer)
+    places = zip(x.shape[1:-1], extents, call.layer.config["strides"] or extents, strict=True)
+    widths = [(0, 0), *(margins(*one) for one in places), (0, 0)]
+    largest = call.layer.class_name.startswith("Max")
+    whole = configured(padding="valid")
+    padded = np.pad(x, widths, constant_values=-np.inf if largest else 0)
+    output, _ = whole(call._replace(inputs=padded, mask=None))
+    if call.layer.class_name.startswith("Average") and not counted:
+        shares = np.pad(np.ones_like(x), widths)
+        output = output / whole(call.aside()._replace(inputs=shares, mask=None))[0]
+    return output, call.aside().run()[1]
 
 
 def _as_many(before: int, own: int, whole: int) -> int:

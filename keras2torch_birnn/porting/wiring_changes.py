@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.activation_changes import SOFTMAX_MASKS
-from keras2torch_birnn.porting.call_graph import call_path, later_uses, place_of
+from keras2torch_birnn.porting.call_graph import later_uses, path_of
 from keras2torch_birnn.porting.changes import (
     Apply,
     Change,
+    Key,
     LayerCall,
+    Maker,
     configured,
     followed_by,
     left_out,
+    only_at,
     reading_one,
 )
 from keras2torch_birnn.porting.layer_changes import JOINING, MASKING
@@ -28,6 +32,7 @@ from keras2torch_birnn.porting.recurrent_changes import (
     largest_step,
     last_step,
     mean_step,
+    sum_of_steps,
 )
 from keras2torch_birnn.porting.state_changes import last_states, state_form
 from keras2torch_birnn.porting.step_changes import MASKED_POOLINGS
@@ -50,105 +55,145 @@ from keras2torch_birnn.spec import (
 _LATER = 4
 
 
+class _Place(NamedTuple):
+    """A call of a model's graph, and what was computed there and before."""
+
+    graph: Graph
+    call: Call
+    trace: Trace
+
+    @property
+    def path(self) -> str:
+        """The call's path."""
+        return path_of(self.call)
+
+    @property
+    def layer(self) -> LayerSpec:
+        """The layer that is called."""
+        return self.graph.layer(self.call.layer)
+
+    @property
+    def refs(self) -> list[Any]:
+        """Tensors and constants that the call is given."""
+        return list(leaves(self.call.args))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the call's output."""
+        return self.shape_of(self.path)
+
+    def shape_of(self, path: str) -> tuple[int, ...]:
+        """Return the shape of another call's output."""
+        return np.shape(next(leaves(self.trace.layers[path])))
+
+    def before(self) -> Iterator[tuple[str, Call, LayerSpec]]:
+        """Yield the calls before this one, and their layers."""
+        return _calls_before(self.graph, self.call)
+
+    def behind(self) -> Iterator[tuple[Call, LayerSpec]]:
+        """Yield the calls whose one input is this one's output, and their layers."""
+        return _calls_behind(self.graph, self.path)
+
+    def change(self, kind: str, words: str, apply: Apply) -> Change:
+        """Make a change of this call's layer."""
+        return Change(kind, self.path, words, {_key(self.call, self.layer): apply})
+
+    def tensors_before(self) -> dict[TensorRef, Array]:
+        """Return the inputs of the graph, and what the calls before this one return."""
+        earlier = {
+            ref: np.asarray(self.trace.layers[path_of(ref)]) for ref in leaves(self.graph.inputs)
+        }
+        for path, call, _ in self.before():
+            for number, array in enumerate(leaves(self.trace.layers[path])):
+                earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
+        return earlier
+
+
+def _find(graph: Graph, path: str, trace: Trace) -> _Place | None:
+    """Return a call by its path; None if it is none of this graph."""
+    return next((_Place(graph, one, trace) for one in graph.calls if path_of(one) == path), None)
+
+
+def _key(call: Call, layer: LayerSpec) -> Key:
+    return call.layer, layer.class_name
+
+
+def _calls_before(graph: Graph, last: Call) -> Iterator[tuple[str, Call, LayerSpec]]:
+    for call in takewhile(lambda one: one is not last, graph.calls):
+        yield path_of(call), call, graph.layer(call.layer)
+
+
+def _calls_behind(graph: Graph, path: str) -> Iterator[tuple[Call, LayerSpec]]:
+    for call in graph.calls:
+        found = list(leaves(call.args))
+        if len(found) == 1 and path_of(found[0]) == path:
+            yield call, graph.layer(call.layer)
+
+
 def wiring_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     """Yield a change for each earlier tensor that could be in the place of one of the inputs.
 
     path: a call of this graph. Before a layer with one input there is more to be wrong: see
     ``other_input_changes``.
     """
-    for call in graph.calls:
-        if call_path(call.layer, call.index) == path:
-            break
-    else:
+    place = _find(graph, path, trace)
+    if place is None:
         return
-    found, layer = list(leaves(call.args)), graph.layer(call.layer)
-    yield from _later_order(graph, path, layer, found)
-    yield from _exchanged_order(graph, path, layer, found, trace)
-    yield from _later_activation(graph, path, layer)
-    yield from _exchanged_activations(graph, path, layer)
-    yield from _earlier_norm(graph, path, layer, found)
-    yield from _states_below(graph, path, layer, trace)
-    yield from _states_of_others(graph, path, layer)
-    yield from _other_states(graph, call, layer, trace)
-    yield from _other_masks(graph, path, layer)
+    for make in _WIRINGS:
+        yield from make(place)
     yield from lost_mask_changes(graph, path)
     yield from steps_of_others(graph, path, trace)
-    yield from _states_before(graph, path, found)
-    if layer.class_name.endswith("Attention") and len(found) == 2:
-        yield from _apart_inputs(graph, path, layer, found[1], trace)
+    yield from _states_before(place)
+    refs = place.refs
+    if place.layer.class_name.endswith("Attention") and len(refs) == 2:
+        yield from _apart_inputs(place)
     given = set(leaves(graph.inputs))
-    if sum(isinstance(ref, TensorRef) for ref in found) > 1:
-        yield from _other_inputs(graph, path, trace)
-    elif given & set(found):
-        yield from _other_inputs(graph, path, trace, given)
+    if sum(isinstance(ref, TensorRef) for ref in refs) > 1:
+        yield from _other_inputs(place)
+    elif given & set(refs):
+        yield from _other_inputs(place, given)
 
 
 def other_input_changes(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     """Yield each earlier tensor that could be in the place of a layer's only input."""
-    for call in graph.calls:
-        refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
-        if call_path(call.layer, call.index) == path and len(refs) == 1:
-            yield from _other_inputs(graph, path, trace)
+    place = _find(graph, path, trace)
+    if place is not None and sum(isinstance(ref, TensorRef) for ref in place.refs) == 1:
+        yield from _other_inputs(place)
 
 
-def _other_inputs(
-    graph: Graph, path: str, trace: Trace, among: Container[TensorRef] | None = None
-) -> Iterator[Change]:
+def _other_inputs(here: _Place, among: Container[TensorRef] | None = None) -> Iterator[Change]:
     """Yield earlier tensors, all or those ``among`` some, in the place of each input of a call."""
-    call = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
-    earlier = _tensors_before(graph, path, trace)
-    key = call.layer, graph.layer(call.layer).class_name
-    for place, ref in enumerate(leaves(call.args)):
+    earlier = here.tensors_before()
+    for place, ref in enumerate(here.refs):
         if not isinstance(ref, TensorRef):
             continue
-        right = earlier[ref]
-        for other, array in earlier.items():
-            if (among is None or other in among) and array.shape == right.shape:
-                if np.array_equal(array, right):
-                    continue
+        for other in earlier:
+            if (among is None or other in among) and _are_others([(ref, other)], earlier):
                 there, own = (_describe(one, earlier) for one in (other, ref))
                 words = f"its input {place + 1} is {there}, Keras has {own}"
-                yield Change("other input", path, words, {key: _take_tensor(path, place, other)})
+                apply = only_at(here.path, partial(_take_tensor, place, other))
+                yield here.change("other input", words, apply)
 
 
-def _tensors_before(graph: Graph, path: str, trace: Trace) -> dict[TensorRef, Array]:
-    """Return the inputs of a graph, and what its calls before this one return."""
-    earlier: dict[TensorRef, Array] = {}
-    for ref in leaves(graph.inputs):
-        earlier[ref] = np.asarray(trace.layers[call_path(ref.layer, ref.call)])
-    for call in graph.calls:
-        if call_path(call.layer, call.index) == path:
-            break
-        for number, array in enumerate(leaves(trace.layers[call_path(call.layer, call.index)])):
-            earlier[TensorRef(call.layer, call.index, number)] = np.asarray(array)
-    return earlier
-
-
-def _apart_inputs(
-    graph: Graph, path: str, layer: LayerSpec, own: TensorRef, trace: Trace
-) -> Iterator[Change]:
+def _apart_inputs(here: _Place) -> Iterator[Change]:
     """Yield an attention whose keys and values are two tensors, where Keras has one for both."""
-    earlier = _tensors_before(graph, path, trace)
-    right = earlier[own].shape
-    key = path.partition("#")[0], layer.class_name
+    earlier, own = here.tensors_before(), here.refs[1]
     for other, array in earlier.items():
-        if array.ndim == 3 and array.shape[:2] == right[:2] and other != own:
+        if array.ndim == 3 and array.shape[:2] == earlier[own].shape[:2] and other != own:
             there = _describe(other, earlier)
             for place, what in ((1, "values"), (2, "keys")):
                 words = f"its {what} are {there}, Keras has its second input as keys and values"
-                apply = partial(_with_third, path, place, other)
-                yield Change("other input", path, words, {key: apply})
+                apply = only_at(here.path, partial(_with_third, place, other))
+                yield here.change("other input", words, apply)
 
 
 def _tensor(call: LayerCall, ref: TensorRef) -> Array:
     """Return an output of an earlier call of the model."""
-    tensor: Array = list(leaves(call.context.layers[call_path(ref.layer, ref.call)]))[ref.output]
+    tensor: Array = list(leaves(call.context.layers[path_of(ref)]))[ref.output]
     return tensor
 
 
-def _with_third(path: str, place: int, other: TensorRef, call: LayerCall) -> Result:
-    if call.context.path != path:
-        return call.run()
+def _with_third(place: int, other: TensorRef, call: LayerCall) -> Result:
     query, own = leaves(call.inputs)
     given = [query, own, own]
     given[place] = _tensor(call, other)
@@ -164,101 +209,79 @@ def sum_of(path: str, layer: LayerSpec, factors: Mapping[str, float]) -> Change:
         f"{'what Keras has there' if one == path else f'the output of {printable(one)}'}"
         for one, factor in terms.items()
     )
-    key = "/".join(part.partition("#")[0] for part in path.split("/")), layer.class_name
-    apply = partial(_summed, path, terms)
-    return Change("other sum", path, f"its output is {shown}", {key: apply})
+    apply = only_at(path, partial(_summed, path, terms))
+    return Maker(path, layer).change("other sum", f"its output is {shown}", apply)
 
 
 def _summed(path: str, terms: Mapping[str, float], call: LayerCall) -> Result:
-    output, out_mask = call.run()
-    if call.context.path != path:
-        return output, out_mask
-    heads = output if isinstance(output, tuple) else (output,)
-    known = {**call.context.layers, path: heads[0]}
-    total = sum(factor * next(leaves(known[one])) for one, factor in terms.items())
-    return ((total, *heads[1:]) if isinstance(output, tuple) else total), out_mask
+    def total(own: Array) -> Array:
+        known = {**call.context.layers, path: own}
+        values: Array = sum(factor * next(leaves(known[one])) for one, factor in terms.items())
+        return values
+
+    return followed_by(total)(call)
 
 
-def _calls_behind(graph: Graph, path: str) -> Iterator[tuple[Call, LayerSpec]]:
-    """Yield the calls whose one input is the output of this call, and their layers."""
-    for call in graph.calls:
-        found = list(leaves(call.args))
-        if len(found) == 1 and call_path(found[0].layer, found[0].call) == path:
-            yield call, graph.layer(call.layer)
-
-
-def _later_order(
-    graph: Graph, path: str, layer: LayerSpec, refs: list[TensorRef]
-) -> Iterator[Change]:
+def _later_order(here: _Place) -> Iterator[Change]:
     """Yield the layer behind a merge as if it came before it, in one of the merge's branches."""
+    refs, merge = here.refs, printable(here.path)
     if len(refs) < 2 or not all(isinstance(ref, TensorRef) for ref in refs):
         return
-    for call, behind in _calls_behind(graph, path):
+    for call, behind in here.behind():
         for place, ref in enumerate(refs):
-            source = printable(call_path(ref.layer, ref.call))
             words = (
-                f"it is applied to the output of {source} alone, before {printable(path)}; Keras "
-                f"applies it to what {printable(path)} gives"
+                f"it is applied to the output of {printable(path_of(ref))} alone, before {merge}; "
+                f"Keras applies it to what {merge} gives"
             )
-            apply = _before(layer, refs, place)
-            key = (call.layer, behind.class_name)
-            yield Change("order", call_path(call.layer, call.index), words, {key: apply})
+            apply = partial(_before, here.layer, refs, place)
+            yield Change("order", path_of(call), words, {_key(call, behind): apply})
 
 
-def _exchanged_order(
-    graph: Graph, path: str, layer: LayerSpec, refs: list[TensorRef], trace: Trace
-) -> Iterator[Change]:
+def _exchanged_order(here: _Place) -> Iterator[Change]:
     """Yield the layer after one that uses its output, where both give the same features."""
-    if len(refs) != 1 or not isinstance(refs[0], TensorRef):
+    if len(here.refs) != 1 or not isinstance(here.refs[0], TensorRef):
         return
-    own = next(one for one in graph.calls if call_path(one.layer, one.index) == path)
-    right = np.shape(next(leaves(trace.layers[path])))
-    uses = later_uses(graph, "")[path]
-    later = [one for one in graph.calls if call_path(one.layer, one.index) in uses]
-    for call in later[:_LATER]:
-        behind = graph.layer(call.layer)
-        other = printable(call_path(call.layer, call.index))
-        there = np.shape(next(leaves(trace.layers[call_path(call.layer, call.index)])))
+    right = here.shape
+    uses = later_uses(here.graph, "")[here.path]
+    for call in [one for one in here.graph.calls if path_of(one) in uses][:_LATER]:
+        there = here.shape_of(path_of(call))
         if (len(there), there[-1:]) != (len(right), right[-1:]):
             continue  # (a pooling has fewer steps)
-        words = f"it comes after {other}, Keras has it before"
-        applied = {
-            (own.layer, layer.class_name): left_out,
-            (call.layer, behind.class_name): _then(layer),
+        words = f"it comes after {printable(path_of(call))}, Keras has it before"
+        applied: dict[Key, Apply] = {
+            _key(here.call, here.layer): left_out,
+            _key(call, here.graph.layer(call.layer)): partial(_then, here.layer),
         }
-        yield Change("order", path, words, applied)
+        yield Change("order", here.path, words, applied)
 
 
-def _later_activation(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+def _later_activation(here: _Place) -> Iterator[Change]:
     """Yield the layer's activation as if it came after the layer behind it."""
-    place = call_path(path.partition("#")[0], 0)
-    inner = layer
+    inner = here.layer
     while inner.class_name == "TimeDistributed":
         inner = inner.parts["layer"]
     own = inner.config.get("activation", "linear")
     if own == "linear" or "recurrent_activation" in inner.config or inner.graph is not None:
         return
     name = own["name"] if isinstance(own, Mapping) else own
-    for call, behind in _calls_behind(graph, path):
-        other = printable(call_path(call.layer, call.index))
-        words = f"its {name} comes after {other}, Keras has it before"
+    for call, behind in here.behind():
+        words = f"its {name} comes after {printable(path_of(call))}, Keras has it before"
         applied = {
-            (place, inner.class_name): configured(activation="linear"),
-            (call.layer, behind.class_name): followed_by(partial(activate, own)),
+            _key(here.call, inner): configured(activation="linear"),
+            _key(call, behind): followed_by(partial(activate, own)),
         }
-        yield Change("order", path, words, applied)
+        yield Change("order", here.path, words, applied)
 
 
-def _exchanged_activations(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+def _exchanged_activations(here: _Place) -> Iterator[Change]:
     """Yield the activations of two layers that one merge reads, in each other's place."""
+    graph, layer, path = here.graph, here.layer, here.path
     own = layer.config.get("activation", "linear")
     if own == "linear" or "recurrent_activation" in layer.config:
         return
     for call in graph.calls:
         refs = list(leaves(call.args))
-        if path not in [
-            call_path(ref.layer, ref.call) for ref in refs if isinstance(ref, TensorRef)
-        ]:
+        if path not in [path_of(ref) for ref in refs if isinstance(ref, TensorRef)]:
             continue
         for number, ref in enumerate(refs):
             there = graph.layer(ref.layer) if isinstance(ref, TensorRef) else layer
@@ -268,73 +291,65 @@ def _exchanged_activations(graph: Graph, path: str, layer: LayerSpec) -> Iterato
             # Of a linear layer the port has the output, before the activation.
             key, apply = (ref.layer, there.class_name), configured(activation=own)
             if other == "linear":
-                key = call.layer, graph.layer(call.layer).class_name
+                key = _key(call, graph.layer(call.layer))
                 apply = reading_one(number, partial(activate, own))
             words = f"its activation and that of {printable(ref.layer)} are exchanged"
-            applied = {(place_of(path), layer.class_name): configured(activation=other), key: apply}
+            applied = {_key(here.call, layer): configured(activation=other), key: apply}
             yield Change("activation", path, words, applied)
 
 
-def _earlier_norm(
-    graph: Graph, path: str, layer: LayerSpec, sources: list[TensorRef]
-) -> Iterator[Change]:
+def _earlier_norm(here: _Place) -> Iterator[Change]:
     """Yield the layer behind a merge as if this one, in a branch of the merge, read its output."""
-    uses = later_uses(graph, "").get(path, frozenset()) | {path}
+    graph, sources = here.graph, here.refs
+    uses = later_uses(graph, "").get(here.path, frozenset()) | {here.path}
     for call in graph.calls if len({*sources}) == 1 else ():
         refs = list(leaves(call.args))
         branches = [ref for ref in refs if isinstance(ref, TensorRef) and ref != sources[0]]
         if len(branches) + 1 != len(refs) or len(refs) < 2:
             continue
-        if not all(call_path(ref.layer, ref.call) in uses for ref in branches):
+        if not all(path_of(ref) in uses for ref in branches):
             continue
-        merge = call_path(call.layer, call.index)
-        for behind_call, behind in _calls_behind(graph, merge):
+        for behind_call, behind in _calls_behind(graph, path_of(call)):
             words = (
-                f"it is applied to the input of {printable(path)}, Keras applies it to what "
-                f"{printable(merge)} gives"
+                f"it is applied to the input of {printable(here.path)}, Keras applies it to what "
+                f"{printable(path_of(call))} gives"
             )
-            applied = {
-                (call_path(path.partition("#")[0], 0), layer.class_name): _reading_after(behind),
-                (behind_call.layer, behind.class_name): left_out,
+            applied: dict[Key, Apply] = {
+                _key(here.call, here.layer): partial(_reading_after, behind),
+                _key(behind_call, behind): left_out,
             }
-            yield Change("order", call_path(behind_call.layer, behind_call.index), words, applied)
+            yield Change("order", path_of(behind_call), words, applied)
 
 
-def _states_below(graph: Graph, path: str, layer: LayerSpec, trace: Trace) -> Iterator[Change]:
+def _states_below(here: _Place) -> Iterator[Change]:
     """Yield the last states of each earlier Bidirectional in the place of this one's."""
-    right = np.shape(next(leaves(trace.layers[path])))
-    for call in graph.calls if layer.class_name == "Bidirectional" and len(right) == 2 else ():
-        other = call_path(call.layer, call.index)
-        if other == path:
-            return
-        below = graph.layer(call.layer)
-        shape = np.shape(next(leaves(trace.layers[other])))
+    right = here.shape
+    if here.layer.class_name != "Bidirectional" or len(right) != 2:
+        return
+    for other, _, below in here.before():
+        shape = here.shape_of(other)
         if below.class_name == "Bidirectional" and (*shape[:1], *shape[2:]) == right:
             words = (
                 f"takes the last states of {printable(other)} (h_n has those of all layers, the "
                 "first layer's first)"
             )
-            key = path.partition("#")[0], layer.class_name
-            yield Change("other layer", path, words, {key: partial(_ends_of, other)})
+            yield here.change("other layer", words, partial(_ends_of, other))
 
 
 def steps_of_others(graph: Graph, path: str, trace: Trace) -> Iterator[Change]:
     """Yield one step of an earlier sequence (B, T, F), or all in one, in a call's place."""
-    right = np.shape(next(leaves(trace.layers[path])))
-    place = path.partition("#")[0]
-    for call in graph.calls if len(right) == 2 and "/" not in path else ():
-        other = call_path(call.layer, call.index)
-        if other == path:
-            return
-        shape = np.shape(next(leaves(trace.layers[other])))
-        if len(shape) == 3 and (shape[0], shape[2]) == right:
-            key = place, graph.layer(place).class_name
+    here = _find(graph, path, trace)
+    if here is None or len(here.shape) != 2:
+        return
+    for other, _, below in here.before():
+        shape = here.shape_of(other)
+        if len(shape) == 3 and (shape[0], shape[2]) == here.shape:
             for words, pick in _PICKS.items():
                 told = f"{words} of {printable(other)} is in its place"
-                yield Change("other layer", path, told, {key: partial(_step_of, other, pick)})
-            if graph.layer(call.layer).class_name == "Bidirectional":
+                yield here.change("other layer", told, partial(_step_of, other, pick))
+            if below.class_name == "Bidirectional":
                 told = f"the last states (h_n) of {printable(other)} are in its place"
-                yield Change("other layer", path, told, {key: partial(_ends_of, other)})
+                yield here.change("other layer", told, partial(_ends_of, other))
 
 
 _PICKS: Mapping[str, Callable[[Array], Array]] = {
@@ -342,7 +357,7 @@ _PICKS: Mapping[str, Callable[[Array], Array]] = {
     "the first step": first_step,
     "the mean of all steps": mean_step,
     "the maximum of all steps": largest_step,
-    "the sum of all steps": lambda y: y.sum(axis=1),
+    "the sum of all steps": sum_of_steps,
 }
 
 
@@ -353,64 +368,50 @@ def _step_of(path: str, pick: Callable[[Array], Array], call: LayerCall) -> Resu
     return pick(next(leaves(call.context.layers[path]))), out_mask
 
 
-def _states_before(graph: Graph, path: str, refs: list[TensorRef]) -> Iterator[Change]:
+def _states_before(here: _Place) -> Iterator[Change]:
     """Yield a recurrent layer's state before each step in the place of its output, as an input."""
-    calls = {(one.layer, one.index): one for one in graph.calls}
-    for place, ref in enumerate(refs):
-        source = calls.get((ref.layer, ref.call)) if isinstance(ref, TensorRef) else None
-        if source is None or ref.output or graph.layer(ref.layer).class_name not in CELLS:
+    calls = {path: (call, layer) for path, call, layer in here.before()}
+    for place, ref in enumerate(here.refs):
+        source = calls.get(path_of(ref)) if isinstance(ref, TensorRef) else None
+        if source is None or ref.output or source[1].class_name not in CELLS:
             continue
-        state = next(tensors(source.kwargs.get("initial_state")), None)
+        state = next(tensors(source[0].kwargs.get("initial_state")), None)
         words = (
-            f"its input {place + 1} is the state of {printable(call_path(ref.layer, ref.call))} "
-            "before each step, Keras has the one after it"
+            f"its input {place + 1} is the state of {printable(path_of(ref))} before each step, "
+            "Keras has the one after it"
         )
-        layer = path.partition("#")[0]
-        key = layer, graph.layer(layer).class_name
-        yield Change(
-            "other input", path, words, {key: partial(_one_state_earlier, path, place, state)}
-        )
+        apply = only_at(here.path, partial(_one_state_earlier, place, state))
+        yield here.change("other input", words, apply)
 
 
-def _one_state_earlier(path: str, place: int, state: TensorRef | None, call: LayerCall) -> Result:
-    if call.context.path != path:
-        return call.run()
-    given = list(leaves(call.inputs))
-    right = np.asarray(given[place])
-    if right.ndim != 3:
-        raise ValueError("there are no steps")
-    first = np.zeros_like(right[:, 0])
-    if state is not None:
-        first = _tensor(call, state)
-    given[place] = np.concatenate([first[:, np.newaxis], right[:, :-1]], axis=1)
-    numbers = count()
-    return call._replace(inputs=map_structure(lambda _: given[next(numbers)], call.inputs)).run()
+def _one_state_earlier(place: int, state: TensorRef | None, call: LayerCall) -> Result:
+    def moved(right: Array) -> Array:
+        if right.ndim != 3:
+            raise ValueError("there are no steps")
+        first = np.zeros_like(right[:, 0]) if state is None else _tensor(call, state)
+        return np.concatenate([first[:, np.newaxis], right[:, :-1]], axis=1)
+
+    return reading_one(place, moved)(call)
 
 
-def _states_of_others(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+def _states_of_others(here: _Place) -> Iterator[Change]:
     """Yield the last states of each earlier call of such a layer, with which this one starts.
 
     As where one that is called twice keeps its states.
     """
-    own = state_form(layer)
-    for call in graph.calls if own else ():
-        other = call_path(call.layer, call.index)
-        if other == path:
-            return
+    own = state_form(here.layer)
+    for other, call, below in here.before() if own else ():
         refs = list(leaves(call.args))
-        if len(refs) == 1 and not call.kwargs and state_form(graph.layer(call.layer)) == own:
+        if len(refs) == 1 and not call.kwargs and state_form(below) == own:
             words = f"it starts with the last states of {printable(other)}, Keras with zeros"
-            key = path.partition("#")[0], layer.class_name
-            start = partial(_starting_after, path, graph.layer(call.layer), refs[0])
-            yield Change("other state", path, words, {key: start})
+            start = only_at(here.path, partial(_starting_after, below, refs[0]))
+            yield here.change("other state", words, start)
 
 
-def _starting_after(path: str, below: LayerSpec, ref: TensorRef, call: LayerCall) -> Result:
-    if call.context.path != path:
-        return call.run()
+def _starting_after(below: LayerSpec, ref: TensorRef, call: LayerCall) -> Result:
     if call.context.initial_state is not None:
         raise ValueError("it is called with initial states")
-    source = call_path(ref.layer, ref.call)
+    source = path_of(ref)
     x, valid = (
         list(leaves(some[source]))[ref.output] for some in (call.context.layers, call.context.masks)
     )
@@ -418,20 +419,19 @@ def _starting_after(path: str, below: LayerSpec, ref: TensorRef, call: LayerCall
     return call.starting(states).run()
 
 
-def _other_states(graph: Graph, call: Call, layer: LayerSpec, trace: Trace) -> Iterator[Change]:
+def _other_states(here: _Place) -> Iterator[Change]:
     """Yield earlier tensors in the place of the initial states of a call: all of them, or one."""
-    refs = list(tensors(call.kwargs.get("initial_state")))
-    path = call_path(call.layer, call.index)
-    earlier = _tensors_before(graph, path, trace) if refs else {}
+    refs = list(tensors(here.call.kwargs.get("initial_state")))
+    earlier = here.tensors_before() if refs else {}
     by_source: dict[str, list[TensorRef]] = {}
     for ref in earlier:
-        by_source.setdefault(call_path(ref.layer, ref.call), []).append(ref)
+        by_source.setdefault(path_of(ref), []).append(ref)
     for source, some in by_source.items():
         last = some[-len(refs) :]
         pairs = list(zip(refs, last, strict=False))
         if len(last) == len(refs) > 1 and _are_others(pairs, earlier):
             words = f"it starts with the last states of {printable(source)}, Keras with others"
-            yield _with_states(path, layer, words, dict(enumerate(last)))
+            yield _with_states(here, words, dict(enumerate(last)))
     for place, ref in enumerate(refs):
         own = _describe(ref, earlier)
         for other in earlier:
@@ -439,12 +439,12 @@ def _other_states(graph: Graph, call: Call, layer: LayerSpec, trace: Trace) -> I
                 words = (
                     f"its initial state {place + 1} is {_describe(other, earlier)}, Keras has {own}"
                 )
-                yield _with_states(path, layer, words, {place: other})
+                yield _with_states(here, words, {place: other})
             for what, pick in (
                 _PICKS.items() if _has_such_steps(earlier[other], earlier[ref]) else ()
             ):
                 words = f"its initial state {place + 1} is {what} of {_describe(other, earlier)}"
-                yield _with_states(path, layer, f"{words}, Keras has {own}", {place: other}, pick)
+                yield _with_states(here, f"{words}, Keras has {own}", {place: other}, pick)
 
 
 def _are_others(
@@ -460,45 +460,50 @@ def _has_such_steps(steps: Array, state: Array) -> bool:
 
 
 def _with_states(
-    path: str,
-    layer: LayerSpec,
+    here: _Place,
     words: str,
     places: Mapping[int, TensorRef],
     pick: Callable[[Array], Array] = np.asarray,
 ) -> Change:
     """Return the change that gives a call other initial states in some places."""
-    key = path.partition("#")[0], layer.class_name
-    return Change("other state", path, words, {key: partial(_starting_from, path, places, pick)})
+    apply = only_at(here.path, partial(_starting_from, places, pick))
+    return here.change("other state", words, apply)
 
 
 def _starting_from(
-    path: str, places: Mapping[int, TensorRef], pick: Callable[[Array], Array], call: LayerCall
+    places: Mapping[int, TensorRef], pick: Callable[[Array], Array], call: LayerCall
 ) -> Result:
-    if call.context.path != path:
-        return call.run()
     states = list(call.context.initial_state or ())
     for place, ref in places.items():
         states[place] = pick(np.asarray(_tensor(call, ref)))
     return call.starting(tuple(states)).run()
 
 
-def _other_masks(graph: Graph, path: str, layer: LayerSpec) -> Iterator[Change]:
+def _other_masks(here: _Place) -> Iterator[Change]:
     """Yield the mask of each earlier layer that makes one, where no mask arrives in Keras."""
-    for call in graph.calls:
-        other = call_path(call.layer, call.index)
-        if other == path:
-            return
-        below = graph.layer(call.layer)
+    for other, call, below in here.before():
         if below.class_name in MASKING:
             words = f"the mask of {printable(other)} is used, in Keras no mask arrives here"
             if below.config.get("mask_zero") is False:
                 words = f"id 0 of {printable(other)} is left out as padding, Keras reads it as data"
-            key = path.partition("#")[0], layer.class_name
-            ids = [call_path(ref.layer, ref.call) for ref in tensors(call.args)]
-            yield Change("other mask", path, words, {key: partial(_masked_as, other, ids[0], "")})
+            ids = path_of(next(tensors(call.args)))
+            yield here.change("other mask", words, partial(_masked_as, other, ids, ""))
             words = f"the mask of {printable(other)} is used, in Keras another one arrives here"
-            instead = partial(_masked_as, other, ids[0], path)
-            yield Change("other mask", path, words, {key: instead})
+            yield here.change("other mask", words, partial(_masked_as, other, ids, here.path))
+
+
+# What may be wrong at any call, in this order
+_WIRINGS: Sequence[Callable[[_Place], Iterator[Change]]] = (
+    _later_order,
+    _exchanged_order,
+    _later_activation,
+    _exchanged_activations,
+    _earlier_norm,
+    _states_below,
+    _states_of_others,
+    _other_states,
+    _other_masks,
+)
 
 
 # Classes -> what they may do by a mask that does not arrive in Keras
@@ -532,20 +537,17 @@ _ZEROED_BY_LOST_MASKS: Mapping[str, Callable[..., Result]] = {
 
 def lost_mask_changes(graph: Graph, path: str) -> Iterator[Change]:
     """Yield what is done by an earlier layer's mask, which Keras does not use there."""
-    own = [one for one in graph.calls if call_path(one.layer, one.index) == path]
-    layer = graph.layer(own[0].layer) if own else None
-    if layer is None:
+    own = next((one for one in graph.calls if path_of(one) == path), None)
+    if own is None:
         return
+    layer = graph.layer(own.layer)
     known = {**_BY_LOST_MASKS.get(layer.class_name, {}), **_ZEROED_BY_LOST_MASKS}
-    for call in graph.calls:
-        other = call_path(call.layer, call.index)
-        if other == path:
-            return
-        if graph.layer(call.layer).class_name in (*MASKING, *JOINING):
+    for other, _, below in _calls_before(graph, own):
+        if below.class_name in (*MASKING, *JOINING):
             for what, leave_out in known.items():
                 words = f"{what}, by the mask of {printable(other)}; Keras does not do that here"
-                key = path.partition("#")[0], layer.class_name
-                yield Change("other mask", path, words, {key: partial(leave_out, other)})
+                apply = partial(leave_out, other)
+                yield Change("other mask", path, words, {_key(own, layer): apply})
 
 
 def _masked_as(path: str, ids: str, only: str, call: LayerCall) -> Result:
@@ -579,62 +581,41 @@ def _ends_of(path: str, call: LayerCall) -> Result:
     return np.concatenate(ends, axis=-1), out_mask
 
 
-def _reading_after(before: LayerSpec) -> Apply:
+def _reading_after(before: LayerSpec, call: LayerCall) -> Result:
     """Let a layer read what another layer makes of its input."""
+    one, aside = next(leaves(call.mask), None), call.context.aside()
 
-    def apply(call: LayerCall) -> Result:
-        one, aside = next(leaves(call.mask), None), call.context.aside()
+    def normalized(x: Structure) -> Structure:
+        output, _ = EQUATIONS[before.class_name](before, x, one, aside)
+        return output
 
-        def normalized(x: Structure) -> Structure:
-            output, _ = EQUATIONS[before.class_name](before, x, one, aside)
-            return output
-
-        read = map_structure(normalized, call.inputs)
-        return call._replace(inputs=read).run()
-
-    return apply
+    read = map_structure(normalized, call.inputs)
+    return call._replace(inputs=read).run()
 
 
-def _then(after: LayerSpec) -> Apply:
+def _then(after: LayerSpec, call: LayerCall) -> Result:
     """Apply another layer to the output."""
-
-    def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
-        more, _ = EQUATIONS[after.class_name](after, output, call.mask, call.context.aside())
-        return more, out_mask
-
-    return apply
+    output, out_mask = call.run()
+    more, _ = EQUATIONS[after.class_name](after, output, call.mask, call.context.aside())
+    return more, out_mask
 
 
-def _before(merge: LayerSpec, refs: list[TensorRef], place: int) -> Apply:
+def _before(merge: LayerSpec, refs: list[TensorRef], place: int, call: LayerCall) -> Result:
     """Apply a layer to one input of the merge before it, then merge."""
-
-    def apply(call: LayerCall) -> Result:
-        values = [_tensor(call, ref) for ref in refs]
-        values[place], out_mask = call._replace(inputs=values[place]).run()
-        no_masks = [None] * len(values)
-        output, _ = EQUATIONS[merge.class_name](merge, values, no_masks, call.context.aside())
-        return output, out_mask
-
-    return apply
+    values = [_tensor(call, ref) for ref in refs]
+    values[place], out_mask = call._replace(inputs=values[place]).run()
+    no_masks = [None] * len(values)
+    output, _ = EQUATIONS[merge.class_name](merge, values, no_masks, call.context.aside())
+    return output, out_mask
 
 
 def _describe(ref: TensorRef, known: Mapping[TensorRef, Array]) -> str:
     """Name a tensor by the call that returns it, and by its number if there are several."""
     several = TensorRef(ref.layer, ref.call, 1) in known
     number = f" {ref.output + 1}" if several else ""
-    return f"the output{number} of {printable(call_path(ref.layer, ref.call))}"
+    return f"the output{number} of {printable(path_of(ref))}"
 
 
-def _take_tensor(path: str, place: int, other: TensorRef) -> Apply:
-    """Give the layer another tensor in this place of its inputs, in this call alone."""
-
-    def apply(call: LayerCall) -> Result:
-        if call.context.path != path:
-            return call.run()
-        value = _tensor(call, other)
-        numbers = count()
-        changed = map_structure(lambda leaf: value if next(numbers) == place else leaf, call.inputs)
-        return call._replace(inputs=changed).run()
-
-    return apply
+def _take_tensor(place: int, other: TensorRef, call: LayerCall) -> Result:
+    """Give the layer another tensor in this place of its inputs."""
+    return reading_one(place, lambda _: _tensor(call, other))(call)

@@ -65,7 +65,6 @@ from keras2torch_birnn.spec import (
 from keras2torch_birnn.suggestions import unknown_value
 from keras2torch_birnn.verification.exported import (
     load_baseline,
-    make_baseline,
     open_target,
     verify_exported,
 )
@@ -284,13 +283,13 @@ def _verify_export(
             raise UsageError(
                 "a converted model has no reference", "name the Keras file: k2t verify MODEL EXPORT"
             )
-        baseline, name = load_baseline(source.path), "the converted model in float64"
+        (spec, measure), name = load_baseline(source.path), "the converted model in float64"
     else:
-        baseline, name = make_baseline(read(), EQUATION_OR_MODULE), "reference"
-    spec = baseline[0]
+        spec, name = read(), "reference"
+        measure = partial(by_reference, spec, own=EQUATION_OR_MODULE)
     return verify_exported(
         out,
-        baseline,
+        (spec, measure),
         name,
         limit,
         steps=STEPS,

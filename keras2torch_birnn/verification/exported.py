@@ -17,8 +17,7 @@ from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXPORT, Target
 from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import measure_by_model, origin
-from keras2torch_birnn.reference.context import OwnEquations
-from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
+from keras2torch_birnn.reference.rounding import Measured, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.schema.stored import model_from_json
@@ -35,14 +34,6 @@ def load_baseline(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
     """Load what ``k2t convert`` wrote; return its spec, and a function that runs it in float64."""
     model = load(path)
     return model_from_json(json.loads(origin(model).spec_text)), measure_by_model(model)
-
-
-def make_baseline(spec: ModelSpec, custom: OwnEquations) -> tuple[ModelSpec, Measure]:
-    """Return a spec that has weights, and a function that runs the reference.
-
-    custom: computes the layers of plugins.
-    """
-    return spec, lambda one: by_reference(spec, one, custom)
 
 
 def open_target(path: str | os.PathLike[str]) -> Target:

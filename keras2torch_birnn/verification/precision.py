@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -157,20 +158,16 @@ def _compute(model: nn.Module, drawn: Drawn) -> _Computed:
 def _observe(model: nn.Module) -> Iterator[dict[str, list[Array]]]:
     """Record what every recurrent module returns, its sequence or last output of each call."""
     found: dict[str, list[Array]] = {}
-    hooks = []
-    for name, module in recurrent_modules(model):
 
-        def note(_: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
-            tensors: tuple[Tensor, ...] = flat(output)
-            found.setdefault(name, []).extend(y.detach().double().numpy() for y in tensors)
+    def note(name: str, _: nn.Module, inputs: Any, output: Any) -> None:
+        tensors: tuple[Tensor, ...] = flat(output)
+        found.setdefault(name, []).extend(y.detach().double().numpy() for y in tensors)
 
-        if isinstance(module, nn.Module):
-            hooks.append(module.register_forward_hook(note))
-    try:
+    with ExitStack() as hooks:
+        for name, module in recurrent_modules(model):
+            if isinstance(module, nn.Module):
+                hooks.enter_context(module.register_forward_hook(partial(note, name)))
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 Triple = tuple[Array, Array, Array]  # in float64, float32, reduced precision

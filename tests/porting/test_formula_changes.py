@@ -134,7 +134,7 @@ def test_the_sides_of_a_square_kernel_are_exchanged() -> None:
     graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}
     spec = spec_of(graph, "3.15.1")
     inner = spec.graph.layer("layer_1")
-    made = changes_of("layer_1", "layer_1", inner)
+    made = changes_of("layer_1", inner)
     (change,) = [one for one in made if one.words.startswith("height and width of the kernel")]
     turned = torch.from_numpy(np.asarray(inner.weights["kernel"])).permute(3, 2, 1, 0).double()
     bias = torch.from_numpy(np.asarray(inner.weights["bias"])).double()
@@ -312,7 +312,7 @@ def _chain(layer: Any) -> Any:
 
 
 def _changes(spec: Any) -> Any:
-    return list(changes_of("layer_0", "layer_0", spec.graph.layer("layer_0")))
+    return list(changes_of("layer_0", spec.graph.layer("layer_0")))
 
 
 def _outputs(spec: Any, change: Any) -> Array:
@@ -335,7 +335,7 @@ def test_a_state_that_goes_on_in_a_time_distributed_reads_all_steps_as_one_seque
     graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}
     spec = spec_of(graph, "3.15.1")
     layer = spec.graph.layer("layer_1")
-    made = changes_of("layer_1", "layer_1", layer)
+    made = changes_of("layer_1", layer)
     (change,) = [one for one in made if "go on from step to step" in one.words]
     cell, h, wanted = layer.parts["layer"].weights, np.zeros((3, 2)), []
     w, u, (b, d) = (np.asarray(cell[k]) for k in ("kernel", "recurrent_kernel", "bias"))

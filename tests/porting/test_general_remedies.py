@@ -20,7 +20,7 @@ from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.moments import standardize
 from keras2torch_birnn.porting.normalization_changes import group_norm_changes
 from keras2torch_birnn.porting.observing import observe
-from keras2torch_birnn.porting.recurrent_changes import _without_bias
+from keras2torch_birnn.porting.recurrent_changes import _row_times
 from keras2torch_birnn.porting.trials import Search, _are_values_of, _same_values, _tells
 from keras2torch_birnn.porting.window_changes import _in_turn
 from keras2torch_birnn.porting.wiring_changes import _ends_of, _masked_as
@@ -72,9 +72,9 @@ def test_one_value_is_not_standardized(axes: int | tuple[int, ...] | None) -> No
 
 def test_a_missing_row_of_a_gru_bias_is_a_change_of_that_row_alone() -> None:
     bias = np.arange(1.0, 15.0).reshape(2, 7)
-    (without_input, without_recurrent) = (_without_bias(row)({"bias": bias}) for row in range(2))
-    assert np.array_equal(without_input["bias"], [0 * bias[0], bias[1]])
-    assert np.array_equal(without_recurrent["bias"], [bias[0], 0 * bias[1]])
+    (without_input, without_recurrent) = (_row_times(0, row, bias) for row in range(2))
+    assert np.array_equal(without_input, [0 * bias[0], bias[1]])
+    assert np.array_equal(without_recurrent, [bias[0], 0 * bias[1]])
 
 
 def test_last_states_of_another_layer_are_where_its_halves_end() -> None:
@@ -115,9 +115,17 @@ def test_a_mask_is_given_where_none_arrives_in_keras() -> None:
         read(call((x, x), (None, None)))
 
 
+def test_weights_from_before_training_are_tried_in_one_order() -> None:
+    """The first one is told of those that explain a port equally well."""
+    weights = {name: np.ones(3) for name in ("beta", "gamma")}
+    layer: Any = SimpleNamespace(class_name="Norm", config={"groups": 4}, weights=weights)
+    kinds = [one.words for one in group_norm_changes(Maker("norm", layer)) if "loaded" in one.kind]
+    assert kinds == ["gamma is 1, as before training", "beta is 0, as before training"]
+
+
 def test_another_number_of_groups_is_tried() -> None:
-    layer: Any = SimpleNamespace(config={"groups": 4}, weights={})
-    words = [one.words for one in group_norm_changes(Maker("norm", ("norm", "Norm"), layer))]
+    layer: Any = SimpleNamespace(class_name="Norm", config={"groups": 4}, weights={})
+    words = [one.words for one in group_norm_changes(Maker("norm", layer))]
     assert "it has 3 groups, Keras has 4 groups" in words
     assert "it has 4 groups, Keras has 4 groups" not in words
 
@@ -134,10 +142,10 @@ def test_a_change_without_which_all_is_explained_is_dropped() -> None:
 
 def test_that_explanation_is_likelier_with_which_more_layers_are_right() -> None:
     right = {"few": {"dense"}, "many": {"dense", "permute", "reshape"}}
-    search: Any = SimpleNamespace(found=[], right=set(), unexplained=[], layers={})
+    search: Any = SimpleNamespace(found=[], right=set(), unexplained=[], layers={}, later={})
     search.compute = lambda some: SimpleNamespace(layers=right[some[0].words])
     search.computed = lambda path, trace: path in trace.layers
-    search._first_wrong = lambda *_: None
+    search.first_wrong = partial(Search.first_wrong, search)
     few, many = (Search._outlook(search, [Change("axes", "dense", one, {})]) for one in right)
     assert many > few
     assert search.found == []
