@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.config.call_indices import (
     NodeCall,
     Nodes,
@@ -24,6 +24,7 @@ from keras2torch_birnn.readers.config.graph_checks import (
     list_words,
 )
 from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
 from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
@@ -40,14 +41,9 @@ def build_functional(
     entries: Sequence[Any],
     config: Mapping[str, Any],
     place: str,
-    problems: list[K2TError],
-    *,
-    counts_all_calls: bool = False,
+    parsing: Parsing,
 ) -> Graph:
-    """Connect layers by their ``inbound_nodes``, in any dialect.
-
-    ``counts_all_calls``: see ``renumber_outside_calls``.
-    """
+    """Connect layers by their ``inbound_nodes``, in any dialect."""
     by_name = {layer.name: layer for layer in layers}
     nodes: Nodes = {}
     for layer, entry in zip(layers, entries, strict=True):
@@ -67,10 +63,11 @@ def build_functional(
         for node in entry.get("inbound_nodes") or ()
     )
     nodes, outputs = renumber_nested_calls(nodes, outputs, by_name, dict_nodes=dict_nodes)
-    if counts_all_calls:
+    # "3.0" is also what a text of Keras 3 counts as that names no version.
+    if parsing.generation.numbers[:2] in ((3, 0), (3, 1)):
         nodes = renumber_outside_calls(nodes, outputs, place)
     calls = [
-        _normalize_call(by_name[name], index, args, kwargs, dict_nodes, problems)
+        _normalize_call(by_name[name], index, args, kwargs, dict_nodes, parsing)
         for (name, index), (args, kwargs) in nodes.items()
     ]
     ordered = _sort_calls(calls, outputs, place)
@@ -176,7 +173,7 @@ def _normalize_call(
     args: tuple[Structure, ...],
     kwargs: Mapping[str, Structure],
     dict_nodes: bool,
-    problems: list[K2TError],
+    parsing: Parsing,
 ) -> Call:
     """Normalize a call: tensors in ``args``, in ``kwargs`` only what has an effect."""
     if layer.class_name in OPS:  # normalized by ``operations``
@@ -184,15 +181,13 @@ def _normalize_call(
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     overruled = dict_nodes and layer.class_name in _TRAIN_BY_DEFAULT
     if kwargs.get("training") not in (None, False, 0) and not overruled:
-        problems.append(
-            UnsupportedOptionError(
-                "a layer called with training=True",
-                "call it without, save again, and call .train() on this layer's torch module",
-                place=layer.place,
-            )
+        parsing.refuse(
+            "a layer called with training=True",
+            "call it without, save again, and call .train() on this layer's torch module",
+            layer.place,
         )
     for key in [key for key in kept if key in OWN_WORDS]:
-        problems.append(_refuse_word(layer, key, kept.pop(key), "a word of k2t's own"))
+        _refuse_word(layer, key, kept.pop(key), "a word of k2t's own", parsing)
     if layer.class_name in CARRY_STATES:
         args = _recurrent_call(args, kept, dict_nodes)
     elif layer.class_name in SCHEMA:
@@ -208,7 +203,7 @@ def _normalize_call(
                 kept["mask"] = passed
     elif not dict_nodes and len(args) > 1:  # a plugin's layer: one argument, a list of tensors
         args = (args,)
-    _check_call(layer, kept, problems)
+    _check_call(layer, kept, parsing)
     return Call(layer.name, index, args, kept)
 
 
@@ -227,7 +222,7 @@ def _recurrent_call(
     return args[:1]
 
 
-def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2TError]) -> None:
+def _check_call(layer: LayerSpec, kept: dict[str, Structure], parsing: Parsing) -> None:
     """Parse the options of a call; unknown ones are problems, and dropped."""
     if layer.class_name not in SCHEMA:
         return
@@ -239,23 +234,18 @@ def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2T
                 raise BadOptionError("unknown")
             kept[key] = options[key].parse(value)
         except BadOptionError as error:
-            problems.append(_refuse_word(layer, key, value, error))
+            _refuse_word(layer, key, value, error, parsing)
 
 
 def _refuse_word(
-    layer: LayerSpec, key: str, value: Structure, reason: object
-) -> UnsupportedOptionError:
-    name = printable(layer.class_name)
-    return UnsupportedOptionError(
-        f"{name} called with {printable(key)}={_show(value)}: {reason}",
+    layer: LayerSpec, key: str, value: Structure, reason: object, parsing: Parsing
+) -> None:
+    shown = "a tensor" if any(True for _ in tensors(value)) else printable(repr(value))
+    parsing.refuse(
+        f"{printable(layer.class_name)} called with {printable(key)}={shown}: {reason}",
         "call it without, or supply a layer of your own that does the same, with --plugin",
-        place=layer.place,
+        layer.place,
     )
-
-
-def _show(value: Structure) -> str:
-    """Describe an argument of a call for a message."""
-    return "a tensor" if any(True for _ in tensors(value)) else printable(repr(value))
 
 
 def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.readers.config.policies import notes_of_half_precision
 from keras2torch_birnn.readers.config.text_layers import TextLayer
 from keras2torch_birnn.spec import NO_CUT, Cut, Generation, LayerSpec
 
@@ -47,6 +48,15 @@ class Parsing:
     built: dict[str, Any] = field(default_factory=dict)
     unknown: list[UnknownClass] = field(default_factory=list)
     command: str = "k2t convert MODEL OUT"
+
+    @property
+    def half(self) -> bool:
+        """Tell whether layers of the file compute in half precision."""
+        return bool(notes_of_half_precision(self.notes))
+
+    def refuse(self, finding: str, advice: str, place: str) -> None:
+        """Add an option that is not supported."""
+        self.problems.append(UnsupportedOptionError(finding, advice, place=place))
 
 
 @dataclass(frozen=True)

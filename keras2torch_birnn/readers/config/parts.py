@@ -35,11 +35,11 @@ def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, P
     first, last = find_layers(root, cut)
     known = infer_bare(root, parsing)
     stated = _stated_shapes(parsing, first)
-    part = cut_model(root, known, first, last, [None] * _count_inputs(root), stated)
+    inputs = leaves(root.graph.inputs) if root.graph else ()
+    part = cut_model(root, known, first, last, [None for _ in inputs], stated)
     inside = {layer.place for layer in part.model.walk()}
     problems = list(_problems_of(parsing, root, inside))
-    half = any("computed in float32" in note for note in parsing.notes)
-    model = _settle_dtypes(part.model, parsing, problems, half=half)
+    model = _settle_dtypes(part.model, parsing, problems)
     parsing = replace(
         parsing,
         problems=_without_repeats(problems),
@@ -51,10 +51,6 @@ def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, P
     left_out = frozenset(place for place in bare if place not in inside)
     paths = Cut(tuple(map("/".join, first)), tuple(map("/".join, last)))
     return model, parsing, Whole(_bare(root, parsing, left_out), left_out, gone, paths)
-
-
-def _count_inputs(root: LayerSpec) -> int:
-    return len(list(leaves(root.graph.inputs))) if root.graph else 0
 
 
 # ---- layers that are not supported --------------------------------------------------------------
@@ -191,17 +187,14 @@ def _stated_shapes(parsing: Parsing, first: Sequence[Path]) -> dict[str, Shape]:
     return stated
 
 
-def _settle_dtypes(
-    model: LayerSpec, parsing: Parsing, problems: list[K2TError], *, half: bool
-) -> LayerSpec:
+def _settle_dtypes(model: LayerSpec, parsing: Parsing, problems: list[K2TError]) -> LayerSpec:
     """Infer the dtypes of operations again, from the new inputs on."""
     if model.graph is None:
         return model
-    layers = tuple(
-        _settle_dtypes(layer, parsing, problems, half=half) for layer in model.graph.layers
-    )
+    layers = tuple(_settle_dtypes(layer, parsing, problems) for layer in model.graph.layers)
     graph = replace(model.graph, layers=layers)
-    return replace(model, graph=infer_dtypes(graph, parsing.generation, problems, half=half))
+    graph = infer_dtypes(graph, parsing.generation, problems, half=parsing.half)
+    return replace(model, graph=graph)
 
 
 def _notes(part: Part, parsing: Parsing) -> Iterator[str]:

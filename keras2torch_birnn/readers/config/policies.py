@@ -8,7 +8,7 @@ Sources: tf.keras 2.15 ``mixed_precision/policy.py``, Keras 3.15 ``dtype_policie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ def read_policy(value: Any) -> DtypePolicy:
     return DtypePolicy(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
 
 
-def notes_of_half_precision(notes: tuple[str, ...]) -> tuple[str, ...]:
+def notes_of_half_precision(notes: Iterable[str]) -> tuple[str, ...]:
     """Return those of a model's notes that are about policies of half precision."""
     return tuple(note for note in notes if note.endswith(_INSTEAD))
 
