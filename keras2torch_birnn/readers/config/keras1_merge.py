@@ -8,7 +8,7 @@ such a model are in its file); Keras 2.0.8 ``legacy/layers.py``, ``legacy/models
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -93,14 +93,21 @@ def build_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str,
     return {**entry, "class_name": "Model", "config": config}
 
 
+def objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every object in nested lists and objects, inner ones first."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from objects_in(part)
+    if isinstance(value, Mapping):
+        yield value
+
+
 def _makes_mask(layers: Any) -> bool:
     """Tell whether a layer here, or inside one, can create a mask."""
-    if isinstance(layers, list):
-        return any(map(_makes_mask, layers))
-    if not isinstance(layers, Mapping):
-        return False
-    begins = layers.get("class_name") == "Masking" or layers.get("mask_zero") is True
-    return begins or any(map(_makes_mask, layers.values()))
+    return any(
+        one.get("class_name") == "Masking" or one.get("mask_zero") is True
+        for one in objects_in(layers)
+    )
 
 
 # A call of a layer: its name, and which of its calls.

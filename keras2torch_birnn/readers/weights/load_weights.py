@@ -17,17 +17,17 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import Contiguous, StoredArray
 from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
 from keras2torch_birnn.readers.weights.layouts import Layout, is_cudnn
-from keras2torch_birnn.readers.weights.lora import is_updated, without_lora
+from keras2torch_birnn.readers.weights.lora import LORA, is_updated
 from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import int8_weights
 from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
-from keras2torch_birnn.readers.weights.spectral import without_mark
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
+from keras2torch_birnn.schema.dtype_flow import SPECTRAL
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import (
     Generation,
@@ -248,5 +248,6 @@ def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> Layer
             notes.append(f"{place}: {name} holds values that are not finite")
     updated = [name for name in weights if is_updated(name, weights)]
     notes += [f"{printable(row.layer.place)}: LoRA was added to its {name}" for name in updated]
-    kept = without_mark(without_lora(row.layer))
-    return replace(kept, weights=layout.join(row.layer, weights))
+    held = (LORA, SPECTRAL)  # what the weights hold now
+    kept = {key: value for key, value in row.layer.semantics.items() if key not in held}
+    return replace(row.layer, semantics=kept, weights=layout.join(row.layer, weights))
