@@ -27,7 +27,6 @@ from keras2torch_birnn.readers.hdf5.arrays import (
     GZIP,
     SHUFFLE,
     STORED_DTYPES,
-    Chunk,
     Chunked,
     Contiguous,
     StoredArray,
@@ -86,7 +85,7 @@ def _put_chunks(copies: FileCopies, array: StoredArray, layout: Chunked, values:
         raw = array.window.read(chunk.stored, chunk.offset)
         block = np.frombuffer(unfilter(raw, filters, count, item), values.dtype)
         block = block.reshape(layout.chunk).copy()
-        place = _region(chunk, layout.chunk, array.shape)
+        place = chunk.region(layout.chunk, array.shape)
         inside = tuple(slice(last - first) for first, last in place)
         block[inside] = values[tuple(slice(first, last) for first, last in place)]
         data = block.tobytes()
@@ -109,14 +108,6 @@ def _add_fletcher32(data: bytes, item: int) -> bytes:
 
 
 _FILTERS = {SHUFFLE: _shuffle, FLETCHER32: _add_fletcher32}
-
-
-def _region(
-    chunk: Chunk, size: tuple[int, ...], shape: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        (at, min(at + n, end)) for at, n, end in zip(chunk.start, size, shape, strict=True)
-    )
 
 
 def apply_edits(path: Path, edits: LibraryEdits) -> None:
@@ -169,7 +160,7 @@ def _changed_regions(
     before = array.read_stored()
     layout = array.layout
     chunks: Sequence[tuple[tuple[int, int], ...]] = (
-        [_region(chunk, layout.chunk, array.shape) for chunk in layout.chunks]
+        [chunk.region(layout.chunk, array.shape) for chunk in layout.chunks]
         if isinstance(layout, Chunked)
         else [tuple((0, size) for size in array.shape)]
     )
