@@ -20,8 +20,8 @@ from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_o
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
     member_pieces,
-    open_archive,
     open_member,
+    open_model_archive,
 )
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
@@ -96,8 +96,7 @@ def _check_one_reading(window: Window, weights: Window) -> None:
 
 def read_archive(window: Window) -> Archive:
     """Check the whole archive, then read its three members and the vocabularies."""
-    bounds = (limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS)
-    with open_archive(window, *bounds) as (archive, members):
+    with open_model_archive(window) as (archive, members):
         found = {member.filename: member for member in members}
         _check_own(archive, found)
         _check_names(found)

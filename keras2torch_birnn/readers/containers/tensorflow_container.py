@@ -27,7 +27,7 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     read_checkpoint_graph,
 )
 from keras2torch_birnn.readers.weights.paths import WeightPaths
-from keras2torch_birnn.readers.weights.store import WithoutAttributes
+from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -57,7 +57,7 @@ def read_graph(bundle: TensorBundle) -> Graph:
 
 
 @dataclass(frozen=True)
-class BundleStore(WithoutAttributes):
+class BundleStore(Store):
     """The tensors of a checkpoint as a ``Store`` without groups. A path is a key of the table."""
 
     bundle: TensorBundle

@@ -107,6 +107,11 @@ class StoredArray:
         """Bytes of the array that ``read`` returns."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the numbers as they are stored, before they are compressed."""
+        return math.prod(self.shape) * np.dtype(STORED_DTYPES[self.stored_as]).itemsize
+
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
         with self._naming_array():

@@ -68,17 +68,17 @@ class SummedArray(StoredArray):
         Raises:
             InvalidModelFileError: they differ.
         """
-        start = self.layout.offset if isinstance(self.layout, Contiguous) else 0
-        item = np.dtype(STORED_DTYPES[self.stored_as]).itemsize
-        end = start + math.prod(self.shape) * item
-
-        def pieces() -> Iterator[bytes]:
-            for at in range(start, end, _PIECE):
-                yield self.window.read(min(_PIECE, end - at), at)
-
+        pieces = self.pieces(lambda at, count: self.window.read(count, at))
         with in_place(printable(self.path)):
-            if masked(crc32c(pieces())) != self.checksum:
+            if masked(crc32c(pieces)) != self.checksum:
                 raise _wrong_checksum()
+
+    def pieces(self, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
+        """Yield the stored bytes, some at a time, as ``read(at, count)`` reads them."""
+        start = self.layout.offset if isinstance(self.layout, Contiguous) else 0
+        end = start + self.stored_bytes
+        for at in range(start, end, _PIECE):
+            yield read(at, min(_PIECE, end - at))
 
     def read(self) -> Array:
         """Read the values."""
