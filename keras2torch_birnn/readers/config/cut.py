@@ -34,7 +34,6 @@ from keras2torch_birnn.spec import (
     tensors,
 )
 
-_DTYPES: Mapping[str, str] = {"int32": "int32", "int64": "int64", "bool": "bool"}
 _NO_INPUT = 1 << 30
 
 
@@ -272,8 +271,9 @@ class _Cutting:
         said = giver.semantics.get("gives")
         if said is not None:
             return str(said)
-        ids = self.layers[name].class_name in EMBEDDINGS and kind == "float"
-        return "int64" if ids else _DTYPES.get(kind, "float32")
+        if kind == "float" and self.layers[name].class_name in EMBEDDINGS:
+            return "int64"
+        return kind if kind in ("int32", "int64", "bool") else "float32"
 
     # ---- where it ends ----------------------------------------------------------------------
 

@@ -254,17 +254,11 @@ def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[
     waiting: dict[tuple[str, int], int] = {}
     users: dict[tuple[str, int], list[tuple[str, int]]] = {key: [] for key in by_key}
     for key, call in by_key.items():
-        refs = list(tensors((call.args, call.kwargs)))
-        for ref in refs:
-            _check_output(ref, place)
-        needs = {(ref.layer, ref.call) for ref in refs}
+        needs = _check_refs((call.args, call.kwargs), by_key, place)
         waiting[key] = len(needs)
         for need in needs:
-            _check_exists(need, by_key, place)
             users[need].append(key)
-    for ref in tensors(outputs):
-        _check_output(ref, place)
-        _check_exists((ref.layer, ref.call), by_key, place)
+    _check_refs(outputs, by_key, place)
     ready = deque(key for key, count in waiting.items() if count == 0)
     ordered: list[Call] = []
     while ready:
@@ -282,14 +276,16 @@ def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[
     return tuple(ordered)
 
 
-def _check_output(ref: TensorRef, place: str) -> None:
-    """Refuse a negative index of an output. The upper bound is known with the shapes."""
-    if ref.output < 0:
-        raise invalid(
-            f"output {ref.output} of layer {printable(ref.layer)} is used but not there", place
-        )
+def _check_refs(
+    structure: Structure, by_key: Mapping[tuple[str, int], Call], place: str
+) -> set[tuple[str, int]]:
+    """Return the calls whose outputs are used; refuse one, or an output, that is not there.
 
-
-def _check_exists(key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str) -> None:
-    if key not in by_key:
-        raise invalid(f"call {key[1]} of layer {printable(key[0])} is used but not there", place)
+    The upper bound of outputs is known with the shapes.
+    """
+    refs = list(tensors(structure))
+    for ref in refs:
+        what = f"output {ref.output}" if ref.output < 0 else f"call {ref.call}"
+        if ref.output < 0 or (ref.layer, ref.call) not in by_key:
+            raise invalid(f"{what} of layer {printable(ref.layer)} is used but not there", place)
+    return {(ref.layer, ref.call) for ref in refs}

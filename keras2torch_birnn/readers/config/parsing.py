@@ -35,7 +35,8 @@ class Parsing:
     ``readers.config.penalties``.
     ``texts``: layers that read text or look up ids, by their places. ``built``: the input shapes
     that Keras 3 states for single layers, by their places. ``unknown``: layers of classes without a
-    converter. ``command``: that converts this file, for advice.
+    converter. ``command``: that converts this file, without options that cut, for
+    advice.
     """
 
     generation: Generation

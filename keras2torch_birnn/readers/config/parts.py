@@ -42,7 +42,7 @@ def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, P
     model = _settle_dtypes(part.model, parsing, problems)
     parsing = replace(
         parsing,
-        problems=_without_repeats(problems),
+        problems=list({(one.place, one.message): one for one in problems}.values()),
         notes=[*parsing.notes, *_notes(part, parsing)],
         penalties={place: kinds for place, kinds in parsing.penalties.items() if place in inside},
     )
@@ -67,24 +67,22 @@ def find_refused(root: LayerSpec, parsing: Parsing) -> set[str]:
     }
 
 
-def advise(root: LayerSpec, parsing: Parsing, command: str) -> None:
-    """Name in the refusals the command that converts the rest, if cutting the model helps.
-
-    command: that of the user, without the options that cut.
-    """
+def advise(root: LayerSpec, parsing: Parsing) -> None:
+    """Name in the refusals the command that converts the rest, if cutting the model helps."""
     refused = find_refused(root, parsing)
     texts = {**parsing.texts, **_hashings(root, refused)}
     cut = propose_cut(root, refused, texts)
     if not cut or not _works(root, parsing, cut):
         return
     cut = _shortest(root, parsing, cut)
+    command = f"{parsing.command} {cut.options}"
     for problem in parsing.problems:
         text = texts.get(problem.place)
         if text is not None:
             whole = "" if text.class_name in TEXT_CLASSES else f"{problem.advice}, or "
-            problem.advice = f"{whole}cut it off: {command} {cut.options}"
+            problem.advice = f"{whole}cut it off: {command}"
         elif isinstance(problem, UnsupportedLayerError):
-            problem.advice = f"if it is for training, cut it off: {command} {cut.options}"
+            problem.advice = f"if it is for training, cut it off: {command}"
 
 
 def _hashings(root: LayerSpec, refused: Collection[str]) -> Mapping[str, TextLayer]:
@@ -168,10 +166,6 @@ def _problems_of(parsing: Parsing, root: LayerSpec, inside: set[str]) -> Iterato
         owner = next((place for place in _prefixes(problem.place) if place in every), None)
         if owner is None or owner in inside:
             yield problem
-
-
-def _without_repeats(problems: Sequence[K2TError]) -> list[K2TError]:
-    return list({(problem.place, problem.message): problem for problem in problems}.values())
 
 
 # ---- what is known of the new inputs ------------------------------------------------------------

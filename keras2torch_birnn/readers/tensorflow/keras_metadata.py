@@ -72,28 +72,20 @@ class SavedObjects:
             )
         return found
 
-    def classes(self, model: int) -> dict[str, str]:
-        """Return the edges from a model to its layers -> the classes of these."""
-        return {
-            edge: self._name_and_class(child, edge)[1]
-            for edge, child in self.graph[model].children.items()
-            if is_layer_edge(edge)
-        }
-
-    def layer_names(self, model: int) -> dict[str, str]:
-        """Return the names of a model's layers -> the names of the edges to them (``layer-7``).
+    def layers(self, model: int) -> dict[str, tuple[str, str]]:
+        """Return the names of a model's layers -> the edge to each (``layer-7``), and its class.
 
         Raises:
             InvalidModelFileError: two layers of one name.
         """
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, str]] = {}
         for edge, child in self.graph[model].children.items():
             if not is_layer_edge(edge):
                 continue
-            name = self._name_and_class(child, edge)[0]
+            name, class_name = self._name_and_class(child, edge)
             if name in found:
                 raise invalid(f"two layers are called {printable(name)}", edge)
-            found[name] = edge
+            found[name] = edge, class_name
         return found
 
     def _name_and_class(self, layer: int, edge: str) -> tuple[str, str]:

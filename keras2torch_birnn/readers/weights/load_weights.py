@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,7 +23,6 @@ from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import int8_weights
 from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
-from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
@@ -128,10 +127,13 @@ def find_weights(
     paths = _locate(root, container, generation, whole)
     names = container.written_names(paths)
     root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
-    stored = _find_arrays(paths, container.store)
+    arrays = iter(container.store.arrays([path for row in paths.values() for path in row.values()]))
+    stored = {owner: {name: next(arrays) for name in names} for owner, names in paths.items()}
     root = _infer_input_shape(root, stored)
     rows = tuple(_pair(root, stored, layout))
-    _check_rows(rows, layout)
+    problems = [problem for row in rows for problem in _list_problems(row, layout)]
+    if problems:
+        raise gather(problems)
     root = replace_layers(root, {row.owner: row.layer for row in rows})
     if container.by_order:
         notes += swapped_note(root, names)
@@ -157,12 +159,6 @@ def _locate(
     return {owner: found for owner, found in paths.items() if owner in inside}
 
 
-def _find_arrays(paths: WeightPaths, store: Store) -> dict[Key, dict[str, StoredArray]]:
-    flat = [path for names in paths.values() for path in names.values()]
-    arrays = iter(store.arrays(flat))
-    return {owner: {n: next(arrays) for n in names} for owner, names in paths.items()}
-
-
 def _infer_input_shape(
     root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]
 ) -> LayerSpec:
@@ -177,18 +173,8 @@ def _infer_input_shape(
     return known
 
 
-def _check_rows(rows: Sequence[StoredLayer], layout: Layout) -> None:
-    """Compare the arrays of every layer with its options.
-
-    Raises:
-        WeightMismatchError: shapes or dtypes differ, all of them together.
-    """
-    problems = [problem for row in rows for problem in _list_problems(row, layout)]
-    if problems:
-        raise gather(problems)
-
-
 def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
+    """Yield what of a layer's arrays does not fit its options: shapes and dtypes."""
     layer, schema = row.layer, SCHEMA.get(row.layer.class_name)
     expected = named_weights(layer) or layout.shapes(layer, row.arrays)
     shape: Structure = layer.input_shape
