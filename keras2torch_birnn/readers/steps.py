@@ -134,13 +134,11 @@ def parse(
         root, parsing, whole = take_part(root, parsing, cut)
     if parsing.problems:
         _advise(all_layers, full_parsing, parsing)
-    check_names(root, parsing.problems)
-    problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
-    parsing.problems += problems
+    check_names(root, parsing)
+    check_backend(architecture.backend, root, parsing)
     notes = (
         describe_rules(parsing.generation, root, architecture.writer),
         *parsing.notes,
-        *backend_notes,
         *list_first_states(root, parsing.generation),
         *note_custom_layers(root, architecture.model),
         *describe_penalties(parsing.penalties),
@@ -199,11 +197,9 @@ def infer_shapes(reading: Reading) -> Reading:
     """
     root, parsing = reading.root, reading.parsing
     if not parsing.problems:
-        check_input_dtypes(root, parsing.generation, parsing.problems)
+        check_input_dtypes(root, parsing)
         whole = root if reading.whole is None else reading.whole.model
-        root = with_vocabularies(
-            root, whole, reading.container, parsing.generation, parsing.problems
-        )
+        root = with_vocabularies(root, whole, reading.container, parsing)
         all_layers, full_parsing = reading.all_layers, reading.full_parsing
         if parsing.problems and all_layers is not None and full_parsing is not None:
             _advise(all_layers, full_parsing, parsing)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class
 from keras2torch_birnn.readers.config.parsing import Parsing
@@ -143,7 +143,7 @@ def note_custom_layers(root: LayerSpec, model: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
+def check_names(root: LayerSpec, parsing: Parsing) -> None:
     """Refuse a Lambda's name that two layers share: it is ambiguous which one a plugin means."""
     places: dict[str, list[str]] = {}
     for layer in root.walk():
@@ -152,12 +152,10 @@ def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
             places.setdefault(known, []).append(layer.place)
     for name, found in places.items():
         if len(found) > 1 and name in REGISTERED.lambdas:
-            problems.append(
-                UnsupportedOptionError(
-                    f"{len(found)} Lambda layers are called {printable(name)}",
-                    f"supply each by its path: {', '.join(map(printable, found[:5]))}",
-                    place=found[0],
-                )
+            parsing.refuse(
+                f"{len(found)} Lambda layers are called {printable(name)}",
+                f"supply each by its path: {', '.join(map(printable, found[:5]))}",
+                found[0],
             )
 
 

@@ -30,4 +30,4 @@ def connect(
 
 def follow_dtypes(graph: Graph, parsing: Parsing) -> Graph:
     """Infer the dtypes of operations, and of what enters a Pipeline."""
-    return infer_dtypes(graph, parsing.generation, parsing.problems, half=parsing.half)
+    return infer_dtypes(graph, parsing)

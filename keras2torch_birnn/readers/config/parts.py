@@ -38,11 +38,11 @@ def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, P
     inputs = leaves(root.graph.inputs) if root.graph else ()
     part = cut_model(root, known, first, last, [None for _ in inputs], stated)
     inside = {layer.place for layer in part.model.walk()}
-    problems = list(_problems_of(parsing, root, inside))
-    model = _settle_dtypes(part.model, parsing, problems)
+    parsing = replace(parsing, problems=list(_problems_of(parsing, root, inside)))
+    model = _settle_dtypes(part.model, parsing)
     parsing = replace(
         parsing,
-        problems=list({(one.place, one.message): one for one in problems}.values()),
+        problems=list({(one.place, one.message): one for one in parsing.problems}.values()),
         notes=[*parsing.notes, *_notes(part, parsing)],
         penalties={place: kinds for place, kinds in parsing.penalties.items() if place in inside},
     )
@@ -109,7 +109,7 @@ def _works(root: LayerSpec, parsing: Parsing, cut: Cut) -> bool:
     try:
         part, left, _ = take_part(root, parsing, cut)
         if not left.problems:
-            check_input_dtypes(part, parsing.generation, left.problems)
+            check_input_dtypes(part, left)
             infer_model(part, left.problems)
     except K2TError:
         return False
@@ -181,14 +181,12 @@ def _stated_shapes(parsing: Parsing, first: Sequence[Path]) -> dict[str, Shape]:
     return stated
 
 
-def _settle_dtypes(model: LayerSpec, parsing: Parsing, problems: list[K2TError]) -> LayerSpec:
+def _settle_dtypes(model: LayerSpec, parsing: Parsing) -> LayerSpec:
     """Infer the dtypes of operations again, from the new inputs on."""
     if model.graph is None:
         return model
-    layers = tuple(_settle_dtypes(layer, parsing, problems) for layer in model.graph.layers)
-    graph = replace(model.graph, layers=layers)
-    graph = infer_dtypes(graph, parsing.generation, problems, half=parsing.half)
-    return replace(model, graph=graph)
+    layers = tuple(_settle_dtypes(layer, parsing) for layer in model.graph.layers)
+    return replace(model, graph=infer_dtypes(replace(model.graph, layers=layers), parsing))
 
 
 def _notes(part: Part, parsing: Parsing) -> Iterator[str]:
