@@ -389,16 +389,10 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
         graph = functional.connect(layers, entries, config, place, parsing)
     else:
-        declared = config if isinstance(config, Mapping) else {}
-        graph = build_sequential(layers, entries, declared, place)
+        graph = build_sequential(layers, entries, entry.options, place)
         if any(without_time_distributed(layer).class_name == "Pipeline" for layer in layers):
             from keras2torch_birnn.readers.config import functional
 
             graph = functional.follow_dtypes(graph, parsing)
-    return LayerSpec(
-        class_name, entry.name, {"trainable": _trainable(config)}, graph=graph, place=place
-    )
-
-
-def _trainable(config: Any) -> bool:
-    return not isinstance(config, Mapping) or config.get("trainable", True) is not False
+    trainable = entry.options.get("trainable", True) is not False
+    return LayerSpec(class_name, entry.name, {"trainable": trainable}, graph=graph, place=place)

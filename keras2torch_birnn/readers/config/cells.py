@@ -60,15 +60,12 @@ def read_cells(
     if class_name != STACK:
         if "cell" not in config:
             raise invalid("an RNN without a cell", place)
-        allowed = CELLS.keys()
-        return {"cell": _cell(config["cell"], place, parsing, parse, allowed)}
+        return {"cell": _cell(config["cell"], place, parsing, parse, CELLS)}
     entries = config.get("cells")
     if not isinstance(entries, list) or not entries:
         raise invalid("a stack without cells", place)
-    return {
-        str(number): _cell(entry, place, parsing, parse, CELL_LAYERS.keys())
-        for number, entry in enumerate(entries)
-    }
+    cells = [_cell(entry, place, parsing, parse, CELL_LAYERS) for entry in entries]
+    return {str(number): cell for number, cell in enumerate(cells)}
 
 
 def _cell(

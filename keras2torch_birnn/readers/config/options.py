@@ -153,11 +153,10 @@ def _note_activation(value: Any, parsing: Parsing) -> None:
     """Note an activation that may be the user's own, and is read as Keras' of the same name."""
     generation = parsing.generation
     if isinstance(value, str) and lacks_activation(generation, value):
-        note = (
+        parsing.note(
             f"activation {printable(value)}: Keras {printable(generation.version)} has none of "
             "this name, so it was TensorFlow's or the user's own; taken as that of later Keras"
         )
-        parsing.notes += [] if note in parsing.notes else [note]
 
 
 def check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
@@ -170,5 +169,5 @@ def check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
 
 
 def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:
-    if meaning.note and meaning.note not in parsing.notes:
-        parsing.notes.append(meaning.note)
+    if meaning.note:
+        parsing.note(meaning.note)

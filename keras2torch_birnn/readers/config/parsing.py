@@ -55,6 +55,11 @@ class Parsing:
         """Tell whether layers of the file compute in half precision."""
         return bool(notes_of_half_precision(self.notes))
 
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def refuse(self, finding: str, advice: str, place: str) -> None:
         """Add an option that is not supported."""
         self.problems.append(UnsupportedOptionError(finding, advice, place=place))

@@ -41,9 +41,9 @@ def read_policy(value: Any) -> DtypePolicy:
         config = value.get("config")
         config = config if isinstance(config, Mapping) else {}
         name = config.get("name", value)
-    if any(name == plain for plain in _PLAIN):
+    if name in _PLAIN:
         return DtypePolicy(floats=name if name in ("float32", "float64") else "")
-    if any(name == half for half in _HALF):
+    if name in _HALF:
         return DtypePolicy(note=f"the file asks for {name}{_INSTEAD}")
     return DtypePolicy(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
 

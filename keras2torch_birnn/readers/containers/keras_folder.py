@@ -27,8 +27,6 @@ class KerasFolder(KerasContainer):
 
         Models of the Hugging Face Hub have a ``config.json``, too.
         """
-        if source.window is not None:
-            return False
         folder = source.path
         others = (METADATA, WEIGHTS, SHARD_INDEX)
         return (

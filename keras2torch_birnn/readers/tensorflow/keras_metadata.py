@@ -124,14 +124,12 @@ def read_saved_objects(saved_model: Window, keras_metadata: Window | None) -> Sa
     graph = read_saved_graph(memoryview(part.read(part.size)))
     if keras_metadata is not None:
         return SavedObjects(graph, _read_metadata(keras_metadata, len(graph)))
-    return SavedObjects(
-        graph,
-        {
-            number: one.metadata
-            for number, one in enumerate(graph)
-            if _is_keras(one.identifier) and one.metadata  # since 2.5 it is in the other file
-        },
-    )
+    own = {
+        number: one.metadata
+        for number, one in enumerate(graph)
+        if _is_keras(one.identifier) and one.metadata  # since 2.5 it is in the other file
+    }
+    return SavedObjects(graph, own)
 
 
 def _find_object_graph(saved_model: Window) -> Window | None:
@@ -154,24 +152,18 @@ def _is_keras(identifier: str) -> bool:
 def _read_metadata(window: Window, count: int) -> dict[int, str]:
     if window.size > limits.MAX_JSON_BYTES * 8:
         raise invalid(f"longer than {limits.MAX_JSON_BYTES * 8} bytes", KERAS_METADATA)
-    with in_place(KERAS_METADATA):
-        return _read_texts(memoryview(window.read(window.size)), count)
-
-
-def _read_texts(data: memoryview, count: int) -> dict[int, str]:
     texts: dict[int, str] = {}
-    for number, value in fields(data):
-        if number != 1:
-            continue
-        said = Message(as_bytes(value))
-        node, text = said.number(2), said.text(5, KERAS_METADATA)
-        if not _is_keras(said.text(4, KERAS_METADATA)):
-            continue
-        if node >= count or node in texts:
-            raise damaged(
-                f"object {node} is not in the graph, or twice in the metadata", KERAS_METADATA
-            )
-        texts[node] = text
+    with in_place(KERAS_METADATA):
+        for number, value in fields(memoryview(window.read(window.size))):
+            if number != 1:
+                continue
+            said = Message(as_bytes(value))
+            node, text = said.number(2), said.text(5, "")
+            if not _is_keras(said.text(4, "")):
+                continue
+            if node >= count or node in texts:
+                raise damaged(f"object {node} is not in the graph, or twice in the metadata")
+            texts[node] = text
     return texts
 
 
