@@ -286,8 +286,5 @@ def _misnamed_note(container: Container) -> list[str]:
     """Note that a file named as HDF5 is an archive. TensorFlow 2 wrote HDF5 files named .keras."""
     path = container.source.path
     named_hdf5 = path is not None and path.suffix.lower() in (".h5", ".hdf5")
-    return (
-        ["the file is a .keras archive by its content"]
-        if container.kind == "keras_zip" and named_hdf5
-        else []
-    )
+    misnamed = container.kind == "keras_zip" and named_hdf5
+    return ["the file is a .keras archive by its content"] if misnamed else []

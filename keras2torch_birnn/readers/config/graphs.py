@@ -27,6 +27,7 @@ from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
+from keras2torch_birnn.readers.operations.values import is_reference
 from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
 
@@ -79,17 +80,6 @@ def _is_keras3_node(node: Any) -> bool:
     return isinstance(node, Mapping) and isinstance(node.get("kwargs"), Mapping)
 
 
-def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) >= 3
-        and isinstance(value[0], str)
-        and value[0] in by_name
-        and type(value[1]) is int
-        and type(value[2]) is int
-    )
-
-
 def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> NodeCall:
     if _is_keras3_node(node):
         args, kwargs = node.get("args", []), node["kwargs"]
@@ -112,7 +102,7 @@ def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> Node
         node = [node]
     found: list[TensorRef] = []
     for tensor in (one for entry in node for one in _split_nested(entry)):
-        if not _is_ref(tensor, by_name):
+        if not is_reference(tensor, by_name):
             raise invalid(
                 f"an input from {printable(tensor)}, which is no layer of the model", place
             )
@@ -134,7 +124,7 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
         if value.get("class_name") == "__keras_tensor__":
             config = value.get("config")
             history = config.get("keras_history") if isinstance(config, Mapping) else None
-            if not isinstance(history, list) or not _is_ref(history, by_name):
+            if not is_reference(history, by_name):
                 raise invalid(
                     f"an input from {printable(history)}, which is no layer of the model", place
                 )
@@ -144,7 +134,7 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
         # Keras takes the entries of a dict in the order of their keys.
         items = sorted((str(k), v) for k, v in value.items())
         return {k: _tensors(v, by_name, place) for k, v in items}
-    if _is_ref(value, by_name) and len(value) == 3:
+    if is_reference(value, by_name) and len(value) == 3:
         return TensorRef(*value)
     if isinstance(value, list):
         return tuple(_tensors(v, by_name, place) for v in value)

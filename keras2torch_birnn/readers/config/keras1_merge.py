@@ -8,13 +8,14 @@ such a model are in its file); Keras 2.0.8 ``legacy/layers.py``, ``legacy/models
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from keras2torch_birnn.errors import invalid
 from keras2torch_birnn.limits import MAX_MERGE_DEPTH
 from keras2torch_birnn.readers.config.passes import Pass
+from keras2torch_birnn.readers.files.strict_json import objects_in
 
 _CLASSES: Mapping[str, str] = {
     "sum": "Add",
@@ -91,15 +92,6 @@ def build_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str,
         "output_layers": [[*end, 0]],
     }
     return {**entry, "class_name": "Model", "config": config}
-
-
-def objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every object in nested lists and objects, inner ones first."""
-    if isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from objects_in(part)
-    if isinstance(value, Mapping):
-        yield value
 
 
 def _makes_mask(layers: Any) -> bool:

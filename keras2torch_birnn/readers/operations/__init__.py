@@ -11,7 +11,12 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError
 from keras2torch_birnn.readers.config.operation_entries import TRANSLATED, is_operation
-from keras2torch_birnn.readers.operations.values import GRAPH_NODE, TF_FUNCTIONS, tensor
+from keras2torch_birnn.readers.operations.values import (
+    GRAPH_NODE,
+    TF_FUNCTIONS,
+    is_reference,
+    tensor,
+)
 from keras2torch_birnn.schema import OPS
 
 
@@ -58,7 +63,7 @@ def _translate_if_operation(entry: Any, names: Collection[str]) -> Any:
 def _references(value: Any, names: Collection[str], refs: list[Any]) -> None:
     """Collect every reference to a tensor of the model in a call."""
     if isinstance(value, list):
-        if [type(part) for part in value[:3]] == [str, int, int] and value[0] in names:
+        if is_reference(value, names):
             refs.append(tensor(*value[:3]))
         for part in value:
             _references(part, names, refs)
