@@ -32,7 +32,7 @@ CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 # In a program that torch.export saved, whose own model.json is none of TF.js
 OF_TORCH = "/archive_format"
-# Zips that are something else: a member's name or its end -> what the file is
+# Zips that are something else: the end of a member's name -> what the file is
 _OTHER_ZIPS = (
     ("data.pkl", "a PyTorch file", "the input must be a Keras model"),
     (OF_TORCH, "an exported PyTorch program", "the input must be a Keras model"),
@@ -41,7 +41,6 @@ _OTHER_ZIPS = (
         "a .keras file whose weights are pickled (.npz), which can run code",
         "save it again with Keras' default weights format",
     ),
-    ("model.weights.json", "a .keras file with its weights in shards", "save it without shards"),
     (".weights.json", "a .keras file with its weights in shards", "save it without shards"),
     (".npy", "a NumPy .npz file", "the input must be a Keras model"),
     ("word/document.xml", "a Word document", "the input must be a Keras model"),
@@ -127,7 +126,7 @@ def _check_names(members: dict[str, zipfile.ZipInfo]) -> None:
     if not missing:
         return
     for ending, what, advice in _OTHER_ZIPS:
-        if any(name == ending or name.endswith(ending) for name in members):
+        if any(name.endswith(ending) for name in members):
             raise InvalidModelFileError(what, advice)
     folder = next((name[: -len(CONFIG)] for name in members if name.endswith("/" + CONFIG)), None)
     if folder is not None:

@@ -25,18 +25,8 @@ _LOCAL_SIGNATURE = b"PK\x03\x04"
 _END_SIGNATURE, _END_BYTES = b"PK\x05\x06", 22 + 0xFFFF
 # What ``zipfile`` raises on damaged archives
 _BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    UnicodeError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    IndexError,
-    KeyError,
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(RuntimeError, ValueError, OverflowError, LookupError),
 )
 
 

@@ -237,16 +237,13 @@ def _pair_layers(
     config = [name for name, wanted in needed.items() if wanted or name in custom]
     stored = [name for name, entries in listed.items() if entries]
     own, there = frozenset(config), frozenset(stored)
-    if there <= own or own <= listed.keys():
-        missing = [n for n in config if n not in there and n not in custom]
-        extra = [n for n in stored if n not in own]
-        if not missing and not extra:
-            return {n: n for n in config if n in listed}
-    elif len(config) == len(stored):
+    by_name = there <= own or own <= listed.keys()
+    if not by_name and len(config) == len(stored):
         return dict(zip(config, stored, strict=True))
-    else:
-        missing = [n for n in config if n not in there]
-        extra = [n for n in stored if n not in own]
+    missing = [n for n in config if n not in there and not (by_name and n in custom)]
+    extra = [n for n in stored if n not in own]
+    if by_name and not missing and not extra:
+        return {n: n for n in config if n in listed}
     if missing:
         raise WeightMismatchError(
             f"no weights for layer {', '.join(map(printable, missing[:5]))}",

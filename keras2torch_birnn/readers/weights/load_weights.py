@@ -130,7 +130,11 @@ def find_weights(
     arrays = iter(container.store.arrays([path for row in paths.values() for path in row.values()]))
     stored = {owner: {name: next(arrays) for name in names} for owner, names in paths.items()}
     root = _infer_input_shape(root, stored)
-    rows = tuple(_pair(root, stored, layout))
+    rows = tuple(
+        StoredLayer(owner, layout.infer(layer, stored[owner]), stored[owner])
+        for owner, layer in layers_by_owner(root)
+        if owner in stored
+    )
     problems = [problem for row in rows for problem in _list_problems(row, layout)]
     if problems:
         raise gather(problems)
@@ -138,15 +142,6 @@ def find_weights(
     if container.by_order:
         notes += swapped_note(root, names)
     return LocatedWeights(root, rows, layout, tuple(notes))
-
-
-def _pair(
-    root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]], layout: Layout
-) -> Iterator[StoredLayer]:
-    """Yield every layer that has weights in the file, with them."""
-    for owner, layer in layers_by_owner(root):
-        if owner in stored:
-            yield StoredLayer(owner, layout.infer(layer, stored[owner]), stored[owner])
 
 
 def _locate(
