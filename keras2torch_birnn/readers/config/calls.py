@@ -80,8 +80,7 @@ def _resolve_passed_mask(layer: LayerSpec, call: Call, parsing: Parsing) -> Call
     if len(call.args) > 1:  # passed as query_mask, value_mask, key_mask
         if layer.class_name == "MultiHeadAttention" and generation.attention_takes_masks:
             kwargs["mask"] = (None, *kwargs["mask"][1:])  # it looks at the query itself
-        return replace(call, kwargs={**kwargs, "keep_mask": True})
-    if generation.passed_mask_goes_on:
+    elif generation.passed_mask_goes_on:
         return call
     return replace(call, kwargs={**kwargs, "keep_mask": True})
 
