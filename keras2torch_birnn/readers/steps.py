@@ -52,8 +52,8 @@ class Reading:
     """A model on its way from the container to a ``ModelSpec``; each step returns a new one.
 
     ``whole``: the model before it was cut, None if it was not. ``vocabularies``: of the layers that
-    were cut off. For advice: ``all_layers``, as they were parsed before a cut, ``full_parsing``,
-    what was found out about them, and ``command``, the user's without the options that cut.
+    were cut off. For advice: ``all_layers``, as they were parsed before a cut, and
+    ``full_parsing``, what was found out about them.
     """
 
     container: Container
@@ -65,7 +65,6 @@ class Reading:
     vocabularies: tuple[Vocabulary, ...] = ()
     all_layers: LayerSpec | None = None
     full_parsing: Parsing | None = None
-    command: str = ""
 
     @property
     def problems(self) -> list[K2TError]:
@@ -123,8 +122,8 @@ def parse(
             ``masked_steps`` that this Keras does not have, or layers that bound no part.
     """
     architecture = find_architecture(container, read_given_config(config))
-    command = _command(container.source, config)
-    parsing = Parsing(generation_of(architecture.version), command=command)
+    generation = generation_of(architecture.version)
+    parsing = Parsing(generation, command=_command(container.source, config))
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
@@ -134,14 +133,12 @@ def parse(
 
         root, parsing, whole = take_part(root, parsing, cut)
     if parsing.problems:
-        _advise(all_layers, full_parsing, parsing, command)
-    check_names(root, parsing.problems)
-    problems, backend_notes = check_backend(architecture.backend, parsing.generation, root)
-    parsing.problems += problems
+        _advise(all_layers, full_parsing, parsing)
+    check_names(root, parsing)
+    check_backend(architecture.backend, root, parsing)
     notes = (
         describe_rules(parsing.generation, root, architecture.writer),
         *parsing.notes,
-        *backend_notes,
         *list_first_states(root, parsing.generation),
         *note_custom_layers(root, architecture.model),
         *describe_penalties(parsing.penalties),
@@ -157,7 +154,6 @@ def parse(
         whole,
         all_layers=all_layers,
         full_parsing=full_parsing,
-        command=command,
     )
 
 
@@ -177,12 +173,12 @@ def find_architecture(container: Container, config: Mapping[str, Any] | None) ->
         raise MissingArchitectureError(*whole) from error
 
 
-def _advise(all_layers: LayerSpec, full_parsing: Parsing, parsing: Parsing, command: str) -> None:
+def _advise(all_layers: LayerSpec, full_parsing: Parsing, parsing: Parsing) -> None:
     """Add to the problems a command that helps, which problems outside of a cut decide, too."""
     from keras2torch_birnn.readers.config.parts import advise  # only a refusal needs it
 
     problems = {id(problem): problem for problem in (*full_parsing.problems, *parsing.problems)}
-    advise(all_layers, replace(full_parsing, problems=list(problems.values())), command)
+    advise(all_layers, replace(full_parsing, problems=list(problems.values())))
 
 
 def _command(source: Source, config: PathLike | None) -> str:
@@ -201,14 +197,12 @@ def infer_shapes(reading: Reading) -> Reading:
     """
     root, parsing = reading.root, reading.parsing
     if not parsing.problems:
-        check_input_dtypes(root, parsing.generation, parsing.problems)
+        check_input_dtypes(root, parsing)
         whole = root if reading.whole is None else reading.whole.model
-        root = with_vocabularies(
-            root, whole, reading.container, parsing.generation, parsing.problems
-        )
+        root = with_vocabularies(root, whole, reading.container, parsing)
         all_layers, full_parsing = reading.all_layers, reading.full_parsing
         if parsing.problems and all_layers is not None and full_parsing is not None:
-            _advise(all_layers, full_parsing, parsing, reading.command)
+            _advise(all_layers, full_parsing, parsing)
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
         check_layer_sizes(root)
@@ -292,8 +286,5 @@ def _misnamed_note(container: Container) -> list[str]:
     """Note that a file named as HDF5 is an archive. TensorFlow 2 wrote HDF5 files named .keras."""
     path = container.source.path
     named_hdf5 = path is not None and path.suffix.lower() in (".h5", ".hdf5")
-    return (
-        ["the file is a .keras archive by its content"]
-        if container.kind == "keras_zip" and named_hdf5
-        else []
-    )
+    misnamed = container.kind == "keras_zip" and named_hdf5
+    return ["the file is a .keras archive by its content"] if misnamed else []

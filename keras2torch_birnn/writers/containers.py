@@ -6,7 +6,6 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +23,7 @@ from keras2torch_birnn.writers.copies import (
     copy_folder,
     copy_members,
 )
-from keras2torch_birnn.writers.hdf5 import LibraryEdits, apply_edits, keeps_length, put_piece
+from keras2torch_birnn.writers.hdf5 import LibraryEdits, apply_edits, keeps_length, put_in_place
 from keras2torch_birnn.writers.new_values import Piece
 from keras2torch_birnn.writers.optimizer import optimizer_groups
 from keras2torch_birnn.writers.tf_checkpoint import update_checksums
@@ -52,6 +51,7 @@ class Writer(ABC):
         self.arrays = arrays
         self.copies = FileCopies(self.place)
         self.changed: dict[str, StoredArray] = {}
+        self.edits: dict[Path, LibraryEdits] = {}  # of each copy
         self.closing = ExitStack()
         self.copy()
 
@@ -71,13 +71,15 @@ class Writer(ABC):
         """Return the copy of an open source file, and the offset of its positions there."""
 
     def put(self, piece: Piece) -> None:
-        """Write new values of an array."""
-        self.changed[piece.array.path] = piece.array
-        put_piece(self.copies, piece, self.edits_of(piece.array))
+        """Write new values of an array, or leave them to the HDF5 library."""
+        array = piece.array
+        self.changed[array.path] = array
+        if not put_in_place(self.copies, piece):
+            self.edits_of(array).values[array.path] = array, piece.values.reshape(array.shape)
 
     def edits_of(self, array: StoredArray) -> LibraryEdits:
-        """Return where to note what a library must write; nothing where it is written in place."""
-        return LibraryEdits()
+        """Return the edits that the HDF5 library has to make in the copy that holds an array."""
+        return self.edits.setdefault(self.place(_file(array))[0], LibraryEdits())
 
     @abstractmethod
     def finish(self) -> None:
@@ -87,15 +89,6 @@ class Writer(ABC):
 class _HDF5Writer(Writer):
     """A writer of HDF5 files."""
 
-    @cached_property
-    def edits(self) -> dict[Path, LibraryEdits]:
-        """Return the edits that only the HDF5 library can make, for each copy."""
-        return {}
-
-    def edits_of(self, array: StoredArray) -> LibraryEdits:
-        """Return those of the copy that holds the array."""
-        return self.edits.setdefault(self.place(_file(array))[0], LibraryEdits())
-
     def finish(self) -> None:
         """Let the HDF5 library do the rest."""
         if self.drop:
@@ -104,8 +97,7 @@ class _HDF5Writer(Writer):
                 self.edits_of(self.arrays[0]).remove += groups
         self.copies.close()
         for path, edits in self.edits.items():
-            if edits:
-                apply_edits(path, edits)
+            apply_edits(path, edits)
 
 
 class HDF5FileWriter(_HDF5Writer):
@@ -149,8 +141,7 @@ class KerasArchiveWriter(_HDF5Writer):
     def finish(self) -> None:
         """Bring checksums and directory of the archive up to date."""
         super().finish()
-        edited = any(self.edits.values())
-        if self._member is not None and (edited or self.changed):
+        if self._member is not None and (self.edits or self.changed):
             exchange_member(self.target, WEIGHTS, self._member)
         elif self.changed:
             update_checksum(self.target, WEIGHTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -11,7 +11,7 @@ from typing import BinaryIO
 from keras2torch_birnn.errors import InvalidModelFileError, in_place
 from keras2torch_birnn.readers.containers.files import file_window
 from keras2torch_birnn.readers.containers.members import Folder
-from keras2torch_birnn.readers.files.window import JoinedWindows, Readable, Window
+from keras2torch_birnn.readers.files.window import Readable, Window
 
 _PIECE = 1 << 20
 
@@ -72,23 +72,6 @@ def copy_file(source: Path, target: Path) -> None:
         copy_bytes(file_window(opening, source), target)
 
 
-def spans(window: Readable, at: int, size: int) -> Iterator[tuple[BinaryIO, int, int]]:
-    """Yield where these bytes of a window are: the open file, position in it, how many."""
-    match window:
-        case Window():
-            part = window.part(at, size)
-            yield part.file, part.offset, part.size
-        case JoinedWindows():
-            start = 0
-            for one in window.parts:
-                first, last = max(at, start), min(at + size, start + one.size)
-                if first < last:
-                    yield from spans(one, first - start, last - first)
-                start += one.size
-        case _:
-            raise TypeError(f"a window of type {type(window).__name__}")
-
-
 class FileCopies:
     """Open copies of files; ``place``: source file -> its copy, and what to add to positions."""
 
@@ -99,31 +82,29 @@ class FileCopies:
     def put(self, window: Readable, at: int, data: bytes | memoryview) -> None:
         """Replace the bytes of the copy that are at ``at`` of a window of the source."""
         left = memoryview(data).cast("B")
-        for file, position, count in spans(window, at, len(left)):
-            path, shift = self._place(file)
-            handle = self._handle(path)
-            os.lseek(handle, position + shift, os.SEEK_SET)
-            write_all(handle, left[:count])
-            left = left[count:]
+        for piece in window.pieces(at, len(left)):
+            write_all(self._handle_at(piece), left[: piece.size])
+            left = left[piece.size :]
 
     def read(self, window: Readable, at: int, size: int) -> bytes:
         """Read bytes of the copy."""
-        pieces: list[bytes] = []
-        for file, position, count in spans(window, at, size):
-            path, shift = self._place(file)
-            handle = self._handle(path)
-            os.lseek(handle, position + shift, os.SEEK_SET)
-            while count:
-                piece = os.read(handle, min(count, _PIECE))
-                if not piece:
+        found: list[bytes] = []
+        for piece in window.pieces(at, size):
+            handle, left = self._handle_at(piece), piece.size
+            while left:
+                some = os.read(handle, min(left, _PIECE))
+                if not some:
                     raise InvalidModelFileError("the copy is shorter than the file", "run again")
-                pieces.append(piece)
-                count -= len(piece)
-        return b"".join(pieces)
+                found.append(some)
+                left -= len(some)
+        return b"".join(found)
 
-    def _handle(self, path: Path) -> int:
+    def _handle_at(self, piece: Window) -> int:
+        """Return the open copy of a window's file, where the window begins."""
+        path, shift = self._place(piece.file)
         if path not in self._handles:
             self._handles[path] = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+        os.lseek(self._handles[path], piece.offset + shift, os.SEEK_SET)
         return self._handles[path]
 
     def close(self, *, sync: bool = True) -> None:

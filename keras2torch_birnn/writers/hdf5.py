@@ -27,7 +27,6 @@ from keras2torch_birnn.readers.hdf5.arrays import (
     GZIP,
     SHUFFLE,
     STORED_DTYPES,
-    Chunk,
     Chunked,
     Contiguous,
     StoredArray,
@@ -52,18 +51,17 @@ def keeps_length(array: StoredArray) -> bool:
 
 @dataclass
 class LibraryEdits:
-    """Changes of one file that the HDF5 library has to make: arrays, and groups to remove."""
+    """Changes of one file that the HDF5 library has to make.
 
-    values: dict[str, Array] = field(default_factory=dict)
-    arrays: dict[str, StoredArray] = field(default_factory=dict)
+    ``values``: arrays with their new values, by path. ``remove``: groups.
+    """
+
+    values: dict[str, tuple[StoredArray, Array]] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.values or self.remove)
 
-
-def put_piece(copies: FileCopies, piece: Piece, edits: LibraryEdits) -> None:
-    """Write new values into the copy, or leave them to the library."""
+def put_in_place(copies: FileCopies, piece: Piece) -> bool:
+    """Write new values into the copy; False if that is left to the library."""
     array = piece.array
     layout = array.layout
     if isinstance(layout, Contiguous):
@@ -73,8 +71,8 @@ def put_piece(copies: FileCopies, piece: Piece, edits: LibraryEdits) -> None:
     elif isinstance(layout, Chunked) and keeps_length(array):
         _put_chunks(copies, array, layout, piece.values.reshape(array.shape))
     else:
-        edits.values[array.path] = piece.values.reshape(array.shape)
-        edits.arrays[array.path] = array
+        return False
+    return True
 
 
 def _put_chunks(copies: FileCopies, array: StoredArray, layout: Chunked, values: Array) -> None:
@@ -86,7 +84,7 @@ def _put_chunks(copies: FileCopies, array: StoredArray, layout: Chunked, values:
         raw = array.window.read(chunk.stored, chunk.offset)
         block = np.frombuffer(unfilter(raw, filters, count, item), values.dtype)
         block = block.reshape(layout.chunk).copy()
-        place = _region(chunk, layout.chunk, array.shape)
+        place = chunk.region(layout.chunk, array.shape)
         inside = tuple(slice(last - first) for first, last in place)
         block[inside] = values[tuple(slice(first, last) for first, last in place)]
         data = block.tobytes()
@@ -109,14 +107,6 @@ def _add_fletcher32(data: bytes, item: int) -> bytes:
 
 
 _FILTERS = {SHUFFLE: _shuffle, FLETCHER32: _add_fletcher32}
-
-
-def _region(
-    chunk: Chunk, size: tuple[int, ...], shape: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        (at, min(at + n, end)) for at, n, end in zip(chunk.start, size, shape, strict=True)
-    )
 
 
 def apply_edits(path: Path, edits: LibraryEdits) -> None:
@@ -151,8 +141,7 @@ def _write_values(handle: int, edits: LibraryEdits) -> tuple[list[dict[str, Any]
     """Write all changed regions one after another; return where each is, and their bytes."""
     found: list[dict[str, Any]] = []
     at = 0
-    for path, values in edits.values.items():
-        array = edits.arrays[path]
+    for path, (array, values) in edits.values.items():
         for region, block in _changed_regions(array, values):
             data = np.ascontiguousarray(block).tobytes()
             write_all(handle, data)
@@ -169,7 +158,7 @@ def _changed_regions(
     before = array.read_stored()
     layout = array.layout
     chunks: Sequence[tuple[tuple[int, int], ...]] = (
-        [_region(chunk, layout.chunk, array.shape) for chunk in layout.chunks]
+        [chunk.region(layout.chunk, array.shape) for chunk in layout.chunks]
         if isinstance(layout, Chunked)
         else [tuple((0, size) for size in array.shape)]
     )

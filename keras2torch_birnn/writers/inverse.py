@@ -13,7 +13,7 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.layouts import Layout, is_summed
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer, may_wait
-from keras2torch_birnn.readers.weights.slots import Key, change_layers
+from keras2torch_birnn.readers.weights.slots import Key, change_layers, layers_by_owner
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -45,13 +45,12 @@ def invert(
     lazy: set[str] = set()
     summed: set[str] = set()
 
-    def look(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
-        for name, array in arrays.items():
-            if waiting and may_wait(StoredLayer(owner, layer, arrays), name):
+    for key, inner in layers_by_owner(layer, owner):
+        for name, array in own.get(key, {}).items():
+            if waiting and may_wait(StoredLayer(key, inner, own[key]), name):
                 lazy.add(array.path)
-            if is_summed(layer, name, arrays):
+            if is_summed(inner, name, own[key]):
                 summed.add(array.path)
-        return layer
 
     def build(values: Mapping[str, Any]) -> Mapping[str, Tensor]:
         for array in summed:
@@ -63,7 +62,6 @@ def invert(
 
         return tensors_of(path, change_layers(layer, own, change, owner))
 
-    change_layers(layer, own, look, owner)
     arrays = {array.path: array for held in own.values() for array in held.values()}
     found = find_origins(build, arrays, lazy)
     return Inverse(**vars(found), summed=frozenset(summed))

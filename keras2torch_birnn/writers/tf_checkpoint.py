@@ -6,20 +6,16 @@ length, so nothing in it moves.
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Iterable, Iterator
-
-import numpy as np
+from collections.abc import Iterable
+from functools import partial
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Contiguous
 from keras2torch_birnn.readers.tensorflow.bundle import SummedArray, TensorBundle
 from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
 from keras2torch_birnn.readers.tensorflow.table import Handle, locate_values
 from keras2torch_birnn.writers.copies import FileCopies
 
-_PIECE = 1 << 22
 _CHECKSUM_TAG = 6 << 3 | 5  # the last field of an entry: number 6, of 4 bytes
 
 
@@ -42,17 +38,10 @@ def update_checksums(
                 "save the checkpoint again",
                 place=printable(array.path),
             )
-        checksum = masked(crc32c(_pieces(copies, array)))
+        checksum = masked(crc32c(array.pieces(partial(copies.read, array.window))))
         copies.put(bundle.index, value.stop - 4, struct.pack("<I", checksum))
         blocks.add(value.block)
     for block in blocks:
         content = copies.read(bundle.index, block.offset, block.size + 1)  # and its type
         end = block.offset + len(content)
         copies.put(bundle.index, end, struct.pack("<I", masked(crc32c([content]))))
-
-
-def _pieces(copies: FileCopies, array: SummedArray) -> Iterator[bytes]:
-    start = array.layout.offset if isinstance(array.layout, Contiguous) else 0
-    size = math.prod(array.shape) * np.dtype(STORED_DTYPES[array.stored_as]).itemsize
-    for at in range(start, start + size, _PIECE):
-        yield copies.read(array.window, at, min(_PIECE, start + size - at))

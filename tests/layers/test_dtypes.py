@@ -190,7 +190,7 @@ def test_an_input_of_half_precision_is_told(tmp_path: Path) -> None:
 def refused(version: str, *layers: dict[str, Any], match: str) -> None:
     root, parsing = parsed(version, *layers)
     assert not parsing.problems
-    check_input_dtypes(root, parsing.generation, parsing.problems)
+    check_input_dtypes(root, parsing)
     with pytest.raises(K2TError, match=match):
         raise gather(parsing.problems)
 
@@ -253,7 +253,7 @@ def test_sums_of_short_numbers_are_refused(class_name: str, dtype: str) -> None:
 def test_short_numbers_beside_others_are_no_problem() -> None:
     merged = entry("Add", "y", [keras3(["a", "b"])])
     root, parsing = parsed(K3, of("uint8"), source("b", 7, 3), merged)
-    check_input_dtypes(root, parsing.generation, parsing.problems)
+    check_input_dtypes(root, parsing)
     assert not parsing.problems
 
 
@@ -286,7 +286,7 @@ def test_a_layer_that_reads_text_is_refused(
     shape = (7,) if class_name == "CategoryEncoding" else (7, 3)
     root, parsing = parsed(version, of("string", "a", *shape), one)
     assert not parsing.problems
-    check_input_dtypes(root, parsing.generation, parsing.problems)
+    check_input_dtypes(root, parsing)
     (problem,) = parsing.problems
     words = "computes with an input of dtype string; not supported"
     found = f"{class_name} {words}"
@@ -324,7 +324,7 @@ def test_text_that_no_layer_reads_is_no_problem() -> None:
     root, parsing = parsed(
         TF, of("string"), source("b", 7, 3), entry("Flatten", "y", [listed("b")])
     )
-    check_input_dtypes(root, parsing.generation, parsing.problems)
+    check_input_dtypes(root, parsing)
     assert not parsing.problems
 
 

@@ -13,7 +13,7 @@ from mutations.patches import (
 MUTATIONS: list[Mutation] = [
     mutation(
         "a mask leaves a branch of a Merge",
-        edit("readers.config.keras1_merge:_makes_mask", "begins or any", "False and any"),
+        edit("readers.config.keras1_merge:_makes_mask", "return any(", "return False and any("),
         "keras-1.2.2/merge_first_masked.h5",
         rereads=True,
     ),

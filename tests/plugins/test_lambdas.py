@@ -24,11 +24,10 @@ from plugin_files import (
 from specs import chain
 
 import keras2torch_birnn
-from keras2torch_birnn.errors import (
-    K2TError,
-)
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.readers.config.custom_layers import check_names
+from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema.custom_layers import supplies
 from keras2torch_birnn.spec import LayerSpec
 
@@ -88,14 +87,14 @@ def test_a_name_of_two_lambdas_is_refused_until_each_has_its_path() -> None:
     inner = chain(LayerSpec("Lambda", "cut", {}, place="inner/cut"), name="inner")
     root = chain(LayerSpec("Lambda", "cut", {}, place="cut"), inner)
     supplies("cut")(torch.tanh)
-    problems: list[K2TError] = []
-    check_names(root, problems)
-    assert str(problems[0]) == (
+    parsing = Parsing(generation_of("3.15.1"))
+    check_names(root, parsing)
+    assert str(parsing.problems[0]) == (
         "cut: 2 Lambda layers are called cut; supply each by its path: cut, inner/cut"
     )
     supplies("inner/cut")(torch.relu)
-    check_names(root, again := [])
-    assert not again
+    check_names(root, again := Parsing(generation_of("3.15.1")))
+    assert not again.problems
 
 
 def test_the_code_of_a_supplied_lambda_stays_out_of_the_result(tmp_path: Path) -> None:

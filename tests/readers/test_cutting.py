@@ -501,7 +501,7 @@ def test_a_problem_in_the_part_stays() -> None:
 
 def advice(model: dict[str, Any]) -> set[str]:
     root, parsing = parsed(model)
-    advise(root, parsing, "k2t convert m OUT")
+    advise(root, replace(parsing, command="k2t convert m OUT"))
     found = {problem.advice.partition("OUT ")[2] for problem in parsing.problems}
     return found - {""}
 

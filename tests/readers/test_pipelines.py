@@ -14,6 +14,7 @@ from keras2torch_birnn import UnsupportedOptionError, convert
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.calls import resolve_masks
 from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.spec import TensorRef
 
 LIVE = FIXTURES / "keras-3.15.1"
@@ -58,11 +59,11 @@ def test_a_mask_reaches_the_first_layer_of_a_pipeline_alone() -> None:
 
 
 def test_a_passed_mask_of_a_keras_that_hands_on_another_is_refused() -> None:
-    spec, problems = read_model(LIVE / "pipeline_masked.keras"), []
-    resolve_masks(spec.graph, generation_of("3.10.0"), problems, [])
-    assert [problem.place for problem in problems] == [TAKES]
+    spec, parsing = read_model(LIVE / "pipeline_masked.keras"), Parsing(generation_of("3.10.0"))
+    resolve_masks(spec.graph, parsing)
+    assert [problem.place for problem in parsing.problems] == [TAKES]
     with pytest.raises(UnsupportedOptionError, match="a mask into a Pipeline that begins with"):
-        raise problems[0]
+        raise parsing.problems[0]
 
 
 def with_two_tensors(model: dict[str, Any]) -> None:

@@ -394,7 +394,8 @@ def test_the_objects_of_a_saved_model(in_metadata: bool, tmp_path: Path) -> None
         None if texts is None else window(tmp_path / "folder", texts),
     )
     assert dict(objects.metadata) == {0: '{"name": "m"}', 1: '{"name": "a"}'}
-    assert objects.layer_names(0) == {"a": "layer-0"}
+    edges = {name: edge for name, (edge, _) in objects.layers(0).items()}
+    assert edges == {"a": "layer-0"}
 
 
 def _object(*parts: bytes) -> bytes:

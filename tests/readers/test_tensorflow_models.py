@@ -41,6 +41,10 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
 )
 from keras2torch_birnn.readers import open_model, read_model, read_with_problems
+from keras2torch_birnn.readers.tensorflow.keras_metadata import SavedObjects
+from keras2torch_birnn.readers.tensorflow.layer_weights import NamedLayers, Place
+from keras2torch_birnn.readers.tensorflow.object_graph import TrackedObject
+from keras2torch_birnn.spec import Graph, LayerSpec
 from keras2torch_birnn.verification.live_keras import files_for_keras
 
 TF_KERAS = FIXTURES / "tf.keras-2.15.0"
@@ -904,3 +908,12 @@ def test_weights_are_written_back_into_a_checkpoint_of_keras_3(tmp_path: Path) -
     again = weights(k2t.convert(new / "ckpt-1", config=other))
     for name, value in weights(changed).items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_a_layer_of_the_file_stands_for_one_nameless_layer_of_its_class_alone() -> None:
+    # A KeyError before: the second layer took the same edge once more.
+    graph = (TrackedObject(children={"layer-0": 1}), TrackedObject())
+    objects = SavedObjects(graph, {1: '{"name": "mix_7", "class_name": "Mix"}'})
+    layers = (LayerSpec("Mix", "mix", {}), LayerSpec("Mix", "mix_1", {}))
+    model = LayerSpec("Sequential", "m", {}, graph=Graph(layers, (), (), ()))
+    assert NamedLayers(graph, objects).edges(model, Place(0)) == {"mix": "layer-0"}

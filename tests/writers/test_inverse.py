@@ -50,9 +50,9 @@ def test_a_wrong_writer_is_noticed(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The written file is read again and compared, before it gets its name."""
-    right = containers.put_piece
+    right = containers.put_in_place
 
-    def wrong(copies: Any, piece: Piece, edits: Any) -> None:
+    def wrong(copies: Any, piece: Piece) -> bool:
         values = piece.values.copy()
         if what == "order":
             values = np.roll(values, 1)
@@ -62,10 +62,10 @@ def test_a_wrong_writer_is_noticed(
         elif what == "value":
             values[-1] = np.nextafter(values[-1], values.dtype.type(9))
         else:
-            return
-        right(copies, Piece(piece.array, piece.start, values), edits)
+            return True
+        return right(copies, Piece(piece.array, piece.start, values))
 
-    monkeypatch.setattr(containers, "put_piece", wrong)
+    monkeypatch.setattr(containers, "put_in_place", wrong)
     model = train(k2t.convert(GRU))
     with pytest.raises(k2t.WeightMismatchError, match="would not be read back as it is in OUT"):
         k2t.write_back(model, GRU, tmp_path / "new.h5")

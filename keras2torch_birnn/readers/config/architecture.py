@@ -129,9 +129,8 @@ def _parse_layer(
     before = len(parsing.problems)
     json = _pass(json, parsing.generation, outer)
     entry = _read_entry(json, outer, depth, wrapped=wrapped, cell=cell)
-    parsing.problems += [
-        UnsupportedOptionError(found, place=entry.place) for found in list_refused(json)
-    ]
+    for found in list_refused(json):
+        parsing.refuse(found, "", entry.place)
     layer = _parse_kind(entry, parsing)
     for problem in parsing.problems[before:]:
         problem.class_name = problem.class_name or layer.class_name
@@ -171,18 +170,17 @@ def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
     refusal = find_refusal(entry.json, entry.class_name, parsing)
     if refusal is not None:
         return _refuse(refusal, entry, parsing)
-    class_name = CLASS_NAMES[_schema_key(entry.json, entry.class_name)]
+    key = f"ops.{entry.class_name}" if is_operation(entry.json) else entry.class_name
+    class_name = CLASS_NAMES[key]
     parse = _parse_model if class_name in WITH_GRAPH else _parse_plain
     return parse(class_name, entry, parsing)
 
 
 def _parse_custom(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     check_dtype(entry.options.get("dtype"), parsing, entry.place)
-    layer = parse_custom_layer(
-        class_name, entry.name, entry.config, parsing.generation, entry.place, parsing.problems
-    )
+    layer = parse_custom_layer(class_name, entry.name, entry.config, entry.place, parsing)
     if not entry.cell:
-        check_alone(layer, parsing.problems)
+        check_alone(layer, parsing)
     training = _read_training(entry.class_name, entry.options, parsing, entry.place)
     return replace(layer, training=training)
 
@@ -228,9 +226,9 @@ def _parse_plain(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
         training=_read_training(class_name, config, parsing, place),
     )
     if not entry.cell:
-        check_alone(layer, parsing.problems)
-    check_stack(layer, parsing.generation, parsing.problems)
-    check_constants(layer, config, parsing.problems)
+        check_alone(layer, parsing)
+    check_stack(layer, parsing)
+    check_constants(layer, config, parsing)
     if class_name == "RNN" and len(parsing.problems) == before:
         return infer_mask_rule(layer, parsing.generation)
     return layer
@@ -243,10 +241,6 @@ def _read_training(
     if unknown := list_unknown(config, training):
         parsing.penalties[place] = unknown
     return training
-
-
-def _schema_key(entry: Mapping[str, Any], file_class: str) -> str:
-    return f"ops.{file_class}" if is_operation(entry) else file_class
 
 
 # ---- wrappers ---------------------------------------------------------------------------------
@@ -278,7 +272,7 @@ def _parse_inner(key: str, entry: _Entry, parsing: Parsing, *, wrapped: bool = F
 def _parse_steps(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpec]:
     """Parse the layer in a TimeDistributed."""
     inner = _parse_inner("layer", entry, parsing)
-    check_steps(inner, entry.place, parsing.problems)
+    check_steps(inner, entry.place, parsing)
     return {"layer": inner}
 
 
@@ -340,22 +334,18 @@ def _parse_halves(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpe
 
 def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, place: str) -> None:
     if forward.config["go_backwards"] == backward.config["go_backwards"]:
-        parsing.problems.append(
-            UnsupportedOptionError(
-                "both halves of the Bidirectional read in the same direction (go_backwards), "
-                "which Keras refuses",
-                "give backward_layer the other go_backwards and save again",
-                place=place,
-            )
+        parsing.refuse(
+            "both halves of the Bidirectional read in the same direction (go_backwards), "
+            "which Keras refuses",
+            "give backward_layer the other go_backwards and save again",
+            place,
         )
     for key in ("return_sequences", "return_state", "stateful"):
         if forward.config[key] != backward.config[key]:
-            parsing.problems.append(
-                UnsupportedOptionError(
-                    f"the halves of the Bidirectional differ in {key}, which Keras refuses",
-                    "make them equal and save again",
-                    place=place,
-                )
+            parsing.refuse(
+                f"the halves of the Bidirectional differ in {key}, which Keras refuses",
+                "make them equal and save again",
+                place,
             )
 
 
@@ -385,9 +375,10 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
     if class_name == "Functional":
-        from keras2torch_birnn.readers.config import functional  # its calls, masks and operations
+        from keras2torch_birnn.readers.config import functional  # its calls and masks
+        from keras2torch_birnn.readers.operations import translate_layers
 
-        entries = functional.translate_entries(entries)
+        entries = translate_layers(entries)
     layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
@@ -398,16 +389,10 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
             raise InvalidModelFileError("a Functional model's config is a list", place=place)
         graph = functional.connect(layers, entries, config, place, parsing)
     else:
-        declared = config if isinstance(config, Mapping) else {}
-        graph = build_sequential(layers, entries, declared, place)
+        graph = build_sequential(layers, entries, entry.options, place)
         if any(without_time_distributed(layer).class_name == "Pipeline" for layer in layers):
             from keras2torch_birnn.readers.config import functional
 
             graph = functional.follow_dtypes(graph, parsing)
-    return LayerSpec(
-        class_name, entry.name, {"trainable": _trainable(config)}, graph=graph, place=place
-    )
-
-
-def _trainable(config: Any) -> bool:
-    return not isinstance(config, Mapping) or config.get("trainable", True) is not False
+    trainable = entry.options.get("trainable", True) is not False
+    return LayerSpec(class_name, entry.name, {"trainable": trainable}, graph=graph, place=place)

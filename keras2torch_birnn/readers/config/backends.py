@@ -6,29 +6,22 @@ the file's ``backend`` is another one). Files of Keras 1 do not name their backe
 
 from __future__ import annotations
 
-from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.spec import LayerSpec
 
 
-def check_backend(
-    backend: str, generation: Generation, root: LayerSpec
-) -> tuple[list[UnsupportedOptionError], list[str]]:
-    """Return problems and notes about the convolutions of a file written on ``backend``."""
+def check_backend(backend: str, root: LayerSpec, parsing: Parsing) -> None:
+    """Refuse the convolutions of a file written on Theano; note where that is not known."""
     convolutions = [layer for layer in root.walk() if "Conv" in layer.class_name]
-    if not convolutions:
-        return [], []
     if backend == "theano":
-        return [
-            UnsupportedOptionError(
+        for layer in convolutions:
+            parsing.refuse(
                 "the kernel of a convolution written on Theano is mirrored, which is not supported",
                 "load the file with Keras 2 on TensorFlow and save it again",
-                place=layer.place,
+                layer.place,
             )
-            for layer in convolutions
-        ], []
-    if generation.name == "keras1":
-        return [], [
+    elif convolutions and parsing.generation.name == "keras1":
+        parsing.notes.append(
             "files of Keras 1 do not name their backend: convolutions are taken to be "
             "TensorFlow's, Theano's would be mirrored"
-        ]
-    return [], []
+        )

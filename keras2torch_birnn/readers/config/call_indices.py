@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -31,32 +31,19 @@ def renumber_nested_calls(
     nested = {n for n, layer in by_name.items() if layer.graph is not None}
     if not nested:
         return dict(nodes), outputs
-
-    def shift(names: set[str], structure: Structure) -> Structure:
-        return map_structure(
-            lambda leaf: (
-                replace(leaf, call=leaf.call - 1)
-                if isinstance(leaf, TensorRef) and leaf.layer in names
-                else leaf
-            ),
-            structure,
-        )
-
     if dict_nodes:
         functional = {n for n in nested if by_name[n].class_name == "Functional"}
-        return dict(nodes), shift(functional, outputs)
+        return dict(nodes), _renumber(outputs, lambda ref: ref.call - (ref.layer in functional))
     calls = Counter(name for name, _ in nodes)
     highest: dict[str, int] = {}
     for ref in tensors((tuple(nodes.values()), outputs)):
         highest[ref.layer] = max(ref.call, highest.get(ref.layer, 0))
     from_one = {n for n in nested if highest.get(n) == calls[n]}
-    return (
-        {
-            key: (shift(from_one, args), shift(from_one, kwargs))
-            for key, (args, kwargs) in nodes.items()
-        },
-        shift(from_one, outputs),
-    )
+
+    def from_zero(ref: TensorRef) -> int:
+        return ref.call - (ref.layer in from_one)
+
+    return _renumber_nodes(nodes, from_zero), _renumber(outputs, from_zero)
 
 
 def renumber_outside_calls(
@@ -90,13 +77,21 @@ def renumber_outside_calls(
             )
         own.update(((name, a), b) for a, b in zip(sorted(named), sorted(meant), strict=True))
 
-    def renumber(leaf: Any) -> Any:
-        if not isinstance(leaf, TensorRef):
-            return leaf
-        return replace(leaf, call=own.get((leaf.layer, leaf.call), leaf.call))
+    return _renumber_nodes(nodes, lambda ref: own.get((ref.layer, ref.call), ref.call))
 
+
+def _renumber(structure: Structure, number: Callable[[TensorRef], int]) -> Any:
+    return map_structure(
+        lambda leaf: replace(leaf, call=number(leaf)) if isinstance(leaf, TensorRef) else leaf,
+        structure,
+    )
+
+
+def _renumber_nodes(
+    nodes: Mapping[tuple[str, int], NodeCall], number: Callable[[TensorRef], int]
+) -> Nodes:
     return {
-        key: (map_structure(renumber, args), map_structure(renumber, kwargs))
+        key: (_renumber(args, number), _renumber(kwargs, number))
         for key, (args, kwargs) in nodes.items()
     }
 

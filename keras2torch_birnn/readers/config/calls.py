@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeAlias
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import CLASSES, RECURRENT, SCHEMA
-from keras2torch_birnn.spec import (
-    Call,
-    Generation,
-    Graph,
-    LayerSpec,
-    TensorRef,
-    map_structure,
-    tensors,
-)
+from keras2torch_birnn.schema.dtype_flow import Node
+from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, map_structure, tensors
 
-Node: TypeAlias = tuple[str, int]
 # Layers that return the same tensor at inference.
 _SAME_TENSOR = frozenset(CLASSES["dropout"])
 # Layers of one tensor whose ``call`` has a mask; a plugin's layer may have one.
@@ -35,17 +26,15 @@ _TAKES_MASK = frozenset(
 )
 
 
-def resolve_masks(
-    graph: Graph, generation: Generation, problems: list[K2TError], notes: list[str]
-) -> Graph:
+def resolve_masks(graph: Graph, parsing: Parsing) -> Graph:
     """Write into all calls, also of inner graphs, what this Keras does with their masks.
 
     A call gets ``keep_mask`` if later layers see its input's mask and not the passed one;
     references to tensors whose mask was dropped get ``masked=False``.
     """
+    generation = parsing.generation
     calls = tuple(
-        _resolve_passed_mask(graph.layer(call.layer), call, generation, problems)
-        for call in graph.calls
+        _resolve_passed_mask(graph.layer(call.layer), call, parsing) for call in graph.calls
     )
     graph = replace(graph, calls=calls)
     for call in calls:
@@ -53,13 +42,11 @@ def resolve_masks(
         half = layer.parts.get("forward_layer", layer)
         stateful = bool(half.config.get("stateful")) and "initial_state" in call.kwargs
         if stateful and generation.carried_state_wins:
-            problems.append(
-                UnsupportedOptionError(
-                    "initial_state on a stateful layer: this Keras uses it only while all that "
-                    "the layer carries is zero",
-                    "make the layer stateful=False, or leave initial_state out, and save again",
-                    place=layer.place,
-                )
+            parsing.refuse(
+                "initial_state on a stateful layer: this Keras uses it only while all that "
+                "the layer carries is zero",
+                "make the layer stateful=False, or leave initial_state out, and save again",
+                layer.place,
             )
     if not generation.attention_takes_masks:
         return graph
@@ -68,37 +55,32 @@ def resolve_masks(
         return graph
     graph, _ = _drop_lost_masks(graph)
     if any(not ref.masked for call in graph.calls for ref in tensors((call.args, call.kwargs))):
-        notes.append(
+        parsing.notes.append(
             "MultiHeadAttention of this Keras takes the masks off its inputs: layers that read "
             "them later see no mask, as in Keras"
         )
     return graph
 
 
-def _resolve_passed_mask(
-    layer: LayerSpec, call: Call, generation: Generation, problems: list[K2TError]
-) -> Call:
+def _resolve_passed_mask(layer: LayerSpec, call: Call, parsing: Parsing) -> Call:
     if "mask" not in call.kwargs or (layer.graph is not None and layer.class_name != "Pipeline"):
         return call
-    kwargs = dict(call.kwargs)
+    kwargs, generation = dict(call.kwargs), parsing.generation
     if layer.class_name == "Pipeline":
         if not _takes_mask(layer):
             del kwargs["mask"]
         elif not generation.passed_mask_goes_on:
-            problems.append(
-                UnsupportedOptionError(
-                    "a mask into a Pipeline that begins with a layer that takes one: this Keras "
-                    "hands on another",
-                    "call that layer before the Pipeline, and save again",
-                    place=layer.place,
-                )
+            parsing.refuse(
+                "a mask into a Pipeline that begins with a layer that takes one: this Keras "
+                "hands on another",
+                "call that layer before the Pipeline, and save again",
+                layer.place,
             )
         return replace(call, kwargs=kwargs)
     if len(call.args) > 1:  # passed as query_mask, value_mask, key_mask
         if layer.class_name == "MultiHeadAttention" and generation.attention_takes_masks:
             kwargs["mask"] = (None, *kwargs["mask"][1:])  # it looks at the query itself
-        return replace(call, kwargs={**kwargs, "keep_mask": True})
-    if generation.passed_mask_goes_on:
+    elif generation.passed_mask_goes_on:
         return call
     return replace(call, kwargs={**kwargs, "keep_mask": True})
 

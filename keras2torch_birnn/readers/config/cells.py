@@ -9,7 +9,6 @@ from typing import Any
 from keras2torch_birnn.errors import (
     K2TError,
     UnsupportedLayerError,
-    UnsupportedOptionError,
     invalid,
     printable,
 )
@@ -41,8 +40,7 @@ def drop_repeated_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     cell = config.get("cell")
     repeated = cell.get("config") if isinstance(cell, Mapping) else None
-    if not isinstance(repeated, Mapping):
-        return dict(config)
+    repeated = repeated if isinstance(repeated, Mapping) else {}
     own = SCHEMA["RNN"].options
     return {
         key: value
@@ -62,15 +60,12 @@ def read_cells(
     if class_name != STACK:
         if "cell" not in config:
             raise invalid("an RNN without a cell", place)
-        allowed = CELLS.keys()
-        return {"cell": _cell(config["cell"], place, parsing, parse, allowed)}
+        return {"cell": _cell(config["cell"], place, parsing, parse, CELLS)}
     entries = config.get("cells")
     if not isinstance(entries, list) or not entries:
         raise invalid("a stack without cells", place)
-    return {
-        str(number): _cell(entry, place, parsing, parse, CELL_LAYERS.keys())
-        for number, entry in enumerate(entries)
-    }
+    cells = [_cell(entry, place, parsing, parse, CELL_LAYERS) for entry in entries]
+    return {str(number): cell for number, cell in enumerate(cells)}
 
 
 def _cell(
@@ -110,10 +105,10 @@ def _refusal(cell: LayerSpec, allowed: Collection[str]) -> K2TError:
     )
 
 
-def check_alone(layer: LayerSpec, problems: list[K2TError]) -> None:
+def check_alone(layer: LayerSpec, parsing: Parsing) -> None:
     """Refuse a cell in the place of a layer."""
     if layer.class_name in CELLS or is_custom_cell(layer):
-        problems.append(
+        parsing.problems.append(
             UnsupportedLayerError(
                 f"{printable(python_name(layer.class_name))} outside an RNN: a cell sees one step",
                 "wrap it in an RNN layer in Keras and save again",
@@ -122,16 +117,14 @@ def check_alone(layer: LayerSpec, problems: list[K2TError]) -> None:
         )
 
 
-def check_constants(layer: LayerSpec, config: Mapping[str, Any], problems: list[K2TError]) -> None:
+def check_constants(layer: LayerSpec, config: Mapping[str, Any], parsing: Parsing) -> None:
     """Refuse an RNN that hands the same tensors to its cell at every step."""
     if layer.class_name == "RNN" and config.get("num_constants"):
-        problems.append(
-            UnsupportedOptionError(
-                "an RNN called with constants is not supported",
-                "join them to the features of every step (RepeatVector, Concatenate) and split "
-                "them in the cell, or supply a layer of your own that holds the RNN with --plugin",
-                place=layer.place,
-            )
+        parsing.refuse(
+            "an RNN called with constants is not supported",
+            "join them to the features of every step (RepeatVector, Concatenate) and split "
+            "them in the cell, or supply a layer of your own that holds the RNN with --plugin",
+            layer.place,
         )
 
 
@@ -157,11 +150,12 @@ def list_first_states(root: LayerSpec, generation: Generation) -> tuple[str, ...
     )
 
 
-def check_stack(layer: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
+def check_stack(layer: LayerSpec, parsing: Parsing) -> None:
     """Refuse a stack whose order of states was never compared."""
+    generation = parsing.generation
     old = generation.name == "tf.keras" and generation.version.startswith(("2.0.", "2.1."))
     if layer.class_name == STACK and old:
-        problems.append(
+        parsing.problems.append(
             UnsupportedLayerError(
                 f"{STACK} of TensorFlow before 1.13 was never compared with Keras",
                 "save the model with a newer TensorFlow",

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.schema import REQUIRED, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import (
@@ -42,12 +43,7 @@ def find_custom_class(entry: Mapping[str, Any], name: str, place: str) -> str | 
 
 
 def parse_custom_layer(
-    class_name: str,
-    name: str,
-    config: Any,
-    generation: Generation,
-    place: str,
-    problems: list[K2TError],
+    class_name: str, name: str, config: Any, place: str, parsing: Parsing
 ) -> LayerSpec:
     """Parse a plugin's layer, without weights.
 
@@ -64,16 +60,12 @@ def parse_custom_layer(
         options = _lambda_options(config, place)
         semantics["makes_mask"] = config.get("mask") is not None
     elif own is not None and own.options is not None:
-        options = _parse_declared(layer, own.options, config, generation, problems)
+        options = _parse_declared(layer, own.options, config, parsing)
     return LayerSpec(class_name, name, options, place=place, semantics=semantics)
 
 
 def _parse_declared(
-    layer: LayerSpec,
-    known: Mapping[str, Any],
-    stated: Mapping[str, Any],
-    generation: Generation,
-    problems: list[K2TError],
+    layer: LayerSpec, known: Mapping[str, Any], stated: Mapping[str, Any], parsing: Parsing
 ) -> dict[str, Any]:
     """Parse the options that the plugin declares, all explicit; others are problems."""
     shown = printable(python_name(layer.class_name))
@@ -81,24 +73,20 @@ def _parse_declared(
     options: dict[str, Any] = {"trainable": config.get("trainable", True) is not False}
     for key, option in known.items():
         try:
-            options[key] = _value(key, option, config, generation)
+            options[key] = _value(key, option, config, parsing.generation)
         except BadOptionError as error:
             found = printable(repr(config.get(key)))
-            problems.append(
-                UnsupportedOptionError(
-                    f"{shown} option {key}={found} is not supported: {error}",
-                    "options= of its plugin allows no other",
-                    place=layer.place,
-                )
+            parsing.refuse(
+                f"{shown} option {key}={found} is not supported: {error}",
+                "options= of its plugin allows no other",
+                layer.place,
             )
     for key in config.keys() - known.keys() - EVERY_LAYER:
         if dialects.has_effect(layer.class_name, key):
-            problems.append(
-                UnsupportedOptionError(
-                    f"{shown} option {printable(key)}={printable(repr(config[key]))} is unknown",
-                    "its plugin must name it in options=",
-                    place=layer.place,
-                )
+            parsing.refuse(
+                f"{shown} option {printable(key)}={printable(repr(config[key]))} is unknown",
+                "its plugin must name it in options=",
+                layer.place,
             )
     return options
 
@@ -155,7 +143,7 @@ def note_custom_layers(root: LayerSpec, model: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
+def check_names(root: LayerSpec, parsing: Parsing) -> None:
     """Refuse a Lambda's name that two layers share: it is ambiguous which one a plugin means."""
     places: dict[str, list[str]] = {}
     for layer in root.walk():
@@ -164,23 +152,19 @@ def check_names(root: LayerSpec, problems: list[K2TError]) -> None:
             places.setdefault(known, []).append(layer.place)
     for name, found in places.items():
         if len(found) > 1 and name in REGISTERED.lambdas:
-            problems.append(
-                UnsupportedOptionError(
-                    f"{len(found)} Lambda layers are called {printable(name)}",
-                    f"supply each by its path: {', '.join(map(printable, found[:5]))}",
-                    place=found[0],
-                )
+            parsing.refuse(
+                f"{len(found)} Lambda layers are called {printable(name)}",
+                f"supply each by its path: {', '.join(map(printable, found[:5]))}",
+                found[0],
             )
 
 
-def check_steps(layer: LayerSpec, place: str, problems: list[K2TError]) -> None:
+def check_steps(layer: LayerSpec, place: str, parsing: Parsing) -> None:
     """Refuse a plugin's layer with several outputs in a TimeDistributed."""
     if custom_layer_of(layer) is not None and output_count(layer) > 1:
-        problems.append(
-            UnsupportedOptionError(
-                f"TimeDistributed over {printable(python_name(layer.class_name))}, which gives "
-                "several tensors",
-                "join them in the layer, or loop over the steps in the plugin",
-                place=place,
-            )
+        parsing.refuse(
+            f"TimeDistributed over {printable(python_name(layer.class_name))}, which gives "
+            "several tensors",
+            "join them in the layer, or loop over the steps in the plugin",
+            place,
         )

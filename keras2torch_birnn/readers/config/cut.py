@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from keras2torch_birnn.errors import K2TError, UsageError, invalid, printable
@@ -34,7 +34,6 @@ from keras2torch_birnn.spec import (
     tensors,
 )
 
-_DTYPES: Mapping[str, str] = {"int32": "int32", "int64": "int64", "bool": "bool"}
 _NO_INPUT = 1 << 30
 
 
@@ -89,33 +88,29 @@ def cut_model(
     return _Cutting(model, known, masks, stated, root=root).cut(first, last)
 
 
-@dataclass
 class _Cutting:
     """One graph on its way. ``entrances``: new inputs by name; ``swaps``: what they replace."""
 
-    model: LayerSpec
-    known: LayerSpec
-    masks: MaskSources
-    stated: Mapping[str, Shape]
-    root: bool
-    entrances: dict[str, Entrance] = field(default_factory=dict)
-    swaps: dict[TensorRef, TensorRef] = field(default_factory=dict)
-    layers: dict[str, LayerSpec] = field(default_factory=dict)
-    calls: dict[Node, Call] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        model: LayerSpec,
+        known: LayerSpec,
+        masks: MaskSources,
+        stated: Mapping[str, Shape],
+        *,
+        root: bool,
+    ) -> None:
+        self.model, self.known_model, self.stated, self.root = model, known, stated, root
+        self.graph, self.known = _graph(model), _graph(known)
         self.layers = {layer.name: layer for layer in self.graph.layers}
         self.calls = {(call.layer, call.index): call for call in self.graph.calls}
-        self.carried = carry_masks(_graph(self.known), self.masks)
-        self.dtypes = known_dtypes(_graph(self.known))
+        self.carried = carry_masks(self.known, masks)
+        self.dtypes = known_dtypes(self.known)
         self.order = _first_inputs(self.graph)
         self.numbers = {one.layer: n for n, one in enumerate(leaves(self.graph.inputs))}
         self.labels: Counter[str] = Counter()
-
-    @property
-    def graph(self) -> Graph:
-        """The whole graph."""
-        return _graph(self.model)
+        self.entrances: dict[str, Entrance] = {}
+        self.swaps: dict[TensorRef, TensorRef] = {}
 
     def cut(self, first: Sequence[Path], last: Sequence[Path]) -> Part:
         """Cut the graph; see ``cut_model``."""
@@ -151,7 +146,7 @@ class _Cutting:
             given = [self.carried.get(ref) for ref in tensors(calls[0].args)]
             part = cut_model(
                 self.layers[name],
-                _graph(self.known).layer(name),
+                self.known.layer(name),
                 [path[1:] for path in first if path[0] == name and len(path) > 1],
                 [path[1:] for path in last if path[0] == name and len(path) > 1],
                 given,
@@ -172,7 +167,7 @@ class _Cutting:
                 "name it itself, or a layer outside",
             )
         given = list(leaves(call.args))
-        inputs = list(leaves(_graph(_graph(self.model).layer(call.layer)).inputs))
+        inputs = list(leaves(_graph(self.graph.layer(call.layer)).inputs))
         if len(given) != len(inputs) or not all(isinstance(one, TensorRef) for one in given):
             raise invalid(
                 f"a model of {len(inputs)} inputs that is called with {len(given)} tensors",
@@ -192,7 +187,7 @@ class _Cutting:
             ref = refs[inner.number]
             if self._starts_at(ref):
                 return ref
-            new = replace(new, source=self._path(ref.layer), number=self._number(ref))
+            new = replace(new, source=self._path(ref.layer), number=self.numbers.get(ref.layer))
         return self._add(inner.layer.name, new)
 
     # ---- where it starts --------------------------------------------------------------------
@@ -203,13 +198,11 @@ class _Cutting:
         refs = list(dict.fromkeys(ref for c in calls for ref in tensors((c.args, c.kwargs))))
         shapes = self._shapes(refs)
         if shapes == [None]:
-            text = is_text_layer(_graph(self.known).layer(refs[0].layer))
+            text = is_text_layer(self.known.layer(refs[0].layer))
             stated = None if text else self.stated.get(self._place(name))
             shapes = [stated or self._own_shape(name)]
         for ref, shape in zip(refs, shapes, strict=True):
-            if ref in self.swaps:
-                continue
-            if self._starts_at(ref):
+            if ref in self.swaps or self._starts_at(ref):
                 continue
             kind = dtype_of(ref, self.dtypes)
             if kind == "size":
@@ -229,17 +222,13 @@ class _Cutting:
                 self._path(ref.layer),
                 self.carried.get(ref),
                 self._order_of(ref),
-                self._number(ref),
+                self.numbers.get(ref.layer),
             )
             self.swaps[ref] = self._add(label, new)
 
     def _starts_at(self, ref: TensorRef) -> bool:
         """Tell whether a tensor is an input of the model that the user has."""
         return self.root and self.layers[ref.layer].class_name == "InputLayer"
-
-    def _number(self, ref: TensorRef) -> int | None:
-        """Return the number of the input that a tensor is, None if it is none."""
-        return self.numbers.get(ref.layer)
 
     def _add(self, wanted: str, entrance: Entrance) -> TensorRef:
         """Add a new input under a name that is free."""
@@ -254,13 +243,13 @@ class _Cutting:
     def _shapes(self, refs: Sequence[TensorRef]) -> list[Shape | None]:
         """Infer the shapes of tensors; None where nothing is known."""
         unheard: list[K2TError] = []  # of layers that may be cut away
-        graph = replace(_graph(self.known), outputs=tuple(refs))
-        found: Structure = infer_model(replace(self.known, graph=graph), unheard).output_shape
+        graph = replace(self.known, outputs=tuple(refs))
+        found: Structure = infer_model(replace(self.known_model, graph=graph), unheard).output_shape
         return [next(shape_leaves(one)) for one in found]
 
     def _own_shape(self, name: str) -> Shape | None:
         """Return the shape that a model in the model states for its first input."""
-        layer = _graph(self.known).layer(name)
+        layer = self.known.layer(name)
         if layer.graph is None:
             return None
         shape: Shape | None = stated_input_shape(layer.graph)
@@ -268,12 +257,13 @@ class _Cutting:
 
     def _dtype(self, ref: TensorRef, name: str, kind: str) -> str:
         """Return the dtype of a new input: ids where ids are read or a text layer gave them."""
-        giver = _graph(self.known).layer(ref.layer)
+        giver = self.known.layer(ref.layer)
         said = giver.semantics.get("gives")
         if said is not None:
             return str(said)
-        ids = self.layers[name].class_name in EMBEDDINGS and kind == "float"
-        return "int64" if ids else _DTYPES.get(kind, "float32")
+        if kind == "float" and self.layers[name].class_name in EMBEDDINGS:
+            return "int64"
+        return kind if kind in ("int32", "int64", "bool") else "float32"
 
     # ---- where it ends ----------------------------------------------------------------------
 
@@ -295,7 +285,7 @@ class _Cutting:
 
     def _count(self, name: str) -> int:
         """Count the outputs of a layer."""
-        layer = _graph(self.known).layer(name)
+        layer = self.known.layer(name)
         if layer.graph is not None:
             return len(list(leaves(layer.graph.outputs)))
         if layer.output_shape is not None:

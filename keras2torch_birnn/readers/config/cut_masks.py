@@ -128,12 +128,10 @@ def _after_layer(layer: LayerSpec, first: MaskSource | None) -> MaskSource | Non
     if layer.class_name in OPS:
         kinds = layer.semantics.get("kinds")
         return first if kinds and kinds["passes_mask"] is not False else None
-    if layer.class_name not in SCHEMA:
+    inside = layer.parts.get("layer")  # of a TimeDistributed
+    plain = inside is not None and inside.graph is None and inside.class_name not in _MAKE
+    if layer.class_name not in SCHEMA or (layer.class_name == "TimeDistributed" and not plain):
         return replace(first or MaskSource(layer.place), sure=False)
-    if layer.class_name == "TimeDistributed":
-        inside = layer.parts.get("layer")
-        plain = inside is not None and inside.graph is None and inside.class_name not in _MAKE
-        return first if plain else replace(first or MaskSource(layer.place), sure=False)
     if layer.class_name in (*RECURRENT, "Bidirectional") and not config.get("return_sequences"):
         return None
     return first

@@ -31,16 +31,10 @@ _NO_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 # Layers that change images in training and hand on whole numbers, where a generation has such.
 _WHOLE_IMAGES: Mapping[bool, tuple[str, ...]] = {
     False: ("RandomHeight", "RandomWidth"),  # tf.keras
-    True: (  # Keras 3
-        *(
-            "RandomContrast",
-            "RandomBrightness",
-            "RandomGrayscale",
-            "RandomColorJitter",
-            "RandomHue",
-        ),
-        *("RandomColorDegeneration", "RandomSaturation", "RandomPosterization", "RandomInvert"),
-        *("MixUp", "MaxNumBoundingBoxes"),
+    True: tuple(  # Keras 3
+        "RandomContrast RandomBrightness RandomGrayscale RandomColorJitter RandomHue "
+        "RandomColorDegeneration RandomSaturation RandomPosterization RandomInvert MixUp "
+        "MaxNumBoundingBoxes".split()
     ),
 }
 MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
@@ -70,6 +64,7 @@ def plain_value(value: Any) -> Any:
     return value
 
 
+# By class -> the activation of a config. A class without config stands for the layer's defaults.
 _ACTIVATION_LAYERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "LeakyReLU": lambda c: {
         "name": "leaky_relu",
@@ -82,8 +77,6 @@ _ACTIVATION_LAYERS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] 
     },
     "Softmax": lambda c: {"name": "softmax", "axis": plain_value(c.get("axis", -1))},
 }
-# Strings that Keras resolves to a layer's default rather than to a function.
-_LAYER_STRINGS = ("LeakyReLU", "ELU", "ReLU", "Softmax")
 
 
 def activation(value: Any, generation: Generation) -> Any:
@@ -100,7 +93,7 @@ def activation(value: Any, generation: Generation) -> Any:
         return "linear"
     if not isinstance(value, str):
         raise BadOptionError("an activation's name is expected")
-    if value in _LAYER_STRINGS:
+    if value in _ACTIVATION_LAYERS:
         return parse_activation(_ACTIVATION_LAYERS[value]({}))
     name = {"hard_sigmoid": generation.hard_sigmoid, "softmax_v2": "softmax"}.get(value, value)
     if name != value or not value.startswith("hard_sigmoid"):
@@ -175,7 +168,16 @@ def masked_output(
     """
     if class_name in CONV_LSTMS and generation.conv_lstm:
         return generation.conv_lstm
-    return _masked_output(config, generation, wrapped=wrapped)
+    if generation.masked_output != "zeros":
+        # The unrolled loop of Keras 1 to 2.2.4 starts from zeros, not from the state.
+        return "previous_output" if config.get("unroll") else generation.masked_output
+    zeros = config.get("return_sequences") if wrapped else config.get("zero_output_for_mask")
+    if not zeros:
+        return "previous_output"
+    # With unroll=True tf.keras and Keras 3 apply the mask in the order of time to outputs in the
+    # order of reading. Where both orders agree, and to the last output alone, it is the plain rule.
+    reversed_too = config.get("unroll") and config.get("go_backwards")
+    return "zeros_unreversed" if reversed_too and config.get("return_sequences") else "zeros"
 
 
 def is_tensorflow_1(config: Mapping[str, Any], generation: Generation) -> bool:
@@ -209,19 +211,6 @@ def cell_defaults(
     if kind not in CONV_LSTMS:
         config.setdefault("implementation", 1 if config.get("recurrent_dropout") else 2)
     return config
-
-
-def _masked_output(config: Mapping[str, Any], generation: Generation, *, wrapped: bool) -> str:
-    if generation.masked_output != "zeros":
-        # The unrolled loop of Keras 1 to 2.2.4 starts from zeros, not from the state.
-        return "previous_output" if config.get("unroll") else generation.masked_output
-    zeros = config.get("return_sequences") if wrapped else config.get("zero_output_for_mask")
-    if not zeros:
-        return "previous_output"
-    # With unroll=True tf.keras and Keras 3 apply the mask in the order of time to outputs in the
-    # order of reading. Where both orders agree, and to the last output alone, it is the plain rule.
-    reversed_too = config.get("unroll") and config.get("go_backwards")
-    return "zeros_unreversed" if reversed_too and config.get("return_sequences") else "zeros"
 
 
 def has_mask(root: LayerSpec) -> bool:

@@ -146,7 +146,7 @@ def describe_rules(generation: Generation, root: LayerSpec, writer: str = "") ->
 
     writer: a program other than Keras that wrote the file and computes as this version does.
     """
-    name = {"tf.keras": "tf.keras", "keras3": "Keras"}.get(generation.name, "Keras")
+    name = "tf.keras" if generation.name == "tf.keras" else "Keras"
     version = f"{name} {printable(generation.version)}"
     if generation.version == UNKNOWN_KERAS3:
         version = (

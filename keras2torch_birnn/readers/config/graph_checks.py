@@ -193,9 +193,10 @@ def _check_words(layer: LayerSpec, call: Call) -> None:
                 raise _refusal(layer, f"{key}={printable(repr(value))}", "a list of tensors")
         elif key not in options or not _is_parsed(options[key], value):
             raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
-    masks = call.kwargs.get(_MASK)
-    if len(call.args) > 1 and masks is not None and not _is_list_of(masks, len(call.args)):
-        raise _refusal(layer, f"one mask for {len(call.args)} tensors")
+    masks, count = call.kwargs.get(_MASK), len(call.args)
+    listed = isinstance(masks, tuple) and len(masks) == count
+    if count > 1 and masks is not None and not listed:
+        raise _refusal(layer, f"one mask for {count} tensors")
 
 
 def _check_tensors(layer: LayerSpec, key: str, value: Structure) -> None:
@@ -209,10 +210,6 @@ def _is_flat(value: Structure) -> bool:
     if isinstance(value, tuple):
         return bool(value) and not any(isinstance(part, tuple | Mapping) for part in value)
     return not isinstance(value, Mapping)
-
-
-def _is_list_of(value: Structure, count: int) -> bool:
-    return isinstance(value, tuple) and len(value) == count
 
 
 def _is_parsed(option: Option, value: Structure) -> bool:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.config.call_indices import (
     NodeCall,
     Nodes,
@@ -24,8 +24,10 @@ from keras2torch_birnn.readers.config.graph_checks import (
     list_words,
 )
 from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
 from keras2torch_birnn.readers.operations.constants import read_constant
+from keras2torch_birnn.readers.operations.values import is_reference
 from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
 
@@ -40,14 +42,9 @@ def build_functional(
     entries: Sequence[Any],
     config: Mapping[str, Any],
     place: str,
-    problems: list[K2TError],
-    *,
-    counts_all_calls: bool = False,
+    parsing: Parsing,
 ) -> Graph:
-    """Connect layers by their ``inbound_nodes``, in any dialect.
-
-    ``counts_all_calls``: see ``renumber_outside_calls``.
-    """
+    """Connect layers by their ``inbound_nodes``, in any dialect."""
     by_name = {layer.name: layer for layer in layers}
     nodes: Nodes = {}
     for layer, entry in zip(layers, entries, strict=True):
@@ -67,10 +64,11 @@ def build_functional(
         for node in entry.get("inbound_nodes") or ()
     )
     nodes, outputs = renumber_nested_calls(nodes, outputs, by_name, dict_nodes=dict_nodes)
-    if counts_all_calls:
+    # "3.0" is also what a text of Keras 3 counts as that names no version.
+    if parsing.generation.numbers[:2] in ((3, 0), (3, 1)):
         nodes = renumber_outside_calls(nodes, outputs, place)
     calls = [
-        _normalize_call(by_name[name], index, args, kwargs, dict_nodes, problems)
+        _normalize_call(by_name[name], index, args, kwargs, dict_nodes, parsing)
         for (name, index), (args, kwargs) in nodes.items()
     ]
     ordered = _sort_calls(calls, outputs, place)
@@ -80,17 +78,6 @@ def build_functional(
 def _is_keras3_node(node: Any) -> bool:
     """Tell whether a node has the form of Keras 3: {"args": [...], "kwargs": {...}}."""
     return isinstance(node, Mapping) and isinstance(node.get("kwargs"), Mapping)
-
-
-def _is_ref(value: Any, by_name: Mapping[str, LayerSpec]) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) >= 3
-        and isinstance(value[0], str)
-        and value[0] in by_name
-        and type(value[1]) is int
-        and type(value[2]) is int
-    )
 
 
 def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> NodeCall:
@@ -115,7 +102,7 @@ def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> Node
         node = [node]
     found: list[TensorRef] = []
     for tensor in (one for entry in node for one in _split_nested(entry)):
-        if not _is_ref(tensor, by_name):
+        if not is_reference(tensor, by_name):
             raise invalid(
                 f"an input from {printable(tensor)}, which is no layer of the model", place
             )
@@ -137,7 +124,7 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
         if value.get("class_name") == "__keras_tensor__":
             config = value.get("config")
             history = config.get("keras_history") if isinstance(config, Mapping) else None
-            if not isinstance(history, list) or not _is_ref(history, by_name):
+            if not is_reference(history, by_name):
                 raise invalid(
                     f"an input from {printable(history)}, which is no layer of the model", place
                 )
@@ -147,7 +134,7 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
         # Keras takes the entries of a dict in the order of their keys.
         items = sorted((str(k), v) for k, v in value.items())
         return {k: _tensors(v, by_name, place) for k, v in items}
-    if _is_ref(value, by_name) and len(value) == 3:
+    if is_reference(value, by_name) and len(value) == 3:
         return TensorRef(*value)
     if isinstance(value, list):
         return tuple(_tensors(v, by_name, place) for v in value)
@@ -176,7 +163,7 @@ def _normalize_call(
     args: tuple[Structure, ...],
     kwargs: Mapping[str, Structure],
     dict_nodes: bool,
-    problems: list[K2TError],
+    parsing: Parsing,
 ) -> Call:
     """Normalize a call: tensors in ``args``, in ``kwargs`` only what has an effect."""
     if layer.class_name in OPS:  # normalized by ``operations``
@@ -184,15 +171,13 @@ def _normalize_call(
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
     overruled = dict_nodes and layer.class_name in _TRAIN_BY_DEFAULT
     if kwargs.get("training") not in (None, False, 0) and not overruled:
-        problems.append(
-            UnsupportedOptionError(
-                "a layer called with training=True",
-                "call it without, save again, and call .train() on this layer's torch module",
-                place=layer.place,
-            )
+        parsing.refuse(
+            "a layer called with training=True",
+            "call it without, save again, and call .train() on this layer's torch module",
+            layer.place,
         )
     for key in [key for key in kept if key in OWN_WORDS]:
-        problems.append(_refuse_word(layer, key, kept.pop(key), "a word of k2t's own"))
+        _refuse_word(layer, key, kept.pop(key), "a word of k2t's own", parsing)
     if layer.class_name in CARRY_STATES:
         args = _recurrent_call(args, kept, dict_nodes)
     elif layer.class_name in SCHEMA:
@@ -208,7 +193,7 @@ def _normalize_call(
                 kept["mask"] = passed
     elif not dict_nodes and len(args) > 1:  # a plugin's layer: one argument, a list of tensors
         args = (args,)
-    _check_call(layer, kept, problems)
+    _check_call(layer, kept, parsing)
     return Call(layer.name, index, args, kept)
 
 
@@ -227,7 +212,7 @@ def _recurrent_call(
     return args[:1]
 
 
-def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2TError]) -> None:
+def _check_call(layer: LayerSpec, kept: dict[str, Structure], parsing: Parsing) -> None:
     """Parse the options of a call; unknown ones are problems, and dropped."""
     if layer.class_name not in SCHEMA:
         return
@@ -239,23 +224,18 @@ def _check_call(layer: LayerSpec, kept: dict[str, Structure], problems: list[K2T
                 raise BadOptionError("unknown")
             kept[key] = options[key].parse(value)
         except BadOptionError as error:
-            problems.append(_refuse_word(layer, key, value, error))
+            _refuse_word(layer, key, value, error, parsing)
 
 
 def _refuse_word(
-    layer: LayerSpec, key: str, value: Structure, reason: object
-) -> UnsupportedOptionError:
-    name = printable(layer.class_name)
-    return UnsupportedOptionError(
-        f"{name} called with {printable(key)}={_show(value)}: {reason}",
+    layer: LayerSpec, key: str, value: Structure, reason: object, parsing: Parsing
+) -> None:
+    shown = "a tensor" if any(True for _ in tensors(value)) else printable(repr(value))
+    parsing.refuse(
+        f"{printable(layer.class_name)} called with {printable(key)}={shown}: {reason}",
         "call it without, or supply a layer of your own that does the same, with --plugin",
-        place=layer.place,
+        layer.place,
     )
-
-
-def _show(value: Structure) -> str:
-    """Describe an argument of a call for a message."""
-    return "a tensor" if any(True for _ in tensors(value)) else printable(repr(value))
 
 
 def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[Call, ...]:
@@ -264,17 +244,11 @@ def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[
     waiting: dict[tuple[str, int], int] = {}
     users: dict[tuple[str, int], list[tuple[str, int]]] = {key: [] for key in by_key}
     for key, call in by_key.items():
-        refs = list(tensors((call.args, call.kwargs)))
-        for ref in refs:
-            _check_output(ref, place)
-        needs = {(ref.layer, ref.call) for ref in refs}
+        needs = _check_refs((call.args, call.kwargs), by_key, place)
         waiting[key] = len(needs)
         for need in needs:
-            _check_exists(need, by_key, place)
             users[need].append(key)
-    for ref in tensors(outputs):
-        _check_output(ref, place)
-        _check_exists((ref.layer, ref.call), by_key, place)
+    _check_refs(outputs, by_key, place)
     ready = deque(key for key, count in waiting.items() if count == 0)
     ordered: list[Call] = []
     while ready:
@@ -292,14 +266,16 @@ def _sort_calls(calls: Sequence[Call], outputs: Structure, place: str) -> tuple[
     return tuple(ordered)
 
 
-def _check_output(ref: TensorRef, place: str) -> None:
-    """Refuse a negative index of an output. The upper bound is known with the shapes."""
-    if ref.output < 0:
-        raise invalid(
-            f"output {ref.output} of layer {printable(ref.layer)} is used but not there", place
-        )
+def _check_refs(
+    structure: Structure, by_key: Mapping[tuple[str, int], Call], place: str
+) -> set[tuple[str, int]]:
+    """Return the calls whose outputs are used; refuse one, or an output, that is not there.
 
-
-def _check_exists(key: tuple[str, int], by_key: Mapping[tuple[str, int], Call], place: str) -> None:
-    if key not in by_key:
-        raise invalid(f"call {key[1]} of layer {printable(key[0])} is used but not there", place)
+    The upper bound of outputs is known with the shapes.
+    """
+    refs = list(tensors(structure))
+    for ref in refs:
+        what = f"output {ref.output}" if ref.output < 0 else f"call {ref.call}"
+        if ref.output < 0 or (ref.layer, ref.call) not in by_key:
+            raise invalid(f"{what} of layer {printable(ref.layer)} is used but not there", place)
+    return {(ref.layer, ref.call) for ref in refs}

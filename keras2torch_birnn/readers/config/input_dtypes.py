@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.dtype_flow import (
     Node,
@@ -12,13 +12,13 @@ from keras2torch_birnn.schema.dtype_flow import (
     refusals,
     without_time_distributed,
 )
-from keras2torch_birnn.spec import Generation, Graph, LayerSpec, tensors
+from keras2torch_birnn.spec import Graph, LayerSpec, tensors
 
 # Dtypes of a Keras Input that no tensor of real numbers holds.
 _NO_NUMBERS = frozenset({"string", "complex64", "complex128", "resource", "variant"})
 
 
-def check_input_dtypes(root: LayerSpec, generation: Generation, problems: list[K2TError]) -> None:
+def check_input_dtypes(root: LayerSpec, parsing: Parsing) -> None:
     """Refuse layers that read text, or whose outputs would differ for integers or bools.
 
     The converted model computes in floats.
@@ -26,17 +26,11 @@ def check_input_dtypes(root: LayerSpec, generation: Generation, problems: list[K
     for layer in root.walk():
         if layer.graph is None:
             continue
-        for place, reason in refusals(layer.graph, generation):
-            problems.append(
-                UnsupportedOptionError(
-                    f"{reason}; not supported", "cast to float32 before", place=place
-                )
-            )
+        for place, reason in refusals(layer.graph, parsing.generation):
+            parsing.refuse(f"{reason}; not supported", "cast to float32 before", place)
         for place, found in _without_numbers(layer.graph):
-            problems.append(
-                UnsupportedOptionError(
-                    f"{found}; not supported", "turn it into numbers before the model", place=place
-                )
+            parsing.refuse(
+                f"{found}; not supported", "turn it into numbers before the model", place
             )
 
 

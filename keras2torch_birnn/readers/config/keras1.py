@@ -17,6 +17,7 @@ import numpy as np
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.passes import Pass, with_refused
+from keras2torch_birnn.readers.files.strict_json import objects_in
 from keras2torch_birnn.readers.weights.layouts import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights
@@ -105,7 +106,7 @@ def fill_orderings(model: Any) -> Any:
 
 def list_open_questions(model: Any) -> list[str]:
     """List what the file leaves open and how it is read: one line each."""
-    silent = [*dict.fromkeys(_entries(model, _SILENT, without="dim_ordering"))]
+    silent = [*dict.fromkeys(_classes(model, _SILENT, without="dim_ordering"))]
     found = sorted(_orderings(model))
     notes = []
     if silent and len(found) == 1:
@@ -113,34 +114,26 @@ def list_open_questions(model: Any) -> list[str]:
             f"Keras 1 does not save dim_ordering of {', '.join(map(repr, silent))}: taken to be "
             f"{printable(repr(found[0]))}, as all other layers say"
         )
-    if any(_entries(model, ("ConvLSTM2D",), without="subsample")):
+    if any(_classes(model, ("ConvLSTM2D",), without="subsample")):
         notes.append(
             "Keras 1 does not save subsample of ConvLSTM2D: taken to be (1, 1), as it does"
         )
     return notes
 
 
-def _entries(value: Any, classes: Sequence[str], *, without: str) -> Iterator[str]:
+def _classes(model: Any, classes: Sequence[str], *, without: str) -> Iterator[str]:
     """Yield the class of every layer of these classes whose config lacks a key."""
-    inside = value.values() if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping | list):
-        for part in inside:
-            yield from _entries(part, classes, without=without)
-    if isinstance(value, Mapping) and value.get("class_name") in classes:
-        config = value.get("config")
-        if isinstance(config, Mapping) and without not in config:
-            yield str(value["class_name"])
+    for entry in objects_in(model):
+        config = entry.get("config")
+        lacks = isinstance(config, Mapping) and without not in config
+        if lacks and entry.get("class_name") in classes:
+            yield str(entry["class_name"])
 
 
-def _orderings(value: Any) -> set[str]:
+def _orderings(model: Any) -> set[str]:
     """Collect every ``dim_ordering`` in a nested config."""
-    if isinstance(value, list):
-        return {found for part in value for found in _orderings(part)}
-    if not isinstance(value, Mapping):
-        return set()
-    own = value.get("dim_ordering")
-    inside = {found for part in value.values() for found in _orderings(part)}
-    return inside | {own} if isinstance(own, str) else inside
+    found = (config.get("dim_ordering") for config in objects_in(model))
+    return {own for own in found if isinstance(own, str)}
 
 
 def _fill_ordering(value: Any, ordering: str) -> Any:
@@ -289,7 +282,8 @@ def _shapes_in_file(layer: LayerSpec, stored: Mapping[str, HasShape]) -> Mapping
         kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
         return {**expected, "kernel": kernel}
     if layer.class_name == "Conv2DTranspose":  # stored like a kernel that is not transposed
-        expected = {**expected, "kernel": _swap_channels(expected["kernel"])}
+        *sides, filters, channels = expected["kernel"]
+        expected = {**expected, "kernel": (*sides, channels, filters)}
     if _per_gate(layer):
         size = layer.config["filters" if layer.class_name == "ConvLSTM2D" else "units"]
         expected = {
@@ -303,10 +297,6 @@ def _shapes_in_file(layer: LayerSpec, stored: Mapping[str, HasShape]) -> Mapping
             for name, shape in expected.items()
         }
     return expected
-
-
-def _swap_channels(shape: Shape) -> Shape:
-    return (*shape[:2], shape[3], shape[2])
 
 
 def _has_channels_first(layer: LayerSpec) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from keras2torch_birnn.errors import invalid
 from keras2torch_birnn.limits import MAX_MERGE_DEPTH
 from keras2torch_birnn.readers.config.passes import Pass
+from keras2torch_birnn.readers.files.strict_json import objects_in
 
 _CLASSES: Mapping[str, str] = {
     "sum": "Add",
@@ -95,12 +96,10 @@ def build_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str,
 
 def _makes_mask(layers: Any) -> bool:
     """Tell whether a layer here, or inside one, can create a mask."""
-    if isinstance(layers, list):
-        return any(map(_makes_mask, layers))
-    if not isinstance(layers, Mapping):
-        return False
-    begins = layers.get("class_name") == "Masking" or layers.get("mask_zero") is True
-    return begins or any(map(_makes_mask, layers.values()))
+    return any(
+        one.get("class_name") == "Masking" or one.get("mask_zero") is True
+        for one in objects_in(layers)
+    )
 
 
 # A call of a layer: its name, and which of its calls.

@@ -47,7 +47,7 @@ def _is_plain(inner: LayerSpec | None) -> bool:
     return inner is not None and inner.class_name in STOPS | PASSES
 
 
-def _follow(graph: Graph, path: str = "") -> dict[str, str]:
+def _follow(graph: Graph) -> dict[str, str]:
     effects: dict[str, str] = {}
     masked = carry_masks(graph, ())
     for call in graph.calls:
@@ -56,21 +56,14 @@ def _follow(graph: Graph, path: str = "") -> dict[str, str]:
             continue
         came = any(ref.masked and ref in masked for ref in tensors(call.args))
         if layer.graph is not None:
-            effects |= _follow_inner(layer.graph, f"{path}{call.layer}/", came=came)
+            if came or _follow(layer.graph):  # a mask enters, or one may leave
+                raise _NotKnownError
             continue
         effect = _find_effect(layer, call, came=came)
         if effect:
-            where = f"{path}{call.layer}" + (f"#{call.index}" if call.index else "")
+            where = call.layer + (f"#{call.index}" if call.index else "")
             effects[where] = effect
     return effects
-
-
-def _follow_inner(graph: Graph, path: str, *, came: bool) -> dict[str, str]:
-    """Follow the masks of a model in the model, unless one enters or may leave it."""
-    inner = _follow(graph, path)
-    if came or inner:
-        raise _NotKnownError
-    return inner
 
 
 def _find_effect(layer: LayerSpec, call: Call, *, came: bool) -> str:

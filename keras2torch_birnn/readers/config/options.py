@@ -54,15 +54,11 @@ def parse_options(
             config["shape"] = parse_shape(config["shape"], place)
         for key in ("sparse", "ragged"):
             if config.get(key):
-                parsing.problems.append(
-                    UnsupportedOptionError(
-                        f"{key}=True is not supported", _INPUT_ADVICE[key], place=place
-                    )
-                )
+                parsing.refuse(f"{key}=True is not supported", _INPUT_ADVICE[key], place)
     elif "dtype" not in schema.options:
         quantized, refusal = parse_quantization(class_name, config)
         if refusal:
-            parsing.problems.append(UnsupportedOptionError(refusal, QUANTIZED, place=place))
+            parsing.refuse(refusal, QUANTIZED, place)
         else:
             check_dtype(source_policy(config.get("dtype")), parsing, place)
         config.pop("dtype", None)
@@ -106,13 +102,10 @@ def parse_options(
     }
     for key in config.keys() - schema.options.keys():
         if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
-            parsing.problems.append(
-                UnsupportedOptionError(
-                    f"{class_name} option {printable(key)}={printable(repr(config[key]))} "
-                    "is unknown",
-                    "save without it, or supply the layer by another class name with --plugin",
-                    place=place,
-                )
+            parsing.refuse(
+                f"{class_name} option {printable(key)}={printable(repr(config[key]))} is unknown",
+                "save without it, or supply the layer by another class name with --plugin",
+                place,
             )
     return options, {**semantics, **lora}
 
@@ -138,12 +131,10 @@ def _parse_option(
             value = dialects.activation(value, parsing.generation)
         return option.parse(value)
     except BadOptionError as error:
-        parsing.problems.append(
-            UnsupportedOptionError(
-                f"{class_name} option {key}={_shown(config[key])} is not supported: {error}",
-                error.advice or _HOW_TO_CHANGE,
-                place=place,
-            )
+        parsing.refuse(
+            f"{class_name} option {key}={_shown(config[key])} is not supported: {error}",
+            error.advice or _HOW_TO_CHANGE,
+            place,
         )
     except K2TError as error:
         parsing.problems.append(error)
@@ -162,11 +153,10 @@ def _note_activation(value: Any, parsing: Parsing) -> None:
     """Note an activation that may be the user's own, and is read as Keras' of the same name."""
     generation = parsing.generation
     if isinstance(value, str) and lacks_activation(generation, value):
-        note = (
+        parsing.note(
             f"activation {printable(value)}: Keras {printable(generation.version)} has none of "
             "this name, so it was TensorFlow's or the user's own; taken as that of later Keras"
         )
-        parsing.notes += [] if note in parsing.notes else [note]
 
 
 def check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
@@ -175,13 +165,9 @@ def check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
     _note_dtype(meaning, parsing)
     parsing.floats |= {meaning.floats} - {""}
     if meaning.refusal:
-        parsing.problems.append(
-            UnsupportedOptionError(
-                meaning.refusal, "build the model with that dtype and save it again", place=place
-            )
-        )
+        parsing.refuse(meaning.refusal, "build the model with that dtype and save it again", place)
 
 
 def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:
-    if meaning.note and meaning.note not in parsing.notes:
-        parsing.notes.append(meaning.note)
+    if meaning.note:
+        parsing.note(meaning.note)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
+from keras2torch_birnn.readers.config.policies import notes_of_half_precision
 from keras2torch_birnn.readers.config.text_layers import TextLayer
 from keras2torch_birnn.spec import NO_CUT, Cut, Generation, LayerSpec
 
@@ -34,7 +35,8 @@ class Parsing:
     ``readers.config.penalties``.
     ``texts``: layers that read text or look up ids, by their places. ``built``: the input shapes
     that Keras 3 states for single layers, by their places. ``unknown``: layers of classes without a
-    converter. ``command``: that converts this file, for advice.
+    converter. ``command``: that converts this file, without options that cut, for
+    advice.
     """
 
     generation: Generation
@@ -47,6 +49,20 @@ class Parsing:
     built: dict[str, Any] = field(default_factory=dict)
     unknown: list[UnknownClass] = field(default_factory=list)
     command: str = "k2t convert MODEL OUT"
+
+    @property
+    def half(self) -> bool:
+        """Tell whether layers of the file compute in half precision."""
+        return bool(notes_of_half_precision(self.notes))
+
+    def note(self, text: str) -> None:
+        """Add a note, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def refuse(self, finding: str, advice: str, place: str) -> None:
+        """Add an option that is not supported."""
+        self.problems.append(UnsupportedOptionError(finding, advice, place=place))
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,14 @@ def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, P
     first, last = find_layers(root, cut)
     known = infer_bare(root, parsing)
     stated = _stated_shapes(parsing, first)
-    part = cut_model(root, known, first, last, [None] * _count_inputs(root), stated)
+    inputs = leaves(root.graph.inputs) if root.graph else ()
+    part = cut_model(root, known, first, last, [None for _ in inputs], stated)
     inside = {layer.place for layer in part.model.walk()}
-    problems = list(_problems_of(parsing, root, inside))
-    half = any("computed in float32" in note for note in parsing.notes)
-    model = _settle_dtypes(part.model, parsing, problems, half=half)
+    parsing = replace(parsing, problems=list(_problems_of(parsing, root, inside)))
+    model = _settle_dtypes(part.model, parsing)
     parsing = replace(
         parsing,
-        problems=_without_repeats(problems),
+        problems=list({(one.place, one.message): one for one in parsing.problems}.values()),
         notes=[*parsing.notes, *_notes(part, parsing)],
         penalties={place: kinds for place, kinds in parsing.penalties.items() if place in inside},
     )
@@ -51,10 +51,6 @@ def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, P
     left_out = frozenset(place for place in bare if place not in inside)
     paths = Cut(tuple(map("/".join, first)), tuple(map("/".join, last)))
     return model, parsing, Whole(_bare(root, parsing, left_out), left_out, gone, paths)
-
-
-def _count_inputs(root: LayerSpec) -> int:
-    return len(list(leaves(root.graph.inputs))) if root.graph else 0
 
 
 # ---- layers that are not supported --------------------------------------------------------------
@@ -71,24 +67,22 @@ def find_refused(root: LayerSpec, parsing: Parsing) -> set[str]:
     }
 
 
-def advise(root: LayerSpec, parsing: Parsing, command: str) -> None:
-    """Name in the refusals the command that converts the rest, if cutting the model helps.
-
-    command: that of the user, without the options that cut.
-    """
+def advise(root: LayerSpec, parsing: Parsing) -> None:
+    """Name in the refusals the command that converts the rest, if cutting the model helps."""
     refused = find_refused(root, parsing)
     texts = {**parsing.texts, **_hashings(root, refused)}
     cut = propose_cut(root, refused, texts)
     if not cut or not _works(root, parsing, cut):
         return
     cut = _shortest(root, parsing, cut)
+    command = f"{parsing.command} {cut.options}"
     for problem in parsing.problems:
         text = texts.get(problem.place)
         if text is not None:
             whole = "" if text.class_name in TEXT_CLASSES else f"{problem.advice}, or "
-            problem.advice = f"{whole}cut it off: {command} {cut.options}"
+            problem.advice = f"{whole}cut it off: {command}"
         elif isinstance(problem, UnsupportedLayerError):
-            problem.advice = f"if it is for training, cut it off: {command} {cut.options}"
+            problem.advice = f"if it is for training, cut it off: {command}"
 
 
 def _hashings(root: LayerSpec, refused: Collection[str]) -> Mapping[str, TextLayer]:
@@ -115,7 +109,7 @@ def _works(root: LayerSpec, parsing: Parsing, cut: Cut) -> bool:
     try:
         part, left, _ = take_part(root, parsing, cut)
         if not left.problems:
-            check_input_dtypes(part, parsing.generation, left.problems)
+            check_input_dtypes(part, left)
             infer_model(part, left.problems)
     except K2TError:
         return False
@@ -174,10 +168,6 @@ def _problems_of(parsing: Parsing, root: LayerSpec, inside: set[str]) -> Iterato
             yield problem
 
 
-def _without_repeats(problems: Sequence[K2TError]) -> list[K2TError]:
-    return list({(problem.place, problem.message): problem for problem in problems}.values())
-
-
 # ---- what is known of the new inputs ------------------------------------------------------------
 
 
@@ -191,17 +181,12 @@ def _stated_shapes(parsing: Parsing, first: Sequence[Path]) -> dict[str, Shape]:
     return stated
 
 
-def _settle_dtypes(
-    model: LayerSpec, parsing: Parsing, problems: list[K2TError], *, half: bool
-) -> LayerSpec:
+def _settle_dtypes(model: LayerSpec, parsing: Parsing) -> LayerSpec:
     """Infer the dtypes of operations again, from the new inputs on."""
     if model.graph is None:
         return model
-    layers = tuple(
-        _settle_dtypes(layer, parsing, problems, half=half) for layer in model.graph.layers
-    )
-    graph = replace(model.graph, layers=layers)
-    return replace(model, graph=infer_dtypes(graph, parsing.generation, problems, half=half))
+    layers = tuple(_settle_dtypes(layer, parsing) for layer in model.graph.layers)
+    return replace(model, graph=infer_dtypes(replace(model.graph, layers=layers), parsing))
 
 
 def _notes(part: Part, parsing: Parsing) -> Iterator[str]:

@@ -106,14 +106,10 @@ def describe_penalties(by_place: Mapping[str, Sequence[str]]) -> list[str]:
     if not by_place:
         return []
     layers = [f"{printable(place)} ({', '.join(kinds)})" for place, kinds in by_place.items()]
-    more = (
-        [f"and {len(layers) - MAX_LAYERS_IN_NOTE} more layers"]
-        if len(layers) > MAX_LAYERS_IN_NOTE
-        else []
-    )
+    shown, more = layers[:MAX_LAYERS_IN_NOTE], len(layers) - MAX_LAYERS_IN_NOTE
+    shown += [f"and {more} more layers"] if more > 0 else []
     return [
-        "training only: not converted: "
-        f"{', '.join(layers[:MAX_LAYERS_IN_NOTE] + more)}; add them to your own loss and steps"
+        f"training only: not converted: {', '.join(shown)}; add them to your own loss and steps"
     ]
 
 

@@ -8,7 +8,7 @@ Sources: tf.keras 2.15 ``mixed_precision/policy.py``, Keras 3.15 ``dtype_policie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +41,14 @@ def read_policy(value: Any) -> DtypePolicy:
         config = value.get("config")
         config = config if isinstance(config, Mapping) else {}
         name = config.get("name", value)
-    if any(name == plain for plain in _PLAIN):
+    if name in _PLAIN:
         return DtypePolicy(floats=name if name in ("float32", "float64") else "")
-    if any(name == half for half in _HALF):
+    if name in _HALF:
         return DtypePolicy(note=f"the file asks for {name}{_INSTEAD}")
     return DtypePolicy(refusal=f"dtype {printable(name)} is not supported: float32 is expected")
 
 
-def notes_of_half_precision(notes: tuple[str, ...]) -> tuple[str, ...]:
+def notes_of_half_precision(notes: Iterable[str]) -> tuple[str, ...]:
     """Return those of a model's notes that are about policies of half precision."""
     return tuple(note for note in notes if note.endswith(_INSTEAD))
 

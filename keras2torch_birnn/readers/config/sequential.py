@@ -7,6 +7,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
+from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, leaves
 
 
@@ -65,8 +66,7 @@ def stated_input_shape(graph: Graph) -> Any:
 
 def parse_shape(value: Any, place: str) -> tuple[int | None, ...]:
     """Parse a shape of a config: integers and null, at most ``MAX_RANK`` of them."""
-    if isinstance(value, Mapping) and value.get("class_name") == "__tuple__":
-        value = value.get("items")
+    value = plain_value(value)
     if (
         not isinstance(value, list | tuple)
         or not 1 <= len(value) <= MAX_RANK
@@ -74,6 +74,3 @@ def parse_shape(value: Any, place: str) -> tuple[int | None, ...]:
     ):
         raise invalid(f"{printable(value)} is not the shape of an input", place)
     return tuple(value)
-
-
-# ---- Functional -------------------------------------------------------------------------------

@@ -82,15 +82,14 @@ def open_container(model: ModelSource | Source) -> Container:
             that cannot be read, see ``open_live``.
     """
     source = source_of(model)
-    container = _open_live(source) if source.path is None else _open_path(source.path)
+    if source.path is None:
+        from keras2torch_birnn.readers.containers.live_model import open_live
+
+        container = open_live(source.model)
+    else:
+        container = _open_path(source.path)
     container.source = source
     return container
-
-
-def _open_live(source: Source) -> Container:
-    from keras2torch_birnn.readers.containers.live_model import open_live
-
-    return open_live(source.model)
 
 
 def _open_path(path: Path) -> Container:
@@ -99,16 +98,11 @@ def _open_path(path: Path) -> Container:
         if folder := is_folder(path):
             check_folder(path)
         place = OpenPath(path, None if folder else file_window(opening, path))
-        form = _find_format(place)
-        if form is not None:
-            container = form.open(place, opening)
-            container.closing = opening.pop_all()
-            return container
+        for form in (row.load() for row in FORMATS if row.may_be(place)):
+            if form.recognises(place):
+                container = form.open(place, opening)
+                container.closing = opening.pop_all()
+                return container
         from keras2torch_birnn.readers.containers.mistakes import explain_mistake
 
         raise explain_mistake(place)
-
-
-def _find_format(place: OpenPath) -> Format | None:
-    forms = (row.load() for row in FORMATS if row.may_be(place))
-    return next((form for form in forms if form.recognises(place)), None)

@@ -45,18 +45,12 @@ def with_index(path: Path) -> Path:
         return path
 
 
-def file_window(opening: ExitStack, path: Path) -> Window:
-    """Open a file until ``opening`` ends; it must not change meanwhile."""
-    return _watch(opening, open_file(path))
+def file_window(opening: ExitStack, path: Path, *, member: bool = False) -> Window:
+    """Open a file until ``opening`` ends; it must not change meanwhile.
 
-
-def member_window(opening: ExitStack, path: Path) -> Window:
-    """Open a member of a folder until ``opening`` ends; it must not be a link."""
-    return _watch(opening, open_file(path, member=True))
-
-
-def _watch(opening: ExitStack, file: BinaryIO) -> Window:
-    opening.enter_context(file)
+    member: it is one of a folder, and must not be a link.
+    """
+    file = opening.enter_context(open_file(path, member=member))
     opening.enter_context(_refuse_changes(file))
     return not_a_pointer(Window(file, 0, os.fstat(file.fileno()).st_size))
 
@@ -90,7 +84,7 @@ def open_file(path: Path, *, member: bool = False) -> BinaryIO:
         InvalidModelFileError: a pipe, a device, a folder, or it cannot be opened.
     """
     try:
-        _check_file(path, path.lstat() if member else path.stat())
+        _check_file(path.lstat() if member else path.stat())
         # A pipe that takes the file's place right now must not block us
         more = getattr(os, "O_NONBLOCK", 0) | (getattr(os, "O_NOFOLLOW", 0) if member else 0)
         file = open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | more))
@@ -103,7 +97,7 @@ def open_file(path: Path, *, member: bool = False) -> BinaryIO:
             advice = explain_missing(path)
         raise InvalidModelFileError(f"cannot be opened ({reason})", advice) from None
     try:
-        _check_file(path, os.fstat(file.fileno()))
+        _check_file(os.fstat(file.fileno()))
     except BaseException:
         file.close()
         raise
@@ -123,7 +117,7 @@ def check_folder(path: Path) -> None:
         raise InvalidModelFileError(f"cannot be opened ({error.strerror})") from None
 
 
-def _check_file(path: Path, facts: os.stat_result) -> None:
+def _check_file(facts: os.stat_result) -> None:
     if stat.S_ISREG(facts.st_mode):
         return
     if stat.S_ISDIR(facts.st_mode):

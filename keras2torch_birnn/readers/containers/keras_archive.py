@@ -20,8 +20,8 @@ from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_o
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
     member_pieces,
-    open_archive,
     open_member,
+    open_model_archive,
 )
 from keras2torch_birnn.readers.files.strict_json import decode_text
 from keras2torch_birnn.readers.files.window import Window
@@ -32,7 +32,7 @@ CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 # In a program that torch.export saved, whose own model.json is none of TF.js
 OF_TORCH = "/archive_format"
-# Zips that are something else: a member's name or its end -> what the file is
+# Zips that are something else: the end of a member's name -> what the file is
 _OTHER_ZIPS = (
     ("data.pkl", "a PyTorch file", "the input must be a Keras model"),
     (OF_TORCH, "an exported PyTorch program", "the input must be a Keras model"),
@@ -41,7 +41,6 @@ _OTHER_ZIPS = (
         "a .keras file whose weights are pickled (.npz), which can run code",
         "save it again with Keras' default weights format",
     ),
-    ("model.weights.json", "a .keras file with its weights in shards", "save it without shards"),
     (".weights.json", "a .keras file with its weights in shards", "save it without shards"),
     (".npy", "a NumPy .npz file", "the input must be a Keras model"),
     ("word/document.xml", "a Word document", "the input must be a Keras model"),
@@ -96,8 +95,7 @@ def _check_one_reading(window: Window, weights: Window) -> None:
 
 def read_archive(window: Window) -> Archive:
     """Check the whole archive, then read its three members and the vocabularies."""
-    bounds = (limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS)
-    with open_archive(window, *bounds) as (archive, members):
+    with open_model_archive(window) as (archive, members):
         found = {member.filename: member for member in members}
         _check_own(archive, found)
         _check_names(found)
@@ -128,7 +126,7 @@ def _check_names(members: dict[str, zipfile.ZipInfo]) -> None:
     if not missing:
         return
     for ending, what, advice in _OTHER_ZIPS:
-        if any(name == ending or name.endswith(ending) for name in members):
+        if any(name.endswith(ending) for name in members):
             raise InvalidModelFileError(what, advice)
     folder = next((name[: -len(CONFIG)] for name in members if name.endswith("/" + CONFIG)), None)
     if folder is not None:

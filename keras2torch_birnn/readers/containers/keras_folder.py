@@ -7,7 +7,7 @@ from pathlib import Path
 
 from keras2torch_birnn.errors import in_place
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
-from keras2torch_birnn.readers.containers.files import member_window, read_text
+from keras2torch_birnn.readers.containers.files import file_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.containers.keras_archive import CONFIG, METADATA, WEIGHTS
 from keras2torch_birnn.readers.containers.shards import open_shards
@@ -27,8 +27,6 @@ class KerasFolder(KerasContainer):
 
         Models of the Hugging Face Hub have a ``config.json``, too.
         """
-        if source.window is not None:
-            return False
         folder = source.path
         others = (METADATA, WEIGHTS, SHARD_INDEX)
         return (
@@ -46,11 +44,13 @@ class KerasFolder(KerasContainer):
 
 def _member_text(opening: ExitStack, folder: Path, name: str) -> str:
     with in_place(name):
-        return read_text(member_window(opening, folder / name), name)
+        return read_text(file_window(opening, folder / name, member=True), name)
 
 
 def _open_weights(opening: ExitStack, folder: Path) -> Store:
     if (folder / SHARD_INDEX).exists() and not (folder / WEIGHTS).exists():
         return open_shards(opening, folder, _member_text(opening, folder, SHARD_INDEX), SHARD_INDEX)
     with in_place(WEIGHTS):
-        return opening.enter_context(open_store(member_window(opening, folder / WEIGHTS)))
+        return opening.enter_context(
+            open_store(file_window(opening, folder / WEIGHTS, member=True))
+        )

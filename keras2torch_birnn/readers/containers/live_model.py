@@ -89,7 +89,8 @@ def open_live(model: object) -> Container:
         if text:
             with ExitStack() as reading:
                 json = read_text(file_window(reading, text[0]), "")
-            container = _open_weights(source, json, opening)
+            model = parse_object(json, place="to_json()", needed=["class_name", "config"])
+            container = _LiveWeights(HDF5File.open(source, opening).store, model)
         else:
             container = KerasArchive.open(source, opening)
         # Open files need no names, except on Windows: a process that is killed leaves nothing.
@@ -171,11 +172,6 @@ class _LiveWeights(HDF5Container):
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
         """Return the model's own architecture, or the given one."""
         return super().architecture(config or self._model)
-
-
-def _open_weights(source: OpenPath, text: str, opening: ExitStack) -> Container:
-    model = parse_object(text, place="to_json()", needed=["class_name", "config"])
-    return _LiveWeights(HDF5File.open(source, opening).store, model)
 
 
 def _version(model: Any) -> tuple[int, int]:

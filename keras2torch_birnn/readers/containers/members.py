@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
-from keras2torch_birnn.readers.containers.files import member_window
+from keras2torch_birnn.readers.containers.files import file_window
 from keras2torch_birnn.readers.files.window import Window
 
 _FORBIDDEN = ("\\", ":", "\0")
@@ -52,7 +52,7 @@ class Folder:
             *folders, _ = Path(name).parts
             for count in range(1, len(folders) + 1):
                 self._check_folder(self.path.joinpath(*folders[:count]))
-            return member_window(self.opening, self.path / name)
+            return file_window(self.opening, self.path / name, member=True)
 
     def _check_folder(self, path: Path) -> None:
         try:

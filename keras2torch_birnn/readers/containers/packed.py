@@ -26,8 +26,8 @@ from keras2torch_birnn.readers.containers.tf_checkpoint import TensorFlowCheckpo
 from keras2torch_birnn.readers.containers.tfjs import MODEL_JSON, TensorFlowJS
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
-    open_archive,
     open_member,
+    open_model_archive,
     write_temporary,
 )
 from keras2torch_birnn.readers.files.window import Window, WindowFile
@@ -115,17 +115,15 @@ def _open_model(windows: Mapping[str, Window], marker: str) -> Container:
     start = f"{folder}/" if folder else ""
     below = {n.removeprefix(start): w for n, w in windows.items() if n.startswith(start)}
     files = PackedFiles(below)
-    container = _open_members(files, name)
+    container: Container
+    if name == SAVED_MODEL:
+        container = SavedModel.of_members(files)
+    elif name == MODEL_JSON:
+        container = TensorFlowJS.of_text(read_text(files.open(name), name), files)
+    else:
+        container = TensorFlowCheckpoint.of_members(files, name.removesuffix(INDEX))
     container.packed = True
     return container
-
-
-def _open_members(files: PackedFiles, name: str) -> Container:
-    if name == SAVED_MODEL:
-        return SavedModel.of_members(files)
-    if name == MODEL_JSON:
-        return TensorFlowJS.of_text(read_text(files.open(name), name), files)
-    return TensorFlowCheckpoint.of_members(files, name.removesuffix(INDEX))
 
 
 # ---- zip ---------------------------------------------------------------------------------------
@@ -133,10 +131,7 @@ def _open_members(files: PackedFiles, name: str) -> Container:
 
 def _zip_holds_model(window: Window) -> bool:
     try:
-        with open_archive(window, limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS) as (
-            _,
-            members,
-        ):
+        with open_model_archive(window) as (_, members):
             names = dict.fromkeys(member.filename for member in members)
     except InvalidModelFileError:  # KerasArchive says what is wrong with it
         return False
@@ -149,10 +144,7 @@ def _zip_holds_model(window: Window) -> bool:
 
 
 def _open_zip(window: Window, opening: ExitStack) -> Container:
-    with open_archive(window, limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS) as (
-        archive,
-        members,
-    ):
+    with open_model_archive(window) as (archive, members):
         found = {one.filename: one for one in members if not one.is_dir()}
         marker = _find_model(found) or ""
         folder = marker[: marker.rfind("/") + 1]

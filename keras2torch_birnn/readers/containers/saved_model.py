@@ -30,7 +30,6 @@ from keras2torch_birnn.readers.tensorflow.keras_metadata import (
 from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, NamedLayers, Place
 from keras2torch_birnn.readers.tensorflow.lookup_tables import read_table_words
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph
-from keras2torch_birnn.spec import LayerSpec
 
 VARIABLES = "variables/variables"
 
@@ -87,7 +86,7 @@ class SavedModel(TensorFlowContainer):
         found = self._objects.model().get("training_config")
         return found if isinstance(found, Mapping) else super().compiled(config)
 
-    def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
+    def find_layers(self) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
         if not self.graph:
             raise damaged("variables without the objects that have them", VARIABLES)

@@ -15,7 +15,7 @@ from typing import Any
 from keras2torch_birnn.errors import WeightMismatchError, in_place, invalid, printable
 from keras2torch_birnn.limits import MAX_SHARDS
 from keras2torch_birnn.readers.containers.container import HDF5Container, OpenPath
-from keras2torch_birnn.readers.containers.files import member_window, read_text
+from keras2torch_birnn.readers.containers.files import file_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
@@ -55,7 +55,7 @@ def open_shards(opening: ExitStack, folder: Path, text: str, place: str) -> Shar
     stores: dict[str, Store] = {}
     for name in dict.fromkeys(name for names in files.values() for name in names):
         with in_place(name):
-            window = member_window(opening, folder / name)
+            window = file_window(opening, folder / name, member=True)
             stores[name] = opening.enter_context(open_store(window))
     return ShardedStore(stores, files)
 
@@ -90,12 +90,11 @@ def _plain(name: Any, place: str) -> str:
     return str(name)
 
 
-class ShardedStore:
+class ShardedStore(Store):
     """Several HDF5 files as one store; ``files`` is the result of ``parse_index``."""
 
     def __init__(self, stores: Mapping[str, Store], files: Mapping[str, tuple[str, ...]]) -> None:
         self._stores, self._files = stores, files
-        self._first = next(iter(stores.values()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -118,17 +117,13 @@ class ShardedStore:
         with in_place(name):
             return self._stores[name].kind(path)
 
-    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Return the attributes of the first file; shards have none of their own."""
-        with in_place(self.names[0]):
-            return self._first.attributes(group, names)
-
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
-        """Return the attributes of many groups of the first file."""
-        with in_place(self.names[0]):
-            return self._first.attributes_of(groups, names)
+        """Return the attributes of the first file; shards have none of their own."""
+        first = self.names[0]
+        with in_place(first):
+            return self._stores[first].attributes_of(groups, names)
 
     def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return every array from the one file that has it."""

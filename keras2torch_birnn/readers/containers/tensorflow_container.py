@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
@@ -23,12 +23,11 @@ from keras2torch_birnn.readers.tensorflow.layer_weights import (
 from keras2torch_birnn.readers.tensorflow.object_graph import (
     GRAPH_KEY,
     Graph,
-    Variable,
     model_variables,
     read_checkpoint_graph,
 )
 from keras2torch_birnn.readers.weights.paths import WeightPaths
-from keras2torch_birnn.readers.weights.store import WithoutAttributes
+from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -58,7 +57,7 @@ def read_graph(bundle: TensorBundle) -> Graph:
 
 
 @dataclass(frozen=True)
-class BundleStore(WithoutAttributes):
+class BundleStore(Store):
     """The tensors of a checkpoint as a ``Store`` without groups. A path is a key of the table."""
 
     bundle: TensorBundle
@@ -83,10 +82,11 @@ class TensorFlowContainer(Container):
         super().__init__(BundleStore(bundle))
         self.bundle = bundle
         self.graph = graph
-        self._written: dict[str, str] = {one.key: one.full_name for one in variables(graph)}
+        variables = (one.variable for one in graph if one.variable is not None)
+        self._written = {one.key: one.full_name for one in variables}
 
     @abstractmethod
-    def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
+    def find_layers(self) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is.
 
         Raises:
@@ -97,7 +97,7 @@ class TensorFlowContainer(Container):
         self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
     ) -> WeightPaths:
         """Find the path of every weight."""
-        naming, place = self.find_layers(root)
+        naming, place = self.find_layers()
         located = locate_variables(root, self.graph, naming, place, left_out)
         return {
             owner: {name: one.key for name, one in found.items()}
@@ -106,7 +106,7 @@ class TensorFlowContainer(Container):
 
     def table_words(self, root: LayerSpec, place: str) -> Sequence[bytes]:
         """Return the words in the lookup table of a layer, by id; empty if there is none."""
-        naming, start = self.find_layers(root)
+        naming, start = self.find_layers()
         found = find_object(root, naming, start, place)
         for edge in _TO_TABLE:
             inner = None if found is None else naming.follow(found, edge)
@@ -143,8 +143,3 @@ class TensorFlowContainer(Container):
             else one.key.removesuffix(KEY_ENDING): one.key
             for one in found
         }
-
-
-def variables(graph: Graph) -> Iterator[Variable]:
-    """Yield all variables of a graph."""
-    return (one.variable for one in graph if one.variable is not None)

@@ -37,7 +37,6 @@ from keras2torch_birnn.readers.tensorflow.layer_weights import (
 )
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, is_optimizer, walk
 from keras2torch_birnn.readers.tensorflow.table import is_table
-from keras2torch_birnn.spec import LayerSpec
 
 # The file in which TensorFlow notes its checkpoints, and what it says of the latest one.
 STATE = "checkpoint"
@@ -127,7 +126,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             raise UnsupportedOptionError("holds no compiled training", _HOW_TO_SAY)
         return found
 
-    def find_layers(self, root: LayerSpec) -> tuple[LayerNaming, Place]:
+    def find_layers(self) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
         model = self._find_model()
         if operations_of(self.graph, model) is not None:

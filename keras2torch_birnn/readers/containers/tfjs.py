@@ -28,7 +28,7 @@ from keras2torch_birnn.readers.containers.tfjs_manifest import (
     ManifestStore,
     read_manifest,
 )
-from keras2torch_birnn.readers.files.strict_json import parse_object
+from keras2torch_birnn.readers.files.strict_json import objects_in, parse_object
 from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
@@ -145,13 +145,12 @@ def _to_keras(model: Any) -> Any:
         UnsupportedOptionError: it has a mask and a Bidirectional, wherever they are: TF.js drops
             the mask there, Keras does not.
     """
-    layers: list[tuple[Any, Mapping[str, Any]]] = []
-    translated = _translate(model, layers)
-    masks = any(
-        name == "Masking" or (name == "Embedding" and config.get("mask_zero"))
-        for name, config in layers
-    )
-    if masks and any(name == "Bidirectional" for name, _ in layers):
+    translated = _translate(model)
+    layers = [one for one in objects_in(translated) if isinstance(one.get("config"), Mapping)]
+    kinds = [layer.get("class_name") for layer in layers]
+    embeds = (one for one, kind in zip(layers, kinds, strict=True) if kind == "Embedding")
+    masks = "Masking" in kinds or any(one["config"].get("mask_zero") for one in embeds)
+    if masks and "Bidirectional" in kinds:
         raise UnsupportedOptionError(
             "a mask in a TF.js model with a Bidirectional: TF.js ignores it there, Keras does not",
             "convert the Keras model that it was made from, or remove Masking and mask_zero",
@@ -160,13 +159,13 @@ def _to_keras(model: Any) -> Any:
     return translated
 
 
-def _translate(value: Any, layers: list[tuple[Any, Mapping[str, Any]]]) -> Any:
-    """Translate a configuration and all in it; add class name and config of each layer."""
+def _translate(value: Any) -> Any:
+    """Translate a configuration and all in it."""
     if isinstance(value, list):
-        return [_translate(one, layers) for one in value]
+        return list(map(_translate, value))
     if not isinstance(value, Mapping):
         return value
-    found = {key: _translate(one, layers) for key, one in value.items()}
+    found = {key: _translate(one) for key, one in value.items()}
     config = found.get("config")
     if "class_name" in found and isinstance(config, dict):
         for key in _NULL_OPTIONS:
@@ -174,7 +173,6 @@ def _translate(value: Any, layers: list[tuple[Any, Mapping[str, Any]]]) -> Any:
                 del config[key]
         if found["class_name"] == "RNN" and "cell" in config:
             config.pop("cells", None)  # those of the cell, once more
-        layers.append((found["class_name"], config))
     return found
 
 

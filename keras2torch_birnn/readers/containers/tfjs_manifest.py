@@ -20,9 +20,9 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.containers.members import Members, check_name
 from keras2torch_birnn.readers.files.window import JoinedWindows
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
+from keras2torch_birnn.readers.hdf5.arrays import Array, Contiguous, StoredArray
 from keras2torch_birnn.readers.hdf5.index_check import Kind
-from keras2torch_birnn.readers.weights.store import WithoutAttributes
+from keras2torch_birnn.readers.weights.store import Store
 
 _DTYPES: Mapping[str, str] = {
     "float32": "<f4",
@@ -64,7 +64,7 @@ class QuantizedArray(StoredArray):
 
 
 @dataclass(frozen=True)
-class ManifestStore(WithoutAttributes):
+class ManifestStore(Store):
     """The weights of a manifest as a ``Store``. A path is a weight's name."""
 
     weights: Mapping[str, StoredArray]
@@ -130,7 +130,7 @@ def read_manifest(manifest: Any, members: Members) -> Manifest:
         offset = 0
         for entry in weights:
             array = _read_entry(_object(entry, place), windows, offset)
-            offset += _stored_bytes(array)
+            offset += array.stored_bytes
             if _object(entry, place).get("group") == "optimizer":
                 has_optimizer = True
                 continue
@@ -180,10 +180,6 @@ def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -
     return QuantizedArray(
         name, tuple(shape), _DTYPES[stored], Contiguous(offset), windows, target, scale, least
     )
-
-
-def _stored_bytes(array: StoredArray) -> int:
-    return math.prod(array.shape) * np.dtype(STORED_DTYPES[array.stored_as]).itemsize
 
 
 def _is_size(value: Any) -> bool:

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
@@ -25,18 +25,8 @@ _LOCAL_SIGNATURE = b"PK\x03\x04"
 _END_SIGNATURE, _END_BYTES = b"PK\x05\x06", 22 + 0xFFFF
 # What ``zipfile`` raises on damaged archives
 _BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    UnicodeError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    IndexError,
-    KeyError,
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(RuntimeError, ValueError, OverflowError, LookupError),
 )
 
 
@@ -70,6 +60,13 @@ def open_archive(
             _check_members(members, most_members)
             _check_overlaps(window, members, archive.start_dir)
             yield archive, members
+
+
+def open_model_archive(
+    window: Window,
+) -> AbstractContextManager[tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]]:
+    """Open a zip archive with a model in it, as ``open_archive`` does."""
+    return open_archive(window, limits.MAX_DIRECTORY_BYTES, limits.MAX_ARCHIVE_MEMBERS)
 
 
 def ends_as_archive(window: Window) -> bool:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from keras2torch_birnn import limits
@@ -112,3 +112,12 @@ def parse_object(text: str, *, place: str, needed: Iterable[str] = ()) -> dict[s
     if missing:
         raise invalid(f"without {', '.join(missing)}", place)
     return value
+
+
+def objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every object in nested lists and objects, inner ones first."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from objects_in(part)
+    if isinstance(value, Mapping):
+        yield value

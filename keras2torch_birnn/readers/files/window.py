@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
@@ -44,6 +45,10 @@ class Window:
             )
         return Window(self.file, self.offset + at, size)
 
+    def pieces(self, at: int, size: int) -> Iterator[Window]:
+        """Yield the window of ``size`` bytes at ``at``."""
+        yield self.part(at, size)
+
     def head(self, count: int, at: int = 0) -> bytes:
         """Read up to ``count`` bytes from ``at`` on."""
         count = max(0, min(count, self.size - at))
@@ -78,6 +83,10 @@ class Readable(Protocol):
         """The number of bytes."""
         ...
 
+    def pieces(self, at: int, size: int) -> Iterator[Window]:
+        """Yield the windows of ``size`` bytes from ``at`` on, each in one file."""
+        ...
+
     def read_into(self, buffer: memoryview, at: int = 0) -> None:
         """Fill ``buffer`` with the bytes from ``at`` on."""
         ...
@@ -98,20 +107,25 @@ class JoinedWindows:
         """The number of bytes of all parts."""
         return sum(part.size for part in self.parts)
 
+    def pieces(self, at: int, size: int) -> Iterator[Window]:
+        """Yield the windows of ``size`` bytes from ``at`` on; fewer where there are fewer."""
+        start = 0
+        for part in self.parts:
+            first, last = max(at, start), min(at + size, start + part.size)
+            if first < last:
+                yield part.part(first - start, last - first)
+            start += part.size
+
     def read_into(self, buffer: memoryview, at: int = 0) -> None:
         """Fill ``buffer`` with the bytes from ``at`` on.
 
         Raises:
             InvalidModelFileError: there are fewer.
         """
-        done, start = 0, 0
-        for part in self.parts:
-            first = max(0, at + done - start)
-            count = min(len(buffer) - done, part.size - first)
-            if count > 0:
-                part.read_into(buffer[done : done + count], first)
-                done += count
-            start += part.size
+        done = 0
+        for piece in self.pieces(at, len(buffer)):
+            piece.read_into(buffer[done : done + piece.size])
+            done += piece.size
         if done < len(buffer):
             raise InvalidModelFileError(
                 f"bytes {at} to {at + len(buffer)} are needed, but there are {self.size}",

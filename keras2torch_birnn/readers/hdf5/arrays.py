@@ -61,6 +61,11 @@ class Chunk:
     offset: int
     stored: int
 
+    def region(self, size: tuple[int, ...], shape: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+        """Return its bounds in the array; chunks at the far edges, of ``size``, stick out of it."""
+        bounds = zip(self.start, size, shape, strict=True)
+        return tuple((at, min(at + step, end)) for at, step, end in bounds)
+
 
 @dataclass(frozen=True)
 class Chunked:
@@ -101,6 +106,11 @@ class StoredArray:
     def nbytes(self) -> int:
         """Bytes of the array that ``read`` returns."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the numbers as they are stored, before they are compressed."""
+        return math.prod(self.shape) * np.dtype(STORED_DTYPES[self.stored_as]).itemsize
 
     def read(self) -> Array:
         """Read the values: a new array, C-contiguous and writable."""
@@ -188,11 +198,7 @@ def _read_chunks(values: Array, layout: Chunked, window: Readable) -> None:
         raw = window.read(chunk.stored, chunk.offset)
         data = unfilter(raw, layout.filters_of(chunk), count, item)
         block = np.frombuffer(data, values.dtype).reshape(layout.chunk)
-        # Chunks at the far edges are stored whole and stick out of the array
-        place = [
-            (at, min(at + n, end))
-            for at, n, end in zip(chunk.start, layout.chunk, values.shape, strict=True)
-        ]
+        place = chunk.region(layout.chunk, values.shape)
         values[tuple(slice(a, b) for a, b in place)] = block[tuple(slice(b - a) for a, b in place)]
 
 

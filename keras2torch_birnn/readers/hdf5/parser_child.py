@@ -208,10 +208,12 @@ class Index:
         kind = self._kind(handle)
         return "a named type" if kind == "type" else f"a{'n' * (kind[0] in 'aeiou')} {kind}"
 
-    def _require_object(self, path: str) -> Any:
+    def _require(self, path: str, kind: str = "") -> Any:
         found = self._object(path)
         if found is None:
             raise RefusedError(NOT_THERE)
+        if kind and self._kind(found) != kind:
+            raise RefusedError(f"{self._kind_name(found)}, expected a {kind}")
         return found
 
     def kind(self, path: str) -> str | None:
@@ -225,9 +227,7 @@ class Index:
 
     def members(self, path: str) -> dict[str, str]:
         """Return the names and types of a group's members."""
-        group = self._require_object(path)
-        if self._kind(group) != "group":
-            raise RefusedError(f"{self._kind_name(group)}, expected a group")
+        group = self._require(path, "group")
         if group.get_num_objs() > self._limits["members"]:
             raise RefusedError(f"a group with more than {self._limits['members']} members")
         h5o = self._h5.h5o
@@ -254,7 +254,7 @@ class Index:
 
     def attributes(self, path: str, names: list[str]) -> dict[str, Any]:
         """Return the requested attributes that exist; long lists of names joined from pieces."""
-        owner = self._require_object(path)
+        owner = self._require(path)
         found = {}
         for name in names:
             value = self._attribute(owner, name)
@@ -327,9 +327,7 @@ class Index:
 
     def dataset(self, path: str) -> dict[str, Any]:
         """Return shape, dtype and the positions of the bytes."""
-        found = self._require_object(path)
-        if self._kind(found) != "dataset":
-            raise RefusedError(f"{self._kind_name(found)}, expected a dataset")
+        found = self._require(path, "dataset")
         shape = self._shape(found)
         return {"shape": shape, "dtype": self._dtype(found), **self._layout(found, shape)}
 

@@ -25,6 +25,7 @@ from keras2torch_birnn.readers.hdf5.index_check import (
 )
 from keras2torch_birnn.readers.hdf5.parser_child import NOT_THERE
 from keras2torch_birnn.readers.hdf5.parser_process import ParserProcess
+from keras2torch_birnn.readers.weights.store import Store
 
 _INCOMPLETE = "the file is incomplete, one of several, or belongs to another model"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -42,7 +43,7 @@ def find_signature(window: Window) -> int | None:
     return None
 
 
-class HDF5Store:
+class HDF5Store(Store):
     """An HDF5 file: groups, attributes and arrays by path, through hard links only.
 
     The child starts at once and in parallel with the caller; the first question waits for it. The
@@ -80,18 +81,13 @@ class HDF5Store:
         (answer,) = self._ask("members", [group])
         return self._check(check_members, answer)
 
-    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
-        """Return those of the attributes ``names`` that ``group`` has.
-
-        A list that Keras split into ``name0``, ``name1``, ... comes joined under ``name``.
-        """
-        (found,) = self.attributes_of([group], names)
-        return found
-
     def attributes_of(
         self, groups: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Attribute]]:
-        """Return the attributes of many groups, with one request."""
+        """Return the attributes of many groups, with one request.
+
+        A list that Keras split into ``name0``, ``name1``, ... comes joined under ``name``.
+        """
         answers = self._ask("attributes", groups, list(names))
         return [self._check(check_attributes, answer) for answer in answers]
 

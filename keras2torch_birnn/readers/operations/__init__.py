@@ -6,24 +6,27 @@ which the rest of the readers parses as any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError
-from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
-from keras2torch_birnn.readers.operations.values import GRAPH_NODE, TF_FUNCTIONS, tensor
+from keras2torch_birnn.readers.config.operation_entries import TRANSLATED, is_operation
+from keras2torch_birnn.readers.operations.values import (
+    GRAPH_NODE,
+    TF_FUNCTIONS,
+    is_reference,
+    tensor,
+)
 from keras2torch_birnn.schema import OPS
 
 
-def translate_layers(
-    entries: Sequence[Any], is_operation: Callable[[Mapping[str, Any]], bool]
-) -> list[Any]:
+def translate_layers(entries: Sequence[Any]) -> list[Any]:
     """Translate the entries of a model that are operations to the normal form.
 
-    ``is_operation`` knows those of Keras 3. One that cannot be converted gets its problem along.
+    One that cannot be converted gets its problem along.
     """
     names = frozenset(name for name in map(_name, entries) if name is not None)
-    return [_translate_if_operation(entry, names, is_operation) for entry in entries]
+    return [_translate_if_operation(entry, names) for entry in entries]
 
 
 def _name(entry: Any) -> str | None:
@@ -34,9 +37,7 @@ def _name(entry: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _translate_if_operation(
-    entry: Any, names: Collection[str], is_operation: Callable[[Mapping[str, Any]], bool]
-) -> Any:
+def _translate_if_operation(entry: Any, names: Collection[str]) -> Any:
     if not isinstance(entry, Mapping):
         return entry
     if entry.get("class_name") not in (*TF_FUNCTIONS, GRAPH_NODE) and not is_operation(entry):
@@ -62,7 +63,7 @@ def _translate_if_operation(
 def _references(value: Any, names: Collection[str], refs: list[Any]) -> None:
     """Collect every reference to a tensor of the model in a call."""
     if isinstance(value, list):
-        if [type(part) for part in value[:3]] == [str, int, int] and value[0] in names:
+        if is_reference(value, names):
             refs.append(tensor(*value[:3]))
         for part in value:
             _references(part, names, refs)

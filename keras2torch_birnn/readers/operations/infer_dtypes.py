@@ -7,13 +7,12 @@ which they are cast ("wants"), and those of its outputs ("gives"). See
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.dtype_flow import (
     Known,
@@ -38,17 +37,15 @@ from keras2torch_birnn.spec import (
 _UNKNOWN = "unknown"
 
 
-def infer_dtypes(
-    graph: Graph, generation: Generation, problems: list[K2TError], *, half: bool
-) -> Graph:
+def infer_dtypes(graph: Graph, parsing: Parsing) -> Graph:
     """Infer the dtypes of every operation of a graph, and of what enters a Pipeline in it.
 
-    Those of inner models are known already. ``half``: layers of the file compute in half precision.
+    Those of inner models are known already.
     """
     if not any(layer.class_name in OPS or _is_pipeline(layer) for layer in graph.layers):
         return graph
     layers = {layer.name: layer for layer in graph.layers}
-    refused = {problem.place for problem in problems}
+    refused = {problem.place for problem in parsing.problems}
     known: dict[Node, Dtypes] = {}
     parts: dict[TensorRef, tuple[Any, ...]] = {}
     calls: list[Call] = []
@@ -56,13 +53,12 @@ def infer_dtypes(
         layer = layers[call.layer]
         if layer.class_name in OPS:
             layer, call = _with_parts(layer, call, parts)
-            layer = _infer(layer, call, known, generation, problems, half=half)
+            layer = _infer(layer, call, known, parsing)
             layers[call.layer] = layer
             _remember_parts(layer, call, parts)
         elif _is_pipeline(layer):
             came = dtype_of(next(leaves(call.args)), known)
-            infer = partial(infer_dtypes, generation=generation, problems=problems, half=half)
-            layer = _feed(layer, came, infer, again=call.index > 0)
+            layer = _feed(layer, came, parsing, again=call.index > 0)
             layers[call.layer] = layer
         bad = layer.place in refused
         known[call.layer, call.index] = (_UNKNOWN,) if bad else output_dtypes(layer, call, known)
@@ -76,51 +72,37 @@ def _is_pipeline(layer: LayerSpec) -> bool:
     return inner.class_name == "Pipeline" and inner.graph is not None  # else it was refused
 
 
-def _feed(
-    layer: LayerSpec, came: str, infer: Callable[[Graph], Graph], *, again: bool
-) -> LayerSpec:
+def _feed(layer: LayerSpec, came: str, parsing: Parsing, *, again: bool) -> LayerSpec:
     """Declare the input of a Pipeline as the dtype that comes: unlike a model, it casts nothing.
 
     ``again``: it was called before; a float holds what comes in calls of several dtypes.
     """
     if layer.graph is None:
-        inner = _feed(layer.parts["layer"], came, infer, again=again)
+        inner = _feed(layer.parts["layer"], came, parsing, again=again)
         return replace(layer, parts={"layer": inner})
     entry, *others = layer.graph.layers
     declared = came if came in ("int32", "int64", "bool") else "float32"
     if again and declared != entry.config["dtype"]:
         declared = "float32"
     entry = replace(entry, config={**entry.config, "dtype": declared})
-    return replace(layer, graph=infer(replace(layer.graph, layers=(entry, *others))))
+    graph = replace(layer.graph, layers=(entry, *others))
+    return replace(layer, graph=infer_dtypes(graph, parsing))
 
 
-def _infer(
-    layer: LayerSpec,
-    call: Call,
-    known: Known,
-    generation: Generation,
-    problems: list[K2TError],
-    *,
-    half: bool,
-) -> LayerSpec:
+def _infer(layer: LayerSpec, call: Call, known: Known, parsing: Parsing) -> LayerSpec:
     has = tuple(dtype_of(leaf, known) for leaf in leaves(call.args))
     row = OPS[layer.class_name]
     if _UNKNOWN in has:  # one of the problems found before
         return _with_kinds(layer, has, Promotion(has, (_UNKNOWN,)), passes_mask=False)
     try:
-        _check_indices(layer, call, generation)
-        _check_cast(layer, half=half)
-        settled = row.dtypes(has, layer.config, generation.name != "keras3")
+        _check_indices(layer, call, parsing.generation)
+        _check_cast(layer, half=parsing.half)
+        settled = row.dtypes(has, layer.config, parsing.generation.name != "keras3")
     except DtypeError as error:
-        problems.append(
-            UnsupportedOptionError(
-                f"operation {layer.class_name.removeprefix('ops.')}: {error}",
-                HOW_TO_REPLACE,
-                place=layer.place,
-            )
-        )
+        name = layer.class_name.removeprefix("ops.")
+        parsing.refuse(f"operation {name}: {error}", HOW_TO_REPLACE, layer.place)
         settled = Promotion(has, (_UNKNOWN,))
-    passes_mask = _passes_mask(layer, has, settled, half=half)
+    passes_mask = _passes_mask(layer, has, settled, half=parsing.half)
     return _with_kinds(layer, has, settled, passes_mask=passes_mask)
 
 

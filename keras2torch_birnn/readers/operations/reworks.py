@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import printable
@@ -55,25 +55,28 @@ def require_number(values: Values) -> Values:
     return {**values, "value": value}
 
 
-def refuse_values(values: Values) -> Values:
-    """Refuse a ``one_hot`` of other values than 1 and 0."""
-    if values.pop("on", None) not in (None, 1) or values.pop("off", None) not in (None, 0):
-        raise unsupported("one_hot with values other than 1 and 0 is not supported")
-    return values
+def _refuse_others(what: str, **allowed: tuple[Any, ...]) -> Callable[[Values], Values]:
+    """Return a step that drops these arguments, and refuses any that has another value."""
+
+    def refuse(values: Values) -> Values:
+        for key, those in allowed.items():
+            if key in values and values.pop(key) not in those:
+                raise unsupported(f"{what} is not supported")
+        return values
+
+    return refuse
 
 
-def refuse_decimals(values: Values) -> Values:
-    """Refuse to round to other than whole numbers."""
-    if values.pop("decimals", 0) != 0:
-        raise unsupported("round to other than whole numbers is not supported")
-    return values
-
-
-def refuse_channels_first(values: Values) -> Values:
-    """Refuse a ``bias_add`` to an axis that is not the last."""
-    if values.pop("data_format", None) not in (None, "NHWC", "NWC", "N..C"):
-        raise unsupported("bias_add with channels first is not supported")
-    return values
+refuse_values = _refuse_others(
+    "one_hot with values other than 1 and 0", on=(None, 1), off=(None, 0)
+)
+refuse_decimals = _refuse_others("round to other than whole numbers", decimals=(0,))
+refuse_channels_first = _refuse_others(
+    "bias_add with channels first", data_format=(None, "NHWC", "NWC", "N..C")
+)
+refuse_orders = _refuse_others("normalize with an order other than 2", order=(2,))
+refuse_axes = _refuse_others("batch_normalization along another axis than the last", axis=(-1,))
+refuse_sizes = _refuse_others("MatrixDiagV3 of a wanted size", num_rows=(-1,), num_cols=(-1,))
 
 
 # ---- along axes ----------------------------------------------------------------------------------
@@ -98,26 +101,12 @@ def split_k(values: Values) -> Values:
     return {**values, **({"k": None, "sizes": [k]} if is_tensor(k) else {"k": k})}
 
 
-def refuse_orders(values: Values) -> Values:
-    """Refuse a ``normalize`` by other than euclidean norms."""
-    if values.pop("order", 2) != 2:
-        raise unsupported("normalize with an order other than 2 is not supported")
-    return values
-
-
 def root_epsilon(values: Values) -> Values:
     """Translate the epsilon of ``l2_normalize``, which bounds the square of a norm."""
     epsilon = values.pop("epsilon", None)
     if not isinstance(epsilon, float | int) or epsilon < 0:
         raise unsupported("l2_normalize with an epsilon that is no number")
     return {**values, "smallest": float(epsilon) ** 0.5}
-
-
-def refuse_axes(values: Values) -> Values:
-    """Refuse a normalization along another axis than the last."""
-    if values.pop("axis", -1) != -1:
-        raise unsupported("batch_normalization along another axis than the last is not supported")
-    return values
 
 
 def read_order(values: Values) -> Values:
@@ -265,13 +254,6 @@ def refuse_bands(values: Values) -> Values:
     offset = values.get("offset")
     if type(offset) is not int:
         raise unsupported("diagonals of which there are several are not supported")
-    return values
-
-
-def refuse_sizes(values: Values) -> Values:
-    """Refuse a ``MatrixDiagV3`` with other sizes than those of its diagonal."""
-    if (values.pop("num_rows", -1), values.pop("num_cols", -1)) != (-1, -1):
-        raise unsupported("MatrixDiagV3 of a wanted size is not supported")
     return values
 
 

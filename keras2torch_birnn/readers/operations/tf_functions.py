@@ -15,6 +15,7 @@ from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, bind
 from keras2torch_birnn.readers.operations.values import (
     constant_of_option,
+    is_reference,
     is_tensor,
     tensor,
     unsupported,
@@ -72,8 +73,7 @@ def _unfold(node: Any, names: Collection[str]) -> tuple[Any, dict[str, Any]]:
 def _value(value: Any, names: Collection[str]) -> Any:
     """Convert a keyword's value; a list [name, int, int] is a reference."""
     if isinstance(value, list):
-        kinds = [type(part) for part in value]
-        if kinds == [str, int, int] and value[0] in names:
+        if is_reference(value, names) and len(value) == 3:
             return tensor(*value)
         return [_value(part, names) for part in value]
     if isinstance(value, Mapping) and set(value) == {"start", "stop", "step"}:

@@ -18,6 +18,7 @@ from keras2torch_birnn.readers.operations.bind_arguments import NormalCall
 from keras2torch_birnn.readers.operations.values import (
     GRAPH_NODE,
     TF_FUNCTIONS,
+    is_reference,
     tensor,
     unsupported,
 )
@@ -68,8 +69,7 @@ def _tensors(call: Any, names: Collection[str]) -> list[Any]:
         raise invalid("an operation called in an unknown form")
     found = []
     for part in [call] if call and isinstance(call[0], str) else call:
-        known = isinstance(part, list) and len(part) >= 3 and isinstance(part[0], str)
-        if not known or part[0] not in names:
+        if not is_reference(part, names):
             raise UnsupportedOptionError(f"an input from {printable(repr(part))}", HOW_TO_REPLACE)
         found.append(tensor(*part[:3]))
     return found

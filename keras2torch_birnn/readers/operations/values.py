@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Container, Mapping
+from typing import Any, TypeGuard
 
 from keras2torch_birnn.errors import UnsupportedOptionError, printable
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
@@ -23,6 +23,13 @@ def unsupported(finding: str, advice: str = HOW_TO_REPLACE) -> UnsupportedOption
 def is_tensor(value: Any) -> bool:
     """Tell whether this is a reference to a tensor of the model."""
     return isinstance(value, Mapping) and value.get("class_name") == "__keras_tensor__"
+
+
+def is_reference(value: Any, names: Container[str]) -> TypeGuard[list[Any]]:
+    """Tell whether a list begins as a reference to a tensor: layer, call, output."""
+    if not isinstance(value, list):
+        return False
+    return [type(part) for part in value[:3]] == [str, int, int] and value[0] in names
 
 
 def tensor(layer: str, call: int, output: int) -> dict[str, Any]:

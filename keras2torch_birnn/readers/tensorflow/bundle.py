@@ -68,17 +68,17 @@ class SummedArray(StoredArray):
         Raises:
             InvalidModelFileError: they differ.
         """
-        start = self.layout.offset if isinstance(self.layout, Contiguous) else 0
-        item = np.dtype(STORED_DTYPES[self.stored_as]).itemsize
-        end = start + math.prod(self.shape) * item
-
-        def pieces() -> Iterator[bytes]:
-            for at in range(start, end, _PIECE):
-                yield self.window.read(min(_PIECE, end - at), at)
-
+        pieces = self.pieces(lambda at, count: self.window.read(count, at))
         with in_place(printable(self.path)):
-            if masked(crc32c(pieces())) != self.checksum:
+            if masked(crc32c(pieces)) != self.checksum:
                 raise _wrong_checksum()
+
+    def pieces(self, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
+        """Yield the stored bytes, some at a time, as ``read(at, count)`` reads them."""
+        start = self.layout.offset if isinstance(self.layout, Contiguous) else 0
+        end = start + self.stored_bytes
+        for at in range(start, end, _PIECE):
+            yield read(at, min(_PIECE, end - at))
 
     def read(self) -> Array:
         """Read the values."""
@@ -127,7 +127,7 @@ class TensorBundle:
             entry = self._entry(key)
             if entry.dtype == _STRING and entry.shape:
                 raise invalid("several texts where one is expected")
-            return self._texts(key, most)[0]
+        return self.texts(key, most)[0]
 
     def texts(self, key: str, most: int) -> list[bytes]:
         """Read strings whose checksums are right, of at most ``most`` bytes together.
@@ -136,28 +136,10 @@ class TensorBundle:
             InvalidModelFileError: something else, or damaged.
         """
         with in_place(printable(key)):
-            return self._texts(key, most)
-
-    def _texts(self, key: str, most: int) -> list[bytes]:
-        """Read strings: all their lengths, a checksum of these, the texts."""
-        entry = self._entry(key)
-        count = math.prod(entry.shape)
-        if entry.dtype != _STRING or entry.size > most or count > entry.size:
-            raise invalid("no text of a size that is allowed")
-        data = memoryview(self._part(entry).read(entry.size))
-        sizes, at = [], 0
-        for _ in range(count):
-            size, at = read_varint(data, at)
-            sizes.append(size)
-        stored, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
-        if sum(sizes) != len(text):
-            raise damaged("a text of another length")
-        lengths = b"".join(size.to_bytes(4 if size < 1 << 32 else 8, "little") for size in sizes)
-        lengths_right = masked(crc32c([lengths])) == int.from_bytes(stored, "little")
-        if not lengths_right or masked(crc32c([lengths, stored, text])) != entry.checksum:
-            raise _wrong_checksum()
-        ends = list(accumulate(sizes))
-        return [bytes(text[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+            entry = self._entry(key)
+            if entry.dtype != _STRING or entry.size > most or math.prod(entry.shape) > entry.size:
+                raise invalid("no text of a size that is allowed")
+            return _split_texts(self._part(entry).read(entry.size), entry)
 
     def arrays(self, keys: Sequence[str], places: Sequence[str]) -> list[StoredArray]:
         """Return arrays that are checked but not read; reading them checks their checksums.
@@ -244,6 +226,24 @@ def _read_shape(message: memoryview) -> tuple[int, ...]:
         if len(sizes) > limits.MAX_RANK or (sizes and sizes[-1] >= 1 << 48):
             raise invalid("a tensor of an absurd shape")
     return tuple(sizes)
+
+
+def _split_texts(stored: bytes, entry: _Entry) -> list[bytes]:
+    """Split all lengths, a checksum of these, and the texts."""
+    data = memoryview(stored)
+    sizes, at = [], 0
+    for _ in range(math.prod(entry.shape)):
+        size, at = read_varint(data, at)
+        sizes.append(size)
+    checksum, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
+    if sum(sizes) != len(text):
+        raise damaged("a text of another length")
+    lengths = b"".join(size.to_bytes(4 if size < 1 << 32 else 8, "little") for size in sizes)
+    lengths_right = masked(crc32c([lengths])) == int.from_bytes(checksum, "little")
+    if not lengths_right or masked(crc32c([lengths, checksum, text])) != entry.checksum:
+        raise _wrong_checksum()
+    ends = list(accumulate(sizes))
+    return [bytes(text[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def _check_array(entry: _Entry) -> None:

@@ -72,28 +72,20 @@ class SavedObjects:
             )
         return found
 
-    def classes(self, model: int) -> dict[str, str]:
-        """Return the edges from a model to its layers -> the classes of these."""
-        return {
-            edge: self._name_and_class(child, edge)[1]
-            for edge, child in self.graph[model].children.items()
-            if is_layer_edge(edge)
-        }
-
-    def layer_names(self, model: int) -> dict[str, str]:
-        """Return the names of a model's layers -> the names of the edges to them (``layer-7``).
+    def layers(self, model: int) -> dict[str, tuple[str, str]]:
+        """Return the names of a model's layers -> the edge to each (``layer-7``), and its class.
 
         Raises:
             InvalidModelFileError: two layers of one name.
         """
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, str]] = {}
         for edge, child in self.graph[model].children.items():
             if not is_layer_edge(edge):
                 continue
-            name = self._name_and_class(child, edge)[0]
+            name, class_name = self._name_and_class(child, edge)
             if name in found:
                 raise invalid(f"two layers are called {printable(name)}", edge)
-            found[name] = edge
+            found[name] = edge, class_name
         return found
 
     def _name_and_class(self, layer: int, edge: str) -> tuple[str, str]:
@@ -132,14 +124,12 @@ def read_saved_objects(saved_model: Window, keras_metadata: Window | None) -> Sa
     graph = read_saved_graph(memoryview(part.read(part.size)))
     if keras_metadata is not None:
         return SavedObjects(graph, _read_metadata(keras_metadata, len(graph)))
-    return SavedObjects(
-        graph,
-        {
-            number: one.metadata
-            for number, one in enumerate(graph)
-            if _is_keras(one.identifier) and one.metadata  # since 2.5 it is in the other file
-        },
-    )
+    own = {
+        number: one.metadata
+        for number, one in enumerate(graph)
+        if _is_keras(one.identifier) and one.metadata  # since 2.5 it is in the other file
+    }
+    return SavedObjects(graph, own)
 
 
 def _find_object_graph(saved_model: Window) -> Window | None:
@@ -162,24 +152,18 @@ def _is_keras(identifier: str) -> bool:
 def _read_metadata(window: Window, count: int) -> dict[int, str]:
     if window.size > limits.MAX_JSON_BYTES * 8:
         raise invalid(f"longer than {limits.MAX_JSON_BYTES * 8} bytes", KERAS_METADATA)
-    with in_place(KERAS_METADATA):
-        return _read_texts(memoryview(window.read(window.size)), count)
-
-
-def _read_texts(data: memoryview, count: int) -> dict[int, str]:
     texts: dict[int, str] = {}
-    for number, value in fields(data):
-        if number != 1:
-            continue
-        said = Message(as_bytes(value))
-        node, text = said.number(2), said.text(5, KERAS_METADATA)
-        if not _is_keras(said.text(4, KERAS_METADATA)):
-            continue
-        if node >= count or node in texts:
-            raise damaged(
-                f"object {node} is not in the graph, or twice in the metadata", KERAS_METADATA
-            )
-        texts[node] = text
+    with in_place(KERAS_METADATA):
+        for number, value in fields(memoryview(window.read(window.size))):
+            if number != 1:
+                continue
+            said = Message(as_bytes(value))
+            node, text = said.number(2), said.text(5, "")
+            if not _is_keras(said.text(4, "")):
+                continue
+            if node >= count or node in texts:
+                raise damaged(f"object {node} is not in the graph, or twice in the metadata")
+            texts[node] = text
     return texts
 
 

@@ -75,19 +75,18 @@ class NamedLayers:
         A plugin's layer without ``get_config`` has no name in the configuration of a Sequential:
         it is the one layer of its class that no other name stands for.
         """
-        found = self.objects.layer_names(place.saved)
+        there = self.objects.layers(place.saved)
+        found = {name: edge for name, (edge, _) in there.items()}
         layers = model.graph.layers if model.graph else ()
-        nameless = [x for x in layers if x.name not in found and x.class_name not in SCHEMA]
-        if nameless:
-            taken = {layer.name for layer in layers}
-            free = {edge: name for name, edge in found.items() if name not in taken}
-            classes = self.objects.classes(place.saved)
-            for layer in nameless:
-                own = python_name(layer.class_name)
-                edges = [edge for edge in free if python_name(classes[edge]) == own]
-                if len(edges) == 1:
-                    del found[free[edges[0]]]
-                    found[layer.name] = edges[0]
+        free = there.keys() - {layer.name for layer in layers}
+        for layer in layers:
+            if layer.name in found or layer.class_name in SCHEMA:
+                continue
+            own = python_name(layer.class_name)
+            names = [name for name in free if python_name(there[name][1]) == own]
+            if len(names) == 1:
+                free.remove(names[0])
+                found[layer.name] = found.pop(names[0])
         return found
 
     def follow(self, place: Place, edge: str) -> Place | None:

@@ -78,17 +78,6 @@ def parts(message: Window) -> Iterator[tuple[int, Window]]:
             at += used + _fixed_size(wire)
 
 
-def as_int(value: Value) -> int:
-    """Return the value of a field that holds a number.
-
-    Raises:
-        InvalidModelFileError: it holds bytes.
-    """
-    if isinstance(value, int):
-        return value
-    raise damaged("bytes where a number is expected")
-
-
 def as_bytes(value: Value) -> memoryview:
     """Return the value of a field that holds bytes or a message.
 
@@ -130,7 +119,10 @@ class Message:
 
     def number(self, field: int, default: int = 0) -> int:
         """Return a number."""
-        return as_int(self._fields.get(field, default))
+        value = self._fields.get(field, default)
+        if isinstance(value, int):
+            return value
+        raise damaged("bytes where a number is expected")
 
     def data(self, field: int) -> memoryview:
         """Return bytes."""

@@ -17,17 +17,20 @@ from keras2torch_birnn.spec import Graph, LayerSpec, Shape, leaves, tensors
 
 
 def with_input_shape(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]) -> LayerSpec:
-    """Set the shapes of the model's inputs, as far as the first layer's weights determine them."""
+    """Set the shapes of the model's inputs, as far as the first layer's weights determine them.
+
+    Returns the model itself where the file states them all.
+    """
     graph = root.graph
     if graph is None:
         return root
     layers = {layer.name: layer for layer in graph.layers}
-    for ref in leaves(graph.inputs):
-        first = layers[ref.layer]
-        if first.class_name == "InputLayer" and first.config["shape"] is None:
-            shape = _shape_for(_chain(graph, first.name), stored)
-            layers[first.name] = replace(first, config={**first.config, "shape": shape})
-    return replace(root, graph=replace(graph, layers=tuple(layers.values())))
+    inputs = [layers[ref.layer] for ref in leaves(graph.inputs)]
+    free = [one for one in inputs if one.class_name == "InputLayer" and one.config["shape"] is None]
+    for first in free:
+        shape = _shape_for(_chain(graph, first.name), stored)
+        layers[first.name] = replace(first, config={**first.config, "shape": shape})
+    return replace(root, graph=replace(graph, layers=tuple(layers.values()))) if free else root
 
 
 def _chain(graph: Graph, name: str) -> list[LayerSpec]:

@@ -46,16 +46,7 @@ def legacy_paths(
     Raises:
         WeightMismatchError: the file's lists and the configuration do not fit each other.
     """
-    names = _names(store.attributes(group, ["layer_names"])["layer_names"], group)
-    groups = [f"{group.rstrip('/')}/{name}" for name in names]
-    for name in names:
-        _check_name(name, group)
-    listed = {
-        name: _names(found.get("weight_names", ()), where)
-        for name, where, found in zip(
-            names, groups, store.attributes_of(groups, ["weight_names"]), strict=True
-        )
-    }
+    listed = {name: entries for name, _, entries in _listed_weights(store, group)}
     layers = root.graph.layers if root.graph else ()
     needed = {layer.name: list(slots(layer, (layer.name,), layout=layout)) for layer in layers}
     custom = {layer.name for layer in layers if any(map(_has_unnamed_weights, layer.walk()))}
@@ -63,8 +54,6 @@ def legacy_paths(
     found: dict[Key, dict[str, str]] = {}
     for layer_name, group_name in pairs.items():
         base = f"{group.rstrip('/')}/{group_name}"
-        for entry in listed[group_name]:
-            _check_name(entry, base)
         layer = root.graph.layer(layer_name) if root.graph else root
         if layer.place in left_out:
             continue
@@ -101,15 +90,11 @@ def named_paths(store: Store, group: str) -> dict[str, str]:
     Raises:
         InvalidModelFileError: the lists of names are broken.
     """
-    layers = _names(store.attributes(group, ["layer_names"])["layer_names"], group)
-    bases = [f"{group.rstrip('/')}/{layer}" for layer in layers]
-    found: list[tuple[str, str, str]] = []
-    held = store.attributes_of(bases, ["weight_names"])
-    for layer, base, attributes in zip(layers, bases, held, strict=True):
-        _check_name(layer, group)
-        for entry in _names(attributes.get("weight_names", ()), base):
-            _check_name(entry, base)
-            found.append((layer, entry.removesuffix(":0"), f"{base}/{entry}"))
+    found = [
+        (layer, entry.removesuffix(":0"), f"{base}/{entry}")
+        for layer, base, entries in _listed_weights(store, group)
+        for entry in entries
+    ]
     times = Counter(name for _, name, _ in found)
     return {name if times[name] == 1 else f"{layer}/{name}": path for layer, name, path in found}
 
@@ -218,16 +203,25 @@ def _unnamed_weights(
     return owner, dict(zip(labels, entries, strict=True))
 
 
+def _listed_weights(store: Store, group: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return each layer's name, its group and the names of its weights, as the file lists them."""
+    layers = _names(store.attributes(group, ["layer_names"])["layer_names"], group)
+    bases = [f"{group.rstrip('/')}/{layer}" for layer in layers]
+    held = store.attributes_of(bases, ["weight_names"])
+    return [
+        (layer, base, _names(attributes.get("weight_names", ()), base))
+        for layer, base, attributes in zip(layers, bases, held, strict=True)
+    ]
+
+
 def _names(value: object, place: str) -> tuple[str, ...]:
-    if isinstance(value, tuple):
-        return value
-    raise invalid("a list of names is expected", place)
-
-
-def _check_name(name: str, place: str) -> None:
-    parts = name.split("/")
-    if "" in parts or "." in parts or ".." in parts:
-        raise invalid(f"the name {printable(name)!r} leaves its group", place)
+    """Return a list of names, none of which leaves its group."""
+    if not isinstance(value, tuple):
+        raise invalid("a list of names is expected", place)
+    for name in value:
+        if not {"", ".", ".."}.isdisjoint(name.split("/")):
+            raise invalid(f"the name {printable(name)!r} leaves its group", place)
+    return value
 
 
 def _pair_layers(
@@ -243,16 +237,13 @@ def _pair_layers(
     config = [name for name, wanted in needed.items() if wanted or name in custom]
     stored = [name for name, entries in listed.items() if entries]
     own, there = frozenset(config), frozenset(stored)
-    if there <= own or own <= listed.keys():
-        missing = [n for n in config if n not in there and n not in custom]
-        extra = [n for n in stored if n not in own]
-        if not missing and not extra:
-            return {n: n for n in config if n in listed}
-    elif len(config) == len(stored):
+    by_name = there <= own or own <= listed.keys()
+    if not by_name and len(config) == len(stored):
         return dict(zip(config, stored, strict=True))
-    else:
-        missing = [n for n in config if n not in there]
-        extra = [n for n in stored if n not in own]
+    missing = [n for n in config if n not in there and not (by_name and n in custom)]
+    extra = [n for n in stored if n not in own]
+    if by_name and not missing and not extra:
+        return {n: n for n in config if n in listed}
     if missing:
         raise WeightMismatchError(
             f"no weights for layer {', '.join(map(printable, missing[:5]))}",
@@ -266,9 +257,11 @@ def _pair_layers(
     )
 
 
-def _match_names(
-    wanted: Sequence[Slot], parts: Mapping[str, tuple[tuple[str, ...], str]]
-) -> list[list[str]]:
+# What a layout splits each entry into.
+Parts = Mapping[str, tuple[tuple[str, ...], str]]
+
+
+def _match_names(wanted: Sequence[Slot], parts: Parts) -> list[list[str]]:
     """Find the entries that match each slot by name, two at most: one is unambiguous.
 
     Looked up by label and by the innermost model's layer, as a group can hold a model of thousands
@@ -322,9 +315,6 @@ def _assign(
         for pair in _pair_by_number(some, theirs)
         or _pair_by_position(some, list(theirs), parts, place)
     ]
-
-
-Parts = Mapping[str, tuple[tuple[str, ...], str]]
 
 
 def _group_by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Parts]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,17 +17,16 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import Contiguous, StoredArray
 from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
 from keras2torch_birnn.readers.weights.layouts import Layout, is_cudnn
-from keras2torch_birnn.readers.weights.lora import is_updated, without_lora
+from keras2torch_birnn.readers.weights.lora import LORA, is_updated
 from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.quantized import int8_weights
 from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
-from keras2torch_birnn.readers.weights.spectral import without_mark
-from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
+from keras2torch_birnn.schema.dtype_flow import SPECTRAL
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import (
     Generation,
@@ -128,23 +127,21 @@ def find_weights(
     paths = _locate(root, container, generation, whole)
     names = container.written_names(paths)
     root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
-    stored = _find_arrays(paths, container.store)
+    arrays = iter(container.store.arrays([path for row in paths.values() for path in row.values()]))
+    stored = {owner: {name: next(arrays) for name in names} for owner, names in paths.items()}
     root = _infer_input_shape(root, stored)
-    rows = tuple(_pair(root, stored, layout))
-    _check_rows(rows, layout)
+    rows = tuple(
+        StoredLayer(owner, layout.infer(layer, stored[owner]), stored[owner])
+        for owner, layer in layers_by_owner(root)
+        if owner in stored
+    )
+    problems = [problem for row in rows for problem in _list_problems(row, layout)]
+    if problems:
+        raise gather(problems)
     root = replace_layers(root, {row.owner: row.layer for row in rows})
     if container.by_order:
         notes += swapped_note(root, names)
     return LocatedWeights(root, rows, layout, tuple(notes))
-
-
-def _pair(
-    root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]], layout: Layout
-) -> Iterator[StoredLayer]:
-    """Yield every layer that has weights in the file, with them."""
-    for owner, layer in layers_by_owner(root):
-        if owner in stored:
-            yield StoredLayer(owner, layout.infer(layer, stored[owner]), stored[owner])
 
 
 def _locate(
@@ -155,12 +152,6 @@ def _locate(
     inside = {owner for owner, _ in layers_by_owner(root)}
     paths = container.locate_weights(whole.model, generation, whole.left_out)
     return {owner: found for owner, found in paths.items() if owner in inside}
-
-
-def _find_arrays(paths: WeightPaths, store: Store) -> dict[Key, dict[str, StoredArray]]:
-    flat = [path for names in paths.values() for path in names.values()]
-    arrays = iter(store.arrays(flat))
-    return {owner: {n: next(arrays) for n in names} for owner, names in paths.items()}
 
 
 def _infer_input_shape(
@@ -177,18 +168,8 @@ def _infer_input_shape(
     return known
 
 
-def _check_rows(rows: Sequence[StoredLayer], layout: Layout) -> None:
-    """Compare the arrays of every layer with its options.
-
-    Raises:
-        WeightMismatchError: shapes or dtypes differ, all of them together.
-    """
-    problems = [problem for row in rows for problem in _list_problems(row, layout)]
-    if problems:
-        raise gather(problems)
-
-
 def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
+    """Yield what of a layer's arrays does not fit its options: shapes and dtypes."""
     layer, schema = row.layer, SCHEMA.get(row.layer.class_name)
     expected = named_weights(layer) or layout.shapes(layer, row.arrays)
     shape: Structure = layer.input_shape
@@ -248,5 +229,6 @@ def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> Layer
             notes.append(f"{place}: {name} holds values that are not finite")
     updated = [name for name in weights if is_updated(name, weights)]
     notes += [f"{printable(row.layer.place)}: LoRA was added to its {name}" for name in updated]
-    kept = without_mark(without_lora(row.layer))
-    return replace(kept, weights=layout.join(row.layer, weights))
+    held = (LORA, SPECTRAL)  # what the weights hold now
+    kept = {key: value for key, value in row.layer.semantics.items() if key not in held}
+    return replace(row.layer, semantics=kept, weights=layout.join(row.layer, weights))

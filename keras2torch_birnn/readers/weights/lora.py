@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from keras2torch_birnn.spec import LayerSpec, Shape
 
 _AS_KERAS = "save the model as .keras, which holds the sum of the weight and its update"
 # In a layer's semantics until its weights are read: rank and factor.
-_LORA = "lora"
+LORA = "lora"
 _UPDATED = ("kernel", "embeddings")
 
 
@@ -38,12 +37,12 @@ def parse_lora(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not numbers or not 0 < rank <= MAX_SIZE or not math.isfinite(alpha):
         shown = f"lora_rank={printable(repr(rank))}, lora_alpha={printable(repr(alpha))}"
         raise UnsupportedOptionError(f"{shown} is not supported", _AS_KERAS, place=place)
-    return {_LORA: {"rank": rank, "factor": alpha / rank}}
+    return {LORA: {"rank": rank, "factor": alpha / rank}}
 
 
 def update_shapes(layer: LayerSpec, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """Return name -> shape of both factors of a layer's update, none without one."""
-    lora = layer.semantics.get(_LORA)
+    lora = layer.semantics.get(LORA)
     weight = next((name for name in _UPDATED if name in shapes), None)
     if lora is None or weight is None:
         return {}
@@ -74,13 +73,5 @@ def add_update(layer: LayerSpec, weights: Mapping[str, Any]) -> dict[str, Any]:
                 place=layer.place,
             )
         product = np.matmul(weights[f"lora_{name}_a"], weights[f"lora_{name}_b"])
-        found[name] = found[name] + layer.semantics[_LORA]["factor"] * product
+        found[name] = found[name] + layer.semantics[LORA]["factor"] * product
     return found
-
-
-def without_lora(layer: LayerSpec) -> LayerSpec:
-    """Return the layer without what its semantics say of an update, which its weights hold."""
-    if _LORA not in layer.semantics:
-        return layer
-    kept = {key: value for key, value in layer.semantics.items() if key != _LORA}
-    return replace(layer, semantics=kept)

@@ -12,9 +12,8 @@ apart: 2.2 puts ``lstm_cell`` into the names of weights, and 1.x writes dtypes o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
-from functools import partial
 
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.readers.config.dialects import has_mask
@@ -22,18 +21,20 @@ from keras2torch_birnn.readers.weights.slots import Key
 from keras2torch_birnn.spec import Generation, LayerSpec, MaskedSteps
 
 OVERLAPPING = ("2.2.4-tf", "2.3.0-tf")
-_RULES: Mapping[MaskedSteps, str] = {"zeros": "zeros", "previous": "previous_output"}
+# The user's choice -> the rule, what layers do by it, and the TensorFlow that has it.
+_RULES: Mapping[MaskedSteps, tuple[str, str, str]] = {
+    "zeros": ("zeros", "give zeros", "2.2"),
+    "previous": ("previous_output", "repeat the previous output", "2.0 and 2.1"),
+}
 _CELL = re.compile(r"(lstm|gru)_cell(_\d+)?")
-_KERNEL: Mapping[str, Mapping[str, object]] = {
-    name: {
-        "activation": "tanh",
-        "recurrent_activation": "sigmoid",
-        "recurrent_dropout": 0.0,
-        "unroll": False,
-        "use_bias": True,
-        "return_sequences": True,
-    }
-    for name in ("LSTM", "GRU")
+# Options with which TensorFlow 2.0 and 2.1 take the cuDNN kernel.
+_KERNEL: Mapping[str, object] = {
+    "activation": "tanh",
+    "recurrent_activation": "sigmoid",
+    "recurrent_dropout": 0.0,
+    "unroll": False,
+    "use_bias": True,
+    "return_sequences": True,
 }
 
 
@@ -72,17 +73,25 @@ def resolve_masked_steps(
     """
     if generation.version not in OVERLAPPING:
         return root, []
-    wanted = {
-        owner: partial(_written_by, names, of_tensorflow_1, choice)
-        for owner, names in paths.items()
-    }
-    found: list[MaskedSteps] = []
-    root = _apply(root, wanted, found, (), wrapped=False)
-    if not found or not has_mask(root):
+    applied: list[MaskedSteps] = []
+
+    def apply(layer: LayerSpec, owner: Key, *, wrapped: bool) -> LayerSpec:
+        halves = layer.class_name == "Bidirectional"
+        layer = layer.map_inner(lambda key, inner: apply(inner, (*owner, key), wrapped=halves))
+        if not wrapped or owner not in paths or not _may_use_kernel(layer):
+            return layer
+        if choice is None and layer.place in of_tensorflow_1:  # zeros, and not ambiguous
+            return layer
+        applied.append(choice or _written_by(paths[owner]))
+        rule, *_ = _RULES[applied[-1]]
+        return replace(layer, semantics={**layer.semantics, "masked_output": rule})
+
+    root = apply(root, (), wrapped=False)
+    if not applied or not has_mask(root):
         return root, []
-    what = "repeat the previous output" if found[0] == "previous" else "give zeros"
-    reason = "as chosen" if choice else f"as TensorFlow {_WRITERS[found[0]]} does on a CPU"
-    other = "zeros" if found[0] == "previous" else "previous"
+    _, what, writer = _RULES[applied[0]]
+    reason = "as chosen" if choice else f"as TensorFlow {writer} does on a CPU"
+    other = next(one for one in _RULES if one != applied[0])
     return root, [
         f"keras_version {generation.version} belongs to several TensorFlows: masked steps of "
         f"Bidirectional LSTM and GRU layers {what}, {reason}; --masked-steps {other} is the other "
@@ -90,42 +99,18 @@ def resolve_masked_steps(
     ]
 
 
-_WRITERS: Mapping[MaskedSteps, str] = {"previous": "2.0 and 2.1", "zeros": "2.2"}
+def _may_use_kernel(layer: LayerSpec) -> bool:
+    """Tell whether the options of a layer allow the cuDNN kernel."""
+    return (
+        layer.class_name in ("LSTM", "GRU")
+        and all(layer.config[key] == value for key, value in _KERNEL.items())
+        and layer.semantics["masked_output"] == "zeros"
+        and layer.config.get("reset_after", True)
+    )
 
 
-def _written_by(
-    names: Mapping[str, str], first: Set[str], choice: MaskedSteps | None, layer: LayerSpec
-) -> MaskedSteps | None:
-    if choice is not None:
-        return choice
-    if layer.place in first:  # zeros, and not ambiguous
-        return None
+def _written_by(names: Mapping[str, str]) -> MaskedSteps:
+    """Return the rule of the TensorFlow that gave a layer's weights these names."""
     segments = names.get("kernel", "").split("/")
     has_cell = len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
     return "zeros" if has_cell else "previous"
-
-
-def _apply(
-    layer: LayerSpec,
-    wanted: Mapping[Key, Callable[[LayerSpec], MaskedSteps | None]],
-    applied: list[MaskedSteps],
-    owner: Key,
-    *,
-    wrapped: bool,
-) -> LayerSpec:
-    halves = layer.class_name == "Bidirectional"
-    layer = layer.map_inner(
-        lambda key, inner: _apply(inner, wanted, applied, (*owner, key), wrapped=halves)
-    )
-    options = _KERNEL.get(layer.class_name)
-    if not wrapped or options is None or owner not in wanted:
-        return layer
-    fast = all(layer.config[key] == value for key, value in options.items())
-    fast = fast and layer.semantics["masked_output"] == "zeros"
-    if not fast or not layer.config.get("reset_after", True):
-        return layer
-    rule = wanted[owner](layer)
-    if rule is None:
-        return layer
-    applied.append(rule)
-    return replace(layer, semantics={**layer.semantics, "masked_output": _RULES[rule]})

@@ -125,17 +125,15 @@ def _half_inside(owner: Key, inside: str) -> Half | None:
     return None if at is None else Half((*owner, *parts[: at + 1]), _HALVES[parts[at]])
 
 
-def _contains(name: str) -> Callable[[tuple[str, ...]], bool]:
+def _contains(name: str) -> Fits:
     return lambda segments: name in segments
 
 
-def _last(name: str) -> Callable[[tuple[str, ...]], bool]:
+def _last(name: str) -> Fits:
     return lambda segments: segments[-1:] == (name,)
 
 
-def _both(
-    first: Callable[[tuple[str, ...]], bool], second: Callable[[tuple[str, ...]], bool]
-) -> Callable[[tuple[str, ...]], bool]:
+def _both(first: Fits, second: Fits) -> Fits:
     return lambda segments: first(segments) and second(segments)
 
 

@@ -118,12 +118,6 @@ def without_vector(layer: LayerSpec, weights: Mapping[str, Any]) -> Mapping[str,
     return {name: value for name, value in weights.items() if name != VECTOR_U}
 
 
-def without_mark(layer: LayerSpec) -> LayerSpec:
-    """Return the layer without what its semantics say of the wrapper."""
-    kept = {key: value for key, value in layer.semantics.items() if key != SPECTRAL}
-    return replace(layer, semantics=kept) if is_spectral(layer) else layer
-
-
 def check_not_wrapped(root: LayerSpec) -> None:
     """Refuse to train as Keras does where Keras normalizes in training.
 

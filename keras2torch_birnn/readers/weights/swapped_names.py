@@ -19,7 +19,8 @@ def swapped_note(root: LayerSpec, names: WeightPaths) -> Iterator[str]:
     """
     written = _names_below(names)
     for owner, model in layers_by_owner(root):
-        known = dict.fromkeys(one.name for one in _layers_of(model))
+        layers = model.graph.layers if model.graph else ()
+        known = dict.fromkeys(one.name for one in layers)
         found = [
             (one, {_layer_in(name, known) for name in written.get((*owner, one), ())})
             for one in known
@@ -33,10 +34,6 @@ def swapped_note(root: LayerSpec, names: WeightPaths) -> Iterator[str]:
                 "the layers decides: make sure that the configuration is that of this file"
             )
             return
-
-
-def _layers_of(model: LayerSpec) -> tuple[LayerSpec, ...]:
-    return model.graph.layers if model.graph else ()
 
 
 def _layer_in(name: str, known: Container[str]) -> str:

@@ -301,12 +301,11 @@ def number_groups(
 
     ``skips``: a layer with weights counts twice. ``without``: layers that do not count.
     """
-    layers = model.graph.layers if model.graph else ()
     # The list of a Sequential or Pipeline has no InputLayer.
     passed_over = "" if model.class_name == "Functional" else "InputLayer"
     counting = {
         layer.name: layer
-        for layer in layers
+        for layer in (model.graph.layers if model.graph else ())
         if layer.class_name != passed_over and layer.name not in without
     }
     return _count_classes(counting, skips=skips)

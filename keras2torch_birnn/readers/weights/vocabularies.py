@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, invalid, printable
+from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.weights.slots import Key, replace_layers
 from keras2torch_birnn.readers.weights.v3 import ROOTS, VOCABULARY, v3_places
@@ -22,11 +23,7 @@ _NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 
 def with_vocabularies(
-    root: LayerSpec,
-    whole: LayerSpec,
-    container: Container,
-    generation: Generation,
-    problems: list[K2TError],
+    root: LayerSpec, whole: LayerSpec, container: Container, parsing: Parsing
 ) -> LayerSpec:
     """Read the vocabulary of every IntegerLookup; a missing one is a problem.
 
@@ -35,24 +32,20 @@ def with_vocabularies(
     Raises:
         InvalidModelFileError: a vocabulary holds something else.
     """
-    bare = [layer for layer in root.walk() if _lacks(layer)]
-    if not bare:
+    if not any(map(_lacks, root.walk())):
         return root
     found: dict[Key, LayerSpec] = {}
-    for owner, layer, name in written_vocabularies(whole, container, generation):
+    for owner, layer, name in written_vocabularies(whole, container, parsing.generation):
         if _lacks(layer):
             words = _numbers(container.vocabularies[name], name)
             found[owner] = replace(layer, config={**layer.config, "vocabulary": words})
     root = replace_layers(root, found)
-    problems += [
-        UnsupportedOptionError(
+    for layer in filter(_lacks, root.walk()):
+        parsing.refuse(
             "IntegerLookup without vocabulary: what adapt() found is not in this file",
             "save it as .keras, or make the layer anew with vocabulary=layer.get_vocabulary()",
-            place=layer.place,
+            layer.place,
         )
-        for layer in root.walk()
-        if _lacks(layer)
-    ]
     return root
 
 
