@@ -8,8 +8,9 @@ from spec_parity import IMAGE, KERAS_3, TF_215, parse
 from specs import fixture, layer
 
 from keras2torch_birnn.building import build
-from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.graphs import _normalize_call
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import ShapeError, augmentation
 from keras2torch_birnn.spec import TensorRef
 
@@ -46,14 +47,14 @@ def test_every_option_of_them_is_known_and_without_effect(name: str, version: st
 @pytest.mark.parametrize("keras3", [False, True])
 def test_training_true_is_the_default_in_keras_3_and_a_wish_in_tf_keras(keras3: bool) -> None:
     """Keras 3 stores the default of its ``call``; ``predict`` overrules it there alone."""
-    problems: list[K2TError] = []
+    parsing = Parsing(generation_of(KERAS_3))
     args = (TensorRef("x", 0, 0),)
-    _normalize_call(layer("RandomFlip"), 0, args, {"training": True}, keras3, problems)
-    assert [str(problem).count("training=True") for problem in problems] == [1] * (not keras3)
-    dropout = layer("Dropout", rate=0.5)
-    problems.clear()
-    _normalize_call(dropout, 0, args, {"training": True}, keras3, problems)
-    assert len(problems) == 1
+    _normalize_call(layer("RandomFlip"), 0, args, {"training": True}, keras3, parsing)
+    told = [str(problem).count("training=True") for problem in parsing.problems]
+    assert told == [1] * (not keras3)
+    parsing.problems.clear()
+    _normalize_call(layer("Dropout", rate=0.5), 0, args, {"training": True}, keras3, parsing)
+    assert len(parsing.problems) == 1
 
 
 def test_labels_beside_the_images_are_refused() -> None:
