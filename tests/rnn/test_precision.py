@@ -24,12 +24,12 @@ from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn import precision_settings
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced
-from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.rnn.native import codes, library, measuring, op, processors
 from keras2torch_birnn.rnn.native import precision as precision_of
 from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
 from keras2torch_birnn.rnn.native.measuring import Size
 from keras2torch_birnn.rnn.native.precision import ReducedKernel, choose, reduced_kernel
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.spec import Array
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
@@ -45,9 +45,6 @@ every_kernel = pytest.mark.parametrize(
     [(precision, bit) for precision, _, bit in KERNELS],
     ids=[f"{precision} {name}" for precision, name, _ in KERNELS],
 )
-tells_export_apart = pytest.mark.skipif(
-    SCAN is None, reason="torch before 2.10 compiles as it exports, and that is float32"
-)
 every_precision = pytest.mark.parametrize("precision", list(REDUCED))
 # units, features, batch, time; with 1553 features a panel is longer than one of its parts, on all
 # kernels. Weights are widened ahead (reduced.h) where batch * time is 32 or more, the recurrent
@@ -56,6 +53,18 @@ SIZES = (
     *((37, 23, 13, 5), (11, 1553, 17, 2), (11, 1553, 13, 2), (3, 1, 1, 7), (7, 41, 67, 2)),
     *((163, 13, 1, 3), (83, 13, 1, 37), (5, 7, 2, 19), (71, 29, 5, 11), (19, 5, 43, 3)),
 )
+
+
+@pytest.fixture
+def export_apart() -> None:
+    """Skip where torch says of what it compiles whole that it is exported: that is float32."""
+
+    def tell(x: Tensor) -> tuple[Tensor, Any]:
+        return x + 1, is_exporting_by_torch()
+
+    compiled: Any = torch.compile(tell, backend="eager", fullgraph=True)
+    if compiled(torch.ones(1))[1]:
+        pytest.skip("this torch compiles as it exports")
 
 
 def skip_without(bit: int) -> None:
@@ -458,7 +467,7 @@ def test_packed_weights_take_less_memory(precision: ReducedPrecision) -> None:
     assert sizes[1] / sizes[0] < {"bfloat16": 0.51, "int8": 0.27}[precision]
 
 
-@tells_export_apart
+@pytest.mark.usefixtures("export_apart")
 @native
 @every_precision
 def test_a_compiled_module_computes_the_same(precision: ReducedPrecision) -> None:
@@ -470,8 +479,7 @@ def test_a_compiled_module_computes_the_same(precision: ReducedPrecision) -> Non
 
 
 @pytest.mark.thorough
-@pytest.mark.thorough
-@tells_export_apart
+@pytest.mark.usefixtures("export_apart")
 @native
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch compiles with a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
