@@ -45,7 +45,7 @@ static inline Ratio activate_ratio(long kind, float parameter, Vec x) {
     }
 }
 
-// A cell's two, and where a gate's ratio is kept until another value is known: as Standard and Configured.
+// A cell's two, and where a gate's ratio is kept until another value is known.
 struct StandardRatios {
     template <class Call>
     explicit StandardRatios(const Call&) {}
@@ -55,15 +55,8 @@ struct StandardRatios {
     static Ratio kept(const float*, const float* from) { return {all(1.0f), load(from)}; }
 };
 
-struct ConfiguredRatios {
-    long gate_kind, act_kind;
-    float gate_parameter, act_parameter;
-    template <class Call>
-    explicit ConfiguredRatios(const Call& call)
-        : gate_kind(call.recurrent_activation),
-          act_kind(call.activation),
-          gate_parameter(static_cast<float>(call.recurrent_activation_parameter)),
-          act_parameter(static_cast<float>(call.activation_parameter)) {}
+struct ConfiguredRatios : Configured {
+    using Configured::Configured;
     Ratio gate(Vec x) const { return activate_ratio(gate_kind, gate_parameter, x); }
     Ratio act(Vec x) const { return activate_ratio(act_kind, act_parameter, x); }
     static void keep(const Ratio& gate, float* above, float* below) {

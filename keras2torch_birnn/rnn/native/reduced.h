@@ -125,7 +125,9 @@ struct Reduced {
         By& by;
         Values<Format> values;  // of the state, or of r h: the rows of the recurrent product
         float* sums;    // that product of one panel: (rows, [G][lane]); of a single row, of all
-        float *h, *h_next, *c, *reset;  // as in Scratch
+        float *h, *h_next;  // state before the step, (rows, H), and after it; before that, with `reset`, a gate's ratio
+        float* c;           // LSTM: cell state; GRU: the sum of n, or r h
+        float* reset;
         bool turned;
     };
 
