@@ -30,6 +30,7 @@ from keras2torch_birnn.porting.checked_run import first_output, same
 from keras2torch_birnn.porting.function_port import has_values
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import is_recurrent
+from keras2torch_birnn.porting.masked_steps import explain_masked_steps
 from keras2torch_birnn.porting.matching import (
     Match,
     Unit,
@@ -477,7 +478,7 @@ def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
 def _at_masked_steps(right: Sequence[tuple[str, Search]]) -> PortFinding | None:
     """Say where a port that is right at all steps that count differs at masked ones."""
     for name, search in right:
-        found = search.explain_masked_steps()
+        found = explain_masked_steps(search)
         if found is None:
             continue
         path, change = found

@@ -265,7 +265,7 @@ def test_each_row_makes_a_difference(page: str) -> None:
                 spec, batch.arrays, run, (), (), [], calls=1, kept=KeptResults(spec.root)
             )
             search.compute([], note=True)
-            for change in (*search._changes_of(path), *_of_masks(search, path)):
+            for change in (*search.changes_of(path), *_of_masks(search, path)):
                 words = _shown(change.words)
                 if not alive.setdefault(words, False):
                     alive[words] = _differs(search.compute([change]), search)

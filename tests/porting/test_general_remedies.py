@@ -21,7 +21,8 @@ from keras2torch_birnn.porting.moments import standardize
 from keras2torch_birnn.porting.normalization_changes import group_norm_changes
 from keras2torch_birnn.porting.observing import observe
 from keras2torch_birnn.porting.recurrent_changes import _row_times
-from keras2torch_birnn.porting.trials import Search, _are_values_of, _same_values, _tells
+from keras2torch_birnn.porting.scoring import are_values_of, same_values, tells
+from keras2torch_birnn.porting.trials import Search
 from keras2torch_birnn.porting.window_changes import _in_turn
 from keras2torch_birnn.porting.wiring_changes import _ends_of, _masked_as
 from keras2torch_birnn.readers import read_model
@@ -177,17 +178,17 @@ def test_values_that_a_port_has_in_another_shape_confirm_nothing() -> None:
     """A Flatten hands on what it is given, whichever layer that came from."""
     y = np.random.default_rng(5).normal(size=(3, 7, 2))
     trace: Any = SimpleNamespace(layers={"flatten": y.reshape(3, 14)})
-    assert _same_values(y, trace.layers["flatten"])
-    assert _are_values_of(["flatten"], y, trace)
-    assert not _are_values_of(["flatten"], y[:, ::-1], trace)
+    assert same_values(y, trace.layers["flatten"])
+    assert are_values_of(["flatten"], y, trace)
+    assert not are_values_of(["flatten"], y[:, ::-1], trace)
 
 
 @pytest.mark.parametrize(
-    ("values", "tells"),
+    ("values", "telling"),
     [([0.0, 0, 0], False), ([0.0, 1, 1, 0], False), ([0.2, 0.3], True), ([0.2, 0.3, 0.5], True)],
 )
-def test_zeros_and_masks_tell_nothing(values: list[float], tells: bool) -> None:
-    assert _tells(np.array(values)) == tells
+def test_zeros_and_masks_tell_nothing(values: list[float], telling: bool) -> None:
+    assert tells(np.array(values)) == telling
 
 
 def test_a_result_is_taken_over_only_for_the_same_options_of_the_call() -> None:
