@@ -1,4 +1,4 @@
-"""What may be wrong at a call of a model: the changes that are tried there."""
+"""Changes that are tried at a call of a model, as what may be wrong there."""
 
 from __future__ import annotations
 

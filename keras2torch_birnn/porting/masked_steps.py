@@ -1,4 +1,4 @@
-"""What a port does at masked steps, where it is right at those that count."""
+"""Masked steps of a port that is right at the steps that count."""
 
 from __future__ import annotations
 

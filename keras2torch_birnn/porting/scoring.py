@@ -1,4 +1,4 @@
-"""How well changes of Keras' computation explain what a port gives."""
+"""Scores of changes: how well they explain what a port gives."""
 
 from __future__ import annotations
 
