@@ -182,7 +182,8 @@ def check_module(model: object) -> None:
     """
     if isinstance(model, str | os.PathLike):
         found = f"a model is expected, found the path {os.fspath(model)!r}"
-        raise ArgumentTypeError(found, "load it first: k2t.load(path)")
+        advice = "k2t.convert(path) reads a Keras model, k2t.load(path) a converted one"
+        raise ArgumentTypeError(found, advice)
     if not hasattr(model, "named_modules"):
         raise ArgumentTypeError(f"a model is expected, found {type(model).__name__}")
 

@@ -148,4 +148,5 @@ def test_a_path_in_the_place_of_a_module_is_named(name: str) -> None:
     public = getattr(keras2torch_birnn, name)
     with pytest.raises(keras2torch_birnn.K2TError) as refused:
         public("model.pt", *["new.pt"] * (len(required(public)) - 1))
-    assert "found the path 'model.pt'; load it first: k2t.load(path)" in str(refused.value)
+    text = "found the path 'model.pt'; k2t.convert(path) reads a Keras model, k2t.load(path) a"
+    assert text in str(refused.value)
