@@ -361,6 +361,7 @@ def map_structure(function: Any, structure: Structure) -> Structure:
 
 
 def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
+    """Return the object of a layer in the JSON of a spec; what it has not is left out."""
     out: dict[str, Any] = {
         "class_name": layer.class_name,
         "name": layer.name,

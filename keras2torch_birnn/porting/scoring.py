@@ -109,6 +109,10 @@ class Scoring(Candidates):
         return self._rests[last]
 
     def _rated(self, path: str, some: Sequence[Change], trace: Trace) -> int:
+        """Rate changes at a call: 0 if the port contradicts them or shows them nowhere.
+
+        Else 1 and one for each later call that the port shows with them, or ``EVERYTHING``.
+        """
         whole = [*self.found, *some]
         shown = self._shown_at(path, some, trace)
         explains = self.same_outputs(trace)

@@ -59,6 +59,7 @@ def _infer_leaf(
     problems: list[K2TError],
     call_options: Mapping[str, Structure],
 ) -> LayerSpec:
+    """Infer the output shape of a layer that is no model, and the shapes of the layers in it."""
     if layer.class_name not in SCHEMA:  # a plugin's layer: its output may be known from before
         own = cell_output if is_custom_cell(layer) else own_output
         output = own(layer, shape)

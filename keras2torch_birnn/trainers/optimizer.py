@@ -220,6 +220,7 @@ class KerasOptimizer(Optimizer):
             yield from found.values()
 
     def _update(self, batches: Sequence[_Batch], iterations: int) -> None:
+        """Take one step on all parameters; ``iterations``: the steps before it."""
         self._clip(batches)
         shared = self.param_groups[0]["shared"]
         before = dict(shared)

@@ -81,6 +81,11 @@ def _is_keras3_node(node: Any) -> bool:
 
 
 def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> NodeCall:
+    """Parse a call of a layer: of Keras 3, of tensors by their names, or as a list of tensors.
+
+    Raises:
+        InvalidModelFileError: it has another form, or names a layer that is not there.
+    """
     if _is_keras3_node(node):
         args, kwargs = node.get("args", []), node["kwargs"]
         if not isinstance(args, list):
