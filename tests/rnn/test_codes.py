@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 from kernel_layers import native
+from mutations import recurrent
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.bench import case
 from keras2torch_birnn.merge_modes import MERGE_MODES, MergeName
 from keras2torch_birnn.rnn.native import codes, library, loading, op, packing
@@ -62,6 +66,25 @@ def test_numbers_that_differ_are_told_in_words() -> None:
 def test_every_list_of_merge_modes_has_the_same_ones() -> None:
     assert {*get_args(MergeName)} == {*MERGE_MODES}
     assert {*case.MERGES} == {*MERGE_MODES}
+    assert recurrent.MERGED.keys() == {*MERGE_MODES, None}
+
+
+@pytest.mark.parametrize(
+    ("page", "quote"),
+    [("README.md", "`"), ("docs/architecture.md", "`"), ("docs/bidirectional.md", '`"')],
+)
+def test_pages_name_every_merge_mode_where_they_list_them(page: str, quote: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text("utf-8")
+    lists = [line for line in text.splitlines() if "None" in line and f"{quote}concat" in line]
+    assert lists
+    assert not [line for line in lists for mode in MERGE_MODES if f"{quote}{mode}" not in line]
+
+
+def test_the_modules_describe_every_merge_mode() -> None:
+    described = inspect.getdoc(k2t.BiLSTM)
+    assert described is not None
+    (line,) = [line for line in described.splitlines() if "merge_mode: " in line]
+    assert not [mode for mode in MERGE_MODES if f'"{mode}"' not in line]
 
 
 # ---- calls with unknown codes ------------------------------------------------------------------
