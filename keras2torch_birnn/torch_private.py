@@ -83,6 +83,12 @@ PRIVATE: Mapping[str, PrivateName] = {
     ),
     "scan": PrivateName("torch._higher_order_ops.scan", "scan", _SCAN, _UNROLLED),
     "scan_op": PrivateName("torch._higher_order_ops.scan", "scan_op", _SCAN, _UNROLLED),
+    "function_name": PrivateName(
+        "torch.fx.node",
+        "_get_qualified_name",
+        "whether a function of torch has been replaced",
+        _NO_PROGRAMS,
+    ),
     "dispatch_key": PrivateName("torch._C", "DispatchKey", _SHAPES, _BY_STEP),
     "kernel_table": PrivateName("torch", "ops.aten.lstm.input.py_kernels", _SHAPES, _BY_STEP),
     "kernel_cache": PrivateName("torch", "ops.aten.lstm.input._dispatch_cache", _SHAPES, _BY_STEP),

@@ -21,6 +21,7 @@ import h5py
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from fixture_files import FIXTURES
 
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
@@ -158,10 +159,7 @@ FEATURES: Mapping[str, Callable[[File], bool]] = {
     "SimpleRNN": has("SimpleRNN"),
     "CuDNNLSTM, CuDNNGRU": lambda file: "CuDNN" in file.text,
     "cells, ConvLSTM": has(*_family(r"RNN|StackedRNNCells|ConvLSTM.*|.*Cell")),
-    "Bidirectional concat": _merge("concat"),
-    "Bidirectional sum": _merge("sum"),
-    "Bidirectional mul": _merge("mul"),
-    "Bidirectional ave": _merge("ave"),
+    **{f"Bidirectional {mode}": _merge(mode) for mode in MERGE_MODES},
     "Bidirectional without merge": _merge(None),
     "halves that differ": _unequal,
     "hard_sigmoid": lambda file: "hard_sigmoid" in str([one.config for one in file.layers]),

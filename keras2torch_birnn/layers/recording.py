@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import _get_qualified_name
 
 from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
@@ -92,7 +91,9 @@ def _find_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of a graph, which has torch's own by name in its code."""
     if not (is_ours(function) or isinstance(function, type(torch.add))):
         raise NotRecordedError("a function of others")
-    package, _, path = _get_qualified_name(function).partition(".")
+    if (name_of := find("function_name")) is None:
+        raise NotRecordedError("a function whose name torch does not tell")
+    package, _, path = name_of(function).partition(".")
     if package == "torch" and attrgetter(path)(torch) is not function:
         raise NotRecordedError("a function that another has replaced")
     return function

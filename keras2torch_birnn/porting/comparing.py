@@ -32,6 +32,7 @@ from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import is_recurrent
 from keras2torch_birnn.porting.masked_steps import explain_masked_steps
 from keras2torch_birnn.porting.matching import (
+    BATCH_NORMS,
     Match,
     Unit,
     find_units,
@@ -59,6 +60,12 @@ from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.spec import Array, ModelSpec, leaves
 from keras2torch_birnn.verification.given_inputs import InputData
 
+# What computes otherwise in training.
+_MODAL = (
+    *BATCH_NORMS,
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
 _AT_MASKED_STEPS = "at masked steps of the outputs alone"
 _UNEXPLAINED = "it, or what is done to its input, differs; no known mistake explains how"
 # In float64 only wrong numbers are far apart; a port that insists on float32 rounds.
@@ -432,10 +439,7 @@ class _Comparison:
         for one in self.evidence if ok else ():
             for tensor in one.tensors:
                 yield f"no input that was tried shows a difference, but {tensor}"
-        if self.port.training and any(
-            isinstance(one, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
-            for one in self.port.modules()
-        ):
+        if self.port.training and any(isinstance(one, _MODAL) for one in self.port.modules()):
             yield "the port was compared in eval mode: call .eval() before you use it"
 
 

@@ -30,7 +30,8 @@ from keras2torch_birnn.spec import Array, LayerSpec
 _SAME = 1e-6
 _RECURRENT = {nn.LSTM: "LSTM", nn.GRU: "GRU", nn.RNN: "SimpleRNN"}
 _CELLS = {nn.LSTMCell: "LSTM", nn.GRUCell: "GRU", nn.RNNCell: "SimpleRNN"}
-_OWN_LAYOUT = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_OWN_LAYOUT = (nn.Linear, nn.Embedding, nn.LayerNorm, *BATCH_NORMS)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _SHOWN = {
     "weight_ih": "kernel",

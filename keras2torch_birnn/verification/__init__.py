@@ -3,7 +3,7 @@
 The verdict has two parts. In float64 every layer must agree with the NumPy reference, each on the
 reference's own input (``layer_check``): that finds any wrong gate, flip or mask. In its own
 precision the whole model must agree to ``atol + rtol |y|``, or be as close to the exact value as
-plain float32 arithmetic is, on inputs where that is meaningful (``whole_model``).
+plain float32 arithmetic is, on inputs where that is meaningful (``reference.rounding``).
 """
 
 from __future__ import annotations

@@ -315,7 +315,7 @@ MUTATIONS: list[Mutation] = [
     # Merging.
     *(
         mutation(f"merge_mode {old} becomes {new}", change_merge_mode(old, new), *MERGED[old])
-        for old in MERGE_MODES
+        for old in MERGED
         for new in MERGE_MODES
         if new != old
     ),

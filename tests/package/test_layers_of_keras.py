@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_the_page_of_layers_names_what_is_not_converted() -> None:
     page = (ROOT / "docs" / "layers.md").read_text("utf-8")
     shown = [name for name, why in NOT_CONVERTED.items() if why not in (_ABSTRACT, _ALIAS)]
     assert not [name for name in shown if f"`{name}`" not in page]
+
+
+def test_the_page_of_layers_calls_nothing_unsupported_that_is_converted() -> None:
+    page = (ROOT / "docs" / "layers.md").read_text("utf-8")
+    unsupported = page.split("## Not supported yet\n")[1].split("- Half precision")[0]
+    named = {*re.findall(r"`(\w+)`", unsupported)}
+    assert {"StringLookup", "inv"} <= named  # classes of layers, and functions
+    functions = {f.name.lower() for row in OPS.values() for f in row.forms if f.dialect == "keras"}
+    assert not named & (CLASS_NAMES.keys() - CELLS.keys())
+    assert not {name.replace("_", "") for name in named} & functions
 
 
 def test_the_list_of_layers_has_every_layer_that_is_converted() -> None:

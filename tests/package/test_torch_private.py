@@ -39,15 +39,26 @@ def test_without_private_names_the_numbers_are_the_same(groups: list[list[str]])
 
 
 def test_no_other_module_names_what_is_private_in_torch() -> None:
-    """Attributes that begin with an underscore: of torch's modules, storages and tensors."""
+    """Names that begin with an underscore: of torch's modules, storages and tensors."""
     own = Path(find.__code__.co_filename)
     named = {row.path.rpartition(".")[2] for row in PRIVATE.values()}
-    for page in own.parent.rglob("*.py"):
-        for node in nodes(page):
-            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and page != own:
+    found = []
+    for page in {*own.parent.rglob("*.py")} - {own}:
+        code = [*nodes(page)]
+        imports = [
+            node
+            for node in code
+            if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "torch"
+        ]
+        names = [(alias.name, alias.asname or alias.name) for one in imports for alias in one.names]
+        found += [f"{page.name}: import {name}" for name, _ in names if re.match("_[^_]", name)]
+        roots = {"torch", *(shown for _, shown in names)}
+        for node in code:
+            if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
                 source = ast.unparse(node)
-                assert not source.startswith("torch."), f"{page.name}: {source}"
-                assert node.attr not in named, f"{page.name}: {source}"
+                if source.partition(".")[0] in roots or node.attr in named:
+                    found.append(f"{page.name}: {source}")
+    assert not found
 
 
 LISTED = {

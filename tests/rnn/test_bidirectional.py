@@ -128,7 +128,7 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
         modes[-1] = None
     cell = draw(st.sampled_from(sorted(STACKS)))
     if draw(st.integers(0, 3)) == 3:
-        modes[:-1] = ["ave" if mode == "mul" else mode for mode in modes[:-1]]
+        modes[:-1] = [mode if mode in FOLDED else "ave" for mode in modes[:-1]]
         return draw(foldable(cell, modes))
     options: dict[str, Any] = {
         "bias": draw(st.booleans()),
@@ -403,7 +403,10 @@ def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch
         ({"dropout": 1.5}, r"dropout=1.5: a rate between 0 and 1"),
         ({"hidden_size": 0}, "hidden_size=0: a whole number of at least 1"),
         ({"num_layers": 2.0}, r"num_layers=2.0: a whole number of at least 1"),
-        ({"merge_mode": "average"}, "merge_mode='average': one of concat, sum, mul, ave or None"),
+        (
+            {"merge_mode": "average"},
+            f"merge_mode='average': one of {', '.join(MERGE_MODES)} or None",
+        ),
         ({"merge_mode": ["sum"], "num_layers": 2}, "merge_mode: 1 modes for 2 layers"),
         ({"merge_mode": None, "num_layers": 2}, "only the last layer may keep both"),
         ({"activation": "hard_sigmoid"}, "hard_sigmoid means two things"),

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
+import re
+import shutil
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
+from built_kernels import COMPILER
 from kernel_layers import native
+from mutations import recurrent
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.bench import case
 from keras2torch_birnn.merge_modes import MERGE_MODES, MergeName
 from keras2torch_birnn.rnn.native import codes, library, loading, op, packing
 from keras2torch_birnn.rnn.native.codes import RESULTS
 from keras2torch_birnn.rnn.native.loading import NoKernelError
+from keras2torch_birnn.rnn.native.sources import COMMON
 
 BATCH, TIME, FEATURES, UNITS = 3, 7, 5, 11
 UNKNOWN = RESULTS["unknown code"]
@@ -62,6 +71,44 @@ def test_numbers_that_differ_are_told_in_words() -> None:
 def test_every_list_of_merge_modes_has_the_same_ones() -> None:
     assert {*get_args(MergeName)} == {*MERGE_MODES}
     assert {*case.MERGES} == {*MERGE_MODES}
+    assert recurrent.MERGED.keys() == {*MERGE_MODES, None}
+
+
+@pytest.mark.parametrize(
+    ("page", "quote"),
+    [("README.md", "`"), ("docs/architecture.md", "`"), ("docs/bidirectional.md", '`"')],
+)
+def test_pages_name_every_merge_mode_where_they_list_them(page: str, quote: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text("utf-8")
+    lists = [line for line in text.splitlines() if "None" in line and f"{quote}concat" in line]
+    assert lists
+    assert not [line for line in lists for mode in MERGE_MODES if f"{quote}{mode}" not in line]
+
+
+def test_the_modules_describe_every_merge_mode() -> None:
+    described = inspect.getdoc(k2t.BiLSTM)
+    assert described is not None
+    (line,) = [line for line in described.splitlines() if "merge_mode: " in line]
+    assert not [mode for mode in MERGE_MODES if f'"{mode}"' not in line]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no compiler here")
+def test_a_number_that_a_switch_lacks_ends_the_build(tmp_path: Path) -> None:
+    for file in (*loading.FOLDER.glob("*.h"), loading.FOLDER / "isa_plain.cpp"):
+        shutil.copy(file, tmp_path)
+    header = tmp_path / "codes.h"
+    begin = re.compile(
+        r"^#define K2T_(KIND|ACTIVATION|MERGE|MAP|OPERATION|NUMBER)_CODES.CODE.", re.M
+    )
+    text, changed = begin.subn(r'\g<0> CODE(NEW_\1, "new")', header.read_text("utf-8"))
+    header.write_text(text, "utf-8")
+    command = [str(COMPILER), *COMMON, "-fsyntax-only", str(tmp_path / "isa_plain.cpp")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert changed == 6
+    assert {name for line in errors for name in re.findall(r"NEW_\w+", line)} == {
+        *("NEW_KIND", "NEW_ACTIVATION", "NEW_MERGE", "NEW_MAP", "NEW_OPERATION", "NEW_NUMBER")
+    }
 
 
 # ---- calls with unknown codes ------------------------------------------------------------------

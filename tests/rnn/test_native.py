@@ -365,6 +365,23 @@ def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
 
 
 @native
+@pytest.mark.parametrize("merge", MERGE_MODES)
+@pytest.mark.parametrize("step", [0, 10])
+def test_a_merge_hands_on_the_nan_of_either_direction(merge: str, step: int, isa: int) -> None:
+    """One direction is NaN at all steps, the other at the last that it reads."""
+    spec = both("GRU", 19, 3, merge, activation="tanh", recurrent_activation="sigmoid")
+    module: Any = bidirectional(spec)
+    x = torch.randn(2, 11, 3)
+    x[0, step, 1] = float("nan")
+    with torch.no_grad():
+        got = module(x)
+        k2t.set_engine(module, "loop")
+        wanted = module(x)
+    assert wanted[0].isnan().sum() >= wanted[0].numel() / 2
+    torch.testing.assert_close(got, wanted, equal_nan=True)
+
+
+@native
 def test_memory_does_not_grow_with_calls() -> None:
     module, x = gru()
     with torch.no_grad():

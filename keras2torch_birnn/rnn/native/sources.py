@@ -10,7 +10,11 @@ from pathlib import Path
 
 # -O2 -g0 -fno-wrapv: with Python's own -O3 -g -fwrapv, GCC takes minutes over the unrolled products
 # and makes nothing faster.
-COMMON = "-std=c++17 -O2 -g0 -fno-wrapv -fPIC -fvisibility=hidden -pthread -Wall -Wextra".split()
+# -Werror=switch: a number of codes.h that a switch lacks would end the program that meets it.
+COMMON = [
+    *"-std=c++17 -O2 -g0 -fno-wrapv -fPIC -fvisibility=hidden -pthread -Wall -Wextra".split(),
+    "-Werror=switch",
+]
 
 
 def source_hash(folder: Path) -> int | None:
