@@ -64,6 +64,10 @@ def form(forms: Any, name: str, **changes: Any) -> Patch:
     return put(forms, name, replace(forms[name], **changes))
 
 
+def sinc_of_radians(x: Any) -> Any:
+    return torch.sinc(x / torch.pi)
+
+
 MUTATIONS = [
     Mutation("subtract backwards", target("Subtract", Target(subtract_backwards)), VALUES),
     Mutation("divide backwards", target("Divide", Target(divide_backwards)), VALUES),
@@ -72,6 +76,7 @@ MUTATIONS = [
     Mutation("less for greater", target("Greater", operations._TARGETS["Less"]), VALUES),
     Mutation("greater without equal", target("GreaterEqual", Target(less_than)), VALUES),
     Mutation("minimum for maximum", target("Maximum", operations._TARGETS["Minimum"]), VALUES[:2]),
+    Mutation("sinc without pi", target("Sinc", Target(sinc_of_radians)), (f"{K3}sinc.keras",)),
     Mutation("round up", target("Round", Target(torch.ceil)), VALUES),
     Mutation(
         "angle of the other",

@@ -161,6 +161,7 @@ _TABLE = {
         Sin tf.math.sin node.Sin keras.Sin
         Cos tf.math.cos node.Cos keras.Cos
         Tan tf.math.tan node.Tan keras.Tan
+        Sinc keras.Sinc
         Arcsin tf.math.asin node.Asin keras.Arcsin
         Arccos tf.math.acos node.Acos keras.Arccos
         Arctan tf.math.atan node.Atan keras.Arctan
