@@ -88,6 +88,27 @@ class Rescaling(Described):
         return x.to(self.scale.dtype) * self.scale + self.offset
 
 
+class AutoContrast(Described):
+    """Each channel of an image stretched over the whole ``value_range``."""
+
+    value_range: Tensor
+
+    def __init__(self, value_range: Any) -> None:
+        super().__init__()
+        self.register_buffer("value_range", _single(value_range))
+        self.of_bytes = self.value_range.tolist() == [0, 255]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Stretch (B, H, W, C) over H and W, in numbers from 0 to 255 as Keras does."""
+        low, high = self.value_range
+        y = x if self.of_bytes else (x - low) / (high - low) * 255.0
+        least, largest = y.amin((1, 2), keepdim=True), y.amax((1, 2), keepdim=True)
+        scale = 255.0 / (largest - least)
+        y = (y * scale - least * scale).clamp(0.0, 255.0)
+        y = y if self.of_bytes else y / 255.0 * (high - low) + low
+        return torch.where(y.isnan(), x, y)  # a channel of one value stays as it is
+
+
 def encode(ids: Tensor, tokens: Tensor, mode: str, weights: Tensor | None = None) -> Tensor:
     """Encode ids over all ``tokens``: one-hot rows, or per sample which occur or how often.
 
@@ -189,6 +210,7 @@ def integer_lookup(layer: LayerSpec) -> nn.Module:
 CONVERTERS: Mapping[str, Converter] = {
     "Normalization": Converter(normalization, passes_mask),
     "Rescaling": Converter(of_options(Rescaling, "scale", "offset"), passes_mask),
+    "AutoContrast": Converter(of_options(AutoContrast, "value_range"), NONE),
     "CategoryEncoding": Converter(of_options(CategoryEncoding, "num_tokens", "output_mode"), NONE),
     "Discretization": Converter(of_options(Discretization, "bin_boundaries", "output_mode"), NONE),
     "IntegerLookup": Converter(integer_lookup, NONE),

@@ -54,6 +54,22 @@ def rescaling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
     return context.number(x) * scale + offset, _passed(mask, context)
 
 
+def auto_contrast(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """Compute ``AutoContrast.transform_images`` (Keras 3.15): from 0 to 255 over axes 1 and 2.
+
+    A channel of one value is 0/0, and is left alone.
+    """
+    x = context.number(x)
+    start, end = (context.number(_single(bound)) for bound in layer.config["value_range"])
+    scales = start != 0 or end != 255
+    images = 255 * ((x - start) / (end - start)) if scales else x
+    darkest = images.min(axis=(1, 2), keepdims=True)
+    factor = 255 / (images.max(axis=(1, 2), keepdims=True) - darkest)
+    stretched = np.clip(images * factor + -darkest * factor, 0, 255)
+    result = start + (end - start) * (stretched / 255) if scales else stretched
+    return np.where(np.isnan(result), x, result), None
+
+
 def encoded(ids: Array, mode: str, depth: int, context: Context, weights: Any = 1.0) -> Array:
     """Compute ``encode_categorical_inputs``.
 
@@ -126,6 +142,7 @@ def integer_lookup(layer: LayerSpec, x: Array, mask: Structure, context: Context
 EQUATIONS: Mapping[str, Equation] = {
     "Normalization": normalization,
     "Rescaling": rescaling,
+    "AutoContrast": auto_contrast,
     "CategoryEncoding": category_encoding,
     "Discretization": discretization,
     "IntegerLookup": integer_lookup,

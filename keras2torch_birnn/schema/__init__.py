@@ -53,7 +53,9 @@ _CLASSES = {
         "Conv{}D DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D Conv{}DTranspose"
     ),
     "local": "LocallyConnected1D LocallyConnected2D",
-    "preprocessing": "Normalization Rescaling CategoryEncoding Discretization IntegerLookup",
+    "preprocessing": (
+        "Normalization Rescaling AutoContrast CategoryEncoding Discretization IntegerLookup"
+    ),
     "hashing": "Hashing",
     "merging": "Add Multiply Average Maximum Minimum Subtract Concatenate Dot Merge",
     "attention": "Attention AdditiveAttention MultiHeadAttention GroupedQueryAttention",

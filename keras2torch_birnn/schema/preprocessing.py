@@ -69,6 +69,21 @@ def _rescaled(config: Config, shape: Shape | None) -> Shape | None:
     return shape
 
 
+def _value_range(value: Any) -> tuple[float, float]:
+    """Parse the least and the largest value, in any order."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise BadOptionError("two numbers are expected")
+    low, high = sorted(number().parse(part) for part in value)
+    return low, high
+
+
+def _images(config: Config, shape: Structure) -> Shape | None:
+    """Return the shape of the images; Keras takes a tensor of three dimensions as one image."""
+    if isinstance(shape, Mapping) or any(isinstance(part, tuple) for part in shape or ()):
+        raise ShapeError("images alone are expected, found several tensors")
+    return known(shape, rank=4)
+
+
 def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:
     sizes: Shape = (None,) * len(config["axis"])
     if shape is not None:
@@ -226,6 +241,12 @@ LAYERS: Mapping[str, Schema] = {
         },
         semantics=_PASSES_MASK,
         output=_rescaled,
+    ),
+    "AutoContrast": Schema(
+        {"value_range": Option((0, 255), _value_range)},
+        output=_images,
+        ignored=("data_format", "bounding_box_format"),  # always of axes 1 and 2
+        refused=("labels or boxes beside the images",),
     ),
     "CategoryEncoding": Schema(
         {

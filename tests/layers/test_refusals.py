@@ -183,6 +183,8 @@ REFUSED: list[tuple[str, Mapping[str, Any], list[int | None], str, str]] = [
         r"offset of shape \[1, 1, 1, 1\]",
     ),
     ("Rescaling", {"scale": [[1.0], [1.0, 2.0]]}, STEPS, TF_215, "lists of equal lengths"),
+    ("AutoContrast", {"value_range": [1.0]}, STEPS, KERAS_3, "two numbers are expected"),
+    ("AutoContrast", {}, STEPS, KERAS_3, "an input of 4 dimensions is expected"),
     ("PReLU", {"shared_axes": [3]}, STEPS, TF_215, "shared_axes 3 of an input of 3 dimensions"),
     ("PReLU", {"shared_axes": [-2]}, STEPS, TF_215, "shared_axes -2 of an input of 3 dimensions"),
     ("CategoryEncoding", {"num_tokens": 5, "sparse": True}, STEPS, TF_215, "option sparse=True"),

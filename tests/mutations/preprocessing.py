@@ -18,6 +18,17 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/around_normalization_given.h5",
     ),
     mutation(
+        "AutoContrast stretches all channels alike",
+        edit("layers.preprocessing:AutoContrast.forward", "y.amax((1, 2)", "y.amax((1, 2, 3)"),
+        f"{K3}/auto_contrast.keras",
+        f"{K3}/auto_contrast_images.keras",
+    ),
+    mutation(
+        "AutoContrast of a channel of one value is NaN",
+        edit("layers.preprocessing:AutoContrast.forward", "y.isnan()", "y.isinf()"),
+        f"{K3}/auto_contrast.keras",
+    ),
+    mutation(
         "CategoryEncoding does not count",
         edit("layers.preprocessing:encode", 'mode == "multi_hot"', 'mode != "one_hot"'),
         f"{TF}/around_count.h5",

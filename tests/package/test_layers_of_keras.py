@@ -34,7 +34,7 @@ NOT_CONVERTED: Mapping[str, str] = {
     **dict.fromkeys(("AtrousConv1D", "AtrousConv2D"), _ALIAS),
     "CategoryCrossing": _TEXT,
     "Lambda": "holds Python code; a plugin supplies it",
-    **dict.fromkeys(("AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization"), _BY_VALUE),
+    "ContrastLimitedAdaptiveHistogramEqualization": _BY_VALUE,
     "Equalization": "no model of Keras 3.15 can be built with it",
     "ConvLSTM2DCell": "only inside ConvLSTM2D",
 }

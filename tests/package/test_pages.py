@@ -74,7 +74,7 @@ NOT_DRAWN = {
     "the newest Keras alone has it, or computes it so": {
         *"AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveAveragePooling1D".split(),
         *"AdaptiveAveragePooling2D Resizing CenterCrop RandomCrop STFTSpectrogram".split(),
-        *"MelSpectrogram ReversibleEmbedding".split(),
+        *"MelSpectrogram ReversibleEmbedding AutoContrast".split(),
     },
 }
 # Layers that do not hand on the values of their input; those on mixed pages are named.
@@ -119,7 +119,7 @@ NO_MISTAKES = {
         *"EinsumDense Highway MaxoutDense RandomFourierFeatures ThresholdedReLU".split(),
         *"ParametricSoftplus SReLU Resizing CenterCrop RandomCrop".split(),
         *"STFTSpectrogram MelSpectrogram LocallyConnected1D LocallyConnected2D Merge".split(),
-        *"IntegerLookup Hashing GroupedQueryAttention".split(),
+        *"IntegerLookup Hashing GroupedQueryAttention AutoContrast".split(),
     },
 }
 

@@ -23,7 +23,9 @@ _UNMASKED = (
 )
 STOPS = frozenset(name for page in _UNMASKED for name in CLASSES[page]) - frozenset(
     ("Dense", "GlobalAveragePooling1D")
-) | frozenset("CategoryEncoding Discretization Dot IntegerLookup Merge RMSNormalization".split())
+) | frozenset(
+    "AutoContrast CategoryEncoding Discretization Dot IntegerLookup Merge RMSNormalization".split()
+)
 # Layers that hand a mask on and compute the same with and without one.
 PASSES = frozenset(CLASSES["dropout"]) | frozenset(
     "Activation Add Average Concatenate Dense ELU GroupNormalization InputLayer "

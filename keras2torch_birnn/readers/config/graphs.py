@@ -33,7 +33,7 @@ from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef,
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
 _TRAIN_BY_DEFAULT = frozenset(
-    {*CLASSES["augmentation"], "CenterCrop", "RandomCrop", "Resizing", "Pipeline"}
+    {*CLASSES["augmentation"], "AutoContrast", "CenterCrop", "RandomCrop", "Resizing", "Pipeline"}
 )
 
 
