@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import zipfile
+import io
 from collections.abc import Callable, Iterable
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
 import h5py
-from commands import STACK_H5, STACK_KERAS, changed_config, changed_h5, layer
+from commands import (
+    STACK_H5,
+    STACK_KERAS,
+    changed_archive,
+    changed_config,
+    changed_h5,
+    layer,
+)
 from harness import COMMANDS
 from sampling import rest_thorough
 
@@ -64,22 +70,17 @@ def with_weights(suffix: str, change: Callable[[h5py.File, str], object]) -> Bui
     def edit(file: h5py.File) -> None:
         change(file, kernel_of(file))
 
+    def in_archive(members: dict[str, bytes]) -> None:
+        weights = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file:
+            edit(file)
+        members["model.weights.h5"] = weights.getvalue()
+
     def build(folder: Path) -> Path:
         target = folder / f"model{suffix}"
         if suffix == ".h5":
             return changed_h5(STACK_H5, target, edit)
-        with zipfile.ZipFile(STACK_KERAS) as old, zipfile.ZipFile(target, "w") as new:
-            for entry in old.infolist():
-                data = old.read(entry)
-                if entry.filename == "model.weights.h5":
-                    inner = folder / "inner"
-                    inner.write_bytes(data)
-                    with h5py.File(inner, "r+") as file:
-                        edit(file)
-                    data = inner.read_bytes()
-                    inner.unlink()
-                new.writestr(entry, data)
-        return target
+        return changed_archive(STACK_KERAS, target, in_archive)
 
     return build
 
@@ -95,23 +96,9 @@ def instead(make: Callable[[h5py.Group, str], object]) -> Callable[[h5py.File, s
     return change
 
 
-def with_config(suffix: str, change: Callable[[Model], object]) -> Build:
-    """A model whose parsed architecture ``change`` has edited."""
-
-    def build(folder: Path) -> Path:
-        def edit(model: Model) -> None:
-            change(model)
-
-        return changed_config(CONTAINERS[suffix], folder / f"model{suffix}", edit)
-
-    return build
-
-
-def with_layer(suffix: str, change: Callable[[Model], object], name: str = "dense") -> Build:
-    """A model in which ``change`` has edited the entry of one layer."""
-    return with_config(suffix, lambda model: change(layer(model, name)))
-
-
-def copied(source: Path) -> Build:
-    """An honest model."""
-    return lambda folder: Path(shutil.copyfile(source, folder / f"model{source.suffix}"))
+def with_dense(suffix: str, change: Callable[[Model], object]) -> Build:
+    """A model in which ``change`` has edited the entry of the layer ``dense``."""
+    source = CONTAINERS[suffix]
+    return lambda folder: changed_config(
+        source, folder / f"model{suffix}", lambda model: change(layer(model, "dense"))
+    )

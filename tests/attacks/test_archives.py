@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from builders import by_commands
 from commands import STACK_KERAS
-from harness import Attack, Runner, refused
+from harness import Runner, refused
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 DIRECTORY, END, LOCAL = b"PK\1\2", b"PK\5\6", b"PK\3\4"
@@ -64,11 +64,16 @@ def duplicate() -> bytes:
     return data.replace(b"config.jsox", b"config.json")
 
 
-def linked(name: str) -> bytes:
-    """A member that says it is a symbolic link to a file of this machine."""
+def link(name: str) -> zipfile.ZipInfo:
+    """A member that says it is a symbolic link."""
     entry = zipfile.ZipInfo(name)
     entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    return zipped({k: v for k, v in members().items() if k != name} | {entry: b"/etc/passwd"})
+    return entry
+
+
+def linked(name: str) -> bytes:
+    """A member that says it is a link to a file of this machine."""
+    return zipped({k: v for k, v in members().items() if k != name} | {link(name): b"/etc/passwd"})
 
 
 def elsewhere(name: str) -> bytes:
@@ -208,12 +213,6 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def link(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name)
-    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    return entry
-
-
 @pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "command"), by_commands(ATTACKS))
 def test_a_hostile_archive_is_refused(
@@ -222,8 +221,7 @@ def test_a_hostile_archive_is_refused(
     make, words = ATTACKS[name]
     file = tmp_path / "model.keras"
     file.write_bytes(make())
-    attack = Attack(lambda _: file, 3, words)
-    refused(runners[command], command, file, attack, tmp_path, name=name)
+    refused(runners[command], command, file, words, tmp_path, name=name)
 
 
 @pytest.mark.every(3)

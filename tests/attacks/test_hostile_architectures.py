@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import CONTAINERS, Model, in_one_container, with_layer
+from builders import CONTAINERS, Model, in_one_container, with_dense
 from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
-from harness import Attack, Runner, refused
+from harness import Runner, refused
 from sampling import examples, in_turn
 
 from keras2torch_birnn.errors import K2TError
@@ -150,9 +150,9 @@ def test_nothing_is_run_that_a_file_names(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], canary: Path, tmp_path: Path
 ) -> None:
     (change, code, words), (suffix, command) = CODE[name], way
-    attack = Attack(with_layer(suffix, change), code, words)
-    file = attack.build(tmp_path)
-    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
+    file = with_dense(suffix, change)(tmp_path)
+    runner = runners[command]
+    refused(runner, command, file, words, tmp_path, code=code, name=f"{name} {suffix}")
     assert not canary.exists()
 
 
@@ -171,7 +171,7 @@ IGNORED: dict[str, Any] = {
 def test_what_has_no_effect_is_not_run_either(
     name: str, suffix: str, converting: Runner, canary: Path, tmp_path: Path
 ) -> None:
-    file, out = with_layer(suffix, IGNORED[name])(tmp_path), tmp_path / "out.pt"
+    file, out = with_dense(suffix, IGNORED[name])(tmp_path), tmp_path / "out.pt"
     report = converting.k2t("convert", file, out, reads=(file,), writes=(tmp_path,))
     assert (report.code, report.crimes) == (0, []), report.err
     assert not canary.exists()
@@ -232,8 +232,8 @@ def test_text_that_is_no_architecture_is_refused(
 ) -> None:
     (change, code, words), (suffix, command) = TEXTS[name], way
     file = with_text(suffix, change)(tmp_path)
-    attack = Attack(lambda _: file, code, words)
-    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
+    runner = runners[command]
+    refused(runner, command, file, words, tmp_path, code=code, name=f"{name} {suffix}")
 
 
 # ---- wrong types everywhere ---------------------------------------------------------------------

@@ -17,50 +17,38 @@ from typing import Any
 
 import h5py
 import pytest
-from commands import FIXTURES, STACK_H5, STACK_KERAS
+from commands import FIXTURES, MASKED, STACK_H5, STACK_KERAS
 from harness import Runner, one_line_each
 from tensorflow_files import model_tree, write_checkpoint, write_saved_model, write_tfjs
 
 from keras2torch_birnn.readers.containers import FORMATS
 
-TREE = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
 FOLDER = FIXTURES / "keras-3.15.1" / "as_folder"
-SHARDS = FIXTURES / "keras-3.15.1"
 SHARD = "variables/variables.data-00000-of-00001"
 CKPT = "run/ckpt.data-00000-of-00001"
 WEB = "group1-shard1of1.bin"
 
 
 def moved(path: Path, outside: Path) -> Path:
-    """Put a link in the place of a file or folder, which goes outside."""
-    target = outside / path.name
-    path.rename(target)
-    path.symlink_to(target)
-    return target
-
-
-def moved_away(path: Path, outside: Path) -> Path:
-    """Move a file outside, where a hostile name is to find it."""
-    target = outside / path.name
-    path.rename(target)
-    return target
+    """Move a file or folder outside, where a hostile name or link is to find it."""
+    return path.rename(outside / path.name)
 
 
 # ---- honest models: (folder) -> the path that is given ------------------------------------------
 
 
 def saved_model(folder: Path) -> Path:
-    return write_saved_model(folder / "model", model_tree(TREE)[0])
+    return write_saved_model(folder / "model", model_tree(MASKED)[0])
 
 
 def checkpoint(folder: Path) -> Path:
-    (folder / "arch.json").write_text(json.dumps(model_tree(TREE)[1]), encoding="utf-8")
-    write_checkpoint(folder / "run" / "ckpt", model_tree(TREE)[0])
+    (folder / "arch.json").write_text(json.dumps(model_tree(MASKED)[1]), encoding="utf-8")
+    write_checkpoint(folder / "run" / "ckpt", model_tree(MASKED)[0])
     return folder / "run"
 
 
 def tfjs(folder: Path) -> Path:
-    return write_tfjs(folder / "web", TREE)
+    return write_tfjs(folder / "web", MASKED)
 
 
 def keras_folder(folder: Path) -> Path:
@@ -69,7 +57,7 @@ def keras_folder(folder: Path) -> Path:
 
 def shards(folder: Path) -> Path:
     (folder / "set").mkdir()
-    for path in SHARDS.glob("in_shards*"):
+    for path in FOLDER.parent.glob("in_shards*"):
         shutil.copy(path, folder / "set")
     shutil.move(folder / "set" / "in_shards.json", folder / "arch.json")
     return folder / "set" / "in_shards.weights.json"
@@ -89,7 +77,8 @@ def linked(honest: Callable[[Path], Path], *names: str) -> Build:
     def build(folder: Path, outside: Path) -> Path:
         model = honest(folder)
         for name in names:
-            moved((model if model.is_dir() else model.parent) / name, outside)
+            path = (model if model.is_dir() else model.parent) / name
+            path.symlink_to(moved(path, outside))
         return model
 
     return build
@@ -101,7 +90,7 @@ def named(honest: Callable[[Path], Path], file: str, index: str, form: str) -> B
     def build(folder: Path, outside: Path) -> Path:
         model = honest(folder)
         place = model if model.is_dir() else model.parent
-        target = moved_away(place / file, outside)
+        target = moved(place / file, outside)
         text = (place / index).read_text("utf-8")
         name = form.format(name=target.name, outside=outside)
         assert file in text
@@ -117,7 +106,7 @@ def checkpoint_elsewhere(form: str) -> Build:
     def build(folder: Path, outside: Path) -> Path:
         run = checkpoint(folder)
         for path in run.glob("ckpt*"):
-            moved_away(path, outside)
+            moved(path, outside)
         name = form.format(name="ckpt", outside=outside)
         (run / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n', encoding="utf-8")
         return run
@@ -236,7 +225,6 @@ class Lure:
     container: str
     build: Build
     words: str
-    code: int = 3
 
 
 FORMS = {"above": "../../outside/{name}", "absolute": "{outside}/{name}"}
@@ -347,7 +335,7 @@ def test_nothing_outside_is_opened(name: str, converting: Runner, tmp_path: Path
     model = LURES[name].build(folder, outside)
     report = read(converting, model, folder, name)
     assert report.crimes == []
-    one_line_each(report, LURES[name].code, model)
+    one_line_each(report, 3, model)
     assert LURES[name].words in report.err, report.err
     assert list((folder / "out").iterdir()) == []
 
