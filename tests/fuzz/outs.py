@@ -361,7 +361,7 @@ def try_out(
         with mock.patch.object(exporter, "run_exported", run_here):
             for step, (work, files) in _uses(path, one, model, folder, exports).items():
                 about = {**label, "step": step}
-                attempt(partial(_use, work, files), rest, about, seconds=EXPORT_SECONDS)
+                attempt(partial(use, work, files), rest, about, seconds=EXPORT_SECONDS)
                 _check_folder(folder, {path, *files}, tally, about)
                 for file in files:
                     file.unlink(missing_ok=True)
@@ -391,14 +391,16 @@ def _uses(
     return steps
 
 
-def _use(work: Callable[[], object], files: tuple[Path, ...]) -> bool:
+def use(work: Callable[[], object], files: tuple[Path, ...] = ()) -> bool:
     """Do one thing; a refusal must leave no file, and not call itself a bug.
 
     Raises:
         AssertionError: it does.
     """
     try:
-        work()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            work()
     except K2TError as error:
         left = [file.name for file in files if file.exists()]
         assert not left, f"refused, but there is {left}"
