@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import stat
+import zipfile
 from collections.abc import Callable, Iterable
 from itertools import cycle, product
 from pathlib import Path
@@ -18,6 +20,7 @@ from commands import (
     layer,
 )
 from harness import COMMANDS
+from hdf5_files import datasets
 from sampling import rest_thorough
 
 Model = dict[str, Any]
@@ -53,15 +56,8 @@ def in_one_container(attacks: Iterable[str]) -> list[Any]:
 
 def kernel_of(file: h5py.File) -> str:
     """The path of a kernel of shape (3, 20)."""
-    found: list[str] = []
-    file.visititems(
-        lambda name, item: (
-            found.append(name)
-            if isinstance(item, h5py.Dataset) and item.shape == (3, 20) and "opt" not in name
-            else None
-        )
-    )
-    return found[0]
+    arrays = datasets(file).items()
+    return next(name for name, one in arrays if one.shape == (3, 20) and "opt" not in name)
 
 
 def with_weights(suffix: str, change: Callable[[h5py.File, str], object]) -> Build:
@@ -102,3 +98,10 @@ def with_dense(suffix: str, change: Callable[[Model], object]) -> Build:
     return lambda folder: changed_config(
         source, folder / f"model{suffix}", lambda model: change(layer(model, "dense"))
     )
+
+
+def zip_link(name: str) -> zipfile.ZipInfo:
+    """A member that says it is a symbolic link; its content is where it leads."""
+    entry = zipfile.ZipInfo(name)
+    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return entry

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from commands import STACK_KERAS, contents
 from package_source import MODULES
@@ -34,8 +33,6 @@ class Report:
     out: str
     err: str
     crimes: list[str]
-    wall_seconds: float
-    cpu_seconds: float
     peak_mib: float
 
     @property
@@ -50,7 +47,6 @@ class Runner:
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
-        self.measured: list[dict[str, Any]] = []
         named = {name for module in MODULES for name in IMPORT.findall(module.read_text("utf-8"))}
         self._process = subprocess.Popen(
             [sys.executable, RUNNER, mode, STACK_KERAS, *named],
@@ -79,7 +75,6 @@ class Runner:
         reads: tuple[Path, ...] = (),
         writes: tuple[Path, ...] = (),
         folder: Path | None = None,
-        name: str = "",
     ) -> Report:
         """Run one command; ``reads`` and ``writes`` are all the paths it has a right to."""
         job = {
@@ -93,17 +88,7 @@ class Runner:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        report = Report(**json.loads(self._read()))
-        self.measured.append(
-            {
-                "attack": name,
-                "command": str(arguments[0]),
-                "code": report.code,
-                "cpu_seconds": round(report.cpu_seconds, 2),
-                "peak_mib": round(report.peak_mib),
-            }
-        )
-        return report
+        return Report(**json.loads(self._read()))
 
 
 def one_line_each(report: Report, code: int, file: object) -> None:
@@ -125,7 +110,6 @@ def refused(
     folder: Path,
     *,
     code: int = 3,
-    name: str = "",
     reads: tuple[Path, ...] = (),
 ) -> Report:
     """Run one command on a file and check everything that a refusal promises.
@@ -143,7 +127,6 @@ def refused(
         reads=(file, config, *reads),
         writes=() if command == "verify" else (folder,),
         folder=folder,
-        name=name,
     )
     one_line_each(report, code, file)
     assert words in report.err, report.err

@@ -162,7 +162,7 @@ def test_hostile_weights_are_refused(
     if (name, suffix) == ("named type", ".keras"):  # its groups are listed before a weight is read
         words = "is neither a group nor a dataset"
     file = with_weights(suffix, change)(tmp_path)
-    refused(runners[command], command, file, words, tmp_path, name=f"{name} {suffix}")
+    refused(runners[command], command, file, words, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +179,10 @@ def test_lies_inside_the_weights_are_refused_when_they_are_read(
     """By ``convert``, and never inflated beyond the size that is due; ``inspect`` inflates none."""
     change, words = INSIDE[name]
     file = with_weights(suffix, change)(tmp_path)
-    seen = converting.k2t("inspect", file, reads=(file,), folder=tmp_path, name=f"{name} {suffix}")
+    seen = converting.k2t("inspect", file, reads=(file,), folder=tmp_path)
     plain = honest[suffix]
     assert (seen.code, seen.out, seen.crimes) == (0, plain.out, []), seen.err
-    report = refused(converting, "convert", file, words, tmp_path, name=f"{name} {suffix}")
+    report = refused(converting, "convert", file, words, tmp_path)
     assert max(seen.peak_mib, report.peak_mib) < plain.peak_mib + 32
 
 
@@ -255,7 +255,7 @@ def test_a_hostile_structure_is_refused(
 ) -> None:
     change, words = STRUCTURES[name]
     file = changed_h5(STACK_H5, tmp_path / "model.h5", change)
-    refused(runners[command], command, file, words, tmp_path, name=name)
+    refused(runners[command], command, file, words, tmp_path)
 
 
 # ---- what must go well all the same -------------------------------------------------------------

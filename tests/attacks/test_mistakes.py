@@ -165,4 +165,4 @@ def test_a_mistake_is_called_by_its_name(
 ) -> None:
     build, words = MISTAKES[name]
     code = 4 if name in UNSUPPORTED else 3
-    refused(runners[command], command, build(tmp_path), words, tmp_path, code=code, name=name)
+    refused(runners[command], command, build(tmp_path), words, tmp_path, code=code)

@@ -39,9 +39,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def not_verified(runner: Runner, out: Path, words: str, name: str = "") -> None:
+def not_verified(runner: Runner, out: Path, words: str) -> None:
     """``k2t verify OUT`` says one line, does nothing else, and runs no ``Sings``."""
-    refused(runner, "verify", out, words, out.parent, name=name)
+    refused(runner, "verify", out, words, out.parent)
     assert not (out.parent / "canary").exists()
 
 
@@ -98,15 +98,17 @@ def golden(**changes: Any) -> Callable[[Content], object]:
     return lambda content: content["golden"].update(changes)
 
 
-def call_with(key: str) -> Callable[[Content], object]:
-    def change(spec: Any) -> None:
-        spec["root"]["graph"]["calls"][-1]["kwargs"] = {key: None}
-
-    return spec_with(change)
+def graph(**changes: Any) -> Callable[[Content], object]:
+    return spec_with(lambda spec: spec["root"]["graph"].update(changes))
 
 
-def dense_with(**changes: Any) -> Callable[[Content], object]:
+def call(**changes: Any) -> Callable[[Content], object]:
+    """Change the call of the Dense, the last one."""
     return spec_with(lambda spec: spec["root"]["graph"]["calls"][-1].update(changes))
+
+
+def call_with(key: str) -> Callable[[Content], object]:
+    return call(kwargs={key: None})
 
 
 def nested(depth: int) -> str:
@@ -161,7 +163,7 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
     ),
     "code in the name of an option": (call_with("a, b"), "its spec is damaged (a call with a, b=)"),
     "code in the place of a tensor": (
-        dense_with(args=["__import__('os').mkdir('canary') or x"]),
+        call(args=["__import__('os').mkdir('canary') or x"]),
         "its spec is damaged (Dense called with ",
     ),
     "an argument that Keras does not save": (
@@ -169,10 +171,7 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
         "its spec is damaged (Dense called with training=None)",
     ),
     "a keyword of Python": (call_with("class"), "its spec is damaged (a call with class=)"),
-    "call of nobody": (
-        spec_with(lambda s: s["root"]["graph"]["calls"][-1].update(layer="x\n")),
-        "is not a layer",
-    ),
+    "call of nobody": (call(layer="x\n"), "is not a layer"),
     "call of what comes later": (
         spec_with(lambda s: s["root"]["graph"]["calls"].reverse()),
         "is used before it is called",
@@ -181,15 +180,9 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
         on_dense(lambda d: d.update(name="embedding")),
         "two layers with one name",
     ),
-    "no inputs": (spec_with(lambda s: s["root"]["graph"].update(inputs=[])), "(its inputs)"),
-    "inputs that are numbers": (
-        spec_with(lambda s: s["root"]["graph"].update(inputs=[7])),
-        "(its inputs)",
-    ),
-    "outputs that are text": (
-        spec_with(lambda s: s["root"]["graph"].update(outputs="x")),
-        "(its outputs)",
-    ),
+    "no inputs": (graph(inputs=[]), "(its inputs)"),
+    "inputs that are numbers": (graph(inputs=[7]), "(its inputs)"),
+    "outputs that are text": (graph(outputs="x"), "(its outputs)"),
     "root that is a layer": (
         spec_with(lambda s: s.update(root=layer(s, "Dense"))),
         "its spec is damaged (not a model)",
@@ -227,7 +220,7 @@ def test_hostile_content_is_refused(
     change, words = CONTENT[name]
     content = torch.load(honest / "out.pt", weights_only=True)
     change(content)
-    not_verified(converting, saved(tmp_path, content), words, name)
+    not_verified(converting, saved(tmp_path, content), words)
 
 
 def test_code_in_a_call_is_not_exported(honest: Path, converting: Runner, tmp_path: Path) -> None:
@@ -279,7 +272,7 @@ def test_only_dense_tensors_pass(
     make, words = TENSORS[name]
     content = torch.load(honest / "out.pt", weights_only=True)
     tensor(make)(content)
-    not_verified(converting, saved(tmp_path, content), words, name)
+    not_verified(converting, saved(tmp_path, content), words)
 
 
 # ---- the zip ------------------------------------------------------------------------------------
@@ -353,7 +346,7 @@ def test_a_hostile_zip_is_refused(
     method = zipfile.ZIP_DEFLATED if name in COMPRESSED else zipfile.ZIP_STORED
     out = tmp_path / "out.pt"
     out.write_bytes(rezipped(honest / "out.pt", change, method))
-    not_verified(converting, out, words, name)
+    not_verified(converting, out, words)
 
 
 def test_a_changed_bit_is_noticed(honest: Path, converting: Runner, tmp_path: Path) -> None:
@@ -402,7 +395,7 @@ def test_hostile_safetensors_are_refused(
     change, words = SAFETENSORS[name]
     out = tmp_path / "out.safetensors"
     out.write_bytes(change((honest / "out.safetensors").read_bytes()))
-    not_verified(converting, out, words, name)
+    not_verified(converting, out, words)
 
 
 @pytest.mark.parametrize("kind", [torch.complex64, torch.float8_e4m3fn], ids=str)
@@ -440,7 +433,7 @@ PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_stands_in_its_place_is_refused(name: str, converting: Runner, tmp_path: Path) -> None:
     make, words = PLACES[name]
     make(tmp_path / "out.pt")
-    not_verified(converting, tmp_path / "out.pt", words, name)
+    not_verified(converting, tmp_path / "out.pt", words)
 
 
 def test_an_old_pytorch_file_is_never_unpickled(converting: Runner, tmp_path: Path) -> None:

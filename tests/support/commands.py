@@ -115,11 +115,11 @@ def changed_text_keras(source: Path, target: Path, change: Callable[[str], str])
 
 
 def changed_archive(
-    source: Path, target: Path, change: Callable[[dict[str, bytes]], object]
+    source: Path, target: Path, change: Callable[[dict[Any, bytes]], object]
 ) -> Path:
-    """A copy of a zip archive whose members, by their names, ``change`` has edited."""
+    """A copy of a zip archive whose members ``change`` has edited: name, or ZipInfo -> bytes."""
     with zipfile.ZipFile(source) as old:
-        members = {name: old.read(name) for name in old.namelist()}
+        members: dict[Any, bytes] = {name: old.read(name) for name in old.namelist()}
     change(members)
     with zipfile.ZipFile(target, "w") as new:
         for name, data in members.items():
@@ -154,6 +154,13 @@ def changed_layer(source: Path, target: Path, name: str, **options: Any) -> Path
             del config[key]
 
     return changed_config(source, target, change)
+
+
+def copy_shards(folder: Path) -> Path:
+    """Copy a model in shards and its architecture, ``in_shards.json``; return its index."""
+    for path in (FIXTURES / "keras-3.15.1").glob("in_shards*.*"):
+        shutil.copy(path, folder)
+    return folder / "in_shards.weights.json"
 
 
 def environment(**changes: str) -> dict[str, str]:
