@@ -398,22 +398,6 @@ def test_a_dangling_link_gets_its_target(model: nn.Module, tmp_path: Path) -> No
 
 
 @POSIX
-@pytest.mark.parametrize("kind", ["itself", "symlink", "hard link"])
-@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
-def test_the_input_is_never_the_output(kind: str, force: tuple[str, ...], tmp_path: Path) -> None:
-    source, out = tmp_path / "model.h5", tmp_path / "out.pt"
-    source.write_bytes(MASKED.read_bytes())
-    if kind == "symlink":
-        out.symlink_to(source)
-    elif kind == "hard link":
-        out.hardlink_to(source)
-    else:
-        out = source
-    assert_refused(k2t("convert", source, out, *force), 5, out, "is the input itself")
-    assert source.read_bytes() == MASKED.read_bytes()
-
-
-@POSIX
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_a_new_file_has_the_mode_of_the_umask(
     mask: int, mode: int, model: nn.Module, tmp_path: Path
