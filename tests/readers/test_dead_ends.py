@@ -12,7 +12,6 @@ import io
 import lzma
 import pickle
 import re
-import shutil
 import struct
 import tarfile
 import zipfile
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from specs import FIXTURES
+from commands import FIXTURES, copy_shards
 from tensorflow_fixtures import unpack
 
 import keras2torch_birnn as k2t
@@ -82,9 +81,11 @@ def tarred(compress: Callable[[bytes], bytes] = bytes) -> Build:
 PICKLE = pickle.dumps({"a": [1, 2, 3] * 50})
 RAW = H5.read_bytes()
 SAVED_MODEL = {"saved_model.pb": b"\x08\x01\x12\x80", "variables/variables.index": b"x"}
-SAVED_MODEL["variables/variables.data-00000-of-00001"] = b"x"
+SHARD = "variables/variables.data-00000-of-00001"
+SAVED_MODEL[SHARD] = b"x"
 R_FILE = "a file of R; in R, save the Keras model in it: save_model_hdf5(unserialize_model(readRDS("
 NEVER = "a pickle, which can run code; it is never opened; save the model with model.save"
+PART = "a part of a SavedModel; give its folder, top"
 ORBAX = "an Orbax checkpoint; load it in Keras, into its model, and save that with model.save"
 STEP = {f"1/{n}": b"{}" for n in ("_CHECKPOINT_METADATA", "default/_METADATA", "default/d/0a1b")}
 STEP["1/default/manifest.ocdbt"] = b"\x0c\xdb\x3a\x2a"
@@ -141,18 +142,9 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         # one file of a folder
         "config.json": (keras_folder("config.json"), "part of an unzipped .keras file; give its f"),
         "metadata.json": (keras_folder("metadata.json"), "unzipped .keras file; give its folder"),
-        "index in a SavedModel": (
-            files(SAVED_MODEL, "variables/variables.index"),
-            "a part of a SavedModel; give its folder, top",
-        ),
-        "data in a SavedModel": (
-            files(SAVED_MODEL, "variables/variables.data-00000-of-00001"),
-            "a part of a SavedModel; give its folder, top",
-        ),
-        "variables": (
-            files(SAVED_MODEL, "variables"),
-            "part of a SavedModel; give its folder, top",
-        ),
+        "index in a SavedModel": (files(SAVED_MODEL, "variables/variables.index"), PART),
+        "data in a SavedModel": (files(SAVED_MODEL, SHARD), PART),
+        "variables": (files(SAVED_MODEL, "variables"), PART),
         "tfjs shard": (
             files({"model.json": b"{}", "group1-shard1of1.bin": b"x"}, "group1-shard1of1.bin"),
             "a part of a TF.js model; give model.json",
@@ -225,11 +217,7 @@ def test_any_file_of_a_saved_model_may_be_a_pointer(name: str, tmp_path: Path) -
 
 def shards(folder: Path) -> tuple[Path, list[Path]]:
     """Copy a model in shards; return its index and the shards."""
-    stem = SHARDS.name.removesuffix(".weights.json")
-    for path in SHARDS.parent.glob(f"{stem}*"):
-        if path.is_file():
-            shutil.copy(path, folder)
-    return folder / SHARDS.name, sorted(folder.glob(f"{stem}_0*.h5"))
+    return copy_shards(folder), sorted(folder.glob("in_shards_0*.h5"))
 
 
 def test_one_of_several_shards_leads_to_the_index(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def read(data: bytes | Path, *paths: str) -> list[Any]:
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Return all arrays of a file by their paths."""
+    """Return all arrays of a file by a path, one that has several by one of them."""
     found: dict[str, h5py.Dataset] = {}
     file.visititems(lambda n, o: found.update({n: o}) if isinstance(o, h5py.Dataset) else None)
     return found
