@@ -723,39 +723,6 @@ def test_every_command_reads_them(kind: str, tmp_path: Path) -> None:
 # ---- folders that are no model -----------------------------------------------------------------
 
 
-def test_folders_are_explained(tmp_path: Path) -> None:
-    root, _ = model_tree(STACK)
-    write_files(tmp_path / "run" / "ckpt", bundle_files(checkpoint_tensors(root)))
-    with refuse(r"a folder of TensorFlow checkpoints \(ckpt\); give the name of one"):
-        k2t.convert(tmp_path / "run")
-    write_saved_model(tmp_path / "saved" / "1", root)
-    with refuse("a folder that holds 1/; give it"):
-        k2t.convert(tmp_path / "saved")
-    write_tfjs(tmp_path / "tfjs", STACK)
-    with refuse(r"a folder with model\.json; give model\.json itself"):
-        k2t.convert(tmp_path / "tfjs")
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "saved_model.pbtxt").touch()
-    with refuse("a SavedModel folder in text form"):
-        k2t.convert(tmp_path / "text")
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("keras_metadata.pb", "a part of a SavedModel; give its folder"),
-        ("saved_model.pbtxt", "a part of a SavedModel; give its folder"),
-        ("fingerprint.pb", "a part of a SavedModel; give its folder"),
-        ("model.meta", "a TensorFlow graph: operations, without Keras' layers; give the Keras"),
-        ("m.data-00000-of-00001", "a part of a TensorFlow checkpoint; give its name without"),
-    ],
-)
-def test_parts_are_explained(name: str, words: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b"\n\x05hello")
-    with refuse(words):
-        k2t.convert(tmp_path / name)
-
-
 def test_an_index_of_another_name_is_explained(tmp_path: Path) -> None:
     prefix = checkpoint(tmp_path / "ckpt")
     shutil.copy(f"{prefix}.index", tmp_path / "other")
