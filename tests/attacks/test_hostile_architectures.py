@@ -97,11 +97,11 @@ CODE: dict[str, tuple[Any, str]] = {
         "looks up text",
     ),
     "IntegerLookup of a file": (entry("IntegerLookup", vocabulary="/etc/passwd"), "vocabulary"),
+    "class of a module": (entry("Song", CANARY), "layer class Song is not supported"),
     "TextVectorization of a file": (
         entry("TextVectorization", vocabulary="/etc/passwd"),
         "turns text into ids",
     ),
-    "class of a module": (entry("Song", CANARY), "layer class Song is not supported"),
     "known class of a module": (entry("Dense", CANARY, units=11), "Dense is not supported"),
     "os.system": (entry("system", "os", command="touch sang"), "class system is not supported"),
     "subprocess": (entry("Popen", "subprocess", args=["touch"]), "Popen is not supported"),
