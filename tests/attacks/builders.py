@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import io
+import stat
 import zipfile
 from collections.abc import Callable, Iterable
 from itertools import cycle, product
@@ -10,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from commands import STACK_H5, STACK_KERAS, changed_config, changed_h5, layer
+from commands import (
+    STACK_H5,
+    STACK_KERAS,
+    changed_archive,
+    changed_config,
+    changed_h5,
+    layer,
+)
 from harness import COMMANDS
+from hdf5_files import datasets
 from sampling import rest_thorough
 
 Model = dict[str, Any]
@@ -47,15 +56,8 @@ def in_one_container(attacks: Iterable[str]) -> list[Any]:
 
 def kernel_of(file: h5py.File) -> str:
     """The path of a kernel of shape (3, 20)."""
-    found: list[str] = []
-    file.visititems(
-        lambda name, item: (
-            found.append(name)
-            if isinstance(item, h5py.Dataset) and item.shape == (3, 20) and "opt" not in name
-            else None
-        )
-    )
-    return found[0]
+    arrays = datasets(file).items()
+    return next(name for name, one in arrays if one.shape == (3, 20) and "opt" not in name)
 
 
 def with_weights(suffix: str, change: Callable[[h5py.File, str], object]) -> Build:
@@ -64,22 +66,17 @@ def with_weights(suffix: str, change: Callable[[h5py.File, str], object]) -> Bui
     def edit(file: h5py.File) -> None:
         change(file, kernel_of(file))
 
+    def in_archive(members: dict[str, bytes]) -> None:
+        weights = io.BytesIO(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file:
+            edit(file)
+        members["model.weights.h5"] = weights.getvalue()
+
     def build(folder: Path) -> Path:
         target = folder / f"model{suffix}"
         if suffix == ".h5":
             return changed_h5(STACK_H5, target, edit)
-        with zipfile.ZipFile(STACK_KERAS) as old, zipfile.ZipFile(target, "w") as new:
-            for entry in old.infolist():
-                data = old.read(entry)
-                if entry.filename == "model.weights.h5":
-                    inner = folder / "inner"
-                    inner.write_bytes(data)
-                    with h5py.File(inner, "r+") as file:
-                        edit(file)
-                    data = inner.read_bytes()
-                    inner.unlink()
-                new.writestr(entry, data)
-        return target
+        return changed_archive(STACK_KERAS, target, in_archive)
 
     return build
 
@@ -95,23 +92,16 @@ def instead(make: Callable[[h5py.Group, str], object]) -> Callable[[h5py.File, s
     return change
 
 
-def with_config(suffix: str, change: Callable[[Model], object]) -> Build:
-    """A model whose parsed architecture ``change`` has edited."""
-
-    def build(folder: Path) -> Path:
-        def edit(model: Model) -> None:
-            change(model)
-
-        return changed_config(CONTAINERS[suffix], folder / f"model{suffix}", edit)
-
-    return build
+def with_dense(suffix: str, change: Callable[[Model], object]) -> Build:
+    """A model in which ``change`` has edited the entry of the layer ``dense``."""
+    source = CONTAINERS[suffix]
+    return lambda folder: changed_config(
+        source, folder / f"model{suffix}", lambda model: change(layer(model, "dense"))
+    )
 
 
-def with_layer(suffix: str, change: Callable[[Model], object], name: str = "dense") -> Build:
-    """A model in which ``change`` has edited the entry of one layer."""
-    return with_config(suffix, lambda model: change(layer(model, name)))
-
-
-def copied(source: Path) -> Build:
-    """An honest model."""
-    return lambda folder: Path(shutil.copyfile(source, folder / f"model{source.suffix}"))
+def zip_link(name: str) -> zipfile.ZipInfo:
+    """A member that says it is a symbolic link; its content is where it leads."""
+    entry = zipfile.ZipInfo(name)
+    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return entry

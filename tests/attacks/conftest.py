@@ -1,9 +1,7 @@
-"""The two processes that run the attacked commands, and the record of what they took."""
+"""The two processes that run the attacked commands."""
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from harness import Runner
 
 pytest.register_assert_rewrite("harness", "commands")
-
-RECORD = os.environ.get("K2T_RECORD_ATTACKS", "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,9 +30,6 @@ def _runner(mode: str) -> Iterator[Runner]:
     running = Runner(mode)
     yield running
     running.close()
-    if RECORD:
-        path = Path(f"{RECORD}-{mode}.json")
-        path.write_text(json.dumps(running.measured, indent=0) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from commands import STACK_KERAS, contents
 from package_source import MODULES
@@ -35,8 +33,6 @@ class Report:
     out: str
     err: str
     crimes: list[str]
-    wall_seconds: float
-    cpu_seconds: float
     peak_mib: float
 
     @property
@@ -51,7 +47,6 @@ class Runner:
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
-        self.measured: list[dict[str, Any]] = []
         named = {name for module in MODULES for name in IMPORT.findall(module.read_text("utf-8"))}
         self._process = subprocess.Popen(
             [sys.executable, RUNNER, mode, STACK_KERAS, *named],
@@ -80,9 +75,6 @@ class Runner:
         reads: tuple[Path, ...] = (),
         writes: tuple[Path, ...] = (),
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        memory: int | None = None,
-        name: str = "",
     ) -> Report:
         """Run one command; ``reads`` and ``writes`` are all the paths it has a right to."""
         job = {
@@ -90,46 +82,21 @@ class Runner:
             "reads": [str(path) for path in reads],
             "writes": [str(path) for path in writes],
             "folder": str(folder or Path.cwd()),
-            "environment": {"TMPDIR": str(folder or Path.cwd()), **(environment or {})},
-            "memory": MEMORY[self.mode] if memory is None else memory,
+            "environment": {"TMPDIR": str(folder or Path.cwd())},
+            "memory": MEMORY[self.mode],
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
-        report = Report(**json.loads(self._read()))
-        self.measured.append(
-            {
-                "attack": name,
-                "command": str(arguments[0]),
-                "code": report.code,
-                "cpu_seconds": round(report.cpu_seconds, 2),
-                "peak_mib": round(report.peak_mib),
-            }
-        )
-        return report
+        return Report(**json.loads(self._read()))
 
 
-@dataclass(frozen=True)
-class Attack:
-    """A hostile or mistaken file: ``build(folder)`` makes it, ``words`` stand in each message.
-
-    ``reads``: more paths that the command has a right to open. ``options``: of the command line.
-    """
-
-    build: Callable[[Path], Path]
-    code: int
-    words: str
-    lines: int = 1
-    options: Callable[[Path], tuple[object, ...]] = lambda folder: ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
-def one_line_each(report: Report, code: int, file: object, lines: int = 1) -> None:
-    """The contract of a refusal: exit code, one printable line per problem, nothing else said."""
+def one_line_each(report: Report, code: int, file: object) -> None:
+    """The contract of a refusal: exit code, one printable line, nothing else said."""
     assert report.code == code, (report.code, report.err[-2000:])
     notes = [line for line in report.err.splitlines() if line.startswith("k2t: note: ")]
-    assert len(report.errors) == lines == len(report.err.splitlines()) - len(notes), report.err
-    assert all(line.startswith(f"{file}: ") for line in report.errors), report.err
+    assert len(report.errors) == 1 == len(report.err.splitlines()) - len(notes), report.err
+    assert report.errors[0].startswith(f"{file}: "), report.err
     assert all(" " <= c <= "~" or c == "\n" for c in report.err), report.err
     assert max(map(len, report.err.splitlines())) < 1000
     assert "Traceback" not in report.err
@@ -139,27 +106,30 @@ def refused(
     runner: Runner,
     command: str,
     file: Path,
-    attack: Attack,
+    words: str,
     folder: Path,
     *,
-    name: str = "",
+    code: int = 3,
+    reads: tuple[Path, ...] = (),
 ) -> Report:
-    """Run one command on the attack's file and check everything that a refusal promises."""
+    """Run one command on a file and check everything that a refusal promises.
+
+    ``folder``: nothing in it may change. Its ``arch.json``, if there is one, is the configuration.
+    ``words`` stand in the message. ``reads``: more paths that the command has a right to open.
+    """
     before = contents(folder)
-    out = folder / "out.pt"
-    options = attack.options(folder)
-    arguments = (command, file, *((out,) if command == "convert" else ()), *options)
-    given = tuple(Path(option) for option in options if isinstance(option, Path))
+    out, config = folder / "out.pt", folder / "arch.json"
     report = runner.k2t(
-        *arguments,
-        reads=(file, *given),
-        writes=(folder,),
+        command,
+        file,
+        *((out,) if command == "convert" else ()),
+        *(("--config", config) if config.exists() else ()),
+        reads=(file, config, *reads),
+        writes=() if command == "verify" else (folder,),
         folder=folder,
-        environment=attack.environment,
-        name=name,
     )
-    one_line_each(report, attack.code, file, attack.lines)
-    assert attack.words in report.err, report.err
+    one_line_each(report, code, file)
+    assert words in report.err, report.err
     assert report.out == "" or command == "inspect"
     assert report.crimes == []
     assert contents(folder) == before

@@ -18,7 +18,6 @@ import site
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -106,9 +105,8 @@ def child(job: dict[str, Any], out: int, err: int, crimes: int) -> None:
         os.dup2(target, stream)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if job["memory"]:
-        most = in_use()[0] + job["memory"]
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    most = in_use()[0] + job["memory"]
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.alarm(WALL_SECONDS)
     os.chdir(job["folder"])
     sys.path.insert(0, job["folder"])  # what a file names could be imported from there
@@ -132,7 +130,6 @@ def in_use() -> tuple[int, int]:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     before = in_use()[1]
     files = {name: os.memfd_create(name) for name in ("out", "err", "crimes")}
-    started = time.monotonic()
     pid = os.fork()
     if pid == 0:
         code = 99
@@ -158,8 +155,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "out": texts["out"],
         "err": texts["err"],
         "crimes": texts["crimes"].splitlines(),
-        "wall_seconds": time.monotonic() - started,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_mib": usage.ru_maxrss / 1024 - before / (1 << 20),
     }
 

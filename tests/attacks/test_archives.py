@@ -6,7 +6,6 @@ The reader's own tests (``tests/readers/test_archive.py``) go through every refu
 from __future__ import annotations
 
 import io
-import stat
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import by_commands
+from builders import by_commands, zip_link
 from commands import STACK_KERAS
-from harness import Attack, Runner, refused
+from harness import Runner, refused
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 DIRECTORY, END, LOCAL = b"PK\1\2", b"PK\5\6", b"PK\3\4"
@@ -65,10 +64,10 @@ def duplicate() -> bytes:
 
 
 def linked(name: str) -> bytes:
-    """A member that says it is a symbolic link to a file of this machine."""
-    entry = zipfile.ZipInfo(name)
-    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    return zipped({k: v for k, v in members().items() if k != name} | {entry: b"/etc/passwd"})
+    """A member that says it is a link to a file of this machine."""
+    return zipped(
+        {k: v for k, v in members().items() if k != name} | {zip_link(name): b"/etc/passwd"}
+    )
 
 
 def elsewhere(name: str) -> bytes:
@@ -204,14 +203,8 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
     "name with a drive": lambda: elsewhere("C:\\k2t-surprise"),
     "name with escapes": lambda: elsewhere("\x1b[2J\n\u202e.h5"),
     "device name": lambda: elsewhere("CON"),
-    "a link nobody asked for": lambda: zipped(members() | {link("assets/x"): b"/etc/passwd"}),
+    "a link nobody asked for": lambda: zipped(members() | {zip_link("assets/x"): b"/etc/passwd"}),
 }
-
-
-def link(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name)
-    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    return entry
 
 
 @pytest.mark.every(3)
@@ -222,8 +215,7 @@ def test_a_hostile_archive_is_refused(
     make, words = ATTACKS[name]
     file = tmp_path / "model.keras"
     file.write_bytes(make())
-    attack = Attack(lambda _: file, 3, words)
-    refused(runners[command], command, file, attack, tmp_path, name=name)
+    refused(runners[command], command, file, words, tmp_path)
 
 
 @pytest.mark.every(3)

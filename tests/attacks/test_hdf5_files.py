@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from builders import CONTAINERS, by_commands, in_containers, instead, kernel_of, with_weights
 from commands import STACK_H5, changed_h5
-from harness import Attack, Report, Runner, refused
+from harness import Report, Runner, refused
 from sampling import in_turn
 
 SECRET = "/etc/passwd"
@@ -49,7 +49,7 @@ def chunk_of(stored: bytes) -> Any:
         data = group.create_dataset(name, (3, 20), "<f4", chunks=(3, 20), compression=1)
         data.id.write_direct_chunk((0, 0), stored)
 
-    return make
+    return instead(make)
 
 
 def inflates_to(count: int) -> Any:
@@ -65,73 +65,57 @@ def cumulative(group: h5py.Group, name: str) -> None:
     data.id.write_direct_chunk((0, 0), zlib.compress(bytes(99)))
 
 
+def dataset(*arguments: Any, **options: Any) -> Any:
+    """Put an array into the kernel's place, as h5py's ``create_dataset`` makes it."""
+    return instead(lambda group, name: group.create_dataset(name, *arguments, **options))
+
+
+def item(value: Any) -> Any:
+    """Put anything else into the kernel's place."""
+    return instead(lambda group, name: group.__setitem__(name, value))
+
+
+UNLIMITED = (None, None)
 ATTACKS: dict[str, tuple[Any, str]] = {
     "link to another file": (
-        instead(lambda g, n: g.__setitem__(n, h5py.ExternalLink(SECRET, "/x"))),
+        item(h5py.ExternalLink(SECRET, "/x")),
         "is a link to another file; refused",
     ),
     "link to a pipe": (
-        instead(lambda g, n: g.__setitem__(n, h5py.ExternalLink("/dev/zero", "/x"))),
+        item(h5py.ExternalLink("/dev/zero", "/x")),
         "is a link to another file; refused",
     ),
-    "soft link": (instead(lambda g, n: g.__setitem__(n, h5py.SoftLink("/a"))), "is a soft link"),
+    "soft link": (item(h5py.SoftLink("/a")), "is a soft link"),
     "soft link to itself": (
         instead(lambda g, n: g.__setitem__(n, h5py.SoftLink(f"{g.name}/{n}"))),
         "is a soft link",
     ),
     "external storage": (
-        instead(lambda g, n: g.create_dataset(n, (3, 20), "f4", external=[(SECRET, 0, 240)])),
+        dataset((3, 20), "f4", external=[(SECRET, 0, 240)]),
         "stored in another file (external storage)",
     ),
     "virtual dataset": (instead(virtual), "put together from other datasets"),
     "group": (instead(lambda g, n: g.create_group(n)), "a group, expected a dataset"),
-    "named type": (
-        instead(lambda g, n: g.__setitem__(n, np.dtype("f4"))),
-        "a named type, expected a dataset",
-    ),
-    "text": (
-        instead(lambda g, n: g.create_dataset(n, data=np.full((3, 20), b"1.0"))),
-        "it holds text",
-    ),
-    "compound": (
-        instead(lambda g, n: g.create_dataset(n, (3, 20), "f4,i4")),
-        "it holds compound values",
-    ),
-    "sequences": (
-        instead(lambda g, n: g.create_dataset(n, (3, 20), h5py.vlen_dtype("f4"))),
-        "it holds sequences of varying length",
-    ),
-    "references": (
-        instead(lambda g, n: g.create_dataset(n, (3, 20), h5py.ref_dtype)),
-        "it holds references",
-    ),
-    "opaque": (
-        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), "V3"))),
-        "it holds opaque bytes",
-    ),
-    "enumerated": (
-        instead(lambda g, n: g.create_dataset(n, (3, 20), h5py.enum_dtype({"a": 1}))),
-        "it holds enumerated values",
-    ),
+    "named type": (item(np.dtype("f4")), "a named type, expected a dataset"),
+    "text": (dataset(data=np.full((3, 20), b"1.0")), "it holds text"),
+    "compound": (dataset((3, 20), "f4,i4"), "it holds compound values"),
+    "sequences": (dataset((3, 20), h5py.vlen_dtype("f4")), "it holds sequences of varying length"),
+    "references": (dataset((3, 20), h5py.ref_dtype), "it holds references"),
+    "opaque": (dataset(data=np.zeros((3, 20), "V3")), "it holds opaque bytes"),
+    "enumerated": (dataset((3, 20), h5py.enum_dtype({"a": 1})), "it holds enumerated values"),
     "long double": (
-        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), np.longdouble))),
+        dataset(data=np.zeros((3, 20), np.longdouble)),
         "it holds floats of an unusual kind",
     ),
-    "complex": (
-        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), "c8"))),
-        "it holds ",
-    ),
+    "complex": (dataset(data=np.zeros((3, 20), "c8")), "it holds "),
     "integers": (
-        instead(lambda g, n: g.create_dataset(n, data=np.zeros((3, 20), "i8"))),
+        dataset(data=np.zeros((3, 20), "i8")),
         "kernel holds int64, float weights are expected",
     ),
-    "no shape": (
-        instead(lambda g, n: g.__setitem__(n, h5py.Empty("f4"))),
-        "an empty dataspace",
-    ),
+    "no shape": (item(h5py.Empty("f4")), "an empty dataspace"),
     "other filter": (instead(unknown_filter), "filter 32015"),
     "4 TiB declared": (
-        instead(lambda g, n: g.create_dataset(n, (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))),
+        dataset((1 << 20, 1 << 20), "f4", chunks=(1024, 1024)),
         "none of its 1048576 chunks stored",
     ),
     "32 GiB declared": (
@@ -143,38 +127,28 @@ ATTACKS: dict[str, tuple[Any, str]] = {
         "no bytes stored, 240 declared",
     ),
     "chunk of 2 GiB": (
-        instead(
-            lambda g, n: g.create_dataset(
-                n, (3, 20), "f4", chunks=(1 << 14, 1 << 15), maxshape=(None, None)
-            )
-        ),
+        dataset((3, 20), "f4", chunks=(1 << 14, 1 << 15), maxshape=UNLIMITED),
         "none of its 1 chunks stored",
     ),
     "chunk of 512 MiB in few bytes": (instead(cumulative), "its chunks inflate to 536870912 bytes"),
     "transposed": (
-        instead(lambda g, n: g.create_dataset(n, data=np.zeros((20, 3), "f4"))),
+        dataset(data=np.zeros((20, 3), "f4")),
         "kernel (20, 3), the configuration implies ",
     ),
-    "one value": (
-        instead(lambda g, n: g.create_dataset(n, data=np.float32(1))),
-        "kernel (), the configuration implies ",
-    ),
+    "one value": (dataset(data=np.float32(1)), "kernel (), the configuration implies "),
     "missing": (instead(lambda g, n: None), ""),
 }
 # Lies that only the bytes of the weights tell. `inspect` opens none of these bytes.
 INSIDE: dict[str, tuple[Any, str]] = {
     "chunk that inflates to 64 MiB": (
-        instead(inflates_to(64 << 20)),
+        inflates_to(64 << 20),
         "a chunk inflates to more than 240 bytes, expected exactly 240",
     ),
-    "chunk that inflates to nothing": (instead(inflates_to(0)), "a chunk inflates to 0 bytes"),
-    "chunk that is no gzip data": (instead(chunk_of(b"x" * 99)), "damaged gzip data"),
-    "chunk that ends early": (
-        instead(chunk_of(zlib.compress(bytes(240), 0)[:99])),
-        "a chunk inflates to ",
-    ),
+    "chunk that inflates to nothing": (inflates_to(0), "a chunk inflates to 0 bytes"),
+    "chunk that is no gzip data": (chunk_of(b"x" * 99), "damaged gzip data"),
+    "chunk that ends early": (chunk_of(zlib.compress(bytes(240), 0)[:99]), "a chunk inflates to "),
     "chunk with more after it": (
-        instead(chunk_of(zlib.compress(bytes(240)) + b"more")),
+        chunk_of(zlib.compress(bytes(240)) + b"more"),
         "a chunk inflates to 240 bytes, expected exactly 240",
     ),
 }
@@ -187,9 +161,8 @@ def test_hostile_weights_are_refused(
     (change, words), (suffix, command) = ATTACKS[name], way
     if (name, suffix) == ("named type", ".keras"):  # its groups are listed before a weight is read
         words = "is neither a group nor a dataset"
-    attack = Attack(with_weights(suffix, change), 3, words)
-    file = attack.build(tmp_path)
-    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
+    file = with_weights(suffix, change)(tmp_path)
+    refused(runners[command], command, file, words, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +178,11 @@ def test_lies_inside_the_weights_are_refused_when_they_are_read(
 ) -> None:
     """By ``convert``, and never inflated beyond the size that is due; ``inspect`` inflates none."""
     change, words = INSIDE[name]
-    attack = Attack(with_weights(suffix, change), 3, words)
-    file = attack.build(tmp_path)
-    seen = converting.k2t("inspect", file, reads=(file,), folder=tmp_path, name=f"{name} {suffix}")
+    file = with_weights(suffix, change)(tmp_path)
+    seen = converting.k2t("inspect", file, reads=(file,), folder=tmp_path)
     plain = honest[suffix]
     assert (seen.code, seen.out, seen.crimes) == (0, plain.out, []), seen.err
-    report = refused(converting, "convert", file, attack, tmp_path, name=f"{name} {suffix}")
+    report = refused(converting, "convert", file, words, tmp_path)
     assert max(seen.peak_mib, report.peak_mib) < plain.peak_mib + 32
 
 
@@ -283,19 +255,10 @@ def test_a_hostile_structure_is_refused(
 ) -> None:
     change, words = STRUCTURES[name]
     file = changed_h5(STACK_H5, tmp_path / "model.h5", change)
-    attack = Attack(lambda _: file, 3, words)
-    refused(runners[command], command, file, attack, tmp_path, name=name)
+    refused(runners[command], command, file, words, tmp_path)
 
 
 # ---- what must go well all the same -------------------------------------------------------------
-
-
-def big_endian(group: h5py.Group, name: str) -> None:
-    group.create_dataset(name, data=np.arange(60.0).reshape(3, 20) / 99, dtype=">f4")
-
-
-def half(group: h5py.Group, name: str) -> None:
-    group.create_dataset(name, data=np.arange(60.0).reshape(3, 20) / 99, dtype="f2")
 
 
 def crowded(file: h5py.File, path: str) -> None:
@@ -315,9 +278,10 @@ def many_attributes(file: h5py.File, path: str) -> None:
         file["noise"].attrs[f"a{i}"] = i
 
 
+HONEST = np.arange(60.0).reshape(3, 20) / 99
 ODD: dict[str, Any] = {
-    "big endian": instead(big_endian),
-    "float16": instead(half),
+    "big endian": dataset(data=HONEST, dtype=">f4"),
+    "float16": dataset(data=HONEST, dtype="f2"),
     "crowded": crowded,
     "many attributes": many_attributes,
 }

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import CONTAINERS, Model, in_one_container, with_layer
+from builders import CONTAINERS, Model, in_one_container, with_dense
 from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
-from harness import Attack, Runner, refused
+from harness import Runner, refused
 from sampling import examples, in_turn
 
 from keras2torch_birnn.errors import K2TError
@@ -73,86 +73,81 @@ FUNCTION = {"module": CANARY, "class_name": "function", "config": "sing", "regis
 OBJECT = {"module": CANARY, "class_name": "Song", "config": {}, "registered_name": "Song"}
 LAMBDA = {"class_name": "__lambda__", "config": {"code": packed_code(), "defaults": None}}
 
-CODE: dict[str, tuple[Any, int, str]] = {
+CODE: dict[str, tuple[Any, str]] = {
     "Lambda of bytecode": (
         entry("Lambda", function=LAMBDA, arguments={}),
-        4,
         "Lambda layer holds Python code, which k2t never runs",
     ),
     "Lambda of old Keras": (
         entry("Lambda", None, function=[packed_code(), None, None], function_type="lambda"),
-        4,
         "Lambda layer holds Python code",
     ),
     "Lambda of a function's name": (
         entry("Lambda", None, function="sing", module=CANARY, function_type="function"),
-        4,
         "Lambda layer holds Python code",
     ),
     "TorchModuleWrapper": (
         entry("TorchModuleWrapper", module=base64.b64encode(pickle.dumps(Sings())).decode()),
-        4,
         "TorchModuleWrapper layer holds a pickle, which k2t never opens",
     ),
-    "TFSMLayer": (entry("TFSMLayer", filepath="/etc"), 4, "loads a TensorFlow SavedModel"),
-    "StringLookup of a file": (entry("StringLookup", vocabulary="/etc/passwd"), 4, "looks up text"),
+    "TFSMLayer": (entry("TFSMLayer", filepath="/etc"), "loads a TensorFlow SavedModel"),
+    "StringLookup of a file": (entry("StringLookup", vocabulary="/etc/passwd"), "looks up text"),
     "StringLookup of an address": (
         entry("StringLookup", vocabulary="http://127.0.0.1:9/x"),
-        4,
         "looks up text",
     ),
-    "IntegerLookup of a file": (entry("IntegerLookup", vocabulary="/etc/passwd"), 4, "vocabulary"),
+    "IntegerLookup of a file": (entry("IntegerLookup", vocabulary="/etc/passwd"), "vocabulary"),
+    "class of a module": (entry("Song", CANARY), "layer class Song is not supported"),
     "TextVectorization of a file": (
         entry("TextVectorization", vocabulary="/etc/passwd"),
-        4,
         "turns text into ids",
     ),
-    "class of a module": (entry("Song", CANARY), 4, "layer class Song is not supported"),
-    "known class of a module": (entry("Dense", CANARY, units=11), 4, "Dense is not supported"),
-    "os.system": (entry("system", "os", command="touch sang"), 4, "class system is not supported"),
-    "subprocess": (entry("Popen", "subprocess", args=["touch"]), 4, "Popen is not supported"),
-    "builtins": (entry("eval", "builtins", source="1"), 4, "class eval is not supported"),
+    "known class of a module": (entry("Dense", CANARY, units=11), "Dense is not supported"),
+    "os.system": (entry("system", "os", command="touch sang"), "class system is not supported"),
+    "subprocess": (entry("Popen", "subprocess", args=["touch"]), "Popen is not supported"),
+    "builtins": (entry("eval", "builtins", source="1"), "class eval is not supported"),
     "enabling what is unsafe": (
         entry("function", "keras.config", config="enable_unsafe_deserialization"),
-        4,
         "layer class function is not supported",
     ),
     "get_file": (
         entry("function", "keras.utils", config="get_file", origin="http://127.0.0.1:9/"),
-        4,
         "layer class function is not supported",
     ),
-    "class with a path": (entry("../../../etc/passwd"), 4, "is not supported"),
-    "class with dots": (entry(f"{CANARY}.Song"), 4, f"class {CANARY}.Song is not supported"),
-    "dunder class": (entry("__class__", "builtins"), 4, "class __class__ is not supported"),
-    "activation of a module": (option("activation", FUNCTION), 4, "option activation="),
-    "activation that is code": (option("activation", LAMBDA), 4, "option activation="),
+    "class with a path": (entry("../../../etc/passwd"), "is not supported"),
+    "class with dots": (entry(f"{CANARY}.Song"), f"class {CANARY}.Song is not supported"),
+    "dunder class": (entry("__class__", "builtins"), "class __class__ is not supported"),
+    "activation of a module": (option("activation", FUNCTION), "option activation="),
+    "activation that is code": (option("activation", LAMBDA), "option activation="),
     "activation with dots": (
         option("activation", f"{CANARY}.sing"),
-        4,
         "option activation='k2t_canary.sing' is not supported",
     ),
-    "dtype of a module": (option("dtype", OBJECT), 4, ""),
-    "option that is an object": (option("units", OBJECT), 4, "option units="),
-    "unknown option": (option("on_load", FUNCTION), 4, "option on_load="),
-    "class name that is a list": (lambda e: e.update(class_name=["Dense"]), 3, "no layer's config"),
-    "config that is text": (lambda e: e.update(config="Dense"), 3, "a layer without config"),
+    "dtype of a module": (option("dtype", OBJECT), ""),
+    "option that is an object": (option("units", OBJECT), "option units="),
+    "unknown option": (option("on_load", FUNCTION), "option on_load="),
+}
+# Refused with exit code 3: no layer at all.
+INVALID: dict[str, tuple[Any, str]] = {
+    "a model as a layer": (entry("Model"), "a model without layers"),
+    "class name that is a list": (lambda e: e.update(class_name=["Dense"]), "no layer's config"),
+    "config that is text": (lambda e: e.update(config="Dense"), "a layer without config"),
     "name that is a number": (
         lambda e: (e.update(name=7), e["config"].update(name=7)),
-        3,
         "name is not a text",
     ),
 }
 
 
-@pytest.mark.parametrize(("name", "way"), in_one_container(CODE), ids=str)
+@pytest.mark.parametrize(("name", "way"), in_one_container([*CODE, *INVALID]), ids=str)
 def test_nothing_is_run_that_a_file_names(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], canary: Path, tmp_path: Path
 ) -> None:
-    (change, code, words), (suffix, command) = CODE[name], way
-    attack = Attack(with_layer(suffix, change), code, words)
-    file = attack.build(tmp_path)
-    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
+    code, (change, words) = (4, CODE[name]) if name in CODE else (3, INVALID[name])
+    suffix, command = way
+    file = with_dense(suffix, change)(tmp_path)
+    runner = runners[command]
+    refused(runner, command, file, words, tmp_path, code=code)
     assert not canary.exists()
 
 
@@ -171,7 +166,7 @@ IGNORED: dict[str, Any] = {
 def test_what_has_no_effect_is_not_run_either(
     name: str, suffix: str, converting: Runner, canary: Path, tmp_path: Path
 ) -> None:
-    file, out = with_layer(suffix, IGNORED[name])(tmp_path), tmp_path / "out.pt"
+    file, out = with_dense(suffix, IGNORED[name])(tmp_path), tmp_path / "out.pt"
     report = converting.k2t("convert", file, out, reads=(file,), writes=(tmp_path,))
     assert (report.code, report.crimes) == (0, []), report.err
     assert not canary.exists()
@@ -190,33 +185,29 @@ def in_layer(text: str) -> Callable[[str], str]:
     return lambda config: config.replace('"units": 5,', f'"units": {text},', 1)
 
 
-TEXTS: dict[str, tuple[Callable[[str], str], int, str]] = {
-    "nothing": (lambda _: "", 3, "not JSON"),
-    "half": (lambda text: text[: len(text) // 2], 3, "not JSON"),
-    "a list": (lambda _: "[]", 3, "a JSON list where an object is expected"),
-    "a number": (lambda _: "7", 3, "a JSON int where an object is expected"),
-    "two of them": (lambda text: text + text, 3, "not JSON (Extra data"),
-    "depth 300": (lambda _: '{"a":' * 300 + "1" + "}" * 300, 3, "nested deeper than 200 levels"),
-    "depth 1,000,000": (lambda _: "[" * 1_000_000, 3, "nested deeper than 200 levels"),
-    "2,000,001 values": (lambda _: f"[{'0,' * 2_000_000}0]", 3, "more than 2000000 values"),
+# Refused with exit code 4.
+UNSUPPORTED = {"units of a million decimals"}
+TEXTS: dict[str, tuple[Callable[[str], str], str]] = {
+    "nothing": (lambda _: "", "not JSON"),
+    "half": (lambda text: text[: len(text) // 2], "not JSON"),
+    "a list": (lambda _: "[]", "a JSON list where an object is expected"),
+    "a number": (lambda _: "7", "a JSON int where an object is expected"),
+    "two of them": (lambda text: text + text, "not JSON (Extra data"),
+    "depth 300": (lambda _: '{"a":' * 300 + "1" + "}" * 300, "nested deeper than 200 levels"),
+    "depth 1,000,000": (lambda _: "[" * 1_000_000, "nested deeper than 200 levels"),
+    "2,000,001 values": (lambda _: f"[{'0,' * 2_000_000}0]", "more than 2000000 values"),
     "the same key twice": (
         lambda text: text.replace('"config":', '"config": {}, "config":', 1),
-        3,
         "the key 'config' occurs twice",
     ),
     "200,000 keys, one of them twice": (
         lambda _: keys(200_000, ',"k199999":1'),
-        3,
         "the key 'k199999' occurs twice",
     ),
-    "200,000 keys": (lambda _: keys(200_000), 3, "a model without layers"),
-    "half a character": (
-        lambda text: text.replace('"dense"', '"\\ud800"'),
-        3,
-        "half a character",
-    ),
-    "units of 10,000,000 digits": (in_layer("9" * 10_000_000), 3, "an integer of 10000000 digits"),
-    "units of a million decimals": (in_layer("1." + "3" * 1_000_000), 4, "option units=1.333"),
+    "200,000 keys": (lambda _: keys(200_000), "a model without layers"),
+    "half a character": (lambda text: text.replace('"dense"', '"\\ud800"'), "half a character"),
+    "units of 10,000,000 digits": (in_layer("9" * 10_000_000), "an integer of 10000000 digits"),
+    "units of a million decimals": (in_layer("1." + "3" * 1_000_000), "option units=1.333"),
 }
 
 
@@ -230,28 +221,17 @@ def with_text(suffix: str, change: Callable[[str], str]) -> Callable[[Path], Pat
 def test_text_that_is_no_architecture_is_refused(
     name: str, way: tuple[str, str], runners: Mapping[str, Runner], tmp_path: Path
 ) -> None:
-    (change, code, words), (suffix, command) = TEXTS[name], way
+    (change, words), (suffix, command) = TEXTS[name], way
+    code = 4 if name in UNSUPPORTED else 3
     file = with_text(suffix, change)(tmp_path)
-    attack = Attack(lambda _: file, code, words)
-    refused(runners[command], command, file, attack, tmp_path, name=f"{name} {suffix}")
+    runner = runners[command]
+    refused(runner, command, file, words, tmp_path, code=code)
 
 
 # ---- wrong types everywhere ---------------------------------------------------------------------
 
 GARBAGE: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    2**31,
-    1.5,
-    float("nan"),
-    "",
-    "x",
-    [],
-    [None],
-    [[]],
-    {},
+    *(None, True, -1, 0, 2**31, 1.5, float("nan"), "", "x", [], [None], [[]], {}),
     {"class_name": "__tuple__", "items": None},
     {"class_name": "__numpy__", "config": {"value": []}},
 )

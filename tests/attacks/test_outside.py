@@ -7,60 +7,47 @@ from __future__ import annotations
 
 import json
 import shutil
-import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
-from commands import FIXTURES, STACK_H5, STACK_KERAS
+from builders import zip_link
+from commands import FIXTURES, MASKED, STACK_H5, STACK_KERAS, changed_archive, copy_shards
 from harness import Runner, one_line_each
 from tensorflow_files import model_tree, write_checkpoint, write_saved_model, write_tfjs
 
 from keras2torch_birnn.readers.containers import FORMATS
 
-TREE = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
 FOLDER = FIXTURES / "keras-3.15.1" / "as_folder"
-SHARDS = FIXTURES / "keras-3.15.1"
 SHARD = "variables/variables.data-00000-of-00001"
 CKPT = "run/ckpt.data-00000-of-00001"
 WEB = "group1-shard1of1.bin"
 
 
 def moved(path: Path, outside: Path) -> Path:
-    """Put a link in the place of a file or folder, which goes outside."""
-    target = outside / path.name
-    path.rename(target)
-    path.symlink_to(target)
-    return target
-
-
-def moved_away(path: Path, outside: Path) -> Path:
-    """Move a file outside, where a hostile name is to find it."""
-    target = outside / path.name
-    path.rename(target)
-    return target
+    """Move a file or folder outside, where a hostile name or link is to find it."""
+    return path.rename(outside / path.name)
 
 
 # ---- honest models: (folder) -> the path that is given ------------------------------------------
 
 
 def saved_model(folder: Path) -> Path:
-    return write_saved_model(folder / "model", model_tree(TREE)[0])
+    return write_saved_model(folder / "model", model_tree(MASKED)[0])
 
 
 def checkpoint(folder: Path) -> Path:
-    (folder / "arch.json").write_text(json.dumps(model_tree(TREE)[1]), encoding="utf-8")
-    write_checkpoint(folder / "run" / "ckpt", model_tree(TREE)[0])
+    (folder / "arch.json").write_text(json.dumps(model_tree(MASKED)[1]), encoding="utf-8")
+    write_checkpoint(folder / "run" / "ckpt", model_tree(MASKED)[0])
     return folder / "run"
 
 
 def tfjs(folder: Path) -> Path:
-    return write_tfjs(folder / "web", TREE)
+    return write_tfjs(folder / "web", MASKED)
 
 
 def keras_folder(folder: Path) -> Path:
@@ -69,13 +56,9 @@ def keras_folder(folder: Path) -> Path:
 
 def shards(folder: Path) -> Path:
     (folder / "set").mkdir()
-    for path in SHARDS.glob("in_shards*"):
-        shutil.copy(path, folder / "set")
-    shutil.move(folder / "set" / "in_shards.json", folder / "arch.json")
-    return folder / "set" / "in_shards.weights.json"
-
-
-HONEST = (saved_model, checkpoint, tfjs, keras_folder, shards)
+    index = copy_shards(folder / "set")
+    shutil.move(index.with_name("in_shards.json"), folder / "arch.json")
+    return index
 
 
 # ---- hostile ones: (folder, outside) -> the path that is given ----------------------------------
@@ -83,13 +66,13 @@ HONEST = (saved_model, checkpoint, tfjs, keras_folder, shards)
 Build = Callable[[Path, Path], Path]
 
 
-def linked(honest: Callable[[Path], Path], *names: str) -> Build:
-    """Make a model some of whose files, below its folder, are links."""
+def linked(honest: Callable[[Path], Path], name: str) -> Build:
+    """Make a model one of whose files or folders is a link."""
 
     def build(folder: Path, outside: Path) -> Path:
         model = honest(folder)
-        for name in names:
-            moved((model if model.is_dir() else model.parent) / name, outside)
+        path = (model if model.is_dir() else model.parent) / name
+        path.symlink_to(moved(path, outside))
         return model
 
     return build
@@ -101,7 +84,7 @@ def named(honest: Callable[[Path], Path], file: str, index: str, form: str) -> B
     def build(folder: Path, outside: Path) -> Path:
         model = honest(folder)
         place = model if model.is_dir() else model.parent
-        target = moved_away(place / file, outside)
+        target = moved(place / file, outside)
         text = (place / index).read_text("utf-8")
         name = form.format(name=target.name, outside=outside)
         assert file in text
@@ -117,7 +100,7 @@ def checkpoint_elsewhere(form: str) -> Build:
     def build(folder: Path, outside: Path) -> Path:
         run = checkpoint(folder)
         for path in run.glob("ckpt*"):
-            moved_away(path, outside)
+            moved(path, outside)
         name = form.format(name="ckpt", outside=outside)
         (run / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n', encoding="utf-8")
         return run
@@ -140,20 +123,17 @@ def external_link(form: str) -> Build:
     return build
 
 
-def zip_of_links(source: Path, name: str) -> Build:
-    """Make an archive one member of which is a link, as ``zip --symlinks`` writes it."""
+def archive_of_links(name: str) -> Build:
+    """Make a ``.keras`` archive one member of which is a link, as ``zip --symlinks`` writes it."""
 
     def build(folder: Path, outside: Path) -> Path:
-        with zipfile.ZipFile(source) as old, zipfile.ZipFile(folder / "model.keras", "w") as new:
-            for entry in old.infolist():
-                if entry.filename != name:
-                    new.writestr(entry, old.read(entry))
-            (outside / "target").write_bytes(old.read(name))
-            link = zipfile.ZipInfo(name)
-            link.create_system = 3
-            link.external_attr = (stat.S_IFLNK | 0o777) << 16
-            new.writestr(link, str(outside / "target"))
-        return folder / "model.keras"
+        target = outside / "target"
+
+        def change(members: dict[Any, bytes]) -> None:
+            target.write_bytes(members.pop(name))
+            members[zip_link(name)] = bytes(target)
+
+        return changed_archive(STACK_KERAS, folder / "model.keras", change)
 
     return build
 
@@ -183,12 +163,11 @@ def packed(honest: Callable[[Path], Path], end: str, member: str = "", kind: str
 def write_zip(archive: Path, files: dict[str, Path], target: Path | None, kind: str) -> None:
     with zipfile.ZipFile(archive, "w") as new:
         for name, path in files.items():
-            entry = zipfile.ZipInfo(str(path) if (path, kind) == (target, "name") else name)
-            entry.create_system = 3
-            is_link = (path, kind) == (target, "link")
-            if is_link:
-                entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-            new.writestr(entry, str(path) if is_link else path.read_bytes())
+            if (path, kind) == (target, "link"):
+                new.writestr(zip_link(name), str(path))
+            else:
+                named = str(path) if (path, kind) == (target, "name") else name
+                new.writestr(zipfile.ZipInfo(named), path.read_bytes())
 
 
 def write_tar(archive: Path, files: dict[str, Path], target: Path | None, kind: str) -> None:
@@ -222,79 +201,46 @@ def packed_names(end: str, form: str) -> Build:
     return build
 
 
-PACKED_HONEST = {
-    f"{honest.__name__}{end}": packed(honest, end)
-    for honest in (saved_model, checkpoint, tfjs)
-    for end in (".zip", ".tar.gz")
+NO_NAME = "is no name of a file in the folder"
+NO_SHARD = "is not the name of a shard beside the index"
+SET = ("in_shards_00001.weights.h5", "in_shards.weights.json")
+# Files and folders of a model that may be links.
+LINKED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
+    "SavedModel": (
+        saved_model,
+        ("saved_model.pb", "keras_metadata.pb", "variables", "variables/variables.index", SHARD),
+    ),
+    "KerasFolder": (keras_folder, ("config.json", "metadata.json", "model.weights.h5")),
+    "ShardedWeights": (shards, SET[:1]),
+    "TensorFlowCheckpoint": (checkpoint, ("ckpt.data-00000-of-00001", "checkpoint")),
+    "TensorFlowJS": (tfjs, (WEB,)),
 }
-
-
-@dataclass(frozen=True)
-class Lure:
-    """A model that leads outside. ``words``: part of the refusal."""
-
-    container: str
-    build: Build
-    words: str
-    code: int = 3
-
-
+# Names of files in an index.
 FORMS = {"above": "../../outside/{name}", "absolute": "{outside}/{name}"}
-LURES: dict[str, Lure] = {
+NAMED: dict[str, tuple[Callable[[str], Build], str]] = {
+    "HDF5File": (external_link, "link"),
+    "TensorFlowCheckpoint": (checkpoint_elsewhere, NO_NAME),
+    "TensorFlowJS": (lambda form: named(tfjs, WEB, "model.json", form), NO_NAME),
+    "ShardedWeights": (lambda form: named(shards, *SET, form), NO_SHARD),
+}
+# The name of a container, and how its model leads outside -> its builder, part of the refusal.
+LURES: dict[str, tuple[Build, str]] = {
     **{
-        f"SavedModel: {name} is a link": Lure("SavedModel", linked(saved_model, name), "a link")
-        for name in (
-            "saved_model.pb",
-            "keras_metadata.pb",
-            "variables",
-            "variables/variables.index",
-            SHARD,
-        )
+        f"{kind}: {name} is a link": (linked(honest, name), "a link")
+        for kind, (honest, names) in LINKED.items()
+        for name in names
     },
     **{
-        f"KerasFolder: {name} is a link": Lure("KerasFolder", linked(keras_folder, name), "a link")
-        for name in ("config.json", "metadata.json", "model.weights.h5")
+        f"KerasArchive: {name} is a link": (archive_of_links(name), name)
+        for name in ("config.json", "model.weights.h5")
     },
-    "ShardedWeights: a shard is a link": Lure(
-        "ShardedWeights", linked(shards, "in_shards_00001.weights.h5"), "a link"
-    ),
-    "TensorFlowCheckpoint: a shard is a link": Lure(
-        "TensorFlowCheckpoint", linked(checkpoint, "ckpt.data-00000-of-00001"), "a link"
-    ),
-    "TensorFlowCheckpoint: the note is a link": Lure(
-        "TensorFlowCheckpoint", linked(checkpoint, "checkpoint"), "a link"
-    ),
-    "TensorFlowJS: a shard is a link": Lure("TensorFlowJS", linked(tfjs, WEB), "a link"),
-    "KerasArchive: the config is a link": Lure(
-        "KerasArchive", zip_of_links(STACK_KERAS, "config.json"), "config.json"
-    ),
-    "KerasArchive: the weights are a link": Lure(
-        "KerasArchive", zip_of_links(STACK_KERAS, "model.weights.h5"), "model.weights.h5"
-    ),
     **{
-        f"{container}: {how}": Lure(container, build(form), words)
+        f"{kind}: {how}": (build(form), words)
         for how, form in FORMS.items()
-        for container, build, words in (
-            ("HDF5File", external_link, "link"),
-            ("TensorFlowCheckpoint", checkpoint_elsewhere, "is no name of a file in the folder"),
-            (
-                "TensorFlowJS",
-                lambda form: named(tfjs, WEB, "model.json", form),
-                "is no name of a file in the folder",
-            ),
-            (
-                "ShardedWeights",
-                lambda form: named(
-                    shards, "in_shards_00001.weights.h5", "in_shards.weights.json", form
-                ),
-                "is not the name of a shard beside the index",
-            ),
-        )
+        for kind, (build, words) in NAMED.items()
     },
     **{
-        f"PackedModel: {honest.__name__}{end}, {kind}": Lure(
-            "PackedModel", packed(honest, end, member, kind), ""
-        )
+        f"PackedModel: {honest.__name__}{end}, {kind}": (packed(honest, end, member, kind), "")
         for honest, member in ((saved_model, SHARD), (checkpoint, CKPT), (tfjs, WEB))
         for end, kind in (
             *((".zip", kind) for kind in ("link", "name")),
@@ -303,9 +249,7 @@ LURES: dict[str, Lure] = {
         )
     },
     **{
-        f"PackedModel: the index of a tfjs{end}, {how}": Lure(
-            "PackedModel", packed_names(end, form), "is no name of a file in the folder"
-        )
+        f"PackedModel: the index of a tfjs{end}, {how}": (packed_names(end, form), NO_NAME)
         for how, form in FORMS.items()
         for end in (".zip", ".tar")
     },
@@ -313,10 +257,10 @@ LURES: dict[str, Lure] = {
 
 
 def test_every_container_is_lured() -> None:
-    assert {lure.container for lure in LURES.values()} == {form.name for form in FORMATS}
+    assert {name.partition(":")[0] for name in LURES} == {form.name for form in FORMATS}
 
 
-def read(runner: Runner, model: Path, folder: Path, name: str = "") -> Any:
+def read(runner: Runner, model: Path, folder: Path) -> Any:
     """Convert a model with the right to open itself alone."""
     config = folder / "arch.json"
     given = model if model.is_dir() or model.name != "in_shards.weights.json" else model.parent
@@ -329,7 +273,6 @@ def read(runner: Runner, model: Path, folder: Path, name: str = "") -> Any:
         reads=(given, config),
         writes=(folder / "out",),
         folder=folder / "out",
-        name=f"outside: {name}",
     )
 
 
@@ -344,32 +287,36 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.parametrize("name", LURES)
 def test_nothing_outside_is_opened(name: str, converting: Runner, tmp_path: Path) -> None:
     folder, outside = places(tmp_path)
-    model = LURES[name].build(folder, outside)
-    report = read(converting, model, folder, name)
+    build, words = LURES[name]
+    model = build(folder, outside)
+    report = read(converting, model, folder)
     assert report.crimes == []
-    one_line_each(report, LURES[name].code, model)
-    assert LURES[name].words in report.err, report.err
+    one_line_each(report, 3, model)
+    assert words in report.err, report.err
     assert list((folder / "out").iterdir()) == []
 
 
+HONEST: dict[str, Build] = {
+    **{
+        honest.__name__: lambda folder, outside, honest=honest: honest(folder)
+        for honest in (saved_model, checkpoint, tfjs, keras_folder, shards)
+    },
+    **{
+        f"{honest.__name__}{end}": packed(honest, end)
+        for honest in (saved_model, checkpoint, tfjs)
+        for end in (".zip", ".tar.gz")
+    },
+}
+
+
 @pytest.mark.every(3)
-@pytest.mark.parametrize("honest", HONEST)
+@pytest.mark.parametrize("name", HONEST)
 def test_the_same_model_without_a_lure_converts(
-    honest: Callable[[Path], Path], converting: Runner, tmp_path: Path
-) -> None:
-    """The measure above is not blind."""
-    folder, _ = places(tmp_path)
-    report = read(converting, honest(folder), folder)
-    assert (report.code, report.crimes) == (0, []), report.err
-
-
-@pytest.mark.every(3)
-@pytest.mark.parametrize("name", PACKED_HONEST)
-def test_the_same_archive_without_a_lure_converts(
     name: str, converting: Runner, tmp_path: Path
 ) -> None:
+    """The measure above is not blind."""
     folder, outside = places(tmp_path)
-    report = read(converting, PACKED_HONEST[name](folder, outside), folder)
+    report = read(converting, HONEST[name](folder, outside), folder)
     assert (report.code, report.crimes) == (0, []), report.err
 
 

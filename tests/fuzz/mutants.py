@@ -89,45 +89,17 @@ def crossed(data: bytes, random: Random) -> bytes:
 # ---- JSON ---------------------------------------------------------------------------------------
 
 _VALUES: tuple[Any, ...] = (
-    None,
-    True,
-    False,
-    0,
-    1,
-    -1,
-    2,
-    7,
-    10**6,
-    2**31,
-    2**63,
-    10**18,
-    0.0,
-    0.5,
-    -1.5,
-    1e300,
-    float("nan"),
-    float("inf"),
-    "",
-    "relu",
-    "LSTM",
-    "channels_first",
-    "..",
-    "/",
-    "\x00",
-    "a" * 2000,
-    "\u202e\x1b[31m",
-    [],
-    {},
-    [None],
-    [[]],
-    [0, 0, 0],
+    *(None, True, False, 0, 1, -1, 2, 7, 10**6, 2**31, 2**63, 10**18),
+    *(0.0, 0.5, -1.5, 1e300, float("nan"), float("inf")),
+    *("", "relu", "LSTM", "channels_first", "..", "/", "\x00", "a" * 2000, "\u202e\x1b[31m"),
+    *([], {}, [None], [[]], [0, 0, 0]),
     {"class_name": "LSTM", "config": {}},
     {"class_name": "__tuple__", "items": [1, 2]},
     {"class_name": "Functional", "config": {"layers": []}},
 )
 
 
-def _places(tree: Any) -> list[tuple[Any, Any]]:
+def list_places(tree: Any) -> list[tuple[Any, Any]]:
     """(owner, key) of everything below the root."""
     found: list[tuple[Any, Any]] = []
     todo = [tree]
@@ -145,7 +117,7 @@ def changed_tree(tree: Any, random: Random) -> Any:
     """A copy of a JSON tree with one to four changes."""
     tree = copy.deepcopy(tree)
     for _ in range(random.choice((1, 1, 1, 2, 2, 3, 4))):
-        places = _places(tree)
+        places = list_places(tree)
         if not places:
             return copy.deepcopy(random.choice(_VALUES))
         owner, key = random.choice(places)
@@ -160,7 +132,7 @@ def changed_by_key(tree: Any, random: Random) -> Any:
     """
     tree = copy.deepcopy(tree)
     for _ in range(random.choice((1, 1, 2))):
-        places = _places(tree)
+        places = list_places(tree)
         key = random.choice(sorted({str(key) for _, key in places}) or [""])
         some = [(owner, one) for owner, one in places if str(one) == key]
         if some:
@@ -229,7 +201,7 @@ def as_text(tree: Any, random: Random) -> str:
 def rewired(model: Any, random: Random) -> Any:
     """A copy of a functional model with one to three changes to who feeds whom."""
     model = copy.deepcopy(model)
-    owners = [o for o, k in _places(model) if k == "layers" and isinstance(o[k], list) and o[k]]
+    owners = [o for o, k in list_places(model) if k == "layers" and isinstance(o[k], list) and o[k]]
     if not owners:
         return changed_tree(model, random)
     for _ in range(random.randint(1, 3)):
@@ -274,7 +246,7 @@ def _rewire(owner: Any, layers: list[Any], random: Random) -> None:
 
 def _references(owner: Any, names: list[Any]) -> list[list[Any]]:
     """Every list that starts with a layer's name: the ends of the graph's edges."""
-    lists = [o[k] for o, k in _places(owner) if isinstance(o[k], list)]
+    lists = [o[k] for o, k in list_places(owner) if isinstance(o[k], list)]
     return [r for r in lists if len(r) >= 2 and isinstance(r[0], str) and r[0] in names]
 
 

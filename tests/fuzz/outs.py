@@ -26,16 +26,13 @@ from commands import FIXTURES
 from torch import Tensor, nn
 
 import keras2torch_birnn as birnn
-from fuzz.mutants import as_text, changed_tree, damaged
+from fuzz.mutants import as_text, changed_tree, damaged, list_places
 from fuzz.targets import Tally, attempt
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.exporting import exporter, find_target
 from keras2torch_birnn.exporting.runtime_child import shown
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.saving.content import (
-    make_content,
-    name_golden,
-)
+from keras2torch_birnn.saving.content import make_content, name_golden
 from keras2torch_birnn.spec import Array
 
 # Honest models: every family of layers, of all generations.
@@ -141,21 +138,9 @@ def write_code(canary: Path, random: Random) -> str:
     return random.choice(forms).replace("{}", touch)
 
 
-def _slots(tree: Any) -> list[tuple[Any, Any]]:
-    """List (owner, key) of everything below the root."""
-    found, todo = [], [tree]
-    while todo:
-        owner = todo.pop()
-        for key in owner.keys() if isinstance(owner, dict) else range(len(owner)):
-            found.append((owner, key))
-            if isinstance(owner[key], dict | list):
-                todo.append(owner[key])
-    return found
-
-
 def _put_code(spec: Any, code: str, random: Random) -> None:
     """Put code into the place of a text, of a key, or of any other leaf."""
-    slots = _slots(spec)
+    slots = list_places(spec)
     texts = [(owner, key) for owner, key in slots if isinstance(owner[key], str)]
     keys = [(owner, key) for owner, key in slots if isinstance(owner, dict)]
     match random.randrange(4):
@@ -220,7 +205,7 @@ def _swap_layers(spec: Any, random: Random) -> None:
 
 def _resize(spec: Any, random: Random) -> None:
     """Replace a number by a large or a small one, alone or at all its places."""
-    slots = [(owner, key) for owner, key in _slots(spec) if type(owner[key]) is int]
+    slots = [(owner, key) for owner, key in list_places(spec) if type(owner[key]) is int]
     if not slots:
         return
     owner, key = random.choice(slots)
@@ -273,19 +258,8 @@ def _change_tensors(state: dict[str, Tensor], code: str, random: Random) -> None
 
 
 def _change_golden(golden: dict[str, Any], code: str, random: Random) -> None:
-    values: tuple[Any, ...] = (
-        None,
-        True,
-        7,
-        -1.0,
-        float("nan"),
-        float("inf"),
-        code,
-        [],
-        [1.0],
-        {},
-        "model",
-    )
+    nan, inf = float("nan"), float("inf")
+    values: tuple[Any, ...] = (None, True, 7, -1.0, nan, inf, code, [], [1.0], {}, "model")
     match random.randrange(4):
         case 0:
             golden[random.choice(("made_by", "rounding", "roundings", "x"))] = random.choice(values)
@@ -387,7 +361,7 @@ def try_out(
         with mock.patch.object(exporter, "run_exported", run_here):
             for step, (work, files) in _uses(path, one, model, folder, exports).items():
                 about = {**label, "step": step}
-                attempt(partial(_use, work, files), rest, about, seconds=EXPORT_SECONDS)
+                attempt(partial(use, work, files), rest, about, seconds=EXPORT_SECONDS)
                 _check_folder(folder, {path, *files}, tally, about)
                 for file in files:
                     file.unlink(missing_ok=True)
@@ -417,14 +391,16 @@ def _uses(
     return steps
 
 
-def _use(work: Callable[[], object], files: tuple[Path, ...]) -> bool:
+def use(work: Callable[[], object], files: tuple[Path, ...] = ()) -> bool:
     """Do one thing; a refusal must leave no file, and not call itself a bug.
 
     Raises:
         AssertionError: it does.
     """
     try:
-        work()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            work()
     except K2TError as error:
         left = [file.name for file in files if file.exists()]
         assert not left, f"refused, but there is {left}"

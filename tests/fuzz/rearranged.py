@@ -13,7 +13,6 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -22,33 +21,12 @@ import numpy as np
 
 from fuzz import structured
 from fuzz.mutants import changed_by_key, changed_tree, damaged, rewired
+from fuzz.structured import Group
 
 # Ends of lines, commands to the terminal, and a mark that turns the direction of writing.
 EVIL = "\nk2t: error: forged\r\x1b]0;title\x07\x1b[2J\u202egnp\u2028"
 _NAMES = ("", "0", "1", "2", "7", "-1", "1.0", "٣", "9" * 5000, ".", "vars", "a" * 300, EVIL)
 _JSON = ("model_config", "training_config")
-
-
-@dataclass
-class Group:
-    """A group of a file, to be changed."""
-
-    attrs: dict[str, Any] = field(default_factory=dict)
-    members: dict[str, Any] = field(default_factory=dict)
-
-    def walk(self) -> Iterator[Group]:
-        """Yield this group and all in it."""
-        yield self
-        for one in self.members.values():
-            if isinstance(one, Group):
-                yield from one.walk()
-
-
-def _thaw(node: structured.Node) -> Group:
-    members = {
-        n: _thaw(m) if isinstance(m, structured.Node) else m for n, m in node.members.items()
-    }
-    return Group(dict(node.attrs), members)
 
 
 def rearranged(data: bytes, random: Random) -> bytes:
@@ -59,7 +37,7 @@ def rearranged(data: bytes, random: Random) -> bytes:
         return _text(data.decode(), random).encode("utf-8", "surrogatepass")
     if b"\x89HDF" not in data[:1032]:  # of TensorFlow
         return damaged(data, random)
-    root = _thaw(structured.tree(data))
+    root = structured.tree(data).copy()
     for _ in range(random.choice((1, 1, 1, 2, 3))):
         random.choice(_CHANGES)(root, random)
     return _written(root)

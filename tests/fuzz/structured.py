@@ -7,9 +7,9 @@ in a way that no Keras writes it: another kind of link, of number, of storage, o
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from random import Random
 from typing import Any
@@ -19,41 +19,40 @@ import numpy as np
 
 from fuzz.mutants import damaged
 
-_DTYPES = (
-    "<f2",
-    ">f4",
-    "<f8",
-    "<i4",
-    "u1",
-    "bool",
-    "S3",
-    "O",
-    "c8",
-    "ref",
-    "compound",
-    "V2",
-    "f16",
-)
+_DTYPES = "<f2 >f4 <f8 <i4 u1 bool S3 O c8 ref compound V2 f16".split()
 # Combinations that the HDF5 library itself does not write
 NOT_WRITTEN = (OSError, ValueError, TypeError, RuntimeError, KeyError)
 _LIBVERS = ("earliest", "earliest", "latest", "v108", "v110")
 
 
-@dataclass(frozen=True)
-class Node:
-    """A group of a good file, in plain data."""
+@dataclass
+class Group:
+    """A group of a file, in plain data."""
 
-    attrs: Mapping[str, Any]
-    members: Mapping[str, Node | np.ndarray[Any, Any]]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    members: dict[str, Any] = field(default_factory=dict)
+
+    def walk(self) -> Iterator[Group]:
+        """Yield this group and all in it."""
+        yield self
+        for one in self.members.values():
+            if isinstance(one, Group):
+                yield from one.walk()
+
+    def copy(self) -> Group:
+        """Return other groups with the same arrays."""
+        members = self.members.items()
+        inside = {name: one.copy() if isinstance(one, Group) else one for name, one in members}
+        return Group(dict(self.attrs), inside)
 
 
 @cache
-def tree(data: bytes) -> Node:
-    """The content of an HDF5 file."""
+def tree(data: bytes) -> Group:
+    """The content of a good HDF5 file, which nobody may change."""
 
-    def group(found: Any) -> Node:
+    def group(found: Any) -> Group:
         items = found.items()
-        return Node(
+        return Group(
             dict(found.attrs),
             {n: group(m) if isinstance(m, h5py.Group) else np.asarray(m[()]) for n, m in items},
         )
@@ -76,7 +75,7 @@ def odd_copy(data: bytes, random: Random, rate: float = 0.04) -> bytes:
     return damaged(made, random) if random.random() < 0.15 else made
 
 
-def _copy(old: Node, new: Any, random: Random, rate: float) -> None:
+def _copy(old: Group, new: Any, random: Random, rate: float) -> None:
     for name, value in old.attrs.items():
         with suppress(*NOT_WRITTEN):
             _attribute(new, name, value, random, rate)
@@ -84,13 +83,13 @@ def _copy(old: Node, new: Any, random: Random, rate: float) -> None:
         new.attrs[random.choice(("weight_names", "layer_names", "extra", "name0"))] = b"x" * 100
     for name, found in old.members.items():
         with suppress(*NOT_WRITTEN):
-            if isinstance(found, Node):
+            if isinstance(found, Group):
                 _group(new, name, found, random, rate)
             else:
                 _dataset(new, name, found, random, rate)
 
 
-def _group(new: Any, name: str, found: Node, random: Random, rate: float) -> None:
+def _group(new: Any, name: str, found: Group, random: Random, rate: float) -> None:
     if random.random() > rate:
         _copy(found, new.create_group(name), random, rate)
         return

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -318,9 +319,9 @@ class Replayed:
             raise refusal
         return found
 
-    def kind(self, path: str) -> Any:
-        """As ``Store.kind``."""
-        return self._remembered("kind", path)
+    def __getattr__(self, what: str) -> Any:
+        """As the other methods of ``Store``."""
+        return partial(self._remembered, what)
 
     def members(self, group: str) -> Any:
         """As ``Store.members``."""
@@ -332,14 +333,6 @@ class Replayed:
         if group == "/" and "model_config" in found:
             found["model_config"] = self.text
         return found
-
-    def attributes_of(self, groups: Sequence[str], names: Sequence[str]) -> Any:
-        """As ``Store.attributes_of``."""
-        return self._remembered("attributes_of", groups, names)
-
-    def arrays(self, paths: Sequence[str]) -> Any:
-        """As ``Store.arrays``."""
-        return self._remembered("arrays", paths)
 
 
 class Architectures:

@@ -1,4 +1,4 @@
-"""850 damaged and hostile inputs, always the same: ours to read right or to refuse in one line.
+"""935 damaged and hostile inputs, always the same: ours to read right or to refuse in one line.
 
 The long runs and what came of them: ``docs/trust.md``.
 """
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.own_processes
 
 TESTS = Path(__file__).parents[1]
 COUNTS = {
-    "bytes": 65,
+    "bytes": 165,
     "structured": 50,
     "pointers": 40,
     "architectures": 175,
@@ -59,6 +59,9 @@ def test_mutants_are_read_right_or_refused(kind: str) -> None:
     tally: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert tally["findings"] == []
     assert sum(tally["outcomes"].values()) == COUNTS[kind]
+    # It is rare that h5py loses values; if it is not, ours of the good files are wrong.
+    compared = tally["compared"]
+    assert 50 * compared.get(targets.LOST, 0) <= compared.get("equal", 0)
     # Some are still good, most are not: the damage is neither too small nor too great.
     assert 0.05 < tally["outcomes"]["accepted"] / COUNTS[kind] < 0.8
 

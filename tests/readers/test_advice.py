@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import FIXTURES, STACK_H5, changed_config, k2t, layer
+from commands import (
+    FIXTURES,
+    MASKED,
+    STACK_H5,
+    STACK_KERAS,
+    changed_config,
+    changed_layer,
+    k2t,
+    layer,
+)
 from package_source import nodes
 from plugin_files import unregister_all
 from tensorflow_fixtures import unpack
@@ -63,18 +72,15 @@ def test_a_subclassed_model_is_to_be_wrapped(file: str, tmp_path: Path) -> None:
 
 
 def test_a_subclassed_model_of_keras_3_is_to_be_wrapped(tmp_path: Path) -> None:
-    source = FIXTURES / "keras-3.15.1" / "stack_same_class.keras"
-
-    def rename(model: dict[str, Any]) -> None:
-        model["class_name"] = "Tagger"
-
-    wrong = changed_config(source, tmp_path / "tagger.keras", rename)
+    wrong = changed_config(
+        STACK_KERAS, tmp_path / "tagger.keras", lambda model: model.update(class_name="Tagger")
+    )
     with pytest.raises(UnsupportedLayerError, match=f"class Tagger, which its own.*{WRAP}"):
         keras2torch_birnn.convert(wrong)
 
 
 @pytest.mark.parametrize(
-    ("change", "match"),
+    ("options", "match"),
     [
         ({"dtype": "int8"}, "build the model with that dtype and save it again"),
         ({"news": 3}, "is unknown; save without it, or supply the layer by another class name"),
@@ -82,15 +88,9 @@ def test_a_subclassed_model_of_keras_3_is_to_be_wrapped(tmp_path: Path) -> None:
     ],
 )
 def test_an_option_is_refused_with_advice(
-    change: dict[str, Any], match: str, tmp_path: Path
+    options: dict[str, Any], match: str, tmp_path: Path
 ) -> None:
-    def change_it(model: dict[str, Any]) -> None:
-        entries = model["config"]["layers"]
-        found = next(e for e in entries if e["class_name"] == "Dense")
-        found["config"].update(change)
-
-    source = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
-    wrong = changed_config(source, tmp_path / "wrong.h5", change_it)
+    wrong = changed_layer(MASKED, tmp_path / "wrong.h5", "dense", **options)
     with pytest.raises((UnsupportedOptionError, UnsupportedLayerError), match=match):
         keras2torch_birnn.convert(wrong)
 
@@ -98,19 +98,12 @@ def test_an_option_is_refused_with_advice(
 @pytest.mark.parametrize(
     ("key", "match"),
     [
-        (
-            "ragged",
-            r"ragged=True is not supported; build the model on a dense Input with mask_zero",
-        ),
+        ("ragged", "ragged=True is not supported; build the model on a dense Input with mask_zero"),
         ("sparse", r"sparse=True is not supported; build the model on a dense Input, give it the"),
     ],
 )
 def test_ragged_and_sparse_inputs_are_to_be_dense(key: str, match: str, tmp_path: Path) -> None:
-    def change(model: dict[str, Any]) -> None:
-        first = next(e for e in model["config"]["layers"] if e["class_name"] == "InputLayer")
-        first["config"][key] = True
-
-    wrong = changed_config(STACK_H5, tmp_path / "wrong.h5", change)
+    wrong = changed_layer(STACK_H5, tmp_path / "wrong.h5", "input_layer", **{key: True})
     with pytest.raises(UnsupportedOptionError, match=match):
         keras2torch_birnn.convert(wrong)
 

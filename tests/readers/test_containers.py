@@ -231,17 +231,6 @@ def test_weights_that_lie_where_hdf5_looks_for_them_are_read(start: int, tmp_pat
 # --- In the place of a file ---
 
 
-def test_folders_are_named(tmp_path: Path) -> None:
-    refused(tmp_path, "^an empty folder; the input must be a Keras model")
-    (tmp_path / "config.json").touch()
-    refused(tmp_path, r"^a folder; the input must be a Keras model")
-    (tmp_path / "metadata.json").write_text("{}")
-    (tmp_path / "config.json").write_text("{}")
-    refused(tmp_path, r"^model\.weights\.h5: cannot be opened")
-    (tmp_path / "saved_model.pb").touch()
-    refused(tmp_path, r"^saved_model\.pb: a SavedModel without objects, of TensorFlow 1")
-
-
 def test_a_missing_file(tmp_path: Path) -> None:
     refused(tmp_path / "gone.h5", r"^cannot be opened \(No such file or directory\)")
     (tmp_path / "model_2.h5").touch()

@@ -224,6 +224,19 @@ def inside(name: str, *calls: list[str], **options: Any) -> dict[str, Any]:
     return {**model, "inbound_nodes": nodes}
 
 
+def linked(*layers: dict[str, Any], name: str = "model") -> dict[str, Any]:
+    """A functional model of layers each of which reads the one before."""
+    names = [one["config"]["name"] for one in layers]
+    calls = [[], *([[[before, 0, 0, {}]]] for before in names[:-1])]
+    entries = [{**one, "inbound_nodes": call} for one, call in zip(layers, calls, strict=True)]
+    return functional(names[:1], names[-1:], *entries, name=name)
+
+
+def from_text(end: str, name: str = "model", **options: Any) -> dict[str, Any]:
+    text = input_layer("line", 1, dtype="string")
+    return linked(text, layer("TextVectorization", "ids", **options), embedding(end), name=name)
+
+
 def two_models() -> dict[str, Any]:
     """Two models in a model, a layer beside them, and a wrapper."""
     return functional(
@@ -341,12 +354,8 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
         r"one is called with a mask, so no layer inside can be named",
     ),
     "a mask": (
-        lambda: functional(
-            ["x"],
-            ["read"],
-            input_layer("x", 7, dtype="int32"),
-            embedding("embed", ["x"], mask=True),
-            lstm("read", ["embed"]),
+        lambda: linked(
+            input_layer("x", 7, dtype="int32"), embedding("embed", mask=True), lstm("read")
         ),
         Cut(("read",)),
         r"a mask of embed reaches read, and the part from there on has no input for it; "
@@ -368,13 +377,7 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
         r"a mask of embed reaches read",
     ),
     "ragged ids": (
-        lambda: functional(
-            ["x"],
-            ["embed"],
-            input_layer("x", 1, dtype="string"),
-            layer("TextVectorization", "ids", [["x"]], ragged=True),
-            embedding("embed", ["ids"]),
-        ),
+        lambda: from_text("embed", ragged=True),
         Cut(("embed",)),
         r"ids gives ragged ids, rows without padding",
     ),
@@ -390,13 +393,7 @@ def test_what_bounds_no_part_is_refused(name: str) -> None:
 
 
 def test_all_outputs_of_the_last_layer_are_those_of_the_part() -> None:
-    model = functional(
-        ["x"],
-        ["read"],
-        input_layer("x", 7, 5),
-        layer("Mine", "own", [["x"]]),
-        lstm("read", ["own"], return_state=True),
-    )
+    model = linked(input_layer("x", 7, 5), layer("Mine", "own"), lstm("read", return_state=True))
     root, parsing = parsed(model)
     part, _, _ = take_part(root, parsing, Cut(("read",), ("read",)))
     assert part.graph is not None
@@ -434,25 +431,18 @@ def test_a_model_that_is_called_with_too_few_tensors_is_refused() -> None:
         layer("Add", "sum", [["p", "q"]]),
         name="adder",
     )
-    model = functional(
-        ["x"],
-        ["adder"],
-        input_layer("x", 5),
-        {**adder, "inbound_nodes": [[["x", 0, 0, {}]]]},
-    )
+    model = linked(input_layer("x", 5), adder)
     text = "adder: a model of 2 inputs that is called with 1 tensors"
     with pytest.raises(InvalidModelFileError, match=text):
         parsed(model)
 
 
 def test_a_mask_that_nobody_uses_is_no_reason_to_refuse() -> None:
-    model = functional(
-        ["x"],
-        ["flat"],
+    model = linked(
         input_layer("x", 7, dtype="int32"),
-        embedding("embed", ["x"], mask=True),
-        dense("wide", ["embed"]),
-        layer("Flatten", "flat", [["wide"]]),
+        embedding("embed", mask=True),
+        dense("wide"),
+        layer("Flatten", "flat"),
     )
     root, parsing = parsed(model)
     part, _, _ = take_part(root, parsing, Cut(("wide",)))
@@ -461,13 +451,7 @@ def test_a_mask_that_nobody_uses_is_no_reason_to_refuse() -> None:
 
 
 def test_a_note_tells_of_a_mask_that_a_users_layer_may_hand_on() -> None:
-    model = functional(
-        ["x"],
-        ["read"],
-        input_layer("x", 7, 5),
-        layer("Mine", "own", [["x"]]),
-        lstm("read", ["own"]),
-    )
+    model = linked(input_layer("x", 7, 5), layer("Mine", "own"), lstm("read"))
     root, parsing = parsed(model)
     _, left, _ = take_part(root, parsing, Cut(("read",)))
     assert any("own is of a class that k2t does not know: a mask" in note for note in left.notes)
@@ -482,14 +466,12 @@ def test_inputs_keep_their_order_and_share_a_tensor() -> None:
 
 
 def test_a_problem_in_the_part_stays() -> None:
-    model = functional(
-        ["x"],
-        ["end"],
+    model = linked(
         input_layer("x", 7, 5),
-        layer("Mine", "own", [["x"]]),
-        dense("middle", ["own"]),
-        layer("Mine", "other", [["middle"]]),
-        dense("end", ["other"]),
+        layer("Mine", "own"),
+        dense("middle"),
+        layer("Mine", "other"),
+        dense("end"),
     )
     root, parsing = parsed(model)
     _, left, _ = take_part(root, parsing, Cut(("middle",)))
@@ -519,77 +501,50 @@ def test_advice_for_a_part_knows_what_is_refused_outside_of_it(tmp_path: Path) -
     assert "cut it off" not in str(caught.value)
 
 
-def test_a_layer_of_the_users_amid_the_model_gets_no_such_advice() -> None:
-    model = functional(
-        ["x"],
-        ["end"],
-        input_layer("x", 7, 5),
-        layer("MyLoss", "loss", [["x"]]),
-        dense("end", ["loss"]),
-    )
-    assert advice(model) == set()
+ADVICE: dict[str, tuple[Callable[[], dict[str, Any]], set[str]]] = {
+    "a layer of the user's amid the model": (
+        lambda: linked(input_layer("x", 7, 5), layer("MyLoss", "loss"), dense("end")),
+        set(),
+    ),
+    "a loss that no output needs": (
+        lambda: functional(
+            ["x", "y"],
+            ["end"],
+            input_layer("x", 7, 5),
+            input_layer("y", 7, 5),
+            dense("end", ["x"]),
+            layer("AddLoss", "add_loss", [["end", "y"]]),
+        ),
+        {"--to end"},
+    ),
+    "a Lambda at the end that reads no labels": (
+        lambda: linked(input_layer("x", 5), dense("a"), layer("Lambda", "tail")),
+        set(),
+    ),
+    "ids that become text again": (
+        lambda: linked(
+            input_layer("x", 7, dtype="string"),
+            layer("StringLookup", "ids", vocabulary=["a", "b"]),
+            embedding("embed"),
+            dense("logits"),
+            layer("StringLookup", "words", vocabulary=["a", "b"], invert=True),
+        ),
+        {"--from embed --to logits"},
+    ),
+    "a name with spaces, quoted": (lambda: from_text("my embed"), {"--from 'my embed'"}),
+    "a text layer inside a model": (
+        lambda: linked(
+            input_layer("x", 1, dtype="string"), from_text("embed", "prepare"), dense("end")
+        ),
+        {"--from prepare/embed"},
+    ),
+}
 
 
-def test_a_loss_that_no_output_needs_is_cut_off() -> None:
-    model = functional(
-        ["x", "y"],
-        ["end"],
-        input_layer("x", 7, 5),
-        input_layer("y", 7, 5),
-        dense("end", ["x"]),
-        layer("AddLoss", "add_loss", [["end", "y"]]),
-    )
-    assert advice(model) == {"--to end"}
-
-
-def test_a_lambda_at_the_end_that_reads_no_labels_gets_no_such_advice() -> None:
-    model = functional(
-        ["x"], ["tail"], input_layer("x", 5), dense("a", ["x"]), layer("Lambda", "tail", [["a"]])
-    )
-    assert advice(model) == set()
-
-
-def test_ids_that_become_text_again_are_cut_off() -> None:
-    model = functional(
-        ["x"],
-        ["words"],
-        input_layer("x", 7, dtype="string"),
-        layer("StringLookup", "ids", [["x"]], vocabulary=["a", "b"]),
-        embedding("embed", ["ids"]),
-        dense("logits", ["embed"]),
-        layer("StringLookup", "words", [["logits"]], vocabulary=["a", "b"], invert=True),
-    )
-    assert advice(model) == {"--from embed --to logits"}
-
-
-def test_names_with_spaces_are_quoted_in_the_advice() -> None:
-    model = functional(
-        ["x"],
-        ["my embed"],
-        input_layer("x", 1, dtype="string"),
-        layer("TextVectorization", "ids", [["x"]]),
-        embedding("my embed", ["ids"]),
-    )
-    assert advice(model) == {"--from 'my embed'"}
-
-
-def test_text_layers_inside_a_model_are_found() -> None:
-    prepare = functional(
-        ["line"],
-        ["embed"],
-        input_layer("line", 1, dtype="string"),
-        layer("TextVectorization", "ids", [["line"]]),
-        embedding("embed", ["ids"]),
-        name="prepare",
-    )
-    model = functional(
-        ["x"],
-        ["end"],
-        input_layer("x", 1, dtype="string"),
-        {**prepare, "inbound_nodes": [[["x", 0, 0, {}]]]},
-        dense("end", ["prepare"]),
-    )
-    assert advice(model) == {"--from prepare/embed"}
+@pytest.mark.parametrize("name", ADVICE)
+def test_advice_leaves_out_what_is_refused_where_a_name_can(name: str) -> None:
+    model, options = ADVICE[name]
+    assert advice(model()) == options
 
 
 def test_a_cut_survives_in_the_text_of_a_spec() -> None:

@@ -12,7 +12,6 @@ import io
 import lzma
 import pickle
 import re
-import shutil
 import struct
 import tarfile
 import zipfile
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from specs import FIXTURES
+from commands import FIXTURES, copy_shards
 from tensorflow_fixtures import unpack
 
 import keras2torch_birnn as k2t
@@ -82,9 +81,12 @@ def tarred(compress: Callable[[bytes], bytes] = bytes) -> Build:
 PICKLE = pickle.dumps({"a": [1, 2, 3] * 50})
 RAW = H5.read_bytes()
 SAVED_MODEL = {"saved_model.pb": b"\x08\x01\x12\x80", "variables/variables.index": b"x"}
-SAVED_MODEL["variables/variables.data-00000-of-00001"] = b"x"
+SHARD = "variables/variables.data-00000-of-00001"
+SAVED_MODEL[SHARD] = b"x"
 R_FILE = "a file of R; in R, save the Keras model in it: save_model_hdf5(unserialize_model(readRDS("
 NEVER = "a pickle, which can run code; it is never opened; save the model with model.save"
+PART = "a part of a SavedModel; give its folder"
+FIELD = b"\n\x05hello"  # a field of a message
 ORBAX = "an Orbax checkpoint; load it in Keras, into its model, and save that with model.save"
 STEP = {f"1/{n}": b"{}" for n in ("_CHECKPOINT_METADATA", "default/_METADATA", "default/d/0a1b")}
 STEP["1/default/manifest.ocdbt"] = b"\x0c\xdb\x3a\x2a"
@@ -141,17 +143,19 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         # one file of a folder
         "config.json": (keras_folder("config.json"), "part of an unzipped .keras file; give its f"),
         "metadata.json": (keras_folder("metadata.json"), "unzipped .keras file; give its folder"),
-        "index in a SavedModel": (
-            files(SAVED_MODEL, "variables/variables.index"),
-            "a part of a SavedModel; give its folder, top",
+        "index in a SavedModel": (files(SAVED_MODEL, "variables/variables.index"), f"{PART}, top"),
+        "data in a SavedModel": (files(SAVED_MODEL, SHARD), f"{PART}, top"),
+        "variables": (files(SAVED_MODEL, "variables"), f"{PART}, top"),
+        "metadata of a SavedModel": (one(FIELD, "keras_metadata.pb"), PART),
+        "a SavedModel in text form": (one(FIELD, "saved_model.pbtxt"), PART),
+        "fingerprint": (one(FIELD, "fingerprint.pb"), PART),
+        "graph": (
+            one(FIELD, "model.meta"),
+            "a TensorFlow graph: operations, without Keras' layers; give the Keras",
         ),
-        "data in a SavedModel": (
-            files(SAVED_MODEL, "variables/variables.data-00000-of-00001"),
-            "a part of a SavedModel; give its folder, top",
-        ),
-        "variables": (
-            files(SAVED_MODEL, "variables"),
-            "part of a SavedModel; give its folder, top",
+        "checkpoint shard": (
+            one(FIELD, "m.data-00000-of-00001"),
+            "a part of a TensorFlow checkpoint; give its name without",
         ),
         "tfjs shard": (
             files({"model.json": b"{}", "group1-shard1of1.bin": b"x"}, "group1-shard1of1.bin"),
@@ -171,6 +175,22 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         # folders
         "empty": (files({}), "an empty folder; the input must be"),
         "nothing": (files({"notes.txt": b""}), "a folder; the input must be"),
+        "no model": (files({"config.json": b""}), "a folder; the input must be a Keras model"),
+        "no weights": (
+            files({"config.json": b"{}", "metadata.json": b"{}"}),
+            "model.weights.h5: cannot be opened",
+        ),
+        "no objects": (
+            files({"saved_model.pb": b""}),
+            "saved_model.pb: a SavedModel without objects, of TensorFlow 1",
+        ),
+        "checkpoints": (
+            files({"ckpt.index": b"", "ckpt.data-00000-of-00001": b""}),
+            "a folder of TensorFlow checkpoints (ckpt); give the name of one",
+        ),
+        "tfjs": (files({"model.json": b"{}"}), "a folder with model.json; give model.json itself"),
+        "text form": (files({"saved_model.pbtxt": b""}), "a SavedModel folder in text form"),
+        "version": (files({"1/saved_model.pb": b""}), "a folder that holds 1/; give it"),
         "one": (files({"run/best.keras": b""}), "a folder that holds run/best.keras; give it"),
         "several": (
             files({"a.h5": b"", "b.keras": b"", "c/saved_model.pb": b""}),
@@ -225,11 +245,7 @@ def test_any_file_of_a_saved_model_may_be_a_pointer(name: str, tmp_path: Path) -
 
 def shards(folder: Path) -> tuple[Path, list[Path]]:
     """Copy a model in shards; return its index and the shards."""
-    stem = SHARDS.name.removesuffix(".weights.json")
-    for path in SHARDS.parent.glob(f"{stem}*"):
-        if path.is_file():
-            shutil.copy(path, folder)
-    return folder / SHARDS.name, sorted(folder.glob(f"{stem}_0*.h5"))
+    return copy_shards(folder), sorted(folder.glob("in_shards_0*.h5"))
 
 
 def test_one_of_several_shards_leads_to_the_index(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import FIXTURES, changed_config, layer
+from commands import FIXTURES, changed_config, changed_layer, layer
 
 from keras2torch_birnn import (
     InvalidModelFileError,
@@ -255,10 +255,8 @@ def test_a_bidirectional_over_a_refused_half_says_so(tmp_path: Path) -> None:
 
 
 def test_sizes_that_no_weight_backs_up_are_refused(tmp_path: Path) -> None:
-    def wide(model: dict[str, Any]) -> None:
-        first_of(model, "ZeroPadding1D")["config"]["padding"] = [2**30, 2]
-
-    changed = changed_config(PADDED, tmp_path / "m.h5", wide)
+    padding = [2**30, 2]
+    changed = changed_layer(PADDED, tmp_path / "m.h5", "zero_padding1d_2", padding=padding)
     with pytest.raises(InvalidModelFileError, match="numbers, more than"):
         read_with_problems(changed)
 

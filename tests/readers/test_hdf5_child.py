@@ -234,13 +234,6 @@ def test_garbled_names_never_pass(check: Callable[[object], object]) -> None:
             check({"name": garbage})
 
 
-def test_a_lying_child_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = _fake(monkeypatch, tmp_path, "print(OPEN); sys.stdin.readline(); print(OPEN)")
-    with open_store(data) as store:
-        with pytest.raises(InvalidModelFileError, match="was misled by this file; refused"):
-            store.members("/")
-
-
 def test_a_child_that_does_not_start_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise OSError(24, "Too many open files")

@@ -63,7 +63,13 @@ class Writes:
 
 KERAS3_LAYER = stand_in("Layer", "keras.src.layers.layer")
 KERAS3_MODEL = stand_in("Model", "keras.src.models.model", KERAS3_LAYER, Writes)
-KERAS3 = stand_in("Functional", "keras.src.models.functional", KERAS3_MODEL)
+
+
+def functional(**members: Any) -> type:
+    return stand_in("Functional", "keras.src.models.functional", KERAS3_MODEL, **members)
+
+
+KERAS3 = functional()
 TF_KERAS_LAYER = stand_in("Layer", "tf_keras.src.engine.base_layer")
 TF_KERAS_MODEL = stand_in("Model", "tf_keras.src.engine.training", TF_KERAS_LAYER, Writes)
 TF_KERAS = stand_in("Sequential", "tf_keras.src.engine.sequential", TF_KERAS_MODEL)
@@ -140,39 +146,39 @@ def test_inspect_and_verify_take_a_live_model(private: Path, tmp_path: Path) -> 
 
 
 def test_a_refusal_names_the_model_and_leaves_no_file(private: Path) -> None:
-    broken = stand_in(
-        "Functional", "keras.src.models.functional", KERAS3_MODEL, archive=OLD_WEIGHTS
-    )
+    broken = functional(archive=OLD_WEIGHTS)
     with pytest.raises(InvalidModelFileError, match=r'^model "stack_3": '):
         k2t.convert(broken())
     assert list(private.iterdir()) == []
 
 
-def test_a_model_that_its_keras_cannot_write_is_refused(private: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            NotImplementedError("Layer Mine\nhas no get_config"),
+            r'^model "stack_3": its Keras cannot write it \(NotImplementedError: Layer Mine\); '
+            r"its layers need get_config; without its optimizer and loss it is "
+            r"keras.Model\(model.inputs, model.outputs\)$",
+        ),
+        (
+            OSError(28, "No space left on device"),
+            r"No space left on device.*; set TMPDIR to a folder with room",
+        ),
+    ],
+    ids=["no get_config", "full disk"],
+)
+def test_a_model_that_its_keras_cannot_write_is_refused(
+    error: Exception, words: str, private: Path
+) -> None:
     def save(self: Any, path: str) -> None:
         Path(path).write_bytes(b"half")
-        raise NotImplementedError("Layer Mine\nhas no get_config")
+        raise error
 
-    kind = stand_in("Functional", "keras.src.models.functional", KERAS3_MODEL, save=save)
-    with pytest.raises(
-        InvalidModelFileError,
-        match=r'^model "stack_3": its Keras cannot write it \(NotImplementedError: Layer Mine\); '
-        r"its layers need get_config; without its optimizer and loss it is "
-        r"keras.Model\(model.inputs, model.outputs\)$",
-    ):
+    kind = functional(save=save)
+    with pytest.raises(InvalidModelFileError, match=words):
         k2t.convert(kind())
     assert list(private.iterdir()) == []
-
-
-def test_a_full_disk_is_named(private: Path) -> None:
-    def save(self: Any, path: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    kind = stand_in("Functional", "keras.src.models.functional", KERAS3_MODEL, save=save)
-    with pytest.raises(
-        InvalidModelFileError, match=r"No space left on device.*; set TMPDIR to a folder with room"
-    ):
-        k2t.convert(kind())
 
 
 def test_a_model_that_is_not_built_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,43 +72,39 @@ def words_of(bundle: TensorBundle) -> Any:
     return TensorFlowContainer.words_of(container, Place(0))
 
 
+def read_text(bundle: TensorBundle) -> object:
+    return bundle.text("words", 99)
+
+
+def read_texts(bundle: TensorBundle) -> object:
+    return bundle.texts("words", 99)
+
+
 def test_the_words_of_a_table_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
     with opened(tmp_path, table_files(WORDS, [4, 2, 3])) as bundle:
         assert bundle.texts("words", 99) == list(WORDS)
         assert words_of(bundle) == [WORDS[1], WORDS[2], WORDS[0]]
 
 
-@pytest.mark.parametrize("ids", [[1, 2], [1.0, 2.0, 3.0]])
-def test_other_ids_than_words_are_refused(ids: list[Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ids", "shape", "read", "words"),
+    [
+        ([1, 2], None, words_of, "a lookup table with other ids than words"),
+        ([1.0, 2.0, 3.0], None, words_of, "a lookup table with other ids than words"),
+        ([1, 2, 3], None, read_text, "words: several texts where one is expected"),
+        ([1, 2, 3], 2, read_texts, "words: a text of another length"),
+        ([1, 2, 3], 1 << 40, read_texts, "words: no text of a size that is allowed"),
+    ],
+    ids=["other ids", "ids of fractions", "several texts", "lengths", "more texts than bytes"],
+)
+def test_words_that_do_not_fit_are_refused(
+    ids: Any, shape: int | None, read: Callable[..., Any], words: str, tmp_path: Path
+) -> None:
     with (
-        opened(tmp_path, table_files(WORDS, ids)) as bundle,
-        pytest.raises(InvalidModelFileError, match="a lookup table with other ids than words"),
+        opened(tmp_path, table_files(WORDS, ids, shape=shape)) as bundle,
+        pytest.raises(InvalidModelFileError, match=words),
     ):
-        words_of(bundle)
-
-
-def test_several_texts_are_not_one(tmp_path: Path) -> None:
-    with (
-        opened(tmp_path, table_files(WORDS, [1, 2, 3])) as bundle,
-        pytest.raises(InvalidModelFileError, match="words: several texts where one is expected"),
-    ):
-        bundle.text("words", 99)
-
-
-def test_lengths_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
-    with (
-        opened(tmp_path, table_files(WORDS, [1, 2, 3], shape=2)) as bundle,
-        pytest.raises(InvalidModelFileError, match="words: a text of another length"),
-    ):
-        bundle.texts("words", 99)
-
-
-def test_more_texts_than_bytes_are_refused(tmp_path: Path) -> None:
-    with (
-        opened(tmp_path, table_files(WORDS, [1, 2, 3], shape=1 << 40)) as bundle,
-        pytest.raises(InvalidModelFileError, match="words: no text of a size that is allowed"),
-    ):
-        bundle.texts("words", 99)
+        read(bundle)
 
 
 def test_both_forms_of_a_table_are_known() -> None:

@@ -9,30 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import FIXTURES, changed_config, changed_h5, layer
+from commands import FIXTURES, changed_h5, changed_layer
 from commands import k2t as run
+from hdf5_files import datasets
 from specs import fixture
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.readers import read_with_problems
 
 FILE = "keras-3.15.1/lora_beside.h5"
-
-
-def edited(target: Path, **options: Any) -> Path:
-    """A copy of the file with other options of the Conv1D, without those that are None."""
-
-    def change(model: dict[str, Any]) -> None:
-        config = layer(model, "conv1d")["config"]
-        config.update(options)
-        for key in [key for key, value in options.items() if value is None]:
-            del config[key]
-
-    return changed_config(FIXTURES / FILE, target, change)
+SOURCE = FIXTURES / FILE
 
 
 def test_the_update_is_part_of_the_weight_and_a_note_names_each_layer() -> None:
-    spec, problems = read_with_problems(FIXTURES / FILE)
+    spec, problems = read_with_problems(SOURCE)
     assert problems == []
     names = ["embedding", "time_distributed/dense", "conv1d", "einsum_dense"]
     found = [note.partition(":")[0] for note in spec.notes if "LoRA was added" in note]
@@ -46,23 +36,21 @@ def test_the_scale_is_alpha_over_rank_and_a_product(name: str, tmp_path: Path) -
     """A file whose update is zero computes something else."""
 
     def clear(file: Any) -> None:
-        def look(path: str, array: Any) -> None:
+        for path, array in datasets(file).items():
             if path.endswith(f"{name}_b"):
                 array[...] = 0
 
-        file.visititems(look)
-
     case = fixture(FILE)
-    model = k2t.convert(changed_h5(FIXTURES / FILE, tmp_path / "zero.h5", clear))
+    model = k2t.convert(changed_h5(SOURCE, tmp_path / "zero.h5", clear))
     found = model(torch.from_numpy(case.inputs[0][0])).detach().numpy()
     assert np.abs(found - case.outputs[0][0]).max() > 1e-2
 
 
 def test_without_an_alpha_it_is_the_rank(tmp_path: Path) -> None:
-    plain = edited(tmp_path / "plain.h5", lora_alpha=None)
-    same = edited(tmp_path / "same.h5", lora_alpha=2)
+    plain = changed_layer(SOURCE, tmp_path / "plain.h5", "conv1d", lora_alpha=None)
+    same = changed_layer(SOURCE, tmp_path / "same.h5", "conv1d", lora_alpha=2)
     one, other = (k2t.convert(file).state_dict() for file in (plain, same))
-    whole = k2t.convert(FIXTURES / FILE).state_dict()
+    whole = k2t.convert(SOURCE).state_dict()
     assert torch.equal(one["conv1d.weight"], other["conv1d.weight"])
     assert not torch.equal(one["conv1d.weight"], whole["conv1d.weight"])
 
@@ -83,7 +71,7 @@ def test_an_update_that_does_not_fit_is_refused(
     options: Mapping[str, Any], error: type[k2t.K2TError], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=words):
-        k2t.convert(edited(tmp_path / "other.h5", **options))
+        k2t.convert(changed_layer(SOURCE, tmp_path / "other.h5", "conv1d", **options))
 
 
 def test_an_update_of_quantized_weights_is_refused(tmp_path: Path) -> None:
@@ -96,23 +84,19 @@ def test_an_update_of_quantized_weights_is_refused(tmp_path: Path) -> None:
 
     source = FIXTURES / "keras-3.15.1" / "quantized.h5"
     with_arrays = changed_h5(source, tmp_path / "arrays.h5", add)
-    file = changed_config(
-        with_arrays,
-        tmp_path / "both.h5",
-        lambda model: layer(model, "dense")["config"].update(lora_rank=2),
-    )
+    file = changed_layer(with_arrays, tmp_path / "both.h5", "dense", lora_rank=2)
     with pytest.raises(k2t.UnsupportedOptionError, match="LoRA of quantized weights is not"):
         k2t.convert(file)
 
 
 def test_a_changed_weight_with_an_update_is_not_written_back(tmp_path: Path) -> None:
     out, new = tmp_path / "out.pt", tmp_path / "new.h5"
-    model = k2t.convert(FIXTURES / FILE)
+    model = k2t.convert(SOURCE)
     k2t.save(model, out)
-    assert run("write-back", out, FIXTURES / FILE, new).code == 0  # nothing was changed
-    assert new.read_bytes() == (FIXTURES / FILE).read_bytes()
+    assert run("write-back", out, SOURCE, new).code == 0  # nothing was changed
+    assert new.read_bytes() == (SOURCE).read_bytes()
     with torch.no_grad():
         model.get_submodule("conv1d").weight.add_(0.5)
     k2t.save(model, out)
     with pytest.raises(k2t.K2TError, match="is computed from the weights of the file"):
-        k2t.write_back(model, FIXTURES / FILE, tmp_path / "other.h5")
+        k2t.write_back(model, SOURCE, tmp_path / "other.h5")

@@ -53,18 +53,16 @@ def shallow_stack(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("shallow_stack")
-def test_a_functional_model_larger_than_the_stack_goes_all_the_way(tmp_path: Path) -> None:
-    synthetic.functional(tmp_path / "m.h5", LAYERS)
-    model = convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.safetensors")
-    assert len(model.state_dict()) == LAYERS
-
-
-@pytest.mark.thorough
-@pytest.mark.usefixtures("shallow_stack")
-def test_a_chain_longer_than_the_stack_goes_all_the_way(tmp_path: Path) -> None:
-    synthetic.chain(tmp_path / "m.h5", LAYERS)
-    model = convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.pt")
-    assert len(model.state_dict()) == 2 * LAYERS
+@pytest.mark.parametrize(
+    ("kind", "suffix", "tensors"),
+    [("functional", ".safetensors", LAYERS), ("chain", ".pt", 2 * LAYERS)],
+)
+def test_a_model_larger_than_the_stack_goes_all_the_way(
+    kind: str, suffix: str, tensors: int, tmp_path: Path
+) -> None:
+    synthetic.KINDS[kind](tmp_path / "m.h5", LAYERS)
+    model = convert_save_load_verify(tmp_path / "m.h5", tmp_path / f"m{suffix}")
+    assert len(model.state_dict()) == tensors
 
 
 def calls(function: Callable[[], Any]) -> int:
@@ -107,14 +105,11 @@ def test_twice_the_layers_are_twice_the_work(kind: str, least: int, tmp_path: Pa
     assert work[2] - work[1] < 2.02 * (work[1] - work[0])
 
 
-@pytest.mark.thorough
-def test_models_50_deep_convert(tmp_path: Path) -> None:
-    synthetic.nested(tmp_path / "m.h5", 48)
-    convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.pt")
-
-
-def test_shared_models_in_shared_models_convert(tmp_path: Path) -> None:
-    synthetic.nested(tmp_path / "m.h5", 4, 3)
+@pytest.mark.parametrize(
+    ("depth", "calls"), rest_thorough([(48, 1), (4, 3)], [(4, 3)]), ids=["50 deep", "shared"]
+)
+def test_models_in_models_convert(depth: int, calls: int, tmp_path: Path) -> None:
+    synthetic.nested(tmp_path / "m.h5", depth, calls)
     convert_save_load_verify(tmp_path / "m.h5", tmp_path / "m.pt")
 
 

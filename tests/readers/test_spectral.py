@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import FIXTURES, changed_config, changed_h5, layer
+from commands import FIXTURES, changed_config, changed_h5, changed_layer, layer
 from commands import k2t as run
+from hdf5_files import datasets
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.readers import read_with_problems
 
-FILE = "keras-3.15.1/spectral.h5"
+SOURCE = FIXTURES / "keras-3.15.1" / "spectral.h5"
+ARCHIVE = SOURCE.with_suffix(".keras")
+OLD = FIXTURES / "tf.keras-2.15.0" / "spectral.h5"
 NAMES = (
     "spectral_normalization",
     "time_distributed/spectral_normalization_1",
@@ -23,26 +26,9 @@ NAMES = (
 )
 
 
-def edited(source: str, target: Path, **options: Any) -> Path:
-    """A copy of a file with other options of the first wrapper, without those that are None."""
-
-    def change(model: dict[str, Any]) -> None:
-        config = layer(model, "spectral_normalization")["config"]
-        config.update(options)
-        for key in [key for key, value in options.items() if value is None]:
-            del config[key]
-
-    return changed_config(FIXTURES / source, target, change)
-
-
-def shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """The shape of every tensor of a converted model."""
-    return {name: tuple(value.shape) for name, value in k2t.convert(path).state_dict().items()}
-
-
-@pytest.mark.parametrize("file", [FILE, "keras-3.15.1/spectral.keras"])
-def test_it_becomes_the_layer_in_it_with_a_note_on_training(file: str) -> None:
-    spec, problems = read_with_problems(FIXTURES / file)
+@pytest.mark.parametrize("source", [SOURCE, ARCHIVE], ids=lambda path: path.suffix)
+def test_it_becomes_the_layer_in_it_with_a_note_on_training(source: Path) -> None:
+    spec, problems = read_with_problems(source)
     assert problems == []
     found = [note.partition(":")[0] for note in spec.notes if "SpectralNormalization" in note]
     assert tuple(found) == NAMES
@@ -53,26 +39,23 @@ def test_it_becomes_the_layer_in_it_with_a_note_on_training(file: str) -> None:
 
 def test_the_state_of_the_power_iteration_has_no_effect(tmp_path: Path) -> None:
     def clear(file: Any) -> None:
-        def look(path: str, array: Any) -> None:
+        for path, array in datasets(file).items():
             if path.endswith("vector_u"):
                 array[...] = 7
 
-        file.visititems(look)
-
-    one = k2t.convert(FIXTURES / FILE).state_dict()
-    other = k2t.convert(changed_h5(FIXTURES / FILE, tmp_path / "other.h5", clear)).state_dict()
+    one = k2t.convert(SOURCE).state_dict()
+    other = k2t.convert(changed_h5(SOURCE, tmp_path / "other.h5", clear)).state_dict()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_its_shape_is_checked_all_the_same(tmp_path: Path) -> None:
     def cut(file: Any) -> None:
-        places: list[str] = []
-        file.visit(lambda path: places.append(path) if path.endswith("vector_u") else None)
-        del file[places[0]]
-        file[places[0]] = np.ones((1, 3), np.float32)
+        place = next(path for path in datasets(file) if path.endswith("vector_u"))
+        del file[place]
+        file[place] = np.ones((1, 3), np.float32)
 
     with pytest.raises(k2t.WeightMismatchError, match=r"vector_u \(1, 3\), the configuration"):
-        k2t.convert(changed_h5(FIXTURES / FILE, tmp_path / "cut.h5", cut))
+        k2t.convert(changed_h5(SOURCE, tmp_path / "cut.h5", cut))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +83,7 @@ def test_what_is_not_that_of_keras_is_refused(
     options: Mapping[str, Any], error: type[k2t.K2TError], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=words):
-        k2t.convert(edited(FILE, tmp_path / "other.h5", **options))
+        k2t.convert(changed_layer(SOURCE, tmp_path / "other.h5", NAMES[0], **options))
 
 
 def test_a_class_of_this_name_from_a_keras_that_has_none_is_the_users_own(tmp_path: Path) -> None:
@@ -108,7 +91,7 @@ def test_a_class_of_this_name_from_a_keras_that_has_none_is_the_users_own(tmp_pa
         file.attrs["keras_version"] = "2.12.0"
         file["model_weights"].attrs["keras_version"] = "2.12.0"
 
-    old = changed_h5(FIXTURES / "tf.keras-2.15.0/spectral.h5", tmp_path / "old.h5", age)
+    old = changed_h5(OLD, tmp_path / "old.h5", age)
     with pytest.raises(k2t.K2TError, match="layer class SpectralNormalization is not supported"):
         k2t.convert(old)
 
@@ -117,7 +100,7 @@ def test_a_class_of_this_name_from_another_module_is_the_users_own(tmp_path: Pat
     def move(model: dict[str, Any]) -> None:
         layer(model, "spectral_normalization")["module"] = "my_layers"
 
-    file = changed_config(FIXTURES / "keras-3.15.1/spectral.keras", tmp_path / "own.keras", move)
+    file = changed_config(ARCHIVE, tmp_path / "own.keras", move)
     with pytest.raises(k2t.K2TError, match="layer class SpectralNormalization is not supported"):
         k2t.convert(file)
 
@@ -128,11 +111,10 @@ def test_keras_3_cuts_what_it_makes_of_whole_numbers_and_tf_keras_does_not(tmp_p
         assert first["class_name"] == "InputLayer"
         first["config"]["dtype"] = "int32"
 
-    new = changed_config(FIXTURES / FILE, tmp_path / "new.h5", take_integers)
+    new = changed_config(SOURCE, tmp_path / "new.h5", take_integers)
     with pytest.raises(k2t.UnsupportedOptionError, match="Keras 3 cuts the result to such again"):
         k2t.convert(new)
-    source = FIXTURES / "tf.keras-2.15.0" / "spectral.h5"
-    k2t.convert(changed_config(source, tmp_path / "old.h5", take_integers))
+    k2t.convert(changed_config(OLD, tmp_path / "old.h5", take_integers))
 
 
 @pytest.mark.parametrize("flags", [(False, True), (True, False), (False, False)])
@@ -141,8 +123,7 @@ def test_it_is_frozen_if_it_or_the_layer_in_it_is(flags: tuple[bool, bool], tmp_
         config = layer(model, "spectral_normalization")["config"]
         config["trainable"], config["layer"]["config"]["trainable"] = flags
 
-    source = FIXTURES / "keras-3.15.1" / "spectral.keras"
-    model = k2t.convert(changed_config(source, tmp_path / "frozen.keras", freeze))
+    model = k2t.convert(changed_config(ARCHIVE, tmp_path / "frozen.keras", freeze))
     learns = {name: value.requires_grad for name, value in model.named_parameters()}
     held = {name for name in learns if name.startswith("spectral_normalization.")}
     assert held == {name for name, flag in learns.items() if not flag}
@@ -151,12 +132,11 @@ def test_it_is_frozen_if_it_or_the_layer_in_it_is(flags: tuple[bool, bool], tmp_
 
 def test_it_is_not_trained_as_keras_trains_it() -> None:
     with pytest.raises(k2t.UnsupportedLayerError, match="is converted for inference alone: Keras"):
-        k2t.training(FIXTURES / FILE)
+        k2t.training(SOURCE)
 
 
-@pytest.mark.parametrize("file", [FILE, "keras-3.15.1/spectral.keras"])
-def test_only_what_is_unchanged_is_written_back(file: str, tmp_path: Path) -> None:
-    source = FIXTURES / file
+@pytest.mark.parametrize("source", [SOURCE, ARCHIVE], ids=lambda path: path.suffix)
+def test_only_what_is_unchanged_is_written_back(source: Path, tmp_path: Path) -> None:
     out, new = tmp_path / "out.pt", tmp_path / f"new{source.suffix}"
     model = k2t.convert(source)
     k2t.save(model, out)
@@ -170,9 +150,9 @@ def test_only_what_is_unchanged_is_written_back(file: str, tmp_path: Path) -> No
 
 def test_it_goes_through_out_and_is_verified(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
-    model = k2t.convert(FIXTURES / FILE)
+    model = k2t.convert(SOURCE)
     k2t.save(model, out)
-    assert shapes(FIXTURES / FILE) == {
-        name: tuple(value.shape) for name, value in k2t.load(out).state_dict().items()
-    }
-    assert run("verify", FIXTURES / FILE, out).code == 0
+    before, after = model.state_dict(), k2t.load(out).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert run("verify", SOURCE, out).code == 0

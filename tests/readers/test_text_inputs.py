@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from specs import FIXTURES
+from commands import MASKED
 from tensorflow_files import model_tree, write_checkpoint, write_saved_model, write_tfjs
 
 import keras2torch_birnn as k2t
 
-STACK = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"  # it begins with an Embedding
+# The model begins with an Embedding.
 WORDS = "Embedding computes with an input of dtype string; not supported"
 
 
@@ -24,7 +24,7 @@ def of_text(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_saved_model_of_text_is_refused(tmp_path: Path) -> None:
-    root, _ = model_tree(STACK)
+    root, _ = model_tree(MASKED)
     assert root.metadata is not None
     root.metadata = of_text(root.metadata)
     with pytest.raises(k2t.UnsupportedOptionError, match=WORDS):
@@ -32,7 +32,7 @@ def test_a_saved_model_of_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_with_the_architecture_of_a_model_of_text_is_refused(tmp_path: Path) -> None:
-    root, model = model_tree(STACK)
+    root, model = model_tree(MASKED)
     write_checkpoint(tmp_path / "ckpt", root)
     config = tmp_path / "arch.json"
     config.write_text(json.dumps(of_text(model)), encoding="utf-8")
@@ -64,6 +64,6 @@ def test_a_model_of_text_of_javascript_is_refused(
         if lookup is not None:
             changed["config"]["layers"].insert(1, lookup)
 
-    file = write_tfjs(tmp_path / "m", STACK, change=change)
+    file = write_tfjs(tmp_path / "m", MASKED, change=change)
     with pytest.raises(k2t.K2TError, match=words):
         k2t.convert(file)

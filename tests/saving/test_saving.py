@@ -9,7 +9,6 @@ import re
 import stat
 import sys
 import threading
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -173,19 +172,21 @@ def test_a_damaged_out_is_refused(
     assert_refused(k2t("verify", out), 3, out)
 
 
-def test_a_tensor_of_another_shape_is_refused(plain_dict: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ending", "change", "words"),
+    [
+        ("weight_hh_l0", lambda tensor: tensor.T.contiguous(), ""),
+        ("bias_hh_l0", torch.Tensor.long, " is of torch.int64, expected"),
+    ],
+    ids=["another shape", "integers"],
+)
+def test_another_tensor_is_refused_by_name(
+    ending: str, change: Any, words: str, plain_dict: dict[str, Any], tmp_path: Path
+) -> None:
     state = dict(plain_dict["state_dict"])
-    name = next(n for n in state if n.endswith("weight_hh_l0"))
-    state[name] = state[name].T.contiguous()
-    with pytest.raises(WeightMismatchError, match=re.escape(name)):
-        birnn.load(saved({**plain_dict, "state_dict": state}, tmp_path / "out.pt"))
-
-
-def test_a_tensor_of_integers_is_no_weight(plain_dict: dict[str, Any], tmp_path: Path) -> None:
-    state = dict(plain_dict["state_dict"])
-    name = next(n for n in state if n.endswith("bias_hh_l0"))
-    state[name] = state[name].long()
-    with pytest.raises(WeightMismatchError, match=f"{re.escape(name)} is of torch.int64, expected"):
+    name = next(n for n in state if n.endswith(ending))
+    state[name] = change(state[name])
+    with pytest.raises(WeightMismatchError, match=f"{re.escape(name)}{words}"):
         birnn.load(saved({**plain_dict, "state_dict": state}, tmp_path / "out.pt"))
 
 
@@ -397,22 +398,6 @@ def test_a_dangling_link_gets_its_target(model: nn.Module, tmp_path: Path) -> No
 
 
 @POSIX
-@pytest.mark.parametrize("kind", ["itself", "symlink", "hard link"])
-@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
-def test_the_input_is_never_the_output(kind: str, force: tuple[str, ...], tmp_path: Path) -> None:
-    source, out = tmp_path / "model.h5", tmp_path / "out.pt"
-    source.write_bytes(MASKED.read_bytes())
-    if kind == "symlink":
-        out.symlink_to(source)
-    elif kind == "hard link":
-        out.hardlink_to(source)
-    else:
-        out = source
-    assert_refused(k2t("convert", source, out, *force), 5, out, "is the input itself")
-    assert source.read_bytes() == MASKED.read_bytes()
-
-
-@POSIX
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_a_new_file_has_the_mode_of_the_umask(
     mask: int, mode: int, model: nn.Module, tmp_path: Path
@@ -484,11 +469,3 @@ def test_the_null_device_stays_a_device(model: nn.Module) -> None:
 def test_a_full_device_is_an_output_error(model: nn.Module) -> None:
     with pytest.raises(OutputError, match=r"/dev/full: cannot be written \(No space left"):
         birnn.save(model, "/dev/full")
-
-
-def test_the_pt_file_is_a_zip_without_code(model: nn.Module, tmp_path: Path) -> None:
-    out = tmp_path / "out.pt"
-    birnn.save(model, out)
-    with zipfile.ZipFile(out) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
-        assert b"keras2torch_birnn." not in archive.read(name).replace(b"keras2torch_birnn/1", b"")

@@ -108,12 +108,6 @@ def test_whether_a_lambda_makes_a_mask_is_of_the_reader() -> None:
     assert layer.config["arguments"] == {"makes_mask": 1}
 
 
-@pytest.mark.parametrize("config", [[], "units", 3])
-def test_settings_that_are_no_mapping_are_an_error(config: object) -> None:
-    with pytest.raises((TypeError, ValueError)):
-        only(text_of({**HALF, "config": config}))
-
-
 @pytest.mark.parametrize(
     "file",
     [

@@ -18,12 +18,14 @@ import torch
 from commands import (
     ARCHITECTURE,
     COMMAND,
+    FIXTURES,
     MASKED,
     OLD,
     OLD_OUT,
     WEIGHTS,
     assert_refused,
     contents,
+    copy_shards,
     environment,
     k2t,
 )
@@ -129,26 +131,30 @@ def test_a_limit_of_the_size_of_files_is_one_line(suffix: str, tmp_path: Path) -
 
 
 @POSIX
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
 @pytest.mark.parametrize("way", ["same", "link", "hard link", "other spelling"])
-def test_no_file_that_is_read_is_replaced(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("read", ["model", "architecture"])
+def test_no_file_that_is_read_is_replaced(
+    read: str, way: str, force: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = Path(shutil.copy(WEIGHTS, tmp_path / "model.h5"))
     config = Path(shutil.copy(ARCHITECTURE, tmp_path / "arch.json"))
-    out = tmp_path / "out.pt"
+    file, out = model if read == "model" else config, tmp_path / "out.pt"
     if way == "link":
-        out.symlink_to(config)
+        out.symlink_to(file)
     elif way == "hard link":
-        out.hardlink_to(config)
+        out.hardlink_to(file)
     else:
-        out = config if way == "same" else tmp_path / "x" / ".." / "." / "arch.json"
+        out = file if way == "same" else tmp_path / "x" / ".." / "." / file.name
         (tmp_path / "x").mkdir()
     before = contents(tmp_path)
-    run = k2t("convert", WEIGHTS, out, "--config", config, "--force")
+    run = k2t("convert", model, out, "--config", config, *force)
     assert_refused(run, 5, out, "is the input itself")
     assert contents(tmp_path) == before
 
 
 def test_no_member_of_the_input_folder_is_replaced(tmp_path: Path) -> None:
-    live = MASKED.parent.parent / "keras-3.15.1"
-    folder = Path(shutil.copytree(live / "as_folder", tmp_path / "model"))
+    folder = Path(shutil.copytree(FIXTURES / "keras-3.15.1" / "as_folder", tmp_path / "model"))
     before = contents(tmp_path)
     run = k2t("convert", folder, folder / "config.json", "--force")
     assert_refused(run, 5, folder / "config.json", "is inside the input")
@@ -156,12 +162,8 @@ def test_no_member_of_the_input_folder_is_replaced(tmp_path: Path) -> None:
 
 
 def test_no_shard_of_the_input_is_replaced(tmp_path: Path) -> None:
-    live = MASKED.parent.parent / "keras-3.15.1"
-    for path in live.glob("in_shards*.*5"):
-        shutil.copy(path, tmp_path)
-    index = Path(shutil.copy(live / "in_shards.weights.json", tmp_path))
-    shard = tmp_path / "in_shards_00000.weights.h5"
-    run = k2t("convert", index, shard, "--config", live / "in_shards.json", "--force")
+    index, shard = copy_shards(tmp_path), tmp_path / "in_shards_00000.weights.h5"
+    run = k2t("convert", index, shard, "--config", tmp_path / "in_shards.json", "--force")
     assert_refused(run, 5, shard, "is a weights file of the input")
 
 

@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def changed_h5(source: Path, target: Path, change: Callable[[h5py.File], None]) -> Path:
+def changed_h5(source: Path, target: Path, change: Callable[[h5py.File], object]) -> Path:
     """A copy of an HDF5 file after ``change(file)``."""
     shutil.copyfile(source, target)
     with h5py.File(target, "r+") as file:
@@ -107,16 +107,27 @@ def changed_text_h5(source: Path, target: Path, change: Callable[[str], str]) ->
 
 def changed_text_keras(source: Path, target: Path, change: Callable[[str], str]) -> Path:
     """A copy of a ``.keras`` archive whose architecture has passed through ``change``."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for entry in old.infolist():
-            data = old.read(entry)
-            if entry.filename == "config.json":
-                data = change(data.decode()).encode()
-            new.writestr(entry, data)
+
+    def in_archive(members: dict[str, bytes]) -> None:
+        members["config.json"] = change(members["config.json"].decode()).encode()
+
+    return changed_archive(source, target, in_archive)
+
+
+def changed_archive(
+    source: Path, target: Path, change: Callable[[dict[Any, bytes]], object]
+) -> Path:
+    """A copy of a zip archive whose members ``change`` has edited: name, or ZipInfo -> bytes."""
+    with zipfile.ZipFile(source) as old:
+        members: dict[Any, bytes] = {name: old.read(name) for name in old.namelist()}
+    change(members)
+    with zipfile.ZipFile(target, "w") as new:
+        for name, data in members.items():
+            new.writestr(name, data)
     return target
 
 
-def changed_config(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+def changed_config(source: Path, target: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     """A copy of a model, in either container, whose parsed architecture ``change`` has edited."""
 
     def on_text(text: str) -> str:
@@ -131,6 +142,25 @@ def changed_config(source: Path, target: Path, change: Callable[[dict[str, Any]]
 def layer(model: dict[str, Any], name: str) -> dict[str, Any]:
     """The entry of one layer in a parsed architecture."""
     return next(e for e in model["config"]["layers"] if e["config"]["name"] == name)
+
+
+def changed_layer(source: Path, target: Path, name: str, **options: Any) -> Path:
+    """A copy of a model with other options of one layer, without those that are None."""
+
+    def change(model: dict[str, Any]) -> None:
+        config = layer(model, name)["config"]
+        config.update(options)
+        for key in [key for key, value in options.items() if value is None]:
+            del config[key]
+
+    return changed_config(source, target, change)
+
+
+def copy_shards(folder: Path) -> Path:
+    """Copy a model in shards and its architecture, ``in_shards.json``; return its index."""
+    for path in (FIXTURES / "keras-3.15.1").glob("in_shards*.*"):
+        shutil.copy(path, folder)
+    return folder / "in_shards.weights.json"
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -50,6 +50,13 @@ def read(data: bytes | Path, *paths: str) -> list[Any]:
         return [array.read() for array in store.arrays(paths)]
 
 
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Return all arrays of a file by a path, one that has several by one of them."""
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda n, o: found.update({n: o}) if isinstance(o, h5py.Dataset) else None)
+    return found
+
+
 def draw_numbers(dtype: str, shape: tuple[int, ...]) -> Any:
     return RANDOM.integers(0, 200, shape).astype(dtype)
 

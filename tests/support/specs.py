@@ -102,6 +102,13 @@ def with_options(spec: LayerSpec, **options: Any) -> LayerSpec:
     return replace(spec, config=config, semantics=semantics)
 
 
+def assert_same_weights(one: ModelSpec, other: ModelSpec) -> None:
+    """Assert that layer by layer both models have the same weights."""
+    for ours, theirs in zip(one.root.walk(), other.root.walk(), strict=True):
+        assert list(ours.weights) == list(theirs.weights)
+        assert all(map(np.array_equal, ours.weights.values(), theirs.weights.values()))
+
+
 def values(*shape: int, seed: int = 9) -> Array:
     return np.random.default_rng(seed).normal(size=shape)
 

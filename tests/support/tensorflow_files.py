@@ -369,21 +369,15 @@ def variables_of(root: Node) -> Iterator[Node]:
 # ---- TF.js -------------------------------------------------------------------------------------
 
 
-def write_tfjs(
-    folder: Path,
-    source: Path,
-    *,
-    shard_bytes: int = 1 << 30,
-    quantized: str = "",
-    change: Any = lambda model: None,
-) -> Path:
-    """Write a TF.js model as the Python converter does: weights by the layers' names, sorted."""
+def write_tfjs(folder: Path, source: Path, **options: Any) -> Path:
+    """Write a TF.js model as the Python converter does: weights by the layers' names, sorted.
+
+    options: of ``write_named_tfjs``.
+    """
     root, model = model_tree(source)
     named = {node.full_name: np.asarray(node.value) for node in variables_of(root)}
     ordered = {name: named[name] for name in sorted(named)}
-    return write_named_tfjs(
-        folder, ordered, model, shard_bytes=shard_bytes, quantized=quantized, change=change
-    )
+    return write_named_tfjs(folder, ordered, model, **options)
 
 
 def write_named_tfjs(

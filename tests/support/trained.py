@@ -65,6 +65,14 @@ def differing(model: nn.Module, path: Path, *, config: Path | None = None) -> li
     ]
 
 
+def write_trained(source: Path, out: Path) -> nn.Module:
+    """Convert a file, train the model and write it to ``out``, which must read back as trained."""
+    model = train(k2t.convert(source))
+    k2t.write_back(model, source, out)
+    assert differing(model, out) == []
+    return model
+
+
 def contents(path: Path) -> dict[str, bytes]:
     """Return the content of a file, or of all files below a folder by their names there."""
     if path.is_file():

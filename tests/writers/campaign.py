@@ -1,8 +1,7 @@
-"""Script: write every fixture back, untouched and trained; or inject faults at random steps.
+"""Script: write every fixture back, untouched and trained.
 
     python campaign.py fixtures [PART/PARTS]
     python campaign.py models MODEL[:CONFIG] ...
-    python campaign.py faults RUNS
 
 ``models``: the same as ``fixtures`` for other files and SavedModels. Run it in the repository, with
 ``tests/support`` in PYTHONPATH. Ends with 1 if anything is wrong.
@@ -10,19 +9,16 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import tempfile
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import compiled_fixtures
-import test_faults
 from parsing_here import parsing_here
 from specs import FIXTURES
 from tensorflow_fixtures import ENTRIES, unpack
@@ -33,8 +29,6 @@ import keras2torch_birnn as k2t
 # What the file has no place for: rounded or quantized numbers, layers that are one in Keras, and
 # statistics that are an option there.
 EXPECTED = ("cannot hold", "a quantized weight", "one in Keras, but differ", "are fixed in Keras")
-
-
 SUFFIXES = (".h5", ".hdf5", ".keras")
 
 
@@ -131,53 +125,9 @@ def run(names: Sequence[str], source_of: Callable[[str, Path], Source]) -> int:
     return any(word.isupper() for result in found for word in result.split())
 
 
-@contextmanager
-def _patched(step: str, at: int) -> Iterator[list[int]]:
-    import pytest
-
-    with pytest.MonkeyPatch.context() as patch, test_faults.failing(step, at, patch) as calls:
-        yield calls
-
-
-def run_faults(runs: int) -> int:
-    """Inject faults at random steps; print how many runs went as they should."""
-    drawn, found = random.Random(5), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        cases: list[tuple[Path, Any, Path, dict[str, bytes], dict[str, int]]] = []
-        for number, name in enumerate(test_faults.SOURCES):
-            place = Path(folder) / str(number)
-            (place / "source").mkdir(parents=True)
-            (place / "out").mkdir()
-            source, model, out = test_faults.prepared(name, place)
-            totals: dict[str, int] = {}
-            for step in test_faults.STEPS:
-                with _patched(step, 0) as calls:
-                    test_faults.attempt(model, source, out)
-                totals[step] = calls[0]
-                whole = contents(out.parent)
-                test_faults.remove(out)
-            cases.append((source, model, out, whole, totals))
-        for _ in range(runs):
-            source, model, out, whole, totals = drawn.choice(cases)
-            step = drawn.choice([step for step, total in totals.items() if total])
-            before = contents(source)
-            with _patched(step, drawn.randint(1, totals[step])):
-                done = test_faults.attempt(model, source, out)
-            intact = contents(source) == before
-            clean = contents(out.parent) == (whole if done else {})
-            found["written" if done else "refused"] += 1
-            found["WRONG"] += not (intact and clean)
-            if done:
-                test_faults.remove(out)
-    print(dict(found))
-    return found["WRONG"] > 0
-
-
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     command, *arguments = sys.argv[1:]
-    if command == "faults":
-        sys.exit(run_faults(int(arguments[0])))
     if command == "models":
         sys.exit(run(arguments, lambda name, _: given(name)))
     first, _, count = (arguments[0] if arguments else "0/1").partition("/")

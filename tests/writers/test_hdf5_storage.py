@@ -11,12 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import synthetic
 import torch
+from hdf5_files import datasets
 from specs import FIXTURES
-from trained import differing, train
+from trained import differing, train, write_trained
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn import limits
+from keras2torch_birnn import lazy_array, limits
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.writers import hdf5, zip_archive
 
@@ -28,10 +30,8 @@ def stored_as(source: Path, target: Path, **storage: Any) -> Path:
     """Copy an HDF5 file with all of its arrays stored in another way."""
     shutil.copy(source, target)
     with h5py.File(target, "r+") as file:
-        arrays: list[str] = []
-        file.visititems(lambda n, o: arrays.append(n) if isinstance(o, h5py.Dataset) else None)
-        for name in arrays:
-            values = file[name][...]
+        for name, array in datasets(file).items():
+            values = array[...]
             del file[name]
             options = dict(storage)
             if values.ndim == 0:
@@ -75,43 +75,39 @@ def test_chunks(storage: str, tmp_path: Path) -> None:
         assert out.stat().st_size == source.stat().st_size
     with h5py.File(out) as new, h5py.File(source) as old:  # the library checks its checksums
         assert dict(new.attrs) == dict(old.attrs)
+        for name, one in datasets(new).items():
+            other = old[name]
+            assert (one.chunks, one.compression) == (other.chunks, other.compression)
+            assert (one.shuffle, one.fletcher32) == (other.shuffle, other.fletcher32)
+            assert one.shape == other[...].shape == one[...].shape
 
-        def compare(name: str, one: Any) -> None:
-            if isinstance(one, h5py.Dataset):
-                other = old[name]
-                assert (one.chunks, one.compression) == (other.chunks, other.compression)
-                assert (one.shuffle, one.fletcher32) == (other.shuffle, other.fletcher32)
-                assert one.shape == other[...].shape == one[...].shape
 
-        new.visititems(compare)
+def first_matrix(file: h5py.File) -> str:
+    return next(name for name, array in datasets(file).items() if array.ndim == 2)
 
 
 def test_what_sticks_out_of_an_array_stays(tmp_path: Path) -> None:
     source = stored_as(SOURCE, tmp_path / "source.h5", chunks=True)
-    out = tmp_path / "new.h5"
-    model = k2t.convert(source)
-    k2t.write_back(train(model), source, out)
-    with h5py.File(source) as old, h5py.File(out) as new:
-        name = next(iter(_arrays(old)))
-        for index in range(old[name].id.get_num_chunks()):
-            info = old[name].id.get_chunk_info(index)
-            one, other = (f[name].id.read_direct_chunk(info.chunk_offset)[1] for f in (old, new))
-            assert len(one) == len(other)
-
-
-def _arrays(file: h5py.File) -> list[str]:
-    found: list[str] = []
-    file.visititems(
-        lambda n, o: found.append(n) if isinstance(o, h5py.Dataset) and o.ndim == 2 else None
-    )
-    return found
+    with h5py.File(source, "r+") as file:
+        array = file[name := first_matrix(file)]
+        last = array.id.get_num_chunks() - 1
+        offset = array.id.get_chunk_info(last).chunk_offset
+        raw = np.frombuffer(array.id.read_direct_chunk(offset)[1], "<f4").reshape(array.chunks)
+        outside = np.ones(array.chunks, bool)
+        outside[tuple(slice(n - at) for n, at in zip(array.shape, offset, strict=True))] = False
+        array.id.write_direct_chunk(offset, np.where(outside, np.float32(7), raw).tobytes())
+    write_trained(source, tmp_path / "new.h5")
+    with h5py.File(tmp_path / "new.h5") as file:
+        found = np.frombuffer(file[name].id.read_direct_chunk(offset)[1], "<f4")
+    assert outside.any()
+    assert (found.reshape(outside.shape)[outside] == 7).all()
 
 
 def test_arrays_in_object_headers(tmp_path: Path) -> None:
     source = tmp_path / "source.h5"
     shutil.copy(SOURCE, source)
     with h5py.File(source, "r+") as file:
-        name = _arrays(file)[0]
+        name = first_matrix(file)
         values = file[name][...]
         del file[name]
         plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
@@ -120,9 +116,7 @@ def test_arrays_in_object_headers(tmp_path: Path) -> None:
         space = h5py.h5s.create_simple(values.shape)
         made = h5py.h5d.create(file.id, name.encode(), kind, space, plan)
         made.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    model = train(k2t.convert(source))
-    k2t.write_back(model, source, tmp_path / "new.h5")
-    assert differing(model, tmp_path / "new.h5") == []
+    write_trained(source, tmp_path / "new.h5")
 
 
 def test_a_user_block(tmp_path: Path) -> None:
@@ -130,9 +124,7 @@ def test_a_user_block(tmp_path: Path) -> None:
         inner = stored_as(SOURCE, tmp_path / "inner.h5", **storage)
         source, out = tmp_path / "source.h5", tmp_path / "new.h5"
         source.write_bytes(b"user".ljust(512, b".") + inner.read_bytes())
-        model = train(k2t.convert(source))
-        k2t.write_back(model, source, out)
-        assert differing(model, out) == []
+        write_trained(source, out)
         assert out.read_bytes()[:512] == source.read_bytes()[:512]
         out.unlink()
 
@@ -204,9 +196,7 @@ def test_streamed_archives(method: int, tmp_path: Path) -> None:
         for name in one.namelist():
             other.writestr(name, one.read(name))
     stream.file.close()
-    model = train(k2t.convert(source))
-    k2t.write_back(model, source, out)
-    assert differing(model, out) == []
+    write_trained(source, out)
     with zipfile.ZipFile(out) as archive:
         assert archive.testzip() is None
 
@@ -230,9 +220,7 @@ def test_an_unzipped_archive(tmp_path: Path) -> None:
         archive.extractall(source)
     (source / "assets").mkdir(exist_ok=True)
     (source / "assets" / "notes.txt").write_text("kept")
-    model = train(k2t.convert(source))
-    k2t.write_back(model, source, out)
-    assert differing(model, out) == []
+    model = write_trained(source, out)
     assert (out / "assets" / "notes.txt").read_text() == "kept"
     assert (out / "config.json").read_bytes() == (source / "config.json").read_bytes()
     out_of = tmp_path / "linked"
@@ -269,21 +257,16 @@ def test_checksums_are_those_of_the_library() -> None:
         assert hdf5._add_fletcher32(row.tobytes(), 1) == raw
 
 
-def test_large_matrices_are_written_in_blocks(tmp_path: Path) -> None:
-    from synthetic import bidirectional
-
-    from keras2torch_birnn import lazy_array
-
+def test_large_matrices_are_written_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = tmp_path / "source.h5", tmp_path / "new.h5"
-    bidirectional(source, 67, 211, 131)
-    size = lazy_array.LEAST_BYTES
-    lazy_array.LEAST_BYTES = 1000
-    try:
+    synthetic.bidirectional(source, 67, 211, 131)
+    with monkeypatch.context() as patch:
+        patch.setattr(lazy_array, "LEAST_BYTES", 1000)
         model = k2t.convert(source)
         k2t.write_back(model, source, tmp_path / "same.h5")
         assert (tmp_path / "same.h5").read_bytes() == source.read_bytes()
         k2t.write_back(train(model), source, out)
-    finally:
-        lazy_array.LEAST_BYTES = size
     assert differing(model, out) == []
     assert torch.isfinite(next(iter(model.state_dict().values()))).all()
