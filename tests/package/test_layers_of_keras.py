@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keras2torch_birnn.cli.catalogue import catalogue
+from keras2torch_birnn.readers.config.graphs import TRAIN_BY_DEFAULT
 from keras2torch_birnn.readers.config.keras1 import _CLASSES as KERAS_1
 from keras2torch_birnn.readers.weights.spectral import WRAPPER
 from keras2torch_birnn.schema import CELLS, CLASS_NAMES, OPS
@@ -44,6 +45,14 @@ def test_every_layer_of_every_keras_is_converted_or_named() -> None:
     known = CLASS_NAMES.keys() | NOT_CONVERTED.keys() | {WRAPPER}
     for label, names in RECORDED.items():
         assert {*names} <= known | (KERAS_1.keys() if label.startswith("keras-1") else set())
+
+
+def test_layers_whose_calls_train_by_default_are_known() -> None:
+    """Keras 3 saves that default with each call of a functional model."""
+    training = {label: {*names} for label, names in RECORDED.items() if "training" in label}
+    ((label, names),) = training.items()
+    every = RECORDED[label.removesuffix(" training=True")]
+    assert names & CLASS_NAMES.keys() == TRAIN_BY_DEFAULT.intersection(every)
 
 
 def test_what_is_named_is_a_layer_that_is_not_converted() -> None:

@@ -32,7 +32,7 @@ from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
-_TRAIN_BY_DEFAULT = frozenset(
+TRAIN_BY_DEFAULT = frozenset(
     {*CLASSES["augmentation"], "AutoContrast", "CenterCrop", "RandomCrop", "Resizing", "Pipeline"}
 )
 
@@ -174,7 +174,7 @@ def _normalize_call(
     if layer.class_name in OPS:  # normalized by ``operations``
         return Call(layer.name, index, args, {})
     kept = {k: v for k, v in kwargs.items() if v is not None and k != "training"}
-    overruled = dict_nodes and layer.class_name in _TRAIN_BY_DEFAULT
+    overruled = dict_nodes and layer.class_name in TRAIN_BY_DEFAULT
     if kwargs.get("training") not in (None, False, 0) and not overruled:
         parsing.refuse(
             "a layer called with training=True",
