@@ -15,7 +15,7 @@ from mutations.patches import Mutation
 
 # Families without a page, and why.
 NOT_MUTATED: Mapping[str, str] = {
-    "dropout": "the identity but in training, which tests of its layers compare with Keras",
+    "dropout": "the identity but in training, which tests of its layers compare with Keras"
 }
 PAGES: Mapping[str, list[Mutation]] = {
     page.name: import_module(f"mutations.{page.name}").MUTATIONS

@@ -5,11 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers import registry
-from mutations.patches import K3, TF, Mutation, mutation, put
+from mutations.patches import K3, TF, by_name, mutation, put
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "RandomFlip flips at inference",
+BUGS = {
+    "RandomFlip flips at inference": mutation(
         put(
             registry.CONVERTERS,
             "RandomFlip",
@@ -17,8 +16,9 @@ MUTATIONS: list[Mutation] = [
         ),
         f"{TF}/augmented.h5",
         f"{K3}/augmented_nested.keras",
-    ),
-]
+    )
+}
+MUTATIONS = by_name(BUGS)
 
 
 class _Flip(nn.Module):

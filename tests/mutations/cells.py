@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from mutations.patches import (
-    K2,
-    Mutation,
-    edit,
-    mutation,
-)
+from mutations.patches import K2, by_name, edit, mutation
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "states of a stack from the last cell on",
+BUGS = {
+    "states of a stack from the last cell on": mutation(
         edit(
             "schema.custom_cells:states_of",
             "reversed(pairs) if last_first else pairs",
@@ -19,8 +13,7 @@ MUTATIONS: list[Mutation] = [
         ),
         f"{K2}/stacked_states.h5",
     ),
-    mutation(
-        "states of a stack of Keras 2.1 from the first cell on",
+    "states of a stack of Keras 2.1 from the first cell on": mutation(
         edit(
             "readers.config.generations:generation_of",
             'else "last cell first"',
@@ -29,8 +22,7 @@ MUTATIONS: list[Mutation] = [
         "keras-2.1.6/stacked_bi_states.h5",
         rereads=True,
     ),
-    mutation(
-        "masked steps of a stack of Keras 2.2.4 show its last state",
+    "masked steps of a stack of Keras 2.2.4 show its last state": mutation(
         edit(
             "readers.config.cells:_first_state_rule",
             '"previous_state" if same',
@@ -39,16 +31,15 @@ MUTATIONS: list[Mutation] = [
         f"{K2}/stacked_mask_last.h5",
         rereads=True,
     ),
-    mutation(
-        "cells of a frozen half by position",
+    "cells of a frozen half by position": mutation(
         edit("readers.weights.legacy:_group_by_half", "if once and", "if False and"),
         f"{K2}/stacked_frozen.h5",
         rereads=True,
     ),
-    mutation(
-        "cells of a stack by position",
+    "cells of a stack by position": mutation(
         edit("readers.weights.legacy:_pair_by_number", "if not all(", "if True or not all("),
         f"{K2}/stacked_frozen_cell.h5",
         rereads=True,
     ),
-]
+}
+MUTATIONS = by_name(BUGS)

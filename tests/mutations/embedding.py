@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, K3, Mutation, edit, mutation
+from mutations.patches import K2, K3, by_name, edit, mutation
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "int8 Embedding without its scale",
-        edit(
-            "layers.embedding:QuantizedEmbedding.forward",
-            " / self.scale[input][..., None]",
-            "",
-        ),
+BUGS = {
+    "int8 Embedding without its scale": mutation(
+        edit("layers.embedding:QuantizedEmbedding.forward", " / self.scale[input][..., None]", ""),
         f"{K3}/quantized_weights.keras",
     ),
-    mutation(
-        "a reversed Embedding without its own weight",
+    "a reversed Embedding without its own weight": mutation(
         edit(
             "layers.embedding:ReversibleEmbedding.forward",
             "else self.reverse_weight",
@@ -23,25 +17,22 @@ MUTATIONS: list[Mutation] = [
         ),
         f"{K3}/reversible_untied.keras",
     ),
-    mutation(
-        "a reversed Embedding without its cap",
+    "a reversed Embedding without its cap": mutation(
         edit("layers.embedding:ReversibleEmbedding.forward", "self.cap is None", "True"),
         f"{K3}/reversible_capped.keras",
     ),
-    mutation(
-        "scores bent but not scaled back",
+    "scores bent but not scaled back": mutation(
         edit("layers.embedding:ReversibleEmbedding.forward", ") * self.cap", ")"),
         f"{K3}/reversible_untied.h5",
     ),
-    mutation(
-        "Embedding makes no mask",
+    "Embedding makes no mask": mutation(
         edit("layers.embedding:_embedding_mask", 'layer.config["mask_zero"]', "False"),
         f"{K2}/mask_bi_lstm_seq.h5",
         f"{K3}/mask_average_pool_direct.h5",
     ),
-    mutation(
-        "Embedding masks although mask_zero is off",
+    "Embedding masks although mask_zero is off": mutation(
         edit("layers.embedding:_embedding_mask", 'layer.config["mask_zero"]', "True"),
         "ids without a mask",
     ),
-]
+}
+MUTATIONS = by_name(BUGS)

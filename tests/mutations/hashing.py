@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from mutations.patches import K3, TF, Mutation, edit, mutation
+from mutations.patches import K3, TF, by_name, edit, mutation
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "a minus is no character to FarmHash64",
+BUGS = {
+    "a minus is no character to FarmHash64": mutation(
         edit("layers.hashing:digits", "length = count + negative", "length = count + 0 * negative"),
         f"{TF}/hashing.keras",
         f"{K3}/hashing.h5",
     ),
-    mutation(
-        "remainders of hashes with their sign",
+    "remainders of hashes with their sign": mutation(
         edit(
             "layers.hashing:remainder",
             "((_right(x, 1) % divisor) * 2 + (x & 1)) % divisor",
@@ -21,4 +19,5 @@ MUTATIONS: list[Mutation] = [
         f"{TF}/hashing.keras",
         "tf.keras-2.4.0/hashing.h5",
     ),
-]
+}
+MUTATIONS = by_name(BUGS)

@@ -11,9 +11,9 @@ from mutations.patches import (
     K3,
     K231,
     TF,
-    Mutation,
     Patch,
     both,
+    by_name,
     change_mask_flow,
     edit,
     mutation,
@@ -38,10 +38,7 @@ UNREVERSED = (f"{TF}/mask_unroll_bi_seq.h5", f"{K3}/mask_unroll_bi_seq.h5")
 PREVIOUS = (f"{TF}/mask_plain_lstm_seq.keras", f"{K231}/mask_bi_gru_before_seq.h5")
 STATE = (f"{K2}/mask_bi_lstm_seq.h5", f"{K2}/mask_back_lstm_seq.h5")
 # Only a carried state tells "previous_output" from "previous_state".
-CARRIED = {
-    "previous_output": f"{TF}/stateful_mask.h5",
-    "previous_state": f"{K2}/stateful_mask.h5",
-}
+CARRIED = {"previous_output": f"{TF}/stateful_mask.h5", "previous_state": f"{K2}/stateful_mask.h5"}
 NOTICES = {
     "zeros": ZEROS,
     "zeros_unreversed": UNREVERSED,
@@ -49,10 +46,9 @@ NOTICES = {
     "previous_state": STATE,
 }
 
-MUTATIONS: list[Mutation] = [
-    *(
-        mutation(
-            f"masked_output {rule} becomes {other}",
+BUGS = {
+    **{
+        f"masked_output {rule} becomes {other}": mutation(
             change_rule(rule, other),
             *([CARRIED[rule]] if {rule, other} == {"previous_output", "previous_state"} else files),
             late={rule, other} == {"previous_output", "previous_state"},
@@ -60,15 +56,13 @@ MUTATIONS: list[Mutation] = [
         for rule, files in NOTICES.items()
         for other in NOTICES
         if other != rule
-    ),
-    mutation(
-        "previous counts against the direction of reading",
+    },
+    "previous counts against the direction of reading": mutation(
         edit("rnn.masks:shown_steps", "seen - mask.long() if backward else seen - 1", "seen - 1"),
         f"{K2}/mask_bi_lstm_seq.h5",
         f"{K231}/mask_bi_gru_before_seq.h5",
     ),
-    mutation(
-        "the masked steps run and the valid ones do not",
+    "the masked steps run and the valid ones do not": mutation(
         edit(
             "rnn.masks:valid_first",
             "torch.argsort(~mask, dim=1, stable=True)",
@@ -76,18 +70,12 @@ MUTATIONS: list[Mutation] = [
         ),
         *ZEROS,
     ),
-    mutation(
-        "an empty row loses its state",
-        edit(
-            "rnn.engines.torch_kernel:_sort",
-            "else falling == 0",
-            "else falling < 0",
-        ),
+    "an empty row loses its state": mutation(
+        edit("rnn.engines.torch_kernel:_sort", "else falling == 0", "else falling < 0"),
         f"{TF}/mask_bi_state.keras",
         f"{K3}/mask_bi_state.keras",
     ),
-    mutation(
-        "recurrent layers take no mask",
+    "recurrent layers take no mask": mutation(
         both(
             *(
                 change_mask_flow(name, registry.SAME)
@@ -98,8 +86,7 @@ MUTATIONS: list[Mutation] = [
         f"{K2}/mask_stack_plain.h5",
         f"{K3}/chain_masked.keras",
     ),
-    mutation(
-        "recurrent layers hand no mask on",
+    "recurrent layers hand no mask on": mutation(
         both(
             *(
                 change_mask_flow(name, registry.USES)
@@ -109,31 +96,25 @@ MUTATIONS: list[Mutation] = [
         f"{TF}/mask_stack_plain.keras",
         f"{K2}/mask_stack_bi_dense.h5",
     ),
-    mutation(
-        "Masking makes no mask",
+    "Masking makes no mask": mutation(
         change_mask_flow("Masking", registry.SAME),
         f"{K2}/masking_zero_bi_lstm_seq.h5",
         f"{K3}/masking_big_bi_simplernn_seq.h5",
     ),
-    mutation(
-        "Masking leaves masked steps as they are",
-        edit("layers.masking:Masking.forward", "x * mask", "x + 0 * mask"),
-        f"{K2}/masking_alone.h5",
+    "Masking leaves masked steps as they are": mutation(
+        edit("layers.masking:Masking.forward", "x * mask", "x + 0 * mask"), f"{K2}/masking_alone.h5"
     ),
-    mutation(
-        "Masking masks a step by a single feature",
+    "Masking masks a step by a single feature": mutation(
         edit("layers.masking:differs", ".any(dim=-1)", ".all(dim=-1)"),
         f"{K2}/masking_alone.h5",
         f"{TF}/masking_big_bi_simplernn_seq.h5",
     ),
-    mutation(
-        "GlobalAveragePooling1D ignores its mask",
+    "GlobalAveragePooling1D ignores its mask": mutation(
         edit("layers.pooling:GlobalPooling.forward", "if mask is None:", "if True:"),
         f"{K2}/mask_average_pool.h5",
         f"{K3}/mask_average_pool_direct.h5",
     ),
-    mutation(
-        "GlobalMaxPooling1D uses a mask",
+    "GlobalMaxPooling1D uses a mask": mutation(
         both(
             change_mask_flow("GlobalMaxPooling1D", registry.USES),
             edit(
@@ -144,30 +125,26 @@ MUTATIONS: list[Mutation] = [
         ),
         f"{K3}/mask_max_pool.h5",
     ),
-    *(
-        mutation(
-            f"{name} stops the mask",
+    **{
+        f"{name} stops the mask": mutation(
             change_mask_flow(name, registry.NONE),
             f"{K2}/mask_through.h5",
             f"{K3}/mask_through.keras",
         )
         for name in ("Dense", "Activation", "BatchNormalization", "LeakyReLU", "SpatialDropout1D")
+    },
+    "LayerNormalization stops the mask": mutation(
+        change_mask_flow("LayerNormalization", registry.NONE), f"{TF}/mask_through_layernorm.h5"
     ),
-    mutation(
-        "LayerNormalization stops the mask",
-        change_mask_flow("LayerNormalization", registry.NONE),
-        f"{TF}/mask_through_layernorm.h5",
-    ),
-    mutation(
-        "TimeDistributed stops the mask",
+    "TimeDistributed stops the mask": mutation(
         change_mask_flow("TimeDistributed", registry.NONE),
         f"{K2}/mask_td_dense.h5",
         f"{K3}/mask_td_dense.h5",
     ),
-    mutation(
-        "a step of TimeDistributed counts only if all in it does",
+    "a step of TimeDistributed counts only if all in it does": mutation(
         edit("layers.time_distributed:step_counts", ".any(dim=2)", ".all(dim=2)"),
         f"{TF}/mask_td_bi.h5",
         f"{K2}/mask_td_bi.h5",
     ),
-]
+}
+MUTATIONS = by_name(BUGS)

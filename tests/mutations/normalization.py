@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from mutations.patches import (
-    K2,
-    K3,
-    TF,
-    Mutation,
-    edit,
-    mutation,
-)
+from mutations.patches import K2, K3, TF, by_name, edit, mutation
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "BatchNormalization with torch's epsilon",
+BUGS = {
+    "BatchNormalization with torch's epsilon": mutation(
         edit("layers.normalization:batch_normalization", 'config["epsilon"]', "1e-5"),
         f"{K2}/batchnorm.h5",
         f"{K3}/batchnorm.keras",
     ),
-    mutation(
-        "BatchNormalization with mean and variance exchanged",
+    "BatchNormalization with mean and variance exchanged": mutation(
         edit(
             "layers.normalization:batch_normalization",
             'weights["moving_mean"]).data',
@@ -27,8 +18,7 @@ MUTATIONS: list[Mutation] = [
         ),
         f"{TF}/batchnorm.keras",
     ),
-    mutation(
-        "BatchNormalization normalises the batch",
+    "BatchNormalization normalises the batch": mutation(
         edit(
             "layers.normalization:BatchNorm.forward",
             'self.training and self.rule.by != "moving averages"',
@@ -36,22 +26,15 @@ MUTATIONS: list[Mutation] = [
         ),
         f"{K2}/batchnorm.h5",
     ),
-    mutation(
-        "BatchNormalization on the last axis whatever the axis",
-        edit(
-            "layers.normalization:_channels",
-            "return int(axes[0])",
-            "return -1",
-        ),
+    "BatchNormalization on the last axis whatever the axis": mutation(
+        edit("layers.normalization:_channels", "return int(axes[0])", "return -1"),
         "square BatchNormalization",
     ),
-    mutation(
-        "LayerNormalization with torch's epsilon",
+    "LayerNormalization with torch's epsilon": mutation(
         edit("layers.normalization:layer_normalization", 'eps=config["epsilon"]', "eps=1e-5"),
         f"{TF}/layernorm.keras",
     ),
-    mutation(
-        "LayerNormalization without both parameters with torch's epsilon",
+    "LayerNormalization without both parameters with torch's epsilon": mutation(
         edit(
             "layers.normalization:layer_normalization",
             'gamma, beta, config["epsilon"], centers',
@@ -61,13 +44,11 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/layernorm_axes.h5",
         f"{K3}/layernorm_rms.keras",
     ),
-    mutation(
-        "rms_scaling takes the mean away",
+    "rms_scaling takes the mean away": mutation(
         edit("layers.normalization:layer_normalization", 'not config["rms_scaling"]', "True"),
         f"{K3}/layernorm_rms.keras",
     ),
-    mutation(
-        "a layer in a SpectralNormalization with another activation",
+    "a layer in a SpectralNormalization with another activation": mutation(
         edit(
             "readers.weights.spectral:unwrap_entry",
             '"config": {**inside,',
@@ -76,4 +57,5 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/spectral_mask.h5",
         rereads=True,
     ),
-]
+}
+MUTATIONS = by_name(BUGS)

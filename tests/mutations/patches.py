@@ -97,8 +97,11 @@ def both(*patches: Patch) -> Patch:
     return patch
 
 
-def mutation(
-    name: str, patch: Patch, *files: str, rereads: bool = False, late: bool = False
-) -> Mutation:
-    """Describe a mutation and the files that must notice it."""
-    return Mutation(name, patch, files, rereads, late)
+def mutation(patch: Patch, *files: str, rereads: bool = False, late: bool = False) -> Mutation:
+    """Describe a mutation, which ``by_name`` names, and the files that must notice it."""
+    return Mutation("", patch, files, rereads, late)
+
+
+def by_name(mutations: Mapping[str, Mutation]) -> list[Mutation]:
+    """Give each mutation its name."""
+    return [replace(one, name=name) for name, one in mutations.items()]

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from mutations.patches import (
-    K2,
-    K3,
-    Mutation,
-    edit,
-    mutation,
-)
+from mutations.patches import K2, K3, by_name, edit, mutation
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "AveragePooling1D counts the padding",
-        edit("layers.pooling:Pooling._pool", "if is_padded(around):", "if False:"),
-        f"{K2}/pool.h5",
+BUGS = {
+    "AveragePooling1D counts the padding": mutation(
+        edit("layers.pooling:Pooling._pool", "if is_padded(around):", "if False:"), f"{K2}/pool.h5"
     ),
-    mutation(
-        "AveragePooling1D counts padding that is equal at both ends",
+    "AveragePooling1D counts padding that is equal at both ends": mutation(
         edit(
             "layers.pooling:Pooling._pool_evenly",
             '{"count_include_pad": False}',
@@ -25,18 +16,13 @@ MUTATIONS: list[Mutation] = [
         ),
         "pooled evenly",
     ),
-    mutation(
-        "MaxPooling1D pads with zeros",
-        edit("layers.pooling:Pooling._pool", "value=-torch.inf", "value=0.0"),
-        "pooled unevenly",
+    "MaxPooling1D pads with zeros": mutation(
+        edit("layers.pooling:Pooling._pool", "value=-torch.inf", "value=0.0"), "pooled unevenly"
     ),
-    mutation(
-        "pool stride ignored",
-        edit("layers.pooling:Pooling.__init__", "stride or size", "size"),
-        f"{K2}/pool.h5",
+    "pool stride ignored": mutation(
+        edit("layers.pooling:Pooling.__init__", "stride or size", "size"), f"{K2}/pool.h5"
     ),
-    mutation(
-        "windows of adaptive pooling do not overlap",
+    "windows of adaptive pooling do not overlap": mutation(
         edit(
             "layers.pooling:AdaptivePooling.forward",
             "-(-(i + 1) * steps // parts) - i * steps // parts",
@@ -46,4 +32,5 @@ MUTATIONS: list[Mutation] = [
         f"{K3}/adaptive2.keras",
         f"{K3}/adaptive3.h5",
     ),
-]
+}
+MUTATIONS = by_name(BUGS)

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from mutations.patches import (
-    K3,
-    TF,
-    Mutation,
-    edit,
-    mutation,
-)
+from mutations.patches import K3, TF, by_name, edit, mutation
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "Normalization divides by the variance",
+BUGS = {
+    "Normalization divides by the variance": mutation(
         edit("layers.preprocessing:Normalization.forward", "self.variance.sqrt()", "self.variance"),
         f"{TF}/around_normalization.h5",
         f"{K3}/around_normalization_given.h5",
     ),
-    mutation(
-        "CategoryEncoding does not count",
+    "CategoryEncoding does not count": mutation(
         edit("layers.preprocessing:encode", 'mode == "multi_hot"', 'mode != "one_hot"'),
         f"{TF}/around_count.h5",
     ),
-    mutation(
-        "ids count as often as they come, whatever their weights",
+    "ids count as often as they come, whatever their weights": mutation(
         edit(
             "layers.preprocessing:encode",
             "weights.to(tokens.dtype).unsqueeze(-1)",
@@ -32,8 +23,7 @@ MUTATIONS: list[Mutation] = [
         f"{TF}/count_weights.h5",
         f"{K3}/count_weights.keras",
     ),
-    mutation(
-        "numbers looked up in the order of their size",
+    "numbers looked up in the order of their size": mutation(
         edit(
             "layers.preprocessing:integer_lookup",
             "order + first",
@@ -42,11 +32,11 @@ MUTATIONS: list[Mutation] = [
         f"{TF}/lookup.keras",
         f"{K3}/lookup.keras",
     ),
-    mutation(
-        "all numbers that are not in the list have the first index",
+    "all numbers that are not in the list have the first index": mutation(
         edit(
             "layers.preprocessing:IntegerLookup.forward", "torch.remainder(x, self.others)", "0 * x"
         ),
         f"{TF}/lookup.h5",
     ),
-]
+}
+MUTATIONS = by_name(BUGS)
