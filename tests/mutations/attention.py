@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from mutations.patches import K3, TF, by_name, edit, mutation
+from mutations.patches import K3, TF, Mutation, edit
 
-BUGS = {
-    "attention of planes over the other axis": mutation(
+MUTATIONS = {
+    "attention of planes over the other axis": Mutation(
         edit(
             "layers.attention:Attention.scores",
             "key.transpose(-1, -2)",
             "key.transpose(-1, -2).flip(1)",
         ),
-        f"{TF}/attention_planes.keras",
-        f"{K3}/attention_planes.keras",
+        (f"{TF}/attention_planes.keras", f"{K3}/attention_planes.keras"),
     ),
-    "masked scores of attention replaced, not reduced": mutation(
+    "masked scores of attention replaced, not reduced": Mutation(
         edit("layers.attention:Attention.forward", "replaces=False", "replaces=True"),
-        f"{TF}/heads_large_scores.keras",
-        f"{K3}/heads_large_scores.keras",
+        (f"{TF}/heads_large_scores.keras", f"{K3}/heads_large_scores.keras"),
     ),
-    "masked scores of heads replaced, not reduced": mutation(
+    "masked scores of heads replaced, not reduced": Mutation(
         edit("layers.attention:MultiHeadAttention.forward", "plan.adds not in now", "True"),
-        f"{TF}/heads_large_scores.keras",
+        (f"{TF}/heads_large_scores.keras",),
     ),
-    "attention over all axes": mutation(
+    "attention over all axes": Mutation(
         edit("layers.attention:MultiHeadAttention._over_axes", "self.plan.axes", "None"),
-        f"{TF}/heads_axes.keras",
-        f"{K3}/heads_axes.keras",
+        (f"{TF}/heads_axes.keras", f"{K3}/heads_axes.keras"),
     ),
 }
-MUTATIONS = by_name(BUGS)

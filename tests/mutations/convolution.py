@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, K3, TF, by_name, edit, mutation
+from mutations.patches import K2, K3, TF, Mutation, edit
 
-BUGS = {
-    "Conv1D channels exchanged": mutation(
-        edit("layers.convolution:channels_ahead", "(-1, -2,", "(-2, -1,"), "square Conv1D"
+MUTATIONS = {
+    "Conv1D channels exchanged": Mutation(
+        edit("layers.convolution:channels_ahead", "(-1, -2,", "(-2, -1,"), ("square Conv1D",)
     ),
-    "Conv1D kernel turned round in time": mutation(
+    "Conv1D kernel turned round in time": Mutation(
         edit("layers.convolution:channels_ahead", "kernel.transpose", "kernel[::-1].transpose"),
-        f"{TF}/conv.keras",
-        "square Conv1D",
+        (f"{TF}/conv.keras", "square Conv1D"),
     ),
-    "padding same with the odd zero in front": mutation(
+    "padding same with the odd zero in front": Mutation(
         edit(
             "layers.convolution:same_padding",
             "return total // 2, total - total // 2",
             "return total - total // 2, total // 2",
         ),
-        f"{K2}/conv_same.h5",
-        f"{K3}/pool.keras",
+        (f"{K2}/conv_same.h5", f"{K3}/pool.keras"),
     ),
-    "padding causal behind": mutation(
+    "padding causal behind": Mutation(
         edit("layers.convolution:convolve", "(extent - 1, 0)", "(0, extent - 1)"),
-        f"{K2}/conv_causal_dilated.h5",
-        f"{TF}/conv.keras",
+        (f"{K2}/conv_causal_dilated.h5", f"{TF}/conv.keras"),
     ),
-    "padding causal dropped": mutation(
+    "padding causal dropped": Mutation(
         edit("layers.convolution:convolve", '== "causal"', '== "never"'),
-        f"{K2}/conv_causal_dilated.h5",
-        f"{TF}/conv.keras",
+        (f"{K2}/conv_causal_dilated.h5", f"{TF}/conv.keras"),
     ),
-    "padding causal without dilation": mutation(
+    "padding causal without dilation": Mutation(
         edit("layers.convolution:extents", "(size - 1) * d + 1", "size"),
-        f"{K2}/conv_causal_dilated.h5",
+        (f"{K2}/conv_causal_dilated.h5",),
     ),
-    "depthwise kernels by multiplier, then channel": mutation(
+    "depthwise kernels by multiplier, then channel": Mutation(
         edit("layers.convolution:_depthwise", "(-2, -1,", "(-1, -2,"),
-        f"{TF}/around_depthwise1.h5",
-        f"{K2}/around_separable2.h5",
+        (f"{TF}/around_depthwise1.h5", f"{K2}/around_separable2.h5"),
     ),
-    "transposed convolution cut in front as much as behind": mutation(
+    "transposed convolution cut in front as much as behind": Mutation(
         edit(
             "layers.convolution:TransposedConvolution.convolve",
             "same_padding(length, extent, stride)[0]",
             "same_padding(length, extent, stride)[1]",
         ),
-        f"{TF}/around_transposed1.keras",
-        f"{K2}/around_transposed2.h5",
+        (f"{TF}/around_transposed1.keras", f"{K2}/around_transposed2.h5"),
     ),
-    "windows of their own padded as TensorFlow pads": mutation(
+    "windows of their own padded as TensorFlow pads": Mutation(
         edit("schema.local:places", "size_ // 2 if", "(size_ - 1) // 2 if"),
-        "tf-2.1.4/local_2_same.h5",
-        f"{TF}/local2_3_same.h5",
+        ("tf-2.1.4/local_2_same.h5", f"{TF}/local2_3_same.h5"),
     ),
-    "a deconvolution starts where its own length does": mutation(
+    "a deconvolution starts where its own length does": Mutation(
         edit(
             "layers.convolution:TransposedConvolution.convolve",
             "same_padding(length, extent, stride)[0]",
             "same_padding(x.shape[2 + axis] * stride, extent, stride)[0]",
         ),
-        "keras-1.2.2/plane_deconvolution_same_tf.h5",
-        "keras-1.2.2/plane_deconvolution_same_th.h5",
+        (
+            "keras-1.2.2/plane_deconvolution_same_tf.h5",
+            "keras-1.2.2/plane_deconvolution_same_th.h5",
+        ),
     ),
 }
-MUTATIONS = by_name(BUGS)

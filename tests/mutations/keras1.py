@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 from keras2torch_birnn.readers.config import keras1
-from mutations.patches import by_name, edit, mutation, put
+from mutations.patches import Mutation, edit, put
 
-BUGS = {
-    "a mask leaves a branch of a Merge": mutation(
+MUTATIONS = {
+    "a mask leaves a branch of a Merge": Mutation(
         edit("readers.config.keras1_merge:_makes_mask", "return any(", "return False and any("),
-        "keras-1.2.2/merge_first_masked.h5",
+        ("keras-1.2.2/merge_first_masked.h5",),
         rereads=True,
     ),
-    "kernels of channels_first planes are mirrored": mutation(
+    "kernels of channels_first planes are mirrored": Mutation(
         edit("readers.config.keras1:_join", "n: w.transpose(", "n: w[..., ::-1].transpose("),
-        "keras-1.2.2/cube_th.h5",
-        "keras-1.2.2/plane_conv_first.h5",
-        "keras-1.2.2/plane_separable_first.h5",
+        (
+            "keras-1.2.2/cube_th.h5",
+            "keras-1.2.2/plane_conv_first.h5",
+            "keras-1.2.2/plane_separable_first.h5",
+        ),
         rereads=True,
     ),
-    "rows and columns of a padding change places": mutation(
+    "rows and columns of a padding change places": Mutation(
         edit(
             "readers.config.keras1:_around",
             "[padding[:2], padding[2:]]",
             "[padding[2:], padding[:2]]",
         ),
-        "keras-1.2.2/plane_around_tf.h5",
-        "keras-1.2.2/plane_around_th.h5",
+        ("keras-1.2.2/plane_around_tf.h5", "keras-1.2.2/plane_around_th.h5"),
         rereads=True,
     ),
-    "gates of a convolutional LSTM in the order of the file": mutation(
+    "gates of a convolutional LSTM in the order of the file": Mutation(
         put(keras1._FUSED, "ConvLSTM2D", "icfo"),
-        "keras-1.2.2/plane_lstm_tf.h5",
-        "keras-1.2.2/plane_lstm_th_bi.h5",
+        ("keras-1.2.2/plane_lstm_tf.h5", "keras-1.2.2/plane_lstm_th_bi.h5"),
         rereads=True,
     ),
-    "masks stay in the branches of a Merge of Keras 2": mutation(
+    "masks stay in the branches of a Merge of Keras 2": Mutation(
         edit("readers.config.keras1_merge:_Writer._branch", "self.masks_stay and", "True and"),
-        "keras-2.0.8/merge_legacy_masked.h5",
+        ("keras-2.0.8/merge_legacy_masked.h5",),
         rereads=True,
     ),
 }
-MUTATIONS = by_name(BUGS)

@@ -2,60 +2,56 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, K3, TF, by_name, edit, mutation
+from mutations.patches import K2, K3, TF, Mutation, edit
 
-BUGS = {
-    "BatchNormalization with torch's epsilon": mutation(
+MUTATIONS = {
+    "BatchNormalization with torch's epsilon": Mutation(
         edit("layers.normalization:batch_normalization", 'config["epsilon"]', "1e-5"),
-        f"{K2}/batchnorm.h5",
-        f"{K3}/batchnorm.keras",
+        (f"{K2}/batchnorm.h5", f"{K3}/batchnorm.keras"),
     ),
-    "BatchNormalization with mean and variance exchanged": mutation(
+    "BatchNormalization with mean and variance exchanged": Mutation(
         edit(
             "layers.normalization:batch_normalization",
             'weights["moving_mean"]).data',
             'weights["moving_variance"]).data',
         ),
-        f"{TF}/batchnorm.keras",
+        (f"{TF}/batchnorm.keras",),
     ),
-    "BatchNormalization normalises the batch": mutation(
+    "BatchNormalization normalises the batch": Mutation(
         edit(
             "layers.normalization:BatchNorm.forward",
             'self.training and self.rule.by != "moving averages"',
             "True",
         ),
-        f"{K2}/batchnorm.h5",
+        (f"{K2}/batchnorm.h5",),
     ),
-    "BatchNormalization on the last axis whatever the axis": mutation(
+    "BatchNormalization on the last axis whatever the axis": Mutation(
         edit("layers.normalization:_channels", "return int(axes[0])", "return -1"),
-        "square BatchNormalization",
+        ("square BatchNormalization",),
     ),
-    "LayerNormalization with torch's epsilon": mutation(
+    "LayerNormalization with torch's epsilon": Mutation(
         edit("layers.normalization:layer_normalization", 'eps=config["epsilon"]', "eps=1e-5"),
-        f"{TF}/layernorm.keras",
+        (f"{TF}/layernorm.keras",),
     ),
-    "LayerNormalization without both parameters with torch's epsilon": mutation(
+    "LayerNormalization without both parameters with torch's epsilon": Mutation(
         edit(
             "layers.normalization:layer_normalization",
             'gamma, beta, config["epsilon"], centers',
             "gamma, beta, 1e-5, centers",
         ),
-        f"{TF}/layernorm.keras",
-        f"{K3}/layernorm_axes.h5",
-        f"{K3}/layernorm_rms.keras",
+        (f"{TF}/layernorm.keras", f"{K3}/layernorm_axes.h5", f"{K3}/layernorm_rms.keras"),
     ),
-    "rms_scaling takes the mean away": mutation(
+    "rms_scaling takes the mean away": Mutation(
         edit("layers.normalization:layer_normalization", 'not config["rms_scaling"]', "True"),
-        f"{K3}/layernorm_rms.keras",
+        (f"{K3}/layernorm_rms.keras",),
     ),
-    "a layer in a SpectralNormalization with another activation": mutation(
+    "a layer in a SpectralNormalization with another activation": Mutation(
         edit(
             "readers.weights.spectral:unwrap_entry",
             '"config": {**inside,',
             '"config": {**inside, "activation": "tanh",',
         ),
-        f"{K3}/spectral_mask.h5",
+        (f"{K3}/spectral_mask.h5",),
         rereads=True,
     ),
 }
-MUTATIONS = by_name(BUGS)

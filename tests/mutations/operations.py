@@ -11,7 +11,7 @@ from keras2torch_birnn.functional import movement
 from keras2torch_birnn.layers import operations
 from keras2torch_birnn.layers.operations import Target
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
-from mutations.patches import Patch, by_name, edit, mutation, put
+from mutations.patches import Mutation, Patch, by_name, edit, put
 
 TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_node_"
 VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
@@ -67,142 +67,138 @@ def form(forms: Any, name: str, **changes: Any) -> Patch:
 
 
 BUGS = {
-    "subtract backwards": mutation(target("Subtract", Target(subtract_backwards)), *VALUES),
-    "divide backwards": mutation(target("Divide", Target(divide_backwards)), *VALUES),
-    "power backwards": mutation(target("Power", Target(power_backwards)), *VALUES),
-    "remainder of C": mutation(target("Mod", Target(remainder_of_c)), *VALUES),
-    "less for greater": mutation(target("Greater", operations._TARGETS["Less"]), *VALUES),
-    "greater without equal": mutation(target("GreaterEqual", Target(less_than)), *VALUES),
-    "minimum for maximum": mutation(target("Maximum", operations._TARGETS["Minimum"]), *VALUES[:2]),
-    "round up": mutation(target("Round", Target(torch.ceil)), *VALUES),
-    "angle of the other": mutation(
+    "subtract backwards": Mutation(target("Subtract", Target(subtract_backwards)), VALUES),
+    "divide backwards": Mutation(target("Divide", Target(divide_backwards)), VALUES),
+    "power backwards": Mutation(target("Power", Target(power_backwards)), VALUES),
+    "remainder of C": Mutation(target("Mod", Target(remainder_of_c)), VALUES),
+    "less for greater": Mutation(target("Greater", operations._TARGETS["Less"]), VALUES),
+    "greater without equal": Mutation(target("GreaterEqual", Target(less_than)), VALUES),
+    "minimum for maximum": Mutation(target("Maximum", operations._TARGETS["Minimum"]), VALUES[:2]),
+    "round up": Mutation(target("Round", Target(torch.ceil)), VALUES),
+    "angle of the other": Mutation(
         edit(
             f"{OPS}.arctan2",
             "as_tensor(x1, like), as_tensor(x2, like)",
             "as_tensor(x2, like), as_tensor(x1, like)",
         ),
-        *VALUES,
+        VALUES,
     ),
-    "difference without square": mutation(
-        edit(f"{OPS}.squared_difference", "difference * difference", "difference"),
-        VALUES[0],
-        VALUES[2],
+    "difference without square": Mutation(
+        edit(f"{OPS}.squared_difference", "difference * difference", "difference"), VALUES[::2]
     ),
-    "lower bound only": mutation(edit(f"{OPS}.clip", "minimum(x, x_max)", "x"), *VALUES[:2]),
-    "product along all axes": mutation(
-        edit(f"{OPS}.product", "dims_of(x, axis)", "dims_of(x, None)"), *REDUCE
+    "lower bound only": Mutation(edit(f"{OPS}.clip", "minimum(x, x_max)", "x"), VALUES[:2]),
+    "product along all axes": Mutation(
+        edit(f"{OPS}.product", "dims_of(x, axis)", "dims_of(x, None)"), REDUCE
     ),
-    "sum of the first axis only": mutation(
-        edit(f"{OPS}.logsumexp", "dims_of(x, axis)", "dims_of(x, axis)[:1]"), REDUCE[0]
+    "sum of the first axis only": Mutation(
+        edit(f"{OPS}.logsumexp", "dims_of(x, axis)", "dims_of(x, axis)[:1]"), REDUCE[:1]
     ),
-    "variance of a sample": mutation(fixed("Var", correction=1), *REDUCE[:2]),
-    "deviation of a sample": mutation(fixed("Std", correction=1), *REDUCE[:2]),
-    "moments of a sample": mutation(
-        edit(f"{OPS}.moments", "correction=0", "correction=1"), *REDUCE[1:2]
+    "variance of a sample": Mutation(fixed("Var", correction=1), REDUCE[:2]),
+    "deviation of a sample": Mutation(fixed("Std", correction=1), REDUCE[:2]),
+    "moments of a sample": Mutation(
+        edit(f"{OPS}.moments", "correction=0", "correction=1"), REDUCE[1:2]
     ),
-    "smallest for largest": mutation(fixed("Argmax", largest=False), *REDUCE),
-    "no smallest length": mutation(
+    "smallest for largest": Mutation(fixed("Argmax", largest=False), REDUCE),
+    "no smallest length": Mutation(
         edit(f"{OPS}.normalize", "length.clamp(min=smallest)", "length"),
-        REDUCE[0],
-        f"{K3}newest.keras",
+        (REDUCE[0], f"{K3}newest.keras"),
     ),
-    "mean without weights": mutation(edit(f"{OPS}.average", "x * spread", "x"), *REDUCE[1:2]),
-    "sum with here": mutation(edit(f"{OPS}.cumulate", "if exclusive", "if False"), *REDUCE[::2]),
-    "sum from the start": mutation(
-        edit(f"{OPS}.cumulate", "x = x.flip(axis) if reverse else x", "x = x"), *REDUCE[::2]
+    "mean without weights": Mutation(edit(f"{OPS}.average", "x * spread", "x"), REDUCE[1:2]),
+    "sum with here": Mutation(edit(f"{OPS}.cumulate", "if exclusive", "if False"), REDUCE[::2]),
+    "sum from the start": Mutation(
+        edit(f"{OPS}.cumulate", "x = x.flip(axis) if reverse else x", "x = x"), REDUCE[::2]
     ),
-    "order upwards": mutation(
-        edit(f"{OPS}.sort", "descending=descending", "descending=False"), *REDUCE[:1]
+    "order upwards": Mutation(
+        edit(f"{OPS}.sort", "descending=descending", "descending=False"), REDUCE[:1]
     ),
-    "places upwards": mutation(
-        edit(f"{OPS}.argsort", "descending=descending", "descending=False"), *REDUCE[:1]
+    "places upwards": Mutation(
+        edit(f"{OPS}.argsort", "descending=descending", "descending=False"), REDUCE[:1]
     ),
-    "smallest k": mutation(edit(f"{OPS}.top_k", "descending=True", "descending=False"), *REDUCE),
-    "the first is not turned": mutation(
-        edit(f"{OPS}.matmul", "if transpose_a", "if transpose_b"), SHAPES[0], SHAPES[2]
+    "smallest k": Mutation(edit(f"{OPS}.top_k", "descending=True", "descending=False"), REDUCE),
+    "the first is not turned": Mutation(
+        edit(f"{OPS}.matmul", "if transpose_a", "if transpose_b"), SHAPES[::2]
     ),
-    "the second is not turned": mutation(
-        edit(f"{OPS}.matmul", "if transpose_b", "if transpose_a"), SHAPES[0], SHAPES[2]
+    "the second is not turned": Mutation(
+        edit(f"{OPS}.matmul", "if transpose_b", "if transpose_a"), SHAPES[::2]
     ),
-    "slices one longer": mutation(
+    "slices one longer": Mutation(
         edit(
             f"{LAYER}._getitem",
             'next(free) if bound == "@" else bound for bound in value)',
             'next(free) if bound == "@" else (5 if bound == 4 else bound) for bound in value)',
         ),
-        *SHAPES,
+        SHAPES,
     ),
-    "last for first": mutation(
-        edit(f"{LAYER}._getitem", "else value\n\n", "else 0 if value == -1 else value\n\n"), *SHAPES
+    "last for first": Mutation(
+        edit(f"{LAYER}._getitem", "else value\n\n", "else 0 if value == -1 else value\n\n"), SHAPES
     ),
-    "not backwards": mutation(
+    "not backwards": Mutation(
         edit(
             f"{MOVES}.getitem_backwards",
             "places.start + places.step * steps",
             "(places.start + places.step * steps).flip(0)",
         ),
-        *SHAPES,
+        SHAPES,
     ),
-    "another order of axes": mutation(
-        edit(f"{LAYER}._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'), *SHAPES
+    "another order of axes": Mutation(
+        edit(f"{LAYER}._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'), SHAPES
     ),
-    "padding of other axes": mutation(edit(f"{MOVES}.pad", "reversed(pairs)", "pairs"), *SHAPES),
-    "cut after the first": mutation(
+    "padding of other axes": Mutation(edit(f"{MOVES}.pad", "reversed(pairs)", "pairs"), SHAPES),
+    "cut after the first": Mutation(
         target("Unstack", replace(operations._TARGETS["Unstack"], function=unbind_backwards)),
-        *SHAPES,
+        SHAPES,
     ),
-    "parts in reverse": mutation(
+    "parts in reverse": Mutation(
         edit(
             f"{MOVES}.split",
             "torch.split(x, whole // sections, dim=axis)",
             "torch.split(x, whole // sections, dim=axis)[::-1]",
         ),
-        *SHAPES,
+        SHAPES,
     ),
-    "upper for lower": mutation(target("Tril", operations._TARGETS["Triu"]), *SHAPES[:2]),
-    "yes for no": mutation(
+    "upper for lower": Mutation(target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
+    "yes for no": Mutation(
         edit(
             f"{MOVES}.where",
             "as_tensor(x1, like), as_tensor(x2, like)",
             "as_tensor(x2, like), as_tensor(x1, like)",
         ),
-        CHOOSE,
-        *SHAPES[1:],
+        (CHOOSE, *SHAPES[1:]),
     ),
-    "rows of the first sample": mutation(target("Take", Target(of_first, tensors=True)), CHOOSE),
-    "ones at the end": mutation(
-        edit(f"{MOVES}.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"), CHOOSE
+    "rows of the first sample": Mutation(target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
+    "ones at the end": Mutation(
+        edit(f"{MOVES}.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"), (CHOOSE,)
     ),
-    "up to the length": mutation(edit(f"{MOVES}.sequence_mask", "< lengths", "<= lengths"), SIZES),
-    "the shape's other size": mutation(
-        edit(f"{LAYER}._shape", "iter(sizes)", "iter(sizes[::-1])"), SIZES
+    "up to the length": Mutation(
+        edit(f"{MOVES}.sequence_mask", "< lengths", "<= lengths"), (SIZES,)
     ),
-    "a cast drops the mask": mutation(
+    "the shape's other size": Mutation(
+        edit(f"{LAYER}._shape", "iter(sizes)", "iter(sizes[::-1])"), (SIZES,)
+    ),
+    "a cast drops the mask": Mutation(
         edit("layers.graph._Emitter.mask_of_operation", "came if passes else None", "None"),
-        f"{TF}masks.keras",
-        f"{K3}masks.keras",
+        (f"{TF}masks.keras", f"{K3}masks.keras"),
     ),
-    "every operation passes the mask": mutation(
+    "every operation passes the mask": Mutation(
         edit("layers.graph._Emitter.mask_of_operation", "came if passes else None", "came"),
-        f"{TF}masks.keras",
-        f"{K3}masks.keras",
+        (f"{TF}masks.keras", f"{K3}masks.keras"),
     ),
-    "arguments change places": mutation(
+    "arguments change places": Mutation(
         form(tf_functions.FORMS, "math.subtract", parameters={"x": "x2", "y": "x1"}),
-        *VALUES[:1],
+        VALUES[:1],
         rereads=True,
     ),
-    "inputs change places": mutation(
+    "inputs change places": Mutation(
         form(graph_nodes.FORMS, "RealDiv", parameters={"x2": "x2", "x1": "x1"}),
-        *VALUES[2:],
+        VALUES[2:],
         rereads=True,
     ),
-    "sides change places": mutation(
+    "sides change places": Mutation(
         form(keras3.FORMS, "Subtract", parameters={"x2": "x2", "x1": "x1"}),
-        *VALUES[1:2],
+        VALUES[1:2],
         rereads=True,
     ),
-    "transpose_b is a": mutation(
+    "transpose_b is a": Mutation(
         form(
             tf_functions.FORMS,
             "linalg.matmul",
@@ -213,159 +209,155 @@ BUGS = {
                 "transpose_a": "transpose_b",
             },
         ),
-        *SHAPES[:1],
+        SHAPES[:1],
         rereads=True,
     ),
-    "argmax of all": mutation(
-        form(tf_functions.FORMS, "math.argmax", fixed={"dtype": "int64"}), *REDUCE[:1], rereads=True
+    "argmax of all": Mutation(
+        form(tf_functions.FORMS, "math.argmax", fixed={"dtype": "int64"}), REDUCE[:1], rereads=True
     ),
-    "epsilon of the length": mutation(
+    "epsilon of the length": Mutation(
         edit(f"{REWORKS}.root_epsilon", "float(epsilon) ** 0.5", "float(epsilon)"),
-        *REDUCE[:1],
+        REDUCE[:1],
         rereads=True,
     ),
-    "indices are slices": mutation(
+    "indices are slices": Mutation(
         edit(f"{REWORKS}.read_masks", '"shrink_axis_mask" in bits_set', "False"),
-        *SHAPES[2:],
+        SHAPES[2:],
         rereads=True,
     ),
-    "gather_nd in the first sample": mutation(
+    "gather_nd in the first sample": Mutation(
         edit(
             f"{MOVES}.gather_nd",
             "torch.arange(x.shape[i], device=x.device)",
             "torch.zeros_like(torch.arange(x.shape[i], device=x.device))",
         ),
-        *MORE[:1],
+        MORE[:1],
     ),
-    "indices in reverse": mutation(
-        edit(f"{MOVES}.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"),
-        MORE[0],
-        MORE[2],
+    "indices in reverse": Mutation(
+        edit(f"{MOVES}.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"), MORE[::2]
     ),
-    "reversed to the end": mutation(
+    "reversed to the end": Mutation(
         edit(
             f"{MOVES}.reverse_sequence",
             "torch.where(steps < ends, ends - 1 - steps, steps)",
             "y.shape[1] - 1 - steps + 0 * ends",
         ),
-        MORE[0],
-        MORE[2],
+        MORE[::2],
     ),
-    "samples on the first axis": mutation(
+    "samples on the first axis": Mutation(
         edit(
             f"{MOVES}.reverse_sequence", "(batch_axis, seq_axis), (0, 1)", "(0, seq_axis), (0, 1)"
         ),
-        MORE[0],
-        MORE[2],
+        MORE[::2],
     ),
-    "mirrored with the edge": mutation(
-        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=False"), *MORE
+    "mirrored with the edge": Mutation(
+        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=False"), MORE
     ),
-    "mirrored without the edge": mutation(
-        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=True"), *MORE[:2]
+    "mirrored without the edge": Mutation(
+        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=True"), MORE[:2]
     ),
-    "a band of the other side": mutation(
-        edit(f"{MOVES}.band_part", "x.tril(upper)", "x.tril(lower)"), MORE[0], MORE[2]
+    "a band of the other side": Mutation(
+        edit(f"{MOVES}.band_part", "x.tril(upper)", "x.tril(lower)"), MORE[::2]
     ),
-    "the root of squares always": mutation(edit(f"{OPS}.norm", "float(order)", "2.0"), *MORE[:2]),
-    "all lengths clipped": mutation(
-        edit(f"{OPS}.clip_by_norm", "length.clamp(min=largest)", "length"), *MORE[:1]
+    "the root of squares always": Mutation(edit(f"{OPS}.norm", "float(order)", "2.0"), MORE[:2]),
+    "all lengths clipped": Mutation(
+        edit(f"{OPS}.clip_by_norm", "length.clamp(min=largest)", "length"), MORE[:1]
     ),
-    "zero times infinity": mutation(
-        edit(f"{OPS}.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"), *MORE[:1]
+    "zero times infinity": Mutation(
+        edit(f"{OPS}.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"), MORE[:1]
     ),
-    "log of 0": mutation(
+    "log of 0": Mutation(
         edit(f"{OPS}.xlogy", "torch.where(x1 == 0, 0.0, x1 * torch.log(x2))", "x1 * torch.log(x2)"),
-        *MORE[:1],
+        MORE[:1],
     ),
-    "log of x itself": mutation(
-        edit(f"{OPS}.xlog1py", "torch.log1p(x2)", "torch.log(x2)"), *MORE[:1]
+    "log of x itself": Mutation(
+        edit(f"{OPS}.xlog1py", "torch.log1p(x2)", "torch.log(x2)"), MORE[:1]
     ),
-    "0 over 0": mutation(
-        edit(f"{OPS}.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"), *MORE[:1]
+    "0 over 0": Mutation(
+        edit(f"{OPS}.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"), MORE[:1]
     ),
-    "the main diagonal always": mutation(
-        edit(f"{MOVES}.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"), *MORE[1:2]
+    "the main diagonal always": Mutation(
+        edit(f"{MOVES}.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"), MORE[1:2]
     ),
-    "the largest of all": mutation(
-        edit(f"{OPS}.top_k", "sizes[0] if k is None else k", "1"), MORE[0], MORE[2]
+    "the largest of all": Mutation(
+        edit(f"{OPS}.top_k", "sizes[0] if k is None else k", "1"), MORE[::2]
     ),
-    "looking ahead": mutation(edit(f"{OPS}.dot_product_attention", ".tril()", ".triu()"), LAYERS),
-    "looking ahead beside a mask": mutation(
-        edit(f"{OPS}.dot_product_attention", "mask & before", "mask"), LAYERS
+    "looking ahead": Mutation(
+        edit(f"{OPS}.dot_product_attention", ".tril()", ".triu()"), (LAYERS,)
     ),
-    "keys shared in turns": mutation(
+    "looking ahead beside a mask": Mutation(
+        edit(f"{OPS}.dot_product_attention", "mask & before", "mask"), (LAYERS,)
+    ),
+    "keys shared in turns": Mutation(
         edit(
             f"{OPS}.dot_product_attention",
             "x.repeat_interleave(times, dim=2)",
             "x.repeat(1, 1, times, 1)",
         ),
-        LAYERS,
+        (LAYERS,),
     ),
-    "no scale of attention": mutation(
+    "no scale of attention": Mutation(
         edit(
             f"{OPS}.dot_product_attention",
             "query.shape[-1] ** -0.5 if scale is None else scale",
             "1.0",
         ),
-        LAYERS,
+        (LAYERS,),
     ),
-    "deviation of a sample, normalized": mutation(
-        edit(f"{OPS}.layer_norm", "correction=0", "correction=1"), LAYERS
+    "deviation of a sample, normalized": Mutation(
+        edit(f"{OPS}.layer_norm", "correction=0", "correction=1"), (LAYERS,)
     ),
-    "squares less their mean": mutation(edit(f"{OPS}.rms_norm", "(x * x).mean(", "x.var("), LAYERS),
-    "scale of the offset": mutation(
-        edit(f"{OPS}.batch_norm", "* scale + offset", "+ offset"), LAYERS
+    "squares less their mean": Mutation(
+        edit(f"{OPS}.rms_norm", "(x * x).mean(", "x.var("), (LAYERS,)
     ),
-    "zeros in the mean of a window": mutation(
-        edit(f"{OPS}.average_pool", "/ real", "/ 1"), f"{TF}pools.keras", LAYERS
+    "scale of the offset": Mutation(
+        edit(f"{OPS}.batch_norm", "* scale + offset", "+ offset"), (LAYERS,)
     ),
-    "the odd step is padded before": mutation(
+    "zeros in the mean of a window": Mutation(
+        edit(f"{OPS}.average_pool", "/ real", "/ 1"), (f"{TF}pools.keras", LAYERS)
+    ),
+    "the odd step is padded before": Mutation(
         edit(f"{OPS}._window", "[*pair, *around]", "[*reversed(pair), *around]"),
-        f"{TF}pools.keras",
-        f"{NODE}pools.h5",
-        LAYERS,
+        (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
     ),
-    "axes of windows change places": mutation(
+    "axes of windows change places": Mutation(
         edit(f"{OPS}._window", "[*pair, *around]", "[*around, *pair]"),
-        f"{TF}pools.keras",
-        f"{NODE}pools.h5",
-        LAYERS,
+        (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
     ),
-    "below a threshold": mutation(
-        edit(f"{MOVES}.threshold", "x > threshold", "x < threshold"), LAYERS
+    "below a threshold": Mutation(
+        edit(f"{MOVES}.threshold", "x > threshold", "x < threshold"), (LAYERS,)
     ),
-    "a computed place as a size": mutation(
-        edit(f"{REWORKS}._from", '["@", None, 1]', '[0, "@", 1]'), *MORE[:1], rereads=True
+    "a computed place as a size": Mutation(
+        edit(f"{REWORKS}._from", '["@", None, 1]', '[0, "@", 1]'), MORE[:1], rereads=True
     ),
-    "a square over x": mutation(
+    "a square over x": Mutation(
         form(tf_functions.FORMS, "math.reciprocal_no_nan", fixed={"x1": 2.0}),
-        *MORE[:1],
+        MORE[:1],
         rereads=True,
     ),
-    "an end that is not meant": mutation(
+    "an end that is not meant": Mutation(
         edit(f"{REWORKS}.read_masks", 'None if "end_mask" in bits_set else last', "last"),
-        *SHAPES[2:],
+        SHAPES[2:],
         rereads=True,
     ),
-    "size for end": mutation(
-        edit(f"{REWORKS}._from", "begin + length", "length"), *SHAPES, rereads=True
+    "size for end": Mutation(
+        edit(f"{REWORKS}._from", "begin + length", "length"), SHAPES, rereads=True
     ),
-    "places for sizes": mutation(
-        form(keras3.FORMS, "Split", steps=(("read_sections", "sizes"),)), *SHAPES[1:2], rereads=True
+    "places for sizes": Mutation(
+        form(keras3.FORMS, "Split", steps=(("read_sections", "sizes"),)), SHAPES[1:2], rereads=True
     ),
-    "tensors in reverse": mutation(
+    "tensors in reverse": Mutation(
         edit("readers.operations.graph_nodes._inputs", "iter(tensors)", "iter(tensors[::-1])"),
-        *VALUES[2:],
+        VALUES[2:],
         rereads=True,
     ),
-    "epsilon of Keras 3 ignored": mutation(
+    "epsilon of Keras 3 ignored": Mutation(
         form(
             keras3.FORMS,
             "Normalize",
             parameters={"x": "x", "axis": "axis", "order": "order", "epsilon": "-"},
         ),
-        f"{K3}newest.keras",
+        (f"{K3}newest.keras",),
         rereads=True,
     ),
 }

@@ -28,11 +28,11 @@ class Mutation:
     second call only, which the check per layer does not make.
     """
 
-    name: str
     patch: Patch
     files: tuple[str, ...]
     rereads: bool = False
     late: bool = False
+    name: str = ""  # the key in its page's table
 
 
 def compile_edited(function: Any, old: str, new: str) -> Any:
@@ -95,11 +95,6 @@ def both(*patches: Patch) -> Patch:
             one(patching)
 
     return patch
-
-
-def mutation(patch: Patch, *files: str, rereads: bool = False, late: bool = False) -> Mutation:
-    """Describe a mutation, which ``by_name`` names, and the files that must notice it."""
-    return Mutation("", patch, files, rereads, late)
 
 
 def by_name(mutations: Mapping[str, Mutation]) -> list[Mutation]:

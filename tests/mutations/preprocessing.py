@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from mutations.patches import K3, TF, by_name, edit, mutation
+from mutations.patches import K3, TF, Mutation, edit
 
-BUGS = {
-    "Normalization divides by the variance": mutation(
+MUTATIONS = {
+    "Normalization divides by the variance": Mutation(
         edit("layers.preprocessing:Normalization.forward", "self.variance.sqrt()", "self.variance"),
-        f"{TF}/around_normalization.h5",
-        f"{K3}/around_normalization_given.h5",
+        (f"{TF}/around_normalization.h5", f"{K3}/around_normalization_given.h5"),
     ),
-    "CategoryEncoding does not count": mutation(
+    "CategoryEncoding does not count": Mutation(
         edit("layers.preprocessing:encode", 'mode == "multi_hot"', 'mode != "one_hot"'),
-        f"{TF}/around_count.h5",
+        (f"{TF}/around_count.h5",),
     ),
-    "ids count as often as they come, whatever their weights": mutation(
+    "ids count as often as they come, whatever their weights": Mutation(
         edit(
             "layers.preprocessing:encode",
             "weights.to(tokens.dtype).unsqueeze(-1)",
             "tokens.new_ones(())",
         ),
-        f"{TF}/count_weights.h5",
-        f"{K3}/count_weights.keras",
+        (f"{TF}/count_weights.h5", f"{K3}/count_weights.keras"),
     ),
-    "numbers looked up in the order of their size": mutation(
+    "numbers looked up in the order of their size": Mutation(
         edit(
             "layers.preprocessing:integer_lookup",
             "order + first",
             "torch.arange(len(words)) + first",
         ),
-        f"{TF}/lookup.keras",
-        f"{K3}/lookup.keras",
+        (f"{TF}/lookup.keras", f"{K3}/lookup.keras"),
     ),
-    "all numbers that are not in the list have the first index": mutation(
+    "all numbers that are not in the list have the first index": Mutation(
         edit(
             "layers.preprocessing:IntegerLookup.forward", "torch.remainder(x, self.others)", "0 * x"
         ),
-        f"{TF}/lookup.h5",
+        (f"{TF}/lookup.h5",),
     ),
 }
-MUTATIONS = by_name(BUGS)
