@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -46,7 +47,6 @@ from keras2torch_birnn.running import forget_states
 from keras2torch_birnn.schema.custom_layers import REGISTERED, converts
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec
-from keras2torch_birnn.verification import verify
 
 K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"
 CHAIN = FIXTURES / K3 / "cell_chain.h5"
@@ -186,8 +186,10 @@ def test_verify_notices_a_wrong_module_of_a_cell(
     """By the NumPy equation of the plugin, in the first layer that has the cell."""
     out, wrong = tmp_path / "out.pt", changed_users(tmp_path, (old, new))
     assert k2t("convert", FIXTURES / source, out, "--plugin", wrong).code == 0
-    report = verify(FIXTURES / source, out, plugins=[wrong], against="reference")
-    assert not {one.path: one.ok for one in report.layers}["rnn"]
+    compared = (FIXTURES / source, out, "--plugin", wrong, "--against", "reference")
+    done = k2t("verify", *compared, "--json")
+    assert done.code == 1
+    assert not {one["path"]: one["ok"] for one in json.loads(done.out)["layers"]}["rnn"]
 
 
 # ---- around a cell -----------------------------------------------------------------------------
