@@ -1,4 +1,4 @@
-"""What is observed of a port: layers inside of one module, random numbers, infinite ones."""
+"""Observations of ports: layers inside of one module, random numbers, infinite ones."""
 
 from __future__ import annotations
 
