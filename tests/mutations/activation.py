@@ -8,78 +8,58 @@ from torch import nn
 
 from keras2torch_birnn.functional import activations
 from keras2torch_birnn.layers import registry
-from mutations.patches import (
-    K2,
-    K3,
-    TF,
-    Mutation,
-    edit,
-    mutation,
-    put,
-    wrap,
-)
+from mutations.patches import K2, K3, TF, Mutation, edit, put, wrap
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "hard_sigmoid 0.2 becomes 1/6",
+MUTATIONS = {
+    "hard_sigmoid 0.2 becomes 1/6": Mutation(
         put(activations.FUNCTIONS, "hard_sigmoid_0.2", activations.hard_sigmoid_1_6),
-        f"{K2}/hard_sigmoid_stack.h5",
-        f"{TF}/hard_sigmoid_bi_lstm.h5",
-        f"{TF}/hard_sigmoid_bi_gru_after.h5",
+        (
+            f"{K2}/hard_sigmoid_stack.h5",
+            f"{TF}/hard_sigmoid_bi_lstm.h5",
+            f"{TF}/hard_sigmoid_bi_gru_after.h5",
+        ),
     ),
-    mutation(
-        "hard_sigmoid 1/6 becomes 0.2",
+    "hard_sigmoid 1/6 becomes 0.2": Mutation(
         put(activations.FUNCTIONS, "hard_sigmoid_1/6", activations.hard_sigmoid_0_2),
-        f"{K3}/hard_sigmoid_bi_lstm.h5",
-        f"{K3}/hard_sigmoid_bi_gru_before.h5",
+        (f"{K3}/hard_sigmoid_bi_lstm.h5", f"{K3}/hard_sigmoid_bi_gru_before.h5"),
     ),
-    mutation(
-        "Softmax over the last axis whatever the axis",
+    "Softmax over the last axis whatever the axis": Mutation(
         edit("layers.activation:softmax", 'layer.config["axis"]', "(-1,)"),
-        f"{K3}/softmax_axis1.keras",
+        (f"{K3}/softmax_axis1.keras",),
     ),
-    mutation(
-        "softmax activation over the last axis whatever the axis",
-        edit("functional.activations:softmax", "dim=axis", "dim=-1"),
-        "softmax over time",
+    "softmax activation over the last axis whatever the axis": Mutation(
+        edit("functional.activations:softmax", "dim=axis", "dim=-1"), ("softmax over time",)
     ),
-    mutation(
-        "LeakyReLU with torch's slope",
+    "LeakyReLU with torch's slope": Mutation(
         wrap(
             registry.CONVERTERS,
             "LeakyReLU",
             lambda right: replace(right, build=lambda _: nn.LeakyReLU()),
         ),
-        f"{K2}/activation_layers.h5",
-        f"{K3}/relu_layer_default.keras",
+        (f"{K2}/activation_layers.h5", f"{K3}/relu_layer_default.keras"),
     ),
-    mutation(
-        "PReLU with its sign turned",
+    "PReLU with its sign turned": Mutation(
         edit("layers.activation:PReLU.forward", "- self.weight", "+ self.weight"),
-        f"{K2}/activation_layers.h5",
+        (f"{K2}/activation_layers.h5",),
     ),
-    mutation(
-        "ParametricSoftplus without its slope inside",
+    "ParametricSoftplus without its slope inside": Mutation(
         edit("layers.activation:ParametricSoftplus.forward", "self.beta * x", "x"),
-        "keras-1.2.2/learned_activations.h5",
+        ("keras-1.2.2/learned_activations.h5",),
     ),
-    mutation(
-        "the right threshold of an SReLU where the file has it",
+    "the right threshold of an SReLU where the file has it": Mutation(
         edit("layers.activation:SReLU.forward", "torch.abs(self.t_right)", "self.t_right"),
-        "keras-1.2.2/learned_activations.h5",
+        ("keras-1.2.2/learned_activations.h5",),
     ),
-    mutation(
-        "the slopes of an SReLU change sides",
+    "the slopes of an SReLU change sides": Mutation(
         edit("layers.activation:SReLU.forward", "self.a_left * below", "self.a_right * below"),
-        "keras-1.2.2/learned_activations.h5",
+        ("keras-1.2.2/learned_activations.h5",),
     ),
-    mutation(
-        "ReLU without its options",
+    "ReLU without its options": Mutation(
         edit(
             "layers.activation:relu",
             'return Activation({"name": "relu", **options})',
             "return nn.ReLU()",
         ),
-        f"{K2}/relu_layer.h5",
+        (f"{K2}/relu_layer.h5",),
     ),
-]
+}

@@ -5,20 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers import registry
-from mutations.patches import K3, TF, Mutation, mutation, put
+from mutations.patches import K3, TF, Mutation, put
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "RandomFlip flips at inference",
+MUTATIONS = {
+    "RandomFlip flips at inference": Mutation(
         put(
             registry.CONVERTERS,
             "RandomFlip",
             registry.Converter(lambda layer: _Flip(), registry.NONE),
         ),
-        f"{TF}/augmented.h5",
-        f"{K3}/augmented_nested.keras",
+        (f"{TF}/augmented.h5", f"{K3}/augmented_nested.keras"),
     ),
-]
+}
 
 
 class _Flip(nn.Module):

@@ -6,10 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import torch
-from specs import (
-    Fixture,
-    fixture,
-)
+from specs import Fixture, fixture
 from torch import nn
 
 from keras2torch_birnn.building import build

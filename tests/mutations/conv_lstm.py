@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, K3, TF, Mutation, edit, mutation
+from mutations.patches import K2, K3, TF, Mutation, edit
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "gates of a ConvLSTM in another order",
+MUTATIONS = {
+    "gates of a ConvLSTM in another order": Mutation(
         edit("layers.conv_lstm:ConvLSTM._step", "i, f, g, o = ", "i, g, f, o = "),
-        f"{K2}/conv_lstm_2d.h5",
-        f"{K3}/conv_lstm_2d_bi.h5",
+        (f"{K2}/conv_lstm_2d.h5", f"{K3}/conv_lstm_2d_bi.h5"),
     ),
-    mutation(
-        "state of a ConvLSTM dilated like its input",
+    "state of a ConvLSTM dilated like its input": Mutation(
         edit(
             "layers.conv_lstm:ConvLSTM._step",
             '"dilation": ones',
             '"dilation": self.inner["dilation"]',
         ),
-        f"{K2}/conv_lstm_2d_windows.h5",
+        (f"{K2}/conv_lstm_2d_windows.h5",),
     ),
-    mutation(
-        "ConvLSTM without its bias",
+    "ConvLSTM without its bias": Mutation(
         edit("layers.conv_lstm:ConvLSTM._input_product", "if self.bias is not None:", "if False:"),
-        f"{TF}/conv_lstm_2d.h5",
+        (f"{TF}/conv_lstm_2d.h5",),
     ),
-    mutation(
-        "ConvLSTM that gives its cell's state",
+    "ConvLSTM that gives its cell's state": Mutation(
         edit("layers.conv_lstm:ConvLSTM._step", "return gate(o) * act(c), c", "return c, c"),
-        f"{TF}/conv_lstm_2d_mask.h5",
+        (f"{TF}/conv_lstm_2d_mask.h5",),
     ),
-    mutation(
-        "masked steps of a ConvLSTM of tf.keras give zeros",
+    "masked steps of a ConvLSTM of tf.keras give zeros": Mutation(
         edit(
             "readers.config.generations:generation_of",
             'conv_lstm="previous_output"',
             'conv_lstm=""',
         ),
-        f"{TF}/conv_lstm_2d_mask_bi.h5",
+        (f"{TF}/conv_lstm_2d_mask_bi.h5",),
         rereads=True,
     ),
-]
+}

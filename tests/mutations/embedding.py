@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, K3, Mutation, edit, mutation
+from mutations.patches import K2, K3, Mutation, edit
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "int8 Embedding without its scale",
-        edit(
-            "layers.embedding:QuantizedEmbedding.forward",
-            " / self.scale[input][..., None]",
-            "",
-        ),
-        f"{K3}/quantized_weights.keras",
+MUTATIONS = {
+    "int8 Embedding without its scale": Mutation(
+        edit("layers.embedding:QuantizedEmbedding.forward", " / self.scale[input][..., None]", ""),
+        (f"{K3}/quantized_weights.keras",),
     ),
-    mutation(
-        "a reversed Embedding without its own weight",
+    "a reversed Embedding without its own weight": Mutation(
         edit(
             "layers.embedding:ReversibleEmbedding.forward",
             "else self.reverse_weight",
             "else self.weight",
         ),
-        f"{K3}/reversible_untied.keras",
+        (f"{K3}/reversible_untied.keras",),
     ),
-    mutation(
-        "a reversed Embedding without its cap",
+    "a reversed Embedding without its cap": Mutation(
         edit("layers.embedding:ReversibleEmbedding.forward", "self.cap is None", "True"),
-        f"{K3}/reversible_capped.keras",
+        (f"{K3}/reversible_capped.keras",),
     ),
-    mutation(
-        "scores bent but not scaled back",
+    "scores bent but not scaled back": Mutation(
         edit("layers.embedding:ReversibleEmbedding.forward", ") * self.cap", ")"),
-        f"{K3}/reversible_untied.h5",
+        (f"{K3}/reversible_untied.h5",),
     ),
-    mutation(
-        "Embedding makes no mask",
+    "Embedding makes no mask": Mutation(
         edit("layers.embedding:_embedding_mask", 'layer.config["mask_zero"]', "False"),
-        f"{K2}/mask_bi_lstm_seq.h5",
-        f"{K3}/mask_average_pool_direct.h5",
+        (f"{K2}/mask_bi_lstm_seq.h5", f"{K3}/mask_average_pool_direct.h5"),
     ),
-    mutation(
-        "Embedding masks although mask_zero is off",
+    "Embedding masks although mask_zero is off": Mutation(
         edit("layers.embedding:_embedding_mask", 'layer.config["mask_zero"]', "True"),
-        "ids without a mask",
+        ("ids without a mask",),
     ),
-]
+}

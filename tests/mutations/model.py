@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from mutations.patches import K3, Mutation, edit, mutation
+from mutations.patches import K3, Mutation, edit
 
 _FIND = "readers.config.calls:_resolve_passed_mask"
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "a mask reaches what follows a first layer of a Pipeline that takes none",
+MUTATIONS = {
+    "a mask reaches what follows a first layer of a Pipeline that takes none": Mutation(
         edit(_FIND, "not _takes_mask(layer)", "False"),
-        f"{K3}/pipeline_masked.keras",
+        (f"{K3}/pipeline_masked.keras",),
         rereads=True,
     ),
-    mutation(
-        "a mask that is passed to a Pipeline is lost",
+    "a mask that is passed to a Pipeline is lost": Mutation(
         edit(_FIND, "not _takes_mask(layer)", "True"),
-        f"{K3}/pipeline_masked.keras",
+        (f"{K3}/pipeline_masked.keras",),
         rereads=True,
     ),
-]
+}

@@ -2,78 +2,56 @@
 
 from __future__ import annotations
 
-from mutations.patches import (
-    K2,
-    K3,
-    TF,
-    Mutation,
-    edit,
-    mutation,
-)
+from mutations.patches import K2, K3, TF, Mutation, edit
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "BatchNormalization with torch's epsilon",
+MUTATIONS = {
+    "BatchNormalization with torch's epsilon": Mutation(
         edit("layers.normalization:batch_normalization", 'config["epsilon"]', "1e-5"),
-        f"{K2}/batchnorm.h5",
-        f"{K3}/batchnorm.keras",
+        (f"{K2}/batchnorm.h5", f"{K3}/batchnorm.keras"),
     ),
-    mutation(
-        "BatchNormalization with mean and variance exchanged",
+    "BatchNormalization with mean and variance exchanged": Mutation(
         edit(
             "layers.normalization:batch_normalization",
             'weights["moving_mean"]).data',
             'weights["moving_variance"]).data',
         ),
-        f"{TF}/batchnorm.keras",
+        (f"{TF}/batchnorm.keras",),
     ),
-    mutation(
-        "BatchNormalization normalises the batch",
+    "BatchNormalization normalises the batch": Mutation(
         edit(
             "layers.normalization:BatchNorm.forward",
             'self.training and self.rule.by != "moving averages"',
             "True",
         ),
-        f"{K2}/batchnorm.h5",
+        (f"{K2}/batchnorm.h5",),
     ),
-    mutation(
-        "BatchNormalization on the last axis whatever the axis",
-        edit(
-            "layers.normalization:_channels",
-            "return int(axes[0])",
-            "return -1",
-        ),
-        "square BatchNormalization",
+    "BatchNormalization on the last axis whatever the axis": Mutation(
+        edit("layers.normalization:_channels", "return int(axes[0])", "return -1"),
+        ("square BatchNormalization",),
     ),
-    mutation(
-        "LayerNormalization with torch's epsilon",
+    "LayerNormalization with torch's epsilon": Mutation(
         edit("layers.normalization:layer_normalization", 'eps=config["epsilon"]', "eps=1e-5"),
-        f"{TF}/layernorm.keras",
+        (f"{TF}/layernorm.keras",),
     ),
-    mutation(
-        "LayerNormalization without both parameters with torch's epsilon",
+    "LayerNormalization without both parameters with torch's epsilon": Mutation(
         edit(
             "layers.normalization:layer_normalization",
             'gamma, beta, config["epsilon"], centers',
             "gamma, beta, 1e-5, centers",
         ),
-        f"{TF}/layernorm.keras",
-        f"{K3}/layernorm_axes.h5",
-        f"{K3}/layernorm_rms.keras",
+        (f"{TF}/layernorm.keras", f"{K3}/layernorm_axes.h5", f"{K3}/layernorm_rms.keras"),
     ),
-    mutation(
-        "rms_scaling takes the mean away",
+    "rms_scaling takes the mean away": Mutation(
         edit("layers.normalization:layer_normalization", 'not config["rms_scaling"]', "True"),
-        f"{K3}/layernorm_rms.keras",
+        (f"{K3}/layernorm_rms.keras",),
     ),
-    mutation(
-        "a layer in a SpectralNormalization with another activation",
+    "a layer in a SpectralNormalization with another activation": Mutation(
         edit(
             "readers.weights.spectral:unwrap_entry",
             '"config": {**inside,',
             '"config": {**inside, "activation": "tanh",',
         ),
-        f"{K3}/spectral_mask.h5",
+        (f"{K3}/spectral_mask.h5",),
         rereads=True,
     ),
-]
+}

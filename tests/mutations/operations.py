@@ -11,7 +11,7 @@ from keras2torch_birnn.functional import movement
 from keras2torch_birnn.layers import operations
 from keras2torch_birnn.layers.operations import Target
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
-from mutations.patches import Mutation, Patch, edit, put
+from mutations.patches import Mutation, Patch, by_name, edit, put
 
 TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_node_"
 VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
@@ -19,6 +19,8 @@ REDUCE = (f"{TF}reduce.keras", f"{K3}reduce.keras", f"{NODE}reduce.h5")
 SHAPES = (f"{TF}shapes.keras", f"{K3}shapes.keras", f"{NODE}shapes.h5")
 MORE = (f"{TF}more.keras", f"{K3}more.keras", f"{NODE}more.h5")
 LAYERS = f"{K3}layers.keras"
+OPS, MOVES, REWORKS = "functional.operations", "functional.movement", "readers.operations.reworks"
+LAYER = "layers.operations"
 CHOOSE, SIZES = f"{TF}choose.keras", f"{TF}sizes.keras"
 
 
@@ -68,201 +70,140 @@ def sinc_of_radians(x: Any) -> Any:
     return torch.sinc(x / torch.pi)
 
 
-MUTATIONS = [
-    Mutation("subtract backwards", target("Subtract", Target(subtract_backwards)), VALUES),
-    Mutation("divide backwards", target("Divide", Target(divide_backwards)), VALUES),
-    Mutation("power backwards", target("Power", Target(power_backwards)), VALUES),
-    Mutation("remainder of C", target("Mod", Target(remainder_of_c)), VALUES),
-    Mutation("less for greater", target("Greater", operations._TARGETS["Less"]), VALUES),
-    Mutation("greater without equal", target("GreaterEqual", Target(less_than)), VALUES),
-    Mutation("minimum for maximum", target("Maximum", operations._TARGETS["Minimum"]), VALUES[:2]),
-    Mutation("sinc without pi", target("Sinc", Target(sinc_of_radians)), (f"{K3}sinc.keras",)),
-    Mutation("round up", target("Round", Target(torch.ceil)), VALUES),
-    Mutation(
-        "angle of the other",
+BUGS = {
+    "subtract backwards": Mutation(target("Subtract", Target(subtract_backwards)), VALUES),
+    "divide backwards": Mutation(target("Divide", Target(divide_backwards)), VALUES),
+    "power backwards": Mutation(target("Power", Target(power_backwards)), VALUES),
+    "remainder of C": Mutation(target("Mod", Target(remainder_of_c)), VALUES),
+    "less for greater": Mutation(target("Greater", operations._TARGETS["Less"]), VALUES),
+    "greater without equal": Mutation(target("GreaterEqual", Target(less_than)), VALUES),
+    "minimum for maximum": Mutation(target("Maximum", operations._TARGETS["Minimum"]), VALUES[:2]),
+    "sinc without pi": Mutation(target("Sinc", Target(sinc_of_radians)), (f"{K3}sinc.keras",)),
+    "round up": Mutation(target("Round", Target(torch.ceil)), VALUES),
+    "angle of the other": Mutation(
         edit(
-            "functional.operations.arctan2",
+            f"{OPS}.arctan2",
             "as_tensor(x1, like), as_tensor(x2, like)",
             "as_tensor(x2, like), as_tensor(x1, like)",
         ),
         VALUES,
     ),
-    Mutation(
-        "difference without square",
-        edit("functional.operations.squared_difference", "difference * difference", "difference"),
-        (VALUES[0], VALUES[2]),
+    "difference without square": Mutation(
+        edit(f"{OPS}.squared_difference", "difference * difference", "difference"), VALUES[::2]
     ),
-    Mutation(
-        "lower bound only", edit("functional.operations.clip", "minimum(x, x_max)", "x"), VALUES[:2]
+    "lower bound only": Mutation(edit(f"{OPS}.clip", "minimum(x, x_max)", "x"), VALUES[:2]),
+    "product along all axes": Mutation(
+        edit(f"{OPS}.product", "dims_of(x, axis)", "dims_of(x, None)"), REDUCE
     ),
-    Mutation(
-        "product along all axes",
-        edit("functional.operations.product", "dims_of(x, axis)", "dims_of(x, None)"),
-        REDUCE,
+    "sum of the first axis only": Mutation(
+        edit(f"{OPS}.logsumexp", "dims_of(x, axis)", "dims_of(x, axis)[:1]"), REDUCE[:1]
     ),
-    Mutation(
-        "sum of the first axis only",
-        edit("functional.operations.logsumexp", "dims_of(x, axis)", "dims_of(x, axis)[:1]"),
-        (REDUCE[0],),
+    "variance of a sample": Mutation(fixed("Var", correction=1), REDUCE[:2]),
+    "deviation of a sample": Mutation(fixed("Std", correction=1), REDUCE[:2]),
+    "moments of a sample": Mutation(
+        edit(f"{OPS}.moments", "correction=0", "correction=1"), REDUCE[1:2]
     ),
-    Mutation("variance of a sample", fixed("Var", correction=1), REDUCE[:2]),
-    Mutation("deviation of a sample", fixed("Std", correction=1), REDUCE[:2]),
-    Mutation(
-        "moments of a sample",
-        edit("functional.operations.moments", "correction=0", "correction=1"),
-        REDUCE[1:2],
-    ),
-    Mutation("smallest for largest", fixed("Argmax", largest=False), REDUCE),
-    Mutation(
-        "no smallest length",
-        edit("functional.operations.normalize", "length.clamp(min=smallest)", "length"),
+    "smallest for largest": Mutation(fixed("Argmax", largest=False), REDUCE),
+    "no smallest length": Mutation(
+        edit(f"{OPS}.normalize", "length.clamp(min=smallest)", "length"),
         (REDUCE[0], f"{K3}newest.keras"),
     ),
-    Mutation(
-        "mean without weights",
-        edit("functional.operations.average", "x * spread", "x"),
-        REDUCE[1:2],
+    "mean without weights": Mutation(edit(f"{OPS}.average", "x * spread", "x"), REDUCE[1:2]),
+    "sum with here": Mutation(edit(f"{OPS}.cumulate", "if exclusive", "if False"), REDUCE[::2]),
+    "sum from the start": Mutation(
+        edit(f"{OPS}.cumulate", "x = x.flip(axis) if reverse else x", "x = x"), REDUCE[::2]
     ),
-    Mutation(
-        "sum with here",
-        edit("functional.operations.cumulate", "if exclusive", "if False"),
-        REDUCE[::2],
+    "order upwards": Mutation(
+        edit(f"{OPS}.sort", "descending=descending", "descending=False"), REDUCE[:1]
     ),
-    Mutation(
-        "sum from the start",
-        edit("functional.operations.cumulate", "x = x.flip(axis) if reverse else x", "x = x"),
-        REDUCE[::2],
+    "places upwards": Mutation(
+        edit(f"{OPS}.argsort", "descending=descending", "descending=False"), REDUCE[:1]
     ),
-    Mutation(
-        "order upwards",
-        edit("functional.operations.sort", "descending=descending", "descending=False"),
-        REDUCE[:1],
+    "smallest k": Mutation(edit(f"{OPS}.top_k", "descending=True", "descending=False"), REDUCE),
+    "the first is not turned": Mutation(
+        edit(f"{OPS}.matmul", "if transpose_a", "if transpose_b"), SHAPES[::2]
     ),
-    Mutation(
-        "places upwards",
-        edit("functional.operations.argsort", "descending=descending", "descending=False"),
-        REDUCE[:1],
+    "the second is not turned": Mutation(
+        edit(f"{OPS}.matmul", "if transpose_b", "if transpose_a"), SHAPES[::2]
     ),
-    Mutation(
-        "smallest k",
-        edit("functional.operations.top_k", "descending=True", "descending=False"),
-        REDUCE,
-    ),
-    Mutation(
-        "the first is not turned",
-        edit("functional.operations.matmul", "if transpose_a", "if transpose_b"),
-        (SHAPES[0], SHAPES[2]),
-    ),
-    Mutation(
-        "the second is not turned",
-        edit("functional.operations.matmul", "if transpose_b", "if transpose_a"),
-        (SHAPES[0], SHAPES[2]),
-    ),
-    Mutation(
-        "slices one longer",
+    "slices one longer": Mutation(
         edit(
-            "layers.operations._getitem",
+            f"{LAYER}._getitem",
             'next(free) if bound == "@" else bound for bound in value)',
             'next(free) if bound == "@" else (5 if bound == 4 else bound) for bound in value)',
         ),
         SHAPES,
     ),
-    Mutation(
-        "last for first",
-        edit(
-            "layers.operations._getitem", "else value\n\n", "else 0 if value == -1 else value\n\n"
-        ),
-        SHAPES,
+    "last for first": Mutation(
+        edit(f"{LAYER}._getitem", "else value\n\n", "else 0 if value == -1 else value\n\n"), SHAPES
     ),
-    Mutation(
-        "not backwards",
+    "not backwards": Mutation(
         edit(
-            "functional.movement.getitem_backwards",
+            f"{MOVES}.getitem_backwards",
             "places.start + places.step * steps",
             "(places.start + places.step * steps).flip(0)",
         ),
         SHAPES,
     ),
-    Mutation(
-        "another order of axes",
-        edit("layers.operations._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'),
-        SHAPES,
+    "another order of axes": Mutation(
+        edit(f"{LAYER}._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'), SHAPES
     ),
-    Mutation(
-        "padding of other axes",
-        edit("functional.movement.pad", "reversed(pairs)", "pairs"),
-        SHAPES,
-    ),
-    Mutation(
-        "cut after the first",
+    "padding of other axes": Mutation(edit(f"{MOVES}.pad", "reversed(pairs)", "pairs"), SHAPES),
+    "cut after the first": Mutation(
         target("Unstack", replace(operations._TARGETS["Unstack"], function=unbind_backwards)),
         SHAPES,
     ),
-    Mutation(
-        "parts in reverse",
+    "parts in reverse": Mutation(
         edit(
-            "functional.movement.split",
+            f"{MOVES}.split",
             "torch.split(x, whole // sections, dim=axis)",
             "torch.split(x, whole // sections, dim=axis)[::-1]",
         ),
         SHAPES,
     ),
-    Mutation("upper for lower", target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
-    Mutation(
-        "yes for no",
+    "upper for lower": Mutation(target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
+    "yes for no": Mutation(
         edit(
-            "functional.movement.where",
+            f"{MOVES}.where",
             "as_tensor(x1, like), as_tensor(x2, like)",
             "as_tensor(x2, like), as_tensor(x1, like)",
         ),
         (CHOOSE, *SHAPES[1:]),
     ),
-    Mutation("rows of the first sample", target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
-    Mutation(
-        "ones at the end",
-        edit("functional.movement.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"),
-        (CHOOSE,),
+    "rows of the first sample": Mutation(target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
+    "ones at the end": Mutation(
+        edit(f"{MOVES}.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"), (CHOOSE,)
     ),
-    Mutation(
-        "up to the length",
-        edit("functional.movement.sequence_mask", "< lengths", "<= lengths"),
-        (SIZES,),
+    "up to the length": Mutation(
+        edit(f"{MOVES}.sequence_mask", "< lengths", "<= lengths"), (SIZES,)
     ),
-    Mutation(
-        "the shape's other size",
-        edit("layers.operations._shape", "iter(sizes)", "iter(sizes[::-1])"),
-        (SIZES,),
+    "the shape's other size": Mutation(
+        edit(f"{LAYER}._shape", "iter(sizes)", "iter(sizes[::-1])"), (SIZES,)
     ),
-    Mutation(
-        "a cast drops the mask",
+    "a cast drops the mask": Mutation(
         edit("layers.graph._Emitter.mask_of_operation", "came if passes else None", "None"),
         (f"{TF}masks.keras", f"{K3}masks.keras"),
     ),
-    Mutation(
-        "every operation passes the mask",
+    "every operation passes the mask": Mutation(
         edit("layers.graph._Emitter.mask_of_operation", "came if passes else None", "came"),
         (f"{TF}masks.keras", f"{K3}masks.keras"),
     ),
-    Mutation(
-        "arguments change places",
+    "arguments change places": Mutation(
         form(tf_functions.FORMS, "math.subtract", parameters={"x": "x2", "y": "x1"}),
         VALUES[:1],
         rereads=True,
     ),
-    Mutation(
-        "inputs change places",
+    "inputs change places": Mutation(
         form(graph_nodes.FORMS, "RealDiv", parameters={"x2": "x2", "x1": "x1"}),
         VALUES[2:],
         rereads=True,
     ),
-    Mutation(
-        "sides change places",
+    "sides change places": Mutation(
         form(keras3.FORMS, "Subtract", parameters={"x2": "x2", "x1": "x1"}),
         VALUES[1:2],
         rereads=True,
     ),
-    Mutation(
-        "transpose_b is a",
+    "transpose_b is a": Mutation(
         form(
             tf_functions.FORMS,
             "linalg.matmul",
@@ -276,234 +217,146 @@ MUTATIONS = [
         SHAPES[:1],
         rereads=True,
     ),
-    Mutation(
-        "argmax of all",
-        form(tf_functions.FORMS, "math.argmax", fixed={"dtype": "int64"}),
+    "argmax of all": Mutation(
+        form(tf_functions.FORMS, "math.argmax", fixed={"dtype": "int64"}), REDUCE[:1], rereads=True
+    ),
+    "epsilon of the length": Mutation(
+        edit(f"{REWORKS}.root_epsilon", "float(epsilon) ** 0.5", "float(epsilon)"),
         REDUCE[:1],
         rereads=True,
     ),
-    Mutation(
-        "epsilon of the length",
-        edit("readers.operations.reworks.root_epsilon", "float(epsilon) ** 0.5", "float(epsilon)"),
-        REDUCE[:1],
-        rereads=True,
-    ),
-    Mutation(
-        "indices are slices",
-        edit(
-            "readers.operations.reworks.read_masks",
-            '"shrink_axis_mask" in bits_set',
-            "False",
-        ),
+    "indices are slices": Mutation(
+        edit(f"{REWORKS}.read_masks", '"shrink_axis_mask" in bits_set', "False"),
         SHAPES[2:],
         rereads=True,
     ),
-    Mutation(
-        "gather_nd in the first sample",
+    "gather_nd in the first sample": Mutation(
         edit(
-            "functional.movement.gather_nd",
+            f"{MOVES}.gather_nd",
             "torch.arange(x.shape[i], device=x.device)",
             "torch.zeros_like(torch.arange(x.shape[i], device=x.device))",
         ),
         MORE[:1],
     ),
-    Mutation(
-        "indices in reverse",
-        edit("functional.movement.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"),
-        (MORE[0], MORE[2]),
+    "indices in reverse": Mutation(
+        edit(f"{MOVES}.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"), MORE[::2]
     ),
-    Mutation(
-        "reversed to the end",
+    "reversed to the end": Mutation(
         edit(
-            "functional.movement.reverse_sequence",
+            f"{MOVES}.reverse_sequence",
             "torch.where(steps < ends, ends - 1 - steps, steps)",
             "y.shape[1] - 1 - steps + 0 * ends",
         ),
-        (MORE[0], MORE[2]),
+        MORE[::2],
     ),
-    Mutation(
-        "samples on the first axis",
+    "samples on the first axis": Mutation(
         edit(
-            "functional.movement.reverse_sequence",
-            "(batch_axis, seq_axis), (0, 1)",
-            "(0, seq_axis), (0, 1)",
+            f"{MOVES}.reverse_sequence", "(batch_axis, seq_axis), (0, 1)", "(0, seq_axis), (0, 1)"
         ),
-        (MORE[0], MORE[2]),
+        MORE[::2],
     ),
-    Mutation(
-        "mirrored with the edge",
-        edit("functional.movement.pad", 'shared=mode == "reflect"', "shared=False"),
-        MORE,
+    "mirrored with the edge": Mutation(
+        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=False"), MORE
     ),
-    Mutation(
-        "mirrored without the edge",
-        edit("functional.movement.pad", 'shared=mode == "reflect"', "shared=True"),
-        MORE[:2],
+    "mirrored without the edge": Mutation(
+        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=True"), MORE[:2]
     ),
-    Mutation(
-        "a band of the other side",
-        edit("functional.movement.band_part", "x.tril(upper)", "x.tril(lower)"),
-        (MORE[0], MORE[2]),
+    "a band of the other side": Mutation(
+        edit(f"{MOVES}.band_part", "x.tril(upper)", "x.tril(lower)"), MORE[::2]
     ),
-    Mutation(
-        "the root of squares always",
-        edit("functional.operations.norm", "float(order)", "2.0"),
-        MORE[:2],
+    "the root of squares always": Mutation(edit(f"{OPS}.norm", "float(order)", "2.0"), MORE[:2]),
+    "all lengths clipped": Mutation(
+        edit(f"{OPS}.clip_by_norm", "length.clamp(min=largest)", "length"), MORE[:1]
     ),
-    Mutation(
-        "all lengths clipped",
-        edit("functional.operations.clip_by_norm", "length.clamp(min=largest)", "length"),
+    "zero times infinity": Mutation(
+        edit(f"{OPS}.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"), MORE[:1]
+    ),
+    "log of 0": Mutation(
+        edit(f"{OPS}.xlogy", "torch.where(x1 == 0, 0.0, x1 * torch.log(x2))", "x1 * torch.log(x2)"),
         MORE[:1],
     ),
-    Mutation(
-        "zero times infinity",
+    "log of x itself": Mutation(
+        edit(f"{OPS}.xlog1py", "torch.log1p(x2)", "torch.log(x2)"), MORE[:1]
+    ),
+    "0 over 0": Mutation(
+        edit(f"{OPS}.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"), MORE[:1]
+    ),
+    "the main diagonal always": Mutation(
+        edit(f"{MOVES}.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"), MORE[1:2]
+    ),
+    "the largest of all": Mutation(
+        edit(f"{OPS}.top_k", "sizes[0] if k is None else k", "1"), MORE[::2]
+    ),
+    "looking ahead": Mutation(
+        edit(f"{OPS}.dot_product_attention", ".tril()", ".triu()"), (LAYERS,)
+    ),
+    "looking ahead beside a mask": Mutation(
+        edit(f"{OPS}.dot_product_attention", "mask & before", "mask"), (LAYERS,)
+    ),
+    "keys shared in turns": Mutation(
         edit(
-            "functional.operations.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"
-        ),
-        MORE[:1],
-    ),
-    Mutation(
-        "log of 0",
-        edit(
-            "functional.operations.xlogy",
-            "torch.where(x1 == 0, 0.0, x1 * torch.log(x2))",
-            "x1 * torch.log(x2)",
-        ),
-        MORE[:1],
-    ),
-    Mutation(
-        "log of x itself",
-        edit("functional.operations.xlog1py", "torch.log1p(x2)", "torch.log(x2)"),
-        MORE[:1],
-    ),
-    Mutation(
-        "0 over 0",
-        edit("functional.operations.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"),
-        MORE[:1],
-    ),
-    Mutation(
-        "the main diagonal always",
-        edit("functional.movement.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"),
-        MORE[1:2],
-    ),
-    Mutation(
-        "the largest of all",
-        edit("functional.operations.top_k", "sizes[0] if k is None else k", "1"),
-        (MORE[0], MORE[2]),
-    ),
-    Mutation(
-        "looking ahead",
-        edit("functional.operations.dot_product_attention", ".tril()", ".triu()"),
-        (LAYERS,),
-    ),
-    Mutation(
-        "looking ahead beside a mask",
-        edit("functional.operations.dot_product_attention", "mask & before", "mask"),
-        (LAYERS,),
-    ),
-    Mutation(
-        "keys shared in turns",
-        edit(
-            "functional.operations.dot_product_attention",
+            f"{OPS}.dot_product_attention",
             "x.repeat_interleave(times, dim=2)",
             "x.repeat(1, 1, times, 1)",
         ),
         (LAYERS,),
     ),
-    Mutation(
-        "no scale of attention",
+    "no scale of attention": Mutation(
         edit(
-            "functional.operations.dot_product_attention",
+            f"{OPS}.dot_product_attention",
             "query.shape[-1] ** -0.5 if scale is None else scale",
             "1.0",
         ),
         (LAYERS,),
     ),
-    Mutation(
-        "deviation of a sample, normalized",
-        edit("functional.operations.layer_norm", "correction=0", "correction=1"),
-        (LAYERS,),
+    "deviation of a sample, normalized": Mutation(
+        edit(f"{OPS}.layer_norm", "correction=0", "correction=1"), (LAYERS,)
     ),
-    Mutation(
-        "squares less their mean",
-        edit("functional.operations.rms_norm", "(x * x).mean(", "x.var("),
-        (LAYERS,),
+    "squares less their mean": Mutation(
+        edit(f"{OPS}.rms_norm", "(x * x).mean(", "x.var("), (LAYERS,)
     ),
-    Mutation(
-        "scale of the offset",
-        edit("functional.operations.batch_norm", "* scale + offset", "+ offset"),
-        (LAYERS,),
+    "scale of the offset": Mutation(
+        edit(f"{OPS}.batch_norm", "* scale + offset", "+ offset"), (LAYERS,)
     ),
-    Mutation(
-        "zeros in the mean of a window",
-        edit("functional.operations.average_pool", "/ real", "/ 1"),
-        (f"{TF}pools.keras", LAYERS),
+    "zeros in the mean of a window": Mutation(
+        edit(f"{OPS}.average_pool", "/ real", "/ 1"), (f"{TF}pools.keras", LAYERS)
     ),
-    Mutation(
-        "the odd step is padded before",
-        edit(
-            "functional.operations._window",
-            "[*pair, *around]",
-            "[*reversed(pair), *around]",
-        ),
+    "the odd step is padded before": Mutation(
+        edit(f"{OPS}._window", "[*pair, *around]", "[*reversed(pair), *around]"),
         (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
     ),
-    Mutation(
-        "axes of windows change places",
-        edit(
-            "functional.operations._window",
-            "[*pair, *around]",
-            "[*around, *pair]",
-        ),
+    "axes of windows change places": Mutation(
+        edit(f"{OPS}._window", "[*pair, *around]", "[*around, *pair]"),
         (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
     ),
-    Mutation(
-        "below a threshold",
-        edit("functional.movement.threshold", "x > threshold", "x < threshold"),
-        (LAYERS,),
+    "below a threshold": Mutation(
+        edit(f"{MOVES}.threshold", "x > threshold", "x < threshold"), (LAYERS,)
     ),
-    Mutation(
-        "a computed place as a size",
-        edit("readers.operations.reworks._from", '["@", None, 1]', '[0, "@", 1]'),
-        MORE[:1],
-        rereads=True,
+    "a computed place as a size": Mutation(
+        edit(f"{REWORKS}._from", '["@", None, 1]', '[0, "@", 1]'), MORE[:1], rereads=True
     ),
-    Mutation(
-        "a square over x",
+    "a square over x": Mutation(
         form(tf_functions.FORMS, "math.reciprocal_no_nan", fixed={"x1": 2.0}),
         MORE[:1],
         rereads=True,
     ),
-    Mutation(
-        "an end that is not meant",
-        edit(
-            "readers.operations.reworks.read_masks",
-            'None if "end_mask" in bits_set else last',
-            "last",
-        ),
+    "an end that is not meant": Mutation(
+        edit(f"{REWORKS}.read_masks", 'None if "end_mask" in bits_set else last', "last"),
         SHAPES[2:],
         rereads=True,
     ),
-    Mutation(
-        "size for end",
-        edit("readers.operations.reworks._from", "begin + length", "length"),
-        SHAPES,
-        rereads=True,
+    "size for end": Mutation(
+        edit(f"{REWORKS}._from", "begin + length", "length"), SHAPES, rereads=True
     ),
-    Mutation(
-        "places for sizes",
-        form(keras3.FORMS, "Split", steps=(("read_sections", "sizes"),)),
-        SHAPES[1:2],
-        rereads=True,
+    "places for sizes": Mutation(
+        form(keras3.FORMS, "Split", steps=(("read_sections", "sizes"),)), SHAPES[1:2], rereads=True
     ),
-    Mutation(
-        "tensors in reverse",
+    "tensors in reverse": Mutation(
         edit("readers.operations.graph_nodes._inputs", "iter(tensors)", "iter(tensors[::-1])"),
         VALUES[2:],
         rereads=True,
     ),
-    Mutation(
-        "epsilon of Keras 3 ignored",
+    "epsilon of Keras 3 ignored": Mutation(
         form(
             keras3.FORMS,
             "Normalize",
@@ -512,4 +365,5 @@ MUTATIONS = [
         (f"{K3}newest.keras",),
         rereads=True,
     ),
-]
+}
+MUTATIONS = by_name(BUGS)

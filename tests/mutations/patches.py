@@ -28,11 +28,11 @@ class Mutation:
     second call only, which the check per layer does not make.
     """
 
-    name: str
     patch: Patch
     files: tuple[str, ...]
     rereads: bool = False
     late: bool = False
+    name: str = ""  # the key in its page's table
 
 
 def compile_edited(function: Any, old: str, new: str) -> Any:
@@ -97,8 +97,6 @@ def both(*patches: Patch) -> Patch:
     return patch
 
 
-def mutation(
-    name: str, patch: Patch, *files: str, rereads: bool = False, late: bool = False
-) -> Mutation:
-    """Describe a mutation and the files that must notice it."""
-    return Mutation(name, patch, files, rereads, late)
+def by_name(mutations: Mapping[str, Mutation]) -> list[Mutation]:
+    """Give each mutation its name."""
+    return [replace(one, name=name) for name, one in mutations.items()]

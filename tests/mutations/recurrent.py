@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from specs import (
-    CELLS,
-    MERGE_MODES,
-)
+from specs import CELLS, MERGE_MODES
 from torch import Tensor
 
 from keras2torch_birnn import merge_modes as merge
@@ -20,19 +17,7 @@ from keras2torch_birnn.rnn import modules, parameters
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import Choice, loop, torch_kernel
 from keras2torch_birnn.spec import Array, LayerSpec
-from mutations.patches import (
-    K2,
-    K3,
-    K231,
-    TF,
-    Mutation,
-    Patch,
-    both,
-    edit,
-    mutation,
-    put,
-    wrap,
-)
+from mutations.patches import K2, K3, K231, TF, Mutation, Patch, both, edit, put, wrap
 
 
 def change_weights(
@@ -136,6 +121,12 @@ BI = {
     "GRU before": f"{TF}/bi_gru_before_concat_seq.h5",
     "SimpleRNN": f"{TF}/bi_simplernn_concat_seq.h5",
 }
+# Class -> files of all its cells
+BY_CLASS = {
+    "LSTM": (BI["LSTM"],),
+    "GRU": (BI["GRU"], BI["GRU before"]),
+    "SimpleRNN": (BI["SimpleRNN"],),
+}
 MERGED = {
     "concat": (BI["LSTM"], f"{K3}/bi_lstm_concat_last.keras"),
     "sum": (f"{TF}/bi_lstm_sum_seq.h5", f"{K3}/bi_gru_before_sum_last.keras"),
@@ -143,184 +134,160 @@ MERGED = {
     "ave": (f"{TF}/bi_gru_before_ave_seq.h5", f"{K3}/bi_simplernn_ave_last.keras"),
     None: (f"{TF}/bi_lstm_none_seq.h5", f"{K2}/bi_lstm_none_last.h5"),
 }
+FORWARD, CUDNN = "rnn.modules:recurrent_forward", "readers.weights.layouts:from_cudnn"
 LSTM_GATES, GRU_GATES = "ifgo", "rzn"
 
-MUTATIONS: list[Mutation] = [
+MUTATIONS = {
     # Gates, transposes, biases: torch's parameters of Keras' weights.
-    *(
-        mutation(
-            f"LSTM gates {LSTM_GATES[a]} and {LSTM_GATES[b]} exchanged",
+    **{
+        f"LSTM gates {LSTM_GATES[a]} and {LSTM_GATES[b]} exchanged": Mutation(
             change_weights("LSTM", swap_gates(a, b, 4)),
-            BI["LSTM"],
-            f"{K2}/plain_lstm_back_seq.h5",
-            f"{K3}/hard_sigmoid_bi_lstm.h5",
+            (BI["LSTM"], f"{K2}/plain_lstm_back_seq.h5", f"{K3}/hard_sigmoid_bi_lstm.h5"),
         )
         for a in range(4)
         for b in range(a + 1, 4)
-    ),
-    *(
-        mutation(
-            f"GRU gates {GRU_GATES[a]} and {GRU_GATES[b]} exchanged",
+    },
+    **{
+        f"GRU gates {GRU_GATES[a]} and {GRU_GATES[b]} exchanged": Mutation(
             change_weights("GRU", swap_gates(a, b, 3)),
-            BI["GRU"],
-            BI["GRU before"],
-            f"{K2}/mask_bi_gru_before_seq.h5",
+            (BI["GRU"], BI["GRU before"], f"{K2}/mask_bi_gru_before_seq.h5"),
         )
         for a in range(3)
         for b in range(a + 1, 3)
-    ),
-    *(
-        one
-        for cell in ("LSTM", "GRU", "SimpleRNN")
-        for one in (
-            mutation(
-                f"{cell} weight_hh not transposed",
-                change_weights(cell, transpose_blocks("weight_hh")),
-                BI[cell],
-                f"square {cell}",
-                *([BI["GRU before"]] if cell == "GRU" else []),
-            ),
-            mutation(
-                f"{cell} weight_ih not transposed",
-                change_weights(cell, transpose_blocks("weight_ih")),
-                f"square {cell}",
-                *(["square GRU before"] if cell == "GRU" else []),
-            ),
-            mutation(
-                f"{cell} input bias forgotten",
-                change_weights(cell, zero_parameter("bias_ih")),
-                BI[cell],
-                *([BI["GRU before"]] if cell == "GRU" else []),
-            ),
+    },
+    **{
+        f"{cell} weight_hh not transposed": Mutation(
+            change_weights(cell, transpose_blocks("weight_hh")), (f"square {cell}", *BY_CLASS[cell])
         )
-    ),
-    mutation(
-        "SimpleRNN recurrent kernel without its .T",
+        for cell in BY_CLASS
+    },
+    **{
+        f"{cell} weight_ih not transposed": Mutation(
+            change_weights(cell, transpose_blocks("weight_ih")),
+            (f"square {cell}", *(["square GRU before"] if cell == "GRU" else [])),
+        )
+        for cell in BY_CLASS
+    },
+    **{
+        f"{cell} input bias forgotten": Mutation(
+            change_weights(cell, zero_parameter("bias_ih")), BY_CLASS[cell]
+        )
+        for cell in BY_CLASS
+    },
+    "SimpleRNN recurrent kernel without its .T": Mutation(
         edit(
             "rnn.parameters:convert_weights",
             'weights["recurrent_kernel"].T',
             'weights["recurrent_kernel"]',
         ),
-        BI["SimpleRNN"],
+        (BI["SimpleRNN"],),
     ),
-    mutation(
-        "GRU bias rows exchanged", change_weights("GRU", exchange_biases), BI["GRU"], "gate biases"
+    "GRU bias rows exchanged": Mutation(
+        change_weights("GRU", exchange_biases), (BI["GRU"], "gate biases")
     ),
-    mutation(
-        "GRU recurrent bias forgotten", change_weights("GRU", zero_parameter("bias_hh")), BI["GRU"]
+    "GRU recurrent bias forgotten": Mutation(
+        change_weights("GRU", zero_parameter("bias_hh")), (BI["GRU"],)
     ),
-    mutation(
-        "GRU recurrent bias added to the input's",
+    "GRU recurrent bias added to the input's": Mutation(
         change_weights(
             "GRU",
             lambda _, n: {**n, "bias_ih": n["bias_ih"] + n["bias_hh"], "bias_hh": 0 * n["bias_hh"]},
         ),
-        BI["GRU"],
+        (BI["GRU"],),
     ),
     # Directions.
-    mutation(
-        "forward and backward weights exchanged",
+    "forward and backward weights exchanged": Mutation(
         edit("rnn.modules:torch_module", '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
-        *BI.values(),
+        tuple(BI.values()),
     ),
-    mutation(
-        "halves of a pair exchanged",
+    "halves of a pair exchanged": Mutation(
         edit(
             "layers.recurrent:bidirectional",
             '(unwrap(layer.parts["forward_layer"]), unwrap(layer.parts["backward_layer"]))',
             '(unwrap(layer.parts["backward_layer"]), unwrap(layer.parts["forward_layer"]))',
         ),
-        f"{TF}/backward_class.h5",
-        f"{K3}/backward_units.keras",
+        (f"{TF}/backward_class.h5", f"{K3}/backward_units.keras"),
     ),
-    mutation(
-        "loop: the backward half reads forwards",
+    "loop: the backward half reads forwards": Mutation(
         edit(
             "rnn.engines.loop:run_directions", "read = reverse(x, lengths) if d else x", "read = x"
         ),
-        f"{K2}/hard_sigmoid_stack.h5",
-        f"{TF}/hard_sigmoid_bi_lstm.h5",
-        f"{K2}/mask_bi_gru_before_seq.h5",
+        (
+            f"{K2}/hard_sigmoid_stack.h5",
+            f"{TF}/hard_sigmoid_bi_lstm.h5",
+            f"{K2}/mask_bi_gru_before_seq.h5",
+        ),
     ),
-    mutation(
-        "loop: the backward half is not turned back",
+    "loop: the backward half is not turned back": Mutation(
         edit("rnn.engines.loop:run_directions", "reverse(out, lengths) if d else out", "out"),
-        f"{K2}/hard_sigmoid_stack.h5",
-        f"{TF}/hard_sigmoid_bi_gru_after.h5",
-        f"{K2}/mask_bi_gru_before_seq.h5",
+        (
+            f"{K2}/hard_sigmoid_stack.h5",
+            f"{TF}/hard_sigmoid_bi_gru_after.h5",
+            f"{K2}/mask_bi_gru_before_seq.h5",
+        ),
     ),
-    mutation(
-        "pair: the backward half reads forwards",
+    "pair: the backward half reads forwards": Mutation(
         edit(
             "rnn.modules:BidirectionalPair.run_sequence",
             "reverse(x, lengths), lengths",
             "x, lengths",
         ),
-        f"{TF}/backward_class.h5",
-        f"{K3}/backward_mask.h5",
+        (f"{TF}/backward_class.h5", f"{K3}/backward_mask.h5"),
     ),
-    mutation(
-        "pair: the backward half is not turned back",
+    "pair: the backward half is not turned back": Mutation(
         edit("rnn.modules:BidirectionalPair.run_sequence", "reverse(back, lengths)", "back"),
-        f"{TF}/backward_class.h5",
-        f"{K3}/backward_mask.h5",
-        "pair that goes backwards",
+        (f"{TF}/backward_class.h5", f"{K3}/backward_mask.h5", "pair that goes backwards"),
     ),
-    *(
-        one
-        for cell in ("LSTM", "GRU", "SimpleRNN")
-        for one in (
-            mutation(f"fused {cell}: outputs turned once more", change_fused(flip_half), BI[cell]),
-            mutation(
-                f"fused {cell}: both halves read forwards", change_fused(read_forwards), BI[cell]
-            ),
+    **{
+        f"fused {cell}: outputs turned once more": Mutation(change_fused(flip_half), (BI[cell],))
+        for cell in BY_CLASS
+    },
+    **{
+        f"fused {cell}: both halves read forwards": Mutation(
+            change_fused(read_forwards), (BI[cell],)
         )
-    ),
-    mutation(
-        "valid steps turned round together with the padding",
+        for cell in BY_CLASS
+    },
+    "valid steps turned round together with the padding": Mutation(
         edit("rnn.masks:reverse", "if lengths is None:", "if True:"),
-        f"{K2}/mask_bi_gru_before_seq.h5",
-        f"{TF}/backward_mask.h5",
+        (f"{K2}/mask_bi_gru_before_seq.h5", f"{TF}/backward_mask.h5"),
     ),
-    mutation(
-        "last step of the backward half taken at the end",
-        edit("rnn.modules:recurrent_forward", "-1 if d == 0 else 0", "-1"),
-        f"{K3}/bi_lstm_concat_last.keras",
-        f"{TF}/bi_simplernn_ave_last.keras",
-        f"{K2}/bi_lstm_none_last.h5",
-        f"{K3}/backward_class_last.keras",
-        f"{K231}/mask_bi_lstm_last.h5",
+    "last step of the backward half taken at the end": Mutation(
+        edit(FORWARD, "-1 if d == 0 else 0", "-1"),
+        (
+            f"{K3}/bi_lstm_concat_last.keras",
+            f"{TF}/bi_simplernn_ave_last.keras",
+            f"{K2}/bi_lstm_none_last.h5",
+            f"{K3}/backward_class_last.keras",
+            f"{K231}/mask_bi_lstm_last.h5",
+        ),
     ),
-    mutation(
-        "last step of the forward half taken at the start",
-        edit("rnn.modules:recurrent_forward", "-1 if d == 0 else 0", "0"),
-        f"{K3}/bi_lstm_concat_last.keras",
-        f"{TF}/plain_lstm_last.keras",
+    "last step of the forward half taken at the start": Mutation(
+        edit(FORWARD, "-1 if d == 0 else 0", "0"),
+        (f"{K3}/bi_lstm_concat_last.keras", f"{TF}/plain_lstm_last.keras"),
     ),
-    mutation(
-        "go_backwards ignored",
-        edit("rnn.modules:recurrent_forward", "if plan.against_time:", "if False:"),
-        f"{K2}/plain_lstm_back_seq.h5",
-        f"{K3}/plain_simplernn_back_last.h5",
-        f"{TF}/bi_of_go_backwards.h5",
-        f"{K3}/mask_back_lstm_seq.h5",
-        "pair that goes backwards",
+    "go_backwards ignored": Mutation(
+        edit(FORWARD, "if plan.against_time:", "if False:"),
+        (
+            f"{K2}/plain_lstm_back_seq.h5",
+            f"{K3}/plain_simplernn_back_last.h5",
+            f"{TF}/bi_of_go_backwards.h5",
+            f"{K3}/mask_back_lstm_seq.h5",
+            "pair that goes backwards",
+        ),
     ),
-    mutation(
-        "go_backwards without turning the mask",
-        edit("rnn.modules:recurrent_forward", "reverse_mask(mask)", "mask"),
-        f"{K2}/mask_back_lstm_seq.h5",
-        f"{TF}/mask_bi_of_go_backwards.h5",
+    "go_backwards without turning the mask": Mutation(
+        edit(FORWARD, "reverse_mask(mask)", "mask"),
+        (f"{K2}/mask_back_lstm_seq.h5", f"{TF}/mask_bi_of_go_backwards.h5"),
     ),
     # Merging.
-    *(
-        mutation(f"merge_mode {old} becomes {new}", change_merge_mode(old, new), *MERGED[old])
+    **{
+        f"merge_mode {old} becomes {new}": Mutation(change_merge_mode(old, new), MERGED[old])
         for old in MERGED
         for new in MERGE_MODES
         if new != old
-    ),
-    mutation(
-        "concat puts the backward half first",
+    },
+    "concat puts the backward half first": Mutation(
         both(
             wrap(
                 merge.MERGE_MODES,
@@ -329,132 +296,101 @@ MUTATIONS: list[Mutation] = [
             ),
             edit("rnn.engines.torch_kernel:run_kernel", 'merge == "concat"', "False"),
         ),
-        *BI.values(),
+        tuple(BI.values()),
     ),
-    mutation(
-        "reset_after becomes reset before",
+    "reset_after becomes reset before": Mutation(
         both(use_the_loop(), put(loop.STEPS, "GRU", loop.gru_before_step)),
-        BI["GRU"],
-        f"{TF}/mask_bi_gru_after_last.keras",
+        (BI["GRU"], f"{TF}/mask_bi_gru_after_last.keras"),
     ),
-    mutation(
-        "reset before becomes reset_after",
+    "reset before becomes reset_after": Mutation(
         put(loop.STEPS, "GRU before", loop.gru_after_step),
-        BI["GRU before"],
-        f"{K2}/nobias_stack.h5",
+        (BI["GRU before"], f"{K2}/nobias_stack.h5"),
     ),
-    mutation(
-        "cuDNN input kernel not reinterpreted",
-        edit("readers.weights.layouts:from_cudnn", "k.reshape(units, -1).T", "k"),
-        f"{K2}/cudnnlstm_bi.h5",
-        f"{TF}/cudnngru_plain.h5",
+    "cuDNN input kernel not reinterpreted": Mutation(
+        edit(CUDNN, "k.reshape(units, -1).T", "k"),
+        (f"{K2}/cudnnlstm_bi.h5", f"{TF}/cudnngru_plain.h5"),
         rereads=True,
     ),
-    mutation(
-        "cuDNN recurrent kernel not transposed",
-        edit("readers.weights.layouts:from_cudnn", "[k.T for k in recurrent]", "recurrent"),
-        f"{K2}/cudnnlstm_plain.h5",
-        f"{TF}/cudnngru_bi.h5",
+    "cuDNN recurrent kernel not transposed": Mutation(
+        edit(CUDNN, "[k.T for k in recurrent]", "recurrent"),
+        (f"{K2}/cudnnlstm_plain.h5", f"{TF}/cudnngru_bi.h5"),
         rereads=True,
     ),
-    mutation(
-        "cuDNN second LSTM bias forgotten",
-        edit("readers.weights.layouts:from_cudnn", "biases.sum(axis=0)", "biases[0]"),
-        f"{K2}/cudnnlstm_bi.h5",
-        rereads=True,
+    "cuDNN second LSTM bias forgotten": Mutation(
+        edit(CUDNN, "biases.sum(axis=0)", "biases[0]"), (f"{K2}/cudnnlstm_bi.h5",), rereads=True
     ),
-    mutation(
-        "cuDNN GRU biases exchanged",
-        edit(
-            "readers.weights.layouts:from_cudnn",
-            'layer.class_name == "LSTM" else biases',
-            "False else biases[::-1]",
-        ),
-        f"{K2}/cudnngru_bi.h5",
+    "cuDNN GRU biases exchanged": Mutation(
+        edit(CUDNN, 'layer.class_name == "LSTM" else biases', "False else biases[::-1]"),
+        (f"{K2}/cudnngru_bi.h5",),
         rereads=True,
     ),
     # States.
-    *(
-        one
-        for cell in CELLS
-        for one in (
-            mutation(
-                f"initial_state of {cell} dropped",
-                edit("rnn.modules:recurrent_forward", "if initial_state is not None:", "if False:"),
-                f"started {cell}",
-            ),
-            mutation(
-                f"initial_state of {cell} given to the other half",
-                edit(
-                    "rnn.modules:_by_direction",
-                    "tuple(states[d * each : (d + 1) * each])",
-                    "tuple(states[(1 - d) * each : (2 - d) * each])",
-                ),
-                f"started {cell}",
-            ),
+    **{
+        f"initial_state of {cell} dropped": Mutation(
+            edit(FORWARD, "if initial_state is not None:", "if False:"), (f"started {cell}",)
         )
-    ),
-    mutation(
-        "stateful layers carry nothing",
-        edit(
-            "rnn.modules:recurrent_forward",
-            "_carried(module, len(x)) if plan.stateful else None",
-            "None",
+        for cell in CELLS
+    },
+    **{
+        f"initial_state of {cell} given to the other half": Mutation(
+            edit(
+                "rnn.modules:_by_direction",
+                "tuple(states[d * each : (d + 1) * each])",
+                "tuple(states[(1 - d) * each : (2 - d) * each])",
+            ),
+            (f"started {cell}",),
+        )
+        for cell in CELLS
+    },
+    "stateful layers carry nothing": Mutation(
+        edit(FORWARD, "_carried(module, len(x)) if plan.stateful else None", "None"),
+        (
+            f"{K2}/stateful_plain.h5",
+            f"{TF}/stateful_bi_lstm.keras",
+            f"{K3}/stateful_bi_gru.h5",
+            f"{TF}/stateful_mask.h5",
         ),
-        f"{K2}/stateful_plain.h5",
-        f"{TF}/stateful_bi_lstm.keras",
-        f"{K3}/stateful_bi_gru.h5",
-        f"{TF}/stateful_mask.h5",
         late=True,
     ),
-    mutation(
-        "states returned backward first",
+    "states returned backward first": Mutation(
         edit(
-            "rnn.modules:recurrent_forward",
+            FORWARD,
             "for state in states for s in state",
             "for state in states[::-1] for s in state",
         ),
-        f"{K2}/state_bi_lstm_none_seq.h5",
-        f"{K3}/state_bi_lstm_last_sum.keras",
+        (f"{K2}/state_bi_lstm_none_seq.h5", f"{K3}/state_bi_lstm_last_sum.keras"),
     ),
-    mutation(
-        "c returned before h",
+    "c returned before h": Mutation(
         edit(
-            "rnn.modules:recurrent_forward",
+            FORWARD,
             "for state in states for s in state",
             "for state in states for s in state[::-1]",
         ),
-        f"{K2}/state_lstm_seq.h5",
-        f"{K3}/state_lstm_back_last.keras",
+        (f"{K2}/state_lstm_seq.h5", f"{K3}/state_lstm_back_last.keras"),
     ),
     # The loop's equations, where a fused kernel usually runs.
-    mutation(
-        "LSTM output gate forgotten",
+    "LSTM output gate forgotten": Mutation(
         both(use_the_loop(), edit("rnn.engines.loop:lstm_step", "sigma(o) * act(c)", "act(c)")),
-        BI["LSTM"],
+        (BI["LSTM"],),
     ),
-    mutation(
-        "LSTM output without its activation",
+    "LSTM output without its activation": Mutation(
         both(
             use_the_loop(), edit("rnn.engines.loop:lstm_step", "sigma(o) * act(c)", "sigma(o) * c")
         ),
-        BI["LSTM"],
+        (BI["LSTM"],),
     ),
-    *(
-        mutation(
-            f"{cell}: update gate turned round",
+    **{
+        f"{cell}: update gate turned round": Mutation(
             both(
                 use_the_loop(),
                 edit(f"rnn.engines.loop:{step}", "z * h + (1 - z) * n", "z * n + (1 - z) * h"),
             ),
-            BI[cell],
+            (BI[cell],),
         )
         for step, cell in (("gru_after_step", "GRU"), ("gru_before_step", "GRU before"))
-    ),
-    mutation(
-        "recurrent activation is the other activation",
+    },
+    "recurrent activation is the other activation": Mutation(
         edit("rnn.modules:torch_module", "activation(gate)", 'activation("tanh")'),
-        f"{TF}/hard_sigmoid_bi_lstm.h5",
-        BI["GRU before"],
+        (f"{TF}/hard_sigmoid_bi_lstm.h5", BI["GRU before"]),
     ),
-]
+}

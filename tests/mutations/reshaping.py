@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mutations.patches import TF, Mutation, edit, mutation
+from mutations.patches import TF, Mutation, edit
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "Flatten ignores channels_first",
+MUTATIONS = {
+    "Flatten ignores channels_first": Mutation(
         edit("layers.reshaping:Flatten.forward", "self.channels_first and", "False and"),
-        f"{TF}/flatten_channels_first.h5",
+        (f"{TF}/flatten_channels_first.h5",),
     ),
-]
+}

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-from mutations.patches import (
-    K2,
-    K3,
-    TF,
-    Mutation,
-    edit,
-    mutation,
-)
+from mutations.patches import K2, K3, TF, Mutation, edit
 
-MUTATIONS: list[Mutation] = [
-    mutation(
-        "no mask enters a model inside TimeDistributed",
+MUTATIONS = {
+    "no mask enters a model inside TimeDistributed": Mutation(
         edit("layers.time_distributed:mask_enters", 'rule != "passes by" and', "False and"),
-        f"{TF}/td_model_words.h5",
-        f"{K2}/td_model_words.h5",
-        f"{K3}/td_model_words.h5",
+        (f"{TF}/td_model_words.h5", f"{K2}/td_model_words.h5", f"{K3}/td_model_words.h5"),
     ),
-    mutation(
-        "the mask inside TimeDistributed does not come out",
+    "the mask inside TimeDistributed does not come out": Mutation(
         edit("layers.graph:_Emitter.steps", "return node, after", "return node, None"),
-        f"{TF}/td_model_words.h5",
-        f"{K2}/td_model_words.h5",
+        (f"{TF}/td_model_words.h5", f"{K2}/td_model_words.h5"),
     ),
-    mutation(
-        "a mask enters TimeDistributed where the batch is fixed",
+    "a mask enters TimeDistributed where the batch is fixed": Mutation(
         edit("layers.time_distributed:_fixed", "isinstance(layer.input_shape[0], int)", "False"),
-        "keras-2.3.1/td_fixed_words.h5",
-        "tf-2.0.4/td_fixed_inside.h5",
+        ("keras-2.3.1/td_fixed_words.h5", "tf-2.0.4/td_fixed_inside.h5"),
     ),
-    mutation(
-        "steps of TimeDistributed unfold the other way round",
+    "steps of TimeDistributed unfold the other way round": Mutation(
         edit(
             "layers.time_distributed:unfold_steps",
             "y.reshape(*like.shape[:2], *y.shape[1:])",
             "y.reshape(*like.shape[1::-1], *y.shape[1:]).transpose(0, 1)",
         ),
-        f"{TF}/td_model_inside.h5",
-        f"{K3}/td_td_model.h5",
+        (f"{TF}/td_model_inside.h5", f"{K3}/td_td_model.h5"),
     ),
-]
+}

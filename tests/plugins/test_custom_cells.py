@@ -13,16 +13,29 @@ import pytest
 import torch
 from commands import changed_config, k2t, layer
 from mutations.patches import Patch, edit
-from plugin_files import ATOL, ENTRIES, FIXTURES, RTOL, USERS, differ, read, read_arrays, run
+from plugin_files import (
+    ATOL,
+    ENTRIES,
+    FIXTURES,
+    RTOL,
+    USERS,
+    change_options,
+    changed_users,
+    convert_and_verify,
+    differ,
+    gives_what_keras_gave,
+    outputs_of,
+    read,
+    read_arrays,
+    run,
+    unregister_all,
+    write_plugin,
+)
 from specs import MERGE_MODES
 from torch import Tensor, nn
 
 import keras2torch_birnn
-from keras2torch_birnn.errors import (
-    UnsupportedLayerError,
-    UnsupportedOptionError,
-    UsageError,
-)
+from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.readers.config.cells import infer_mask_rule
@@ -30,7 +43,7 @@ from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.modules import Plan
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.running import forget_states
 from keras2torch_birnn.schema.custom_layers import REGISTERED, converts
 from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -38,7 +51,7 @@ from keras2torch_birnn.spec import Array, LayerSpec
 K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"
 CHAIN = FIXTURES / K3 / "cell_chain.h5"
 CELLS = [file for file in ENTRIES if "/cell_" in file]
-STATEFUL = [file for file in CELLS if "/cell_stateful" in file]
+STATEFUL = [file for file in CELLS if "stateful" in file]
 
 
 # ---- against real Keras: see also test_plugins.py ----------------------------------------------
@@ -46,20 +59,27 @@ STATEFUL = [file for file in CELLS if "/cell_stateful" in file]
 
 @pytest.mark.parametrize("file", STATEFUL)
 def test_a_stateful_layer_carries_the_states_of_its_cell(file: str) -> None:
-    """Two batches, the second in reversed time; then the first again, from zeros."""
+    """Two batches, the second in reversed time; then the first again, from zeros.
+
+    A cell with initial states of its own begins with them only before the first batch.
+    """
     load_plugins([USERS])
     spec, (x, wanted) = read(file), read_arrays(file)
+    if len(wanted) == 2:  # the cell begins with zeros
+        wanted = [*wanted, wanted[0]]
     model = keras2torch_birnn.convert(FIXTURES / file, plugins=[USERS])
-    batches = [torch.from_numpy(x), torch.from_numpy(x[:, ::-1].copy())]
-    with torch.no_grad():
-        got = [y.numpy() for one in batches for y in flat(model(one))]
-        assert not differ(got, wanted, ATOL, RTOL)
-        keras2torch_birnn.reset_states(model)
-        assert not differ([flat(model(batches[0]))[0].numpy()], wanted[:1], ATOL, RTOL)
-    load_plugins([USERS])
-    REGISTERED.equations["LeakyCell"] = leaky_equation
+    batches = [x, x[:, ::-1].copy()]
+    got = [y for one in batches for y in outputs_of(model, one)]
+    keras2torch_birnn.reset_states(model)
+    got += outputs_of(model, x)
+    assert not differ(got, wanted, ATOL, RTOL)
+    forget_states(model)
+    assert not differ(outputs_of(model, x), wanted[:1], ATOL, RTOL)
+    REGISTERED.equations.setdefault("LeakyCell", leaky_equation)
     states: dict[str, tuple[Array, ...]] = {}
-    exact = [y for one in (x, x[:, ::-1]) for y in compute(spec, (one,), states=states).outputs]
+    exact = [compute(spec, (one,), states=states).outputs[0] for one in batches]
+    states = {place: tuple(map(np.zeros_like, state)) for place, state in states.items()}
+    exact.append(compute(spec, (x,), states=states).outputs[0])
     assert not differ(exact, wanted, ATOL, RTOL)
 
 
@@ -84,7 +104,8 @@ def test_every_container_of_cells_is_compared() -> None:
 
 # ---- mutations ---------------------------------------------------------------------------------
 
-STEP = "rnn.custom_cell:CustomRNN.run_sequence"
+STEP, START = "rnn.custom_cell:CustomRNN.run_sequence", "rnn.custom_cell:CustomRNN._start"
+OWN = "self.gives_states and not self.from_zeros"
 MUTANTS: Mapping[str, tuple[Patch, str]] = {
     "masked steps change the states": (
         edit(STEP, "torch.where(valid[t], a, b)", "torch.where(valid[t], a, a)"),
@@ -112,7 +133,7 @@ MUTANTS: Mapping[str, tuple[Patch, str]] = {
     ),
     "no states between the steps": (edit(STEP, "states = new", "pass"), f"{K3}/cell_chain.h5"),
     "initial states are not used": (
-        edit("rnn.custom_cell:CustomRNN._start", "if initial_state is None:", "if True:"),
+        edit(START, "if initial_state is None:", "if True:"),
         f"{K3}/cell_states.keras",
     ),
     "go_backwards is ignored": (
@@ -122,6 +143,13 @@ MUTANTS: Mapping[str, tuple[Patch, str]] = {
     "states of a stack from the last cell on": (
         edit("schema.custom_cells:states_of", "if last_first", "if True"),
         f"{TF}/cell_stack.keras",
+    ),
+    "zeros for initial states": (edit(START, OWN, "False"), f"{TF}/cell_start.h5"),
+    "zeros under a mask": (edit(START, OWN, "False"), f"{K3}/cell_start_masks.keras"),
+    "zeros in halves and stacks": (edit(START, OWN, "False"), f"{K3}/cell_start_bi.h5"),
+    "Keras 2.2.4 asks the cell": (
+        edit("schema.custom_cells:gives_states", "asked and", ""),
+        f"{K2}/cell_start.h5",
     ),
 }
 
@@ -140,23 +168,28 @@ def test_a_mutation_breaks_the_parity(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "noticed"),
-    [("m * 0.5", "m * 0.4", "rnn"), ("h @ self.store", "states[0] @ self.store", "rnn")],
+    ("source", "old", "new"),
+    [
+        (f"{TF}/cell_states.h5", "m * 0.5", "m * 0.4"),
+        (f"{TF}/cell_states.h5", "h @ self.store", "states[0] @ self.store"),
+        (
+            f"{K3}/cell_start.keras",
+            "torch.full((rows, self.memory), self.level)",
+            "torch.zeros(rows, self.memory)",
+        ),
+    ],
+    ids=["a state", "an output", "initial states"],
 )
 def test_verify_notices_a_wrong_module_of_a_cell(
-    old: str, new: str, noticed: str, tmp_path: Path
+    source: str, old: str, new: str, tmp_path: Path
 ) -> None:
     """By the NumPy equation of the plugin, in the first layer that has the cell."""
-    right, wrong = USERS.read_text("utf-8"), tmp_path / "wrong.py"
-    assert old in right
-    wrong.write_text(right.replace(old, new), "utf-8")
-    out = tmp_path / "out.pt"
-    source = FIXTURES / TF / "cell_states.h5"
-    assert k2t("convert", source, out, "--plugin", wrong).code == 0
-    done = k2t("verify", source, out, "--plugin", wrong, "--against", "reference", "--json")
+    out, wrong = tmp_path / "out.pt", changed_users(tmp_path, (old, new))
+    assert k2t("convert", FIXTURES / source, out, "--plugin", wrong).code == 0
+    compared = (FIXTURES / source, out, "--plugin", wrong, "--against", "reference")
+    done = k2t("verify", *compared, "--json")
     assert done.code == 1
-    layers = {one["path"]: one["ok"] for one in json.loads(done.out)["layers"]}
-    assert not layers[noticed]
+    assert not {one["path"]: one["ok"] for one in json.loads(done.out)["layers"]}["rnn"]
 
 
 # ---- around a cell -----------------------------------------------------------------------------
@@ -164,12 +197,10 @@ def test_verify_notices_a_wrong_module_of_a_cell(
 
 def test_convert_verify_inspect_and_load_know_cells(tmp_path: Path) -> None:
     out, source = tmp_path / "out.safetensors", FIXTURES / K3 / "cell_bi_concat_masks.keras"
-    plugin = ("--plugin", USERS)
-    assert k2t("convert", source, out, *plugin).code == 0
-    done = k2t("verify", source, out, *plugin, "--against", "reference")
+    done = convert_and_verify(source, out, USERS)
     assert done.code == 0
     assert "plugin for GatedCell: no NumPy equation, so its module is not verified" in done.err
-    assert k2t("verify", out, *plugin).code == 0
+    assert k2t("verify", out, "--plugin", USERS).code == 0
     rows = keras2torch_birnn.inspect(source, plugins=[USERS]).rows
     found = {row.path: (row.engine, row.reason) for row in rows}
     assert found["bidirectional"] == ("pair", "custom cell")
@@ -178,15 +209,13 @@ def test_convert_verify_inspect_and_load_know_cells(tmp_path: Path) -> None:
     model = keras2torch_birnn.load(out, plugins=[USERS])
     explained = keras2torch_birnn.explain(model)
     assert {c.reason for choices in explained.values() for c in choices} == {"custom cell"}
-    x, wanted = read_arrays(f"{K3}/cell_bi_concat_masks.keras")
-    assert not differ([model(torch.from_numpy(x)).detach().numpy()], wanted, ATOL, RTOL)
+    assert gives_what_keras_gave(model, f"{K3}/cell_bi_concat_masks.keras")
 
 
 def test_a_checkpoint_without_its_plugin_names_the_cell(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
     assert k2t("convert", CHAIN, out, "--plugin", USERS).code == 0
-    for table in (REGISTERED.layers, REGISTERED.equations):
-        table.clear()
+    unregister_all()
     done = k2t("verify", out)
     assert done.code == 4
     assert "PairCell" in done.err
@@ -286,7 +315,7 @@ def test_a_frozen_cell_learns_nothing(file: str, tmp_path: Path) -> None:
 
     source = FIXTURES / file
     frozen = changed_config(source, tmp_path / f"frozen{source.suffix}", freeze)
-    (x, wanted), free = read_arrays(file), keras2torch_birnn.convert(source, plugins=[USERS])
+    free = keras2torch_birnn.convert(source, plugins=[USERS])
     model = keras2torch_birnn.convert(frozen, plugins=[USERS])
     assert all(one.requires_grad for one in free.parameters())
     learns = {name: one.requires_grad for name, one in model.named_parameters()}
@@ -294,9 +323,7 @@ def test_a_frozen_cell_learns_nothing(file: str, tmp_path: Path) -> None:
         name for name in learns if name.startswith(f"{rnn}.")
     }
     assert True in learns.values() or file.endswith("leaky.h5")
-    assert not differ(
-        [y.detach().numpy() for y in flat(model(torch.tensor(x)))], wanted, ATOL, RTOL
-    )
+    assert gives_what_keras_gave(model, file)
 
 
 @pytest.mark.parametrize("label", [TF, K3])
@@ -342,10 +369,7 @@ LEAKY = FIXTURES / TF / "cell_masks_leaky.h5"
 
 
 def plugin(folder: Path, result: str = "h, (h,)", more: str = ', state_size="units"') -> Path:
-    file = folder / "mine.py"
-    start = "import torch\nfrom torch import nn\nimport keras2torch_birnn as k2t\n"
-    file.write_text(start + CELL.format(result=result, more=more), "utf-8")
-    return file
+    return write_plugin(folder, CELL.format(result=result, more=more))
 
 
 WRONG = {
@@ -430,10 +454,7 @@ def test_a_cell_outside_an_rnn_is_refused(tmp_path: Path) -> None:
 
 
 def test_constants_are_refused(tmp_path: Path) -> None:
-    def add(model: dict[str, Any]) -> None:
-        layer(model, "rnn")["config"]["num_constants"] = 1
-
-    wrong = changed_config(LEAKY, tmp_path / "wrong.h5", add)
+    wrong = change_options(LEAKY, tmp_path / "wrong.h5", "rnn", num_constants=1)
     text = "an RNN called with constants is not supported; join them to the features"
     with pytest.raises(UnsupportedOptionError, match=text):
         keras2torch_birnn.convert(wrong, plugins=[USERS])

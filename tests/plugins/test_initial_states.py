@@ -1,4 +1,4 @@
-"""Cells of plugins that do not begin with zeros: numbers, resets, mutations, refusals, notes."""
+"""Cells of plugins that do not begin with zeros: resets, commands, refusals, notes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t
-from mutations.patches import Patch, edit
-from plugin_files import ATOL, ENTRIES, FIXTURES, RTOL, USERS, differ, read, read_arrays, run
-from torch import Tensor
+from plugin_files import (
+    ENTRIES,
+    FIXTURES,
+    USERS,
+    changed_users,
+    convert_and_verify,
+    gives_what_keras_gave,
+    read,
+    read_arrays,
+)
 
 import keras2torch_birnn
 from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.running import flat, forget_states
+from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.custom_layers import REGISTERED, equation
-from keras2torch_birnn.spec import Array
 
 K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"
-STARTS = [file for file in ENTRIES if "/cell_start" in file]  # others: test_plugins.py
+STARTS = [
+    file for file in ENTRIES if "/cell_start" in file
+]  # numbers: test_plugins.py, test_custom_cells.py
 STATEFUL = [file for file in STARTS if "stateful" in file]
 START = FIXTURES / K3 / "cell_start.keras"
 
@@ -34,70 +42,11 @@ def test_every_container_of_such_cells_is_compared() -> None:
     assert {file.partition("/")[0] for file in STATEFUL} == labels
 
 
-@pytest.mark.parametrize("file", STATEFUL)
-def test_a_stateful_layer_begins_with_them_and_with_zeros_after_a_reset(file: str) -> None:
-    """Two batches, the second in reversed time, then the first again after Keras' reset."""
-    load_plugins([USERS])
-    spec, (x, wanted) = read(file), read_arrays(file)
-    model = keras2torch_birnn.convert(FIXTURES / file, plugins=[USERS])
-    first, second = torch.from_numpy(x), torch.from_numpy(x[:, ::-1].copy())
-
-    def outputs(one: Tensor) -> Array:
-        with torch.no_grad():
-            return flat(model(one))[0].numpy()
-
-    got = [outputs(first), outputs(second)]
-    keras2torch_birnn.reset_states(model)
-    got.append(outputs(first))
-    assert not differ(got, wanted, ATOL, RTOL)
-    forget_states(model)
-    assert not differ([outputs(first)], wanted[:1], ATOL, RTOL)
-    states: dict[str, tuple[Array, ...]] = {}
-    exact = [compute(spec, (one,), states=states).outputs[0] for one in (x, x[:, ::-1])]
-    states = {place: tuple(map(np.zeros_like, state)) for place, state in states.items()}
-    exact.append(compute(spec, (x,), states=states).outputs[0])
-    assert not differ(exact, wanted, ATOL, RTOL)
-
-
 def test_a_reset_leaves_other_layers_alone() -> None:
     """Nothing is stateful here, so nothing is reset."""
-    file = f"{K3}/cell_start.keras"
-    x, wanted = read_arrays(file)
-    model = keras2torch_birnn.convert(FIXTURES / file, plugins=[USERS])
+    model = keras2torch_birnn.convert(START, plugins=[USERS])
     keras2torch_birnn.reset_states(model)
-    with torch.no_grad():
-        found = [y.numpy() for y in flat(model(torch.from_numpy(x)))]
-    assert not differ(found, wanted, ATOL, RTOL)
-
-
-OWN = "self.gives_states and not self.from_zeros"
-MUTANTS: Mapping[str, tuple[Patch, str]] = {
-    "zeros": (
-        edit("rnn.custom_cell:CustomRNN._start", OWN, "False"),
-        f"{TF}/cell_start.h5",
-    ),
-    "zeros under a mask": (
-        edit("rnn.custom_cell:CustomRNN._start", OWN, "False"),
-        f"{K3}/cell_start_masks.keras",
-    ),
-    "zeros in halves and stacks": (
-        edit("rnn.custom_cell:CustomRNN._start", OWN, "False"),
-        f"{K3}/cell_start_bi.h5",
-    ),
-    "Keras 2.2.4 asks the cell": (
-        edit("schema.custom_cells:gives_states", "asked and", ""),
-        f"{K2}/cell_start.h5",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutation_breaks_the_parity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    patch, file = MUTANTS[name]
-    load_plugins([USERS])
-    spec, (x, wanted) = read(file), read_arrays(file)
-    patch(monkeypatch)
-    assert differ(run(spec, x), wanted, 1e-3, 1e-3)
+    assert gives_what_keras_gave(model, f"{K3}/cell_start.keras")
 
 
 def test_the_learned_state_learns() -> None:
@@ -114,17 +63,6 @@ def test_the_learned_state_learns() -> None:
 FULL = "torch.full((rows, self.memory), self.level)"
 
 
-def changed_plugin(folder: Path, *changes: tuple[str, str]) -> Path:
-    """Write the users' plugin with other words."""
-    text = USERS.read_text("utf-8")
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    file = folder / "changed.py"
-    file.write_text(text, "utf-8")
-    return file
-
-
 def test_convert_verify_and_load_keep_them(tmp_path: Path) -> None:
     out, plugin = tmp_path / "out.safetensors", ("--plugin", USERS)
     done = k2t("convert", START, out, *plugin)
@@ -134,25 +72,12 @@ def test_convert_verify_and_load_keep_them(tmp_path: Path) -> None:
     assert k2t("verify", START, out, *plugin, "--against", "reference").code == 0
     assert k2t("verify", out, *plugin).code == 0
     model = keras2torch_birnn.load(out, plugins=[USERS])
-    x, wanted = read_arrays(f"{K3}/cell_start.keras")
-    with torch.no_grad():
-        found = [y.numpy() for y in flat(model(torch.from_numpy(x)))]
-    assert not differ(found, wanted, ATOL, RTOL)
-
-
-def test_verify_notices_wrong_initial_states(tmp_path: Path) -> None:
-    wrong = changed_plugin(tmp_path, (FULL, "torch.zeros(rows, self.memory)"))
-    out = tmp_path / "out.pt"
-    assert k2t("convert", START, out, "--plugin", wrong).code == 0
-    done = k2t("verify", START, out, "--plugin", wrong, "--against", "reference")
-    assert done.code == 1
+    assert gives_what_keras_gave(model, f"{K3}/cell_start.keras")
 
 
 def test_without_a_numpy_function_the_module_gives_them(tmp_path: Path) -> None:
-    file = changed_plugin(tmp_path, (", initial_state=start_states", ""))
-    out, plugin = tmp_path / "out.pt", ("--plugin", file)
-    assert k2t("convert", START, out, *plugin).code == 0
-    done = k2t("verify", START, out, *plugin, "--against", "reference")
+    file = changed_users(tmp_path, (", initial_state=start_states", ""))
+    done = convert_and_verify(START, tmp_path / "out.pt", file)
     assert done.code == 0
     note = "no NumPy function of its initial states, so those of its module are not verified"
     assert f"plugin for StartCell: {note}" in done.err
@@ -166,7 +91,7 @@ def test_a_note_asks_where_a_plugin_does_not_say_how_its_cell_begins(tmp_path: P
     )
     assert note in k2t("convert", source, out, "--plugin", USERS).err
     old = 'state_size=lambda cell: cell.config["units"]'
-    said = changed_plugin(tmp_path, (old, f'{old}, initial_state="zeros"'))
+    said = changed_users(tmp_path, (old, f'{old}, initial_state="zeros"'))
     assert "begin with zeros" not in k2t("convert", source, out, "--force", "--plugin", said).err
 
 
@@ -206,14 +131,14 @@ REFUSED: Mapping[str, tuple[str, str, str]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_plugin_with_wrong_initial_states_is_refused(name: str, tmp_path: Path) -> None:
     old, new, text = REFUSED[name]
-    file = changed_plugin(tmp_path, (old, new))
+    file = changed_users(tmp_path, (old, new))
     done = k2t("convert", START, tmp_path / "out.pt", "--plugin", file)
     assert done.code == 2
     assert text in done.err
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_initial_states_are_a_cells(tmp_path: Path) -> None:
+def test_initial_states_are_a_cells() -> None:
     with pytest.raises(ValueError, match="initial_state= are those of a cell, which needs state_"):
         keras2torch_birnn.converts("Mine", initial_state="zeros")
 

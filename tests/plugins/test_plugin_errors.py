@@ -9,100 +9,92 @@ from typing import Any
 import pytest
 import torch
 from commands import changed_config, k2t, layer
-from plugin_files import AVERAGE, CENTER, FIXTURES, PASSIVE, USERS, change_options, write_plugin
+from plugin_files import (
+    AVERAGE,
+    CENTER,
+    FIXTURES,
+    PASSIVE,
+    USERS,
+    change_options,
+    converter,
+    module_converter,
+    write_plugin,
+)
 from warm_process import run_command
 
 import keras2torch_birnn
-from keras2torch_birnn.errors import (
-    PluginError,
-    UnsupportedLayerError,
-    WeightMismatchError,
-)
+from keras2torch_birnn.errors import PluginError, UnsupportedLayerError, WeightMismatchError
 from keras2torch_birnn.plugins import load_plugins
 
 # ---- errors of plugins -------------------------------------------------------------------------
 
+USES = 'mask="uses"'
 FAILING: Mapping[str, tuple[str, str]] = {
     "the converter": (
-        '@k2t.converts("CenterSteps", mask="uses")\ndef mine(layer):\n'
-        '    return layer.weights["missing"]\n',
+        converter('return layer.weights["missing"]', USES),
         "plugin for CenterSteps: its converter fails: KeyError: 'missing' (mine.py:6)",
     ),
     "no module": (
-        '@k2t.converts("CenterSteps", mask="uses")\ndef mine(layer):\n    pass\n',
+        converter("pass", USES),
         "its converter returns NoneType; a torch.nn.Module is expected",
     ),
     "the module": (
-        "class Mine(nn.Module):\n    def forward(self, x, mask=None):\n        return x @ x\n"
-        '@k2t.converts("CenterSteps", mask="uses")\ndef mine(layer):\n    return Mine()\n',
+        module_converter("x, mask=None", "return x @ x", USES),
         "plugin for CenterSteps: its module fails: RuntimeError",
     ),
     "a mask rule": (
-        '@k2t.converts("CenterSteps", mask=lambda layer: 1 / 0)\ndef mine(layer):\n'
-        "    return nn.Identity()\n",
+        converter(options="mask=lambda layer: 1 / 0"),
         "its mask= function fails: ZeroDivisionError: division by zero (mine.py:4)",
     ),
     "the mask made": (
         "def made(x, mask):\n    raise ValueError('no mask')\n"
-        '@k2t.converts("CenterSteps", mask=k2t.MaskFlow(after=made))\ndef mine(layer):\n'
-        "    return nn.Identity()\n",
+        + converter(options="mask=k2t.MaskFlow(after=made)"),
         "its mask function fails: ValueError: no mask (mine.py:5)",
     ),
     "names of weights": (
-        '@k2t.converts("CenterSteps", mask="uses", weights=lambda config, shape: config["x"])\n'
-        "def mine(layer):\n    return nn.Identity()\n",
+        converter(options=f'{USES}, weights=lambda config, shape: config["x"]'),
         "its weights= function fails: KeyError: 'x' (mine.py:4)",
     ),
     "a shape": (
-        '@k2t.converts("CenterSteps", mask="uses", output=lambda config, shape: shape.none)\n'
-        "def mine(layer):\n    return nn.Identity()\n",
+        converter(options=f"{USES}, output=lambda config, shape: shape.none"),
         "its output= function fails: AttributeError",
     ),
     "a count": (
-        '@k2t.converts("CenterSteps", mask="uses", outputs=lambda layer: int("x"))\n'
-        "def mine(layer):\n    return nn.Identity()\n",
+        converter(options=f'{USES}, outputs=lambda layer: int("x")'),
         "its outputs= function fails: ValueError",
     ),
     "several outputs": (
-        "class Mine(nn.Module):\n    def forward(self, x):\n        return x, x\n"
-        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n    return Mine()\n',
+        module_converter("x", "return x, x"),
         "its module returns 2 outputs, expected 1; declare outputs=",
     ),
     "another shape": (
-        "class Mine(nn.Module):\n    def forward(self, x):\n        return x[:, :, 1:]\n"
-        '@k2t.converts("CenterSteps", mask="passes", output=lambda config, shape: shape)\n'
-        "def mine(layer):\n    return Mine()\n",
+        module_converter(
+            "x", "return x[:, :, 1:]", 'mask="passes", output=lambda config, shape: shape'
+        ),
         "its module returns (5, 7, 9), (any, 7, 10) is expected",
     ),
     "no tensor": (
-        "class Mine(nn.Module):\n    def forward(self, x):\n        return [3]\n"
-        '@k2t.converts("CenterSteps", mask="passes", outputs=1)\ndef mine(layer):\n'
-        "    return Mine()\n",
+        module_converter("x", "return [3]", 'mask="passes", outputs=1'),
         "plugin for CenterSteps: its module returns 1 outputs",
     ),
     "numbers that do not last": (
         "class Mine(nn.Module):\n    def __init__(self, scale):\n        super().__init__()\n"
         "        self.scale = torch.tensor(scale)\n"
         "    def forward(self, x):\n        return x * self.scale\n"
-        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
-        '    return Mine(layer.weights["scale"])\n',
+        + converter('return Mine(layer.weights["scale"])'),
         "keeps numbers outside of its parameters and buffers; use torch.nn.Parameter",
     ),
     "another width": (
-        "class Mine(nn.Module):\n    def forward(self, x):\n        return x[:, :, 1:]\n"
-        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n    return Mine()\n',
+        module_converter("x", "return x[:, :, 1:]"),
         "the layers before it imply (9, 28)",
     ),
     "an equation": (
-        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
-        "    return nn.Identity()\n"
-        '@k2t.equation("CenterSteps")\ndef equation(layer, x, mask):\n    return x\n',
+        converter() + '@k2t.equation("CenterSteps")\ndef equation(layer, x, mask):\n    return x\n',
         "its equation returns ndarray; a pair is expected: (output, mask of the output)",
     ),
     "an equation that fails": (
-        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
-        "    return nn.Identity()\n"
-        '@k2t.equation("CenterSteps")\ndef equation(layer, x, mask):\n    return 1 / 0\n',
+        converter()
+        + '@k2t.equation("CenterSteps")\ndef equation(layer, x, mask):\n    return 1 / 0\n',
         "its equation fails: ZeroDivisionError: division by zero (mine.py:9)",
     ),
 }
@@ -154,24 +146,16 @@ def test_an_unknown_plugin_is_refused_with_those_there_are() -> None:
 
 @pytest.mark.parametrize("file", ["tf.keras-2.15.0/gated.keras", "keras-3.15.1/gated.keras"])
 def test_weights_of_layers_inside_have_to_be_named(file: str, tmp_path: Path) -> None:
-    text = '@k2t.converts("fixtures>GatedSteps", mask="drops")\ndef mine(layer): ...\n'
+    text = converter("...", 'mask="drops"', "fixtures>GatedSteps")
     with pytest.raises(WeightMismatchError, match="weights of layers inside a plugin's layer"):
         keras2torch_birnn.convert(FIXTURES / file, plugins=[write_plugin(tmp_path, text)])
 
 
 def test_weights_that_a_plugin_does_not_name_come_as_they_are(tmp_path: Path) -> None:
-    text = (
-        '@k2t.converts("CenterSteps", mask="passes")\ndef mine(layer):\n'
-        "    raise ValueError(sorted(layer.weights))\n"
-    )
-    file = write_plugin(tmp_path, text)
-    for model, names in (
-        (CENTER, "['scale', 'shift']"),
-        (CENTER.with_suffix(".keras"), "['0', '1']"),
-    ):
-        with pytest.raises(PluginError) as caught:
-            keras2torch_birnn.convert(model, plugins=[file])
-        assert names in str(caught.value)
+    file = write_plugin(tmp_path, converter("raise ValueError(sorted(layer.weights))"))
+    for suffix, names in ((".h5", r"\['scale', 'shift'\]"), (".keras", r"\['0', '1'\]")):
+        with pytest.raises(PluginError, match=names):
+            keras2torch_birnn.convert(CENTER.with_suffix(suffix), plugins=[file])
 
 
 @pytest.mark.parametrize(
@@ -181,10 +165,9 @@ def test_a_plugin_that_names_other_weights_is_refused(
     suffix: str, found: str, tmp_path: Path
 ) -> None:
     text = PASSIVE.format(mask=', mask="passes"').replace('("scale", "shift")', '("scale",)')
+    file = write_plugin(tmp_path, text)
     with pytest.raises(WeightMismatchError, match=found):
-        keras2torch_birnn.convert(
-            CENTER.with_suffix(suffix), plugins=[write_plugin(tmp_path, text)]
-        )
+        keras2torch_birnn.convert(CENTER.with_suffix(suffix), plugins=[file])
 
 
 CONTRIB = FIXTURES / "keras-2.2.4" / "contrib_viterbi.h5"
@@ -250,11 +233,8 @@ def test_a_class_from_a_notebook_is_not_keras_own(tmp_path: Path) -> None:
 
 
 def test_bidirectional_over_a_plugins_layer_is_refused(tmp_path: Path) -> None:
-    def wrap(model: dict[str, Any]) -> None:
-        entry = layer(model, "bidirectional")
-        entry["config"]["layer"] = {"class_name": "CenterSteps", "config": {"name": "c"}}
-
-    file = changed_config(CENTER, tmp_path / "model.h5", wrap)
+    inner = {"class_name": "CenterSteps", "config": {"name": "c"}}
+    file = change_options(CENTER, tmp_path / "model.h5", "bidirectional", layer=inner)
     done = k2t("inspect", file, "--plugin", USERS)
     assert done.code == 4
     assert "Bidirectional over CenterSteps is not supported" in done.err
@@ -262,12 +242,9 @@ def test_bidirectional_over_a_plugins_layer_is_refused(tmp_path: Path) -> None:
 
 def test_time_distributed_over_several_outputs_is_refused(tmp_path: Path) -> None:
     def wrap(model: dict[str, Any]) -> None:
-        entry = layer(model, "center_steps")
-        entry["config"] = {
-            "name": "center_steps",
-            "layer": {"class_name": "SumAndDifference", "config": {"name": "s"}},
-        }
-        entry["class_name"] = "TimeDistributed"
+        inner = {"class_name": "SumAndDifference", "config": {"name": "s"}}
+        config = {"name": "center_steps", "layer": inner}
+        layer(model, "center_steps").update(class_name="TimeDistributed", config=config)
 
     file = changed_config(CENTER, tmp_path / "model.h5", wrap)
     done = k2t("inspect", file, "--plugin", USERS)
@@ -276,10 +253,7 @@ def test_time_distributed_over_several_outputs_is_refused(tmp_path: Path) -> Non
 
 
 def test_an_output_that_a_plugin_does_not_tell_of_is_refused(tmp_path: Path) -> None:
-    text = (
-        '@k2t.converts("SumAndDifference", mask="drops")\ndef mine(layer):\n'
-        "    return nn.Identity()\n"
-    )
+    text = converter(options='mask="drops"', name="SumAndDifference")
     file = FIXTURES / "tf.keras-2.15.0" / "two_and_two.h5"
     done = k2t("convert", file, tmp_path / "out.pt", "--plugin", write_plugin(tmp_path, text))
     assert done.code in (2, 4)

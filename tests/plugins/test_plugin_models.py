@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from commands import MASKED, STACK_H5, changed_config, k2t, layer
+from cut_fixtures import functional, parsed
+from cut_fixtures import layer as describe
 from plugin_files import (
     ATOL,
     AVERAGE,
@@ -21,8 +23,8 @@ from plugin_files import (
     FIXTURES,
     PASSIVE,
     RTOL,
-    differ,
-    read_arrays,
+    convert_and_verify,
+    gives_what_keras_gave,
     unregister_all,
     write_plugin,
 )
@@ -30,11 +32,8 @@ from specs import chain
 
 import keras2torch_birnn
 from keras2torch_birnn.plugins import SHIPPED
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference.sample_inputs import input_facts
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.verification import verify
 
@@ -58,9 +57,7 @@ def test_verify_judges_a_layer_by_its_plugins_equation(tmp_path: Path) -> None:
 def test_an_equation_and_a_module_that_disagree_are_not_equal(tmp_path: Path) -> None:
     text = PASSIVE.format(mask=', mask="passes"')
     text += '@k2t.equation("CenterSteps")\ndef e(layer, x, mask):\n    return x, mask\n'
-    out, file = tmp_path / "out.pt", write_plugin(tmp_path, text)
-    assert k2t("convert", CENTER, out, "--plugin", file).code == 0
-    done = k2t("verify", CENTER, out, "--plugin", file, "--against", "reference")
+    done = convert_and_verify(CENTER, tmp_path / "out.pt", write_plugin(tmp_path, text))
     assert done.code == 1
     assert "first divergence: center_steps" in done.out
 
@@ -103,19 +100,12 @@ def test_layers_lists_shipped_plugins_apart() -> None:
 
 @pytest.mark.parametrize("version", ["1.2.2", "2.0.8"])
 def test_a_merge_that_a_plugin_supplies_is_not_made_another_layer(version: str) -> None:
-    sources = [
-        {"class_name": "InputLayer", "name": name, "inbound_nodes": [],
-         "config": {"name": name, "batch_input_shape": [None, 3]}}
-        for name in ("a", "b")
-    ]  # fmt: skip
-    merge = {"class_name": "Merge", "name": "m", "inbound_nodes": [[["a", 0, 0], ["b", 0, 0]]],
-             "config": {"name": "m", "mode": "sum"}}  # fmt: skip
-    config = {"layers": [*sources, merge], "input_layers": [["a", 0, 0], ["b", 0, 0]],
-              "output_layers": [["m", 0, 0]]}  # fmt: skip
+    sources = [describe("InputLayer", one, batch_input_shape=[None, 3]) for one in ("a", "b")]
+    merge = describe("Merge", "m", [["a", "b"]], mode="sum")
+    model = {**functional(["a", "b"], ["m"], *sources, merge), "class_name": "Model"}
 
     def class_of_m() -> str:
-        parsing = Parsing(generation_of(version))
-        root = parse_architecture({"class_name": "Model", "config": config}, parsing)
+        root, _ = parsed(model, version)
         assert root.graph is not None
         return root.graph.layer("m").class_name
 
@@ -171,9 +161,7 @@ def one_hot_model(folder: Path, dtype: str = "int32") -> Path:
 def test_a_plugin_takes_ids(dtype: str, said: str, tmp_path: Path) -> None:
     path, out = one_hot_model(tmp_path, dtype), tmp_path / "out.pt"
     file = write_plugin(tmp_path, ONE_HOT.format(said=said, to=FOLLOWS))
-    run = k2t("convert", path, out, "--plugin", file)
-    assert run.code == 0, run.err
-    run = k2t("verify", path, out, "--plugin", file, "--against", "reference")
+    run = convert_and_verify(path, out, file)
     assert run.code == 0, run.err
     assert k2t("verify", out, "--plugin", file).code == 0
     ids = torch.tensor([[0, 1, 2, 1, 0, 2, 2]])
@@ -209,8 +197,7 @@ def mine(layer):
 
     changed_config(MASKED, path, change)
     file = write_plugin(tmp_path, text)
-    assert k2t("convert", path, out, "--plugin", file).code == 0
-    run = k2t("verify", path, out, "--plugin", file, "--against", "reference")
+    run = convert_and_verify(path, out, file)
     assert run.code == 0, run.err
     with np.load(MASKED.with_suffix(".npz")) as data:
         got = keras2torch_birnn.load(out)(torch.from_numpy(data["in_0"]))
@@ -276,13 +263,10 @@ def test_a_layer_called_with_two_tensors_is_verified(
 
     path, out = changed_config(TWO, tmp_path / "m.keras", change), tmp_path / "out.pt"
     file = write_plugin(tmp_path, APART)
-    assert k2t("convert", path, out, "--plugin", file).code == 0
-    run = k2t("verify", path, out, "--plugin", file, "--against", "reference")
+    run = convert_and_verify(path, out, file)
     assert run.code == 0, run.err
-    x, wanted = read_arrays("keras-3.15.1/two_and_two.keras")
-    with torch.no_grad():
-        got = [y.numpy() for y in flat(keras2torch_birnn.load(out)(torch.from_numpy(x)))]
-    assert not differ(got, wanted, ATOL, RTOL)
+    model = keras2torch_birnn.load(out)
+    assert gives_what_keras_gave(model, "keras-3.15.1/two_and_two.keras")
 
 
 EQUATION = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,7 @@ from plugin_files import (
 )
 
 import keras2torch_birnn
-from keras2torch_birnn.errors import (
-    PluginError,
-)
+from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.golden import reference_covers
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 from keras2torch_birnn.reference import compute
@@ -82,54 +80,46 @@ def test_every_shipped_plugin_is_compared_and_takes_what_it_says() -> None:
 # ---- mutations: a wrong version fails ----------------------------------------------------------
 
 
-def turned(layer: LayerSpec, name: str) -> LayerSpec:
-    return replace(layer, weights={**layer.weights, name: layer.weights[name].T.copy()})
+Change = Callable[[LayerSpec], LayerSpec]
 
 
-def swapped(layer: LayerSpec, first: str, second: str) -> LayerSpec:
-    weights = dict(layer.weights)
-    weights[first], weights[second] = weights[second], weights[first]
-    return replace(layer, weights=weights)
+def turned(name: str) -> Change:
+    return lambda one: replace(one, weights={**one.weights, name: one.weights[name].T.copy()})
 
 
-MUTANTS: Mapping[str, tuple[str, Any]] = {
-    "chain turned": ("keras-2.2.4/contrib_viterbi.h5", lambda one: turned(one, "chain_kernel")),
-    "chain turned, marginal": (
-        "keras-2.2.4/contrib_marginal.h5",
-        lambda one: turned(one, "chain_kernel"),
-    ),
-    "boundaries swapped": (
-        "keras-2.2.4/contrib_viterbi_unmasked.h5",
-        lambda one: swapped(one, "left_boundary", "right_boundary"),
-    ),
-    "chain turned, addons": (
-        "tf.keras-2.15.0/addons_plain.h5",
-        lambda one: turned(one, "chain_kernel"),
-    ),
-    "boundaries swapped, addons": (
-        "tf.keras-2.15.0/addons_plain.h5",
-        lambda one: swapped(one, "left_boundary", "right_boundary"),
-    ),
+def swapped(first: str, second: str) -> Change:
+    def swap(one: LayerSpec) -> LayerSpec:
+        exchanged = {first: one.weights[second], second: one.weights[first]}
+        return replace(one, weights={**one.weights, **exchanged})
+
+    return swap
+
+
+def with_option(**options: Any) -> Change:
+    return lambda one: replace(one, config={**one.config, **options})
+
+
+CHAIN, BOUNDARIES = turned("chain_kernel"), swapped("left_boundary", "right_boundary")
+MUTANTS: Mapping[str, tuple[str, Change]] = {
+    "chain turned": ("keras-2.2.4/contrib_viterbi.h5", CHAIN),
+    "chain turned, marginal": ("keras-2.2.4/contrib_marginal.h5", CHAIN),
+    "boundaries swapped": ("keras-2.2.4/contrib_viterbi_unmasked.h5", BOUNDARIES),
+    "chain turned, addons": ("tf.keras-2.15.0/addons_plain.h5", CHAIN),
+    "boundaries swapped, addons": ("tf.keras-2.15.0/addons_plain.h5", BOUNDARIES),
     "who asks is asked": (
         "self-attention-0.51/self_attention_additive.h5",
-        lambda one: swapped(one, "Add_Wt", "Add_Wx"),
+        swapped("Add_Wt", "Add_Wx"),
     ),
-    "product turned": (
-        "self-attention-0.45/self_attention_multiplicative.h5",
-        lambda one: turned(one, "Mul_Wa"),
-    ),
+    "product turned": ("self-attention-0.45/self_attention_multiplicative.h5", turned("Mul_Wa")),
     "window to one side": (
         "self-attention-0.51/self_attention_additive_local.h5",
-        lambda one: replace(one, config={**one.config, "history_only": True}),
+        with_option(history_only=True),
     ),
     "window off by one": (
         "self-attention-0.45/self_attention_multiplicative_local.h5",
-        lambda one: replace(one, config={**one.config, "attention_width": 5}),
+        with_option(attention_width=5),
     ),
-    "scale and shift swapped": (
-        "tf.keras-2.15.0/center.h5",
-        lambda one: swapped(one, "scale", "shift"),
-    ),
+    "scale and shift swapped": ("tf.keras-2.15.0/center.h5", swapped("scale", "shift")),
 }
 
 

@@ -9,10 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph_specs import spec_of
 from sampling import rest_thorough
-from test_hidden_mistakes import FLOATS, Plus, compare_spec, comparison_of, port_of, told
 from torch import Tensor, nn
+from wrong_ports import (
+    FLOATS,
+    TWO,
+    Plus,
+    adding,
+    chain_of,
+    compare_spec,
+    comparison_of,
+    model_of,
+    only_finding,
+    port_of,
+    told,
+)
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.porting.batches import batches
@@ -22,25 +33,7 @@ from keras2torch_birnn.porting.right_tensors import find_leaves
 from keras2torch_birnn.porting.trials import Search, Unexplained
 from keras2torch_birnn.spec import ModelSpec
 
-MASKED = {
-    "inputs": FLOATS,
-    "steps": [
-        ("m", ("Masking", {}), "x"),
-        ("d", ("Dense", {"units": 3}), "m"),
-        ("y", ("GlobalAveragePooling1D", {}), "d"),
-    ],
-    "outputs": "y",
-}
-
-
-def _plus(more: Any, x: Any) -> Any:
-    return x + more
-
-
-def _adding(layer: str, name: str, more: Any) -> Change:
-    return Change(
-        "", layer, "something is added", {(layer, name): followed_by(partial(_plus, more))}
-    )
+MASKED = (("Masking", {}), ("Dense", {"units": 3}), ("GlobalAveragePooling1D", {}))
 
 
 def _search(spec: ModelSpec, port: nn.Module, rows: str = "") -> tuple[Any, Search]:
@@ -52,10 +45,10 @@ def _search(spec: ModelSpec, port: nn.Module, rows: str = "") -> tuple[Any, Sear
 
 def test_what_does_no_harm_alone_is_not_told_beside_what_does() -> None:
     """Other values at masked steps, which reach the outputs only by way of another mistake."""
-    spec = spec_of(MASKED, "3.15.1")
+    spec = chain_of(*MASKED)
     comparison, search = _search(spec, build_model(spec), "rows padded at the end")
     masked = ~np.any(np.asarray(search.inputs[0]) != 0, axis=-1, keepdims=True)
-    harmless, other = _adding("layer_1", "Dense", 1.0 * masked), _adding("layer_1", "Dense", 1.0)
+    harmless, other = adding("layer_1", "Dense", 1.0 * masked), adding("layer_1", "Dense", 1.0)
     search.found += [other, harmless]
     assert [one.layer for one in comparison._findings(search, [other], "", [])] == []
     assert len(list(comparison._findings(search, [], "", []))) == 1
@@ -63,12 +56,9 @@ def test_what_does_no_harm_alone_is_not_told_beside_what_does() -> None:
 
 def test_the_fewest_changes_that_are_enough_are_kept() -> None:
     """Three of four undo each other, of which no two do."""
-    steps = [
-        (name, ("Dense", {"units": 5}), given) for given, name in zip("xabc", "abcd", strict=True)
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "d"}, "3.15.1")
+    spec = chain_of(*[("Dense", {"units": 5})] * 4)
     _, search = _search(spec, nn.Sequential(build_model(spec), Plus(0.5)))
-    changes = [_adding("layer_3", "Dense", more) for more in (1.5, -0.7, -0.8, 0.5)]
+    changes = [adding("layer_3", "Dense", more) for more in (1.5, -0.7, -0.8, 0.5)]
     search.found += changes
     search.unexplained.append(Unexplained("layer_1", np.zeros(1), None))
     search._drop_needless()
@@ -77,10 +67,7 @@ def test_the_fewest_changes_that_are_enough_are_kept() -> None:
 
 
 def test_of_layers_that_are_not_explained_the_first_is_told() -> None:
-    steps = [
-        (name, ("Dense", {"units": 5}), given) for given, name in zip("xab", "abc", strict=True)
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "c"}, "3.15.1")
+    spec = chain_of(*[("Dense", {"units": 5})] * 3)
     comparison, search = _search(spec, build_model(spec))
     search.unexplained += [Unexplained(f"layer_{n}", np.zeros(1), None) for n in (1, 0, 2)]
     (finding,) = comparison._findings(search, [], "", [])
@@ -100,7 +87,7 @@ class _Doubled(nn.Module):
 
 
 def test_values_where_nothing_counts_are_those_of_a_port_with_what_was_found() -> None:
-    spec = spec_of(MASKED, "3.15.1")
+    spec = chain_of(*MASKED)
     _, search = _search(spec, _Doubled(spec), "rows padded at the end")
     doubled = Change(
         "", "layer_1", "", {("layer_1", "Dense"): followed_by(partial(np.multiply, 2))}
@@ -113,8 +100,7 @@ def test_values_where_nothing_counts_are_those_of_a_port_with_what_was_found() -
 
 
 def test_a_small_tensor_is_told_where_it_is_rounded_to_half_precision() -> None:
-    graph = {"inputs": FLOATS, "steps": [("y", ("Dense", {"units": 1}), "x")], "outputs": "y"}
-    (leaf,) = find_leaves(spec_of(graph, "3.15.1"))
+    (leaf,) = find_leaves(chain_of(("Dense", {"units": 1})))
     right = np.asarray(leaf.layer.weights["bias"], np.float32).astype(np.float64)
     np.asarray(leaf.layer.weights["bias"])[...] = right
     half = right.astype(np.float16).astype(np.float64)
@@ -137,19 +123,10 @@ class _Towers(nn.Module):
 
 
 def test_a_tower_that_is_not_shared_is_named_in_its_call() -> None:
-    graph = {
-        "inputs": [*FLOATS, ("z", "float", (7, 5))],
-        "shared": {"d": ("Dense", {"units": 3})},
-        "steps": [("a", "d", "x"), ("b", "d", "z"), ("y", ("Add", {}), ["a", "b"])],
-        "outputs": "y",
-    }
-    spec = spec_of(graph, "3.15.1")
-
-    report = compare_spec(spec, _Towers(spec))
-    assert told(report) == [("d", "weights: other values")], report.lines()
-    assert report.findings[0].words == (
-        "in call 2 alone: it has other weights than the file's, those of own"
-    )
+    calls = ("a", "d", "x"), ("b", "d", "z"), ("y", ("Add", {}), ["a", "b"])
+    spec = model_of(*calls, inputs=TWO, d=("Dense", {"units": 3}))
+    finding = only_finding(compare_spec(spec, _Towers(spec)), "d", "weights: other values")
+    assert finding.words == "in call 2 alone: it has other weights than the file's, those of own"
 
 
 class _Decoder(nn.Module):
@@ -181,19 +158,14 @@ def test_attention_by_the_state_before_each_step_is_named(
     with_zeros: bool, kind: str, words: str
 ) -> None:
     gru = {"units": 3, "return_sequences": True}
-    graph = {
-        "inputs": [*FLOATS, ("z", "float", (6, 5))],
-        "steps": [
-            (["m", "h"], ("GRU", {**gru, "return_state": True}), "x"),
-            ("d", ("GRU", gru), "z", {"initial_state": ["@h"]}),
-            ("a", ("Attention", {}), ["d", "m"]),
-        ],
-        "outputs": "a",
-    }
-    spec = spec_of(graph, "3.15.1")
+    spec = model_of(
+        (["m", "h"], ("GRU", {**gru, "return_state": True}), "x"),
+        ("d", ("GRU", gru), "z", {"initial_state": ["@h"]}),
+        ("a", ("Attention", {}), ["d", "m"]),
+        inputs=[*FLOATS, ("z", "float", (6, 5))],
+    )
     report = compare_spec(spec, _Decoder(spec, with_zeros=with_zeros))
-    assert told(report) == [("layer_2", kind)], report.lines()
-    assert report.findings[0].words.startswith(words)
+    assert only_finding(report, "layer_2", kind).words.startswith(words)
 
 
 class _Pooled(nn.Module):
@@ -217,7 +189,7 @@ class _Pooled(nn.Module):
 
 @pytest.mark.parametrize("afterwards", [False, True])
 def test_a_softmax_by_a_mask_that_keras_lost_is_named(*, afterwards: bool) -> None:
-    steps = [
+    spec = model_of(
         ("m", ("Masking", {}), "x"),
         ("s", ("Dense", {"units": 1}), "m"),
         ("f", ("Flatten", {}), "s"),
@@ -225,11 +197,9 @@ def test_a_softmax_by_a_mask_that_keras_lost_is_named(*, afterwards: bool) -> No
         ("r", ("Reshape", {"target_shape": (7, 1)}), "a"),
         ("d", ("Dot", {"axes": (1, 1)}), ["r", "x"]),
         ("y", ("Flatten", {}), "d"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    )
     report = compare_spec(spec, _Pooled(spec, afterwards=afterwards))
-    assert told(report) == [("layer_3", "other mask")], report.lines()
-    assert report.findings[0].words == (
+    assert only_finding(report, "layer_3", "other mask").words == (
         "padding is left out of the softmax, by the mask of layer_0; Keras does not do that here"
     )
 
@@ -250,20 +220,18 @@ class _Scored(nn.Module):
 
 def test_a_softmax_by_the_mask_of_its_own_axis_is_named() -> None:
     """The scores (B, 7, 11) have a mask of the 11 keys in the port, and none in Keras."""
-    words = ("Embedding", {"input_dim": 13, "output_dim": 3, "mask_zero": True})
-    steps = [
+    spec = model_of(
         ("x", "words", "a"),
         ("y", "words", "b"),
         ("s", ("Dot", {"axes": (2, 2)}), ["x", "y"]),
         ("w", ("Softmax", {"axis": 2}), "s"),
         ("z", ("Dot", {"axes": (2, 1)}), ["w", "y"]),
-    ]
-    inputs = [("a", "ids", (7,)), ("b", "ids", (11,))]
-    graph = {"inputs": inputs, "steps": steps, "outputs": "z", "shared": {"words": words}}
-    spec = spec_of(graph, "2.10.0")
-    report = compare_spec(spec, _Scored(spec))
-    assert told(report) == [("layer_3", "other mask")], report.lines()
-    assert "(along its own axis), by the mask of " in report.findings[0].words
+        inputs=[("a", "ids", (7,)), ("b", "ids", (11,))],
+        version="2.10.0",
+        words=("Embedding", {"input_dim": 13, "output_dim": 3, "mask_zero": True}),
+    )
+    finding = only_finding(compare_spec(spec, _Scored(spec)), "layer_3", "other mask")
+    assert "(along its own axis), by the mask of " in finding.words
 
 
 class _Joined(nn.Module):
@@ -276,17 +244,17 @@ class _Joined(nn.Module):
 
 @pytest.mark.thorough
 def test_calls_that_are_one_in_the_port_are_not_blamed() -> None:
-    steps = []
-    for name in "xy":
-        steps += [
+    tower = [
+        step
+        for name in "xz"
+        for step in (
             (f"{name}1", ("Activation", {"activation": "tanh"}), name),
             (f"{name}2", ("Activation", {"activation": "sigmoid"}), f"{name}1"),
             (f"{name}3", ("Multiply", {}), [f"{name}2", f"{name}2"]),
             (f"{name}4", ("GlobalAveragePooling1D", {}), f"{name}3"),
-        ]
-    steps.append(("z", ("Concatenate", {}), ["x4", "y4"]))
-    inputs = [("x", "float", (7, 5)), ("y", "float", (7, 5))]
-    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "z"}, "3.15.1")
+        )
+    ]
+    spec = model_of(*tower, ("y", ("Concatenate", {}), ["x4", "z4"]), inputs=TWO)
     report = _compare_with_few_trials(spec, _Joined())
     assert told(report) == [(f"layer_{one}", "unexplained") for one in (3, 7)], report.lines()
 
@@ -309,22 +277,16 @@ class _Cut(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("cropped", "more"),
-    rest_thorough([(True, 0.0), (False, 0.0), (True, 0.25)], [(True, 0.0)]),
+    ("cropped", "more"), rest_thorough([(True, 0.0), (False, 0.0), (True, 0.25)], [(True, 0.0)])
 )
 def test_a_layer_that_is_given_a_part_of_the_steps_is_not_blamed(
     *, cropped: bool, more: float
 ) -> None:
     """``more``: a further mistake, in the same place, so that nothing explains what follows."""
     half = "GRU", {"units": 3, "return_sequences": cropped}
-    steps = [
-        ("a", ("Dense", {"units": 2}), "x"),
-        ("b", ("Bidirectional", {"layer": half}), "a"),
-        ("c", ("Cropping1D", {"cropping": (0, 2)}), "b"),
-        ("y", ("Dense", {"units": 11}), "c" if cropped else "b"),
-    ]
-    steps = steps if cropped else [*steps[:2], steps[3]]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    cropping = [("Cropping1D", {"cropping": (0, 2)})] if cropped else []
+    both = ("Bidirectional", {"layer": half})
+    spec = chain_of(("Dense", {"units": 2}), both, *cropping, ("Dense", {"units": 11}))
     report = _compare_with_few_trials(spec, _Cut(spec, 5, more * torch.arange(6)))
     (finding,) = report.findings
     if more:
@@ -355,16 +317,14 @@ class _Padded(nn.Module):
 @pytest.mark.parametrize("front", [0, 2])
 def test_steps_that_are_added_to_the_input_are_told_where_they_are_added(front: int) -> None:
     """The layer behind has the right values of all steps that Keras has."""
-    steps = [
-        ("a", ("Dense", {"units": 2}), "x"),
-        ("b", ("Bidirectional", {"layer": ("GRU", {"units": 3})}), "a"),
-        ("y", ("Dense", {"units": 11}), "b"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    both = ("Bidirectional", {"layer": ("GRU", {"units": 3})})
+    spec = chain_of(("Dense", {"units": 2}), both, ("Dense", {"units": 11}))
     report = compare_spec(spec, _Padded(spec, front, 2 - front))
-    assert told(report) == [("layer_0", "steps")], report.lines()
     where = "in front of" if front else "behind"
-    assert report.findings[0].words == f"2 steps of 0.5 {where} its input are read, too"
+    assert (
+        only_finding(report, "layer_0", "steps").words
+        == f"2 steps of 0.5 {where} its input are read, too"
+    )
 
 
 class _Longer(nn.Module):
@@ -385,16 +345,13 @@ class _Longer(nn.Module):
 @pytest.mark.thorough
 def test_a_layer_is_blamed_of_which_the_port_has_more_windows() -> None:
     """The layers behind it are right in all steps that Keras has, too."""
-    half = "GRU", {"units": 3}
-    steps = [
-        ("a", ("Conv1D", {"filters": 2, "kernel_size": 3}), "x"),
-        ("t", ("Activation", {"activation": "tanh"}), "a"),
-        ("b", ("Bidirectional", {"layer": half}), "t"),
-        ("y", ("Dense", {"units": 11}), "b"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = _compare_with_few_trials(spec, _Longer(spec))
-    assert told(report) == [("layer_0", "unexplained")], report.lines()
+    spec = chain_of(
+        ("Conv1D", {"filters": 2, "kernel_size": 3}),
+        ("Activation", {"activation": "tanh"}),
+        ("Bidirectional", {"layer": ("GRU", {"units": 3})}),
+        ("Dense", {"units": 11}),
+    )
+    only_finding(_compare_with_few_trials(spec, _Longer(spec)), "layer_0", "unexplained")
 
 
 def _compare_with_few_trials(spec: ModelSpec, port: nn.Module, together: int = 0) -> Any:
@@ -407,12 +364,10 @@ def _compare_with_few_trials(spec: ModelSpec, port: nn.Module, together: int = 0
 
 
 def test_mistakes_are_tried_together_only_so_often_in_one_comparison() -> None:
-    steps = [("a", ("Dense", {"units": 2}), "x"), ("y", ("Dense", {"units": 11}), "a")]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    spec = chain_of(("Dense", {"units": 2}), ("Dense", {"units": 11}))
     port = port_of(spec, layer_0=lambda right, x: right(x) * x[..., :2])
-    report = _compare_with_few_trials(spec, port, 7)
-    assert told(report) == [("layer_1", "unexplained")]
-    assert "no known mistake explains how" in report.findings[0].words
+    finding = only_finding(_compare_with_few_trials(spec, port, 7), "layer_1", "unexplained")
+    assert "no known mistake explains how" in finding.words
 
 
 class _Ends(nn.Module):
@@ -431,8 +386,9 @@ class _Ends(nn.Module):
 
 @pytest.mark.thorough
 def test_what_stands_for_several_layers_is_named_where_the_port_goes_on() -> None:
-    steps = [
-        ("b", ("Bidirectional", {"layer": ("LSTM", {"units": 3, "return_sequences": True})}), "x"),
+    half = ("LSTM", {"units": 3, "return_sequences": True})
+    spec = model_of(
+        ("b", ("Bidirectional", {"layer": half}), "x"),
         ("s", ("Dense", {"units": 1}), "b"),
         ("f", ("Flatten", {}), "s"),
         ("a", ("Activation", {"activation": "softmax"}), "f"),
@@ -440,8 +396,6 @@ def test_what_stands_for_several_layers_is_named_where_the_port_goes_on() -> Non
         ("d", ("Dot", {"axes": (1, 1)}), ["r", "b"]),
         ("g", ("Flatten", {}), "d"),
         ("y", ("Dense", {"units": 11}), "g"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, _Ends(spec))
-    assert told(report) == [("layer_6", "other layer")], report.lines()
-    assert report.findings[0].words == "the last states (h_n) of layer_0 are in its place"
+    )
+    finding = only_finding(compare_spec(spec, _Ends(spec)), "layer_6", "other layer")
+    assert finding.words == "the last states (h_n) of layer_0 are in its place"

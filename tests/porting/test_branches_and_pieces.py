@@ -8,22 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph_specs import spec_of
-from test_hidden_mistakes import FLOATS, compare_spec, port_of, told
 from torch import Tensor, nn
+from wrong_ports import IDS, TWO, chain_of, compare_spec, compare_with, model_of, only_finding, told
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.porting.observing import PortRun, Seen
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 WORDS = ("Embedding", {"input_dim": 13, "output_dim": 5, "mask_zero": True})
-IDS = [("x", "ids", (7,))]
-TWO = [("x", "float", (7, 5)), ("z", "float", (7, 5))]
 
 
-def _weights(spec: ModelSpec, path: str) -> dict[str, Tensor]:
-    found = spec.graph.layer(path).weights
-    return {name: torch.from_numpy(np.array(array)) for name, array in found.items()}
+def _weights(layer: LayerSpec) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.array(array)) for name, array in layer.weights.items()}
 
 
 def test_zeros_are_found_beside_numbers_of_padded_steps() -> None:
@@ -39,13 +35,10 @@ class _ByStep(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.table = _weights(spec, "layer_0")["embeddings"]
-        self.dense, self.end = _weights(spec, "layer_2"), _weights(spec, "layer_3")
-        parts = spec.graph.layer("layer_1").parts.values()
-        self.halves = [
-            {name: torch.from_numpy(np.array(array)) for name, array in half.weights.items()}
-            for half in parts
-        ]
+        words, both, dense, end = map(spec.graph.layer, (f"layer_{n}" for n in range(4)))
+        self.table = _weights(words)["embeddings"]
+        self.dense, self.end = _weights(dense), _weights(end)
+        self.halves = [_weights(half) for half in both.parts.values()]
 
     def forward(self, ids: Tensor) -> Tensor:
         counts = (ids != 0)[..., None]
@@ -64,13 +57,13 @@ class _ByStep(nn.Module):
 @pytest.mark.thorough
 def test_a_layer_of_which_the_port_has_single_steps_is_not_blamed() -> None:
     half = ("SimpleRNN", {"units": 3, "return_sequences": True})
-    steps = [
-        ("e", WORDS, "x"),
-        ("b", ("Bidirectional", {"layer": half, "merge_mode": "sum"}), "e"),
-        ("d", ("Dense", {"units": 11, "activation": "tanh"}), "b"),
-        ("y", ("Dense", {"units": 2}), "d"),
-    ]
-    spec = spec_of({"inputs": IDS, "steps": steps, "outputs": "y"}, "3.15.1")
+    spec = chain_of(
+        WORDS,
+        ("Bidirectional", {"layer": half, "merge_mode": "sum"}),
+        ("Dense", {"units": 11, "activation": "tanh"}),
+        ("Dense", {"units": 2}),
+        inputs=IDS,
+    )
     for layer in ("layer_2", "layer_3"):
         spec.graph.layer(layer).weights["bias"][...] += 0.5
     report = compare_spec(spec, _ByStep(spec))
@@ -82,7 +75,7 @@ class _InPieces(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.first, self.second = _weights(spec, "layer_0"), _weights(spec, "layer_1")
+        self.first, self.second = map(_weights, map(spec.graph.layer, ("layer_0", "layer_1")))
 
     def forward(self, x: Tensor) -> Tensor:
         (k, j), (b, c) = self.first["kernel"].split([2, 9], 1), self.first["bias"].split([2, 9])
@@ -93,10 +86,8 @@ class _InPieces(nn.Module):
 
 @pytest.mark.thorough
 def test_a_layer_whose_values_the_port_has_in_pieces_is_not_blamed() -> None:
-    steps = [("a", ("Dense", {"units": 11}), "x"), ("y", ("Dense", {"units": 3}), "a")]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, _InPieces(spec))
-    assert told(report) == [("layer_1", "unexplained")], report.lines()
+    spec = chain_of(("Dense", {"units": 11}), ("Dense", {"units": 3}))
+    only_finding(compare_spec(spec, _InPieces(spec)), "layer_1", "unexplained")
 
 
 def test_values_are_held_in_whatever_place() -> None:
@@ -118,15 +109,13 @@ def _without_mask(right: Any, x: Tensor, **given: Any) -> Any:
 
 def test_of_several_readers_of_a_mask_the_one_that_does_not_use_it_is_named() -> None:
     """The attention uses it as well, where nothing counts."""
-    steps = [
+    spec = model_of(
         ("e", WORDS, "x"),
         ("d", ("GRU", {"units": 5, "return_sequences": True}), "e"),
         ("y", ("Attention", {}), ["d", "z"]),
-    ]
-    inputs = [*IDS, ("z", "float", (11, 5))]
-    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, port_of(spec, layer_1=_without_mask))
-    assert told(report) == [("layer_1", "mask missing")], report.lines()
+        inputs=[*IDS, ("z", "float", (11, 5))],
+    )
+    only_finding(compare_with(spec, layer_1=_without_mask), "layer_1", "mask missing")
 
 
 def _scaled(right: Any, x: Tensor) -> Any:
@@ -136,19 +125,17 @@ def _scaled(right: Any, x: Tensor) -> Any:
 @pytest.mark.parametrize("dropped", [True, False])
 def test_a_factor_in_one_branch_is_named_there(*, dropped: bool) -> None:
     """As an old dropout has it when it predicts; another layer reads the same tensor as it is."""
-    steps = [
+    dropout = [("f", ("Dropout", {"rate": 0.3}), "a")] if dropped else []
+    spec = model_of(
         ("a", ("Dense", {"units": 3, "activation": "tanh"}), "x"),
         ("b", ("Dense", {"units": 2}), "a"),
-        ("f", ("Dropout", {"rate": 0.3}), "a"),
+        *dropout,
         ("y", ("Dense", {"units": 11, "activation": "tanh"}), "f" if dropped else "a"),
-    ]
-    steps = steps if dropped else [steps[0], steps[1], steps[3]]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": ["b", "y"]}, "3.15.1")
-    last = "layer_3" if dropped else "layer_2"
-    report = compare_spec(spec, port_of(spec, **{last: _scaled}))
-    wanted, what = ("layer_2", "output") if dropped else (last, "input 1")
-    assert told(report) == [(wanted, "extra")], report.lines()
-    assert report.findings[0].words == f"its {what} is multiplied by 0.7"
+        outputs=["b", "y"],
+    )
+    report = compare_with(spec, **{"layer_3" if dropped else "layer_2": _scaled})
+    what = "output" if dropped else "input 1"
+    assert only_finding(report, "layer_2", "extra").words == f"its {what} is multiplied by 0.7"
 
 
 class _Carrying(nn.Module):
@@ -166,25 +153,16 @@ class _Carrying(nn.Module):
 
 
 def test_a_shared_layer_that_goes_on_with_its_states_is_named_in_its_call() -> None:
-    graph = {
-        "inputs": TWO,
-        "shared": {"shared": ("GRU", {"units": 3})},
-        "steps": [
-            ("a", "shared", "x"),
-            ("b", "shared", "z"),
-            ("c", ("Concatenate", {}), ["a", "b"]),
-            ("y", ("Dense", {"units": 11}), "c"),
-        ],
-        "outputs": "y",
-    }
-    spec = spec_of(graph, "3.15.1")
-    names = dict(build_model(spec).named_modules())
-    assert "shared" in names
-    report = compare_spec(spec, _Carrying(spec))
-    assert told(report) == [("shared#1", "other state")], report.lines()
-    assert report.findings[0].words == (
-        "it starts with the last states of shared, Keras with zeros"
+    spec = model_of(
+        ("a", "shared", "x"),
+        ("b", "shared", "z"),
+        ("c", ("Concatenate", {}), ["a", "b"]),
+        ("y", ("Dense", {"units": 11}), "c"),
+        inputs=TWO,
+        shared=("GRU", {"units": 3}),
     )
+    finding = only_finding(compare_spec(spec, _Carrying(spec)), "shared#1", "other state")
+    assert finding.words == "it starts with the last states of shared, Keras with zeros"
 
 
 class _Letters(nn.Module):
@@ -192,9 +170,8 @@ class _Letters(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.table = _weights(spec, "layer_0")["embeddings"]
-        inner = spec.graph.layer("layer_1").parts["layer"]
-        self.cell = {name: torch.from_numpy(np.array(a)) for name, a in inner.weights.items()}
+        self.table = _weights(spec.graph.layer("layer_0"))["embeddings"]
+        self.cell = _weights(spec.graph.layer("layer_1").parts["layer"])
 
     def forward(self, ids: Tensor) -> Tensor:
         letters = ids.flatten(0, 1)
@@ -208,16 +185,10 @@ class _Letters(nn.Module):
 
 def test_letters_that_are_left_out_without_a_mask_in_keras_are_named() -> None:
     words = ("Embedding", {"input_dim": 5, "output_dim": 2})
-    steps = [
-        ("e", words, "x"),
-        ("y", ("TimeDistributed", {"layer": ("SimpleRNN", {"units": 3})}), "e"),
-    ]
-    spec = spec_of({"inputs": [("x", "ids", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, _Letters(spec))
-    assert told(report) == [("layer_1", "other mask")], report.lines()
-    assert report.findings[0].words == (
-        "id 0 of layer_0 is left out as padding, Keras reads it as data"
-    )
+    each = ("TimeDistributed", {"layer": ("SimpleRNN", {"units": 3})})
+    spec = chain_of(words, each, inputs=[("x", "ids", (7, 5))])
+    finding = only_finding(compare_spec(spec, _Letters(spec)), "layer_1", "other mask")
+    assert finding.words == "id 0 of layer_0 is left out as padding, Keras reads it as data"
 
 
 def _attending(right: Any, x: list[Tensor], **given: Any) -> Tensor:
@@ -227,10 +198,8 @@ def _attending(right: Any, x: list[Tensor], **given: Any) -> Tensor:
 
 
 def test_scores_that_are_divided_by_the_learned_scale_are_named() -> None:
-    steps = [("y", ("Attention", {"use_scale": True}), ["x", "z"])]
-    spec = spec_of({"inputs": TWO, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, port_of(spec, layer_0=_attending))
-    assert told(report) == [("layer_0", "scale")], report.lines()
+    spec = model_of(("y", ("Attention", {"use_scale": True}), ["x", "z"]), inputs=TWO)
+    only_finding(compare_with(spec, layer_0=_attending), "layer_0", "scale")
 
 
 def _from_the_second(right: Any, x: Tensor) -> Tensor:
@@ -243,18 +212,26 @@ def _every_third(right: Any, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "kind", "words"),
     [
-        (_from_the_second, "its windows begin at step 1: what is left over is dropped in front"),
-        (_every_third, "takes the first step of each window (every so many steps)"),
+        (
+            _from_the_second,
+            "strides",
+            "its windows begin at step 1: what is left over is dropped in front",
+        ),
+        (
+            _every_third,
+            "other operation",
+            "takes the first step of each window (every so many steps)",
+        ),
     ],
 )
-def test_other_windows_of_a_pooling_are_named(wrong: Callable[..., Any], words: str) -> None:
-    steps = [("p", ("MaxPooling1D", {"pool_size": 3}), "x"), ("y", ("Dense", {"units": 2}), "p")]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, port_of(spec, layer_0=wrong))
-    assert [one.layer for one in report.findings] == ["layer_0"], report.lines()
-    assert report.findings[0].words.startswith(words)
+def test_other_windows_of_a_pooling_are_named(
+    wrong: Callable[..., Any], kind: str, words: str
+) -> None:
+    spec = chain_of(("MaxPooling1D", {"pool_size": 3}), ("Dense", {"units": 2}))
+    finding = only_finding(compare_with(spec, layer_0=wrong), "layer_0", kind)
+    assert finding.words.startswith(words)
 
 
 def _odd(right: Any, x: Tensor) -> Tensor:
@@ -264,15 +241,9 @@ def _odd(right: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.thorough
 def test_an_activation_that_is_none_of_the_known_ones_is_told() -> None:
-    steps = [
-        ("a", ("Dense", {"units": 11, "activation": "relu"}), "x"),
-        ("y", ("Dense", {"units": 2}), "a"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, port_of(spec, layer_0=_odd))
-    assert told(report) == [("layer_0", "unexplained")], report.lines()
-    words = "another activation is in its place, none of those that are known"
-    assert report.findings[0].words == words
+    spec = chain_of(("Dense", {"units": 11, "activation": "relu"}), ("Dense", {"units": 2}))
+    finding = only_finding(compare_with(spec, layer_0=_odd), "layer_0", "unexplained")
+    assert finding.words == "another activation is in its place, none of those that are known"
 
 
 class _OneMask(nn.Module):
@@ -294,37 +265,15 @@ class _OneMask(nn.Module):
 
 def test_the_mask_of_another_text_is_named_where_it_is_used() -> None:
     """Two texts of the same words are padded differently in each row."""
-    graph = {
-        "inputs": [*IDS, ("z", "ids", (7,))],
-        "shared": {"words": WORDS},
-        "steps": [
-            ("a", "words", "x"),
-            ("b", "words", "z"),
-            ("c", ("GRU", {"units": 3}), "a"),
-            ("d", ("GRU", {"units": 3}), "b"),
-            ("e", ("Concatenate", {}), ["c", "d"]),
-            ("y", ("Dense", {"units": 2}), "e"),
-        ],
-        "outputs": "y",
-    }
-    spec = spec_of(graph, "3.15.1")
-    report = compare_spec(spec, _OneMask(spec))
-    assert told(report) == [("layer_3", "other mask")], report.lines()
-    words = "the mask of words is used, in Keras another one arrives here"
-    assert report.findings[0].words == words
-
-
-def _halved(right: Any, x: Tensor, **given: Any) -> Any:
-    return right(x, **given) / 2
-
-
-def test_an_average_for_a_sum_is_not_told_at_the_layer_that_reads_it() -> None:
-    """The port has the sum, too: half of its kernel would explain the layer behind it as well."""
-    half = "LSTM", {"units": 3, "return_sequences": True}
-    steps = [
-        ("b", ("Bidirectional", {"layer": half, "merge_mode": "sum"}), "x"),
-        ("y", ("GRU", {"units": 2}), "b"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    report = compare_spec(spec, port_of(spec, layer_0=_halved))
-    assert told(report) == [("layer_0", "merge mode")], report.lines()
+    spec = model_of(
+        ("a", "words", "x"),
+        ("b", "words", "z"),
+        ("c", ("GRU", {"units": 3}), "a"),
+        ("d", ("GRU", {"units": 3}), "b"),
+        ("e", ("Concatenate", {}), ["c", "d"]),
+        ("y", ("Dense", {"units": 2}), "e"),
+        inputs=[*IDS, ("z", "ids", (7,))],
+        words=WORDS,
+    )
+    finding = only_finding(compare_spec(spec, _OneMask(spec)), "layer_3", "other mask")
+    assert finding.words == "the mask of words is used, in Keras another one arrives here"

@@ -61,31 +61,23 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_right_port_ends_with_0(file: Path) -> None:
-    run = k2t("compare", STACK, f"{file}:Stack")
+@pytest.mark.parametrize("name", ["Stack", "function", "make_function"])
+def test_a_right_port_ends_with_0_and_may_be_a_function_of_the_inputs(
+    name: str, file: Path
+) -> None:
+    run = k2t("compare", STACK, f"{file}:{name}")
     assert run.code == 0, run.out + run.err
     assert run.out.startswith("equal (max abs error ")
 
 
-def test_a_wrong_port_ends_with_1_and_says_what_and_where(file: Path) -> None:
-    run = k2t("compare", STACK, f"{file}:wrong")
+@pytest.mark.parametrize("name", ["wrong", "wrong_function"])
+def test_a_wrong_port_ends_with_1_and_says_what_and_where(name: str, file: Path) -> None:
+    run = k2t("compare", STACK, f"{file}:{name}")
     assert run.code == 1
     first, where, verdict = run.out.splitlines()
     assert first == "bidirectional_2: merges the halves by ave, Keras by sum"
     assert where == "    its output differs first, row 0, unit 0"
     assert verdict == "DIFFERENT: 1 place"
-
-
-@pytest.mark.parametrize("name", ["function", "make_function"])
-def test_a_port_may_be_a_function_of_the_inputs(name: str, file: Path) -> None:
-    run = k2t("compare", STACK, f"{file}:{name}")
-    assert run.code == 0, run.out + run.err
-
-
-def test_a_mistake_in_a_function_is_named(file: Path) -> None:
-    run = k2t("compare", STACK, f"{file}:wrong_function")
-    assert run.code == 1
-    assert run.out.startswith("bidirectional_2: merges the halves by ave, Keras by sum\n")
 
 
 @pytest.mark.parametrize("name", ["Graph", "graph"])

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graph_specs import spec_of
+from graph_specs import chain_graph, spec_of
 
 from keras2torch_birnn.porting.batches import batches
-from keras2torch_birnn.porting.changes import Change
 from keras2torch_birnn.porting.kept_results import KeptResults
 from keras2torch_birnn.porting.layer_changes import mask_changes
 from keras2torch_birnn.porting.observing import PortRun
@@ -81,10 +80,7 @@ CHAINS: dict[str, list[Layers]] = {
 def _chain(layers: Layers) -> tuple[Graph, str]:
     """Return a page's graph, and the call that is looked at."""
     kind = ("x", "ids", (7,)) if layers[0] is WORDS else ("x", "float", (7, 5))
-    names = ["x", *(f"t{place}" for place in range(len(layers)))]
-    steps = [(names[place + 1], layer, names[place]) for place, layer in enumerate(layers)]
-    graph = {"inputs": [kind], "steps": steps, "outputs": names[-1]}
-    return graph, f"layer_{min(1, len(layers) - 1)}"
+    return chain_graph(*layers, inputs=[kind]), f"layer_{min(1, len(layers) - 1)}"
 
 
 def _merged(name: str, options: dict[str, Any], *kinds: Any, end: Any = None) -> tuple[Graph, str]:
@@ -119,14 +115,12 @@ def _key(*parts: Any) -> Graph:
 
 def _squared(name: str) -> tuple[Graph, str]:
     given: Any = ["x", "x"] if name in LISTED else ("x", "x")
-    layer: Layers = (name, {})
-    return {"inputs": [("x", *LONG)], "steps": [("y", layer, given)], "outputs": "y"}, "layer_0"
+    step = ("y", (name, {}), given)
+    return {"inputs": [("x", *LONG)], "steps": [step], "outputs": "y"}, "layer_0"
 
 
 def _image(*layers: Any) -> tuple[Graph, str]:
-    steps = [(f"t{n}", layer, f"t{n - 1}" if n else "x") for n, layer in enumerate(layers)]
-    outputs = f"t{len(layers) - 1}"
-    return {"inputs": [("x", "float", (7, 6, 4))], "steps": steps, "outputs": outputs}, "layer_0"
+    return chain_graph(*layers, inputs=[("x", "float", (7, 6, 4))]), "layer_0"
 
 
 TEXT, LONG, SHORT = ("ids", (7,)), ("float", (7, 3)), ("float", (5, 3))
@@ -136,6 +130,7 @@ STATES = [(VECTOR,) * 2 + (("float", (2,)),), (("float", (2,)),) + (VECTOR,) * 2
 MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 LISTED = (*MERGES, "Concatenate", "Dot", "Attention", "AdditiveAttention")
 HEADS = {"num_heads": 2, "key_dim": 4, "value_dim": 5}
+MASK_GIVEN = {"attention_mask": "@m"}
 HALF = {"strides": 2, "padding": "same"}
 LAST = ("GRU", {"units": 2})
 GRAPHS: dict[str, list[tuple[Graph, str]]] = {
@@ -154,9 +149,7 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         (
             {
                 "inputs": [("x", *LONG), ("m", "bool", (7, 7))],
-                "steps": [
-                    ("y", ("MultiHeadAttention", HEADS), ("x", "x"), {"attention_mask": "@m"})
-                ],
+                "steps": [("y", ("MultiHeadAttention", HEADS), ("x", "x"), MASK_GIVEN)],
                 "outputs": "y",
             },
             "layer_0",
@@ -197,14 +190,7 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         _operation("ops.GetItem", {}, LONG, key=((None, None), (1, 5))),
     ],
     "embedding": [
-        (
-            {
-                "inputs": [("x", "ids", (7,))],
-                "steps": [("e", one, "x"), ("y", LAST, "e")],
-                "outputs": "y",
-            },
-            "layer_0",
-        )
+        (chain_graph(one, LAST, inputs=[("x", *TEXT)]), "layer_0")
         for one in (WORDS, ("Embedding", {"input_dim": 11, "output_dim": 3}))
     ],
     "images": [
@@ -229,10 +215,7 @@ GRAPHS: dict[str, list[tuple[Graph, str]]] = {
         _image(("Reshape", {"target_shape": (7, 24)}), END),
     ],
 }
-PAGES = {
-    **{name: [_chain(one) for one in chains] for name, chains in CHAINS.items()},
-    **GRAPHS,
-}
+PAGES = {**{name: [_chain(one) for one in chains] for name, chains in CHAINS.items()}, **GRAPHS}
 # Rows that need what these pages do not have: states that are given or kept, masks that differ,
 # values at padded steps that count, a width that does not matter, an output of the input's shape.
 ELSEWHERE = re.compile(
@@ -258,24 +241,18 @@ def _shown(words: str) -> str:
 def test_each_row_makes_a_difference(page: str) -> None:
     alive: dict[str, bool] = {}
     for graph, path in PAGES[page]:
-        spec = spec_of(graph, "3.15.1")
+        spec = spec_of(graph)
         for batch in batches(spec, None):
-            run = PortRun((), (), 1e-9)
-            search = Search(
-                spec, batch.arrays, run, (), (), [], calls=1, kept=KeptResults(spec.root)
-            )
+            run, kept = PortRun((), (), 1e-9), KeptResults(spec.root)
+            search = Search(spec, batch.arrays, run, (), (), [], calls=1, kept=kept)
             search.compute([], note=True)
-            for change in (*search.changes_of(path), *_of_masks(search, path)):
+            of_masks = mask_changes(path, search.layers[path], path)
+            for change in (*search.changes_of(path), *of_masks):
                 words = _shown(change.words)
                 if not alive.setdefault(words, False):
                     alive[words] = _differs(search.compute([change]), search)
     dead = [words for words, is_alive in alive.items() if not is_alive]
     assert [one for one in dead if not ELSEWHERE.match(one)] == []
-
-
-def _of_masks(search: Search, path: str) -> list[Change]:
-    """Return the mistakes with the mask that a layer makes."""
-    return [*mask_changes(path, search.layers[path], path)]
 
 
 def _differs(found: Trace | None, search: Search) -> bool:

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph_specs import spec_of
 from specs import FIXTURES
-from test_replaced_modules import compare_with
 from torch import Tensor, nn
 from torch.nn import functional
+from wrong_ports import chain_of, compare_with, model_of, only_finding
 
-from keras2torch_birnn.porting.changes import with_changes
+from keras2torch_birnn.porting.changes import Change, with_changes
 from keras2torch_birnn.porting.gate_changes import gate_changes
 from keras2torch_birnn.porting.kept_results import compute_anew
 from keras2torch_birnn.porting.layer_changes import changes_of
@@ -21,10 +20,32 @@ from keras2torch_birnn.porting.merging_changes import _near_orders
 from keras2torch_birnn.porting.observing import observe
 from keras2torch_birnn.reference import EQUATIONS, compute
 from keras2torch_birnn.reference.activations import sigmoid
-from keras2torch_birnn.spec import Array
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
 FOLDER = FIXTURES / "tf.keras-2.15.0"
 X = np.random.default_rng(5).normal(size=(3, 7, 5))
+GRU_AFTER = ("GRU", {"units": 2, "reset_after": True})
+
+
+def _weights_of(layer: LayerSpec) -> dict[str, Array]:
+    return {name: np.asarray(array) for name, array in layer.weights.items()}
+
+
+def _changes(spec: ModelSpec, words: str, layer: str = "layer_0") -> list[Change]:
+    """Return the changes of a layer that are told by these words."""
+    made = changes_of(layer, spec.graph.layer(layer))
+    return [one for one in made if words in one.words]
+
+
+def _outputs(spec: ModelSpec, change: Change) -> Array:
+    equations = with_changes([change], EQUATIONS, compute_anew)
+    return compute(spec, [X], equations=equations).outputs[0]
+
+
+def _of_words(spec: ModelSpec, words: str, layer: str = "layer_0") -> Array:
+    """Return what the only change of these words gives."""
+    (change,) = _changes(spec, words, layer)
+    return _outputs(spec, change)
 
 
 def _usual(z: Any, h: Any, n: Any) -> Any:
@@ -45,13 +66,12 @@ def _usual(z: Any, h: Any, n: Any) -> Any:
 def test_another_step_of_a_gru_is_what_its_words_say(
     words: str, combine: Any, resets_input: bool, after: bool
 ) -> None:
-    spec = _chain(("GRU", {"units": 2, "reset_after": after, "return_sequences": True}))
-    found = [one for one in _changes(spec) if one.kind == "formula" and words in one.words]
+    spec = chain_of(("GRU", {"units": 2, "reset_after": after, "return_sequences": True}))
+    found = [one for one in _changes(spec, words) if one.kind == "formula"]
     if resets_input and not after:
         assert not found
         return
-    layer = spec.graph.layer("layer_0")
-    w, u, bias = (np.asarray(layer.weights[k]) for k in ("kernel", "recurrent_kernel", "bias"))
+    w, u, bias = _weights_of(spec.graph.layer("layer_0")).values()
     b, d = bias if after else (bias, 0 * bias)
     h, wanted = np.zeros((3, 2)), []
     for x in X.swapaxes(0, 1):
@@ -65,38 +85,34 @@ def test_another_step_of_a_gru_is_what_its_words_say(
 
 
 def test_an_activation_behind_the_output_gate_is_what_its_words_say() -> None:
-    spec = _chain(("LSTM", {"units": 2, "return_sequences": True}))
-    (change,) = [one for one in _changes(spec) if "h is the activation of o c" in one.words]
-    layer = spec.graph.layer("layer_0")
-    w, u, b = (np.asarray(layer.weights[k]) for k in ("kernel", "recurrent_kernel", "bias"))
+    spec = chain_of(("LSTM", {"units": 2, "return_sequences": True}))
+    w, u, b = _weights_of(spec.graph.layer("layer_0")).values()
     h, c, wanted = np.zeros((3, 2)), np.zeros((3, 2)), []
     for x in X.swapaxes(0, 1):
         i, f, new, o = np.split(x @ w + h @ u + b, 4, axis=-1)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(new)
         h = np.tanh(sigmoid(o) * c)
         wanted.append(h)
-    assert np.allclose(_outputs(spec, change), np.stack(wanted, 1), rtol=0, atol=1e-6)
+    found = _of_words(spec, "h is the activation of o c")
+    assert np.allclose(found, np.stack(wanted, 1), rtol=0, atol=1e-6)
 
 
 def test_steps_that_are_read_backwards_may_each_keep_their_place() -> None:
-    spec = _chain(("SimpleRNN", {"units": 2, "return_sequences": True}))
-    (change,) = [one for one in _changes(spec) if "each output at its own step" in one.words]
+    spec = chain_of(("SimpleRNN", {"units": 2, "return_sequences": True}))
     turned = compute(spec, [X[:, ::-1]]).outputs[0][:, ::-1]
-    assert np.allclose(_outputs(spec, change), turned)
+    assert np.allclose(_of_words(spec, "each output at its own step"), turned)
 
 
 def test_a_softmax_over_all_steps_is_what_its_words_say() -> None:
     inner = "Dense", {"units": 2, "activation": "softmax"}
-    spec = _chain(("TimeDistributed", {"layer": inner}))
-    (change,) = [one for one in _changes(spec) if one.words.startswith("softmax over axis 1 (")]
-    y = _outputs(spec, change)
+    y = _of_words(chain_of(("TimeDistributed", {"layer": inner})), "softmax over axis 1 (")
     assert np.allclose(y.sum(axis=1), 1)
     assert not np.allclose(y.sum(axis=2), 1)
 
 
 def test_one_row_of_one_gates_bias_is_left_out() -> None:
-    layer = _chain(("GRU", {"units": 2, "reset_after": True})).graph.layer("layer_0")
-    weights = {name: np.asarray(array) for name, array in layer.weights.items()}
+    layer = chain_of(GRU_AFTER).graph.layer("layer_0")
+    weights = _weights_of(layer)
     for number, letter in enumerate("zrn"):
         for row, name in enumerate(("input", "recurrent")):
             words = f"the {name} bias of {letter} is not added"
@@ -106,51 +122,81 @@ def test_one_row_of_one_gates_bias_is_left_out() -> None:
             assert np.array_equal(change(weights)["bias"], wanted)
 
 
-def test_padding_that_repeats_the_border_is_what_its_words_say() -> None:
-    spec = _chain(("ZeroPadding1D", {"padding": (1, 2)}))
-    (change,) = [one for one in _changes(spec) if "(replicate)" in one.words]
-    assert np.allclose(_outputs(spec, change), np.pad(X, [(0, 0), (1, 2), (0, 0)], mode="edge"))
+def _over(divisor: Any) -> Any:
+    return lambda x: x / divisor(x)
+
+
+def _by_torch(module: nn.Module) -> Any:
+    return lambda x: module(torch.from_numpy(x).mT).mT.numpy()
+
+
+UNIT = ("UnitNormalization", {})
+MAXIMA, MEANS = ("MaxPooling1D", {"pool_size": 3}), ("AveragePooling1D", {"pool_size": 3})
+MEANS_OF_TWO = ("AveragePooling1D", {"pool_size": 3, "strides": 2})
+MAXIMA_OF_ONE = ("MaxPooling1D", {"pool_size": 2, "strides": 1})
+KEEPS = "it pads 1 step at each end and keeps all windows"
 
 
 @pytest.mark.parametrize(
-    ("words", "divisor"),
+    ("layer", "words", "wanted"),
     [
-        ("the rows of the batch", lambda x: np.sqrt((x * x).sum(0))),
-        ("taken over axis 1,", lambda x: np.sqrt((x * x).sum(1, keepdims=True))),
-        ("the sum of their absolute values", lambda x: np.abs(x).sum(-1, keepdims=True)),
-        ("their largest absolute value", lambda x: np.abs(x).max(-1, keepdims=True)),
-        ("the square of their length", lambda x: (x * x).sum(-1, keepdims=True)),
+        (
+            ("ZeroPadding1D", {"padding": (1, 2)}),
+            "(replicate)",
+            lambda x: np.pad(x, [(0, 0), (1, 2), (0, 0)], mode="edge"),
+        ),
+        (
+            ("Reshape", {"target_shape": (1, 35)}),
+            "take turns",
+            lambda x: x.swapaxes(1, 2).reshape(3, 1, 35),
+        ),
+        (UNIT, "the rows of the batch", _over(lambda x: np.sqrt((x * x).sum(0)))),
+        (UNIT, "taken over axis 1,", _over(lambda x: np.sqrt((x * x).sum(1, keepdims=True)))),
+        (
+            UNIT,
+            "the sum of their absolute values",
+            _over(lambda x: np.abs(x).sum(-1, keepdims=True)),
+        ),
+        (UNIT, "their largest absolute value", _over(lambda x: np.abs(x).max(-1, keepdims=True))),
+        (UNIT, "the square of their length", _over(lambda x: (x * x).sum(-1, keepdims=True))),
+        (MAXIMA, "(ceil_mode=True), Keras", _by_torch(nn.MaxPool1d(3, ceil_mode=True))),
+        (MEANS, "(ceil_mode=True), Keras", _by_torch(nn.AvgPool1d(3, ceil_mode=True))),
+        (MEANS_OF_TWO, f"{KEEPS}, and what is padded", _by_torch(nn.AvgPool1d(3, 2, padding=1))),
+        (
+            MEANS_OF_TWO,
+            f"{KEEPS}, Keras",
+            _by_torch(nn.AvgPool1d(3, 2, padding=1, count_include_pad=False)),
+        ),
+        (MAXIMA_OF_ONE, f"{KEEPS}, Keras", _by_torch(nn.MaxPool1d(2, 1, padding=1))),
     ],
 )
-def test_another_length_is_what_its_words_say(words: str, divisor: Any) -> None:
-    spec = _chain(("UnitNormalization", {}))
-    (change,) = [one for one in _changes(spec) if words in one.words]
-    assert np.allclose(_outputs(spec, change), X / divisor(X), atol=1e-6)
+def test_another_layer_without_weights_is_what_its_words_say(
+    layer: Any, words: str, wanted: Any
+) -> None:
+    assert np.allclose(_of_words(chain_of(layer), words), wanted(X), atol=1e-6)
 
 
 def test_the_sides_of_a_square_kernel_are_exchanged() -> None:
-    layer = "Conv2D", {"filters": 2, "kernel_size": (3, 3), "padding": "same"}
-    steps = [("r", ("Reshape", {"target_shape": (7, 5, 1)}), "x"), ("y", layer, "r")]
-    graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}
-    spec = spec_of(graph, "3.15.1")
-    inner = spec.graph.layer("layer_1")
-    made = changes_of("layer_1", inner)
-    (change,) = [one for one in made if one.words.startswith("height and width of the kernel")]
-    turned = torch.from_numpy(np.asarray(inner.weights["kernel"])).permute(3, 2, 1, 0).double()
-    bias = torch.from_numpy(np.asarray(inner.weights["bias"])).double()
+    image = ("Reshape", {"target_shape": (7, 5, 1)})
+    spec = chain_of(image, ("Conv2D", {"filters": 2, "kernel_size": (3, 3), "padding": "same"}))
+    kernel, bias = _tensors_of(spec, "layer_1")
+    turned = kernel.permute(3, 2, 1, 0)
     y = functional.conv2d(torch.from_numpy(X)[:, None], turned, bias, padding=1)
-    assert np.allclose(_outputs(spec, change), y.permute(0, 2, 3, 1).numpy(), atol=1e-6)
+    found = _of_words(spec, "height and width of the kernel", "layer_1")
+    assert np.allclose(found, y.permute(0, 2, 3, 1).numpy(), atol=1e-6)
+
+
+def _tensors_of(spec: ModelSpec, layer: str = "layer_0") -> list[Tensor]:
+    found = _weights_of(spec.graph.layer(layer)).values()
+    return [torch.from_numpy(array).double() for array in found]
+
+
+HEADS = ("y", ("MultiHeadAttention", {"num_heads": 3, "key_dim": 2}), ("x", "x"))
 
 
 def test_the_projections_of_some_roles_alone_are_split_in_the_wrong_order() -> None:
-    layer = "MultiHeadAttention", {"num_heads": 3, "key_dim": 2}
-    graph = {
-        "inputs": [("x", "float", (7, 5))],
-        "steps": [("y", layer, ("x", "x"))],
-        "outputs": "y",
-    }
-    spec = spec_of(graph, "3.15.1")
-    made = [one for one in _changes(spec) if "Keras has (heads, key_dim)" in one.words]
+    spec = model_of(HEADS)
+    made = _changes(spec, "Keras has (heads, key_dim)")
     ends = [one.words.partition("(heads, key_dim)")[2] for one in made]
     assert ends == [
         "",
@@ -166,8 +212,8 @@ def test_the_projections_of_some_roles_alone_are_split_in_the_wrong_order() -> N
 @pytest.mark.parametrize("letters", [(0, 1), (0, 2), (1, 2)])
 @pytest.mark.parametrize("row", [slice(0, 1), slice(1, 2), slice(0, 2)])
 def test_biases_of_two_gates_of_three_are_left_out(letters: Any, row: slice) -> None:
-    layer = _chain(("GRU", {"units": 2, "reset_after": True})).graph.layer("layer_0")
-    weights = {name: np.asarray(array) for name, array in layer.weights.items()}
+    layer = chain_of(GRU_AFTER).graph.layer("layer_0")
+    weights = _weights_of(layer)
     name = {(0, 1): "input bias", (1, 2): "recurrent bias"}.get((row.start, row.stop), "bias")
     words = f"the {name} of {' and '.join('zrn'[one] for one in letters)} is not added, that of"
     (change,) = [make for _, told, make in gate_changes(layer) if told.startswith(words)]
@@ -191,84 +237,39 @@ def test_biases_of_two_gates_of_three_are_left_out(letters: Any, row: slice) -> 
 def test_a_zero_centred_weight_of_a_norm_is_what_its_words_say(
     name: str, weight: str, shift: int
 ) -> None:
-    spec = _chain((name, {"groups": 1} if name.startswith("Group") else {}))
+    spec = chain_of((name, {"groups": 1} if name.startswith("Group") else {}))
     words = f"1 + {weight} is used" if shift > 0 else f"{weight} - 1 is used"
-    (change,) = [one for one in _changes(spec) if one.words.startswith(words)]
-    layer = spec.graph.layer("layer_0")
+    weights = _weights_of(spec.graph.layer("layer_0"))
     right = compute(spec, [X]).outputs[0]
-    beta = np.asarray(layer.weights["beta"]) if "beta" in layer.weights else 0.0
-    scale = np.asarray(layer.weights.get("gamma", layer.weights.get("scale")))
+    beta = weights.get("beta", 0.0)
+    scale = weights["scale" if "scale" in weights else "gamma"]
     wanted = right + shift if weight == "beta" else (right - beta) / scale * (scale + shift) + beta
-    assert np.allclose(_outputs(spec, change), wanted, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "words", "torchs"),
-    [
-        ("MaxPooling1D", {"pool_size": 3}, "(ceil_mode=True)", nn.MaxPool1d(3, ceil_mode=True)),
-        ("AveragePooling1D", {"pool_size": 3}, "(ceil_mode=True)", nn.AvgPool1d(3, ceil_mode=True)),
-        (
-            "AveragePooling1D",
-            {"pool_size": 3, "strides": 2},
-            "it pads 1 step at each end and keeps all windows, and what is padded",
-            nn.AvgPool1d(3, 2, padding=1),
-        ),
-        (
-            "AveragePooling1D",
-            {"pool_size": 3, "strides": 2},
-            "it pads 1 step at each end and keeps all windows",
-            nn.AvgPool1d(3, 2, padding=1, count_include_pad=False),
-        ),
-        (
-            "MaxPooling1D",
-            {"pool_size": 2, "strides": 1},
-            "it pads 1 step at each end and keeps all windows",
-            nn.MaxPool1d(2, 1, padding=1),
-        ),
-    ],
-)
-def test_more_windows_of_a_pooling_are_what_their_words_say(
-    name: str, options: Any, words: str, torchs: nn.Module
-) -> None:
-    spec = _chain((name, options))
-    change = next(one for one in _changes(spec) if words in f"{one.words}")
-    wanted = torchs(torch.from_numpy(X).mT).mT.numpy()
-    assert np.allclose(_outputs(spec, change), wanted, atol=1e-6)
+    assert np.allclose(_of_words(spec, words), wanted, atol=1e-5)
 
 
 def test_more_windows_of_a_convolution_are_what_their_words_say() -> None:
-    spec = _chain(("Conv1D", {"filters": 2, "kernel_size": 3, "padding": "causal"}))
-    words = "it pads 2 steps at each end and keeps all windows"
-    (change,) = [one for one in _changes(spec) if one.words.startswith(words)]
-    weights = spec.graph.layer("layer_0").weights
-    kernel, bias = (torch.from_numpy(np.asarray(weights[k])).double() for k in ("kernel", "bias"))
+    spec = chain_of(("Conv1D", {"filters": 2, "kernel_size": 3, "padding": "causal"}))
+    kernel, bias = _tensors_of(spec)
     y = functional.conv1d(torch.from_numpy(X).mT, kernel.permute(2, 1, 0), bias, padding=2).mT
     assert y.shape == (3, 9, 2)
-    assert np.allclose(_outputs(spec, change), y.numpy(), atol=1e-6)
+    found = _of_words(spec, "it pads 2 steps at each end and keeps all windows")
+    assert np.allclose(found, y.numpy(), atol=1e-6)
 
 
 def test_an_activation_between_the_parts_of_a_separable_convolution() -> None:
-    spec = _chain(("SeparableConv1D", {"filters": 2, "kernel_size": 3, "depth_multiplier": 2}))
-    words = "relu between its depthwise and its pointwise part"
-    (change,) = [one for one in _changes(spec) if one.words.startswith(words)]
-    weights = spec.graph.layer("layer_0").weights
-    depth, point, bias = (
-        torch.from_numpy(np.asarray(weights[k])).double()
-        for k in ("depthwise_kernel", "pointwise_kernel", "bias")
-    )
+    spec = chain_of(("SeparableConv1D", {"filters": 2, "kernel_size": 3, "depth_multiplier": 2}))
+    depth, point, bias = _tensors_of(spec)
     each = depth.permute(1, 2, 0).reshape(10, 1, 3)
     y = functional.conv1d(torch.from_numpy(X).mT, each, groups=5).relu()
     y = functional.conv1d(y, point.permute(2, 1, 0), bias).mT
-    assert np.allclose(_outputs(spec, change), y.numpy(), atol=1e-6)
+    found = _of_words(spec, "relu between its depthwise and its pointwise part")
+    assert np.allclose(found, y.numpy(), atol=1e-6)
 
 
 def test_an_activation_behind_the_projections_of_an_attention() -> None:
-    layer = "MultiHeadAttention", {"num_heads": 3, "key_dim": 2}
-    steps = [("y", layer, ("x", "x"))]
-    spec = spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
-    words = "relu follows the projections of query, key and value"
-    change = [one for one in _changes(spec) if one.words.startswith(words)][-1]  # without masks
-    w = {k: np.asarray(v, np.float64) for k, v in spec.graph.layer("layer_0").weights.items()}
+    spec = model_of(HEADS)
+    *_, change = _changes(spec, "relu follows the projections of query, key and value")  # unmasked
+    w = _weights_of(spec.graph.layer("layer_0"))
     q, k, v = (
         np.maximum(np.einsum("btd,dnw->bntw", X, w[f"{one}/kernel"]) + w[f"{one}/bias"][:, None], 0)
         for one in ("query", "key", "value")
@@ -286,12 +287,11 @@ def test_outputs_that_stand_for_last_states_are_what_their_words_say(
     half = name, {"units": 2, "return_sequences": True, "return_state": True}
     count = 4 if name == "LSTM" else 2
     names = ["y", *(f"s{one}" for one in range(count))]
-    steps = [(tuple(names), ("Bidirectional", {"layer": half, "merge_mode": "sum"}), "x")]
-    graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": names}
-    spec = spec_of(graph, "3.15.1")
+    both = ("Bidirectional", {"layer": half, "merge_mode": "sum"})
+    spec = model_of((tuple(names), both, "x"), outputs=names)
     whose = "the merged outputs" if merged else "the halves' outputs"
     end = f"h is taken from {whose} at the last step"
-    (change,) = [one for one in _changes(spec) if one.words.endswith(end)]
+    (change,) = [one for one in _changes(spec, end) if one.words.endswith(end)]
     y, *states = compute(spec, [X]).outputs
 
     equations = with_changes([change], EQUATIONS, compute_anew)
@@ -306,46 +306,20 @@ def test_outputs_that_stand_for_last_states_are_what_their_words_say(
         assert np.array_equal(found[4], states[3])
 
 
-def _chain(layer: Any) -> Any:
-    steps = [("y", layer, "x")]
-    return spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
-
-
-def _changes(spec: Any) -> Any:
-    return list(changes_of("layer_0", spec.graph.layer("layer_0")))
-
-
-def _outputs(spec: Any, change: Any) -> Array:
-    equations = with_changes([change], EQUATIONS, compute_anew)
-    return compute(spec, [X], equations=equations).outputs[0]
-
-
-def test_joined_steps_whose_features_take_turns_are_what_the_words_say() -> None:
-    spec = _chain(("Reshape", {"target_shape": (1, 35)}))
-    (change,) = [one for one in _changes(spec) if "take turns" in one.words]
-    assert np.array_equal(_outputs(spec, change), X.swapaxes(1, 2).reshape(3, 1, 35))
-
-
 def test_a_state_that_goes_on_in_a_time_distributed_reads_all_steps_as_one_sequence() -> None:
     inner = "GRU", {"units": 2}
-    steps = [
-        ("r", ("Reshape", {"target_shape": (7, 5, 1)}), "x"),
-        ("y", ("TimeDistributed", {"layer": inner}), "r"),
-    ]
-    graph = {"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}
-    spec = spec_of(graph, "3.15.1")
-    layer = spec.graph.layer("layer_1")
-    made = changes_of("layer_1", layer)
-    (change,) = [one for one in made if "go on from step to step" in one.words]
-    cell, h, wanted = layer.parts["layer"].weights, np.zeros((3, 2)), []
-    w, u, (b, d) = (np.asarray(cell[k]) for k in ("kernel", "recurrent_kernel", "bias"))
+    letters = ("Reshape", {"target_shape": (7, 5, 1)})
+    spec = chain_of(letters, ("TimeDistributed", {"layer": inner}))
+    h, wanted = np.zeros((3, 2)), []
+    w, u, (b, d) = _weights_of(spec.graph.layer("layer_1").parts["layer"]).values()
     for word in X.swapaxes(0, 1):
         for x in word.T[:, :, np.newaxis]:
             read, kept = np.split(x @ w + b, 3, axis=-1), np.split(h @ u + d, 3, axis=-1)
             z, r = (sigmoid(read[one] + kept[one]) for one in (0, 1))
             h = z * h + (1 - z) * np.tanh(read[2] + r * kept[2])
         wanted.append(h)
-    assert np.allclose(_outputs(spec, change), np.stack(wanted, 1), rtol=0, atol=1e-6)
+    found = _of_words(spec, "go on from step to step", "layer_1")
+    assert np.allclose(found, np.stack(wanted, 1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -358,10 +332,9 @@ def test_a_state_that_goes_on_in_a_time_distributed_reads_all_steps_as_one_seque
 def test_another_score_of_an_additive_attention_is_what_its_words_say(
     words: str, score: Any
 ) -> None:
-    steps = [("y", ("AdditiveAttention", {"use_scale": True}), ["x", "x"])]
-    spec = spec_of({"inputs": [("x", "float", (7, 5))], "steps": steps, "outputs": "y"}, "3.15.1")
-    *_, change = [one for one in _changes(spec) if words in one.words]  # the last: unmasked
-    scale = np.asarray(spec.graph.layer("layer_0").weights["scale"])
+    spec = model_of(("y", ("AdditiveAttention", {"use_scale": True}), ["x", "x"]))
+    *_, change = _changes(spec, words)  # the last: unmasked
+    (scale,) = _weights_of(spec.graph.layer("layer_0")).values()
     powers = np.exp(score(X[:, :, np.newaxis], X[:, np.newaxis], scale))
     wanted = (powers / powers.sum(-1, keepdims=True)) @ X
     assert np.allclose(_outputs(spec, change), wanted, rtol=0, atol=1e-6)
@@ -397,18 +370,15 @@ def unbiased(right: Any, x: Tensor) -> Tensor:
     ],
 )
 def test_a_formula_of_the_ports_own_is_named(name: str, wrong: Any, kind: str, words: str) -> None:
-    (finding,) = compare_with(FOLDER / "batchnorm.keras", **{name: wrong}).findings
-    assert (finding.layer, finding.kind) == (name, kind)
-    assert words in finding.words
+    report = compare_with(FOLDER / "batchnorm.keras", **{name: wrong})
+    assert words in only_finding(report, name, kind).words
 
 
 @pytest.mark.thorough
 def test_a_sum_with_other_factors_is_named() -> None:
     source = FOLDER / "graph_residual.h5"
     report = compare_with(source, add=lambda _, given, **__: 2 * given[0] + 3 * given[1])
-    (finding,) = report.findings
-    assert (finding.layer, finding.kind) == ("add", "other sum"), "\n".join(report.lines())
-    assert "3 times the output of " in finding.words
+    assert "3 times the output of " in only_finding(report, "add", "other sum").words
 
 
 class _Sums(nn.Module):

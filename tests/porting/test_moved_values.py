@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph_specs import spec_of
-from test_hidden_mistakes import FLOATS, compare_spec, port_of, told
-from test_replaced_modules import normalize_last
 from torch import Tensor, nn
 from torch.nn import functional
+from wrong_ports import (
+    IDS,
+    TWO,
+    chain_of,
+    compare_spec,
+    compare_with,
+    model_of,
+    normalize_last,
+    only_finding,
+)
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.porting.observing import PortRun, Seen
 
-DENSE = {
-    "inputs": FLOATS,
-    "steps": [
-        ("d", ("Dense", {"units": 11, "activation": "tanh"}), "x"),
-        ("y", ("Dense", {"units": 3}), "d"),
-    ],
-    "outputs": "y",
-}
+DENSE = ("Dense", {"units": 11, "activation": "tanh"}), ("Dense", {"units": 3})
 
 
 def _before(change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
@@ -44,47 +44,20 @@ def _between(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("layer", "wrong", "kind", "words"),
     [
-        (
-            "layer_1",
-            _before(lambda y: y.clamp(-0.31, 0.37)),
-            "extra",
-            "at least -0.31 and at most 0.3",
-        ),
-        (
-            "layer_1",
-            _before(lambda y: y.clamp(max=0.37)),
-            "extra",
-            "its output is clipped: at most 0.",
-        ),
-        ("layer_0", _after(lambda y: 1.37 * y), "scale", "its tanh reads is multiplied by 1.37"),
-        (
-            "layer_1",
-            _before(lambda y: y.roll(1, 1)),
-            "steps",
-            "one step too late, the last one first",
-        ),
-        (
-            "layer_1",
-            _before(lambda y: y.roll(1, -1)),
-            "flipped",
-            "is moved by one feature, the last",
-        ),
-        ("layer_0", _before(lambda x: x[..., [3, 0, 4, 1, 2]]), "flipped", "order 3, 0, 4, 1, 2"),
-        ("layer_0", _before(_between), "extra", "its input is brought to 0 to 1"),
-        (
-            "layer_0",
-            _before(lambda x: x / x.abs().max()),
-            "extra",
-            "divided by the largest absolute",
-        ),
+        (1, _before(lambda y: y.clamp(-0.31, 0.37)), "extra", "at least -0.31 and at most 0.3"),
+        (1, _before(lambda y: y.clamp(max=0.37)), "extra", "its output is clipped: at most 0."),
+        (0, _after(lambda y: 1.37 * y), "scale", "its tanh reads is multiplied by 1.37"),
+        (1, _before(lambda y: y.roll(1, 1)), "steps", "one step too late, the last one first"),
+        (1, _before(lambda y: y.roll(1, -1)), "flipped", "is moved by one feature, the last"),
+        (0, _before(lambda x: x[..., [3, 0, 4, 1, 2]]), "flipped", "order 3, 0, 4, 1, 2"),
+        (0, _before(_between), "extra", "its input is brought to 0 to 1"),
+        (0, _before(lambda x: x / x.abs().max()), "extra", "divided by the largest absolute"),
     ],
 )
-def test_values_are_named(layer: str, wrong: Callable[..., Any], kind: str, words: str) -> None:
-    spec = spec_of(DENSE, "3.15.1")
-    report = compare_spec(spec, port_of(spec, **{layer: wrong}))
-    at = layer if kind in ("steps", "flipped") else "layer_0"
-    assert told(report) == [(at, kind)], list(report.lines())
-    assert words in report.findings[0].words
+def test_values_are_named(layer: int, wrong: Callable[..., Any], kind: str, words: str) -> None:
+    report = compare_with(chain_of(*DENSE), **{f"layer_{layer}": wrong})
+    at = layer if kind in ("steps", "flipped") else 0
+    assert words in only_finding(report, f"layer_{at}", kind).words
 
 
 def test_bounds_and_orders_are_those_of_another_tensor() -> None:
@@ -100,27 +73,19 @@ def test_bounds_and_orders_are_those_of_another_tensor() -> None:
 
 def test_a_normalization_behind_a_pooling_is_named() -> None:
     """With a negative gamma the largest value is no longer the largest one."""
-    steps = [
-        ("n", ("BatchNormalization", {}), "x"),
-        ("p", ("MaxPooling1D", {"pool_size": 2}), "n"),
-        ("y", ("GRU", {"units": 3}), "p"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    pooling = ("MaxPooling1D", {"pool_size": 2})
+    spec = chain_of(("BatchNormalization", {}), pooling, ("GRU", {"units": 3}))
     right: Any = build_model(spec)
-    wrong = {
-        "layer_0": lambda _, x: x,
-        "layer_1": lambda pool, x: normalize_last(right.layer_0.to(x), pool(x)),
-    }
-    report = compare_spec(spec, port_of(spec, **wrong))
-    assert told(report) == [("layer_0", "order")], list(report.lines())
+    report = compare_with(
+        spec,
+        layer_0=lambda _, x: x,
+        layer_1=lambda pool, x: normalize_last(right.layer_0.to(x), pool(x)),
+    )
+    only_finding(report, "layer_0", "order")
 
 
 WORDS = ("Embedding", {"input_dim": 13, "output_dim": 5, "mask_zero": True})
-READ = {
-    "inputs": [("x", "ids", (7,))],
-    "steps": [("e", WORDS, "x"), ("y", ("LSTM", {"units": 3}), "e")],
-    "outputs": "y",
-}
+READ = (WORDS, ("LSTM", {"units": 3}))
 
 
 class _Read(nn.Module):
@@ -144,7 +109,7 @@ def _turned(ids: Tensor) -> Tensor:
 @pytest.mark.parametrize("change", [lambda ids: ids.flip(1), _turned], ids=["all", "words"])
 def test_reversed_ids_are_named(change: Callable[[Tensor], Tensor]) -> None:
     """The last state is the same wherever the padding is."""
-    spec = spec_of(READ, "3.15.1")
+    spec = chain_of(*READ, inputs=IDS)
     (finding,) = compare_spec(spec, _Read(build_model(spec), change)).findings
     assert (finding.layer, finding.words) == ("layer_0", "its ids come in reversed order")
 
@@ -153,21 +118,18 @@ def test_rows_that_are_shortened_are_named() -> None:
     def shortened(right: Any, ids: Tensor) -> Tensor:
         return functional.embedding(ids.long(), right.weight.clone(), max_norm=0.5)
 
-    spec = spec_of(READ, "3.15.1")
-    (finding,) = compare_spec(spec, port_of(spec, layer_0=shortened)).findings
-    assert (finding.layer, finding.kind) == ("layer_0", "max_norm")
-    assert "longer than 0.5" in finding.words
+    report = compare_with(chain_of(*READ, inputs=IDS), layer_0=shortened)
+    assert "longer than 0.5" in only_finding(report, "layer_0", "max_norm").words
 
 
 def test_initial_states_of_another_layer_are_named() -> None:
     whole = ("LSTM", {"units": 3, "return_sequences": True, "return_state": True})
-    steps = [
+    spec = model_of(
         (["a", "h", "c"], whole, "x"),
         (["b", "i", "d"], whole, "a"),
         ("y", ("LSTM", {"units": 3}), "z", {"initial_state": ["@i", "@d"]}),
-    ]
-    graph = {"inputs": [*FLOATS, ("z", "float", (7, 5))], "steps": steps, "outputs": "y"}
-    spec = spec_of(graph, "3.15.1")
+        inputs=TWO,
+    )
 
     def told_of(states: Callable[..., Any]) -> str:
         kept: dict[str, Any] = {}
@@ -179,9 +141,8 @@ def test_initial_states_of_another_layer_are_named() -> None:
         def start(right: Any, x: Tensor, initial_state: Any = None, **more: Any) -> Any:
             return right(x, initial_state=states(kept["first"], initial_state), **more)
 
-        report = compare_spec(spec, port_of(spec, layer_0=keep, layer_2=start))
-        assert told(report) == [("layer_2", "other state")], list(report.lines())
-        return report.findings[0].words
+        report = compare_with(spec, layer_0=keep, layer_2=start)
+        return only_finding(report, "layer_2", "other state").words
 
     words = told_of(lambda first, _: list(first[1:]))
     assert words == "it starts with the last states of layer_0, Keras with others"
@@ -214,17 +175,15 @@ class _Causal(nn.Module):
 
 def test_a_formula_beside_a_causal_mask_is_named() -> None:
     heads = ("MultiHeadAttention", {"num_heads": 2, "key_dim": 3})
-    steps = [("y", heads, ("x", "x"), {"use_causal_mask": True})]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    spec = model_of(("y", heads, ("x", "x"), {"use_causal_mask": True}))
     weights = dict(spec.graph.layer("layer_0").weights)
     assert compare_spec(spec, _Causal(weights, -1)).ok
-    (finding,) = compare_spec(spec, _Causal(weights, -2)).findings
-    assert (finding.layer, finding.kind) == ("layer_0", "formula")
+    finding = only_finding(compare_spec(spec, _Causal(weights, -2)), "layer_0", "formula")
     assert finding.words.startswith("softmax over the queries")
 
 
 def test_a_mistake_of_a_port_in_numpy_is_named_by_its_outputs() -> None:
-    spec = spec_of(DENSE, "3.15.1")
+    spec = chain_of(*DENSE)
     first, second = (
         {name: np.array(array) for name, array in spec.graph.layer(path).weights.items()}
         for path in ("layer_0", "layer_1")
@@ -235,5 +194,4 @@ def test_a_mistake_of_a_port_in_numpy_is_named_by_its_outputs() -> None:
             hidden = np.tanh(x.numpy() @ first["kernel"] + first["bias"])
             return torch.from_numpy(hidden @ second["kernel"] + 2 * second["bias"])
 
-    report = compare_spec(spec, Port())
-    assert told(report) == [("layer_1", "bias doubled")], list(report.lines())
+    only_finding(compare_spec(spec, Port()), "layer_1", "bias doubled")

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from graph_specs import spec_of
 from hand_ports import Sentiment
-from test_hidden_mistakes import FLOATS, compare_spec, comparison_of, told
 from torch import Tensor, nn
+from wrong_ports import IDS, chain_of, compare_spec, comparison_of, only_finding
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
@@ -17,7 +16,7 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.porting.batches import batch_with_gaps, batches
 from keras2torch_birnn.porting.function_port import FunctionPort
 
-DENSE = {"inputs": FLOATS, "steps": [("y", ("Dense", {"units": 3}), "x")], "outputs": "y"}
+DENSE = ("Dense", {"units": 3})
 
 
 class _Held(nn.Module):
@@ -37,7 +36,7 @@ def test_a_port_without_values_is_refused_by_name(inner: nn.Module) -> None:
 
 def test_modules_without_values_in_the_file_of_a_function_are_left_alone() -> None:
     unused = nn.Linear(5, 3, device="meta")
-    spec = spec_of(DENSE, "3.15.1")
+    spec = chain_of(DENSE)
     right = build_model(spec)
 
     def port(x: Tensor) -> Any:
@@ -50,7 +49,7 @@ def test_modules_without_values_in_the_file_of_a_function_are_left_alone() -> No
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_scripted_part_of_a_port_is_run() -> None:
-    spec = spec_of(DENSE, "3.15.1")
+    spec = chain_of(DENSE)
     linear = nn.Linear(5, 3)
     linear.load_state_dict(build_model(spec).get_submodule("layer_0").state_dict())
     script: Any = torch.jit.script
@@ -58,23 +57,22 @@ def test_a_scripted_part_of_a_port_is_run() -> None:
 
 
 def test_weights_that_are_infinite_are_told_as_other_values() -> None:
-    spec = spec_of(DENSE, "3.15.1")
     linear = nn.Linear(5, 3)
     nn.init.constant_(linear.weight, float("inf"))
-    assert told(compare_spec(spec, _Held(linear))) == [("layer_0", "weights: other values")]
+    only_finding(compare_spec(chain_of(DENSE), _Held(linear)), "layer_0", "weights: other values")
 
 
 def test_a_port_that_cannot_be_copied_is_refused() -> None:
     """Copies of tensors that were computed from parameters are not possible."""
-    spec = spec_of(DENSE, "3.15.1")
     port = _Held(nn.Linear(5, 3))
     vars(port)["computed"] = 2 * nn.Parameter(torch.ones(3))
+    spec = chain_of(DENSE)
     comparison = comparison_of(spec, port)
     with pytest.raises(UsageError, match="the port fails on inputs of shapes"):
         comparison.report(batches(spec, None), None)
 
 
-TEXT = ("e", ("Embedding", {"input_dim": 11, "output_dim": 3, "mask_zero": True}), "x")
+TEXT = ("Embedding", {"input_dim": 11, "output_dim": 3, "mask_zero": True})
 
 
 class _OtherWithGaps(_Held):
@@ -86,8 +84,7 @@ class _OtherWithGaps(_Held):
 
 
 def test_a_note_tells_what_differs_where_rows_have_gaps() -> None:
-    steps = [TEXT, ("y", ("GRU", {"units": 2}), "e")]
-    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
+    spec = chain_of(TEXT, ("GRU", {"units": 2}), inputs=IDS)
     right = build_model(spec)
     drawn, gaps = batches(spec, None), batch_with_gaps(spec, None)
     report = comparison_of(spec, _OtherWithGaps(right)).report(drawn, gaps)
@@ -104,9 +101,8 @@ class _MaskedMaximum(_Held):
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_maximum_by_a_mask_that_keras_lost_is_named_without_a_warning() -> None:
-    layers: Any = ("Conv1D", {"filters": 5, "kernel_size": 1}), ("GlobalMaxPooling1D", {})
-    steps = [TEXT, ("c", layers[0], "e"), ("y", layers[1], "c")]
-    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
-    (finding,) = compare_spec(spec, _MaskedMaximum(build_model(spec))).findings
-    assert (finding.layer, finding.kind) == ("layer_2", "other mask")
+    convolution = ("Conv1D", {"filters": 5, "kernel_size": 1})
+    spec = chain_of(TEXT, convolution, ("GlobalMaxPooling1D", {}), inputs=IDS)
+    report = compare_spec(spec, _MaskedMaximum(build_model(spec)))
+    finding = only_finding(report, "layer_2", "other mask")
     assert finding.words.startswith("the maximum of the steps that count is taken, by the mask")

@@ -12,44 +12,21 @@ import torch
 from specs import FIXTURES
 from torch import Tensor, nn
 from torch.nn import functional
+from wrong_ports import (
+    Wrong,
+    compare_with,
+    normalize_last,
+    only_finding,
+    port_of,
+    told,
+    torchs_lstm,
+)
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.porting.batches import batches
-from keras2torch_birnn.porting.report import PortReport
 from keras2torch_birnn.readers import read_model
 
 FOLDER = FIXTURES / "tf.keras-2.15.0"
-# The right module and what it is called with -> what the port computes instead
-Wrong = Callable[..., Any]
-
-
-class Instead(nn.Module):
-    """A module of a right port, and what is done with it."""
-
-    def __init__(self, right: nn.Module, wrong: Wrong) -> None:
-        super().__init__()
-        self.right, self.wrong = right, wrong
-
-    def forward(self, *args: Any, **given: Any) -> Any:
-        return self.wrong(self.right, *args, **given)
-
-
-def port_with(source: Path, replaced: dict[str, Wrong]) -> nn.Module:
-    port = k2t.convert(source)
-    for name, wrong in replaced.items():
-        port.set_submodule(name, Instead(port.get_submodule(name), wrong))
-    return port
-
-
-def compare_with(source: Path, **replaced: Wrong) -> PortReport:
-    """Compare a port in which these modules are replaced."""
-    return k2t.compare(source, port_with(source, replaced))
-
-
-def normalize_last(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a module whose channels come second, as torch's do, to channels that come last."""
-    y: Tensor = norm(x.movedim(-1, 1)).movedim(1, -1)
-    return y
 
 
 # ---- what the port computes instead --------------------------------------------------------------
@@ -116,21 +93,24 @@ def halves_exchanged(right: Any, x: Tensor, mask: Tensor) -> Tensor:
     return right(x, mask=mask).roll(right.hidden_size, -1)
 
 
-def attend(factor: float = 1.0, axis: int = -1, view: bool = False) -> Wrong:
-    """Compute attention in heads without masks, in another way."""
+def attend(right: Any, query: Tensor, value: Tensor, **_: Any) -> Tensor:
+    """Compute attention in two heads without masks."""
+    scores, v = project(right, query, value)
+    return join(right, scores.softmax(-1), v)
 
-    def run(right: Any, query: Tensor, value: Tensor, **_: Any) -> Tensor:
-        rows, steps = query.shape[:2]
-        shape = (rows, steps, 2, -1)
-        q = functional.linear(query, right.query.weight, right.query.bias).reshape(shape)
-        k = functional.linear(value, right.key.weight, right.key.bias).reshape(shape)
-        v = functional.linear(value, right.value.weight, right.value.bias).reshape(shape)
-        scores = factor * torch.einsum("bqnw,bknw->bnqk", q, k) / q.shape[-1] ** 0.5
-        y = torch.einsum("bnqk,bknw->bnqw", scores.softmax(axis), v)
-        y = (y if view else y.transpose(1, 2)).reshape(rows, steps, -1)
-        return functional.linear(y, right.attention_output.weight, right.attention_output.bias)
 
-    return run
+def project(right: Any, query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scores of two heads (B, N, Q, K), and their values (B, K, N, W)."""
+    q, k, v = (
+        functional.linear(x, one.weight, one.bias).reshape(*x.shape[:2], 2, -1)
+        for x, one in ((query, right.query), (value, right.key), (value, right.value))
+    )
+    return torch.einsum("bqnw,bknw->bnqk", q, k) / q.shape[-1] ** 0.5, v
+
+
+def join(right: Any, shares: Tensor, v: Tensor) -> Tensor:
+    y = torch.einsum("bnqk,bknw->bqnw", shares, v).flatten(2)
+    return functional.linear(y, right.attention_output.weight, right.attention_output.bias)
 
 
 def late_in_one_half(right: Any, x: Tensor, mask: Tensor) -> Tensor:
@@ -237,14 +217,8 @@ def masked_after(right: Any, query: Tensor, value: Tensor, **masks: Any) -> Tens
     """Set the shares of padding to zero after the softmax."""
     given = masks["mask"]
     valid = (given[1] if isinstance(given, tuple | list) else given).to(value)
-    shape = (*query.shape[:2], 2, -1)
-    q, k, v = (
-        functional.linear(x, one.weight, one.bias).reshape(shape)
-        for x, one in ((query, right.query), (value, right.key), (value, right.value))
-    )
-    shares = (torch.einsum("bqnw,bknw->bnqk", q, k) / q.shape[-1] ** 0.5).softmax(-1)
-    y = torch.einsum("bnqk,bknw->bqnw", shares * valid[:, None, None], v).flatten(2)
-    return functional.linear(y, right.attention_output.weight, right.attention_output.bias)
+    scores, v = project(right, query, value)
+    return join(right, scores.softmax(-1) * valid[:, None, None], v)
 
 
 def one_higher(right: Any, ids: Tensor, **more: Any) -> Any:
@@ -293,11 +267,7 @@ def averaged_heads(right: Any, *given: Any, **more: Any) -> Any:
 
 def handing_on(right: Any, x: Tensor) -> Tensor:
     """Start the backward half where the forward half ends."""
-    lstm: Any = nn.LSTM(x.shape[-1], right.hidden_size, batch_first=True, bidirectional=True).to(x)
-    lstm.load_state_dict(right.state_dict(), strict=False)
-    with torch.no_grad():
-        for name in ("bias_hh_l0", "bias_hh_l0_reverse"):
-            lstm.get_parameter(name).zero_()
+    lstm = torchs_lstm(right, x)
     _, ends = lstm(x)
     y, _ = lstm(x, tuple(torch.stack([0 * end[0], end[0]]) for end in ends))
     return y
@@ -336,6 +306,8 @@ IMAGES = FIXTURES / "keras-2.2.4/around_conv2_first.h5"
 BAHDANAU = FIXTURES / "keras-3.15.1/arch_seq2seq_bahdanau.h5"
 GROUPS = FIXTURES / "keras-3.15.1/around_groupnorm.h5"
 SQUARES = FIXTURES / "keras-3.15.1/around_rmsnorm.h5"
+JOINT, LAST = FOLDER / "arch_joint.h5", FOLDER / "plain_lstm_last.keras"
+JOINED, RESCALED = FOLDER / "bi_lstm_concat_seq.h5", FOLDER / "around_rescaling.keras"
 DILATED = FOLDER / "conv_causal_dilated.h5"
 ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (NORMS, NORM, VARIANCE, "formula", "divides by n - 1"),
@@ -349,14 +321,8 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     (POOLS, "average_pooling1d_1", averaged_with_zeros, "pooling padding", "zeros of its padding"),
     (IMAGE_POOLS, "average_pooling2d", averaged_from_the_start, "pooling padding", "pads in front"),
     (POOLS, "average_pooling1d", averaged_to_the_end, "pooling padding", "not full counts, too"),
-    (FOLDER / "plain_lstm_last.keras", "lstm", starting(1.0, 0.0), "initial state", "h of ones"),
-    (
-        FOLDER / "plain_lstm_last.keras",
-        "lstm",
-        lambda right, x: right(x[:, :-1]),
-        "last state",
-        "last step but one",
-    ),
+    (LAST, "lstm", starting(1.0, 0.0), "initial state", "h of ones"),
+    (LAST, "lstm", lambda right, x: right(x[:, :-1]), "last state", "last step but one"),
     (
         FOLDER / "graph_seq2seq.h5",
         "lstm_1",
@@ -368,13 +334,13 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
     ),
     (DILATED, CONV, lambda right, x: right(x / 255), "extra", "input is multiplied by 0.00392157"),
     (NORMS, "layer_normalization_1", twice, "extra", "it is applied twice"),
-    (HEADS, "multi_head_attention", attend(), "mask missing", "padding is attended to"),
+    (HEADS, "multi_head_attention", attend, "mask missing", "padding is attended to"),
     (HEADS, BI, late_in_one_half, "mask missing", "forward half"),
     (FOLDER / "mask_bi_lstm_seq.h5", BI, sorted_rows, "rows", "sorted by their lengths"),
     (
-        FOLDER / "around_rescaling.keras",
+        RESCALED,
         "rescaling",
-        lambda right, x: right(x) - right(torch.zeros_like(x)),
+        lambda right, x: right(x) - right(0 * x),
         "formula",
         "computes x scale",
     ),
@@ -413,13 +379,7 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
         "the root of value_dim",
     ),
     (CROSS, "multi_head_attention", averaged_heads, "projection", "the heads are averaged"),
-    (
-        FOLDER / "bi_lstm_concat_seq.h5",
-        BI,
-        handing_on,
-        "initial state",
-        "starts with the last states of the forward half",
-    ),
+    (JOINED, BI, handing_on, "initial state", "starts with the last states of the forward half"),
     (
         FOLDER / "conv_lstm_1d.h5",
         "conv_lstm1d",
@@ -442,14 +402,12 @@ ROWS: tuple[tuple[Path, str, Wrong, str, str], ...] = (
 def test_what_stands_in_a_modules_place_is_named(row: tuple[Path, str, Wrong, str, str]) -> None:
     source, name, wrong, kind, words = row
     report = compare_with(source, **{name: wrong})
-    (finding,) = report.findings
-    assert (finding.layer, finding.kind) == (name, kind), "\n".join(report.lines())
-    assert words in finding.words
+    assert words in only_finding(report, name, kind).words
 
 
 def test_a_mistake_in_one_call_of_a_layer_is_told_of_that_call() -> None:
-    (finding,) = compare_with(PAIR, embedding=in_call(1, one_higher)).findings
-    assert (finding.layer, finding.kind) == ("embedding#1", "ids")
+    report = compare_with(PAIR, embedding=in_call(1, one_higher))
+    finding = only_finding(report, "embedding#1", "ids")
     assert finding.words == "in call 2 alone: the ids are one too high"
 
 
@@ -467,8 +425,7 @@ class LateBias(nn.Module):
 
 
 def test_a_bias_behind_the_activation_is_named() -> None:
-    (finding,) = k2t.compare(WORDS, LateBias()).findings
-    assert (finding.layer, finding.kind) == ("dense", "bias")
+    finding = only_finding(k2t.compare(WORDS, LateBias()), "dense", "bias")
     assert "added after the activation" in finding.words
 
 
@@ -495,10 +452,9 @@ def test_a_difference_at_large_values_alone_is_found() -> None:
 def test_a_mistake_inside_a_model_for_each_step_is_named() -> None:
     path = "time_distributed.layer.bidirectional"
     source = FOLDER / "td_model_sequences.h5"
-    report = k2t.compare(source, port_with(source, {path: halves_exchanged}))
-    told = "\n".join(report.lines())
-    assert [one.kind for one in report.findings] == ["merge order"], told
-    assert report.findings[0].layer.endswith("/bidirectional"), told
+    (finding,) = compare_with(source, **{path: halves_exchanged}).findings
+    assert finding.kind == "merge order"
+    assert finding.layer.endswith("/bidirectional")
 
 
 def test_halves_that_are_kept_apart_are_looked_at_one_by_one() -> None:
@@ -507,8 +463,7 @@ def test_halves_that_are_kept_apart_are_looked_at_one_by_one() -> None:
         return forward, backward.flip(1)
 
     report = compare_with(FOLDER / "bi_gru_after_none_seq.h5", bidirectional=turned)
-    (finding,) = report.findings
-    assert (finding.layer, finding.kind) == ("bidirectional", "direction")
+    only_finding(report, "bidirectional", "direction")
 
 
 @pytest.mark.thorough
@@ -528,9 +483,7 @@ def test_a_normalizer_may_come_behind_a_merge_where_keras_has_it_before() -> Non
         batch_normalization=lambda _, x, **__: x,
         add_1=lambda right, x, **given: normalize_last(norm, right(x, **given)),
     )
-    (finding,) = report.findings
-    assert (finding.layer, finding.kind) == ("batch_normalization", "order")
-    assert "it comes after add_1" in finding.words
+    assert "it comes after add_1" in only_finding(report, "batch_normalization", "order").words
 
 
 def test_padding_that_keras_reads_as_data_is_named() -> None:
@@ -543,9 +496,8 @@ def test_padding_that_keras_reads_as_data_is_named() -> None:
     report = compare_with(
         WORDS, embedding=remember, bidirectional=lambda right, x: right(x, mask=seen[0])
     )
-    told = "\n".join(report.lines())
-    assert [(one.layer, one.kind) for one in report.findings] == [("embedding", "mask rule")], told
-    assert "id 0 is left out as padding" in report.findings[0].words
+    finding = only_finding(report, "embedding", "mask rule")
+    assert "id 0 is left out as padding" in finding.words
 
 
 @pytest.mark.thorough
@@ -559,10 +511,8 @@ def test_two_that_give_the_same_are_told_apart_by_what_follows() -> None:
         activation=lambda right, x: normalize_last(late.to(x.dtype).eval(), right(x)),
         max_pooling2d=lambda _, x: x[:, :, :10].unflatten(2, (2, 5)).mean(3),
     )
-    assert [(one.layer, one.kind) for one in report.findings] == [
-        ("batch_normalization", "order"),
-        ("max_pooling2d", "other operation"),
-    ], "\n".join(report.lines())
+    found = [("batch_normalization", "order"), ("max_pooling2d", "other operation")]
+    assert told(report) == found, "\n".join(report.lines())
 
 
 class StepByStep(nn.Module):
@@ -591,10 +541,7 @@ class StepByStep(nn.Module):
 
 
 def test_layers_that_are_computed_step_by_step_alone_are_right() -> None:
-    report = k2t.compare(StepByStep.source, StepByStep())
-    assert [(one.layer, one.kind) for one in report.findings] == [("dense", "bias missing")], (
-        "\n".join(report.lines())
-    )
+    only_finding(k2t.compare(StepByStep.source, StepByStep()), "dense", "bias missing")
 
 
 @pytest.mark.parametrize(
@@ -610,14 +557,13 @@ def test_layers_that_are_computed_step_by_step_alone_are_right() -> None:
 def test_one_gates_part_of_a_tensor_is_named(
     change: Callable[[Tensor, Tensor], Tensor], words: str
 ) -> None:
-    port = k2t.convert(FOLDER / "plain_lstm_last.keras")
+    port = k2t.convert(LAST)
     bias = port.get_parameter("lstm.bias_ih_l0")
     units = len(bias) // 4
     with torch.no_grad():
         bias[units : 2 * units] = change(bias[units : 2 * units], bias[:units])
-    (finding,) = k2t.compare(FOLDER / "plain_lstm_last.keras", port).findings
-    assert (finding.layer, finding.kind) == ("lstm", "weights: gate")
-    assert words in finding.words
+    report = k2t.compare(LAST, port)
+    assert words in only_finding(report, "lstm", "weights: gate").words
 
 
 def test_values_at_padded_steps_alone_are_told_as_such() -> None:
@@ -646,26 +592,21 @@ def test_a_mistake_is_named_at_the_second_of_two_layers_that_are_one_in_the_port
         return functional.linear(x, right.weight * factor[:, None], bias)
 
     report = compare_with(source, dense=folded, batch_normalization_1=lambda _, x: x)
-    (finding,) = report.findings
-    assert (finding.layer, finding.kind) == ("batch_normalization_1", "epsilon")
+    only_finding(report, "batch_normalization_1", "epsilon")
 
 
 class Keeping(nn.Module):
     """A port that keeps the states of its first call."""
 
-    source = FOLDER / "plain_lstm_last.keras"
+    source = LAST
 
     def __init__(self) -> None:
         super().__init__()
-        self.port = port_with(self.source, {"lstm": self.run})
+        self.port = port_of(self.source, lstm=self.run)
         self.kept: Any = None
 
     def run(self, right: Any, x: Tensor) -> Any:
-        lstm: Any = nn.LSTM(x.shape[-1], right.hidden_size, batch_first=True).to(x)
-        lstm.load_state_dict(right.state_dict(), strict=False)
-        with torch.no_grad():
-            lstm.bias_hh_l0.zero_()
-        y, self.kept = lstm(x, self.kept)
+        y, self.kept = torchs_lstm(right, x)(x, self.kept)
         return y[:, -1]
 
     def forward(self, x: Tensor) -> Any:
@@ -705,8 +646,8 @@ def test_states_that_keras_keeps_from_call_to_call_have_to_be_kept() -> None:
 def test_states_of_all_steps_viewed_wrongly_are_named() -> None:
     """A port calls a layer for each step once, on all steps: rows of other steps are mixed, too."""
     source = FOLDER / "arch_hierarchy.keras"
-    port = port_with(source, {"time_distributed.layer.bidirectional": viewed_states})
-    (finding,) = k2t.compare(source, port).findings
+    name = "time_distributed.layer.bidirectional"
+    (finding,) = compare_with(source, **{name: viewed_states}).findings
     assert finding.layer == "time_distributed/model/bidirectional"
     assert "h_n (2, B, H) is viewed as (B, 2 H)" in finding.words
 
@@ -739,16 +680,13 @@ def test_outputs_in_another_order_are_told_once() -> None:
     class Turned(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.right = k2t.convert(FOLDER / "arch_joint.h5")
+            self.right = k2t.convert(JOINT)
 
         def forward(self, words: Tensor) -> Any:
             return self.right(words)[::-1]
 
-    (finding,) = k2t.compare(FOLDER / "arch_joint.h5", Turned()).findings
-    assert (finding.layer, finding.words) == (
-        "the outputs",
-        "the outputs come in the order 2, 1",
-    )
+    (finding,) = k2t.compare(JOINT, Turned()).findings
+    assert (finding.layer, finding.words) == ("the outputs", "the outputs come in the order 2, 1")
 
 
 def test_a_step_axis_of_a_declared_size_is_kept() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from specs import FIXTURES
-from test_replaced_modules import compare_with, port_with
 from torch import Tensor, nn
+from wrong_ports import compare_with, only_finding, port_of, told, torchs_lstm
 
 import keras2torch_birnn as k2t
 
@@ -29,8 +29,7 @@ def test_a_norm_of_the_branch_alone_is_named() -> None:
         add=lambda _, pair: pair[0] + normalize(pair[1], norm, norm.eps),
         **{NORM: lambda _, x: x},
     )
-    (finding,) = report.findings
-    assert (finding.layer, finding.kind) == (NORM, "order")
+    finding = only_finding(report, NORM, "order")
     assert finding.words.startswith("it is applied to the output of dropout alone, before add")
 
 
@@ -43,20 +42,17 @@ def test_a_norm_of_the_branchs_input_is_named() -> None:
         bidirectional=lambda right, x, mask: right(normalize(x, norm, norm.eps), mask=mask),
         **{NORM: lambda _, x: x},
     )
-    (finding,) = report.findings
-    assert (finding.layer, finding.kind) == (NORM, "order")
+    finding = only_finding(report, NORM, "order")
     assert "it is applied to the input of bidirectional" in finding.words
 
 
 @pytest.mark.thorough
 def test_a_missing_skip_and_another_epsilon_are_both_named() -> None:
     report = compare_with(
-        RESIDUAL,
-        add=lambda _, pair: pair[1],
-        **{NORM: lambda right, x: normalize(x, right, 1e-1)},
+        RESIDUAL, add=lambda _, pair: pair[1], **{NORM: lambda right, x: normalize(x, right, 1e-1)}
     )
-    found = [(one.layer, one.kind) for one in report.findings]
-    assert found == [("add", "left out"), (NORM, "epsilon")], "\n".join(report.lines())
+    found = [("add", "left out"), (NORM, "epsilon")]
+    assert told(report) == found, "\n".join(report.lines())
 
 
 def test_lengths_that_are_too_small_are_named_where_keras_masks() -> None:
@@ -67,8 +63,8 @@ def test_lengths_that_are_too_small_are_named_where_keras_masks() -> None:
         last = torch.where(mask, steps, -1).amax(1, keepdim=True)
         return right(x, mask=mask & (steps != last))
 
-    (finding,) = compare_with(RESIDUAL, bidirectional=shorter).findings
-    assert (finding.layer, finding.kind) == ("embedding", "mask rule")
+    report = compare_with(RESIDUAL, bidirectional=shorter)
+    finding = only_finding(report, "embedding", "mask rule")
     assert "leaves out the last step that counts" in finding.words
 
 
@@ -82,12 +78,7 @@ def test_exchanged_weights_of_a_norm_are_called_by_keras_names() -> None:
 
 def read_row_by_row(right: Any, x: Tensor) -> Tensor:
     """Start each row with the last states of the one before it."""
-    units = right.hidden_size
-    lstm: Any = nn.LSTM(x.shape[-1], units, batch_first=True, bidirectional=True).to(x)
-    lstm.load_state_dict(right.state_dict(), strict=False)
-    with torch.no_grad():
-        lstm.bias_hh_l0.zero_()
-        lstm.bias_hh_l0_reverse.zero_()
+    lstm = torchs_lstm(right, x)
     states, rows = None, []
     for row in x.split(1):
         y, states = lstm(row, states)
@@ -107,15 +98,11 @@ class Streaming(nn.Module):
 
     def __init__(self, *carried: int) -> None:
         super().__init__()
-        self.port = port_with(STREAM, {"lstm": self.read})
+        self.port = port_of(STREAM, lstm=self.read)
         self.carried, self.kept = carried, [torch.zeros(1, 2, 5) for _ in range(2)]
 
     def read(self, right: Any, x: Tensor) -> Tensor:
-        lstm: Any = nn.LSTM(3, 5, batch_first=True).to(x)
-        lstm.load_state_dict(right.state_dict(), strict=False)
-        with torch.no_grad():
-            lstm.bias_hh_l0.zero_()
-        y, states = lstm(x, [state.to(x) for state in self.kept])
+        y, states = torchs_lstm(right, x)(x, [state.to(x) for state in self.kept])
         for number in self.carried:
             self.kept[number] = states[number].detach()
         return y
@@ -130,10 +117,8 @@ def test_a_port_that_carries_both_states_of_an_lstm_is_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
-    [(0, "its h alone is kept"), (1, "its cell state c alone is kept")],
+    ("number", "words"), [(0, "its h alone is kept"), (1, "its cell state c alone is kept")]
 )
 def test_one_state_of_an_lstm_that_is_not_carried_is_named(number: int, words: str) -> None:
-    (finding,) = k2t.compare(STREAM, Streaming(number)).findings
-    assert (finding.layer, finding.kind) == ("lstm", "kept state")
+    finding = only_finding(k2t.compare(STREAM, Streaming(number)), "lstm", "kept state")
     assert finding.words.startswith(words)

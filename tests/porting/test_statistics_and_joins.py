@@ -8,26 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from graph_specs import spec_of
-from test_hidden_mistakes import FLOATS, compare_spec, port_of, told
 from torch import Tensor, nn
+from wrong_ports import FLOATS, IDS, chain_of, compare_spec, compare_with, model_of, only_finding
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.porting.batches import batches
 from keras2torch_birnn.porting.observing import PortRun, Seen
 
 CONV = ("Conv1D", {"filters": 3, "kernel_size": 3, "padding": "same"})
+GRU = ("GRU", {"units": 3})
 # A normalizer that two layers read.
-NORMALIZED = {
-    "inputs": FLOATS,
-    "steps": [
-        ("n", ("BatchNormalization", {"epsilon": 2e-3}), "x"),
-        ("c", ("Conv1D", {"filters": 3, "kernel_size": 3}), "n"),
-        ("r", ("Cropping1D", {"cropping": (3, 0)}), "n"),
-        ("d", ("Dense", {"units": 2}), "r"),
-    ],
-    "outputs": ["c", "d"],
-}
+NORMALIZED = (
+    ("n", ("BatchNormalization", {"epsilon": 2e-3}), "x"),
+    ("c", ("Conv1D", {"filters": 3, "kernel_size": 3}), "n"),
+    ("r", ("Cropping1D", {"cropping": (3, 0)}), "n"),
+    ("d", ("Dense", {"units": 2}), "r"),
+)
 
 
 def _normalize(right: Any, x: Tensor, order: tuple[int, int, int]) -> Tensor:
@@ -51,17 +47,17 @@ def _normalize(right: Any, x: Tensor, order: tuple[int, int, int]) -> Tensor:
     ],
 )
 def test_weights_in_any_order_are_named(order: Any, words: str) -> None:
-    spec = spec_of(NORMALIZED, "3.15.1")
-    wrong = port_of(spec, layer_0=lambda right, x: _normalize(right, x, order))
-    (finding,) = compare_spec(spec, wrong).findings
+    spec = model_of(*NORMALIZED, outputs=["c", "d"])
+    report = compare_with(spec, layer_0=lambda right, x: _normalize(right, x, order))
+    (finding,) = report.findings
     assert (finding.layer, finding.words) == ("layer_0", words)
 
 
 def test_of_two_sums_that_a_port_computes_the_one_that_it_goes_on_with_is_told() -> None:
-    spec = spec_of(NORMALIZED, "3.15.1")
+    spec = model_of(*NORMALIZED, outputs=["c", "d"])
     one, two = torch.randn(2, 5, 1, generator=torch.Generator().manual_seed(3)).double()
-    wrong = port_of(spec, layer_0=lambda right, x: right(x) + one + two)
-    assert told(compare_spec(spec, wrong)) == [("layer_0", "extra")]
+    report = compare_with(spec, layer_0=lambda right, x: right(x) + one + two)
+    only_finding(report, "layer_0", "extra")
 
 
 def test_what_is_added_is_told_of_each_tensor() -> None:
@@ -72,7 +68,7 @@ def test_what_is_added_is_told_of_each_tensor() -> None:
     assert [np.allclose(a, b) for a, b in zip(found, (one, two), strict=True)] == [True, True]
 
 
-def _scaled(right: Any, x: Tensor, dims: tuple[int, ...], *, unbiased: bool) -> Tensor:
+def _scaled(x: Tensor, dims: tuple[int, ...], *, unbiased: bool) -> Tensor:
     mean = x.mean(dims, keepdim=True)
     return (x - mean) / (x.std(dims, keepdim=True, unbiased=unbiased) + 1e-7)
 
@@ -89,10 +85,9 @@ def _scaled(right: Any, x: Tensor, dims: tuple[int, ...], *, unbiased: bool) -> 
 )
 def test_statistics_of_the_input_are_named(dims: Any, unbiased: bool, words: str) -> None:
     layer = ("Normalization", {"mean": [0.3, -0.2, 0.5, 0.7, 0.1], "variance": [2, 3, 1, 0.5, 0.7]})
-    steps = [("n", layer, "x"), ("y", ("GRU", {"units": 3}), "n")]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    wrong = port_of(spec, layer_0=lambda right, x: _scaled(right, x, dims, unbiased=unbiased))
-    (finding,) = compare_spec(spec, wrong).findings
+    (finding,) = compare_with(
+        chain_of(layer, GRU), layer_0=lambda _, x: _scaled(x, dims, unbiased=unbiased)
+    ).findings
     assert finding.layer == "layer_0"
     assert finding.words.startswith(words)
     assert ("n - 1" in finding.words) == unbiased
@@ -109,28 +104,21 @@ def test_statistics_of_the_input_are_named(dims: Any, unbiased: bool, words: str
 def test_steps_that_are_joined_far_apart_are_named(
     shape: tuple[int, int], join: Callable[[Tensor], Tensor]
 ) -> None:
-    features = shape[0] * shape[1] // 6
-    inputs = [("x", "float", (6, features))]
-    steps = [("r", ("Reshape", {"target_shape": shape}), "x"), ("y", ("GRU", {"units": 3}), "r")]
-    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "y"}, "3.15.1")
-    (finding,) = compare_spec(spec, port_of(spec, layer_0=lambda _, x: join(x))).findings
+    inputs = [("x", "float", (6, shape[0] * shape[1] // 6))]
+    spec = chain_of(("Reshape", {"target_shape": shape}), GRU, inputs=inputs)
+    (finding,) = compare_with(spec, layer_0=lambda _, x: join(x)).findings
     assert finding.layer == "layer_0"
     assert "far apart" in finding.words
 
 
 def test_windows_that_run_on_over_several_rows_are_named() -> None:
-    steps = [
-        ("c", ("TimeDistributed", {"layer": CONV}), "x"),
-        ("p", ("TimeDistributed", {"layer": ("GlobalMaxPooling1D", {})}), "c"),
-        ("y", ("GRU", {"units": 3}), "p"),
-    ]
-    inputs = [("x", "float", (5, 7, 2))]
-    spec = spec_of({"inputs": inputs, "steps": steps, "outputs": "y"}, "3.15.1")
+    each = [("TimeDistributed", {"layer": one}) for one in (CONV, ("GlobalMaxPooling1D", {}))]
+    spec = chain_of(*each, GRU, inputs=[("x", "float", (5, 7, 2))])
 
     def wrong(right: Any, x: Tensor) -> Any:
         return right(x.flatten(1, 2)[:, None]).unflatten(2, x.shape[1:3])[:, 0]
 
-    (finding,) = compare_spec(spec, port_of(spec, layer_0=wrong)).findings
+    (finding,) = compare_with(spec, layer_0=wrong).findings
     assert finding.layer == "layer_0"
     assert finding.words.startswith("its windows run on from one step of TimeDistributed")
 
@@ -139,17 +127,13 @@ def test_windows_that_run_on_over_several_rows_are_named() -> None:
 def test_states_among_other_inputs_that_are_viewed_are_named(first: int) -> None:
     given: list[Any] = ["f", "b"]
     given.insert(2 * (1 - first), "s")
-    steps = [
-        (
-            ["q", "f", "b"],
-            ("Bidirectional", {"layer": ("GRU", {"units": 3, "return_state": True})}),
-            "x",
-        ),
+    both = ("Bidirectional", {"layer": ("GRU", {"units": 3, "return_state": True})})
+    spec = model_of(
+        (["q", "f", "b"], both, "x"),
         ("y", ("Concatenate", {}), given),
         ("z", ("Dense", {"units": 2}), "y"),
-    ]
-    graph = {"inputs": [*FLOATS, ("s", "float", (2,))], "steps": steps, "outputs": "z"}
-    spec = spec_of(graph, "3.15.1")
+        inputs=[*FLOATS, ("s", "float", (2,))],
+    )
 
     def wrong(_: Any, inputs: Any) -> Tensor:
         states = torch.stack([one for one in inputs if one.shape[1] == 3])
@@ -157,7 +141,7 @@ def test_states_among_other_inputs_that_are_viewed_are_named(first: int) -> None
         viewed = states.reshape(-1, 6)
         return torch.cat([other, viewed] if first else [viewed, other], 1)
 
-    (finding,) = compare_spec(spec, port_of(spec, layer_1=wrong)).findings
+    (finding,) = compare_with(spec, layer_1=wrong).findings
     assert finding.layer == "layer_1"
     assert f"inputs {first + 1} and {first + 2} lie as (2, B, H)" in finding.words
 
@@ -176,13 +160,12 @@ class _Gated(nn.Module):
 
 @pytest.mark.parametrize("other", ["linear", "tanh"])
 def test_exchanged_activations_of_a_gated_product_are_named(other: str) -> None:
-    steps = [
+    spec = model_of(
         ("a", ("Dense", {"units": 3, "activation": other}), "x"),
         ("g", ("Dense", {"units": 3, "activation": "sigmoid"}), "x"),
         ("m", ("Multiply", {}), ["a", "g"]),
         ("y", ("GRU", {"units": 2}), "m"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    )
     apply = torch.tanh if other == "tanh" else nn.Identity()
     (finding,) = compare_spec(spec, _Gated(build_model(spec), apply)).findings
     assert finding.layer in ("layer_0", "layer_1")
@@ -192,22 +175,17 @@ def test_exchanged_activations_of_a_gated_product_are_named(other: str) -> None:
 @pytest.mark.parametrize(
     ("layer", "change", "words"),
     [
-        ("layer_1", lambda right, x: right(x - _later(x)), "its difference from the step before"),
-        ("layer_1", lambda right, x: right((x + _later(x)) / 2), "the mean of each step and"),
-        ("layer_1", lambda right, x: right(x)[:, 3:].mean(1), "the last 4 of 7 steps alone"),
+        (("Dense", {"units": 3}), lambda x: x - _later(x), "its difference from the step before"),
+        (("Dense", {"units": 3}), lambda x: (x + _later(x)) / 2, "the mean of each step and"),
+        (("GlobalAveragePooling1D", {}), lambda x: x[:, 3:], "the last 4 of 7 steps alone"),
     ],
 )
-def test_changed_steps_are_named(layer: str, change: Callable[..., Tensor], words: str) -> None:
-    pooled = "alone" in words
-    steps = [
-        ("d", ("Dense", {"units": 4}), "x"),
-        ("m", ("GlobalAveragePooling1D", {}) if pooled else ("Dense", {"units": 3}), "d"),
-        ("y", ("Dense", {"units": 2}), "m"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
-    wrong = (lambda _, x: x[:, 3:].mean(1)) if pooled else change
-    (finding,) = compare_spec(spec, port_of(spec, **{layer: wrong})).findings
-    assert finding.layer == layer
+def test_changed_steps_are_named(
+    layer: Any, change: Callable[[Tensor], Tensor], words: str
+) -> None:
+    spec = chain_of(("Dense", {"units": 4}), layer, ("Dense", {"units": 2}))
+    (finding,) = compare_with(spec, layer_1=lambda right, x: right(change(x))).findings
+    assert finding.layer == "layer_1"
     assert words in finding.words
 
 
@@ -219,8 +197,6 @@ def _later(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_row_of_zeros_is_named_whichever_it_is(row: int, masked: bool) -> None:
     layer = ("Embedding", {"input_dim": 13, "output_dim": 4, "mask_zero": masked})
-    steps = [("e", layer, "x"), ("y", ("GRU", {"units": 3}), "e")]
-    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
 
     def wrong(right: Any, ids: Tensor) -> Tensor:
         table: Tensor = right.weight.clone()
@@ -228,8 +204,8 @@ def test_a_row_of_zeros_is_named_whichever_it_is(row: int, masked: bool) -> None
         found: Tensor = table[ids.long()]
         return found
 
-    (finding,) = compare_spec(spec, port_of(spec, layer_0=wrong)).findings
-    assert (finding.layer, finding.kind) == ("layer_0", "padding row")
+    report = compare_with(chain_of(layer, GRU, inputs=IDS), layer_0=wrong)
+    finding = only_finding(report, "layer_0", "padding row")
     assert finding.words.startswith(f"row {row} is zero")
 
 
@@ -237,26 +213,21 @@ def test_a_row_of_zeros_is_named_whichever_it_is(row: int, masked: bool) -> None
 @pytest.mark.parametrize("rows", [2, 5, 13, 300])
 def test_all_ids_for_which_there_is_room_are_tried(rows: int, mask_zero: bool) -> None:
     layer = ("Embedding", {"input_dim": rows, "output_dim": 4, "mask_zero": mask_zero})
-    steps = [("e", layer, "x"), ("y", ("GRU", {"units": 3}), "e")]
-    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
-    (ids,) = batches(spec, None)[0].arrays
+    (ids,) = batches(chain_of(layer, GRU, inputs=IDS), None)[0].arrays
     wanted = {*range(int(mask_zero), min(rows, 4)), rows - 1} if rows > 13 else {*range(rows)}
     assert wanted - {*ids.reshape(-1)} <= ({0} if mask_zero else set())
 
 
 def test_attention_with_exchanged_indices_is_named() -> None:
-    steps = [
-        ("d", ("Dense", {"units": 5}), "x"),
-        ("a", ("Attention", {}), ["x", "d"]),
-        ("y", ("GRU", {"units": 3}), "a"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    spec = model_of(
+        ("d", ("Dense", {"units": 5}), "x"), ("a", ("Attention", {}), ["x", "d"]), ("y", GRU, "a")
+    )
 
     def told_of(change: Callable[[Tensor], Tensor]) -> str:
         def attend(_: Any, inputs: Any, **__: Any) -> Tensor:
             return change(inputs[0] @ inputs[1].transpose(1, 2)) @ inputs[1]
 
-        (finding,) = compare_spec(spec, port_of(spec, layer_1=attend)).findings
+        (finding,) = compare_with(spec, layer_1=attend).findings
         assert finding.layer == "layer_1"
         return finding.words
 
@@ -267,39 +238,32 @@ def test_attention_with_exchanged_indices_is_named() -> None:
 
 def test_states_that_are_not_taken_as_they_are_are_named() -> None:
     whole = ("GRU", {"units": 3, "return_sequences": True})
-    steps = [
+    spec = model_of(
         ("h", ("Dense", {"units": 3}), "s"),
         ("y", whole, "x", {"initial_state": "@h"}),
         ("z", whole, "y"),
         ("o", ("Dense", {"units": 2}), "z"),
-    ]
-    graph = {"inputs": [*FLOATS, ("s", "float", (4,))], "steps": steps, "outputs": "o"}
-    spec = spec_of(graph, "3.15.1")
+        inputs=[*FLOATS, ("s", "float", (4,))],
+    )
 
     def start(right: Any, x: Tensor, initial_state: Any = None, **_: Any) -> Any:
         state = initial_state[0] if isinstance(initial_state, list | tuple) else initial_state
         return right(x, initial_state=[torch.tanh(state)])
 
-    (finding,) = compare_spec(spec, port_of(spec, layer_1=start)).findings
-    assert (finding.layer, finding.kind) == ("layer_1", "initial state")
+    finding = only_finding(compare_with(spec, layer_1=start), "layer_1", "initial state")
     assert finding.words == "tanh is applied to its initial states"
 
     def alone(right: Any, x: Tensor, **_: Any) -> Tensor:
         return torch.cat([right(one) for one in x.chunk(x.shape[1], 1)], 1)
 
-    (finding,) = compare_spec(spec, port_of(spec, layer_2=alone)).findings
-    assert (finding.layer, finding.kind) == ("layer_2", "state not carried")
+    only_finding(compare_with(spec, layer_2=alone), "layer_2", "state not carried")
 
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_cosine_of_one_normalized_input_is_named(number: int, normalize: bool) -> None:
-    steps = [
-        ("d", ("Dense", {"units": 5}), "x"),
-        ("p", ("Dot", {"axes": (2, 2), "normalize": normalize}), ["x", "d"]),
-        ("y", ("GRU", {"units": 3}), "p"),
-    ]
-    spec = spec_of({"inputs": FLOATS, "steps": steps, "outputs": "y"}, "3.15.1")
+    dot = ("Dot", {"axes": (2, 2), "normalize": normalize})
+    spec = model_of(("d", ("Dense", {"units": 5}), "x"), ("p", dot, ["x", "d"]), ("y", GRU, "p"))
 
     def wrong(_: Any, inputs: Any) -> Tensor:
         one, other = (
@@ -309,7 +273,7 @@ def test_a_cosine_of_one_normalized_input_is_named(number: int, normalize: bool)
         y: Tensor = one @ other.transpose(1, 2)
         return y
 
-    (finding,) = compare_spec(spec, port_of(spec, layer_1=wrong)).findings
+    (finding,) = compare_with(spec, layer_1=wrong).findings
     assert finding.layer == "layer_1"
     assert f"its {('first', 'second')[number]} input alone" in finding.words
 
@@ -317,19 +281,15 @@ def test_a_cosine_of_one_normalized_input_is_named(number: int, normalize: bool)
 def test_lengths_that_are_one_too_small_are_named() -> None:
     """They are an assumption about the side of the padding, too."""
     layer = ("Embedding", {"input_dim": 13, "output_dim": 4, "mask_zero": True})
-    steps = [
-        ("e", layer, "x"),
-        ("b", ("Bidirectional", {"layer": ("GRU", {"units": 3, "return_sequences": True})}), "e"),
-        ("y", ("GRU", {"units": 3}), "b"),
-    ]
-    spec = spec_of({"inputs": [("x", "ids", (7,))], "steps": steps, "outputs": "y"}, "3.15.1")
+    both = ("Bidirectional", {"layer": ("GRU", {"units": 3, "return_sequences": True})})
 
     def shortened(right: Any, x: Tensor, mask: Tensor) -> Tensor:
         valid = torch.arange(x.shape[1]) < mask.sum(1, keepdim=True) - 1
         y: Tensor = right(x, mask=valid)
         return y
 
-    first, *others = compare_spec(spec, port_of(spec, layer_1=shortened)).findings
+    report = compare_with(chain_of(layer, both, GRU, inputs=IDS), layer_1=shortened)
+    first, *others = report.findings
     assert (first.layer, first.kind) == ("layer_1", "mask rule")
     assert "lengths are one too small" in first.words
     assert {one.kind for one in others} == {"padding side"}

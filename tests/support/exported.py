@@ -27,14 +27,7 @@ from keras2torch_birnn.golden import origin
 from keras2torch_birnn.running import run
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.spec import (
-    Array,
-    Call,
-    LayerSpec,
-    ModelSpec,
-    TensorRef,
-    with_dtype,
-)
+from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef, with_dtype
 
 LOOPS = {"Loop", "Scan", "If"}
 ATOL, RTOL = 1e-5, 1e-4

@@ -178,8 +178,6 @@ class PackedLast(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         wrong, valid, x = self.mistakes, ids != 0, self.table(ids)
-        if "no mask" in wrong:
-            valid = torch.ones_like(valid)
         if "id 5 is left out, too" in wrong:
             valid = valid & (ids != 5)
         front = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)
@@ -238,8 +236,7 @@ class Cells(nn.Module):
         wrong, count = self.mistakes, x.shape[1]
         halves = []
         for number, cell in enumerate(self.cells):
-            if not number or "backward starts where forward ends" not in wrong:
-                h = x.new_zeros(len(x), cell.hidden_size)
+            h = x.new_zeros(len(x), cell.hidden_size)
             if "starts with ones" in wrong:
                 h = torch.ones_like(h)
             steps = range(count - 1, -1, -1) if number else range(count)

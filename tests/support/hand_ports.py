@@ -234,8 +234,6 @@ class OwnGRU(nn.Module):
         out = x.new_zeros(len(x), x.shape[1], self.units)
         for t in range(x.shape[1]):
             z, r, n = self.x(x[:, t]).chunk(3, dim=-1)
-            if "gru order" in made:
-                z, r = r, z
             torchs = "gru slope" in made
             z = hard_sigmoid(z + h @ u_z.T, torchs=torchs)
             r = hard_sigmoid(r + h @ u_r.T, torchs=torchs)
@@ -332,13 +330,13 @@ class Speech(nn.Module):
             return x.softmax(dim=1)
         if "log softmax" in made:
             return x.log_softmax(dim=-1)
-        return x if "softmax missing" in made else x.softmax(dim=-1)
+        return x.softmax(dim=-1)
 
 
 class MaskedLSTM(nn.Module):
     """Both directions by LSTMCell, with a mask; gives all steps or the last states."""
 
-    def __init__(self, forward: Arrays, backward: Arrays, mistakes: frozenset[str]) -> None:
+    def __init__(self, forward: Arrays, backward: Arrays) -> None:
         super().__init__()
         features, units = forward["kernel"].shape[0], forward["recurrent_kernel"].shape[0]
         self.cells = nn.ModuleList(nn.LSTMCell(features, units) for _ in range(2))
@@ -347,7 +345,7 @@ class MaskedLSTM(nn.Module):
             fill(cell.weight_hh, tensor(arrays["recurrent_kernel"]).T)
             fill(cell.bias_ih, tensor(arrays["bias"]))
             fill(cell.bias_hh, torch.zeros(4 * units))
-        self.units, self.mistakes = units, mistakes
+        self.units = units
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         sequences, states, cells = [], [], []
@@ -359,8 +357,7 @@ class MaskedLSTM(nn.Module):
                 new_h, new_c = cell(x[:, t], (h, c))
                 valid = mask[:, t, None]
                 h, c = torch.where(valid, new_h, h), torch.where(valid, new_c, c)
-                still = h if "repeats" in self.mistakes else torch.zeros_like(h)
-                outputs.append(torch.where(valid, new_h, still))
+                outputs.append(torch.where(valid, new_h, 0))
             sequences.append(torch.stack(outputs[::-1] if number else outputs, dim=1))
             states.append(h)
             cells.append(c)
@@ -374,20 +371,15 @@ class Sentiment(nn.Module):
 
     def __init__(self, *mistakes: str) -> None:
         super().__init__()
-        self.mistakes = made = frozenset(mistakes)
+        self.mistakes = frozenset(mistakes)
         w = arrays_of(SENTIMENT)
-        table = tensor(w["embedding"]["embeddings"])
-        padding = 0 if "row 0" in made else None
-        self.words = nn.Embedding.from_pretrained(table.clone(), padding_idx=padding)
-        if "row 0" in made:
-            self.words.weight.data[0] = 0
-        names = ("bidirectional/forward", "bidirectional/backward")
-        self.first = MaskedLSTM(w[names[0]], w[names[1]], made)
-        self.second = MaskedLSTM(w["bidirectional_1/forward"], w["bidirectional_1/backward"], made)
+        self.words = nn.Embedding.from_pretrained(tensor(w["embedding"]["embeddings"]))
+        self.first = MaskedLSTM(w["bidirectional/forward"], w["bidirectional/backward"])
+        self.second = MaskedLSTM(w["bidirectional_1/forward"], w["bidirectional_1/backward"])
         self.hidden = nn.Linear(6, 11)
         self.out = nn.Linear(11, 1)
         load_linear(self.hidden, w["dense"])
-        load_linear(self.out, w["dense_1"], bias="out bias missing" not in made)
+        load_linear(self.out, w["dense_1"])
 
     def forward(self, ids: Tensor) -> Tensor:
         made = self.mistakes
@@ -409,8 +401,6 @@ class Sentiment(nn.Module):
             one = both[0][:, -1]
         if "view" in made:
             x = torch.stack([one, other]).view(len(ids), -1)
-        elif "backward first" in made:
-            x = torch.cat([other, one], dim=-1)
         else:
             x = torch.cat([one, other], dim=-1)
         x = self.hidden(x)

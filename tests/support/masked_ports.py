@@ -22,27 +22,12 @@ class Letters(Flat):
 
     source = FIXTURES / "keras-2.2.4/arch_ner_char_lstm.h5"
 
-    def repeating(self, name: str, end: str, x: Tensor, mask: Tensor) -> Tensor:
-        """Return all steps (B, T, H) of an LSTM that reads x as it is."""
-        w, u, bias = (
-            self.of(f"{name}.{one}{end}") for one in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0")
-        )
-        h = c = x.new_zeros(len(x), u.shape[1])
-        found = []
-        for t in range(x.shape[1]):
-            i, f, g, o = (x[:, t] @ w.mT + h @ u.mT + bias).chunk(4, -1)
-            new = _gate(f) * c + _gate(i) * g.tanh()
-            kept = mask[:, t, None]
-            h, c = torch.where(kept, _gate(o) * new.tanh(), h), torch.where(kept, new, c)
-            found.append(h)
-        return torch.stack(found, 1)
-
     def forward(self, words: Tensor, letters: Tensor) -> Tensor:
         wrong, (rows, steps, count) = self.mistakes, letters.shape
         flat = letters.reshape(-1, count)
         x = self.of("time_distributed_1.layer.weight")[flat]
         there = torch.ones_like(flat) if "letters unmasked" in wrong else flat
-        ends = self.repeating("time_distributed_2.layer", "", x, there != 0)[:, -1]
+        _, ends, _ = self.lstm("time_distributed_2.layer", x, there != 0, gate=_gate)
         ends = (
             ends.reshape(steps, rows, -1).transpose(0, 1)
             if "rows and steps mixed" in wrong
@@ -52,10 +37,12 @@ class Letters(Flat):
         mask = words != 0
         if "words alone" not in wrong:
             mask = mask & (letters != 0).any(-1)
-        ahead = self.repeating("bidirectional_1", "", x, mask)
-        turned = mask if "mask not turned" in wrong else mask.flip(1)
-        back = self.repeating("bidirectional_1", "_reverse", x.flip(1), turned)
-        x = torch.cat([ahead, back.flip(1)], -1)
+        turned = mask.flip(1) if "mask not turned" in wrong else mask
+        halves = [
+            self.lstm("bidirectional_1", x, read, back=back, gate=_gate, repeats=True)[0]
+            for back, read in ((False, mask), (True, turned))
+        ]
+        x = torch.cat(halves, -1)
         return self.dense("time_distributed_3", x).sigmoid()
 
 

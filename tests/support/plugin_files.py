@@ -12,7 +12,8 @@ from typing import Any
 import fixture_files
 import numpy as np
 import torch
-from commands import changed_config, layer
+from commands import Run, changed_config, k2t, layer
+from torch import nn
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.plugins import load_plugins
@@ -118,11 +119,20 @@ def read(file: str) -> ModelSpec:
 
 def run(spec: ModelSpec, x: Array, dtype: str | None = None) -> list[Array]:
     """Compute the outputs of a model in torch."""
-    model = build(spec, dtype=dtype)
-    tensor = torch.from_numpy(x)
-    tensor = tensor.double() if dtype and tensor.is_floating_point() else tensor
+    x = x.astype(np.float64) if dtype and x.dtype.kind == "f" else x
+    return outputs_of(build(spec, dtype=dtype), x)
+
+
+def outputs_of(model: nn.Module, *inputs: Array) -> list[Array]:
+    """Compute the outputs of a converted model."""
     with torch.no_grad():
-        return [y.numpy() for y in flat(model(tensor))]
+        return [y.numpy() for y in flat(model(*map(torch.from_numpy, inputs)))]
+
+
+def gives_what_keras_gave(model: nn.Module, file: str) -> bool:
+    """Tell whether a converted model computes what is recorded of a fixture."""
+    x, wanted = read_arrays(file)
+    return not differ(outputs_of(model, x), wanted, ATOL, RTOL)
 
 
 def differ(a: list[Array], b: list[Array], atol: float, rtol: float) -> bool:
@@ -138,6 +148,37 @@ def write_plugin(folder: Path, text: str) -> Path:
     start = "import torch\nfrom torch import nn\nimport keras2torch_birnn as k2t\n"
     file.write_text(start + text, encoding="utf-8")
     return file
+
+
+def converter(
+    body: str = "return nn.Identity()", options: str = 'mask="passes"', name: str = "CenterSteps"
+) -> str:
+    """Return the text of a converter with this body."""
+    return f'@k2t.converts("{name}", {options})\ndef mine(layer):\n    {body}\n'
+
+
+def module_converter(arguments: str, body: str, options: str = 'mask="passes"') -> str:
+    """Return the text of a module whose forward function has this body, and of its converter."""
+    forward = f"    def forward(self, {arguments}):\n        {body}\n"
+    return f"class Mine(nn.Module):\n{forward}{converter('return Mine()', options)}"
+
+
+def changed_users(folder: Path, *changes: tuple[str, str]) -> Path:
+    """Write the users' plugin with other words."""
+    text = USERS.read_text("utf-8")
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file = folder / "changed.py"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def convert_and_verify(source: Path, out: Path, plugin: Path) -> Run:
+    """Convert a model, and return how its verification against the reference ends."""
+    done = k2t("convert", source, out, "--plugin", plugin)
+    assert done.code == 0, done.err
+    return k2t("verify", source, out, "--plugin", plugin, "--against", "reference")
 
 
 def change_options(source: Path, target: Path, name: str, **options: Any) -> Path:

@@ -400,11 +400,7 @@ def _categories(source: Source, x: Tensor) -> dict[str, Any]:
 
 
 def _embedded(source: Source, x: Tensor) -> dict[str, Any]:
-    return {
-        "input_dim": VOCABULARY,
-        "output_dim": source.pick(UNITS),
-        "mask_zero": source.often(),
-    }
+    return {"input_dim": VOCABULARY, "output_dim": source.pick(UNITS), "mask_zero": source.often()}
 
 
 def _ids(x: Tensor) -> bool:

@@ -5,18 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from specs import (
-    KERAS3,
-    recurrent_call,
-)
+from specs import KERAS3, recurrent_call
 
 from keras2torch_birnn.reference import Trace, compute
-from keras2torch_birnn.spec import (
-    Array,
-    Generation,
-    LayerSpec,
-    ModelSpec,
-)
+from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
 
 MASK = np.array(
     [[True] * 7, [True, True, True, False, False, False, False], [False, True] * 3 + [False]]

@@ -6,7 +6,7 @@ named as in the converted model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -49,27 +49,42 @@ class Flat(nn.Module):
         self,
         name: str,
         x: Tensor,
-        mask: Tensor,
+        mask: Tensor | None = None,
         *,
         back: bool = False,
         start: tuple[Tensor, Tensor] | None = None,
+        gate: Callable[[Tensor], Tensor] = torch.sigmoid,
+        repeats: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return all steps (B, T, H) in the order of x, zeros at padding, and h and c."""
-        end = "_l0_reverse" if back else "_l0"
-        w, u = self.of(f"{name}.weight_ih{end}"), self.of(f"{name}.weight_hh{end}")
+        """Return all steps (B, T, H) in the order of x, and h and c.
+
+        At padding a step is zero, or the state that it repeats.
+        """
+        wrong, end = self.mistakes, "_l0_reverse" if back else "_l0"
+        parts = ("weight_ih", "weight_hh", "bias_ih")
+        w, u, bias = (self.of(f"{name}.{one}{end}") for one in parts)
         zeros = x.new_zeros(len(x), u.shape[1])
         h, c = start or (zeros, zeros)
+        counts = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        repeats = repeats or "steps repeated" in wrong
         found = {}
         for t in reversed(range(x.shape[1])) if back else range(x.shape[1]):
-            bias = self.of(f"{name}.bias_ih{end}")
-            gates = x[:, t] @ w.mT + h @ u.mT + bias
-            i, f, g, o = gates.chunk(4, -1)
-            new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-            kept = mask[:, t, None]
+            i, f, g, o = (x[:, t] @ w.mT + h @ u.mT + bias).chunk(4, -1)
+            if "peephole" in wrong:
+                i = i + c
+            if "f and g exchanged" in wrong:
+                f, g = g, f
+            new = gate(f) * c + gate(i) * torch.tanh(g)
+            kept = counts[:, t, None]
             c = torch.where(kept, new, c)
-            h = torch.where(kept, torch.sigmoid(o) * torch.tanh(new), h)
-            found[t] = h if "steps repeated" in self.mistakes else h * kept
+            h = torch.where(kept, gate(o) * torch.tanh(new), h)
+            found[t] = h if repeats else h * kept
         return torch.stack([found[t] for t in range(x.shape[1])], 1), h, c
+
+    def both(self, name: str, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return all steps of both directions (B, T, 2 H)."""
+        halves = [self.lstm(name, x, mask, back=back)[0] for back in (False, True)]
+        return torch.cat(halves, -1)
 
 
 class Joint(Flat):
@@ -119,8 +134,7 @@ class Attending(Flat):
         wrong, mask = self.mistakes, ids != 0
         x = self.of("embedding.weight")[ids]
         read = torch.ones_like(mask) if "no mask" in wrong else mask
-        halves = [self.lstm("bidirectional", x, read, back=back)[0] for back in (False, True)]
-        y = torch.cat(halves, -1)
+        y = self.both("bidirectional", x, read)
         scores = self.dense("dense", y).tanh()
         if "softmax of words" in wrong:
             scores = scores.masked_fill(~mask[..., None], -torch.inf)
@@ -144,10 +158,8 @@ class Picture(Flat):
         elif "channels first" not in self.mistakes:
             x = x.permute(0, 2, 3, 1)
         x = torch.relu(self.dense("dense", x.reshape(len(x), 5, 15)))
-        valid = torch.ones(x.shape[:2], dtype=torch.bool)
         for name in ("bidirectional", "bidirectional_1"):
-            halves = [self.lstm(name, x, valid, back=back)[0] for back in (False, True)]
-            x = torch.cat(halves, -1)
+            x = self.both(name, x)
         x = x.cos() if "cosine" in self.mistakes else x
         return self.dense("dense_1", x).softmax(-1)
 

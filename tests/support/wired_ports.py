@@ -54,8 +54,7 @@ class Residual(Wired):
             read = mask
             if "padding at the end" in self.mistakes:
                 read = torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True)
-            halves = [self.lstm(name, x, read, back=back)[0] for back in (False, True)]
-            x = torch.cat(halves, -1) * mask[..., None]
+            x = self.both(name, x, read) * mask[..., None]
             outputs.append(x)
         first, second = outputs
         if "normalized before" in self.mistakes:
@@ -138,7 +137,7 @@ class Normalized(Wired):
     source = _FOLDER / "chain.h5"
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.cat([self.cells(x, back=back) for back in (False, True)], -1)
+        y = self.both("bidirectional", x)
         y = y * 0.75 if "kept by dropout" in self.mistakes else y
         y = layer_norm(y, (10,)) if "layer norm" in self.mistakes else y
         normed = self.normalized("batch_normalization", y)
@@ -148,21 +147,3 @@ class Normalized(Wired):
         for step in y.roll(1, 1).unbind(1) if "rnn one step late" in self.mistakes else y.unbind(1):
             h = torch.tanh(step @ w.mT + h @ u.mT + self.of("simple_rnn.bias_ih_l0"))
         return h
-
-    def cells(self, x: Tensor, *, back: bool) -> Tensor:
-        """Return one direction of the BiLSTM (B, T, H) in the order of x."""
-        end = "_l0_reverse" if back else "_l0"
-        w, u = (self.of(f"bidirectional.weight_{one}{end}") for one in ("ih", "hh"))
-        h = c = x.new_zeros(len(x), u.shape[1])
-        found = []
-        for step in (x.flip(1) if back else x).unbind(1):
-            gates = step @ w.mT + h @ u.mT + self.of(f"bidirectional.bias_ih{end}")
-            i, f, g, o = gates.chunk(4, -1)
-            if "peephole" in self.mistakes:
-                i = i + c
-            if "f and g exchanged" in self.mistakes:
-                f, g = g, f
-            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-            h = o.sigmoid() * c.tanh()
-            found.append(h)
-        return torch.stack(found[::-1] if back else found, 1)
