@@ -234,13 +234,6 @@ def test_inspect_shows_a_part(tmp_path: Path) -> None:
     assert_refused(k2t("inspect", OCR), 4, OCR, f"cut it off: k2t convert {OCR} OUT --to dense2")
 
 
-def test_a_wrong_name_is_an_error_of_usage(tmp_path: Path) -> None:
-    done = k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embedd")
-    assert_refused(done, 2, TEXT, "--from embedd: no layer of the model")
-    assert "did you mean: embed" in done.err
-    assert contents(tmp_path) == {}
-
-
 def test_names_are_given_one_or_several(tmp_path: Path) -> None:
     file = CUT / "keras-3.15.1" / "two_texts.keras"
     several = keras2torch_birnn.convert(file, from_layer=["title_embed", "body_embed"])

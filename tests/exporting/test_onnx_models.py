@@ -345,13 +345,6 @@ def test_weights_beyond_one_file_are_refused(
         k2t.export(small, tmp_path / "m.onnx")
 
 
-def test_a_convolutional_lstm_is_refused_by_name(tmp_path: Path) -> None:
-    model = k2t.convert(FIXTURES / "tf.keras-2.15.0/conv_lstm_2d_first.h5")
-    with pytest.raises(UnsupportedLayerError, match="conv_lstm2d: a ConvLSTM has no ONNX form"):
-        k2t.export(model, tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_file_that_does_not_run_is_an_error_of_ours(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t as run
+from out_files import changing, write_out
 from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chain, dense, fixture
 
 import keras2torch_birnn as k2t
@@ -38,24 +38,14 @@ SOME = (STACK, POOLED, "keras-2.2.4/cudnngru_bi.h5", STATEFUL, NESTED, "keras-2.
 
 def converted(file: str, folder: Path) -> Path:
     """OUT of a fixture."""
-    out = folder / "out.pt"
     config = ENTRIES[file]["config"]
-    k2t.save(k2t.convert(FIXTURES / file, config=config and FIXTURES / config), out)
-    return out
+    return write_out(FIXTURES / file, folder, config and FIXTURES / config)
 
 
-def changed(out: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    """Change tensors inside OUT."""
-    content = torch.load(out, weights_only=True)
-    change(content["state_dict"])
-    torch.save(content, out)
-
-
-def nudge(name: str) -> Callable[[dict[str, torch.Tensor]], None]:
-    def change(state: dict[str, torch.Tensor]) -> None:
-        state[name].view(-1)[-1] += 0.1
-
-    return change
+def nudge(out: Path, name: str) -> None:
+    """Change the last number of a tensor inside OUT."""
+    with changing(out) as (content, _):
+        content["state_dict"][name].view(-1)[-1] += 0.1
 
 
 # ---- right models ------------------------------------------------------------------------------
@@ -162,7 +152,7 @@ def test_the_report_names_the_first_layer_that_is_wrong(
     weight: str, wrong: str, tmp_path: Path
 ) -> None:
     out = converted(STACK, tmp_path)
-    changed(out, nudge(weight))
+    nudge(out, weight)
     report = verify(FIXTURES / STACK, out, against="reference")
     assert not report.ok
     assert report.first_divergence == wrong
@@ -175,7 +165,7 @@ def test_the_report_names_the_first_layer_that_is_wrong(
 
 def test_the_worst_place_is_where_the_weight_was_changed(tmp_path: Path) -> None:
     out = converted(STACK, tmp_path)
-    changed(out, nudge("dense.bias"))  # the last unit, everywhere alike
+    nudge(out, "dense.bias")  # the last unit, everywhere alike
     report = verify(FIXTURES / STACK, out, against="reference")
     (layer,) = (one for one in report.layers if one.path == "dense")
     assert layer.max_abs_error == pytest.approx(0.1, rel=1e-5)
@@ -186,12 +176,9 @@ def test_a_wrong_layer_that_later_ones_hide_is_found(tmp_path: Path) -> None:
     """The outputs agree with nothing either, but the layers tell which one is wrong."""
     file = "keras-3.15.1/relu_layer_default.keras"
     out = converted(file, tmp_path)
-
-    def below_zero(state: dict[str, torch.Tensor]) -> None:
-        state["dense.bias"] -= 100
-        state["dense_1.weight"].zero_()
-
-    changed(out, below_zero)
+    with changing(out) as (content, _):
+        content["state_dict"]["dense.bias"] -= 100
+        content["state_dict"]["dense_1.weight"].zero_()
     report = verify(FIXTURES / file, out, against="reference")
     assert report.first_divergence == "dense"
     assert not report.ok
@@ -241,7 +228,7 @@ def test_the_tolerance_can_be_chosen(tmp_path: Path) -> None:
         assert not strict.ok
         assert all(c.yardstick_error > 0 for c in strict.comparisons)
     assert verify(out).ok
-    changed(out, nudge("dense.bias"))
+    nudge(out, "dense.bias")
     assert not verify(out).ok
     assert verify(out, atol=0.2).ok
 
@@ -458,8 +445,7 @@ OWN_FUNCTION = "custom/tf.keras-2.10.0/own_function.h5"
 def test_a_file_that_names_a_users_function_is_not_compared_with_keras_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out.pt"
-    k2t.save(k2t.convert(FIXTURES / OWN_TRAINING), out)
+    out = write_out(FIXTURES / OWN_TRAINING, tmp_path)
     monkeypatch.setattr(live_keras.importlib.util, "find_spec", lambda _: True)  # "installed"
     done = run("verify", FIXTURES / OWN_TRAINING, out)
     assert done.code == 0
@@ -481,8 +467,7 @@ def test_nothing_is_judged_where_live_keras_finds_no_class_or_function(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "out.pt"
-    k2t.save(k2t.convert(FIXTURES / OWN_FUNCTION), out)
+    out = write_out(FIXTURES / OWN_FUNCTION, tmp_path)
     failed = subprocess.CompletedProcess([], 1, "", f"Traceback\n{message}\n")
     monkeypatch.setattr(live_keras.importlib.util, "find_spec", lambda _: True)
     monkeypatch.setattr(live_keras.subprocess, "run", lambda *_, **__: failed)
@@ -544,7 +529,7 @@ def test_the_live_keras_finds_a_changed_weight(tmp_path: Path) -> None:
     if absent(package) or absent("tensorflow"):
         pytest.skip(f"{package} is not installed")
     out = converted(file, tmp_path)
-    changed(out, nudge("bidirectional.bias_ih_l0"))
+    nudge(out, "bidirectional.bias_ih_l0")
     report = verify(FIXTURES / file, out, against="keras")
     assert not report.ok
     assert report.max_abs_error > 1e-4
