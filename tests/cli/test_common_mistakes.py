@@ -137,6 +137,8 @@ $ k2t convert port.py new.pt
 $ k2t convert folder new.pt
 3: folder: an empty folder; the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or
    TF.js)
+$ k2t convert kept new.pt
+3: kept: a folder that holds deep/a.h5; give it
 $ k2t convert model.h5 new.pt --dtype float16
 2: --dtype float16: float32 or float64 is expected
 $ k2t convert model.h5 new.pt --dtype flaot64
@@ -254,6 +256,8 @@ $ k2t inspect out.pt --from dense
 2: out.pt: it is converted already; leave out --config, --from and --to
 $ k2t export out.pt new.tflite
 5: new.tflite: ends in .tflite; an export ends in .onnx, .pt2 or .py
+$ k2t export out.pt new
+5: new: has no suffix; an export ends in
 $ k2t export out.pt export.py
 5: export.safetensors: exists already; use --force to replace it
 $ k2t export keras.onnx keras.onnx --force
@@ -520,7 +524,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
     (folder / "folder").mkdir()
-    for name in ("model.h5", "my model.h5"):
+    (folder / "kept" / "deep").mkdir(parents=True)
+    for name in ("model.h5", "my model.h5", "kept/deep/a.h5"):
         copyfile(MASKED, folder / name)
     for name, array in INPUTS.items():
         np.savez(folder / name, embedding_input=array)

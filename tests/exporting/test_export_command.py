@@ -19,6 +19,7 @@ from commands import MASKED, STACK_H5, assert_refused, k2t
 from cut_fixtures import CUT
 from parsing_here import parsing_here
 from sampling import rest_thorough
+from specs import fixture
 from tensorflow_fixtures import recorded, unpack
 from warm_process import exports_in_forks
 
@@ -28,6 +29,7 @@ from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.spec import Array
 
 FIXTURES = MASKED.parents[1]
+STACK = "keras-3.15.1/stack_same_class.h5"
 CONV_LSTM = FIXTURES / "tf.keras-2.15.0" / "conv_lstm_2d_first.h5"
 
 
@@ -86,8 +88,7 @@ def test_a_part_of_a_model_is_exported_at_once(tmp_path: Path) -> None:
     ends = [one["path"] for one in json.loads(k2t("inspect", STACK_H5, "--json").out)["layers"]]
     run = k2t("export", STACK_H5, target, "--force", "--to", ends[0])
     assert run.code == 0, run.err
-    with np.load(STACK_H5.with_suffix(".npz")) as data:
-        given = data["in_0"]
+    ((given,),) = fixture(STACK).inputs
     part: Any = keras2torch_birnn.convert(STACK_H5, to_layer=ends[0])
     with torch.no_grad():
         assert_computes(target, [given], [part(torch.from_numpy(given)).numpy()])
@@ -98,8 +99,8 @@ def test_a_converted_model_in_safetensors_is_a_source(tmp_path: Path) -> None:
     assert k2t("convert", STACK_H5, out).code == 0
     run = k2t("export", out, target)
     assert run.code == 0, run.err
-    with np.load(STACK_H5.with_suffix(".npz")) as data:
-        assert_computes(target, [data["in_0"]], [data["out_0"]])
+    ((inputs, outputs),) = fixture(STACK).calls()
+    assert_computes(target, inputs, outputs)
 
 
 @pytest.mark.parametrize("of_keras", rest_thorough([False, True], (False,)))

@@ -185,8 +185,7 @@ def test_a_wrong_step_of_a_plain_layer_is_said_by_unit_and_step() -> None:
 def test_layers_of_a_model_inside_time_distributed_are_judged_by_themselves() -> None:
     words = bi(rnn("GRU"), rnn("GRU", seed=1))
     inner = chain(words, dense(3, 2 * H), name="inner")
-    other = chain(words, dense(3, 2 * H, seed=5), name="inner")
-    wrong = replaced_name(other, "dense_5", "dense_0")
+    wrong = chain(words, replace(dense(3, 2 * H, seed=5), name="dense_0"), name="inner")
     every = layer("TimeDistributed", "td", layer=inner, masking="inner")
     broken = layer("TimeDistributed", "td", layer=wrong, masking="inner")
     found = judged(chain(every), chain(broken), 2, 3, T, 2)
@@ -194,15 +193,6 @@ def test_layers_of_a_model_inside_time_distributed_are_judged_by_themselves() ->
     assert "each step" in found["td/inner/bi"].judged
     assert not found["td/inner/dense_0"].ok
     assert found["td"].ok  # it is given what the reference's dense layer gives
-
-
-def replaced_name(model: LayerSpec, old: str, new: str) -> LayerSpec:
-    """Return the model with its last layer renamed."""
-    graph = model.graph
-    layers = tuple(replace(x, name=new) if x.name == old else x for x in graph.layers)
-    calls = tuple(replace(x, layer=new) if x.layer == old else x for x in graph.calls)
-    outputs = replace(graph.outputs, layer=new)
-    return replace(model, graph=replace(graph, layers=layers, calls=calls, outputs=outputs))
 
 
 def test_a_recurrent_layer_inside_time_distributed_is_judged_step_by_step() -> None:
