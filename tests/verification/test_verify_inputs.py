@@ -14,7 +14,7 @@ import torch
 from chaotic import STEPS, chaotic
 from commands import k2t
 from out_files import changing, write_out
-from specs import FIXTURES, KERAS3, F, chain, fixture, layer, rnn
+from specs import FIXTURES, KERAS3, F, bi, chain, fixture, layer, rnn
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn import golden as golden_vectors
@@ -403,6 +403,12 @@ def test_tolerances_of_the_command_are_obeyed_as_given(tmp_path: Path) -> None:
     assert strict.out.splitlines()[-1] == "NOT EQUAL"
     assert k2t("verify", files[1], "--atol", "0", "--rtol", "0").code == 1
     assert k2t("verify", *files, "--against", "reference", "--atol", "1e-4").code == 0
+
+
+def test_the_model_of_bidirectional_halves_is_drawn_alike_every_time() -> None:
+    spec = ModelSpec(chain(bi(rnn("GRU"), rnn("GRU", seed=1))), KERAS3)
+    first, second = (next(candidates(spec, steps=11, seed=1)).arrays[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
 
 
 def test_a_scalar_output_stays_one_in_the_golden_vectors(tmp_path: Path) -> None:
