@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
-import torch
 from commands import (
     ARCHITECTURE,
     MASKED,
@@ -23,6 +22,7 @@ from commands import (
     contents,
     k2t,
 )
+from out_files import changing
 from plugin_files import forgetting_plugins
 from warm_process import HEED_SIGNALS, run_command
 
@@ -131,6 +131,8 @@ def test_an_error_ends_the_work_or_is_counted(models: Path, tmp_path: Path) -> N
     run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going")
     assert run.code == 4  # the worst of 3 and 4
     assert run.out.splitlines()[-1] == "1 skipped, 2 refused, 2 converted"
+    run = k2t("convert", models / "none", "--out-dir", tmp_path / "out")
+    assert (run.code, "No such file" in run.err) == (3, True)
 
 
 def test_a_refused_model_leaves_no_folder_behind(models: Path, tmp_path: Path) -> None:
@@ -269,32 +271,6 @@ def test_patterns_that_no_shell_expanded_are_expanded(
         pair("*.keras2", out=out)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (("{models}/deep", "{models}/a.h5"), 5, "OUT ends in .pt, .pth or .safetensors"),
-        (("{models}/a.h5", "x.pt", "y.pt"), 2, "MODEL and OUT are expected, found 3 paths"),
-        (("{models}/a.h5", "x.pt", "--jobs", "2"), 2, "--jobs is for many files"),
-        (("{models}/a.h5", "x.pt", "--keep-going"), 2, "--keep-going is for many files"),
-        (("{models}/a.h5", "--out-dir", "{models}/b.keras"), 5, "is no folder"),
-        (("{models}/none", "--out-dir", "x"), 3, "No such file"),
-        (("{tmp}/empty", "--out-dir", "x"), 2, "holds no Keras model"),
-    ],
-)
-def test_calls_without_meaning_are_refused(
-    arguments: tuple[str, ...],
-    code: int,
-    words: str,
-    models: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    run = k2t("convert", *(one.format(models=models, tmp=tmp_path) for one in arguments))
-    assert (run.code, words in run.err) == (code, True), run.err
-
-
 def test_options_hold_for_all_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = k2t("convert", WEIGHTS, "--config", ARCHITECTURE, "--out-dir", out, "--verify")
@@ -371,9 +347,8 @@ def test_what_is_skipped_is_verified_if_that_is_asked(models: Path, tmp_path: Pa
     """A second run must not turn NOT EQUAL into success."""
     out = tmp_path / "out"
     assert k2t("convert", models / "a.h5", "--out-dir", out).code == 0
-    content = torch.load(out / "a.pt", weights_only=True)
-    content["state_dict"]["dense.bias"] += 1
-    torch.save(content, out / "a.pt")
+    with changing(out / "a.pt") as (content, _):
+        content["state_dict"]["dense.bias"] += 1
     run = k2t("convert", models / "a.h5", "--out-dir", out, "--verify")
     assert run.code == 1
     assert run.out.splitlines()[0].endswith("newer than its model, verify: NOT EQUAL")

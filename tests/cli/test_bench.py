@@ -17,6 +17,7 @@ from warm_process import run_code
 from keras2torch_birnn.bench import by_onnx, by_torch, case, measure, report
 from keras2torch_birnn.bench.case import Model, Stack
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_against
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.exporting import onnx_file
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.engines import folded
@@ -254,44 +255,6 @@ def test_a_training_step_with_dropout_is_timed(tmp_path: Path) -> None:
     assert plain["absent"] == "torch has no dropout of the state"
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ((), "either MODEL or --rnn is expected"),
-        ((MASKED, "--rnn", "gru"), "either MODEL or --rnn is expected"),
-        ((MASKED, "--training"), "--training is for stacks"),
-        ((MASKED, "--dropout", "0.2"), "--dropout is for stacks"),
-        (("--rnn", "gru", "--dropout", "0.2"), "--dropout needs --training"),
-        (("--rnn", "gru", "--training", "--dropout", "1"), "--dropout 1.0: a rate from 0 to below"),
-        (("--rnn", "cnn"), "--rnn cnn: one of lstm, gru, rnn is expected"),
-        (("--rnn", "gru", "--merge", "max"), "--merge max: one of concat, sum, mul, ave"),
-        (("--rnn", "gru", "--batch", "0"), "--batch 0: integers of at least 1"),
-        (("--rnn", "gru", "--only", "Theano"), "--only Theano: one of k2t; torch per layer"),
-        (
-            ("--rnn", "gru", "--recurrent-activation", "hard_sigmoid"),
-            "--recurrent-activation hard_sigmoid: one of sigmoid, hard_sigmoid_0.2",
-        ),
-    ],
-)
-def test_options_without_meaning_are_refused(options: tuple[Any, ...], text: str) -> None:
-    run = k2t("bench", *options)
-    assert run.code == 2
-    assert text in run.err
-
-
-def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.h5"
-    broken.write_bytes(b"no model")
-    assert k2t("bench", broken).code == 3
-
-
-def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"\.png or \.svg is expected"):
-        report.check_plot(tmp_path / "plot.gif")
-    run = k2t("bench", "--rnn", "gru", "--only", ONNX, "--rounds", "1", "--json-file", tmp_path)
-    assert_refused(run, 5, tmp_path, "is a folder")
-
-
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``k2t bench`` find one time, at once."""
     row = measure.Row(STACK, "cpu", (measure.Timing(OURS, "", 0.0, (1.0,)),))
@@ -337,26 +300,6 @@ def test_a_disk_that_is_full_leaves_what_was_there(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    ("option", "words"),
-    [
-        ("--json-file", "ends in .h5; the file of --json-file ends in .json"),
-        ("--plot", "ends in .h5; the file of --plot ends in .png or .svg"),
-    ],
-)
-def test_no_model_is_replaced_by_what_was_measured(option: str, words: str, tmp_path: Path) -> None:
-    model = tmp_path / "model.h5"
-    model.write_bytes(MASKED.read_bytes())
-    run = k2t("bench", "--rnn", "gru", option, model, "--only", ONNX, "--rounds", "1")
-    assert_refused(run, 5, model, words)
-    config = tmp_path / "arch.json"
-    config.write_text("{}")
-    run = k2t("bench", model, "--config", config, "--json-file", config)
-    assert_refused(run, 5, config, "is the input itself")
-    assert model.read_bytes() == MASKED.read_bytes()
-    assert config.read_text() == "{}"
-
-
 def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -364,6 +307,8 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(
     monkeypatch.setattr(measure, "measure", None)
     run = k2t("bench", "--rnn", "gru", "--plot", tmp_path / "plot.svg")
     assert (run.code, "--plot needs matplotlib" in run.err) == (2, True)
+    with pytest.raises(UsageError, match=r"\.png or \.svg is expected"):
+        report.check_plot(tmp_path / "plot.gif")
 
 
 @pytest.mark.parametrize(

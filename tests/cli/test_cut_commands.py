@@ -128,16 +128,22 @@ def test_a_vocabulary_goes_with_the_model_that_it_was_for(
     assert (tmp_path / "m.vocabulary.json").exists() is not vocabulary_goes
 
 
+def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no OUT be written."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", fail)
+
+
 def test_a_vocabulary_stays_where_out_cannot_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     out = tmp_path / "m.pt"
     assert k2t("convert", TEXT, out, "--from", "embed").code == 0
     before = contents(tmp_path)
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
+    fill_the_disk(monkeypatch)
     done = k2t("convert", OCR, out, "--to", "dense2", "--force")
     assert_refused(done, 5, out, "No space left on device")
     assert contents(tmp_path) == before
@@ -147,16 +153,12 @@ def test_an_old_pair_stays_where_the_new_out_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not the new vocabulary beside the old model."""
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     out = tmp_path / "m.pt"
     assert k2t("convert", TEXT, out, "--from", "embed").code == 0
     beside = tmp_path / "m.vocabulary.json"
     beside.write_text(beside.read_text("utf-8").replace("vectorize", "earlier"), encoding="utf-8")
     before = contents(tmp_path)
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
+    fill_the_disk(monkeypatch)
     done = k2t("convert", TEXT, out, "--from", "embed", "--force")
     assert_refused(done, 5, out, "No space left on device")
     assert contents(tmp_path) == before
@@ -216,10 +218,7 @@ def test_no_vocabulary_but_ours_is_removed(tmp_path: Path) -> None:
 def test_nothing_is_left_where_out_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", full)
+    fill_the_disk(monkeypatch)
     done = k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embed")
     assert_refused(done, 5, tmp_path / "m.pt", "No space left on device")
     assert contents(tmp_path) == {}
@@ -232,13 +231,6 @@ def test_inspect_shows_a_part(tmp_path: Path) -> None:
     assert part.rows[-1].path == "dense2"
     assert k2t("inspect", OCR, "--to", "dense2").code == 0
     assert_refused(k2t("inspect", OCR), 4, OCR, f"cut it off: k2t convert {OCR} OUT --to dense2")
-
-
-def test_a_wrong_name_is_an_error_of_usage(tmp_path: Path) -> None:
-    done = k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embedd")
-    assert_refused(done, 2, TEXT, "--from embedd: no layer of the model")
-    assert "did you mean: embed" in done.err
-    assert contents(tmp_path) == {}
 
 
 def test_names_are_given_one_or_several(tmp_path: Path) -> None:

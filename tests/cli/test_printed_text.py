@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from commands import MASKED, k2t
+from out_files import changing, write_out
 
 from keras2torch_birnn.cli.console import Output, print_line, print_message, print_stderr
 from keras2torch_birnn.cli.tables import print_columns, print_folded
@@ -33,14 +33,10 @@ def assert_harmless(text: str) -> None:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OUT with such texts wherever OUT has text."""
-    out = tmp_path_factory.mktemp("hostile") / "out.pt"
-    assert k2t("convert", MASKED, out).code == 0
-    content = torch.load(out, weights_only=True)
-    spec = json.loads(content["spec"])
-    spec["notes"] = [EVIL]
-    content["spec"] = json.dumps(spec)
-    content["golden"]["made_by"] = EVIL
-    torch.save(content, out)
+    out = write_out(MASKED, tmp_path_factory.mktemp("hostile"))
+    with changing(out) as (content, spec):
+        spec["notes"] = [EVIL]
+        content["golden"]["made_by"] = EVIL
     return out
 
 
@@ -111,12 +107,9 @@ def test_json_has_texts_for_numbers_that_are_not_finite() -> None:
 
 
 def test_the_verdict_on_outputs_that_are_nan_is_strict_json(tmp_path: Path) -> None:
-    out = tmp_path / "out.pt"
-    assert k2t("convert", MASKED, out).code == 0
-    content = torch.load(out, weights_only=True)
-    name = next(key for key in content["state_dict"] if key.endswith("weight"))
-    content["state_dict"][name].fill_(math.nan)
-    torch.save(content, out)
+    out = write_out(MASKED, tmp_path)
+    with changing(out) as (content, _):
+        content["state_dict"]["embedding.weight"].fill_(math.nan)
     for arguments in (("verify", out), ("verify", MASKED, out, "--per-layer")):
         run = k2t(*arguments, "--json")
         found = strictly(run.out)

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, MASKED, environment, k2t_process
+from commands import COMMAND, MASKED, environment, k2t_process, run_process
 
 from keras2torch_birnn.cli import zsh_completion
 
@@ -33,12 +33,16 @@ def test_a_typer_with_other_scripts_is_left_as_it_is(monkeypatch: pytest.MonkeyP
         zsh_completion.complete_at_first_tab()
 
 
-def with_k2t(folder: Path) -> dict[str, str]:
-    """The environment of a user whose home is a folder, with our command first on the path."""
-    path = f"{Path(COMMAND[0]).parent}:{os.environ['PATH']}"
-    return environment(
-        HOME=str(folder), ZDOTDIR=str(folder), PATH=path, TERM="dumb", **{_NAMED: "1"}
-    )
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a user who installed the completion, and has our command first."""
+    home, path = tmp_path_factory.mktemp("home"), f"{Path(COMMAND[0]).parent}:{os.environ['PATH']}"
+    env = environment(HOME=str(home), ZDOTDIR=str(home), PATH=path, TERM="dumb", **{_NAMED: "1"})
+    (home / ".zshrc").write_text("PROMPT='ready> '\n")
+    for shell in filter(shutil.which, ("zsh", "fish")):
+        installed = k2t_process("--install-completion", shell, env=env)
+        assert installed.code == 0, installed.err
+    return env
 
 
 @pytest.mark.skipif(ZSH is None, reason="zsh is not installed")
@@ -52,11 +56,7 @@ def with_k2t(folder: Path) -> dict[str, str]:
         (f"inspect {MASKED} --from emb", "--from embedding "),
     ],
 )
-def test_the_first_tab_of_zsh_completes(keys: str, completed: str, tmp_path: Path) -> None:
-    env = with_k2t(tmp_path)
-    (tmp_path / ".zshrc").write_text("PROMPT='ready> '\n")
-    installed = k2t_process("--install-completion", "zsh", env=env)
-    assert installed.code == 0, installed.err
+def test_the_first_tab_of_zsh_completes(keys: str, completed: str, env: dict[str, str]) -> None:
     assert completed in type_in_zsh(f"k2t {keys}\t", completed, env)
 
 
@@ -71,19 +71,10 @@ def test_the_first_tab_of_zsh_completes(keys: str, completed: str, tmp_path: Pat
         ("inspect mo", ["model.h5"]),
     ],
 )
-def test_fish_completes(line: str, offered: list[str], tmp_path: Path) -> None:
-    env = with_k2t(tmp_path)
+def test_fish_completes(line: str, offered: list[str], env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "model.h5").touch()
-    installed = k2t_process("--install-completion", "fish", env=env)
-    assert installed.code == 0, installed.err
-    done = subprocess.run(
-        [str(FISH), "-c", f"complete -C 'k2t {line}'"],
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd=tmp_path,
-    )
-    assert done.stdout.splitlines() == offered, done.stderr
+    done = run_process(FISH, "-c", f"complete -C 'k2t {line}'", env=env, cwd=tmp_path)
+    assert done.out.splitlines() == offered, done.err
 
 
 def type_in_zsh(keys: str, wanted: str, env: dict[str, str]) -> str:

@@ -111,7 +111,9 @@ def test_inspect_breaks_long_paths_after_a_slash(width: int) -> None:
 
 def test_inspect_of_weights_fits(width: int) -> None:
     run = k2t("inspect", WEIGHTS)
+    assert run.code == 4
     assert_fits(run.out, width)
+    assert run.out.splitlines()[0].split() == ["weight", "shape", "dtype"]
     assert "bidirectional_1/forward_lstm_1/recurrent_kernel" in words_of(run.out)
 
 
@@ -121,6 +123,7 @@ def test_layers_fit(more: tuple[str, ...], width: int) -> None:
     assert_fits(text, width)
     assert names_in(data["layers"], "class_name") <= set(re.split(r"[\s,]+", text))
     assert "also called" in text
+    assert "time_major=True" in text
 
 
 @pytest.mark.parametrize("model", [MASKED, NESTED])
@@ -145,6 +148,9 @@ def test_verify_fits(more: tuple[str, ...], folder: Path, width: int) -> None:
     assert "normal numbers" in run.out
     if "--atol" not in more:
         assert {"bidirectional", "bidirectional_1"} <= words_of(run.out)
+    if "--per-layer" in more:
+        named = [line.split()[0] for line in run.out.splitlines() if line[:1].strip()]
+        assert named[1:5] == ["embedding", "bidirectional", "bidirectional_1", "dense"]
 
 
 def test_verify_against_golden_fits(folder: Path, width: int) -> None:

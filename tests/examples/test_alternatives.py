@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from commands import MASKED, environment
+from commands import MASKED, Run, environment, run_process
 
 PAGE = (Path(__file__).parents[2] / "docs" / "alternatives.md").read_text("utf-8")
 # Way -> its commands; its result on the first model of the table.
@@ -28,11 +27,9 @@ def needed(commands: str) -> set[str]:
     return {name.split()[0] for line in lines for name in line.split(",")}
 
 
-def run(commands: str) -> subprocess.CompletedProcess[str]:
+def run(commands: str) -> Run:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", "-e", "-c", commands], capture_output=True, text=True, env=environment(PATH=path)
-    )
+    return run_process("bash", "-e", "-c", commands, env=environment(PATH=path))
 
 
 def test_every_way_has_its_commands() -> None:
@@ -52,12 +49,12 @@ def test_the_commands_of_a_way_give_its_figure(
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
     if before:
-        assert run(before).returncode == 0
+        assert run(before).code == 0
     done = run(COMMANDS[way])
     if refused := re.search(r": (?:`(\w+)`|\w+)", RESULTS[way]):
-        assert done.returncode != 0
-        assert (refused[1] or "") in done.stderr
+        assert done.code != 0
+        assert (refused[1] or "") in done.err
         return
-    assert done.returncode == 0, done.stderr
-    found, wanted = float(done.stdout.split()[-1]), float(RESULTS[way])
+    assert done.code == 0, done.err
+    found, wanted = float(done.out.split()[-1]), float(RESULTS[way])
     assert wanted / 5 < found < wanted * 5

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from commands import FIXTURES, STACK_H5, environment
+from commands import FIXTURES, STACK_H5, environment, run_process
 from compiled_fixtures import ROWS as COMPILED_ROWS
 from compiled_fixtures import recorded, unpack
 from torch import Tensor
@@ -29,11 +29,24 @@ ROWS = 24
 RUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-@pytest.fixture(scope="module")
-def finetune() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        return importlib.import_module("finetune")
+@pytest.fixture
+def finetune(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example, where there is no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("finetune")
+
+
+@pytest.fixture
+def train(finetune: Any, tmp_path: Path) -> Callable[..., Mapping[str, Tensor]]:
+    """Train a model on ``data.npz`` of the folder; returns the weights in OUT."""
+
+    def run(model: Path, out: str, *options: object) -> Mapping[str, Tensor]:
+        files = (model, tmp_path / "data.npz", tmp_path / out)
+        finetune.main([str(one) for one in (*files, *options)])
+        return k2t.load(tmp_path / out).state_dict()
+
+    return run
 
 
 @pytest.fixture
@@ -55,68 +68,56 @@ def differ(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
 
 @pytest.mark.thorough
 def test_two_processes_train_as_one_does_and_one_goes_on_from_two(
-    finetune: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Any, data: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-    def train(out: str, epochs: int) -> Mapping[str, Tensor]:
-        files = [str(path) for path in (STACK_H5, data, tmp_path / out)]
-        finetune.main([*files, *OPTIONS, "--epochs", str(epochs)])
-        return k2t.load(tmp_path / out).state_dict()
-
-    command = [sys.executable, *RUN, str(EXAMPLES / "finetune.py"), str(STACK_H5), str(data)]
-    done = subprocess.run(
-        [*command, str(tmp_path / "two.pt"), *OPTIONS],
-        capture_output=True,
-        text=True,
-        env=environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""),
-    )
-    assert done.returncode == 0, done.stderr
+    train = partial(train, STACK_H5)
+    files = (EXAMPLES / "finetune.py", STACK_H5, data, tmp_path / "two.pt")
+    given = environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+    done = run_process(sys.executable, *RUN, *files, *OPTIONS, env=given)
+    assert done.code == 0, done.err
     engine = "fused" if why_missing() else "native"
-    assert done.stdout.splitlines()[0] == f"2 processes, cpu, engines: {engine}"
-    assert done.stdout.count("epoch 1: loss ") == 1
+    assert done.out.splitlines()[0] == f"2 processes, cpu, engines: {engine}"
+    assert done.out.count("epoch 1: loss ") == 1
     two = k2t.load(tmp_path / "two.pt").state_dict()
-    begin, one, whole = k2t.convert(STACK_H5).state_dict(), train("one.pt", 1), train("w.pt", 2)
+    begin, one = k2t.convert(STACK_H5).state_dict(), train("one.pt", *OPTIONS, "--epochs", 1)
+    whole = train("w.pt", *OPTIONS, "--epochs", 2)
     assert differ(begin, one) > 1e-2
     assert differ(two, one) < 1e-5
     # The interrupted training goes on as if it had not been interrupted.
     shutil.copy(tmp_path / "one.pt.state", tmp_path / "again.pt.state")
-    assert differ(train("again.pt", 2), whole) == 0
+    assert differ(train("again.pt", *OPTIONS, "--epochs", 2), whole) == 0
     assert differ(whole, one) > 1e-2
-    assert differ(train("two.pt", 2), whole) < 1e-5
+    assert differ(train("two.pt", *OPTIONS, "--epochs", 2), whole) < 1e-5
 
 
 def test_the_optimizer_of_the_file_goes_on_after_an_interruption(
-    finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Any, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with np.load(COMPILED.with_suffix(".npz")) as recorded:
         x, y = recorded["in_0"], recorded["out_0"]
     np.savez(tmp_path / "data.npz", x=x, y=y + 1)
-
-    def train(out: str, epochs: int) -> Mapping[str, Tensor]:
-        files = [str(path) for path in (COMPILED, tmp_path / "data.npz", tmp_path / out)]
-        finetune.main([*files, "--optimizer", "keras", "--batch", "2", "--epochs", str(epochs)])
-        return k2t.load(tmp_path / out).state_dict()
-
-    begin, one, whole = k2t.convert(COMPILED).state_dict(), train("one.pt", 1), train("w.pt", 2)
-    assert differ(begin, one) > 1e-6
+    options = ("--optimizer", "keras", "--batch", 2, "--epochs")
+    one, whole = train(COMPILED, "one.pt", *options, 1), train(COMPILED, "w.pt", *options, 2)
+    assert differ(k2t.convert(COMPILED).state_dict(), one) > 1e-6
     assert differ(whole, one) > 1e-6
-    assert differ(train("one.pt", 2), whole) == 0
+    assert differ(train(COMPILED, "one.pt", *options, 2), whole) == 0
+
+
+def first_batch(case: str, folder: Path) -> tuple[Path, Tensor, Tensor]:
+    """Return a compiled file with its first batch, which is in ``data.npz``, too."""
+    row = COMPILED_ROWS[f"keras-3.15.1/{case}.keras"]
+    batch = recorded(row)
+    x, y = batch.inputs(0)[0], batch.targets(0)[0]
+    np.savez(folder / "data.npz", x=x.numpy(), y=y.numpy())
+    return unpack(row["file"], folder), x, y
 
 
 @pytest.mark.parametrize("case", ["regularizers", "constraints"])
 def test_regularizers_and_constraints_of_the_layers_count(
-    finetune: Any, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Any, case: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    row = COMPILED_ROWS[f"keras-3.15.1/{case}.keras"]
-    path, batch = unpack(row["file"], tmp_path), recorded(row)
-    x, y = batch.inputs(0)[0], batch.targets(0)[0]
-    np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
-    files = [str(one) for one in (path, tmp_path / "data.npz", tmp_path / "out.pt")]
-    finetune.main([*files, "--optimizer", "keras", "--batch", str(len(x))])
-    found = k2t.load(tmp_path / "out.pt").state_dict()
+    path, x, y = first_batch(case, tmp_path)
+    found = train(path, "out.pt", "--optimizer", "keras", "--batch", len(x))
     state = k2t.training(path)
     (torch.nn.functional.mse_loss(state.model(x), y) + state.penalty()).backward()
     state.optimizer.step()
@@ -127,17 +128,9 @@ def test_regularizers_and_constraints_of_the_layers_count(
         assert differ(found, plain) > 1e-2
 
 
-def test_the_compiled_loss_counts_and_masks_with_it(
-    finetune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    row = COMPILED_ROWS["keras-3.15.1/adam_tagger.keras"]
-    path, batch = unpack(row["file"], tmp_path), recorded(row)
-    x, y = batch.inputs(0)[0], batch.targets(0)[0]
-    np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
-    files = [str(one) for one in (path, tmp_path / "data.npz", tmp_path / "out.pt")]
-    finetune.main([*files, "--optimizer", "keras", "--batch", str(len(x))])
-    found = k2t.load(tmp_path / "out.pt").state_dict()
+def test_the_compiled_loss_counts_and_masks_with_it(train: Any, tmp_path: Path) -> None:
+    path, x, y = first_batch("adam_tagger", tmp_path)
+    found = train(path, "out.pt", "--optimizer", "keras", "--batch", len(x))
     states = [k2t.training(path) for _ in range(2)]
     for state, mask in zip(states, (k2t.output_mask(states[0].model, x), None), strict=True):
         state.loss(state.model(x), y, mask=mask).backward()
@@ -147,14 +140,10 @@ def test_the_compiled_loss_counts_and_masks_with_it(
     assert differ(found, unmasked) > 1e-4
 
 
-def test_another_optimizer_on_the_same_out_is_refused(
-    finetune: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    files = [str(path) for path in (STACK_H5, data, tmp_path / "out.pt")]
-    finetune.main([*files, "--optimizer", "SGD"])
+def test_another_optimizer_on_the_same_out_is_refused(train: Any, data: Path) -> None:
+    train(STACK_H5, "out.pt", "--optimizer", "SGD")
     with pytest.raises(SystemExit, match=r"out\.pt\.state was written with --optimizer SGD: go on"):
-        finetune.main([*files, "--optimizer", "Adam", "--epochs", "2"])
+        train(STACK_H5, "out.pt", "--optimizer", "Adam", "--epochs", 2)
 
 
 def test_values_at_masked_steps_are_left_out(finetune: Any) -> None:

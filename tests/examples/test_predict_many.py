@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from commands import FIXTURES, STACK_H5, environment
+from commands import FIXTURES, STACK_H5, environment, run_process
 
 import keras2torch_birnn as k2t
 
@@ -113,20 +113,13 @@ def test_shards_that_cannot_be_computed_are_named_and_the_others_computed(tmp_pa
     np.save(inputs / "narrow.npy", good[..., :2])
     (inputs / "broken.npy").write_bytes(b"no array")
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
-    command = [sys.executable, str(SCRIPT), str(tmp_path / "model.pt"), str(inputs), str(outputs)]
-    done = subprocess.run(
-        [*command, "--workers", "2"],
-        capture_output=True,
-        text=True,
-        env=environment(
-            OMP_NUM_THREADS="1",
-            CUDA_VISIBLE_DEVICES="",
-            PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]),
-        ),
-    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    given = environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", PYTHONPATH=path)
+    files = (SCRIPT, tmp_path / "model.pt", inputs, outputs)
+    done = run_process(sys.executable, *files, "--workers", 2, env=given)
     said = "3 shards are not computed: broken.npy, deadly.npy, narrow.npy"
-    assert done.returncode == 1 and said in done.stderr, done.stderr
-    lines = done.stdout.splitlines()
+    assert done.code == 1 and said in done.err, done.err
+    lines = done.out.splitlines()
     assert f"good.npy: {ROWS} rows" in lines
     assert "deadly.npy: not computed: its worker was killed 3 times" in lines
     assert any(line.startswith("broken.npy: not computed: ValueError: ") for line in lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import tables
 import torch
-from commands import MASKED
+from commands import MASKED, run_process
 
 import keras2torch_birnn as k2t
 from benchmarks import scale
@@ -55,8 +54,8 @@ def test_the_lines_for_an_engine_give_the_outputs_of_one_call(engine: str, token
         pytest.importorskip(package)
     if engine == "spark" and shutil.which("java") is None:
         pytest.skip("Spark needs Java")
-    done = subprocess.run([sys.executable, *make(2)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_process(sys.executable, *make(2))
+    assert done.code == 0, done.err
     assert_outputs_of_one_call(tokens)
 
 

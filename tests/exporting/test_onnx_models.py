@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ import onnx
 import onnx_ir
 import pytest
 import torch
-from exported import LOOPS, assert_same, inputs_of, many_layers, run_replaced, write_onnx
-from specs import ENTRIES, FIXTURES, KERAS3, F, H, bi, chain, layer, rnn
-from torch import Tensor
+from exported import LOOPS, assert_same, inputs_of, many_layers, run_replaced, spec_of, write_onnx
+from mutations.patches import Patch, both, edit, put, wrap
+from specs import ENTRIES, FIXTURES, KERAS3, F, H, bi, chain, fixture, layer, rnn
 from warm_process import exports_in_forks
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import limits
-from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import (
     K2TError,
@@ -63,9 +62,7 @@ def test_a_model_of_real_keras_is_what_keras_computed(file: str, tmp_path: Path)
     out = tmp_path / "model.onnx"
     write_onnx(model, out)
     session = onnx_runtimes.RUNTIMES["ONNX Runtime"].open(out)
-    with np.load(FIXTURES / ENTRIES[file]["npz"]) as data:
-        inputs = [data[f"in_{i}"] for i in range(sum(n.startswith("in_") for n in data.files))]
-        wanted = [data[f"out_{i}"] for i in range(sum(n.startswith("out_") for n in data.files))]
+    ((inputs, wanted),) = fixture(file).calls()
     for got, right in zip(session(inputs), wanted, strict=True):
         np.testing.assert_allclose(got, right, atol=1e-5, rtol=1e-4)
     assert not LOOPS & {node.op_type for node in onnx.load(out).graph.node}
@@ -183,90 +180,61 @@ def test_activations_of_large_numbers_do_not_overflow(tmp_path: Path) -> None:
 # ---- mistakes on purpose ------------------------------------------------------------------------
 
 
-def exchange_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = onnx_recurrent.ONNX_CELLS["LSTM"]
-    wrong = right._replace(order=(0, 3, 2, 1))
-    monkeypatch.setitem(onnx_recurrent.ONNX_CELLS, "LSTM", wrong)
+CELLS_OF_ONNX = onnx_recurrent.ONNX_CELLS
+MISTAKES: Mapping[str, Patch] = {
+    "gates of an LSTM": wrap(CELLS_OF_ONNX, "LSTM", lambda one: one._replace(order=(0, 3, 2, 1))),
+    "gates of a GRU": wrap(CELLS_OF_ONNX, "GRU", lambda one: one._replace(order=(0, 1, 2))),
+    "reset before the product": wrap(
+        CELLS_OF_ONNX, "GRU", lambda one: one._replace(options={"linear_before_reset": 0})
+    ),
+    "directions": edit(
+        "exporting.onnx_recurrent:OnnxRecurrent._keep",
+        ", tensor)",
+        ", tensor if suffix else tensor.flip(0))",
+    ),
+    "a product as a sum": wrap(
+        onnx_recurrent,
+        "merge_outputs",
+        lambda right: lambda outputs, mode: right(outputs, "sum" if mode == "mul" else mode),
+    ),
+    "a sum as a mean": wrap(
+        onnx_recurrent.MERGE_MODES, "sum", lambda one: one._replace(reduction="mean")
+    ),
+    "no biases": edit(
+        "exporting.onnx_recurrent:_to_onnx_layout",
+        "torch.cat([sort_gates(bias)",
+        "0 * torch.cat([sort_gates(bias)",
+    ),
+}
 
 
-def exchange_gates_of_gru(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = onnx_recurrent.ONNX_CELLS["GRU"]
-    monkeypatch.setitem(onnx_recurrent.ONNX_CELLS, "GRU", right._replace(order=(0, 1, 2)))
+@pytest.fixture(scope="module")
+def every_cell() -> Any:
+    """Layers side by side, which together show each of these mistakes."""
+    pairs = [("LSTM", "concat"), ("GRU", "sum"), ("SimpleRNN", "mul")]
+    layers = {cell: bi(*halves(cell), mode) for cell, mode in pairs}
+    return build_model(many_layers(layers, dict.fromkeys(layers, 1), masked=False))
 
 
-def flip_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = onnx_recurrent.ONNX_CELLS["GRU"]
-    wrong = right._replace(options={"linear_before_reset": 0})
-    monkeypatch.setitem(onnx_recurrent.ONNX_CELLS, "GRU", wrong)
-
-
-def exchange_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = onnx_recurrent.OnnxRecurrent._keep
-
-    def wrong(self: Any, suffix: str, weights: Any) -> None:
-        right(self, suffix, [tensor.flip(0) for tensor in weights] if not suffix else weights)
-
-    monkeypatch.setattr(onnx_recurrent.OnnxRecurrent, "_keep", wrong)
-
-
-def change_merge(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(outputs: tuple[Tensor, ...], mode: str | None) -> tuple[Tensor, ...]:
-        return merge.merge_outputs(outputs, "sum" if mode == "mul" else mode)
-
-    monkeypatch.setattr(onnx_recurrent, "merge_outputs", wrong)
-
-
-def change_sum(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = merge.MERGE_MODES["sum"]._replace(reduction="mean")
-    monkeypatch.setitem(onnx_recurrent.MERGE_MODES, "sum", wrong)
-
-
-def forget_biases(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = onnx_recurrent._to_onnx_layout
-
-    def wrong(kind: str, weights: Any) -> Any:
-        w, r, b = right(kind, weights)
-        return w, r, torch.zeros_like(b)
-
-    monkeypatch.setattr(onnx_recurrent, "_to_onnx_layout", wrong)
-
-
-MISTAKES: tuple[tuple[Callable[[pytest.MonkeyPatch], None], str, str], ...] = (
-    (exchange_gates, "LSTM", "sum"),
-    (exchange_gates_of_gru, "GRU", "sum"),
-    (flip_reset, "GRU", "sum"),
-    (exchange_directions, "LSTM", "concat"),
-    (change_merge, "SimpleRNN", "mul"),
-    (change_sum, "SimpleRNN", "sum"),
-    (forget_biases, "SimpleRNN", "sum"),
-)
-
-
-@pytest.mark.parametrize(
-    ("mistake", "cell", "mode"), MISTAKES, ids=[row[0].__name__ for row in MISTAKES]
-)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_golden_vectors_tell_a_mistake(
-    mistake: Callable[[pytest.MonkeyPatch], None],
-    cell: str,
-    mode: str,
-    monkeypatch: pytest.MonkeyPatch,
+    mistake: str, every_cell: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build_model(many_layers({"bi": bi(*halves(cell), mode)}, {"bi": 1}, masked=False))
-    golden = origin(model).golden
+    golden = origin(every_cell).golden
 
     def computes_them() -> bool:
-        outputs, _ = run_replaced(model, golden.inputs)
+        outputs, _ = run_replaced(every_cell, golden.inputs)
         return exporter._compare([y.numpy() for y in outputs], golden).ok
 
     assert computes_them()
-    mistake(monkeypatch)
+    MISTAKES[mistake](monkeypatch)
     assert not computes_them()
 
 
 def test_the_check_finds_a_mistake(
     tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    exchange_gates_of_gru(monkeypatch)
+    MISTAKES["gates of a GRU"](monkeypatch)
     with pytest.raises(K2TError, match="does not compute what the converted one does in ONNX Run"):
         k2t.export(tiny, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
@@ -314,44 +282,6 @@ def test_other_bytes_are_no_file_of_ours(content: bytes, tmp_path: Path) -> None
     assert not onnx_file.is_ours(file)
 
 
-def test_another_suffix_is_refused(small: Any, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"ends in \.onx; an export ends in \.onnx"):
-        k2t.export(small, tmp_path / "m.onx")
-    with pytest.raises(OutputError, match="has no suffix; an export ends in"):
-        k2t.export(small, tmp_path / "m")
-
-
-def test_a_missing_exporter_is_named_with_its_extra(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"onnx is not installed; pip install 'keras2torch_birnn"):
-        k2t.export(small, tmp_path / "m.onnx")
-
-
-def test_a_torch_that_is_too_old_is_named(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnx_file, "version", lambda name: "2.8.0+cpu")
-    with pytest.raises(UsageError, match=r"torch is older than 2\.9; pip install"):
-        k2t.export(small, tmp_path / "m.onnx")
-
-
-def test_weights_beyond_one_file_are_refused(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(onnx_file, "MAX_ONNX_BYTES", 100)
-    with pytest.raises(UnsupportedOptionError, match="bytes, one ONNX file holds at most 100"):
-        k2t.export(small, tmp_path / "m.onnx")
-
-
-def test_a_convolutional_lstm_is_refused_by_name(tmp_path: Path) -> None:
-    model = k2t.convert(FIXTURES / "tf.keras-2.15.0/conv_lstm_2d_first.h5")
-    with pytest.raises(UnsupportedLayerError, match="conv_lstm2d: a ConvLSTM has no ONNX form"):
-        k2t.export(model, tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_file_that_does_not_run_is_an_error_of_ours(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,27 +291,56 @@ def test_a_file_that_does_not_run_is_an_error_of_ours(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_torchs_exporter_does_not_take_is_an_error_of_ours(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def fail(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no\nsuch thing")
+
+
+NOTHING = put(torch.export, "export", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize(
+    ("patch", "error", "words"),
+    [
+        (
+            put(onnx_file, "find_spec", lambda name: None),
+            UsageError,
+            r"onnx is not installed; pip install 'keras2torch_birnn",
+        ),
+        (
+            put(onnx_file, "version", lambda name: "2.8.0+cpu"),
+            UsageError,
+            r"torch is older than 2\.9; pip install",
+        ),
+        (
+            put(onnx_file, "MAX_ONNX_BYTES", 100),
+            UnsupportedOptionError,
+            "bytes, one ONNX file holds at most 100",
+        ),
+        (
+            put(torch.export, "export", fail),
+            UnsupportedLayerError,
+            r"does not take this model \(RuntimeError: no\); export it as \.pt2",
+        ),
+        (
+            both(NOTHING, put(torch.onnx, "export", lambda *_, **__: None)),
+            UnsupportedLayerError,
+            "torch's exporter returned no model",
+        ),
+    ],
+    ids=["no exporter", "an old torch", "too many weights", "torch fails", "torch gives nothing"],
+)
+def test_what_cannot_become_onnx_is_refused(
+    patch: Patch,
+    error: type[K2TError],
+    words: str,
+    small: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fails(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no\nsuch thing")
-
-    monkeypatch.setattr(torch.export, "export", fails)
-    with pytest.raises(
-        UnsupportedLayerError,
-        match=r"does not take this model \(RuntimeError: no\); export it as \.pt2",
-    ):
+    patch(monkeypatch)
+    with pytest.raises(error, match=words):
         k2t.export(small, tmp_path / "m.onnx")
-
-
-def test_an_exporter_that_returns_nothing_is_an_error_of_ours(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
-    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: None)
-    with pytest.raises(UnsupportedLayerError, match="torch's exporter returned no model"):
-        k2t.export(small, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_module_in_two_places_is_refused() -> None:
@@ -389,11 +348,6 @@ def test_a_module_in_two_places_is_refused() -> None:
     model.add_module("again", model.get_submodule("it"))
     with pytest.raises(UnsupportedLayerError, match="again: a recurrent module in two places"):
         onnx_recurrent.replace_recurrent(model)
-
-
-def test_a_model_that_was_not_converted_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not made by k2t"):
-        k2t.export(torch.nn.Linear(2, 3), tmp_path / "m.onnx")
 
 
 # ---- the process that runs a file ---------------------------------------------------------------
@@ -432,13 +386,6 @@ def test_a_file_that_never_ends_is_stopped(done: Exported, monkeypatch: pytest.M
     monkeypatch.setattr(child_process.limits, "MAX_EXPORTED_SECONDS", 0)
     (reason,) = child_process.run_exported(done.files[0], [()])
     assert reason == "it did not finish in 0 s"
-
-
-def test_a_damaged_file_is_a_reason_not_an_error(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a" + bytes(range(64)))
-    (reason,) = child_process.run_exported(tmp_path / "m.onnx", [()])
-    assert isinstance(reason, str)
-    assert "InvalidProtobuf" in reason
 
 
 def test_one_batch_that_does_not_fit_spoils_no_other(small: Any, done: Exported) -> None:
@@ -499,14 +446,6 @@ def test_openvino_computes_the_same_in_float32(small: Any, done: Exported) -> No
     for inputs in batches:
         for a, b in zip(session(inputs), other(inputs), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4)
-
-
-def spec_of(model: Any) -> Any:
-    import json
-
-    from keras2torch_birnn.schema.stored import model_from_json
-
-    return model_from_json(json.loads(origin(model).spec_text))
 
 
 @pytest.mark.thorough

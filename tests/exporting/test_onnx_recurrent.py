@@ -153,18 +153,17 @@ def test_every_known_activation_is_what_onnx_computes() -> None:
     assert_replaced(many_layers(layers, dict.fromkeys(layers, 1), masked=False))
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {str(n) for n in KNOWN}))
-def test_other_activations_have_no_onnx_form(name: str) -> None:
-    assert onnx_activations.to_onnx(activation(name)) is None
+OTHERS = (
+    *sorted(FUNCTIONS.keys() - {str(name) for name in KNOWN}),
+    {"name": "relu", "max_value": 6.0},
+    {"name": "relu", "threshold": 0.5},
+    {"name": "celu", "alpha": 0.7},
+)
 
 
-def test_an_option_that_onnx_lacks_is_refused() -> None:
-    for options in (
-        {"name": "relu", "max_value": 6.0},
-        {"name": "relu", "threshold": 0.5},
-        {"name": "celu", "alpha": 0.7},
-    ):
-        assert onnx_activations.to_onnx(activation(options)) is None
+@pytest.mark.parametrize("option", OTHERS, ids=str)
+def test_other_activations_have_no_onnx_form(option: Any) -> None:
+    assert onnx_activations.to_onnx(activation(option)) is None
 
 
 def test_softplus_is_refused_because_the_runtime_overflows() -> None:
@@ -201,42 +200,39 @@ def test_the_number_of_nodes_does_not_depend_on_the_steps(tmp_path: Path) -> Non
 # ---- refused -------------------------------------------------------------------------------------
 
 
-def refused(one: LayerSpec, outputs: int, tmp_path: Path, *, masked: bool = False) -> None:
-    spec = many_layers({"it": one}, {"it": outputs}, masked=masked)
-    write_onnx(build_model(spec), tmp_path / "m.onnx")
-
-
-def test_an_unknown_activation_is_refused_by_layer_and_option(tmp_path: Path) -> None:
-    with pytest.raises(
-        UnsupportedOptionError, match=r"^it: recurrent_activation gelu has no ONNX form"
-    ):
-        refused(rnn("GRU", recurrent_activation="gelu"), 1, tmp_path)
+@pytest.mark.parametrize(
+    ("layers", "outputs", "words"),
+    [
+        (
+            [rnn("GRU", recurrent_activation="gelu")],
+            1,
+            "^l0: recurrent_activation gelu has no ONNX form",
+        ),
+        ([rnn("GRU", stateful=True)], 1, "^l0: stateful=True has no ONNX form"),
+        (
+            [rnn("LSTM", return_state=True, recurrent_activation="tanh")],
+            3,
+            "only where recurrent_activation is a sigmoid",
+        ),
+        (
+            [rnn("GRU", activation="gelu"), rnn("LSTM", activation="silu")],
+            1,
+            r"l0: activation gelu(?s:.)*l1: activation silu",
+        ),
+    ],
+    ids=["activation", "stateful", "a masked c behind gates that cannot close", "all are listed"],
+)
+def test_what_onnx_lacks_is_refused_by_layer_and_option(
+    layers: list[LayerSpec], outputs: int, words: str, tmp_path: Path
+) -> None:
+    named = {f"l{number}": one for number, one in enumerate(layers)}
+    spec = many_layers(named, dict.fromkeys(named, outputs), masked=True)
+    with pytest.raises(UnsupportedOptionError, match=words):
+        write_onnx(build_model(spec), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_stateful_layer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedOptionError, match=r"^it: stateful=True has no ONNX form"):
-        refused(rnn("GRU", stateful=True), 1, tmp_path)
-
-
-def test_a_masked_c_behind_gates_that_cannot_close_is_refused(tmp_path: Path) -> None:
-    one = rnn("LSTM", return_state=True, recurrent_activation="tanh")
-    with pytest.raises(
-        UnsupportedOptionError, match="only where recurrent_activation is a sigmoid"
-    ):
-        refused(one, 3, tmp_path, masked=True)
 
 
 def test_a_recurrent_layer_in_float64_is_refused(tmp_path: Path) -> None:
     spec = many_layers({"it": rnn("GRU")}, {"it": 1}, masked=False)
     with pytest.raises(UnsupportedOptionError, match="in float64: ONNX Runtime computes them in"):
         write_onnx(build_model(spec).double(), tmp_path / "m.onnx")
-
-
-def test_all_refusals_are_listed(tmp_path: Path) -> None:
-    layers = {"a": rnn("GRU", activation="gelu"), "b": rnn("LSTM", activation="silu")}
-    spec = many_layers(layers, {"a": 1, "b": 1}, masked=False)
-    with pytest.raises(
-        UnsupportedOptionError, match=r"a: activation gelu(?s:.)*b: activation silu"
-    ):
-        write_onnx(build_model(spec), tmp_path / "m.onnx")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from specs import FIXTURES
+from exported import spec_of
+from specs import FIXTURES, TF_KERAS, functional, layer
 from torch import Tensor, fx, nn
 
 import keras2torch_birnn as k2t
@@ -20,25 +20,25 @@ from keras2torch_birnn.exporting.torch_program import (
     open_axes,
     record_program,
 )
-from keras2torch_birnn.golden import GOLDEN_STEPS, origin
-from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.golden import GOLDEN_STEPS
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
-from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.spec import Call, Graph, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.spec import ModelSpec, TensorRef
 
 needs_scan = pytest.mark.skipif(SCAN is None, reason="this torch would fix the sizes")
 
 
 def spec_of_two(steps: int | None = None) -> ModelSpec:
     """Inputs a and b (B, T, 3)."""
-    inputs = tuple(
-        LayerSpec("InputLayer", name, {"shape": (None, steps, 3), "dtype": "float32"})
-        for name in ("a", "b")
-    )
-    refs = tuple(TensorRef(layer.name) for layer in inputs)
-    calls = tuple(Call(layer.name, 0, ()) for layer in inputs)
-    graph = Graph(inputs, calls, refs, refs[0])
-    return ModelSpec(LayerSpec("Functional", "m", {}, graph=graph), generation_of("2.15.0"))
+    inputs = [layer("InputLayer", name, shape=(None, steps, 3)) for name in "ab"]
+    refs = (TensorRef("a"), TensorRef("b"))
+    return ModelSpec(functional(inputs, [], refs, refs[0]), TF_KERAS)
+
+
+EXAMPLE = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
+
+
+def shapes_of(spec: ModelSpec) -> list[Any]:
+    return [one.config["shape"] for one in spec.input_layers()]
 
 
 class Made(nn.Module):
@@ -88,17 +88,15 @@ def test_a_size_is_declared_where_the_model_takes_no_other(
 ) -> None:
     example = (torch.rand(rows, 7, 3), torch.rand(rows, 7, 3))
     spec, notes = settle_sizes(Made(function), spec_of_two(), example)
-    assert [layer.config["shape"] for layer in spec.input_layers()] == shapes
+    assert shapes_of(spec) == shapes
     assert len(notes) == {five_rows: 1, seven_steps_of_b: 1}.get(function, 0)
 
 
 def test_notes_name_the_input_and_the_size() -> None:
-    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
-
     def both(a: Tensor, b: Tensor) -> Tensor:
         return seven_steps_of_b(a, b).reshape(5, 21)
 
-    _, notes = settle_sizes(Made(both), spec_of_two(), example)
+    _, notes = settle_sizes(Made(both), spec_of_two(), EXAMPLE)
     assert notes == (
         "the batch is fixed at 5: the file leaves it open, but the model does not take 6",
         "axis 1 of input b is fixed at 7: the file leaves it open, but the model does not take 8",
@@ -107,33 +105,27 @@ def test_notes_name_the_input_and_the_size() -> None:
 
 def test_a_multiple_is_not_enough_for_a_size_that_the_file_fixes() -> None:
     """Twice as many steps are twice as many rows: nobody asks for that by freeing the steps."""
-    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
 
     def rows_of_seven_steps(a: Tensor, b: Tensor) -> Tensor:
         return a.reshape(-1, 7, 3).sum(1)[:1] + b.sum(1)
 
     model = Made(rows_of_seven_steps)
-    assert settle_sizes(model, spec_of_two(), example) == (spec_of_two(), ())
-    spec, notes = settle_sizes(model, spec_of_two(), example, spec_of_two(7))
-    assert [layer.config["shape"] for layer in spec.input_layers()] == [
-        (None, 7, 3),
-        (None, None, 3),
-    ]
+    assert settle_sizes(model, spec_of_two(), EXAMPLE) == (spec_of_two(), ())
+    spec, notes = settle_sizes(model, spec_of_two(), EXAMPLE, spec_of_two(7))
+    assert shapes_of(spec) == [(None, 7, 3), (None, None, 3)]
     assert notes == ("axis 1 of input a is fixed at 7, as in the file: the model does not take 8",)
 
 
 def test_declared_sizes_and_very_many_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
-    declared = settle_sizes(Made(five_rows), spec_of_two(7), example)[0]
-    assert [layer.config["shape"] for layer in declared.input_layers()] == [(5, 7, 3)] * 2
+    declared = settle_sizes(Made(five_rows), spec_of_two(7), EXAMPLE)[0]
+    assert shapes_of(declared) == [(5, 7, 3)] * 2
     monkeypatch.setattr(settled_sizes, "MAX_OPEN_SIZES", 1)
-    assert settle_sizes(Made(five_rows), spec_of_two(), example) == (spec_of_two(), ())
+    assert settle_sizes(Made(five_rows), spec_of_two(), EXAMPLE) == (spec_of_two(), ())
 
 
 def test_trying_other_sizes_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     """torch prints where a traced model fails, besides raising."""
-    example = (torch.rand(5, 7, 3), torch.rand(5, 7, 3))
-    _, notes = settle_sizes(fx.symbolic_trace(Made(five_rows)), spec_of_two(), example)
+    _, notes = settle_sizes(fx.symbolic_trace(Made(five_rows)), spec_of_two(), EXAMPLE)
     assert notes
     assert capfd.readouterr() == ("", "")
 
@@ -164,6 +156,6 @@ def test_a_model_that_reads_its_fourth_row_is_exported(tmp_path: Path) -> None:
 def test_operations_leave_open_sizes_open(case: str) -> None:
     """Sizes as numbers, a pool of steps, and rows taken within each sample were fixed by torch."""
     model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0" / f"{case}.keras")
-    spec = model_from_json(json.loads(origin(model).spec_text))
+    spec = spec_of(model)
     example = draw_example(model, spec, GOLDEN_STEPS, seed=1)
     record_program(model.eval(), example, open_axes(spec, example))

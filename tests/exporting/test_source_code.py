@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+from commands import run_process
 from hypothesis import given
 from hypothesis import strategies as st
 from specs import KERAS3, chain, dense
@@ -71,19 +73,14 @@ def test_the_type_checker_refuses_text_where_code_is_expected(tmp_path: Path) ->
     snippet.write_text(MISTAKES, encoding="utf-8")
     options = ("--no-error-summary", "--follow-imports=skip", f"--cache-dir={tmp_path / 'cache'}")
     modules = re.findall(r"source\.(\w+) import", MISTAKES)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, snippet, *(SOURCE / f"{m}.py" for m in modules)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    told = [line.partition("mistakes.py:")[2] for line in done.stdout.splitlines()]
+    files_read = (snippet, *(SOURCE / f"{module}.py" for module in modules))
+    done = run_process(sys.executable, "-m", "mypy", *options, *files_read, cwd=ROOT)
+    told = [line.partition("mistakes.py:")[2] for line in done.out.splitlines()]
     found = {int(line.partition(":")[0]) for line in told if line}
     lines = MISTAKES.splitlines()
     wrong = lines.index("Expression(text)") + 1
     calls = range(wrong, wrong + 8)
-    assert found == {*calls, len(lines)}, done.stdout
+    assert found == {*calls, len(lines)}, done.out
 
 
 def test_an_expression_is_made_by_its_own_module_alone() -> None:
@@ -204,61 +201,44 @@ def test_a_comment_and_a_docstring_end_at_their_line() -> None:
 # ---- whole models --------------------------------------------------------------------------------
 
 
-def model() -> ModelSpec:
-    return ModelSpec(chain(dense(5, 3, seed=1), shape=(None, 3)), KERAS3)
+MODEL = ModelSpec(chain(dense(5, 3, seed=1), shape=(None, 3)), KERAS3)
 
 
-def changed(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
-    """Change the graph that the writer writes, as a reader that takes too much would."""
+def write_changed(change: Callable[[fx.GraphModule], None]) -> str:
+    """Write the model with another graph, as after a reader that takes too much."""
 
     def built(spec: ModelSpec) -> fx.GraphModule:
         graph = build(spec)
         change(graph)
         return graph
 
-    monkeypatch.setattr(write_source, "build", built)
+    converted = build_model(MODEL)
+    with patch.object(write_source, "build", built):
+        return write_source.write_source(converted, MODEL).text
 
 
-def the_call(graph: fx.GraphModule) -> fx.Node:
-    return next(node for node in graph.graph.nodes if node.target == "dense_1")
-
-
-def test_a_layer_called_with_a_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("args", "kwargs", "words"),
+    [
+        ((HOSTILE,), {}, "where a tensor is expected"),
+        ((*"xx",), {}, "2 arguments where one is expected"),
+        (None, {"training": HOSTILE}, "Dense is called with "),
+        (None, {"a=1) or x, b": HOSTILE}, "Dense is called with "),
+    ],
+    ids=["a text", "two arguments", "a keyword", "a keyword with code"],
+)
+def test_a_layer_called_with_anything_but_a_tensor_is_refused(
+    args: tuple[str, ...] | None, kwargs: dict[str, str], words: str
+) -> None:
     def change(graph: fx.GraphModule) -> None:
-        the_call(graph).args = (HOSTILE,)
+        call = next(node for node in graph.graph.nodes if node.target == "dense_1")
+        call.args, call.kwargs = args or call.args, kwargs
 
-    spec = model()
-    converted = build_model(spec)
-    changed(monkeypatch, change)
-    with pytest.raises(UnsupportedOptionError, match="where a tensor is expected"):
-        write_source.write_source(converted, spec)
+    with pytest.raises(UnsupportedOptionError, match=words):
+        write_changed(change)
 
 
-def test_a_layer_called_with_more_arguments_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def change(graph: fx.GraphModule) -> None:
-        node = the_call(graph)
-        node.args = (*node.args, *node.args)
-
-    spec = model()
-    converted = build_model(spec)
-    changed(monkeypatch, change)
-    with pytest.raises(UnsupportedOptionError, match="2 arguments where one is expected"):
-        write_source.write_source(converted, spec)
-
-
-@pytest.mark.parametrize("keyword", ["training", "a=1) or x, b"])
-def test_a_keyword_of_a_call_does_not_vanish(monkeypatch: pytest.MonkeyPatch, keyword: str) -> None:
-    def change(graph: fx.GraphModule) -> None:
-        the_call(graph).kwargs = {keyword: HOSTILE}
-
-    spec = model()
-    converted = build_model(spec)
-    changed(monkeypatch, change)
-    with pytest.raises(UnsupportedOptionError, match="Dense is called with "):
-        write_source.write_source(converted, spec)
-
-
-def test_a_text_in_the_call_of_a_function_is_a_literal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_in_the_call_of_a_function_is_a_literal() -> None:
     def change(graph: fx.GraphModule) -> None:
         output = next(node for node in graph.graph.nodes if node.op == "output")
         with graph.graph.inserting_before(output):
@@ -267,10 +247,7 @@ def test_a_text_in_the_call_of_a_function_is_a_literal(monkeypatch: pytest.Monke
             )
             output.args = (node,)
 
-    spec = model()
-    converted = build_model(spec)
-    changed(monkeypatch, change)
-    text = write_source.write_source(converted, spec).text
+    text = write_changed(change)
     names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
     assert "__import__" not in names
     assert text.count(HOSTILE) == 3
@@ -281,11 +258,9 @@ def test_a_file_with_code_as_an_argument_runs_nothing(
 ) -> None:
     """Where ``k2t.load`` took it; it refuses such a file."""
     monkeypatch.chdir(tmp_path)
-    spec = model()
-    converted = build_model(spec)
-    graph = spec.graph
+    graph = MODEL.graph
     calls = tuple(replace(c, args=(HOSTILE,)) if c.args else c for c in graph.calls)
-    hostile = replace(spec, root=replace(spec.root, graph=replace(graph, calls=calls)))
+    hostile = replace(MODEL, root=replace(MODEL.root, graph=replace(graph, calls=calls)))
     with pytest.raises(K2TError):
-        files.TARGET.write(converted, hostile, tmp_path / "out.py")
+        files.TARGET.write(build_model(MODEL), hostile, tmp_path / "out.py")
     assert list(tmp_path.iterdir()) == []

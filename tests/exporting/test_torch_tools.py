@@ -17,6 +17,7 @@ from torch_tools import Exported, check, compare, export, fixture_subject, resiz
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.exporting.source.helpers.padding import pad_same
+from keras2torch_birnn.exporting.torch_program import record_program
 from keras2torch_birnn.layers.pooling import Pooling
 from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 
@@ -177,22 +178,35 @@ def test_a_trace_has_the_gradients_of_the_model() -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_trace_in_training_drops_as_the_model_does_at_any_size(masked: bool) -> None:
+@pytest.mark.parametrize(
+    ("path", "cell", "masked"),
+    [
+        ("trace", "LSTM", False),
+        ("trace", "LSTM", True),
+        pytest.param("export", "LSTM", True, marks=[thorough, needs_scan]),
+        pytest.param("export", "GRU", False, marks=[thorough, needs_scan]),
+    ],
+)
+def test_a_graph_in_training_drops_as_the_model_does_at_any_size(
+    path: str, cell: str, masked: bool
+) -> None:
     options = {"return_sequences": True, "dropout": 0.3, "recurrent_dropout": 0.4}
-    halves = [rnn("LSTM", seed=seed, **options) for seed in (0, 1)]
+    halves = [rnn(cell, seed=seed, **options) for seed in (0, 1)]
     spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=masked)
     model = build_model(spec).train()
     inputs = [tuple(map(torch.from_numpy, inputs_of(spec, *n))) for n in ((2, 5), (3, 11), (1, 1))]
-    jit: Any = torch.jit
-    traced = jit.trace(model, inputs[0], check_trace=False)
+    if path == "trace":
+        jit: Any = torch.jit
+        graph = jit.trace(model, inputs[0], check_trace=False)
+    else:
+        graph = record_program(model, inputs[0], ((0, 1),) * len(inputs[0])).module()
     for given in inputs:
         found = []
-        for one in (traced, model):
+        for one in (graph, model):
             torch.manual_seed(7)
             found.append(one(*given))
         torch.testing.assert_close(*found)
-        assert not torch.allclose(traced(*given)[0], found[1][0])  # another draw
+        assert not torch.allclose(graph(*given)[0], found[1][0])  # another draw
 
 
 def test_the_check_notices_another_number_at_another_size() -> None:

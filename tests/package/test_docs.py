@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, TypeAlias
 import compared
 import pytest
 import write_docs
-from commands import COMMAND, MASKED, Run, environment
+from commands import COMMAND, MASKED, Run, environment, run_process
 from live import label
 from sampling import rest_thorough
 from specs import ENTRIES, FIXTURES, fixture
@@ -228,17 +227,9 @@ Runner: TypeAlias = Callable[[Mapping[str, Any]], Run]
 def run_as_users_do(job: Mapping[str, Any]) -> Run:
     """Run a job in a process of its own, a command as it is installed."""
     flags = ["-W", "error"] if job.get("strict") else []
-    done = subprocess.run(
-        [sys.executable, *flags, "-c", job["code"]]
-        if "code" in job
-        else [*COMMAND, *job["arguments"]],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=job["folder"],
-        env=job["environment"],
-    )
-    return Run(done.returncode, done.stdout, done.stderr)
+    code = (sys.executable, *flags, "-c", job["code"]) if "code" in job else ()
+    command = code or (*COMMAND, *job["arguments"])
+    return run_process(*command, cwd=job["folder"], env=job["environment"])
 
 
 RUN: Runner = run_in_fork if HAS_FORK else run_as_users_do

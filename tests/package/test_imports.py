@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import run_process
 from package_source import MODULES, PACKAGE, imported
 from warm_process import run_code
 
@@ -28,10 +28,9 @@ KERAS = {"keras", "tensorflow", "tf_keras"}
 def loaded(code: str) -> set[str]:
     """Top names in sys.modules after the code has run in a process of its own."""
     report = "import sys; print(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.splitlines()[-1].split())
+    done = run_process(sys.executable, "-c", f"{code}\n{report}")
+    assert done.code == 0, done.err
+    return set(done.out.splitlines()[-1].split())
 
 
 # ---- imports -----------------------------------------------------------------------------------
@@ -103,9 +102,9 @@ import keras2torch_birnn.golden, keras2torch_birnn.rnn.bidirectional_stack
 assert compiler == ("torch._dynamo" in sys.modules)
 print(*sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    light, heavy = (set(line.split()) for line in done.stdout.splitlines())
+    done = run_process(sys.executable, "-c", code)
+    assert done.code == 0, done.err
+    light, heavy = (set(line.split()) for line in done.out.splitlines())
     assert not light & {"torch", "h5py", *KERAS}
     assert not heavy & {"h5py", *KERAS}
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from package_source import nodes
+from package_source import MODULES, PACKAGE, modules_imported, part_in_name
 
-import keras2torch_birnn
-
-PACKAGE = Path(keras2torch_birnn.__file__).parent
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 BASE = {
     "spec",
@@ -41,16 +37,13 @@ def part_of(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(module: Path) -> Iterator[str]:
-    """Yield the parts of the package that a module imports, wherever in it."""
-    for node in nodes(module):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name):
-            _, *inside = (node.module or "").split(".")
-            yield from inside[:1] or (alias.name for alias in node.names)
+def imports_of(module: Path) -> set[str]:
+    """Return the parts of the package that a module imports, wherever in it."""
+    return {*map(part_in_name, modules_imported(module))}
 
 
 def test_every_part_is_on_the_map() -> None:
-    parts = {part_of(module) for module in PACKAGE.rglob("*.py")}
+    parts = {part_of(module) for module in MODULES}
     assert parts - BASE - {"__init__", "__main__"} == rows().keys()
 
 
@@ -58,7 +51,7 @@ def test_a_part_imports_only_what_the_map_allows() -> None:
     allowed = rows()
     found = {
         f"{module.relative_to(PACKAGE)} imports {imported}"
-        for module in PACKAGE.rglob("*.py")
+        for module in MODULES
         if (part := part_of(module)) in allowed
         for imported in imports_of(module)
         if imported in allowed.keys() - allowed[part] - {part}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import Run, environment, run_process
 from optional_packages import HAS_TRITON, OPTIONAL
 
 pytestmark = pytest.mark.thorough  # pytest in processes of its own
@@ -32,18 +32,13 @@ def find_users(names: frozenset[str]) -> set[Path]:
     return {file for file in TESTS.rglob("test_*.py") if imported(file) & names}
 
 
-def run(*options: object, without: str = "") -> subprocess.CompletedProcess[str]:
+def run(*options: object, without: str = "") -> Run:
     """Run pytest with the settings of all tests, wherever the files are."""
     # Hypothesis' own plugin cannot do without it.
     plugins = "--assert=plain -p no:cacheprovider -p conftest -p no:hypothesispytest"
     paths = os.pathsep.join(map(str, (TESTS, TESTS / "support", ROOT / "tools")))
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", *plugins.split(), *map(str, options)],
-        cwd=ROOT,
-        env={**os.environ, "K2T_WITHOUT": without, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
+    command = (sys.executable, "-m", "pytest", "-q", "-rs", *plugins.split(), *options)
+    return run_process(*command, cwd=ROOT, env=environment(K2T_WITHOUT=without, PYTHONPATH=paths))
 
 
 def test_files_that_need_a_missing_package_are_skipped_and_all_others_are_collected() -> None:
@@ -51,8 +46,8 @@ def test_files_that_need_a_missing_package_are_skipped_and_all_others_are_collec
     assert {"onnx", "onnxruntime"} <= set().union(*map(imported, skipped))
     without = " ".join((*OPTIONAL, "hypothesis", "onnx_ir"))
     done = run("--collect-only", *skipped, *drawing, Path(__file__), without=without)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    assert done.code == 0, done.out + done.err
+    lines = done.out.splitlines()
     found = {ROOT / line.partition("::")[0] for line in lines if "::" in line}
     assert found == {*drawing, Path(__file__)} - skipped
     reasons = {line.rpartition(": ")[2] for line in lines if line.startswith("SKIPPED")}
@@ -63,8 +58,8 @@ def test_files_that_need_a_missing_package_are_skipped_and_all_others_are_collec
 def test_a_test_fails_where_triton_is_missing_that_the_extra_test_installs() -> None:
     done = run(TESTS / "rnn/test_triton_steps.py", without="triton")
     wanted = "1 failed" if HAS_TRITON else "triton is not installed"
-    assert wanted in done.stdout, done.stdout
-    assert "triton is not installed" in done.stdout
+    assert wanted in done.out, done.out
+    assert "triton is not installed" in done.out
 
 
 DRAWING = """
@@ -98,6 +93,6 @@ def test_without_hypothesis_its_tests_are_skipped_and_no_other_package_may_be_mi
     (tmp_path / "test_of_drawn_things.py").write_text(DRAWING)
     (tmp_path / "test_of_nothing.py").write_text("import a_package_that_nobody_wrote\n")
     done = run("--continue-on-collection-errors", tmp_path, without="hypothesis")
-    assert "1 passed, 3 skipped, 1 error" in done.stdout, done.stdout
-    assert "No module named 'a_package_that_nobody_wrote'" in done.stdout
-    assert "hypothesis is not installed" in done.stdout
+    assert "1 passed, 3 skipped, 1 error" in done.out, done.out
+    assert "No module named 'a_package_that_nobody_wrote'" in done.out
+    assert "hypothesis is not installed" in done.out

@@ -8,7 +8,6 @@ import inspect
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -23,6 +22,7 @@ from types import ModuleType, SimpleNamespace
 
 import make_site
 import pytest
+from commands import run_process
 
 import keras2torch_birnn
 from keras2torch_birnn import extras
@@ -71,14 +71,9 @@ def build(tree: Path, hook: str, **environment: str) -> Path:
     out = tree.parent / hook
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", HOOK, hook, str(out)],
-        cwd=tree,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    command = (sys.executable, "-c", HOOK, hook, out)
+    done = run_process(*command, cwd=tree, env={**os.environ, **environment})
+    assert done.code == 0, done.err
     (made,) = (found for found in out.iterdir() if found.suffix != ".egg-info")
     return made
 
@@ -187,8 +182,9 @@ def test_make_builds_anew_what_a_changed_source_makes_old(tree: Path) -> None:
         (made / name).touch()
 
     def steps(goal: str) -> str:
-        command = ["make", "--dry-run", "VENV=.venv", goal]
-        return subprocess.run(command, cwd=tree, capture_output=True, text=True, check=True).stdout
+        done = run_process("make", "--dry-run", "VENV=.venv", goal, cwd=tree)
+        assert done.code == 0, done.err
+        return done.out
 
     now = (made / "installed").stat().st_mtime
     for goal in ("test", "demo", "docs"):
@@ -206,10 +202,10 @@ def test_the_source_archive_has_all_that_the_tests_need() -> None:
     named = {name for rule in rules if rule[:1] in (["graft"], ["include"]) for name in rule[1:]}
     named |= {"setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"}
     named |= {"keras2torch_birnn", ".github", ".gitignore"}
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if tracked.returncode:
+    tracked = run_process("git", "ls-files", cwd=ROOT)
+    if tracked.code:
         pytest.skip("no git, or no repository: nothing tells which files belong to the tree")
-    entries = {line.partition("/")[0] for line in tracked.stdout.splitlines()}
+    entries = {line.partition("/")[0] for line in tracked.out.splitlines()}
     assert entries <= named
 
 

@@ -1,25 +1,22 @@
-"""Everything that makes a layer, on pages of one name, and one order of the floors."""
+"""Everything that makes a layer, on pages of one name, and no circle of imports."""
 
 from __future__ import annotations
 
-import ast
-import functools
 import importlib
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from mutations import NOT_MUTATED
 from mutations import PAGES as MUTATIONS
-from package_source import nodes
+from package_source import NAMES, PACKAGE, modules_imported, part_in_name
 from random_layers import RECIPES
 
-import keras2torch_birnn
 from keras2torch_birnn import layers, reference, schema
 from keras2torch_birnn.exporting import source
 from keras2torch_birnn.exporting.source.pages import EMITTERS, NOT_WRITTEN
@@ -36,7 +33,6 @@ from keras2torch_birnn.schema.operations import Operation
 from keras2torch_birnn.schema.pages import Pages
 
 ROOT = Path(__file__).parents[2]
-PACKAGE = Path(keras2torch_birnn.__file__).parent
 
 
 def pages(floor: Any, table: str) -> dict[str, str]:
@@ -243,7 +239,7 @@ def test_every_page_is_joined() -> None:
     assert set(ROWS) == set(LAYERS)
     assert set(CONVERTERS) == set(layers.CONVERTERS)
     assert set(EQUATIONS) == set(reference.EQUATIONS)
-    assert set(SOURCES) <= set(EMITTERS)  # what has no text there is written as its module
+    assert set(SOURCES) <= set(EMITTERS) <= set(LAYERS)  # others are written as their modules
     assert {SOURCES.get(name) for name in EMITTERS} - {None} == set(SOURCES.values())
 
 
@@ -350,100 +346,16 @@ def test_an_incomplete_operation_is_told_what_it_lacks() -> None:
     assert gaps_of_operation(odd) == ["arguments or options ['extent']"]
 
 
-# ---- the order of the floors -------------------------------------------------------------------
-
-# From the lowest to the highest. None leads to a higher one, nor to its neighbours on a floor.
-FLOORS = (
-    {"errors"},
-    {"spec"},
-    {"schema"},
-    {"functional"},
-    {"readers", "reference", "rnn"},
-    {"layers"},
-    {"plugins"},
-    {"building", "running"},
-    {"golden"},
-    {"saving"},
-    {"comparison"},
-    {"exporting"},
-    {"trainers"},
-    {"verification", "writers"},
-    {"porting"},
-    {"conversion"},
-    {"resuming"},
-    {"bench"},
-    {"cli"},
-)
-
-
-def name_of(file: Path) -> str:
-    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {name_of(file): file for file in PACKAGE.rglob("*.py")}
-# Its public names are imported when they are asked for, from any floor.
-ROOM_OF_ALL = "keras2torch_birnn"
-
-
-def imported(module: str) -> set[str]:
-    """Modules of the package that a module imports, wherever in it."""
-    found = set()
-    for node in nodes(MODULES[module]):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            full = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else str(node.module) for name in full}
-    return (found & MODULES.keys()) - {module, ROOM_OF_ALL}
-
-
-@functools.cache
-def imports() -> dict[str, set[str]]:
-    """Modules of the package -> those that each imports."""
-    return {module: imported(module) for module in MODULES if module != ROOM_OF_ALL}
-
-
-def room(module: str) -> str:
-    """The package or module right below the root."""
-    return module.split(".")[1]
-
-
-def rooms() -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {room(module): set() for module in imports()}
-    for module, others in imports().items():
-        found[room(module)] |= {room(other) for other in others} - {room(module)}
-    return found
-
-
-def reached(graph: Mapping[str, set[str]], start: str) -> set[str]:
-    """All that an import of ``start`` leads to."""
-    found: set[str] = set()
-    ahead = {start}
-    while ahead:
-        new = set().union(*(graph[one] for one in ahead)) - found
-        found, ahead = found | new, new
-    return found
-
-
-def circles(graph: Mapping[str, set[str]]) -> set[frozenset[str]]:
-    """Every set of names that lead to each other."""
-    reach = {name: reached(graph, name) for name in graph}
-    return {
-        frozenset(other for other in reach[name] if name in reach[other])
-        for name in graph
-        if name in reach[name]
-    }
+# ---- circles (test_map has which part may import which) ---------------------------------------
 
 
 def test_no_imports_go_round_in_a_circle() -> None:
-    assert circles(rooms()) == set()
-    assert circles(imports()) == set()
-
-
-@pytest.mark.parametrize("height", range(len(FLOORS)))
-def test_no_import_leads_to_a_higher_floor(height: int) -> None:
-    graph = rooms()
-    for name in FLOORS[height]:
-        above = set().union(*FLOORS[height:]) - {name}
-        assert not reached(graph, name) & above, name
+    """Neither those of modules nor those of the packages and modules right below the root."""
+    # (public names of the package are imported when they are asked for, from anywhere)
+    imports = {name: modules_imported(file) - {name, PACKAGE.name} for name, file in NAMES.items()}
+    parts: dict[str, set[str]] = {}
+    for module, others in imports.items():
+        part = part_in_name(module)
+        parts.setdefault(part, set()).update({*map(part_in_name, others)} - {part})
+    for graph in (imports, parts):
+        TopologicalSorter(graph).prepare()  # an error that names the circle

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from commands import MASKED, OLD, STACK_H5, STACK_KERAS
+from commands import MASKED, OLD, STACK_H5, STACK_KERAS, run_process
 from warm_process import run_code
 
 from keras2torch_birnn.errors import InvalidModelFileError
@@ -219,6 +218,5 @@ try:
 except ImportError:
     print("refused")
 """
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("k2t k2t\nrefused\n", "")
+    done = run_process(sys.executable, "-W", "ignore", "-c", code)
+    assert (done.out, done.err) == ("k2t k2t\nrefused\n", "")

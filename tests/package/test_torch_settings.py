@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch_settings import read_settings, unchanged_settings
 
 
-def change_dtype() -> None:
-    torch.set_default_dtype(torch.float64)
-
-
-def change_gradients() -> None:
-    torch.set_grad_enabled(False)
-
-
-def change_algorithms() -> None:
-    torch.use_deterministic_algorithms(True)
-
-
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "value", "named"),
     [
-        (change_dtype, "default dtype"),
-        (change_gradients, "gradients"),
-        (change_algorithms, "deterministic algorithms"),
+        (torch.set_default_dtype, torch.float64, "default dtype"),
+        (torch.set_grad_enabled, False, "gradients"),
+        (torch.use_deterministic_algorithms, True, "deterministic algorithms"),
     ],
 )
-def test_a_setting_that_is_left_changed_is_named(change: Callable[[], None], named: str) -> None:
+def test_a_setting_that_is_left_changed_is_named(
+    change: Callable[[Any], object], value: Any, named: str
+) -> None:
     before = read_settings(torch)
     try:
         with (
             pytest.raises(AssertionError, match=f"left changed: {{'{named}': "),
             unchanged_settings(),
         ):
-            change()
+            change(value)
     finally:
-        torch.set_default_dtype(before["default dtype"])
-        torch.set_grad_enabled(before["gradients"])
-        torch.use_deterministic_algorithms(before["deterministic algorithms"])
+        change(before[named])
 
 
 def test_threads_are_set_back() -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from mutations import operations
 from mutations.checks import agrees_layer_by_layer, agrees_with_keras, assert_right, read
 from mutations.patches import Mutation
 from mutations.table import OF_LAYERS
-from specs import read_entry
+from specs import Fixture, read_entry
+
+from keras2torch_birnn import K2TError
+
+MUTATIONS = (*OF_LAYERS, *operations.MUTATIONS)
+# A bug of an operation may also end in arguments that do not fit.
+ENDS = (K2TError, RuntimeError, IndexError, TypeError, ValueError)
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +27,7 @@ def use_engines_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.thorough  # make test reads files that notice each
-@pytest.mark.parametrize("mutation", OF_LAYERS, ids=lambda m: m.name.replace(" ", "-"))
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name.replace(" ", "-"))
 def test_a_mutation_breaks_the_parity(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unmutated every file passes; mutated every file fails, by both checks."""
     assert mutation.files
@@ -26,13 +35,20 @@ def test_a_mutation_breaks_the_parity(mutation: Mutation, monkeypatch: pytest.Mo
         assert_right(file)
     mutation.patch(monkeypatch)
     for file in mutation.files:
-        case = read(file)
-        if mutation.rereads:
-            case = replace(case, spec=read_entry(file))
-        assert not agrees_with_keras(case), f"{file} does not notice"
+        assert not holds(agrees_with_keras, mutation, file), f"{file} does not notice"
         if not (mutation.late or mutation.rereads):
-            assert not agrees_layer_by_layer(case), f"{file}: verify does not notice"
+            noticed = not holds(agrees_layer_by_layer, mutation, file)
+            assert noticed, f"{file}: verify does not notice"
+
+
+def holds(check: Callable[[Fixture], bool], mutation: Mutation, file: str) -> bool:
+    """Tell whether a check finds nothing."""
+    with suppress(*(() if mutation in OF_LAYERS else ENDS)):
+        case = read(file)
+        return check(replace(case, spec=read_entry(file)) if mutation.rereads else case)
+    return False
 
 
 def test_the_names_of_the_mutations_differ() -> None:
-    assert len({m.name for m in OF_LAYERS}) == len(OF_LAYERS)
+    for table in (OF_LAYERS, operations.MUTATIONS):
+        assert len({m.name for m in table}) == len(table)

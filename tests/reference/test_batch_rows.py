@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from specs import FIXTURES, fixture
+from specs import FIXTURES, TF_KERAS, chain, fixture
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute, sample_inputs
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.spec import Call, Graph, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 # Each broadcasts a tensor to five rows.
 FIXED = (
@@ -34,12 +33,8 @@ def test_rows_are_those_that_an_operation_demands(name: str, rows: int) -> None:
 
 def test_rows_reach_the_index_of_a_slice() -> None:
     """``x[4]`` of a batch, where no option is the number of rows."""
-    x = LayerSpec("InputLayer", "x", {"shape": (None, 7, 3), "dtype": "float32"})
     fifth = LayerSpec("ops.GetItem", "fifth", {"key": (4,)})
-    calls = (Call("x", 0, ()), Call("fifth", 0, (TensorRef("x"),)))
-    graph = Graph((x, fifth), calls, TensorRef("x"), TensorRef("fifth"))
-    root = LayerSpec("Functional", "m", {}, graph=graph)
-    (drawn,) = draw_inputs(ModelSpec(root, generation_of("2.15.0")), steps=7, seed=0)
+    (drawn,) = draw_inputs(ModelSpec(chain(fifth, shape=(None, 7, 3)), TF_KERAS), steps=7, seed=0)
     assert drawn.shape == (5, 7, 3)
 
 

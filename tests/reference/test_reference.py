@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from package_source import nodes
 from reference_runs import run
 from specs import (
     H_BACK,
@@ -26,10 +23,8 @@ from specs import (
     with_options,
 )
 
-from keras2torch_birnn import reference, schema
-from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import activate
-from keras2torch_birnn.schema import ACTIVATION_OPTIONS, SCHEMA
+from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 from keras2torch_birnn.spec import (
     Array,
     Call,
@@ -40,39 +35,11 @@ from keras2torch_birnn.spec import (
 # ---- completeness ------------------------------------------------------------------------------
 
 
-def test_every_class_of_the_schema_has_an_equation() -> None:
-    assert set(EQUATIONS) == set(SCHEMA) - set(schema.CELLS)  # cells are part of an RNN
-
-
 def test_every_activation_has_the_defaults_of_the_schema() -> None:
     for name, options in ACTIVATION_OPTIONS.items():
         defaults = {"name": name, **{key: option.default for key, option in options.items()}}
         x = values(4, 6) * 3
         np.testing.assert_array_equal(activate(defaults, x), activate(name, x))
-
-
-def test_the_reference_imports_neither_torch_nor_h5py_nor_the_torch_side() -> None:
-    allowed = {
-        "keras2torch_birnn.lazy_array",
-        "keras2torch_birnn.errors",
-        "keras2torch_birnn.limits",
-        "keras2torch_birnn.merge_modes",
-        "keras2torch_birnn.schema.custom_layers",
-        "keras2torch_birnn.reference",
-        "keras2torch_birnn.schema",
-        "keras2torch_birnn.spec",
-    }
-    for page in Path(reference.__file__).parent.glob("*.py"):
-        for node in nodes(page):
-            if isinstance(node, ast.Import):
-                assert {alias.name for alias in node.names} <= {
-                    "itertools",
-                    "math",
-                    "numpy",
-                    "numpy.typing",
-                }
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("keras2torch"):
-                assert str(node.module).rpartition(".")[0] in allowed or node.module in allowed
 
 
 # ---- activations by hand -----------------------------------------------------------------------

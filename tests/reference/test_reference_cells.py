@@ -41,6 +41,17 @@ from keras2torch_birnn.spec import (
 # ---- cells by hand -----------------------------------------------------------------------------
 
 
+def cell(kind: str, kernel: Any, recurrent_kernel: Any, bias: Any, **options: Any) -> LayerSpec:
+    """A recurrent layer with these weights; a row of numbers is the kernel of one unit."""
+    weights = {
+        "kernel": np.array(kernel, float, ndmin=2),
+        "recurrent_kernel": np.array(recurrent_kernel, float, ndmin=2),
+        "bias": np.array(bias, float),
+    }
+    features, units = len(weights["kernel"]), len(weights["recurrent_kernel"])
+    return replace(rnn(kind, units, features, **options), weights=weights)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_no_rows_give_no_rows(cell: str) -> None:
     assert outputs_of(rnn(cell, units=H), np.zeros((0, T, F)))[0].shape == (0, H)
@@ -48,14 +59,8 @@ def test_no_rows_give_no_rows(cell: str) -> None:
 
 def test_lstm_gates_are_i_f_c_o() -> None:
     """One unit, one step, h0 = 0.5, c0 = -2, every number its own."""
-    spec = replace(
-        rnn("LSTM", units=1, features=1, return_state=True),
-        weights={
-            "kernel": np.array([[0.1, 0.2, 0.3, 0.4]]),
-            "recurrent_kernel": np.array([[0.5, -0.6, 0.7, -0.8]]),
-            "bias": np.array([0.01, 0.02, 0.03, 0.04]),
-        },
-    )
+    kernel, recurrent, bias = (0.1, 0.2, 0.3, 0.4), (0.5, -0.6, 0.7, -0.8), (0.01, 0.02, 0.03, 0.04)
+    spec = cell("LSTM", kernel, recurrent, bias, return_state=True)
     i, f, g, o = (0.2 + 0.25 + 0.01, 0.4 - 0.3 + 0.02, 0.6 + 0.35 + 0.03, 0.8 - 0.4 + 0.04)
     i, f, o = (1 / (1 + math.exp(-gate)) for gate in (i, f, o))
     c = f * -2.0 + i * math.tanh(g)
@@ -69,14 +74,8 @@ def test_lstm_gates_are_i_f_c_o() -> None:
 def test_gru_gates_are_z_r_h(reset_after: bool) -> None:
     """One unit: h0 = 0.5, x = 2. Only the recurrent bias tells the two kinds apart."""
     bias = [[0.01, 0.02, 0.03], [0.04, 0.05, 0.06]]
-    spec = replace(
-        rnn("GRU" if reset_after else "GRU before", units=1, features=1),
-        weights={
-            "kernel": np.array([[0.1, 0.2, 0.3]]),
-            "recurrent_kernel": np.array([[0.5, -0.6, 0.7]]),
-            "bias": np.array(bias if reset_after else bias[0]),
-        },
-    )
+    kind, used = ("GRU", bias) if reset_after else ("GRU before", bias[0])
+    spec = cell(kind, (0.1, 0.2, 0.3), (0.5, -0.6, 0.7), used)
     d = bias[1] if reset_after else [0.0, 0.0, 0.0]
     z = 1 / (1 + math.exp(-(0.2 + 0.01 + 0.25 + d[0])))
     r = 1 / (1 + math.exp(-(0.4 + 0.02 - 0.3 + d[1])))
@@ -87,16 +86,9 @@ def test_gru_gates_are_z_r_h(reset_after: bool) -> None:
 
 def test_gru_before_resets_before_the_matrix_product() -> None:
     """Two units and a recurrent kernel that only swaps them: r must be the other unit's."""
-    swap = np.array([[0.0, 1.0], [1.0, 0.0]])
-    zero = np.zeros((2, 2))
-    spec = replace(
-        rnn("GRU before", units=2, features=1, activation="linear"),
-        weights={
-            "kernel": np.array([[-50.0, -50.0, 0.0, 50.0, 0.0, 0.0]]),  # z = 0, r = (1/2, 1)
-            "recurrent_kernel": np.concatenate([zero, zero, swap], axis=1),
-            "bias": np.zeros(6),
-        },
-    )
+    swap = [[0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 0]]
+    kernel = (-50, -50, 0, 50, 0, 0)  # z = 0, r = (1/2, 1)
+    spec = cell("GRU before", kernel, swap, np.zeros(6), activation="linear")
     (output,) = outputs_of(spec, np.array([[[1.0]]]), state=(np.array([[4.0, 10.0]]),))
     np.testing.assert_allclose(output, [[10.0, 2.0]], atol=1e-12)
     after = with_options(replace(spec, weights={**spec.weights, "bias": np.zeros((2, 6))}))
@@ -106,14 +98,7 @@ def test_gru_before_resets_before_the_matrix_product() -> None:
 
 
 def test_simple_rnn_by_hand() -> None:
-    spec = replace(
-        rnn("SimpleRNN", units=1, features=1, return_sequences=True, activation="linear"),
-        weights={
-            "kernel": np.array([[2.0]]),
-            "recurrent_kernel": np.array([[3.0]]),
-            "bias": np.array([0.5]),
-        },
-    )
+    spec = cell("SimpleRNN", 2, 3, [0.5], return_sequences=True, activation="linear")
     (output,) = outputs_of(spec, np.array([[[1.0], [2.0]]]))
     np.testing.assert_array_equal(output[0, :, 0], [2.5, 12.0])
     (output,) = outputs_of(with_options(spec, go_backwards=True), np.array([[[1.0], [2.0]]]))
@@ -122,14 +107,8 @@ def test_simple_rnn_by_hand() -> None:
 
 def test_every_activation_of_an_lstm_is_the_configured_one() -> None:
     """Gates 2 x, candidate and output x / (1 + |x|): no tanh and no sigmoid is left."""
-    spec = replace(
-        rnn("LSTM", 1, 1, activation="softsign", recurrent_activation="linear"),
-        weights={
-            "kernel": np.full((1, 4), 2.0),
-            "recurrent_kernel": np.zeros((1, 4)),
-            "bias": np.zeros(4),
-        },
-    )
+    options = {"activation": "softsign", "recurrent_activation": "linear"}
+    spec = cell("LSTM", np.full(4, 2.0), np.zeros(4), np.zeros(4), **options)
     (output,) = outputs_of(spec, np.array([[[1.0]]]))
     c = 2 * (2 / 3)
     assert output.item() == pytest.approx(2 * c / (1 + c), abs=1e-15)
@@ -137,21 +116,14 @@ def test_every_activation_of_an_lstm_is_the_configured_one() -> None:
 
 def test_recurrent_kernels_are_multiplied_from_the_left() -> None:
     """State (1, 0) picks the kernel's first row, not its first column."""
-    kernel = np.array([[1.0, 2.0], [3.0, 4.0]])
-    spec = replace(
-        rnn("SimpleRNN", 2, 1, activation="linear"),
-        weights={"kernel": np.zeros((1, 2)), "recurrent_kernel": kernel, "bias": np.zeros(2)},
-    )
+    spec = cell("SimpleRNN", (0, 0), [[1, 2], [3, 4]], np.zeros(2), activation="linear")
     (output,) = outputs_of(spec, np.zeros((1, 1, 1)), state=(np.array([[1.0, 0.0]]),))
     np.testing.assert_array_equal(output, [[1.0, 2.0]])
 
 
 def counter(rule: str, **config: Any) -> LayerSpec:
     """h' = h + x: a recurrent layer that can be checked in the head."""
-    return replace(
-        rnn("SimpleRNN", 1, 1, activation="linear", masked_output=rule, **config),
-        weights={"kernel": np.eye(1), "recurrent_kernel": np.eye(1), "bias": np.zeros(1)},
-    )
+    return cell("SimpleRNN", 1, 1, [0], activation="linear", masked_output=rule, **config)
 
 
 # x = 1 2 4 8, steps 0 and 2 masked, h0 = 100

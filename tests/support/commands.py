@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -63,8 +64,13 @@ def k2t(*arguments: object) -> Run:
 
 def k2t_process(*arguments: object, **options: Any) -> Run:
     """Run the command as users do, in a process of its own."""
+    return run_process(*COMMAND, *arguments, **options)
+
+
+def run_process(*command: object, **options: Any) -> Run:
+    """Run any program."""
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options
+        [*map(str, command)], capture_output=True, text=True, check=False, **options
     )
     return Run(done.returncode, done.stdout, done.stderr)
 
@@ -125,6 +131,21 @@ def changed_archive(
         for name, data in members.items():
             new.writestr(name, data)
     return target
+
+
+def changed_keras(
+    source: Path, target: Path, change: Callable[[dict[str, Any], h5py.File], object]
+) -> Path:
+    """A copy of a ``.keras`` archive; ``change`` edits its parsed architecture and its weights."""
+
+    def in_archive(members: dict[Any, bytes]) -> None:
+        model, weights = json.loads(members["config.json"]), io.BytesIO(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file:
+            change(model, file)
+        members["config.json"] = json.dumps(model).encode()
+        members["model.weights.h5"] = weights.getvalue()
+
+    return changed_archive(source, target, in_archive)
 
 
 def changed_config(source: Path, target: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tarfile
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
+from commands import changed_h5, changed_keras
 from specs import FIXTURES
 from torch import Tensor
 
@@ -180,20 +178,8 @@ def _all_differ(arrays: Sequence[Array]) -> bool:
 def write_with(path: Path, old: Sequence[Array], new: Sequence[Array], out: Path) -> Path:
     """Write a copy of an HDF5 or ``.keras`` file in which each of the old arrays is a new one."""
     if path.suffix == ".h5":
-        shutil.copy(path, out)
-        with h5py.File(out, "r+") as file:
-            _exchange(file["model_weights"], old, new)
-        return out
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, "w") as target:
-        for one in source.infolist():
-            content = source.read(one)
-            if one.filename == "model.weights.h5":
-                held = io.BytesIO(content)
-                with h5py.File(held, "r+") as file:
-                    _exchange(file["layers"], old, new)
-                content = held.getvalue()
-            target.writestr(one, content)
-    return out
+        return changed_h5(path, out, lambda file: _exchange(file["model_weights"], old, new))
+    return changed_keras(path, out, lambda _, file: _exchange(file["layers"], old, new))
 
 
 def _exchange(group: Any, old: Sequence[Array], new: Sequence[Array]) -> None:

@@ -88,9 +88,14 @@ def inputs_of(spec: ModelSpec, rows: int, steps: int, seed: int = 5) -> tuple[Ar
     return tuple(found)
 
 
+def spec_of(model: nn.Module) -> ModelSpec:
+    """Return the spec that a converted model carries."""
+    return model_from_json(json.loads(origin(model).spec_text))
+
+
 def write_onnx(model: fx.GraphModule, file: Path) -> ModelSpec:
     """Write a converted model; return the spec it was written by."""
-    spec = model_from_json(json.loads(origin(model).spec_text))
+    spec = spec_of(model)
     find_target(file).load().write(copy_structure(model), spec, file)
     return spec
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from commands import Run, environment
+from commands import Run, environment, run_process
 
 from keras2torch_birnn.exporting import child_process
 
@@ -63,9 +63,7 @@ def run_code(code: str, *, terminal: bool = False, **variables: str) -> Run:
     terminal: it is stdin, stdout and stderr.
     """
     if not HAS_FORK:
-        command, given = [sys.executable, "-c", code], environment(**variables)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
-        return Run(done.returncode, done.stdout, done.stderr)
+        return run_process(sys.executable, "-c", code, env=environment(**variables))
     job = {"code": code, "strict": False, "terminal": terminal, "folder": str(Path.cwd())}
     return run_in_fork({**job, "environment": environment(**variables)})
 
@@ -83,9 +81,7 @@ def run_script(script: object, *arguments: object, folder: Path) -> Run:
     if HAS_FORK:
         job = {"script": str(script), "arguments": named, "folder": str(folder)}
         return run_in_fork({**job, "environment": {**os.environ}})
-    command = [sys.executable, "-I", str(script), *named]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    return Run(done.returncode, done.stdout, done.stderr)
+    return run_process(sys.executable, "-I", script, *named, cwd=folder)
 
 
 def _run_child(command: Sequence[str], *, cwd: Path, **_: Any) -> SimpleNamespace:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from out_files import changing, write_out
 from specs import FIXTURES
 from torch import nn
 
@@ -254,27 +255,20 @@ def test_a_parametrized_weight_is_not_constrained_in_silence() -> None:
 # ---- refusals -----------------------------------------------------------------------------------
 
 
-def damaged(path: Path, change: Any, suffix: str = ".pt") -> Path:
-    """Save a converted model with another spec."""
-    out = path / f"out{suffix}"
-    k2t.save(k2t.convert(CONSTRAINED), out)
-    content = torch.load(out, weights_only=True)
-    spec = json.loads(content["spec"])
-    layer = next(one for one in spec["root"]["graph"]["layers"] if one["name"] == "dense")
-    change(layer)
-    content["spec"] = json.dumps(spec)
-    torch.save(content, out)
+def damaged(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Save a converted model with another spec of its Dense layer."""
+    out = write_out(CONSTRAINED, folder)
+    with changing(out) as (_, spec):
+        change(next(one for one in spec["root"]["graph"]["layers"] if one["name"] == "dense"))
     return out
 
 
 def test_unknown_ones_are_refused_when_they_are_needed(tmp_path: Path) -> None:
-    def change(layer: Any) -> None:
-        layer["training"] = {
-            "kernel_regularizer": {"name": "Mine"},
-            "bias_constraint": {"name": "RadialConstraint"},
-        }
-
-    model = k2t.load(damaged(tmp_path, change))
+    unknown = {
+        "kernel_regularizer": {"name": "Mine"},
+        "bias_constraint": {"name": "RadialConstraint"},
+    }
+    model = k2t.load(damaged(tmp_path, lambda layer: layer.update(training=unknown)))
     with pytest.raises(UnsupportedOptionError, match="dense: kernel_regularizer Mine is not a reg"):
         k2t.penalty(model)
     before = copy.deepcopy(model.state_dict())

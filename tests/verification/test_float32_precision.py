@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fixture_files import FIXTURES
+from out_files import write_out
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.float32_precision import float32_precision
@@ -68,11 +69,11 @@ def test_settings_of_the_older_interface_are_restored_as_well(untouched: list[An
 def test_verify_runs_with_any_newer_setting_and_restores_it(
     path: str, untouched: list[Any], tmp_path: Path
 ) -> None:
-    k2t.save(k2t.convert(MODEL), tmp_path / "out.pt")
+    out = write_out(MODEL, tmp_path)
     write(path, NEW[path])
     before = read()
     assert before != untouched
-    assert k2t.verify(MODEL, tmp_path / "out.pt", against="reference").ok
+    assert k2t.verify(MODEL, out, against="reference").ok
     assert read() == before
 
 

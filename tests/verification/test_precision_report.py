@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import k2t
 from kernel_layers import native
+from out_files import write_out
 from specs import FIXTURES
 
 import keras2torch_birnn as birnn
@@ -26,9 +27,7 @@ CLASSIFIER = "keras-3.15.1/arch_toxic.keras"
 
 
 def converted(name: str, folder: Path) -> Path:
-    out = folder / "out.pt"
-    birnn.save(birnn.convert(FIXTURES / name), out)
-    return out
+    return write_out(FIXTURES / name, folder)
 
 
 def ids(rows: int, steps: int) -> tuple[Any, ...]:
@@ -122,20 +121,6 @@ def test_the_command_prints_a_table_and_the_verdict(tmp_path: Path) -> None:
         "bidirectional",
         "bidirectional_1",
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("int4", "precision=int4: one of float32, bfloat16, int8 is expected"),
-        ("float32", "precision float32 is what verify compares"),
-    ],
-)
-def test_other_precisions_are_refused(tmp_path: Path, name: str, message: str) -> None:
-    out = converted(STACK, tmp_path)
-    found = k2t("verify", out, "--precision", name)
-    assert found.code == 2
-    assert message in found.err
 
 
 def test_an_export_is_refused(tmp_path: Path) -> None:

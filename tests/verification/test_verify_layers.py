@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from chaotic import STEPS, chaotic
+from out_files import changing, write_out
 from specs import (
     ENTRIES,
     FIXTURES,
@@ -46,25 +45,6 @@ CHAOTIC = tuple(FACTORS)
 MASKING = f"{TF}/mask_stack_bi_dense.h5"
 
 
-def written(source: Path, folder: Path) -> Path:
-    out = folder / "out.pt"
-    k2t.save(k2t.convert(source), out)
-    return out
-
-
-def changed(
-    out: Path,
-    weights: Callable[[dict[str, torch.Tensor]], None] = lambda state: None,
-    spec: Callable[[dict[str, Any]], None] = lambda root: None,
-) -> None:
-    """Change tensors or the spec inside OUT."""
-    content = torch.load(out, weights_only=True)
-    weights(content["state_dict"])
-    parsed = json.loads(content["spec"])
-    spec(parsed["root"])
-    torch.save({**content, "spec": json.dumps(parsed)}, out)
-
-
 def judged(reference: LayerSpec, converted: LayerSpec, *shape: int) -> dict[str, LayerParity]:
     """One spec's module, judged by another spec's reference."""
     inputs = (values(*shape).astype(np.float32),)
@@ -85,7 +65,7 @@ def test_a_right_model_is_ok_where_rounding_doubles_at_every_step(
     file: str, tmp_path: Path
 ) -> None:
     source = chaotic(file, tmp_path, factor=FACTORS[file])
-    report = verify(source, written(source, tmp_path), against="reference")
+    report = verify(source, write_out(source, tmp_path), against="reference")
     assert report.ok
     (parity,) = report.layers
     steps, _, rest = parity.judged.partition(" of ")
@@ -121,7 +101,7 @@ def test_a_chaotic_layer_of_one_direction_is_judged_by_its_beginning(
 
 def test_a_layer_that_forgets_is_judged_whole_and_step_by_step(tmp_path: Path) -> None:
     source = FIXTURES / MASKING
-    report = verify(source, written(source, tmp_path), against="reference")
+    report = verify(source, write_out(source, tmp_path), against="reference")
     how = {one.path: one.judged for one in report.layers}
     both = "whole, and each step from the reference's own state"
     assert how["bidirectional"] == how["bidirectional_1"] == both
@@ -147,12 +127,9 @@ def test_a_wrong_weight_of_a_chaotic_layer_is_named_by_half_and_unit(
     file: str, ending: str, half: str, tmp_path: Path
 ) -> None:
     source = chaotic(file, tmp_path, factor=FACTORS[file])
-    out = written(source, tmp_path)
-
-    def nudge(state: dict[str, torch.Tensor]) -> None:
-        state[f"bidirectional.bias_ih_l0{ending}"][3] += 1e-3  # the reset gate of unit 3
-
-    changed(out, nudge)
+    out = write_out(source, tmp_path)
+    with changing(out) as (content, _):  # the reset gate of unit 3
+        content["state_dict"][f"bidirectional.bias_ih_l0{ending}"][3] += 1e-3
     report = verify(source, out, against="reference")
     assert not report.ok
     (parity,) = report.layers
@@ -168,14 +145,11 @@ def test_a_wrong_weight_of_a_chaotic_layer_is_named_by_half_and_unit(
 @pytest.mark.parametrize(("mode", "file"), [("mul", CHAOTIC[1]), ("ave", CHAOTIC[2])])
 def test_another_merge_of_a_chaotic_layer_is_found(file: str, mode: str, tmp_path: Path) -> None:
     source = chaotic(file, tmp_path, factor=FACTORS[file])
-    out = written(source, tmp_path)
-
-    def merge(root: dict[str, Any]) -> None:
-        for one in root["graph"]["layers"]:
+    out = write_out(source, tmp_path)
+    with changing(out) as (_, spec):
+        for one in spec["root"]["graph"]["layers"]:
             if one["class_name"] == "Bidirectional":
                 one["config"]["merge_mode"] = mode
-
-    changed(out, spec=merge)
     report = verify(source, out, against="reference")
     assert report.first_divergence == "bidirectional"
     assert not report.ok
@@ -211,8 +185,7 @@ def test_a_wrong_step_of_a_plain_layer_is_said_by_unit_and_step() -> None:
 def test_layers_of_a_model_inside_time_distributed_are_judged_by_themselves() -> None:
     words = bi(rnn("GRU"), rnn("GRU", seed=1))
     inner = chain(words, dense(3, 2 * H), name="inner")
-    other = chain(words, dense(3, 2 * H, seed=5), name="inner")
-    wrong = replaced_name(other, "dense_5", "dense_0")
+    wrong = chain(words, replace(dense(3, 2 * H, seed=5), name="dense_0"), name="inner")
     every = layer("TimeDistributed", "td", layer=inner, masking="inner")
     broken = layer("TimeDistributed", "td", layer=wrong, masking="inner")
     found = judged(chain(every), chain(broken), 2, 3, T, 2)
@@ -220,24 +193,6 @@ def test_layers_of_a_model_inside_time_distributed_are_judged_by_themselves() ->
     assert "each step" in found["td/inner/bi"].judged
     assert not found["td/inner/dense_0"].ok
     assert found["td"].ok  # it is given what the reference's dense layer gives
-
-
-def replaced_name(model: LayerSpec, old: str, new: str) -> LayerSpec:
-    """Return the model with a layer renamed."""
-    import dataclasses
-
-    assert model.graph is not None
-    layers = tuple(
-        dataclasses.replace(one, name=new) if one.name == old else one for one in model.graph.layers
-    )
-    text = {old: new}
-    calls = tuple(
-        dataclasses.replace(call, layer=text.get(call.layer, call.layer))
-        for call in model.graph.calls
-    )
-    outputs = dataclasses.replace(model.graph.outputs, layer=new)
-    graph = dataclasses.replace(model.graph, layers=layers, calls=calls, outputs=outputs)
-    return dataclasses.replace(model, graph=graph)
 
 
 def test_a_recurrent_layer_inside_time_distributed_is_judged_step_by_step() -> None:
@@ -273,20 +228,18 @@ def test_a_wrong_mask_is_named_as_such(tmp_path: Path) -> None:
 
 def test_a_merge_after_which_weights_do_not_fit_is_refused(tmp_path: Path) -> None:
     source = FIXTURES / MASKING
-    out = written(source, tmp_path)
-
-    def merge(root: dict[str, Any]) -> None:
-        one = next(x for x in root["graph"]["layers"] if x["name"] == "bidirectional_1")
+    out = write_out(source, tmp_path)
+    with changing(out) as (_, spec):
+        layers = spec["root"]["graph"]["layers"]
+        one = next(x for x in layers if x["name"] == "bidirectional_1")
         one["config"]["merge_mode"] = "concat"
-
-    changed(out, spec=merge)
     with pytest.raises(InvalidModelFileError, match=r"dense: its spec is damaged .weight kernel"):
         verify(source, out, against="reference")
 
 
 def test_a_time_distributed_layer_of_two_inputs_is_judged_whole(tmp_path: Path) -> None:
     source = FIXTURES / "tf.keras-2.10.0/td_two_inputs.h5"
-    report = verify(source, written(source, tmp_path), against="reference")
+    report = verify(source, write_out(source, tmp_path), against="reference")
     assert report.ok
     assert {one.judged for one in report.layers if one.path.startswith("time")} == {"whole"}
 

@@ -1,0 +1,31 @@
+"""OUT of Keras files, and changes inside of OUT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import keras2torch_birnn as k2t
+
+
+def write_out(source: Path, folder: Path, config: Path | None = None) -> Path:
+    """Convert a Keras file; return OUT."""
+    out = folder / "out.pt"
+    k2t.save(k2t.convert(source, config=config), out)
+    return out
+
+
+@contextmanager
+def changing(out: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Hand out what OUT holds and its parsed spec, and write into OUT what became of them."""
+    content = torch.load(out, weights_only=True)
+    spec = json.loads(content["spec"])
+    yield content, spec
+    if spec != json.loads(content["spec"]):
+        content["spec"] = json.dumps(spec)
+    torch.save(content, out)
