@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_layers import GENERATION, native
+from kernel_layers import GENERATION, assert_close, native
 from sampling import examples
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -106,15 +106,6 @@ def exact(
 
 def flat(hx: Any) -> list[Tensor]:
     return list(hx) if isinstance(hx, tuple) else [hx]
-
-
-def assert_close(got: Any, wanted: list[Array], tolerance: float = 2e-6) -> None:
-    found = flat(got)
-    assert len(found) == len(wanted)
-    for a, b in zip(found, wanted, strict=True):
-        assert tuple(a.shape) == b.shape
-        scale = max(1.0, float(np.abs(b).max(initial=0.0)))
-        np.testing.assert_allclose(a.detach().numpy(), b, rtol=0, atol=tolerance * scale)
 
 
 # ---- numbers -----------------------------------------------------------------------------------

@@ -58,8 +58,7 @@ def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
-    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec).eval()
+    module: Any = bidirectional(both(cell, 7, 5, "mul")).eval()
     first, second = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
     masks = [torch.arange(6) < torch.tensor(n)[:, None] for n in ([6, 2, 0], [1, 5, 6])]
     given = [(x, mask) if masked else (x,) for x, mask in zip((first, second), masks, strict=True)]
@@ -81,8 +80,7 @@ def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
 @native
 def test_a_transform_of_functions_runs_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
-    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("GRU before", 6, 5, "sum"))
     x = torch.randn(3, 11, 5)
     with torch.no_grad():
         wanted = module(x)
@@ -103,8 +101,7 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
     seen = calls_of_native(monkeypatch)
     monkeypatch.setattr(static, "MANY_WEIGHTS", 4 * 64 - 1)
     for cell in ("LSTM", "GRU"):
-        spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-        module: Any = bidirectional(spec)
+        module: Any = bidirectional(both(cell, 8, 5, "mul"))
         with torch.no_grad():
             module(torch.randn(3, 3, 5))
             module(torch.randn(4, 3, 5))
@@ -188,7 +185,7 @@ def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = half("GRU before", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
+    spec = half("GRU before", 4, 3, 0)
     module: Any = recurrent(spec)
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "fused")
     with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: nn.GRU resets after the product"):
@@ -200,7 +197,7 @@ def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPa
 @native
 def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "native")
-    spec = half("LSTM", 4, 3, 0, activation="softmax", recurrent_activation="sigmoid")
+    spec = half("LSTM", 4, 3, 0, activation="softmax")
     with pytest.raises(UsageError, match="native kernel lacks an activation"):
         static_engine(spec)
     module, x = gru()
@@ -217,8 +214,7 @@ def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.Mon
     assert len(said) == 1
     assert module.native is None
     assert module(x).shape == (3, 11, 24)
-    spec = half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
-    assert static_engine(spec).engine == "fused"
+    assert static_engine(half("GRU", 4, 3, 0)).engine == "fused"
     library.warn_once_if_missing.cache_clear()
 
 
@@ -228,12 +224,11 @@ def test_the_choice_says_why() -> None:
         found = static_engine(half(cell, 4, 3, 0, **config))
         return found.engine, found.reason
 
-    sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-    assert chosen("GRU", **sigma)[0] == "native"
-    assert "rows" not in chosen("LSTM", **sigma)[1]
-    small = half("LSTM", 4, 3, 0, **sigma)
+    assert chosen("GRU")[0] == "native"
+    assert "rows" not in chosen("LSTM")[1]
+    small = half("LSTM", 4, 3, 0)
     wide = static_engine(replace(small, config={**small.config, "units": 513}))
     assert wide.reason.endswith("also for 4 rows and more without mask")
-    assert "loop" in chosen("GRU before", **sigma)[1]
-    odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
-    assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"
+    assert "loop" in chosen("GRU before")[1]
+    odd = {"name": "relu", "negative_slope": 0.1, "max_value": None}
+    assert chosen("LSTM", activation=odd)[0] == "loop"

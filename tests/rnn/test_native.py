@@ -27,7 +27,6 @@ from kernel_layers import (
     layer_of,
     native,
     reference,
-    tensors,
 )
 from torch import Tensor, nn
 
@@ -67,7 +66,7 @@ def test_native_is_the_reference(case: dict[str, Any]) -> None:
             None if mask is None else torch.from_numpy(mask),
             None if state is None else [torch.from_numpy(s) for s in state],
         )
-    assert_close(tensors(got), reference(spec, x, mask, state))
+    assert_close(got, reference(spec, x, mask, state))
 
 
 def through(name: str, values: Tensor, isa: int) -> Tensor:
@@ -113,8 +112,7 @@ def test_a_closed_gate_is_zero(isa: int) -> None:
     """Infinity times it is NaN, and no number of float32 times it a valid one."""
     values = torch.tensor([-87.5, -103.0, -1e38, -float("inf")])
     assert not through("sigmoid", values, isa).any()
-    spec = half("LSTM", 3, 5, 1, activation="linear", recurrent_activation="sigmoid")
-    module: Any = recurrent(spec).eval()
+    module: Any = recurrent(half("LSTM", 3, 5, 1, activation="linear")).eval()
     x = torch.randn(7, 1, 5)
     x[2, 0, 1], x[3, 0, 4], x[5, 0, 0] = float("inf"), -float("inf"), 3e38
     with torch.no_grad():
@@ -166,8 +164,7 @@ def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
 def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
     name: str, units: int, steps: int
 ) -> None:
-    spec = both("LSTM", units, 3, "sum", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("LSTM", units, 3, "sum"))
     x = torch.randn(1, steps, 3)
     parameter = getattr(module, name).data.view(-1)
     for threads in (1, 2, 5):
@@ -332,8 +329,7 @@ def test_the_operator_refuses_weights_that_do_not_fit(change: Any, message: str)
 @native
 @pytest.mark.usefixtures("threads")
 def test_many_python_threads_at_once_give_the_right_numbers() -> None:
-    spec = both("LSTM", 40, 16, "concat", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("LSTM", 40, 16, "concat"))
     inputs = [torch.randn(b, 9, 16) for b in range(1, 13)]
 
     def call(x: Tensor) -> Any:
@@ -352,7 +348,7 @@ def test_many_python_threads_at_once_give_the_right_numbers() -> None:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("merge", MERGE_MODES)
 def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
-    spec = both("SimpleRNN", 3, 2, merge, activation="tanh")
+    spec = both("SimpleRNN", 3, 2, merge)
     module: Any = bidirectional(spec)
     x = torch.randn(5, 4001, 2)
     mask = torch.arange(4001) < torch.tensor([4001, 4000, 0, 1, 2003])[:, None]
@@ -361,7 +357,7 @@ def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
         torch.set_num_threads(2)
         for _ in range(50):
             assert torch.equal(module(x, mask), wanted)
-    assert_close(tensors(wanted), reference(spec, x.numpy(), mask.numpy()))
+    assert_close(wanted, reference(spec, x.numpy(), mask.numpy()))
 
 
 @native
@@ -397,8 +393,7 @@ def test_a_forked_child_computes_too() -> None:
 @native
 def test_compiled_models_hold_the_operator_and_give_the_same_numbers() -> None:
     # Not an nn.GRU: torch.compile leaves those, and what is made from them, out of its graphs.
-    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("GRU before", 6, 5, "sum"))
     x = torch.randn(3, 11, 5)
     nodes: list[str] = []
 
@@ -444,13 +439,13 @@ def test_the_operator_is_registered_well(merge: int) -> None:
 @native
 @pytest.mark.usefixtures("forced_native")
 def test_wide_inputs_are_taken_in_larger_blocks_of_steps() -> None:
-    spec = both("LSTM", 257, 263, "sum", activation="tanh", recurrent_activation="sigmoid")
+    spec = both("LSTM", 257, 263, "sum")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 97, 263)).astype("f4")
     mask = np.arange(97) < np.array([97, 89, 41])[:, None]
     with torch.no_grad():
         found = bidirectional(spec)(torch.from_numpy(x), torch.from_numpy(mask))
-    assert_close(tensors(found), reference(spec, x, mask))
+    assert_close(found, reference(spec, x, mask))
 
 
 # Features, units, steps: each direction by several threads, and one direction after the other; with
@@ -465,8 +460,7 @@ SHARED_ROWS = ((29, 181, 103), (7, 419, 101), (31, 433, 7))
 def test_a_single_row_is_the_same_by_any_number_of_threads(
     cell: str, features: int, units: int, steps: int, own_threads: bool
 ) -> None:
-    activations = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2"}
-    spec = both(cell, units, features, "mul", **activations)
+    spec = both(cell, units, features, "mul", recurrent_activation="hard_sigmoid_0.2")
     module: Any = bidirectional(spec)
     number, weights = module.native, module.rnn_layer().parameters
     draw = torch.Generator().manual_seed(0)
@@ -498,4 +492,4 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
     finally:
         op.use_torch_threads.cache_clear()
         op.use_torch_threads()
-    assert_close([wanted[0].numpy()], reference(spec, x.numpy(), None))
+    assert_close(wanted[0], reference(spec, x.numpy(), None))

@@ -41,13 +41,18 @@ def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
-    """Make one direction: random weights, biases included, too small to make the net chaotic."""
+    """Make one direction: random weights, biases included, too small to make the net chaotic.
+
+    Its activations are tanh and sigmoid unless others are asked for.
+    """
     class_name, _, before = cell.partition(" ")
     rng = np.random.default_rng(seed)
     if class_name == "GRU":
         config["reset_after"] = not before
     if class_name == "SimpleRNN":
         config.pop("recurrent_activation", None)
+    else:
+        config.setdefault("recurrent_activation", "sigmoid")
     width = CELL_GATES[class_name] * units
     shapes: dict[str, Any] = {
         "kernel": (features, width),
@@ -78,17 +83,13 @@ def reference(spec: LayerSpec, x: Array, mask: Array | None, state: Any = None) 
     return list(output) if isinstance(output, tuple) else [output]
 
 
-def tensors(output: Any) -> list[Array]:
-    parts = output if isinstance(output, tuple) else (output,)
-    return [part.numpy() for part in parts]
-
-
-def assert_close(got: list[Array], wanted: list[Array]) -> None:
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert a.shape == b.shape
-        scale = max(1.0, float(np.abs(b).max(initial=0.0)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * scale)
+def assert_close(got: Any, wanted: Any, tolerance: float = TOLERANCE) -> None:
+    """Compare one output or several, tensors or arrays; tolerance: of the largest number."""
+    given = [one if isinstance(one, tuple | list) else (one,) for one in (got, wanted)]
+    for pair in zip(*given, strict=True):
+        a, b = (torch.as_tensor(one).detach().cpu().double() for one in pair)
+        scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale)
 
 
 @st.composite
@@ -132,7 +133,7 @@ def layer_of(case: Mapping[str, Any]) -> tuple[Callable[[LayerSpec], Any], Layer
 
 
 def gru(**config: Any) -> tuple[Any, Tensor]:
-    spec = both("GRU", 24, 5, "sum", activation="tanh", recurrent_activation="sigmoid", **config)
+    spec = both("GRU", 24, 5, "sum", **config)
     return bidirectional(spec), torch.randn(3, 11, 5, generator=torch.Generator().manual_seed(0))
 
 
@@ -146,4 +147,17 @@ def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     for module in (native_engine, native_gradient):
         monkeypatch.setattr(module, "run_native", counted)
+    return seen
+
+
+def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of the batches whose gradient the native kernel computes from now on."""
+    seen: list[int] = []
+    original = native_gradient.gradient
+
+    def counted(cell: Any, parameters: Any, call: RnnCall, *rest: Any, **keywords: Any) -> Any:
+        seen.append(call.x.shape[0])
+        return original(cell, parameters, call, *rest, **keywords)
+
+    monkeypatch.setattr(native_gradient, "gradient", counted)
     return seen
