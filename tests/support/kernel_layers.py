@@ -87,7 +87,8 @@ def assert_close(got: Any, wanted: Any, tolerance: float = TOLERANCE) -> None:
     """Compare one output or several, tensors or arrays; tolerance: of the largest number."""
     given = [one if isinstance(one, tuple | list) else (one,) for one in (got, wanted)]
     for pair in zip(*given, strict=True):
-        a, b = (torch.as_tensor(one).detach().cpu().double() for one in pair)
+        tensors = [x if isinstance(x, Tensor) else torch.from_numpy(x.copy()) for x in pair]
+        a, b = (x.detach().cpu().double() for x in tensors)
         scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
         torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale)
 
