@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recurrent_parity import EXACT, assert_same, by_reference, by_torch, masks, ruled
 from sampling import examples
 from specs import (
     CELLS,
@@ -40,9 +41,8 @@ from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import modules
 from keras2torch_birnn.rnn.engines import Choice, static_engine
 from keras2torch_birnn.running import flat, reset_states
-from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
-EXACT = 1e-12
 # Without jumps: a jump would turn rounding into a difference. Exponentials explode in a loop.
 SMOOTH = (
     "tanh relu sigmoid linear softsign elu selu gelu silu mish leaky_relu softmax softplus "
@@ -53,39 +53,6 @@ FUSED_CLASSES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}
 STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
 # Keras lists its gates z, r, h; torch r, z, n.
 TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
-
-
-# ---- running both sides ------------------------------------------------------------------------
-
-
-def by_reference(
-    spec: LayerSpec,
-    x: Array,
-    mask: Array | None = None,
-    state: tuple[Array, ...] = (),
-    generation: Generation = KERAS3,
-) -> tuple[Array, ...]:
-    root = recurrent_call(spec, len(state), masked=mask is not None)
-    m = np.ones(x.shape[:2], bool) if mask is None else mask
-    return compute(ModelSpec(root, generation), (x, m, *state)).outputs
-
-
-def by_torch(
-    module: nn.Module, x: Array, mask: Array | None = None, state: tuple[Array, ...] = ()
-) -> tuple[Array, ...]:
-    with torch.no_grad():
-        given = None if mask is None else torch.from_numpy(mask)
-        start = tuple(map(torch.from_numpy, state)) or None
-        out = module(torch.from_numpy(x), mask=given, initial_state=start)
-    return tuple(y.numpy() for y in flat(out))
-
-
-def assert_same(got: tuple[Array, ...], wanted: tuple[Array, ...]) -> None:
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert a.shape == b.shape
-        size = max(1.0, np.abs(b).max(initial=0.0))
-        np.testing.assert_allclose(a, b, atol=EXACT * size, rtol=EXACT)
 
 
 # ---- every option ------------------------------------------------------------------------------
@@ -103,14 +70,6 @@ def cells(draw: st.DrawFn, units: int, seed: int, **options: Any) -> LayerSpec:
     return rnn(cell, units, seed=seed, use_bias=draw(st.booleans()), **activations, **options)
 
 
-def ruled(spec: LayerSpec, rule: str) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
-    unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
-    if rule == "zeros_unreversed" and not unreversed:
-        rule = "zeros"
-    return with_options(spec, masked_output=rule)
-
-
 @st.composite
 def any_layer(draw: st.DrawFn) -> LayerSpec:
     """A recurrent layer or a Bidirectional, of halves alike or not, with any options."""
@@ -118,31 +77,22 @@ def any_layer(draw: st.DrawFn) -> LayerSpec:
         "return_sequences": draw(st.booleans()),
         "return_state": draw(st.booleans()),
         "go_backwards": draw(st.booleans()),
+        "masked_output": draw(st.sampled_from(RULES)),
     }
-    rule, seed = draw(st.sampled_from(RULES)), draw(st.integers(0, 2**31))
+    seed = draw(st.integers(0, 2**31))
     forward = draw(cells(H, seed, **options))
     kind = draw(st.sampled_from(("plain", "alike", "asymmetric")))
     if kind == "plain":
-        return ruled(forward, rule)
+        return ruled(forward)
     merge_mode = draw(st.sampled_from(MERGE_MODES))
     if kind == "alike":
         cell = "GRU before" if forward.config.get("reset_after") is False else forward.class_name
         twin = rnn(cell, H, seed=seed + 1, use_bias=forward.config["use_bias"])
-        backward = replace(twin, config=dict(forward.config))
+        backward = replace(twin, config=dict(forward.config), semantics=forward.semantics)
     else:
         units = H_BACK if merge_mode in ("concat", None) else H
         backward = draw(cells(units, seed + 1, **options))
-    pair = bi(forward, backward, merge_mode)
-    return replace(pair, parts={key: ruled(half, rule) for key, half in pair.parts.items()})
-
-
-@st.composite
-def masks(draw: st.DrawFn, batch: int, steps: int) -> Array | None:
-    """No mask, or one of any shape, rows with nothing valid included."""
-    if not draw(st.booleans()):
-        return None
-    bits = st.lists(st.booleans(), min_size=steps, max_size=steps)
-    return np.array(draw(st.lists(bits, min_size=batch, max_size=batch)), dtype=bool)
+    return ruled(bi(forward, backward, merge_mode))
 
 
 def states_of(spec: LayerSpec, batch: int) -> tuple[Array, ...]:
