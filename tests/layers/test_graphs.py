@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_configs import Json, entry, keras3, listed, parsed, source
 from specs import ENTRIES, fixture, values, with_options
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,12 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
 from keras2torch_birnn.layers import attention, merging
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat
-from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Call,
@@ -35,61 +33,6 @@ from keras2torch_birnn.spec import (
 )
 
 K2, TF, K3 = "2.2.4", "2.15.0", "3.15.1"
-Json = dict[str, Any]
-
-
-# ---- models as files hold them ------------------------------------------------------------------
-
-
-def entry(class_name: str, name: str, nodes: list[Any], **config: Any) -> Json:
-    return {
-        "class_name": class_name,
-        "name": name,
-        "config": {"name": name, "trainable": True, **config},
-        "inbound_nodes": nodes,
-    }
-
-
-def source(name: str, *shape: int | None) -> Json:
-    return entry("InputLayer", name, [], batch_input_shape=[None, *shape])
-
-
-def listed(*names: str, **kwargs: Any) -> list[Any]:
-    """A node of Keras 2 and tf.keras."""
-    return [[name, 0, 0, kwargs] for name in names]
-
-
-def keras3(*args: Any, **kwargs: Any) -> Json:
-    """A node of Keras 3; a text is a tensor."""
-
-    def tensor(value: Any) -> Any:
-        if isinstance(value, list):
-            return [tensor(part) for part in value]
-        if not isinstance(value, str):
-            return value
-        config = {"shape": [None], "dtype": "float32", "keras_history": [value, 0, 0]}
-        return {"class_name": "__keras_tensor__", "config": config}
-
-    return {
-        "args": [tensor(a) for a in args],
-        "kwargs": {key: tensor(value) for key, value in kwargs.items()},
-    }
-
-
-def parsed(
-    version: str, *layers: Json, outputs: Any = None, inputs: Any = None
-) -> tuple[LayerSpec, Parsing]:
-    """The root and what was found, shapes included."""
-    names = [layer["name"] for layer in layers if layer["class_name"] == "InputLayer"]
-    config = {
-        "name": "model",
-        "layers": list(layers),
-        "input_layers": inputs or [[name, 0, 0] for name in names],
-        "output_layers": outputs or [[layers[-1]["name"], 0, 0]],
-    }
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture({"class_name": "Functional", "config": config}, parsing)
-    return (root if parsing.problems else infer_model(root, parsing.problems)), parsing
 
 
 def refused(version: str, *layers: Json, match: str) -> None:

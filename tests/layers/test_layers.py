@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_configs import parse_config
 from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 
 from keras2torch_birnn.building import build
@@ -35,11 +36,7 @@ def modernize(entry: Any) -> Any:
 
 
 def problems_of(model: Mapping[str, Any], version: str) -> list[K2TError]:
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture(model, parsing)
-    if not parsing.problems:
-        infer_model(root, parsing.problems)
-    return parsing.problems
+    return parse_config(model, version)[1].problems
 
 
 # ---- TimeDistributed ---------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t
+from model_configs import entry, functional_config, listed, parse_config, source
 from specs import ENTRIES, FIXTURES, fixture, read_entry
 from torch import Tensor
 
@@ -22,20 +23,15 @@ from keras2torch_birnn import K2TError
 from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.functional import movement, operations
-from keras2torch_birnn.readers.config.architecture import parse_architecture
-from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_names, tf_functions
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, common
-from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Constant,
-    LayerSpec,
     ModelSpec,
     TensorRef,
     leaves,
@@ -96,56 +92,34 @@ def test_every_generation_that_writes_operations_was_compared() -> None:
 # ---- models made here --------------------------------------------------------------------------
 
 
+INPUTS = (source("x", 7, 3, dtype="float32"), source("i", 7, dtype="int32"))
+
+
 def tf_model(*layers: tuple[str, Any, Any]) -> dict[str, Any]:
     """A Functional config of tf.keras: inputs x and i, then (function, node, config)."""
-    entries: list[dict[str, Any]] = [
-        {
-            "class_name": "InputLayer",
-            "config": {"batch_input_shape": shape, "dtype": dtype, "name": name},
-            "name": name,
-            "inbound_nodes": [],
-        }
-        for name, shape, dtype in (("x", [None, 7, 3], "float32"), ("i", [None, 7], "int32"))
-    ]
-    for number, (function, node, config) in enumerate(layers):
-        name = f"op{number}"
-        class_name = "TFOpLambda"
-        if function == "__operators__.getitem":
-            class_name = "SlicingOpLambda"
-        entries.append(
-            {
-                "class_name": class_name,
-                "config": {"name": name, "trainable": True, "function": function, **config},
-                "name": name,
-                "inbound_nodes": [node],
-            }
+    operations = [
+        entry(
+            "SlicingOpLambda" if function == "__operators__.getitem" else "TFOpLambda",
+            f"op{number}",
+            [node],
+            function=function,
+            **config,
         )
-    last = f"op{len(layers) - 1}"
-    ends = {"input_layers": [["x", 0, 0], ["i", 0, 0]], "output_layers": [[last, 0, 0]]}
-    return {"class_name": "Functional", "config": {"name": "m", "layers": entries, **ends}}
+        for number, (function, node, config) in enumerate(layers)
+    ]
+    return functional_config(*INPUTS, *operations)
 
 
 def keras3_model(class_name: str, config: Any, args: list[Any], **kwargs: Any) -> dict[str, Any]:
     """A Functional config of Keras 3 with one operation on x."""
-    inputs = [
-        {
-            "class_name": "InputLayer",
-            "module": "keras.layers",
-            "config": {"batch_shape": shape, "dtype": dtype, "name": name},
-            "name": name,
-            "inbound_nodes": [],
-        }
-        for name, shape, dtype in (("x", [None, 7, 3], "float32"), ("i", [None, 7], "int32"))
-    ]
-    op = {
+    operation = {
         "class_name": class_name,
         "module": "keras.src.ops.numpy",
         "config": {"name": "op0", **config},
         "name": "op0",
         "inbound_nodes": [{"args": args, "kwargs": kwargs}],
     }
-    ends = {"input_layers": [["x", 0, 0], ["i", 0, 0]], "output_layers": [["op0", 0, 0]]}
-    return {"class_name": "Functional", "config": {"name": "m", "layers": [*inputs, op], **ends}}
+    return functional_config(*INPUTS, operation)
 
 
 def ref(name: str) -> dict[str, Any]:
@@ -155,26 +129,18 @@ def ref(name: str) -> dict[str, Any]:
 X = ["x", 0, 0]
 
 
-def parsed(model: Mapping[str, Any], version: str) -> tuple[LayerSpec, list[K2TError]]:
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture(model, parsing)
-    if not parsing.problems:
-        root = infer_model(root, parsing.problems)
-    return root, parsing.problems
-
-
 def found_in(model: Mapping[str, Any], version: str) -> list[K2TError]:
     """Its problems, also the one that ends the reading."""
     try:
-        return parsed(model, version)[1]
+        return parse_config(model, version)[1].problems
     except K2TError as problem:
         return [problem]
 
 
 def spec_of(model: Mapping[str, Any], version: str) -> ModelSpec:
-    root, problems = parsed(model, version)
-    assert not problems, problems
-    return ModelSpec(root, generation_of(version))
+    root, parsing = parse_config(model, version)
+    assert not parsing.problems, parsing.problems
+    return ModelSpec(root, parsing.generation)
 
 
 def both(spec: ModelSpec, *inputs: Any) -> tuple[Any, Any]:
@@ -379,12 +345,9 @@ def test_operations_of_keras_3_are_refused_by_name(
 
 
 def node_model(node_def: Any, constants: Any, *inputs: str) -> dict[str, Any]:
-    model = tf_model(("", None, {}))
-    entry = model["config"]["layers"][-1]
-    entry["class_name"] = "TensorFlowOpLayer"
-    entry["config"] = {"name": "op0", "node_def": node_def, "constants": constants}
-    entry["inbound_nodes"] = [[[name, 0, 0, {}] for name in inputs]]
-    return model
+    config = {"node_def": node_def, "constants": constants}
+    operation = entry("TensorFlowOpLayer", "op0", [listed(*inputs)], **config)
+    return functional_config(*INPUTS, operation)
 
 
 def node(op: str, count: int, **attributes: Any) -> dict[str, Any]:

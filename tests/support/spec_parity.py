@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from model_configs import parse_config
 from specs import functional, layer, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
@@ -40,10 +39,7 @@ def parse(
     version: str = TF_215,
 ) -> tuple[LayerSpec, list[K2TError]]:
     """Parse a Sequential of one layer: the layer, and the problems found."""
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture(sequential_config(class_name, config, shape), parsing)
-    if not parsing.problems:
-        root = infer_model(root, parsing.problems)
+    root, parsing = parse_config(sequential_config(class_name, config, shape), version)
     assert root.graph is not None
     return root.graph.layer("own"), parsing.problems
 
