@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_layers import TORCH_GATES
 from recurrent_parity import EXACT, assert_same, by_reference, by_torch, masks, ruled
 from sampling import examples
 from specs import (
@@ -26,7 +27,6 @@ from specs import (
     T,
     bi,
     chain,
-    dense,
     fixture,
     recurrent_call,
     rnn,
@@ -51,8 +51,6 @@ SMOOTH = (
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6", "tanh", "softsign")
 FUSED_CLASSES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}
 STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
-# Keras lists its gates z, r, h; torch r, z, n.
-TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 
 
 # ---- every option ------------------------------------------------------------------------------
@@ -385,9 +383,7 @@ def test_gradients_are_right() -> None:
 
 
 # ---- frozen layers -----------------------------------------------------------------------------
-
-# Keras 3 alone writes both halves; before, the file does not say that one is frozen.
-FROZEN_HALF = "keras-3.15.1/frozen_forward.keras", "keras-3.15.1/frozen_forward.h5"
+# See also test_what_keras_trains_after_load_model_has_requires_grad (test_training_parity.py).
 
 
 @pytest.mark.parametrize("file", ["keras-2.2.4/frozen_layer.h5", "keras-3.15.1/frozen_layer.h5"])
@@ -396,18 +392,21 @@ def test_layers_frozen_in_keras_have_frozen_parameters(file: str) -> None:
     model = build(spec)
     frozen = [one.name for one in spec.graph.layers if not one.config.get("trainable", True)]
     assert len(frozen) == 2
-    for name, parameter in trained_by_keras(model):
-        assert parameter.requires_grad is (name.split(".")[0] not in frozen), name
+    assert frozen_in(model) == {n for n in trained_by_keras(model) if n.split(".")[0] in frozen}
 
 
-def trained_by_keras(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def trained_by_keras(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters but torch's second bias of an LSTM or RNN, which Keras does not have."""
-    return [
-        (name, p)
+    return {
+        name: p
         for name, p in model.named_parameters()
         if "bias_hh" not in name
         or not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.LSTM | nn.RNN)
-    ]
+    }
+
+
+def frozen_in(model: nn.Module) -> set[str]:
+    return {name for name, p in trained_by_keras(model).items() if not p.requires_grad}
 
 
 def test_the_bias_that_keras_does_not_have_stays_zero_in_training() -> None:
@@ -435,22 +434,13 @@ def test_the_bias_that_keras_does_not_have_stays_zero_in_training() -> None:
             assert torch.equal(value.double(), before[name]) is (name in zeros), name
 
 
-@pytest.mark.parametrize("file", FROZEN_HALF)
-def test_a_frozen_half_is_frozen_alone(file: str) -> None:
-    model = build(fixture(file).spec)
-    halves = {n: p.requires_grad for n, p in trained_by_keras(model) if "_l0" in n}
-    assert len(halves) == 6
-    for name, trainable in halves.items():
-        assert trainable is name.endswith("_reverse"), name
-
-
 @pytest.mark.parametrize("which", ["forward_layer", "backward_layer"])
 def test_a_frozen_half_of_a_pair_is_frozen_alone(which: str) -> None:
     spec = bi(rnn("LSTM"), rnn("GRU", H_BACK, seed=1))
     config: Any = spec.parts[which].config
     config["trainable"] = False
-    for name, parameter in trained_by_keras(convert_layer(spec)):
-        assert parameter.requires_grad is not name.startswith(which), name
+    module = convert_layer(spec)
+    assert frozen_in(module) == {n for n in trained_by_keras(module) if n.startswith(which)}
 
 
 @pytest.mark.parametrize("file", ["keras-2.2.4/nested_frozen.h5", "keras-3.15.1/nested_frozen.h5"])
@@ -463,22 +453,8 @@ def test_frozen_layers_of_a_nested_model_are_frozen(file: str) -> None:
         if one.weights or one.parts
     }
     assert sorted(frozen.values()) == [False, True, True]
-    for name, parameter in trained_by_keras(build(spec).get_submodule(nested.name)):
-        assert parameter.requires_grad is not frozen[name.split(".")[0]], name
-
-
-def test_frozen_parameters_stay_when_the_model_learns() -> None:
-    spec = chain(bi(rnn("LSTM"), rnn("LSTM", seed=1)), dense(5, 2 * H, seed=2), shape=(None, T, F))
-    graph: Any = spec.graph
-    graph.layers[2].config["trainable"] = False
-    model = build(ModelSpec(spec, KERAS3)).train()
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
-    model(torch.from_numpy(values(B, T, F))).square().sum().backward()
-    optimizer.step()
-    for name, parameter in trained_by_keras(model):
-        changed = not torch.equal(parameter, before[name])
-        assert changed is (not name.startswith("dense")), name
+    inside = build(spec).get_submodule(nested.name)
+    assert frozen_in(inside) == {n for n in trained_by_keras(inside) if frozen[n.split(".")[0]]}
 
 
 # ---- stateful ----------------------------------------------------------------------------------
