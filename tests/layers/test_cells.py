@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import FIXTURES, k2t
+from commands import FIXTURES, changed_config, k2t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recurrent_parity import assert_same, by_reference, by_torch, masks, ruled
@@ -314,13 +314,11 @@ Change = Callable[[dict[str, Any]], None]
 
 def changed(source: Path, target: Path, change: Change) -> Path:
     """A copy of an .h5 file whose first layer's entry is changed."""
-    target.write_bytes(source.read_bytes())
-    with h5py.File(target, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
-        layers = config["config"]["layers"]
-        change(next(e for e in layers if e["class_name"] not in ("InputLayer",)))
-        file.attrs["model_config"] = json.dumps(config)
-    return target
+
+    def of_model(model: dict[str, Any]) -> None:
+        change(next(e for e in model["config"]["layers"] if e["class_name"] != "InputLayer"))
+
+    return changed_config(source, target, of_model)
 
 
 def test_inspect_shows_cells_and_their_engines(monkeypatch: pytest.MonkeyPatch) -> None:

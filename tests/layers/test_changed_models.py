@@ -14,6 +14,7 @@ from typing import Any
 import fixture_files
 import pytest
 import torch
+from chained_models import one_by_one, without_programs
 from kernel_layers import native
 from sampling import rest_thorough
 from torch import Tensor, fx, nn
@@ -24,11 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers import merging
-from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn import change_signals, masked_run, modules
-from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.modules import RecurrentModule
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -721,14 +720,6 @@ def stack() -> Iterator[ExitStack]:
         yield found
 
 
-def without(ways: str, stack: ExitStack) -> None:
-    patched = stack.enter_context(pytest.MonkeyPatch.context())
-    if "programs" in ways:
-        patched.setattr(OneCall, "run", lambda *_: None)
-    if "chains" in ways:
-        patched.setattr(Chain, "_call_at_once", lambda *_: None)
-
-
 def same(got: Any, wanted: Any) -> bool:
     if isinstance(got, type) or isinstance(wanted, type):
         return got is wanted
@@ -743,7 +734,8 @@ def same(got: Any, wanted: Any) -> bool:
 def by_layers(name: str, change: Callable[[Scene], Any]) -> tuple[Any, Any]:
     """Return outputs of the layers of a fresh copy, changed, and when patches are undone."""
     with ExitStack() as around:
-        without("programs and chains", around)
+        around.enter_context(without_programs())
+        around.enter_context(one_by_one())
         with ExitStack() as inner:
             scene = Scene(name, inner)
             change(scene)
@@ -755,7 +747,7 @@ def changed(name: str, change: Callable[[Scene], Any], way: str) -> tuple[Any, l
     """Return outputs by a way of calling: before a change, after it, and undone."""
     with ExitStack() as around:
         if way == "chains":
-            without("programs", around)
+            around.enter_context(without_programs())
         with ExitStack() as inner:
             scene = Scene(name, inner)
             scene.call()  # prepares

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import torch
 from model_configs import parse_config
+from spec_parity import assert_gives
 from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -297,8 +296,7 @@ def test_planes_that_keras_1_leaves_open_are_refused(name: str, others: tuple[st
 
 @pytest.mark.parametrize(("order", "meant"), [("tf", "last"), ("th", "first")])
 def test_a_plane_of_keras_1_has_the_order_of_all_others(order: str, meant: str) -> None:
-    parsing = Parsing(generation_of(KERAS_1))
-    root = parse_architecture(planes(order, order), parsing)
+    root, parsing = parse_config(planes(order, order), KERAS_1)
     assert not parsing.problems
     assert root.graph is not None
     assert root.graph.layer("own").config["data_format"] == f"channels_{meant}"
@@ -312,8 +310,7 @@ def test_a_plane_of_keras_1_has_the_order_of_all_others(order: str, meant: str) 
 def test_what_a_plane_says_itself_is_not_changed() -> None:
     model = planes("th")
     model["config"][0]["config"]["dim_ordering"] = "tf"
-    parsing = Parsing(generation_of(KERAS_1))
-    root = parse_architecture(model, parsing)
+    root, parsing = parse_config(model, KERAS_1)
     assert root.graph is not None
     assert root.graph.layer("own").config["data_format"] == "channels_last"
     assert parsing.notes == []
@@ -364,30 +361,12 @@ def test_a_deconvolution_to_what_no_convolution_comes_from(output_shape: Any, me
 def test_a_mask_into_the_convolutional_lstm_of_keras_1_fails_as_it_does_there() -> None:
     sizes = {"nb_filter": 2, "nb_row": 2, "nb_col": 3, "batch_input_shape": [None, 3, 5, 7, 3]}
     own = keras1_layer("ConvLSTM2D", "own", dim_ordering="tf", **sizes)
-    parsing = Parsing(generation_of(KERAS_1))
-    root = parse_architecture({"class_name": "Sequential", "config": [own]}, parsing)
+    root, _ = parse_config({"class_name": "Sequential", "config": [own]}, KERAS_1)
     assert root.graph is not None
     assert root.graph.layer("own").semantics["masked_output"] == "fails"
 
 
 # ---- attention over any axes -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("axes", "shapes", "match"),
-    [
-        ((3,), [(None, 2, 5, 3)] * 2, r"attention_axes \[3\] do not fit tensors of 4"),
-        ((1, 1), [(None, 2, 5, 3)] * 2, r"attention_axes \[1, 1\] do not fit"),
-        ((2,), [(None, 2, 5, 3), (None, 4, 5, 3)], "axis 1 is not attended over"),
-        ((2,), [(None, 2, 5, 3), (None, 5, 3)], "differ in their number of dimensions"),
-        (None, [(None, 2, 5, 3), (None, 2, 5, 3), None, (None, 5, 5)], "attention_mask with"),
-        (None, [(None, 3), (None, 3)], "3 dimensions at least"),
-    ],
-)
-def test_shapes_that_do_not_attend_are_refused(axes: Any, shapes: Any, match: str) -> None:
-    config = {"num_heads": 2, "key_dim": 3, "attention_axes": axes, "output_shape": None}
-    with pytest.raises(ShapeError, match=match):
-        SCHEMA["MultiHeadAttention"].output(config, tuple(shapes))
 
 
 @pytest.mark.parametrize("option", ["use_causal_mask", "sliding_window"])
@@ -425,8 +404,4 @@ def test_a_layer_without_trainable_is_no_operation() -> None:
 def test_a_flatten_makes_rows_of_single_numbers(data_format: str) -> None:
     root = chain(layer("Flatten", "flatten", data_format=data_format), shape=(None,))
     spec = ModelSpec(infer_model(root, []), generation_of(KERAS_3))
-    x = np.array([3.0, 5.0, 7.0])
-    (wanted,) = compute(spec, (x,)).outputs
-    found = build(spec)(torch.from_numpy(x).float())
-    assert found.shape == (3, 1)
-    np.testing.assert_array_equal(found.numpy(), wanted)
+    assert_gives(spec, [np.array([3.0, 5.0, 7.0])], [[3.0], [5.0], [7.0]])

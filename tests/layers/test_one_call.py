@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ import fixture_files
 import numpy as np
 import pytest
 import torch
+from chained_models import model_of, two, without_programs
 from kernel_layers import native
-from specs import TF_KERAS, F, H, bi, chain, dense, layer, rnn
+from specs import F, H, dense, layer, rnn
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.functional.activations import hard_sigmoid_1_6
 from keras2torch_birnn.layers import one_call, recorded_operators, recording
 from keras2torch_birnn.layers.one_call import OneCall
@@ -39,7 +38,6 @@ from keras2torch_birnn.rnn.guard import PATIENCE
 from keras2torch_birnn.rnn.native import program as native_program
 from keras2torch_birnn.rnn.native.program import Program
 from keras2torch_birnn.rnn.observed_code import Observer
-from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
@@ -76,8 +74,7 @@ class Counted:
             return self.model(*inputs)
 
     def by_layers(self, *inputs: Any) -> Any:
-        with pytest.MonkeyPatch.context() as patched, torch.no_grad():
-            patched.setattr(OneCall, "run", lambda *_: None)
+        with without_programs(), torch.no_grad():
             return self.model(*inputs)
 
 
@@ -455,15 +452,6 @@ def test_models_of_the_fixtures_give_the_same_numbers(monkeypatch: pytest.Monkey
     }
     benchmarked |= {"arch_seq2seq_attention", "arch_hierarchy_attention", "arch_multi_head"}
     assert of_programs >= {*benchmarked, "arch_deep_speech_2d", "mask_stack_bi_dense"}
-
-
-def two(cell: str, features: int, merge: str | None = "concat", **options: Any) -> LayerSpec:
-    halves = (rnn(cell, features=features, seed=features + i, **options) for i in range(2))
-    return replace(bi(*halves, merge), name=f"bi_{features}_{merge}")
-
-
-def model_of(*specs: LayerSpec) -> Any:
-    return build(ModelSpec(chain(*specs), TF_KERAS), dtype="float32")
 
 
 def tagger() -> Any:

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import assert_close, native
 from sampling import examples
+from seen_operators import SeenOperators
 from torch import Tensor, nn
 from torch.autograd import forward_ad, functional
 from torch.func import functional_call, grad, jvp, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import keras2torch_birnn as k2t
@@ -140,17 +140,8 @@ def with_tensors_saved_elsewhere(model: Model, given: Inputs) -> list[Tensor]:
         return backward(model, given)
 
 
-class Seeing(TorchDispatchMode):
-    """Sees every operator."""
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return function(*args, **(kwargs or {}))
-
-
 def under_a_mode(model: Model, given: Inputs) -> list[Tensor]:
-    with Seeing():
+    with SeenOperators():
         return backward(model, given)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernel_layers import CELLS, assert_close, both, gru, half, native, reference
+from kernel_layers import CELLS, TORCH_GATES, assert_close, both, gru, half, native, reference
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,8 +20,6 @@ from keras2torch_birnn.schema import CELL_GATES
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 RATES = ((0.4, 0.0), (0.0, 0.3), (0.4, 0.3))
 UNITS, FEATURES, BATCH, TIME = 19, 5, 7, 11
-# Keras' gate at each place of torch's.
-TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 
 
 def layer(cell: str, merge: str | None = "mul", **config: Any) -> nn.Module:

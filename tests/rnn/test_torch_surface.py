@@ -291,37 +291,29 @@ def test_initial_states_come_in_a_tuple_or_a_list() -> None:
 
 # ---- wrong inputs ------------------------------------------------------------------------------
 
-WRONG: list[tuple[str, Callable[[Tensor], Any], str]] = [
-    (
-        "array",
-        lambda x: x.numpy(),
-        r"a torch\.Tensor of torch\.float32 is expected, found numpy\.ndarray of float32; "
+NO_TENSOR = r"a torch\.Tensor of torch\.{} is expected"
+OTHER_FLOATS = r"torch\.float32 is expected, which the weights have"
+TO_FLOAT32 = r"use input\.to\(torch\.float32\)"
+WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "array": (
+        Tensor.numpy,
+        NO_TENSOR.format("float32") + r", found numpy\.ndarray of float32; "
         r"use torch\.as_tensor\(\.\.\., dtype=torch\.float32\)",
     ),
-    (
-        "list",
-        lambda x: x.tolist(),
-        r"a torch\.Tensor of torch\.float32 is expected, found list; use",
+    "list": (Tensor.tolist, NO_TENSOR.format("float32") + ", found list; use"),
+    "nothing": (lambda x: None, NO_TENSOR.format("float32") + ", found NoneType"),
+    "double": (
+        Tensor.double,
+        rf"{OTHER_FLOATS}, found torch\.float64; {TO_FLOAT32}, or module\.to\(torch\.float64\)",
     ),
-    ("nothing", lambda x: None, r"a torch\.Tensor of torch\.float32 is expected, found NoneType"),
-    (
-        "double",
-        lambda x: x.double(),
-        r"torch\.float32 is expected, which the weights have, found torch\.float64; "
-        r"use input\.to\(torch\.float32\), or module\.to\(torch\.float64\)",
-    ),
-    (
-        "whole numbers",
-        lambda x: x.long(),
-        r"torch\.float32 is expected, which the weights have, found torch\.int64; "
-        r"use input\.to\(torch\.float32\)",
-    ),
-]
+    "whole numbers": (Tensor.long, rf"{OTHER_FLOATS}, found torch\.int64; {TO_FLOAT32}"),
+}
+each_wrong = pytest.mark.parametrize(("made", "text"), WRONG.values(), ids=WRONG)
 
 
 @pytest.mark.parametrize("ours", OURS)
 @pytest.mark.parametrize("engine", ["auto", "torch", "loop", "folded"])
-@pytest.mark.parametrize(("made", "text"), [case[1:] for case in WRONG], ids=[c[0] for c in WRONG])
+@each_wrong
 def test_a_wrong_input_is_said_in_one_line(ours: Any, engine: Any, made: Any, text: str) -> None:
     rnn = ours(F, H, 2, batch_first=True, engine=engine)
     x = torch.randn(B, T, F)
@@ -337,21 +329,15 @@ def test_wrong_states_and_masks_are_said_in_one_line() -> None:
     rnn = k2t.BiLSTM(F, H)
     x, h = torch.randn(T, B, F), torch.randn(2, B, H)
     mask: Any = np.ones((T, B), dtype=bool)
-    with pytest.raises(
-        TypeError, match=r"mask: a torch.Tensor of torch.bool is expected, found num"
-    ):
+    with pytest.raises(TypeError, match=rf"mask: {NO_TENSOR.format('bool')}, found num"):
         rnn(x, mask=mask)
     states: Any = (h, h.numpy())
-    with pytest.raises(
-        TypeError, match=r"hx: a torch.Tensor of torch.float32 is expected, found num"
-    ):
+    with pytest.raises(TypeError, match=rf"hx: {NO_TENSOR.format('float32')}, found num"):
         rnn(x, states)
-    with pytest.raises(
-        TypeError, match=r"hx: torch.float32 is expected.*found torch.float64; use hx"
-    ):
+    with pytest.raises(TypeError, match=rf"hx: {OTHER_FLOATS}.*found torch\.float64; use hx"):
         rnn(x, (h, h.double()))
     packed = pack_padded_sequence(x.double(), torch.tensor([11, 6, 2]))
-    with pytest.raises(TypeError, match=r"input: torch.float32 is expected.*found torch.float64"):
+    with pytest.raises(TypeError, match=rf"input: {OTHER_FLOATS}.*found torch\.float64"):
         rnn(packed)
 
 
@@ -376,23 +362,19 @@ CONVERTED: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", CONVERTED)
-@pytest.mark.parametrize(("made", "text"), [case[1:] for case in WRONG], ids=[c[0] for c in WRONG])
+@each_wrong
 def test_a_converted_layer_says_the_same(kind: str, made: Any, text: str) -> None:
     layer = CONVERTED[kind]()
     x = torch.randn(B, T, F)
     for options in ({}, {"mask": torch.rand(B, T) < 0.5}):
         with pytest.raises(TypeError, match=f"^input: {text}"):
             layer(made(x), **options)
-    with pytest.raises(
-        TypeError, match=r"mask: a torch.Tensor of torch.bool is expected, found lis"
-    ):
+    with pytest.raises(TypeError, match=rf"mask: {NO_TENSOR.format('bool')}, found lis"):
         layer(x, [[True] * T] * B)
     states = [torch.randn(B, H) for _ in range(4)]
-    with pytest.raises(
-        TypeError, match=r"initial_state: a torch.Tensor of torch.float32 is expect"
-    ):
+    with pytest.raises(TypeError, match=rf"initial_state: {NO_TENSOR.format('float32')}"):
         layer(x, None, [s.numpy() for s in states])
-    with pytest.raises(TypeError, match=r"initial_state: torch.float32 is expected, which the wei"):
+    with pytest.raises(TypeError, match=rf"initial_state: {OTHER_FLOATS}"):
         layer(x, None, [s.double() for s in states])
 
 
@@ -466,12 +448,12 @@ def test_a_converted_model_says_the_same_and_takes_numbers_of_any_kind() -> None
     x = torch.randn(B, T, F)
     given: Any
     for given in (x.numpy(), x.tolist()):
-        with pytest.raises(TypeError, match=r"^input: a torch.Tensor of torch.float32 is expected"):
+        with pytest.raises(TypeError, match=f"^input: {NO_TENSOR.format('float32')}"):
             model(given)
     assert model(x.double()).dtype is model(x.long()).dtype is torch.float32
     words = layer_spec("Embedding", "e", {"embeddings": values(13, F)}, input_dim=13, output_dim=F)
     table = build(ModelSpec(chain(words), KERAS3))
-    with pytest.raises(TypeError, match=r"^input: a torch.Tensor of torch.int64 is expected"):
+    with pytest.raises(TypeError, match=f"^input: {NO_TENSOR.format('int64')}"):
         table(np.zeros((B, T), dtype=int))
 
 

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import assert_close, both, half, reference
 from sampling import examples, rest_thorough
+from seen_operators import SeenOperators
 from step_layers import CELLS, numbers, stack_of
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from triton_compile_child import LEFT_OUT, TARGETS, VERSION
 
 import keras2torch_birnn as k2t
@@ -330,33 +330,19 @@ def test_numbers_at_masked_steps_reach_nothing(cell: str, form: Form) -> None:
 VIEWS = {"select", "slice", "unbind", "view", "transpose", "as_strided", "detach", "alias"}
 
 
-class Launches(TorchDispatchMode):
-    """Count the operations that a GPU would have to launch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__name__.partition(".")[0]
-        if name not in VIEWS:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 def launches(
     monkeypatch: pytest.MonkeyPatch, cell: str, time: int, form: Form = "steps"
-) -> tuple[list[str], list[str]]:
+) -> list[list[str]]:
     """Everything that is launched forward and backward, kernels of Triton by their names."""
     layer = layer_of(cell)
     kind = words_of(layer.cell, form)
     operands = steps.join_weights(kind, layer.get_weights())
     x = torch.randn(B, time, F, dtype=torch.float64, device=DEVICE)
     d_states = [torch.zeros(2, B, H, dtype=x.dtype, device=DEVICE) for _ in range(2)]
-    forward, backward = Launches(), Launches()
+    forward, backward = SeenOperators(), SeenOperators()
 
     def launch(self: Launcher, kernel: Any, *_: Any, **__: Any) -> None:
-        current.found.append(kernel.fn.__name__)
+        current.names.append(kernel.fn.__name__)
 
     monkeypatch.setattr(Launcher, "launch", launch)
     with torch.no_grad():
@@ -364,7 +350,7 @@ def launches(
             kept = steps.run_steps(kind, operands, x, None, None, keep=True)
         with backward as current:
             steps.run_steps_back(kind, operands.hh, kept, None, kept.out, d_states)
-    return forward.found, backward.found
+    return [[name for name in one.names if name not in VIEWS] for one in (forward, backward)]
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))

@@ -27,6 +27,8 @@ WHY_MISSING = library.why_missing()
 native = pytest.mark.skipif(bool(WHY_MISSING), reason=f"no kernel: {WHY_MISSING}")
 
 CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
+# Keras' gate at each place of torch's: Keras lists z, r, h, torch r, z, n.
+TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 # Gates between 0 and 1: with others a random net explodes, in float64 too.
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
 RULES = ("zeros", "previous_output", "previous_state")

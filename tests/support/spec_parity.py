@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
-from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef
 
 KERAS_1, KERAS_2, TF_215, KERAS_3 = "1.2.2", "2.2.4", "2.15.0", "3.15.1"
 STEPS, IMAGE = [None, 13, 3], [None, 5, 13, 3]
@@ -72,6 +72,13 @@ def agree(spec: ModelSpec, *inputs: Any) -> None:
     assert len(found) == len(wanted)
     for got, expected in zip(found, wanted, strict=True):
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def assert_gives(spec: ModelSpec, inputs: Sequence[Array], expected: Any) -> None:
+    """Assert that torch and the reference both give just these numbers."""
+    np.testing.assert_array_equal(compute(spec, inputs).outputs[0], expected)
+    found = build(spec)(*map(torch.from_numpy, inputs))
+    np.testing.assert_array_equal(found.detach().numpy(), expected)
 
 
 def with_weights(spec: LayerSpec, shape: tuple[int, ...]) -> LayerSpec:
