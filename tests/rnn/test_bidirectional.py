@@ -11,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_layers import GENERATION, TORCH_GATES, assert_close, native
+from kernel_layers import TORCH_GATES, assert_close, native
 from sampling import examples
-from specs import bi, layer
+from specs import KERAS3, bi, layer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -85,7 +85,7 @@ def exact(
         start = None
         if hx is not None:
             start = [s[2 * k + d].double().numpy() for d in range(2) for s in hx]
-        context = Context(GENERATION, np.float64, EQUATIONS, {}, {}, None).starting(start)
+        context = Context(KERAS3, np.float64, EQUATIONS, {}, {}, None).starting(start)
         found, _ = EQUATIONS["Bidirectional"](pair, out, mask, context)
         heads = 2 if rnn.merge_mode[k] is None else 1
         out = list(found[:heads]) if heads == 2 else found[0]

@@ -64,6 +64,17 @@ def test_every_list_of_merge_modes_has_the_same_ones() -> None:
     assert {*case.MERGES} == {*MERGE_MODES}
 
 
+def test_what_the_kernel_answers_is_an_error_in_words() -> None:
+    library.check_code(codes.RESULTS["done"])
+    for result, error, words in (
+        ("no memory", MemoryError, "no memory for the native kernel's scratch"),
+        ("wrong length", ValueError, "a length is below 0 or above the number of steps"),
+        ("unknown code", RuntimeError, "the native kernel does not know a code of this call"),
+    ):
+        with pytest.raises(error, match=words):
+            library.check_code(codes.RESULTS[result])
+
+
 # ---- calls with unknown codes ------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_layers import (
     CELLS,
     both,
@@ -27,7 +29,7 @@ from keras2torch_birnn.rnn.engines import ENGINES, REQUESTS, EngineName, static,
 from keras2torch_birnn.rnn.engines.engine import Engine
 from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.engines.static import native_pays
-from keras2torch_birnn.rnn.native import library
+from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.rnn.native.loading import NoKernelError
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
@@ -67,6 +69,29 @@ def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool
         np.testing.assert_allclose(
             traced(*arguments).detach(), module(*arguments).detach(), rtol=0, atol=2e-6
         )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), max_size=4),
+    turned=st.booleans(),
+    by_torch=st.booleans(),
+)
+def test_padded_rows_are_told_from_others(
+    rows: list[list[bool]], turned: bool, by_torch: bool
+) -> None:
+    mask = torch.tensor(rows, dtype=torch.bool).view(-1, 5)
+    if turned:  # a view whose steps do not lie side by side
+        mask = mask.T.contiguous().T
+    with pytest.MonkeyPatch.context() as patched:
+        if by_torch:
+            patched.setattr(op, "why_missing", lambda: "it was not built")
+        found = op.lengths_of_padded(mask)
+    if all(row == sorted(row, reverse=True) for row in rows):
+        assert found is not None
+        assert found.tolist() == [sum(row) for row in rows]
+    else:
+        assert found is None
 
 
 @native

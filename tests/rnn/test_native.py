@@ -40,10 +40,9 @@ from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.native import codes, library, op, packing
 from keras2torch_birnn.spec import Array
 
-pytestmark = pytest.mark.usefixtures("native_where_it_pays")
+pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
 
-@native
 @pytest.mark.usefixtures("isa", "forced_native")
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
@@ -79,7 +78,6 @@ def through(name: str, values: Tensor, isa: int) -> Tensor:
     return out[:, 0, 0]
 
 
-@native
 @pytest.mark.parametrize("name", codes.ACTIVATIONS)
 def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> None:
     values = torch.cat((torch.linspace(-100, 100, 40_001), torch.logspace(-30, 1.5, 2_001)))
@@ -89,7 +87,6 @@ def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> Non
     assert float((error / exact.abs().clamp(min=1.0)).max()) < 2e-7
 
 
-@native
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
 def test_small_values_have_as_many_digits(name: str, isa: int) -> None:
     values = torch.cat((torch.linspace(-20, 20, 40_001), torch.logspace(-30, 0, 2_001)))
@@ -101,13 +98,11 @@ def test_small_values_have_as_many_digits(name: str, isa: int) -> None:
     assert float(got.abs().max()) <= 1
 
 
-@native
 @pytest.mark.parametrize("name", codes.ACTIVATIONS)
 def test_a_nan_stays_a_nan(name: str, isa: int) -> None:
     assert through(name, torch.full((3,), float("nan")), isa).isnan().all()
 
 
-@native
 def test_a_closed_gate_is_zero(isa: int) -> None:
     """Infinity times it is NaN, and no number of float32 times it a valid one."""
     values = torch.tensor([-87.5, -103.0, -1e38, -float("inf")])
@@ -123,7 +118,6 @@ def test_a_closed_gate_is_zero(isa: int) -> None:
     torch.testing.assert_close(got, wanted, equal_nan=True)
 
 
-@native
 def test_changed_parameters_are_seen() -> None:
     module, x = gru()
     with torch.no_grad():
@@ -141,7 +135,6 @@ def test_changed_parameters_are_seen() -> None:
     assert torch.equal(fifth, fresh)
 
 
-@native
 def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
     after, x = gru()
     before = deepcopy(after)
@@ -158,7 +151,6 @@ def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
         assert torch.equal(after(x), first)
 
 
-@native
 @pytest.mark.parametrize(("units", "steps"), [(7, 5), (181, 103), (419, 11)])
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0_reverse", "bias_ih_l0_reverse"])
 def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
@@ -182,7 +174,6 @@ def print_of(isa: int, arrays: list[Array]) -> int:
     return library.fingerprint(isa, (library.Array * 4)(*at))
 
 
-@native
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_every_change_of_weights_changes_their_fingerprint(data: st.DataObject) -> None:
@@ -216,23 +207,11 @@ def test_every_change_of_weights_changes_their_fingerprint(data: st.DataObject) 
     assert print_of(isa, arrays) != before
 
 
-def test_what_the_kernel_answers_is_an_error_in_words() -> None:
-    library.check_code(codes.RESULTS["done"])
-    for result, error, words in (
-        ("no memory", MemoryError, "no memory for the native kernel's scratch"),
-        ("wrong length", ValueError, "a length is below 0 or above the number of steps"),
-        ("unknown code", RuntimeError, "the native kernel does not know a code of this call"),
-    ):
-        with pytest.raises(error, match=words):
-            library.check_code(codes.RESULTS[result])
-
-
 def keys_of(weight: Tensor) -> set[tuple[int, ...]]:
     """Return the keys of the packed weights that were made of a weight."""
     return {key for key in packing._cache if weight.data_ptr() in key}
 
 
-@native
 def test_packed_weights_go_with_their_module() -> None:
     module, x = gru()
     with torch.no_grad():
@@ -243,7 +222,6 @@ def test_packed_weights_go_with_their_module() -> None:
     assert not keys & packing._cache.keys()
 
 
-@native
 def test_inputs_of_any_stride_and_an_empty_batch() -> None:
     module, x = gru()
     wide = torch.randn(11, 3, 10)[..., ::2].transpose(0, 1)
@@ -253,30 +231,6 @@ def test_inputs_of_any_stride_and_an_empty_batch() -> None:
         assert module(x[:0]).shape == (0, 11, 24)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), max_size=4),
-    turned=st.booleans(),
-    by_torch=st.booleans(),
-)
-def test_padded_rows_are_told_from_others(
-    rows: list[list[bool]], turned: bool, by_torch: bool
-) -> None:
-    mask = torch.tensor(rows, dtype=torch.bool).view(-1, 5)
-    if turned:  # a view whose steps do not lie side by side
-        mask = mask.T.contiguous().T
-    with pytest.MonkeyPatch.context() as patched:
-        if by_torch:
-            patched.setattr(op, "why_missing", lambda: "it was not built")
-        found = op.lengths_of_padded(mask)
-    if all(row == sorted(row, reverse=True) for row in rows):
-        assert found is not None
-        assert found.tolist() == [sum(row) for row in rows]
-    else:
-        assert found is None
-
-
-@native
 @pytest.mark.parametrize("length", [-1, 12])
 @pytest.mark.parametrize("training", [False, True])
 def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> None:
@@ -286,7 +240,6 @@ def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> Non
         module.train(training).run_sequence(RnnCall(x, lengths))
 
 
-@native
 @pytest.mark.parametrize("training", [False, True])
 def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: bool) -> None:
     module, x = gru()
@@ -309,7 +262,6 @@ def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: 
         setattr(module, name, kept)
 
 
-@native
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -326,7 +278,6 @@ def test_the_operator_refuses_weights_that_do_not_fit(change: Any, message: str)
         torch.ops.k2t.rnn(x, given, None, [], [1, 1, 2], [0.0, 0.0], 0)
 
 
-@native
 @pytest.mark.usefixtures("threads")
 def test_many_python_threads_at_once_give_the_right_numbers() -> None:
     module: Any = bidirectional(both("LSTM", 40, 16, "concat"))
@@ -343,7 +294,6 @@ def test_many_python_threads_at_once_give_the_right_numbers() -> None:
                 assert torch.equal(got, exact)
 
 
-@native
 @pytest.mark.every(3)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("merge", MERGE_MODES)
@@ -360,7 +310,6 @@ def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
     assert_close(wanted, reference(spec, x.numpy(), mask.numpy()))
 
 
-@native
 def test_memory_does_not_grow_with_calls() -> None:
     module, x = gru()
     with torch.no_grad():
@@ -372,7 +321,6 @@ def test_memory_does_not_grow_with_calls() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # KiB
 
 
-@native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.usefixtures("threads")
@@ -390,7 +338,6 @@ def test_a_forked_child_computes_too() -> None:
     assert status == 0
 
 
-@native
 def test_compiled_models_hold_the_operator_and_give_the_same_numbers() -> None:
     # Not an nn.GRU: torch.compile leaves those, and what is made from them, out of its graphs.
     module: Any = bidirectional(both("GRU before", 6, 5, "sum"))
@@ -420,7 +367,6 @@ def _tells_export_from_compilation() -> bool:
     return not torch.compile(probe, backend="eager", fullgraph=True)(torch.zeros(1)).item()
 
 
-@native
 @pytest.mark.parametrize("merge", [m.native_code for m in MERGE_MODES.values()], ids=MERGE_MODES)
 def test_the_operator_is_registered_well(merge: int) -> None:
     module, x = gru()
@@ -436,7 +382,6 @@ def test_the_operator_is_registered_well(merge: int) -> None:
     )
 
 
-@native
 @pytest.mark.usefixtures("forced_native")
 def test_wide_inputs_are_taken_in_larger_blocks_of_steps() -> None:
     spec = both("LSTM", 257, 263, "sum")
@@ -453,7 +398,6 @@ def test_wide_inputs_are_taken_in_larger_blocks_of_steps() -> None:
 SHARED_ROWS = ((29, 181, 103), (7, 419, 101), (31, 433, 7))
 
 
-@native
 @pytest.mark.parametrize("own_threads", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("features", "units", "steps"), SHARED_ROWS)

@@ -18,10 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from keras2torch_birnn.layers.recurrent import bidirectional
 from keras2torch_birnn.rnn.native import packing
 
-pytestmark = pytest.mark.usefixtures("native_where_it_pays")
+pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
 
-@native
 @pytest.mark.usefixtures("forced_native")
 @settings(max_examples=examples(90), deadline=None)
 @given(case=cases(), training=st.booleans())
@@ -75,7 +74,6 @@ def test_gradients_are_those_of_the_loop_in_float64(case: dict[str, Any], traini
             assert worst(gradients(torch.float32, "native")) <= 1e-5, bit
 
 
-@native
 @pytest.mark.usefixtures("isa", "forced_native")
 @pytest.mark.parametrize("cell", CELLS)
 def test_sums_of_several_tasks_are_added_where_torch_has_them(cell: str) -> None:
@@ -98,7 +96,6 @@ def test_sums_of_several_tasks_are_added_where_torch_has_them(cell: str) -> None
     assert all(not d.any() for d in gradients(torch.float32, "native", no_step))
 
 
-@native
 def test_training_runs_by_the_kernel_and_learns_what_the_loop_learns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -123,7 +120,6 @@ def test_training_runs_by_the_kernel_and_learns_what_the_loop_learns(
         assert (a - before).abs().max() > 1e-3
 
 
-@native
 def test_training_in_a_checkpoint_twice_and_on_nothing_gives_the_same_gradients() -> None:
     module, x = gru()
     module.train()
@@ -140,7 +136,6 @@ def test_training_in_a_checkpoint_twice_and_on_nothing_gives_the_same_gradients(
         assert not any(g.any() for g in torch.autograd.grad(empty.sum(), weights))
 
 
-@native
 def test_torchs_default_dtype_and_device_change_nothing() -> None:
     module, x = gru()
     mask = torch.arange(11) < torch.tensor([11, 4, 0])[:, None]
@@ -163,7 +158,6 @@ def test_torchs_default_dtype_and_device_change_nothing() -> None:
         assert torch.equal(a, b)
 
 
-@native
 def test_several_threads_train_at_once() -> None:
     module, _ = gru()
     weights = list(module.train().parameters())
@@ -179,7 +173,6 @@ def test_several_threads_train_at_once() -> None:
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@native
 def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own() -> None:
     module, x = gru()
     module.train()
@@ -193,7 +186,6 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_its_own() -> None:
             assert p.grad is not None and torch.equal(p.grad, gradient_of)
 
 
-@native
 def test_weights_changed_between_forward_and_backward_are_refused() -> None:
     module, x = gru()
     loss = module.train()(x).sum()
@@ -212,7 +204,6 @@ FALLING: Any = (
 )
 
 
-@native
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize(("activation", "gate"), FALLING)
 @pytest.mark.parametrize("cell", CELLS)

@@ -115,41 +115,38 @@ def test_positional_arguments_of_another_kind_are_refused(
 
 WHOLE, MODES = "a whole number of at least 1", "one of concat, sum, mul, ave or None"
 ENGINES = "one of auto, torch, fused, folded, loop, graph, triton, native"
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "text"),
-    [
-        ({"input_size": 0}, ValueError, f"input_size=0: {WHOLE}"),
-        ({"hidden_size": 0}, ValueError, f"hidden_size=0: {WHOLE}"),
-        ({"hidden_size": 7.0}, TypeError, rf"hidden_size=7\.0: {WHOLE}"),
-        ({"num_layers": True}, TypeError, f"num_layers=True: {WHOLE}"),
-        ({"num_layers": 2.0}, TypeError, rf"num_layers=2\.0: {WHOLE}"),
-        ({"bias": 1}, TypeError, "bias=1: True or False"),
-        ({"reset_after": 1}, TypeError, "reset_after=1: True or False"),
-        ({"bidirectional": False}, ValueError, "bidirectional=False: there is nothing to merge"),
-        ({"proj_size": 3}, ValueError, "proj_size=3: Keras has no projections"),
-        ({"dropout": "high"}, TypeError, "dropout='high': a rate"),
-        ({"dropout": 1.5}, ValueError, r"dropout=1\.5: a rate between 0 and 1"),
-        ({"merge_mode": 3}, TypeError, "merge_mode=3: a mode, or a list of modes"),
-        ({"merge_mode": [["sum"]]}, ValueError, r"merge_mode=\['sum'\]: one of"),
-        ({"merge_mode": "average"}, ValueError, f"merge_mode='average': {MODES}"),
-        ({"merge_mode": ["sum", "sum"]}, ValueError, "merge_mode: 2 modes for 1 layers"),
-        ({"merge_mode": ["sum"], "num_layers": 2}, ValueError, "merge_mode: 1 modes for 2 layers"),
-        ({"merge_mode": None, "num_layers": 2}, ValueError, "only the last layer may keep both"),
-        ({"activation": None}, ValueError, "activation None: one of linear"),
-        ({"activation": ["tanh"]}, ValueError, r"activation \['tanh'\]: one of linear"),
-        ({"activation": "hard_sigmoid"}, ValueError, "hard_sigmoid means two things"),
-        ({"recurrent_activation": "sigma"}, ValueError, "activation 'sigma': one of"),
-        (
-            {"nonlinearity": "relu", "activation": "tanh"},
-            ValueError,
-            "nonlinearity='relu' and activation='tanh': both name the same; give one of them",
-        ),
-        ({"engine": "warp"}, ValueError, f"engine=warp: {ENGINES}"),
-    ],
-    ids=str,
+REFUSED: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
+    ({"input_size": 0}, ValueError, f"input_size=0: {WHOLE}"),
+    ({"hidden_size": 0}, ValueError, f"hidden_size=0: {WHOLE}"),
+    ({"hidden_size": 7.0}, TypeError, rf"hidden_size=7\.0: {WHOLE}"),
+    ({"num_layers": True}, TypeError, f"num_layers=True: {WHOLE}"),
+    ({"num_layers": 2.0}, TypeError, rf"num_layers=2\.0: {WHOLE}"),
+    ({"bias": 1}, TypeError, "bias=1: True or False"),
+    ({"reset_after": 1}, TypeError, "reset_after=1: True or False"),
+    ({"bidirectional": False}, ValueError, "bidirectional=False: there is nothing to merge"),
+    ({"proj_size": 3}, ValueError, "proj_size=3: Keras has no projections"),
+    ({"dropout": "high"}, TypeError, "dropout='high': a rate"),
+    ({"dropout": 1.5}, ValueError, r"dropout=1\.5: a rate between 0 and 1"),
+    ({"merge_mode": 3}, TypeError, "merge_mode=3: a mode, or a list of modes"),
+    ({"merge_mode": [["sum"]]}, ValueError, r"merge_mode=\['sum'\]: one of"),
+    ({"merge_mode": "average"}, ValueError, f"merge_mode='average': {MODES}"),
+    ({"merge_mode": ["sum", "sum"]}, ValueError, "merge_mode: 2 modes for 1 layers"),
+    ({"merge_mode": ["sum"], "num_layers": 2}, ValueError, "merge_mode: 1 modes for 2 layers"),
+    ({"merge_mode": None, "num_layers": 2}, ValueError, "only the last layer may keep both"),
+    ({"activation": None}, ValueError, "activation None: one of linear"),
+    ({"activation": ["tanh"]}, ValueError, r"activation \['tanh'\]: one of linear"),
+    ({"activation": "hard_sigmoid"}, ValueError, "hard_sigmoid means two things"),
+    ({"recurrent_activation": "sigma"}, ValueError, "activation 'sigma': one of"),
+    (
+        {"nonlinearity": "relu", "activation": "tanh"},
+        ValueError,
+        "nonlinearity='relu' and activation='tanh': both name the same; give one of them",
+    ),
+    ({"engine": "warp"}, ValueError, f"engine=warp: {ENGINES}"),
 )
+
+
+@pytest.mark.parametrize(("options", "kind", "text"), REFUSED, ids=[row[-1] for row in REFUSED])
 def test_a_wrong_argument_is_a_usage_error_and_one_of_pythons_own(
     options: dict[str, Any], kind: type[Exception], text: str
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from specs import CELLS, KERAS3, layer
 from torch import Tensor
 
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
@@ -19,27 +20,19 @@ from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native as native_engine
 from keras2torch_birnn.rnn.engines import native_gradient
 from keras2torch_birnn.rnn.native import codes, library, op
-from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
-from keras2torch_birnn.schema.stored import layer_of_settings
-from keras2torch_birnn.spec import Array, Generation, LayerSpec
+from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.spec import Array, LayerSpec
 
 WHY_MISSING = library.why_missing()
 native = pytest.mark.skipif(bool(WHY_MISSING), reason=f"no kernel: {WHY_MISSING}")
 
-CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 # Keras' gate at each place of torch's: Keras lists z, r, h, torch r, z, n.
 TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 # Gates between 0 and 1: with others a random net explodes, in float64 too.
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
 RULES = ("zeros", "previous_output", "previous_state")
-GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
 # Of the largest output. Sums of float32 products in another order than float64's.
 TOLERANCE = 2e-6
-
-
-def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = SCHEMA[class_name].options.items()
-    return {k: o.default for k, o in defaults if o.default is not REQUIRED} | dict(config)
 
 
 def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
@@ -65,22 +58,19 @@ def half(cell: str, units: int, features: int, seed: int, **config: Any) -> Laye
     weights = {n: (rng.normal(size=s) * scales[n]).astype("f4") for n, s in shapes.items()}
     if not config.get("use_bias", True):
         del weights["bias"]
-    options = options_of(
-        class_name, {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
-    )
-    name = f"{class_name.lower()}_{seed}"
-    return layer_of_settings(class_name, name, options, weights=weights)
+    options = {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
+    return layer(class_name, f"{class_name.lower()}_{seed}", weights, **options)
 
 
 def both(cell: str, units: int, features: int, merge: str | None, **config: Any) -> LayerSpec:
     forward = half(cell, units, features, 1, **config)
     backward = half(cell, units, features, 2, **{**config, "go_backwards": True})
-    parts = {"forward_layer": forward, "backward_layer": backward}
-    return LayerSpec("Bidirectional", "bi", {"merge_mode": merge}, {}, parts)
+    halves = {"forward_layer": forward, "backward_layer": backward}
+    return layer("Bidirectional", "bi", merge_mode=merge, **halves)
 
 
 def reference(spec: LayerSpec, x: Array, mask: Array | None, state: Any = None) -> list[Array]:
-    context = Context(GENERATION, np.float64, EQUATIONS, {}, {}, None)
+    context = Context(KERAS3, np.float64, EQUATIONS, {}, {}, None)
     output, _ = EQUATIONS[spec.class_name](spec, x, mask, context.starting(state))
     return list(output) if isinstance(output, tuple) else [output]
 
