@@ -772,18 +772,26 @@ def test_every_change_is_noticed(name: str) -> None:
     assert effects > 60
 
 
+# Above, a change is tried by one way alone in the model that ``make test`` runs.
 @pytest.mark.parametrize(
-    "title",
+    ("way", "title"),
     [
-        *("values", "memory", "a state assigned", "a turned weight", "another plan"),
-        *("another layer", "a forward of its own: leaf", "a hook: leaf", "a hook before"),
-        "a parametrization",
+        *(
+            ("programs", title)
+            for title in (
+                *("values", "memory", "a state assigned", "a turned weight", "another plan"),
+                *("another layer", "a forward of its own: leaf", "a hook: leaf", "a hook before"),
+                *("a parametrization", "a hook of all layers", "lower precision"),
+            )
+        ),
+        *(("chains", title) for title in ("another recurrent layer", "a hook: recurrent")),
+        ("chains", "a forward of its own: recurrent"),
     ],
 )
-def test_a_program_does_not_stand_for_what_was_changed(title: str) -> None:
+def test_what_was_prepared_does_not_stand_for_what_was_changed(way: str, title: str) -> None:
     model = "masked embedding, BiLSTM and GRU"
     wanted, _ = by_layers(model, ATTACKS[title])
-    before, got, _ = changed(model, ATTACKS[title], "programs")
+    before, got, _ = changed(model, ATTACKS[title], way)
     assert all(same(x, wanted) for x in got)
     assert not same(wanted, before)
 
