@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from model_configs import parse_config
-from specs import functional, layer, values
+from specs import chain, functional, layer, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
@@ -63,8 +63,8 @@ def model_of(root: LayerSpec, version: str = KERAS_3) -> ModelSpec:
     return ModelSpec(root, generation_of(version))
 
 
-def agree(spec: ModelSpec, *inputs: Any) -> None:
-    """Assert that torch and the reference agree in float64."""
+def agree(spec: ModelSpec, *inputs: Any) -> tuple[Array, ...]:
+    """Assert that torch and the reference agree in float64; return the outputs."""
     wanted = compute(spec, inputs).outputs
     with torch.no_grad():
         found = build(spec, dtype="float64")(*map(torch.from_numpy, inputs))
@@ -72,6 +72,7 @@ def agree(spec: ModelSpec, *inputs: Any) -> None:
     assert len(found) == len(wanted)
     for got, expected in zip(found, wanted, strict=True):
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-12)
+    return wanted
 
 
 def assert_gives(spec: ModelSpec, inputs: Sequence[Array], expected: Any) -> None:
@@ -81,14 +82,16 @@ def assert_gives(spec: ModelSpec, inputs: Sequence[Array], expected: Any) -> Non
     np.testing.assert_array_equal(found.detach().numpy(), expected)
 
 
-def with_weights(spec: LayerSpec, shape: tuple[int, ...]) -> LayerSpec:
-    """Add random weights for an input of this shape (without the batch)."""
-    expected = SCHEMA[spec.class_name].weights(spec.config, (None, *shape))
-    weights = {
-        name: values(*[size or 1 for size in sizes], seed=i)
-        for i, (name, sizes) in enumerate(expected.items())
-    }
-    return replace(spec, weights=weights)
+def agree_alone(spec: LayerSpec, shape: tuple[int, ...], version: str = KERAS_3) -> None:
+    """Assert that a layer agrees in a model of its own, and that the schema tells its shape.
+
+    shape: of the input, with the rows. Its weights are random.
+    """
+    sizes = (None, *shape[1:])
+    spec = with_random_weights(replace(spec, input_shape=sizes))
+    (found,) = agree(model_of(chain(spec, shape=sizes), version), values(*shape))
+    output: Any = SCHEMA[spec.class_name].output(spec.config, sizes)
+    assert found.shape[1:] == output[1:]
 
 
 def integer_model(one: LayerSpec, count: int) -> ModelSpec:
