@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from model_configs import parse_config
-from spec_parity import assert_gives
+from spec_parity import KERAS_1, KERAS_3, TF_215, agree, assert_gives, model_of
 from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 
 from keras2torch_birnn.building import build
@@ -21,12 +21,11 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
-from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
-KERAS_1, TF_21, TF_215, KERAS_3 = "1.2.2", "2.3.0-tf", "2.15.0", "3.15.1"
+TF_21 = "2.3.0-tf"
 
 
 def modernize(entry: Any) -> Any:
@@ -44,11 +43,7 @@ def problems_of(model: Mapping[str, Any], version: str) -> list[K2TError]:
 def distributed(inner: LayerSpec, masking: str, batch: int | None = None) -> ModelSpec:
     """Masking, and the inner layer at every one of its steps."""
     td = layer("TimeDistributed", "td", layer=inner, masking=masking)
-    root = chain(layer("Masking", "masking"), td, shape=(batch, T, 2))
-    problems: list[K2TError] = []
-    root = infer_model(root, problems)
-    assert not problems
-    return ModelSpec(root, generation_of(TF_215))
+    return model_of(chain(layer("Masking", "masking"), td, shape=(batch, T, 2)), TF_215)
 
 
 def test_a_model_inside_is_written_out_under_the_names_of_keras() -> None:
@@ -65,11 +60,7 @@ def test_a_model_inside_is_written_out_under_the_names_of_keras() -> None:
 def test_what_is_inside_and_around_folds_twice() -> None:
     inner = layer("TimeDistributed", "in", layer=chain(dense(5, 2), name="m"), masking="inner")
     td = layer("TimeDistributed", "td", layer=inner, masking="inner")
-    root = infer_model(chain(td, shape=(None, 3, T, 2)), [])
-    spec = ModelSpec(root, generation_of(TF_215))
-    x = values(B, 3, T, 2)
-    found = build(spec, dtype="float64")(torch.from_numpy(x)).detach().numpy()
-    np.testing.assert_allclose(found, compute(spec, [x]).outputs[0], rtol=1e-12)
+    (found,) = agree(model_of(chain(td, shape=(None, 3, T, 2)), TF_215), values(B, 3, T, 2))
     assert found.shape == (B, 3, T, 5)
 
 
@@ -103,9 +94,9 @@ def test_versions_know_what_time_distributed_does_with_a_mask() -> None:
 def test_several_outputs_at_every_step_are_refused() -> None:
     state = rnn("GRU", return_state=True, name="state")
     td = layer("TimeDistributed", "td", layer=state, masking="inner")
-    root = infer_model(chain(td, shape=(None, 3, T, 2)), [])
+    spec = model_of(chain(td, shape=(None, 3, T, 2)), TF_215)
     with pytest.raises(UnsupportedOptionError, match="several outputs, which no Keras computes"):
-        build(ModelSpec(root, generation_of(TF_215)))
+        build(spec)
 
 
 def test_a_stateful_layer_in_a_model_inside_is_refused() -> None:
@@ -113,9 +104,9 @@ def test_a_stateful_layer_in_a_model_inside_is_refused() -> None:
         "TimeDistributed", "td", masking="inner",
         layer=chain(rnn("GRU", stateful=True, name="state"), name="inner"),
     )  # fmt: skip
-    root = infer_model(chain(td, shape=(3, 3, T, 2)), [])
+    spec = model_of(chain(td, shape=(3, 3, T, 2)), TF_215)
     with pytest.raises(UnsupportedOptionError, match="TimeDistributed over a stateful layer"):
-        build(ModelSpec(root, generation_of(TF_215)))
+        build(spec)
 
 
 def test_a_model_that_flattens_its_steps_needs_their_number() -> None:
@@ -403,5 +394,4 @@ def test_a_layer_without_trainable_is_no_operation() -> None:
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_a_flatten_makes_rows_of_single_numbers(data_format: str) -> None:
     root = chain(layer("Flatten", "flatten", data_format=data_format), shape=(None,))
-    spec = ModelSpec(infer_model(root, []), generation_of(KERAS_3))
-    assert_gives(spec, [np.array([3.0, 5.0, 7.0])], [[3.0], [5.0], [7.0]])
+    assert_gives(model_of(root), [np.array([3.0, 5.0, 7.0])], [[3.0], [5.0], [7.0]])

@@ -227,11 +227,10 @@ TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("function", "node", "text"), TF_REFUSED, ids=[f"{f}-{t[:20]}" for f, _, t in TF_REFUSED]
 )
 def test_what_cannot_be_honoured_is_refused_by_name(function: str, node: Any, text: str) -> None:
-    problems = found_in(tf_model((function, node, {})), TF)
-    assert len(problems) == 1
-    assert text in str(problems[0])
-    assert problems[0].exit_code in (3, 4)
-    assert problems[0].place == "op0"
+    (problem,) = found_in(tf_model((function, node, {})), TF)
+    assert text in str(problem)
+    assert problem.exit_code in (3, 4)
+    assert problem.place == "op0"
 
 
 SLICES = (
@@ -248,9 +247,8 @@ SLICES = (
 @pytest.mark.parametrize(("spec", "text"), SLICES, ids=[text for _, text in SLICES])
 def test_an_index_that_cannot_be_is_refused(spec: Any, text: str) -> None:
     model = tf_model(("__operators__.getitem", [*X, {"slice_spec": spec}], {}))
-    problems = found_in(model, TF)
-    assert len(problems) == 1
-    assert text in str(problems[0])
+    (problem,) = found_in(model, TF)
+    assert text in str(problem)
 
 
 def test_all_unknown_operations_are_listed_at_once_without_consequences() -> None:
@@ -330,10 +328,9 @@ K3_REFUSED: tuple[tuple[str, Any, list[Any], str], ...] = (
 def test_operations_of_keras_3_are_refused_by_name(
     class_name: str, config: Any, args: list[Any], text: str
 ) -> None:
-    problems = found_in(keras3_model(class_name, config, args), K3)
-    assert len(problems) == 1
-    assert text in str(problems[0])
-    assert problems[0].exit_code in (3, 4)
+    (problem,) = found_in(keras3_model(class_name, config, args), K3)
+    assert text in str(problem)
+    assert problem.exit_code in (3, 4)
 
 
 def node_model(node_def: Any, constants: Any, *inputs: str) -> dict[str, Any]:
@@ -370,10 +367,9 @@ NODES: tuple[tuple[Any, Any, tuple[str, ...], str], ...] = (
 def test_nodes_of_a_graph_are_refused_by_name(
     node_def: Any, constants: Any, inputs: tuple[str, ...], text: str
 ) -> None:
-    problems = found_in(node_model(node_def, constants, *inputs), "2.2.4-tf")
-    assert len(problems) == 1
-    assert text in str(problems[0])
-    assert problems[0].exit_code in (3, 4)
+    (problem,) = found_in(node_model(node_def, constants, *inputs), "2.2.4-tf")
+    assert text in str(problem)
+    assert problem.exit_code in (3, 4)
 
 
 def test_a_node_as_text_is_read_as_well() -> None:

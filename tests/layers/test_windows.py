@@ -6,14 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
-from spec_parity import KERAS_3, agree_alone, assert_gives
+from spec_parity import agree_alone, assert_gives, model_of
 from specs import B, chain, layer, with_options
 
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.spec import ModelSpec
 
 
 @pytest.mark.parametrize("rank", [1, 2])
@@ -79,5 +77,5 @@ def test_the_steps_of_a_transposed_convolution_by_hand() -> None:
         ({"padding": "same"}, [100, 10, 201, 20, 302, 30]),  # nothing in front: TensorFlow's SAME
         ({"padding": "same", "output_padding": (0,)}, [10, 201, 20, 302, 30]),
     ):
-        model = ModelSpec(chain(with_options(spec, **options)), generation_of(KERAS_3))
+        model = model_of(chain(with_options(spec, **options), shape=(None, 3, 1)))
         assert_gives(model, [x], np.reshape(expected, (1, -1, 1)))
