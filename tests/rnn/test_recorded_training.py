@@ -354,20 +354,11 @@ def fail(*_: Any, **__: Any) -> None:
     raise OSError("no C compiler")
 
 
-def test_a_kernel_that_fails_in_forward_of_training_leaves_its_layer_to_the_loop(
-    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["run_steps", "run_steps_back"])
+def test_a_kernel_that_fails_in_training_leaves_its_layer_to_the_loop(
+    where: str, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_gradient, "run_steps", fail)
-    pair, x = Pair("SimpleRNN"), draw()
-    with pytest.warns(RuntimeWarning, match="without the Triton kernels, slower: OSError") as said:
-        pair.compare(outputs(x))
-    assert len(said) == 1
-
-
-def test_a_kernel_that_fails_in_backward_leaves_its_layer_to_the_loop(
-    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(step_gradient, "run_steps_back", fail)
+    monkeypatch.setattr(step_gradient, where, fail)
     monkeypatch.setattr(engines, "GPU_KERNELS", "auto")
     monkeypatch.setattr(self_check, "_check", lambda *_: "")
     pair, x = Pair("SimpleRNN"), draw()
