@@ -782,6 +782,7 @@ def test_every_change_is_noticed(name: str) -> None:
                 *("values", "memory", "a state assigned", "a turned weight", "another plan"),
                 *("another layer", "a forward of its own: leaf", "a hook: leaf", "a hook before"),
                 *("a parametrization", "a hook of all layers", "lower precision"),
+                *("forward of a class: recurrent", "RecurrentModule.run_sequence"),
             )
         ),
         *(("chains", title) for title in ("another recurrent layer", "a hook: recurrent")),
