@@ -15,20 +15,34 @@ from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.spec import Call, TensorRef
 
+PLAIN: list[tuple[str, dict[str, Any]]] = [("Attention", {}), ("AdditiveAttention", {})]
+
+
+def heads(*axes: int) -> tuple[str, dict[str, Any]]:
+    """Heads that attend over these axes, or over all between samples and channels."""
+    config = {"num_heads": 2, "key_dim": 3, "output_shape": None}
+    return "MultiHeadAttention", {**config, "attention_axes": axes or None}
+
 
 @pytest.mark.parametrize(
-    ("shapes", "match"),
+    ("layers", "shapes", "match"),
     [
-        ([(None, 3), (None, 3)], "3 dimensions at least are expected"),
-        ([(None, 2, 7, 3), (None, 7, 3)], "differ in their number of dimensions"),
-        ([(None, 2, 7, 3), (None, 5, 7, 3)], "axis 1 is not attended over, but its sizes differ"),
-        ([(None, 2, 7, 3), (None, 2, 7, 3), (None, 5, 7, 3)], "axis 1 is not attended over"),
+        (PLAIN, [(None, 3), (None, 3)], "3 dimensions at least are expected"),
+        (PLAIN, [(None, 2, 7, 3), (None, 7, 3)], "differ in their number of dimensions"),
+        (PLAIN, [(None, 2, 7, 3), (None, 5, 7, 3)], "axis 1 is not attended over, but its sizes"),
+        (PLAIN, [*[(None, 2, 7, 3)] * 2, (None, 5, 7, 3)], "axis 1 is not attended over"),
+        ([heads()], [(None, 3), (None, 3)], "3 dimensions at least"),
+        ([heads(2)], [(None, 2, 5, 3), (None, 5, 3)], "differ in their number of dimensions"),
+        ([heads(2)], [(None, 2, 5, 3), (None, 4, 5, 3)], "axis 1 is not attended over"),
+        ([heads(3)], [(None, 2, 5, 3)] * 2, r"attention_axes \[3\] do not fit tensors of 4"),
+        ([heads(1, 1)], [(None, 2, 5, 3)] * 2, r"attention_axes \[1, 1\] do not fit"),
+        ([heads()], [*[(None, 2, 5, 3)] * 2, None, (None, 5, 5)], "attention_mask with"),
     ],
 )
-def test_shapes_that_do_not_attend_are_refused(shapes: Any, match: str) -> None:
-    for name in ("Attention", "AdditiveAttention"):
+def test_shapes_that_do_not_attend_are_refused(layers: Any, shapes: Any, match: str) -> None:
+    for name, config in layers:
         with pytest.raises(ShapeError, match=match):
-            SCHEMA[name].output({}, tuple(shapes))
+            SCHEMA[name].output(config, tuple(shapes))
 
 
 def test_what_stands_between_samples_and_steps_stays_apart() -> None:

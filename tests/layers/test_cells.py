@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import FIXTURES, k2t
+from commands import FIXTURES, changed_config, k2t
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recurrent_parity import assert_same, by_reference, by_torch, masks, ruled
 from sampling import examples
 from specs import (
+    CELLS,
     KERAS2,
-    KERAS3,
     MERGE_MODES,
+    RULES,
     B,
     F,
     H,
@@ -40,27 +41,12 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.cells import infer_mask_rule
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.unwrap_rnn import unwrap
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import SCHEMA, cells_in_order
 from keras2torch_birnn.schema.custom_cells import states_of
 from keras2torch_birnn.schema.stored import layer_of_settings
-from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
-
-EXACT = 1e-12
-KINDS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
-LOOP: Mapping[str, Any] = {
-    "return_sequences": True,
-    "return_state": False,
-    "go_backwards": False,
-    "stateful": False,
-    "unroll": False,
-    "time_major": False,
-    "masked_output": "zeros",
-}
-
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
 # ---- specs -------------------------------------------------------------------------------------
 
@@ -79,9 +65,8 @@ def over(cells: tuple[LayerSpec, ...], states: str = "first cell first", **loop:
     if len(cells) > 1:
         parts = {str(i): one for i, one in enumerate(cells)}
         inner = layer_of_settings("StackedRNNCells", "stack", {"states": states}, parts=parts)
-    return layer_of_settings(
-        "RNN", "rnn", {"trainable": True, **LOOP, **loop}, parts={"cell": inner}
-    )
+    options = {"return_sequences": True, "masked_output": "zeros", **loop}
+    return layer("RNN", "rnn", cell=inner, **options)
 
 
 def conv_lstm(rank: int, seed: int = 0, **config: Any) -> LayerSpec:
@@ -110,46 +95,7 @@ def image(rank: int, *, channels_first: bool = False, batch: int = B, steps: int
     return values(batch, steps, *((2, *size) if channels_first else (*size, 2)))
 
 
-# ---- running both sides ------------------------------------------------------------------------
-
-
-def by_reference(
-    spec: LayerSpec,
-    x: Array,
-    mask: Array | None,
-    state: tuple[Array, ...],
-    generation: Generation = KERAS3,
-) -> tuple[Array, ...]:
-    root = recurrent_call(spec, len(state), masked=mask is not None)
-    m = np.ones(x.shape[:2], bool) if mask is None else mask
-    trace = compute(ModelSpec(root, generation), (x, m, *state))
-    made = trace.layers[spec.name]
-    return tuple(made) if isinstance(made, tuple) else (made,)
-
-
-def by_torch(
-    spec: LayerSpec, x: Array, mask: Array | None, state: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    with torch.no_grad():
-        given_mask = None if mask is None else torch.from_numpy(mask)
-        start = tuple(map(torch.from_numpy, state)) or None
-        out = convert_layer(spec)(torch.from_numpy(x), mask=given_mask, initial_state=start)
-    return tuple(y.numpy() for y in flat(out))
-
-
-def assert_same(got: tuple[Array, ...], wanted: tuple[Array, ...]) -> None:
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, atol=EXACT, rtol=EXACT)
-
-
-@st.composite
-def any_mask(draw: st.DrawFn, steps: int) -> Array | None:
-    if not draw(st.booleans()):
-        return None
-    bits = st.lists(st.booleans(), min_size=steps, max_size=steps)
-    return np.array(draw(st.lists(bits, min_size=B, max_size=B)), dtype=bool)
+# ---- numbers -----------------------------------------------------------------------------------
 
 
 @st.composite
@@ -158,20 +104,6 @@ def any_loop(draw: st.DrawFn, rules: tuple[str, ...]) -> dict[str, Any]:
         key: draw(st.booleans()) for key in ("return_sequences", "return_state", "go_backwards")
     }
     return {**options, "masked_output": draw(st.sampled_from(rules))}
-
-
-def ruled(spec: LayerSpec) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
-    halves = {key: ruled(half) for key, half in spec.parts.items() if key.endswith("_layer")}
-    if halves:
-        return replace(spec, parts=halves)
-    unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
-    if spec.semantics["masked_output"] == "zeros_unreversed" and not unreversed:
-        return with_options(spec, masked_output="zeros")
-    return spec
-
-
-RULES = ("zeros", "zeros_unreversed", "previous_output", "previous_state")
 
 
 @st.composite
@@ -188,7 +120,7 @@ def any_stack(draw: st.DrawFn, seed: int, last: int, **loop: Any) -> LayerSpec:
         loop["masked_output"] = "previous_state"
     sizes = zip(widths, (F, *widths), strict=False)
     cells = [
-        cell(draw(st.sampled_from(KINDS)), units, features, seed + i)
+        cell(draw(st.sampled_from(CELLS)), units, features, seed + i)
         for i, (units, features) in enumerate(sizes)
     ]
     return over(tuple(cells), order, **loop)
@@ -219,9 +151,9 @@ def test_every_stack_of_cells_gives_what_the_reference_gives(data: st.DataObject
         spec = bi(spec, other, data.draw(st.sampled_from(MERGE_MODES)))
         halves = tuple(spec.parts.values())
     spec = ruled(spec)
-    mask, x = data.draw(any_mask(T)), values(B, T, F)
+    mask, x = data.draw(masks(B, T)), values(B, T, F)
     state = first_states(halves) if data.draw(st.booleans()) else ()
-    assert_same(by_torch(spec, x, mask, state), by_reference(spec, x, mask, state))
+    assert_same(by_torch(convert_layer(spec), x, mask, state), by_reference(spec, x, mask, state))
 
 
 @settings(max_examples=examples(80), deadline=None)
@@ -246,7 +178,7 @@ def test_every_convolutional_lstm_gives_what_the_reference_gives(data: st.DataOb
         twin = conv_lstm(rank, 7, **options)
         spec = bi(spec, twin, data.draw(st.sampled_from(MERGE_MODES)))
     spec = ruled(spec)
-    mask, x = data.draw(any_mask(4)), image(rank, channels_first=first)
+    mask, x = data.draw(masks(B, 4)), image(rank, channels_first=first)
     state: tuple[Array, ...] = ()
     if data.draw(st.booleans()):
         half = spec.parts.get("forward_layer", spec)
@@ -254,10 +186,10 @@ def test_every_convolutional_lstm_gives_what_the_reference_gives(data: st.DataOb
         shape = by_reference(returned, x, None, ())[1].shape
         count = 4 if spec.parts else 2
         state = tuple(values(*shape, seed=60 + i) for i in range(count))
-    assert_same(by_torch(spec, x, mask, state), by_reference(spec, x, mask, state))
+    assert_same(by_torch(convert_layer(spec), x, mask, state), by_reference(spec, x, mask, state))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_an_rnn_over_one_cell_is_the_layer_of_that_cell(kind: str) -> None:
     """Module, names and engine are equal."""
     one = over((cell(kind, H, F, 3),))
@@ -268,7 +200,7 @@ def test_an_rnn_over_one_cell_is_the_layer_of_that_cell(kind: str) -> None:
     assert repr(module) == repr(twin)
     assert unwrap(one).config.items() <= itself.config.items() | {("trainable", True)}
     x = values(B, T, F)
-    assert_same(by_torch(one, x, None, ()), by_torch(itself, x, None, ()))
+    assert_same(by_torch(module, x, None, ()), by_torch(twin, x, None, ()))
 
 
 def test_two_alike_rnns_over_cells_are_one_bidirectional_module() -> None:
@@ -374,7 +306,7 @@ def test_gradients_reach_every_parameter() -> None:
 # ---- what the command says ---------------------------------------------------------------------
 
 STACKED = FIXTURES / "tf.keras-2.15.0" / "stacked.h5"
-CELLS = FIXTURES / "tf.keras-2.15.0" / "cells_plain.h5"
+PLAIN = FIXTURES / "tf.keras-2.15.0" / "cells_plain.h5"
 CONV = FIXTURES / "tf.keras-2.15.0" / "conv_lstm_2d.h5"
 
 Change = Callable[[dict[str, Any]], None]
@@ -382,13 +314,11 @@ Change = Callable[[dict[str, Any]], None]
 
 def changed(source: Path, target: Path, change: Change) -> Path:
     """A copy of an .h5 file whose first layer's entry is changed."""
-    target.write_bytes(source.read_bytes())
-    with h5py.File(target, "r+") as file:
-        config = json.loads(file.attrs["model_config"])
-        layers = config["config"]["layers"]
-        change(next(e for e in layers if e["class_name"] not in ("InputLayer",)))
-        file.attrs["model_config"] = json.dumps(config)
-    return target
+
+    def of_model(model: dict[str, Any]) -> None:
+        change(next(e for e in model["config"]["layers"] if e["class_name"] != "InputLayer"))
+
+    return changed_config(source, target, of_model)
 
 
 def test_inspect_shows_cells_and_their_engines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,8 +368,8 @@ def _option(key: str, value: Any, *way: str) -> Change:
 @pytest.mark.parametrize(
     ("source", "change", "place", "found"),
     [
-        (CELLS, _cell_class("MyCell"), "rnn_4/lstm_cell_1", "cell class MyCell is not supported"),
-        (CELLS, _cell_class("Dense"), "rnn_4/lstm_cell_1", "cell class Dense is not supported"),
+        (PLAIN, _cell_class("MyCell"), "rnn_4/lstm_cell_1", "cell class MyCell is not supported"),
+        (PLAIN, _cell_class("Dense"), "rnn_4/lstm_cell_1", "cell class Dense is not supported"),
         (
             STACKED,
             _in_stack("MyCell"),
@@ -452,10 +382,10 @@ def _option(key: str, value: Any, *way: str) -> Change:
             "rnn_1/stacked_rnn_cells_1/stacked_rnn_cells_1",
             "cell class StackedRNNCells is not supported",
         ),
-        (CELLS, _option("time_major", True), "rnn_4", "time_major=True is not supported"),
-        (CELLS, _option("projection", 5), "rnn_4", "projection=5 is unknown"),
+        (PLAIN, _option("time_major", True), "rnn_4", "time_major=True is not supported"),
+        (PLAIN, _option("projection", 5), "rnn_4", "projection=5 is unknown"),
         (
-            CELLS,
+            PLAIN,
             _option("projection", 5, "cell"),
             "rnn_4/lstm_cell_1",
             "LSTMCell option projection=5 is unknown",
@@ -482,7 +412,7 @@ def test_what_a_recurrent_layer_may_not_hold_is_refused_with_its_place(
 
 
 def test_a_users_cell_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    path = changed(CELLS, tmp_path / "m.h5", _cell_class("MyCell"))
+    path = changed(PLAIN, tmp_path / "m.h5", _cell_class("MyCell"))
     (line,) = k2t("convert", path, tmp_path / "out.pt").lines("error")
     assert "LSTMCell, GRUCell, SimpleRNNCell, StackedRNNCells" in line
     assert "--plugin" in line
@@ -501,10 +431,10 @@ def _without(key: str, *way: str) -> Change:
 @pytest.mark.parametrize(
     ("source", "change", "found"),
     [
-        (CELLS, _without("cell"), "an RNN without a cell"),
+        (PLAIN, _without("cell"), "an RNN without a cell"),
         (STACKED, _without("cell"), "an RNN without a cell"),
-        (CELLS, _option("cell", []), "no cell's configuration"),
-        (CELLS, _option("cell", {"class_name": 7}), "no cell's configuration"),
+        (PLAIN, _option("cell", []), "no cell's configuration"),
+        (PLAIN, _option("cell", {"class_name": 7}), "no cell's configuration"),
         (STACKED, _without("cells", "cell"), "a stack without cells"),
         (STACKED, _option("cells", [], "cell"), "a stack without cells"),
         (STACKED, _option("cells", {"a": 1}, "cell"), "a stack without cells"),
@@ -528,7 +458,7 @@ def _as_javascript_writes(entry: dict[str, Any]) -> None:
     entry["config"] = {**json.loads(json.dumps(config["cell"]["config"])), **config}
 
 
-@pytest.mark.parametrize("source", [CELLS, STACKED], ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", [PLAIN, STACKED], ids=lambda path: path.stem)
 def test_an_rnn_that_repeats_the_options_of_its_cell_is_read(source: Path, tmp_path: Path) -> None:
     path = changed(source, tmp_path / "m.h5", _as_javascript_writes)
     expected, found = read_model(source), read_model(path)
@@ -538,7 +468,7 @@ def test_an_rnn_that_repeats_the_options_of_its_cell_is_read(source: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("source", "key", "value"), [(CELLS, "units", 4), (STACKED, "cells", []), (CELLS, "cells", [])]
+    ("source", "key", "value"), [(PLAIN, "units", 4), (STACKED, "cells", []), (PLAIN, "cells", [])]
 )
 def test_an_rnn_that_contradicts_its_cell_is_refused(
     source: Path, key: str, value: Any, tmp_path: Path
@@ -557,7 +487,7 @@ def test_a_cell_outside_an_rnn_is_refused(tmp_path: Path) -> None:
         cell_entry = entry["config"]["cell"]
         entry["class_name"], entry["config"] = cell_entry["class_name"], cell_entry["config"]
 
-    run = k2t("convert", changed(CELLS, tmp_path / "m.h5", change), tmp_path / "out.pt")
+    run = k2t("convert", changed(PLAIN, tmp_path / "m.h5", change), tmp_path / "out.pt")
     assert run.code == 4
     assert "LSTMCell outside an RNN" in run.err
 

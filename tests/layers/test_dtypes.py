@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from commands import changed_config
+from model_configs import entry, keras3, listed, parsed, source
 from specs import ENTRIES, FIXTURES, TF_KERAS, chain, dense, fixture, layer, read_entry, values
-from test_graphs import K2, K3, TF, entry, keras3, listed, parsed, source
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
@@ -24,6 +24,7 @@ from keras2torch_birnn.readers.config.policies import mixture_note
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
+K2, TF, K3 = "2.2.4", "2.15.0", "3.15.1"
 BIDIRECTIONAL = "tf.keras-2.15.0/bi_lstm_concat_seq.h5"
 MIXED = "tf.keras-2.15.0/dtypes_of_layers.h5"
 IDS = "keras-3.15.1/mask_bi_lstm_seq.h5"
@@ -196,7 +197,7 @@ def refused(version: str, *layers: dict[str, Any], match: str) -> None:
 
 
 def of(dtype: str, name: str = "a", *shape: int) -> dict[str, Any]:
-    return entry("InputLayer", name, [], batch_input_shape=[None, *(shape or (7, 3))], dtype=dtype)
+    return source(name, *(shape or (7, 3)), dtype=dtype)
 
 
 @pytest.mark.parametrize("version", [K2, TF])

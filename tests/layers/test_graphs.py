@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from specs import ENTRIES, fixture, values, with_options
+from model_configs import Json, entry, keras3, listed, parsed, source
+from seen_operators import SeenOperators
+from specs import ENTRIES, Fixture, fixture, values, with_options
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
 from keras2torch_birnn.layers import attention, merging
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat
-from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
+    Array,
     Call,
     LayerSpec,
-    ModelSpec,
     Structure,
     TensorRef,
     leaves,
@@ -35,61 +33,6 @@ from keras2torch_birnn.spec import (
 )
 
 K2, TF, K3 = "2.2.4", "2.15.0", "3.15.1"
-Json = dict[str, Any]
-
-
-# ---- models as files hold them ------------------------------------------------------------------
-
-
-def entry(class_name: str, name: str, nodes: list[Any], **config: Any) -> Json:
-    return {
-        "class_name": class_name,
-        "name": name,
-        "config": {"name": name, "trainable": True, **config},
-        "inbound_nodes": nodes,
-    }
-
-
-def source(name: str, *shape: int | None) -> Json:
-    return entry("InputLayer", name, [], batch_input_shape=[None, *shape])
-
-
-def listed(*names: str, **kwargs: Any) -> list[Any]:
-    """A node of Keras 2 and tf.keras."""
-    return [[name, 0, 0, kwargs] for name in names]
-
-
-def keras3(*args: Any, **kwargs: Any) -> Json:
-    """A node of Keras 3; a text is a tensor."""
-
-    def tensor(value: Any) -> Any:
-        if isinstance(value, list):
-            return [tensor(part) for part in value]
-        if not isinstance(value, str):
-            return value
-        config = {"shape": [None], "dtype": "float32", "keras_history": [value, 0, 0]}
-        return {"class_name": "__keras_tensor__", "config": config}
-
-    return {
-        "args": [tensor(a) for a in args],
-        "kwargs": {key: tensor(value) for key, value in kwargs.items()},
-    }
-
-
-def parsed(
-    version: str, *layers: Json, outputs: Any = None, inputs: Any = None
-) -> tuple[LayerSpec, Parsing]:
-    """The root and what was found, shapes included."""
-    names = [layer["name"] for layer in layers if layer["class_name"] == "InputLayer"]
-    config = {
-        "name": "model",
-        "layers": list(layers),
-        "input_layers": inputs or [[name, 0, 0] for name in names],
-        "output_layers": outputs or [[layers[-1]["name"], 0, 0]],
-    }
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture({"class_name": "Functional", "config": config}, parsing)
-    return (root if parsing.problems else infer_model(root, parsing.problems)), parsing
 
 
 def refused(version: str, *layers: Json, match: str) -> None:
@@ -295,28 +238,16 @@ def test_a_shared_layer_is_one_module() -> None:
     assert sum("embedding" in name for name in names) == 1
 
 
-class Operations(TorchDispatchMode):
-    """Note which operations are computed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found.add(func.__name__.partition(".")[0])
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("grad", [True, False])
 def test_forward_computes_no_mask_that_no_output_needs(grad: bool) -> None:
     case = fixture("keras-3.15.1/arch_seq2seq_attention.weights.h5")
     model = build(case.spec).eval()
     assert {torch.any, torch.logical_or} <= {node.target for node in model.graph.nodes}
     inputs = tuple(map(torch.from_numpy, case.inputs[0]))
-    with torch.set_grad_enabled(grad), Operations() as computed:
+    with torch.set_grad_enabled(grad), SeenOperators() as computed:
         out = model(*inputs)
-    assert {"ne", "where"} & computed.found  # the masks that layers read
-    assert "logical_or" not in computed.found
+    assert {"ne", "where"} & {*computed.names}  # the masks that layers read
+    assert "logical_or" not in computed.names
     np.testing.assert_allclose(flat(out)[0].detach(), case.outputs[0][0], atol=1e-5)
 
 
@@ -330,15 +261,21 @@ def test_the_parts_of_heads_have_keras_names() -> None:
 # ---- mutations: a wrong version must fail -------------------------------------------------------
 
 
-def parity(file: str) -> float:
-    """Return the distance of the torch model from real Keras."""
+def distance(outputs: Iterable[Array], case: Fixture) -> float:
+    pairs = zip(outputs, case.outputs[0], strict=True)
+    return max(float(np.abs(y - wanted).max()) for y, wanted in pairs)
+
+
+def parity(file: str, change: Callable[[LayerSpec], LayerSpec] = lambda layer: layer) -> float:
+    """Return the distance of the torch model, with changed layers, from real Keras."""
     case = fixture(file)
+    graph = case.spec.root.graph
+    assert graph is not None
+    graph = replace(graph, layers=tuple(map(change, graph.layers)))
+    model = build(replace(case.spec, root=replace(case.spec.root, graph=graph)))
     with torch.no_grad():
-        got = flat(build(case.spec)(*[torch.from_numpy(x) for x in case.inputs[0]]))
-    return max(
-        float(np.abs(y.numpy() - wanted).max())
-        for y, wanted in zip(got, case.outputs[0], strict=True)
-    )
+        got = flat(model(*map(torch.from_numpy, case.inputs[0])))
+    return distance((y.numpy() for y in got), case)
 
 
 def upside_down(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -374,12 +311,6 @@ def test_a_wrong_attention_or_merge_is_noticed(
     assert parity(file) > 1e-3
 
 
-def changed(spec: ModelSpec, change: Callable[[LayerSpec], LayerSpec]) -> ModelSpec:
-    assert spec.root.graph is not None
-    layers = tuple(change(layer) for layer in spec.root.graph.layers)
-    return replace(spec, root=replace(spec.root, graph=replace(spec.root.graph, layers=layers)))
-
-
 @pytest.mark.parametrize(
     ("case", "class_name", "key", "wrong"),
     [
@@ -397,20 +328,10 @@ def changed(spec: ModelSpec, change: Callable[[LayerSpec], LayerSpec]) -> ModelS
 def test_every_rule_of_this_generation_counts(
     case: str, class_name: str, key: str, wrong: Any
 ) -> None:
-    case_ = fixture(case)
-
     def change(layer: LayerSpec) -> LayerSpec:
-        if layer.class_name != class_name:
-            return layer
-        return with_options(layer, **{key: wrong})
+        return with_options(layer, **{key: wrong}) if layer.class_name == class_name else layer
 
-    with torch.no_grad():
-        model = build(changed(case_.spec, change))
-        got = flat(model(*[torch.from_numpy(x) for x in case_.inputs[0]]))
-    apart = max(
-        float(np.abs(y.numpy() - w).max()) for y, w in zip(got, case_.outputs[0], strict=True)
-    )
-    assert apart > 1e-3
+    assert parity(case, change) > 1e-3
 
 
 def test_lost_masks_count() -> None:
@@ -424,8 +345,7 @@ def test_lost_masks_count() -> None:
     whole = tuple(replace(call, args=map_structure(found, call.args)) for call in graph.calls)
     root = replace(case.spec.root, graph=replace(graph, calls=whole))
     got = compute(replace(case.spec, root=root), case.inputs[0]).outputs
-    apart = max(float(np.abs(y - w).max()) for y, w in zip(got, case.outputs[0], strict=True))
-    assert apart > 1e-3
+    assert distance(got, case) > 1e-3
 
 
 # ---- laws ---------------------------------------------------------------------------------------

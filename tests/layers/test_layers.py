@@ -11,22 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from model_configs import parse_config
+from spec_parity import KERAS_1, KERAS_3, TF_215, agree, assert_gives, model_of
 from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
-from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
-KERAS_1, TF_21, TF_215, KERAS_3 = "1.2.2", "2.3.0-tf", "2.15.0", "3.15.1"
+TF_21 = "2.3.0-tf"
 
 
 def modernize(entry: Any) -> Any:
@@ -35,11 +34,7 @@ def modernize(entry: Any) -> Any:
 
 
 def problems_of(model: Mapping[str, Any], version: str) -> list[K2TError]:
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture(model, parsing)
-    if not parsing.problems:
-        infer_model(root, parsing.problems)
-    return parsing.problems
+    return parse_config(model, version)[1].problems
 
 
 # ---- TimeDistributed ---------------------------------------------------------------------------
@@ -48,11 +43,7 @@ def problems_of(model: Mapping[str, Any], version: str) -> list[K2TError]:
 def distributed(inner: LayerSpec, masking: str, batch: int | None = None) -> ModelSpec:
     """Masking, and the inner layer at every one of its steps."""
     td = layer("TimeDistributed", "td", layer=inner, masking=masking)
-    root = chain(layer("Masking", "masking"), td, shape=(batch, T, 2))
-    problems: list[K2TError] = []
-    root = infer_model(root, problems)
-    assert not problems
-    return ModelSpec(root, generation_of(TF_215))
+    return model_of(chain(layer("Masking", "masking"), td, shape=(batch, T, 2)), TF_215)
 
 
 def test_a_model_inside_is_written_out_under_the_names_of_keras() -> None:
@@ -69,11 +60,7 @@ def test_a_model_inside_is_written_out_under_the_names_of_keras() -> None:
 def test_what_is_inside_and_around_folds_twice() -> None:
     inner = layer("TimeDistributed", "in", layer=chain(dense(5, 2), name="m"), masking="inner")
     td = layer("TimeDistributed", "td", layer=inner, masking="inner")
-    root = infer_model(chain(td, shape=(None, 3, T, 2)), [])
-    spec = ModelSpec(root, generation_of(TF_215))
-    x = values(B, 3, T, 2)
-    found = build(spec, dtype="float64")(torch.from_numpy(x)).detach().numpy()
-    np.testing.assert_allclose(found, compute(spec, [x]).outputs[0], rtol=1e-12)
+    (found,) = agree(model_of(chain(td, shape=(None, 3, T, 2)), TF_215), values(B, 3, T, 2))
     assert found.shape == (B, 3, T, 5)
 
 
@@ -107,9 +94,9 @@ def test_versions_know_what_time_distributed_does_with_a_mask() -> None:
 def test_several_outputs_at_every_step_are_refused() -> None:
     state = rnn("GRU", return_state=True, name="state")
     td = layer("TimeDistributed", "td", layer=state, masking="inner")
-    root = infer_model(chain(td, shape=(None, 3, T, 2)), [])
+    spec = model_of(chain(td, shape=(None, 3, T, 2)), TF_215)
     with pytest.raises(UnsupportedOptionError, match="several outputs, which no Keras computes"):
-        build(ModelSpec(root, generation_of(TF_215)))
+        build(spec)
 
 
 def test_a_stateful_layer_in_a_model_inside_is_refused() -> None:
@@ -117,9 +104,9 @@ def test_a_stateful_layer_in_a_model_inside_is_refused() -> None:
         "TimeDistributed", "td", masking="inner",
         layer=chain(rnn("GRU", stateful=True, name="state"), name="inner"),
     )  # fmt: skip
-    root = infer_model(chain(td, shape=(3, 3, T, 2)), [])
+    spec = model_of(chain(td, shape=(3, 3, T, 2)), TF_215)
     with pytest.raises(UnsupportedOptionError, match="TimeDistributed over a stateful layer"):
-        build(ModelSpec(root, generation_of(TF_215)))
+        build(spec)
 
 
 def test_a_model_that_flattens_its_steps_needs_their_number() -> None:
@@ -300,8 +287,7 @@ def test_planes_that_keras_1_leaves_open_are_refused(name: str, others: tuple[st
 
 @pytest.mark.parametrize(("order", "meant"), [("tf", "last"), ("th", "first")])
 def test_a_plane_of_keras_1_has_the_order_of_all_others(order: str, meant: str) -> None:
-    parsing = Parsing(generation_of(KERAS_1))
-    root = parse_architecture(planes(order, order), parsing)
+    root, parsing = parse_config(planes(order, order), KERAS_1)
     assert not parsing.problems
     assert root.graph is not None
     assert root.graph.layer("own").config["data_format"] == f"channels_{meant}"
@@ -315,8 +301,7 @@ def test_a_plane_of_keras_1_has_the_order_of_all_others(order: str, meant: str) 
 def test_what_a_plane_says_itself_is_not_changed() -> None:
     model = planes("th")
     model["config"][0]["config"]["dim_ordering"] = "tf"
-    parsing = Parsing(generation_of(KERAS_1))
-    root = parse_architecture(model, parsing)
+    root, parsing = parse_config(model, KERAS_1)
     assert root.graph is not None
     assert root.graph.layer("own").config["data_format"] == "channels_last"
     assert parsing.notes == []
@@ -367,30 +352,12 @@ def test_a_deconvolution_to_what_no_convolution_comes_from(output_shape: Any, me
 def test_a_mask_into_the_convolutional_lstm_of_keras_1_fails_as_it_does_there() -> None:
     sizes = {"nb_filter": 2, "nb_row": 2, "nb_col": 3, "batch_input_shape": [None, 3, 5, 7, 3]}
     own = keras1_layer("ConvLSTM2D", "own", dim_ordering="tf", **sizes)
-    parsing = Parsing(generation_of(KERAS_1))
-    root = parse_architecture({"class_name": "Sequential", "config": [own]}, parsing)
+    root, _ = parse_config({"class_name": "Sequential", "config": [own]}, KERAS_1)
     assert root.graph is not None
     assert root.graph.layer("own").semantics["masked_output"] == "fails"
 
 
 # ---- attention over any axes -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("axes", "shapes", "match"),
-    [
-        ((3,), [(None, 2, 5, 3)] * 2, r"attention_axes \[3\] do not fit tensors of 4"),
-        ((1, 1), [(None, 2, 5, 3)] * 2, r"attention_axes \[1, 1\] do not fit"),
-        ((2,), [(None, 2, 5, 3), (None, 4, 5, 3)], "axis 1 is not attended over"),
-        ((2,), [(None, 2, 5, 3), (None, 5, 3)], "differ in their number of dimensions"),
-        (None, [(None, 2, 5, 3), (None, 2, 5, 3), None, (None, 5, 5)], "attention_mask with"),
-        (None, [(None, 3), (None, 3)], "3 dimensions at least"),
-    ],
-)
-def test_shapes_that_do_not_attend_are_refused(axes: Any, shapes: Any, match: str) -> None:
-    config = {"num_heads": 2, "key_dim": 3, "attention_axes": axes, "output_shape": None}
-    with pytest.raises(ShapeError, match=match):
-        SCHEMA["MultiHeadAttention"].output(config, tuple(shapes))
 
 
 @pytest.mark.parametrize("option", ["use_causal_mask", "sliding_window"])
@@ -427,9 +394,4 @@ def test_a_layer_without_trainable_is_no_operation() -> None:
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_a_flatten_makes_rows_of_single_numbers(data_format: str) -> None:
     root = chain(layer("Flatten", "flatten", data_format=data_format), shape=(None,))
-    spec = ModelSpec(infer_model(root, []), generation_of(KERAS_3))
-    x = np.array([3.0, 5.0, 7.0])
-    (wanted,) = compute(spec, (x,)).outputs
-    found = build(spec)(torch.from_numpy(x).float())
-    assert found.shape == (3, 1)
-    np.testing.assert_array_equal(found.numpy(), wanted)
+    assert_gives(model_of(root), [np.array([3.0, 5.0, 7.0])], [[3.0], [5.0], [7.0]])

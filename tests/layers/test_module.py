@@ -153,17 +153,6 @@ def test_steps_of_an_optimizer_lower_the_loss(file: str) -> None:
     assert all((p.grad is not None) is p.requires_grad for p in model.parameters())
 
 
-def test_a_trained_model_survives_saving(tmp_path: Path) -> None:
-    case = fixture(FUSED)
-    model = build_model(read_entry(FUSED))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(*inputs(case)).square().sum().backward()
-    optimizer.step()
-    for name in ("out.pt", "out.safetensors"):
-        k2t.save(model, tmp_path / name)
-        assert_same(call(k2t.load(tmp_path / name), inputs(case)), call(model, inputs(case)))
-
-
 # ---- compiling and exporting -------------------------------------------------------------------
 
 # Any nn.LSTM sets its list of weights while it is exported, and torch warns of that itself.

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t
+from model_configs import entry, functional_config, listed, parse_config, source
+from spec_parity import assert_gives
 from specs import ENTRIES, FIXTURES, fixture, read_entry
 from torch import Tensor
 
@@ -22,20 +24,14 @@ from keras2torch_birnn import K2TError
 from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.functional import movement, operations
-from keras2torch_birnn.readers.config.architecture import parse_architecture
-from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_names, tf_functions
-from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, common
-from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Constant,
-    LayerSpec,
     ModelSpec,
     TensorRef,
     leaves,
@@ -96,56 +92,34 @@ def test_every_generation_that_writes_operations_was_compared() -> None:
 # ---- models made here --------------------------------------------------------------------------
 
 
+INPUTS = (source("x", 7, 3, dtype="float32"), source("i", 7, dtype="int32"))
+
+
 def tf_model(*layers: tuple[str, Any, Any]) -> dict[str, Any]:
     """A Functional config of tf.keras: inputs x and i, then (function, node, config)."""
-    entries: list[dict[str, Any]] = [
-        {
-            "class_name": "InputLayer",
-            "config": {"batch_input_shape": shape, "dtype": dtype, "name": name},
-            "name": name,
-            "inbound_nodes": [],
-        }
-        for name, shape, dtype in (("x", [None, 7, 3], "float32"), ("i", [None, 7], "int32"))
-    ]
-    for number, (function, node, config) in enumerate(layers):
-        name = f"op{number}"
-        class_name = "TFOpLambda"
-        if function == "__operators__.getitem":
-            class_name = "SlicingOpLambda"
-        entries.append(
-            {
-                "class_name": class_name,
-                "config": {"name": name, "trainable": True, "function": function, **config},
-                "name": name,
-                "inbound_nodes": [node],
-            }
+    operations = [
+        entry(
+            "SlicingOpLambda" if function == "__operators__.getitem" else "TFOpLambda",
+            f"op{number}",
+            [node],
+            function=function,
+            **config,
         )
-    last = f"op{len(layers) - 1}"
-    ends = {"input_layers": [["x", 0, 0], ["i", 0, 0]], "output_layers": [[last, 0, 0]]}
-    return {"class_name": "Functional", "config": {"name": "m", "layers": entries, **ends}}
+        for number, (function, node, config) in enumerate(layers)
+    ]
+    return functional_config(*INPUTS, *operations)
 
 
 def keras3_model(class_name: str, config: Any, args: list[Any], **kwargs: Any) -> dict[str, Any]:
     """A Functional config of Keras 3 with one operation on x."""
-    inputs = [
-        {
-            "class_name": "InputLayer",
-            "module": "keras.layers",
-            "config": {"batch_shape": shape, "dtype": dtype, "name": name},
-            "name": name,
-            "inbound_nodes": [],
-        }
-        for name, shape, dtype in (("x", [None, 7, 3], "float32"), ("i", [None, 7], "int32"))
-    ]
-    op = {
+    operation = {
         "class_name": class_name,
         "module": "keras.src.ops.numpy",
         "config": {"name": "op0", **config},
         "name": "op0",
         "inbound_nodes": [{"args": args, "kwargs": kwargs}],
     }
-    ends = {"input_layers": [["x", 0, 0], ["i", 0, 0]], "output_layers": [["op0", 0, 0]]}
-    return {"class_name": "Functional", "config": {"name": "m", "layers": [*inputs, op], **ends}}
+    return functional_config(*INPUTS, operation)
 
 
 def ref(name: str) -> dict[str, Any]:
@@ -155,34 +129,18 @@ def ref(name: str) -> dict[str, Any]:
 X = ["x", 0, 0]
 
 
-def parsed(model: Mapping[str, Any], version: str) -> tuple[LayerSpec, list[K2TError]]:
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture(model, parsing)
-    if not parsing.problems:
-        root = infer_model(root, parsing.problems)
-    return root, parsing.problems
-
-
 def found_in(model: Mapping[str, Any], version: str) -> list[K2TError]:
     """Its problems, also the one that ends the reading."""
     try:
-        return parsed(model, version)[1]
+        return parse_config(model, version)[1].problems
     except K2TError as problem:
         return [problem]
 
 
 def spec_of(model: Mapping[str, Any], version: str) -> ModelSpec:
-    root, problems = parsed(model, version)
-    assert not problems, problems
-    return ModelSpec(root, generation_of(version))
-
-
-def both(spec: ModelSpec, *inputs: Any) -> tuple[Any, Any]:
-    """Return the results of torch and of the reference."""
-    model = build(spec, dtype="float64")
-    with torch.no_grad():
-        got = flat(model(*map(torch.from_numpy, inputs)))[0].numpy()
-    return got, compute(spec, inputs).outputs[0]
+    root, parsing = parse_config(model, version)
+    assert not parsing.problems, parsing.problems
+    return ModelSpec(root, parsing.generation)
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -269,11 +227,10 @@ TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("function", "node", "text"), TF_REFUSED, ids=[f"{f}-{t[:20]}" for f, _, t in TF_REFUSED]
 )
 def test_what_cannot_be_honoured_is_refused_by_name(function: str, node: Any, text: str) -> None:
-    problems = found_in(tf_model((function, node, {})), TF)
-    assert len(problems) == 1
-    assert text in str(problems[0])
-    assert problems[0].exit_code in (3, 4)
-    assert problems[0].place == "op0"
+    (problem,) = found_in(tf_model((function, node, {})), TF)
+    assert text in str(problem)
+    assert problem.exit_code in (3, 4)
+    assert problem.place == "op0"
 
 
 SLICES = (
@@ -290,9 +247,8 @@ SLICES = (
 @pytest.mark.parametrize(("spec", "text"), SLICES, ids=[text for _, text in SLICES])
 def test_an_index_that_cannot_be_is_refused(spec: Any, text: str) -> None:
     model = tf_model(("__operators__.getitem", [*X, {"slice_spec": spec}], {}))
-    problems = found_in(model, TF)
-    assert len(problems) == 1
-    assert text in str(problems[0])
+    (problem,) = found_in(model, TF)
+    assert text in str(problem)
 
 
 def test_all_unknown_operations_are_listed_at_once_without_consequences() -> None:
@@ -372,19 +328,15 @@ K3_REFUSED: tuple[tuple[str, Any, list[Any], str], ...] = (
 def test_operations_of_keras_3_are_refused_by_name(
     class_name: str, config: Any, args: list[Any], text: str
 ) -> None:
-    problems = found_in(keras3_model(class_name, config, args), K3)
-    assert len(problems) == 1
-    assert text in str(problems[0])
-    assert problems[0].exit_code in (3, 4)
+    (problem,) = found_in(keras3_model(class_name, config, args), K3)
+    assert text in str(problem)
+    assert problem.exit_code in (3, 4)
 
 
 def node_model(node_def: Any, constants: Any, *inputs: str) -> dict[str, Any]:
-    model = tf_model(("", None, {}))
-    entry = model["config"]["layers"][-1]
-    entry["class_name"] = "TensorFlowOpLayer"
-    entry["config"] = {"name": "op0", "node_def": node_def, "constants": constants}
-    entry["inbound_nodes"] = [[[name, 0, 0, {}] for name in inputs]]
-    return model
+    config = {"node_def": node_def, "constants": constants}
+    operation = entry("TensorFlowOpLayer", "op0", [listed(*inputs)], **config)
+    return functional_config(*INPUTS, operation)
 
 
 def node(op: str, count: int, **attributes: Any) -> dict[str, Any]:
@@ -415,19 +367,16 @@ NODES: tuple[tuple[Any, Any, tuple[str, ...], str], ...] = (
 def test_nodes_of_a_graph_are_refused_by_name(
     node_def: Any, constants: Any, inputs: tuple[str, ...], text: str
 ) -> None:
-    problems = found_in(node_model(node_def, constants, *inputs), "2.2.4-tf")
-    assert len(problems) == 1
-    assert text in str(problems[0])
-    assert problems[0].exit_code in (3, 4)
+    (problem,) = found_in(node_model(node_def, constants, *inputs), "2.2.4-tf")
+    assert text in str(problem)
+    assert problem.exit_code in (3, 4)
 
 
 def test_a_node_as_text_is_read_as_well() -> None:
     text = json.dumps(node("Mul", 2))
     spec = spec_of(node_model(text, {"1": 3.0}, "x"), "2.2.4-tf")
     x = np.ones((2, 7, 3))
-    got, exact = both(spec, x, np.zeros((2, 7), np.int32))
-    np.testing.assert_array_equal(got, 3 * x)
-    np.testing.assert_array_equal(exact, 3 * x)
+    assert_gives(spec, [x, np.zeros((2, 7), np.int32)], 3 * x)
 
 
 def test_an_operation_that_is_called_twice_is_refused() -> None:
@@ -457,9 +406,7 @@ def test_tensorflow_never_promotes_keras_3_does() -> None:
 def test_whole_numbers_of_int32_overflow_as_in_keras() -> None:
     spec = spec_of(keras3_model("Multiply", {}, [ref("i"), 2]), K3)
     ids = np.full((2, 7), 2**30, np.int32)
-    got, exact = both(spec, np.zeros((2, 7, 3)), ids)
-    np.testing.assert_array_equal(got, np.full((2, 7), -(2**31)))
-    np.testing.assert_array_equal(exact, got)
+    assert_gives(spec, [np.zeros((2, 7, 3)), ids], np.full((2, 7), -(2**31)))
 
 
 def test_a_half_precision_file_refuses_a_mask_into_a_cast() -> None:
@@ -599,11 +546,9 @@ def test_what_has_several_outputs_takes_a_tensor_of_unknown_shape(
         (function, ["op1", 0, 0, options], {}),
         ("cast", ["op2", 0, 1, {"dtype": "float32"}], {}),
     )
-    x = np.random.default_rng(5).normal(size=(2, 7, 3))
-    got, exact = both(spec_of(model, TF), x, np.zeros((2, 7), np.int32))
+    x = np.random.default_rng(5).normal(size=(2, 7, 3)).astype("f4")
     wanted = x[:, 1:2] if function == "split" else x.argmax(-1)[..., None]
-    np.testing.assert_array_equal(got, wanted)
-    np.testing.assert_array_equal(exact, wanted)
+    assert_gives(spec_of(model, TF), [x, np.zeros((2, 7), np.int32)], wanted)
 
 
 def test_a_step_backwards_is_a_slice_of_numpy() -> None:

@@ -7,20 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from spec_parity import KERAS_3, STEPS, TF_215, agree, model_of, parse
+from model_configs import entry, listed, parsed, source
+from spec_parity import KERAS_3, STEPS, TF_215, agree, assert_gives, model_of, parse
 from specs import B, T, chain, functional, layer, values, with_options
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, Structure, TensorRef
+from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 
 
 @pytest.mark.parametrize(("version", "passes"), [(TF_215, False), (KERAS_3, True), ("3.0.5", True)])
@@ -47,8 +43,7 @@ def test_an_input_declared_as_integers_is_cut() -> None:
         first = with_options(root.graph.layer("chain_input"), dtype=dtype)
         graph = replace(root.graph, layers=(first, bins))
         model = ModelSpec(replace(root, graph=graph), generation_of(TF_215))
-        np.testing.assert_array_equal(compute(model, [x]).outputs[0], expected)
-        np.testing.assert_array_equal(build(model)(torch.from_numpy(x)), expected)
+        assert_gives(model, [x], expected)
 
 
 def test_a_value_on_a_boundary_has_reached_it() -> None:
@@ -56,12 +51,9 @@ def test_a_value_on_a_boundary_has_reached_it() -> None:
     bins = layer("Discretization", bin_boundaries=(0.0, 10.0, 100.0))
     x = np.array([[-5.0, 10000.0], [150.0, 10.0], [5.0, 100.0]])
     model = ModelSpec(chain(bins), generation_of(KERAS_3))
-    for y in (compute(model, [x]).outputs[0], build(model)(torch.from_numpy(x))):
-        np.testing.assert_array_equal(y, [[0, 3], [3, 2], [1, 3]])
+    assert_gives(model, [x], [[0, 3], [3, 2], [1, 3]])
     tenth = ModelSpec(chain(layer("Discretization", bin_boundaries=(0.1,))), generation_of(KERAS_3))
-    single = np.array([[0.1]], dtype=np.float32)
-    assert compute(tenth, [single]).outputs[0].item() == 1
-    assert build(tenth)(torch.from_numpy(single)).item() == 1
+    assert_gives(tenth, [np.array([[0.1]], dtype=np.float32)], [[1]])
 
 
 def test_category_encoding_is_drawn_ids_of_its_tokens() -> None:
@@ -114,19 +106,9 @@ def test_ids_beside_their_weights_are_drawn_as_ids() -> None:
 
 def test_a_tensor_that_a_call_does_not_know_is_called_a_tensor() -> None:
     """Not a line of Python."""
-    nodes: dict[str, Structure] = {"own": [[["x", 0, 0, {"extra": ["w", 0, 0]}]]], "x": [], "w": []}
-    layers = [
-        {"class_name": name, "name": key, "config": config, "inbound_nodes": nodes[key]}
-        for key, name, config in (
-            ("x", "InputLayer", {"batch_input_shape": [None, 7]}),
-            ("w", "InputLayer", {"batch_input_shape": [None, 7]}),
-            ("own", "CategoryEncoding", {"num_tokens": 5}),
-        )
-    ]
-    ends = {"input_layers": [["x", 0, 0], ["w", 0, 0]], "output_layers": [["own", 0, 0]]}
-    parsing = Parsing(generation_of(TF_215))
-    model = {"class_name": "Functional", "config": {"name": "m", "layers": layers, **ends}}
-    parse_architecture(model, parsing)
+    node = listed("x", extra=["w", 0, 0])
+    own = entry("CategoryEncoding", "own", [node], num_tokens=5)
+    _, parsing = parsed(TF_215, source("x", 7), source("w", 7), own)
     (problem,) = parsing.problems
     assert "CategoryEncoding called with extra=a tensor: unknown" in str(problem)
 

@@ -36,6 +36,15 @@ def test_a_model_comes_back_from_its_file(file: str, tmp_path: Path) -> None:
     assert k2t.verify(FIXTURES / file, tmp_path / "out.pt", devices=["cpu"], against="reference").ok
 
 
+def saved_with(old: str, new: str, path: Path) -> Path:
+    """Save the first model, with another piece of text in its spec."""
+    k2t.save(k2t.convert(FIXTURES / SEVERAL[0]), path)
+    content = torch.load(path, weights_only=True)
+    assert old in content["spec"]
+    torch.save({**content, "spec": content["spec"].replace(old, new)}, path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
@@ -46,22 +55,14 @@ def test_a_model_comes_back_from_its_file(file: str, tmp_path: Path) -> None:
 def test_a_spec_with_more_windows_than_tensors_is_refused(
     old: str, new: str, match: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "out.pt"
-    k2t.save(k2t.convert(FIXTURES / SEVERAL[0]), path)
-    content = torch.load(path, weights_only=True)
-    assert old in content["spec"]
-    torch.save({**content, "spec": content["spec"].replace(old, new)}, path)
+    path = saved_with(old, new, tmp_path / "out.pt")
     with pytest.raises(K2TError, match=match):
         k2t.load(path)
 
 
 def test_stored_shapes_of_inputs_have_no_effect(tmp_path: Path) -> None:
-    path = tmp_path / "out.pt"
-    k2t.save(k2t.convert(FIXTURES / SEVERAL[0]), path)
-    content = torch.load(path, weights_only=True)
     old, new = '"input_shape": [null, 17, 3]', '"input_shape": [null, 1, 3]'
-    torch.save({**content, "spec": content["spec"].replace(old, new)}, path)
-    assert old in content["spec"]
+    path = saved_with(old, new, tmp_path / "out.pt")
     assert k2t.verify(FIXTURES / SEVERAL[0], path, devices=["cpu"], against="reference").ok
 
 

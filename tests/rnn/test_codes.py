@@ -7,7 +7,7 @@ import inspect
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -109,6 +109,17 @@ def test_a_number_that_a_switch_lacks_ends_the_build(tmp_path: Path) -> None:
     assert {name for line in errors for name in re.findall(r"NEW_\w+", line)} == {
         *("NEW_KIND", "NEW_ACTIVATION", "NEW_MERGE", "NEW_MAP", "NEW_OPERATION", "NEW_NUMBER")
     }
+
+
+def test_what_the_kernel_answers_is_an_error_in_words() -> None:
+    library.check_code(codes.RESULTS["done"])
+    for result, error, words in (
+        ("no memory", MemoryError, "no memory for the native kernel's scratch"),
+        ("wrong length", ValueError, "a length is below 0 or above the number of steps"),
+        ("unknown code", RuntimeError, "the native kernel does not know a code of this call"),
+    ):
+        with pytest.raises(error, match=words):
+            library.check_code(codes.RESULTS[result])
 
 
 # ---- calls with unknown codes ------------------------------------------------------------------
@@ -248,34 +259,24 @@ WORDS = "the native kernel does not know a code of this call"
 
 
 @native
-@pytest.mark.parametrize("isa", NO_SETS)
-def test_sizes_and_packing_for_an_unknown_instruction_set_are_an_error(isa: int) -> None:
-    shape, floats = library.Shape(0, FEATURES, UNITS, 0), (ctypes.c_float * 4096)()
+@pytest.mark.parametrize(
+    ("isa", "kind"), [*((isa, 0) for isa in NO_SETS), (PLAIN, -1), (PLAIN, len(codes.KINDS))]
+)
+def test_sizes_and_packing_for_an_unknown_code_are_an_error(isa: int, kind: int) -> None:
+    shape, floats = library.Shape(kind, FEATURES, UNITS, 0), (ctypes.c_float * 4096)()
     found = library.library()
-    for ask in (
-        lambda: found.k2t_width(isa, UNITS),
+    asked: list[Callable[[], object]] = [
         lambda: found.k2t_packed_size(isa, shape),
         lambda: found.k2t_gradient_packed_size(isa, shape),
         lambda: found.k2t_pack(isa, shape, floats, floats, None, None, floats),
         lambda: found.k2t_gradient_pack(isa, shape, floats, floats, floats),
-        lambda: library.fingerprint(isa, (library.Array * 4)()),
-    ):
-        with pytest.raises(RuntimeError, match=WORDS):
-            ask()
-
-
-@native
-@pytest.mark.parametrize("kind", [-1, len(codes.KINDS)])
-def test_sizes_and_packing_of_an_unknown_kind_are_an_error(kind: int) -> None:
-    shape, floats = library.Shape(kind, FEATURES, UNITS, 0), (ctypes.c_float * 4096)()
-    found = library.library()
-    for ask in (
-        lambda: found.k2t_kept_parts(kind),
-        lambda: found.k2t_packed_size(PLAIN, shape),
-        lambda: found.k2t_gradient_packed_size(PLAIN, shape),
-        lambda: found.k2t_pack(PLAIN, shape, floats, floats, None, None, floats),
-        lambda: found.k2t_gradient_pack(PLAIN, shape, floats, floats, floats),
-    ):
+    ]
+    if isa == PLAIN:
+        asked.append(lambda: found.k2t_kept_parts(kind))
+    else:
+        asked.append(lambda: found.k2t_width(isa, UNITS))
+        asked.append(lambda: library.fingerprint(isa, (library.Array * 4)()))
+    for ask in asked:
         with pytest.raises(RuntimeError, match=WORDS):
             ask()
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_layers import native
+from kernel_layers import assert_close, native
 from sampling import examples
+from seen_operators import SeenOperators
 from torch import Tensor, nn
 from torch.autograd import forward_ad, functional
 from torch.func import functional_call, grad, jvp, vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import keras2torch_birnn as k2t
@@ -140,17 +140,8 @@ def with_tensors_saved_elsewhere(model: Model, given: Inputs) -> list[Tensor]:
         return backward(model, given)
 
 
-class Seeing(TorchDispatchMode):
-    """Sees every operator."""
-
-    def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        return function(*args, **(kwargs or {}))
-
-
 def under_a_mode(model: Model, given: Inputs) -> list[Tensor]:
-    with Seeing():
+    with SeenOperators():
         return backward(model, given)
 
 
@@ -386,13 +377,6 @@ def built(case: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, Inputs]:
     return module, reference, Inputs(weights, torch.randn(batch, time, features), mask, states)
 
 
-def assert_same(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
-    assert len(got) == len(wanted)
-    for a, b in zip(map(Tensor.detach, got), map(Tensor.detach, wanted), strict=True):
-        scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=TOLERANCE * scale)
-
-
 @native
 @pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:There is a performance drop because we have not yet impl")
@@ -414,4 +398,4 @@ def test_every_way_to_call_a_layer_gives_the_numbers_of_the_loop(case: dict[str,
         assert "plain tensor" in str(error)
         assert not plain
     else:
-        assert_same(got, wanted)
+        assert_close(got, wanted, TOLERANCE)

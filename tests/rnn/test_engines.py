@@ -8,6 +8,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernel_layers import (
     CELLS,
     both,
@@ -27,7 +29,7 @@ from keras2torch_birnn.rnn.engines import ENGINES, REQUESTS, EngineName, static,
 from keras2torch_birnn.rnn.engines.engine import Engine
 from keras2torch_birnn.rnn.engines.select import engine_of
 from keras2torch_birnn.rnn.engines.static import native_pays
-from keras2torch_birnn.rnn.native import library
+from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.rnn.native.loading import NoKernelError
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
@@ -58,8 +60,7 @@ def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
-    spec = both(cell, 7, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec).eval()
+    module: Any = bidirectional(both(cell, 7, 5, "mul")).eval()
     first, second = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
     masks = [torch.arange(6) < torch.tensor(n)[:, None] for n in ([6, 2, 0], [1, 5, 6])]
     given = [(x, mask) if masked else (x,) for x, mask in zip((first, second), masks, strict=True)]
@@ -68,6 +69,29 @@ def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool
         np.testing.assert_allclose(
             traced(*arguments).detach(), module(*arguments).detach(), rtol=0, atol=2e-6
         )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), max_size=4),
+    turned=st.booleans(),
+    by_torch=st.booleans(),
+)
+def test_padded_rows_are_told_from_others(
+    rows: list[list[bool]], turned: bool, by_torch: bool
+) -> None:
+    mask = torch.tensor(rows, dtype=torch.bool).view(-1, 5)
+    if turned:  # a view whose steps do not lie side by side
+        mask = mask.T.contiguous().T
+    with pytest.MonkeyPatch.context() as patched:
+        if by_torch:
+            patched.setattr(op, "why_missing", lambda: "it was not built")
+        found = op.lengths_of_padded(mask)
+    if all(row == sorted(row, reverse=True) for row in rows):
+        assert found is not None
+        assert found.tolist() == [sum(row) for row in rows]
+    else:
+        assert found is None
 
 
 @native
@@ -81,8 +105,7 @@ def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
 @native
 def test_a_transform_of_functions_runs_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
-    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("GRU before", 6, 5, "sum"))
     x = torch.randn(3, 11, 5)
     with torch.no_grad():
         wanted = module(x)
@@ -103,8 +126,7 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
     seen = calls_of_native(monkeypatch)
     monkeypatch.setattr(static, "MANY_WEIGHTS", 4 * 64 - 1)
     for cell in ("LSTM", "GRU"):
-        spec = both(cell, 8, 5, "mul", activation="tanh", recurrent_activation="sigmoid")
-        module: Any = bidirectional(spec)
+        module: Any = bidirectional(both(cell, 8, 5, "mul"))
         with torch.no_grad():
             module(torch.randn(3, 3, 5))
             module(torch.randn(4, 3, 5))
@@ -188,7 +210,7 @@ def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = half("GRU before", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
+    spec = half("GRU before", 4, 3, 0)
     module: Any = recurrent(spec)
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "fused")
     with pytest.raises(UsageError, match=r"K2T_ENGINE=fused: nn.GRU resets after the product"):
@@ -200,7 +222,7 @@ def test_what_torch_lacks_cannot_be_forced_to_fused(monkeypatch: pytest.MonkeyPa
 @native
 def test_what_the_kernel_lacks_cannot_be_forced_to_native(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "native")
-    spec = half("LSTM", 4, 3, 0, activation="softmax", recurrent_activation="sigmoid")
+    spec = half("LSTM", 4, 3, 0, activation="softmax")
     with pytest.raises(UsageError, match="native kernel lacks an activation"):
         static_engine(spec)
     module, x = gru()
@@ -217,8 +239,7 @@ def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.Mon
     assert len(said) == 1
     assert module.native is None
     assert module(x).shape == (3, 11, 24)
-    spec = half("GRU", 4, 3, 0, activation="tanh", recurrent_activation="sigmoid")
-    assert static_engine(spec).engine == "fused"
+    assert static_engine(half("GRU", 4, 3, 0)).engine == "fused"
     library.warn_once_if_missing.cache_clear()
 
 
@@ -228,12 +249,11 @@ def test_the_choice_says_why() -> None:
         found = static_engine(half(cell, 4, 3, 0, **config))
         return found.engine, found.reason
 
-    sigma = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-    assert chosen("GRU", **sigma)[0] == "native"
-    assert "rows" not in chosen("LSTM", **sigma)[1]
-    small = half("LSTM", 4, 3, 0, **sigma)
+    assert chosen("GRU")[0] == "native"
+    assert "rows" not in chosen("LSTM")[1]
+    small = half("LSTM", 4, 3, 0)
     wide = static_engine(replace(small, config={**small.config, "units": 513}))
     assert wide.reason.endswith("also for 4 rows and more without mask")
-    assert "loop" in chosen("GRU before", **sigma)[1]
-    odd = {"activation": {"name": "relu", "negative_slope": 0.1, "max_value": None}}
-    assert chosen("LSTM", **{**sigma, **odd})[0] == "loop"
+    assert "loop" in chosen("GRU before")[1]
+    odd = {"name": "relu", "negative_slope": 0.1, "max_value": None}
+    assert chosen("LSTM", activation=odd)[0] == "loop"

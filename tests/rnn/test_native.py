@@ -27,7 +27,6 @@ from kernel_layers import (
     layer_of,
     native,
     reference,
-    tensors,
 )
 from torch import Tensor, nn
 
@@ -41,10 +40,9 @@ from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.native import codes, library, op, packing
 from keras2torch_birnn.spec import Array
 
-pytestmark = pytest.mark.usefixtures("native_where_it_pays")
+pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
 
-@native
 @pytest.mark.usefixtures("isa", "forced_native")
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
@@ -67,7 +65,7 @@ def test_native_is_the_reference(case: dict[str, Any]) -> None:
             None if mask is None else torch.from_numpy(mask),
             None if state is None else [torch.from_numpy(s) for s in state],
         )
-    assert_close(tensors(got), reference(spec, x, mask, state))
+    assert_close(got, reference(spec, x, mask, state))
 
 
 def through(name: str, values: Tensor, isa: int) -> Tensor:
@@ -80,7 +78,6 @@ def through(name: str, values: Tensor, isa: int) -> Tensor:
     return out[:, 0, 0]
 
 
-@native
 @pytest.mark.parametrize("name", codes.ACTIVATIONS)
 def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> None:
     values = torch.cat((torch.linspace(-100, 100, 40_001), torch.logspace(-30, 1.5, 2_001)))
@@ -90,7 +87,6 @@ def test_every_activation_is_torchs_to_the_last_bits(name: str, isa: int) -> Non
     assert float((error / exact.abs().clamp(min=1.0)).max()) < 2e-7
 
 
-@native
 @pytest.mark.parametrize("name", ["tanh", "sigmoid"])
 def test_small_values_have_as_many_digits(name: str, isa: int) -> None:
     values = torch.cat((torch.linspace(-20, 20, 40_001), torch.logspace(-30, 0, 2_001)))
@@ -102,19 +98,16 @@ def test_small_values_have_as_many_digits(name: str, isa: int) -> None:
     assert float(got.abs().max()) <= 1
 
 
-@native
 @pytest.mark.parametrize("name", codes.ACTIVATIONS)
 def test_a_nan_stays_a_nan(name: str, isa: int) -> None:
     assert through(name, torch.full((3,), float("nan")), isa).isnan().all()
 
 
-@native
 def test_a_closed_gate_is_zero(isa: int) -> None:
     """Infinity times it is NaN, and no number of float32 times it a valid one."""
     values = torch.tensor([-87.5, -103.0, -1e38, -float("inf")])
     assert not through("sigmoid", values, isa).any()
-    spec = half("LSTM", 3, 5, 1, activation="linear", recurrent_activation="sigmoid")
-    module: Any = recurrent(spec).eval()
+    module: Any = recurrent(half("LSTM", 3, 5, 1, activation="linear")).eval()
     x = torch.randn(7, 1, 5)
     x[2, 0, 1], x[3, 0, 4], x[5, 0, 0] = float("inf"), -float("inf"), 3e38
     with torch.no_grad():
@@ -125,7 +118,6 @@ def test_a_closed_gate_is_zero(isa: int) -> None:
     torch.testing.assert_close(got, wanted, equal_nan=True)
 
 
-@native
 def test_changed_parameters_are_seen() -> None:
     module, x = gru()
     with torch.no_grad():
@@ -143,7 +135,6 @@ def test_changed_parameters_are_seen() -> None:
     assert torch.equal(fifth, fresh)
 
 
-@native
 def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
     after, x = gru()
     before = deepcopy(after)
@@ -160,14 +151,12 @@ def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
         assert torch.equal(after(x), first)
 
 
-@native
 @pytest.mark.parametrize(("units", "steps"), [(7, 5), (181, 103), (419, 11)])
 @pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0_reverse", "bias_ih_l0_reverse"])
 def test_one_changed_number_is_noticed_however_the_layer_is_shared_out(
     name: str, units: int, steps: int
 ) -> None:
-    spec = both("LSTM", units, 3, "sum", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("LSTM", units, 3, "sum"))
     x = torch.randn(1, steps, 3)
     parameter = getattr(module, name).data.view(-1)
     for threads in (1, 2, 5):
@@ -185,7 +174,6 @@ def print_of(isa: int, arrays: list[Array]) -> int:
     return library.fingerprint(isa, (library.Array * 4)(*at))
 
 
-@native
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_every_change_of_weights_changes_their_fingerprint(data: st.DataObject) -> None:
@@ -219,23 +207,11 @@ def test_every_change_of_weights_changes_their_fingerprint(data: st.DataObject) 
     assert print_of(isa, arrays) != before
 
 
-def test_what_the_kernel_answers_is_an_error_in_words() -> None:
-    library.check_code(codes.RESULTS["done"])
-    for result, error, words in (
-        ("no memory", MemoryError, "no memory for the native kernel's scratch"),
-        ("wrong length", ValueError, "a length is below 0 or above the number of steps"),
-        ("unknown code", RuntimeError, "the native kernel does not know a code of this call"),
-    ):
-        with pytest.raises(error, match=words):
-            library.check_code(codes.RESULTS[result])
-
-
 def keys_of(weight: Tensor) -> set[tuple[int, ...]]:
     """Return the keys of the packed weights that were made of a weight."""
     return {key for key in packing._cache if weight.data_ptr() in key}
 
 
-@native
 def test_packed_weights_go_with_their_module() -> None:
     module, x = gru()
     with torch.no_grad():
@@ -246,7 +222,6 @@ def test_packed_weights_go_with_their_module() -> None:
     assert not keys & packing._cache.keys()
 
 
-@native
 def test_inputs_of_any_stride_and_an_empty_batch() -> None:
     module, x = gru()
     wide = torch.randn(11, 3, 10)[..., ::2].transpose(0, 1)
@@ -256,30 +231,6 @@ def test_inputs_of_any_stride_and_an_empty_batch() -> None:
         assert module(x[:0]).shape == (0, 11, 24)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    rows=st.lists(st.lists(st.booleans(), min_size=5, max_size=5), max_size=4),
-    turned=st.booleans(),
-    by_torch=st.booleans(),
-)
-def test_padded_rows_are_told_from_others(
-    rows: list[list[bool]], turned: bool, by_torch: bool
-) -> None:
-    mask = torch.tensor(rows, dtype=torch.bool).view(-1, 5)
-    if turned:  # a view whose steps do not lie side by side
-        mask = mask.T.contiguous().T
-    with pytest.MonkeyPatch.context() as patched:
-        if by_torch:
-            patched.setattr(op, "why_missing", lambda: "it was not built")
-        found = op.lengths_of_padded(mask)
-    if all(row == sorted(row, reverse=True) for row in rows):
-        assert found is not None
-        assert found.tolist() == [sum(row) for row in rows]
-    else:
-        assert found is None
-
-
-@native
 @pytest.mark.parametrize("length", [-1, 12])
 @pytest.mark.parametrize("training", [False, True])
 def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> None:
@@ -289,7 +240,6 @@ def test_lengths_that_do_not_fit_are_refused(length: int, training: bool) -> Non
         module.train(training).run_sequence(RnnCall(x, lengths))
 
 
-@native
 @pytest.mark.parametrize("training", [False, True])
 def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: bool) -> None:
     module, x = gru()
@@ -312,7 +262,6 @@ def test_what_does_not_fit_the_input_is_refused_before_memory_is_read(training: 
         setattr(module, name, kept)
 
 
-@native
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -329,11 +278,9 @@ def test_the_operator_refuses_weights_that_do_not_fit(change: Any, message: str)
         torch.ops.k2t.rnn(x, given, None, [], [1, 1, 2], [0.0, 0.0], 0)
 
 
-@native
 @pytest.mark.usefixtures("threads")
 def test_many_python_threads_at_once_give_the_right_numbers() -> None:
-    spec = both("LSTM", 40, 16, "concat", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("LSTM", 40, 16, "concat"))
     inputs = [torch.randn(b, 9, 16) for b in range(1, 13)]
 
     def call(x: Tensor) -> Any:
@@ -347,12 +294,11 @@ def test_many_python_threads_at_once_give_the_right_numbers() -> None:
                 assert torch.equal(got, exact)
 
 
-@native
 @pytest.mark.every(3)
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("merge", MERGE_MODES)
 def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
-    spec = both("SimpleRNN", 3, 2, merge, activation="tanh")
+    spec = both("SimpleRNN", 3, 2, merge)
     module: Any = bidirectional(spec)
     x = torch.randn(5, 4001, 2)
     mask = torch.arange(4001) < torch.tensor([4001, 4000, 0, 1, 2003])[:, None]
@@ -361,10 +307,9 @@ def test_directions_that_meet_merge_every_step_once(merge: str) -> None:
         torch.set_num_threads(2)
         for _ in range(50):
             assert torch.equal(module(x, mask), wanted)
-    assert_close(tensors(wanted), reference(spec, x.numpy(), mask.numpy()))
+    assert_close(wanted, reference(spec, x.numpy(), mask.numpy()))
 
 
-@native
 @pytest.mark.parametrize("merge", MERGE_MODES)
 @pytest.mark.parametrize("step", [0, 10])
 def test_a_merge_hands_on_the_nan_of_either_direction(merge: str, step: int, isa: int) -> None:
@@ -381,7 +326,6 @@ def test_a_merge_hands_on_the_nan_of_either_direction(merge: str, step: int, isa
     torch.testing.assert_close(got, wanted, equal_nan=True)
 
 
-@native
 def test_memory_does_not_grow_with_calls() -> None:
     module, x = gru()
     with torch.no_grad():
@@ -393,7 +337,6 @@ def test_memory_does_not_grow_with_calls() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096  # KiB
 
 
-@native
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.usefixtures("threads")
@@ -411,11 +354,9 @@ def test_a_forked_child_computes_too() -> None:
     assert status == 0
 
 
-@native
 def test_compiled_models_hold_the_operator_and_give_the_same_numbers() -> None:
     # Not an nn.GRU: torch.compile leaves those, and what is made from them, out of its graphs.
-    spec = both("GRU before", 6, 5, "sum", activation="tanh", recurrent_activation="sigmoid")
-    module: Any = bidirectional(spec)
+    module: Any = bidirectional(both("GRU before", 6, 5, "sum"))
     x = torch.randn(3, 11, 5)
     nodes: list[str] = []
 
@@ -442,7 +383,6 @@ def _tells_export_from_compilation() -> bool:
     return not torch.compile(probe, backend="eager", fullgraph=True)(torch.zeros(1)).item()
 
 
-@native
 @pytest.mark.parametrize("merge", [m.native_code for m in MERGE_MODES.values()], ids=MERGE_MODES)
 def test_the_operator_is_registered_well(merge: int) -> None:
     module, x = gru()
@@ -458,16 +398,15 @@ def test_the_operator_is_registered_well(merge: int) -> None:
     )
 
 
-@native
 @pytest.mark.usefixtures("forced_native")
 def test_wide_inputs_are_taken_in_larger_blocks_of_steps() -> None:
-    spec = both("LSTM", 257, 263, "sum", activation="tanh", recurrent_activation="sigmoid")
+    spec = both("LSTM", 257, 263, "sum")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 97, 263)).astype("f4")
     mask = np.arange(97) < np.array([97, 89, 41])[:, None]
     with torch.no_grad():
         found = bidirectional(spec)(torch.from_numpy(x), torch.from_numpy(mask))
-    assert_close(tensors(found), reference(spec, x, mask))
+    assert_close(found, reference(spec, x, mask))
 
 
 # Features, units, steps: each direction by several threads, and one direction after the other; with
@@ -475,15 +414,13 @@ def test_wide_inputs_are_taken_in_larger_blocks_of_steps() -> None:
 SHARED_ROWS = ((29, 181, 103), (7, 419, 101), (31, 433, 7))
 
 
-@native
 @pytest.mark.parametrize("own_threads", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(("features", "units", "steps"), SHARED_ROWS)
 def test_a_single_row_is_the_same_by_any_number_of_threads(
     cell: str, features: int, units: int, steps: int, own_threads: bool
 ) -> None:
-    activations = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2"}
-    spec = both(cell, units, features, "mul", **activations)
+    spec = both(cell, units, features, "mul", recurrent_activation="hard_sigmoid_0.2")
     module: Any = bidirectional(spec)
     number, weights = module.native, module.rnn_layer().parameters
     draw = torch.Generator().manual_seed(0)
@@ -515,4 +452,4 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
     finally:
         op.use_torch_threads.cache_clear()
         op.use_torch_threads()
-    assert_close([wanted[0].numpy()], reference(spec, x.numpy(), None))
+    assert_close(wanted[0], reference(spec, x.numpy(), None))

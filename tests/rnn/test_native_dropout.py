@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kernel_layers import CELLS, assert_close, both, gru, half, native, reference, tensors
+from kernel_layers import CELLS, TORCH_GATES, assert_close, both, gru, half, native, reference
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,15 +20,12 @@ from keras2torch_birnn.schema import CELL_GATES
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 RATES = ((0.4, 0.0), (0.0, 0.3), (0.4, 0.3))
 UNITS, FEATURES, BATCH, TIME = 19, 5, 7, 11
-# Keras' gate at each place of torch's.
-TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 
 
 def layer(cell: str, merge: str | None = "mul", **config: Any) -> nn.Module:
-    options = {"activation": "tanh", "recurrent_activation": "sigmoid", **config}
     if merge in ("one", "back"):
-        return recurrent(half(cell, UNITS, FEATURES, 1, go_backwards=merge == "back", **options))
-    return bidirectional(both(cell, UNITS, FEATURES, merge, **options))
+        return recurrent(half(cell, UNITS, FEATURES, 1, go_backwards=merge == "back", **config))
+    return bidirectional(both(cell, UNITS, FEATURES, merge, **config))
 
 
 def numbers(module: Any, engine: str, dtype: torch.dtype, *, masked: bool) -> list[Tensor]:
@@ -49,12 +46,6 @@ def numbers(module: Any, engine: str, dtype: torch.dtype, *, masked: bool) -> li
     return [*outputs, *torch.autograd.grad(loss, wanted), torch.rand(3)]
 
 
-def assert_near(got: list[Tensor], wanted: list[Tensor]) -> None:
-    for a, b in zip(map(Tensor.detach, got), map(Tensor.detach, wanted), strict=True):
-        scale = max(1.0, float(b.abs().max()))
-        torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=2e-6 * scale)
-
-
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("implementation", [1, 2])
@@ -66,8 +57,7 @@ def test_the_same_seed_gives_what_the_loop_gives(
     names = ("dropout", "recurrent_dropout")
     options = {"implementation": implementation, **dict(zip(names, rates, strict=True))}
     wanted = numbers(layer(cell, **options), "loop", torch.float64, masked=masked)
-    got = numbers(layer(cell, **options), "native", torch.float32, masked=masked)
-    assert_near(got, wanted)
+    assert_close(numbers(layer(cell, **options), "native", torch.float32, masked=masked), wanted)
 
 
 @pytest.mark.parametrize(("number", "merge"), [*enumerate((*MERGE_MODES, None, "one", "back"))])
@@ -86,7 +76,7 @@ def test_every_merge_and_direction_gives_what_the_loop_gives(
             masked_output=rules[row % 3],
         )
         wanted = numbers(module, "loop", torch.float64, masked=True)
-        assert_near(numbers(module, "native", torch.float32, masked=True), wanted)
+        assert_close(numbers(module, "native", torch.float32, masked=True), wanted)
 
 
 @pytest.mark.parametrize("implementation", [1, 2])
@@ -98,9 +88,8 @@ def test_masks_are_drawn_for_each_direction_first_of_inputs_then_of_states(
 
     With one row in the batch, dropping is scaling rows of the kernels.
     """
-    config = {"dropout": 0.4, "recurrent_dropout": 0.3, "implementation": implementation}
-    options: dict[str, Any] = {"activation": "tanh", "recurrent_activation": "sigmoid", **config}
-    spec = both(cell, UNITS, FEATURES, "concat", **options)
+    rates: dict[str, Any] = {"dropout": 0.4, "recurrent_dropout": 0.3}
+    spec = both(cell, UNITS, FEATURES, "concat", implementation=implementation, **rates)
     module: Any = bidirectional(spec).train()
     module.engine = "native"
     x = torch.randn(1, TIME, FEATURES, generator=torch.Generator().manual_seed(2))
@@ -121,14 +110,12 @@ def test_masks_are_drawn_for_each_direction_first_of_inputs_then_of_states(
             for position, gate in enumerate(order):
                 blocks[gate] = blocks[gate] * drawn[position % copies].numpy()[:, None]
             one.weights[name] = np.concatenate(blocks, axis=1)
-    assert_close(tensors(got), reference(spec, x.numpy().astype("f8"), None))
+    assert_close(got, reference(spec, x.numpy().astype("f8"), None))
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_row_that_would_be_split_between_threads_drops_too(cell: str) -> None:
-    units = 389
-    options = {"activation": "tanh", "recurrent_activation": "sigmoid", "recurrent_dropout": 0.3}
-    module: Any = bidirectional(both(cell, units, 3, "sum", **options)).train()
+    module: Any = bidirectional(both(cell, 389, 3, "sum", recurrent_dropout=0.3)).train()
     x, found = torch.randn(1, 5, 3), {}
     for engine, threads in (("native", 4), ("loop", 1)):
         torch.set_num_threads(threads)

@@ -234,7 +234,7 @@ def errors_of(module: Any, x: Tensor) -> dict[str, float]:
 @native
 @pytest.mark.parametrize("cell", CELLS)
 def test_errors_are_those_of_the_format(cell: str) -> None:
-    spec = both(cell, 37, 23, "sum", activation="tanh", recurrent_activation="sigmoid")
+    spec = both(cell, 37, 23, "sum")
     found = errors_of(bidirectional(spec).eval(), torch.randn(5, 11, 23))
     assert found["float32"] < 2e-6
     assert 1e-4 < found["bfloat16"] < 0.03
@@ -244,7 +244,7 @@ def test_errors_are_those_of_the_format(cell: str) -> None:
 @native
 @every_precision
 def test_merges_masks_and_threads_change_nothing(precision: ReducedPrecision) -> None:
-    spec = both("LSTM", 131, 67, None, activation="tanh", recurrent_activation="sigmoid")
+    spec = both("LSTM", 131, 67, None)
     apart: Any = bidirectional(spec)
     x = torch.randn(17, 19, 67)
     mask = torch.arange(19) < torch.randint(0, 20, (17, 1))
@@ -440,7 +440,7 @@ def test_the_fastest_precision_is_taken_and_told(monkeypatch: pytest.MonkeyPatch
 
 @native
 def test_the_fastest_precision_of_what_the_kernel_lacks_is_float32() -> None:
-    spec = half("LSTM", 3, 5, 1, activation="exponential", recurrent_activation="sigmoid")
+    spec = half("LSTM", 3, 5, 1, activation="exponential")
     assert k2t.set_precision(recurrent(spec), "fastest") == "float32"
     assert k2t.set_precision(nn.LSTM(2, 3), "fastest") == "float32"
 
@@ -573,7 +573,7 @@ def test_an_export_is_refused() -> None:
 
 @native
 def test_cells_without_kernel_are_named_and_nothing_changes() -> None:
-    spec = half("LSTM", 3, 5, 1, activation="exponential", recurrent_activation="sigmoid")
+    spec = half("LSTM", 3, 5, 1, activation="exponential")
     model = nn.ModuleDict({"odd": recurrent(spec), "even": gru()[0]})
     with pytest.raises(UsageError, match="precision int8: odd: the native kernel lacks an activ"):
         k2t.set_precision(model, "int8")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from fake_graphs import FakeDevice, FakeGraph, FakeStream, fake_graphs
 from ranks import run_ranks
+from step_layers import CELLS, stack_of
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -31,12 +32,6 @@ pytestmark = [
 ]
 
 B, T, F, H = 2, 2, 3, 5
-CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "LSTM": (k2t.BiLSTM, {"recurrent_activation": "hard_sigmoid_0.2"}),
-    "GRU": (k2t.BiGRU, {"activation": "softsign"}),
-    "GRU before": (k2t.BiGRU, {"reset_after": False, "recurrent_activation": "hard_sigmoid_1/6"}),
-    "SimpleRNN": (k2t.BiRNN, {"activation": "softsign"}),
-}
 
 
 @pytest.fixture
@@ -57,8 +52,7 @@ class Pair:
 
     def __init__(self, cell: str = "LSTM", **options: Any) -> None:
         torch.manual_seed(3)
-        made, special = CELLS[cell]
-        self.rnn: Any = made(F, H, batch_first=True, **special, **options).double()
+        self.rnn: Any = stack_of(cell, F, H, **options).double()
         self.loop: Any = copy.deepcopy(self.rnn)
         self.rnn.engine, self.loop.engine = "graph", "loop"
 
@@ -212,8 +206,7 @@ def test_weights_that_changed_before_their_gradients_are_refused(device: FakeDev
 
 def test_under_autocast_the_recording_casts_the_weights(device: FakeDevice) -> None:
     torch.manual_seed(5)
-    made, special = CELLS["LSTM"]
-    rnn: Any = made(F, H, batch_first=True, **special)
+    rnn = stack_of("LSTM", F, H)
     x = torch.randn(B, T, F)
     for _ in range(3):
         found = []
@@ -357,26 +350,15 @@ def test_nothing_is_recorded_where_that_is_not_faster(
     assert device.replays() == [1, 1]  # for the comparison
 
 
-def test_a_kernel_that_fails_in_forward_of_training_leaves_its_layer_to_the_loop(
-    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+def fail(*_: Any, **__: Any) -> None:
+    raise OSError("no C compiler")
+
+
+@pytest.mark.parametrize("where", ["run_steps", "run_steps_back"])
+def test_a_kernel_that_fails_in_training_leaves_its_layer_to_the_loop(
+    where: str, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError("no C compiler")
-
-    monkeypatch.setattr(step_gradient, "run_steps", fail)
-    pair, x = Pair("SimpleRNN"), draw()
-    with pytest.warns(RuntimeWarning, match="without the Triton kernels, slower: OSError") as said:
-        pair.compare(outputs(x))
-    assert len(said) == 1
-
-
-def test_a_kernel_that_fails_in_backward_leaves_its_layer_to_the_loop(
-    device: FakeDevice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError("no C compiler")
-
-    monkeypatch.setattr(step_gradient, "run_steps_back", fail)
+    monkeypatch.setattr(step_gradient, where, fail)
     monkeypatch.setattr(engines, "GPU_KERNELS", "auto")
     monkeypatch.setattr(self_check, "_check", lambda *_: "")
     pair, x = Pair("SimpleRNN"), draw()
@@ -430,8 +412,7 @@ def test_a_gpu_trains_by_graphs_as_step_by_step(
 
     monkeypatch.setattr(graphs, "find_fastest", prefer_graphs)
     torch.manual_seed(3)
-    made, special = CELLS[cell]
-    rnn: Any = made(F, units, batch_first=True, merge_mode="sum", **special).cuda().to(dtype)
+    rnn = stack_of(cell, F, units, merge_mode="sum").cuda().to(dtype)
     optimizer = torch.optim.SGD(rnn.parameters(), lr=0.01)
     inputs = [torch.randn(B, steps, F, device="cuda", dtype=dtype) for steps in (13, 16, 14, 13)]
     bound = 100 * torch.finfo(dtype).eps
@@ -455,8 +436,7 @@ def test_a_gpu_trains_by_graphs_as_step_by_step(
 @pytest.mark.gpu
 def test_a_gpu_trains_two_layers_on_two_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "find_fastest", lambda *_: 0)
-    made, special = CELLS["LSTM"]
-    rnns = [made(F, H, batch_first=True, **special).cuda() for _ in range(2)]
+    rnns = [stack_of("LSTM", F, H).cuda() for _ in range(2)]
     loops: list[Any] = [copy.deepcopy(rnn) for rnn in rnns]
     streams = [torch.cuda.Stream() for _ in rnns]
     x = torch.randn(B, T, F, device="cuda")

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_layers import TORCH_GATES
+from recurrent_parity import EXACT, assert_same, by_reference, by_torch, masks, ruled
 from sampling import examples
 from specs import (
     CELLS,
@@ -25,7 +27,6 @@ from specs import (
     T,
     bi,
     chain,
-    dense,
     fixture,
     recurrent_call,
     rnn,
@@ -40,9 +41,8 @@ from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import modules
 from keras2torch_birnn.rnn.engines import Choice, static_engine
 from keras2torch_birnn.running import flat, reset_states
-from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
-EXACT = 1e-12
 # Without jumps: a jump would turn rounding into a difference. Exponentials explode in a loop.
 SMOOTH = (
     "tanh relu sigmoid linear softsign elu selu gelu silu mish leaky_relu softmax softplus "
@@ -51,41 +51,6 @@ SMOOTH = (
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6", "tanh", "softsign")
 FUSED_CLASSES = {"LSTM": nn.LSTM, "GRU": nn.GRU, "SimpleRNN": nn.RNN}
 STATES = {"LSTM": 2, "GRU": 1, "SimpleRNN": 1}
-# Keras lists its gates z, r, h; torch r, z, n.
-TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
-
-
-# ---- running both sides ------------------------------------------------------------------------
-
-
-def by_reference(
-    spec: LayerSpec,
-    x: Array,
-    mask: Array | None = None,
-    state: tuple[Array, ...] = (),
-    generation: Generation = KERAS3,
-) -> tuple[Array, ...]:
-    root = recurrent_call(spec, len(state), masked=mask is not None)
-    m = np.ones(x.shape[:2], bool) if mask is None else mask
-    return compute(ModelSpec(root, generation), (x, m, *state)).outputs
-
-
-def by_torch(
-    module: nn.Module, x: Array, mask: Array | None = None, state: tuple[Array, ...] = ()
-) -> tuple[Array, ...]:
-    with torch.no_grad():
-        given = None if mask is None else torch.from_numpy(mask)
-        start = tuple(map(torch.from_numpy, state)) or None
-        out = module(torch.from_numpy(x), mask=given, initial_state=start)
-    return tuple(y.numpy() for y in flat(out))
-
-
-def assert_same(got: tuple[Array, ...], wanted: tuple[Array, ...]) -> None:
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert a.shape == b.shape
-        size = max(1.0, np.abs(b).max(initial=0.0))
-        np.testing.assert_allclose(a, b, atol=EXACT * size, rtol=EXACT)
 
 
 # ---- every option ------------------------------------------------------------------------------
@@ -103,14 +68,6 @@ def cells(draw: st.DrawFn, units: int, seed: int, **options: Any) -> LayerSpec:
     return rnn(cell, units, seed=seed, use_bias=draw(st.booleans()), **activations, **options)
 
 
-def ruled(spec: LayerSpec, rule: str) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
-    unreversed = spec.config["go_backwards"] and spec.config["return_sequences"]
-    if rule == "zeros_unreversed" and not unreversed:
-        rule = "zeros"
-    return with_options(spec, masked_output=rule)
-
-
 @st.composite
 def any_layer(draw: st.DrawFn) -> LayerSpec:
     """A recurrent layer or a Bidirectional, of halves alike or not, with any options."""
@@ -118,31 +75,22 @@ def any_layer(draw: st.DrawFn) -> LayerSpec:
         "return_sequences": draw(st.booleans()),
         "return_state": draw(st.booleans()),
         "go_backwards": draw(st.booleans()),
+        "masked_output": draw(st.sampled_from(RULES)),
     }
-    rule, seed = draw(st.sampled_from(RULES)), draw(st.integers(0, 2**31))
+    seed = draw(st.integers(0, 2**31))
     forward = draw(cells(H, seed, **options))
     kind = draw(st.sampled_from(("plain", "alike", "asymmetric")))
     if kind == "plain":
-        return ruled(forward, rule)
+        return ruled(forward)
     merge_mode = draw(st.sampled_from(MERGE_MODES))
     if kind == "alike":
         cell = "GRU before" if forward.config.get("reset_after") is False else forward.class_name
         twin = rnn(cell, H, seed=seed + 1, use_bias=forward.config["use_bias"])
-        backward = replace(twin, config=dict(forward.config))
+        backward = replace(twin, config=dict(forward.config), semantics=forward.semantics)
     else:
         units = H_BACK if merge_mode in ("concat", None) else H
         backward = draw(cells(units, seed + 1, **options))
-    pair = bi(forward, backward, merge_mode)
-    return replace(pair, parts={key: ruled(half, rule) for key, half in pair.parts.items()})
-
-
-@st.composite
-def masks(draw: st.DrawFn, batch: int, steps: int) -> Array | None:
-    """No mask, or one of any shape, rows with nothing valid included."""
-    if not draw(st.booleans()):
-        return None
-    bits = st.lists(st.booleans(), min_size=steps, max_size=steps)
-    return np.array(draw(st.lists(bits, min_size=batch, max_size=batch)), dtype=bool)
+    return ruled(bi(forward, backward, merge_mode))
 
 
 def states_of(spec: LayerSpec, batch: int) -> tuple[Array, ...]:
@@ -435,9 +383,7 @@ def test_gradients_are_right() -> None:
 
 
 # ---- frozen layers -----------------------------------------------------------------------------
-
-# Keras 3 alone writes both halves; before, the file does not say that one is frozen.
-FROZEN_HALF = "keras-3.15.1/frozen_forward.keras", "keras-3.15.1/frozen_forward.h5"
+# See also test_what_keras_trains_after_load_model_has_requires_grad (test_training_parity.py).
 
 
 @pytest.mark.parametrize("file", ["keras-2.2.4/frozen_layer.h5", "keras-3.15.1/frozen_layer.h5"])
@@ -446,18 +392,21 @@ def test_layers_frozen_in_keras_have_frozen_parameters(file: str) -> None:
     model = build(spec)
     frozen = [one.name for one in spec.graph.layers if not one.config.get("trainable", True)]
     assert len(frozen) == 2
-    for name, parameter in trained_by_keras(model):
-        assert parameter.requires_grad is (name.split(".")[0] not in frozen), name
+    assert frozen_in(model) == {n for n in trained_by_keras(model) if n.split(".")[0] in frozen}
 
 
-def trained_by_keras(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def trained_by_keras(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters but torch's second bias of an LSTM or RNN, which Keras does not have."""
-    return [
-        (name, p)
+    return {
+        name: p
         for name, p in model.named_parameters()
         if "bias_hh" not in name
         or not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.LSTM | nn.RNN)
-    ]
+    }
+
+
+def frozen_in(model: nn.Module) -> set[str]:
+    return {name for name, p in trained_by_keras(model).items() if not p.requires_grad}
 
 
 def test_the_bias_that_keras_does_not_have_stays_zero_in_training() -> None:
@@ -485,22 +434,13 @@ def test_the_bias_that_keras_does_not_have_stays_zero_in_training() -> None:
             assert torch.equal(value.double(), before[name]) is (name in zeros), name
 
 
-@pytest.mark.parametrize("file", FROZEN_HALF)
-def test_a_frozen_half_is_frozen_alone(file: str) -> None:
-    model = build(fixture(file).spec)
-    halves = {n: p.requires_grad for n, p in trained_by_keras(model) if "_l0" in n}
-    assert len(halves) == 6
-    for name, trainable in halves.items():
-        assert trainable is name.endswith("_reverse"), name
-
-
 @pytest.mark.parametrize("which", ["forward_layer", "backward_layer"])
 def test_a_frozen_half_of_a_pair_is_frozen_alone(which: str) -> None:
     spec = bi(rnn("LSTM"), rnn("GRU", H_BACK, seed=1))
     config: Any = spec.parts[which].config
     config["trainable"] = False
-    for name, parameter in trained_by_keras(convert_layer(spec)):
-        assert parameter.requires_grad is not name.startswith(which), name
+    module = convert_layer(spec)
+    assert frozen_in(module) == {n for n in trained_by_keras(module) if n.startswith(which)}
 
 
 @pytest.mark.parametrize("file", ["keras-2.2.4/nested_frozen.h5", "keras-3.15.1/nested_frozen.h5"])
@@ -513,22 +453,8 @@ def test_frozen_layers_of_a_nested_model_are_frozen(file: str) -> None:
         if one.weights or one.parts
     }
     assert sorted(frozen.values()) == [False, True, True]
-    for name, parameter in trained_by_keras(build(spec).get_submodule(nested.name)):
-        assert parameter.requires_grad is not frozen[name.split(".")[0]], name
-
-
-def test_frozen_parameters_stay_when_the_model_learns() -> None:
-    spec = chain(bi(rnn("LSTM"), rnn("LSTM", seed=1)), dense(5, 2 * H, seed=2), shape=(None, T, F))
-    graph: Any = spec.graph
-    graph.layers[2].config["trainable"] = False
-    model = build(ModelSpec(spec, KERAS3)).train()
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
-    model(torch.from_numpy(values(B, T, F))).square().sum().backward()
-    optimizer.step()
-    for name, parameter in trained_by_keras(model):
-        changed = not torch.equal(parameter, before[name])
-        assert changed is (not name.startswith("dense")), name
+    inside = build(spec).get_submodule(nested.name)
+    assert frozen_in(inside) == {n for n in trained_by_keras(inside) if frozen[n.split(".")[0]]}
 
 
 # ---- stateful ----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernel_layers import CELLS, GATES, both, native
+from kernel_layers import CELLS, GATES, assert_close, both, gradients_by_native, native
 from sampling import rest_thorough
 from torch import Tensor
 
@@ -21,13 +21,12 @@ from keras2torch_birnn.rnn.native import codes
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 UNITS, FEATURES, BATCH, TIME = 3, 2, 2, 5
-OPTIONS: Any = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+RATES = {"dropout": 0.4, "recurrent_dropout": 0.3}
 
 
 def layer_and_call(cell: str, *, masked: bool, dropped: bool) -> tuple[RnnLayer, RnnCall]:
-    rates: Any = {"dropout": 0.4, "recurrent_dropout": 0.3} if dropped else {}
-    options = {"activation": "tanh", "recurrent_activation": "sigmoid", **rates}
-    module: Any = bidirectional(both(cell, UNITS, FEATURES, "mul", **options)).double().train()
+    rates: Any = RATES if dropped else {}
+    module: Any = bidirectional(both(cell, UNITS, FEATURES, "mul", **rates)).double().train()
     layer = module.rnn_layer()
     rng = torch.Generator().manual_seed(3)
     x = torch.randn(BATCH, TIME, FEATURES, generator=rng, dtype=torch.float64)
@@ -144,17 +143,9 @@ def penalty(
 def test_a_gradient_penalty_by_the_kernel_is_that_of_the_loop(
     cell: str, masked: bool, dropped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates: Any = {"dropout": 0.4, "recurrent_dropout": 0.3} if dropped else {}
-    options = {"activation": "tanh", "recurrent_activation": "sigmoid", **rates}
-    spec = both(cell, 19, 5, "ave", **options)
-    seen: list[bool] = []
-    original = native_gradient.gradient
-
-    def counted(*rest: Any, **keywords: Any) -> Any:
-        seen.append(torch.is_grad_enabled())
-        return original(*rest, **keywords)
-
-    monkeypatch.setattr(native_gradient, "gradient", counted)
+    rates: Any = RATES if dropped else {}
+    spec = both(cell, 19, 5, "ave", **rates)
+    seen = gradients_by_native(monkeypatch)
 
     def found(dtype: torch.dtype, engine: str) -> list[Tensor]:
         module: Any = bidirectional(spec).to(dtype).train()
@@ -169,9 +160,7 @@ def test_a_gradient_penalty_by_the_kernel_is_that_of_the_loop(
 
     got, wanted = found(torch.float32, "native"), found(torch.float64, "loop")
     assert len(seen) == 1  # what goes through the output; the loop has the gradient in a graph
-    for a, b in zip(map(Tensor.detach, got), map(Tensor.detach, wanted), strict=True):
-        scale = max(1.0, float(b.abs().max()))
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-5 * scale)
+    assert_close(got, wanted, 1e-5)
 
 
 @pytest.mark.parametrize("engine", ["native", "loop"])
@@ -185,7 +174,7 @@ def test_a_gradient_penalty_by_the_kernel_is_that_of_the_loop(
 def test_every_activation_has_second_gradients(
     cell: str, option: str, name: str, engine: str
 ) -> None:
-    spec = both(cell, 7, 5, "sum", **{**OPTIONS, option: name})
+    spec = both(cell, 7, 5, "sum", **{option: name})
     found = []
     for dtype, used in ((torch.float32, engine), (torch.float64, "loop")):
         module: Any = bidirectional(spec).to(dtype).train()
@@ -193,15 +182,12 @@ def test_every_activation_has_second_gradients(
         x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(5)).to(dtype)
         x.requires_grad_()
         found.append(penalty(module, [x], None, [x, *module.parameters()]))
-    for a, b in zip(*found, strict=True):
-        scale = max(1.0, float(b.detach().abs().max()))
-        torch.testing.assert_close(a.detach().double(), b.detach(), rtol=0, atol=1e-5 * scale)
+    assert_close(*found, 1e-5)
 
 
 def test_a_gradient_of_some_tensors_only_has_gradients_of_these() -> None:
     """Frozen weights, no initial states, and a loss that does not depend on all outputs."""
-    options = {"activation": "linear"}
-    module: Any = bidirectional(both("SimpleRNN", 19, 5, None, **options)).train()
+    module: Any = bidirectional(both("SimpleRNN", 19, 5, None, activation="linear")).train()
     module.requires_grad_(False)
     x = torch.randn(3, 7, 5).requires_grad_()
     found = []
@@ -211,8 +197,7 @@ def test_a_gradient_of_some_tensors_only_has_gradients_of_these() -> None:
         found.append(torch.autograd.grad(first.square().sum(), x)[0])
         (constant,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
         assert torch.autograd.grad(constant.sum() + x.sum(), x)[0].eq(1).all()
-    scale = max(1.0, float(found[1].abs().max()))  # a linear layer may grow from step to step
-    torch.testing.assert_close(*found, rtol=0, atol=1e-5 * scale)
+    assert_close(*found, 1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -221,7 +206,7 @@ def test_gradients_of_every_order_are_those_of_the_loop(cell: str, training: boo
     """Each in a graph, with states that depend on the input, as each gradient does."""
     found: dict[str, list[Tensor]] = {}
     for engine, dtype in (("native", torch.float32), ("loop", torch.float64)):
-        module: Any = bidirectional(both(cell, 19, 5, "mul", **OPTIONS)).to(dtype).train(training)
+        module: Any = bidirectional(both(cell, 19, 5, "mul")).to(dtype).train(training)
         module.engine = engine
         rng = torch.Generator().manual_seed(2)
         x = torch.randn(3, 7, 5, generator=rng).to(dtype).requires_grad_()

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from chained_models import model_of, one_by_one, two, without_programs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import native
-from specs import TF_KERAS, F, H, bi, chain, dense, functional, layer, rnn, with_options
+from specs import TF_KERAS, F, H, bi, dense, functional, layer, rnn, with_options
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
@@ -24,24 +25,23 @@ from torch.nn.utils import parametrize
 import keras2torch_birnn as k2t
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.merge_modes import MERGE_MODES
-from keras2torch_birnn.rnn.at_once import AtOnce
-from keras2torch_birnn.rnn.chain import Chain
 from keras2torch_birnn.rnn.native import packing, program, stack
 from keras2torch_birnn.rnn.native.codes import Precision
 from keras2torch_birnn.running import reset_states
-from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.spec import Call, ModelSpec, TensorRef
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
+SEQUENCES = {"return_sequences": True}
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
 @pytest.fixture(autouse=True)
-def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call a model's layers, not its program (tests/layers/test_one_call.py)."""
-    monkeypatch.setattr(OneCall, "run", lambda *_: None)
+def _layers_alone() -> Iterator[None]:
+    """Programs are tested in tests/layers/test_one_call.py."""
+    with without_programs():
+        yield
 
 
 STACKS: dict[str, Any] = {"LSTM": k2t.BiLSTM, "GRU": k2t.BiGRU, "SimpleRNN": k2t.BiRNN}
@@ -49,15 +49,6 @@ STACKS: dict[str, Any] = {"LSTM": k2t.BiLSTM, "GRU": k2t.BiGRU, "SimpleRNN": k2t
 
 def flat(result: Any) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else [t for part in result for t in flat(part)]
-
-
-@contextmanager
-def one_by_one() -> Iterator[None]:
-    """Run the layers one after the other."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AtOnce, "run", lambda *_: None)
-        patched.setattr(Chain, "_call_at_once", lambda *_: None)
-        yield
 
 
 @contextmanager
@@ -80,16 +71,6 @@ def assert_same_bits(got: Any, wanted: Any) -> None:
         assert torch.equal(a, b)
         assert a.stride() == b.stride() or not b.is_contiguous()
         assert a.is_inference() == b.is_inference()
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def mask_of(kind: str, batch: int, time: int) -> Tensor | None:
@@ -160,8 +141,9 @@ def test_a_stack_at_once_is_its_layers_one_by_one(case: dict[str, Any]) -> None:
     if case["states"]:
         hx = torch.randn(2 * len(case["merges"]), batch, case["units"])
         hx = (hx, torch.randn_like(hx)) if case["cell"] == "LSTM" else hx
+    torch.set_num_threads(case["threads"])
     mode = torch.inference_mode if case["inference"] else torch.no_grad
-    with threads(case["threads"]), mode(), counting() as counts:
+    with mode(), counting() as counts:
         got = [module(x, hx, mask=mask) for _ in range(2)]
         assert counts == [len(case["merges"])] * 2
         with one_by_one():
@@ -441,19 +423,9 @@ def test_what_does_not_fit_a_stack_is_refused_as_ever() -> None:
 # ---- converted models ---------------------------------------------------------------------------
 
 
-def two(cell: str, features: int, merge: str | None = "concat", **options: Any) -> LayerSpec:
-    """A Bidirectional of random weights."""
-    halves = (rnn(cell, features=features, seed=features + i, **options) for i in range(2))
-    return replace(bi(*halves, merge), name=f"bi_{features}_{merge}")
-
-
-def model_of(*specs: LayerSpec) -> Any:
-    return build(ModelSpec(chain(*specs), TF_KERAS), dtype="float32")
-
-
 def deep_model(*, last: bool = False, masking: bool = False, **options: Any) -> Any:
     """Three recurrent layers with what only training sees between them."""
-    given = {"return_sequences": True, **options}
+    given = {**SEQUENCES, **options}
     return model_of(
         *[layer("Masking", mask_value=0.0)] * masking,
         two("LSTM", F, "mul", **given),
@@ -508,8 +480,7 @@ def test_a_masked_step_of_stateful_layers_keeps_their_states() -> None:
 
 
 def test_chunks_of_a_long_sequence_are_the_whole() -> None:
-    given = {"return_sequences": True}
-    specs = [rnn("LSTM", 7, F, **given), rnn("GRU", H, 7, seed=1, **given)]
+    specs = [rnn("LSTM", 7, F, **SEQUENCES), rnn("GRU", H, 7, seed=1, **SEQUENCES)]
     whole = model_of(*specs)
     parts = model_of(*(with_options(spec, stateful=True) for spec in specs))
     x = torch.randn(2, 997, F)
@@ -522,10 +493,9 @@ def test_chunks_of_a_long_sequence_are_the_whole() -> None:
 
 @pytest.mark.parametrize("turned", [(True, False), (False, True), (True, True)])
 def test_layers_that_read_from_the_end_are_part_of_a_chain(turned: tuple[bool, bool]) -> None:
-    given = {"return_sequences": True}
     specs = [
-        rnn("LSTM", 7, F, go_backwards=turned[0], **given),
-        rnn("GRU", H, 7, seed=1, go_backwards=turned[1], **given),
+        rnn("LSTM", 7, F, go_backwards=turned[0], **SEQUENCES),
+        rnn("GRU", H, 7, seed=1, go_backwards=turned[1], **SEQUENCES),
     ]
     check_chain(model_of(*specs), torch.randn(3, 13, F), counts=[2])
     masked = model_of(layer("Masking", mask_value=0.0), *specs)
@@ -535,9 +505,8 @@ def test_layers_that_read_from_the_end_are_part_of_a_chain(turned: tuple[bool, b
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_half_that_loses_valid_steps_under_a_mask_is_last_in_its_chain(place: int) -> None:
     """As the backward half of Keras with unroll=True does, which does not reverse its mask."""
-    given = {"return_sequences": True}
-    specs = [two("LSTM", F, "sum", **given), two("GRU", H, "mul", **given)]
-    ahead = rnn("GRU", features=[F, H][place], seed=1, **given)
+    specs = [two("LSTM", F, "sum", **SEQUENCES), two("GRU", H, "mul", **SEQUENCES)]
+    ahead = rnn("GRU", features=[F, H][place], seed=1, **SEQUENCES)
     specs[place] = bi(ahead, with_options(ahead, masked_output="zeros_unreversed"), "sum")
     x = torch.randn(3, 13, F)
     check_chain(model_of(*specs), x, counts=[2])
@@ -548,12 +517,11 @@ def test_a_half_that_loses_valid_steps_under_a_mask_is_last_in_its_chain(place: 
 
 
 def test_a_layer_whose_output_others_read_ends_its_chain() -> None:
-    given = {"return_sequences": True}
     specs = [
         layer("InputLayer", "x", shape=(None, F)),
-        replace(two("LSTM", F, "sum", **given), name="first"),
-        replace(two("GRU", H, "sum", **given), name="second"),
-        replace(two("GRU", H, "mul", **given), name="third"),
+        replace(two("LSTM", F, "sum", **SEQUENCES), name="first"),
+        replace(two("GRU", H, "sum", **SEQUENCES), name="second"),
+        replace(two("GRU", H, "mul", **SEQUENCES), name="third"),
         layer("Add", "add", masking="all"),
     ]
     first, second, third = (TensorRef(name) for name in ("first", "second", "third"))
@@ -580,9 +548,8 @@ def test_a_layer_that_is_called_twice_runs_twice() -> None:
 
 
 def test_layers_the_kernel_cannot_run_are_no_part_of_a_chain() -> None:
-    given = {"return_sequences": True}
-    halves = (rnn("LSTM", H, H, **given), rnn("GRU", 11, H, seed=1, **given))
-    specs = [two("LSTM", F, "sum", **given), bi(*halves), rnn("GRU", 7, H + 11, **given)]
+    halves = (rnn("LSTM", H, H, **SEQUENCES), rnn("GRU", 11, H, seed=1, **SEQUENCES))
+    specs = [two("LSTM", F, "sum", **SEQUENCES), bi(*halves), rnn("GRU", 7, H + 11, **SEQUENCES)]
     check_chain(model_of(*specs), torch.randn(3, 13, F), counts=[1, 1])
 
 
@@ -655,30 +622,6 @@ def test_a_layer_in_training_mode_drops_inside_a_model_in_evaluation_mode() -> N
     assert counts == [3, 3]
 
 
-def test_an_exchanged_layer_is_called() -> None:
-    class Doubled(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * 2
-
-    model, x = deep_model(), torch.randn(3, 13, F)
-    other = deep_model()
-    with torch.no_grad():
-        for parameter in other.parameters():
-            parameter.mul_(0.5)
-        before = model(x)
-        name = f"bi_{F}_mul"
-        setattr(model, name, other.get_submodule(name))
-        after = model(x)
-        with one_by_one():
-            assert_same_bits(after, model(x))
-        assert not torch.equal(before, after)
-        model.get_submodule(name).forward = lambda x: torch.zeros(len(x), x.shape[1], H)
-        third = model(x)
-        with one_by_one():
-            assert_same_bits(third, model(x))
-        assert not torch.equal(third, after)
-
-
 def test_the_graph_of_a_model_keeps_every_layer() -> None:
     model, x = deep_model(), torch.randn(3, 13, F)
     assert [node.op for node in model.graph.nodes].count("call_module") == 8
@@ -735,9 +678,8 @@ def test_a_changed_merge_mode_is_that_of_the_next_call() -> None:
 
 
 def test_another_module_with_the_same_parameters_is_what_runs() -> None:
-    given = {"return_sequences": True}
-    model = model_of(two("LSTM", F, "sum", **given))
-    other = model_of(two("LSTM", F, "mul", **given)).get_submodule(f"bi_{F}_mul")
+    model = model_of(two("LSTM", F, "sum", **SEQUENCES))
+    other = model_of(two("LSTM", F, "mul", **SEQUENCES)).get_submodule(f"bi_{F}_mul")
     own = model.get_submodule(f"bi_{F}_sum")
     for name, parameter in own.named_parameters():
         setattr(other, name, parameter)

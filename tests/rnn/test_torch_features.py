@@ -345,16 +345,7 @@ def test_no_steps_give_no_outputs_and_leave_the_states_alone(
 def test_a_converted_layer_takes_no_steps_and_a_mask_of_them() -> None:
     for cell in CELLS:
         for rule in ("zeros", "previous_output", "previous_state"):
-            spec = both(
-                cell,
-                H,
-                F,
-                "ave",
-                activation="tanh",
-                recurrent_activation="sigmoid",
-                masked_output=rule,
-            )
-            module: Any = bidirectional(spec)
+            module: Any = bidirectional(both(cell, H, F, "ave", masked_output=rule))
             for mask in (None, torch.ones(B, 0, dtype=torch.bool)):
                 assert module(torch.randn(B, 0, F), mask).shape == (B, 0, H)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from replays import LOSS_IN_FLOAT32, TOLERANCES
 from specs import FIXTURES
 from torch import Tensor, nn
 
@@ -22,10 +23,6 @@ TRAINED = {f"{e['label']}/{e['case']}": e for e in ENTRIES if e["kind"] == "trai
 FROZEN = {f"{e['label']}/{e['case']}": e for e in ENTRIES if e["kind"] == "frozen"}
 STEPS, BATCHES = 20, 4
 FILES = ("before", "after", "npz")
-# Both compute in float64; or in float32, whose numbers have 24 bits.
-TOLERANCES = {"float64": 1e-12, "float32": 5e-6}
-# TensorFlow 2.4 computes the loss of a float64 model, and so its gradient, in float32.
-LOSS_IN_FLOAT32 = {"tf.keras-2.4.0": 5e-7}
 
 
 def tolerance_of(entry: dict[str, Any]) -> float:

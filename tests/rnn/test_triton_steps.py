@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import assert_close, both, half, reference
 from sampling import examples, rest_thorough
+from seen_operators import SeenOperators
+from step_layers import CELLS, numbers, stack_of
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from triton_compile_child import LEFT_OUT, TARGETS, VERSION
 
 import keras2torch_birnn as k2t
@@ -54,20 +55,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),
 ]
 
-CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "LSTM": (k2t.BiLSTM, {"recurrent_activation": "hard_sigmoid_0.2"}),
-    "GRU": (k2t.BiGRU, {"activation": "softsign"}),
-    "GRU before": (k2t.BiGRU, {"reset_after": False, "recurrent_activation": "hard_sigmoid_1/6"}),
-    "SimpleRNN": (k2t.BiRNN, {"activation": "relu6"}),
-}
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-def layer_of(cell: str, dtype: torch.dtype = torch.float64, **options: Any) -> RnnLayer:
+def module_of(
+    cell: str, dtype: torch.dtype = torch.float64, units: int = H, features: int = F, **options: Any
+) -> Any:
     torch.manual_seed(3)
-    made, special = CELLS[cell]
-    module: Any = made(F, H, batch_first=True, **{**special, **options}).to(DEVICE, dtype)
-    (layer,) = module.rnn_layers()
+    return stack_of(cell, features, units, **options).to(DEVICE, dtype)
+
+
+def layer_of(cell: str, dtype: torch.dtype = torch.float64, **options: Any) -> RnnLayer:
+    layer: RnnLayer
+    (layer,) = module_of(cell, dtype, **options).rnn_layers()
     return layer
 
 
@@ -81,27 +81,19 @@ def call_of(layer: RnnLayer, *, masked: bool, started: bool = True, merge: Any =
     return RnnCall(draw(B, T, F), lengths, states if started else None, merge)
 
 
-def numbers(result: RnnResult) -> list[Tensor]:
-    return [*result[0], *(s for state in result[1] for s in state)]
-
-
-def as_tuple(output: Any) -> tuple[Tensor, ...]:
-    return output if isinstance(output, tuple) else (output,)
-
-
 def gradients(result: RnnResult, layer: RnnLayer, call: RnnCall, **options: Any) -> list[Tensor]:
     total = torch.stack([(n.sin() * (1.0 + i)).sum() for i, n in enumerate(numbers(result))]).sum()
     return list(torch.autograd.grad(total, engine.float_tensors(layer, call), **options))
 
 
-def words_of(layer: RnnLayer, form: Form = "steps") -> StepCell:
-    cell = to_step_cell(layer.cell)
-    assert cell is not None
-    return cell._replace(form=form)
+def words_of(cell: Cell, form: Form = "steps") -> StepCell:
+    found = to_step_cell(cell)
+    assert found is not None
+    return found._replace(form=form)
 
 
 def run_triton(layer: RnnLayer, call: RnnCall, form: Form = "steps") -> RnnResult:
-    return run_call(words_of(layer, form), layer, call)
+    return run_call(words_of(layer.cell, form), layer, call)
 
 
 def assert_like_the_loop(layer: RnnLayer, call: RnnCall, form: Form) -> None:
@@ -176,9 +168,7 @@ def test_one_row_one_step_and_one_unit_are_computed(
     cell: str, sizes: tuple[int, int, int], form: Form
 ) -> None:
     rows, steps_, units = sizes
-    made, special = CELLS[cell]
-    torch.manual_seed(5)
-    (layer,) = made(F, units, batch_first=True, **special).to(DEVICE, torch.float64).rnn_layers()
+    layer = layer_of(cell, units=units)
     x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
     lengths = torch.randint(0, steps_ + 1, (rows,), dtype=torch.int32).to(DEVICE)
     masked = cell in ("SimpleRNN", "GRU before")
@@ -190,11 +180,10 @@ def test_one_row_one_step_and_one_unit_are_computed(
 @given(data=st.data())
 def test_any_size_is_computed_as_by_the_loop(form: Form, data: st.DataObject) -> None:
     """Draw cell, features, units, rows, steps, direction, lengths, states and merge."""
-    made, special = CELLS[data.draw(st.sampled_from(sorted(CELLS)))]
+    cell = data.draw(st.sampled_from(sorted(CELLS)))
     features, units, rows, steps_ = (data.draw(st.integers(1, most)) for most in (7, 35, 18, 5))
+    layer = layer_of(cell, units=units, features=features, bias=data.draw(st.booleans()))
     torch.manual_seed(data.draw(st.integers(0, 99)))
-    module = made(features, units, batch_first=True, bias=data.draw(st.booleans()), **special)
-    (layer,) = module.to(DEVICE, torch.float64).rnn_layers()
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, dtype=torch.float64).to(DEVICE).requires_grad_()
@@ -261,9 +250,7 @@ def test_a_fused_step_of_several_tiles_is_that_of_the_loop(
     cell: str, sizes: tuple[int, int, int], masked: bool
 ) -> None:
     rows, steps_, units = sizes
-    made, special = CELLS[cell]
-    torch.manual_seed(5)
-    (layer,) = made(F, units, batch_first=True, **special).to(DEVICE).double().rnn_layers()
+    layer = layer_of(cell, units=units)
     x = torch.randn(rows, steps_, F, dtype=torch.float64).to(DEVICE).requires_grad_()
     lengths = torch.arange(rows).remainder(steps_ + 1).to(DEVICE) if masked else None
     assert_like_the_loop(layer, RnnCall(x, lengths, merge="sum"), "fused")
@@ -343,33 +330,19 @@ def test_numbers_at_masked_steps_reach_nothing(cell: str, form: Form) -> None:
 VIEWS = {"select", "slice", "unbind", "view", "transpose", "as_strided", "detach", "alias"}
 
 
-class Launches(TorchDispatchMode):
-    """Count the operations that a GPU would have to launch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.__name__.partition(".")[0]
-        if name not in VIEWS:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 def launches(
     monkeypatch: pytest.MonkeyPatch, cell: str, time: int, form: Form = "steps"
-) -> tuple[list[str], list[str]]:
+) -> list[list[str]]:
     """Everything that is launched forward and backward, kernels of Triton by their names."""
     layer = layer_of(cell)
-    kind = words_of(layer, form)
+    kind = words_of(layer.cell, form)
     operands = steps.join_weights(kind, layer.get_weights())
     x = torch.randn(B, time, F, dtype=torch.float64, device=DEVICE)
     d_states = [torch.zeros(2, B, H, dtype=x.dtype, device=DEVICE) for _ in range(2)]
-    forward, backward = Launches(), Launches()
+    forward, backward = SeenOperators(), SeenOperators()
 
     def launch(self: Launcher, kernel: Any, *_: Any, **__: Any) -> None:
-        current.found.append(kernel.fn.__name__)
+        current.names.append(kernel.fn.__name__)
 
     monkeypatch.setattr(Launcher, "launch", launch)
     with torch.no_grad():
@@ -377,7 +350,7 @@ def launches(
             kept = steps.run_steps(kind, operands, x, None, None, keep=True)
         with backward as current:
             steps.run_steps_back(kind, operands.hh, kept, None, kept.out, d_states)
-    return forward.found, backward.found
+    return [[name for name in one.names if name not in VIEWS] for one in (forward, backward)]
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
@@ -441,8 +414,7 @@ def test_every_activation_and_its_gradient_is_torchs(value: Any) -> None:
     from triton_points import apply
 
     function = activation(value)
-    cell = to_step_cell(Cell("SimpleRNN", function, FUNCTIONS["linear"]))
-    assert cell is not None
+    cell = words_of(Cell("SimpleRNN", function, FUNCTIONS["linear"]))
     x = POINTS.expand(2, -1).clone().to(DEVICE)
     d_y = torch.linspace(0.5, 2.0, x.numel(), dtype=x.dtype, device=DEVICE).view_as(x)
     if cell.needs_whole_rows:
@@ -468,8 +440,7 @@ def test_small_results_keep_their_digits(name: str, at: float) -> None:
     from triton_points import apply
 
     x = torch.full((2, 3), at, device=DEVICE)
-    cell = to_step_cell(Cell("SimpleRNN", FUNCTIONS[name], FUNCTIONS["linear"]))
-    assert cell is not None
+    cell = words_of(Cell("SimpleRNN", FUNCTIONS[name], FUNCTIONS["linear"]))
     y, _ = apply(x, torch.ones_like(x), cell.activation)
     torch.testing.assert_close(y.double(), FUNCTIONS[name](x.double()), rtol=2e-6, atol=0)
 
@@ -541,14 +512,14 @@ def test_a_masked_layer_computes_what_the_reference_does(
     monkeypatch.setattr(
         triton_step, "_choose", lambda *given: (choose(*given)[0]._replace(form=form), [])
     )
-    config = {"activation": "tanh", "recurrent_activation": "hard_sigmoid_0.2", **options}
+    config = {"recurrent_activation": "hard_sigmoid_0.2", **options}
     spec = both(cell, H, F, "ave", masked_output=rule, **config)
     module: Any = bidirectional(spec).to(DEVICE).double()
     k2t.set_engine(module, "triton")
     x = np.random.default_rng(1).normal(size=(B, T, F))
     mask = np.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 0]], bool)
     got = module(torch.from_numpy(x).to(DEVICE), torch.from_numpy(mask).to(DEVICE))
-    assert_close([part.cpu().detach().numpy() for part in as_tuple(got)], reference(spec, x, mask))
+    assert_close(got, reference(spec, x, mask))
 
 
 @pytest.mark.thorough
@@ -560,13 +531,12 @@ def test_a_layer_that_reads_backwards_computes_what_the_reference_does() -> None
     k2t.set_engine(module, "triton")
     x = np.random.default_rng(2).normal(size=(B, T, F))
     got = module(torch.from_numpy(x).to(DEVICE))
-    assert_close([got.cpu().detach().numpy()], reference(spec, x, None))
+    assert_close(got, reference(spec, x, None))
 
 
 @pytest.mark.usefixtures("as_on_gpu")
 def test_it_is_chosen_in_training_where_torch_has_no_kernel() -> None:
-    made, special = CELLS["LSTM"]
-    lacking, standard = (made(F, H, **o).to(DEVICE).double() for o in (special, {}))
+    lacking, standard = module_of("LSTM"), module_of("LSTM", recurrent_activation="sigmoid")
     assert chosen(lacking) == ["triton"]
     assert chosen(standard) == ["fused"]
     lacking.engine = "torch"
@@ -578,8 +548,7 @@ def test_fewer_launches_are_taken_where_they_are_right_and_faster(
 ) -> None:
     def choose(units: int = H, **options: Any) -> tuple[str, int]:
         """Return how a layer runs, and the number of ways for a graph."""
-        made, special = CELLS["LSTM"]
-        (layer,) = made(F, units, **special, **options).to(DEVICE).rnn_layers()
+        layer = layer_of("LSTM", torch.float32, units=units, **options)
         call = RnnCall(torch.zeros(B, T, F, device=DEVICE))
         how = triton_step.ENGINE.reason(layer, call).partition(":")[0]
         return how, len(triton_step.ENGINE.ways(layer, call))
@@ -628,7 +597,7 @@ def test_it_is_measured_once_for_each_size_whether_fewer_launches_are_faster(
 
     layer = layer_of("SimpleRNN", torch.float32)
     call = call_of(layer, masked=True)
-    kind = self_check.kind_of(words_of(layer, "persistent"), layer, call)
+    kind = self_check.kind_of(words_of(layer.cell, "persistent"), layer, call)
     monkeypatch.setattr(self_check, "_faster", {})
     monkeypatch.setattr(self_check, "TIMED_STEPS", 2)
     monkeypatch.setattr(self_check, "find_fastest", find_fastest)
@@ -690,9 +659,7 @@ def test_each_kind_of_layer_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_the_check_computes_in_the_tiles_of_the_call(activation: str, form: Form) -> None:
     cell = Cell("SimpleRNN", FUNCTIONS[activation], FUNCTIONS["sigmoid"])
-    words = to_step_cell(cell)
-    assert words is not None
-    words = words._replace(form=form)
+    words = words_of(cell, form)
     every = (1, 3, 31, 32, 33, 128, 160, 161, 500, 512), (1, 2, 3, 7, 8, 9, 64, 1000)
     for units, batch in product(*every):
         shapes = ((units, F), (units, units), (units,), None)
@@ -737,9 +704,7 @@ def test_half_precision_is_judged_by_the_loop_in_half_precision() -> None:
 @pytest.mark.usefixtures("as_on_gpu")
 def test_no_draw_of_the_check_is_at_a_kink(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = layer_of("SimpleRNN", torch.float32, activation="relu")
-    words = to_step_cell(layer.cell)
-    assert words is not None
-    kind = self_check.kind_of(words, layer, call_of(layer, masked=False))
+    kind = self_check.kind_of(words_of(layer.cell), layer, call_of(layer, masked=False))
     draw, seeds = self_check._draw, []
 
     def at_a_kink_first(cell: Cell, kind: CheckedKind, seed: int) -> Any:
@@ -759,8 +724,7 @@ def test_no_draw_of_the_check_is_at_a_kink(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_kernel_that_fails_after_its_check_leaves_the_layer_to_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made, special = CELLS["GRU"]
-    rnn: Any = made(F, H, batch_first=True, **special).to(DEVICE).double()
+    rnn = module_of("GRU")
     x = torch.randn(B, T, F, dtype=torch.float64, device=DEVICE)
     with torch.no_grad():
         assert chosen(rnn) == ["triton"]
@@ -816,23 +780,21 @@ def fail(*_: Any, **__: Any) -> None:
 
 @pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize(
-    ("where", "fault", "message"),
+    ("fault", "message"),
     [
-        ("run_steps", spoil_numbers, "their numbers are .*e-0. off"),
-        ("run_steps", lambda _: fail, "OSError: no C compiler"),
+        (spoil_numbers, "their numbers are .*e-0. off"),
+        (lambda _: fail, "OSError: no C compiler"),
     ],
+    ids=["wrong numbers", "an error"],
 )
 @pytest.mark.parametrize("gradient", rest_thorough([False, True], [False]))
 def test_kernels_that_fail_their_check_run_nothing_and_warn_once(
-    where: str, fault: Any, message: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
+    fault: Any, message: str, gradient: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from keras2torch_birnn.rnn.gpu import step_gradient
 
-    monkeypatch.setattr(step_gradient, where, fault(getattr(step_gradient, where)))
-    rnns: list[Any] = []
-    for cell in ("LSTM", "SimpleRNN"):
-        made, special = CELLS[cell]
-        rnns.append(made(F, H, batch_first=True, **special).to(DEVICE).double())
+    monkeypatch.setattr(step_gradient, "run_steps", fault(step_gradient.run_steps))
+    rnns = [module_of(cell) for cell in ("LSTM", "SimpleRNN")]
     x = torch.randn(B, T, F, dtype=torch.float64, device=DEVICE)
     with (
         torch.set_grad_enabled(gradient),

@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-import keras2torch_birnn as k2t
 
 # Each wrong line names the error that is expected of it.
 SCRIPT = """
@@ -141,43 +138,3 @@ def test_pyright_finds_wrong_arguments_of_a_users_script(tmp_path: Path) -> None
     for one in found:
         first.setdefault(one["range"]["start"]["line"], one["rule"])
     assert list(first.items()) == wanted, found
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "text"),
-    [
-        ({"hidden_size": 7.0}, TypeError, r"hidden_size=7\.0: a whole number of at least 1"),
-        ({"num_layers": True}, TypeError, "num_layers=True: a whole number of at least 1"),
-        ({"input_size": 0}, ValueError, "input_size=0: a whole number of at least 1"),
-        ({"bias": 1}, TypeError, "bias=1: True or False"),
-        ({"bidirectional": False}, ValueError, "bidirectional=False: there is nothing to merge"),
-        ({"proj_size": 3}, ValueError, "proj_size=3: Keras has no projections"),
-        ({"dropout": "high"}, TypeError, "dropout='high': a rate"),
-        ({"dropout": 1.5}, ValueError, r"dropout=1\.5: a rate"),
-        ({"merge_mode": 3}, TypeError, "merge_mode=3: a mode, or a list of modes"),
-        ({"merge_mode": "add"}, ValueError, "merge_mode='add': one of concat, sum, mul, ave"),
-        ({"merge_mode": ["sum", "sum"]}, ValueError, "merge_mode: 2 modes for 1 layers"),
-        ({"merge_mode": None, "num_layers": 2}, ValueError, "only the last layer may keep both"),
-        ({"activation": "hard_sigmoid"}, ValueError, "hard_sigmoid means two things"),
-        ({"recurrent_activation": "sigma"}, ValueError, "activation 'sigma': one of"),
-        ({"engine": "fast"}, ValueError, "engine=fast: one of auto"),
-    ],
-)
-def test_a_wrong_argument_is_also_one_of_pythons_own_errors(
-    options: dict[str, Any], kind: type[Exception], text: str
-) -> None:
-    with pytest.raises(k2t.UsageError, match=text) as refused:
-        k2t.BiLSTM(**{"input_size": 5, "hidden_size": 7, **options})
-    assert isinstance(refused.value, kind)
-
-
-def test_a_wrong_mask_is_also_one_of_pythons_own_errors() -> None:
-    gru, x = k2t.BiGRU(5, 7), torch.zeros(11, 3, 5)
-    with pytest.raises(ValueError, match=r"mask: \[11, 3\] is expected, found \[11, 2\]"):
-        gru(x, mask=torch.ones(11, 2, dtype=torch.bool))
-    packed = torch.nn.utils.rnn.pack_sequence([x[:, 0]])
-    wrong: Any = gru
-    with pytest.raises(ValueError, match="a mask and a PackedSequence"):
-        wrong(packed, mask=torch.ones(11, 1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="nonlinearity='relu' and activation='tanh': both name"):
-        k2t.BiRNN(5, 7, 1, "relu", activation="tanh")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from specs import CELLS, KERAS3, layer
 from torch import Tensor
 
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
@@ -19,35 +20,34 @@ from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native as native_engine
 from keras2torch_birnn.rnn.engines import native_gradient
 from keras2torch_birnn.rnn.native import codes, library, op
-from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA
-from keras2torch_birnn.schema.stored import layer_of_settings
-from keras2torch_birnn.spec import Array, Generation, LayerSpec
+from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.spec import Array, LayerSpec
 
 WHY_MISSING = library.why_missing()
 native = pytest.mark.skipif(bool(WHY_MISSING), reason=f"no kernel: {WHY_MISSING}")
 
-CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
+# Keras' gate at each place of torch's: Keras lists z, r, h, torch r, z, n.
+TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}
 # Gates between 0 and 1: with others a random net explodes, in float64 too.
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
 RULES = ("zeros", "previous_output", "previous_state")
-GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
 # Of the largest output. Sums of float32 products in another order than float64's.
 TOLERANCE = 2e-6
 
 
-def options_of(class_name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = SCHEMA[class_name].options.items()
-    return {k: o.default for k, o in defaults if o.default is not REQUIRED} | dict(config)
-
-
 def half(cell: str, units: int, features: int, seed: int, **config: Any) -> LayerSpec:
-    """Make one direction: random weights, biases included, too small to make the net chaotic."""
+    """Make one direction: random weights, biases included, too small to make the net chaotic.
+
+    Its activations are tanh and sigmoid unless others are asked for.
+    """
     class_name, _, before = cell.partition(" ")
     rng = np.random.default_rng(seed)
     if class_name == "GRU":
         config["reset_after"] = not before
     if class_name == "SimpleRNN":
         config.pop("recurrent_activation", None)
+    else:
+        config.setdefault("recurrent_activation", "sigmoid")
     width = CELL_GATES[class_name] * units
     shapes: dict[str, Any] = {
         "kernel": (features, width),
@@ -58,37 +58,31 @@ def half(cell: str, units: int, features: int, seed: int, **config: Any) -> Laye
     weights = {n: (rng.normal(size=s) * scales[n]).astype("f4") for n, s in shapes.items()}
     if not config.get("use_bias", True):
         del weights["bias"]
-    options = options_of(
-        class_name, {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
-    )
-    name = f"{class_name.lower()}_{seed}"
-    return layer_of_settings(class_name, name, options, weights=weights)
+    options = {"masked_output": "zeros", "return_sequences": True, **config, "units": units}
+    return layer(class_name, f"{class_name.lower()}_{seed}", weights, **options)
 
 
 def both(cell: str, units: int, features: int, merge: str | None, **config: Any) -> LayerSpec:
     forward = half(cell, units, features, 1, **config)
     backward = half(cell, units, features, 2, **{**config, "go_backwards": True})
-    parts = {"forward_layer": forward, "backward_layer": backward}
-    return LayerSpec("Bidirectional", "bi", {"merge_mode": merge}, {}, parts)
+    halves = {"forward_layer": forward, "backward_layer": backward}
+    return layer("Bidirectional", "bi", merge_mode=merge, **halves)
 
 
 def reference(spec: LayerSpec, x: Array, mask: Array | None, state: Any = None) -> list[Array]:
-    context = Context(GENERATION, np.float64, EQUATIONS, {}, {}, None)
+    context = Context(KERAS3, np.float64, EQUATIONS, {}, {}, None)
     output, _ = EQUATIONS[spec.class_name](spec, x, mask, context.starting(state))
     return list(output) if isinstance(output, tuple) else [output]
 
 
-def tensors(output: Any) -> list[Array]:
-    parts = output if isinstance(output, tuple) else (output,)
-    return [part.numpy() for part in parts]
-
-
-def assert_close(got: list[Array], wanted: list[Array]) -> None:
-    assert len(got) == len(wanted)
-    for a, b in zip(got, wanted, strict=True):
-        assert a.shape == b.shape
-        scale = max(1.0, float(np.abs(b).max(initial=0.0)))
-        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * scale)
+def assert_close(got: Any, wanted: Any, tolerance: float = TOLERANCE) -> None:
+    """Compare one output or several, tensors or arrays; tolerance: of the largest number."""
+    given = [one if isinstance(one, tuple | list) else (one,) for one in (got, wanted)]
+    for pair in zip(*given, strict=True):
+        tensors = [x if isinstance(x, Tensor) else torch.from_numpy(x.copy()) for x in pair]
+        a, b = (x.detach().cpu().double() for x in tensors)
+        scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * scale)
 
 
 @st.composite
@@ -132,7 +126,7 @@ def layer_of(case: Mapping[str, Any]) -> tuple[Callable[[LayerSpec], Any], Layer
 
 
 def gru(**config: Any) -> tuple[Any, Tensor]:
-    spec = both("GRU", 24, 5, "sum", activation="tanh", recurrent_activation="sigmoid", **config)
+    spec = both("GRU", 24, 5, "sum", **config)
     return bidirectional(spec), torch.randn(3, 11, 5, generator=torch.Generator().manual_seed(0))
 
 
@@ -146,4 +140,17 @@ def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     for module in (native_engine, native_gradient):
         monkeypatch.setattr(module, "run_native", counted)
+    return seen
+
+
+def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows of the batches whose gradient the native kernel computes from now on."""
+    seen: list[int] = []
+    original = native_gradient.gradient
+
+    def counted(cell: Any, parameters: Any, call: RnnCall, *rest: Any, **keywords: Any) -> Any:
+        seen.append(call.x.shape[0])
+        return original(cell, parameters, call, *rest, **keywords)
+
+    monkeypatch.setattr(native_gradient, "gradient", counted)
     return seen

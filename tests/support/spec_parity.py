@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from specs import functional, layer, values
+from model_configs import parse_config
+from specs import chain, functional, layer, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
-from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef
 
 KERAS_1, KERAS_2, TF_215, KERAS_3 = "1.2.2", "2.2.4", "2.15.0", "3.15.1"
 STEPS, IMAGE = [None, 13, 3], [None, 5, 13, 3]
@@ -40,10 +39,7 @@ def parse(
     version: str = TF_215,
 ) -> tuple[LayerSpec, list[K2TError]]:
     """Parse a Sequential of one layer: the layer, and the problems found."""
-    parsing = Parsing(generation_of(version))
-    root = parse_architecture(sequential_config(class_name, config, shape), parsing)
-    if not parsing.problems:
-        root = infer_model(root, parsing.problems)
+    root, parsing = parse_config(sequential_config(class_name, config, shape), version)
     assert root.graph is not None
     return root.graph.layer("own"), parsing.problems
 
@@ -67,8 +63,8 @@ def model_of(root: LayerSpec, version: str = KERAS_3) -> ModelSpec:
     return ModelSpec(root, generation_of(version))
 
 
-def agree(spec: ModelSpec, *inputs: Any) -> None:
-    """Assert that torch and the reference agree in float64."""
+def agree(spec: ModelSpec, *inputs: Any) -> tuple[Array, ...]:
+    """Assert that torch and the reference agree in float64; return the outputs."""
     wanted = compute(spec, inputs).outputs
     with torch.no_grad():
         found = build(spec, dtype="float64")(*map(torch.from_numpy, inputs))
@@ -76,16 +72,26 @@ def agree(spec: ModelSpec, *inputs: Any) -> None:
     assert len(found) == len(wanted)
     for got, expected in zip(found, wanted, strict=True):
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12, atol=1e-12)
+    return wanted
 
 
-def with_weights(spec: LayerSpec, shape: tuple[int, ...]) -> LayerSpec:
-    """Add random weights for an input of this shape (without the batch)."""
-    expected = SCHEMA[spec.class_name].weights(spec.config, (None, *shape))
-    weights = {
-        name: values(*[size or 1 for size in sizes], seed=i)
-        for i, (name, sizes) in enumerate(expected.items())
-    }
-    return replace(spec, weights=weights)
+def assert_gives(spec: ModelSpec, inputs: Sequence[Array], expected: Any) -> None:
+    """Assert that torch and the reference both give just these numbers."""
+    np.testing.assert_array_equal(compute(spec, inputs).outputs[0], expected)
+    found = build(spec)(*map(torch.from_numpy, inputs))
+    np.testing.assert_array_equal(found.detach().numpy(), expected)
+
+
+def agree_alone(spec: LayerSpec, shape: tuple[int, ...], version: str = KERAS_3) -> None:
+    """Assert that a layer agrees in a model of its own, and that the schema tells its shape.
+
+    shape: of the input, with the rows. Its weights are random.
+    """
+    sizes = (None, *shape[1:])
+    spec = with_random_weights(replace(spec, input_shape=sizes))
+    (found,) = agree(model_of(chain(spec, shape=sizes), version), values(*shape))
+    output: Any = SCHEMA[spec.class_name].output(spec.config, sizes)
+    assert found.shape[1:] == output[1:]
 
 
 def integer_model(one: LayerSpec, count: int) -> ModelSpec:
