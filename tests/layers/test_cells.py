@@ -261,6 +261,28 @@ def test_a_frozen_cell_of_a_stack_is_frozen_alone() -> None:
     assert all(learns[1])
 
 
+@pytest.mark.parametrize("frozen", ["forward", "backward"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: over((cell("LSTM", 2, F, seed), cell("GRU", H, 2, seed + 1))),
+        lambda seed: conv_lstm(2, seed),
+    ],
+    ids=["stacked cells", "ConvLSTM2D"],
+)
+def test_a_frozen_half_of_a_pair_is_frozen_alone(
+    frozen: str, make: Callable[[int], LayerSpec]
+) -> None:
+    halves = {"forward": make(1), "backward": make(5)}
+    halves[frozen] = with_options(halves[frozen], trainable=False)
+    trained = {
+        name for name, p in convert_layer(bi(**halves)).named_parameters() if p.requires_grad
+    }
+    (other,) = halves.keys() - {frozen}
+    assert trained
+    assert all(name.startswith(other) for name in trained)
+
+
 def test_a_convolutional_lstm_drops_while_training_alone() -> None:
     spec = conv_lstm(2, dropout=0.5, recurrent_dropout=0.5)
     module, x = convert_layer(spec), torch.from_numpy(image(2))

@@ -27,6 +27,7 @@ from keras2torch_birnn.building import build
 from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING
 from keras2torch_birnn.layers.recurrent import bidirectional as converted_pair
 from keras2torch_birnn.layers.recurrent import recurrent as converted
+from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn import bidirectional, modules
 from keras2torch_birnn.schema.custom_layers import naming_plugin
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
@@ -113,7 +114,8 @@ def test_positional_arguments_of_another_kind_are_refused(
         ours(F, H, *given)
 
 
-WHOLE, MODES = "a whole number of at least 1", "one of concat, sum, mul, ave or None"
+WHOLE = "a whole number of at least 1"
+MODES = f"one of {', '.join(MERGE_MODES)} or None"
 ENGINES = "one of auto, torch, fused, folded, loop, graph, triton, native"
 REFUSED: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"input_size": 0}, ValueError, f"input_size=0: {WHOLE}"),
