@@ -55,6 +55,7 @@ ONE_PER_CLASS = """
     keras-3.15.1/arch_seq2seq_attention.weights.h5
     keras-3.15.1/augmented.keras
     keras-3.15.1/augmented_old_file.h5
+    keras-3.15.1/auto_contrast.keras
     keras-3.15.1/groups.keras
     keras-3.15.1/mel.keras
     keras-3.15.1/ops_layers.keras
@@ -62,6 +63,7 @@ ONE_PER_CLASS = """
     keras-3.15.1/ops_newest.keras
     keras-3.15.1/ops_reduce.keras
     keras-3.15.1/ops_shapes.keras
+    keras-3.15.1/ops_sinc.keras
     keras-3.15.1/ops_values.keras
     keras-3.15.1/pipeline_shared.keras
     keras-3.15.1/resizing_first.keras
