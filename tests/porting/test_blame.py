@@ -28,6 +28,7 @@ from wrong_ports import (
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.porting.batches import batches
 from keras2torch_birnn.porting.changes import Change, followed_by
+from keras2torch_birnn.porting.explaining import list_findings
 from keras2torch_birnn.porting.near_values import near_changes
 from keras2torch_birnn.porting.right_tensors import find_leaves
 from keras2torch_birnn.porting.trials import Search, Unexplained
@@ -36,28 +37,28 @@ from keras2torch_birnn.spec import ModelSpec
 MASKED = (("Masking", {}), ("Dense", {"units": 3}), ("GlobalAveragePooling1D", {}))
 
 
-def _search(spec: ModelSpec, port: nn.Module, rows: str = "") -> tuple[Any, Search]:
+def _search(spec: ModelSpec, port: nn.Module, rows: str = "") -> Search:
     comparison = comparison_of(spec, port)
     batch = next(one for one in batches(spec, None) if one.name == rows or not rows)
     run: Any = comparison._run(batch, first=True)
-    return comparison, comparison._search(batch, run)
+    return comparison._search(batch, run)
 
 
 def test_what_does_no_harm_alone_is_not_told_beside_what_does() -> None:
     """Other values at masked steps, which reach the outputs only by way of another mistake."""
     spec = chain_of(*MASKED)
-    comparison, search = _search(spec, build_model(spec), "rows padded at the end")
+    search = _search(spec, build_model(spec), "rows padded at the end")
     masked = ~np.any(np.asarray(search.inputs[0]) != 0, axis=-1, keepdims=True)
     harmless, other = adding("layer_1", "Dense", 1.0 * masked), adding("layer_1", "Dense", 1.0)
     search.found += [other, harmless]
-    assert [one.layer for one in comparison._findings(search, [other], "", [])] == []
-    assert len(list(comparison._findings(search, [], "", []))) == 1
+    assert [one.layer for one in list_findings(search, [other], "", [])] == []
+    assert len(list(list_findings(search, [], "", []))) == 1
 
 
 def test_the_fewest_changes_that_are_enough_are_kept() -> None:
     """Three of four undo each other, of which no two do."""
     spec = chain_of(*[("Dense", {"units": 5})] * 4)
-    _, search = _search(spec, nn.Sequential(build_model(spec), Plus(0.5)))
+    search = _search(spec, nn.Sequential(build_model(spec), Plus(0.5)))
     changes = [adding("layer_3", "Dense", more) for more in (1.5, -0.7, -0.8, 0.5)]
     search.found += changes
     search.unexplained.append(Unexplained("layer_1", np.zeros(1), None))
@@ -68,9 +69,9 @@ def test_the_fewest_changes_that_are_enough_are_kept() -> None:
 
 def test_of_layers_that_are_not_explained_the_first_is_told() -> None:
     spec = chain_of(*[("Dense", {"units": 5})] * 3)
-    comparison, search = _search(spec, build_model(spec))
+    search = _search(spec, build_model(spec))
     search.unexplained += [Unexplained(f"layer_{n}", np.zeros(1), None) for n in (1, 0, 2)]
-    (finding,) = comparison._findings(search, [], "", [])
+    (finding,) = list_findings(search, [], "", [])
     assert finding.layer == "layer_0"
 
 
@@ -88,7 +89,7 @@ class _Doubled(nn.Module):
 
 def test_values_where_nothing_counts_are_those_of_a_port_with_what_was_found() -> None:
     spec = chain_of(*MASKED)
-    _, search = _search(spec, _Doubled(spec), "rows padded at the end")
+    search = _search(spec, _Doubled(spec), "rows padded at the end")
     doubled = Change(
         "", "layer_1", "", {("layer_1", "Dense"): followed_by(partial(np.multiply, 2))}
     )
