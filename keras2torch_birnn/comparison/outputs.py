@@ -28,7 +28,7 @@ def compare(
     actual: Sequence[Array] | str,
     expected: Sequence[Array],
     roundings: Sequence[float],
-    limit: Tolerance,
+    tolerance: Tolerance,
     *,
     device: str,
     against: str,
@@ -50,7 +50,7 @@ def compare(
             device, against, far, far, rounding, False, inputs=inputs, judged=True, failure=actual
         )
     absolute, relative = max_errors(actual, expected)
-    ok = judged and all_close(actual, expected, roundings, limit)
+    ok = judged and all_close(actual, expected, roundings, tolerance)
     return Comparison(
         device, against, absolute, relative, rounding, ok, inputs=inputs, judged=judged
     )

@@ -64,10 +64,14 @@ def close(actual: Any, expected: Any, atol: float, rtol: float) -> bool:
 
 
 def all_close(
-    actual: Sequence[Array], expected: Sequence[Array], roundings: Sequence[float], limit: Tolerance
+    actual: Sequence[Array],
+    expected: Sequence[Array],
+    roundings: Sequence[float],
+    tolerance: Tolerance,
 ) -> bool:
-    """Return whether every output is close, or as close as ``limit`` allows for its rounding."""
+    """Tell whether every output is close, or as close as the tolerance allows for rounding."""
     return len(actual) == len(expected) and all(
-        close(a, b, limit.atol, limit.rtol) or difference(a, b) <= limit.allowance * rounding
+        close(a, b, tolerance.atol, tolerance.rtol)
+        or difference(a, b) <= tolerance.allowance * rounding
         for a, b, rounding in zip(actual, expected, roundings, strict=True)
     )

@@ -223,7 +223,7 @@ def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs
     """
     exact_model = copy_in_float64(model)
     double = find_float_dtype(model) is torch.float64
-    limit = EXACT if double else resolve_tolerance(None, None)
+    tolerance = EXACT if double else resolve_tolerance(None, None)
     for batch in batches:
         sizes = ", ".join(str(tuple(x.shape)) for x in batch)
         try:
@@ -241,7 +241,7 @@ def _check_sizes(exported: nn.Module, model: nn.Module, batches: Iterable[Inputs
                 f"torch.export leaves a size open that its program fixes: it does not take inputs "
                 f"{sizes} ({_reason(error)})"
             ) from error
-        if not all_close(found, exact, differences(single, exact), limit):
+        if not all_close(found, exact, differences(single, exact), tolerance):
             absolute, _ = max_errors(found, exact)
             raise K2TError(f"on inputs {sizes} the archive is off by {absolute:.3g}", _ADVICE)
 

@@ -139,39 +139,39 @@ def verify(
     """
     if against not in AGAINST:
         raise unknown_value(f"against {against!r}", AGAINST, against)
-    limit = resolve_tolerance(atol, rtol)
+    tolerance = resolve_tolerance(atol, rtol)
     _check_out(out)
     load_plugins(plugins)
     source, cut = source_of(model), cut_at(from_layer, to_layer)
     exported = source.path if out is None else out
     if isinstance(exported, str | os.PathLike) and is_exported(exported):
         read = partial(_read, source, config, masked_steps, cut)
-        return _verify_export(source, out, read, devices, against, limit, inputs)
+        return _verify_export(source, out, read, devices, against, tolerance, inputs)
     places = expand_devices(devices)
     if out is None or against == "golden":
         _check_no_inputs(inputs)
     if out is None:
         file = _file_of(source)
-        return _verify_golden(load(file), file, places, limit)
+        return _verify_golden(load(file), file, places, tolerance)
     converted = load(out)
     spec = _read_converted(source, converted, out, config, masked_steps, cut)
     if against == "golden":
         _check_same_weights(spec, converted, out)
-        return _verify_golden(converted, out, places, limit)
+        return _verify_golden(converted, out, places, tolerance)
     own_data = () if inputs is None else (given_inputs(spec, inputs),)
     drawn = candidates(spec, steps=STEPS, seed=1)
     first = next(drawn)  # shows a wrong layer best; layer checks need no steady inputs
     runs = _run_reference(spec, first, own_data, inputs)
     layers = _judge_layers(converted, spec, runs, with_maps=with_maps)
-    best, tried = _find_steadiest(spec, chain(own_data, [first], drawn), runs)
+    steady, tried = _find_steadiest(spec, chain(own_data, [first], drawn), runs)
     notes = list(_plugin_notes(spec))
-    answer = _ask_keras(source, config, spec, best, against, notes) if best.judged else None
-    others = [one for one in tried if not one.judged and one is not best]
+    answer = _ask_keras(source, config, spec, steady, against, notes) if steady.judged else None
+    others = [one for one in tried if not one.judged and one is not steady]
     comparisons = [
         comparison
-        for measured in (*others, best)
+        for measured in (*others, steady)
         for comparison in _compare(
-            converted, measured, places, limit, answer if measured is best else None, against
+            converted, measured, places, tolerance, answer if measured is steady else None, against
         )
     ]
     return _report(comparisons, layers, notes, answer)
@@ -259,7 +259,7 @@ def _verify_export(
     read: Callable[[], ModelSpec],
     devices: Sequence[str],
     against: Against,
-    limit: Tolerance,
+    tolerance: Tolerance,
     inputs: InputData | None,
 ) -> ParityReport:
     """Compare an exported file with the Keras model's reference, or with what it was made from.
@@ -291,7 +291,7 @@ def _verify_export(
         out,
         (spec, measure),
         name,
-        limit,
+        tolerance,
         steps=STEPS,
         own_data=() if inputs is None else (given_inputs(spec, inputs),),
     )
@@ -317,7 +317,7 @@ def _compare(
     converted: nn.Module,
     measured: Measured,
     places: Sequence[str],
-    limit: Tolerance,
+    tolerance: Tolerance,
     keras: KerasAnswer | NoAnswer | None,
     against: Against,
 ) -> Iterator[Comparison]:
@@ -326,7 +326,7 @@ def _compare(
     arrays, named = measured.drawn.arrays, measured.drawn.name
     for device in places:
         compared = partial(
-            compare, roundings=measured.roundings, limit=limit, device=device, inputs=named
+            compare, roundings=measured.roundings, tolerance=tolerance, device=device, inputs=named
         )
         actual = outputs(converted, arrays, device, strict=True)
         if against != "keras" or answer is None:
@@ -482,7 +482,7 @@ def _file_of(source: Source) -> PathLike:
 
 
 def _verify_golden(
-    model: nn.Module, file: PathLike, places: Sequence[str], limit: Tolerance
+    model: nn.Module, file: PathLike, places: Sequence[str], tolerance: Tolerance
 ) -> ParityReport:
     """Compare a converted model, loaded from a file, with the golden vectors in it."""
     golden = origin(model).golden
@@ -493,7 +493,7 @@ def _verify_golden(
             outputs(model, arrays, device, strict=True),
             [y.numpy() for y in golden.outputs],
             golden.rounding_of_each(),
-            limit,
+            tolerance,
             device=device,
             against=name,
         )
