@@ -99,10 +99,10 @@ def export(
         OutputError: The file cannot be written, or must not be replaced.
         UsageError: A package is missing, not a converted model, or one in reduced precision.
     """
-    facts = origin(model)
+    saved = origin(model)
     check_float32(model, "an export")
-    place, row = Path(path), find_target(path)
-    target = row.load()
+    place, form = Path(path), find_target(path)
+    target = form.load()
     files = target.files(place)
     for file, kind in files.items():
         check_output(file, kind)
@@ -110,7 +110,7 @@ def export(
     with in_file(path):
         if reason := target.why_cannot_write():
             raise UsageError(reason, advise_extra("export"))
-        stored = model_from_json(json.loads(facts.spec_text))
+        stored = model_from_json(json.loads(saved.spec_text))
         spec = free_steps(stored) if any_length else stored
         golden = _choose_golden(model, spec)
         own = _run_golden(model, golden)
@@ -124,19 +124,19 @@ def export(
                 made = written.with_name(file.name)
                 write_atomically(file, made.replace, kind, overwrite=overwrite)
     notes = (*settled, *tell_sizes(spec), *notes, *more)
-    return Exported(tuple(files), row.name, checked, target.runtime, notes)
+    return Exported(tuple(files), form.name, checked, target.runtime, notes)
 
 
 def _choose_golden(model: nn.Module, spec: ModelSpec) -> Golden:
     """Return the stored golden vectors, or make new ones if the weights or input shapes changed."""
-    facts = origin(model)
+    saved = origin(model)
     declared = [layer.config["shape"] for layer in spec.input_layers()]
     fit = all(
         shape is None or shape_fits(tuple(x.shape), tuple(shape))
-        for shape, x in zip(declared, facts.golden.inputs, strict=True)
+        for shape, x in zip(declared, saved.golden.inputs, strict=True)
     )
-    if fit and checksum(model) == facts.checksum:
-        return facts.golden
+    if fit and checksum(model) == saved.checksum:
+        return saved.golden
     return make_golden_by_model(model, shorten=fit)
 
 

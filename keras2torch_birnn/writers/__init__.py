@@ -157,8 +157,8 @@ class _Copy:
         """Write the copy at a place of its own, and check that it reads back as the model."""
         with in_file(self.container.source.name):
             drop = _drops(self.container, self.choice)
-            kind = writer_of(self.container)
-            with kind(self.container, self.path, place, self.arrays, drop=drop) as writer:
+            writer_class = writer_of(self.container)
+            with writer_class(self.container, self.path, place, self.arrays, drop=drop) as writer:
                 for piece in layer_pieces(self.located, self.facts):
                     writer.put(piece)
                 for piece in self.state.pieces(self.facts) if self.state else ():
