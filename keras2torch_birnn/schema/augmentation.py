@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from keras2torch_birnn.schema import CLASSES
 from keras2torch_birnn.schema.options import flag
-from keras2torch_birnn.schema.row import Config, Schema, ShapeError
+from keras2torch_birnn.schema.row import Config, Schema, only_images
 from keras2torch_birnn.spec import Structure
 
 # What they draw, and from where; at inference nothing is drawn.
@@ -19,10 +19,7 @@ _IN_TRAINING = tuple(
 
 
 def _same(config: Config, shape: Structure) -> Structure:
-    """Return the shape of the images; labels and boxes beside them are refused."""
-    if isinstance(shape, Mapping) or any(isinstance(part, tuple) for part in shape or ()):
-        raise ShapeError("images alone are expected, found several tensors")
-    return shape
+    return only_images(shape)
 
 
 LAYERS: Mapping[str, Schema] = {

@@ -25,6 +25,7 @@ from keras2torch_birnn.schema.row import (
     WeightShapes,
     known,
     normalized_axes,
+    only_images,
 )
 from keras2torch_birnn.spec import Shape, Structure
 
@@ -79,9 +80,7 @@ def _value_range(value: Any) -> tuple[float, float]:
 
 def _images(config: Config, shape: Structure) -> Shape | None:
     """Return the shape of the images; Keras takes a tensor of three dimensions as one image."""
-    if isinstance(shape, Mapping) or any(isinstance(part, tuple) for part in shape or ()):
-        raise ShapeError("images alone are expected, found several tensors")
-    return known(shape, rank=4)
+    return known(only_images(shape), rank=4)
 
 
 def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras2torch_birnn.schema.options import Option
-from keras2torch_birnn.spec import Shape
+from keras2torch_birnn.spec import Shape, Structure
 
 Config = Mapping[str, Any]
 
@@ -24,6 +24,13 @@ def known(shape: Shape | None, rank: int | None = None, least_rank: int = 2) -> 
         raise ShapeError(f"an input of {rank} dimensions is expected, found {list(shape)}")
     if len(shape) < least_rank:
         raise ShapeError(f"at least {least_rank} dimensions are expected, found {list(shape)}")
+    return shape
+
+
+def only_images(shape: Structure) -> Structure:
+    """Return the shape of images; refuse labels and boxes beside them."""
+    if isinstance(shape, Mapping) or any(isinstance(part, tuple) for part in shape or ()):
+        raise ShapeError("images alone are expected, found several tensors")
     return shape
 
 

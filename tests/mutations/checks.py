@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-import torch
 from specs import Fixture, fixture
-from torch import nn
+from torch_runs import outputs_of
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.verification import check_layers, close
 from mutations.models import BUILDERS, build_fixture
@@ -28,7 +26,7 @@ def agrees_with_keras(case: Fixture) -> bool:
     """Tell whether the float32 model computes what Keras did, call after call."""
     model = build(case.spec, dtype="float32")
     return all(
-        are_close(run_model(model, inputs), wanted, ATOL, RTOL) for inputs, wanted in case.calls()
+        are_close(outputs_of(model, *inputs), wanted, ATOL, RTOL) for inputs, wanted in case.calls()
     )
 
 
@@ -39,11 +37,6 @@ def agrees_layer_by_layer(case: Fixture) -> bool:
     found = check_layers(build(case.spec), case.spec, trace, inputs)
     assert found
     return all(layer.ok for layer in found)
-
-
-def run_model(model: nn.Module, inputs: Sequence[Array]) -> list[Array]:
-    with torch.no_grad():
-        return [y.numpy() for y in flat(model(*map(torch.from_numpy, inputs)))]
 
 
 def are_close(got: Sequence[Array], wanted: Sequence[Array], atol: float, rtol: float) -> bool:

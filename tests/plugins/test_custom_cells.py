@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import changed_config, k2t, layer
+from commands import changed_config, changed_layer, k2t, layer
 from mutations.patches import Patch, edit
 from plugin_files import (
     ATOL,
@@ -19,12 +19,10 @@ from plugin_files import (
     FIXTURES,
     RTOL,
     USERS,
-    change_options,
     changed_users,
     convert_and_verify,
     differ,
     gives_what_keras_gave,
-    outputs_of,
     read,
     read_arrays,
     run,
@@ -33,6 +31,7 @@ from plugin_files import (
 )
 from specs import MERGE_MODES
 from torch import Tensor, nn
+from torch_runs import outputs_of
 
 import keras2torch_birnn
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, UsageError
@@ -454,7 +453,7 @@ def test_a_cell_outside_an_rnn_is_refused(tmp_path: Path) -> None:
 
 
 def test_constants_are_refused(tmp_path: Path) -> None:
-    wrong = change_options(LEAKY, tmp_path / "wrong.h5", "rnn", num_constants=1)
+    wrong = changed_layer(LEAKY, tmp_path / "wrong.h5", "rnn", num_constants=1)
     text = "an RNN called with constants is not supported; join them to the features"
     with pytest.raises(UnsupportedOptionError, match=text):
         keras2torch_birnn.convert(wrong, plugins=[USERS])

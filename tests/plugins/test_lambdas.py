@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import k2t
+from commands import changed_layer, k2t
 from plugin_files import (
     ATOL,
     LAMBDAS,
     RTOL,
     USERS,
-    change_options,
     differ,
     read,
     read_arrays,
@@ -71,13 +70,13 @@ def test_a_lambda_may_say_what_goes_on_with_a_mask(word: str, tmp_path: Path) ->
 
 
 def test_a_shape_that_the_file_tells_is_checked(tmp_path: Path) -> None:
-    file = change_options(LAMBDAS, tmp_path / "model.h5", "last", output_shape=[11])
+    file = changed_layer(LAMBDAS, tmp_path / "model.h5", "last", output_shape=[11])
     with pytest.raises(keras2torch_birnn.K2TError):
         keras2torch_birnn.convert(file, plugins=[USERS])
 
 
 def test_a_lambda_that_makes_a_mask_has_to_say_so(tmp_path: Path) -> None:
-    file = change_options(LAMBDAS, tmp_path / "model.h5", "kept", mask=["code", None, None])
+    file = changed_layer(LAMBDAS, tmp_path / "model.h5", "kept", mask=["code", None, None])
     done = k2t("convert", file, tmp_path / "out.pt", "--plugin", USERS)
     assert done.code == 4
     assert "plugin for Lambda does not say what it does with one" in done.err

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from commands import changed_config, k2t, layer
+from commands import changed_config, changed_layer, k2t, layer
 from plugin_files import (
     AVERAGE,
     CENTER,
     FIXTURES,
     PASSIVE,
     USERS,
-    change_options,
     converter,
     module_converter,
     write_plugin,
@@ -184,7 +183,7 @@ CONTRIB = FIXTURES / "keras-2.2.4" / "contrib_viterbi.h5"
 def test_an_option_that_a_shipped_plugin_does_not_know_is_refused(
     options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    file = change_options(CONTRIB, tmp_path / "model.h5", "crf_1", **options)
+    file = changed_layer(CONTRIB, tmp_path / "model.h5", "crf_1", **options)
     done = k2t("convert", file, tmp_path / "out.pt", "--plugin", "keras-contrib-crf")
     assert done.code == 4
     assert words in done.err
@@ -234,7 +233,7 @@ def test_a_class_from_a_notebook_is_not_keras_own(tmp_path: Path) -> None:
 
 def test_bidirectional_over_a_plugins_layer_is_refused(tmp_path: Path) -> None:
     inner = {"class_name": "CenterSteps", "config": {"name": "c"}}
-    file = change_options(CENTER, tmp_path / "model.h5", "bidirectional", layer=inner)
+    file = changed_layer(CENTER, tmp_path / "model.h5", "bidirectional", layer=inner)
     done = k2t("inspect", file, "--plugin", USERS)
     assert done.code == 4
     assert "Bidirectional over CenterSteps is not supported" in done.err

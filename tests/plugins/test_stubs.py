@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import STACK_H5, STACK_KERAS, changed_config, k2t, layer
+from commands import STACK_H5, STACK_KERAS, changed_config, changed_layer, k2t, layer
 from plugin_files import (
     ATOL,
     CENTER,
@@ -19,12 +19,11 @@ from plugin_files import (
     LAMBDAS,
     RTOL,
     USERS,
-    change_options,
     differ,
-    outputs_of,
     read_arrays,
     unregister_all,
 )
+from torch_runs import outputs_of
 
 import keras2torch_birnn
 from keras2torch_birnn.errors import UsageError
@@ -178,12 +177,12 @@ def test_the_command_refuses_what_needs_no_plugin(tmp_path: Path) -> None:
     assert done.code == 2
     assert f"{STACK_H5}: every layer has a converter; no plugin is needed" in done.err
 
-    other = change_options(STACK_KERAS, tmp_path / "other.keras", "dense", activation="abacus")
+    other = changed_layer(STACK_KERAS, tmp_path / "other.keras", "dense", activation="abacus")
     assert k2t("plugin", "new", other).code == 4
 
 
 def test_other_refusals_are_noted_beside_the_stub(tmp_path: Path) -> None:
-    wrong = change_options(CENTER, tmp_path / "wrong.h5", "bidirectional_1", merge_mode="max")
+    wrong = changed_layer(CENTER, tmp_path / "wrong.h5", "bidirectional_1", merge_mode="max")
     done = k2t("plugin", "new", wrong)
     assert done.code == 0
     assert "k2t: note: also not supported: bidirectional_1: " in done.err

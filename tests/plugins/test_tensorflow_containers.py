@@ -18,7 +18,6 @@ from plugin_files import (
     converter,
     differ,
     gives_what_keras_gave,
-    outputs_of,
     read,
     unregister_all,
     write_plugin,
@@ -26,6 +25,7 @@ from plugin_files import (
 from tensorflow_files import write_named_tfjs
 from tensorflow_fixtures import ENTRIES as PACKED
 from tensorflow_fixtures import files, recorded, unpack
+from torch_runs import outputs_of
 
 import keras2torch_birnn
 from keras2torch_birnn.errors import WeightMismatchError

@@ -85,11 +85,10 @@ def assert_refused(run: Run, code: int, file: object, words: str = "", lines: in
     assert "Traceback" not in run.err
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder, hidden ones too."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
+def contents(path: Path) -> dict[str, bytes]:
+    """The content of a file, or of every file below a folder, hidden ones too, by their names."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return {one.relative_to(path).as_posix(): one.read_bytes() for one in files}
 
 
 def changed_h5(source: Path, target: Path, change: Callable[[h5py.File], object]) -> Path:

@@ -11,15 +11,14 @@ from typing import Any
 
 import fixture_files
 import numpy as np
-import torch
-from commands import Run, changed_config, k2t, layer
+from commands import Run, k2t
 from torch import nn
+from torch_runs import outputs_of
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.spec import Array, ModelSpec
 
@@ -123,12 +122,6 @@ def run(spec: ModelSpec, x: Array, dtype: str | None = None) -> list[Array]:
     return outputs_of(build(spec, dtype=dtype), x)
 
 
-def outputs_of(model: nn.Module, *inputs: Array) -> list[Array]:
-    """Compute the outputs of a converted model."""
-    with torch.no_grad():
-        return [y.numpy() for y in flat(model(*map(torch.from_numpy, inputs)))]
-
-
 def gives_what_keras_gave(model: nn.Module, file: str) -> bool:
     """Tell whether a converted model computes what is recorded of a fixture."""
     x, wanted = read_arrays(file)
@@ -179,15 +172,6 @@ def convert_and_verify(source: Path, out: Path, plugin: Path) -> Run:
     done = k2t("convert", source, out, "--plugin", plugin)
     assert done.code == 0, done.err
     return k2t("verify", source, out, "--plugin", plugin, "--against", "reference")
-
-
-def change_options(source: Path, target: Path, name: str, **options: Any) -> Path:
-    """Copy a model with other options of one layer."""
-
-    def change(model: dict[str, Any]) -> None:
-        layer(model, name)["config"].update(options)
-
-    return changed_config(source, target, change)
 
 
 def read_with_users(file: str) -> ModelSpec:

@@ -73,14 +73,6 @@ def write_trained(source: Path, out: Path) -> nn.Module:
     return model
 
 
-def contents(path: Path) -> dict[str, bytes]:
-    """Return the content of a file, or of all files below a folder by their names there."""
-    if path.is_file():
-        return {"": path.read_bytes()}
-    files = (one for one in sorted(path.rglob("*")) if one.is_file())
-    return {one.relative_to(path).as_posix(): one.read_bytes() for one in files}
-
-
 def remove(path: Path) -> None:
     """Remove a file or a folder."""
     shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import compiled_fixtures
+from commands import contents
 from parsing_here import parsing_here
 from specs import FIXTURES
 from tensorflow_fixtures import ENTRIES, unpack
-from trained import config_of, contents, differing, train
+from trained import config_of, differing, train
 
 import keras2torch_birnn as k2t
 

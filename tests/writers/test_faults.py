@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import contents
 from sampling import in_turn
 from specs import FIXTURES
 from tensorflow_fixtures import unpack
-from trained import contents, remove, train
+from trained import remove, train
 from warm_process import run_code
 
 import keras2torch_birnn as k2t
@@ -93,6 +94,7 @@ KILLED = """
 import os, sys
 sys.path[:0] = {paths!r}
 import keras2torch_birnn as k2t
+from commands import contents
 from trained import train
 from pathlib import Path
 model = train(k2t.convert({source!r}))

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import contents
 from cut_fixtures import CUT, cut_of
 from sampling import rest_thorough
 from specs import FIXTURES
 from tensorflow_fixtures import unpack
-from trained import config_of, contents, differing, train
+from trained import config_of, differing, train
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.readers.containers import open_container
