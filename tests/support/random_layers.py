@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from hypothesis import strategies as st
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.readers.config.cut_masks import STOPS
 from keras2torch_birnn.schema import CLASS_NAMES, REQUIRED, SCHEMA, ShapeError, merged_output
 
 Layer: TypeAlias = tuple[str, dict[str, Any]]
@@ -375,7 +376,9 @@ def _distributed(source: Source, x: Tensor) -> dict[str, Any]:
     if source.keras3 and x.masked and len(x.shape) > 2:  # its mask would not lose an axis with it
         return {"layer": ("Dense", _dense(source, x))}
     step = Tensor(x.name, x.shape[1:], masked=x.masked, whole=x.whole)
-    return {"layer": single(source, step, without=("TimeDistributed", *_NOT_IN_STEPS))}
+    # Older ones give each step's mask to the layer, and fail where that takes none.
+    refused = STOPS if x.masked and not source.keras3 else ()
+    return {"layer": single(source, step, without=("TimeDistributed", *_NOT_IN_STEPS, *refused))}
 
 
 _NOT_IN_STEPS = ("Masking", "GroupNormalization", "Sequential", "Softmax", "RepeatVector")
