@@ -17,9 +17,9 @@ import export_summary
 import tables
 
 from keras2torch_birnn.cli.catalogue import catalogue
-from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.rnn.engines import ENGINES
 from keras2torch_birnn.rnn.native import processors
+from keras2torch_birnn.schema.shipped import EXAMPLES, SHIPPED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -40,12 +40,12 @@ def layer_table() -> str:
 
 
 def plugin_table() -> str:
-    """Make the table of the plugins that come with the package."""
+    """Make the table of the plugins that ship with the package or are in its source."""
     head = "| `--plugin` | layers | of |\n|---|---|---|\n"
     return head + "".join(
         f"| `{plugin}` | {', '.join(f'`{name}`' for name in shipped.classes)} | "
         f"{shipped.origin} |\n"
-        for plugin, shipped in SHIPPED.items()
+        for plugin, shipped in {**SHIPPED, **EXAMPLES}.items()
     )
 
 

@@ -59,7 +59,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
             near = did_you_mean(name, SHIPPED) or explain_missing(path)
             raise UsageError(
                 f"plugin {escape_controls(name)} is not a file",
-                f"name a Python file, or one of {', '.join(SHIPPED)}" + (near and f"; {near}"),
+                f"name a Python file, or {' or '.join(SHIPPED)}" + (near and f"; {near}"),
             )
         before = REGISTERED.copy_tables()
         _load(f"plugin {escape_controls(name)}", _module_name(path.resolve()), path.resolve())

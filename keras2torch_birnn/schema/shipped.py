@@ -1,4 +1,4 @@
-"""Table of the plugins that come with the package: names, classes, and where these are from."""
+"""Table of plugins for layers of well-known packages: those that ship, and the examples."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shipped:
-    """Plugin of this package: the classes it converts, and their packages.
-
-    Its module in ``plugins`` has its name.
-    """
+    """Plugin for the classes of a package."""
 
     classes: tuple[str, ...]
     origin: str
 
 
-_SELF_ATTENTION = ("SeqSelfAttention", "SeqWeightedAttention")
-SHIPPED: Mapping[str, Shipped] = {
-    "attention-weighted-average": Shipped(("AttentionWeightedAverage",), "textgenrnn, DeepMoji"),
-    "keras-self-attention-0.45": Shipped(_SELF_ATTENTION, "keras-self-attention 0.28 to 0.45"),
-    "keras-self-attention-0.46": Shipped(_SELF_ATTENTION, "keras-self-attention 0.46"),
-    "keras-self-attention-0.51": Shipped(_SELF_ATTENTION, "keras-self-attention 0.47 to 0.51"),
-    "keras-contrib-crf": Shipped(("CRF",), "keras-contrib 2.0"),
-    "tensorflow-addons-crf": Shipped(("Addons>CRF",), "tensorflow-addons 0.11 to 0.23"),
+SHIPPED: Mapping[str, Shipped] = {"keras-contrib-crf": Shipped(("CRF",), "keras-contrib 2.0")}
+"""Plugins that are loaded by name; the module in ``plugins`` has the plugin's name."""
+
+EXAMPLES: Mapping[str, Shipped] = {
+    "examples/plugins/attention_weighted_average.py": Shipped(
+        ("AttentionWeightedAverage",), "textgenrnn, DeepMoji"
+    ),
+    "examples/plugins/keras_self_attention.py": Shipped(
+        ("SeqSelfAttention", "SeqWeightedAttention"), "keras-self-attention 0.28 to 0.51"
+    ),
+    "examples/plugins/tensorflow_addons_crf.py": Shipped(
+        ("Addons>CRF",), "tensorflow-addons 0.11 to 0.23"
+    ),
 }
+"""Plugins in the project's source, loaded by their path."""
 
 
 def advise_shipped(class_names: Sequence[object], command: str) -> str:
@@ -34,11 +37,10 @@ def advise_shipped(class_names: Sequence[object], command: str) -> str:
     command: without the plugin. Empty if no plugin does.
     """
     for class_name in class_names:
-        found = [
-            f"--plugin {name} (of {plugin.origin})"
-            for name, plugin in SHIPPED.items()
-            if class_name in plugin.classes
-        ]
-        if found:
-            return f"if it is the layer of that package: {command} {' or '.join(found)}"
+        for name, plugin in {**SHIPPED, **EXAMPLES}.items():
+            if class_name in plugin.classes:
+                return (
+                    f"if it is the layer of {plugin.origin}: {command} --plugin {name}"
+                    + " of k2t's source" * (name in EXAMPLES)
+                )
     return ""

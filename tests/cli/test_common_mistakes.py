@@ -149,13 +149,14 @@ $ k2t convert model.h5 new.pt --from embeding
 2: model.h5: --from embeding: no layer of the model sequential is called so; did you mean:
    embedding, embedding_input
 $ k2t convert model.h5 new.pt --plugin plugn.py
-2: tensorflow-addons-crf; did you mean plugin.py?
+2: plugin plugn.py is not a file; name a Python file, or keras-contrib-crf; did you mean
+   plugin.py?
 $ k2t convert model.h5 new.pt --plugin none.py
-2: plugin none.py is not a file; name a Python file, or one of attention-weighted-average,
+2: plugin none.py is not a file; name a Python file, or keras-contrib-crf
 $ k2t convert model.h5 new.pt --plugin failing.py
 2: plugin failing.py fails: ValueError: no (failing.py:2); --debug shows the traceback
-$ k2t convert model.h5 new.pt --plugin attention-weigthed-average
-2: tensorflow-addons-crf; did you mean attention-weighted-average?
+$ k2t convert model.h5 new.pt --plugin keras-contrib-cfr
+2: did you mean keras-contrib-crf?
 $ k2t convert model.h5 new.pt --jobs 2
 2: --jobs is for many files; name a folder for them: --out-dir DIR
 $ k2t convert model.h5 new.pt --keep-going

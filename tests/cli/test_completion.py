@@ -33,7 +33,7 @@ def complete(*words: str) -> list[str]:
         (("bench", "--recurrent-activation", "s"), ["sigmoid"]),
         (("write-back", "--optimizer", ""), ["keep", "drop", "write"]),
         (("layers", "GR"), ["GRU"]),
-        (("convert", "--plugin", "attention"), ["attention-weighted-average"]),
+        (("convert", "--plugin", "keras-con"), ["keras-contrib-crf"]),
     ],
 )
 def test_the_values_of_an_option_are_completed(words: tuple[str, ...], offered: list[str]) -> None:

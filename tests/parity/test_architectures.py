@@ -160,7 +160,7 @@ def test_a_model_learns(name: str) -> None:
 
 CRFS = (
     ("keras-2.2.4/contrib_viterbi.h5", "keras-contrib-crf"),
-    ("tf.keras-2.15.0/addons_plain.h5", "tensorflow-addons-crf"),
+    ("tf.keras-2.15.0/addons_plain.h5", "examples/plugins/tensorflow_addons_crf.py"),
 )
 
 

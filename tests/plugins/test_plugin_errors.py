@@ -23,7 +23,6 @@ from warm_process import run_command
 
 import keras2torch_birnn
 from keras2torch_birnn.errors import PluginError, UnsupportedLayerError, WeightMismatchError
-from keras2torch_birnn.plugins import load_plugins
 
 # ---- errors of plugins -------------------------------------------------------------------------
 
@@ -136,7 +135,8 @@ def test_an_unknown_plugin_is_refused_with_those_there_are() -> None:
     done = k2t("inspect", CENTER, "--plugin", "keras-crf")
     assert done.code == 2
     assert (
-        "plugin keras-crf is not a file; name a Python file, or one of attention-weig" in done.err
+        "plugin keras-crf is not a file; name a Python file, or keras-contrib-crf; did you"
+        in done.err
     )
 
 
@@ -187,12 +187,6 @@ def test_an_option_that_a_shipped_plugin_does_not_know_is_refused(
     done = k2t("convert", file, tmp_path / "out.pt", "--plugin", "keras-contrib-crf")
     assert done.code == 4
     assert words in done.err
-
-
-def test_only_one_edition_can_be_on() -> None:
-    load_plugins(["keras-self-attention-0.45"])
-    with pytest.raises(PluginError, match="SeqSelfAttention is registered already"):
-        load_plugins(["keras-self-attention-0.51"])
 
 
 # ---- which class is meant ----------------------------------------------------------------------

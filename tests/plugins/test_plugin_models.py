@@ -18,7 +18,7 @@ from cut_fixtures import layer as describe
 from plugin_files import (
     ATOL,
     AVERAGE,
-    AVERAGE_NAME,
+    AVERAGE_PLUGIN,
     CENTER,
     FIXTURES,
     PASSIVE,
@@ -42,7 +42,7 @@ from keras2torch_birnn.verification import verify
 
 def test_verify_judges_a_layer_by_its_plugins_equation(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
-    assert k2t("convert", AVERAGE, out, "--plugin", AVERAGE_NAME).code == 0
+    assert k2t("convert", AVERAGE, out, "--plugin", AVERAGE_PLUGIN).code == 0
     report = verify(AVERAGE, out, against="reference")
     assert report.ok
     assert "attention_1" in {parity.path for parity in report.layers}
@@ -81,7 +81,7 @@ def test_without_an_equation_all_other_layers_are_judged(tmp_path: Path) -> None
 
 def test_a_model_of_plugins_exports_and_copies() -> None:
     file = FIXTURES / "tf.keras-2.15.0" / "average_unmasked.h5"
-    model = keras2torch_birnn.convert(file, plugins=[AVERAGE_NAME])
+    model = keras2torch_birnn.convert(file, plugins=[AVERAGE_PLUGIN])
     x = torch.randn(2, 7, 3)
     exported = torch.export.export(model, (x,)).module()
     for other in (exported, deepcopy(model)):
@@ -301,6 +301,6 @@ def test_a_file_with_layers_of_the_users_is_said_to_be_silent_on_names(
     suffix: str, what: str, tmp_path: Path
 ) -> None:
     file = FIXTURES / "keras-3.15.1" / f"average.{suffix}"
-    done = k2t("convert", file, tmp_path / "out.pt", "--plugin", AVERAGE_NAME)
+    done = k2t("convert", file, tmp_path / "out.pt", "--plugin", AVERAGE_PLUGIN)
     (note,) = (note for note in done.lines("note") if "of the user's own" in note)
     assert note.startswith(f"AttentionWeightedAverage: of the user's own. If {what} of yours has a")

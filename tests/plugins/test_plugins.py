@@ -17,6 +17,7 @@ from plugin_files import (
     CENTER,
     ENTRIES,
     EXACT,
+    EXAMPLES,
     FAR,
     FEATURES,
     FIXTURES,
@@ -28,6 +29,7 @@ from plugin_files import (
     read,
     read_arrays,
     run,
+    self_attention,
     unregister_all,
     write_plugin,
 )
@@ -37,8 +39,11 @@ from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.golden import reference_covers
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.schema import shipped
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.spec import LayerSpec
+
+EDITIONS = ("0.45", "0.46", "0.51")
 
 # ---- against real Keras ------------------------------------------------------------------------
 
@@ -68,13 +73,15 @@ def test_the_files_are_those_of_the_manifest() -> None:
             assert found == entry[f"{key}_sha256"], file
 
 
-def test_every_shipped_plugin_is_compared_and_takes_what_it_says() -> None:
+def test_every_plugin_of_the_project_is_compared_and_takes_what_it_says() -> None:
     compared = {plugin_of(file) for file in ENTRIES}
-    assert compared == {*SHIPPED, str(USERS)}
-    for name, shipped in SHIPPED.items():
+    files = {name: str(EXAMPLES / Path(name).name) for name in shipped.EXAMPLES}
+    named = {*SHIPPED, str(USERS), *files.values(), *map(str, map(self_attention, EDITIONS))}
+    assert compared == named - {files["examples/plugins/keras_self_attention.py"]}
+    for name, plugin in {**SHIPPED, **shipped.EXAMPLES}.items():
         unregister_all()
-        load_plugins([name])
-        assert set(REGISTERED.layers) == set(REGISTERED.equations) == set(shipped.classes)
+        load_plugins([files.get(name, name)])
+        assert set(REGISTERED.layers) == set(REGISTERED.equations) == set(plugin.classes)
 
 
 # ---- mutations: a wrong version fails ----------------------------------------------------------
@@ -141,13 +148,13 @@ def test_a_wrong_version_is_seen(name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "other"),
     [
-        ("self-attention-0.45/self_attention_additive.h5", "keras-self-attention-0.46"),
-        ("self-attention-0.46/self_attention_additive_local.h5", "keras-self-attention-0.51"),
-        ("self-attention-0.51/self_attention_history_local.h5", "keras-self-attention-0.46"),
+        ("self-attention-0.45/self_attention_additive.h5", "0.46"),
+        ("self-attention-0.46/self_attention_additive_local.h5", "0.51"),
+        ("self-attention-0.51/self_attention_history_local.h5", "0.46"),
     ],
 )
 def test_another_edition_gives_other_numbers(file: str, other: str) -> None:
-    load_plugins([other])
+    load_plugins([self_attention(other)])
     x, wanted = read_arrays(file)
     assert differ(run(read(file), x), wanted, 1e-3, 1e-3)
 

@@ -113,13 +113,13 @@ def test_ragged_and_sparse_inputs_are_to_be_dense(key: str, match: str, tmp_path
     [
         (
             "keras-2.2.4/average.h5",
-            "average.h5 OUT --plugin attention-weighted-average (of textgenrnn, DeepMoji); `k2t ",
+            "OUT --plugin examples/plugins/attention_weighted_average.py of k2t's source",
         ),
-        ("keras-2.2.4/contrib_viterbi.h5", "OUT --plugin keras-contrib-crf (of keras-contrib 2.0)"),
-        ("tf.keras-2.15.0/addons_tags.h5", "package: k2t convert /"),
+        ("keras-2.2.4/contrib_viterbi.h5", "layer of keras-contrib 2.0: k2t convert"),
+        ("tf.keras-2.15.0/addons_tags.h5", "tensorflow-addons 0.11 to 0.23: k2t convert /"),
         (
             "self-attention-0.51/self_attention_additive.h5",
-            "keras-self-attention-0.46 (of keras-self-attention 0.46) or --plugin keras-self-att",
+            "OUT --plugin examples/plugins/keras_self_attention.py of k2t's source",
         ),
     ],
 )

@@ -6,7 +6,9 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import fixture_files
@@ -35,7 +37,10 @@ USERS = Path(__file__).parents[1] / "plugins" / "layers_of_users.py"
 CENTER = FIXTURES / "tf.keras-2.15.0" / "center.h5"
 LAMBDAS = FIXTURES / "keras-2.2.4" / "lambdas.h5"
 AVERAGE = FIXTURES / "keras-2.2.4" / "average.h5"
-AVERAGE_NAME = "attention-weighted-average"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "plugins"
+AVERAGE_PLUGIN = str(EXAMPLES / "attention_weighted_average.py")
+# Of the example's copies, gone with the process.
+_COPIES = TemporaryDirectory()
 ATOL, RTOL, EXACT = 1e-5, 1e-4, 1e-12
 # A row of masked steps alone: its scores are around -10000, where float32 has steps of 0.001.
 FAR = 5e-4
@@ -94,14 +99,24 @@ def plugin_of(file: str) -> str:
     """Return the name or path of the plugin that a fixture needs."""
     folder, _, case = file.partition("/")
     by_case = {
-        "average": AVERAGE_NAME,
+        "average": AVERAGE_PLUGIN,
         "contrib": "keras-contrib-crf",
-        "addons": "tensorflow-addons-crf",
+        "addons": str(EXAMPLES / "tensorflow_addons_crf.py"),
     }
     if folder.startswith("self-attention"):
-        return f"keras-{folder}"
+        return str(self_attention(folder.rpartition("-")[2]))
     start = case.partition("_")[0].partition(".")[0]
     return by_case.get(start, str(USERS))
+
+
+@cache
+def self_attention(edition: str) -> Path:
+    """Return the example's plugin of keras-self-attention, set to an edition."""
+    text = (EXAMPLES / "keras_self_attention.py").read_text("utf-8")
+    assert 'EDITION = "0.51"' in text
+    file = Path(_COPIES.name) / f"keras_self_attention_{edition}.py"
+    file.write_text(text.replace('EDITION = "0.51"', f'EDITION = "{edition}"'), "utf-8")
+    return file
 
 
 def read_arrays(file: str) -> tuple[Array, list[Array]]:

@@ -1,5 +1,8 @@
 """``SeqSelfAttention`` and ``SeqWeightedAttention`` of keras-self-attention, in three editions.
 
+A file does not say which version of the package wrote it, and these versions compute different
+numbers: set ``EDITION`` below to that of yours.
+
 For every pair of steps t (query) and u (key):
 
     additive        e(t, u) = tanh(x_t . Wt + x_u . Wx + bh) . Wa + ba
@@ -9,7 +12,7 @@ For every pair of steps t (query) and u (key):
 
 The window of step t is lower <= u < lower + attention_width, with lower = t - attention_width + 1
 if ``history_only``, else t - attention_width // 2; w(t, u) is 1 in it. m is the mask. The package
-changed how these enter, and a file does not say which version wrote it:
+changed how these enter:
 
     0.28 to 0.45  a = r / (sum_u r + 1e-7),  r = exp(e - max_u e) w(t, u) m_t m_u
     0.46          a = softmax_u(e - 10000 (1 - m_t)(1 - m_u)): the window has no effect there, and a
@@ -30,8 +33,8 @@ Source: keras-self-attention 0.28 to 0.51, ``seq_self_attention.py`` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,8 +46,8 @@ from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.schema import options
 from keras2torch_birnn.spec import Array
 
-Edition: TypeAlias = Literal["0.45", "0.46", "0.51"]
-Function = TypeVar("Function", bound=Callable[..., Any])
+# "0.45" for 0.28 to 0.45, "0.46", or "0.51" for 0.47 to 0.51.
+EDITION = "0.51"
 EPSILON, FAR = 1e-7, 10000.0
 ADDITIVE = "additive"
 
@@ -71,9 +74,9 @@ WEIGHTED_OPTIONS: Mapping[str, Any] = {
 class SeqSelfAttention(nn.Module):
     """(B, T, F) -> (B, T, F), and with ``return_attention`` the attention weights (B, T, T)."""
 
-    def __init__(self, layer: k2t.LayerSpec, edition: Edition) -> None:
+    def __init__(self, layer: k2t.LayerSpec) -> None:
         super().__init__()
-        self.edition, self.config = edition, dict(layer.config)
+        self.config = dict(layer.config)
         self.activation = activation(layer.config["attention_activation"])
         for name, value in layer.weights.items():
             short = name.partition("_")[2]  # Add_Wt -> Wt
@@ -97,12 +100,12 @@ class SeqSelfAttention(nn.Module):
 
     def _attend(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         window = self._window(scores)
-        if self.edition == "0.45":
+        if EDITION == "0.45":
             exponentials = torch.exp(scores - scores.amax(dim=-1, keepdim=True)) * window
             if mask is not None:
                 exponentials = exponentials * mask.unsqueeze(1) * mask.unsqueeze(2)
             return exponentials / (exponentials.sum(dim=-1, keepdim=True) + EPSILON)
-        if self.edition == "0.51":
+        if EDITION == "0.51":
             scores = scores - FAR * (1 - window)
         if mask is not None:
             scores = scores - FAR * (1 - mask).unsqueeze(1) * (1 - mask).unsqueeze(2)
@@ -120,7 +123,7 @@ class SeqSelfAttention(nn.Module):
 
     def extra_repr(self) -> str:
         """Return edition and attention type."""
-        return f"keras-self-attention {self.edition}, {self.config['attention_type']}"
+        return f"keras-self-attention {EDITION}, {self.config['attention_type']}"
 
 
 def weight_shapes(config: Mapping[str, Any], shape: Any) -> dict[str, tuple[int | None, ...]]:
@@ -144,8 +147,22 @@ def output_shape(config: Mapping[str, Any], shape: Any) -> Any:
     return (shape, (*shape[:2], shape[1])) if config["return_attention"] else shape
 
 
+@k2t.converts(
+    "SeqSelfAttention",
+    mask="uses and passes",
+    weights=weight_shapes,
+    options=OPTIONS,
+    outputs=lambda layer: 2 if layer.config["return_attention"] else 1,
+    output=output_shape,
+)
+def seq_self_attention(layer: k2t.LayerSpec) -> nn.Module:
+    """Build the layer."""
+    return SeqSelfAttention(layer)
+
+
+@k2t.equation("SeqSelfAttention")
 def self_attention_equation(
-    layer: k2t.LayerSpec, x: Array, mask: Array | None, edition: Edition
+    layer: k2t.LayerSpec, x: Array, mask: Array | None
 ) -> tuple[Any, Array | None]:
     """Compute the equation, one query step after the other."""
     config, weights = layer.config, layer.weights
@@ -157,11 +174,11 @@ def self_attention_equation(
         scores = activate(config["attention_activation"], scores[None])[0]
         first = t - (width - 1 if history else width // 2) if width else 0
         inside = np.array([not width or first <= u < first + width for u in range(len(scores))])
-        if edition == "0.45":
+        if EDITION == "0.45":
             exponentials = np.exp(scores - scores.max()) * inside * kept[b, t] * kept[b]
             attention[b, t] = exponentials / (exponentials.sum() + x.dtype.type(EPSILON))
             continue
-        if edition == "0.51":
+        if EDITION == "0.51":
             scores = scores - x.dtype.type(FAR) * ~inside
         scores = scores - x.dtype.type(FAR) * (1 - kept[b, t]) * (1 - kept[b])
         exponentials = np.exp(scores - scores.max())
@@ -186,9 +203,9 @@ def _score(
 class SeqWeightedAttention(nn.Module):
     """(B, T, F) -> (B, F), and with ``return_attention`` the attention weights (B, T)."""
 
-    def __init__(self, layer: k2t.LayerSpec, edition: Edition) -> None:
+    def __init__(self, layer: k2t.LayerSpec) -> None:
         super().__init__()
-        self.edition, self.both = edition, layer.config["return_attention"]
+        self.both = layer.config["return_attention"]
         self.weight = nn.Parameter(torch.tensor(layer.weights["W"][:, 0]))
         bias = layer.weights.get("b", np.zeros(1, layer.weights["W"].dtype))
         self.bias = nn.Parameter(torch.tensor(bias))
@@ -196,10 +213,10 @@ class SeqWeightedAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Compute the layer; ``mask``: (B, T)."""
         scores = x @ self.weight + self.bias
-        if mask is not None and self.edition != "0.45":
+        if mask is not None and EDITION != "0.45":
             scores = scores - FAR * (1 - mask.to(x.dtype))
         exponentials = torch.exp(scores - scores.amax(dim=1, keepdim=True))
-        if mask is not None and self.edition == "0.45":
+        if mask is not None and EDITION == "0.45":
             exponentials = exponentials * mask
         attention = exponentials / (exponentials.sum(dim=1, keepdim=True) + EPSILON)
         out = torch.einsum("btf,bt->bf", x, attention)
@@ -218,65 +235,28 @@ def weighted_output(config: Mapping[str, Any], shape: Any) -> Any:
     return (average, shape[:2]) if config["return_attention"] else average
 
 
-def weighted_equation(
-    layer: k2t.LayerSpec, x: Array, mask: Array | None, edition: Edition
-) -> tuple[Any, None]:
+@k2t.converts(
+    "SeqWeightedAttention",
+    mask="uses",
+    weights=weighted_shapes,
+    options=WEIGHTED_OPTIONS,
+    outputs=lambda layer: 2 if layer.config["return_attention"] else 1,
+    output=weighted_output,
+)
+def seq_weighted_attention(layer: k2t.LayerSpec) -> nn.Module:
+    """Build the layer."""
+    return SeqWeightedAttention(layer)
+
+
+@k2t.equation("SeqWeightedAttention")
+def weighted_equation(layer: k2t.LayerSpec, x: Array, mask: Array | None) -> tuple[Any, None]:
     """Compute the equation above."""
     scores = (x @ layer.weights["W"])[..., 0] + layer.weights.get("b", np.zeros(1, x.dtype))
     kept = np.ones(scores.shape, x.dtype) if mask is None else mask.astype(x.dtype)
-    if edition != "0.45":
+    if EDITION != "0.45":
         scores = scores - x.dtype.type(FAR) * (1 - kept)
     exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
-    exponentials = exponentials * kept if edition == "0.45" else exponentials
+    exponentials = exponentials * kept if EDITION == "0.45" else exponentials
     attention = exponentials / (exponentials.sum(axis=1, keepdims=True) + x.dtype.type(EPSILON))
     average = (attention[..., None] * x).sum(axis=1)
     return ((average, attention) if layer.config["return_attention"] else average), None
-
-
-# ---- registration ------------------------------------------------------------------------------
-
-
-def register_edition(edition: Edition) -> None:
-    """Register both layers of one edition.
-
-    Raises:
-        ValueError: another edition is registered already.
-    """
-
-    def of_edition(function: Function) -> Function:
-        function.__qualname__ += f" of {edition}"  # the registry tells functions apart by it
-        return function
-
-    @k2t.converts(
-        "SeqSelfAttention",
-        mask="uses and passes",
-        weights=weight_shapes,
-        options=OPTIONS,
-        outputs=lambda layer: 2 if layer.config["return_attention"] else 1,
-        output=output_shape,
-    )
-    @of_edition
-    def seq_self_attention(layer: k2t.LayerSpec) -> nn.Module:
-        return SeqSelfAttention(layer, edition)
-
-    @k2t.converts(
-        "SeqWeightedAttention",
-        mask="uses",
-        weights=weighted_shapes,
-        options=WEIGHTED_OPTIONS,
-        outputs=lambda layer: 2 if layer.config["return_attention"] else 1,
-        output=weighted_output,
-    )
-    @of_edition
-    def seq_weighted_attention(layer: k2t.LayerSpec) -> nn.Module:
-        return SeqWeightedAttention(layer, edition)
-
-    @k2t.equation("SeqSelfAttention")
-    @of_edition
-    def equation(layer: k2t.LayerSpec, x: Array, mask: Array | None) -> tuple[Any, Array | None]:
-        return self_attention_equation(layer, x, mask, edition)
-
-    @k2t.equation("SeqWeightedAttention")
-    @of_edition
-    def weighted(layer: k2t.LayerSpec, x: Array, mask: Array | None) -> tuple[Any, None]:
-        return weighted_equation(layer, x, mask, edition)
