@@ -101,8 +101,8 @@ docs: $(VENV)/installed-docs
 wheel:
 	PYTHON=$(PYTHON) tools/build_wheels.sh dist
 
-# Everything that needs a CUDA device: tests, parity without and with TF32, times of layers, training and
-# models, in build/gpu.json and build/gpu.md. GPU_OPTIONS="--models FOLDER": your own models;
+# Everything that needs a CUDA device: parity of every layer, times of layers, training and models
+# without and with TF32, in build/gpu.json. GPU_OPTIONS="--models FOLDER": your own models;
 # GPU_OPTIONS="--device cpu --dry-run": what would run, in a minute and without a device.
 gpu: $(VENV)/installed-test
 	$(BIN)/python -m benchmarks gpu $(GPU_OPTIONS)

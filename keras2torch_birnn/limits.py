@@ -99,9 +99,6 @@ MAX_ONNX_BYTES = 2047 * MIB  # of the weights in one .onnx file
 # Work and caches inside the package: a file that goes beyond them is not refused.
 MAX_PATHS_PER_REQUEST = 512  # to the parser process
 MAX_OPEN_GROUPS = 4096  # that the parser process keeps open
-MAX_GRAPHS_PER_LAYER = 8  # CUDA graphs; each holds its inputs and outputs
-MAX_CALLS_PER_LAYER = 64  # whose shapes are known, to record those that come again
-MAX_RECORDED_BYTES = 128 * MIB  # that a training step keeps for its gradient, to be a CUDA graph
 MAX_PROGRAMS_PER_MODEL = 64  # sets of input sizes that are known; each program holds its weights
 
 # Messages: names from a file are cut to these numbers of characters.

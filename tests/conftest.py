@@ -4,8 +4,6 @@ One thread: the tensors of the tests are small. Two threads of OpenMP that share
 other, four times as long as one computes, and far longer on a machine that has other work to do.
 Tests of threads ask for theirs by ``torch.set_num_threads``; after each test there is one again.
 
-Triton's kernels are interpreted where torch sees no GPU; it decides when it is imported.
-
 The files of ``torch.compile`` go when the run ends. Its precompiled headers would stay, 150 MB for
 each set of flags, and the few compilations here take longer with them than without.
 
@@ -19,12 +17,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,15 +30,6 @@ from torch_settings import unchanged_settings
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
-
-# Devices of Nvidia, of AMD, and of both on WSL. Where one may be, torch is asked, but not here:
-# CUDA must not begin in one that starts others.
-DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-if find_spec("triton") and "TRITON_INTERPRET" not in os.environ:
-    seen = sys.platform != "linux" or any(map(os.path.exists, DEVICES))
-    ask = "import sys, torch; sys.exit(not torch.cuda.is_available())"
-    seen = seen and subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
-    os.environ["TRITON_INTERPRET"] = str(int(not seen))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

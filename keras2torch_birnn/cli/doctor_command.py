@@ -13,8 +13,7 @@ from keras2torch_birnn.cli.version_command import describe_versions
 def doctor(output: Output) -> None:
     """Print versions, devices, the kernels, and the engine of each cell with the reason.
 
-    On a GPU the Triton kernels are compiled and compared with the loop first. With -v it also
-    prints why each of the other engines does not run.
+    With -v it also prints why each of the other engines does not run.
 
     Example: k2t doctor
 

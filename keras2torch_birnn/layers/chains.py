@@ -24,8 +24,6 @@ from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
 from keras2torch_birnn.layers.masking import Masking, call_with_mask, differs
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
-from keras2torch_birnn.rnn.modules import RecurrentModule
-from keras2torch_birnn.rnn.once_per_call import are_on_gpu, one_call
 from keras2torch_birnn.rnn.tensor_memory import is_tracing
 
 # The identity in evaluation mode.
@@ -49,7 +47,6 @@ class ModelGraph(fx.GraphModule):
 
     _chains: tuple[Chain, ...] = ()
     _one_call: OneCall | None = None
-    _on_gpu: Callable[..., Any] | None = None  # made in the first call there
 
     def recompile(self) -> Any:
         """Make the code of ``forward`` from the graph."""
@@ -61,7 +58,6 @@ class ModelGraph(fx.GraphModule):
         if _calls(graph) != _calls(self.graph):
             kind.forward = _compile(self, graph)
         self._one_call = OneCall(_needed(self))
-        self._on_gpu = None
         plain = chained = kind.forward
         if found:
             _call_at_once(graph, found)
@@ -103,7 +99,7 @@ def _restore(name: str, nodes: Sequence[NodeData], kept: dict[str, Any]) -> Mode
 
 
 def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a ``forward`` that runs one of both, or on a GPU a third; all compute the same."""
+    """Return a ``forward`` that runs one of both, which compute the same."""
 
     @wraps(plain)
     def forward(self: ModelGraph, *args: Any, **kwargs: Any) -> Any:
@@ -117,12 +113,7 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
                 if outputs is not None:
                     return outputs
                 run = chained
-            if not (are_on_gpu(args) or (kwargs and are_on_gpu(kwargs.values()))):
-                return run(self, *args, **kwargs)
-            if self._on_gpu is None:
-                self._on_gpu = _code_for_gpu(self) or plain
-            with one_call():
-                return self._on_gpu(self, *args, **kwargs)
+            return run(self, *args, **kwargs)
         except RuntimeError as error:
             from keras2torch_birnn.layers.small_inputs import find_small_input
 
@@ -170,30 +161,6 @@ def _use_mask(model: fx.GraphModule, graph: fx.Graph, mask: fx.Node) -> None:
             masked = graph.call_function(call_with_mask, (module, x, mask))
         node.replace_all_uses_with(masked)
         graph.erase_node(node)
-
-
-def _find_masks(model: fx.GraphModule, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """Return the masks by which layers may pack sequences, each with the first of these layers."""
-    found: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        mask = node.kwargs.get("mask")
-        if node.op == "call_module" and isinstance(mask, fx.Node) and mask not in found:
-            parts = _module_of(model, node).modules()
-            if any(isinstance(part, RecurrentModule) and part.kernel for part in parts):
-                found[mask] = node
-    return found
-
-
-def _code_for_gpu(model: fx.GraphModule) -> Callable[..., Any] | None:
-    """Return the code that reads several masks at once, None for a model without."""
-    graph = _needed(model)
-    masks = _find_masks(model, graph)
-    if len(masks) < 2:
-        return None
-    from keras2torch_birnn.layers.masks_ahead import announce_masks  # few models need it
-
-    announce_masks(graph, masks)
-    return _compile(model, graph)
 
 
 def _find_chains(module: fx.GraphModule, graph: fx.Graph) -> Iterator[list[fx.Node]]:

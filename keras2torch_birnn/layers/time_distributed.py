@@ -17,7 +17,6 @@ from keras2torch_birnn.layers.registry import (
     convert_layer,
     mask_flow,
 )
-from keras2torch_birnn.rnn.once_per_call import once
 from keras2torch_birnn.spec import LayerSpec, map_structure
 
 
@@ -40,7 +39,7 @@ class TimeDistributed(nn.Module):
 
     def forward(self, x: Tensor | tuple[Tensor, ...], mask: Tensor | None = None) -> Tensor:
         """Apply it; a mask (B, T, ...) is folded like the input, a list of tensors like one."""
-        folded = {} if mask is None else {"mask": once(fold_steps, mask)}
+        folded = {} if mask is None else {"mask": fold_steps(mask)}
         inner = map_structure(fold_steps, x)
         y: Tensor = self.layer(inner if self.before is None else self.before(inner), **folded)
         y = y if self.after is None else self.after(y)

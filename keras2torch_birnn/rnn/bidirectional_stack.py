@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -47,7 +46,6 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
-from keras2torch_birnn.rnn.once_per_call import note_on_host, one_call
 from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
 
@@ -367,12 +365,8 @@ class BidirectionalStack(nn.Module):
         found_at_once = self._run_at_once(x, lengths, mask, initial)
         if found_at_once is not None:
             return found_at_once
-        shares = x.is_cuda and not torch.compiler.is_compiling()
-        with one_call() if shares else nullcontext():
-            counts = None if lengths is None else lengths.to(x.device)
-            if lengths is not None and counts is not None and lengths.is_cpu:
-                note_on_host(counts, lengths)
-            return self._run_in_turn(x, counts, mask, initial)
+        counts = None if lengths is None else lengths.to(x.device)
+        return self._run_in_turn(x, counts, mask, initial)
 
     def _run_in_turn(
         self,

@@ -14,8 +14,6 @@ from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import ENGINES
 from keras2torch_birnn.rnn.engines.select import engine_of, explain_call
-from keras2torch_birnn.rnn.engines.triton_step import triton_version
-from keras2torch_birnn.rnn.gpu.self_check import describe
 from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.rnn.native.library import find_sets, why_missing
 from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
@@ -29,7 +27,7 @@ _CELLS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "SimpleRNN": (BiRNN, {}),
 }
 _SIZES = {"input_size": 5, "hidden_size": 7, "batch_first": True}
-_VARIABLES = ("K2T_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TRITON_INTERPRET")
+_VARIABLES = ("K2T_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,6 @@ def describe_torch() -> dict[str, Any]:
         "cuda": versions.cuda,
         "hip": versions.hip,
         "cudnn": _ask(cudnn.version),
-        "triton": triton_version(),
         "gpus": [_ask(_describe_gpu, number) for number in range(count)]
         if isinstance(count, int)
         else [count],
@@ -79,7 +76,12 @@ def _ask(question: Callable[..., Any], *of: Any) -> Any:
     try:
         return question(*of)
     except Exception as failure:  # a driver may raise anything, and the report is about it
-        return describe(failure)
+        return _describe(failure)
+
+
+def _describe(failure: Exception) -> str:
+    """Return the type of an error and its first line."""
+    return f"{type(failure).__name__}: {next(iter(str(failure).splitlines()), '')}"
 
 
 def _describe_gpu(number: int) -> str:
@@ -88,7 +90,7 @@ def _describe_gpu(number: int) -> str:
 
 
 def choose_engines(devices: Sequence[str]) -> list[ChosenEngine]:
-    """Return the engine of every cell on each device; on a GPU its kernels are checked first.
+    """Return the engine of every cell on each device.
 
     Where a device fails, "none" with the reason.
     """
@@ -104,7 +106,7 @@ def _try_to_choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
     try:
         return _choose(device, cell, training=training)
     except Exception as failure:  # as above
-        return ChosenEngine(device, cell, training, "none", describe(failure), {})
+        return ChosenEngine(device, cell, training, "none", _describe(failure), {})
 
 
 def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:

@@ -12,7 +12,6 @@ from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.masks import gather_steps, scatter_steps
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
-from keras2torch_birnn.rnn.once_per_call import once
 from keras2torch_birnn.rnn.tensor_memory import outside_inference
 
 # Rules that leave zeros at masked steps, which merge to zeros.
@@ -67,4 +66,4 @@ def to_bool_mask(x: Tensor, mask: Tensor) -> Tensor:
 
 def as_flags(mask: Tensor) -> Tensor:
     """Return a mask of any dtype as flags."""
-    return mask if mask.dtype is torch.bool else once(Tensor.bool, mask)
+    return mask if mask.dtype is torch.bool else mask.bool()

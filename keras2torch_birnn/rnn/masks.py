@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.once_per_call import once, once_for_both
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
 
 
@@ -19,7 +18,7 @@ def gather_steps(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     x: (B, T, ...), mask: (B, T) bool. Returns x's shape, undefined after the valid steps, and
     lengths (B,).
     """
-    return _take(x, once(valid_first, mask)), once(count_valid, mask)
+    return _take(x, valid_first(mask)), count_valid(mask)
 
 
 def zero_past(out: Tensor, lengths: Tensor | None) -> Tensor:
@@ -42,17 +41,6 @@ def reversed_first(lengths: Tensor, time: int) -> Tensor:
     steps = torch.arange(time, device=lengths.device)
     reversed_steps = lengths[:, None] - 1 - steps
     return torch.where(reversed_steps >= 0, reversed_steps, steps)
-
-
-def reverse_mask(mask: Tensor) -> Tensor:
-    """Reverse a mask (B, T) in time, which counts as many valid steps."""
-    flipped = once(_flip, mask)
-    once_for_both(count_valid, mask, flipped)
-    return flipped
-
-
-def _flip(mask: Tensor) -> Tensor:
-    return mask.flip(1)
 
 
 def scatter_steps(

@@ -32,7 +32,7 @@ from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLayer
 from keras2torch_birnn.rnn.masked_run import run_masked
-from keras2torch_birnn.rnn.masks import reverse, reverse_mask
+from keras2torch_birnn.rnn.masks import reverse
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,
@@ -96,7 +96,7 @@ def recurrent_forward(
         check_tensor("mask", mask, torch.bool)
     plan = module.plan
     if plan.against_time:
-        x, mask = x.flip(1), None if mask is None else reverse_mask(mask)
+        x, mask = x.flip(1), None if mask is None else mask.flip(1)
     initial = _carried(module, len(x)) if plan.stateful else None
     if initial_state is not None:
         initial = _by_direction(module, initial_state)

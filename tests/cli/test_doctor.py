@@ -38,8 +38,8 @@ def test_it_prints_the_reasons_against_the_others_only_if_asked() -> None:
     short, long = k2t("doctor"), k2t("doctor", "-v")
     assert short.code == long.code == 0
     assert "LSTM, hard_sigmoid" in short.out
-    assert "not graph" not in short.out
-    assert "not graph" in long.out
+    assert "not loop" not in short.out
+    assert "not loop" in long.out
 
 
 def test_it_says_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,13 +52,14 @@ def test_it_says_why_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_request_that_cannot_be_met_is_a_line_of_the_report(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "REQUESTED", "graph")
-    monkeypatch.setenv("K2T_ENGINE", "graph")
+    monkeypatch.setattr(engines, "REQUESTED", "fused")
+    monkeypatch.setenv("K2T_ENGINE", "fused")
     data = ask()
-    assert data["torch"]["variables"]["K2T_ENGINE"] == "graph"
-    called = [row for row in data["engines"] if row["device"] == "cpu" and not row["training"]]
-    assert {row["engine"] for row in called} == {"none"}
-    assert all("it is for dense tensors on one CUDA device" in row["reason"] for row in called)
+    assert data["torch"]["variables"]["K2T_ENGINE"] == "fused"
+    lacking = ("LSTM, hard_sigmoid", "GRU, reset_after=False")
+    for row in data["engines"]:
+        assert row["engine"] == ("none" if row["cell"] in lacking else "fused")
+        assert ("torch has no kernel for this layer" in row["reason"]) == (row["cell"] in lacking)
 
 
 def test_a_device_that_fails_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,17 +105,12 @@ def test_a_library_that_fails_is_a_line_of_the_report(
 def test_the_parts_of_the_report_have_the_same_keys_everywhere() -> None:
     """Those of the whole and of the engines are compared with the page in test_json."""
     data = ask()
-    assert {*data["torch"]} == {*"threads cuda hip cudnn triton gpus variables".split()}
+    assert {*data["torch"]} == {*"threads cuda hip cudnn gpus variables".split()}
     assert {*data["kernel"]} == {*"file missing instruction_sets".split()}
 
 
-@pytest.mark.parametrize("variable", ["GPU_KERNELS", "REQUESTED"])
-def test_a_variable_of_no_meaning_is_a_line_of_the_report(
-    variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, variable, "never")
+def test_a_variable_of_no_meaning_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "REQUESTED", "never")
     for row in ask()["engines"]:
-        # a call on the CPU asks no engine for GPUs
-        used = variable == "REQUESTED" or row["device"] != "cpu"
-        assert (row["engine"] == "none") == used
-        assert "=never: " in (row["reason"] if used else row["others"]["graph"])
+        assert row["engine"] == "none"
+        assert "=never: " in row["reason"]

@@ -85,7 +85,7 @@ def test_a_conversion_imports_only_the_modules_that_its_model_needs() -> None:
     modules = {name.removeprefix("keras2torch_birnn.") for name in done.out.split()}
     assert len(modules) <= 180
     needless = ("readers.tensorflow", "readers.operations", "readers.config.keras1", "saving")
-    needless += ("rnn.engines.cuda_graph", "layers.convolution", "schema.pooling", "exporting")
+    needless += ("layers.convolution", "schema.pooling", "exporting")
     assert not [name for name in modules if name.startswith(needless)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import Run, environment, run_process
-from optional_packages import HAS_TRITON, OPTIONAL
+from optional_packages import OPTIONAL
 
 pytestmark = pytest.mark.thorough  # pytest in processes of its own
 ROOT = Path(__file__).parents[2]
@@ -53,13 +53,6 @@ def test_files_that_need_a_missing_package_are_skipped_and_all_others_are_collec
     reasons = {line.rpartition(": ")[2] for line in lines if line.startswith("SKIPPED")}
     assert reasons <= {f"{name} is not installed" for name in OPTIONAL}
     assert len(reasons) > 1
-
-
-def test_a_test_fails_where_triton_is_missing_that_the_extra_test_installs() -> None:
-    done = run(TESTS / "rnn/test_triton_steps.py", without="triton")
-    wanted = "1 failed" if HAS_TRITON else "triton is not installed"
-    assert wanted in done.out, done.out
-    assert "triton is not installed" in done.out
 
 
 DRAWING = """

@@ -141,7 +141,7 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "engine",
-    [row.name for row in ENGINES if row.name not in ("folded", "graph", "triton")],
+    [row.name for row in ENGINES if row.name != "folded"],
 )
 def test_every_forced_engine_gives_the_same_numbers(
     engine: str, monkeypatch: pytest.MonkeyPatch
@@ -204,7 +204,7 @@ def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "warp")
     with pytest.raises(
         UsageError,
-        match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, graph, triton, native",
+        match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, native",
     ):
         gru()
 

@@ -116,7 +116,7 @@ def test_positional_arguments_of_another_kind_are_refused(
 
 WHOLE = "a whole number of at least 1"
 MODES = f"one of {', '.join(MERGE_MODES)} or None"
-ENGINES = "one of auto, torch, fused, folded, loop, graph, triton, native"
+ENGINES = "one of auto, torch, fused, folded, loop, native"
 REFUSED: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"input_size": 0}, ValueError, f"input_size=0: {WHOLE}"),
     ({"hidden_size": 0}, ValueError, f"hidden_size=0: {WHOLE}"),

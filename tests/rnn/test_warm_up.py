@@ -10,8 +10,6 @@ from specs import FIXTURES
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.rnn.engines import cuda_graph, select
-from keras2torch_birnn.rnn.gpu import graphs
 
 MASKED = FIXTURES / "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 
@@ -25,26 +23,6 @@ def test_a_call_after_it_records_nothing() -> None:
         for sizes in ((5, 7), (2, 11)):
             model(torch.randint(0, 17, sizes, dtype=torch.int32))
     assert model._one_call._found == known
-
-
-def test_a_graph_is_recorded_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded: list[Any] = []
-
-    def record(compute: Any, device: Any) -> Any:
-        recorded.append(device)
-        result = compute()
-        return lambda copy_out: copy_out(), result
-
-    monkeypatch.setattr(select, "_asks_for_gpu", lambda _: True)
-    monkeypatch.setattr(cuda_graph, "why_not_capture", lambda *_: "")
-    monkeypatch.setattr(graphs, "capture", record)
-    rnn = k2t.BiLSTM(5, 7, recurrent_activation="hard_sigmoid_0.2", engine="torch")
-    k2t.warm_up(rnn, [(11, 3, 5)])
-    assert len(recorded) == 1
-    with torch.no_grad():
-        rnn(torch.randn(11, 3, 5))
-    assert len(recorded) == 1
-    assert rnn.training
 
 
 def test_states_and_modes_stay() -> None:

@@ -1,12 +1,8 @@
-"""Packages that only some tests need. ``K2T_WITHOUT="onnx matplotlib" pytest`` hides them.
-
-Triton is one of them only where the extra ``test`` does not install it; elsewhere a test fails.
-"""
+"""Packages that only some tests need. ``K2T_WITHOUT="onnx matplotlib" pytest`` hides them."""
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -15,21 +11,12 @@ from typing import Any
 import pytest
 import without_hypothesis
 
-HAS_TRITON = (sys.platform, platform.machine()) == ("linux", "x86_64")
 OPTIONAL = frozenset(("onnx", "onnxruntime", "onnxscript"))
 
 _hidden: dict[str, Any] = dict.fromkeys(os.environ.get("K2T_WITHOUT", "").split())
 sys.modules.update(_hidden)
 if "hypothesis" in _hidden or not find_spec("hypothesis"):
     without_hypothesis.install()
-
-
-class Missing(pytest.Item):
-    """A package without which a file's tests cannot run."""
-
-    def runtest(self) -> None:
-        """Fail."""
-        pytest.fail(f"{self.name} is not installed", pytrace=False)
 
 
 class TestFile(pytest.Module):
@@ -42,8 +29,6 @@ class TestFile(pytest.Module):
         except self.CollectError as error:
             cause = error.__cause__
             name = str(getattr(cause, "name", "")).partition(".")[0]
-            if not isinstance(cause, ModuleNotFoundError) or name not in {*OPTIONAL, "triton"}:
+            if not isinstance(cause, ModuleNotFoundError) or name not in OPTIONAL:
                 raise
-            if name == "triton" and HAS_TRITON:
-                return [Missing.from_parent(self, name=name)]
             pytest.skip(f"{name} is not installed", allow_module_level=True)

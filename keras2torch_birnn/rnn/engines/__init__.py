@@ -16,20 +16,14 @@ from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.rnn.engines import static
 from keras2torch_birnn.spec import LayerSpec
 
-EngineName = Literal["native", "folded", "fused", "graph", "triton", "loop"]
-EngineRequest = Literal["auto", "torch", "fused", "folded", "loop", "graph", "triton", "native"]
+EngineName = Literal["native", "folded", "fused", "loop"]
+EngineRequest = Literal["auto", "torch", "fused", "folded", "loop", "native"]
 """auto: the first of all engines. torch: the first of those within torch. Others force one."""
 REQUESTS: tuple[EngineRequest, ...] = get_args(EngineRequest)
 
 VARIABLE = "K2T_ENGINE"
 # Read once: a short call would feel it. It is checked where an engine is selected.
 REQUESTED = os.environ.get(VARIABLE) or "auto"
-
-# The kernels for GPUs that are not torch's: Triton's and CUDA graphs. auto: Triton's once they
-# agree with the loop. off: neither. trusted: without that comparison.
-GpuKernels = Literal["auto", "off", "trusted"]
-GPU_VARIABLE = "K2T_GPU_KERNELS"
-GPU_KERNELS = os.environ.get(GPU_VARIABLE) or "auto"
 
 
 @dataclass(frozen=True)
@@ -48,8 +42,7 @@ class EngineRow:
     for the documentation. why_not: why it cannot run a layer in float32 on CPU, empty if it can.
     reason: why it is chosen, from the layer and the next engine with its reason in words.
     torch_class: the name of torch's layer that it runs. advice: the alternative where it cannot
-    run. within_torch: it needs only torch. chosen_on_cpu: False for an engine that is for calls
-    on a GPU, or on request only: its module is imported for these.
+    run. within_torch: it needs only torch.
     """
 
     name: EngineName
@@ -61,7 +54,6 @@ class EngineRow:
     torch_class: Callable[[LayerSpec], str] = static.no_reason
     advice: str = "use auto"
     within_torch: bool = True
-    chosen_on_cpu: bool = True
 
 
 # In order of preference. The last one runs everything.
@@ -98,27 +90,6 @@ ENGINES: tuple[EngineRow, ...] = (
         torch_class=static.torch_class,
     ),
     EngineRow(
-        "graph",
-        "cuda_graph",
-        "the steps of `triton`, or else of `loop`, on a GPU: captured as a CUDA graph when a call "
-        "with the same shapes comes again, then replayed; in training those of `triton` alone",
-        "on a GPU, for layers that torch has no kernel for, where it is faster",
-        chosen_on_cpu=False,
-    ),
-    EngineRow(
-        "triton",
-        "triton_step",
-        "on a GPU, steps of two launches (four for `reset_after=False`): one matrix product and "
-        "one Triton kernel for both directions; or of one (two), or all in one up to 256 units, "
-        "where that is measured to be faster; any mask, forward and backward",
-        "in training on a GPU, for layers that torch has no kernel for; all activations but "
-        "sparsemax and custom ones. Not for dropout inside the layer. Checks itself against the "
-        "loop first",
-        why_not=static.why_not_triton,
-        within_torch=False,
-        chosen_on_cpu=False,
-    ),
-    EngineRow(
         "loop",
         "loop",
         "a loop over the steps; the product with the inputs is computed once, outside it",
@@ -153,20 +124,6 @@ def requested_engine(chosen: str | None = None) -> EngineRequest:
         UsageError: there is no such engine; of an argument: ArgumentValueError.
     """
     return check_request(chosen) if chosen else check_request(REQUESTED, VARIABLE, UsageError)
-
-
-def gpu_kernels() -> GpuKernels:
-    """Return the value of ``K2T_GPU_KERNELS``.
-
-    Raises:
-        ArgumentValueError: it has no meaning.
-    """
-    known: tuple[GpuKernels, ...] = get_args(GpuKernels)
-    for one in known:
-        if one == GPU_KERNELS:
-            return one
-    expected = f"one of {', '.join(known)} is expected"
-    raise ArgumentValueError(f"{GPU_VARIABLE}={GPU_KERNELS}: {expected}")
 
 
 def candidates(requested: EngineRequest) -> tuple[EngineRow, ...]:
@@ -207,7 +164,7 @@ def static_engine(layer: LayerSpec, requested: EngineRequest | None = None) -> C
     requested = requested or requested_engine()
     rows = candidates(requested)
     if len(rows) > 1:
-        return _first(layer, [row for row in rows if row.chosen_on_cpu])
+        return _first(layer, rows)
     (row,) = rows
     if reason := row.why_not(layer):
         raise refusal(row, reason, place=layer.place)

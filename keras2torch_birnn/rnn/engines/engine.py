@@ -15,7 +15,6 @@ from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_memory import (
     have_memory,
     is_exporting_by_torch,
-    is_plain,
     is_tracing,
 )
 
@@ -102,40 +101,6 @@ class FixedCall:
 def needs_gradient(layer: RnnLayer, call: RnnCall) -> bool:
     """Return whether autograd has to record a call."""
     return torch.is_grad_enabled() and any(t.requires_grad for t in float_tensors(layer, call))
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Return the dtype that autocast computes in on a tensor's device; None where it casts not."""
-    device = x.device.type
-    if x.dtype is torch.float64 or not torch.is_autocast_enabled(device):
-        return None
-    return torch.get_autocast_dtype(device)
-
-
-def cast_as_autocast(
-    layer: RnnLayer, call: RnnCall, dtype: torch.dtype | None
-) -> tuple[RnnLayer, RnnCall]:
-    """Return a layer and a call with all float tensors in a dtype, as ``torch.amp.custom_fwd``.
-
-    dtype: None to leave them.
-    """
-    if dtype is None:
-        return layer, call
-    tensors = [t.to(dtype) for t in float_tensors(layer, call)]
-    layer, x, initial = replace_float_tensors(layer, tensors, len(call.states()))
-    return layer, call._replace(x=x, initial_state=initial)
-
-
-def why_not_on_gpu(call: RnnCall, weights: Sequence[Tensor]) -> str:
-    """Return why code that reads addresses on a GPU cannot compute a call; empty if it can."""
-    x = call.x
-    lengths = () if call.lengths is None else (call.lengths,)
-    tensors = [x, *call.states(), *lengths, *weights]
-    if not x.is_cuda or any(t.device != x.device or t.is_sparse for t in tensors):
-        return "it is for dense tensors on one CUDA device"
-    if 0 in x.shape[:2]:
-        return "there is nothing to compute"
-    return "" if is_plain(tensors) else "it is for plain tensors outside torch.func"
 
 
 def zero_states(layer: RnnLayer, x: Tensor) -> tuple[State, ...]:

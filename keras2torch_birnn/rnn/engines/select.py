@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
@@ -18,7 +17,6 @@ from keras2torch_birnn.rnn.engines import (
     REQUESTS,
     Choice,
     EngineName,
-    EngineRequest,
     EngineRow,
     candidates,
     folded,
@@ -30,7 +28,6 @@ from keras2torch_birnn.rnn.engines.folded import RnnStack
 from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
-from keras2torch_birnn.torch_private import mark_constant
 
 
 class Candidate(NamedTuple):
@@ -44,23 +41,16 @@ def _load(row: EngineRow) -> Candidate:
     return Candidate(row, import_module(f"{engines.__name__}.{row.module}").ENGINE)
 
 
-# Engines for a GPU are imported when a call on one, or a request, first asks for them.
-_ON_CPU = tuple(_load(row) for row in ENGINES if row.chosen_on_cpu)
+_ALL = tuple(map(_load, ENGINES))
 # By the name that is requested.
 _CANDIDATES: Mapping[str, tuple[Candidate, ...]] = {
-    name: tuple(each for each in _ON_CPU if each.row in candidates(name)) for name in REQUESTS
+    name: tuple(each for each in _ALL if each.row in candidates(name)) for name in REQUESTS
 }
-
-
-@mark_constant  # torch.compile cannot follow it to the modules
-@cache
-def _load_all(requested: EngineRequest) -> tuple[Candidate, ...]:
-    return tuple(map(_load, candidates(requested)))
 
 
 def engine_of(name: EngineName) -> Engine:
     """Return the engine of this name."""
-    ((_, engine),) = _load_all(name)
+    ((_, engine),) = _CANDIDATES[name]
     return engine
 
 
@@ -110,16 +100,14 @@ def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
     Raises:
         UsageError: the forced engine cannot run the call, or does not exist.
     """
-    on_gpu = _asks_for_gpu(call)
-    found = _list_candidates(layer, on_gpu=on_gpu)
+    found = _list_candidates(layer)
     if len(found) == 1:
         ((row, engine),) = found
         if reason := engine.why_not(layer, call):
             raise refusal(row, reason)
         if not (engine.skips_if_forced and engine.why_skip(layer, call)):
             return found[0]
-        every = _load_all("auto") if on_gpu else _ON_CPU
-        found = every[every.index(found[0]) + 1 :]
+        found = _ALL[_ALL.index(found[0]) + 1 :]
     for candidate in found:
         engine = candidate.engine
         if not (engine.why_not(layer, call) or engine.why_skip(layer, call)):
@@ -127,18 +115,13 @@ def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
     return candidate
 
 
-def _asks_for_gpu(call: RnnCall) -> bool:
-    # (what is compiled runs on none of the engines for a GPU)
-    return call.x.is_cuda and not torch.compiler.is_compiling()
-
-
 def _requested(layer: RnnLayer) -> str:
     return layer.engine or engines.REQUESTED
 
 
-def _list_candidates(layer: RnnLayer, *, on_gpu: bool) -> tuple[Candidate, ...]:
-    found = () if on_gpu else _CANDIDATES.get(_requested(layer))
-    return found or _load_all(requested_engine(layer.engine))
+def _list_candidates(layer: RnnLayer) -> tuple[Candidate, ...]:
+    found = _CANDIDATES.get(_requested(layer))
+    return found or _CANDIDATES[requested_engine(layer.engine)]
 
 
 def runs_folded(stack: RnnStack, x: Tensor, *, masked: bool) -> bool:
@@ -151,7 +134,7 @@ def runs_folded(stack: RnnStack, x: Tensor, *, masked: bool) -> bool:
     """
     if stack.layers[0].precision is not None:
         return False
-    found = _list_candidates(stack.layers[0], on_gpu=False)  # no engine for a GPU alone runs stacks
+    found = _list_candidates(stack.layers[0])
     if len(found) > 1:
         skipped = folded.ENGINE.why_skip_stack(stack, x, masked=masked)
         return not (skipped or folded.ENGINE.why_not_stack(stack))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, kind_of
-from keras2torch_birnn.rnn.gpu.function_options import FUNCTION_OPTIONS
 from keras2torch_birnn.rnn.native.library import to_native_cell, why_missing
 from keras2torch_birnn.spec import LayerSpec
 
 # From this many rows on, and above this many recurrent weights of one direction, torch's LSTM
 # (oneDNN) is faster than the native kernel; its GRU never is.
 SEVERAL, MANY_WEIGHTS = 4, 2**20
-
-_ACTIVATIONS = ("activation", "recurrent_activation")
 
 
 def no_reason(*_: object) -> str:
@@ -48,14 +45,6 @@ def native_reason(layer: LayerSpec, otherwise: str) -> str:
 def why_not_folded(_: LayerSpec) -> str:
     """Return why a converted layer is not part of a stack in one call."""
     return "a converted layer stands alone"
-
-
-def why_not_triton(layer: LayerSpec) -> str:
-    """Return why the Triton kernels cannot run a layer; empty if they can."""
-    given = (layer.config[key] for key in _ACTIVATIONS if key in layer.config)
-    names = (value if isinstance(value, str) else value["name"] for value in given)
-    lacks = any(name not in FUNCTION_OPTIONS for name in names)
-    return "the Triton kernels lack an activation of this layer" if lacks else ""
 
 
 def torch_class(layer: LayerSpec, *_: str) -> str:

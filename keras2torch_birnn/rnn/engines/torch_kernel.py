@@ -28,7 +28,6 @@ from keras2torch_birnn.rnn.engines.exported_kernel import (
 )
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.once_per_call import on_host, once
 from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents
 
 # By cell kind and activation.
@@ -60,7 +59,7 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
     packed: PackedSequence | None = None
     empty: Tensor | None = None
     if lengths is not None and x.shape[0] > 0:
-        order, back, counts, empty = once(_sort, lengths)
+        order, back, counts, empty = _sort(lengths)
         if empty is not None:
             x = zero_past(x, lengths)  # a step of each row without any is read
         packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
@@ -100,9 +99,9 @@ class _Sorted(NamedTuple):
 
 
 def _sort(lengths: Tensor) -> _Sorted:
-    """Sort the rows of a batch by their lengths, which the host waits for unless it knows them."""
+    """Sort the rows of a batch by their lengths, which the host waits for on a GPU."""
     falling, order = lengths.sort(descending=True)
-    counts = falling if lengths.is_cpu else on_host(lengths).sort(descending=True).values
+    counts = falling.cpu()
     return _Sorted(order, order.argsort(), counts, None if counts.all() else falling == 0)
 
 
