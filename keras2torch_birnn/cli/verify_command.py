@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,6 @@ from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
     from keras2torch_birnn.porting.weight_map import MapRow
-    from keras2torch_birnn.verification.precision import PrecisionReport
 
 
 def verify(
@@ -55,14 +54,6 @@ def verify(
         Path | None,
         typer.Option("--report", metavar="FILE.html", help="Write a page with all results."),
     ] = None,
-    precision: Annotated[
-        str | None,
-        one_of(
-            "--precision",
-            ("bfloat16", "int8"),
-            "Show also the errors in this precision of k2t.set_precision; no verdict.",
-        ),
-    ] = None,
     atol: Annotated[
         float | None,
         typer.Option(metavar="X", help="Absolute tolerance, applied exactly.", show_default="1e-5"),
@@ -80,8 +71,6 @@ def verify(
 
     Also on your own data, by the inputs' names or in Keras' order: --inputs data.npz
 
-    What a reduced precision costs, beside the verdict: --precision int8
-
     As one page, with pictures of the errors: --report report.html
     """
     if report_file is not None:
@@ -90,7 +79,6 @@ def verify(
         check_output(report_file, REPORT, sources=(model, out, config, inputs))
     load_plugins(plugin or ())
     with loading_torch():
-        from keras2torch_birnn.rnn.native.precision import check_precision
         from keras2torch_birnn.verification import AGAINST
         from keras2torch_birnn.verification import verify as prove
 
@@ -98,8 +86,6 @@ def verify(
     if chosen is None:
         raise unknown_value(f"--against {printable(against)}", AGAINST, against)
     of_both = chosen in ("keras", "reference") or per_layer or config or inputs or first or last
-    if precision is not None:
-        check_precision(precision)
     if out is None and of_both:
         raise UsageError(
             "OUT alone can be compared with its golden vectors only",
@@ -120,11 +106,6 @@ def verify(
             inputs=inputs,
             with_maps=report_file is not None,
         )
-    reduced = None
-    if precision is not None:
-        from keras2torch_birnn.verification.precision import measure_precision
-
-        reduced = measure_precision(out or model, cast(Any, precision), inputs=inputs)
     if report_file is not None:
         from keras2torch_birnn.porting.weight_map import map_weights
         from keras2torch_birnn.reporting.page import write_report
@@ -137,13 +118,8 @@ def verify(
         write_report(report, report_file, model=model, out=out, weights=weights)
     output.print_notes(report.notes)
     if output.as_json:
-        found = report.to_dict()
-        if reduced is not None:
-            found["precision"] = reduced.to_dict()
-        output.print_result(found)
+        output.print_result(report.to_dict())
     else:
-        if reduced is not None:
-            _print_precision(reduced)
         _print_report(report, per_layer=per_layer or (output.verbose and out is not None))
     raise typer.Exit(0 if report.ok else 1)
 
@@ -192,38 +168,6 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
         print_line("OK by the reference alone, NOT COMPARED with Keras", "green")
     else:
         print_line("OK", "green")
-
-
-def _print_precision(report: PrecisionReport) -> None:
-    """Print the errors of a reduced precision, and how many decisions it changes."""
-    print_columns(
-        (
-            f"against float64, on {report.inputs}",
-            "largest",
-            "float32",
-            report.precision,
-            "relative",
-        ),
-        [
-            (
-                printable(one.name),
-                f"{one.largest:.2g}",
-                f"{one.float32:.1e}",
-                f"{one.reduced:.1e}",
-                f"{one.relative:.1e}",
-            )
-            for one in (*report.layers, *report.outputs)
-        ],
-        folds=(0,),
-        numbers=(1, 2, 3, 4),
-    )
-    print_folded(
-        f"{one.name}, {one.activation}: {one.reduced} of {one.count:,} decisions differ from "
-        f"float64 (float32: {one.float32})"
-        for one in report.decisions
-    )
-    print_folded([f"{report.precision} was computed by {report.instructions}"])
-    print_line("")
 
 
 def _how(layer: Any) -> str:

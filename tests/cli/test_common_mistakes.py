@@ -209,10 +209,6 @@ $ k2t verify model.h5 out.pt --device gpu
 2: device 'gpu' is unknown; did you mean cuda?
 $ k2t verify model.h5 out.pt --against tensorflow
 2: --against tensorflow: one of auto, keras, reference, golden is expected; did you mean keras?
-$ k2t verify model.h5 out.pt --precision fp16
-2: precision=fp16: one of float32, bfloat16, int8 is expected
-$ k2t verify out.pt --precision float32
-2: precision float32 is what verify compares; use bfloat16 or int8
 $ k2t verify model.h5 out.pt --inputs model.h5
 3: model.h5: is not an .npz file of plain arrays (it is none of NumPy's); write it with numpy.savez
 $ k2t verify model.h5 out.pt --inputs data.npz
@@ -604,11 +600,6 @@ def test_a_plugin_that_registers_something_again_is_not_noted(made: Path) -> Non
 def test_other_libraries_words_for_a_merge_mode_are_known(word: str, meant: str) -> None:
     with pytest.raises(ValueError, match=f"merge_mode='{word}': .*; did you mean {meant}\\?"):
         keras2torch_birnn.BiLSTM(3, 2, merge_mode=word)
-
-
-def test_a_wrong_precision_is_refused_before_the_work() -> None:
-    run = k2t("verify", "model.h5", "arch.json", "--precision", "int9")
-    assert run.lines("error") == ["precision=int9: one of float32, bfloat16, int8 is expected"]
 
 
 @pytest.mark.parametrize("call", ["convert model.h5 new.pt", "verify model.h5 out.pt"])

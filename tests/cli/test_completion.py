@@ -25,7 +25,6 @@ def complete(*words: str) -> list[str]:
         (("convert", "--masked-steps", "z"), ["zeros"]),
         (("verify", "--device", "c"), ["cpu", "cuda"]),
         (("verify", "--against", ""), ["auto", "keras", "reference", "golden"]),
-        (("verify", "--precision", "b"), ["bfloat16"]),
         (("bench", "--device", "a"), ["all"]),
         (("bench", "--rnn", ""), ["lstm", "gru", "rnn"]),
         (("bench", "--merge", ""), ["concat", "sum", "mul", "ave", "all"]),

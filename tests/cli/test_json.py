@@ -162,10 +162,7 @@ def test_what_is_asked_in_addition_is_documented(folder: Path) -> None:
     run = k2t("convert", "model.h5", "checked.pt", "--verify", "--json")
     data = check(run.out, 0, COMMAND_KEYS["convert"] | {"verified"}, "convert")
     assert set(data["verified"]) == COMMAND_KEYS["verify"] | {"ok"}
-    run = k2t("verify", "model.h5", "model.pt", "--precision", "int8", "--json")
-    check(run.out, 0, COMMAND_KEYS["verify"] | {"precision"}, "verify")
     assert "with `--verify`: `verified`" in SECTION
-    assert "with `--precision`: `precision`" in SECTION
 
 
 def test_inspect_of_an_unsupported_layer_has_both(folder: Path) -> None:

@@ -137,9 +137,7 @@ def test_the_map_of_weights_fits(model: Path, width: int) -> None:
         assert len(text.splitlines()) <= 2 + 4 * len(data["weights"])
 
 
-@pytest.mark.parametrize(
-    "more", [("--per-layer",), ("--precision", "int8"), ("--atol", "0", "--rtol", "0")]
-)
+@pytest.mark.parametrize("more", [("--per-layer",), ("--atol", "0", "--rtol", "0")])
 def test_verify_fits(more: tuple[str, ...], folder: Path, width: int) -> None:
     run = k2t("verify", MASKED, "model.pt", *more)
     assert run.code == int("--atol" in more)

@@ -14,6 +14,7 @@ import torch
 from kernel_layers import CELLS, both, gru, half, native
 from reduced_emulation import product_of, ratio_of, run_direction, to_bfloat16
 from sampling import in_turn
+from specs import FIXTURES
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
@@ -21,7 +22,6 @@ from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.limits import MAX_INT8_ROW
 from keras2torch_birnn.merge_modes import MERGE_MODES
-from keras2torch_birnn.rnn import precision_settings
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced
 from keras2torch_birnn.rnn.native import codes, library, measuring, op, processors
@@ -424,39 +424,6 @@ def test_tiles_that_give_other_numbers_are_turned_off_with_one_warning(
 
 
 @native
-def test_the_fastest_precision_is_taken_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = {None: 3.0, "bfloat16": 2.0, "int8": 1.0}
-    monkeypatch.setattr(precision_settings, "_time", lambda run: turns[run.precision])
-    module, _ = gru()
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    for max_error, taken in ((0.5, "int8"), (4e-3, "bfloat16"), (1e-6, "float32")):
-        assert k2t.set_precision(module, "fastest", max_error=max_error) == taken
-        assert module.precision == (None if taken == "float32" else taken)
-    turns["int8"] = turns["bfloat16"] = 4.0
-    assert k2t.set_precision(module, "fastest") == "float32"
-    assert all(torch.equal(before[name], p) for name, p in module.state_dict().items())
-    assert k2t.set_precision(module, "int8") == "int8"
-
-
-@native
-def test_the_fastest_precision_of_what_the_kernel_lacks_is_float32() -> None:
-    spec = half("LSTM", 3, 5, 1, activation="exponential")
-    assert k2t.set_precision(recurrent(spec), "fastest") == "float32"
-    assert k2t.set_precision(nn.LSTM(2, 3), "fastest") == "float32"
-
-
-@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
-def test_an_error_that_is_no_number_above_0_is_refused(wrong: float) -> None:
-    with pytest.raises(ValueError, match=f"max_error={wrong}: a number above 0 is expected"):
-        k2t.set_precision(gru()[0], "fastest", max_error=wrong)
-
-
-def test_an_allowed_error_is_for_the_fastest_alone() -> None:
-    with pytest.raises(ValueError, match='max_error is for the precision "fastest" alone'):
-        k2t.set_precision(gru()[0], "int8", max_error=0.1)
-
-
-@native
 @every_precision
 def test_packed_weights_take_less_memory(precision: ReducedPrecision) -> None:
     shape = library.Shape(codes.KINDS["LSTM"], 128, 128)
@@ -569,6 +536,27 @@ def test_an_export_is_refused() -> None:
     module.requires_grad_(False)
     with pytest.raises(Exception, match="exported or traced computes float32"):
         torch.export.export(module, (x,))
+
+
+@native
+@pytest.mark.parametrize("suffix", ["onnx", "py", "pt2"])
+def test_a_model_in_reduced_precision_is_not_exported(tmp_path: Path, suffix: str) -> None:
+    model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5")
+    k2t.set_precision(model.bidirectional_1, "int8")
+    found = "an export computes float32, and the precision of bidirectional_1 is int8; use k2t"
+    with pytest.raises(UsageError, match=found):
+        k2t.export(model, tmp_path / f"model.{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+@native
+def test_precision_is_no_part_of_a_file(tmp_path: Path) -> None:
+    model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5")
+    k2t.set_precision(model, "int8")
+    k2t.save(model, tmp_path / "int8.pt")
+    loaded: Any = k2t.load(tmp_path / "int8.pt")
+    assert model.bidirectional_1.precision == "int8"
+    assert loaded.bidirectional_1.precision is None
 
 
 @native
