@@ -20,7 +20,6 @@ from keras2torch_birnn.bench.contenders import (
     BY_ONNX,
     COMPILED,
     CONTENDERS,
-    FOLDED,
     LOOP,
     OURS,
     PLAIN,
@@ -82,7 +81,7 @@ def time_layers(options: Namespace) -> Iterator[Task]:
     The floor of a case is what its multiply-adds take at the product's peak, or what reading the
     recurrent weights once per step takes, whichever is longer; both are measured in the same run.
     """
-    aside = (FOLDED, LOOP) if options.device == "cpu" else (LOOP,)
+    aside = (LOOP,)
     for sizes, cell, merge, masked in product(SHAPES, CELLS, MERGES, (False, True)):
         case = stack(cell, merge, 2, sizes, masked=masked)
         yield Task(case, without(*aside, *TRAIN), floor=True)
@@ -164,7 +163,7 @@ def time_models(options: Namespace) -> Iterator[Task]:
     from keras2torch_birnn.verification.live_keras import keras_for
 
     # What k2t replaces, and what runs no models.
-    aside = (PLAIN, "torch.compile", FOLDED, LOOP, "Keras on torch", *TRAIN)
+    aside = (PLAIN, "torch.compile", LOOP, "Keras on torch", *TRAIN)
     trained = TRAINED if options.real else ()
     real = [(options.real / name, steps, config) for name, steps, config in trained]
     for file, steps, architecture in (*real, *map(find_architecture, ARCHITECTURES)):

@@ -22,9 +22,7 @@ class MergeMode(NamedTuple):
     on_tensors: (B, ..., Hf) and (B, ..., Hb) -> the merged tensor; on_arrays: the same in NumPy.
     source: the expression in PyTorch source, of two others. onnx_operator: of two inputs.
     native_code: ``enum K2tMerge``; "concat" is two outputs side by side. reduction: the method of a
-    tensor that merges an axis of the directions, if there is one. fold_factor: the factor of the
-    next layer's input weights if that layer reads both directions side by side instead of merged;
-    None if none exists.
+    tensor that merges an axis of the directions, if there is one.
     """
 
     on_tensors: Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +31,6 @@ class MergeMode(NamedTuple):
     onnx_operator: str
     native_code: int
     reduction: str | None = None
-    fold_factor: float | None = None
 
 
 def _concat_tensors(forward: Tensor, backward: Tensor) -> Tensor:
@@ -57,13 +54,9 @@ MERGE_MODES: Mapping[str, MergeMode] = {
     "concat": MergeMode(
         _concat_tensors, _concat_arrays, "torch.cat(({}, {}), dim=-1)", "Concat", native_code=0
     ),
-    "sum": MergeMode(
-        operator.add, operator.add, "{} + {}", "Add", 1, reduction="sum", fold_factor=1.0
-    ),
+    "sum": MergeMode(operator.add, operator.add, "{} + {}", "Add", 1, reduction="sum"),
     "mul": MergeMode(operator.mul, operator.mul, "{} * {}", "Mul", 2),
-    "ave": MergeMode(
-        _average, _average, "({} + {}) / 2", "Mean", 3, reduction="mean", fold_factor=0.5
-    ),
+    "ave": MergeMode(_average, _average, "({} + {}) / 2", "Mean", 3, reduction="mean"),
 }
 
 

@@ -37,7 +37,7 @@ _STACKS: Mapping[str, Any] = {"lstm": BiLSTM, "gru": BiGRU, "rnn": BiRNN}
 
 
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """Prepare a case for an engine, "compile" (torch per layer, compiled) or "folded".
+    """Prepare a case for an engine, or "compile" (torch per layer, compiled).
 
     An engine's name that ends in "-compile": the same compiled by torch.
     """
@@ -48,8 +48,6 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
         model, call = _model(case, how, device, inputs)
     elif how in ("torch", "compile"):
         model, call = _by_hand(case, device, compiled=how == "compile")
-    elif how == "folded":
-        model, call = _folded(case, device)
     else:
         model, call = _converted(case, how, device)
     call = torch.compile(call) if compiled else call
@@ -212,13 +210,6 @@ def module_of(
     }
     _fill(model, given)
     return model.eval()
-
-
-def _folded(stack: Stack, device: str) -> tuple[nn.Module, Runner]:
-    """Build one torch module of all layers; their merges are folded into the weights."""
-    model: Any = module_of(stack, "folded").to(device)
-    x, mask = _make_inputs(stack, device)
-    return model, lambda: model(x, mask=mask)[0]
 
 
 def _by_hand(stack: Stack, device: str, *, compiled: bool) -> tuple[nn.Module, Runner]:

@@ -12,9 +12,9 @@ from keras2torch_birnn.exporting.onnx_file import TARGET
 
 OURS = "k2t"
 PLAIN = "torch per layer"
-COMPILED, FOLDED, LOOP = "k2t compiled", "k2t folded", "naive loop"
+COMPILED, LOOP = "k2t compiled", "naive loop"
 # No peers of ours: our own, and what one writes by hand with torch alone.
-NO_PEERS = (OURS, COMPILED, FOLDED, PLAIN, LOOP)
+NO_PEERS = (OURS, COMPILED, PLAIN, LOOP)
 
 
 Against: TypeAlias = Callable[[Case], str]
@@ -44,14 +44,6 @@ def _torch_alone(case: Case) -> str:
 def _unmasked_torch(case: Case) -> str:
     if isinstance(case, Stack) and case.masked:
         return "packing breaks the compiled graph"
-    return _torch_alone(case) or _stacks(case)
-
-
-def _folded_torch(case: Case) -> str:
-    if isinstance(case, Stack) and case.merge == "mul":
-        return "products cannot be folded into weights"
-    if isinstance(case, Stack) and case.training:
-        return "folded weights are not those to be trained"
     return _torch_alone(case) or _stacks(case)
 
 
@@ -115,7 +107,6 @@ CONTENDERS: Mapping[str, Contender] = {
     PLAIN: Contender(BY_TORCH, "torch", against=_torch_alone),
     "torch.compile": Contender(BY_TORCH, "compile", against=_unmasked_torch),
     COMPILED: Contender(BY_TORCH, "auto-compile"),
-    FOLDED: Contender(BY_TORCH, "folded", against=_folded_torch),
     LOOP: Contender(BY_TORCH, "loop"),
     "ONNX Runtime": _by_onnx("onnxruntime", "onnxruntime", "onnxscript"),
     "ONNX Runtime, torch's file": _by_onnx(

@@ -30,12 +30,9 @@ from keras2torch_birnn.rnn.at_once import AtOnce, Result
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, requested_engine
-from keras2torch_birnn.rnn.engines.folded import ENGINE, RnnStack
 from keras2torch_birnn.rnn.engines.select import (
     explain_layer,
-    explain_stack,
     run,
-    runs_folded,
 )
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
@@ -47,7 +44,7 @@ from keras2torch_birnn.rnn.native.library import (
     why_missing,
 )
 from keras2torch_birnn.rnn.scripting import refuse_scripting
-from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_shape, check_tensor
+from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_tensor
 
 # merge_mode None in the last layer: (forward, backward)
 Merged: TypeAlias = Any
@@ -235,11 +232,7 @@ class BidirectionalStack(nn.Module):
 
         With the module's current device, dtype, mode and engine, gradients or not.
         """
-        stack = self._stack()
-        layers, weight = stack.layers, stack.layers[0].get_weight_ih()
-        if (choice := explain_stack(stack, weight, masked=masked)) is not None:
-            return (choice,) * self.num_layers
-        return tuple(explain_layer(layer, batch, masked=masked) for layer in layers)
+        return tuple(explain_layer(layer, batch, masked=masked) for layer in self.rnn_layers())
 
     def rnn_layers(self) -> tuple[RnnLayer, ...]:
         """Return the layers as the engines see them."""
@@ -285,7 +278,7 @@ class BidirectionalStack(nn.Module):
         return self
 
     def flatten_parameters(self) -> None:
-        """Make the weights of one call of cuDNN contiguous, else it copies them; on a GPU only.
+        """Make each layer's weights contiguous for cuDNN, else it copies them; on a GPU only.
 
         By ``flatten_parameters`` of torch's own layer, which is given these parameters.
         """
@@ -293,22 +286,17 @@ class BidirectionalStack(nn.Module):
             return
         torch_layer: Any = getattr(nn, CELL_KINDS[self._cell.kind].torch_name)
         more = {"nonlinearity": self.activation} if self.cell_class == "SimpleRNN" else {}
-        every = range(self.num_layers)
-        # As in torch's own stacks, every merge between layers is "concat".
-        in_one_call = set(self.merge_mode[:-1]) == {"concat"}
-        for layers in (every,) if in_one_call else [range(k, k + 1) for k in every]:
+        for layer in range(self.num_layers):
             holder = torch_layer(
-                self.layer_input_size(layers[0]),
+                self.layer_input_size(layer),
                 self.hidden_size,
-                len(layers),
                 bias=self.bias,
                 bidirectional=True,
                 device="meta",
                 **more,
             )
             own = {
-                f"{name}_l{number}{suffix}": self._parameters.get(f"{name}_l{layer}{suffix}")
-                for number, layer in enumerate(layers)
+                f"{name}_l0{suffix}": self._parameters.get(f"{name}_l{layer}{suffix}")
                 for suffix in _DIRECTIONS
                 for name in WEIGHT_NAMES[: 4 if self.bias else 2]
             }
@@ -351,9 +339,6 @@ class BidirectionalStack(nn.Module):
             for layer in range(self.num_layers)
         )
 
-    def _stack(self) -> RnnStack:
-        return RnnStack(self.rnn_layers(), self.merge_mode, self.dropout)
-
     def _run_layers(
         self,
         x: Tensor,
@@ -365,8 +350,8 @@ class BidirectionalStack(nn.Module):
         found_at_once = self._run_at_once(x, lengths, mask, initial)
         if found_at_once is not None:
             return found_at_once
-        counts = None if lengths is None else lengths.to(x.device)
-        return self._run_in_turn(x, counts, mask, initial)
+        lengths = None if lengths is None else lengths.to(x.device)
+        return self._run_in_turn(x, lengths, mask, initial)
 
     def _run_in_turn(
         self,
@@ -375,22 +360,15 @@ class BidirectionalStack(nn.Module):
         mask: Tensor | None,
         initial: tuple[tuple[State, ...], ...] | None,
     ) -> Result:
-        """Run all layers folded into one, or one by one."""
-        stack = self._stack()
-        weight = stack.layers[0].get_weight_ih()
+        """Run all layers one by one."""
+        layers = self.rnn_layers()
+        weight = layers[0].get_weight_ih()
         if initial or x.dtype is not weight.dtype:
             # The states of other layers are parts of the same tensors.
             check_dtypes(x, initial[0][:1] if initial else None, weight, "hx")
-        masked = lengths is not None or mask is not None
-        if runs_folded(stack, x, masked=masked):
-            check_shape(x.shape, self.input_size)
-            flat = None if initial is None else tuple(chain.from_iterable(initial))
-            call = RnnCall(x, lengths, flat, self.merge_mode[-1])
-            outputs, states = _run_valid(partial(ENGINE.run_stack, stack), call, mask)
-            return outputs if call.merge is None else outputs[0], _stack_states(states)
         finals: list[State] = []
         out: Merged = x
-        for index, layer in enumerate(stack.layers):
+        for index, layer in enumerate(layers):
             mode = self.merge_mode[index]
             call = RnnCall(out, lengths, None if initial is None else initial[index], mode)
             outputs, states = _run_valid(partial(run, layer), call, mask)

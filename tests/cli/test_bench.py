@@ -20,7 +20,6 @@ from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, PLAIN, reason_a
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.exporting import onnx_file
 from keras2torch_birnn.merge_modes import MERGE_MODES
-from keras2torch_birnn.rnn.engines import folded
 
 STACK = Stack("gru", "ave", layers=2, batch=3, time=7, features=5, units=11, masked=True)
 
@@ -124,24 +123,6 @@ def test_a_step_of_training_is_timed_and_compared_after_it(
     # A wrong gradient would be seen: the step changes what comes out by far more than is allowed.
     change = np.abs(measure._wanted(stack, Path())[0] - case.exact(stack)).max()
     assert change > 1000 * measure.STACK_TOLERANCE
-
-
-@pytest.mark.parametrize("merge", folded.FACTORS)
-@pytest.mark.parametrize("masked", [False, True])
-def test_folded_layers_compute_the_stack(merge: str, masked: bool) -> None:
-    stack = replace(STACK, merge=merge, layers=3, masked=masked)
-    assert reason_against("k2t folded", stack, "cpu") == ""
-    found = by_torch.prepare(stack, "folded", "cpu", []).outputs().numpy()
-    np.testing.assert_allclose(found, case.exact(stack), rtol=0, atol=measure.STACK_TOLERANCE)
-
-
-def test_what_cannot_be_folded_says_why() -> None:
-    against = CONTENDERS["k2t folded"].against
-    assert against(replace(STACK, merge="mul")) == "products cannot be folded into weights"
-    trained = replace(STACK, training=True)
-    assert against(trained) == "folded weights are not those to be trained"
-    assert against(replace(STACK, reset_after=False)) == "nn.GRU resets after the product only"
-    assert against(Model(path="model.h5")) == "made for stacks only"
 
 
 def test_training_contenders_are_for_training_only() -> None:

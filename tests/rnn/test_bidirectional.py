@@ -23,7 +23,6 @@ from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import bidirectional_stack
-from keras2torch_birnn.rnn.engines import folded
 from keras2torch_birnn.spec import Array, LayerSpec
 
 STACKS: dict[str, tuple[Any, Any, str]] = {
@@ -110,16 +109,13 @@ def calls(draw: st.DrawFn) -> dict[str, Any]:
         modes[-1] = None
     cell = draw(st.sampled_from(sorted(STACKS)))
     options: dict[str, Any] = {"bias": draw(st.booleans())}
-    engine = draw(st.sampled_from(("auto", "torch", "loop", "folded")))
-    if engine == "folded":  # torch's kernel runs such a stack in one call
-        modes[:-1] = [mode if mode in FOLDED else "ave" for mode in modes[:-1]]
-    else:
-        options["activation"] = draw(st.sampled_from(("tanh", "softsign", "relu")))
-        if cell != "SimpleRNN":
-            gates = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
-            options["recurrent_activation"] = draw(st.sampled_from(gates))
-        if cell == "GRU":
-            options["reset_after"] = draw(st.booleans())
+    engine = draw(st.sampled_from(("auto", "torch", "loop")))
+    options["activation"] = draw(st.sampled_from(("tanh", "softsign", "relu")))
+    if cell != "SimpleRNN":
+        gates = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
+        options["recurrent_activation"] = draw(st.sampled_from(gates))
+    if cell == "GRU":
+        options["reset_after"] = draw(st.booleans())
     return {
         "cell": cell,
         "layers": layers,
@@ -303,54 +299,6 @@ def test_explain_says_which_engine_runs_and_why(monkeypatch: pytest.MonkeyPatch)
     assert "float32 on CPU" in lstm.eval().explain()[0].reason
 
 
-FOLDED = sorted(folded.FACTORS, key=lambda mode: mode == "concat")  # the last output is wide
-
-
-@pytest.mark.parametrize("cell", sorted(STACKS))
-def test_folded_layers_train_as_they_do_one_by_one(cell: str) -> None:
-    rnn = stack(cell, F, H, 3, merge_mode=FOLDED, dropout=0.5).double().eval()
-    x = torch.randn(T, B, F, dtype=torch.float64)
-    mask = torch.rand(T, B) < 0.7
-    grown = []
-    for engine in ("loop", "folded"):
-        rnn.engine = engine
-        rnn.zero_grad()
-        rnn(x, mask=mask)[0].sin().sum().backward()
-        grown.append([p.grad.clone() for p in rnn.parameters()])
-    for a, b in zip(*grown, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize(("mode", "factor"), [("sum", 0.5), ("ave", 1.0), ("ave", None)])
-def test_another_factor_of_a_folded_merge_is_noticed(
-    mode: str, factor: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rnn = stack("GRU", F, H, 2, merge_mode=mode, batch_first=True, engine="folded").eval()
-    x = torch.randn(B, T, F)
-    wanted, _ = exact(rnn, "GRU", x.numpy())
-    assert_close(rnn(x)[0], wanted)
-    monkeypatch.setitem(folded.FACTORS, mode, factor)
-    with pytest.raises((AssertionError, RuntimeError)):
-        assert_close(rnn(x)[0], wanted)
-
-
-def test_what_cannot_be_folded_is_refused_and_said() -> None:
-    x = torch.zeros(T, B, F)
-    for options, text in (
-        ({"merge_mode": ["mul", "sum"]}, "merge_mode='mul' cannot be folded into the next layer"),
-        ({"activation": "elu"}, "torch has no kernel for this cell"),
-        ({"dropout": 0.5}, "dropout between the layers"),
-    ):
-        rnn = k2t.BiLSTM(F, H, 2, engine="folded", **options)
-        for ask in (rnn.explain, lambda rnn=rnn: rnn(x)):
-            with pytest.raises(k2t.UsageError, match=f"K2T_ENGINE=folded: {text}"):
-                ask()
-    rnn = k2t.BiLSTM(F, H, 2, engine="folded", dropout=0.5, merge_mode=["ave", "mul"]).eval()
-    assert [c.engine for c in rnn.explain()] == ["folded", "folded"]
-    rnn.engine = "auto"
-    assert {c.engine for c in rnn.explain()} <= {"native", "fused"}
-
-
 def test_an_argument_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "loop")
     assert k2t.BiLSTM(F, H).explain()[0].engine == "loop"
@@ -433,24 +381,6 @@ def test_only_one_thing_says_what_counts() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("cell", sorted(STACKS))
-def test_a_gpu_runs_all_layers_of_a_concat_stack_at_once(cell: str) -> None:
-    x, mask = torch.randn(T, B, F).cuda(), (torch.rand(T, B) < 0.7).cuda()
-    with float32_precision("ieee"):
-        for modes in (["concat", "concat", "mul"], FOLDED):
-            rnn = stack(cell, F, H, 3, merge_mode=modes).cuda().eval()
-            chosen = {c.engine for c in rnn.explain()}
-            assert chosen == ({"fused"} if modes is FOLDED else {"folded"})
-            with torch.no_grad():
-                for given in (None, mask):
-                    found = []
-                    for engine in ("folded", "loop"):
-                        rnn.engine = engine
-                        found.append(rnn(x, mask=given)[0])
-                    torch.testing.assert_close(*found, rtol=0, atol=1e-5)
-
-
-@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("cell", "options"),
     [("LSTM", {}), ("GRU", {}), ("GRU", {"reset_after": False}), ("SimpleRNN", {})],
@@ -495,27 +425,25 @@ def test_weights_of_one_call_of_cudnn_lie_side_by_side_wherever_they_are_moved(
     def flattened(layer: Any) -> None:
         laid.append(list(map(id, layer._flat_weights)))
 
-    def of(rnn: nn.Module, *layers: int) -> list[int]:
+    def of(rnn: nn.Module, layer: int) -> list[int]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if bias else 2]
         return [
             id(getattr(rnn, f"{name}_l{layer}{direction}"))
-            for layer in layers
             for direction in ("", "_reverse")
             for name in names
         ]
 
-    together = stack(cell, F, H, 3, bias=bias, merge_mode=["concat", "concat", "mul"])
-    apart = stack(cell, F, H, 3, bias=bias, merge_mode=["concat", "sum", "concat"])
+    kept = stack(cell, F, H, 3, bias=bias, merge_mode=["concat", "sum", "mul"])
     without = stack(cell, F, H, 2, bias=bias, activation="relu6")
     monkeypatch.setattr(nn.RNNBase, "flatten_parameters", flattened)
-    together.double()
+    kept.double()
     assert laid == []  # on the CPU nothing is gained by it
     monkeypatch.setattr(bidirectional_stack, "_on_gpu", lambda _: True)
-    for rnn in (together, apart, without):
+    for rnn in (kept, without):
         rnn.double()
     # Torch's own layer asks for it a first time when it is made.
-    assert laid[1::2] == [of(together, 0, 1, 2), *(of(apart, layer) for layer in range(3))]
-    computed = nn.utils.parametrizations.weight_norm(together.float(), "weight_hh_l1")
+    assert laid[1::2] == [of(kept, layer) for layer in range(3)]
+    computed = nn.utils.parametrizations.weight_norm(kept.float(), "weight_hh_l1")
     laid.clear()
     computed.double()
-    assert len(laid) == 1
+    assert laid[1::2] == [of(kept, 0), of(kept, 2)]

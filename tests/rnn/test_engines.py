@@ -18,8 +18,6 @@ from kernel_layers import (
     half,
     native,
 )
-from sampling import rest_thorough
-from torch import nn
 from warm_process import run_code
 
 import keras2torch_birnn as k2t
@@ -141,7 +139,7 @@ def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "engine",
-    [row.name for row in ENGINES if row.name != "folded"],
+    [row.name for row in ENGINES],
 )
 def test_every_forced_engine_gives_the_same_numbers(
     engine: str, monkeypatch: pytest.MonkeyPatch
@@ -175,17 +173,10 @@ def test_the_environment_is_read_once() -> None:
     assert run_code(script, K2T_ENGINE="loop").out.split() == ["loop", "loop"]
 
 
-def test_explain_names_the_engine_of_a_whole_stack() -> None:
-    model = nn.Sequential(k2t.BiGRU(3, 5, 2, merge_mode="sum"))
-    k2t.set_engine(model, "folded")
-    assert [choice.engine for choice in k2t.explain(model)["0"]] == ["folded", "folded"]
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("engine", rest_thorough(["torch", "folded"], ["folded"]))
 @pytest.mark.thorough
-def test_a_masked_stack_compiles_without_the_kernel(engine: Any) -> None:
-    rnn: Any = k2t.BiLSTM(5, 7, 2, merge_mode="sum", batch_first=True, engine=engine).eval()
+def test_a_masked_stack_compiles_without_the_kernel() -> None:
+    rnn: Any = k2t.BiLSTM(5, 7, 2, merge_mode="sum", batch_first=True, engine="torch").eval()
     x, h, c = torch.randn(3, 6, 5), torch.randn(4, 3, 7), torch.randn(4, 3, 7)
 
     def run(x: torch.Tensor, mask: torch.Tensor) -> Any:
@@ -204,7 +195,7 @@ def test_an_unknown_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "warp")
     with pytest.raises(
         UsageError,
-        match=r"K2T_ENGINE=warp: one of auto, torch, fused, folded, loop, native",
+        match=r"K2T_ENGINE=warp: one of auto, torch, fused, loop, native",
     ):
         gru()
 

@@ -116,7 +116,7 @@ def test_positional_arguments_of_another_kind_are_refused(
 
 WHOLE = "a whole number of at least 1"
 MODES = f"one of {', '.join(MERGE_MODES)} or None"
-ENGINES = "one of auto, torch, fused, folded, loop, native"
+ENGINES = "one of auto, torch, fused, loop, native"
 REFUSED: tuple[tuple[dict[str, Any], type[Exception], str], ...] = (
     ({"input_size": 0}, ValueError, f"input_size=0: {WHOLE}"),
     ({"hidden_size": 0}, ValueError, f"hidden_size=0: {WHOLE}"),
@@ -311,7 +311,7 @@ each_wrong = pytest.mark.parametrize(("made", "text"), WRONG.values(), ids=WRONG
 
 
 @pytest.mark.parametrize("ours", OURS)
-@pytest.mark.parametrize("engine", ["auto", "torch", "loop", "folded"])
+@pytest.mark.parametrize("engine", ["auto", "torch", "loop"])
 @each_wrong
 def test_a_wrong_input_is_said_in_one_line(ours: Any, engine: Any, made: Any, text: str) -> None:
     rnn = ours(F, H, 2, batch_first=True, engine=engine)
@@ -340,7 +340,7 @@ def test_wrong_states_and_masks_are_said_in_one_line() -> None:
         rnn(packed)
 
 
-@pytest.mark.parametrize("engine", ["auto", "torch", "loop", "folded"])
+@pytest.mark.parametrize("engine", ["auto", "torch", "loop"])
 def test_a_wrong_last_size_is_a_usage_error(engine: Any) -> None:
     rnn = k2t.BiGRU(F, H, 2, batch_first=True, engine=engine)
     for x in (torch.randn(B, T, F + 1), torch.randn(T, F + 1)):

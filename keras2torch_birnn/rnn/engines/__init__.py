@@ -16,8 +16,8 @@ from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.rnn.engines import static
 from keras2torch_birnn.spec import LayerSpec
 
-EngineName = Literal["native", "folded", "fused", "loop"]
-EngineRequest = Literal["auto", "torch", "fused", "folded", "loop", "native"]
+EngineName = Literal["native", "fused", "loop"]
+EngineRequest = Literal["auto", "torch", "fused", "loop", "native"]
 """auto: the first of all engines. torch: the first of those within torch. Others force one."""
 REQUESTS: tuple[EngineRequest, ...] = get_args(EngineRequest)
 
@@ -68,15 +68,6 @@ ENGINES: tuple[EngineRow, ...] = (
         why_not=static.why_not_native,
         reason=static.native_reason,
         within_torch=False,
-    ),
-    EngineRow(
-        "folded",
-        "folded",
-        "all layers of a `BiLSTM`, `BiGRU` or `BiRNN` in one call of torch's kernel; `sum` and "
-        "`ave` are folded into the weights of the next layer",
-        "on a GPU where every merge between layers is `concat`; elsewhere only on request",
-        why_not=static.why_not_folded,
-        advice="use fused",
     ),
     EngineRow(
         "fused",

@@ -109,12 +109,11 @@ def zero_states(layer: RnnLayer, x: Tensor) -> tuple[State, ...]:
     return ((zero,) * layer.state_count(),) * layer.count_directions()
 
 
-def run_no_steps(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
-    """Return the last layer's outputs of no steps, and the initial states of all layers.
+def run_no_steps(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Return the outputs of no steps, and the initial states.
 
     The outputs (B, 0, H) depend on x and a weight, which so have gradients of zero.
     """
     x = call.x
-    outputs = tuple(x.sum(dim=2, keepdim=True) * w.hh[0] for w in layers[-1].get_weights())
-    zeros = tuple(state for layer in layers for state in zero_states(layer, x))
-    return merge_outputs(outputs, call.merge), call.initial_state or zeros
+    outputs = tuple(x.sum(dim=2, keepdim=True) * w.hh[0] for w in layer.get_weights())
+    return merge_outputs(outputs, call.merge), call.initial_state or zero_states(layer, x)

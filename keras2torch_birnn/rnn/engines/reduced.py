@@ -117,6 +117,6 @@ def run_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> 
     """
     check_call(layer, call, precision)
     if call.x.shape[1] == 0:
-        return run_no_steps((layer,), call)
+        return run_no_steps(layer, call)
     cell = native_cell_of(layer)
     return run_native(cell, layer.parameters, call, _kernel_bit(precision))

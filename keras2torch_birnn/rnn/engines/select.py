@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
@@ -19,12 +18,10 @@ from keras2torch_birnn.rnn.engines import (
     EngineName,
     EngineRow,
     candidates,
-    folded,
     refusal,
     requested_engine,
 )
 from keras2torch_birnn.rnn.engines.engine import Engine, run_no_steps
-from keras2torch_birnn.rnn.engines.folded import RnnStack
 from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
@@ -66,7 +63,7 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
         return run_reduced(layer, call, layer.precision)
     engine = select_engine(layer, call).engine
     if call.x.shape[1] == 0:
-        return run_no_steps((layer,), call)
+        return run_no_steps(layer, call)
     return engine.run(layer, draw_masks(layer, call.outside_inference()))
 
 
@@ -122,38 +119,3 @@ def _requested(layer: RnnLayer) -> str:
 def _list_candidates(layer: RnnLayer) -> tuple[Candidate, ...]:
     found = _CANDIDATES.get(_requested(layer))
     return found or _CANDIDATES[requested_engine(layer.engine)]
-
-
-def runs_folded(stack: RnnStack, x: Tensor, *, masked: bool) -> bool:
-    """Return whether one call of torch's kernel runs all layers of a stack.
-
-    x: a tensor on the device of the input.
-
-    Raises:
-        UsageError: this engine is forced, and cannot run the stack.
-    """
-    if stack.layers[0].precision is not None:
-        return False
-    found = _list_candidates(stack.layers[0])
-    if len(found) > 1:
-        skipped = folded.ENGINE.why_skip_stack(stack, x, masked=masked)
-        return not (skipped or folded.ENGINE.why_not_stack(stack))
-    ((row, engine),) = found
-    if engine is not folded.ENGINE:
-        return False
-    if reason := folded.ENGINE.why_not_stack(stack):
-        raise refusal(row, reason, advice="use auto")
-    return True
-
-
-def explain_stack(stack: RnnStack, x: Tensor, *, masked: bool) -> Choice | None:
-    """Return the engine that runs all layers at once and the reason; None if they run one by one.
-
-    Raises:
-        UsageError: the forced engine cannot run the stack.
-    """
-    if not runs_folded(stack, x, masked=masked):
-        return None
-    forced = _requested(stack.layers[0]) == "folded"
-    call = RnnCall(x)
-    return Choice("folded", "chosen" if forced else folded.ENGINE.reason(stack.layers[0], call))

@@ -42,11 +42,6 @@ def native_reason(layer: LayerSpec, otherwise: str) -> str:
     return reason
 
 
-def why_not_folded(_: LayerSpec) -> str:
-    """Return why a converted layer is not part of a stack in one call."""
-    return "a converted layer stands alone"
-
-
 def torch_class(layer: LayerSpec, *_: str) -> str:
     """Return the name of torch's layer of the same cell."""
     return f"nn.{CELL_KINDS[kind_of(layer)].torch_name}"

@@ -5,7 +5,7 @@ B batch, T time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -39,20 +39,13 @@ KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
-    """Call torch's kernel once, with packed sequences where there are lengths.
-
-    layers: of one cell; each but the first reads both directions of the one before side by side.
-    ``call.initial_state`` and the final states are those of all layers, each with
-    its directions.
-    """
+def run_kernel(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Call torch's kernel for all directions, with packed sequences where there are lengths."""
     x, lengths, initial, merge = call.x, call.lengths, call.initial_state, call.merge
-    layer = layers[0]
     kernel: Any = layer.kernel
     directions, units = layer.count_directions(), layer.get_weight_hh().shape[1]
-    number = len(layers) * directions
     if initial is None:
-        zero = x.new_zeros(number, x.shape[0], units)
+        zero = x.new_zeros(directions, x.shape[0], units)
         begin: tuple[Tensor, ...] = (zero,) * layer.state_count()
     else:
         begin = tuple(torch.stack(parts) for parts in zip(*initial, strict=True))
@@ -65,11 +58,11 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
         packed = pack_padded_sequence(x[order], counts.clamp(min=1), batch_first=True)
         begin = tuple(s[:, order] for s in begin)
     hx = begin if layer.cell.kind == "LSTM" else begin[0]
-    weights = [p for one in layers for p in one.present_parameters()]
+    weights = layer.present_parameters()
     has_biases = layer.parameters[2] is not None
     # cuDNN differentiates what ran in training alone; without dropout (0.0) nothing else differs.
-    train = layer.training or (x.is_cuda and any(needs_gradient(one, call) for one in layers))
-    fixed = (weights, has_biases, len(layers), 0.0, train, directions == 2)
+    train = layer.training or (x.is_cuda and needs_gradient(layer, call))
+    fixed = (weights, has_biases, 1, 0.0, train, directions == 2)
     if packed is None:
         out, *final = call_kernel(kernel, x, hx, *fixed, True)
     else:
@@ -80,7 +73,7 @@ def run_kernel(layers: Sequence[RnnLayer], call: RnnCall) -> RnnResult:
             out = out.masked_fill(empty[:, None, None], 0)
             final = [torch.where(empty[:, None], s, f) for f, s in zip(final, begin, strict=True)]
         out, final = out[back], [f[:, back] for f in final]
-    states = tuple(tuple(f[i] for f in final) for i in range(number))
+    states = tuple(tuple(f[i] for f in final) for i in range(directions))
     if merge == "concat":
         return (out,), states
     return merge_outputs(out.chunk(directions, dim=2), merge), states
@@ -136,7 +129,7 @@ class TorchKernel(Engine):
         """Call torch's kernel for all directions."""
         if call.lengths is not None and is_exporting():
             return run_unpacked(layer, call)
-        return run_kernel((layer,), call)
+        return run_kernel(layer, call)
 
 
 ENGINE = TorchKernel()
