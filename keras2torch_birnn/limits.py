@@ -38,7 +38,6 @@ MAX_FREE_VALUES = 1 << 24  # of these, without regard to weights
 MAX_VALUES_PER_WEIGHT = 16  # and on top of that: a small file asks for little
 MAX_TRIED_BATCHES = 20  # sizes, where an operation's options fit no usual batch
 MAX_LISTED_FILES = 2000  # in a folder that is no model, to name those in it
-MAX_LZMA_MEMORY = 64 * MIB  # to look into compressed data
 MAX_TRIED_SHAPES = 600  # where a model does not take every length
 MAX_TRIED_LENGTH = 4096
 MAX_OPEN_SIZES = 6  # of inputs, whose subsets are tried where an export looks for fixed ones
@@ -53,7 +52,6 @@ MAX_GROUP_DEPTH = 64
 MAX_GROUP_MEMBERS = 100_000
 MAX_CHUNKS = 100_000  # of one file, all datasets together
 MAX_INLINE_BYTES = 64 << 10  # of an array that is stored in its object header
-MAX_SHARDS = 64  # files of one model's weights; each is opened
 
 # TensorFlow's files: the index of a checkpoint, and the objects of a SavedModel
 MAX_TABLE_BYTES = 64 * MIB

@@ -38,7 +38,6 @@ KINDS: Mapping[str, str] = {
     "keras": "`.keras`",
     "weights_v3": "`.weights.h5` + JSON",
     "folder": "folder",
-    "shards": "shards",
 }
 
 

@@ -30,7 +30,6 @@ from keras2torch_birnn.readers.config.penalties import describe_augmentation, de
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Architecture, Container
 from keras2torch_birnn.readers.containers.files import file_window, is_folder, read_text
-from keras2torch_birnn.readers.containers.parts import whole_of
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.source import Source
 from keras2torch_birnn.readers.weights.load_weights import How, load_weights
@@ -166,6 +165,8 @@ def find_architecture(container: Container, config: Mapping[str, Any] | None) ->
     try:
         return container.architecture(config)
     except MissingArchitectureError as error:
+        from keras2torch_birnn.readers.containers.mistakes import whole_of
+
         path = container.source.path
         whole = None if path is None else whole_of(path)
         if whole is None:

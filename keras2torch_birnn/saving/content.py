@@ -131,7 +131,7 @@ def _from_safetensors(path: Path, window: Window) -> dict[str, Any]:
         from keras2torch_birnn.readers.advice import CONVERTED
         from keras2torch_birnn.readers.containers.mistakes import describe
 
-        known = describe(window.head(_HEAD))
+        known = describe("head", [window.head(_HEAD)])
         what = first_line(error) if known in (None, CONVERTED) else known[0]
         raise InvalidModelFileError(f"{NOT_OURS} ({what})", REMEDY) from None
     golden: dict[str, Any] = {"inputs": [], "outputs": []}

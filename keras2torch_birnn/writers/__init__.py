@@ -22,7 +22,6 @@ from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container, opened
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.files import with_index
-from keras2torch_birnn.readers.containers.shards import ShardedStore
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, read_given_config
 from keras2torch_birnn.saving.atomic import (
@@ -89,8 +88,8 @@ def write_back(
     """Write a trained model's weights into a copy of the Keras file that it was converted from.
 
     Only the bytes of weights that changed differ from the source; nothing replaces an existing
-    file, and the source is never touched. A model of several files (SavedModel, checkpoint, shards,
-    TF.js, folder) becomes a new folder with files of the same names. After an error, nothing is
+    file, and the source is never touched. A model of several files (SavedModel, checkpoint, TF.js,
+    folder) becomes a new folder with files of the same names. After an error, nothing is
     left behind.
 
     Args:
@@ -250,7 +249,7 @@ def _drops(container: Container, choice: Choice) -> bool:
     """
     if choice != "drop" or not has_optimizer(container):
         return False
-    if not writer_of(container).drops_optimizer or isinstance(container.store, ShardedStore):
+    if not writer_of(container).drops_optimizer:
         raise UsageError(
             "the optimizer's state cannot be removed from a model in this format",
             "keep it, and compile the model anew in Keras",

@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
-from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.keras_archive import WEIGHTS, KerasArchive
 from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
@@ -165,7 +164,7 @@ class _FolderWriter(Writer):
 
 
 class HDF5FolderWriter(_FolderWriter, _HDF5Writer):
-    """HDF5 files in a folder: a ``.keras`` folder, or shards."""
+    """HDF5 files in a folder: a ``.keras`` folder."""
 
 
 class CheckpointWriter(_FolderWriter):
@@ -188,7 +187,6 @@ WRITERS: Mapping[str, type[Writer]] = {
     "hdf5": HDF5FileWriter,
     "keras_zip": KerasArchiveWriter,
     "folder": HDF5FolderWriter,
-    "shards": HDF5FolderWriter,
     "savedmodel": CheckpointWriter,
     "tf_checkpoint": CheckpointWriter,
     "tfjs": CheckpointWriter,
@@ -196,13 +194,7 @@ WRITERS: Mapping[str, type[Writer]] = {
 
 
 def writer_of(container: Container) -> type[Writer]:
-    """Return the writer of a container.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if container.packed:
-        raise UsageError("a packed model cannot be changed", "unpack it, and give the model in it")
+    """Return the writer of a container."""
     return WRITERS[container.kind]
 
 

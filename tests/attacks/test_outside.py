@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import h5py
 import pytest
 from builders import zip_link
-from commands import FIXTURES, MASKED, STACK_H5, STACK_KERAS, changed_archive, copy_shards
+from commands import FIXTURES, MASKED, STACK_H5, STACK_KERAS, changed_archive
 from harness import Runner, one_line_each
 from tensorflow_files import model_tree, write_checkpoint, write_saved_model, write_tfjs
 
@@ -52,13 +50,6 @@ def tfjs(folder: Path) -> Path:
 
 def keras_folder(folder: Path) -> Path:
     return Path(shutil.copytree(FOLDER, folder / "model"))
-
-
-def shards(folder: Path) -> Path:
-    (folder / "set").mkdir()
-    index = copy_shards(folder / "set")
-    shutil.move(index.with_name("in_shards.json"), folder / "arch.json")
-    return index
 
 
 # ---- hostile ones: (folder, outside) -> the path that is given ----------------------------------
@@ -138,72 +129,7 @@ def archive_of_links(name: str) -> Build:
     return build
 
 
-def packed(honest: Callable[[Path], Path], end: str, member: str = "", kind: str = "") -> Build:
-    """Make an archive of a model; ``kind``: one member is a link, or has a name that leads outside.
-
-    ``member``: the end of that member's name.
-    """
-
-    def build(folder: Path, outside: Path) -> Path:
-        honest(outside)
-        if (outside / "arch.json").exists():
-            shutil.move(outside / "arch.json", folder / "arch.json")
-        files = {
-            str(path.relative_to(outside)): path for path in outside.rglob("*") if path.is_file()
-        }
-        target = next(path for name, path in files.items() if name.endswith(member))
-        archive = folder / f"model{end}"
-        write = write_zip if end == ".zip" else write_tar
-        write(archive, files, target if kind else None, kind)
-        return archive
-
-    return build
-
-
-def write_zip(archive: Path, files: dict[str, Path], target: Path | None, kind: str) -> None:
-    with zipfile.ZipFile(archive, "w") as new:
-        for name, path in files.items():
-            if (path, kind) == (target, "link"):
-                new.writestr(zip_link(name), str(path))
-            else:
-                named = str(path) if (path, kind) == (target, "name") else name
-                new.writestr(zipfile.ZipInfo(named), path.read_bytes())
-
-
-def write_tar(archive: Path, files: dict[str, Path], target: Path | None, kind: str) -> None:
-    with tarfile.open(archive, f"w:{'gz' if archive.suffix == '.gz' else ''}") as tar:
-        for name, path in files.items():
-            if path != target:
-                tar.add(path, name)
-                continue
-            info = tarfile.TarInfo(f"../{name}" if kind == "name" else name)
-            if kind == "name":
-                info.size = path.stat().st_size
-                with path.open("rb") as data:
-                    tar.addfile(info, data)
-            else:
-                info.type = tarfile.SYMTYPE if kind == "link" else tarfile.LNKTYPE
-                info.linkname = str(path)
-                tar.addfile(info)
-
-
-def packed_names(end: str, form: str) -> Build:
-    """Make an archive of a TF.js model whose index names a file outside, as ``form`` says."""
-
-    def build(folder: Path, outside: Path) -> Path:
-        made = folder / "made"
-        made.mkdir()
-        named(tfjs, WEB, "model.json", form)(made, outside)
-        archive = packed(lambda _: made, end)(folder, made)
-        shutil.rmtree(made)
-        return archive
-
-    return build
-
-
 NO_NAME = "is no name of a file in the folder"
-NO_SHARD = "is not the name of a shard beside the index"
-SET = ("in_shards_00001.weights.h5", "in_shards.weights.json")
 # Files and folders of a model that may be links.
 LINKED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "SavedModel": (
@@ -211,7 +137,6 @@ LINKED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
         ("saved_model.pb", "keras_metadata.pb", "variables", "variables/variables.index", SHARD),
     ),
     "KerasFolder": (keras_folder, ("config.json", "metadata.json", "model.weights.h5")),
-    "ShardedWeights": (shards, SET[:1]),
     "TensorFlowCheckpoint": (checkpoint, ("ckpt.data-00000-of-00001", "checkpoint")),
     "TensorFlowJS": (tfjs, (WEB,)),
 }
@@ -221,7 +146,6 @@ NAMED: dict[str, tuple[Callable[[str], Build], str]] = {
     "HDF5File": (external_link, "link"),
     "TensorFlowCheckpoint": (checkpoint_elsewhere, NO_NAME),
     "TensorFlowJS": (lambda form: named(tfjs, WEB, "model.json", form), NO_NAME),
-    "ShardedWeights": (lambda form: named(shards, *SET, form), NO_SHARD),
 }
 # The name of a container, and how its model leads outside -> its builder, part of the refusal.
 LURES: dict[str, tuple[Build, str]] = {
@@ -239,20 +163,6 @@ LURES: dict[str, tuple[Build, str]] = {
         for how, form in FORMS.items()
         for kind, (build, words) in NAMED.items()
     },
-    **{
-        f"PackedModel: {honest.__name__}{end}, {kind}": (packed(honest, end, member, kind), "")
-        for honest, member in ((saved_model, SHARD), (checkpoint, CKPT), (tfjs, WEB))
-        for end, kind in (
-            *((".zip", kind) for kind in ("link", "name")),
-            *((".tar", kind) for kind in ("link", "hard link", "name")),
-            *((".tar.gz", kind) for kind in ("link", "name") if honest is saved_model),
-        )
-    },
-    **{
-        f"PackedModel: the index of a tfjs{end}, {how}": (packed_names(end, form), NO_NAME)
-        for how, form in FORMS.items()
-        for end in (".zip", ".tar")
-    },
 }
 
 
@@ -263,8 +173,7 @@ def test_every_container_is_lured() -> None:
 def read(runner: Runner, model: Path, folder: Path) -> Any:
     """Convert a model with the right to open itself alone."""
     config = folder / "arch.json"
-    given = model if model.is_dir() or model.name != "in_shards.weights.json" else model.parent
-    given = given.parent if given.name == "model.json" else given
+    given = model.parent if model.name == "model.json" else model
     return runner.k2t(
         "convert",
         model,
@@ -297,15 +206,8 @@ def test_nothing_outside_is_opened(name: str, converting: Runner, tmp_path: Path
 
 
 HONEST: dict[str, Build] = {
-    **{
-        honest.__name__: lambda folder, outside, honest=honest: honest(folder)
-        for honest in (saved_model, checkpoint, tfjs, keras_folder, shards)
-    },
-    **{
-        f"{honest.__name__}{end}": packed(honest, end)
-        for honest in (saved_model, checkpoint, tfjs)
-        for end in (".zip", ".tar.gz")
-    },
+    honest.__name__: lambda folder, outside, honest=honest: honest(folder)
+    for honest in (saved_model, checkpoint, tfjs, keras_folder)
 }
 
 

@@ -138,7 +138,7 @@ $ k2t convert folder new.pt
 3: folder: an empty folder; the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or
    TF.js)
 $ k2t convert kept new.pt
-3: kept: a folder that holds deep/a.h5; give it
+3: kept: a folder; the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or TF.js)
 $ k2t convert model.h5 new.pt --dtype float16
 2: --dtype float16: float32 or float64 is expected
 $ k2t convert model.h5 new.pt --dtype flaot64
@@ -188,7 +188,7 @@ $ k2t verify model.h5 port.py:Net
 $ k2t verify model.h5 model.pkl
 3: model.pkl: not a file that k2t wrote, or damaged (a pickle, which can run code
 $ k2t verify model.tflite
-3: model.tflite: not a file that k2t wrote, or damaged (a TensorFlow Lite model
+3: model.tflite: not a file that k2t wrote, or damaged (a graph of operations
 $ k2t verify empty.pt
 3: empty.pt: not a file that k2t wrote, or damaged (an empty file)
 $ k2t verify arrays.h5

@@ -93,7 +93,6 @@ def deflated(data: bytes) -> bytes:
 def seeds() -> tuple[Seed, ...]:
     """All of them."""
     live = FIXTURES / "keras-3.15.1"
-    shards = sorted(live.glob("in_shards_0*.h5"))
     packed = rewritten(compression=4, shuffle=True, fletcher32=True)
     return (
         _one("keras1-h5", "keras-1.2.2/mask_bi_gru_before_seq.h5"),
@@ -120,10 +119,4 @@ def seeds() -> tuple[Seed, ...]:
         _one("keras3-keras-deflated", "keras-3.15.1/bi_simplernn_ave_last.keras", deflated),
         _weights("keras3-weights", "keras-3.15.1/weights_stack.weights.h5"),
         _several("keras3-folder", sorted((live / "as_folder").iterdir()), ""),
-        _several(
-            "keras3-shards",
-            [live / "in_shards.weights.json", live / "in_shards.json", *shards],
-            "in_shards.weights.json",
-            "in_shards.json",
-        ),
     )

@@ -8,12 +8,8 @@ arrays are compared with what the manifest of the mutant says.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +48,9 @@ class Model:
     main: str
     config: bytes | None = None
     root: Node | None = None
-    packed: str = ""
 
     def write(self, folder: Path, files: Mapping[str, bytes]) -> tuple[Path, Path | None]:
-        """Write the files, packed if the model is: the model's path, its configuration's."""
-        if self.packed:
-            data = _pack(files, self.packed)
-            (folder / self.packed).write_bytes(data)
-            return folder / self.packed, None
+        """Write the files: the model's path, its configuration's."""
         for name, data in files.items():
             path = folder / "m" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,21 +59,6 @@ class Model:
             return folder / "m" / self.main, None
         (folder / "arch.json").write_bytes(self.config)
         return folder / "m" / self.main, folder / "arch.json"
-
-
-def _pack(files: Mapping[str, bytes], name: str) -> bytes:
-    sink = io.BytesIO()
-    if name.endswith(".zip"):
-        with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-            for member, data in files.items():
-                archive.writestr(f"a/{member}", data)
-        return sink.getvalue()
-    with tarfile.open(fileobj=sink, mode="w") as tar:
-        for member, data in files.items():
-            info = tarfile.TarInfo(f"a/{member}")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return gzip.compress(sink.getvalue(), 1, mtime=0)
 
 
 def _saved_model(root: Node, *, in_metadata: bool, **options: Any) -> dict[str, bytes]:
@@ -114,8 +90,6 @@ def models() -> tuple[Model, ...]:
         Model("checkpoint", noted, "", arch, root=nested),
         Model("tfjs", _tfjs(MASKED, shard_bytes=999), "model.json"),
         Model("tfjs-uint8", _tfjs(NESTED, quantized="uint8"), "model.json"),
-        Model("packed-zip", new, "", packed="m.zip"),
-        Model("packed-tar-gz", old, "", packed="m.tar.gz"),
     )
 
 
@@ -123,7 +97,7 @@ def models() -> tuple[Model, ...]:
 
 
 def changed(model: Model, random: Random) -> dict[str, bytes]:
-    """The files of a mutant, unpacked."""
+    """The files of a mutant."""
     files = dict(model.files)
     if "model.json" in files and random.random() < 0.5:
         tree = json.loads(files["model.json"])

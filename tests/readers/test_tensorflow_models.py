@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
-import tarfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -582,142 +579,24 @@ def test_numbered_weights_must_be_all_there(
         k2t.convert(write_tfjs(tmp_path / "m", STACK, change=change))
 
 
-# ---- packed ------------------------------------------------------------------------------------
-
-
-def pack(folder: Path, target: Path) -> Path:
-    """An archive of the folder's content."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if target.suffix == ".zip":
-        method = zipfile.ZIP_STORED if "stored" in target.name else zipfile.ZIP_DEFLATED
-        with zipfile.ZipFile(target, "w", method) as archive:
-            for path in files:
-                archive.write(path, path.relative_to(folder))
-    else:
-        with tarfile.open(target, "w:gz" if target.suffix in (".gz", ".tgz") else "w") as tar:
-            for path in files:
-                tar.add(path, f"./{path.relative_to(folder)}")
-    return target
-
-
-PACKED = ["m.zip", "m.stored.zip", "m.tar", "m.tar.gz", "m.tgz"]
-
-
-def models(folder: Path) -> dict[str, tuple[Path, Path | None]]:
-    """A folder of each kind of model, with something else beside it, and its configuration."""
-    root, _ = model_tree(STACK)
-    write_saved_model(folder / "saved" / "a" / "model", root)
-    (folder / "saved" / "a" / "meta.pkl").write_bytes(b"\x80\4.")
-    write_checkpoint(folder / "checkpoint" / "ckpt", root)
-    write_tfjs(folder / "tfjs" / "web", STACK, shard_bytes=999)
-    config = architecture(folder)
-    return {
-        "saved": (folder / "saved", None),
-        "checkpoint": (folder / "checkpoint", config),
-        "tfjs": (folder / "tfjs", None),
-    }
-
-
-@pytest.mark.parametrize("name", PACKED)
-@pytest.mark.parametrize("kind", ["saved", "checkpoint", "tfjs"])
-def test_a_packed_model_is_read_in_place(kind: str, name: str, tmp_path: Path) -> None:
-    folder, config = models(tmp_path)[kind]
-    target = pack(folder, tmp_path / name)
-    before = sorted(tmp_path.rglob("*"))
-    assert_same(k2t.convert(target, config=config), STACK)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("name", PACKED)
-def test_an_archive_of_several_models_is_refused(name: str, tmp_path: Path) -> None:
-    root, _ = model_tree(STACK)
-    for part in "ab":
-        write_saved_model(tmp_path / "m" / part, root)
-    target = pack(tmp_path / "m", tmp_path / name)
-    words = r"an archive of 2 models \(a/saved_model.pb, b/saved_model.pb\); unpack it and give"
-    with refuse(words):
-        k2t.convert(target)
-
-
-@pytest.mark.parametrize("name", PACKED)
-def test_a_packed_model_must_be_complete(name: str, tmp_path: Path) -> None:
-    folder, _ = models(tmp_path)["saved"]
-    (folder / "a" / "model" / "variables" / "variables.index").unlink()
-    target = pack(folder, tmp_path / name)
-    with refuse(r"variables/variables.index: missing in the archive|variables: missing"):
-        k2t.convert(target)
-
-
-def _tar_with(target: Path, *members: tuple[str, bytes, bytes]) -> Path:
-    """A tar archive of members (name, data, type)."""
-    with tarfile.open(target, "w") as tar:
-        for name, data, kind in members:
-            info = tarfile.TarInfo(name)
-            info.size, info.type = len(data), kind
-            if kind == tarfile.SYMTYPE:
-                info.size, info.linkname = 0, "/etc/passwd"
-            tar.addfile(info, io.BytesIO(data))
-    return target
-
-
-def test_members_outside_of_an_archive_are_refused(tmp_path: Path) -> None:
-    for name in ("../saved_model.pb", "/saved_model.pb", "a/../saved_model.pb"):
-        target = _tar_with(tmp_path / "m.tar", (name, b"x", tarfile.REGTYPE))
-        with refuse("is no name of a file in the folder"):
-            k2t.convert(target)
-        with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
-            archive.writestr(name, b"x")
-        with refuse("is no name of a file in the folder"):
-            k2t.convert(tmp_path / "m.zip")
-
-
-def test_links_in_an_archive_are_passed_over(tmp_path: Path) -> None:
-    target = _tar_with(tmp_path / "m.tar", ("saved_model.pb", b"", tarfile.SYMTYPE))
-    with refuse("a tar archive; unpack it"):
-        k2t.convert(target)
-
-
-def test_a_name_that_is_twice_in_an_archive_is_refused(tmp_path: Path) -> None:
-    member = ("saved_model.pb", b"x", tarfile.REGTYPE)
-    with refuse(r"saved_model\.pb: twice in the archive"):
-        k2t.convert(_tar_with(tmp_path / "m.tar", member, member))
-
-
-def test_damaged_archives_are_refused(tmp_path: Path) -> None:
-    folder, _ = models(tmp_path)["saved"]
-    tar = pack(folder, tmp_path / "m.tar").read_bytes()
-    (tmp_path / "m.tar").write_bytes(tar[:1100])
-    with refuse("are needed, but there are|a damaged tar archive|a tar archive"):
-        k2t.convert(tmp_path / "m.tar")
-    (tmp_path / "m.tar").write_bytes(tar[:512].replace(b"ustar", b"ustaR"))
-    with refuse("not an HDF5 or Keras file|a tar archive"):
-        k2t.convert(tmp_path / "m.tar")
-    packed = pack(folder, tmp_path / "m.tar.gz").read_bytes()
-    (tmp_path / "m.tar.gz").write_bytes(packed[:-999])
-    with refuse("truncated gzip data; was the copy complete"):
-        k2t.convert(tmp_path / "m.tar.gz")
-    middle = len(packed) // 2
-    (tmp_path / "m.tar.gz").write_bytes(packed[:middle] + bytes(99) + packed[middle + 99 :])
-    with refuse("damaged gzip data|the checksum|are needed|tar archive"):
-        k2t.convert(tmp_path / "m.tar.gz")
+# ---- commands ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["saved", "checkpoint", "tfjs"])
 def test_every_command_reads_them(kind: str, tmp_path: Path) -> None:
-    folder, config = models(tmp_path)[kind]
-    model = {
-        "saved": folder / "a" / "model",
-        "checkpoint": folder,
-        "tfjs": folder / "web" / "model.json",
-    }[kind]
-    given = () if config is None else ("--config", config)
-    for number, source in enumerate((model, pack(folder, tmp_path / "m.tar.gz"))):
-        out = tmp_path / f"{number}.pt"
-        converted = command("convert", source, out, *given)
-        assert (converted.code, converted.err.count("k2t: error")) == (0, 0), converted.err
-        assert command("inspect", source, *given).code == 0
-        verified = command("verify", source, out, *given, "--against", "reference")
-        assert (verified.code, "OK" in verified.out.split()) == (0, True), verified.out
+    root, _ = model_tree(STACK)
+    source = {
+        "saved": lambda: write_saved_model(tmp_path / "model", root),
+        "checkpoint": lambda: write_checkpoint(tmp_path / "ckpt", root),
+        "tfjs": lambda: write_tfjs(tmp_path / "web", STACK, shard_bytes=999),
+    }[kind]()
+    given = ("--config", architecture(tmp_path)) if kind == "checkpoint" else ()
+    out = tmp_path / "out.pt"
+    converted = command("convert", source, out, *given)
+    assert (converted.code, converted.err.count("k2t: error")) == (0, 0), converted.err
+    assert command("inspect", source, *given).code == 0
+    verified = command("verify", source, out, *given, "--against", "reference")
+    assert (verified.code, "OK" in verified.out.split()) == (0, True), verified.out
 
 
 # ---- folders that are no model -----------------------------------------------------------------
@@ -778,9 +657,6 @@ def test_keras_is_given_the_json_and_the_checkpoint_alone(tmp_path: Path) -> Non
     reason = "Keras cannot load this kind of file"
     assert files_for_keras(tmp_path, held, config) == f"{reason} (tf_checkpoint)"
     assert files_for_keras(tmp_path, web, None) == f"{reason} (tfjs)"
-    assert files_for_keras(tmp_path, pack(folder, tmp_path / "m.zip"), None) == (
-        f"{reason} (savedmodel)"
-    )
 
 
 # ---- checkpoints of Keras 3 ---------------------------------------------------------------------

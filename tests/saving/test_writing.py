@@ -25,7 +25,6 @@ from commands import (
     WEIGHTS,
     assert_refused,
     contents,
-    copy_shards,
     environment,
     k2t,
 )
@@ -159,12 +158,6 @@ def test_no_member_of_the_input_folder_is_replaced(tmp_path: Path) -> None:
     run = k2t("convert", folder, folder / "config.json", "--force")
     assert_refused(run, 5, folder / "config.json", "is inside the input")
     assert contents(tmp_path) == before
-
-
-def test_no_shard_of_the_input_is_replaced(tmp_path: Path) -> None:
-    index, shard = copy_shards(tmp_path), tmp_path / "in_shards_00000.weights.h5"
-    run = k2t("convert", index, shard, "--config", tmp_path / "in_shards.json", "--force")
-    assert_refused(run, 5, shard, "is a weights file of the input")
 
 
 @pytest.mark.parametrize(

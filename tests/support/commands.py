@@ -176,13 +176,6 @@ def changed_layer(source: Path, target: Path, name: str, **options: Any) -> Path
     return changed_config(source, target, change)
 
 
-def copy_shards(folder: Path) -> Path:
-    """Copy a model in shards and its architecture, ``in_shards.json``; return its index."""
-    for path in (FIXTURES / "keras-3.15.1").glob("in_shards*.*"):
-        shutil.copy(path, folder)
-    return folder / "in_shards.weights.json"
-
-
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment with some changes."""
     return {**os.environ, **changes}

@@ -46,7 +46,7 @@ def _weights(module: nn.Module) -> list[Tensor]:
 
 def config_of(file: Path) -> Path | None:
     """Return the architecture beside a fixture that holds weights alone."""
-    for ending in (".weights.h5", "_weights.h5", ".weights.json"):
+    for ending in (".weights.h5", "_weights.h5"):
         if file.name.endswith(ending):
             found = file.with_name(f"{file.name.removesuffix(ending)}.json")
             return found if found.exists() else None

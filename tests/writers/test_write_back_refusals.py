@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +182,6 @@ def test_no_folder_is_replaced(tmp_path: Path) -> None:
         k2t.write_back(model, source, source / "new")
     with pytest.raises(k2t.OutputError, match="there is no folder"):
         k2t.write_back(model, source, tmp_path / "none" / "new")
-
-
-def test_packed_models(tmp_path: Path) -> None:
-    source = unpack("tf.keras-2.15.0/cells_bi.savedmodel.tar", tmp_path).model
-    packed = tmp_path / "packed.tar"
-    with tarfile.open(packed, "w") as archive:
-        archive.add(source, "model")
-    with pytest.raises(k2t.UsageError, match="a packed model cannot be changed; unpack it"):
-        k2t.write_back(k2t.convert(packed), packed, tmp_path / "new.tar")
 
 
 # ---- optimizers --------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ FILES = (
     *("keras-3.0.5/" + name for name in ("arch_sentiment.weights.h5", "batchnorm.keras")),
     *("keras-3.5.0/" + name for name in ("plain_stack.keras",)),
     *("keras-3.15.1/" + name for name in ("policy_mixed_float16.keras", "quantized.keras")),
-    *("keras-3.15.1/" + name for name in ("in_shards.weights.json", "layernorm_rms.keras")),
+    *("keras-3.15.1/" + name for name in ("layernorm_rms.keras",)),
     *("keras-3.15.1/" + name for name in ("backward_units.keras", "heads_gate_window.h5")),
     *("keras-3.15.1/" + name for name in ("cells_bi_halves.h5", "lora.keras", "groups.keras")),
     *("keras-3.15.1/" + name for name in ("state_lstm_seq.h5", "stateful_bi_gru.h5")),

@@ -45,18 +45,12 @@ def _is_folder(source: OpenPath) -> bool:
     return source.window is None
 
 
-def _is_archive(source: OpenPath) -> bool:
-    return source.is_zip or source.is_gzip or source.is_tar
-
-
 # The first format that recognises the content opens it.
 FORMATS: tuple[FormatRow, ...] = (
     FormatRow("SavedModel", "saved_model", _is_folder),
     FormatRow("KerasFolder", "keras_folder", _is_folder),
-    FormatRow("PackedModel", "packed", _is_archive),
-    FormatRow("KerasArchive", "keras_archive", _is_archive),
+    FormatRow("KerasArchive", "keras_archive", _is_file),
     FormatRow("HDF5File", "hdf5_file", _is_file),
-    FormatRow("ShardedWeights", "shards", _is_file),
     FormatRow("TensorFlowCheckpoint", "tf_checkpoint", lambda _: True),
     FormatRow("TensorFlowJS", "tfjs", _is_file),
 )

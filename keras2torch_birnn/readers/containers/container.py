@@ -63,16 +63,6 @@ class OpenPath:
         return self.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
     @property
-    def is_gzip(self) -> bool:
-        """Tell whether it begins as data of gzip."""
-        return self.head.startswith(b"\x1f\x8b")
-
-    @property
-    def is_tar(self) -> bool:
-        """Tell whether it begins as a tar archive."""
-        return begins_tar(self.head)
-
-    @property
     def opened(self) -> Window:
         """The open file.
 
@@ -82,11 +72,6 @@ class OpenPath:
         if self.window is None:
             raise InvalidModelFileError("a folder", "the input must be a file")
         return self.window
-
-
-def begins_tar(head: bytes) -> bool:
-    """Tell whether first bytes are those of a tar archive."""
-    return head[257:262] == b"ustar"
 
 
 NOWHERE = Source("", None, "")
@@ -99,8 +84,8 @@ class Container(ABC):
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
     ``source``: what was opened.
-    ``beside``: the names of a model's other files in the folder of the given one. ``packed``: all
-    of its files are in an archive. ``by_order``: layers have their numbers there, and no names.
+    ``beside``: the names of a model's other files in the folder of the given one. ``by_order``:
+    layers have their numbers there, and no names.
     """
 
     kind: ClassVar[str]
@@ -111,7 +96,6 @@ class Container(ABC):
     vocabularies: Mapping[str, str] = {}
     checkpoint: Path | None = None
     beside: tuple[str, ...] = ()
-    packed: bool = False
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.containers.container import HDF5Container, OpenPath
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
-from keras2torch_birnn.readers.containers.parts import is_shard, whole_of
 from keras2torch_birnn.readers.hdf5.store import find_signature
 
 
@@ -26,8 +24,6 @@ class HDF5File(HDF5Container):
         """Start the parser's process on the file.
 
         Raises:
-            InvalidModelFileError: damaged, or one of several shards.
+            InvalidModelFileError: damaged.
         """
-        if is_shard(source.path) and (whole := whole_of(source.path)) is not None:
-            raise InvalidModelFileError(*whole)
         return cls(opening.enter_context(open_store(source.opened)))

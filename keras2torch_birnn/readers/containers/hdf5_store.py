@@ -21,7 +21,7 @@ def open_store(window: Window) -> HDF5Store:
     if find_signature(window) is None:
         from keras2torch_birnn.readers.containers.mistakes import describe
 
-        if found := describe(window.head(_HEAD)):
+        if found := describe("head", [window.head(_HEAD)]):
             raise InvalidModelFileError(*found)
     return HDF5Store(window)
 

@@ -7,13 +7,14 @@ holds on the bytes that come out, not on those that the archive's directory anno
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
+from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid
 from keras2torch_birnn.readers.advice import CONVERTED
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
@@ -29,23 +30,6 @@ from keras2torch_birnn.readers.hdf5.store import find_signature
 from keras2torch_birnn.readers.weights.v3 import VOCABULARY
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-
-# In a program that torch.export saved, whose own model.json is none of TF.js
-OF_TORCH = "/archive_format"
-# Zips that are something else: the end of a member's name -> what the file is
-_OTHER_ZIPS = (
-    ("data.pkl", "a PyTorch file", "the input must be a Keras model"),
-    (OF_TORCH, "an exported PyTorch program", "the input must be a Keras model"),
-    (
-        "model.weights.npz",
-        "a .keras file whose weights are pickled (.npz), which can run code",
-        "save it again with Keras' default weights format",
-    ),
-    (".weights.json", "a .keras file with its weights in shards", "save it without shards"),
-    (".npy", "a NumPy .npz file", "the input must be a Keras model"),
-    ("word/document.xml", "a Word document", "the input must be a Keras model"),
-    ("META-INF/MANIFEST.MF", "a Java archive", "the input must be a Keras model"),
-)
 
 
 @dataclass(frozen=True)
@@ -121,25 +105,18 @@ def _check_own(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo])
                     raise InvalidModelFileError(*CONVERTED)
 
 
-def _check_names(members: dict[str, zipfile.ZipInfo]) -> None:
+def _check_names(members: Mapping[str, zipfile.ZipInfo]) -> None:
     missing = [name for name in (CONFIG, METADATA, WEIGHTS) if name not in members]
-    if not missing:
-        return
-    for ending, what, advice in _OTHER_ZIPS:
-        if any(name.endswith(ending) for name in members):
-            raise InvalidModelFileError(what, advice)
-    folder = next((name[: -len(CONFIG)] for name in members if name.endswith("/" + CONFIG)), None)
-    if folder is not None:
-        raise InvalidModelFileError(
-            f"the model is in the folder '{printable(folder)}' of the archive",
-            "zip the files themselves, without the folder",
-        )
-    inner = next((name for name in members if name.endswith((".h5", ".hdf5", ".keras"))), None)
-    if len(missing) > 1 and inner is not None:
-        raise InvalidModelFileError(f"a zip archive that holds {printable(inner)}", "unpack it")
+    if len(missing) > 1 or WEIGHTS in missing:
+        from keras2torch_birnn.readers.containers.mistakes import describe
+
+        others = [os.fsencode(name) for name in members if name not in (CONFIG, METADATA)]
+        if (found := describe("zip", others)) is not None:
+            raise InvalidModelFileError(*found)
     if len(missing) > 1:
         raise invalid("a zip archive, but not a Keras model")
-    raise invalid("missing in the archive", missing[0])
+    if missing:
+        raise invalid("missing in the archive", missing[0])
 
 
 def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> str:

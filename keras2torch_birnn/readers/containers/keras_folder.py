@@ -5,15 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from keras2torch_birnn.errors import in_place
+from keras2torch_birnn.errors import InvalidModelFileError, in_place
 from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.files import file_window, read_text
 from keras2torch_birnn.readers.containers.hdf5_store import open_store
 from keras2torch_birnn.readers.containers.keras_archive import CONFIG, METADATA, WEIGHTS
-from keras2torch_birnn.readers.containers.shards import open_shards
-from keras2torch_birnn.readers.weights.store import Store
-
-SHARD_INDEX = "model.weights.json"
 
 
 class KerasFolder(KerasContainer):
@@ -28,10 +24,9 @@ class KerasFolder(KerasContainer):
         Models of the Hugging Face Hub have a ``config.json``, too.
         """
         folder = source.path
-        others = (METADATA, WEIGHTS, SHARD_INDEX)
         return (
             (folder / CONFIG).exists()
-            and any((folder / name).exists() for name in others)
+            and any((folder / name).exists() for name in (METADATA, WEIGHTS))
             and not (folder / "saved_model.pb").exists()
         )
 
@@ -39,18 +34,16 @@ class KerasFolder(KerasContainer):
     def open(cls, source: OpenPath, opening: ExitStack) -> KerasFolder:
         """Read both texts and open the weights."""
         config, metadata = (_member_text(opening, source.path, n) for n in (CONFIG, METADATA))
-        return cls(_open_weights(opening, source.path), config, metadata)
+        shards = source.path / "model.weights.json"
+        if shards.exists() and not (source.path / WEIGHTS).exists():
+            from keras2torch_birnn.readers.containers.mistakes import SHARDS
+
+            raise InvalidModelFileError(*SHARDS)
+        with in_place(WEIGHTS):
+            window = file_window(opening, source.path / WEIGHTS, member=True)
+            return cls(opening.enter_context(open_store(window)), config, metadata)
 
 
 def _member_text(opening: ExitStack, folder: Path, name: str) -> str:
     with in_place(name):
         return read_text(file_window(opening, folder / name, member=True), name)
-
-
-def _open_weights(opening: ExitStack, folder: Path) -> Store:
-    if (folder / SHARD_INDEX).exists() and not (folder / WEIGHTS).exists():
-        return open_shards(opening, folder, _member_text(opening, folder, SHARD_INDEX), SHARD_INDEX)
-    with in_place(WEIGHTS):
-        return opening.enter_context(
-            open_store(file_window(opening, folder / WEIGHTS, member=True))
-        )

@@ -6,29 +6,12 @@ import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.readers.containers.files import file_window
 from keras2torch_birnn.readers.files.window import Window
 
 _FORBIDDEN = ("\\", ":", "\0")
-
-
-class Members(Protocol):
-    """The files of a model that is a folder, on disk or in an archive. Names have ``/``."""
-
-    def holds(self, name: str) -> bool:
-        """Tell whether there is a file of this name."""
-        ...
-
-    def open(self, name: str) -> Window:
-        """Open a file.
-
-        Raises:
-            InvalidModelFileError: it is not there, no ordinary file, or outside the folder.
-        """
-        ...
 
 
 @dataclass(frozen=True)

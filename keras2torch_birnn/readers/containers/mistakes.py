@@ -1,155 +1,189 @@
-"""Recognise files that are often given by mistake, from their content, to refuse them by name."""
+"""Recognise what is often given by mistake, to refuse it by name and say what to give instead.
+
+One table, ``ROWS``, in which the first row counts. Only names and first bytes are looked at.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
+from keras2torch_birnn.limits import MAX_LISTED_FILES
 from keras2torch_birnn.readers.advice import CONVERTED, HOW_TO_TURN_YAML, YAML
-from keras2torch_birnn.readers.containers.compressed import head_inside
 from keras2torch_birnn.readers.containers.container import OpenPath
 from keras2torch_birnn.readers.containers.files import POINTER
-from keras2torch_birnn.readers.containers.parts import find_models, whole_of
 from keras2torch_birnn.readers.tensorflow.table import is_table
 
 _WANTED = "the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or TF.js)"
-_KERAS_FILE = "give the Keras model itself (.h5, .keras or a SavedModel folder)"
-_GRAPH = ("a TensorFlow graph: operations, without Keras' layers", _KERAS_FILE)
-_CHECKPOINT = (
-    "a part of a TensorFlow checkpoint",
-    "give its name without .index or .data-..., and --config ARCH.json",
+_SAVED_MODEL = ("a part of a SavedModel", "give its folder{folder}")
+SHARDS = (
+    "weights in several files, which k2t does not read",
+    "load the model in Keras and save it without max_shard_size",
 )
+_PACKED = ("a packed model", "unpack it and give the model in it")
 _PICKLE = ("a pickle, which can run code; it is never opened", "save the model with model.save")
-_R_FILE = (
-    "a file of R",
-    'in R, save the Keras model in it: save_model_hdf5(unserialize_model(readRDS("FILE")), '
-    '"model.h5")',
+_ORBAX = ("an Orbax checkpoint", "load it in Keras and save the model with model.save as .keras")
+_GRAPH = (
+    "a graph of operations, without Keras' layers",
+    "give the Keras model that it was made from (.h5, .keras or a SavedModel folder)",
 )
-_SAVED_MODEL = ("a part of a SavedModel", "give its folder")
-ORBAX = (
-    "an Orbax checkpoint",
-    "load it in Keras, into its model, and save that with model.save as .keras",
-)
-# Files that are known by their names alone, as their content is like that of many others.
-_NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = tuple(
-    (re.compile(pattern), what, advice)
-    for pattern, what, advice in (
-        (r".*\.data-\d{5}-of-\d{5}", *_CHECKPOINT),
-        (r"(saved_model\.pbtxt|keras_metadata\.pb|fingerprint\.pb)", *_SAVED_MODEL),
-        (r".*\.meta", *_GRAPH),
-        (r"(?i).*\.(rds|rda(ta)?)", *_R_FILE),
-        (r".*\.(py|ipynb)", "Python code", "give the Keras model that it saves"),
-        (r"(manifest\.ocdbt|_METADATA|_CHECKPOINT_METADATA)", *ORBAX),
-    )
+_CHECKPOINT = "give the name of a checkpoint, without .index or .data-..., and --config ARCH.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: where to look, what is like it, what the file is then, and what to do.
+
+    ``where``: a path's own "name", the "head" of a file, the names "in" a folder or in a "zip".
+    ``beside``: a file that must be there, too, from the folder of the path.
+    """
+
+    where: Literal["name", "head", "in", "zip"]
+    like: bytes
+    what: str
+    advice: str
+    beside: str = ""
+
+
+ROWS: tuple[Row, ...] = (
+    Row("name", rb"(variables(\..*)?|checkpoint)\Z", *_SAVED_MODEL, "../saved_model.pb"),
+    Row("name", rb"(variables|assets|.*\.pb)\Z", *_SAVED_MODEL, "saved_model.pb"),
+    Row("name", rb"(keras_metadata|fingerprint)\.pb\Z|saved_model\.pbtxt\Z", *_SAVED_MODEL),
+    Row(
+        "name",
+        rb"(config|metadata)\.json\Z|model\.weights\.h5\Z",
+        "a part of an unzipped .keras file",
+        "give its folder{folder}",
+        "metadata.json",
+    ),
+    Row("name", rb".*_\d{5}\.weights\.h5\Z|.*\.weights\.json\Z", *SHARDS),
+    Row(
+        "name",
+        rb"group\d+-shard\d+of\d+|.*\.weights\.bin\Z",
+        "a part of a TF.js model",
+        "give model.json",
+        "model.json",
+    ),
+    Row(
+        "name",
+        rb"tf_model\.h5\Z",
+        "the weights of a Transformers model, which its own Python code defines",
+        "take its arrays with k2t.weights, for a torch model of your own",
+        "config.json",
+    ),
+    Row("name", rb".*\.data-\d{5}-of-\d{5}\Z", "a part of a TensorFlow checkpoint", _CHECKPOINT),
+    Row("name", rb".*\.meta\Z", *_GRAPH),
+    Row(
+        "name",
+        rb"(?i).*\.(rds|rda(ta)?)\Z",
+        "a file of R",
+        'in R, save the Keras model in it: save_model_hdf5(unserialize_model(readRDS("FILE")), '
+        '"model.h5")',
+    ),
+    Row("name", rb".*\.(py|ipynb)\Z", "Python code", "give the Keras model that it saves"),
+    Row("name", rb"manifest\.ocdbt\Z|_(CHECKPOINT_)?METADATA\Z", *_ORBAX),
+    Row("head", rb"\Z", "an empty file", "was the download or the copy complete?"),
+    Row("head", rb"version https://git-lfs\.github\.com/spec/", *POINTER),
+    Row(
+        "head",
+        rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head|<\?xml)",
+        "an HTML or XML page (a login or error page?)",
+        "download the file itself",
+    ),
+    Row(
+        "head",
+        rb"\x89HDF(\n|\r\n\n|\n\x1a\n)|\xef\xbf\xbdHDF|\xc2\x89HDF",
+        "an HDF5 file damaged by a copy in text mode",
+        "copy it again as binary",
+    ),
+    Row("head", rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", "a PyTorch file", _WANTED),
+    Row("head", rb"\x80[\x02-\x05][\x95}\]c(q\x8a\x8c]", *_PICKLE),
+    Row("head", rb"\([dl]p\d|c[\w.]+\n\w+\n(p\d+\n|\()|[}\]]q.", *_PICKLE),  # protocols 0, 1
+    Row("head", rb".{4}TFL3|\n.{1,2}\n.{1,64}?\x12.(Placeholder|Const|VarHandleOp|NoOp)", *_GRAPH),
+    Row("head", rb"\s*(node|versions|library|meta_graphs)\s*[:{]", *_GRAPH),
+    Row("head", rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
+    Row("head", rb".{8}\{\"__metadata__\":\{\"format\":\"keras2torch_birnn/", *CONVERTED),
+    Row("head", rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
+    Row("head", rb"\x08\x01\x12[\x80-\xff]", "a part of a SavedModel", "give its folder"),
+    Row("head", rb"\x08[\x01-\x20](\x12.|:)", "an ONNX model, or a similar message", _WANTED),
+    Row("head", rb"model_checkpoint_path:", "a list of TensorFlow checkpoints", _CHECKPOINT),
+    Row("head", rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", *SHARDS),
+    Row(
+        "head",
+        rb"(\xef\xbb\xbf)?\s*[\[{]\s*[\"{\]}]",
+        "JSON text without weights",
+        "an architecture goes with --config, next to the weights file",
+    ),
+    Row(
+        "head",
+        YAML,
+        "YAML text without weights",
+        f"an architecture goes with --config, next to the weights file; {HOW_TO_TURN_YAML}",
+    ),
+    Row(
+        "head",
+        rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!|.{257}ustar",
+        "compressed or packed",
+        "unpack it and give the model in it",
+    ),
+    Row("head", rb"\0{512}", "zero bytes, no data", "was the download or the copy complete?"),
+    Row("in", rb"_(CHECKPOINT_)?METADATA\Z|manifest\.ocdbt\Z", *_ORBAX),
+    Row("in", rb"model\.weights\.json\Z", *SHARDS),
+    Row("in", rb"model\.json\Z", "a folder with model.json", "give model.json itself"),
+    Row("in", rb".*\.index\Z", "a folder of TensorFlow checkpoints", _CHECKPOINT),
+    Row("zip", rb".*data\.pkl\Z|.*/archive_format\Z", "a PyTorch file", _WANTED),
+    Row(
+        "zip",
+        rb"model\.weights\.npz\Z",
+        "a .keras file whose weights are pickled (.npz), which can run code",
+        "save it again with Keras' default weights format",
+    ),
+    Row("zip", rb".*\.weights\.json\Z", *SHARDS),
+    Row("zip", rb".*\.npy\Z", "a NumPy .npz file", _WANTED),
+    Row("zip", rb"(.*/)?(saved_model\.pb|model\.json|config\.json|.*\.index)\Z", *_PACKED),
+    Row("zip", rb".*\.(h5|hdf5|keras)\Z", *_PACKED),
 )
 
 
-# What the first bytes match -> what the file is, what to do. The first match counts.
-_MISTAKES: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), what, advice)
-    for pattern, what, advice in (
-        (rb"\Z", "an empty file", "was the download or the copy complete?"),
-        (rb"version https://git-lfs\.github\.com/spec/", *POINTER),
-        (
-            rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head|<\?xml)",
-            "an HTML or XML page (a login or error page?)",
-            "download the file itself",
-        ),
-        (
-            rb"\x89HDF(\n|\r\n\n|\n\x1a\n)|\xef\xbf\xbdHDF|\xc2\x89HDF",
-            "an HDF5 file damaged by a copy in text mode",
-            "copy it again as binary",
-        ),
-        (
-            rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19",
-            "a PyTorch file (old format)",
-            _WANTED,
-        ),
-        (rb"\x80[\x02-\x05][\x95}\]c(q\x8a\x8c]", *_PICKLE),
-        (
-            rb"(\([dl]p\d|c[\w.]+\n\w+\n(p\d+\n|\())|[}\]]q.",
-            *_PICKLE,
-        ),  # of protocol 0, of 1
-        (rb"X\n\0\0\0[\x02\x03]|[AB]\n[\x02\x03\d]|RD[AXB]\d\n", *_R_FILE),
-        (
-            rb".{4}TFL3",
-            "a TensorFlow Lite model: operations, without Keras' layers",
-            _KERAS_FILE,
-        ),
-        (rb"\x89HDF\r\n\x1a\n|PK\x03\x04", "an HDF5 file or a .keras archive", "unpack it"),
-        (rb"GGUF", "a GGUF model", _WANTED),
-        (rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
-        (rb".{8}\{\"__metadata__\":\{\"format\":\"keras2torch_birnn/", *CONVERTED),
-        (rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
-        (rb"\x08\x01\x12[\x80-\xff]", *_SAVED_MODEL),
-        (
-            rb"model_checkpoint_path:",
-            "a list of TensorFlow checkpoints",
-            "give its folder, or the name of a checkpoint, and --config ARCH.json",
-        ),
-        (
-            rb"\n.{1,2}\n.{1,64}?\x12.(Placeholder|Const|VarHandleOp|NoOp)",
-            *_GRAPH,
-        ),
-        (
-            rb"\x08[\x01-\x20]\x12.{1,64}?(onnx|pytorch|tf2onnx|keras2onnx)",
-            "an ONNX model",
-            _WANTED,
-        ),
-        (rb"\x08[\x01-\x20](\x12.|:)", "an ONNX model, or a similar protocol buffer", _WANTED),
-        (
-            rb"(\xef\xbb\xbf)?\s*[\[{]\s*[\"{\]}]",
-            "JSON text without weights",
-            "an architecture goes with --config, next to the weights file",
-        ),
-        (
-            rb"\s*(#[^\n]*\n\s*)*(node|versions|library|saved_model_schema_version|meta_graphs)\s*[:{]",
-            "a TensorFlow graph in text form",
-            _KERAS_FILE,
-        ),
-        (
-            YAML,
-            "YAML text without weights",
-            f"an architecture goes with --config, next to the weights file; {HOW_TO_TURN_YAML}",
-        ),
-        (
-            rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!",
-            "compressed",
-            "unpack it",
-        ),
-        (rb".{257}ustar", "a tar archive", "unpack it"),
-        (rb"\0{512}", "zero bytes, no data", "was the download or the copy complete?"),
-    )
-)
+def describe(
+    where: str, texts: Iterable[bytes], path: Path | None = None
+) -> tuple[str, str] | None:
+    """Return what these names or first bytes tell, and advice; None if no row is like them.
 
-
-def describe(head: bytes) -> tuple[str, str] | None:
-    """Return what the first bytes of a file are, and advice; None if they are not known."""
-    for match, what, advice in _MISTAKES:
-        if match.match(head):
-            return what, advice
+    ``path``: of the file or folder, for rows that ask what is beside it.
+    """
+    known = list(texts)
+    for row in ROWS:
+        if row.where != where or not any(re.match(row.like, text, re.DOTALL) for text in known):
+            continue
+        if not row.beside or (path is not None and _is_there(path.parent / row.beside)):
+            # the folder of the whole: that of what makes it one
+            folder = path and (path.parent / row.beside).resolve().parent.name
+            given = f", {printable(folder)}" if row.beside and folder else ""
+            return row.what, row.advice.replace("{folder}", given)
     return None
+
+
+def whole_of(path: Path) -> tuple[str, str] | None:
+    """Describe a file that is a part of a model by its name, with advice; None if it is not."""
+    path = path.absolute()
+    return describe("name", [os.fsencode(path.name)], path)
 
 
 def explain_mistake(source: OpenPath) -> InvalidModelFileError:
     """Make the error for a file or folder that is no model, naming what it is instead."""
+    if (found := whole_of(source.path)) is not None:
+        return InvalidModelFileError(*found)
     if source.window is None:
         return _explain_folder(source.path)
-    if (whole := whole_of(source.path)) is not None:
-        return InvalidModelFileError(*whole)
-    inside = head_inside(source.head)
-    if (found := describe(inside) if inside else None) is not None:
-        what, advice = found
-        return InvalidModelFileError(f"compressed: inside is {what}", advice)
-    for pattern, what, advice in _NAMES:
-        if pattern.fullmatch(source.path.name):
-            return InvalidModelFileError(what, advice)
-    if (known := describe(source.head)) is not None:
-        return InvalidModelFileError(*known)
+    if (found := describe("head", [source.head])) is not None:
+        return InvalidModelFileError(*found)
     if is_table(source.window):
         return InvalidModelFileError(
             "a checkpoint in the old format of TensorFlow 1, or a renamed .index file",
@@ -158,56 +192,25 @@ def explain_mistake(source: OpenPath) -> InvalidModelFileError:
     return InvalidModelFileError("not an HDF5 or Keras file", _WANTED)
 
 
-# What a folder holds -> what it is, what to do. The first that is there counts.
-_FOLDERS: tuple[tuple[str, str, str], ...] = (
-    (
-        "saved_model.pbtxt",
-        "a SavedModel folder in text form (saved_model.pbtxt)",
-        "load it in TensorFlow and save it as .keras or .h5",
-    ),
-    ("_CHECKPOINT_METADATA", *ORBAX),
-    ("_METADATA", *ORBAX),
-    ("manifest.ocdbt", *ORBAX),
-    (
-        "latest.weights.h5",
-        "a folder of keras.callbacks.BackupAndRestore",
-        "give latest.weights.h5 in it, and --config ARCH.json",
-    ),
-    (
-        "chief",
-        "a folder of keras.callbacks.BackupAndRestore",
-        "give the folder chief in it, and --config ARCH.json",
-    ),
-    ("model.json", "a folder with model.json", "give model.json itself"),
-)
-
-
 def _explain_folder(folder: Path) -> InvalidModelFileError:
     """Make the error for a folder that is no model; only names are looked at."""
     try:
-        names = sorted(islice((one.name for one in folder.iterdir()), MAX_GROUP_MEMBERS))
+        names = sorted(islice((one.name for one in folder.iterdir()), MAX_LISTED_FILES))
     except OSError as error:
         return InvalidModelFileError(f"a folder that cannot be read ({error.strerror})", _WANTED)
-    if (whole := whole_of(folder)) is not None:
-        return InvalidModelFileError(*whole)
-    for name, what, advice in _FOLDERS:
-        if name in names:
-            return InvalidModelFileError(what, advice)
-    indexes = [name.removesuffix(".index") for name in names if name.endswith(".index")]
-    if indexes:
-        return InvalidModelFileError(
-            f"a folder of TensorFlow checkpoints ({_first(indexes)})",
-            "give the name of one, without .index, and --config ARCH.json",
-        )
-    orbax = [name for name in names if (folder / name / "_CHECKPOINT_METADATA").exists()]
-    if orbax:
-        return InvalidModelFileError(*ORBAX)
-    found = find_models(folder)
-    if found:
-        which = "give it" if len(found) == 1 else "give one of them"
-        return InvalidModelFileError(f"a folder that holds {_first(found)}", which)
+    if (found := describe("in", map(os.fsencode, names))) is not None:
+        return InvalidModelFileError(*found)
+    models = [name for name in names if re.fullmatch(r"(?i).*\.(keras|h5|hdf5)", name)]
+    models += [name for name in names if _is_there(folder / name / "saved_model.pb")]
+    if models:
+        shown = ", ".join(map(printable, models[:3])) + ", ..." * (len(models) > 3)
+        which = "give it" if len(models) == 1 else "give one of them"
+        return InvalidModelFileError(f"a folder that holds {shown}", which)
     return InvalidModelFileError("a folder" if names else "an empty folder", _WANTED)
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(printable(name) for name in names[:3]) + ", ..." * (len(names) > 3)
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -13,7 +13,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import damaged, in_place, invalid
 from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
-from keras2torch_birnn.readers.containers.members import Folder, Members
+from keras2torch_birnn.readers.containers.members import Folder
 from keras2torch_birnn.readers.containers.tensorflow_container import (
     TensorFlowContainer,
     open_bundle,
@@ -54,24 +54,16 @@ class SavedModel(TensorFlowContainer):
     @classmethod
     def open(cls, source: OpenPath, opening: ExitStack) -> SavedModel:
         """Read the objects and open the weights."""
-        container = cls.of_members(Folder(source.path, opening))
-        container.checkpoint = source.path / VARIABLES
-        return container
-
-    @classmethod
-    def of_members(cls, members: Members) -> SavedModel:
-        """Open a SavedModel of these files.
-
-        Raises:
-            InvalidModelFileError: damaged, hostile, or incomplete.
-        """
+        members = Folder(source.path, opening)
         metadata = members.open(KERAS_METADATA) if members.holds(KERAS_METADATA) else None
         saved_model = members.open(SAVED_MODEL)
         with in_place(SAVED_MODEL):
             objects = read_saved_objects(saved_model, metadata)
         with in_place(VARIABLES):
             bundle = open_bundle(members, VARIABLES)
-            return cls(bundle, read_graph(bundle), objects, saved_model)
+            container = cls(bundle, read_graph(bundle), objects, saved_model)
+        container.checkpoint = source.path / VARIABLES
+        return container
 
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
         """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import damaged
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.members import Members
+from keras2torch_birnn.readers.containers.members import Folder
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.hdf5.index_check import Kind
 from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
@@ -35,7 +35,7 @@ KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
 _TO_TABLE = ("_lookup_layer", "_index_lookup_layer", "_table", "lookup_table")
 
 
-def open_bundle(members: Members, prefix: str) -> TensorBundle:
+def open_bundle(members: Folder, prefix: str) -> TensorBundle:
     """Open a checkpoint of these members: its index, then the shards that the index counts.
 
     Raises:

@@ -22,7 +22,7 @@ from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, OpenPath
 from keras2torch_birnn.readers.containers.files import INDEX, read_text
-from keras2torch_birnn.readers.containers.members import Folder, Members, check_name
+from keras2torch_birnn.readers.containers.members import Folder, check_name
 from keras2torch_birnn.readers.containers.tensorflow_container import (
     TensorFlowContainer,
     open_bundle,
@@ -72,21 +72,12 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         members = Folder(folder, opening)
         whole = source.window is None
         prefix = latest(members) if whole else source.path.name.removesuffix(INDEX)
-        container = cls.of_members(members, prefix)
+        bundle = open_bundle(members, prefix)
+        container = cls(bundle, read_graph(bundle))
         container.beside = container.bundle.shard_names
         if container.graph and _FIRST_LAYER in container.graph[ROOT].children:
             container.checkpoint = folder / prefix
         return container
-
-    @classmethod
-    def of_members(cls, members: Members, prefix: str) -> TensorFlowCheckpoint:
-        """Open the checkpoint PREFIX of these files.
-
-        Raises:
-            InvalidModelFileError: damaged, hostile, or incomplete.
-        """
-        bundle = open_bundle(members, prefix)
-        return cls(bundle, read_graph(bundle))
 
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
         """Return what ``--config`` gives."""
@@ -173,7 +164,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         return any(self.graph[number].variable is not None for number in below)
 
 
-def latest(members: Members) -> str:
+def latest(members: Folder) -> str:
     """Return the prefix of the checkpoint that the file ``checkpoint`` of a folder names.
 
     Raises:

@@ -22,7 +22,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
 from keras2torch_birnn.readers.containers.files import read_text
-from keras2torch_birnn.readers.containers.members import Folder, Members
+from keras2torch_birnn.readers.containers.members import Folder
 from keras2torch_birnn.readers.containers.tfjs_manifest import (
     Manifest,
     ManifestStore,
@@ -37,7 +37,6 @@ from keras2torch_birnn.readers.weights.v3 import v3_groups, v3_paths
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{.{0,4000}"(modelTopology|weightsManifest)"', re.DOTALL)
-MODEL_JSON = "model.json"
 _JAVASCRIPT = "tfjs-layers"
 # TF.js has the defaults and equations of this Keras.
 _SAME_AS = "2.2.4"
@@ -69,18 +68,7 @@ class TensorFlowJS(Container):
     def open(cls, source: OpenPath, opening: ExitStack) -> TensorFlowJS:
         """Read the JSON and open the files beside it."""
         members = Folder(source.path.parent, opening)
-        container = cls.of_text(read_text(source.opened, ""), members)
-        container.beside = container.names
-        return container
-
-    @classmethod
-    def of_text(cls, text: str, members: Members) -> TensorFlowJS:
-        """Open a model from the text of its ``model.json``; the files are ``members``.
-
-        Raises:
-            InvalidModelFileError: damaged, hostile, incomplete, or a graph of operations.
-        """
-        model = parse_object(text.removeprefix("\ufeff"), place="")
+        model = parse_object(read_text(source.opened, "").removeprefix("\ufeff"), place="")
         topology = model.get("modelTopology")
         is_graph = isinstance(topology, Mapping) and "node" in topology
         if model.get("format") == "graph-model" or is_graph:
@@ -91,7 +79,9 @@ class TensorFlowJS(Container):
             )
         if not isinstance(topology, Mapping):
             raise invalid("without modelTopology")
-        return cls(read_manifest(model.get("weightsManifest"), members), topology)
+        container = cls(read_manifest(model.get("weightsManifest"), members), topology)
+        container.beside = container.names
+        return container
 
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
         """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""

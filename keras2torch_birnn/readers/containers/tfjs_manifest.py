@@ -18,7 +18,7 @@ from keras2torch_birnn.errors import (
     invalid,
     printable,
 )
-from keras2torch_birnn.readers.containers.members import Members, check_name
+from keras2torch_birnn.readers.containers.members import Folder, check_name
 from keras2torch_birnn.readers.files.window import JoinedWindows
 from keras2torch_birnn.readers.hdf5.arrays import Array, Contiguous, StoredArray
 from keras2torch_birnn.readers.hdf5.index_check import Kind
@@ -110,7 +110,7 @@ class Manifest:
     has_optimizer: bool
 
 
-def read_manifest(manifest: Any, members: Members) -> Manifest:
+def read_manifest(manifest: Any, members: Folder) -> Manifest:
     """Open all files that a manifest names, and say where each weight is in them.
 
     Raises:
