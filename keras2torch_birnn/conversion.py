@@ -105,7 +105,7 @@ def convert_to_file(
     cut: Cut = NO_CUT,
     overwrite: bool = False,
 ) -> Written:
-    """Convert a model as ``convert`` does, and write it to a file; large weights are streamed.
+    """Convert a model as ``convert`` does, and write it to a file.
 
     Raises:
         K2TError: as ``convert``; OutputError: ``out`` cannot be written.
@@ -120,32 +120,40 @@ def convert_to_file(
         reading.check()
         check_replacing(out, CHECKPOINT, overwrite=overwrite)
         torch.wait()
-        model = build_model(reading.spec, dtype=dtype, filled=False)
-        from keras2torch_birnn.saving.checkpoint import write_checkpoint
+        model = build_model(reading.spec, dtype=dtype, watched=False)
+    from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
-        texts = [one.to_dict() for one in reading.vocabularies]
-        with writing_vocabularies(out, texts, overwrite=overwrite) as beside:
-            name = container.source.name
-            write_checkpoint(model, out, overwrite=overwrite, source=name, finish=container.close)
+    texts = [one.to_dict() for one in reading.vocabularies]
+    with writing_vocabularies(out, texts, overwrite=overwrite) as beside:
+        write_checkpoint(model, out, overwrite=overwrite)
     return Written(reading.spec, beside)
 
 
 def build_model(
-    spec: ModelSpec, *, dtype: str | None = None, filled: bool = True
+    spec: ModelSpec, *, dtype: str | None = None, watched: bool = True
 ) -> fx.GraphModule:
-    """Build the model of a spec, with golden vectors; ``filled``: with its large weights, too.
+    """Build the model of a spec, with golden vectors.
+
+    ``watched``: with the checksum that tells whether its weights were trained since.
 
     Raises:
         K2TError: as ``convert``.
     """
     from keras2torch_birnn.building import build
-    from keras2torch_birnn.golden import add_origin, check_golden_memory, make_golden
+    from keras2torch_birnn.golden import (
+        Origin,
+        attach_origin,
+        check_golden_memory,
+        checksum,
+        make_golden,
+    )
     from keras2torch_birnn.plugins.checks import complete_shapes
 
     spec = complete_shapes(spec)  # shapes that only running a plugin's module shows
     check_golden_memory(spec)
     model = build(spec, dtype=dtype)
-    return add_origin(model, spec, make_golden(spec, model), filled=filled)
+    golden = make_golden(spec, model)
+    return attach_origin(model, Origin(spec.to_json(), golden, checksum(model) if watched else 0))
 
 
 class _TorchImport:

@@ -15,7 +15,6 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, check_module, printable
-from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.plugins.checks import (
     check_round_trip,
     find_plugin_layers,
@@ -95,18 +94,6 @@ def attach_origin(model: fx.GraphModule, facts: Origin) -> fx.GraphModule:
     """Attach an origin to a model."""
     model.meta[_META] = facts
     return model
-
-
-def add_origin(
-    model: fx.GraphModule, spec: ModelSpec, golden: Golden, *, filled: bool
-) -> fx.GraphModule:
-    """Attach the spec's text, the golden vectors and, if ``filled``, the weights' checksum.
-
-    ``filled``: read the weights that are still in the file.
-    """
-    if filled:
-        materialize(model)
-    return attach_origin(model, Origin(spec.to_json(), golden, checksum(model) if filled else 0))
 
 
 def checksum(model: nn.Module) -> int:

@@ -172,7 +172,7 @@ def _read(path: ModelSource, config: PathLike | None, cut: Cut) -> tuple[ModelSp
             from keras2torch_birnn.saving.checkpoint import load
 
         return model_from_json(json.loads(origin(load(file)).spec_text)), []
-    return read_with_problems(path, config=config, weights="shapes", cut=cut)
+    return read_with_problems(path, config=config, values=False, cut=cut)
 
 
 def layer_rows(

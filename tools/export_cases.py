@@ -31,7 +31,6 @@ from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.source.write_source import write_source
 from keras2torch_birnn.exporting.torch_program import as_declared, draw_example
-from keras2torch_birnn.functional.parameters import materialize
 from keras2torch_birnn.golden import GOLDEN_STEPS
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
@@ -177,7 +176,6 @@ def opened(case: Case) -> Iterator[ModelSpec]:
 def make_subject(spec: ModelSpec) -> Subject:
     """Build a model that was read."""
     model = build(spec)
-    materialize(model)
     spec = as_stored(spec)
     example = draw_example(model, spec, GOLDEN_STEPS, seed=1)
     return Subject(model, spec, settle_sizes(model, free_steps(spec), example, spec)[0])

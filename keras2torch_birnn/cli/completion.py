@@ -57,7 +57,7 @@ def complete_layers(ctx: typer.Context, incomplete: str) -> list[str]:
     from keras2torch_birnn.readers import read_with_problems
 
     try:
-        spec, _ = read_with_problems(Path(model), weights="shapes")
+        spec, _ = read_with_problems(Path(model), values=False)
     except Exception:  # the command will say so
         return []
     return [path for path in _list_layers(spec.root) if path.startswith(incomplete)]

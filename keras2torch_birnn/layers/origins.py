@@ -2,14 +2,14 @@
 
 It is not written down a second time. A builder gets running numbers in place of weights, so what
 comes out of it says where every element came from. A second run with random numbers tells copies
-from elements that were computed, such as the sum of two biases. Large matrices are not numbered: a
-``LazyArray`` tells its columns and whether it is transposed.
+from elements that were computed, such as the sum of two biases. A large weight whose memory a
+tensor takes as it is, such as the table of an Embedding, is not numbered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -19,8 +19,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.functional.parameters import lazy_source
-from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.spec import Array
 
 Key = TypeVar("Key", bound=Hashable)
@@ -28,6 +26,8 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 # Random numbers are integers of so many bits: sums of two are exact, and equal no third by chance.
 _BITS = 51
 _SEED = 0x6B3274
+# Elements; the numbers of smaller weights take little memory.
+_LARGE = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +52,13 @@ class Fixed:
 class Origins(Generic[Key]):
     """Where the elements of a layer's tensors come from.
 
-    ``copies`` and ``matrices``: weight -> the tensors that it is in; a tensor of ``matrices`` has
-    the columns of its LazyArray, in that order. ``computed``: tensor -> elements that are no
-    copies. ``shapes``: those of all tensors.
+    ``copies``: weight -> the tensors that it is in. ``whole``: large weight -> the tensor that is
+    the weight, element by element. ``computed``: tensor -> elements that are no copies.
+    ``shapes``: those of all tensors.
     """
 
     copies: Mapping[Key, tuple[Copies, ...]]
-    matrices: Mapping[Key, tuple[tuple[str, LazyArray], ...]]
+    whole: Mapping[Key, str]
     fixed: tuple[Fixed, ...]
     computed: Mapping[str, Positions]
     shapes: Mapping[str, tuple[int, ...]]
@@ -67,15 +67,14 @@ class Origins(Generic[Key]):
 def find_origins(
     build: Callable[[Mapping[Key, Any]], Mapping[str, Tensor]],
     weights: Mapping[Key, Any],
-    waiting: Collection[Key] = (),
 ) -> Origins[Key]:
     """Find where the tensors that ``build`` makes of weights come from.
 
-    weights: anything with a shape. waiting: large matrices, which ``build`` takes as a LazyArray.
+    weights: anything with a shape.
     """
-    numbered = [key for key in weights if key not in waiting]
+    whole = _find_whole(build, weights)
+    numbered = [key for key in weights if key not in whole]
     starts = np.array([0, *accumulate(math.prod(weights[key].shape) for key in numbered)], np.int64)
-    whole = {key: LazyArray.whole(weights[key]) for key in waiting}
 
     def run(numbers: Array) -> Mapping[str, Tensor]:
         parts = (part.copy() for part in np.split(numbers, starts[1:-1]))
@@ -83,20 +82,16 @@ def find_origins(
             key: part.reshape(weights[key].shape)
             for key, part in zip(numbered, parts, strict=False)  # without weights one part is left
         }
-        return build({**values, **whole})
+        return build({**values, **{key: np.zeros(weights[key].shape) for key in whole}})
 
     drawn = np.random.default_rng(_SEED).integers(1, 1 << _BITS, starts[-1]).astype(np.float64)
     running, random = run(np.arange(1, len(drawn) + 1, dtype=np.float64)), run(drawn)
     after_zero = np.concatenate([[np.nan], drawn])  # nothing equals NaN
     copies: dict[Key, list[Copies]] = {}
-    matrices: dict[Key, list[tuple[str, LazyArray]]] = {}
     fixed: list[Fixed] = []
     computed: dict[str, Positions] = {}
-    keys = {id(weights[key]): key for key in waiting}
     for name, tensor in running.items():
-        lazy = lazy_source(tensor)
-        if lazy is not None:
-            matrices.setdefault(keys[id(lazy.source)], []).append((name, lazy))
+        if name in whole.values():
             continue
         first, second = _values(tensor), _values(random[name])
         numbers = _whole_numbers(first, len(drawn))
@@ -117,11 +112,28 @@ def find_origins(
                 copies.setdefault(numbered[at], []).append(found)
     return Origins(
         {key: tuple(parts) for key, parts in copies.items()},
-        {key: tuple(parts) for key, parts in matrices.items()},
+        whole,
         tuple(fixed),
         computed,
         {name: tuple(tensor.shape) for name, tensor in running.items()},
     )
+
+
+def _find_whole(
+    build: Callable[[Mapping[Key, Any]], Mapping[str, Tensor]], weights: Mapping[Key, Any]
+) -> dict[Key, str]:
+    """Find the large weights that are one tensor each, which shares their memory."""
+    large = [key for key, weight in weights.items() if math.prod(weight.shape) >= _LARGE]
+    if not large:
+        return {}
+    blank = {key: np.zeros(weight.shape) for key, weight in weights.items()}  # not touched
+    places = {
+        (tensor.data_ptr(), tuple(tensor.shape)): name
+        for name, tensor in build(blank).items()
+        if tensor.is_contiguous()
+    }
+    found = {key: places.get((blank[key].ctypes.data, blank[key].shape)) for key in large}
+    return {key: name for key, name in found.items() if name is not None}
 
 
 def _owners(numbers: Positions, starts: Positions) -> range:

@@ -16,7 +16,7 @@ import numpy as np
 from torch import fx, nn
 
 from keras2torch_birnn.schema.penalties import PENALTY_RULE, Activity, PenaltyRule, activities
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import LayerSpec
 
 _NAME = "training_terms"
 _IN_STEPS = "of a layer in a model inside TimeDistributed"
@@ -49,7 +49,7 @@ class KeptOutputs:
 
 @dataclass(frozen=True, eq=False)
 class NoValues:
-    """Stand-in for a weight without its values; it gives zeros where values are asked for."""
+    """Stand-in for a weight without its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -58,14 +58,6 @@ class NoValues:
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
-
-    def rows(self, start: int, stop: int) -> Array:
-        """Return rows of a matrix, as ``LazyArray`` asks for."""
-        return np.zeros((stop - start, *self.shape[1:]), self.dtype)
-
-    def between(self, first: int, last: int) -> Array:
-        """Return columns of a matrix."""
-        return np.zeros((self.shape[0], last - first), self.dtype)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from keras2torch_birnn.layers.origins import Copies, Fixed
-from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.gates import (
     Order,
@@ -105,8 +104,8 @@ def _tensors_of(inverse: Inverse, array: StoredArray, class_name: str) -> Iterat
         if array.path in inverse.summed:
             done = f"sum of the input and the recurrent bias{', ' * bool(done)}{done}"
         yield copies.tensor, done
-    for tensor, lazy in inverse.matrices.get(array.path, ()):
-        yield tensor, _describe_matrix(lazy, class_name)
+    if array.path in inverse.whole:
+        yield inverse.whole[array.path], ""
 
 
 def _describe_fixed(fixed: Fixed, shape: tuple[int, ...]) -> str:
@@ -234,25 +233,3 @@ def _describe_flat(
                 each = "each gate's columns reshaped to rows"
                 return f"{each}, {_describe_gates(order, class_name)}"
     return _UNUSUAL
-
-
-def _describe_matrix(lazy: LazyArray, class_name: str) -> str:
-    """Describe a large matrix, which was not numbered: its columns and whether it is transposed."""
-    words = ["transposed"] if lazy.transposed else []
-    gates, width = gate_count(class_name), lazy.source.shape[1]
-    if len(lazy.columns) > 1 and gates > 1 and width % gates == 0:
-        order = _order_of_columns(lazy, width // gates)
-        words.append(_UNUSUAL if order is None else _describe_gates(order, class_name))
-    elif lazy.columns != ((0, width),):
-        words.append(", ".join(f"columns {a} to {b - 1}" for a, b in lazy.columns))
-    return ", ".join(words)
-
-
-def _order_of_columns(lazy: LazyArray, units: int) -> Order | None:
-    """Return the gates that ranges of columns hold, if each holds whole ones."""
-    found: list[int] = []
-    for first, last in lazy.columns:
-        if first % units or last % units:
-            return None
-        found += range(first // units, last // units)
-    return tuple(found)

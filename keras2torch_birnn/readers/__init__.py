@@ -6,15 +6,13 @@ The order: recognise and open the container (``containers``), parse the architec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.source import ModelSource, Source
 from keras2torch_birnn.readers.steps import PathLike, find_architecture, read, read_given_config
-from keras2torch_birnn.readers.weights.load_weights import How
 from keras2torch_birnn.spec import NO_CUT, Cut, ModelSpec
 
 
@@ -38,7 +36,7 @@ def read_model(
             be converted.
     """
     with opened(path) as container:
-        reading = read(container, config=config, masked_steps=masked_steps, cut=cut, weights="read")
+        reading = read(container, config=config, masked_steps=masked_steps, cut=cut)
         reading.check()
         return reading.spec
 
@@ -47,38 +45,20 @@ def read_with_problems(
     path: ModelSource | Source,
     *,
     config: PathLike | None = None,
-    weights: How = "read",
+    masked_steps: str | None = None,
+    values: bool = True,
     cut: Cut = NO_CUT,
 ) -> tuple[ModelSpec, list[K2TError]]:
     """Read a model, and return it with all that is not supported; weights only if nothing is.
 
-    ``weights``: "read", or "shapes" (see ``load_weights``).
+    ``values``: False for the shapes of the weights alone (see ``load_weights``).
 
     Raises:
         InvalidModelFileError, WeightMismatchError: as ``read_model``.
     """
-    with open_model(path, config=config, weights=weights, cut=cut) as found:
-        return found
-
-
-@contextmanager
-def open_model(
-    path: ModelSource | Source,
-    *,
-    config: PathLike | None = None,
-    masked_steps: str | None = None,
-    weights: How = "lazy",
-    cut: Cut = NO_CUT,
-) -> Iterator[tuple[ModelSpec, list[K2TError]]]:
-    """Read a model as ``read_with_problems`` does, and keep the file open for its lazy weights.
-
-    The file must not have changed when it is closed. ``weights``: see ``load_weights``.
-    """
     with opened(path) as container:
-        reading = read(
-            container, config=config, masked_steps=masked_steps, cut=cut, weights=weights
-        )
-        yield reading.spec, reading.problems
+        reading = read(container, config=config, masked_steps=masked_steps, cut=cut, values=values)
+        return reading.spec, reading.problems
 
 
 def read_architecture(path: PathLike, *, config: PathLike | None = None) -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ from keras2torch_birnn.readers.containers.container import Architecture, Contain
 from keras2torch_birnn.readers.containers.files import file_window, is_folder, read_text
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.source import Source
-from keras2torch_birnn.readers.weights.load_weights import How, load_weights
+from keras2torch_birnn.readers.weights.load_weights import load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
 from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
 from keras2torch_birnn.schema.custom_layers import REGISTERED
@@ -88,11 +88,11 @@ def read(
     config: PathLike | None = None,
     masked_steps: str | None = None,
     cut: Cut = NO_CUT,
-    weights: How = "lazy",
+    values: bool = True,
 ) -> Reading:
     """Read the model in a container; weights only if nothing is unsupported.
 
-    masked_steps: see ``weights/masked_steps.py``. cut: see ``config/cut.py``. weights: see
+    masked_steps: see ``weights/masked_steps.py``. cut: see ``config/cut.py``. values: see
     ``load_weights``.
 
     Raises:
@@ -100,7 +100,7 @@ def read(
     """
     reading = parse(container, config=config, masked_steps=masked_steps, cut=cut)
     reading = infer_shapes(reading)
-    reading = read_weights(reading, weights)
+    reading = read_weights(reading, values=values)
     return read_vocabularies(reading)
 
 
@@ -210,10 +210,10 @@ def infer_shapes(reading: Reading) -> Reading:
     return replace(reading, root=root)
 
 
-def read_weights(reading: Reading, how: How) -> Reading:
+def read_weights(reading: Reading, *, values: bool) -> Reading:
     """Locate, check and read the weights, unless something is not supported.
 
-    how: as ``load_weights`` takes it.
+    values: as ``load_weights`` takes it.
 
     Raises:
         WeightMismatchError: the weights and the configuration do not fit each other.
@@ -225,8 +225,8 @@ def read_weights(reading: Reading, how: How) -> Reading:
         reading.container,
         reading.parsing,
         reading.masked_steps,
-        how,
         reading.whole,
+        values=values,
     )
     return replace(reading, root=root, notes=(*reading.notes, *notes))
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, Structure
 
 # output and its mask
@@ -115,9 +114,8 @@ class Context:
         return np.asarray(array).astype(self.dtype)
 
     def weight(self, layer: LayerSpec, name: str) -> Array:
-        """Return a weight in the precision of this run; a lazy one stays in the file."""
-        array = layer.weights[name]
-        return array.astype(self.dtype) if isinstance(array, LazyArray) else self.number(array)
+        """Return a weight in the precision of this run."""
+        return self.number(layer.weights[name])
 
 
 # ---- rules that changed between Keras versions, where the spec does not hold them --------------

@@ -332,8 +332,8 @@ def check_new_folder(path: Path, *, instead: str, sources: Sequence[Path | None]
                 _check_source(target, source)
 
 
-def find_cause(error: RuntimeError) -> BaseException:
-    """Find the error that torch's writer hides: an OSError, or Ctrl-C."""
+def find_cause(error: Exception) -> BaseException:
+    """Find the error that a library's writer hides: an OSError, or Ctrl-C."""
     found = error.__context__
     while found is not None:
         if isinstance(found, OSError) or not isinstance(found, Exception):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, fx, nn
 
@@ -35,7 +36,7 @@ from keras2torch_birnn.golden import (
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.running import find_float_dtype
-from keras2torch_birnn.saving.atomic import write_atomically
+from keras2torch_birnn.saving.atomic import find_cause, write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 from keras2torch_birnn.saving.content import (
     first_line,
@@ -46,7 +47,6 @@ from keras2torch_birnn.saving.content import (
     parse_spec,
     read_content,
 )
-from keras2torch_birnn.saving.streaming import stream_safetensors, stream_torch
 from keras2torch_birnn.saving.validation import NOT_OURS, REMEDY, check_golden
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
@@ -85,33 +85,47 @@ def write_checkpoint(
     overwrite: bool,
     golden: Golden | None = None,
     requires_grad: Mapping[str, bool] = {},
-    source: str | os.PathLike[str] | None = None,
-    finish: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a model whose weights may still be in the file ``source``, one tensor at a time.
+    """Write a model to a checkpoint.
 
     ``golden``: None for the vectors of the conversion. ``requires_grad``: of parameters that were
-    frozen or unfrozen in torch. ``finish`` is called when everything is written, before the file
-    gets its name.
+    frozen or unfrozen in torch.
 
     Raises:
-        OutputError: ``path`` cannot be written; InvalidModelFileError: ``source`` cannot be read.
+        OutputError: ``path`` cannot be written.
     """
     facts = origin(model)
     text, golden = facts.spec_text, golden or facts.golden
-    tensors = {**model.state_dict(keep_vars=True), **name_golden(golden)}
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    tensors = _make_dense({**model.state_dict(), **name_golden(golden)})
 
     def write(file: Path) -> None:
-        begin("writing", size)
-        with nullcontext() if source is None else in_file(source):
+        begin("writing")
+        try:
             if path.suffix.lower() == ".safetensors":
-                stream_safetensors(tensors, make_metadata(text, golden, requires_grad), file)
+                texts = make_metadata(text, golden, requires_grad)
+                safetensors.torch.save_file(tensors, file, metadata=texts)
             else:
-                stream_torch(make_content(text, tensors, golden, requires_grad), file)
-            finish()
+                with file.open("wb") as opened:
+                    torch.save(make_content(text, tensors, golden, requires_grad), opened)
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise find_cause(error) from None
 
+    size = sum(tensor.nbytes for tensor in tensors.values())
     write_atomically(path, write, CHECKPOINT, overwrite=overwrite, size=size)
+
+
+def _make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the CPU, in C order, each with memory of its own that it fills."""
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        dense = tensor.detach().cpu().contiguous()
+        memory = dense.untyped_storage()
+        if memory.nbytes() != dense.nbytes or memory.data_ptr() in taken:
+            dense = dense.clone()
+        taken.add(dense.untyped_storage().data_ptr())
+        found[name] = dense
+    return found
 
 
 _SAVE_ELSEWHERE = (

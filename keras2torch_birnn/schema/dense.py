@@ -64,7 +64,6 @@ LAYERS: Mapping[str, Schema] = {
         },
         _dense_weights,
         _dense_output,
-        lazy_weights=("kernel",),
         semantics={"quantized": choice(None, None, "inputs and weights", "weights")},
     ),
     "EinsumDense": Schema(

@@ -48,7 +48,6 @@ LAYERS: Mapping[str, Schema] = {
         _TABLE,
         _embedding_weights,
         _embedding_output,
-        lazy_weights=("embeddings",),
         semantics={"quantized": choice(None, None, "weights")},
     ),
     "ReversibleEmbedding": Schema(

@@ -102,7 +102,6 @@ def _rnn(cell: str) -> Schema:
         options={**CELL_OPTIONS, **LOOP_OPTIONS, **OWN_OPTIONS[cell]},
         weights=cell_weights(CELL_GATES[cell], rank=3),
         output=lambda config, shape: _rnn_output(config, known(shape, rank=3), CELL_STATES[cell]),
-        lazy_weights=("kernel", "recurrent_kernel"),
         semantics=LOOP_SEMANTICS,
         refused=("time_major=True", "constants"),
     )

@@ -68,8 +68,7 @@ class Schema:
     ``output(settings, input shape)`` the output's shape (settings: options and semantics together);
     both may raise ShapeError.
     ``not_trained``: weights that Keras lists after all trainable ones. ``integer_weights``: those
-    of integer dtype. ``lazy_weights``: those that builder and equation can take a few rows at a
-    time. ``parts``: config keys that hold an inner layer.
+    of integer dtype. ``parts``: config keys that hold an inner layer.
     ``arguments``: the tensors it is called with, in order; ``call_options``: other
     arguments of a call. With several arguments, or a list of tensors, the input shape is a tuple of
     shapes. ``listed``: its one argument is a list of tensors. ``groups``: for weights of layers
@@ -84,7 +83,6 @@ class Schema:
     output: Callable[[Config, Shape | None], Any] = _same
     not_trained: tuple[str, ...] = ()
     integer_weights: tuple[str, ...] = ()
-    lazy_weights: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ("inputs",)
     call_options: Mapping[str, Option] = field(default_factory=dict)

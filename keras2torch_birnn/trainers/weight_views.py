@@ -19,8 +19,6 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, printab
 from keras2torch_birnn.layers.origins import Copies, Key, Origins, Positions, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.layers.training_terms import NoValues, map_weights
-from keras2torch_birnn.lazy_array import LEAST_BYTES, LazyArray
-from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # Keys of the parts on the way to a weight's layer, then the weight's name.
@@ -31,13 +29,11 @@ Path: TypeAlias = tuple[str, ...]
 class Permuted:
     """A weight that is one whole tensor with its axes in another order.
 
-    ``axes``: those of the tensor, in Keras' order. ``order``: the place of each of Keras' last
-    indices, such as the gates of a GRU; None if it is the same.
+    ``axes``: those of the tensor, in Keras' order.
     """
 
     tensor: str
     axes: tuple[int, ...]
-    order: tuple[int, ...] | None = None
 
     def names(self) -> list[str]:
         """Return the names of the tensors that hold the weight."""
@@ -50,20 +46,15 @@ class Permuted:
     @property
     def shares_memory(self) -> bool:
         """Tell whether what is read shares the memory of its tensor."""
-        return self.order is None
+        return True
 
     def read_from(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the weight in Keras' layout; differentiable."""
-        value = tensors[self.tensor].permute(self.axes)
-        return value if self.order is None else value[..., list(self.order)]
+        return tensors[self.tensor].permute(self.axes)
 
     def write_into(self, tensors: Mapping[str, Tensor], value: Tensor) -> None:
         """Write the weight, given in Keras' layout."""
-        into = tensors[self.tensor].data.permute(self.axes)
-        if self.order is None:
-            into.copy_(value)
-        else:
-            into[..., list(self.order)] = value
+        tensors[self.tensor].data.permute(self.axes).copy_(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,17 +149,12 @@ def find_views(layer: LayerSpec, wanted: Sequence[Path]) -> dict[Path, WeightVie
     Raises:
         UnsupportedOptionError: a module of a plugin computes its parameters from the weight.
     """
-    arrays: dict[Path, Any] = {}
-    waiting: set[Path] = set()
-    for path, part in _walk(layer):
-        row = SCHEMA.get(part.class_name.removesuffix("Cell"))  # a cell's matrices are its layer's
-        lazy = () if row is None else row.lazy_weights
-        for name, array in part.weights.items():
-            place = (*path, name)
-            if name in lazy and array.size * 8 >= LEAST_BYTES:
-                waiting.add(place)
-            if place in wanted or place in waiting:
-                arrays[place] = array
+    arrays: dict[Path, Any] = {
+        place: array
+        for path, part in _walk(layer)
+        for name, array in part.weights.items()
+        if (place := (*path, name)) in wanted
+    }
 
     def build(numbers: Mapping[Path, Any]) -> Mapping[str, Tensor]:
         def value(path: Path, array: NoValues) -> Any:
@@ -177,10 +163,10 @@ def find_views(layer: LayerSpec, wanted: Sequence[Path]) -> dict[Path, WeightVie
 
         return convert_layer(map_weights(layer, value)).state_dict(keep_vars=True)
 
-    origins = find_origins(build, arrays, waiting)
+    origins = find_origins(build, arrays)
     for path, array in arrays.items():
         places = np.sort(_positions(origins.copies.get(path, ())))
-        if path not in waiting and not np.array_equal(places, np.arange(array.size)):
+        if path not in origins.whole and not np.array_equal(places, np.arange(array.size)):
             raise UnsupportedOptionError(
                 f"{printable('/'.join(path))} is not copied into the module, but computed with",
                 "write its regularizer or constraint in your own training step",
@@ -196,22 +182,14 @@ def _walk(layer: LayerSpec, path: Path = ()) -> list[tuple[Path, LayerSpec]]:
 
 
 def views_of(origins: Origins[Key], weights: Mapping[Key, Any]) -> dict[Key, WeightView]:
-    """Describe each weight; a large one only if all its columns are in one tensor."""
+    """Describe each weight."""
     views: dict[Key, WeightView] = {
         key: _view_of_elements(parts, weights[key].shape, origins.shapes)
         for key, parts in origins.copies.items()
     }
-    for key, parts in origins.matrices.items():
-        if len(parts) == 1:
-            views[key] = _view_of_columns(*parts[0])
+    for key, name in origins.whole.items():
+        views[key] = Permuted(name, tuple(range(len(weights[key].shape))))
     return views
-
-
-def _view_of_columns(name: str, lazy: LazyArray) -> Permuted:
-    columns = np.concatenate([np.arange(first, last) for first, last in lazy.columns])
-    order = np.argsort(columns)
-    same = np.array_equal(order, np.arange(len(order)))
-    return Permuted(name, (1, 0) if lazy.transposed else (0, 1), None if same else tuple(order))
 
 
 def _view_of_elements(

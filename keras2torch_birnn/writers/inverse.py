@@ -12,7 +12,6 @@ from keras2torch_birnn.layers.origins import Origins, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.layouts import Layout, is_summed
-from keras2torch_birnn.readers.weights.load_weights import StoredLayer, may_wait
 from keras2torch_birnn.readers.weights.slots import Key, change_layers, layers_by_owner
 from keras2torch_birnn.spec import LayerSpec
 
@@ -33,22 +32,17 @@ def invert(
     layer: LayerSpec,
     stored: Mapping[Key, Mapping[str, StoredArray]],
     layout: Layout,
-    *,
-    waiting: bool,
 ) -> Inverse:
     """Find the way back of a layer that ``convert_layer`` builds.
 
     path: of its module, which the names of tensors begin with. owner: its keys from the model on.
-    stored, layout: as in ``LocatedWeights``. waiting: large matrices may be left in the file.
+    stored, layout: as in ``LocatedWeights``.
     """
     own = {key: arrays for key, arrays in stored.items() if key[: len(owner)] == owner}
-    lazy: set[str] = set()
     summed: set[str] = set()
 
     for key, inner in layers_by_owner(layer, owner):
         for name, array in own.get(key, {}).items():
-            if waiting and may_wait(StoredLayer(key, inner, own[key]), name):
-                lazy.add(array.path)
             if is_summed(inner, name, own[key]):
                 summed.add(array.path)
 
@@ -63,7 +57,7 @@ def invert(
         return tensors_of(path, change_layers(layer, own, change, owner))
 
     arrays = {array.path: array for held in own.values() for array in held.values()}
-    found = find_origins(build, arrays, lazy)
+    found = find_origins(build, arrays)
     return Inverse(**vars(found), summed=frozenset(summed))
 
 

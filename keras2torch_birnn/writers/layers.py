@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import WeightMismatchError, in_place, printable
-from keras2torch_birnn.functional.parameters import lazy_source
 from keras2torch_birnn.layers.graph import leaf_layers
-from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers.config.policies import common_dtype
 from keras2torch_birnn.readers.containers import open_container
@@ -24,9 +22,7 @@ from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
 from keras2torch_birnn.readers.weights.load_weights import (
     LocatedWeights,
-    StoredLayer,
     find_weights,
-    may_wait,
 )
 from keras2torch_birnn.readers.weights.slots import Key, change_layers, replace_layers
 from keras2torch_birnn.readers.weights.spectral import is_spectral
@@ -42,14 +38,10 @@ Leaf: TypeAlias = tuple[str, Key, LayerSpec]
 
 @dataclass(frozen=True)
 class Located:
-    """A model in an open container: its spec without weights, and where they are.
-
-    ``lazy``: large matrices may stay in the file.
-    """
+    """A model in an open container: its spec without weights, and where they are."""
 
     spec: ModelSpec
     weights: LocatedWeights
-    lazy: bool = True
 
     @cached_property
     def arrays(self) -> Mapping[str, StoredArray]:
@@ -60,11 +52,6 @@ class Located:
     def read_as(self) -> np.dtype[Any]:
         """The float dtype in which the weights are read."""
         return common_dtype([np.empty(0, array.dtype) for array in self.arrays.values()])
-
-    @cached_property
-    def may_wait(self) -> bool:
-        """Tell whether large matrices may stay in the file; a plugin may need their values."""
-        return self.lazy and all(layer.class_name in SCHEMA for layer in self.spec.root.walk())
 
     def twins(self) -> Iterator[tuple[StoredArray, StoredArray]]:
         """Yield arrays that are one weight in Keras, which wrote it twice.
@@ -92,19 +79,14 @@ class Located:
         weights = self.weights
         for leaf in self.layers():
             with in_place(printable(leaf[2].place)):
-                way = invert(*leaf, weights.stored, weights.layout, waiting=self.may_wait)
+                way = invert(*leaf, weights.stored, weights.layout)
             yield leaf, way
 
     def read(self, path: str, owner: Key, layer: LayerSpec) -> Mapping[str, Tensor]:
-        """Build a layer with the weights of the file; return its tensors, large ones lazily."""
+        """Build a layer with the weights of the file; return its tensors."""
 
         def change(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
-            weights: dict[str, Any] = {
-                name: LazyArray.whole(array)
-                if self.may_wait and may_wait(StoredLayer(owner, layer, arrays), name)
-                else array.read()
-                for name, array in arrays.items()
-            }
+            weights: dict[str, Any] = {name: array.read() for name, array in arrays.items()}
             return replace(layer, weights=self.weights.layout.join(layer, weights))
 
         own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
@@ -168,7 +150,7 @@ def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
                 sum_before = sums.get(piece.array.path, 0)
                 sums[piece.array.path] = zlib.crc32(piece.values.tobytes(), sum_before)
                 yield piece
-            for array in (*inverse.copies, *inverse.matrices):
+            for array in (*inverse.copies, *inverse.whole):
                 now = sums.get(array, 0)
                 if written.setdefault(array, now) != now:
                     raise _differ(array)
@@ -238,16 +220,7 @@ def check_written(
 def _reads_as(tensor: Tensor, wanted: Tensor, *, rounding: bool) -> bool:
     if not wanted.is_floating_point():  # BatchNormalization's count of batches
         return True
-    lazy = lazy_source(tensor)
-    if lazy is None:
-        return _equal(tensor.detach(), wanted, rounding=rounding)
-    at = 0
-    for block in lazy.blocks():
-        rows = wanted[at : at + len(block)]
-        if not _equal(torch.from_numpy(block), rows, rounding=rounding):
-            return False
-        at += len(block)
-    return True
+    return _equal(tensor.detach(), wanted, rounding=rounding)
 
 
 def _equal(read: Tensor, wanted: Tensor, *, rounding: bool) -> bool:

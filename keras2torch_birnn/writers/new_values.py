@@ -16,7 +16,6 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.layers.origins import Copies
-from keras2torch_birnn.lazy_array import BLOCK_BYTES, LazyArray
 from keras2torch_birnn.readers.containers.tfjs_manifest import QuantizedArray
 from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, StoredArray
 from keras2torch_birnn.spec import Array
@@ -77,8 +76,8 @@ def new_pieces(
     _check_fixed(inverse, model)
     for path, copies in inverse.copies.items():
         yield from _array_pieces(arrays[path], copies, model, summed=path in inverse.summed)
-    for path, parts in inverse.matrices.items():
-        yield from _matrix_pieces(arrays[path], parts, model)
+    for path, name in inverse.whole.items():
+        yield from _array_pieces(arrays[path], [name], model)
 
 
 def _check_shapes(inverse: Inverse, model: Model) -> None:
@@ -146,8 +145,9 @@ class _Target:
 
 
 def _array_pieces(
-    array: StoredArray, copies: Sequence[Copies], model: Model, *, summed: bool
+    array: StoredArray, copies: Sequence[Copies | str], model: Model, *, summed: bool = False
 ) -> Iterator[Piece]:
+    """Yield the array if it changed; ``copies``: elements of tensors, or the tensor that it is."""
     array.check()
     stored = array.read_stored()
     flat, before = stored.reshape(-1), array.values(stored).reshape(-1)
@@ -156,6 +156,9 @@ def _array_pieces(
         before = np.concatenate([before.reshape(2, half).sum(axis=0), before[half:]])
     target = _Target(array, before, model)
     for one in copies:
+        if isinstance(one, str):
+            target.put(slice(None), model.tensors[one].reshape(-1), one)
+            continue
         tensor = model.tensors[one.tensor].reshape(-1)
         target.put(one.positions, tensor[torch.from_numpy(one.elements)], one.tensor)
     if not target.changed.any():
@@ -165,31 +168,6 @@ def _array_pieces(
     if summed:
         flat[half:][target.changed[:half]] = 0  # the first half holds the sum now
     yield Piece(array, 0, flat)
-
-
-def _matrix_pieces(
-    array: StoredArray, parts: Sequence[tuple[str, LazyArray]], model: Model
-) -> Iterator[Piece]:
-    """Yield the rows of a large matrix that changed, some at a time."""
-    rows, width = array.shape
-    array.check()
-    step = max(1, BLOCK_BYTES // max(1, width * array.dtype.itemsize))
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        before = array.rows(start, stop)
-        target = _Target(array, before, model)
-        for name, lazy in parts:
-            tensor, at = model.tensors[name], 0
-            block = tensor[:, start:stop].T if lazy.transposed else tensor[start:stop]
-            for first, last in lazy.columns:
-                index = (slice(None), slice(first, last))
-                target.put(index, block[:, at : at + last - first].contiguous(), name)
-                at += last - first
-        if target.changed.any():
-            before = before.astype(np.float64)
-            before[target.changed] = target.values()
-            encoded = encode(array, before.reshape(-1), rounding=model.rounding)
-            yield Piece(array, start * width, encoded)
 
 
 def encode(array: StoredArray, values: Array, *, rounding: bool) -> Array:

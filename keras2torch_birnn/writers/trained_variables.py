@@ -62,9 +62,8 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
         for array, copies in found.copies.items():
             for one in copies:
                 owners.setdefault(one.tensor, set()).add(numbers.get(array, -1))
-        for array, parts in found.matrices.items():
-            for name, _ in parts:
-                owners.setdefault(name, set()).add(numbers.get(array, -1))
+        for array, name in found.whole.items():
+            owners.setdefault(name, set()).add(numbers.get(array, -1))
     return TrainedVariables(arrays, twins, _parameters(model, owners))
 
 
@@ -177,7 +176,7 @@ def with_arrays(located: Located, arrays: Mapping[str, StoredArray]) -> Located:
         replace(row, arrays={name: arrays.get(one.path, one) for name, one in row.arrays.items()})
         for row in located.weights.rows
     )
-    return replace(located, weights=replace(located.weights, rows=rows), lazy=False)
+    return replace(located, weights=replace(located.weights, rows=rows))
 
 
 @torch.no_grad()

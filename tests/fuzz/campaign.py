@@ -115,8 +115,7 @@ def _files(kind: str, seed: int, numbers: range, tally: Any) -> None:
                 changed = structured.odd_copy(data, random)
             label = {"mutant": number, "seed file": one.name}
             path, config = one.write(folder, {victim: changed})
-            late = random.random() < 0.5
-            read = targets.read_file(path, config, recorder, tally, label, late=late)
+            read = targets.read_file(path, config, recorder, tally, label)
             if read:
                 files = {n: b for n, b in one.files.items() if n in one.victims} | {victim: changed}
                 taken.append(targets.Taken(list(read), files, undamaged[one.name], label))
@@ -146,8 +145,7 @@ def _tensorflow(kind: str, seed: int, numbers: range, tally: Any) -> None:
             label = {"mutant": number, "seed file": one.name}
             files = changed(one, random)
             path, config = one.write(folder, files)
-            late = random.random() < 0.5
-            for name, values in targets.read_file(path, config, recorder, tally, label, late=late):
+            for name, values in targets.read_file(path, config, recorder, tally, label):
                 wanted = undamaged[one.name].get(name)
                 if "model.json" in files:
                     wanted = independent_tfjs(files, name)

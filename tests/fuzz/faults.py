@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,11 +33,8 @@ import safetensors.torch
 import torch
 from fixture_files import FIXTURES
 
-from keras2torch_birnn import OutputError, convert, lazy_array, save
-from keras2torch_birnn.conversion import build_model
-from keras2torch_birnn.readers import open_model
+from keras2torch_birnn import OutputError, convert, save
 from keras2torch_birnn.saving import atomic
-from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
 FIXTURE = FIXTURES / "keras-2.2.4" / "plain_gru_after_back_seq.h5"
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES", "EPERM", "EINTR", "EFBIG", "ESTALE")
@@ -135,10 +131,7 @@ def injected(fault: Fault) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """Make one run. ``there``: an old file is in place, with a mode of its own.
-
-    ``streamed``: as ``k2t convert`` writes, weights pass from file to file; else as ``save`` does.
-    """
+    """Make one run. ``there``: an old file is in place, with a mode of its own."""
 
     number: int
     step: int
@@ -146,7 +139,6 @@ class Case:
     after: bool
     suffix: str
     there: bool
-    streamed: bool
 
 
 def case(number: int, seed: int = 1) -> Case:
@@ -161,7 +153,6 @@ def case(number: int, seed: int = 1) -> Case:
         after=action in ("Ctrl-C", "kill -9") and random.random() < 0.5,
         suffix=random.choice((".pt", ".pt", ".safetensors")),
         there=random.random() < 0.7,
-        streamed=random.random() < 0.5,
     )
 
 
@@ -180,21 +171,17 @@ class Runs:
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self.model = convert(FIXTURE)
-        self.closing = ExitStack()
-        with mock.patch.object(lazy_array, "LEAST_BYTES", 0):
-            spec, _ = self.closing.enter_context(open_model(FIXTURE))
-            self.hollow = build_model(spec, filled=False)
         memory = Path("/dev/shm")
         self.root = Path(
             tempfile.mkdtemp(prefix="k2t-faults-", dir=memory if memory.is_dir() else None)
         )
-        self.whole: dict[tuple[str, bool], bytes] = {}
-        for suffix, streamed in product((".pt", ".safetensors"), (False, True)):
+        self.whole: dict[str, bytes] = {}
+        for suffix in (".pt", ".safetensors"):
             path = self.root / f"whole{suffix}"
             for _ in range(2):
-                self._save(path, streamed=streamed, overwrite=True)
+                save(self.model, path)
                 found = settled(path.read_bytes())
-                assert self.whole.setdefault((suffix, streamed), found) == found
+                assert self.whole.setdefault(suffix, found) == found
             path.unlink()
         self.outcomes: Counter[str] = Counter()
         self.met: Counter[str] = Counter()
@@ -203,7 +190,6 @@ class Runs:
 
     def close(self) -> None:
         """Remove what was written."""
-        self.closing.close()
         shutil.rmtree(self.root)
 
     def run(self, one: Case) -> None:
@@ -225,18 +211,10 @@ class Runs:
             self.lost.append({"run": one.number, "case": str(one), "met": met, "wrong": wrong})
         shutil.rmtree(folder)
 
-    def _save(self, out: Path, *, streamed: bool, overwrite: bool) -> None:
-        if streamed:
-            write_checkpoint(
-                self.hollow, out, overwrite=overwrite, source=FIXTURE, finish=lambda: None
-            )
-        else:
-            save(self.model, out, overwrite=overwrite)
-
     def _try(self, one: Case, fault: Fault, out: Path) -> tuple[str, str]:
         try:
             with injected(fault):
-                self._save(out, streamed=one.streamed, overwrite=one.there)
+                save(self.model, out, overwrite=one.there)
         except OutputError as error:
             self.said.add(error.message)
             return "failed", fault.met
@@ -248,7 +226,7 @@ class Runs:
         pid = os.fork()
         if not pid:
             with suppress(BaseException), injected(fault):
-                self._save(out, streamed=one.streamed, overwrite=one.there)
+                save(self.model, out, overwrite=one.there)
             os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return ("killed", "somewhere") if status == -signal.SIGKILL else ("saved", "")
@@ -256,7 +234,7 @@ class Runs:
     def _wrong(self, one: Case, ended: str, met: str, out: Path) -> str:
         before = settled(OLD) if one.there else None
         now = settled(out.read_bytes()) if out.exists() else None
-        whole = self.whole[one.suffix, one.streamed]
+        whole = self.whole[one.suffix]
         if now not in (before, whole):
             return "OUT is neither the old file nor the new one"
         if ended == "failed" and now != before:

@@ -14,7 +14,7 @@ import select
 import signal
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,9 +26,8 @@ import h5py
 import numpy as np
 
 from fuzz.forked import fork
-from keras2torch_birnn import inspection, lazy_array, readers
+from keras2torch_birnn import inspection, readers
 from keras2torch_birnn.errors import K2TError, gather
-from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.schema.stored import model_from_json
@@ -139,14 +138,6 @@ class Recorder:
 
         mock.patch.object(StoredArray, "read", read).start()
 
-    def take_late(self, weights: Iterable[Any]) -> None:
-        """Read what is still in the file, each matrix whole."""
-        for value in weights:
-            if isinstance(value, LazyArray):
-                source = value.source
-                assert isinstance(source, StoredArray)
-                self.read.append((source.path, LazyArray.whole(source).read()))
-
 
 def read_file(
     path: Path,
@@ -154,27 +145,12 @@ def read_file(
     recorder: Recorder,
     tally: Tally,
     label: Mapping[str, Any],
-    *,
-    late: bool = False,
 ) -> list[tuple[str, np.ndarray[Any, Any]]]:
-    """Read a model; what was read, by path, if it was taken.
-
-    ``late``: as ``k2t convert`` reads large matrices, when they are used and a few rows at a time.
-    """
+    """Read a model; what was read, by path, if it was taken."""
     recorder.read.clear()
 
     def work() -> Any:
-        if not late:
-            return readers.read_model(path, config=config)
-        with (
-            mock.patch.object(lazy_array, "LEAST_BYTES", 0),
-            readers.open_model(path, config=config) as (spec, problems),
-        ):
-            if problems:
-                raise gather(problems)
-            for layer in spec.root.walk():
-                recorder.take_late(layer.weights.values())
-            return spec
+        return readers.read_model(path, config=config)
 
     return recorder.read if attempt(work, tally, label) is not None else []
 

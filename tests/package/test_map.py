@@ -17,7 +17,6 @@ BASE = {
     "float32_precision",
     "limits",
     "progress",
-    "lazy_array",
     "merge_modes",
     "torch_import",
     "torch_private",

@@ -13,9 +13,7 @@ from commands import changed_config
 from specs import FIXTURES
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.lazy_array import LazyArray
-from keras2torch_birnn.readers import open_model, read_with_problems
-from keras2torch_birnn.readers.weights.load_weights import How
+from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 
 ONCE = FIXTURES / "keras-3.5.0/twice_wrapped_first.keras"
@@ -24,33 +22,23 @@ PROVED = "one layer of Keras in several places: shared_dense, time_distributed; 
 ALIKE = "the same name and weights in several places: shared_dense, time_distributed; if that"
 
 
-def notes(path: Path, how: How = "read") -> list[str]:
-    with open_model(path, weights=how) as (spec, _):
-        return [note for note in spec.notes if "several places" in note]
+def notes(path: Path, *, values: bool = True) -> list[str]:
+    spec, _ = read_with_problems(path, values=values)
+    return [note for note in spec.notes if "several places" in note]
 
 
 @pytest.mark.parametrize(
-    ("path", "how", "words"),
-    [(ONCE, "read", PROVED), (ONCE, "shapes", PROVED), (TWICE, "read", ALIKE)],
+    ("path", "values", "words"),
+    [(ONCE, True, PROVED), (ONCE, False, PROVED), (TWICE, True, ALIKE)],
 )
-def test_one_layer_in_two_places_is_noted(path: Path, how: How, words: str) -> None:
-    (note,) = notes(path, how)
+def test_one_layer_in_two_places_is_noted(path: Path, values: bool, words: str) -> None:
+    (note,) = notes(path, values=values)
     assert note.startswith(words)
     assert note.endswith("trains apart unless you share it (docs/training.md)")
 
 
 def test_weights_that_were_not_read_are_not_called_the_same() -> None:
-    assert not notes(TWICE, "shapes")
-
-
-def test_large_matrices_are_compared_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras2torch_birnn.lazy_array.LEAST_BYTES", 1)
-    monkeypatch.setattr("keras2torch_birnn.lazy_array.BLOCK_BYTES", 64)
-    with open_model(TWICE, weights="lazy") as (spec, _):
-        assert any(
-            isinstance(w, LazyArray) for one in spec.root.walk() for w in one.weights.values()
-        )
-        assert sum(note.startswith(ALIKE) for note in spec.notes) == 1
+    assert not notes(TWICE, values=False)
 
 
 def test_layers_of_one_name_and_other_or_fresh_weights_are_not_one(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ MISSING = "this file does not hold the vocabulary that adapt() found"
 def read(model: Path, config: Path | None, cut: Cut) -> Reading:
     with open_container(model) as container:
         reading = infer_shapes(parse(container, config=config, cut=cut))
-        return read_vocabularies(read_weights(reading, "shapes"))
+        return read_vocabularies(read_weights(reading, values=False))
 
 
 def example() -> Any:

@@ -295,11 +295,31 @@ def test_out_of_another_model_is_not_compared(tmp_path: Path) -> None:
 # ---- writing -----------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_saved_twice_gives_the_same_bytes(model: nn.Module, tmp_path: Path) -> None:
-    paths = [tmp_path / f"{number}.safetensors" for number in range(7)]
-    for path in paths:
+def test_tensors_that_share_memory_are_written_apart(model: nn.Module, tmp_path: Path) -> None:
+    """A tensor of another's memory, or of a larger one, is written as itself alone."""
+    first, second = model.get_parameter("dense.weight"), model.get_parameter("dense.bias")
+    large = torch.arange(100_000.0)
+    first.data, second.data = large[: first.numel()].view(first.shape), large[: second.numel()]
+    for suffix in (".pt", ".safetensors"):
+        path = tmp_path / f"out{suffix}"
         birnn.save(model, path)
-    assert len({path.read_bytes() for path in paths}) == 1
+        assert path.stat().st_size < 50_000
+        found = birnn.load(path).state_dict()
+        assert torch.equal(found["dense.weight"], first) and torch.equal(
+            found["dense.bias"], second
+        )
+
+
+def test_errors_of_a_librarys_writer_are_errors_of_the_output(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:1] no space\nmore")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OutputError, match=r"cannot be written \(\[enforce.*no space\); disk full"):
+        birnn.save(model, tmp_path / "out.pt")
+    assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -312,11 +332,11 @@ def test_a_failure_while_writing_leaves_the_old_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def half(_content: object, file: Any, **_: object) -> None:
-        file.write(b"half of it")
+        (file if isinstance(file, Path) else Path(file.name)).write_bytes(b"half of it")
         raise error
 
     monkeypatch.setattr(torch, "save", half)
-    monkeypatch.setattr("keras2torch_birnn.saving.streaming._write_tensor", half)
+    monkeypatch.setattr("safetensors.torch.save_file", half)
     out = tmp_path / f"old{suffix}"
     out.write_bytes(OLD_OUT)
     for target in (out, tmp_path / f"new{suffix}"):

@@ -91,13 +91,12 @@ def test_a_signal_during_the_last_step_is_handled_after_it(
 
 
 @POSIX
-@pytest.mark.parametrize("streamed", [True, False])
-def test_torchs_writer_hides_no_interruption(streamed: bool) -> None:
+def test_torchs_writer_hides_no_interruption() -> None:
     """Nor an error of the system: torch has a RuntimeError of its own for both."""
     runs = faults.Runs()
     for step in range(faults.STEPS):
         for number, action in enumerate(("Ctrl-C", "ENOSPC")):
-            runs.run(faults.Case(number, step, action, False, ".pt", True, streamed))
+            runs.run(faults.Case(number, step, action, False, ".pt", True))
     runs.close()
     assert runs.lost == []
     assert runs.outcomes["Ctrl-C: failed"] == 0

@@ -28,7 +28,7 @@ from keras2torch_birnn.readers.config.penalties import (
 from keras2torch_birnn.schema.penalties import describe, penalty_rule
 from keras2torch_birnn.spec import LayerSpec
 from keras2torch_birnn.trainers import weight_views
-from keras2torch_birnn.trainers.weight_views import Permuted, Scattered, find_views
+from keras2torch_birnn.trainers.weight_views import find_views
 
 FOLDER = FIXTURES / "training" / "keras-3.15.1"
 REGULARIZED, CONSTRAINED = (FOLDER / f"{n}.before.keras" for n in ("regularized", "constrained"))
@@ -324,25 +324,6 @@ def spec_of(model: nn.Module, name: str) -> LayerSpec:
     terms = terms_of(model.get_submodule(name))
     assert terms is not None
     return terms.layer
-
-
-def test_large_matrices_are_found_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = k2t.convert(CONSTRAINED, dtype="float32")
-    layer, path = spec_of(model, "bidirectional"), ("forward_layer", "kernel")
-    plain = find_views(layer, [path])[path]
-    monkeypatch.setattr(weight_views, "LEAST_BYTES", 1)
-    lazy = find_views(layer, [path])[path]
-    assert isinstance(lazy, Permuted) and lazy.order is not None
-    assert isinstance(plain, Scattered)
-    module = model.get_submodule("bidirectional")
-    assert torch.equal(weight_views.read(lazy, module), weight_views.read(plain, module))
-    value = torch.randn(plain.shape)
-    for view in (lazy, plain):
-        with torch.no_grad():
-            weight_views.write(view, module, torch.zeros(plain.shape))
-            weight_views.write(view, module, value)
-        for other in (plain, lazy):
-            assert torch.equal(weight_views.read(other, module), value)
 
 
 def test_views_give_the_arrays_of_the_file() -> None:

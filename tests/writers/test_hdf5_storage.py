@@ -11,14 +11,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-import synthetic
-import torch
 from hdf5_files import datasets
 from specs import FIXTURES
 from trained import differing, train, write_trained
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn import lazy_array, limits
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.writers import hdf5, zip_archive
 
@@ -255,18 +253,3 @@ def test_checksums_are_those_of_the_library() -> None:
             made = file.create_dataset("x", data=row, chunks=(64,), fletcher32=True)
             _, raw = made.id.read_direct_chunk((0,))
         assert hdf5._add_fletcher32(row.tobytes(), 1) == raw
-
-
-def test_large_matrices_are_written_in_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, out = tmp_path / "source.h5", tmp_path / "new.h5"
-    synthetic.bidirectional(source, 67, 211, 131)
-    with monkeypatch.context() as patch:
-        patch.setattr(lazy_array, "LEAST_BYTES", 1000)
-        model = k2t.convert(source)
-        k2t.write_back(model, source, tmp_path / "same.h5")
-        assert (tmp_path / "same.h5").read_bytes() == source.read_bytes()
-        k2t.write_back(train(model), source, out)
-    assert differing(model, out) == []
-    assert torch.isfinite(next(iter(model.state_dict().values()))).all()

@@ -118,7 +118,7 @@ class StoredArray:
             return self.values(self.read_stored())
 
     def check(self) -> None:
-        """Check the stored bytes, where the format has a checksum that ``rows`` does not see."""
+        """Compare the stored bytes with their checksum, where the format has one."""
 
     @contextmanager
     def _naming_array(self) -> Iterator[None]:
@@ -128,41 +128,6 @@ class StoredArray:
                 yield
             except MemoryError:
                 raise invalid(f"{self.nbytes} bytes do not fit into memory") from None
-
-    def rows(self, start: int, stop: int) -> Array:
-        """Read rows ``start`` to ``stop`` of a contiguous array.
-
-        Raises:
-            TypeError: it does not.
-        """
-        if not isinstance(self.layout, Contiguous):
-            raise TypeError(f"{self.path} is not contiguous")
-        values = np.empty((stop - start, *self.shape[1:]), np.dtype(STORED_DTYPES[self.stored_as]))
-        row = math.prod(self.shape[1:]) * values.itemsize
-        with self._naming_array():
-            flat = values.reshape(-1).view(np.uint8).data
-            self.window.read_into(flat, self.layout.offset + start * row)
-        return self.values(values)
-
-    def between(self, first: int, last: int) -> Array:
-        """Read columns ``first`` to ``last`` of a contiguous matrix.
-
-        Raises:
-            TypeError: it is no such matrix.
-        """
-        rows, width = self.shape
-        if (first, last) == (0, width):
-            return self.rows(0, rows)
-        if not isinstance(self.layout, Contiguous):
-            raise TypeError(f"{self.path} is not contiguous")
-        values = np.empty((rows, last - first), np.dtype(STORED_DTYPES[self.stored_as]))
-        flat = values.reshape(-1).view(np.uint8).data
-        piece, item = (last - first) * values.itemsize, values.itemsize
-        with self._naming_array():
-            for row in range(rows):
-                place = self.layout.offset + (row * width + first) * item
-                self.window.read_into(flat[row * piece : (row + 1) * piece], place)
-        return self.values(values)
 
     def values(self, stored: Array) -> Array:
         """Return the values of stored numbers."""

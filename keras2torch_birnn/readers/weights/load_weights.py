@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn import lazy_array
 from keras2torch_birnn.errors import K2TError, WeightMismatchError, gather, printable
-from keras2torch_birnn.progress import begin
+from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.policies import common_dtype, mixture_note
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.hdf5.arrays import Contiguous, StoredArray
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
-from keras2torch_birnn.readers.weights.layouts import Layout, is_cudnn
+from keras2torch_birnn.readers.weights.layouts import Layout
 from keras2torch_birnn.readers.weights.lora import LORA, is_updated
 from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
@@ -29,6 +28,7 @@ from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.dtype_flow import SPECTRAL
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import (
+    Array,
     Generation,
     LayerSpec,
     MaskedSteps,
@@ -37,7 +37,8 @@ from keras2torch_birnn.spec import (
     with_dtype,
 )
 
-How = Literal["read", "lazy", "shapes"]
+# Values that are looked at together, so that what is made of them stays small.
+_BLOCK = 1 << 18
 
 
 def load_weights(
@@ -45,17 +46,18 @@ def load_weights(
     container: Container,
     parsing: Parsing,
     choice: MaskedSteps | None,
-    how: How,
     whole: Whole | None = None,
+    *,
+    values: bool,
 ) -> tuple[LayerSpec, tuple[str, ...]]:
     """Return the model with its weights, and notes about them.
 
     whole: the model of which ``root`` is a part, None if it is whole. All of its weights are
     located, and those of other parts then left out.
 
-    choice: the user's rule for masked steps, where the file leaves it open. how: "read" all;
-    "lazy": leave large matrices in the file until they are used; "shapes": zeros instead of
-    values. A model with layers of a plugin is always read: a plugin may use its weights in any way.
+    choice: the user's rule for masked steps, where the file leaves it open. values: read them;
+    else zeros stand for them, but in a model with layers of a plugin, which may use its weights in
+    any way.
 
     Raises:
         WeightMismatchError: weights are missing, superfluous, or of other shapes than the
@@ -63,12 +65,11 @@ def load_weights(
     """
     located = find_weights(root, container, parsing, choice, whole)
     notes = list(located.notes)
-    if any(layer.class_name not in SCHEMA for layer in located.root.walk()):
-        how = "read"
-    if how != "shapes":
+    values = values or any(layer.class_name not in SCHEMA for layer in located.root.walk())
+    if values:
         arrays = (array for row in located.rows for array in row.arrays.values())
         begin("reading weights", sum(array.nbytes for array in arrays))
-    layers = {row.owner: _read(row, located.layout, notes, how) for row in located.rows}
+    layers = {row.owner: _read(row, located.layout, notes, values=values) for row in located.rows}
     notes += repeated_note(layers, located.stored)
     root = replace_layers(located.root, layers)
     dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])
@@ -199,32 +200,15 @@ def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
             )
 
 
-def may_wait(row: StoredLayer, name: str) -> bool:
-    """Tell whether a weight may stay in the file until it is used."""
-    array = row.arrays[name]
-    return (
-        row.layer.class_name in SCHEMA
-        and name in SCHEMA[row.layer.class_name].lazy_weights
-        and isinstance(array.layout, Contiguous)
-        and array.dtype.kind == "f"
-        and array.nbytes >= lazy_array.LEAST_BYTES
-        and not is_cudnn(row.layer, row.arrays)
-        and not is_updated(name, row.arrays)
-    )
-
-
-def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> LayerSpec:
+def _read(row: StoredLayer, layout: Layout, notes: list[str], *, values: bool) -> LayerSpec:
     """Return the layer with its weights; add a note for each that is not finite."""
     weights: dict[str, Any] = {}
     for name, array in row.arrays.items():
-        if how == "shapes":
+        if not values:
             weights[name] = np.broadcast_to(np.zeros((), array.dtype), array.shape)
-        elif how == "lazy" and may_wait(row, name):
-            array.check()
-            weights[name] = lazy_array.LazyArray.whole(array)
-        else:
-            weights[name] = array.read()
-        if how != "shapes" and not lazy_array.is_finite(weights[name]):
+            continue
+        weights[name] = array.read()
+        if not _are_finite(weights[name]):
             place = printable(row.layer.place)
             notes.append(f"{place}: {name} holds values that are not finite")
     updated = [name for name in weights if is_updated(name, weights)]
@@ -232,3 +216,10 @@ def _read(row: StoredLayer, layout: Layout, notes: list[str], how: How) -> Layer
     held = (LORA, SPECTRAL)  # what the weights hold now
     kept = {key: value for key, value in row.layer.semantics.items() if key not in held}
     return replace(row.layer, semantics=kept, weights=layout.join(row.layer, weights))
+
+
+def _are_finite(values: Array) -> bool:
+    """Tell whether no value is infinite or NaN, and report that they are read."""
+    advance(values.nbytes)
+    flat = values.reshape(-1)
+    return all(np.isfinite(flat[at : at + _BLOCK]).all() for at in range(0, flat.size, _BLOCK))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.lazy_array import LazyArray
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.slots import Key
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import LayerSpec
 
 Arrays = Mapping[str, StoredArray]
 _PARTS = frozenset(("forward_layer", "backward_layer", "layer", "cell"))
@@ -69,20 +67,8 @@ def _joined(places: Iterable[str]) -> str:
 def _have_same_weights(weights: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Tell whether all values are the same, and not all alike as fresh ones can be."""
     shapes = [{name: array.shape for name, array in each.items()} for each in (weights, other)]
-    if shapes[0] != shapes[1] or not any(_varies(array) for array in weights.values()):
+    if shapes[0] != shapes[1] or not any(
+        (array != array.flat[:1]).any() for array in weights.values()
+    ):
         return False
-    return all(_equal(array, other[name]) for name, array in weights.items())
-
-
-def _varies(values: Array | LazyArray) -> bool:
-    block = next(iter(_blocks(values)))
-    return bool((block != block.flat[:1]).any())
-
-
-def _equal(values: Array | LazyArray, other: Array | LazyArray) -> bool:
-    pairs = zip_longest(_blocks(values), _blocks(other))
-    return all(np.array_equal(first, second) for first, second in pairs)
-
-
-def _blocks(values: Array | LazyArray) -> Iterable[Array]:
-    return values.blocks() if isinstance(values, LazyArray) else (values,)
+    return all(np.array_equal(array, other[name]) for name, array in weights.items())
