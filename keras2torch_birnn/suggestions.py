@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +18,6 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 
-# A path of Windows with a drive.
-_DRIVE = re.compile(r"([A-Za-z]):[\\/](.*)", re.DOTALL)
 # Words of a call, at most, that are tried together as one name.
 _WORDS = 20
 # Words of other libraries -> ours.
@@ -64,20 +60,6 @@ def unknown_value(
     return error(f"{shown}: {expected} is expected", did_you_mean(word, names))
 
 
-def explain_foreign(path: Path) -> str:
-    """Say what a path means that this system or its shell left as it is; else an empty text."""
-    name = str(path)
-    if os.name != "nt" and (drive := _DRIVE.fullmatch(name)):
-        inside = "/".join(("/mnt", drive[1].lower(), *re.split(r"[\\/]+", drive[2])))
-        return f"a path of Windows; WSL has it as {escape_controls(inside)}"
-    if not name.startswith(("~/", "$")):
-        return ""
-    meant = Path(os.path.expandvars(name))
-    with suppress(RuntimeError):  # of a user without a home
-        meant = meant.expanduser()
-    return "" if meant == path else f"the shell left it as it is; name {escape_controls(meant)}"
-
-
 def advise_quotes(words: Sequence[str]) -> str:
     """Return the words that are one file's name with spaces, in quotes; else an empty text."""
     if len(words) > _WORDS:
@@ -98,8 +80,6 @@ def explain_missing(path: Path) -> str:
         return f"{printable(name_file(path))} is an address: download it first"
     if str(path) == "-":
         return "a model is read from a file, not from standard input"
-    if advice := explain_foreign(path):
-        return advice
     with suppress(OSError):
         names = [one.name for one in islice(path.parent.iterdir(), MAX_GROUP_MEMBERS)]
         for near in get_close_matches(path.name, names):

@@ -56,7 +56,7 @@ def write_report(
         OutputError: it cannot be written, or another file must not be replaced.
     """
     text = make_page(report, model=model, out=out, weights=weights)
-    write_atomically(path, lambda file: _write(file, text), REPORT, overwrite=True, size=len(text))
+    write_atomically(path, lambda file: _write(file, text), REPORT, overwrite=True)
 
 
 def _write(file: Path, text: str) -> None:

@@ -1,46 +1,29 @@
 """Write a file completely or not at all: the old file stays until the new one is complete.
 
 The new file is written under a temporary name in the same folder (``.k2t-*.tmp``), flushed to the
-disk, and renamed over the target in one step. If anything fails before that step, the target is
+disk, and takes the target's name in one step. If anything fails before that step, the target is
 unchanged and the temporary file is removed; only ``kill -9`` or a power failure leaves it behind.
-The next run that writes there removes what a killed process of the same machine has left.
-Signals that arrive during the last step are handled after it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import platform
-import re
 import secrets
 import shlex
 import shutil
-import signal
 import stat
-import sys
 import tempfile
-import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from types import FrameType
 
 from keras2torch_birnn.errors import OutputError, in_file, printable, split_address
-from keras2torch_birnn.saving.windows_names import find_fault
-from keras2torch_birnn.suggestions import explain_foreign
 
 PREFIX = ".k2t-"
-# Of this machine, of the process, and a random number.
-_TEMPORARY = re.compile(rf"{re.escape(PREFIX)}([0-9a-f]{{8}})([0-9a-f]{{8}})[0-9a-f]{{16}}\.tmp")
 FORCE = "use --force to replace it"
 _HEAD_BYTES = 2048  # of a file, which hold the mark of what wrote it
-_STOPS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
 # Errors of ``os.link`` on file systems without hard links
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
@@ -82,11 +65,12 @@ def check_output(
             one of ``sources`` (also through links, or inside a folder).
     """
     with in_file(path), os_errors():
-        if sys.platform == "win32" and (fault := find_fault(path)):  # before it is opened
-            raise OutputError(printable(fault), "name another output")
         check_is_here(path, "file")
         if is_stream(path):
-            _check_stream(path)
+            if stat.S_ISBLK(path.stat().st_mode):
+                raise OutputError("is a disk", "name a file")
+            if is_stdout(path) and os.isatty(1):
+                raise OutputError("is a terminal", "name a file, or redirect the output")
             return
         target = _resolve(path)
         if target.is_dir():
@@ -101,20 +85,20 @@ def check_output(
             more = kind.mistaken.get(path.suffix.lower())
             advice = f"{kind.name} ends in {ends}"
             raise OutputError(found, f"{advice}; {more}" if more else advice)
-        _check_folder(target.parent)
+        if check_can_be_made(folder := target.parent) != folder:
+            make = f"mkdir -p {shlex.quote(str(folder))}"
+            raise OutputError(f"there is no folder {folder}", make)
 
 
 def check_is_here(path: Path, kind: str) -> None:
     """Refuse a place to write that names nothing of this system. kind: "file" or "folder".
 
     Raises:
-        OutputError: an address, a path of Windows, or one that the shell should have changed.
+        OutputError: an address.
         OSError: an impossible name, which Python 3.14 otherwise takes for one that is free.
     """
     if split_address(path):
         raise OutputError("is an address", f"name a {kind} of this machine")
-    if (advice := explain_foreign(path)) and not os.path.lexists(path.parts[0]):
-        raise OutputError("is no path of this system", advice)
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # of a zero byte
         path.lstat()
 
@@ -131,12 +115,6 @@ def check_can_be_made(folder: Path) -> Path:
     if not os.access(there, os.W_OK):
         raise OutputError(f"the folder {there} is not writable", "choose another")
     return there
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse a folder for a new file that is missing, no folder, or not writable."""
-    if check_can_be_made(folder) != folder:
-        raise OutputError(f"there is no folder {folder}", f"mkdir -p {shlex.quote(str(folder))}")
 
 
 def check_replacing(path: Path, kind: FileKind | None = None, *, overwrite: bool) -> None:
@@ -193,24 +171,11 @@ def is_stdout(path: Path) -> bool:
     return False
 
 
-def _check_stream(path: Path) -> None:
-    if stat.S_ISBLK(path.stat().st_mode):
-        raise OutputError("is a disk", "name a file")
-    if is_stdout(path) and os.isatty(1):
-        raise OutputError("is a terminal", "name a file, or redirect the output")
-
-
 def _check_source(target: Path, source: Path) -> None:
     if target.exists() and target.samefile(source):
         raise OutputError("is the input itself", "name another output")
     if source.is_dir() and any(part.samefile(source) for part in target.parents):
         raise OutputError(f"is inside the input {source}", "name another output")
-    if source.suffix == ".json" and target.parent.samefile(source.parent):
-        with target.open("rb") as file:
-            if (
-                file.read(8) == b"\x89HDF\r\n\x1a\n"
-            ):  # a shard, in the folder of the index that names it
-                raise OutputError("is a weights file of the input", "name another output")
 
 
 def _resolve(path: Path) -> Path:
@@ -236,29 +201,22 @@ def write_atomically(
     kind: FileKind | None = None,
     *,
     overwrite: bool,
-    size: int = 0,
 ) -> None:
     """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``.
 
     A link is followed: its target is replaced. The mode is the old file's, or the umask's.
-    ``kind``: the files that may be replaced, and their suffixes. ``size``: the least number of
-    bytes that are needed.
+    ``kind``: the files that may be replaced, and their suffixes.
 
     Raises:
         OutputError: it could not be written; an old file is unchanged.
     """
-    with writing_after(path, write, kind, overwrite=overwrite, size=size):
+    with writing_after(path, write, kind, overwrite=overwrite):
         pass
 
 
 @contextmanager
 def writing_after(
-    path: Path,
-    write: Callable[[Path], object],
-    kind: FileKind | None,
-    *,
-    overwrite: bool,
-    size: int = 0,
+    path: Path, write: Callable[[Path], object], kind: FileKind | None, *, overwrite: bool
 ) -> Iterator[None]:
     """Let ``write`` fill a temporary file beside ``path``; rename it to ``path`` after the block.
 
@@ -267,24 +225,37 @@ def writing_after(
     Raises:
         OutputError: it could not be written; an old file is unchanged.
     """
-    temporary: Path | None = None
     with in_file(path), os_errors():
         check_output(path, kind)
-        target = _resolve(path)
-        if is_stream(path):
+        target, stream = _resolve(path), is_stream(path)
+        if stream:
             _write_stream(path, write)
         else:
             _check_old(target, kind, overwrite=overwrite)
-            temporary = _fill_temporary(target, write, size)
-    try:
+    if stream:
         yield
-        if temporary is not None:
-            with in_file(path), os_errors():
-                _rename(temporary, target, kind, overwrite=overwrite)
-    except BaseException:
-        if temporary is not None:
-            _remove_temporary(temporary)
-        raise
+        return
+    temporary = name_temporary(target.parent)
+    try:
+        with in_file(path), os_errors():
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            os.close(handle)
+            mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
+            write(temporary)
+            _sync_file(temporary, mode & 0o777)
+        yield
+        with in_file(path), os_errors():
+            _check_old(target, kind, overwrite=overwrite)  # it may have appeared meanwhile
+            _put_in_place(temporary, target, kind, overwrite=overwrite)
+            _sync_folder(target.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def name_temporary(folder: Path) -> Path:
+    """Return a new name in a folder."""
+    return folder / f"{PREFIX}{secrets.token_hex(8)}.tmp"
 
 
 def write_folder_atomically(path: Path, write: Callable[[Path], object], *, instead: str) -> None:
@@ -298,7 +269,7 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object], *, inst
     with in_file(path), os_errors():
         target = _resolve(path)
         check_new_folder(path, instead=instead)
-        temporary = _name_temporary(target.parent)
+        temporary = name_temporary(target.parent)
         try:
             temporary.mkdir()
             write(temporary)
@@ -306,12 +277,10 @@ def write_folder_atomically(path: Path, write: Callable[[Path], object], *, inst
                 _sync_folder(file) if file.is_dir() else _sync_file(file, None)
             _sync_folder(temporary)
             check_new_folder(path, instead=instead)  # it may have appeared meanwhile
-            with _defer_signals():
-                temporary.rename(target)
-                _sync_folder(target.parent)
+            temporary.rename(target)
+            _sync_folder(target.parent)
         except BaseException:
-            with _defer_signals():
-                shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
 
 
@@ -326,7 +295,9 @@ def check_new_folder(path: Path, *, instead: str, sources: Sequence[Path | None]
         target = _resolve(path)
         if os.path.lexists(target):
             raise OutputError("exists already", instead)
-        _check_folder(target.parent)
+        if check_can_be_made(folder := target.parent) != folder:
+            make = f"mkdir -p {shlex.quote(str(folder))}"
+            raise OutputError(f"there is no folder {folder}", make)
         for source in sources:
             if source is not None and source.is_dir():
                 _check_source(target, source)
@@ -354,100 +325,6 @@ def _write_stream(target: Path, write: Callable[[Path], object]) -> None:
             os.fdopen(os.dup(1), "wb") if to_stdout else target.open("wb") as sink,
         ):
             shutil.copyfileobj(source, sink)
-
-
-def _fill_temporary(target: Path, write: Callable[[Path], object], size: int) -> Path:
-    """Let ``write`` fill a temporary file beside ``target``; it has the mode of ``target``."""
-    _check_room(target, size)
-    temporary = _name_temporary(target.parent)
-    try:
-        mode = _create_file(temporary)
-        write(temporary)
-        _sync_file(temporary, _choose_mode(target, mode))
-    except BaseException:
-        _remove_temporary(temporary)
-        raise
-    return temporary
-
-
-@cache
-def _machine() -> str:
-    """Return a number of this machine, since it was started, and of its numbering of processes."""
-    facts = [platform.node()]
-    with suppress(OSError):  # Linux alone has these; containers number their processes apart
-        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text("ascii"))
-        facts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return f"{zlib.crc32(repr(facts).encode()):08x}"
-
-
-def _name_temporary(folder: Path) -> Path:
-    """Return a new name in a folder, after removing what killed processes have left there."""
-    for left in _left_behind(folder):
-        with suppress(OSError):
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-    return folder / f"{PREFIX}{_machine()}{os.getpid():08x}{secrets.token_hex(8)}.tmp"
-
-
-def _left_behind(folder: Path) -> list[Path]:
-    """Find temporary files and folders of processes of this machine that run no more."""
-    if sys.platform == "win32":  # it has no way to ask for a process without a risk to it
-        return []
-    with suppress(OSError):
-        found = [(one, _TEMPORARY.fullmatch(one.name)) for one in folder.glob(f"{PREFIX}*.tmp")]
-        return [
-            path
-            for path, name in found
-            if name and name[1] == _machine() and not _runs(int(name[2], 16))
-        ]
-    return []
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # asks, and sends nothing
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
-
-
-def _rename(temporary: Path, target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
-    _check_old(target, kind, overwrite=overwrite)  # it may have appeared meanwhile
-    with _defer_signals():
-        _put_in_place(temporary, target, kind, overwrite=overwrite)
-        _sync_folder(target.parent)
-
-
-def _remove_temporary(temporary: Path) -> None:
-    with _defer_signals(), suppress(OSError):
-        temporary.unlink(missing_ok=True)
-
-
-def _check_room(target: Path, size: int) -> None:
-    disk = shutil.disk_usage(target.parent)
-    if disk.total and size > disk.free:
-        raise OutputError(
-            f"cannot be written ({size:,} bytes are needed, {disk.free:,} are free)",
-            "free some space",
-        )
-
-
-def _create_file(path: Path) -> int:
-    """Create a new empty file; return its mode, which follows the umask."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-    handle = os.open(path, flags, 0o666)
-    try:
-        return stat.S_IMODE(os.fstat(handle).st_mode)
-    finally:
-        os.close(handle)
-
-
-def _choose_mode(target: Path, otherwise: int) -> int:
-    """Return the mode of the file that is replaced, or ``otherwise``."""
-    with suppress(FileNotFoundError):
-        return stat.S_IMODE(target.stat().st_mode) & 0o777
-    return otherwise
 
 
 def _sync_file(path: Path, mode: int | None) -> None:
@@ -478,9 +355,6 @@ def _put_in_place(temporary: Path, target: Path, kind: FileKind | None, *, overw
         if target.exists():
             raise _exists(kind) from None
         temporary.replace(target)
-    else:
-        with suppress(OSError):  # the target is complete; this is only its second name
-            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -494,25 +368,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextmanager
-def _defer_signals() -> Iterator[None]:
-    """Handle Ctrl-C and similar signals after the block, not within it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted
-        return
-    received: list[tuple[int, FrameType | None]] = []
-    before = {n: signal.getsignal(n) for n in _STOPS}
-    caught = [n for n, handler in before.items() if callable(handler)]
-    try:
-        for number in caught:
-            signal.signal(number, lambda n, frame: received.append((n, frame)))
-        yield
-    finally:
-        for number in caught:
-            signal.signal(number, before[number])
-    for number, frame in received[:1]:
-        handler = before[number]
-        if callable(handler):
-            handler(number, frame)

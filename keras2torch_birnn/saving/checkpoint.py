@@ -110,8 +110,7 @@ def write_checkpoint(
         except (RuntimeError, safetensors.SafetensorError) as error:
             raise find_cause(error) from None
 
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    write_atomically(path, write, CHECKPOINT, overwrite=overwrite, size=size)
+    write_atomically(path, write, CHECKPOINT, overwrite=overwrite)
 
 
 def _make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

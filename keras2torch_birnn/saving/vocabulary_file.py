@@ -49,9 +49,7 @@ def writing_vocabularies(
         return
     text = json.dumps({"format": FORMAT, "out": out.name, "layers": layers}, indent=1)
     kind = FileKind("a file of vocabularies", (".json",), lambda file: _may_go(file, out))
-    with writing_after(
-        path, lambda file: _write(file, text), kind, overwrite=overwrite, size=len(text)
-    ):
+    with writing_after(path, lambda file: _write(file, text), kind, overwrite=overwrite):
         yield path
 
 

@@ -275,7 +275,7 @@ def _write(
     if not is_stream(target):
         check_output(target, kind, sources=sources)
         check_replacing(target, kind, overwrite=False)
-    write_atomically(target, write, kind, overwrite=False, size=source.stat().st_size)
+    write_atomically(target, write, kind, overwrite=False)
 
 
 def _same_place(container: Container, source: Path, target: Path) -> Path:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from multiprocessing import get_all_start_methods, get_context
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,9 +29,7 @@ from warm_process import HEED_SIGNALS, run_command
 from keras2torch_birnn.cli import batch, own_process
 from keras2torch_birnn.cli.converting import Options
 from keras2torch_birnn.cli.own_process import ProcessEndedError, call_in_own_process
-from keras2torch_birnn.errors import K2TError, OutputError, UsageError
-from keras2torch_birnn.saving.atomic import check_output
-from keras2torch_birnn.saving.windows_names import find_fault
+from keras2torch_birnn.errors import K2TError, UsageError
 
 
 @pytest.fixture
@@ -428,36 +426,3 @@ def test_a_name_that_is_too_long_costs_its_file_alone(tmp_path: Path) -> None:
     (problem,) = rows[1]["problems"]
     assert (problem["code"], run.code) == ("output", 5)
     assert problem["message"] == "cannot be written (File name too long)"
-
-
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [
-        ("con.pt", "con.pt is a device on Windows"),
-        ("NUL.tar.pt", "NUL.tar.pt is a device on Windows"),
-        ("out/aux", "aux is a device on Windows"),
-        ("aux /a.pt", "aux  is a device on Windows"),
-        ("com¹.pt", "com¹.pt is a device on Windows"),
-        ("a./b.pt", "Windows drops the end of 'a.'"),
-        ("b.pt ", "Windows drops the end of 'b.pt '"),
-        ("a:b.pt", "Windows has no ':' in names"),
-        ("a\\b.pt", "Windows has no '\\\\' in names"),
-        ("a\tb.pt", "Windows has no '\\t' in names"),
-        ("what?.pt", "Windows has no '?' in names"),
-        ("console.pt", ""),
-        ("com10.pt", ""),
-        ("../a/./.b.pt", ""),
-        ("/out/.hidden/a b.pt", ""),
-    ],
-)
-def test_names_that_windows_lacks(name: str, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_fault(PurePosixPath(name)) == fault
-    if fault:
-        monkeypatch.setattr("sys.platform", "win32")
-        with pytest.raises(OutputError, match=r"; name another output$"):
-            check_output(Path(name))
-
-
-def test_a_path_of_windows_is_looked_at_below_its_drive() -> None:
-    assert find_fault(PureWindowsPath("C:\\out\\a.pt")) == ""
-    assert find_fault(PureWindowsPath("C:\\out\\nul.pt")) == "nul.pt is a device on Windows"

@@ -392,20 +392,6 @@ $ k2t compare model.h5 порд.py:Net
 2: порд.py is not a file; did you mean порт.py?
 $ k2t compare model.h5 порт.py:Nett
 2: порт.py defines no Nett; did you mean Net?
-$ k2t convert 'C:\Users\me\model.h5' new.pt
-3: directory); a path of Windows; WSL has it as /mnt/c/Users/me/model.h5
-$ k2t convert model.h5 'C:\Users\me\new.pt'
-5: is no path of this system; a path of Windows; WSL has it as /mnt/c/Users/me/new.pt
-$ k2t convert model.h5 C:/new.pt
-5: a path of Windows; WSL has it as /mnt/c/new.pt
-$ k2t convert '~/model.h5' new.pt
-3: directory); the shell left it as it is; name /
-$ k2t convert model.h5 '~/new.pt'
-5: no path of this system; the shell left it as it is; name /
-$ k2t convert model.h5 --out-dir '$HOME/new'
-5: the shell left it as it is; name /
-$ k2t write-back out.pt model.h5 '~/new.h5'
-5: the shell left it as it is; name /
 # Wrong files.
 $ k2t convert - new.pt
 3: a model is read from a file, not from standard input

@@ -70,27 +70,6 @@ def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch
 
 
 @POSIX
-def test_a_signal_during_the_last_step_is_handled_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = atomic._sync_folder
-    synced: list[Path] = []
-
-    def sync(folder: Path) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        original(folder)
-        synced.append(folder)
-
-    monkeypatch.setattr(atomic, "_sync_folder", sync)
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        birnn.save(birnn.convert(OLD), tmp_path / "out.pt")
-    assert synced == [tmp_path]
-    assert list(contents(tmp_path)) == ["out.pt"]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@POSIX
 def test_torchs_writer_hides_no_interruption() -> None:
     """Nor an error of the system: torch has a RuntimeError of its own for both."""
     runs = faults.Runs()
@@ -102,16 +81,6 @@ def test_torchs_writer_hides_no_interruption() -> None:
     assert runs.outcomes["Ctrl-C: failed"] == 0
     assert runs.outcomes["Ctrl-C: interrupted"] > 5
     assert all("No space left" in text for text in runs.said), runs.said
-
-
-def test_too_little_room_is_noticed_before_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    with pytest.raises(birnn.OutputError, match="bytes are needed, 100 are free"):
-        birnn.save(birnn.convert(OLD), tmp_path / "out.pt")
-    assert contents(tmp_path) == {}
 
 
 @POSIX
@@ -464,28 +433,3 @@ def test_impatience_leaves_everything_as_it_was(text: str, tmp_path: Path) -> No
     expected = signal.SIGINT if text is TWICE else signal.SIGHUP
     assert (run.code, run.out, run.err) == (-expected, "", "")
     assert contents(folder) == {"old.pt": OLD_OUT}
-
-
-def test_only_what_a_killed_process_of_this_machine_has_left_is_removed(tmp_path: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    machine, end = atomic._machine(), "0" * 16
-    names = {
-        "file of an ended process": f".k2t-{machine}{ended.pid:08x}{end}.tmp",
-        "folder of an ended process": f".k2t-{machine}{ended.pid:08x}{end[1:]}1.tmp",
-        "a running process": f".k2t-{machine}{os.getppid():08x}{end}.tmp",
-        "this process": f".k2t-{machine}{os.getpid():08x}{end}.tmp",
-        "another machine": f".k2t-{'0' * 8}{ended.pid:08x}{end}.tmp",
-        "a user's own": ".k2t-mine.tmp",
-    }
-    for what, name in names.items():
-        (tmp_path / name).mkdir() if "folder" in what else (tmp_path / name).write_bytes(b"")
-    (tmp_path / names["folder of an ended process"] / "part").write_bytes(b"1")
-    atomic.write_atomically(
-        tmp_path / "out.pt", lambda path: path.write_bytes(b"2"), overwrite=False
-    )
-    left = {path.name for path in tmp_path.iterdir()}
-    gone = {what for what, name in names.items() if name not in left}
-    on_windows = sys.platform == "win32"
-    assert gone == (set() if on_windows else {what for what in names if "ended" in what})
-    assert (tmp_path / "out.pt").read_bytes() == b"2"
