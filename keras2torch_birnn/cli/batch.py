@@ -6,17 +6,15 @@ import glob
 import os
 import shlex
 import sys
-import tempfile
-import time
-import unicodedata
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import typer
@@ -36,9 +34,9 @@ from keras2torch_birnn.cli.converting import (
     describe_verdict,
     verify_file,
 )
-from keras2torch_birnn.cli.own_process import ProcessEndedError, call_in_own_process
 from keras2torch_birnn.errors import (
     K2TError,
+    MissingArchitectureError,
     OutputError,
     UsageError,
     escape_controls,
@@ -54,9 +52,6 @@ _DROPPED = (*_SUFFIXES, ".json", ".index", ".zip", ".tar", ".gz", ".tgz")
 # Files whose folder is the model.
 _MARKS = ("saved_model.pb", "config.json")
 _TFJS = "model.json"
-_AGAIN = "a process died; converted again, in one of its own"
-# Of one pool on Windows; elsewhere the files are the limit.
-_PROCESSES = 61 if sys.platform == "win32" else sys.maxsize
 
 
 @dataclass(frozen=True)
@@ -120,40 +115,16 @@ def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool)
     for model, below in found.values():
         base = out_dir / (_stem(below) if stems[_stem(below)] == 1 else below)
         tasks.append(Task(model, base.with_name(f"{base.name}.pt")))
-    _check_apart(tasks, str)
-    if len({_without_case(one.out) for one in tasks}) < len(tasks) and _ignores_case(out_dir):
-        _check_apart(tasks, _without_case)
-    return tasks
-
-
-def _check_apart(tasks: Sequence[Task], key: Callable[[Path], str]) -> None:
-    """Refuse two models that would write one OUT; paths of one ``key`` are one file."""
-    by_out: dict[str, list[Task]] = {}
+    by_out: dict[Path, list[str]] = {}
     for task in tasks:
-        by_out.setdefault(key(task.out), []).append(task)
-    for some in by_out.values():
-        if len(some) > 1:
-            both = " and ".join(escape_controls(one.model) for one in some)
+        by_out.setdefault(task.out, []).append(escape_controls(task.model))
+    for out, models in by_out.items():
+        if len(models) > 1:
             raise UsageError(
-                f"{both} would both become {escape_controls(some[0].out)}",
+                f"{' and '.join(models)} would both become {escape_controls(out)}",
                 "name the folder that holds them all, or convert them into two folders",
             )
-
-
-def _without_case(path: Path) -> str:
-    """Normalize a path as file systems do that ignore case and Unicode composition."""
-    return unicodedata.normalize("NFC", str(path)).casefold()
-
-
-def _ignores_case(folder: Path) -> bool:
-    """Return whether the file system of a folder, which may be missing, ignores case."""
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir())
-    try:
-        with tempfile.NamedTemporaryFile(prefix=".k2t-case-", dir=there) as file:
-            probe = Path(file.name)
-            return probe.with_name(probe.name.upper()).exists()
-    except OSError:  # nothing can be written there, which each file will say
-        return False
+    return tasks
 
 
 def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]:
@@ -220,16 +191,19 @@ def _walk(folder: Path, *, with_config: bool) -> Iterator[Path]:
 
 
 def convert_many(
-    output: Output, tasks: Sequence[Task], options: Options, *, jobs: int, keep_going: bool
+    output: Output, tasks: Sequence[Task], options: Options, *, jobs: int, fail_fast: bool
 ) -> None:
     """Convert all tasks: print a line for each and a summary, and end with the worst exit code.
 
-    An OUT that is newer than its model is skipped, unless ``options.force``.
+    An OUT that is newer than its model is skipped, unless ``options.force``. fail_fast: stop at
+    the first error.
     """
     done: list[Outcome] = []
-    outcomes, new = _run(tasks, options, jobs), _list_missing_folders(tasks)
     try:
-        with output.show_progress("converting") as bar:
+        with (
+            closing(_run(tasks, options, jobs)) as outcomes,
+            output.show_progress("converting") as bar,
+        ):
             begin("", len(tasks), "files")
             for outcome in outcomes:
                 advance(1)
@@ -237,29 +211,14 @@ def convert_many(
                 REGISTERED.loaded.update(outcome.plugins)
                 with bar.hidden():
                     _print(output, outcome)
-                if outcome.exit_code and not keep_going:
-                    outcomes.close()
+                if outcome.exit_code and fail_fast:
                     break
-    except BaseException as error:  # Ctrl-C, a closed pipe
-        if not isinstance(error, Exception):
-            _sum_up(output, done, len(tasks), _describe_resuming())
-        raise
-    finally:
-        for folder in new:
-            with suppress(OSError):  # it holds something
-                folder.rmdir()
-    _sum_up(output, done, len(tasks), "--keep-going goes on after an error")
+    finally:  # also after Ctrl-C
+        _sum_up(output, done, len(tasks))
     raise typer.Exit(max((outcome.exit_code for outcome in done), default=0))
 
 
-def _list_missing_folders(tasks: Sequence[Task]) -> list[Path]:
-    """Return the folders of outputs that do not exist yet, inner ones first."""
-    parents = {task.out.parent for task in tasks}
-    every = {folder for parent in parents for folder in (parent, *parent.parents)}
-    return sorted((one for one in every if not os.path.lexists(one)), reverse=True)
-
-
-def _sum_up(output: Output, done: Sequence[Outcome], total: int, how_to_go_on: str) -> None:
+def _sum_up(output: Output, done: Sequence[Outcome], total: int) -> None:
     """Print the notes, each once, and how many files were converted."""
     named: dict[str, list[Path]] = {}
     for outcome in done:
@@ -270,16 +229,13 @@ def _sum_up(output: Output, done: Sequence[Outcome], total: int, how_to_go_on: s
         for note, models in named.items()
     )
     if len(done) < total:
-        print_message("note", f"{total - len(done)} not tried; {how_to_go_on}")
+        call = shlex.join(("k2t", *(word for word in sys.argv[1:] if word != "--force")))
+        print_message(
+            "note", f"{total - len(done)} not tried; to go on, run {escape_controls(call)}"
+        )
     states = Counter(outcome.state for outcome in done)
     summary = ", ".join(f"{count} {state}" for state, count in states.items())
     (print_stderr if output.as_json else print_line)(summary or "no models")
-
-
-def _describe_resuming() -> str:
-    """Return the line that goes on: files that were converted are skipped."""
-    call = shlex.join(("k2t", *(word for word in sys.argv[1:] if word != "--force")))
-    return f"to go on, run {escape_controls(call)}"
 
 
 def _print(output: Output, outcome: Outcome) -> None:
@@ -294,67 +250,55 @@ def _print(output: Output, outcome: Outcome) -> None:
 
 def _run(tasks: Sequence[Task], options: Options, jobs: int) -> Generator[Outcome, None, None]:
     """Convert the tasks, in their order, in this process or in several."""
-    jobs = min(jobs, len(tasks), _PROCESSES)
-    if jobs <= 1:
+    if min(jobs, len(tasks)) <= 1:
         for task in tasks:
             with reporting_to(None):  # the bar counts files
                 outcome = convert_task(task, options)
             yield outcome
         return
-    waiting, pool, start = deque(tasks), _start_pool(jobs), time.time_ns()
-    running: deque[tuple[Task, Future[Outcome]]] = deque()
+    workers = _Workers(options, min(jobs, len(tasks)))
+    threads = ThreadPoolExecutor(workers.count)
     try:
-        while waiting or running:
-            try:
-                while waiting and len(running) < 2 * jobs:
-                    running.append((waiting[0], pool.submit(convert_task, waiting[0], options)))
-                    waiting.popleft()
-                outcome = running[0][1].result()
-                running.popleft()
-            except BrokenProcessPool:  # by the first task, or by one beside it: it again, alone
-                waiting.extendleft(task for task, _ in reversed(running))
-                running.clear()
-                pool.shutdown(cancel_futures=True)
-                pool = _start_pool(jobs)
-                outcome = _convert_alone(waiting.popleft(), options, start)
-            yield outcome
+        yield from threads.map(workers.convert, tasks)
     finally:
-        pool.shutdown(cancel_futures=True)
+        threads.shutdown(cancel_futures=True)
+        workers.shut_down()
 
 
-def _start_pool(jobs: int) -> ProcessPoolExecutor:
-    """Make processes that import torch once each."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    return ProcessPoolExecutor(
-        jobs, get_context("spawn"), initializer=limit_threads, initargs=(threads,)
-    )
+class _Workers:
+    """One process for each thread that uses it, so that one that dies costs one file."""
 
+    def __init__(self, options: Options, count: int) -> None:
+        self.count = count
+        self._options = options
+        self._own = local()
+        self._pools: list[ProcessPoolExecutor] = []
 
-def _convert_alone(task: Task, options: Options, start: int) -> Outcome:
-    """Convert a task in a process of its own, which may die.
+    def convert(self, task: Task) -> Outcome:
+        """Convert a task in the process of this thread."""
+        pool = getattr(self._own, "pool", None) or self._start()
+        try:
+            return pool.submit(convert_task, task, self._options).result()
+        except BrokenProcessPool:
+            self._own.pool = None
+            what = "its process ended without a result, as the system ends one if memory is short"
+            advice = "free some, or see what k2t convert MODEL OUT --debug shows"
+            return _refuse(task, K2TError(what, advice))
 
-    start: of the work, in nanoseconds; an OUT that is newer is one of this work, not of an
-    earlier one, and is no reason to skip the task.
-    """
-    if task.out.is_file() and _last_change(task.out) >= start:
-        options = replace(options, force=True)
-    try:
-        outcome = call_in_own_process(convert_task, task, options)
-    except ProcessEndedError as ended:
-        return _refuse(task, _describe_end(ended))
-    return replace(outcome, notes=(_AGAIN, *outcome.notes))
-
-
-def _describe_end(ended: ProcessEndedError) -> K2TError:
-    """Say how the second process of a task ended, too; the system kills if memory is short."""
-    name = ended.signal_name()
-    if name == "SIGKILL":
-        return UsageError(
-            "its process was killed (SIGKILL), and again when it ran alone",
-            "the system does this if memory is short: free some",
+    def _start(self) -> ProcessPoolExecutor:
+        """Start a process that imports torch once for all its files."""
+        threads = max(1, (os.cpu_count() or 1) // self.count)
+        pool = ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=limit_threads, initargs=(threads,)
         )
-    how = f"ended with exit code {ended.code}" if name is None else f"was ended by {name}"
-    return K2TError(f"its process {how}", "k2t convert MODEL OUT --debug may show why")
+        self._own.pool = pool
+        self._pools.append(pool)
+        return pool
+
+    def shut_down(self) -> None:
+        """End the processes."""
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=True)
 
 
 def convert_task(task: Task, options: Options) -> Outcome:
@@ -369,8 +313,13 @@ def _convert(task: Task, options: Options) -> Outcome:
                 return _skip(task, options)
         task.out.parent.mkdir(parents=True, exist_ok=True)
         # An OUT of k2t that is older than its model may be replaced.
-        force = options.force or os.path.lexists(task.out)
-        done = convert_file(task.model, task.out, replace(options, force=force))
+        own = replace(options, force=options.force or os.path.lexists(task.out))
+        try:
+            done = convert_file(task.model, task.out, replace(own, config=None))
+        except MissingArchitectureError:  # --config is for such files alone
+            if own.config is None:
+                raise
+            done = convert_file(task.model, task.out, own)
     except OSError as error:
         return _refuse(task, OutputError(f"cannot be written ({error.strerror})"))
     except Exception as error:

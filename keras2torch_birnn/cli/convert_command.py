@@ -55,8 +55,8 @@ def convert(
     verify: Annotated[
         bool, typer.Option("--verify", help="Verify each OUT against its model.")
     ] = False,
-    keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="With --out-dir: go on after an error.")
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="With --out-dir: stop at the first error.")
     ] = False,
 ) -> None:
     """Write a Keras model as a PyTorch file, or many into a folder.
@@ -69,7 +69,7 @@ def convert(
 
     Without the layer that turns text into ids: k2t convert model.keras model.pt --from embedding
 
-    Many files: k2t convert models/ extra.h5 --out-dir converted --jobs 2 --keep-going
+    Many files: k2t convert models/ extra.h5 --out-dir converted --jobs 2
     """
     check_dtype(dtype)
     options = Options(
@@ -89,9 +89,9 @@ def convert(
                 "leave it out",
             )
         tasks = pair_with_outputs(paths, out_dir, with_config=config is not None)
-        convert_many(output, tasks, options, jobs=jobs, keep_going=keep_going)
+        convert_many(output, tasks, options, jobs=jobs, fail_fast=fail_fast)
         return
-    for name, given in (("--jobs", jobs > 1), ("--keep-going", keep_going)):
+    for name, given in (("--jobs", jobs > 1), ("--fail-fast", fail_fast)):
         if given:
             raise UsageError(f"{name} is for many files", "name a folder for them: --out-dir DIR")
     if len(paths) != 2:

@@ -26,10 +26,9 @@ from out_files import changing
 from plugin_files import forgetting_plugins
 from warm_process import HEED_SIGNALS, run_command
 
-from keras2torch_birnn.cli import batch, own_process
+from keras2torch_birnn.cli import batch
 from keras2torch_birnn.cli.converting import Options
-from keras2torch_birnn.cli.own_process import ProcessEndedError, call_in_own_process
-from keras2torch_birnn.errors import K2TError, UsageError
+from keras2torch_birnn.errors import UsageError
 
 
 @pytest.fixture
@@ -50,8 +49,7 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> None:
     if "forkserver" in get_all_start_methods():
         context = get_context("forkserver")
         context.set_forkserver_preload(["torch"])
-        for module in (batch, own_process):
-            monkeypatch.setattr(module, "get_context", lambda _: context)
+        monkeypatch.setattr(batch, "get_context", lambda _: context)
 
 
 def names_of(tasks: list[batch.Task], out: Path) -> list[tuple[str, str]]:
@@ -118,28 +116,20 @@ def test_a_file_of_another_program_is_not_replaced(models: Path, tmp_path: Path)
     assert contents(out) == {"a.pt": b"not ours"}
 
 
-def test_an_error_ends_the_work_or_is_counted(models: Path, tmp_path: Path) -> None:
+def test_a_refused_file_is_counted_or_ends_the_work(models: Path, tmp_path: Path) -> None:
     (models / "aa.h5").write_bytes(b"damaged")
     shutil.copyfile(WEIGHTS, models / "bb.h5")
-    run = k2t("convert", models, "--out-dir", tmp_path / "out")
+    run = k2t("convert", models, "--out-dir", tmp_path / "first", "--fail-fast")
     assert run.code == 3
     assert run.out.splitlines()[-1] == "1 converted, 1 refused"
     assert run.lines("error")[0].startswith(f"{models}/aa.h5: ")
-    assert run.lines("note")[-1] == "3 not tried; --keep-going goes on after an error"
-    run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going")
+    assert "3 not tried; to go on, run k2t " in run.lines("note")[-1]
+    run = k2t("convert", models, "--out-dir", tmp_path / "out")
     assert run.code == 4  # the worst of 3 and 4
-    assert run.out.splitlines()[-1] == "1 skipped, 2 refused, 2 converted"
+    assert run.out.splitlines()[-1] == "3 converted, 2 refused"
+    assert not any("not tried" in note for note in run.lines("note"))
     run = k2t("convert", models / "none", "--out-dir", tmp_path / "out")
     assert (run.code, "No such file" in run.err) == (3, True)
-
-
-def test_a_refused_model_leaves_no_folder_behind(models: Path, tmp_path: Path) -> None:
-    (models / "deep" / "c.hdf5").write_bytes(b"damaged")
-    out = tmp_path / "new" / "out"
-    assert k2t("convert", models / "deep", "--out-dir", out).code == 3
-    assert not out.parent.exists()
-    assert k2t("convert", models, "--out-dir", out, "--keep-going").code == 3
-    assert sorted(one.name for one in out.iterdir()) == ["a.pt", "b.pt"]
 
 
 def test_a_note_of_several_files_is_printed_once(tmp_path: Path) -> None:
@@ -193,7 +183,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_costs_nothing_else(
     monkeypatch.setattr(os, "scandir", scandir)
     monkeypatch.setattr(Path, "is_file", is_file)
     for model in (models, models / "deep"):
-        run = k2t("convert", model, "--out-dir", tmp_path / "out", "--keep-going")
+        run = k2t("convert", model, "--out-dir", tmp_path / "out")
         assert run.code == 3
         assert run.lines("error") == [f"{closed}: cannot be opened (Permission denied)"]
     assert {one.name for one in (tmp_path / "out").iterdir()} >= {"a.pt", "b.pt"}
@@ -201,7 +191,7 @@ def test_a_folder_that_cannot_be_read_is_named_and_costs_nothing_else(
 
 def test_json_lines_have_an_object_for_each_file(models: Path, tmp_path: Path) -> None:
     (models / "aa.h5").write_bytes(b"damaged")
-    run = k2t("convert", models, "--out-dir", tmp_path / "out", "--keep-going", "--json")
+    run = k2t("convert", models, "--out-dir", tmp_path / "out", "--json")
     rows: list[dict[str, Any]] = [json.loads(line) for line in run.out.splitlines()]
     assert [Path(row["file"]).name for row in rows] == ["a.h5", "aa.h5", "b.keras", "c.hdf5"]
     assert [row["ok"] for row in rows] == [True, False, True, True]
@@ -269,10 +259,14 @@ def test_patterns_that_no_shell_expanded_are_expanded(
         pair("*.keras2", out=out)
 
 
-def test_options_hold_for_all_files(tmp_path: Path) -> None:
+def test_an_architecture_is_for_the_files_that_lack_one(models: Path, tmp_path: Path) -> None:
+    shutil.copyfile(WEIGHTS, models / "weights.h5")
     out = tmp_path / "out"
-    run = k2t("convert", WEIGHTS, "--config", ARCHITECTURE, "--out-dir", out, "--verify")
-    assert run.code == 0, run.err
+    run = k2t("convert", models, "--config", ARCHITECTURE, "--out-dir", out)
+    assert (run.code, run.out.splitlines()[-1]) == (0, "4 converted")
+    assert k2t("verify", models / "b.keras", out / "b.pt").code == 0
+    again = k2t("convert", WEIGHTS, "--config", ARCHITECTURE, "--out-dir", out, "--verify")
+    assert again.code == 0, again.err
 
 
 @pytest.mark.thorough
@@ -280,27 +274,14 @@ def test_options_hold_for_all_files(tmp_path: Path) -> None:
 def test_a_process_that_dies_costs_its_file_alone(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The others of its pool are converted again."""
+    """The others have processes of their own."""
     monkeypatch.setattr(batch, "convert_task", dying_at_b)
     tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
     found = list(batch._run(tasks, Options(), jobs=2))
     assert [one.state for one in found] == ["tried", "refused", "tried"]
     (line,) = found[1].errors
-    assert "b.keras: its process ended with exit code 1; k2t convert MODEL OUT --debug" in line
+    assert "b.keras: its process ended without a result, as the system ends one if memory" in line
     assert found[1].exit_code == 70
-
-
-@pytest.mark.thorough
-@pytest.mark.usefixtures("forks")
-def test_a_process_that_a_signal_ended_tells_which() -> None:
-    with pytest.raises(ProcessEndedError) as caught:
-        call_in_own_process(signal.raise_signal, signal.SIGKILL)
-    told = batch._describe_end(caught.value)
-    assert type(told) is UsageError
-    assert "was killed (SIGKILL), and again when it ran alone" in str(told)
-    told = batch._describe_end(ProcessEndedError(-signal.SIGSEGV))
-    assert type(told) is K2TError
-    assert "was ended by SIGSEGV" in str(told)
 
 
 def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:
@@ -308,37 +289,6 @@ def dying_at_b(task: batch.Task, _: Options) -> batch.Outcome:
     if task.model.name == "b.keras":
         os._exit(1)
     return batch.Outcome(task, "tried", {"exit": 0}, ())
-
-
-@pytest.mark.thorough
-@pytest.mark.usefixtures("forks")
-def test_a_process_that_is_killed_before_it_has_verified_leaves_nothing_unverified(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its OUT is there already, and newer than its model: that is no reason to skip it."""
-    monkeypatch.setattr(batch, "convert_task", killed_once)
-    tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
-    found = list(batch._run(tasks, Options(verify=True), jobs=2))
-    assert (tmp_path / "killed").exists()
-    # One that the other process has written meanwhile is skipped, and verified all the same.
-    assert found[0].state == "converted"
-    assert {one.state for one in found} <= {"converted", "skipped"}
-    assert all(one.facts["verified"]["ok"] for one in found)
-    again = [one for one in found if one.notes[:1] == (batch._AGAIN,)]
-    assert [one.task.model.name for one in again] == ["a.h5"]
-
-
-real_convert_task = batch.convert_task
-
-
-def killed_once(task: batch.Task, options: Options) -> batch.Outcome:
-    """Write the first OUT, and be killed before it is verified."""
-    killed = task.out.parents[1] / "killed"
-    if task.model.name == "a.h5" and not killed.exists():
-        assert real_convert_task(task, Options()).state == "converted"
-        killed.touch()
-        os._exit(9)
-    return real_convert_task(task, options)
 
 
 def test_what_is_skipped_is_verified_if_that_is_asked(models: Path, tmp_path: Path) -> None:
@@ -359,42 +309,6 @@ def test_what_is_skipped_is_verified_if_that_is_asked(models: Path, tmp_path: Pa
 
 
 # ---- names of outputs ----------------------------------------------------------------------------
-
-
-def test_names_that_differ_in_case_alone_meet_where_that_is_ignored(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "new" / "out"
-    (models / "e\u0301.h5").touch()  # as macOS composes it
-    (models / "É.keras").touch()
-    shutil.copyfile(MASKED, models / "A.hdf5")
-    assert [name for _, name in pair(models, out=out)][:2] == ["A.pt", "a.pt"]
-    asked = []
-
-    def ignores(folder: Path) -> bool:
-        asked.append(folder)
-        return True
-
-    monkeypatch.setattr(batch, "_ignores_case", ignores)
-    with pytest.raises(UsageError, match=r"A\.hdf5 and .*a\.h5 would both become .*A\.pt; name"):
-        pair(models, out=out)
-    (models / "A.hdf5").unlink()
-    with pytest.raises(UsageError, match=r"would both become"):
-        pair(models, out=out)
-    (models / "É.keras").unlink()
-    assert len(pair(models, out=out)) == 4
-    assert asked == [out, out]
-
-
-def test_a_folder_tells_whether_it_ignores_case(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "x").touch()
-    really = (tmp_path / "X").exists()
-    assert batch._ignores_case(tmp_path / "not" / "there") == really
-    monkeypatch.setattr(Path, "exists", lambda _: True)
-    assert batch._ignores_case(tmp_path)
-    assert [one.name for one in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_file_that_is_named_twice_is_one(
@@ -420,7 +334,7 @@ def test_a_name_that_is_too_long_costs_its_file_alone(tmp_path: Path) -> None:
     folder.mkdir()
     for name in (f"{'n' * 250}.h5", f"{'n' * 249}.keras", f"{'n' * 249}.h5", "short.h5"):
         shutil.copyfile(STACK_KERAS if name.endswith("s") else MASKED, folder / name)
-    run = k2t("convert", folder, "--out-dir", tmp_path / "out", "--keep-going", "--json")
+    run = k2t("convert", folder, "--out-dir", tmp_path / "out", "--json")
     rows = [json.loads(line) for line in run.out.splitlines()]
     assert [row["state"] for row in rows] == ["converted", "refused", "converted", "converted"]
     (problem,) = rows[1]["problems"]

@@ -159,8 +159,8 @@ $ k2t convert model.h5 new.pt --plugin keras-contrib-cfr
 2: did you mean keras-contrib-crf?
 $ k2t convert model.h5 new.pt --jobs 2
 2: --jobs is for many files; name a folder for them: --out-dir DIR
-$ k2t convert model.h5 new.pt --keep-going
-2: --keep-going is for many files; name a folder for them: --out-dir DIR
+$ k2t convert model.h5 new.pt --fail-fast
+2: --fail-fast is for many files; name a folder for them: --out-dir DIR
 $ k2t convert model.h5 new.pt --jobs two
 2: --jobs
 $ k2t convert model.h5 new.pt --jbs 2
