@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
-from itertools import combinations, islice
+from itertools import islice
 from pathlib import Path
 
 from keras2torch_birnn.errors import (
@@ -18,8 +17,6 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_GROUP_MEMBERS
 
-# Words of a call, at most, that are tried together as one name.
-_WORDS = 20
 # Words of other libraries -> ours.
 _OTHERS: Mapping[str, str] = {
     **dict.fromkeys(("avg", "average", "mean"), "ave"),
@@ -58,18 +55,6 @@ def unknown_value(
     listed = f"{', '.join(names[:-1])} or {names[-1]}" if len(names) == 2 else ""
     expected = listed or f"one of {', '.join(names)}"
     return error(f"{shown}: {expected} is expected", did_you_mean(word, names))
-
-
-def advise_quotes(words: Sequence[str]) -> str:
-    """Return the words that are one file's name with spaces, in quotes; else an empty text."""
-    if len(words) > _WORDS:
-        return ""
-    spans = combinations(range(len(words) + 1), 2)
-    names = (" ".join(words[first:last]) for first, last in spans if last - first > 1)
-    with suppress(OSError, ValueError):
-        if found := next((one for one in names if Path(one).is_file()), None):
-            return f"put the name in quotes: {shlex.quote(found)}"
-    return ""
 
 
 def explain_missing(path: Path) -> str:

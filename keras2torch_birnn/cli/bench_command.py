@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras2torch_birnn.bench import DRAWN_BY
-from keras2torch_birnn.cli.completion import complete_merges
-from keras2torch_birnn.cli.console import Output, print_line, print_message
+from keras2torch_birnn.cli.console import Output, print_line, print_lines, print_message
 from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, one_of
-from keras2torch_birnn.cli.tables import print_columns, print_folded
+from keras2torch_birnn.cli.tables import print_columns
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import (
     FileKind,
@@ -57,7 +56,6 @@ def bench(
         typer.Option(
             "--merge",
             metavar="MODE[,MODE]",
-            autocompletion=complete_merges,
             help="concat, sum, mul or ave; several with commas; or all.",
         ),
     ] = "concat",
@@ -221,8 +219,8 @@ def _run(
     facts = measure.facts(threads, rounds)
     if not output.as_json:
         flat = {key: value for key, value in facts.items() if key != "precisions"}
-        print_folded([", ".join(f"{key} {value}" for key, value in flat.items())])
-        print_folded(f"{name} by {words}" for name, words in facts["precisions"].items())
+        print_lines([", ".join(f"{key} {value}" for key, value in flat.items())])
+        print_lines(f"{name} by {words}" for name, words in facts["precisions"].items())
     with output.show_progress("bench") as bar:
         for case in cases:
             for device in places:
@@ -262,6 +260,6 @@ def _print_row(row: Row) -> None:
     from keras2torch_birnn.bench import report
 
     print_line("")
-    print_folded([f"{row.case.label}, {row.device}"])
-    print_columns(report.HEAD, report.table(row), folds=(0,), numbers=range(1, len(report.HEAD)))
-    print_folded(report.footnotes(row))
+    print_lines([f"{row.case.label}, {row.device}"])
+    print_columns(report.HEAD, report.table(row), numbers=range(1, len(report.HEAD)))
+    print_lines(report.footnotes(row))

@@ -18,7 +18,6 @@ from keras2torch_birnn.cli.compare_command import compare_port
 from keras2torch_birnn.cli.convert_command import convert
 from keras2torch_birnn.cli.doctor_command import doctor
 from keras2torch_birnn.cli.export_command import export
-from keras2torch_birnn.cli.help_text import CONTEXT, Command
 from keras2torch_birnn.cli.inspect_command import inspect
 from keras2torch_birnn.cli.layers_command import layers
 from keras2torch_birnn.cli.map_command import list_weights
@@ -28,14 +27,13 @@ from keras2torch_birnn.cli.usage_errors import CommandGroup
 from keras2torch_birnn.cli.verify_command import verify
 from keras2torch_birnn.cli.version_command import version
 from keras2torch_birnn.cli.write_back_command import write_back
-from keras2torch_birnn.cli.zsh_completion import complete_at_first_tab
 
 app = typer.Typer(
     name="k2t",
     cls=CommandGroup,
     help="Keras Bidirectional LSTM/GRU models as PyTorch models: same numbers, no TensorFlow.",
     no_args_is_help=True,
-    context_settings=CONTEXT,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -55,9 +53,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "version": version,
 }
 for _name, _run in COMMANDS.items():
-    app.command(_name, cls=Command)(with_common_options(_run, _name))
+    app.command(_name)(with_common_options(_run, _name))
 app.add_typer(plugin_commands, name="plugin")
-complete_at_first_tab()
 
 _STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

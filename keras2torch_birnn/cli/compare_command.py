@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from keras2torch_birnn.cli.console import Output
+from keras2torch_birnn.cli.console import Output, print_lines
 from keras2torch_birnn.cli.options import ConfigPath, Masked, ModelPath, Plugins
-from keras2torch_birnn.cli.tables import print_folded
 from keras2torch_birnn.torch_import import loading_torch
 
 
@@ -68,6 +67,6 @@ def compare_port(
     if output.as_json:
         output.print_result(report.to_dict())
     else:
-        print_folded(report.lines())
+        print_lines(report.lines())
         output.print_notes(report.notes)
     raise typer.Exit(0 if report.ok else 1)

@@ -146,6 +146,12 @@ def print_line(line: str, colour: str = "") -> None:
         raise OutputError(f"cannot be written ({error.strerror})", file="standard output") from None
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines of the result on stdout."""
+    for line in lines:
+        print_line(line)
+
+
 def _paint(text: str, colour: str) -> str:
     """Colour a text for stdout, if that is a terminal and NO_COLOR is not set."""
     stream = sys.stdout

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from keras2torch_birnn.cli.argument_order import ends_as_out, is_there
 from keras2torch_birnn.cli.batch import convert_many, pair_with_outputs
 from keras2torch_birnn.cli.console import Output, count_words, print_line, print_stderr
 from keras2torch_birnn.cli.converting import Options, convert_file, describe
+from keras2torch_birnn.cli.input_files import ends_as_out, is_there
 from keras2torch_birnn.cli.options import (
     ConfigPath,
     Dtype,
@@ -23,7 +23,6 @@ from keras2torch_birnn.cli.options import (
 )
 from keras2torch_birnn.errors import UsageError, escape_controls
 from keras2torch_birnn.spec import cut_at
-from keras2torch_birnn.suggestions import advise_quotes
 
 
 def convert(
@@ -97,7 +96,7 @@ def convert(
     if len(paths) != 2:
         raise UsageError(
             f"MODEL and OUT are expected, found {count_words(len(paths), 'path')}",
-            advise_quotes(paths) or "to convert many: k2t convert MODEL... --out-dir DIR",
+            "to convert many: k2t convert MODEL... --out-dir DIR",
         )
     from keras2torch_birnn.saving.atomic import is_stdout, is_stream
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.cli.argument_order import refuse_missing
 from keras2torch_birnn.cli.console import count_words
+from keras2torch_birnn.cli.input_files import refuse_missing
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.spec import NO_CUT, Cut
 

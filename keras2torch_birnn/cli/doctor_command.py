@@ -43,7 +43,6 @@ def doctor(output: Output) -> None:
             (name, (", ".join(v) if isinstance(v, list) else str(v or "")) or "none")
             for name, v in facts.items()
         ],
-        folds=(1, 0),
     )
     print_line("")
     print_columns(
@@ -56,5 +55,4 @@ def doctor(output: Output) -> None:
                 *((f"not {name}", why) for name, why in row.others.items() if output.verbose),
             )
         ],
-        folds=(4, 1, 0),
     )

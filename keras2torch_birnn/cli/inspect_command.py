@@ -14,9 +14,10 @@ from keras2torch_birnn.cli.console import (
     describe_failure,
     print_error,
     print_line,
+    print_lines,
 )
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
-from keras2torch_birnn.cli.tables import format_cell, print_columns, print_folded
+from keras2torch_birnn.cli.tables import format_cell, print_columns
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
@@ -90,13 +91,13 @@ def _print_rows(rows: Sequence[LayerRow], *, verbose: bool) -> None:
     shown = rows if verbose else _without_equal_halves(rows)
     reasons = dict.fromkeys(row.reason for row in shown if row.engine and row.reason)
     notes = {reason: at for at, reason in enumerate(reasons, 1)}
-    print_columns(_HEAD, [_cells(row, notes) for row in shown], folds=_FOLDS, numbers=_NUMBERS)
+    print_columns(_HEAD, [_cells(row, notes) for row in shown], numbers=_NUMBERS)
     print_line("")
-    print_folded(f"[{at}] {printable(reason)}" for reason, at in notes.items())
+    print_lines(f"[{at}] {printable(reason)}" for reason, at in notes.items())
     trained = [(printable(row.path), row.training) for row in rows if row.training]
     if trained:
         print_line("")
-        print_columns(("layer", "in training"), trained, folds=(1, 0))
+        print_columns(("layer", "in training"), trained)
 
 
 def _cells(row: LayerRow, notes: dict[str, int]) -> tuple[str, ...]:
@@ -140,5 +141,4 @@ def _print_weights(model: Any) -> None:
     print_columns(
         ("weight", "shape", "dtype"),
         [(printable(name), format_cell(a.shape), str(a.dtype)) for name, a in found.items()],
-        folds=(0,),
     )

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from keras2torch_birnn.cli.completion import complete_classes
 from keras2torch_birnn.cli.console import Output, print_line
 from keras2torch_birnn.cli.tables import print_columns
 from keras2torch_birnn.errors import UsageError, printable
@@ -22,7 +21,6 @@ def layers(
         typer.Argument(
             metavar="CLASS",
             help="Only this class, by any of its names.",
-            autocompletion=complete_classes,
         ),
     ] = None,
 ) -> None:
@@ -53,7 +51,6 @@ def layers(
         print_columns(
             ("layer", "also called", "not supported"),
             [(row.class_name, ", ".join(row.aliases), "; ".join(row.refused)) for row in own],
-            folds=(2, 1, 0),
         )
     plugins = {row.plugin: [r.class_name for r in rows if r.plugin == row.plugin] for row in rows}
     if any(plugins):
@@ -65,5 +62,4 @@ def layers(
                 for plugin, classes in plugins.items()
                 if plugin
             ],
-            folds=(2, 1, 0),
         )

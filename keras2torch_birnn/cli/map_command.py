@@ -15,7 +15,7 @@ from keras2torch_birnn.torch_import import loading_torch
 if TYPE_CHECKING:
     from keras2torch_birnn.porting.weight_map import MapRow
 
-_HEAD = ("Keras weight", "shape", "k2t.weights", "torch name", "shape", "what is done")
+_HEAD = ("Keras weight", "shape", "torch name", "shape", "what is done", "in k2t.weights")
 
 
 def list_weights(
@@ -29,8 +29,7 @@ def list_weights(
 ) -> None:
     """List where each weight of MODEL goes in PyTorch.
 
-    The last column says what is done to it; the third one its name in k2t.weights, if that is
-    another.
+    With -v also its name in k2t.weights, if that is another.
 
     Example: k2t map model.h5
     """
@@ -47,11 +46,11 @@ def list_weights(
     if output.as_json:
         output.print_result({"model": str(model), "weights": [asdict(row) for row in rows]})
     else:
-        print_columns(_HEAD, [_cells(row) for row in rows], folds=(5, 3, 0, 2), split=3)
+        print_columns(_HEAD, [_cells(row, verbose=output.verbose) for row in rows])
 
 
-def _cells(row: MapRow) -> tuple[str, ...]:
+def _cells(row: MapRow, *, verbose: bool) -> tuple[str, ...]:
     keras_shape = "" if row.keras_shape is None else format_cell(row.keras_shape)
-    key = "" if row.key == row.keras else row.key
-    cells = (row.keras or "-", keras_shape, key, row.torch, format_cell(row.torch_shape), row.done)
+    key = row.key if verbose and row.key != row.keras else ""
+    cells = (row.keras or "-", keras_shape, row.torch, format_cell(row.torch_shape), row.done, key)
     return tuple(map(printable, cells))

@@ -10,13 +10,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from keras2torch_birnn.cli.argument_order import checking_arguments
-from keras2torch_birnn.cli.completion import (
-    complete_layers,
-    complete_plugins,
-    complete_values,
-)
 from keras2torch_birnn.cli.console import Output, errors_as_lines
+from keras2torch_birnn.cli.input_files import checking_files
 from keras2torch_birnn.errors import OutputError, escape_controls, printable
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.suggestions import unknown_value
@@ -45,7 +40,6 @@ Plugins = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE.py|NAME",
-        autocompletion=complete_plugins,
         help="Converters for layers that k2t lacks: a Python file (it is run!) or a shipped name "
         "(see k2t layers); repeatable.",
     ),
@@ -53,14 +47,12 @@ Plugins = Annotated[
 
 
 def one_of(flag: str, values: Iterable[str], help: str, metavar: str = "") -> Any:
-    """Make an option that is one of these values, which the shell completes."""
-    shown, complete = metavar or "|".join(values), complete_values(values)
-    return typer.Option(flag, metavar=shown, help=help, autocompletion=complete)
+    """Make an option that is one of these values; the command refuses others."""
+    return typer.Option(flag, metavar=metavar or "|".join(values), help=help)
 
 
 def _layer(flag: str, where: str) -> Any:
-    shown = f"{where} of this layer; repeatable."
-    return typer.Option(flag, metavar="LAYER", help=shown, autocompletion=complete_layers)
+    return typer.Option(flag, metavar="LAYER", help=f"{where} of this layer; repeatable.")
 
 
 _MASKED = "What Bidirectional gives at padded steps, if the file does not tell."
@@ -88,7 +80,7 @@ def with_common_options(run: Callable[..., None], name: str = "") -> Callable[..
         as_json, quiet, verbose, debug = (arguments.pop(name) for name in _COMMON)
         output = Output(as_json, quiet, verbose)
         plugins = arguments.get("plugin") or ()
-        with errors_as_lines(debug, as_json=as_json), checking_arguments(name, arguments):
+        with errors_as_lines(debug, as_json=as_json), checking_files(name, arguments):
             try:
                 run(output, **arguments)
             except Exception:  # it may be why

@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from keras2torch_birnn.cli.console import Output
-from keras2torch_birnn.cli.help_text import Command
 from keras2torch_birnn.cli.options import ConfigPath, ModelPath, Plugins, with_common_options
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -43,4 +42,4 @@ def _root() -> None:
     """Keep ``new`` a command of its own, though it is the only one."""
 
 
-plugin_commands.command(cls=Command)(with_common_options(new))
+plugin_commands.command()(with_common_options(new))

@@ -18,12 +18,13 @@ from keras2torch_birnn.cli.console import (
     print_stderr,
 )
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.suggestions import advise_quotes
+from keras2torch_birnn.suggestions import did_you_mean
 
 # The base of what the parser raises: typer has a parser of its own from some version on.
 _PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+# A call without arguments, which the parser answers with the help.
 _HELP = "NoArgsIsHelpError"
-_GIVEN = "keras2torch_birnn.words"
+_WORDS = "keras2torch_birnn.words"
 
 
 class CommandGroup(TyperGroup):
@@ -36,12 +37,17 @@ class CommandGroup(TyperGroup):
         words = tuple(args)
         with _usage_errors(words):
             context = super().make_context(info_name, args, parent, **extra)
-        context.meta[_GIVEN] = words
+        context.meta[_WORDS] = words
         return context
 
     def invoke(self, ctx: Any) -> Any:
         """Parse the command's own arguments, and run it."""
-        with _usage_errors(ctx.meta[_GIVEN]):
+        words = ctx.meta[_WORDS]
+        with _usage_errors(words):
+            if "" in words:
+                raise typer.BadParameter(
+                    f"argument {words.index('')} is empty (a variable that is not set?)", ctx=ctx
+                )
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -57,8 +63,6 @@ def _usage_errors(words: Sequence[str]) -> Iterator[None]:
     """Print an error of the parser as others are: one line, and one JSON object if that is asked.
 
     words: the arguments.
-
-    A call without arguments is one for the parser, which answers it with the help.
     """
     try:
         yield
@@ -69,45 +73,36 @@ def _usage_errors(words: Sequence[str]) -> Iterator[None]:
         if found.ctx is not None:
             print_stderr(found.ctx.get_usage())
         known = _as_error(found, words)
-        told = known.message.endswith("?")  # what may be meant
-        print_message("error", known.message if told else f"{known.message}; {known.advice}")
+        # A guess of what is meant is advice enough.
+        guess = known.message.endswith("?")
+        print_message("error", known.message if guess else f"{known.message}; {known.advice}")
         if "--json" in words:
             print_line(Output.format(describe_failure(known)))
-        raise typer.Exit(found.exit_code) from None
-
-
-def refuse_empty(context: Any, arguments: Sequence[str]) -> None:
-    """Refuse empty arguments, which would name the current folder.
-
-    Raises:
-        typer.BadParameter: the error of the parser.
-    """
-    for number, argument in enumerate(arguments, 1):
-        if not argument:
-            raise typer.BadParameter(
-                f"argument {number} is empty (a variable that is not set?)", ctx=context
-            )
+        raise typer.Exit(known.exit_code) from None
 
 
 def _as_error(error: Any, words: Sequence[str]) -> UsageError:
-    option = str(getattr(error, "option_name", ""))
-    if error.ctx is not None and option in _list_options(error.ctx):
-        return UsageError(
-            f"No such option: {option}", f"it follows a command: k2t COMMAND {option}", place=option
-        )
+    """Return what the parser found, with our own guess at an option that it does not know."""
     # Of an option without its value the parser does not tell the command.
     command = " ".join(("k2t", *words[:1])) if error.ctx is None else error.ctx.command_path
-    return UsageError(
-        str(error.format_message()).removesuffix("."),
-        advise_quotes(words) or f"{command} --help lists what is expected",
-        place=_place(error),
-    )
+    message = str(error.format_message()).removesuffix(".")
+    advice = f"{command} --help lists what is expected"
+    option = getattr(error, "option_name", None)
+    if error.ctx is not None and option is not None and hasattr(error, "possibilities"):
+        parser = error.ctx.command
+        message = f"No such option: {option}"
+        if option in _list_options(*getattr(parser, "commands", {}).values()):
+            advice = f"it follows a command: k2t COMMAND {option}"
+        else:
+            alike = [name.removeprefix("--") for name in _list_options(parser)]
+            guess = did_you_mean(option.lstrip("-"), alike)
+            message += f"; {guess.replace('mean ', 'mean --')}" if guess else ""
+    return UsageError(message, advice, place=_place(error))
 
 
-def _list_options(context: Any) -> set[str]:
-    """Return all options of the commands that a group has; of a command, which has none, none."""
-    commands = getattr(context.command, "commands", {})
-    return {name for one in commands.values() for option in one.params for name in option.opts}
+def _list_options(*commands: Any) -> set[str]:
+    """Return the options of commands."""
+    return {name for one in commands for option in one.params for name in option.opts}
 
 
 def _place(error: Any) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras2torch_birnn.cli.console import Output, print_line
+from keras2torch_birnn.cli.console import Output, print_line, print_lines
 from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, Masked, Plugins, one_of
-from keras2torch_birnn.cli.tables import print_columns, print_folded
+from keras2torch_birnn.cli.tables import print_columns
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reporting.kind import REPORT
@@ -138,7 +138,6 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
                 )
                 for layer in report.layers
             ],
-            folds=(3, 0),
             numbers=(1, 2),
         )
         print_line("")
@@ -156,12 +155,11 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
             )
             for c in report.comparisons
         ],
-        folds=(6, 2, 1),
         numbers=(3, 4, 5),
     )
     wrong = next((layer for layer in report.layers if not layer.ok), None)
     if wrong is not None:
-        print_folded([f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}"])
+        print_lines([f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}"])
     if not report.ok:
         print_line("NOT EQUAL" if wrong or report.judged else "CANNOT BE JUDGED", "red")
     elif report.without_keras:

