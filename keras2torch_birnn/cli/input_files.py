@@ -27,9 +27,9 @@ def checking_files(command: str, arguments: Mapping[str, Any]) -> Iterator[None]
     Raises:
         InvalidModelFileError: a file is missing; UsageError: the order that fits.
     """
-    for name in ("model", "source"):
-        path = arguments.get(name)
-        if path is not None:
+    to_read = (arguments.get(one) for one in ("out", "model", "source"))
+    for path in filter(None, to_read):
+        if path is not arguments.get("out") or ends_as_out(path):
             refuse_missing(path)
     try:
         yield
