@@ -198,7 +198,6 @@ class Generation:
     bilinear: alignment of UpSampling2D, at the corners of pixels (TensorFlow 1) or their centers;
         TensorFlow 1.14 and 2.0 have the same version of tf.keras.
     images_keep_integers: some layers that change images in training hand on whole numbers.
-    random_crop_resizes: whether RandomCrop resizes at inference; None: in another way.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
@@ -224,7 +223,6 @@ class Generation:
     smallest_norm: float = 1e-6
     bilinear: Literal["corners", "centers", "corners or centers"] = "corners"
     images_keep_integers: bool = False
-    random_crop_resizes: bool | None = True
 
     @property
     def numbers(self) -> tuple[int, ...]:

@@ -179,7 +179,6 @@ FEATURES: Mapping[str, Callable[[File], bool]] = {
     "Conv1D and kin": has(*_family(".*Conv1D.*")),
     "Conv2D and kin": has(*_family("(?!ConvLSTM).*Conv2D.*")),
     "Conv3D and kin": has(*_family("(?!ConvLSTM).*Conv3D.*")),
-    "LocallyConnected": has(*_family("LocallyConnected.*")),
     "pooling": has(*_family(".*Pooling.D")),
     "normalization": has(*_family(".*Normalization")),
     "Embedding": has("Embedding"),

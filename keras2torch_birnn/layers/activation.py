@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import FUNCTIONS, activation, softplus
+from keras2torch_birnn.functional.activations import FUNCTIONS, activation
 from keras2torch_birnn.layers.registry import (
     SAME,
     Converter,
@@ -85,43 +85,6 @@ class PReLU(Described):
         return torch.relu(x) - self.weight * torch.relu(-x)
 
 
-class ParametricSoftplus(Described):
-    """alpha * softplus(beta * x); weights as in a PReLU (Keras 1.2.2)."""
-
-    def __init__(self, alpha: nn.Parameter, beta: nn.Parameter) -> None:
-        super().__init__()
-        self.alpha, self.beta = alpha, beta
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply it."""
-        return self.alpha * softplus(self.beta * x)
-
-
-class SReLU(Described):
-    """S-shaped ReLU: x in the middle, a line of its own slope on either side (Keras 1.2.2).
-
-    The right line begins at t_left + |t_right|; weights as in a PReLU.
-    """
-
-    def __init__(
-        self,
-        t_left: nn.Parameter,
-        a_left: nn.Parameter,
-        t_right: nn.Parameter,
-        a_right: nn.Parameter,
-    ) -> None:
-        super().__init__()
-        self.t_left, self.a_left = t_left, a_left
-        self.t_right, self.a_right = t_right, a_right
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply it."""
-        right = self.t_left + torch.abs(self.t_right)
-        below, above = torch.relu(self.t_left - x), torch.relu(x - right)
-        middle = torch.minimum(torch.maximum(x, self.t_left), right)
-        return middle - self.a_left * below + self.a_right * above
-
-
 class Softmax(Described):
     """Softmax over one axis or several, together.
 
@@ -169,7 +132,5 @@ CONVERTERS: Mapping[str, Converter] = {
     "ELU": Converter(of_options(nn.ELU, "alpha"), SAME),
     "ThresholdedReLU": Converter(of_options(ThresholdedReLU, "theta"), SAME),
     "PReLU": Converter(of_options(PReLU, "alpha"), SAME),
-    "ParametricSoftplus": Converter(of_options(ParametricSoftplus, "alphas", "betas"), SAME),
-    "SReLU": Converter(of_options(SReLU, "t_left", "a_left", "t_right", "a_right"), SAME),
     "Softmax": Converter(softmax, _softmax_mask),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.dense import linear
 from keras2torch_birnn.layers.registry import Converter, Described, MaskFlow
-from keras2torch_birnn.schema.attention import attended_axes
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # The attended values, and with them the scores where the call asks for these.
@@ -146,7 +144,7 @@ def additive_attention(layer: LayerSpec) -> nn.Module:
     return AdditiveAttention(_scale(layer), causal=layer.config["causal"])
 
 
-# ---- MultiHeadAttention, GroupedQueryAttention --------------------------------------------------
+# ---- MultiHeadAttention -------------------------------------------------------------------------
 
 When: TypeAlias = Literal["never", "with scores", "always"]
 
@@ -154,27 +152,22 @@ When: TypeAlias = Literal["never", "with scores", "always"]
 class Plan(NamedTuple):
     """Options of attention heads, in Keras' words.
 
-    ``heads`` of queries, ``groups`` of keys and values (as many in a MultiHeadAttention).
-    ``output_shape``: what a step of the output has. ``sliding_window``: how far a query looks, its
-    own place counting as one. ``zeros``: when a row with nothing to attend to gives zeros, and not
-    the mean of all values. ``axes``: what is attended over, None for all between batch and
-    features. ``adds``: when a mask takes 1e9 off scores, and does not replace them.
+    ``output_shape``: what a step of the output has. ``zeros``: when a row with nothing to attend to
+    gives zeros, and not the mean of all values. ``adds``: when a mask takes 1e9 off scores, and
+    does not replace them.
     """
 
     heads: int
-    groups: int
     output_shape: tuple[int, ...]
-    sliding_window: int | None
     zeros: When
-    axes: tuple[int, ...] | None = None
     adds: When = "never"
 
 
 class MultiHeadAttention(Described):
-    """Scaled dot-product attention in heads; keys and values may have fewer, in groups.
+    """Scaled dot-product attention in heads.
 
-    The outputs of ``query``, ``key``, ``value`` and ``gate`` (a sigmoid of the query on each head),
-    and the inputs of ``attention_output``, are the heads one after another.
+    The outputs of ``query``, ``key`` and ``value``, and the inputs of ``attention_output``, are the
+    heads one after another.
     """
 
     def __init__(
@@ -183,14 +176,12 @@ class MultiHeadAttention(Described):
         key: nn.Linear,
         value: nn.Linear,
         attention_output: nn.Linear,
-        gate: nn.Linear | None,
         *,
         plan: Plan,
     ) -> None:
         super().__init__()
         self.query, self.key, self.value = query, key, value
-        self.attention_output, self.gate = attention_output, gate
-        self.plan = plan
+        self.attention_output, self.plan = attention_output, plan
 
     def forward(
         self,
@@ -205,66 +196,24 @@ class MultiHeadAttention(Described):
         """Attend: query (B, Tq, D), value, key (B, Tv, E) -> (B, Tq, ...), scores (B, N, Tq, Tv).
 
         attention_mask: (B, Tq, Tv), or (B, N, Tq, Tv) per head. mask: one of each argument, (B, T).
-        With more axes than T, those that are not attended over come before the heads in the scores.
         """
-        if query.dim() > 3:
-            return self._over_axes(query, value, key, return_attention_scores)
         plan = self.plan
         q = _heads(self.query(query), plan.heads)
-        k = _heads(self.key(value if key is None else key), plan.groups)
-        v = _heads(self.value(value), plan.groups)
-        if plan.groups < plan.heads:
-            k, v = (x.repeat_interleave(plan.heads // plan.groups, dim=1) for x in (k, v))
+        k = _heads(self.key(value if key is None else key), plan.heads)
+        v = _heads(self.value(value), plan.heads)
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
-        places = self._places(scores, causal=use_causal_mask)
+        places = None
+        if use_causal_mask:
+            places = causal_mask(scores.shape[2], scores.shape[3], scores.device)
         allowed = _together(*_of_inputs(mask), places, _per_head(attention_mask))
         now = ("always", "with scores") if return_attention_scores else ("always",)
         weights = masked_softmax(scores, allowed, replaces=plan.adds not in now)
         if allowed is not None and plan.zeros in now:
             weights = weights * allowed
         attended = weights @ v
-        if self.gate is not None:
-            attended = attended * torch.sigmoid(_heads(self.gate(query), plan.heads))
         out: Tensor = self.attention_output(attended.transpose(1, 2).flatten(2))
         out = out.reshape(*out.shape[:2], *plan.output_shape)
         return (out, weights) if return_attention_scores else out
-
-    def _over_axes(
-        self, query: Tensor, value: Tensor, key: Tensor | None, with_scores: bool
-    ) -> Output:
-        """Attend in (B, ..., D): axes apart join the batch, attended ones become a single T."""
-        over, apart = attended_axes(self.plan.axes, query.dim())
-        order = (0, *apart, *over)
-        out, scores = self.forward(
-            _folded(query, order, len(over)),
-            _folded(value, order, len(over)),
-            None if key is None else _folded(key, order, len(over)),
-            return_attention_scores=True,
-        )
-        sizes = [query.shape[axis] for axis in order]
-        out = out.reshape(*sizes, *out.shape[2:])
-        back = [order.index(axis) for axis in range(len(order))]
-        out = out.permute(*back, *range(len(order), out.dim()))
-        if not with_scores:
-            return out
-        keys = [value.shape[axis] for axis in over]
-        return out, scores.reshape(*sizes[: 1 + len(apart)], -1, *sizes[1 + len(apart) :], *keys)
-
-    def _places(self, scores: Tensor, *, causal: bool) -> Tensor | None:
-        """Return the places that may be looked at, whatever is masked: (Tq, Tv)."""
-        queries, keys = scores.shape[2:]
-        mask = causal_mask(queries, keys, scores.device) if causal else None
-        if self.plan.sliding_window is None:
-            return mask
-        places = torch.arange(max(queries, keys), device=scores.device)
-        apart = (places[:queries, None] - places[None, :keys]).abs()
-        return _together(mask, apart < self.plan.sliding_window)
-
-
-def _folded(x: Tensor, order: tuple[int, ...], over: int) -> Tensor:
-    """Reshape (B, ..., D) -> (B * apart, over, D), the last ``over`` axes being attended."""
-    moved = x.permute(*order, x.dim() - 1)
-    return moved.flatten(len(order) - over, -2).flatten(0, -3)
 
 
 def _heads(x: Tensor, count: int) -> Tensor:
@@ -285,14 +234,8 @@ def _per_head(mask: Tensor | None) -> Tensor | None:
 
 
 def _heads_mask(layer: LayerSpec) -> MaskFlow:
-    shape = layer.input_shape
-    first = shape[0] if isinstance(shape, tuple) and shape else None
-    refused = None
-    if isinstance(first, tuple) and len(first) > 3:
-        refused = "a mask into attention over more than one axis is not supported"
-    if layer.semantics["masking"] == "ignore":
-        return MaskFlow(after="none", refused=refused)
-    return MaskFlow(takes=True, after="first", refused=refused)
+    ignores = layer.semantics["masking"] == "ignore"
+    return MaskFlow(after="none") if ignores else MaskFlow(takes=True, after="first")
 
 
 def _linear(layer: LayerSpec, name: str, inputs: int = 1) -> nn.Linear:
@@ -319,33 +262,25 @@ def rules_of_rows(layer: LayerSpec) -> tuple[When, When]:
     return zeros, "never" if layer.config.get("softmax_robust_masking") else adds
 
 
-def heads_of_attention(layer: LayerSpec, heads: str, groups: str) -> nn.Module:
-    """Build an attention in heads; heads, groups: the options with their numbers."""
-    config = layer.config
+def multi_head_attention(layer: LayerSpec) -> nn.Module:
+    """Build a MultiHeadAttention."""
     zeros, adds = rules_of_rows(layer)
     return MultiHeadAttention(
         _linear(layer, "query"),
         _linear(layer, "key"),
         _linear(layer, "value"),
         _linear(layer, "attention_output", inputs=2),
-        _linear(layer, "gate") if config["use_gate"] else None,
         plan=Plan(
-            config[heads],
-            config[groups],
+            layer.config["num_heads"],
             layer.weights["attention_output/kernel"].shape[2:],
-            config["sliding_window"],
             zeros,
-            config.get("attention_axes"),
             adds,
         ),
     )
 
 
-_alike = partial(heads_of_attention, heads="num_heads", groups="num_heads")
-_in_groups = partial(heads_of_attention, heads="num_query_heads", groups="num_key_value_heads")
 CONVERTERS: Mapping[str, Converter] = {
     "Attention": Converter(attention, _attention_mask),
     "AdditiveAttention": Converter(additive_attention, _attention_mask),
-    "MultiHeadAttention": Converter(_alike, _heads_mask),
-    "GroupedQueryAttention": Converter(_in_groups, _heads_mask),
+    "MultiHeadAttention": Converter(multi_head_attention, _heads_mask),
 }

@@ -1,12 +1,8 @@
-"""Dense over the last axis, EinsumDense over any axes; Highway and MaxoutDense of vectors.
-
-Keras 1 had the last two, and Keras 2 kept them as legacy. F is the size of their input, which a
-Highway keeps.
-"""
+"""Dense over the last axis, EinsumDense over any axes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.layers.activation import activation_layer, applied
+from keras2torch_birnn.layers.activation import applied
 from keras2torch_birnn.layers.registry import NONE, SAME, Around, Converter, Described
 from keras2torch_birnn.schema.einsum import letters, summed_axes
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -151,88 +147,7 @@ def linear(kernel: Array, bias: Array | None) -> nn.Linear:
     return module
 
 
-class Highway(nn.Module):
-    """Gated sum of the activation and of the input itself."""
-
-    def __init__(
-        self, through: nn.Linear, carry: nn.Linear, activation: Callable[[Tensor], Tensor]
-    ) -> None:
-        super().__init__()
-        self.through, self.carry, self.activation = through, carry, activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute (B, F) -> (B, F)."""
-        gate = torch.sigmoid(self.carry(x))
-        y: Tensor = gate * self.activation(self.through(x)) + (1 - gate) * x
-        return y
-
-
-def highway(layer: LayerSpec) -> nn.Module:
-    """Build a Highway: ``W``, ``b`` -> ``through``, ``W_carry``, ``b_carry`` -> ``carry``."""
-    weights = layer.weights
-    return Highway(
-        linear(weights["W"], weights.get("b")),
-        linear(weights["W_carry"], weights.get("b_carry")),
-        activation_layer(layer),
-    )
-
-
-class Maxout(Described):
-    """Maximum of K linear maps of a vector for every unit: ``weight`` (K units, F)."""
-
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, features: int) -> None:
-        super().__init__()
-        self.weight, self.bias, self.features = weight, bias, features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute (B, F) -> (B, units)."""
-        products = functional.linear(x, self.weight, self.bias)
-        return products.view(x.shape[0], self.features, -1).amax(dim=1)
-
-
-def maxout(layer: LayerSpec) -> nn.Module:
-    """Build a MaxoutDense: ``W`` (K, F, units) -> ``weight`` (K units, F), ``b`` -> ``bias``."""
-    kernel = layer.weights["W"]
-    features, inner, units = kernel.shape
-    bias = layer.weights.get("b")
-    return Maxout(
-        to_parameter(kernel.transpose(0, 2, 1).reshape(features * units, inner)),
-        None if bias is None else to_parameter(bias.reshape(-1)),
-        features,
-    )
-
-
-class RandomFourierFeatures(Described):
-    """Cosines of random projections of a vector; the scale alone is learned."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, scale: nn.Parameter) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute (B, F) -> (B, units)."""
-        return torch.cos(functional.linear(x, self.weight / self.scale, self.bias))
-
-
-def random_fourier_features(layer: LayerSpec) -> nn.Module:
-    """Build a RandomFourierFeatures: ``unscaled_kernel`` (F, units) -> ``weight`` (units, F)."""
-    weights = layer.weights
-    return RandomFourierFeatures(
-        to_parameter(weights["unscaled_kernel"].T).data,
-        to_parameter(weights["bias"]).data,
-        to_parameter(weights["kernel_scale"]),
-    )
-
-
 CONVERTERS: Mapping[str, Converter] = {
     "Dense": Converter(dense, SAME, _activated),
     "EinsumDense": Converter(einsum_dense, NONE, _activated),
-    "Highway": Converter(highway, NONE),
-    "MaxoutDense": Converter(maxout, NONE),
-    "RandomFourierFeatures": Converter(random_fourier_features, NONE),
 }

@@ -408,12 +408,6 @@ class _Emitter:
                 "join the inputs before it (Concatenate), or drop the mask, and save again",
                 place=layer.place,
             )
-        if enters and inner.class_name == "Pipeline":
-            raise UnsupportedOptionError(
-                "a mask into TimeDistributed over a Pipeline: it reaches the first layer alone",
-                "save the model with a Sequential in its place, or drop the mask before it",
-                place=layer.place,
-            )
         folded = map_structure(lambda t: self.graph.call_function(fold_steps, (t,)), x)
         folded_mask = self.graph.call_function(fold_steps, (mask,)) if enters else None
         below, path = f"{target}.layer", f"{where}/{inner.name}"

@@ -8,5 +8,5 @@ from keras2torch_birnn.layers.graph import graph_module
 from keras2torch_birnn.layers.registry import SAME, Converter
 
 CONVERTERS: Mapping[str, Converter] = dict.fromkeys(
-    ("Sequential", "Functional", "Pipeline"), Converter(graph_module, SAME)
+    ("Sequential", "Functional"), Converter(graph_module, SAME)
 )

@@ -108,38 +108,11 @@ def _uses_mask(layer: LayerSpec) -> MaskFlow:
     return USES if layer.semantics.get("use_mask") else NONE
 
 
-class AdaptivePooling(Described):
-    """Maximum or mean of as many windows as the output has steps, as in torch.
-
-    Window i of n over T steps is from floor(i T / n) to ceil((i + 1) T / n).
-    """
-
-    def __init__(self, size: tuple[int, ...], *, kind: str, channels_last: bool) -> None:
-        super().__init__()
-        self.kind, self.size, self.channels_last = kind, size, channels_last
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pool (B, T, C) -> (B, n, C), or with C before T; more axes one after the other."""
-        for axis, parts in enumerate(self.size, 1 if self.channels_last else 2):
-            steps = x.shape[axis]
-            windows = [
-                x.narrow(
-                    axis, i * steps // parts, -(-(i + 1) * steps // parts) - i * steps // parts
-                )
-                for i in range(parts)
-            ]
-            reduce = torch.amax if self.kind == "max" else torch.mean
-            x = torch.cat([reduce(window, dim=axis, keepdim=True) for window in windows], dim=axis)
-        return x
-
-
 def _pools(kind: str, of_all: MaskFlow | Callable[[LayerSpec], MaskFlow]) -> Iterator[Table]:
     """Yield the rows of a kind; ``of_all``: the mask flow of pooling over all steps."""
     word = kind.capitalize()
     windows = of_options(Pooling, "pool_size", "strides", "padding", kind=kind)
-    adaptive = of_options(AdaptivePooling, "output_size", kind=kind)
     yield by_axes(f"{word}Pooling{{}}D", Converter(windows, NONE))
-    yield by_axes(f"Adaptive{word}Pooling{{}}D", Converter(adaptive, NONE))
     yield for_ranks(
         f"Global{word}Pooling{{}}D",
         lambda rank: Converter(of_options(GlobalPooling, "keepdims", kind=kind, rank=rank), of_all),

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter, Described, of_options, passes_mask
 from keras2torch_birnn.schema import normalized_axes
-from keras2torch_birnn.schema.preprocessing import lookup_options, lookup_tokens
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -88,27 +87,6 @@ class Rescaling(Described):
         return x.to(self.scale.dtype) * self.scale + self.offset
 
 
-class AutoContrast(Described):
-    """Each channel of an image stretched over the whole ``value_range``."""
-
-    value_range: Tensor
-
-    def __init__(self, value_range: Any) -> None:
-        super().__init__()
-        self.register_buffer("value_range", _single(value_range))
-        self.of_bytes = self.value_range.tolist() == [0, 255]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Stretch (B, H, W, C) over H and W, in numbers from 0 to 255 as Keras does."""
-        low, high = self.value_range
-        y = x if self.of_bytes else (x - low) / (high - low) * 255.0
-        least, largest = y.amin((1, 2), keepdim=True), y.amax((1, 2), keepdim=True)
-        scale = 255.0 / (largest - least)
-        y = (y * scale - least * scale).clamp(0.0, 255.0)
-        y = y if self.of_bytes else y / 255.0 * (high - low) + low
-        return torch.where(y.isnan(), x, y)  # a channel of one value stays as it is
-
-
 def encode(ids: Tensor, tokens: Tensor, mode: str, weights: Tensor | None = None) -> Tensor:
     """Encode ids over all ``tokens``: one-hot rows, or per sample which occur or how often.
 
@@ -139,79 +117,8 @@ class CategoryEncoding(Described):
         return encode(x.long(), self.tokens, self.mode, count_weights)
 
 
-class Discretization(Described):
-    """The number of boundaries that x has reached, as an id or encoded."""
-
-    boundaries: Tensor
-    tokens: Tensor
-
-    def __init__(self, boundaries: tuple[float, ...] | Tensor, mode: str) -> None:
-        super().__init__()
-        self.mode = mode
-        self.register_buffer("boundaries", _single(boundaries))
-        self.register_buffer("tokens", numbered_tokens(len(boundaries) + 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, ...) -> ids of the same shape, or as CategoryEncoding encodes them."""
-        given = x.to(self.boundaries.dtype).contiguous()
-        ids = torch.bucketize(given, self.boundaries, right=True)
-        return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
-
-
-class IntegerLookup(Described):
-    """Position of a number in a list, as an index or encoded.
-
-    keys, places: the numbers, rising, and their indices. What is not among them has an index of
-    its own, or one of ``others`` from ``start`` on, by the remainder; -1 if there is none (Keras
-    refuses it then). A masked number has index 0, or is not encoded.
-    """
-
-    keys: Tensor
-    places: Tensor
-    tokens: Tensor
-
-    def __init__(
-        self,
-        keys: Tensor,
-        places: Tensor,
-        *,
-        mode: str,
-        depth: int,
-        others: int,
-        start: int,
-        mask_token: int | None,
-    ) -> None:
-        super().__init__()
-        self.mode, self.depth, self.mask_token = mode, depth, mask_token
-        self.others, self.start = others, start
-        self.register_buffer("keys", keys)
-        self.register_buffer("places", places)
-        if mode != "int":
-            self.register_buffer("tokens", numbered_tokens(depth))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, ...) -> indices of the same shape, or as CategoryEncoding encodes them."""
-        x = x.long()
-        at = torch.searchsorted(self.keys, x.contiguous()).clamp(max=len(self.keys) - 1)
-        rest = torch.remainder(x, self.others) + self.start if self.others else -1
-        ids = torch.where(self.keys[at] == x, self.places[at], rest)
-        if self.mask_token is not None:
-            ids = torch.where(x == self.mask_token, 0 if self.mode == "int" else -1, ids)
-        return ids if self.mode == "int" else encode(ids, self.tokens, self.mode)
-
-
-def integer_lookup(layer: LayerSpec) -> nn.Module:
-    """Build an IntegerLookup of the list in the configuration."""
-    words, first = lookup_tokens(layer.config)
-    keys, order = torch.tensor(words).sort()
-    return IntegerLookup(keys, order + first, **lookup_options(layer.config))
-
-
 CONVERTERS: Mapping[str, Converter] = {
     "Normalization": Converter(normalization, passes_mask),
     "Rescaling": Converter(of_options(Rescaling, "scale", "offset"), passes_mask),
-    "AutoContrast": Converter(of_options(AutoContrast, "value_range"), NONE),
     "CategoryEncoding": Converter(of_options(CategoryEncoding, "num_tokens", "output_mode"), NONE),
-    "Discretization": Converter(of_options(Discretization, "bin_boundaries", "output_mode"), NONE),
-    "IntegerLookup": Converter(integer_lookup, NONE),
 }

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.layers.convolution import pad
-from keras2torch_birnn.layers.interpolation import resize, resize_to_nearest
 from keras2torch_birnn.layers.registry import NONE, Converter, Described, by_axes, of_options
 from keras2torch_birnn.spec import LayerSpec
 
@@ -41,8 +39,26 @@ def _resize_bilinearly(x: Tensor, sizes: Sequence[int], *, channels_last: bool) 
     return y.movedim(1, -1) if channels_last else y
 
 
+def _stretch_from_corners(x: Tensor, axis: int, factor: int) -> Tensor:
+    """Make an axis longer: step i is at i / factor among those of x, as TensorFlow 1 has it.
+
+    It computes the places in float32, with 1 / factor rounded (``resize_bilinear_op.cc``).
+    """
+    steps = x.shape[axis]
+    rounded = torch.full((), 1 / factor, dtype=torch.float32, device=x.device)
+    at = torch.arange(steps * factor, device=x.device) * rounded
+    low = at.long()
+    share = (at - low).to(x.dtype).reshape(-1, *[1] * (x.dim() - axis - 1))
+    before = x.index_select(axis, low)
+    after = x.index_select(axis, (low + 1).clamp(max=steps - 1))
+    return before + (after - before) * share
+
+
 class UpSampling(Described):
-    """Repetition of steps, or interpolation between them; ``corners``: see ``interpolation``."""
+    """Repetition of steps, or interpolation between them.
+
+    ``corners``: the corners of pixels are aligned, and not their centers.
+    """
 
     def __init__(
         self, factors: tuple[int, ...], *, mode: str, corners: bool, channels_last: bool
@@ -58,39 +74,26 @@ class UpSampling(Described):
             for axis, factor in enumerate(self.factors, first):
                 x = x.repeat_interleave(factor, dim=axis)
             return x
-        if self.mode != "bilinear" or self.corners:
+        if self.corners:
             for axis, factor in enumerate(self.factors, first):
-                target = x.shape[axis] * factor
-                x = resize(x, axis, target, 1 / factor, self.mode, corners=self.corners)
+                x = _stretch_from_corners(x, axis, factor)
             return x
         sizes = [x.shape[axis] * f for axis, f in enumerate(self.factors, first)]
         return _resize_bilinearly(x, sizes, channels_last=self.channels_last)
-
-
-# (option, what is known of it) -> what is not
-_UNKNOWN: Mapping[tuple[str, Any], str] = {
-    ("bilinear", "corners or centers"): "TensorFlow 1.14 lays the corners of pixels on each other, "
-    "2.0 their middles, and the file does not tell them apart",
-    ("bicubic", "any backend"): "every backend of Keras 3 computes it in another way",
-}
-
-
-def _refuse_unknown(layer: LayerSpec, mode: str) -> None:
-    reason = _UNKNOWN.get((mode, layer.semantics.get(mode)))
-    if reason is not None:
-        raise UnsupportedOptionError(
-            f"{layer.class_name} option interpolation={mode!r} of this Keras is not supported: "
-            f"{reason}",
-            "save it with interpolation='nearest' or, with TensorFlow 2.1 and later, 'bilinear'",
-            place=layer.place,
-        )
 
 
 def up_sampling(layer: LayerSpec) -> nn.Module:
     """Build an UpSampling."""
     config = layer.config
     mode = config.get("interpolation", "nearest")
-    _refuse_unknown(layer, mode)
+    if mode == "bilinear" and layer.semantics["bilinear"] == "corners or centers":
+        raise UnsupportedOptionError(
+            "UpSampling2D option interpolation='bilinear' of this Keras is not supported: "
+            "TensorFlow 1.14 lays the corners of pixels on each other, 2.0 their middles, and the "
+            "file does not tell them apart",
+            "save it with interpolation='nearest' or, with TensorFlow 2.1 and later, 'bilinear'",
+            place=layer.place,
+        )
     return UpSampling(
         config["size"],
         mode=mode,
@@ -126,11 +129,16 @@ class Resizing(Described):
         if self.mode == "bilinear":
             return _resize_bilinearly(x, self.size, channels_last=self.channels_last)
         for axis, target in enumerate(self.size, first):
-            if self.mode == "nearest":
-                x = resize_to_nearest(x, axis, target)
-            else:
-                x = resize(x, axis, target, x.shape[axis] / target, self.mode)
+            x = resize_to_nearest(x, axis, target)
         return x
+
+
+def resize_to_nearest(x: Tensor, axis: int, target: int) -> Tensor:
+    """Make one axis ``target`` long, of the steps under the middles of the output's."""
+    size = x.shape[axis]
+    step = torch.full((), size / target, dtype=torch.float32, device=x.device)
+    at = (torch.arange(target, device=x.device) + 0.5) * step
+    return x.index_select(axis, at.long().clamp(max=size - 1))
 
 
 def cut_middle(x: Tensor, size: Sequence[int], first: int) -> Tensor:
@@ -140,47 +148,15 @@ def cut_middle(x: Tensor, size: Sequence[int], first: int) -> Tensor:
     return x
 
 
-class CenterCrop(Resizing):
-    """The middle of an image; an image that is smaller is resized, and cropped to the ratio."""
-
-    def __init__(self, size: tuple[int, int], *, channels_last: bool) -> None:
-        super().__init__(size, mode="bilinear", crops=True, channels_last=channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Crop (B, H, W, C) -> (B, height, width, C), or with C before H."""
-        first = 1 if self.channels_last else 2
-        if all(have >= want for have, want in zip(x.shape[first:], self.size, strict=False)):
-            return cut_middle(x, self.size, first)
-        return super().forward(x)
-
-
-def _to_size(
-    layer: LayerSpec, module: Callable[..., nn.Module] = Resizing, **options: Any
-) -> nn.Module:
-    """Build a module that makes images as large as its layer says."""
-    size, order = (layer.config["height"], layer.config["width"]), layer.config["data_format"]
-    return module(size, **options, channels_last=order == "channels_last")
-
-
 def resizing(layer: LayerSpec) -> nn.Module:
     """Build a Resizing."""
-    mode, crops = layer.config["interpolation"], layer.config["crop_to_aspect_ratio"]
-    _refuse_unknown(layer, mode)
-    return _to_size(layer, mode=mode, crops=crops)
-
-
-def random_crop(layer: LayerSpec) -> nn.Module:
-    """Build a RandomCrop: at inference Keras resizes, and since 3.8 it leaves images alone."""
-    resizes = layer.semantics["resizes"]
-    if resizes is None:
-        raise UnsupportedOptionError(
-            "RandomCrop of this Keras is not supported: it resizes in a way of its own",
-            "save the model with another Keras",
-            place=layer.place,
-        )
-    if not resizes:
-        return nn.Identity()
-    return _to_size(layer, mode="bilinear", crops=True)
+    config = layer.config
+    return Resizing(
+        (config["height"], config["width"]),
+        mode=config["interpolation"],
+        crops=config["crop_to_aspect_ratio"],
+        channels_last=config["data_format"] == "channels_last",
+    )
 
 
 CONVERTERS: Mapping[str, Converter] = {
@@ -188,6 +164,4 @@ CONVERTERS: Mapping[str, Converter] = {
     **by_axes("Cropping{}D", Converter(cropping, NONE)),
     **by_axes("UpSampling{}D", Converter(up_sampling, NONE)),
     "Resizing": Converter(resizing, NONE),
-    "CenterCrop": Converter(partial(_to_size, module=CenterCrop), NONE),
-    "RandomCrop": Converter(random_crop, NONE),
 }

@@ -56,7 +56,6 @@ def batches(spec: ModelSpec, inputs: InputData | None) -> list[Batch]:
     """
     found = _batches_of_one_call(spec, inputs)
     if inputs is None:
-        found = [one._replace(arrays=_with_boundaries(spec, one.arrays)) for one in found]
         of_reals = any(
             one.padding is not None and one.vocabulary is None for one in input_facts(spec)
         )
@@ -81,26 +80,6 @@ def _with_large_values(spec: ModelSpec, batch: Batch) -> list[Batch]:
         for x, fact, is_real in zip(batch.arrays, facts, real, strict=True)
     )
     return [Batch(LARGE, arrays)] if any(real) else []
-
-
-def _with_boundaries(spec: ModelSpec, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Let boundaries of a Discretization be among the values that it reads.
-
-    Of those alone that are the same in every precision.
-    """
-    places = {ref.layer: place for place, ref in enumerate(leaves(spec.graph.inputs))}
-    found = list(arrays)
-    for call in spec.graph.calls:
-        layer = spec.graph.layer(call.layer)
-        for ref in leaves(call.args) if layer.class_name == "Discretization" else ():
-            if (place := places.get(ref.layer)) is not None:
-                bounds = np.asarray(layer.config["bin_boundaries"], np.float64)
-                exact = bounds[bounds.astype(np.float32) == bounds]
-                x = found[place].copy()
-                some = x.reshape(-1)[: x.size // 2]
-                some[: len(exact)] = exact[: len(some)]
-                found[place] = x
-    return tuple(found)
 
 
 def _with_other_lengths(spec: ModelSpec, batch: Batch) -> list[Batch]:
@@ -212,7 +191,7 @@ def _with_all_ids(x: Array, fact: InputFacts) -> Array:
 
     Where there is no room for all, the first ones and the last one are there.
     """
-    if fact.vocabulary is None or fact.among or x.ndim < 2:
+    if fact.vocabulary is None or x.ndim < 2:
         return x
     known = np.setdiff1d(np.arange(fact.vocabulary), [] if fact.padding is None else fact.padding)
     lacking = np.setdiff1d(known, x)
@@ -235,7 +214,7 @@ def _with_all_ids(x: Array, fact: InputFacts) -> Array:
 
 def _with_ends(x: Array, fact: InputFacts) -> Array:
     """Let the first and the last id be among ids, of which a few are drawn."""
-    if fact.vocabulary is None or fact.among or x.size < 2:
+    if fact.vocabulary is None or x.size < 2:
         return x
     ids = x.copy()
     ids.reshape(-1)[[0, -1]] = 0, fact.vocabulary - 1

@@ -12,7 +12,6 @@ from keras2torch_birnn.porting.changes import (
     Change,
     LayerCall,
     Maker,
-    configured,
     followed_by,
     masks_given,
     reading,
@@ -123,16 +122,6 @@ def id_changes(maker: Maker) -> Iterator[Change]:
                 moved,
             ):  # the mask of the right ids, or of the wrong ones
                 yield maker.change("ids", f"the ids are {name}", apply)
-
-
-def projection_changes(maker: Maker) -> Iterator[Change]:
-    """Yield mistakes of the way back from features to ids."""
-    if maker.config["logit_soft_cap"] is not None:
-        words = "its scores are not capped (logit_soft_cap)"
-        yield maker.change("cap missing", words, configured(logit_soft_cap=None))
-    if not maker.config["tie_weights"]:
-        words = "the way back has the weights of the table, in Keras its own (tie_weights=False)"
-        yield maker.change("tied weights", words, configured(tie_weights=True))
 
 
 def _of_ids(change: Apply, call: LayerCall) -> Result:

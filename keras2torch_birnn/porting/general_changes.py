@@ -24,7 +24,6 @@ from keras2torch_birnn.porting.observing import HALVES, keep_valid
 from keras2torch_birnn.porting.recurrent_changes import CELLS
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.context import Result
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, Structure, leaves
 
 AFTER = ("relu", "sigmoid", "softmax", "log_softmax", "tanh")
@@ -43,14 +42,14 @@ def general_changes(maker: Maker) -> Iterator[Change]:
     yield maker.change("extra", words, followed_by(_normalized))
     for words, operation in {**_OPERATIONS, **_BY_STEP}.items():
         yield maker.change("extra", f"its output is {words}", followed_by(operation))
-    inputs = {**_INPUTS, **_BY_STEP} if maker.layer.class_name not in EMBEDDINGS else {}
+    inputs = {**_INPUTS, **_BY_STEP} if maker.layer.class_name != "Embedding" else {}
     for words, operation in inputs.items():
         yield maker.change("extra", f"its input is {words}", reading(operation))
     for words, factor in _FACTORS.items():
         yield maker.change("extra", f"its output is {words}", followed_by(partial(_times, factor)))
     for words, power in _POWERS_OF_WIDTH.items():
         yield maker.change("extra", f"its output is {words}", partial(_scaled_by_width, power))
-    sides = {"output": followed_by} if maker.layer.class_name in EMBEDDINGS else SIDES
+    sides = {"output": followed_by} if maker.layer.class_name == "Embedding" else SIDES
     yield from view_changes(maker, sides)
     yield maker.change("extra", "it is applied twice, Keras does it once", _twice)
     words = "its input is added to its output, which Keras does not do"
@@ -70,7 +69,7 @@ def general_changes(maker: Maker) -> Iterator[Change]:
         yield maker.change("extra", f"{words}, which Keras does not do", apply)
     for words, move in MOVES.items():
         yield maker.change("steps", f"its steps come one step too {words}", followed_by(move))
-    read = "ids" if maker.layer.class_name in EMBEDDINGS else "input's steps"
+    read = "ids" if maker.layer.class_name == "Embedding" else "input's steps"
     if read == "ids" or maker.layer.class_name in (*CELLS, "Bidirectional"):
         for words, move in MOVES.items():
             yield maker.change("steps", f"its {read} come one step too {words}", reading(move))
@@ -445,5 +444,5 @@ def _times(factor: float, y: Array) -> Array:
 def _scaled_by_width(power: float, call: LayerCall) -> Result:
     output, out_mask = call.run()
     first = next(iter(leaves(call.inputs)))
-    width = output.shape[-1] if call.layer.class_name in EMBEDDINGS else np.shape(first)[-1]
+    width = output.shape[-1] if call.layer.class_name == "Embedding" else np.shape(first)[-1]
     return output * width**power, out_mask

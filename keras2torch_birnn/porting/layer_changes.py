@@ -41,7 +41,6 @@ from keras2torch_birnn.porting.embedding_changes import (
     compared_mask_changes,
     id_changes,
     made_mask_changes,
-    projection_changes,
 )
 from keras2torch_birnn.porting.general_changes import (
     general_changes,
@@ -77,7 +76,6 @@ from keras2torch_birnn.porting.resizing_changes import (
     up_sampling_changes,
 )
 from keras2torch_birnn.porting.scaling_changes import (
-    boundary_changes,
     constant_changes,
     encoding_changes,
     statistic_changes,
@@ -100,7 +98,6 @@ from keras2torch_birnn.porting.window_changes import (
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.activations import softmax
 from keras2torch_birnn.reference.context import Result
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import LayerSpec
 
 # Layers that hand on their input's values; nothing can be wrong in them but their absence.
@@ -205,7 +202,7 @@ def _other_class(*names: str) -> Callable[[Maker], Iterator[Change]]:
 
 _GLOBAL = ("GlobalAveragePooling1D", "GlobalMaxPooling1D")
 _GLOBAL_2 = ("GlobalAveragePooling2D", "GlobalMaxPooling2D")
-MASKING = (*EMBEDDINGS, "Masking")
+MASKING = ("Embedding", "Masking")
 _MERGES = ("Add", "Multiply", "Average", "Maximum", "Subtract", "Minimum")
 # Layers whose masks are those of their inputs joined.
 JOINING = (*_MERGES, "Concatenate")
@@ -220,7 +217,6 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     "Dense": (activation_changes, _bias, late_bias_changes, _kernel),
     "Activation": (activation_changes, masked_softmax_changes),
     "Embedding": (id_changes,),
-    "ReversibleEmbedding": (id_changes, projection_changes),
     "BatchNormalization": (epsilon_changes, batch_norm_changes, divisor_changes),
     "LayerNormalization": (epsilon_changes, layer_norm_changes),
     "GroupNormalization": (epsilon_changes, group_norm_changes),
@@ -278,7 +274,6 @@ BY_CLASS: Mapping[str, tuple[Callable[[Maker], Iterator[Change]], ...]] = {
     **dict.fromkeys(_MARGINS, (margin_changes,)),
     "Rescaling": (constant_changes,),
     "CategoryEncoding": (encoding_changes,),
-    "Discretization": (boundary_changes, encoding_changes),
     "Normalization": (statistic_changes,),
     "LeakyReLU": (slope_changes, replaced_activation_changes),
     "ELU": (slope_changes, replaced_activation_changes),

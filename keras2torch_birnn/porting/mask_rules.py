@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # The right mask (B, T) and the layer's input -> the wrong mask
@@ -23,7 +22,7 @@ SPECIAL_IDS = 4
 def mask_rules(layer: LayerSpec) -> Iterator[tuple[str, Rule]]:
     """Yield wrong rules for a layer that makes a mask, each in words, the likeliest first."""
     yield from PLACES.items()
-    if layer.class_name in EMBEDDINGS:
+    if layer.class_name == "Embedding":
         rows = min(layer.weights["embeddings"].shape[0], IDS)
         for number in range(1, rows):
             words = f"its mask leaves out id {number}, too; Keras leaves out id 0 alone"

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from keras2torch_birnn.porting.changes import Change, LayerCall, Maker, configured, reading
+from keras2torch_birnn.porting.changes import Change, LayerCall, Maker, configured
 from keras2torch_birnn.porting.moments import Divide, divide_by_deviation, standardize
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import Array
@@ -44,13 +44,6 @@ def encoding_changes(maker: Maker) -> Iterator[Change]:
         if name != own:
             words = f"it encodes ids as {name}, Keras as {own}"
             yield maker.change("formula", words, configured(output_mode=name))
-
-
-def boundary_changes(maker: Maker) -> Iterator[Change]:
-    """Yield values that are a boundary in the bin below it, as torch.bucketize has them."""
-    words = "a value that is a boundary is in the bin below it, Keras has it in the one above"
-    below = reading(lambda x: np.nextafter(x.astype(np.float32), np.float32(-np.inf)))
-    yield maker.change("boundary", words, below)
 
 
 def _by(formula: Formula, first: Array, second: Array, call: LayerCall) -> Result:

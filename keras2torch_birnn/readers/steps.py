@@ -34,7 +34,6 @@ from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.source import Source
 from keras2torch_birnn.readers.weights.load_weights import load_weights
 from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
-from keras2torch_birnn.readers.weights.vocabularies import with_vocabularies
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, MaskedSteps, ModelSpec
@@ -199,8 +198,6 @@ def infer_shapes(reading: Reading) -> Reading:
     root, parsing = reading.root, reading.parsing
     if not parsing.problems:
         check_input_dtypes(root, parsing)
-        whole = root if reading.whole is None else reading.whole.model
-        root = with_vocabularies(root, whole, reading.container, parsing)
         all_layers, full_parsing = reading.all_layers, reading.full_parsing
         if parsing.problems and all_layers is not None and full_parsing is not None:
             _advise(all_layers, full_parsing, parsing)

@@ -56,22 +56,6 @@ def prelu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Resu
     return np.maximum(x, 0) - context.weight(layer, "alpha") * np.maximum(-x, 0), mask
 
 
-def parametric_softplus(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``ParametricSoftplus.call`` (Keras 1.2.2): alphas * log(1 + exp(betas * x))."""
-    alphas, betas = (context.weight(layer, name) for name in ("alphas", "betas"))
-    return alphas * activate("softplus", betas * context.number(x)), mask
-
-
-def srelu(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``SReLU.call`` (Keras 1.2.2): x between two thresholds, a line beyond each."""
-    x = context.number(x)
-    names = ("t_left", "a_left", "t_right", "a_right")
-    t_left, a_left, t_right, a_right = (context.weight(layer, name) for name in names)
-    t_right_actual = t_left + np.abs(t_right)
-    line = np.where(x < t_left, t_left + a_left * (x - t_left), x)
-    return np.where(x > t_right_actual, t_right_actual + a_right * (x - t_right_actual), line), mask
-
-
 def softmax(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
     """Compute ``Softmax.call``: over one axis or several together.
 
@@ -97,6 +81,4 @@ EQUATIONS: Mapping[str, Equation] = {
     "ThresholdedReLU": thresholded_relu,
     "Softmax": softmax,
     "PReLU": prelu,
-    "ParametricSoftplus": parametric_softplus,
-    "SReLU": srelu,
 }

@@ -98,7 +98,7 @@ def attention(layer: LayerSpec, inputs: Structure, mask: Structure, context: Con
     return y, out_mask
 
 
-# ---- MultiHeadAttention, GroupedQueryAttention --------------------------------------------------
+# ---- MultiHeadAttention -------------------------------------------------------------------------
 
 
 def _projected(layer: LayerSpec, name: str, x: Array, context: Context) -> Array:
@@ -107,10 +107,8 @@ def _projected(layer: LayerSpec, name: str, x: Array, context: Context) -> Array
     return y + context.weight(layer, f"{name}/bias") if layer.config["use_bias"] else y
 
 
-def _output(layer: LayerSpec, attended: Array, query: Array, context: Context) -> Array:
-    """Compute what follows the attention: the gate, and the projection of all heads."""
-    if layer.config["use_gate"]:
-        attended = attended / (1 + np.exp(-_projected(layer, "gate", query, context)))
+def _output(layer: LayerSpec, attended: Array, context: Context) -> Array:
+    """Compute what follows the attention: the projection of all heads."""
     y: Array = np.tensordot(attended, context.weight(layer, "attention_output/kernel"), axes=2)
     return y + context.weight(layer, "attention_output/bias") if layer.config["use_bias"] else y
 
@@ -127,58 +125,18 @@ def _mask_of_scores(
         found += [m[:, np.newaxis, np.newaxis, :] for m in others if m is not None]
     if context.call_options.get("use_causal_mask"):
         found.append(_earlier(queries, keys))
-    if layer.config["sliding_window"] is not None:
-        apart = np.abs(np.arange(queries)[:, np.newaxis] - np.arange(keys)[np.newaxis, :])
-        found.append(apart < layer.config["sliding_window"])
     if len(inputs) > 3:
         given = np.asarray(inputs[3]).astype(bool)
         found.append(given if given.ndim > 3 else np.expand_dims(given, -3))
     return _and(*found)
 
 
-def _over_axes(layer: LayerSpec, inputs: Structure, context: Context) -> Result:
-    """Compute ``_build_attention_equation`` letter by letter.
-
-    Tensors (b, ..., d) of more than 3 axes.
-
-    Letters of the query are small, of the value big on the axes that are attended over.
-    """
-    query, value, key = _query_value_key(inputs, context)
-    rank = query.ndim
-    over = layer.config["attention_axes"] or tuple(range(1, rank - 1))
-    axes = "bcefghijkl"[: rank - 1]
-    own = "".join(letter.upper() if axis in over else letter for axis, letter in enumerate(axes))
-    apart = "".join(letter for axis, letter in enumerate(axes) if axis not in over)
-    rows = "".join(axes[axis] for axis in over)
-    scores = f"{apart}n{rows}{rows.upper()}"
-    q = _projected(layer, "query", query, context)
-    k = _projected(layer, "key", key, context)
-    v = _projected(layer, "value", value, context)
-    products = np.einsum(f"{axes}nw,{own}nw->{scores}", q, k) / np.sqrt(q.shape[-1])
-    norm = tuple(range(products.ndim - len(over), products.ndim))
-    weights = np.exp(products - products.max(axis=norm, keepdims=True))
-    weights = weights / weights.sum(axis=norm, keepdims=True)
-    attended = np.einsum(f"{scores},{own}nw->{axes}nw", weights, v)
-    y = _output(layer, attended, query, context)
-    return ((y, weights) if context.call_options.get("return_attention_scores") else y), None
-
-
 def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context) -> Result:
-    """Compute ``MultiHeadAttention.call``, ``GroupedQueryAttention.call``.
-
-    Inputs are (query, value, key, mask).
-
-    Keys and values of a group serve ``heads / groups`` heads that follow each other.
-    """
-    if np.ndim(inputs[0]) > 3:
-        return _over_axes(layer, inputs, context)
+    """Compute ``MultiHeadAttention.call`` of (query, value, key, mask)."""
     query, value, key = _query_value_key(inputs, context)
     q = _projected(layer, "query", query, context)
     k = _projected(layer, "key", key, context)
     v = _projected(layer, "value", value, context)
-    share = q.shape[2] // k.shape[2]
-    of_head = np.arange(q.shape[2]) // share
-    k, v = k[:, :, of_head], v[:, :, of_head]
     allowed = _mask_of_scores(layer, inputs, mask, context)
     with_scores = bool(context.call_options.get("return_attention_scores"))
     by_hand = with_scores or layer.config["dropout"] > 0
@@ -190,7 +148,7 @@ def heads(layer: LayerSpec, inputs: Structure, mask: Structure, context: Context
     if allowed is not None and empty_rows_are_zero(context.generation, by_hand=by_hand):
         weights = np.where(allowed, weights, 0)
     attended = np.einsum("bnqk,bknw->bqnw", weights, v)
-    y = _output(layer, attended, query, context)
+    y = _output(layer, attended, context)
     uses_masks = mask is not None and heads_use_masks(context.generation)
     out_mask = mask[0] if uses_masks else None
     return ((y, weights) if with_scores else y), out_mask
@@ -200,5 +158,4 @@ EQUATIONS: Mapping[str, Equation] = {
     "Attention": attention,
     "AdditiveAttention": attention,
     "MultiHeadAttention": heads,
-    "GroupedQueryAttention": heads,
 }

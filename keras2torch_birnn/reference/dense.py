@@ -1,4 +1,4 @@
-"""Dense, EinsumDense, Highway and MaxoutDense.
+"""Dense and EinsumDense.
 
 Letters: B batch, T time, F features. Sources name class and method of Keras 2.15 and 3.15, which
 agree unless said.
@@ -55,44 +55,7 @@ def einsum_dense(layer: LayerSpec, x: Array, mask: Structure, context: Context) 
     return activate(layer.config["activation"], y), None
 
 
-def highway(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``Highway.call`` (Keras 1.2.2).
-
-    A gate between the activation and the input itself.
-    """
-    x = context.number(x)
-    through, carry = x @ context.weight(layer, "W"), x @ context.weight(layer, "W_carry")
-    if layer.config["use_bias"]:
-        through = through + context.weight(layer, "b")
-        carry = carry + context.weight(layer, "b_carry")
-    gate = activate("sigmoid", carry)
-    return gate * activate(layer.config["activation"], through) + (1 - gate) * x, None
-
-
-def maxout(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``MaxoutDense.call`` (Keras 1.2.2).
-
-    The largest of several products; W (K, F, units).
-    """
-    products = np.einsum("bf,kfu->bku", context.number(x), context.weight(layer, "W"))
-    if layer.config["use_bias"]:
-        products = products + context.weight(layer, "b")
-    return products.max(axis=1), None
-
-
-def random_fourier_features(
-    layer: LayerSpec, x: Array, mask: Structure, context: Context
-) -> Result:
-    """Compute ``RandomFourierFeatures.call`` (2.15): cos(x kernel / scale + bias)."""
-    names = ("unscaled_kernel", "kernel_scale", "bias")
-    kernel, scale, bias = (context.weight(layer, name) for name in names)
-    return np.cos(context.number(x) @ kernel / scale + bias), None
-
-
 EQUATIONS: Mapping[str, Equation] = {
     "Dense": dense,
     "EinsumDense": einsum_dense,
-    "Highway": highway,
-    "MaxoutDense": maxout,
-    "RandomFourierFeatures": random_fourier_features,
 }

@@ -1,4 +1,4 @@
-"""Embedding (Keras 2.15 and 3.15), ReversibleEmbedding (3.15)."""
+"""Embedding (Keras 2.15 and 3.15)."""
 
 from __future__ import annotations
 
@@ -27,24 +27,6 @@ def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
     return rows, out_mask
 
 
-def reversible_embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``ReversibleEmbedding.call`` (``layers/core/reversible_embedding.py``).
-
-    Reversed (..., F) -> (..., rows): the product with a weight of its own or the transposed table,
-    and cap * tanh(product / cap). A reversed call gives no mask.
-    """
-    if not context.call_options.get("reverse"):
-        return embedding(layer, x, mask, context)
-    if layer.config["tie_weights"]:
-        kernel = context.number(layer.weights["embeddings"]).T
-    else:
-        kernel = context.number(layer.weights["reverse_embeddings"])
-    scores = context.number(x) @ kernel
-    cap = layer.config["logit_soft_cap"]
-    return scores if cap is None else np.tanh(scores / cap) * cap, None
-
-
 EQUATIONS: Mapping[str, Equation] = {
     "Embedding": embedding,
-    "ReversibleEmbedding": reversible_embedding,
 }

@@ -163,5 +163,4 @@ EQUATIONS: Mapping[str, Equation] = {
     "InputLayer": input_layer,
     "Sequential": model,
     "Functional": model,
-    "Pipeline": model,
 }

@@ -5,13 +5,12 @@ Letters: B batch, T time, C channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.reference.windows import as_given, channels_last, pool, reduce_windows
+from keras2torch_birnn.reference.windows import as_given, channels_last, pool
 from keras2torch_birnn.schema.pages import for_ranks
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
@@ -52,24 +51,6 @@ def global_average_pooling(layer: LayerSpec, x: Array, mask: Structure, context:
     return _whole(layer, total / weight.sum(axis=axes, keepdims=True)), None
 
 
-def adaptive_pooling(reduce: Callable[..., Array]) -> Equation:
-    """Compute ``ops.adaptive_average_pool`` or ``adaptive_max_pool`` (Keras 3.15, TensorFlow)."""
-
-    def equation(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-        x = channels_last(layer, context.number(x))
-        windows = [
-            [
-                slice(math.floor(i * steps / size), math.ceil((i + 1) * steps / size))
-                for i in range(size)
-            ]
-            for steps, size in zip(x.shape[1:-1], layer.config["output_size"], strict=True)
-        ]
-        y = reduce_windows(reduce, x, windows)
-        return as_given(layer, y), None
-
-    return equation
-
-
 def _whole(layer: LayerSpec, y: Array) -> Array:
     """Return (B, 1, C) in the layer's format, or (B, C)."""
     return as_given(layer, y) if layer.config["keepdims"] else y.reshape(len(y), y.shape[-1])
@@ -80,6 +61,4 @@ EQUATIONS: Mapping[str, Equation] = {
     **for_ranks("AveragePooling{}D", lambda _: pooling(np.mean)),
     **for_ranks("GlobalMaxPooling{}D", lambda _: global_max_pooling),
     **for_ranks("GlobalAveragePooling{}D", lambda _: global_average_pooling),
-    **for_ranks("AdaptiveMaxPooling{}D", lambda _: adaptive_pooling(np.max)),
-    **for_ranks("AdaptiveAveragePooling{}D", lambda _: adaptive_pooling(np.mean)),
 }

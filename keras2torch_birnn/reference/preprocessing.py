@@ -54,22 +54,6 @@ def rescaling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
     return context.number(x) * scale + offset, _passed(mask, context)
 
 
-def auto_contrast(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``AutoContrast.transform_images`` (Keras 3.15): from 0 to 255 over axes 1 and 2.
-
-    A channel of one value is 0/0, and is left alone.
-    """
-    x = context.number(x)
-    start, end = (context.number(_single(bound)) for bound in layer.config["value_range"])
-    scales = start != 0 or end != 255
-    images = 255 * ((x - start) / (end - start)) if scales else x
-    darkest = images.min(axis=(1, 2), keepdims=True)
-    factor = 255 / (images.max(axis=(1, 2), keepdims=True) - darkest)
-    stretched = np.clip(images * factor + -darkest * factor, 0, 255)
-    result = start + (end - start) * (stretched / 255) if scales else stretched
-    return np.where(np.isnan(result), x, result), None
-
-
 def encoded(ids: Array, mode: str, depth: int, context: Context, weights: Any = 1.0) -> Array:
     """Compute ``encode_categorical_inputs``.
 
@@ -99,51 +83,8 @@ def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: 
     return encoded(ids, config["output_mode"], config["num_tokens"], context), None
 
 
-def discretization(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``Discretization.call``.
-
-    How many boundaries are not above x (``tf.raw_ops.Bucketize``).
-    """
-    boundaries = _single(layer.config["bin_boundaries"])
-    ids = np.sum(np.asarray(x).astype(np.float32)[..., np.newaxis] >= boundaries, axis=-1)
-    mode = layer.config["output_mode"]
-    if mode == "int":
-        return ids, None
-    return encoded(ids, mode, len(boundaries) + 1, context), None
-
-
-def integer_lookup(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``IndexLookup._lookup_dense``, number by number.
-
-    Indices are: the mask's (where no encoding follows), those of numbers that are not in the list,
-    the list's, which may itself begin with the special tokens.
-    """
-    config = layer.config
-    encodes, others = config["output_mode"] != "int", config["num_oov_indices"]
-    before = [] if encodes or config["mask_token"] is None else [config["mask_token"]]
-    words, first = list(config["vocabulary"]), len(before) + others
-    if first <= len(words) and words[:first] == before + [config["oov_token"]] * others:
-        words = words[first:]
-    index = {word: first + place for place, word in enumerate(words)}
-    ids = np.zeros(np.shape(x), dtype=np.int64)
-    for place, value in np.ndenumerate(np.asarray(x).astype(np.int64)):
-        if value == config["mask_token"]:
-            ids[place] = -1 if encodes else 0
-        elif int(value) in index:
-            ids[place] = index[int(value)]
-        else:
-            ids[place] = len(before) + int(value) % others if others else -1
-    if not encodes:
-        return ids, None
-    depth = config["max_tokens"] if config["pad_to_max_tokens"] else first + len(words)
-    return encoded(ids, config["output_mode"], depth, context), None
-
-
 EQUATIONS: Mapping[str, Equation] = {
     "Normalization": normalization,
     "Rescaling": rescaling,
-    "AutoContrast": auto_contrast,
     "CategoryEncoding": category_encoding,
-    "Discretization": discretization,
-    "IntegerLookup": integer_lookup,
 }

@@ -47,9 +47,6 @@ def up_sampling(layer: LayerSpec, x: Array, mask: Structure, context: Context) -
             x = x.repeat(size, axis=axis)
             continue
         steps = x.shape[axis]
-        if mode != "bilinear":
-            x = _interpolated(x, axis, steps * size, mode)
-            continue
         at = (np.arange(steps * size) + 0.5) / size - 0.5
         if layer.semantics["bilinear"] == "corners":  # in float32, with 1 / size rounded
             at = (np.arange(steps * size, dtype=np.float32) * np.float32(1 / size)).astype(float)
@@ -69,33 +66,26 @@ def _between(x: Array, axis: int, at: Array) -> Array:
 
 
 def resizing(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
-    """Compute ``Resizing.call``, ``CenterCrop.call`` and, at inference, ``RandomCrop.call``.
+    """Compute ``Resizing.call``.
 
     ``tf.image.resize`` (2.15) of the image, or of its middle part of the wanted aspect ratio
-    (``smart_resize``). A RandomCrop of Keras 3.8 and later returns the image.
+    (``smart_resize``).
     """
-    if layer.class_name == "RandomCrop" and not layer.semantics["resizes"]:
-        return x, None
     x = channels_last(layer, context.number(x))
     wanted: tuple[int, int] = (layer.config["height"], layer.config["width"])
     size = tuple(x.shape[1:3])
-    if layer.class_name == "CenterCrop" and size[0] >= wanted[0] and size[1] >= wanted[1]:
-        return as_given(layer, _middle(x, wanted)), None
-    if layer.config.get("crop_to_aspect_ratio", True):
+    if layer.config["crop_to_aspect_ratio"]:
         by_width = math.floor(size[1] * wanted[0] / wanted[1])
         by_height = math.floor(size[0] * wanted[1] / wanted[0])
         x = _middle(x, (min(size[0], max(by_width, 1)), min(size[1], max(by_height, 1))))
-    mode = layer.config.get("interpolation", "bilinear")
     for axis, target in enumerate(wanted, 1):
         steps = x.shape[axis]
-        if mode == "nearest":
+        if layer.config["interpolation"] == "nearest":
             middles = np.arange(target, dtype=np.float32) + np.float32(0.5)
             at = np.floor(middles * np.float32(steps / target)).astype(int)
             x = x.take(np.minimum(at, steps - 1), axis=axis)
-        elif mode == "bilinear":
-            x = _between(x, axis, (np.arange(target) + 0.5) * steps / target - 0.5)
         else:
-            x = _interpolated(x, axis, target, mode)
+            x = _between(x, axis, (np.arange(target) + 0.5) * steps / target - 0.5)
     return as_given(layer, x), None
 
 
@@ -105,70 +95,9 @@ def _middle(x: Array, size: tuple[int, int]) -> Array:
     return x[:, top : top + size[0], left : left + size[1]]
 
 
-def _interpolated(x: Array, axis: int, target: int, mode: str) -> Array:
-    """Compute ``tf.image.resize`` (2.15) without antialiasing.
-
-    A weighted mean of steps within reach.
-
-    It computes where things lie in float32, with a rounded scale.
-    """
-    steps, y = x.shape[axis], []
-    scale = np.float32(steps / target)
-    for i in range(target):
-        if mode == "area":
-            share = _areas(steps, np.float32(i) * scale, np.float32(i + 1) * scale, scale)
-        else:
-            middle = np.float32(i + 0.5) * scale
-            away = [abs(step + 0.5 - float(middle)) for step in range(steps)]
-            share = np.array([_kernel(mode, d) for d in away])
-            share = share / share.sum()
-        y.append(np.tensordot(share, x, axes=(0, axis)))
-    return np.stack(y, axis=axis).astype(x.dtype)
-
-
-def _areas(steps: int, start: np.float32, end: np.float32, scale: np.float32) -> Array:
-    """Compute ``ResizeAreaOp``: the part of every step between start and end, over the whole.
-
-    Beyond the last step there is the last step once more.
-    """
-    share = np.zeros(steps)
-    for step in range(math.floor(start), math.ceil(end)):
-        own = np.float32(step)
-        if own < start:
-            part = scale if own + np.float32(1) > end else own + np.float32(1) - start
-        else:
-            part = end - own if own + np.float32(1) > end else np.float32(1)
-        share[min(step, steps - 1)] += float(part)
-    return share / float(scale)
-
-
-def _kernel(mode: str, d: float) -> float:
-    """Return the weight of a step at a distance.
-
-    Keys' cubic with a = -1/2, of distances in 1/1024 (``resize_bicubic_op.cc``); the cubic of
-    Mitchell and Netravali with b = c = 1/3; a normal distribution of deviation 1/2; Lanczos.
-    """
-    if mode == "bicubic":
-        d, a = np.rint(d * 1024) / 1024, -0.5
-        if d <= 1:
-            return float((a + 2) * d**3 - (a + 3) * d**2 + 1)
-        return float(a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a) if d < 2 else 0.0
-    if mode == "mitchellcubic":
-        if d < 1:
-            return (21 * d**3 - 36 * d**2 + 16) / 18
-        return (-7 * d**3 + 36 * d**2 - 60 * d + 32) / 18 if d < 2 else 0.0
-    if mode == "gaussian":
-        return math.exp(-(d**2) / (2 * 0.5**2)) if d < 1.5 else 0.0
-    radius = int(mode.removeprefix("lanczos"))
-    if d > radius:
-        return 0.0
-    x = math.pi * d
-    return radius * math.sin(x) * math.sin(x / radius) / x**2 if d else 1.0
-
-
 EQUATIONS: Mapping[str, Equation] = {
     **for_ranks("ZeroPadding{}D", lambda _: zero_padding),
     **for_ranks("Cropping{}D", lambda _: cropping),
     **for_ranks("UpSampling{}D", lambda _: up_sampling),
-    **dict.fromkeys(("Resizing", "CenterCrop", "RandomCrop"), resizing),
+    "Resizing": resizing,
 }

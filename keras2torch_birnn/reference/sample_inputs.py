@@ -20,7 +20,6 @@ from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA
 from keras2torch_birnn.schema.batch_memory import check_batch_memory, limit_rows
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec, leaves, tensors
 
 # Rows of a batch: a full one, and one for each kind of padding.
@@ -31,25 +30,20 @@ HANDS_ON = frozenset(
 )
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {
-    **dict.fromkeys(EMBEDDINGS, "input_dim"),
+    "Embedding": "input_dim",
     "CategoryEncoding": "num_tokens",
 }
-# Others that look at an input's values.
-_LOOKS = ("Masking", "IntegerLookup")
 # Integers of unknown use are below this and below every vocabulary of the model; below two where a
 # plugin's layer may take them for ids and does not state their number.
 _WHOLE, _FEWEST = 10, 2
-# A Hashing takes any number: of one digit, or of up to seven.
-_HASHED = 10**7
 
 
 @dataclass(frozen=True)
 class InputFacts:
     """Facts on one model input: ids below ``vocabulary``, reals or, with ``is_bool``, bools.
 
-    ``is_integer``: it is declared as integers, also where no vocabulary is found. ``among``:
-    integers that are in a lookup table, and one that is not. ``padding``: the value of a masked
-    step.
+    ``is_integer``: it is declared as integers, also where no vocabulary is found. ``padding``: the
+    value of a masked step.
     """
 
     shape: tuple[int | None, ...] | None
@@ -57,7 +51,6 @@ class InputFacts:
     padding: float | None = None
     is_bool: bool = False
     is_integer: bool = False
-    among: tuple[int, ...] = ()
 
 
 def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
@@ -74,9 +67,6 @@ def input_facts(model: ModelSpec) -> tuple[InputFacts, ...]:
                 vocabulary=min(size, facts.vocabulary or size),
                 padding=0.0 if layer.config.get("mask_zero") else facts.padding,
             )
-        elif layer.class_name == "IntegerLookup":
-            words = layer.config["vocabulary"]
-            found[origin] = replace(facts, among=(*words, (max(words) + 1) % 2**31))
         elif layer.class_name == "Masking":
             found[origin] = replace(facts, padding=layer.config["mask_value"])
     least = _least_vocabulary(model)
@@ -98,8 +88,6 @@ def _least_vocabulary(model: ModelSpec) -> int:
 
 def _vocabulary(layer: LayerSpec) -> int | None:
     """Return the number of ids that a layer accepts; None if it does not take ids."""
-    if layer.class_name == "Hashing":
-        return _HASHED
     if custom_layer_of(layer) is not None:
         return own_vocabulary(layer)
     option = _VOCABULARY.get(layer.class_name)
@@ -127,7 +115,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
             continue
         refs = list(tensors(call.args))
         sources = [known.get((ref.layer, ref.call)) for ref in refs]
-        if not any(sources) or call.kwargs.get("reverse"):  # which reads features, not ids
+        if not any(sources):
             continue
         inner = layer.parts["layer"] if layer.class_name == "TimeDistributed" else layer
         if inner.graph is not None:
@@ -137,7 +125,7 @@ def _readers(graph: Graph, origins: Mapping[str, str]) -> Iterator[tuple[str, La
         elif custom_layer_of(inner) is not None and _vocabulary(inner) is not None:
             yield from ((source, inner, len(sources) == 1) for source in sources if source)
         elif sources[0] and (len(sources) == 1 or inner.class_name == "CategoryEncoding"):
-            if inner.class_name in _LOOKS or _vocabulary(inner) is not None:
+            if inner.class_name == "Masking" or _vocabulary(inner) is not None:
                 yield sources[0], inner, True
             if inner.class_name in HANDS_ON:
                 known[call.layer, call.index] = sources[0]
@@ -352,9 +340,7 @@ def _draw(
     x: Array
     if facts.is_bool:
         return np.asarray(rng.random(shape) < 0.6)
-    if facts.among:
-        x = rng.choice(np.array(facts.among), shape)
-    elif facts.vocabulary is not None:
+    if facts.vocabulary is not None:
         first = 1 if facts.padding is not None and facts.vocabulary > 1 else 0
         x = rng.integers(first, facts.vocabulary, shape).astype(np.int32)
     else:

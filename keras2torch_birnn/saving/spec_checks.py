@@ -24,7 +24,6 @@ from keras2torch_birnn.schema import (
     WITH_GRAPH,
     BadOptionError,
     Option,
-    local,
 )
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_cells import is_custom_cell
@@ -257,9 +256,6 @@ def _check_kinds(graph: Graph, *, strict: bool) -> None:
 
 def _count_declared(layer: LayerSpec) -> int:
     """Return the declared number of values of the layer's weights in torch."""
-    shape: Structure = layer.input_shape
-    if layer.class_name in local.LAYERS and shape is not None:
-        return max(0, local.held(layer.config, shape))
     return sum(math.prod(array.shape) for array in layer.weights.values())
 
 

@@ -24,16 +24,14 @@ from keras2torch_birnn.schema.row import Schema, ShapeError, normalized_axes
 # Page -> the classes that its LAYERS describe, in the order of lists and tables; one with {} stands
 # for those of one axis, two and three. A page is imported when a row of it is read.
 _CLASSES = {
-    "model": "InputLayer Sequential Functional Pipeline",
+    "model": "InputLayer Sequential Functional",
     "recurrent": "LSTM GRU SimpleRNN Bidirectional RNN",
     "conv_lstm": "ConvLSTM{}D",
     "time_distributed": "TimeDistributed",
-    "dense": "Dense EinsumDense Highway MaxoutDense RandomFourierFeatures",
-    "embedding": "Embedding ReversibleEmbedding",
+    "dense": "Dense EinsumDense",
+    "embedding": "Embedding",
     "masking": "Masking",
-    "activation": (
-        "Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU ParametricSoftplus SReLU"
-    ),
+    "activation": "Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU",
     "dropout": (
         "Dropout SpatialDropout{}D Identity GaussianNoise GaussianDropout AlphaDropout "
         "ActivityRegularization"
@@ -43,22 +41,14 @@ _CLASSES = {
         "RMSNormalization"
     ),
     "reshaping": "Flatten Reshape Permute RepeatVector",
-    "resizing": "ZeroPadding{}D Cropping{}D UpSampling{}D Resizing CenterCrop RandomCrop",
-    "spectrograms": "STFTSpectrogram MelSpectrogram",
-    "pooling": (
-        "MaxPooling{}D AveragePooling{}D GlobalMaxPooling{}D GlobalAveragePooling{}D "
-        "AdaptiveMaxPooling{}D AdaptiveAveragePooling{}D"
-    ),
+    "resizing": "ZeroPadding{}D Cropping{}D UpSampling{}D Resizing",
+    "pooling": "MaxPooling{}D AveragePooling{}D GlobalMaxPooling{}D GlobalAveragePooling{}D",
     "convolution": (
         "Conv{}D DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D Conv{}DTranspose"
     ),
-    "local": "LocallyConnected1D LocallyConnected2D",
-    "preprocessing": (
-        "Normalization Rescaling AutoContrast CategoryEncoding Discretization IntegerLookup"
-    ),
-    "hashing": "Hashing",
+    "preprocessing": "Normalization Rescaling CategoryEncoding",
     "merging": "Add Multiply Average Maximum Minimum Subtract Concatenate Dot Merge",
-    "attention": "Attention AdditiveAttention MultiHeadAttention GroupedQueryAttention",
+    "attention": "Attention AdditiveAttention MultiHeadAttention",
     "augmentation": (
         "RandomFlip RandomRotation RandomZoom RandomTranslation RandomHeight RandomWidth "
         "RandomShear RandomPerspective RandomElasticTransform RandomContrast RandomBrightness "
@@ -90,7 +80,6 @@ ALIASES: Mapping[str, str] = {
     "Deconv2D": "Conv2DTranspose",
     "Deconvolution3D": "Conv3DTranspose",
     "Deconv3D": "Conv3DTranspose",
-    "GroupQueryAttention": "GroupedQueryAttention",
 }
 LAYERS: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES)
 OPS = operations.OPS
@@ -98,7 +87,7 @@ CELLS = cells.CELLS
 SCHEMA: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES, at_hand={**OPS, **CELLS})
 
 CONV_LSTMS = CLASSES["conv_lstm"]
-# Layers that hold a graph of layers; a Pipeline is a chain like a Sequential, but no model.
+# Layers that hold a graph of layers.
 WITH_GRAPH = CLASSES["model"][1:]
 # What can be half of a Bidirectional.
 RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)

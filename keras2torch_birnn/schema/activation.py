@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
@@ -20,28 +19,19 @@ from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShape
 from keras2torch_birnn.spec import Shape
 
 
-def _per_feature(names: tuple[str, ...], config: Config, shape: Shape | None) -> WeightShapes:
-    """Return weights of the input's shape without the batch, and of size 1 on shared axes."""
+def _slopes(config: Config, shape: Shape | None) -> WeightShapes:
+    """Return slopes of the input's shape without the batch, and of size 1 on shared axes."""
     if shape is None:  # unreachable through a Keras file: the layer is built from its input
-        return dict.fromkeys(names, ())
+        return {"alpha": ()}
     sizes_ = list(shape[1:])
     for axis in config["shared_axes"] or ():
         # Keras takes 1 away and lets Python count from the end: -1 is the last axis but one.
         if not -len(sizes_) <= axis - 1 < len(sizes_):
             raise ShapeError(f"shared_axes {axis} of an input of {len(shape)} dimensions")
         sizes_[axis - 1] = 1
-    return dict.fromkeys(names, tuple(sizes_))
+    return {"alpha": tuple(sizes_)}
 
 
-def _with_weights(*names: str, ignored: tuple[str, ...] = ()) -> Schema:
-    return Schema(
-        {"shared_axes": optional(sizes(None, least=-32))},
-        partial(_per_feature, names),
-        ignored=ignored,
-    )
-
-
-_SRELU = ("t_left", "a_left", "t_right", "a_right")
 LAYERS: Mapping[str, Schema] = {
     "Activation": Schema({"activation": activation(REQUIRED)}),
     "ReLU": Schema(ACTIVATION_OPTIONS["relu"], semantics={"passes_mask": flag(True)}),
@@ -53,8 +43,5 @@ LAYERS: Mapping[str, Schema] = {
         semantics={"masking": choice(REQUIRED, "ignore", "add", "replace")},
         refused=("a mask into more than two dimensions",),
     ),
-    "PReLU": _with_weights("alpha"),
-    # Of Keras 1 alone, whose configs hold the first values of weights and no shared_axes
-    "ParametricSoftplus": _with_weights("alphas", "betas", ignored=("alpha_init", "beta_init")),
-    "SReLU": _with_weights(*_SRELU, ignored=tuple(f"{name}_init" for name in _SRELU)),
+    "PReLU": Schema({"shared_axes": optional(sizes(None, least=-32))}, _slopes),
 }

@@ -5,7 +5,7 @@ Sources: ``attention/*.py`` of tf.keras 2.4 to 2.15 and of Keras 3.0 to 3.15.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -82,50 +82,31 @@ def _additive_weights(config: Config, inputs: Structure) -> WeightShapes:
     return {"scale": (width,)} if config["use_scale"] else {}
 
 
-# ---- MultiHeadAttention, GroupedQueryAttention: (query, value, key=None) -------------------------
+# ---- MultiHeadAttention: (query, value, key=None) ------------------------------------------------
 
 # Where the v3 store keeps a projection: the layer's attribute, whose name is Keras'.
 _GROUPS: Mapping[str, tuple[str, ...]] = {
     "query": ("_query_dense", "query_dense"),
     "key": ("_key_dense", "key_dense"),
-    "gate": ("_gate_dense", "gate_dense"),
     "value": ("_value_dense", "value_dense"),
     "attention_output": ("_output_dense", "output_dense"),
 }
 
 
-def _query_value_key(
-    inputs: Structure, axes: tuple[int, ...] | None = None
-) -> tuple[Shape | None, Shape | None, Shape | None]:
-    """Return the three shapes; ``axes``: attended axes, None: all between batch and features.
-
-    Each axis that is not attended over has to be the same in all.
-    """
+def _query_value_key(inputs: Structure) -> tuple[Shape | None, Shape | None, Shape | None]:
+    """Return the three shapes."""
     if not isinstance(inputs, tuple) or len(inputs) < 2 or any(isinstance(s, int) for s in inputs):
         raise ShapeError("a query and a value are expected")
     query, value = inputs[:2]
     key = inputs[2] if len(inputs) > 2 and inputs[2] is not None else value
-    rank = _rank_of((query, value, key))
-    if axes is not None and (len(set(axes)) < len(axes) or max(axes) > rank - 2):
-        raise ShapeError(f"attention_axes {list(axes)} do not fit tensors of {rank} dimensions")
-    _check_equal((query, value, key), attended_axes(axes, rank)[1])
+    if _rank_of((query, value, key)) > 3:
+        raise ShapeError("tensors of 3 dimensions are expected")
     mask = inputs[3] if len(inputs) > 3 else None
-    if mask is not None and rank > 3:
-        raise ShapeError("attention_mask with tensors of more than 3 dimensions")
     if mask is not None and query is not None and value is not None:
         pairs = zip(mask[-2:], (query[1], value[1]), strict=False)
         if any(None not in (a, b) and a not in (1, b) for a, b in pairs):
             raise ShapeError(f"attention_mask {list(mask)} does not fit the steps")
     return query, value, key
-
-
-def attended_axes(
-    axes: tuple[int, ...] | None, rank: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the axes attended over, and those that stay apart, without batch and features."""
-    between = range(1, rank - 1)
-    over = tuple(between) if axes is None else axes
-    return over, tuple(axis for axis in between if axis not in over)
 
 
 def _projections(config: Config, shapes: Mapping[str, tuple[Shape, Shape]]) -> WeightShapes:
@@ -141,7 +122,7 @@ def _projections(config: Config, shapes: Mapping[str, tuple[Shape, Shape]]) -> W
 def _multi_head_weights(config: Config, inputs: Structure) -> WeightShapes:
     query, value, key = (None, None, None)
     if inputs is not None:
-        query, value, key = _query_value_key(inputs, config["attention_axes"])
+        query, value, key = _query_value_key(inputs)
     heads, width = config["num_heads"], config["value_dim"] or config["key_dim"]
     out = config["output_shape"] or (last(query),)
     return _projections(
@@ -149,53 +130,18 @@ def _multi_head_weights(config: Config, inputs: Structure) -> WeightShapes:
         {
             "query": ((last(query),), (heads, config["key_dim"])),
             "key": ((last(key),), (heads, config["key_dim"])),
-            **({"gate": ((last(query),), (heads, width))} if config["use_gate"] else {}),
             "value": ((last(value),), (heads, width)),
             "attention_output": ((heads, width), out),
         },
     )
 
 
-def _grouped_weights(config: Config, inputs: Structure) -> WeightShapes:
-    query, value, key = _query_value_key(inputs) if inputs is not None else (None, None, None)
-    heads, groups, width = (
-        config[name] for name in ("num_query_heads", "num_key_value_heads", "head_dim")
-    )
-    if heads % groups:
-        raise ShapeError(f"{groups} heads of keys do not divide {heads} heads of queries")
-    return _projections(
-        config,
-        {
-            "query": ((last(query),), (heads, width)),
-            "key": ((last(key),), (groups, width)),
-            **({"gate": ((last(query),), (heads, width))} if config["use_gate"] else {}),
-            "value": ((last(value),), (groups, width)),
-            "attention_output": ((heads, width), (last(query),)),
-        },
-    )
-
-
-def _heads_output(heads: str) -> Callable[[Config, Structure], Any]:
-    def output(config: Config, inputs: Structure) -> Any:
-        axes = config.get("attention_axes")
-        query, value, _ = _query_value_key(inputs, axes)
-        for option in ("use_causal_mask", "sliding_window"):
-            if query is not None and len(query) > 3 and config.get(option):
-                raise ShapeError(f"{option} with tensors of more than 3 dimensions")
-        width = config.get("output_shape") or (last(query),)
-        if query is None:
-            return _scored(config, (None, None, *width), (None, config[heads], None, None))
-        over, apart = attended_axes(axes, len(query))
-        scores = (
-            query[0],
-            *(query[axis] for axis in apart),
-            config[heads],
-            *(query[axis] for axis in over),
-            *(value[axis] if value else None for axis in over),
-        )
-        return _scored(config, (*query[:-1], *width), scores)
-
-    return output
+def _heads_output(config: Config, inputs: Structure) -> Any:
+    query, value, _ = _query_value_key(inputs)
+    width = config["output_shape"] or (last(query),)
+    batch, steps = query[:2] if query else (None, None)
+    scores = (batch, config["num_heads"], steps, value[1] if value else None)
+    return _scored(config, (batch, steps, *width), scores)
 
 
 def _widths(value: Any) -> tuple[int, ...] | None:
@@ -206,14 +152,11 @@ def _widths(value: Any) -> tuple[int, ...] | None:
     return result
 
 
-def _axes(value: Any) -> tuple[int, ...] | None:
-    """Parse ``attention_axes``: numbers of axes from 1 on, or None."""
-    if value is None:
-        return None
-    result: tuple[int, ...] = sizes().parse(value if isinstance(value, list | tuple) else [value])
-    if not result:
-        raise BadOptionError("an axis at least is expected")
-    return result
+def _steps(value: Any) -> tuple[int, ...] | None:
+    """Parse ``attention_axes``: the axis of steps, or None, which is the same."""
+    if value not in (None, 1, [1], (1,)):
+        raise BadOptionError("attention over the axis of steps alone is supported")
+    return None
 
 
 # masking: "ignore" the masks of query, value and key; or use them, and take 1e9 off masked scores
@@ -225,12 +168,6 @@ _MASKING: Mapping[str, Option] = {
         REQUIRED, "ignore", "add", "add by hand", "zeros", "uniform", "zeros with scores"
     )
 }
-_HEADS: Mapping[str, Option] = {
-    "use_bias": flag(True),
-    "use_gate": flag(False),
-    "dropout": number(0.0, 0.0, 1.0),
-    "sliding_window": optional(size()),
-}
 _ARGUMENTS = ("query", "value", "key", "attention_mask")
 _DENSE: Mapping[str, Option] = {
     "dropout": number(0.0, 0.0, 1.0),
@@ -238,7 +175,7 @@ _DENSE: Mapping[str, Option] = {
 }
 _MASK_AFTER: Mapping[str, Option] = {"mask_after": choice(REQUIRED, "query", "none")}
 
-# Rows of layers that are called with a list, and of those that are called with a tensor for each.
+# Rows of layers that are called with a list.
 _of_list = partial(
     Schema,
     output=_attention_output,
@@ -247,13 +184,6 @@ _of_list = partial(
     listed=True,
     refused=("a mask into more than three dimensions",),
 )
-_of_heads = partial(
-    Schema,
-    semantics=_MASKING,
-    arguments=_ARGUMENTS,
-    call_options=CALL_OPTIONS,
-    groups=_GROUPS,
-)
 
 LAYERS: Mapping[str, Schema] = {
     "Attention": _of_list(
@@ -261,31 +191,28 @@ LAYERS: Mapping[str, Schema] = {
         _dot_weights,
     ),
     "AdditiveAttention": _of_list({"use_scale": flag(True), **_DENSE}, _additive_weights),
-    "MultiHeadAttention": _of_heads(
+    "MultiHeadAttention": Schema(
         {
             "num_heads": size(),
             "key_dim": size(),
             "value_dim": optional(size()),
             "output_shape": Option(None, _widths),
-            "attention_axes": Option(None, _axes),
+            "attention_axes": Option(None, _steps),  # tf.keras notes the axis of steps
             # of tf_keras: scores of masked keys are replaced
             "softmax_robust_masking": flag(False),
-            **_HEADS,
+            "use_bias": flag(True),
+            "dropout": number(0.0, 0.0, 1.0),
+            "use_gate": choice(False, False),
+            "sliding_window": choice(None, None),
         },
         _multi_head_weights,
-        _heads_output("num_heads"),
+        _heads_output,
         # tf.keras notes the shapes that it was built for
         ignored=("query_shape", "key_shape", "value_shape", "flash_attention"),
-    ),
-    "GroupedQueryAttention": _of_heads(
-        {
-            "head_dim": size(),
-            "num_query_heads": size(),
-            "num_key_value_heads": size(),
-            **_HEADS,
-        },
-        _grouped_weights,
-        _heads_output("num_query_heads"),
-        ignored=("flash_attention",),
+        semantics=_MASKING,
+        arguments=_ARGUMENTS,
+        call_options=CALL_OPTIONS,
+        groups=_GROUPS,
+        refused=("attention_axes", "use_gate=True", "sliding_window"),
     ),
 }

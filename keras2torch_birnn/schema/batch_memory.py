@@ -89,9 +89,6 @@ def _inner_values(layer: LayerSpec) -> int:
         ids, *weights = shape_leaves(shape)
         hits = _sizes(ids) * int(output[-1] or 1)  # each id against every token
         return hits if weights else hits // _BOOLS
-    if layer.class_name == "MelSpectrogram" and isinstance(output, tuple):
-        frames = int(output[-1] or 1)
-        return 2 * frames * int(config["fft_length"])  # frames, and complex frequencies of half
     if not isinstance(shape, tuple) or len(shape) < 3 or isinstance(shape[-1], tuple | Mapping):
         return 0
     if layer.class_name in CELL_GATES:

@@ -1,4 +1,4 @@
-"""Dense, EinsumDense, and layers of vectors: Highway, MaxoutDense and RandomFourierFeatures."""
+"""Dense and EinsumDense."""
 
 from __future__ import annotations
 
@@ -25,36 +25,6 @@ def _dense_output(config: Config, shape: Shape | None) -> Shape | None:
     return None if shape is None else (*shape[:-1], config["units"])
 
 
-def _highway_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    size_ = last(known(shape, rank=2))
-    return {
-        name: shape_
-        for name, shape_, there in (
-            ("W", (size_, size_), True),
-            ("W_carry", (size_, size_), True),
-            ("b", (size_,), config["use_bias"]),
-            ("b_carry", (size_,), config["use_bias"]),
-        )
-        if there
-    }
-
-
-def _maxout_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    features, units = config["nb_feature"], config["units"]
-    kernel: Shape = (features, last(known(shape, rank=2)), units)
-    return {"W": kernel, "b": (features, units)} if config["use_bias"] else {"W": kernel}
-
-
-def _fourier_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    units = config["output_dim"]
-    kernel: Shape = (last(known(shape, rank=2)), units)
-    return {"kernel_scale": (1,), "unscaled_kernel": kernel, "bias": (units,)}
-
-
-def _fourier_output(config: Config, shape: Shape | None) -> Shape | None:
-    return None if shape is None else (*shape[:-1], config["output_dim"])
-
-
 LAYERS: Mapping[str, Schema] = {
     "Dense": Schema(
         {
@@ -76,27 +46,5 @@ LAYERS: Mapping[str, Schema] = {
         einsum.weights,
         einsum.output,
         semantics={"quantized": choice(None, None, "inputs and weights", "weights")},
-    ),
-    # of Keras 1, and as legacy of Keras 2; of vectors only, under the names that the files have
-    "Highway": Schema(
-        {"activation": activation(), "use_bias": flag(True)},
-        _highway_weights,
-        renamed={"bias": "use_bias"},
-        ignored=("init", "input_dim"),
-    ),
-    "MaxoutDense": Schema(
-        {"units": size(), "nb_feature": size(4), "use_bias": flag(True)},
-        _maxout_weights,
-        _dense_output,
-        renamed={"bias": "use_bias", "output_dim": "units"},
-        ignored=("init", "input_dim"),
-    ),
-    # of tf.keras alone
-    "RandomFourierFeatures": Schema(
-        {"output_dim": size()},
-        _fourier_weights,
-        _fourier_output,
-        not_trained=("unscaled_kernel", "bias"),
-        ignored=("scale",),
     ),
 }

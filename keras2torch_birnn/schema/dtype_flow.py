@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras2torch_birnn.schema import CLASSES, WITH_GRAPH
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.schema.operations.dtypes import Dtypes
 from keras2torch_birnn.schema.pages import names_for_ranks
 from keras2torch_birnn.spec import (
@@ -39,10 +38,9 @@ KEEPS = frozenset(CLASSES["dropout"] + CLASSES["reshaping"]) | frozenset(
     )
 )
 # Layers that look numbers up or compare them exactly, so without a float in between.
-TAKES_IDS = frozenset({*EMBEDDINGS, "CategoryEncoding", "Hashing", *WITH_GRAPH})
+TAKES_IDS = frozenset({"Embedding", "CategoryEncoding", *WITH_GRAPH})
 # These cast by themselves.
-_GIVES_IDS = frozenset({"Discretization", "Hashing", "IntegerLookup"})
-_CASTS = _GIVES_IDS | {"Normalization", "Rescaling"}
+_CASTS = frozenset({"Normalization", "Rescaling"})
 LITERALS: Mapping[type, str] = {bool: "a bool", int: "an int", float: "a float"}
 
 _INTEGERS = frozenset({"int32", "int64"})
@@ -87,8 +85,6 @@ def output_dtypes(layer: LayerSpec, call: Call, known: Known) -> Dtypes:
     if layer.graph is not None:
         inside = known_dtypes(layer.graph)
         return tuple(dtype_of(ref, inside) for ref in leaves(layer.graph.outputs))
-    if layer.class_name in _GIVES_IDS:
-        return ("int64",) if layer.config.get("output_mode") == "int" else ("float",)
     if keeps_dtype(layer):
         kinds = tuple(dtype_of(leaf, known) for leaf in leaves(call.args))
         return kinds[:1] if one_dtype(kinds) else ("float",)

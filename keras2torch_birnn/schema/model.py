@@ -1,4 +1,4 @@
-"""Models, their inputs, and Pipeline, a chain of layers that is no model."""
+"""Models and their inputs."""
 
 from __future__ import annotations
 
@@ -34,5 +34,4 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "Sequential": Schema(),
     "Functional": Schema(),
-    "Pipeline": Schema(refused=("several tensors",)),
 }

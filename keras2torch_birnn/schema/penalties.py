@@ -111,7 +111,6 @@ def _text(value: Any) -> str:
 # The name of a layer's rule in its semantics; set when the model is built, as ``BATCH_RULE``.
 PENALTY_RULE = "penalty_rule"
 _HALVES = ("forward_layer", "backward_layer")
-_OF_PROJECTIONS = ("MultiHeadAttention", "GroupedQueryAttention")
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def activities(layer: LayerSpec, rule: PenaltyRule) -> Iterator[Activity]:
     rows = int(rule.per_row)
     own = layer.training.get(ACTIVITY)
     if own is not None:
-        refused = "of its inner projections" if layer.class_name in _OF_PROJECTIONS else ""
+        refused = "of its inner projections" if layer.class_name == "MultiHeadAttention" else ""
         yield Activity(layer.place, own, rows, refused=refused)
     for key, part in layer.parts.items():
         inner = part.training.get(ACTIVITY)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from keras2torch_birnn.limits import MAX_WINDOWS
 from keras2torch_birnn.schema.options import Option, choice, flag, optional, window
 from keras2torch_birnn.schema.pages import for_ranks
-from keras2torch_birnn.schema.row import Config, Schema, ShapeError
+from keras2torch_birnn.schema.row import Config, Schema
 from keras2torch_birnn.schema.windows import (
     DATA_FORMAT,
     channel_axis,
@@ -34,18 +33,6 @@ def _global_pool_output(rank: int, config: Config, shape: Shape | None) -> Shape
     return kept if kept is None or config["keepdims"] else (kept[0], kept[channel_axis(config)])
 
 
-def _adaptive_output(config: Config, shape: Shape | None) -> Shape | None:
-    sizes: Sequence[int] = config["output_size"]
-    if max(sizes) > MAX_WINDOWS:
-        raise ShapeError(f"{max(sizes)} windows on an axis, more than {MAX_WINDOWS}")
-    return resized(config, shape, len(sizes), lambda size, i: sizes[i])
-
-
-def _adaptive(rank: int) -> Schema:
-    options = {"output_size": window(rank=rank), "data_format": DATA_FORMAT}
-    return Schema(options, output=_adaptive_output)
-
-
 def _pool(rank: int) -> Schema:
     options = {
         "pool_size": window(2, rank),
@@ -68,6 +55,4 @@ LAYERS: Mapping[str, Schema] = {
     "GlobalAveragePooling1D": _global_pool(1, use_mask=flag(True)),
     "GlobalAveragePooling2D": _global_pool(2),
     "GlobalAveragePooling3D": _global_pool(3),
-    **for_ranks("AdaptiveMaxPooling{}D", _adaptive),
-    **for_ranks("AdaptiveAveragePooling{}D", _adaptive),
 }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from keras2torch_birnn.limits import MAX_INT64, MIN_INT64
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     BadOptionError,
@@ -15,7 +13,6 @@ from keras2torch_birnn.schema.options import (
     choice,
     flag,
     number,
-    optional,
     size,
 )
 from keras2torch_birnn.schema.row import (
@@ -25,7 +22,6 @@ from keras2torch_birnn.schema.row import (
     WeightShapes,
     known,
     normalized_axes,
-    only_images,
 )
 from keras2torch_birnn.spec import Shape, Structure
 
@@ -45,18 +41,6 @@ def _extent(numbers: Any) -> tuple[int, ...]:
     return (len(numbers), *_extent(numbers[0])) if isinstance(numbers, tuple) else ()
 
 
-def _rising(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, list | tuple) or not value:
-        raise BadOptionError(
-            "a list of numbers is expected; what adapt() found is not in the configuration of "
-            "tf.keras: make the layer anew with bin_boundaries"
-        )
-    numbers = tuple(number().parse(part) for part in value)
-    if any(after < before for before, after in pairwise(numbers)):
-        raise BadOptionError("rising numbers are expected")
-    return numbers
-
-
 def _rescaled(config: Config, shape: Shape | None) -> Shape | None:
     """Return the input's shape; refuse lists of numbers that do not broadcast to it."""
     if shape is None:
@@ -68,19 +52,6 @@ def _rescaled(config: Config, shape: Shape | None) -> Shape | None:
         if len(extent) > len(sizes) or any(n not in (1, size_) and size_ for n, size_ in pairs):
             raise ShapeError(f"{name} of shape {list(extent)} does not fit {list(shape)}")
     return shape
-
-
-def _value_range(value: Any) -> tuple[float, float]:
-    """Parse the least and the largest value, in any order."""
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise BadOptionError("two numbers are expected")
-    low, high = sorted(number().parse(part) for part in value)
-    return low, high
-
-
-def _images(config: Config, shape: Structure) -> Shape | None:
-    """Return the shape of the images; Keras takes a tensor of three dimensions as one image."""
-    return known(only_images(shape), rank=4)
 
 
 def _normalization_weights(config: Config, shape: Shape | None) -> WeightShapes:
@@ -131,83 +102,6 @@ def _categories(config: Config, shapes: Structure) -> Shape | None:
     return shape
 
 
-def ids_output(
-    depth: Callable[[Config], int | None],
-) -> Callable[[Config, Structure], Shape | None]:
-    """Make the output rule of ids: of the input's shape, or encoded."""
-
-    def output(config: Config, shape: Structure) -> Shape | None:
-        if isinstance(shape, tuple) and any(isinstance(part, tuple) for part in shape):
-            raise ShapeError("one tensor is expected, found several")
-        mode = config["output_mode"]
-        return shape if mode == "int" else encoded(mode, depth(config), shape)
-
-    return output
-
-
-def whole_number(value: Any) -> int:
-    """Parse an integer of 64 bits."""
-    if type(value) is not int or not MIN_INT64 <= value <= MAX_INT64:
-        raise BadOptionError("a whole number of 64 bits is expected")
-    return value
-
-
-def _integers(value: Any) -> tuple[int, ...] | None:
-    """Parse the vocabulary; None if ``adapt`` found it, which the config does not hold."""
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or not value:
-        raise BadOptionError("a list of whole numbers is expected")
-    return tuple(whole_number(part) for part in value)
-
-
-def lookup_tokens(config: Config) -> tuple[tuple[int, ...], int]:
-    """Return the numbers that are looked up, and the index of the first of them.
-
-    Before them are the mask (0, where indices come out) and what is not among them.
-    """
-    masked = config["mask_token"] is not None and config["output_mode"] == "int"
-    first = masked + int(config["num_oov_indices"])
-    words: tuple[int, ...] = config["vocabulary"]
-    tokens = words
-    if first <= len(words):  # which may begin with the special tokens
-        special = [config["mask_token"]] * masked + [config["oov_token"]] * (first - masked)
-        tokens = words[first:] if list(words[:first]) == special else words
-    if len(set(tokens)) < len(tokens) or (config["mask_token"] in tokens):
-        raise ShapeError("vocabulary holds a number twice, or the mask_token, which Keras refuses")
-    return tokens, first
-
-
-def lookup_depth(config: Config) -> int:
-    """Return the number of indices."""
-    tokens, first = lookup_tokens(config)
-    if not config["pad_to_max_tokens"]:
-        return first + len(tokens)
-    if config["max_tokens"] is None or config["max_tokens"] < first + len(tokens):
-        raise ShapeError("pad_to_max_tokens with fewer max_tokens than there are")
-    return int(config["max_tokens"])
-
-
-def lookup_options(config: Config) -> dict[str, Any]:
-    """Return what the module of a lookup needs beside the list, as plain values."""
-    _, first = lookup_tokens(config)
-    others = config["num_oov_indices"]
-    return {
-        "mode": config["output_mode"],
-        "depth": lookup_depth(config),
-        "others": others,
-        "start": first - others,
-        "mask_token": config["mask_token"],
-    }
-
-
-def _looked_up(config: Config, shape: Structure) -> Shape | None:
-    if config["vocabulary"] is None:  # it is looked for in the archive
-        return ids_output(lambda config: None)(config, shape)
-    lookup_tokens(config)
-    return ids_output(lookup_depth)(config, shape)
-
-
 def output_mode(default: str, allowed: Sequence[str]) -> Option:
     """Allow an output mode; ``binary`` is the name of multi_hot up to tf.keras 2.6."""
     modes = choice(default, *allowed)
@@ -241,12 +135,6 @@ LAYERS: Mapping[str, Schema] = {
         semantics=_PASSES_MASK,
         output=_rescaled,
     ),
-    "AutoContrast": Schema(
-        {"value_range": Option((0, 255), _value_range)},
-        output=_images,
-        ignored=("data_format", "bounding_box_format"),  # always of axes 1 and 2
-        refused=("labels or boxes beside the images",),
-    ),
     "CategoryEncoding": Schema(
         {
             "num_tokens": size(),
@@ -257,36 +145,5 @@ LAYERS: Mapping[str, Schema] = {
         arguments=("inputs", "count_weights"),
         renamed={"max_tokens": "num_tokens"},
         refused=("sparse=True", "more than two axes (multi_hot, count)"),
-    ),
-    "Discretization": Schema(
-        {
-            "bin_boundaries": Option(REQUIRED, _rising),
-            "output_mode": output_mode("int", ("int", *ENCODINGS)),
-            "sparse": choice(False, False),
-            "num_bins": optional(size(None, least=0)),
-        },
-        output=ids_output(lambda config: len(config["bin_boundaries"]) + 1),
-        ignored=("epsilon",),
-        refused=("adapt() of tf.keras", "sparse=True", "more than two axes (as above)"),
-    ),
-    "IntegerLookup": Schema(
-        {
-            "vocabulary": Option(None, _integers),
-            "max_tokens": optional(size(None, least=2)),
-            "num_oov_indices": size(1, least=0),
-            "mask_token": optional(Option(None, whole_number)),
-            "oov_token": Option(-1, lambda value: None if value is None else whole_number(value)),
-            "vocabulary_dtype": choice("int64", "int64"),
-            "idf_weights": choice(None, None),
-            "invert": choice(False, False),
-            "output_mode": output_mode("int", ("int", *ENCODINGS)),
-            "sparse": choice(False, False),
-            "pad_to_max_tokens": flag(False),
-            "oov_method": choice("floormod", "floormod"),
-            "salt": choice(None, None),
-        },
-        output=_looked_up,
-        ignored=("vocabulary_size", "has_input_vocabulary"),
-        refused=("adapt() outside .keras", "invert=True", "tf_idf", "oov_method=farmhash"),
     ),
 }

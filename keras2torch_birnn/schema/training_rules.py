@@ -65,7 +65,7 @@ def with_training_rules(root: LayerSpec, generation: Generation) -> LayerSpec:
 
 
 # Keras 3: layers whose weights belong to inner layers, to which the flag is not passed on.
-_FLAG_NOT_PASSED_ON = frozenset(("MultiHeadAttention", "GroupedQueryAttention", *CONV_LSTMS))
+_FLAG_NOT_PASSED_ON = frozenset(("MultiHeadAttention", *CONV_LSTMS))
 
 
 _WRAPPERS = frozenset(("Bidirectional", "TimeDistributed"))

@@ -139,7 +139,7 @@ def _checked(x: Array, name: str, facts: InputFacts, kind: Any) -> Array:
         raise UsageError(f"{place} has shape {format_shape(x.shape)}, {sizes} is expected")
     if facts.is_bool:
         return x.astype(bool)
-    if facts.vocabulary is None and not facts.among:
+    if facts.vocabulary is None:
         with np.errstate(over="ignore"):
             single: Array = x.astype(kind)
         if not np.isfinite(single).all():

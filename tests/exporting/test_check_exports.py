@@ -283,8 +283,6 @@ def child() -> Iterator[Child]:
         (".pt2", "keras-3.15.1/conv_same.h5"),
         # Torch takes one step as any number in some models, in others not.
         (".pt2", "tf.keras-2.15.0/arch_seq2seq_luong.h5"),
-        # The number of rows is not that of the trace.
-        ("trace", "keras-1.2.2/highway_maxout.h5"),
     ],
 )
 def test_what_the_sweep_found_once_is_equal_now(export: str, name: str, child: Child) -> None:

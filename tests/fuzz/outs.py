@@ -44,14 +44,10 @@ MODELS = (
     "keras-2.3.1/td_fixed_model.h5",
     "tf.keras-2.15.0/attention_masks.keras",
     "tf.keras-2.15.0/ops_tf_masks.keras",
-    "tf.keras-2.15.0/lookup.keras",
-    "tf.keras-2.15.0/local2.h5",
-    "tf.keras-2.15.0/hashing.keras",
     "tf.keras-2.15.0/around_normalization_given.h5",
     "tf.keras-2.15.0/heads_masks.keras",
     "tf.keras-2.15.0/conv_lstm_2d_mask_bi.h5",
     "tf.keras-2.15.0/graph_nested_dicts.keras",
-    "tf.keras-2.15.0/around_resized_area.h5",
     "keras-3.15.1/graph_seq2seq_bi.keras",
     "keras-3.15.1/heads_scores.keras",
     "keras-3.15.1/quantized.keras",
@@ -61,7 +57,6 @@ MODELS = (
     "keras-3.15.1/cube_video.h5",
     "keras-3.15.1/cells_states.h5",
     "keras-3.15.1/arch_attention_by_hand.keras",
-    "keras-3.15.1/around_discretization_count.h5",
     "keras-3.15.1/conv.keras",
 )
 PLUGIN = FIXTURES / "plugins" / "tf.keras-2.15.0" / "center.h5"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,18 +257,18 @@ def test_short_numbers_beside_others_are_no_problem() -> None:
     assert not parsing.problems
 
 
-HASH: dict[str, Any] = {"class_name": "Hashing", "config": {"name": "hash", "num_bins": 7}}
+COUNT: dict[str, Any] = {
+    "class_name": "CategoryEncoding",
+    "config": {"name": "count", "num_tokens": 7, "output_mode": "count"},
+}
 
 
 @pytest.mark.parametrize("version", [TF, K3])
 @pytest.mark.parametrize(
     ("class_name", "config"),
     [
-        ("Hashing", {"num_bins": 7}),
         ("Embedding", {"input_dim": 7, "output_dim": 3}),
         ("CategoryEncoding", {"num_tokens": 7}),
-        ("IntegerLookup", {"vocabulary": [1, 2, 3]}),
-        ("Discretization", {"bin_boundaries": [0.0, 1.0]}),
         ("Dense", {"units": 3}),
         ("Masking", {}),
         ("Activation", {"activation": "relu"}),
@@ -304,10 +303,10 @@ def test_text_that_passes_through_other_layers_is_seen_where_it_is_read() -> Non
         entry("Concatenate", "x", [listed("a", "b")]),
         entry("RepeatVector", "z", [listed("f")], n=3),
         entry("Flatten", "f", [listed("x")]),
-        entry("TimeDistributed", "y", [listed("z")], layer=HASH),
+        entry("TimeDistributed", "y", [listed("z")], layer=COUNT),
     ]
     layers[3], layers[4] = layers[4], layers[3]
-    refused(TF, *layers, match="y.*: Hashing computes with an input of dtype string")
+    refused(TF, *layers, match="y.*: CategoryEncoding computes with an input of dtype string")
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "complex128", "variant", "resource"])
@@ -327,36 +326,6 @@ def test_text_that_no_layer_reads_is_no_problem() -> None:
     )
     check_input_dtypes(root, parsing)
     assert not parsing.problems
-
-
-@pytest.mark.parametrize("file", ["keras-3.15.1/hashing.keras", "tf.keras-2.15.0/hashing.h5"])
-def test_a_file_whose_text_is_hashed_is_refused(file: str, tmp_path: Path) -> None:
-    def change(model: dict[str, Any]) -> None:
-        model["config"]["layers"][0]["config"]["dtype"] = "string"
-
-    changed = changed_config(FIXTURES / file, tmp_path / Path(file).name, change)
-    with pytest.raises(UnsupportedOptionError, match="Hashing computes with an input of dtype str"):
-        read_model(changed)
-
-
-def test_text_in_front_of_a_hashing_is_cut_off_with_it(tmp_path: Path) -> None:
-    spec = "keras-3.15.1/hashing.keras"
-
-    def change(model: dict[str, Any]) -> None:
-        config = model["config"]
-        kept = [one for one in config["layers"] if one["config"]["name"] in ("a", "hashing")]
-        kept += [one for one in config["layers"] if one["class_name"] == "Embedding"]
-        kept[0]["config"]["dtype"] = "string"
-        config["layers"], config["input_layers"] = kept, [["a", 0, 0]]
-        config["output_layers"] = [["embedding", 0, 0]]
-
-    changed = changed_config(FIXTURES / spec, tmp_path / "text.keras", change)
-    with pytest.raises(K2TError) as refused:
-        read_model(changed)
-    advice = (
-        r"turn it into numbers before the model, or cut it off: k2t convert .* --from embedding$"
-    )
-    assert re.search(advice, str(refused.value))
 
 
 def test_a_refusal_reaches_the_user(tmp_path: Path) -> None:

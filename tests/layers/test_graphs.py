@@ -105,12 +105,6 @@ def test_heads_that_are_not_supported_are_refused(
     refused(K3, source("a", *shape), heads, match=match)
 
 
-def test_groups_that_do_not_divide_the_heads_are_refused() -> None:
-    options = {"head_dim": 5, "num_query_heads": 5, "num_key_value_heads": 2}
-    groups = entry("GroupedQueryAttention", "y", [keras3("a", "a")], **options)
-    refused(K3, source("a", 7, 3), groups, match="2 heads of keys do not divide 5 heads")
-
-
 def test_dot_of_high_rank_is_refused_where_keras_multiplies_otherwise() -> None:
     inputs = (source("a", 7, 5, 3), source("b", 3, 11))
     dot = entry("Dot", "y", [listed("a", "b")], axes=[3, 1])
@@ -296,7 +290,6 @@ def heads_last(x: Tensor, count: int) -> Tensor:
         (attention, "causal_mask", upside_down, "keras-3.15.1/attention_causal.keras"),
         (attention, "causal_mask", upside_down, "keras-3.15.1/heads_causal.keras"),
         (attention, "_heads", heads_last, "keras-3.15.1/heads_cross.keras"),
-        (attention, "_heads", heads_last, "keras-3.15.1/groups.keras"),
         (attention, "masked_softmax", unmasked, "keras-3.15.1/attention_masks.keras"),
         (attention, "masked_softmax", unmasked, "keras-3.15.1/heads_masks.keras"),
         (attention, "_of_inputs", lambda masks: (), "keras-3.15.1/heads_masks.keras"),
@@ -320,7 +313,6 @@ def test_a_wrong_attention_or_merge_is_noticed(
         ("tf.keras-2.15.0/merge_concat_time.keras", "Concatenate", "masking", "none"),
         ("keras-3.15.1/heads_dropout.keras", "MultiHeadAttention", "masking", "uniform"),
         ("keras-3.15.1/heads_scores.keras", "MultiHeadAttention", "masking", "ignore"),
-        ("keras-3.15.1/heads_gate_window.keras", "MultiHeadAttention", "sliding_window", 3),
         ("tf.keras-2.15.0/attention_masks.keras", "Attention", "mask_after", "none"),
         ("keras-3.15.1/merge_dot.keras", "Dot", "normalize", False),
     ],

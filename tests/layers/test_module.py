@@ -38,7 +38,6 @@ from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.activation import (
-    ParametricSoftplus,
     PReLU,
     ThresholdedReLU,
 )
@@ -278,10 +277,6 @@ def test_the_printed_model_and_its_code_speak_keras_names() -> None:
     [
         (Attention(None, causal=True), "Attention(scale=None, causal=True)"),
         (PReLU(nn.Parameter(torch.ones(3, 5))), "PReLU(weight=(3, 5))"),
-        (
-            ParametricSoftplus(*[nn.Parameter(torch.ones(3, 5))] * 2),
-            "ParametricSoftplus(alpha=(3, 5), beta=(3, 5))",
-        ),
         (Rescaling(0.5, [1.0, 2.0]), "Rescaling(scale=0.5, offset=(2,))"),
         (ThresholdedReLU(0.7), "ThresholdedReLU(theta=0.7)"),
     ],

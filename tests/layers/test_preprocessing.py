@@ -1,15 +1,14 @@
-"""CategoryEncoding, Discretization and Rescaling."""
+"""CategoryEncoding and Rescaling."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from model_configs import entry, listed, parsed, source
-from spec_parity import KERAS_3, STEPS, TF_215, agree, assert_gives, model_of, parse
-from specs import B, T, chain, functional, layer, values, with_options
+from spec_parity import KERAS_3, STEPS, TF_215, agree, model_of, parse
+from specs import B, T, chain, functional, layer, values
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.layers.registry import convert_layer
@@ -28,32 +27,6 @@ def test_masks_pass_preprocessing_in_keras_3_only(
                             version)  # fmt: skip
     assert not problems
     assert spec.semantics["passes_mask"] is passes
-
-
-# ---- Discretization, drawn ids -------------------------------------------------------------------
-
-
-def test_an_input_declared_as_integers_is_cut() -> None:
-    """tf.keras declares int64 before a Discretization, so that 1.9 is 1 there."""
-    bins = layer("Discretization", bin_boundaries=(1.5,))
-    root = chain(bins, shape=(None, 3))
-    x = np.array([[1.9, 2.0, -0.5]], dtype=np.float32)
-    for dtype, expected in (("int64", [[0, 1, 0]]), ("float32", [[1, 1, 0]])):
-        assert root.graph is not None
-        first = with_options(root.graph.layer("chain_input"), dtype=dtype)
-        graph = replace(root.graph, layers=(first, bins))
-        model = ModelSpec(replace(root, graph=graph), generation_of(TF_215))
-        assert_gives(model, [x], expected)
-
-
-def test_a_value_on_a_boundary_has_reached_it() -> None:
-    """The example in the documentation of ``tf.raw_ops.Bucketize``; 0.1 is compared in float32."""
-    bins = layer("Discretization", bin_boundaries=(0.0, 10.0, 100.0))
-    x = np.array([[-5.0, 10000.0], [150.0, 10.0], [5.0, 100.0]])
-    model = ModelSpec(chain(bins), generation_of(KERAS_3))
-    assert_gives(model, [x], [[0, 3], [3, 2], [1, 3]])
-    tenth = ModelSpec(chain(layer("Discretization", bin_boundaries=(0.1,))), generation_of(KERAS_3))
-    assert_gives(tenth, [np.array([[0.1]], dtype=np.float32)], [[1]])
 
 
 def test_category_encoding_is_drawn_ids_of_its_tokens() -> None:

@@ -12,15 +12,10 @@ from specs import FIXTURES, fixture
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.building import build
-from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.running import flat
 
 SEVERAL = (
-    "tf.keras-2.15.0/local_2_same.keras",  # Keras holds many more numbers than count
-    "tf.keras-2.15.0/local2_3_valid.h5",
     "tf.keras-2.15.0/einsum.h5",
-    "keras-3.15.1/lookup.keras",
-    "keras-3.15.1/hashing.keras",
     "keras-3.15.1/rescaling_array.keras",
     "keras-3.15.1/dropout_noise.h5",
 )
@@ -45,23 +40,8 @@ def saved_with(old: str, new: str, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "match"),
-    [
-        ('"kernel_size": [3]', '"kernel_size": [34]', "values declared"),
-        ('"input_shape": [null, 17, 3]', '"input_shape": [null, "a", 3]', "a shape is exp"),
-    ],
-)
-def test_a_spec_with_more_windows_than_tensors_is_refused(
-    old: str, new: str, match: str, tmp_path: Path
-) -> None:
-    path = saved_with(old, new, tmp_path / "out.pt")
-    with pytest.raises(K2TError, match=match):
-        k2t.load(path)
-
-
 def test_stored_shapes_of_inputs_have_no_effect(tmp_path: Path) -> None:
-    old, new = '"input_shape": [null, 17, 3]', '"input_shape": [null, 1, 3]'
+    old, new = '"input_shape": [null, 7, 3]', '"input_shape": [null, 1, 3]'
     path = saved_with(old, new, tmp_path / "out.pt")
     assert k2t.verify(FIXTURES / SEVERAL[0], path, devices=["cpu"], against="reference").ok
 

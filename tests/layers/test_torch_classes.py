@@ -46,7 +46,6 @@ _WEIGHTED = (
 
 # Every layer whose module is of a class of torch, and others beside them.
 _FILES = [
-    "keras-2.2.4/highway_maxout.h5",
     *(
         f"keras-3.15.1/{name}"
         for name in (

@@ -42,18 +42,6 @@ MUTATIONS = {
         edit("layers.activation:PReLU.forward", "- self.weight", "+ self.weight"),
         (f"{K2}/activation_layers.h5",),
     ),
-    "ParametricSoftplus without its slope inside": Mutation(
-        edit("layers.activation:ParametricSoftplus.forward", "self.beta * x", "x"),
-        ("keras-1.2.2/learned_activations.h5",),
-    ),
-    "the right threshold of an SReLU where the file has it": Mutation(
-        edit("layers.activation:SReLU.forward", "torch.abs(self.t_right)", "self.t_right"),
-        ("keras-1.2.2/learned_activations.h5",),
-    ),
-    "the slopes of an SReLU change sides": Mutation(
-        edit("layers.activation:SReLU.forward", "self.a_left * below", "self.a_right * below"),
-        ("keras-1.2.2/learned_activations.h5",),
-    ),
     "ReLU without its options": Mutation(
         edit(
             "layers.activation:relu",

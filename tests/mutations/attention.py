@@ -21,8 +21,4 @@ MUTATIONS = {
         edit("layers.attention:MultiHeadAttention.forward", "plan.adds not in now", "True"),
         (f"{TF}/heads_large_scores.keras",),
     ),
-    "attention over all axes": Mutation(
-        edit("layers.attention:MultiHeadAttention._over_axes", "self.plan.axes", "None"),
-        (f"{TF}/heads_axes.keras", f"{K3}/heads_axes.keras"),
-    ),
 }

@@ -1,4 +1,4 @@
-"""Mutations of Convolution and LocallyConnected."""
+"""Mutations of convolutions."""
 
 from __future__ import annotations
 
@@ -43,10 +43,6 @@ MUTATIONS = {
             "same_padding(length, extent, stride)[1]",
         ),
         (f"{TF}/around_transposed1.keras", f"{K2}/around_transposed2.h5"),
-    ),
-    "windows of their own padded as TensorFlow pads": Mutation(
-        edit("schema.local:places", "size_ // 2 if", "(size_ - 1) // 2 if"),
-        ("tf-2.1.4/local_2_same.h5", f"{TF}/local2_3_same.h5"),
     ),
     "a deconvolution starts where its own length does": Mutation(
         edit(

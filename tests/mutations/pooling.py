@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, K3, Mutation, edit
+from mutations.patches import K2, Mutation, edit
 
 MUTATIONS = {
     "AveragePooling1D counts the padding": Mutation(
@@ -22,13 +22,5 @@ MUTATIONS = {
     ),
     "pool stride ignored": Mutation(
         edit("layers.pooling:Pooling.__init__", "stride or size", "size"), (f"{K2}/pool.h5",)
-    ),
-    "windows of adaptive pooling do not overlap": Mutation(
-        edit(
-            "layers.pooling:AdaptivePooling.forward",
-            "-(-(i + 1) * steps // parts) - i * steps // parts",
-            "max((i + 1) * steps // parts - i * steps // parts, 1)",
-        ),
-        (f"{K3}/adaptive1.keras", f"{K3}/adaptive2.keras", f"{K3}/adaptive3.h5"),
     ),
 }

@@ -30,6 +30,16 @@ NOT_CONVERTED: Mapping[str, str] = {
     ),
     "PreprocessingLayer": _ABSTRACT,
     **dict.fromkeys(("StringLookup", "TextVectorization", "HashedCrossing"), _TEXT),
+    **dict.fromkeys(
+        (
+            "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D "
+            "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AutoContrast "
+            "CenterCrop Discretization GroupQueryAttention Hashing Highway IntegerLookup "
+            "LocallyConnected1D LocallyConnected2D MaxoutDense MelSpectrogram ParametricSoftplus "
+            "Pipeline RandomCrop RandomFourierFeatures ReversibleEmbedding SReLU STFTSpectrogram"
+        ).split(),
+        "of no recurrent model that was met",
+    ),
     **dict.fromkeys(("DenseFeatures", "DynamicEmbedding", "DynamicLookup"), "of feature columns"),
     **dict.fromkeys(("FlaxLayer", "JaxLayer", "TFSMLayer", "TorchModuleWrapper"), _CODE),
     **dict.fromkeys(("AtrousConv1D", "AtrousConv2D"), _ALIAS),

@@ -58,20 +58,13 @@ CLASSES = sorted({*PAGES}.union(*FLOOR_PAGES.values()) - {*OPS})
 NOT_CONVERTED = {"an input is an argument of the model's graph": {"InputLayer"}}
 NOT_DRAWN = {
     "it does nothing but in training": {*schema.CLASSES["augmentation"]},
-    "models and loops around other layers": {"InputLayer", "Functional", "Pipeline", "RNN"},
+    "models and loops around other layers": {"InputLayer", "Functional", "RNN"},
     "three axes, or loops over them, are as slow as their fixtures": {
         *"ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D Cropping3D".split(),
         *"UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D".split(),
         *"GlobalAveragePooling3D Conv3D Conv3DTranspose".split(),
-        *"AdaptiveMaxPooling3D AdaptiveAveragePooling3D".split(),
     },
-    "no Keras 3 has it": {"RandomFourierFeatures"},
-    "it takes or gives whole numbers": {"Discretization", "IntegerLookup", "Hashing"},
-    "the newest Keras alone has it, or computes it so": {
-        *"AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveAveragePooling1D".split(),
-        *"AdaptiveAveragePooling2D Resizing CenterCrop RandomCrop STFTSpectrogram".split(),
-        *"MelSpectrogram ReversibleEmbedding AutoContrast".split(),
-    },
+    "the newest Keras alone computes it so": {"Resizing"},
 }
 # Layers that do not hand on the values of their input; those on mixed pages are named.
 NOT_HANDED_ON = {
@@ -81,17 +74,13 @@ NOT_HANDED_ON = {
         *(f"{kind}{n}D" for kind in ("ZeroPadding", "Cropping", "UpSampling") for n in (1, 2, 3)),
     },
     "it computes numbers of its own": {
-        *"Average Dot Merge Resizing CenterCrop RandomCrop".split(),
-        *(
-            f"{kind}Pooling{n}D"
-            for kind in ("Max", "Average", "GlobalAverage", "AdaptiveMax", "AdaptiveAverage")
-            for n in (1, 2, 3)
-        ),
+        *"Average Dot Merge Resizing".split(),
+        *(f"{kind}Pooling{n}D" for kind in ("Max", "Average", "GlobalAverage") for n in (1, 2, 3)),
     },
 }
 COMPUTING_PAGES = {
-    *"activation attention conv_lstm convolution dense embedding hashing local model".split(),
-    *"normalization preprocessing recurrent spectrograms time_distributed".split(),
+    *"activation attention conv_lstm convolution dense embedding model".split(),
+    *"normalization preprocessing recurrent time_distributed".split(),
 }
 # Those that hand them on, and do not keep the dtype whatever their options are.
 NOT_KEPT = {
@@ -102,7 +91,7 @@ WITH_MISTAKES = {*BY_CLASS, *recurrent_changes.CELLS, "Bidirectional", *DROPOUTS
 # Layers whose mistakes in ports are not known, beside those of every layer.
 NO_MISTAKES = {
     "it holds other layers, whose mistakes are": {
-        *"InputLayer Sequential Functional Pipeline RNN TimeDistributed".split()
+        *"InputLayer Sequential Functional RNN TimeDistributed".split()
     },
     "it does nothing but in training": {
         *"SpatialDropout2D SpatialDropout3D Identity AlphaDropout ActivityRegularization".split(),
@@ -111,11 +100,7 @@ NO_MISTAKES = {
     "no port of it was met": {
         *"ConvLSTM3D Conv3D Conv3DTranspose ZeroPadding3D Cropping3D UpSampling3D".split(),
         *"MaxPooling3D AveragePooling3D GlobalMaxPooling3D GlobalAveragePooling3D".split(),
-        *(f"Adaptive{kind}Pooling{n}D" for kind in ("Max", "Average") for n in (1, 2, 3)),
-        *"EinsumDense Highway MaxoutDense RandomFourierFeatures ThresholdedReLU".split(),
-        *"ParametricSoftplus SReLU Resizing CenterCrop RandomCrop".split(),
-        *"STFTSpectrogram MelSpectrogram LocallyConnected1D LocallyConnected2D Merge".split(),
-        *"IntegerLookup Hashing GroupedQueryAttention AutoContrast".split(),
+        *"EinsumDense ThresholdedReLU Resizing Merge".split(),
     },
 }
 

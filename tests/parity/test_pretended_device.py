@@ -26,31 +26,21 @@ from keras2torch_birnn.spec import Array
 # behind layers that join what has it (reader, residual).
 ONE_PER_CLASS = """
     keras-2.2.4/around_bilinear_corners.h5
-    tf.keras-2.15.0/around_resized_area.h5
     tf.keras-2.4.0/resizing_nearest.h5
     keras-1.2.2/conv_valid_same.h5
     keras-1.2.2/cube_global_tf.h5
     keras-1.2.2/cube_tf.h5
-    keras-1.2.2/learned_activations.h5
-    keras-1.2.2/local2_tf.h5
     keras-1.2.2/merge_first_masked.h5
     keras-1.2.2/plane_deconvolution_same_tf.h5
     keras-1.2.2/plane_lstm_tf.h5
     keras-2.0.8/merge_legacy.h5
     keras-2.2.4/around_conv2_first.h5
-    keras-2.3.1/highway_maxout.h5
-    keras-3.15.1/adaptive1.keras
-    keras-3.15.1/adaptive2.keras
-    keras-3.15.1/adaptive3.h5
     keras-3.15.1/around_depthwise2_first.keras
     keras-3.15.1/around_mask_rmsnorm.keras
     keras-3.15.1/arch_residual.weights.h5
     keras-3.15.1/arch_seq2seq_attention.weights.h5
     keras-3.15.1/augmented.keras
     keras-3.15.1/augmented_old_file.h5
-    keras-3.15.1/auto_contrast.keras
-    keras-3.15.1/groups.keras
-    keras-3.15.1/mel.keras
     keras-3.15.1/ops_layers.keras
     keras-3.15.1/ops_more.keras
     keras-3.15.1/ops_newest.keras
@@ -58,15 +48,10 @@ ONE_PER_CLASS = """
     keras-3.15.1/ops_shapes.keras
     keras-3.15.1/ops_sinc.keras
     keras-3.15.1/ops_values.keras
-    keras-3.15.1/pipeline_shared.keras
-    keras-3.15.1/resizing_first.keras
-    keras-3.15.1/reversible.keras
-    keras-3.15.1/stft_angle.keras
     tf-2.2.3/ops_node_values.h5
     tf.keras-2.15.0/activation_layers.keras
     tf.keras-2.15.0/arch_reader.h5
     tf.keras-2.15.0/around_count.h5
-    tf.keras-2.15.0/around_discretization.keras
     tf.keras-2.15.0/around_groupnorm2.h5
     tf.keras-2.15.0/around_mask_dropped.h5
     tf.keras-2.15.0/around_mask_normalization.keras
@@ -77,7 +62,6 @@ ONE_PER_CLASS = """
     tf.keras-2.15.0/dropout_cubes.keras
     tf.keras-2.15.0/identities.keras
     tf.keras-2.15.0/merge_values.keras
-    tf.keras-2.15.0/random_fourier.keras
     tf.keras-2.15.0/shapes.keras
     tf.keras-2.15.0/softmax_layer.h5
     tf.keras-2.15.0/thresholded_relu.h5
@@ -89,9 +73,6 @@ ONE_PER_CLASS = """
     tf_keras-2.21.0/arch_multi_head.weights.h5
     tf_keras-2.21.0/dtypes_whole.h5
     tf_keras-2.21.0/einsum.keras
-    tf_keras-2.21.0/hashing.keras
-    tf_keras-2.21.0/local.keras
-    tf_keras-2.21.0/lookup.keras
     tf_keras-2.21.0/ops_tf_more.keras
     tf_keras-2.21.0/ops_tf_sizes.keras
 """.split()

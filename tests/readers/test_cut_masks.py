@@ -8,7 +8,6 @@ from specs import layer, variants
 from keras2torch_birnn.layers.registry import mask_flow
 from keras2torch_birnn.readers.config.cut_masks import PASSES, STOPS, may_use
 from keras2torch_birnn.schema import LAYERS, RECURRENT, SCHEMA, WITH_GRAPH
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 
 
 def test_a_layer_of_the_tables_reads_and_makes_no_mask_and_one_of_the_first_ends_it() -> None:
@@ -21,7 +20,7 @@ def test_a_layer_of_the_tables_reads_and_makes_no_mask_and_one_of_the_first_ends
 def test_the_tables_lack_no_layer_that_reads_and_makes_no_mask() -> None:
     """Wrappers, loops and models have the mask flow of what is inside them."""
     around = {*RECURRENT, *WITH_GRAPH, "Bidirectional", "TimeDistributed"}
-    others = LAYERS.keys() - STOPS - PASSES - around - set(EMBEDDINGS)
+    others = LAYERS.keys() - STOPS - PASSES - around - {"Embedding"}
     lacking = [
         name
         for name in sorted(others)

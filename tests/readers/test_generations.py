@@ -21,12 +21,9 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config import keras1
-from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.dialects import cell_defaults
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.policies import read_policy
-from keras2torch_birnn.readers.weights.legacy import layer_entries
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 K1 = FIXTURES / "keras-1.2.2"
@@ -158,38 +155,12 @@ def test_shared_axes_that_keras_1_does_not_write_come_from_the_weights() -> None
     assert [layer.config["shared_axes"] for layer in prelu] == [None, (1,)]
 
 
-def test_labels_of_keras_1_are_those_that_the_schema_declares() -> None:
-    highway = LayerSpec("Highway", "deep_W_2", {"use_bias": True}, input_shape=(None, 7))
-    entries = [f"deep_W_2_{label}_1:0" for label in ("b_carry", "W", "b", "W_carry")]
-    assert layer_entries(highway, (), entries, "/", keras1.LAYOUTS["keras1"]) == {
-        (): {label: f"deep_W_2_{label}_1:0" for label in ("W", "b", "W_carry", "b_carry")}
-    }
-
-
 def test_a_layer_that_no_keras_has_is_refused_by_name(tmp_path: Path) -> None:
     path = edited(
         "less_cpu_lstm.h5", tmp_path, "LSTM", lambda e: e.update(class_name="CosineDense")
     )
     with pytest.raises(UnsupportedLayerError, match="CosineDense is not supp"):
         read_model(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [
-        ("SReLU", "2.3.1"),
-        ("ParametricSoftplus", "3.15.1"),
-        ("Highway", "2.15.0"),
-        ("Pipeline", "2.15.0"),
-    ],
-)
-def test_a_class_of_another_keras_is_the_users_own(name: str, version: str) -> None:
-    parsing = Parsing(generation_of(version))
-    entry = {"class_name": name, "config": {"name": "own", "batch_input_shape": [None, 7]}}
-    parse_architecture({"class_name": "Sequential", "config": {"layers": [entry]}}, parsing)
-    (problem,) = parsing.problems
-    assert isinstance(problem, UnsupportedLayerError)
-    assert f"{name} is not supported: it is a class of the user's own" in str(problem)
 
 
 def test_a_batch_normalization_by_the_batch_is_refused(tmp_path: Path) -> None:

@@ -78,5 +78,5 @@ def test_layers_that_are_refused_when_they_are_built_are_listed() -> None:
     }
     pages -= {"registry", "graph"}  # plugins, and masks
     assert pages == {"operations", "time_distributed", "normalization", "resizing"}
-    plain = ("CenterCrop", "Cropping", "ZeroPadding")
+    plain = ("Cropping", "ZeroPadding")
     assert all(one.startswith(plain) for one in {*CLASSES["resizing"]} - REFUSED_LATE)

@@ -49,7 +49,7 @@ LOOK = {"name": "look", "trainable": True, "vocabulary": ["a", "b"]}
         (None, WORDS),
         (
             {"class_name": "Hashing", "config": {"name": "look", "num_bins": 17}},
-            "Hashing computes with an input of dtype string",
+            "layer class Hashing is not supported",
         ),
         ({"class_name": "StringLookup", "config": LOOK}, "StringLookup layer looks up text"),
         ({"class_name": "TextVectorization", "config": LOOK}, "TextVectorization layer"),

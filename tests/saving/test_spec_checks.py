@@ -27,7 +27,6 @@ ATTENTION = LIVE / "heads_scores.keras"
 STATES = LIVE / "graph_seq2seq_bi.keras"
 NESTED = LIVE / "graph_nested_sequential.keras"
 CELLS = LIVE / "cells_states.h5"
-HASHING = FIXTURES / "tf.keras-2.15.0" / "hashing.keras"
 CENTER = FIXTURES / "plugins" / "tf.keras-2.15.0" / "center.h5"
 
 Change = Callable[[Any], object]
@@ -390,19 +389,6 @@ def test_a_layer_that_fails_on_its_golden_inputs_is_not_exported(
         model = birnn.load(saved(with_spec(contents(CENTER), twice), tmp_path))
         with pytest.raises(InvalidModelFileError, match=r"its own golden vectors \(TypeError"):
             birnn.export(model, tmp_path / "model.py")
-
-
-def test_a_model_that_looks_up_what_is_not_there_is_not_exported(
-    contents: Contents, tmp_path: Path
-) -> None:
-    """Its own options say that there are more ids than rows."""
-    change = option("Hashing", "num_bins", 2**31 - 1)
-    model = birnn.load(saved(with_spec(contents(HASHING), change), tmp_path))
-    weight = next(model.parameters())
-    weight.data.mul_(0.5)  # new golden vectors are needed
-    for use, name in ((birnn.export, "model.pt2"), (birnn.save, "again.pt")):
-        with pytest.raises(InvalidModelFileError, match=r"cannot be computed .*IndexError"):
-            use(model, tmp_path / name)
 
 
 # ---- what is allowed ----------------------------------------------------------------------------

@@ -270,12 +270,6 @@ def _transposed(source: Source, x: Tensor) -> dict[str, Any]:
     return {"filters": source.pick((3, 5)), **_window(source, x, dilated=False)}
 
 
-def _local(source: Source, x: Tensor) -> dict[str, Any]:
-    window = _window(source, x, dilated=False)
-    modes = (1, 2, 3) if window["padding"] == "valid" else (2, 3)
-    return {"filters": source.pick(UNITS), "implementation": source.pick(modes), **window}
-
-
 def _pool(source: Source, x: Tensor) -> dict[str, Any]:
     count = len(x.shape) - 1
     sizes = [source.pick((2, 3)) for _ in range(count)]
@@ -464,8 +458,6 @@ RECIPES: Mapping[str, Recipe] = {
     "Cropping2D": _options(_long(3), _cropped),
     "UpSampling1D": _options(STEPS, lambda source, x: {"size": 2}),
     "UpSampling2D": _options(IMAGE, _upsampled),
-    "LocallyConnected1D": _options(rank(2, fixed=True), _local, "tf_keras"),
-    "LocallyConnected2D": _options(rank(3, fixed=True), _local, "tf_keras"),
     "MaxPooling1D": _options(STEPS, _pool),
     "MaxPooling2D": _options(IMAGE, _pool),
     "AveragePooling1D": _options(STEPS, _pool),

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.dense import QuantizedDense
 from keras2torch_birnn.layers.embedding import QuantizedEmbedding
-from keras2torch_birnn.layers.local import LocallyConnected
 from keras2torch_birnn.layers.preprocessing import Normalization
 
 _STATISTICS = ("running_mean", "running_var", "mean", "variance")
@@ -28,8 +27,6 @@ def train(model: nn.Module, *, like: torch.dtype | None = None) -> nn.Module:
         for module in model.modules():
             for tensor in _weights(module):
                 drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.1
-                if isinstance(module, LocallyConnected):  # its zeros get no gradient
-                    drawn = drawn * (tensor != 0)
                 tensor.add_((drawn / 16).to(tensor.dtype))
                 if like is not None:
                     tensor.copy_(tensor.to(like))

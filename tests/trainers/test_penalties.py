@@ -79,7 +79,6 @@ def converted() -> nn.Module:
         ("Dense", {"kernel_regularizer": {"class_name": "L2", "config": {"l2": 0.0}}}, []),
         ("Dense", {"kernel_regularizer": "l1_l2"}, ["kernel: L1L2(l1=0.01, l2=0.01)"]),
         ("Dense", {"kernel_constraint": "NonNeg"}, ["kernel: NonNeg"]),
-        ("RandomFourierFeatures", {"output_dim": 3}, ["kernel_scale: NonNeg"]),
         ("ActivityRegularization", {"l1": 0.1, "l2": 0.2}, ["activity: L1L2(l1=0.1, l2=0.2)"]),
         ("ActivityRegularization", {"l1": 0.0, "l2": 0.0}, []),
     ],

@@ -17,7 +17,6 @@ CASES = {
         "keras-3.15.1/mask_stack_plain.keras",
         "keras-3.15.1/mask_bi_gru_before_seq.h5",
         "keras-3.15.1/backward_units.keras",
-        "keras-3.15.1/heads_gate_window.h5",
         "keras-3.15.1/batchnorm.keras",
     ),
     "tf_keras": (

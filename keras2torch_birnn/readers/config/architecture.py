@@ -43,12 +43,11 @@ from keras2torch_birnn.readers.config.passes import PASSES, list_refused
 from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
 from keras2torch_birnn.readers.config.refused_classes import find_refusal, is_unknown
 from keras2torch_birnn.readers.config.sequential import build_sequential
-from keras2torch_birnn.readers.config.text_layers import LOOKUP_CLASSES, text_layer
+from keras2torch_birnn.readers.config.text_layers import TEXT_CLASSES, text_layer
 from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
-from keras2torch_birnn.schema.dtype_flow import without_time_distributed
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
@@ -187,7 +186,7 @@ def _parse_custom(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec
 
 def _note_facts(entry: _Entry, parsing: Parsing) -> None:
     """Keep what other steps ask for: texts of lookup layers, and input shapes that Keras states."""
-    if entry.class_name in LOOKUP_CLASSES and isinstance(entry.config, Mapping):
+    if entry.class_name in TEXT_CLASSES and isinstance(entry.config, Mapping):
         parsing.texts[entry.place] = text_layer(entry.class_name, entry.config)
     if isinstance(entry.json.get("build_config"), Mapping):
         parsing.built[entry.place] = entry.json["build_config"].get("input_shape")
@@ -198,7 +197,7 @@ def _refuse(refusal: K2TError, entry: _Entry, parsing: Parsing) -> LayerSpec:
     refusal.place = entry.place
     parsing.problems.append(refusal)
     class_name = entry.class_name
-    if class_name == LAMBDA or is_unknown(entry.json, class_name, parsing.generation):
+    if class_name == LAMBDA or is_unknown(entry.json, class_name):
         kind: Literal["layer", "Lambda"] = "Lambda" if class_name == LAMBDA else "layer"
         parsing.unknown.append(UnknownClass(class_name, kind, entry.place, entry.options))
     return LayerSpec(class_name, entry.name, {}, place=entry.place)
@@ -361,7 +360,7 @@ _PARTS: Mapping[str, Callable[[str, _Entry, Parsing], dict[str, LayerSpec]]] = {
 
 
 def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
-    """Parse the layers of a model or Pipeline, and connect them to a graph.
+    """Parse the layers of a model, and connect them to a graph.
 
     Raises:
         InvalidModelFileError: it has no layers, two of one name, or a broken graph.
@@ -390,9 +389,5 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
         graph = functional.connect(layers, entries, config, place, parsing)
     else:
         graph = build_sequential(layers, entries, entry.options, place)
-        if any(without_time_distributed(layer).class_name == "Pipeline" for layer in layers):
-            from keras2torch_birnn.readers.config import functional
-
-            graph = functional.follow_dtypes(graph, parsing)
     trainable = entry.options.get("trainable", True) is not False
     return LayerSpec(class_name, entry.name, {"trainable": trainable}, graph=graph, place=place)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.schema import CLASSES, RECURRENT, SCHEMA
+from keras2torch_birnn.schema import CLASSES, RECURRENT
 from keras2torch_birnn.schema.dtype_flow import Node
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, map_structure, tensors
 
@@ -63,33 +63,15 @@ def resolve_masks(graph: Graph, parsing: Parsing) -> Graph:
 
 
 def _resolve_passed_mask(layer: LayerSpec, call: Call, parsing: Parsing) -> Call:
-    if "mask" not in call.kwargs or (layer.graph is not None and layer.class_name != "Pipeline"):
+    if "mask" not in call.kwargs or layer.graph is not None:
         return call
     kwargs, generation = dict(call.kwargs), parsing.generation
-    if layer.class_name == "Pipeline":
-        if not _takes_mask(layer):
-            del kwargs["mask"]
-        elif not generation.passed_mask_goes_on:
-            parsing.refuse(
-                "a mask into a Pipeline that begins with a layer that takes one: this Keras "
-                "hands on another",
-                "call that layer before the Pipeline, and save again",
-                layer.place,
-            )
-        return replace(call, kwargs=kwargs)
     if len(call.args) > 1:  # passed as query_mask, value_mask, key_mask
         if layer.class_name == "MultiHeadAttention" and generation.attention_takes_masks:
             kwargs["mask"] = (None, *kwargs["mask"][1:])  # it looks at the query itself
     elif generation.passed_mask_goes_on:
         return call
     return replace(call, kwargs={**kwargs, "keep_mask": True})
-
-
-def _takes_mask(layer: LayerSpec) -> bool:
-    """Tell whether a layer's ``call`` has a mask; a Pipeline hands it to its first layer alone."""
-    while layer.class_name == "Pipeline" and layer.graph is not None:
-        layer = layer.graph.layers[1]
-    return layer.class_name in _TAKES_MASK or layer.class_name not in SCHEMA
 
 
 # ---- masks taken away ---------------------------------------------------------------------------

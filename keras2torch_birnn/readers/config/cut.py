@@ -20,7 +20,6 @@ from keras2torch_birnn.readers.config.sequential import stated_input_shape
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
 from keras2torch_birnn.schema.custom_layers import output_count
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, known_dtypes
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
 from keras2torch_birnn.spec import (
     Call,
@@ -261,7 +260,7 @@ class _Cutting:
         said = giver.semantics.get("gives")
         if said is not None:
             return str(said)
-        if kind == "float" and self.layers[name].class_name in EMBEDDINGS:
+        if kind == "float" and self.layers[name].class_name == "Embedding":
             return "int64"
         return kind if kind in ("int32", "int64", "bool") else "float32"
 

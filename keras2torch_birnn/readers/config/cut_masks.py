@@ -13,26 +13,20 @@ from dataclasses import dataclass, replace
 from keras2torch_birnn.readers.config.text_layers import is_text_layer
 from keras2torch_birnn.schema import CLASSES, OPS, RECURRENT, SCHEMA
 from keras2torch_birnn.schema.calls import as_called
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Graph, LayerSpec, TensorRef, leaves, tensors
 
 # Layers after which no tensor has a mask, and which do not look at one: nearly all of these pages.
-_UNMASKED = (
-    *("augmentation", "convolution", "dense", "hashing", "local", "pooling"),
-    *("reshaping", "resizing", "spectrograms"),
-)
+_UNMASKED = (*("augmentation", "convolution", "dense", "pooling", "reshaping", "resizing"),)
 STOPS = frozenset(name for page in _UNMASKED for name in CLASSES[page]) - frozenset(
     ("Dense", "GlobalAveragePooling1D")
-) | frozenset(
-    "AutoContrast CategoryEncoding Discretization Dot IntegerLookup Merge RMSNormalization".split()
-)
+) | frozenset(("CategoryEncoding", "Dot", "Merge", "RMSNormalization"))
 # Layers that hand a mask on and compute the same with and without one.
 PASSES = frozenset(CLASSES["dropout"]) | frozenset(
     "Activation Add Average Concatenate Dense ELU GroupNormalization InputLayer "
-    "LayerNormalization LeakyReLU Normalization PReLU ParametricSoftplus ReLU Rescaling SReLU "
+    "LayerNormalization LeakyReLU Normalization PReLU ReLU Rescaling "
     "Subtract ThresholdedReLU UnitNormalization".split()
 )
-_MAKE = (*EMBEDDINGS, "Masking")
+_MAKE = ("Embedding", "Masking")
 
 
 @dataclass(frozen=True)
@@ -122,8 +116,8 @@ def _after_layer(layer: LayerSpec, first: MaskSource | None) -> MaskSource | Non
     config: Mapping[str, object] = layer.parts.get("forward_layer", layer).config
     if is_text_layer(layer) or layer.class_name in STOPS:
         return None
-    if layer.class_name in EMBEDDINGS:
-        made = config.get("mask_zero") and not config.get("reverse")
+    if layer.class_name == "Embedding":
+        made = config.get("mask_zero")
         return MaskSource(layer.place) if made else None
     if layer.class_name == "Masking":
         return MaskSource(layer.place)

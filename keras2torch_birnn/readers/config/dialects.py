@@ -130,7 +130,6 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
     old = generation.name == "keras1" or (
         generation.name == "keras2" and not generation.version.startswith("2.3")
     )
-    bicubic = {"bicubic": "any backend" if keras3 else "TensorFlow"}
     whole = {"keeps_integers": generation.images_keep_integers}
     merging, after = {"masking": generation.merging}, {"mask_after": generation.attention_mask}
     rules: Mapping[str, dict[str, Any]] = {
@@ -139,16 +138,11 @@ def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
         "Attention": after,
         "AdditiveAttention": after,
         "MultiHeadAttention": {"masking": generation.attention_rows},
-        "GroupedQueryAttention": {"masking": generation.attention_rows},
         **{name: {"passes_mask": keras3} for name in ("Identity", "Normalization", "Rescaling")},
         "GroupNormalization": {"masking": "ignore" if keras3 else "weigh"},
         "UnitNormalization": {"smallest_norm": generation.smallest_norm},
-        "UpSampling2D": {"bilinear": generation.bilinear, **bicubic},
-        "Resizing": {"keeps_integers": keras3, **bicubic},
-        "RandomCrop": {
-            "resizes": generation.random_crop_resizes,
-            "keeps_integers": generation.random_crop_resizes is False,
-        },
+        "UpSampling2D": {"bilinear": generation.bilinear},
+        "Resizing": {"keeps_integers": keras3},
         **dict.fromkeys(_WHOLE_IMAGES[keras3], whole),
         "GlobalAveragePooling1D": {"use_mask": generation.average_pooling_uses_mask},
         "TimeDistributed": {"masking": generation.time_distributed},

@@ -25,9 +25,4 @@ def connect(
         InvalidModelFileError: a broken graph.
     """
     graph = build_functional(layers, entries, config, place, parsing)
-    return follow_dtypes(resolve_masks(graph, parsing), parsing)
-
-
-def follow_dtypes(graph: Graph, parsing: Parsing) -> Graph:
-    """Infer the dtypes of operations, and of what enters a Pipeline."""
-    return infer_dtypes(graph, parsing)
+    return infer_dtypes(resolve_masks(graph, parsing), parsing)

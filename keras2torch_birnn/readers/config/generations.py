@@ -85,7 +85,6 @@ def generation_of(version: str) -> Generation:
             carried_state_wins=minor >= 3,
             conv_lstm="previous_output",
             images_keep_integers=minor >= 12,
-            random_crop_resizes=True if minor >= 10 else None,
         )
     if major == 3:
         return Generation(
@@ -107,7 +106,6 @@ def generation_of(version: str) -> Generation:
             smallest_norm=1e-12 if minor >= 6 else 1e-6,
             bilinear="centers",
             images_keep_integers=minor >= 6,
-            random_crop_resizes={6: None, 7: None}.get(minor, minor < 6),
         )
     raise InvalidModelFileError(
         f"keras_version {printable(version)!r} is newer than this k2t knows",

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
-    UnsupportedOptionError,
     invalid,
     printable,
 )
@@ -138,12 +137,6 @@ def _check_inputs(layer: LayerSpec, inner: Graph, call: Call) -> None:
     for value in given:
         if not isinstance(value, TensorRef):
             raise _refusal(layer, printable(repr(value)), "a tensor")
-    if layer.class_name == "Pipeline" and len(given) > 1:
-        raise UnsupportedOptionError(
-            "a Pipeline that is called with several tensors is not supported",
-            "call its first layer before it, and save again",
-            place=layer.place,
-        )
     if len(given) != wanted:
         raise invalid(
             f"a model of {wanted} inputs that is called with {len(given)} tensors", layer.place

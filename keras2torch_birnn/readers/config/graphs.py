@@ -32,9 +32,7 @@ from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
-TRAIN_BY_DEFAULT = frozenset(
-    {*CLASSES["augmentation"], "AutoContrast", "CenterCrop", "RandomCrop", "Resizing", "Pipeline"}
-)
+TRAIN_BY_DEFAULT = frozenset({*CLASSES["augmentation"], "Resizing"})
 
 
 def build_functional(

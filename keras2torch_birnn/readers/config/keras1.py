@@ -37,14 +37,13 @@ _CLASSES: Mapping[str, str] = {
 }
 
 _SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
-_WINDOWS = ("Convolution1D", "AtrousConvolution1D", "LocallyConnected1D")
+_WINDOWS = ("Convolution1D", "AtrousConvolution1D")
 _PLANES = (
     "Convolution2D",
     "AtrousConvolution2D",
     "SeparableConvolution2D",
     "Deconvolution2D",
     "ConvLSTM2D",
-    "LocallyConnected2D",
 )
 # Keys of a window's sizes.
 _SIDES: Mapping[str, tuple[str, ...]] = {

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 
 from keras2torch_birnn.readers.config.cut_masks import PASSES, STOPS, carry_masks
 from keras2torch_birnn.schema import CELL_GATES, OPS, SCHEMA
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, tensors
 
 # Layers that may be refused when they are built, not before.
 REFUSED_LATE = frozenset(
-    "BatchNormalization RandomCrop Resizing UpSampling1D UpSampling2D UpSampling3D".split()
+    "BatchNormalization Resizing UpSampling1D UpSampling2D UpSampling3D".split()
 )
 # Layers that hand a mask on in every version of Keras, and take one input.
 HAND_ON = PASSES - frozenset(
@@ -71,8 +70,8 @@ def _find_effect(layer: LayerSpec, call: Call, *, came: bool) -> str:
     name = layer.class_name
     if call.kwargs and (came or "mask" in call.kwargs):
         raise _NotKnownError
-    if name in EMBEDDINGS:
-        if came or layer.config.get("reverse"):
+    if name == "Embedding":
+        if came:
             raise _NotKnownError
         return _MAKES if layer.config.get("mask_zero") else ""
     if name == "Masking":

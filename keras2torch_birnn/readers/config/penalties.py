@@ -38,7 +38,7 @@ _NAMES: Mapping[str, tuple[str, Mapping[str, float]]] = {
 _SHORTCUTS = {"l1_l2": _L1 | _L2}
 _RENAMED = {"m": "max_value", "low": "min_value", "high": "max_value"}  # Keras 1
 # Keras 1 keeps kernels of these in other layouts, so axes of its constraints are others, too.
-_VECTORS = ("Dense", "Embedding", "Highway", "MaxoutDense", "LSTM", "GRU", "SimpleRNN")
+_VECTORS = ("Dense", "Embedding", "LSTM", "GRU", "SimpleRNN")
 
 
 def read_training(
@@ -54,8 +54,6 @@ def read_training(
     if class_name == "ActivityRegularization":
         options = {key: config[key] for key in ("l1", "l2") if key in config}
         given[ACTIVITY] = {"class_name": "L1L2", "config": options}
-    if class_name == "RandomFourierFeatures":  # always (tf.keras 2.15 ``layers/kernelized.py``)
-        given[f"kernel_scale{CONSTRAINT}"] = "NonNeg"
     for key, value in given.items():
         if key.endswith((REGULARIZER, CONSTRAINT)) and isinstance(value, str | Mapping):
             one = _read(key, value)

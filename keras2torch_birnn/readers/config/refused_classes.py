@@ -13,7 +13,6 @@ from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import CLASS_NAMES, OPS
 from keras2torch_birnn.schema.custom_layers import LAMBDA, python_name
 from keras2torch_birnn.schema.shipped import advise_shipped
-from keras2torch_birnn.spec import Generation
 
 _TEXT_ADVICE = (
     "do that before the model, and cut the layer off with --from or --to (docs/cutting.md)"
@@ -34,6 +33,7 @@ _REFUSED_CLASSES: Mapping[str, tuple[str, str]] = {
     ),
     "StringLookup": ("looks up text, which torch does not hold", _TEXT_ADVICE),
     "TextVectorization": ("turns text into ids, which torch does not do", _TEXT_ADVICE),
+    "IntegerLookup": ("looks numbers up, which the model's ids need only once", _TEXT_ADVICE),
     "HashedCrossing": (
         "hashes pairs of features into bins; do that before the model",
         "cut it off with --from or --to (docs/cutting.md)",
@@ -43,13 +43,11 @@ _HOW_TO_BEGIN = "begin with k2t plugin new MODEL > my_layers.py"
 _HOW_TO_SUPPLY = (
     f"`k2t layers` lists what can be converted; for a layer of your own {_HOW_TO_BEGIN}"
 )
-# Layers that not every Keras has; elsewhere a class of this name is the user's own.
-_ONLY_IN: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("ParametricSoftplus", "SReLU"), ("keras1",)),
-    **dict.fromkeys(("Highway", "MaxoutDense"), ("keras1", "keras2")),
-    "RandomFourierFeatures": ("tf.keras",),
-    "Pipeline": ("keras3",),
-}
+# Layers of Keras that prepare data in front of a model.
+_IN_FRONT = (
+    *("AutoContrast", "CenterCrop", "Discretization", "Hashing", "RandomCrop"),
+    *("MelSpectrogram", "STFTSpectrogram"),
+)
 
 
 def find_refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
@@ -65,21 +63,22 @@ def find_refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) ->
         if f"ops.{class_name}" in CLASS_NAMES:
             return None
         return UnsupportedLayerError(f"operation {shown} is not supported", HOW_TO_REPLACE)
-    if is_unknown(entry, class_name, parsing.generation):
+    if is_unknown(entry, class_name):
         if class_name in CLASS_NAMES:
             found = f"layer class {shown} is not supported: it is {describe_custom_class(entry)}"
             return UnsupportedLayerError(found, f"supply it with --plugin: {_HOW_TO_BEGIN}")
         names = (entry.get("registered_name"), class_name, python_name(class_name))
         shipped = advise_shipped(names, parsing.command)
         advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY
+        if class_name in _IN_FRONT:
+            advice = f"{_TEXT_ADVICE}; {_HOW_TO_SUPPLY}"
         return UnsupportedLayerError(f"layer class {shown} is not supported", advice)
     return None
 
 
-def is_unknown(entry: Mapping[str, Any], class_name: str, generation: Generation) -> bool:
+def is_unknown(entry: Mapping[str, Any], class_name: str) -> bool:
     """Tell whether a layer's class is none of Keras' own, and no operation."""
     problem = isinstance(entry.get("problem"), K2TError)  # of an operation
     if class_name in _REFUSED_CLASSES or problem or is_operation(entry):
         return False
-    others = generation.name not in _ONLY_IN.get(class_name, (generation.name,))
-    return class_name not in CLASS_NAMES or class_name in OPS or is_custom_class(entry) or others
+    return class_name not in CLASS_NAMES or class_name in OPS or is_custom_class(entry)

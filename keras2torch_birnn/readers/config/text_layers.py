@@ -11,12 +11,11 @@ from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.spec import LayerSpec, Shape
 
-TEXT_CLASSES = frozenset({"StringLookup", "TextVectorization"})
+# Layers with a vocabulary; an IntegerLookup looks numbers up in it.
+TEXT_CLASSES = frozenset({"StringLookup", "TextVectorization", "IntegerLookup"})
 # Put before the class of a layer that is not supported: no table knows it then, and the groups of
 # its weights keep their names, which are made of what is behind ">".
 BARE = "left out>"
-# Layers with a vocabulary.
-LOOKUP_CLASSES = TEXT_CLASSES | {"IntegerLookup"}
 
 
 @dataclass(frozen=True)

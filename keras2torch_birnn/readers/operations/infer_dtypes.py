@@ -19,7 +19,6 @@ from keras2torch_birnn.schema.dtype_flow import (
     Node,
     dtype_of,
     output_dtypes,
-    without_time_distributed,
 )
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion
 from keras2torch_birnn.spec import (
@@ -38,11 +37,8 @@ _UNKNOWN = "unknown"
 
 
 def infer_dtypes(graph: Graph, parsing: Parsing) -> Graph:
-    """Infer the dtypes of every operation of a graph, and of what enters a Pipeline in it.
-
-    Those of inner models are known already.
-    """
-    if not any(layer.class_name in OPS or _is_pipeline(layer) for layer in graph.layers):
+    """Infer the dtypes of every operation of a graph; those of inner models are known already."""
+    if not any(layer.class_name in OPS for layer in graph.layers):
         return graph
     layers = {layer.name: layer for layer in graph.layers}
     refused = {problem.place for problem in parsing.problems}
@@ -56,37 +52,11 @@ def infer_dtypes(graph: Graph, parsing: Parsing) -> Graph:
             layer = _infer(layer, call, known, parsing)
             layers[call.layer] = layer
             _remember_parts(layer, call, parts)
-        elif _is_pipeline(layer):
-            came = dtype_of(next(leaves(call.args)), known)
-            layer = _feed(layer, came, parsing, again=call.index > 0)
-            layers[call.layer] = layer
         bad = layer.place in refused
         known[call.layer, call.index] = (_UNKNOWN,) if bad else output_dtypes(layer, call, known)
         calls.append(call)
     kept = _drop_unused(calls, layers, graph.outputs)
     return replace(graph, layers=tuple(layers.values()), calls=kept)
-
-
-def _is_pipeline(layer: LayerSpec) -> bool:
-    inner = without_time_distributed(layer)
-    return inner.class_name == "Pipeline" and inner.graph is not None  # else it was refused
-
-
-def _feed(layer: LayerSpec, came: str, parsing: Parsing, *, again: bool) -> LayerSpec:
-    """Declare the input of a Pipeline as the dtype that comes: unlike a model, it casts nothing.
-
-    ``again``: it was called before; a float holds what comes in calls of several dtypes.
-    """
-    if layer.graph is None:
-        inner = _feed(layer.parts["layer"], came, parsing, again=again)
-        return replace(layer, parts={"layer": inner})
-    entry, *others = layer.graph.layers
-    declared = came if came in ("int32", "int64", "bool") else "float32"
-    if again and declared != entry.config["dtype"]:
-        declared = "float32"
-    entry = replace(entry, config={**entry.config, "dtype": declared})
-    graph = replace(layer.graph, layers=(entry, *others))
-    return replace(layer, graph=infer_dtypes(graph, parsing))
 
 
 def _infer(layer: LayerSpec, call: Call, known: Known, parsing: Parsing) -> LayerSpec:

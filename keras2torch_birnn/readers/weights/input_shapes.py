@@ -12,7 +12,6 @@ from itertools import islice
 
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.slots import Key
-from keras2torch_birnn.schema.embedding import EMBEDDINGS
 from keras2torch_birnn.spec import Graph, LayerSpec, Shape, leaves, tensors
 
 
@@ -60,9 +59,7 @@ def _shape_for(
     if shape is None:
         return None
     steps = follower.class_name == "TimeDistributed" or (len(shape) == 2 and _has_steps(chain))
-    return (
-        (shape[0], None, *shape[1:]) if steps and follower.class_name not in EMBEDDINGS else shape
-    )
+    return (shape[0], None, *shape[1:]) if steps and follower.class_name != "Embedding" else shape
 
 
 # Layers that keep any shape, and layers that need (B, T, F).
@@ -92,7 +89,7 @@ def _input_shape(
 ) -> tuple[int | None, ...] | None:
     if layer is None:
         return None
-    if layer.class_name in EMBEDDINGS:
+    if layer.class_name == "Embedding":
         return (None, None)
     if "kernel" not in weights or len(weights["kernel"].shape) < 2:
         return None

@@ -301,7 +301,7 @@ def number_groups(
 
     ``skips``: a layer with weights counts twice. ``without``: layers that do not count.
     """
-    # The list of a Sequential or Pipeline has no InputLayer.
+    # The list of a Sequential has no InputLayer.
     passed_over = "" if model.class_name == "Functional" else "InputLayer"
     counting = {
         layer.name: layer
@@ -322,9 +322,8 @@ def _count_classes(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str,
 
 
 def _has_weights(layer: LayerSpec) -> bool:
-    """Tell whether tf.keras stores weights for the layer; a learned vocabulary is one."""
-    learned = layer.class_name == "IntegerLookup" and layer.config.get("vocabulary", ()) is None
-    return learned or any(True for _ in slots(layer))
+    """Tell whether tf.keras stores weights for the layer."""
+    return any(True for _ in slots(layer))
 
 
 def is_v3(members: Mapping[str, str]) -> bool:
