@@ -79,7 +79,7 @@ MAX_MUON_ITERATIONS = 100
 MAX_PARSER_CPU_SECONDS = 5
 MAX_PARSER_WALL_SECONDS = 120.0  # per answer; a busy machine or a slow disk needs some of it
 MAX_PARSER_MEMORY = 512 * MIB  # on top of what the process has mapped when the parsing starts
-MAX_REWRITE_SECONDS = 600  # to change compressed arrays; of computing, and of waiting for it
+MAX_REWRITE_SECONDS = 600  # to change a copy; of computing, and of waiting for it
 MAX_REPLY_BYTES = 96 * MIB
 
 # The process that runs the live Keras, for `k2t verify --against keras`

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from torch import Tensor, nn
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     UnsupportedOptionError,
     UsageError,
-    in_file,
 )
-from keras2torch_birnn.golden import origin
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.config.policies import notes_of_half_precision
 from keras2torch_birnn.readers.containers import opened
@@ -26,8 +21,6 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.source import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, read, read_given_config
 from keras2torch_birnn.readers.weights.spectral import check_not_wrapped
-from keras2torch_birnn.saving.state_dicts import read_plain
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.embedding_rows import record_rows
@@ -195,39 +188,4 @@ def _read(
     return stored
 
 
-def resume(
-    trained: nn.Module,
-    source: PathLike,
-    state_file: PathLike,
-    *,
-    config: PathLike | None = None,
-    plugins: Iterable[PluginName] = (),
-) -> Training:
-    """Return the training of a Keras file with trained weights and a saved optimizer.
-
-    trained: from ``k2t.load``. state_file: ``torch.save(state.optimizer.state_dict(), state_file)``
-    wrote it; it is read without running anything in it.
-
-    Raises:
-        InvalidModelFileError: no such state; UsageError: it is that of another optimizer.
-    """
-    spec = model_from_json(json.loads(origin(trained).spec_text))
-    found = training(
-        source, config=config, masked_steps=spec.masked_steps, plugins=plugins, state="new"
-    )
-    found.model.load_state_dict(trained.state_dict())
-    with in_file(state_file):
-        state = read_plain(Path(state_file), _HOW_TO_WRITE)
-        try:
-            found.optimizer.load_state_dict(state)
-        except _OTHER as error:
-            raise InvalidModelFileError(
-                "not the state of this model's optimizer", _HOW_TO_WRITE
-            ) from error
-    return found
-
-
 _HOW_TO_THAW = "thaw layers in Keras and save again, or thaw parameters of k2t.convert in torch"
-_HOW_TO_WRITE = "write it with torch.save(state.optimizer.state_dict(), FILE)"
-# What torch raises for the state of another optimizer.
-_OTHER = (ValueError, KeyError, TypeError, RuntimeError, AttributeError)

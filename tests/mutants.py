@@ -130,7 +130,7 @@ MUTANTS = (
         "cli/test_progress_bar.py::test_a_bar_shows_percent_and_bytes_and_goes_away",
     ),
     (
-        "writers/inverse.py",
+        "writers/layers.py",
         "len(values[array]) // 2 :] = 0",
         "len(values[array]) // 2 :] = 1",
         "writers/test_written_fixtures.py",

@@ -14,7 +14,7 @@ from keras2torch_birnn.saving.atomic import is_stdout
 from keras2torch_birnn.suggestions import did_you_mean
 from keras2torch_birnn.torch_import import loading_torch
 
-_OPTIMIZER = ("keep", "drop", "write")
+_OPTIMIZER = ("keep", "drop")
 
 
 def write_back(
@@ -26,66 +26,45 @@ def write_back(
     new: Annotated[
         str,
         typer.Argument(
-            metavar="NEW", help="The file, or folder, to write, as MODEL is; or -, a pipe."
+            metavar="NEW", help="The file to write, .h5 or .keras as MODEL; or -, a pipe."
         ),
     ],
     config: ConfigPath = None,
     plugin: Plugins = None,
     optimizer: Annotated[
         str,
-        one_of(
-            "--optimizer",
-            _OPTIMIZER,
-            "The optimizer's state in MODEL: keep, drop, or write another.",
-        ),
+        one_of("--optimizer", _OPTIMIZER, "The optimizer's state in MODEL: keep it, or drop it."),
     ] = "keep",
-    optimizer_state: Annotated[
-        Path | None,
-        typer.Option(
-            "--optimizer-state",
-            metavar="STATE.pt",
-            help="For --optimizer write: torch.save(state.optimizer.state_dict(), STATE.pt).",
-        ),
-    ] = None,
     allow_rounding: Annotated[
         bool,
         typer.Option("--allow-rounding", help="Round to the dtype of MODEL where it is coarser."),
     ] = False,
 ) -> None:
-    """Write the trained weights of OUT into a copy of MODEL.
+    """Write the trained weights of OUT into NEW, a copy of MODEL.
 
-    All other bytes of NEW, the copy, are those of MODEL.
-    NEW must not exist. It is a folder if MODEL is one or has several files.
+    MODEL is a .h5 or .keras file. NEW must not exist; it is read again before it gets its name.
 
     Example: k2t write-back trained.pt model.h5 new.h5
     """
     target = file_named(new, "NEW") if new == "-" else Path(new)
     if optimizer not in _OPTIMIZER:
         raise UsageError(
-            f"--optimizer {printable(optimizer)}: keep, drop or write is expected",
+            f"--optimizer {printable(optimizer)}: keep or drop is expected",
             did_you_mean(optimizer, _OPTIMIZER),
         )
-    if (optimizer == "write") != (optimizer_state is not None):
-        raise UsageError("--optimizer write and --optimizer-state STATE.pt go together")
     with output.show_progress(f"writing {new}"):
         with loading_torch():
             from keras2torch_birnn.saving.checkpoint import load
             from keras2torch_birnn.writers import write_back as write
         trained = load(out, plugins=plugin or ())
-        resumed = None
-        if optimizer_state is not None:
-            from keras2torch_birnn.resuming import resume
-
-            resumed = resume(trained, model, optimizer_state, config=config, plugins=plugin or ())
         written = write(
-            trained if resumed is None else resumed.model,
+            trained,
             model,
             target,
-            optimizer=optimizer if resumed is None else resumed.optimizer,
+            optimizer=optimizer,
             config=config,
             plugins=plugin or (),
             allow_rounding=allow_rounding,
-            others=(out,),
         )
     output.print_notes(written.notes)
     facts = {"new": new, "changed": written.changed, "arrays": written.arrays}

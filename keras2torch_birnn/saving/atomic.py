@@ -258,51 +258,6 @@ def name_temporary(folder: Path) -> Path:
     return folder / f"{PREFIX}{secrets.token_hex(8)}.tmp"
 
 
-def write_folder_atomically(path: Path, write: Callable[[Path], object], *, instead: str) -> None:
-    """Let ``write`` fill a temporary folder beside ``path``, then rename it to ``path``.
-
-    An existing file or folder is never replaced. ``instead``: what to do then.
-
-    Raises:
-        OutputError: it could not be written; nothing is left.
-    """
-    with in_file(path), os_errors():
-        target = _resolve(path)
-        check_new_folder(path, instead=instead)
-        temporary = name_temporary(target.parent)
-        try:
-            temporary.mkdir()
-            write(temporary)
-            for file in sorted(temporary.rglob("*"), reverse=True):
-                _sync_folder(file) if file.is_dir() else _sync_file(file, None)
-            _sync_folder(temporary)
-            check_new_folder(path, instead=instead)  # it may have appeared meanwhile
-            temporary.rename(target)
-            _sync_folder(target.parent)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
-def check_new_folder(path: Path, *, instead: str, sources: Sequence[Path | None] = ()) -> None:
-    """Refuse the name of a new folder that exists, or cannot be made.
-
-    Raises:
-        OutputError: it exists, is inside one of ``sources``, or its parent is no folder.
-    """
-    with in_file(path), os_errors():
-        check_is_here(path, "folder")
-        target = _resolve(path)
-        if os.path.lexists(target):
-            raise OutputError("exists already", instead)
-        if check_can_be_made(folder := target.parent) != folder:
-            make = f"mkdir -p {shlex.quote(str(folder))}"
-            raise OutputError(f"there is no folder {folder}", make)
-        for source in sources:
-            if source is not None and source.is_dir():
-                _check_source(target, source)
-
-
 def find_cause(error: Exception) -> BaseException:
     """Find the error that a library's writer hides: an OSError, or Ctrl-C."""
     found = error.__context__

@@ -1,6 +1,6 @@
 """Script that changes one HDF5 file with the HDF5 library, in a process that may crash or hang.
 
-Started by ``hdf5.py``, isolated (``-I -S``), with our own copy of the file and the new values as
+Started by ``files.py``, isolated (``-I -S``), with our own copy of the file and the new values as
 inherited open files. It gives up the rights of ``readers/hdf5/parser_child.py`` before the library
 sees the file, all but that to make it longer.
 """
@@ -14,21 +14,18 @@ from typing import Any
 
 
 def change(h5py: Any, numpy: Any, job: dict[str, Any]) -> None:
-    """Remove groups, and put new values into regions of datasets."""
+    """Remove groups, and put new values into datasets."""
     with os.fdopen(job["fd"], "r+b") as raw, h5py.File(raw, "r+") as file:
         for path in job["remove"]:
             del file[path]
         for edit in job["edits"]:
-            values = numpy.frombuffer(
-                os.pread(job["data"], edit["size"], edit["at"]), edit["dtype"]
-            )
+            data = os.pread(job["data"], edit["size"], edit["at"])
             dataset = file[edit["path"]]
-            region = tuple(slice(first, last) for first, last in edit["region"])
-            block = values.reshape([last - first for first, last in edit["region"]])
-            kind = dataset.dtype
-            if kind.kind in "Vb":  # bfloat16 and bool, in bytes of their own
-                block = block.view(kind)
-            dataset[region] = block
+            values = numpy.frombuffer(data, edit["dtype"]).reshape(dataset.shape)
+            if dataset.dtype.kind == "V":  # bfloat16, the upper half of a float32
+                upper = (values.view("u4") >> 16).astype("<u2")
+                values = upper.view(dataset.dtype).reshape(dataset.shape)
+            dataset[...] = values
 
 
 def serve(job: dict[str, Any]) -> dict[str, str]:

@@ -1,39 +1,48 @@
-"""Layers of the source, one after the other: where their weights are, and what is new in them."""
+"""Layers of the source: where their weights are, and the way back from torch's tensors to them."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import WeightMismatchError, in_place, printable
+from keras2torch_birnn.errors import in_place, printable
 from keras2torch_birnn.layers.graph import leaf_layers
+from keras2torch_birnn.layers.origins import Origins, find_origins
+from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers.config.policies import common_dtype
-from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
-from keras2torch_birnn.readers.weights.load_weights import (
-    LocatedWeights,
-    find_weights,
+from keras2torch_birnn.readers.weights.layouts import is_summed
+from keras2torch_birnn.readers.weights.load_weights import LocatedWeights, find_weights
+from keras2torch_birnn.readers.weights.slots import (
+    Key,
+    change_layers,
+    layers_by_owner,
+    replace_layers,
 )
-from keras2torch_birnn.readers.weights.slots import Key, change_layers, replace_layers
-from keras2torch_birnn.readers.weights.spectral import is_spectral
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, ModelSpec, with_dtype
-from keras2torch_birnn.writers.inverse import Inverse, invert, tensors_of
-from keras2torch_birnn.writers.new_values import Model, Piece, new_pieces, same_bits
 
 # The path of a module, the keys of its layer, and the layer.
 Leaf: TypeAlias = tuple[str, Key, LayerSpec]
+
+
+@dataclass(frozen=True)
+class Inverse(Origins[str]):
+    """The way back of one layer; its weights are the paths of arrays in the file.
+
+    ``summed``: paths of arrays whose second half is added to the first.
+    """
+
+    summed: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,6 @@ class Located:
         places, under one name and with the same values.
         """
         found: dict[tuple[str, ...], list[StoredArray]] = {}
-
         for row in self.weights.rows:
             for name, array in row.arrays.items():
                 known = (row.layer.class_name, row.layer.name, name)
@@ -76,28 +84,63 @@ class Located:
 
     def inverses(self) -> Iterator[tuple[Leaf, Inverse]]:
         """Yield every layer that has a module, and its way back."""
-        weights = self.weights
         for leaf in self.layers():
             with in_place(printable(leaf[2].place)):
-                way = invert(*leaf, weights.stored, weights.layout)
+                way = self._invert(*leaf)
             yield leaf, way
+
+    def _invert(self, path: str, owner: Key, layer: LayerSpec) -> Inverse:
+        own = self._stored_below(owner)
+        arrays = {array.path: array for held in own.values() for array in held.values()}
+        summed = {
+            array.path
+            for key, inner in layers_by_owner(layer, owner)
+            for name, array in own.get(key, {}).items()
+            if is_summed(inner, name, own[key])
+        }
+
+        def build(values: Mapping[str, Any]) -> Mapping[str, Tensor]:
+            for array in summed:
+                values[array][len(values[array]) // 2 :] = 0
+            return self._tensors_of(path, owner, layer, values)
+
+        return Inverse(**vars(find_origins(build, arrays)), summed=frozenset(summed))
 
     def read(self, path: str, owner: Key, layer: LayerSpec) -> Mapping[str, Tensor]:
         """Build a layer with the weights of the file; return its tensors."""
+        own = self._stored_below(owner)
+        values = {one.path: one.read() for held in own.values() for one in held.values()}
+        return self._tensors_of(path, owner, layer, values, self.read_as)
+
+    def _stored_below(self, owner: Key) -> dict[Key, Mapping[str, StoredArray]]:
+        return {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
+
+    def _tensors_of(
+        self,
+        path: str,
+        owner: Key,
+        layer: LayerSpec,
+        values: Mapping[str, Any],
+        dtype: np.dtype[Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """Build a layer of these arrays; return its tensors by their names in the whole model."""
 
         def change(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
-            weights: dict[str, Any] = {name: array.read() for name, array in arrays.items()}
+            weights = {name: values[array.path] for name, array in arrays.items()}
             return replace(layer, weights=self.weights.layout.join(layer, weights))
 
-        own = {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
-        return tensors_of(path, with_dtype(change_layers(layer, own, change, owner), self.read_as))
+        filled = change_layers(layer, self._stored_below(owner), change, owner)
+        module = convert_layer(filled if dtype is None else with_dtype(filled, dtype))
+        start = f"{path}." if path else ""
+        tensors = module.state_dict(keep_vars=True)
+        return {start + name: tensor for name, tensor in tensors.items()}
 
 
 def _have_same_values(array: StoredArray, other: StoredArray) -> bool:
     """Tell whether two arrays hold the same values, which are not all alike as fresh ones are."""
     if (array.shape, array.stored_as) != (other.shape, other.stored_as):
         return False
-    first, second = array.read_stored(), other.read_stored()
+    first, second = array.read(), other.read()
     return first.tobytes() == second.tobytes() and len(np.unique(first)) > 1
 
 
@@ -129,109 +172,3 @@ def locate(
         }
         spec = complete_shapes(replace(spec, root=replace_layers(found.root, filled)))
     return Located(spec, found)
-
-
-def layer_pieces(located: Located, model: Model) -> Iterator[Piece]:
-    """Yield what has to be written, layer by layer.
-
-    Raises:
-        WeightMismatchError: there is no place in the file for what was trained.
-    """
-    written: dict[str, int] = {}
-    for leaf, inverse in located.inverses():
-        *_, layer = leaf
-        with in_place(printable(layer.place)):
-            if any(map(is_spectral, layer.walk())):
-                _check_unchanged(located.read(*leaf), model)
-            if inverse.computed:
-                _check_computed(inverse, located.read(*leaf), model)
-            sums: dict[str, int] = {}
-            for piece in new_pieces(inverse, located.arrays, model):
-                sum_before = sums.get(piece.array.path, 0)
-                sums[piece.array.path] = zlib.crc32(piece.values.tobytes(), sum_before)
-                yield piece
-            for array in (*inverse.copies, *inverse.whole):
-                now = sums.get(array, 0)
-                if written.setdefault(array, now) != now:
-                    raise _differ(array)
-    for one, other in located.twins():
-        if written.get(one.path) != written.get(other.path):
-            raise _differ(other.path)
-
-
-def _differ(path: str) -> WeightMismatchError:
-    return WeightMismatchError(
-        "two layers of OUT are one in Keras, but differ",
-        "give both the same weights; a layer that is called in several places trains as one there "
-        "(docs/training.md shows how to share it here)",
-        place=printable(path),
-    )
-
-
-def _check_unchanged(read: Mapping[str, Tensor], model: Model) -> None:
-    """Refuse changed weights of a layer whose kernel Keras normalizes in training."""
-    for name, tensor in read.items():
-        if not _reads_as(tensor, model.tensors[name], rounding=model.rounding):
-            raise WeightMismatchError(
-                f"{printable(name)} was changed, but a layer in a SpectralNormalization "
-                "cannot hold what was trained without it",
-                "train it in Keras, or save the layer in it by itself before",
-            )
-
-
-def _check_computed(inverse: Inverse, read: Mapping[str, Tensor], model: Model) -> None:
-    """Refuse changed elements that are computed from weights, not copied."""
-    for name, elements in inverse.computed.items():
-        at = torch.from_numpy(elements)
-        before = read[name].detach().reshape(-1)[at]
-        now = model.tensors[name].reshape(-1)[at]
-        if not same_bits(before.to(now.dtype), now).all():
-            raise WeightMismatchError(
-                f"{printable(name)} is computed from the weights of the file, and was changed",
-                "only modules that keep their weights as they are can be written back",
-            )
-
-
-def check_written(
-    path: PathLike,
-    model: Model,
-    *,
-    config: PathLike | None,
-    masked_steps: str | None,
-    cut: Cut = NO_CUT,
-) -> None:
-    """Read a written model again, and compare it with the trained one, tensor by tensor.
-
-    Raises:
-        WeightMismatchError: it is not the same.
-    """
-    with open_container(path) as container:
-        located = locate(container, config=config, masked_steps=masked_steps, cut=cut)
-        for leaf in located.layers():
-            for name, tensor in located.read(*leaf).items():
-                if not _reads_as(tensor, model.tensors[name], rounding=model.rounding):
-                    raise WeightMismatchError(
-                        f"{printable(name)} would not be read back as it is in OUT",
-                        "nothing was written; please report it",
-                        place=printable(leaf[2].place),
-                    )
-
-
-def _reads_as(tensor: Tensor, wanted: Tensor, *, rounding: bool) -> bool:
-    if not wanted.is_floating_point():  # BatchNormalization's count of batches
-        return True
-    return _equal(tensor.detach(), wanted, rounding=rounding)
-
-
-def _equal(read: Tensor, wanted: Tensor, *, rounding: bool) -> bool:
-    if read.shape != wanted.shape:
-        return False
-    now = read.to(wanted.dtype)
-    same = same_bits(now, wanted) | ((now == 0) & (wanted == 0))  # a sum has no negative zero
-    if rounding:
-        same |= torch.isclose(now, wanted, rtol=_ROUNDED[0], atol=_ROUNDED[1], equal_nan=True)
-    return bool(same.all())
-
-
-# The largest rounding errors of bfloat16 (relative), and of a denormal float16 (absolute).
-_ROUNDED = (2.0**-8, 2.0**-25)

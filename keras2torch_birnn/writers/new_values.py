@@ -1,6 +1,6 @@
 """New values for the arrays of a file, from the tensors of a trained model.
 
-Elements that the model still has as they were read keep their bytes. All others must be held
+Elements that the model still has as they were read stay as they are. All others must be held
 exactly by the dtype of the file, unless rounding is allowed.
 """
 
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import WeightMismatchError, printable
-from keras2torch_birnn.layers.origins import Copies
-from keras2torch_birnn.readers.containers.tfjs_manifest import QuantizedArray
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, StoredArray
+from keras2torch_birnn.errors import WeightMismatchError, in_place, printable
+from keras2torch_birnn.layers.origins import Copies, Positions
+from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.weights.spectral import is_spectral
 from keras2torch_birnn.spec import Array
-from keras2torch_birnn.writers.inverse import Inverse
+from keras2torch_birnn.writers.layers import Inverse, Located
 
 _SAME_SIZE: Mapping[int, torch.dtype] = {
     1: torch.int8,
@@ -27,19 +28,12 @@ _SAME_SIZE: Mapping[int, torch.dtype] = {
     4: torch.int32,
     8: torch.int64,
 }
+# The largest rounding errors of bfloat16 (relative), and of a denormal float16 (absolute).
+_ROUNDED = (2.0**-8, 2.0**-25)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """New elements of an array in the file: ``values``, as they are stored, from ``start`` on."""
-
-    array: StoredArray
-    start: int
-    values: Array
-
-
-@dataclass(frozen=True)
-class Model:
+class Trained:
     """Tensors of a trained model by name, on the CPU.
 
     ``read_as``: the float dtype in which the file's weights are read. ``rounding``: values may be
@@ -53,36 +47,61 @@ class Model:
     def differs(self, values: Array, now: Tensor) -> Array:
         """Tell for each element whether it is not what the value in the file is read as."""
         native = torch.from_numpy(np.ascontiguousarray(values, dtype=self.read_as))
-        return ~same_bits(native.to(now.dtype), now).numpy()
+        return ~_same_bits(native.to(now.dtype), now).numpy()
 
 
-def same_bits(first: Tensor, second: Tensor) -> Tensor:
+def _same_bits(first: Tensor, second: Tensor) -> Tensor:
     """Compare two tensors of one dtype and shape, bit by bit."""
     kind = _SAME_SIZE[first.element_size()]
     return first.contiguous().view(kind) == second.contiguous().view(kind)
 
 
-def new_pieces(
-    inverse: Inverse, arrays: Mapping[str, StoredArray], model: Model
-) -> Iterator[Piece]:
-    """Yield what has to be written for one layer; nothing of arrays that did not change.
-
-    arrays: those of the layer by path.
+def find_changed(located: Located, trained: Trained) -> dict[str, Array]:
+    """Find the arrays that have to be written: path -> all of its values, as ``read`` returns them.
 
     Raises:
         WeightMismatchError: a value that the file cannot hold, or that belongs to no weight.
     """
-    _check_shapes(inverse, model)
-    _check_fixed(inverse, model)
-    for path, copies in inverse.copies.items():
-        yield from _array_pieces(arrays[path], copies, model, summed=path in inverse.summed)
-    for path, name in inverse.whole.items():
-        yield from _array_pieces(arrays[path], [name], model)
+    found: dict[str, Array] = {}
+    for leaf, inverse in located.inverses():
+        *_, layer = leaf
+        with in_place(printable(layer.place)):
+            _check_shapes(inverse, trained)
+            _check_fixed(inverse, trained)
+            computed = inverse.computed
+            if any(map(is_spectral, layer.walk())):  # Keras normalizes its kernel in training
+                computed = {name: np.arange(prod(of)) for name, of in inverse.shapes.items()}
+            if computed:
+                _check_unchanged(computed, located.read(*leaf), trained)
+            held: dict[str, Sequence[Copies] | str] = {**inverse.copies, **inverse.whole}
+            for path, copies in held.items():
+                array, summed = located.arrays[path], path in inverse.summed
+                values = _put_together(array, copies, trained, summed=summed)
+                if found.setdefault(path, values).tobytes() != values.tobytes():
+                    raise _differ(path)
+    for one, other in located.twins():
+        both = [found[path].tobytes() for path in (one.path, other.path) if path in found]
+        if len(set(both)) > 1:
+            raise _differ(other.path)
+    return {
+        path: values
+        for path, values in found.items()
+        if values.tobytes() != located.arrays[path].read().tobytes()
+    }
 
 
-def _check_shapes(inverse: Inverse, model: Model) -> None:
+def _differ(path: str) -> WeightMismatchError:
+    return WeightMismatchError(
+        "two layers of OUT are one in Keras, but differ",
+        "give both the same weights; a layer that is called in several places trains as one there "
+        "(docs/training.md shows how to share it here)",
+        place=printable(path),
+    )
+
+
+def _check_shapes(inverse: Inverse, trained: Trained) -> None:
     for name, wanted in inverse.shapes.items():
-        tensor = model.tensors.get(name)
+        tensor = trained.tensors.get(name)
         found = None if tensor is None else tuple(tensor.shape)
         if found != wanted:
             raise WeightMismatchError(
@@ -91,14 +110,14 @@ def _check_shapes(inverse: Inverse, model: Model) -> None:
             )
 
 
-def _check_fixed(inverse: Inverse, model: Model) -> None:
+def _check_fixed(inverse: Inverse, trained: Trained) -> None:
     """Refuse a model that has trained what is no weight in Keras."""
     for one in inverse.fixed:
-        tensor = model.tensors[one.tensor].reshape(-1)
+        tensor = trained.tensors[one.tensor].reshape(-1)
         if not tensor.is_floating_point():  # BatchNormalization's count of batches
             continue
         now = tensor[torch.from_numpy(one.elements)]
-        count = int((~same_bits(torch.from_numpy(one.values).to(now.dtype), now)).sum())
+        count = int((~_same_bits(torch.from_numpy(one.values).to(now.dtype), now)).sum())
         if count:
             zeros = "zero" if not one.values.any() else "fixed"
             raise WeightMismatchError(
@@ -110,87 +129,82 @@ def _check_fixed(inverse: Inverse, model: Model) -> None:
             )
 
 
-class _Target:
-    """Values of an array, or of some of its rows, that are put together from tensors."""
+def _check_unchanged(
+    computed: Mapping[str, Positions], read: Mapping[str, Tensor], trained: Trained
+) -> None:
+    """Refuse changed elements that are computed from weights, not copied.
 
-    def __init__(self, array: StoredArray, before: Array, model: Model) -> None:
-        self._array, self._before, self._model = array, before, model
-        self._bits = np.zeros(before.shape, np.int64)  # of the new values in float64
-        self._seen = np.zeros(before.shape, bool)
-        self.changed = np.zeros(before.shape, bool)
+    read: the tensors by the weights of the file.
+    """
+    for name, elements in computed.items():
+        at = torch.from_numpy(elements)
+        before, now = read[name].detach().reshape(-1)[at], trained.tensors[name].reshape(-1)[at]
+        if not _same_bits(before.to(now.dtype), now).all():
+            raise WeightMismatchError(
+                f"{printable(name)} is computed from the weights of the file, and was changed",
+                "only modules that keep their weights as they are can be written back",
+            )
 
-    def put(self, index: Any, now: Tensor, name: str) -> None:
-        """Set these elements.
 
-        Raises:
-            WeightMismatchError: another tensor says otherwise.
-        """
-        bits = now.to(torch.float64).numpy().view(np.int64)
-        again = self._seen[index]
-        agrees = bool((self._bits[index][again] == bits[again]).all())
-        self._bits[index] = bits
-        if not agrees or not (self._bits[index] == bits).all():
+def _put_together(
+    array: StoredArray, copies: Sequence[Copies] | str, trained: Trained, *, summed: bool
+) -> Array:
+    """Return the new values of an array; ``copies``: elements of tensors, or the tensor it is.
+
+    Raises:
+        WeightMismatchError: two tensors do not agree, or the file cannot hold a value.
+    """
+    values = array.read()
+    flat = values.reshape(-1)
+    half = len(flat) // 2
+    before = np.concatenate([flat[:half] + flat[half:], flat[half:]]) if summed else flat
+    bits = np.zeros(len(flat), np.int64)  # of the new values in float64
+    seen, changed = np.zeros(len(flat), bool), np.zeros(len(flat), bool)
+    for name, elements, at in _parts(copies):
+        now = trained.tensors[name].reshape(-1)[elements]
+        new = now.to(torch.float64).numpy().view(np.int64)
+        agrees = bool((bits[at] == new)[seen[at]].all())
+        bits[at] = new
+        if not agrees or not (bits[at] == new).all():
             raise WeightMismatchError(
                 f"{printable(name)} and another tensor are one weight in Keras, but differ",
                 "give both the same values",
-                place=self._array.path,
+                place=array.path,
             )
-        self._seen[index] = True
-        self.changed[index] |= self._model.differs(self._before[index], now)
+        seen[at] = True
+        changed[at] |= trained.differs(before[at], now)
+    if changed.any():
+        new_values = bits[changed].view(np.float64)
+        flat[changed] = _fit(array, new_values, rounding=trained.rounding)
+        if summed:
+            flat[half:][changed[:half]] = 0  # the first half holds the sum now
+    return values
 
-    def values(self) -> Array:
-        """Return the new values of the changed elements, in float64."""
-        found: Array = self._bits[self.changed].view(np.float64)
-        return found
 
-
-def _array_pieces(
-    array: StoredArray, copies: Sequence[Copies | str], model: Model, *, summed: bool = False
-) -> Iterator[Piece]:
-    """Yield the array if it changed; ``copies``: elements of tensors, or the tensor that it is."""
-    array.check()
-    stored = array.read_stored()
-    flat, before = stored.reshape(-1), array.values(stored).reshape(-1)
-    half = len(flat) // 2
-    if summed:
-        before = np.concatenate([before.reshape(2, half).sum(axis=0), before[half:]])
-    target = _Target(array, before, model)
-    for one in copies:
-        if isinstance(one, str):
-            target.put(slice(None), model.tensors[one].reshape(-1), one)
-            continue
-        tensor = model.tensors[one.tensor].reshape(-1)
-        target.put(one.positions, tensor[torch.from_numpy(one.elements)], one.tensor)
-    if not target.changed.any():
+def _parts(copies: Sequence[Copies] | str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield tensors, elements of them, and where these are in the array."""
+    if isinstance(copies, str):
+        yield copies, slice(None), slice(None)
         return
-    new = target.values()
-    flat[target.changed] = encode(array, new, rounding=model.rounding)
-    if summed:
-        flat[half:][target.changed[:half]] = 0  # the first half holds the sum now
-    yield Piece(array, 0, flat)
+    for one in copies:
+        yield one.tensor, torch.from_numpy(one.elements), one.positions
 
 
-def encode(array: StoredArray, values: Array, *, rounding: bool) -> Array:
-    """Return float64 values as the numbers that the file stores.
+def _fit(array: StoredArray, values: Array, *, rounding: bool) -> Array:
+    """Return float64 values as numbers that the file can store.
 
     Raises:
         WeightMismatchError: it cannot hold them.
     """
-    if isinstance(array, QuantizedArray) and (array.scale, array.least) != (1.0, 0.0):
-        raise WeightMismatchError(
-            "a quantized weight, and it was trained",
-            "write back into the model as it was before it was quantized",
-            place=printable(array.path),
-        )
-    stored = _to_stored(values, array.stored_as)
-    again = np.array(StoredArray.values(array, stored), np.float64)
+    stored = _to_stored(values, array)
+    again = stored.astype(np.float64)
     exact = (again == values) | (np.isnan(again) & np.isnan(values))
     lost = np.isfinite(values) & ~np.isfinite(again)
     whole = array.dtype.kind != "f"
     if exact.all() or (rounding and not whole and not lost.any()):
         return stored
     count = int((lost if rounding and not whole else ~exact).sum())
-    what = printable(array.stored_as.lstrip("<>=")) if whole else _name(array.stored_as)
+    what = "bfloat16" if array.stored_as == "bfloat16" else array.dtype.name
     raise WeightMismatchError(
         f"the file stores {what}, which cannot hold {count} of {values.size} changed values"
         + ("" if lost.any() or whole else " exactly"),
@@ -201,19 +215,43 @@ def encode(array: StoredArray, values: Array, *, rounding: bool) -> Array:
     )
 
 
-def _name(stored_as: str) -> str:
-    return stored_as if stored_as == "bfloat16" else np.dtype(stored_as).newbyteorder("=").name
-
-
-def _to_stored(values: Array, stored_as: str) -> Array:
+def _to_stored(values: Array, array: StoredArray) -> Array:
     """Round to the nearest numbers that can be stored."""
-    kind = np.dtype(STORED_DTYPES[stored_as])
+    kind = array.dtype
+    if array.stored_as == "bfloat16":
+        half = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
+        return half.to(torch.float32).numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        if stored_as == "bfloat16":
-            half = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
-            return half.view(torch.int16).numpy().view(kind)
-        if kind.kind == "f":
+        if kind.kind in "fb":
             return values.astype(kind)
         limits = np.iinfo(kind)
         whole: Array = np.clip(np.nan_to_num(np.rint(values)), limits.min, limits.max)
         return whole.astype(kind)
+
+
+def check_reads_as(located: Located, trained: Trained) -> None:
+    """Compare a written model with the trained one, tensor by tensor.
+
+    Raises:
+        WeightMismatchError: it is not the same.
+    """
+    for leaf in located.layers():
+        for name, tensor in located.read(*leaf).items():
+            if not _reads_as(tensor.detach(), trained.tensors[name], rounding=trained.rounding):
+                raise WeightMismatchError(
+                    f"{printable(name)} would not be read back as it is in OUT",
+                    "nothing was written; please report it",
+                    place=printable(leaf[2].place),
+                )
+
+
+def _reads_as(read: Tensor, wanted: Tensor, *, rounding: bool) -> bool:
+    if not wanted.is_floating_point():  # BatchNormalization's count of batches
+        return True
+    if read.shape != wanted.shape:
+        return False
+    now = read.to(wanted.dtype)
+    same = _same_bits(now, wanted) | ((now == 0) & (wanted == 0))  # a sum has no negative zero
+    if rounding:
+        same |= torch.isclose(now, wanted, rtol=_ROUNDED[0], atol=_ROUNDED[1], equal_nan=True)
+    return bool(same.all())

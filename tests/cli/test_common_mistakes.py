@@ -282,7 +282,7 @@ $ k2t write-back out.pt model.h5 model.h5
 $ k2t write-back out.pt model.h5 new.keras
 5: new.keras: ends in .keras; NEW ends in .h5
 $ k2t write-back out.pt model.h5 new.h5 --optimizer kept
-2: --optimizer kept: keep, drop or write is expected; did you mean keep?
+2: --optimizer kept: keep or drop is expected; did you mean keep?
 $ k2t compare port.py:Net model.h5
 3: port.py:Net: cannot be opened (No such file or directory); did you mean port.py?
 $ k2t compare model.h5 out.pt
@@ -469,7 +469,7 @@ $ k2t verify model.h5 out.pt --inputs nan.npz
 $ k2t verify model.h5 out.pt --inputs complex.npz
 2: holds complex128, numbers are expected
 $ k2t write-back out.pt model.h5 new.h5 --optimizer write
-2: --optimizer-state STATE.pt go
+2: --optimizer write: keep or drop is expected
 $ k2t bench --rnn lstm --dropout 0.1
 2: --dropout needs --training
 $ k2t bench --rnn lstm --training --dropout 1

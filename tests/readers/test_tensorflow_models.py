@@ -710,20 +710,6 @@ def test_a_note_tells_that_layers_of_keras_3_are_in_another_order(tmp_path: Path
     assert any("by their names in the file" in note for note in notes)
 
 
-def test_weights_are_written_back_into_a_checkpoint_of_keras_3(tmp_path: Path) -> None:
-    model, config = keras3("chain.checkpoint", tmp_path)
-    changed = convert_with(model, config)
-    with torch.no_grad():
-        for parameter in changed.parameters():
-            parameter.add_(0.25)
-    other = model.parent / "other.json"
-    new = tmp_path / "new"
-    k2t.write_back(changed, model, new, config=other)
-    again = weights(k2t.convert(new / "ckpt-1", config=other))
-    for name, value in weights(changed).items():
-        np.testing.assert_array_equal(again[name], value, err_msg=name)
-
-
 def test_a_layer_of_the_file_stands_for_one_nameless_layer_of_its_class_alone() -> None:
     # A KeyError before: the second layer took the same edge once more.
     graph = (TrackedObject(children={"layer-0": 1}), TrackedObject())

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from specs import FIXTURES
-from tensorflow_fixtures import unpack
 from trained import train
 
 import keras2torch_birnn as k2t
@@ -22,11 +21,8 @@ from keras2torch_birnn.running import run
 def write_case(name: str, folder: Path) -> None:
     """Train a fixture, write it back into ``folder``, and note what torch computes with it."""
     folder.mkdir(parents=True)
-    if name.endswith(".tar"):
-        source, out = unpack(name, folder / "source").model, folder / "model"
-    else:
-        source = FIXTURES / name
-        out = folder / f"model{source.suffix}"
+    source = FIXTURES / name
+    out = folder / f"model{source.suffix}"
     model = train(k2t.convert(source))
     inputs = [x.numpy() for x in origin(model).golden.inputs]
     k2t.write_back(model, source, out)

@@ -1,4 +1,4 @@
-"""``k2t.training``: compiled files, their optimizer's state, and its way back into the file."""
+"""``k2t.training``: compiled files, and their optimizer's state."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 from commands import FIXTURES, changed_keras
-from commands import k2t as run
-from tensorflow_fixtures import unpack
 from torch import Tensor
 
 import keras2torch_birnn as k2t
@@ -23,21 +21,6 @@ from keras2torch_birnn.trainers import embedding_rows
 
 COMPILED = FIXTURES / "tf.keras-2.15.0/compiled.h5"
 NEVER_COMPILED = FIXTURES / "keras-3.15.1/stack_same_class.keras"
-
-
-def go_on(state: k2t.Training, steps: int = 2) -> None:
-    """Train by the sum of squares of the outputs."""
-    x = inputs(state)
-    for _ in range(steps):
-        state.optimizer.zero_grad()
-        state.model(*x).square().sum().backward()
-        state.optimizer.step()
-
-
-def inputs(state: k2t.Training) -> tuple[Tensor, ...]:
-    from keras2torch_birnn.golden import origin
-
-    return origin(state.model).golden.inputs
 
 
 def slots_of(state: k2t.Training) -> dict[str, dict[str, Tensor]]:
@@ -73,58 +56,6 @@ def test_the_state_of_the_file_is_that_of_the_optimizer() -> None:
     assert sum(slot.numel() for slot in held) == sum(one.size for one in arrays)
 
 
-def test_an_untrained_state_is_written_back_byte_by_byte(tmp_path: Path) -> None:
-    state = k2t.training(COMPILED)
-    k2t.write_back(state.model, COMPILED, tmp_path / "new.h5", optimizer=state.optimizer)
-    assert (tmp_path / "new.h5").read_bytes() == COMPILED.read_bytes()
-
-
-def test_the_command_writes_a_saved_state(tmp_path: Path) -> None:
-    state = k2t.training(COMPILED)
-    go_on(state)
-    k2t.save(state.model.eval(), tmp_path / "out.pt")
-    torch.save(state.optimizer.state_dict(), tmp_path / "state.pt")
-    order = ("write-back", tmp_path / "out.pt", COMPILED, tmp_path / "new.h5")
-    given = ("--optimizer", "write", "--optimizer-state", tmp_path / "state.pt")
-    assert run(*order, *given).code == 0
-    assert k2t.training(tmp_path / "new.h5").optimizer.iterations == state.optimizer.iterations
-    for half in (given[:2], given[2:]):
-        done = run(*order[:3], tmp_path / "other.h5", *half)
-        assert done.code == 2
-        assert "--optimizer write and --optimizer-state STATE.pt go together" in done.err
-    torch.save({"state": {}}, tmp_path / "state.pt")
-    done = run(*order[:3], tmp_path / "other.h5", *given)
-    assert done.code == 3
-    assert "not the state of this model's optimizer" in done.err
-    (tmp_path / "state.pt").write_bytes(b"no state")
-    done = run(*order[:3], tmp_path / "other.h5", *given)
-    assert done.code == 3
-    assert "cannot be read as tensors (" in done.err
-    assert "write it with torch.save(state.optimizer.state_dict(), FILE)" in done.err
-
-
-@pytest.mark.parametrize("with_state", [False, True])
-def test_the_state_in_a_model_of_tensorflow_js_is_neither_read_nor_written(
-    with_state: bool, tmp_path: Path
-) -> None:
-    path = unpack("tensorflowjs-4.22.0/batchnorm.tfjs.tar", tmp_path).model
-    described = json.loads(path.read_text())
-    sgd = {"class_name": "SGD", "config": {"learning_rate": 0.5, "is_legacy_optimizer": False}}
-    described["modelTopology"]["training_config"] = {"optimizer_config": sgd, "loss": "mse"}
-    if with_state:
-        one = {"name": "iter", "shape": [1], "dtype": "int32", "group": "optimizer"}
-        described["weightsManifest"].append({"paths": ["state.bin"], "weights": [one]})
-        (path.parent / "state.bin").write_bytes(bytes(4))
-    path.write_text(json.dumps(described))
-    state = k2t.training(path)
-    words = "in a model of TensorFlow.js is not read" if with_state else "the file holds no state"
-    assert words in state.notes[-1]
-    words = "neither read from nor written" if with_state else "so there is no place for one"
-    with pytest.raises(k2t.UsageError, match=words):
-        k2t.write_back(state.model, path, tmp_path / "new", optimizer=state.optimizer)
-    assert not (tmp_path / "new").exists()
-
-
 # ---- `.keras` files ----------------------------------------------------------------------------
 
 
@@ -146,7 +77,7 @@ def test_a_name_stands_for_the_optimizer_of_that_keras(tmp_path: Path) -> None:
     assert state.optimizer.settings.rate == 0.001
 
 
-def test_the_state_inside_of_a_scaled_optimizer_is_read_and_written_twice(tmp_path: Path) -> None:
+def test_the_state_inside_of_a_scaled_optimizer_is_read(tmp_path: Path) -> None:
     """As Keras 3 lists it under mixed_float16: counts and the scale first, then all again."""
     source = FIXTURES / "compiled/keras-3.15.1/adam.keras"
 
@@ -161,19 +92,6 @@ def test_the_state_inside_of_a_scaled_optimizer_is_read_and_written_twice(tmp_pa
     state = k2t.training(path)
     assert same_state(state, k2t.training(source))
     assert "scales its loss (LossScaleOptimizer)" in state.notes[-1]
-    go_on(state)
-    k2t.write_back(state.model, path, tmp_path / "new.keras", optimizer=state.optimizer)
-    assert same_state(k2t.training(tmp_path / "new.keras"), state)
-
-    def take_the_second(config: Any, file: Any) -> None:
-        own = [file[f"optimizer/vars/{n}"][()] for n in range(len(file["optimizer/vars"]))]
-        assert [float(one) for one in own[:4]] == [0, 0.0, 5, 32768.0]
-        del file["optimizer/inner_optimizer"], file["optimizer/vars"]
-        for number, array in enumerate(own[4:]):
-            file[f"optimizer/vars/{number}"] = array
-
-    second = changed_keras(tmp_path / "new.keras", tmp_path / "second.keras", take_the_second)
-    assert same_state(k2t.training(second), state)
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -221,8 +139,6 @@ def test_a_file_without_a_state_begins_anew_with_a_note(tmp_path: Path) -> None:
     path = changed(tmp_path / "none.h5", lambda _, file: file.pop("optimizer_weights"))
     state = k2t.training(path)
     assert "begins anew, as in Keras" in state.notes[-1]
-    with pytest.raises(k2t.UsageError, match="the file has no place for an optimizer's state"):
-        k2t.write_back(state.model, path, tmp_path / "new.h5", optimizer=state.optimizer)
 
 
 def test_iterations_must_be_a_count(tmp_path: Path) -> None:
@@ -232,20 +148,6 @@ def test_iterations_must_be_a_count(tmp_path: Path) -> None:
 
     with pytest.raises(k2t.InvalidModelFileError, match=r"-3\.0 iterations"):
         k2t.training(changed(tmp_path / "negative.h5", turn))
-
-
-def test_the_optimizer_of_another_file_is_not_written(tmp_path: Path) -> None:
-    state, other = k2t.training(COMPILED), k2t.training(COMPILED)
-    with pytest.raises(k2t.UsageError, match="the optimizer has other parameters than those"):
-        k2t.write_back(state.model, COMPILED, tmp_path / "x.h5", optimizer=other.optimizer)
-
-    def rename(config: Any, file: Any) -> None:
-        config["optimizer_config"]["class_name"] = "Adadelta"
-
-    path = changed(tmp_path / "adadelta.h5", rename)
-    with pytest.raises(k2t.UsageError, match="compiled with Adadelta, which is another optimizer"):
-        k2t.write_back(state.model, path, tmp_path / "x.h5", optimizer=state.optimizer)
-    assert not (tmp_path / "x.h5").exists()
 
 
 # ---- notes -------------------------------------------------------------------------------------
@@ -262,49 +164,6 @@ def test_half_precision_of_the_file_is_said(tmp_path: Path) -> None:
 
     state = k2t.training(changed_keras(source, tmp_path / "half.keras", edit))
     assert any("the file asks for mixed_bfloat16: computed in float32" in n for n in state.notes)
-
-
-def test_weights_that_are_not_finite_are_said_when_they_are_written(tmp_path: Path) -> None:
-    model = k2t.convert(COMPILED)
-    first = next(name for name, _ in model.named_parameters())
-    with torch.no_grad():
-        model.get_parameter(first).view(-1)[1] = float("nan")
-    written = k2t.write_back(model, COMPILED, tmp_path / "new.h5", optimizer="drop")
-    assert f"1 tensors have values that are NaN or infinite: {first}" in written.notes
-
-
-def test_a_parameter_that_was_frozen_later_is_named(tmp_path: Path) -> None:
-    state = k2t.training(COMPILED)
-    name = next(name for name, _ in state.model.named_parameters())
-    state.model.get_parameter(name).requires_grad_(False)
-    with pytest.raises(k2t.UsageError, match=f"{name} was frozen after the optimizer was made.*th"):
-        k2t.write_back(state.model, COMPILED, tmp_path / "new.h5", optimizer=state.optimizer)
-
-
-@pytest.mark.parametrize("choice", ["keep", "write"])
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ("keras-3.15.1/adam.h5", "load_model of Keras 3 builds the optimizer of an .h5 without"),
-        ("keras-3.15.1/adam.keras", ""),
-        ("tf.keras-2.15.0/saved_adam.savedmodel", "leaves the optimizer's state in a SavedModel"),
-    ],
-)
-def test_what_keras_does_with_the_state_that_was_written_is_said(
-    row: str, words: str, choice: str, tmp_path: Path
-) -> None:
-    source = compiled_fixtures.unpack(compiled_fixtures.ROWS[row]["file"], tmp_path)
-    state = k2t.training(source)
-    with torch.no_grad():
-        next(state.model.parameters()).mul_(0.75)
-    written = k2t.write_back(
-        state.model,
-        source,
-        tmp_path / f"new{source.suffix}",
-        optimizer=state.optimizer if choice == "write" else choice,
-    )
-    found = [note for note in written.notes if note.startswith("load_model of Keras")]
-    assert len(found) == bool(words) and all(words in note for note in found)
 
 
 def test_an_embedding_is_trained_by_the_backend_of_the_file(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from torch import nn
 from trained import differing, train, write_trained
 
 import keras2torch_birnn as k2t
+from keras2torch_birnn import writers
 from keras2torch_birnn.layers import registry
 from keras2torch_birnn.layers.dense import dense
 from keras2torch_birnn.layers.registry import Converter, MaskFlow
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.schema.recurrent import GATES, Gates
-from keras2torch_birnn.writers import containers, new_values
-from keras2torch_birnn.writers.new_values import Piece
+from keras2torch_birnn.writers import new_values
 
 GRU = FIXTURES / "keras-2.3.1/mask_bi_gru_after_seq.h5"
 DENSE = FIXTURES / "keras-2.2.4/dense_only.h5"
@@ -50,22 +50,22 @@ def test_a_wrong_writer_is_noticed(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The written file is read again and compared, before it gets its name."""
-    right = containers.put_in_place
+    right = new_values.find_changed
 
-    def wrong(copies: Any, piece: Piece) -> bool:
-        values = piece.values.copy()
+    def wrong(*arguments: Any) -> dict[str, Any]:
+        found = right(*arguments)
+        path, values = next(iter(found.items()))
         if what == "order":
-            values = np.roll(values, 1)
+            found[path] = np.roll(values, 1)
         elif what == "half":
-            values = values[: len(values) // 2]
-            values = values + values.dtype.type(1)
+            values[: len(values) // 2] += 1
         elif what == "value":
-            values[-1] = np.nextafter(values[-1], values.dtype.type(9))
+            values.reshape(-1)[-1] = np.nextafter(values.reshape(-1)[-1], values.dtype.type(9))
         else:
-            return True
-        return right(copies, Piece(piece.array, piece.start, values))
+            del found[path]
+        return found
 
-    monkeypatch.setattr(containers, "put_in_place", wrong)
+    monkeypatch.setattr(writers, "find_changed", wrong)
     model = train(k2t.convert(GRU))
     with pytest.raises(k2t.WeightMismatchError, match="would not be read back as it is in OUT"):
         k2t.write_back(model, GRU, tmp_path / "new.h5")
@@ -150,7 +150,7 @@ def test_layers_of_plugins(tmp_path: Path) -> None:
 
 
 def test_changed_elements_are_counted_bit_by_bit() -> None:
-    model = new_values.Model({}, np.dtype(np.float32))
+    model = new_values.Trained({}, np.dtype(np.float32))
     values = np.array([0.0, -0.0, np.nan, 1.0], np.float32)
     now = torch.tensor([-0.0, -0.0, torch.nan, 1.0])
     assert model.differs(values, now).tolist() == [True, False, False, False]

@@ -20,7 +20,6 @@ CASES = {
         "keras-3.15.1/batchnorm.keras",
     ),
     "tf_keras": (
-        "tf_keras-2.21.0/mask_stack_bi_dense.savedmodel.tar",
         "tf_keras-2.21.0/arch_sentiment.keras",
         "tf_keras-2.21.0/td_two_inputs.h5",
         "keras-2.3.1/plain_stack.h5",
