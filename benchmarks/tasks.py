@@ -241,12 +241,12 @@ def _export(keras: Path, case: Stack) -> None:
         return
     model = k2t.convert(keras)
     k2t.export(model, ours)
-    names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamo": False}
-    names["dynamic_axes"] = {"x": {0: "batch", 1: "time"}}
+    axes = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(model, (torch.from_numpy(input_of(case)),), other, **names)
+            given = (torch.from_numpy(input_of(case)),)
+            torch.onnx.export(model, given, other, dynamo=True, dynamic_shapes=(axes,))
         except Exception as error:  # whatever it cannot export
             other.unlink(missing_ok=True)
             why = str(error).splitlines()[0]

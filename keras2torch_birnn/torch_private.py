@@ -30,7 +30,7 @@ class PrivateName(NamedTuple):
 
 _NO_MEMORY = "no tensor is read at its address: torch's operators compute everything"
 _NO_PROGRAMS = "no model runs as a recorded program"
-_TRACE, _SCAN = "a loop as one node of torch.jit.trace", "a loop as one node of torch.export"
+_SCAN = "a loop as one node of torch.export"
 _SHAPES = "the shapes of torch's recurrent kernels for any number of steps"
 _BY_STEP = "these kernels are exported step by step, or as loops"
 _UNROLLED = "a loop is recorded step by step, for the number of steps of the example, or refused"
@@ -61,8 +61,6 @@ PRIVATE: Mapping[str, PrivateName] = {
         "whether derivatives are computed forward",
         "every tensor is asked for its tangent",
     ),
-    "get_trace": PrivateName("torch._C", "_get_tracing_state", _TRACE, _UNROLLED),
-    "set_trace": PrivateName("torch._C", "_set_tracing_state", _TRACE, _UNROLLED),
     "count_holders": PrivateName(
         "torch._C", "_storage_Use_Count", "whether memory can be used again", "none is"
     ),

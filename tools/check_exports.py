@@ -73,14 +73,6 @@ def write_in_float64(subject: Subject, file: Path, batch: Batch) -> None:
     write_target(export_cases.in_float64(subject), file, batch)
 
 
-def write_trace(subject: Subject, file: Path, batch: Batch) -> None:
-    """Trace by torch.jit."""
-    given = tuple(map(torch.from_numpy, batch.inputs))
-    jit: Any = torch.jit
-    with torch.no_grad():
-        jit.save(jit.trace(copy_structure(subject.model), given, check_trace=False), str(file))
-
-
 def write_compiled(subject: Subject, file: Path, batch: Batch) -> None:
     """Compile an archive of torch.export by AOTInductor, as docs/deploy.md says."""
     archive = file.with_name("archive.pt2")
@@ -122,7 +114,6 @@ EXPORTS: Mapping[str, Export] = {
         write_in_float64,
         {"gradients": Runner("training", source_child.__file__, export_cases.gradients)},
     ),
-    "trace": Export("model.ts", write_trace, {"torch.jit.trace": Runner("trace")}),
     ".pt2": Export("model.pt2", write_target, {"torch.export": Runner("torch.export")}),
     "compiled": Export("model.pt2", write_compiled, {"AOTInductor": Runner("AOTInductor")}),
 }

@@ -26,7 +26,6 @@ RUNNERS: Mapping[str, str] = {
     "AOTInductor": "`.pt2` by AOTInductor",
     "source": "`.py` in torch",
     "gradients": "gradients of `.py`",
-    "torch.jit.trace": "`torch.jit.trace`",
 }
 # What runs the file of another runner, which lists why it was refused.
 SAME_FILE = ("OpenVINO", "AOTInductor", "gradients")
@@ -189,8 +188,10 @@ def _count_runner(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 def show(make: Callable[[Mapping[str, Any]], str]) -> str:
-    """Make a table of the counts that were written last."""
-    return make(json.loads(RESULT.read_text("utf-8")))
+    """Make a table of the counts that were written last, of the paths that there still are."""
+    result = json.loads(RESULT.read_text("utf-8"))
+    kept = {runner: one for runner, one in result["runners"].items() if runner in RUNNERS}
+    return make({**result, "runners": kept})
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -59,12 +59,6 @@ def in_aotinductor(job: Job) -> Session:
     return _session(inductor.aoti_load_package(job["file"]))
 
 
-def in_trace(job: Job) -> Session:
-    """Load a trace."""
-    jit: Any = torch.jit
-    return _session(jit.load(job["file"]))
-
-
 def _session(module: Any) -> Session:
     def session(inputs: Arrays) -> Arrays:
         with torch.no_grad():
@@ -105,7 +99,6 @@ RUNNERS: Mapping[str, Callable[[Job], Session]] = {
     "OpenVINO": in_openvino,
     "torch.export": in_torch_export,
     "AOTInductor": in_aotinductor,
-    "trace": in_trace,
     "source": in_source,
     "training": in_training,
 }

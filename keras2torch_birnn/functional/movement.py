@@ -10,13 +10,10 @@ from torch import Tensor
 
 
 def same_padding(length: int, extent: int, stride: int) -> tuple[int, int]:
-    """Return the padding before and after of TensorFlow's "same": the odd one is after.
-
-    ``torch.jit.trace`` has a tensor for length, and records what is computed of it.
-    """
-    total: Any = -length % stride + extent - stride
+    """Return the padding before and after of TensorFlow's "same": the odd one is after."""
+    total = -length % stride + extent - stride
     if extent < stride:
-        total = total.clamp(min=0) if isinstance(total, Tensor) else max(total, 0)
+        total = max(total, 0)
     return total // 2, total - total // 2
 
 

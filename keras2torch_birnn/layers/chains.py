@@ -24,7 +24,7 @@ from keras2torch_birnn.layers.graph_pickling import NodeData, describe, rebuild
 from keras2torch_birnn.layers.masking import Masking, call_with_mask, differs
 from keras2torch_birnn.layers.one_call import OneCall
 from keras2torch_birnn.rnn.chain import Chain, Link, can_end, can_lead
-from keras2torch_birnn.rnn.tensor_memory import is_tracing
+from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
 
 # The identity in evaluation mode.
 _BETWEEN = (
@@ -103,7 +103,8 @@ def _choose(plain: Callable[..., Any], chained: Callable[..., Any]) -> Callable[
 
     @wraps(plain)
     def forward(self: ModelGraph, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or is_tracing():
+        refuse_tracing()
+        if torch.compiler.is_compiling():
             return plain(self, *args, **kwargs)
         try:
             run = plain

@@ -18,7 +18,7 @@ from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.functional.movement import same_padding
 from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter, by_axes
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.schema.convolution import transposed_length
 from keras2torch_birnn.spec import Array, LayerSpec
 
@@ -77,7 +77,7 @@ def convolve(
 
 def is_recorded() -> bool:
     """Return whether a graph is made of the call, for any sizes and strides."""
-    return torch.compiler.is_compiling() or is_exporting_by_torch() or is_tracing()
+    return torch.compiler.is_compiling() or is_exporting_by_torch()
 
 
 def _convolve_now(

@@ -24,7 +24,7 @@ from keras2torch_birnn.layers.registry import (
     Step,
     of_options,
 )
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -202,7 +202,7 @@ def _is_for_torch(channels_first: Tensor) -> bool:
     """
     if torch.compiler.is_dynamo_compiling():
         return False
-    return is_exporting_by_torch() or is_tracing() or channels_first.is_contiguous()
+    return is_exporting_by_torch() or channels_first.is_contiguous()
 
 
 def _batch_rule(layer: LayerSpec) -> BatchRule:

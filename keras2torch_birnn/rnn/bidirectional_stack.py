@@ -43,7 +43,6 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
-from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_tensor
 
 # merge_mode None in the last layer: (forward, backward)
@@ -60,7 +59,6 @@ class BidirectionalStack(nn.Module):
     cell_class: str
     # As nn.LSTM has them. Of the class: a module that an older version pickled has them, too.
     bidirectional = True
-    __prepare_scriptable__ = refuse_scripting
     proj_size = 0
     precision: ReducedPrecision | None = None
     _at_once: AtOnce | None = None

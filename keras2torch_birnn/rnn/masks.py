@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 
 
 def gather_steps(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +96,7 @@ def count_valid(mask: Tensor) -> Tensor:
 
 def valid_first(mask: Tensor) -> Tensor:
     """Return the steps (B, T) of each row, the valid ones first, both kinds in their order."""
-    if not (torch.compiler.is_compiling() or is_tracing()):
+    if not torch.compiler.is_compiling():
         return torch.argsort(~mask, dim=1, stable=True)
     # Exporters know no stable sort. Keys that all differ need none, and take twice the time.
     steps = torch.arange(mask.shape[1], device=mask.device)

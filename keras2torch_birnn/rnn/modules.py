@@ -41,7 +41,6 @@ from keras2torch_birnn.rnn.native.library import (
     why_missing,
 )
 from keras2torch_birnn.rnn.parameters import torch_parameters
-from keras2torch_birnn.rnn.scripting import refuse_scripting
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor
 from keras2torch_birnn.spec import LayerSpec
 
@@ -163,7 +162,6 @@ class AnyRecurrent:
     carried: tuple[State, ...] | None = None
     # Any: the call is Keras' on purpose, not torch's.
     forward: Any = recurrent_forward
-    __prepare_scriptable__ = refuse_scripting
 
     def extra_repr(self) -> str:
         """Return Keras' options."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.torch_private import assume_so, find, last_name
 
 _TYPES = {Tensor, nn.Parameter}
@@ -23,6 +24,21 @@ _transforms: Any = find("transforms")
 _modes: Any = find("count_dispatch_modes") or assume_so
 _transform: Any = getattr(_transforms, "peek_interpreter_stack", assume_so)
 is_tracing: Callable[[], bool] = cast(Any, torch.jit).is_tracing
+
+
+def refuse_tracing() -> None:
+    """Refuse ``torch.jit.trace``, which would record what this call's values make of a layer.
+
+    Raises:
+        UsageError: a trace is being recorded.
+    """
+    if is_tracing():
+        raise UsageError(
+            "torch.jit does not trace converted models and layers",
+            "use torch.export.export or `k2t export`",
+        )
+
+
 # Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
 # run there.
 is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)

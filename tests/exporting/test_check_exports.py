@@ -106,17 +106,17 @@ def test_what_is_kept_is_not_done_again_unless_other_code_found_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_exports, "made_by", lambda: "new code")
-    done = {"source": {"by": "new code"}, "torch.jit.trace": {"by": "old code"}}
+    done = {"source": {"by": "new code"}, "torch.export": {"by": "old code"}}
     kept = [
         {"name": "a.h5", "key": "k", "paths": done},
         {"name": "b.h5", "not converted": "no model"},
         {"name": "c.h5", "broken": "KeyError: b"},
     ]
     record = Record(tmp_path / "r.jsonl", kept)
-    assert record.missing("k", [".py", "trace"]) == []
+    assert record.missing("k", [".py", ".pt2"]) == []
     assert record.keys == {"a.h5": "k", "b.h5": ""}
     again = Record(tmp_path / "r.jsonl", check_exports.made_here(kept))
-    assert again.missing("k", [".py", "trace"]) == ["trace"]
+    assert again.missing("k", [".py", ".pt2"]) == [".pt2"]
     assert again.keys == {"a.h5": "k"}
 
 
@@ -265,7 +265,6 @@ def child() -> Iterator[Child]:
 
 
 @pytest.mark.thorough
-@pytest.mark.filterwarnings("ignore")  # torch.jit.trace is deprecated, and warns of every shape
 @pytest.mark.parametrize(
     ("export", "name"),
     [

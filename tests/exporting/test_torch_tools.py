@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -16,22 +17,14 @@ from torch_tools import Exported, check, compare, export, fixture_subject, resiz
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
-from keras2torch_birnn.exporting.source.helpers.padding import pad_same
 from keras2torch_birnn.exporting.torch_program import record_program
-from keras2torch_birnn.layers.pooling import Pooling
-from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 
-# Torch warns of its own: of what a trace fixes (sizes that are compared in checks), and of nn.LSTM.
+# Torch warns of its own: of its jit, which it calls itself, and of nn.LSTM.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
-    pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning"),
     pytest.mark.filterwarnings("ignore:.torch.jit.*:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.torch.jit.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:You are using the legacy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights:UserWarning"),
 ]
 thorough = pytest.mark.thorough
-needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
 
 # Every cell, with torch's kernel and without; merges; masks; models in models; several inputs.
 FIXTURES = (
@@ -57,18 +50,11 @@ def checked(path: str, file: str) -> Exported:
     return check(path, fixture_subject(file))
 
 
-MASKED_LOOP, MASKED_KERNELS, SEVERAL_INPUTS = FIXTURES[3], FIXTURES[5], FIXTURES[12]
+MASKED_LOOP, MASKED_KERNELS = FIXTURES[3], FIXTURES[5]
 # What ``make test`` runs.
 SOME = (MASKED_LOOP, MASKED_KERNELS)
 
 
-@pytest.mark.parametrize("file", rest_thorough(FIXTURES, (*SOME, SEVERAL_INPUTS)))
-def test_a_trace_runs_at_any_size(file: str) -> None:
-    assert fixture_subject(file).open_time
-    checked("trace", file)
-
-
-@needs_scan
 @pytest.mark.parametrize("file", rest_thorough(FIXTURES, SOME))
 def test_an_export_runs_at_any_size(file: str) -> None:
     assert fixture_subject(file).open_time
@@ -76,7 +62,6 @@ def test_an_export_runs_at_any_size(file: str) -> None:
 
 
 @pytest.mark.thorough
-@needs_scan
 @pytest.mark.parametrize("file", SOME)
 def test_a_strict_export_runs_at_any_size(file: str) -> None:
     check("strict", fixture_subject(file))
@@ -88,7 +73,7 @@ def test_a_compiled_graph_runs_at_any_size(file: str) -> None:
     check("compile", fixture_subject(file))
 
 
-@pytest.mark.parametrize("file", rest_thorough([*FIXTURES[1::4], SEVERAL_INPUTS], SOME))
+@pytest.mark.parametrize("file", rest_thorough(FIXTURES[1::4], SOME))
 def test_torchs_onnx_runs_at_any_size(file: str) -> None:
     pytest.importorskip("onnxruntime")
     check("onnx", fixture_subject(file))
@@ -98,28 +83,24 @@ def test_torchs_onnx_runs_at_any_size(file: str) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("path", ["trace", pytest.param("export", marks=needs_scan)])
 @pytest.mark.parametrize("file", SOME)
-def test_the_number_of_nodes_does_not_depend_on_time(path: str, file: str) -> None:
+def test_the_number_of_nodes_does_not_depend_on_time(file: str) -> None:
     one = fixture_subject(file)
     longer = replace(one, inputs=resized(one, (3, one.steps + 18)))
-    assert export(path, longer).nodes == checked(path, file).nodes
+    assert export("export", longer).nodes == checked("export", file).nodes
 
 
 @pytest.mark.parametrize(
-    ("path", "file", "nodes"),
+    ("file", "nodes"),
     [
-        pytest.param("trace", FIXTURES[0], {"aten::lstm": 1}, marks=thorough),
-        ("trace", MASKED_KERNELS, {"aten::lstm": 2, "prim::Loop": 2}),
-        ("trace", FIXTURES[7], {"aten::rnn_tanh": 2}),
-        pytest.param("export", FIXTURES[0], {"aten.lstm.input": 1}, marks=[thorough, needs_scan]),
-        pytest.param("export", FIXTURES[6], {"aten.lstm.input": 2}, marks=[thorough, needs_scan]),
-        pytest.param("export", MASKED_KERNELS, {"aten.lstm.input": 2, "scan": 2}, marks=needs_scan),
-        pytest.param("export", MASKED_LOOP, {"scan": 2}, marks=needs_scan),
+        pytest.param(FIXTURES[0], {"aten.lstm.input": 1}, marks=thorough),
+        pytest.param(FIXTURES[6], {"aten.lstm.input": 2}, marks=thorough),
+        (MASKED_KERNELS, {"aten.lstm.input": 2, "scan": 2}),
+        (MASKED_LOOP, {"scan": 2}),
     ],
 )
-def test_recurrent_layers_stay_nodes(path: str, file: str, nodes: dict[str, int]) -> None:
-    assert dict(checked(path, file).recurrent()) == nodes
+def test_recurrent_layers_stay_nodes(file: str, nodes: dict[str, int]) -> None:
+    assert dict(checked("export", file).recurrent()) == nodes
 
 
 def test_a_fixed_number_of_steps_keeps_the_kernel() -> None:
@@ -157,49 +138,26 @@ def test_the_cell_state_behind_any_padding_is_exact(dtype: torch.dtype) -> None:
 
     with torch.no_grad():
         wanted = Masked()(x, mask, *hx)
-        jit: Any = torch.jit
-        traced = jit.trace(Masked(), (x[:2], mask[:2], *(s[:, :2] for s in hx)), check_trace=False)
-        found = traced(x, mask, *hx)
+        rows = torch.export.Dim.DYNAMIC
+        shapes = ({0: rows}, {0: rows}, {1: rows}, {1: rows})
+        given = (x[:2], mask[:2], *(s[:, :2].contiguous() for s in hx))
+        program = torch.export.export(Masked(), given, dynamic_shapes=shapes)
+        assert "aten.lstm.input" in [str(node.target) for node in program.graph.nodes]
+        found = program.module()(x, mask, *hx)
     torch.testing.assert_close(
         found, wanted, atol=1e-5 if dtype is torch.float32 else 1e-12, rtol=1e-5
     )
 
 
-def test_a_trace_has_the_gradients_of_the_model() -> None:
-    one = fixture_subject("keras-2.2.4/mask_hard_sigmoid_gru.h5")
-    jit: Any = torch.jit
-    given = resized(one, (5, 9))
-    found = []
-    for model in (jit.trace(one.model, one.inputs, check_trace=False), one.model):
-        one.model.zero_grad()
-        model(*given).square().sum().backward()
-        found.append([p.grad.clone() for p in one.model.parameters() if p.grad is not None])
-    assert len(found[0]) > 4
-    torch.testing.assert_close(found[0], found[1])
-
-
-@pytest.mark.parametrize(
-    ("path", "cell", "masked"),
-    [
-        ("trace", "LSTM", False),
-        ("trace", "LSTM", True),
-        pytest.param("export", "LSTM", True, marks=[thorough, needs_scan]),
-        pytest.param("export", "GRU", False, marks=[thorough, needs_scan]),
-    ],
-)
-def test_a_graph_in_training_drops_as_the_model_does_at_any_size(
-    path: str, cell: str, masked: bool
-) -> None:
+@pytest.mark.thorough
+@pytest.mark.parametrize(("cell", "masked"), [("LSTM", True), ("GRU", False)])
+def test_a_graph_in_training_drops_as_the_model_does_at_any_size(cell: str, masked: bool) -> None:
     options = {"return_sequences": True, "dropout": 0.3, "recurrent_dropout": 0.4}
     halves = [rnn(cell, seed=seed, **options) for seed in (0, 1)]
     spec = many_layers({"bi": bi(*halves, "sum")}, {"bi": 1}, masked=masked)
     model = build_model(spec).train()
     inputs = [tuple(map(torch.from_numpy, inputs_of(spec, *n))) for n in ((2, 5), (3, 11), (1, 1))]
-    if path == "trace":
-        jit: Any = torch.jit
-        graph = jit.trace(model, inputs[0], check_trace=False)
-    else:
-        graph = record_program(model, inputs[0], ((0, 1),) * len(inputs[0])).module()
+    graph = record_program(model, inputs[0], ((0, 1),) * len(inputs[0])).module()
     for given in inputs:
         found = []
         for one in (graph, model):
@@ -207,6 +165,16 @@ def test_a_graph_in_training_drops_as_the_model_does_at_any_size(
             found.append(one(*given))
         torch.testing.assert_close(*found)
         assert not torch.allclose(graph(*given)[0], found[1][0])  # another draw
+
+
+def test_a_trace_is_refused_with_what_to_do() -> None:
+    wanted = r"torch\.jit does not trace converted.*; use torch\.export\.export or `k2t export`"
+    jit: Any = torch.jit
+    one, layer = fixture_subject(FIXTURES[0]), k2t.BiLSTM(3, 5)
+    for model, given in ((one.model, one.inputs), (layer, (torch.randn(7, 2, 3),))):
+        with warnings.catch_warnings(), pytest.raises(k2t.UsageError, match=wanted):
+            warnings.simplefilter("ignore")  # torch's own: it is deprecated
+            jit.trace(model, given)
 
 
 def test_the_check_notices_another_number_at_another_size() -> None:
@@ -217,26 +185,3 @@ def test_the_check_notices_another_number_at_another_size() -> None:
 
     with pytest.raises(AssertionError, match="batch 2: AssertionError"):
         compare(Exported(wrong), one)
-
-
-@pytest.mark.parametrize("kind", ["max", "average"])
-@pytest.mark.parametrize(("size", "stride"), [(2, 2), (5, 2), (2, 3)])
-@pytest.mark.parametrize("steps", [7, 8])
-def test_a_trace_pads_as_many_steps_as_each_length_needs(
-    kind: str, size: int, stride: int, steps: int
-) -> None:
-    layer = Pooling(kind=kind, size=(size,), stride=(stride,), padding="same", channels_last=True)
-    traced: Any = torch.jit.trace(layer, (torch.randn(2, steps, 3),))
-    for length in (1, 4, 5, 6, 9, 12):
-        x = torch.randn(2, length, 3)
-        torch.testing.assert_close(traced(x), layer(x))
-
-
-@pytest.mark.parametrize("steps", [7, 8])
-def test_a_trace_of_source_pads_as_many_steps_as_each_length_needs(steps: int) -> None:
-    def pad(x: Tensor) -> Tensor:
-        return pad_same(x, (5,), (2,))
-
-    traced: Any = torch.jit.trace(pad, (torch.randn(2, 3, steps),))
-    for length in (1, 4, 5, 6, 9):
-        assert traced(torch.ones(2, 3, length)).shape[-1] == 2 * ((length + 1) // 2) + 3

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import (
-    CELLS,
     both,
     calls_of_native,
     gru,
@@ -32,13 +31,6 @@ from keras2torch_birnn.rnn.native.loading import NoKernelError
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 
-# Tracing is still done, though torch would rather have none: it says so in one category or another.
-TRACES = pytest.mark.filterwarnings(
-    "ignore::torch.jit.TracerWarning",
-    "ignore:.*torch.jit.trace:DeprecationWarning",
-    "ignore:.*torch.jit.trace:FutureWarning",
-)
-
 
 @native
 def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,21 +44,6 @@ def test_native_runs_float32_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     module.requires_grad_(False)(x)
     module.requires_grad_(True).eval()(x)
     assert seen == [3, 3, 3]
-
-
-@TRACES
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_traced_module_computes_what_it_is_given_later(cell: str, masked: bool) -> None:
-    module: Any = bidirectional(both(cell, 7, 5, "mul")).eval()
-    first, second = torch.randn(3, 6, 5), torch.randn(3, 6, 5)
-    masks = [torch.arange(6) < torch.tensor(n)[:, None] for n in ([6, 2, 0], [1, 5, 6])]
-    given = [(x, mask) if masked else (x,) for x, mask in zip((first, second), masks, strict=True)]
-    traced = torch.jit.trace(module, given[0])
-    for arguments in given:
-        np.testing.assert_allclose(
-            traced(*arguments).detach(), module(*arguments).detach(), rtol=0, atol=2e-6
-        )
 
 
 @settings(max_examples=100, deadline=None)
@@ -90,14 +67,6 @@ def test_padded_rows_are_told_from_others(
         assert found.tolist() == [sum(row) for row in rows]
     else:
         assert found is None
-
-
-@native
-@TRACES
-def test_a_forced_kernel_cannot_be_traced(forced_native: None) -> None:
-    module, x = gru()
-    with pytest.raises(UsageError, match=r"what torch\.jit traces must be torch's"):
-        torch.jit.trace(module, (x,))
 
 
 @native

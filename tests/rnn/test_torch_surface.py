@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from kernel_layers import both, half, native
-from specs import KERAS3, bi, chain, dense, fixture, rnn, values
+from specs import KERAS3, bi, chain, dense, rnn, values
 from specs import layer as layer_spec
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -590,27 +590,3 @@ def test_a_concat_stack_is_quantized_as_the_torch_layer_it_loads_into(
     x = torch.randn(T, B, F)
     with torch.no_grad():
         torch.testing.assert_close(cast(Any, small(x))[0], rnn(x)[0], rtol=0, atol=0.05)
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
-def test_a_script_is_refused_with_what_to_do() -> None:
-    """Alone, in a module of one's own, and in a converted model."""
-
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = k2t.BiGRU(3, 5, merge_mode="sum")
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.rnn(x)[0]
-
-    wanted = (
-        r"torch\.jit\.script cannot compile {}, which looks for the fastest kernel at every call; "
-        r"use torch\.jit\.trace\(model, example\), torch\.export\.export or `k2t export`"
-    )
-    built = build(ModelSpec(chain(rnn("LSTM", H, F)), KERAS3), dtype="float32")
-    other = build(fixture("keras-2.1.6/conv_lstm_2d.h5").spec, dtype="float32")
-    models = ((k2t.BiLSTM(3, 5), "BiLSTM"), (Own(), "BiGRU"), (built, "LSTM"), (other, "ConvLSTM"))
-    for model, name in models:
-        with pytest.raises(k2t.UsageError, match=wanted.format(name)):
-            cast(Any, torch.jit).script(model)

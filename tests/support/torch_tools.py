@@ -130,14 +130,14 @@ class Exported:
         return Counter(kind for kind in self.nodes if any(word in kind.lower() for word in words))
 
 
-def dimensions(one: Subject, batch: Any = None, time: Any = None) -> tuple[dict[int, Any], ...]:
+def dimensions(one: Subject) -> tuple[dict[int, Any], ...]:
     """Return the open axes of each input."""
     open_axis = torch.export.Dim.DYNAMIC
     shapes = []
     for x, timed in zip(one.inputs, one.timed, strict=True):
-        axes: dict[int, Any] = {} if x.dim() == 0 else {0: batch or open_axis}
+        axes: dict[int, Any] = {} if x.dim() == 0 else {0: open_axis}
         if timed and one.open_time:
-            axes[1] = time or open_axis
+            axes[1] = open_axis
         shapes.append(axes)
     return tuple(shapes)
 
@@ -158,34 +158,14 @@ def by_strict_export(one: Subject) -> Exported:
     return by_export(one, strict=True)
 
 
-def by_trace(one: Subject) -> Exported:
-    """Trace by torch.jit, save and load."""
-    file = io.BytesIO()
-    jit: Any = torch.jit
-    jit.save(jit.trace(one.model, one.inputs, check_trace=False), file)
-    file.seek(0)
-    traced = jit.load(file)
-    return Exported(traced, tuple(_kinds(traced.inlined_graph)))
-
-
-def _kinds(graph: Any) -> Iterator[str]:
-    for node in graph.nodes():
-        yield node.kind()
-        for block in node.blocks():
-            yield from _kinds(block)
-
-
 def by_onnx(one: Subject) -> Exported:
-    """Export by torch.onnx without dynamo, run in ONNX Runtime."""
+    """Export by torch.onnx, run in ONNX Runtime."""
     data = onnx_bytes(one)
     return _in_onnx_runtime(data)
 
 
 def onnx_bytes(one: Subject) -> bytes:
-    """Return the ONNX that torch.onnx makes without dynamo."""
-    names = [f"input_{i}" for i in range(len(one.inputs))]
-    outputs = [f"output_{i}" for i in range(len(run(one.model, one.inputs)))]
-    axes = dict(zip(names, dimensions(one, "batch", "time"), strict=True))
+    """Return the ONNX that torch.onnx makes."""
     file = io.BytesIO()
     with redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about this exporter
@@ -193,11 +173,8 @@ def onnx_bytes(one: Subject) -> bytes:
             one.model,
             one.inputs,
             file,
-            dynamo=False,
-            input_names=names,
-            output_names=outputs,
-            dynamic_axes=axes,
-            opset_version=17,
+            dynamo=True,
+            dynamic_shapes=dimensions(one),
         )
     return file.getvalue()
 
@@ -238,7 +215,6 @@ def by_compile(one: Subject) -> Exported:
 PATHS: Mapping[str, Callable[[Subject], Exported]] = {
     "export": by_export,
     "strict": by_strict_export,
-    "trace": by_trace,
     "onnx": by_onnx,
     "compile": by_compile,
 }

@@ -15,7 +15,6 @@ from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_memory import (
     have_memory,
     is_exporting_by_torch,
-    is_tracing,
 )
 
 
@@ -45,14 +44,9 @@ class Engine(ABC):
         """Compute the outputs and the final states. The input has a step, and fits the weights."""
 
 
-def is_exporting() -> bool:
-    """Return whether a graph is being exported, or traced by ``torch.jit``."""
-    return bool(is_exporting_by_torch() or is_tracing())
-
-
 def can_pack(*tensors: Tensor) -> bool:
     """Return whether masked sequences may be packed: not in a graph, since it depends on values."""
-    if is_exporting() or torch.compiler.is_compiling():
+    if is_exporting_by_torch() or torch.compiler.is_compiling():
         return False
     if any(t.is_cuda for t in tensors) and torch.cuda.is_current_stream_capturing():
         return False

@@ -20,7 +20,7 @@ from keras2torch_birnn.rnn.engines.engine import zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import records_loop
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.torch_private import find, last_name
 
 # What closes or opens an LSTM's gate for good: at 1000 the sigmoid is exactly 0 or 1.
@@ -85,8 +85,6 @@ def why_not_exported(layer: RnnLayer, call: RnnCall) -> str:
     AOTInductor replaces the nodes by the steps of the example, whose number is then fixed, and does
     not say so; only for an LSTM it has a kernel, that of oneDNN.
     """
-    if is_tracing():
-        return ""
     if torch.compiler.is_dynamo_compiling():
         if call.lengths is not None or records_loop():
             return "dynamo would fix the number of steps of torch's kernel"

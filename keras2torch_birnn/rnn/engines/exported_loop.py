@@ -1,22 +1,20 @@
 """The loop over time in an exported graph: one node with the step inside, for any number of steps.
 
-``torch.export`` records a scan, ``torch.jit.trace`` a scripted loop. Without them, a graph would
-hold one copy of the step for each step of the example. B batch, T time.
+``torch.export`` records a scan. Without it, a graph would hold one copy of the step for each step
+of the example. B batch, T time.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.call import State
-from keras2torch_birnn.rnn.engines.scripted_loop import make_loop
 from keras2torch_birnn.rnn.masks import expand_dims_like
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.torch_private import find
 
 
@@ -53,25 +51,16 @@ class Scan(NamedTuple):
 
 
 def _find_scan() -> Scan | None:
-    """Return torch's scan, which has no public name.
-
-    None before torch 2.10, which cannot tell exports from compilations.
-    """
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
-        return None
+    """Return torch's scan, which has no public name."""
     function, operator = find("scan"), find("scan_op")
     return None if function is None or operator is None else Scan(function, operator)
 
 
 SCAN = _find_scan()
-_GET_TRACE: Any = find("get_trace")
-_SET_TRACE: Any = find("set_trace")
 
 
 def records_loop() -> bool:
     """Return whether a graph is being exported that can hold a loop as one node."""
-    if is_tracing():
-        return None not in (_GET_TRACE, _SET_TRACE)
     return bool(is_exporting_by_torch() and SCAN is not None)
 
 
@@ -93,10 +82,8 @@ def record_loop(
         valid = torch.arange(steps.shape[0], device=steps.device)[:, None] < lengths
         # Here, because AOTInductor knows no open size inside of the step.
         valid = expand_dims_like(valid, state[0][None])
-    run = _run_scripted if is_tracing() else _run_scan
-    outputs, final = run(
-        _keep_masked(advance, masked=valid is not None), steps, valid, state, shared
-    )
+    step = _keep_masked(advance, masked=valid is not None)
+    outputs, final = _run_scan(step, steps, valid, state, shared)
     return outputs.transpose(0, 1), final
 
 
@@ -159,68 +146,3 @@ def _open_sizes(products: Tensor) -> tuple[Any, ...]:
 
 def _split(flat: list[Tensor], count: int) -> tuple[list[Tensor], Tensor]:
     return flat[:count], flat[count]
-
-
-def _run_scripted(
-    step: Callable[..., State],
-    products: Tensor,
-    valid: Tensor | None,
-    state: State,
-    shared: Shared,
-) -> Run:
-    """Run a scripted loop around a step that is traced on its own.
-
-    What is absent (a mask, a bias, the second state) is an empty tensor there, which no step reads.
-    """
-    nothing = products.new_zeros(products.shape[0], 0)
-    second = state[1] if len(state) == 2 else nothing[0]
-
-    def flat(
-        product: Tensor,
-        counts: Tensor,
-        h: Tensor,
-        c: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        masks: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        carried = (h, c)[: len(state)]
-        given = Shared(
-            weight,
-            None if shared.bias is None else bias,
-            masks.unbind(0) if shared.masks else (),
-        )
-        new = step(product, counts, carried, given)
-        return new[0], new[1] if len(new) == 2 else c
-
-    given = (
-        products,
-        nothing if valid is None else valid,
-        state[0],
-        second,
-        shared.weight,
-        nothing[0] if shared.bias is None else shared.bias,
-        torch.stack(shared.masks) if shared.masks else nothing[0],
-    )
-    first = (given[0][0], given[1][0], *given[2:])
-    outputs, h, c = _loop_around(_trace_apart(flat, first))(*given)
-    return outputs, (h, c)[: len(state)]
-
-
-def _trace_apart(function: Callable[..., Any], example: tuple[Tensor, ...]) -> Any:
-    """Trace a function on its own, while an outer trace pauses."""
-    outer = _GET_TRACE()
-    _SET_TRACE(None)
-    try:
-        with torch.no_grad():
-            given = tuple(tensor.detach().clone() for tensor in example)
-            return cast(Any, torch.jit).trace(function, given, check_trace=False)
-    finally:
-        _SET_TRACE(outer)
-
-
-def _loop_around(step: Any) -> Any:
-    with warnings.catch_warnings():
-        # Torch recommends torch.export, but this is for those who trace.
-        warnings.simplefilter("ignore")
-        return cast(Any, torch.jit).script(make_loop(step))

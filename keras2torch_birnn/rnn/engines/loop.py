@@ -22,7 +22,7 @@ from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import Advance, Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 
 # (cell, gates' input product of one step (B, G*H), state, what every step reads) -> new state
 Step = Callable[[Cell, Tensor, State, Shared], State]
@@ -140,7 +140,7 @@ def _read(counts: Tensor | None, state: State) -> State:
 
     The derivative there may be infinite, and zero times that is NaN.
     """
-    if counts is None or not (torch.is_grad_enabled() or is_tracing()):
+    if counts is None or not torch.is_grad_enabled():
         return state
     return tuple(torch.where(counts, s, torch.zeros_like(s)) for s in state)
 

@@ -15,7 +15,7 @@ from keras2torch_birnn.rnn.engines.static import SEVERAL, native_pays
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain
 from keras2torch_birnn.torch_private import mark_constant
 
 # It looks for files, where torch.compile cannot follow.
@@ -35,8 +35,6 @@ class Native(Engine):
         """Return why the kernel cannot run a call."""
         if layer.native is None:
             return _why_missing() or "the native kernel lacks an activation of this layer"
-        if is_tracing():
-            return "what torch.jit traces must be torch's"
         if not can_run(float_tensors(layer, call)):
             return "the kernel computes float32 on CPU, from plain tensors"
         if layer.drops() and torch.compiler.is_compiling():

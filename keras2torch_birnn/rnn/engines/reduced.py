@@ -16,7 +16,6 @@ from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import Choice, requested_engine
 from keras2torch_birnn.rnn.engines.engine import (
     float_tensors,
-    is_exporting,
     needs_gradient,
     run_no_steps,
 )
@@ -25,7 +24,7 @@ from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, run_native
-from keras2torch_birnn.rnn.tensor_memory import is_plain
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain
 from keras2torch_birnn.torch_private import mark_constant
 
 _BACK = 'k2t.set_precision(model, "float32")'
@@ -70,8 +69,8 @@ def why_not_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) ->
         return refusal
     if (engine := requested_engine(layer.engine)) not in ("auto", "native"):
         return Refusal(f"engine {engine} computes float32", f"use engine auto, or {_BACK}")
-    if is_exporting():
-        return Refusal("what is exported or traced computes float32", f"use {_BACK} before")
+    if is_exporting_by_torch():
+        return Refusal("what is exported computes float32", f"use {_BACK} before")
     if needs_gradient(layer, call):
         return Refusal(
             "there is no gradient", f"compute within torch.inference_mode(), or {_BACK} to train"

@@ -25,6 +25,7 @@ from keras2torch_birnn.rnn.engines.engine import Engine, run_no_steps
 from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
+from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
 
 
 class Candidate(NamedTuple):
@@ -56,8 +57,9 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
 
     Raises:
         UsageError: the forced engine or the chosen precision cannot run this call, or x does not
-            fit the weights.
+            fit the weights; or torch.jit traces it.
     """
+    refuse_tracing()
     check_shape(call.x.shape, layer.get_weight_ih().shape[1])
     if layer.precision is not None:
         return run_reduced(layer, call, layer.precision)

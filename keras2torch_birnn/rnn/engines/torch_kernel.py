@@ -18,7 +18,6 @@ from keras2torch_birnn.rnn.engines.engine import (
     Engine,
     can_pack,
     float_tensors,
-    is_exporting,
     needs_gradient,
 )
 from keras2torch_birnn.rnn.engines.exported_kernel import (
@@ -28,7 +27,7 @@ from keras2torch_birnn.rnn.engines.exported_kernel import (
 )
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents
+from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents, is_exporting_by_torch
 
 # By cell kind and activation.
 KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
@@ -115,7 +114,7 @@ class TorchKernel(Engine):
             tensors = float_tensors(layer, call)
             if have_tangents(tensors) or are_mapped(tensors):
                 return "torch's kernels lack forward-mode derivatives and vmap"
-        if is_exporting():
+        if is_exporting_by_torch():
             return why_not_exported(layer, call)
         if call.lengths is not None and not can_pack(call.x, call.lengths):
             return "a masked layer in a graph, or tensors without values to pack by"
@@ -127,7 +126,7 @@ class TorchKernel(Engine):
 
     def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
         """Call torch's kernel for all directions."""
-        if call.lengths is not None and is_exporting():
+        if call.lengths is not None and is_exporting_by_torch():
             return run_unpacked(layer, call)
         return run_kernel(layer, call)
 

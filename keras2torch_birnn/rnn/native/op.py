@@ -29,7 +29,7 @@ from keras2torch_birnn.rnn.native.library import (
 from keras2torch_birnn.rnn.native.masks_in_memory import NO_MASKS, stack_masks, two_addresses
 from keras2torch_birnn.rnn.native.packing import cached_pack, pack, weight_sizes
 from keras2torch_birnn.rnn.native.reused_memory import empty_reused
-from keras2torch_birnn.rnn.tensor_memory import is_plain, is_tracing
+from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 # ---- threads ------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ def lengths_of_padded(mask: Tensor) -> Tensor | None:
     None for other masks; also on a GPU, which reading the values would wait for, and while a graph
     is traced, which must not depend on them.
     """
-    if torch.compiler.is_compiling() or is_tracing() or not (mask.is_cpu and is_plain((mask,))):
+    if torch.compiler.is_compiling() or not (mask.is_cpu and is_plain((mask,))):
         return None
     if why_missing():
         return mask.sum(dim=1) if bool((mask[:, 1:] <= mask[:, :-1]).all()) else None
