@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 
 from keras2torch_birnn.errors import K2TError, UsageError, gather, printable
 from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.html.elements import make_table
-from keras2torch_birnn.html.notebook import make_verdict, show_in_cell
+from keras2torch_birnn.html import Table, Verdict, format_cell, show_in_cell
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.config.mask_effects import find_mask_effects
@@ -30,10 +29,7 @@ from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, Shapes, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
-_HEAD = (
-    *(("layer", "code"), ("class", "code"), ("output", "code"), ("merge mode", "")),
-    *(("activations", ""), ("mask", ""), ("parameters", "number"), ("runs on", "")),
-)
+_HEAD = ("layer", "class", "shape", "merge", "activ.", "mask", "params", "engine")
 NOT_RUN = "see below"  # "why" of a layer with a problem, which the list below the table explains
 
 
@@ -58,14 +54,6 @@ class LayerRow:
     half_of: str = ""
     training: str = ""
 
-    def cells(self) -> tuple[str, ...]:
-        """Return the texts of a row of a table."""
-        shape = "" if self.output_shape is None else printable(self.output_shape)
-        count = "" if self.parameters is None else f"{self.parameters:,}"
-        engine = self.engine or "unsupported"
-        names = (printable(self.path), printable(self.class_name), shape)
-        return *names, self.merge_mode, printable(self.gates), self.mask, count, engine
-
 
 @dataclass(frozen=True)
 class Inspection:
@@ -80,19 +68,65 @@ class Inspection:
     layers: int | None = None
     parameters: int | None = None
 
+    def table(self, *, every_half: bool = False) -> tuple[Table, tuple[str, ...]]:
+        """Return the table of the layers, and what its numbers in brackets stand for.
+
+        every_half: also those of a Bidirectional layer whose two halves are alike.
+        """
+        shown = self.rows if every_half else _without_equal_halves(self.rows)
+        reasons = dict.fromkeys(row.reason for row in shown if row.engine and row.reason)
+        numbers = {reason: f" [{at}]" for at, reason in enumerate(reasons, 1)}
+        cells = tuple(_texts(row, numbers.get(row.reason, "")) for row in shown)
+        footnotes = (f"{number.strip()} {printable(why)}" for why, number in numbers.items())
+        return Table("Layers", _HEAD, cells, (_HEAD.index("params"),)), tuple(footnotes)
+
+    def count(self) -> str:
+        """Return how many layers and parameters the model has; empty if that is not known."""
+        if self.layers is None or self.parameters is None:
+            return ""
+        noun = "layer" if self.layers == 1 else "layers"
+        return f"{self.layers} {noun}, {self.parameters:,} parameters, as Keras counts"
+
     def _repr_html_(self) -> str:
         """Show what is not supported and the layers in a notebook."""
-        if self.problems:
-            lines = [line for problem in self.problems for line in problem.lines()]
-            parts = [make_verdict("wrong", "REFUSED", "; ".join(lines))]
-        else:
-            known = self.parameters is not None
-            count = (
-                f"{self.parameters:,} parameters" if known else "an unknown number of parameters"
-            )
-            found = f"{self.layers} layers, {count}, as Keras counts"
-            parts = [make_verdict("ok", "SUPPORTED", found)]
-        return show_in_cell([*parts, make_table(_HEAD, (row.cells() for row in self.rows))])
+        lines = [line for problem in self.problems for line in problem.lines()]
+        verdict = Verdict("ok", "SUPPORTED", self.count())
+        if lines:
+            verdict = Verdict("wrong", "REFUSED", "; ".join(lines))
+        return show_in_cell(verdict, (self.table()[0],))
+
+
+def _texts(row: LayerRow, number: str) -> tuple[str, ...]:
+    """Return the texts of a row; number: that of the reason of its engine."""
+    half = "  " + row.path.removeprefix(row.half_of).lstrip("/") if row.half_of else ""
+    return (
+        printable(half or row.path),
+        printable(row.class_name),
+        format_cell(row.output_shape),
+        row.merge_mode,
+        printable(row.gates),
+        row.mask.removesuffix(" on").removesuffix(" it"),
+        "" if row.parameters is None else f"{row.parameters:,}",
+        f"{row.engine}{number}" if row.engine else "unsupported",
+    )
+
+
+def _without_equal_halves(rows: Sequence[LayerRow]) -> list[LayerRow]:
+    """Leave out the halves of a Bidirectional layer, which shows their activations, if equal."""
+    halves: dict[str, list[LayerRow]] = {}
+    for row in rows:
+        if row.half_of:
+            halves.setdefault(row.half_of, []).append(row)
+    equal = {
+        path: pair[0]
+        for path, pair in halves.items()
+        if len({(h.class_name, h.gates, h.engine, h.reason, h.parameters) for h in pair}) == 1
+    }
+    return [
+        replace(row, gates=equal[row.path].gates) if row.path in equal else row
+        for row in rows
+        if row.half_of not in equal
+    ]
 
 
 def inspect(

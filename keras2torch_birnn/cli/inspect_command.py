@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from keras2torch_birnn.cli.console import (
     Output,
-    count_words,
     describe_failure,
     print_error,
     print_line,
     print_lines,
 )
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
-from keras2torch_birnn.cli.tables import format_cell, print_columns
+from keras2torch_birnn.cli.tables import print_columns, print_table
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
     gather,
     printable,
 )
+from keras2torch_birnn.html import format_cell
 from keras2torch_birnn.plugins import load_plugins
 
 if TYPE_CHECKING:
-    from keras2torch_birnn.inspection import Inspection, LayerRow
-
-_HEAD = ("layer", "class", "shape", "merge", "activ.", "mask", "params", "engine")
-_FOLDS = tuple(map(_HEAD.index, ("activ.", "shape", "mask", "engine", "class", "layer")))
-_NUMBERS = (_HEAD.index("params"),)
+    from keras2torch_birnn.inspection import Inspection
 
 
 def inspect(
@@ -64,11 +59,7 @@ def inspect(
     if output.as_json:
         output.print_result(_as_data(found, error))
     else:
-        _print_rows(found.rows, verbose=output.verbose)
-        if found.layers is not None and found.parameters is not None:
-            print_line("")
-            layers = count_words(found.layers, "layer")
-            print_line(f"{layers}, {found.parameters:,} parameters, as Keras counts")
+        _print_layers(found, verbose=output.verbose)
     output.print_notes(found.notes)
     if error is not None:
         print_error(error)
@@ -86,51 +77,18 @@ def _as_data(inspection: Inspection, error: K2TError | None) -> dict[str, Any]:
     }
 
 
-def _print_rows(rows: Sequence[LayerRow], *, verbose: bool) -> None:
-    """Print the layers; reasons that several have are one footnote."""
-    shown = rows if verbose else _without_equal_halves(rows)
-    reasons = dict.fromkeys(row.reason for row in shown if row.engine and row.reason)
-    notes = {reason: at for at, reason in enumerate(reasons, 1)}
-    print_columns(_HEAD, [_cells(row, notes) for row in shown], numbers=_NUMBERS)
+def _print_layers(found: Inspection, *, verbose: bool) -> None:
+    """Print the layers, the reasons of their engines, and what they have in training."""
+    table, footnotes = found.table(every_half=verbose)
+    print_table(table)
     print_line("")
-    print_lines(f"[{at}] {printable(reason)}" for reason, at in notes.items())
-    trained = [(printable(row.path), row.training) for row in rows if row.training]
+    print_lines(footnotes)
+    trained = [(printable(row.path), row.training) for row in found.rows if row.training]
     if trained:
         print_line("")
         print_columns(("layer", "in training"), trained)
-
-
-def _cells(row: LayerRow, notes: dict[str, int]) -> tuple[str, ...]:
-    mark = f" [{notes[row.reason]}]" if row.reason in notes else ""
-    half = "  " + row.path.removeprefix(row.half_of).lstrip("/") if row.half_of else ""
-    return (
-        printable(half or row.path),
-        printable(row.class_name),
-        format_cell(row.output_shape),
-        row.merge_mode,
-        printable(row.gates),
-        row.mask.removesuffix(" on").removesuffix(" it"),
-        "" if row.parameters is None else f"{row.parameters:,}",
-        f"{row.engine}{mark}" if row.engine else "unsupported",
-    )
-
-
-def _without_equal_halves(rows: Sequence[LayerRow]) -> list[LayerRow]:
-    """Leave out the halves of a Bidirectional layer, which shows their activations, if equal."""
-    halves: dict[str, list[LayerRow]] = {}
-    for row in rows:
-        if row.half_of:
-            halves.setdefault(row.half_of, []).append(row)
-    equal = {
-        path: pair[0]
-        for path, pair in halves.items()
-        if len({(h.class_name, h.gates, h.engine, h.reason, h.parameters) for h in pair}) == 1
-    }
-    return [
-        replace(row, gates=equal[row.path].gates) if row.path in equal else row
-        for row in rows
-        if row.half_of not in equal
-    ]
+    if found.count():
+        print_lines(("", found.count()))
 
 
 def _print_weights(model: Any) -> None:

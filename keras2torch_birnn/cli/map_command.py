@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from keras2torch_birnn.cli.console import Output
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, ModelPath, Plugins
-from keras2torch_birnn.cli.tables import format_cell, print_columns
+from keras2torch_birnn.cli.tables import print_table
 from keras2torch_birnn.errors import printable
+from keras2torch_birnn.html import Table, format_cell
 from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -46,11 +48,18 @@ def list_weights(
     if output.as_json:
         output.print_result({"model": str(model), "weights": [asdict(row) for row in rows]})
     else:
-        print_columns(_HEAD, [_cells(row, verbose=output.verbose) for row in rows])
+        print_table(make_table(rows, verbose=output.verbose))
 
 
-def _cells(row: MapRow, *, verbose: bool) -> tuple[str, ...]:
+def make_table(rows: Iterable[MapRow], *, verbose: bool = False) -> Table:
+    """Return the table of weights; verbose: with the names in ``k2t.weights``."""
+    head = _HEAD if verbose else _HEAD[:-1]
+    cells = tuple(_cells(row)[: len(head)] for row in rows)
+    return Table("From Keras to torch", head, cells)
+
+
+def _cells(row: MapRow) -> tuple[str, ...]:
     keras_shape = "" if row.keras_shape is None else format_cell(row.keras_shape)
-    key = row.key if verbose and row.key != row.keras else ""
+    key = row.key if row.key != row.keras else ""
     cells = (row.keras or "-", keras_shape, row.torch, format_cell(row.torch_shape), row.done, key)
     return tuple(map(printable, cells))

@@ -8,7 +8,8 @@ from io import StringIO
 from typing import Any
 
 from keras2torch_birnn.cli.console import print_line
-from keras2torch_birnn.errors import escape_controls, printable
+from keras2torch_birnn.errors import escape_controls
+from keras2torch_birnn.html import Table
 
 
 def print_columns(
@@ -42,10 +43,6 @@ def print_columns(
         print_line(line.rstrip())
 
 
-def format_cell(value: Any) -> str:
-    """Format a value of a table: a shape as ``(-,3)``, several with commas."""
-    if isinstance(value, tuple | list) and value and isinstance(value[0], tuple | list):
-        return ", ".join(map(format_cell, value))
-    if isinstance(value, tuple | list):
-        return f"({','.join('-' if v is None else str(v) for v in value)})"
-    return "" if value is None else printable(value)
+def print_table(table: Table) -> None:
+    """Print a table of a report."""
+    print_columns(table.head, table.rows, numbers=table.numbers)

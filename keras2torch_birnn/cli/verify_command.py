@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from keras2torch_birnn.cli.console import Output, print_line, print_lines
+from keras2torch_birnn.cli.map_command import make_table
 from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, Masked, Plugins, one_of
-from keras2torch_birnn.cli.tables import print_columns
+from keras2torch_birnn.cli.tables import print_table
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
-from keras2torch_birnn.reporting.kind import REPORT
 from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.suggestions import unknown_value
 from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
-    from keras2torch_birnn.porting.weight_map import MapRow
+    pass
 
 
 def verify(
@@ -75,6 +75,7 @@ def verify(
     """
     if report_file is not None:
         from keras2torch_birnn.saving.atomic import check_output
+        from keras2torch_birnn.verification.report_page import REPORT
 
         check_output(report_file, REPORT, sources=(model, out, config, inputs))
     load_plugins(plugin or ())
@@ -108,13 +109,14 @@ def verify(
         )
     if report_file is not None:
         from keras2torch_birnn.porting.weight_map import map_weights
-        from keras2torch_birnn.reporting.page import write_report
         from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
+        from keras2torch_birnn.verification.report_page import write_report
 
-        weights: tuple[MapRow, ...] = ()
+        weights = None
         if out is not None and not (model.is_file() and is_checkpoint(model)):
             cut = cut_at(first or (), last or ())
-            weights = map_weights(model, config=config, masked_steps=masked_steps, cut=cut)
+            rows = map_weights(model, config=config, masked_steps=masked_steps, cut=cut)
+            weights = make_table(rows)
         write_report(report, report_file, model=model, out=out, weights=weights)
     output.print_notes(report.notes)
     if output.as_json:
@@ -126,37 +128,11 @@ def verify(
 
 def _print_report(report: Any, *, per_layer: bool) -> None:
     """Print the tables of a report, the first wrong layer, and the verdict."""
-    if per_layer:
-        print_columns(
-            ("layer (float64, against the reference)", "max abs", "max rel", ""),
-            [
-                (
-                    printable(layer.path),
-                    f"{layer.max_abs_error:.1e}",
-                    f"{layer.max_rel_error:.1e}",
-                    _how(layer) if layer.ok else f"WRONG: {printable(layer.where)}",
-                )
-                for layer in report.layers
-            ],
-            numbers=(1, 2),
-        )
+    outputs, *layers = report.tables()
+    for table in layers if per_layer else ():
+        print_table(table)
         print_line("")
-    print_columns(
-        ("device", "against", "inputs", "max abs", "relative", "rounding", "verdict"),
-        [
-            (
-                c.device,
-                c.against,
-                printable(c.inputs),
-                f"{c.max_abs_error:.1e}",
-                f"{c.max_rel_error:.1e}",
-                f"{c.yardstick_error:.1e}",
-                _verdict(c),
-            )
-            for c in report.comparisons
-        ],
-        numbers=(3, 4, 5),
-    )
+    print_table(outputs)
     wrong = next((layer for layer in report.layers if not layer.ok), None)
     if wrong is not None:
         print_lines([f"first divergence: {printable(wrong.path)}: {printable(wrong.where)}"])
@@ -166,19 +142,3 @@ def _print_report(report: Any, *, per_layer: bool) -> None:
         print_line("OK by the reference alone, NOT COMPARED with Keras", "green")
     else:
         print_line("OK", "green")
-
-
-def _how(layer: Any) -> str:
-    """Return how a layer was judged; empty if on whole sequences, as most are."""
-    return "" if layer.judged.startswith("whole") else str(layer.judged)
-
-
-def _verdict(comparison: Any) -> str:
-    """Return the verdict of one comparison in words."""
-    if comparison.failure:
-        return f"cannot be computed ({comparison.failure})"
-    if not comparison.counts:
-        return "for information"
-    if not comparison.judged:
-        return "cannot be judged on this input"
-    return "equal" if comparison.ok else "NOT EQUAL"

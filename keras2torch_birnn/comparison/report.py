@@ -7,20 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.html.elements import Element, make_table
-from keras2torch_birnn.html.notebook import VERDICTS, make_verdict, show_in_cell
+from keras2torch_birnn.html import Table, Verdict, show_in_cell
 from keras2torch_birnn.spec import Array
 
-_OUTPUTS = (
-    ("device", ""),
-    ("compared with", ""),
-    ("inputs", ""),
-    ("largest error", "number"),
-    ("relative", "number"),
-    ("float32 rounding", "number"),
-    ("verdict", ""),
-)
-_LAYERS = (("layer", "code"), ("largest error", "number"), ("how it was judged", ""))
+_OUTPUTS = ("device", "against", "inputs", "max abs", "relative", "rounding", "verdict")
+_LAYERS = ("layer (float64, against the reference)", "max abs", "max rel", "")
 
 
 @dataclass(frozen=True)
@@ -55,9 +46,12 @@ class LayerParity:
     judged: str = "whole"
     maps: tuple[ErrorMap, ...] = field(default=(), compare=False, repr=False)
 
-    def describe(self) -> str:
-        """Return how it was judged, or where it is wrong, as a text of a table."""
-        return printable(self.judged if self.ok else f"WRONG: {self.where}", 400)
+    def cells(self) -> tuple[str, ...]:
+        """Return the texts of a row of a table: how it was judged only if not on the whole."""
+        judged = "" if self.judged.startswith("whole") else self.judged
+        told = judged if self.ok else f"WRONG: {self.where}"
+        errors = f"{self.max_abs_error:.1e}", f"{self.max_rel_error:.1e}"
+        return printable(self.path), *errors, printable(told, 400)
 
 
 @dataclass(frozen=True)
@@ -126,32 +120,32 @@ class ParityReport:
     without_keras: str = ""
 
     @property
-    def verdict(self) -> str:
-        """The verdict in one word: "ok", "wrong" or "unknown"."""
+    def verdict(self) -> Verdict:
+        """The verdict in a word and in a sentence."""
+        wrong = next((layer for layer in self.layers if not layer.ok), None)
+        if wrong is not None:
+            place = f"{printable(wrong.path)}: {printable(wrong.where, 400)}"
+            return Verdict("wrong", "NOT EQUAL", f"First divergence: {place}.")
+        largest = f"The largest error of an output is {self.max_abs_error:.1e}."
+        if self.ok and self.without_keras:
+            told = f"{largest} Not compared with Keras: {self.without_keras}."
+            return Verdict("ok", "EQUAL", told)
         if self.ok:
-            return "ok"
-        return "wrong" if self.judged or self.first_divergence else "unknown"
+            return Verdict("ok", "EQUAL", largest)
+        if self.judged:
+            return Verdict("wrong", "NOT EQUAL", largest)
+        why = self.without_keras or "no input was found on which rounding errors are small enough"
+        return Verdict("unknown", "NOT JUDGED", f"No output could be judged: {why}.")
 
-    def make_outputs_table(self) -> Element:
-        """Make the table of all comparisons of outputs, for a page."""
-        return make_table(_OUTPUTS, (one.cells() for one in self.comparisons))
+    def tables(self) -> tuple[Table, ...]:
+        """Return the comparisons of outputs, and those of layers if there are any."""
+        outputs = Table("Outputs", _OUTPUTS, tuple(c.cells() for c in self.comparisons), (3, 4, 5))
+        layers = Table("Layers", _LAYERS, tuple(one.cells() for one in self.layers), (1, 2))
+        return (outputs, layers) if self.layers else (outputs,)
 
     def _repr_html_(self) -> str:
         """Show the verdict and the tables in a notebook."""
-        words = "No output could be judged."
-        if self.judged:
-            words = f"The largest error of an output is {self.max_abs_error:.1e}."
-        parts = [
-            make_verdict(self.verdict, VERDICTS[self.verdict], words),
-            self.make_outputs_table(),
-        ]
-        if self.layers:
-            rows = (
-                (printable(one.path), f"{one.max_abs_error:.1e}", one.describe())
-                for one in self.layers
-            )
-            parts.append(make_table(_LAYERS, rows))
-        return show_in_cell(parts)
+        return show_in_cell(self.verdict, self.tables())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.html.elements import make_table
-from keras2torch_birnn.html.notebook import make_verdict, show_in_cell
+from keras2torch_birnn.html import Table, Verdict, show_in_cell
 from keras2torch_birnn.spec import Array, LayerSpec
 
-_FINDINGS = (("layer", "code"), ("what the port does", ""), ("where its output differs", ""))
-_TENSORS = (("tensor", "code"), ("of layer", "code"), ("what is wrong", ""))
+_FINDINGS = ("layer", "what the port does", "where its output differs")
+_TENSORS = ("tensor", "of layer", "what is wrong")
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,17 @@ class PortReport:
     def _repr_html_(self) -> str:
         """Show the verdict and the tables in a notebook."""
         words, _, sentence = [*self.lines()][-1].partition(" ")
-        kind = "ok" if self.ok else "wrong"
-        findings = (
+        verdict = Verdict("ok" if self.ok else "wrong", words.strip(":").upper(), sentence)
+        findings = tuple(
             (printable(one.layer), f"{one.words} {one.rows}", one.where) for one in self.findings
         )
-        wrong = (
+        wrong = tuple(
             (printable(one.name), printable(one.layer), one.difference)
             for one in self.tensors
             if one.difference
         )
-        parts = [make_verdict(kind, words.strip(":").upper(), sentence)]
-        if not self.ok:
-            parts += [make_table(_FINDINGS, findings), make_table(_TENSORS, wrong)]
-        return show_in_cell(parts)
+        tables = (Table("Findings", _FINDINGS, findings), Table("Tensors", _TENSORS, wrong))
+        return show_in_cell(verdict, () if self.ok else tables)
 
     def lines(self) -> Iterator[str]:
         """Yield the lines that tell it to a person; the last one is the verdict."""

@@ -21,11 +21,11 @@ from keras2torch_birnn.comparison.tolerance import Tolerance, resolve_tolerance
 from keras2torch_birnn.golden import checksum, origin
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference.rounding import difference
-from keras2torch_birnn.reporting.page import make_page
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.verification import close, expand_devices, live_keras, verify
 from keras2torch_birnn.verification.keras_child import plain
 from keras2torch_birnn.verification.live_keras import NoAnswer, ask_keras, keras_for
+from keras2torch_birnn.verification.report_page import make_page
 
 STACK = "tf.keras-2.15.0/mask_stack_bi_dense.h5"
 POOLED = "keras-3.15.1/mask_average_pool.keras"
@@ -450,8 +450,8 @@ def test_nothing_is_judged_where_live_keras_finds_no_class_or_function(
     assert not report.ok
     assert not report.judged
     assert message.split("'")[1] in report.without_keras
-    page = make_page(report, model=out, out=out, weights=())
-    assert "Nothing can be judged: tf_keras fails" in page
+    page = make_page(report, model=out, out=out, weights=None)
+    assert "No output could be judged: tf_keras fails" in page
     assert verify(FIXTURES / OWN_FUNCTION, out, against="reference").ok
 
 

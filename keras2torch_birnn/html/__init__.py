@@ -1,1 +1,0 @@
-"""Verdicts and tables as HTML: for the report, and for cells of notebooks."""
