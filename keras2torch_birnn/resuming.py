@@ -20,7 +20,6 @@ from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.source import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, read, read_given_config
-from keras2torch_birnn.readers.weights.spectral import check_not_wrapped
 from keras2torch_birnn.spec import ModelSpec
 from keras2torch_birnn.trainers.compiled import CompiledTraining
 from keras2torch_birnn.trainers.embedding_rows import record_rows
@@ -135,7 +134,6 @@ def training(
         reading.check()
         model = build_model(reading.spec, dtype=dtype).train()
         located = locate(container, config=config, masked_steps=masked_steps)
-        check_not_wrapped(located.spec.root)
         compiled = read_compiled(container, given, located.spec.generation)
         variables = find_variables(located, model)
         optimizer = make_optimizer(compiled, located, variables)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.readers.operations import operation_names
-from keras2torch_birnn.readers.weights.spectral import WRAPPER
 from keras2torch_birnn.schema import ALIASES, LAYERS, OPS
 
 
@@ -29,7 +28,7 @@ def catalogue() -> tuple[Row, ...]:
         Row(name, tuple(alias for alias in ALIASES if ALIASES[alias] == name), row.refused)
         for name, row in LAYERS.items()
     )
-    return (*rows, Row(WRAPPER, (), ("training",)))
+    return tuple(rows)
 
 
 def operation_rows() -> tuple[Row, ...]:

@@ -22,8 +22,6 @@ def embedding(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> 
         raise ValueError(f"layer {layer.name}: ids from 0 on are expected, found {ids.min()}")
     out_mask = np.asarray(x) != 0 if layer.config["mask_zero"] else None
     rows = context.number(layer.weights["embeddings"][ids])
-    if layer.semantics.get("quantized") is not None:  # ``Embedding._int8_call`` (3.15)
-        rows = rows / context.number(layer.weights["embeddings_scale"][ids])[..., np.newaxis]
     return rows, out_mask
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from keras2torch_birnn.schema import einsum
-from keras2torch_birnn.schema.options import REQUIRED, Option, activation, choice, flag, size
+from keras2torch_birnn.schema.options import REQUIRED, Option, activation, flag, size
 from keras2torch_birnn.schema.row import Config, Schema, WeightShapes, known, last
 from keras2torch_birnn.spec import Shape
 
@@ -16,7 +16,6 @@ def _dense_weights(config: Config, shape: Shape | None) -> WeightShapes:
     names = (
         ("kernel", (last(shape), *units), True),
         ("bias", units, config["use_bias"]),
-        ("kernel_scale", units, config.get("quantized")),
     )
     return {name: size_ for name, size_, there in names if there}
 
@@ -34,7 +33,6 @@ LAYERS: Mapping[str, Schema] = {
         },
         _dense_weights,
         _dense_output,
-        semantics={"quantized": choice(None, None, "inputs and weights", "weights")},
     ),
     "EinsumDense": Schema(
         {
@@ -45,6 +43,5 @@ LAYERS: Mapping[str, Schema] = {
         },
         einsum.weights,
         einsum.output,
-        semantics={"quantized": choice(None, None, "inputs and weights", "weights")},
     ),
 }

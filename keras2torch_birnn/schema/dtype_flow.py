@@ -48,8 +48,6 @@ _SHORT = frozenset({"int8", "uint8", "int16", "uint16"})
 _ARITHMETIC = frozenset(
     "Add Subtract Multiply Negative Square Power Sum Prod Cumsum Cumprod".split()
 )
-# In the semantics of a layer in a SpectralNormalization, until its weights are read.
-SPECTRAL = "spectral"
 _NORMALIZES = frozenset({"LayerNormalization", "GroupNormalization", "RMSNormalization"})
 
 
@@ -150,7 +148,7 @@ def _refusal(layer: LayerSpec, kinds: set[str], generation: Generation) -> str:
     if whole and layer.class_name.startswith("GlobalAveragePooling") and not keras3:
         return "the mean of whole numbers: this Keras drops the remainder"
     smooth = layer.config.get("interpolation") not in (None, "nearest")
-    cuts = layer.class_name in _NORMALIZES or smooth or SPECTRAL in layer.semantics
+    cuts = layer.class_name in _NORMALIZES or smooth
     if keras3 and cuts and kinds and "float" not in kinds:
         return "whole numbers or bools: Keras 3 cuts the result to such again"
     if (layer.class_name == "Dot" and kinds == {"bool"}) or (

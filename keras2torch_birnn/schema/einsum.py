@@ -103,16 +103,6 @@ class Sizes:
         own = (self.of[one] if one in axes else 1 for one in self.parts.output[first:])
         return (*own, *(1 for _ in (self.more if self.parts.dots == "right" else ())))
 
-    def kernel_scale(self) -> Shape:
-        """Return the shape of an int8 kernel's divisors: the output's, 1 where it has no axis."""
-        return tuple(self.of[one] if one in self.parts.kernel else 1 for one in self.parts.output)
-
-
-def summed_axes(equation: str) -> tuple[int, ...]:
-    """Return the axes of the input that the output does not have; the equation has no dots."""
-    parts = letters(equation)
-    return tuple(at for at, one in enumerate(parts.input) if one not in parts.output)
-
 
 def sizes(config: Config, shape: Shape) -> Sizes:
     """Compute the sizes of all letters for an input of this shape."""
@@ -154,11 +144,6 @@ def weights(config: Config, shape: Shape | None) -> WeightShapes:
     out: dict[str, Shape] = {"kernel": tuple(found.of[one] for one in found.parts.kernel)}
     if config["bias_axes"] is not None:
         out["bias"] = found.bias(config["bias_axes"])
-    if config.get("quantized"):
-        # Keras 3.15 does not quantize three dots.
-        if found.parts.dots or not summed_axes(config["equation"]):
-            raise ShapeError(f"equation {config['equation']!r} has no form with int8 weights")
-        out["kernel_scale"] = found.kernel_scale()
     return out
 
 

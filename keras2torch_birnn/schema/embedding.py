@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.schema.options import choice, flag, size
+from keras2torch_birnn.schema.options import flag, size
 from keras2torch_birnn.schema.row import Config, Schema, WeightShapes
 from keras2torch_birnn.spec import Shape
 
 
 def _embedding_weights(config: Config, shape: Shape | None) -> WeightShapes:
-    rows: Shape = (config["input_dim"],)
-    table: dict[str, Shape] = {"embeddings": (*rows, config["output_dim"])}
-    return {**table, "embeddings_scale": rows} if config.get("quantized") else table
+    return {"embeddings": (config["input_dim"], config["output_dim"])}
 
 
 def _embedding_output(config: Config, shape: Shape | None) -> Shape | None:
@@ -24,6 +22,5 @@ LAYERS: Mapping[str, Schema] = {
         {"input_dim": size(), "output_dim": size(), "mask_zero": flag(False)},
         _embedding_weights,
         _embedding_output,
-        semantics={"quantized": choice(None, None, "weights")},
     ),
 }

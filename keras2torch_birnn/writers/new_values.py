@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from torch import Tensor
 from keras2torch_birnn.errors import WeightMismatchError, in_place, printable
 from keras2torch_birnn.layers.origins import Copies, Positions
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.readers.weights.spectral import is_spectral
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.writers.layers import Inverse, Located
 
@@ -68,11 +66,8 @@ def find_changed(located: Located, trained: Trained) -> dict[str, Array]:
         with in_place(printable(layer.place)):
             _check_shapes(inverse, trained)
             _check_fixed(inverse, trained)
-            computed = inverse.computed
-            if any(map(is_spectral, layer.walk())):  # Keras normalizes its kernel in training
-                computed = {name: np.arange(prod(of)) for name, of in inverse.shapes.items()}
-            if computed:
-                _check_unchanged(computed, located.read(*leaf), trained)
+            if inverse.computed:
+                _check_unchanged(inverse.computed, located.read(*leaf), trained)
             held: dict[str, Sequence[Copies] | str] = {**inverse.copies, **inverse.whole}
             for path, copies in held.items():
                 array, summed = located.arrays[path], path in inverse.summed

@@ -82,8 +82,6 @@ FILES = (
     "keras-3.15.1/mask_zero_output.h5",
     "keras-3.15.1/masking_zero_bi_lstm_seq.h5",
     "keras-3.15.1/ops_masks.keras",
-    "keras-3.15.1/quantized_einsum.keras",
-    "keras-3.15.1/quantized_weights.keras",
     "keras-3.15.1/rescaling_lists.keras",
     "keras-3.15.1/resizing_ratio.keras",
     "keras-3.15.1/stacked_bi.keras",

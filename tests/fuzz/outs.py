@@ -50,7 +50,6 @@ MODELS = (
     "tf.keras-2.15.0/graph_nested_dicts.keras",
     "keras-3.15.1/graph_seq2seq_bi.keras",
     "keras-3.15.1/heads_scores.keras",
-    "keras-3.15.1/quantized.keras",
     "keras-3.15.1/graph_passed_mask_state.keras",
     "keras-3.15.1/dtypes_input.keras",
     "keras-3.15.1/einsum.keras",

@@ -45,6 +45,7 @@ OF_STEPS: Rows = [
     ("Rescaling", {"scale": [1.0, 2.0]}, r"scale of shape \[2\] does not fit"),
     ("Rescaling", {"scale": 1.0, "offset": [[[[0.5]]]]}, r"offset of shape \[1, 1, 1, 1\]"),
     ("Rescaling", {"scale": [[1.0], [1.0, 2.0]]}, "lists of equal lengths"),
+    ("Dense", {"units": 5, "lora_rank": 2}, r"LoRA \(lora_rank=2\) of Dense is not supported"),
     ("PReLU", {"shared_axes": [3]}, "shared_axes 3 of an input of 3 dimensions"),
     ("PReLU", {"shared_axes": [-2]}, "shared_axes -2 of an input of 3 dimensions"),
     ("CategoryEncoding", {"num_tokens": 5, "sparse": True}, "option sparse=True"),
@@ -105,7 +106,7 @@ NOT_SUPPORTED = (
     "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AutoContrast CenterCrop "
     "Discretization GroupedQueryAttention GroupQueryAttention Hashing Highway LocallyConnected1D "
     "LocallyConnected2D MaxoutDense MelSpectrogram ParametricSoftplus Pipeline RandomCrop "
-    "RandomFourierFeatures ReversibleEmbedding SReLU STFTSpectrogram"
+    "RandomFourierFeatures ReversibleEmbedding SReLU STFTSpectrogram SpectralNormalization"
 )
 
 

@@ -16,8 +16,4 @@ MUTATIONS = {
         edit("layers.dense:EinsumDense.forward", "y if self.bias is None else y + self.bias", "y"),
         (f"{TF}/einsum.h5", f"{K3}/einsum_variable.h5"),
     ),
-    "inputs of layers in int8 as they are": Mutation(
-        edit("layers.dense:to_eight_bits", ".round()", ""),
-        (f"{K3}/quantized.keras", f"{K3}/quantized_einsum.keras"),
-    ),
 }

@@ -5,10 +5,6 @@ from __future__ import annotations
 from mutations.patches import K2, K3, Mutation, edit
 
 MUTATIONS = {
-    "int8 Embedding without its scale": Mutation(
-        edit("layers.embedding:QuantizedEmbedding.forward", " / self.scale[input][..., None]", ""),
-        (f"{K3}/quantized_weights.keras",),
-    ),
     "Embedding makes no mask": Mutation(
         edit("layers.embedding:_embedding_mask", 'layer.config["mask_zero"]', "False"),
         (f"{K2}/mask_bi_lstm_seq.h5", f"{K3}/mask_average_pool_direct.h5"),

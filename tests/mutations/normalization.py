@@ -45,13 +45,4 @@ MUTATIONS = {
         edit("layers.normalization:layer_normalization", 'not config["rms_scaling"]', "True"),
         (f"{K3}/layernorm_rms.keras",),
     ),
-    "a layer in a SpectralNormalization with another activation": Mutation(
-        edit(
-            "readers.weights.spectral:unwrap_entry",
-            '"config": {**inside,',
-            '"config": {**inside, "activation": "tanh",',
-        ),
-        (f"{K3}/spectral_mask.h5",),
-        rereads=True,
-    ),
 }

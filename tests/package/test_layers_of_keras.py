@@ -10,7 +10,6 @@ from pathlib import Path
 from keras2torch_birnn.cli.catalogue import catalogue
 from keras2torch_birnn.readers.config.graphs import TRAIN_BY_DEFAULT
 from keras2torch_birnn.readers.config.keras1 import _CLASSES as KERAS_1
-from keras2torch_birnn.readers.weights.spectral import WRAPPER
 from keras2torch_birnn.schema import CELLS, CLASS_NAMES, OPS
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +35,8 @@ NOT_CONVERTED: Mapping[str, str] = {
             "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D AutoContrast "
             "CenterCrop Discretization GroupQueryAttention Hashing Highway IntegerLookup "
             "LocallyConnected1D LocallyConnected2D MaxoutDense MelSpectrogram ParametricSoftplus "
-            "Pipeline RandomCrop RandomFourierFeatures ReversibleEmbedding SReLU STFTSpectrogram"
+            "Pipeline RandomCrop RandomFourierFeatures ReversibleEmbedding SReLU STFTSpectrogram "
+            "SpectralNormalization"
         ).split(),
         "of no recurrent model that was met",
     ),
@@ -52,7 +52,7 @@ NOT_CONVERTED: Mapping[str, str] = {
 
 
 def test_every_layer_of_every_keras_is_converted_or_named() -> None:
-    known = CLASS_NAMES.keys() | NOT_CONVERTED.keys() | {WRAPPER}
+    known = CLASS_NAMES.keys() | NOT_CONVERTED.keys()
     for label, names in RECORDED.items():
         assert {*names} <= known | (KERAS_1.keys() if label.startswith("keras-1") else set())
 
@@ -88,4 +88,4 @@ def test_the_page_of_layers_calls_nothing_unsupported_that_is_converted() -> Non
 
 def test_the_list_of_layers_has_every_layer_that_is_converted() -> None:
     listed = {name for row in catalogue() for name in (row.class_name, *row.aliases)}
-    assert {*CLASS_NAMES, WRAPPER} - OPS.keys() - CELLS.keys() <= listed
+    assert {*CLASS_NAMES} - OPS.keys() - CELLS.keys() <= listed

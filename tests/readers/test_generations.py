@@ -340,6 +340,10 @@ def test_float64_stays() -> None:
             {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int4"}},
             r"quantized weights \(int4\) of Dense",
         ),
+        (
+            {"class_name": "QuantizedDTypePolicy", "config": {"mode": "int8"}},
+            r"quantized weights \(int8\) of Dense are not supported",
+        ),
         ({"class_name": "DTypePolicyMap", "config": {}}, "is not supported"),
         ([], "dtype .. is not supported"),
     ],

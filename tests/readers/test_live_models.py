@@ -337,7 +337,6 @@ CASES = (
     "stacked_mask",
     "cells_bi_halves",
     "policy_mixed_float16",
-    "lora",
 )
 
 

@@ -114,7 +114,6 @@ def test_whether_a_lambda_makes_a_mask_is_of_the_reader() -> None:
         "keras-2.2.4/mask_bi_lstm_seq.h5",
         "keras-3.15.1/heads_dropout.keras",
         "keras-3.15.1/merge_dot.keras",
-        "keras-3.15.1/quantized.keras",
         "tf.keras-2.15.0/ops_tf_masks.keras",
         "tf.keras-2.15.0/attention_masks.keras",
     ],
@@ -133,7 +132,6 @@ def test_a_spec_comes_back_from_its_text(file: str) -> None:
 @pytest.mark.parametrize(
     ("class_name", "config", "key"),
     [
-        ("Dense", {"units": 5, "quantized": "weights"}, "quantized='weights'"),
         ("ReLU", {"passes_mask": False}, "passes_mask=False"),
         ("SimpleRNN", {"units": 5, "masked_output": "fails"}, "masked_output='fails'"),
     ],

@@ -64,8 +64,6 @@ def built(keras: Any, case: dict[str, Any]) -> Any:
         model.train_on_batch(value, np.eye(11, dtype="float32")[: len(value)])
     generate.freeze(model, case["freeze"])
     generate.random_weights(keras, model, case)
-    if case["quantize"]:
-        generate.quantize(keras, model, *case["quantize"])
     return model
 
 

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.layers.dense import QuantizedDense
-from keras2torch_birnn.layers.embedding import QuantizedEmbedding
 from keras2torch_birnn.layers.preprocessing import Normalization
 
 _STATISTICS = ("running_mean", "running_var", "mean", "variance")
-_INTEGERS = ("weight", "scale")  # of quantized layers
 
 
 def train(model: nn.Module, *, like: torch.dtype | None = None) -> nn.Module:
@@ -37,8 +34,7 @@ def _weights(module: nn.Module) -> list[Tensor]:
     found = dict(module.named_parameters(recurse=False))
     if isinstance(module, nn.BatchNorm1d | Normalization):
         found |= {n: b for n, b in module.named_buffers(recurse=False) if n in _STATISTICS}
-    quantized = isinstance(module, QuantizedDense | QuantizedEmbedding)
-    return [t for n, t in found.items() if not (quantized and n in _INTEGERS)]
+    return list(found.values())
 
 
 def config_of(file: Path) -> Path | None:

@@ -43,9 +43,9 @@ FILES = (
     *("tf_keras-2.21.0/" + name for name in ("arch_sentiment.keras", "td_two_inputs.h5")),
     *("keras-3.0.5/" + name for name in ("arch_sentiment.weights.h5", "batchnorm.keras")),
     *("keras-3.5.0/" + name for name in ("plain_stack.keras",)),
-    *("keras-3.15.1/" + name for name in ("policy_mixed_float16.keras", "quantized.keras")),
+    *("keras-3.15.1/" + name for name in ("policy_mixed_float16.keras",)),
     *("keras-3.15.1/" + name for name in ("layernorm_rms.keras", "backward_units.keras")),
-    *("keras-3.15.1/" + name for name in ("cells_bi_halves.h5", "lora.keras")),
+    *("keras-3.15.1/" + name for name in ("cells_bi_halves.h5",)),
     *("keras-3.15.1/" + name for name in ("state_lstm_seq.h5", "stateful_bi_gru.h5")),
     *("keras-3.15.1/" + name for name in ("graph_dicts.keras", "td_td_model.h5")),
 )

@@ -16,7 +16,6 @@ from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
     UnsupportedLayerError,
-    UnsupportedOptionError,
     invalid,
     printable,
 )
@@ -44,7 +43,6 @@ from keras2torch_birnn.readers.config.penalties import list_unknown, read_traini
 from keras2torch_birnn.readers.config.refused_classes import find_refusal, is_unknown
 from keras2torch_birnn.readers.config.sequential import build_sequential
 from keras2torch_birnn.readers.config.text_layers import TEXT_CLASSES, text_layer
-from keras2torch_birnn.readers.weights.spectral import is_wrapper, mark, unwrap_entry
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
@@ -163,8 +161,6 @@ def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
     own = find_custom_class(entry.json, entry.name, entry.place)
     if own is not None:
         return _parse_custom(own, entry, parsing)
-    if is_wrapper(entry.json, parsing.generation):
-        return _parse_wrapped(entry, parsing)
     _note_facts(entry, parsing)
     refusal = find_refusal(entry.json, entry.class_name, parsing)
     if refusal is not None:
@@ -243,18 +239,6 @@ def _read_training(
 
 
 # ---- wrappers ---------------------------------------------------------------------------------
-
-
-def _parse_wrapped(entry: _Entry, parsing: Parsing) -> LayerSpec:
-    """Parse a SpectralNormalization as the layer in it, which it is at inference."""
-    try:
-        inner = unwrap_entry(entry.json, entry.name, parsing.generation, entry.place)
-    except (UnsupportedLayerError, UnsupportedOptionError) as error:
-        parsing.problems.append(error)
-        return LayerSpec(entry.class_name, entry.name, {}, place=entry.place)
-    check_dtype(entry.options.get("dtype"), parsing, entry.place)
-    layer = _parse_layer(inner, parsing, entry.outer, depth=entry.depth + 1)
-    return mark(layer, parsing)
 
 
 def _parse_inner(key: str, entry: _Entry, parsing: Parsing, *, wrapped: bool = False) -> LayerSpec:

@@ -8,7 +8,6 @@ from typing import Any
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
-    UnsupportedOptionError,
     printable,
 )
 from keras2torch_birnn.readers.advice import QUANTIZED
@@ -17,8 +16,6 @@ from keras2torch_birnn.readers.config.custom_objects import is_custom_function, 
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
 from keras2torch_birnn.readers.config.sequential import parse_shape
-from keras2torch_birnn.readers.weights.lora import parse_lora
-from keras2torch_birnn.readers.weights.quantized import parse_quantization, source_policy
 from keras2torch_birnn.schema import REQUIRED, SCHEMA, BadOptionError, Option
 
 _INPUT_ADVICE: Mapping[str, str] = {
@@ -28,6 +25,10 @@ _INPUT_ADVICE: Mapping[str, str] = {
 }
 
 
+_LORA_ADVICE = (
+    "build the model without it, give its layers the kernels with the updates (layer.kernel in "
+    "Keras), and save it"
+)
 _HOW_TO_CHANGE = (
     "save the model with such a value, or replace the layer by one of your own, given with --plugin"
 )
@@ -44,7 +45,6 @@ def parse_options(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parse a layer's config and semantics, all explicit; unsupported options become problems."""
     schema = SCHEMA[class_name]
-    lora: dict[str, Any] = {}
     rules = dialects.mask_rules(class_name, parsing.generation)
     config = dialects.rename_keys(class_name, stated)
     trainable = config.pop("trainable", True)
@@ -56,20 +56,16 @@ def parse_options(
             if config.get(key):
                 parsing.refuse(f"{key}=True is not supported", _INPUT_ADVICE[key], place)
     elif "dtype" not in schema.options:
-        quantized, refusal = parse_quantization(class_name, config)
-        if refusal:
-            parsing.refuse(refusal, QUANTIZED, place)
+        mode = _quantization(config.get("dtype"))
+        if mode is not None:
+            found = f"quantized weights ({printable(mode)}) of {class_name} are not supported"
+            parsing.refuse(found, QUANTIZED, place)
         else:
-            check_dtype(source_policy(config.get("dtype")), parsing, place)
+            check_dtype(config.get("dtype"), parsing, place)
         config.pop("dtype", None)
-        if "reverse_dtype" in schema.options:
-            check_dtype(config.get("reverse_dtype"), parsing, place)
-        if quantized:
-            rules["quantized"] = quantized
-        try:
-            lora = parse_lora(config, place)
-        except UnsupportedOptionError as error:
-            parsing.problems.append(error)
+        if config.get("lora_rank") is not None:
+            found = f"LoRA (lora_rank={_shown(config['lora_rank'])}) of {class_name}"
+            parsing.refuse(f"{found} is not supported", _LORA_ADVICE, place)
     if "recurrent_dropout" in schema.options:
         config = dialects.cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.semantics:
@@ -107,7 +103,13 @@ def parse_options(
                 "save without it, or supply the layer by another class name with --plugin",
                 place,
             )
-    return options, {**semantics, **lora}
+    return options, semantics
+
+
+def _quantization(policy: Any) -> Any:
+    """Return the mode of a policy of ``quantize()``, None for another one."""
+    config = policy.get("config") if isinstance(policy, Mapping) else None
+    return config.get("mode") if isinstance(config, Mapping) else None
 
 
 def _parse_option(

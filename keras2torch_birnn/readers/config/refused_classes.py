@@ -43,11 +43,15 @@ _HOW_TO_BEGIN = "begin with k2t plugin new MODEL > my_layers.py"
 _HOW_TO_SUPPLY = (
     f"`k2t layers` lists what can be converted; for a layer of your own {_HOW_TO_BEGIN}"
 )
-# Layers of Keras that prepare data in front of a model.
+# What to do instead of a layer of Keras: those in front of a model prepare its data.
 _IN_FRONT = (
     *("AutoContrast", "CenterCrop", "Discretization", "Hashing", "RandomCrop"),
     *("MelSpectrogram", "STFTSpectrogram"),
 )
+_INSTEAD: Mapping[str, str] = {
+    **dict.fromkeys(_IN_FRONT, _TEXT_ADVICE),
+    "SpectralNormalization": "save the layer in it by itself, which computes the same",
+}
 
 
 def find_refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
@@ -70,8 +74,8 @@ def find_refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) ->
         names = (entry.get("registered_name"), class_name, python_name(class_name))
         shipped = advise_shipped(names, parsing.command)
         advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY
-        if class_name in _IN_FRONT:
-            advice = f"{_TEXT_ADVICE}; {_HOW_TO_SUPPLY}"
+        if class_name in _INSTEAD:
+            advice = f"{_INSTEAD[class_name]}; {_HOW_TO_SUPPLY}"
         return UnsupportedLayerError(f"layer class {shown} is not supported", advice)
     return None
 

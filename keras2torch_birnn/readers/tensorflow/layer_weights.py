@@ -17,7 +17,6 @@ from keras2torch_birnn.readers.tensorflow.keras_metadata import SavedObjects, is
 from keras2torch_birnn.readers.tensorflow.object_graph import Graph, Variable, walk
 from keras2torch_birnn.readers.weights.layouts import KERAS2
 from keras2torch_birnn.readers.weights.slots import Key
-from keras2torch_birnn.readers.weights.spectral import VECTOR_U, is_spectral
 from keras2torch_birnn.readers.weights.v3 import OWN_CELL
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.cells import STACK
@@ -261,11 +260,7 @@ class _Search:
         if layer.class_name not in SCHEMA and named_weights(layer) is None:
             weights = self._unnamed(layer, place)
         else:
-            within = self._follow(layer, place, ("layer",)) if is_spectral(layer) else place
-            weights = {
-                name: self._weight(layer, place if name == VECTOR_U else within, name)
-                for name in _weight_names(layer)
-            }
+            weights = {name: self._weight(layer, place, name) for name in _weight_names(layer)}
         if weights:
             self.found[owner] = {n: self._value(number) for n, number in weights.items()}
             self.used.update(weights.values())

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras2torch_birnn.readers.weights.lora import add_update, update_shapes
-from keras2torch_birnn.readers.weights.spectral import vector_shapes, without_vector
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Array, LayerSpec, Shape
@@ -63,13 +61,13 @@ def _shapes(layer: LayerSpec, stored: Mapping[str, HasShape]) -> Mapping[str, Sh
     expected = dict(expected_weights(layer))
     if is_cudnn(layer, stored):
         expected["bias"] = stored["bias"].shape
-    return expected | update_shapes(layer, expected) | vector_shapes(layer, expected)
+    return expected
 
 
 def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
     if is_cudnn(layer, weights):
         return from_cudnn(layer, weights)
-    return add_update(layer, without_vector(layer, weights))
+    return dict(weights)
 
 
 def is_cudnn(layer: LayerSpec, weights: Mapping[str, HasShape]) -> bool:

@@ -278,12 +278,6 @@ def _match_names(wanted: Sequence[Slot], parts: Parts) -> list[list[str]]:
     return [list(islice(entries, 2)) for entries in fitting]
 
 
-_OTHER_LORA = (
-    "the file has weights of LoRA: give the configuration that was written after enable_lora, or "
-    "save the model as .keras"
-)
-
-
 def _assign(
     wanted: Sequence[Slot], entries: Sequence[str], place: str, layout: Layout
 ) -> list[tuple[Slot, str]]:
@@ -293,10 +287,9 @@ def _assign(
     that was frozen later is listed after the other, and no config says so.
     """
     if len(wanted) != len(entries):
-        of_lora = any("lora_" in entry for entry in entries)
         raise WeightMismatchError(
             f"{len(entries)} weights where the configuration implies {len(wanted)}",
-            _OTHER_LORA if of_lora else "the file is incomplete or belongs to another model",
+            "the file is incomplete or belongs to another model",
             place=place,
         )
     labels = frozenset(slot.label for slot in wanted)

@@ -16,16 +16,13 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
 from keras2torch_birnn.readers.weights.layouts import Layout
-from keras2torch_birnn.readers.weights.lora import LORA, is_updated
 from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
-from keras2torch_birnn.readers.weights.quantized import int8_weights
 from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
 from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
-from keras2torch_birnn.schema.dtype_flow import SPECTRAL
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import (
     Array,
@@ -180,7 +177,6 @@ def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
         except ShapeError as error:
             yield WeightMismatchError(str(error), place=layer.place)
     integers = schema.integer_weights if schema is not None else ()
-    bits8 = int8_weights(layer)
     for name, array in row.arrays.items():
         wanted = expected.get(name)
         if wanted is not None and not shape_fits(array.shape, wanted):
@@ -190,11 +186,7 @@ def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
                 "the file is damaged or belongs to another model",
                 place=array.path,
             )
-        elif name in bits8 and array.dtype.name != "int8":
-            yield WeightMismatchError(
-                f"{name} holds {array.dtype.name}, int8 is expected", place=array.path
-            )
-        elif array.dtype.kind != "f" and name not in (*integers, *bits8):
+        elif array.dtype.kind != "f" and name not in integers:
             yield WeightMismatchError(
                 f"{name} holds {array.dtype.name}, float weights are expected", place=array.path
             )
@@ -211,11 +203,7 @@ def _read(row: StoredLayer, layout: Layout, notes: list[str], *, values: bool) -
         if not _are_finite(weights[name]):
             place = printable(row.layer.place)
             notes.append(f"{place}: {name} holds values that are not finite")
-    updated = [name for name in weights if is_updated(name, weights)]
-    notes += [f"{printable(row.layer.place)}: LoRA was added to its {name}" for name in updated]
-    held = (LORA, SPECTRAL)  # what the weights hold now
-    kept = {key: value for key, value in row.layer.semantics.items() if key not in held}
-    return replace(row.layer, semantics=kept, weights=layout.join(row.layer, weights))
+    return replace(row.layer, weights=layout.join(row.layer, weights))
 
 
 def _are_finite(values: Array) -> bool:

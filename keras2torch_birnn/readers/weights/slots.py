@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras2torch_birnn.readers.weights.layouts import KERAS2, Layout
-from keras2torch_birnn.readers.weights.lora import is_updated
-from keras2torch_birnn.readers.weights.spectral import VECTOR_U, is_spectral
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights
@@ -84,15 +82,13 @@ def slots(
     """
     trainable = trainable and layer.config.get("trainable", True)
     not_trained = SCHEMA[layer.class_name].not_trained if layer.class_name in SCHEMA else ()
-    if is_spectral(layer):
-        not_trained = (*not_trained, VECTOR_U)
     if layout.own_names:
         within = prefix + layer.name
         fits = _last(within)
     own = named_weights(layer)  # of a plugin's layer
     shapes = layout.shapes(layer, {}) if own is None else own
     for name, shape in shapes.items():
-        learns = trainable and name not in not_trained and not is_updated(name, shapes)
+        learns = trainable and name not in not_trained
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
         own_fits = _both(fits, _last(inside)) if inside else fits
         label = layout.label(name)

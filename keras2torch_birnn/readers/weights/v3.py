@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.weights.slots import Key, slots
-from keras2torch_birnn.readers.weights.spectral import VECTOR_U, WRAPPER, is_spectral
 from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, SCHEMA
 from keras2torch_birnn.schema.cells import STACK
@@ -158,8 +157,6 @@ def _locate_numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[
     """Locate weights by number, those of inner layers ("query/kernel") in groups of their own."""
     groups, counts = SCHEMA[layer.class_name].groups, Counter[str]()
     paths: dict[str, str] = {}
-    if is_spectral(layer):  # the wrapper's own are the kernel again, and its state
-        paths, base = {VECTOR_U: f"{base}/vars/1"}, f"{base}/layer"
     counts[base] = 0
     for name in expected_weights(layer):
         inside = name.rpartition("/")[0]
@@ -315,7 +312,7 @@ def _count_classes(layers: Mapping[str, LayerSpec], *, skips: bool) -> dict[str,
     counts: Counter[str] = Counter()
     out: dict[str, str] = {}
     for key, layer in layers.items():
-        name = snake_case(WRAPPER if is_spectral(layer) else layer.class_name)
+        name = snake_case(layer.class_name)
         out[key] = f"{name}_{counts[name]}" if counts[name] else name
         counts[name] += 2 if skips and _has_weights(layer) else 1
     return out
