@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +19,6 @@ from keras2torch_birnn.spec import ModelSpec
 if TYPE_CHECKING:
     from torch import fx
 
-# The first whose exporter is this one by default; older ones were never tried.
-OLDEST_TORCH = (2, 9)
 _START = 64  # bytes that hold the first two fields of a file that k2t wrote
 _PRODUCER_FIELD = 2  # ModelProto.producer_name
 
@@ -54,12 +51,11 @@ class Onnx(Target):
         return onnx_runtimes.choose()
 
     def why_cannot_write(self) -> str:
-        """Return which package is missing, or too old."""
+        """Return which package is missing."""
         for name in ("onnx", "onnxscript"):
             if find_spec(name) is None:
                 return f"{name} is not installed"
-        major, minor = version("torch").split(".")[:2]
-        return "" if (int(major), int(minor)) >= OLDEST_TORCH else "torch is older than 2.9"
+        return ""
 
     def why_cannot_run(self) -> str:
         """Return that there is no runtime."""

@@ -42,7 +42,6 @@ from keras2torch_birnn.exporting.torch_program import (
 )
 from keras2torch_birnn.golden import GOLDEN_STEPS
 from keras2torch_birnn.reference.rounding import differences
-from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.running import copy_in_float64, find_float_dtype, run
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
@@ -162,11 +161,6 @@ def _export(model: nn.Module, inputs: Inputs, axes: Axes, *, like_all_sizes: boo
         return record_program(model, inputs, axes, like_all_sizes=like_all_sizes)
     except Exception as error:
         reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
-        if SCAN is None:
-            raise UsageError(
-                f"torch {torch.__version__} cannot leave the sizes of this model open ({reason})",
-                "use torch 2.10 or newer",
-            ) from error
         raise UnsupportedLayerError(f"torch.export refuses it ({reason})") from error
 
 
@@ -185,7 +179,7 @@ def _check_open(program: Any, axes: Axes) -> None:
                 raise UsageError(
                     f"torch {torch.__version__} fixes axis {axis} of {printable(name)} at "
                     f"{shape[axis]}",
-                    "use torch 2.10 or newer" if SCAN is None else _ADVICE,
+                    _ADVICE,
                 )
 
 

@@ -30,7 +30,7 @@ _WHOLE: Mapping[str, torch.dtype] = {
 }
 _LOGGERS = ("torch.onnx", "torch.export", "torch._export", "onnxscript")
 _CONFIG: Any = find("shape_config")
-_OPTION = "backed_size_oblivious"  # of torch 2.9 and newer
+_OPTION = "backed_size_oblivious"
 
 
 def draw_example(model: nn.Module, spec: ModelSpec, steps: int, seed: int) -> Inputs:

@@ -67,7 +67,6 @@ class RnnLayer(NamedTuple):
     engine: EngineRequest | None = None
     precision: ReducedPrecision | None = None
 
-    # Methods, not properties: torch.compile of torch 2.6 cannot trace a property of a named tuple.
     def get_weights(self) -> tuple[Weights, ...]:
         """Return the parameters of each direction by their names."""
         given = self.parameters

@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
 from keras2torch_birnn.rnn.call import State
-from keras2torch_birnn.torch_private import mark_constant
 
 
 def check_tensor(place: str, value: Any, expected: Any) -> None:
@@ -86,14 +85,8 @@ _OWN_TYPES = (Tensor, nn.Parameter)
 _CAST = (torch.float32, torch.float16, torch.bfloat16)
 
 
-# torch.compile of torch 2.6 cannot trace that function, and a device's answer never changes.
-@mark_constant
-def _has_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device)
-
-
 def _autocasts(device: str) -> bool:
-    return _has_autocast(device) and torch.is_autocast_enabled(device)
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def check_shape(shape: torch.Size, features: int) -> None:

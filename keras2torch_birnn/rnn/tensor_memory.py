@@ -39,12 +39,10 @@ def refuse_tracing() -> None:
         )
 
 
-# Torch 2.6 has is_compiling only, and in 2.7 to 2.9 both are equal within a graph: torch's engines
-# run there.
-is_exporting_by_torch: Any = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+is_exporting_by_torch: Callable[[], bool] = torch.compiler.is_exporting
 
 
-# Of all modules; torch 2.6 has no function that asks for them.
+# Of all modules.
 _GLOBAL_HOOKS: Sequence[Mapping[Any, Any]] = [
     getattr(nn.modules.module, f"_global_{kind}_hooks", {"unknown": None})
     for kind in ("forward", "forward_pre", "backward", "backward_pre")

@@ -101,9 +101,7 @@ class RecordedRows:
             why = _DENSE.format("the mean over processes (DistributedDataParallel) is not what")
             return f"{why}; {_HOW_TO_SYNCHRONIZE}"
         if not self.ids and bool(grad.any()):
-            return _DENSE.format(
-                "functional calls, and torch.compile before torch 2.10, do not show the rows that"
-            )
+            return _DENSE.format("functional calls do not show the rows that")
         return ""
 
 

@@ -15,10 +15,8 @@ import numpy as np
 import pytest
 from check_exports import Child, Record, judge
 from export_cases import ORACLE, Batch
-from torch.fx.experimental import _config
 
 from keras2torch_birnn.comparison.tolerance import Tolerance
-from keras2torch_birnn.exporting import torch_program
 
 VALUES = np.array([1.0, 100.0], np.float32)
 
@@ -285,8 +283,6 @@ def child() -> Iterator[Child]:
     ],
 )
 def test_what_the_sweep_found_once_is_equal_now(export: str, name: str, child: Child) -> None:
-    if export == ".pt2" and not hasattr(_config, torch_program._OPTION):
-        pytest.skip("torch before 2.9 fixes sizes of some of these")
     case = next(c for c in export_cases.fixtures() if c.name == f"keras/{name}")
     found = check_exports.examine(case, export_cases.read(case), [export], child)
     (runner,) = check_exports.EXPORTS[export].runners

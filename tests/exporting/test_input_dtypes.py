@@ -17,13 +17,11 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.exporting.onnx_file import Onnx
 from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
-from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef
 
 WHY_NO_ONNX = Onnx().why_cannot_write()
 needs_onnx = pytest.mark.skipif(bool(WHY_NO_ONNX), reason=WHY_NO_ONNX or "it is there")
-needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
 WORDS, BATCH, TIME = 17, 3, 7
 # The dtype that a file declares -> the one that an export takes.
 DECLARED: Mapping[str, str] = {
@@ -102,7 +100,7 @@ def run_pt2(file: Path, inputs: Sequence[Array]) -> Sequence[Array]:
             "m.pt2",
             run_pt2,
             ("int64", "int32", "float32", "uint8"),
-            marks=[needs_scan, pytest.mark.thorough],
+            marks=pytest.mark.thorough,
         ),
     ],
 )
@@ -119,7 +117,6 @@ def test_an_export_takes_ids_as_the_keras_file_declares_them(
 
 
 @pytest.mark.thorough
-@needs_scan
 def test_masked_bidirectional_layers_read_them_too_and_verify_agrees(tmp_path: Path) -> None:
     model = build_model(readers_of_ids(["int64"], recurrent=True))
     k2t.save(model, tmp_path / "m.pt")

@@ -307,11 +307,6 @@ NOTHING = put(torch.export, "export", lambda *_, **__: None)
             r"onnx is not installed; pip install 'keras2torch_birnn",
         ),
         (
-            put(onnx_file, "version", lambda name: "2.8.0+cpu"),
-            UsageError,
-            r"torch is older than 2\.9; pip install",
-        ),
-        (
             put(onnx_file, "MAX_ONNX_BYTES", 100),
             UnsupportedOptionError,
             "bytes, one ONNX file holds at most 100",
@@ -327,7 +322,7 @@ NOTHING = put(torch.export, "export", lambda *_, **__: None)
             "torch's exporter returned no model",
         ),
     ],
-    ids=["no exporter", "an old torch", "too many weights", "torch fails", "torch gives nothing"],
+    ids=["no exporter", "too many weights", "torch fails", "torch gives nothing"],
 )
 def test_what_cannot_become_onnx_is_refused(
     patch: Patch,

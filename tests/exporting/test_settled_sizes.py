@@ -21,10 +21,7 @@ from keras2torch_birnn.exporting.torch_program import (
     record_program,
 )
 from keras2torch_birnn.golden import GOLDEN_STEPS
-from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.spec import ModelSpec, TensorRef
-
-needs_scan = pytest.mark.skipif(SCAN is None, reason="this torch would fix the sizes")
 
 
 def spec_of_two(steps: int | None = None) -> ModelSpec:
@@ -142,7 +139,6 @@ def test_an_export_fixes_the_rows_that_an_operation_demands(tmp_path: Path) -> N
 
 
 @pytest.mark.thorough
-@needs_scan
 def test_a_model_that_reads_its_fourth_row_is_exported(tmp_path: Path) -> None:
     """The check on one and two rows was a refusal: the model itself does not take them."""
     model: Any = k2t.convert(FIXTURES / "tf-2.2.3" / "ops_node_more.h5")
@@ -150,7 +146,6 @@ def test_a_model_that_reads_its_fourth_row_is_exported(tmp_path: Path) -> None:
     assert not any("fixed" in note for note in done.notes)
 
 
-@needs_scan
 @pytest.mark.every(3)
 @pytest.mark.parametrize("case", ["ops_tf_pools", "ops_tf_sizes", "ops_tf_choose"])
 def test_operations_leave_open_sizes_open(case: str) -> None:

@@ -164,10 +164,6 @@ def test_generated_code_is_clean_by_ruff_and_formatted_at_two_widths(folder: Pat
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9),
-    reason="torch before 2.9 does not say what interpolate returns",
-)
 def test_generated_code_is_typed(folder: Path) -> None:
     assert run_tool("mypy", "--strict", "--config-file=", folder=folder) == ""
 

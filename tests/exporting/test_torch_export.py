@@ -28,11 +28,9 @@ from keras2torch_birnn.errors import (
     UsageError,
 )
 from keras2torch_birnn.exporting import torch_export, torch_program
-from keras2torch_birnn.rnn.engines.exported_loop import SCAN
 from keras2torch_birnn.running import flat, run
 from keras2torch_birnn.spec import ModelSpec
 
-needs_scan = pytest.mark.skipif(SCAN is None, reason="torch before 2.10 fixes the number of steps")
 CHILD = Path(__file__).parents[1] / "support" / "pt2_child.py"
 LSTM = "tf.keras-2.15.0/bi_lstm_concat_seq.h5"
 MASKED_LOOP = "keras-2.2.4/mask_hard_sigmoid_gru.h5"
@@ -75,12 +73,10 @@ def two_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.thorough
-@needs_scan
 def test_a_model_of_two_inputs_runs_without_the_package(two_inputs: Path, tmp_path: Path) -> None:
     assert_runs_at_any_size(k2t.convert(FIXTURES / TWO_INPUTS), two_inputs, TWO_INPUTS, tmp_path)
 
 
-@needs_scan
 @pytest.mark.thorough
 def test_a_loop_under_a_mask_runs_without_the_package(tmp_path: Path) -> None:
     model: Any = k2t.convert(FIXTURES / MASKED_LOOP)
@@ -99,7 +95,6 @@ def assert_runs_at_any_size(model: Any, archive: Path, file: str, tmp_path: Path
 
 
 @pytest.mark.thorough
-@needs_scan
 def test_inputs_have_the_names_and_lengths_of_their_own(two_inputs: Path) -> None:
     model: Any = k2t.convert(FIXTURES / TWO_INPUTS)
     program = torch.export.load(two_inputs)
@@ -123,7 +118,6 @@ def test_a_size_that_the_model_needs_stays_fixed(tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
-@needs_scan
 @pytest.mark.filterwarnings("ignore")  # torch calls what it has deprecated itself
 @pytest.mark.skipif(find_compiler() is None, reason="AOTInductor needs a C++ compiler")
 def test_aotinductor_compiles_a_model_for_any_size(tmp_path: Path) -> None:
@@ -188,13 +182,12 @@ def loop_model() -> Any:
 def test_a_torch_that_would_fix_the_time_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As torch before 2.10, which has no scan for this."""
+    """As one without a scan, whose name is not public."""
     from keras2torch_birnn.rnn.engines import exported_loop
 
     monkeypatch.setattr(exported_loop, "SCAN", None)
-    monkeypatch.setattr(torch_export, "SCAN", None)
     monkeypatch.setattr(torch_export, "_STEPS", 5)  # of a loop that torch unrolls
-    with pytest.raises(UsageError, match=r"cannot leave the sizes .* open .*use torch 2\.10"):
+    with pytest.raises(UnsupportedLayerError, match=r"torch\.export refuses it \("):
         k2t.export(loop_model(), tmp_path / "model.pt2", any_length=True)
     assert not (tmp_path / "model.pt2").exists()
 
@@ -209,7 +202,6 @@ def test_a_model_that_torch_cannot_export_is_refused(
         raise ValueError("no such node")
 
     monkeypatch.setattr(torch.export, "export", fail)
-    monkeypatch.setattr(torch_export, "SCAN", object())
     with pytest.raises(UnsupportedLayerError, match=r"refuses it \(ValueError: no such node\)"):
         k2t.export(k2t.convert(FIXTURES / LSTM), tmp_path / "model.pt2", any_length=True)
     assert len(tried) == 2  # a size of 1 like all others, and not

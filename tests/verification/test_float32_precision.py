@@ -1,11 +1,10 @@
-"""TF32 and full precision: set for a while, in torch's newer and older settings, and restored."""
+"""TF32 and full precision: set for a while, in all of torch's settings, and restored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,8 +46,6 @@ def set_as_at_the_start() -> None:
 @pytest.fixture
 def untouched() -> Iterator[list[Any]]:
     """Torch's settings as a new process has them, whatever an earlier test left."""
-    if not hasattr(torch.backends, "fp32_precision"):
-        pytest.skip("torch before 2.9 has no such settings")
     set_as_at_the_start()
     before = read()
     yield before
@@ -100,12 +97,3 @@ def test_settings_are_restored_after_an_error(untouched: list[Any]) -> None:
     with pytest.raises(ZeroDivisionError), float32_precision("tf32"):
         raise ZeroDivisionError
     assert read() == untouched
-
-
-def test_an_older_torch_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    matmul, cudnn = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=False)
-    backends = SimpleNamespace(cuda=SimpleNamespace(matmul=matmul), cudnn=cudnn)
-    monkeypatch.setattr(torch, "backends", backends)
-    with float32_precision("ieee"):
-        assert (matmul.allow_tf32, cudnn.allow_tf32) == (False, False)
-    assert (matmul.allow_tf32, cudnn.allow_tf32) == (True, False)
