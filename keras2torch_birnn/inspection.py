@@ -13,7 +13,6 @@ from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.html import Table, Verdict, format_cell, show_in_cell
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
-from keras2torch_birnn.readers.config.mask_effects import find_mask_effects
 from keras2torch_birnn.readers.source import ModelSource, source_of
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.cell_kind import can_share_module
@@ -178,9 +177,6 @@ def _find_masks(spec: ModelSpec) -> tuple[ModelSpec, Mapping[str, str]]:
     Raises:
         K2TError: the model cannot be built.
     """
-    effects = find_mask_effects(spec.root)
-    if effects is not None:
-        return spec, effects
     with loading_torch():
         from keras2torch_birnn.building import build
         from keras2torch_birnn.plugins.checks import complete_shapes

@@ -302,30 +302,6 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
         k2t.convert(prefix, config=path)
 
 
-@pytest.mark.parametrize("names", ["exchanged", "shifted", "new"])
-def test_a_note_tells_that_a_configuration_has_the_layers_in_another_order(
-    names: str, tmp_path: Path
-) -> None:
-    """Its numbers decide in a checkpoint; a model that was built again counts on from others."""
-    checkpoint(tmp_path / "ckpt")
-    config = model_tree(STACK)[1]
-    layers = [one["config"] for one in config["config"]["layers"] if "layer" in one["config"]]
-    first, second = layers[:2]
-    if names == "exchanged":
-        first["name"], second["name"] = second["name"], first["name"]
-    elif names == "shifted":
-        first["name"], second["name"] = second["name"], f"{second['name']}_1"
-    else:
-        first["name"], second["name"] = "one", "two"
-    (tmp_path / "arch.json").write_text(json.dumps(config), encoding="utf-8")
-    spec = read_model(tmp_path / "ckpt", config=tmp_path / "arch.json")
-    found = [note for note in spec.notes if "by their names in the file" in note]
-    assert len(found) == (names == "exchanged")
-    if found:
-        words = f"of layer {first['name']} are those of {second['name']}"
-        assert words in found[0]
-
-
 def test_a_configuration_must_name_its_version(tmp_path: Path) -> None:
     prefix = checkpoint(tmp_path / "ckpt")
     path = tmp_path / "arch.json"
@@ -698,16 +674,6 @@ def test_stacked_cells_are_not_in_a_checkpoint_of_keras_3(tmp_path: Path) -> Non
     words = "StackedRNNCells without cells; Keras 3 leaves the weights of stacked cells out"
     with refuse(words, WeightMismatchError):
         convert_with(model, config)
-
-
-def test_a_note_tells_that_layers_of_keras_3_are_in_another_order(tmp_path: Path) -> None:
-    """The names in its variables begin with the model's."""
-    model, config = keras3("compiled.checkpoint_root", tmp_path)
-    first, second = [one["config"] for one in config["config"]["layers"]][-2:]
-    first["name"], second["name"] = second["name"], first["name"]
-    (tmp_path / "arch.json").write_text(json.dumps(config), encoding="utf-8")
-    notes = read_model(model, config=tmp_path / "arch.json").notes
-    assert any("by their names in the file" in note for note in notes)
 
 
 def test_a_layer_of_the_file_stands_for_one_nameless_layer_of_its_class_alone() -> None:

@@ -84,12 +84,10 @@ class Container(ABC):
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
     ``source``: what was opened.
-    ``beside``: the names of a model's other files in the folder of the given one. ``by_order``:
-    layers have their numbers there, and no names.
+    ``beside``: the names of a model's other files in the folder of the given one.
     """
 
     kind: ClassVar[str]
-    by_order: ClassVar[bool] = False
     # Texts of config.json and metadata.json, in formats that have them.
     config_text: str | None = None
     metadata_text: str | None = None

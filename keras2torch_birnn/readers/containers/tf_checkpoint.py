@@ -55,7 +55,6 @@ class TensorFlowCheckpoint(TensorFlowContainer):
     """A checkpoint; ``--config`` gives the architecture."""
 
     kind = "tf_checkpoint"
-    by_order = True
     _may_count_inputs = False
 
     @staticmethod

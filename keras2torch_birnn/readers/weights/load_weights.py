@@ -20,7 +20,6 @@ from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
 from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
 from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
-from keras2torch_birnn.readers.weights.swapped_names import swapped_note
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -67,7 +66,7 @@ def load_weights(
         arrays = (array for row in located.rows for array in row.arrays.values())
         begin("reading weights", sum(array.nbytes for array in arrays))
     layers = {row.owner: _read(row, located.layout, notes, values=values) for row in located.rows}
-    notes += repeated_note(layers, located.stored)
+    notes += repeated_note(located.stored)
     root = replace_layers(located.root, layers)
     dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])
     if parsing.generation.name in ("tf.keras", "keras3"):
@@ -137,8 +136,6 @@ def find_weights(
     if problems:
         raise gather(problems)
     root = replace_layers(root, {row.owner: row.layer for row in rows})
-    if container.by_order:
-        notes += swapped_note(root, names)
     return LocatedWeights(root, rows, layout, tuple(notes))
 
 
