@@ -50,8 +50,7 @@ class Reading:
     """A model on its way from the container to a ``ModelSpec``; each step returns a new one.
 
     ``whole``: the model before it was cut, None if it was not. ``vocabularies``: of the layers that
-    were cut off. For advice: ``all_layers``, as they were parsed before a cut, and
-    ``full_parsing``, what was found out about them.
+    were cut off.
     """
 
     container: Container
@@ -61,8 +60,6 @@ class Reading:
     masked_steps: MaskedSteps | None
     whole: Whole | None = None
     vocabularies: tuple[Vocabulary, ...] = ()
-    all_layers: LayerSpec | None = None
-    full_parsing: Parsing | None = None
 
     @property
     def problems(self) -> list[K2TError]:
@@ -125,13 +122,11 @@ def parse(
     choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
-    whole, all_layers, full_parsing = None, root, parsing
+    whole = None
     if cut and root.graph is not None:  # (a root that is refused has none)
-        from keras2torch_birnn.readers.config.parts import take_part
+        from keras2torch_birnn.readers.config.cut import take_part
 
         root, parsing, whole = take_part(root, parsing, cut)
-    if parsing.problems:
-        _advise(all_layers, full_parsing, parsing)
     check_names(root, parsing)
     check_backend(architecture.backend, root, parsing)
     notes = (
@@ -143,16 +138,7 @@ def parse(
         *describe_augmentation(root),
         *_misnamed_note(container),
     )
-    return Reading(
-        container,
-        parsing,
-        root,
-        notes,
-        choice,
-        whole,
-        all_layers=all_layers,
-        full_parsing=full_parsing,
-    )
+    return Reading(container, parsing, root, notes, choice, whole)
 
 
 def find_architecture(container: Container, config: Mapping[str, Any] | None) -> Architecture:
@@ -173,14 +159,6 @@ def find_architecture(container: Container, config: Mapping[str, Any] | None) ->
         raise MissingArchitectureError(*whole) from error
 
 
-def _advise(all_layers: LayerSpec, full_parsing: Parsing, parsing: Parsing) -> None:
-    """Add to the problems a command that helps, which problems outside of a cut decide, too."""
-    from keras2torch_birnn.readers.config.parts import advise  # only a refusal needs it
-
-    problems = {id(problem): problem for problem in (*full_parsing.problems, *parsing.problems)}
-    advise(all_layers, replace(full_parsing, problems=list(problems.values())))
-
-
 def _command(source: Source, config: PathLike | None) -> str:
     """Return the command that converts this file, or the file of a live model."""
     file = "MODEL" if source.path is None else source.name
@@ -198,9 +176,6 @@ def infer_shapes(reading: Reading) -> Reading:
     root, parsing = reading.root, reading.parsing
     if not parsing.problems:
         check_input_dtypes(root, parsing)
-        all_layers, full_parsing = reading.all_layers, reading.full_parsing
-        if parsing.problems and all_layers is not None and full_parsing is not None:
-            _advise(all_layers, full_parsing, parsing)
     if not parsing.problems:
         root = infer_model(root, parsing.problems)
         check_layer_sizes(root)

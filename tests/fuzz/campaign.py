@@ -43,7 +43,6 @@ KINDS = (
     "answers",
     "convert",
     "tensorflow",
-    "cut",
     "outs",
     "uses",
 )
@@ -158,22 +157,6 @@ def _tensorflow(kind: str, seed: int, numbers: range, tally: Any) -> None:
             folder.mkdir()
 
 
-def _cut(kind: str, seed: int, numbers: range, tally: Any) -> None:
-    from fuzz import forked, targets
-    from fuzz.cutting import Files, Graphs, files_to_cut
-
-    forked.install(3600)
-    to_cut = files_to_cut()
-    models = targets.Architectures([*architecture_files(), *to_cut])
-    of_files, of_graphs = Files(models, len(to_cut), tally.compared), Graphs(tally.compared)
-    gc.freeze()
-    for number in numbers:
-        random = Random(f"{kind} {seed} {number}")
-        run = of_graphs.run if number % 2 else of_files.run
-        targets.attempt(partial(run, random), tally, {"mutant": number})
-    models.close()
-
-
 def _outs(kind: str, seed: int, numbers: range, tally: Any) -> None:
     import torch
 
@@ -206,7 +189,7 @@ def _uses(kind: str, seed: int, numbers: range, tally: Any) -> None:
             try_file(one, folder, random, tally, {"mutant": number, "seed file": one.name})
 
 
-_OTHERS = {"tensorflow": _tensorflow, "cut": _cut, "outs": _outs, "uses": _uses}
+_OTHERS = {"tensorflow": _tensorflow, "outs": _outs, "uses": _uses}
 
 
 def _odd_inside(data: bytes, random: Random) -> bytes:
@@ -292,10 +275,6 @@ def about(kind: str, seed: int, commit: str) -> dict[str, Any]:
         from fuzz.uses import wholes
 
         names = [whole.name for whole in wholes()]
-    if kind == "cut":
-        from fuzz.cutting import files_to_cut
-
-        names = [path.name for path in (*architecture_files(), *files_to_cut())]
     return {
         "kind": kind,
         "seed": seed,

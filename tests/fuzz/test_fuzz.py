@@ -36,7 +36,6 @@ COUNTS = {
     "architectures": 175,
     "answers": 350,
     "tensorflow": 65,
-    "cut": 30,
     "outs": 50,
     "uses": 10,
 }

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from keras2torch_birnn.spec import Cut
 from mutations.patches import Patch, edit
 
-CUTTING = "readers.config.cut:_Cutting"
-
 
 @dataclass(frozen=True)
 class CutMutation:
@@ -35,7 +33,7 @@ MUTATIONS = (
     ),
     CutMutation(
         "a mask that crosses the cut is dropped",
-        edit("readers.config.parts:_notes", "if found is not None", "if False"),
+        edit("readers.config.cut:_check_masks", "for source in sources if", "for source in () if"),
         (
             ("keras-2.2.4/mask_bi_lstm_seq.h5", Cut(("bidirectional_1",))),
             ("keras-3.15.1/mask_bi_gru_before_seq.h5", Cut(("bidirectional",))),
@@ -43,7 +41,7 @@ MUTATIONS = (
     ),
     CutMutation(
         "inputs in another order",
-        edit(f"{CUTTING}._assemble", "item: item[:2]", "item: (-item[0], item[1])"),
+        edit("readers.config.cut:_in_order", "name: ranks[name]", "name: -ranks[name]"),
         (
             ("cut/keras-3.15.1/two_inputs.keras", Cut(("embed",))),
             ("cut/tf.keras-2.15.0/two_texts.keras", Cut(("title_embed", "body_embed"))),
@@ -52,12 +50,12 @@ MUTATIONS = (
     ),
     CutMutation(
         "inputs in the order of --from",
-        edit(f"{CUTTING}._order_of", "self.order.get((ref.layer, ref.call), _NO_INPUT)", "0"),
+        edit("readers.config.cut:_in_order", "first[ref.layer, ref.call] for name", "0 for name"),
         (("cut/tf.keras-2.15.0/two_texts.keras", Cut(("body_embed", "title_embed"))),),
     ),
     CutMutation(
         "outputs in another order",
-        edit(f"{CUTTING}._outputs", "path[0] for path in last", "path[0] for path in last[::-1]"),
+        edit("readers.config.cut:_outputs_of", "for name in names", "for name in names[::-1]"),
         (
             ("keras-2.2.4/graph_inputs_outputs.h5", Cut((), ("dense_2", "bidirectional_1"))),
             ("keras-3.15.1/graph_inputs_outputs.keras", Cut((), ("bidirectional", "dense"))),
@@ -65,15 +63,15 @@ MUTATIONS = (
     ),
     CutMutation(
         "the last layer gives its first output alone",
-        edit(f"{CUTTING}._outputs", "range(count)", "range(1)"),
+        edit("readers.config.cut:_outputs_of", "range(count)", "range(1)"),
         (("keras-3.15.1/state_lstm_seq.h5", Cut((), ("lstm",))),),
     ),
     CutMutation(
         "a tensor that enters twice is the first one",
         edit(
-            f"{CUTTING}._swap",
-            "self.swaps.get(leaf, leaf)",
-            "(next(iter(self.swaps.values())) if leaf in self.swaps else leaf)",
+            "readers.config.cut:_cut",
+            "swaps.get(leaf, leaf)",
+            "(next(iter(swaps.values())) if leaf in swaps else leaf)",
         ),
         (("cut/keras-3.15.1/twins.keras", Cut(("embed",))),),
     ),

@@ -16,8 +16,8 @@ from sampling import examples
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
+from keras2torch_birnn.readers.config.cut import take_part
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.parts import take_part
 from keras2torch_birnn.readers.weights.slots import layers_by_owner, replace_layers
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.running import flat
@@ -55,12 +55,12 @@ def part_of(graph: dict[str, Any], version: str, whole: ModelSpec, cut: Cut) -> 
     return ModelSpec(part, parsing.generation, cut=cut)
 
 
-def places(model: LayerSpec, prefix: str = "") -> list[str]:
+def places(model: LayerSpec) -> list[str]:
     """The paths of all layers that can be named."""
     found = []
     for one in model.graph.layers if model.graph else ():
         if one.class_name != "InputLayer":
-            found += [f"{prefix}{one.name}", *places(one, f"{prefix}{one.name}/")]
+            found.append(one.name)
     return found
 
 

@@ -1,10 +1,8 @@
-"""Models that are cut: parts of real models, what is refused, and the advice in refusals."""
+"""Models that are cut: parts of real models, and what is refused."""
 
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import changed_config
 from cut_fixtures import (
     CUTS,
     ROWS,
@@ -33,14 +30,11 @@ from tensorflow_fixtures import recorded as recorded_calls
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
-    K2TError,
     UnsupportedLayerError,
     UsageError,
 )
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.parts import advise, take_part
-from keras2torch_birnn.readers.weights.layouts import KERAS2
-from keras2torch_birnn.readers.weights.legacy import _without
+from keras2torch_birnn.readers.config.cut import take_part
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.running import flat
@@ -48,7 +42,6 @@ from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, Cut, ModelSpec
 
 ATOL, RTOL = 1e-5, 1e-4
-NO_ADVICE = "behind_a_users_layer"  # nothing that can be named leaves out the user's own layer
 
 
 @pytest.fixture(autouse=True)
@@ -78,40 +71,22 @@ def test_a_part_computes_what_keras_computes(file: str, number: int, tmp_path: P
     cut = cut_of(file, number)
     spec = read_model(model, config=config, cut=cut)
     assert_computes(spec, *recorded(file))
-    assert [name.rpartition("/")[2] for name in spec.cut.first] == [
-        name.rpartition("/")[2] for name in cut.first
-    ]
-    assert spec.cut.last == cut.last
+    assert spec.cut == cut
     places = {one.place for one in spec.root.walk()}
     assert places.isdisjoint(ROWS[file]["dropped"])
 
 
-@pytest.mark.every(6)
-@pytest.mark.parametrize("file", ROWS)
-def test_the_command_in_a_refusal_works(file: str, tmp_path: Path) -> None:
-    model, config = unpacked(file, tmp_path)
-    with pytest.raises(K2TError) as caught:
-        read_model(model, config=config)
-    text = str(caught.value)
-    if ROWS[file]["case"] == NO_ADVICE:
-        assert "cut the layer off with --from or --to" in text
-        return
-    commands = set(re.findall(r"cut it off: (k2t convert .*)", text))
-    assert len(commands) == 1
-    program, verb, path, out, *options = shlex.split(commands.pop())
-    assert (program, verb, path, out) == ("k2t", "convert", str(model), "OUT")
-    given: dict[str, list[str]] = {"--from": [], "--to": [], "--config": []}
-    for option, value in zip(options[::2], options[1::2], strict=True):
-        given[option].append(value)
-    assert given["--config"] == ([] if config is None else [str(config)])
-    cut = Cut(tuple(given["--from"]), tuple(given["--to"]))
-    assert_computes(read_model(model, config=config, cut=cut), *recorded(file))
+@pytest.mark.parametrize(("file", "option"), [("classify", "--from"), ("captcha", "--to")])
+def test_a_refusal_names_the_option_and_the_page(file: str, option: str) -> None:
+    words = rf"(vectorize|ctc_loss): .* {option} .*\(docs/cutting\.md\)$"
+    with pytest.raises(UnsupportedLayerError, match=words):
+        read_model(FIXTURES / "cut" / "keras-3.15.1" / f"{file}.keras")
 
 
 @pytest.mark.parametrize("file", files("cut"))
 def test_a_saved_model_with_text_in_front_is_cut(file: str, tmp_path: Path) -> None:
     found = unpack(file, tmp_path)
-    with pytest.raises(UnsupportedLayerError, match=f"cut it off: .* --from {cut_at_of(file)}$"):
+    with pytest.raises(UnsupportedLayerError, match="turns text into ids"):
         read_model(found.model)
     spec = read_model(found.model, cut=Cut((cut_at_of(file),)))
     case = recorded_calls(file)
@@ -209,19 +184,13 @@ def lstm(name: str, *calls: list[str], **options: Any) -> dict[str, Any]:
     return layer("LSTM", name, calls, units=5, **options)
 
 
-def inside(name: str, *calls: list[str], **options: Any) -> dict[str, Any]:
-    """A model in the model: first, then twice, which is called on what it gave itself."""
+def inside(name: str, *calls: list[str]) -> dict[str, Any]:
+    """A model in the model."""
     model = functional(
-        ["in"],
-        ["last"],
-        input_layer("in", 5),
-        dense("first", ["in"]),
-        dense("twice", ["first"], ["twice"]),
-        dense("last", ["twice#1"]),
-        name=name,
+        ["in"], ["last"], input_layer("in", 5), dense("first", ["in"]), dense("last", ["first"])
     )
-    nodes = [[[ref, 0, 0, options] for ref in call] for call in calls]
-    return {**model, "inbound_nodes": nodes}
+    model["config"]["name"] = name
+    return {**model, "name": name, "inbound_nodes": [[[r, 0, 0, {}] for r in c] for c in calls]}
 
 
 def linked(*layers: dict[str, Any], name: str = "model") -> dict[str, Any]:
@@ -238,15 +207,14 @@ def from_text(end: str, name: str = "model", **options: Any) -> dict[str, Any]:
 
 
 def two_models() -> dict[str, Any]:
-    """Two models in a model, a layer beside them, and a wrapper."""
+    """A model in a model, a layer that is called on what it gave itself, and a wrapper."""
     return functional(
         ["x"],
         ["end"],
         input_layer("x", 5),
         inside("one", ["x"]),
-        inside("two", ["one"]),
-        dense("twice", ["two"]),
-        layer("Reshape", "steps", [["twice"]], target_shape=[1, 5]),
+        dense("twice", ["one"], ["twice"]),
+        layer("Reshape", "steps", [["twice#1"]], target_shape=[1, 5]),
         layer(
             "TimeDistributed",
             "each",
@@ -274,19 +242,20 @@ def chain() -> dict[str, Any]:
 WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
     "unknown": (
         two_models,
-        Cut(("frist",)),
-        r"--from frist: no layer of the model model is called so; did you mean: first",
+        Cut(("stesp",)),
+        r"--from stesp: no layer of the model is called so; did you mean steps\?",
     ),
     "nothing like it": (
         chain,
         Cut((), ("zzz",)),
-        r"--to zzz: no layer of the model model is called so; its layers are: a, b, beside, joined",
+        r"--to zzz: no layer of the model is called so; its layers are: a, b, beside, joined",
     ),
-    "ambiguous": (
+    "in a model": (
         two_models,
         Cut(("first",)),
-        r"--from first: 2 layers are called so; give the path of one: one/first, two/first",
+        r"--from first: is inside the Functional one, which cannot be cut; name one itself",
     ),
+    "a path in a model": (two_models, Cut((), ("one/first",)), r"--to one/first: is inside the"),
     "an input": (chain, Cut(("x",)), r"--from x: is an input, not a layer that computes"),
     "an input at the end": (chain, Cut((), ("x",)), r"--to x: is an input.*nothing ends there"),
     "in a wrapper": (
@@ -295,25 +264,16 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
         r"--from inner: is inside the TimeDistributed each, which cannot be cut; name each itself",
     ),
     "named twice": (chain, Cut(("a", "a")), r"--from a: is named twice"),
-    "model and layer": (
-        two_models,
-        Cut(("one", "one/first")),
-        r"--from one/first: is inside of another that is named",
-    ),
-    "never called": (
-        two_models,
-        Cut(("unused",)),
-        r"unused is a layer of the file that its model never calls",
-    ),
+    "never called": (two_models, Cut(("unused",)), r"unused: the model never calls this layer"),
     "called on itself": (
         two_models,
-        Cut(("one/twice",)),
-        r"one/twice is called 2 times, also on what it gave itself",
+        Cut(("twice",)),
+        r"twice is called 2 times, also on what it gave itself",
     ),
     "called twice at the end": (
         two_models,
-        Cut((), ("one/twice",)),
-        r"--to one/twice: is called 2 times; name a layer that is called once",
+        Cut((), ("twice",)),
+        r"--to twice: is called 2 times; name a layer that is called once",
     ),
     "the wrong way round": (
         chain,
@@ -336,22 +296,6 @@ WRONG: dict[str, tuple[Callable[[], dict[str, Any]], Cut, str]] = {
         ),
         Cut(("b",)),
         r"the output of a is before --from; name the outputs of the part with --to",
-    ),
-    "behind a model that ends inside": (
-        two_models,
-        Cut((), ("one/first", "twice")),
-        r"--to: two is behind one, inside of which another one is named",
-    ),
-    "a model that gets a mask": (
-        lambda: functional(
-            ["x"],
-            ["end"],
-            input_layer("x", 7),
-            inside("one", ["x"], mask=["x", 0, 0]),
-            dense("end", ["one"]),
-        ),
-        Cut(("one/first",)),
-        r"one is called with a mask, so no layer inside can be named",
     ),
     "a mask": (
         lambda: linked(
@@ -398,28 +342,6 @@ def test_all_outputs_of_the_last_layer_are_those_of_the_part() -> None:
     part, _, _ = take_part(root, parsing, Cut(("read",), ("read",)))
     assert part.graph is not None
     assert [ref.output for ref in part.graph.outputs] == [0, 1, 2]
-
-
-def test_weights_of_a_layer_left_out_inside_a_model_are_passed_over() -> None:
-    root, _ = parsed(two_models())
-    assert root.graph is not None
-    entries = ["one/first/kernel:0", "first/bias:0", "one/twice/kernel:0", "last/kernel:0"]
-    model, held = _without(root.graph.layer("one"), entries, KERAS2, frozenset({"one/first"}))
-    assert held == ["one/twice/kernel:0", "last/kernel:0"]
-    assert [one.name for one in model.walk()] == ["one", "in", "twice", "last"]
-
-
-def test_a_path_comes_before_a_name_inside() -> None:
-    root, parsing = parsed(two_models())
-    part, _, _ = take_part(root, parsing, Cut(("twice",)))
-    assert [one.name for one in part.walk()][:3] == ["model", "twice_input", "twice"]
-
-
-def test_a_model_may_start_where_a_layer_inside_of_it_ends_the_part() -> None:
-    root, parsing = parsed(two_models())
-    part, _, whole = take_part(root, parsing, Cut(("two",), ("two/first",)))
-    assert [one.place for one in part.walk() if one.class_name == "Dense"] == ["two/first"]
-    assert whole.cut == Cut(("two",), ("two/first",))
 
 
 def test_a_model_that_is_called_with_too_few_tensors_is_refused() -> None:
@@ -476,75 +398,6 @@ def test_a_problem_in_the_part_stays() -> None:
     root, parsing = parsed(model)
     _, left, _ = take_part(root, parsing, Cut(("middle",)))
     assert [problem.place for problem in left.problems] == ["other"]
-
-
-# ---- advice -------------------------------------------------------------------------------------
-
-
-def advice(model: dict[str, Any]) -> set[str]:
-    root, parsing = parsed(model)
-    advise(root, replace(parsing, command="k2t convert m OUT"))
-    found = {problem.advice.partition("OUT ")[2] for problem in parsing.problems}
-    return found - {""}
-
-
-def test_advice_for_a_part_knows_what_is_refused_outside_of_it(tmp_path: Path) -> None:
-    """By fuzzing: Dense without units, behind the part, was a KeyError."""
-
-    def damage(model: dict[str, Any]) -> None:
-        model["config"]["layers"][-1]["config"] = {"name": "logits"}
-
-    file = FIXTURES / "cut" / "keras-3.15.1" / "letters.h5"
-    damaged = changed_config(file, tmp_path / "m.h5", damage)
-    with pytest.raises(UnsupportedLayerError, match="StringLookup layer looks up text") as caught:
-        read_model(damaged, cut=Cut((), ("to_ids",)))
-    assert "cut it off" not in str(caught.value)
-
-
-ADVICE: dict[str, tuple[Callable[[], dict[str, Any]], set[str]]] = {
-    "a layer of the user's amid the model": (
-        lambda: linked(input_layer("x", 7, 5), layer("MyLoss", "loss"), dense("end")),
-        set(),
-    ),
-    "a loss that no output needs": (
-        lambda: functional(
-            ["x", "y"],
-            ["end"],
-            input_layer("x", 7, 5),
-            input_layer("y", 7, 5),
-            dense("end", ["x"]),
-            layer("AddLoss", "add_loss", [["end", "y"]]),
-        ),
-        {"--to end"},
-    ),
-    "a Lambda at the end that reads no labels": (
-        lambda: linked(input_layer("x", 5), dense("a"), layer("Lambda", "tail")),
-        set(),
-    ),
-    "ids that become text again": (
-        lambda: linked(
-            input_layer("x", 7, dtype="string"),
-            layer("StringLookup", "ids", vocabulary=["a", "b"]),
-            embedding("embed"),
-            dense("logits"),
-            layer("StringLookup", "words", vocabulary=["a", "b"], invert=True),
-        ),
-        {"--from embed --to logits"},
-    ),
-    "a name with spaces, quoted": (lambda: from_text("my embed"), {"--from 'my embed'"}),
-    "a text layer inside a model": (
-        lambda: linked(
-            input_layer("x", 1, dtype="string"), from_text("embed", "prepare"), dense("end")
-        ),
-        {"--from prepare/embed"},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ADVICE)
-def test_advice_leaves_out_what_is_refused_where_a_name_can(name: str) -> None:
-    model, options = ADVICE[name]
-    assert advice(model()) == options
 
 
 def test_a_cut_survives_in_the_text_of_a_spec() -> None:

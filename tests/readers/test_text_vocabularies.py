@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from cut_fixtures import CUT, ROWS, cut_of, recorded, unpacked
 from specs import FIXTURES
-from tensorflow_fixtures import ENTRIES, TENSORFLOW, files, unpack
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.config.parts import Whole
+from keras2torch_birnn.readers.config.parsing import Whole
 from keras2torch_birnn.readers.config.text_layers import TextLayer, text_layer
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.steps import (
@@ -34,7 +33,7 @@ from keras2torch_birnn.spec import Cut, LayerSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "cutting.md"
 WITH_TEXT = [file for file, row in ROWS.items() if row["text"] is not None]
-MISSING = "this file does not hold the vocabulary that adapt() found"
+MISSING = "the vocabulary that adapt() found is not read from this file"
 
 
 def read(model: Path, config: Path | None, cut: Cut) -> Reading:
@@ -71,7 +70,7 @@ def test_the_vocabulary_makes_the_ids_of_keras(file: str, tmp_path: Path) -> Non
     found = {one.place: one for one in reading.vocabularies}
     text = [place for place in row["dropped"] if place in found]
     learned = row["case"] not in ("given_vocabulary", "letters")
-    if learned and row["container"] in ("h5", "checkpoint", "config"):
+    if learned and row["container"] != "keras":
         assert all(found[place].words is None for place in text)
         assert any(MISSING in note for note in reading.notes)
         return
@@ -82,15 +81,6 @@ def test_the_vocabulary_makes_the_ids_of_keras(file: str, tmp_path: Path) -> Non
         return
     for place, lines, wanted in zip(text * 2, row["text"], inputs, strict=False):
         np.testing.assert_array_equal(ids_of(found[place], lines), wanted)
-
-
-@pytest.mark.parametrize("file", files("cut"))
-def test_the_vocabulary_of_a_saved_model_makes_the_ids(file: str, tmp_path: Path) -> None:
-    with np.load(TENSORFLOW / ENTRIES[file]["npz"]) as data:
-        lines, wanted = data["text"], data["x0"]
-    cut = Cut((ENTRIES[file]["from_layer"],))
-    (layer,) = read(unpack(file, tmp_path).model, None, cut).vocabularies
-    np.testing.assert_array_equal(ids_of(layer, [str(line[0]) for line in lines]), wanted)
 
 
 def test_all_options_are_written() -> None:
@@ -116,17 +106,11 @@ class _Texts:
 
     vocabularies: Mapping[str, str] = {}
 
-    def __init__(self, words: tuple[bytes, ...] = ()) -> None:
-        self._words = words
 
-    def table_words(self, root: LayerSpec, place: str) -> tuple[bytes, ...]:
-        return self._words
-
-
-def of(layer: TextLayer, words: tuple[bytes, ...] = ()) -> tuple[Vocabulary, tuple[str, ...]]:
+def of(layer: TextLayer) -> tuple[Vocabulary, tuple[str, ...]]:
     whole = Whole(LayerSpec("Sequential", "m", {}), frozenset(), {"it": layer})
     generation: Any = None
-    container: Any = _Texts(words)
+    container: Any = _Texts()
     (found,), notes = find_vocabularies(whole, container, generation)
     return found, notes
 
@@ -162,11 +146,6 @@ def test_a_vocabulary_in_a_file_elsewhere_is_not_read() -> None:
 def test_learned_weights_of_words_are_noted() -> None:
     _, notes = of(text_layer("TextVectorization", {"output_mode": "tf_idf", "vocabulary": ["a"]}))
     assert notes == ("it: its weights of words (tf_idf) are not read",)
-
-
-def test_a_table_of_something_else_than_text_is_refused() -> None:
-    with pytest.raises(InvalidModelFileError, match="a vocabulary that is not UTF-8"):
-        of(text_layer("StringLookup", {}), (b"\xff",))
 
 
 def test_an_absurd_number_of_unknown_words_is_refused() -> None:

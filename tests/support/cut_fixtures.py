@@ -101,19 +101,15 @@ def _entering(
 ) -> Iterator[tuple[str, Array]]:
     """Yield the name of each new input and its value."""
     for path in cut.first:
-        *outer, name = path.split("/")
-        model = whole.root
-        for one in outer:
-            model = model.graph.layer(one) if model.graph else model
-        calls = [call for call in model.graph.calls if call.layer == name] if model.graph else []
+        calls = [call for call in whole.graph.calls if call.layer == path]
         refs = dict.fromkeys(ref for c in calls for ref in tensors((c.args, c.kwargs)))
         count = 0
         for ref in refs:
-            if not outer and ref.layer in known:
+            if ref.layer in known:
                 continue
             count += 1
             step = ref.layer if ref.call == 0 else f"{ref.layer}#{ref.call}"
-            found = trace.layers.get("/".join([*outer, step]))
+            found = trace.layers.get(step)
             if found is not None:
-                label = f"{name}_input" + (f"_{count}" if count > 1 else "")
+                label = f"{path}_input" + (f"_{count}" if count > 1 else "")
                 yield label, list(leaves(found))[ref.output]

@@ -181,11 +181,9 @@ def _parse_custom(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec
 
 
 def _note_facts(entry: _Entry, parsing: Parsing) -> None:
-    """Keep what other steps ask for: texts of lookup layers, and input shapes that Keras states."""
+    """Keep what a cut asks for: the layers that read text."""
     if entry.class_name in TEXT_CLASSES and isinstance(entry.config, Mapping):
         parsing.texts[entry.place] = text_layer(entry.class_name, entry.config)
-    if isinstance(entry.json.get("build_config"), Mapping):
-        parsing.built[entry.place] = entry.json["build_config"].get("input_shape")
 
 
 def _refuse(refusal: K2TError, entry: _Entry, parsing: Parsing) -> LayerSpec:

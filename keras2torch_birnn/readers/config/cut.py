@@ -1,375 +1,72 @@
 """Cut a parsed model: it starts at the inputs of some layers and ends at the outputs of others.
 
-A pure function of the graph, before anything in it is refused. The tensors that enter the first
-layers become inputs; what the outputs need besides (other inputs, other branches) stays. In a model
-within a model the inner graph is cut, and the outer one passes the new inputs on, so that every
-layer keeps its path, by which its weights are found.
+Only layers of the model itself can be named, none inside of another. The tensors that enter the
+first layers become inputs; what the outputs need besides (other inputs, other branches) stays.
+Problems of layers outside of the part are dropped.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from keras2torch_birnn.errors import K2TError, UsageError, invalid, printable
-from keras2torch_birnn.readers.config.cut_masks import MaskSource, MaskSources, carry_masks
-from keras2torch_birnn.readers.config.cut_names import Path
+from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.readers.config.cut_masks import carry_masks, find_masks, is_ours, may_use
+from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.sequential import stated_input_shape
-from keras2torch_birnn.readers.config.text_layers import is_text_layer
-from keras2torch_birnn.schema.custom_layers import output_count
+from keras2torch_birnn.readers.config.text_layers import BARE
+from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
+from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, known_dtypes
 from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
 from keras2torch_birnn.spec import (
     Call,
+    Cut,
     Graph,
     LayerSpec,
     Shape,
     Structure,
     TensorRef,
+    format_shape,
     leaves,
     map_structure,
     tensors,
 )
+from keras2torch_birnn.suggestions import did_you_mean
 
-_NO_INPUT = 1 << 30
-
-
-@dataclass(frozen=True)
-class Entrance:
-    """A tensor at which the part starts, as an input of the new model.
-
-    ``source``: path of the layer that gave it. ``mask``: what it may have had. ``order``: the first
-    of the model's inputs on which it depended. ``number``: of the model's input that it is, if it
-    is one.
-    """
-
-    layer: LayerSpec
-    source: str
-    mask: MaskSource | None
-    order: int
-    number: int | None = None
+_SHOWN = 8  # names in an error
 
 
-# An input of a graph that was cut: the number of an old one, or a new one.
-NewInput: TypeAlias = int | Entrance
-
-
-@dataclass(frozen=True)
-class Part:
-    """Part of a model that remains, and its inputs in order."""
-
-    model: LayerSpec
-    inputs: tuple[NewInput, ...]
-
-
-def cut_model(
-    model: LayerSpec,
-    known: LayerSpec,
-    first: Sequence[Path],
-    last: Sequence[Path],
-    masks: MaskSources,
-    stated: Mapping[str, Shape],
-    *,
-    root: bool = True,
-) -> Part:
-    """Cut a model at these paths within it.
-
-    known: the same model with the shapes that could be inferred, where a layer that is not
-    supported has a class that no table knows. masks: what its inputs may have. stated: input
-    shapes that the file states for single layers, by place.
+def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, Parsing, Whole]:
+    """Cut a model; return the part, its problems and notes, and the whole.
 
     Raises:
-        UsageError: these layers do not bound a part, or not only one; InvalidModelFileError: a
-            model in the model is called with other tensors than it takes.
+        UsageError: the names do not bound a part, or a mask would be lost.
     """
-    return _Cutting(model, known, masks, stated, root=root).cut(first, last)
-
-
-class _Cutting:
-    """One graph on its way. ``entrances``: new inputs by name; ``swaps``: what they replace."""
-
-    def __init__(
-        self,
-        model: LayerSpec,
-        known: LayerSpec,
-        masks: MaskSources,
-        stated: Mapping[str, Shape],
-        *,
-        root: bool,
-    ) -> None:
-        self.model, self.known_model, self.stated, self.root = model, known, stated, root
-        self.graph, self.known = _graph(model), _graph(known)
-        self.layers = {layer.name: layer for layer in self.graph.layers}
-        self.calls = {(call.layer, call.index): call for call in self.graph.calls}
-        self.carried = carry_masks(self.known, masks)
-        self.dtypes = known_dtypes(self.known)
-        self.order = _first_inputs(self.graph)
-        self.numbers = {one.layer: n for n, one in enumerate(leaves(self.graph.inputs))}
-        self.labels: Counter[str] = Counter()
-        self.entrances: dict[str, Entrance] = {}
-        self.swaps: dict[TensorRef, TensorRef] = {}
-
-    def cut(self, first: Sequence[Path], last: Sequence[Path]) -> Part:
-        """Cut the graph; see ``cut_model``."""
-        parts = self._cut_inner(first, last)
-        outputs = self._outputs(last, parts) if last else self.graph.outputs
-        for path in first:
-            if len(path) == 1:
-                self._enter(path[0])
-        swapped = {
-            node: replace(call, args=self._swap(call.args), kwargs=self._swap(call.kwargs))
-            for node, call in self.calls.items()
-        }
-        self._check_outputs(outputs)
-        needed = _needed(swapped, outputs, self.entrances)
-        for path in first:
-            if not any(node[0] == path[0] for node in needed):
-                raise UsageError(
-                    f"--from {self._path(path[0])}: nothing of it reaches the "
-                    + ("layer of --to" if last else "model's output"),
-                    "name layers before and after each other",
-                )
-        calls = [call for node, call in swapped.items() if node in needed]
-        self._check_ends({path[0] for path in last if len(path) > 1}, calls)
-        return self._assemble(calls, outputs)
-
-    # ---- models inside ----------------------------------------------------------------------
-
-    def _cut_inner(self, first: Sequence[Path], last: Sequence[Path]) -> dict[str, Part]:
-        """Cut the models in this one; their calls then pass on the new inputs."""
-        parts: dict[str, Part] = {}
-        for name in dict.fromkeys(path[0] for path in (*first, *last) if len(path) > 1):
-            calls = self._independent_calls(name)
-            given = [self.carried.get(ref) for ref in tensors(calls[0].args)]
-            part = cut_model(
-                self.layers[name],
-                self.known.layer(name),
-                [path[1:] for path in first if path[0] == name and len(path) > 1],
-                [path[1:] for path in last if path[0] == name and len(path) > 1],
-                given,
-                self.stated,
-                root=False,
-            )
-            self.layers[name] = part.model
-            for call in calls:
-                self.calls[name, call.index] = self._pass_on(call, part)
-            parts[name] = part
-        return parts
-
-    def _pass_on(self, call: Call, part: Part) -> Call:
-        """Call a model that was cut with its remaining inputs and the new ones."""
-        if "mask" in call.kwargs:
-            raise UsageError(
-                f"{self._path(call.layer)} is called with a mask, so no layer inside can be named",
-                "name it itself, or a layer outside",
-            )
-        given = list(leaves(call.args))
-        inputs = list(leaves(_graph(self.graph.layer(call.layer)).inputs))
-        if len(given) != len(inputs) or not all(isinstance(one, TensorRef) for one in given):
-            raise invalid(
-                f"a model of {len(inputs)} inputs that is called with {len(given)} tensors",
-                self._path(call.layer),
-            )
-        args = tuple(
-            self._pass_new(one, given) if isinstance(one, Entrance) else given[one]
-            for one in part.inputs
-        )
-        return replace(call, args=(args[0] if len(args) == 1 else args,), kwargs={})
-
-    def _pass_new(self, inner: Entrance, refs: Sequence[TensorRef]) -> TensorRef:
-        """Pass a new input of an inner model on as an input of this model."""
-        order = self._order_of(refs[inner.order]) if inner.order < len(refs) else _NO_INPUT
-        new = replace(inner, order=order, number=None)
-        if inner.number is not None:  # what this model gave it
-            ref = refs[inner.number]
-            if self._starts_at(ref):
-                return ref
-            new = replace(new, source=self._path(ref.layer), number=self.numbers.get(ref.layer))
-        return self._add(inner.layer.name, new)
-
-    # ---- where it starts --------------------------------------------------------------------
-
-    def _enter(self, name: str) -> None:
-        """Replace the tensors that enter a layer by new inputs of the model."""
-        calls = self._independent_calls(name)
-        refs = list(dict.fromkeys(ref for c in calls for ref in tensors((c.args, c.kwargs))))
-        shapes = self._shapes(refs)
-        if shapes == [None]:
-            text = is_text_layer(self.known.layer(refs[0].layer))
-            stated = None if text else self.stated.get(self._place(name))
-            shapes = [stated or self._own_shape(name)]
-        for ref, shape in zip(refs, shapes, strict=True):
-            if ref in self.swaps or self._starts_at(ref):
-                continue
-            kind = dtype_of(ref, self.dtypes)
-            if kind == "size":
-                raise UsageError(
-                    f"--from {self._path(name)}: reads the size of a tensor before it",
-                    "name a layer before or behind it",
-                )
-            config = {
-                "trainable": True,
-                "shape": shape,
-                "dtype": self._dtype(ref, name, kind),
-            }
-            label = f"{name}_input"
-            layer = LayerSpec("InputLayer", label, config, place=label)
-            new = Entrance(
-                layer,
-                self._path(ref.layer),
-                self.carried.get(ref),
-                self._order_of(ref),
-                self.numbers.get(ref.layer),
-            )
-            self.swaps[ref] = self._add(label, new)
-
-    def _starts_at(self, ref: TensorRef) -> bool:
-        """Tell whether a tensor is an input of the model that the user has."""
-        return self.root and self.layers[ref.layer].class_name == "InputLayer"
-
-    def _add(self, wanted: str, entrance: Entrance) -> TensorRef:
-        """Add a new input under a name that is free."""
-        name = wanted
-        while name in self.layers or name in self.entrances:
-            self.labels[wanted] += 1
-            name = f"{wanted}_{self.labels[wanted] + 1}"
-        layer = replace(entrance.layer, name=name, place=self._place(name))
-        self.entrances[name] = replace(entrance, layer=layer)
-        return TensorRef(name)
-
-    def _shapes(self, refs: Sequence[TensorRef]) -> list[Shape | None]:
-        """Infer the shapes of tensors; None where nothing is known."""
-        unheard: list[K2TError] = []  # of layers that may be cut away
-        graph = replace(self.known, outputs=tuple(refs))
-        found: Structure = infer_model(replace(self.known_model, graph=graph), unheard).output_shape
-        return [next(shape_leaves(one)) for one in found]
-
-    def _own_shape(self, name: str) -> Shape | None:
-        """Return the shape that a model in the model states for its first input."""
-        layer = self.known.layer(name)
-        if layer.graph is None:
-            return None
-        shape: Shape | None = stated_input_shape(layer.graph)
-        return shape
-
-    def _dtype(self, ref: TensorRef, name: str, kind: str) -> str:
-        """Return the dtype of a new input: ids where ids are read or a text layer gave them."""
-        giver = self.known.layer(ref.layer)
-        said = giver.semantics.get("gives")
-        if said is not None:
-            return str(said)
-        if kind == "float" and self.layers[name].class_name == "Embedding":
-            return "int64"
-        return kind if kind in ("int32", "int64", "bool") else "float32"
-
-    # ---- where it ends ----------------------------------------------------------------------
-
-    def _outputs(self, last: Sequence[Path], parts: Mapping[str, Part]) -> Structure:
-        """Return the outputs of the named layers, one after the other."""
-        found: list[TensorRef] = []
-        for name in dict.fromkeys(path[0] for path in last):
-            calls = self._calls_of(name)
-            if len(calls) > 1:
-                raise UsageError(
-                    f"--to {self._path(name)}: is called {len(calls)} times",
-                    "name a layer that is called once",
-                )
-            part = parts.get(name)
-            graph = self.layers[name].graph if part else None
-            count = len(list(leaves(graph.outputs))) if graph else self._count(name)
-            found += [TensorRef(name, calls[0].index, number) for number in range(count)]
-        return found[0] if len(found) == 1 else tuple(found)
-
-    def _count(self, name: str) -> int:
-        """Count the outputs of a layer."""
-        layer = self.known.layer(name)
-        if layer.graph is not None:
-            return len(list(leaves(layer.graph.outputs)))
-        if layer.output_shape is not None:
-            return len(list(shape_leaves(layer.output_shape)))
-        every = ((call.args, call.kwargs) for call in self.graph.calls)
-        read = [ref.output for ref in tensors((*every, self.graph.outputs)) if ref.layer == name]
-        return max(output_count(layer), 1 + max(read, default=0))
-
-    def _check_outputs(self, outputs: Structure) -> None:
-        for ref in tensors(outputs):
-            if ref in self.swaps:
-                raise UsageError(
-                    f"the output of {self._path(ref.layer)} is before --from",
-                    "name the outputs of the part with --to",
-                )
-
-    def _check_ends(self, ended: Collection[str], calls: Sequence[Call]) -> None:
-        """Refuse layers behind a model that now ends somewhere inside."""
-        for call in calls:
-            behind = [ref.layer for ref in tensors((call.args, call.kwargs)) if ref.layer in ended]
-            if behind:
-                raise UsageError(
-                    f"--to: {self._path(call.layer)} is behind {self._path(behind[0])}, inside "
-                    "of which another one is named",
-                    "name layers of one model only",
-                )
-
-    # ---- putting it together ----------------------------------------------------------------
-
-    def _assemble(self, calls: Sequence[Call], outputs: Structure) -> Part:
-        """Make the model of the calls that are left."""
-        kept = {call.layer for call in calls}
-        read = {ref.layer for call in calls for ref in tensors((call.args, call.kwargs))}
-        new = {name: one for name, one in self.entrances.items() if name in read}
-        olds = [ref.layer for ref in leaves(self.graph.inputs)]
-        items: list[tuple[int, int, str, NewInput]] = [
-            (number, 0, name, number) for number, name in enumerate(olds) if name in kept
-        ]
-        items += [(one.order, 1, name, one) for name, one in new.items()]
-        items.sort(key=lambda item: item[:2])
-        graph = Graph(
-            (
-                *(one.layer for one in new.values()),
-                *(layer for name, layer in self.layers.items() if name in kept),
-            ),
-            (*(Call(name, 0, ()) for name in new), *calls),
-            tuple(TensorRef(name) for _, _, name, _ in items),
-            outputs,
-        )
-        return Part(replace(self.model, graph=graph), tuple(one for _, _, _, one in items))
-
-    def _calls_of(self, name: str) -> list[Call]:
-        found = [call for node, call in self.calls.items() if node[0] == name]
-        if not found:
-            raise UsageError(
-                f"{self._path(name)} is a layer of the file that its model never calls",
-                "name another layer",
-            )
-        return found
-
-    def _independent_calls(self, name: str) -> list[Call]:
-        """Return the calls of a layer, none of which reads what another gave."""
-        calls = self._calls_of(name)
-        below = _below(self.graph, {(call.layer, call.index) for call in calls})
-        if any((call.layer, call.index) in below for call in calls):
-            raise UsageError(
-                f"{self._path(name)} is called {len(calls)} times, also on what it gave itself",
-                "name a layer that is called once",
-            )
-        return calls
-
-    def _order_of(self, ref: TensorRef) -> int:
-        return self.order.get((ref.layer, ref.call), _NO_INPUT)
-
-    def _swap(self, structure: Structure) -> Structure:
-        def swapped(leaf: object) -> object:
-            return self.swaps.get(leaf, leaf) if isinstance(leaf, TensorRef) else leaf
-
-        return map_structure(swapped, structure)
-
-    def _place(self, name: str) -> str:
-        return name if self.root else f"{self.model.place}/{name}"
-
-    def _path(self, name: str) -> str:
-        return printable(self._place(name))
+    graph = _graph(root)
+    for option, names in (("--from", cut.first), ("--to", cut.last)):
+        for number, name in enumerate(names):
+            _check_name(option, name, graph, again=name in names[:number])
+    bare = find_refused(root, parsing)
+    known = infer_model(_strip(root, parsing, bare), [])  # its problems may be cut away
+    part, entrances = _cut(graph, _graph(known), cut)
+    model = replace(root, graph=part)
+    inside = {layer.place for layer in model.walk()}
+    places = {layer.place for layer in root.walk()}
+    parsing = replace(
+        parsing,
+        problems=[one for one in parsing.problems if _owner(one.place, places) in ("", *inside)],
+        notes=list(parsing.notes),
+        penalties={place: kinds for place, kinds in parsing.penalties.items() if place in inside},
+    )
+    _check_masks(part, _graph(known), entrances, parsing)
+    parsing.notes += _describe(part, entrances, parsing)
+    model = replace(root, graph=infer_dtypes(part, parsing))
+    parsing.problems[:] = {(one.place, one.message): one for one in parsing.problems}.values()
+    left_out = frozenset(bare - inside)
+    texts = {place: text for place, text in parsing.texts.items() if place not in inside}
+    return model, parsing, Whole(_strip(root, parsing, left_out), left_out, texts, cut)
 
 
 def _graph(model: LayerSpec) -> Graph:
@@ -378,39 +75,272 @@ def _graph(model: LayerSpec) -> Graph:
     return model.graph
 
 
-def _first_inputs(graph: Graph) -> dict[Node, int]:
-    """Return for every call the first of the graph's inputs on which it depends."""
-    numbers = {ref.layer: number for number, ref in enumerate(leaves(graph.inputs))}
-    found: dict[Node, int] = {}
+def _check_name(option: str, name: str, graph: Graph, *, again: bool) -> None:
+    """Refuse a name that is none of a layer of the model itself, or that is given again.
+
+    Raises:
+        UsageError: it is.
+    """
+    shown = f"{option} {printable(name)}"
+    found = {layer.name: layer for layer in graph.layers}
+    if again:
+        raise UsageError(f"{shown}: is named twice", "name each layer once")
+    if name in found and found[name].class_name == "InputLayer":
+        starts = "the model starts there without it" if option == "--from" else "nothing ends there"
+        raise UsageError(f"{shown}: is an input, not a layer that computes", starts)
+    if name in found:
+        if all(call.layer != name for call in graph.calls):
+            raise UsageError(f"{shown}: the model never calls this layer", "name another layer")
+        return
+    for layer in graph.layers:
+        if any(name in (part.place, part.name) for part in layer.walk()):
+            raise UsageError(
+                f"{shown}: is inside the {printable(layer.class_name)} {printable(layer.name)}, "
+                "which cannot be cut",
+                f"name {printable(layer.name)} itself, or a layer beside it",
+            )
+    names = [layer.name for layer in graph.layers if layer.class_name != "InputLayer"]
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    listed = f"its layers are: {', '.join(map(printable, names[:_SHOWN]))}{more}"
+    raise UsageError(
+        f"{shown}: no layer of the model is called so", did_you_mean(name, names) or listed
+    )
+
+
+# ---- the graph ----------------------------------------------------------------------------------
+
+
+def _cut(graph: Graph, known: Graph, cut: Cut) -> tuple[Graph, dict[str, TensorRef]]:
+    """Return the graph of the part, and its new inputs by name with the tensors that they were.
+
+    known: the graph with the shapes that could be inferred.
+    """
+    outputs = _outputs_of(graph, known, cut.last) if cut.last else graph.outputs
+    layers = {layer.name: layer for layer in graph.layers}
+    dtypes, entrances = known_dtypes(known), dict[str, TensorRef]()
+    for name in cut.first:
+        for ref in _entering(graph, name):
+            is_input = layers[ref.layer].class_name == "InputLayer"
+            if ref not in entrances.values() and not is_input:
+                layer = _new_input(name, ref, known, dtype_of(ref, dtypes), layers.keys())
+                layers[layer.name] = layer
+                entrances[layer.name] = ref
+    swaps = {ref: TensorRef(name) for name, ref in entrances.items()}
+
+    def swap(structure: Structure) -> Structure:
+        return map_structure(
+            lambda leaf: swaps.get(leaf, leaf) if isinstance(leaf, TensorRef) else leaf, structure
+        )
+
+    for ref in tensors(outputs):
+        if ref in swaps:
+            raise UsageError(
+                f"the output of {printable(ref.layer)} is before --from",
+                "name the outputs of the part with --to",
+            )
+    calls = {(name, 0): Call(name, 0, ()) for name in entrances}
     for call in graph.calls:
-        before = [found[ref.layer, ref.call] for ref in tensors((call.args, call.kwargs))]
-        own = numbers.get(call.layer, _NO_INPUT)
-        found[call.layer, call.index] = min([own, *before])
-    return found
+        swapped = replace(call, args=swap(call.args), kwargs=swap(call.kwargs))
+        calls[call.layer, call.index] = swapped
+    needed = _needed(calls, outputs)
+    for name in cut.first:
+        if all(node[0] != name for node in needed):
+            raise UsageError(
+                f"--from {printable(name)}: nothing of it reaches the "
+                + ("layer of --to" if cut.last else "model's output"),
+                "name layers before and after each other",
+            )
+    kept = {node[0] for node in needed}
+    names = (*entrances, *(layer.name for layer in graph.layers))
+    part = Graph(
+        tuple(layers[name] for name in names if name in kept),
+        tuple(call for node, call in calls.items() if node in needed),
+        tuple(map(TensorRef, _in_order(graph, entrances, kept))),
+        outputs,
+    )
+    return part, {name: ref for name, ref in entrances.items() if name in kept}
 
 
-def _below(graph: Graph, tops: set[Node]) -> set[Node]:
-    """Return the calls that depend on one of these."""
-    found: set[Node] = set()
+def _outputs_of(graph: Graph, known: Graph, names: Sequence[str]) -> Structure:
+    """Return the outputs of the named layers, one after the other."""
+    found: list[TensorRef] = []
+    read = [ref for call in graph.calls for ref in tensors((call.args, call.kwargs))]
+    for name in names:
+        calls, layer = [one for one in graph.calls if one.layer == name], known.layer(name)
+        if len(calls) > 1:
+            raise UsageError(
+                f"--to {printable(name)}: is called {len(calls)} times",
+                "name a layer that is called once",
+            )
+        if layer.output_shape is not None:
+            count = len(list(shape_leaves(layer.output_shape)))
+        else:
+            every = (*read, *tensors(graph.outputs))
+            used = [ref.output for ref in every if ref.layer == name]
+            count = max(output_count(layer), 1 + max(used, default=0))
+        found += [TensorRef(name, calls[0].index, number) for number in range(count)]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _entering(graph: Graph, name: str) -> list[TensorRef]:
+    """Return the tensors that all calls of a layer read; none may read what another gave."""
+    calls = [call for call in graph.calls if call.layer == name]
+    behind: set[Node] = set()
     for call in graph.calls:
         before = {(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))}
-        if not (before.isdisjoint(found) and before.isdisjoint(tops)):
-            found.add((call.layer, call.index))
-    return found
+        if any(node[0] == name or node in behind for node in before):
+            behind.add((call.layer, call.index))
+    if any((call.layer, call.index) in behind for call in calls):
+        raise UsageError(
+            f"{printable(name)} is called {len(calls)} times, also on what it gave itself",
+            "name a layer that is called once",
+        )
+    return list(dict.fromkeys(ref for one in calls for ref in tensors((one.args, one.kwargs))))
 
 
-def _needed(
-    calls: Mapping[Node, Call], outputs: Structure, entrances: Iterable[str]
-) -> frozenset[Node]:
+def _new_input(
+    name: str, ref: TensorRef, known: Graph, dtype: str, taken: Collection[str]
+) -> LayerSpec:
+    """Make the input of the part in the place of a tensor that enters the layer ``name``."""
+    reader, giver = known.layer(name), known.layer(ref.layer)
+    if dtype == "size":
+        raise UsageError(
+            f"--from {printable(name)}: reads the size of a tensor before it",
+            "name a layer before or behind it",
+        )
+    if "gives" in giver.semantics:  # it turns text into numbers
+        dtype = str(giver.semantics["gives"])
+    elif dtype == "float" and reader.class_name == "Embedding":
+        dtype = "int64"
+    given: Structure = giver.output_shape
+    shapes: list[Shape | None] = list(shape_leaves(given)) if given is not None else []
+    shape = shapes[ref.output] if ref.output < len(shapes) else None
+    if shape is None and reader.graph is not None:
+        shape = stated_input_shape(reader.graph)
+    label, count = f"{name}_input", 1
+    while label in taken:
+        count += 1
+        label = f"{name}_input_{count}"
+    known_dtype = dtype if dtype in ("int32", "int64", "bool") else "float32"
+    config = {"trainable": True, "shape": shape, "dtype": known_dtype}
+    return LayerSpec("InputLayer", label, config, place=label)
+
+
+def _needed(calls: Mapping[Node, Call], outputs: Structure) -> frozenset[Node]:
     """Return the calls on which the outputs depend."""
     found: set[Node] = set()
     waiting = [(ref.layer, ref.call) for ref in tensors(outputs)]
-    fed = frozenset(entrances)
     while waiting:
         node = waiting.pop()
-        if node in found or node[0] in fed:
-            continue
-        found.add(node)
-        call = calls[node]
-        waiting += [(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))]
+        if node not in found:
+            found.add(node)
+            read = tensors((calls[node].args, calls[node].kwargs))
+            waiting += [(ref.layer, ref.call) for ref in read]
     return frozenset(found)
+
+
+def _in_order(graph: Graph, entrances: Mapping[str, TensorRef], kept: Collection[str]) -> list[str]:
+    """Sort the part's inputs as the first of the model's inputs on which each depends."""
+    numbers = {ref.layer: number for number, ref in enumerate(leaves(graph.inputs))}
+    first: dict[Node, int] = {}
+    for call in graph.calls:
+        before = [first[ref.layer, ref.call] for ref in tensors((call.args, call.kwargs))]
+        first[call.layer, call.index] = min([numbers.get(call.layer, len(numbers)), *before])
+    order = {name: first[ref.layer, ref.call] for name, ref in entrances.items()}
+    ranks = {**numbers, **order}
+    return sorted((name for name in ranks if name in kept), key=lambda name: ranks[name])
+
+
+# ---- layers that are not supported --------------------------------------------------------------
+
+
+def find_refused(root: LayerSpec, parsing: Parsing) -> set[str]:
+    """Return the places of the layers, no models, that are not supported as they are."""
+    around = {prefix for problem in parsing.problems for prefix in _prefixes(problem.place)}
+    return {
+        layer.place
+        for layer in root.walk()
+        if layer.graph is None
+        and (layer.place in around or not (layer.class_name in SCHEMA or custom_layer_of(layer)))
+    }
+
+
+def _strip(layer: LayerSpec, parsing: Parsing, places: Collection[str]) -> LayerSpec:
+    """Strip the layers at these places of all but class and name."""
+    if layer.place in places and layer.graph is None:
+        text = parsing.texts.get(layer.place)
+        gives = text is not None and custom_layer_of(layer) is None
+        return LayerSpec(
+            f"{BARE}{layer.class_name}",
+            layer.name,
+            {},
+            place=layer.place,
+            output_shape=text.output_shape if text else None,
+            semantics={"gives": text.dtype} if text and gives else {},
+        )
+    return layer.map_inner(lambda _, one: _strip(one, parsing, places))
+
+
+def _prefixes(place: str) -> Iterator[str]:
+    """Yield a path and the paths of what is around it, innermost first."""
+    yield place
+    while "/" in place:
+        place = place.rpartition("/")[0]
+        yield place
+
+
+def _owner(place: str, places: Collection[str]) -> str:
+    """Return the place of the layer in which a problem is; empty if it is in none."""
+    return next((one for one in _prefixes(place) if one in places), "")
+
+
+# ---- what a user of the part should know --------------------------------------------------------
+
+
+def _check_masks(
+    part: Graph, known: Graph, entrances: Mapping[str, TensorRef], parsing: Parsing
+) -> None:
+    """Refuse a part in which a layer would use a mask that was made before the cut.
+
+    known: the graph of the whole model.
+    """
+    masks = find_masks(known)
+    given = {
+        name: masks[ref.layer, ref.call]
+        for name, ref in entrances.items()
+        if (ref.layer, ref.call) in masks
+    }
+    lost = carry_masks(part, given)
+    for call in part.calls:
+        read = ((ref.layer, ref.call) for ref in tensors((call.args, call.kwargs)))
+        sources = dict.fromkeys(lost[node] for node in read if node in lost)
+        for source in sources if may_use(part.layer(call.layer)) else ():
+            maker, user = printable(source), printable(call.layer)
+            if is_ours(known.layer(source)):
+                raise UsageError(
+                    f"a mask of {maker} reaches {user}, and the part from there on has no input "
+                    "for it",
+                    f"let the part start with --from {maker}",
+                )
+            parsing.note(
+                f"{maker} is of a class that k2t does not know: a mask that it makes or hands on "
+                f"does not reach {user} here"
+            )
+
+
+def _describe(part: Graph, entrances: Mapping[str, TensorRef], parsing: Parsing) -> Iterator[str]:
+    """Say for each new input what it is in the whole model."""
+    for name, ref in entrances.items():
+        source = printable(ref.layer)
+        text = parsing.texts.get(ref.layer)
+        if text is not None and text.config.get("ragged"):
+            raise UsageError(
+                f"{source} gives ragged ids, rows without padding",
+                "make the layer anew with ragged=False, or read the model up to it in Keras",
+            )
+        config = part.layer(name).config
+        shape = "" if config["shape"] is None else f" {format_shape(config['shape'])}"
+        yield (
+            f"cut: the input {printable(name)}{shape} {config['dtype']} is what {source} gives in "
+            "the whole model"
+        )

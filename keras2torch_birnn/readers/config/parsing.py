@@ -33,10 +33,8 @@ class Parsing:
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
     ``penalties``: what of training is not carried over, by the places of the layers, see
     ``readers.config.penalties``.
-    ``texts``: layers that read text or look up ids, by their places. ``built``: the input shapes
-    that Keras 3 states for single layers, by their places. ``unknown``: layers of classes without a
-    converter. ``command``: that converts this file, without options that cut, for
-    advice.
+    ``texts``: layers that read text or look up ids, by their places. ``unknown``: layers of classes
+    without a converter. ``command``: that converts this file, for advice.
     """
 
     generation: Generation
@@ -46,7 +44,6 @@ class Parsing:
     of_tensorflow_1: set[str] = field(default_factory=set)
     penalties: dict[str, list[str]] = field(default_factory=dict)
     texts: dict[str, TextLayer] = field(default_factory=dict)
-    built: dict[str, Any] = field(default_factory=dict)
     unknown: list[UnknownClass] = field(default_factory=list)
     command: str = "k2t convert MODEL OUT"
 

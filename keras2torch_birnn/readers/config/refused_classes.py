@@ -15,7 +15,7 @@ from keras2torch_birnn.schema.custom_layers import LAMBDA, python_name
 from keras2torch_birnn.schema.shipped import advise_shipped
 
 _TEXT_ADVICE = (
-    "do that before the model, and cut the layer off with --from or --to (docs/cutting.md)"
+    "do that before the model, and cut the layer off: --from the layer behind it (docs/cutting.md)"
 )
 # Why, and what to do instead.
 _REFUSED_CLASSES: Mapping[str, tuple[str, str]] = {
@@ -41,7 +41,8 @@ _REFUSED_CLASSES: Mapping[str, tuple[str, str]] = {
 }
 _HOW_TO_BEGIN = "begin with k2t plugin new MODEL > my_layers.py"
 _HOW_TO_SUPPLY = (
-    f"`k2t layers` lists what can be converted; for a layer of your own {_HOW_TO_BEGIN}"
+    f"`k2t layers` lists what can be converted; for a layer of your own {_HOW_TO_BEGIN}; what is "
+    "for training alone is cut off with --to (docs/cutting.md)"
 )
 # What to do instead of a layer of Keras: those in front of a model prepare its data.
 _IN_FRONT = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,16 +140,6 @@ class Container(ABC):
             WeightMismatchError: the weights and the configuration do not fit each other.
         """
         return locate_weights(root, self.store, generation, left_out)
-
-    def table_words(self, root: LayerSpec, place: str) -> Sequence[bytes]:
-        """Return the words in the lookup table of a layer, by id; empty if there is none.
-
-        root: the model. place: that of the layer.
-
-        Raises:
-            InvalidModelFileError: the table is damaged.
-        """
-        return ()
 
     def weight_names(self) -> Mapping[str, str]:
         """Return a name for every weight -> its path in ``store``; no architecture is needed.

@@ -1,13 +1,12 @@
 """The SavedModel folder of tf.keras 2.0 to 2.15 and of tf_keras.
 
 ``saved_model.pb`` and ``keras_metadata.pb`` describe the layers, ``variables/`` is a checkpoint.
-TensorFlow's functions and operations in it, and the files in ``assets``, are never used, but for
-the constants with which a lookup table is filled.
+TensorFlow's functions and operations in it, and the files in ``assets``, are never used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +18,6 @@ from keras2torch_birnn.readers.containers.tensorflow_container import (
     open_bundle,
     read_graph,
 )
-from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
 from keras2torch_birnn.readers.tensorflow.keras_metadata import (
     KERAS_METADATA,
@@ -28,7 +26,6 @@ from keras2torch_birnn.readers.tensorflow.keras_metadata import (
     read_saved_objects,
 )
 from keras2torch_birnn.readers.tensorflow.layer_weights import LayerNaming, NamedLayers, Place
-from keras2torch_birnn.readers.tensorflow.lookup_tables import read_table_words
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph
 
 VARIABLES = "variables/variables"
@@ -39,12 +36,9 @@ class SavedModel(TensorFlowContainer):
 
     kind = "savedmodel"
 
-    def __init__(
-        self, bundle: TensorBundle, graph: Graph, objects: SavedObjects, saved_model: Window
-    ) -> None:
+    def __init__(self, bundle: TensorBundle, graph: Graph, objects: SavedObjects) -> None:
         super().__init__(bundle, graph)
         self._objects = objects
-        self._saved_model = saved_model
 
     @staticmethod
     def recognises(source: OpenPath) -> bool:
@@ -61,7 +55,7 @@ class SavedModel(TensorFlowContainer):
             objects = read_saved_objects(saved_model, metadata)
         with in_place(VARIABLES):
             bundle = open_bundle(members, VARIABLES)
-            container = cls(bundle, read_graph(bundle), objects, saved_model)
+            container = cls(bundle, read_graph(bundle), objects)
         container.checkpoint = source.path / VARIABLES
         return container
 
@@ -83,9 +77,3 @@ class SavedModel(TensorFlowContainer):
         if not self.graph:
             raise damaged("variables without the objects that have them", VARIABLES)
         return NamedLayers(self.graph, self._objects), Place(ROOT, ROOT)
-
-    def words_of(self, table: Place) -> Sequence[bytes]:
-        """Return the words of a table by id: in the checkpoint, or constants that fill it."""
-        with in_place(SAVED_MODEL):
-            constants = read_table_words(self._saved_model, table.saved)
-        return super().words_of(table) or constants

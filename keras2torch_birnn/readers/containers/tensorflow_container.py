@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import damaged
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.members import Folder
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
@@ -17,7 +16,6 @@ from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
 from keras2torch_birnn.readers.tensorflow.layer_weights import (
     LayerNaming,
     Place,
-    find_object,
     locate_variables,
 )
 from keras2torch_birnn.readers.tensorflow.object_graph import (
@@ -31,8 +29,6 @@ from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
-# Attributes on the way from a layer to its table, in any version; each may be absent.
-_TO_TABLE = ("_lookup_layer", "_index_lookup_layer", "_table", "lookup_table")
 
 
 def open_bundle(members: Folder, prefix: str) -> TensorBundle:
@@ -103,26 +99,6 @@ class TensorFlowContainer(Container):
             owner: {name: one.key for name, one in found.items()}
             for owner, found in located.items()
         }
-
-    def table_words(self, root: LayerSpec, place: str) -> Sequence[bytes]:
-        """Return the words in the lookup table of a layer, by id; empty if there is none."""
-        naming, start = self.find_layers()
-        found = find_object(root, naming, start, place)
-        for edge in _TO_TABLE:
-            inner = None if found is None else naming.follow(found, edge)
-            found = inner or found
-        return () if found is None else self.words_of(found)
-
-    def words_of(self, table: Place) -> Sequence[bytes]:
-        """Return the words of a table by id, if they are in the checkpoint."""
-        words, ids = self.graph[table.number].table
-        if not words or not ids or words not in self.bundle or ids not in self.bundle:
-            return ()
-        found = self.bundle.texts(words, limits.MAX_JSON_BYTES)
-        (numbers,) = self.bundle.arrays([ids], [ids.removesuffix(KEY_ENDING)])
-        if numbers.shape != (len(found),) or numbers.dtype.kind != "i":
-            raise damaged("a lookup table with other ids than words", ids)
-        return [word for _, word in sorted(zip(numbers.read().tolist(), found, strict=True))]
 
     def written_names(self, paths: WeightPaths) -> WeightPaths:
         """Return the names that Keras gave the weights."""

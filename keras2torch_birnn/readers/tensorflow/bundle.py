@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -125,21 +125,9 @@ class TensorBundle:
         """
         with in_place(printable(key)):
             entry = self._entry(key)
-            if entry.dtype == _STRING and entry.shape:
-                raise invalid("several texts where one is expected")
-        return self.texts(key, most)[0]
-
-    def texts(self, key: str, most: int) -> list[bytes]:
-        """Read strings whose checksums are right, of at most ``most`` bytes together.
-
-        Raises:
-            InvalidModelFileError: something else, or damaged.
-        """
-        with in_place(printable(key)):
-            entry = self._entry(key)
-            if entry.dtype != _STRING or entry.size > most or math.prod(entry.shape) > entry.size:
+            if entry.dtype != _STRING or entry.shape or not 0 < entry.size <= most:
                 raise invalid("no text of a size that is allowed")
-            return _split_texts(self._part(entry).read(entry.size), entry)
+            return _split_text(self._part(entry).read(entry.size), entry)
 
     def arrays(self, keys: Sequence[str], places: Sequence[str]) -> list[StoredArray]:
         """Return arrays that are checked but not read; reading them checks their checksums.
@@ -228,22 +216,18 @@ def _read_shape(message: memoryview) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _split_texts(stored: bytes, entry: _Entry) -> list[bytes]:
-    """Split all lengths, a checksum of these, and the texts."""
+def _split_text(stored: bytes, entry: _Entry) -> bytes:
+    """Split a length, its checksum and the text."""
     data = memoryview(stored)
-    sizes, at = [], 0
-    for _ in range(math.prod(entry.shape)):
-        size, at = read_varint(data, at)
-        sizes.append(size)
+    size, at = read_varint(data, 0)
     checksum, text = data[at : at + _CRC_BYTES], data[at + _CRC_BYTES :]
-    if sum(sizes) != len(text):
+    if size != len(text):
         raise damaged("a text of another length")
-    lengths = b"".join(size.to_bytes(4 if size < 1 << 32 else 8, "little") for size in sizes)
-    lengths_right = masked(crc32c([lengths])) == int.from_bytes(checksum, "little")
-    if not lengths_right or masked(crc32c([lengths, checksum, text])) != entry.checksum:
+    length = size.to_bytes(4 if size < 1 << 32 else 8, "little")
+    length_right = masked(crc32c([length])) == int.from_bytes(checksum, "little")
+    if not length_right or masked(crc32c([length, checksum, text])) != entry.checksum:
         raise _wrong_checksum()
-    ends = list(accumulate(sizes))
-    return [bytes(text[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    return bytes(text)
 
 
 def _check_array(entry: _Entry) -> None:

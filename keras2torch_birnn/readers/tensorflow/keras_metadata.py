@@ -2,7 +2,7 @@
 
 Up to tf.keras 2.4 the texts are in ``saved_model.pb``, since 2.5 in ``keras_metadata.pb`` (tf.keras
 2.15 ``protobuf/saved_metadata.proto``). TensorFlow's own part of the file, the graph of operations
-and the functions, is neither read nor run (but see ``lookup_tables.py``).
+and the functions, is neither read nor run.
 """
 
 from __future__ import annotations

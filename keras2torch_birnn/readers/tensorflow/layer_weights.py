@@ -204,19 +204,6 @@ def locate_variables(
     return search.found
 
 
-def find_object(root: LayerSpec, naming: LayerNaming, place: Place, path: str) -> Place | None:
-    """Find the object of the layer at this path; ``place``: the model's."""
-    for layer in root.graph.layers if root.graph else ():
-        if path != layer.place and not path.startswith(f"{layer.place}/"):
-            continue
-        edge = naming.edges(root, place).get(layer.name)
-        inner = None if edge is None else naming.follow(place, edge)
-        if path == layer.place or inner is None:
-            return inner
-        return find_object(layer, naming, inner, path)
-    return None
-
-
 @dataclass
 class _Search:
     """One search: what was found so far. ``layers``: object -> the place of a layer there."""

@@ -17,9 +17,6 @@ ROOT = 0
 # The key of a checkpoint's own graph in its table, and the attribute that holds a variable's value.
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
-# The attributes of a lookup table; up to TensorFlow 2.5 there is one, without the endings.
-_TABLE = ("table-keys", "table-values")
-_OLD_TABLE = "table"
 # Attributes of optimizers, and attributes that lead to no weights of a model.
 _OPTIMIZER = frozenset({"iter", "_iterations", "learning_rate", "_learning_rate"})
 _NOT_A_MODELS = frozenset({"save_counter", "keras_api", "optimizer", "states"})
@@ -37,7 +34,6 @@ class Variable:
 class TrackedObject:
     """One object: what it refers to by name, and its value if it is a variable.
 
-    ``table``: the keys of a lookup table's words and of their ids, in a checkpoint.
     ``identifier``, ``metadata``: what Keras up to 2.4 said of it in a SavedModel.
     ``slots``: of an optimizer up to 2.10: number of a variable, name, number of its slot.
     """
@@ -46,7 +42,6 @@ class TrackedObject:
     variable: Variable | None = None
     identifier: str = ""
     metadata: str = ""
-    table: tuple[str, str] = ("", "")
     slots: tuple[tuple[int, str, int], ...] = ()
 
 
@@ -126,7 +121,6 @@ def _read_trackable(message: memoryview) -> TrackedObject:
     children: dict[str, int] = {}
     slots: list[tuple[int, str, int]] = []
     variable = None
-    table = dict.fromkeys(_TABLE, "")
     for number, value in fields(message):
         if number == 1:
             _add_child(children, as_bytes(value))
@@ -135,15 +129,10 @@ def _read_trackable(message: memoryview) -> TrackedObject:
             kind, full_name, key = (tensor.text(tag, GRAPH_KEY) for tag in (1, 2, 3))
             if kind == _VALUE:
                 variable = Variable(full_name, key)
-            elif kind in table:
-                table[kind] = key
-            elif kind == _OLD_TABLE:
-                table = {end: f"{key}{end.removeprefix(_OLD_TABLE)}" for end in _TABLE}
         elif number == 3:
             slot = Message(as_bytes(value))
             slots.append((slot.number(1), slot.text(2, GRAPH_KEY), slot.number(3)))
-    words, ids = table.values()
-    return TrackedObject(children, variable, table=(words, ids), slots=tuple(slots))
+    return TrackedObject(children, variable, slots=tuple(slots))
 
 
 def _read_saved_object(message: memoryview) -> TrackedObject:

@@ -40,8 +40,7 @@ def legacy_paths(
 ) -> dict[Key, dict[str, str]]:
     """Locate the weights of each layer: owner -> name -> path in the file.
 
-    left_out: the places of layers whose weights are passed over: the whole group of one, and of one
-    in a model what has its name in the path.
+    left_out: the places of layers whose weights are passed over, with the group that holds them.
 
     Raises:
         WeightMismatchError: the file's lists and the configuration do not fit each other.
@@ -55,31 +54,12 @@ def legacy_paths(
     for layer_name, group_name in pairs.items():
         base = f"{group.rstrip('/')}/{group_name}"
         layer = root.graph.layer(layer_name) if root.graph else root
-        if layer.place in left_out:
+        if any(part.place in left_out for part in layer.walk()):
             continue
-        layer, held = _without(layer, listed[group_name], layout, left_out)
-        entries = layer_entries(layer, (layer_name,), held, base, layout)
+        entries = layer_entries(layer, (layer_name,), listed[group_name], base, layout)
         for owner, named in entries.items():
             found[owner] = {name: f"{base}/{entry}" for name, entry in named.items()}
     return found
-
-
-def _without(
-    layer: LayerSpec, entries: Sequence[str], layout: Layout, left_out: frozenset[str]
-) -> tuple[LayerSpec, Sequence[str]]:
-    """Take the layers that are left out, and their weights, out of a model in the model."""
-    inside = {part.name for part in layer.walk() if part.place in left_out}
-    if not inside:
-        return layer, entries
-    held = [entry for entry in entries if inside.isdisjoint(layout.split(entry, ())[0])]
-    return _strip(layer, left_out), held
-
-
-def _strip(layer: LayerSpec, left_out: frozenset[str]) -> LayerSpec:
-    if layer.graph is None:
-        return layer
-    kept = tuple(_strip(one, left_out) for one in layer.graph.layers if one.place not in left_out)
-    return replace(layer, graph=replace(layer.graph, layers=kept))
 
 
 def named_paths(store: Store, group: str) -> dict[str, str]:

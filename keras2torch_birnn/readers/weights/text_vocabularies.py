@@ -1,8 +1,7 @@
 """Vocabularies of the layers that were cut off: what it takes to turn text into ids without Keras.
 
-They are in the configuration, if the user passed them; what ``adapt()`` found is in a text of
-a ``.keras`` archive or folder, in a table of a checkpoint (tf.keras 2.3 to 2.5), or in constants of
-a SavedModel (since 2.6); in an ``.h5`` file nowhere.
+They are in the configuration, if the user passed them; what ``adapt()`` found is read from the text
+in a ``.keras`` archive or folder. Other files have it in a lookup table, or nowhere.
 """
 
 from __future__ import annotations
@@ -92,8 +91,6 @@ def find_vocabularies(
     for place, layer in whole.texts.items():
         options = _options(layer)
         words = _from_config(layer) or written.get(place)
-        if words is None:
-            words = _decoded(container.table_words(whole.model, place), place)
         if words is not None:
             words = _with_special(words, options, place)
         found.append(Vocabulary(place, layer.class_name, options, words))
@@ -132,13 +129,6 @@ def _as_numbers(words: Sequence[str], layer: TextLayer, place: str) -> Sequence[
         raise invalid("a vocabulary of something else than numbers", place) from None
 
 
-def _decoded(words: Sequence[bytes], place: str) -> Words | None:
-    try:
-        return tuple(word.decode("utf-8") for word in words) or None
-    except UnicodeDecodeError:
-        raise invalid("a vocabulary that is not UTF-8", printable(place)) from None
-
-
 def _with_special(words: Words, options: Mapping[str, Any], place: str) -> Words:
     """Put the mask and the unknown in front, where they are not there (``IndexLookup``, 2.15)."""
     masks = options["mask_token"] is not None and options["output_mode"] == "int"
@@ -153,8 +143,8 @@ def _notes(vocabularies: Sequence[Vocabulary]) -> Iterator[str]:
     for one in vocabularies:
         if one.words is None:
             yield (
-                f"{printable(one.place)}: this file does not hold the vocabulary that adapt() "
-                "found; take it in Keras with layer.get_vocabulary()"
+                f"{printable(one.place)}: the vocabulary that adapt() found is not read from this "
+                "file; take it in Keras with layer.get_vocabulary()"
             )
         if one.options["output_mode"] == "tf_idf" and one.options["idf_weights"] is None:
             yield f"{printable(one.place)}: its weights of words (tf_idf) are not read"
