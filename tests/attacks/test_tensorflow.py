@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ import numpy as np
 import pytest
 from builders import by_commands
 from commands import MASKED
-from harness import MIB, Runner, one_line_each, refused
+from harness import Runner, one_line_each, refused
 from tensorflow_files import (
     Node,
     bundle_files,
@@ -161,39 +157,6 @@ def many_names() -> bytes:
     return table({b"": number(1, 1), **dict.fromkeys(keys, b"")}, per_block=6000)
 
 
-def bomb(folder: Path) -> Path:
-    """A gzip of a tar archive: 256 MiB of zeros in 250 KB."""
-    info = tarfile.TarInfo("m/saved_model.pb")
-    info.size = 256 * MIB
-    path = folder / "m.tar.gz"
-    outer, inner = zlib.compressobj(9, wbits=31), zlib.compressobj(9, wbits=-15)
-    start = outer.compress(info.tobuf()) + outer.flush(zlib.Z_FULL_FLUSH)
-    zeros = inner.compress(bytes(8 * MIB)) + inner.flush(zlib.Z_FULL_FLUSH)
-    path.write_bytes(start + 32 * zeros)  # it has no end, which nobody comes to
-    return path
-
-
-def zip_bomb(folder: Path) -> Path:
-    with zipfile.ZipFile(folder / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("m/saved_model.pb", bytes(100 * MIB))
-    return folder / "m.zip"
-
-
-def tar_of(name: str, kind: bytes, size: int = 0) -> Callable[[Path], Path]:
-    """A tar archive with one odd member."""
-
-    def build(folder: Path) -> Path:
-        info = tarfile.TarInfo(name)
-        info.type, info.linkname, info.size = kind, SECRET, size
-        with tarfile.open(folder / "m.tar", "w") as tar:
-            good = tarfile.TarInfo("first")
-            tar.addfile(good, io.BytesIO())
-            tar.addfile(info, io.BytesIO(bytes(size)))
-        return folder / "m.tar"
-
-    return build
-
-
 def pipe_for(name: str) -> Callable[[Path], Path]:
     def build(folder: Path) -> Path:
         model = saved()(folder)
@@ -263,13 +226,6 @@ ATTACKS: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "tfjs: a drive": (paths("C:\\w.bin"), NOT_THERE),
     "tfjs: NUL": (paths("w\0.bin"), NOT_THERE),
     "tfjs: a huge weight": (tfjs(huge_tfjs), "bytes in files of"),
-    "gzip bomb": (bomb, "it inflates to more than"),
-    "zip bomb": (zip_bomb, "it inflates to more than"),
-    "tar: a link": (tar_of("saved_model.pb", tarfile.SYMTYPE), "a tar archive; unpack"),
-    "tar: a hard link": (tar_of("saved_model.pb", tarfile.LNKTYPE), "a tar archive"),
-    "tar: a device": (tar_of("saved_model.pb", tarfile.CHRTYPE), "a tar archive; unpack"),
-    "tar: above": (tar_of("../saved_model.pb", tarfile.REGTYPE, 9), NOT_THERE),
-    "tar: absolute": (tar_of("/saved_model.pb", tarfile.REGTYPE, 9), NOT_THERE),
 }
 
 

@@ -126,7 +126,7 @@ def fill_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.stream_torch", fail)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.torch.save", fail)
 
 
 def test_a_vocabulary_stays_where_out_cannot_be_replaced(
