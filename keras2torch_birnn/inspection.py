@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +22,7 @@ from keras2torch_birnn.schema import CELL_GATES, CELLS, CONV_LSTMS, RECURRENT, c
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
 from keras2torch_birnn.schema.penalties import describe
-from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
+from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, Shapes, cut_at
 from keras2torch_birnn.torch_import import loading_torch
@@ -162,8 +161,6 @@ def inspect(
         except K2TError as error:
             problems = [error]
     all_problems = gather(problems).problems if problems else ()
-    if all_problems:
-        spec = replace(spec, root=_with_known_shapes(spec.root, all_problems))
     rows = layer_rows(spec, all_problems, masks)
     if all_problems:
         return Inspection(rows, spec.notes, all_problems)
@@ -233,43 +230,9 @@ def layer_rows(
 
 def _refused(root: LayerSpec, problems: Sequence[K2TError]) -> list[LayerSpec]:
     """Return the layers, not models, that have a problem, or a part with one."""
-    places = sorted(problem.place for problem in problems)
-    return [
-        layer for layer in root.walk() if layer.graph is None and _has_problem(layer.place, places)
-    ]
-
-
-def _with_known_shapes(root: LayerSpec, problems: Sequence[K2TError]) -> LayerSpec:
-    """Infer the shapes of all layers that do not depend on one with a problem."""
-    refused = {id(layer) for layer in _refused(root, problems)}
-
-    def hide(layer: LayerSpec) -> LayerSpec:
-        """Replace a layer with a problem by one of an unknown class and output."""
-        if id(layer) in refused:
-            return replace(layer, class_name="", config={}, parts={})
-        return layer.map_inner(lambda _, one: hide(one))
-
-    def show(layer: LayerSpec) -> LayerSpec:
-        """Copy the shapes to the layers of the file."""
-        known = inferred.get(layer.place)
-        if known is not None:
-            layer = replace(layer, input_shape=known.input_shape, output_shape=known.output_shape)
-        return layer if id(layer) in refused else layer.map_inner(lambda _, one: show(one))
-
-    try:
-        inferred = {layer.place: layer for layer in infer_model(hide(root), []).walk()}
-    except K2TError:
-        return root
-    return show(root)
-
-
-def _has_problem(place: str, others: Sequence[str]) -> bool:
-    """Return whether one of the sorted places is this layer's, or that of a part of it."""
-    for start in (place, f"{place}/"):
-        at = bisect_left(others, start)
-        if at < len(others) and (others[at] == place or others[at].startswith(f"{place}/")):
-            return True
-    return False
+    parts = (problem.place.split("/") for problem in problems)
+    places = {"/".join(some[:end]) for some in parts for end in range(1, len(some) + 1)}
+    return [layer for layer in root.walk() if layer.graph is None and layer.place in places]
 
 
 def _make_row(layer: LayerSpec, mask: str) -> LayerRow:

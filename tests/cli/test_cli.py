@@ -171,22 +171,6 @@ def test_parameters_are_counted_as_keras_counts_them() -> None:
     assert counts["dense"] == 266
 
 
-def test_one_unsupported_layer_hides_no_shape_of_others(tmp_path: Path) -> None:
-    def one_unknown_layer(model: dict[str, Any]) -> None:
-        layer(model, "dense")["class_name"] = "MyAttention"
-
-    file = changed_config(STACK_KERAS, tmp_path / "m.keras", one_unknown_layer)
-    rows = json.loads(k2t("inspect", file, "--json").out)["layers"]
-    whole = json.loads(k2t("inspect", STACK_KERAS, "--json").out)["layers"]
-    for row, known in zip(rows, whole, strict=True):
-        if row["path"] == "dense":
-            assert (row["output_shape"], row["parameters"]) == (None, None)
-        else:
-            assert row["output_shape"] == known["output_shape"]
-            depends = row["path"].startswith("bidirectional_2")  # on the width of that layer
-            assert row["parameters"] == (None if depends else known["parameters"])
-
-
 def test_one_class_of_layers_is_listed() -> None:
     run = k2t("layers", "CuDNNGRU")
     assert [line.split()[0] for line in run.out.splitlines()[:2]] == ["layer", "GRU"]
