@@ -29,7 +29,7 @@ from keras2torch_birnn.bench.case import (
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, Contender
 from keras2torch_birnn.building import build
 from keras2torch_birnn.rnn.at_once import AtOnce
-from keras2torch_birnn.rnn.native.precision import reduced_kernel
+from keras2torch_birnn.rnn.native.library import find_sets
 from keras2torch_birnn.rnn.precision_settings import set_precision
 from keras2torch_birnn.running import reset_states
 from keras2torch_birnn.schema.stored import layer_of_settings
@@ -79,7 +79,7 @@ def _reduced(stack: Stack, precision: Any) -> Prepared:
     """Prepare our layers in a reduced precision."""
     module = module_of(stack)
     set_precision(module, precision)
-    return _call(module, stack, f"{VERSION}, {reduced_kernel(precision).name}")
+    return _call(module, stack, f"{VERSION}, {next(iter(find_sets(precision)))}")
 
 
 def _torch_layers(stack: Stack, precision: str) -> Prepared:

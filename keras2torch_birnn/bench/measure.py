@@ -253,10 +253,8 @@ def facts(threads: int, rounds: int) -> dict[str, Any]:
     """Return machine and settings, for the head of the table and the JSON."""
     from keras2torch_birnn.rnn.native.codes import REDUCED
     from keras2torch_birnn.rnn.native.library import find_sets, why_missing
-    from keras2torch_birnn.rnn.native.precision import reduced_kernel
 
-    measured = () if why_missing() else REDUCED
-
+    sets = {} if why_missing() else {one: [*find_sets(one)] for one in REDUCED}
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -264,6 +262,6 @@ def facts(threads: int, rounds: int) -> dict[str, Any]:
         "threads": threads,
         "rounds": rounds,
         "native_kernel": why_missing() or next(iter(find_sets("float32"))),
-        "precisions": {one: reduced_kernel(one).describe(one) for one in measured},
+        "precisions": {one: names[0] for one, names in sets.items() if names},
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }

@@ -40,10 +40,13 @@ def describe_versions() -> dict[str, Any]:
 def _describe_kernels() -> dict[str, str]:
     """Return the best instruction set for each precision, or why there is none."""
     from keras2torch_birnn.rnn.native.codes import PRECISIONS
-    from keras2torch_birnn.rnn.native.library import find_sets, why_missing
+    from keras2torch_birnn.rnn.native.library import find_sets, why_missing, why_no_precision
 
-    reason = why_missing()
-    return {one: f"none, {reason}" if reason else next(iter(find_sets(one))) for one in PRECISIONS}
+    def describe(precision: str) -> str:
+        reason = why_missing() or why_no_precision(precision)
+        return f"none, {reason}" if reason else next(iter(find_sets(precision)))
+
+    return {one: describe(one) for one in PRECISIONS}
 
 
 def _find(package: str) -> str:

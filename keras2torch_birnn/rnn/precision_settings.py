@@ -7,13 +7,13 @@ from typing import TypeAlias
 
 from torch import nn
 
-from keras2torch_birnn.errors import UsageError, check_module, printable
+from keras2torch_birnn.errors import ArgumentValueError, UsageError, check_module, printable
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.engines.reduced import Refusal, why_not_layer
 from keras2torch_birnn.rnn.modules import RecurrentModule
-from keras2torch_birnn.rnn.native.codes import Precision, ReducedPrecision
-from keras2torch_birnn.rnn.native.precision import check_precision, reduced_kernel
+from keras2torch_birnn.rnn.native.codes import PRECISIONS, REDUCED, Precision, ReducedPrecision
+from keras2torch_birnn.suggestions import unknown_value
 
 # A module with ``rnn_layers``.
 Layered: TypeAlias = RecurrentModule | BidirectionalStack
@@ -33,16 +33,18 @@ def set_precision(model: nn.Module, precision: Precision) -> None:
 
     Raises:
         ArgumentValueError: There is no such precision.
-        UsageError: The model has no recurrent layer, or some that the native kernel cannot run; all
-            of them are named, and nothing is changed.
+        UsageError: This processor has no instructions for it (AMX, AVX512-BF16, AVX512-VNNI,
+            AVX-VNNI), the model has no recurrent layer, or some that the native kernel cannot run;
+            all of them are named, and nothing is changed.
     """
     check_module(model)
     modules = dict(recurrent_modules(model))
-    taken = check_precision(precision)
-    if taken is not None:
-        if (refusal := _why_refused(model, modules, taken)) is not None:
-            raise UsageError(f"precision {taken}: {refusal.message}", refusal.advice)
-        reduced_kernel(taken)  # measured here, not within a call that is being prepared
+    taken = next((one for one in REDUCED if one == precision), None)
+    if taken is None and precision != "float32":
+        found = f"precision={printable(precision)}"
+        raise unknown_value(found, PRECISIONS, precision, ArgumentValueError)
+    if taken is not None and (refusal := _why_refused(model, modules, taken)) is not None:
+        raise UsageError(f"precision {taken}: {refusal.message}", refusal.advice)
     for module in modules.values():
         module.precision = taken
 

@@ -20,7 +20,7 @@ from specs import ENTRIES, FIXTURES, fixture
 from warm_process import HAS_FORK, run_in_fork
 
 from keras2torch_birnn.exporting import onnx_file
-from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.library import why_missing, why_no_precision
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -282,12 +282,12 @@ def test_the_examples_of_a_page_run_and_print_what_is_shown(page: Path, tmp_path
         pytest.skip(reason)
     for name, source in MODELS.items():
         shutil.copyfile(source, tmp_path / name)
-    code = []
+    code, runs_int8 = [], not (why_missing() or why_no_precision("int8"))
     for block in blocks(page, "python"):
         name = re.match(r"# (\w+\.py)\n", block)
         if name:
             (tmp_path / name[1]).write_text(block, encoding="utf-8")
-        else:
+        elif "set_precision" not in block or runs_int8:
             code.append(block)
     for block in blocks(page, "console"):
         for part in block.split("$ ")[1:]:

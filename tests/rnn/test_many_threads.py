@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from built_kernels import COMPILER, FLOAT32_SETS, NATIVE_TESTS, PLAIN_SETS, build_program
-from kernel_layers import CELLS, assert_close, both, half, native, reference
+from built_kernels import COMPILER, NATIVE_TESTS, NUMBERS, build_program
+from kernel_layers import CELLS, PRECISIONS, assert_close, both, half, native, reference
 from sampling import rest_thorough
 from torch import Tensor
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.rnn.native.loading import FOLDER
 from keras2torch_birnn.spec import Array
 
@@ -135,7 +134,7 @@ def test_float64_is_the_reference_at_any_number_of_threads() -> None:
                 np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("precision", [p for p in PRECISIONS if p != "float32"])
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
 @pytest.mark.parametrize("cell", CELLS)
 def test_reduced_precision_is_the_same_to_the_bit_at_any_number_of_threads(
     cell: str, precision: Any
@@ -173,7 +172,7 @@ def test_any_work_shared_out_gives_the_same_numbers(tmp_path: Path) -> None:
         pytest.skip("no C++ compiler")
     flags = ["-O1", "-DK2T_SHARE_ALL"]
     # Work is shared out in the same way whatever the instruction set.
-    sets = PLAIN_SETS & FLOAT32_SETS
+    sets = 1 << NUMBERS["float32_plain"]
     program = build_program(NATIVE_TESTS / "share_out.cpp", tmp_path, flags, sets)
     run = subprocess.run([program], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "the same numbers\n", "")

@@ -15,7 +15,7 @@ import torch
 from chained_models import model_of, one_by_one, two, without_programs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_layers import native
+from kernel_layers import PRECISIONS, native, reduced
 from specs import TF_KERAS, F, H, bi, dense, functional, layer, rnn, with_options
 from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
@@ -34,7 +34,6 @@ from keras2torch_birnn.spec import Call, ModelSpec, TensorRef
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 
 SEQUENCES = {"return_sequences": True}
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
 @pytest.fixture(autouse=True)
@@ -256,7 +255,11 @@ CHANGES: tuple[Callable[[Any], None], ...] = (
     ("change", "precision"),
     [
         *((change, "float32") for change in CHANGES),
-        *((change, "int8") for change in CHANGES if change is not cast_and_cast_back),
+        *(
+            pytest.param(change, "int8", marks=reduced)
+            for change in CHANGES
+            if change is not cast_and_cast_back
+        ),
     ],
 )
 def test_changed_weights_of_a_stack_are_never_stale(
@@ -575,6 +578,7 @@ def test_hooks_of_the_layers_fire() -> None:
         assert counts == [3, 3]
 
 
+@reduced
 def test_layers_of_one_reduced_precision_run_at_once() -> None:
     model, x = deep_model(), torch.randn(3, 13, F)
     with torch.no_grad(), counting() as counts:
@@ -590,6 +594,7 @@ def test_layers_of_one_reduced_precision_run_at_once() -> None:
     assert counts == [3] * 4
 
 
+@reduced
 def test_layers_of_several_precisions_run_one_by_one() -> None:
     model, x = deep_model(), torch.randn(3, 13, F)
     k2t.set_precision(model.get_submodule(f"bi_{F}_mul"), "int8")
@@ -600,6 +605,7 @@ def test_layers_of_several_precisions_run_one_by_one() -> None:
     assert not counts
 
 
+@reduced
 def test_reduced_precision_of_weights_that_it_cannot_read_is_refused() -> None:
     model, x = deep_model(), torch.randn(3, 13, F)
     module, sequence = example("GRU")

@@ -25,8 +25,6 @@ NUMBERS = {
     for precision, number in one.kernels.items()
 }
 TABLE = re.compile(r"^const K2tKernel k2t_(\w+) = [^;]*;", re.MULTILINE)
-FLOAT32_SETS = 1 | 2 | 4
-PLAIN_SETS = 1 | 8 | 64
 
 
 def empty_tables(text: str, sets: int) -> str:

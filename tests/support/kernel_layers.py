@@ -25,6 +25,9 @@ from keras2torch_birnn.spec import Array, LayerSpec
 
 WHY_MISSING = library.why_missing()
 native = pytest.mark.skipif(bool(WHY_MISSING), reason=f"no kernel: {WHY_MISSING}")
+# Of set_precision, "float32" among them: those that this processor has instructions for.
+PRECISIONS = [one for one in codes.PRECISIONS if not WHY_MISSING and library.find_sets(one)]
+reduced = pytest.mark.skipif(PRECISIONS != list(codes.PRECISIONS), reason="no instructions for it")
 
 # Keras' gate at each place of torch's: Keras lists z, r, h, torch r, z, n.
 TORCH_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}

@@ -22,7 +22,7 @@ from keras2torch_birnn.rnn.engines.engine import (
 from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.library import find_sets, why_missing, why_no_precision
 from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, run_native
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain
 from keras2torch_birnn.torch_private import mark_constant
@@ -32,6 +32,7 @@ _BACK = 'k2t.set_precision(model, "float32")'
 
 # torch.compile cannot follow them to the library.
 _why_missing = mark_constant(why_missing)
+_why_no_precision = mark_constant(why_no_precision)
 _kernel_bit = mark_constant(reduced_instruction_set)
 
 
@@ -46,6 +47,8 @@ def why_not_layer(layer: RnnLayer, precision: ReducedPrecision) -> Refusal | Non
     """Return why no call of a layer can run in a precision; None if there is no such reason."""
     if reason := _why_missing():
         return Refusal(f"there is no native kernel: {reason}", f"install it, or {_BACK}")
+    if reason := _why_no_precision(precision):
+        return Refusal(reason, f"use {_BACK}")
     if layer.native is None:
         return Refusal("the native kernel lacks an activation of this layer", f"use {_BACK}")
     weight = layer.get_weight_ih()
@@ -94,18 +97,13 @@ def check_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> N
 
 
 def explain_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Choice:
-    """Return the instruction set that computes a call and its time, as an engine and the reason.
+    """Return the instruction set that computes a call, as an engine and the reason.
 
     Raises:
         UsageError: it cannot run in this precision.
     """
-    from keras2torch_birnn.rnn.native.measuring import size_class
-    from keras2torch_birnn.rnn.native.precision import reduced_kernel
-
     check_call(layer, call, precision)
-    rows, (_, features) = call.x.shape[0], layer.get_weight_ih().shape
-    size = size_class(layer.cell.kind, features, layer.get_weight_hh().shape[1], rows)
-    return Choice("native", f"{precision} by {reduced_kernel(precision).describe(precision, size)}")
+    return Choice("native", f"{precision} by {next(iter(find_sets(precision)))}")
 
 
 def run_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> RnnResult:

@@ -1,4 +1,5 @@
-// One step of each cell for some rows, panel by panel. Inside an isa_*.cpp's namespace.
+// One step of each cell for some rows, panel by panel. Inside an instruction set's namespace. Weights: Packed, or
+// ReducedWeights, with for_units of their matrices.
 
 // ---- a cell's two nonlinearities ------------------------------------------------------------------
 
@@ -43,12 +44,12 @@ static bool is_standard(const Call& call) {
 }
 
 // Call body(functions) with the nonlinearities of a call.
-template <class Usual = Standard, class Any = Configured, class Call, class Body>
+template <class Usual = Standard, class Call, class Body>
 static void with_functions(const Call& call, Body body) {
     if (is_standard(call))
         body(Usual(call));
     else
-        body(Any(call));
+        body(Configured(call));
 }
 
 // ---- one step -------------------------------------------------------------------------------------
@@ -173,15 +174,14 @@ static long sums_size(long rows, long units) {
 // all panels: what follows from a result would have to wait for it, but not for those of the others.
 template <long G, class Cell, class Finish>
 static void for_units(long rows, long units, const Scratch& s, const Operand& state,
-                      const float* recurrent, const float* bias, const Inputs& inputs, Cell cell,
-                      Finish finish) {
+                      const Recurrent& matrix, const Inputs& inputs, Cell cell, Finish finish) {
     const long width = whole(units), first = s.first_panel * LANES, end = first + s.panels * LANES;
     const bool single = rows == 1;
     for (long n = 0; n < s.panels; ++n) {
         const long unit = s.unit(n);
         float* const sums = s.sums + (single ? (unit - first) * G : 0);
-        product_of_gates<G>(rows, units, state, s.apart, recurrent + unit * units * G, bias + unit * G,
-                            sums, G * LANES);
+        product_of_gates<G>(rows, units, state, s.apart, matrix.panels + unit * units * G,
+                            matrix.bias + unit * G, sums, G * LANES);
         if (single) continue;
         const float* in = inputs.of(unit);
         for (long r = 0; r < rows; ++r, in += inputs.row)
@@ -195,12 +195,12 @@ static void for_units(long rows, long units, const Scratch& s, const Operand& st
 
 static void nothing_more(long, long, long) {}
 
-template <class Functions>
-static void lstm_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+template <class Functions, class Weights>
+static void lstm_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
                       const Inputs& inputs) {
     const long width = whole(units);
     for_units<4>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
+        rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_i = load(in) + load(sum), i = f.gate(of_i);
             const Vec of_f = load(in + LANES) + load(sum + LANES), forget = f.gate(of_f);
@@ -216,12 +216,12 @@ static void lstm_step(const Functions& f, const Packed& w, long rows, long units
         [&](long, long, long at) { store(s.h_next + at, load(s.h_next + at) * f.act(load(s.c + at))); });
 }
 
-template <class Functions>
-static void gru_after_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+template <class Functions, class Weights>
+static void gru_after_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
                            const Inputs& inputs) {
     const long width = whole(units);
     for_units<3>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
+        rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
             const Vec of_z = load(in + LANES) + load(sum + LANES), z = f.gate(of_z);
@@ -240,14 +240,14 @@ static void gru_after_step(const Functions& f, const Packed& w, long rows, long 
         });
 }
 
-template <class Functions>
-static void gru_before_gates(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+template <class Functions, class Weights>
+static void gru_before_gates(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
                              const Inputs& inputs) {
     const long width = whole(units);
     float* z = s.c;
     const float* mask = s.state.of(2);
     for_units<2>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
+        rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
             const Vec of_z = load(in + LANES) + load(sum + LANES), gate_z = f.gate(of_z);
@@ -262,13 +262,13 @@ static void gru_before_gates(const Functions& f, const Packed& w, long rows, lon
         nothing_more);
 }
 
-template <class Functions>
-static void gru_before_new(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+template <class Functions, class Weights>
+static void gru_before_new(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
                            const Inputs& inputs) {
     const long width = whole(units);
     const float* z = s.c;
     for_units<1>(
-        rows, units, s, {s.reset, width, 0}, w.recurrent + width * units * 2, w.bias_hh + width * 2, inputs,
+        rows, units, s, {s.reset, width, 0}, w.of_reset(units), inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_n = load(in + 2 * LANES) + load(sum), n = f.act(of_n), old = load(z + at);
             store(s.h_next + at, old * load(s.h + at) + (1.0f - old) * n);
@@ -277,12 +277,12 @@ static void gru_before_new(const Functions& f, const Packed& w, long rows, long 
         nothing_more);
 }
 
-template <class Functions>
-static void simple_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+template <class Functions, class Weights>
+static void simple_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
                         const Inputs& inputs) {
     const long width = whole(units);
     for_units<1>(
-        rows, units, s, s.state.drop(rows, width, s.h), w.recurrent, w.bias_hh, inputs,
+        rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
         [&](long r, long unit, long at, const float* in, const float* sum) {
             const Vec of_h = load(in) + load(sum), next = f.act(of_h);
             store(s.h_next + at, next);
@@ -291,8 +291,8 @@ static void simple_step(const Functions& f, const Packed& w, long rows, long uni
         nothing_more);
 }
 
-template <class Functions>
-static void one_step(const Functions& f, const Packed& w, long rows, long units, Scratch& s,
+template <class Functions, class Weights>
+static void one_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
                      const Inputs& inputs, long kind) {
     switch (static_cast<K2tKind>(kind)) {
         case K2T_LSTM: return lstm_step(f, w, rows, units, s, inputs);

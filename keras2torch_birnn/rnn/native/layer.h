@@ -11,13 +11,10 @@
 // fetched weight. Larger blocks pay off when the input weights leave the cache between two blocks.
 constexpr long BLOCK_ROWS = 96, MOST_BLOCK_ROWS = 256, MANY_WEIGHTS = 1 << 18;
 
-// weights: words of four bytes.
-static long block_steps(long weights, long rows) {
+static long block_steps(const K2tShape& shape, long rows) {
+    const long weights = gate_count(shape.kind) * shape.units * shape.features;
     const long most = weights >= MANY_WEIGHTS ? MOST_BLOCK_ROWS : BLOCK_ROWS;
     return rows >= most ? 1 : most / rows;
-}
-static long block_steps(const K2tShape& shape, long rows) {
-    return block_steps(gate_count(shape.kind) * shape.units * shape.features, rows);
 }
 
 static long scratch_size(const K2tCall& call, long rows) {
@@ -149,8 +146,7 @@ struct TaskRows {
     }
 
     // Set up the states, and the zeros past the end of each row.
-    template <class State>
-    void begin(State& s) const {
+    void begin(Scratch& s) const {
         const long units = call.shape.units, width = whole(units), d = task.direction;
         copy(nullptr, task.count * width, s.h);
         copy(nullptr, task.count * width, s.h_next);
@@ -169,8 +165,7 @@ struct TaskRows {
 
     // Hand over the outputs of the first n rows, and the states of those that end here; then the state
     // after the step is the one before the next.
-    template <class State>
-    void end_step(long step, long n, State& s) const {
+    void end_step(long step, long n, Scratch& s) const {
         const long units = call.shape.units, width = whole(units);
         for (long r = 0; r < n; ++r) {
             write_output(call, task.direction, task.row(r), time(r, step), 0, 1, 0, units,
@@ -187,14 +182,13 @@ struct TaskRows {
     }
 };
 
-template <class Functions>
-static void run_with(const Functions& functions, const K2tCall& call, const K2tTask& task,
+template <class Functions, class Weights>
+static void run_with(const Functions& functions, const Weights& w, const K2tCall& call, const K2tTask& task,
                      float* memory) {
     const K2tShape& shape = call.shape;
     const long kind = shape.kind, units = shape.units, width = whole(units), rows = task.count;
     const long features = shape.features, x_width = whole(features);
     const long d = task.direction;
-    const Packed w(shape, call.packed[d]);
 
     Scratch s;
     const long steps_at_once = block_steps(shape, rows), block = rows * steps_at_once;
@@ -254,5 +248,6 @@ static void run_with(const Functions& functions, const K2tCall& call, const K2tT
 }
 
 static void run(const K2tCall& call, const K2tTask& task, float* memory) {
-    with_functions(call, [&](auto functions) { run_with(functions, call, task, memory); });
+    const Packed w(call.shape, call.packed[task.direction]);
+    with_functions(call, [&](auto functions) { run_with(functions, w, call, task, memory); });
 }

@@ -258,14 +258,24 @@ def fingerprint(isa: int, sources: Any) -> int:
     return found.value
 
 
+@cache
 def find_sets(precision: str) -> Mapping[str, int]:
     """Return the instruction sets of this processor for a precision and their bits, best first.
+
+    None where the processor, or the compiler that built the library, lacks all of them.
 
     Raises:
         NoKernelError: there is no library.
     """
     have = library().k2t_instruction_sets()
     return {name: bit for name, bit in kernels_of(precision).items() if have & bit}
+
+
+def why_no_precision(precision: str) -> str:
+    """Return which instructions for a precision this processor lacks; empty if it has some."""
+    if find_sets(precision):
+        return ""
+    return f"this processor has no {', '.join(kernels_of(precision))}"
 
 
 @cache

@@ -22,6 +22,7 @@ from keras2torch_birnn.rnn.native.library import (
     RUN,
     NativeCell,
     check_code,
+    find_sets,
     instruction_set,
     library,
     why_missing,
@@ -58,10 +59,8 @@ def use_torch_threads() -> bool:
 
 
 def reduced_instruction_set(precision: ReducedPrecision) -> int:
-    """Return the instruction set chosen for a reduced precision, as the kernel's bit."""
-    from keras2torch_birnn.rnn.native.precision import reduced_kernel  # most models need none
-
-    return reduced_kernel(precision).bit
+    """Return the best instruction set of this processor for a reduced precision, as a bit."""
+    return next(iter(find_sets(precision).values()))
 
 
 def compute(
@@ -85,7 +84,7 @@ def compute(
     codes of kind, activation and recurrent_activation; options: one for each activation. merge: a
     native code; not 0: the directions share one output (B, T, H). kept: for each direction
     (B, T, parts, W), filled with the values that its gradient needs; or none. kernel: the bit of an
-    instruction set of a reduced precision (native/precision.py); 0 for the best of float32.
+    instruction set of a reduced precision; 0 for the best of float32.
     return_state: if False, the final states are None. masks: of dropout, for each direction, or
     none.
 

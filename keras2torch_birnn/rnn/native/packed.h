@@ -2,6 +2,11 @@
 
 // ---- packed weights: input panels, recurrent panels, bias_ih, bias_hh -----------------------------
 
+// A recurrent matrix and its bias.
+struct Recurrent {
+    const float *panels, *bias;
+};
+
 struct Packed {
     const float* input;        // [panel][F][G][lane]; apart: [panel][G][F][lane]
     const float* recurrent;    // [panel][H][G][lane] likewise; GRU before: r and z, then n by itself
@@ -14,6 +19,13 @@ struct Packed {
         recurrent = input + width * shape.features;
         bias_ih = recurrent + width * shape.units;
         bias_hh = bias_ih + width;
+    }
+
+    // Of the gates that read the state; and of a GRU's n, which reads another one.
+    Recurrent of_state() const { return {recurrent, bias_hh}; }
+    Recurrent of_reset(long units) const {
+        const long width = whole(units);
+        return {recurrent + width * units * 2, bias_hh + width * 2};
     }
 };
 

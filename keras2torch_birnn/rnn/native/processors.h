@@ -8,15 +8,8 @@
     KERNEL(K2T_FLOAT32_PLAIN, k2t_float32_plain, "float32 plain", K2T_ANYWHERE, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0) \
     KERNEL(K2T_FLOAT32_AVX2, k2t_float32_avx2, "float32 AVX2", K2T_X86, 0x8001000, 0x20, 0x0, 0x0, 0x0, 0x6) \
     KERNEL(K2T_FLOAT32_AVX512, k2t_float32_avx512, "float32 AVX-512", K2T_X86, 0x8001000, 0xc0030020, 0x0, 0x0, 0x0, 0xe6) \
-    KERNEL(K2T_BFLOAT16_PLAIN, k2t_bfloat16_plain, "bfloat16 plain", K2T_ANYWHERE, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0) \
-    KERNEL(K2T_BFLOAT16_AVX2, k2t_bfloat16_avx2, "bfloat16 AVX2", K2T_X86, 0x8001000, 0x20, 0x0, 0x0, 0x0, 0x6) \
     KERNEL(K2T_BFLOAT16_AVX512BF16, k2t_bfloat16_avx512bf16, "bfloat16 AVX512-BF16", K2T_X86, 0x8001000, 0xc0030020, 0x0, 0x0, 0x20, 0xe6) \
-    KERNEL(K2T_INT8_PLAIN, k2t_int8_plain, "int8 plain", K2T_ANYWHERE, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0) \
-    KERNEL(K2T_INT8_AVX2, k2t_int8_avx2, "int8 AVX2", K2T_X86, 0x8001000, 0x20, 0x0, 0x0, 0x0, 0x6) \
     KERNEL(K2T_INT8_AVXVNNI, k2t_int8_avxvnni, "int8 AVX-VNNI", K2T_X86, 0x8001000, 0x20, 0x0, 0x0, 0x10, 0x6) \
     KERNEL(K2T_INT8_AVX512VNNI, k2t_int8_avx512vnni, "int8 AVX512-VNNI", K2T_X86, 0x8001000, 0xc0030020, 0x800, 0x0, 0x0, 0xe6) \
-    KERNEL(K2T_BFLOAT16_AVX512, k2t_bfloat16_avx512, "bfloat16 AVX-512", K2T_X86, 0x8001000, 0xc0030020, 0x0, 0x0, 0x0, 0xe6) \
     KERNEL(K2T_BFLOAT16_AMX, k2t_bfloat16_amx, "bfloat16 AMX", K2T_X86, 0x8001000, 0xc0030020, 0x800, 0x3400000, 0x20, 0x600e6) \
-    KERNEL(K2T_INT8_AMX, k2t_int8_amx, "int8 AMX", K2T_X86, 0x8001000, 0xc0030020, 0x800, 0x3400000, 0x20, 0x600e6) \
-    KERNEL(K2T_BFLOAT16_TILES, k2t_bfloat16_tiles, "bfloat16 emulated AMX", K2T_ANYWHERE, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0) \
-    KERNEL(K2T_INT8_TILES, k2t_int8_tiles, "int8 emulated AMX", K2T_ANYWHERE, 0x0, 0x0, 0x0, 0x0, 0x0, 0x0)
+    KERNEL(K2T_INT8_AMX, k2t_int8_amx, "int8 AMX", K2T_X86, 0x8001000, 0xc0030020, 0x800, 0x3400000, 0x20, 0x600e6)

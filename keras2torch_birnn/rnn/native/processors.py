@@ -23,7 +23,6 @@ class InstructionSet(NamedTuple):
     each precision the number of its kernel's bit. cpuid: bits in ``REGISTERS``. xcr0: bits of the
     registers that the system keeps for a process. flags: of x86-64 compilers; optional: flags that
     compilers since GCC 10 or 11 know, without which the file is compiled to an empty table.
-    emulates: the set whose results this one computes, on any processor, for tests alone.
     """
 
     name: str
@@ -33,7 +32,6 @@ class InstructionSet(NamedTuple):
     xcr0: Sequence[int] = ()
     flags: Sequence[str] = ()
     optional: Sequence[str] = ()
-    emulates: str = ""
 
     def files(self) -> Iterator[str]:
         """Yield the names of its sources."""
@@ -58,7 +56,7 @@ INSTRUCTION_SETS = (
     InstructionSet(
         "AMX",
         "amx",
-        {"bfloat16": 11, "int8": 12},
+        {"bfloat16": 6, "int8": 7},
         # Tiles, of bfloat16 and int8; by vectors, VNNI and bfloat16.
         {**_AVX512, "7.0 ecx": (11,), "7.0 edx": (22, 24, 25), "7.1 eax": (5,)},
         _TILES,
@@ -68,7 +66,7 @@ INSTRUCTION_SETS = (
     InstructionSet(
         "AVX512-BF16",
         "avx512bf16",
-        {"bfloat16": 5},
+        {"bfloat16": 3},
         {**_AVX512, "7.1 eax": (5,)},
         _ZMM,
         _AVX512_FLAGS,
@@ -77,34 +75,28 @@ INSTRUCTION_SETS = (
     InstructionSet(
         "AVX512-VNNI",
         "avx512vnni",
-        {"int8": 9},
+        {"int8": 5},
         {**_AVX512, "7.0 ecx": (11,)},
         _ZMM,
         _AVX512_FLAGS,
         ("-mavx512vnni",),
     ),
-    InstructionSet(
-        "AVX-512", "avx512", {"float32": 2, "bfloat16": 10}, _AVX512, _ZMM, _AVX512_FLAGS
-    ),
+    InstructionSet("AVX-512", "avx512", {"float32": 2}, _AVX512, _ZMM, _AVX512_FLAGS),
     InstructionSet(
         "AVX-VNNI",
         "avxvnni",
-        {"int8": 8},
+        {"int8": 4},
         {**_AVX2, "7.1 eax": (4,)},
         _YMM,
         _AVX2_FLAGS,
         ("-mavxvnni",),
     ),
-    InstructionSet(
-        "AVX2", "avx2", {"float32": 1, "bfloat16": 4, "int8": 7}, _AVX2, _YMM, _AVX2_FLAGS
-    ),
-    InstructionSet("plain", "plain", {"float32": 0, "bfloat16": 3, "int8": 6}),
-    InstructionSet("emulated AMX", "tiles", {"bfloat16": 13, "int8": 14}, emulates="AMX"),
+    InstructionSet("AVX2", "avx2", {"float32": 1}, _AVX2, _YMM, _AVX2_FLAGS),
+    InstructionSet("plain", "plain", {"float32": 0}),
 )
 
-# Reduced precision gives the bits of its definition: no product is fused unless told to. Wide
-# vectors are handed to functions of the same file only, so it does not matter how.
-REDUCED_FLAGS = ["-ffp-contract=off", "-Wno-unused-function", "-Wno-psabi"]
+# These files use a part of the headers that they share with float32's.
+REDUCED_FLAGS = ["-Wno-unused-function"]
 
 
 def kernels_of(precision: str) -> Mapping[str, int]:

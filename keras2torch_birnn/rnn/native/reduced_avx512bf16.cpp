@@ -4,24 +4,14 @@
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 
-#define K2T_EXACT
 #define K2T_LANES 16
 #define K2T_REGISTERS 32
 
 namespace avx512bf16 {
-#include "simd.h"
-#include "fingerprint.h"
-#include "product.h"
-#include "packed.h"
-#include "cells.h"
-#include "ratios.h"
-#include "layer.h"
-#include "formats.h"
-#include "vectors.h"
 #include "reduced.h"
-}  // namespace avx512bf16
+}
 
-const K2tKernel k2t_bfloat16_avx512bf16 = avx512bf16::Reduced<avx512bf16::BFloat16>::KERNEL;
+const K2tKernel k2t_bfloat16_avx512bf16 = avx512bf16::Reduced<avx512bf16::BFloat16, avx512bf16::VectorProduct<avx512bf16::BFloat16>>::KERNEL;
 #else
 const K2tKernel k2t_bfloat16_avx512bf16{};
 #endif

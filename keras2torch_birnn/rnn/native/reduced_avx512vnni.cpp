@@ -4,24 +4,14 @@
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
 
-#define K2T_EXACT
 #define K2T_LANES 16
 #define K2T_REGISTERS 32
 
 namespace avx512vnni {
-#include "simd.h"
-#include "fingerprint.h"
-#include "product.h"
-#include "packed.h"
-#include "cells.h"
-#include "ratios.h"
-#include "layer.h"
-#include "formats.h"
-#include "vectors.h"
 #include "reduced.h"
-}  // namespace avx512vnni
+}
 
-const K2tKernel k2t_int8_avx512vnni = avx512vnni::Reduced<avx512vnni::Int8>::KERNEL;
+const K2tKernel k2t_int8_avx512vnni = avx512vnni::Reduced<avx512vnni::Int8, avx512vnni::VectorProduct<avx512vnni::Int8>>::KERNEL;
 #else
 const K2tKernel k2t_int8_avx512vnni{};
 #endif

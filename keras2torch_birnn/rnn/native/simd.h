@@ -129,19 +129,12 @@ static inline Vec clamp(Vec x, float low, float high) {
     return smaller(larger(x, all(low)), all(high));
 }
 
-// a b + c. With K2T_EXACT rounded once, everywhere; else as the compiler likes, which is faster where
-// the processor has no such instruction.
-#if defined(K2T_EXACT)
-#include "fused.h"
-#else
 static inline Vec fused(Vec a, Vec b, Vec c) { return a * b + c; }
-#endif
 
 // 1 / x for x in [1, 2^126]. AVX-512 estimates 14 bits in a fraction of a division's time, and a step
-// of Newton's method makes them 23: the error is one unit in the last place. Processors differ in
-// the estimate, so with K2T_EXACT it is a division.
+// of Newton's method makes them 23: the error is one unit in the last place.
 static inline Vec reciprocal(Vec x) {
-#if K2T_LANES == 16 && !defined(K2T_EXACT)
+#if K2T_LANES == 16
     const Vec guess = __builtin_ia32_rcp14ps512_mask(x, Vec{}, static_cast<unsigned short>(-1));
     return guess + guess * (1.0f - x * guess);
 #else
@@ -151,7 +144,7 @@ static inline Vec reciprocal(Vec x) {
 
 // a / b for |a| <= b in [1, 2^126], and so no more than 1; with the same estimate.
 static inline Vec quotient(Vec a, Vec b) {
-#if K2T_LANES == 16 && !defined(K2T_EXACT)
+#if K2T_LANES == 16
     return smaller(a * reciprocal(b), all(1.0f));
 #else
     return a / b;

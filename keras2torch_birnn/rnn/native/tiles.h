@@ -1,5 +1,5 @@
-// Products by AMX tiles: registers of 16 rows of 16 words. Inside an instruction set's namespace, after
-// vectors.h; its LANES are 16, the words of a tile's row.
+// Products by AMX tiles: registers of 16 rows of 16 words. Inside an instruction set's namespace, after vectors.h;
+// its LANES are 16, the words of a tile's row.
 //
 // A tile of weights is 16 words of one gate, a row of it LANES units. Words of a row of numbers are padded to whole
 // tiles, so one configuration serves all products of as many rows.
@@ -7,24 +7,20 @@
 constexpr long TILE_ROWS = 16, TILE_WORDS = 16;
 static_assert(LANES == TILE_WORDS, "a tile's row holds one vector");
 
-#if defined(__AVX512VNNI__)
-constexpr bool HAS_DOTS_OF_BYTES = true;
-#else
-constexpr bool HAS_DOTS_OF_BYTES = false;
-#endif
-
-// ---- operations on tiles: by the processor, or computed here ------------------------------------------------
-// 0 to 3 are sums, 4 and 5 rows of numbers, 6 and 7 weights. Sums and numbers have `height` rows.
-
-#if defined(__AMX_TILE__)
+// 0 to 3 are sums, 4 and 5 rows of numbers, 6 and 7 weights. Sums and numbers have `height` rows. As assembly, whose
+// tiles are numbers of the template: an intrinsic wants a digit.
 class Tiles {
 public:
     Tiles() = default;
     Tiles(const Tiles&) = delete;
     Tiles& operator=(const Tiles&) = delete;
-    ~Tiles() { _tile_release(); }
+    ~Tiles() {
+        if (height_) asm volatile("tilerelease");
+    }
 
     void configure(long height) {
+        if (height == height_) return;
+        height_ = height;
         struct alignas(64) {
             uint8_t palette = 1, start = 0, reserved[14] = {};
             uint16_t bytes[16] = {};
@@ -34,134 +30,32 @@ public:
             all.bytes[tile] = TILE_WORDS * 4;
             all.rows[tile] = static_cast<uint8_t>(tile < 6 ? height : TILE_ROWS);
         }
-        finish_writes();
-        _tile_loadconfig(&all);
-    }
-
-    // Compilers may move writes to memory past the instructions that read it as tiles.
-    static void finish_writes() { asm volatile("" ::: "memory"); }
-
-// An operation with a number of a tile that is known to the compiler, and to the assembler a digit. Sums have
-// cases of their own: clang refuses an instruction that is given a tile twice, even where it is never reached.
-#define K2T_OF_SUM(NUMBER, OPERATION) \
-    switch (NUMBER) { \
-        case 0: OPERATION(0); break; \
-        case 1: OPERATION(1); break; \
-        case 2: OPERATION(2); break; \
-        default: OPERATION(3); \
-    }
-#define K2T_OF_TILE(NUMBER, OPERATION) \
-    switch (NUMBER) { \
-        case 4: OPERATION(4); break; \
-        case 5: OPERATION(5); break; \
-        case 6: OPERATION(6); break; \
-        case 7: OPERATION(7); break; \
-        default: K2T_OF_SUM(NUMBER, OPERATION) \
+        asm volatile("ldtilecfg %0" ::"m"(all));
     }
     template <int TILE>
-    void zero() {
-#define K2T_ZERO(tile) _tile_zero(tile)
-        K2T_OF_TILE(TILE, K2T_ZERO)
+    static void zero() {
+        asm volatile("tilezero %%tmm%c0" ::"i"(TILE));
     }
     template <int TILE>
-    void load(const uint32_t* from, long stride) {
-#define K2T_LOAD(tile) _tile_loadd(tile, from, stride * 4)
-        K2T_OF_TILE(TILE, K2T_LOAD)
+    static void load(const uint32_t* from, long stride) {
+        asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride * 4), "i"(TILE) : "memory");
     }
     template <int TILE>
-    void store(uint32_t* to, long stride) const {
-#define K2T_STORE(tile) _tile_stored(tile, to, stride * 4)
-        K2T_OF_TILE(TILE, K2T_STORE)
+    static void store(uint32_t* to, long stride) {
+        asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride * 4), "i"(TILE) : "memory");
     }
-    // Two numbers of 16 bits in a word, or four of 8: signed ones by the weights, which have no sign.
-#define K2T_DOT(sum, numbers, weights) \
-    if constexpr (GROUP == 2) _tile_dpbf16ps(sum, numbers, weights); \
-    else _tile_dpbsud(sum, numbers, weights)
-#define K2T_DOT_04(sum) K2T_DOT(sum, 4, 6)
-#define K2T_DOT_05(sum) K2T_DOT(sum, 5, 6)
-#define K2T_DOT_14(sum) K2T_DOT(sum, 4, 7)
-#define K2T_DOT_15(sum) K2T_DOT(sum, 5, 7)
+    // Add products of two numbers of 16 bits in a word, or of four of 8, of which the weights have a sign.
     template <long GROUP, int SUM, int NUMBERS, int WEIGHTS>
-    void dot() {
-        if constexpr (NUMBERS == 4 && WEIGHTS == 6) {
-            K2T_OF_SUM(SUM, K2T_DOT_04)
-        } else if constexpr (WEIGHTS == 6) {
-            K2T_OF_SUM(SUM, K2T_DOT_05)
-        } else if constexpr (NUMBERS == 4) {
-            K2T_OF_SUM(SUM, K2T_DOT_14)
-        } else {
-            K2T_OF_SUM(SUM, K2T_DOT_15)
-        }
-    }
-};
-#else
-// The results of the instructions, to the bit, on any processor.
-class Tiles {
-public:
-    void configure(long height) { height_ = height; }
-    static void finish_writes() {}
-
-    template <int TILE>
-    void zero() { all_[TILE] = {}; }
-    template <int TILE>
-    void load(const uint32_t* from, long stride) {
-        zero<TILE>();
-        for (long row = 0; row < rows(TILE); ++row) all_[TILE].row[row] = load_bits(from + row * stride);
-    }
-    template <int TILE>
-    void store(uint32_t* to, long stride) const {
-        for (long row = 0; row < rows(TILE); ++row)
-            *reinterpret_cast<LooseBits*>(to + row * stride) = all_[TILE].row[row];
-    }
-    template <long GROUP, int SUM, int NUMBERS, int WEIGHTS>
-    void dot() {
-        for (long row = 0; row < height_; ++row) {
-            Bits& sum = all_[SUM].row[row];
-            const Bits numbers = all_[NUMBERS].row[row];
-            sum = GROUP == 2 ? add_bfloat16(sum, numbers, all_[WEIGHTS].row)
-                             : add_int8(sum, numbers, all_[WEIGHTS].row);
-        }
+    static void dot() {
+        if constexpr (GROUP == 2)
+            asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(NUMBERS), "i"(WEIGHTS));
+        else
+            asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(NUMBERS), "i"(WEIGHTS));
     }
 
 private:
-    struct Tile {
-        Bits row[TILE_ROWS];
-    };
-    long rows(int tile) const { return tile < 6 ? height_ : TILE_ROWS; }
-
-    // Denormal numbers are zeros, as operands and as results.
-    static Vec flush(Vec x) {
-        const Bits bits = (Bits)x;
-        return (Vec)((bits & 0x7f800000) == 0 ? bits & 0x80000000 : bits);
-    }
-
-    // TDPBF16PS: a sum of the even terms and one of the odd ones, each by fused multiply-adds; then both.
-    static Bits add_bfloat16(Bits sum, Bits numbers, const Bits* weights) {
-        Vec even{}, odd{};
-        for (long k = 0; k < TILE_WORDS; ++k) {
-            const Bits number = numbers[k] - Bits{};
-            even = flush(fused(flush((Vec)(number << 16)), flush((Vec)(weights[k] << 16)), even));
-            odd = flush(fused(flush((Vec)(number & 0xffff0000)), flush((Vec)(weights[k] & 0xffff0000)), odd));
-        }
-        return (Bits)flush(flush((Vec)sum) + flush(even + odd));
-    }
-
-    // TDPBSUD: exact.
-    static Bits add_int8(Bits sum, Bits numbers, const Bits* weights) {
-        for (long k = 0; k < TILE_WORDS; ++k)
-            for (long shift = 0; shift < 32; shift += 8) {
-                const uint32_t number = static_cast<uint32_t>(static_cast<int8_t>(numbers[k] >> shift));
-                sum += (weights[k] >> static_cast<uint32_t>(shift) & 0xff) * number;
-            }
-        return sum;
-    }
-
     long height_ = 0;
-    Tile all_[8] = {};
 };
-#endif
-
-// ---- products ---------------------------------------------------------------------------------------------------
 
 // Call body(Number<0>) to body(Number<COUNT - 1>).
 template <int VALUE>
@@ -187,15 +81,17 @@ struct TileOrder {
 
 template <class Format>
 class TileProduct {
+    typedef VectorProduct<Format, TileOrder> ByVectors;
+    // A tile of a single row of integers takes longer than vectors, whose sums are the same.
+    static constexpr bool by_vectors(long rows) { return Format::GROUP == 4 && rows == 1; }
+
 public:
-    static constexpr long DEPTH = TILE_WORDS;         // words of a row are padded to a multiple of it
-    static constexpr long SPARE_ROWS = TILE_ROWS - 1; // rows of words that may be read behind the last
-    static constexpr long STORED = 1;
-    typedef TileProduct Ahead;
+    static constexpr long DEPTH = TILE_WORDS;          // words of a row are padded to a multiple of it
+    static constexpr long SPARE_ROWS = TILE_ROWS - 1;  // rows of words that may be read behind the last
     typedef TileOrder Order;
 
     static constexpr long panels_at_once(long gates, long rows) {
-        return by_vectors(rows) ? VectorProduct<Format>::panels_at_once(gates, rows) : 1;
+        return by_vectors(rows) ? ByVectors::panels_at_once(gates, rows) : 1;
     }
 
     // Two tiles, whose sums and states leave the second-level cache to the weights, unless these exceed it anyhow.
@@ -203,93 +99,68 @@ public:
 
     // As VectorProduct's. Rows are cut into tiles of equal height; what it makes more of them is dropped.
     template <long V>
-    void product(long rows, long panels, long k, const Values<Format>& a, const uint32_t* panel, float* out,
-                 long out_stride) {
-        if constexpr (by_vectors(1))
-            if (rows == 1)
-                return VectorProduct<Format>::template row_product<V, Order>(panels, k, a, panel, out);
+    void product(long rows, long panels, const Values<Format>& a, const uint32_t* panel, float* out, long out_stride) {
+        if (by_vectors(rows)) return ByVectors::template product<V>(rows, panels, a, panel, out, out_stride);
         const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles;
-        if (height != height_) tiles_.configure(height_ = height);
-        const long depth = k / TILE_WORDS;
-        const Operands all{rows, depth, a, panel,
-                           reinterpret_cast<const float*>(panel + k * V * LANES), out, out_stride};
-        Tiles::finish_writes();
-        if (tiles == 1) return block<1, V>(all, 0, 0);
+        tiles_.configure(height);
+        const Operands all{rows, height, a, panel, out, out_stride};
+        if (tiles == 1) return block<V, 1, V>(all, 0, 0);
         for (long v = 0; v < V; v += 2)
             for (long tile = 0; tile < tiles; tile += 2) {
                 const bool two = tile + 1 < tiles;
                 if (v + 1 < V)
-                    two ? block<2, 2>(all, tile, v) : block<1, 2>(all, tile, v);
+                    two ? block<V, 2, 2>(all, tile, v) : block<V, 1, 2>(all, tile, v);
                 else
-                    two ? block<2, 1>(all, tile, v) : block<1, 1>(all, tile, v);
+                    two ? block<V, 2, 1>(all, tile, v) : block<V, 1, 1>(all, tile, v);
             }
     }
 
 private:
-    static constexpr bool STARTS = Format::EXTRAS == 1;
-    // A tile of a single row takes longer than vectors, whose sums of integers are the same.
-    static constexpr bool by_vectors(long rows) { return HAS_DOTS_OF_BYTES && Format::GROUP == 4 && rows == 1; }
-
     struct Operands {
-        long rows, depth;
+        long rows, height;
         const Values<Format>& a;
         const uint32_t* panel;
-        const float* extras;
         float* out;
         long out_stride;
     };
 
-    // R tiles of rows by G gates, four sums at most. Chains of dots hide each other's latency.
-    template <int R, int G>
-    void block(const Operands& all, long tile, long gate) {
+    // R tiles of rows by G of the V gates, four sums at most. Chains of dots hide each other's latency.
+    template <long V, int R, int G>
+    static void block(const Operands& all, long tile, long gate) {
         static_assert(R * G <= 4, "sums are four tiles");
-        constexpr long GROUP = Format::GROUP;
-        auto extras_of = [&](long sum) { return all.extras + (gate + sum % G) * Format::EXTRAS * LANES; };
-        for_each_number<R * G>([&](auto sum) {
-            // Sums of float32 begin with the bias, in every row.
-            if constexpr (STARTS)
-                tiles_.template load<sum.value>(reinterpret_cast<const uint32_t*>(extras_of(sum.value)), 0);
-            else
-                tiles_.template zero<sum.value>();
-        });
         constexpr long TILE = TILE_ROWS * LANES;
-        const long height = height_, of_row = all.a.stride;
+        const long height = all.height, of_row = all.a.stride, depth = all.a.count / TILE_WORDS;
+        const uint32_t* const extras = all.panel + all.a.count * V * LANES;
+        auto extras_of = [&](long sum) { return extras + (gate + sum % G) * Format::EXTRAS * LANES; };
+        for_each_number<R * G>([&](auto sum) { Tiles::load<sum.value>(extras_of(sum.value), 0); });
         const uint32_t* numbers = all.a.words + tile * height * of_row;
-        const uint32_t* weights = all.panel + gate * all.depth * TILE;  // `gate` is the first of a pair
-        for (long k = 0; k < all.depth; ++k, numbers += TILE_WORDS) {
+        const uint32_t* weights = all.panel + gate * depth * TILE;  // `gate` is the first of a pair
+        for (long k = 0; k < depth; ++k, numbers += TILE_WORDS) {
             for_each_number<R>([&](auto r) {
-                tiles_.template load<4 + r.value>(numbers + r.value * height * of_row, of_row);
+                Tiles::load<4 + r.value>(numbers + r.value * height * of_row, of_row);
             });
             for_each_number<G>([&](auto g) {
                 constexpr int WEIGHTS = 6 + decltype(g)::value % 2;
                 constexpr long FIRST = g.value / 2 * 2, WIDE = G > FIRST + 1 ? 2 : 1;
-                const uint32_t* of_pair = weights + FIRST * all.depth * TILE + k * WIDE * TILE;
-                tiles_.template load<WEIGHTS>(of_pair + g.value % 2 * TILE, LANES);
+                Tiles::load<WEIGHTS>(weights + (FIRST * depth + k * WIDE + g.value % 2) * TILE, LANES);
                 for_each_number<R>([&](auto r) {
                     constexpr int SUM = decltype(r)::value * G + decltype(g)::value;
-                    tiles_.template dot<GROUP, SUM, 4 + decltype(r)::value, WEIGHTS>();
+                    Tiles::dot<Format::GROUP, SUM, 4 + decltype(r)::value, WEIGHTS>();
                 });
             });
         }
-        const long rows = all.rows, out_stride = all.out_stride;
-        const typename Format::Row* const of_rows = all.a.rows;
         for_each_number<R * G>([&](auto sum) {
-            constexpr int SUM = decltype(sum)::value;
-            const long first = (tile + SUM / G) * height, count = rows - first;
-            float* out = all.out + first * out_stride + (gate + SUM % G) * LANES;
-            if (STARTS && count >= height) return tiles_.template store<SUM>(reinterpret_cast<uint32_t*>(out), out_stride);
+            const long first = (tile + sum.value / G) * height, count = all.rows - first;
+            float* out = all.out + first * all.out_stride + (gate + sum.value % G) * LANES;
+            if (Format::EXTRAS == 1 && count >= height)  // finished, as it began with the bias
+                return Tiles::store<sum.value>(reinterpret_cast<uint32_t*>(out), all.out_stride);
             alignas(64) uint32_t found[TILE_ROWS * TILE_WORDS];
-            tiles_.template store<SUM>(found, TILE_WORDS);
-            for (long r = 0; r < height && r < count; ++r, out += out_stride) {
-                const auto of_row = (typename Format::Sum)load_bits(found + r * TILE_WORDS);
-                if constexpr (STARTS)
-                    store(out, of_row);
-                else
-                    store(out, Format::finish(of_row, of_rows[first + r], extras_of(SUM)));
-            }
+            Tiles::store<sum.value>(found, TILE_WORDS);
+            const float* const of_units = reinterpret_cast<const float*>(extras_of(sum.value));
+            for (long r = 0; r < height && r < count; ++r, out += all.out_stride)
+                store(out, Format::finish((typename Format::Sum)load_bits(found + r * TILE_WORDS), all.a.scales[first + r], of_units));
         });
     }
 
     Tiles tiles_;
-    long height_ = 0;
 };
