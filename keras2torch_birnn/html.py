@@ -49,7 +49,8 @@ STYLE = """
 .k2t th, .k2t td { text-align: left; vertical-align: top; padding: .3rem 1rem .3rem 0;
   border-bottom: 1px solid var(--line); }
 .k2t th { color: var(--soft); } .k2t .number { text-align: right; white-space: nowrap; }
-@media (max-width: 68rem) { .k2t td { overflow-wrap: anywhere; min-width: 4rem; }
+@media (max-width: 68rem) { .k2t td { overflow-wrap: anywhere; }
+  .k2t td:first-child { min-width: 3.5rem; }
   .k2t th, .k2t td { padding-right: .4rem; font-size: .75rem; } }
 """
 
