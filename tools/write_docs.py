@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import compared
-import export_summary
 import tables
 
 from keras2torch_birnn.cli.catalogue import catalogue
@@ -74,12 +72,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     },
     DOCS / "scale.md": {"scale": tables.scale},
     DOCS / "architecture.md": {"instruction_sets": processors.processor_table},
-    DOCS / "deploy.md": {
-        "export_speed": tables.EXPORT_SPEED,
-        "exports": partial(export_summary.show, export_summary.table),
-        "real_exports": partial(export_summary.show, export_summary.real_table),
-        "not_exported": partial(export_summary.show, export_summary.problems),
-    },
+    DOCS / "deploy.md": {"export_speed": tables.EXPORT_SPEED},
 }
 
 
