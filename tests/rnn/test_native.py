@@ -35,9 +35,9 @@ from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall
-from keras2torch_birnn.rnn.engines.engine import is_exporting
 from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.native import codes, library, op, packing
+from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -378,7 +378,7 @@ def _tells_export_from_compilation() -> bool:
     """Older torch does not; what it compiles holds torch's own engines."""
 
     def probe(x: Tensor) -> Tensor:
-        return x + is_exporting()
+        return x + is_exporting_by_torch()
 
     return not torch.compile(probe, backend="eager", fullgraph=True)(torch.zeros(1)).item()
 
