@@ -129,46 +129,6 @@ def cumulative_product(x: Any, dim: int, *, dtype: int | None = None) -> Any:
     return onnx_op.ReduceProd(pairs, [axis + 1], keepdims=0)
 
 
-def hypot(a: Any, b: Any) -> Any:
-    """Return the length of (a, b), whose squares may be too large or too small for the type."""
-    a, b = onnx_op.Abs(a), onnx_op.Abs(b)
-    large, small = onnx_op.Max(a, b), onnx_op.Min(a, b)
-    zero, one = onnx_op.CastLike(0.0, large), onnx_op.CastLike(1.0, large)
-    ratio = onnx_op.Div(small, onnx_op.Where(onnx_op.Equal(large, zero), one, large))
-    return onnx_op.Mul(large, onnx_op.Sqrt(onnx_op.Add(onnx_op.Mul(ratio, ratio), one)))
-
-
-def search_sorted(
-    keys: Any,
-    x: Any,
-    *,
-    out_int32: bool = False,
-    right: bool = False,
-    side: str | None = None,
-    sorter: Any = None,
-) -> Any:
-    """Return how many keys (N,) are below each x, by halving what is left of them.
-
-    Raises:
-        ValueError: keys of more axes, or an order of them.
-    """
-    if len(keys.shape) != 1 or sorter is not None:
-        raise ValueError("searchsorted of one row of keys is expected")
-    is_before = onnx_op.LessOrEqual if right or side == "right" else onnx_op.Less
-    count = int(keys.shape[0])
-    found = onnx_op.Expand(onnx_op.Constant(value_int=0), onnx_op.Shape(x))
-    step = 1 << count.bit_length()
-    while step := step >> 1:
-        further = onnx_op.Add(found, onnx_op.Constant(value_int=step))
-        last = onnx_op.Constant(value_int=count)
-        key = onnx_op.Gather(
-            keys, onnx_op.Sub(onnx_op.Min(further, last), onnx_op.Constant(value_int=1))
-        )
-        fits = onnx_op.And(onnx_op.LessOrEqual(further, last), is_before(key, x))
-        found = onnx_op.Where(fits, further, found)
-    return onnx_op.Cast(found, to=_INT32) if out_int32 else found
-
-
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     onnx_recurrent.OPERATOR: recurrent_node,
     torch.ops.aten.sort.stable: stable_sort,
@@ -178,8 +138,6 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.prod.default: product,
     torch.ops.aten.prod.dim_int: product_along,
     torch.ops.aten.cumprod.default: cumulative_product,
-    torch.ops.aten.hypot.default: hypot,
-    torch.ops.aten.searchsorted.Tensor: search_sorted,
     operator.floordiv: floor_divide,
     torch.ops.aten.logaddexp.default: logaddexp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,

@@ -75,39 +75,11 @@ def flip(x: Tensor, axis: Sequence[int] | None) -> Tensor:
     return x.flip(dims_of(x, axis))
 
 
-def pad(x: Tensor, pad_width: Sequence[Sequence[int]], mode: str, value: float) -> Tensor:
-    """Pad every axis before and after with a value; one pair is for all axes.
-
-    Or mirror the values inside: without the outermost value ("reflect"), or with it.
-    """
+def pad(x: Tensor, pad_width: Sequence[Sequence[int]], value: float) -> Tensor:
+    """Pad every axis before and after with a value; one pair is for all axes."""
     pairs = list(pad_width) * x.dim() if len(pad_width) == 1 else pad_width
-    if mode != "constant":
-        for axis, (before, after) in enumerate(pairs):
-            x = _mirrored(x, axis, before, after, shared=mode == "reflect")
-        return x
     flat = [width for pair in reversed(pairs) for width in pair]
     return torch.nn.functional.pad(x, flat, value=value)
-
-
-def _mirrored(x: Tensor, axis: int, before: int, after: int, *, shared: bool) -> Tensor:
-    if before == after == 0:
-        return x
-    size, at = x.shape[axis], torch.arange(-before, x.shape[axis] + after, device=x.device)
-    once = 0 if shared else 1  # the outermost value is repeated
-    at = torch.where(at < 0, -at - once, at)
-    at = torch.where(at >= size, 2 * size - 2 + once - at, at)
-    return x.index_select(axis, at)
-
-
-def band_part(x: Tensor, lower: int, upper: int) -> Tensor:
-    """Keep ``lower`` diagonals below the main one and ``upper`` above it; all if negative."""
-    x = x if upper < 0 else x.tril(upper)
-    return x if lower < 0 else x.triu(-lower)
-
-
-def trace(x: Tensor, offset: int, axis1: int, axis2: int) -> Tensor:
-    """Sum a diagonal."""
-    return torch.diagonal(x, offset, axis1, axis2).sum(-1)
 
 
 def split(x: Tensor, sections: Any, by: str, axis: int) -> tuple[Tensor, ...]:
@@ -127,11 +99,6 @@ def where(condition: Any, x1: Any, x2: Any) -> Tensor:
     if like is None:
         like = condition.new_zeros((), dtype=torch.get_default_dtype())
     return torch.where(condition, as_tensor(x1, like), as_tensor(x2, like))
-
-
-def threshold(x: Tensor, threshold: float, value: float) -> Tensor:
-    """Keep x where it is above a threshold, else use a value."""
-    return torch.where(x > threshold, x, value)
 
 
 def take(x: Tensor, indices: Tensor, axis: int | None, batch_dims: int) -> Tensor:
@@ -164,16 +131,6 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int) -> Tensor:
     ]
     index = (*rows, *indices.unbind(-1))
     return x[index]
-
-
-def reverse_sequence(x: Tensor, lengths: Tensor, seq_axis: int, batch_axis: int) -> Tensor:
-    """Reverse the first ``lengths`` steps of every row."""
-    y = x.movedim((batch_axis, seq_axis), (0, 1))
-    steps = torch.arange(y.shape[1], device=x.device)
-    ends = lengths[:, None]
-    at = torch.where(steps < ends, ends - 1 - steps, steps)
-    rows = torch.arange(y.shape[0], device=x.device)[:, None]
-    return y[rows, at].movedim((0, 1), (batch_axis, seq_axis))
 
 
 def take_along(x: Tensor, indices: Tensor, axis: int) -> Tensor:

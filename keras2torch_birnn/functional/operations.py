@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.functional.movement import as_tensor, dims_of, same_padding
+from keras2torch_birnn.functional.movement import as_tensor, dims_of
 
 # ---- value by value ------------------------------------------------------------------------------
 
@@ -31,26 +31,6 @@ def divide_no_nan(x1: Any, x2: Any) -> Tensor:
     """Compute x1 / x2, and 0 where x2 is 0."""
     quotient: Tensor = x1 / x2
     return torch.where(torch.as_tensor(x2) == 0, torch.zeros_like(quotient), quotient)
-
-
-def multiply_no_nan(x1: Tensor, x2: Tensor) -> Tensor:
-    """Compute x1 x2, and 0 where x2 is 0, whatever x1 is."""
-    return torch.where(x2 == 0, 0.0, x1 * x2)
-
-
-def xlogy(x1: Tensor, x2: Tensor) -> Tensor:
-    """Compute x1 log(x2), and 0 where x1 is 0."""
-    return torch.where(x1 == 0, 0.0, x1 * torch.log(x2))
-
-
-def xlog1py(x1: Tensor, x2: Tensor) -> Tensor:
-    """Compute x1 log(1 + x2), and 0 where x1 is 0."""
-    return torch.where(x1 == 0, 0.0, x1 * torch.log1p(x2))
-
-
-def xdivy(x1: Tensor, x2: Tensor) -> Tensor:
-    """Compute x1 / x2, and 0 where x1 is 0."""
-    return torch.where(x1 == 0, 0.0, x1 / x2)
 
 
 def squared_difference(x1: Any, x2: Any) -> Tensor:
@@ -141,12 +121,6 @@ def norm(x: Tensor, order: int | str, axis: Sequence[int] | None, keepdims: bool
     return length
 
 
-def clip_by_norm(x: Tensor, axis: Sequence[int] | None, largest: float) -> Tensor:
-    """Scale x down to the given norm where it is larger."""
-    length = (x * x).sum(dims_of(x, axis), keepdim=True).sqrt()
-    return x * largest / length.clamp(min=largest)
-
-
 def count_nonzero(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
     """Count the values that are not zero."""
     return (x != 0).sum(dims_of(x, axis), keepdim=keepdims)
@@ -211,93 +185,6 @@ def einsum(xs: Sequence[Tensor], subscripts: str) -> Tensor:
     return torch.einsum(subscripts, *xs)
 
 
-# ---- what layers compute, with tensors in the place of weights -----------------------------------
-
-
-def layer_norm(x: Tensor, gamma: Any, beta: Any, axis: Sequence[int], epsilon: float) -> Tensor:
-    """Compute (x - mean) / deviation along the last axes."""
-    dims = dims_of(x, axis)
-    deviation = (x.var(dims, correction=0, keepdim=True) + epsilon).rsqrt()
-    y: Tensor = (x - x.mean(dims, keepdim=True)) * deviation * gamma + beta
-    return y
-
-
-def rms_norm(x: Tensor, scale: Any, axis: Sequence[int], epsilon: float) -> Tensor:
-    """Compute x / sqrt(mean(x^2) + epsilon) along the last axes."""
-    y: Tensor = x * ((x * x).mean(dims_of(x, axis), keepdim=True) + epsilon).rsqrt() * scale
-    return y
-
-
-def batch_norm(
-    x: Tensor, mean: Any, variance: Any, offset: Any, scale: Any, epsilon: float
-) -> Tensor:
-    """Compute (x - mean) / deviation with given statistics."""
-    deviation = torch.sqrt(as_tensor(variance, x) + epsilon)
-    y: Tensor = (x - mean) / deviation * scale + offset
-    return y
-
-
-def dot_product_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    *,
-    scale: float | None,
-    is_causal: bool,
-) -> Tensor:
-    """Attend: (B, T, N, H), (B, S, K, H), (B, S, K, V) -> (B, T, N, V); N / K heads a key.
-
-    ``mask`` (B, N, T, S) is true where to look; where a row has nothing, all count alike.
-    """
-    times = query.shape[2] // key.shape[2]
-    key, value = (x.repeat_interleave(times, dim=2) if times > 1 else x for x in (key, value))
-    scores = torch.einsum("btnh,bsnh->bnts", query, key)
-    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if is_causal:
-        before = torch.ones_like(scores, dtype=torch.bool).tril()
-        mask = before if mask is None else mask & before
-    if mask is not None:
-        scores = torch.where(mask, scores, -0.7 * 3.38953e38)
-    return torch.einsum("bnts,bsnv->btnv", scores.softmax(dim=-1), value)
-
-
 def max_pool1d(x: Tensor, size: Sequence[int], stride: Sequence[int]) -> Tensor:
     """Pool the last axis as one of two: in torch's max_pool1d ``torch.export`` fixes its size."""
     return functional.max_pool2d(x.unsqueeze(-2), (1, *size), (1, *stride)).squeeze(-2)
-
-
-def max_pool(
-    x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
-) -> Tensor:
-    """Take the maximum of every window of (B, steps, C)."""
-    pool = (max_pool1d, functional.max_pool2d, functional.max_pool3d)[x.dim() - 3]
-    size, step, around = _window(x, pool_size, strides, padding)
-    y: Tensor = pool(functional.pad(x.movedim(-1, 1), around, value=-torch.inf), size, step)
-    return y.movedim(1, -1)
-
-
-def average_pool(
-    x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
-) -> Tensor:
-    """Take the mean of every window of (B, steps, C), padding excluded."""
-    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[x.dim() - 3]
-    size, step, around = _window(x, pool_size, strides, padding)
-    ahead = x.movedim(-1, 1)
-    real = pool(functional.pad(torch.ones_like(ahead[:1, :1]), around), size, step)
-    return (pool(functional.pad(ahead, around), size, step) / real).movedim(1, -1)
-
-
-def _window(
-    x: Tensor, pool_size: Sequence[int], strides: Sequence[int] | None, padding: str
-) -> tuple[list[int], list[int], list[int]]:
-    """Return sizes, strides, and the padding before and after, the last axis first."""
-    lengths = x.shape[1:-1]
-    size = list(pool_size) * (len(lengths) if len(pool_size) == 1 else 1)
-    step = list(strides or size)
-    step = step * len(lengths) if len(step) == 1 else step
-    around: list[int] = []
-    for length, extent, stride in zip(lengths, size, step, strict=True):
-        pair = same_padding(length, extent, stride) if padding == "same" else (0, 0)
-        around = [*pair, *around]
-    return size, step, around

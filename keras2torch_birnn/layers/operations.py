@@ -72,7 +72,6 @@ _TARGETS: Mapping[str, Target] = {
 _VALUES = ("Cast", "ConvertToTensor", "Identity")
 # ... of two arguments that are one: the masks of what was added to its own input
 _OF_EQUAL = ("LogicalAnd", "LogicalOr")
-_MEASURES = {"Rank": "dim", "Size": "numel"}
 _OF_SIZES: Mapping[str, Callable[..., Any]] = {
     **{name: _TARGETS[name].function for name in ("Add", "Subtract", "Multiply", "FloorDivide")},
     **{name: _TARGETS[name].function for name in ("Maximum", "Minimum")},
@@ -164,7 +163,7 @@ _SPELLED: Mapping[str, Callable[..., Spelled]] = {
     "Flip": _flip,
 }
 # Operations that are written otherwise than as the call of a function, or not at all
-NODES = frozenset({*_SPELLED, *_MEASURES, *_VALUES, "Activation", "IdentityN", "Shape"})
+NODES = frozenset({*_SPELLED, *_VALUES, "Activation", "Shape"})
 # Functions that return several tensors
 SEVERAL: Mapping[str, Callable[..., Any]] = {
     f"ops.{op}": _TARGETS[op].function for op in ("Split", "Unstack", "TopK", "Moments")
@@ -236,8 +235,6 @@ class OperationNodes:
             return self._sizes(layer, bare, arguments, name, used)
         if bare in _VALUES or (bare in _OF_EQUAL and _are_one_node(arguments)):
             return (arguments[0] if arguments[0] is not args[0] else None), arguments[0]
-        if bare == "IdentityN":
-            return None, arguments[0]
         if bare in ("Full", "Arange"):
             arguments = (self.like(), *arguments)
         if bare in _SPELLED:
@@ -307,8 +304,6 @@ class OperationNodes:
             return None, tuple(parts)
         if bare == "Shape":
             spelled = Spelled("call_function", getattr, (args[0], "shape"))
-        elif bare in _MEASURES:
-            spelled = Spelled("call_method", _MEASURES[bare], args)
         elif bare == "GetItem":
             spelled = _getitem(layer.config, *args)
         elif bare in _OF_SIZES:

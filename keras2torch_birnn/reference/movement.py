@@ -38,16 +38,6 @@ def shape(x: Array) -> Array:
     return np.array(np.shape(x))
 
 
-def batch_flatten(x: Array) -> Array:
-    """Compute ``keras.backend.batch_flatten``."""
-    return np.reshape(x, (len(x), -1))
-
-
-def trace(x: Array, offset: int, axis1: int, axis2: int) -> Array:
-    """Compute ``tf.linalg.trace``."""
-    return np.asarray(np.sum(np.diagonal(x, offset, axis1, axis2), axis=-1))
-
-
 def broadcast_to(x: Array, *sizes: Array, shape: Any) -> Array:
     """Compute ``tf.broadcast_to``; -1 leaves a size."""
     wanted = fill_sizes(shape, sizes)
@@ -77,32 +67,10 @@ def get_item(x: Array, *sizes: Array, key: Any) -> Array:
     return np.asarray(x[tuple(index)])
 
 
-def pad(x: Array, pad_width: Any, mode: Any, value: float) -> Array:
+def pad(x: Array, pad_width: Any, value: float) -> Array:
     """Compute ``tf.pad``, ``keras.ops.pad``."""
     width = pad_width * x.ndim if len(pad_width) == 1 else pad_width
-    if mode == "constant":
-        return np.pad(x, width, constant_values=value)
-    return np.pad(x, width, mode=mode)
-
-
-def band_part(x: Array, lower: int, upper: int) -> Array:
-    """Compute ``tf.linalg.band_part``: (lower < 0 or row - column <= lower), and so above."""
-    rows, columns = np.indices(x.shape[-2:])
-    kept = np.ones(x.shape[-2:], bool)
-    if lower >= 0:
-        kept &= rows - columns <= lower
-    if upper >= 0:
-        kept &= columns - rows <= upper
-    return np.where(kept, x, np.zeros((), x.dtype))
-
-
-def matrix_diag(x: Array, offset: int) -> Array:
-    """Compute ``tf.linalg.diag``: x on one diagonal of a matrix of zeros."""
-    count = x.shape[-1]
-    y = np.zeros((*x.shape[:-1], count + abs(offset), count + abs(offset)), x.dtype)
-    for i in range(count):
-        y[..., i + max(-offset, 0), i + max(offset, 0)] = x[..., i]
-    return y
+    return np.pad(x, width, constant_values=value)
 
 
 def split(x: Array, sections: Any, by: str, axis: int) -> tuple[Array, ...]:
@@ -125,25 +93,6 @@ def take(x: Array, indices: Array, axis: int | None, batch_dims: int) -> Array:
     rows, axis = x.shape[:batch_dims], axis % x.ndim - batch_dims
     found = [np.take(x[at], indices[at], axis=axis) for at in np.ndindex(rows)]
     return np.reshape(found, (*rows, *found[0].shape))
-
-
-def gather_nd(x: Array, indices: Array, batch_dims: int) -> Array:
-    """Compute ``tf.gather_nd``: x at a place for each row of indices, for each sample apart."""
-    places = np.ndindex(indices.shape[:-1])
-    found = []
-    for place in places:
-        index = (*place[:batch_dims], *map(int, indices[place]))
-        found.append(x[index])
-    inner = x.shape[batch_dims + indices.shape[-1] :]
-    return np.reshape(found, (*indices.shape[:-1], *inner)).astype(x.dtype)
-
-
-def reverse_sequence(x: Array, lengths: Array, seq_axis: int, batch_axis: int) -> Array:
-    """Compute ``tf.reverse_sequence``."""
-    y = np.moveaxis(x, (batch_axis, seq_axis), (0, 1)).copy()
-    for row, length in enumerate(lengths):
-        y[row, :length] = y[row, :length][::-1]
-    return np.moveaxis(y, (0, 1), (batch_axis, seq_axis))
 
 
 def one_hot(x: Array, depth: int, axis: int) -> Array:

@@ -6,10 +6,8 @@ int32 is one here, too. Sizes are arrays of int64. Operations take and give no m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from keras2torch_birnn.reference import movement, reductions
 from keras2torch_birnn.reference.activations import activate
 from keras2torch_birnn.reference.activations import erf as erf_of
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.reference.windows import pool
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations import Operation
 from keras2torch_birnn.spec import Array, Constant, LayerSpec, Structure, map_structure
@@ -108,50 +105,13 @@ def divide_no_nan(a: Array, b: Array) -> Array:
     return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
 
 
-def multiply_no_nan(a: Array, b: Array) -> Array:
-    """Compute ``tf.math.multiply_no_nan``: 0 where b is 0."""
-    return np.where(b == 0, 0, a * b)
-
-
-def xlogy(a: Array, b: Array) -> Array:
-    """Compute ``tf.math.xlogy``: 0 where a is 0."""
-    return np.where(a == 0, 0, a * np.log(b))
-
-
-def xlog1py(a: Array, b: Array) -> Array:
-    """Compute ``tf.math.xlog1py``: 0 where a is 0."""
-    return np.where(a == 0, 0, a * np.log1p(b))
-
-
-def xdivy(a: Array, b: Array) -> Array:
-    """Compute ``tf.math.xdivy``: 0 where a is 0."""
-    return np.where(a == 0, 0, np.divide(a, b))
-
-
-def _each(function: Callable[[float], float]) -> Function:
-    """Apply a function of the standard library value by value."""
-    return lambda x: np.array([function(float(v)) for v in x.ravel()], x.dtype).reshape(x.shape)
-
-
-def _erfinv(x: float) -> float:
-    """Compute ``tf.math.erfinv``, by the normal distribution."""
-    if abs(x) >= 1:
-        return math.copysign(math.inf, x) if abs(x) == 1 else math.nan
-    return NormalDist().inv_cdf((x + 1) / 2) / math.sqrt(2)
-
-
-erf, erfc, erfinv, lgamma = erf_of, _each(math.erfc), _each(_erfinv), _each(math.lgamma)
+erf = erf_of
 
 
 def clip(x: Array, low: Array, high: Array) -> Array:
     """Compute ``tf.clip_by_value``: the lower bound wins."""
     y: Array = np.maximum(low, np.minimum(high, x))
     return y
-
-
-def threshold(x: Array, threshold: float, value: float) -> Array:
-    """Compute ``keras.ops.threshold``."""
-    return np.where(x > threshold, x, value)
 
 
 # ---- products ------------------------------------------------------------------------------------
@@ -175,66 +135,4 @@ def add_n(xs: Sequence[Array]) -> Array:
     return np.asarray(sum(xs))
 
 
-# ---- what layers compute, with tensors in the place of weights -----------------------------------
-
-
-def layer_norm(x: Array, gamma: Array, beta: Array, axis: Any, epsilon: float) -> Array:
-    """Compute ``_layer_normalization`` (Keras 3.15 ``ops/nn.py``)."""
-    mean, variance = x.mean(axis=axis, keepdims=True), x.var(axis=axis, keepdims=True)
-    y: Array = (x - mean) / np.sqrt(variance + epsilon) * gamma + beta
-    return y
-
-
-def rms_norm(x: Array, scale: Array, axis: Any, epsilon: float) -> Array:
-    """Compute ``_rms_normalization`` (Keras 3.15 ``ops/nn.py``)."""
-    squares = np.square(x).mean(axis=axis, keepdims=True)
-    y: Array = x / np.sqrt(squares + epsilon) * scale
-    return y
-
-
-def batch_norm(
-    x: Array, mean: Array, variance: Array, offset: Array, scale: Array, epsilon: float
-) -> Array:
-    """Compute ``tf.nn.batch_normalization``."""
-    y: Array = (x - mean) * scale / np.sqrt(variance + epsilon) + offset
-    return y
-
-
-def dot_product_attention(
-    query: Array, key: Array, value: Array, *mask: Array, scale: float | None, is_causal: bool
-) -> Array:
-    """Compute ``keras.ops.dot_product_attention`` of Keras 3.15 on TensorFlow, head by head.
-
-    Where a query has nothing to look at, every step is as good as any other.
-    """
-    (batch, steps, heads, size), keys = query.shape, key.shape[1]
-    factor = 1 / np.sqrt(size) if scale is None else scale
-    seen = np.ones((batch, heads, steps, keys), bool)
-    if mask:
-        seen &= mask[0]
-    if is_causal:
-        seen &= np.arange(keys) <= np.arange(steps)[:, np.newaxis]
-    out = np.zeros((batch, steps, heads, value.shape[-1]), query.dtype)
-    for b, h in np.ndindex(batch, heads):
-        shared = h * key.shape[2] // heads
-        scores = np.where(seen[b, h], query[b, :, h] @ key[b, :, shared].T * factor, -2.4e38)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        out[b, :, h] = weights / weights.sum(axis=-1, keepdims=True) @ value[b, :, shared]
-    return out
-
-
-def _pool(
-    reduce: Function, x: Array, pool_size: tuple[int, ...], strides: Any, padding: str
-) -> Array:
-    """Reduce what of a window is there."""
-    rank = x.ndim - 2
-    size, steps = (
-        tuple(given) * (rank if len(given) == 1 else 1)
-        for given in (pool_size, strides or pool_size)
-    )
-    return pool(reduce, x, size, steps, padding)
-
-
-# ``tf.nn.max_pool``, ``tf.nn.avg_pool``
-max_pool, average_pool = partial(_pool, np.max), partial(_pool, np.mean)
 EQUATIONS: Mapping[str, Equation] = {name: operation(row) for name, row in OPS.items()}

@@ -138,16 +138,8 @@ def test_an_export_fixes_the_rows_that_an_operation_demands(tmp_path: Path) -> N
     assert done.checked.ok
 
 
-@pytest.mark.thorough
-def test_a_model_that_reads_its_fourth_row_is_exported(tmp_path: Path) -> None:
-    """The check on one and two rows was a refusal: the model itself does not take them."""
-    model: Any = k2t.convert(FIXTURES / "tf-2.2.3" / "ops_node_more.h5")
-    done = k2t.export(model, tmp_path / "model.pt2")
-    assert not any("fixed" in note for note in done.notes)
-
-
 @pytest.mark.every(3)
-@pytest.mark.parametrize("case", ["ops_tf_pools", "ops_tf_sizes", "ops_tf_choose"])
+@pytest.mark.parametrize("case", ["ops_tf_sizes", "ops_tf_choose"])
 def test_operations_leave_open_sizes_open(case: str) -> None:
     """Sizes as numbers, a pool of steps, and rows taken within each sample were fixed by torch."""
     model: Any = k2t.convert(FIXTURES / "tf.keras-2.15.0" / f"{case}.keras")

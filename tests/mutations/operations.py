@@ -17,8 +17,6 @@ TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_nod
 VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
 REDUCE = (f"{TF}reduce.keras", f"{K3}reduce.keras", f"{NODE}reduce.h5")
 SHAPES = (f"{TF}shapes.keras", f"{K3}shapes.keras", f"{NODE}shapes.h5")
-MORE = (f"{TF}more.keras", f"{K3}more.keras", f"{NODE}more.h5")
-LAYERS = f"{K3}layers.keras"
 OPS, MOVES, REWORKS = "functional.operations", "functional.movement", "readers.operations.reworks"
 LAYER = "layers.operations"
 CHOOSE, SIZES = f"{TF}choose.keras", f"{TF}sizes.keras"
@@ -230,115 +228,8 @@ BUGS = {
         SHAPES[2:],
         rereads=True,
     ),
-    "gather_nd in the first sample": Mutation(
-        edit(
-            f"{MOVES}.gather_nd",
-            "torch.arange(x.shape[i], device=x.device)",
-            "torch.zeros_like(torch.arange(x.shape[i], device=x.device))",
-        ),
-        MORE[:1],
-    ),
-    "indices in reverse": Mutation(
-        edit(f"{MOVES}.gather_nd", "indices.unbind(-1)", "indices.unbind(-1)[::-1]"), MORE[::2]
-    ),
-    "reversed to the end": Mutation(
-        edit(
-            f"{MOVES}.reverse_sequence",
-            "torch.where(steps < ends, ends - 1 - steps, steps)",
-            "y.shape[1] - 1 - steps + 0 * ends",
-        ),
-        MORE[::2],
-    ),
-    "samples on the first axis": Mutation(
-        edit(
-            f"{MOVES}.reverse_sequence", "(batch_axis, seq_axis), (0, 1)", "(0, seq_axis), (0, 1)"
-        ),
-        MORE[::2],
-    ),
-    "mirrored with the edge": Mutation(
-        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=False"), MORE
-    ),
-    "mirrored without the edge": Mutation(
-        edit(f"{MOVES}.pad", 'shared=mode == "reflect"', "shared=True"), MORE[:2]
-    ),
-    "a band of the other side": Mutation(
-        edit(f"{MOVES}.band_part", "x.tril(upper)", "x.tril(lower)"), MORE[::2]
-    ),
-    "the root of squares always": Mutation(edit(f"{OPS}.norm", "float(order)", "2.0"), MORE[:2]),
-    "all lengths clipped": Mutation(
-        edit(f"{OPS}.clip_by_norm", "length.clamp(min=largest)", "length"), MORE[:1]
-    ),
-    "zero times infinity": Mutation(
-        edit(f"{OPS}.multiply_no_nan", "torch.where(x2 == 0, 0.0, x1 * x2)", "x1 * x2"), MORE[:1]
-    ),
-    "log of 0": Mutation(
-        edit(f"{OPS}.xlogy", "torch.where(x1 == 0, 0.0, x1 * torch.log(x2))", "x1 * torch.log(x2)"),
-        MORE[:1],
-    ),
-    "log of x itself": Mutation(
-        edit(f"{OPS}.xlog1py", "torch.log1p(x2)", "torch.log(x2)"), MORE[:1]
-    ),
-    "0 over 0": Mutation(
-        edit(f"{OPS}.xdivy", "torch.where(x1 == 0, 0.0, x1 / x2)", "x1 / x2"), MORE[:1]
-    ),
-    "the main diagonal always": Mutation(
-        edit(f"{MOVES}.trace", "torch.diagonal(x, offset", "torch.diagonal(x, 0"), MORE[1:2]
-    ),
-    "the largest of all": Mutation(
-        edit(f"{OPS}.top_k", "sizes[0] if k is None else k", "1"), MORE[::2]
-    ),
-    "looking ahead": Mutation(
-        edit(f"{OPS}.dot_product_attention", ".tril()", ".triu()"), (LAYERS,)
-    ),
-    "looking ahead beside a mask": Mutation(
-        edit(f"{OPS}.dot_product_attention", "mask & before", "mask"), (LAYERS,)
-    ),
-    "keys shared in turns": Mutation(
-        edit(
-            f"{OPS}.dot_product_attention",
-            "x.repeat_interleave(times, dim=2)",
-            "x.repeat(1, 1, times, 1)",
-        ),
-        (LAYERS,),
-    ),
-    "no scale of attention": Mutation(
-        edit(
-            f"{OPS}.dot_product_attention",
-            "query.shape[-1] ** -0.5 if scale is None else scale",
-            "1.0",
-        ),
-        (LAYERS,),
-    ),
-    "deviation of a sample, normalized": Mutation(
-        edit(f"{OPS}.layer_norm", "correction=0", "correction=1"), (LAYERS,)
-    ),
-    "squares less their mean": Mutation(
-        edit(f"{OPS}.rms_norm", "(x * x).mean(", "x.var("), (LAYERS,)
-    ),
-    "scale of the offset": Mutation(
-        edit(f"{OPS}.batch_norm", "* scale + offset", "+ offset"), (LAYERS,)
-    ),
-    "zeros in the mean of a window": Mutation(
-        edit(f"{OPS}.average_pool", "/ real", "/ 1"), (f"{TF}pools.keras", LAYERS)
-    ),
-    "the odd step is padded before": Mutation(
-        edit(f"{OPS}._window", "[*pair, *around]", "[*reversed(pair), *around]"),
-        (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
-    ),
-    "axes of windows change places": Mutation(
-        edit(f"{OPS}._window", "[*pair, *around]", "[*around, *pair]"),
-        (f"{TF}pools.keras", f"{NODE}pools.h5", LAYERS),
-    ),
-    "below a threshold": Mutation(
-        edit(f"{MOVES}.threshold", "x > threshold", "x < threshold"), (LAYERS,)
-    ),
-    "a computed place as a size": Mutation(
-        edit(f"{REWORKS}._from", '["@", None, 1]', '[0, "@", 1]'), MORE[:1], rereads=True
-    ),
-    "a square over x": Mutation(
-        form(tf_functions.FORMS, "math.reciprocal_no_nan", fixed={"x1": 2.0}),
-        MORE[:1],
-        rereads=True,
+    "the root of squares always": Mutation(
+        edit(f"{OPS}.norm", "float(order)", "2.0"), (f"{K3}newest.keras",)
     ),
     "an end that is not meant": Mutation(
         edit(f"{REWORKS}.read_masks", 'None if "end_mask" in bits_set else last', "last"),

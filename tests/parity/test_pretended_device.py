@@ -41,8 +41,6 @@ ONE_PER_CLASS = """
     keras-3.15.1/arch_seq2seq_attention.weights.h5
     keras-3.15.1/augmented.keras
     keras-3.15.1/augmented_old_file.h5
-    keras-3.15.1/ops_layers.keras
-    keras-3.15.1/ops_more.keras
     keras-3.15.1/ops_newest.keras
     keras-3.15.1/ops_reduce.keras
     keras-3.15.1/ops_shapes.keras
@@ -73,7 +71,6 @@ ONE_PER_CLASS = """
     tf_keras-2.21.0/arch_multi_head.weights.h5
     tf_keras-2.21.0/dtypes_whole.h5
     tf_keras-2.21.0/einsum.keras
-    tf_keras-2.21.0/ops_tf_more.keras
     tf_keras-2.21.0/ops_tf_sizes.keras
 """.split()
 # ... or all there are, in some minutes.

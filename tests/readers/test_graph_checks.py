@@ -363,7 +363,7 @@ def test_a_slice_with_a_place_that_only_k2t_writes_is_refused(tmp_path: Path) ->
         _, key = first_of(model, "GetItem")["inbound_nodes"][0]["args"]
         key[0]["config"]["start"] = "@"
 
-    file = changed_config(LIVE / "ops_layers.keras", tmp_path / "hostile.keras", change)
+    file = changed_config(LIVE / "ops_shapes.keras", tmp_path / "hostile.keras", change)
     with pytest.raises(InvalidModelFileError, match="GetItem: 2 arguments are expected, found 1"):
         convert(file)
 

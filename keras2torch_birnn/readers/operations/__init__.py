@@ -77,9 +77,7 @@ def _references(value: Any, names: Collection[str], refs: list[Any]) -> None:
 
 # Operations that a function becomes with some of its arguments.
 _BY_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    "BandPart": ("tf.linalg.band_part",),
     "Triu": ("tf.linalg.band_part",),
-    "MaskedDotProductAttention": ("keras.ops DotProductAttention with a mask",),
 }
 
 

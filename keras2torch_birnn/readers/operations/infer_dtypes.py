@@ -102,7 +102,7 @@ def _check_indices(layer: LayerSpec, call: Call, generation: Generation) -> None
     (``tfnp.take``), from 3.5 on at the latest they count from the end.
     """
     from_the_end = generation.name == "keras3" and generation.numbers >= (3, 5)
-    if layer.class_name not in ("ops.Take", "ops.GatherNd") or from_the_end:
+    if layer.class_name != "ops.Take" or from_the_end:
         return
     indices = call.args[1]
     values = indices.values if isinstance(indices, Constant) else (indices,)

@@ -75,10 +75,6 @@ refuse_channels_first = _refuse_others(
     "bias_add with channels first", data_format=(None, "NHWC", "NWC", "N..C")
 )
 refuse_orders = _refuse_others("normalize with an order other than 2", order=(2,))
-refuse_axes = _refuse_others("batch_normalization along another axis than the last", axis=(-1,))
-refuse_sizes = _refuse_others("MatrixDiagV3 of a wanted size", num_rows=(-1,), num_cols=(-1,))
-
-
 # ---- along axes ----------------------------------------------------------------------------------
 
 
@@ -145,37 +141,6 @@ def list_axes(values: Values) -> Values:
     return {**values, "axes": given}
 
 
-def choose_mask(values: Values) -> Values:
-    """Choose the attention with a mask where there is one."""
-    if values.get("mask") is not None:
-        return {**values, "op": "MaskedDotProductAttention"}
-    return {key: value for key, value in values.items() if key != "mask"}
-
-
-def read_windows(values: Values) -> Values:
-    """Translate a pool: windows as one number, one per axis, or also for batch and channels (1)."""
-    where = values.pop("data_format", None)
-    if where not in (None, "channels_last", "NHWC", "NWC"):
-        raise unsupported(f"a pool with data_format={printable(repr(where))} is not supported")
-    return {
-        **values,
-        "pool_size": _window(values.get("pool_size")),
-        "strides": _window(values.get("strides")),
-        "padding": str(values.get("padding")).lower(),
-    }
-
-
-def _window(value: Any) -> Any:
-    value = constant_of_option(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return [value]
-    if isinstance(value, list) and len(value) > 2:
-        if (value[0], value[-1]) != (1, 1):
-            raise unsupported(f"a window of {printable(repr(value))}, over samples or channels")
-        return value[1:-1]
-    return value
-
-
 # ---- shapes --------------------------------------------------------------------------------------
 
 
@@ -232,29 +197,17 @@ def list_shifts(values: Values) -> Values:
     return {**values, "shift": shift, "axis": axis}
 
 
-_MIRRORED = ("reflect", "symmetric")
-
-
 def read_padding(values: Values) -> Values:
-    """Translate ``pad``, constant or mirrored; a single pair or number is for all axes."""
+    """Translate ``pad`` with a constant; a single pair or number is for all axes."""
     mode = str(values.pop("mode", None) or "constant").lower()
-    if mode not in ("constant", *_MIRRORED):
+    if mode != "constant":
         raise unsupported(f"pad with mode={printable(mode)} is not supported")
     width = constant_of_option(values.get("pad_width"))
     width = [[width, width]] if isinstance(width, int) else width
     if isinstance(width, list) and len(width) == 2 and all(type(w) is int for w in width):
         width = [width]
     value = constant_of_option(values.get("value"))
-    value = 0 if value is None or mode in _MIRRORED else value
-    return {**values, "pad_width": width, "mode": mode, "value": value}
-
-
-def refuse_bands(values: Values) -> Values:
-    """Translate ``diag`` and ``diag_part`` of one diagonal, not of a band."""
-    offset = values.get("offset")
-    if type(offset) is not int:
-        raise unsupported("diagonals of which there are several are not supported")
-    return values
+    return {**values, "pad_width": width, "value": 0 if value is None else value}
 
 
 def choose_band(values: Values) -> Values:
@@ -263,7 +216,7 @@ def choose_band(values: Values) -> Values:
     if type(lower) is not int or type(upper) is not int:
         raise unsupported("band_part whose numbers of diagonals are tensors is not supported")
     if lower >= 0 and upper >= 0:
-        return {**values, "lower": lower, "upper": upper, "op": "BandPart"}
+        raise unsupported("band_part of a band on both sides of the diagonal is not supported")
     if lower < 0 and upper < 0:
         return {**values, "k": MAX_SIZE, "op": "Tril"}
     return {**values, "k": upper if lower < 0 else -lower, "op": "Tril" if lower < 0 else "Triu"}
@@ -281,13 +234,6 @@ def split_axis(values: Values) -> Values:
     if not inputs:
         raise unsupported("a list of no tensors")
     return {**values, "xs": inputs[:-1], "axis": constant_of_option(inputs[-1])}
-
-
-def list_two(values: Values) -> Values:
-    """Translate ``append`` to a list of two."""
-    if values.get("axis") is None:
-        raise unsupported("append of flat tensors (axis=None) is not supported")
-    return {"xs": [values.get("x1"), values.get("x2")], "axis": values["axis"]}
 
 
 # ---- indices -------------------------------------------------------------------------------------

@@ -193,15 +193,3 @@ def ranked(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion
     shaped(dtypes, config, strict)
     dtype = _refuse(common(dtypes[:1], strict=strict), "bool", "size")
     return Promotion((dtype, *("size",) * (len(dtypes) - 1)), (dtype, "int32"))
-
-
-def attended(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion:
-    """Cast query, key and value to float; the arguments after them are masks."""
-    common(dtypes[:3], strict=strict)
-    return Promotion((*("float",) * 3, *("bool",) * (len(dtypes) - 3)), ("float",))
-
-
-def each(dtypes: Dtypes, config: Mapping[str, Any], strict: bool) -> Promotion:
-    """Keep the dtype of every argument."""
-    own = tuple(_refuse(_LITERALS.get(dtype, dtype), "size") for dtype in dtypes)
-    return Promotion(own, own)

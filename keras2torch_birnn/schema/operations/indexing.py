@@ -81,18 +81,6 @@ def sequence_mask(config: Config, shape: Shape, *sizes: Shape) -> Shape:
     return (*shape, config["maxlen"])
 
 
-def gathered(config: Config, shape: Shape, indices: Shape) -> Shape:
-    """Gather: the last axis of the indices is a position along the first axes of x."""
-    batch = config["batch_dims"]
-    if not indices or indices[-1] is None:
-        raise ShapeError("in how many axes the indices point is not known")
-    if not batch < len(indices) or not batch + indices[-1] <= len(shape):
-        raise ShapeError(f"indices {list(indices)} into {list(shape)} with batch_dims {batch}")
-    rows = broadcast(shape[:batch], indices[:batch])
-    rest: Shape = shape[batch + indices[-1] :]
-    return (*rows, *indices[batch:-1], *rest)
-
-
 # ---- indices that a file holds -------------------------------------------------------------------
 
 # Indices, and the size of the axis that they point into; None if that is free.
@@ -125,14 +113,7 @@ def _along_one(config: Config, shape: Shape, indices: Constant) -> Iterator[_Poi
         yield indices.values, math.prod(size or 0 for size in shape)
 
 
-def _along_several(config: Config, shape: Shape, indices: Constant) -> Iterator[_Pointing]:
-    count, first_axis = indices.shape[-1], config["batch_dims"]
-    for number, size in enumerate(shape[first_axis : first_axis + count]):
-        yield indices.values[number::count], size
-
-
 _POINTING: Mapping[str, _Rule] = {
     "ops.Take": _along_one,
     "ops.TakeAlongAxis": _along_one,
-    "ops.GatherNd": _along_several,
 }

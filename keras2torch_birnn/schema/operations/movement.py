@@ -225,11 +225,6 @@ def padded(config: Config, shape: Shape) -> Shape:
     if len(around) != len(shape):
         raise ShapeError(f"pad_width for {len(around)} of {len(shape)} dimensions")
     bounded([(s or 1) + sum(a) for s, a in zip(shape, around, strict=True)])
-    if config["mode"] != "constant":
-        most = [None if s is None else s - (config["mode"] == "reflect") for s in shape]
-        for size, own, pair in zip(shape, most, around, strict=True):
-            if own is not None and max(pair) > own:
-                raise ShapeError(f"{config['mode']} padding {list(pair)} of an axis of size {size}")
     return tuple(None if s is None else s + sum(a) for s, a in zip(shape, around, strict=True))
 
 
@@ -251,68 +246,3 @@ def counted(config: Config, *sizes: Shape) -> Shape:
     if any(isinstance(bound, str) for bound in (start, stop, step)):
         return (None,)
     return (len(range(start, stop, step)),)
-
-
-def matrices(config: Config, shape: Shape) -> Shape:
-    """Return the input's shape; refuse one without two axes for a matrix."""
-    if len(shape) < 2:
-        raise ShapeError(f"no matrices: a tensor of {len(shape)} dimensions")
-    return shape
-
-
-def diagonal(config: Config, shape: Shape) -> Shape:
-    """Return the other axes and the length of the diagonal."""
-    matrices(config, shape)
-    offset: int = config["offset"]
-    a, b = place(config["axis1"], len(shape)), place(config["axis2"], len(shape))
-    if a == b:
-        raise ShapeError(f"a diagonal of axis {a} alone")
-    rest = tuple(size for i, size in enumerate(shape) if i not in (a, b))
-    rows, columns = shape[a], shape[b]
-    if rows is None or columns is None:
-        return (*rest, None)
-    length = min(rows + min(offset, 0), columns - max(offset, 0))
-    if length < 1:
-        raise ShapeError(f"diagonal {offset} of matrices {rows} x {columns}")
-    return (*rest, length)
-
-
-def traced(config: Config, shape: Shape) -> Shape:
-    """Return the axes that are not of the matrix."""
-    return diagonal(config, shape)[:-1]
-
-
-def matrix_of_diagonal(config: Config, shape: Shape) -> Shape:
-    """Return a square matrix for every row."""
-    if not shape:
-        raise ShapeError("no diagonal: a single number")
-    side = None if shape[-1] is None else shape[-1] + abs(config["offset"])
-    return (*shape[:-1], side, side)
-
-
-def flattened(config: Config, shape: Shape) -> Shape:
-    """Flatten all axes but the first."""
-    if not shape:
-        raise ShapeError("a single number has no batch")
-    return (shape[0], product(shape[1:]))
-
-
-@OfUnknown
-def reversed_rows(config: Config, shape: Shape | None, lengths: Shape | None) -> Shape | None:
-    """Return the input's shape; refuse lengths that are not one for every row."""
-    if shape is None:
-        return None
-    steps, batch = place(config["seq_axis"], len(shape)), place(config["batch_axis"], len(shape))
-    if steps == batch:
-        raise ShapeError(f"steps and rows on axis {steps}")
-    if lengths is not None:
-        if len(lengths) != 1:
-            raise ShapeError(f"lengths of {len(lengths)} dimensions")
-        broadcast(lengths, (shape[batch],))
-    return shape
-
-
-@OfUnknown
-def one_number(config: Config, shape: Shape | None) -> Shape:
-    """Return the shape of a scalar."""
-    return ()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from keras2torch_birnn.limits import MAX_OPERATION_RANK, MAX_OPERATION_VALUES
 from keras2torch_birnn.schema.options import ACTIVATION_OPTIONS
 from keras2torch_birnn.schema.row import Config, ShapeError
-from keras2torch_birnn.schema.windows import window_length
 from keras2torch_birnn.spec import Shape, Structure
 
 # The output of a call from the options and the shape of each argument.
@@ -106,12 +105,6 @@ def chosen(config: Config, *inputs: Shape | None) -> Shape | None:
     return shape
 
 
-@OfUnknown
-def each(config: Config, *inputs: Shape | None) -> Structure:
-    """Return every argument's shape."""
-    return inputs
-
-
 def same(config: Config, shape: Shape) -> Shape:
     """Return the argument's shape."""
     return shape
@@ -164,61 +157,6 @@ def ranked(config: Config, shape: Shape, *sizes: Shape) -> Structure:
     if not shape or (None not in (shape[-1], config["k"]) and shape[-1] < config["k"]):
         raise ShapeError(f"the {config['k']} largest of {list(shape)}")
     return ((*shape[:-1], config["k"]),) * 2
-
-
-@OfUnknown
-def normalized(config: Config, shape: Shape | None, *others: Shape | None) -> Shape | None:
-    """Return the first argument's shape; refuse axes that are not its last ones."""
-    if shape is None:
-        return None
-    if places(config["axis"], len(shape)) != tuple(range(len(shape)))[-len(config["axis"]) :]:
-        raise ShapeError(f"axes {list(config['axis'])} that are not the last ones")
-    for other in others:
-        if other is not None and broadcast(shape, other) != shape:
-            raise ShapeError(f"{list(other)} does not fit {list(shape)}")
-    return shape
-
-
-@OfUnknown
-def attended(config: Config, *inputs: Shape | None) -> Shape | None:
-    """Attend: (B, T, N, H), (B, S, K, H), (B, S, K, V), mask (B, N, T, S) -> (B, T, N, V)."""
-    query, key, value, *mask = inputs
-    if query is None or key is None or value is None:
-        return None
-    if not len(query) == len(key) == len(value) == 4:
-        raise ShapeError("query, key and value of four dimensions are expected")
-    heads, less = query[2], key[2]
-    if value[2] != less or heads is None or less is None or heads % less or 1 == less < heads:
-        raise ShapeError(f"{heads} heads of the query and {less}, {value[2]} of key and value")
-    for a, b in ((query[3], key[3]), (key[1], value[1])):
-        if None not in (a, b) and a != b:
-            raise ShapeError(f"sizes {a} and {b} do not fit each other")
-    if mask and mask[0] is not None:
-        broadcast(mask[0], (query[0], heads, query[1], key[1]))
-    return (*query[:3], value[3])
-
-
-def pooled(config: Config, shape: Shape) -> Shape:
-    """Pool (B, steps, C): fewer steps on every axis of a window."""
-    rank = len(shape) - 2
-    if not 1 <= rank <= 3:
-        raise ShapeError(f"windows over a tensor of {len(shape)} dimensions")
-    size = windows(config["pool_size"], rank)
-    strides = windows(config["strides"] or config["pool_size"], rank)
-    bounded([*size, shape[-1] or 1])  # padding may be as long as a window
-    steps = [
-        window_length(length, extent, stride, config["padding"])
-        for length, extent, stride in zip(shape[1:-1], size, strides, strict=True)
-    ]
-    return (shape[0], *steps, shape[-1])
-
-
-def windows(inputs: Sequence[int], rank: int) -> tuple[int, ...]:
-    """Return a size for every axis; a single size is for all."""
-    out = tuple(inputs) * rank if len(inputs) == 1 else tuple(inputs)
-    if len(out) != rank:
-        raise ShapeError(f"{len(out)} sizes of windows for {rank} axes")
-    return out
 
 
 def matmul(config: Config, a: Shape, b: Shape) -> Shape:

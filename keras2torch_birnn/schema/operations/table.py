@@ -42,7 +42,6 @@ from keras2torch_birnn.schema.options import (
     optional,
     parse_activation,
     size,
-    sizes,
 )
 from keras2torch_birnn.schema.row import Schema
 
@@ -172,9 +171,6 @@ _TABLE = {
         Arccosh tf.math.acosh node.Acosh keras.Arccosh
         Arctanh tf.math.atanh node.Atanh keras.Arctanh
         Erf tf.math.erf node.Erf keras.Erf
-        Erfc tf.math.erfc node.Erfc keras.Erfc
-        Erfinv tf.math.erfinv node.Erfinv keras.Erfinv
-        Lgamma tf.math.lgamma node.Lgamma
         Reciprocal tf.math.reciprocal node.Reciprocal keras.Reciprocal
         """),
     **_rows(_row("", shapes.same, dtypes.reals), _ONE, """
@@ -200,32 +196,25 @@ _TABLE = {
             data_format)|refuse_channels_first node.Add node.AddV2 node.BiasAdd(x1 x2 data_format \
             data_format:TkhXQw==)|decode:data_format|refuse_channels_first keras.Add operator.add
         Subtract tf.math.subtract node.Sub keras.Subtract operator.sub
-        Multiply tf.math.multiply tf.compat.v1.math.scalar_mul(scalar=x1 x=x2) node.Mul \
-            keras.Multiply keras.Deg2rad(x=x1 x2:0.017453292519943295) keras.Rad2deg(x=x1 \
-            x2:57.29577951308232) operator.mul
+        Multiply tf.math.multiply node.Mul \
+            keras.Multiply operator.mul
         FloorDivide tf.compat.v1.floor_div node.FloorDiv keras.FloorDivide
         Maximum tf.math.maximum node.Maximum keras.Maximum
         Minimum tf.math.minimum node.Minimum keras.Minimum
         """),
     **_rows(_row("", shapes.elementwise, _FIRM, "x1 x2"), _TWO, """
         Mod tf.math.floormod node.FloorMod keras.Mod torch.remainder
-        Power tf.math.pow node.Pow keras.Power keras.Exp2(x=x2 x1:2.0) torch.pow
+        Power tf.math.pow node.Pow keras.Power torch.pow
         SquaredDifference tf.math.squared_difference node.SquaredDifference
         """),
     **_rows(_row("", shapes.elementwise, dtypes.divided, "x1 x2"), _TWO, """
         Divide tf.math.truediv node.RealDiv keras.Divide keras.TrueDivide operator.truediv
         Arctan2 tf.math.atan2(y=x1 x=x2) node.Atan2 keras.Arctan2
         Logaddexp keras.Logaddexp
-        Hypot keras.Hypot torch.hypot|tensors
         """),
-    # 0 where x2 is 0, or (the last three) where x1 is
+    # 0 where x2 is 0
     **_rows(_row("", shapes.elementwise, dtypes.floats, "x1 x2"), _TWO, """
-        DivideNoNan tf.math.divide_no_nan tf.math.reciprocal_no_nan(x=x2 x1:1.0) node.DivNoNan \
-            keras.DivideNoNan
-        MultiplyNoNan tf.math.multiply_no_nan node.MulNoNan functional.multiply_no_nan|tensors
-        Xlogy tf.math.xlogy node.Xlogy functional.xlogy|tensors
-        Xlog1py tf.math.xlog1py functional.xlog1py|tensors
-        Xdivy tf.math.xdivy node.Xdivy functional.xdivy|tensors
+        DivideNoNan tf.math.divide_no_nan node.DivNoNan keras.DivideNoNan
         """),
     **_rows(_row("", shapes.elementwise, dtypes.compared("bool"), "x1 x2"), _TWO, """
         Less tf.math.less node.Less keras.Less operator.lt
@@ -249,10 +238,9 @@ _TABLE = {
         LogicalNot tf.math.logical_not node.LogicalNot keras.LogicalNot
         """),
     **_rows(_row("", shapes.same, _SAME), _ONE, """
-        Identity tf.identity tf.stop_gradient tf.ensure_shape(x shape=-) node.Identity \
+        Identity tf.identity tf.stop_gradient node.Identity \
             node.StopGradient keras.Copy keras.StopGradient(variable=x) reference.identity
         """),
-    "IdentityN": _row("tf.identity_n(input=xs) reference.identity", shapes.each, dtypes.each, "xs"),
     # "named": the dtype in the file's own words; a cast to what a tensor is keeps its mask
     "Cast": _row("""
         tf.cast(x dtype)|read_cast node.Cast(x DstT=dtype Truncate=!)|read_cast
@@ -266,7 +254,7 @@ _TABLE = {
         node.ZerosLike(x) keras.ZerosLike(x dtype sparse=!)
         """, shapes.same, dtypes.declared, dtype=optional(dtype(None))),
     "OnesLike": _row("""
-        tf.compat.v1.ones_like(tensor=x dtype optimize=-) tf.ones_like(input=x dtype layout=-)
+        tf.ones_like(input=x dtype layout=-)
         keras.OnesLike(x dtype sparse=!)
         """, shapes.same, dtypes.declared, dtype=optional(dtype(None))),
     "FullLike": _row("""
@@ -276,8 +264,6 @@ _TABLE = {
     "Activation": replace(
         _row(_activations(_ACTIVATIONS), shapes.activated, dtypes.floats,
              function=Option(REQUIRED, parse_activation)), usual=_ALONE),
-    "Threshold": _row("keras.Threshold(x threshold default_value=value)",
-        shapes.same, dtypes.floats, threshold=number(REQUIRED), value=number(REQUIRED)),
     # ---- one or several axes together ----
     **_rows(_row("", shapes.reduced, dtypes.totalled, **_AXES), _REDUCED, """
         Sum tf.math.reduce_sum node.Sum keras.Sum torch.sum|gives:int64
@@ -327,8 +313,6 @@ _TABLE = {
         tf.math.l2_normalize(x axis epsilon epsilon:1e-12 dim=axis)|root_epsilon
         keras.Normalize(x axis order epsilon=smallest smallest:1e-7)|refuse_orders
         """, shapes.along_axis, dtypes.floats, axis=several_axes(-1), smallest=number(REQUIRED)),
-    "ClipByNorm": _row("tf.clip_by_norm(t=x clip_norm=largest axes=axis)",
-        shapes.along_axis, dtypes.floats, axis=several_axes(), largest=number(REQUIRED, 0.0)),
     "Cumsum": _row("""
         tf.math.cumsum(x axis axis:0 exclusive reverse) node.Cumsum(x axis exclusive reverse)
         keras.Cumsum(x axis dtype=!) functional.cumulate(product:false)|gives:int64
@@ -362,7 +346,7 @@ _TABLE = {
         transpose_b=flag(False)),
     "Dot": _row("keras.Dot(x1 x2) functional.dot|tensors", shapes.dot, dtypes.reals, "x1 x2"),
     "Tensordot": _row("""
-        tf.tensordot(a=x1 b=x2 axes)|list_axes keras.Inner(x1 x2 axes:[[-1],[-1]])
+        tf.tensordot(a=x1 b=x2 axes)|list_axes
         keras.Tensordot(x1 x2 axes)|list_axes torch.tensordot(dims=axes)|tensors
         """, shapes.tensordot, dtypes.reals, "x1 x2", axes=Option(REQUIRED, parse_contraction)),
     "Einsum": _row("""
@@ -371,46 +355,9 @@ _TABLE = {
         functional.einsum|tensors
         """, shapes.einsum, dtypes.reals, "xs", subscripts=Option(REQUIRED, parse_subscripts)),
     "AddN": _row("""
-        tf.math.add_n(inputs=xs) tf.math.accumulate_n(inputs=xs shape=- tensor_dtype=-)
+        tf.math.add_n(inputs=xs)
         node.AddN(inputs=xs) functional.add_all|tensors
         """, shapes.elementwise, _FIRM, "xs"),
-    # ---- what layers compute, with tensors in the place of weights; 1e-7: backend.epsilon() ----
-    "LayerNorm": _row("""
-        keras.LayerNorm(x gamma gamma:1.0 beta beta:0.0 axis epsilon epsilon:1e-7 rms_scaling=!)
-        """, shapes.normalized, dtypes.floats, "x gamma beta", axis=several_axes(REQUIRED),
-        epsilon=number(REQUIRED, 0.0)),
-    "RMSNorm": _row("keras.RMSNorm(x scale scale:1.0 axis epsilon epsilon:1e-7)",
-        shapes.normalized, dtypes.floats, "x scale", axis=several_axes(REQUIRED),
-        epsilon=number(REQUIRED, 0.0)),
-    "BatchNorm": _row("""
-        keras.BatchNorm(x mean variance offset offset:0.0 scale scale:1.0 axis epsilon
-            epsilon:1e-7)|refuse_axes
-        """, shapes.elementwise, dtypes.floats, "x mean variance offset scale",
-        epsilon=number(REQUIRED, 0.0)),
-    "DotProductAttention": _row("""
-        keras.DotProductAttention(query key value bias=! mask scale is_causal flash_attention=-
-            attn_logits_soft_cap=!)|choose_mask
-        functional.dot_product_attention|tensors
-        """, shapes.attended, dtypes.attended, "query key value", scale=optional(number(None)),
-        is_causal=flag(False)),
-    "MaskedDotProductAttention": _row("""
-        functional.dot_product_attention|tensors reference.dot_product_attention
-        """, shapes.attended, dtypes.attended, "query key value mask",
-        scale=optional(number(None)), is_causal=flag(False)),
-    **_rows(_row("", shapes.pooled, dtypes.reals, pool_size=sizes(), strides=optional(sizes(None)),
-             padding=choice(REQUIRED, "valid", "same")),
-        {"tf": "input=x ksize=pool_size strides padding data_format",
-         "node": "x ksize=pool_size strides padding data_format explicit_paddings=-",
-         "keras": "inputs=x pool_size strides padding data_format"}, """
-        MaxPool tf.nn.max_pool1d|read_windows tf.nn.max_pool2d|read_windows \
-            tf.compat.v1.nn.max_pool(value=x ksize=pool_size strides padding data_format \
-            input=x)|read_windows node.MaxPool|decode:padding:data_format|read_windows \
-            keras.MaxPool|read_windows
-        AveragePool tf.nn.avg_pool1d|read_windows tf.nn.avg_pool2d|read_windows \
-            tf.nn.avg_pool|read_windows tf.compat.v1.nn.avg_pool(value=x ksize=pool_size strides \
-            padding data_format input=x)|read_windows \
-            node.AvgPool|decode:padding:data_format|read_windows keras.AveragePool|read_windows
-        """),
     # ---- moving values ----
     "Reshape": _row("""
         tf.reshape(tensor=x shape)|move_sizes node.Reshape(x shape)|move_sizes
@@ -450,7 +397,7 @@ _TABLE = {
         keras.Transpose(x axes)
         """, movement.transpose, _ANY, axes=several_axes()),
     "Swapaxes": _row("""
-        tf.linalg.adjoint(matrix=x axis1:-2 axis2:-1) keras.Swapaxes(x axis1 axis2)
+        keras.Swapaxes(x axis1 axis2)
         torch.transpose(dim0=axis1 dim1=axis2)
         """, movement.swapped, _ANY, axis1=one_axis(), axis2=one_axis()),
     "Moveaxis": _row("keras.Moveaxis(x source destination) torch.movedim",
@@ -475,10 +422,9 @@ _TABLE = {
     "Pad": _row("""
         tf.compat.v1.pad(tensor=x paddings=pad_width mode constant_values=value)|read_padding
         node.Pad(x pad_width)|read_padding node.PadV2(x pad_width value)|read_padding
-        node.MirrorPad(x pad_width mode)|decode:mode|read_padding
         keras.Pad(x pad_width mode constant_values=value)|read_padding
         """, movement.padded, _ANY, pad_width=Option(REQUIRED, parse_pairs),
-        mode=choice("constant", "constant", "reflect", "symmetric"), value=number(0.0)),
+        value=number(0.0)),
     "Diff": _row("keras.Diff(a=x n axis) torch.diff(dim=axis)",
         movement.differences, _FIRM, n=size(1), axis=one_axis(-1)),
     "Tril": _row("""
@@ -486,27 +432,6 @@ _TABLE = {
         torch.tril(diagonal=k)
         """, shapes.same, _ANY, k=PLACE),
     "Triu": _row("keras.Triu(x k) torch.triu(diagonal=k)", shapes.same, _ANY, k=PLACE),
-    # diagonals to keep below the main one and above it; all of them where negative
-    "BandPart": _row("node.MatrixBandPart(x lower upper)",
-        movement.matrices, _ANY, lower=PLACE, upper=PLACE),
-    "Diagonal": _row("""
-        tf.linalg.diag_part(input=x k=offset offset:0 padding_value=! align=- axis1:-2
-            axis2:-1)|refuse_bands
-        node.MatrixDiagPartV3(x offset offset:0 padding_value=! align=- axis1:-2
-            axis2:-1)|refuse_bands
-        keras.Diagonal(x offset axis1 axis2) torch.diagonal(dim1=axis1 dim2=axis2)
-        """, movement.diagonal, _ANY, offset=PLACE, axis1=one_axis(), axis2=one_axis()),
-    "Trace": _row("tf.linalg.trace(x offset:0 axis1:-2 axis2:-1) keras.Trace(x offset axis1 axis2)",
-        movement.traced, dtypes.reals, offset=PLACE, axis1=one_axis(), axis2=one_axis()),
-    "MatrixDiag": _row("""
-        tf.linalg.diag(diagonal=x k=offset offset:0 num_rows=! num_cols=! padding_value=!
-            align=-)|refuse_bands
-        node.MatrixDiagV3(x offset offset:0 num_rows num_cols padding_value=!
-            align=-)|refuse_sizes|refuse_bands
-        torch.diag_embed
-        """, movement.matrix_of_diagonal, _ANY, offset=PLACE),
-    "BatchFlatten": _row("tf.keras.backend.batch_flatten(x) torch.flatten(start_dim:1)",
-        movement.flattened, _ANY),
     "Split": _row("""
         tf.split(value=x num_or_size_splits=sections axis axis:0 num=-)|read_sections:sizes
         node.Split(axis x num_split=sections)|read_sections:sizes
@@ -519,8 +444,7 @@ _TABLE = {
         torch.unbind(dim=axis)
         """, movement.unstacked, _SAME, axis=one_axis(0), num=optional(size(None))),
     "Concatenate": _row("""
-        tf.concat(values=xs axis) node.ConcatV2(inputs)|split_axis keras.Hstack(xs axis:1)
-        keras.Vstack(xs axis:0) keras.Append(x1 x2 axis)|list_two keras.Concatenate(xs axis)
+        tf.concat(values=xs axis) node.ConcatV2(inputs)|split_axis keras.Concatenate(xs axis)
         torch.cat(dim=axis)|tensors
         """, movement.joined, _SAME, "xs", axis=one_axis(-1)),
     "Stack": _row("""
@@ -529,7 +453,7 @@ _TABLE = {
         """, movement.stacked, _SAME, "xs", axis=one_axis(0)),
     # ---- choosing values ----
     "Where": _row("""
-        tf.where(condition x=x1 y=x2) tf.compat.v1.where(condition x=x1 y=x2 broadcasts:false)
+        tf.where(condition x=x1 y=x2)
         node.Select(condition x1 x2 broadcasts:false) node.SelectV2(condition x1 x2)
         keras.Where(condition x1 x2)
         """, shapes.chosen, dtypes.picked, "condition x1 x2", broadcasts=flag(True)),
@@ -538,21 +462,9 @@ _TABLE = {
         """, shapes.elementwise, _FIRM, "x x_min x_max"),
     "Take": _row("""
         tf.compat.v1.gather(params=x indices validate_indices=- axis batch_dims)|infer_axis
-        tf.compat.v1.nn.embedding_lookup(params=x ids=indices partition_strategy=-
-            validate_indices=- max_norm=! axis:0)
         node.GatherV2(x indices axis batch_dims) keras.Take(x indices axis) functional.take|tensors
         """, indexing.taken, dtypes.indexed, "x indices", axis=optional(one_axis(None)),
         batch_dims=size(0, least=0)),
-    "GatherNd": _row("""
-        tf.compat.v1.gather_nd(params=x indices batch_dims bad_indices_policy=!)
-        node.GatherNd(x indices) functional.gather_nd|tensors
-        """, indexing.gathered, dtypes.indexed, "x indices", batch_dims=size(0, least=0)),
-    "ReverseSequence": _row("""
-        tf.reverse_sequence(input=x seq_lengths=lengths seq_axis batch_axis seq_dim=! batch_dim=!)
-        node.ReverseSequence(x lengths seq_dim=seq_axis batch_dim=batch_axis)
-        functional.reverse_sequence|tensors
-        """, movement.reversed_rows, dtypes.indexed, "x lengths", seq_axis=one_axis(),
-        batch_axis=one_axis(0)),
     "TakeAlongAxis": _row("keras.TakeAlongAxis(x indices axis) functional.take_along|tensors",
         indexing.taken_along, dtypes.indexed, "x indices", axis=one_axis()),
     "OneHot": _row("""
@@ -569,9 +481,6 @@ _TABLE = {
         dtype=dtype("bool")),
     "Shape": _row("tf.compat.v1.shape(input=x out_type=-) node.Shape(x out_type=-) reference.shape",
         movement.sizes_of, dtypes.measured),
-    "Rank": _row("tf.rank(input=x) np.ndim", movement.one_number, dtypes.measured),
-    "Size": _row("tf.compat.v1.size(input=x out_type=-) node.Size(x out_type=-) keras.Size(x)",
-        movement.one_number, dtypes.measured),
 }  # fmt: skip
 
 OPS: Mapping[str, Operation] = {
