@@ -10,7 +10,6 @@ from importlib import import_module
 SCRIPTS = {
     "convert": "Time `k2t convert` and its peak memory, against `import torch` and Keras.",
     "stages": "Time the stages of a short call of a small model: torch's, the guard, the program.",
-    "scale": "Time work in one, two and four processes: convert --jobs, Dask, Ray, Spark.",
     "gpu": "Run what needs a CUDA device: parity of every layer, times.",
 }
 

@@ -70,9 +70,7 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "models": tables.MODELS,
         "stages": tables.STAGES,
     },
-    DOCS / "scale.md": {"scale": tables.scale},
     DOCS / "architecture.md": {"instruction_sets": processors.processor_table},
-    DOCS / "deploy.md": {"export_speed": tables.EXPORT_SPEED},
 }
 
 

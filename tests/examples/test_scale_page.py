@@ -1,22 +1,58 @@
-"""The lines of ``docs/scale.md`` for Dask and Spark, where these are installed; its benchmark."""
+"""The lines of ``docs/scale.md`` for Dask and Spark, where these are installed."""
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
 import pytest
-import tables
 import torch
 from commands import MASKED, run_process
 
 import keras2torch_birnn as k2t
-from benchmarks import scale
 from keras2torch_birnn.spec import Array
+
+PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
+DASK = """
+import dask.dataframe
+from predicting import predict
+
+if __name__ == "__main__":
+    with dask.config.set(scheduler="processes", num_workers=2):
+{lines}
+"""
+SPARK = """
+import os
+import sys
+
+from predicting import predict
+from pyspark.sql import SparkSession
+
+os.environ |= {{"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}}
+made = SparkSession.builder.master("local[2]")
+spark = made.config("spark.ui.enabled", False).getOrCreate()
+spark.sparkContext.addPyFile("predicting.py")
+{lines}
+spark.stop()
+"""
+# Engine -> the packages that it needs, the script, a word of its lines, what is before each line.
+ENGINES: Mapping[str, tuple[str, str, str, str]] = {
+    "dask": ("dask pandas pyarrow", DASK, "dask.", " " * 8),
+    "spark": ("pyspark pandas pyarrow", SPARK, "spark.", ""),
+}
+
+
+def lines_with(word: str) -> str:
+    """Return the one block of Python on the page that has this word."""
+    blocks = re.findall(r"^```py(?:thon)?\n(.*?)^```", PAGE.read_text("utf-8"), re.M | re.S)
+    (found,) = (str(one) for one in blocks if word in one)
+    return found
 
 
 @pytest.fixture
@@ -25,7 +61,7 @@ def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Array:
     pandas: Any = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)
-    Path("predicting.py").write_text(scale.lines_with("def predict"))
+    Path("predicting.py").write_text(lines_with("def predict"))
     k2t.save(k2t.convert(MASKED), "model.pt")
     drawn = np.random.default_rng(0).integers(1, 17, (11, 7))
     table = pandas.DataFrame({"tokens": [list(row) for row in drawn]})
@@ -47,37 +83,14 @@ def assert_outputs_of_one_call(tokens: Array) -> None:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("engine", ["dask", "spark"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_lines_for_an_engine_give_the_outputs_of_one_call(engine: str, tokens: Array) -> None:
-    packages, make = scale.WORK[engine]
+    packages, script, word, before = ENGINES[engine]
     for package in packages.split():
         pytest.importorskip(package)
     if engine == "spark" and shutil.which("java") is None:
         pytest.skip("Spark needs Java")
-    done = run_process(sys.executable, *make(2))
+    Path("run.py").write_text(script.format(lines=indent(lines_with(word), before)))
+    done = run_process(sys.executable, "run.py")
     assert done.code == 0, done.err
     assert_outputs_of_one_call(tokens)
-
-
-def test_several_processes_are_measured_in_turns_and_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    assert tables.scale() == ""
-    calls: list[list[str]] = []
-
-    def measure(command: list[str]) -> dict[str, float]:
-        assert len([*Path("models").iterdir()]) == len([*Path("shards").iterdir()]) == scale.PARTS
-        calls.append(command[-4:])
-        return {"seconds": 12.0 / int(command[-1]) + len(calls)}
-
-    monkeypatch.setattr(scale, "measure", measure)
-    rounds = ["--rows", "9", "--rounds", "3", "--json", "scale.json"]
-    scale.main(["--only", "convert", "--processes", "1", "2", *rounds])
-    assert calls == [["--out-dir", "outputs", "--jobs", str(n)] for n in (1, 2) * 3]
-    rows = json.loads((tmp_path / "scale.json").read_text("utf-8"))["rows"]
-    assert [row["seconds"] for row in rows] == [[13.0, 15.0, 17.0], [8.0, 10.0, 12.0]]
-    _, _, line, _, end = tables.scale().splitlines()
-    assert line == "| `k2t convert --jobs` | 15.0 | 10.0 |  | 0.67 |  |"
-    assert f"of 8 copies of {scale.FIXTURE}.h5, " in end and "9 rows of 50 steps" in end
