@@ -28,7 +28,6 @@ from specs import KERAS3, bi, chain, dense, fixture, layer, rnn
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
 from keras2torch_birnn.exporting.child_process import run_exported
@@ -416,12 +415,6 @@ def test_a_file_of_others_is_never_replaced(foreign: str, tmp_path: Path) -> Non
         k2t.export(build_model(tagger()), tmp_path / "tagger.py")
     assert path.read_bytes() == kept
     assert [one.name for one in tmp_path.iterdir()] == [foreign]
-
-
-def test_an_output_of_a_given_size_has_no_source_form() -> None:
-    case = fixture("keras-1.2.2/plane_deconvolution_same_tf.h5")
-    with pytest.raises(UnsupportedLayerError, match="an output of a given size"):
-        write_source(build(case.spec), case.spec)
 
 
 def test_everything_without_a_source_form_is_named_at_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from model_configs import parse_config
 from spec_parity import KERAS_1, KERAS_3, TF_215, agree, assert_gives, model_of
-from specs import B, T, chain, dense, fixture, layer, read_entry, rnn, values
+from specs import B, T, chain, dense, fixture, layer, rnn, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
@@ -268,38 +268,36 @@ def planes(*others: str, name: str = "ZeroPadding2D") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["ZeroPadding2D", "Cropping2D", "UpSampling2D"])
-@pytest.mark.parametrize("others", [(), ("tf", "th")])
+@pytest.mark.parametrize("others", [()])
 def test_planes_that_keras_1_leaves_open_are_refused(name: str, others: tuple[str, ...]) -> None:
     (problem,) = problems_of(planes(*others, name=name), KERAS_1)
     assert isinstance(problem, UnsupportedOptionError)
     assert f"{name} does not say where the channels are: Keras 1 does not save" in str(problem)
 
 
-@pytest.mark.parametrize(("order", "meant"), [("tf", "last"), ("th", "first")])
-def test_a_plane_of_keras_1_has_the_order_of_all_others(order: str, meant: str) -> None:
-    root, parsing = parse_config(planes(order, order), KERAS_1)
+def test_a_plane_of_keras_1_has_the_order_of_all_others() -> None:
+    root, parsing = parse_config(planes("tf", "tf"), KERAS_1)
     assert not parsing.problems
     assert root.graph is not None
-    assert root.graph.layer("own").config["data_format"] == f"channels_{meant}"
+    assert root.graph.layer("own").config["data_format"] == "channels_last"
     (note,) = parsing.notes
     assert note == (
-        f"Keras 1 does not save dim_ordering of 'ZeroPadding2D': taken to be '{order}', "
-        "as all other layers say"
+        "Keras 1 does not save dim_ordering of 'ZeroPadding2D': taken to be 'tf', as all other "
+        "layers say"
     )
 
 
-def test_what_a_plane_says_itself_is_not_changed() -> None:
-    model = planes("th")
-    model["config"][0]["config"]["dim_ordering"] = "tf"
-    root, parsing = parse_config(model, KERAS_1)
-    assert root.graph is not None
-    assert root.graph.layer("own").config["data_format"] == "channels_last"
-    assert parsing.notes == []
+def test_planes_of_keras_1_with_channels_first_are_refused() -> None:
+    found = [str(problem) for problem in problems_of(planes("tf", "th"), KERAS_1)]
+    assert any("MaxPooling2D option dim_ordering='th' (channels first)" in one for one in found)
+    assert any("ZeroPadding2D does not say where the channels are" in one for one in found)
 
 
-def test_strides_that_keras_1_does_not_save_are_noted() -> None:
-    (note,) = [n for n in read_entry("keras-1.2.2/plane_lstm_th_bi.h5").notes if "subsample" in n]
-    assert note == "Keras 1 does not save subsample of ConvLSTM2D: taken to be (1, 1), as it does"
+@pytest.mark.parametrize("name", ["Deconvolution2D", "ConvLSTM2D"])
+def test_classes_of_keras_1_that_are_not_read_are_refused(name: str) -> None:
+    model = {"class_name": "Sequential", "config": [keras1_layer(name, "own", **PLANE)]}
+    (problem,) = problems_of(model, KERAS_1)
+    assert f"layer class {name} of Keras 1 is not supported" in str(problem)
 
 
 @pytest.mark.parametrize(
@@ -316,35 +314,6 @@ def test_strides_that_keras_1_does_not_save_are_noted() -> None:
 def test_every_way_to_say_a_padding(name: str, padding: Any, pairs: Any) -> None:
     entry = modernize(keras1_layer(name, "own", padding=padding))
     assert entry["config"]["padding"] == pairs
-
-
-def deconvolution(output_shape: Any, **config: Any) -> dict[str, Any]:
-    return {"class_name": "Sequential", "config": [keras1_layer(
-        "Deconvolution2D", "own", nb_filter=2, nb_row=2, nb_col=3, subsample=[2, 3],
-        output_shape=output_shape, dim_ordering="tf", **PLANE, **config)]}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("output_shape", "message"),
-    [
-        ([None, 12, 21, 2], "output_size 12 is none that a window of 2 with stride 2 makes of 5"),
-        ([None, 10, 24, 2], "output_size 24 is none that a window of 3 with stride 3 makes of 7"),
-        ([None, 10, 0, 2], "a whole number from 1"),
-        ([10, 21, 2], "a whole number or a list of 2 is expected"),
-        ("10", "a whole number from 1"),
-    ],
-)
-def test_a_deconvolution_to_what_no_convolution_comes_from(output_shape: Any, message: str) -> None:
-    (problem,) = problems_of(deconvolution(output_shape), KERAS_1)
-    assert message in str(problem)
-
-
-def test_a_mask_into_the_convolutional_lstm_of_keras_1_fails_as_it_does_there() -> None:
-    sizes = {"nb_filter": 2, "nb_row": 2, "nb_col": 3, "batch_input_shape": [None, 3, 5, 7, 3]}
-    own = keras1_layer("ConvLSTM2D", "own", dim_ordering="tf", **sizes)
-    root, _ = parse_config({"class_name": "Sequential", "config": [own]}, KERAS_1)
-    assert root.graph is not None
-    assert root.graph.layer("own").semantics["masked_output"] == "fails"
 
 
 # ---- attention over other axes -----------------------------------------------------------------

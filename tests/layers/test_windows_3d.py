@@ -51,8 +51,8 @@ def test_a_window_of_three_axes_needs_five_dimensions() -> None:
 
 def test_cubes_of_keras_1_have_the_words_of_keras_2() -> None:
     config = {"nb_filter": 5, "kernel_dim1": 2, "kernel_dim2": 3, "kernel_dim3": 1}
-    entry = {"class_name": "Convolution3D", "config": {**config, "dim_ordering": "th"}}
+    entry = {"class_name": "Convolution3D", "config": {**config, "dim_ordering": "tf"}}
     assert keras1.modernize(entry) == {
         "class_name": "Conv3D",
-        "config": {"filters": 5, "kernel_size": [2, 3, 1], "data_format": "channels_first"},
+        "config": {"filters": 5, "kernel_size": [2, 3, 1], "data_format": "channels_last"},
     }

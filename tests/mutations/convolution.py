@@ -44,15 +44,4 @@ MUTATIONS = {
         ),
         (f"{TF}/around_transposed1.keras", f"{K2}/around_transposed2.h5"),
     ),
-    "a deconvolution starts where its own length does": Mutation(
-        edit(
-            "layers.convolution:TransposedConvolution.convolve",
-            "same_padding(length, extent, stride)[0]",
-            "same_padding(x.shape[2 + axis] * stride, extent, stride)[0]",
-        ),
-        (
-            "keras-1.2.2/plane_deconvolution_same_tf.h5",
-            "keras-1.2.2/plane_deconvolution_same_th.h5",
-        ),
-    ),
 }

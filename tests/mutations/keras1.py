@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from keras2torch_birnn.readers.config import keras1
-from mutations.patches import Mutation, edit, put
+from mutations.patches import Mutation, edit
 
 MUTATIONS = {
     "a mask leaves a branch of a Merge": Mutation(
         edit("readers.config.keras1_merge:_makes_mask", "return any(", "return False and any("),
         ("keras-1.2.2/merge_first_masked.h5",),
-        rereads=True,
-    ),
-    "kernels of channels_first planes are mirrored": Mutation(
-        edit("readers.config.keras1:_join", "n: w.transpose(", "n: w[..., ::-1].transpose("),
-        (
-            "keras-1.2.2/cube_th.h5",
-            "keras-1.2.2/plane_conv_first.h5",
-            "keras-1.2.2/plane_separable_first.h5",
-        ),
         rereads=True,
     ),
     "rows and columns of a padding change places": Mutation(
@@ -26,12 +16,7 @@ MUTATIONS = {
             "[padding[:2], padding[2:]]",
             "[padding[2:], padding[:2]]",
         ),
-        ("keras-1.2.2/plane_around_tf.h5", "keras-1.2.2/plane_around_th.h5"),
-        rereads=True,
-    ),
-    "gates of a convolutional LSTM in the order of the file": Mutation(
-        put(keras1._FUSED, "ConvLSTM2D", "icfo"),
-        ("keras-1.2.2/plane_lstm_tf.h5", "keras-1.2.2/plane_lstm_th_bi.h5"),
+        ("keras-1.2.2/plane_around_tf.h5",),
         rereads=True,
     ),
     "masks stay in the branches of a Merge of Keras 2": Mutation(

@@ -31,8 +31,6 @@ ONE_PER_CLASS = """
     keras-1.2.2/cube_global_tf.h5
     keras-1.2.2/cube_tf.h5
     keras-1.2.2/merge_first_masked.h5
-    keras-1.2.2/plane_deconvolution_same_tf.h5
-    keras-1.2.2/plane_lstm_tf.h5
     keras-2.0.8/merge_legacy.h5
     keras-2.2.4/around_conv2_first.h5
     keras-3.15.1/around_depthwise2_first.keras

@@ -24,9 +24,6 @@ WRITERS = (
     "tf.keras-2.10.0",
     "tf.keras-2.15.0",
     "tf_keras-2.21.0",
-    "keras-3.0.5",
-    "keras-3.5.0",
-    "keras-3.15.1",
     "tensorflowjs-4.22.0",
     "tfjs-4.22.0",
 )

@@ -138,14 +138,6 @@ def test_values_that_are_none_stay() -> None:
     assert keras1.modernize(entry) == entry
 
 
-def test_a_convolution_kernel_from_before_keras_1_2_is_turned() -> None:
-    kernel = np.arange(2 * 3 * 5.0).reshape(5, 3, 2, 1)  # filters, channels, length, 1
-    conv = LayerSpec("Conv1D", "c", {})
-    (joined,) = keras1.LAYOUTS["keras1"].join(conv, {"kernel": kernel}).values()
-    assert joined.shape == (2, 3, 5)
-    assert joined[1, 2, 4] == kernel[4, 2, 1, 0]
-
-
 def test_shared_axes_that_keras_1_does_not_write_come_from_the_weights() -> None:
     prelu = [
         layer

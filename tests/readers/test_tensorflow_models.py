@@ -33,6 +33,7 @@ from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
     UnsupportedLayerError,
+    UnsupportedOptionError,
     WeightMismatchError,
 )
 from keras2torch_birnn.readers import read_model
@@ -628,52 +629,18 @@ def test_keras_is_given_the_json_and_the_checkpoint_alone(tmp_path: Path) -> Non
 
 # ---- checkpoints of Keras 3 ---------------------------------------------------------------------
 
-# Each is compared with what its Keras computed in tests/parity/test_tensorflow_parity.py
-KERAS3 = "keras-3.15.1"
 
-
-def keras3(case: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    found = unpack(f"{KERAS3}/{case}.tar", folder)
-    assert found.config is not None
-    text: dict[str, Any] = json.loads(found.config.read_text(encoding="utf-8"))
-    return found.model, text
-
-
-def convert_with(model: Path, config: dict[str, Any]) -> torch.nn.Module:
-    path = model.parent / "other.json"
-    path.write_text(json.dumps(config), encoding="utf-8")
-    return k2t.convert(model, config=path)
-
-
-def test_more_layers_than_a_configuration_of_keras_3_has_are_refused(tmp_path: Path) -> None:
-    model, config = keras3("cells_bi.checkpoint_optimizer", tmp_path)
-    del config["config"]["layers"][-1]
-    with refuse("layers where the configuration has", WeightMismatchError):
-        convert_with(model, config)
-
-
-def test_a_checkpoint_of_keras_3_has_an_architecture_of_keras_3(tmp_path: Path) -> None:
-    model, _ = keras3("chain.checkpoint", tmp_path)
-    config = model_tree(STACK)[1]
-    with refuse("a checkpoint of Keras 3 with an architecture of Keras 2.15.0; give the text"):
-        convert_with(model, config)
-
-
-def test_a_layer_that_a_checkpoint_of_keras_3_lacks_is_named(tmp_path: Path) -> None:
-    model, config = keras3("batchnorm.checkpoint_root", tmp_path)
-    last = config["config"]["layers"][-1]
-    more = {**last, "config": {**last["config"], "name": "another"}}
-    config["config"]["layers"].append(more)
-    with refuse("no layer another", WeightMismatchError):
-        convert_with(model, config)
-
-
-def test_stacked_cells_are_not_in_a_checkpoint_of_keras_3(tmp_path: Path) -> None:
-    """Keras itself does not restore them: the manifest has ``reloads: false``."""
-    model, config = keras3("stacked_bi.checkpoint", tmp_path)
-    words = "StackedRNNCells without cells; Keras 3 leaves the weights of stacked cells out"
-    with refuse(words, WeightMismatchError):
-        convert_with(model, config)
+@pytest.mark.parametrize("edge", ["_operations", "_functional"])
+def test_a_checkpoint_of_keras_3_is_refused(edge: str, tmp_path: Path) -> None:
+    inner = Node(children={"0": Node()})
+    for name, root in (("root", Node(children={edge: inner})), ("held", Node())):
+        root.children.setdefault("model", Node(children={edge: inner}))
+        write_checkpoint(tmp_path / name, root)
+        with refuse(
+            "a TensorFlow checkpoint of Keras 3; write the weights with model.save_weights",
+            UnsupportedOptionError,
+        ):
+            k2t.convert(tmp_path / name, config=architecture(tmp_path))
 
 
 def test_a_layer_of_the_file_stands_for_one_nameless_layer_of_its_class_alone() -> None:

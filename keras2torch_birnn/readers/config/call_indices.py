@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import UnsupportedOptionError, printable
 from keras2torch_birnn.spec import LayerSpec, Structure, TensorRef, map_structure, tensors
 
 # Arguments and keywords of one call; the calls of a model by layer and index.
@@ -46,38 +46,27 @@ def renumber_nested_calls(
     return _renumber_nodes(nodes, from_zero), _renumber(outputs, from_zero)
 
 
-def renumber_outside_calls(
-    nodes: Mapping[tuple[str, int], NodeCall],
-    outputs: Structure,
-    place: str,
-) -> Nodes:
-    """Renumber the calls of layers that were also called outside of this model.
+def check_outside_calls(nodes: Nodes, outputs: Structure, place: str) -> None:
+    """Refuse calls of layers that were also called outside of this model.
 
-    Keras 3.0 and 3.1 list the calls that belong to the model, and ``output_layers`` uses indices
-    into that list; between layers they count every call ever made (``serialize_node``), and cannot
-    open such a file again. Every call of a model is used and indices keep their order, so the
-    calls are known if as many are named as are listed, or as are listed and no output.
+    Keras 3.0 and 3.1 list the calls that belong to the model, and count every call ever made
+    between layers (``serialize_node``). Every call of a model is used, and others are not listed.
+
+    Raises:
+        UnsupportedOptionError: the calls that are used are not those that are listed.
     """
     calls = Counter(name for name, _ in nodes)
-    between, ends = _used_calls(tuple(nodes.values())), _used_calls(outputs)
-    own: dict[tuple[str, int], int] = {}
-    for name, named in between.items():
-        listed = set(range(calls[name]))
-        given = ends.get(name, set())
-        if named | given == listed:
-            continue
-        meant = listed if len(named) == len(listed) else listed - given
-        if len(named) != len(meant):
-            raise InvalidModelFileError(
-                f"calls {', '.join(map(str, sorted(named)[:5]))} of layer {printable(name)} are "
-                f"used where {len(listed)} are listed: Keras before 3.2 also counts calls outside "
-                "of the model",
+    used: dict[str, set[int]] = {name: set() for name in calls}
+    for ref in tensors((tuple(nodes.values()), outputs)):
+        used.setdefault(ref.layer, set()).add(ref.call)
+    for name, found in used.items():
+        if found and found != set(range(calls[name])):
+            raise UnsupportedOptionError(
+                f"layer {printable(name)} was also called outside of this model, and Keras before "
+                "3.2 counts those calls, too",
                 "save the model from a program that calls its layers in it alone",
                 place=place,
             )
-        own.update(((name, a), b) for a, b in zip(sorted(named), sorted(meant), strict=True))
-
-    return _renumber_nodes(nodes, lambda ref: own.get((ref.layer, ref.call), ref.call))
 
 
 def _renumber(structure: Structure, number: Callable[[TensorRef], int]) -> Any:
@@ -94,11 +83,3 @@ def _renumber_nodes(
         key: (_renumber(args, number), _renumber(kwargs, number))
         for key, (args, kwargs) in nodes.items()
     }
-
-
-def _used_calls(structure: Structure) -> dict[str, set[int]]:
-    """Map each layer to the indices of its calls whose outputs are used."""
-    found: dict[str, set[int]] = {}
-    for ref in tensors(structure):
-        found.setdefault(ref.layer, set()).add(ref.call)
-    return found

@@ -13,8 +13,8 @@ from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.config.call_indices import (
     NodeCall,
     Nodes,
+    check_outside_calls,
     renumber_nested_calls,
-    renumber_outside_calls,
 )
 from keras2torch_birnn.readers.config.graph_checks import (
     CARRY_STATES,
@@ -64,7 +64,7 @@ def build_functional(
     nodes, outputs = renumber_nested_calls(nodes, outputs, by_name, dict_nodes=dict_nodes)
     # "3.0" is also what a text of Keras 3 counts as that names no version.
     if parsing.generation.numbers[:2] in ((3, 0), (3, 1)):
-        nodes = renumber_outside_calls(nodes, outputs, place)
+        check_outside_calls(nodes, outputs, place)
     calls = [
         _normalize_call(by_name[name], index, args, kwargs, dict_nodes, parsing)
         for (name, index), (args, kwargs) in nodes.items()

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.passes import Pass, with_refused
 from keras2torch_birnn.readers.files.strict_json import objects_in
@@ -31,20 +30,15 @@ _CLASSES: Mapping[str, str] = {
     "Convolution1D": "Conv1D",
     "Convolution2D": "Conv2D",
     "Convolution3D": "Conv3D",
-    "Deconvolution2D": "Conv2DTranspose",
     "SeparableConvolution2D": "SeparableConv2D",
     "TimeDistributedDense": "Dense",  # a Dense works on every step anyway
 }
 
 _SIZED = ("Dense", "TimeDistributedDense", "LSTM", "GRU", "SimpleRNN")
 _WINDOWS = ("Convolution1D", "AtrousConvolution1D")
-_PLANES = (
-    "Convolution2D",
-    "AtrousConvolution2D",
-    "SeparableConvolution2D",
-    "Deconvolution2D",
-    "ConvLSTM2D",
-)
+_PLANES = ("Convolution2D", "AtrousConvolution2D", "SeparableConvolution2D")
+# Classes that later Keras has, too, but whose options and weights are not read here.
+_REFUSED = ("Deconvolution2D", "ConvLSTM2D")
 # Keys of a window's sizes.
 _SIDES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(_PLANES, ("nb_row", "nb_col")),
@@ -78,7 +72,7 @@ _RENAMED_IN: Mapping[str, Mapping[str, str]] = {
 }
 _VALUES: Mapping[str, Mapping[Any, Any]] = {
     "implementation": {"cpu": 0, "mem": 1, "gpu": 2},
-    "data_format": {"tf": "channels_last", "th": "channels_first"},
+    "data_format": {"tf": "channels_last"},
 }
 
 # Keys that say how training starts, or repeat the input's shape.
@@ -94,30 +88,23 @@ _ONLY: Mapping[tuple[str, str], tuple[Any, str]] = {
 
 
 def fill_orderings(model: Any) -> Any:
-    """Fill in ``dim_ordering`` of 2D and 3D layers that lack it, from all other layers.
+    """Fill in ``dim_ordering`` of 2D and 3D layers that lack it, where all other layers say "tf".
 
-    Keras 1 writes ``dim_ordering`` for convolutions and pools only. If no layer has it, or two
-    orders occur, nothing is filled in, and ``refuse_options`` reports it.
+    Keras 1 writes ``dim_ordering`` for convolutions and pools only. If no layer has it, nothing is
+    filled in, and ``refuse_options`` reports it, as it does "th".
     """
-    found = _orderings(model)
-    return _fill_ordering(model, found.pop()) if len(found) == 1 else model
+    return _fill_ordering(model) if _orderings(model) == {"tf"} else model
 
 
 def list_open_questions(model: Any) -> list[str]:
     """List what the file leaves open and how it is read: one line each."""
     silent = [*dict.fromkeys(_classes(model, _SILENT, without="dim_ordering"))]
-    found = sorted(_orderings(model))
-    notes = []
-    if silent and len(found) == 1:
-        notes.append(
-            f"Keras 1 does not save dim_ordering of {', '.join(map(repr, silent))}: taken to be "
-            f"{printable(repr(found[0]))}, as all other layers say"
-        )
-    if any(_classes(model, ("ConvLSTM2D",), without="subsample")):
-        notes.append(
-            "Keras 1 does not save subsample of ConvLSTM2D: taken to be (1, 1), as it does"
-        )
-    return notes
+    if not silent or _orderings(model) != {"tf"}:
+        return []
+    return [
+        f"Keras 1 does not save dim_ordering of {', '.join(map(repr, silent))}: taken to be 'tf', "
+        "as all other layers say"
+    ]
 
 
 def _classes(model: Any, classes: Sequence[str], *, without: str) -> Iterator[str]:
@@ -135,15 +122,15 @@ def _orderings(model: Any) -> set[str]:
     return {own for own in found if isinstance(own, str)}
 
 
-def _fill_ordering(value: Any, ordering: str) -> Any:
+def _fill_ordering(value: Any) -> Any:
     if isinstance(value, list):
-        return [_fill_ordering(part, ordering) for part in value]
+        return list(map(_fill_ordering, value))
     if not isinstance(value, Mapping):
         return value
-    new = {key: _fill_ordering(part, ordering) for key, part in value.items()}
+    new = {key: _fill_ordering(part) for key, part in value.items()}
     config = new.get("config")
     if new.get("class_name") in _SILENT and isinstance(config, Mapping):
-        new["config"] = {"dim_ordering": ordering, **config}
+        new["config"] = {"dim_ordering": "tf", **config}
     return new
 
 
@@ -153,13 +140,13 @@ def modernize(entry: Any) -> Any:
     class_name = entry.get("class_name") if isinstance(entry, Mapping) else None
     if not isinstance(config, Mapping) or not isinstance(class_name, str):
         return entry
+    if class_name in _REFUSED:
+        return {**entry, "class_name": f"{class_name} of Keras 1"}
     if class_name in _SIDES:
         sides = _SIDES[class_name]
         sizes = [config.get(side) for side in sides]
         config = {k: v for k, v in config.items() if k not in sides}
         config["kernel_size"] = sizes
-    if class_name == "Deconvolution2D":
-        config = _with_output_size(config)
     if class_name == "ZeroPadding2D" and "padding" in config:
         config = {**config, "padding": _around(config["padding"])}
     names = {**_RENAMED, **_RENAMED_IN.get(class_name, {})}
@@ -189,15 +176,6 @@ def _around(padding: Any) -> Any:
     return padding
 
 
-def _with_output_size(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert ``output_shape`` (4 sizes, filters last or second) to rows and columns."""
-    kept = {key: value for key, value in config.items() if key != "output_shape"}
-    shape = config.get("output_shape")
-    if isinstance(shape, list) and len(shape) == 4:
-        shape = shape[2:] if config.get("dim_ordering") == "th" else shape[1:3]
-    return {**kept, "output_size": shape}
-
-
 def refuse_options(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse options that later Keras has no equivalent of, or that are left open."""
     return with_refused(entry, _list_unsupported_options(entry))
@@ -210,7 +188,12 @@ def _list_unsupported_options(entry: Mapping[str, Any]) -> list[str]:
     if entry.get("class_name") in _SILENT and "dim_ordering" not in config:
         return [
             f"{entry['class_name']} does not say where the channels are: Keras 1 does not save "
-            "dim_ordering of this class, and the model's other layers say none, or both"
+            "dim_ordering of this class, and the model's other layers do not all say 'tf'"
+        ]
+    if config.get("dim_ordering") == "th":
+        return [
+            f"{entry.get('class_name')} option dim_ordering='th' (channels first) of Keras 1 is "
+            "not supported: build the model with 'tf', give it these weights, and save it"
         ]
     return [
         f"{class_name} option {key}={config[key]!r} is not supported: it {effect}"
@@ -227,9 +210,9 @@ PASSES: Mapping[str, tuple[Pass, ...]] = {
 # ---- weights -----------------------------------------------------------------------------------
 
 # With consume_less "cpu" or "mem" every gate has arrays of its own, in this order.
-_GATES: Mapping[str, str] = {"LSTM": "icfo", "GRU": "zrh", "ConvLSTM2D": "icfo"}
+_GATES: Mapping[str, str] = {"LSTM": "icfo", "GRU": "zrh"}
 # The order of the gates within one array, everywhere else.
-_FUSED: Mapping[str, str] = {"LSTM": "ifco", "GRU": "zrh", "ConvLSTM2D": "ifco"}
+_FUSED: Mapping[str, str] = {"LSTM": "ifco", "GRU": "zrh"}
 _RECURRENT = ("kernel", "recurrent_kernel", "bias")
 
 # Our name -> Keras 1's, without the layer's. ``running_std`` is a variance.
@@ -277,36 +260,14 @@ def _shapes_in_file(layer: LayerSpec, stored: Mapping[str, HasShape]) -> Mapping
         return expected
     if layer.class_name == "Conv1D" and "kernel" in expected:
         length, channels, filters = expected["kernel"]
-        old = _is_old(stored["kernel"].shape) if "kernel" in stored else False
-        kernel = (filters, channels, length, 1) if old else (length, 1, channels, filters)
-        return {**expected, "kernel": kernel}
-    if layer.class_name == "Conv2DTranspose":  # stored like a kernel that is not transposed
-        *sides, filters, channels = expected["kernel"]
-        expected = {**expected, "kernel": (*sides, channels, filters)}
+        return {**expected, "kernel": (length, 1, channels, filters)}
     if _per_gate(layer):
-        size = layer.config["filters" if layer.class_name == "ConvLSTM2D" else "units"]
-        expected = {
-            f"{name}@{gate}": (*expected[name][:-1], size)
+        return {
+            f"{name}@{gate}": (*expected[name][:-1], layer.config["units"])
             for gate in _GATES[layer.class_name]
             for name in _RECURRENT
         }
-    if _has_channels_first(layer):
-        return {
-            name: (shape[-1], shape[-2], *shape[:-2]) if len(shape) > 3 else shape
-            for name, shape in expected.items()
-        }
     return expected
-
-
-def _has_channels_first(layer: LayerSpec) -> bool:
-    """Tell whether kernels are (filters, channels, rows, columns, ...), as the data are."""
-    planes = ("Conv2D", "SeparableConv2D", "Conv2DTranspose", "ConvLSTM2D", "Conv3D")
-    return layer.class_name in planes and layer.config["data_format"] == "channels_first"
-
-
-def _is_old(shape: tuple[int, ...]) -> bool:
-    """Tell whether a kernel is (filters, channels, length, 1), as before Keras 1.2."""
-    return len(shape) == 4 and shape[3] == 1 != shape[1]
 
 
 def _infer_shared_axes(layer: LayerSpec, stored: Mapping[str, HasShape]) -> LayerSpec:
@@ -323,15 +284,7 @@ def _infer_shared_axes(layer: LayerSpec, stored: Mapping[str, HasShape]) -> Laye
 
 def _join(layer: LayerSpec, weights: Mapping[str, Array]) -> dict[str, Any]:
     if layer.class_name == "Conv1D":
-        kernel = weights["kernel"]
-        old = _is_old(kernel.shape)
-        return {**weights, "kernel": (kernel.transpose(2, 3, 1, 0) if old else kernel)[:, 0]}
-    if _has_channels_first(layer):
-        weights = {
-            n: w.transpose(*range(2, w.ndim), 1, 0) if w.ndim > 3 else w for n, w in weights.items()
-        }
-    if layer.class_name == "Conv2DTranspose":
-        return {**weights, "kernel": weights["kernel"].swapaxes(2, 3)}
+        return {**weights, "kernel": weights["kernel"][:, 0]}
     if not _per_gate(layer):
         return dict(weights)
     order = _FUSED[layer.class_name]

@@ -31,9 +31,7 @@ from keras2torch_birnn.readers.containers.tensorflow_container import (
 from keras2torch_birnn.readers.tensorflow.layer_weights import (
     LayerNaming,
     NumberedLayers,
-    NumberedOperations,
     Place,
-    operations_of,
 )
 from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, is_optimizer, walk
 from keras2torch_birnn.readers.tensorflow.table import is_table
@@ -42,6 +40,8 @@ from keras2torch_birnn.readers.tensorflow.table import is_table
 STATE = "checkpoint"
 _LATEST = re.compile(r'^model_checkpoint_path: "([^"\n]*)"$', re.MULTILINE)
 _FIRST_LAYER = "layer-0"
+# Where a model of Keras 3 has its layers.
+_OF_KERAS3 = frozenset({"_operations", "_functional"})
 # The Keras of TensorFlow 2.0 to 2.2. That of 2.1 numbers the InputLayer of a Sequential, too.
 _MAY_COUNT_INPUTS = re.compile(r"2\.[23]\.\d+-tf")
 _NAMES_SHOWN = 10
@@ -85,7 +85,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
                 "a checkpoint of TensorFlow 1: names of variables, but no layers",
                 "save the Keras model as .h5 there, or take its arrays with k2t.weights",
             )
-        model = self._find_model()
+        self._find_model()
         if config is None:
             raise MissingArchitectureError(
                 "a TensorFlow checkpoint: it holds weights but no architecture",
@@ -96,11 +96,6 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             raise InvalidModelFileError(
                 "the architecture does not say which keras_version wrote it",
                 "give the text of model.to_json() with --config ARCH.json",
-            )
-        if operations_of(self.graph, model) is not None and not version.startswith("3."):
-            raise InvalidModelFileError(
-                f"a checkpoint of Keras 3 with an architecture of Keras {printable(version)}",
-                "give the text of to_json() of the model that was saved",
             )
         self._may_count_inputs = _MAY_COUNT_INPUTS.fullmatch(version) is not None
         return Architecture(config, version, str(config.get("backend") or ""))
@@ -118,19 +113,23 @@ class TensorFlowCheckpoint(TensorFlowContainer):
 
     def find_layers(self) -> tuple[LayerNaming, Place]:
         """Return how layers are told apart, and where the model is."""
-        model = self._find_model()
-        if operations_of(self.graph, model) is not None:
-            return NumberedOperations(self.graph), Place(model)
         naming = NumberedLayers(self.graph, may_count_inputs=self._may_count_inputs)
-        return naming, Place(model)
+        return naming, Place(self._find_model())
 
     def _find_model(self) -> int:
         """Find the model among the objects: the root, or the only one with layers below it.
 
         Raises:
-            UnsupportedLayerError: there is none, or there are weights outside of it, too.
+            UnsupportedOptionError: it is one of Keras 3; UnsupportedLayerError: there is none, or
+                there are weights outside of it, too.
         """
         children = self.graph[ROOT].children
+        if any(_OF_KERAS3 & self.graph[n].children.keys() for n in (ROOT, *children.values())):
+            raise UnsupportedOptionError(
+                "a TensorFlow checkpoint of Keras 3",
+                "write the weights with model.save_weights(NAME.weights.h5), or take the arrays "
+                "with k2t.weights",
+            )
         if self._has_layers(ROOT):
             return ROOT
         models = {n for n in children.values() if self._has_layers(n)}
@@ -152,8 +151,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
 
     def _has_layers(self, number: int) -> bool:
         """Tell whether an object is a model of which Keras tracked the layers by their numbers."""
-        is_numbered = _FIRST_LAYER in self.graph[number].children
-        return is_numbered or operations_of(self.graph, number) is not None
+        return _FIRST_LAYER in self.graph[number].children
 
     def _learns(self, start: int) -> bool:
         """Tell whether an object holds weights, not a counter or an optimizer."""

@@ -2,8 +2,7 @@
 
 Edges have the names of Python attributes (``forward_layer``, ``cell``, ``kernel``). The layers of a
 model are ``layer-0``, ``layer-1``, ...: in a SavedModel Keras' metadata name them; a checkpoint has
-only their numbers, which are those of the configuration (``NumberedLayers``). Keras 3 keeps them in
-a list, ``_operations`` (``NumberedOperations``).
+only their numbers, which are those of the configuration (``NumberedLayers``).
 """
 
 from __future__ import annotations
@@ -30,13 +29,7 @@ _NO_WEIGHTS = frozenset({"keras_api", "states", "optimizer", "_random_generator"
 _LISTS = frozenset({"variables", "trainable_variables", "non_trainable_variables", "layers"})
 # Attributes that are not called as the weight is (Normalization of tf.keras since 2.6).
 _ATTRIBUTES: Mapping[str, str] = {"mean": "adapt_mean", "variance": "adapt_variance"}
-# Where a model of Keras 3 has its layers.
-_OPERATIONS, _FUNCTIONAL = "_operations", "_functional"
 _WRONG = "the file is incomplete or belongs to another model"
-_LEFT_OUT = (
-    "Keras 3 leaves the weights of stacked cells out of TensorFlow's checkpoints: write them with "
-    "model.save_weights(NAME.weights.h5)"
-)
 
 Located = dict[Key, dict[str, Variable]]
 
@@ -142,48 +135,6 @@ class NumberedLayers:
         return start is None or any(self.graph[number].variable for number in numbers)
 
 
-@dataclass(frozen=True)
-class NumberedOperations:
-    """The layers of a checkpoint of Keras 3: by their numbers, InputLayers and operations included.
-
-    Operations have numbers, too, but are not there: they are no objects that TensorFlow tracks.
-    Source: Keras 3.15 ``models/functional.py``, whose configuration lists the same ``_operations``.
-    A Sequential has them in the functional model that it makes of itself.
-    """
-
-    graph: Graph
-
-    def edges(self, model: LayerSpec, place: Place) -> Mapping[str, str]:
-        """Return layer name -> edge.
-
-        Raises:
-            WeightMismatchError: more layers than the configuration has.
-        """
-        names = [layer.name for layer in model.graph.layers] if model.graph else []
-        there = self.graph[operations_of(self.graph, place.number) or place.number].children
-        numbers = {name: str(number) for number, name in enumerate(names)}
-        if extra := there.keys() - numbers.values():
-            raise WeightMismatchError(
-                f"{len(names) + len(extra)} layers where the configuration has {len(names)}",
-                "the configuration belongs to another model",
-                place=printable(model.place or model.name),
-            )
-        return {name: number for name, number in numbers.items() if number in there}
-
-    def follow(self, place: Place, edge: str) -> Place | None:
-        """Return the object at the end of an edge."""
-        listed = operations_of(self.graph, place.number) if edge.isdecimal() else None
-        number = self.graph[listed or place.number].children.get(edge)
-        return None if number is None else Place(number)
-
-
-def operations_of(graph: Graph, model: int) -> int | None:
-    """Return the list of a model's layers that Keras 3 tracks; None if the object has none."""
-    children = graph[model].children
-    inner = graph[children[_FUNCTIONAL]].children if _FUNCTIONAL in children else children
-    return inner.get(_OPERATIONS)
-
-
 def locate_variables(
     root: LayerSpec,
     graph: Graph,
@@ -272,7 +223,7 @@ class _Search:
             if inner is None:
                 raise WeightMismatchError(
                     f"{printable(layer.class_name)} without {printable(edge)}",
-                    _LEFT_OUT if layer.class_name == STACK else _WRONG,
+                    _WRONG,
                     place=printable(layer.place),
                 )
             place = inner
