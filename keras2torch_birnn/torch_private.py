@@ -61,12 +61,6 @@ PRIVATE: Mapping[str, PrivateName] = {
         "whether derivatives are computed forward",
         "every tensor is asked for its tangent",
     ),
-    "count_holders": PrivateName(
-        "torch._C", "_storage_Use_Count", "whether memory can be used again", "none is"
-    ),
-    "storage_handle": PrivateName(
-        "torch", "UntypedStorage._cdata", "which memory to count holders of", "none is used again"
-    ),
     "tensor_version": PrivateName(
         "torch",
         "Tensor._version",

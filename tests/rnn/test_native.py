@@ -37,7 +37,6 @@ from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.native import codes, library, op, packing
-from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -367,20 +366,8 @@ def test_compiled_models_hold_the_operator_and_give_the_same_numbers() -> None:
     with torch.no_grad():
         compiled = torch.compile(module, backend=backend, fullgraph=True)
         found, wanted = compiled(x), module(x)
-    if _tells_export_from_compilation():
-        assert torch.equal(found, wanted)
-        assert any("k2t" in node for node in nodes)
-    else:
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
-
-
-def _tells_export_from_compilation() -> bool:
-    """Older torch does not; what it compiles holds torch's own engines."""
-
-    def probe(x: Tensor) -> Tensor:
-        return x + is_exporting_by_torch()
-
-    return not torch.compile(probe, backend="eager", fullgraph=True)(torch.zeros(1)).item()
+    assert torch.equal(found, wanted)
+    assert any("k2t" in node for node in nodes)
 
 
 @pytest.mark.parametrize("merge", [m.native_code for m in MERGE_MODES.values()], ids=MERGE_MODES)

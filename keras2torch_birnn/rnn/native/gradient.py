@@ -30,7 +30,6 @@ from keras2torch_birnn.rnn.native.packing import (
     empty_aligned,
     empty_floats,
 )
-from keras2torch_birnn.rnn.native.reused_memory import empty_reused
 
 
 def run_keeping(
@@ -40,7 +39,7 @@ def run_keeping(
     batch, time, _ = call.x.shape
     width = library().k2t_width(instruction_set(), parameters[0][1].shape[1])
     parts = library().k2t_kept_parts(cell.kind)
-    kept = tuple(empty_reused(batch, time, parts, width) for _ in parameters)
+    kept = tuple(empty_floats(batch, time, parts, width) for _ in parameters)
     out, states = compute(
         call.x,
         [p for direction in parameters for p in direction],
@@ -85,7 +84,7 @@ def gradient(
     d_start = empty_floats(directions * cell.states, batch, units)
     d_x = None
     if of_x:
-        d_x = empty_reused(batch, time, features)
+        d_x = empty_floats(batch, time, features)
         if call.lengths is not None or batch == 0:
             d_x.zero_()
     task = Gradient()

@@ -28,8 +28,7 @@ from keras2torch_birnn.rnn.native.library import (
     why_missing,
 )
 from keras2torch_birnn.rnn.native.masks_in_memory import NO_MASKS, stack_masks, two_addresses
-from keras2torch_birnn.rnn.native.packing import cached_pack, pack, weight_sizes
-from keras2torch_birnn.rnn.native.reused_memory import empty_reused
+from keras2torch_birnn.rnn.native.packing import cached_pack, empty_floats, pack, weight_sizes
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 # ---- threads ------------------------------------------------------------------------------------
@@ -103,7 +102,7 @@ def compute(
         if s.shape != (batch, units):
             raise ValueError(f"a state {[batch, units]} is expected, found {list(s.shape)}")
     width = units if merge else directions * units
-    out = empty_reused(batch, time, width)
+    out = empty_floats(batch, time, width)
     ends = x.new_empty((directions * states, batch, units)) if return_state else None
     if batch == 0:
         return out, ends

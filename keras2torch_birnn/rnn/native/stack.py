@@ -26,9 +26,8 @@ from keras2torch_birnn.rnn.native.op import (
     reduced_instruction_set,
     to_int64,
 )
-from keras2torch_birnn.rnn.native.packing import weight_sizes
+from keras2torch_birnn.rnn.native.packing import empty_floats, weight_sizes
 from keras2torch_birnn.rnn.native.program import BEHIND, NativeLayer, PackedLayers, align
-from keras2torch_birnn.rnn.native.reused_memory import empty_reused
 
 # ``K2tRecurrentWords`` behind its code and the number of its words.
 _WORDS = 21
@@ -106,7 +105,7 @@ class PreparedStack:
         batch, time, _ = x.shape
         directions, merged = self.directions[-1], merge_code(merge)
         width = self.units[-1] * (1 if merged else directions)
-        out = empty_reused(batch, time, width) if sequences else None
+        out = empty_floats(batch, time, width) if sequences else None
         self._execute(layers, x, lengths, merge, out, (batch, time), initial, final)
         if out is None:
             return ()
