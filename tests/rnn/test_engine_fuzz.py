@@ -287,11 +287,16 @@ def gradients_one_by_one(model: Model, given: Inputs) -> list[Tensor]:
 
 
 class Way(NamedTuple):
-    """A way to call a model, the same by plain means, and whether the kernel may take part."""
+    """A way to call a model, and the same by plain means.
+
+    native: whether the kernel may take part. by_torch: it asks for gradients of gradients, or for
+    batches of them, which the kernel refuses: the engine is torch's.
+    """
 
     call: Callable[[Model, Inputs], list[Tensor]]
     plain: Callable[[Model, Inputs], list[Tensor]]
     native: bool = True
+    by_torch: bool = False
 
 
 WAYS: Mapping[str, Way] = {
@@ -302,10 +307,10 @@ WAYS: Mapping[str, Way] = {
     "checkpoint": Way(in_a_checkpoint, backward),
     "saved tensors": Way(with_tensors_saved_elsewhere, backward),
     "dispatch mode": Way(under_a_mode, backward, native=False),
-    "double backward": Way(twice, twice),
-    "is_grads_batched": Way(by_a_batch_of_gradients, one_gradient_after_the_other),
-    "jacobian": Way(jacobian(vectorize=True), jacobian(vectorize=False)),
-    "hessian": Way(hessian(vectorize=True), hessian(vectorize=False)),
+    "double backward": Way(twice, twice, by_torch=True),
+    "is_grads_batched": Way(by_a_batch_of_gradients, one_gradient_after_the_other, by_torch=True),
+    "jacobian": Way(jacobian(vectorize=True), jacobian(vectorize=False), by_torch=True),
+    "hessian": Way(hessian(vectorize=True), hessian(vectorize=False), by_torch=True),
     "duals": Way(by_duals, by_two_backwards(only_weights=False), native=False),
     "duals of weights": Way(
         by_duals_of_weights_alone, by_two_backwards(only_weights=True), native=False
@@ -390,6 +395,8 @@ def test_every_way_to_call_a_layer_gives_the_numbers_of_the_loop(case: dict[str,
         given = given._replace(x=given.x.masked_fill(~given.mask[..., None], case["garbage"]))
     if way.call in (mapped, mapped_gradients):  # torch cannot map a lazy negation
         disguises = {}
+    if way.by_torch:
+        module.engine = "torch"
     plain = way.native and PLAIN.issuperset(disguises.values())
     try:
         got = way.call(model_of(module, disguises), given)

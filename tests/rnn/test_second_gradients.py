@@ -1,23 +1,22 @@
-"""Gradients of gradients: exact in float64, and through the native kernel."""
+"""Gradients are exact in float64; those of gradients are torch's, and refused by the kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from kernel_layers import CELLS, GATES, assert_close, both, gradients_by_native, native
+from kernel_layers import CELLS, assert_close, both, native
 from sampling import rest_thorough
 from torch import Tensor
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.dropout_masks import draw_masks
 from keras2torch_birnn.rnn.engines import loop, native_gradient
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.layer import RnnLayer
-from keras2torch_birnn.rnn.native import codes
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 UNITS, FEATURES, BATCH, TIME = 3, 2, 2, 5
@@ -106,10 +105,8 @@ LAYERS: list[RnnLayer] = []  # the one under test
         [("LSTM", True, True), ("GRU before", False, True)],
     ),
 )
-def test_gradients_of_gradients_are_exact(
-    cell: str, masked: bool, dropped: bool, in_float64: list[str]
-) -> None:
-    """gradcheck and gradgradcheck of what stands around the kernel, for all its tensors."""
+def test_gradients_are_exact(cell: str, masked: bool, dropped: bool, in_float64: list[str]) -> None:
+    """gradcheck of what stands around the kernel, for all its tensors."""
     layer, call = layer_and_call(cell, masked=masked, dropped=dropped)
     LAYERS[:] = [layer]
     count = len(call.states())
@@ -121,92 +118,37 @@ def test_gradients_of_gradients_are_exact(
 
     numbers = [t.detach().clone().requires_grad_() for t in float_tensors(layer, call)]
     assert torch.autograd.gradcheck(compute, numbers, fast_mode=True)
-    assert torch.autograd.gradgradcheck(compute, numbers, fast_mode=True)
     assert {"run", "gradient"} == set(in_float64)
 
 
-def penalty(
-    module: Any, given: Sequence[Tensor], mask: Tensor | None, wanted: list[Tensor]
-) -> list[Tensor]:
-    """Gradients of a loss in a graph, and those of the loss with a penalty on them."""
-    torch.manual_seed(4)
-    loss = module(given[0], mask, list(given[1:]) or None).sin().sum()
-    first = torch.autograd.grad(loss, wanted, create_graph=True)
-    total = loss + torch.stack([g.square().sum() for g in first]).sum()
-    return [*first, *torch.autograd.grad(total, wanted)]
-
-
-@pytest.mark.every(5)
-@pytest.mark.parametrize("dropped", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_gradient_penalty_by_the_kernel_is_that_of_the_loop(
-    cell: str, masked: bool, dropped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates: Any = RATES if dropped else {}
-    spec = both(cell, 19, 5, "ave", **rates)
-    seen = gradients_by_native(monkeypatch)
-
-    def found(dtype: torch.dtype, engine: str) -> list[Tensor]:
-        module: Any = bidirectional(spec).to(dtype).train()
-        module.engine = engine
-        rng = torch.Generator().manual_seed(0)
-        states = 4 if cell == "LSTM" else 2
-        sizes = [(3, 7, 5), *[(3, 19)] * states]
-        given = [torch.randn(s, generator=rng).to(dtype).requires_grad_() for s in sizes]
-        gaps = torch.tensor([[1] * 7, [1, 1, 0, 1, 0, 0, 1], [0] * 7]).bool()
-        mask = gaps if masked else None
-        return penalty(module, given, mask, [*given, *module.parameters()])
-
-    got, wanted = found(torch.float32, "native"), found(torch.float64, "loop")
-    assert len(seen) == 1  # what goes through the output; the loop has the gradient in a graph
-    assert_close(got, wanted, 1e-5)
-
-
-@pytest.mark.parametrize("engine", ["native", "loop"])
-@pytest.mark.parametrize(
-    ("cell", "option", "name"),
-    [
-        *(("SimpleRNN", "activation", name) for name in codes.ACTIVATIONS),
-        *((cell, "recurrent_activation", name) for cell in CELLS[:3] for name in GATES),
-    ],
+REFUSED = (
+    r"gradients have no gradients, and come one at a time; use k2t.set_engine\(model, \"torch\"\)"
 )
-def test_every_activation_has_second_gradients(
-    cell: str, option: str, name: str, engine: str
-) -> None:
-    spec = both(cell, 7, 5, "sum", **{option: name})
-    found = []
-    for dtype, used in ((torch.float32, engine), (torch.float64, "loop")):
-        module: Any = bidirectional(spec).to(dtype).train()
-        module.engine = used
-        x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(5)).to(dtype)
-        x.requires_grad_()
-        found.append(penalty(module, [x], None, [x, *module.parameters()]))
-    assert_close(*found, 1e-5)
-
-
-def test_a_gradient_of_some_tensors_only_has_gradients_of_these() -> None:
-    """Frozen weights, no initial states, and a loss that does not depend on all outputs."""
-    module: Any = bidirectional(both("SimpleRNN", 19, 5, None, activation="linear")).train()
-    module.requires_grad_(False)
-    x = torch.randn(3, 7, 5).requires_grad_()
-    found = []
-    for engine in ("native", "loop"):
-        module.engine = engine
-        (first,) = torch.autograd.grad(module(x)[0].square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(first.square().sum(), x)[0])
-        (constant,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
-        assert torch.autograd.grad(constant.sum() + x.sum(), x)[0].eq(1).all()
-    assert_close(*found, 1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_the_kernels_gradients_are_refused_and_torch_has_them(training: bool) -> None:
+    module: Any = bidirectional(both("GRU before", 19, 5, "mul")).train(training)
+    x = torch.randn(3, 7, 5, requires_grad=True)
+    numbers = module(x).sin().sum()
+    with pytest.raises(k2t.UsageError, match=REFUSED):
+        torch.autograd.grad(numbers, x, create_graph=True, retain_graph=True)
+    many = torch.ones(2)
+    with pytest.raises(k2t.UsageError, match=REFUSED):
+        torch.autograd.grad(numbers, x, many, is_grads_batched=True, retain_graph=True)
+    (once,) = torch.autograd.grad(numbers, x)
+    k2t.set_engine(module, "torch")
+    (again,) = torch.autograd.grad(module(x).sin().sum(), x, create_graph=True)
+    assert_close([once], [again.detach()], 1e-5)
+    assert again.requires_grad
+
+
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_of_every_order_are_those_of_the_loop(cell: str, training: bool) -> None:
+def test_gradients_of_every_order_by_torch_are_those_of_the_loop(cell: str) -> None:
     """Each in a graph, with states that depend on the input, as each gradient does."""
     found: dict[str, list[Tensor]] = {}
-    for engine, dtype in (("native", torch.float32), ("loop", torch.float64)):
-        module: Any = bidirectional(both(cell, 19, 5, "mul")).to(dtype).train(training)
+    for engine, dtype in (("torch", torch.float32), ("loop", torch.float64)):
+        module: Any = bidirectional(both(cell, 19, 5, "mul")).to(dtype).train()
         module.engine = engine
         rng = torch.Generator().manual_seed(2)
         x = torch.randn(3, 7, 5, generator=rng).to(dtype).requires_grad_()
@@ -218,7 +160,7 @@ def test_gradients_of_every_order_are_those_of_the_loop(cell: str, training: boo
             gradients.append(gradient.detach())
             numbers = gradient.square().sum()
         found[engine] = gradients
-    for got, wanted in zip(found["native"], found["loop"], strict=True):
+    for got, wanted in zip(found["torch"], found["loop"], strict=True):
         scale = float(wanted.abs().max())
         assert scale > 1e-3
         torch.testing.assert_close(got.double(), wanted, rtol=0, atol=1e-5 * scale)

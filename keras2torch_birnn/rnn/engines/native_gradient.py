@@ -1,4 +1,4 @@
-"""Gradients of the engine "native": by the native kernel, or by a second run within torch."""
+"""Gradients of the engine "native", by the native kernel; they have no gradients themselves."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, flatten_result, group_states
-from keras2torch_birnn.rnn.engines import loop, torch_kernel
 from keras2torch_birnn.rnn.engines.engine import FixedCall, float_tensors
-from keras2torch_birnn.rnn.engines.rerun import differentiate
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell
 from keras2torch_birnn.rnn.native.op import run_native
-from keras2torch_birnn.rnn.tensor_memory import have_tangents, is_plain
+from keras2torch_birnn.rnn.tensor_memory import is_plain
 
 
 def run_with_gradient(layer: RnnLayer, call: RnnCall) -> RnnResult:
@@ -70,8 +69,16 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights; they can be differentiated again."""
-        return _gradients_by_rerun(ctx.fixed, ctx.saved_tensors, ctx.needs_input_grad, gradients)
+        """Return gradients of x, states and weights."""
+        saved = ctx.saved_tensors
+        _check_once((*saved, *gradients))
+        pairs = zip(saved, ctx.needs_input_grad[1:], strict=True)
+        tensors = [t.detach().requires_grad_(need) for t, need in pairs]
+        with torch.enable_grad():
+            results = flatten_result(_run_keeping(*ctx.fixed.with_tensors(tensors)))
+        wanted = [t for t in tensors if t.requires_grad]
+        found = iter(torch.autograd.grad(results, wanted, gradients, allow_unused=True))
+        return None, *(next(found) if t.requires_grad else None for t in tensors)
 
 
 class _Kept(torch.autograd.Function):
@@ -91,18 +98,23 @@ class _Kept(torch.autograd.Function):
     def backward(
         ctx: Any, d_out: Tensor | None, d_final: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Return gradients of x, states and weights; they can be differentiated again."""
-        fixed, needed = ctx.fixed, ctx.needs_input_grad
+        """Return gradients of x, states and weights."""
         saved = ctx.saved_tensors  # call for once: inside a checkpoint they are recomputed then
-        if torch.is_grad_enabled() or not is_plain(
-            [d for d in (d_out, d_final, *saved) if d is not None]
-        ):
-            # The kernel's own gradients have none.
-            tensors = saved[: -fixed.layer.count_directions()]
-            return _gradients_by_torch(
-                fixed, tensors, needed, _flatten_gradients(fixed, d_out, d_final)
-            )
-        return None, *_gradients_by_kernel(fixed, needed, d_out, d_final, saved)
+        _check_once([d for d in (d_out, d_final, *saved) if d is not None])
+        return None, *_gradients_by_kernel(ctx.fixed, ctx.needs_input_grad, d_out, d_final, saved)
+
+
+def _check_once(tensors: Sequence[Tensor]) -> None:
+    """Refuse gradients that are to be differentiated, batched or pushed forward.
+
+    Raises:
+        UsageError: they are.
+    """
+    if torch.is_grad_enabled() or not is_plain(tensors):
+        raise UsageError(
+            "the native kernel's gradients have no gradients, and come one at a time",
+            'use k2t.set_engine(model, "torch")',
+        )
 
 
 def _gradients_by_kernel(
@@ -131,49 +143,3 @@ def _gradients_by_kernel(
         if p is not None
     ]
     return d_x, *d_start[: fixed.states], *present
-
-
-def _flatten_gradients(
-    fixed: FixedCall, d_out: Tensor | None, d_final: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    """Split the gradients of ``_Kept``'s results into those of ``flatten_result``."""
-    directions = fixed.layer.count_directions()
-    none = (None,) * directions
-    outputs = none if d_out is None else d_out.chunk(directions, dim=2)
-    states = none * fixed.layer.state_count() if d_final is None else d_final.unbind(0)
-    return *outputs, *states
-
-
-def _gradients_by_rerun(
-    fixed: FixedCall,
-    tensors: Sequence[Tensor],
-    needs_input_grad: Sequence[bool],
-    gradients: Sequence[Tensor | None],
-) -> tuple[Tensor | None, ...]:
-    """Run once more and differentiate that: by the kernel again, where its gradients will do."""
-    given = [*tensors, *(g for g in gradients if g is not None)]
-    if torch.is_grad_enabled() or not is_plain(given):
-        return _gradients_by_torch(fixed, tensors, needs_input_grad, gradients)
-
-    def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
-        return flatten_result(_run_keeping(*fixed.with_tensors(numbers)))
-
-    return differentiate(run, tensors, needs_input_grad, gradients)
-
-
-def _gradients_by_torch(
-    fixed: FixedCall,
-    tensors: Sequence[Tensor],
-    needs_input_grad: Sequence[bool],
-    gradients: Sequence[Tensor | None],
-) -> tuple[Tensor | None, ...]:
-    """Run once more by torch's engines, and differentiate that."""
-    # Tensors batched by autograd (is_grads_batched) are no reason for the loop.
-    tangents = have_tangents(g for g in gradients if g is not None)
-
-    def run(numbers: Sequence[Tensor]) -> Sequence[Tensor]:
-        layer, call = fixed.with_tensors(numbers)
-        by_loop = tangents or layer.kernel is None or torch_kernel.ENGINE.why_skip(layer, call)
-        return flatten_result((loop if by_loop else torch_kernel).ENGINE.run(layer, call))
-
-    return differentiate(run, tensors, needs_input_grad, gradients)
