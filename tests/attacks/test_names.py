@@ -16,6 +16,7 @@ import torch
 from builders import CONTAINERS, Model
 from commands import changed_config, k2t
 from harness import Runner
+from same_models import assert_same_outputs, assert_same_weights
 from sampling import in_turn
 
 import keras2torch_birnn as birnn
@@ -89,11 +90,12 @@ def test_names_of_layers_are_only_names(
     assert harmless(repr(model))
     assert all(part.isidentifier() for key in model.state_dict() for part in key.split("."))
     inputs = origin(honest).golden.inputs
-    assert all(map(torch.equal, run(model, inputs), run(honest, inputs)))
+    assert_same_outputs(run(model, inputs), run(honest, inputs))
     for target in (out, tmp_path / "out.safetensors"):
         birnn.save(model, target)
         again = birnn.load(target)
-        assert all(map(torch.equal, run(again, inputs), run(honest, inputs)))
+        assert_same_weights(again, model)
+        assert_same_outputs(run(again, inputs), run(honest, inputs))
     torch.export.export(model, inputs) if names is NAMES[:7] else None
     for arguments in (
         ("inspect", file, "--json"),

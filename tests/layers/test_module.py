@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from same_models import assert_same_outputs, assert_same_weights
 from sampling import examples, rest_thorough
 from specs import (
     FIXTURES,
@@ -82,7 +83,8 @@ def test_a_state_dict_goes_out_and_in(file: str) -> None:
             parameter.normal_()
     assert not torch.equal(call(other, inputs(case))[0], call(model, inputs(case))[0])
     other.load_state_dict(model.state_dict())
-    assert_same(call(other, inputs(case)), call(model, inputs(case)))
+    assert_same_weights(other, model)
+    assert_same_outputs(call(other, inputs(case)), call(model, inputs(case)))
 
 
 @pytest.mark.parametrize("file", KINDS)
@@ -91,13 +93,16 @@ def test_a_deep_copy_is_a_whole_model_of_its_own(file: str, tmp_path: Path) -> N
     model = build_model(read_entry(file))
     wanted = call(model, inputs(case))
     copy = deepcopy(model)
+    assert_same_weights(copy, model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    assert_same(call(copy, inputs(case)), wanted)
+    assert_same_outputs(call(copy, inputs(case)), wanted)
     assert origin(copy).spec_text == origin(model).spec_text
     k2t.save(copy, tmp_path / "copy.pt")
-    assert_same(call(k2t.load(tmp_path / "copy.pt"), inputs(case)), wanted)
+    loaded = k2t.load(tmp_path / "copy.pt")
+    assert_same_weights(loaded, copy)
+    assert_same_outputs(call(loaded, inputs(case)), wanted)
     assert verify(tmp_path / "copy.pt").ok
 
 
@@ -110,7 +115,8 @@ def test_a_model_can_be_cast_and_cast_back(file: str) -> None:
     got = call(model.to(torch.float64), double)
     assert all(y.dtype == torch.float64 for y in got)
     assert_same(tuple(y.float() for y in got), wanted, atol=1e-6)
-    assert_same(call(model.to(torch.float32), inputs(case)), wanted)
+    assert_same_outputs(call(model.to(torch.float32), inputs(case)), wanted)
+    assert_same_weights(model, build(case.spec))
 
 
 def test_train_and_eval_reach_every_layer() -> None:
@@ -240,7 +246,8 @@ def test_a_model_can_be_pickled(file: str) -> None:
     case = fixture(file)
     model = build(case.spec)
     other = pickle.loads(pickle.dumps(model))
-    assert_same(call(other, inputs(case)), call(model, inputs(case)), atol=0)
+    assert_same_weights(other, model)
+    assert_same_outputs(call(other, inputs(case)), call(model, inputs(case)))
     assert type(other).__mro__[1:] == type(model).__mro__[1:]
     assert (repr(other), other.code, other.meta) == (repr(model), model.code, model.meta)
     assert [*other.state_dict()] == [*model.state_dict()]
@@ -345,7 +352,7 @@ def test_all_hostile_names_together_are_one_model() -> None:
     x = torch.from_numpy(values(B, 5))
     plain = build(ModelSpec(named([f"d{i}" for i in range(len(HOSTILE))]), KERAS3))
     model = build(ModelSpec(named(HOSTILE), KERAS3))
-    assert_same(call(model, (x,)), call(plain, (x,)))
+    assert_same_outputs(call(model, (x,)), call(plain, (x,)))
     assert len(model.state_dict()) == 2 * len(HOSTILE)
     assert model.training is False
     assert "os.system" not in model.code
@@ -369,7 +376,7 @@ def test_hostile_names_of_a_model_and_of_its_input_change_nothing() -> None:
         )
         model = build(ModelSpec(replace(root, name=name, graph=graph), KERAS3))
         assert type(model).__name__.isidentifier(), name
-        assert_same(call(deepcopy(model), (x,)), wanted)
+        assert_same_outputs(call(deepcopy(model), (x,)), wanted)
 
 
 @pytest.mark.parametrize("case", ["name_slash", "name_dots", "name_space", "name_unicode"])
@@ -379,7 +386,7 @@ def test_odd_names_of_real_files_survive_saving(case: str, tmp_path: Path) -> No
     k2t.save(model, tmp_path / "out.pt")
     loaded = k2t.load(tmp_path / "out.pt")
     assert list(loaded.state_dict()) == list(model.state_dict())
-    assert_same(call(loaded, inputs(fixture(file))), call(model, inputs(fixture(file))))
+    assert_same_outputs(call(loaded, inputs(fixture(file))), call(model, inputs(fixture(file))))
 
 
 # ---- the GPU -----------------------------------------------------------------------------------

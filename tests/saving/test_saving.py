@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from commands import MASKED, OLD, OLD_OUT, STACK_H5, assert_refused, contents, k2t
 from fixture_files import FIXTURES
+from same_models import assert_same_outputs, assert_same_weights
 from torch import nn
 from warm_process import run_code
 
@@ -58,11 +59,9 @@ def test_a_model_comes_back_as_it_was(source: Path, suffix: str, tmp_path: Path)
     before, out = birnn.convert(source), tmp_path / f"model{suffix}"
     birnn.save(before, out)
     after = birnn.load(out)
-    ours, theirs = before.state_dict(), after.state_dict()
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_same_weights(after, before)
     inputs = origin(before).golden.inputs
-    assert all(map(torch.equal, run(before, inputs), run(after, inputs)))
+    assert_same_outputs(run(after, inputs), run(before, inputs))
     assert origin(after).spec_text == origin(before).spec_text
     assert not after.training
 
