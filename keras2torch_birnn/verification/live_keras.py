@@ -94,8 +94,8 @@ def ask_keras(
         return _ask_about_file(source.path, config, spec, inputs)
     with tempfile.TemporaryDirectory(prefix="k2t-") as folder:
         with in_file(source.name):
-            file, *text = write_live(source.model, Path(folder))
-        return _ask_about_file(file, config or next(iter(text), None), spec, inputs)
+            file = write_live(source.model, Path(folder))
+        return _ask_about_file(file, config, spec, inputs)
 
 
 def _ask_about_file(

@@ -20,57 +20,24 @@ import numpy as np
 from keras2torch_birnn.errors import (
     ArgumentTypeError,
     InvalidModelFileError,
-    K2TError,
     UnsupportedLayerError,
     UsageError,
     printable,
 )
 from keras2torch_birnn.readers.containers.container import (
-    Architecture,
     Container,
-    HDF5Container,
     OpenPath,
 )
-from keras2torch_birnn.readers.containers.files import file_window, read_text
+from keras2torch_birnn.readers.containers.files import file_window
 from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
 from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
-from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.source import PACKAGES, is_inside, list_bases, package_of
-from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.spec import Array
 
 _FIRST_WITH_ARCHIVES = (2, 13)  # that save() writes .keras files
 _MODEL_CLASSES = ("Functional", "Sequential")
 _EXPECTED = (
     "a path (str or os.PathLike) or a built Keras model (Sequential or functional) is expected"
-)
-# Packages and name of a base class -> what an object is, what to do. The first match counts.
-_MISTAKES: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
-    (
-        PACKAGES,
-        "Layer",
-        "a layer by itself",
-        "put it in a model: keras.Sequential([keras.Input(shape), layer])",
-    ),
-    (("torch",), "Module", "a torch module", "give the Keras model that it is to be made from"),
-    (
-        ("tensorflow.python.saved_model",),
-        "_UserObject",
-        "a SavedModel that TensorFlow has loaded",
-        "give the path of its folder",
-    ),
-    (
-        ("tensorflow",),
-        "Module",
-        "a tf.Module, whose own Python code computes",
-        "k2t.weights reads its checkpoint",
-    ),
-    (
-        ("tensorflow",),
-        "AutoTrackable",
-        "an object of TensorFlow",
-        "give the path of its SavedModel folder",
-    ),
 )
 
 
@@ -83,24 +50,18 @@ def open_live(model: object) -> Container:
     with ExitStack() as opening:
         folder = TemporaryDirectory(prefix="k2t-", ignore_cleanup_errors=True)
         opening.enter_context(folder)
-        file, *text = write_live(model, Path(folder.name))
+        file = write_live(model, Path(folder.name))
         source = OpenPath(file, file_window(opening, file))
-        container: Container
-        if text:
-            with ExitStack() as reading:
-                json = read_text(file_window(reading, text[0]), "")
-            model = parse_object(json, place="to_json()", needed=["class_name", "config"])
-            container = _LiveWeights(HDF5File.open(source, opening).store, model)
-        else:
-            container = KerasArchive.open(source, opening)
+        opened = KerasArchive if file.suffix == ".keras" else HDF5File
+        container: Container = opened.open(source, opening)
         # Open files need no names, except on Windows: a process that is killed leaves nothing.
         folder.cleanup()
         container.closing = opening.pop_all()
         return container
 
 
-def write_live(model: object, folder: Path) -> tuple[Path, ...]:
-    """Let a live model be written by its own Keras: to one file, or as weights and JSON.
+def write_live(model: object, folder: Path) -> Path:
+    """Let a live model be written by its own Keras, without its optimizer, and return the file.
 
     Raises:
         ArgumentTypeError: no model of Keras; UsageError: not built; UnsupportedLayerError: its own
@@ -108,17 +69,21 @@ def write_live(model: object, folder: Path) -> tuple[Path, ...]:
     """
     keras_model = _check_model(model)
     _check_class(keras_model)
-    archive, weights, text = (folder / f"model{end}" for end in (".keras", ".h5", ".json"))
     try:
         if _version(keras_model) >= _FIRST_WITH_ARCHIVES:
-            keras_model.save(str(archive))
-            return (archive,)
-        # save() would also build the losses and metrics of the live model
-        keras_model.save_weights(str(weights))
-        text.write_text(keras_model.to_json(), encoding="utf-8")
-        return weights, text
+            keras_model.save(str(folder / "model.keras"))
+            return folder / "model.keras"
+        keras_model.save(str(folder / "model.h5"), include_optimizer=False)
+        return folder / "model.h5"
     except Exception as error:  # anything that Keras and the user's layers raise
-        raise _cannot_write(error) from error
+        reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+        raise InvalidModelFileError(
+            f"its Keras cannot write it ({reason})",
+            "set TMPDIR to a folder with room for its weights"
+            if isinstance(error, OSError)
+            else "its layers need get_config; without its optimizer and loss it is "
+            "keras.Model(model.inputs, model.outputs)",
+        ) from error
 
 
 def read_live_arrays(model: object) -> dict[str, Array]:
@@ -158,20 +123,6 @@ def _copy(value: Any, name: str) -> Array:
             f"holds {array.dtype.name}, numbers are expected", place=printable(name)
         )
     return array
-
-
-class _LiveWeights(HDF5Container):
-    """Weights in an HDF5 file, and the architecture from the live model."""
-
-    kind = "hdf5"
-
-    def __init__(self, store: Store, model: Mapping[str, Any]) -> None:
-        super().__init__(store)
-        self._model = model
-
-    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
-        """Return the model's own architecture, or the given one."""
-        return super().architecture(config or self._model)
 
 
 def _version(model: Any) -> tuple[int, int]:
@@ -216,7 +167,7 @@ def _check_class(model: Any) -> None:
     )
 
 
-def _explain(thing: object) -> K2TError:
+def _explain(thing: object) -> ArgumentTypeError:
     """Make the error for an object that is neither a path nor a model."""
     found = printable(
         f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
@@ -226,19 +177,4 @@ def _explain(thing: object) -> K2TError:
             f"an architecture without weights ({found}), {_EXPECTED}",
             "give the model itself, or a file of weights with config=FILE",
         )
-    for packages, name, what, advice in _MISTAKES:
-        if any(base == name and is_inside(module, packages) for module, base in list_bases(thing)):
-            return ArgumentTypeError(f"{what} ({found}), {_EXPECTED}", advice)
     return ArgumentTypeError(f"an object of type {found}, {_EXPECTED}")
-
-
-def _cannot_write(error: Exception) -> K2TError:
-    reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
-    full = isinstance(error, OSError)
-    return InvalidModelFileError(
-        f"its Keras cannot write it ({reason})",
-        "set TMPDIR to a folder with room for its weights"
-        if full
-        else "its layers need get_config; without its optimizer and loss it is "
-        "keras.Model(model.inputs, model.outputs)",
-    )
