@@ -1,7 +1,8 @@
 """Build the native kernel: one shared library beside the package, with no Python or torch ABI.
 
 It is optional. Without a C++ compiler the package installs and runs in plain torch. The library
-carries the hash of its sources: Python does not use one that was built from others.
+carries the hash of its sources: Python does not use one that was built from others. It is kept in
+``build/kernel``, so that what installs the package again does not compile it again.
 
 Environment variables: K2T_CXXFLAGS and K2T_LDFLAGS add flags for compiler and linker; with
 K2T_REQUIRE_KERNEL=1 there is no package without the kernel; K2T_SOURCE_URL is the address of the
@@ -10,9 +11,11 @@ project's files on the web, for the links of the description that a package inde
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import runpy
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +29,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 NATIVE = Path("keras2torch_birnn/rnn/native")
+KEPT = Path("build/kernel").absolute()
 SOURCES = runpy.run_path(str(NATIVE / "sources.py"))
 PROCESSORS = runpy.run_path(str(NATIVE / "processors.py"))
 LINKS = runpy.run_path("tools/markdown_links.py")
@@ -48,16 +52,28 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link; setuptools turns an error of an optional extension into a warning."""
+        target = Path(self.get_ext_fullpath(ext.name))
         # One that an earlier build left there would be packed if this build fails.
-        Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [*pool.map(partial(self._compile, ext), ext.sources)]
-        self.compiler.link_shared_object(
-            objects,
-            self.get_ext_fullpath(ext.name),
-            extra_postargs=["-pthread", *_words("K2T_LDFLAGS")],
-            target_lang="c++",
-        )
+        target.unlink(missing_ok=True)
+        kept = self._kept(ext)
+        if not kept.exists():
+            print("compiling the native kernel, which takes about a minute", file=sys.stderr)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = [*pool.map(partial(self._compile, ext), ext.sources)]
+            self.compiler.link_shared_object(
+                objects,
+                str(kept),
+                extra_postargs=["-pthread", *_words("K2T_LDFLAGS")],
+                target_lang="c++",
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept, target)
+
+    def _kept(self, ext: Extension) -> Path:
+        """Return where the library of these sources, flags and compiler stays for later builds."""
+        command = (*self.compiler.compiler_so, *_words("K2T_CXXFLAGS"), *_words("K2T_LDFLAGS"))
+        made_by = repr((ext.define_macros, command, platform.machine(), platform.system()))
+        return KEPT / f"libk2t-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.so"
 
     def _compile(self, ext: Extension, source: str) -> str:
         flags, optional = PROCESSORS["flags_of"](
