@@ -9,7 +9,6 @@ from importlib import import_module
 # With a ``main`` of their own, one line of help each; the others are ``tasks.TASKS``.
 SCRIPTS = {
     "convert": "Time `k2t convert` and its peak memory, against `import torch` and Keras.",
-    "stages": "Time the stages of a short call of a small model: torch's, the guard, the program.",
     "gpu": "Run what needs a CUDA device: parity of every layer, times.",
 }
 

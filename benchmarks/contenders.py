@@ -28,7 +28,7 @@ from keras2torch_birnn.bench.case import (
 )
 from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, Contender
 from keras2torch_birnn.building import build
-from keras2torch_birnn.rnn.at_once import AtOnce
+from keras2torch_birnn.freezing import freeze
 from keras2torch_birnn.rnn.native.library import find_sets
 from keras2torch_birnn.rnn.precision_settings import set_precision
 from keras2torch_birnn.running import reset_states
@@ -65,11 +65,9 @@ def _call(module: Any, stack: Stack, runs: str = VERSION) -> Prepared:
 
 
 def _by_module(stack: Stack, option: str) -> Prepared:
-    """Prepare a ``BiLSTM`` and so on; its layers one by one, if they are wanted so."""
-    if option == "one-by-one":
-        at_once: Any = AtOnce
-        at_once.run = lambda *_: None
-    return _call(module_of(stack), stack)
+    """Prepare a ``BiLSTM`` and so on, frozen or not."""
+    module = module_of(stack)
+    return _call(freeze(module) if option == "frozen" else module, stack)
 
 
 # ---- reduced precision ---------------------------------------------------------------------------
@@ -181,10 +179,10 @@ def _here(how: str, *needs: str, tolerance: float | None = None) -> Contender:
     return Contender("benchmarks.contenders", how, ("torch", *needs), tolerance=tolerance)
 
 
-STACKS = {OURS: _here("module"), "one by one": _here("module one-by-one")}
+STACKS = {OURS: _here("module frozen"), "one by one": _here("module")}
 # Reduced precision has no parity to assert: its error stands beside each time.
 PRECISIONS = {
-    "k2t float32": _here("module"),
+    "k2t float32": _here("module frozen"),
     "k2t bfloat16": _here("reduced bfloat16", tolerance=inf),
     "k2t int8": _here("reduced int8", tolerance=inf),
     "torch float32": _here("torch float32"),

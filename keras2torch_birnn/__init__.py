@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.errors import WeightMismatchError as WeightMismatchError
     from keras2torch_birnn.exporting.exporter import Exported as Exported
     from keras2torch_birnn.exporting.exporter import export as export
+    from keras2torch_birnn.freezing import freeze as freeze
     from keras2torch_birnn.inspection import inspect as inspect
     from keras2torch_birnn.layers.normalization import (
         synchronize_batch_norm as synchronize_batch_norm,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.trainers.penalties import penalty as penalty
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
-    from keras2torch_birnn.warming import warm_up as warm_up
     from keras2torch_birnn.writers import WrittenModel as WrittenModel
     from keras2torch_birnn.writers import write_back as write_back
 
@@ -70,6 +70,7 @@ _NAMES = {
         "WeightMismatchError",
     ),
     "exporting.exporter": ("Exported", "export"),
+    "freezing": ("freeze",),
     "inspection": ("inspect",),
     "layers.normalization": ("synchronize_batch_norm",),
     "layers.registry": ("MaskFlow",),
@@ -88,7 +89,6 @@ _NAMES = {
     "trainers.output_masks": ("output_mask",),
     "trainers.penalties": ("constrain_", "penalty"),
     "verification": ("ParityReport", "verify"),
-    "warming": ("warm_up",),
     "writers": ("WrittenModel", "write_back"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -174,6 +174,10 @@ class ArgumentValueError(UsageError, ValueError):
     """An argument is of the right type, but has a wrong value or shape."""
 
 
+class FrozenModelError(UsageError, AttributeError):
+    """A frozen model is asked for what only a module has."""
+
+
 def check_module(model: object) -> None:
     """Refuse what is no module of torch, such as the path of a model.
 

@@ -39,16 +39,7 @@ PRIVATE: Mapping[str, PrivateName] = {
     "count_dispatch_modes": PrivateName(
         "torch._C", "_len_torch_dispatch_stack", "modes that see every operator", _NO_MEMORY
     ),
-    "count_function_modes": PrivateName(
-        "torch._C", "_len_torch_function_stack", "modes that see every function", _NO_PROGRAMS
-    ),
     "transforms": PrivateName("torch._C", "_functorch", "transforms of torch.func", _NO_MEMORY),
-    "guards": PrivateName(
-        "torch._C",
-        "_dynamo.guards",
-        "signals that a dictionary or a tensor changed",
-        "what a prepared call depends on is compared one by one",
-    ),
     "dispatch_mode": PrivateName(
         "torch.utils._python_dispatch", "TorchDispatchMode", "recording operators", _NO_PROGRAMS
     ),
@@ -67,20 +58,8 @@ PRIVATE: Mapping[str, PrivateName] = {
         "whether a tensor changed since it was read",
         "it is assumed to have changed",
     ),
-    "neg_view": PrivateName(
-        "torch",
-        "_neg_view",
-        "a try of signals that a tensor changed",
-        "all are compared one by one",
-    ),
     "scan": PrivateName("torch._higher_order_ops.scan", "scan", _SCAN, _UNROLLED),
     "scan_op": PrivateName("torch._higher_order_ops.scan", "scan_op", _SCAN, _UNROLLED),
-    "function_name": PrivateName(
-        "torch.fx.node",
-        "_get_qualified_name",
-        "whether a function of torch has been replaced",
-        _NO_PROGRAMS,
-    ),
     "dispatch_key": PrivateName("torch._C", "DispatchKey", _SHAPES, _BY_STEP),
     "kernel_table": PrivateName("torch", "ops.aten.lstm.input.py_kernels", _SHAPES, _BY_STEP),
     "kernel_cache": PrivateName("torch", "ops.aten.lstm.input._dispatch_cache", _SHAPES, _BY_STEP),

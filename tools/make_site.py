@@ -39,7 +39,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     "Convert": ("convert", "save", "load", "inspect", "weights"),
     "Prove it": ("verify", "ParityReport"),
     "Compute": (
-        *("warm_up", "reset_states", "output_mask", "explain", "set_engine", "set_precision"),
+        *("freeze", "reset_states", "output_mask", "explain", "set_engine", "set_precision"),
     ),
     "Merge modes without Keras": ("BiLSTM", "BiGRU", "BiRNN"),
     "Train and write back": (
@@ -66,7 +66,7 @@ TYPES: Mapping[str, Sequence[str]] = {
     "plugins": ("PluginName",),
     "verification": ("Against",),
     "verification.given_inputs": ("InputData",),
-    "warming": ("InputShape",),
+    "freezing": ("InputShape",),
     "trainers.output_masks": ("Masks",),
     "rnn.engines": ("EngineRequest",),
     "rnn.native.codes": ("Precision",),

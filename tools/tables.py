@@ -422,28 +422,3 @@ MODELS = of_every_processor(
     end=_sum_models_up,
     words=(0,),
 )
-
-
-def _us(stage: str, *without: str, of: str) -> Cell:
-    """Return a cell with the least microseconds of a stage, without those that it contains."""
-
-    def say(row: Row) -> str:
-        least = {name: 1e3 * min(timing["times_ms"]) for name, timing in row.timings.items()}
-        return f"{least[stage] - sum(map(least.__getitem__, without)):.1f}"
-
-    return text(say, of)
-
-
-STAGES = of_every_processor(
-    "stages",
-    (("model, batch 1", text(_name_of)),),
-    lambda name: (
-        (f"{name}: a call, us", _us("call", of=name)),
-        ("torch's call", _us("call", "run", of=name)),
-        ("guard", _us("guard", of=name)),
-        ("checks, memory", _us("run", "guard", "program", of=name)),
-        ("native program", _us("program", of=name)),
-    ),
-    line=lambda row: row.case["path"],
-    words=(0,),
-)

@@ -68,7 +68,6 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "precision": tables.PRECISION_TIMES,
         "precision_errors": tables.PRECISION_ERRORS,
         "models": tables.MODELS,
-        "stages": tables.STAGES,
     },
     DOCS / "architecture.md": {"instruction_sets": processors.processor_table},
 }

@@ -23,9 +23,9 @@ from keras2torch_birnn.bench.case import (
     lengths_of,
     mask_of,
 )
+from keras2torch_birnn.freezing import freeze
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-from keras2torch_birnn.rnn.chain import Chain, Link
 from keras2torch_birnn.rnn.engine_settings import explain, set_engine
 from keras2torch_birnn.rnn.engines import check_request
 from keras2torch_birnn.rnn.parameters import torch_parameters
@@ -39,18 +39,27 @@ _STACKS: Mapping[str, Any] = {"lstm": BiLSTM, "gru": BiGRU, "rnn": BiRNN}
 def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
     """Prepare a case for an engine, or "compile" (torch per layer, compiled).
 
-    An engine's name that ends in "-compile": the same compiled by torch.
+    An engine's name that ends in "-frozen": the same frozen, where it does not train. In
+    "-compile": the same compiled by torch.
     """
     set_threads()
     model: nn.Module
-    how, _, compiled = how.partition("-")
+    call: Runner
+    given: tuple[Any, ...] = ()
+    how, _, form = how.partition("-")
     if isinstance(case, Model):
-        model, call = _model(case, how, device, inputs)
+        model, given = _model(case, how, device, inputs)
+        call = partial(model, *given)
     elif how in ("torch", "compile"):
         model, call = _by_hand(case, device, compiled=how == "compile")
     else:
-        model, call = _converted(case, how, device)
-    call = torch.compile(call) if compiled else call
+        model, given = _converted(case, how, device)
+        call = partial(model, *given)
+    trains = isinstance(case, Stack) and case.training
+    if form == "frozen" and not trains:
+        call = partial(freeze(model), *given)  # as other runtimes make a session
+    elif form == "compile":
+        call = torch.compile(call)
     ready = _nothing if device == "cpu" else partial(torch.accelerator.synchronize, device)
 
     def run() -> Any:
@@ -62,7 +71,7 @@ def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
     kernel = f"torch {torch.__version__}"
     runs = f"{kernel}, {torch.cuda.get_device_name(device)}" if "cuda" in device else kernel
     way = "" if how == "loop" else _describe_way(model, case, device)
-    if isinstance(case, Model) or not case.training:
+    if not trains:
         return Prepared(run, run, runs, way)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
@@ -105,13 +114,13 @@ def set_threads() -> None:
 
 def trained_exactly(stack: Stack) -> Array:
     """Compute the stack's output after one step of training, in float64, equation by equation."""
-    model, call = _converted(stack, "loop", "cpu", torch.float64)
+    model, given = _converted(stack, "loop", "cpu", torch.float64)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), RATE)
     torch.manual_seed(0)
-    call().square().mean().backward()
+    model(*given).square().mean().backward()
     optimizer.step()
-    found: Array = call().detach().numpy()
+    found: Array = model(*given).detach().numpy()
     return found
 
 
@@ -119,29 +128,33 @@ def _nothing() -> None:
     pass
 
 
-def _model(case: Model, how: str, device: str, inputs: list[Array]) -> tuple[nn.Module, Runner]:
+def _model(
+    case: Model, how: str, device: str, inputs: list[Array]
+) -> tuple[nn.Module, tuple[Tensor, ...]]:
     model = case.convert().to(device)
     set_engine(model, check_request(how))
-    given = [torch.from_numpy(x).to(device) for x in inputs]
-    return model, lambda: model(*given)
+    return model, tuple(torch.from_numpy(x).to(device) for x in inputs)
+
+
+class _InTurn(nn.ModuleList):
+    """Converted layers, each called with the output of the one before."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Any:
+        """Map (B, T, F) to (B, T, H)."""
+        for layer in self:
+            x = layer(x, mask=mask)
+        return x
 
 
 def _converted(
     stack: Stack, engine: str, device: str, dtype: torch.dtype = torch.float32
-) -> tuple[nn.Module, Runner]:
+) -> tuple[nn.Module, tuple[Tensor, Tensor | None]]:
     from keras2torch_birnn.layers.registry import convert_layer
 
-    model = nn.ModuleList([convert_layer(layer) for layer in layers_of(stack)]).eval()
+    model = _InTurn([convert_layer(layer) for layer in layers_of(stack)]).eval()
     model.to(device, dtype)
     set_engine(model, check_request(engine))
-    x, mask = _make_inputs(stack, device, dtype)
-    # As the code of a converted model calls them.
-    chain = Chain([Link((name,), recurrent=True) for name, _ in model.named_children()])
-
-    def run() -> Any:
-        return chain.call(model._modules, x, mask)
-
-    return model, run
+    return model, _make_inputs(stack, device, dtype)
 
 
 def _make_inputs(

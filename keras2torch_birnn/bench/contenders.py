@@ -12,9 +12,10 @@ from keras2torch_birnn.exporting.onnx_file import TARGET
 
 OURS = "k2t"
 PLAIN = "torch per layer"
+UNFROZEN = "k2t not frozen"
 COMPILED, LOOP = "k2t compiled", "naive loop"
 # No peers of ours: our own, and what one writes by hand with torch alone.
-NO_PEERS = (OURS, COMPILED, PLAIN, LOOP)
+NO_PEERS = (OURS, UNFROZEN, COMPILED, PLAIN, LOOP)
 
 
 Against: TypeAlias = Callable[[Case], str]
@@ -49,6 +50,10 @@ def _unmasked_torch(case: Case) -> str:
 
 def _calls(case: Case) -> str:
     return "does not train" if isinstance(case, Stack) and case.training else ""
+
+
+def _frozen_calls(case: Case) -> str:
+    return "nothing is frozen that trains" if _calls(case) else ""
 
 
 def _calls_of_stacks(case: Case) -> str:
@@ -103,7 +108,8 @@ def _by_keras(how: str, against: Against, backend: str = "tensorflow") -> Conten
 
 
 CONTENDERS: Mapping[str, Contender] = {
-    OURS: Contender(BY_TORCH, "auto"),
+    OURS: Contender(BY_TORCH, "auto-frozen"),
+    UNFROZEN: Contender(BY_TORCH, "auto", against=_frozen_calls),
     PLAIN: Contender(BY_TORCH, "torch", against=_torch_alone),
     "torch.compile": Contender(BY_TORCH, "compile", against=_unmasked_torch),
     COMPILED: Contender(BY_TORCH, "auto-compile"),

@@ -1,7 +1,8 @@
 """Torch's operators as operations of the native library.
 
 ``OPERATORS``: how each is recorded, as a function of the values, the operator's result and its
-arguments. ``VIEWS``: those that show the same numbers.
+arguments. ``VIEWS``: those that show the same numbers. ``SOURCES``: those
+that make numbers of none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from keras2torch_birnn.rnn.native.codes import ACTIVATIONS
 from keras2torch_birnn.rnn.native.program import to_word
 
 # Of ids and other integers, all that float32 holds exactly.
-_EXACT = 1 << 24
+EXACT = 1 << 24
+# Steps that are turned around, each of which is an operation.
+_LONG = 1024
+# Of torch's selu.
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 aten: Any = torch.ops.aten
 Recording = Callable[..., Value]
@@ -45,7 +50,7 @@ def _compare(name: str, *, turned: bool = False) -> Recording:
     def lower(r: Values, result: Tensor, a: Any, b: Any) -> Value:
         numbers = [x for x in (a, b) if not isinstance(x, Tensor)]
         integers = [x for x in (a, b) if isinstance(x, Tensor) and not x.is_floating_point()]
-        if any(abs(x) >= _EXACT for x in numbers) or (
+        if any(abs(x) >= EXACT for x in numbers) or (
             len(integers) == 2 and any(x.dtype is not torch.bool for x in integers)
         ):
             raise NotRecordedError("large integers")
@@ -194,6 +199,51 @@ def _cat(r: Values, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> 
     return to
 
 
+def _stack(r: Values, result: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> Value:
+    if not result.numel() or any(t.dtype is not result.dtype for t in tensors):
+        raise NotRecordedError("stack")
+    to = r.new(result.shape)
+    for part, tensor in zip(to.meta.unbind(dim), tensors, strict=True):
+        r.map("copy", to._replace(meta=part), (r.value(tensor),))
+    return to
+
+
+def _flip(r: Values, result: Tensor, x: Tensor, dims: Sequence[int]) -> Value:
+    if not result.numel() or len(dims) != 1 or x.shape[dims[0]] > _LONG:
+        raise NotRecordedError("flip")
+    value, to = r.value(x), r.new(result.shape)
+    sources = value.meta.unbind(dims[0])
+    for part, source in zip(to.meta.unbind(dims[0]), reversed(sources), strict=True):
+        r.map("copy", to._replace(meta=part), (value._replace(meta=source),))
+    return to
+
+
+def _subtract_from(r: Values, result: Tensor, a: Tensor, b: float, alpha: float = 1) -> Value:
+    only_floats(a)
+    return r.elementwise("add", result, b, a, p=-float(alpha))
+
+
+def _negate(r: Values, result: Tensor, x: Tensor) -> Value:
+    only_floats(x)
+    return r.elementwise("multiply", result, x, -1.0)
+
+
+def _elu(
+    r: Values,
+    result: Tensor,
+    x: Tensor,
+    alpha: float = 1.0,
+    scale: float = 1.0,
+    input_scale: float = 1.0,
+) -> Value:
+    only_floats(x)
+    if (alpha, scale, input_scale) == (_SELU_ALPHA, _SELU_SCALE, 1.0):
+        return r.elementwise("activation", result, x, more=ACTIVATIONS["selu"])
+    if (scale, input_scale) != (1.0, 1.0):
+        raise NotRecordedError("elu")
+    return r.elementwise("activation", result, x, p=alpha, more=ACTIVATIONS["elu"])
+
+
 def _pad(r: Values, result: Tensor, x: Tensor, pads: Sequence[int], number: float = 0.0) -> Value:
     only_floats(x)
     if min(pads) < 0 or not x.numel():
@@ -212,7 +262,7 @@ def _pad(r: Values, result: Tensor, x: Tensor, pads: Sequence[int], number: floa
 def _embedding(r: Values, result: Tensor, table: Tensor, ids: Tensor, *_: Any) -> Value:
     only_floats(table)
     rows, columns = table.shape
-    if rows >= _EXACT or not result.numel():
+    if rows >= EXACT or not result.numel():
         raise NotRecordedError("embedding")
     weights, at, to = r.value(table), r.dense(r.value(ids)), r.new(result.shape)
     if weights.meta.stride(1) != 1:
@@ -292,6 +342,12 @@ VIEWS = frozenset(
     }
 )
 
+# Those that make tensors of numbers alone.
+SOURCES = frozenset(
+    {aten.arange.default, aten.arange.start, aten.full.default, aten.ones.default}
+    | {aten.zeros.default}
+)
+
 OPERATORS: Mapping[Any, Recording] = {
     aten.add.Tensor: _add(1.0),
     aten.sub.Tensor: _add(-1.0),
@@ -349,6 +405,11 @@ OPERATORS: Mapping[Any, Recording] = {
     aten.bmm.default: _multiply,
     aten.addmm.default: _addmm,
     aten.cat.default: _cat,
+    aten.stack.default: _stack,
+    aten.flip.default: _flip,
+    aten.rsub.Scalar: _subtract_from,
+    aten.neg.default: _negate,
+    aten.elu.default: _elu,
     aten.constant_pad_nd.default: _pad,
     aten.embedding.default: _embedding,
     aten.convolution.default: convolution,

@@ -75,9 +75,12 @@ class Values:
             raise NotRecordedError("a tensor from elsewhere")
         return found
 
-    def knows(self, tensor: Tensor) -> bool:
-        """Return whether the place of a tensor's numbers is known."""
-        return id(tensor) in self._values
+    def real(self, tensor: Tensor) -> Tensor:
+        """Return the weight that a tensor without values stands for."""
+        value = self.value(tensor)
+        if value.kind != "address":
+            raise NotRecordedError("weights that are computed")
+        return value.meta
 
     def new(self, like: Tensor | Sequence[int]) -> Value:
         """Return a new place: of these sizes, or with the strides of this meta tensor."""

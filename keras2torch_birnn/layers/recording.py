@@ -1,102 +1,168 @@
 """A model's operations for given sizes, recorded as a program of the native library.
 
-The model runs once under a mode that sees every operator of torch. Views become strides, recurrent
-modules are one operation each, and an operator that the library lacks ends the recording: the
-model then runs as before.
+What runs once is a twin of the model, whose weights and inputs have no values, under a mode that
+sees every operator of torch. Whoever reads a value, to branch on it or to compute by other means,
+gets an error, so no value of one call becomes part of a program. Views become strides, recurrent
+layers are one operation each, and what depends on weights alone is computed now.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from keras2torch_birnn.layers.recorded_operators import OPERATORS, VIEWS, aten
-from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
-from keras2torch_birnn.merge_modes import merge_outputs
-from keras2torch_birnn.rnn.chain import LAST_STATE, RECURRENT_CLASSES, may_choose_kernel, pays
-from keras2torch_birnn.rnn.engines.static import SEVERAL
-from keras2torch_birnn.rnn.modules import Plan, RecurrentModule, recurrent_forward
-from keras2torch_birnn.rnn.native.codes import STATES
-from keras2torch_birnn.rnn.native.op import order_states
-from keras2torch_birnn.rnn.native.program import NativeLayer, Writer
-from keras2torch_birnn.rnn.observed_code import Observer, is_ours
+from keras2torch_birnn.layers.recorded_layers import LayerRecorder
+from keras2torch_birnn.layers.recorded_operators import EXACT, OPERATORS, SOURCES, VIEWS, aten
+from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value
+from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.native.library import why_missing
+from keras2torch_birnn.rnn.native.program import ARGUMENTS_AT_MOST, Program
+from keras2torch_birnn.rnn.tensor_memory import has_global_hooks
 from keras2torch_birnn.torch_private import find
 
+# Multiply-adds beside the recurrent layers on one thread, and times the threads on several: for
+# more, torch's kernels may take no longer. Floats of the workspace, of which each thread has one.
+WORK, WORK_OF_SEVERAL, FLOATS = 32_000_000, 8_000_000, 1 << 24
 
-def record(
-    model: nn.Module,
-    graph: fx.Graph,
-    inputs: Sequence[Tensor],
-    work: int,
-    floats: int,
-    observer: Observer,
-) -> tuple[Writer, list[torch.Size], bool]:
-    """Record a model: its program, the sizes of its outputs, and whether they are a tuple.
+_IS_CPU = attrgetter("is_cpu")
+_FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
+_make_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
 
-    graph: of the model, which computes in evaluation mode. work, floats: how much of these the
-    program may have. observer: takes note of the model's code.
+# ---- the tensors of a call ----------------------------------------------------------------------
+
+_CONSTANTS = (type(None), bool, int, float, str)
+
+
+class UnknownStructureError(Exception):
+    """Arguments hold what no program is recorded for, such as a packed sequence."""
+
+
+def take_apart(value: Any, leaves: list[Tensor]) -> Any:
+    """Append all tensors to ``leaves``; return a hashable form of what holds them.
 
     Raises:
-        NotRecordedError: the library lacks something, or the model is too large.
+        UnknownStructureError: they are not in tuples, lists and dicts.
     """
-    if _RecordingMode is None:
-        raise NotRecordedError("torch shows no operators")
-    recorder = _Recorder(model, observer)
-    writer = recorder.values.writer
-    rest = iter(enumerate(inputs, 1))
-    found: dict[fx.Node, Any] = {}
-    with torch.inference_mode(False), torch.no_grad():
-        for node in graph.nodes:
-            args = fx.node.map_arg(node.args, found.__getitem__)
-            kwargs = fx.node.map_arg(node.kwargs, found.__getitem__)
-            if node.op == "placeholder":
-                number, x = next(rest)
-                found[node] = recorder.values.read(number, x.clone())
-            elif node.op == "output":
-                (result,) = args
-                outputs = result if isinstance(result, tuple) else (result,)
-                for number, y in enumerate(outputs, 1 + len(inputs)):
-                    recorder.values.write(number, y)
-                writer.argument_count = len(inputs) + len(outputs)
-                sizes = [y.shape for y in outputs]
-                return writer, sizes, isinstance(result, tuple)
-            else:
-                found[node] = _call(model, recorder, node, args, kwargs)
-            if writer.work > work or writer.floats > floats:
-                raise NotRecordedError("a large model")
-    raise NotRecordedError("no output")
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return len(leaves) - 1
+    kind = type(value)
+    if kind is dict:
+        return dict, tuple((name, take_apart(one, leaves)) for name, one in value.items())
+    if kind in (tuple, list):
+        return kind, tuple(take_apart(one, leaves) for one in value)
+    if kind in _CONSTANTS:
+        return kind, value
+    raise UnknownStructureError(kind.__name__)
 
 
-def _call(model: nn.Module, recorder: _Recorder, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        if type(module) in RECURRENT_CLASSES:
-            return recorder.run_layer(cast(Any, module), *args, **kwargs)
-        return recorder.see(module, *args, **kwargs)
-    if node.op == "call_function":
-        return recorder.see(_find_function(cast(Callable[..., Any], node.target)), *args, **kwargs)
-    if node.op == "call_method":
-        return recorder.see(getattr(args[0], str(node.target)), *args[1:], **kwargs)
-    if node.op == "get_attr":  # of a module that a function calls
-        return model.get_submodule(str(node.target))
-    raise NotRecordedError(node.op)
+def put_together(form: Any, leaves: Sequence[Any]) -> Any:
+    """Return what ``take_apart`` took apart, with other leaves."""
+    if isinstance(form, int):
+        return leaves[form]
+    kind, inner = form
+    if kind is dict:
+        return {name: put_together(one, leaves) for name, one in inner}
+    return inner if kind in _CONSTANTS else kind(put_together(one, leaves) for one in inner)
 
 
-def _find_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function of a graph, which has torch's own by name in its code."""
-    if not (is_ours(function) or isinstance(function, type(torch.add))):
-        raise NotRecordedError("a function of others")
-    if (name_of := find("function_name")) is None:
-        raise NotRecordedError("a function whose name torch does not tell")
-    package, _, path = name_of(function).partition(".")
-    if package == "torch" and attrgetter(path)(torch) is not function:
-        raise NotRecordedError("a function that another has replaced")
-    return function
+# ---- recording ----------------------------------------------------------------------------------
+
+
+class Recorded(NamedTuple):
+    """A program, tensors like the outputs, and the form of what holds these; None for one alone."""
+
+    program: Program
+    like: Sequence[Tensor]
+    form: Any
+
+    def run(self, leaves: Sequence[Tensor]) -> Any:
+        """Return the outputs; None where values leave them to torch.
+
+        leaves: plain tensors on the CPU, of the sizes and dtypes of the recording.
+
+        Raises:
+            MemoryError: no workspace.
+        """
+        outputs = [*map(_make_like, self.like)]
+        dense = [*map(Tensor.contiguous, leaves)]
+        if not self.program.run([*map(Tensor.data_ptr, dense), *map(Tensor.data_ptr, outputs)]):
+            return None
+        return outputs[0] if self.form is None else put_together(self.form, outputs)
+
+
+class Twin:
+    """A copy of a model whose tensors have no values, each with the real one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        real = {id(t): t for t in chain(model.parameters(), model.buffers())}
+        bare: dict[int, Any] = {key: _without_values(t) for key, t in real.items()}
+        self.model: Any = copy.deepcopy(model, dict(bare))
+        self.pairs = [(bare[key], t.detach()) for key, t in real.items()]
+
+    def record(self, form: Any, leaves: Sequence[Tensor]) -> Recorded:
+        """Record a call; form: of its arguments and named arguments, None for leaves alone.
+
+        Raises:
+            NotRecordedError: the library lacks something, or the model is too large. The message
+                is the reason.
+        """
+        if reason := self._why_not(leaves):
+            raise NotRecordedError(reason)
+        recorder = _Recorder(self)
+        writer = recorder.values.writer
+        with torch.inference_mode(False), torch.no_grad():
+            read = [
+                recorder.values.read(i, torch.empty(t.shape, dtype=t.dtype, device="meta"))
+                for i, t in enumerate(leaves, 1)
+            ]
+            args, named = (tuple(read), {}) if form is None else put_together(form, read)
+            result = recorder.call(self.model, args, named)
+            outputs: list[Tensor] = []
+            try:
+                form_of_outputs = take_apart(result, outputs)
+            except UnknownStructureError as error:
+                raise NotRecordedError(f"an output of {error}") from None
+            for i, y in enumerate(outputs, 1 + len(read)):
+                recorder.values.write(i, y)
+        writer.argument_count = len(read) + len(outputs)
+        threads = torch.get_num_threads()
+        most = WORK if threads == 1 else WORK_OF_SEVERAL // threads
+        if writer.work > most or writer.floats > FLOATS:
+            raise NotRecordedError("much to compute beside recurrent layers")
+        if writer.argument_count + len(writer.layers) >= ARGUMENTS_AT_MOST:
+            raise NotRecordedError("many inputs, outputs and layers")
+        like = [_FLOAT.expand(y.shape) for y in outputs]
+        alone = isinstance(result, Tensor)
+        return Recorded(Program(writer), like, None if alone else form_of_outputs)
+
+    def _why_not(self, leaves: Sequence[Tensor]) -> str:
+        if reason := why_missing():
+            return reason
+        if _RecordingMode is None:
+            return "torch shows no operators"
+        if engines.REQUESTED not in ("auto", "native"):
+            return f"the engine {engines.REQUESTED!r} was chosen"
+        if has_global_hooks() or any(
+            m._forward_hooks or m._forward_pre_hooks for m in self.model.modules()
+        ):
+            return "a module with hooks"
+        if not all(map(_IS_CPU, (*leaves, *(t for _, t in self.pairs)))):
+            return "not on the CPU"
+        return "" if all(map(torch.numel, leaves)) else "no numbers"
+
+
+def _without_values(tensor: Tensor) -> Tensor:
+    size, stride = tensor.shape, tensor.stride()
+    bare = torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta")
+    return nn.Parameter(bare, requires_grad=False) if isinstance(tensor, nn.Parameter) else bare
 
 
 def _dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -113,147 +179,118 @@ _RecordingMode: Any = _dispatch_mode and type(
 )
 
 
-class _Recorder:
-    """A program of the operators that a model calls.
+class _Recorder(LayerRecorder):
+    """A program of the operators that a twin calls."""
 
-    Nothing that it holds refers to it: its tensors, among them views of the weights, go with it.
-    """
+    def __init__(self, twin: Twin) -> None:
+        super().__init__()
+        # The first reason not to record, and an error of this package's own.
+        self._refused: NotRecordedError | None = None
+        self._failed: Exception | None = None
+        # Of tensors whose numbers are known now, by their ids, which stay theirs.
+        self._real: dict[int, Tensor] = {}
+        self._alive: list[Tensor] = []
+        for bare, tensor in twin.pairs:
+            self._keep(bare, tensor)
 
-    def __init__(self, model: nn.Module, observer: Observer) -> None:
-        self.values, self._observer = Values(), observer
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.dtype is torch.float32 and tensor.is_cpu:
-                self.values.keep(tensor, Value("address", 0, tensor.detach()))
+    def call(self, model: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Call a twin, and write all that it computes.
 
-    def see(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call a function, and write all operators that it runs."""
+        Raises:
+            NotRecordedError: the library lacks something, or the model reads values.
+        """
         mode = _RecordingMode()
-        mode.see = partial(self._observer.record, self._write)
-        with mode, self._observer:
-            return function(*args, **kwargs)
+        mode.see = self._write
+        try:
+            with self.in_place_of_layers(model), mode:
+                result = model(*args, **named)
+        except NotRecordedError:
+            raise
+        except Exception as error:
+            if self._failed is not None:
+                raise self._failed from None
+            if self._refused is None:  # of the model's code, for tensors without values
+                text = str(error).partition("\n")[0]
+                raise NotRecordedError(f"{type(error).__name__}: {text}") from error
+        if self._refused is not None:  # also where the model's code goes on after an error
+            raise self._refused
+        return result
 
     def _write(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator, and write it."""
+        if not self.active:
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        try:
+            self._lower(func, args, kwargs, result)
+        except NotRecordedError as error:
+            self._refused = self._refused or error
+            raise
+        except Exception as error:
+            self._failed = self._failed or error
+            raise
+        return result
+
+    def _lower(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         if func._schema.is_mutable:
             raise NotRecordedError(str(func))
-        result = func(*args, **kwargs)
+        if self._depends_on_weights_alone(func, (*args, *kwargs.values())):
+            return self._compute_now(func, args, kwargs, result)
+        if func in SOURCES:
+            return self._compute_now(func, args, {**kwargs, "device": "cpu"}, result)
         if func in VIEWS:
-            self.values.view(func, args, kwargs, result)
-            return result
+            return self.values.view(func, args, kwargs, result)
         if func is aten.empty.memory_format:  # which no other operator may read
-            return result
-        lower = OPERATORS.get(func)
+            return None
+        lower: Callable[..., Value] | None = OPERATORS.get(func)
         if lower is None:
             raise NotRecordedError(str(func))
         value = lower(self.values, result, *args, **kwargs)
         first = result[0] if isinstance(result, tuple) else result
         if value.meta.shape != first.shape:
             raise NotRecordedError(f"{func}: the sizes differ")
-        self.values.keep(first, value)
-        return result
+        return self.values.keep(first, value)
 
-    def run_layer(
-        self,
-        module: RecurrentModule,
-        x: Tensor,
-        mask: Tensor | None = None,
-        initial_state: Sequence[Tensor] | None = None,
-    ) -> Any:
-        """Write a recurrent layer; return tensors of its outputs, without their numbers."""
-        plan, layer, native = module.plan, module.rnn_layer(), module.native
-        if native is None or plan.stateful or not may_choose_kernel(module):
-            raise NotRecordedError("a layer that the kernel cannot run")
-        self._observe(module, x, mask, initial_state)
-        self._check_weights(cast(Any, module), layer.parameters)
-        _check_input(module, x)
-        _check_mask(module, x, mask, starts=initial_state is not None)
-        values, directions = self.values, len(plan.rules)
-        rows, time, _ = x.shape
-        units = layer.get_weight_hh().shape[1]
-        merge = plan.merge_mode if plan.return_sequences else None
-        width = units if merge not in (None, "concat") else directions * units
-        final = values.new((directions * STATES[native.kind], rows, units))
-        sequences = plan.return_sequences
-        out = values.new((rows, time, width) if sequences else (directions, rows, units))
-        read = [values.dense(values.value(t)).operand() for t in (x, mask) if t is not None]
-        strides = (time * x.shape[2], x.shape[2])
-        rooms = (2 * rows, x.numel(), rows * time * width if sequences else 0)  # lengths: 8 bytes
-        masked = [0, 0, 0, 0] if mask is None else [read[1], *map(self._reserve, rooms)]
-        starts = self._starts(initial_state, directions, (rows, units))
-        outs = (out.operand(), 0) if sequences else (0, out.operand())
-        zeros = [rule == "zeros" for rule in plan.rules]
-        words = (rows, time, read[0], *strides, *masked, *starts, *outs, final.operand())
-        described = NativeLayer(native, layer.parameters, merge, plan.against_time)
-        values.writer.emit_layer(described, (*words, 0, 0, zeros[0], zeros[-1]))
-        outputs = self._outputs(plan, out)
-        tail = map(self._show, _parts(final)) if plan.return_state else ()
-        result = (*outputs, *tail)
-        return result[0] if len(result) == 1 else result
+    def _keep(self, bare: Tensor, real: Tensor) -> None:
+        """Take note of a tensor whose numbers are known now."""
+        self._real[id(bare)] = real
+        if _is_exact(real):
+            number = real.float()
+            self.values.keep(bare, Value("address", 0, number))
+            self.values.writer.numbers.append(number)
+        else:
+            self._alive.append(bare)
 
-    def _observe(self, module: Any, *args: Any) -> None:
-        """Call a layer as the model does, for its code; the numbers are not used."""
-        kind = type(module)
-        if kind.forward is not recurrent_forward or (
-            kind.run_sequence is not RecurrentModule.run_sequence
+    def _find_real(self, value: Any) -> Any:
+        """Return the real tensor that a tensor stands for, None for one that depends on inputs."""
+        return self._real.get(id(value)) if isinstance(value, Tensor) else value
+
+    def _depends_on_weights_alone(self, func: Any, given: Sequence[Any]) -> bool:
+        nested = [one for many in given if isinstance(many, (list, tuple)) for one in many]
+        if torch.Tag.nondeterministic_seeded in func.tags or any(
+            isinstance(one, Tensor) for one in nested
         ):
-            raise NotRecordedError("a layer that is computed in another way")
-        with self._observer:
-            module(*args)
+            return False
+        tensors = [t for t in given if isinstance(t, Tensor)]
+        return bool(tensors) and all(id(t) in self._real for t in tensors)
 
-    def _outputs(self, plan: Plan, out: Value) -> tuple[Tensor, ...]:
-        """Return tensors of a layer's outputs, merged if they are to be."""
-        if not plan.return_sequences:
-            lasts = tuple(map(self._show, _parts(out)))
-            merged: tuple[Tensor, ...] = self.see(merge_outputs, lasts, plan.merge_mode)
-            return merged
-        apart = plan.merge_mode is None and len(plan.rules) == 2
-        metas = out.meta.chunk(2, dim=2) if apart else (out.meta,)
-        return tuple(self._show(out._replace(meta=meta)) for meta in metas)
-
-    def _check_weights(self, module: nn.Module, parameters: Sequence[Tensor | None]) -> None:
-        held = {id(t) for t in (*module._parameters.values(), *module._buffers.values())}
-        for p in parameters:
-            if p is not None and not (id(p) in held and self.values.knows(p)):
-                raise NotRecordedError("weights that are computed")
-
-    def _reserve(self, floats: int) -> int:
-        return ~self.values.writer.reserve(floats) if floats else 0
-
-    def _starts(
-        self, initial: Sequence[Tensor] | None, directions: int, shape: tuple[int, ...]
-    ) -> list[int]:
-        """Return the operands of h of both directions, then of c."""
-        states = initial or ()
-        if len(states) % directions or any(s.shape != shape for s in states):
-            raise NotRecordedError("initial states that do not fit")
-        at = [self.values.dense(self.values.value(s)).operand() for s in states]
-        return order_states(at, len(states) // directions)
-
-    def _show(self, value: Value) -> Tensor:
-        """Return a tensor of zeros for a place."""
-        tensor = torch.zeros(value.meta.shape, dtype=torch.float32, device="cpu")
-        self.values.keep(tensor, value)
-        return tensor
+    def _compute_now(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """Run an operator of weights alone, which stay as they are."""
+        real = self._find_real
+        found = func(*map(real, args), **{name: real(one) for name, one in kwargs.items()})
+        several = isinstance(result, (tuple, list))
+        for bare, number in zip(
+            *((result, found) if several else ((result,), (found,))), strict=True
+        ):
+            if isinstance(bare, Tensor):
+                self._keep(bare, number)
 
 
-def _parts(value: Value) -> list[Value]:
-    return [value._replace(meta=meta) for meta in value.meta.unbind(0)]
-
-
-def _check_input(module: RecurrentModule, x: Tensor) -> None:
-    features = module.rnn_layer().get_weight_ih().shape[1]
-    if x.dim() != 3 or x.shape[2] != features or 0 in x.shape or x.dtype is not torch.float32:
-        raise NotRecordedError("an input that does not fit")
-
-
-def _check_mask(module: RecurrentModule, x: Tensor, mask: Tensor | None, *, starts: bool) -> None:
-    plan = module.plan
-    if mask is None:
-        if x.shape[0] >= SEVERAL and not pays(module):
-            raise NotRecordedError("a layer for torch's kernel")
-        return
-    if mask.shape != x.shape[:2] or plan.against_time or not LAST_STATE.issuperset(plan.rules):
-        raise NotRecordedError("a mask that the library does not know")
-    merged = plan.return_sequences and plan.merge_mode not in (None, "concat")
-    if (starts or merged) and set(plan.rules) != {"zeros"}:
-        raise NotRecordedError("a mask beside initial states or merged outputs")
+def _is_exact(tensor: Tensor) -> bool:
+    """Return whether a tensor's numbers, such as flags or ids, are all numbers of float32."""
+    if tensor.dtype in (torch.float32, torch.bool):
+        return True
+    integers = not (tensor.is_floating_point() or tensor.is_complex())
+    return integers and bool((tensor.abs() < EXACT).all())

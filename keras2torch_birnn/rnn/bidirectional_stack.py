@@ -17,7 +17,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.types import Device
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, printable
-from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.arguments import (
     MergeMode,
     check_flags,
@@ -26,7 +25,6 @@ from keras2torch_birnn.rnn.arguments import (
     find_function,
     resolve_merge_modes,
 )
-from keras2torch_birnn.rnn.at_once import AtOnce, Result
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, requested_engine
@@ -61,7 +59,6 @@ class BidirectionalStack(nn.Module):
     bidirectional = True
     proj_size = 0
     precision: ReducedPrecision | None = None
-    _at_once: AtOnce | None = None
 
     def __init__(
         self,
@@ -225,6 +222,18 @@ class BidirectionalStack(nn.Module):
             final = tuple(s[:, 0] for s in final)
         return _map_outputs(as_input, out), _as_hx(final)
 
+    def mark_valid(self, lengths: Tensor | Sequence[int] | int, input: Tensor) -> Tensor:
+        """Return the mask that stands for ``lengths`` of an input of 2 or 3 dimensions.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError: as ``forward``.
+        """
+        counts = _count_steps(lengths, input, batch_first=self.batch_first)
+        steps_first = input.dim() == 3 and not self.batch_first
+        steps = torch.arange(input.shape[0 if steps_first else -2], device=counts.device)
+        mask = steps < counts[..., None]
+        return (mask.t() if steps_first else mask).to(input.device)
+
     def explain(self, batch: int = 1, *, masked: bool = False) -> tuple[Choice, ...]:
         """Return the engine of each layer and the reason, for this batch size.
 
@@ -345,20 +354,7 @@ class BidirectionalStack(nn.Module):
         initial: tuple[tuple[State, ...], ...] | None,
     ) -> tuple[Merged, tuple[Tensor, ...]]:
         """Run all layers on x (B, T, F), on the steps that ``lengths`` or ``mask`` make valid."""
-        found_at_once = self._run_at_once(x, lengths, mask, initial)
-        if found_at_once is not None:
-            return found_at_once
         lengths = None if lengths is None else lengths.to(x.device)
-        return self._run_in_turn(x, lengths, mask, initial)
-
-    def _run_in_turn(
-        self,
-        x: Tensor,
-        lengths: Tensor | None,
-        mask: Tensor | None,
-        initial: tuple[tuple[State, ...], ...] | None,
-    ) -> Result:
-        """Run all layers one by one."""
         layers = self.rnn_layers()
         weight = layers[0].get_weight_ih()
         if initial or x.dtype is not weight.dtype:
@@ -375,24 +371,6 @@ class BidirectionalStack(nn.Module):
                 out = nn.functional.dropout(out, self.dropout, self.training)
             finals += states
         return out, _stack_states(finals)
-
-    def _run_at_once(
-        self,
-        x: Tensor,
-        lengths: Tensor | None,
-        mask: Tensor | None,
-        initial: tuple[tuple[State, ...], ...] | None,
-    ) -> Result | None:
-        """Run all layers in one call of the native kernel; None where that is impossible."""
-        if torch.compiler.is_compiling() or self._native is None:
-            return None
-        if (self.engine or engines.REQUESTED) not in ("auto", "native"):
-            return None
-        if self._at_once is None or self._at_once.merges is not self.merge_mode:
-            names = chain.from_iterable(map(_names, range(self.num_layers)))
-            count = sum(map(len, self._weight_names()))
-            self._at_once = AtOnce(names, count, self.merge_mode, self._native.states)
-        return self._at_once.run(self, x, lengths, mask, initial)
 
     def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, LastStates]:
         """Pad, run and pack again, in the order of the packed rows; states are in the caller's."""

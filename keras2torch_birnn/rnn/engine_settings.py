@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol, overload, runtime_checkable
 
 from torch import nn
 
@@ -14,24 +15,46 @@ from keras2torch_birnn.rnn.engines.select import explain_layer
 from keras2torch_birnn.rnn.modules import RecurrentModule
 
 
+@runtime_checkable
+class FrozenCalls(Protocol):
+    """A frozen model: the result of ``freeze``."""
+
+    def explain_calls(self) -> Mapping[str, str]:
+        """Tell of each set of sizes so far: "one call", or why its modules are called."""
+        ...
+
+
+@overload
+def explain(model: FrozenCalls) -> Mapping[str, str]: ...
+
+
+@overload
 def explain(
     model: nn.Module, batch: int = 1, *, masked: bool = False
-) -> Mapping[str, tuple[Choice, ...]]:
+) -> Mapping[str, tuple[Choice, ...]]: ...
+
+
+def explain(
+    model: nn.Module | FrozenCalls, batch: int = 1, *, masked: bool = False
+) -> Mapping[str, str] | Mapping[str, tuple[Choice, ...]]:
     """Map the name of every recurrent module to engine and reason, one for each of its layers.
 
     It is the choice for the modules' current device, dtype, mode and engine, gradients or not.
 
     Args:
-        model: Any module.
+        model: Any module, or what ``freeze`` returned.
         batch: Rows of the call.
         masked: Whether the call has a mask.
 
     Returns:
-        Names of modules, and for each layer the engine that would run and why.
+        Names of modules, and for each layer the engine that would run and why. Of a frozen model
+        each set of sizes that was called so far, and "one call", or why its modules are called.
 
     Raises:
         UsageError: The engine that was set cannot run.
     """
+    if isinstance(model, FrozenCalls):
+        return model.explain_calls()
     check_module(model)
     return {
         name: choices

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tables
 
-from benchmarks import __main__, contenders, convert, run, stages, tasks
+from benchmarks import __main__, contenders, convert, run, tasks
 from benchmarks.floor import floor_ms
 from keras2torch_birnn.bench import measure
 from keras2torch_birnn.bench.case import Model, Stack
@@ -135,21 +135,6 @@ def test_each_processor_has_a_file_and_columns_of_its_own(
     assert line == (
         "| GRU | 1x64x64x64 | 1 | 10 | 0.50 |  |  | 0.30 |  |  | 10 | 0.50 |  |  | 0.50 |  |  |"
     )
-
-
-def test_the_stages_of_a_call_are_parts_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    monkeypatch.setattr(stages, "RESULTS", tmp_path)
-    monkeypatch.setattr(stages, "FIXTURES", ("mask_stack_bi_dense",))
-    stages.main(["--rounds", "5"])
-    assert capsys.readouterr().out.startswith("mask_stack_bi_dense.h5 {'call': ")
-    head, _, line = tables.STAGES().splitlines()
-    assert head.split(" | ")[2:] == ["torch's call", "guard", "checks, memory", "native program |"]
-    call, *parts = map(float, line.strip(" |").split(" | ")[1:])
-    assert sum(parts) == pytest.approx(call, abs=0.5)
-    assert all(part < call for part in parts)
 
 
 def test_no_folder_of_a_machine_is_in_the_results() -> None:

@@ -41,11 +41,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def run_by(bit: int) -> Iterator[None]:
     """Let the kernel run by one instruction set."""
     from keras2torch_birnn.layers import recorded_values
-    from keras2torch_birnn.rnn.native import gradient, op, program, stack
+    from keras2torch_birnn.rnn.native import gradient, op, program
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (op, gradient, stack, program, recorded_values):
-            # No function of ours: a program would not stand for code of others.
+        for module in (op, gradient, program, recorded_values):
             patch.setattr(module, "instruction_set", partial(int, bit))
         yield
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import ctypes
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,79 +98,38 @@ class Writer:
         self.emit("recurrent", (0, *words))
 
 
-class PreparedCalls:
-    """Calls that a module prepares. Copied and pickled as None: a copy prepares its own."""
+class Program:
+    """Words of a program, with the packed weights of its layers. Several threads may run it.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()
+    No weight that it reads changes afterwards: none is compared.
+    """
 
+    def __init__(self, writer: Writer) -> None:
+        """Pack the weights.
 
-class _Described(NamedTuple):
-    """Addresses of each layer's ``K2tLayer``, with weights to compare or without; their memory."""
-
-    compared: Sequence[int]
-    unchecked: Sequence[int]
-    alive: Sequence[Any]
-
-
-class PackedLayers:
-    """Recurrent layers of a prepared call, with packed weights. Several threads may run them."""
-
-    def __init__(self, isa: int) -> None:
-        """Pack nothing yet. isa: the bit of an instruction set."""
-        self._isa = isa
-        self._described: _Described | None = None
-
-    def run(self, find: Callable[[], Sequence[NativeLayer]], write: Callable[..., bytes]) -> int:
-        """Run a program; return 0 or the code of an error.
-
-        find: the layers, asked for where their weights are not packed. write: the ``K2tProgram``
-        and what follows it, for the addresses of the layers' ``K2tLayer``.
+        Raises:
+            ValueError: a weight does not fit its cell.
         """
-        use_torch_threads()
-        run = library().k2t_run_program
-        found = self._described or self._describe(find(), stale=False)
-        code: int = run(self._isa, write(*found.compared))
-        if code == codes.STALE:
-            found = self._describe(find(), stale=True)
-            # Not compared again: another thread may change them all the time.
-            code = run(self._isa, write(*found.unchecked))
-        return code
-
-    def _describe(self, layers: Sequence[NativeLayer], *, stale: bool) -> _Described:
-        """Pack the weights. stale: the kernel found that some have changed."""
-        packed = [
-            cached_pack(one.cell.kind, one.parameters, self._isa, stale=stale) for one in layers
-        ]
+        self._words, self._isa = array("q", writer.words), instruction_set()
+        for number, position in enumerate(writer.positions, 1 + writer.argument_count):
+            self._words[position] = number
+        packed = [cached_pack(one.cell.kind, one.parameters, self._isa) for one in writer.layers]
         fields = b"".join(
             LAYER.pack(
-                address,
+                weights.unchecked,
                 *one.cell.codes[1:],
                 *one.cell.options,
                 codes.merge_code(one.merge),
                 one.from_end,
             )
-            for weights, one in zip(packed, layers, strict=True)
-            for address in (weights.address, weights.unchecked)
+            for weights, one in zip(packed, writer.layers, strict=True)
         )
         memory = ctypes.create_string_buffer(fields, len(fields))
-        first, end = ctypes.addressof(memory), ctypes.addressof(memory) + len(fields)
-        places = (*range(first, end, LAYER.size),)
-        self._described = found = _Described(places[::2], places[1::2], (memory, packed))
-        return found
-
-
-class Program:
-    """Words of a program, with its layers. Several threads may run it."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer, self._words = writer, array("q", writer.words)
-        for number, position in enumerate(writer.positions, 1 + writer.argument_count):
-            self._words[position] = number
-        self._layers, self._find_layers = PackedLayers(instruction_set()), writer.layers.copy
-        words = (self._words.buffer_info()[0], len(self._words))
-        self._head = (*words, writer.floats + BEHIND)
-        self._write = struct.Struct(
+        first = ctypes.addressof(memory)
+        self._layers = (*range(first, first + len(fields), LAYER.size),)
+        self._alive = writer, packed, memory
+        self._head = (self._words.buffer_info()[0], len(self._words), writer.floats + BEHIND)
+        self._pack = struct.Struct(
             f"{PROGRAM.format}{writer.argument_count + len(writer.layers)}Q"
         ).pack
 
@@ -183,8 +141,9 @@ class Program:
         Raises:
             MemoryError: no workspace.
         """
-        write = partial(self._write, *self._head, torch.get_num_threads(), *addresses)
-        code = self._layers.run(self._find_layers, write)
+        use_torch_threads()
+        words = self._pack(*self._head, torch.get_num_threads(), *addresses, *self._layers)
+        code: int = library().k2t_run_program(self._isa, words)
         if code == codes.BY_TORCH:
             return False
         check_code(code)

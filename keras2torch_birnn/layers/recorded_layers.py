@@ -1,0 +1,303 @@
+"""Recurrent layers of a recorded model: each is one operation of the program.
+
+Converted layers, the layers of ``BiLSTM`` and its kin, and torch's own ``nn.LSTM``, ``nn.GRU`` and
+``nn.RNN``. B batch, T time, H units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from keras2torch_birnn.functional.activations import activation
+from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
+from keras2torch_birnn.merge_modes import merge_outputs
+from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
+from keras2torch_birnn.rnn.call import State
+from keras2torch_birnn.rnn.cell_kind import kind_name
+from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
+from keras2torch_birnn.rnn.engines.static import SEVERAL
+from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
+from keras2torch_birnn.rnn.modules import (
+    GRU,
+    LSTM,
+    RNN,
+    LoopRNN,
+    Output,
+    Plan,
+    RecurrentModule,
+    recurrent_forward,
+)
+from keras2torch_birnn.rnn.native.codes import STATES
+from keras2torch_birnn.rnn.native.library import find_native_cell
+from keras2torch_birnn.rnn.native.op import order_states
+from keras2torch_birnn.rnn.native.program import NativeLayer
+
+# A subclass, such as a parametrized module, may do more.
+_CONVERTED = frozenset((LSTM, GRU, RNN, LoopRNN))
+_TORCH_CELLS: Mapping[type[nn.Module], str] = {
+    nn.LSTM: "LSTM",
+    nn.GRU: "GRU",
+    nn.RNN: "SimpleRNN",
+}
+
+# Rules by which a masked last step shows the last state, of zeros at first, or zeros.
+_LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
+_ZEROS = frozenset(("zeros",))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call of a layer: what it reads, and the real weights of its twin without values."""
+
+    layer: RnnLayer
+    plan: Plan
+    x: Tensor
+    mask: Tensor | None
+    initial: Sequence[Tensor]
+
+
+class LayerRecorder:
+    """Writes recurrent layers. A base: who records a model sees its operators, too."""
+
+    def __init__(self) -> None:
+        self.values, self.active = Values(), True
+
+    @contextmanager
+    def setting(self, *, active: bool) -> Iterator[None]:
+        """Write operators in the block, or do not."""
+        before, self.active = self.active, active
+        try:
+            yield
+        finally:
+            self.active = before
+
+    @contextmanager
+    def in_place_of_layers(self, model: nn.Module) -> Iterator[None]:
+        """Write the recurrent layers of a model that is called in the block."""
+        patched: list[tuple[nn.Module, str]] = []
+        for module in model.modules():
+            own: Any = module
+            written: Any = None
+            if type(module) in _CONVERTED:
+                written = self._converted
+            elif type(module) in _TORCH_CELLS:
+                written = self._torchs
+            if written is not None:
+                own.forward = partial(written, own)
+                patched.append((module, "forward"))
+            elif isinstance(module, BidirectionalStack):
+                own._run_layers = partial(self._stack, own)
+                patched.append((module, "_run_layers"))
+        try:
+            yield
+        finally:
+            for module, name in patched:
+                delattr(module, name)
+
+    # ---- kinds of modules -----------------------------------------------------------------------
+
+    def _converted(
+        self,
+        module: RecurrentModule,
+        x: Tensor,
+        mask: Tensor | None = None,
+        initial_state: Sequence[Tensor] | None = None,
+    ) -> Output:
+        kind = type(module)
+        if kind.forward is not recurrent_forward or (
+            kind.run_sequence is not RecurrentModule.run_sequence
+        ):
+            raise NotRecordedError("a layer that is computed in another way")
+        _check_holds(cast(Any, module), module.rnn_layer())
+        with self.setting(active=False):
+            call = _Call(module.rnn_layer(), module.plan, x, mask, initial_state or ())
+            result = self._write_layer(call)
+        return result[0] if len(result) == 1 else result
+
+    def _stack(
+        self,
+        module: BidirectionalStack,
+        x: Tensor,
+        lengths: Tensor | None,
+        mask: Tensor | None,
+        initial: Sequence[Sequence[State]] | None,
+    ) -> tuple[Any, tuple[Tensor, ...]]:
+        if lengths is not None:
+            raise NotRecordedError("lengths")
+        layers = module.rnn_layers()
+        for layer in layers:
+            _check_holds(module, layer)
+        return self._write_layers(layers, module.merge_mode, x, mask, initial)
+
+    def _torchs(self, module: Any, x: Any, hx: Any = None) -> tuple[Tensor, Any]:
+        if type(x) is not Tensor or x.dim() != 3 or module.proj_size:
+            raise NotRecordedError("a packed, projected or unbatched sequence")
+        cell_class, count = _TORCH_CELLS[type(module)], 1 + module.bidirectional
+        simple = cell_class == "SimpleRNN"
+        functions = (module.nonlinearity, "linear") if simple else ("tanh", "sigmoid")
+        kind, own = kind_name(cell_class), module._parameters
+        layers = [
+            RnnLayer(
+                Cell(kind, *map(activation, functions)),
+                [
+                    own.get(f"{name}_l{number}{suffix}")
+                    for suffix in ("", "_reverse")[:count]
+                    for name in WEIGHT_NAMES
+                ],
+                getattr(torch, module.mode.lower()),
+                find_native_cell(kind, *functions),
+            )
+            for number in range(module.num_layers)
+        ]
+        initial = None
+        if hx is not None:
+            given = hx if isinstance(hx, tuple) else (hx,)
+            initial = [
+                [[s[count * number + d] for s in given] for d in range(count)]
+                for number in range(module.num_layers)
+            ]
+        merges = ["concat" if count == 2 else None] * module.num_layers
+        x = x if module.batch_first else x.transpose(0, 1)
+        y, final = self._write_layers(layers, merges, x, None, cast(Any, initial))
+        y = y if module.batch_first else y.transpose(0, 1)
+        return y, final if len(final) > 1 else final[0]
+
+    def _write_layers(
+        self,
+        layers: Sequence[RnnLayer],
+        merges: Sequence[str | None],
+        x: Tensor,
+        mask: Tensor | None,
+        initial: Sequence[Sequence[State]] | None,
+    ) -> tuple[Any, tuple[Tensor, ...]]:
+        """Write layers, one after the other; return outputs and the states of all, stacked."""
+        found: Any = x
+        ends: list[tuple[Tensor, ...]] = []
+        for index, (layer, merge) in enumerate(zip(layers, merges, strict=True)):
+            directions = len(layer.parameters) // 4
+            plan = Plan(("zeros",) * directions, merge, return_sequences=True, return_state=True)
+            states = () if initial is None else tuple(chain.from_iterable(initial[index]))
+            with self.setting(active=False):
+                result = self._write_layer(_Call(layer, plan, found, mask, states))
+            count = 2 if merge is None and directions == 2 else 1
+            found = result[0] if count == 1 else result[:2]
+            tail = result[count:]
+            each = len(tail) // directions
+            ends += [tail[d * each : (d + 1) * each] for d in range(directions)]
+        return found, tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
+
+    # ---- one layer ------------------------------------------------------------------------------
+
+    def see(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function, and write the operators that it runs."""
+        with self.setting(active=True):
+            return function(*args)
+
+    def _write_layer(self, call: _Call) -> tuple[Tensor, ...]:
+        """Write a layer; return its outputs, then its states if it returns them."""
+        _check_call(call)
+        plan = call.plan
+        if call.mask is not None and plan.against_time:
+            # A mask goes with the steps: turned, not read from the end.
+            x, mask = self.see(torch.flip, call.x, (1,)), self.see(torch.flip, call.mask, (1,))
+            turned = replace(plan, against_time=False)
+            return self._write_layer(replace(call, plan=turned, x=x, mask=mask))
+        merges = plan.return_sequences and plan.merge_mode not in (None, "concat")
+        if call.mask is not None and merges and not _ZEROS.issuperset(plan.rules):
+            # Masked steps show what each direction showed before.
+            apart = self._write_layer(replace(call, plan=replace(plan, merge_mode=None)))
+            merged: tuple[Tensor, ...] = self.see(merge_outputs, apart[:2], plan.merge_mode)
+            return (*merged, *apart[2:])
+        return self._emit(call)
+
+    def _emit(self, call: _Call) -> tuple[Tensor, ...]:
+        values, plan, x, mask, native = self.values, call.plan, call.x, call.mask, call.layer.native
+        if native is None:
+            raise NotRecordedError("a cell that the kernel lacks")
+        parameters = [None if p is None else values.real(p) for p in call.layer.parameters]
+        rows, time, features = x.shape
+        directions, units = len(plan.rules), call.layer.get_weight_hh().shape[1]
+        merge = plan.merge_mode if plan.return_sequences else None
+        width = units if merge not in (None, "concat") else directions * units
+        final = values.new((directions * STATES[native.kind], rows, units))
+        sequences = plan.return_sequences
+        out = values.new((rows, time, width) if sequences else (directions, rows, units))
+        read = [values.dense(values.value(t)).operand() for t in (x, mask) if t is not None]
+        strides = (time * features, features)
+        rooms = (2 * rows, x.numel(), rows * time * width if sequences else 0)  # lengths: 8 bytes
+        masked = [0, 0, 0, 0] if mask is None else [read[1], *map(self._reserve, rooms)]
+        starts = self._starts(call.initial, directions, (rows, units))
+        outs = (out.operand(), 0) if sequences else (0, out.operand())
+        zeros = [rule == "zeros" for rule in plan.rules]
+        words = (rows, time, read[0], *strides, *masked, *starts, *outs, final.operand())
+        described = NativeLayer(native, parameters, merge, plan.against_time)
+        values.writer.emit_layer(described, (*words, 0, 0, zeros[0], zeros[-1]))
+        tail = map(self._show, _parts(final)) if plan.return_state else ()
+        return (*self._outputs(plan, out), *tail)
+
+    def _outputs(self, plan: Plan, out: Value) -> tuple[Tensor, ...]:
+        """Return tensors of a layer's outputs, merged if they are to be."""
+        if not plan.return_sequences:
+            lasts = tuple(map(self._show, _parts(out)))
+            merged: tuple[Tensor, ...] = self.see(merge_outputs, lasts, plan.merge_mode)
+            return merged
+        apart = plan.merge_mode is None and len(plan.rules) == 2
+        metas = out.meta.chunk(2, dim=2) if apart else (out.meta,)
+        return tuple(self._show(out._replace(meta=meta)) for meta in metas)
+
+    def _reserve(self, floats: int) -> int:
+        return ~self.values.writer.reserve(floats) if floats else 0
+
+    def _starts(
+        self, initial: Sequence[Tensor], directions: int, shape: tuple[int, ...]
+    ) -> list[int]:
+        """Return the operands of h of both directions, then of c."""
+        if len(initial) % directions or any(s.shape != shape for s in initial):
+            raise NotRecordedError("initial states that do not fit")
+        at = [self.values.dense(self.values.value(s)).operand() for s in initial]
+        return order_states(at, len(initial) // directions)
+
+    def _show(self, value: Value) -> Tensor:
+        """Return a tensor without values for a place."""
+        tensor = torch.empty(value.meta.shape, dtype=torch.float32, device="meta")
+        self.values.keep(tensor, value)
+        return tensor
+
+
+def _parts(value: Value) -> list[Value]:
+    return [value._replace(meta=meta) for meta in value.meta.unbind(0)]
+
+
+def _check_holds(module: nn.Module, layer: RnnLayer) -> None:
+    held = {id(t) for t in (*module._parameters.values(), *module._buffers.values())}
+    if any(p is not None and id(p) not in held for p in layer.parameters):
+        raise NotRecordedError("weights that are computed")
+
+
+def _check_call(call: _Call) -> None:
+    """Leave to the module what the library lacks, or torch's kernel computes faster."""
+    layer, plan, x, mask = call.layer, call.plan, call.x, call.mask
+    if (layer.engine or engines.REQUESTED) not in ("auto", "native"):
+        raise NotRecordedError(f"the engine {layer.engine or engines.REQUESTED!r} was chosen")
+    if layer.precision is not None:
+        raise NotRecordedError(f"a layer of {layer.precision}")
+    features = layer.get_weight_ih().shape[1]
+    if x.dim() != 3 or x.shape[2] != features or 0 in x.shape or x.dtype is not torch.float32:
+        raise NotRecordedError("an input that does not fit")
+    if mask is None:
+        if x.shape[0] >= SEVERAL and not pays_for_any_rows(layer):
+            raise NotRecordedError("rows for which torch's kernel is faster")
+        return
+    if mask.shape != x.shape[:2] or not _LAST_STATE.issuperset(plan.rules):
+        raise NotRecordedError("a mask that the library does not know")
+    if call.initial and not _ZEROS.issuperset(plan.rules):
+        raise NotRecordedError("a mask beside initial states")
