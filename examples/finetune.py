@@ -10,6 +10,7 @@ if it was interrupted. ``k2t write-back tuned.pt model.h5 new.h5`` returns the w
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--optimizer",
         choices=[*OPTIMIZERS, "keras"],
         default="Adam",
-        help="keras: the one in the model's file, with its rule, state, rate and schedule",
+        help="keras: the one in the model's file, with its settings and its state",
     )
     parser.add_argument("--rate", type=float, default=1e-3, help="of an optimizer of torch")
     parser.add_argument("--seed", type=int, default=0)
@@ -145,9 +146,12 @@ def read_model(options: argparse.Namespace) -> tuple[nn.Module, torch.optim.Opti
     compiled = k2t.training(options.model) if "keras" in (options.optimizer, options.loss) else None
     model = k2t.convert(options.model) if compiled is None else compiled.model
     model.train()  # k2t.convert returns it in eval mode
-    loss = LOSSES[options.loss] if compiled is None or options.loss != "keras" else compiled.loss
+    loss: Loss | None = LOSSES.get(options.loss, compiled.loss if compiled else None)
+    for note in compiled.notes if compiled else ():
+        print(f"note: {note}", file=sys.stderr)
+    if loss is None:
+        raise SystemExit("give --loss: that of the file is none that k2t has")
     if compiled is not None and options.optimizer == "keras":
-        compiled.optimizer.synchronize_rows()  # of Embeddings' gradients
         return model, compiled.optimizer, loss
     learning = [p for p in model.parameters() if p.requires_grad]  # what Keras would train
     return model, OPTIMIZERS[options.optimizer](learning, lr=options.rate), loss

@@ -46,7 +46,6 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.schema.custom_layers import supplies as supplies
     from keras2torch_birnn.spec import LayerSpec as LayerSpec
     from keras2torch_birnn.spec import ModelSpec as ModelSpec
-    from keras2torch_birnn.trainers.optimizer import KerasOptimizer as KerasOptimizer
     from keras2torch_birnn.trainers.output_masks import output_mask as output_mask
     from keras2torch_birnn.trainers.penalties import constrain_ as constrain_
     from keras2torch_birnn.trainers.penalties import penalty as penalty
@@ -85,7 +84,6 @@ _NAMES = {
     "saving.checkpoint": ("load", "save"),
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),
-    "trainers.optimizer": ("KerasOptimizer",),
     "trainers.output_masks": ("output_mask",),
     "trainers.penalties": ("constrain_", "penalty"),
     "verification": ("ParityReport", "verify"),

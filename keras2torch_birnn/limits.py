@@ -71,9 +71,6 @@ MAX_OUT_MEMBERS = 200_000
 
 # Options of a compiled optimizer, by their size
 MAX_OPTIMIZER_NUMBER = 10**18
-MAX_PATTERN_CHARACTERS = 200
-MAX_PATTERN_REPEATS = 2
-MAX_MUON_ITERATIONS = 100
 
 # The process that runs the HDF5 library
 MAX_PARSER_CPU_SECONDS = 5

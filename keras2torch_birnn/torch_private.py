@@ -1,19 +1,18 @@
 """Names of torch that are not public: each in one place, with what goes without it.
 
 ``PRIVATE`` lists them. A test takes each away: models then run in another way, more slowly, with
-the same numbers. ``foreach`` has torch's operations on lists of tensors. Attributes that every
-``nn.Module`` has (``_parameters``, ``_buffers``, ``_modules``, its hooks) are used by name.
+the same numbers. Attributes that every ``nn.Module`` has (``_parameters``, ``_buffers``,
+``_modules``, its hooks) are used by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Mapping
+from functools import reduce
 from importlib import import_module
 from itertools import count
 from typing import Any, NamedTuple, TypeVar, cast
 
-import torch
 from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -79,35 +78,6 @@ def find(name: str) -> Any:
         return reduce(getattr, row.path.split("."), cast(Any, import_module(row.module)))
     except (ImportError, AttributeError):
         return None
-
-
-class _Foreach:
-    """Torch's operations on lists of tensors, by name without ``_foreach_``: ``foreach.add_``."""
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Return an operation; of one tensor after the other where torch does not have it."""
-        found: Any = getattr(torch, f"_foreach_{name}", None)
-        return found or partial(one_by_one, name)
-
-
-def one_by_one(
-    name: str, tensors: Sequence[Tensor], *others: Any, **options: Any
-) -> tuple[Tensor, ...]:
-    """Do what torch's operation of this name on lists does: lists are of one length."""
-    if name.startswith("addc") and len(others) == 3:
-        *others_left, options["value"] = others
-        others = tuple(others_left)
-    columns = [o if isinstance(o, Sequence) else [o] * len(tensors) for o in others]
-    results = []
-    for tensor, *rest in zip(tensors, *columns, strict=True):
-        if hasattr(tensor, name):
-            results.append(getattr(tensor, name)(*rest, **options))
-        else:  # torch has it in place for lists only
-            results.append(tensor.copy_(getattr(tensor, name.rstrip("_"))(*rest, **options)))
-    return tuple(results)
-
-
-foreach: Any = _Foreach()
 
 
 def last_name(name: str) -> str:

@@ -43,7 +43,7 @@ TASKS: Mapping[str, Sequence[str]] = {
     ),
     "Merge modes without Keras": ("BiLSTM", "BiGRU", "BiRNN"),
     "Train and write back": (
-        *("training", "Training", "KerasOptimizer", "penalty", "constrain_"),
+        *("training", "Training", "penalty", "constrain_"),
         *("synchronize_batch_norm", "write_back", "WrittenModel"),
     ),
     "Run without this package": ("export", "Exported"),

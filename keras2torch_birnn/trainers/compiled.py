@@ -19,9 +19,7 @@ Json: TypeAlias = Any  # what strict JSON can hold: None, bool, int, float, str,
 Family = Literal["keras2", "legacy", "tf.keras", "keras3"]
 _BUILT_IN_MODULES = ("keras", "tf_keras", "builtins")
 # Options that are not those of a rule where only its name is given.
-_NAMED: Mapping[str, Mapping[str, Json]] = {
-    name: {"weight_decay": 0.004} for name in ("adamw", "muon")
-}
+_NAMED: Mapping[str, Mapping[str, Json]] = {"adamw": {"weight_decay": 0.004}}
 _SCALING = "LossScaleOptimizer"
 _HOW_TO_COMPILE = "compile the model in Keras before it is saved, or make the optimizer in torch"
 
@@ -31,31 +29,16 @@ class OptimizerConfig:
     """An optimizer as the file has it.
 
     ``class_name``: Keras' name of the class, such as "Adam". ``config``: its options as they are
-    in the file, checked by the optimizer's own page. ``family``: whose rules these are;
-    ``version``, ``backend``: of the Keras that wrote the file, where a rule differs inside a
-    family; no backend where the file does not say it. ``scaled``: it is inside of a
+    in the file, not checked. ``family``: whose rules these are. ``backend``: of the Keras that
+    wrote the file, "" where the file does not say it. ``scaled``: it is inside of a
     LossScaleOptimizer.
     """
 
     class_name: str
     config: Mapping[str, Json]
     family: Family
-    version: str = ""
     backend: str = ""
     scaled: bool = False
-
-    @property
-    def applies_constraints(self) -> bool:
-        """Tell whether a step of this optimizer ends with the constraints of the layers."""
-        return not is_experimental(self.family, self.version)
-
-
-def is_experimental(family: Family, version: str) -> bool:
-    """Tell whether an optimizer is of ``optimizers.experimental`` in tf.keras 2.10.
-
-    They became the default in 2.11, with other rules for some; in 2.9 still others are refused.
-    """
-    return family == "tf.keras" and version.startswith("2.10.")
 
 
 @dataclass(frozen=True)
@@ -105,7 +88,7 @@ def parse_compiled(
 def _parse_optimizer(optimizer: Json, generation: Generation) -> OptimizerConfig:
     if isinstance(optimizer, str):  # compile("adam"), as `.keras` files keep it
         options = _NAMED.get(optimizer.lower(), {})
-        return OptimizerConfig(optimizer, options, _default_family(generation), generation.version)
+        return OptimizerConfig(optimizer, options, _default_family(generation))
     name = optimizer.get("class_name") if isinstance(optimizer, Mapping) else None
     config = optimizer.get("config") if isinstance(optimizer, Mapping) else None
     if not isinstance(name, str) or not isinstance(config, Mapping):
@@ -123,7 +106,7 @@ def _parse_optimizer(optimizer: Json, generation: Generation) -> OptimizerConfig
         )
     if plain == _SCALING and generation.name == "keras3":
         return replace(_parse_optimizer(config.get("inner_optimizer"), generation), scaled=True)
-    return OptimizerConfig(plain, config, _find_family(config, generation), generation.version)
+    return OptimizerConfig(plain, config, _find_family(config, generation))
 
 
 def _default_family(generation: Generation) -> Family:
@@ -139,9 +122,10 @@ def _find_family(config: Mapping[str, Json], generation: Generation) -> Family:
     if generation.name != "tf.keras":
         return "keras2"
     newer = config.get("is_legacy_optimizer") is False or "jit_compile" in config
-    if newer and generation.version.startswith("2.9."):
+    if newer and generation.numbers < (2, 11):
         raise UnsupportedOptionError(
-            "an optimizer of optimizers.experimental in tf.keras 2.9, which had rules of its own",
+            "an optimizer of optimizers.experimental before tf.keras 2.11, which had rules of its "
+            "own",
             "make it in torch, with k2t.convert for the model",
             place="optimizer",
         )

@@ -211,7 +211,7 @@ def _train(path: Path, config: Path | None) -> None:
     state = birnn.training(path, config=config)
     state.penalty()
     state.optimizer.state_dict()
-    assert state.loss
+    assert state.loss is not None or state.notes
 
 
 def _write(model: Any, path: Path, config: Path | None, new: Path) -> None:
