@@ -164,7 +164,7 @@ def test_a_package_index_shows_no_link_to_a_file_that_is_not_there(tree: Path) -
     alone = described(tree)
     assert [target for target in re.findall(links, alone) if "://" not in target] == []
     assert all(target in alone for target in relative)
-    assert "docs/cli.md | commands" in alone
+    assert "command line (`docs/cli.md`)" in alone
     assert "([measured" not in alone
     assert "(measured (`docs/merge-modes.md`))" in alone
     published = described(tree, K2T_SOURCE_URL="https://example.org/blob/v7/")
