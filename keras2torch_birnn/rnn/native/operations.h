@@ -336,7 +336,7 @@ static void multiply(const int64_t* w, const K2tPlaces& places) {
 // ---- convolutions -----------------------------------------------------------------------------------
 
 // Vectors of neighbouring positions, and channels, whose sums are in registers at once.
-constexpr long WIDE = K2T_REGISTERS >= 32 ? 4 : 2, MOST_CHANNELS = 6;
+constexpr long WIDE = REGISTERS == 32 ? 4 : 2, MOST_CHANNELS = 6;
 
 // Sums of R channels at V vectors of positions. Term j is at from + offsets[j]. LAST: of the last vector only
 // some positions are the image's. What is behind them is not computed with: it may be anything, and numbers

@@ -79,7 +79,7 @@ using Block = void (*)(long, const float*, long, const float*, const float*, lon
 
 // Rows at once for V gates: what the register file holds beside V weights and one scalar.
 constexpr long most_rows(long v) {
-    return K2T_REGISTERS >= 32 ? (v == 4 ? 6 : v == 3 ? 8 : v == 2 ? 12 : 12)
+    return REGISTERS == 32 ? (v == 4 ? 6 : v == 3 ? 8 : v == 2 ? 12 : 12)
                                : (v == 4 ? 3 : v == 3 ? 4 : v == 2 ? 6 : 10);
 }
 

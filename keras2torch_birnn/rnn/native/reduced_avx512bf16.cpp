@@ -5,7 +5,6 @@
 #include <immintrin.h>
 
 #define K2T_LANES 16
-#define K2T_REGISTERS 32
 
 namespace avx512bf16 {
 #include "reduced.h"

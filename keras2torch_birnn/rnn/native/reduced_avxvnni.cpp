@@ -5,7 +5,6 @@
 #include <immintrin.h>
 
 #define K2T_LANES 8
-#define K2T_REGISTERS 16
 
 namespace avxvnni {
 #include "reduced.h"

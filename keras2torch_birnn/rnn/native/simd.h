@@ -1,4 +1,4 @@
-// Vectors and nonlinearities. Included once by every isa_*.cpp, inside that file's namespace and
+// Vectors and nonlinearities. Included once for every instruction set, inside its namespace and
 // with that file's compiler flags; no standard header is used here, lest a function of it be
 // compiled for AVX-512 and then shared with the files that must not use it.
 //
@@ -10,6 +10,11 @@ typedef int IntVec __attribute__((vector_size(K2T_LANES * 4)));
 typedef float LooseVec __attribute__((vector_size(K2T_LANES * 4), aligned(4), may_alias));
 
 constexpr long LANES = K2T_LANES;
+#if K2T_LANES == 16 || defined(__aarch64__)
+constexpr long REGISTERS = 32;
+#else
+constexpr long REGISTERS = 16;
+#endif
 
 // Loops over a vector register's worth of work must not survive: an accumulator array that is
 // indexed by a variable stays in memory.
@@ -32,7 +37,7 @@ static inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to
 static inline Vec all(float value) { return value - Vec{}; }
 
 // The first `count` numbers of a vector; zeros for the others.
-#if K2T_LANES == 16 && defined(__AVX512F__)
+#if K2T_LANES == 16
 // (The functions of <immintrin.h>, as compilers differ in the arguments of what these call.)
 static inline __mmask16 first_lanes(long count) { return static_cast<__mmask16>((1u << count) - 1); }
 static inline Vec load_first(const float* from, long count) {
@@ -112,10 +117,10 @@ static inline void transpose(Vec (&x)[LANES]) {
 #endif
 }
 // Both keep a NaN in a, as one instruction of x86 does, which GCC does not find by itself.
-#if K2T_LANES == 16 && defined(__AVX512F__)
+#if K2T_LANES == 16
 static inline Vec smaller(Vec a, Vec b) { return (Vec)_mm512_min_ps((__m512)b, (__m512)a); }
 static inline Vec larger(Vec a, Vec b) { return (Vec)_mm512_max_ps((__m512)b, (__m512)a); }
-#elif defined(__x86_64__) && K2T_LANES == 8
+#elif K2T_LANES == 8
 static inline Vec smaller(Vec a, Vec b) { return __builtin_ia32_minps256(b, a); }
 static inline Vec larger(Vec a, Vec b) { return __builtin_ia32_maxps256(b, a); }
 #elif defined(__x86_64__) && K2T_LANES == 4
