@@ -23,7 +23,6 @@ def convert(
     *,
     config: PathLike | None = None,
     dtype: str | None = None,
-    masked_steps: str | None = None,
     from_layer: LayerNames = (),
     to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
@@ -40,7 +39,6 @@ def convert(
             Keras writes it to a private temporary folder, which is removed before this returns.
         config: File with the text of ``model.to_json()``, where ``path`` holds only weights.
         dtype: "float32" or "float64"; None for that of the Keras model.
-        masked_steps: "zeros" or "previous", if a note says that the file does not determine it.
         from_layer: Name or path (``"encoder/embedding"``), or several, of the first layers to
             convert, if not the whole model; see docs/cutting.md.
         to_layer: The same of the last layers.
@@ -59,9 +57,7 @@ def convert(
     """
     load_plugins(plugins)
     cut = cut_at(from_layer, to_layer)
-    return convert_with_spec(
-        path, config=config, dtype=dtype, masked_steps=masked_steps, cut=cut
-    ).model
+    return convert_with_spec(path, config=config, dtype=dtype, cut=cut).model
 
 
 class Converted(NamedTuple):
@@ -76,13 +72,12 @@ def convert_with_spec(
     *,
     config: PathLike | None = None,
     dtype: str | None = None,
-    masked_steps: str | None = None,
     cut: Cut = NO_CUT,
 ) -> Converted:
     """Convert a model as ``convert`` does, whose arguments these are."""
     torch = _TorchImport()  # meanwhile a child process reads the file's index
     with opened(path) as container:  # the format is recognised
-        reading = read(container, config=config, masked_steps=masked_steps, cut=cut)
+        reading = read(container, config=config, cut=cut)
         reading.check()
         torch.wait()
         return Converted(build_model(reading.spec, dtype=dtype), reading.spec)
@@ -101,7 +96,6 @@ def convert_to_file(
     *,
     config: PathLike | None = None,
     dtype: str | None = None,
-    masked_steps: str | None = None,
     cut: Cut = NO_CUT,
     overwrite: bool = False,
 ) -> Written:
@@ -116,7 +110,7 @@ def convert_to_file(
 
     torch = _TorchImport()  # meanwhile a child process reads the file's index
     with opened(path) as container:  # the format is recognised
-        reading = read(container, config=config, masked_steps=masked_steps, cut=cut)
+        reading = read(container, config=config, cut=cut)
         reading.check()
         check_replacing(out, CHECKPOINT, overwrite=overwrite)
         torch.wait()

@@ -70,7 +70,6 @@ def training(
     *,
     config: PathLike | None = None,
     dtype: str | None = None,
-    masked_steps: str | None = None,
     plugins: Iterable[PluginName] = (),
     state: OptimizerState = "file",
 ) -> Training:
@@ -83,7 +82,6 @@ def training(
         source: As ``path`` for ``convert``.
         config: As for ``convert``.
         dtype: As for ``convert``.
-        masked_steps: As for ``convert``.
         plugins: As for ``convert``.
         state: "file" for the state of the optimizer in the file; "new" for a new one.
 
@@ -100,10 +98,10 @@ def training(
     load_plugins(plugins)
     given = read_given_config(config)
     with opened(source) as container:
-        reading = read(container, config=config, masked_steps=masked_steps)
+        reading = read(container, config=config)
         reading.check()
         model: Any = build_model(reading.spec, dtype=dtype).train()
-        located = locate(container, config=config, masked_steps=masked_steps)
+        located = locate(container, config=config)
         spec = located.spec
         backend = container.architecture(given).backend
         compiled = parse_compiled(container.compiled(given), spec.generation, backend)

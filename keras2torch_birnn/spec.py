@@ -150,8 +150,6 @@ class LayerSpec:
         return replace(self, parts=parts, graph=graph) if parts or graph else self
 
 
-# The user's choice for files that are ambiguous, see ``readers.weights.masked_steps``.
-MaskedSteps = Literal["zeros", "previous"]
 # Mask rules of TimeDistributed, see ``layers.time_distributed``.
 TimeDistributedMask = Literal[
     "passes by",
@@ -269,14 +267,12 @@ class ModelSpec:
         root: The outermost layer; of a cut model what is left.
         generation: The Keras that wrote the file.
         notes: What a reader should know without being an error.
-        masked_steps: The user's choice of the output at masked steps, if the file is ambiguous.
         cut: Where the file's model was cut.
     """
 
     root: LayerSpec
     generation: Generation
     notes: tuple[str, ...] = ()
-    masked_steps: MaskedSteps | None = None
     cut: Cut = NO_CUT
 
     @property
@@ -297,7 +293,6 @@ class ModelSpec:
             {
                 "generation": self.generation.__dict__,
                 "notes": self.notes,
-                "masked_steps": self.masked_steps,
                 **cut,
                 "root": _layer_to_json(self.root),
             }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keras2torch_birnn.cli.console import Output, print_lines
-from keras2torch_birnn.cli.options import ConfigPath, Masked, ModelPath, Plugins
+from keras2torch_birnn.cli.options import ConfigPath, ModelPath, Plugins
 from keras2torch_birnn.torch_import import loading_torch
 
 
@@ -42,7 +42,6 @@ def compare_port(
     ] = None,
     config: ConfigPath = None,
     plugin: Plugins = None,
-    masked_steps: Masked = None,
 ) -> None:
     """Say what is wrong in a PyTorch port that you wrote by hand.
 
@@ -61,7 +60,6 @@ def compare_port(
             inputs=inputs,
             map=None if map_file is None else read_map(map_file),
             config=config,
-            masked_steps=masked_steps,
             plugins=plugin or (),
         )
     if output.as_json:

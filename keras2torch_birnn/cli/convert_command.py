@@ -16,7 +16,6 @@ from keras2torch_birnn.cli.options import (
     Dtype,
     First,
     Last,
-    Masked,
     Plugins,
     check_dtype,
     file_named,
@@ -40,7 +39,6 @@ def convert(
     plugin: Plugins = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an OUT that k2t wrote.")] = False,
     dtype: Dtype = None,
-    masked_steps: Masked = None,
     first: First = None,
     last: Last = None,
     out_dir: Annotated[
@@ -75,7 +73,6 @@ def convert(
         config,
         tuple(plugin or ()),
         dtype,
-        masked_steps,
         cut_at(first or (), last or ()),
         force,
         verify,

@@ -19,7 +19,6 @@ class Options:
     config: Path | None = None
     plugins: tuple[str, ...] = ()
     dtype: str | None = None
-    masked_steps: str | None = None
     cut: Cut = NO_CUT
     force: bool = False
     verify: bool = False
@@ -72,7 +71,6 @@ def convert_file(model: Path, out: Path, options: Options) -> Done:
         out,
         config=options.config,
         dtype=options.dtype,
-        masked_steps=options.masked_steps,
         cut=options.cut,
         overwrite=options.force,
     )

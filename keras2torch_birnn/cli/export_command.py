@@ -13,7 +13,6 @@ from keras2torch_birnn.cli.options import (
     Dtype,
     First,
     Last,
-    Masked,
     Plugins,
     check_dtype,
     file_named,
@@ -43,7 +42,6 @@ def export(
         bool, typer.Option("--any-length", help="Free the time axis also where the file fixes it.")
     ] = False,
     dtype: Dtype = None,
-    masked_steps: Masked = None,
     first: First = None,
     last: Last = None,
 ) -> None:
@@ -68,7 +66,7 @@ def export(
         from keras2torch_birnn.exporting.exporter import export as write
 
     with output.show_progress(f"exporting {source.name}"):
-        model, notes = _read(source, config, dtype, masked_steps, cut_at(first or (), last or ()))
+        model, notes = _read(source, config, dtype, cut_at(first or (), last or ()))
         done = write(model, place, overwrite=force, any_length=any_length)
     output.print_notes((*notes, *done.notes))
     lines = [f"{target}: {row.name}"]
@@ -79,7 +77,7 @@ def export(
 
 
 def _read(
-    source: Path, config: Path | None, dtype: str | None, masked_steps: str | None, cut: Cut
+    source: Path, config: Path | None, dtype: str | None, cut: Cut
 ) -> tuple[Any, tuple[str, ...]]:
     """Load what ``k2t convert`` wrote, or convert; return the model and notes.
 
@@ -92,13 +90,10 @@ def _read(
     from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 
     if not (source.is_file() and is_checkpoint(source)):
-        converted = convert_with_spec(
-            source, config=config, dtype=dtype, masked_steps=masked_steps, cut=cut
-        )
+        converted = convert_with_spec(source, config=config, dtype=dtype, cut=cut)
         return converted.model, converted.spec.notes
     options: dict[str, Any] = {
         "--config": config,
-        "--masked-steps": masked_steps,
         "--from": cut.first or None,
         "--to": cut.last or None,
     }

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from keras2torch_birnn.cli.console import Output
-from keras2torch_birnn.cli.options import ConfigPath, First, Last, Masked, ModelPath, Plugins
+from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
 from keras2torch_birnn.cli.tables import print_table
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.html import Table, format_cell
@@ -25,7 +25,6 @@ def list_weights(
     model: ModelPath,
     config: ConfigPath = None,
     plugin: Plugins = None,
-    masked_steps: Masked = None,
     first: First = None,
     last: Last = None,
 ) -> None:
@@ -41,7 +40,6 @@ def list_weights(
         rows = map_weights(
             model,
             config=config,
-            masked_steps=masked_steps,
             plugins=plugin or (),
             cut=cut_at(first or (), last or ()),
         )

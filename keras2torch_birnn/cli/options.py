@@ -55,9 +55,7 @@ def _layer(flag: str, where: str) -> Any:
     return typer.Option(flag, metavar="LAYER", help=f"{where} of this layer; repeatable.")
 
 
-_MASKED = "What Bidirectional gives at padded steps, if the file does not tell."
 Dtype = Annotated[str | None, one_of("--dtype", DTYPES, "Instead of the file's dtype.")]
-Masked = Annotated[str | None, one_of("--masked-steps", ("zeros", "previous"), _MASKED)]
 First = Annotated[list[str] | None, _layer("--from", "Start at the inputs")]
 Last = Annotated[list[str] | None, _layer("--to", "End at the outputs")]
 Devices = Annotated[list[str] | None, one_of("--device", DEVICES, "Where it runs; repeatable.")]

@@ -9,7 +9,7 @@ import typer
 
 from keras2torch_birnn.cli.console import Output, print_line, print_lines
 from keras2torch_birnn.cli.map_command import make_table
-from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, Masked, Plugins, one_of
+from keras2torch_birnn.cli.options import ConfigPath, Devices, First, Last, Plugins, one_of
 from keras2torch_birnn.cli.tables import print_table
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import load_plugins
@@ -40,7 +40,6 @@ def verify(
             metavar="WHAT",
         ),
     ] = "auto",
-    masked_steps: Masked = None,
     first: First = None,
     last: Last = None,
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Show every layer.")] = False,
@@ -98,7 +97,6 @@ def verify(
             out,
             config=config,
             devices=device or ("cpu",),
-            masked_steps=masked_steps,
             from_layer=first or (),
             to_layer=last or (),
             against=chosen,
@@ -115,7 +113,7 @@ def verify(
         weights = None
         if out is not None and not (model.is_file() and is_checkpoint(model)):
             cut = cut_at(first or (), last or ())
-            rows = map_weights(model, config=config, masked_steps=masked_steps, cut=cut)
+            rows = map_weights(model, config=config, cut=cut)
             weights = make_table(rows)
         write_report(report, report_file, model=model, out=out, weights=weights)
     output.print_notes(report.notes)

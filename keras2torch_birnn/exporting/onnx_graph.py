@@ -173,7 +173,6 @@ def save_graph(model: onnx_ir.Model, spec: ModelSpec, path: Path) -> None:
         {
             MARK: __version__,
             "keras": spec.generation.version,
-            "masked_steps": spec.masked_steps or "",
         }
     )
     onnx_ir.save(model, path)

@@ -75,7 +75,6 @@ def compare(
     inputs: InputData | None = None,
     map: Mapping[str, str] | None = None,
     config: PathLike | None = None,
-    masked_steps: str | None = None,
     plugins: Iterable[PluginName] = (),
 ) -> PortReport:
     """Compare a torch module that you wrote by hand with the Keras model that it is a port of.
@@ -92,7 +91,6 @@ def compare(
         inputs: Your own data, as for ``verify``.
         map: Names of the port's modules -> paths of Keras layers, where the values do not tell.
         config: As for ``convert``.
-        masked_steps: As for ``convert``.
         plugins: As for ``convert``.
 
     Returns:
@@ -113,7 +111,7 @@ def compare(
                 f"{printable(name)} of the port has no values yet (a lazy module, or on meta)",
                 "call the port once, or load its weights, before you compare it",
             )
-    spec = read_model(source, config=config, masked_steps=masked_steps)
+    spec = read_model(source, config=config)
     leaves_ = find_leaves(spec)
     units = find_units(port)
     matches = match_units(units, leaves_, _pairs(map or {}, units, leaves_))

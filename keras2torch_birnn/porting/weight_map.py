@@ -56,13 +56,12 @@ def map_weights(
     source: PathLike,
     *,
     config: PathLike | None = None,
-    masked_steps: str | None = None,
     plugins: Iterable[PluginName] = (),
     cut: Cut = NO_CUT,
 ) -> tuple[MapRow, ...]:
     """Return the table of a model's weights, in the order of its layers.
 
-    source: any file or folder that ``k2t.convert`` reads; ``config``, ``masked_steps``,
+    source: any file or folder that ``k2t.convert`` reads; ``config``,
     ``plugins``, ``cut``: as there. Shapes are those of the arrays as the file stores them.
 
     Raises:
@@ -70,7 +69,7 @@ def map_weights(
     """
     load_plugins(plugins)
     with opened(source) as container:
-        located = locate(container, config=config, masked_steps=masked_steps, cut=cut)
+        located = locate(container, config=config, cut=cut)
         keys = {at: name for name, at in container.weight_names().items()}
         return tuple(replace(row, key=keys.get(row.path, "")) for row in _rows(located))
 

@@ -20,14 +20,13 @@ def read_model(
     path: ModelSource | Source,
     *,
     config: PathLike | None = None,
-    masked_steps: str | None = None,
     cut: Cut = NO_CUT,
 ) -> ModelSpec:
     """Read a Keras model file, or a weights file with ``config`` (the text of ``to_json()``).
 
     ``path``: of a file or a folder, or a live model of Keras. Layers of a loaded plugin have the
     options and weights that the plugin declares, see ``schema/custom_layers.py``.
-    ``masked_steps``: see ``weights/masked_steps.py``. ``cut``: where the model is cut, see
+    ``cut``: where the model is cut, see
     ``config/cut.py``.
 
     Raises:
@@ -36,7 +35,7 @@ def read_model(
             be converted.
     """
     with opened(path) as container:
-        reading = read(container, config=config, masked_steps=masked_steps, cut=cut)
+        reading = read(container, config=config, cut=cut)
         reading.check()
         return reading.spec
 
@@ -45,7 +44,6 @@ def read_with_problems(
     path: ModelSource | Source,
     *,
     config: PathLike | None = None,
-    masked_steps: str | None = None,
     values: bool = True,
     cut: Cut = NO_CUT,
 ) -> tuple[ModelSpec, list[K2TError]]:
@@ -57,7 +55,7 @@ def read_with_problems(
         InvalidModelFileError, WeightMismatchError: as ``read_model``.
     """
     with opened(path) as container:
-        reading = read(container, config=config, masked_steps=masked_steps, cut=cut, values=values)
+        reading = read(container, config=config, cut=cut, values=values)
         return reading.spec, reading.problems
 
 

@@ -33,10 +33,9 @@ from keras2torch_birnn.readers.containers.files import file_window, is_folder, r
 from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.source import Source
 from keras2torch_birnn.readers.weights.load_weights import load_weights
-from keras2torch_birnn.readers.weights.masked_steps import parse_masked_steps
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
-from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, MaskedSteps, ModelSpec
+from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
     from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary
@@ -57,7 +56,6 @@ class Reading:
     parsing: Parsing
     root: LayerSpec
     notes: tuple[str, ...]
-    masked_steps: MaskedSteps | None
     whole: Whole | None = None
     vocabularies: tuple[Vocabulary, ...] = ()
 
@@ -75,26 +73,25 @@ class Reading:
     def spec(self) -> ModelSpec:
         """The model as read so far."""
         cut = NO_CUT if self.whole is None else self.whole.cut
-        return ModelSpec(self.root, self.parsing.generation, self.notes, self.masked_steps, cut)
+        return ModelSpec(self.root, self.parsing.generation, self.notes, cut)
 
 
 def read(
     container: Container,
     *,
     config: PathLike | None = None,
-    masked_steps: str | None = None,
     cut: Cut = NO_CUT,
     values: bool = True,
 ) -> Reading:
     """Read the model in a container; weights only if nothing is unsupported.
 
-    masked_steps: see ``weights/masked_steps.py``. cut: see ``config/cut.py``. values: see
+    cut: see ``config/cut.py``. values: see
     ``load_weights``.
 
     Raises:
         InvalidModelFileError, WeightMismatchError, UsageError: as the steps do.
     """
-    reading = parse(container, config=config, masked_steps=masked_steps, cut=cut)
+    reading = parse(container, config=config, cut=cut)
     reading = infer_shapes(reading)
     reading = read_weights(reading, values=values)
     return read_vocabularies(reading)
@@ -104,7 +101,6 @@ def parse(
     container: Container,
     *,
     config: PathLike | None = None,
-    masked_steps: str | None = None,
     cut: Cut = NO_CUT,
 ) -> Reading:
     """Find the architecture and parse its layers by the rules of the Keras that wrote it.
@@ -113,13 +109,12 @@ def parse(
     nothing is refused that lies outside of them.
 
     Raises:
-        InvalidModelFileError: there is no architecture, or it is broken; UsageError: a choice of
-            ``masked_steps`` that this Keras does not have, or layers that bound no part.
+        InvalidModelFileError: there is no architecture, or it is broken; UsageError: layers
+            that bound no part.
     """
     architecture = find_architecture(container, read_given_config(config))
     generation = generation_of(architecture.version)
     parsing = Parsing(generation, command=_command(container.source, config))
-    choice = parse_masked_steps(masked_steps, parsing.generation)
     root = parse_architecture(architecture.model, parsing)
     check_call_count(root)
     whole = None
@@ -138,7 +133,7 @@ def parse(
         *describe_augmentation(root),
         *_misnamed_note(container),
     )
-    return Reading(container, parsing, root, notes, choice, whole)
+    return Reading(container, parsing, root, notes, whole)
 
 
 def find_architecture(container: Container, config: Mapping[str, Any] | None) -> Architecture:
@@ -196,7 +191,6 @@ def read_weights(reading: Reading, *, values: bool) -> Reading:
         reading.root,
         reading.container,
         reading.parsing,
-        reading.masked_steps,
         reading.whole,
         values=values,
     )

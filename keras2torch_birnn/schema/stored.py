@@ -32,7 +32,6 @@ from keras2torch_birnn.spec import (
     Generation,
     Graph,
     LayerSpec,
-    MaskedSteps,
     ModelSpec,
     Structure,
     TensorRef,
@@ -321,6 +320,5 @@ _MODEL = {
     "root": _Field(_layer(0)),
     "generation": _Field(lambda value, place: Generation(**_record(_GENERATION, value, place))),
     "notes": _Field(_list(_text)),
-    "masked_steps": _Field(_one_of(None, *get_args(MaskedSteps)), None),
     "cut": _Field(_cut, Cut()),
 }

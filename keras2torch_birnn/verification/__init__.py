@@ -98,7 +98,6 @@ def verify(
     against: Against = "auto",
     atol: float | None = None,
     rtol: float | None = None,
-    masked_steps: str | None = None,
     from_layer: LayerNames = (),
     to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
@@ -121,7 +120,6 @@ def verify(
         atol: Absolute tolerance, applied exactly. Without ``atol`` and ``rtol`` it is
             ``1e-5 + 1e-4 |y|``, or the rounding error of float32 arithmetic.
         rtol: Relative tolerance, applied exactly.
-        masked_steps: As for ``convert``; by default the choice with which ``out`` was converted.
         from_layer: Not needed, as ``out`` holds where its model was cut; if given, the same.
         to_layer: As ``from_layer``.
         plugins: As for ``convert``.
@@ -145,7 +143,7 @@ def verify(
     source, cut = source_of(model), cut_at(from_layer, to_layer)
     exported = source.path if out is None else out
     if isinstance(exported, str | os.PathLike) and is_exported(exported):
-        read = partial(_read, source, config, masked_steps, cut)
+        read = partial(_read, source, config, cut)
         return _verify_export(source, out, read, devices, against, tolerance, inputs)
     places = expand_devices(devices)
     if out is None or against == "golden":
@@ -154,7 +152,7 @@ def verify(
         file = _file_of(source)
         return _verify_golden(load(file), file, places, tolerance)
     converted = load(out)
-    spec = _read_converted(source, converted, out, config, masked_steps, cut)
+    spec = _read_converted(source, converted, out, config, cut)
     if against == "golden":
         _check_same_weights(spec, converted, out)
         return _verify_golden(converted, out, places, tolerance)
@@ -190,20 +188,16 @@ def _read_converted(
     converted: nn.Module,
     out: PathLike,
     config: PathLike | None,
-    masked_steps: str | None,
     cut: Cut,
 ) -> ModelSpec:
-    """Read the Keras model as ``out`` was converted from it: its cut, masked steps and precision.
+    """Read the Keras model as ``out`` was converted from it: its cut and precision.
 
     Raises:
         UsageError, WeightMismatchError: ``out`` was made from another model, or another part.
     """
     theirs = model_from_json(json.loads(origin(converted).spec_text))
-    spec = _read(source, config, masked_steps, cut or theirs.cut)
+    spec = _read(source, config, cut or theirs.cut)
     _check_cut(spec, theirs, out)
-    chosen = masked_steps or theirs.masked_steps
-    if chosen != spec.masked_steps:
-        spec = _read(source, config, chosen, spec.cut)
     _check_same_model(spec, converted, out)
     return _in_precision(spec, converted)
 
@@ -367,11 +361,10 @@ def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
 def _read(
     source: Source,
     config: PathLike | None,
-    masked_steps: str | None,
     cut: Cut,
 ) -> ModelSpec:
     """Read the spec of the Keras model, with the output shapes of plugins' layers."""
-    spec = read_model(source, config=config, masked_steps=masked_steps, cut=cut)
+    spec = read_model(source, config=config, cut=cut)
     with in_file(source.name):
         return complete_shapes(spec)
 

@@ -110,7 +110,6 @@ def write_back(
             check_replacing(target, kind, overwrite=False)
         how: dict[str, Any] = {
             "config": config,
-            "masked_steps": spec.masked_steps,
             "cut": spec.cut,
         }
         located = locate(container, **how)

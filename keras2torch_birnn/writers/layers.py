@@ -148,7 +148,6 @@ def locate(
     container: Container,
     *,
     config: PathLike | None,
-    masked_steps: str | None,
     cut: Cut = NO_CUT,
 ) -> Located:
     """Find the weights of the model in a container, or those of the part that ``cut`` bounds.
@@ -156,11 +155,9 @@ def locate(
     Raises:
         K2TError: as ``readers.read_model``.
     """
-    reading = infer_shapes(parse(container, config=config, masked_steps=masked_steps, cut=cut))
+    reading = infer_shapes(parse(container, config=config, cut=cut))
     reading.check()
-    found = find_weights(
-        reading.root, container, reading.parsing, reading.masked_steps, reading.whole
-    )
+    found = find_weights(reading.root, container, reading.parsing, reading.whole)
     spec = replace(reading.spec, root=found.root)
     if any(layer.class_name not in SCHEMA for layer in found.root.walk()):
         filled = {

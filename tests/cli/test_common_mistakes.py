@@ -143,11 +143,8 @@ $ k2t convert model.h5 new.pt --dtype float16
 2: --dtype float16: float32 or float64 is expected
 $ k2t convert model.h5 new.pt --dtype flaot64
 2: --dtype flaot64: float32 or float64 is expected; did you mean float64?
-$ k2t convert model.h5 new.pt --masked-steps zero
-2: model.h5: --masked-steps zero: zeros or previous is expected; did you mean zeros?
 $ k2t convert model.h5 new.pt --from embeding
-2: model.h5: --from embeding: no layer of the model sequential is called so; did you mean:
-   embedding, embedding_input
+2: model.h5: --from embeding: no layer of the model is called so; did you mean embedding?
 $ k2t convert model.h5 new.pt --plugin plugn.py
 2: plugin plugn.py is not a file; name a Python file, or keras-contrib-crf; did you mean
    plugin.py?
@@ -268,8 +265,6 @@ $ k2t export new.onnx out.pt
 3: new.onnx: cannot be opened (No such file or directory)
 $ k2t export out.pt new.onnx --config arch.json
 2: out.pt: --config is for a Keras file; this one is converted
-$ k2t export out.pt new.onnx --masked-steps zeros
-2: out.pt: --masked-steps is for a Keras file; this one is converted
 $ k2t export ot.pt new.onnx
 3: ot.pt: cannot be opened (No such file or directory); did you mean out.pt?
 $ k2t write-back model.h5 out.pt new.h5

@@ -9,14 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from commands import FIXTURES, changed_config, changed_h5, k2t
+from commands import FIXTURES, changed_config, changed_h5
 from specs import read_entry
 
-import keras2torch_birnn
 from keras2torch_birnn.errors import (
     UnsupportedLayerError,
     UnsupportedOptionError,
-    UsageError,
     WeightMismatchError,
 )
 from keras2torch_birnn.readers import read_model
@@ -218,7 +216,7 @@ def test_the_names_of_weights_tell_what_the_version_does_not(
 ) -> None:
     spec = read_entry(f"{label}/{FAST}")
     assert {half.semantics["masked_output"] for half in halves(spec)} == {rule}
-    (note,) = [note for note in spec.notes if "--masked-steps" in note]
+    (note,) = [note for note in spec.notes if "belongs to several TensorFlows" in note]
     assert f"as TensorFlow {writers} does on a CPU" in note
 
 
@@ -227,12 +225,12 @@ def test_layers_off_the_fast_path_give_zeros(file: str) -> None:
     spec = read_entry(f"tf-2.1.4/{file}")
     rules = {half.semantics["masked_output"] for half in halves(spec)}
     assert rules <= {"zeros", "zeros_unreversed"}
-    assert not any("--masked-steps" in note for note in spec.notes)
+    assert not any("belongs to several TensorFlows" in note for note in spec.notes)
 
 
 def test_without_a_mask_there_is_nothing_to_choose() -> None:
     spec = read_entry("tf-2.1.4/stack_same_class.h5")
-    assert not any("--masked-steps" in note for note in spec.notes)
+    assert not any("belongs to several TensorFlows" in note for note in spec.notes)
 
 
 @pytest.mark.parametrize("key", ["lstm", "gru_after"])
@@ -244,7 +242,7 @@ def test_tensorflow_1_is_known_by_what_it_leaves_open(
 ) -> None:
     spec = read_entry(f"{label}/first_implementation_{key}.h5")
     assert {half.semantics["masked_output"] for half in halves(spec)} == {rule}
-    assert sum("--masked-steps" in note for note in spec.notes) == noted
+    assert sum("belongs to several TensorFlows" in note for note in spec.notes) == noted
 
 
 @pytest.mark.parametrize(("label", "carries"), [("tf-1.14.0", False), ("tf-2.0.4", True)])
@@ -261,46 +259,6 @@ def test_attention_of_tensorflow_114_does_not_say_whether_it_is_causal() -> None
     assert note.startswith("attention: TensorFlow 1.14 does not write the options of Attention")
     spec = read_entry("tf.keras-2.15.0/arch_reader.h5")
     assert not any("causal" in note for note in spec.notes)
-
-
-@pytest.mark.parametrize("label", ["tf-2.0.4", "tf-2.1.4", "tf-2.2.3"])
-@pytest.mark.parametrize(("choice", "rule"), [("zeros", "zeros"), ("previous", "previous_output")])
-def test_the_user_can_choose_either_rule(label: str, choice: str, rule: str) -> None:
-    spec = read_model(FIXTURES / label / FAST, masked_steps=choice)
-    assert {half.semantics["masked_output"] for half in halves(spec)} == {rule}
-    assert spec.masked_steps == choice
-    assert any("as chosen" in note for note in spec.notes)
-
-
-def test_the_choice_changes_masked_steps_alone() -> None:
-    import torch
-
-    path = FIXTURES / "tf-2.1.4" / FAST
-    with np.load(path.with_suffix(".npz")) as data:
-        ids, wanted = torch.from_numpy(data["in_0"]), torch.from_numpy(data["out_0"])
-    valid = ids != 0
-    chosen = {
-        name: keras2torch_birnn.convert(path, masked_steps=name)(ids)
-        for name in ("zeros", "previous")
-    }
-    torch.testing.assert_close(chosen["previous"], wanted, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(chosen["zeros"][valid], wanted[valid], atol=1e-5, rtol=1e-4)
-    assert not chosen["zeros"][~valid].any()
-
-
-def test_a_choice_is_refused_where_there_is_none() -> None:
-    with pytest.raises(UsageError, match=r"no matter of choice in a file of tf\.keras 2\.15\.0"):
-        read_model(FIXTURES / "tf.keras-2.15.0" / "stack_same_class.h5", masked_steps="zeros")
-    with pytest.raises(UsageError, match="--masked-steps nothing: zeros or previous is expected"):
-        read_model(FIXTURES / "tf-2.1.4" / FAST, masked_steps="nothing")
-
-
-def test_verify_follows_what_the_model_was_converted_with(tmp_path: Path) -> None:
-    model, out = FIXTURES / "tf-2.1.4" / FAST, tmp_path / "model.pt"
-    assert k2t("convert", model, out, "--masked-steps", "zeros").code == 0
-    assert k2t("verify", model, out, "--against", "reference").code == 0
-    other = k2t("verify", model, out, "--against", "reference", "--masked-steps", "previous")
-    assert other.code == 1
 
 
 # ---- dtype policies -----------------------------------------------------------------------------

@@ -220,7 +220,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "notes that are a text": (lambda spec: spec.update(notes="x"), "notes: a list is ex"),
     "a cut of numbers": (lambda spec: spec.update(cut={"from": [1]}), "a text is expected"),
-    "other masked steps": (lambda spec: spec.update(masked_steps=1), "masked_steps: one of"),
 }
 REFUSED_ELSEWHERE: dict[str, tuple[Path, Change, str]] = {
     "a text as states": (STATES, keyword("LSTM", "initial_state", CODE), 'initial_state="__imp'),
@@ -399,7 +398,6 @@ def older(spec: Any) -> None:
     for key in ("cells_give_states", "conv_lstm", "smallest_norm", "bilinear", "stack_states"):
         del spec["generation"][key]
     spec["generation"]["attention_rows"] = "uniform"
-    spec["generation"].pop("masked_steps", None)
 
 
 def test_the_spec_of_an_older_k2t_is_taken(contents: Contents, tmp_path: Path) -> None:

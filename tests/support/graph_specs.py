@@ -155,7 +155,7 @@ def spec_of(graph: Graph, version: str = "3.15.1", seed: int = 0) -> ModelSpec:
         root = infer_model(root, parsing.problems)
     if parsing.problems:
         raise parsing.problems[0]
-    root, _ = resolve_masked_steps(root, {}, parsing.generation, None, parsing.of_tensorflow_1)
+    root, _ = resolve_masked_steps(root, {}, parsing.generation, parsing.of_tensorflow_1)
     root = infer_model(_filled(root, np.random.default_rng(seed)), parsing.problems)
     return ModelSpec(root, parsing.generation)
 

@@ -27,7 +27,6 @@ from keras2torch_birnn.spec import (
     Array,
     Generation,
     LayerSpec,
-    MaskedSteps,
     Structure,
     shape_fits,
     with_dtype,
@@ -41,7 +40,6 @@ def load_weights(
     root: LayerSpec,
     container: Container,
     parsing: Parsing,
-    choice: MaskedSteps | None,
     whole: Whole | None = None,
     *,
     values: bool,
@@ -51,7 +49,7 @@ def load_weights(
     whole: the model of which ``root`` is a part, None if it is whole. All of its weights are
     located, and those of other parts then left out.
 
-    choice: the user's rule for masked steps, where the file leaves it open. values: read them;
+    values: read them;
     else zeros stand for them, but in a model with layers of a plugin, which may use its weights in
     any way.
 
@@ -59,7 +57,7 @@ def load_weights(
         WeightMismatchError: weights are missing, superfluous, or of other shapes than the
             configuration implies.
     """
-    located = find_weights(root, container, parsing, choice, whole)
+    located = find_weights(root, container, parsing, whole)
     notes = list(located.notes)
     values = values or any(layer.class_name not in SCHEMA for layer in located.root.walk())
     if values:
@@ -109,12 +107,11 @@ def find_weights(
     root: LayerSpec,
     container: Container,
     parsing: Parsing,
-    choice: MaskedSteps | None,
     whole: Whole | None = None,
 ) -> LocatedWeights:
     """Locate the weights of a parsed model, and check their shapes and dtypes.
 
-    choice, whole: as ``load_weights`` takes them.
+    whole: as ``load_weights`` takes them.
 
     Raises:
         WeightMismatchError: weights are missing, superfluous, or of other shapes than the
@@ -123,7 +120,7 @@ def find_weights(
     generation, layout = parsing.generation, layout_of(parsing.generation)
     paths = _locate(root, container, generation, whole)
     names = container.written_names(paths)
-    root, notes = resolve_masked_steps(root, names, generation, choice, parsing.of_tensorflow_1)
+    root, notes = resolve_masked_steps(root, names, generation, parsing.of_tensorflow_1)
     arrays = iter(container.store.arrays([path for row in paths.values() for path in row.values()]))
     stored = {owner: {name: next(arrays) for name in names} for owner, names in paths.items()}
     root = _infer_input_shape(root, stored)

@@ -15,17 +15,11 @@ import re
 from collections.abc import Mapping, Set
 from dataclasses import replace
 
-from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.readers.config.dialects import has_mask
 from keras2torch_birnn.readers.weights.slots import Key
-from keras2torch_birnn.spec import Generation, LayerSpec, MaskedSteps
+from keras2torch_birnn.spec import Generation, LayerSpec
 
 OVERLAPPING = ("2.2.4-tf", "2.3.0-tf")
-# The user's choice -> the rule, what layers do by it, and the TensorFlow that has it.
-_RULES: Mapping[MaskedSteps, tuple[str, str, str]] = {
-    "zeros": ("zeros", "give zeros", "2.2"),
-    "previous": ("previous_output", "repeat the previous output", "2.0 and 2.1"),
-}
 _CELL = re.compile(r"(lstm|gru)_cell(_\d+)?")
 # Options with which TensorFlow 2.0 and 2.1 take the cuDNN kernel.
 _KERNEL: Mapping[str, object] = {
@@ -38,64 +32,40 @@ _KERNEL: Mapping[str, object] = {
 }
 
 
-def parse_masked_steps(text: str | None, generation: Generation) -> MaskedSteps | None:
-    """Parse the user's choice, which not every file leaves open.
-
-    Raises:
-        UsageError: no such choice, or the file's Keras knows one rule only.
-    """
-    if text is None:
-        return None
-    choice: MaskedSteps | None = next((one for one in _RULES if one == text), None)
-    if choice is None:
-        from keras2torch_birnn.suggestions import unknown_value
-
-        raise unknown_value(f"--masked-steps {printable(text)}", _RULES, text)
-    if generation.version not in OVERLAPPING:
-        raise UsageError(
-            f"masked steps are no matter of choice in a file of {generation.name} "
-            f"{printable(generation.version)}",
-            "leave --masked-steps out",
-        )
-    return choice
-
-
 def resolve_masked_steps(
     root: LayerSpec,
     paths: Mapping[Key, Mapping[str, str]],
     generation: Generation,
-    choice: MaskedSteps | None,
     of_tensorflow_1: Set[str],
 ) -> tuple[LayerSpec, list[str]]:
-    """Set the outputs at masked steps, by Keras version or the user's choice; return notes.
+    """Set the outputs at masked steps, by Keras version and names of weights; return notes.
 
     ``of_tensorflow_1``: places of layers that compute as in TensorFlow 1.
     """
     if generation.version not in OVERLAPPING:
         return root, []
-    applied: list[MaskedSteps] = []
+    repeating: list[bool] = []
 
     def apply(layer: LayerSpec, owner: Key, *, wrapped: bool) -> LayerSpec:
         halves = layer.class_name == "Bidirectional"
         layer = layer.map_inner(lambda key, inner: apply(inner, (*owner, key), wrapped=halves))
         if not wrapped or owner not in paths or not _may_use_kernel(layer):
             return layer
-        if choice is None and layer.place in of_tensorflow_1:  # zeros, and not ambiguous
+        if layer.place in of_tensorflow_1:  # zeros, and not ambiguous
             return layer
-        applied.append(choice or _written_by(paths[owner]))
-        rule, *_ = _RULES[applied[-1]]
+        repeating.append(not _has_cell(paths[owner]))
+        rule = "previous_output" if repeating[-1] else "zeros"
         return replace(layer, semantics={**layer.semantics, "masked_output": rule})
 
     root = apply(root, (), wrapped=False)
-    if not applied or not has_mask(root):
+    if not repeating or not has_mask(root):
         return root, []
-    _, what, writer = _RULES[applied[0]]
-    reason = "as chosen" if choice else f"as TensorFlow {writer} does on a CPU"
-    other = next(one for one in _RULES if one != applied[0])
+    does = "repeat the previous output" if repeating[0] else "give zeros"
+    writer = "2.0 and 2.1" if repeating[0] else "2.2"
     return root, [
         f"keras_version {generation.version} belongs to several TensorFlows: masked steps of "
-        f"Bidirectional LSTM and GRU layers {what}, {reason}; --masked-steps {other} is the other "
-        "rule"
+        f"Bidirectional LSTM and GRU layers {does}, as TensorFlow {writer} does on a CPU, by the "
+        "names of the weights"
     ]
 
 
@@ -109,8 +79,7 @@ def _may_use_kernel(layer: LayerSpec) -> bool:
     )
 
 
-def _written_by(names: Mapping[str, str]) -> MaskedSteps:
-    """Return the rule of the TensorFlow that gave a layer's weights these names."""
+def _has_cell(names: Mapping[str, str]) -> bool:
+    """Tell whether the names of a layer's weights have a cell, as since TensorFlow 2.2."""
     segments = names.get("kernel", "").split("/")
-    has_cell = len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
-    return "zeros" if has_cell else "previous"
+    return len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
