@@ -90,10 +90,8 @@ def attach_terms(
     if not any(part.training for part in layer.walk()):
         return None
     rule: PenaltyRule = layer.semantics[PENALTY_RULE]
-    found = tuple(activities(layer, rule))
-    if folded and rule.steps_of_models == "none":
-        found = ()
-    elif folded and rule.steps_of_models == "refused":  # it is not one batch
+    found = tuple(activities(layer))
+    if folded:  # it is not one batch
         found = tuple(replace(one, refused=_IN_STEPS) for one in found)
     kept = KeptOutputs() if found else None
     output = nn.Identity() if steps and kept is not None else None

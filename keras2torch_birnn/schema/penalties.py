@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-from keras2torch_birnn.schema.options import BadOptionError, Option, axes, choice, number
+from keras2torch_birnn.schema.options import BadOptionError, Option, axes, number
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 REGULARIZER, CONSTRAINT = "_regularizer", "_constraint"
@@ -18,7 +18,6 @@ ACTIVITY = f"activity{REGULARIZER}"
 
 REGULARIZERS: Mapping[str, Mapping[str, Option]] = {
     "L1L2": {"l1": number(0.0), "l2": number(0.0)},
-    "OrthogonalRegularizer": {"factor": number(0.01), "mode": choice("rows", "rows", "columns")},
 }
 CONSTRAINTS: Mapping[str, Mapping[str, Option]] = {
     "MaxNorm": {"max_value": number(2.0), "axis": axes(0)},
@@ -110,7 +109,6 @@ def _text(value: Any) -> str:
 
 # The name of a layer's rule in its semantics; set when the model is built, as ``BATCH_RULE``.
 PENALTY_RULE = "penalty_rule"
-_HALVES = ("forward_layer", "backward_layer")
 
 
 @dataclass(frozen=True)
@@ -118,38 +116,24 @@ class PenaltyRule:
     """Rule of a generation for the sum of all penalties.
 
     ``frozen``: regularizers of frozen weights count. ``per_row``: the penalty of an output is
-    divided by its number of rows. ``halves``: a Bidirectional counts the outputs of its halves, or
-    its own; "refused" where it was never compared. ``steps``: TimeDistributed counts the output of
-    its layer as one batch of all steps, or not at all, or counts its own output instead.
-    ``steps_of_models``: what it does where it holds a model. ``single``: factors of L1L2 are
-    rounded to float32, by TensorFlow's cast of a number.
+    divided by its number of rows. ``single``: factors of L1L2 are rounded to float32, by
+    TensorFlow's cast of a number.
 
-    Sources: ``Layer.losses``, ``Layer.__call__``, ``Wrapper.activity_regularizer`` and
-    ``TimeDistributed.call`` of Keras 2.0.8 to 2.3.1, tf.keras 2.15, tf_keras 2.21, Keras 3.0.5 to
-    3.15.
+    Sources: ``Layer.losses`` and ``Layer.__call__`` of Keras 2.0.8 to 2.3.1, tf.keras 2.15,
+    tf_keras 2.21, Keras 3.0.5 to 3.15.
     """
 
     frozen: bool
     per_row: bool
-    halves: Literal["both", "own", "refused"]
-    steps: Literal["one batch", "none", "own"]
-    steps_of_models: Literal["refused", "none"]
     single: bool = False
 
 
 @dataclass(frozen=True)
 class Activity:
-    """A regularizer of an output of a layer's module.
-
-    ``axes``: the penalty is divided by the sizes of so many leading axes. ``half``: whose
-    outputs it is for in a Bidirectional, 0 or 1; None for all. ``refused``: why it cannot be
-    computed here, if so.
-    """
+    """A regularizer of the output of a layer's module; ``refused``: why it is not known, if so."""
 
     place: str
     regularizer: Mapping[str, Any]
-    axes: int
-    half: int | None = None
     refused: str = ""
 
 
@@ -157,11 +141,9 @@ def penalty_rule(generation: Generation) -> PenaltyRule:
     """Return the rule of a generation."""
     if generation.name == "keras3":
         new = generation.numbers >= (3, 14)
-        return PenaltyRule(False, new, "both", "none", "refused", single=new)
-    if generation.name == "tf.keras":
-        halves: Literal["both", "refused"] = "both" if generation.numbers >= (2, 4) else "refused"
-        return PenaltyRule(True, True, halves, "one batch", "refused")
-    return PenaltyRule(True, False, "own", "own", "none")
+        return PenaltyRule(frozen=False, per_row=new, single=new)
+    newer = generation.name == "tf.keras"
+    return PenaltyRule(frozen=True, per_row=newer, single=newer)
 
 
 def with_penalty_rule(layer: LayerSpec, rule: PenaltyRule) -> LayerSpec:
@@ -171,28 +153,12 @@ def with_penalty_rule(layer: LayerSpec, rule: PenaltyRule) -> LayerSpec:
     return replace(layer, semantics={**layer.semantics, PENALTY_RULE: rule})
 
 
-def activities(layer: LayerSpec, rule: PenaltyRule) -> Iterator[Activity]:
-    """Yield the activity regularizers that a layer's module has to compute."""
-    rows = int(rule.per_row)
+def activities(layer: LayerSpec) -> Iterator[Activity]:
+    """Yield the activity regularizers of a layer and of those inside it, which are refused."""
     own = layer.training.get(ACTIVITY)
     if own is not None:
         refused = "of its inner projections" if layer.class_name == "MultiHeadAttention" else ""
-        yield Activity(layer.place, own, rows, refused=refused)
-    for key, part in layer.parts.items():
-        inner = part.training.get(ACTIVITY)
-        for deeper in part.parts.values():
-            if any(ACTIVITY in one.training for one in deeper.walk()):
-                yield Activity(part.place, {"name": ""}, 0, refused="of a layer inside a wrapper")
-        if inner is None:
-            continue
-        if key in _HALVES and rule.halves != "own":
-            apart = layer.config["merge_mode"] in ("concat", None)
-            refused = "" if apart else "of a half whose output is merged into the other's"
-            refused = "of a half in this Keras" if rule.halves == "refused" else refused
-            yield Activity(part.place, inner, rows, _HALVES.index(key), refused=refused)
-        elif key == _HALVES[0]:  # of the wrapper's own output; the other half has the same
-            yield Activity(layer.place, inner, rows)
-        elif layer.class_name == "TimeDistributed" and rule.steps != "none":
-            yield Activity(part.place, inner, 2 if rule.steps == "one batch" else 0)
-        elif layer.class_name not in ("Bidirectional", "TimeDistributed"):
-            yield Activity(part.place, inner, 0, refused="of a cell")
+        yield Activity(layer.place, own, refused)
+    for part in layer.parts.values():
+        for one in activities(part):
+            yield replace(one, refused=one.refused or f"of a layer inside {layer.class_name}")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from keras2torch_birnn.errors import (
     UnsupportedOptionError,
@@ -26,7 +24,7 @@ from keras2torch_birnn.schema.penalties import (
     is_known,
     weights_of,
 )
-from keras2torch_birnn.spec import LayerSpec, Structure, leaves
+from keras2torch_birnn.spec import LayerSpec, leaves
 from keras2torch_birnn.trainers.weight_views import (
     Path,
     WeightView,
@@ -71,7 +69,8 @@ def penalty(model: nn.Module) -> Tensor:
                 continue
             view = views[path]
             if terms.rule.frozen or learns(view, module):
-                total = total + _of_weight(_rounded(options, terms), view, module)
+                factors = _rounded(options, terms)
+                total = total + sum(_l1_l2(factors, one) for one in view.values(module))
         for one in terms.activities:
             total = total + _of_outputs(one, terms)
     if problems:
@@ -148,12 +147,6 @@ def _views(module: nn.Module, terms: TrainingTerms) -> Mapping[Path, WeightView]
 # ---- regularizers -------------------------------------------------------------------------------
 
 
-def _of_weight(options: Options, view: WeightView, module: nn.Module) -> Tensor:
-    if options["name"] == "OrthogonalRegularizer":
-        return _orthogonality(options, read(view, module))
-    return torch.stack([_l1_l2(options, one) for one in view.values(module)]).sum()
-
-
 def _l1_l2(options: Options, x: Tensor) -> Tensor:
     """Return l1 sum |x| + l2 sum x^2; a factor of 0 leaves its sum out, which may be infinite."""
     total = torch.zeros((), dtype=x.dtype, device=x.device)
@@ -161,16 +154,6 @@ def _l1_l2(options: Options, x: Tensor) -> Tensor:
         total = total + options["l1"] * x.abs().sum()
     if options["l2"]:
         total = total + options["l2"] * x.square().sum()
-    return total
-
-
-def _orthogonality(options: Options, x: Tensor) -> Tensor:
-    """Return the factor times the mean |cosine| of all pairs of rows, or columns, of a matrix."""
-    rows = x if options["mode"] == "rows" else x.T
-    rows = functional.normalize(rows, dim=1)
-    products = (rows @ rows.T) * (1.0 - torch.eye(len(rows), dtype=x.dtype, device=x.device))
-    pairs = len(rows) * (len(rows) - 1.0) / 2.0
-    total: Tensor = options["factor"] * 0.5 * products.abs().sum() / pairs
     return total
 
 
@@ -182,47 +165,20 @@ def _of_outputs(activity: Activity, terms: TrainingTerms) -> Tensor:
             "training mode",
             "call model.train(), then the model, before k2t.penalty(model)",
         )
-    total = []
-    for output in outputs:
-        for y in _outputs_for(activity, terms.layer, output):
-            sizes = y.shape[: activity.axes]
-            options = _rounded(activity.regularizer, terms)
-            total.append(_regularize(options, y) / max(1, math.prod(sizes)))
+    options = _rounded(activity.regularizer, terms)
+    total = [
+        _l1_l2(options, y) / (max(1, len(y)) if terms.rule.per_row else 1)
+        for output in outputs
+        for y in leaves(output)
+    ]
     return torch.stack(total).sum()
 
 
 def _rounded(options: Options, terms: TrainingTerms) -> Options:
     """Return the options with factors as that Keras multiplies by them."""
-    if not terms.rule.single or options["name"] != "L1L2":
+    if not terms.rule.single:
         return options
     return {**options, **{key: float(np.float32(options[key])) for key in ("l1", "l2")}}
-
-
-def _regularize(options: Options, y: Tensor) -> Tensor:
-    return _orthogonality(options, y) if "factor" in options else _l1_l2(options, y)
-
-
-def _outputs_for(activity: Activity, layer: LayerSpec, output: Any) -> list[Tensor]:
-    """Return the tensors of an output, or those of one half of a Bidirectional, with its states."""
-    tensors: list[Tensor] = list(leaves(output))
-    if activity.half is None:
-        return tensors
-    heads = 1 if layer.config["merge_mode"] == "concat" else 2
-    states = tensors[heads:]
-    each = len(states) // 2
-    own = states[activity.half * each : (activity.half + 1) * each]
-    if heads == 2:
-        return [tensors[activity.half], *own]
-    y, first = tensors[0], _width(layer.parts["forward_layer"])
-    return [y[..., :first] if activity.half == 0 else y[..., first:], *own]
-
-
-def _width(half: LayerSpec) -> int:
-    """Return the size of the last axis of the output of a Bidirectional's half."""
-    shape: Structure = half.output_shape
-    if isinstance(shape, tuple) and isinstance(shape[0], tuple):  # it returns states
-        shape = shape[0]
-    return int(shape[-1])
 
 
 # ---- constraints --------------------------------------------------------------------------------

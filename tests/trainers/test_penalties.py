@@ -32,12 +32,17 @@ from keras2torch_birnn.trainers import weight_views
 from keras2torch_birnn.trainers.weight_views import find_views
 
 FOLDER = FIXTURES / "training" / "keras-3.15.1"
-REGULARIZED, CONSTRAINED = (FOLDER / f"{n}.before.keras" for n in ("regularized", "constrained"))
+INSIDE, CONSTRAINED = (FOLDER / f"{n}.before.keras" for n in ("regularized", "constrained"))
+REGULARIZED = FIXTURES / "compiled" / "keras-3.15.1" / "regularizers.keras"
 GENERATION = generation_of("3.15.1")
 
 
 def steps(rows: int = 5) -> torch.Tensor:
     return torch.randn(rows, 7, 3, generator=torch.Generator().manual_seed(rows))
+
+
+def rows(count: int = 5) -> torch.Tensor:
+    return torch.randn(count, 5, 2, generator=torch.Generator().manual_seed(count)).double()
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +122,7 @@ def test_what_is_not_known_is_noted_by_name(class_name: str, version: str, value
     assert "and 3 more layers; add them to your own loss" in note
 
 
-@pytest.mark.parametrize(
-    "name", ["MaxNorm", "max_norm", "L1L2", "l2", "", "orthogonal_regularizer"]
-)
+@pytest.mark.parametrize("name", ["MaxNorm", "max_norm", "L1L2", "l2", ""])
 @pytest.mark.parametrize("ending", ["regularizer", "constraint"])
 def test_a_constraint_as_a_regularizer_is_noted_and_so_is_the_reverse(
     name: str, ending: str
@@ -153,20 +156,20 @@ def test_the_outputs_of_the_last_call_in_training_mode_count(converted: nn.Modul
     with pytest.raises(UsageError, match="was not called in training mode; call"):
         k2t.penalty(model)
     model.train()
-    model(steps(3).double())
+    model(rows(3))
     first = k2t.penalty(model)
-    model(steps(5).double())
+    model(rows(5))
     assert k2t.penalty(model) != first
-    model(steps(3).double())
+    model(rows(3))
     assert torch.equal(k2t.penalty(model), first)
-    model.eval()(steps(3).double())
+    model.eval()(rows(3))
     with pytest.raises(UsageError, match="regularizes its output, and the model was not"):
         k2t.penalty(model)
 
 
 def test_copies_and_pickles_keep_no_outputs(converted: nn.Module) -> None:
     model = copy.deepcopy(converted).train()
-    model(steps().double())
+    model(rows())
     wanted = k2t.penalty(model)
     file = io.BytesIO()
     torch.save(model, file)
@@ -174,7 +177,7 @@ def test_copies_and_pickles_keep_no_outputs(converted: nn.Module) -> None:
     for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
         with pytest.raises(UsageError, match="not called in training mode"):
             k2t.penalty(other)
-        other(steps().double())
+        other(rows())
         torch.testing.assert_close(k2t.penalty(other), wanted)
 
 
@@ -184,14 +187,14 @@ def test_they_survive_saving_and_loading(suffix: str, converted: nn.Module, tmp_
     model = copy.deepcopy(converted).train()
     loaded = k2t.load(tmp_path / f"out{suffix}").train()
     for one in (model, loaded):
-        one(steps().double())
+        one(rows())
     assert k2t.penalty(model) > 0.1
     assert_same_outputs(k2t.penalty(model), k2t.penalty(loaded))
 
 
 def test_a_model_around_a_converted_one_has_its_penalties(converted: nn.Module) -> None:
-    outer = nn.Sequential(copy.deepcopy(converted), nn.Linear(4, 2).double()).train()
-    outer(steps().double())
+    outer = nn.Sequential(copy.deepcopy(converted), nn.Linear(7, 2).double()).train()
+    outer(rows())
     k2t.penalty(outer).backward()
     gradients = [p.grad for p in outer[0].parameters() if p.requires_grad]
     assert sum(bool(g is not None and g.any()) for g in gradients) > 8
@@ -213,7 +216,7 @@ def test_a_constrained_model_is_compiled_as_a_whole() -> None:
     model = k2t.convert(CONSTRAINED).train()
     with torch._dynamo.config.patch(allow_rnn=True):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(steps().double()), model(steps().double()))
+        torch.testing.assert_close(compiled(steps()), model(steps()))
 
 
 def test_frozen_weights_count_where_that_keras_counts_them() -> None:
@@ -301,20 +304,20 @@ def test_files_of_before_have_none(tmp_path: Path) -> None:
     assert terms_of(model.get_submodule("dense")) is None
 
 
-@pytest.mark.parametrize(
-    ("merge", "version", "words"),
-    [
-        ("sum", "3.15.1", "of a half whose output is merged into the other's is not supported"),
-        ("concat", "2.1.0-tf", "of a half in this Keras is not supported"),
-    ],
-)
-def test_outputs_that_are_not_kept_apart_are_refused(merge: str, version: str, words: str) -> None:
-    from keras2torch_birnn.schema.penalties import activities
+def test_regularizers_of_outputs_inside_of_layers_are_refused() -> None:
+    model = k2t.convert(INSIDE).train()
+    model(steps())
+    with pytest.raises(UnsupportedOptionError) as error:
+        k2t.penalty(model)
+    words = "activity_regularizer of a layer inside"
+    assert [f"{words} {one}" in str(error.value) for one in ("Bidirectional", "TimeDistributed")]
+    assert len(error.value.problems) == 3
 
-    half = LayerSpec("LSTM", "f", {}, training={"activity_regularizer": {"name": "L1L2"}})
-    both = LayerSpec("Bidirectional", "b", {"merge_mode": merge}, parts={"forward_layer": half})
-    (one,) = activities(both, penalty_rule(generation_of(version)))
-    assert one.refused in words and one.refused
+
+def test_an_orthogonal_regularizer_is_noted_and_refused_when_it_is_needed() -> None:
+    model = k2t.convert(FOLDER / "orthogonal.before.keras")
+    with pytest.raises(UnsupportedOptionError, match="OrthogonalRegularizer is not a regularizer"):
+        k2t.penalty(model)
 
 
 # ---- where weights are --------------------------------------------------------------------------

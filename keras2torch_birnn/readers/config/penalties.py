@@ -29,7 +29,6 @@ _NAMES: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "l1l2": ("L1L2", {}),
     "weightregularizer": ("L1L2", {}),  # Keras 1
     "activityregularizer": ("L1L2", {}),
-    "orthogonalregularizer": ("OrthogonalRegularizer", {}),
     "maxnorm": ("MaxNorm", {}),
     "nonneg": ("NonNeg", {}),
     "unitnorm": ("UnitNorm", {}),
