@@ -111,7 +111,6 @@ OTHERS = (
     "cut/",
     "pins/",
     "plugins/",
-    "rules/",
     "tensorflow/",
     "training/",
     "yaml/",

@@ -113,19 +113,13 @@ class Recorded:
 
 def recorded(row: Row) -> Recorded:
     """Read what Keras did with a model."""
-    return Recorded(row, _arrays(row["npz"], row.get("long")))
+    return Recorded(row, _arrays(row["npz"]))
 
 
 @cache
-def _arrays(name: str, long: str | None) -> Mapping[str, Array]:
-    """Read an archive, and the steps after its last one."""
+def _arrays(name: str) -> Mapping[str, Array]:
     with np.load(COMPILED / name) as data:
-        arrays = {key: data[key] for key in data.files}
-    if long is not None:
-        with np.load(COMPILED / long) as data:
-            arrays["losses"] = np.concatenate([arrays["losses"], data["losses"]])
-            arrays["w200"] = data["w200"]
-    return arrays
+        return {key: data[key] for key in data.files}
 
 
 def expected_state(row: Row, at: str) -> dict[str, Array]:
