@@ -34,6 +34,7 @@ InputShape: TypeAlias = Sequence[int]
 _PLAIN = frozenset((Tensor,))
 _SHAPE, _DTYPE = attrgetter("shape"), attrgetter("dtype")
 _IS_CPU, _WANTS_GRADIENT = attrgetter("is_cpu"), attrgetter("requires_grad")
+ONE_CALL = "one call"
 _AGAIN = "change, move or train the model itself, and freeze it again"
 
 
@@ -143,7 +144,7 @@ class Frozen:
     def explain_calls(self) -> Mapping[str, str]:
         """Tell of each set of sizes so far: "one call", or why its modules are called."""
         return {
-            _describe(key): "one call" if isinstance(found, Recorded) else found
+            _describe(key): ONE_CALL if isinstance(found, Recorded) else found
             for key, found in self._calls.items()
         }
 

@@ -13,8 +13,9 @@ from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.float32_precision import float32_precision
+from keras2torch_birnn.freezing import ONE_CALL, freeze
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
-from keras2torch_birnn.running import run
+from keras2torch_birnn.running import flat, move_inputs, run
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.torch_import import lacks_memory
 
@@ -77,6 +78,24 @@ def outputs(
             if isinstance(failure, torch.OutOfMemoryError) or lacks_memory(failure):
                 raise UsageError(f"device {device}: it has too little memory") from None
             return _first_line(failure)
+
+
+def frozen_outputs(model: nn.Module, inputs: Sequence[Array]) -> tuple[Array, ...] | str | None:
+    """Compute the outputs of a model on the CPU by its frozen form, or return why that failed.
+
+    None where there is no other form: its modules are called, or it keeps states.
+    """
+    model = model.to("cpu")
+    given = move_inputs(model, tuple(torch.from_numpy(np.asarray(x)) for x in inputs))
+    try:
+        fast = freeze(model)
+    except UsageError:
+        return None
+    try:
+        found = tuple(y.numpy() for y in flat(fast(*given)))
+    except FAILURES as failure:
+        return _first_line(failure)
+    return found if ONE_CALL in fast.explain_calls().values() else None
 
 
 def _first_line(failure: Exception) -> str:

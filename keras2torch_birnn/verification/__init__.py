@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from keras2torch_birnn.building import build
-from keras2torch_birnn.comparison.outputs import compare, outputs
+from keras2torch_birnn.comparison.outputs import compare, frozen_outputs, outputs
 from keras2torch_birnn.comparison.report import (
     Comparison,
     LayerParity,
@@ -325,6 +325,10 @@ def _compare(
         actual = outputs(converted, arrays, device, strict=True)
         if against != "keras" or answer is None:
             yield compared(actual, measured.outputs, against="reference")
+        judged = measured.judged and device == "cpu"
+        fast = frozen_outputs(converted, arrays) if judged else None
+        if fast is not None:
+            yield compared(fast, measured.outputs, against="reference, frozen")
         if answer is not None:
             yield compared(
                 actual, answer.outputs, against=answer.name, coarseness=answer.coarseness
@@ -481,17 +485,20 @@ def _verify_golden(
     golden = origin(model).golden
     arrays = [x.numpy() for x in golden.inputs]
     name = "golden" if golden.made_by == "reference" else f"golden by the {golden.made_by} itself"
+    compared = partial(
+        compare,
+        expected=[y.numpy() for y in golden.outputs],
+        roundings=golden.rounding_of_each(),
+        tolerance=tolerance,
+    )
     comparisons = [
-        compare(
-            outputs(model, arrays, device, strict=True),
-            [y.numpy() for y in golden.outputs],
-            golden.rounding_of_each(),
-            tolerance,
-            device=device,
-            against=name,
-        )
+        compared(outputs(model, arrays, device, strict=True), device=device, against=name)
         for device in places
     ]
+    judged = "cpu" in places and all(one.judged for one in comparisons)
+    fast = frozen_outputs(model, arrays) if judged else None
+    if fast is not None:
+        comparisons.append(compared(fast, device="cpu", against=f"{name}, frozen"))
     for one in comparisons:  # a file's golden inputs need not fit its model
         if one.failure:
             with in_file(file):

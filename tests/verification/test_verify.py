@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import k2t as run
+from kernel_layers import native
 from out_files import changing, write_out
 from specs import ENTRIES, FIXTURES, GENERATIONS, KERAS2, KERAS3, TF_KERAS, chain, dense, fixture
 
@@ -19,6 +20,7 @@ from keras2torch_birnn.comparison.outputs import compare, outputs
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, resolve_tolerance
 from keras2torch_birnn.golden import checksum, origin
+from keras2torch_birnn.layers.recording import Recorded
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference.rounding import difference
 from keras2torch_birnn.spec import ModelSpec
@@ -33,6 +35,26 @@ WEIGHTS = "keras-2.2.4/weights_mask_weights.h5"
 STATEFUL = "tf.keras-2.15.0/stateful_bi_lstm.keras"
 NESTED = "keras-3.15.1/nested_twice.keras"
 SOME = (STACK, POOLED, "keras-2.2.4/cudnngru_bi.h5", STATEFUL, NESTED, "keras-2.3.1/shapes.h5")
+
+
+def unfrozen(report: k2t.ParityReport) -> list[str]:
+    """Name what the model itself was compared with."""
+    return [c.against for c in report.comparisons if not c.against.endswith(", frozen")]
+
+
+@native
+@pytest.mark.usefixtures("native_where_it_pays")
+def test_the_frozen_form_is_judged_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = FIXTURES / "tf.keras-2.15.0/mask_stack_bi_dense.h5", tmp_path / "out.pt"
+    k2t.save(k2t.convert(model), out)
+    for report in (verify(model, out, against="reference"), verify(out)):
+        assert report.ok
+        assert [c.against.endswith(", frozen") for c in report.comparisons] == [False, True]
+    real = Recorded.run
+    monkeypatch.setattr(Recorded, "run", lambda *given: real(*given) + 0.01)
+    for report in (verify(model, out, against="reference"), verify(out)):
+        assert [c.ok for c in report.comparisons] == [True, False]
+        assert not report.ok
 
 
 def converted(file: str, folder: Path) -> Path:
@@ -56,7 +78,7 @@ def test_a_converted_file_agrees_with_the_reference(file: str, tmp_path: Path) -
     assert (report.ok, report.judged, report.inputs) == (True, True, "normal numbers")
     assert report.first_divergence is None
     assert report.max_abs_error < 1e-5
-    assert [c.against for c in report.comparisons] == ["reference"]
+    assert unfrozen(report) == ["reference"]
     assert all(layer.max_abs_error < 1e-9 for layer in report.layers)
     expected = [one.name for one in fixture(file).spec.graph.layers if one.graph is None]
     expected = [name for name in expected if fixture(file).spec.graph.layer(name).weights]
@@ -219,7 +241,7 @@ def test_out_alone_is_checked_by_its_golden_vectors(file: str, tmp_path: Path) -
     out = converted(file, tmp_path)
     for report in (verify(out), verify(FIXTURES / file, out, against="golden")):
         assert report.ok
-        assert [c.against for c in report.comparisons] == ["golden"]
+        assert unfrozen(report) == ["golden"]
         assert report.layers == ()
 
 
@@ -264,7 +286,7 @@ def test_a_trained_model_makes_its_own_golden_vectors(tmp_path: Path) -> None:
     k2t.save(model, out)
     report = verify(out)
     assert report.ok
-    assert [c.against for c in report.comparisons] == ["golden by the model itself"]
+    assert unfrozen(report) == ["golden by the model itself"]
     assert not verify(FIXTURES / STACK, out, against="reference").ok
     # and an unchanged model that went through OUT keeps the reference's
     k2t.save(k2t.load(converted(STACK, tmp_path)), out)
@@ -387,7 +409,7 @@ def test_asking_for_a_keras_that_is_not_installed_is_refused(
 def test_without_keras_the_reference_judges_and_a_note_says_so(tmp_path: Path) -> None:
     report = verify(FIXTURES / STACK, converted(STACK, tmp_path))
     assert report.ok
-    assert [c.against for c in report.comparisons] == ["reference"]
+    assert unfrozen(report) == ["reference"]
     assert len(report.notes) == 1
     assert "the NumPy reference only: tf_keras is not installed" in report.notes[0]
 

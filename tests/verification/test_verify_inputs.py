@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,7 +167,8 @@ def test_a_keras_that_disagrees_is_no_excuse_for_itself(
     answering(monkeypatch, lambda y: y + 0.1)
     report = verify(*files)
     assert not report.ok
-    assert {c.against: c.ok for c in report.comparisons} == {"reference": True, "keras 0.0": False}
+    verdicts = {c.against: c.ok for c in report.comparisons if "frozen" not in c.against}
+    assert verdicts == {"reference": True, "keras 0.0": False}
     answering(monkeypatch, lambda y: y)
     assert verify(*files).ok
 
@@ -269,12 +271,12 @@ def test_own_data_is_compared_as_well(tmp_path: Path) -> None:
         report = verify(*files, against="reference", inputs=inputs)
         assert report.ok
         assert report.inputs == "the inputs given"
-        assert [c.inputs for c in report.comparisons] == ["the inputs given"]
+        assert {c.inputs for c in report.comparisons} == {"the inputs given"}
     np.savez(data, x)  # without a name: Keras' order
     assert verify(*files, against="reference", inputs=data).ok
     run = k2t("verify", *files, "--against", "reference", "--inputs", data)
     assert run.code == 0
-    assert "cpu    reference the inputs given " in run.out
+    assert re.search(r"cpu +reference +the inputs given ", run.out)
 
 
 def test_own_data_finds_what_no_drawn_input_reaches(tmp_path: Path) -> None:
@@ -399,7 +401,8 @@ def test_tolerances_of_the_command_are_obeyed_as_given(tmp_path: Path) -> None:
     files = pair(FIXTURES / IDS, tmp_path)
     strict = k2t("verify", *files, "--against", "reference", "--atol", "0", "--rtol", "0")
     assert strict.code == 1
-    assert strict.out.count("NOT EQUAL") == 2  # of the line, and of all
+    lines = strict.out.count("\ncpu")
+    assert strict.out.count("NOT EQUAL") == lines + 1  # of all
     assert strict.out.splitlines()[-1] == "NOT EQUAL"
     assert k2t("verify", files[1], "--atol", "0", "--rtol", "0").code == 1
     assert k2t("verify", *files, "--against", "reference", "--atol", "1e-4").code == 0
