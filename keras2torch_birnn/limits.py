@@ -48,7 +48,6 @@ MAX_NAMES = 100_000  # in one list
 MAX_GROUP_DEPTH = 64
 MAX_GROUP_MEMBERS = 100_000
 MAX_CHUNKS = 100_000  # of one file, all datasets together
-MAX_INLINE_BYTES = 64 << 10  # of an array that is stored in its object header
 
 # TensorFlow's files: the index of a checkpoint, and the objects of a SavedModel
 MAX_TABLE_BYTES = 64 * MIB
@@ -74,8 +73,9 @@ MAX_OPTIMIZER_NUMBER = 10**18
 
 # The process that runs the HDF5 library
 MAX_PARSER_CPU_SECONDS = 5
+MAX_PARSER_SECONDS_PER_GIB = 64  # of the file, on top of that; to read one takes a second or two
 MAX_PARSER_WALL_SECONDS = 120.0  # per answer; a busy machine or a slow disk needs some of it
-MAX_PARSER_MEMORY = 512 * MIB  # on top of what the process has mapped when the parsing starts
+MAX_PARSER_MEMORY = 512 * MIB  # on top of what it has mapped at the start, and twice the file
 MAX_REWRITE_SECONDS = 600  # to change a copy; of computing, and of waiting for it
 MAX_REPLY_BYTES = 96 * MIB
 
@@ -90,7 +90,6 @@ MAX_ONNX_BYTES = 2047 * MIB  # of the weights in one .onnx file
 
 # Work and caches inside the package: a file that goes beyond them is not refused.
 MAX_PATHS_PER_REQUEST = 512  # to the parser process
-MAX_OPEN_GROUPS = 4096  # that the parser process keeps open
 MAX_PROGRAMS_PER_MODEL = 64  # sets of input sizes that are known; each program holds its weights
 
 # Messages: names from a file are cut to these numbers of characters.

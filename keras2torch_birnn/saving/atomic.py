@@ -235,7 +235,7 @@ def writing_after(
     if stream:
         yield
         return
-    temporary = name_temporary(target.parent)
+    temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
     try:
         with in_file(path), os_errors():
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -251,11 +251,6 @@ def writing_after(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def name_temporary(folder: Path) -> Path:
-    """Return a new name in a folder."""
-    return folder / f"{PREFIX}{secrets.token_hex(8)}.tmp"
 
 
 def find_cause(error: Exception) -> BaseException:
@@ -282,14 +277,11 @@ def _write_stream(target: Path, write: Callable[[Path], object]) -> None:
             shutil.copyfileobj(source, sink)
 
 
-def _sync_file(path: Path, mode: int | None) -> None:
-    """Set the file's mode (a library may have replaced the file), and flush it to the disk.
-
-    ``mode``: None leaves it.
-    """
+def _sync_file(path: Path, mode: int) -> None:
+    """Set the file's mode (a library may have replaced the file), and flush it to the disk."""
     handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
-        if mode is not None and stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+        if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
             path.chmod(mode)
         os.fsync(handle)
     finally:

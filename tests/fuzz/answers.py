@@ -1,7 +1,7 @@
 """Answers of an HDF5 child that a file has taken over, mutated from honest answers.
 
-The whole path from the bytes on the pipe to the arrays is run, with a child that is only a script
-of lines.
+The whole path from the bytes on the pipe to the arrays is run, with a child that says what it is
+told to say.
 """
 
 from __future__ import annotations
@@ -10,33 +10,62 @@ import io
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from unittest import mock
 
 import h5py
 import numpy as np
+from parsing_here import _Replies
 
-from fuzz.mutants import as_text, changed_tree
+from fuzz.mutants import as_text, changed_tree, damaged
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.limits import max_inflated_bytes
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5 import parser_process
-from keras2torch_birnn.readers.hdf5.arrays import Contiguous
+from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
 GREETING = '[{"is": "open"}]'
+PATHS = list("abcdefg")
+ATTRIBUTES = ["names", "text", "number"]
 
 
-class Scripted:
-    """A child that says what it was told to say."""
+class Lying(io.BytesIO):
+    """Pipe for requests; each is answered honestly, then the answer is changed."""
+
+    def __init__(self, index: parser_child.Index, random: Random, said: _Replies) -> None:
+        super().__init__()
+        self._index, self._random, self._said = index, random, said
+
+    def write(self, line: Any) -> int:
+        """Answer a request."""
+        honest, random = io.BytesIO(), self._random
+        parser_child.respond(self._index, bytes(line), parser_process._LIMITS, honest)
+        answer = honest.getvalue()
+        if json.loads(line)["ask"] == "values":
+            if random.random() < 0.3:
+                answer = damaged(answer, random)
+        elif random.random() < 0.8:
+            tree = changed_tree(json.loads(answer), random)
+            answer = as_text(tree, random).encode("utf-8", "surrogatepass") + b"\n"
+            if random.random() < 0.02:
+                answer = answer.replace(b":", b"\xff", 1)
+        with self._said.filling():
+            self._said.write(answer)
+        return len(line)
+
+
+class Child:
+    """A child that lies."""
 
     returncode = -9
 
-    def __init__(self, lines: Sequence[bytes]) -> None:
-        self.stdin = io.BytesIO()
-        self.stdout = io.BytesIO(b"\n".join(lines) + b"\n")
+    def __init__(self, index: parser_child.Index, random: Random) -> None:
+        self.stdout = _Replies()
+        self.stdin = Lying(index, random, self.stdout)
+        greeting = as_text(json.loads(GREETING), random) if random.random() < 0.02 else GREETING
+        with self.stdout.filling():
+            self.stdout.write(greeting.encode() + b"\n")
 
     def kill(self) -> None:
         """Nothing runs."""
@@ -50,10 +79,9 @@ class Answers:
     """A file with arrays of every storage, and the honest answers about it."""
 
     def __init__(self) -> None:
-        folder = Path(tempfile.mkdtemp())
-        path = folder / "m.h5"
         numbers = np.random.default_rng(5)
-        with h5py.File(path, "w") as file:
+        self._file = tempfile.TemporaryFile(buffering=0)
+        with h5py.File(self._file, "w") as file:
             file["a"] = numbers.random((5, 7), "f4")
             file["b"] = numbers.random((11,), "f4").astype(">f8")
             file.create_dataset("c", data=numbers.random((7, 5)), chunks=(3, 2))
@@ -66,20 +94,8 @@ class Answers:
             file.attrs["text"] = "{}"
             file.attrs["number"] = 3
             file.create_group("h")
-        self._file = path.open("rb", buffering=0)
-        self.bytes = path.read_bytes()
-        path.unlink()
-        folder.rmdir()
-        self.window = Window(self._file, 0, len(self.bytes))
-        self.paths = list("abcdefg")
-        with HDF5Store(self.window) as store:
-            ask = store._parser.ask
-            self.questions: Mapping[str, list[Any]] = {
-                "dataset": ask("dataset", self.paths),
-                "attributes": ask("attributes", ["/"], ["names", "text", "number"]),
-                "members": ask("members", ["/"]),
-                "kind": ask("kind", self.paths),
-            }
+        size = self._file.seek(0, io.SEEK_END)
+        self.window = Window(cast("BinaryIO", self._file), 0, size)
 
     def close(self) -> None:
         """Close the file."""
@@ -91,43 +107,37 @@ class Answers:
         Raises:
             K2TError: the answer is refused, as it should be.
         """
-        question = random.choice(("dataset",) * 5 + ("attributes", "members", "kind"))
-        replies: list[Any] = [{"is": answer} for answer in self.questions[question]]
-        replies = changed_tree(replies, random)
-        line = as_text(replies, random).encode("utf-8", "surrogatepass")
-        if random.random() < 0.02:
-            line = line.replace(b":", b"\xff", 1)
-        greeting = as_text(json.loads(GREETING), random) if random.random() < 0.02 else GREETING
-        child = cast("subprocess.Popen[bytes]", Scripted([greeting.encode(), line]))
+        source = parser_child.InheritedFile(self._file.fileno(), 0, self.window.size)
+        index = parser_child.Index(h5py, source, parser_process._LIMITS)
+        child = cast("subprocess.Popen[bytes]", Child(index, random))
         with mock.patch.object(parser_process, "_start", lambda _window: child):
             store = HDF5Store(self.window)
         try:
-            self._use(store, question)
+            self._use(store, random.choice(("arrays",) * 5 + ("attributes", "members", "kind")))
         finally:
             store.close()
+            index.file.close()
 
     def _use(self, store: HDF5Store, question: str) -> None:
         match question:
             case "attributes":
-                store.attributes("/", ["names", "text", "number"])
+                store.attributes("/", ATTRIBUTES)
             case "members":
                 store.members("/")
             case "kind":
-                store._ask("kind", self.paths)
+                store._ask("kind", PATHS)
             case _:
                 self._read(store)
 
     def _read(self, store: HDF5Store) -> None:
-        """Read every array that is let through; those in one piece must be the file's bytes."""
+        """Read every array that is let through: together they are never larger than allowed."""
         try:
-            store.arrays(self.paths)
+            store.arrays(PATHS)
         except K2TError:
             if not store._arrays:
                 raise
-        for array in store._arrays.values():
-            values = array.read()
-            assert values.shape == array.shape
-            if isinstance(array.layout, Contiguous) and array.stored_as[1:] == "f4":
-                start = array.layout.offset
-                raw = np.frombuffer(self.bytes[start : start + values.nbytes], array.stored_as)
-                assert raw.astype("f4").tobytes() == values.tobytes()
+        arrays = store._arrays.values()
+        allowed = self.window.size + max_inflated_bytes(self.window.size)
+        assert sum(array.stored_bytes for array in arrays) <= allowed
+        for array in arrays:
+            assert array.read().shape == array.shape

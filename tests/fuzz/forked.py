@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 from unittest import mock
 
 import h5py
@@ -93,16 +93,8 @@ def install(cpu_seconds: int) -> None:
     mock.patch("threading.Timer", Alarm).start()
 
     def start(window: Window) -> subprocess.Popen[bytes]:
-        job: dict[str, Any] = {
-            "fd": window.file.fileno(),
-            "path": None,
-            "offset": window.offset,
-            "size": window.size,
-            "import_from": [],
-            "limits": parser_process._LIMITS,
-        }
-        job = json.loads(json.dumps(job))
-        pid, to_child, from_child = fork(lambda: parser_child.serve(job))
+        job = json.loads(json.dumps({**parser_process.job_of(window), "import_from": []}))
+        pid, to_child, from_child = fork(lambda: parser_child.serve(job, sys.stdout.buffer))
         child = Forked(pid, io.FileIO(to_child, "w"), os.fdopen(from_child, "rb"))
         return cast("subprocess.Popen[bytes]", child)
 

@@ -91,7 +91,7 @@ def test_the_parser_starts_no_program(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.every(3)
-@pytest.mark.parametrize("number", [79, 138, 376])
+@pytest.mark.parametrize("number", [91, 423, 437])
 def test_files_on_which_the_hdf5_library_runs_in_circles(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

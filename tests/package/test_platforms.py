@@ -96,7 +96,7 @@ spec = importlib.util.spec_from_file_location("child", {script!r})
 child = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(child)
 try:
-    child.serve(json.loads(sys.argv[1]))
+    child.serve(json.loads(sys.argv[1]), sys.stdout.buffer)
 finally:
     os._exit(0)
 """

@@ -6,11 +6,12 @@ import ast
 import re
 from pathlib import Path
 
+from h5py import h5z
 from package_source import nodes
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.readers.hdf5 import parser_child
-from keras2torch_birnn.readers.hdf5.arrays import FLETCHER32, GZIP, SHUFFLE, STORED_DTYPES
+from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES
 
 PACKAGE = Path(limits.__file__).parent
 POLICY = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")
@@ -19,7 +20,7 @@ UNITS = {"": 1, "s": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 # The range of int64; and bounds of caches, requests and messages, which refuse no file.
 NOT_IN_THE_TABLE = {
     *("MIB", "MIN_INT64", "MAX_INT64"),
-    *("MAX_PATHS_PER_REQUEST", "MAX_OPEN_GROUPS", "MAX_PROGRAMS_PER_MODEL"),
+    *("MAX_PATHS_PER_REQUEST", "MAX_PROGRAMS_PER_MODEL"),
     *("MAX_PRINTED_NAME", "MAX_PRINTED_LINE", "MAX_LAYERS_IN_NOTE"),
 }
 # How a module would call a limit of its own.
@@ -83,10 +84,13 @@ def test_the_kinds_of_numbers_are_those_that_are_read() -> None:
 
 
 def test_the_filters_are_those_that_are_read() -> None:
-    numbers = {"gzip": GZIP, "shuffle": SHUFFLE, "fletcher32": FLETCHER32}
-    child = {parser_child.GZIP, parser_child.SHUFFLE, parser_child.FLETCHER32}
-    assert set(numbers.values()) == child
-    assert f"The filters {', '.join(list(numbers)[:2])} and fletcher32." in POLICY
+    child = (parser_child.GZIP, parser_child.SHUFFLE, parser_child.FLETCHER32)
+    assert child == (h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32)
+    assert "The filters gzip, shuffle and fletcher32." in POLICY
+
+
+def test_the_child_and_its_parent_know_the_same_numbers() -> None:
+    assert set(parser_child._NUMBERS) == {name[1:] for name in STORED_DTYPES if name[0] in "<>"}
 
 
 # What could run what stands in a file -> the modules that may, and never with a model file.

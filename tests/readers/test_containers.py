@@ -284,11 +284,11 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
 def test_it_can_be_closed_early_and_twice(tmp_path: Path) -> None:
     with open_container(h5(tmp_path / "m.h5")) as container:
         (array,) = container.store.arrays(["x"])
-        container.store.close()
         assert array.read().shape == (99,)
-        container.close()
+        container.store.close()
         with pytest.raises(ValueError, match="closed file"):
             array.read()
+        container.close()
         container.close()
 
 

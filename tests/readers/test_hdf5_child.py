@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import signal
 import subprocess
@@ -20,8 +21,9 @@ from specs import FIXTURES
 import keras2torch_birnn
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5 import index_check, parser_child, parser_process
+from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
+from keras2torch_birnn.readers.hdf5 import store as store_module
+from keras2torch_birnn.readers.hdf5.store import Budget, ImpossibleError
 
 # --- The child process ---
 
@@ -151,87 +153,116 @@ def test_what_the_child_does_works_in_any_process() -> None:
         buffer = bytearray(b"xxxxxxxx")
         assert inherited.readinto(buffer) == 4
         assert buffer == data[-4:] + bytes(4)
-        with h5py.File(inherited, "r") as opened_file:
-            index = parser_child.Index(h5py, opened_file, parser_process._LIMITS)
-            asked = {"ask": "dataset", "paths": ["x", "y"]}
-            good, bad = parser_child.answer(index, asked, parser_process._LIMITS)
-    assert good["is"]["dtype"] == ">i2"
+        inherited.seek(0)
+        index = parser_child.Index(h5py, inherited, parser_process._LIMITS)
+        asked = {"ask": "dataset", "paths": ["x", "y"]}
+        good, bad = parser_child.answer(index, asked, parser_process._LIMITS)
+        said = io.BytesIO()
+        for path in "xy":
+            request = json.dumps({"ask": "values", "paths": [path]}).encode()
+            parser_child.respond(index, request, parser_process._LIMITS, said)
+        index.file.close()
+    assert good["is"] == {"shape": [3], "dtype": ">i2", "inflated": 0}
     assert bad == {"refused": "not in the file"}
+    values = b'6\n\0\0\0\1\0\2[{"is": "all"}]\n'
+    assert said.getvalue() == values + b'[{"refused": "not in the file"}]\n'
 
 
 # --- A child that lies ---
 
-CONTIGUOUS = {"shape": [2, 3], "dtype": "<f4", "layout": "contiguous", "offset": 8, "stored": 24}
-
-
-CHUNKED = {
-    "shape": [3],
-    "dtype": "<f4",
-    "layout": "chunked",
-    "chunk": [2],
-    "filters": [],
-    "chunks": [[0, 0, 0, 8], [2, 0, 8, 8]],
-}
-
-
-def enter(*facts: object) -> None:
-    with _temporary(bytes(64)) as file:
-        ledger = index_check.Ledger(Window(file, 0, 64))
-        for number, one in enumerate(facts):
-            ledger.enter(f"/{number}", one).read()
+PLAIN = {"shape": [2, 3], "dtype": "<f4", "inflated": 0}
+PACKED = {"shape": [2, 3], "dtype": "<f4", "inflated": 32}
 
 
 def test_honest_facts_pass() -> None:
-    enter(CHUNKED, {**CONTIGUOUS, "offset": 16})
+    budget = Budget(64)
+    assert budget.enter("/0", PLAIN) == budget.enter("/1", PACKED) == ((2, 3), "<f4")
 
 
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        (CONTIGUOUS | {"offset": 41}, "its bytes end at 65, the file at 64"),
-        (CONTIGUOUS | {"offset": 2**62}, "its bytes end at"),
-        (CONTIGUOUS | {"stored": 25}, "25 bytes stored, 24 declared"),
-        (CONTIGUOUS | {"offset": None}, "no bytes stored, 24 declared"),
-        (CONTIGUOUS | {"layout": "inline", "bytes": "AAAA"}, "3 bytes stored, 24 declared"),
-        (CHUNKED | {"chunks": [[0, 0, 0, 8], [0, 0, 8, 8]]}, "two chunks at the same place"),
-        (CHUNKED | {"chunks": [[0, 0, 0, 8], [1, 0, 8, 8]]}, r"a chunk at \(1,\), outside"),
-        (CHUNKED | {"chunks": [[0, 0, 0, 8], [4, 0, 8, 8]]}, r"a chunk at \(4,\), outside"),
-        (CHUNKED | {"chunks": [[0, 0, 0, 8], [2, 0, 4, 8]]}, "its bytes are also those of /0"),
-        (CHUNKED | {"chunks": [[0, 0, 4, 8], [2, 0, 0, 8]]}, "its bytes are also those of /0"),
-        (CHUNKED | {"chunks": [[0, 0, 0, 8], [2, 0, 60, 8]]}, "its bytes end at 68"),
-        (CHUNKED | {"filters": [[2, [8]]]}, r"shuffled as items of \(8,\) bytes, but they have 4"),
+        ([PLAIN | {"shape": [17]}], "/0: 68 bytes declared; all arrays together have more"),
+        ([PLAIN | {"shape": [2**62, 2**62]}], "/0: [0-9]+ bytes declared"),
+        ([PLAIN, PLAIN, PLAIN], "/2: 24 bytes declared; all arrays together have more"),
+        ([PACKED | {"inflated": 1 << 30}], "/0: its chunks inflate to 1073741824 bytes; in a file"),
+        ([PACKED | {"shape": [1 << 28]}], "/0: its chunks inflate to 1073741824 bytes"),
+        ([PACKED | {"shape": [1 << 23]}] * 3, "/2: its chunks inflate to 33554432 bytes"),
     ],
 )
-def test_facts_that_cannot_be_true_are_refused(facts: dict[str, Any], words: str) -> None:
-    with pytest.raises(InvalidModelFileError, match=f"^/0: {words}"):
-        enter(facts)
+def test_arrays_are_never_larger_than_a_file_can_hold(facts: list[Any], words: str) -> None:
+    budget = Budget(64)
+    with pytest.raises(InvalidModelFileError, match=f"^{words}"):
+        for number, one in enumerate(facts):
+            budget.enter(f"/{number}", one)
 
 
-GARBAGE: tuple[Any, ...] = (None, -1, 1.5, True, "x", [], {}, [None], [-1], [[]], 2**70, "\ud800")
+GARBAGE: tuple[Any, ...] = (None, -1, 1.5, True, "x", {}, [None], [-1], [[]], 2**70, "\ud800")
 
 
-@pytest.mark.parametrize("facts", [CONTIGUOUS, CHUNKED], ids=["contiguous", "chunked"])
-def test_garbled_facts_never_pass(facts: dict[str, Any]) -> None:
-    for key in facts:
+def test_garbled_facts_never_pass() -> None:
+    for key in PLAIN:
         for garbage in GARBAGE:
-            if garbage == facts[key]:
-                continue
-            with pytest.raises((index_check.ImpossibleError, InvalidModelFileError)):
-                enter(facts | {key: garbage})
+            with pytest.raises(ImpossibleError):
+                Budget(64).enter("/0", PLAIN | {key: garbage})
+    with pytest.raises(ImpossibleError):
+        Budget(64).enter("/0", PLAIN | {"shape": [1] * 33})
     for garbage in GARBAGE:
-        with pytest.raises(index_check.ImpossibleError):
-            enter(garbage)
+        with pytest.raises(ImpossibleError):
+            Budget(64).enter("/0", garbage)
 
 
-@pytest.mark.parametrize("check", [index_check.check_members, index_check.check_attributes])
+@pytest.mark.parametrize("check", [store_module._members, store_module._attributes])
 def test_garbled_names_never_pass(check: Callable[[object], object]) -> None:
     assert check({}) == {}
-    for garbage in (*GARBAGE, {"text": 3}, {"texts": "x"}, {"texts": [1]}, {"number": True}):
+    for garbage in (*GARBAGE, [], {"text": 3}, {"texts": "x"}, {"texts": [1]}, {"number": True}):
         if garbage != {}:
-            with pytest.raises(index_check.ImpossibleError):
+            with pytest.raises(ImpossibleError):
                 check(garbage)
-        with pytest.raises(index_check.ImpossibleError):
+        with pytest.raises(ImpossibleError):
             check({"name": garbage})
+
+
+FACTS = '[{"is": {"shape": [3], "dtype": "<u2", "inflated": 0}}]'
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('6\n123456[{"is": "all"}]', ""),
+        ('4\n12342\n56[{"is": "all"}]', ""),
+        ('4\n1234[{"is": "all"}]', "was misled"),
+        ('[{"is": "all"}]', "was misled"),
+        ('6\n1234562\n12[{"is": "all"}]', "was misled"),
+        ('8\n12345678[{"is": "all"}]', "was misled"),
+        ('0\n0\n0\n6\n123456[{"is": "all"}]', "was misled"),
+        ("9" * 5000, "was misled"),
+        ("6\n123456[3]", "was misled"),
+        ("6\n123456[]", "was misled"),
+        ('4\n1234[{"refused": "damaged"}]', "x: damaged; refused"),
+    ],
+)
+def test_values_are_exactly_as_many_as_were_declared(
+    said: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = f"print(OPEN); input(); print({FACTS!r}); input(); print({said!r})"
+    with open_store(_fake(monkeypatch, tmp_path, code)) as store:
+        (array,) = store.arrays(["x"])
+        if not words:
+            assert array.read().tobytes() == b"123456"
+            return
+        with pytest.raises(InvalidModelFileError, match=re.escape(words)):
+            array.read()
+
+
+def test_a_child_that_dies_among_the_values_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = f"print(OPEN); input(); print({FACTS!r}); input(); print('6'); print('12'); os.abort()"
+    with open_store(_fake(monkeypatch, tmp_path, code)) as store:
+        (array,) = store.arrays(["x"])
+        with pytest.raises(InvalidModelFileError, match=r"the HDF5 parser crashed \(SIGABRT\)"):
+            array.read()
 
 
 def test_a_child_that_does_not_start_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -167,9 +168,14 @@ REFUSALS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "bad gzip": (_chunk(b"no gzip data", compression=1), "damaged gzip data"),
     "bad checksum": (
         _chunk(bytes(8) + b"\1\0\0\0", fletcher32=True),
-        "a chunk's checksum (fletcher32)",
+        "damaged HDF5 structure (",
     ),
     "short chunk": (_chunk(bytes(7)), "a chunk of 7 bytes, expected 8"),
+    "long chunk": (_chunk(bytes(9), shuffle=True), "a chunk of 9 bytes, expected 8"),
+    "short chunk with checksum": (
+        _chunk(bytes(11), shuffle=True, fletcher32=True),
+        "a chunk of 11 bytes, expected 12",
+    ),
 }
 
 
@@ -403,3 +409,13 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
         os.truncate(path, 3000)
         with pytest.raises(InvalidModelFileError, match=r"^x: the file became shorter while"):
             array.read()
+
+
+def test_an_array_beyond_the_end_of_the_file_is_refused() -> None:
+    data = bytearray(make_file(lambda f: f.update(x=np.arange(1000.0), y=np.ones(3))))
+    with h5py.File(io.BytesIO(data)) as file:
+        offset = file["x"].id.get_offset()
+    place = data.index(offset.to_bytes(8, "little") + (8000).to_bytes(8, "little"))
+    data[place : place + 8] = (len(data) - 7999).to_bytes(8, "little")
+    with pytest.raises(InvalidModelFileError, match=r"^x: (its bytes end at|damaged HDF5)"):
+        read(bytes(data), "x")

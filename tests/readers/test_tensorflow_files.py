@@ -305,7 +305,7 @@ def test_a_tensor_with_a_wrong_checksum_is_refused_when_it_is_read(tmp_path: Pat
     files[name] = b"\1" + files[name][1:-1] + b"O"
     bundle = open_bundle(write_files(tmp_path / "x", files))
     (array,) = bundle.arrays(["x"], ["PLACE"])
-    for act in (array.read, array.check):
+    for act in (array.read, array.read_stored):
         with refuse("^PLACE: the checksum is wrong; the file is damaged"):
             act()
     with refuse("^text: the checksum is wrong"):
@@ -447,11 +447,13 @@ def test_joined_windows_are_one(
     ends = [0, *accumulate(map(len, pieces))]
     joined = JoinedWindows(tuple(file.part(a, b - a) for a, b in pairwise(ends)))
     assert joined.size == len(whole)
+    buffer = bytearray(count)
     if at + count <= len(whole):
-        assert joined.read(count, at) == whole[at : at + count]
+        joined.read_into(memoryview(buffer), at)
+        assert buffer == whole[at : at + count]
     elif count:
         with refuse(f"but there are {len(whole)}"):
-            joined.read(count, at)
+            joined.read_into(memoryview(buffer), at)
 
 
 # ---- mutants -----------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.containers.members import Folder
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.readers.hdf5.index_check import Kind
 from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
 from keras2torch_birnn.readers.tensorflow.layer_weights import (
     LayerNaming,
@@ -25,7 +24,7 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     read_checkpoint_graph,
 )
 from keras2torch_birnn.readers.weights.paths import WeightPaths
-from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.readers.weights.store import Kind, Store
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"

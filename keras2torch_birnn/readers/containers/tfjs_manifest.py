@@ -20,9 +20,8 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.containers.members import Folder, check_name
 from keras2torch_birnn.readers.files.window import JoinedWindows
-from keras2torch_birnn.readers.hdf5.arrays import Array, Contiguous, StoredArray
-from keras2torch_birnn.readers.hdf5.index_check import Kind
-from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.readers.hdf5.arrays import Array, StoredArray
+from keras2torch_birnn.readers.weights.store import Kind, Store
 
 _DTYPES: Mapping[str, str] = {
     "float32": "<f4",
@@ -169,7 +168,7 @@ def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -
             f"a weight of dtype {printable(repr(dtype))}", "numbers are expected", place=place
         )
     if quantization is None:
-        return StoredArray(name, tuple(shape), _DTYPES[dtype], Contiguous(offset), windows)
+        return StoredArray(name, tuple(shape), _DTYPES[dtype], windows, offset)
     facts = _object(quantization, place)
     stored, scale, least = (facts.get(k, v) for k, v in (("dtype", 0), ("scale", 1), ("min", 0)))
     target = {"float32": "f4", "int32": "i4"}.get(str(facts.get("original_dtype", dtype)), "")
@@ -178,7 +177,7 @@ def _read_entry(entry: Mapping[str, Any], windows: JoinedWindows, offset: int) -
     if stored == "float16":
         scale, least = 1.0, 0.0
     return QuantizedArray(
-        name, tuple(shape), _DTYPES[stored], Contiguous(offset), windows, target, scale, least
+        name, tuple(shape), _DTYPES[stored], windows, offset, target, scale, least
     )
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 from keras2torch_birnn.errors import InvalidModelFileError, invalid
 
@@ -45,10 +44,6 @@ class Window:
             )
         return Window(self.file, self.offset + at, size)
 
-    def pieces(self, at: int, size: int) -> Iterator[Window]:
-        """Yield the window of ``size`` bytes at ``at``."""
-        yield self.part(at, size)
-
     def head(self, count: int, at: int = 0) -> bytes:
         """Read up to ``count`` bytes from ``at`` on."""
         count = max(0, min(count, self.size - at))
@@ -75,27 +70,6 @@ class Window:
         return bytes(buffer)
 
 
-class Readable(Protocol):
-    """Bytes of a file, or of several, read by position."""
-
-    @property
-    def size(self) -> int:
-        """The number of bytes."""
-        ...
-
-    def pieces(self, at: int, size: int) -> Iterator[Window]:
-        """Yield the windows of ``size`` bytes from ``at`` on, each in one file."""
-        ...
-
-    def read_into(self, buffer: memoryview, at: int = 0) -> None:
-        """Fill ``buffer`` with the bytes from ``at`` on."""
-        ...
-
-    def read(self, count: int, at: int = 0) -> bytes:
-        """Read exactly ``count`` bytes from ``at`` on."""
-        ...
-
-
 @dataclass(frozen=True)
 class JoinedWindows:
     """Windows one after another, as if they were one."""
@@ -107,36 +81,25 @@ class JoinedWindows:
         """The number of bytes of all parts."""
         return sum(part.size for part in self.parts)
 
-    def pieces(self, at: int, size: int) -> Iterator[Window]:
-        """Yield the windows of ``size`` bytes from ``at`` on; fewer where there are fewer."""
-        start = 0
-        for part in self.parts:
-            first, last = max(at, start), min(at + size, start + part.size)
-            if first < last:
-                yield part.part(first - start, last - first)
-            start += part.size
-
     def read_into(self, buffer: memoryview, at: int = 0) -> None:
         """Fill ``buffer`` with the bytes from ``at`` on.
 
         Raises:
             InvalidModelFileError: there are fewer.
         """
-        done = 0
-        for piece in self.pieces(at, len(buffer)):
-            piece.read_into(buffer[done : done + piece.size])
-            done += piece.size
+        done = start = 0
+        for part in self.parts:
+            first = at + done - start
+            if 0 <= first < part.size and done < len(buffer):
+                piece = buffer[done : done + part.size - first]
+                part.read_into(piece, first)
+                done += len(piece)
+            start += part.size
         if done < len(buffer):
             raise InvalidModelFileError(
                 f"bytes {at} to {at + len(buffer)} are needed, but there are {self.size}",
                 "truncated file?",
             )
-
-    def read(self, count: int, at: int = 0) -> bytes:
-        """Read exactly ``count`` bytes from ``at`` on."""
-        buffer = bytearray(min(count, self.size + 1))
-        self.read_into(memoryview(buffer), at)
-        return bytes(buffer)
 
 
 class WindowFile(io.RawIOBase):

@@ -1,22 +1,26 @@
-"""Script that answers questions about one HDF5 file, in a process that may crash or hang.
+"""Script that reads one HDF5 file with h5py, in a process that may crash or hang.
 
-Started by ``parser_process.py``, isolated (``-I -S``), with an inherited open file: it
-imports h5py and what else it needs, gives up the rights to import, open files, start processes and
+Started by ``parser_process.py``, isolated (``-I -S``), with an inherited open file: it imports h5py
+and what else it needs, gives up the rights to import, open files, start processes, write files and
 take memory, and only then lets the HDF5 library see the file. Requests and replies are JSON, one a
-line. It locates arrays and never decodes their bytes. The parent checks all of its answers.
+line; the values of an array are sent as they are stored, in blocks of plain bytes, each behind a
+line with its length. The parent checks all that it is told.
 """
 
 from __future__ import annotations
 
-import base64
 import codecs
 import io
 import json
+import math
 import os
 import sys
-from collections.abc import Callable
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 FLETCHER32, SHUFFLE, GZIP = 3, 2, 1
 
@@ -24,6 +28,10 @@ FLETCHER32, SHUFFLE, GZIP = 3, 2, 1
 CODECS = ("ascii", "utf-8")
 
 NOT_THERE = "not in the file"
+
+# Bytes of values that are sent together
+_BLOCK = 4 << 20
+_NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 
 class RefusedError(Exception):
@@ -35,7 +43,8 @@ class InheritedFile(io.RawIOBase):
 
     def __init__(self, fd: int, offset: int, size: int) -> None:
         super().__init__()
-        self._fd, self._offset, self._size, self._at = fd, offset, size, 0
+        self._fd, self._offset, self.size, self._at = fd, offset, size, 0
+        self.became_shorter = False
 
     def readable(self) -> bool:
         """Return True."""
@@ -51,32 +60,30 @@ class InheritedFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move the position, as in any file."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
         return self._at
 
     def readinto(self, buffer: Any) -> int:
         """Fill ``buffer``; after the end with zeros, as the HDF5 library's own drivers do."""
         view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._size - self._at))
-        data = self._read_some(count)
-        view[: len(data)] = data
-        view[len(data) :] = bytes(len(view) - len(data))
-        self._at += len(data)
-        return len(data)
-
-    def _read_some(self, count: int) -> bytes:
-        at, pieces = self._offset + self._at, []
-        while count > 0:
-            if hasattr(os, "pread"):
-                piece = os.pread(self._fd, count, at)
-            else:  # Windows, where this process alone has this open file
-                os.lseek(self._fd, at, os.SEEK_SET)
-                piece = os.read(self._fd, count)
-            if not piece:
+        wanted, done = view[: max(0, self.size - self._at)], 0
+        while done < len(wanted):
+            count = self._read_some(wanted[done:], self._offset + self._at + done)
+            if not count:
+                self.became_shorter = True
                 break
-            pieces.append(piece)
-            at, count = at + len(piece), count - len(piece)
-        return b"".join(pieces)
+            done += count
+        view[done:] = bytes(len(view) - done)
+        self._at += done
+        return done
+
+    def _read_some(self, view: memoryview, at: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [view], at)
+        os.lseek(self._fd, at, os.SEEK_SET)  # Windows, where this process alone has this open file
+        data = os.read(self._fd, len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 def _mapped_bytes() -> int:
@@ -123,22 +130,16 @@ def give_up_rights(limits: dict[str, int]) -> None:
 class Index:
     """Answers to questions about an open HDF5 file."""
 
-    def __init__(self, h5py: Any, file: Any, limits: dict[str, int]) -> None:
-        self._h5, self._limits = h5py, limits
-        self._root = h5py.h5g.open(file.id, b"/")
-        self._groups: dict[tuple[str, ...], Any] = {}
+    def __init__(self, h5py: Any, source: InheritedFile, limits: dict[str, int]) -> None:
+        import numpy
+
+        self._h5, self._np, self._source, self._limits = h5py, numpy, source, limits
+        self.file = h5py.File(source, "r")
+        self._root = h5py.h5g.open(self.file.id, b"/")
         self._chunks_left = limits["chunks"]
+        # Where the bytes of arrays start and end, and whose they are; sorted
+        self._taken: list[tuple[int, int, str]] = []
         h5t = h5py.h5t
-        self._numbers = {
-            f"{order}{letter}{bits // 8}": getattr(h5t, f"{family}{bits}{end}")
-            for order, end in (("<", "LE"), (">", "BE"))
-            for letter, family, widths in (
-                ("f", "IEEE_F", (16, 32, 64)),
-                ("i", "STD_I", (8, 16, 32, 64)),
-                ("u", "STD_U", (8, 16, 32, 64)),
-            )
-            for bits in widths
-        }
         self._classes = {
             h5t.STRING: "text",
             h5t.BITFIELD: "bit fields",
@@ -155,49 +156,31 @@ class Index:
 
     # Objects by path
 
-    def _parts(self, path: str) -> tuple[str, ...]:
-        parts = tuple(path.strip("/").split("/")) if path.strip("/") else ()
+    def _find(self, path: str) -> Any:
+        """Open the object at ``path``, through hard links only; None if there is none."""
+        parts = path.strip("/").split("/") if path.strip("/") else []
         if "//" in path or any(part in ("", ".", "..") for part in parts):
             raise RefusedError("not a plain path")
         if len(parts) > self._limits["depth"]:
             raise RefusedError(f"a path of {len(parts)} groups, more than {self._limits['depth']}")
         if any("\0" in p or len(p.encode()) > self._limits["name"] for p in parts):
             raise RefusedError(f"a name longer than {self._limits['name']} bytes")
-        return parts
-
-    def _group(self, parts: tuple[str, ...]) -> Any:
-        """Open the group at ``parts``, through hard links only; None if there is none."""
-        if not parts:
-            return self._root
-        if parts not in self._groups:
-            parent = self._group(parts[:-1])
-            found = None if parent is None else self._open_member(parent, parts[-1])
-            if found is not None and not isinstance(found, self._h5.h5g.GroupID):
-                raise RefusedError(f"'{parts[-1]}' is {self._kind_name(found)}, expected a group")
-            if len(self._groups) >= self._limits["open_groups"]:
-                self._groups.clear()
-            self._groups[parts] = found
-        return self._groups[parts]
-
-    def _open_member(self, group: Any, name: str) -> Any:
-        key = name.encode()
-        if not group.links.exists(key):
-            return None
-        self._check_link(group.links.get_info(key).type, name)
-        return self._h5.h5o.open(group, key)
+        found, above = self._root, "/"
+        for part in parts:
+            if self._kind(found) != "group":
+                raise RefusedError(f"'{above}' is {self._kind_name(found)}, expected a group")
+            key = part.encode()
+            if not found.links.exists(key):
+                return None
+            self._check_link(found.links.get_info(key).type, part)
+            found, above = self._h5.h5o.open(found, key), part
+        return found
 
     def _check_link(self, link: int, name: str) -> None:
         h5l = self._h5.h5l
         if link != h5l.TYPE_HARD:
             kinds = {h5l.TYPE_SOFT: "a soft link", h5l.TYPE_EXTERNAL: "a link to another file"}
             raise RefusedError(f"'{name}' is {kinds.get(link, 'a user-defined link')}")
-
-    def _object(self, path: str) -> Any:
-        parts = self._parts(path)
-        if not parts:
-            return self._root
-        parent = self._group(parts[:-1])
-        return None if parent is None else self._open_member(parent, parts[-1])
 
     def _kind(self, handle: Any) -> str:
         h5 = self._h5
@@ -209,7 +192,7 @@ class Index:
         return "a named type" if kind == "type" else f"a{'n' * (kind[0] in 'aeiou')} {kind}"
 
     def _require(self, path: str, kind: str = "") -> Any:
-        found = self._object(path)
+        found = self._find(path)
         if found is None:
             raise RefusedError(NOT_THERE)
         if kind and self._kind(found) != kind:
@@ -218,7 +201,7 @@ class Index:
 
     def kind(self, path: str) -> str | None:
         """Return ``group``, ``dataset``, or None if there is no object."""
-        found = self._object(path)
+        found = self._find(path)
         if found is None:
             return None
         if self._kind(found) not in ("group", "dataset"):
@@ -289,35 +272,28 @@ class Index:
         space, kind = attribute.get_space(), attribute.get_type()
         if space.get_simple_extent_type() == h5s.NULL:
             raise RefusedError(f"attribute '{name}' is empty")
-        shape, count = space.shape, space.get_simple_extent_npoints()
+        shape, count, group = space.shape, space.get_simple_extent_npoints(), kind.get_class()
         if len(shape) > 1 or count > self._limits["names"]:
             raise RefusedError(
                 f"attribute '{name}' of shape {shape}; at most {self._limits['names']} names"
             )
-        if kind.get_class() == h5t.STRING:
-            return self._texts(name, attribute, kind, shape)
-        if shape == (0,):  # what h5py writes for an empty list of names
+        if group != h5t.STRING and shape == (0,):  # what h5py writes for an empty list of names
             return {"texts": []}
-        if kind.get_class() in (h5t.INTEGER, h5t.FLOAT) and shape == ():
-            return {"number": self._values(attribute, kind, shape).item()}
-        raise RefusedError(f"attribute '{name}' holds {self._classes.get(kind.get_class())}")
-
-    def _values(self, attribute: Any, kind: Any, shape: tuple[int, ...]) -> Any:
-        import numpy as np
-
-        values = np.zeros(shape, dtype=kind.dtype)
-        attribute.read(values, mtype=self._h5.h5t.py_create(kind.dtype))
-        return values
-
-    def _texts(self, name: str, attribute: Any, kind: Any, shape: tuple[int, ...]) -> Any:
-        if (
-            not kind.is_variable_str()
-            and kind.get_size() * max(1, *shape, 1) > self._limits["text"]
-        ):
+        numbers = group in (h5t.INTEGER, h5t.FLOAT) and shape == ()
+        if group != h5t.STRING and not numbers:
+            raise RefusedError(f"attribute '{name}' holds {self._classes.get(group)}")
+        long = not kind.is_variable_str() if group == h5t.STRING else False
+        if long and kind.get_size() * max(1, count) > self._limits["text"]:
             raise RefusedError(f"attribute '{name}' is longer than {self._limits['text']} bytes")
-        values = self._values(attribute, kind, shape).reshape(-1).tolist()
+        values = self._np.zeros(shape, dtype=kind.dtype)
+        attribute.read(values, mtype=h5t.py_create(kind.dtype))
+        if numbers:
+            return {"number": values.item()}
         try:
-            texts = [v.encode().decode() if isinstance(v, str) else v.decode() for v in values]
+            texts = [
+                v.encode().decode() if isinstance(v, str) else v.decode()
+                for v in values.reshape(-1).tolist()
+            ]
         except UnicodeError:
             raise RefusedError(f"attribute '{name}' is not UTF-8 text") from None
         self._check_texts(name, texts)
@@ -326,10 +302,10 @@ class Index:
     # Datasets
 
     def dataset(self, path: str) -> dict[str, Any]:
-        """Return shape, dtype and the positions of the bytes."""
+        """Return shape, dtype, and how many bytes compressed chunks inflate to."""
         found = self._require(path, "dataset")
-        shape = self._shape(found)
-        return {"shape": shape, "dtype": self._dtype(found), **self._layout(found, shape)}
+        shape, dtype = self._shape(found), self._dtype(found)
+        return {"shape": shape, "dtype": dtype, "inflated": self._locate(path, found, shape)}
 
     def _shape(self, dataset: Any) -> list[int]:
         space = dataset.get_space()
@@ -350,62 +326,57 @@ class Index:
             if kind.get_super().equal(h5t.STD_I8LE):
                 return "bool"
         elif code in (h5t.INTEGER, h5t.FLOAT):
-            name = next((n for n, number in self._numbers.items() if kind.equal(number)), None)
-            if name is not None:
-                return name
+            name = kind.dtype.str.replace("|", "<")
+            if name[1:] in _NUMBERS and kind.equal(h5t.py_create(kind.dtype)):
+                return str(name)
         raise RefusedError(f"it holds {self._classes.get(code, 'values of an unknown kind')}")
 
-    def _layout(self, dataset: Any, shape: list[int]) -> dict[str, Any]:
+    def _locate(self, path: str, dataset: Any, shape: list[int]) -> int:
+        """Check that all values are in this file; return what compressed chunks inflate to."""
         h5d, plan = self._h5.h5d, dataset.get_create_plist()
         if plan.get_external_count() > 0:
             raise RefusedError("stored in another file (external storage)")
-        layout = plan.get_layout()
+        layout, item = plan.get_layout(), dataset.get_type().get_size()
         if layout == h5d.VIRTUAL:
             raise RefusedError("put together from other datasets (virtual dataset)")
-        if 0 in shape:
-            return {"layout": "empty"}
-        if layout == h5d.COMPACT:
-            return {"layout": "inline", "bytes": self._inline(dataset, shape)}
+        size = math.prod(shape) * item
+        if not size:
+            return 0
         if layout == h5d.CHUNKED:
-            return {"layout": "chunked", **self._chunks(dataset, plan)}
-        return {
-            "layout": "contiguous",
-            "offset": dataset.get_offset(),
-            "stored": dataset.get_storage_size(),
-        }
+            filters, chunk = self._filters(plan), plan.get_chunk()
+            grid = math.prod(-(-length // step) for length, step in zip(shape, chunk, strict=True))
+            count = dataset.get_num_chunks()
+            if count != grid:
+                raise RefusedError(f"{count or 'none'} of its {grid} chunks stored")
+            if count > self._chunks_left:
+                raise RefusedError(f"{count} more chunks, where {self._chunks_left} are left")
+            self._chunks_left -= count
+            expected = math.prod(chunk) * item
+            for one in self._chunk_infos(dataset, count):
+                self._take(path, one.byte_offset, one.byte_offset + one.size)
+                applied = _applied(filters, one.filter_mask)
+                stored = expected + 4 * (FLETCHER32 in applied)
+                if GZIP not in applied and one.size != stored:
+                    raise RefusedError(f"a chunk of {one.size} bytes, expected {stored}")
+            return grid * expected if GZIP in filters else 0
+        inside, start, stored = layout == h5d.COMPACT, dataset.get_offset(), 0
+        if inside or start is not None:
+            stored = dataset.get_storage_size()
+        if stored != size:
+            raise RefusedError(f"{stored or 'no'} bytes stored, {size} declared")
+        if not inside:
+            self._take(path, start, start + size)
+        return 0
 
-    def _inline(self, dataset: Any, shape: list[int]) -> str:
-        import numpy as np
-
-        kind = dataset.get_type()
-        count = kind.get_size()
-        for length in shape:
-            count *= length
-        if count > self._limits["inline"]:
-            raise RefusedError(f"{count} bytes stored inline")
-        values = np.zeros(shape, dtype=kind.dtype)
-        everything = self._h5.h5s.ALL
-        dataset.read(everything, everything, values, mtype=kind)
-        return base64.b64encode(values.tobytes()).decode("ascii")
-
-    def _chunks(self, dataset: Any, plan: Any) -> dict[str, Any]:
-        filters = [plan.get_filter(i) for i in range(plan.get_nfilters())]
-        for code, _, _, name in filters:
-            if code not in (GZIP, SHUFFLE, FLETCHER32):
-                label = name.decode("utf-8", "replace").strip("\0 ")[:60]
-                raise RefusedError(f"filter {code}{f' ({label})' if label else ''}")
-        count = dataset.get_num_chunks()
-        if count > self._chunks_left:
-            raise RefusedError(f"{count} more chunks, where {self._chunks_left} are left")
-        self._chunks_left -= count
-        return {
-            "chunk": list(plan.get_chunk()),
-            "filters": [[code, list(values)] for code, _, values, _ in filters],
-            "chunks": [
-                [*c.chunk_offset, c.filter_mask, c.byte_offset, c.size]
-                for c in self._chunk_infos(dataset, count)
-            ],
-        }
+    def _take(self, path: str, start: int, end: int) -> None:
+        """Take bytes of the file for an array, which no other has."""
+        if end > self._source.size:
+            raise RefusedError(f"its bytes end at {end}, the file at {self._source.size}")
+        at = bisect_left(self._taken, (start, end, path))
+        for first, last, owner in self._taken[max(0, at - 1) : at + 1]:
+            if first < end and start < last:
+                raise RefusedError(f"its bytes are also those of {owner}")
+        self._taken.insert(at, (start, end, path))
 
     def _chunk_infos(self, dataset: Any, count: int) -> list[Any]:
         # Before HDF5 1.14.1 the iterator is missing or counts offsets in chunks instead of elements
@@ -414,6 +385,82 @@ class Index:
         infos: list[Any] = []
         dataset.chunk_iter(infos.append)
         return infos
+
+    def _filters(self, plan: Any) -> list[int]:
+        codes: list[int] = []
+        for number in range(plan.get_nfilters()):
+            code, _, _, name = plan.get_filter(number)
+            if code not in (GZIP, SHUFFLE, FLETCHER32):
+                label = name.decode("utf-8", "replace").strip("\0 ")[:60]
+                raise RefusedError(f"filter {code}{f' ({label})' if label else ''}")
+            if code in codes:
+                raise RefusedError(f"filter {code} twice")
+            codes.append(code)
+        return codes
+
+    # Values
+
+    def values(self, path: str) -> Iterator[memoryview]:
+        """Yield the values of an array that ``dataset`` has answered for, as they are stored."""
+        dataset = self._require(path, "dataset")
+        kind, shape = dataset.get_type(), self._shape(dataset) or [1]
+        rows, rest = shape[0], shape[1:]
+        row = math.prod(rest) * kind.get_size()
+        if not rows * row:
+            return
+        plan, h5s = dataset.get_create_plist(), self._h5.h5s
+        chunk = plan.get_chunk() if plan.get_layout() == self._h5.h5d.CHUNKED else ()
+        most = -(-_BLOCK // row)
+        step = min(rows, -(-most // chunk[0]) * chunk[0] if chunk else most)
+        buffer = self._np.zeros(step * row, "u1")
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            if chunk:
+                self._check_chunks(dataset, shape, range(start, start + count, chunk[0]))
+            file_space, block = dataset.get_space(), buffer[: count * row]
+            if file_space.shape:
+                file_space.select_hyperslab((start, *([0] * len(rest))), (count, *rest))
+            # As they are stored: the library converts nothing
+            dataset.read(h5s.create_simple((count, *rest)), file_space, block, mtype=kind)
+            if self._source.became_shorter:
+                raise RefusedError("the file became shorter while it was read")
+            yield block.data
+
+    def _check_chunks(self, dataset: Any, shape: list[int], rows: range) -> None:
+        """Refuse chunks that are missing, or do not inflate to as many bytes as they should.
+
+        The library gives zeros for the former, and what lies behind the latter in memory.
+        """
+        plan = dataset.get_create_plist()
+        filters, chunk = self._filters(plan), plan.get_chunk()
+        expected = math.prod(chunk) * dataset.get_type().get_size()
+        others = [range(0, size, step) for size, step in zip(shape[1:], chunk[1:], strict=True)]
+        for start in product(rows, *others):
+            skipped, raw = dataset.read_direct_chunk(start)
+            applied = _applied(filters, skipped)
+            if GZIP in applied:
+                _check_inflation(raw, applied, expected)
+
+
+def _applied(filters: list[int], skipped: int) -> list[int]:
+    """Return the filters that were applied to a chunk; bit ``i`` says that filter ``i`` was not."""
+    return [code for number, code in enumerate(filters) if not skipped >> number & 1]
+
+
+def _check_inflation(raw: bytes, filters: list[int], expected: int) -> None:
+    """Refuse a compressed chunk that does not become exactly as many bytes as are expected."""
+    at = filters.index(GZIP)
+    expected += 4 * (FLETCHER32 in filters[:at])
+    raw = raw[:-4] if FLETCHER32 in filters[at:] else raw
+    engine = zlib.decompressobj()
+    try:
+        # One byte more than expected: enough to see that there is more, or that it ended
+        found = len(engine.decompress(raw, expected + 1))
+    except zlib.error as error:
+        raise RefusedError(f"damaged gzip data ({error})") from None
+    if found != expected or not engine.eof or engine.unused_data:
+        what = f"more than {expected}" if found > expected else f"{found}"
+        raise RefusedError(f"a chunk inflates to {what} bytes, expected exactly {expected}")
 
 
 def explain(error: BaseException, limits: dict[str, int]) -> str:
@@ -447,44 +494,56 @@ def answer(index: Index, request: dict[str, Any], limits: dict[str, int]) -> lis
     return replies
 
 
-def say(reply: Any, limits: dict[str, int]) -> None:
+def say(reply: Any, limits: dict[str, int], out: BinaryIO) -> None:
     """Send one line; a reply that is too long becomes a refusal."""
     line = json.dumps(reply, ensure_ascii=False).encode("utf-8", "replace")
     if len(line) >= limits["reply"]:
         line = json.dumps([{"refused": "too much to tell about it"}] * len(reply)).encode()
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+    out.write(line + b"\n")
+    out.flush()
 
 
-def serve(job: dict[str, Any]) -> None:
+def respond(index: Index, line: bytes, limits: dict[str, int], out: BinaryIO) -> None:
+    """Answer one request."""
+    request = json.loads(line)
+    if request["ask"] != "values":
+        say(answer(index, request, limits), limits, out)
+        return
+    reply = {"is": "all"}
+    try:
+        for block in index.values(*request["paths"]):
+            out.write(b"%d\n" % len(block))
+            out.write(block)
+    except Exception as error:
+        reply = {"refused": explain(error, limits)}
+    say([reply], limits, out)
+
+
+def serve(job: dict[str, Any], out: BinaryIO) -> None:
     """Open the file, then answer requests until they end."""
     sys.path += job["import_from"]
-    limits = job["limits"]
+    limits, fd = job["limits"], job["fd"]
     try:
         import h5py
     except Exception as error:
-        say([{"failed": f"{type(error).__name__}: {error}"}], limits)
+        say([{"failed": f"{type(error).__name__}: {error}"}], limits, out)
         return
-    fd = (
-        job["fd"]
-        if job["fd"] is not None
-        else os.open(job["path"], os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    )
+    if fd is None:
+        fd = os.open(job["path"], os.O_RDONLY | getattr(os, "O_BINARY", 0))
     give_up_rights(limits)
     try:
-        file = h5py.File(InheritedFile(fd, job["offset"], job["size"]), "r")
-        index = Index(h5py, file, limits)
+        index = Index(h5py, InheritedFile(fd, job["offset"], job["size"]), limits)
     except Exception as error:
-        say([{"refused": explain(error, limits)}], limits)
+        say([{"refused": explain(error, limits)}], limits, out)
         return
-    say([{"is": "open"}], limits)
+    say([{"is": "open"}], limits, out)
     for line in sys.stdin.buffer:
-        say(answer(index, json.loads(line), limits), limits)
+        respond(index, line, limits, out)
 
 
 if __name__ == "__main__":
     try:
-        serve(json.loads(sys.argv[1]))
+        serve(json.loads(sys.argv[1]), sys.stdout.buffer)
     finally:
         # Not sys.exit: the HDF5 library must not close its files through a dying interpreter, which
         # crashes even on good files.

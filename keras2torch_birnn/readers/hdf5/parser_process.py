@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import re
@@ -10,8 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, invalid, printable
 from keras2torch_birnn.readers.files.window import Window
 
+_NOTHING = memoryview(b"")
+# A large pipe: on a busy machine its ends wait for each other less often.
+_PIPE_BYTES = 1 << 20
 _SCRIPT = Path(__file__).with_name("parser_child.py")
 _LIMITS = {
     "cpu": limits.MAX_PARSER_CPU_SECONDS,
@@ -32,8 +36,6 @@ _LIMITS = {
     "text": limits.MAX_JSON_BYTES,
     "members": limits.MAX_GROUP_MEMBERS,
     "chunks": limits.MAX_CHUNKS,
-    "inline": limits.MAX_INLINE_BYTES,
-    "open_groups": limits.MAX_OPEN_GROUPS,
 }
 _TRUNCATED = re.compile(
     r"truncated file: eof = (\d+), sblock->base_addr = (\d+), stored_eof = (\d+)"
@@ -61,34 +63,53 @@ def isolated_environment() -> dict[str, str]:
     return {**kept, **threads, "HDF5_PLUGIN_PRELOAD": "::"}
 
 
-def _start(window: Window) -> subprocess.Popen[bytes]:
+def seconds_for(size: int) -> int:
+    """Return how much longer than a small one a file of this size may take."""
+    return size * limits.MAX_PARSER_SECONDS_PER_GIB >> 30
+
+
+def job_of(window: Window) -> dict[str, Any]:
+    """Return what the child is told: the file, its limits."""
     by_path = sys.platform == "win32"  # which cannot hand over an open file by its number
-    job = {
+    return {
         "fd": None if by_path else window.file.fileno(),
         "path": str(window.file.name) if by_path else None,
         "offset": window.offset,
         "size": window.size,
         "import_from": import_roots(),
-        "limits": _LIMITS,
+        "limits": {
+            **_LIMITS,
+            "cpu": _LIMITS["cpu"] + seconds_for(window.size),
+            "memory": _LIMITS["memory"] + 2 * window.size,
+        },
     }
-    return subprocess.Popen(
+
+
+def _start(window: Window) -> subprocess.Popen[bytes]:
+    job = job_of(window)
+    process = subprocess.Popen(
         [sys.executable, "-I", "-S", str(_SCRIPT), json.dumps(job)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=isolated_environment(),
-        pass_fds=() if by_path else (window.file.fileno(),),
+        pass_fds=() if job["fd"] is None else (job["fd"],),
     )
+    if sys.platform == "linux" and process.stdout is not None:
+        import fcntl
+
+        with suppress(OSError):  # a small pipe works as well
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return process
 
 
-def _how_it_ended(code: int, timed_out: bool) -> str:
-    if timed_out:
-        return f"did not finish in {limits.MAX_PARSER_WALL_SECONDS:g} s"
+def _how_it_ended(code: int, size: int) -> str:
     if code < 0:
         names = {number.value: number.name for number in signal.Signals}
         name = names.get(-code, f"signal {-code}")
         if name == "SIGXCPU":
-            return f"did not finish in {limits.MAX_PARSER_CPU_SECONDS} s of computing"
+            seconds = limits.MAX_PARSER_CPU_SECONDS + seconds_for(size)
+            return f"did not finish in {seconds} s of computing"
         return f"crashed ({name})"
     return f"stopped (exit code {code})"
 
@@ -106,7 +127,7 @@ class ParserProcess:
 
     def __init__(self, window: Window) -> None:
         self._error: K2TError | None = None
-        self._opened = False
+        self._opened, self._window = False, window
         try:
             self._process = _start(window)
         except OSError as error:
@@ -131,12 +152,12 @@ class ParserProcess:
         answers: list[Any] = []
         for start in range(0, len(paths), limits.MAX_PATHS_PER_REQUEST):
             batch = list(paths[start : start + limits.MAX_PATHS_PER_REQUEST])
-            replies = self._exchange({"ask": question, "paths": batch, "more": more}, len(batch))
+            replies, _ = self._talk({"ask": question, "paths": batch, "more": more}, len(batch))
             answers += [self._unwrap(p, r) for p, r in zip(batch, replies, strict=True)]
         return answers
 
     def _greet(self) -> None:
-        (reply,) = self._exchange(None, 1)
+        (reply,), _ = self._talk(None, 1)
         match reply:
             case {"failed": why}:
                 raise self._end(
@@ -163,15 +184,38 @@ class ParserProcess:
         self.close()
         return error
 
-    def _exchange(self, request: dict[str, Any] | None, count: int) -> list[Any]:
+    def read_into(self, path: str, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the values of an array as they are stored.
+
+        Raises:
+            InvalidModelFileError: they cannot be read, or are more or fewer.
+        """
+        if not self._opened:
+            self._greet()
+        (reply,), missing = self._talk({"ask": "values", "paths": [path]}, 1, buffer)
+        answer = self._unwrap(path, reply)
+        if isinstance(answer, K2TError):
+            raise answer
+        if missing:
+            raise self.impossible()
+
+    def _talk(
+        self, request: dict[str, Any] | None, count: int, buffer: memoryview = _NOTHING
+    ) -> tuple[list[Any], int]:
+        """Send a request; fill ``buffer`` with the blocks that come before the replies.
+
+        Returns the replies, and how many bytes of the buffer have not come.
+        """
         if self._error is not None:
             raise self._error
-        line, timed_out = self._line(request)
-        if len(line) > limits.MAX_REPLY_BYTES:
-            raise self.impossible()
-        if not line.endswith(b"\n"):
+        seconds = limits.MAX_PARSER_WALL_SECONDS + seconds_for(len(buffer))
+        with self._ending_after(seconds) as expired:
+            line, missing = self._write_and_read(request, buffer)
+        if not line.endswith(b"\n") and len(line) <= limits.MAX_REPLY_BYTES:
             self.close()
-            how = _how_it_ended(self._process.returncode, timed_out)
+            how = f"did not finish in {seconds:g} s"
+            if not expired.is_set():
+                how = _how_it_ended(self._process.returncode, self._window.size)
             raise self._end(invalid(f"the HDF5 parser {how} on this file"))
         try:
             replies = json.loads(line)
@@ -179,32 +223,43 @@ class ParserProcess:
             raise self.impossible() from None
         if not isinstance(replies, list) or len(replies) != count:
             raise self.impossible()
-        return replies
+        return replies, missing
 
-    def _line(self, request: dict[str, Any] | None) -> tuple[bytes, bool]:
-        """Send a request and read one line, incomplete if the child died or wrote too much."""
+    @contextmanager
+    def _ending_after(self, seconds: float) -> Iterator[threading.Event]:
+        """Kill the child if the block takes longer, which then finds the pipe at its end."""
         expired = threading.Event()
 
         def expire() -> None:
             expired.set()
             self._process.kill()
 
-        alarm = threading.Timer(limits.MAX_PARSER_WALL_SECONDS, expire)
+        alarm = threading.Timer(seconds, expire)
         alarm.daemon = True
         alarm.start()
         try:
-            return self._write_and_read(request), expired.is_set()
+            yield expired
         finally:
             alarm.cancel()
 
-    def _write_and_read(self, request: dict[str, Any] | None) -> bytes:
+    def _write_and_read(
+        self, request: dict[str, Any] | None, buffer: memoryview
+    ) -> tuple[bytes, int]:
+        """Send a request, receive blocks and then one line, incomplete if the child died."""
         to_child, from_child = self._process.stdin, self._process.stdout
-        if to_child is None or from_child is None:
-            return b""
+        if to_child is None or not isinstance(from_child, io.BufferedIOBase):
+            return b"", 0
         try:
             if request is not None:
                 to_child.write(json.dumps(request).encode() + b"\n")
                 to_child.flush()
-            return from_child.readline(limits.MAX_REPLY_BYTES + 1)
+            while True:
+                line = from_child.readline(limits.MAX_REPLY_BYTES + 1)
+                if not line[:-1].isdigit() or len(line) > 20 or not 0 < int(line) <= len(buffer):
+                    return line, len(buffer)
+                size = int(line)
+                if from_child.readinto(buffer[:size]) != size:
+                    return b"", len(buffer)
+                buffer = buffer[size:]
         except OSError:  # a broken pipe: it has died
-            return b""
+            return b"", 0

@@ -7,7 +7,7 @@ Source: TensorFlow 2.15 ``core/protobuf/tensor_bundle.proto`` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ import numpy as np
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, damaged, in_place, invalid, printable
 from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, Contiguous, StoredArray
+from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, StoredArray
 from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
 from keras2torch_birnn.readers.tensorflow.table import read_table
 from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, read_varint
@@ -57,33 +57,23 @@ class _Entry:
 
 @dataclass(frozen=True)
 class SummedArray(StoredArray):
-    """An array with a checksum; ``key``: its name in the index, which has the checksum."""
+    """An array with a checksum."""
 
     checksum: int = 0
-    key: str = ""
 
-    def check(self) -> None:
-        """Compare the stored bytes with the checksum.
+    def read_stored(self) -> Array:
+        """Read the numbers as they are stored, and compare them with the checksum.
 
         Raises:
             InvalidModelFileError: they differ.
         """
-        pieces = self.pieces(lambda at, count: self.window.read(count, at))
+        values = super().read_stored()
+        data = values.reshape(-1).view(np.uint8).data
+        pieces = (bytes(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE))
         with in_place(printable(self.path)):
             if masked(crc32c(pieces)) != self.checksum:
                 raise _wrong_checksum()
-
-    def pieces(self, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
-        """Yield the stored bytes, some at a time, as ``read(at, count)`` reads them."""
-        start = self.layout.offset if isinstance(self.layout, Contiguous) else 0
-        end = start + self.stored_bytes
-        for at in range(start, end, _PIECE):
-            yield read(at, min(_PIECE, end - at))
-
-    def read(self) -> Array:
-        """Read the values."""
-        self.check()
-        return super().read()
+        return values
 
 
 class TensorBundle:
@@ -149,10 +139,9 @@ class TensorBundle:
                 place,
                 entries[key].shape,
                 _DTYPES[entries[key].dtype],
-                Contiguous(entries[key].offset),
                 self.shards[entries[key].shard],
+                entries[key].offset,
                 entries[key].checksum,
-                key,
             )
             for key, place in zip(keys, places, strict=True)
         ]

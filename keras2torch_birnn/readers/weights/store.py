@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.readers.hdf5.index_check import Attribute, Kind
+
+Attribute = str | int | float | tuple[str, ...]
+Kind = Literal["group", "dataset"]
 
 
 class Store(ABC):
