@@ -29,9 +29,6 @@ from keras2torch_birnn.trainers.weight_views import (
     Path,
     WeightView,
     find_views,
-    learns,
-    read,
-    write,
 )
 
 Options: TypeAlias = Mapping[str, Any]
@@ -68,7 +65,7 @@ def penalty(model: nn.Module) -> Tensor:
             if key.endswith(CONSTRAINT):
                 continue
             view = views[path]
-            if terms.rule.frozen or learns(view, module):
+            if terms.rule.frozen or view.learns(module):
                 factors = _rounded(options, terms)
                 total = total + sum(_l1_l2(factors, one) for one in view.values(module))
         for one in terms.activities:
@@ -101,8 +98,8 @@ def constrain_(model: nn.Module) -> None:
                 if not key.endswith(CONSTRAINT):
                     continue
                 view = _views(module, terms)[path]
-                if learns(view, module):
-                    write(view, module, _constrain(read(view, module), options))
+                if view.learns(module):
+                    view.write(module, _constrain(view.read(module), options))
 
 
 def has_constraints(model: nn.Module) -> bool:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, printable
-from keras2torch_birnn.layers.origins import Copies, Key, Origins, Positions, find_origins
+from keras2torch_birnn.layers.origins import Copies, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.layers.training_terms import NoValues, map_weights
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -25,94 +23,57 @@ from keras2torch_birnn.spec import Array, LayerSpec
 Path: TypeAlias = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Permuted:
-    """A weight that is one whole tensor with its axes in another order.
-
-    ``axes``: those of the tensor, in Keras' order.
-    """
-
-    tensor: str
-    axes: tuple[int, ...]
-
-    def names(self) -> list[str]:
-        """Return the names of the tensors that hold the weight."""
-        return [self.tensor]
-
-    def values(self, module: nn.Module) -> list[Tensor]:
-        """Return all elements of the weight in any order; differentiable."""
-        return [find_tensor(module, self.tensor)]
-
-    @property
-    def shares_memory(self) -> bool:
-        """Tell whether what is read shares the memory of its tensor."""
-        return True
-
-    def read_from(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the weight in Keras' layout; differentiable."""
-        return tensors[self.tensor].permute(self.axes)
-
-    def write_into(self, tensors: Mapping[str, Tensor], value: Tensor) -> None:
-        """Write the weight, given in Keras' layout."""
-        tensors[self.tensor].data.permute(self.axes).copy_(value)
-
-
 @dataclass(frozen=True, eq=False)
-class Scattered:
-    """A weight whose elements are anywhere in one or several tensors.
+class WeightView:
+    """A weight whose elements are anywhere in one or several tensors of a module.
 
-    ``parts``: elements of tensors, and their positions in the weight. ``shape``: Keras'.
+    ``parts``: elements of tensors, and their positions in the weight; or the tensor that is the
+    weight, element by element. ``shape``: Keras'.
     """
 
-    parts: tuple[Copies, ...]
+    parts: tuple[Copies, ...] | str
     shape: tuple[int, ...]
 
     def names(self) -> list[str]:
         """Return the names of the tensors that hold the weight."""
+        if isinstance(self.parts, str):
+            return [self.parts]
         return [one.tensor for one in self.parts]
+
+    def learns(self, module: nn.Module) -> bool:
+        """Tell whether it is trained, or a part of it; one that is computed from others, too."""
+        with torch.enable_grad():
+            return any(find_tensor(module, name).requires_grad for name in self.names())
 
     def values(self, module: nn.Module) -> list[Tensor]:
         """Return all elements of the weight in any order; differentiable."""
-        return [_elements(find_tensor(module, one.tensor), one.elements) for one in self.parts]
+        if isinstance(self.parts, str):
+            return [find_tensor(module, self.parts)]
+        found = []
+        for one in self.parts:
+            tensor = find_tensor(module, one.tensor)
+            whole = len(one.elements) == tensor.numel()  # which takes no time to pick
+            found.append(tensor if whole else _elements(tensor, one.elements))
+        return found
 
-    @property
-    def shares_memory(self) -> bool:
-        """Tell whether what is read shares the memory of its tensors."""
-        return False
-
-    def read_from(self, tensors: Mapping[str, Tensor]) -> Tensor:
+    def read(self, module: nn.Module) -> Tensor:
         """Return the weight in Keras' layout; differentiable."""
-        found = [_elements(tensors[one.tensor], one.elements) for one in self.parts]
-        places = np.argsort(_positions(self.parts))
+        if isinstance(self.parts, str):
+            return find_tensor(module, self.parts)
+        found = [_elements(find_tensor(module, one.tensor), one.elements) for one in self.parts]
+        places = np.argsort(np.concatenate([one.positions for one in self.parts]))
         return _elements(torch.cat(found), places).reshape(self.shape)
 
-    def write_into(self, tensors: Mapping[str, Tensor], value: Tensor) -> None:
+    def write(self, module: nn.Module, value: Tensor) -> None:
         """Write the weight, given in Keras' layout."""
+        if isinstance(self.parts, str):
+            find_parameter(module, self.parts).data.copy_(value)
+            return
         for one in self.parts:
-            data = tensors[one.tensor].data
-            into = data.reshape(-1)
-            elements = torch.from_numpy(one.elements).to(data.device)
-            into[elements] = _elements(value, one.positions)
-            data.copy_(into.reshape(data.shape))
-
-
-WeightView: TypeAlias = Permuted | Scattered
-
-
-def learns(view: WeightView, module: nn.Module) -> bool:
-    """Tell whether a weight, or a part of it, is trained; one that is computed from others too."""
-    with torch.enable_grad():
-        return any(find_tensor(module, name).requires_grad for name in view.names())
-
-
-def read(view: WeightView, module: nn.Module) -> Tensor:
-    """Return a weight of a module in Keras' layout; differentiable."""
-    return view.read_from({name: find_tensor(module, name) for name in view.names()})
-
-
-def write(view: WeightView, module: nn.Module, value: Tensor) -> None:
-    """Write a weight of a module, given in Keras' layout."""
-    view.write_into({name: find_parameter(module, name) for name in view.names()}, value)
+            data = find_parameter(module, one.tensor).data
+            flat = data.reshape(-1)
+            flat[torch.from_numpy(one.elements).to(data.device)] = _elements(value, one.positions)
+            data.copy_(flat.reshape(data.shape))
 
 
 def _elements(tensor: Tensor, places: Array) -> Tensor:
@@ -164,51 +125,20 @@ def find_views(layer: LayerSpec, wanted: Sequence[Path]) -> dict[Path, WeightVie
         return convert_layer(map_weights(layer, value)).state_dict(keep_vars=True)
 
     origins = find_origins(build, arrays)
+    held: dict[Path, tuple[Copies, ...] | str] = {**origins.copies, **origins.whole}
     for path, array in arrays.items():
-        places = np.sort(_positions(origins.copies.get(path, ())))
+        positions = [one.positions for one in origins.copies.get(path, ())]
+        places = np.sort(np.concatenate([np.empty(0, np.int64), *positions]))
         if path not in origins.whole and not np.array_equal(places, np.arange(array.size)):
             raise UnsupportedOptionError(
                 f"{printable('/'.join(path))} is not copied into the module, but computed with",
                 "write its regularizer or constraint in your own training step",
                 place=layer.place,
             )
-    return views_of(origins, arrays)
+    return {path: WeightView(held[path], array.shape) for path, array in arrays.items()}
 
 
 def _walk(layer: LayerSpec, path: Path = ()) -> list[tuple[Path, LayerSpec]]:
     """List a layer and its parts, each with the keys on the way to it."""
     inner = [one for key, part in layer.parts.items() for one in _walk(part, (*path, key))]
     return [(path, layer), *inner]
-
-
-def views_of(origins: Origins[Key], weights: Mapping[Key, Any]) -> dict[Key, WeightView]:
-    """Describe each weight."""
-    views: dict[Key, WeightView] = {
-        key: _view_of_elements(parts, weights[key].shape, origins.shapes)
-        for key, parts in origins.copies.items()
-    }
-    for key, name in origins.whole.items():
-        views[key] = Permuted(name, tuple(range(len(weights[key].shape))))
-    return views
-
-
-def _view_of_elements(
-    parts: tuple[Copies, ...], shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]]
-) -> WeightView:
-    """Describe a weight as a permuted tensor if it is one, else by its elements."""
-    one = parts[0]
-    inside = shapes[one.tensor]
-    if len(parts) == 1 and len(one.elements) == math.prod(inside) and len(inside) == len(shape):
-        flat = np.empty(len(one.elements), np.int64)
-        flat[one.elements] = one.positions
-        held = flat.reshape(inside)
-        wanted = np.arange(len(flat)).reshape(shape)
-        for axes in permutations(range(len(shape))):
-            if np.array_equal(held.transpose(axes), wanted):
-                return Permuted(one.tensor, axes)
-    return Scattered(parts, shape)
-
-
-def _positions(parts: tuple[Copies, ...]) -> Positions:
-    """Return the positions in a weight of all its copies."""
-    return np.concatenate([np.empty(0, np.int64), *(one.positions for one in parts)])

@@ -28,7 +28,6 @@ from keras2torch_birnn.readers.config.penalties import (
 )
 from keras2torch_birnn.schema.penalties import describe, penalty_rule
 from keras2torch_birnn.spec import LayerSpec
-from keras2torch_birnn.trainers import weight_views
 from keras2torch_birnn.trainers.weight_views import find_views
 
 FOLDER = FIXTURES / "training" / "keras-3.15.1"
@@ -340,4 +339,4 @@ def test_views_give_the_arrays_of_the_file() -> None:
             map_weights(layer, lambda path, array, found=found: found.setdefault(path, array))
             module = model.get_submodule(layer.name)
             for path, view in find_views(spec_of(model, layer.name), list(found)).items():
-                np.testing.assert_array_equal(weight_views.read(view, module).detach(), found[path])
+                np.testing.assert_array_equal(view.read(module).detach(), found[path])
