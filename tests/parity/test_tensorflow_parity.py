@@ -30,8 +30,6 @@ def test_torch_and_the_reference_agree_with_tensorflow(file: str, tmp_path: Path
 
 # What each refusal says.
 REFUSALS = {
-    "stacked_bi.checkpoint": "Keras 3 leaves the weights of stacked cells out",
-    "stacked_bi.checkpoint_root": "Keras 3 leaves the weights of stacked cells out",
     "module.checkpoint": "weights of a model that its own Python code defines",
     "module.savedmodel": "without Keras' layers, as model.export()",
     "export.savedmodel": "without Keras' layers, as model.export()",
@@ -47,11 +45,11 @@ REFUSALS = {
     "tf1_partitioned.checkpoint": "a checkpoint of TensorFlow 1",
     "tf1_old_format.checkpoint": "a checkpoint in the old format of TensorFlow 1",
     "export_keras3.savedmodel": "without Keras' layers, as model.export()",
-    "tf1_frozen_graph.graph": "a TensorFlow graph: operations, without Keras' layers",
+    "tf1_frozen_graph.graph": "a graph of operations, without Keras' layers",
     "tf1_keras.savedmodel": "a SavedModel without objects, of TensorFlow 1",
     "tf1_saved_model.savedmodel": "a SavedModel without objects, of TensorFlow 1",
     "tf1_text.savedmodel": "a SavedModel folder in text form",
-    "tflite.tflite": "a TensorFlow Lite model: operations, without Keras' layers",
+    "tflite.tflite": "a graph of operations, without Keras' layers",
     "graph_model.tfjs_graph": "a TF.js graph model",
 }
 

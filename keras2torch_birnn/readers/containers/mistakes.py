@@ -133,6 +133,12 @@ ROWS: tuple[Row, ...] = (
         "unpack it and give the model in it",
     ),
     Row("head", rb"\0{512}", "zero bytes, no data", "was the download or the copy complete?"),
+    Row(
+        "in",
+        rb"saved_model\.pbtxt\Z",
+        "a SavedModel folder in text form",
+        "load it in TensorFlow and save it as .keras or .h5",
+    ),
     Row("in", rb"_(CHECKPOINT_)?METADATA\Z|manifest\.ocdbt\Z", *_ORBAX),
     Row("in", rb"model\.weights\.json\Z", *SHARDS),
     Row("in", rb"model\.json\Z", "a folder with model.json", "give model.json itself"),
