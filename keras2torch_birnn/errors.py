@@ -230,6 +230,28 @@ def in_place(place: str) -> Iterator[None]:
         raise
 
 
+# What code that expects Keras' own structure raises where a text has another.
+_OTHER_STRUCTURE = (*(AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError),)
+
+
+@contextmanager
+def expecting_keras(place: str) -> Iterator[None]:
+    """Turn what fails on a text that Keras did not write into one line, with its cause.
+
+    Nothing inside may allocate by a number of the file before it is checked.
+
+    Raises:
+        InvalidModelFileError: the text has not the structure that Keras writes.
+    """
+    try:
+        yield
+    except K2TError:
+        raise
+    except _OTHER_STRUCTURE as error:
+        what = f"not as Keras writes it ({type(error).__name__} at {line_of(error)})"
+        raise invalid(what, place) from error
+
+
 def line_of(error: BaseException) -> str:
     """Return ``file.py:7``: the last line reached outside of libraries and this package.
 

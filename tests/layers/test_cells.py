@@ -453,8 +453,8 @@ def _without(key: str, *way: str) -> Change:
 @pytest.mark.parametrize(
     ("source", "change", "found"),
     [
-        (PLAIN, _without("cell"), "an RNN without a cell"),
-        (STACKED, _without("cell"), "an RNN without a cell"),
+        (PLAIN, _without("cell"), "not as Keras writes it"),
+        (STACKED, _without("cell"), "not as Keras writes it"),
         (PLAIN, _option("cell", []), "no cell's configuration"),
         (PLAIN, _option("cell", {"class_name": 7}), "no cell's configuration"),
         (STACKED, _without("cells", "cell"), "a stack without cells"),

@@ -7,15 +7,15 @@ class name that the user registered.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Literal
 
 from keras2torch_birnn.errors import (
-    InvalidModelFileError,
     K2TError,
     UnsupportedLayerError,
+    expecting_keras,
     invalid,
     printable,
 )
@@ -66,12 +66,13 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
             HOW_TO_WRAP,
             place="model_config",
         )
-    if parsing.generation.name == "keras1":
-        from keras2torch_birnn.readers.config import keras1  # which other files do not need
+    with expecting_keras("model_config"):
+        if parsing.generation.name == "keras1":
+            from keras2torch_birnn.readers.config import keras1  # which other files do not need
 
-        parsing.notes += keras1.list_open_questions(model)
-        model = keras1.fill_orderings(model)
-    return _parse_layer(model, parsing, "", depth=0)
+            parsing.notes += keras1.list_open_questions(model)
+            model = keras1.fill_orderings(model)
+        return _parse_layer(model, parsing, "", depth=0)
 
 
 def _class_name(entry: Any, place: str) -> str:
@@ -240,8 +241,6 @@ def _read_training(
 
 
 def _parse_inner(key: str, entry: _Entry, parsing: Parsing, *, wrapped: bool = False) -> LayerSpec:
-    if key not in entry.config:
-        raise invalid(f"a wrapper without {key}", entry.place)
     inner = _parse_layer(
         entry.config[key], parsing, entry.place, depth=entry.depth + 1, wrapped=wrapped
     )
@@ -349,8 +348,6 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     """
     config, place, depth = entry.config, entry.place, entry.depth
     entries = config if isinstance(config, list) else config.get("layers")
-    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
-        raise invalid("a model without layers", place or "model_config")
     if any(isinstance(one, Mapping) and one.get("module") == TRANSLATED for one in entries):
         raise invalid(f"a layer of the module {TRANSLATED!r}, which no Keras has", place)
     # The root's own name is no part of a place: a reader of messages knows which model it is.
@@ -366,8 +363,6 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     if times > 1:
         raise invalid(f"{times} layers are called {printable(repeated)}", place)
     if class_name == "Functional":
-        if not isinstance(config, Mapping):
-            raise InvalidModelFileError("a Functional model's config is a list", place=place)
         graph = functional.connect(layers, entries, config, place, parsing)
     else:
         graph = build_sequential(layers, entries, entry.options, place)

@@ -58,8 +58,6 @@ def read_cells(
         InvalidModelFileError: there is none.
     """
     if class_name != STACK:
-        if "cell" not in config:
-            raise invalid("an RNN without a cell", place)
         return {"cell": _cell(config["cell"], place, parsing, parse, CELLS)}
     entries = config.get("cells")
     if not isinstance(entries, list) or not entries:

@@ -107,8 +107,6 @@ def _value(key: str, option: Any, config: Mapping[str, Any], generation: Generat
 def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Parse a Lambda's arguments and its declared output shape (no batch axis)."""
     arguments = config.get("arguments") or {}
-    if not isinstance(arguments, Mapping):
-        raise invalid("a Lambda's arguments are no object", place)
     shape = dialects.plain_value(config.get("output_shape"))
     if config.get("output_shape_type", "raw") != "raw" or not _is_plain(shape):
         shape = None

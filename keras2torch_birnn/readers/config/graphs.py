@@ -47,8 +47,6 @@ def build_functional(
     nodes: Nodes = {}
     for layer, entry in zip(layers, entries, strict=True):
         found = entry.get("inbound_nodes") or []
-        if not isinstance(found, list):
-            raise invalid("inbound_nodes is no list", layer.place)
         if not found and layer.class_name == "InputLayer":
             nodes[layer.name, 0] = ((), {})
         for index, node in enumerate(found):
@@ -86,8 +84,6 @@ def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> Node
     """
     if _is_keras3_node(node):
         args, kwargs = node.get("args", []), node["kwargs"]
-        if not isinstance(args, list):
-            raise invalid("a call without args", place)
         return (
             tuple(_tensors(a, by_name, place) for a in args),
             {str(k): _tensors(v, by_name, place) for k, v in kwargs.items()},

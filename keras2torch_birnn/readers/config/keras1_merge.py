@@ -138,8 +138,6 @@ class _Writer:
         return end
 
     def _branch(self, branch: Any, *, depth: int) -> _Call:
-        if not isinstance(branch, Mapping):
-            raise invalid("a branch of a Merge is no layer")
         inside = branch.get("config")
         if branch.get("class_name") == "Sequential":
             end = self.add_chain(inside, depth=depth)

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.errors import K2TError, WeightMismatchError, gather, printable
+from keras2torch_birnn.errors import (
+    K2TError,
+    WeightMismatchError,
+    expecting_keras,
+    gather,
+    printable,
+)
 from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.policies import common_dtype, mixture_note
@@ -118,7 +124,8 @@ def find_weights(
             configuration implies.
     """
     generation, layout = parsing.generation, layout_of(parsing.generation)
-    paths = _locate(root, container, generation, whole)
+    with expecting_keras("weights"):
+        paths = _locate(root, container, generation, whole)
     names = container.written_names(paths)
     root, notes = resolve_masked_steps(root, names, generation, parsing.of_tensorflow_1)
     arrays = iter(container.store.arrays([path for row in paths.values() for path in row.values()]))
