@@ -316,8 +316,10 @@ def _read_term(loss: Any, weight: Any, behind: Activation, generation: Generatio
         elif isinstance(given, Mapping):
             config = given
         # Keras writes its own functions by their full names, never as mse or mae.
-        if (is_custom_function(loss) and written not in _LOSSES) or is_custom_class(loss):
-            written = f"{loss.get('module') or 'your own'}>{written}"
+        if is_custom_function(loss) and written not in _LOSSES:
+            written = f"function {written} of the user"
+        elif is_custom_class(loss) and not is_custom_function(loss):
+            written = f"{loss.get('module')}>{written}"
     name = _ALIASES.get(written.replace("_", "").lower())
     if name is None:
         raise UnsupportedOptionError(
