@@ -15,7 +15,7 @@ import compared
 import tables
 
 from keras2torch_birnn.cli.catalogue import catalogue
-from keras2torch_birnn.rnn.engines import ENGINES
+from keras2torch_birnn.rnn.engines import DESCRIPTIONS
 from keras2torch_birnn.rnn.native import processors
 from keras2torch_birnn.schema.shipped import EXAMPLES, SHIPPED
 
@@ -50,7 +50,9 @@ def plugin_table() -> str:
 def engine_table() -> str:
     """Make the table of engines, in order of preference."""
     head = "| engine | what it is | when it is used |\n|---|---|---|\n"
-    return head + "".join(f"| `{row.name}` | {row.description} | {row.use} |\n" for row in ENGINES)
+    return head + "".join(
+        f"| `{name}` | {what} | {when} |\n" for name, (what, when) in DESCRIPTIONS.items()
+    )
 
 
 # Page -> the tables in it -> what makes each.

@@ -13,8 +13,6 @@ from keras2torch_birnn.cli.version_command import describe_versions
 def doctor(output: Output) -> None:
     """Print versions, devices, the kernels, and the engine of each cell with the reason.
 
-    With -v it also prints why each of the other engines does not run.
-
     Example: k2t doctor
 
     For a report: k2t doctor --json
@@ -48,11 +46,13 @@ def doctor(output: Output) -> None:
     print_columns(
         ("device", "cell", "", "engine", "reason"),
         [
-            (row.device, row.cell, "trained" if row.training else "called", engine, reason)
-            for row in engines
-            for engine, reason in (
-                (row.engine, row.reason),
-                *((f"not {name}", why) for name, why in row.others.items() if output.verbose),
+            (
+                row.device,
+                row.cell,
+                "trained" if row.training else "called",
+                row.engine,
+                row.reason,
             )
+            for row in engines
         ],
     )

@@ -1,4 +1,4 @@
-"""The engine that computes each cell on this machine, and why not the others: ``k2t doctor``."""
+"""The engine that computes each cell on this machine, and why: ``k2t doctor``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
 from keras2torch_birnn.rnn.call import RnnCall
-from keras2torch_birnn.rnn.engines import ENGINES
-from keras2torch_birnn.rnn.engines.select import engine_of, explain_call
+from keras2torch_birnn.rnn.engines.select import explain_call
 from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.rnn.native.library import find_sets, why_missing
 from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
@@ -32,14 +31,13 @@ _VARIABLES = ("K2T_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 @dataclass(frozen=True)
 class ChosenEngine:
-    """The engine of one cell. others: why each of the others does not run it."""
+    """The engine of one cell, and why it was chosen."""
 
     device: str
     cell: str
     training: bool
     engine: str
     reason: str
-    others: Mapping[str, str]
 
 
 def describe_kernel() -> dict[str, Any]:
@@ -106,7 +104,7 @@ def _try_to_choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
     try:
         return _choose(device, cell, training=training)
     except Exception as failure:  # as above
-        return ChosenEngine(device, cell, training, "none", _describe(failure), {})
+        return ChosenEngine(device, cell, training, "none", _describe(failure))
 
 
 def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
@@ -119,10 +117,4 @@ def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
             engine, why = str(choice.engine), choice.reason
         except UsageError as refused:  # K2T_ENGINE asks for one that cannot run it
             engine, why = "none", str(refused)
-        others: dict[str, str] = {}
-        for row in ENGINES:
-            if row.name != engine:
-                other = engine_of(row.name)
-                asked = _ask(other.why_not, layer, call) or other.why_skip(layer, call)
-                others[row.name] = asked or f"{engine} was chosen"
-    return ChosenEngine(device, cell, training, engine, why, others)
+    return ChosenEngine(device, cell, training, engine, why)

@@ -99,7 +99,7 @@ def change_fused(change: Callable[..., Any]) -> Patch:
 
         return run
 
-    return wrap(torch_kernel.ENGINE, "run", wrapper)
+    return wrap(torch_kernel, "run", wrapper)
 
 
 def flip_half(call: Any, x: Tensor) -> Any:

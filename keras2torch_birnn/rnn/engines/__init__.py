@@ -1,14 +1,13 @@
-"""The engines of recurrent layers in order of preference, and the choice from a spec. No torch.
+"""The engines of recurrent layers by name, and the choice from a spec. No torch.
 
-An engine is one row of ``ENGINES`` and one module of this package, whose ``ENGINE`` computes.
-``static_engine`` chooses from a layer's options, for ``k2t inspect``; ``select`` chooses for one
-call and runs it. Both take the first engine that has no reason against it.
+``static_engine`` chooses from a layer's options, for ``k2t inspect``; ``select.choose`` chooses for
+one call. Both say why. An engine is a module of this package with its reasons and ``run``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,61 +33,27 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True)
-class EngineRow:
-    """Facts about one engine.
-
-    module: of this package, with its ``ENGINE``. description, use: what it is and when it is used,
-    for the documentation. why_not: why it cannot run a layer in float32 on CPU, empty if it can.
-    reason: why it is chosen, from the layer and the next engine with its reason in words.
-    torch_class: the name of torch's layer that it runs. advice: the alternative where it cannot
-    run. within_torch: it needs only torch.
-    """
-
-    name: EngineName
-    module: str
-    description: str
-    use: str
-    why_not: Callable[[LayerSpec], str] = static.no_reason
-    reason: Callable[[LayerSpec, str], str] = static.no_reason
-    torch_class: Callable[[LayerSpec], str] = static.no_reason
-    advice: str = "use auto"
-    within_torch: bool = True
-
-
-# In order of preference. The last one runs everything.
-ENGINES: tuple[EngineRow, ...] = (
-    EngineRow(
-        "native",
-        "native",
+# What each engine is and when it is used, for the documentation, in order of preference. The last
+# one runs everything.
+DESCRIPTIONS: Mapping[EngineName, tuple[str, str]] = {
+    "native": (
         "our own kernel for float32 on the CPU: LSTM, both GRUs, SimpleRNN, 14 activations, any "
         "mask; merges inside the kernel; runs on torch's threads; forward and backward",
         "wherever it can run, unless torch's kernel is faster (LSTM of more than 512 units, from 4 "
         "rows on, unless it drops). Dropout inside the layer, too; not in graphs of torch.compile",
-        why_not=static.why_not_native,
-        reason=static.native_reason,
-        within_torch=False,
     ),
-    EngineRow(
-        "fused",
-        "torch_kernel",
+    "fused": (
         "torch's own kernel: the layer IS an `nn.LSTM`, `nn.GRU` or `nn.RNN` with "
         "`bidirectional=True` and torch's parameter names",
         "the activations must be those of torch (tanh and sigmoid; `nn.RNN`: tanh or relu), and a "
         "GRU needs `reset_after=True`",
-        why_not=static.why_not_torch_kernel,
-        reason=static.torch_class,
-        torch_class=static.torch_class,
     ),
-    EngineRow(
-        "loop",
-        "loop",
+    "loop": (
         "a loop over the steps; the product with the inputs is computed once, outside it",
         "layers that torch has no kernel for (hard_sigmoid, the default before Keras 2.3; "
         "`reset_after=False`; other activations)",
-        reason=static.why_not_torch_kernel,
     ),
-)
+}
 
 
 def check_request(
@@ -117,18 +82,9 @@ def requested_engine(chosen: str | None = None) -> EngineRequest:
     return check_request(chosen) if chosen else check_request(REQUESTED, VARIABLE, UsageError)
 
 
-def candidates(requested: EngineRequest) -> tuple[EngineRow, ...]:
-    """Return the rows from which the first is taken: all, those within torch, or the forced one."""
-    return tuple(
-        row
-        for row in ENGINES
-        if requested in ("auto", row.name) or (requested == "torch" and row.within_torch)
-    )
-
-
-def refusal(row: EngineRow, reason: str, *, advice: str = "", place: str = "") -> UsageError:
+def refusal(engine: EngineName, reason: str, place: str = "") -> UsageError:
     """Return the error of a forced engine that cannot run."""
-    return UsageError(f"{VARIABLE}={row.name}: {reason}", advice or row.advice, place=place)
+    return UsageError(f"{VARIABLE}={engine}: {reason}", "use auto", place=place)
 
 
 def check_no_kernel(layer: LayerSpec, what: str) -> None:
@@ -152,25 +108,29 @@ def static_engine(layer: LayerSpec, requested: EngineRequest | None = None) -> C
     Raises:
         UsageError: the forced engine cannot run this layer.
     """
-    requested = requested or requested_engine()
-    rows = candidates(requested)
-    if len(rows) > 1:
-        return _first(layer, rows)
-    (row,) = rows
-    if reason := row.why_not(layer):
-        raise refusal(row, reason, place=layer.place)
-    forced = f"{VARIABLE}={row.name}"
-    return Choice(row.name, ": ".join(filter(None, (forced, row.torch_class(layer)))))
+    wanted = requested or requested_engine()
+    of_torch, lacks = static.torch_class(layer), static.why_not_torch_kernel(layer)
+    by_torch = Choice("loop", lacks) if lacks else Choice("fused", of_torch)
+    match wanted:
+        case "loop":
+            return Choice("loop", f"{VARIABLE}=loop")
+        case "fused" if lacks:
+            raise refusal("fused", lacks, layer.place)
+        case "fused":
+            return Choice("fused", f"{VARIABLE}=fused: {of_torch}")
+        case "torch":
+            return by_torch
+    lacks = static.why_not_native(layer)
+    if wanted == "native":
+        if lacks:
+            raise refusal("native", lacks, layer.place)
+        return Choice("native", f"{VARIABLE}=native")
+    if lacks:
+        return by_torch
+    otherwise = f"{by_torch.engine}: {by_torch.reason}"
+    return Choice("native", static.native_reason(layer, otherwise))
 
 
 def torch_engine(layer: LayerSpec) -> Choice:
     """Choose the engine of one LSTM, GRU or SimpleRNN within torch, on CPU."""
     return static_engine(layer, "torch")
-
-
-def _first(layer: LayerSpec, rows: Sequence[EngineRow]) -> Choice:
-    row, *rest = rows
-    if rest and row.why_not(layer):
-        return _first(layer, rest)
-    other = _first(layer, rest) if rest else None
-    return Choice(row.name, row.reason(layer, f"{other.engine}: {other.reason}" if other else ""))

@@ -1,8 +1,7 @@
-"""The interface of an engine, and what several engines share."""
+"""Parts that several engines share."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,32 +15,6 @@ from keras2torch_birnn.rnn.tensor_memory import (
     have_memory,
     is_exporting_by_torch,
 )
-
-
-class Engine(ABC):
-    """One way to compute a recurrent layer: the ``ENGINE`` of a module in ``ENGINES``.
-
-    A reason is a sentence without a full stop; empty if there is none.
-    """
-
-    # Whether ``why_skip`` holds for a forced engine, too: a later engine then runs the call.
-    skips_if_forced = False
-
-    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why this engine cannot run a call; if it is forced, the error says so."""
-        return ""
-
-    def why_skip(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why a later engine is the better one for a call that this one could run."""
-        return ""
-
-    @abstractmethod
-    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why this engine was selected, for ``explain``."""
-
-    @abstractmethod
-    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
-        """Compute the outputs and the final states. The input has a step, and fits the weights."""
 
 
 def can_pack(*tensors: Tensor) -> bool:

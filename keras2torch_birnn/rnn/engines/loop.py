@@ -17,8 +17,7 @@ from torch.nn import functional
 from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
-from keras2torch_birnn.rnn.engines import torch_kernel
-from keras2torch_birnn.rnn.engines.engine import Engine, zero_states
+from keras2torch_birnn.rnn.engines.engine import zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import Advance, Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
@@ -171,20 +170,3 @@ def run_directions(layer: RnnLayer, call: RnnCall) -> RnnResult:
         states.append(last)
     valid = tuple(zero_past(out, lengths) for out in outputs)
     return merge_outputs(valid, call.merge), tuple(states)
-
-
-class Loop(Engine):
-    """The equations step by step."""
-
-    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why torch's kernel does not run the call."""
-        if layer.kernel is None:
-            return "neither torch nor the native kernel computes this call"
-        return torch_kernel.ENGINE.why_skip(layer, call)
-
-    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
-        """Run every direction by the loop."""
-        return run_directions(layer, call)
-
-
-ENGINE = Loop()

@@ -1,6 +1,6 @@
 """Layers in the precision of ``set_precision``: by the native kernel, or refused.
 
-It is no row of ``ENGINES``: nothing else computes these numbers, so there is nothing to select.
+Nothing else computes these numbers, so there is nothing to choose.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Select the engine for a call of a layer, and run it: the only entry to the engines."""
+"""Choose the engine of a call of a layer, and run it: the only entry to the engines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,44 +11,57 @@ from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.dropout_masks import draw_masks
 from keras2torch_birnn.rnn.engines import (
-    ENGINES,
-    REQUESTS,
     Choice,
     EngineName,
-    EngineRow,
-    candidates,
+    loop,
+    native,
     refusal,
     requested_engine,
+    torch_kernel,
 )
-from keras2torch_birnn.rnn.engines.engine import Engine, run_no_steps
+from keras2torch_birnn.rnn.engines.engine import run_no_steps
 from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
 from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
 
 
-class Candidate(NamedTuple):
-    """A row of ``ENGINES`` and the engine that its module holds."""
+class Chosen(NamedTuple):
+    """The engine of a call, why it was chosen, and what computes it."""
 
-    row: EngineRow
-    engine: Engine
-
-
-def _load(row: EngineRow) -> Candidate:
-    return Candidate(row, import_module(f"{engines.__name__}.{row.module}").ENGINE)
+    engine: EngineName
+    reason: str
+    run: Callable[[RnnLayer, RnnCall], RnnResult]
 
 
-_ALL = tuple(map(_load, ENGINES))
-# By the name that is requested.
-_CANDIDATES: Mapping[str, tuple[Candidate, ...]] = {
-    name: tuple(each for each in _ALL if each.row in candidates(name)) for name in REQUESTS
-}
+def choose(layer: RnnLayer, call: RnnCall) -> Chosen:
+    """Choose the engine of one call: the forced one, or the first without a reason against it.
 
-
-def engine_of(name: EngineName) -> Engine:
-    """Return the engine of this name."""
-    ((_, engine),) = _CANDIDATES[name]
-    return engine
+    Raises:
+        UsageError: the forced engine cannot run the call, or does not exist.
+    """
+    wanted = layer.engine or engines.REQUESTED
+    if wanted not in engines.REQUESTS:
+        wanted = requested_engine(layer.engine)  # which refuses it
+    if wanted in ("auto", "native"):
+        lacks = native.why_not(layer, call)
+        if wanted == "native":
+            if lacks:
+                raise refusal("native", lacks)
+            return Chosen("native", "chosen", native.run)
+        if not (lacks or native.why_skip(layer, call)):
+            return Chosen("native", native.REASON, native.run)
+    if wanted == "loop":
+        return Chosen("loop", "chosen", loop.run_directions)
+    if lacks := torch_kernel.why_not(layer):
+        if wanted == "fused":
+            raise refusal("fused", lacks)
+        reason = "neither torch nor the native kernel computes this call"
+        return Chosen("loop", reason, loop.run_directions)
+    if skipped := torch_kernel.why_skip(layer, call):  # although it may be forced
+        return Chosen("loop", skipped, loop.run_directions)
+    reason = "chosen" if wanted == "fused" else "torch's own kernel"
+    return Chosen("fused", reason, torch_kernel.run)
 
 
 def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
@@ -63,10 +75,10 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
     check_shape(call.x.shape, layer.get_weight_ih().shape[1])
     if layer.precision is not None:
         return run_reduced(layer, call, layer.precision)
-    engine = select_engine(layer, call).engine
+    chosen = choose(layer, call)
     if call.x.shape[1] == 0:
         return run_no_steps(layer, call)
-    return engine.run(layer, draw_masks(layer, call.outside_inference()))
+    return chosen.run(layer, draw_masks(layer, call.outside_inference()))
 
 
 def explain_layer(layer: RnnLayer, batch: int, *, masked: bool) -> Choice:
@@ -88,36 +100,5 @@ def explain_call(layer: RnnLayer, call: RnnCall) -> Choice:
     """
     if layer.precision is not None:
         return explain_reduced(layer, call, layer.precision)
-    row, engine = select_engine(layer, call)
-    forced = row.name == _requested(layer)
-    return Choice(row.name, "chosen" if forced else engine.reason(layer, call))
-
-
-def select_engine(layer: RnnLayer, call: RnnCall) -> Candidate:
-    """Select the engine of one call: the forced one, or the first without a reason against it.
-
-    Raises:
-        UsageError: the forced engine cannot run the call, or does not exist.
-    """
-    found = _list_candidates(layer)
-    if len(found) == 1:
-        ((row, engine),) = found
-        if reason := engine.why_not(layer, call):
-            raise refusal(row, reason)
-        if not (engine.skips_if_forced and engine.why_skip(layer, call)):
-            return found[0]
-        found = _ALL[_ALL.index(found[0]) + 1 :]
-    for candidate in found:
-        engine = candidate.engine
-        if not (engine.why_not(layer, call) or engine.why_skip(layer, call)):
-            break
-    return candidate
-
-
-def _requested(layer: RnnLayer) -> str:
-    return layer.engine or engines.REQUESTED
-
-
-def _list_candidates(layer: RnnLayer) -> tuple[Candidate, ...]:
-    found = _CANDIDATES.get(_requested(layer))
-    return found or _CANDIDATES[requested_engine(layer.engine)]
+    chosen = choose(layer, call)
+    return Choice(chosen.engine, chosen.reason)

@@ -12,11 +12,6 @@ from keras2torch_birnn.spec import LayerSpec
 SEVERAL, MANY_WEIGHTS = 4, 2**20
 
 
-def no_reason(*_: object) -> str:
-    """Return no reason."""
-    return ""
-
-
 def native_pays(kind: str, rows: int, weights: int) -> bool:
     """Return whether native is faster than torch's kernel for a kind of cell.
 
@@ -42,12 +37,12 @@ def native_reason(layer: LayerSpec, otherwise: str) -> str:
     return reason
 
 
-def torch_class(layer: LayerSpec, *_: str) -> str:
+def torch_class(layer: LayerSpec) -> str:
     """Return the name of torch's layer of the same cell."""
     return f"nn.{CELL_KINDS[kind_of(layer)].torch_name}"
 
 
-def why_not_torch_kernel(layer: LayerSpec, *_: str) -> str:
+def why_not_torch_kernel(layer: LayerSpec) -> str:
     """Return why torch's layer does not compute a layer; empty if it does."""
     config, kind = layer.config, kind_of(layer)
     standard = {"activation": CELL_KINDS[kind].torch_activations or ("tanh",)}

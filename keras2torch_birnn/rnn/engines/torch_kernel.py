@@ -15,7 +15,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines.engine import (
-    Engine,
     can_pack,
     float_tensors,
     needs_gradient,
@@ -97,38 +96,28 @@ def _sort(lengths: Tensor) -> _Sorted:
     return _Sorted(order, order.argsort(), counts, None if counts.all() else falling == 0)
 
 
-class TorchKernel(Engine):
-    """Torch's kernel."""
-
-    skips_if_forced = True
-
-    def why_not(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return that there is no such kernel."""
-        return "" if layer.kernel else "torch has no kernel for this layer"
-
-    def why_skip(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return why the loop runs a call of a layer that torch has a kernel for."""
-        if layer.drops():
-            return "Keras drops with one mask for all steps; torch's kernel has none"
-        if not torch.compiler.is_compiling():
-            tensors = float_tensors(layer, call)
-            if have_tangents(tensors) or are_mapped(tensors):
-                return "torch's kernels lack forward-mode derivatives and vmap"
-        if is_exporting_by_torch():
-            return why_not_exported(layer, call)
-        if call.lengths is not None and not can_pack(call.x, call.lengths):
-            return "a masked layer in a graph, or tensors without values to pack by"
-        return ""
-
-    def reason(self, layer: RnnLayer, call: RnnCall) -> str:
-        """Return that it is torch's."""
-        return "torch's own kernel"
-
-    def run(self, layer: RnnLayer, call: RnnCall) -> RnnResult:
-        """Call torch's kernel for all directions."""
-        if call.lengths is not None and is_exporting_by_torch():
-            return run_unpacked(layer, call)
-        return run_kernel(layer, call)
+def why_not(layer: RnnLayer) -> str:
+    """Return that there is no such kernel; empty if there is."""
+    return "" if layer.kernel else "torch has no kernel for this layer"
 
 
-ENGINE = TorchKernel()
+def why_skip(layer: RnnLayer, call: RnnCall) -> str:
+    """Return why the loop runs a call of a layer that torch has a kernel for."""
+    if layer.drops():
+        return "Keras drops with one mask for all steps; torch's kernel has none"
+    if not torch.compiler.is_compiling():
+        tensors = float_tensors(layer, call)
+        if have_tangents(tensors) or are_mapped(tensors):
+            return "torch's kernels lack forward-mode derivatives and vmap"
+    if is_exporting_by_torch():
+        return why_not_exported(layer, call)
+    if call.lengths is not None and not can_pack(call.x, call.lengths):
+        return "a masked layer in a graph, or tensors without values to pack by"
+    return ""
+
+
+def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Call torch's kernel for all directions."""
+    if call.lengths is not None and is_exporting_by_torch():
+        return run_unpacked(layer, call)
+    return run_kernel(layer, call)
