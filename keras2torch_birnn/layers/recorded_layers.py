@@ -30,6 +30,7 @@ from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
     RNN,
+    BidirectionalPair,
     LoopRNN,
     Output,
     Plan,
@@ -51,7 +52,7 @@ _TORCH_CELLS: Mapping[type[nn.Module], str] = {
 
 # Rules by which a masked last step shows the last state, of zeros at first, or zeros.
 _LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
-_ZEROS = frozenset(("zeros",))
+_ZEROS, _OUTPUTS = frozenset(("zeros",)), frozenset(("zeros", "previous_output"))
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class LayerRecorder:
             written: Any = None
             if type(module) in _CONVERTED:
                 written = self._converted
+            elif type(module) is BidirectionalPair:
+                written = self._pair
             elif type(module) in _TORCH_CELLS:
                 written = self._torchs
             if written is not None:
@@ -121,6 +124,36 @@ class LayerRecorder:
         with self.setting(active=False):
             call = _Call(module.rnn_layer(), module.plan, x, mask, initial_state or ())
             result = self._write_layer(call)
+        return result[0] if len(result) == 1 else result
+
+    def _pair(
+        self,
+        module: BidirectionalPair,
+        x: Tensor,
+        mask: Tensor | None = None,
+        initial_state: Sequence[Tensor] | None = None,
+    ) -> Output:
+        """Write two halves that differ: the backward one reads what is turned around."""
+        plan, given = module.plan, tuple(initial_state or ())
+        halves = (module.forward_layer, module.backward_layer)
+        if plan.stateful or any(type(half) not in _CONVERTED for half in halves):
+            raise NotRecordedError("a half that is no plain layer")
+        each = len(given) // 2
+        outputs: tuple[Tensor, ...] = ()
+        states: tuple[Tensor, ...] = ()
+        for number, half in enumerate(halves):
+            _check_holds(half, half.rnn_layer())
+            back = number != plan.against_time
+            x_read = torch.flip(x, (1,)) if back else x
+            mask_read = torch.flip(mask, (1,)) if back and mask is not None else mask
+            one = replace(plan, rules=(plan.rules[number],), merge_mode=None, against_time=False)
+            own = given[number * each : (number + 1) * each]
+            with self.setting(active=False):
+                y, *ends = self._write_layer(_Call(half.rnn_layer(), one, x_read, mask_read, own))
+            turns = plan.return_sequences and number == 1
+            outputs += (torch.flip(y, (1,)) if turns else y,)
+            states += tuple(ends)
+        result = (*merge_outputs(outputs, plan.merge_mode), *states)
         return result[0] if len(result) == 1 else result
 
     def _stack(
@@ -299,5 +332,7 @@ def _check_call(call: _Call) -> None:
         return
     if mask.shape != x.shape[:2] or not _LAST_STATE.issuperset(plan.rules):
         raise NotRecordedError("a mask that the library does not know")
-    if call.initial and not _ZEROS.issuperset(plan.rules):
+    # Where no step was read yet, the library shows zeros, and the last state of one output.
+    shows_zeros = _OUTPUTS if plan.return_sequences else _ZEROS
+    if call.initial and not shows_zeros.issuperset(plan.rules):
         raise NotRecordedError("a mask beside initial states")

@@ -169,6 +169,14 @@ def _multiply(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
     return r.multiply(_matrices(r.value(a)), _matrices(r.value(b)), None, result.shape)
 
 
+def _multiply_vector(r: Values, result: Tensor, a: Tensor, b: Tensor) -> Value:
+    only_floats(a, b)
+    vector = r.value(b)
+    column = vector._replace(meta=vector.meta[None, :, None])
+    found = r.multiply(_matrices(r.value(a)), column, None, (*result.shape, 1))
+    return found._replace(meta=found.meta.squeeze(1))
+
+
 def _addmm(
     r: Values,
     result: Tensor,
@@ -403,6 +411,7 @@ OPERATORS: Mapping[Any, Recording] = {
     aten._softmax.default: _softmax,
     aten.mm.default: _multiply,
     aten.bmm.default: _multiply,
+    aten.mv.default: _multiply_vector,
     aten.addmm.default: _addmm,
     aten.cat.default: _cat,
     aten.stack.default: _stack,

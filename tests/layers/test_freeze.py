@@ -18,7 +18,7 @@ from chained_models import model_of, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_layers import native
-from specs import F, H, dense, layer, rnn
+from specs import F, H, bi, dense, layer, rnn, with_options
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
@@ -27,6 +27,7 @@ from keras2torch_birnn.freezing import Frozen
 from keras2torch_birnn.layers import recording
 from keras2torch_birnn.layers.recorded_values import Values
 from keras2torch_birnn.layers.recording import Recorded
+from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.readers import read_model
@@ -160,6 +161,33 @@ def test_a_layer_under_any_mask_gives_the_same_bits(cell: str, rule: str) -> Non
                 x = torch.randn(5, 13, F) * valid[..., None]
                 same_bits(fast(x), by_layers(model, x))
             assert reasons(fast) == {"one call"}
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU before"])
+@pytest.mark.parametrize("rule", ["zeros", "previous_output", "previous_state"])
+@pytest.mark.parametrize("sequences", [True, False])
+def test_masks_beside_initial_states_give_the_same_bits(
+    cell: str, rule: str, sequences: bool
+) -> None:
+    options: dict[str, Any] = {"return_sequences": sequences, "masked_output": rule}
+    halves = (rnn(cell, 7, F, **options), rnn(cell, 11, F, seed=1, **options))
+    from_end = (with_options(half, go_backwards=True) for half in halves)
+    for spec, units in (
+        (two(cell, F, "mul", **options), (H, H)),
+        (rnn(cell, 11, F, **options), (11,)),
+        (bi(*halves), (7, 11)),
+        (bi(*from_end, None), (7, 11)),
+    ):
+        module: Any = convert_layer(spec).eval().float()
+        fast = k2t.freeze(module)
+        states = [torch.randn(5, n) for n in units for _ in range(2 if cell == "LSTM" else 1)]
+        for valid in masks(5, 13):
+            x = torch.randn(5, 13, F)
+            for given_ in ((x,), (x, valid), (x, None, states), (x, valid, states)):
+                same_bits(fast(*given_), by_layers(module, *given_))
+        exact = rule == "zeros" or (rule == "previous_output" and sequences)
+        refused = set() if exact else {"a mask beside initial states"}
+        assert reasons(fast) == {"one call"} | refused
 
 
 @pytest.mark.parametrize("merge", [*MERGE_MODES, None])

@@ -185,6 +185,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...]]] = {
     "a product without bias": (lambda x: functional.linear(x, WEIGHT), (X[0],)),
     "a bias of one number": (lambda x: functional.linear(x, WEIGHT[:1], BIAS[:1]), (X,)),
     "batches of products": (lambda x, y: x @ (y / 30).transpose(1, 2) @ y, (X, Y)),
+    "a product with a vector": (lambda x: x.matmul(WEIGHT[0]) + x[0] @ x[0, 1], (X[:, :5, :],)),
     "a turned product": (lambda x, y: x.transpose(1, 2) @ y, (X, Y)),
     "concatenate": (lambda x, y: torch.cat((x, y[:, :, :7], x), dim=-1), (X, Y)),
     "pad": (lambda x: functional.pad(x, (2, 3, 0, 1), value=0.5), (PLANES,)),
