@@ -19,7 +19,7 @@ from keras2torch_birnn.comparison.tolerance import resolve_tolerance
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
-from keras2torch_birnn.exporting.settled_sizes import settle_sizes, tell_sizes
+from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.target import Target
 from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import Golden, checksum, make_golden_by_model, origin
@@ -123,7 +123,7 @@ def export(
             for file, kind in files.items():
                 made = written.with_name(file.name)
                 write_atomically(file, made.replace, kind, overwrite=overwrite)
-    notes = (*settled, *tell_sizes(spec), *notes, *more)
+    notes = (*settled, *notes, *more)
     return Exported(tuple(files), form.name, checked, target.runtime, notes)
 
 

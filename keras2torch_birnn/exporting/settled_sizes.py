@@ -17,18 +17,12 @@ from torch import Tensor, nn
 from keras2torch_birnn.errors import K2TError, printable
 from keras2torch_birnn.exporting.torch_program import input_shapes
 from keras2torch_birnn.limits import MAX_OPEN_SIZES
-from keras2torch_birnn.reference.input_sizes import (
-    declare_shapes,
-    fill_shapes,
-    list_sizes,
-    open_places,
-)
+from keras2torch_birnn.reference.input_sizes import declare_shapes, fill_shapes
 from keras2torch_birnn.running import run
 from keras2torch_birnn.spec import ModelSpec
 
 # Axes of one size: places of inputs, and the axis of each.
 _Size: TypeAlias = tuple[tuple[int, int], ...]
-_LEAST = 7  # the smallest size that is told, if it fits: a window may be longer than less
 # Other sizes for one that the model takes, of both parities.
 _OTHERS: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: n + 2)
 
@@ -119,19 +113,6 @@ def _next_sizes(
     least = 1 + max(example[i].shape[axis] for i, axis in places)
     filled = fill_shapes(spec, shapes, least)
     return {(i, a): (filled[i] or ())[a] or example[i].shape[a] + 1 for i, a in places}
-
-
-def tell_sizes(spec: ModelSpec) -> tuple[str, ...]:
-    """Describe open axes that do not take every size, as in a U-Net, and the sizes that fit."""
-    shapes = [layer.config["shape"] for layer in spec.input_layers()]
-    names = [layer.name for layer in spec.input_layers()]
-    found = {place: list_sizes(spec, shapes, place, _LEAST) for place in open_places(shapes)}
-    return tuple(
-        f"axis {axis} of input {printable(names[i])} takes the sizes {', '.join(map(str, sizes))} "
-        "and so on: the model takes no others"
-        for (i, axis), sizes in found.items()
-        if len(sizes) > 1 and sizes[1] - sizes[0] > 1
-    )
 
 
 def run_quietly(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.limits import MAX_TRIED_LENGTH, MAX_TRIED_SHAPES
@@ -73,15 +72,6 @@ def open_places(shapes: Shapes) -> list[tuple[int, int]]:
         for axis, size in enumerate(shape or ())
         if axis and size is None
     ]
-
-
-def list_sizes(model: ModelSpec, shapes: Shapes, place: tuple[int, int], least: int) -> list[int]:
-    """Return the first three sizes from ``least`` on that one open axis takes, if others are free.
-
-    They follow each other in most models.
-    """
-    search = _Search(model, least)
-    return list(islice(search.sizes(list(shapes), place, _rising(least)), 3))
 
 
 def _rising(least: int) -> Iterator[int]:

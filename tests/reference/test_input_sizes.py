@@ -12,12 +12,12 @@ from specs import ENTRIES, FIXTURES, fixture
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.exporting.onnx_file import Onnx
-from keras2torch_birnn.exporting.settled_sizes import settle_sizes, tell_sizes
+from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.torch_program import draw_example
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.porting.batches import batches
 from keras2torch_birnn.reference import compute, input_sizes
-from keras2torch_birnn.reference.input_sizes import declare_shapes, fill_shapes, list_sizes
+from keras2torch_birnn.reference.input_sizes import declare_shapes, fill_shapes
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.spec import ModelSpec, Shape
 
@@ -74,26 +74,12 @@ def test_such_a_model_is_converted_verified_and_compared(tmp_path: Path) -> None
     assert {x.shape for batch in tried for x in batch.arrays} == {(3, 24, 3)}
 
 
-@pytest.mark.parametrize(
-    ("case", "told"),
-    [
-        ("by_8", ["axis 1 of input x0 takes the sizes 8, 16, 24 and so on"]),
-        ("by_4_and_2", ["axis 1 of input x takes the sizes 10, 14, 18 and so on"]),
-        (
-            "two",
-            [
-                "axis 1 of input x0 takes the sizes 8, 12, 16 and so on",
-                "axis 1 of input z0 takes the sizes 9, 18, 27 and so on",
-            ],
-        ),
-    ],
-)
-def test_an_export_leaves_the_sizes_open_and_tells_which_fit(case: str, told: list[str]) -> None:
+@pytest.mark.parametrize("case", ["by_8", "by_4_and_2", "two"])
+def test_an_export_leaves_the_sizes_open(case: str) -> None:
     model, spec = k2t.convert(FIXTURES / f"{K3}{case}.keras"), fixture(f"{K3}{case}.keras").spec
     settled, notes = settle_sizes(model, spec, draw_example(model, spec, 7, 0))
     assert shapes_of(settled) == shapes_of(spec)
     assert not notes
-    assert list(tell_sizes(spec)) == [f"{one}: the model takes no others" for one in told]
 
 
 @pytest.mark.thorough
@@ -102,15 +88,10 @@ def test_an_exported_model_is_verified_at_several_lengths(tmp_path: Path) -> Non
     if reason := Onnx().why_cannot_write():
         pytest.skip(reason)
     source, target = FIXTURES / f"{K3}by_2.keras", tmp_path / "model.onnx"
-    done = k2t.export(k2t.convert(source), target)
-    assert any("takes the sizes 8, 10, 12" in note for note in done.notes)
+    assert not k2t.export(k2t.convert(source), target).notes
     report = k2t.verify(source, target)
     assert report.ok
     assert len(report.comparisons) > 2
-
-
-def test_models_that_take_every_size_are_told_nothing_of() -> None:
-    assert tell_sizes(fixture("keras-3.15.1/arch_deep_speech.keras").spec) == ()
 
 
 def test_where_no_size_fits_the_error_of_the_run_tells_it() -> None:
@@ -134,8 +115,6 @@ def test_lengths_far_apart_are_found() -> None:
     """Twelve poolings in a row take 4096 steps; they are no more than a few tries away."""
     assert [n for n in input_sizes._rising(11) if n > 75][:4] == [80, 81, 90, 96]
     assert 4096 in set(input_sizes._rising(11))
-    spec = fixture(f"{K3}by_64.keras").spec
-    assert list_sizes(spec, shapes_of(spec), (0, 1), 100) == [128, 192, 256]
 
 
 def test_a_model_whose_shapes_contradict_each_other_is_refused(
