@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.porting.call_graph import path_of
-from keras2torch_birnn.porting.mask_rules import SPECIAL_IDS
-from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import (
     ROWS,
     InputFacts,
     draw_inputs,
     input_facts,
 )
-from keras2torch_birnn.spec import Array, ModelSpec, TensorRef, leaves
+from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.given_inputs import InputData, given_inputs
 
 _STEPS = 7
@@ -27,10 +24,8 @@ IN_FRONT = "rows padded in front"
 WITH_GAPS = "rows with gaps"
 _KINDS = ("full rows", "rows padded at the end", IN_FRONT, WITH_GAPS)
 LARGE = "large values"
-_OTHER_LENGTHS = "inputs of other lengths"
 # Times the usual numbers: where a relu6 is none, a hard_sigmoid is 0 or 1.
 _LARGER = 8
-_EMPTY = "rows of padding alone"
 # Steps by which the rows are shorter than the longest one, in an order that no sorting gives.
 _CUTS = (0, 2, 1, 3, 0)
 # Rows of the user's own inputs that are looked at; every trial computes all of them.
@@ -61,14 +56,7 @@ def batches(spec: ModelSpec, inputs: InputData | None) -> list[Batch]:
         )
         found = [one for one in found if one.name != WITH_GAPS or of_reals]
         found += _with_large_values(spec, found[0])
-        found += _with_other_lengths(spec, found[0])
     return [*found, Batch("a second call", found[0].arrays, calls=2)]
-
-
-def batch_with_gaps(spec: ModelSpec, inputs: InputData | None) -> Batch | None:
-    """Return rows with gaps, on which two explanations may differ; None: nothing is masked."""
-    some = [] if inputs is not None else _batches_of_one_call(spec, inputs)
-    return next((one for one in some if one.name == WITH_GAPS), None)
 
 
 def _with_large_values(spec: ModelSpec, batch: Batch) -> list[Batch]:
@@ -82,53 +70,6 @@ def _with_large_values(spec: ModelSpec, batch: Batch) -> list[Batch]:
     return [Batch(LARGE, arrays)] if any(real) else []
 
 
-def _with_other_lengths(spec: ModelSpec, batch: Batch) -> list[Batch]:
-    """Return a batch whose inputs are padded apart, if several are and Keras joins no masks.
-
-    Masks that are joined belong to the same steps, so a port may use one of them for all; letters
-    belong to their words.
-    """
-    facts = input_facts(spec)
-    padded = [n for n, one in enumerate(facts) if one.padding is not None]
-    letters = any(facts[n].vocabulary is not None and batch.arrays[n].ndim > 2 for n in padded)
-    if len(padded) < 2 or letters or not batch.name or _joins_masks(spec, batch):
-        return []
-    drawn = [draw_inputs(spec, steps=_STEPS, seed=seed) for seed in range(ROWS)]
-    arrays = (_rows(drawn, place, 1, facts, apart=True) for place in range(len(facts)))
-    return [Batch(_OTHER_LENGTHS, tuple(arrays))]
-
-
-def _joins_masks(spec: ModelSpec, batch: Batch) -> bool:
-    """Tell whether a call takes several tensors with masks, but for an attention."""
-    masks = compute(spec, batch.arrays).masks
-    for call in spec.graph.calls:
-        layer = spec.graph.layer(call.layer)
-        refs = [ref for ref in leaves(call.args) if isinstance(ref, TensorRef)]
-        given = [list(leaves(masks[path_of(ref)])) for ref in refs]
-        some = [
-            ref for ref, own in zip(refs, given, strict=True) if any(m is not None for m in own)
-        ]
-        if len(some) > 1 and "Attention" not in layer.class_name:
-            return True
-    return False
-
-
-def batch_of_empty_rows(spec: ModelSpec, drawn: Sequence[Batch]) -> Batch | None:
-    """Return one of these batches with a row of padding alone in every input; None: none has any.
-
-    These are other rows in every input, so that one of two texts may be empty.
-    """
-    facts = input_facts(spec)
-    found = next((one for one in drawn if one.name == IN_FRONT), None)
-    if found is None:
-        return None
-    arrays = [x.copy() for x in found.arrays]
-    for number, (x, fact) in enumerate(zip(arrays, facts, strict=True)):
-        if fact.padding is not None:
-            x[(number + 1) % len(x)] = fact.padding
-    return Batch(_EMPTY, tuple(arrays))
-
-
 def _batches_of_one_call(spec: ModelSpec, inputs: InputData | None) -> list[Batch]:
     if inputs is not None:
         arrays = given_inputs(spec, inputs).arrays
@@ -136,8 +77,7 @@ def _batches_of_one_call(spec: ModelSpec, inputs: InputData | None) -> list[Batc
     facts = input_facts(spec)
     drawn = [draw_inputs(spec, steps=_STEPS, seed=seed) for seed in range(ROWS)]
     if all(one.padding is None for one in facts) or len(drawn[0][0]) != ROWS:
-        ends = map(_with_ends, drawn[0], facts)
-        return [Batch("", tuple(map(_with_all_ids, ends, facts)))]
+        return [Batch("", tuple(map(_with_all_ids, drawn[0], facts)))]
     rng = np.random.default_rng(0)
     return [
         Batch(name, tuple(_padded(drawn, place, kind, facts, rng) for place in range(len(facts))))
@@ -162,13 +102,10 @@ def _rows(
     place: int,
     kind: int,
     facts: Sequence[InputFacts],
-    *,
-    apart: bool = False,
 ) -> Array:
     """Put together the rows of one kind of padding (see ``draw_inputs``), of several lengths.
 
-    Two texts of the same words have others in each row; what belongs to the steps of one has not,
-    if it is not padded ``apart``.
+    Two texts of the same words have others in each row; what belongs to the steps of one has not.
     """
     fact = facts[place]
     rows = np.stack([inputs[place][(kind - place) % ROWS] for inputs in drawn])
@@ -177,7 +114,6 @@ def _rows(
     counts = (rows != fact.padding).reshape(*rows.shape[:2], -1).any(axis=2)
     texts = [one.vocabulary for one in facts[:place] if one.padding == fact.padding]
     turn = texts.count(fact.vocabulary) if fact.vocabulary is not None else 0
-    turn = sum(one.padding is not None for one in facts[:place]) if apart else turn
     cuts = islice(cycle(_CUTS), turn, None)
     for row, valid, cut in zip(rows, counts, cuts, strict=False):
         steps = np.flatnonzero(valid)
@@ -187,38 +123,17 @@ def _rows(
 
 
 def _with_all_ids(x: Array, fact: InputFacts) -> Array:
-    """Let every id be among ids that have room for it: each row of a table may be wrong.
-
-    Where there is no room for all, the first ones and the last one are there.
-    """
+    """Let every id be among ids that have room for it: each row of a table may be wrong."""
     if fact.vocabulary is None or x.ndim < 2:
         return x
+    ids = x.copy()
+    flat = ids.reshape(-1)
     known = np.setdiff1d(np.arange(fact.vocabulary), [] if fact.padding is None else fact.padding)
-    lacking = np.setdiff1d(known, x)
-    is_special = np.isin(lacking, [*known[:SPECIAL_IDS], *known[-1:]])
-    special, others = lacking[is_special], lacking[~is_special]
-    ids = x.copy()
-    flat, is_free = ids.reshape(-1), np.ones(x.shape, bool)
-    is_free.reshape(-1)[[0, -1]] = False  # (see _with_ends)
-    is_free[1:2, -2:] = False
+    lacking = np.setdiff1d(known, flat)
     _, once = np.unique(flat, return_index=True)
-    is_first = np.isin(np.arange(x.size), once)
-    places = np.random.default_rng(0).permutation(np.flatnonzero(is_free))
-    again, apart = places[~is_first[places]], places[is_first[places]]
-    missing = [*special, *others][: max(len(again), len(special))]
-    chosen = [*again, *(one for one in apart if flat[one] not in known[:SPECIAL_IDS])]
-    for place, one in zip(chosen, missing, strict=False):
-        flat[place] = one
-    return ids
-
-
-def _with_ends(x: Array, fact: InputFacts) -> Array:
-    """Let the first and the last id be among ids, of which a few are drawn."""
-    if fact.vocabulary is None or x.size < 2:
-        return x
-    ids = x.copy()
-    ids.reshape(-1)[[0, -1]] = 0, fact.vocabulary - 1
-    if ids.ndim == 2 and len(ids) > 2 and ids.shape[1] > 3:
+    again = np.setdiff1d(np.arange(flat.size), once)
+    flat[again[: len(lacking)]] = lacking[: len(again)]
+    if fact.padding is None and ids.ndim == 2 and len(ids) > 2 and ids.shape[1] > 3:
         ids[1, -2:] = 0  # as if it were padded, for ports that leave it out
     return ids
 

@@ -57,34 +57,13 @@ def _inside(layer: LayerSpec, path: str) -> tuple[LayerSpec, str]:
     return layer, prefix
 
 
-def nearest_sources(sources: Mapping[str, Sequence[str]], path: str) -> list[str]:
-    """Return the calls that a call depends on, the nearest first."""
-    found = [path]
-    for one in found:  # grows meanwhile
-        found += [other for other in sources.get(one, ()) if other not in found]
-    return found[1:]
-
-
-def later_uses(graph: Graph, start: str) -> dict[str, frozenset[str]]:
-    """Return the calls that use the output of each call, however many calls later."""
-    uses: dict[str, set[str]] = {}
-    before: dict[str, set[str]] = {}
-    for call in graph.calls:
-        path = f"{start}{path_of(call)}"
-        earlier: set[str] = set()
-        for ref in tensors((call.args, dict(call.kwargs))):
-            other = f"{start}{path_of(ref)}"
-            earlier |= {other} | before.get(other, set())
-        inner, prefix = _inside(graph.layer(call.layer), path)
-        names = {path}
-        if inner.graph is not None:
-            nested = later_uses(inner.graph, prefix)
-            for name, used in nested.items():
-                uses.setdefault(name, set()).update(used | {path})
-            names |= nested.keys()
-        before[path] = earlier | names
-        for other in earlier:
-            uses.setdefault(other, set()).update(names)
-        for name in names:
-            uses.setdefault(name, set())
-    return {path: frozenset(used - {path}) for path, used in uses.items()}
+def later_calls(sources: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """Return the calls that are computed from the output of each call, however many calls later."""
+    later: dict[str, set[str]] = {path: set() for path in sources}
+    for path in sources:
+        before = [path]
+        for one in before:  # grows meanwhile
+            before += [other for other in sources.get(one, ()) if other not in before]
+        for other in before[1:]:
+            later.setdefault(other, set()).add(path)
+    return later

@@ -5,57 +5,51 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from keras2torch_birnn.comparison.tolerance import max_errors
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.porting.batches import (
-    LARGE,
-    WITH_GAPS,
-    Batch,
-    arguments,
-    batch_of_empty_rows,
-    batch_with_gaps,
-    batches,
+from keras2torch_birnn.porting.batches import LARGE, Batch, arguments, batches
+from keras2torch_birnn.porting.checked_run import CheckedRun, same
+from keras2torch_birnn.porting.divergence import (
+    AS_PADDED,
+    OUTPUTS,
+    Explained,
+    Walk,
+    Walked,
+    differ,
+    outer_of,
 )
-from keras2torch_birnn.porting.call_graph import path_of
-from keras2torch_birnn.porting.changes import Apply, Change, Key, weighted_as
-from keras2torch_birnn.porting.checked_run import first_output, same
-from keras2torch_birnn.porting.explaining import AT_MASKED_STEPS, explain, find_at_masked_steps
-from keras2torch_birnn.porting.function_port import has_values
-from keras2torch_birnn.porting.kept_results import KeptResults
+from keras2torch_birnn.porting.layer_call import Key, Weights
 from keras2torch_birnn.porting.matching import (
     BATCH_NORMS,
     Match,
     Unit,
+    WrongWeights,
     find_units,
-    foreign_changes,
     match_units,
     unmatched,
-    weight_changes,
+    wrong_weights,
 )
-from keras2torch_birnn.porting.near_values import near_changes
 from keras2torch_birnn.porting.observing import (
     DROPOUTS,
     FAILURES,
     HALVES,
+    PRECISIONS,
     PortRun,
     keep_valid,
     observe,
 )
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
-from keras2torch_birnn.porting.trials import Search, trials_together
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.source import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
-from keras2torch_birnn.spec import Array, ModelSpec, leaves
+from keras2torch_birnn.spec import ModelSpec, leaves
 from keras2torch_birnn.verification.given_inputs import InputData
 
 # What computes otherwise in training.
@@ -64,8 +58,6 @@ _MODAL = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     *(nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
-# In float64 only wrong numbers are far apart; a port that insists on float32 rounds.
-_PRECISIONS = ((torch.float64, 1e-6), (torch.float32, 1e-3))
 
 
 def compare(
@@ -80,9 +72,10 @@ def compare(
     """Compare a torch module that you wrote by hand with the Keras model that it is a port of.
 
     A copy of the port runs in eval mode and float64, on random inputs: full rows and, if the model
-    has a mask, rows padded at the end and in front. Where its outputs differ from Keras', known
-    mistakes are tried on Keras' side until one gives the port's own numbers; only those are
-    reported. Layers that no known mistake explains are reported as such.
+    has a mask, rows padded at the end and in front. Its weights are compared with the file's, then
+    the layers are walked through in order, up to the first that the port does not compute. The
+    usual mistakes are tried on that layer alone; one that gives the port's own numbers, there and
+    behind it, is named, and the walk goes on. What is not explained ends it.
 
     Args:
         source: File or live model, as ``path`` for ``convert``.
@@ -106,7 +99,7 @@ def compare(
             f"the port is of type {type(port).__name__}", "give a torch.nn.Module, not a class"
         )
     for name, tensor in (*port.named_parameters(), *port.named_buffers()):
-        if not has_values(tensor):
+        if nn.parameter.is_lazy(tensor) or tensor.is_meta:
             raise UsageError(
                 f"{printable(name)} of the port has no values yet (a lazy module, or on meta)",
                 "call the port once, or load its weights, before you compare it",
@@ -115,193 +108,80 @@ def compare(
     leaves_ = find_leaves(spec)
     units = find_units(port)
     matches = match_units(units, leaves_, _pairs(map or {}, units, leaves_))
-    comparison = _Comparison(spec, port, leaves_, units, matches)
-    return comparison.report(batches(spec, inputs), batch_with_gaps(spec, inputs))
-
-
-class _Judged(NamedTuple):
-    """Runs whose outputs differ and those that are right, by their rows, and the largest error.
-
-    The rows of the first batch, full ones, need no name where they differ.
-    """
-
-    wrong: Sequence[tuple[str, Search]]
-    right: Sequence[tuple[str, Search]]
-    error: float
+    return _Comparison(spec, port, units, matches).report(batches(spec, inputs))
 
 
 class _Comparison:
     """A port and a model, with what their weights tell."""
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        port: nn.Module,
-        leaves_: Sequence[Leaf],
-        units: Sequence[Unit],
-        matches: Sequence[Match],
+        self, spec: ModelSpec, port: nn.Module, units: Sequence[Unit], matches: Sequence[Match]
     ) -> None:
         self.spec, self.port, self.units, self.matches = spec, port, units, matches
-        self.together = trials_together()
-        self.evidence = (*weight_changes(matches), *near_changes(_free(units, matches), leaves_))
-        foreign = foreign_changes(units, matches, leaves_)
-        self.guesses = (*_exchanged_layers(leaves_), *foreign)
+        self.stateful = any(one.config.get("stateful") for one in spec.root.walk())
 
-    @property
-    def stateful(self) -> bool:
-        """Tell whether Keras keeps states from call to call."""
-        return any(one.config.get("stateful") for one in self.spec.root.walk())
-
-    def _is_repeated(self, batch: Batch, run: PortRun, first: PortRun | str) -> bool:
-        """Tell whether a second call gives what the first one gave, as it has to."""
-        if batch.calls == 1 or self.stateful or isinstance(first, str):
-            return False
-        return _are_close(run, first)
-
-    def report(self, drawn: Sequence[Batch], gaps: Batch | None) -> PortReport:
-        """Compare on every batch; look for the reasons where the outputs differ.
-
-        A reason has to hold on all batches, also on those on which the port is right. gaps: of
-        several reasons, one that holds there is preferred.
-        """
-        runs = [self._run(batch, first=number == 0) for number, batch in enumerate(drawn)]
-        wrong, right, error = self._judge(drawn, runs)
-        if wrong and gaps is not None:
-            run = self._run(gaps, first=False)
-            preferred = None if isinstance(run, str) else self._search(gaps, run)
-            wrong = [(name, replace(one, gaps=preferred)) for name, one in wrong]
-        findings = explain(wrong, [search for _, search in right])
-        if WITH_GAPS in [name for name, _ in wrong]:
-            findings = [_also_with_gaps(one) for one in findings]
-        for batch, run in zip(drawn, runs, strict=True):
+    def report(self, drawn: Sequence[Batch]) -> PortReport:
+        """Compare on every batch; look for the reasons where the outputs differ."""
+        findings: list[PortFinding] = []
+        runs: list[CheckedRun] = []
+        for number, batch in enumerate(drawn):
+            run = self._run(batch, first=number == 0)
             if isinstance(run, str):
                 findings.append(PortFinding("the port", "fails", run, rows=batch.name))
-        settled = wrong[0][1] if wrong and not wrong[0][0] else right[0][1]
-        if random := self._random(drawn[0], settled):
+                continue
+            checked = CheckedRun(self.spec, batch.name, batch.arrays, run, batch.calls)
+            if batch.calls > 1 and not self.stateful:
+                findings += [] if _are_close(run, runs[0].run) else [_kept_state(checked, runs[0])]
+            else:
+                runs.append(checked)
+        weights = wrong_weights(self.matches)
+        if not all(run.same_outputs(run.exact.trace) for run in runs):
+            findings = [*_Findings(self.spec, runs, weights).all(), *findings]
+            weights = []
+        if random := self._random(drawn[0], runs):
             findings.append(random)
-        if not findings and (empty := self._on_empty_rows(batch_of_empty_rows(self.spec, drawn))):
-            findings.append(empty)
-        if not findings and not wrong and (masked := find_at_masked_steps(right)):
-            findings.append(masked)
         names = tuple(
             one.name
             for one in drawn
             if one.name not in ("", LARGE) and (self.stateful or one.calls == 1)
         )
-        ok = not findings and not wrong
-        notes = (
-            *self._notes(ok=ok),
-            *_padding_notes(findings),
-            *_unread_notes(findings),
-            *_masked_step_notes([*right, *wrong]),
-            *(self._gap_notes(gaps) if ok and gaps and gaps.name not in names else ()),
-        )
+        error = max((_error(run) for run in runs), default=0.0)
+        notes = (*self._notes(weights if not findings else []), *_masked_step_notes(runs, findings))
+        ok = not findings
         return PortReport(ok, tuple(findings), tuple(self._tensors()), names, error, notes)
 
-    def _judge(self, drawn: Sequence[Batch], runs: Sequence[PortRun | str]) -> _Judged:
-        """Compare the runs on these batches with Keras, but those that fail."""
-        wrong: list[tuple[str, Search]] = []
-        right: list[tuple[str, Search]] = []
-        errors = [0.0]
-        for batch, run in zip(drawn, runs, strict=True):
-            if isinstance(run, str) or self._is_repeated(batch, run, runs[0]):
-                continue
-            search = self._search(batch, run)
-            errors.append(_error(run, search.exact.outputs, search))
-            if search.same_outputs(search.exact):
-                right.append((batch.name, search))
-            else:
-                wrong.append((batch.name if batch is not drawn[0] else "", search))
-        return _Judged(wrong, right, max(errors))
-
-    def _gap_notes(self, gaps: Batch) -> Iterator[str]:
-        """Tell which outputs differ where rows have gaps, of a port that is right otherwise."""
-        run = self._run(gaps, first=False)
-        if isinstance(run, str):
-            return
-        search = self._search(gaps, run)
-        trios = zip(run.outputs, search.exact.outputs, search.output_masks(), strict=False)
-        for number, trio in enumerate(trios, 1):
-            if not same(*trio, run.tolerance):
-                yield (
-                    "on rows with gaps (id 0 between others), which texts do not have, "
-                    f"output {number} differs from Keras'"
-                )
-
-    def _on_empty_rows(self, batch: Batch | None) -> PortFinding | None:
-        """Say where the port gives NaN in rows of padding alone, if Keras gives none.
-
-        Other numbers there are no finding: packing needs a length of 1 at least.
-        """
-        run = "" if batch is None else self._run(batch, first=False)
-        if batch is None or isinstance(run, str):
-            return None
-        search = self._search(batch, run)
-        trace = search.compute([])
-        if trace is None or any(np.isnan(y).any() for y in trace.outputs):
-            return None
-        refs = leaves(self.spec.graph.outputs)
-        ends = [
-            path_of(ref)
-            for ref, y, mask in zip(refs, run.outputs, search.output_masks(), strict=False)
-            if np.isnan(keep_valid(y, mask)).any()
-        ]
-        if not ends:
-            return None
-        for path in trace.layers:
-            right = first_output(trace, path)
-            near = run.nearest(right, ())
-            if near is None or search.seen(path, trace):
-                continue
-            if np.isnan(keep_valid(near, search.valid.get(path))).any():
-                where = locate_first(right, near, search.layers[path])
-                return PortFinding(path, "NaN", "gives NaN first", where, rows=batch.name)
-        return PortFinding(ends[0], "NaN", "gives NaN first", rows=batch.name)
-
-    def _random(self, batch: Batch, settled: Search) -> PortFinding | None:
-        """Say where the port's outputs are random, or in half precision. ``settled``: without."""
-        run = settled.run
-        if not run.random:
+    def _random(self, batch: Batch, runs: Sequence[CheckedRun]) -> PortFinding | None:
+        """Say where the port's outputs are random, or in half precision."""
+        settled = runs[0] if runs else None
+        if settled is None or not settled.run.random:
             return None
         free = self._run(batch, first=False, settled=False)
-        if isinstance(free, str) or _are_close(free, run):
+        if isinstance(free, str) or _are_close(free, settled.run):
             return None
-        search = self._search(batch, free)
-        trace = search.compute(settled.found)
-        path = (trace and search.first_wrong(trace)) or "the port"
-        (name, module), *_ = run.random
+        walk = Walk(self.spec, [settled])
+        other = CheckedRun(self.spec, batch.name, batch.arrays, free, batch.calls)
+        lost = [
+            key
+            for key in walk.nodes
+            if walk.seen(key, [settled.exact]) and not other.has(key, settled.exact.results[key][0])
+        ]
+        path = outer_of(lost[0], walk)[0] if lost else "the port"
+        (name, module), *_ = settled.run.random
         where = f" in {printable(module)}" if module else ""
-        words = f"random numbers ({name}{where}) enter it, also in eval mode"
         if name in HALVES.values():
-            if (change := search.find_rounding(settled.found)) is not None:
-                return PortFinding(change.layer, change.kind, change.words)
-            path = next(settled.lost_in(search, trace), path) if trace else path
-            return PortFinding(path, "extra", f"it is rounded to {name}{where}")
+            return PortFinding(path, "half precision", f"it is rounded to {name}{where}")
+        words = f"random numbers ({name}{where}) enter it, also in eval mode"
         if name in DROPOUTS:
-            path = search.dropout_before(path) or path
             words = (
                 f"dropout ({name}{where}) is active in eval mode: use nn.Dropout, or give it "
                 "training=self.training"
             )
         return PortFinding(path, "random", words)
 
-    def _search(self, batch: Batch, run: PortRun) -> Search:
-        return Search(
-            self.spec,
-            batch.arrays,
-            run,
-            self.evidence,
-            self.guesses,
-            found=[],
-            together=self.together,
-            calls=batch.calls,
-            kept=KeptResults(self.spec.root),
-        )
-
     def _run(self, batch: Batch, *, first: bool, settled: bool = True) -> PortRun | str:
         given = arguments(self.port.forward, self.spec, batch.arrays)
         reason = ""
-        for dtype, tolerance in _PRECISIONS:
+        for dtype, tolerance in PRECISIONS:
             try:
                 copy = deepcopy(self.port).cpu().to(dtype).eval()
                 for _ in range(batch.calls - 1):
@@ -327,23 +207,217 @@ class _Comparison:
             for name in unit.names.values():
                 yield PortTensor(name, "", "matched to no layer")
 
-    def _notes(self, *, ok: bool) -> Iterator[str]:
-        for one in self.evidence if ok else ():
+    def _notes(self, weights: Sequence[WrongWeights]) -> Iterator[str]:
+        for one in weights:
             for tensor in one.tensors:
                 yield f"no input that was tried shows a difference, but {tensor}"
         if self.port.training and any(isinstance(one, _MODAL) for one in self.port.modules()):
             yield "the port was compared in eval mode: call .eval() before you use it"
 
 
-def _also_with_gaps(finding: PortFinding) -> PortFinding:
-    """Say of padding that is taken to be at the end that it shows where rows have gaps, too."""
-    if finding.kind != "padding side" or WITH_GAPS in finding.rows:
-        return finding
-    return replace(finding, rows=f"{finding.rows}, {WITH_GAPS}")
+class _Findings:
+    """Findings on a port: its weights, then its wiring."""
+
+    def __init__(
+        self, spec: ModelSpec, runs: Sequence[CheckedRun], weights: Sequence[WrongWeights]
+    ) -> None:
+        self.spec, self.runs = spec, runs
+        self.walk, self.walked = self._explain(weights)
+        self.weights = list(weights)
+        for one in weights if self.walked.left is not None else ():
+            # Tensors may have been taken for those of a layer that they do not belong to.
+            left = self.walked.left
+            if left is not None and outer_of(left, self.walk)[0] == one.path:
+                fewer = [other for other in self.weights if other is not one]
+                walk, walked = self._explain(fewer)
+                if walked.left is None or self._place(walked.left) > self._place(left):
+                    self.weights, self.walk, self.walked = fewer, walk, walked
+
+    def _explain(self, weights: Sequence[WrongWeights]) -> tuple[Walk, Walked]:
+        own: dict[Key, Weights] = {}
+        for one in weights:
+            own |= one.weights
+        for run in self.runs:
+            run.weights = own
+        walk = Walk(self.spec, self.runs)
+        return walk, walk.explain()
+
+    def _place(self, key: Key) -> int:
+        return self.walk.nodes.index(key) if key in self.walk.nodes else -1
+
+    def all(self) -> list[PortFinding]:
+        """Return the findings in the order of the layers."""
+        found = [self._of_weights(one) for one in self.weights if self._matters(one)]
+        order = list(self.walk.layers)
+        found += self._of_wiring()
+        if self.walked.left is not None:
+            found.append(self._left(self.walked.left))
+        places = {path: number for number, path in enumerate(order)}
+        once: dict[tuple[str, str, str], PortFinding] = {}
+        for one in found:
+            once.setdefault((one.layer, one.kind, one.words), one)
+        return sorted(once.values(), key=lambda one: places.get(one.layer, len(order)))
+
+    def _matters(self, weights: WrongWeights) -> bool:
+        """Tell whether weights change the outputs."""
+        for run in self.runs:
+            trace = run.record({}, weights.weights).trace
+            for a, b in zip(trace.outputs, run.exact.trace.outputs, strict=True):
+                if not same(a, b, None, run.run.tolerance):
+                    return True
+        return False
+
+    def _of_weights(self, weights: WrongWeights) -> PortFinding:
+        key = next((one for one in self.walk.nodes if one[0] == weights.path), self.walk.nodes[0])
+        for run in self.runs:
+            wrong, right = run.record({}, weights.weights), run.exact
+            where = self._differs(key, right.results[key][0], wrong.results[key][0])
+            if where:
+                return PortFinding(
+                    weights.path, weights.kind, weights.words, where, weights.tensors
+                )
+        return PortFinding(weights.path, weights.kind, weights.words, "", weights.tensors)
+
+    def _of_wiring(self) -> list[PortFinding]:
+        found: list[PortFinding] = []
+        for one in self.walked.found:
+            if not one.confirmed and self.walked.left is not None:
+                break  # it is told where the walk ended
+            path = outer_of(one.key, self.walk)[0]
+            half = one.key[0].removeprefix(path).strip("/").removesuffix("_layer")
+            words = f"{half} half: {one.rewrite.words}" if half else one.rewrite.words
+            path = one.rewrite.layer or path
+            of_masks = [other for other in found if other.kind in ("mask missing", "padding side")]
+            if one.rewrite is AS_PADDED and of_masks:
+                continue  # it follows from those
+            if late := self._moved_activation(found, one):
+                found[-1] = late
+                continue
+            wheres, rows = [], []
+            for run, usual, result in zip(self.runs, one.usual, one.results, strict=True):
+                where = self._differs(one.key, usual[0], result[0])
+                mask = next(leaves(usual[1]), None)
+                is_padded = isinstance(mask, np.ndarray) and not mask.all()
+                if where or (is_padded and differ(usual, result)):
+                    wheres.append(where)
+                    rows.append(run.name)
+            everywhere = bool(rows) and rows[0] == self.runs[0].name
+            shown = "" if everywhere else ", ".join(dict.fromkeys(filter(None, rows)))
+            where = next(filter(None, wheres), "")
+            finding = PortFinding(path, one.rewrite.kind, words, where, rows=shown)
+            twin = half and next(
+                (
+                    n
+                    for n, other in enumerate(found)
+                    if (other.layer, other.kind) == (path, finding.kind)
+                    and other.words.partition(" half: ")[2] == one.rewrite.words
+                ),
+                None,
+            )
+            if isinstance(twin, int):
+                found[twin] = PortFinding(
+                    path, finding.kind, one.rewrite.words, found[twin].where, rows=shown
+                )
+            else:
+                found.append(finding)
+        return found
+
+    def _moved_activation(self, found: Sequence[PortFinding], one: Explained) -> PortFinding | None:
+        """Tell as one an activation that is missing at a layer, and comes behind or before it."""
+        last = found[-1] if found else None
+        if last is None or last.kind != "activation":
+            return None
+        if one.rewrite.kind == "extra":
+            name = one.rewrite.words.partition(" is applied")[0]
+            if last.words == f"no activation after it, Keras has {name}":
+                words = f"its {name} is applied behind {printable(one.rewrite.layer)}"
+                return replace(last, kind="order", words=words)
+        name = one.rewrite.words.removeprefix("no activation after it, Keras has ")
+        before = self.walk.right_before(one.key)
+        if before and last.words == f"{name} after it, Keras has no activation":
+            words = f"{name} is applied before it, Keras applies it behind"
+            return replace(last, kind="order", layer=before[0], words=words)
+        return None
+
+    def _differs(self, key: Key, usual: Any, result: Any) -> str:
+        right, actual = (np.asarray(next(leaves(x)), np.float64) for x in (usual, result))
+        path = outer_of(key, self.walk)[0]
+        where = locate_first(right, actual, self.walk.layers[path]) if path == key[0] else ""
+        if path != key[0]:
+            half = self.walk.layers[path].parts[key[0].rpartition("/")[2]]
+            where = locate_first(right, actual, half)
+        return where
+
+    def _returned(self) -> PortFinding:
+        """Tell that what the port returns is not what it computed for the model's last layers."""
+        run = next(one for one in self.runs if not one.same_outputs(one.exact.trace))
+        right = run.exact.trace.outputs
+        words = "what is returned is not the model's output"
+        if len(run.run.outputs) < len(right):
+            words += f" ({len(run.run.outputs)} tensors, Keras has {len(right)})"
+            return PortFinding(OUTPUTS[0], "outputs", words)
+        trios = zip(run.output_paths(), run.run.outputs, right, strict=False)
+        pair = next((one for one in trios if one[1].shape != one[2].shape), None)
+        if pair is None:
+            return PortFinding(next(run.output_paths()), "unexplained", f"{words}: it differs")
+        words += f" (shapes {pair[1].shape}, Keras has {pair[2].shape})"
+        return PortFinding(pair[0], "outputs", words)
+
+    def _left(self, key: Key) -> PortFinding:
+        """Tell the call at which the port differs for an unknown reason."""
+        if key == OUTPUTS:
+            return self._returned()
+        path = outer_of(key, self.walk)[0]
+        half = key[0].removeprefix(path).strip("/").removesuffix("_layer")
+        before = [printable(one) for one in self.walk.right_before(key)]
+        inputs = f"right up to {', '.join(before)}; " if before else ""
+        words = f"{inputs}it differs here, no usual mistake explains how"
+        guesses = [one.rewrite for one in self.walked.found if not one.confirmed]
+        if guesses and guesses[0].kind not in ("left out", "masked steps", "extra"):
+            words = f"{inputs}it differs here; perhaps {guesses[0].words}"
+        if half:
+            words += f" ({half} half)"
+        traced = [run.record(own) for run, own in zip(self.runs, self.walked.forced, strict=True)]
+        where, rows = "", ""
+        for number, (run, one) in enumerate(zip(self.runs, traced, strict=True)):
+            if key in one.results and not run.has(key, one.results[key][0]):
+                right = np.asarray(next(leaves(one.results[key][0])), np.float64)
+                near = run.run.nearest(right, ())
+                layer = self.walk.layers[path]
+                where = "" if near is None else locate_first(right, near, layer)
+                rows = run.name if number else ""
+                break
+        return PortFinding(path, "unexplained", words, where, rows=rows)
 
 
-def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
-    """Tell how to compare a port whose rows are never padded in front, as packing needs them."""
+def _kept_state(again: CheckedRun, first: CheckedRun) -> PortFinding:
+    """Say which layer computes something else in a second call with the same inputs."""
+    walk = Walk(first.spec, [first])
+    one = CheckedRun(first.spec, first.name, first.inputs, again.run)
+    lost = [
+        key
+        for key in walk.nodes
+        if walk.seen(key, [first.exact]) and not one.has(key, first.exact.results[key][0])
+    ]
+    path = outer_of(lost[0], walk)[0] if lost else "the port"
+    words = "its states are kept from call to call, Keras starts each call with zeros"
+    return PortFinding(path, "kept state", words, rows="a second call")
+
+
+def _masked_step_notes(
+    runs: Sequence[CheckedRun], findings: Sequence[PortFinding]
+) -> Iterator[str]:
+    """Tell which outputs of a right port differ where they do not count."""
+    rows: dict[int, list[str]] = {}
+    for run in runs if not findings else ():
+        right = run.exact.trace.outputs
+        for number, pair in enumerate(zip(run.run.outputs, right, strict=False)):
+            if not same(*pair, None, run.run.tolerance):
+                rows.setdefault(number + 1, []).append(run.name)
+    for number, names in rows.items():
+        shown = ", ".join(dict.fromkeys(filter(None, names)))
+        words = f"at masked steps, which do not count, output {number} differs from Keras'"
+        yield f"{words} ({shown})" if shown else words
     if any(one.kind == "padding side" for one in findings):
         yield (
             "that padding is at the end is no mistake if your rows are always padded so; Keras' "
@@ -351,80 +425,22 @@ def _padding_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
         )
 
 
-def _unread_notes(findings: Sequence[PortFinding]) -> Iterator[str]:
-    """Say of masked steps that they matter to those alone who read them."""
-    if any(AT_MASKED_STEPS in one.words for one in findings):
-        yield "steps of the outputs that a mask leaves out are no mistake if nobody reads them"
-
-
-def _masked_step_notes(runs: Sequence[tuple[str, Search]]) -> Iterator[str]:
-    """Tell which outputs differ where they do not count, of runs that are explained otherwise."""
-    rows: dict[int, list[str]] = {}
-    for name, search in runs:
-        trace = search.compute(search.found)
-        if trace is None or not search.same_outputs(trace):
-            continue
-        for number, pair in enumerate(zip(search.run.outputs, trace.outputs, strict=False)):
-            if not same(*pair, None, search.run.tolerance):
-                rows.setdefault(number + 1, []).append(name)
-    for number, names in rows.items():
-        shown = ", ".join(dict.fromkeys(filter(None, names)))
-        words = f"at masked steps, which do not count, output {number} differs from Keras'"
-        yield f"{words} ({shown})" if shown else words
-
-
 def _are_close(first: PortRun, second: PortRun) -> bool:
     pairs = zip(first.outputs, second.outputs, strict=True)
     return all(same(a, b, None, first.tolerance) for a, b in pairs)
 
 
-def _error(run: PortRun, right: Sequence[Array], search: Search) -> float:
+def _error(run: CheckedRun) -> float:
     """Return the largest error of the port's outputs, at steps that count."""
-    if len(run.outputs) < len(right):
+    right = run.exact.trace.outputs
+    if len(run.run.outputs) < len(right):
         return float("inf")
     found, wanted = [], []
-    for there, one, mask in zip(run.outputs, right, search.output_masks(), strict=False):
+    for there, one, mask in zip(run.run.outputs, right, run.output_masks(), strict=False):
         shaped = there.reshape(one.shape) if there.size == one.size else there
         found.append(keep_valid(shaped, mask))
         wanted.append(keep_valid(one, mask))
     return max_errors(found, wanted)[0]
-
-
-def _free(units: Sequence[Unit], matches: Sequence[Match]) -> dict[str, Array]:
-    """Return the port's tensors that are matched to no layer, by name."""
-    return {
-        unit.names[role]: values
-        for unit in unmatched(units, matches)
-        for role, values in unit.values.items()
-    }
-
-
-def _exchanged_layers(layers: Sequence[Leaf]) -> Iterator[Change]:
-    """Yield exchanges of the weights of two layers that have the same shapes."""
-    by_path: dict[str, list[Leaf]] = {}
-    for leaf in layers:
-        by_path.setdefault(leaf.path, []).append(leaf)
-    for (path, one), (other_path, other) in combinations(by_path.items(), 2):
-        if _forms(one) == _forms(other):
-            words = f"its weights and those of {printable(other_path)} are exchanged"
-            first, second = _with_weights_of(one, other), _with_weights_of(other, one)
-            yield Change("layers exchanged", path, words, {**first, **second})
-            for own, there, shared in ((path, other_path, first), (other_path, path, second)):
-                words = f"it uses the weights of {printable(there)}"
-                yield Change("layers exchanged", own, words, shared)
-
-
-def _with_weights_of(own: Sequence[Leaf], other: Sequence[Leaf]) -> dict[Key, Apply]:
-    """Give the directions of a layer the weights of another one's."""
-    pairs = zip(own, other, strict=True)
-    return {one.key: weighted_as(there.layer.weights) for one, there in pairs}
-
-
-def _forms(some: Sequence[Leaf]) -> list[Any]:
-    return [
-        (one.key[1], {name: array.shape for name, array in one.layer.weights.items()})
-        for one in some
-    ]
 
 
 def _pairs(

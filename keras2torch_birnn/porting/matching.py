@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import permutations
 
 import numpy as np
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.porting.changes import Change, weighted_as
 from keras2torch_birnn.porting.gates import (
     Order,
     gate_count,
@@ -21,6 +20,7 @@ from keras2torch_birnn.porting.gates import (
     torch_order,
     written,
 )
+from keras2torch_birnn.porting.layer_call import Key, Weights
 from keras2torch_birnn.porting.observing import HALVES
 from keras2torch_birnn.porting.right_tensors import Leaf
 from keras2torch_birnn.rnn.parameters import reorder
@@ -216,10 +216,8 @@ def _describe_elements(actual: Array, right: Array) -> Difference:
     apart = ~np.isclose(actual, right, rtol=_SAME, atol=_SAME)
     share = apart.mean()
     if share > 0.5:
-        if words := name_rounding(actual, right):
+        if words := _name_rounding(actual, right):
             return Difference("rounded", words)
-        if words := _name_order(actual, right):
-            return Difference("axes", words)
         return Difference("other values", "other values than the file's (not loaded?)")
     first = [int(i) for i in np.argwhere(apart)[0]]
     return Difference(
@@ -227,26 +225,7 @@ def _describe_elements(actual: Array, right: Array) -> Difference:
     )
 
 
-# Values that are compared, each with all of another axis' places, to find their order.
-_COMPARED_AT_ONCE = 1 << 22
-
-
-def _name_order(actual: Array, right: Array) -> str:
-    """Say in which order the file's own values are; "" if they are others."""
-    if not np.allclose(np.sort(actual, axis=None), np.sort(right, axis=None), rtol=_SAME, atol=0):
-        return ""
-    for axis in range(right.ndim):
-        here, there = (np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1) for x in (actual, right))
-        if here.size * len(here) > _COMPARED_AT_ONCE:
-            continue
-        alike = np.isclose(here[:, np.newaxis], there, rtol=_SAME, atol=_SAME).all(axis=2)
-        if (alike.sum(axis=0) == 1).all() and (alike.sum(axis=1) == 1).all():
-            order = ", ".join(map(str, alike.argmax(axis=1)))
-            return f"what is along axis {axis} is in another order ({order} of the right one)"
-    return "the file's values in another order (reshaped otherwise?)"
-
-
-def name_rounding(actual: Array, right: Array) -> str:
+def _name_rounding(actual: Array, right: Array) -> str:
     """Say how values were rounded, to which precision if that is known; "" if they were not."""
     apart, largest = np.abs(actual - right), float(np.abs(right).max(initial=0.0))
     if not 0 < float(apart.max(initial=0.0)) <= 1e-2 * largest:
@@ -404,12 +383,24 @@ def _effective(unit: Unit, leaf: Leaf) -> dict[str, Array]:
 # ---- what follows from the values ----------------------------------------------------------------
 
 
-def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
-    """Yield a change for each layer whose tensors in the port are not the right ones.
+@dataclass(frozen=True, eq=False)
+class WrongWeights:
+    """Weights of a layer that the port has otherwise than the file, of both directions if alike.
 
-    Both directions of a layer are one change, if the same is wrong in them.
+    ``weights``: Keras' own, made from the port's tensors, by the layer's key; ``tensors``: the
+    port's tensors in words.
     """
-    found: dict[tuple[str, str], Change] = {}
+
+    path: str
+    kind: str
+    words: str
+    weights: Mapping[Key, Weights]
+    tensors: tuple[str, ...]
+
+
+def wrong_weights(matches: Sequence[Match]) -> list[WrongWeights]:
+    """Return what is wrong with the tensors of each layer; the same in both directions is one."""
+    found: dict[tuple[str, str], WrongWeights] = {}
     for match in matches:
         wrong = {role: one for role, one in match.differences.items() if one is not None}
         if not match.unit.standard:  # another layout is no mistake, a few other values are
@@ -417,49 +408,17 @@ def weight_changes(matches: Sequence[Match]) -> Iterator[Change]:
         if not wrong:
             continue
         values = _effective(match.unit, match.leaf)
-        weights = match.leaf.with_tensors({role: values[role] for role in wrong})
+        own = match.leaf.with_tensors({role: values[role] for role in wrong})
+        weights: dict[Key, Weights] = {match.leaf.key: own}
         named = tuple(
             f"{printable(_named(match.unit, role))}: {one.words}" for role, one in wrong.items()
         )
         kind = Counter(one.kind for one in wrong.values()).most_common(1)[0][0]
-        words = _tell(wrong, match)
-        applied = {match.leaf.key: weighted_as(weights)}
-        key = match.leaf.path, words
-        if key in found:
-            other = found[key]
-            applied, named = {**other.applied, **applied}, (*other.tensors, *named)
-        found[key] = Change(f"weights: {kind}", match.leaf.path, words, applied, named)
-    yield from found.values()
-
-
-def foreign_changes(
-    units: Sequence[Unit], matches: Sequence[Match], leaves: Sequence[Leaf]
-) -> Iterator[Change]:
-    """Yield a change for each layer that may have the weights of a unit which is left over.
-
-    Such a unit may serve one call of a layer that is called several times.
-    """
-    free = unmatched(units, matches)
-    by_path: dict[str, list[list[Change]]] = {}
-    for leaf in leaves:
-        some = [_foreign(unit, leaf) for unit in free if _score(unit, leaf) is not None]
-        by_path.setdefault(leaf.path, []).append(some)
-    for halves in by_path.values():
-        yield from (one for some in halves for one in some)
-        for both in zip(*halves, strict=False) if len(halves) > 1 else ():
-            words = "; ".join(one.words for one in both)
-            applied = {key: apply for one in both for key, apply in one.applied.items()}
-            yield replace(both[0], words=words, applied=applied)
-
-
-def _foreign(unit: Unit, leaf: Leaf) -> Change:
-    values = _effective(unit, leaf)
-    tensors = {role: values[role] for role in _shared(unit, leaf) if role in values}
-    part = leaf.name.removeprefix(leaf.path).strip("/").removesuffix("_layer")
-    whose = f"its {part} half" if part else "it"
-    words = f"{whose} has other weights than the file's, those of {printable(unit.module)}"
-    apply = weighted_as(leaf.with_tensors(tensors))
-    return Change("weights: other values", leaf.path, words, {leaf.key: apply})
+        key = match.leaf.path, _tell(wrong, match)
+        if other := found.get(key):
+            weights, named = weights | dict(other.weights), (*other.tensors, *named)
+        found[key] = WrongWeights(*key[:1], f"weights: {kind}", key[1], weights, named)
+    return list(found.values())
 
 
 def _tell(wrong: Mapping[str, Difference], match: Match) -> str:

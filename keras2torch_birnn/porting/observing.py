@@ -47,6 +47,8 @@ DROPOUTS = frozenset(
 _DRAWN = frozenset("rand randn rand_like randn_like normal normal_ uniform_".split())
 # Precisions that round what is computed, in words.
 HALVES = {torch.float16: "half precision (float16)", torch.bfloat16: "bfloat16"}
+# In float64 only wrong numbers are far apart; a port that insists on float32 rounds.
+PRECISIONS = ((torch.float64, 1e-6), (torch.float32, 1e-3))
 # Errors of a port that does not fit the inputs. Anything else is not expected of torch.
 FAILURES = (
     ArithmeticError,
@@ -104,23 +106,6 @@ class PortRun:
         """Tell whether a tensor with these values was computed."""
         return self.find(values, valid) is not None
 
-    def holds(self, values: Array, valid: Array | None = None) -> bool:
-        """Tell whether each of these values was computed, in whatever tensor and place."""
-        x = np.asarray(values, np.float64)[keep_valid(np.ones(values.shape), valid) > 0]
-        known = self._values
-        if not known.size or not x.size or not np.isfinite(x).all():
-            return False
-        place = np.searchsorted(known, x)
-        apart = (np.abs(known[np.clip(place - n, 0, known.size - 1)] - x) for n in (0, 1))
-        return bool(np.minimum(*apart).max() <= _SAME * _limit(x, self.tolerance))
-
-    @cached_property
-    def _values(self) -> Array:
-        """All values of all tensors, in order."""
-        each = [np.zeros(0), *(one.values.ravel() for one in self.seen)]
-        values: Array = np.unique(np.concatenate(each))
-        return values
-
     def contains(self, values: Array, valid: Array | None = None, *, of_rows: bool = False) -> bool:
         """Tell whether a tensor has these values (B, T, ...), and more rows or steps around them.
 
@@ -139,40 +124,6 @@ class PortRun:
             for part in _ends_of(one.values, kept.shape)
         )
 
-    def paddings(self, values: Array) -> Iterator[tuple[int, int, float]]:
-        """Yield steps in front of these values (B, T, ...) and behind them, and what they all are.
-
-        These are the longer tensors that the port made of them.
-        """
-        known = set[tuple[int, int, float]]()
-        count = values.shape[1] if values.ndim > 1 else 0
-        for one in self.seen:
-            there, more = one.values, one.values.shape[1:2]
-            if not count or more <= (count,) or there[:, 0].shape != values[:, 0].shape:
-                continue
-            for front in (0, more[0] - count):
-                stop = front + count
-                rest = np.concatenate([there[:, :front], there[:, stop:]], axis=1)
-                found = front, more[0] - stop, float(rest.flat[0])
-                if found not in known and np.ptp(rest) == 0:
-                    if np.array_equal(there[:, front:stop], values):
-                        known.add(found)
-                        yield found
-
-    def part(self, values: Array, valid: Array | None = None) -> tuple[int, int] | None:
-        """Find the first or the last steps of these values (B, T, ...), if they stand alone.
-
-        Return the number of the first one and the number behind the last one; the longest part.
-        """
-        steps = values.shape[1] if values.ndim > 2 else 0
-        for count in range(min(steps, _STEPS_IN_PARTS + 1) - 1, 1, -1):
-            for start, stop in ((0, count), (steps - count, steps)):
-                some = values[:, start:stop]
-                counts = None if valid is None else valid[:, start:stop]
-                if np.ptp(some) > _limit(some, self.tolerance) and self.has(some, counts):
-                    return start, stop
-        return None
-
     def latest(self, values: Array, valid: Array) -> Array | None:
         """Return the last tensor that has these values (B, T, ...) where they count."""
         kept = keep_valid(with_marked_nan(values), valid)
@@ -182,138 +133,6 @@ class PortRun:
                 there = one.values.reshape([values.shape[axis] for axis in axes])
                 return there.transpose(np.argsort(axes))
         return None
-
-    def lines(self, values: Array, valid: Array | None = None) -> Iterator[tuple[float, float]]:
-        """Yield (a, b) of each tensor that is a x + b, for these values x and other a, b."""
-        kept = keep_valid(values, valid)
-        if kept.size < _LEAST or not np.isfinite(kept).all():
-            return
-        counted = keep_valid(np.ones_like(kept), valid) > 0
-        x = kept[counted]
-        known: list[tuple[float, float]] = [(1.0, 0.0)]
-        if not x.size or np.ptp(x) == 0:
-            return
-        low, high = x.argmin(), x.argmax()
-        for there in self._finite_of(kept.shape):
-            y = there[counted]
-            factor = float((y[high] - y[low]) / (x[high] - x[low]))
-            offset = float(y[low] - factor * x[low])
-            limit = self.tolerance * (1 + float(np.abs(y).max()))
-            offset = 0.0 if abs(offset) <= limit else offset
-            if abs(factor) <= limit or np.isclose((factor, offset), known).all(axis=1).any():
-                continue
-            if np.abs(y - factor * x - offset).max() <= limit:
-                known.append((factor, offset))
-                yield factor, offset
-
-    def bounds(
-        self, values: Array, valid: Array | None = None
-    ) -> Iterator[tuple[float | None, float | None]]:
-        """Yield the least and the largest value of each tensor that is these values, clipped.
-
-        None: nothing is clipped there.
-        """
-        counted = keep_valid(np.ones(values.shape), valid) > 0
-        x, limit = values[counted], _limit(values, self.tolerance)
-        if x.size < _LEAST or not np.isfinite(x).all():
-            return
-        known = set[tuple[float | None, float | None]]()
-        for there in self._finite_of(values.shape):
-            y = there[counted]
-            low, high = float(y.min()), float(y.max())
-            clipped = np.abs(np.clip(x, low, high) - y).max() <= limit
-            if not clipped or not low + limit < high:
-                continue
-            found = (
-                low if x.min() < low - limit else None,
-                high if x.max() > high + limit else None,
-            )
-            if found != (None, None) and found not in known:
-                known.add(found)
-                yield found
-
-    def orders(self, values: Array, valid: Array | None = None) -> Iterator[tuple[int, ...]]:
-        """Yield the order of the features in each tensor that has these values in another one."""
-        counted = keep_valid(np.ones(values.shape[:-1]), valid) > 0
-        x, limit = values[counted], _limit(values, self.tolerance)
-        usual = tuple(range(values.shape[-1]))
-        few = 1 < len(usual) <= _FEATURES and x.size * len(usual) <= _COMPARED
-        if not few or len(x) < 2 or not np.isfinite(x).all():
-            return
-        known = {usual}
-        for there in self._finite_of(values.shape):
-            apart = np.abs(x[:, :, np.newaxis] - there[counted][:, np.newaxis]).max(axis=0)
-            found = tuple(int(place) for place in apart.argmin(axis=0))
-            if sorted(found) == list(usual) and found not in known:
-                known.add(found)
-                if apart.min(axis=0).max() <= limit:
-                    yield found
-
-    def curve(self, values: Array, valid: Array | None = None) -> Array | None:
-        """Return a tensor whose values are a function of these, one by one, without jumps."""
-        counted = keep_valid(np.ones(values.shape), valid) > 0
-        order = np.argsort(values[counted])
-        for one in reversed(self._of_size(values.size)) if len(order) >= _LEAST_OF_CURVE else ():
-            for there in _in_other_axes(one.values, values.shape):
-                y = there[counted][order]
-                known = len(np.unique(y)) <= _LEAST or np.allclose(y, values[counted][order])
-                if np.isfinite(y).all() and not known:
-                    if np.abs(np.diff(y)).sum() <= _TURNS * np.ptp(y):
-                        return there
-        return None
-
-    def added(self, values: Array, valid: Array | None = None) -> Iterator[Array]:
-        """Yield what each tensor adds to these values (B, T, ...), the same in all rows."""
-        counts = keep_valid(np.ones_like(values), valid)
-        rows = counts.sum(axis=0)
-        limit = _limit(values, self.tolerance)
-        if values.ndim < 3 or len(values) < 2 or not np.isfinite(limit):
-            return
-        if np.ptp(values, axis=0).max() <= limit:
-            return
-        known: list[Array] = []
-        for there in self._finite_of(values.shape):
-            apart = (there - values) * counts
-            same = apart.sum(axis=0) / np.maximum(rows, 1)
-            differs = np.abs(apart - same * counts).max()
-            if differs > limit or np.ptp(same[rows > 0]) <= limit:
-                continue
-            if all(np.abs(same - other).max() > limit for other in known):
-                known.append(same)
-                yield same
-
-    def sums(self, terms: Sequence[Array], valid: Array | None = None) -> Iterator[Array]:
-        """Yield the factors of these arrays of one shape whose sum is a tensor of the port.
-
-        Arrays that follow from those before them have the factor 0; two at least have another one.
-        """
-        shape = terms[0].shape
-        counted = keep_valid(np.ones(shape), valid) > 0
-        columns = np.stack([keep_valid(one, valid)[counted] for one in terms], axis=1)
-        if not np.isfinite(columns).all() or len(columns) < _LEAST * len(terms):
-            return
-        # NumPy 2.2 and older has no rank of a matrix without columns.
-        some = range(1, len(terms) + 1)
-        ranks = [0, *(np.linalg.matrix_rank(columns[:, :count]) for count in some)]
-        free = [number for number in range(len(terms)) if ranks[number + 1] > ranks[number]]
-        if len(free) < 2:
-            return
-        known: list[Array] = []
-        inverse = np.linalg.pinv(columns[:, free])
-        for one in self._of_size(terms[0].size):
-            for there in _in_other_axes(one.values, shape):
-                y = there[counted]
-                limit = _limit(y, self.tolerance)
-                factors = np.zeros(len(terms))
-                if not np.isfinite(y).all():
-                    continue
-                factors[free] = inverse @ y
-                factors[np.abs(factors) <= limit] = 0
-                if (factors != 0).sum() < 2 or any(np.allclose(factors, other) for other in known):
-                    continue
-                if np.abs(columns @ factors - y).max() <= limit:
-                    known.append(factors)
-                    yield factors
 
     def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``.
@@ -331,12 +150,6 @@ class PortRun:
                     back = np.argsort(axes)
                     best = score, there.reshape(moved.shape).transpose(back)
         return None if best is None else np.where(best[1] == _NAN, np.nan, best[1])
-
-    def _finite_of(self, shape: tuple[int, ...]) -> Iterator[Array]:
-        """Yield the tensors without infinite values, in each order of axes that has this shape."""
-        for one in self._of_size(math.prod(shape)):
-            if np.isfinite(one.values).all():
-                yield from _in_other_axes(one.values, shape)
 
     def _of_size(self, size: int) -> Sequence[Seen]:
         return self._by_size.get(size, ())
@@ -363,15 +176,6 @@ class PortRun:
     def _flat(self) -> dict[int, Array]:
         """All tensors of a size as rows of one array, as far as they were asked for."""
         return {}
-
-
-def _in_other_axes(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield an array in each order of its axes that has this shape, but for axes of size 1."""
-    squeezed = there.squeeze()
-    wanted = tuple(size for size in shape if size > 1)
-    for axes in permutations(range(squeezed.ndim)):
-        if tuple(squeezed.shape[axis] for axis in axes) == wanted:
-            yield squeezed.transpose(axes).reshape(shape)
 
 
 def _ends_of(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
@@ -613,10 +417,21 @@ def _layer_by_layer(port: nn.Module, recorder: _Recorder) -> Iterator[None]:
         _run_layers(module, args)
         recorder.aside = False
 
+    def split(module: nn.RNNBase, _: Any, result: tuple[Any, ...]) -> None:
+        output, states = result[0], [part for one in _tensors(result[1]) for part in one[-2:]]
+        if isinstance(output, nn.utils.rnn.PackedSequence):
+            recorder.aside = True
+            output, _ = nn.utils.rnn.pad_packed_sequence(output, module.batch_first)
+            recorder.aside = False
+        for part in (*output.chunk(2, dim=-1), *states):
+            recorder.keep(part)
+
     with ExitStack() as hooks:
         for module in port.modules():
             if isinstance(module, nn.RNNBase) and module.num_layers > 1:
                 hooks.enter_context(module.register_forward_hook(run))
+            if isinstance(module, nn.RNNBase) and module.bidirectional:
+                hooks.enter_context(module.register_forward_hook(split))
         yield
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from keras2torch_birnn.layers.origins import Copies, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.porting.call_graph import place_of
-from keras2torch_birnn.porting.changes import Key
+from keras2torch_birnn.porting.layer_call import Key
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 from keras2torch_birnn.verification.layer_check import calls_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_JSON_BYTES
 from keras2torch_birnn.plugins import run_file
-from keras2torch_birnn.porting.function_port import FunctionPort, is_function, needs_arguments
 from keras2torch_birnn.readers.containers.files import open_file
 from keras2torch_birnn.readers.files.strict_json import decode_text, parse_object
 from keras2torch_birnn.readers.steps import PathLike
@@ -32,9 +32,8 @@ from keras2torch_birnn.suggestions import did_you_mean
 def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
     """Run a Python file and make the port that it holds: ``FILE.py:NAME``.
 
-    NAME is a class or function that is called without arguments, a module, or a function of the
-    inputs, which is the port itself; an object with a ``__call__`` is taken as a function. weights:
-    a ``state_dict`` in a ``.pt``, ``.pth`` or ``.safetensors`` file. Run files of your own only.
+    NAME is a class or function that is called without arguments, or a module. weights: a
+    ``state_dict`` in a ``.pt``, ``.pth`` or ``.safetensors`` file. Run files of your own only.
 
     Raises:
         UsageError: no such file or name, or it gives no module; PluginError: it fails.
@@ -51,24 +50,35 @@ def load_port(named: str, weights: PathLike | None = None) -> nn.Module:
         raise UsageError(
             f"{escape_controls(file)} defines no {printable(name)}", near or "check the name"
         )
-    itself = isinstance(found, nn.Module) or (is_function(found) and needs_arguments(found))
-    port = found if itself else _call(found, name)
-    if is_function(port) and not isinstance(port, nn.Module):
-        if weights is not None:
+    made = found if isinstance(found, nn.Module) or _needs_arguments(found) else _call(found, name)
+    if not isinstance(made, nn.Module):
+        if callable(made):
             raise UsageError(
-                f"{printable(name)} is a function, which holds no weights",
-                "leave --weights out and load them in the file",
+                f"{printable(name)} is or gives a plain function, a torch.nn.Module is expected",
+                "make one of it in three lines, and name that: class Port(torch.nn.Module): / "
+                f"def forward(self, *inputs): / return {printable(name)}(*inputs)",
             )
-        return FunctionPort(port)
-    if not isinstance(port, nn.Module):
         raise UsageError(
-            f"{printable(name)} gives {type(port).__name__}, a torch.nn.Module is expected",
-            "name a class or function that is called without arguments, or one of the inputs",
+            f"{printable(name)} gives {type(made).__name__}, a torch.nn.Module is expected",
+            "name a class or function that is called without arguments",
         )
     if weights is not None:
         with in_file(weights):
-            _load(port, _read(Path(weights)))
-    return port
+            _load(made, _read(Path(weights)))
+    return made
+
+
+def _needs_arguments(entry: Any) -> bool:
+    """Tell whether this is a function that takes the inputs, or an object that is called so."""
+    if isinstance(entry, type) or not callable(entry):
+        return False
+    try:
+        inspect.signature(entry).bind()
+    except TypeError:
+        return True
+    except ValueError:  # it is written in C
+        return False
+    return False
 
 
 def _advise(named: str) -> str:

@@ -22,8 +22,6 @@ from keras2torch_birnn.exporting import source
 from keras2torch_birnn.exporting.source.pages import EMITTERS, NOT_WRITTEN
 from keras2torch_birnn.layers import registry
 from keras2torch_birnn.layers.operations import NODES, OperationNodes, find_target
-from keras2torch_birnn.porting import recurrent_changes
-from keras2torch_birnn.porting.layer_changes import BY_CLASS, DROPOUTS, MASKING
 from keras2torch_birnn.readers.config import cut_masks
 from keras2torch_birnn.readers.operations import reworks
 from keras2torch_birnn.reference import sample_inputs
@@ -86,22 +84,6 @@ COMPUTING_PAGES = {
 NOT_KEPT = {
     "an input has the dtype that it declares": {"InputLayer"},
     "its row says which do": {*schema.CLASSES["augmentation"]},
-}
-WITH_MISTAKES = {*BY_CLASS, *recurrent_changes.CELLS, "Bidirectional", *DROPOUTS, *MASKING}
-# Layers whose mistakes in ports are not known, beside those of every layer.
-NO_MISTAKES = {
-    "it holds other layers, whose mistakes are": {
-        *"InputLayer Sequential Functional RNN TimeDistributed".split()
-    },
-    "it does nothing but in training": {
-        *"SpatialDropout2D SpatialDropout3D Identity AlphaDropout ActivityRegularization".split(),
-        *schema.CLASSES["augmentation"],
-    },
-    "no port of it was met": {
-        *"ConvLSTM3D Conv3D Conv3DTranspose ZeroPadding3D Cropping3D UpSampling3D".split(),
-        *"MaxPooling3D AveragePooling3D GlobalMaxPooling3D GlobalAveragePooling3D".split(),
-        *"EinsumDense ThresholdedReLU Resizing Merge".split(),
-    },
 }
 
 
@@ -182,8 +164,6 @@ def gaps(name: str) -> list[str]:
         ),
         "its name in KEEPS of schema/dtype_flow.py": name in sample_inputs.HANDS_ON
         and name not in dtype_flow.KEEPS | named(NOT_KEPT),
-        "its mistakes in porting/layer_changes.py (or its name in NO_MISTAKES here)": name
-        not in WITH_MISTAKES | named(NO_MISTAKES),
     }
     return [what for what, lacks in lacking.items() if lacks]
 
@@ -208,10 +188,9 @@ def test_a_new_layer_is_told_every_page_it_lacks() -> None:
         assert f"`{page}/PAGE.py`" in recipe
     for place in ("fixtures/cases/PAGE.py", "tests/support/random_layers.py", "`RECIPES`"):
         assert place in recipe
-    for place in ("`HANDS_ON`", "`KEEPS`", "`STOPS`", "`PASSES`", "`porting/layer_changes.py`"):
+    for place in ("`HANDS_ON`", "`KEEPS`", "`STOPS`", "`PASSES`"):
         assert place in recipe
     assert "HANDS_ON" in lacking
-    assert "porting/layer_changes.py" in lacking
 
 
 def test_every_layer_has_one_page_name_on_every_floor() -> None:
@@ -233,8 +212,7 @@ def test_what_a_layer_lacks_on_purpose_it_does_lack() -> None:
     assert not named(NOT_DRAWN) & RECIPES.keys()
     assert not named(NOT_HANDED_ON) & sample_inputs.HANDS_ON
     assert not named(NOT_KEPT) & dtype_flow.KEEPS
-    assert not named(NO_MISTAKES) & WITH_MISTAKES
-    left = (NOT_CONVERTED, NOT_DRAWN, NOT_HANDED_ON, NOT_KEPT, NO_MISTAKES)
+    left = (NOT_CONVERTED, NOT_DRAWN, NOT_HANDED_ON, NOT_KEPT)
     assert set().union(*map(named, left)) <= ROWS.keys()
     assert not NOT_WRITTEN.keys() & set(SOURCES.values())
     assert not NOT_MUTATED.keys() & MUTATIONS.keys()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,8 @@ import pytest
 import torch
 from commands import k2t
 from hand_ports import STACK, Sentiment, Stack
-from torch import Tensor, nn
 
 import keras2torch_birnn as package
-from keras2torch_birnn.porting.function_port import FunctionPort, needs_arguments
 from keras2torch_birnn.porting.user_file import load_port
 
 FILE = """
@@ -41,13 +38,8 @@ class Short(Stack):
 
 number = 7
 
-port = {"ave": Stack("merge ave"), "right": Stack()}
-
 def function(x):
-    return port["right"](x)
-
-def wrong_function(x):
-    return port["ave"](x)
+    return x
 
 def make_function():
     return function
@@ -61,66 +53,19 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["Stack", "function", "make_function"])
-def test_a_right_port_ends_with_0_and_may_be_a_function_of_the_inputs(
-    name: str, file: Path
-) -> None:
-    run = k2t("compare", STACK, f"{file}:{name}")
+def test_a_right_port_ends_with_0(file: Path) -> None:
+    run = k2t("compare", STACK, f"{file}:Stack")
     assert run.code == 0, run.out + run.err
     assert run.out.startswith("equal (max abs error ")
 
 
-@pytest.mark.parametrize("name", ["wrong", "wrong_function"])
-def test_a_wrong_port_ends_with_1_and_says_what_and_where(name: str, file: Path) -> None:
-    run = k2t("compare", STACK, f"{file}:{name}")
+def test_a_wrong_port_ends_with_1_and_says_what_and_where(file: Path) -> None:
+    run = k2t("compare", STACK, f"{file}:wrong")
     assert run.code == 1
     first, where, verdict = run.out.splitlines()
-    assert first == "bidirectional_2: merges the halves by ave, Keras by sum"
+    assert first == "bidirectional_2: the halves are merged by ave, Keras has sum"
     assert where == "    its output differs first, row 0, unit 0"
     assert verdict == "DIFFERENT: 1 place"
-
-
-@pytest.mark.parametrize("name", ["Graph", "graph"])
-def test_a_port_may_be_an_object_that_is_called(name: str, tmp_path: Path) -> None:
-    file = tmp_path / "called.py"
-    lines = (
-        "import torch",
-        "class Graph:",
-        "    def __init__(self):",
-        "        self.held = [torch.ones(3)]",
-        "    def __call__(self, x):",
-        "        return x * self.held[0]",
-        "graph = Graph()",
-    )
-    file.write_text("\n".join(lines), "utf-8")
-    port = load_port(f"{file}:{name}")
-    assert isinstance(port, FunctionPort)
-    assert [tuple(one.shape) for one in port.buffers()] == [(3,)]
-
-
-def test_weights_for_a_function_are_refused(file: Path, tmp_path: Path) -> None:
-    torch.save(Stack().state_dict(), tmp_path / "net.pt")
-    run = k2t("compare", STACK, f"{file}:function", "--weights", tmp_path / "net.pt")
-    assert run.code == 2
-    (line,) = run.lines("error")
-    assert "function is a function, which holds no weights; leave --weights out" in line
-
-
-def test_a_function_holds_the_tensors_and_modules_that_it_reads() -> None:
-    scale, linear, held = torch.full((5,), 3.0), nn.Linear(5, 7), torch.full((5,), 2.0)
-
-    def port(x: Tensor) -> Tensor:
-        y: Tensor = linear(x * scale + held)
-        return y
-
-    module = FunctionPort(port)
-    assert dict(module.named_buffers()).keys() == {"scale", "_held"}  # a module has its own
-    assert dict(module.named_children()).keys() == {"linear"}
-    x = torch.randn(2, 5)
-    assert torch.equal(deepcopy(module)(x), port(x))
-    assert needs_arguments(port)
-    assert not needs_arguments(lambda x=1: x)
-    assert not needs_arguments(dict.fromkeys(()).keys)
 
 
 def test_json_has_everything(file: Path) -> None:
@@ -191,6 +136,16 @@ def test_a_map_with_unknown_names_is_refused(names: dict[str, str], words: str) 
         ("", 2, "FILE.py:NAME is expected; name the class after a colon"),
         (":Nothing", 2, "defines no Nothing; check the name"),
         (":number", 2, "number gives int, a torch.nn.Module is expected"),
+        (
+            ":function",
+            2,
+            "function is or gives a plain function, a torch.nn.Module is expected",
+        ),
+        (
+            ":make_function",
+            2,
+            "class Port(torch.nn.Module): / def forward(self, *inputs): /",
+        ),
         (":fails", 2, "fails() fails: RuntimeError: no such thing (my_model.py:9)"),
         (":Unlike", 2, "the port's forward asks for gamma, which Keras' model does not have"),
         (":Narrow", 2, "the port fails on inputs of shapes (3, 7, 3): RuntimeError: "),
