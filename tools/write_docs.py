@@ -71,7 +71,6 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
         "precision_errors": tables.PRECISION_ERRORS,
         "models": tables.MODELS,
     },
-    DOCS / "architecture.md": {"instruction_sets": processors.processor_table},
 }
 
 

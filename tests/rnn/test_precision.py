@@ -419,6 +419,15 @@ def test_torchs_compiler_makes_a_program_with_the_operator() -> None:
 
 
 @reduced
+@every_precision
+def test_a_frozen_model_computes_in_the_precision_of_its_model(precision: ReducedPrecision) -> None:
+    model, x = k2t.BiGRU(5, 7, 2, batch_first=True).eval(), torch.randn(3, 11, 5)
+    k2t.set_precision(model, precision)
+    with torch.inference_mode():
+        assert torch.equal(k2t.freeze(model)(x)[0], model(x)[0])
+
+
+@reduced
 def test_an_input_of_no_steps_gives_no_outputs() -> None:
     module, x = gru(return_state=True)
     k2t.set_precision(module, "int8")

@@ -5,7 +5,6 @@ Nothing else computes these numbers, so there is nothing to choose.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -59,11 +58,6 @@ def why_not_layer(layer: RnnLayer, precision: ReducedPrecision) -> Refusal | Non
     if precision == "int8" and row > MAX_INT8_ROW:
         return Refusal(f"sums of {row} products exceed 32 bits", "use bfloat16")
     return None
-
-
-def can_reduce(layers: Iterable[RnnLayer], precision: ReducedPrecision | None) -> bool:
-    """Return whether all layers can run in a precision, None for float32."""
-    return precision is None or not any(why_not_layer(layer, precision) for layer in layers)
 
 
 def why_not_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Refusal | None:

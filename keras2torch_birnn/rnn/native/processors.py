@@ -1,7 +1,7 @@
 """Table of the instruction sets that the kernel has code for: what a processor is to it.
 
 It imports nothing of the package: ``setup.py`` runs this file before there is one. ``processors.h``
-is made from it (``python tools/write_docs.py``), and so is the table in docs/architecture.md.
+is made from it (``python tools/write_docs.py``).
 """
 
 from __future__ import annotations
@@ -161,22 +161,3 @@ def _row(precision: str, instruction_set: InstructionSet) -> str:
     where = "K2T_X86" if instruction_set.flags else "K2T_ANYWHERE"
     label = f"{precision} {instruction_set.name}"
     return f'KERNEL(K2T_{kernel.upper()}, k2t_{kernel}, "{label}", {where}, {needs})'
-
-
-def processor_table() -> str:
-    """Make the table of instruction sets for the documentation."""
-    head = "| instruction set | CPUID | XCR0 | kernels | flags |\n|---|---|---|---|---|\n"
-    return head + "".join(
-        f"| {one.name} | {'; '.join(_listed(*bits) for bits in one.cpuid.items())} | "
-        f"{_numbers(one.xcr0)} | {', '.join(one.kernels)} | "
-        f"{' '.join(f'`{flag}`' for flag in (*one.flags, *one.optional))} |\n"
-        for one in INSTRUCTION_SETS
-    )
-
-
-def _listed(register: str, bits: Sequence[int]) -> str:
-    return f"{register}: {_numbers(bits)}"
-
-
-def _numbers(bits: Sequence[int]) -> str:
-    return ", ".join(map(str, bits))
