@@ -592,6 +592,12 @@ def test_a_frozen_model_is_mapped_and_compiled_by_its_modules() -> None:
     with torch.no_grad():
         close(torch.vmap(fast)(x[None]), by_layers(model, x)[None])
     assert len(k2t.explain(fast)) == 1
+    module = k2t.BiLSTM(5, 7, batch_first=True).eval()
+    fast, x = k2t.freeze(module), torch.randn(2, 11, 5)
+    compiled: Any = torch.compile(lambda given: fast(given)[0] * 2, backend="eager")
+    with torch.no_grad():
+        close(compiled(x), by_layers(module, x)[0] * 2)
+    assert not k2t.explain(fast)
 
 
 def test_ids_without_a_row_are_refused_as_torch_refuses_them(
