@@ -46,7 +46,7 @@ KINDS = (
     "outs",
     "uses",
 )
-BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 500, 1000, 100), strict=True))
+BATCH = dict(zip(KINDS, (1000, 1000, 1000, 5000, 10_000, 500, 2000, 1000, 100), strict=True))
 OF_FILES = ("bytes", "structured", "pointers")
 PARSER_CPU_SECONDS = 1
 COMPARED_TOGETHER = 40
