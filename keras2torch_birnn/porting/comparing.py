@@ -147,7 +147,7 @@ class _Comparison:
         )
         error = max((_error(run) for run in runs), default=0.0)
         notes = (*self._notes(weights if not findings else []), *_masked_step_notes(runs, findings))
-        ok = not findings
+        ok = not findings and all(run.same_outputs(run.exact.trace) for run in runs)
         return PortReport(ok, tuple(findings), tuple(self._tensors()), names, error, notes)
 
     def _random(self, batch: Batch, runs: Sequence[CheckedRun]) -> PortFinding | None:
@@ -232,13 +232,18 @@ class _Findings:
                 walk, walked = self._explain(fewer)
                 if walked.left is None or self._place(walked.left) > self._place(left):
                     self.weights, self.walk, self.walked = fewer, walk, walked
+        self._use(self.weights)
 
-    def _explain(self, weights: Sequence[WrongWeights]) -> tuple[Walk, Walked]:
+    def _use(self, weights: Sequence[WrongWeights]) -> None:
+        """Let the reference compute with the port's own weights."""
         own: dict[Key, Weights] = {}
         for one in weights:
             own |= one.weights
         for run in self.runs:
             run.weights = own
+
+    def _explain(self, weights: Sequence[WrongWeights]) -> tuple[Walk, Walked]:
+        self._use(weights)
         walk = Walk(self.spec, self.runs)
         return walk, walk.explain()
 
@@ -247,11 +252,13 @@ class _Findings:
 
     def all(self) -> list[PortFinding]:
         """Return the findings in the order of the layers."""
-        found = [self._of_weights(one) for one in self.weights if self._matters(one)]
         order = list(self.walk.layers)
-        found += self._of_wiring()
+        wiring = self._of_wiring()
         if self.walked.left is not None:
-            found.append(self._left(self.walked.left))
+            wiring.append(self._left(self.walked.left))
+        some = [one for one in self.weights if self._matters(one)]
+        some = some or ([] if wiring else self.weights)  # those that show together alone
+        found = [*map(self._of_weights, some), *wiring]
         places = {path: number for number, path in enumerate(order)}
         once: dict[tuple[str, str, str], PortFinding] = {}
         for one in found:

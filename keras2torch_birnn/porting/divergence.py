@@ -102,8 +102,10 @@ class Walk:
         """The calls that are looked at, in their order: each layer's, before it its two halves."""
         known = self.runs[0].exact.results
         found: list[Key] = []
-        for key in known:
+        for key, (output, _) in known.items():
             path, name = key
+            if not np.issubdtype(np.asarray(next(leaves(output))).dtype, np.floating):
+                continue  # a mask, or ids, which a port may have in other forms
             layer = self.layers.get(path)
             if layer is not None and layer.class_name == name and name != "InputLayer":
                 found.append(key)

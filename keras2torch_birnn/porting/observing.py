@@ -27,16 +27,6 @@ from keras2torch_birnn.torch_private import find_version
 _version_of = find_version()
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.
 _ROOM = 1 << 28
-# Share of the tolerance within which single values are the same, of all that were computed.
-_SAME = 1e-3
-# Values of a tensor at least that tell how another follows from it.
-_LEAST = 6
-# Values of a tensor at least that show a curve, and how often it may go all the way up or down.
-_LEAST_OF_CURVE, _TURNS = 30, 3
-# Features at most, of which other orders are looked for, and pairs of values.
-_FEATURES, _COMPARED = 64, 1 << 20
-# Steps of a sequence at most, whose parts are looked for.
-_STEPS_IN_PARTS = 100
 # Stands for NaN where values are compared.
 _NAN = -7.0e7
 # Functions that leave out values at random, and others whose result is random.
