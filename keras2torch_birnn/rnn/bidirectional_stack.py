@@ -335,9 +335,10 @@ class BidirectionalStack(nn.Module):
         wanted = (2 * self.num_layers, batch, self.hidden_size)
         count = CELL_KINDS[self._cell.kind].states
         if len(states) != count or any(s.shape != wanted for s in states):
+            lengths = "; lengths of rows are lengths=" if states[0].dim() == 1 else ""
             raise ArgumentValueError(
                 f"hx: {count} tensor(s) of {list(wanted)} expected, found "
-                f"{[list(s.shape) for s in states]}"
+                f"{[list(s.shape) for s in states]}{lengths}"
             )
         if order is not None:
             states = tuple(s[:, order] for s in states)

@@ -286,6 +286,8 @@ def test_initial_states_come_in_a_tuple_or_a_list() -> None:
     assert torch.equal(gru(x, [h])[0], gru(x, h)[0])
     with pytest.raises(k2t.UsageError, match=r"hx: 2 tensor\(s\) of \[4, 3, 7\] expected"):
         lstm(x, [h])
+    with pytest.raises(k2t.UsageError, match=r"found \[\[3\]\]; lengths of rows are lengths=$"):
+        gru(x, torch.tensor([5, 2, 3]))
 
 
 # ---- wrong inputs ------------------------------------------------------------------------------
