@@ -31,7 +31,7 @@ def print_columns(
     for at in used:
         justify: Any = "right" if at in numbers else "left"
         one_word = not any(" " in row[at].strip() for row in rows)
-        table.add_column(Text(head[at]), justify=justify, no_wrap=one_word)
+        table.add_column(Text(head[at]), justify=justify, no_wrap=one_word, overflow="fold")
     for row in rows:
         table.add_row(*(Text(escape_controls(row[at])) for at in used))
     console = Console(file=StringIO(), width=10_000, color_system=None)

@@ -115,9 +115,9 @@ def normalize(x: Tensor, axis: Sequence[int] | None, smallest: float) -> Tensor:
     return x / length.clamp(min=smallest)
 
 
-def norm(x: Tensor, order: int | str, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
-    """Compute norms: sum of absolute values (1), root of squares (2), largest ("inf")."""
-    length: Tensor = torch.linalg.vector_norm(x, float(order), dims_of(x, axis), keepdim=keepdims)
+def norm(x: Tensor, axis: Sequence[int] | None, keepdims: bool) -> Tensor:
+    """Compute norms, each the root of the sum of squares."""
+    length: Tensor = torch.linalg.vector_norm(x, 2.0, dims_of(x, axis), keepdim=keepdims)
     return length
 
 

@@ -26,12 +26,9 @@ def vector_norm(x: Array, axis: Any, keepdims: bool) -> Array:
     return y
 
 
-def norm(x: Array, order: int | str, axis: Any, keepdims: bool) -> Array:
+def norm(x: Array, axis: Any, keepdims: bool) -> Array:
     """Compute ``tf.norm``, ``keras.ops.norm`` of vectors."""
-    if order == 2:
-        return vector_norm(x, axis, keepdims)
-    reduce: Any = np.sum if order == 1 else np.max
-    return np.asarray(reduce(np.abs(x), axis=axis, keepdims=keepdims))
+    return vector_norm(x, axis, keepdims)
 
 
 def clip_by_norm(x: Array, axis: Any, largest: float) -> Array:

@@ -96,7 +96,10 @@ CODE: dict[str, tuple[Any, str]] = {
         entry("StringLookup", vocabulary="http://127.0.0.1:9/x"),
         "looks up text",
     ),
-    "IntegerLookup of a file": (entry("IntegerLookup", vocabulary="/etc/passwd"), "vocabulary"),
+    "IntegerLookup of a file": (
+        entry("IntegerLookup", vocabulary="/etc/passwd"),
+        "looks numbers up",
+    ),
     "class of a module": (entry("Song", CANARY), "layer class Song is not supported"),
     "TextVectorization of a file": (
         entry("TextVectorization", vocabulary="/etc/passwd"),

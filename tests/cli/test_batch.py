@@ -123,7 +123,7 @@ def test_a_refused_file_is_counted_or_ends_the_work(models: Path, tmp_path: Path
     assert run.code == 3
     assert run.out.splitlines()[-1] == "1 converted, 1 refused"
     assert run.lines("error")[0].startswith(f"{models}/aa.h5: ")
-    assert "3 not tried; to go on, run k2t " in run.lines("note")[-1]
+    assert "3 not tried; to go on, run k2t" in run.lines("note")[-1]
     run = k2t("convert", models, "--out-dir", tmp_path / "out")
     assert run.code == 4  # the worst of 3 and 4
     assert run.out.splitlines()[-1] == "3 converted, 2 refused"

@@ -354,7 +354,7 @@ $ k2t bench --rnn lstm --device gpu
 $ k2t bench --rnn lstm --only keras
 2: did you mean Keras XLA?
 $ k2t bench --rnn lstm --only Theano
-2: --only Theano: one of k2t; torch per layer
+2: --only Theano: one of k2t; k2t not frozen; torch per layer
 $ k2t explain model.h5
 2: No such command 'explain'. In Python it is k2t.explain; k2t --help lists what is expected
 $ k2t set-engine loop
@@ -410,7 +410,7 @@ $ k2t convert weights.h5 new.pt --config model.h5
 $ k2t inspect nothing.h5
 3: nothing.h5: cannot be opened (No such file or directory)
 $ k2t verify cut.safetensors
-3: or damaged (Error while deserializing header
+3: cut.safetensors: not a file that k2t wrote, or damaged (a safetensors file)
 $ k2t verify model.h5 out.pt --report page.html
 5: and k2t did not write it; remove it first
 $ k2t bench --rnn lstm --json-file list.json

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import CUT_TEXT, MASKED, k2t
+from commands import MASKED, k2t
 from warm_process import run_code
 
 from keras2torch_birnn.errors import UsageError, escape_controls
@@ -29,12 +29,6 @@ def test_results_and_errors_name_files_as_they_are(model: Path, tmp_path: Path) 
     assert data["problems"][0]["file"] == str(tmp_path / f"{NAME}.keras")
     many = k2t("convert", model, "--out-dir", tmp_path / "ü", "--json")
     assert json.loads(many.out)["out"] == str(tmp_path / "ü" / f"{NAME}.pt")
-
-
-def test_an_advised_command_has_the_path_as_it_is(tmp_path: Path) -> None:
-    model = Path(shutil.copyfile(CUT_TEXT, tmp_path / f"{NAME}.keras"))
-    (line,) = k2t("convert", model, tmp_path / "m.pt").lines("error")
-    assert f"k2t convert '{model}' OUT --from" in line
 
 
 @pytest.mark.thorough

@@ -212,7 +212,7 @@ TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("math.add", [*X, {"y": ["text"]}], "numbers are expected"),
     ("compat.v1.norm", [*X, {"ord": 3, "axis": 1}], "norm with ord=3 is not supported"),
     ("compat.v1.norm", [*X, {"ord": 1, "axis": [1, 2]}], "norm with ord=1 is not supported"),
-    ("compat.v1.norm", [*X, {"ord": 1}], "norm with ord=1 without an axis"),
+    ("compat.v1.norm", [*X, {"ord": 2}], "norm with ord=2 without an axis"),
     ("compat.v1.norm", [*X, {"ord": ["fro"], "axis": 1}], "norm with ord="),
     ("cast", [*X, {"dtype": "float16"}], "numbers of float16, which are computed in float32"),
     ("compat.v1.gather", [*X, {"indices": [[2], [3]], "axis": -1}], "index 3 into an axis of size"),

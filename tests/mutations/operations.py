@@ -228,9 +228,6 @@ BUGS = {
         SHAPES[2:],
         rereads=True,
     ),
-    "the root of squares always": Mutation(
-        edit(f"{OPS}.norm", "float(order)", "2.0"), (f"{K3}newest.keras",)
-    ),
     "an end that is not meant": Mutation(
         edit(f"{REWORKS}.read_masks", 'None if "end_mask" in bits_set else last', "last"),
         SHAPES[2:],

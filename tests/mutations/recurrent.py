@@ -277,7 +277,7 @@ MUTATIONS = {
         ),
     ),
     "go_backwards without turning the mask": Mutation(
-        edit(FORWARD, "reverse_mask(mask)", "mask"),
+        edit(FORWARD, "mask.flip(1)", "mask"),
         (f"{K2}/mask_back_lstm_seq.h5", f"{TF}/mask_bi_of_go_backwards.h5"),
     ),
     # Merging.

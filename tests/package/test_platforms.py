@@ -37,7 +37,7 @@ os_names = '''
     setsid getsid getpgid getpgrp setpgid setpgrp getpriority killpg pread pwrite preadv pwritev
     readv writev sysconf confstr pathconf fpathconf fchmod fchown chown lchown fchdir chroot mkfifo
     mknod nice openpty uname fstatvfs sched_getaffinity sched_setaffinity sched_yield wait
-    wait3 wait4 waitid getloadavg ctermid sendfile posix_fallocate posix_fadvise lockf fdatasync
+    wait3 wait4 waitid getloadavg ctermid posix_fallocate posix_fadvise lockf fdatasync
     sync tcgetpgrp tcsetpgrp getxattr setxattr listxattr removexattr O_NOFOLLOW O_DIRECTORY
     O_NONBLOCK O_SYNC O_DSYNC O_NOCTTY
 '''
@@ -60,7 +60,7 @@ import os, resource, signal
 os_names = '''
     sched_getaffinity sched_setaffinity sched_getscheduler sched_setscheduler sched_getparam
     sched_setparam sched_rr_get_interval sched_get_priority_max sched_get_priority_min
-    posix_fadvise posix_fallocate fdatasync sendfile copy_file_range splice memfd_create eventfd
+    posix_fadvise posix_fallocate fdatasync copy_file_range splice memfd_create eventfd
     getxattr setxattr listxattr removexattr pipe2 dup3 waitid getresuid getresgid setresuid
     setresgid getrandom unshare setns pidfd_open O_PATH O_TMPFILE O_DIRECT O_NOATIME O_RSYNC
     O_LARGEFILE

@@ -33,6 +33,9 @@ ONE_PER_CLASS = """
     keras-1.2.2/merge_first_masked.h5
     keras-2.0.8/merge_legacy.h5
     keras-2.2.4/around_conv2_first.h5
+    keras-2.2.4/around_transposed2.h5
+    keras-2.2.4/conv_lstm_2d_bi.h5
+    keras-3.15.1/around_rescaling.keras
     keras-3.15.1/around_depthwise2_first.keras
     keras-3.15.1/around_mask_rmsnorm.keras
     keras-3.15.1/arch_residual.weights.h5

@@ -88,15 +88,15 @@ def test_a_part_of_an_array_and_of_a_tensor_is_told() -> None:
 
 def test_the_command_prints_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    run = k2t("map", STACK)
+    run = k2t("map", STACK, "-v")
     head, *lines = run.out.splitlines()
     assert run.code == 0
-    assert head.split() == "Keras weight shape k2t.weights torch name shape what is done".split()
+    assert head.split() == "Keras weight shape torch name shape what is done in k2t.weights".split()
     assert len(lines) == len(package.convert(STACK).state_dict())
     (line,) = (line for line in lines if " bidirectional_1.weight_ih_l0 " in line)
     assert " ".join(line.split()) == (
-        "bidirectional_1/forward_layer/kernel (22,39) bidirectional_1/forward_gru/gru_cell/kernel "
-        "bidirectional_1.weight_ih_l0 (39,22) transposed, gates zrh -> rzn"
+        "bidirectional_1/forward_layer/kernel (22,39) bidirectional_1.weight_ih_l0 (39,22) "
+        "transposed, gates zrh -> rzn bidirectional_1/forward_gru/gru_cell/kernel"
     )
 
 
@@ -128,7 +128,7 @@ def test_a_row_has_the_key_of_its_weight(source: Path, monkeypatch: pytest.Monke
     rows = [row for row in map_weights(source) if row.keras]
     assert all(found[row.key].shape == row.keras_shape for row in rows)
     monkeypatch.setenv("COLUMNS", "300")
-    printed = k2t("map", source).out
+    printed = k2t("map", source, "-v").out
     assert all(row.key in printed for row in rows if row.key != row.keras)
 
 

@@ -250,11 +250,6 @@ class Drawing:
         value = self.source.pick(self.latest(rank(2)))
         options: dict[str, Any] = {"num_heads": self.source.pick((1, 2)), "key_dim": 3}
         name, more = "MultiHeadAttention", {"value_dim": 5, "output_shape": 5, "dropout": 0.1}
-        if self.source.keras3 and self.source.seldom():
-            name, more = "GroupQueryAttention", {"dropout": 0.1}
-            options = {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2}
-            if value.shape[-1] != x.shape[-1]:
-                value = self.dense(value, x.shape[-1])
         options |= self.source.some(**more, use_bias=self.source.often())
         shape = (*x.shape[:-1], options.get("output_shape", x.shape[-1]))
         keywords = {"use_causal_mask": True} if self.source.seldom() else {}

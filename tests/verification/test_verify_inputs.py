@@ -118,9 +118,9 @@ def test_the_report_names_every_input_that_was_tried(
     lines = run.out.splitlines()
     assert lines[-1] == "OK"
     assert f" of {STEPS} steps in sequence, each step from the reference's own state" in lines[1]
-    tried = [line for line in lines if line.startswith("cpu")]
+    tried = [line for line in lines if line.startswith("cpu ") and "frozen" not in line]
     assert tried[0].split()[:4] == ["cpu", "reference", "normal", "numbers"]
-    assert all(line.endswith(" cannot be judged on this input") for line in tried[:-1])
+    assert all(line.endswith(" not judged") for line in tried[:-1])
     assert tried[-1].endswith(" equal")
     assert len(tried) > 1
 
@@ -215,7 +215,7 @@ def test_golden_vectors_that_rounding_drowns_are_not_judged(tmp_path: Path) -> N
     run = k2t("verify", out)
     assert run.code == 1
     *_, line, last = run.out.splitlines()
-    assert line.endswith(" 5.0e-01 cannot be judged on this input")
+    assert line.endswith(" 5.0e-01 not judged")
     assert last == "CANNOT BE JUDGED"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,16 +107,15 @@ def root_epsilon(values: Values) -> Values:
 def read_order(values: Values) -> Values:
     """Translate ``ord`` of ``norm``, of vectors; of a matrix (a list of axes) only the default."""
     given = values.pop("ord", None)
-    known = {None: 2, "euclidean": 2, "fro": 2, 1: 1, 2: 2, math.inf: "inf"}
-    found = known.get(given) if isinstance(given, int | float | str | None) else None
+    known = isinstance(given, int | float | str | None) and given in (None, "euclidean", "fro", 2)
     of_matrix = isinstance(values.get("axis"), list) and given not in (None, "euclidean")
-    if found is None or isinstance(given, bool) or of_matrix:
+    if not known or isinstance(given, bool) or of_matrix:
         raise unsupported(f"norm with ord={printable(repr(given))} is not supported")
     if given not in (None, "euclidean") and values.get("axis") is None:
         raise unsupported(
             f"norm with ord={printable(repr(given))} without an axis is not supported"
         )
-    return {**values, "order": found}
+    return values
 
 
 # ---- products and windows ------------------------------------------------------------------------

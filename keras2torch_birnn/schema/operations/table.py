@@ -290,7 +290,7 @@ _TABLE = {
         tf.math.reduce_euclidean_norm(input_tensor=x axis keepdims)
         tf.compat.v1.norm(tensor=x ord axis keepdims keep_dims=keepdims keepdims:false)|read_order
         keras.Norm(x ord axis keepdims)|read_order
-        """, shapes.reduced, dtypes.floats, order=choice(2, 1, 2, "inf"), **_AXES),
+        """, shapes.reduced, dtypes.floats, **_AXES),
     "CountNonzero": _row("""
         tf.math.count_nonzero(input=x axis keepdims dtype dtype:int64)
         keras.CountNonzero(x axis dtype:int32) functional.count_nonzero|gives:int64
