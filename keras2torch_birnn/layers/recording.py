@@ -277,9 +277,16 @@ class _Recorder(LayerRecorder):
     def _compute_now(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> None:
-        """Run an operator of weights alone, which stay as they are."""
+        """Run an operator of weights alone, which stay as they are.
+
+        Raises:
+            NotRecordedError: it mixes them with a tensor that the model's own code made.
+        """
         real = self._find_real
-        found = func(*map(real, args), **{name: real(one) for name, one in kwargs.items()})
+        try:
+            found = func(*map(real, args), **{name: real(one) for name, one in kwargs.items()})
+        except RuntimeError as error:
+            raise NotRecordedError(f"{func}: {error}") from error
         several = isinstance(result, (tuple, list))
         for bare, number in zip(
             *((result, found) if several else ((result,), (found,))), strict=True

@@ -28,7 +28,7 @@ from keras2torch_birnn.verification.layer_check import calls_of
 Forced: TypeAlias = tuple[Mapping[Key, Result], ...]
 # At most: rewrites at one place that are looked into further, mistakes in a row that nothing
 # confirms yet, and mistakes that are told.
-_LOOKED_INTO, _UNSURE, _MOST = 4, 2, 8
+_LOOKED_INTO, _UNSURE, _EXPLAINED = 4, 2, 8
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Walk:
             found = tuple(replace(one, confirmed=True) for one in found)
         wrong = self.first_wrong(traced, forced)
         best = Walked(found, forced, wrong or OUTPUTS)
-        if not self.rewriting or len(found) >= _MOST:
+        if not self.rewriting or len(found) >= _EXPLAINED:
             return best
         unsure = len(found) - _sure_of(found)
         for some in self._likeliest(wrong, traced, forced, unsure):

@@ -6,7 +6,6 @@ loaded by ``tf_keras`` only: Keras 3 would silently change their hard_sigmoid.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _ask_about_file(
     reason = _reason_against(spec)
     if reason is not None:
         return NoAnswer(reason)
-    if importlib.util.find_spec(package) is None or importlib.util.find_spec("tensorflow") is None:
+    if find_spec(package) is None or find_spec("tensorflow") is None:
         return NoAnswer(f"{package} is not installed ({advise_extra('keras')})")
     foreign = foreign_name(read_architecture(model, config=config))
     if foreign is not None:

@@ -410,7 +410,7 @@ $ k2t convert weights.h5 new.pt --config model.h5
 $ k2t inspect nothing.h5
 3: nothing.h5: cannot be opened (No such file or directory)
 $ k2t verify cut.safetensors
-3: cut.safetensors: not a file that k2t wrote, or damaged (a safetensors file)
+3: cut.safetensors: not a file that k2t wrote, or damaged (
 $ k2t verify model.h5 out.pt --report page.html
 5: and k2t did not write it; remove it first
 $ k2t bench --rnn lstm --json-file list.json

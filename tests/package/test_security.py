@@ -103,7 +103,6 @@ COULD_RUN: dict[str, set[str]] = {
     # shipped plugins, and the modules in the table of engines
     "import_module": {
         "plugins/__init__.py",
-        "rnn/engines/select.py",
         "exporting/__init__.py",  # in the table of targets
         "readers/containers/__init__.py",  # the modules of our own table of formats
         "schema/pages.py",  # pages of layers, by the schema's own classes

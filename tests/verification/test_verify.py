@@ -389,7 +389,7 @@ def need(package: str) -> None:
 def without_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        live_keras.importlib.util,
+        live_keras,
         "find_spec",
         lambda name: None if name in ("keras", "tf_keras", "tensorflow") else found(name),
     )
@@ -443,7 +443,7 @@ def test_a_file_that_names_a_users_function_is_not_compared_with_keras_and_says_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = write_out(FIXTURES / OWN_TRAINING, tmp_path)
-    monkeypatch.setattr(live_keras.importlib.util, "find_spec", lambda _: True)  # "installed"
+    monkeypatch.setattr(live_keras, "find_spec", lambda _: True)  # "installed"
     done = run("verify", FIXTURES / OWN_TRAINING, out)
     assert done.code == 0
     assert done.out.splitlines()[-1] == "OK by the reference alone, NOT COMPARED with Keras"
@@ -466,7 +466,7 @@ def test_nothing_is_judged_where_live_keras_finds_no_class_or_function(
 ) -> None:
     out = write_out(FIXTURES / OWN_FUNCTION, tmp_path)
     failed = subprocess.CompletedProcess([], 1, "", f"Traceback\n{message}\n")
-    monkeypatch.setattr(live_keras.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setattr(live_keras, "find_spec", lambda _: True)
     monkeypatch.setattr(live_keras.subprocess, "run", lambda *_, **__: failed)
     report = verify(FIXTURES / OWN_FUNCTION, out)
     assert not report.ok

@@ -25,8 +25,7 @@ import keras2torch_birnn as k2t
 FILES = (
     *("keras-1.2.2/" + name for name in ("less_cpu_lstm.h5", "less_gpu_gru_before.h5")),
     *("keras-1.2.2/" + name for name in ("less_mem_gru_before.h5", "norm.h5")),
-    *("keras-1.2.2/" + name for name in ("plane_deconvolution_same_th.h5",)),
-    *("keras-1.2.2/" + name for name in ("plane_lstm_th_bi.h5", "weights_1_weights.h5")),
+    *("keras-1.2.2/" + name for name in ("weights_1_weights.h5",)),
     *("keras-2.0.8/" + name for name in ("prelu_negative.h5",)),
     *("keras-2.2.4/" + name for name in ("cudnngru_bi.h5", "cudnngru_plain.h5")),
     *("keras-2.2.4/" + name for name in ("chunked_weights.h5", "compiled.h5", "cells_nested.h5")),
