@@ -77,7 +77,7 @@ def check_spec(spec: ModelSpec, state: Mapping[str, Tensor]) -> ModelSpec:
     for layer in root.walk():
         _check_weights(layer)
         if layer.graph is not None:
-            _check_kinds(layer.graph, strict=spec.generation.name != "keras3")
+            _check_kinds(layer.graph)
     return replace(spec, root=root)
 
 
@@ -233,7 +233,7 @@ def _check_graph(graph: Graph, place: str) -> Graph:
         raise _damaged(error.message, error.place) from None
 
 
-def _check_kinds(graph: Graph, *, strict: bool) -> None:
+def _check_kinds(graph: Graph) -> None:
     """Refuse dtypes of operations that do not follow from those of their arguments."""
     known: dict[Node, Dtypes] = {}
     for call in graph.calls:
@@ -242,7 +242,7 @@ def _check_kinds(graph: Graph, *, strict: bool) -> None:
             has = tuple(dtype_of(leaf, known) for leaf in leaves(call.args))
             kinds = layer.semantics["kinds"]
             try:
-                settled = OPS[layer.class_name].dtypes(has, layer.config, strict)
+                settled = OPS[layer.class_name].settle_dtypes(has, layer.config)
             except DtypeError as error:
                 raise _damaged(str(error), layer.place) from None
             found = None if kinds is None else (kinds["has"], kinds["wants"], kinds["gives"])

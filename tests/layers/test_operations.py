@@ -28,7 +28,7 @@ from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.operations.dtypes import DtypeError, common
+from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion
 from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Constant,
@@ -176,10 +176,7 @@ TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("__operators__.eq", [*X, {}], "without its argument x2, which Keras did not save"),
     ("einsum", ["_CONSTANT_VALUE", -1, "bij->bi", {}], "which Keras did not save"),
     ("math.multiply", [*X, {"y": 2.0, "wrong": 1}], "with wrong=1 is not supported"),
-    ("math.multiply", [*X, {"y": ["i", 0, 0]}], "float, int32 together"),
-    ("math.multiply", ["i", 0, 0, {"y": 0.5}], "int32, a float together"),
-    ("math.reduce_mean", ["i", 0, 0, {"axis": 1}], "floats only"),
-    ("math.exp", ["i", 0, 0, {}], "floats only"),
+    ("math.reduce_mean", ["i", 0, 0, {"axis": 1}], "drops the remainder"),
     ("cast", [*X, {"dtype": "complex64"}], "dtype complex64 is not supported"),
     ("cast", [*X, {"dtype": "uint8"}], "dtype uint8 is not supported"),
     ("math.reduce_sum", [*X, {"axis": 3}], "axis 3 of a tensor of 3 dimensions"),
@@ -207,7 +204,6 @@ TF_REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("math.top_k", [*X, {"k": 2, "sorted": False}], "sorted=False is not supported"),
     ("linalg.matmul", [*X, {"b": X}], "do not fit each other"),
     ("compat.v1.gather", [*X, {"indices": [-1], "axis": 1}], "indices below 0"),
-    ("concat", [[*X, {"axis": 1}], ["i", 0, 0, {"axis": 1}]], "float, int32 together"),
     ("math.add", [*X, {"y": [[1.0], [2.0, 3.0]]}], "unequal rows"),
     ("math.add", [*X, {"y": ["text"]}], "numbers are expected"),
     ("compat.v1.norm", [*X, {"ord": 3, "axis": 1}], "norm with ord=3 is not supported"),
@@ -285,10 +281,8 @@ K3_REFUSED: tuple[tuple[str, Any, list[Any], str], ...] = (
     ("Round", {"decimals": 2}, [ref("x")], "other than whole numbers"),
     ("Pad", {"pad_width": [[1, 1]], "mode": "edge"}, [ref("x")], "mode=edge"),
     ("Norm", {"ord": "nuc", "axis": 1}, [ref("x")], "norm with ord='nuc' is not supported"),
-    ("Matmul", {}, [ref("i"), ref("i")], "only floats"),
     ("Normalize", {"axis": -1, "order": 1}, [ref("x")], "an order other than 2"),
     ("Roll", {"shift": 1, "axis": None}, [ref("x")], "all axes as one"),
-    ("Take", {"axis": 1}, [ref("x"), ref("x")], "not whole numbers"),
     ("TakeAlongAxis", {"axis": 2}, [ref("x"), [[[5]]]], "index 5 into an axis of size 3"),
     ("Softmax", {"axis": [1, 2]}, [ref("x")], "whole number"),
     ("ExpandDims", {}, [ref("x")], "ops.ExpandDims without axis"),
@@ -361,18 +355,34 @@ def test_an_operation_that_is_called_twice_is_refused() -> None:
 # ---- kinds -------------------------------------------------------------------------------------
 
 
-def test_tensorflow_never_promotes_keras_3_does() -> None:
-    assert common(("float", "an int"), strict=True) == "float"
-    assert common(("int32", "int32"), strict=True) == "int32"
-    for kinds in (("float", "int32"), ("int32", "a float"), ("bool", "an int"), ("int32", "int64")):
-        with pytest.raises(DtypeError, match="which TensorFlow refuses"):
-            common(kinds, strict=True)
-    assert common(("float", "int64"), strict=False) == "float"
-    assert common(("int32", "a float"), strict=False) == "float"
-    assert common(("bool", "an int"), strict=False) == "int32"
-    assert common(("int32", "int64", "bool"), strict=False) == "int64"
-    assert common(("size", "an int"), strict=True) == "size"
-    assert common(("size", "int32"), strict=True) == "int32"
+@pytest.mark.parametrize(
+    ("op", "has", "casts", "results"),
+    [
+        ("Add", ("float", "int64"), ("float", "float"), ("float",)),
+        ("Add", ("int32", "a float"), ("float", "float"), ("float",)),
+        ("Add", ("float", "an int"), ("float", "float"), ("float",)),
+        ("Maximum", ("int32", "int64"), ("int64", "int64"), ("int64",)),
+        ("Add", ("size", "an int"), ("size", "size"), ("size",)),
+        ("Add", ("size", "int32"), ("int32", "int32"), ("int32",)),
+        ("Exp", ("int32",), ("float",), ("float",)),
+        ("Less", ("size", "int32"), ("int32", "int32"), ("bool",)),
+        ("LogicalNot", ("float",), ("bool",), ("bool",)),
+        ("Sum", ("bool",), ("int32",), ("int32",)),
+        ("Where", ("int32", "a float", "int32"), ("bool", "float", "float"), ("float",)),
+        ("Take", ("float", "int32"), ("float", "int64"), ("float",)),
+        ("Reshape", ("int32", "size", "an int"), ("int32", "size", "size"), ("int32",)),
+        ("TopK", ("float",), ("float",), ("float", "int32")),
+        ("Shape", ("float",), ("float",), ("size",)),
+    ],
+)
+def test_arguments_become_one_dtype(op: str, has: Dtypes, casts: Dtypes, results: Dtypes) -> None:
+    assert OPS[f"ops.{op}"].settle_dtypes(has, {}) == Promotion(casts, results)
+
+
+@pytest.mark.parametrize("op", ["Multiply", "Add", "Matmul", "Max", "Less"])
+def test_bools_are_no_numbers(op: str) -> None:
+    with pytest.raises(DtypeError, match="bools where numbers are expected"):
+        OPS[f"ops.{op}"].settle_dtypes(("bool", "a bool"), {})
 
 
 def test_whole_numbers_of_int32_overflow_as_in_keras() -> None:

@@ -20,7 +20,7 @@ from keras2torch_birnn.schema.dtype_flow import (
     dtype_of,
     output_dtypes,
 )
-from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion
+from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion, promote
 from keras2torch_birnn.spec import (
     Call,
     Constant,
@@ -67,7 +67,9 @@ def _infer(layer: LayerSpec, call: Call, known: Known, parsing: Parsing) -> Laye
     try:
         _check_indices(layer, call, parsing.generation)
         _check_cast(layer, half=parsing.half)
-        settled = row.dtypes(has, layer.config, parsing.generation.name != "keras3")
+        settled = row.settle_dtypes(has, layer.config)
+        if layer.class_name == "ops.Mean" and parsing.generation.name != "keras3":
+            _check_mean(has)
     except DtypeError as error:
         name = layer.class_name.removeprefix("ops.")
         parsing.refuse(f"operation {name}: {error}", HOW_TO_REPLACE, layer.place)
@@ -86,6 +88,12 @@ def _with_kinds(
         "passes_mask": passes_mask,
     }
     return replace(layer, semantics={**layer.semantics, "kinds": kinds})
+
+
+def _check_mean(has: Dtypes) -> None:
+    """Refuse the mean of whole numbers, which is a whole number in TensorFlow."""
+    if promote(has) != "float":
+        raise DtypeError("the mean of whole numbers, of which TensorFlow drops the remainder")
 
 
 def _check_cast(layer: LayerSpec, *, half: bool) -> None:

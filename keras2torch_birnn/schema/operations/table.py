@@ -3,7 +3,7 @@
 Each row begins with the operation's forms (see ``forms``): in TensorFlow's functions (``tf``), in
 nodes of graphs (``node``) and in Keras 3 (``keras``); then, where that is not the function of its
 name, what computes it: in torch (``torch``, ``operator``, or our ``functional``), and in NumPy
-(``np``, or our ``reference``). Then its output shape, the rule of its dtypes, and its options.
+(``np``, or our ``reference``). Then its output shape, the words for its dtypes, and its options.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from keras2torch_birnn.limits import MAX_RANK
-from keras2torch_birnn.schema.operations import dtypes, indexing, movement, shapes
-from keras2torch_birnn.schema.operations.dtypes import Rule
+from keras2torch_birnn.schema.operations import indexing, movement, shapes
+from keras2torch_birnn.schema.operations.dtypes import Dtypes, Promotion, settle
 from keras2torch_birnn.schema.operations.forms import FORM, Form, function_name, parse_forms
 from keras2torch_birnn.schema.operations.options import (
     PLACE,
@@ -45,7 +46,6 @@ from keras2torch_birnn.schema.options import (
 )
 from keras2torch_birnn.schema.row import Schema
 
-_SAME = dtypes.together()
 _USED = frozenset({"dtype", "named", "num", "broadcasts"})
 
 
@@ -54,18 +54,26 @@ class Operation(Schema):
     """Row of an operation.
 
     ``op``: its name. ``text``: its forms as written; ``usual``: parameters where a form has none.
-    ``dtypes``: the rule of its argument and result dtypes.
+    ``words``: for the dtypes of its arguments and results (see ``dtypes``).
     """
 
     op: str = ""
     text: str = ""
     usual: Mapping[str, str] = field(default_factory=dict)
-    dtypes: Rule = _SAME
+    words: str = "any"
 
     @cached_property
     def forms(self) -> tuple[Form, ...]:
         """Return the forms in the row."""
         return tuple(parse_forms(self.op, self.text, self.usual))
+
+    def settle_dtypes(self, has: Dtypes, config: Mapping[str, Any]) -> Promotion:
+        """Return the dtypes of a call from those of its arguments.
+
+        Raises:
+            DtypeError: they are not supported.
+        """
+        return settle(self.words, self.arguments, has, config)
 
     @property
     def options_of_function(self) -> list[str]:
@@ -79,13 +87,13 @@ class Operation(Schema):
 
 
 def _row(
-    text: str, output: Output, rule: Rule, arguments: str = "x", /, **options: Option
+    text: str, output: Output, words: str, arguments: str = "x", /, **options: Option
 ) -> Operation:
     """Make a row; the argument "xs" is a list, and "sizes" stands for several."""
     names = tuple(arguments.split())
     shape = shapes.checked(output, names)
     return Operation(
-        options, output=shape, arguments=names, listed=names == ("xs",), dtypes=rule, text=text
+        options, output=shape, arguments=names, listed=names == ("xs",), words=words, text=text
     )
 
 
@@ -111,9 +119,6 @@ _REDUCED = {
     "torch": "dim=axis keepdim=keepdims",
 }
 _AXES = {"axis": several_axes(), "keepdims": flag(False)}
-_NUMBERS = dtypes.together("bool")
-_FIRM = dtypes.together("bool", "size")
-_ANY = dtypes.together("size")
 
 _ACTIVATIONS = """
     softmax tf.nn.softmax(x logits=x axis dim=axis) tf.compat.v1.nn.softmax(x logits=x axis \
@@ -148,7 +153,7 @@ _ACTIVATIONS = """
 """
 _TABLE = {
     # ---- value by value ----
-    **_rows(_row("", shapes.same, dtypes.floats), _ONE, """
+    **_rows(_row("", shapes.same, "floats"), _ONE, """
         Exp tf.math.exp node.Exp keras.Exp
         Expm1 tf.math.expm1 node.Expm1 keras.Expm1
         Log tf.math.log node.Log keras.Log
@@ -172,26 +177,24 @@ _TABLE = {
         Arctanh tf.math.atanh node.Atanh keras.Arctanh
         Erf tf.math.erf node.Erf keras.Erf
         Reciprocal tf.math.reciprocal node.Reciprocal keras.Reciprocal
-        """),
-    **_rows(_row("", shapes.same, dtypes.reals), _ONE, """
         Floor tf.math.floor node.Floor keras.Floor
         Ceil tf.math.ceil node.Ceil keras.Ceil
-        Round tf.math.round tf.math.rint node.Round node.Rint keras.Round(x \
-            decimals)|refuse_decimals
         Trunc keras.Trunc
         """),
-    **_rows(_row("", shapes.same, _FIRM), _ONE, """
+    **_rows(_row("", shapes.same, "numbers"), _ONE, """
+        Round tf.math.round tf.math.rint node.Round node.Rint keras.Round(x \
+            decimals)|refuse_decimals
         Negative tf.math.negative node.Neg keras.Negative
         Absolute tf.math.abs node.Abs keras.Absolute
         Sign tf.math.sign node.Sign keras.Sign
         Square tf.math.square node.Square keras.Square
         """),
-    **_rows(_row("", shapes.same, dtypes.compared("size")), _ONE, """
+    **_rows(_row("", shapes.same, "any->bool"), _ONE, """
         Isnan tf.math.is_nan node.IsNan keras.Isnan
         Isinf tf.math.is_inf node.IsInf keras.Isinf
         Isfinite tf.math.is_finite node.IsFinite keras.Isfinite
         """),
-    **_rows(_row("", shapes.elementwise, _NUMBERS, "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "numbers", "x1 x2"), _TWO, """
         Add tf.__operators__.add tf.math.add tf.nn.bias_add(value=x1 bias=x2 \
             data_format)|refuse_channels_first node.Add node.AddV2 node.BiasAdd(x1 x2 data_format \
             data_format:TkhXQw==)|decode:data_format|refuse_channels_first keras.Add operator.add
@@ -202,42 +205,42 @@ _TABLE = {
         Maximum tf.math.maximum node.Maximum keras.Maximum
         Minimum tf.math.minimum node.Minimum keras.Minimum
         """),
-    **_rows(_row("", shapes.elementwise, _FIRM, "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "numbers", "x1 x2"), _TWO, """
         Mod tf.math.floormod node.FloorMod keras.Mod torch.remainder
         Power tf.math.pow node.Pow keras.Power torch.pow
         SquaredDifference tf.math.squared_difference node.SquaredDifference
         """),
-    **_rows(_row("", shapes.elementwise, dtypes.divided, "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "floats", "x1 x2"), _TWO, """
         Divide tf.math.truediv node.RealDiv keras.Divide keras.TrueDivide operator.truediv
         Arctan2 tf.math.atan2(y=x1 x=x2) node.Atan2 keras.Arctan2
         Logaddexp keras.Logaddexp
         """),
     # 0 where x2 is 0
-    **_rows(_row("", shapes.elementwise, dtypes.floats, "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "floats", "x1 x2"), _TWO, """
         DivideNoNan tf.math.divide_no_nan node.DivNoNan keras.DivideNoNan
         """),
-    **_rows(_row("", shapes.elementwise, dtypes.compared("bool"), "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "numbers->bool", "x1 x2"), _TWO, """
         Less tf.math.less node.Less keras.Less operator.lt
         LessEqual tf.math.less_equal node.LessEqual keras.LessEqual operator.le
         Greater tf.math.greater node.Greater keras.Greater operator.gt
         GreaterEqual tf.math.greater_equal node.GreaterEqual keras.GreaterEqual operator.ge
         """),
-    **_rows(_row("", shapes.elementwise, dtypes.compared(), "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "any->bool", "x1 x2"), _TWO, """
         Equal tf.math.equal tf.__operators__.eq(self=x1 other=x2)|unsaved node.Equal \
             keras.Equal operator.eq
         NotEqual tf.math.not_equal tf.__operators__.ne(self=x1 other=x2)|unsaved node.NotEqual \
             keras.NotEqual operator.ne
         """),
-    **_rows(_row("", shapes.elementwise, dtypes.bools, "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "bools", "x1 x2"), _TWO, """
         LogicalAnd tf.math.logical_and node.LogicalAnd keras.LogicalAnd \
             torch.logical_and|tensors
         LogicalOr tf.math.logical_or node.LogicalOr keras.LogicalOr torch.logical_or|tensors
         LogicalXor tf.math.logical_xor keras.LogicalXor torch.logical_xor|tensors
         """),
-    **_rows(_row("", shapes.same, dtypes.bools), _ONE, """
+    **_rows(_row("", shapes.same, "bools"), _ONE, """
         LogicalNot tf.math.logical_not node.LogicalNot keras.LogicalNot
         """),
-    **_rows(_row("", shapes.same, _SAME), _ONE, """
+    **_rows(_row("", shapes.same, "any"), _ONE, """
         Identity tf.identity tf.stop_gradient node.Identity \
             node.StopGradient keras.Copy keras.StopGradient(variable=x) reference.identity
         """),
@@ -245,96 +248,96 @@ _TABLE = {
     "Cast": _row("""
         tf.cast(x dtype)|read_cast node.Cast(x DstT=dtype Truncate=!)|read_cast
         keras.Cast(x dtype)|read_cast reference.identity
-        """, shapes.same, dtypes.declared, dtype=dtype(),
+        """, shapes.same, "dtype", dtype=dtype(),
         named=choice("float32", "float16", "bfloat16", "float32", "float64", *WHOLE)),
     "ConvertToTensor": _row("keras.ConvertToTensor(x dtype sparse=! ragged=!) reference.identity",
-        shapes.same, dtypes.declared, dtype=optional(dtype(None))),
+        shapes.same, "dtype", dtype=optional(dtype(None))),
     "ZerosLike": _row("""
         tf.zeros_like(input=x dtype layout=-) tf.compat.v1.zeros_like(tensor=x dtype optimize=-)
         node.ZerosLike(x) keras.ZerosLike(x dtype sparse=!)
-        """, shapes.same, dtypes.declared, dtype=optional(dtype(None))),
+        """, shapes.same, "dtype", dtype=optional(dtype(None))),
     "OnesLike": _row("""
         tf.ones_like(input=x dtype layout=-)
         keras.OnesLike(x dtype sparse=!)
-        """, shapes.same, dtypes.declared, dtype=optional(dtype(None))),
+        """, shapes.same, "dtype", dtype=optional(dtype(None))),
     "FullLike": _row("""
         keras.FullLike(x fill_value=value dtype sparse=!)|require_number
         torch.full_like(fill_value=value) np.full_like(fill_value=value)
-        """, shapes.same, dtypes.declared, dtype=optional(dtype(None)), value=number(REQUIRED)),
+        """, shapes.same, "dtype", dtype=optional(dtype(None)), value=number(REQUIRED)),
     "Activation": replace(
-        _row(_activations(_ACTIVATIONS), shapes.activated, dtypes.floats,
+        _row(_activations(_ACTIVATIONS), shapes.activated, "floats",
              function=Option(REQUIRED, parse_activation)), usual=_ALONE),
     # ---- one or several axes together ----
-    **_rows(_row("", shapes.reduced, dtypes.totalled, **_AXES), _REDUCED, """
+    **_rows(_row("", shapes.reduced, "totals", **_AXES), _REDUCED, """
         Sum tf.math.reduce_sum node.Sum keras.Sum torch.sum|gives:int64
         Prod tf.math.reduce_prod node.Prod keras.Prod functional.product|gives:int64
         """),
-    **_rows(_row("", shapes.reduced, dtypes.floats, **_AXES), _REDUCED, """
+    **_rows(_row("", shapes.reduced, "floats", **_AXES), _REDUCED, """
         Mean tf.math.reduce_mean node.Mean keras.Mean torch.mean
         Var tf.math.reduce_variance keras.Var torch.var(dim=axis keepdim=keepdims \
             correction:0)
         Std tf.math.reduce_std keras.Std torch.std(dim=axis keepdim=keepdims correction:0)
         Logsumexp tf.math.reduce_logsumexp keras.Logsumexp
         """),
-    **_rows(_row("", shapes.reduced, _FIRM, **_AXES), _REDUCED, """
+    **_rows(_row("", shapes.reduced, "numbers", **_AXES), _REDUCED, """
         Max tf.math.reduce_max node.Max keras.Max torch.amax
         Min tf.math.reduce_min node.Min keras.Min torch.amin
         """),
-    **_rows(_row("", shapes.reduced, dtypes.bools, **_AXES), _REDUCED, """
+    **_rows(_row("", shapes.reduced, "bools", **_AXES), _REDUCED, """
         Any tf.math.reduce_any node.Any keras.Any torch.any
         All tf.math.reduce_all node.All keras.All torch.all
         """),
     "Moments": _row("keras.Moments(x axes=axis keepdims synchronized=!)",
-        shapes.reduced_twice, dtypes.floats, **_AXES),
+        shapes.reduced_twice, "floats", **_AXES),
     "Norm": _row("""
         tf.math.reduce_euclidean_norm(input_tensor=x axis keepdims)
         tf.compat.v1.norm(tensor=x ord axis keepdims keep_dims=keepdims keepdims:false)|read_order
         keras.Norm(x ord axis keepdims)|read_order
-        """, shapes.reduced, dtypes.floats, **_AXES),
+        """, shapes.reduced, "floats", **_AXES),
     "CountNonzero": _row("""
         tf.math.count_nonzero(input=x axis keepdims dtype dtype:int64)
         keras.CountNonzero(x axis dtype:int32) functional.count_nonzero|gives:int64
-        """, shapes.reduced, dtypes.numbered(_SAME), dtype=dtype(), **_AXES),
+        """, shapes.reduced, "any->dtype", dtype=dtype(), **_AXES),
     "Argmax": _row("""
         tf.math.argmax(input=x axis axis:0 output_type=dtype dtype:int64)
         node.ArgMax(x axis output_type=dtype dtype:int64) keras.Argmax(x axis keepdims dtype:int32)
         functional.arg_extreme(largest:true)|gives:int64
-        """, shapes.reduced, dtypes.numbered(_FIRM), axis=optional(one_axis(None)),
+        """, shapes.reduced, "numbers->dtype", axis=optional(one_axis(None)),
         keepdims=flag(False), dtype=dtype()),
     "Argmin": _row("""
         tf.math.argmin(input=x axis axis:0 output_type=dtype dtype:int64)
         node.ArgMin(x axis output_type=dtype dtype:int64) keras.Argmin(x axis keepdims dtype:int32)
         functional.arg_extreme(largest:false)|gives:int64
-        """, shapes.reduced, dtypes.numbered(_FIRM), axis=optional(one_axis(None)),
+        """, shapes.reduced, "numbers->dtype", axis=optional(one_axis(None)),
         keepdims=flag(False), dtype=dtype()),
     "Average": _row("keras.Average(x axis weights weights:1.0)",
-        shapes.averaged, dtypes.floats, "x weights", axis=optional(one_axis(None))),
+        shapes.averaged, "floats", "x weights", axis=optional(one_axis(None))),
     "Normalize": _row("""
         tf.math.l2_normalize(x axis epsilon epsilon:1e-12 dim=axis)|root_epsilon
         keras.Normalize(x axis order epsilon=smallest smallest:1e-7)|refuse_orders
-        """, shapes.along_axis, dtypes.floats, axis=several_axes(-1), smallest=number(REQUIRED)),
+        """, shapes.along_axis, "floats", axis=several_axes(-1), smallest=number(REQUIRED)),
     "Cumsum": _row("""
         tf.math.cumsum(x axis axis:0 exclusive reverse) node.Cumsum(x axis exclusive reverse)
         keras.Cumsum(x axis dtype=!) functional.cumulate(product:false)|gives:int64
-        """, shapes.along_axis, dtypes.totalled, axis=one_axis(), reverse=flag(False),
+        """, shapes.along_axis, "totals", axis=one_axis(), reverse=flag(False),
         exclusive=flag(False)),
     "Cumprod": _row("""
         tf.math.cumprod(x axis axis:0 exclusive reverse) node.Cumprod(x axis exclusive reverse)
         keras.Cumprod(x axis dtype=!) functional.cumulate(product:true)|gives:int64
-        """, shapes.along_axis, dtypes.totalled, axis=one_axis(), reverse=flag(False),
+        """, shapes.along_axis, "totals", axis=one_axis(), reverse=flag(False),
         exclusive=flag(False)),
     "Sort": _row("tf.sort(values=x axis direction)|read_direction keras.Sort(x axis)",
-        shapes.along_axis, _FIRM, axis=one_axis(-1), descending=flag(False)),
+        shapes.along_axis, "numbers", axis=one_axis(-1), descending=flag(False)),
     "Argsort": _row("""
         tf.argsort(values=x axis direction stable=- dtype:int32)|read_direction
         keras.Argsort(x axis dtype:int32) functional.argsort|gives:int64
-        """, shapes.along_axis, dtypes.numbered(_FIRM), axis=one_axis(-1), descending=flag(False),
+        """, shapes.along_axis, "numbers->dtype", axis=one_axis(-1), descending=flag(False),
         dtype=dtype()),
     "TopK": _row("""
         tf.math.top_k(input=x k sorted index_type=! k:1)|refuse_unsorted:top_k|split_k
         node.TopKV2(x k sorted)|refuse_unsorted:TopKV2|split_k
         keras.TopK(x k sorted)|refuse_unsorted:top_k functional.top_k|gives::int64
-        """, shapes.ranked, dtypes.ranked, "x sizes", k=optional(size())),
+        """, shapes.ranked, "numbers->positions", "x sizes", k=optional(size())),
     # ---- products ----
     "Matmul": _row("""
         tf.linalg.matmul(a=x1 b=x2 transpose_a transpose_b adjoint_a adjoint_b a_is_sparse=-
@@ -342,45 +345,45 @@ _TABLE = {
         node.MatMul(x1 x2 transpose_a transpose_b)
         node.BatchMatMulV2(x1 x2 adj_x=transpose_a adj_y=transpose_b) keras.Matmul(x1 x2)
         functional.matmul|tensors
-        """, shapes.matmul, dtypes.reals, "x1 x2", transpose_a=flag(False),
+        """, shapes.matmul, "numbers", "x1 x2", transpose_a=flag(False),
         transpose_b=flag(False)),
-    "Dot": _row("keras.Dot(x1 x2) functional.dot|tensors", shapes.dot, dtypes.reals, "x1 x2"),
+    "Dot": _row("keras.Dot(x1 x2) functional.dot|tensors", shapes.dot, "numbers", "x1 x2"),
     "Tensordot": _row("""
         tf.tensordot(a=x1 b=x2 axes)|list_axes
         keras.Tensordot(x1 x2 axes)|list_axes torch.tensordot(dims=axes)|tensors
-        """, shapes.tensordot, dtypes.reals, "x1 x2", axes=Option(REQUIRED, parse_contraction)),
+        """, shapes.tensordot, "numbers", "x1 x2", axes=Option(REQUIRED, parse_contraction)),
     "Einsum": _row("""
         tf.einsum(equation=subscripts inputs=xs)|unsaved
         node.Einsum(inputs=xs equation=subscripts)|decode:subscripts keras.Einsum(subscripts)
         functional.einsum|tensors
-        """, shapes.einsum, dtypes.reals, "xs", subscripts=Option(REQUIRED, parse_subscripts)),
+        """, shapes.einsum, "numbers", "xs", subscripts=Option(REQUIRED, parse_subscripts)),
     "AddN": _row("""
         tf.math.add_n(inputs=xs)
         node.AddN(inputs=xs) functional.add_all|tensors
-        """, shapes.elementwise, _FIRM, "xs"),
+        """, shapes.elementwise, "numbers", "xs"),
     # ---- moving values ----
     "Reshape": _row("""
         tf.reshape(tensor=x shape)|move_sizes node.Reshape(x shape)|move_sizes
         keras.Reshape(x newshape=shape)|move_sizes keras.Ravel(x shape:[-1])
-        """, movement.reshape, dtypes.shaped, "x sizes", shape=target_shape(-1)),
+        """, movement.reshape, "any", "x sizes", shape=target_shape(-1)),
     "BroadcastTo": _row("""
         tf.broadcast_to(input=x shape)|move_sizes node.BroadcastTo(x shape)|move_sizes
         keras.BroadcastTo(x shape)|move_sizes
-        """, movement.broadcast_to, dtypes.shaped, "x sizes", shape=target_shape(-1)),
+        """, movement.broadcast_to, "any", "x sizes", shape=target_shape(-1)),
     "Tile": _row("""
         tf.tile(input=x multiples=shape)|move_sizes node.Tile(x shape)|move_sizes
         keras.Tile(x repeats=shape)|move_sizes
-        """, movement.tiled, dtypes.shaped, "x sizes", shape=target_shape(0)),
+        """, movement.tiled, "any", "x sizes", shape=target_shape(0)),
     "Full": _row("""
         tf.fill(dims=shape value layout=-)|read_fill
         tf.zeros(shape dtype layout=- value:0.0)|read_fill
         tf.ones(shape dtype layout=- value:1.0)|read_fill node.Fill(shape value T=dtype)|read_fill
-        """, movement.wanted, dtypes.created, "sizes", shape=target_shape(0),
+        """, movement.wanted, "any->dtype", "sizes", shape=target_shape(0),
         value=number(REQUIRED), dtype=dtype()),
     "Arange": _row("""
         tf.range(start limit=stop delta=step dtype dtype:int32)|read_range
         node.Range(start stop step dtype:int32)|read_range functional.count_up
-        """, movement.counted, dtypes.created, "sizes", bounds=Option(REQUIRED, parse_bounds),
+        """, movement.counted, "any->dtype", "sizes", bounds=Option(REQUIRED, parse_bounds),
         dtype=dtype("int32")),
     "GetItem": _row("""
         tf.slice(input_=x begin size)|read_slice
@@ -391,96 +394,97 @@ _TABLE = {
             shrink_axis_mask)|read_masks
         keras.GetItem(x key)|read_key
         keras.Slice(inputs=x start_indices=begin shape=size)|read_slice
-        """, indexing.items, dtypes.shaped, "x sizes", key=Option(REQUIRED, parse_key)),
+        """, indexing.items, "any", "x sizes", key=Option(REQUIRED, parse_key)),
     "Transpose": _row("""
         tf.compat.v1.transpose(a=x perm=axes conjugate=!) node.Transpose(x axes)
         keras.Transpose(x axes)
-        """, movement.transpose, _ANY, axes=several_axes()),
+        """, movement.transpose, "any", axes=several_axes()),
     "Swapaxes": _row("""
         keras.Swapaxes(x axis1 axis2)
         torch.transpose(dim0=axis1 dim1=axis2)
-        """, movement.swapped, _ANY, axis1=one_axis(), axis2=one_axis()),
+        """, movement.swapped, "any", axis1=one_axis(), axis2=one_axis()),
     "Moveaxis": _row("keras.Moveaxis(x source destination) torch.movedim",
-        movement.moved, _ANY, source=several_axes(REQUIRED), destination=several_axes(REQUIRED)),
+        movement.moved, "any", source=several_axes(REQUIRED), destination=several_axes(REQUIRED)),
     "Squeeze": _row("""
         tf.compat.v1.squeeze(input=x axis squeeze_dims=axis)
         node.Squeeze(x squeeze_dims=axis)|drop_empty_axis keras.Squeeze(x axis)
-        """, movement.squeezed, _ANY, axis=several_axes()),
+        """, movement.squeezed, "any", axis=several_axes()),
     "ExpandDims": _row("""
         tf.expand_dims(input=x axis) node.ExpandDims(x axis) keras.ExpandDims(x axis)
-        """, movement.expanded, _ANY, axis=several_axes(REQUIRED)),
+        """, movement.expanded, "any", axis=several_axes(REQUIRED)),
     "Flip": _row("tf.reverse(tensor=x axis) node.ReverseV2(x axis) keras.Flip(x axis)",
-        shapes.along_axis, _ANY, axis=several_axes()),
+        shapes.along_axis, "any", axis=several_axes()),
     "Roll": _row("""
         tf.roll(input=x shift axis)|list_shifts node.Roll(x shift axis)|list_shifts
         keras.Roll(x shift axis)|list_shifts torch.roll(shifts=shift dims=axis)
-        """, shapes.along_axis, _ANY, shift=many(PLACE, MAX_RANK), axis=several_axes(REQUIRED)),
+        """, shapes.along_axis, "any", shift=many(PLACE, MAX_RANK), axis=several_axes(REQUIRED)),
     "Repeat": _row("""
         tf.repeat(input=x repeats axis) keras.Repeat(x repeats axis)
         torch.repeat_interleave(dim=axis)
-        """, movement.repeated, _ANY, repeats=size(), axis=optional(one_axis(None))),
+        """, movement.repeated, "any", repeats=size(), axis=optional(one_axis(None))),
     "Pad": _row("""
         tf.compat.v1.pad(tensor=x paddings=pad_width mode constant_values=value)|read_padding
         node.Pad(x pad_width)|read_padding node.PadV2(x pad_width value)|read_padding
         keras.Pad(x pad_width mode constant_values=value)|read_padding
-        """, movement.padded, _ANY, pad_width=Option(REQUIRED, parse_pairs),
+        """, movement.padded, "any", pad_width=Option(REQUIRED, parse_pairs),
         value=number(0.0)),
     "Diff": _row("keras.Diff(a=x n axis) torch.diff(dim=axis)",
-        movement.differences, _FIRM, n=size(1), axis=one_axis(-1)),
+        movement.differences, "numbers", n=size(1), axis=one_axis(-1)),
     "Tril": _row("""
         tf.linalg.band_part(input=x num_lower=lower num_upper=upper)|choose_band keras.Tril(x k)
         torch.tril(diagonal=k)
-        """, shapes.same, _ANY, k=PLACE),
-    "Triu": _row("keras.Triu(x k) torch.triu(diagonal=k)", shapes.same, _ANY, k=PLACE),
+        """, shapes.same, "any", k=PLACE),
+    "Triu": _row("keras.Triu(x k) torch.triu(diagonal=k)", shapes.same, "any", k=PLACE),
     "Split": _row("""
         tf.split(value=x num_or_size_splits=sections axis axis:0 num=-)|read_sections:sizes
         node.Split(axis x num_split=sections)|read_sections:sizes
         node.SplitV(x sections axis num_split=-)|read_sections:sizes
         keras.Split(x indices_or_sections=sections axis)|read_sections:places
-        """, movement.split, _ANY, sections=Option(REQUIRED, parse_sections),
+        """, movement.split, "any", sections=Option(REQUIRED, parse_sections),
         by=choice(REQUIRED, "count", "sizes", "places"), axis=one_axis()),
     "Unstack": _row("""
         tf.unstack(value=x num axis) node.Unpack(x axis num) keras.Unstack(x num axis)
         torch.unbind(dim=axis)
-        """, movement.unstacked, _SAME, axis=one_axis(0), num=optional(size(None))),
+        """, movement.unstacked, "any", axis=one_axis(0), num=optional(size(None))),
     "Concatenate": _row("""
         tf.concat(values=xs axis) node.ConcatV2(inputs)|split_axis keras.Concatenate(xs axis)
         torch.cat(dim=axis)|tensors
-        """, movement.joined, _SAME, "xs", axis=one_axis(-1)),
+        """, movement.joined, "any", "xs", axis=one_axis(-1)),
     "Stack": _row("""
         tf.stack(values=xs axis) node.Pack(inputs=xs axis) keras.Stack(x=xs axis)
         torch.stack(dim=axis)|tensors
-        """, movement.stacked, _SAME, "xs", axis=one_axis(0)),
+        """, movement.stacked, "any", "xs", axis=one_axis(0)),
     # ---- choosing values ----
     "Where": _row("""
         tf.where(condition x=x1 y=x2)
         node.Select(condition x1 x2 broadcasts:false) node.SelectV2(condition x1 x2)
         keras.Where(condition x1 x2)
-        """, shapes.chosen, dtypes.picked, "condition x1 x2", broadcasts=flag(True)),
+        """, shapes.chosen, "any", "condition x1 x2", broadcasts=flag(True)),
     "Clip": _row("""
         tf.clip_by_value(t=x clip_value_min=x_min clip_value_max=x_max) keras.Clip(x x_min x_max)
-        """, shapes.elementwise, _FIRM, "x x_min x_max"),
+        """, shapes.elementwise, "numbers", "x x_min x_max"),
     "Take": _row("""
         tf.compat.v1.gather(params=x indices validate_indices=- axis batch_dims)|infer_axis
         node.GatherV2(x indices axis batch_dims) keras.Take(x indices axis) functional.take|tensors
-        """, indexing.taken, dtypes.indexed, "x indices", axis=optional(one_axis(None)),
+        """, indexing.taken, "any", "x indices", axis=optional(one_axis(None)),
         batch_dims=size(0, least=0)),
     "TakeAlongAxis": _row("keras.TakeAlongAxis(x indices axis) functional.take_along|tensors",
-        indexing.taken_along, dtypes.indexed, "x indices", axis=one_axis()),
+        indexing.taken_along, "any", "x indices", axis=one_axis()),
     "OneHot": _row("""
-        tf.one_hot(indices=x depth on_value=on off_value=off axis axis:-1 dtype
+        tf.one_hot(indices depth on_value=on off_value=off axis axis:-1 dtype
             dtype:float)|refuse_values
-        node.OneHot(x depth on off axis T=dtype)|refuse_values
-        keras.OneHot(x num_classes=depth axis dtype sparse=! dtype:float)
+        node.OneHot(indices depth on off axis T=dtype)|refuse_values
+        keras.OneHot(x=indices num_classes=depth axis dtype sparse=! dtype:float)
         functional.one_hot|gives:bool
-        """, indexing.one_hot, dtypes.marked, depth=size(), axis=one_axis(-1), dtype=dtype()),
+        """, indexing.one_hot, "any->dtype", "indices", depth=size(), axis=one_axis(-1),
+        dtype=dtype()),
     "SequenceMask": _row("""
-        tf.sequence_mask(lengths=x maxlen dtype dtype:bool)|split_maxlen
+        tf.sequence_mask(lengths=indices maxlen dtype dtype:bool)|split_maxlen
         functional.sequence_mask|gives:bool
-        """, indexing.sequence_mask, dtypes.marked, "x sizes", maxlen=optional(size()),
+        """, indexing.sequence_mask, "any->dtype", "indices sizes", maxlen=optional(size()),
         dtype=dtype("bool")),
     "Shape": _row("tf.compat.v1.shape(input=x out_type=-) node.Shape(x out_type=-) reference.shape",
-        movement.sizes_of, dtypes.measured),
+        movement.sizes_of, "any->size"),
 }  # fmt: skip
 
 OPS: Mapping[str, Operation] = {
