@@ -166,12 +166,17 @@ class CheckedRun:
                         found[tuple(order)] = order
         return list(found.values())
 
-    def as_padded(self, x: Array, valid: Array | None) -> Array:
-        """Return a tensor of the port that is x (B, T, ...) where it counts; x if there is none."""
-        if valid is None or valid.all() or x.shape[:2] != valid.shape:
-            return x
-        there = self.run.latest(np.asarray(x, np.float64), valid)
-        return x if there is None else there
+    def as_padded(self, key: Key, result: Result) -> Result:
+        """Return a call's result with the port's own values where a mask leaves steps out."""
+        valid = self.valid(key)
+        values = np.asarray(next(leaves(result[0])), np.float64)
+        if valid is None or valid.all() or values.shape[:2] != valid.shape:
+            return result
+        there = self.run.latest(values, valid)
+        if there is None:
+            return result
+        output = result[0]
+        return (there, *output[1:]) if isinstance(output, tuple) else there, result[1]
 
     def output_paths(self) -> Iterator[str]:
         """Yield the paths of the calls that give the model's outputs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,7 @@ from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.batches import LARGE, Batch, arguments, batches
 from keras2torch_birnn.porting.checked_run import CheckedRun, same
-from keras2torch_birnn.porting.divergence import (
-    AS_PADDED,
-    OUTPUTS,
-    Explained,
-    Walk,
-    Walked,
-    differ,
-    outer_of,
-)
+from keras2torch_birnn.porting.divergence import OUTPUTS, Walk, Walked, differ
 from keras2torch_birnn.porting.layer_call import Key, Weights
 from keras2torch_birnn.porting.matching import (
     BATCH_NORMS,
@@ -165,7 +156,7 @@ class _Comparison:
             for key in walk.nodes
             if walk.seen(key, [settled.exact]) and not other.has(key, settled.exact.results[key][0])
         ]
-        path = outer_of(lost[0], walk)[0] if lost else "the port"
+        path = walk.outer(lost[0])[0] if lost else "the port"
         (name, module), *_ = settled.run.random
         where = f" in {printable(module)}" if module else ""
         if name in HALVES.values():
@@ -227,7 +218,7 @@ class _Findings:
         for one in weights if self.walked.left is not None else ():
             # Tensors may have been taken for those of a layer that they do not belong to.
             left = self.walked.left
-            if left is not None and outer_of(left, self.walk)[0] == one.path:
+            if left is not None and self.walk.outer(left)[0] == one.path:
                 fewer = [other for other in self.weights if other is not one]
                 walk, walked = self._explain(fewer)
                 if walked.left is None or self._place(walked.left) > self._place(left):
@@ -262,7 +253,7 @@ class _Findings:
         places = {path: number for number, path in enumerate(order)}
         once: dict[tuple[str, str, str], PortFinding] = {}
         for one in found:
-            once.setdefault((one.layer, one.kind, one.words), one)
+            once.setdefault((one.layer, one.kind, one.words), one)  # of both halves, too
         return sorted(once.values(), key=lambda one: places.get(one.layer, len(order)))
 
     def _matters(self, weights: WrongWeights) -> bool:
@@ -288,18 +279,14 @@ class _Findings:
     def _of_wiring(self) -> list[PortFinding]:
         found: list[PortFinding] = []
         for one in self.walked.found:
-            if not one.confirmed and self.walked.left is not None:
-                break  # it is told where the walk ended
-            path = outer_of(one.key, self.walk)[0]
+            path = self.walk.outer(one.key)[0]
             half = one.key[0].removeprefix(path).strip("/").removesuffix("_layer")
-            words = f"{half} half: {one.rewrite.words}" if half else one.rewrite.words
+            told = [(self.walk.outer(x.key), x.rewrite.words) for x in self.walked.found]
+            both = told.count((self.walk.outer(one.key), one.rewrite.words)) > 1
+            words = f"{half} half: {one.rewrite.words}" if half and not both else one.rewrite.words
             path = one.rewrite.layer or path
-            of_masks = [other for other in found if other.kind in ("mask missing", "padding side")]
-            if one.rewrite is AS_PADDED and of_masks:
+            if one.rewrite.kind == "masked steps" and _of_masks(found):
                 continue  # it follows from those
-            if late := self._moved_activation(found, one):
-                found[-1] = late
-                continue
             wheres, rows = [], []
             for run, usual, result in zip(self.runs, one.usual, one.results, strict=True):
                 where = self._differs(one.key, usual[0], result[0])
@@ -312,43 +299,12 @@ class _Findings:
             shown = "" if everywhere else ", ".join(dict.fromkeys(filter(None, rows)))
             where = next(filter(None, wheres), "")
             finding = PortFinding(path, one.rewrite.kind, words, where, rows=shown)
-            twin = half and next(
-                (
-                    n
-                    for n, other in enumerate(found)
-                    if (other.layer, other.kind) == (path, finding.kind)
-                    and other.words.partition(" half: ")[2] == one.rewrite.words
-                ),
-                None,
-            )
-            if isinstance(twin, int):
-                found[twin] = PortFinding(
-                    path, finding.kind, one.rewrite.words, found[twin].where, rows=shown
-                )
-            else:
-                found.append(finding)
+            found.append(finding)
         return found
-
-    def _moved_activation(self, found: Sequence[PortFinding], one: Explained) -> PortFinding | None:
-        """Tell as one an activation that is missing at a layer, and comes behind or before it."""
-        last = found[-1] if found else None
-        if last is None or last.kind != "activation":
-            return None
-        if one.rewrite.kind == "extra":
-            name = one.rewrite.words.partition(" is applied")[0]
-            if last.words == f"no activation after it, Keras has {name}":
-                words = f"its {name} is applied behind {printable(one.rewrite.layer)}"
-                return replace(last, kind="order", words=words)
-        name = one.rewrite.words.removeprefix("no activation after it, Keras has ")
-        before = self.walk.right_before(one.key)
-        if before and last.words == f"{name} after it, Keras has no activation":
-            words = f"{name} is applied before it, Keras applies it behind"
-            return replace(last, kind="order", layer=before[0], words=words)
-        return None
 
     def _differs(self, key: Key, usual: Any, result: Any) -> str:
         right, actual = (np.asarray(next(leaves(x)), np.float64) for x in (usual, result))
-        path = outer_of(key, self.walk)[0]
+        path = self.walk.outer(key)[0]
         where = locate_first(right, actual, self.walk.layers[path]) if path == key[0] else ""
         if path != key[0]:
             half = self.walk.layers[path].parts[key[0].rpartition("/")[2]]
@@ -374,17 +330,16 @@ class _Findings:
         """Tell the call at which the port differs for an unknown reason."""
         if key == OUTPUTS:
             return self._returned()
-        path = outer_of(key, self.walk)[0]
+        path = self.walk.outer(key)[0]
         half = key[0].removeprefix(path).strip("/").removesuffix("_layer")
         before = [printable(one) for one in self.walk.right_before(key)]
         inputs = f"right up to {', '.join(before)}; " if before else ""
         words = f"{inputs}it differs here, no usual mistake explains how"
-        guesses = [one.rewrite for one in self.walked.found if not one.confirmed]
-        if guesses and guesses[0].kind not in ("left out", "masked steps", "extra"):
-            words = f"{inputs}it differs here; perhaps {guesses[0].words}"
+        if self.walked.guess is not None:
+            words = f"{inputs}it differs here; perhaps {self.walked.guess.words}"
         if half:
             words += f" ({half} half)"
-        traced = [run.record(own) for run, own in zip(self.runs, self.walked.forced, strict=True)]
+        traced = self.walk.record(self.walked.forced)
         where, rows = "", ""
         for number, (run, one) in enumerate(zip(self.runs, traced, strict=True)):
             if key in one.results and not run.has(key, one.results[key][0]):
@@ -397,6 +352,10 @@ class _Findings:
         return PortFinding(path, "unexplained", words, where, rows=rows)
 
 
+def _of_masks(found: Sequence[PortFinding]) -> bool:
+    return any(one.kind in ("mask missing", "padding side") for one in found)
+
+
 def _kept_state(again: CheckedRun, first: CheckedRun) -> PortFinding:
     """Say which layer computes something else in a second call with the same inputs."""
     walk = Walk(first.spec, [first])
@@ -406,7 +365,7 @@ def _kept_state(again: CheckedRun, first: CheckedRun) -> PortFinding:
         for key in walk.nodes
         if walk.seen(key, [first.exact]) and not one.has(key, first.exact.results[key][0])
     ]
-    path = outer_of(lost[0], walk)[0] if lost else "the port"
+    path = walk.outer(lost[0])[0] if lost else "the port"
     words = "its states are kept from call to call, Keras starts each call with zeros"
     return PortFinding(path, "kept state", words, rows="a second call")
 

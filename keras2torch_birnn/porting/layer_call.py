@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
@@ -11,7 +11,7 @@ import numpy as np
 
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.spec import Array, LayerSpec, Structure, map_structure
+from keras2torch_birnn.spec import Array, LayerSpec, Structure, leaves, map_structure
 
 # Place of a layer in the reference (``outer/inner``, ``bi/forward_layer``), and its class: a
 # TimeDistributed and the layer in it have the same place.
@@ -87,11 +87,6 @@ def _rewrite(
     return call.run() if apply is None else apply(call)
 
 
-def given(result: Result) -> Apply:
-    """Give a result that is known."""
-    return lambda _: result
-
-
 class Rewrite(NamedTuple):
     """A usual mistake: a word for programs, what the port does in words, and how it is computed.
 
@@ -138,11 +133,11 @@ def reading(change: Callable[[Array], Array]) -> Apply:
     return lambda call: call._replace(inputs=map_structure(read, call.inputs)).run()
 
 
-def followed_by(change: Callable[[Array], Array]) -> Apply:
+def followed_by(change: Callable[[Array], Array], before: Apply = LayerCall.run) -> Apply:
     """Change a layer's output, its first one if there are several."""
 
     def apply(call: LayerCall) -> Result:
-        output, out_mask = call.run()
+        output, out_mask = before(call)
         if isinstance(output, tuple):
             return (change(output[0]), *output[1:]), out_mask
         return change(output), out_mask
@@ -157,18 +152,12 @@ def masked_by(change: Callable[[Array], Array | None], *, goes_on: bool = False)
         return change(mask.astype(bool)) if isinstance(mask, np.ndarray) else mask
 
     def apply(call: LayerCall) -> Result:
-        if all(not isinstance(one, np.ndarray) for one in _flat(call.mask)):
+        if not any(isinstance(one, np.ndarray) for one in leaves(call.mask)):
             raise ValueError("there is no mask")
         output, out_mask = call._replace(mask=map_structure(moved, call.mask)).run()
-        if goes_on:
-            return output, out_mask
-        return output, call.run()[1]
+        return output, out_mask if goes_on else call.run()[1]
 
     return apply
-
-
-def _flat(mask: Structure) -> Sequence[Structure]:
-    return mask if isinstance(mask, tuple | list) else (mask,)
 
 
 def to_end(mask: Array) -> Array:
@@ -183,3 +172,34 @@ def valid_steps(mask: Structure, sequence: Array) -> Array:
     if isinstance(mask, np.ndarray):
         return mask.astype(bool)
     return np.ones(sequence.shape[:2], bool)
+
+
+# ---- activations ---------------------------------------------------------------------------------
+
+# Activations in words -> as the reference has them
+ACTIVATIONS: Mapping[str, Any] = {
+    "no activation": "linear",
+    "Keras 2's hard_sigmoid, clip(0.2 x + 0.5, 0, 1)": "hard_sigmoid_0.2",
+    "torch's hardsigmoid, clip(x / 6 + 0.5, 0, 1)": "hard_sigmoid_1/6",
+    **{
+        name: name
+        for name in (
+            "relu sigmoid tanh softmax log_softmax elu selu gelu silu softplus softsign relu6"
+        ).split()
+    },
+    **{
+        f"leaky_relu of slope {slope}": {"name": "leaky_relu", "negative_slope": slope}
+        for slope in (0.01, 0.2, 0.3)
+    },
+    "gelu by tanh": {"name": "gelu", "approximate": True},
+}
+
+
+def activation_rewrites(option: str, own: Any, where: str) -> Iterator[Rewrite]:
+    """Yield other activations than a layer's own one, in an option of the layer."""
+    names = [words for words, value in ACTIVATIONS.items() if value == own]
+    shown = names[0] if names else own if isinstance(own, str) else own["name"]
+    for words, value in ACTIVATIONS.items():
+        if value != own:
+            apply = configured(**{option: value})
+            yield Rewrite("activation", f"{words} {where}, Keras has {shown}", apply)

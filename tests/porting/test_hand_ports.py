@@ -56,7 +56,11 @@ ONE: tuple[Row, ...] = (
     (Speech, ("gamma and beta 2",), (("batch_normalization_2", "exchanged"),)),
     (Speech, ("no statistics 1",), (("batch_normalization_1", "not loaded|missing"),)),
     (Speech, ("conv relu missing",), (("conv1d", "activation"),)),
-    (Speech, ("conv relu late",), (("conv1d", "order"),)),
+    (
+        Speech,
+        ("conv relu late",),
+        (("conv1d", "activation"), ("batch_normalization_1", "activation")),
+    ),
     (Speech, ("conv reversed",), (("conv1d", "direction|reversed"),)),
     (Speech, ("conv same",), (("conv1d", "convolution padding"),)),
     (Speech, ("gates zrn",), ((BI1, "gate order"),)),
@@ -164,7 +168,7 @@ WHOLE: tuple[Row, ...] = (
     (Translation, ("h and c exchanged",), (("lstm_1", "initial state"),)),
     (Translation, ("no start",), (("lstm_1", "initial state"),)),
     (Translation, ("scaled",), (("dot", "scale"),)),
-    (Translation, ("steps repeated",), (("bidirectional", "masked steps"),)),
+    (Translation, ("steps repeated",), (("dot", "masked steps"),)),
     (Picture, ("channels first",), (("reshape", "axes"),)),
     (Picture, ("height and width exchanged",), (("reshape", "axes"),)),
     # not known, and no reason to say that a softmax follows
@@ -180,7 +184,7 @@ WIRED: tuple[Row, ...] = (
     (Residual, ("no skip",), (("add", "left out"),)),
     (Sounds, ("channels first",), (("reshape", "axes"),)),
     (Sounds, ("average",), (("max_pooling2d", "other operation"),)),
-    (Sounds, ("relu first",), (("batch_normalization", "order"),)),
+    (Sounds, ("relu first",), (("conv2d", "activation"), ("activation", "activation"))),
     (Sounds, ("kernel turned",), (("conv2d", "axes"),)),
     # two readings give the same numbers at the first layer; what follows tells which it is
     (
