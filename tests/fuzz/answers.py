@@ -10,6 +10,9 @@ import io
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO, cast
 from unittest import mock
@@ -18,7 +21,8 @@ import h5py
 import numpy as np
 from parsing_here import _Replies
 
-from fuzz.mutants import as_text, changed_tree, damaged
+from fuzz.changes import as_text, changed_tree, damaged
+from fuzz.runs import Mutant, Tally
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.limits import max_inflated_bytes
 from keras2torch_birnn.readers.files.window import Window
@@ -73,6 +77,14 @@ class Child:
     def wait(self) -> int:
         """Nothing runs."""
         return self.returncode
+
+
+@contextmanager
+def opened(_folder: Path, _tally: Tally) -> Iterator[Callable[[Mutant], None]]:
+    """Yield what asks one question and hears a changed answer."""
+    talk = Answers()
+    yield lambda mutant: mutant.attempt(lambda: talk.hear(mutant.random))
+    talk.close()
 
 
 class Answers:

@@ -1,7 +1,5 @@
 """Saving a model while the disk, the system or the user fail at every step of it.
 
-    cd tests && python -m fuzz.faults --count 10000 --out /tmp/faults.json
-
 A run saves a small model over an old file, or beside it. At one of the operations that this takes
 (chosen by number, so that over many runs every one gets its turn) something happens: an error of
 the operating system, a write that takes only a part, Ctrl-C, or ``kill -9``. Afterwards OUT must
@@ -11,7 +9,6 @@ nothing else may lie in the folder, but for what ``kill -9`` leaves (under a nam
 
 from __future__ import annotations
 
-import argparse
 import errno
 import io
 import json
@@ -28,11 +25,10 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-import safetensors
-import safetensors.torch
 import torch
 from fixture_files import FIXTURES
 
+from fuzz.runs import Mutant, Tally
 from keras2torch_birnn import OutputError, convert, save
 from keras2torch_birnn.saving import atomic
 
@@ -141,9 +137,9 @@ class Case:
     there: bool
 
 
-def case(number: int, seed: int = 1) -> Case:
-    """Run ``number``."""
-    random = Random(f"faults {seed} {number}")
+def case(number: int, random: Random | None = None) -> Case:
+    """Run ``number``, of seed 1 unless ``random`` is given."""
+    random = random or Random(f"faults 1 {number}")
     action = random.choice(ACTIONS)
     return Case(
         number,
@@ -192,8 +188,8 @@ class Runs:
         """Remove what was written."""
         shutil.rmtree(self.root)
 
-    def run(self, one: Case) -> None:
-        """Do one run and look at what it left."""
+    def run(self, one: Case) -> str:
+        """Do one run and look at what it left; return how it ended."""
         folder = self.root / "folder"
         folder.mkdir()
         out = folder / f"out{one.suffix}"
@@ -204,12 +200,14 @@ class Runs:
         ended, met = (
             self._killed(one, fault, out) if one.action == "kill -9" else self._try(one, fault, out)
         )
-        self.outcomes[f"{one.action}: {ended}" if met else "not reached: saved"] += 1
+        outcome = f"{one.action}: {ended}" if met else "not reached: saved"
+        self.outcomes[outcome] += 1
         self.met[met] += 1
         wrong = self._wrong(one, ended, met, out)
         if wrong:
             self.lost.append({"run": one.number, "case": str(one), "met": met, "wrong": wrong})
         shutil.rmtree(folder)
+        return outcome
 
     def _try(self, one: Case, fault: Fault, out: Path) -> tuple[str, str]:
         try:
@@ -251,34 +249,19 @@ class Runs:
         return ""
 
 
-def main() -> None:
-    """Do many runs and write down what came of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--commit", default="not given")
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
+@contextmanager
+def opened(_folder: Path, _tally: Tally) -> Iterator[Callable[[Mutant], None]]:
+    """Yield what does one run."""
     # A shell starts what runs in the background deaf to Ctrl-C, and then nothing is interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     runs = Runs()
-    for number in range(given.count):
-        runs.run(case(number, given.seed))
-        if number + 1 == given.count or (number + 1) % 500 == 0:
-            result = {
-                "kind": "faults",
-                "seed": given.seed,
-                "commit": given.commit,
-                "torch": torch.__version__,
-                "safetensors": safetensors.__version__,
-                "runs": number + 1,
-                "outcomes": dict(sorted(runs.outcomes.items())),
-                "met": dict(sorted(runs.met.items())),
-                "lost": runs.lost,
-            }
-            given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    def try_one(mutant: Mutant) -> None:
+        one = case(mutant.number, mutant.random)
+        mutant.tally.outcomes[runs.run(one)] += 1
+        for lost in runs.lost:
+            mutant.find(str(lost))
+        runs.lost.clear()
+
+    yield try_one
     runs.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -12,24 +12,31 @@ from typing import Any
 import h5py
 import numpy as np
 from fixture_files import FIXTURES
+from tensorflow_files import Node
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seed:
-    """A model as files by name. ``main`` is opened ("": the folder), ``victims`` are damaged."""
+    """A model as files by name. ``main`` is opened ("": the folder), ``victims`` are damaged.
+
+    ``tensorflow``: its files are of TensorFlow; ``root``: the objects that they were written from.
+    """
 
     name: str
     files: Mapping[str, bytes]
     main: str
     victims: tuple[str, ...]
     config: str | None = None
+    tensorflow: bool = False
+    root: Node | None = None
 
-    def write(self, folder: Path, changed: Mapping[str, bytes]) -> tuple[Path, Path | None]:
-        """Put the files into ``folder``, some of them changed: the model's path, its config's."""
-        for name, data in {**self.files, **changed}.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-        return folder / self.main, folder / self.config if self.config else None
+    def write(self, folder: Path, files: Mapping[str, bytes]) -> tuple[Path, Path | None]:
+        """Put ``files`` into ``folder``: the model's path, its config's, which lies beside it."""
+        for name, data in files.items():
+            path = folder / "arch.json" if name == self.config else folder / "m" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return folder / "m" / self.main, folder / "arch.json" if self.config else None
 
 
 def _one(name: str, path: str, change: Callable[[bytes], bytes] | None = None) -> Seed:
@@ -41,11 +48,6 @@ def _weights(name: str, path: str) -> Seed:
     config = path.split("_weights.")[0].split(".weights.")[0] + ".json"
     files = {"m": (FIXTURES / path).read_bytes(), "arch.json": (FIXTURES / config).read_bytes()}
     return Seed(name, files, "m", ("m",), "arch.json")
-
-
-def _several(name: str, paths: list[Path], main: str, config: str | None = None) -> Seed:
-    files = {path.name: path.read_bytes() for path in paths}
-    return Seed(name, files, main, tuple(n for n in files if n != config), config)
 
 
 def rewritten(**options: Any) -> Callable[[bytes], bytes]:
@@ -92,7 +94,8 @@ def deflated(data: bytes) -> bytes:
 
 def seeds() -> tuple[Seed, ...]:
     """All of them."""
-    live = FIXTURES / "keras-3.15.1"
+    saved = sorted((FIXTURES / "keras-3.15.1" / "as_folder").iterdir())
+    folder = {path.name: path.read_bytes() for path in saved}
     packed = rewritten(compression=4, shuffle=True, fletcher32=True)
     return (
         _one("keras1-h5", "keras-1.2.2/mask_bi_gru_before_seq.h5"),
@@ -118,5 +121,5 @@ def seeds() -> tuple[Seed, ...]:
         _one("keras3-keras", "keras-3.15.1/bi_simplernn_ave_last.keras"),
         _one("keras3-keras-deflated", "keras-3.15.1/bi_simplernn_ave_last.keras", deflated),
         _weights("keras3-weights", "keras-3.15.1/weights_stack.weights.h5"),
-        _several("keras3-folder", sorted((live / "as_folder").iterdir()), ""),
+        Seed("keras3-folder", folder, "", tuple(folder)),
     )

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+from fixture_files import FIXTURES
 from tensorflow_files import (
     GRAPH_KEY,
     Node,
@@ -31,34 +31,12 @@ from tensorflow_files import (
     write_tfjs,
 )
 
-from fuzz import mutants
-from fuzz.seeds import FIXTURES
+from fuzz import changes
+from fuzz.seeds import Seed
 
 MASKED = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"
 NESTED = FIXTURES / "tf.keras-2.15.0" / "graph_nested_twice.h5"
 VARIABLES = "variables/variables"
-
-
-@dataclass(frozen=True)
-class Model:
-    """Files of a model by name, what is opened, and the objects that they were written from."""
-
-    name: str
-    files: Mapping[str, bytes]
-    main: str
-    config: bytes | None = None
-    root: Node | None = None
-
-    def write(self, folder: Path, files: Mapping[str, bytes]) -> tuple[Path, Path | None]:
-        """Write the files: the model's path, its configuration's."""
-        for name, data in files.items():
-            path = folder / "m" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
-        if self.config is None:
-            return folder / "m" / self.main, None
-        (folder / "arch.json").write_bytes(self.config)
-        return folder / "m" / self.main, folder / "arch.json"
 
 
 def _saved_model(root: Node, *, in_metadata: bool, **options: Any) -> dict[str, bytes]:
@@ -75,37 +53,43 @@ def _tfjs(source: Path, **options: Any) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(file.parent.iterdir())}
 
 
-def models() -> tuple[Model, ...]:
+def models() -> tuple[Seed, ...]:
     """The good models that the damaged ones come from."""
     masked, nested = model_tree(MASKED)[0], model_tree(NESTED)[0]
     old = _saved_model(masked, in_metadata=False, shards=2)
     new = _saved_model(nested, in_metadata=True, per_block=5)
-    arch = json.dumps(model_tree(NESTED)[1]).encode()
     bundle = bundle_files(checkpoint_tensors(nested))
     noted = {f"ckpt{ending}": data for ending, data in bundle.items()}
     noted["checkpoint"] = b'model_checkpoint_path: "ckpt"\n'
+    noted["arch.json"] = json.dumps(model_tree(NESTED)[1]).encode()
+    whole, packed = _tfjs(MASKED, shard_bytes=999), _tfjs(NESTED, quantized="uint8")
+
+    def seed(name: str, files: dict[str, bytes], main: str = "", **more: Any) -> Seed:
+        victims = sorted(files.keys() - {"arch.json"})
+        return Seed(name, files, main, tuple(victims), tensorflow=True, **more)
+
     return (
-        Model("saved-model-2.4", old, "", root=masked),
-        Model("saved-model-2.15", new, "", root=nested),
-        Model("checkpoint", noted, "", arch, root=nested),
-        Model("tfjs", _tfjs(MASKED, shard_bytes=999), "model.json"),
-        Model("tfjs-uint8", _tfjs(NESTED, quantized="uint8"), "model.json"),
+        seed("saved-model-2.4", old, root=masked),
+        seed("saved-model-2.15", new, root=nested),
+        seed("checkpoint", noted, config="arch.json", root=nested),
+        seed("tfjs", whole, "model.json"),
+        seed("tfjs-uint8", packed, "model.json"),
     )
 
 
 # ---- damage under right checksums --------------------------------------------------------------
 
 
-def changed(model: Model, random: Random) -> dict[str, bytes]:
+def changed(model: Seed, random: Random) -> dict[str, bytes]:
     """The files of a mutant."""
     files = dict(model.files)
     if "model.json" in files and random.random() < 0.5:
         tree = json.loads(files["model.json"])
-        text = mutants.as_text(mutants.changed_tree(tree, random), random)
+        text = changes.as_text(changes.changed_tree(tree, random), random)
         return files | {"model.json": text.encode("utf-8", "surrogatepass")}
     if model.root is None or random.random() < 0.5:
-        victim = random.choice(sorted(files))
-        return files | {victim: mutants.damaged(files[victim], random)}
+        victim = random.choice(model.victims)
+        return files | {victim: changes.damaged(files[victim], random)}
     if model.main == "" and "saved_model.pb" in files and random.random() < 0.5:
         return files | _changed_texts(model, random)
     prefix = VARIABLES if "saved_model.pb" in files else "ckpt"
@@ -114,14 +98,14 @@ def changed(model: Model, random: Random) -> dict[str, bytes]:
     return kept | {f"{prefix}{ending}": data for ending, data in bundle.items()}
 
 
-def _changed_texts(model: Model, random: Random) -> dict[str, bytes]:
+def _changed_texts(model: Seed, random: Random) -> dict[str, bytes]:
     """One text of Keras changed."""
     assert model.root is not None
     told = [node for node in model.root.walk() if node.metadata is not None]
     victim = told[0] if random.random() < 0.5 else random.choice(told)
     good = victim.metadata
-    changed = mutants.changed_tree(good, random)
-    victim.metadata = changed if isinstance(changed, dict) else {"x": changed}
+    odd = changes.changed_tree(good, random)
+    victim.metadata = odd if isinstance(odd, dict) else {"x": odd}
     try:
         return saved_model_files(model.root, in_metadata="keras_metadata.pb" in model.files)
     finally:
@@ -135,7 +119,7 @@ def _changed_bundle(root: Node, random: Random) -> dict[str, bytes]:
         case 0:
             graph = tensors[GRAPH_KEY]
             assert isinstance(graph, bytes)
-            return bundle_files({**tensors, GRAPH_KEY: mutants.damaged(graph, random)})
+            return bundle_files({**tensors, GRAPH_KEY: changes.damaged(graph, random)})
         case 1:
             key = random.choice(sorted(tensors))
             return bundle_files(tensors, changes={key: _odd_entry(random)})
@@ -159,7 +143,7 @@ def _odd_entry(random: Random) -> bytes:
     for tag in (3, 4, 5):
         out += number(tag, random.choice(_ODD)) if random.random() < 0.5 else b""
     out += varint(6 << 3 | 5) + masked_crc(random.randbytes(random.choice((0, 4, 12))))
-    return mutants.damaged(out, random) if random.random() < 0.3 else out
+    return changes.damaged(out, random) if random.random() < 0.3 else out
 
 
 # ---- what may be read --------------------------------------------------------------------------

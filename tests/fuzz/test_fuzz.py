@@ -1,4 +1,4 @@
-"""935 damaged and hostile inputs, always the same: ours to read right or to refuse in one line.
+"""950 damaged and hostile inputs, always the same: ours to read right or to refuse in one line.
 
 The long runs and what came of them: ``docs/trust.md``.
 """
@@ -22,23 +22,15 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.hdf5 import parser_process
 
 # Children are made by fork and held by the limits of the operating system.
-targets = pytest.importorskip("fuzz.targets")
-crossed = pytest.importorskip("fuzz.mutants").crossed
+containers = pytest.importorskip("fuzz.containers")
+crossed = pytest.importorskip("fuzz.changes").crossed
+runs = pytest.importorskip("fuzz.runs")
 seeds = pytest.importorskip("fuzz.seeds").seeds
 
 pytestmark = pytest.mark.own_processes
 
 TESTS = Path(__file__).parents[1]
-COUNTS = {
-    "bytes": 165,
-    "structured": 50,
-    "pointers": 40,
-    "architectures": 175,
-    "answers": 350,
-    "tensorflow": 65,
-    "outs": 50,
-    "uses": 10,
-}
+COUNTS = {"containers": 320, "architectures": 175, "answers": 350, "outs": 80, "uses": 25}
 SEED = 2026
 
 
@@ -60,7 +52,7 @@ def test_mutants_are_read_right_or_refused(kind: str) -> None:
     assert sum(tally["outcomes"].values()) == COUNTS[kind]
     # It is rare that h5py loses values; if it is not, ours of the good files are wrong.
     compared = tally["compared"]
-    assert 50 * compared.get(targets.LOST, 0) <= compared.get("equal", 0)
+    assert 50 * compared.get(containers.LOST, 0) <= compared.get("equal", 0)
     # Some are still good, most are not: the damage is neither too small nor too great.
     assert 0.05 < tally["outcomes"]["accepted"] / COUNTS[kind] < 0.8
 
@@ -72,10 +64,11 @@ def test_the_independent_reader_sees_a_difference(tmp_path: Path) -> None:
         file["a"], file["b"] = values, values
     wrong = values.copy()
     wrong[1, 2] = np.nextafter(wrong[1, 2], np.float32(9))
-    tally = targets.Tally()
+    tally = runs.Tally()
+    mutant = runs.Mutant(0, Random(0), tmp_path, tally, {})
     files = {"m.h5": (tmp_path / "m.h5").read_bytes()}
-    taken = targets.Taken([("/a", values), ("/b", wrong)], files, {}, {"mutant": 0})
-    targets.compare([taken], tally)
+    taken = containers.Taken(mutant, [("/a", values), ("/b", wrong)], files, {})
+    containers.compare([taken], tally)
     assert dict(tally.compared) == {"equal": 1, "DIFFERENT": 1}
     assert [finding["error"] for finding in tally.findings] == ["differs from h5py: /b"]
 
@@ -101,6 +94,6 @@ def test_files_on_which_the_hdf5_library_runs_in_circles(
     random = Random(f"pointers 1 {number}")
     victim = random.choice(seed.victims)
     changed = crossed(seed.files[victim], random)
-    path, config = seed.write(tmp_path, {victim: changed})
+    path, config = seed.write(tmp_path, {**seed.files, victim: changed})
     with pytest.raises(InvalidModelFileError):
         read_model(path, config=config)

@@ -1,37 +1,46 @@
 """Everything that k2t does with a changed file of Keras, of every container.
 
-Files are well written and odd (``rearranged``, ``tensorflow``). One is inspected, converted,
-verified, exported, mapped, trained on and written back, by the functions and by the commands. No
-step may end in an exception that is not k2t's, or call itself a bug; what is printed holds no
-control, and JSON no number that is not finite.
+Files are well written and odd. One is inspected, converted, verified, exported, mapped, trained on
+and written back, by the functions and by the commands. No step may end in an exception that is not
+k2t's, or call itself a bug; what is printed holds no control, and JSON no number that is not
+finite. Some have code in the names of layers, which the export to source must not run or write
+where it would run.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import json
-import shutil
+import runpy
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property, partial
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
-from commands import FIXTURES, k2t
+import torch
+from commands import k2t
 from compiled_fixtures import ROWS, unpack, unpack_checkpoint
+from parsing_here import parsing_here
 from torch import nn
 
 import keras2torch_birnn as birnn
 from fuzz import tensorflow
-from fuzz.outs import MODELS, run_here, use
-from fuzz.rearranged import rearranged
+from fuzz.changes import EVIL, marked
+from fuzz.containers import changed_file, changed_seed
+from fuzz.hdf5 import odd_copy
+from fuzz.runs import Mutant, Tally
 from fuzz.seeds import Seed, seeds
-from fuzz.targets import Tally, attempt
-from keras2torch_birnn.exporting import exporter
+from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.exporting import exporter, find_target
+from keras2torch_birnn.exporting.runtime_child import shown
+from keras2torch_birnn.spec import Array
 
 _COMPILED = (
     "keras-2.2.4/adam.h5",
@@ -50,42 +59,50 @@ _COMPILED = (
 SECONDS = 60.0
 # A mutant goes through so many of the steps after ``convert``.
 STEPS = 4
+# Forms of code as it could stand in generated source.
+_CODE = (
+    "{}",
+    "{} or x",
+    "x; {}",
+    "x\n{}\n",
+    "x)\n        {}\n        (x",
+    "'+{}+'",
+    '"+{}+"',
+    '"""\n{}\n"""',
+    "{{{}}}",
+    "mask={} #",
+    "x={}, y",
+    "f\\{}",
+)
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A good model: ``change`` makes the files of a mutant and writes them into a folder.
-
-    ``write`` writes the undamaged one.
-    """
-
-    name: str
-    change: Callable[[Path, Random], tuple[Path, Path | None]]
-    write: Callable[[Path], tuple[Path, Path | None]]
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The model of the undamaged file, which is written back into mutants."""
-        with TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path, config = self.write(Path(folder))
-            return birnn.convert(path, config=config)
+def write_code(folder: Path, random: Random) -> str:
+    """Write code that makes a file, the canary, as it could stand in generated source."""
+    touch = f"__import__('pathlib').Path({str(folder / 'canary')!r}).touch()"
+    return random.choice(_CODE).replace("{}", touch)
 
 
-def _of_seed(seed: Seed) -> Callable[[Path, Random], tuple[Path, Path | None]]:
-    names = (*seed.victims, *((seed.config,) if seed.config else ()))
+def _marked_files(one: Seed, folder: Path, random: Random) -> dict[str, bytes]:
+    """Return the files of a model, texts of which hold code, or commands to the terminal."""
+    mark = random.choice((EVIL, write_code(folder, random)))
 
-    def change(folder: Path, random: Random) -> tuple[Path, Path | None]:
-        victim = random.choice(names)
-        return seed.write(folder, {victim: rearranged(seed.files[victim], random)})
+    def change(data: bytes) -> bytes:
+        if b"\x89HDF" in data[:1032]:
+            return odd_copy(data, random, rate=0, mark=mark)
+        if data.startswith(b"PK"):
+            sink = io.BytesIO()
+            with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(sink, "w") as new:
+                for name in old.namelist():
+                    content = old.read(name)
+                    new.writestr(name, change(content) if name == "config.json" else content)
+            return sink.getvalue()
+        if not data.startswith(b"{"):
+            return changed_file(data, random, well_formed=True)
+        return json.dumps(marked(json.loads(data), mark, random)).encode("utf-8", "surrogatepass")
 
-    return change
-
-
-def _of_tensorflow(
-    model: tensorflow.Model,
-) -> Callable[[Path, Random], tuple[Path, Path | None]]:
-    return lambda folder, random: model.write(folder, tensorflow.changed(model, random))
+    texts = [name for name, data in one.files.items() if name == one.config or data[:1] == b"{"]
+    victim = random.choice(texts or one.victims)
+    return {**one.files, victim: change(one.files[victim])}
 
 
 def _compiled(name: str) -> Seed:
@@ -103,44 +120,45 @@ def _compiled(name: str) -> Seed:
         return Seed(name, {"m": path.read_bytes()}, "m", ("m",))
 
 
-@cache
-def wholes() -> tuple[Whole, ...]:
-    """Return all of them."""
-    one_file = (Seed(n, {"m": (FIXTURES / n).read_bytes()}, "m", ("m",)) for n in MODELS)
-    compiled = map(_compiled, _COMPILED)
-    return (
-        *(
-            Whole(seed.name, _of_seed(seed), partial(seed.write, changed={}))
-            for seed in (*seeds(), *one_file, *compiled)
-        ),
-        *(
-            Whole(one.name, _of_tensorflow(one), partial(one.write, files=one.files))
-            for one in tensorflow.models()
-        ),
-    )
+@contextmanager
+def opened(_folder: Path, _tally: Tally) -> Iterator[Callable[[Mutant], None]]:
+    """Yield what does with one mutant all that k2t does."""
+    torch.set_num_threads(1)
+    everything = [*seeds(), *map(_compiled, _COMPILED), *tensorflow.models()]
+    with parsing_here(), exporting_here():  # well-formed files cannot harm the HDF5 library
+        yield lambda mutant: _try_one(everything[mutant.number % len(everything)], mutant)
 
 
-def try_file(
-    one: Whole, folder: Path, random: Random, tally: Tally, label: Mapping[str, Any]
-) -> None:
-    """Convert one mutant, and do with it all that k2t does; what should not happen is a finding."""
-    path, config = one.change(folder, random)
+def _try_one(one: Seed, mutant: Mutant) -> None:
+    random, folder = mutant.random, mutant.folder
+    mutant.about["seed file"] = one.name
+    if one.tensorflow or random.random() < 0.6:
+        files = changed_seed(one, random, well_formed=True)
+    else:
+        files = _marked_files(one, folder, random)
+    path, config = one.write(folder, files)
     made = folder / "made"
     made.mkdir()
-    outcomes = Tally(findings=tally.findings)
-    model = attempt(partial(birnn.convert, path, config=config), tally, label, seconds=SECONDS)
-    steps = list(_steps(path, config, one, model, made).items())
-    taken = sorted(random.sample(range(len(steps)), STEPS))
-    with mock.patch.object(exporter, "run_exported", run_here):
-        for step, work in (steps[at] for at in taken):
-            attempt(partial(use, work), outcomes, {**label, "step": step}, seconds=SECONDS)
-    tally.compared.update({f"then {outcome}": n for outcome, n in outcomes.outcomes.items()})
-    for left in folder.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    convert = partial(birnn.convert, path, config=config)
+    model = mutant.attempt(partial(use, convert), seconds=SECONDS)
+    steps = _steps(path, config, one, model, made)
+    for step in random.sample(sorted(steps), STEPS):
+        mutant.attempt(partial(use, steps[step]), step=step, seconds=SECONDS)
+        if (folder / "canary").exists():
+            mutant.find("ran code of a name")
+
+
+@cache
+def _honest(one: Seed) -> nn.Module:
+    """The model of the undamaged file, which is written back into mutants."""
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path, config = one.write(Path(folder), one.files)
+        return birnn.convert(path, config=config)
 
 
 def _steps(
-    path: Path, config: Path | None, one: Whole, model: Any, made: Path
+    path: Path, config: Path | None, one: Seed, model: Any, made: Path
 ) -> Mapping[str, Callable[[], object]]:
     """List the steps after ``convert``; ``model``: what that made of the mutant, or None."""
     given = ("--config", config) if config else ()
@@ -151,9 +169,7 @@ def _steps(
         "weights": partial(birnn.weights, path),
         "map": partial(_run, "map", path, *given),
         "training": partial(_train, path, config),
-        "write back another": partial(
-            _write, one.model, path, config, made / f"other{path.suffix}"
-        ),
+        "write back another": lambda: _write(_honest(one), path, config, made / "other"),
         "convert": partial(_run, "convert", path, out, *given),
         "convert --json": partial(_run, "convert", path, made / "json.pt", "--json", *given),
     }
@@ -167,6 +183,41 @@ def _steps(
         "write back": partial(_write, model, path, config, made / f"new{path.suffix}"),
         "compare": partial(birnn.compare, path, model),
     }
+
+
+def use(work: Callable[[], Any], files: tuple[Path, ...] = ()) -> Any:
+    """Do one thing; a refusal must leave no file.
+
+    Raises:
+        AssertionError: it does.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return work() or True
+    except K2TError:
+        left = [file.name for file in files if file.exists()]
+        assert not left, f"refused, but there is {left}"
+        raise
+
+
+@contextmanager
+def exporting_here() -> Iterator[None]:
+    """Run exports in this process, which has imported torch, instead of in a child."""
+
+    def run_here(path: Path, batches: Any) -> tuple[tuple[Array, ...] | str, ...]:
+        target = find_target(path).load()
+        try:
+            if target.script is not None:
+                session = runpy.run_path(str(target.script))["open_module"](path)
+            else:
+                session = target.open(path)
+            return tuple(tuple(session(batch)) for batch in batches)
+        except Exception as error:  # as the child does
+            return (shown(error),) * len(batches)
+
+    with mock.patch.object(exporter, "run_exported", run_here):
+        yield
 
 
 def _after(out: Path, model: nn.Module, *arguments: object) -> None:

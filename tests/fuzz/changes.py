@@ -1,4 +1,8 @@
-"""Small damages: to bytes, to JSON trees, to the graphs of models, to zip archives."""
+"""Changes to bytes, to trees of plain data, to the graphs of models, to zip archives.
+
+A tree is of dicts, lists and leaves: a JSON text, the groups and arrays of an HDF5 file, the
+content of OUT. A text of JSON inside of such a tree is a ``Json``.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,13 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Places: TypeAlias = list[tuple[Any, Any]]
 
 # ---- bytes --------------------------------------------------------------------------------------
 
@@ -86,23 +95,34 @@ def crossed(data: bytes, random: Random) -> bytes:
     return bytes(mutant)
 
 
-# ---- JSON ---------------------------------------------------------------------------------------
+# ---- trees --------------------------------------------------------------------------------------
 
+# Ends of lines, commands to the terminal, and a mark that turns the direction of writing.
+EVIL = "\nk2t: error: forged\r\x1b]0;title\x07\x1b[2J\u202egnp\u2028"
 _VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 10**6, 2**31, 2**63, 10**18),
     *(0.0, 0.5, -1.5, 1e300, float("nan"), float("inf")),
-    *("", "relu", "LSTM", "channels_first", "..", "/", "\x00", "a" * 2000, "\u202e\x1b[31m"),
-    *([], {}, [None], [[]], [0, 0, 0]),
+    *("", "relu", "LSTM", "channels_first", "..", "/", "\x00", "a" * 2000, "1.0", "٣", "9" * 5000),
+    *(EVIL, b"\xff\xfe", [], {}, [None], [[]], [0, 0, 0]),
     {"class_name": "LSTM", "config": {}},
     {"class_name": "__tuple__", "items": [1, 2]},
     {"class_name": "Functional", "config": {"layers": []}},
 )
+_DTYPES = ("f2", "f4", "f8", "i1", "i4", "i8", "u1", "?")
 
 
-def list_places(tree: Any) -> list[tuple[Any, Any]]:
+class Json(dict[str, Any]):
+    """A text of JSON, as its tree under the only key: ``json``."""
+
+    def text(self, random: Random) -> str:
+        """Return the text, now and then with a damage that only text can have."""
+        return as_text(self.get("json"), random)
+
+
+def list_places(tree: Any) -> Places:
     """(owner, key) of everything below the root."""
-    found: list[tuple[Any, Any]] = []
-    todo = [tree]
+    found: Places = []
+    todo = [tree] if isinstance(tree, dict | list) else []
     while todo:
         owner = todo.pop()
         keys = owner.keys() if isinstance(owner, dict) else range(len(owner))
@@ -114,42 +134,40 @@ def list_places(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def changed_tree(tree: Any, random: Random) -> Any:
-    """A copy of a JSON tree with one to four changes."""
+    """A copy of a tree with one to four changes."""
     tree = copy.deepcopy(tree)
     for _ in range(random.choice((1, 1, 1, 2, 2, 3, 4))):
         places = list_places(tree)
         if not places:
             return copy.deepcopy(random.choice(_VALUES))
-        owner, key = random.choice(places)
+        owner, key = _choose(places, random)
         _change(owner, key, places, random)
     return tree
 
 
-def changed_by_key(tree: Any, random: Random) -> Any:
-    """A copy of a JSON tree with one or two changes, every key as likely as any other.
-
-    Among all places, those of a key that stands in every layer would hide the others.
-    """
-    tree = copy.deepcopy(tree)
-    for _ in range(random.choice((1, 1, 2))):
-        places = list_places(tree)
-        key = random.choice(sorted({str(key) for _, key in places}) or [""])
-        some = [(owner, one) for owner, one in places if str(one) == key]
-        if some:
-            _change(*random.choice(some), places, random)
-    return tree
+def _choose(places: Places, random: Random) -> tuple[Any, Any]:
+    """Pick a place: its key or its type first, or else what is common hides the rest."""
+    traits: tuple[Callable[[tuple[Any, Any]], str], ...] = (
+        lambda place: str(place[1]),
+        lambda place: type(place[0][place[1]]).__name__,
+    )
+    if random.random() < 0.5:
+        trait = random.choice(traits)
+        chosen = random.choice(sorted({trait(place) for place in places}))
+        places = [place for place in places if trait(place) == chosen]
+    return random.choice(places)
 
 
-def _change(owner: Any, key: Any, places: list[tuple[Any, Any]], random: Random) -> None:
+def _change(owner: Any, key: Any, places: Places, random: Random) -> None:
     value = owner[key]
-    match random.randrange(9):
+    match random.randrange(10):
         case 0 | 1:
             owner[key] = copy.deepcopy(random.choice(_VALUES))
         case 2:
             del owner[key]
         case 3:
-            other, name = random.choice(places)
-            owner[key] = copy.deepcopy(_at(other, name))
+            other, name = _choose(places, random)
+            owner[key] = copy.deepcopy(other[name])
         case 4 if isinstance(owner, list):
             owner.insert(random.randint(0, len(owner)), copy.deepcopy(value))
         case 4:
@@ -160,13 +178,14 @@ def _change(owner: Any, key: Any, places: list[tuple[Any, Any]], random: Random)
             random.shuffle(value)
         case 6 if isinstance(value, dict) and value:
             value.pop(random.choice(list(value)))
+        case 7 if isinstance(owner, dict):  # another name; now and then at the end
+            names = (f"{key}_1", str(key).rpartition("/")[2], "", ".", "vars", "7", EVIL)
+            owner[random.choice(names)] = owner.pop(key)
+        case 7:
+            at = random.randrange(len(owner))
+            owner[key], owner[at] = owner[at], owner[key]
         case _:
             owner[key] = _tweaked(value, random)
-
-
-def _at(owner: Any, key: Any) -> Any:
-    inside = key in owner if isinstance(owner, dict) else key < len(owner)
-    return owner[key] if inside else None
 
 
 def _tweaked(value: Any, random: Random) -> Any:
@@ -176,12 +195,64 @@ def _tweaked(value: Any, random: Random) -> Any:
         return random.choice((value + 1, value - 1, -value, value * 2, value / 3, str(value)))
     if isinstance(value, str):
         return random.choice((value + "_1", value[:-1], value.upper(), value[::-1], value * 2))
+    if isinstance(value, list) and value:  # a part of it, or a part of each name
+        names = [str(one).rpartition("/")[2] for one in value]
+        return random.choice((value[: random.randrange(len(value))], names))
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return _other_array(value, random)
     return copy.deepcopy(random.choice(_VALUES))
+
+
+def _other_array(old: Any, random: Random) -> Any:
+    """Return an array of another rank, shape, dtype or content."""
+    match random.randrange(10):
+        case 0:
+            return old.T.copy()
+        case 1:
+            return old.reshape(-1)
+        case 2:
+            return old[None]
+        case 3 if old.ndim:
+            return old[: random.randrange(len(old) + 1)]
+        case 4 if old.ndim:
+            return np.concatenate([old, old], random.randrange(old.ndim))
+        case 5 | 6:
+            return np.nan_to_num(old).astype(random.choice(_DTYPES))
+        case 7 if old.dtype.kind == "f":
+            return np.full_like(old, random.choice((np.nan, np.inf, 1e38, 0.0, -0.0)))
+        case 7 | 8 if old.dtype.kind == "i":
+            return np.full_like(old, random.choice((-1, 10**6, 0, 127)) % 128)
+        case _:
+            return np.zeros(random.choice(((), (0,), (3, 0), (2, 3), (1,) * 9)), "f4")
+
+
+def marked(tree: Any, mark: str, random: Random) -> Any:
+    """Return a copy with ``mark`` behind one text, wherever that text is, or behind several."""
+    texts = sorted(set(_texts(tree)))
+    chosen = set(random.sample(texts, min(len(texts), random.choice((1, 1, 1, 2, 9)))))
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return type(value)((copied(key), copied(one)) for key, one in value.items())
+        if isinstance(value, list):
+            return [copied(one) for one in value]
+        return value + mark if isinstance(value, str) and value in chosen else value
+
+    return copied(tree)
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, list | dict):
+        yield from tree if type(tree) is dict else ()
+        for one in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(one)
 
 
 def as_text(tree: Any, random: Random) -> str:
     """JSON text, now and then with a damage that only text can have."""
-    text = json.dumps(tree)
+    text = json.dumps(tree, default=str)
     kind = random.random()
     if kind > 0.06 or not text:
         return text
@@ -211,16 +282,16 @@ def rewired(model: Any, random: Random) -> Any:
     return model
 
 
-def name_of(entry: Any) -> Any:
-    """Return a layer's own name; Keras 1 has models whose config is a list."""
-    config = entry.get("config")
-    return entry.get("name") or (config.get("name") if isinstance(config, dict) else None)
-
-
 def _rewire(owner: Any, layers: list[Any], random: Random) -> None:
     one, two = random.choice(layers), random.choice(layers)
-    names = [name_of(entry) for entry in layers]
-    references = _references(owner, names)
+    configs = [entry.get("config") for entry in layers]  # (lists in some models of Keras 1)
+    names = [
+        entry.get("name") or (config.get("name") if isinstance(config, dict) else None)
+        for entry, config in zip(layers, configs, strict=True)
+    ]
+    # Every list that starts with a layer's name: the ends of the graph's edges.
+    lists = [o[k] for o, k in list_places(owner) if isinstance(o[k], list)]
+    references = [r for r in lists if len(r) >= 2 and isinstance(r[0], str) and r[0] in names]
     match random.randrange(9):
         case 0 if "inbound_nodes" in one and "inbound_nodes" in two:
             one["inbound_nodes"], two["inbound_nodes"] = two["inbound_nodes"], one["inbound_nodes"]
@@ -244,21 +315,15 @@ def _rewire(owner: Any, layers: list[Any], random: Random) -> None:
                 one["config"]["name"] = one["name"]
 
 
-def _references(owner: Any, names: list[Any]) -> list[list[Any]]:
-    """Every list that starts with a layer's name: the ends of the graph's edges."""
-    lists = [o[k] for o, k in list_places(owner) if isinstance(o[k], list)]
-    return [r for r in lists if len(r) >= 2 and isinstance(r[0], str) and r[0] in names]
-
-
 # ---- zip archives -------------------------------------------------------------------------------
 
 
-def rezipped(data: bytes, random: Random) -> bytes:
-    """A well-formed archive (right checksums) whose members are odd."""
+def rezipped(data: bytes, random: Random, change: Callable[[bytes, Random], bytes]) -> bytes:
+    """A well-formed archive (right checksums) whose members are odd, or changed by ``change``."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     for _ in range(random.randint(1, 2)):
-        _odd_members(members, random)
+        _odd_members(members, random, change)
     sink = io.BytesIO()
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
     method = random.choices(methods, (6, 3, 0.3))[0]
@@ -270,36 +335,38 @@ def rezipped(data: bytes, random: Random) -> bytes:
             archive.writestr(info, content)
         archive.comment = random.randbytes(random.choice((0, 0, 0, 3, 300)))
     made = bytearray(sink.getvalue())
-    if random.random() < 0.25:
+    if random.random() < 0.2:
         _odd_headers(made, random)
     if random.random() < 0.1:
         made[:0] = random.randbytes(random.randint(1, 600))
     return bytes(made)
 
 
-def _odd_members(members: list[tuple[str, bytes]], random: Random) -> None:
+def _odd_members(
+    members: list[tuple[str, bytes]], random: Random, change: Callable[[bytes, Random], bytes]
+) -> None:
     if not members:
         return
     at = random.randrange(len(members))
     name, content = members[at]
-    match random.randrange(9):
-        case 0 | 1 | 2:
+    match random.randrange(14):
+        case 0:
             members[at] = (name, damaged(content, random))
-        case 3:
+        case 1:
             members.append((name, damaged(content, random)))
-        case 4:
-            members[at] = (
-                random.choice(("../x", "/abs", "config.json", "a/" + name, "é")),
-                content,
-            )
-        case 5:
+        case 2:
+            odd = ("../x", "/abs", "config.json", "a/" + name, "é")
+            members[at] = (random.choice(odd), content)
+        case 3:
             del members[at]
-        case 6:
+        case 4:
             members.insert(at, (f"extra{at}", random.randbytes(random.randrange(100))))
-        case 7:
+        case 5:
             random.shuffle(members)
-        case _:
+        case 6:
             members[at] = (name, content + random.randbytes(random.choice((0, 1, 5000))))
+        case _:
+            members[at] = (name, change(content, random))
 
 
 def _odd_headers(made: bytearray, random: Random) -> None:
