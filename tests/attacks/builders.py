@@ -34,13 +34,13 @@ def by_commands(attacks: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def in_containers(attacks: Iterable[str]) -> list[Any]:
-    """Return each attack in each container with a command in turn; ``make test``: half in one."""
+    """Return each attack in each container with a command in turn; ``make test``: in one."""
     rows = [
         (place, turn, (name, (suffix, COMMANDS[(place + turn) % 2])))
         for place, name in enumerate(attacks)
         for turn, suffix in enumerate(CONTAINERS)
     ]
-    kept = [row for place, turn, row in rows if place % 2 == 0 and turn == place // 2 % 2]
+    kept = [row for place, turn, row in rows if turn == place % 2]
     return rest_thorough([row for *_, row in rows], kept)
 
 

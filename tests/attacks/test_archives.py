@@ -207,7 +207,6 @@ HARMLESS: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "command"), by_commands(ATTACKS))
 def test_a_hostile_archive_is_refused(
     name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path

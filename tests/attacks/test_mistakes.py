@@ -158,7 +158,6 @@ MISTAKES: Mapping[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "command"), by_commands(MISTAKES))
 def test_a_mistake_is_called_by_its_name(
     name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path

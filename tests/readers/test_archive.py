@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 import pytest
 
-from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
 from keras2torch_birnn.readers.containers import keras_archive as archive
 from keras2torch_birnn.readers.containers import open_container, zip_archive
@@ -40,13 +39,11 @@ MEMBERS: dict[str, Any] = {
 }
 
 
-def zipped(
-    members: dict[str, Any], method: int = zipfile.ZIP_STORED, more: tuple[Any, ...] = ()
-) -> bytes:
+def zipped(members: dict[str, Any], method: int = zipfile.ZIP_STORED) -> bytes:
     memory = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(memory, "w", method) as file:
         warnings.simplefilter("ignore")  # about duplicates, which we want
-        for name, data in (*members.items(), *more):
+        for name, data in members.items():
             with (
                 file.open(zipfile.ZipInfo(name), "w")
                 if method < 0
@@ -100,55 +97,16 @@ def without(*names: str, **others: Any) -> dict[str, Any]:
         (without("metadata.json"), r"^metadata\.json: missing in the archive; refused"),
         (without("model.weights.h5"), r"^model\.weights\.h5: missing in the archive; refused"),
         (
-            without("model.weights.h5", model__weights__npz=b""),
-            r"^a \.keras file whose weights are pickled \(\.npz\), which can run code; save",
-        ),
-        (without("model.weights.h5", model__weights__json="{}"), "weights in several files"),
-        (
             {"archive/data.pkl": pickle.dumps({"format": "keras2torch_birnn/1"}, 2)},
             "^a model that k2t converted already; give the Keras model here; k2t.load",
         ),
         ({"archive/data.pkl": b""}, "^a PyTorch file; the input must be a Keras model"),
-        ({"arr_0.npy": b""}, r"^a NumPy \.npz file"),
-        ({"m/saved_model.pb": b""}, "a packed model; unpack it"),
-        (
-            {f"m/{name}": data for name, data in MEMBERS.items()},
-            "a packed model; unpack it",
-        ),
         ({"readme.txt": b"hello"}, "^a zip archive, but not a Keras model"),
         ({}, "^a zip archive, but not a Keras model"),
-        (MEMBERS | {"model.weights.h5": b"no HDF5"}, r"^model\.weights\.h5: not HDF5 data"),
-        (MEMBERS | {"config.json": b"\xff"}, r"^config\.json: not UTF-8 text \(byte 0\)"),
     ],
 )
 def test_missing_and_odd_members(members: dict[str, Any], words: str, tmp_path: Path) -> None:
     refused(zipped(members), words, tmp_path)
-
-
-def test_a_member_twice(tmp_path: Path) -> None:
-    data = zipped(MEMBERS, more=(("config.json", "{}"),))
-    refused(data, r"^config\.json: it is 2 times in the archive; refused", tmp_path)
-
-
-def patched(offset: int, value: int, header: bytes = b"PK\1\2") -> bytes:
-    """The archive with a 16-bit field of config.json's entry in the directory replaced."""
-    data = bytearray(zipped(MEMBERS))
-    at = data.rindex(b"config.json") - (46 if header == b"PK\1\2" else 30)
-    assert data[at : at + 4] == header
-    struct.pack_into("<H", data, at + offset, value)
-    return bytes(data)
-
-
-def test_encrypted_and_unknown_methods(tmp_path: Path) -> None:
-    refused(patched(8, 1), r"^config\.json: encrypted; refused", tmp_path)
-    refused(patched(10, 99), r"^config\.json: compressed by method 99; only stored", tmp_path)
-
-
-def test_a_wrong_checksum(tmp_path: Path) -> None:
-    data = zipped(MEMBERS)
-    kernel = KERNEL.tobytes()
-    refused(data.replace(kernel, kernel[::-1]), "a damaged zip archive .Bad CRC-32", tmp_path)
-    refused(data.replace(b"3.15.1", b"3.15.2"), "a damaged zip archive .Bad CRC-32", tmp_path)
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9, 0.99])
@@ -157,33 +115,12 @@ def test_a_truncated_archive(part: float, tmp_path: Path) -> None:
     refused(data[: int(len(data) * part)], "^a truncated zip archive", tmp_path)
 
 
-def test_overlapping_members(tmp_path: Path) -> None:
-    """Two directory entries for the same bytes: the way to make a bomb without nesting."""
-    names = ("config.json", "metadata.json", "xonfig.json")
-    data = bytearray(zipped(dict.fromkeys(names, "{}") | {"model.weights.h5": weights()}))
-    first = data.rindex(names[0].encode()) - 46
-    third = data.rindex(names[2].encode()) - 46
-    data[third + 42 : third + 46] = data[first + 42 : first + 46]
-    refused(bytes(data), r"config\.json: it overlaps with what follows", tmp_path)
-
-
 def test_an_entry_that_points_nowhere(tmp_path: Path) -> None:
     data = bytearray(zipped(MEMBERS))
     at = data.rindex(b"config.json") - 46 + 42
     (offset,) = struct.unpack_from("<I", data, at)
     struct.pack_into("<I", data, at, offset + 1)
     refused(bytes(data), r"^config\.json: no member of the archive where one should be", tmp_path)
-    struct.pack_into("<I", data, at, 2**31)
-    refused(bytes(data), "bytes 2147483648 to .* are needed", tmp_path)
-
-
-def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deflated = zipfile.ZIP_DEFLATED
-    long = zipped(MEMBERS | {"config.json": bytes(limits.MAX_JSON_BYTES + 1)}, deflated)
-    refused(long, r"^config\.json: longer than 33554432 bytes; refused", tmp_path)
-    monkeypatch.setattr(limits, "MAX_INFLATE_BYTES", 1 << 20)
-    bomb = zipped(MEMBERS | {"model.weights.h5": bytes(8 << 20)}, deflated)
-    refused(bomb, r"^model\.weights\.h5: it inflates to more than \d+ bytes; refused", tmp_path)
 
 
 def test_a_bomb_that_announces_little(tmp_path: Path) -> None:
@@ -191,14 +128,6 @@ def test_a_bomb_that_announces_little(tmp_path: Path) -> None:
     data = bytearray(zipped(MEMBERS | {"config.json": bytes(1 << 20)}, zipfile.ZIP_DEFLATED))
     struct.pack_into("<I", data, data.rindex(b"config.json") - 46 + 24, 100)
     refused(bytes(data), "a damaged zip archive .Bad CRC-32", tmp_path)
-
-
-def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_ARCHIVE_MEMBERS", 5)
-    crowd = MEMBERS | {f"assets/{i}": "" for i in range(9)}
-    refused(zipped(crowd), "^an archive of 12 members, more than 5; refused", tmp_path)
-    monkeypatch.setattr(limits, "MAX_DIRECTORY_BYTES", 500)
-    refused(zipped(crowd), "^a block of [0-9]+ bytes where 500 are allowed; refused", tmp_path)
 
 
 @pytest.mark.parametrize(

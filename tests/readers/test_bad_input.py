@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
-import marshal
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -63,12 +61,6 @@ def test_a_truncated_file_is_refused(model: Path, part: float, tmp_path: Path) -
 
 
 # ---- weights and architecture ------------------------------------------------------------------
-
-
-def test_weights_alone_need_their_architecture(tmp_path: Path) -> None:
-    file = tmp_path / "weights.h5"
-    file.write_bytes(WEIGHTS.read_bytes())
-    refused(file, 4, "holds weights but no architecture; .*--config ARCH.json")
 
 
 def test_the_architecture_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -142,21 +134,9 @@ def one_more(file: h5py.File) -> None:
 
 
 WEIGHT_CHANGES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
-    "transposed": (
-        kernel(lambda w: w.T),
-        r"kernel \(20, 3\), the configuration implies \(.*20\)",
-    ),
     "narrow": (
         kernel(lambda w: w[:, :-1]),
         r"kernel \(3, 19\), the configuration implies \(.*20\)",
-    ),
-    "one axis more": (
-        kernel(lambda w: w[..., None]),
-        r"kernel \(3, 20, 1\), the configuration implies",
-    ),
-    "integers": (
-        kernel(lambda w: w.astype("i8")),
-        "kernel holds int64, float weights are expected",
     ),
     "one missing": (without_recurrent, "recurrent_kernel"),
     "none at all": (without_weights, "no weights in the file"),
@@ -181,39 +161,6 @@ def test_weights_that_are_not_finite_convert_with_a_note(tmp_path: Path) -> None
     assert any("kernel holds values that are not finite" in note for note in run.lines("note"))
     assert k2t("verify", out).code == 0
     assert k2t("verify", file, out, "--against", "reference").code == 0
-
-
-# ---- layers that are never run -----------------------------------------------------------------
-
-
-def poisonous_lambda(canary: Path) -> Callable[[Model], None]:
-    """Turn ``dense`` into a Lambda whose code leaves a file behind when it is run."""
-    code = compile(f"lambda x: open({str(canary)!r}, 'w').write('sang')", "<lambda>", "eval")
-    packed = base64.b64encode(marshal.dumps(code)).decode()
-
-    def change(model: Model) -> None:
-        entry = layer(model, "dense")
-        entry["class_name"] = "Lambda"
-        entry["config"] = {
-            "name": "dense",
-            "trainable": True,
-            "dtype": "float32",
-            "function": {
-                "class_name": "__lambda__",
-                "config": {"code": packed, "defaults": None, "closure": None},
-            },
-            "arguments": {},
-        }
-
-    return change
-
-
-@BOTH
-def test_a_lambda_is_refused_and_its_code_never_runs(model: Path, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    file = changed_config(model, tmp_path / f"model{model.suffix}", poisonous_lambda(canary))
-    refused(file, 4, "dense: Lambda layer holds Python code, which k2t never runs")
-    assert not canary.exists()
 
 
 # ---- graphs ------------------------------------------------------------------------------------
@@ -295,7 +242,6 @@ UNITS = '"units": 5,'
         ("NaN", 4, "option units=nan is not supported"),
         ("-Infinity", 4, "option units=-inf is not supported"),
         ("1e400", 3, "the number 1e400 is too large"),
-        ("9" * 5000, 3, "an integer of 5000 digits"),
         ("2147483647", 3, "an output of 30064771058 numbers, more than 536870912"),
         ("1000003", 3, "the configuration implies"),
     ],
@@ -323,10 +269,6 @@ def test_a_hostile_number_is_refused(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "not JSON"),
-        ("[" * 100_000, "nested deeper"),
-        ('{"class_name": "Sequential", "class_name": "Sequential", "config": {}}', "occurs twice"),
-        ("[1]", "a JSON list where an object is expected"),
         (
             '{"class_name": "Sequential", "config": []}',
             "not as Keras writes it .IndexError at",

@@ -6,7 +6,6 @@ and 2.15, TensorFlow 2.15, Orbax.
 
 from __future__ import annotations
 
-import gzip
 import io
 import lzma
 import pickle
@@ -64,7 +63,6 @@ def zipped(*names: str) -> Build:
     return one(sink.getvalue(), "model.zip")
 
 
-RAW = H5.read_bytes()
 SAVED_MODEL = {"saved_model.pb": b"\x08\x01\x12\x80", "variables/variables.index": b"x"}
 SHARD = "variables/variables.data-00000-of-00001"
 SAVED_MODEL[SHARD] = b"x"
@@ -97,15 +95,11 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         ),
         # compressed and packed
         "rds": (one(b"X\n\0", "m.rds"), "a file of R; in R, save the Keras model in it"),
-        "h5.gz": (one(gzip.compress(RAW)), f"compressed or packed; {PACKED}"),
         "keras.xz": (one(lzma.compress(KERAS.read_bytes())), f"compressed or packed; {PACKED}"),
-        "tar": (one(bytes(257) + b"ustar\x0000"), f"compressed or packed; {PACKED}"),
         "zip of a SavedModel": (zipped("m/saved_model.pb", "m/a.bin"), f"a packed model; {PACKED}"),
         "zip of a checkpoint": (zipped("ckpt.index", "ckpt.data-00000"), f"model; {PACKED}"),
         "zip of TF.js": (zipped("web/model.json", "web/a.bin"), f"a packed model; {PACKED}"),
         "zip of a .keras folder": (zipped("m/config.json", "m/a"), f"a packed model; {PACKED}"),
-        "zip of an HDF5 file": (zipped("m/model.h5"), f"a packed model; {PACKED}"),
-        "PyTorch": (zipped("archive/data.pkl", "archive/version"), "a PyTorch file; the input"),
         "npz": (zipped("a.npy"), "a NumPy .npz file; the input must be"),
         "pickled weights": (
             zipped("config.json", "metadata.json", "model.weights.npz"),
@@ -115,7 +109,6 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
             zipped("config.json", "metadata.json", "model.weights.json"),
             "weights in several files, which k2t does not read; load the model in Keras and save",
         ),
-        "zip of another": (zipped("notes.txt"), "a zip archive, but not a Keras model"),
         "zip without weights": (
             zipped("config.json", "metadata.json"),
             "model.weights.h5: missing in the archive",
@@ -133,10 +126,6 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         "a SavedModel in text form": (one(FIELD, "saved_model.pbtxt"), PART),
         "fingerprint": (one(FIELD, "fingerprint.pb"), PART),
         "graph": (one(FIELD, "model.meta"), GRAPH),
-        "checkpoint shard": (
-            one(FIELD, "m.data-00000-of-00001"),
-            f"a part of a TensorFlow checkpoint; {NAMED}",
-        ),
         "tfjs shard": (
             files({"model.json": b"{}", "group1-shard1of1.bin": b"x"}, "group1-shard1of1.bin"),
             "a part of a TF.js model; give model.json",
@@ -145,7 +134,6 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         "orbax item": (files(STEP, "1/default"), ORBAX),
         "orbax file": (files(STEP, "1/default/manifest.ocdbt"), ORBAX),
         # folders
-        "empty": (files({}), "an empty folder; the input must be"),
         "nothing": (files({"notes.txt": b""}), "a folder; the input must be"),
         "no model": (files({"config.json": b""}), "a folder; the input must be a Keras model"),
         "no weights": (

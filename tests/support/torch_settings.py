@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 
@@ -30,7 +31,8 @@ def unchanged_settings() -> Iterator[None]:
     """
     before = read_settings(sys.modules["torch"]) if "torch" in sys.modules else None
     yield
-    if torch := sys.modules.get("torch"):
+    if "torch" in sys.modules:
+        torch = import_module("torch")  # which another thread may still be importing
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         after = read_settings(torch)
         was = before or after
