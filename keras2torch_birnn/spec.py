@@ -150,15 +150,6 @@ class LayerSpec:
         return replace(self, parts=parts, graph=graph) if parts or graph else self
 
 
-# Mask rules of TimeDistributed, see ``layers.time_distributed``.
-TimeDistributedMask = Literal[
-    "passes by",
-    "inner",
-    "inner unless fixed",
-    "inner, input if fixed",
-    "inner, unknown if fixed",
-    "input",
-]
 # Outputs at masked steps, see ``rnn.masks.spread``. "fails": that Keras raises.
 MaskedOutput = Literal[
     "zeros",
@@ -172,55 +163,13 @@ MaskedOutput = Literal[
 
 @dataclass(frozen=True)
 class Generation:
-    """Rules of a Keras version, which decide the meaning of a config; from the file's version.
+    """The Keras that wrote a file: its family, and its version as the file has it.
 
-    masked_output: output at masked steps of ``Bidirectional(return_sequences=True)``.
-    hard_sigmoid: ``hard_sigmoid_0.2`` is clip(0.2 x + 0.5), ``hard_sigmoid_1/6`` clip(x / 6 + 0.5).
-    average_pooling_uses_mask: GlobalAveragePooling1D ignores masks before 2.2.3.
-    time_distributed, softmax: their treatment of masks, see ``schema.SCHEMA``.
-    relu_passes_mask: not in tf.keras up to 2.4.
-    bidirectional_carries: whether a stateful layer carries its state inside a Bidirectional; from
-        2.1.4 to 2.3.1, and in TensorFlow 1 (``dialects.is_tensorflow_1``), every batch starts from
-        zeros.
-    merging, attention_mask, attention_rows: the treatment of masks by the layers of
-        ``schema.merging`` and ``schema.attention``; files of an older k2t may say "uniform".
-    attention_takes_masks: a MultiHeadAttention drops the masks of its inputs, also for all later
-        layers that read these inputs.
-    passed_mask_goes_on: later layers see a mask that was passed as an argument, not the input's.
-    carried_state_wins: a stateful layer prefers its carried state, unless all zero, to
-        ``initial_state``.
-    stack_states: order of the states of a stack of cells, as input and output.
-    cells_give_states: an RNN begins with what its cell's ``get_initial_state`` returns.
-    conv_lstm: ``masked_output`` of a convolutional LSTM; "" if it is the same.
-    smallest_norm: of UnitNormalization.
-    bilinear: alignment of UpSampling2D, at the corners of pixels (TensorFlow 1) or their centers;
-        TensorFlow 1.14 and 2.0 have the same version of tf.keras.
-    images_keep_integers: some layers that change images in training hand on whole numbers.
+    What differs between them is in ``readers.config.generations``.
     """
 
     name: Literal["keras1", "keras2", "tf.keras", "keras3"]
     version: str
-    hard_sigmoid: str
-    recurrent_activation: str
-    reset_after: bool
-    masked_output: MaskedOutput
-    average_pooling_uses_mask: bool = True
-    time_distributed: TimeDistributedMask = "inner"
-    softmax: Literal["ignore", "add", "replace"] = "ignore"
-    relu_passes_mask: bool = True
-    bidirectional_carries: bool = True
-    merging: Literal["all", "any", "none"] = "all"
-    attention_mask: Literal["query", "none"] = "query"
-    attention_rows: Literal["ignore", "add", "add by hand", "zeros", "uniform"] = "add"
-    attention_takes_masks: bool = False
-    passed_mask_goes_on: bool = False
-    carried_state_wins: bool = False
-    stack_states: Literal["first cell first", "last cell first"] = "first cell first"
-    cells_give_states: bool = True
-    conv_lstm: MaskedOutput | Literal[""] = ""
-    smallest_norm: float = 1e-6
-    bilinear: Literal["corners", "centers", "corners or centers"] = "corners"
-    images_keep_integers: bool = False
 
     @property
     def numbers(self) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ MUTANTS = (
     ),
     (
         "readers/config/dialects.py",
-        "cudnn or generation.reset_after",
+        'cudnn or rule_of("reset_after", generation)',
         "cudnn",
         "readers/test_generations.py",
     ),

@@ -19,7 +19,7 @@ CLASSES: Mapping[str, str] = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
 MERGES = tuple(MERGE_MODES)
 GATES = ("sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6")
 RATE = 1.0
-GENERATION = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
+GENERATION = Generation("keras3", "3.15.1")
 
 
 @dataclass(frozen=True)

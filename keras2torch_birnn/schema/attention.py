@@ -213,6 +213,11 @@ LAYERS: Mapping[str, Schema] = {
         arguments=_ARGUMENTS,
         call_options=CALL_OPTIONS,
         groups=_GROUPS,
-        refused=("attention_axes", "use_gate=True", "sliding_window"),
+        refused=(
+            "attention_axes",
+            "use_gate=True",
+            "sliding_window",
+            "a masked input that layers beside it read (Keras 3.8 and later)",
+        ),
     ),
 }

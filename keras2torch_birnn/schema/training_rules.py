@@ -97,7 +97,7 @@ def _settled(layer: LayerSpec, generation: Generation, *, learns: bool) -> Layer
     if layer.class_name == "BatchNormalization":
         semantics[BATCH_RULE] = batch_rule(layer, generation)
     if is_custom_cell(layer):
-        semantics[ASKED] = generation.cells_give_states
+        semantics[ASKED] = generation.name in ("tf.keras", "keras3")
     if generation.name == "keras3":
         heard = (
             not layer.parts and layer.graph is None and layer.class_name not in _FLAG_NOT_PASSED_ON

@@ -40,7 +40,7 @@ from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.cells import infer_mask_rule
-from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.generations import generation_of, options_of, rule_of
 from keras2torch_birnn.rnn.cell_stack import StackedRNN
 from keras2torch_birnn.rnn.unwrap_rnn import unwrap
 from keras2torch_birnn.schema import SCHEMA, cells_in_order
@@ -541,9 +541,9 @@ def test_what_stands_at_masked_steps_of_a_stack_is_the_versions(
     cells = [LayerSpec("GRUCell", f"c{i}", {"units": size}) for i, size in enumerate(units)]
     parts = {str(i): one for i, one in enumerate(cells)}
     stack = layer_of_settings(
-        "StackedRNNCells", "s", {"states": generation.stack_states}, parts=parts
+        "StackedRNNCells", "s", options_of("StackedRNNCells", generation), parts=parts
     )
-    config = {"masked_output": generation.masked_output}
+    config = {"masked_output": rule_of("masked_output", generation)}
     spec = layer_of_settings("RNN", "rnn", config, parts={"cell": stack})
     assert infer_mask_rule(spec, generation).semantics["masked_output"] == rule
 

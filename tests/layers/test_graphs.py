@@ -18,7 +18,7 @@ from torch import Tensor
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
 from keras2torch_birnn.layers import attention, merging
-from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.generations import generation_of, options_of, rule_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.stored import model_from_json
@@ -136,7 +136,13 @@ def test_a_dict_of_what_is_no_tensor_is_refused(node: Json) -> None:
 
 def test_the_mask_rules_of_versions() -> None:
     rules = {
-        version: (g.merging, g.attention_mask, g.attention_rows, g.softmax, g.passed_mask_goes_on)
+        version: (
+            options_of("Add", g)["masking"],
+            options_of("Attention", g)["mask_after"],
+            options_of("MultiHeadAttention", g)["masking"],
+            options_of("Softmax", g)["masking"],
+            rule_of("passed_mask_goes_on", g),
+        )
         for version in ("2.2.4", "2.3.1", "2.4.0", "2.10.0", "3.3.3", "3.4.1", "3.12.0", "3.13.0")
         for g in [generation_of(version)]
     }
@@ -150,7 +156,9 @@ def test_the_mask_rules_of_versions() -> None:
         "3.12.0": ("any", "query", "add by hand", "add", True),
         "3.13.0": ("any", "query", "zeros", "replace", True),
     }
-    taken = [generation_of(v).attention_takes_masks for v in ("2.15.0", "3.7.0", "3.8.0")]
+    taken = [
+        rule_of("attention_takes_masks", generation_of(v)) for v in ("2.15.0", "3.7.0", "3.8.0")
+    ]
     assert taken == [False, False, True]
 
 
@@ -167,8 +175,9 @@ def lost(version: str) -> tuple[Mapping[str, Call], list[str]]:
     """a -> Dropout d -> heads h(d, b); later d, a, b and h are read."""
     root, parsing = parsed(
         version,
-        source("a", 7, 3),
-        source("b", 7, 3),
+        source("x", 7, 3),
+        entry("Masking", "a", [keras3("x")], mask_value=0.0),
+        entry("Masking", "b", [keras3("x")], mask_value=1.0),
         entry("Dropout", "d", [keras3("a")], rate=0.5),
         entry("MultiHeadAttention", "h", [keras3("d", "b")], **HEADS),
         entry("Add", "y", [keras3(["d", "a", "b", "h"])]),
@@ -187,6 +196,20 @@ def test_heads_of_earlier_versions_leave_masks_alone() -> None:
     found, notes = lost("3.7.0")
     assert all(all(masked(call.args)) for call in found.values())
     assert notes == []
+
+
+def test_who_may_run_before_heads_take_a_mask_is_refused() -> None:
+    """Only who needs the heads' output surely runs after them."""
+    layers = (
+        source("x", 7, 3),
+        entry("Masking", "a", [keras3("x")], mask_value=0.0),
+        entry("MultiHeadAttention", "h", [keras3("a", "a")], **HEADS),
+        entry("LSTM", "r", [keras3("a")], units=3, return_sequences=True),
+        entry("Add", "y", [keras3(["r", "h"])]),
+    )
+    refused(K3, *layers, match="the mask of a: MultiHeadAttention of this Keras takes it off")
+    _, parsing = parsed("3.7.0", *layers)
+    assert not parsing.problems
 
 
 def test_a_lost_mask_is_in_the_text_of_a_model() -> None:
@@ -289,7 +312,7 @@ def heads_last(x: Tensor, count: int) -> Tensor:
     [
         (attention, "causal_mask", upside_down, "keras-3.15.1/attention_causal.keras"),
         (attention, "causal_mask", upside_down, "keras-3.15.1/heads_causal.keras"),
-        (attention, "_heads", heads_last, "keras-3.15.1/heads_cross.keras"),
+        (attention, "_heads", heads_last, "tf.keras-2.15.0/heads_cross.keras"),
         (attention, "masked_softmax", unmasked, "keras-3.15.1/attention_masks.keras"),
         (attention, "masked_softmax", unmasked, "keras-3.15.1/heads_masks.keras"),
         (attention, "_of_inputs", lambda masks: (), "keras-3.15.1/heads_masks.keras"),

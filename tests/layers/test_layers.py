@@ -19,7 +19,7 @@ from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
-from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.generations import generation_of, options_of
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
@@ -87,7 +87,7 @@ def test_versions_know_what_time_distributed_does_with_a_mask() -> None:
         TF_215: "inner",
         "3.0.5": "input",
     }.items():
-        assert generation_of(version).time_distributed == rule
+        assert options_of("TimeDistributed", generation_of(version))["masking"] == rule
 
 
 def test_several_outputs_at_every_step_are_refused() -> None:

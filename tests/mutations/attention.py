@@ -15,7 +15,7 @@ MUTATIONS = {
     ),
     "masked scores of attention replaced, not reduced": Mutation(
         edit("layers.attention:Attention.forward", "replaces=False", "replaces=True"),
-        (f"{TF}/heads_large_scores.keras", f"{K3}/heads_large_scores.keras"),
+        (f"{TF}/heads_large_scores.keras",),
     ),
     "masked scores of heads replaced, not reduced": Mutation(
         edit("layers.attention:MultiHeadAttention.forward", "plan.adds not in now", "True"),

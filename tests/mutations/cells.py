@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, Mutation, edit
+from keras2torch_birnn.readers.config import generations
+from mutations.patches import K2, Mutation, edit, put
 
 MUTATIONS = {
     "states of a stack from the last cell on": Mutation(
@@ -14,11 +15,7 @@ MUTATIONS = {
         (f"{K2}/stacked_states.h5",),
     ),
     "states of a stack of Keras 2.1 from the first cell on": Mutation(
-        edit(
-            "readers.config.generations:generation_of",
-            'else "last cell first"',
-            'else "first cell first"',
-        ),
+        put(generations._OPTIONS["StackedRNNCells"]["states"], "keras2", "first cell first"),
         ("keras-2.1.6/stacked_bi_states.h5",),
         rereads=True,
     ),

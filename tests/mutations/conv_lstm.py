@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mutations.patches import K2, K3, TF, Mutation, edit
+from keras2torch_birnn.readers.config import generations
+from mutations.patches import K2, K3, TF, Mutation, edit, put
 
 MUTATIONS = {
     "gates of a ConvLSTM in another order": Mutation(
@@ -26,11 +27,7 @@ MUTATIONS = {
         (f"{TF}/conv_lstm_2d_mask.h5",),
     ),
     "masked steps of a ConvLSTM of tf.keras give zeros": Mutation(
-        edit(
-            "readers.config.generations:generation_of",
-            'conv_lstm="previous_output"',
-            'conv_lstm=""',
-        ),
+        put(generations._RULES["conv_lstm"], "tf.keras", "zeros"),
         (f"{TF}/conv_lstm_2d_mask_bi.h5",),
         rereads=True,
     ),

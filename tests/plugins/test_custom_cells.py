@@ -38,7 +38,7 @@ from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionErr
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.readers.config.cells import infer_mask_rule
-from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.generations import generation_of, rule_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.modules import Plan
@@ -486,6 +486,6 @@ def test_what_stands_at_masked_steps_is_the_versions(
     converts("Mine", state_size=states, output_size=output)(nn.Identity)
     generation = generation_of(version)
     cell = LayerSpec("Mine", "mine", {})
-    config = {"masked_output": generation.masked_output}
+    config = {"masked_output": rule_of("masked_output", generation)}
     spec = layer_of_settings("RNN", "rnn", config, parts={"cell": cell})
     assert infer_mask_rule(spec, generation).semantics["masked_output"] == rule

@@ -147,7 +147,7 @@ def test_a_normalized_model_is_compiled_as_a_whole_in_training() -> None:
 
 
 def generation(version: str, name: Any) -> Generation:
-    return Generation(name, version, "", "", False, "zeros")
+    return Generation(name, version)
 
 
 @pytest.mark.parametrize(

@@ -52,10 +52,6 @@ def text_of(*layers: dict[str, Any]) -> dict[str, Any]:
         "generation": {
             "name": "keras2",
             "version": "2.2.4",
-            "hard_sigmoid": "hard_sigmoid_0.2",
-            "recurrent_activation": "hard_sigmoid_0.2",
-            "reset_after": False,
-            "masked_output": "previous_state",
         },
         "notes": [],
         "root": {**root, "input_shape": None, "output_shape": None, "graph": graph},

@@ -31,11 +31,9 @@ from keras2torch_birnn.spec import (
 )
 
 B, T, F, H, H_BACK = 3, 7, 2, 5, 11
-KERAS2 = Generation(
-    "keras2", "2.2.4", "hard_sigmoid_0.2", "hard_sigmoid_0.2", False, "previous_state"
-)
-TF_KERAS = Generation("tf.keras", "2.15.0", "hard_sigmoid_0.2", "sigmoid", True, "zeros")
-KERAS3 = Generation("keras3", "3.15.1", "hard_sigmoid_1/6", "sigmoid", True, "zeros")
+KERAS2 = Generation("keras2", "2.2.4")
+TF_KERAS = Generation("tf.keras", "2.15.0")
+KERAS3 = Generation("keras3", "3.15.1")
 GENERATIONS = (KERAS2, TF_KERAS, KERAS3)
 CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 RULES = ("zeros", "zeros_unreversed", "previous_output", "previous_state")

@@ -21,6 +21,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
+from keras2torch_birnn.readers.config.calls import drop_taken_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
     check_constants,
@@ -72,7 +73,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
 
             parsing.notes += keras1.list_open_questions(model)
             model = keras1.fill_orderings(model)
-        return _parse_layer(model, parsing, "", depth=0)
+        return drop_taken_masks(_parse_layer(model, parsing, "", depth=0), parsing)
 
 
 def _class_name(entry: Any, place: str) -> str:

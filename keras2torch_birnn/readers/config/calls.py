@@ -9,57 +9,45 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from keras2torch_birnn.errors import printable
+from keras2torch_birnn.readers.config.generations import has_mask, rule_of
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.schema import CLASSES, RECURRENT
+from keras2torch_birnn.schema import CLASSES
 from keras2torch_birnn.schema.dtype_flow import Node
-from keras2torch_birnn.spec import Call, Graph, LayerSpec, TensorRef, map_structure, tensors
+from keras2torch_birnn.spec import (
+    Call,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    map_structure,
+    tensors,
+)
 
 # Layers that return the same tensor at inference.
 _SAME_TENSOR = frozenset(CLASSES["dropout"])
-# Layers of one tensor whose ``call`` has a mask; a plugin's layer may have one.
-_TAKES_MASK = frozenset(
-    {
-        *RECURRENT,
-        *("Bidirectional", "TimeDistributed", "BatchNormalization", "GlobalAveragePooling1D"),
-        *("Softmax", "Sequential", "Functional"),
-    }
-)
 
 
 def resolve_masks(graph: Graph, parsing: Parsing) -> Graph:
-    """Write into all calls, also of inner graphs, what this Keras does with their masks.
+    """Write into the calls what this Keras does with the masks that they are given.
 
-    A call gets ``keep_mask`` if later layers see its input's mask and not the passed one;
-    references to tensors whose mask was dropped get ``masked=False``.
+    A call gets ``keep_mask`` if later layers see its input's mask and not the passed one.
     """
-    generation = parsing.generation
-    calls = tuple(
-        _resolve_passed_mask(graph.layer(call.layer), call, parsing) for call in graph.calls
-    )
-    graph = replace(graph, calls=calls)
-    for call in calls:
+    for call in graph.calls:
         layer = graph.layer(call.layer)
         half = layer.parts.get("forward_layer", layer)
         stateful = bool(half.config.get("stateful")) and "initial_state" in call.kwargs
-        if stateful and generation.carried_state_wins:
+        if stateful and rule_of("carried_state_wins", parsing.generation):
             parsing.refuse(
                 "initial_state on a stateful layer: this Keras uses it only while all that "
                 "the layer carries is zero",
                 "make the layer stateful=False, or leave initial_state out, and save again",
                 layer.place,
             )
-    if not generation.attention_takes_masks:
-        return graph
-    inside = (part for layer in graph.layers for part in layer.walk())
-    if not any(part.class_name == "MultiHeadAttention" for part in inside):
-        return graph
-    graph, _ = _drop_lost_masks(graph)
-    if any(not ref.masked for call in graph.calls for ref in tensors((call.args, call.kwargs))):
-        parsing.notes.append(
-            "MultiHeadAttention of this Keras takes the masks off its inputs: layers that read "
-            "them later see no mask, as in Keras"
-        )
-    return graph
+    calls = tuple(
+        _resolve_passed_mask(graph.layer(call.layer), call, parsing) for call in graph.calls
+    )
+    return replace(graph, calls=calls)
 
 
 def _resolve_passed_mask(layer: LayerSpec, call: Call, parsing: Parsing) -> Call:
@@ -67,89 +55,101 @@ def _resolve_passed_mask(layer: LayerSpec, call: Call, parsing: Parsing) -> Call
         return call
     kwargs, generation = dict(call.kwargs), parsing.generation
     if len(call.args) > 1:  # passed as query_mask, value_mask, key_mask
-        if layer.class_name == "MultiHeadAttention" and generation.attention_takes_masks:
+        taken = rule_of("attention_takes_masks", generation)
+        if taken and layer.class_name == "MultiHeadAttention":
             kwargs["mask"] = (None, *kwargs["mask"][1:])  # it looks at the query itself
-    elif generation.passed_mask_goes_on:
+    elif rule_of("passed_mask_goes_on", generation):
         return call
     return replace(call, kwargs={**kwargs, "keep_mask": True})
 
 
-# ---- masks taken away ---------------------------------------------------------------------------
+def drop_taken_masks(root: LayerSpec, parsing: Parsing) -> LayerSpec:
+    """Mark with ``masked=False`` what is read after a MultiHeadAttention took its mask.
+
+    A tensor is refused that others read who need not run later: which of them still sees the mask
+    depends on the order in which Keras runs them.
+    """
+    if not root.graph or not rule_of("attention_takes_masks", parsing.generation):
+        return root
+    if not has_mask(root):
+        return root
+    root = _drop_in(root, parsing, set())
+    graphs = [layer.graph for layer in root.walk() if layer.graph]
+    if any(
+        not ref.masked for graph in graphs for call in graph.calls for ref in tensors(call.args)
+    ):
+        parsing.note(
+            "MultiHeadAttention of this Keras takes the masks off its inputs: layers that read "
+            "them later see no mask, as in Keras"
+        )
+    return root
 
 
-def _drop_lost_masks(graph: Graph) -> tuple[Graph, frozenset[int]]:
-    """Mark tensors whose mask is dropped; return also the indices of such inputs of the graph."""
-    inputs = tuple(tensors(graph.inputs))
+def _drop_in(model: LayerSpec, parsing: Parsing, taking: set[str]) -> LayerSpec:
+    """Do it in a model; its place is added to ``taking`` if it takes a mask off an input."""
+    model = model.map_inner(lambda _, layer: _drop_in(layer, parsing, taking))
+    graph = model.graph
+    if graph is None:
+        return model
     origin: dict[TensorRef, TensorRef] = {}
-    lost: set[TensorRef] = set()
-    inner: dict[str, tuple[Graph, frozenset[int]]] = {}
-    done: dict[Node, Call] = {}
+    readers: dict[TensorRef, list[Node]] = {}
+    takers: dict[TensorRef, Node] = {}  # the first one
 
     def first(ref: TensorRef) -> TensorRef:
         return origin.get(ref, ref)
 
-    def mark(leaf: object) -> object:
-        if isinstance(leaf, TensorRef) and first(leaf) in lost:
-            return replace(leaf, masked=False)
-        return leaf
-
-    by_node = {(call.layer, call.index): call for call in graph.calls}
-    for node in _sort_as_keras3(graph, by_node):
-        call, layer = by_node[node], graph.layer(node[0])
-        args = tuple(map_structure(mark, arg) for arg in call.args)
-        done[node] = replace(call, args=args)
+    for call in graph.calls:
+        layer, node = graph.layer(call.layer), (call.layer, call.index)
         given = [first(ref) for ref in tensors(call.args)]
         if layer.class_name in _SAME_TENSOR and given:
             origin[TensorRef(*node)] = given[0]
-        elif layer.class_name == "MultiHeadAttention":
-            lost.update(first(ref) for ref in tensors(call.args[:3]))
-        elif layer.graph is not None:
-            if call.kwargs.get("mask") is not None:  # it is put on the input
-                lost.difference_update(given)
-            if layer.name not in inner:
-                inner[layer.name] = _drop_lost_masks(layer.graph)
-            lost.update(ref for i, ref in enumerate(given) if i in inner[layer.name][1])
-    layers = tuple(
-        replace(layer, graph=inner[layer.name][0]) if layer.name in inner else layer
-        for layer in graph.layers
+            continue
+        for ref in {*given, *(first(ref) for ref in tensors(call.kwargs))}:
+            readers.setdefault(ref, []).append(node)
+        heads = layer.class_name == "MultiHeadAttention"
+        for ref in given[:3] if heads else given if layer.place in taking else ():
+            takers.setdefault(ref, node)
+    if any(first(ref) in takers for ref in tensors(graph.inputs)):
+        taking.add(model.place)
+    for ref in _read_at_any_time(graph, readers, takers):
+        layer = graph.layer(takers[ref][0])
+        parsing.refuse(
+            f"the mask of {printable(ref.layer)}: MultiHeadAttention of this Keras takes it off "
+            "its input, which other layers read as well, before or after it",
+            "give the attention a tensor of its own (layers.Rescaling(1.0)), so that the others "
+            "see the mask, check in Keras that it still predicts as it should, and save it again",
+            layer.place,
+        )
+
+    def mark(value: Structure, node: Node | None = None) -> Structure:
+        def leaf(ref: object) -> object:
+            if isinstance(ref, TensorRef) and takers.get(first(ref), node) != node:
+                return replace(ref, masked=False)
+            return ref
+
+        return map_structure(leaf, value)
+
+    calls = tuple(
+        call
+        if TensorRef(call.layer, call.index) in origin
+        else replace(call, args=mark(call.args, (call.layer, call.index)))
+        for call in graph.calls
     )
-    calls = tuple(done.get((call.layer, call.index), call) for call in graph.calls)
-    outputs = map_structure(mark, graph.outputs)
-    taken = frozenset(i for i, ref in enumerate(inputs) if first(ref) in lost)
-    return replace(graph, layers=layers, calls=calls, outputs=outputs), taken
+    return replace(model, graph=replace(graph, calls=calls, outputs=mark(graph.outputs)))
 
 
-def _sort_as_keras3(graph: Graph, by_node: Mapping[Node, Call]) -> list[Node]:
-    """Sort calls in the order in which Keras 3 runs them (``ops/function.py`` ``map_graph``).
-
-    By depth, the longest path to an output; calls of a layer that is used several times may be
-    deeper. Calls of one depth stay in the order in which their depths were computed.
-    """
-    parents = {
-        node: [(ref.layer, ref.call) for ref in tensors((call.args, call.kwargs))]
-        for node, call in by_node.items()
-    }
-    finished = _outputs_last(graph, parents)
-    depths: dict[Node, int] = {}
-    of_layer: dict[str, int] = {}
-    for node in reversed(finished):
-        depth = max(depths.setdefault(node, 0), of_layer.get(node[0], 0))
-        of_layer[node[0]] = depths[node] = depth
-        for parent in parents[node]:
-            depths[parent] = max(depth + 1, depths.get(parent, 0))
-    return sorted(depths, key=lambda node: -depths[node])
-
-
-def _outputs_last(graph: Graph, parents: Mapping[Node, list[Node]]) -> list[Node]:
-    """Sort depth first from the outputs, every call after those it needs, without recursion."""
-    finished: dict[Node, None] = {}
-    for end in tensors(graph.outputs):
-        stack: list[tuple[Node, bool]] = [((end.layer, end.call), False)]
-        while stack:
-            node, needs_met = stack.pop()
-            if needs_met:
-                finished.setdefault(node)
-            elif node not in finished:
-                stack.append((node, True))
-                stack += [(parent, False) for parent in reversed(parents[node])]
-    return list(finished)
+def _read_at_any_time(
+    graph: Graph, readers: Mapping[TensorRef, list[Node]], takers: Mapping[TensorRef, Node]
+) -> list[TensorRef]:
+    """List the tensors with a reader that does not depend on who takes the mask."""
+    takers = {ref: node for ref, node in takers.items() if len(readers[ref]) > 1}
+    bits = {node: 1 << number for number, node in enumerate(dict.fromkeys(takers.values()))}
+    behind: dict[Node, int] = {}
+    for call in graph.calls:
+        node = (call.layer, call.index)
+        behind[node] = bits.get(node, 0)
+        for ref in tensors((call.args, call.kwargs)):
+            behind[node] |= behind[ref.layer, ref.call]
+    return [
+        ref for ref, node in takers.items() if any(not behind[r] & bits[node] for r in readers[ref])
+    ]

@@ -13,6 +13,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config.custom_layers import find_custom_class
+from keras2torch_birnn.readers.config.generations import rule_of
 from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
 from keras2torch_birnn.schema import CELLS, CLASS_NAMES, SCHEMA, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK
@@ -133,7 +134,7 @@ def list_first_states(root: LayerSpec, generation: Generation) -> tuple[str, ...
     """
     cells = {shown(one): custom_layer_of(one) for one in root.walk() if is_custom_cell(one)}
     stated = {name: own.initial_state for name, own in cells.items() if own is not None}
-    if not generation.cells_give_states:
+    if not rule_of("cells_give_states", generation):
         return tuple(
             f'{name}: initial_state="own" has no effect: Keras {generation.version} begins with '
             "zeros, whatever the cell's get_initial_state says"

@@ -1,4 +1,4 @@
-"""Config keys and defaults of every Keras generation, as tables; rules for masks.
+"""Config keys and defaults of every Keras generation, as tables.
 
 They turn the configs of a file into the explicit, canonical options of ``schema``.
 """
@@ -14,10 +14,10 @@ from keras2torch_birnn.readers.config.custom_objects import (
     is_custom_class,
     is_custom_function,
 )
+from keras2torch_birnn.readers.config.generations import rule_of
 from keras2torch_birnn.schema import CONV_LSTMS, SCHEMA, BadOptionError
-from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.options import parse_activation
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation
 
 # Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).
 _NO_EFFECT = frozenset(
@@ -27,17 +27,6 @@ _NO_EFFECT = frozenset(
     "lora_rank lora_alpha autocast".split()
 )
 _NO_EFFECT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-
-# Layers that change images in training and hand on whole numbers, where a generation has such.
-_WHOLE_IMAGES: Mapping[bool, tuple[str, ...]] = {
-    False: ("RandomHeight", "RandomWidth"),  # tf.keras
-    True: tuple(  # Keras 3
-        "RandomContrast RandomBrightness RandomGrayscale RandomColorJitter RandomHue "
-        "RandomColorDegeneration RandomSaturation RandomPosterization RandomInvert MixUp "
-        "MaxNumBoundingBoxes".split()
-    ),
-}
-MERGES = ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate")
 
 
 def has_effect(class_name: str, key: str) -> bool:
@@ -95,7 +84,10 @@ def activation(value: Any, generation: Generation) -> Any:
         raise BadOptionError("an activation's name is expected")
     if value in _ACTIVATION_LAYERS:
         return parse_activation(_ACTIVATION_LAYERS[value]({}))
-    name = {"hard_sigmoid": generation.hard_sigmoid, "softmax_v2": "softmax"}.get(value, value)
+    name = {
+        "hard_sigmoid": rule_of("hard_sigmoid", generation),
+        "softmax_v2": "softmax",
+    }.get(value, value)
     if name != value or not value.startswith("hard_sigmoid"):
         return parse_activation(name)
     raise BadOptionError(f"{value!r} is not an activation of Keras")
@@ -124,35 +116,6 @@ def _activation_object(value: Mapping[str, Any], generation: Generation) -> Any:
     raise BadOptionError("a name, ReLU, LeakyReLU, ELU or Softmax is expected")
 
 
-def mask_rules(class_name: str, generation: Generation) -> dict[str, Any]:
-    """Return the options that say how this generation treats masks, and computes Dot."""
-    keras3 = generation.name == "keras3"
-    old = generation.name == "keras1" or (
-        generation.name == "keras2" and not generation.version.startswith("2.3")
-    )
-    whole = {"keeps_integers": generation.images_keep_integers}
-    merging, after = {"masking": generation.merging}, {"mask_after": generation.attention_mask}
-    rules: Mapping[str, dict[str, Any]] = {
-        **dict.fromkeys(MERGES, merging),
-        "Dot": {"smallest_norm": 1e-7 if keras3 else 1e-6, "highest_rank": 3 if old else 32},
-        "Attention": after,
-        "AdditiveAttention": after,
-        "MultiHeadAttention": {"masking": generation.attention_rows},
-        **{name: {"passes_mask": keras3} for name in ("Identity", "Normalization", "Rescaling")},
-        "GroupNormalization": {"masking": "ignore" if keras3 else "weigh"},
-        "UnitNormalization": {"smallest_norm": generation.smallest_norm},
-        "UpSampling2D": {"bilinear": generation.bilinear},
-        "Resizing": {"keeps_integers": keras3},
-        **dict.fromkeys(_WHOLE_IMAGES[keras3], whole),
-        "GlobalAveragePooling1D": {"use_mask": generation.average_pooling_uses_mask},
-        "TimeDistributed": {"masking": generation.time_distributed},
-        "Softmax": {"masking": generation.softmax},
-        "ReLU": {"passes_mask": generation.relu_passes_mask},
-        STACK: {"states": generation.stack_states},
-    }
-    return rules.get(class_name, {})
-
-
 def masked_output(
     class_name: str, config: Mapping[str, Any], generation: Generation, *, wrapped: bool
 ) -> str:
@@ -160,11 +123,11 @@ def masked_output(
 
     ``wrapped``: inside a Bidirectional, which forces zeros at masked steps since tf.keras.
     """
-    if class_name in CONV_LSTMS and generation.conv_lstm:
-        return generation.conv_lstm
-    if generation.masked_output != "zeros":
+    convolutional = class_name in CONV_LSTMS
+    rule = rule_of("conv_lstm" if convolutional else "masked_output", generation)
+    if rule != "zeros":
         # The unrolled loop of Keras 1 to 2.2.4 starts from zeros, not from the state.
-        return "previous_output" if config.get("unroll") else generation.masked_output
+        return "previous_output" if config.get("unroll") and not convolutional else str(rule)
     zeros = config.get("return_sequences") if wrapped else config.get("zero_output_for_mask")
     if not zeros:
         return "previous_output"
@@ -193,25 +156,15 @@ def cell_defaults(
     """Make explicit the defaults of one step in this generation, of a layer's or cell's class."""
     config, kind = dict(own), class_name.removesuffix("Cell")
     cudnn = kind.startswith("CuDNN")
-    default = "sigmoid" if cudnn else generation.recurrent_activation
+    default = "sigmoid" if cudnn else rule_of("recurrent_activation", generation)
     if kind in CONV_LSTMS and generation.name != "keras3":
         default = "hard_sigmoid"
     if kind != "SimpleRNN":
         config.setdefault("recurrent_activation", default)
     if kind.endswith("GRU"):
-        config.setdefault("reset_after", cudnn or generation.reset_after)
+        config.setdefault("reset_after", cudnn or rule_of("reset_after", generation))
     # Not in Keras 3's configs: 2, but 1 (a mask per gate) with recurrent_dropout
     # (Keras 3.15 ``layers/rnn/lstm.py``). SimpleRNN has one gate and no such option.
     if kind not in CONV_LSTMS:
         config.setdefault("implementation", 1 if config.get("recurrent_dropout") else 2)
     return config
-
-
-def has_mask(root: LayerSpec) -> bool:
-    """Tell whether anything in the model creates a mask."""
-    return any(
-        layer.class_name == "Masking"
-        or layer.config.get("mask_zero")
-        or any("mask" in call.kwargs for call in (layer.graph.calls if layer.graph else ()))
-        for layer in root.walk()
-    )

@@ -12,105 +12,176 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.readers.config.dialects import has_mask
-from keras2torch_birnn.spec import Generation, LayerSpec, TimeDistributedMask
+from keras2torch_birnn.schema.cells import STACK
+from keras2torch_birnn.spec import Generation, LayerSpec
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?((?![0-9])[!-~]*)")
 # A Keras 3 whose version is not known; real ones have three numbers.
 UNKNOWN_KERAS3 = "3.0"
-# tf.keras 2.2.4-tf is that of TensorFlow 1.13 to 2.0, 2.3.0-tf that of 2.1 and of 2.2
-_TIME_DISTRIBUTED: Mapping[int, TimeDistributedMask] = {
-    2: "inner, input if fixed",
-    3: "inner, unknown if fixed",
-}
 _OLD_SIGMOID, _NEW_SIGMOID = "hard_sigmoid_0.2", "hard_sigmoid_1/6"
 _GATES = ("activation", "recurrent_activation")  # options that may hold one of them
 
+# In the order of time. "tf.keras": that of TensorFlow 1.9 and later; its version 2.2.4-tf is that
+# of TensorFlow 1.13 to 2.0, 2.3.0-tf that of 2.1 and of 2.2.
+_FAMILIES = ("keras1", "keras2", "tf.keras", "keras3")
+
+# What a Keras does -> since which one -> how. The last column that is not newer than the file's
+# Keras holds; a row begins at Keras 1 even where the layer came later.
+_RULES: Mapping[str, Mapping[str, Any]] = {
+    # hard_sigmoid is clip(0.2 x + 0.5, 0, 1) or clip(x / 6 + 0.5, 0, 1)
+    "hard_sigmoid": {"keras1": _OLD_SIGMOID, "keras3": _NEW_SIGMOID},
+    "recurrent_activation": {"keras1": "hard_sigmoid", "keras2 2.3": "sigmoid"},
+    "reset_after": {"keras1": False, "tf.keras": True},
+    # the output at masked steps of Bidirectional(return_sequences=True)
+    "masked_output": {
+        "keras1": "previous_state",
+        "keras2 2.3": "previous_output",
+        "tf.keras": "zeros",
+    },
+    # the same of a convolutional LSTM
+    "conv_lstm": {"keras1": "fails", "tf.keras": "previous_output", "keras3": "zeros"},
+    # a stateful layer carries its state inside a Bidirectional (not in TensorFlow 1 either, see
+    # ``dialects.is_tensorflow_1``); where not, every batch starts from zeros
+    "bidirectional_carries": {"keras1": True, "keras2 2.1.4": False, "tf.keras": True},
+    # a stateful layer prefers its carried state, unless all zero, to ``initial_state``
+    "carried_state_wins": {"keras1": False, "tf.keras 2.3": True, "keras3": False},
+    # an RNN begins with what its cell's ``get_initial_state`` returns
+    "cells_give_states": {"keras1": False, "tf.keras": True},
+    # later layers see a mask that was passed as an argument, not the input's
+    "passed_mask_goes_on": {
+        "keras1": False,
+        "tf.keras 2.3": True,
+        "keras3": False,
+        "keras3 3.11": True,
+    },
+    # a MultiHeadAttention takes the masks off its inputs, also for later readers of these inputs
+    "attention_takes_masks": {"keras1": False, "keras3 3.8": True},
+}
+
+# The same of one class's options, or of several classes'.
+_RULES_OF_LAYERS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    # up to 3.3 ``Layer.__call__`` finds no mask on a list of tensors
+    "Add Subtract Multiply Average Maximum Minimum Concatenate": {
+        "masking": {"keras1": "all", "keras3": "none", "keras3 3.4": "any"},
+    },
+    "Attention AdditiveAttention": {
+        "mask_after": {"keras1": "query", "keras3": "none", "keras3 3.4": "query"},
+    },
+    "MultiHeadAttention": {
+        "masking": {
+            "keras1": "add",
+            "tf.keras": "ignore",
+            "tf.keras 2.10": "add",
+            "keras3 3.7": "add by hand",  # through ``ops.dot_product_attention`` where it can
+            "keras3 3.13": "zeros",
+        },
+    },
+    "Dot": {
+        "smallest_norm": {"keras1": 1e-6, "keras3": 1e-7},
+        "highest_rank": {"keras1": 3, "keras2 2.3": 32},
+    },
+    "UnitNormalization": {
+        "smallest_norm": {"keras1": 1e-6, "keras3 3.6": 1e-12},
+    },
+    "GroupNormalization": {"masking": {"keras1": "weigh", "keras3": "ignore"}},
+    "Softmax": {
+        "masking": {"keras1": "ignore", "tf.keras 2.4": "add", "keras3 3.13": "replace"},
+    },
+    "Identity Normalization Rescaling": {"passes_mask": {"keras1": False, "keras3": True}},
+    "ReLU": {"passes_mask": {"keras1": True, "tf.keras": False, "tf.keras 2.5": True}},
+    "GlobalAveragePooling1D": {"use_mask": {"keras1": False, "keras2 2.2.3": True}},
+    "TimeDistributed": {
+        "masking": {
+            "keras1": "passes by",
+            "keras2 2.2": "inner unless fixed",
+            "tf.keras": "inner",
+            "tf.keras 2.2": "inner, input if fixed",
+            "tf.keras 2.3": "inner, unknown if fixed",
+            "tf.keras 2.4": "inner",
+            "keras3": "input",
+        },
+    },
+    STACK: {
+        "states": {
+            "keras1": "first cell first",
+            "keras2": "last cell first",
+            "keras2 2.2.3": "first cell first",
+        },
+    },
+    # at the corners of pixels (TensorFlow 1) or their centers; TensorFlow 1.14 and 2.0 have the
+    # same version of tf.keras
+    "UpSampling2D": {
+        "bilinear": {
+            "keras1": "corners",
+            "tf.keras": "corners or centers",
+            "tf.keras 2.3": "centers",
+        },
+    },
+    # images that layers change in training stay whole numbers
+    "Resizing": {"keeps_integers": {"keras1": False, "keras3": True}},
+    "RandomHeight RandomWidth": {
+        "keeps_integers": {"keras1": False, "tf.keras 2.12": True, "keras3": False},
+    },
+    "RandomContrast RandomBrightness RandomGrayscale RandomColorJitter RandomHue "
+    "RandomColorDegeneration RandomSaturation RandomPosterization RandomInvert MixUp "
+    "MaxNumBoundingBoxes": {"keeps_integers": {"keras1": False, "keras3 3.6": True}},
+}
+_OPTIONS = {name: rows for names, rows in _RULES_OF_LAYERS.items() for name in names.split()}
+
 
 def generation_of(version: str) -> Generation:
-    """Return the rules of ``version`` ("2.2.4", "2.2.4-tf", "3.3.3").
+    """Return the Keras of ``version`` ("2.2.4", "2.2.4-tf", "3.3.3").
 
     Raises:
-        InvalidModelFileError: it is not a version of Keras.
+        InvalidModelFileError: it is not a version of Keras, or of one after Keras 3.
     """
     match = _VERSION.fullmatch(version)
-    if match is None:
+    major = int(match[1]) if match else 0
+    if match is None or not major:
         raise InvalidModelFileError(
             f"keras_version {printable(version)!r} is not a version of Keras",
             place="keras_version",
         )
-    major, minor, patch = int(match[1]), int(match[2]), int(match[3] or 0)
-    if major == 1:
-        return Generation(
-            "keras1",
-            version,
-            _OLD_SIGMOID,
-            recurrent_activation="hard_sigmoid",
-            reset_after=False,
-            masked_output="previous_state",
-            average_pooling_uses_mask=False,
-            time_distributed="passes by",
-            cells_give_states=False,
-            conv_lstm="fails",
-        )
-    if major == 2 and minor <= 3 and "-tf" not in match[4]:
-        return Generation(
-            "keras2",
-            version,
-            _OLD_SIGMOID,
-            recurrent_activation="hard_sigmoid" if minor < 3 else "sigmoid",
-            reset_after=False,
-            masked_output="previous_state" if minor < 3 else "previous_output",
-            average_pooling_uses_mask=(minor, patch) >= (2, 3),
-            time_distributed="inner unless fixed" if minor >= 2 else "passes by",
-            bidirectional_carries=(minor, patch) < (1, 4),
-            stack_states="first cell first" if (minor, patch) >= (2, 3) else "last cell first",
-            cells_give_states=False,
-            conv_lstm="fails",
+    if major > 3:
+        raise InvalidModelFileError(
+            f"keras_version {printable(version)!r} is newer than this k2t knows",
+            "upgrade keras2torch_birnn",
+            place="keras_version",
         )
     if major == 2:
-        return Generation(
-            "tf.keras",
-            version,
-            _OLD_SIGMOID,
-            recurrent_activation="sigmoid",
-            reset_after=True,
-            masked_output="zeros",
-            time_distributed=_TIME_DISTRIBUTED.get(minor, "inner"),
-            softmax="add" if minor >= 4 else "ignore",
-            relu_passes_mask=minor >= 5,
-            attention_rows="add" if minor >= 10 else "ignore",
-            passed_mask_goes_on=minor >= 3,
-            bilinear="centers" if minor >= 3 else "corners or centers",
-            carried_state_wins=minor >= 3,
-            conv_lstm="previous_output",
-            images_keep_integers=minor >= 12,
-        )
-    if major == 3:
-        return Generation(
-            "keras3",
-            version,
-            _NEW_SIGMOID,
-            recurrent_activation="sigmoid",
-            reset_after=True,
-            masked_output="zeros",
-            time_distributed="input",
-            softmax="replace" if minor >= 13 else "add",
-            # up to 3.3 ``Layer.__call__`` finds no mask on a list of tensors
-            merging="any" if minor >= 4 else "none",
-            attention_mask="query" if minor >= 4 else "none",
-            # since 3.7 MultiHeadAttention calls ``ops.dot_product_attention`` where it can
-            attention_rows="zeros" if minor >= 13 else "add by hand" if minor >= 7 else "add",
-            attention_takes_masks=minor >= 8,
-            passed_mask_goes_on=minor >= 11,
-            smallest_norm=1e-12 if minor >= 6 else 1e-6,
-            bilinear="centers",
-            images_keep_integers=minor >= 6,
-        )
-    raise InvalidModelFileError(
-        f"keras_version {printable(version)!r} is newer than this k2t knows",
-        "upgrade keras2torch_birnn",
-        place="keras_version",
+        own = int(match[2]) <= 3 and "-tf" not in match[4]
+        return Generation("keras2" if own else "tf.keras", version)
+    return Generation("keras1" if major == 1 else "keras3", version)
+
+
+def rule_of(name: str, generation: Generation) -> Any:
+    """Return how a Keras does one of the things that are not options of one class."""
+    return _value_at(generation, _RULES[name])
+
+
+def options_of(class_name: str, generation: Generation) -> dict[str, Any]:
+    """Return the options of a class that no file states, because the Keras decides them."""
+    rows = _OPTIONS.get(class_name, {})
+    return {name: _value_at(generation, row) for name, row in rows.items()}
+
+
+def _value_at(generation: Generation, row: Mapping[str, Any]) -> Any:
+    file, found = (_FAMILIES.index(generation.name), generation.numbers), None
+    for since, value in row.items():
+        family, _, version = since.partition(" ")
+        first = tuple(map(int, version.split("."))) if version else ()
+        if (_FAMILIES.index(family), first) <= file:
+            found = value
+    return found
+
+
+def has_mask(root: LayerSpec) -> bool:
+    """Tell whether anything in the model creates a mask."""
+    return any(
+        layer.class_name == "Masking"
+        or layer.config.get("mask_zero")
+        or any("mask" in call.kwargs for call in (layer.graph.calls if layer.graph else ()))
+        for layer in root.walk()
     )
 
 
@@ -153,7 +224,7 @@ def describe_rules(generation: Generation, root: LayerSpec, writer: str = "") ->
         )
     by = f"{printable(writer)}, which computes as {version}" if writer else version
     layers = list(root.walk())
-    sigmoid, rule = generation.hard_sigmoid, generation.masked_output
+    sigmoid, rule = (rule_of(name, generation) for name in ("hard_sigmoid", "masked_output"))
     facts = []
     if any(sigmoid in (layer.config.get(key) for key in _GATES) for layer in layers):
         facts.append(_FORMULAS[sigmoid])

@@ -13,6 +13,7 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers.advice import QUANTIZED
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.custom_objects import is_custom_function, lacks_activation
+from keras2torch_birnn.readers.config.generations import options_of, rule_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.readers.config.policies import DtypePolicy, read_policy
 from keras2torch_birnn.readers.config.sequential import parse_shape
@@ -45,7 +46,7 @@ def parse_options(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parse a layer's config and semantics, all explicit; unsupported options become problems."""
     schema = SCHEMA[class_name]
-    rules = dialects.mask_rules(class_name, parsing.generation)
+    rules = dict(options_of(class_name, parsing.generation))
     config = dialects.rename_keys(class_name, stated)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":
@@ -72,7 +73,7 @@ def parse_options(
         first = wrapped and dialects.is_tensorflow_1(stated, parsing.generation)
         if first:
             parsing.of_tensorflow_1.add(place)
-        restarts = first or not parsing.generation.bidirectional_carries
+        restarts = first or not rule_of("bidirectional_carries", parsing.generation)
         if wrapped and config.get("stateful") and restarts:
             config["stateful"] = False
             parsing.notes.append(

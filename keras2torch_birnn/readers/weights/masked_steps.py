@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Set
 from dataclasses import replace
 
-from keras2torch_birnn.readers.config.dialects import has_mask
+from keras2torch_birnn.readers.config.generations import has_mask
 from keras2torch_birnn.readers.weights.slots import Key
 from keras2torch_birnn.spec import Generation, LayerSpec
 
