@@ -110,42 +110,19 @@ MUTANTS: Mapping[str, tuple[Patch, str]] = {
         edit(STEP, "torch.where(valid[t], a, b)", "torch.where(valid[t], a, a)"),
         f"{TF}/cell_masks_last.h5",
     ),
-    "masked steps keep the first state alone": (
-        edit(STEP, "zip(new, states, strict=True)", "zip(new, (states[0], *new[1:]), strict=True)"),
-        f"{K3}/cell_masks_last.keras",
-    ),
     "masked steps of Keras 2.2.4 show the output": (
         edit(STEP, "torch.cat((y, states[0]), dim=1)", "torch.cat((y, y), dim=1)"),
         f"{K2}/cell_masks_leaky.h5",
     ),
-    "the backward half reads forward": (
-        edit(
-            "rnn.modules:BidirectionalPair.run_sequence",
-            "reverse(x, lengths), lengths",
-            "x, lengths",
-        ),
-        f"{K3}/cell_bi_concat.keras",
-    ),
     "the backward half stays reversed": (
         edit("rnn.modules:BidirectionalPair.run_sequence", "reverse(back, lengths)", "back"),
         f"{TF}/cell_bi_sum_masks.h5",
-    ),
-    "no states between the steps": (edit(STEP, "states = new", "pass"), f"{K3}/cell_chain.h5"),
-    "initial states are not used": (
-        edit(START, "if initial_state is None:", "if True:"),
-        f"{K3}/cell_states.keras",
-    ),
-    "go_backwards is ignored": (
-        edit("rnn.modules:plan_of", 'config["go_backwards"]', "False"),
-        f"{TF}/cell_chain.keras",
     ),
     "states of a stack from the last cell on": (
         edit("schema.custom_cells:states_of", "if last_first", "if True"),
         f"{TF}/cell_stack.keras",
     ),
     "zeros for initial states": (edit(START, OWN, "False"), f"{TF}/cell_start.h5"),
-    "zeros under a mask": (edit(START, OWN, "False"), f"{K3}/cell_start_masks.keras"),
-    "zeros in halves and stacks": (edit(START, OWN, "False"), f"{K3}/cell_start_bi.h5"),
     "Keras 2.2.4 asks the cell": (
         edit("schema.custom_cells:gives_states", "asked and", ""),
         f"{K2}/cell_start.h5",

@@ -27,7 +27,6 @@ STACK_H5 = FIXTURES / "keras-3.15.1" / "stack_same_class.h5"
 STACK_KERAS = FIXTURES / "keras-3.15.1" / "stack_same_class.keras"
 OLD = FIXTURES / "keras-2.2.4" / "hard_sigmoid_stack.h5"
 # Text in front: it is converted from a later layer on.
-CUT_TEXT = FIXTURES / "cut" / "keras-3.15.1" / "classify.keras"
 # Weights alone, and the architecture that goes with them.
 WEIGHTS = FIXTURES / "keras-2.3.1" / "weights_mask_weights.h5"
 ARCHITECTURE = FIXTURES / "keras-2.3.1" / "weights_mask.json"

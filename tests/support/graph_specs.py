@@ -5,7 +5,7 @@ So every generation's rules of masks and defaults are asked, those too whose Ker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -134,13 +134,6 @@ def _said(keywords: Mapping[str, Any], tensor: Callable[[str], Any]) -> Json:
 
 def _map(tensor: Callable[[str], Any], names: Any) -> Any:
     return [tensor(name) for name in names] if isinstance(names, list) else tensor(names)
-
-
-def chain_graph(*layers: Any, inputs: Sequence[tuple[str, str, tuple[int, ...]]]) -> Graph:
-    """Return a graph of layers, each of which reads the one before."""
-    names = [inputs[0][0], *(f"t{place}" for place in range(len(layers)))]
-    steps = list(zip(names[1:], layers, names, strict=False))
-    return {"inputs": inputs, "steps": steps, "outputs": names[-1]}
 
 
 def spec_of(graph: Graph, version: str = "3.15.1", seed: int = 0) -> ModelSpec:

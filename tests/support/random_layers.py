@@ -88,22 +88,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class SeededSource(Source):
-    """Source of choices that is ``random.Random``, for runs of many graphs."""
-
-    def pick(self, options: Sequence[Value]) -> Value:
-        """Choose one of the options."""
-        return self.draw(options)
-
-    def order(self, items: Sequence[Value]) -> list[Value]:
-        """Put the items into any order."""
-        left, ordered = list(items), []
-        while left:
-            ordered.append(left.pop(self.pick(range(len(left)))))
-        return ordered
-
-
-@dataclass(frozen=True)
 class Recipe:
     """Layers of one class with one input and one output."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from model_configs import parse_config
-from specs import chain, functional, layer, values
+from specs import chain, values
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
@@ -17,7 +17,7 @@ from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
-from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
 KERAS_1, KERAS_2, TF_215, KERAS_3 = "1.2.2", "2.2.4", "2.15.0", "3.15.1"
 STEPS, IMAGE = [None, 13, 3], [None, 5, 13, 3]
@@ -92,10 +92,3 @@ def agree_alone(spec: LayerSpec, shape: tuple[int, ...], version: str = KERAS_3)
     (found,) = agree(model_of(chain(spec, shape=sizes), version), values(*shape))
     output: Any = SCHEMA[spec.class_name].output(spec.config, sizes)
     assert found.shape[1:] == output[1:]
-
-
-def integer_model(one: LayerSpec, count: int) -> ModelSpec:
-    """Build a model of one layer with an int64 input."""
-    first = layer("InputLayer", "x", shape=(None, count), dtype="int64")
-    call = Call(one.name, 0, (TensorRef("x"),))
-    return model_of(functional([first, one], [call], (TensorRef("x"),), TensorRef(one.name)))

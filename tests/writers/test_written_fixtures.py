@@ -1,6 +1,6 @@
 """Every family of ``.h5`` and ``.keras`` fixtures: written back untouched, and trained.
 
-``campaign.py`` does the same with all of them. Other formats are refused.
+Other formats are refused.
 """
 
 from __future__ import annotations
