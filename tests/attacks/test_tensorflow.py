@@ -229,7 +229,6 @@ ATTACKS: Mapping[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
-@pytest.mark.every(3)
 @pytest.mark.parametrize(("name", "command"), by_commands(ATTACKS))
 def test_a_hostile_model_is_refused(
     name: str, command: str, runners: Mapping[str, Runner], tmp_path: Path

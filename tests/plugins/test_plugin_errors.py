@@ -10,7 +10,6 @@ import pytest
 import torch
 from commands import changed_config, changed_layer, k2t, layer
 from plugin_files import (
-    AVERAGE,
     CENTER,
     FIXTURES,
     PASSIVE,
@@ -191,12 +190,6 @@ def test_an_option_that_a_shipped_plugin_does_not_know_is_refused(
 
 
 # ---- which class is meant ----------------------------------------------------------------------
-
-
-def test_without_its_plugin_a_layer_is_refused() -> None:
-    done = k2t("inspect", AVERAGE)
-    assert done.code == 4
-    assert "layer class AttentionWeightedAverage is not supported" in done.err
 
 
 def test_a_class_called_as_one_of_keras_is_the_plugins_own(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError
-from keras2torch_birnn.readers.containers import keras_archive as archive
 from keras2torch_birnn.readers.containers import open_container, zip_archive
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
 
@@ -158,27 +157,3 @@ def test_no_open_file_is_left_behind(tmp_path: Path) -> None:
         except K2TError:
             pass
         assert count() == before
-
-
-def test_damaged_archives_are_read_right_or_refused(tmp_path: Path) -> None:
-    """Headers, directory and payload damaged: the same model, or our own error."""
-    random = np.random.default_rng(5)
-    path, read = tmp_path / "m.keras", 0
-    seeds = [zipped(MEMBERS, method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
-    for number in range(200):
-        mutant = bytearray(seeds[number % 2])
-        for at in random.integers(0, len(mutant), random.integers(1, 5)):
-            mutant[at] = random.integers(0, 256)
-        path.write_bytes(mutant)
-        try:
-            with path.open("rb", buffering=0) as file:
-                window = archive.Window(file, 0, len(mutant))
-                found = archive.read_archive(window)
-                assert found.weights.read(found.weights.size) == weights()
-                if found.weights.file is not file:
-                    found.weights.file.close()
-        except InvalidModelFileError:
-            continue
-        assert (found.config_text, found.metadata_text) == (CONFIG, METADATA)
-        read += 1
-    assert 0 < read < 150

@@ -201,21 +201,6 @@ def test_variables_without_objects_are_refused(tmp_path: Path) -> None:
         k2t.convert(folder)
 
 
-def test_links_in_a_saved_model_are_not_followed(tmp_path: Path) -> None:
-    folder = saved_model(tmp_path / "m")
-    (folder / "variables").rename(tmp_path / "elsewhere")
-    (folder / "variables").symlink_to(tmp_path / "elsewhere")
-    with refuse("variables/variables.index: in a folder that is a link; give the folder itself"):
-        k2t.convert(folder)
-    (folder / "variables").unlink()
-    (tmp_path / "elsewhere").rename(folder / "variables")
-    index = folder / "variables" / "variables.index"
-    index.rename(tmp_path / "index")
-    index.symlink_to(tmp_path / "index")
-    with refuse("variables/variables.index: a link; the input must be a file"):
-        k2t.convert(folder)
-
-
 def test_metadata_about_objects_that_are_not_there_are_refused(tmp_path: Path) -> None:
     folder = saved_model(tmp_path / "m")
     texts = (folder / "keras_metadata.pb").read_bytes()
@@ -341,8 +326,6 @@ def test_a_checkpoint_of_tensorflow_1_is_refused(tmp_path: Path) -> None:
 
 NOTES: dict[str, tuple[str, str]] = {
     "nothing": ("", "checkpoint: names no model_checkpoint_path; give the prefix"),
-    "outside": ('model_checkpoint_path: "/etc/passwd"', "/etc/passwd is no name of a file in"),
-    "above": ('model_checkpoint_path: "../ckpt"', r"\.\./ckpt is no name of a file in the folder"),
     "gone": ('model_checkpoint_path: "ckpt-9"', r"checkpoint: there is no ckpt-9\.index; give the"),
 }
 
@@ -457,11 +440,7 @@ WRONG_TFJS: dict[str, tuple[Callable[[Text], None], str]] = {
     "no group": (_set(weightsManifest=[3]), "weightsManifest group 0: an object is expected"),
     "no paths": (_group(paths=None), "weightsManifest group 0: a list is expected"),
     "a number as path": (_group(paths=[3]), "a path that is no text"),
-    "above": (_group(paths=["../x"]), r"weightsManifest group 0: \.\./x is no name of a file"),
-    "absolute": (_group(paths=["/etc/passwd"]), "/etc/passwd is no name of a file"),
-    "a drive": (_group(paths=["C:x"]), "C:x is no name of a file"),
     "a backslash": (_group(paths=["a\\b"]), "is no name of a file"),
-    "a URL": (_group(paths=["http://x/y"]), "http://x/y is no name of a file"),
     "a missing file": (_group(paths=["gone.bin"]), r"gone\.bin: cannot be opened"),
     "too many files": (_group(paths=["a"] * 1001), "1001 files"),
     "too short": (_weight(shape=[1]), r"weights of \d+ bytes in files of \d+; was the download"),
