@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import opened
-from keras2torch_birnn.readers.source import ModelSource
+from keras2torch_birnn.readers.containers.container import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, read
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerNames, ModelSpec, cut_at
 from keras2torch_birnn.torch_import import loading_torch

@@ -12,7 +12,7 @@ from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.html import Table, Verdict, format_cell, show_in_cell
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
-from keras2torch_birnn.readers.source import ModelSource, source_of
+from keras2torch_birnn.readers.containers.container import ModelSource, source_of
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.rnn.engines import static_engine

@@ -14,7 +14,7 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.config.policies import notes_of_half_precision
 from keras2torch_birnn.readers.containers import opened
-from keras2torch_birnn.readers.source import ModelSource
+from keras2torch_birnn.readers.containers.container import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, read, read_given_config
 from keras2torch_birnn.trainers.compiled import parse_compiled
 from keras2torch_birnn.trainers.losses import KerasLoss, describe_loss

@@ -60,7 +60,7 @@ TASKS: Mapping[str, Sequence[str]] = {
 
 # Types of arguments, which the tables of parameters name: module -> names.
 TYPES: Mapping[str, Sequence[str]] = {
-    "readers.source": ("ModelSource",),
+    "readers.containers.container": ("ModelSource",),
     "readers.steps": ("PathLike",),
     "spec": ("LayerNames",),
     "plugins": ("PluginName",),

@@ -363,7 +363,7 @@ def _last_change(path: Path) -> int:
 
 def _sha256(file: Path) -> str | None:
     """Return the hash of a file; None of a folder, or of what cannot be read."""
-    from keras2torch_birnn.readers.files.sha256 import hash_file
+    from keras2torch_birnn.readers.input_files import hash_file
 
     try:
         return hash_file(file)

@@ -82,7 +82,7 @@ def refuse_missing(path: Path) -> None:
         InvalidModelFileError: the error of opening it.
     """
     if not is_there(path):
-        from keras2torch_birnn.readers.containers.files import open_file
+        from keras2torch_birnn.readers.input_files import open_file
 
         with in_file(path):
             open_file(path).close()

@@ -11,8 +11,8 @@ from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionErr
 from keras2torch_birnn.exporting import onnx_runtimes
 from keras2torch_birnn.exporting.target import MARK, Session, Target
 from keras2torch_birnn.limits import MAX_ONNX_BYTES
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.tensorflow.wire import fields
+from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.readers.tensorflow.object_graph import fields
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import ModelSpec
 

@@ -19,8 +19,7 @@ from keras2torch_birnn.readers.config.custom_layers import EVERY_LAYER
 from keras2torch_birnn.readers.config.dialects import has_effect
 from keras2torch_birnn.readers.config.parsing import UnknownClass
 from keras2torch_birnn.readers.containers import opened
-from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.source import ModelSource
+from keras2torch_birnn.readers.containers.container import Container, ModelSource
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
 from keras2torch_birnn.readers.weights.load_weights import find_weights
 from keras2torch_birnn.readers.weights.v3 import snake_case

@@ -38,7 +38,7 @@ from keras2torch_birnn.porting.observing import (
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor, locate_first
 from keras2torch_birnn.porting.right_tensors import Leaf, find_leaves
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.source import ModelSource
+from keras2torch_birnn.readers.containers.container import ModelSource
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.spec import ModelSpec, leaves
 from keras2torch_birnn.verification.given_inputs import InputData

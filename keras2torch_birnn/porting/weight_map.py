@@ -24,8 +24,8 @@ from keras2torch_birnn.porting.gates import (
     torch_letters,
 )
 from keras2torch_birnn.readers.containers import opened
-from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike
+from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer
 from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import NO_CUT, Cut

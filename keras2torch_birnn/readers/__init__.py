@@ -11,7 +11,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.readers.containers import opened
-from keras2torch_birnn.readers.source import ModelSource, Source
+from keras2torch_birnn.readers.containers.container import ModelSource, Source
 from keras2torch_birnn.readers.steps import PathLike, find_architecture, read, read_given_config
 from keras2torch_birnn.spec import NO_CUT, Cut, ModelSpec
 

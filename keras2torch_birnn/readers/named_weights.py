@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from keras2torch_birnn.errors import InvalidModelFileError, in_file
 from keras2torch_birnn.readers.containers import opened
+from keras2torch_birnn.readers.containers.container import ModelSource, source_of
 from keras2torch_birnn.readers.containers.live_model import read_live_arrays
-from keras2torch_birnn.readers.source import ModelSource, source_of
 from keras2torch_birnn.spec import Array
 
 

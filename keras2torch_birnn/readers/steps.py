@@ -28,17 +28,16 @@ from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.penalties import describe_augmentation, describe_penalties
 from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.containers.container import Architecture, Container
-from keras2torch_birnn.readers.containers.files import file_window, is_folder, read_text
-from keras2torch_birnn.readers.files.strict_json import parse_object
-from keras2torch_birnn.readers.source import Source
+from keras2torch_birnn.readers.containers.container import Architecture, Container, Source
+from keras2torch_birnn.readers.input_files import file_window, is_folder, read_text
+from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.readers.weights.load_weights import load_weights
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
 from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
-    from keras2torch_birnn.readers.weights.text_vocabularies import Vocabulary
+    from keras2torch_birnn.readers.weights.vocabularies import Vocabulary
 
 PathLike = str | os.PathLike[str]
 """A path: a text, or a ``pathlib.Path``."""
@@ -205,7 +204,7 @@ def read_vocabularies(reading: Reading) -> Reading:
     """
     if reading.problems or reading.whole is None:
         return reading
-    from keras2torch_birnn.readers.weights.text_vocabularies import find_vocabularies
+    from keras2torch_birnn.readers.weights.vocabularies import find_vocabularies
 
     vocabularies, notes = find_vocabularies(
         reading.whole, reading.container, reading.parsing.generation

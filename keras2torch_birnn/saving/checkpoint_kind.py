@@ -15,7 +15,7 @@ from pathlib import Path
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.limits import MAX_OUT_MEMBERS, MAX_PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
-from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.input_files import Window
 from keras2torch_birnn.saving.atomic import FileKind
 
 FORMAT = "keras2torch_birnn/1"

@@ -16,9 +16,8 @@ from torch import Tensor
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.golden import Golden
 from keras2torch_birnn.progress import begin
-from keras2torch_birnn.readers.containers.files import open_file
-from keras2torch_birnn.readers.files.strict_json import parse_json, parse_object
-from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.input_files import Window, open_file
+from keras2torch_birnn.readers.strict_json import parse_json, parse_object
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 from keras2torch_birnn.saving.spec_checks import check_spec
 from keras2torch_birnn.saving.validation import (

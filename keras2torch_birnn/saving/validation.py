@@ -21,7 +21,7 @@ from torch import Tensor
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_OUT_MEMBERS, MAX_PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
-from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.input_files import Window
 from keras2torch_birnn.schema.batch_memory import check_batch_memory
 from keras2torch_birnn.spec import ModelSpec
 

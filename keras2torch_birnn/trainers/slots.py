@@ -24,7 +24,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_NAMES
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.slots import slots
 from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.trainers.compiled import OptimizerConfig

@@ -45,7 +45,7 @@ from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE, complete_shapes, find_plugin_layers
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.source import ModelSource, Source, source_of
+from keras2torch_birnn.readers.containers.container import ModelSource, Source, source_of
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates

@@ -25,10 +25,10 @@ from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.limits import MAX_KERAS_SECONDS
 from keras2torch_birnn.readers import read_architecture
 from keras2torch_birnn.readers.containers import opened
+from keras2torch_birnn.readers.containers.container import ModelSource, Source, source_of
 from keras2torch_birnn.readers.containers.live_model import write_live
-from keras2torch_birnn.readers.containers.tensorflow_container import TensorFlowContainer
+from keras2torch_birnn.readers.containers.tensorflow import TensorFlowContainer
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
-from keras2torch_birnn.readers.source import ModelSource, Source, source_of
 from keras2torch_birnn.readers.steps import holds_model, read_given_config
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.allow_list import foreign_name

@@ -20,16 +20,16 @@ import keras2torch_birnn
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, printable
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.containers.files import file_window
-from keras2torch_birnn.readers.containers.keras_archive import WEIGHTS, KerasArchive
+from keras2torch_birnn.readers.containers.keras import WEIGHTS, KerasArchive
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
     member_pieces,
     open_model_archive,
 )
 from keras2torch_birnn.readers.hdf5.parser_process import import_roots, isolated_environment
-from keras2torch_birnn.readers.weights.legacy import weights_group
-from keras2torch_birnn.readers.weights.store import Store
+from keras2torch_birnn.readers.input_files import file_window
+from keras2torch_birnn.readers.store import Store
+from keras2torch_birnn.readers.weights.paths import weights_group
 from keras2torch_birnn.spec import Array
 
 _SCRIPT = Path(__file__).with_name("hdf5_child.py")

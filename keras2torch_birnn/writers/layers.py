@@ -17,13 +17,13 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers.config.policies import common_dtype
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.hdf5.arrays import StoredArray
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
-from keras2torch_birnn.readers.weights.layouts import is_summed
+from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.load_weights import LocatedWeights, find_weights
 from keras2torch_birnn.readers.weights.slots import (
     Key,
     change_layers,
+    is_summed,
     layers_by_owner,
     replace_layers,
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from keras2torch_birnn.errors import WeightMismatchError, in_place, printable
 from keras2torch_birnn.layers.origins import Copies, Positions
-from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.writers.layers import Inverse, Located
 

@@ -25,9 +25,9 @@ from fuzz.changes import as_text, changed_tree, damaged
 from fuzz.runs import Mutant, Tally
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.limits import max_inflated_bytes
-from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
+from keras2torch_birnn.readers.input_files import Window
 
 GREETING = '[{"is": "open"}]'
 PATHS = list("abcdefg")

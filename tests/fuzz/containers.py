@@ -33,7 +33,7 @@ from fuzz.hdf5 import odd_copy
 from fuzz.runs import Mutant, Tally
 from fuzz.seeds import Seed, seeds
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.hdf5.arrays import StoredArray
+from keras2torch_birnn.readers.store import StoredArray
 
 _PARSER_SECONDS, _ORACLE_SECONDS = 1, 2
 _COMPARED_TOGETHER = 40

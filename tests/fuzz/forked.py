@@ -19,8 +19,8 @@ from unittest import mock
 
 import h5py
 
-from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
+from keras2torch_birnn.readers.input_files import Window
 
 assert h5py  # imported here, so that no child has to
 

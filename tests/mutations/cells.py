@@ -29,12 +29,12 @@ MUTATIONS = {
         rereads=True,
     ),
     "cells of a frozen half by position": Mutation(
-        edit("readers.weights.legacy:_group_by_half", "if once and", "if False and"),
+        edit("readers.weights.paths:_group_by_half", "if once and", "if False and"),
         (f"{K2}/stacked_frozen.h5",),
         rereads=True,
     ),
     "cells of a stack by position": Mutation(
-        edit("readers.weights.legacy:_pair_by_number", "if not all(", "if True or not all("),
+        edit("readers.weights.paths:_pair_by_number", "if not all(", "if True or not all("),
         (f"{K2}/stacked_frozen_cell.h5",),
         rereads=True,
     ),

@@ -134,7 +134,7 @@ MERGED = {
     "ave": (f"{TF}/bi_gru_before_ave_seq.h5", f"{K3}/bi_simplernn_ave_last.keras"),
     None: (f"{TF}/bi_lstm_none_seq.h5", f"{K2}/bi_lstm_none_last.h5"),
 }
-FORWARD, CUDNN = "rnn.modules:recurrent_forward", "readers.weights.layouts:from_cudnn"
+FORWARD, CUDNN = "rnn.modules:recurrent_forward", "readers.weights.slots:from_cudnn"
 LSTM_GATES, GRU_GATES = "ifgo", "rzn"
 
 MUTATIONS = {

@@ -12,9 +12,9 @@ from commands import MASKED, OLD, STACK_H5, STACK_KERAS, run_process
 from warm_process import run_code
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
+from keras2torch_birnn.readers.input_files import Window
 
 pytestmark = pytest.mark.own_processes
 

@@ -11,7 +11,7 @@ from package_source import nodes
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.readers.hdf5 import parser_child
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES
+from keras2torch_birnn.readers.store import STORED_DTYPES
 
 PACKAGE = Path(limits.__file__).parent
 POLICY = (Path(__file__).parents[2] / "SECURITY.md").read_text(encoding="utf-8")

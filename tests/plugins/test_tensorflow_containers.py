@@ -31,8 +31,8 @@ import keras2torch_birnn
 from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.weights.layouts import KERAS2
-from keras2torch_birnn.readers.weights.legacy import layer_entries
+from keras2torch_birnn.readers.weights.paths import layer_entries
+from keras2torch_birnn.readers.weights.slots import KERAS2
 from keras2torch_birnn.schema.custom_layers import converts
 from keras2torch_birnn.spec import Array, LayerSpec
 

@@ -47,7 +47,7 @@ def test_a_pipe_in_a_folder_is_not_opened(folder: Path) -> None:
 def test_a_folder_with_too_long_a_config_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras2torch_birnn.readers.containers.files.MAX_JSON_BYTES", 99)
+    monkeypatch.setattr("keras2torch_birnn.readers.input_files.MAX_JSON_BYTES", 99)
     with pytest.raises(InvalidModelFileError, match=r"config\.json: longer than 99 bytes"):
         read_model(folder)
 

@@ -31,19 +31,19 @@ from tensorflow_files import (
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.containers.files import file_window
-from keras2torch_birnn.readers.containers.members import Folder
-from keras2torch_birnn.readers.files.window import JoinedWindows, Window
+from keras2torch_birnn.readers.input_files import Folder, JoinedWindows, Window, file_window
 from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
-from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
 from keras2torch_birnn.readers.tensorflow.keras_metadata import read_saved_objects
 from keras2torch_birnn.readers.tensorflow.object_graph import (
     GRAPH_KEY,
+    as_text,
+    fields,
+    parts,
     read_checkpoint_graph,
     read_saved_graph,
+    read_varint,
 )
-from keras2torch_birnn.readers.tensorflow.table import read_table
-from keras2torch_birnn.readers.tensorflow.wire import as_text, fields, parts, read_varint
+from keras2torch_birnn.readers.tensorflow.table import crc32c, masked, read_table
 from keras2torch_birnn.spec import Array
 
 RNG = np.random.default_rng(7)

@@ -24,7 +24,7 @@ from keras2torch_birnn.readers.steps import (
     read_vocabularies,
     read_weights,
 )
-from keras2torch_birnn.readers.weights.text_vocabularies import (
+from keras2torch_birnn.readers.weights.vocabularies import (
     Vocabulary,
     _as_numbers,
     find_vocabularies,

@@ -14,7 +14,7 @@ import numpy as np
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
+from keras2torch_birnn.readers.weights.load_weights import resolve_masked_steps
 from keras2torch_birnn.schema.shape_inference import expected_weights, infer_model
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 

@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
+from keras2torch_birnn.readers.input_files import Window
 
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 RANDOM = np.random.default_rng(7)

@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 import h5py
 
-from keras2torch_birnn.readers.files.window import Window
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
+from keras2torch_birnn.readers.input_files import Window
 
 
 class _Requests(io.BytesIO):

@@ -14,7 +14,7 @@ from keras2torch_birnn.exporting.source import session
 from keras2torch_birnn.exporting.source.module_text import FIRST_LINE
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
 from keras2torch_birnn.exporting.target import EXPORT, Session, Target
-from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.input_files import Window
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.saving.checkpoint_kind import read_safetensors_format
 from keras2torch_birnn.spec import ModelSpec

@@ -16,8 +16,8 @@ import numpy as np
 
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
 from keras2torch_birnn.readers.config.passes import Pass, with_refused
-from keras2torch_birnn.readers.files.strict_json import objects_in
-from keras2torch_birnn.readers.weights.layouts import HasShape, Layout
+from keras2torch_birnn.readers.strict_json import objects_in
+from keras2torch_birnn.readers.weights.slots import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Array, LayerSpec, Shape, Structure

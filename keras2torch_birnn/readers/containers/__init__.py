@@ -13,14 +13,20 @@ from importlib import import_module
 from pathlib import Path
 
 from keras2torch_birnn.errors import in_file
-from keras2torch_birnn.readers.containers.container import Container, Format, OpenPath
-from keras2torch_birnn.readers.containers.files import (
+from keras2torch_birnn.readers.containers.container import (
+    Container,
+    Format,
+    ModelSource,
+    OpenPath,
+    Source,
+    source_of,
+)
+from keras2torch_birnn.readers.input_files import (
     check_folder,
     file_window,
     is_folder,
     with_index,
 )
-from keras2torch_birnn.readers.source import ModelSource, Source, source_of
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,11 @@ def _is_folder(source: OpenPath) -> bool:
 
 # The first format that recognises the content opens it.
 FORMATS: tuple[FormatRow, ...] = (
-    FormatRow("SavedModel", "saved_model", _is_folder),
-    FormatRow("KerasFolder", "keras_folder", _is_folder),
-    FormatRow("KerasArchive", "keras_archive", _is_file),
-    FormatRow("HDF5File", "hdf5_file", _is_file),
-    FormatRow("TensorFlowCheckpoint", "tf_checkpoint", lambda _: True),
+    FormatRow("SavedModel", "tensorflow", _is_folder),
+    FormatRow("KerasFolder", "keras", _is_folder),
+    FormatRow("KerasArchive", "keras", _is_file),
+    FormatRow("HDF5File", "keras", _is_file),
+    FormatRow("TensorFlowCheckpoint", "tensorflow", lambda _: True),
     FormatRow("TensorFlowJS", "tfjs", _is_file),
 )
 

@@ -25,13 +25,15 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.containers.container import (
+    PACKAGES,
     Container,
     OpenPath,
+    is_inside,
+    list_bases,
+    package_of,
 )
-from keras2torch_birnn.readers.containers.files import file_window
-from keras2torch_birnn.readers.containers.hdf5_file import HDF5File
-from keras2torch_birnn.readers.containers.keras_archive import KerasArchive
-from keras2torch_birnn.readers.source import PACKAGES, is_inside, list_bases, package_of
+from keras2torch_birnn.readers.containers.keras import HDF5File, KerasArchive
+from keras2torch_birnn.readers.input_files import file_window
 from keras2torch_birnn.spec import Array
 
 _FIRST_WITH_ARCHIVES = (2, 13)  # that save() writes .keras files

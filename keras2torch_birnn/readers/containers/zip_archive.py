@@ -13,7 +13,7 @@ from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError, invalid, printable
-from keras2torch_birnn.readers.files.window import Window, WindowFile
+from keras2torch_birnn.readers.input_files import Window, WindowFile
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1

@@ -20,7 +20,7 @@ import numpy as np
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, invalid, printable
-from keras2torch_birnn.readers.files.window import Window
+from keras2torch_birnn.readers.input_files import Window
 
 _NOTHING = memoryview(b"")
 # A large pipe: on a busy machine its ends wait for each other less often.

@@ -17,11 +17,10 @@ import numpy as np
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, invalid
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, StoredArray
 from keras2torch_birnn.readers.hdf5.parser_child import NOT_THERE
 from keras2torch_birnn.readers.hdf5.parser_process import ParserProcess
-from keras2torch_birnn.readers.weights.store import Attribute, Kind, Store
+from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.readers.store import STORED_DTYPES, Attribute, Kind, Store, StoredArray
 
 _INCOMPLETE = "the file is incomplete, one of several, or belongs to another model"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"

@@ -11,9 +11,9 @@ from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
-from keras2torch_birnn.readers.files.strict_json import parse_object
 from keras2torch_birnn.readers.operations.bind_arguments import NormalCall, bind
 from keras2torch_birnn.readers.operations.values import unsupported
+from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.schema.operations import forms_in
 
 FORMS = forms_in("node")

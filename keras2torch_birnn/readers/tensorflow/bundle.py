@@ -15,11 +15,10 @@ import numpy as np
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, damaged, in_place, invalid, printable
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.arrays import STORED_DTYPES, Array, StoredArray
-from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
-from keras2torch_birnn.readers.tensorflow.table import read_table
-from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, read_varint
+from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.readers.store import STORED_DTYPES, Array, StoredArray
+from keras2torch_birnn.readers.tensorflow.object_graph import Message, as_bytes, fields, read_varint
+from keras2torch_birnn.readers.tensorflow.table import crc32c, masked, read_table
 
 # core/framework/types.proto -> a key of STORED_DTYPES
 _DTYPES: Mapping[int, str] = {

@@ -21,10 +21,17 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
-from keras2torch_birnn.readers.files.strict_json import parse_object
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.tensorflow.object_graph import ROOT, Graph, read_saved_graph
-from keras2torch_birnn.readers.tensorflow.wire import Message, as_bytes, fields, parts
+from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.readers.strict_json import parse_object
+from keras2torch_birnn.readers.tensorflow.object_graph import (
+    ROOT,
+    Graph,
+    Message,
+    as_bytes,
+    fields,
+    parts,
+    read_saved_graph,
+)
 
 SAVED_MODEL, KERAS_METADATA = "saved_model.pb", "keras_metadata.pb"
 _KERAS = "_tf_keras_"  # begins the identifier of every object that Keras made

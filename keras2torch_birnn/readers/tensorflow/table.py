@@ -1,18 +1,95 @@
-"""The sorted table of a checkpoint (``NAME.index``): keys and values in checked blocks.
-
-Source: TensorFlow 2.15 ``lib/io/format.cc``, ``block.cc`` and ``table_format.txt`` (LevelDB's).
-"""
+"""Index of a checkpoint: a table of LevelDB, and its CRC-32C."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, invalid
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.tensorflow.crc32c import crc32c, masked
-from keras2torch_birnn.readers.tensorflow.wire import read_varint
+from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.readers.tensorflow.object_graph import read_varint
+
+Words = npt.NDArray[np.uint32]
+
+_POLYNOMIAL = 0x82F63B78  # bits reversed
+_ALL = 0xFFFFFFFF
+_BLOCK = 1 << 18  # bytes; a power of two
+_MASK_DELTA = 0xA282EAD8
+
+
+def crc32c(pieces: Iterable[bytes | bytearray | memoryview]) -> int:
+    """Compute the CRC-32C of all pieces, one after another."""
+    state = _ALL
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        for start in range(0, len(view), _BLOCK):
+            state = _update(state, view[start : start + _BLOCK])
+    return state ^ _ALL
+
+
+def masked(crc: int) -> int:
+    """Return what TensorFlow stores for a CRC-32C (2.15 ``lib/hash/crc32c.h``)."""
+    return ((crc >> 15 | crc << 17) + _MASK_DELTA) & _ALL
+
+
+def _update(state: int, block: memoryview) -> int:
+    """Return the state after one block. Zeros in front of it change nothing: they follow on 0."""
+    count = 1 << max(0, (len(block) - 1).bit_length() - 2)
+    words = np.zeros(count, "<u4")
+    words.view(np.uint8)[4 * count - len(block) :] = block
+    folded: Words = words.astype(np.uint32, copy=False)
+    while folded.size > 1:
+        half = folded.size // 2
+        folded = folded[half:] ^ _after_zeros(folded[:half], (4 * half).bit_length() - 1)
+    moved = np.array([state], np.uint32)
+    for power in range(len(block).bit_length()):
+        if len(block) >> power & 1:
+            moved = _after_zeros(moved, power)
+    return int(moved[0] ^ _after_zeros(folded, 2)[0])
+
+
+def _after_zeros(states: Words, power: int) -> Words:
+    """Return the states after 2**power zero bytes."""
+    low, high = _tables(power)
+    # No index is out of range: "wrap" only spares NumPy a check, and a copy in wider integers.
+    moved = low.take(states & np.uint32(0xFFFF), mode="wrap")
+    moved ^= high.take(states >> np.uint32(16), mode="wrap")
+    return moved
+
+
+@cache
+def _tables(power: int) -> tuple[Words, Words]:
+    """Return what 2**power zero bytes do to the lower and to the upper 16 bits of a state."""
+    one, polynomial = np.uint32(1), np.uint32(_POLYNOMIAL)
+    bits: Words = one << np.arange(32, dtype=np.uint32)
+    if power == 0:
+        for _ in range(8):
+            bits = bits >> one ^ (bits & one) * polynomial
+    else:
+        bits = _after_zeros(_after_zeros(bits, power - 1), power - 1)
+    return _combinations(bits[:16]), _combinations(bits[16:])
+
+
+def _combinations(bits: Words) -> Words:
+    """Return the XOR of every subset of 16 words; bit ``i`` of the index takes word ``i``."""
+    table = np.zeros(1, np.uint32)
+    for bit in bits:
+        table = np.concatenate([table, table ^ bit])
+    return table
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+# The sorted table of a checkpoint (``NAME.index``): keys and values in checked blocks.
+#
+# Source: TensorFlow 2.15 ``lib/io/format.cc``, ``block.cc`` and ``table_format.txt`` (LevelDB's).
+
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER_BYTES = 48

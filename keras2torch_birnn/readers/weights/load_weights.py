@@ -1,9 +1,11 @@
-"""Load the weights of a parsed model: locate them, check them against its shapes, read them."""
+"""Locate, check and read the weights; infer what only weights tell."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,25 +18,26 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.progress import advance, begin
+from keras2torch_birnn.readers.config.generations import has_mask
 from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.policies import common_dtype, mixture_note
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.hdf5.arrays import StoredArray
-from keras2torch_birnn.readers.weights.input_shapes import with_input_shape
-from keras2torch_birnn.readers.weights.layouts import Layout
-from keras2torch_birnn.readers.weights.masked_steps import resolve_masked_steps
+from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
-from keras2torch_birnn.readers.weights.repeated_layers import repeated_note
-from keras2torch_birnn.readers.weights.slots import Key, layers_by_owner, replace_layers
+from keras2torch_birnn.readers.weights.slots import Key, Layout, layers_by_owner, replace_layers
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import (
     Array,
     Generation,
+    Graph,
     LayerSpec,
+    Shape,
     Structure,
+    leaves,
     shape_fits,
+    tensors,
     with_dtype,
 )
 
@@ -212,3 +215,209 @@ def _are_finite(values: Array) -> bool:
     advance(values.nbytes)
     flat = values.reshape(-1)
     return all(np.isfinite(flat[at : at + _BLOCK]).all() for at in range(0, flat.size, _BLOCK))
+
+
+# ---- input shapes --------------------------------------------------------------------------------
+
+
+# Infer the shape of a model's input from the first layer's weights, where the file lacks it.
+#
+# Keras 2.2.4 and 2.3.1 lose it for a Sequential with an explicit InputLayer; models built on their
+# first call never had it.
+
+
+def with_input_shape(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]) -> LayerSpec:
+    """Set the shapes of the model's inputs, as far as the first layer's weights determine them.
+
+    Returns the model itself where the file states them all.
+    """
+    graph = root.graph
+    if graph is None:
+        return root
+    layers = {layer.name: layer for layer in graph.layers}
+    inputs = [layers[ref.layer] for ref in leaves(graph.inputs)]
+    free = [one for one in inputs if one.class_name == "InputLayer" and one.config["shape"] is None]
+    for first in free:
+        shape = _shape_for(_chain(graph, first.name), stored)
+        layers[first.name] = replace(first, config={**first.config, "shape": shape})
+    return replace(root, graph=replace(graph, layers=tuple(layers.values()))) if free else root
+
+
+def _chain(graph: Graph, name: str) -> list[LayerSpec]:
+    """Return the layers that read an input, each what the one before gives."""
+    readers: dict[str, str] = {}
+    for call in graph.calls:
+        for ref in islice(tensors(call.args), 1):
+            readers.setdefault(ref.layer, call.layer)
+    chain: dict[str, LayerSpec] = {}
+    while name in readers and readers[name] not in chain:
+        name = readers[name]
+        chain[name] = graph.layer(name)
+    return list(chain.values())
+
+
+def _shape_for(
+    chain: Sequence[LayerSpec], stored: Mapping[Key, Mapping[str, StoredArray]]
+) -> Shape | None:
+    if not chain:
+        return None
+    follower = next((one for one in chain if one.class_name not in _KEEP_SHAPE), chain[0])
+    inner: LayerSpec | None = follower
+    while inner is not None and inner.parts:
+        inner = next(iter(inner.parts.values()))
+    owner = next((key for key in stored if key and key[0] == follower.name), None)
+    shape = _input_shape(inner, stored.get(owner, {}) if owner else {})
+    if shape is None:
+        return None
+    steps = follower.class_name == "TimeDistributed" or (len(shape) == 2 and _has_steps(chain))
+    return (shape[0], None, *shape[1:]) if steps and follower.class_name != "Embedding" else shape
+
+
+# Layers that keep any shape, and layers that need (B, T, F).
+_KEEP_SHAPE = frozenset(
+    "Activation ActivityRegularization AlphaDropout BatchNormalization Dropout GaussianDropout "
+    "GaussianNoise Identity LayerNormalization Masking SpatialDropout1D".split()
+)
+_NEED_STEPS = frozenset(
+    "AveragePooling1D Bidirectional Conv1D Cropping1D GRU GlobalAveragePooling1D "
+    "GlobalMaxPooling1D LSTM Masking MaxPooling1D RNN SeparableConv1D SimpleRNN SpatialDropout1D "
+    "TimeDistributed UpSampling1D ZeroPadding1D".split()
+)
+
+
+def _has_steps(chain: Sequence[LayerSpec]) -> bool:
+    """Tell whether the first layers, as long as they keep the rank, include one with time steps."""
+    for layer in chain:
+        if layer.class_name in _NEED_STEPS:
+            return True
+        if layer.class_name not in _KEEP_SHAPE | {"Dense"}:
+            return False
+    return False
+
+
+def _input_shape(
+    layer: LayerSpec | None, weights: Mapping[str, StoredArray]
+) -> tuple[int | None, ...] | None:
+    if layer is None:
+        return None
+    if layer.class_name == "Embedding":
+        return (None, None)
+    if "kernel" not in weights or len(weights["kernel"].shape) < 2:
+        return None
+    if layer.class_name == "EinsumDense":  # whose equation does not need it
+        return None
+    width = weights["kernel"].shape[-2] * layer.config.get("groups", 1)
+    return (None, width) if layer.class_name == "Dense" else (None, None, width)
+
+
+# ---- masked steps --------------------------------------------------------------------------------
+
+
+# Outputs at masked steps in files of tf.keras 2.0 to 2.2, whose Keras versions overlap.
+#
+# Measured on a CPU with TensorFlow 1.14, 2.0.4, 2.1.4 and 2.2.3: inside
+# ``Bidirectional(return_sequences=True)`` the LSTM and GRU of TensorFlow 2.0 and 2.1 repeat the
+# previous output at masked steps where their options allow the cuDNN kernel (``could_use_cudnn`` in
+# ``layers/recurrent_v2.py``); all other layers, and all layers of 1.14 and since 2.2, give zeros.
+# ``keras_version`` is 2.2.4-tf in 1.14 to 2.0 and 2.3.0-tf in 2.1 and 2.2. The rest tells them
+# apart: 2.2 puts ``lstm_cell`` into the names of weights, and 1.x writes dtypes otherwise
+# (``dialects.is_tensorflow_1``).
+
+
+OVERLAPPING = ("2.2.4-tf", "2.3.0-tf")
+_CELL = re.compile(r"(lstm|gru)_cell(_\d+)?")
+# Options with which TensorFlow 2.0 and 2.1 take the cuDNN kernel.
+_KERNEL: Mapping[str, object] = {
+    "activation": "tanh",
+    "recurrent_activation": "sigmoid",
+    "recurrent_dropout": 0.0,
+    "unroll": False,
+    "use_bias": True,
+    "return_sequences": True,
+}
+
+
+def resolve_masked_steps(
+    root: LayerSpec,
+    paths: Mapping[Key, Mapping[str, str]],
+    generation: Generation,
+    of_tensorflow_1: Set[str],
+) -> tuple[LayerSpec, list[str]]:
+    """Set the outputs at masked steps, by Keras version and names of weights; return notes.
+
+    ``of_tensorflow_1``: places of layers that compute as in TensorFlow 1.
+    """
+    if generation.version not in OVERLAPPING:
+        return root, []
+    repeating: list[bool] = []
+
+    def apply(layer: LayerSpec, owner: Key, *, wrapped: bool) -> LayerSpec:
+        halves = layer.class_name == "Bidirectional"
+        layer = layer.map_inner(lambda key, inner: apply(inner, (*owner, key), wrapped=halves))
+        if not wrapped or owner not in paths or not _may_use_kernel(layer):
+            return layer
+        if layer.place in of_tensorflow_1:  # zeros, and not ambiguous
+            return layer
+        repeating.append(not _has_cell(paths[owner]))
+        rule = "previous_output" if repeating[-1] else "zeros"
+        return replace(layer, semantics={**layer.semantics, "masked_output": rule})
+
+    root = apply(root, (), wrapped=False)
+    if not repeating or not has_mask(root):
+        return root, []
+    does = "repeat the previous output" if repeating[0] else "give zeros"
+    writer = "2.0 and 2.1" if repeating[0] else "2.2"
+    return root, [
+        f"keras_version {generation.version} belongs to several TensorFlows: masked steps of "
+        f"Bidirectional LSTM and GRU layers {does}, as TensorFlow {writer} does on a CPU, by the "
+        "names of the weights"
+    ]
+
+
+def _may_use_kernel(layer: LayerSpec) -> bool:
+    """Tell whether the options of a layer allow the cuDNN kernel."""
+    return (
+        layer.class_name in ("LSTM", "GRU")
+        and all(layer.config[key] == value for key, value in _KERNEL.items())
+        and layer.semantics["masked_output"] == "zeros"
+        and layer.config.get("reset_after", True)
+    )
+
+
+def _has_cell(names: Mapping[str, str]) -> bool:
+    """Tell whether the names of a layer's weights have a cell, as since TensorFlow 2.2."""
+    segments = names.get("kernel", "").split("/")
+    return len(segments) > 1 and _CELL.fullmatch(segments[-2]) is not None
+
+
+# ---- repeated layers -----------------------------------------------------------------------------
+
+
+# A note on one layer of Keras that is in several places of the file.
+
+
+_PARTS = frozenset(("forward_layer", "backward_layer", "layer", "cell"))
+_PLACES_SHOWN = 3
+
+
+def repeated_note(stored: Mapping[Key, Mapping[str, StoredArray]]) -> Iterator[str]:
+    """Yield a note if the file holds the weights of several layers once: they are one in Keras.
+
+    stored: the arrays in the file, by owner. A layer that is called in a nested model and outside
+    of it becomes two modules. (Older formats hold its weights twice, as those of two layers.)
+    """
+    owners: dict[frozenset[str], list[Key]] = {}
+    for owner, arrays in stored.items():
+        owners.setdefault(frozenset(array.path for array in arrays.values()), []).append(owner)
+    places = [
+        printable("/".join(name for name in owner if name not in _PARTS))
+        for found in owners.values()
+        if len(found) > 1
+        for owner in found
+    ]
+    if places:
+        more = f" and {len(places) - _PLACES_SHOWN} more" * (len(places) > _PLACES_SHOWN)
+        yield (
+            f"one layer of Keras in several places: {', '.join(places[:_PLACES_SHOWN])}{more}; "
+            "each place is a module here, which trains apart unless you share it (docs/training.md)"
+        )

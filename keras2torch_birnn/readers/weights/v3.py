@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
+from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.readers.weights.slots import Key, slots
-from keras2torch_birnn.readers.weights.store import Store
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, SCHEMA
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights, python_name

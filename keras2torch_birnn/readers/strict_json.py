@@ -1,9 +1,4 @@
-"""Strict JSON of a model file: bounded size and depth, no repeated keys, no huge numbers.
-
-``NaN`` and ``Infinity`` are taken although they are not JSON, for Keras itself writes them: a
-regularizer ``l2(None)`` becomes ``NaN`` (tensorflow/tensorflow issue 37196), the clip inside
-``backend.sqrt`` becomes ``Infinity`` (issue 41797). Whoever uses a number checks its range.
-"""
+"""JSON of a file, read strictly: no repeated keys, no NaN, within limits."""
 
 from __future__ import annotations
 

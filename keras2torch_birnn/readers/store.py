@@ -1,11 +1,12 @@
-"""Arrays of a file that are described and checked, and not read yet."""
+"""Groups, attributes and arrays of a file by path; arrays are checked, and not read yet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -85,3 +86,34 @@ class StoredArray:
         if self.stored_as == "bool":
             return cast(Array, np.asarray(stored != 0))
         return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+Attribute = str | int | float | tuple[str, ...]
+Kind = Literal["group", "dataset"]
+
+
+class Store(ABC):
+    """Groups, attributes and arrays, in one file or several; see ``HDF5Store``."""
+
+    @abstractmethod
+    def kind(self, path: str) -> Kind | None:
+        """Return the type of object at ``path``; None if there is none."""
+
+    @abstractmethod
+    def members(self, group: str) -> dict[str, Kind]:
+        """Return the names and types of the direct members of ``group``."""
+
+    def attributes(self, group: str, names: Sequence[str]) -> dict[str, Attribute]:
+        """Return those of the attributes ``names`` that ``group`` has."""
+        (found,) = self.attributes_of([group], names)
+        return found
+
+    def attributes_of(
+        self, groups: Sequence[str], names: Sequence[str]
+    ) -> list[dict[str, Attribute]]:
+        """Return those of the attributes ``names`` that each group has: none in most formats."""
+        return [{} for _ in groups]
+
+    @abstractmethod
+    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
+        """Return the arrays at ``paths``, checked but not read."""

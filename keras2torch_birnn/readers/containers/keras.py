@@ -1,9 +1,4 @@
-"""The ``.keras`` archive: a zip with ``config.json``, ``metadata.json`` and ``model.weights.h5``.
-
-Nothing is extracted to a name. Texts are inflated in memory, weights are used where they are in
-the archive, or, if someone compressed them, inflated into a nameless temporary file. Every cap
-holds on the bytes that come out, not on those that the archive's directory announces.
-"""
+"""The containers of Keras: ``.h5``, ``.hdf5``, the ``.keras`` archive, and its unzipped folder."""
 
 from __future__ import annotations
 
@@ -12,22 +7,86 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid
 from keras2torch_birnn.readers.advice import CONVERTED
-from keras2torch_birnn.readers.containers.container import KerasContainer, OpenPath
-from keras2torch_birnn.readers.containers.hdf5_store import open_store, two_in_one
+from keras2torch_birnn.readers.containers.container import HDF5Container, KerasContainer, OpenPath
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
+    ends_as_archive,
     member_pieces,
     open_member,
     open_model_archive,
 )
-from keras2torch_birnn.readers.files.strict_json import decode_text
-from keras2torch_birnn.readers.files.window import Window
-from keras2torch_birnn.readers.hdf5.store import find_signature
+from keras2torch_birnn.readers.hdf5.store import HDF5Store, find_signature
+from keras2torch_birnn.readers.input_files import Window, file_window, read_text
+from keras2torch_birnn.readers.strict_json import decode_text
 from keras2torch_birnn.readers.weights.v3 import VOCABULARY
+
+_HEAD = 4096
+
+
+def open_store(window: Window) -> HDF5Store:
+    """Start the parser's process on HDF5 data.
+
+    Raises:
+        InvalidModelFileError: they are not HDF5, or a zip archive, too.
+    """
+    if ends_as_archive(window):
+        raise two_in_one()
+    if find_signature(window) is None:
+        from keras2torch_birnn.readers.containers.mistakes import describe
+
+        if found := describe("head", [window.head(_HEAD)]):
+            raise InvalidModelFileError(*found)
+    return HDF5Store(window)
+
+
+def two_in_one() -> InvalidModelFileError:
+    """Make the error for a file that one program reads as HDF5, another one as a zip archive."""
+    return InvalidModelFileError(
+        "an HDF5 file and a zip archive in one; programs differ in which they read",
+        "save the model again",
+    )
+
+
+# ---- one HDF5 file -------------------------------------------------------------------------------
+
+
+# The ``.h5`` and ``.hdf5`` files of Keras: a whole model, or weights alone.
+
+
+class HDF5File(HDF5Container):
+    """A single HDF5 file."""
+
+    kind = "hdf5"
+
+    @staticmethod
+    def recognises(source: OpenPath) -> bool:
+        """Tell whether the source holds HDF5 data, behind a user block or not."""
+        return source.window is not None and find_signature(source.window) is not None
+
+    @classmethod
+    def open(cls, source: OpenPath, opening: ExitStack) -> HDF5File:
+        """Start the parser's process on the file.
+
+        Raises:
+            InvalidModelFileError: damaged.
+        """
+        return cls(opening.enter_context(open_store(source.opened)))
+
+
+# ---- archives ------------------------------------------------------------------------------------
+
+
+# The ``.keras`` archive: a zip with ``config.json``, ``metadata.json`` and ``model.weights.h5``.
+#
+# Nothing is extracted to a name. Texts are inflated in memory, weights are used where they are in
+# the archive, or, if someone compressed them, inflated into a nameless temporary file. Every cap
+# holds on the bytes that come out, not on those that the archive's directory announces.
+
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
@@ -126,3 +185,46 @@ def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> 
         if len(text) > limits.MAX_JSON_BYTES:
             raise invalid(f"longer than {limits.MAX_JSON_BYTES} bytes", member.filename)
     return decode_text(bytes(text), place=member.filename)
+
+
+# ---- folders -------------------------------------------------------------------------------------
+
+
+# An unzipped ``.keras`` file: a folder with the members of the archive.
+
+
+class KerasFolder(KerasContainer):
+    """The members of a ``.keras`` file in a folder."""
+
+    kind = "folder"
+
+    @staticmethod
+    def recognises(source: OpenPath) -> bool:
+        """Tell whether the source is a folder of such members, and no SavedModel.
+
+        Models of the Hugging Face Hub have a ``config.json``, too.
+        """
+        folder = source.path
+        return (
+            (folder / CONFIG).exists()
+            and any((folder / name).exists() for name in (METADATA, WEIGHTS))
+            and not (folder / "saved_model.pb").exists()
+        )
+
+    @classmethod
+    def open(cls, source: OpenPath, opening: ExitStack) -> KerasFolder:
+        """Read both texts and open the weights."""
+        config, metadata = (_member_text(opening, source.path, n) for n in (CONFIG, METADATA))
+        shards = source.path / "model.weights.json"
+        if shards.exists() and not (source.path / WEIGHTS).exists():
+            from keras2torch_birnn.readers.containers.mistakes import SHARDS
+
+            raise InvalidModelFileError(*SHARDS)
+        with in_place(WEIGHTS):
+            window = file_window(opening, source.path / WEIGHTS, member=True)
+            return cls(opening.enter_context(open_store(window)), config, metadata)
+
+
+def _member_text(opening: ExitStack, folder: Path, name: str) -> str:
+    with in_place(name):
+        return read_text(file_window(opening, folder / name, member=True), name)

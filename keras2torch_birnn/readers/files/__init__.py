@@ -1,1 +1,0 @@
-"""Read the bytes and the JSON of files under strict limits."""
