@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,6 @@ from commands import contents
 from sampling import in_turn
 from specs import FIXTURES
 from trained import remove, train
-from warm_process import run_code
 
 import keras2torch_birnn as k2t
 
@@ -83,41 +80,3 @@ def test_every_fault_leaves_the_source_and_nothing_else(
             done = attempt(model, source, out)
         assert contents(tmp_path / "source") == before
         assert contents(tmp_path / "out") == (whole if done else {})
-
-
-KILLED = """
-import os, sys
-sys.path[:0] = {paths!r}
-import keras2torch_birnn as k2t
-from commands import contents
-from trained import train
-from pathlib import Path
-model = train(k2t.convert({source!r}))
-right, calls = os.{step}, [0]
-def wrong(*arguments, **options):
-    os.kill(os.getpid(), {signal})
-os.{step} = wrong
-k2t.write_back(model, {source!r}, {out!r})
-"""
-
-
-@pytest.mark.parametrize("step", ["sendfile", "fsync"])
-def test_kill_leaves_no_partial_file(step: str, tmp_path: Path) -> None:
-    (tmp_path / "source").mkdir()
-    (tmp_path / "out").mkdir()
-    source = tmp_path / "source" / "model.h5"
-    source.write_bytes((FIXTURES / SOURCES[0]).read_bytes())
-    before = contents(source)
-    code = KILLED.format(
-        paths=[p for p in sys.path if p],
-        source=str(source),
-        out=str(tmp_path / "out" / "new.h5"),
-        step=step,
-        signal=int(signal.SIGKILL),
-    )
-    assert run_code(code).code == -signal.SIGKILL
-    assert contents(source) == before
-    left = [p.name for p in (tmp_path / "out").iterdir()]
-    assert len(left) == 1
-    assert left[0].startswith(".k2t-")
-    assert left[0].endswith(".tmp")
