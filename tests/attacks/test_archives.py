@@ -63,13 +63,6 @@ def duplicate() -> bytes:
     return data.replace(b"config.jsox", b"config.json")
 
 
-def linked(name: str) -> bytes:
-    """A member that says it is a link to a file of this machine."""
-    return zipped(
-        {k: v for k, v in members().items() if k != name} | {zip_link(name): b"/etc/passwd"}
-    )
-
-
 def elsewhere(name: str) -> bytes:
     """A member under a name that leaves the folder, if somebody extracts it."""
     return zipped(members() | {name: b"surprise"})
@@ -149,8 +142,6 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: patched(zipped(members(), zipfile.ZIP_DEFLATED), WEIGHTS, 16, "<I", 7),
         "Bad CRC-32 for file 'model.weights.h5'",
     ),
-    "config.json is a link": (lambda: linked(CONFIG), "config.json: not JSON"),
-    "weights are a link": (lambda: linked(WEIGHTS), "model.weights.h5: not HDF5 data"),
     "11,000 members": (
         lambda: zipped(members() | {f"a/{i}": b"" for i in range(11_000)}),
         "an archive of 11003 members, more than 10000",

@@ -192,7 +192,6 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return folder, outside
 
 
-@pytest.mark.every(2)
 @pytest.mark.parametrize("name", LURES)
 def test_nothing_outside_is_opened(name: str, converting: Runner, tmp_path: Path) -> None:
     folder, outside = places(tmp_path)

@@ -30,8 +30,6 @@ from tensorflow_files import (
     write_tfjs,
 )
 
-SECRET = "/etc/passwd"
-
 
 def tree() -> Node:
     return model_tree(MASKED)[0]
@@ -54,18 +52,6 @@ def saved_with(name: str, data: bytes) -> Callable[[Path], Path]:
     def build(folder: Path) -> Path:
         model = saved()(folder)
         (model / name).write_bytes(data)
-        return model
-
-    return build
-
-
-def linked(name: str, target: str) -> Callable[[Path], Path]:
-    """A SavedModel in which a file, or a folder, is a link to elsewhere."""
-
-    def build(folder: Path) -> Path:
-        model = saved()(folder)
-        (model / name).rename(folder / "moved")
-        (model / name).symlink_to(target or folder / "moved")
         return model
 
     return build
@@ -169,18 +155,11 @@ def pipe_for(name: str) -> Callable[[Path], Path]:
 
 HUGE = entry(1, (1 << 41,), 0, 0, 1 << 42, masked_crc(b""))
 FOREVER = b"\xff" * 11
-IN_A_LINK = "in a folder that is a link"
 NOT_THERE = "is no name of a file in the folder"
 
 # Refused with exit code 4.
 UNSUPPORTED = {"bytecode"}
 ATTACKS: Mapping[str, tuple[Callable[[Path], Path], str]] = {
-    "index linked elsewhere": (
-        linked("variables/variables.index", SECRET),
-        "variables/variables.index: a link",
-    ),
-    "variables linked elsewhere": (linked("variables", ""), IN_A_LINK),
-    "metadata linked elsewhere": (linked("keras_metadata.pb", SECRET), "a link"),
     "a pipe for a shard": (pipe_for("variables/variables.data-00000-of-00001"), "a pipe (FIFO)"),
     "a pipe for metadata": (pipe_for("saved_model.pb"), "a pipe (FIFO)"),
     "an endless number": (
@@ -217,11 +196,7 @@ ATTACKS: Mapping[str, tuple[Callable[[Path], Path], str]] = {
         checkpoint(changes={"_CHECKPOINTABLE_OBJECT_GRAPH": entry(7, (), 0, 0, 1 << 40, b"abcd")}),
         "no text of a size that is allowed",
     ),
-    "note: elsewhere": (noted(f'model_checkpoint_path: "{SECRET}"\n'), NOT_THERE),
-    "note: above": (noted('model_checkpoint_path: "../../x"\n'), NOT_THERE),
     "note: not text": (noted("\x00" * 999), "names no model_checkpoint_path"),
-    "tfjs: elsewhere": (paths(SECRET), NOT_THERE),
-    "tfjs: above": (paths("../arch.json"), NOT_THERE),
     "tfjs: a URL": (paths("https://example.org/w.bin"), NOT_THERE),
     "tfjs: a drive": (paths("C:\\w.bin"), NOT_THERE),
     "tfjs: NUL": (paths("w\0.bin"), NOT_THERE),
