@@ -84,11 +84,11 @@ bench: $(VENV)/installed
 	$(BIN)/python tools/fixture_archives.py unpack
 	$(BIN)/python -m benchmarks convert $(MODELS) $(BENCH_OPTIONS)
 
-# Columns of this processor in docs/tables/performance.md, beside those of others: float32 and reduced precision,
-# and whole models. Take a quiet machine: about 40 minutes. BENCH_OPTIONS="--real FOLDER".
+# Record this processor's times in benchmarks/results: float32 and reduced precision, and whole models. Take a quiet
+# machine: about 40 minutes. BENCH_OPTIONS="--real FOLDER".
 bench-report: $(VENV)/installed-bench
-	$(BIN)/python -m benchmarks precision --of-processor --threads 1 2
-	$(BIN)/python -m benchmarks models --of-processor $(BENCH_OPTIONS)
+	$(BIN)/python -m benchmarks precision --record --threads 1 2
+	$(BIN)/python -m benchmarks models --record $(BENCH_OPTIONS)
 	$(BIN)/python tools/write_docs.py
 
 # The documentation as a site, in build/site.

@@ -1,195 +1,247 @@
-"""Contenders of single questions, beside those of ``k2t bench``; a worker calls ``prepare``."""
+"""Contenders beside the four of ``k2t bench``; each function prepares one in its process."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import sys
 import warnings
-from collections.abc import Callable, Mapping
-from itertools import pairwise
-from math import inf
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from keras2torch_birnn.bench.by_onnx import open_in_onnxruntime, open_in_openvino, stack_model
-from keras2torch_birnn.bench.by_torch import TORCH_CLASSES, module_of, set_threads
-from keras2torch_birnn.bench.case import (
-    CLASSES,
-    GENERATION,
-    Case,
+from keras2torch_birnn.bench.contenders import (
+    CONTENDERS,
+    ON_TENSORFLOW,
+    ONNX,
+    OURS,
+    PLAIN,
+    Contender,
     Prepared,
-    Stack,
-    half,
-    input_of,
+    call_torch,
+    count_threads,
+    load_in_keras,
 )
-from keras2torch_birnn.bench.contenders import CONTENDERS, OURS, Contender
-from keras2torch_birnn.building import build
-from keras2torch_birnn.freezing import freeze
-from keras2torch_birnn.rnn.native.library import find_sets
-from keras2torch_birnn.rnn.precision_settings import set_precision
-from keras2torch_birnn.running import reset_states
-from keras2torch_birnn.schema.stored import layer_of_settings
-from keras2torch_birnn.spec import Array, Call, Graph, LayerSpec, ModelSpec, TensorRef
+from keras2torch_birnn.spec import Array
 
-CHUNK = 100  # steps
-VERSION = f"torch {torch.__version__}"
+Case = Mapping[str, Any]
+RATE = 1.0  # of gradient descent
+LOOP, COMPILED = "naive loop", "torch.compile"
 
 
-def prepare(case: Case, how: str, device: str, inputs: list[Array]) -> Prepared:
-    """Prepare a stack for one of ``WAYS``."""
-    if not isinstance(case, Stack):
-        raise TypeError("a stack is expected")
-    set_threads()
-    name, _, option = how.partition(" ")
-    return WAYS[name](case, option)
+def convert(case: Case, how: Any) -> Any:
+    """Convert the file's model: "frozen", for an engine, or in a precision."""
+    import keras2torch_birnn as k2t
+
+    model = k2t.convert(case["path"], config=case["config"])
+    if how == "frozen":
+        return k2t.freeze(model)
+    if how in ("bfloat16", "int8"):
+        k2t.set_precision(model, how)
+    else:
+        k2t.set_engine(model, how)
+    return model
 
 
-def _call(module: Any, stack: Stack, runs: str = VERSION) -> Prepared:
-    """Prepare a call without gradients. Weights are packed before, by a short one."""
-    x = torch.from_numpy(input_of(stack))
-    with torch.inference_mode():
-        module(x[:, :1])
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return module(x)[0]
-
-    return Prepared(run, run, runs)
+def load_source(folder: Path) -> Any:
+    """Load the model as plain PyTorch, as ``k2t export`` wrote it."""
+    sys.path.insert(0, str(folder))
+    return import_module("model").load()
 
 
-# ---- several layers in one call ------------------------------------------------------------------
+def prepare_converted(case: Case, inputs: Sequence[Array], folder: Path, how: str) -> Prepared:
+    """Prepare the converted model."""
+    return call_torch(convert(case, how), inputs)
 
 
-def _by_module(stack: Stack, option: str) -> Prepared:
-    """Prepare a ``BiLSTM`` and so on, frozen or not."""
-    module = module_of(stack)
-    return _call(freeze(module) if option == "frozen" else module, stack)
+def prepare_compiled(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare plain PyTorch, compiled."""
+    import torch
+
+    return call_torch(torch.compile(load_source(folder)), inputs)
 
 
-# ---- reduced precision ---------------------------------------------------------------------------
+def prepare_quantized(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare plain PyTorch, in int8 by ``quantize_dynamic``."""
+    import torch
+
+    warnings.simplefilter("ignore")
+    quantize: Any = torch.ao.quantization.quantize_dynamic
+    kinds = {torch.nn.LSTM, torch.nn.GRU}
+    return call_torch(quantize(load_source(folder), kinds, dtype=torch.qint8), inputs)
 
 
-def _reduced(stack: Stack, precision: Any) -> Prepared:
-    """Prepare our layers in a reduced precision."""
-    module = module_of(stack)
-    set_precision(module, precision)
-    return _call(module, stack, f"{VERSION}, {next(iter(find_sets(precision)))}")
+def prepare_openvino(
+    case: Case, inputs: Sequence[Array], folder: Path, precision: str | None = "f32"
+) -> Prepared:
+    """Prepare OpenVINO; precision None: as it chooses."""
+    import openvino
+
+    from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
+
+    options: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": count_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if precision is not None:
+        options["INFERENCE_PRECISION_HINT"] = precision
+    compiled = openvino.Core().compile_model(str(folder / "model.onnx"), "CPU", options)
+    pairs = zip(compiled.inputs, inputs, strict=True)
+    feeds: Any = [np.asarray(x, DTYPES[one.element_type.get_type_name()]) for one, x in pairs]
+    request = compiled.create_infer_request()
+    places = range(len(compiled.outputs))
+
+    def run() -> list[Array]:
+        found = request.infer(feeds)
+        return [found[place].copy() for place in places]
+
+    return Prepared(run, f"OpenVINO {openvino.__version__}")
 
 
-def _torch_layers(stack: Stack, precision: str) -> Prepared:
-    """Prepare torch's own layers, in int8 by quantize_dynamic."""
-    module = module_of(stack, classes=TORCH_CLASSES)
-    if precision == "int8":
-        warnings.simplefilter("ignore")
-        quantize: Any = torch.ao.quantization.quantize_dynamic
-        module = quantize(nn.ModuleList([module]), {nn.LSTM, nn.GRU}, dtype=torch.qint8)[0]
-    return _call(module, stack)
+def prepare_openvino_default(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare OpenVINO as it chooses: bfloat16 where the processor has instructions for it."""
+    return prepare_openvino(case, inputs, folder, None)
 
 
-def _int8_of_onnxruntime(stack: Stack, _: str) -> Prepared:
-    """Quantize for ONNX Runtime by its quantize_dynamic: DynamicQuantizeLSTM; it has no GRU."""
+def prepare_onnx_int8(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Quantize for ONNX Runtime by its ``quantize_dynamic``, which has no GRU."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder:
-        file, smaller = Path(folder, "model.onnx"), Path(folder, "int8.onnx")
-        file.write_bytes(stack_model(stack).SerializeToString())
-        quantize_dynamic(file, smaller, per_channel=True, weight_type=QuantType.QInt8)
-        if CLASSES[stack.rnn] in {node.op_type for node in onnx.load(smaller).graph.node}:
-            raise ValueError(f"quantize_dynamic leaves {CLASSES[stack.rnn]} in float32")
-        return open_in_onnxruntime(str(smaller), [input_of(stack)], _threads())
+    from keras2torch_birnn.bench.contenders import prepare_onnx
+
+    file, smaller = folder / "model.onnx", folder / "int8" / "model.onnx"
+    smaller.parent.mkdir(exist_ok=True)
+    quantize_dynamic(file, smaller, per_channel=True, weight_type=QuantType.QInt8)
+    left = {"LSTM", "GRU"} & {node.op_type for node in onnx.load(smaller).graph.node}
+    if left:
+        raise ValueError(f"quantize_dynamic leaves {', '.join(left)} in float32")
+    return prepare_onnx(case, inputs, smaller.parent)
 
 
-def _default_of_openvino(stack: Stack, _: str) -> Prepared:
-    """Prepare OpenVINO as it chooses: bfloat16 where the processor has instructions for it."""
-    model = stack_model(stack).SerializeToString()
-    return open_in_openvino(model, [input_of(stack)], _threads(), precision=None)
+def prepare_predict(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare Keras' ``predict``."""
+    model, runs = load_in_keras(case)
+    given = list(inputs) if len(inputs) > 1 else inputs[0]
+    return Prepared(lambda: model.predict(given, batch_size=len(inputs[0]), verbose=0), runs)
 
 
-def _threads() -> int:
-    return int(os.environ["OMP_NUM_THREADS"])
+def prepare_xla(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare Keras, compiled by XLA."""
+    model, runs = load_in_keras(case)
+    import tensorflow
+
+    function = tensorflow.function(lambda x: model(x, training=False), jit_compile=True)
+    tensors = [tensorflow.constant(x) for x in inputs]
+    given = tensors[0] if len(tensors) == 1 else tensors
+    return Prepared(lambda: function(given).numpy(), runs)
 
 
-# ---- streams -------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
-def _one_direction(stack: Stack, way: str) -> Prepared:
-    """Prepare a model of layers of one direction: whole, or in chunks with carried states."""
-    model = build(_chain(stack, stateful=way == "chunks"))
-    x = torch.from_numpy(input_of(stack))
-    with torch.inference_mode():
-        model(x[:, :1])
+def train(model: Any, given: Sequence[Any]) -> Prepared:
+    """Prepare a step of gradient descent on the mean of the squared outputs."""
+    import torch
 
-    def outputs() -> Any:
-        with torch.inference_mode():
-            reset_states(model)
-            return torch.cat([model(chunk) for chunk in x.split(CHUNK, dim=1)], dim=1)
+    model = model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, RATE)
 
-    def run() -> None:
-        """Run, and keep no output: a stream is read as it comes."""
-        with torch.inference_mode():
-            reset_states(model)
-            for chunk in x.split(CHUNK, dim=1):
-                model(chunk)
+    def step() -> None:
+        optimizer.zero_grad()
+        model(*given).square().mean().backward()
+        optimizer.step()
 
-    return Prepared(run, outputs, VERSION) if way == "chunks" else _whole(model, x)
+    def give_after_one_step() -> Any:
+        step()
+        with torch.no_grad():
+            return model(*given)
 
-
-def _whole(model: Any, x: torch.Tensor) -> Prepared:
-    def run() -> Any:
-        with torch.inference_mode():
-            return model(x)
-
-    return Prepared(run, run, VERSION)
+    return Prepared(step, f"torch {torch.__version__}", give_after_one_step)
 
 
-def _chain(stack: Stack, *, stateful: bool) -> ModelSpec:
-    """Describe the model as a file would."""
-    rng, specs = np.random.default_rng(0), []
-    for number in range(stack.layers):
-        one = half(stack, stack.features if number == 0 else stack.units, rng, back=False)
-        options = {**one.config, **one.semantics, "stateful": stateful}
-        name = f"layer_{number}"
-        specs.append(layer_of_settings(one.class_name, name, options, weights=one.weights))
-    names = ["x", *(spec.name for spec in specs)]
-    calls = [Call(after, 0, (TensorRef(before),)) for before, after in pairwise(names)]
-    first = layer_of_settings("InputLayer", "x", {"dtype": "float32"}, weights={})
-    ends = (TensorRef("x"),), TensorRef(names[-1])
-    graph = Graph((first, *specs), (Call("x", 0, ()), *calls), *ends)
-    return ModelSpec(LayerSpec("Sequential", "chain", {}, graph=graph), GENERATION)
+def train_converted(case: Case, inputs: Sequence[Array], folder: Path, how: str) -> Prepared:
+    """Prepare training of the converted model."""
+    return train(convert(case, how), make_tensors(inputs))
+
+
+def train_source(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare training of plain PyTorch."""
+    return train(load_source(folder), make_tensors(inputs))
+
+
+def make_tensors(inputs: Sequence[Array]) -> list[Any]:
+    """Return the inputs as tensors of a process with its number of threads."""
+    import torch
+
+    torch.set_num_threads(count_threads())
+    return [torch.from_numpy(x) for x in inputs]
+
+
+def train_keras(case: Case, inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare ``train_on_batch`` towards zeros: the loss is the mean of the squared outputs."""
+    model, runs = load_in_keras(case)
+    keras = sys.modules[case["package"]]
+    model.compile(keras.optimizers.SGD(RATE), loss="mse", jit_compile="XLA" in os.environ)
+    zeros = np.zeros(model(inputs[0]).shape, dtype="f4")
+
+    def step() -> None:
+        model.train_on_batch(inputs[0], zeros)
+
+    def give_after_one_step() -> Any:
+        step()
+        return model.predict_on_batch(inputs[0])
+
+    return Prepared(step, runs, give_after_one_step)
 
 
 # ---- tables --------------------------------------------------------------------------------------
 
-WAYS: Mapping[str, Callable[[Stack, str], Prepared]] = {
-    "module": _by_module,
-    "reduced": _reduced,
-    "torch": _torch_layers,
-    "onnxruntime-int8": _int8_of_onnxruntime,
-    "openvino-default": _default_of_openvino,
-    "direction": _one_direction,
+prepare_unfrozen, prepare_loop, prepare_bfloat16, prepare_int8 = (
+    partial(prepare_converted, how=how) for how in ("auto", "loop", "bfloat16", "int8")
+)
+train_k2t, train_loop = (partial(train_converted, how=how) for how in ("auto", "loop"))
+
+
+def _here(function: str, **options: Any) -> Contender:
+    return Contender(f"{__name__}:{function}", **options)
+
+
+def _keras(function: str, **environment: str) -> Contender:
+    needs, environment = ("keras", "tensorflow"), {**ON_TENSORFLOW, **environment}
+    return _here(function, needs=needs, environment=environment)
+
+
+_ON_ONNX: Any = {"needs": ("onnx", "onnxruntime"), "file": "model.onnx"}
+_OPENVINO: Any = {"needs": ("openvino",), "file": "model.onnx"}
+LAYERS = {
+    **CONTENDERS,
+    COMPILED: _here("prepare_compiled", file="model.py"),
+    "OpenVINO": _here("prepare_openvino", **_OPENVINO),
+    "Keras predict": _keras("prepare_predict"),
+    "Keras XLA": _keras("prepare_xla"),
 }
-
-
-def _here(how: str, *needs: str, tolerance: float | None = None) -> Contender:
-    return Contender("benchmarks.contenders", how, ("torch", *needs), tolerance=tolerance)
-
-
-STACKS = {OURS: _here("module frozen"), "one by one": _here("module")}
+MODELS = {**LAYERS, "k2t not frozen": _here("prepare_unfrozen"), LOOP: _here("prepare_loop")}
+TRAINING = {
+    OURS: _here("train_k2t"),
+    PLAIN: _here("train_source", file="model.py"),
+    LOOP: _here("train_loop"),
+    "Keras train_on_batch": _keras("train_keras"),
+    "Keras train_on_batch XLA": _keras("train_keras", XLA="1"),
+}
 # Reduced precision has no parity to assert: its error stands beside each time.
-PRECISIONS = {
-    "k2t float32": _here("module frozen"),
-    "k2t bfloat16": _here("reduced bfloat16", tolerance=inf),
-    "k2t int8": _here("reduced int8", tolerance=inf),
-    "torch float32": _here("torch float32"),
-    "torch quantize_dynamic": _here("torch int8", tolerance=inf),
-    "ONNX Runtime float32": CONTENDERS["ONNX Runtime"],
-    "ONNX Runtime int8": _here("onnxruntime-int8", "onnx", "onnxruntime", tolerance=inf),
-    "OpenVINO float32": CONTENDERS["OpenVINO"],
-    "OpenVINO default": _here("openvino-default", "onnx", "openvino", tolerance=inf),
+PRECISION = {
+    OURS: CONTENDERS[OURS],
+    "k2t bfloat16": _here("prepare_bfloat16", exact=False),
+    "k2t int8": _here("prepare_int8", exact=False),
+    PLAIN: CONTENDERS[PLAIN],
+    "torch quantize_dynamic": _here("prepare_quantized", exact=False, file="model.py"),
+    ONNX: CONTENDERS[ONNX],
+    "ONNX Runtime int8": _here("prepare_onnx_int8", exact=False, **_ON_ONNX),
+    "OpenVINO": LAYERS["OpenVINO"],
+    "OpenVINO default": _here("prepare_openvino_default", exact=False, **_OPENVINO),
 }
-STREAMS = {"whole": _here("direction whole"), "in chunks": _here("direction chunks")}

@@ -1,4 +1,4 @@
-"""Measure what needs a CUDA device: parity of every layer, times against cuDNN, loop and Keras.
+"""Measure what needs a CUDA device: parity of every layer, times against cuDNN and the loop.
 
     python -m benchmarks gpu [--models FOLDER] [--json build/gpu.json]
     python -m benchmarks gpu --device cpu --dry-run
@@ -7,22 +7,23 @@ The tests marked ``gpu`` compare every layer with what Keras gave. Then layers, 
 and whole models are compared with float64 and timed, without and with TF32. Each of these cases
 runs in a process of its own, as an error may leave the device unusable for the rest of a process.
 The file ends with a verdict and is all there is to send. Without ``--models``, some fixtures are
-timed; Keras, where a TensorFlow is installed that sees the device. ``--dry-run`` does the same with
-tiny sizes, in one process on the CPU, and fails if something else than the device is missing.
+timed. ``--dry-run`` does the same with tiny sizes, in one process on the CPU, and fails if
+something else than the device is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,21 +32,19 @@ import numpy as np
 import torch
 
 import keras2torch_birnn as k2t
+from benchmarks.contenders import LOOP, train
 from benchmarks.convert import processor
-from benchmarks.tasks import CELLS, ROOT, SHAPES, find_fixtures, stack
-from keras2torch_birnn.bench import by_torch
-from keras2torch_birnn.bench.case import Case, Model, exact, from_json, to_json
-from keras2torch_birnn.bench.contenders import CONTENDERS, LOOP, OURS, PLAIN, reason_against
-from keras2torch_birnn.bench.measure import measure
+from benchmarks.run import CELLS, ROOT, SHAPES, find_fixtures, make_stack
+from keras2torch_birnn.bench.contenders import OURS, PLAIN
+from keras2torch_birnn.bench.measure import Case, draw
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.reference.sample_inputs import draw_inputs
 from keras2torch_birnn.rnn.diagnosis import describe_torch
+from keras2torch_birnn.running import flat
 
-# Contender -> what ``by_torch.prepare`` runs. torch's own layers are cuDNN's.
-RUNS: Mapping[str, str] = {OURS: "auto", LOOP: "loop", PLAIN: "torch"}
-KERAS = ("Keras predict", "Keras tf.function", "Keras XLA")
+# Contender -> engine; torch's own layers are cuDNN's. The reference is the loop in float64.
+RUNS: Mapping[str, str] = {OURS: "auto", LOOP: "loop", PLAIN: "fused"}
 LONGEST = 1800  # seconds of a process: a kernel that never ends must not keep the rest out
 MODELS = (
     "tf.keras-2.15.0/mask_stack_bi_dense.h5",
@@ -60,68 +59,89 @@ ALLOWED = {False: 1e-5, True: 5e-2}
 TESTS = (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests")
 
 
-def list_cases(paths: Sequence[Path], *, tiny: bool) -> Iterator[Case]:
+def list_cases(paths: Sequence[Path], folder: Path, *, tiny: bool) -> Iterator[dict[str, Any]]:
     """Yield layers, called and trained, without and with a mask, then whole models."""
     shapes = ((2, 3, 5, 7),) if tiny else SHAPES
-    for shape, cell, masked, training in product(shapes, CELLS, (False, True), (False, True)):
-        yield stack(cell, "mul", 2, shape, masked=masked, training=training)
+    for shape, cell, masked, trains in product(shapes, CELLS, (False, True), (False, True)):
+        task = make_stack(folder, shape, cell, "mul", masked=masked)
+        inputs = folder / f"{Path(task.case.path).stem}.npz"
+        np.savez(inputs, *(task.inputs or ()))
+        label = f"{task.case.label}{' training' * trains}"
+        case = {**asdict(task.case), "label": label}
+        yield {"case": case, "inputs": str(inputs), "trains": trains}
     for path, batch in product(paths, (2,) if tiny else (1, 8, 32)):
-        yield Model(str(path), batch=batch, time=STEPS)
+        yield {"case": asdict(Case(f"{path.name} {batch}", str(path), None, batch, STEPS))}
 
 
-def time_case(case: Case, device: str, rounds: int) -> Iterator[dict[str, Any]]:
+def time_case(task: Mapping[str, Any], device: str, rounds: int) -> Iterator[dict[str, Any]]:
     """Compare every contender with float64 and time it; one that cannot run has its reason."""
-    inputs, wanted = _compute_exactly(case)
+    case, trains = Case(**task["case"]), task.get("trains", False)
+    if "inputs" in task:
+        with np.load(task["inputs"]) as data:
+            inputs = [data[key] for key in data.files]
+    else:
+        inputs = list(draw(read_model(case.path), case))
+    _, exact = _prepare(case, "loop", inputs, "cpu", torch.float64, trains=trains)
+    wanted = exact()
     largest = max(float(np.abs(y).max(initial=1.0)) for y in wanted)
-    for tf32, (name, how) in product((False, True), RUNS.items()):
+    for tf32, (name, engine) in product((False, True), RUNS.items()):
         row: dict[str, Any] = {"contender": name, "tf32": tf32}
-        if reason := reason_against(name, case, device):
-            yield {**row, "absent": reason}
-            continue
         with float32_precision("tf32" if tf32 else "ieee"):
-            prepared = by_torch.prepare(case, how, device, inputs)
-            found = [y.detach().cpu().numpy() for y in _as_list(prepared.outputs())]
+            try:
+                run, outputs = _prepare(case, engine, inputs, device, torch.float32, trains=trains)
+                found = outputs()
+            except K2TError as refused:
+                yield {**row, "absent": str(refused)}
+                continue
             pairs = zip(found, wanted, strict=True)
             error = max(float(np.abs(a - b).max(initial=0.0)) / largest for a, b in pairs)
             times = []
             for _ in range(3 + rounds):  # of these three to warm up
                 start = time.perf_counter()
-                prepared.run()
+                run()
                 times.append(1e3 * (time.perf_counter() - start))
-        times, ok = times[3:], error <= ALLOWED[tf32]
-        row |= {"engines": prepared.way, "error": error, "ok": ok}
-        yield {**row, "ms": statistics.median(times), "times_ms": times}
-    if isinstance(case, Model) or not (case.training or case.masked):
-        yield from _time_keras(case, device, rounds)
+        yield {
+            **row,
+            "error": error,
+            "ok": error <= ALLOWED[tf32],
+            "ms": statistics.median(times[3:]),
+            "times_ms": times[3:],
+        }
 
 
-def _compute_exactly(case: Case) -> tuple[list[Any], list[Any]]:
-    """Return a model's inputs (none of a stack, which draws its own) and the float64 outputs."""
-    if not isinstance(case, Model):
-        return [], [by_torch.trained_exactly(case) if case.training else exact(case)]
-    drawn = draw_inputs(read_model(case.path), steps=case.time, seed=0)
-    inputs = [np.resize(x, (case.batch, *x.shape[1:])) for x in drawn]
-    with torch.no_grad():
-        given = [torch.from_numpy(x) for x in inputs]
-        given = [x.double() if x.is_floating_point() else x for x in given]
-        return inputs, [y.numpy() for y in _as_list(k2t.convert(case.path).double().eval()(*given))]
+def _prepare(
+    case: Case,
+    engine: Any,
+    inputs: Sequence[Any],
+    device: str,
+    dtype: torch.dtype,
+    *,
+    trains: bool,
+) -> tuple[Any, Any]:
+    """Return what is timed, and what gives the outputs as arrays."""
+    model = k2t.convert(case.path).to(device, dtype)
+    k2t.set_engine(model, engine)
+    given = [torch.from_numpy(x).to(device) for x in inputs]
+    given = [x.to(dtype) if x.is_floating_point() else x for x in given]
+    step = train(model, given) if trains else None
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return model(*given)
+
+    def run() -> None:
+        (step.run if step else call)()
+        if device != "cpu":
+            torch.accelerator.synchronize(device)
+
+    def outputs() -> list[Any]:
+        found = step.outputs() if step and step.outputs else call()
+        return [y.detach().cpu().numpy() for y in flat(found)]
+
+    return run, outputs
 
 
-def _as_list(outputs: Any) -> list[torch.Tensor]:
-    return list(outputs) if isinstance(outputs, tuple | list) else [outputs]
-
-
-def _time_keras(case: Case, device: str, rounds: int) -> Iterator[dict[str, Any]]:
-    """Time Keras in processes of its own, where TensorFlow is installed."""
-    # (on the CPU k2t bench does)
-    table = {name: dataclasses.replace(CONTENDERS[name], devices=("cuda",)) for name in KERAS}
-    for found in measure(case, device=device, rounds=rounds, contenders=KERAS, table=table).timings:
-        row: dict[str, Any] = {"contender": found.contender, "tf32": True}
-        timed = {"ms": found.median_ms, "error": found.error}
-        yield row | ({"absent": found.absent} if found.absent else timed)
-
-
-def run_case(case: Case, device: str, rounds: int) -> Iterator[dict[str, Any]]:
+def run_case(case: Mapping[str, Any], device: str, rounds: int) -> Iterator[dict[str, Any]]:
     """Time a case; whatever fails is the last row."""
     try:
         yield from time_case(case, device, rounds)
@@ -131,10 +151,10 @@ def run_case(case: Case, device: str, rounds: int) -> Iterator[dict[str, Any]]:
         yield {"failed": "".join(traceback.format_exception(failure))[-4000:]}
 
 
-def run_apart(case: Case, device: str, rounds: int) -> list[dict[str, Any]]:
+def run_apart(case: Mapping[str, Any], device: str, rounds: int) -> list[dict[str, Any]]:
     """Time a case in a process of its own, which prints a row a line."""
     command = [sys.executable, "-m", "benchmarks", "gpu", "--device", device]
-    code, out, error = run_process([*command, "--rounds", str(rounds), "--case", to_json(case)])
+    code, out, error = run_process([*command, "--rounds", str(rounds), "--case", json.dumps(case)])
     rows = [json.loads(line) for line in out.splitlines() if line.startswith('{"')]
     return rows if rows and not code else [*rows, {"failed": f"exit code {code}: {error[-4000:]}"}]
 
@@ -153,14 +173,14 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write the times as a table: k2t, and its ratio to the others."""
     times = {(row["case"], row["tf32"], row["contender"]): row["ms"] for row in rows if "ms" in row}
 
-    def ratio(case: str, tf32: bool, *others: str) -> str:
-        found = [times[key] for name in others if (key := (case, tf32, name)) in times]
-        return f"{times[case, tf32, OURS] / min(found):.2f}" if found else ""
+    def ratio(case: str, tf32: bool, other: str) -> str:
+        found = times.get((case, tf32, other))
+        return f"{times[case, tf32, OURS] / found:.2f}" if found else ""
 
-    lines = ["| | TF32 | k2t, ms | / loop | / cuDNN | / Keras |", "|---|---|--:|--:|--:|--:|"]
+    lines = ["| | TF32 | k2t, ms | / loop | / cuDNN |", "|---|---|--:|--:|--:|"]
     lines += [
         f"| {case} | {'on' if tf32 else 'off'} | {ms:.3g} | {ratio(case, tf32, LOOP)} "
-        f"| {ratio(case, tf32, PLAIN)} | {ratio(case, tf32, *KERAS)} |"
+        f"| {ratio(case, tf32, PLAIN)} |"
         for (case, tf32, contender), ms in times.items()
         if contender == OURS
     ]
@@ -195,7 +215,7 @@ def main(arguments: Sequence[str]) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device: --device cpu --dry-run shows what would run")
     if args.case:
-        for row in run_case(from_json(args.case), args.device, args.rounds):
+        for row in run_case(json.loads(args.case), args.device, args.rounds):
             print(json.dumps(row), flush=True)
         return
     paths = [find_fixtures() / name for name in MODELS[: 1 if args.dry_run else None]]
@@ -212,13 +232,15 @@ def main(arguments: Sequence[str]) -> None:
         "rows": [],
     }
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    for case in list_cases(paths, tiny=args.dry_run):
-        compute = run_case if args.dry_run else run_apart
-        for row in compute(case, args.device, 1 if args.dry_run else args.rounds):
-            found["rows"].append({"case": case.label, **row})
-            shown = row.get("ms") or row.get("absent") or "failed"
-            print(case.label, row.get("contender", ""), shown, flush=True)
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        for case in list_cases(paths, Path(folder), tiny=args.dry_run):
+            compute = run_case if args.dry_run else run_apart
+            label = case["case"]["label"]
+            for row in compute(case, args.device, 1 if args.dry_run else args.rounds):
+                found["rows"].append({"case": label, **row})
+                shown = row.get("ms") or row.get("absent") or "failed"
+                print(label, row.get("contender", ""), shown, flush=True)
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found["table"], found["wrong"] = table_of(found["rows"]), list_faults(found)
     args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(found["table"])

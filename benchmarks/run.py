@@ -1,153 +1,235 @@
-"""Measure the tasks of a benchmark, print them, and write their rows after every case."""
+"""Measure the cases of a benchmark, print them, and write their rows after every case."""
 
 from __future__ import annotations
 
 import json
 import re
-import statistics
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from inspect import cleandoc
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks import contenders
 from benchmarks.convert import processor
-from benchmarks.floor import floor_ms, measure_peaks
-from benchmarks.tasks import TASKS, Task, add_options
-from keras2torch_birnn.bench import measure, report
-from keras2torch_birnn.bench.case import Case, Model, Stack
-from keras2torch_birnn.bench.contenders import NO_PEERS, OURS
+from keras2torch_birnn.bench.contenders import Contender
+from keras2torch_birnn.bench.measure import Case, Row, facts_of_machine, measure
+from keras2torch_birnn.bench.report import footnotes, make_table
+from keras2torch_birnn.bench.stack import Stack, write_stack
+from keras2torch_birnn.conversion import convert
+from keras2torch_birnn.rnn.engine_settings import set_engine
+from keras2torch_birnn.spec import Array
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-# Two rows with these alike are of one case: the later replaces the earlier.
-SAME = ("case", "device", "threads", "part")
+CELLS: Mapping[str, Mapping[str, Any]] = {
+    "lstm": {"rnn": "lstm"},
+    "gru": {"rnn": "gru"},
+    "lstm hard_sigmoid": {"rnn": "lstm", "gate": "hard_sigmoid"},
+    "gru before hard_sigmoid": {"rnn": "gru", "gate": "hard_sigmoid", "reset_after": False},
+}
+# batch, steps, input, units
+SHAPES = (
+    (1, 64, 64, 64),
+    (1, 200, 300, 256),
+    (8, 100, 128, 128),
+    (32, 128, 128, 128),
+    (64, 256, 256, 256),
+)
+# Fixtures: a masked tagger, one on words and characters, a text classifier, two siamese inputs,
+# attention in an encoder and decoder, hierarchical and of many heads, a CNN before a BiLSTM that
+# reads lines, a reader of question and text, a two-dimensional CNN of speech.
+ARCHITECTURES = (
+    "mask_stack_bi_dense",
+    "arch_ner_char_cnn",
+    "arch_toxic",
+    "arch_siamese",
+    "arch_seq2seq_attention",
+    "arch_hierarchy_attention",
+    "arch_crnn_ocr",
+    "arch_multi_head",
+    "arch_reader",
+    "arch_deep_speech_2d",
+)
+# File, the steps of its real inputs (one that fixes them keeps them), the file of its architecture.
+TRAINED = (
+    ("poreplex-0.4__demux-tetra-r3.hdf5", 350, None),
+    ("shakkala-1.7__middle_model.h5", 495, None),
+    ("medaka-0.6.5__r941_flip213_model.hdf5", 1000, None),
+    ("medaka-1.3.4__r941_min_high_g360_model.hdf5", 1000, None),
+    ("ethnicolr-0.9.8__census2000_ln_lstm.h5", 20, None),
+    ("chars2vec-0.1.7__eng_50_weights.h5", 12, "chars2vec_eng_50.json"),
+    ("sleepecg-0.5.9__ws-gru-mesa.keras", 960, None),
+)
 
 
-def main(name: str, arguments: Sequence[str]) -> None:
-    """Run a benchmark."""
-    make = TASKS[name]
-    options = _parse(name, cleandoc(make.__doc__ or ""), arguments)
-    if options.of_processor:
-        head = facts_of(options.threads[0], options.rounds)
-        options.json = RESULTS / name / f"{name_file(head)}.json"
-    wanted = [set(words.split()) for words in options.cases or [""]]
-    tasks = (t for t in make(options) if any(some <= {*t.case.label.split()} for some in wanted))
-    measure_all(tasks, options)
+@dataclass(frozen=True)
+class Task:
+    """A case with its inputs and what is to come out; None: random ones, the model's outputs."""
+
+    case: Case
+    inputs: Sequence[Array] | None = None
+    wanted: Sequence[Array] | None = None
 
 
-def _parse(name: str, help_text: str, arguments: Sequence[str]) -> Namespace:
-    parser = ArgumentParser(
-        f"python -m benchmarks {name}",
-        description=help_text,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
+def list_stacks(name: str, folder: Path) -> Iterator[Task]:
+    """Yield stacks of two layers: cells, sizes, merges, padded to half of the steps and not."""
+    cells = CELLS if name == "layers" else ("lstm", "gru")
+    merges = ("concat", "sum", "mul", "ave") if name == "layers" else ("concat",)
+    masks = (False,) if name == "precision" else (False, True)
+    for shape, cell, merge, masked in product(SHAPES, cells, merges, masks):
+        yield make_stack(folder, shape, cell, merge, masked=masked, trains=name == "training")
+
+
+def make_stack(
+    folder: Path,
+    shape: Sequence[int],
+    cell: str,
+    merge: str,
+    *,
+    masked: bool = False,
+    trains: bool = False,
+) -> Task:
+    """Write the file of a stack, and draw its inputs; a masked step is zero."""
+    batch, steps, features, units = shape
+    size = "x".join(map(str, shape))
+    label = f"{cell} {merge}{' masked' * masked} {size}"
+    file = folder / f"{label.replace(' ', '-')}.h5"
+    write_stack(Stack(merge=merge, layers=2, features=features, units=units, masked=masked,
+                      **CELLS[cell]), file)  # fmt: skip
+    x = np.random.default_rng(1).normal(size=(batch, steps, features)).astype("f4")
+    if masked:
+        spaced = steps * (0.25 + 0.5 * (np.arange(batch) + 0.5) / batch)
+        x[np.arange(steps) >= np.maximum(1, spaced.round())[:, None]] = 0
+    case = Case(label, str(file), None, batch, steps)
+    return Task(case, [x], [train_exactly(case, x)] if trains else None)
+
+
+def train_exactly(case: Case, x: Array) -> Array:
+    """Compute the output after one step of training, in float64, equation by equation."""
+    import torch
+
+    model = convert(case.path).double()
+    set_engine(model, "loop")
+    step = contenders.train(model, [torch.from_numpy(x).double()])
+    found: Array = step.outputs().numpy() if step.outputs else x
+    return found
+
+
+def list_models(real: Path | None) -> Iterator[Task]:
+    """Yield whole models of 1, 8 and 32 rows."""
+    found: list[tuple[Path, int, str | None]] = [
+        (find_fixture(name), 50, None) for name in ARCHITECTURES
+    ]
+    if real:
+        found += [(real / name, steps, arch and str(real / arch)) for name, steps, arch in TRAINED]
+    for (file, steps, config), rows in product(found, (1, 8, 32)):
+        yield Task(Case(f"{file.name.partition('__')[0]} {rows}", str(file), config, rows, steps))
+
+
+def find_fixtures() -> Path:
+    """Return the folder of all fixtures, unpacked."""
+    sys.path.append(str(ROOT / "tools"))
+    return Path(import_module("fixture_archives").unpacked())
+
+
+def find_fixture(name: str) -> Path:
+    """Return the file of a fixture of Keras 3."""
+    files = (find_fixtures() / "keras-3.15.1" / f"{name}{suffix}" for suffix in (".keras", ".h5"))
+    return next(file for file in files if file.exists())
+
+
+TABLES: Mapping[str, Mapping[str, Contender]] = {
+    "layers": contenders.LAYERS,
+    "training": contenders.TRAINING,
+    "models": contenders.MODELS,
+    "precision": contenders.PRECISION,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a benchmark; --record adds its rows to the file of this processor."""
+    name, *rest = arguments
+    options = _parse(name, rest)
+    table = {
+        one: contender
+        for one, contender in TABLES[name].items()
+        if not options.only or one in options.only
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        stacks = list_stacks(name, Path(folder))
+        tasks = list_models(options.real) if name == "models" else stacks
+        wanted = [set(words.split()) for words in options.cases or [""]]
+        for task in tasks:
+            if not any(some <= {*task.case.label.split()} for some in wanted):
+                continue
+            for threads in options.threads:
+                _measure(name, task, table, threads, options)
+
+
+def _parse(name: str, arguments: Sequence[str]) -> Namespace:
+    parser = ArgumentParser(f"python -m benchmarks {name}")
     parser.add_argument(
         "--cases", nargs="+", metavar="WORDS", help="those with all words of one: 'lstm mul masked'"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders")
     parser.add_argument("--threads", type=int, nargs="+", default=[2], help="one number or several")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--json", type=Path, help="results; rows of other cases in it stay")
+    parser.add_argument("--real", type=Path, help="models: folder of the trained models")
     parser.add_argument(
-        "--of-processor",
-        action="store_true",
-        help="results to the file of this processor in benchmarks/results/NAME",
+        "--record", action="store_true", help="write to this processor's file in benchmarks/results"
     )
-    add_options(parser)
     return parser.parse_args(arguments)
 
 
-def measure_all(tasks: Iterable[Task], options: Namespace) -> None:
-    """Measure tasks on every number of threads."""
-    peaks: dict[int, dict[str, float]] = {}
-    ratios: list[float] = []
-    head = facts_of(options.threads[0], options.rounds)
-    print(", ".join(f"{key} {value}" for key, value in head.items()))
-    found = False
-    for task in tasks:
-        names = [one for one in task.contenders if not options.only or one in options.only]
-        for threads in options.threads if names else ():
-            found = True
-            head = facts_of(threads, options.rounds)
-            about = dict(task.about)
-            if task.floor and isinstance(task.case, Stack):
-                if threads not in peaks:
-                    peaks[threads] = measure_peaks(threads)
-                    print(f"{threads} threads, per second: {peaks[threads]}")
-                about["floor_ms"] = floor_ms(task.case, peaks[threads])
-                about["peaks_per_second"] = peaks[threads]
-            row = measure.measure(
-                task.case,
-                device=options.device,
-                threads=threads,
-                rounds=options.rounds,
-                contenders=names,
-                table=task.table,
-                exactly=task.exactly,
-                memory=task.memory,
-            )
-            ratios += _show(row, threads, about)
-            if options.json:
-                write(options.json, head, replace(row, case=without_folders(task.case)), about)
-    if not found:
-        sys.exit("no case and contender has these names")
-    if ratios:
-        middle, largest = statistics.median(ratios), max(ratios)
-        print(f"k2t / best other: median {middle:.2f}, largest {largest:.2f}")
-
-
-def facts_of(threads: int, rounds: int) -> dict[str, Any]:
-    """Return machine and settings, for the head of results."""
-    return {**measure.facts(threads, rounds), "processor": processor()}
-
-
-def name_file(head: Mapping[str, Any]) -> str:
-    """Name the file of a processor's results: with its instructions, as clouds hide the model."""
-    return "-".join(
-        re.findall(r"[a-z0-9]+", f"{head['processor']} {head['native_kernel']}".lower())
+def _measure(
+    name: str, task: Task, table: Mapping[str, Contender], threads: int, options: Namespace
+) -> None:
+    row = measure(
+        task.case,
+        threads=threads,
+        rounds=options.rounds,
+        contenders=table,
+        inputs=task.inputs,
+        wanted=task.wanted,
     )
-
-
-def _show(row: measure.Row, threads: int, about: Mapping[str, Any]) -> list[float]:
-    """Print a row as ``k2t bench`` does; return the ratio to the best peer, if there is one."""
-    medians = {t.contender: t.median_ms for t in _timed(row)}
-    layers = f", {row.case.layers} layers" if isinstance(row.case, Stack) else ""
-    print(f"{row.case.label}{layers}, {row.device}, {threads} threads")
-    if OURS in medians and "floor_ms" in about:
-        print(f"    {medians[OURS] / about['floor_ms']:.2f} of the floor")
-    for cells, timing in zip(report.table(row), _timed(row), strict=True):
-        memory = "" if timing.above_mb is None else f"{timing.above_mb:8.2f} MB"
-        print("    {:28} {:>9} {:>9} {:>9} {:>7} {:>6}".format(*cells), memory)
-    for note in report.footnotes(row):
+    print(f"{task.case.label}, {threads} threads")
+    for cells in make_table(row).rows:
+        print("    {:28} {:>9} {:>9} {:>9} {:>9} {:>6}".format(*cells))
+    for note in footnotes(row):
         print(f"    {note}", flush=True)
-    peers = {name for name in medians if not name.startswith(OURS)} - {*NO_PEERS}
-    there = [ratio for name in peers if (ratio := row.ratio(OURS, name)) is not None]
-    return [max(there)] if there else []
+    if options.record:
+        record(RESULTS, name, row, facts_of_machine(threads, options.rounds))
 
 
-def _timed(row: measure.Row) -> list[measure.Timing]:
-    return [timing for timing in row.timings if not timing.absent]
-
-
-def without_folders(case: Case) -> Case:
-    """Name the files of a model as they are named anywhere."""
-    if not isinstance(case, Model):
-        return case
-    return replace(case, path=Path(case.path).name, config=case.config and Path(case.config).name)
-
-
-def write(file: Path, head: Mapping[str, Any], row: measure.Row, about: Mapping[str, Any]) -> None:
-    """Add a row to a file of results."""
+def record(folder: Path, name: str, row: Row, facts: Mapping[str, Any]) -> None:
+    """Add a row to the file of this processor; it replaces an earlier one of the same case."""
+    head = {"processor": processor(), "instructions": facts["native_kernel"]}
+    words = re.findall(r"[a-z0-9]+", " ".join(head.values()).lower())
+    file = folder / f"{'-'.join(words)}.json"
     old = json.loads(file.read_text("utf-8"))["rows"] if file.exists() else []
-    of_row = {key: head[key] for key in ("threads", "rounds", "load_average")}
-    (data,) = report.as_data({}, [row])["rows"]
-    new = json.loads(json.dumps({**data, **of_row, **about}))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    rows = [one for one in old if any(one.get(key) != new.get(key) for key in SAME)]
+    new = {
+        "benchmark": name,
+        "case": row.case.label,
+        "threads": facts["threads"],
+        "ms": {t.contender: round(t.median_ms, 4) for t in row.timings if t.times_ms},
+        "error": {t.contender: float(f"{t.error:.1e}") for t in row.timings if t.times_ms},
+    }
+    key = ("benchmark", "case", "threads")
+    rows = [one for one in old if any(one[part] != new[part] for part in key)] + [new]
+    write_rows(file, head, rows)
+
+
+def write_rows(file: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a file of results, a row a line."""
+    lines = ",\n ".join(json.dumps(row) for row in rows)
+    text = f'{json.dumps(head)[:-1]}, "rows": [\n {lines}\n]}}\n'
     written = file.with_name(f"{file.name}.new")
-    text = json.dumps({**head, "rows": [*rows, new]}, indent=1)
-    written.write_text(f"{text}\n", encoding="utf-8")
+    written.write_text(text, encoding="utf-8")
     written.replace(file)

@@ -59,18 +59,7 @@ def engine_table() -> str:
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     DOCS / "layers.md": {"layers": layer_table},
     DOCS / "plugins.md": {"plugins": plugin_table},
-    DOCS / "performance.md": {"engines": engine_table},
-    DOCS / "tables" / "performance.md": {
-        "engine": tables.layers(training=False),
-        "training": tables.layers(training=True),
-        "training_steps": tables.TRAINING_STEPS,
-        "layers_and_floor": tables.FLOOR,
-        "stacks": tables.STACKS,
-        "long": tables.LONG,
-        "precision": tables.PRECISION_TIMES,
-        "precision_errors": tables.PRECISION_ERRORS,
-        "models": tables.MODELS,
-    },
+    DOCS / "performance.md": {"engines": engine_table, "times": tables.times_table},
 }
 
 

@@ -1,146 +1,189 @@
-"""Implementations that can be timed: where each runs, what it needs, what it cannot run."""
+"""The contenders of ``k2t bench``, each the process of one implementation.
+
+``python -m keras2torch_birnn.bench.contenders MODULE:FUNCTION FOLDER``. The folder holds
+``case.json``, ``inputs.npz``, and what it runs, written by ``measure``. The first answer,
+a line of JSON, tells what runs; ``outputs.npz`` then has what it computes. Each further line on
+stdin is answered by the milliseconds of a call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from typing import TypeAlias
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from keras2torch_birnn.bench.case import Case, Model, Stack
-from keras2torch_birnn.exporting.onnx_file import TARGET
+import numpy as np
 
-OURS = "k2t"
-PLAIN = "torch per layer"
-UNFROZEN = "k2t not frozen"
-COMPILED, LOOP = "k2t compiled", "naive loop"
-# No peers of ours: our own, and what one writes by hand with torch alone.
-NO_PEERS = (OURS, UNFROZEN, COMPILED, PLAIN, LOOP)
+from keras2torch_birnn.spec import Array
 
-
-Against: TypeAlias = Callable[[Case], str]
-
-
-def _anything(case: Case) -> str:
-    return ""
-
-
-def _stacks(case: Case) -> str:
-    return "" if isinstance(case, Stack) else "made for stacks only"
-
-
-def _torch_alone(case: Case) -> str:
-    """Tell why nn.LSTM, nn.GRU or nn.RNN, with the merge by hand, cannot run a case."""
-    if isinstance(case, Model):
-        return ""
-    if case.rnn != "rnn" and case.recurrent_activation != "sigmoid":
-        return "torch has no kernel with this recurrent_activation"
-    if case.rnn == "gru" and not case.reset_after:
-        return "nn.GRU resets after the product only"
-    if case.dropout:
-        return "torch has no dropout of the state"
-    return ""
-
-
-def _unmasked_torch(case: Case) -> str:
-    if isinstance(case, Stack) and case.masked:
-        return "packing breaks the compiled graph"
-    return _torch_alone(case) or _stacks(case)
-
-
-def _calls(case: Case) -> str:
-    return "does not train" if isinstance(case, Stack) and case.training else ""
-
-
-def _frozen_calls(case: Case) -> str:
-    return "nothing is frozen that trains" if _calls(case) else ""
-
-
-def _calls_of_stacks(case: Case) -> str:
-    return _stacks(case) or _calls(case)
-
-
-def _written_in_onnx(case: Case) -> str:
-    """Tell why a case cannot be written as ONNX; empty if it can."""
-    return TARGET.why_cannot_write() if isinstance(case, Model) else _calls(case)
-
-
-def _models_in_onnx(case: Case) -> str:
-    return _written_in_onnx(case) if isinstance(case, Model) else "made for models only"
-
-
-def _training(case: Case) -> str:
-    if not (isinstance(case, Stack) and case.training):
-        return "for training only"
-    return "Keras draws other random numbers" if case.dropout else ""
+# A short call is repeated, so that threads that slept are awake and small caches are warm, as they
+# are where models are called over and over.
+ENOUGH_MS = 20.0
 
 
 @dataclass(frozen=True)
 class Contender:
-    """An implementation: ``prepare`` of a module, in a process of its own.
+    """An implementation.
 
-    ``how``: the function's second argument. ``needs``: packages that must be installed.
-    ``against``: why it cannot run a case; empty if it can. ``tolerance``: of the largest output;
-    None for that of the case.
+    function: ``MODULE:FUNCTION``, which prepares it in its process. needs: packages that must be
+    installed; "keras" stands for the Keras of today that computes as the file's own. file: what the
+    model is exported to for it. exact: whether other numbers exclude it.
     """
 
-    module: str
-    how: str
-    needs: tuple[str, ...] = ("torch",)
+    function: str
+    needs: tuple[str, ...] = ()
+    file: str = ""
+    exact: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
-    against: Against = _anything
-    devices: tuple[str, ...] = ("cpu", "cuda", "xpu", "mps")
-    tolerance: float | None = None
 
 
-BY_TORCH, BY_ONNX, BY_KERAS = (
-    f"keras2torch_birnn.bench.{name}" for name in ("by_torch", "by_onnx", "by_keras")
-)
+class Prepared(NamedTuple):
+    """The call that is timed, what runs and its version, and what gives the outputs if not it."""
+
+    run: Callable[[], Any]
+    runs: str
+    outputs: Callable[[], Any] | None = None
 
 
-def _by_onnx(how: str, *needs: str, against: Against = _written_in_onnx) -> Contender:
-    return Contender(BY_ONNX, how, ("onnx", *needs), {}, against, ("cpu",))
-
-
-def _by_keras(how: str, against: Against, backend: str = "tensorflow") -> Contender:
-    environment = {"KERAS_BACKEND": backend}
-    return Contender(BY_KERAS, how, ("keras", backend), environment, against, ("cpu",))
-
-
+OURS, PLAIN, ONNX, KERAS = "k2t", "torch layer by layer", "ONNX Runtime", "Keras tf.function"
+ON_TENSORFLOW = {"KERAS_BACKEND": "tensorflow"}
 CONTENDERS: Mapping[str, Contender] = {
-    OURS: Contender(BY_TORCH, "auto-frozen"),
-    UNFROZEN: Contender(BY_TORCH, "auto", against=_frozen_calls),
-    PLAIN: Contender(BY_TORCH, "torch", against=_torch_alone),
-    "torch.compile": Contender(BY_TORCH, "compile", against=_unmasked_torch),
-    COMPILED: Contender(BY_TORCH, "auto-compile"),
-    LOOP: Contender(BY_TORCH, "loop"),
-    "ONNX Runtime": _by_onnx("onnxruntime", "onnxruntime", "onnxscript"),
-    "ONNX Runtime, torch's file": _by_onnx(
-        "onnxruntime-by-torch", "onnxruntime", "onnxscript", against=_models_in_onnx
+    OURS: Contender(f"{__name__}:prepare_k2t"),
+    PLAIN: Contender(f"{__name__}:prepare_source", file="model.py"),
+    ONNX: Contender(f"{__name__}:prepare_onnx", ("onnxruntime",), "model.onnx"),
+    KERAS: Contender(
+        f"{__name__}:prepare_keras", ("keras", "tensorflow"), environment=ON_TENSORFLOW
     ),
-    "OpenVINO": _by_onnx("openvino", "openvino"),
-    "Keras predict": _by_keras("predict", _calls),
-    "Keras tf.function": _by_keras("function", _calls),
-    "Keras XLA": _by_keras("xla", _calls),
-    "Keras train_on_batch": _by_keras("train", _training),
-    "Keras train_on_batch XLA": _by_keras("train-xla", _training),
-    "Keras on torch": _by_keras("call", _calls_of_stacks, "torch"),
 }
 
 
-def reason_against(
-    name: str, case: Case, device: str, table: Mapping[str, Contender] = CONTENDERS
-) -> str:
-    """Tell why a contender of a table cannot run this case; empty if it can."""
-    contender = table[name]
-    if device.partition(":")[0] not in contender.devices:
-        return f"not timed on {device}"
-    needs = contender.needs
-    if isinstance(case, Model):
-        if case.cut and "keras" in needs:
-            return "Keras runs whole models only"
-        needs = tuple(case.package if package == "keras" else package for package in needs)
-    lacking = [package for package in needs if find_spec(package) is None]
-    if lacking:
-        return f"{', '.join(lacking)} not installed"
-    return contender.against(case)
+def prepare_k2t(case: Mapping[str, Any], inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare the converted model as one serves it: frozen."""
+    from keras2torch_birnn.conversion import convert
+    from keras2torch_birnn.freezing import freeze
+
+    return call_torch(freeze(convert(case["path"], config=case["config"])), inputs)
+
+
+def prepare_source(case: Mapping[str, Any], inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare plain PyTorch as ``k2t export`` writes it: torch's layers, the merge by hand."""
+    sys.path.insert(0, str(folder))
+    return call_torch(import_module("model").load(), inputs)
+
+
+def call_torch(model: Callable[..., Any], inputs: Sequence[Array]) -> Prepared:
+    """Prepare the call of a torch model."""
+    import torch
+
+    torch.set_num_threads(count_threads())
+    given = [torch.from_numpy(x) for x in inputs]
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(*given)
+
+    return Prepared(run, f"torch {torch.__version__}")
+
+
+def count_threads() -> int:
+    """Return the threads that a contender may use."""
+    return int(os.environ["OMP_NUM_THREADS"])
+
+
+def prepare_onnx(case: Mapping[str, Any], inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare the exported file in ONNX Runtime."""
+    import onnxruntime
+
+    from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = count_threads()
+    file, places = str(folder / "model.onnx"), ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(file, settings, providers=places)
+    pairs = zip(session.get_inputs(), inputs, strict=True)
+    feeds: Any = {one.name: np.asarray(x, DTYPES[one.type]) for one, x in pairs}
+    return Prepared(lambda: session.run(None, feeds), f"ONNX Runtime {onnxruntime.__version__}")
+
+
+def prepare_keras(case: Mapping[str, Any], inputs: Sequence[Array], folder: Path) -> Prepared:
+    """Prepare the file's model in Keras, in a graph of TensorFlow."""
+    model, runs = load_in_keras(case)
+    import tensorflow
+
+    function = tensorflow.function(lambda x: model(x, training=False))
+    tensors = [tensorflow.constant(x) for x in inputs]
+    given = tensors[0] if len(tensors) == 1 else tensors
+    return Prepared(lambda: flat(function(given)), runs)  # arrays, as TensorFlow does not wait
+
+
+def load_in_keras(case: Mapping[str, Any]) -> tuple[Any, str]:
+    """Load the file's model in Keras on TensorFlow; return it and the versions."""
+    import tensorflow
+
+    from keras2torch_birnn.errors import UsageError
+    from keras2torch_birnn.verification.keras_child import load_model
+    from keras2torch_birnn.verification.live_keras import files_for_keras
+
+    tensorflow.config.threading.set_intra_op_parallelism_threads(count_threads())
+    tensorflow.config.threading.set_inter_op_parallelism_threads(count_threads())
+    config = case["config"] and Path(case["config"])
+    with tempfile.TemporaryDirectory() as name:
+        files = files_for_keras(Path(name), Path(case["path"]), config)
+        if isinstance(files, str):
+            raise UsageError(files)
+        model = load_model(case["package"], *map(str, files))
+    version = sys.modules[case["package"]].__version__
+    return model, f"Keras {version}, TensorFlow {tensorflow.__version__}"
+
+
+def flat(outputs: Any) -> list[Array]:
+    """Return the arrays of an output of any library."""
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, Sequence):
+        return [array for part in outputs for array in flat(part)]
+    return [np.asarray(outputs.cpu() if hasattr(outputs, "cpu") else outputs)]
+
+
+def main(function: str, place: str) -> None:
+    """Prepare the case, then answer until stdin ends."""
+    # What libraries print on stdout must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    folder, (module, _, name) = Path(place), function.partition(":")
+    try:
+        case = json.loads(folder.joinpath("case.json").read_text("utf-8"))
+        with np.load(folder / "inputs.npz") as data:
+            inputs = [data[key] for key in data.files]
+        prepared = getattr(import_module(module), name)(case, inputs, folder)
+        np.savez(folder / "outputs.npz", *flat((prepared.outputs or prepared.run)()))
+        prepared.run()
+        answer: dict[str, Any] = {"runs": prepared.runs}
+    except Exception as error:  # whatever a library raises: the table tells, the others go on
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        answer = {"error": f"{type(error).__name__}: {lines[-1] if lines else ''}"[:120]}
+    answers.write(json.dumps(answer) + "\n")
+    for _ in sys.stdin:
+        answers.write(json.dumps({"ms": time_call(prepared.run)}) + "\n")
+
+
+def time_call(run: Callable[[], Any]) -> float:
+    """Time a call in milliseconds: if it is short, the median of several without the first."""
+    times: list[float] = []
+    while not times or sum(times) < ENOUGH_MS:
+        start = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times[1:] or times)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

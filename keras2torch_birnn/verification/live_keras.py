@@ -98,10 +98,8 @@ def ask_keras(
         return _ask_about_file(file, config, spec, inputs)
 
 
-def _ask_about_file(
-    model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
-) -> KerasAnswer | NoAnswer:
-    """Compute outputs by the installed Keras in a child process, or return why it cannot."""
+def reason_against_keras(model: Path, config: Path | None, spec: ModelSpec) -> NoAnswer | None:
+    """Return why Keras is not given a file: it is not installed, computes otherwise, or may not."""
     package = keras_for(spec)
     reason = _reason_against(spec)
     if reason is not None:
@@ -111,6 +109,17 @@ def _ask_about_file(
     foreign = foreign_name(read_architecture(model, config=config))
     if foreign is not None:
         return NoAnswer(f"the file names {foreign}, which is not Keras' own", foreign=True)
+    return None
+
+
+def _ask_about_file(
+    model: Path, config: Path | None, spec: ModelSpec, inputs: Sequence[Array]
+) -> KerasAnswer | NoAnswer:
+    """Compute outputs by the installed Keras in a child process, or return why it cannot."""
+    package = keras_for(spec)
+    against = reason_against_keras(model, config, spec)
+    if against is not None:
+        return against
     with tempfile.TemporaryDirectory() as folder:
         input_file, output_file = Path(folder, "in.npz"), Path(folder, "out.npz")
         named_inputs: dict[str, Any] = {f"in_{i}": x for i, x in enumerate(inputs)}

@@ -17,8 +17,6 @@ from plugin_files import unregister_all
 from specs import FIXTURES
 
 import keras2torch_birnn
-from keras2torch_birnn.bench.case import Model, from_json, to_json
-from keras2torch_birnn.bench.contenders import CONTENDERS, reason_against
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.inspection import inspect
 from keras2torch_birnn.readers import read_model
@@ -241,17 +239,6 @@ def test_the_architecture_of_the_prediction_reads_the_training_file() -> None:
     with torch.no_grad():
         got = model(*map(torch.from_numpy, inputs))
     np.testing.assert_allclose(got.numpy(), wanted, atol=1e-5)
-
-
-def test_bench_times_a_part_and_leaves_keras_out() -> None:
-    case = Model(str(OCR), None, "keras", 1, 7, (), ("dense2",))
-    assert from_json(to_json(case)) == case
-    assert case.label == "captcha.keras --to dense2 batch 1"
-    for name, contender in CONTENDERS.items():
-        if "keras" in contender.needs:
-            assert reason_against(name, case, "cpu") == "Keras runs whole models only"
-    done = k2t("bench", "--rnn", "lstm", "--from", "a")
-    assert "--from and --to cut a MODEL; leave them out with --rnn" in done.err
 
 
 # ---- weights ------------------------------------------------------------------------------------

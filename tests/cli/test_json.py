@@ -70,8 +70,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-def measured(case: Any, *, device: str, **_: Any) -> measure.Row:
-    return measure.Row(case, device, (measure.Timing("k2t", "torch", 1e-7, (1.0, 2.0)),))
+def measured(case: Any, **_: Any) -> measure.Row:
+    return measure.Row(case, (measure.Timing("k2t", "torch", 1e-7, (1.0, 2.0)),))
 
 
 GOOD: dict[str, tuple[tuple[object, ...], int]] = {

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import compared
 import pytest
+import tables
 import write_docs
 from commands import COMMAND, MASKED, Run, environment, run_process
 from live import label
@@ -120,66 +121,15 @@ def test_what_is_counted_is_what_is_read(files: Mapping[str, compared.File]) -> 
         assert [(one.class_name, one.name) for one in files[name].layers] == whole, name
 
 
-# ---- figures -------------------------------------------------------------------------------------
-
-PERFORMANCE = ROOT / "docs" / "performance.md"
-FIGURES = ROOT / "docs" / "tables" / "performance.md"
-
-
-def generated(table: str) -> str:
-    text = FIGURES.read_text("utf-8")
-    return text.partition(f"<!-- {table}:begin -->\n")[2].partition(f"<!-- {table}:end -->")[0]
-
-
-def range_of(table: str, column: str) -> str:
-    """Return the least and the largest ratio of all columns with this head, in words."""
-    lines = [line.strip("|").split("|") for line in generated(table).splitlines() if "|" in line]
-    heads = [head.strip() for head in lines[0]]
-    columns = [i for i, head in enumerate(heads) if head == column]
-    cells = [row[i].split() for row in lines[2:] for i in columns]
-    ratios = [float(cell[0]) for cell in cells if cell]
-    return f"{min(ratios):.2f} to {max(ratios):.2f}"
-
-
-@pytest.mark.parametrize(
-    ("table", "column", "said"),
-    [
-        ("layers_and_floor", "/ ONNX Runtime", "{} of ONNX Runtime"),
-        ("layers_and_floor", "/ OpenVINO", "{} of OpenVINO"),
-        ("long", "/ ONNX Runtime", "their steps: {} of ONNX Runtime"),
-        ("precision", "/ OpenVINO's", "OpenVINO's default: {}"),
-        ("stacks", "ratio", "in one call ({} of the time one by one)"),
-        ("training_steps", "/ torch", "Torch by hand: {} in 34 steps"),
-        ("training_steps", "/ loop in torch", "{} of the loop"),
-    ],
-)
-def test_the_page_of_performance_says_what_its_tables_show(
-    table: str, column: str, said: str
-) -> None:
-    assert said.format(range_of(table, column)) in " ".join(PERFORMANCE.read_text("utf-8").split())
-
-
-@pytest.mark.parametrize(
-    ("table", "page", "said"),
-    [
-        ("engine", README, "all {} measured cases, frozen, take at most .* median {} of"),
-        ("engine", PERFORMANCE, "best of the others: {} cases, median {},"),
-        ("models", PERFORMANCE, "{2} of {0} cases are ahead, median {1} of the best other"),
-        ("training", PERFORMANCE, "{} cases, median {},"),
-    ],
-)
-def test_counts_and_medians_of_a_page_are_those_of_the_tables(
-    table: str, page: Path, said: str
-) -> None:
-    measured = re.search(
-        r"Measured: (\d+) cases.* (\d+) of them .*? median ([\d.]+\d)", generated(table)
+def test_the_readme_tells_the_figures_of_the_table() -> None:
+    """Take those of the newest kernel."""
+    (line,) = (
+        line for line in tables.times_table().splitlines() if "(Zen 5)" in line and "layers" in line
     )
-    assert measured is not None
-    count, ahead, median = measured.groups()
-    if "{2}" not in said:
-        assert count == ahead, "not all of them are as fast as the best other"
-    text = " ".join(page.read_text("utf-8").split())
-    assert re.search(said.format(count, re.escape(median), ahead), text)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    said = f"all {cells[3]} measured cases, frozen, take at most {cells[5]}"
+    text = " ".join(README.read_text("utf-8").split())
+    assert said in text and f"median {cells[4]} of" in text
 
 
 # ---- text ----------------------------------------------------------------------------------------
@@ -189,7 +139,9 @@ def test_the_readme_is_short() -> None:
     assert len(README.read_bytes()) <= 8192
 
 
-@pytest.mark.parametrize("page", [PERFORMANCE, ROOT / "docs" / "compared.md"], ids=relative)
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "performance.md", ROOT / "docs" / "compared.md"], ids=relative
+)
 def test_a_page_with_tables_behind_it_is_short(page: Path) -> None:
     assert len(page.read_text("utf-8").split()) <= 1500
 

@@ -127,7 +127,7 @@ def place(module: Path) -> str:
 
 
 def test_only_child_processes_import_keras() -> None:
-    assert importing(KERAS) == {"verification/keras_child.py", "bench/by_keras.py"}
+    assert importing(KERAS) == {"verification/keras_child.py", "bench/contenders.py"}
 
 
 def test_only_child_processes_import_h5py() -> None:
@@ -135,6 +135,7 @@ def test_only_child_processes_import_h5py() -> None:
         "verification/keras_child.py",
         "readers/hdf5/parser_child.py",
         "writers/hdf5_child.py",
+        "bench/stack.py",
     }
     assert importing({"h5py"}) == apart
 
@@ -152,7 +153,7 @@ def test_docstrings_begin_with_no_question() -> None:
     files_of_ours = [file for folder in folders for file in folder.rglob("*.py")]
     begins = re.compile(r'^\s*r?"""(What|Whether|Of)\b', re.MULTILINE)
     found = [str(file) for file in files_of_ours if begins.search(file.read_text("utf-8"))]
-    assert len(files_of_ours) > 700
+    assert len(files_of_ours) > 600
     assert not found
 
 

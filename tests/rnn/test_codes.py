@@ -18,7 +18,6 @@ from kernel_layers import native
 from mutations import recurrent
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.bench import case
 from keras2torch_birnn.merge_modes import MERGE_MODES, MergeName
 from keras2torch_birnn.rnn.native import codes, library, loading, op, packing
 from keras2torch_birnn.rnn.native.codes import RESULTS
@@ -70,7 +69,6 @@ def test_numbers_that_differ_are_told_in_words() -> None:
 
 def test_every_list_of_merge_modes_has_the_same_ones() -> None:
     assert {*get_args(MergeName)} == {*MERGE_MODES}
-    assert {*case.MERGES} == {*MERGE_MODES}
     assert recurrent.MERGED.keys() == {*MERGE_MODES, None}
 
 
