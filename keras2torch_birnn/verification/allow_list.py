@@ -14,7 +14,7 @@ from typing import Any
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.config.operation_entries import OPERATION_MODULES
-from keras2torch_birnn.readers.operations import keras3
+from keras2torch_birnn.readers.operations import translation
 from keras2torch_birnn.schema import CLASS_NAMES
 
 # Other classes of Keras that occur in configurations; none of them takes code or a path.
@@ -51,7 +51,7 @@ def _is_known_operation(class_name: str, module: Any) -> bool:
     Others do: ``Map``, ``Scan`` and ``Cond`` are given functions.
     """
     parents = [f"{parent}." for parent in OPERATION_MODULES]
-    return class_name in keras3.FORMS and f"{module}.".startswith(tuple(parents))
+    return class_name in translation.KERAS3_FORMS and f"{module}.".startswith(tuple(parents))
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -24,7 +24,7 @@ from keras2torch_birnn import K2TError
 from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.functional import movement, operations
-from keras2torch_birnn.readers.operations import graph_nodes, keras3, operation_names, tf_functions
+from keras2torch_birnn.readers.operations import operation_names, translation
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
@@ -74,11 +74,11 @@ def names_in_files() -> Mapping[str, frozenset[str]]:
 
 def test_every_function_of_the_tables_was_written_by_real_keras() -> None:
     seen = names_in_files()
-    saved = {name for name, form in tf_functions.FORMS.items() if form.saved}
+    saved = {name for name, form in translation.FUNCTION_FORMS.items() if form.saved}
     assert saved <= seen["lambdas"]
-    assert graph_nodes.FORMS.keys() == seen["nodes"]
+    assert translation.NODE_FORMS.keys() == seen["nodes"]
     # of masks alone: other files have it, see test_fixtures.test_every_class_was_compared
-    assert keras3.FORMS.keys() - seen["keras3"] == {"ConvertToTensor"}
+    assert translation.KERAS3_FORMS.keys() - seen["keras3"] == {"ConvertToTensor"}
 
 
 def test_every_generation_that_writes_operations_was_compared() -> None:

@@ -10,7 +10,7 @@ import torch
 from keras2torch_birnn.functional import movement
 from keras2torch_birnn.layers import operations
 from keras2torch_birnn.layers.operations import Target
-from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
+from keras2torch_birnn.readers.operations import translation
 from mutations.patches import Mutation, Patch, by_name, edit, put
 
 TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_node_"
@@ -187,23 +187,23 @@ BUGS = {
         (f"{TF}masks.keras", f"{K3}masks.keras"),
     ),
     "arguments change places": Mutation(
-        form(tf_functions.FORMS, "math.subtract", parameters={"x": "x2", "y": "x1"}),
+        form(translation.FUNCTION_FORMS, "math.subtract", parameters={"x": "x2", "y": "x1"}),
         VALUES[:1],
         rereads=True,
     ),
     "inputs change places": Mutation(
-        form(graph_nodes.FORMS, "RealDiv", parameters={"x2": "x2", "x1": "x1"}),
+        form(translation.NODE_FORMS, "RealDiv", parameters={"x2": "x2", "x1": "x1"}),
         VALUES[2:],
         rereads=True,
     ),
     "sides change places": Mutation(
-        form(keras3.FORMS, "Subtract", parameters={"x2": "x2", "x1": "x1"}),
+        form(translation.KERAS3_FORMS, "Subtract", parameters={"x2": "x2", "x1": "x1"}),
         VALUES[1:2],
         rereads=True,
     ),
     "transpose_b is a": Mutation(
         form(
-            tf_functions.FORMS,
+            translation.FUNCTION_FORMS,
             "linalg.matmul",
             parameters={
                 "a": "x1",
@@ -216,7 +216,9 @@ BUGS = {
         rereads=True,
     ),
     "argmax of all": Mutation(
-        form(tf_functions.FORMS, "math.argmax", fixed={"dtype": "int64"}), REDUCE[:1], rereads=True
+        form(translation.FUNCTION_FORMS, "math.argmax", fixed={"dtype": "int64"}),
+        REDUCE[:1],
+        rereads=True,
     ),
     "epsilon of the length": Mutation(
         edit(f"{REWORKS}.root_epsilon", "float(epsilon) ** 0.5", "float(epsilon)"),
@@ -237,16 +239,20 @@ BUGS = {
         edit(f"{REWORKS}._from", "begin + length", "length"), SHAPES, rereads=True
     ),
     "places for sizes": Mutation(
-        form(keras3.FORMS, "Split", steps=(("read_sections", "sizes"),)), SHAPES[1:2], rereads=True
+        form(translation.KERAS3_FORMS, "Split", steps=(("read_sections", "sizes"),)),
+        SHAPES[1:2],
+        rereads=True,
     ),
     "tensors in reverse": Mutation(
-        edit("readers.operations.graph_nodes._inputs", "iter(tensors)", "iter(tensors[::-1])"),
+        edit(
+            "readers.operations.translation:_inputs_of_node", "iter(tensors)", "iter(tensors[::-1])"
+        ),
         VALUES[2:],
         rereads=True,
     ),
     "epsilon of Keras 3 ignored": Mutation(
         form(
-            keras3.FORMS,
+            translation.KERAS3_FORMS,
             "Normalize",
             parameters={"x": "x", "axis": "axis", "order": "order", "epsilon": "-"},
         ),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError
-from keras2torch_birnn.readers.operations import graph_nodes, keras3, tf_functions
+from keras2torch_birnn.readers.operations import translation
 from keras2torch_birnn.readers.operations.values import tensor
 from keras2torch_birnn.schema.operations.forms import Form
 
@@ -38,7 +38,7 @@ def call_node(op: str, names: list[str], random: Random) -> None:
     node = {"op": op, "input": inputs, "attr": some(random, names, ATTRIBUTES, 0.4)}
     constants = some(random, "01234", VALUES, 0.3)
     tensors = [TENSOR] * max(0, len(inputs) - len(constants))
-    graph_nodes.translate({"node_def": node, "constants": constants}, tensors)
+    translation.translate_node({"node_def": node, "constants": constants}, tensors)
 
 
 def call_function(function: str, names: list[str], random: Random) -> None:
@@ -46,21 +46,21 @@ def call_function(function: str, names: list[str], random: Random) -> None:
     one = ["a", 0, 0, given]
     constant = ["_CONSTANT_VALUE", -1, random.choice(VALUES), given]
     node = random.choice((one, [one, one], constant, [], [[one]]))
-    tf_functions.translate("TFOpLambda", {"function": function}, node, {"a"})
+    translation.translate_function("TFOpLambda", {"function": function}, node, {"a"})
 
 
 def call_operation(class_name: str, names: list[str], random: Random) -> None:
     config, given = some(random, names, VALUES, 0.4), some(random, names, VALUES, 0.2)
     args = [random.choice((TENSOR, *VALUES)) for _ in range(random.randrange(4))]
-    keras3.translate(class_name, config, args, given)
+    translation.translate_keras3(class_name, config, args, given)
 
 
 @pytest.mark.parametrize(
     ("forms", "call"),
     [
-        (graph_nodes.FORMS, call_node),
-        (tf_functions.FORMS, call_function),
-        (keras3.FORMS, call_operation),
+        (translation.NODE_FORMS, call_node),
+        (translation.FUNCTION_FORMS, call_function),
+        (translation.KERAS3_FORMS, call_operation),
     ],
 )
 def test_any_arguments_are_translated_or_refused(
@@ -75,10 +75,10 @@ def test_any_arguments_are_translated_or_refused(
 
 def test_a_concatenation_of_no_tensors_is_refused() -> None:
     with pytest.raises(UnsupportedOptionError, match="a list of no tensors"):
-        graph_nodes.translate({"node_def": {"op": "ConcatV2", "input": []}}, [])
+        translation.translate_node({"node_def": {"op": "ConcatV2", "input": []}}, [])
 
 
 def test_an_attribute_does_not_replace_an_input() -> None:
     node = {"op": "Add", "input": ["i0", "i1"], "attr": {"x2": {"i": "3"}}}
     with pytest.raises(UnsupportedOptionError, match="operation Add with two values of x2"):
-        graph_nodes.translate({"node_def": node}, [TENSOR, TENSOR])
+        translation.translate_node({"node_def": node}, [TENSOR, TENSOR])

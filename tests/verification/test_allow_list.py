@@ -8,7 +8,7 @@ import pytest
 from specs import FIXTURES
 
 from keras2torch_birnn.readers import read_architecture
-from keras2torch_birnn.readers.operations import keras3
+from keras2torch_birnn.readers.operations import translation
 from keras2torch_birnn.verification.allow_list import foreign_name
 
 MASKS_ADDED = "keras-3.15.1/merge_masks_add.keras"  # NotEqual, LogicalOr
@@ -40,7 +40,7 @@ def test_a_file_with_operations_of_keras_names_nothing_foreign(file: str) -> Non
     ["keras.src.ops.numpy", "keras.ops", "keras.src.activations.activations", "keras.activations"],
 )
 def test_every_operation_that_is_converted_is_known(module: str) -> None:
-    for class_name in keras3.FORMS:
+    for class_name in translation.KERAS3_FORMS:
         assert foreign_name(architecture(class_name, module)) is None, class_name
 
 

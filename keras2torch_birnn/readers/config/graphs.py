@@ -25,9 +25,11 @@ from keras2torch_birnn.readers.config.graph_checks import (
 )
 from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.operations.constants import CLASSES as CONSTANTS
-from keras2torch_birnn.readers.operations.constants import read_constant
-from keras2torch_birnn.readers.operations.values import is_reference
+from keras2torch_birnn.readers.operations.values import (
+    CONSTANT_CLASSES,
+    is_reference,
+    read_constant,
+)
 from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
 
@@ -128,7 +130,7 @@ def _tensors(value: Any, by_name: Mapping[str, LayerSpec], place: str) -> Struct
                     f"an input from {printable(history)}, which is no layer of the model", place
                 )
             return TensorRef(*history[:3])
-        if value.get("class_name") in CONSTANTS:
+        if value.get("class_name") in CONSTANT_CLASSES:
             return read_constant(value, place)
         # Keras takes the entries of a dict in the order of their keys.
         items = sorted((str(k), v) for k, v in value.items())
