@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.plugins import PluginName, load_plugins
-from keras2torch_birnn.readers.config.policies import notes_of_half_precision
+from keras2torch_birnn.readers.config.parsing import notes_of_half_precision
 from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.container import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, read, read_given_config

@@ -19,12 +19,14 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML, is_yaml
 from keras2torch_birnn.readers.config.architecture import parse_architecture
-from keras2torch_birnn.readers.config.backends import check_backend
-from keras2torch_birnn.readers.config.call_count import check_call_count
 from keras2torch_birnn.readers.config.cells import list_first_states
+from keras2torch_birnn.readers.config.checks import (
+    check_backend,
+    check_call_count,
+    check_input_dtypes,
+)
 from keras2torch_birnn.readers.config.custom_layers import check_names, note_custom_layers
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
-from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
 from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.penalties import describe_augmentation, describe_penalties
 from keras2torch_birnn.readers.containers import open_container

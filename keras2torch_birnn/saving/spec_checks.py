@@ -1,6 +1,6 @@
 """Check the spec of an OUT as strictly as the configuration of a Keras file.
 
-The schema parses every option, ``readers.config.graph_checks`` checks every call, and the shapes
+The schema parses every option, ``readers.config.checks`` checks every call, and the shapes
 are inferred anew, so that nothing depends on what the file says of them.
 """
 
@@ -14,8 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, WeightMismatchError, printable
-from keras2torch_birnn.readers.config.call_count import check_call_count
-from keras2torch_birnn.readers.config.graph_checks import check_graph, is_argument_name
+from keras2torch_birnn.readers.config.checks import check_call_count, check_graph, is_argument_name
 from keras2torch_birnn.schema import (
     CELLS,
     OPS,

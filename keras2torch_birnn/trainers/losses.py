@@ -20,7 +20,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
+from keras2torch_birnn.readers.config.classes import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.schema.options import BadOptionError, Option, choice, flag, number, optional
 from keras2torch_birnn.spec import Generation, Graph, LayerSpec, ModelSpec, TensorRef, leaves

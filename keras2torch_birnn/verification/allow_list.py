@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
-from keras2torch_birnn.readers.config.operation_entries import OPERATION_MODULES
+from keras2torch_birnn.readers.config.classes import (
+    OPERATION_MODULES,
+    is_custom_class,
+    is_custom_function,
+)
 from keras2torch_birnn.readers.operations import translation
 from keras2torch_birnn.schema import CLASS_NAMES
 

@@ -15,7 +15,7 @@ from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.layers.origins import Origins, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.plugins.checks import complete_shapes
-from keras2torch_birnn.readers.config.policies import common_dtype
+from keras2torch_birnn.readers.config.parsing import common_dtype
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
 from keras2torch_birnn.readers.store import StoredArray

@@ -18,8 +18,8 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.config.input_dtypes import check_input_dtypes
-from keras2torch_birnn.readers.config.policies import mixture_note
+from keras2torch_birnn.readers.config.checks import check_input_dtypes
+from keras2torch_birnn.readers.config.parsing import mixture_note
 from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 

@@ -22,7 +22,7 @@ from keras2torch_birnn.exporting import source
 from keras2torch_birnn.exporting.source.pages import EMITTERS, NOT_WRITTEN
 from keras2torch_birnn.layers import registry
 from keras2torch_birnn.layers.operations import NODES, OperationNodes, find_target
-from keras2torch_birnn.readers.config import cut_masks
+from keras2torch_birnn.readers.config import cut as cut_masks
 from keras2torch_birnn.readers.operations import reworks
 from keras2torch_birnn.reference import sample_inputs
 from keras2torch_birnn.reference.operations import find_function
@@ -153,9 +153,9 @@ def gaps(name: str) -> list[str]:
         "tests/mutations/__init__.py)": not MUTATIONS.get(page or "") and page not in NOT_MUTATED,
         "a recipe in RECIPES of tests/support/random_layers.py (or in NOT_DRAWN here)": drawn
         and name not in RECIPES.keys() | named(NOT_DRAWN),
-        "its name in STOPS of readers/config/cut_masks.py": mask is registry.NONE
+        "its name in STOPS of readers/config/cut.py": mask is registry.NONE
         and name not in cut_masks.STOPS,
-        "its name in PASSES of readers/config/cut_masks.py": mask is registry.SAME
+        "its name in PASSES of readers/config/cut.py": mask is registry.SAME
         and name not in cut_masks.PASSES
         and ROWS.get(name) != "model",
         "its name in HANDS_ON of reference/sample_inputs.py (or in NOT_HANDED_ON here)": (

@@ -14,7 +14,7 @@ from commands import FIXTURES
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.readers import read_with_problems
-from keras2torch_birnn.readers.config.custom_objects import lacks_activation
+from keras2torch_birnn.readers.config.classes import lacks_activation
 from keras2torch_birnn.readers.config.generations import generation_of
 
 CUSTOM = FIXTURES / "custom"

@@ -6,7 +6,7 @@ import pytest
 from specs import layer, variants
 
 from keras2torch_birnn.layers.registry import mask_flow
-from keras2torch_birnn.readers.config.cut_masks import PASSES, STOPS, may_use
+from keras2torch_birnn.readers.config.cut import PASSES, STOPS, may_use
 from keras2torch_birnn.schema import LAYERS, RECURRENT, SCHEMA, WITH_GRAPH
 
 

@@ -21,7 +21,7 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.dialects import cell_defaults
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.policies import read_policy
+from keras2torch_birnn.readers.config.parsing import read_policy
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 K1 = FIXTURES / "keras-1.2.2"

@@ -127,7 +127,7 @@ def test_a_billion_calls_in_the_text_of_out_are_refused(
     birnn.save(birnn.convert(tmp_path / "m.h5"), tmp_path / "m.pt")
     content = read_content(tmp_path / "m.pt")
     parse_spec(content)
-    monkeypatch.setattr("keras2torch_birnn.readers.config.call_count.MAX_CALLS", 100)
+    monkeypatch.setattr("keras2torch_birnn.readers.config.checks.MAX_CALLS", 100)
     with pytest.raises(InvalidModelFileError, match="calls of layers, more than 100"):
         parse_spec(content)
     assert limits.MAX_CALLS == 50_000

@@ -14,8 +14,7 @@ from cut_fixtures import CUT, ROWS, cut_of, recorded, unpacked
 from specs import FIXTURES
 
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.config.parsing import Whole
-from keras2torch_birnn.readers.config.text_layers import TextLayer, text_layer
+from keras2torch_birnn.readers.config.parsing import TextLayer, Whole, text_layer
 from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.steps import (
     Reading,

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 from hypothesis import strategies as st
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
-from keras2torch_birnn.readers.config.cut_masks import STOPS
+from keras2torch_birnn.readers.config.cut import STOPS
 from keras2torch_birnn.schema import CLASS_NAMES, REQUIRED, SCHEMA, ShapeError, merged_output
 
 Layer: TypeAlias = tuple[str, dict[str, Any]]

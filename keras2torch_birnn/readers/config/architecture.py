@@ -30,20 +30,23 @@ from keras2torch_birnn.readers.config.cells import (
     infer_mask_rule,
     read_cells,
 )
+from keras2torch_birnn.readers.config.classes import (
+    TRANSLATED,
+    find_refusal,
+    is_custom_class,
+    is_operation,
+    is_unknown,
+)
 from keras2torch_birnn.readers.config.custom_layers import (
     check_steps,
     find_custom_class,
     parse_custom_layer,
 )
-from keras2torch_birnn.readers.config.custom_objects import is_custom_class
-from keras2torch_birnn.readers.config.operation_entries import TRANSLATED, is_operation
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
-from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
+from keras2torch_birnn.readers.config.parsing import TEXT_CLASSES, Parsing, UnknownClass, text_layer
 from keras2torch_birnn.readers.config.passes import PASSES, list_refused
 from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
-from keras2torch_birnn.readers.config.refused_classes import find_refusal, is_unknown
 from keras2torch_birnn.readers.config.sequential import build_sequential
-from keras2torch_birnn.readers.config.text_layers import TEXT_CLASSES, text_layer
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
@@ -354,7 +357,7 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     # The root's own name is no part of a place: a reader of messages knows which model it is.
     inner = place if depth else ""
     if class_name == "Functional":
-        from keras2torch_birnn.readers.config import functional  # its calls and masks
+        from keras2torch_birnn.readers.config.graphs import connect  # which others do not need
         from keras2torch_birnn.readers.operations import translate_layers
 
         entries = translate_layers(entries)
@@ -364,7 +367,7 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     if times > 1:
         raise invalid(f"{times} layers are called {printable(repeated)}", place)
     if class_name == "Functional":
-        graph = functional.connect(layers, entries, config, place, parsing)
+        graph = connect(layers, entries, config, place, parsing)
     else:
         graph = build_sequential(layers, entries, entry.options, place)
     trainable = entry.options.get("trainable", True) is not False

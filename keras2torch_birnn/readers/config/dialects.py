@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.readers.config.custom_objects import (
+from keras2torch_birnn.readers.config.classes import (
     describe_custom_class,
     is_custom_class,
     is_custom_function,

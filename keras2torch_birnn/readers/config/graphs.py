@@ -1,37 +1,124 @@
-"""Graphs of layers: ``inbound_nodes`` of every dialect -> calls in executable order.
-
-Nothing here recurses over the chain of layers and nothing is quadratic: a file may hold thousands.
-"""
+"""Graphs of Functional models: nodes of any generation become calls, in the order of their need."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
 
-from keras2torch_birnn.errors import invalid, printable
-from keras2torch_birnn.readers.config.call_indices import (
-    NodeCall,
-    Nodes,
-    check_outside_calls,
-    renumber_nested_calls,
-)
-from keras2torch_birnn.readers.config.graph_checks import (
+from keras2torch_birnn.errors import UnsupportedOptionError, invalid, printable
+from keras2torch_birnn.readers.config.calls import resolve_masks
+from keras2torch_birnn.readers.config.checks import (
     CARRY_STATES,
     IGNORE_MASK,
     OWN_WORDS,
     check_graph,
     list_words,
 )
-from keras2torch_birnn.readers.config.operation_entries import TRANSLATED
+from keras2torch_birnn.readers.config.classes import TRANSLATED
 from keras2torch_birnn.readers.config.parsing import Parsing
+from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.readers.operations.values import (
     CONSTANT_CLASSES,
     is_reference,
     read_constant,
 )
 from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
-from keras2torch_birnn.spec import Call, Graph, LayerSpec, Structure, TensorRef, leaves, tensors
+from keras2torch_birnn.spec import (
+    Call,
+    Graph,
+    LayerSpec,
+    Structure,
+    TensorRef,
+    leaves,
+    map_structure,
+    tensors,
+)
+
+# Arguments and keywords of one call; the calls of a model by layer and index.
+NodeCall: TypeAlias = tuple[tuple[Structure, ...], dict[str, Structure]]
+Nodes: TypeAlias = dict[tuple[str, int], NodeCall]
+
+
+def renumber_nested_calls(
+    nodes: Mapping[tuple[str, int], NodeCall],
+    outputs: Structure,
+    by_name: Mapping[str, LayerSpec],
+    *,
+    dict_nodes: bool,
+) -> tuple[Nodes, Structure]:
+    """Renumber the calls of nested models from 0, like those of all other layers.
+
+    Call 0 of a nested model is the one on its own input, which files do not list. Files with
+    lists of nodes then count from 1: the highest index in use equals the number of calls. Keras 3
+    does so in ``output_layers`` only, and for Functional models only.
+    """
+    nested = {n for n, layer in by_name.items() if layer.graph is not None}
+    if not nested:
+        return dict(nodes), outputs
+    if dict_nodes:
+        functional = {n for n in nested if by_name[n].class_name == "Functional"}
+        return dict(nodes), _renumber(outputs, lambda ref: ref.call - (ref.layer in functional))
+    calls = Counter(name for name, _ in nodes)
+    highest: dict[str, int] = {}
+    for ref in tensors((tuple(nodes.values()), outputs)):
+        highest[ref.layer] = max(ref.call, highest.get(ref.layer, 0))
+    from_one = {n for n in nested if highest.get(n) == calls[n]}
+
+    def from_zero(ref: TensorRef) -> int:
+        return ref.call - (ref.layer in from_one)
+
+    return _renumber_nodes(nodes, from_zero), _renumber(outputs, from_zero)
+
+
+def check_outside_calls(nodes: Nodes, outputs: Structure, place: str) -> None:
+    """Refuse calls of layers that were also called outside of this model.
+
+    Keras 3.0 and 3.1 list the calls that belong to the model, and count every call ever made
+    between layers (``serialize_node``). Every call of a model is used, and others are not listed.
+
+    Raises:
+        UnsupportedOptionError: the calls that are used are not those that are listed.
+    """
+    calls = Counter(name for name, _ in nodes)
+    used: dict[str, set[int]] = {name: set() for name in calls}
+    for ref in tensors((tuple(nodes.values()), outputs)):
+        used.setdefault(ref.layer, set()).add(ref.call)
+    for name, found in used.items():
+        if found and found != set(range(calls[name])):
+            raise UnsupportedOptionError(
+                f"layer {printable(name)} was also called outside of this model, and Keras before "
+                "3.2 counts those calls, too",
+                "save the model from a program that calls its layers in it alone",
+                place=place,
+            )
+
+
+def _renumber(structure: Structure, number: Callable[[TensorRef], int]) -> Any:
+    return map_structure(
+        lambda leaf: replace(leaf, call=number(leaf)) if isinstance(leaf, TensorRef) else leaf,
+        structure,
+    )
+
+
+def _renumber_nodes(
+    nodes: Mapping[tuple[str, int], NodeCall], number: Callable[[TensorRef], int]
+) -> Nodes:
+    return {
+        key: (_renumber(args, number), _renumber(kwargs, number))
+        for key, (args, kwargs) in nodes.items()
+    }
+
+
+# ---- graphs --------------------------------------------------------------------------------------
+
+
+# Graphs of layers: ``inbound_nodes`` of every dialect -> calls in executable order.
+#
+# Nothing here recurses over the chain of layers and nothing is quadratic: a file may hold
+# thousands.
+
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
 TRAIN_BY_DEFAULT = frozenset({*CLASSES["augmentation"], "Resizing"})
@@ -280,3 +367,25 @@ def _check_refs(
         if ref.output < 0 or (ref.layer, ref.call) not in by_key:
             raise invalid(f"{what} of layer {printable(ref.layer)} is used but not there", place)
     return {(ref.layer, ref.call) for ref in refs}
+
+
+# ---- calls, masks and dtypes ---------------------------------------------------------------------
+
+
+# Connect the layers of a Functional model: calls, masks, and the dtypes of its operations.
+
+
+def connect(
+    layers: Sequence[LayerSpec],
+    entries: Sequence[Any],
+    config: Mapping[str, Any],
+    place: str,
+    parsing: Parsing,
+) -> Graph:
+    """Connect the layers by the calls that their entries hold.
+
+    Raises:
+        InvalidModelFileError: a broken graph.
+    """
+    graph = build_functional(layers, entries, config, place, parsing)
+    return infer_dtypes(resolve_masks(graph, parsing), parsing)

@@ -7,7 +7,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import printable
 from keras2torch_birnn.limits import MAX_LAYERS_IN_NOTE
-from keras2torch_birnn.readers.config.custom_objects import is_custom_class, is_custom_function
+from keras2torch_birnn.readers.config.classes import is_custom_class, is_custom_function
 from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.schema import CLASSES
 from keras2torch_birnn.schema.options import BadOptionError

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError
-from keras2torch_birnn.readers.config.operation_entries import TRANSLATED, is_operation
+from keras2torch_birnn.readers.config.classes import TRANSLATED, is_operation
 from keras2torch_birnn.readers.operations.values import (
     GRAPH_NODE,
     TF_FUNCTIONS,

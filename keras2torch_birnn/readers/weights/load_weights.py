@@ -19,8 +19,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.readers.config.generations import has_mask
-from keras2torch_birnn.readers.config.parsing import Parsing, Whole
-from keras2torch_birnn.readers.config.policies import common_dtype, mixture_note
+from keras2torch_birnn.readers.config.parsing import Parsing, Whole, common_dtype, mixture_note
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of

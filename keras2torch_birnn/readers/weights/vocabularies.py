@@ -8,8 +8,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_NAMES
-from keras2torch_birnn.readers.config.parsing import Whole
-from keras2torch_birnn.readers.config.text_layers import TextLayer
+from keras2torch_birnn.readers.config.parsing import TextLayer, Whole
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.weights.slots import Key
 from keras2torch_birnn.readers.weights.v3 import ROOTS, VOCABULARY, v3_places

@@ -1,21 +1,21 @@
-"""Check that a parsed graph can run: every call gets what its layer takes, every input is fed.
-
-Of Keras files and of OUT alike. Neither Keras nor k2t writes other graphs; edited and damaged files
-have them.
-"""
+"""Checks of a graph, and of a whole model: backend, number of calls, dtypes of inputs."""
 
 from __future__ import annotations
 
 import keyword
 from collections.abc import Iterator, Mapping
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    invalid,
-    printable,
-)
+from keras2torch_birnn.errors import InvalidModelFileError, invalid, printable
+from keras2torch_birnn.limits import MAX_CALLS
+from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import OPS, RECURRENT, SCHEMA, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
+from keras2torch_birnn.schema.dtype_flow import (
+    Node,
+    keeps_dtype,
+    refusals,
+    without_time_distributed,
+)
 from keras2torch_birnn.schema.options import choice
 from keras2torch_birnn.spec import (
     Call,
@@ -26,6 +26,7 @@ from keras2torch_birnn.spec import (
     TensorRef,
     is_encoded,
     leaves,
+    tensors,
 )
 
 # Layers that may be called with a structure of tensors; for others see their schema.
@@ -246,3 +247,111 @@ def is_argument_name(key: str) -> bool:
     """Tell whether a call in Python code may have a keyword of this name beside the module."""
     plain = key.isascii() and key.isidentifier() and not key.startswith("__")
     return plain and not keyword.iskeyword(key) and key != "self"
+
+
+# ---- backends ------------------------------------------------------------------------------------
+
+
+# Files of Keras 1 and 2 that ran on Theano: it mirrors the kernels of convolutions.
+#
+# Source: Keras 2.2.4 ``engine/saving.py`` ``preprocess_weights_for_loading`` (which turns them when
+# the file's ``backend`` is another one). Files of Keras 1 do not name their backend.
+
+
+def check_backend(backend: str, root: LayerSpec, parsing: Parsing) -> None:
+    """Refuse the convolutions of a file written on Theano; note where that is not known."""
+    convolutions = [layer for layer in root.walk() if "Conv" in layer.class_name]
+    if backend == "theano":
+        for layer in convolutions:
+            parsing.refuse(
+                "the kernel of a convolution written on Theano is mirrored, which is not supported",
+                "load the file with Keras 2 on TensorFlow and save it again",
+                layer.place,
+            )
+    elif convolutions and parsing.generation.name == "keras1":
+        parsing.notes.append(
+            "files of Keras 1 do not name their backend: convolutions are taken to be "
+            "TensorFlow's, Theano's would be mirrored"
+        )
+
+
+# ---- number of calls -----------------------------------------------------------------------------
+
+
+# Count of layer calls in a model; a shared inner model counts at every call.
+#
+# A file holds a shared model once, but it runs at every call. Thirty models, each of which calls
+# the previous one twice, are a small file with a billion calls.
+
+
+def check_call_count(layer: LayerSpec) -> int:
+    """Check and return how many calls one call of a layer makes, itself included.
+
+    Raises:
+        InvalidModelFileError: too many for straight-line code; the place is the innermost model
+            with too many.
+    """
+    total = 1 + sum(map(check_call_count, layer.parts.values()))
+    if layer.graph is not None:
+        each = {inner.name: check_call_count(inner) for inner in layer.graph.layers}
+        total += sum(each[call.layer] for call in layer.graph.calls)
+    if total > MAX_CALLS:
+        raise invalid(
+            f"its shared models make {total} calls of layers, more than {MAX_CALLS}",
+            printable(layer.place),
+        )
+    return total
+
+
+# ---- dtypes of inputs ----------------------------------------------------------------------------
+
+
+# Dtypes of inputs that a layer in torch does not compute with as Keras does.
+
+
+# Dtypes of a Keras Input that no tensor of real numbers holds.
+_NO_NUMBERS = frozenset({"string", "complex64", "complex128", "resource", "variant"})
+
+
+def check_input_dtypes(root: LayerSpec, parsing: Parsing) -> None:
+    """Refuse layers that read text, or whose outputs would differ for integers or bools.
+
+    The converted model computes in floats.
+    """
+    for layer in root.walk():
+        if layer.graph is None:
+            continue
+        for place, reason in refusals(layer.graph, parsing.generation):
+            parsing.refuse(f"{reason}; not supported", "cast to float32 before", place)
+        for place, found in _without_numbers(layer.graph):
+            parsing.refuse(
+                f"{found}; not supported", "turn it into numbers before the model", place
+            )
+
+
+def _without_numbers(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Yield (place, what) of each layer that computes with text, and of each output that is text.
+
+    Keras lets text pass through layers that do not compute, and hashes or looks it up in others.
+    """
+    dtypes: dict[Node, str] = {}
+    for call in graph.calls:
+        node, layer = (call.layer, call.index), graph.layer(call.layer)
+        own = layer.config.get("dtype")
+        if layer.class_name == "InputLayer" and isinstance(own, str) and own in _NO_NUMBERS:
+            dtypes[node] = own
+            continue
+        read = [dtypes.get((ref.layer, ref.call)) for ref in tensors((call.args, call.kwargs))]
+        found = next((dtype for dtype in read if dtype is not None), None)
+        inner = without_time_distributed(layer)
+        if found is None or inner.graph is not None or custom_layer_of(inner) is not None:
+            continue  # (the inputs of a model inside have a dtype of their own)
+        if keeps_dtype(inner):
+            dtypes[node] = found
+        else:
+            name = inner.class_name.removeprefix("ops.")
+            yield inner.place, f"{name} computes with an input of dtype {found}"
+    for ref in tensors(graph.outputs):
+        if (ref.layer, ref.call) in dtypes:
+            place = graph.layer(ref.layer).place
+            yield place, f"an output of the model has dtype {dtypes[ref.layer, ref.call]}"
