@@ -167,7 +167,7 @@ def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
     if own is not None:
         return _parse_custom(own, entry, parsing)
     _note_facts(entry, parsing)
-    refusal = find_refusal(entry.json, entry.class_name, parsing)
+    refusal = find_refusal(entry.json, entry.class_name, parsing.command)
     if refusal is not None:
         return _refuse(refusal, entry, parsing)
     key = f"ops.{entry.class_name}" if is_operation(entry.json) else entry.class_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
 from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
@@ -11,9 +11,6 @@ from keras2torch_birnn.schema import CLASS_NAMES, OPS
 from keras2torch_birnn.schema.custom_layers import LAMBDA, python_name
 from keras2torch_birnn.schema.shipped import advise_shipped
 from keras2torch_birnn.spec import Generation
-
-if TYPE_CHECKING:
-    from keras2torch_birnn.readers.config.parsing import Parsing
 
 KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
 
@@ -143,7 +140,7 @@ _INSTEAD: Mapping[str, str] = {
 }
 
 
-def find_refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) -> K2TError | None:
+def find_refusal(entry: Mapping[str, Any], class_name: str, command: str) -> K2TError | None:
     """Return why this layer's class cannot be converted, or None."""
     shown = printable(class_name)
     if class_name in _REFUSED_CLASSES:
@@ -161,7 +158,7 @@ def find_refusal(entry: Mapping[str, Any], class_name: str, parsing: Parsing) ->
             found = f"layer class {shown} is not supported: it is {describe_custom_class(entry)}"
             return UnsupportedLayerError(found, f"supply it with --plugin: {_HOW_TO_BEGIN}")
         names = (entry.get("registered_name"), class_name, python_name(class_name))
-        shipped = advise_shipped(names, parsing.command)
+        shipped = advise_shipped(names, command)
         advice = f"{shipped}; {_HOW_TO_SUPPLY}" if shipped else _HOW_TO_SUPPLY
         if class_name in _INSTEAD:
             advice = f"{_INSTEAD[class_name]}; {_HOW_TO_SUPPLY}"
