@@ -34,6 +34,7 @@ from keras2torch_birnn.cli.converting import (
     describe_verdict,
     verify_file,
 )
+from keras2torch_birnn.cli.input_files import name_architecture
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
@@ -316,8 +317,9 @@ def _convert(task: Task, options: Options) -> Outcome:
         own = replace(options, force=options.force or os.path.lexists(task.out))
         try:
             done = convert_file(task.model, task.out, replace(own, config=None))
-        except MissingArchitectureError:  # --config is for such files alone
+        except MissingArchitectureError as error:  # --config is for such files alone
             if own.config is None:
+                name_architecture(error, task.model)
                 raise
             done = convert_file(task.model, task.out, own)
     except OSError as error:

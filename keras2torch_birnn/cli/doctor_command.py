@@ -11,7 +11,7 @@ from keras2torch_birnn.cli.version_command import describe_versions
 
 
 def doctor(output: Output) -> None:
-    """Print versions, devices, the kernels, and the engine of each cell with the reason.
+    """Say what this machine has, and how each cell is computed.
 
     Example: k2t doctor
 
@@ -43,16 +43,15 @@ def doctor(output: Output) -> None:
         ],
     )
     print_line("")
+    # One line for all cells that run alike, for the same reason.
+    alike: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in engines:
+        call = "trained" if row.training else "called"
+        alike.setdefault((row.device, call, row.engine, row.reason), []).append(row.cell)
     print_columns(
-        ("device", "cell", "", "engine", "reason"),
+        ("device", "", "engine", "cells", "reason"),
         [
-            (
-                row.device,
-                row.cell,
-                "trained" if row.training else "called",
-                row.engine,
-                row.reason,
-            )
-            for row in engines
+            (device, call, engine, "; ".join(cells), reason)
+            for (device, call, engine, reason), cells in alike.items()
         ],
     )

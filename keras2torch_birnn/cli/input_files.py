@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from keras2torch_birnn.errors import K2TError, UsageError, escape_controls, in_file
+from keras2torch_birnn.errors import (
+    K2TError,
+    MissingArchitectureError,
+    UsageError,
+    escape_controls,
+    in_file,
+)
 
 # Command -> what it expects, the first two of it being files, and which of these k2t wrote.
 _ORDERS: Mapping[str, tuple[str, int]] = {
@@ -18,6 +24,10 @@ _ORDERS: Mapping[str, tuple[str, int]] = {
     "export": ("SOURCE TARGET", 0),
     "write-back": ("OUT MODEL NEW", 0),
 }
+
+
+# Files beside a model that are tried as its architecture.
+_BESIDE = 20
 
 
 @contextmanager
@@ -33,11 +43,31 @@ def checking_files(command: str, arguments: Mapping[str, Any]) -> Iterator[None]
             refuse_missing(path)
     try:
         yield
+    except MissingArchitectureError as error:
+        models = arguments.get("paths") or [arguments.get("model")]
+        name_architecture(error, Path(models[0]))
+        raise
     except K2TError as error:
         exchanged = _find_exchanged(command, arguments)
         if exchanged is None:
             raise
         raise exchanged from error
+
+
+def name_architecture(error: MissingArchitectureError, model: Path) -> None:
+    """Name in the advice the one ``.json`` beside a file of weights that fits it."""
+    from keras2torch_birnn.readers import read_model
+
+    def fits(architecture: Path) -> bool:
+        try:
+            read_model(model, config=architecture)
+        except K2TError:
+            return False
+        return True
+
+    found = [one for one in sorted(model.parent.glob("*.json"))[:_BESIDE] if fits(one)]
+    if len(found) == 1:
+        error.advice = f"{escape_controls(found[0])} fits: --config {shlex.quote(str(found[0]))}"
 
 
 def _find_exchanged(command: str, arguments: Mapping[str, Any]) -> UsageError | None:

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 
 from keras2torch_birnn.errors import (
+    InvalidModelFileError,
     K2TError,
     PluginError,
-    UsageError,
     escape_controls,
     line_of,
     printable,
@@ -44,7 +44,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
     at every call, so that edits take effect.
 
     Raises:
-        UsageError: there is no such plugin; PluginError: the plugin fails.
+        InvalidModelFileError: there is no such plugin; PluginError: the plugin fails.
     """
     for name in names:
         if isinstance(name, str) and name in SHIPPED:
@@ -57,7 +57,7 @@ def load_plugins(names: Iterable[PluginName]) -> None:
             from keras2torch_birnn.suggestions import did_you_mean, explain_missing
 
             near = did_you_mean(name, SHIPPED) or explain_missing(path)
-            raise UsageError(
+            raise InvalidModelFileError(
                 f"plugin {escape_controls(name)} is not a file",
                 f"name a Python file, or {' or '.join(SHIPPED)}" + (near and f"; {near}"),
             )
@@ -71,13 +71,13 @@ def run_file(name: PluginName) -> ModuleType:
     """Run a user's file as plugins are run, and return the module that it makes.
 
     Raises:
-        UsageError: there is no such file; PluginError: it fails.
+        InvalidModelFileError: there is no such file; PluginError: it fails.
     """
     path = Path(name)
     if not _is_file(path):
         from keras2torch_birnn.suggestions import explain_missing
 
-        raise UsageError(
+        raise InvalidModelFileError(
             f"{escape_controls(name)} is not a file", explain_missing(path) or "name a Python file"
         )
     module_name = _module_name(path.resolve())

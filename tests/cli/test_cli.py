@@ -55,6 +55,22 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_the_refusal_of_weights_alone_names_the_one_architecture_that_fits(tmp_path: Path) -> None:
+    weights, out = tmp_path / "weights.h5", tmp_path / "out.pt"
+    shutil.copyfile(WEIGHTS, weights)
+    tmp_path.joinpath("other.json").write_text('{"class_name": "Sequential", "config": []}')
+    run = k2t("convert", weights, out)
+    assert_refused(run, 4, weights, "give the text of model.to_json() with --config")
+    fits = tmp_path / "arch.json"
+    shutil.copyfile(ARCHITECTURE, fits)
+    for call in (("convert", weights, out), ("inspect", weights)):
+        assert_refused(k2t(*call), 4, weights, f"{fits} fits: --config {fits}")
+    run = k2t("convert", tmp_path, "--out-dir", tmp_path / "converted")
+    assert (run.code, f"{fits} fits: --config {fits}" in run.err) == (4, True)
+    shutil.copyfile(ARCHITECTURE, tmp_path / "also.json")
+    assert "fits" not in k2t("convert", weights, out).err
+
+
 # ---- happy paths -------------------------------------------------------------------------------
 
 

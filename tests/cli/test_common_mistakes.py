@@ -146,14 +146,14 @@ $ k2t convert model.h5 new.pt --dtype flaot64
 $ k2t convert model.h5 new.pt --from embeding
 2: model.h5: --from embeding: no layer of the model is called so; did you mean embedding?
 $ k2t convert model.h5 new.pt --plugin plugn.py
-2: plugin plugn.py is not a file; name a Python file, or keras-contrib-crf; did you mean
+3: plugin plugn.py is not a file; name a Python file, or keras-contrib-crf; did you mean
    plugin.py?
 $ k2t convert model.h5 new.pt --plugin none.py
-2: plugin none.py is not a file; name a Python file, or keras-contrib-crf
+3: plugin none.py is not a file; name a Python file, or keras-contrib-crf
 $ k2t convert model.h5 new.pt --plugin failing.py
 2: plugin failing.py fails: ValueError: no (failing.py:2); --debug shows the traceback
 $ k2t convert model.h5 new.pt --plugin keras-contrib-cfr
-2: did you mean keras-contrib-crf?
+3: did you mean keras-contrib-crf?
 $ k2t convert model.h5 new.pt --jobs 2
 2: --jobs is for many files; name a folder for them: --out-dir DIR
 $ k2t convert model.h5 new.pt --fail-fast
@@ -301,7 +301,7 @@ $ k2t compare model.h5 port.py:Net --map model.h5
 $ k2t compare model.h5 port.py:Nett
 2: port.py defines no Nett; did you mean Net?
 $ k2t compare model.h5 prt.py:Net
-2: prt.py is not a file; did you mean port.py?
+3: prt.py is not a file; did you mean port.py?
 $ k2t compare model.h5 port.py:Net --weights model.h5
 3: model.h5: cannot be read as tensors (torch.load finds more than tensors, or another kind of
    file); write a state_dict with torch.save(port.state_dict(), ...)
@@ -363,7 +363,7 @@ $ k2t convert model.h5 'no folder/new.pt'
 $ k2t convert модель.h5 new.pt
 3: модель.h5: cannot be opened (No such file or directory)
 $ k2t compare model.h5 порд.py:Net
-2: порд.py is not a file; did you mean порт.py?
+3: порд.py is not a file; did you mean порт.py?
 $ k2t compare model.h5 порт.py:Nett
 2: порт.py defines no Nett; did you mean Net?
 # Wrong files.
@@ -403,7 +403,7 @@ $ k2t export out.pt port.py --force
 5: (--force does not replace it, either)
 # Wrong Python.
 $ k2t convert model.h5 new.pt --plugin folder
-2: plugin folder is not a file; name a Python
+3: plugin folder is not a file; name a Python
 $ k2t convert model.h5 new.pt --plugin syntax.py
 2: SyntaxError: invalid syntax (line 1);
 $ k2t convert model.h5 new.pt --plugin binary.py

@@ -133,7 +133,7 @@ def test_a_file_may_be_loaded_again(tmp_path: Path) -> None:
 
 def test_an_unknown_plugin_is_refused_with_those_there_are() -> None:
     done = k2t("inspect", CENTER, "--plugin", "keras-crf")
-    assert done.code == 2
+    assert done.code == 3
     assert (
         "plugin keras-crf is not a file; name a Python file, or keras-contrib-crf; did you"
         in done.err

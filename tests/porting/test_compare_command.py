@@ -160,7 +160,7 @@ def test_what_cannot_be_called_is_refused(name: str, code: int, words: str, file
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     run = k2t("compare", STACK, tmp_path / "none.py:Net")
-    assert run.code == 2
+    assert run.code == 3
     assert "none.py is not a file; name a Python file" in run.err
 
 
