@@ -93,8 +93,11 @@ bench-report: $(VENV)/installed-bench
 
 # The documentation as a site, in build/site.
 docs: $(VENV)/installed-docs
-	$(BIN)/python tools/make_site.py
-	PYTHONPATH=tools $(BIN)/mkdocs build --strict --quiet
+	rm -rf build/site-source && mkdir -p build/site-source
+	cp -R README.md SECURITY.md CHANGELOG.md CONTRIBUTING.md docs build/site-source
+	cp tools/site.css build/site-source
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 # The wheel of this platform, tested in an environment of its own, in dist.
 wheel:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import runpy
 import shutil
 import sys
@@ -32,7 +33,6 @@ NATIVE = Path("keras2torch_birnn/rnn/native")
 KEPT = Path("build/kernel").absolute()
 SOURCES = runpy.run_path(str(NATIVE / "sources.py"))
 PROCESSORS = runpy.run_path(str(NATIVE / "processors.py"))
-LINKS = runpy.run_path("tools/markdown_links.py")
 
 
 def _words(variable: str) -> list[str]:
@@ -117,19 +117,11 @@ def describe_project(readme: str, source: str | None) -> str:
 
     Args:
         readme: the text, whose links are relative to the project.
-        source: address of the folder with the project's files on the web; without it a link to one
-            of them becomes the name of the file, which is in the source archive.
+        source: address of the folder with the project's files on the web; None leaves the links.
     """
-
-    def hold(text: str, target: str) -> str | None:
-        if "://" in target or target.startswith("#"):
-            return None
-        if source is not None:
-            return f"[{text}]({source.rstrip('/')}/{target})"
-        return text if text == target else f"{text} (`{target}`)"
-
-    described: str = LINKS["rewrite_links"](readme, hold)
-    return described
+    if source is None:
+        return readme
+    return re.sub(r"\]\((?!https?:|#)", f"]({source.rstrip('/')}/", readme)
 
 
 native = Extension(

@@ -61,19 +61,6 @@ def record(notebook: Path) -> None:
     notebook.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def as_page(notebook: Path) -> str:
-    """Return a notebook as Markdown."""
-    parts = []
-    for cell in read(notebook)["cells"]:
-        if cell["cell_type"] == "markdown":
-            parts.append(source(cell))
-            continue
-        parts.append(f"```python\n{source(cell)}\n```")
-        if text := printed(cell):
-            parts.append(f"```text\n{text.rstrip()}\n```")
-    return "\n\n".join(parts) + "\n"
-
-
 if __name__ == "__main__":
     for one in NOTEBOOKS:
         record(one)

@@ -31,17 +31,3 @@ def test_a_notebook_prints_what_is_recorded(
     ]
     assert list(map(without_figures, gallery.run(notebook))) == list(map(without_figures, recorded))
     assert any(recorded)
-
-
-def test_there_are_three_notebooks_and_each_is_a_page_of_the_site() -> None:
-    pages = (gallery.GALLERY.parents[1] / "mkdocs.yml").read_text("utf-8")
-    assert len(gallery.NOTEBOOKS) == 3
-    for notebook in gallery.NOTEBOOKS:
-        assert f"docs/gallery/{notebook.stem}.md" in pages
-        content = gallery.read(notebook)
-        assert (content["nbformat"], content["metadata"]["kernelspec"]["name"]) == (4, "python3")
-        text = gallery.as_page(notebook)
-        assert text.startswith("# ")
-        assert text.count("```python\n") == sum(
-            cell["cell_type"] == "code" for cell in content["cells"]
-        )

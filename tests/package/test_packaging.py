@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import builtins
 import inspect
 import os
@@ -12,22 +11,17 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from pkgutil import iter_modules
-from types import ModuleType, SimpleNamespace
 
-import make_site
 import pytest
 from commands import run_process
 
 import keras2torch_birnn
 from keras2torch_birnn import extras
 from keras2torch_birnn.extras import advise_extra
-from keras2torch_birnn.rnn import bidirectional
 from keras2torch_birnn.rnn.native import loading
 
 ROOT = Path(__file__).parents[2]
@@ -161,12 +155,6 @@ def test_a_package_index_shows_no_link_to_a_file_that_is_not_there(tree: Path) -
     readme = (ROOT / "README.md").read_text("utf-8")
     relative = [target for target in re.findall(links, readme) if "://" not in target]
     assert len(relative) > 20
-    alone = described(tree)
-    assert [target for target in re.findall(links, alone) if "://" not in target] == []
-    assert all(target in alone for target in relative)
-    assert "command line (`docs/cli.md`)" in alone
-    assert "([measured" not in alone
-    assert "(measured (`docs/merge-modes.md`))" in alone
     published = described(tree, K2T_SOURCE_URL="https://example.org/blob/v7/")
     found = re.findall(links, published)
     assert {f"https://example.org/blob/v7/{target}" for target in relative} <= {*found}
@@ -209,62 +197,16 @@ def test_the_source_archive_has_all_that_the_tests_need() -> None:
     assert entries <= named
 
 
-def test_the_site_has_every_page_and_every_public_name(tmp_path: Path) -> None:
+def test_the_site_has_every_page_and_every_public_name() -> None:
     docs = ROOT / "docs"
-    found = [*docs.glob("*.md"), *docs.glob("tables/*.md"), *docs.glob("gallery/*.ipynb")]
-    pages = {page.relative_to(ROOT).with_suffix(".md").as_posix() for page in found}
+    found = [*ROOT.glob("[A-Z]*.md"), *docs.rglob("*.md")]
+    pages = {page.relative_to(ROOT).as_posix() for page in found}
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
     navigation = pytest.importorskip("yaml").safe_load(text)["nav"]
-    listed = set(re.findall(r": '([\w./-]+\.md)'", str(navigation)))
-    assert pages <= listed
-    assert listed - pages == {"index.md", "api.md", *make_site.PAGES}
-    text = make_site.reference()
-    assert "::: keras2torch_birnn.rnn.bidirectional.BiLSTM\n" in text
-    shown = re.findall(r"^      heading: k2t\.(\w+)$", text, re.MULTILINE)
+    assert {*re.findall(r"'([\w./-]+\.md)'", str(navigation))} == pages
+    shown = re.findall(r"^::: keras2torch_birnn\.(\w+)$", (docs / "api.md").read_text(), re.M)
     public = [name for name in keras2torch_birnn.__all__ if not name.startswith("_")]
     assert sorted(shown) == sorted(public)
-    assert shown[0] == "convert"
-
-
-def test_the_site_names_pages_by_their_titles() -> None:
-    shown = make_site.link_outside(ROOT / "docs" / "faq.md")
-    assert "[Supported layers](layers.md)" in shown
-    pages = [page for page in ROOT.glob("docs/**/*.md") if page.name != "architecture.md"]
-    texts = map(make_site.link_outside, [*pages, README])
-    assert [link for text in texts for link in re.findall(r"\[[\w/-]+\.md\]\(\S+\)", text)] == []
-
-
-@pytest.fixture
-def site_docstrings(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The extension, without griffe."""
-    monkeypatch.setitem(sys.modules, "griffe", SimpleNamespace(Extension=object))
-    yield import_module("site_docstrings")
-    del sys.modules["site_docstrings"]
-
-
-def test_the_site_shows_the_docstrings_that_help_shows(site_docstrings: ModuleType) -> None:
-    extension = site_docstrings.SiteDocstrings()
-    tree = ast.parse(Path(bidirectional.__file__).read_text("utf-8"))
-    names = {one.name: one for one in tree.body if isinstance(one, ast.ClassDef)}
-    assert names.keys() == {"BiLSTM", "BiGRU", "BiRNN"}
-    for name, node in names.items():
-        written = SimpleNamespace(
-            name=name,
-            module=SimpleNamespace(path=bidirectional.__name__),
-            decorators=[
-                SimpleNamespace(callable_path=f"{bidirectional.__name__}.{ast.unparse(one)}")
-                for one in node.decorator_list
-            ],
-            docstring=SimpleNamespace(value=ast.get_docstring(node)),
-        )
-        extension.on_instance(obj=written)
-        shown = inspect.getdoc(getattr(keras2torch_birnn, name))
-        assert written.docstring.value == site_docstrings.link_pages(shown)
-        assert (
-            "A name of the table in [Performance](../docs/performance/)" in written.docstring.value
-        )
-    extension.on_instance(obj=SimpleNamespace(docstring=None))
-    assert "tools/site_docstrings.py" in (ROOT / "mkdocs.yml").read_text("utf-8")
 
 
 def public_docstrings() -> Iterator[tuple[str, str]]:
@@ -318,20 +260,6 @@ def test_every_parameter_and_field_has_a_row_on_the_site(name: str) -> None:
     assert ("\nRaises:\n" in text) == bool(raised)
     errors = {**vars(builtins), **vars(keras2torch_birnn.errors)}
     assert all(issubclass(errors[one], Exception) for one in raised)
-
-
-def test_the_types_of_arguments_on_the_site_are_there() -> None:
-    for module, names in make_site.TYPES.items():
-        path = f"{keras2torch_birnn.__name__}.{module}"
-        tree = ast.parse(inspect.getsource(import_module(path)))
-        told = {
-            ast.unparse(before.targets[0] if isinstance(before, ast.Assign) else before.target)
-            for before, after in pairwise(tree.body)
-            if isinstance(before, ast.Assign | ast.AnnAssign)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        }
-        assert {*names} <= told, module
 
 
 def test_one_place_of_the_source_is_told_everywhere() -> None:
