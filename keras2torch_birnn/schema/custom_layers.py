@@ -51,7 +51,7 @@ class CustomLayer:
 
     build: Callable[[LayerSpec], Any]
     mask: object = None
-    weights: WeightNames | None = None
+    weights: WeightNames = ()
     options: Mapping[str, Any] | None = None
     outputs: int | Callable[[LayerSpec], int] = 1
     output: OutputShape | None = None
@@ -91,7 +91,7 @@ REGISTERED = Registry()
 def converts(
     *class_names: str,
     mask: object = None,
-    weights: WeightNames | None = None,
+    weights: WeightNames = (),
     options: Mapping[str, Any] | None = None,
     outputs: int | Callable[[LayerSpec], int] = 1,
     output: OutputShape | None = None,
@@ -116,9 +116,8 @@ def converts(
             it), ``"drops"``; a ``MaskFlow`` for anything else; or a function of the LayerSpec that
             returns one of these. Without it, a mask that reaches the layer is an error.
         weights: Names, in Keras' order (trainable ones first); ``"dense/kernel"`` is the kernel of
-            the layer that the class keeps as ``self.dense``. Needed for layers with layers inside,
-            and for names in ``.keras`` files, which number them. Or
-            ``(config, input shape) -> {name: shape}``.
+            the layer that the class keeps as ``self.dense``. All that the file has must be named.
+            Or ``(config, input shape) -> {name: shape}``.
         options: Every key that the class writes into its config, with its default; all others are
             refused then. Left out, ``config`` is the file's.
         outputs: How many tensors the layer gives, if several.
@@ -294,13 +293,13 @@ def python_name(class_name: str) -> str:
 
 
 def named_weights(layer: LayerSpec) -> Mapping[str, Shape | None] | None:
-    """Return name -> shape (None: any) of a custom layer's weights; None if unnamed.
+    """Return name -> shape (None: any) of a custom layer's weights; None if it has no plugin.
 
     Raises:
         PluginError: the plugin's function fails.
     """
     own = custom_layer_of(layer)
-    if own is None or own.weights is None:
+    if own is None:
         return None
     if not callable(own.weights):
         return dict.fromkeys(own.weights)

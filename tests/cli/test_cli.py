@@ -483,7 +483,7 @@ PLUGIN = """
 import torch
 import keras2torch_birnn as k2t
 
-@k2t.converts("MyDense")
+@k2t.converts("MyDense", weights=("kernel", "bias"))
 def my_dense(layer):
     kernel, bias = layer.weights.values()
     module = torch.nn.Linear(*kernel.shape)

@@ -51,9 +51,7 @@ def fill(text: str, scale: str, shift: str) -> str:
     end = text.index("\n", start)
     text = text[:start] + CENTERED.format(scale=scale, shift=shift).strip("\n") + text[end:]
     text = text.replace("x: torch.Tensor)", "x, mask=None)")
-    return text.replace(
-        '@k2t.converts("CenterSteps", ', '@k2t.converts("CenterSteps", mask="uses and passes", '
-    )
+    return text.replace('    "CenterSteps",', '    "CenterSteps",\n    mask="uses and passes",')
 
 
 @pytest.mark.parametrize(
@@ -68,11 +66,9 @@ def test_a_stub_that_is_filled_in_gives_keras_numbers(
 ) -> None:
     made = write_plugin(FIXTURES / file)
     assert (made.names, made.notes) == (("CenterSteps",), ())
-    assert 'self.power = layer.config["power"]  # ' in made.text
+    assert '        # 0.5\n        self.power = layer.config["power"]' in made.text
     for name in names:
-        assert (
-            f'self.{name} = nn.Parameter(torch.tensor(layer.weights["{name}"]))  # (' in made.text
-        )
+        assert f'self.{name} = nn.Parameter(torch.tensor(layer.weights["{name}"]))' in made.text
     plugin = tmp_path / "mine.py"
     plugin.write_text(fill(made.text, *names))
     model = keras2torch_birnn.convert(FIXTURES / file, plugins=[plugin])
@@ -85,7 +81,7 @@ def test_a_stub_that_is_filled_in_gives_keras_numbers(
 def test_an_empty_stub_names_what_is_to_be_written(tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
     text = write_plugin(CENTER).text
-    plugin.write_text(text.replace('("CenterSteps", ', '("CenterSteps", mask="drops", '))
+    plugin.write_text(text.replace('    "CenterSteps",', '    "CenterSteps", mask="drops",'))
     done = k2t("convert", CENTER, tmp_path / "out.pt", "--plugin", plugin)
     assert done.code == 2
     assert "NotImplementedError: call() of CenterSteps (mine.py:" in done.err
@@ -93,12 +89,12 @@ def test_an_empty_stub_names_what_is_to_be_written(tmp_path: Path) -> None:
 
 def test_a_cell_has_the_size_of_its_state() -> None:
     text = write_plugin(CELL).text
-    assert '@k2t.converts("PairCell", state_size="units")' in text
+    assert '    "PairCell",\n    state_size="units",\n)' in text
     assert "# state_size=: as cell.state_size in Keras; forward returns y and the states." in text
     assert "        self, x: torch.Tensor, states: tuple[torch.Tensor, ...]\n    ) -> " in text
     assert 'raise NotImplementedError("one step of PairCell")' in text
     # Two cells of one Bidirectional: which weight is whose only the plugin can say.
-    first, second = (part.split("@k2t")[0] for part in text.split("The file has near it:")[1:])
+    first, second = (part.split("@k2t")[0] for part in text.split("near the layer:")[1:])
     assert (first.count("#     bidirectional_1/"), first.count("\n")) == (12, 13)
     assert (second.count("#     bidirectional_2/"), second.count("\n")) == (4, 5)
     ast.parse(text)
@@ -140,17 +136,18 @@ def test_lambdas_are_supplied_by_name() -> None:
     ast.parse(made.text)
 
 
-def test_weights_of_layers_inside_are_listed_where_the_file_does_not_name_them() -> None:
+def test_weights_of_layers_inside_are_named_with_their_place() -> None:
     text = write_plugin(KERAS3 / "gated.keras").text
-    listed = text.partition("weights=, in Keras' order. The file has near it:\n")[2]
-    assert listed.splitlines()[:4] == [
+    listed = text.partition("near the layer:\n")[2]
+    assert listed.splitlines()[:3] == [
         "#     layers/gated_steps/vars/0",
         "#     layers/gated_steps/gate/vars/0",
         "#     layers/gated_steps/gate/vars/1",
-        '@k2t.converts("GatedSteps")',
     ]
+    names = '"weight_0",\n        "gate/weight_0",\n        "gate/weight_1",'
+    assert f"    weights=(\n        {names}\n    )," in text
     text = write_plugin(KERAS3 / "gated.h5").text
-    assert 'weights=("level", "kernel", "bias"))' in text
+    assert '        "level",\n        "gate/kernel",\n        "gate/bias",' in text
 
 
 def test_a_class_with_a_plugin_gets_no_stub_and_the_registry_is_left_as_it_was() -> None:

@@ -170,7 +170,7 @@ def test_the_cell_of_an_inner_layer_need_not_be_named(kind: str, tmp_path: Path)
 
 
 WRONG = {
-    ("h5", "mixed"): "9 weights where the layer's plugin names 10 .*; the file has first/level:0, ",
+    ("h5", "mixed"): "9 weights where the layer's plugin names 10 .*; name all .*: first/level:0, ",
     ("keras", "mixed"): "no weight mixed/kernel, which its plugin names; the file numbers the "
     "weights of this layer: 0, mix/0, mix/1, read/",
     ("untraced", "mixed"): "no weight mixed/kernel; the weights of this layer are .*mix/kernel",

@@ -161,7 +161,9 @@ def write_plugin(folder: Path, text: str) -> Path:
 def converter(
     body: str = "return nn.Identity()", options: str = 'mask="passes"', name: str = "CenterSteps"
 ) -> str:
-    """Return the text of a converter with this body."""
+    """Return the text of a converter with this body, which names the weights of CenterSteps."""
+    if name == "CenterSteps" and "weights=" not in options:
+        options += ', weights=("scale", "shift")'
     return f'@k2t.converts("{name}", {options})\ndef mine(layer):\n    {body}\n'
 
 

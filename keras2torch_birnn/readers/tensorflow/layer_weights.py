@@ -194,10 +194,7 @@ class _Search:
         for key, part in layer.parts.items():
             edges = ("cells", key) if layer.class_name == STACK else (key,)
             self.layer(part, self._follow(layer, place, edges), (*owner, key))
-        if layer.class_name not in SCHEMA and named_weights(layer) is None:
-            weights = self._unnamed(layer, place)
-        else:
-            weights = {name: self._weight(layer, place, name) for name in _weight_names(layer)}
+        weights = {name: self._weight(layer, place, name) for name in _weight_names(layer)}
         if weights:
             self.found[owner] = {n: self._value(number) for n, number in weights.items()}
             self.used.update(weights.values())
@@ -212,7 +209,8 @@ class _Search:
                     raise WeightMismatchError(
                         f"the weight {printable(variable.full_name or variable.key)} has no place "
                         "in the configuration",
-                        "the configuration belongs to another model",
+                        "the configuration belongs to another model, or a plugin does not name it "
+                        "in weights=",
                         place=printable(name),
                     )
 
@@ -227,17 +225,6 @@ class _Search:
                 )
             place = inner
         return place
-
-    def _unnamed(self, layer: LayerSpec, place: Place) -> dict[str, int]:
-        """Return all variables of a layer whose plugin does not name them, as Keras called them."""
-        labels = [(_label(one), number) for number, one in self._variables_below(place)]
-        if len(dict(labels)) < len(labels):
-            raise WeightMismatchError(
-                f"several weights are called {printable(labels[0][0])}",
-                "its plugin must name its weights, with weights=",
-                place=printable(layer.place),
-            )
-        return dict(labels)
 
     def _weight(self, layer: LayerSpec, place: Place, name: str) -> int:
         """Find a weight, which may be that of a layer inside ("query/kernel")."""

@@ -14,7 +14,7 @@ from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.readers.weights.slots import KERAS2, Key, Layout, Slot, slots
 from keras2torch_birnn.readers.weights.v3 import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA
-from keras2torch_birnn.schema.custom_layers import named_weights
+from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.pages import Pages
 from keras2torch_birnn.spec import Generation, LayerSpec
 
@@ -46,13 +46,17 @@ def legacy_paths(
     listed = {name: entries for name, _, entries in _listed_weights(store, group)}
     layers = root.graph.layers if root.graph else ()
     needed = {layer.name: list(slots(layer, (layer.name,), layout=layout)) for layer in layers}
-    custom = {layer.name for layer in layers if any(map(_has_unnamed_weights, layer.walk()))}
-    pairs = _pair_layers(needed, listed, custom)
+    passed_over = {one.name for one in layers if any(p.place in left_out for p in one.walk())}
+    for layer in layers:
+        inside = any(custom_layer_of(part) is not None for part in layer.walk())
+        if inside and not needed[layer.name] and listed.get(layer.name):
+            raise _other_count((), listed[layer.name], f"{group.rstrip('/')}/{layer.name}")
+    pairs = _pair_layers(needed, listed, passed_over)
     found: dict[Key, dict[str, str]] = {}
     for layer_name, group_name in pairs.items():
         base = f"{group.rstrip('/')}/{group_name}"
         layer = root.graph.layer(layer_name) if root.graph else root
-        if any(part.place in left_out for part in layer.walk()):
+        if layer_name in passed_over:
             continue
         entries = layer_entries(layer, (layer_name,), listed[group_name], base, layout)
         for owner, named in entries.items():
@@ -89,9 +93,6 @@ def layer_entries(
         WeightMismatchError: they do not fit each other.
     """
     here = _split_by_plugins(layer, layout)
-    if any(map(_has_unnamed_weights, layer.walk())):
-        inner, named = _unnamed_weights(layer, owner, entries, here)
-        return {inner: named}
     wanted = list(slots(layer, owner, layout=layout))
     custom = any(part.class_name not in SCHEMA for part in layer.walk())
     if custom and len(wanted) != len(entries):
@@ -110,7 +111,8 @@ def _other_count(wanted: Sequence[Slot], entries: Sequence[str], place: str) -> 
     names = ", ".join(printable(slot.name) for slot in wanted) or "none"
     return WeightMismatchError(
         f"{len(entries)} weights where the layer's plugin names {len(wanted)} ({names})",
-        f"the file has {', '.join(map(printable, entries)) or 'none'}",
+        "name all that the file has, with weights=: "
+        f"{', '.join(map(printable, entries)) or 'none'}",
         place=place,
     )
 
@@ -140,11 +142,6 @@ def _check_order(pairs: Sequence[tuple[Slot, str]], layout: Layout, place: str) 
             )
 
 
-def _has_unnamed_weights(layer: LayerSpec) -> bool:
-    """Tell whether this is a plugin's layer whose weights the plugin does not name."""
-    return layer.class_name not in SCHEMA and named_weights(layer) is None
-
-
 def _split_by_plugins(layer: LayerSpec, layout: Layout) -> Layout:
     """Return the layout for one layer: old custom classes prefix weights with their own name."""
     starts = tuple(f"{part.name}_" for part in layer.walk() if part.class_name not in SCHEMA)
@@ -157,28 +154,6 @@ def _split_by_plugins(layer: LayerSpec, layout: Layout) -> Layout:
         return segments, label.removeprefix(start)
 
     return replace(layout, split=split)
-
-
-def _unnamed_weights(
-    layer: LayerSpec, owner: Key, entries: Sequence[str], layout: Layout
-) -> tuple[Key, dict[str, str]]:
-    """Return owner, and name -> entry, of such a layer: the last part of a path is the name.
-
-    Raises:
-        WeightMismatchError: it is not alone in its group, or two paths end alike.
-    """
-    place = printable(layer.name)
-    while inner := next((key for key in ("layer", "cell") if key in layer.parts), None):
-        layer, owner = layer.parts[inner], (*owner, inner)
-    labels = [layout.split(entry, ())[1] for entry in entries]
-    if not _has_unnamed_weights(layer) or len(set(labels)) < len(labels):
-        shown = ", ".join(map(printable, entries[:5]))
-        raise WeightMismatchError(
-            f"weights of layers inside a plugin's layer, or beside it ({shown})",
-            "its plugin must name its weights, with weights=",
-            place=place,
-        )
-    return owner, dict(zip(labels, entries, strict=True))
 
 
 def _listed_weights(store: Store, group: str) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -205,20 +180,20 @@ def _names(value: object, place: str) -> tuple[str, ...]:
 def _pair_layers(
     needed: Mapping[str, Sequence[Slot]],
     listed: Mapping[str, Sequence[str]],
-    custom: set[str],
+    passed_over: set[str],
 ) -> dict[str, str]:
     """Pair layers of the configuration with layers of the file, for all that have weights.
 
     By name; where names differ (a configuration of another session numbers its layers
     differently) by order, as Keras' ``load_weights`` does, if the counts agree.
     """
-    config = [name for name, wanted in needed.items() if wanted or name in custom]
+    config = [name for name, wanted in needed.items() if wanted or name in passed_over]
     stored = [name for name, entries in listed.items() if entries]
     own, there = frozenset(config), frozenset(stored)
     by_name = there <= own or own <= listed.keys()
     if not by_name and len(config) == len(stored):
         return dict(zip(config, stored, strict=True))
-    missing = [n for n in config if n not in there and not (by_name and n in custom)]
+    missing = [n for n in config if n not in there and not (by_name and n in passed_over)]
     extra = [n for n in stored if n not in own]
     if by_name and not missing and not extra:
         return {n: n for n in config if n in listed}

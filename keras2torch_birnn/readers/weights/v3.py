@@ -96,15 +96,7 @@ def _locate_custom_weights(layer: LayerSpec, base: str, store: Store) -> dict[st
     Raises:
         WeightMismatchError: a weight is missing, or is not declared.
     """
-    names, held = named_weights(layer), _numbers_below(store, base)
-    if names is None:
-        if inside := [part for part in held if part]:
-            raise WeightMismatchError(
-                f"weights of layers inside a plugin's layer ({', '.join(map(printable, inside))})",
-                "its plugin must name its weights, with weights=",
-                place=base,
-            )
-        return {name: f"{base}/vars/{name}" for name in held.get("", ())}
+    names, held = named_weights(layer) or (), _numbers_below(store, base)
     counts, paths = Counter[str](), {}
     for name in names:
         part = name.rpartition("/")[0]
