@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import stat
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,9 +13,9 @@ import h5py
 from commands import (
     STACK_H5,
     STACK_KERAS,
-    changed_archive,
     changed_config,
     changed_h5,
+    changed_keras,
     layer,
 )
 from harness import COMMANDS
@@ -66,17 +65,11 @@ def with_weights(suffix: str, change: Callable[[h5py.File, str], object]) -> Bui
     def edit(file: h5py.File) -> None:
         change(file, kernel_of(file))
 
-    def in_archive(members: dict[str, bytes]) -> None:
-        weights = io.BytesIO(members["model.weights.h5"])
-        with h5py.File(weights, "r+") as file:
-            edit(file)
-        members["model.weights.h5"] = weights.getvalue()
-
     def build(folder: Path) -> Path:
         target = folder / f"model{suffix}"
         if suffix == ".h5":
             return changed_h5(STACK_H5, target, edit)
-        return changed_archive(STACK_KERAS, target, in_archive)
+        return changed_keras(STACK_KERAS, target, lambda _, file: edit(file))
 
     return build
 

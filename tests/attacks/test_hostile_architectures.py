@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from builders import CONTAINERS, Model, in_one_container, with_dense
-from commands import STACK_H5, STACK_KERAS, changed_text_h5, changed_text_keras
+from commands import STACK_KERAS, changed_text
 from harness import Runner, refused
 from sampling import examples, in_turn
 
@@ -218,9 +218,7 @@ TEXTS: dict[str, tuple[Callable[[str], str], str]] = {
 
 
 def with_text(suffix: str, change: Callable[[str], str]) -> Callable[[Path], Path]:
-    if suffix == ".h5":
-        return lambda folder: changed_text_h5(STACK_H5, folder / "model.h5", change)
-    return lambda folder: changed_text_keras(STACK_KERAS, folder / "model.keras", change)
+    return lambda folder: changed_text(CONTAINERS[suffix], folder / f"model{suffix}", change)
 
 
 @pytest.mark.parametrize(("name", "way"), in_one_container(TEXTS), ids=str)

@@ -19,8 +19,7 @@ from commands import (
     assert_refused,
     changed_config,
     changed_h5,
-    changed_text_h5,
-    changed_text_keras,
+    changed_text,
     contents,
     k2t,
     layer,
@@ -256,10 +255,7 @@ def test_a_hostile_number_is_refused(
         return text.replace(UNITS, f'"units": {number},')
 
     file = tmp_path / f"model.{container}"
-    if container == "h5":
-        changed_text_h5(STACK_H5, file, change)
-    else:
-        changed_text_keras(STACK_KERAS, file, change)
+    changed_text(STACK_H5 if container == "h5" else STACK_KERAS, file, change)
     run = k2t("convert", file, tmp_path / "out.pt")
     assert_refused(run, code, file, words, lines=len(run.lines("error")))
     assert list(contents(tmp_path)) == [file.name]
@@ -283,8 +279,7 @@ def test_a_broken_architecture_is_refused(
     model: Path, text: str, words: str, tmp_path: Path
 ) -> None:
     file = tmp_path / f"model{model.suffix}"
-    by_container = changed_text_keras if model == STACK_KERAS else changed_text_h5
-    refused(by_container(model, file, lambda _: text), 3, words)
+    refused(changed_text(model, file, lambda _: text), 3, words)
 
 
 NAMES = {
@@ -371,7 +366,7 @@ def test_a_model_in_a_model_without_the_units_of_a_layer_is_inspected(tmp_path: 
         return re.sub(r'"units": \d+', '"units": null', text)
 
     source = FIXTURES / "keras-3.15.1" / "graph_nested_sequential_mask.keras"
-    found = inspect(changed_text_keras(source, tmp_path / "m.keras", change))
+    found = inspect(changed_text(source, tmp_path / "m.keras", change))
     assert any("units" in str(problem) for problem in found.problems)
     (inner,) = (row for row in found.rows if row.class_name == "Sequential")
     assert inner.parameters is None

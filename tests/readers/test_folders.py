@@ -27,15 +27,6 @@ def test_a_folder_without_a_member_is_refused(name: str, folder: Path) -> None:
         read_model(folder)
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links")
-@pytest.mark.parametrize("name", ["config.json", "metadata.json", "model.weights.h5"])
-def test_a_link_in_a_folder_is_not_followed(name: str, folder: Path, tmp_path: Path) -> None:
-    (folder / name).rename(tmp_path / name)
-    (folder / name).symlink_to(tmp_path / name)
-    with pytest.raises(InvalidModelFileError, match=f"{name}: a link; the input must be a file"):
-        read_model(folder)
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes")
 def test_a_pipe_in_a_folder_is_not_opened(folder: Path) -> None:
     (folder / "config.json").unlink()

@@ -98,24 +98,19 @@ def changed_h5(source: Path, target: Path, change: Callable[[h5py.File], object]
     return target
 
 
-def changed_text_h5(source: Path, target: Path, change: Callable[[str], str]) -> Path:
-    """A copy of a whole-model ``.h5`` whose architecture has passed through ``change``."""
+def changed_text(source: Path, target: Path, change: Callable[[str], str]) -> Path:
+    """A copy of a model, in either container, whose architecture has passed through ``change``."""
 
     def in_file(file: h5py.File) -> None:
         text = file.attrs["model_config"]
-        text = text.decode() if isinstance(text, bytes) else text
-        file.attrs["model_config"] = change(text)
+        file.attrs["model_config"] = change(text.decode() if isinstance(text, bytes) else text)
 
-    return changed_h5(source, target, in_file)
-
-
-def changed_text_keras(source: Path, target: Path, change: Callable[[str], str]) -> Path:
-    """A copy of a ``.keras`` archive whose architecture has passed through ``change``."""
-
-    def in_archive(members: dict[str, bytes]) -> None:
+    def in_archive(members: dict[Any, bytes]) -> None:
         members["config.json"] = change(members["config.json"].decode()).encode()
 
-    return changed_archive(source, target, in_archive)
+    if source.suffix == ".keras":
+        return changed_archive(source, target, in_archive)
+    return changed_h5(source, target, in_file)
 
 
 def changed_archive(
@@ -154,8 +149,7 @@ def changed_config(source: Path, target: Path, change: Callable[[dict[str, Any]]
         change(model)
         return json.dumps(model)
 
-    by_container = changed_text_keras if source.suffix == ".keras" else changed_text_h5
-    return by_container(source, target, on_text)
+    return changed_text(source, target, on_text)
 
 
 def layer(model: dict[str, Any], name: str) -> dict[str, Any]:

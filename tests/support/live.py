@@ -134,9 +134,9 @@ def compared(file: Path) -> Outcome:
     if not len(single) == len(exact) == len(wanted):
         return Outcome(0, 0, 0, f"{len(single)} outputs, Keras has {len(wanted)}")
     return Outcome(
-        _worst(single, wanted, ATOL, RTOL),
-        _worst(exact, wanted, ATOL, RTOL),
-        _worst(precise, exact, EXACT, EXACT),
+        largest_error(single, wanted, ATOL, RTOL),
+        largest_error(exact, wanted, ATOL, RTOL),
+        largest_error(precise, exact, EXACT, EXACT),
     )
 
 
@@ -149,7 +149,7 @@ def _run(spec: ModelSpec, inputs: Sequence[Array], dtype: str) -> tuple[Array, .
     return tuple(y.numpy() for y in made)
 
 
-def _worst(got: Sequence[Array], wanted: Sequence[Array], atol: float, rtol: float) -> float:
+def largest_error(got: Sequence[Array], wanted: Sequence[Array], atol: float, rtol: float) -> float:
     """The largest error in units of ``atol + rtol |wanted|``; NaN equals NaN alone."""
     worst = 0.0
     for a, b in zip(got, wanted, strict=True):

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures"))
 import generate
 import graphs
 import torch
+from live import ATOL, RTOL, largest_error
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.golden import origin
@@ -162,10 +163,7 @@ def error_of(keras: Any, case: dict[str, Any], model: Any, live: Any, values: li
         with torch.no_grad():
             given = [torch.from_numpy(np.asarray(x)) for x in graphs.flat(value)]
             got = [y.numpy() for y in flat(live(*given))]
-        for a, b in zip(got, wanted, strict=True):
-            equal = (a == b) | (np.isnan(a) & np.isnan(b))
-            units = np.where(equal, 0.0, np.abs(a - b) / (1e-5 + 1e-4 * np.abs(b)))
-            worst = max(worst, float(np.nan_to_num(units, nan=np.inf).max(initial=0.0)))
+        worst = max(worst, largest_error(got, wanted, ATOL, RTOL))
     return worst
 
 
