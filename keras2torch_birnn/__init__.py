@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
     from keras2torch_birnn.porting.comparing import compare as compare
     from keras2torch_birnn.porting.report import PortReport as PortReport
-    from keras2torch_birnn.readers.named_weights import weights as weights
+    from keras2torch_birnn.readers.steps import weights as weights
     from keras2torch_birnn.resuming import Training as Training
     from keras2torch_birnn.resuming import training as training
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
@@ -75,7 +75,7 @@ _NAMES = {
     "layers.registry": ("MaskFlow",),
     "porting.comparing": ("compare",),
     "porting.report": ("PortReport",),
-    "readers.named_weights": ("weights",),
+    "readers.steps": ("weights",),
     "resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine"),

@@ -93,7 +93,7 @@ def _print_layers(found: Inspection, *, verbose: bool) -> None:
 
 def _print_weights(model: Any) -> None:
     """Print the names, shapes and dtypes of a file that holds only weights."""
-    from keras2torch_birnn.readers.named_weights import weights
+    from keras2torch_birnn.readers.steps import weights
 
     found = weights(model)
     print_columns(

@@ -29,17 +29,25 @@ from keras2torch_birnn.readers.config.custom_layers import check_names, note_cus
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing, Whole
 from keras2torch_birnn.readers.config.penalties import describe_augmentation, describe_penalties
-from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.containers.container import Architecture, Container, Source
+from keras2torch_birnn.readers.containers import open_container, opened
+from keras2torch_birnn.readers.containers.container import (
+    Architecture,
+    Container,
+    ModelSource,
+    Source,
+    source_of,
+)
+from keras2torch_birnn.readers.containers.live_model import read_live_arrays
 from keras2torch_birnn.readers.input_files import file_window, is_folder, read_text
 from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.readers.weights.load_weights import load_weights
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
-from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, ModelSpec
+from keras2torch_birnn.spec import NO_CUT, Array, Cut, LayerSpec, ModelSpec
 
 if TYPE_CHECKING:
     from keras2torch_birnn.readers.weights.vocabularies import Vocabulary
+
 
 PathLike = str | os.PathLike[str]
 """A path: a text, or a ``pathlib.Path``."""
@@ -256,3 +264,46 @@ def _misnamed_note(container: Container) -> list[str]:
     named_hdf5 = path is not None and path.suffix.lower() in (".h5", ".hdf5")
     misnamed = container.kind == "keras_zip" and named_hdf5
     return ["the file is a .keras archive by its content"] if misnamed else []
+
+
+# ---- weights alone -------------------------------------------------------------------------------
+
+
+# ``weights``: the arrays of a model by name, whatever its architecture is.
+
+
+def weights(source: ModelSource) -> dict[str, Array]:
+    """Read the weights of a model by name, for a torch model of your own.
+
+    No architecture is needed, so this reads subclassed models and files of weights alone, too.
+    Bounds, dtypes and checksums are checked as in ``convert``.
+
+    Args:
+        source: Any format that ``convert`` reads, and checkpoints of TensorFlow 1; or a live model
+            of any class, whose arrays are copied.
+
+    Returns:
+        The arrays by the names that Keras gave the variables
+        (``bidirectional/forward_lstm/lstm_cell/kernel``, without ``:0``); where names are not
+        unique, or the format does not store them, by the path of the weight in the file. In a live
+        model a name that several variables have is followed by ``#`` and the variable's number in
+        ``model.weights``. Weights of optimizers are left out.
+
+    Raises:
+        InvalidModelFileError: The file is broken, hostile, or has no weights.
+        UsageError: No path and no built model.
+    """
+    found = source_of(source)
+    if found.path is None:
+        with in_file(found.name):
+            return _not_empty(read_live_arrays(found.model))
+    with opened(found) as container:
+        names = container.weight_names()
+        arrays = container.store.arrays(list(names.values()))
+        return _not_empty({name: array.read() for name, array in zip(names, arrays, strict=True)})
+
+
+def _not_empty(arrays: dict[str, Array]) -> dict[str, Array]:
+    if not arrays:
+        raise InvalidModelFileError("holds no weights", "give a file with weights")
+    return arrays

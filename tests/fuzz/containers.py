@@ -52,7 +52,11 @@ def changed_file(data: bytes, random: Random, *, well_formed: bool = False) -> b
     if data.startswith(b"PK"):
         return rezipped(data, random, change)
     if data[:2] in (b'{"', b"{\n"):
-        text = as_text(changed_tree(json.loads(data), random), random)
+        try:
+            tree = json.loads(data)
+        except ValueError:  # a member of an archive that was damaged before
+            return damaged(data, random)
+        text = as_text(changed_tree(tree, random), random)
         return text.encode("utf-8", "surrogatepass")
     if b"\x89HDF" not in data[:1032]:
         return damaged(data, random)

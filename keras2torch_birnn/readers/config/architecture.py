@@ -21,7 +21,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.advice import HOW_TO_WRAP
-from keras2torch_birnn.readers.config.calls import drop_taken_masks
+from keras2torch_birnn.readers.config.calls import build_sequential, drop_taken_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
     check_constants,
@@ -42,11 +42,10 @@ from keras2torch_birnn.readers.config.custom_layers import (
     find_custom_class,
     parse_custom_layer,
 )
+from keras2torch_birnn.readers.config.dialects import PASSES, list_refused
 from keras2torch_birnn.readers.config.options import check_dtype, parse_options
 from keras2torch_birnn.readers.config.parsing import TEXT_CLASSES, Parsing, UnknownClass, text_layer
-from keras2torch_birnn.readers.config.passes import PASSES, list_refused
 from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
-from keras2torch_birnn.readers.config.sequential import build_sequential
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of

@@ -1,4 +1,4 @@
-"""Masks of the calls in a graph: which are passed on and which are dropped, by generation.
+"""The chain of a Sequential; masks of the calls in a graph, by generation.
 
 Sources: ``Layer.__call__`` of Keras 3.0 to 3.15; ``MultiHeadAttention.call`` since 3.8, which takes
 the masks off the very tensors it is given; ``RNN._process_inputs`` of tf.keras.
@@ -6,10 +6,12 @@ the masks off the very tensors it is given; ``RNN._process_inputs`` of tf.keras.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import invalid, printable
+from keras2torch_birnn.readers.config.dialects import parse_shape
 from keras2torch_birnn.readers.config.generations import has_mask, rule_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import CLASSES
@@ -20,6 +22,7 @@ from keras2torch_birnn.spec import (
     LayerSpec,
     Structure,
     TensorRef,
+    leaves,
     map_structure,
     tensors,
 )
@@ -153,3 +156,59 @@ def _read_at_any_time(
     return [
         ref for ref, node in takers.items() if any(not behind[r] & bits[node] for r in readers[ref])
     ]
+
+
+# ---- a chain of layers ---------------------------------------------------------------------------
+
+
+def build_sequential(
+    layers: Sequence[LayerSpec],
+    entries: Sequence[Any],
+    declared: Mapping[str, Any],
+    place: str,
+) -> Graph:
+    """Connect layers in a chain; without an InputLayer one is made from the first layer's config.
+
+    Only the first layer's ``batch_input_shape`` is used: later ones are stale (TF 1.14 writes the
+    model's own there; Keras 1 writes one for every Embedding).
+    """
+    if layers[0].class_name != "InputLayer":
+        taken = {layer.name for layer in layers}
+        name = f"{layers[0].name}_input"
+        while name in taken:
+            name += "_"
+        config = {
+            "trainable": True,
+            "shape": _find_input_shape(layers[0], entries[0], declared),
+            "dtype": "float32",
+        }
+        layers = (LayerSpec("InputLayer", name, config, place=name), *layers)
+    if any(layer.class_name == "InputLayer" for layer in layers[1:]):
+        raise invalid("an InputLayer between other layers", place)
+    refs = [TensorRef(layer.name) for layer in layers]
+    calls = [Call(layers[0].name, 0, ())]
+    calls += [Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)]
+    return Graph(tuple(layers), tuple(calls), (refs[0],), refs[-1])
+
+
+def _find_input_shape(first: LayerSpec, entry: Any, declared: Mapping[str, Any]) -> Any:
+    if first.graph is not None:
+        return stated_input_shape(first.graph)
+    config = entry["config"]
+    for source, key in (
+        (config, "batch_input_shape"),
+        (config, "batch_shape"),
+        (declared, "build_input_shape"),
+    ):
+        if isinstance(source, Mapping) and source.get(key) is not None:
+            return parse_shape(source[key], first.place)
+    return None
+
+
+def stated_input_shape(graph: Graph) -> Any:
+    """Return the shape of a graph's first input; None if it states none, or its class is refused.
+
+    A user's class can have the name InputLayer.
+    """
+    ref = next(leaves(graph.inputs))
+    return graph.layer(ref.layer).config.get("shape")

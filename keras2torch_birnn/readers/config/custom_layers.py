@@ -11,8 +11,8 @@ from typing import Any
 from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.classes import is_custom_class
+from keras2torch_birnn.readers.config.dialects import parse_shape
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.schema import REQUIRED, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,

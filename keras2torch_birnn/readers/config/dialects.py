@@ -1,14 +1,15 @@
-"""Config keys and defaults of every Keras generation, as tables.
+"""Config keys and defaults of every Keras generation; passes of old ones to the words of today.
 
 They turn the configs of a file into the explicit, canonical options of ``schema``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from keras2torch_birnn.errors import printable
+from keras2torch_birnn.errors import invalid, printable
+from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
 from keras2torch_birnn.readers.config.classes import (
     describe_custom_class,
     is_custom_class,
@@ -17,6 +18,7 @@ from keras2torch_birnn.readers.config.classes import (
 from keras2torch_birnn.readers.config.generations import rule_of
 from keras2torch_birnn.schema import CONV_LSTMS, SCHEMA, BadOptionError
 from keras2torch_birnn.schema.options import parse_activation
+from keras2torch_birnn.schema.pages import Pages
 from keras2torch_birnn.spec import Generation
 
 # Keys that cannot change what a trained layer computes, in any class (``Schema.ignored``: in one).
@@ -51,6 +53,18 @@ def plain_value(value: Any) -> Any:
         if value.get("class_name") == "__tuple__":
             return value.get("items")
     return value
+
+
+def parse_shape(value: Any, place: str) -> tuple[int | None, ...]:
+    """Parse a shape of a config: integers and null, at most ``MAX_RANK`` of them."""
+    value = plain_value(value)
+    if (
+        not isinstance(value, list | tuple)
+        or not 1 <= len(value) <= MAX_RANK
+        or not all(v is None or (type(v) is int and 0 < v <= MAX_SIZE) for v in value)
+    ):
+        raise invalid(f"{printable(value)} is not the shape of an input", place)
+    return tuple(value)
 
 
 # By class -> the activation of a config. A class without config stands for the layer's defaults.
@@ -168,3 +182,33 @@ def cell_defaults(
     if kind not in CONV_LSTMS:
         config.setdefault("implementation", 1 if config.get("recurrent_dropout") else 2)
     return config
+
+
+# ---- passes --------------------------------------------------------------------------------------
+
+
+# Passes over the entry of a layer, ``entry -> entry``, to the words of today, by generation.
+
+
+Pass = Callable[[Any], Any]
+
+# The pages of generations that need passes; their ``PASSES`` name those of each generation.
+PASSES: Mapping[str, tuple[Pass, ...]] = Pages(
+    "keras2torch_birnn.readers.config", "PASSES", {"keras1": "keras1", "keras2": "keras1_merge"}
+)
+_REFUSED = "refused options"
+
+
+class _Refused(tuple[str, ...]):
+    """Findings of a pass; no file can hold an object of this class."""
+
+
+def with_refused(entry: Mapping[str, Any], refused: Sequence[str]) -> Mapping[str, Any]:
+    """Return an entry with options that a pass found to be unsupported, in words."""
+    return {**entry, _REFUSED: _Refused(refused)} if refused else entry
+
+
+def list_refused(entry: Mapping[str, Any]) -> Sequence[str]:
+    """List the options that passes found to be unsupported."""
+    found = entry.get(_REFUSED)
+    return found if isinstance(found, _Refused) else ()

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.readers.config.dialects import Pass, with_refused
 from keras2torch_birnn.readers.config.keras1_merge import replace_merges
-from keras2torch_birnn.readers.config.passes import Pass, with_refused
 from keras2torch_birnn.readers.strict_json import objects_in
 from keras2torch_birnn.readers.weights.slots import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA

@@ -14,7 +14,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import invalid
 from keras2torch_birnn.limits import MAX_MERGE_DEPTH
-from keras2torch_birnn.readers.config.passes import Pass
+from keras2torch_birnn.readers.config.dialects import Pass
 from keras2torch_birnn.readers.strict_json import objects_in
 
 _CLASSES: Mapping[str, str] = {

@@ -13,9 +13,9 @@ from keras2torch_birnn.errors import (
 from keras2torch_birnn.readers.advice import QUANTIZED
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.classes import is_custom_function, lacks_activation
+from keras2torch_birnn.readers.config.dialects import parse_shape
 from keras2torch_birnn.readers.config.generations import options_of, rule_of
 from keras2torch_birnn.readers.config.parsing import DtypePolicy, Parsing, read_policy
-from keras2torch_birnn.readers.config.sequential import parse_shape
 from keras2torch_birnn.schema import REQUIRED, SCHEMA, BadOptionError, Option
 
 _INPUT_ADVICE: Mapping[str, str] = {
