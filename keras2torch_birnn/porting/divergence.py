@@ -22,7 +22,7 @@ from keras2torch_birnn.porting.layer_call import Apply, Key, LayerCall, Rewrite
 from keras2torch_birnn.porting.observing import FAILURES
 from keras2torch_birnn.porting.rewrites import USING_MASKS, Around, rewrites_of
 from keras2torch_birnn.reference.context import Result
-from keras2torch_birnn.spec import ModelSpec, leaves
+from keras2torch_birnn.spec import ModelSpec, Structure, leaves
 from keras2torch_birnn.verification.layer_check import calls_of
 
 # Results that are known of calls, for each run
@@ -173,9 +173,10 @@ class Walk:
         """
         traced = self.record(forced)
         unseen = {key for key in self.nodes if not self.seen(key, traced)}
-        own, others = self._places(wrong)
+        own, before, behind = self._places(wrong)
+        stages = ((own, True), ([*before, *behind], True), (own, False), (before, False))
         known: Explained | None = None
-        for places, is_seen in ((own, True), (others, True), (own, False), (others, False)):
+        for places, is_seen in stages:
             best: tuple[int, Explained] | None = None
             for option in self._options(places, traced, forced, is_seen=is_seen):
                 shown = self._shows(option, forced, unseen)
@@ -199,10 +200,14 @@ class Walk:
         return (known,) if known else ()
 
     def _shows(self, option: Explained, forced: Forced, unseen: set[Key]) -> int:
-        """Count the calls behind a mistake that the port has with it; the outputs: all and one."""
+        """Count the calls behind a mistake that the port has with it; the outputs: all and one.
+
+        A call that hands on what it reads, as a dropout does, tells nothing.
+        """
         behind = [key for key in self.behind(option.key) if key in unseen]
         outputs = True
-        for run, own in zip(self.runs, option.added_to(forced), strict=True):
+        runs = zip(self.runs, option.added_to(forced), option.results, strict=True)
+        for run, own, (output, _) in runs:
             try:
                 traced = run.record(own)
             except FAILURES:
@@ -212,23 +217,25 @@ class Walk:
                 key
                 for key in behind
                 if key in traced.results and run.has(key, traced.results[key][0], in_place=False)
+                if not _holds_same(traced.results[key][0], output)
             ]
             if not behind and not outputs:
                 return 0
         return len(self.nodes) + 1 if outputs else len(behind)
 
-    def _places(self, wrong: Key | None) -> tuple[list[Key], list[Key]]:
+    def _places(self, wrong: Key | None) -> tuple[list[Key], list[Key], list[Key]]:
         """Return the calls at which a mistake may be, if this one is the first that is not seen.
 
-        First those of its own layer. What it reads may be seen, and changed before it is read.
+        Those of its own layer, those that it reads, which may be changed before they are read, and
+        those behind it.
         """
         if wrong is None:
             ends = set(self.runs[0].output_paths())
-            return [key for key in self.nodes if self.outer(key)[0] in ends][::-1], []
+            return [key for key in self.nodes if self.outer(key)[0] in ends][::-1], [], []
         whole = self.outer(wrong)
         own = [key for key in self.nodes if self.outer(key) == whole][::-1]
         before = [key for key in self.nodes if key[0] in self.sources.get(whole[0], ())]
-        return own, [*before, *(key for key in self.behind(whole) if key not in own)]
+        return own, before, [key for key in self.behind(whole) if key not in own]
 
     def _options(
         self,
@@ -321,6 +328,12 @@ def _attempt(rewrite: Rewrite, call: LayerCall, known: Mapping[Key, Result]) -> 
 
 def _given(result: Result, _: LayerCall) -> Result:
     return result
+
+
+def _holds_same(one: Structure, other: Structure) -> bool:
+    """Tell whether two outputs hold the same numbers, in whatever order."""
+    first, second = (np.sort(np.asarray(next(leaves(x))), axis=None) for x in (one, other))
+    return np.array_equal(first, second)
 
 
 def differ(one: Result, other: Result) -> bool:
