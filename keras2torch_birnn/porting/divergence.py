@@ -32,7 +32,7 @@ _IN_PAIRS, _TOLD = 4, 8
 # Stands for what the port returns, where it computed every call.
 OUTPUTS: Key = ("the outputs", "")
 # Kinds whose value is that of another call: that a port has it tells nothing.
-_OF_OTHER_CALLS = ("left out", "half left out", "masked steps")
+_OF_OTHER_CALLS = ("left out", "half left out")
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,16 @@ class Walk:
             guesses: list[Explained] = []
             more = self._explain_one(wrong, forced, guesses) if len(found) < _TOLD else ()
             if not more and wrong and (padding := self._own_padding(wrong, traced)):
+                padded = forced
                 for one in padding:
-                    forced = one.added_to(forced)
-                more = self._explain_one(wrong, forced, guesses)
-                if self.first_wrong(self.record(forced), forced) != wrong:
+                    padded = one.added_to(padded)
+                more = self._explain_one(wrong, padded, guesses)
+                if self.first_wrong(self.record(padded), padded) != wrong:
                     more = padding[:1]
+                    if not self._differ(forced, padded):
+                        forced = padded  # nothing that counts reads it
+                        continue
+                forced = padded
             if not more:
                 if found and found[-1].rewrite.kind in _OF_OTHER_CALLS:
                     wrong, found = found[-1].key, found[:-1]  # what follows would show it
@@ -107,6 +112,17 @@ class Walk:
     def _explained(self, traced: Sequence[Traced]) -> bool:
         pairs = zip(self.runs, traced, strict=True)
         return all(run.same_outputs(one.trace) for run, one in pairs)
+
+    def _differ(self, forced: Forced, other: Forced) -> bool:
+        """Tell whether the model's outputs differ, where they count, by what is known of calls."""
+        pairs = zip(self.record(forced), self.record(other), strict=True)
+        return any(
+            not same(a, b, mask, run.run.tolerance)
+            for run, (one, two) in zip(self.runs, pairs, strict=True)
+            for a, b, mask in zip(
+                one.trace.outputs, two.trace.outputs, run.output_masks(), strict=True
+            )
+        )
 
     # ---- the calls -------------------------------------------------------------------------------
 
@@ -152,10 +168,16 @@ class Walk:
         for key in self.nodes:
             if key in forced[0] or key not in traced[0].results:  # a half of a known call
                 continue
-            if not self.seen(key, traced):
-                if not any(self.seen(one, traced) for one in self.behind(key)):
-                    return key
+            if not self.seen(key, traced) and not self._shown_behind(key, traced):
+                return key
         return None
+
+    def _shown_behind(self, key: Key, traced: Sequence[Traced]) -> bool:
+        """Tell whether the port has what is computed from a call; of several outputs, from all."""
+        if not isinstance(traced[0].results[key][0], tuple):
+            return any(self.seen(one, traced) for one in self.behind(key))
+        readers = [one for one in self.behind(key) if key[0] in self.sources.get(one[0], ())]
+        return bool(readers) and all(self.seen(one, traced) for one in readers)
 
     def right_before(self, key: Key) -> list[str]:
         """Return the calls whose outputs a call reads."""
@@ -194,7 +216,10 @@ class Walk:
                 break
         for option in guesses[:_IN_PAIRS] if deeper else ():
             more = option.added_to(forced)
-            next_wrong = self.first_wrong(self.record(more), more)
+            try:
+                next_wrong = self.first_wrong(self.record(more), more)
+            except FAILURES:  # what follows does not take this shape
+                continue
             if rest := self._explain_one(next_wrong, more, [], deeper - 1):
                 return (option, *rest)
         return (known,) if known else ()

@@ -168,6 +168,10 @@ WHOLE: tuple[Row, ...] = (
     (Translation, ("h and c exchanged",), (("lstm_1", "initial state"),)),
     (Translation, ("no start",), (("lstm_1", "initial state"),)),
     (Translation, ("scaled",), (("dot", "scale"),)),
+    # masked steps that nothing that counts reads are told nowhere
+    (Translation, ("not turned",), ((BI, "direction"),)),
+    (Translation, ("softmax over words",), (("activation", "axis"),)),
+    (Translation, ("padding masked",), (("activation", "unexplained"),)),
     (Translation, ("steps repeated",), (("dot", "masked steps"),)),
     (Picture, ("channels first",), (("reshape", "axes"),)),
     (Picture, ("height and width exchanged",), (("reshape", "axes"),)),

@@ -110,6 +110,7 @@ class Translation(Flat):
         x = self.of("embedding.weight")[source]
         f, fh, fc = self.lstm("bidirectional", x, source != 0)
         b, bh, bc = self.lstm("bidirectional", x, source != 0, back=True)
+        b = b.flip(1) if "not turned" in self.mistakes else b
         read, h, c = (torch.cat(pair, -1) for pair in ((f, b), (fh, bh), (fc, bc)))
         start = (c, h) if "h and c exchanged" in self.mistakes else (h, c)
         words = self.of("embedding_1.weight")[target]
@@ -119,7 +120,10 @@ class Translation(Flat):
         scores = written @ read.mT
         if "scaled" in self.mistakes:
             scores = scores / written.shape[-1] ** 0.5
-        both = torch.cat([scores.softmax(-1) @ read, written], -1)
+        if "padding masked" in self.mistakes:
+            scores = scores.masked_fill((source == 0)[:, None], -1e9)
+        weights = scores.softmax(1 if "softmax over words" in self.mistakes else -1)
+        both = torch.cat([weights @ read, written], -1)
         return self.dense(
             "time_distributed_1", torch.tanh(self.dense("time_distributed", both))
         ).softmax(-1)
