@@ -77,36 +77,27 @@ class CheckedRun:
 
     def valid(self, key: Key) -> Array | None:
         """Return the steps (B, T) that count in a call's output, by Keras' own masks."""
-        if key not in self.exact.results:
-            return None
-        mask = next(iter(leaves(self.exact.results[key][1])), None)
-        return mask.astype(bool) if isinstance(mask, np.ndarray) and mask.ndim == 2 else None
+        return _steps_of(self.exact.results[key][1]) if key in self.exact.results else None
 
     def output_masks(self) -> list[Array | None]:
         """Return for each of the model's outputs the steps (B, T) that count; None: all."""
-        found: list[Array | None] = []
-        for ref in leaves(self.spec.graph.outputs):
-            mask = next(iter(leaves(self.exact.trace.masks[path_of(ref)])), None)
-            if isinstance(mask, np.ndarray) and mask.ndim == 2:
-                found.append(mask.astype(bool))
-            else:
-                found.append(None)
-        return found
+        return [_steps_of(self.exact.trace.masks[path]) for path in self.output_paths()]
 
-    def same_outputs(self, trace: Trace, *, everywhere: bool = False) -> bool:
-        """Tell whether the port's outputs are the reference's, at steps that count or at all."""
+    def same_outputs(self, trace: Trace) -> bool:
+        """Tell whether the port's outputs are the reference's, at steps that count."""
         if len(self.run.outputs) < len(trace.outputs):
             return False
-        masks = [None] * len(trace.outputs) if everywhere else self.output_masks()
         return all(
             same(there, right, mask, self.run.tolerance)
-            for there, right, mask in zip(self.run.outputs, trace.outputs, masks, strict=False)
+            for there, right, mask in zip(
+                self.run.outputs, trace.outputs, self.output_masks(), strict=False
+            )
         )
 
     def has(self, key: Key, output: Structure, *, in_place: bool = True) -> bool:
         """Tell whether the port computed a call's output, whole or by single steps.
 
-        in_place: also in another order of the rows, by rows, or within a longer tensor.
+        in_place: also in another order of the rows, or by rows.
         """
         values = np.asarray(next(leaves(output)), np.float64)
         digest = key, in_place, values.shape, blake2b(values.tobytes()).digest()
@@ -141,8 +132,6 @@ class CheckedRun:
         )
 
     def _has_pieces(self, values: Array, valid: Array | None) -> bool:
-        if self.run.contains(values, valid):
-            return True
         for order in self._row_orders:
             if len(order) == len(values):
                 if self.run.has(values[order], None if valid is None else valid[order]):
@@ -193,6 +182,11 @@ def _with_weights(layer: LayerSpec, place: str, own: Mapping[Key, Weights]) -> L
         parts[name] = _with_weights(part, inner, own)
     weights = {**layer.weights, **own.get((place, layer.class_name), {})}
     return replace(layer, parts=parts, weights=weights)
+
+
+def _steps_of(mask: Structure) -> Array | None:
+    first = next(iter(leaves(mask)), None)
+    return first.astype(bool) if isinstance(first, np.ndarray) and first.ndim == 2 else None
 
 
 def _counts(values: Array, valid: Array | None) -> Array:

@@ -15,7 +15,7 @@ from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.batches import LARGE, Batch, arguments, batches
 from keras2torch_birnn.porting.checked_run import CheckedRun, same
 from keras2torch_birnn.porting.divergence import OUTPUTS, Walk, Walked, differ
-from keras2torch_birnn.porting.layer_call import Key, Weights
+from keras2torch_birnn.porting.layer_call import Key
 from keras2torch_birnn.porting.matching import (
     BATCH_NORMS,
     Match,
@@ -212,104 +212,88 @@ class _Findings:
     def __init__(
         self, spec: ModelSpec, runs: Sequence[CheckedRun], weights: Sequence[WrongWeights]
     ) -> None:
-        self.spec, self.runs = spec, runs
-        self.walk, self.walked = self._explain(weights)
-        self.weights = list(weights)
-        for one in weights if self.walked.left is not None else ():
+        self.runs, self.walk = runs, Walk(spec, runs)
+        self.weights, self.walked = list(weights), self._explain(weights)
+        for one in weights:
             # Tensors may have been taken for those of a layer that they do not belong to.
             left = self.walked.left
             if left is not None and self.walk.outer(left)[0] == one.path:
                 fewer = [other for other in self.weights if other is not one]
-                walk, walked = self._explain(fewer)
+                walked = self._explain(fewer)
                 if walked.left is None or self._place(walked.left) > self._place(left):
-                    self.weights, self.walk, self.walked = fewer, walk, walked
+                    self.weights, self.walked = fewer, walked
         self._use(self.weights)
 
     def _use(self, weights: Sequence[WrongWeights]) -> None:
         """Let the reference compute with the port's own weights."""
-        own: dict[Key, Weights] = {}
-        for one in weights:
-            own |= one.weights
         for run in self.runs:
-            run.weights = own
+            run.weights = {key: own for one in weights for key, own in one.weights.items()}
 
-    def _explain(self, weights: Sequence[WrongWeights]) -> tuple[Walk, Walked]:
+    def _explain(self, weights: Sequence[WrongWeights]) -> Walked:
         self._use(weights)
-        walk = Walk(self.spec, self.runs)
-        return walk, walk.explain()
+        return self.walk.explain()
 
     def _place(self, key: Key) -> int:
         return self.walk.nodes.index(key) if key in self.walk.nodes else -1
 
     def all(self) -> list[PortFinding]:
         """Return the findings in the order of the layers."""
-        order = list(self.walk.layers)
-        wiring = self._of_wiring()
+        wiring = list(self._of_wiring())
         if self.walked.left is not None:
             wiring.append(self._left(self.walked.left))
-        some = [one for one in self.weights if self._matters(one)]
-        some = some or ([] if wiring else self.weights)  # those that show together alone
-        found = [*map(self._of_weights, some), *wiring]
-        places = {path: number for number, path in enumerate(order)}
+        of_weights = [self._of_weights(one) for one in self.weights]
+        some = [finding for finding, matters in of_weights if matters]
+        if not some and not wiring:  # they show together alone
+            some = [finding for finding, _ in of_weights]
+        places = {path: number for number, path in enumerate(self.walk.layers)}
         once: dict[tuple[str, str, str], PortFinding] = {}
-        for one in found:
+        for one in (*some, *wiring):
             once.setdefault((one.layer, one.kind, one.words), one)  # of both halves, too
-        return sorted(once.values(), key=lambda one: places.get(one.layer, len(order)))
+        return sorted(once.values(), key=lambda one: places.get(one.layer, len(places)))
 
-    def _matters(self, weights: WrongWeights) -> bool:
-        """Tell whether weights change the outputs."""
-        for run in self.runs:
-            trace = run.record({}, weights.weights).trace
-            for a, b in zip(trace.outputs, run.exact.trace.outputs, strict=True):
-                if not same(a, b, None, run.run.tolerance):
-                    return True
-        return False
-
-    def _of_weights(self, weights: WrongWeights) -> PortFinding:
+    def _of_weights(self, weights: WrongWeights) -> tuple[PortFinding, bool]:
+        """Tell what is wrong with a layer's weights, and whether it changes the outputs."""
         key = next((one for one in self.walk.nodes if one[0] == weights.path), self.walk.nodes[0])
+        where, matters = "", False
         for run in self.runs:
             wrong, right = run.record({}, weights.weights), run.exact
-            where = self._differs(key, right.results[key][0], wrong.results[key][0])
-            if where:
-                return PortFinding(
-                    weights.path, weights.kind, weights.words, where, weights.tensors
-                )
-        return PortFinding(weights.path, weights.kind, weights.words, "", weights.tensors)
+            pairs = zip(wrong.trace.outputs, right.trace.outputs, strict=True)
+            matters = matters or not all(same(*pair, None, run.run.tolerance) for pair in pairs)
+            where = where or self._differs(key, right.results[key][0], wrong.results[key][0])
+        told = weights.path, weights.kind, weights.words, where, weights.tensors
+        return PortFinding(*told), matters
 
-    def _of_wiring(self) -> list[PortFinding]:
-        found: list[PortFinding] = []
-        for one in self.walked.found:
-            path = self.walk.outer(one.key)[0]
-            half = one.key[0].removeprefix(path).strip("/").removesuffix("_layer")
-            told = [(self.walk.outer(x.key), x.rewrite.words) for x in self.walked.found]
-            both = told.count((self.walk.outer(one.key), one.rewrite.words)) > 1
-            words = f"{half} half: {one.rewrite.words}" if half and not both else one.rewrite.words
-            path = one.rewrite.layer or path
-            if one.rewrite.kind == "masked steps" and _of_masks(found):
+    def _of_wiring(self) -> Iterator[PortFinding]:
+        told = [(self.walk.outer(one.key), one.rewrite.words) for one in self.walked.found]
+        of_masks = False
+        for one, name in zip(self.walked.found, told, strict=True):
+            kind, words, layer = one.rewrite.kind, one.rewrite.words, one.rewrite.layer
+            of_masks = of_masks or kind in ("mask missing", "padding side")
+            if kind == "masked steps" and of_masks:
                 continue  # it follows from those
-            wheres, rows = [], []
+            half = self._half(one.key)
+            if half and told.count(name) == 1:
+                words = f"{half} half: {words}"
+            where, rows = "", []
             for run, usual, result in zip(self.runs, one.usual, one.results, strict=True):
-                where = self._differs(one.key, usual[0], result[0])
-                mask = next(leaves(usual[1]), None)
-                is_padded = isinstance(mask, np.ndarray) and not mask.all()
-                if where or (is_padded and differ(usual, result)):
-                    wheres.append(where)
+                apart = self._differs(one.key, usual[0], result[0])
+                where = where or apart
+                masks = [one for one in leaves(usual[1]) if one is not None]
+                is_padded = any(not np.all(one) for one in masks)
+                if apart or (is_padded and differ(usual, result)):
                     rows.append(run.name)
-            everywhere = bool(rows) and rows[0] == self.runs[0].name
-            shown = "" if everywhere else ", ".join(dict.fromkeys(filter(None, rows)))
-            where = next(filter(None, wheres), "")
-            finding = PortFinding(path, one.rewrite.kind, words, where, rows=shown)
-            found.append(finding)
-        return found
+            shown = "" if self.runs[0].name in rows else ", ".join(dict.fromkeys(rows))
+            yield PortFinding(layer or name[0][0], kind, words, where, rows=shown)
+
+    def _half(self, key: Key) -> str:
+        """Return the direction of a half's call, "" for other calls."""
+        return key[0].removeprefix(self.walk.outer(key)[0]).strip("/").removesuffix("_layer")
 
     def _differs(self, key: Key, usual: Any, result: Any) -> str:
         right, actual = (np.asarray(next(leaves(x)), np.float64) for x in (usual, result))
-        path = self.walk.outer(key)[0]
-        where = locate_first(right, actual, self.walk.layers[path]) if path == key[0] else ""
-        if path != key[0]:
-            half = self.walk.layers[path].parts[key[0].rpartition("/")[2]]
-            where = locate_first(right, actual, half)
-        return where
+        layer = self.walk.layers[self.walk.outer(key)[0]]
+        half = layer.parts[key[0].rpartition("/")[2]] if self._half(key) else layer
+        return locate_first(right, actual, half)
 
     def _returned(self) -> PortFinding:
         """Tell that what the port returns is not what it computed for the model's last layers."""
@@ -330,30 +314,23 @@ class _Findings:
         """Tell the call at which the port differs for an unknown reason."""
         if key == OUTPUTS:
             return self._returned()
-        path = self.walk.outer(key)[0]
-        half = key[0].removeprefix(path).strip("/").removesuffix("_layer")
+        path, half = self.walk.outer(key)[0], self._half(key)
         before = [printable(one) for one in self.walk.right_before(key)]
         inputs = f"right up to {', '.join(before)}; " if before else ""
-        words = f"{inputs}it differs here, no usual mistake explains how"
-        if self.walked.guess is not None:
-            words = f"{inputs}it differs here; perhaps {self.walked.guess.words}"
-        if half:
-            words += f" ({half} half)"
+        guess = self.walked.guess
+        how = ", no usual mistake explains how" if guess is None else f"; perhaps {guess.words}"
+        words = f"{inputs}it differs here{how}{f' ({half} half)' if half else ''}"
         traced = self.walk.record(self.walked.forced)
-        where, rows = "", ""
         for number, (run, one) in enumerate(zip(self.runs, traced, strict=True)):
             if key in one.results and not run.has(key, one.results[key][0]):
                 right = np.asarray(next(leaves(one.results[key][0])), np.float64)
-                near = run.run.nearest(right, ())
+                near = run.run.nearest(right)
                 layer = self.walk.layers[path]
                 where = "" if near is None else locate_first(right, near, layer)
-                rows = run.name if number else ""
-                break
-        return PortFinding(path, "unexplained", words, where, rows=rows)
-
-
-def _of_masks(found: Sequence[PortFinding]) -> bool:
-    return any(one.kind in ("mask missing", "padding side") for one in found)
+                return PortFinding(
+                    path, "unexplained", words, where, rows=run.name if number else ""
+                )
+        return PortFinding(path, "unexplained", words)
 
 
 def _kept_state(again: CheckedRun, first: CheckedRun) -> PortFinding:

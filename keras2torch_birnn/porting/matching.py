@@ -16,15 +16,13 @@ from keras2torch_birnn.porting.gates import (
     Order,
     gate_count,
     orders,
-    torch_letters,
     torch_order,
     written,
 )
 from keras2torch_birnn.porting.layer_call import Key, Weights
-from keras2torch_birnn.porting.observing import HALVES
 from keras2torch_birnn.porting.right_tensors import Leaf
 from keras2torch_birnn.rnn.parameters import reorder
-from keras2torch_birnn.spec import Array, LayerSpec
+from keras2torch_birnn.spec import Array
 
 # Values that were rounded on the way, to float32 at most once or twice, are the same.
 _SAME = 1e-6
@@ -150,11 +148,7 @@ def describe(actual: Array, leaf: Leaf, role: str) -> Difference | None:
             if _same(actual, reorder(right, _by_torch(order, usual), 0)):
                 now, then = written(leaf.layer, order), written(leaf.layer, tuple(range(count)))
                 return Difference("gate order", f"gates in order {now} instead of {then}", order)
-    return (
-        _describe_matrix(actual, right, count)
-        or _describe_gate(actual, right, leaf.layer)
-        or _describe_elements(actual, right)
-    )
+    return _describe_matrix(actual, right, count) or _describe_elements(actual, right)
 
 
 def _by_torch(order: Order, usual: Order) -> Order:
@@ -187,54 +181,17 @@ def _describe_matrix(actual: Array, right: Array, count: int) -> Difference | No
     return None
 
 
-def _describe_gate(actual: Array, right: Array, layer: LayerSpec) -> Difference | None:
-    """Say what was done to the block of one gate, if that is known and all others are right."""
-    count = gate_count(layer.class_name)
-    if count < 2 or len(right) % count:
-        return None
-    blocks, own = np.split(actual, count), np.split(right, count)
-    wrong = [gate for gate in range(count) if not _same(blocks[gate], own[gate])]
-    if len(wrong) != 1:
-        return None
-    (gate,) = wrong
-    letters = torch_letters(layer.class_name, torch_order(layer))
-    known = {
-        "is all zeros": 0 * own[gate],
-        "is doubled": 2 * own[gate],
-        "has the wrong sign": -own[gate],
-        **{f"is that of {letters[other]}": own[other] for other in range(count) if other != gate},
-    }
-    if actual.ndim == 1:
-        known["has 1 added to it, as a forget bias that the file already holds"] = own[gate] + 1
-    for words, values in known.items():
-        if _same(blocks[gate], values):
-            return Difference("gate", f"the part of {letters[gate]} {words}")
-    return None
-
-
 def _describe_elements(actual: Array, right: Array) -> Difference:
     apart = ~np.isclose(actual, right, rtol=_SAME, atol=_SAME)
-    share = apart.mean()
-    if share > 0.5:
-        if words := _name_rounding(actual, right):
-            return Difference("rounded", words)
+    largest = float(np.abs(right).max(initial=0.0))
+    if apart.mean() > 0.5:
+        if (off := float(np.abs(actual - right).max())) <= 1e-2 * largest:
+            return Difference("rounded", f"rounded: up to {off:.0e} off")
         return Difference("other values", "other values than the file's (not loaded?)")
     first = [int(i) for i in np.argwhere(apart)[0]]
     return Difference(
         "some values", f"{int(apart.sum())} of {apart.size} values differ, first {first}"
     )
-
-
-def _name_rounding(actual: Array, right: Array) -> str:
-    """Say how values were rounded, to which precision if that is known; "" if they were not."""
-    apart, largest = np.abs(actual - right), float(np.abs(right).max(initial=0.0))
-    if not 0 < float(apart.max(initial=0.0)) <= 1e-2 * largest:
-        return ""
-    for dtype, words in HALVES.items():
-        kept = torch.from_numpy(right).float().to(dtype).double().numpy()
-        if np.array_equal(actual, kept):
-            return f"rounded to {words}"
-    return f"rounded: up to {apart.max():.0e} off"
 
 
 def _same(first: Array, second: Array) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import permutations, product
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -96,24 +96,6 @@ class PortRun:
         """Tell whether a tensor with these values was computed."""
         return self.find(values, valid) is not None
 
-    def contains(self, values: Array, valid: Array | None = None, *, of_rows: bool = False) -> bool:
-        """Tell whether a tensor has these values (B, T, ...), and more rows or steps around them.
-
-        They are at one end of it, as where two inputs are computed as one longer batch. of_rows:
-        it has no more rows.
-        """
-        kept = keep_valid(with_marked_nan(values), valid)
-        limit = _limit(kept, self.tolerance)
-        if kept.ndim < 2 or not np.isfinite(kept).all() or np.ptp(kept) <= limit:
-            return False
-        return any(
-            np.abs(keep_valid(part, valid) - kept).max() <= limit
-            for one in self.seen
-            if one.values.size > kept.size and one.values.ndim == kept.ndim
-            if not of_rows or len(values) in one.values.shape[:2]
-            for part in _ends_of(one.values, kept.shape)
-        )
-
     def latest(self, values: Array, valid: Array) -> Array | None:
         """Return the last tensor that has these values (B, T, ...) where they count."""
         kept = keep_valid(with_marked_nan(values), valid)
@@ -124,22 +106,17 @@ class PortRun:
                 return there.transpose(np.argsort(axes))
         return None
 
-    def nearest(self, values: Array, modules: Sequence[str]) -> Array | None:
-        """Return the computed tensor of this size that is nearest, in the axes of ``values``.
-
-        modules: prefer tensors computed in these.
-        """
-        best: tuple[tuple[bool, float], Array] | None = None
+    def nearest(self, values: Array) -> Array | None:
+        """Return the computed tensor of this size that is nearest, in the axes of ``values``."""
+        found: list[tuple[float, Array]] = []
         for one in self._of_size(values.size):
-            for axes in permutations(range(values.ndim)):
-                moved = values.transpose(axes)
-                there = one.values.reshape(-1)
-                apart = np.abs(there - moved.reshape(-1))
-                score = (one.module not in modules, -float(np.mean(apart <= self.tolerance)))
-                if best is None or score < best[0]:
-                    back = np.argsort(axes)
-                    best = score, there.reshape(moved.shape).transpose(back)
-        return None if best is None else np.where(best[1] == _NAN, np.nan, best[1])
+            for axes, back in _orders_of(values.ndim):
+                there = one.values.reshape([values.shape[axis] for axis in axes]).transpose(back)
+                found.append((float(np.mean(np.abs(there - values) <= self.tolerance)), there))
+        if not found:
+            return None
+        _, best = max(found, key=lambda one: one[0])
+        return np.where(best == _NAN, np.nan, best)
 
     def _of_size(self, size: int) -> Sequence[Seen]:
         return self._by_size.get(size, ())
@@ -166,23 +143,6 @@ class PortRun:
     def _flat(self) -> dict[int, Array]:
         """All tensors of a size as rows of one array, as far as they were asked for."""
         return {}
-
-
-def _ends_of(there: Array, shape: tuple[int, ...]) -> Iterator[Array]:
-    """Yield the parts of this shape (B, T, ...) at each end of the rows and of the steps."""
-    for whole in (there, there.swapaxes(0, 1)) if len(shape) > 2 else (there,):
-        if whole.shape[2:] != shape[2:] or any(
-            a < b for a, b in zip(whole.shape, shape, strict=True)
-        ):
-            continue
-        if len(shape) == 2 and whole.shape[1] != shape[1]:
-            continue  # (B, F) has no steps
-        ends = [
-            dict.fromkeys((0, size - wanted))
-            for size, wanted in zip(whole.shape[:2], shape[:2], strict=True)
-        ]
-        for row, step in product(*ends):
-            yield whole[row : row + shape[0], step : step + shape[1]]
 
 
 def with_marked_nan(values: Array) -> Array:
