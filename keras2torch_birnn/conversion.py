@@ -11,7 +11,7 @@ from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.container import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, read
-from keras2torch_birnn.spec import NO_CUT, Cut, LayerNames, ModelSpec, cut_at
+from keras2torch_birnn.spec import NO_CUT, Cut, LayerNames, ModelSpec, cut_at, without_values
 from keras2torch_birnn.torch_import import loading_torch
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ def build_model(
     check_golden_memory(spec)
     model = build(spec, dtype=dtype)
     golden = make_golden(spec, model)
-    return attach_origin(model, Origin(spec.to_json(), golden, checksum(model) if watched else 0))
+    origin = Origin(without_values(spec), golden, checksum(model) if watched else 0)
+    return attach_origin(model, origin)
 
 
 class _TorchImport:

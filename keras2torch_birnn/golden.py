@@ -1,13 +1,13 @@
-"""Golden vectors, and the origin of a model: they, the spec's text and the weights' checksum."""
+"""Golden vectors, and the origin of a model: they, its spec and the weights' checksum."""
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,8 +32,7 @@ from keras2torch_birnn.running import copy_in_float64, find_float_dtype, move_in
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_cells import lacks_initial_states
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
-from keras2torch_birnn.schema.stored import model_from_json
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import ModelSpec, change_weights, without_values, zeros
 
 GOLDEN_STEPS = 7
 
@@ -67,11 +66,29 @@ class Golden:
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a model. ``checksum``: of the weights to which ``golden`` belongs."""
+    """Origin of a model. ``checksum``: of the weights to which ``golden`` belongs.
 
-    spec_text: str
+    ``spec``: what the model was built from, with zeros in the place of its weights.
+    """
+
+    spec: ModelSpec
     golden: Golden
     checksum: int
+
+    def __deepcopy__(self, memo: object) -> Origin:
+        """Return itself, which never changes; a copy of its zeros would take memory."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the zeros out of a pickle, which would write each of them."""
+        shapes = change_weights(self.spec.root, lambda zeros: (zeros.shape, zeros.dtype))
+        return _restore, (replace(self.spec, root=shapes), self.golden, self.checksum)
+
+
+def _restore(spec: ModelSpec, golden: Golden, checksum: int) -> Origin:
+    """Make an origin of what its pickle holds: shapes and dtypes in the place of weights."""
+    root = change_weights(spec.root, lambda found: zeros(*found))
+    return Origin(replace(spec, root=root), golden, checksum)
 
 
 def origin(model: nn.Module) -> Origin:
@@ -153,7 +170,7 @@ def _check_plugins(spec: ModelSpec, model: fx.GraphModule) -> None:
     inputs = tuple(map(torch.from_numpy, draw_inputs(spec, steps=GOLDEN_STEPS, seed=0)))
     run_checked(model, move_inputs(model, inputs), find_float_dtype(model))
     names = ", ".join(dict.fromkeys(shown(layer) for layer in find_plugin_layers(spec)))
-    again = build(model_from_json(json.loads(spec.to_json()))).to(find_float_dtype(model))
+    again = build(without_values(spec)).to(find_float_dtype(model))
     check_round_trip(model, again, lambda one: run(one, inputs), names)
 
 
@@ -196,8 +213,7 @@ def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
     """
     facts = origin(model)
     before = Drawn("", tuple(x.numpy() for x in facts.golden.inputs))
-    spec = model_from_json(json.loads(facts.spec_text))
-    others = candidates(spec, steps=GOLDEN_STEPS, seed=0, shorten=shorten)
+    others = candidates(facts.spec, steps=GOLDEN_STEPS, seed=0, shorten=shorten)
     with _computing():
         return _make_by_model(model, chain([before] if shorten else [], others))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,6 @@ from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
 from keras2torch_birnn.schema.penalties import describe
 from keras2torch_birnn.schema.shape_inference import expected_weights
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, Shapes, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 
@@ -198,7 +196,7 @@ def _read(path: ModelSource, config: PathLike | None, cut: Cut) -> tuple[ModelSp
             from keras2torch_birnn.golden import origin
             from keras2torch_birnn.saving.checkpoint import load
 
-        return model_from_json(json.loads(origin(load(file)).spec_text)), []
+        return origin(load(file)).spec, []
     return read_with_problems(path, config=config, values=False, cut=cut)
 
 

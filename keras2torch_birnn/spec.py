@@ -6,12 +6,11 @@ rules of the Keras that wrote the file are applied by ``readers``.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +126,7 @@ class LayerSpec:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """``config`` and ``semantics`` in one mapping, as the spec's JSON text holds them."""
+        """``config`` and ``semantics`` in one mapping."""
         return {**self.config, **self.semantics}
 
     def walk(self) -> Iterator[LayerSpec]:
@@ -208,6 +207,16 @@ def cut_at(first: LayerNames, last: LayerNames) -> Cut:
     return Cut(*both)
 
 
+class Kept(NamedTuple):
+    """JSON texts of the file, which an OUT keeps, see ``readers.kept``.
+
+    ``architecture``: Keras' own. ``facts``: what it does not tell.
+    """
+
+    architecture: str = ""
+    facts: str = ""
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """A whole model: its root layer, the Keras that wrote it, and notes for the user.
@@ -217,12 +226,14 @@ class ModelSpec:
         generation: The Keras that wrote the file.
         notes: What a reader should know without being an error.
         cut: Where the file's model was cut.
+        kept: What an OUT keeps of the file; empty texts where no file was read.
     """
 
     root: LayerSpec
     generation: Generation
     notes: tuple[str, ...] = ()
     cut: Cut = NO_CUT
+    kept: Kept = field(default=Kept(), compare=False)
 
     @property
     def graph(self) -> Graph:
@@ -234,30 +245,6 @@ class ModelSpec:
     def input_layers(self) -> tuple[LayerSpec, ...]:
         """Return the InputLayers, in the order of the model's inputs."""
         return tuple(self.graph.layer(ref.layer) for ref in leaves(self.graph.inputs))
-
-    def to_json(self) -> str:
-        """Write the model without its arrays (their shapes stay) as JSON text."""
-        cut = {"cut": {"from": self.cut.first, "to": self.cut.last}} if self.cut else {}
-        return json.dumps(
-            {
-                "generation": self.generation.__dict__,
-                "notes": self.notes,
-                **cut,
-                "root": _layer_to_json(self.root),
-            }
-        )
-
-
-def split_settings(
-    settings: Mapping[str, Any], semantics: Container[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split settings into Keras' options and what is named in ``semantics``."""
-    if not isinstance(settings, Mapping):
-        raise TypeError("the settings of a layer are no mapping")
-    return (
-        {key: value for key, value in settings.items() if key not in semantics},
-        {key: value for key, value in settings.items() if key in semantics},
-    )
 
 
 def leaves(structure: Structure) -> Iterator[Any]:
@@ -302,70 +289,25 @@ def map_structure(function: Any, structure: Structure) -> Structure:
     return function(structure)
 
 
-def _layer_to_json(layer: LayerSpec) -> dict[str, Any]:
-    """Return the object of a layer in the JSON of a spec; what it has not is left out."""
-    out: dict[str, Any] = {
-        "class_name": layer.class_name,
-        "name": layer.name,
-        "config": layer.settings,
-        "place": layer.place,
-        "input_shape": layer.input_shape,
-        "output_shape": layer.output_shape,
-    }
-    if layer.weights:
-        out["weights"] = {
-            name: {"shape": array.shape, "dtype": array.dtype.name}
-            for name, array in layer.weights.items()
-        }
-    if layer.training:  # beside the config, where an older k2t does not look
-        out["training"] = {key: dict(value) for key, value in layer.training.items()}
-    if layer.parts:
-        out["parts"] = {key: _layer_to_json(part) for key, part in layer.parts.items()}
-    if layer.graph:
-        out["graph"] = {
-            "layers": [_layer_to_json(inner) for inner in layer.graph.layers],
-            "calls": [
-                {
-                    "layer": call.layer,
-                    "index": call.index,
-                    "args": _refs_to_json(call.args),
-                    "kwargs": _refs_to_json(call.kwargs),
-                }
-                for call in layer.graph.calls
-            ],
-            "inputs": _refs_to_json(layer.graph.inputs),
-            "outputs": _refs_to_json(layer.graph.outputs),
-        }
-    return out
-
-
-CONSTANT_KEYS = frozenset({"constant", "shape", "kind"})
-
-
-def _refs_to_json(structure: Structure) -> Structure:
-    return map_structure(_leaf_to_json, structure)
-
-
-def is_encoded(value: Mapping[str, Any]) -> bool:
-    """Tell whether an object of the JSON text stands for a tensor or a constant.
-
-    An argument of a call may be a structure with the same keys, which hold tensors.
-    """
-    ref = value.get("tensor")
-    if len(value) == 1 and isinstance(ref, tuple | list):
-        return bool(ref) and isinstance(ref[0], str)
-    return value.keys() == CONSTANT_KEYS and isinstance(value["constant"], tuple | list)
-
-
-def _leaf_to_json(leaf: Any) -> Any:
-    if isinstance(leaf, TensorRef):
-        return {"tensor": [leaf.layer, leaf.call, leaf.output, *([] if leaf.masked else [False])]}
-    if isinstance(leaf, Constant):
-        return {"constant": leaf.values, "shape": leaf.shape, "kind": leaf.kind}
-    return leaf
+def change_weights(layer: LayerSpec, change: Callable[[Any], Any]) -> LayerSpec:
+    """Return the layer with ``change`` applied to all weights, also of inner layers."""
+    weights = {name: change(array) for name, array in layer.weights.items()}
+    changed = replace(layer, weights=weights)
+    return changed.map_inner(lambda _, inner: change_weights(inner, change))
 
 
 def with_dtype(layer: LayerSpec, dtype: np.dtype[Any]) -> LayerSpec:
     """Return the layer with all weights, also of inner layers, in this dtype."""
-    weights = {name: array.astype(dtype, copy=False) for name, array in layer.weights.items()}
-    return replace(layer, weights=weights).map_inner(lambda _, inner: with_dtype(inner, dtype))
+    return change_weights(layer, lambda array: array.astype(dtype, copy=False))
+
+
+def without_values(spec: ModelSpec) -> ModelSpec:
+    """Return the spec with zeros, which take no memory, in the place of its arrays."""
+    return replace(spec, root=change_weights(spec.root, lambda one: zeros(one.shape, one.dtype)))
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return zeros of any shape that take the memory of one."""
+    import numpy as np  # many commands need none
+
+    return np.broadcast_to(np.zeros((), dtype), shape)

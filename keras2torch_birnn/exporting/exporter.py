@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -33,7 +32,6 @@ from keras2torch_birnn.saving.atomic import (
     os_errors,
     write_atomically,
 )
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec, shape_fits
 
 
@@ -110,7 +108,7 @@ def export(
     with in_file(path):
         if reason := target.why_cannot_write():
             raise UsageError(reason, advise_extra("export"))
-        stored = model_from_json(json.loads(saved.spec_text))
+        stored = saved.spec
         spec = free_steps(stored) if any_length else stored
         golden = _choose_golden(model, spec)
         own = _run_golden(model, golden)

@@ -39,8 +39,9 @@ from keras2torch_birnn.readers.containers.container import (
 )
 from keras2torch_birnn.readers.containers.live_model import read_live_arrays
 from keras2torch_birnn.readers.input_files import file_window, is_folder, read_text
+from keras2torch_birnn.readers.kept import keep
 from keras2torch_birnn.readers.strict_json import parse_object
-from keras2torch_birnn.readers.weights.load_weights import load_weights
+from keras2torch_birnn.readers.weights.load_weights import LocatedWeights, load_weights
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model
 from keras2torch_birnn.spec import NO_CUT, Array, Cut, LayerSpec, ModelSpec
@@ -58,15 +59,17 @@ class Reading:
     """A model on its way from the container to a ``ModelSpec``; each step returns a new one.
 
     ``whole``: the model before it was cut, None if it was not. ``vocabularies``: of the layers that
-    were cut off.
+    were cut off. ``located``: where its weights are, None before they are read.
     """
 
     container: Container
     parsing: Parsing
     root: LayerSpec
     notes: tuple[str, ...]
+    architecture: Architecture
     whole: Whole | None = None
     vocabularies: tuple[Vocabulary, ...] = ()
+    located: LocatedWeights | None = None
 
     @property
     def problems(self) -> list[K2TError]:
@@ -82,7 +85,10 @@ class Reading:
     def spec(self) -> ModelSpec:
         """The model as read so far."""
         cut = NO_CUT if self.whole is None else self.whole.cut
-        return ModelSpec(self.root, self.parsing.generation, self.notes, cut)
+        spec = ModelSpec(self.root, self.parsing.generation, self.notes, cut)
+        if self.located is None:
+            return spec
+        return replace(spec, kept=keep(spec, self.architecture, self.located))
 
 
 def read(
@@ -142,7 +148,7 @@ def parse(
         *describe_augmentation(root),
         *_misnamed_note(container),
     )
-    return Reading(container, parsing, root, notes, whole)
+    return Reading(container, parsing, root, notes, architecture, whole)
 
 
 def find_architecture(container: Container, config: Mapping[str, Any] | None) -> Architecture:
@@ -196,14 +202,19 @@ def read_weights(reading: Reading, *, values: bool) -> Reading:
     """
     if reading.problems:
         return reading
-    root, notes = load_weights(
+    root, located, notes = load_weights(
         reading.root,
         reading.container,
         reading.parsing,
         reading.whole,
         values=values,
     )
-    return replace(reading, root=root, notes=(*reading.notes, *notes))
+    return replace(
+        reading,
+        root=root,
+        notes=(*reading.notes, *notes),
+        located=located,
+    )
 
 
 def read_vocabularies(reading: Reading) -> Reading:

@@ -1,12 +1,12 @@
 """Save and load checkpoints: a plain dict of tensors and texts, or safetensors. Never a pickle.
 
-Keys: ``format``, ``spec`` (JSON text), ``state_dict`` (dense CPU tensors), ``golden``; and, if
-parameters were frozen or unfrozen in torch, ``requires_grad`` (name -> bool, the changed ones).
+Keys: ``format``, ``architecture`` and ``facts`` (JSON texts, see ``readers.kept``), ``state_dict``
+(dense CPU tensors), ``golden``; and, if parameters were frozen or unfrozen in torch,
+``requires_grad`` (name -> bool, the changed ones).
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,6 +34,7 @@ from keras2torch_birnn.golden import (
     origin,
 )
 from keras2torch_birnn.plugins import PluginName, load_plugins
+from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.running import find_float_dtype
 from keras2torch_birnn.saving.atomic import find_cause, write_atomically
@@ -48,7 +49,6 @@ from keras2torch_birnn.saving.content import (
     read_content,
 )
 from keras2torch_birnn.saving.validation import NOT_OURS, REMEDY, check_golden
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
 
 
@@ -69,7 +69,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, overwrite: bool = Tr
         UsageError: Not a converted model, or one whose modules were exchanged since.
     """
     facts = origin(model)
-    twin = build(model_from_json(json.loads(facts.spec_text)))
+    twin = build(facts.spec)
     check_modules(model, twin)
     requires_grad = _find_changed_requires_grad(model, twin)
     golden = make_golden_by_model(model) if checksum(model) != facts.checksum else None
@@ -95,18 +95,18 @@ def write_checkpoint(
         OutputError: ``path`` cannot be written.
     """
     facts = origin(model)
-    text, golden = facts.spec_text, golden or facts.golden
+    kept, golden = facts.spec.kept, golden or facts.golden
     tensors = _make_dense({**model.state_dict(), **name_golden(golden)})
 
     def write(file: Path) -> None:
         begin("writing")
         try:
             if path.suffix.lower() == ".safetensors":
-                texts = make_metadata(text, golden, requires_grad)
+                texts = make_metadata(kept, golden, requires_grad)
                 safetensors.torch.save_file(tensors, file, metadata=texts)
             else:
                 with file.open("wb") as opened:
-                    torch.save(make_content(text, tensors, golden, requires_grad), opened)
+                    torch.save(make_content(kept, tensors, golden, requires_grad), opened)
         except (RuntimeError, safetensors.SafetensorError) as error:
             raise find_cause(error) from None
 
@@ -209,34 +209,34 @@ def load(
 
     Raises:
         InvalidModelFileError: Not such a file, or damaged.
-        WeightMismatchError: Its tensors do not fit its spec.
+        WeightMismatchError: Its tensors do not fit its architecture.
         UnsupportedLayerError: A layer of a plugin that is not loaded.
         UsageError: There is no such device.
     """
     load_plugins(plugins)
     with in_file(path):
         content = read_content(Path(path))
-        spec = parse_spec(content)
+        spec = complete_shapes(parse_spec(content))
         golden = parse_golden(content["golden"])
         check_golden(spec, golden.inputs)
         model = _build_checked(spec)
         _assign(model, content["state_dict"])
         _restore_requires_grad(model, content.get("requires_grad", {}))
-        facts = Origin(spec.to_json(), golden, checksum(model))
+        facts = Origin(spec, golden, checksum(model))
     # the weights have the checkpoint's dtype; constants that the spec built must follow
     model = model.to(resolve_device(device), find_float_dtype(model))
     return attach_origin(model, facts).eval()
 
 
 def _build_checked(spec: ModelSpec) -> fx.GraphModule:
-    """Build the model; report any failure of the builder as a damaged spec."""
+    """Build the model; report any failure of the builder as a damaged architecture."""
     try:
         return build(spec)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         raise InvalidModelFileError(
-            f"its spec is damaged ({type(error).__name__}: {first_line(error)})",
+            f"its architecture is damaged ({type(error).__name__}: {first_line(error)})",
             "convert again",
-            place="spec",
+            place="architecture",
         ) from None
 
 
@@ -274,7 +274,7 @@ def _shown(shape: Any) -> str:
 
 
 def _mismatch(what: str) -> WeightMismatchError:
-    return WeightMismatchError(f"its tensors do not fit its spec: {printable(what)}")
+    return WeightMismatchError(f"its tensors do not fit its architecture: {printable(what)}")
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

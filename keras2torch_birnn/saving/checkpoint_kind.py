@@ -18,7 +18,7 @@ from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.input_files import Window
 from keras2torch_birnn.saving.atomic import FileKind
 
-FORMAT = "keras2torch_birnn/1"
+FORMAT = "keras2torch_birnn/2"
 _FORMATS = "keras2torch_birnn/"  # of every version
 _START = 256  # bytes of data.pkl that hold its first key and value
 

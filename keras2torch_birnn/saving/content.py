@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,13 +14,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import InvalidModelFileError, printable
+from keras2torch_birnn.errors import InvalidModelFileError, UsageError, invalid, printable
 from keras2torch_birnn.golden import Golden
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers.input_files import Window, open_file
-from keras2torch_birnn.readers.strict_json import parse_json, parse_object
+from keras2torch_birnn.readers.kept import KeptModel
+from keras2torch_birnn.readers.steps import infer_shapes, parse, read_weights
+from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
-from keras2torch_birnn.saving.spec_checks import check_spec
 from keras2torch_birnn.saving.validation import (
     KERAS_MODEL,
     NOT_OURS,
@@ -28,8 +30,7 @@ from keras2torch_birnn.saving.validation import (
     check_archive,
     check_tensors,
 )
-from keras2torch_birnn.schema.stored import SpecTextError, model_from_json
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import Kept, ModelSpec
 
 _HEAD = 4096  # bytes that tell what else a file is
 _GOLDEN = "golden/"  # prefix of golden tensors in safetensors; no parameter's name has a slash
@@ -52,20 +53,24 @@ def _describe_golden(golden: Golden) -> dict[str, Any]:
     }
 
 
-def make_metadata(spec: str, golden: Golden, requires_grad: Mapping[str, bool]) -> dict[str, str]:
+def make_metadata(kept: Kept, golden: Golden, requires_grad: Mapping[str, bool]) -> dict[str, str]:
     """Make the metadata of a ``.safetensors`` file."""
-    texts = {"format": FORMAT, "spec": spec, "golden": json.dumps(_describe_golden(golden))}
+    texts = {
+        "format": FORMAT,
+        **kept._asdict(),
+        "golden": json.dumps(_describe_golden(golden)),
+    }
     return texts | ({"requires_grad": json.dumps(requires_grad)} if requires_grad else {})
 
 
 def make_content(
-    spec: str, tensors: Mapping[str, Tensor], golden: Golden, requires_grad: Mapping[str, bool]
+    kept: Kept, tensors: Mapping[str, Tensor], golden: Golden, requires_grad: Mapping[str, bool]
 ) -> dict[str, Any]:
     """Make the plain dict of a ``.pt`` file."""
     named = name_golden(golden)
     return {
         "format": FORMAT,  # first, because checkpoint_kind looks for it there
-        "spec": spec,
+        **kept._asdict(),
         **({"requires_grad": dict(requires_grad)} if requires_grad else {}),
         "state_dict": {n: t for n, t in tensors.items() if n not in named},
         "golden": {
@@ -95,14 +100,17 @@ def read_content(path: Path) -> dict[str, Any]:
             content = _from_torch(file)
         else:
             content = _from_safetensors(path, window)
-    if content and content.get("format") is None and content.get("spec") is None:
+    if content and content.get("format") is None and content.get("architecture") is None:
         raise InvalidModelFileError(f"{NOT_OURS} (a state_dict?)", STATE_DICT_REMEDY)
     version = content.get("format")
     if isinstance(version, str) and version != FORMAT and version.startswith("keras2torch_birnn/"):
+        old = version == "keras2torch_birnn/1"
         raise InvalidModelFileError(
-            f"format {printable(version)}, this k2t reads {FORMAT}", "upgrade keras2torch_birnn"
+            f"format {printable(version)}, this k2t reads {FORMAT}",
+            "convert it again" if old else "upgrade keras2torch_birnn",
         )
-    wanted = {"format": str, "spec": str, "state_dict": Mapping, "golden": Mapping}
+    texts = dict.fromkeys(("format", *Kept._fields), str)
+    wanted = texts | {"state_dict": Mapping, "golden": Mapping}
     for key, kind in wanted.items():
         if not isinstance(content.get(key), kind):
             raise InvalidModelFileError(NOT_OURS, REMEDY, place=key)
@@ -144,7 +152,7 @@ def _from_safetensors(path: Path, window: Window) -> dict[str, Any]:
             raise InvalidModelFileError(NOT_OURS, REMEDY, place=place) from None
     return {
         "format": texts.get("format"),
-        "spec": texts.get("spec"),
+        **{key: texts.get(key) for key in Kept._fields},
         "state_dict": tensors,
         "golden": golden | objects["golden"],
         "requires_grad": objects["requires_grad"],
@@ -152,15 +160,27 @@ def _from_safetensors(path: Path, window: Window) -> dict[str, Any]:
 
 
 def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
-    """Parse and check a checkpoint's spec; its arrays are placeholders."""
+    """Parse a checkpoint's texts by the steps that read a model; zeros stand for its weights.
+
+    Raises:
+        InvalidModelFileError, WeightMismatchError: damaged, or of other weights than are stored.
+        UnsupportedLayerError, UnsupportedOptionError: as ``read_model``.
+    """
+    kept = Kept(*(content[key] for key in Kept._fields))
+    container = KeptModel(kept)
+    container.check_size(sum(tensor.numel() for tensor in content["state_dict"].values()))
     try:
-        spec = model_from_json(parse_json(content["spec"], place="spec"))
-    except (SpecTextError, InvalidModelFileError) as error:
-        reason = error.message if isinstance(error, InvalidModelFileError) else error
-        raise InvalidModelFileError(
-            f"its spec is damaged ({printable(reason)})", "convert again", place="spec"
-        ) from None
-    return check_spec(spec, content["state_dict"])
+        reading = infer_shapes(parse(container, cut=container.cut))
+    except UsageError as error:
+        raise invalid(f"its cut: {error.message}", "facts") from None
+    unknown = {one.place for one in reading.parsing.unknown}
+    for problem in reading.problems:
+        if problem.place in unknown:  # k2t has converted it
+            problem.advice = "load the plugin that supplies it (--plugin, or plugins=)"
+    reading.check()
+    reading = read_weights(reading, values=False)
+    container.check_read(reading.parsing.generation, reading.root)
+    return replace(reading.spec, notes=container.notes, kept=kept)
 
 
 _GOLDEN_KEYS = frozenset({"inputs", "outputs", "made_by", "rounding", "roundings"})

@@ -8,7 +8,6 @@ plain float32 arithmetic is, on inputs where that is meaningful (``reference.rou
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,10 +53,10 @@ from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema.custom_cells import lacks_initial_states
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Cut,
     LayerNames,
+    LayerSpec,
     ModelSpec,
     cut_at,
     with_dtype,
@@ -195,7 +194,7 @@ def _read_converted(
     Raises:
         UsageError, WeightMismatchError: ``out`` was made from another model, or another part.
     """
-    theirs = model_from_json(json.loads(origin(converted).spec_text))
+    theirs = origin(converted).spec
     spec = _read(source, config, cut or theirs.cut)
     _check_cut(spec, theirs, out)
     _check_same_model(spec, converted, out)
@@ -404,9 +403,7 @@ def _check_cut(spec: ModelSpec, theirs: ModelSpec, out: object) -> None:
 
 def _check_same_model(spec: ModelSpec, converted: nn.Module, out: object) -> None:
     """Refuse to compare a model with a file that was made from another one."""
-    theirs = json.loads(origin(converted).spec_text)["root"]
-    ours = json.loads(spec.to_json())["root"]
-    if _outline(theirs) != _outline(ours):
+    if _outline(origin(converted).spec.root) != _outline(spec.root):
         with in_file(out):
             raise WeightMismatchError(
                 "was made from another model: their layers differ", "convert MODEL again"
@@ -426,9 +423,8 @@ def _check_same_weights(spec: ModelSpec, converted: nn.Module, out: object) -> N
                 )
 
 
-def _outline(layer: Mapping[str, Any]) -> Any:
-    inner = [*layer.get("parts", {}).values(), *layer.get("graph", {}).get("layers", ())]
-    return (layer["class_name"], layer["name"], [_outline(part) for part in inner])
+def _outline(layer: LayerSpec) -> list[tuple[str, str, str]]:
+    return [(one.class_name, one.name, one.place) for one in layer.walk()]
 
 
 # ---- baselines --------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -20,7 +19,6 @@ from keras2torch_birnn.golden import measure_by_model, origin
 from keras2torch_birnn.reference.rounding import Measured, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.saving.checkpoint import load
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.suggestions import explain_missing
 
@@ -33,7 +31,7 @@ Measure = Callable[[Drawn], Measured]
 def load_baseline(path: str | os.PathLike[str]) -> tuple[ModelSpec, Measure]:
     """Load what ``k2t convert`` wrote; return its spec, and a function that runs it in float64."""
     model = load(path)
-    return model_from_json(json.loads(origin(model).spec_text)), measure_by_model(model)
+    return origin(model).spec, measure_by_model(model)
 
 
 def open_target(path: str | os.PathLike[str]) -> Target:

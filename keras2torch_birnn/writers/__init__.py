@@ -29,7 +29,6 @@ from keras2torch_birnn.saving.atomic import (
     write_atomically,
 )
 from keras2torch_birnn.saving.checkpoint import check_modules
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.writers.files import check_kind, optimizer_groups, write_copy
 from keras2torch_birnn.writers.layers import locate
@@ -135,7 +134,7 @@ def write_back(
 
 def _parse_origin(model: nn.Module) -> ModelSpec:
     """Return the spec of a converted model whose modules are still those of the spec."""
-    spec = model_from_json(json.loads(origin(model).spec_text))
+    spec = origin(model).spec
     check_modules(model, build(spec), _CHANGED_MODULES)
     return spec
 

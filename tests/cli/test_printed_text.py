@@ -39,8 +39,8 @@ def assert_harmless(text: str) -> None:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """OUT with such texts wherever OUT has text."""
     out = write_out(MASKED, tmp_path_factory.mktemp("hostile"))
-    with changing(out) as (content, spec):
-        spec["notes"] = [EVIL]
+    with changing(out) as (content, texts):
+        texts["facts"]["notes"] = [EVIL]
         content["golden"]["made_by"] = EVIL
     return out
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,6 @@ from keras2torch_birnn.layers import attention, merging
 from keras2torch_birnn.readers.config.generations import generation_of, options_of, rule_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.running import flat
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import (
     Array,
     Call,
@@ -210,14 +208,6 @@ def test_who_may_run_before_heads_take_a_mask_is_refused() -> None:
     refused(K3, *layers, match="the mask of a: MultiHeadAttention of this Keras takes it off")
     _, parsing = parsed("3.7.0", *layers)
     assert not parsing.problems
-
-
-def test_a_lost_mask_is_in_the_text_of_a_model() -> None:
-    spec = fixture("keras-3.15.1/heads_lost_masks.keras").spec
-    again = model_from_json(json.loads(spec.to_json()))
-    for before, after in zip(spec.graph.calls, again.graph.calls, strict=True):
-        assert masked(before.args) == masked(after.args)
-    assert not all(all(masked(call.args)) for call in spec.graph.calls)
 
 
 def test_masks_passed_by_argument_join_those_that_came() -> None:

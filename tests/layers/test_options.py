@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from spec_parity import KERAS_1, KERAS_3, TF_215, agree_alone, parse
-from specs import chain
+from specs import bi, chain, rnn, with_options
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
+from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA, BadOptionError, ShapeError
 from keras2torch_birnn.schema.options import margins, window
+from keras2torch_birnn.schema.penalties import CONSTRAINTS, REGULARIZERS
 from keras2torch_birnn.spec import ModelSpec
 
 
@@ -92,3 +97,61 @@ def test_a_bilinear_resizing_of_many_steps_needs_no_matrix() -> None:
         spec, problems = parse(class_name, config, [None, 1499, 5, 2], KERAS_3)
         assert not problems
         agree_alone(spec, (1, 1499, 5, 2))
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "key"),
+    [
+        ("ReLU", {"passes_mask": False}, "passes_mask=False"),
+        ("SimpleRNN", {"units": 5, "masked_output": "fails"}, "masked_output='fails'"),
+    ],
+)
+def test_a_file_cannot_set_semantics(class_name: str, config: dict[str, Any], key: str) -> None:
+    _, problems = parse(class_name, config, [None, 7, 3], TF_215)
+    (problem,) = problems
+    assert f"{class_name} option {key} is unknown" in str(problem)
+
+
+def test_no_setting_is_both_an_option_and_semantics() -> None:
+    for name, row in SCHEMA.items():
+        assert not row.options.keys() & row.semantics.keys(), name
+
+
+def test_halves_share_a_module_whatever_their_masked_steps_give() -> None:
+    pair = bi(rnn("GRU", seed=1), rnn("GRU", seed=2, masked_output="previous_output"))
+    halves = tuple(pair.parts.values())
+    assert {half.semantics["masked_output"] for half in halves} == {"zeros", "previous_output"}
+    assert can_share_module(*halves)
+    assert not can_share_module(halves[0], with_options(halves[1], use_bias=False))
+    one, other = (replace(half, semantics={"rule": i}) for i, half in enumerate(halves))
+    assert not can_share_module(one, other)
+
+
+# Values that a file may have in the place of an option.
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 7, 2**31, 2**63, -(2**63), 10**18),
+    *(0.0, 0.5, -1.5, 1e300, float("nan"), float("inf"), -float("inf")),
+    *("", "relu", "@", "...", "a" * 3000, "\x00", "__import__('os') or x"),
+    *([], {}, [None], [[]], [0, 0, 0], ["@"], ["...", "..."], [None, None, None]),
+    *([[None, None, 0]], [["@", "@", "@"]], [1.5], [True], ["a"], [{}], {"a": {}}),
+    *([[1, 2], [3]], [[1, 2], [3, "x"]]),
+    *({"name": 7}, {"name": []}, {"name": "relu", "max_value": []}, {"name": "relu", "x": 1}),
+    {"has": 1, "wants": 2, "gives": 3, "passes_mask": 1},
+    {"has": [1], "wants": [[]], "gives": ["float"], "passes_mask": []},
+)
+
+
+def test_every_option_takes_or_refuses_every_value() -> None:
+    tables = [
+        (name, options)
+        for name, row in SCHEMA.items()
+        for options in (row.options, row.semantics, row.call_options)
+    ] + [(name, row) for rows in (REGULARIZERS, CONSTRAINTS) for name, row in rows.items()]
+    for name, options in tables:
+        for key, one in options.items():
+            for value in ODD:
+                try:
+                    parsed = one.parse(value)
+                except BadOptionError:
+                    continue
+                assert one.parse(parsed) == parsed, (name, key, value)

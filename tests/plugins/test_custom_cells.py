@@ -29,7 +29,7 @@ from plugin_files import (
     unregister_all,
     write_plugin,
 )
-from specs import MERGE_MODES
+from specs import MERGE_MODES, layer_of_settings
 from torch import Tensor, nn
 from torch_runs import outputs_of
 
@@ -44,7 +44,6 @@ from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.modules import Plan
 from keras2torch_birnn.running import forget_states
 from keras2torch_birnn.schema.custom_layers import REGISTERED, converts
-from keras2torch_birnn.schema.stored import layer_of_settings
 from keras2torch_birnn.spec import Array, LayerSpec
 
 K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"

@@ -17,7 +17,7 @@ import pytest
 import torch
 from commands import STACK_KERAS, environment
 from live import label
-from specs import FIXTURES
+from specs import FIXTURES, describe
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import (
@@ -94,7 +94,7 @@ def assert_same(one: torch.nn.Module, other: torch.nn.Module) -> None:
     ours, theirs = one.state_dict(), other.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert origin(one).spec_text == origin(other).spec_text
+    assert describe(origin(one).spec) == describe(origin(other).spec)
 
 
 @pytest.mark.parametrize("kind", [KERAS3, TF_KERAS])

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import safetensors.torch
 import torch
@@ -62,7 +63,7 @@ def test_a_model_comes_back_as_it_was(source: Path, suffix: str, tmp_path: Path)
     assert_same_weights(after, before)
     inputs = origin(before).golden.inputs
     assert_same_outputs(run(after, inputs), run(before, inputs))
-    assert origin(after).spec_text == origin(before).spec_text
+    assert origin(after).spec.kept == origin(before).spec.kept
     assert not after.training
 
 
@@ -104,7 +105,7 @@ sys.meta_path.insert(0, Blocked())
 import torch
 content = torch.load(sys.argv[1], weights_only=True)
 assert type(content) is dict
-assert set(content) == {"format", "spec", "state_dict", "golden"}, set(content)
+assert set(content) == {"format", "architecture", "facts", "state_dict", "golden"}, set(content)
 def plain(value):
     if isinstance(value, dict):
         return all(type(k) is str and plain(v) for k, v in value.items())
@@ -129,8 +130,11 @@ def test_out_is_a_plain_dict_for_who_does_not_have_this_package(
     assert done.out == f"{FORMAT} {len(model.state_dict())}\n", done.err
 
 
-def test_the_spec_in_out_tells_the_keras_version(plain_dict: dict[str, Any]) -> None:
-    assert "2.15.0" in json.dumps(json.loads(plain_dict["spec"]))
+def test_out_holds_what_keras_wrote_and_who_did(plain_dict: dict[str, Any]) -> None:
+    with h5py.File(MASKED) as file:
+        assert json.loads(plain_dict["architecture"]) == json.loads(file.attrs["model_config"])
+    facts = json.loads(plain_dict["facts"])
+    assert (facts["family"], facts["keras_version"]) == ("tf.keras", "2.15.0")
 
 
 # ---- files that are not ours, or no longer -----------------------------------------------------
@@ -144,17 +148,17 @@ def saved(content: object, path: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"format": "keras2torch_birnn/2"}, InvalidModelFileError, "birnn/2, this k2t reads .*/1"),
+        ({"format": "keras2torch_birnn/1"}, InvalidModelFileError, "birnn/1, this k2t reads .*/2"),
         ({"format": "someone/1"}, InvalidModelFileError, "not a file that k2t wrote"),
         ({"format": 1}, InvalidModelFileError, "format: not a file that k2t wrote"),
-        ({"spec": None}, InvalidModelFileError, "spec: not a file that k2t wrote"),
-        ({"spec": "{}"}, InvalidModelFileError, "spec: its spec is damaged"),
-        ({"spec": "[" * 9999}, InvalidModelFileError, "spec: its spec is damaged"),
+        ({"architecture": None}, InvalidModelFileError, "architecture: not a file that k2t wrote"),
+        ({"architecture": "{}"}, InvalidModelFileError, "architecture: without class_name, config"),
+        ({"facts": "[" * 9999}, InvalidModelFileError, "facts: nested deeper"),
         ({"golden": None}, InvalidModelFileError, "golden: not a file that k2t wrote"),
         ({"golden": {}}, InvalidModelFileError, "golden: not a file that k2t wrote"),
         ({"state_dict": {"a": 1}}, InvalidModelFileError, "state_dict: not a file"),
-        ({"state_dict": {}}, WeightMismatchError, "its tensors do not fit its spec"),
-        ({"state_dict": {"a": torch.zeros(1)}}, WeightMismatchError, "do not fit its spec"),
+        ({"state_dict": {}}, WeightMismatchError, "its tensors do not fit its facts"),
+        ({"state_dict": {"a": torch.zeros(1)}}, WeightMismatchError, "do not fit its facts"),
     ],
     ids=str,
 )

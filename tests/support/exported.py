@@ -6,7 +6,6 @@ but no graph, in a hundredth of that.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +25,6 @@ from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.running import run
 from keras2torch_birnn.schema.shape_inference import infer_model
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef, with_dtype
 
 LOOPS = {"Loop", "Scan", "If"}
@@ -90,7 +88,7 @@ def inputs_of(spec: ModelSpec, rows: int, steps: int, seed: int = 5) -> tuple[Ar
 
 def spec_of(model: nn.Module) -> ModelSpec:
     """Return the spec that a converted model carries."""
-    return model_from_json(json.loads(origin(model).spec_text))
+    return origin(model).spec
 
 
 def write_onnx(model: fx.GraphModule, file: Path) -> ModelSpec:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from specs import describe
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures"))
 import generate
@@ -129,8 +130,9 @@ def difference(one: Any, other: Any) -> str:
     if frees[0] != frees[1]:
         return "requires_grad"
     first, second = origin(one), origin(other)
-    if first.spec_text != second.spec_text:
-        return spec_difference(first.spec_text, second.spec_text)
+    texts = (describe(first.spec), describe(second.spec))
+    if texts[0] != texts[1]:
+        return spec_difference(*texts)
     golden = [(*f.golden.inputs, *f.golden.outputs) for f in (first, second)]
     return "" if all(map(torch.equal, *golden)) else "golden vectors"
 

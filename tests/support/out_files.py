@@ -22,10 +22,9 @@ def write_out(source: Path, folder: Path, config: Path | None = None) -> Path:
 
 @contextmanager
 def changing(out: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Hand out what OUT holds and its parsed spec, and write into OUT what became of them."""
+    """Hand out what OUT holds and its parsed texts; write into OUT what became of them."""
     content = torch.load(out, weights_only=True)
-    spec = json.loads(content["spec"])
-    yield content, spec
-    if spec != json.loads(content["spec"]):
-        content["spec"] = json.dumps(spec)
+    texts = {key: json.loads(content[key]) for key in ("architecture", "facts")}
+    yield content, texts
+    content |= {key: json.dumps(text) for key, text in texts.items()}
     torch.save(content, out)

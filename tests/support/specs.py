@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -17,17 +17,18 @@ from parsing_here import parsing_here
 from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA, BadOptionError
-from keras2torch_birnn.schema.stored import layer_of_settings, semantic_names
+from keras2torch_birnn.schema.custom_layers import LAMBDA
 from keras2torch_birnn.spec import (
     Array,
     Call,
     Generation,
     Graph,
+    Kept,
     LayerSpec,
     ModelSpec,
     Structure,
     TensorRef,
-    split_settings,
+    change_weights,
 )
 
 B, T, F, H, H_BACK = 3, 7, 2, 5, 11
@@ -95,9 +96,26 @@ def dense(units: int, features: int, seed: int = 0, **config: Any) -> LayerSpec:
 
 
 def with_options(spec: LayerSpec, **options: Any) -> LayerSpec:
-    settings = {**spec.settings, **options}
-    config, semantics = split_settings(settings, semantic_names(spec.class_name))
-    return replace(spec, config=config, semantics=semantics)
+    found = layer_of_settings(spec.class_name, spec.name, {**spec.settings, **options})
+    return replace(spec, config=found.config, semantics=found.semantics)
+
+
+def layer_of_settings(
+    class_name: str, name: str, settings: Mapping[str, Any], **fields: Any
+) -> LayerSpec:
+    """A layer whose options and semantics come in one mapping; ``fields``: its other fields."""
+    semantics: Container[str] = {"makes_mask"} if class_name == LAMBDA else ()
+    if class_name in SCHEMA:
+        semantics = SCHEMA[class_name].semantics
+    config = {key: value for key, value in settings.items() if key not in semantics}
+    inferred = {key: value for key, value in settings.items() if key in semantics}
+    return LayerSpec(class_name, name, config, semantics=inferred, **fields)
+
+
+def describe(spec: ModelSpec) -> str:
+    """Everything that a model is but the values of its weights, as text."""
+    root = change_weights(spec.root, lambda array: (array.shape, array.dtype.str))
+    return repr(replace(spec, root=root, kept=Kept()))
 
 
 def assert_same_weights(one: ModelSpec, other: ModelSpec) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.building import build
-from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedOptionError, UsageError
+from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.training_terms import map_weights, terms_of
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.penalties import (
@@ -258,49 +258,26 @@ def test_a_parametrized_weight_is_not_constrained_in_silence() -> None:
 
 
 def damaged(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """Save a converted model with another spec of its Dense layer."""
+    """Save a converted model with another configuration of its Dense layer."""
     out = write_out(CONSTRAINED, folder)
-    with changing(out) as (_, spec):
-        change(next(one for one in spec["root"]["graph"]["layers"] if one["name"] == "dense"))
+    with changing(out) as (_, texts):
+        entries = texts["architecture"]["config"]["layers"]
+        change(next(one["config"] for one in entries if one["config"]["name"] == "dense"))
     return out
 
 
 def test_unknown_ones_are_refused_when_they_are_needed(tmp_path: Path) -> None:
     unknown = {
-        "kernel_regularizer": {"name": "Mine"},
-        "bias_constraint": {"name": "RadialConstraint"},
+        "kernel_regularizer": {"class_name": "Mine", "config": {}},
+        "bias_constraint": {"class_name": "RadialConstraint", "config": {}},
     }
-    model = k2t.load(damaged(tmp_path, lambda layer: layer.update(training=unknown)))
+    model = k2t.load(damaged(tmp_path, lambda config: config.update(unknown)))
     with pytest.raises(UnsupportedOptionError, match="dense: kernel_regularizer Mine is not a reg"):
         k2t.penalty(model)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(UnsupportedOptionError, match="bias_constraint RadialConstraint is not a c"):
         k2t.constrain_(model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("training", "words"),
-    [
-        ({"kernel_regularizer": {"name": "L1L2", "l1": 0.1}}, "option kernel_regularizer="),
-        ({"kernel_regularizer": {"name": 3}}, "option kernel_regularizer"),
-        ({"units": {"name": "NonNeg"}}, "option units"),
-        (
-            {"bias_constraint": {"name": "UnitNorm", "axis": [0.5]}},
-            "option bias_constraint.axis=",
-        ),
-        ({"kernel_regularizer": "l2"}, "an object is expected"),
-    ],
-)
-def test_a_damaged_text_is_refused(training: Any, words: str, tmp_path: Path) -> None:
-    path = damaged(tmp_path, lambda layer: layer.update(training=training))
-    with pytest.raises(InvalidModelFileError, match=f"spec is damaged.*{words}"):
-        k2t.load(path)
-
-
-def test_files_of_before_have_none(tmp_path: Path) -> None:
-    model = k2t.load(damaged(tmp_path, lambda layer: layer.pop("training")))
-    assert terms_of(model.get_submodule("dense")) is None
 
 
 def test_regularizers_of_outputs_inside_of_layers_are_refused() -> None:

@@ -269,7 +269,7 @@ def test_the_golden_vectors_find_a_changed_weight(suffix: str, tmp_path: Path) -
     with torch.no_grad():
         model.bidirectional.weight_hh_l0[0, 0] += 0.1
     model.meta["keras2torch_birnn"] = type(right)(  # as if nobody had noticed the change
-        right.spec_text, right.golden, checksum(model)
+        right.spec, right.golden, checksum(model)
     )
     k2t.save(model, out)
     report = verify(out)

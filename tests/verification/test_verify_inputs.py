@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +24,6 @@ from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import rounding
 from keras2torch_birnn.reference.rounding import Measured, share_of, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, normal
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification import verify
 from keras2torch_birnn.verification.given_inputs import given_inputs
@@ -195,7 +193,7 @@ def test_keras_is_asked_on_the_inputs_that_were_chosen(
 
 
 def read(out: Path) -> ModelSpec:
-    return model_from_json(json.loads(origin(birnn.load(out)).spec_text))
+    return origin(birnn.load(out)).spec
 
 
 # ---- golden vectors ----------------------------------------------------------------------------

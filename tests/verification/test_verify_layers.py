@@ -28,7 +28,7 @@ from specs import (
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.building import build
-from keras2torch_birnn.errors import InvalidModelFileError
+from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.verification import LayerParity, check_layers, verify
@@ -146,8 +146,8 @@ def test_a_wrong_weight_of_a_chaotic_layer_is_named_by_half_and_unit(
 def test_another_merge_of_a_chaotic_layer_is_found(file: str, mode: str, tmp_path: Path) -> None:
     source = chaotic(file, tmp_path, factor=FACTORS[file])
     out = write_out(source, tmp_path)
-    with changing(out) as (_, spec):
-        for one in spec["root"]["graph"]["layers"]:
+    with changing(out) as (_, texts):
+        for one in texts["architecture"]["config"]["layers"]:
             if one["class_name"] == "Bidirectional":
                 one["config"]["merge_mode"] = mode
     report = verify(source, out, against="reference")
@@ -229,11 +229,11 @@ def test_a_wrong_mask_is_named_as_such(tmp_path: Path) -> None:
 def test_a_merge_after_which_weights_do_not_fit_is_refused(tmp_path: Path) -> None:
     source = FIXTURES / MASKING
     out = write_out(source, tmp_path)
-    with changing(out) as (_, spec):
-        layers = spec["root"]["graph"]["layers"]
-        one = next(x for x in layers if x["name"] == "bidirectional_1")
-        one["config"]["merge_mode"] = "concat"
-    with pytest.raises(InvalidModelFileError, match=r"dense: its spec is damaged .weight kernel"):
+    with changing(out) as (_, texts):
+        entries = texts["architecture"]["config"]["layers"]
+        one = next(e["config"] for e in entries if e["config"]["name"] == "bidirectional_1")
+        one["merge_mode"] = "concat"
+    with pytest.raises(WeightMismatchError, match="the configuration implies"):
         verify(source, out, against="reference")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -47,7 +46,6 @@ from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.layers.operations import GraphConstant
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
-from keras2torch_birnn.schema.stored import model_from_json
 from keras2torch_birnn.spec import ModelSpec
 
 _IMPORTED = {"torch", "functional", "nn", "partial", "math", "Tensor", "Path", "load_file"}
@@ -76,7 +74,7 @@ def write_source(model: nn.Module, spec: ModelSpec | None = None) -> SourceFiles
         UnsupportedLayerError: lists everything that has no source form.
     """
     if spec is None:
-        spec = model_from_json(json.loads(origin(model).spec_text))
+        spec = origin(model).spec
     return _Writer(model, spec).write()
 
 

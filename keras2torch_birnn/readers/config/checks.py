@@ -24,7 +24,6 @@ from keras2torch_birnn.spec import (
     LayerSpec,
     Structure,
     TensorRef,
-    is_encoded,
     leaves,
     tensors,
 )
@@ -229,9 +228,6 @@ def _check_own_call(layer: LayerSpec, call: Call) -> None:
             _check_tensors(layer, key, value)
         if key in OWN_WORDS and not (key == KEEP_MASK and _is_parsed(_ADDED, value)):
             raise _refusal(layer, f"{printable(key)}={printable(repr(value))}")
-    for value in _parts((call.args, tuple(call.kwargs.values()))):
-        if isinstance(value, Mapping) and is_encoded(value):
-            raise _refusal(layer, printable(repr(value)), "a tensor or a number")
 
 
 def _parts(structure: Structure) -> Iterator[Structure]:

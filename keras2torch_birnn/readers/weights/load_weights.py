@@ -51,8 +51,8 @@ def load_weights(
     whole: Whole | None = None,
     *,
     values: bool,
-) -> tuple[LayerSpec, tuple[str, ...]]:
-    """Return the model with its weights, and notes about them.
+) -> tuple[LayerSpec, LocatedWeights, tuple[str, ...]]:
+    """Return the model with its weights, where they were, and notes about them.
 
     whole: the model of which ``root`` is a part, None if it is whole. All of its weights are
     located, and those of other parts then left out.
@@ -77,7 +77,7 @@ def load_weights(
     dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])
     if parsing.generation.name in ("tf.keras", "keras3"):
         notes = [*notes, *mixture_note(parsing.floats, dtype)]
-    return with_dtype(root, dtype), tuple(notes)
+    return with_dtype(root, dtype), located, tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,13 @@ class LocatedWeights:
     """The arrays of a file that are a model's weights, checked but not read.
 
     ``root``: the model with the options that its weights determine, but without weights.
-    ``layout``: how the arrays of a row become the weights of Keras 2.
+    ``names``: those that Keras gave the arrays. ``layout``: how the arrays of a row become the
+    weights of Keras 2.
     """
 
     root: LayerSpec
     rows: tuple[StoredLayer, ...]
+    names: WeightPaths
     layout: Layout
     notes: tuple[str, ...]
 
@@ -142,7 +144,7 @@ def find_weights(
     if problems:
         raise gather(problems)
     root = replace_layers(root, {row.owner: row.layer for row in rows})
-    return LocatedWeights(root, rows, layout, tuple(notes))
+    return LocatedWeights(root, rows, names, layout, tuple(notes))
 
 
 def _locate(
