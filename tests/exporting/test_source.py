@@ -31,11 +31,9 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
 from keras2torch_birnn.exporting.child_process import run_exported
-from keras2torch_birnn.exporting.source import files
-from keras2torch_birnn.exporting.source.built import construct
-from keras2torch_birnn.exporting.source.helpers import loops
-from keras2torch_birnn.exporting.source.helpers.masks import run_valid_steps
-from keras2torch_birnn.exporting.source.layout import WIDTH, lay_out
+from keras2torch_birnn.exporting.source import files, helpers
+from keras2torch_birnn.exporting.source.layers import construct
+from keras2torch_birnn.exporting.source.module_text import WIDTH, lay_out
 from keras2torch_birnn.exporting.source.names import (
     attribute,
     class_name,
@@ -361,7 +359,7 @@ def test_a_wrong_module_is_noticed(bug: str, wrong: Mapping[str, list[str]]) -> 
     assert any(said for name, said in wrong.items() if name.startswith(f"bug_{number}_"))
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, loops.LoopLSTM, loops.ResetBeforeGRU])
+@pytest.mark.parametrize("kind", [nn.LSTM, helpers.LoopLSTM, helpers.ResetBeforeGRU])
 def test_nan_at_masked_steps_reaches_no_gradient(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     options = {"batch_first": True} if kind is nn.LSTM else {}
@@ -371,7 +369,7 @@ def test_nan_at_masked_steps_reaches_no_gradient(kind: type[nn.Module]) -> None:
     for value in (0.0, float("nan")):
         x = torch.arange(24.0).reshape(2, 4, 3).cos().masked_fill(~mask[..., None], value)
         x.requires_grad_()
-        run = rnn(x, mask=mask) if kind is not nn.LSTM else run_valid_steps(rnn, x, mask)
+        run = rnn(x, mask=mask) if kind is not nn.LSTM else helpers.run_valid_steps(rnn, x, mask)
         found.append(torch.autograd.grad(run[0].sin().sum(), (x, *rnn.parameters())))
     for clean, spoiled in zip(*found, strict=True):
         assert torch.equal(clean, spoiled)

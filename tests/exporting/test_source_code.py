@@ -32,7 +32,7 @@ from keras2torch_birnn.exporting.source.code import (
     literal,
     symbol,
 )
-from keras2torch_birnn.exporting.source.module_text import ModelText, write_class
+from keras2torch_birnn.exporting.source.module_text import write_class, write_forward
 from keras2torch_birnn.functional import operations
 from keras2torch_birnn.spec import ModelSpec
 
@@ -45,9 +45,8 @@ HOSTILE = "__import__('pathlib').Path('CANARY').touch() or x"
 MISTAKES = """
 from keras2torch_birnn.exporting.source.code import Expression, Statement, code, symbol
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Site
-from keras2torch_birnn.exporting.source.operations import spell_method
-from keras2torch_birnn.exporting.source.pooling import EMITTERS
-from keras2torch_birnn.exporting.source.time_distributed import fold
+from keras2torch_birnn.exporting.source.functions import fold, spell_method
+from keras2torch_birnn.exporting.source.plain_layers import EMITTERS
 
 text: str = input()
 right = Statement(symbol("x"), code("{} + 1", symbol("x")))
@@ -179,20 +178,8 @@ def test_a_separator_is_a_comma_or_an_operator() -> None:
 def test_a_comment_and_a_docstring_end_at_their_line() -> None:
     evil = 'a\n        import os\r"""\\\u2028b'
     statement = Statement(symbol("x"), call(symbol("f"), 7), comment=evil)
-    text = ModelText(
-        name="Model",
-        docstring=[evil],
-        annotations=(),
-        members=(),
-        inputs=("x",),
-        forward_doc=evil,
-        statements=(statement, statement),
-        result=symbol("x"),
-        result_type=symbol("Tensor"),
-        carried=(),
-        double=False,
-    )
-    lines = write_class(text)
+    body = write_forward(["x"], evil, [statement] * 2, symbol("x"), symbol("Tensor"))
+    lines = write_class("Model", [evil], (), body)
     tree = ast.parse("\n".join(lines))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
     assert all(line.isprintable() for line in lines)

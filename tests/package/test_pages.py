@@ -18,8 +18,7 @@ from package_source import NAMES, PACKAGE, modules_imported, part_in_name
 from random_layers import RECIPES
 
 from keras2torch_birnn import layers, reference, schema
-from keras2torch_birnn.exporting import source
-from keras2torch_birnn.exporting.source.pages import EMITTERS, NOT_WRITTEN
+from keras2torch_birnn.exporting.source.layers import EMITTERS, NOT_WRITTEN
 from keras2torch_birnn.layers import registry
 from keras2torch_birnn.layers.operations import NODES, OperationNodes, find_target
 from keras2torch_birnn.readers.config import cut as cut_masks
@@ -44,7 +43,7 @@ def pages(floor: Any, table: str) -> dict[str, str]:
 
 
 ROWS, CONVERTERS = pages(schema, "LAYERS"), pages(layers, "CONVERTERS")
-EQUATIONS, SOURCES = pages(reference, "EQUATIONS"), pages(source, "EMITTERS")
+EQUATIONS = pages(reference, "EQUATIONS")
 FLOOR_PAGES = {
     "schema": ROWS,
     "layers": CONVERTERS,
@@ -194,8 +193,7 @@ def test_a_new_layer_is_told_every_page_it_lacks() -> None:
 
 
 def test_every_layer_has_one_page_name_on_every_floor() -> None:
-    floors = (*FLOOR_PAGES.values(), SOURCES)
-    names = {name: {page.get(name) for page in floors} - {None} for name in CLASSES}
+    names = {name: {page.get(name) for page in FLOOR_PAGES.values()} - {None} for name in CLASSES}
     assert not {name: found for name, found in names.items() if len(found) > 1}
 
 
@@ -203,8 +201,7 @@ def test_every_page_is_joined() -> None:
     assert set(ROWS) == set(LAYERS)
     assert set(CONVERTERS) == set(layers.CONVERTERS)
     assert set(EQUATIONS) == set(reference.EQUATIONS)
-    assert set(SOURCES) <= set(EMITTERS) <= set(LAYERS)  # others are written as their modules
-    assert {SOURCES.get(name) for name in EMITTERS} - {None} == set(SOURCES.values())
+    assert set(EMITTERS) <= set(LAYERS)  # others are written as their modules
 
 
 def test_what_a_layer_lacks_on_purpose_it_does_lack() -> None:
@@ -214,7 +211,7 @@ def test_what_a_layer_lacks_on_purpose_it_does_lack() -> None:
     assert not named(NOT_KEPT) & dtype_flow.KEEPS
     left = (NOT_CONVERTED, NOT_DRAWN, NOT_HANDED_ON, NOT_KEPT)
     assert set().union(*map(named, left)) <= ROWS.keys()
-    assert not NOT_WRITTEN.keys() & set(SOURCES.values())
+    assert not NOT_WRITTEN.keys() & {ROWS[name] for name in EMITTERS}
     assert not NOT_MUTATED.keys() & MUTATIONS.keys()
     assert NOT_WRITTEN.keys() | NOT_MUTATED.keys() <= set(ROWS.values())
 

@@ -1,6 +1,6 @@
 """Plain PyTorch source of a converted model; its entry is ``write_source.write_source``.
 
-One page for each family of layers, of the same name as in ``layers``: each says in ``EMITTERS`` how
-a layer is made and called, in text. ``forward`` follows the graph of the converted model,
-``helpers`` holds what torch lacks, and ``snippets`` copies the definitions that a model needs.
+``layers.EMITTERS`` says how a layer is made and called, in text. ``forward`` follows the graph of
+the converted model, ``helpers`` holds what torch lacks, and ``snippets`` copies the definitions
+that a model needs.
 """

@@ -26,12 +26,11 @@ class Helper:
 class Site:
     """One call of a layer.
 
-    name: of the layer's attribute, without "self."; mask: an expression, a tuple of such with None
-    for inputs without mask, or None. out: the local name that the (first) result gets. fresh: makes
-    a local name for a further one. declared: whether ``out`` has a type already.
+    mask: an expression, a tuple of such with None for inputs without mask, or None. out: the local
+    name that the (first) result gets. fresh: makes a local name for a further one. declared:
+    whether ``out`` has a type already.
     """
 
-    name: str
     args: tuple[Value, ...]
     mask: Value
     kwargs: Mapping[str, Value]
@@ -66,7 +65,7 @@ def _tensor(value: Value) -> Expression:
 
 @dataclass(frozen=True)
 class Called:
-    """Statements of a call, and the values that it gives. ``typed``: ``out`` has its type then."""
+    """Statements of a call, and the values that it gives."""
 
     statements: tuple[Statement, ...]
     values: Expression | tuple[Expression, ...]
@@ -95,6 +94,7 @@ class Emission:
     options: frozenset[str] = frozenset()
 
 
+HELPERS = "keras2torch_birnn.exporting.source.helpers"
 # In the semantics of a layer that the graph calls with a mask.
 MASK_REACHES = "mask_reaches"
 # (layer, name of its attribute, its module) -> its source text; None if that of its module will do

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from torch import Tensor, fx
 
@@ -24,10 +24,8 @@ from keras2torch_birnn.exporting.source.code import (
     used_names,
 )
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site, Value
-from keras2torch_birnn.exporting.source.graph_nodes import ordered_nodes
-from keras2torch_birnn.exporting.source.local_names import LocalNames
-from keras2torch_birnn.exporting.source.names import local_beside, show_shape
-from keras2torch_birnn.exporting.source.operations import spell, spell_method
+from keras2torch_birnn.exporting.source.functions import spell, spell_method
+from keras2torch_birnn.exporting.source.names import LocalNames, local_beside, show_shape
 from keras2torch_birnn.layers.embedding import not_zero
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.masking import differs
@@ -51,60 +49,47 @@ _SEVERAL = tuple(SEVERAL.values())
 _REFUSED = symbol("refused")  # in the place of a value that cannot be written
 
 
-@dataclass
-class Body:
-    """Statements of ``forward``, its arguments and results, the helpers of its functions.
-
-    constants: attribute -> its tensor, a number or an array of the file's graph.
-    """
-
-    arguments: list[str] = field(default_factory=list)
-    statements: list[Statement] = field(default_factory=list)
-    result: Value = None
-    helpers: list[Helper] = field(default_factory=list)
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    typed: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers of a model by the names of their modules, and their source text.
-
-    attributes: module -> attribute.
-    """
-
-    specs: Mapping[str, LayerSpec]
-    emissions: Mapping[str, Emission]
-    attributes: Mapping[str, str]
+# Module -> its attribute, its layer, and that layer's text
+Layers: TypeAlias = Mapping[str, tuple[str, LayerSpec, Emission]]
 
 
 class BodyWriter:
-    """Writer of the body of ``forward``; ``problems``: what has no source form.
+    """Writer of the body of ``forward``.
 
-    taken: names that no local variable may have. double: floats are of float64. floats: which
-    inputs are declared as floats.
+    ``write`` fills ``statements``, ``result``, ``helpers`` of its functions, ``constants``
+    (attribute -> its tensor, a number or an array of the file's graph), and ``problems``: what has
+    no source form.
+
+    arguments: of ``forward``. taken: names that no local variable may have. double: floats are of
+    float64. floats: which inputs are declared as floats.
     """
 
     def __init__(
         self,
         module: fx.GraphModule,
         layers: Layers,
+        arguments: Sequence[str],
         taken: set[str],
         *,
         double: bool,
         floats: Sequence[bool],
     ) -> None:
-        self.module, self.layers = module, layers
+        self.module, self.layers, self.arguments = module, layers, arguments
         self.nodes = ordered_nodes(module)
         self.names = LocalNames(self.nodes, taken, self.is_alias)
+        self.float = symbol("double" if double else "float")
+        inputs = [node for node in self.nodes if node.op == "placeholder"]
+        pairs = zip(inputs, floats, strict=True)
+        self.float_inputs = {node for node, is_float in pairs if is_float}
+        self.statements: list[Statement] = []
+        self.result: Value = None
+        self.helpers: list[Helper] = []
+        self.constants: dict[str, Tensor] = {}
+        self.problems: list[K2TError] = []
         self.values: dict[fx.Node, Value] = {}
         self.plain: set[fx.Node] = set()  # whose values are sizes
         self.masks: set[fx.Node] = set()
-        self.float = symbol("double" if double else "float")
-        self.body = Body()
-        self.problems: list[K2TError] = []
-        self.float_inputs: set[Any] = set()
-        self.floats = floats
+        self.typed: set[str] = set()  # local names that have a type already
         self.states: set[Expression] = set()  # names of outputs behind a layer's first
 
     # ---- values ----
@@ -112,8 +97,8 @@ class BodyWriter:
     def is_alias(self, node: fx.Node) -> bool:
         """Tell whether a node has the value of its argument, or a part of it, by the same name."""
         if node.op == "call_module":
-            emission = self.layers.emissions.get(str(node.target))
-            return emission is not None and emission.same
+            target = str(node.target)
+            return target in self.layers and self.layers[target][2].same
         if node.op != "call_function":
             return False
         if node.target is _TO_FLOAT:
@@ -139,29 +124,25 @@ class BodyWriter:
         if not isinstance(constant, GraphConstant):
             raise UnsupportedLayerError(f"{node.target} is used before it is computed")
         attribute = str(node.target).replace(".", "_")
-        self.body.constants[attribute] = constant.values
+        self.constants[attribute] = constant.values
         self.values[node] = member(attribute)
         return self.values[node]
 
     # ---- nodes ----
 
-    def write(self, inputs: Sequence[str]) -> Body:
-        """Write the whole graph; ``inputs``: the names of the arguments."""
-        given = iter(inputs)
-        placeholders = [node for node in self.nodes if node.op == "placeholder"]
-        pairs = zip(placeholders, self.floats, strict=True)
-        self.float_inputs = {node for node, is_float in pairs if is_float}
+    def write(self) -> None:
+        """Write the whole graph."""
+        given = iter(self.arguments)
         for node in self.nodes:
             self.names.go_to(node)
             try:
                 if node.op == "placeholder":
                     local = next(given)
                     self.names.keep(local, node)
-                    self.body.arguments.append(local)
-                    self.body.typed.add(local)
+                    self.typed.add(local)
                     self.values[node] = symbol(local)
                 elif node.op == "output":
-                    self.body.result = self.value(node.args[0])
+                    self.result = self.value(node.args[0])
                 elif node.op == "call_module":
                     self.call_module(node)
                 elif node.op in ("call_function", "call_method"):
@@ -171,18 +152,17 @@ class BodyWriter:
             except K2TError as problem:
                 self.problems.append(problem)
                 self.values[node] = _REFUSED
-        self.body.statements = _without(self.body, self.states)
-        return self.body
+        self.statements = _drop_unread(self.statements, self.result, self.states)
 
     def call_module(self, node: fx.Node) -> None:
         """Write the call of a layer."""
         target = str(node.target)
         if isinstance(self.module.get_submodule(target), GraphConstant):
             return
-        if target not in self.layers.emissions:  # refused already
+        if target not in self.layers:  # refused already
             self.values[node] = _REFUSED
             return
-        layer, emission = self.layers.specs[target], self.layers.emissions[target]
+        attribute, layer, emission = self.layers[target]
         args = tuple(self.value(one) for one in node.args)
         kwargs = {key: self.value(one) for key, one in node.kwargs.items() if key != "mask"}
         mask = self.mask_of(node.kwargs.get("mask"))
@@ -196,18 +176,15 @@ class BodyWriter:
         if emission.same:
             self.values[node] = args[0]
             return
-        attribute = self.layers.attributes[target]
         local = self.names.give(node, "x", local_beside(attribute, target))
-        declared = local in self.body.typed
+        declared = local in self.typed
         out = symbol(local)
-        site = Site(
-            attribute, args, mask, kwargs, out, lambda one: symbol(self.names.fresh(one)), declared
-        )
+        site = Site(args, mask, kwargs, out, lambda one: symbol(self.names.fresh(one)), declared)
         called = emission.call(site)
         comment = _shape_comment(layer, folded=node.name in self.module.meta["folded"])
         if isinstance(called, Called):
             shown = _find_output(called)
-            self.body.statements += [
+            self.statements += [
                 replace(line, comment=comment if number == shown else "")
                 for number, line in enumerate(called.statements)
             ]
@@ -217,8 +194,8 @@ class BodyWriter:
                 for extra in called.values:
                     self.names.keep(extra.text, node)
             return
-        self.body.statements.append(Statement(out, called, not declared, comment))
-        self.body.typed.add(local)
+        self.statements.append(Statement(out, called, not declared, comment))
+        self.typed.add(local)
         self.values[node] = out
 
     def call_function(self, node: fx.Node) -> None:
@@ -240,7 +217,7 @@ class BodyWriter:
             called = spell_method(str(node.target), args, kwargs)
         else:
             called, helpers = spell(node.target, args, kwargs)
-            self.body.helpers += helpers
+            self.helpers += helpers
         if self.is_plain(node):
             self.assign(node, called, "")
         else:
@@ -279,16 +256,18 @@ class BodyWriter:
         """Assign an expression to the name of a node."""
         local = self.names.give(node, wanted, _MOVES.get(node.target, ""))
         self.values[node] = symbol(local)
-        self.body.statements.append(Statement(symbol(local), expression))
-        self.body.typed.add(local)
+        self.statements.append(Statement(symbol(local), expression))
+        self.typed.add(local)
 
 
-def _without(body: Body, states: set[Expression]) -> list[Statement]:
+def _drop_unread(
+    statements: Sequence[Statement], result: Value, states: set[Expression]
+) -> list[Statement]:
     """Return the statements but those that give a name to a state that nobody reads."""
-    read = used_names(body.result)
+    read = used_names(result)
     found: list[Statement] = []
     comment = ""
-    for one in reversed(body.statements):
+    for one in reversed(statements):
         if one.target in states and one.target.text not in read:
             comment = comment or one.comment
             continue
@@ -312,3 +291,51 @@ def _shape_comment(layer: LayerSpec, *, folded: bool) -> str:
     if isinstance(shape, tuple) and shape and isinstance(shape[0], tuple):
         shape = shape[0]
     return "" if folded else show_shape(shape)
+
+
+# ---- nodes in the order in which they are written ----
+
+
+def without_steps_around(module: fx.GraphModule) -> fx.GraphModule:
+    """Take the steps around layers' modules out of a graph: a layer's text has them."""
+    for node in list(module.graph.nodes):
+        if node.name in module.meta["around"]:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    return module
+
+
+def ordered_nodes(module: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes to write, masks before the layers that take them."""
+    return _masks_first(_live_nodes(list(module.graph.nodes)))
+
+
+def _live_nodes(nodes: list[fx.Node]) -> list[fx.Node]:
+    """Leave out functions whose results nothing reads, such as masks that go nowhere."""
+    live: list[fx.Node] = []
+    kept: set[fx.Node] = set()
+    for node in reversed(nodes):
+        computes = node.op in ("call_function", "call_method")
+        if not computes or any(user in kept for user in node.users):
+            kept.add(node)
+            live.append(node)
+    return live[::-1]
+
+
+def _masks_first(nodes: list[fx.Node]) -> list[fx.Node]:
+    """Put what makes a mask of a layer's input before the layer, so that both can be called x."""
+    out: list[fx.Node] = []
+    for node in nodes:
+        makes = node.op == "call_function" and node.target in (not_zero, differs)
+        before = out[-1] if out else node
+        if makes and before.op == "call_module" and node.args[0] in before.args:
+            out.insert(-1, node)
+        else:
+            out.append(node)
+    return out
+
+
+def names_of_functions(module: fx.GraphModule) -> set[str]:
+    """Return the names of all functions of a graph, which no local variable may have."""
+    functions = (node.target for node in module.graph.nodes if node.op == "call_function")
+    return {getattr(function, "__name__", "") for function in functions}

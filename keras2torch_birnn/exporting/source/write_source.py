@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, gather
@@ -22,11 +22,17 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, Value
-from keras2torch_birnn.exporting.source.forward import Body, BodyWriter, Layers
-from keras2torch_birnn.exporting.source.graph_nodes import names_of_functions, without_steps_around
+from keras2torch_birnn.exporting.source.forward import (
+    BodyWriter,
+    Layers,
+    names_of_functions,
+    without_steps_around,
+)
+from keras2torch_birnn.exporting.source.layers import emit
 from keras2torch_birnn.exporting.source.module_text import (
-    ModelText,
     write_class,
+    write_forward,
+    write_init,
     write_load,
     write_module,
 )
@@ -39,14 +45,13 @@ from keras2torch_birnn.exporting.source.names import (
     reserved,
     show_shape,
 )
-from keras2torch_birnn.exporting.source.pages import emit
-from keras2torch_birnn.exporting.source.recurrent_call import HOLD, RUN
+from keras2torch_birnn.exporting.source.recurrent import HOLD, RUN
 from keras2torch_birnn.exporting.source.snippets import copy
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.layers.operations import GraphConstant
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
-from keras2torch_birnn.spec import ModelSpec
+from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 _IMPORTED = {"torch", "functional", "nn", "partial", "math", "Tensor", "Path", "load_file"}
 
@@ -75,151 +80,112 @@ def write_source(model: nn.Module, spec: ModelSpec | None = None) -> SourceFiles
     """
     if spec is None:
         spec = origin(model).spec
-    return _Writer(model, spec).write()
+    graph, state = without_steps_around(build(spec)), model.state_dict()
+    double = any(t.dtype == torch.float64 for t in state.values())
+    layers, problems = _emit_layers(graph, spec)
+    emissions = [emission for _, _, emission in layers.values()]
+    helpers = (RUN, HOLD, *(helper for one in emissions for helper in one.helpers))
+    taken = {*reserved(), *_IMPORTED, *names_of_functions(graph), *(one.name for one in helpers)}
+    inputs, names = spec.input_layers(), Names(taken)
+    arguments = ["x"] if len(inputs) == 1 else [names.add(local(one.name)) for one in inputs]
+    floats = [declared_dtype(one) == "float" for one in inputs]
+    body = BodyWriter(graph, layers, arguments, taken, double=double, floats=floats)
+    body.write()
+    problems += body.problems
+    if problems:
+        each = {str(one): one for problem in problems for one in problem.problems}
+        raise gather(list(each.values()))
+
+    names_of_tensors = {
+        f"{target}.{key}": there
+        for target, (_, _, emission) in layers.items()
+        for key, there in emission.state.items()
+    }
+    tensors = {there: state[name].detach() for name, there in names_of_tensors.items()}
+    tensors |= {name: value.detach() for name, value in body.constants.items()}
+    parameters = dict(model.named_parameters())
+    frozen = {
+        there
+        for name, there in names_of_tensors.items()
+        if (name in parameters and not parameters[name].requires_grad)
+        or (name not in parameters and ".bias_hh_l" in there)
+    }
+    notes = tuple(dict.fromkeys(note for one in emissions for note in one.notes))
+    return SourceFiles(
+        _write_text(spec, emissions, body, [*helpers, *body.helpers], frozen, double=double),
+        {name: tensor.cpu().clone().contiguous() for name, tensor in tensors.items()},
+        names_of_tensors,
+        notes,
+    )
 
 
-class _Writer:
-    def __init__(self, model: nn.Module, spec: ModelSpec) -> None:
-        self.model, self.spec = model, spec
-        self.graph = without_steps_around(build(spec))
-        self.state = model.state_dict()
-        self.attributes = Names({*reserved(), *_IMPORTED, *dir(nn.Module())})
-        self.problems: list[K2TError] = []
-        self.double = any(t.dtype == torch.float64 for t in self.state.values())
+def _emit_layers(graph: fx.GraphModule, spec: ModelSpec) -> tuple[Layers, list[K2TError]]:
+    """Write every layer that the graph calls; return as well what has no source form."""
+    specs = {path: layer for path, _, layer in leaf_layers(spec.root)}
+    calls = [node for node in graph.graph.nodes if node.op == "call_module"]
+    masked = {str(node.target) for node in calls if "mask" in node.kwargs}
+    attributes = Names({*reserved(), *_IMPORTED, *dir(nn.Module())})
+    layers: dict[str, tuple[str, LayerSpec, Emission]] = {}
+    problems: list[K2TError] = []
+    for target in dict.fromkeys(str(node.target) for node in calls):
+        built = graph.get_submodule(target)
+        if isinstance(built, GraphConstant):
+            continue
+        name, layer = attributes.add(attribute(target)), specs[target]
+        if target in masked:
+            layer = replace(layer, semantics={**layer.semantics, MASK_REACHES: True})
+        try:
+            layers[target] = (name, layer, emit(layer, name, built))
+        except K2TError as problem:
+            problems.append(problem)
+    return layers, problems
 
-    def write(self) -> SourceFiles:
-        """Write text and tensors.
 
-        Raises:
-            UnsupportedLayerError: lists everything that has no source form.
-        """
-        layers = self.emit_layers()
-        offered = [RUN, HOLD, *(h for e in layers.emissions.values() for h in e.helpers)]
-        taken = {
-            *reserved(),
-            *_IMPORTED,
-            *names_of_functions(self.graph),
-            *(helper.name for helper in offered),
-        }
-        floats = [declared_dtype(one) == "float" for one in self.spec.input_layers()]
-        writer = BodyWriter(self.graph, layers, taken, double=self.double, floats=floats)
-        body = writer.write(self.inputs(taken))
-        self.problems += writer.problems
-        if self.problems:
-            raise _refusal(self.problems)
-        tensors, frozen = self.tensors(layers, body)
-        text = self.text(layers, body, [*offered, *body.helpers], frozen)
-        notes = (note for one in layers.emissions.values() for note in one.notes)
-        names = {
-            f"{target}.{key}": there
-            for target, emission in layers.emissions.items()
-            for key, there in emission.state.items()
-        }
-        return SourceFiles(text, tensors, names, tuple(dict.fromkeys(notes)))
+def _write_text(
+    spec: ModelSpec,
+    emissions: Sequence[Emission],
+    body: BodyWriter,
+    helpers: Sequence[Helper],
+    frozen: Set[str],
+    *,
+    double: bool,
+) -> str:
+    """Write the module; of ``helpers`` it gets those that it uses."""
+    annotations, buffers = _constants(body.constants, double=double)
+    members = [*_members(emissions, frozen), *buffers]
+    carried = [
+        code("{}: {} | None = None", member(f"{part}_state"), _STATE[count])
+        for emission in emissions
+        for part, count in emission.carried.items()
+    ]
+    draft = "\n".join(one.text for one in (*members, *(one.code for one in body.statements)))
+    used = dict.fromkeys(n.id for n in ast.walk(ast.parse(draft)) if isinstance(n, ast.Name))
+    by_name = {helper.name: helper for helper in helpers}
+    copied = copy(by_name[name] for name in used if name in by_name)
 
-    def emit_layers(self) -> Layers:
-        """Write every layer that the graph calls; collect what has no source form."""
-        specs = {path: layer for path, _, layer in leaf_layers(self.spec.root)}
-        called = dict.fromkeys(
-            str(node.target)
-            for node in self.graph.graph.nodes
-            if node.op == "call_module"
-            and not isinstance(self.graph.get_submodule(str(node.target)), GraphConstant)
-        )
-        masked = {
-            str(node.target)
-            for node in self.graph.graph.nodes
-            if node.op == "call_module" and "mask" in node.kwargs
-        }
-        emissions: dict[str, Emission] = {}
-        attributes: dict[str, str] = {}
-        for target in called:
-            attributes[target] = self.attributes.add(attribute(target))
-            try:
-                layer = specs[target]
-                if target in masked:
-                    layer = replace(layer, semantics={**layer.semantics, MASK_REACHES: True})
-                built = self.graph.get_submodule(target)
-                emissions[target] = emit(layer, attributes[target], built)
-            except K2TError as problem:
-                self.problems.append(problem)
-        return Layers(specs, emissions, attributes)
-
-    def inputs(self, taken: set[str]) -> list[str]:
-        """Return the arguments of ``forward``: the names of the inputs, ``x`` for a single one."""
-        layers = self.spec.input_layers()
-        if len(layers) == 1:
-            return ["x"]
-        names = Names(taken)
-        return [names.add(local(layer.name)) for layer in layers]
-
-    def tensors(self, layers: Layers, body: Body) -> tuple[dict[str, Tensor], list[str]]:
-        """Return the weights by their names in the module, and the names of the frozen ones."""
-        parameters = dict(self.model.named_parameters())
-        tensors: dict[str, Tensor] = {}
-        frozen = []
-        for target, emission in layers.emissions.items():
-            for key, there in emission.state.items():
-                name = f"{target}.{key}"
-                tensors[there] = self.state[name].detach().cpu().clone().contiguous()
-                fixed = name in parameters and not parameters[name].requires_grad
-                if fixed or (name not in parameters and ".bias_hh_l" in there):
-                    frozen.append(there)
-        for name, value in body.constants.items():
-            tensors[name] = value.detach().cpu().clone()
-        return tensors, frozen
-
-    def text(self, layers: Layers, body: Body, offered: list[Helper], frozen: list[str]) -> str:
-        """Write the module."""
-        by_name = {helper.name: helper for helper in offered}
-        members = list(_members(layers, frozen))
-        annotations, buffers = _constants(body, self.double)
-        carried = [
-            code("{}: {} | None = None", member(f"{part}_state"), _STATE[count])
-            for emission in layers.emissions.values()
-            for part, count in emission.carried.items()
-        ]
-        result, result_type = _result(body.result)
-        statements = [one.code for one in body.statements]
-        draft = "\n".join(one.text for one in (*members, *buffers, *statements))
-        used = [by_name[name] for name in _names(draft) if name in by_name]
-        copied = copy(used)
-        name = Names({*reserved(), *_IMPORTED, *copied.names}).add(class_name(self.spec.root.name))
-        model = ModelText(
-            name=name,
-            docstring=self.docstring(layers),
-            annotations=annotations,
-            members=[*members, *buffers],
-            inputs=body.arguments,
-            forward_doc=self.forward_doc(body),
-            statements=body.statements,
-            result=result,
-            result_type=result_type,
-            carried=carried,
-            double=self.double,
-        )
-        classes = [*write_class(model), "", "", *write_load(name, double=self.double)]
-        docstring = f"The Keras model {local(self.spec.root.name)} in plain PyTorch."
-        return write_module([docstring], copied, classes)
-
-    def docstring(self, layers: Layers) -> list[str]:
-        """Return the docstring of the class: which Keras it follows, and how training differs."""
-        generation = self.spec.generation
-        keras = "tf.keras" if generation.name == "tf.keras" else "Keras"
-        lines = [f"As {keras} {plain_text(generation.version)} computes it."]
-        notes = [plain_text(note) for one in layers.emissions.values() for note in one.notes]
-        if notes:
-            lines += ["", "Training differs from Keras:"]
-            lines += [f"- {note}" for note in dict.fromkeys(notes)]
-        return lines
-
-    def forward_doc(self, body: Body) -> str:
-        """Return the docstring of ``forward``: the shapes of its inputs."""
-        shapes = []
-        for name, layer in zip(body.arguments, self.spec.input_layers(), strict=True):
-            shown = show_shape(layer.output_shape or layer.config.get("shape"))
-            shapes.append(f"{name} {shown}".strip())
-        return f"Compute the outputs; B rows, T steps: {', '.join(shapes)}."
+    name = Names({*reserved(), *_IMPORTED, *copied.names}).add(class_name(spec.root.name))
+    keras = "tf.keras" if spec.generation.name == "tf.keras" else "Keras"
+    docstring = [f"As {keras} {plain_text(spec.generation.version)} computes it."]
+    if notes := dict.fromkeys(plain_text(note) for one in emissions for note in one.notes):
+        docstring += ["", "Training differs from Keras:", *(f"- {note}" for note in notes)]
+    shapes = [
+        f"{argument} {show_shape(layer.output_shape or layer.config.get('shape'))}".strip()
+        for argument, layer in zip(body.arguments, spec.input_layers(), strict=True)
+    ]
+    shown = f"Compute the outputs; B rows, T steps: {', '.join(shapes)}."
+    result, kind = _result(body.result)
+    methods = [
+        *write_init(members, carried),
+        *write_forward(body.arguments, shown, body.statements, result, kind),
+    ]
+    classes = [
+        *write_class(name, docstring, annotations, methods),
+        "",
+        "",
+        *write_load(name, double=double),
+    ]
+    about = f"The Keras model {local(spec.root.name)} in plain PyTorch."
+    return write_module([about], copied, classes)
 
 
 _TENSOR = symbol("Tensor")
@@ -237,16 +203,20 @@ for name, parameter in self.named_parameters():
 )
 
 
-def _members(layers: Layers, frozen: list[str]) -> Iterator[Expression]:
+def _members(emissions: Sequence[Emission], frozen: Set[str]) -> Iterator[Expression]:
     """Yield the statements that make the members, and freeze what is not trained."""
-    keys = [key for emission in layers.emissions.values() for key in emission.state.values()]
+    keys = [key for emission in emissions for key in emission.state.values()]
     second = {key for key in keys if ".bias_hh_l" in key}
-    together = len(second) > 1 and second <= set(frozen)
+    together = len(second) > 1 and second <= frozen
     known = set(keys) - second if together else set(keys)
-    for emission in layers.emissions.values():
+    for emission in emissions:
         for name, constructor in emission.members.items():
             yield Statement(member(name), constructor).code
-            own = [key for key in emission.state.values() if _belongs(key, name) and key in known]
+            own = [
+                key
+                for key in emission.state.values()
+                if f"{key}.".startswith(f"{name}.") and key in known
+            ]
             fixed = [key for key in own if key in frozen]
             trained = {key.rpartition(".")[2] for key in own if key not in frozen} - _BUFFERS
             if fixed and not trained:
@@ -262,26 +232,18 @@ def _freeze(attribute: str) -> Expression:
     return call(member(f"{attribute}.requires_grad_"), False)
 
 
-def _belongs(key: str, member: str) -> bool:
-    return key == member or key.startswith(f"{member}.")
-
-
-def _constants(body: Body, double: bool) -> tuple[list[Expression], list[Expression]]:
+def _constants(
+    constants: Mapping[str, Tensor], *, double: bool
+) -> tuple[list[Expression], list[Expression]]:
     """Return annotations and statements of buffers: constants of the file's graph."""
     annotations, lines = [], []
     floats = torch.float64 if double else torch.float32
-    for name, value in body.constants.items():
+    for name, value in constants.items():
         annotations.append(code("{}: Tensor", symbol(name)))
         kind = {} if value.dtype == floats else {"dtype": value.dtype}
         zeros = call(symbol("torch.zeros"), tuple(value.shape), **kind)
         lines.append(call(member("register_buffer"), name, zeros))
     return annotations, lines
-
-
-def _names(code: str) -> Iterable[str]:
-    """Return the names that code uses, in the order of their first use."""
-    names = (node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name))
-    return dict.fromkeys(names)
 
 
 def _result(value: Value) -> tuple[Expression, Expression]:
@@ -296,12 +258,6 @@ def _result(value: Value) -> tuple[Expression, Expression]:
         types = join(", ", (kind for _, kind in several))
         return literal(tuple(one for one, _ in several)), code("tuple[{}]", types)
     return literal(value), _TENSOR
-
-
-def _refusal(problems: list[K2TError]) -> K2TError:
-    """Join the problems, each once."""
-    each = {str(one): one for problem in problems for one in problem.problems}
-    return gather(list(each.values()))
 
 
 __all__ = ["SourceFiles", "write_source"]

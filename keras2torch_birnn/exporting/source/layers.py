@@ -1,11 +1,14 @@
-"""Source text of a layer as the module that converts it: its class, copied unless it is torch's.
+"""The source text of a layer: its own, where it has one, else that of the module that converts it.
 
-A class is made with its arguments, each of which is an attribute of the module, of the same name.
+Such a module's class is copied unless it is torch's, and made with its arguments, each of which is
+an attribute of the module, of the same name.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +16,6 @@ import numpy as np
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
-from keras2torch_birnn.exporting.source.activation import find_activation
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -24,27 +26,100 @@ from keras2torch_birnn.exporting.source.code import (
     member,
     symbol,
 )
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site, same_names
-from keras2torch_birnn.exporting.source.operations import name_function, spell, spell_method
+from keras2torch_birnn.exporting.source.emission import (
+    MASK_REACHES,
+    Called,
+    Emission,
+    Emit,
+    Helper,
+    Site,
+    Value,
+    refuse,
+    same_names,
+)
+from keras2torch_birnn.exporting.source.functions import (
+    find_activation,
+    fold,
+    name_function,
+    spell,
+    spell_method,
+    unfold,
+)
+from keras2torch_birnn.exporting.source.plain_layers import EMITTERS as PLAIN
+from keras2torch_birnn.exporting.source.recurrent import emit_bidirectional, emit_recurrent
 from keras2torch_birnn.layers.activation import Activation, Softmax, ThresholdedReLU
 from keras2torch_birnn.layers.masking import Masking
 from keras2torch_birnn.layers.pooling import GlobalPooling
 from keras2torch_birnn.layers.registry import around
 from keras2torch_birnn.layers.reshaping import Permute, RepeatVector, Reshape
-from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.layers.time_distributed import TimeDistributed
+from keras2torch_birnn.schema import CELL_GATES, PAGES, SCHEMA
 from keras2torch_birnn.schema.calls import as_called
+from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.spec import LayerSpec
 
+# Families that are not written, and why.
+NOT_WRITTEN: Mapping[str, str] = {
+    "model": "its layers are written, and an input is an argument",
+    "conv_lstm": "torch has no loop of convolutions, so it would be a copy of the module here",
+}
+# Classes that have a text of their own; it is None where that of the module will do
+EMITTERS: Mapping[str, Emit] = {
+    **PLAIN,
+    **dict.fromkeys((*CELL_GATES, "RNN"), emit_recurrent),
+    "Bidirectional": emit_bidirectional,
+}
 # Modules without weights, the same in training: what they compute is short enough to be read.
 _WRITTEN_OUT = (GlobalPooling, Masking, Permute, RepeatVector, Reshape, Softmax, ThresholdedReLU)
 
 
-def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
+def emit(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
+    """Write a layer as source text; ``name``: of its attribute; ``built``: the converted layer.
+
+    Raises:
+        UnsupportedLayerError: it has no such form.
+    """
+    kind, inner = layer.class_name, layer.parts.get("layer")
+    if kind == "TimeDistributed" and inner is not None:
+        reached = layer.semantics.get(MASK_REACHES, False)
+        inner = replace(inner, semantics={**inner.semantics, MASK_REACHES: reached})
+        if isinstance(built, TimeDistributed):
+            return _at_every_step(inner, emit(inner, name, built.layer))
+        return emit(inner, name, built)
+    page = PAGES.get(kind)
+    if custom_layer_of(layer) is not None or page is None or page in NOT_WRITTEN:
+        raise refuse(layer)
+    text = EMITTERS[kind](layer, name, built) if kind in EMITTERS else None
+    return text or _emit_module(layer, name, built)
+
+
+def _at_every_step(inner: LayerSpec, emission: Emission) -> Emission:
+    """Write a layer that is called with the steps of its input, one after another."""
+
+    def called(site: Site) -> Expression | Called:
+        steps = tuple(fold(x) for x in site.tensors)
+        folded: Value = steps if isinstance(site.args[0], tuple) else steps[0]
+        mask = None if site.step_mask is None else fold(site.step_mask)
+        at_once = emission.call(replace(site, args=(folded,), mask=mask))
+        sizes = code("{}.shape[:2]", site.tensors[0])
+        if isinstance(at_once, Expression):
+            return unfold(at_once, sizes)
+        if not isinstance(at_once.values, Expression):
+            raise refuse(inner, "several outputs")
+        keep = site.fresh("steps")
+        unfolded = Statement(site.out, unfold(at_once.values, keep))
+        return Called((Statement(keep, sizes), *at_once.statements, unfolded), site.out)
+
+    state = {f"layer.{key}": there for key, there in emission.state.items()}
+    return replace(emission, call=called, state=state, same=False)
+
+
+def _emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
     """Write a layer as its module, with the cast of ids before it and the activation after it."""
     if isinstance(built, nn.Identity):
         return Emission(lambda site: site.x, same=True)
     if isinstance(built, _WRITTEN_OUT):
-        return Emission(lambda site: write_out(built, site))
+        return Emission(lambda site: _write_out(built, site))
     row, helpers = SCHEMA[layer.class_name], list[Helper]()
     constructor = construct(built, helpers)
     value = layer.config["activation"] if around(layer).after else "linear"
@@ -73,7 +148,7 @@ def emit_module(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
     )
 
 
-def write_out(built: nn.Module, site: Site) -> Expression | Called:
+def _write_out(built: nn.Module, site: Site) -> Expression | Called:
     """Write what a module computes as one expression, with names for what is read twice."""
     graph, tracer = fx.Graph(), fx.Tracer()
     tracer.graph, tracer.root = graph, nn.Module()

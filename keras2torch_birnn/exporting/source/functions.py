@@ -1,4 +1,4 @@
-"""Source text of the functions in a model's graph: operations, and what makes masks."""
+"""Source text of functions: operations, activations, what makes masks and folds steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import Helper, Value
-from keras2torch_birnn.exporting.source.time_distributed import fold, unfold
 from keras2torch_birnn.functional import activations, movement, operations
 from keras2torch_birnn.layers import embedding, masking, merging
 from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
@@ -61,6 +60,16 @@ def _getitem(x: Value, key: Value) -> Expression:
 
 def _masks(mask: Sequence[Value]) -> list[Value]:
     return [one for one in mask if one is not None]
+
+
+def fold(x: Expression) -> Expression:
+    """Write (B, T, ...) -> (B * T, ...)."""
+    return code("{}.flatten(0, 1)", x)
+
+
+def unfold(y: Expression, sizes: Expression) -> Expression:
+    """Write (B * T, ...) -> (B, T, ...); the method of the same name has no type."""
+    return code("torch.unflatten({}, 0, {})", y, sizes)
 
 
 _SPELLED: Mapping[Any, Callable[..., Expression]] = {
@@ -117,3 +126,47 @@ def spell_method(method: str, args: Sequence[Value], kwargs: Mapping[str, Value]
     """Write a call of a tensor's method."""
     x, *rest = args
     return call(code("{}.{}", bracketed(literal(x)), symbol(method)), *rest, **kwargs)
+
+
+# ---- activations ----
+
+# Functions of torch, where there are no options
+_PLAIN: Mapping[str, Expression] = {
+    "relu": symbol("torch.relu"),
+    "gelu": symbol("functional.gelu"),
+    "hard_silu": symbol("functional.hardswish"),
+}
+_TORCHS_SOFTMAX: Mapping[str, Expression] = {
+    kind: symbol(f"torch.{kind}") for kind in ("softmax", "log_softmax")
+}
+
+
+def _split(value: Any) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, str):
+        return value, {}
+    return value["name"], {key: option for key, option in value.items() if key != "name"}
+
+
+def function_of(value: Any) -> tuple[Expression, tuple[Helper, ...]]:
+    """Return an activation as a function, and what it needs.
+
+    value: a name of ``schema.ACTIVATIONS``, or a dict with options.
+    """
+    kind, options = _split(value)
+    if kind in _PLAIN and not options:
+        return _PLAIN[kind], ()
+    function, helpers = name_function(activations.FUNCTIONS[kind])
+    return call(symbol("partial"), function, **options) if options else function, helpers
+
+
+def find_activation(value: Any) -> tuple[Callable[[Expression], Expression], tuple[Helper, ...]]:
+    """Return what writes an activation of an expression, and what that needs."""
+    kind, options = _split(value)
+    if kind == "linear":
+        return lambda x: x, ()
+    if kind in _TORCHS_SOFTMAX:
+        return lambda x: call(_TORCHS_SOFTMAX[kind], x, dim=options.get("axis", -1)), ()
+    function, helpers = (
+        name_function(activations.FUNCTIONS[kind]) if options else function_of(value)
+    )
+    return lambda x: call(function, x, **options), helpers

@@ -1,14 +1,21 @@
-"""Recurrent layers that torch does not have, as loops over time. B batch, T time."""
+"""Parts of generated source code: this module is copied from, definition by definition.
+
+It imports torch and the standard library alone, and lines are short enough for any formatter.
+B batch, T time.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+# ---- recurrent layers that torch does not have, as loops over time ----
 
 
 class Loop(nn.Module):
@@ -160,3 +167,131 @@ class LoopRNN(Loop):
     ) -> tuple[Tensor, ...]:
         """Compute h' = act(x + U h)."""
         return (self.activation(x + functional.linear(state[0], w)),)
+
+
+# ---- masked steps: a recurrent layer reads the valid steps alone ----
+
+
+def select_rows(rows: Tensor, new: Any, old: Any) -> Any:
+    """Take the new states where ``rows`` (B, 1) is true, else the old (None: zeros)."""
+    if isinstance(new, tuple):
+        olds = old or (None,) * len(new)
+        pairs = zip(new, olds, strict=True)
+        return tuple(select_rows(rows, one, other) for one, other in pairs)
+    return torch.where(rows, new, torch.zeros_like(new) if old is None else old)
+
+
+def run_valid_steps(
+    rnn: nn.LSTM | nn.GRU | nn.RNN, x: Tensor, mask: Tensor, state: Any = None
+) -> tuple[Tensor, Any]:
+    """Run torch's layer over the valid steps of every row, whatever their order.
+
+    x: (B, T, F); mask: (B, T), true at valid steps. Returns the outputs (B, T, ...),
+    zero at masked steps, and the final state.
+    """
+    # A row with nothing valid runs one step, unused: a NaN there must reach no gradient.
+    x = torch.where(mask[..., None], x, torch.zeros_like(x))
+    order = (~mask).long().argsort(dim=1, stable=True)[..., None]  # valid ones first
+    lengths = mask.sum(dim=1)
+    packed = pack_padded_sequence(
+        x.gather(1, order.expand_as(x)),
+        lengths.clamp(min=1).cpu(),
+        batch_first=True,
+        enforce_sorted=False,
+    )
+    packed, final = rnn(packed, state)
+    front, _ = pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])
+    out = torch.zeros_like(front).scatter(1, order.expand_as(front), front)
+    out = torch.where(mask[..., None], out, torch.zeros_like(out))
+    return out, select_rows((lengths > 0)[:, None], final, state)
+
+
+def hold_last(out: Tensor, mask: Tensor, first: Tensor | None = None) -> Tensor:
+    """Repeat the last valid output at masked steps.
+
+    out: (B, T, H); mask: (B, T); first: (B, H), the output before any valid step, zeros
+    if None.
+    """
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, steps, -1).cummax(dim=1).values[..., None]
+    held = out.gather(1, last.clamp(min=0).expand_as(out))
+    before = torch.zeros_like(held) if first is None else first[:, None]
+    return torch.where(last >= 0, held, before)
+
+
+# ---- batch normalization as Keras trains it where torch's differs ----
+
+
+class FrozenBatchNorm(nn.BatchNorm1d):
+    """An nn.BatchNorm1d that uses its moving averages in training, too."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize the channels of (B, C, ...)."""
+        return functional.batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+        )
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept any rank."""
+
+
+class AnyBatchNorm(nn.BatchNorm1d):
+    """An nn.BatchNorm1d for inputs of any rank."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept any rank."""
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """An nn.BatchNorm1d for (B, ..., C) that trains by the valid steps alone."""
+
+    count_raised_by = 0.0  # Keras 3 adds a little to the number of valid steps
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize every channel; mask: the input's shape without C, true if valid."""
+        mean, var = self.running_mean, self.running_var
+        if mean is None or var is None:
+            raise ValueError("the moving averages are part of this layer")
+        if self.training:
+            valid = torch.ones_like(input[..., 0]).bool() if mask is None else mask
+            weight = valid[..., None].to(input.dtype).expand_as(input)
+            axes = tuple(range(input.dim() - 1))
+            count = weight.sum(axes) + self.count_raised_by
+            batch_mean = (input * weight).sum(axes) / count
+            batch_var = ((input - batch_mean).square() * weight).sum(axes) / count
+            with torch.no_grad():
+                share = 0.1 if self.momentum is None else self.momentum
+                mean += (batch_mean - mean) * share
+                var += (batch_var - var) * share
+            mean, var = batch_mean, batch_var
+        y = (input - mean) * torch.rsqrt(var + self.eps)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+# ---- padding "same" where torch has none: windows with a stride ----
+
+
+def pad_same(
+    x: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    value: float = 0.0,
+) -> Tensor:
+    """Pad the last axes of x so that windows cover ceil(length / stride) places.
+
+    The odd element is added behind. ``size``: how far a (dilated) window reaches.
+    """
+    around: list[int] = []
+    lengths = x.shape[-len(size) :]
+    for length, reach, step in zip(lengths, size, stride, strict=True):
+        total = -length % step + reach - step
+        if reach < step:
+            total = max(total, 0)
+        around = [total // 2, total - total // 2, *around]
+    return functional.pad(x, around, value=value)
