@@ -80,7 +80,7 @@ def prepare_openvino(
     """Prepare OpenVINO; precision None: as it chooses."""
     import openvino
 
-    from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
+    from keras2torch_birnn.exporting.onnx_file import DTYPES
 
     options: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": count_threads(),

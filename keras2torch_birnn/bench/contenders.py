@@ -102,7 +102,7 @@ def prepare_onnx(case: Mapping[str, Any], inputs: Sequence[Array], folder: Path)
     """Prepare the exported file in ONNX Runtime."""
     import onnxruntime
 
-    from keras2torch_birnn.exporting.onnx_runtimes import DTYPES
+    from keras2torch_birnn.exporting.onnx_file import DTYPES
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = count_threads()

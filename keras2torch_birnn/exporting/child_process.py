@@ -42,7 +42,7 @@ def run_exported(
         job = {
             "import_from": [str(Path(__file__).parents[2]), *filter(None, sys.path)],
             "file": os.fspath(path.resolve()),
-            "script": None if target.script is None else str(target.script),
+            "alone": target.alone,
             "batches": len(batches),
             "inputs": str(given),
             "outputs": str(found),

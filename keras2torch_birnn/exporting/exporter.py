@@ -18,8 +18,8 @@ from keras2torch_birnn.comparison.tolerance import resolve_tolerance
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError, in_file
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
-from keras2torch_birnn.exporting.settled_sizes import settle_sizes
 from keras2torch_birnn.exporting.target import Target
+from keras2torch_birnn.exporting.torch_program import settle_sizes
 from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import Golden, checksum, make_golden_by_model, origin
 from keras2torch_birnn.reference.sample_inputs import free_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,40 @@ class Absent:
             raise ModuleNotFoundError(f"{name} must not be needed")
 
 
-def open_file(path: Path, script: str | None) -> Any:
-    """Return a function that runs a file: by its target, or by a script without this package."""
-    if script is not None:
+def flat(output: Any) -> Iterator[Any]:
+    """Yield all tensors of an output, in order."""
+    if isinstance(output, dict):
+        output = tuple(output.values())
+    if isinstance(output, tuple | list):
+        for part in output:
+            yield from flat(part)
+    else:
+        yield output
+
+
+def open_module(path: Path) -> Callable[[Sequence[Any]], list[Any]]:
+    """Execute a Python module, and return a function that loads its weights and runs it."""
+    import torch
+
+    load = runpy.run_path(str(path))["load"]
+
+    def session(arrays: Sequence[Any]) -> list[Any]:
+        model = load()  # anew: a stateful model keeps states from batch to batch
+        floats = (t.dtype for t in model.state_dict().values() if t.is_floating_point())
+        kind = next(floats, torch.float32)
+        inputs = map(torch.from_numpy, arrays)
+        with torch.no_grad():
+            output = model(*(x.to(kind) if x.is_floating_point() else x for x in inputs))
+        return [y.numpy() for y in flat(output)]
+
+    return session
+
+
+def open_file(path: Path, *, alone: bool) -> Any:
+    """Return a function that runs a file: by its target, or as a module without this package."""
+    if alone:
         sys.meta_path.insert(0, Absent())
-        return runpy.run_path(script)["open_module"](path)
+        return open_module(path)
     from keras2torch_birnn.exporting import find_target
 
     return find_target(path).load().open(path)
@@ -49,7 +79,7 @@ def main(job: dict[str, Any]) -> None:
         batches: list[list[Any]] = [[] for _ in range(job["batches"])]
         for name in data.files:  # in the order in which they were written
             batches[int(name.partition("_")[0])].append(data[name])
-    session = open_file(Path(job["file"]), job["script"])
+    session = open_file(Path(job["file"]), alone=job["alone"])
     found: dict[str, Any] = {}
     for number, batch in enumerate(batches):
         try:

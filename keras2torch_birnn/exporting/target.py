@@ -26,13 +26,12 @@ class Target(ABC):
 
     kind: the name of such files, their suffix, and how those that k2t wrote are recognised, which
     are the only ones to be replaced. companions: the same of the files beside it, one of each kind.
-    script: a file whose ``open_module`` does what ``open`` does where this package cannot be
-    imported, if such files have to run there; None if not.
+    alone: whether such files are Python modules, run where this package cannot be imported.
     """
 
     kind: FileKind
     companions: tuple[FileKind, ...] = ()
-    script: Path | None = None
+    alone: bool = False
 
     def files(self, path: Path) -> dict[Path, FileKind]:
         """Return the files of an export and their kinds, the named file last."""

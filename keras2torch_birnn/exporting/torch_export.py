@@ -30,7 +30,6 @@ from keras2torch_birnn.errors import (
     gather,
     printable,
 )
-from keras2torch_birnn.exporting.settled_sizes import run_quietly, takes
 from keras2torch_birnn.exporting.target import MARK, Session, Target
 from keras2torch_birnn.exporting.torch_program import (
     Axes,
@@ -39,6 +38,8 @@ from keras2torch_birnn.exporting.torch_program import (
     open_axes,
     quiet,
     record_program,
+    run_quietly,
+    takes,
 )
 from keras2torch_birnn.golden import GOLDEN_STEPS
 from keras2torch_birnn.reference.rounding import differences

@@ -24,7 +24,7 @@ from tensorflow_fixtures import recorded, unpack
 from warm_process import exports_in_forks
 
 import keras2torch_birnn
-from keras2torch_birnn.exporting import onnx_runtimes
+from keras2torch_birnn.exporting import onnx_file
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.spec import Array
 
@@ -149,7 +149,7 @@ def test_verify_of_a_damaged_export_is_not_equal(
 def test_verify_names_a_missing_runtime(
     exported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
     run = k2t("verify", *exported)
     assert run.code == 2
     assert "onnxruntime is not installed; pip install 'keras2torch_birnn[export]'" in run.err
@@ -159,8 +159,8 @@ def test_openvino_runs_what_onnx_runtime_does_not(monkeypatch: pytest.MonkeyPatc
     def only_openvino(name: str) -> object:
         return None if name == "onnxruntime" else object()
 
-    monkeypatch.setattr(onnx_runtimes, "find_spec", only_openvino)
-    assert onnx_runtimes.choose() == "OpenVINO"
+    monkeypatch.setattr(onnx_file, "find_spec", only_openvino)
+    assert onnx_file.choose_runtime() == "OpenVINO"
 
 
 def test_all_layers_without_an_onnx_form_are_refused_and_nothing_is_left(tmp_path: Path) -> None:

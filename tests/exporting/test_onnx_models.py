@@ -33,7 +33,6 @@ from keras2torch_birnn.exporting import (
     onnx_file,
     onnx_graph,
     onnx_recurrent,
-    onnx_runtimes,
     runtime_child,
 )
 from keras2torch_birnn.exporting.exporter import Exported
@@ -61,7 +60,7 @@ def test_a_model_of_real_keras_is_what_keras_computed(file: str, tmp_path: Path)
     model = k2t.convert(FIXTURES / file, config=config and FIXTURES / config)
     out = tmp_path / "model.onnx"
     write_onnx(model, out)
-    session = onnx_runtimes.RUNTIMES["ONNX Runtime"].open(out)
+    session = onnx_file.RUNTIMES["ONNX Runtime"].open(out)
     ((inputs, wanted),) = fixture(file).calls()
     for got, right in zip(session(inputs), wanted, strict=True):
         np.testing.assert_allclose(got, right, atol=1e-5, rtol=1e-4)
@@ -256,7 +255,7 @@ def test_a_right_file_is_written_even_if_the_model_itself_rounds_too_much(
 def test_only_a_file_of_our_own_is_replaced_and_without_a_runtime_nothing_checked(
     tiny: Any, done: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_file, "is_installed", lambda name: False)
     out, foreign = tmp_path / "m.onnx", tmp_path / "foreign.onnx"
     before = done.files[0].read_bytes()
     out.write_bytes(before)
@@ -435,7 +434,7 @@ def test_the_error_of_a_child_is_one_line() -> None:
 def test_openvino_computes_the_same_in_float32(small: Any, done: Exported) -> None:
     pytest.importorskip("openvino")
     session, other = (
-        onnx_runtimes.RUNTIMES[name].open(done.files[0]) for name in ("OpenVINO", "ONNX Runtime")
+        onnx_file.RUNTIMES[name].open(done.files[0]) for name in ("OpenVINO", "ONNX Runtime")
     )
     batches: Iterator[Any] = (inputs_of(spec_of(small), *size) for size in ((5, 7), (1, 3)))
     for inputs in batches:

@@ -13,12 +13,12 @@ from specs import FIXTURES, TF_KERAS, functional, layer
 from torch import Tensor, fx, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.exporting import settled_sizes
-from keras2torch_birnn.exporting.settled_sizes import settle_sizes
+from keras2torch_birnn.exporting import torch_program
 from keras2torch_birnn.exporting.torch_program import (
     draw_example,
     open_axes,
     record_program,
+    settle_sizes,
 )
 from keras2torch_birnn.golden import GOLDEN_STEPS
 from keras2torch_birnn.spec import ModelSpec, TensorRef
@@ -116,7 +116,7 @@ def test_a_multiple_is_not_enough_for_a_size_that_the_file_fixes() -> None:
 def test_declared_sizes_and_very_many_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     declared = settle_sizes(Made(five_rows), spec_of_two(7), EXAMPLE)[0]
     assert shapes_of(declared) == [(5, 7, 3)] * 2
-    monkeypatch.setattr(settled_sizes, "MAX_OPEN_SIZES", 1)
+    monkeypatch.setattr(torch_program, "MAX_OPEN_SIZES", 1)
     assert settle_sizes(Made(five_rows), spec_of_two(), EXAMPLE) == (spec_of_two(), ())
 
 

@@ -12,8 +12,7 @@ from specs import ENTRIES, FIXTURES, fixture
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.exporting.onnx_file import Onnx
-from keras2torch_birnn.exporting.settled_sizes import settle_sizes
-from keras2torch_birnn.exporting.torch_program import draw_example
+from keras2torch_birnn.exporting.torch_program import draw_example, settle_sizes
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.porting.batches import batches
 from keras2torch_birnn.reference import compute, input_sizes

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.exporting import find_target, onnx_recurrent, onnx_runtimes
+from keras2torch_birnn.exporting import find_target, onnx_file, onnx_recurrent
 from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.running import run
@@ -102,7 +102,7 @@ def assert_same(
     model: fx.GraphModule, file: Path, batches: Iterator[tuple[Array, ...]], *, atol: float = ATOL
 ) -> None:
     """Assert that the file computes what the model computes, in ONNX Runtime."""
-    session = onnx_runtimes.RUNTIMES["ONNX Runtime"].open(file)
+    session = onnx_file.RUNTIMES["ONNX Runtime"].open(file)
     for inputs in batches:
         wanted = run(model, tuple(map(torch.from_numpy, inputs)))
         got = session(inputs)

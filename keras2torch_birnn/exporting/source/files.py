@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import fx
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
-from keras2torch_birnn.exporting.source import session
+from keras2torch_birnn.exporting.runtime_child import open_module
 from keras2torch_birnn.exporting.source.module_text import FIRST_LINE
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
 from keras2torch_birnn.exporting.target import EXPORT, Session, Target
@@ -62,8 +62,8 @@ class Source(Target):
 
     kind = SOURCE
     companions = (WEIGHTS,)
-    script = Path(session.__file__)
-    runtime = "torch"  # in a process without this package
+    alone = True
+    runtime = "torch"
 
     def describe_other(self, path: Path) -> tuple[str, str] | None:
         """Describe Python code that does not define what ``open`` calls."""
@@ -90,7 +90,7 @@ class Source(Target):
 
     def open(self, path: Path) -> Session:
         """Return a function that runs the module: it is Python code, which this executes."""
-        return session.open_module(path)
+        return open_module(path)
 
 
 TARGET = Source()
