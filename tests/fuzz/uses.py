@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import runpy
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -208,10 +207,7 @@ def exporting_here() -> Iterator[None]:
     def run_here(path: Path, batches: Any) -> tuple[tuple[Array, ...] | str, ...]:
         target = find_target(path).load()
         try:
-            if target.script is not None:
-                session = runpy.run_path(str(target.script))["open_module"](path)
-            else:
-                session = target.open(path)
+            session = target.open(path)
             return tuple(tuple(session(batch)) for batch in batches)
         except Exception as error:  # as the child does
             return (shown(error),) * len(batches)
