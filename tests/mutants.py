@@ -117,13 +117,13 @@ MUTANTS = (
         "exporting/test_onnx_models.py::test_a_fixed_time_axis_stays_fixed_unless_it_is_freed",
     ),
     (
-        "cli/compare_command.py",
-        "0 if report.ok else 1",
-        "0",
+        "cli/proofs.py",
+        "print_notes(report.notes)\n    raise typer.Exit(0 if report.ok else 1)",
+        "print_notes(report.notes)\n    raise typer.Exit(0)",
         "cli/test_terminal.py::test_compare_fits",
     ),
     (
-        "cli/progress_bar.py",
+        "cli/console.py",
         "transient=True",
         "transient=False",
         "cli/test_progress_bar.py::test_a_bar_shows_percent_and_bytes_and_goes_away",

@@ -14,7 +14,7 @@ from pathlib import Path
 import compared
 import tables
 
-from keras2torch_birnn.cli.catalogue import catalogue
+from keras2torch_birnn.cli.listings import catalogue
 from keras2torch_birnn.rnn.engines import DESCRIPTIONS
 from keras2torch_birnn.rnn.native import processors
 from keras2torch_birnn.schema.shipped import EXAMPLES, SHIPPED

@@ -1,13 +1,12 @@
-"""Convert many files: find them, name their outputs, share them among processes, sum up."""
+"""Convert a file for ``k2t convert``, or many: share them among processes, and sum up."""
 
 from __future__ import annotations
 
-import glob
 import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -21,38 +20,122 @@ import typer
 
 from keras2torch_birnn.cli.console import (
     Output,
+    count_words,
     describe_failure,
     known_error,
     print_line,
     print_message,
     print_stderr,
 )
-from keras2torch_birnn.cli.converting import (
-    Options,
-    convert_file,
-    describe,
-    describe_verdict,
-    verify_file,
-)
-from keras2torch_birnn.cli.input_files import name_architecture
+from keras2torch_birnn.cli.wrong_calls import name_architecture, refuse_missing
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
     OutputError,
-    UsageError,
     escape_controls,
     in_file,
 )
+from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.progress import advance, begin, reporting_to
-from keras2torch_birnn.saving.atomic import check_can_be_made, check_is_here, os_errors
 from keras2torch_birnn.schema.custom_layers import REGISTERED
+from keras2torch_birnn.spec import NO_CUT, Cut
 from keras2torch_birnn.torch_import import limit_threads
 
-_SUFFIXES = (".h5", ".hdf5", ".keras")
-_DROPPED = (*_SUFFIXES, ".json", ".index", ".zip", ".tar", ".gz", ".tgz")
-# Files whose folder is the model.
-_MARKS = ("saved_model.pb", "config.json")
-_TFJS = "model.json"
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a conversion, the same for all files of one command."""
+
+    config: Path | None = None
+    plugins: tuple[str, ...] = ()
+    dtype: str | None = None
+    cut: Cut = NO_CUT
+    force: bool = False
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """A written OUT, as data.
+
+    layers, parameters: as Keras counts them. verified: the report of ``verify``, if it was asked.
+    """
+
+    out: str
+    keras_version: str
+    layers: int
+    parameters: int | None
+    notes: tuple[str, ...]
+    vocabulary: str | None
+    verified: dict[str, Any] | None = None
+
+    @property
+    def is_equal(self) -> bool:
+        """True unless ``verify`` found a difference."""
+        return self.verified is None or bool(self.verified["ok"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        facts = {"ok": self.is_equal, "exit": 0 if self.is_equal else 1, **self.__dict__}
+        return facts if self.verified else {k: v for k, v in facts.items() if k != "verified"}
+
+
+def convert_file(model: Path, out: Path, options: Options) -> Done:
+    """Convert one file, and verify the result if that was asked.
+
+    Raises:
+        K2TError: as ``k2t.convert``; OutputError: OUT cannot be written.
+    """
+    from keras2torch_birnn.saving.atomic import check_output
+    from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
+
+    sources = (model, options.config, *map(Path, options.plugins))
+    check_output(out, CHECKPOINT, sources=sources)
+    refuse_missing(model)
+    load_plugins(options.plugins)
+    from keras2torch_birnn.conversion import convert_to_file
+    from keras2torch_birnn.inspection import count_parameters, layers_of
+
+    spec, vocabularies = convert_to_file(
+        model,
+        out,
+        config=options.config,
+        dtype=options.dtype,
+        cut=options.cut,
+        overwrite=options.force,
+    )
+    return Done(
+        out=str(out),
+        keras_version=spec.generation.version,
+        layers=len(layers_of(spec)),
+        parameters=count_parameters(spec.root),
+        notes=spec.notes,
+        vocabulary=None if vocabularies is None else str(vocabularies),
+        verified=verify_file(model, out, options) if options.verify else None,
+    )
+
+
+def verify_file(model: Path, out: Path, options: Options) -> dict[str, Any]:
+    """Verify one file against its model; return the report as data."""
+    from keras2torch_birnn.verification import verify
+
+    return verify(model, out, config=options.config, plugins=options.plugins).to_dict()
+
+
+def describe(done: Done, shown: str) -> tuple[str, ...]:
+    """Write the lines of a converted file; ``shown``: OUT as the user named it."""
+    verdict = "" if done.verified is None else describe_verdict(done.verified)
+    layers = count_words(done.layers, "layer")
+    parameters = "unknown" if done.parameters is None else f"{done.parameters:,}"
+    line = f"{shown}: {layers}, {parameters} parameters{verdict}"
+    if done.vocabulary is None:
+        return (line,)
+    return line, f"{done.vocabulary}: vocabulary of what was cut off"
+
+
+def describe_verdict(verified: dict[str, Any]) -> str:
+    """Write the end of the line of a file that was verified."""
+    return ", verify: OK" if verified["ok"] else ", verify: NOT EQUAL"
 
 
 @dataclass(frozen=True)
@@ -87,108 +170,6 @@ class Outcome:
         """Return the object of this file in JSON Lines."""
         named = {"file": str(self.task.model), "sha256": _sha256(self.task.model)}
         return {**named, "out": str(self.task.out), "state": self.state, **self.facts}
-
-
-def pair_with_outputs(names: Sequence[str], out_dir: Path, *, with_config: bool) -> list[Task]:
-    """Find the models, and name the OUT of each: the same path below ``out_dir``, ending in .pt.
-
-    names: models, folders that are searched for models, or patterns. Two models of one folder that
-    differ in the suffix alone keep it: ``a.h5.pt``, ``a.keras.pt``. with_config: whether folders of
-    checkpoints are models, too.
-
-    Raises:
-        UsageError: a folder without models, or two models with one OUT; OutputError: ``out_dir``
-            is a file, an address, or cannot be made.
-    """
-    with in_file(out_dir), os_errors():
-        check_is_here(out_dir, "folder")
-        if not out_dir.exists():
-            check_can_be_made(out_dir.absolute())
-        elif not out_dir.is_dir():
-            raise OutputError("is no folder", "name a folder: --out-dir DIR")
-    found = {
-        (model.absolute(), below): (model, below)
-        for name in names
-        for model, below in _find_models(name, with_config=with_config)
-    }
-    stems = Counter(_stem(below) for _, below in found.values())
-    tasks = []
-    for model, below in found.values():
-        base = out_dir / (_stem(below) if stems[_stem(below)] == 1 else below)
-        tasks.append(Task(model, base.with_name(f"{base.name}.pt")))
-    by_out: dict[Path, list[str]] = {}
-    for task in tasks:
-        by_out.setdefault(task.out, []).append(escape_controls(task.model))
-    for out, models in by_out.items():
-        if len(models) > 1:
-            raise UsageError(
-                f"{' and '.join(models)} would both become {escape_controls(out)}",
-                "name the folder that holds them all, or convert them into two folders",
-            )
-    return tasks
-
-
-def _find_models(name: str, *, with_config: bool) -> Iterator[tuple[Path, Path]]:
-    """Yield the models that a name stands for, each with its path below ``--out-dir``."""
-    path = Path(name)
-    if not os.path.lexists(path) and glob.has_magic(name):
-        start = Path(path.anchor)  # of a pattern that no shell has expanded
-        matches = sorted(map(str, start.glob(str(path.relative_to(start)))))
-        if not matches:
-            raise UsageError(f"{escape_controls(name)} matches no file", "check the pattern")
-        for match in matches:
-            yield from _find_models(match, with_config=with_config)
-    elif path.is_dir() and not _is_model(path, with_config=with_config):
-        models = list(_walk(path, with_config=with_config))
-        if not models:
-            raise UsageError(
-                f"{escape_controls(name)} holds no Keras model",
-                f"files that end in {', '.join(_SUFFIXES)}, SavedModel folders and model.json "
-                "are searched for",
-            )
-        for model in models:
-            yield model, _below(model, path)
-    else:
-        named = path.resolve() if path.name in ("", "..") else path
-        yield path, _below(named, named.parent)
-
-
-def _stem(below: Path) -> Path:
-    """Drop the suffix of a file, but no part of a folder's name."""
-    return below.with_suffix("") if below.suffix.lower() in _DROPPED else below
-
-
-def _below(model: Path, folder: Path) -> Path:
-    """Return the path below a folder; that of a TF.js model is its folder's."""
-    if model.name == _TFJS and model.parent.name:
-        start = folder.parent if model.parent == folder else folder
-        return Path(os.path.relpath(model.parent, start))
-    return Path(os.path.relpath(model, folder))
-
-
-def _is_model(folder: Path, *, with_config: bool) -> bool:
-    marks = (*_MARKS, "checkpoint") if with_config else _MARKS
-    try:
-        return any((folder / mark).is_file() for mark in marks)
-    except PermissionError:
-        return False
-
-
-def _walk(folder: Path, *, with_config: bool) -> Iterator[Path]:
-    """Yield the models of a folder and of the folders in it; links to folders are not followed.
-
-    A folder that cannot be read is yielded, too: converting it says why.
-    """
-    closed: list[OSError] = []
-    for where, folders, files in os.walk(folder, onerror=closed.append):
-        here = Path(where)
-        inside = [one for one in sorted(folders) if _is_model(here / one, with_config=with_config)]
-        yield from (here / one for one in inside)
-        folders[:] = sorted(set(folders) - set(inside))
-        yield from (
-            here / one for one in sorted(files) if one == _TFJS or one.lower().endswith(_SUFFIXES)
-        )
-    yield from (Path(error.filename) for error in closed)
 
 
 def convert_many(

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from keras2torch_birnn.cli.console import Output, print_lines, print_message
+from keras2torch_birnn.cli.console import Output, print_lines, print_message, print_table
 from keras2torch_birnn.cli.options import ConfigPath, one_of
-from keras2torch_birnn.cli.tables import print_table
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.saving.atomic import (

@@ -14,19 +14,14 @@ import typer
 
 from keras2torch_birnn import __version__
 from keras2torch_birnn.cli.bench_command import bench
-from keras2torch_birnn.cli.compare_command import compare_port
 from keras2torch_birnn.cli.convert_command import convert
-from keras2torch_birnn.cli.doctor_command import doctor
-from keras2torch_birnn.cli.export_command import export
 from keras2torch_birnn.cli.inspect_command import inspect
-from keras2torch_birnn.cli.layers_command import layers
-from keras2torch_birnn.cli.map_command import list_weights
+from keras2torch_birnn.cli.listings import layers, list_weights, plugin_commands
+from keras2torch_birnn.cli.machine import doctor, version
 from keras2torch_birnn.cli.options import with_common_options
-from keras2torch_birnn.cli.plugin_command import plugin_commands
-from keras2torch_birnn.cli.usage_errors import CommandGroup
-from keras2torch_birnn.cli.verify_command import verify
-from keras2torch_birnn.cli.version_command import version
-from keras2torch_birnn.cli.write_back_command import write_back
+from keras2torch_birnn.cli.proofs import compare_port, verify
+from keras2torch_birnn.cli.written_files import export, write_back
+from keras2torch_birnn.cli.wrong_calls import CommandGroup
 
 app = typer.Typer(
     name="k2t",

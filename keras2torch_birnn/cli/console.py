@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TextIO
+from io import StringIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from keras2torch_birnn.cli.progress_bar import Bar, Hidden, show_progress
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
@@ -26,7 +27,13 @@ from keras2torch_birnn.errors import (
     escape_controls,
     printable,
 )
+from keras2torch_birnn.html import Table
+from keras2torch_birnn.progress import Unit, reporting_to
 from keras2torch_birnn.torch_import import ADVICE, lacks_memory
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 
 # Of everything that ``--json`` prints: docs/cli.md describes it.
 SCHEMA = 1
@@ -189,3 +196,100 @@ def print_stderr(line: str) -> None:
 def count_words(count: int, noun: str) -> str:
     """Write a number of things: "1 path", "3 paths"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def print_columns(
+    head: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int] = ()
+) -> None:
+    """Print rows under their heads, as wide as the terminal (80 in a pipe), or as its names need.
+
+    Texts are folded at spaces; a name is never broken, so that it can be searched for and copied.
+    Columns that are empty in every row are left out. numbers: the columns that are aligned to the
+    right.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+    used = [at for at in range(len(head)) if not rows or any(row[at] for row in rows)]
+    table = Table(box=None, pad_edge=False, header_style="", padding=(0, 1, 0, 0))
+    for at in used:
+        justify: Any = "right" if at in numbers else "left"
+        one_word = not any(" " in row[at].strip() for row in rows)
+        table.add_column(Text(head[at]), justify=justify, no_wrap=one_word, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(escape_controls(row[at])) for at in used))
+    console = Console(file=StringIO(), width=10_000, color_system=None)
+    least = Measurement.get(console, console.options, table).minimum
+    console.width = max(shutil.get_terminal_size().columns, least)
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        print_line(line.rstrip())
+
+
+def print_table(table: Table) -> None:
+    """Print a table of a report."""
+    print_columns(table.head, table.rows, numbers=table.numbers)
+
+
+class Bar:
+    """Bar of rich on stderr, to which the work reports."""
+
+    def __init__(self, what: str, progress: Progress) -> None:
+        self._what, self._progress = what, progress
+        self._task = progress.add_task(what, total=None)
+
+    def begin(self, phase: str, total: int | None, unit: Unit) -> None:
+        """Show the next phase, with a clock of its own."""
+        self._progress.remove_task(self._task)
+        text = f"{self._what}: {phase}" if phase else self._what
+        self._task = self._progress.add_task(text, total=total or None)
+
+    def advance(self, amount: int) -> None:
+        """Show that more is done."""
+        self._progress.advance(self._task, amount)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Take the bar away while lines are printed."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
+
+class Hidden:
+    """No bar: what is shown in a pipe."""
+
+    def hidden(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+
+@contextmanager
+def show_progress(what: str, *, quiet: bool = False) -> Iterator[Bar | Hidden]:
+    """Show a bar while the work inside runs, if stderr is a terminal whose cursor moves."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield Hidden()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=console.is_dumb_terminal,
+    ) as progress:
+        bar = Bar(what, progress)
+        with reporting_to(bar):
+            yield bar

@@ -10,12 +10,13 @@ import typer
 from keras2torch_birnn.cli.console import (
     Output,
     describe_failure,
+    print_columns,
     print_error,
     print_line,
     print_lines,
+    print_table,
 )
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
-from keras2torch_birnn.cli.tables import print_columns, print_table
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from keras2torch_birnn.cli.console import Output, errors_as_lines
-from keras2torch_birnn.cli.input_files import checking_files
+from keras2torch_birnn.cli.wrong_calls import checking_files
 from keras2torch_birnn.errors import OutputError, escape_controls, printable
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.suggestions import unknown_value

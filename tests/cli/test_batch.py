@@ -26,8 +26,8 @@ from out_files import changing
 from plugin_files import forgetting_plugins
 from warm_process import HEED_SIGNALS, run_command
 
-from keras2torch_birnn.cli import batch
-from keras2torch_birnn.cli.converting import Options
+from keras2torch_birnn.cli import batch, convert_command
+from keras2torch_birnn.cli.batch import Options
 from keras2torch_birnn.errors import UsageError
 
 
@@ -57,7 +57,7 @@ def names_of(tasks: list[batch.Task], out: Path) -> list[tuple[str, str]]:
 
 
 def pair(*names: object, out: Path, with_config: bool = False) -> list[tuple[str, str]]:
-    tasks = batch.pair_with_outputs([str(n) for n in names], out, with_config=with_config)
+    tasks = convert_command.pair_with_outputs([str(n) for n in names], out, with_config=with_config)
     return names_of(tasks, out)
 
 
@@ -207,7 +207,7 @@ def test_json_lines_have_an_object_for_each_file(models: Path, tmp_path: Path) -
 def test_a_model_that_is_not_equal_is_the_exit_code(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras2torch_birnn.cli.converting.verify_file", lambda *_: {"ok": False})
+    monkeypatch.setattr("keras2torch_birnn.cli.batch.verify_file", lambda *_: {"ok": False})
     run = k2t("convert", models / "a.h5", tmp_path / "a.pt", "--verify")
     assert (run.code, run.out.strip().endswith("verify: NOT EQUAL")) == (1, True)
     run = k2t("convert", models / "a.h5", "--out-dir", tmp_path / "out", "--verify")
@@ -276,7 +276,7 @@ def test_a_process_that_dies_costs_its_file_alone(
 ) -> None:
     """The others have processes of their own."""
     monkeypatch.setattr(batch, "convert_task", dying_at_b)
-    tasks = batch.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
+    tasks = convert_command.pair_with_outputs([str(models)], tmp_path / "out", with_config=False)
     found = list(batch._run(tasks, Options(), jobs=2))
     assert [one.state for one in found] == ["tried", "refused", "tried"]
     (line,) = found[1].errors
@@ -325,7 +325,7 @@ def test_the_folder_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.Mon
     (folder / "saved_model.pb").touch()
     for place, name in ((folder, "."), (folder / "variables", "..")):
         monkeypatch.chdir(place)
-        (task,) = batch.pair_with_outputs([name], tmp_path / "out", with_config=False)
+        (task,) = convert_command.pair_with_outputs([name], tmp_path / "out", with_config=False)
         assert task.out == tmp_path / "out" / "saved.v1.pt"
 
 

@@ -189,7 +189,7 @@ def test_parameters_are_counted_as_keras_counts_them() -> None:
 
 def test_one_class_of_layers_is_listed() -> None:
     run = k2t("layers", "CuDNNGRU")
-    assert [line.split()[0] for line in run.out.splitlines()[:2]] == ["layer", "GRU"]
+    assert [line.split()[0] for line in run.out.splitlines()[:2]] == ["layers", "GRU"]
     assert "DMoji" not in run.out
 
 

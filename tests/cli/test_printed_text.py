@@ -13,12 +13,12 @@ from out_files import changing, write_out
 
 from keras2torch_birnn.cli.console import (
     Output,
+    print_columns,
     print_line,
     print_lines,
     print_message,
     print_stderr,
 )
-from keras2torch_birnn.cli.tables import print_columns
 
 # An operating system command, a bell, a mark that turns the direction, ends of lines of all kinds.
 EVIL = (

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from commands import FIXTURES, MASKED, OLD, STACK_KERAS, WEIGHTS, k2t
 
-from keras2torch_birnn.cli import app, tables
+from keras2torch_birnn.cli import app
+from keras2torch_birnn.cli import console as tables
 from keras2torch_birnn.cli.commands import COMMANDS
 
 NESTED = FIXTURES / "training/keras-3.15.1/frozen_nested.keras"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from keras2torch_birnn.cli.catalogue import catalogue
+from keras2torch_birnn.cli.listings import catalogue
 from keras2torch_birnn.readers.config.graphs import TRAIN_BY_DEFAULT
 from keras2torch_birnn.readers.config.keras1 import _CLASSES as KERAS_1
 from keras2torch_birnn.schema import CELLS, CLASS_NAMES, OPS
