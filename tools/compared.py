@@ -296,42 +296,10 @@ def by_family(files: Mapping[str, File]) -> str:
     return _rows(["feature", *FAMILIES, "all"], rows)
 
 
-def page(files: Mapping[str, File]) -> str:
-    """Make the page: features and kinds of file by generation, then layer classes."""
-    labels = sorted({file.entry["label"] for file in files.values()}, key=_order)
-    parts = [f"{_HEAD}\n{by_kind(files)}\n## Features\n\n{by_family(files)}"]
-    parts.append(f"{_CONTAINERS}\n{by_container()}")
-    for label in labels:
-        own = [file for file in files.values() if file.entry["label"] == label]
-        kinds = [kind for kind in KINDS if any(file.entry["kind"] == kind for file in own)]
-        rows = []
-        for feature, test in FEATURES.items():
-            seen = Counter(file.entry["kind"] for file in own if test(file))
-            if seen:
-                rows.append((feature, [seen[kind] for kind in kinds]))
-        head = ["feature", *(KINDS[kind] for kind in kinds)]
-        parts.append(f"## {_shown(label)}: {len(own)} files\n\n{_rows(head, rows)}")
-    seen = Counter(
-        (name, file.entry["label"])
-        for file in files.values()
-        for name in {one.class_name for one in file.layers}
-    )
-    rows = [(f"`{name}`", [seen[name, label] for label in labels]) for name in LAYERS]
-    parts.append(f"## Layers\n\n{_rows(['layer', *map(_shown, labels)], rows)}")
-    return "\n".join(parts)
-
-
-_CONTAINERS = """## SavedModels, checkpoints and TF.js models
-
-Counted apart from the files above; `tests/parity/test_tensorflow_parity.py` compares them in the
-same way.
-"""
-
-_HEAD = """# Compared with real Keras: all counts
-
-Written by `python tools/write_docs.py` from the files in `fixtures/`; a test fails when it is out
-of date. Each number is a count of model files that a real Keras wrote and that are compared with
-its outputs: [how, and what it means](../compared.md).
-
-## All files
-"""
+def make_tables(files: Mapping[str, File]) -> Mapping[str, Callable[[], str]]:
+    """Return what makes each table of ``docs/compared.md``."""
+    return {
+        "kinds": lambda: by_kind(files),
+        "features": lambda: by_family(files),
+        "containers": by_container,
+    }

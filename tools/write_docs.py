@@ -1,8 +1,8 @@
 """Write the generated tables of the documentation: ``python tools/write_docs.py``.
 
-A generated table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``; the whole of
-``docs/tables/compared.md`` is generated, and the number of compared files in the README and in
-``docs/compared.md``, and the kernel's ``processors.h``. A test fails when one is out of date.
+A generated table is between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Generated, too, are
+the number of compared files in the README and in ``docs/compared.md``, and the kernel's
+``processors.h``. A test fails when one is out of date.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from keras2torch_birnn.schema.shipped import EXAMPLES, SHIPPED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-COMPARED = DOCS / "tables" / "compared.md"
+COMPARED = DOCS / "compared.md"
 HEADER = Path(processors.__file__).with_suffix(".h")
-COUNTING = (ROOT / "README.md", DOCS / "compared.md")
+COUNTING = (ROOT / "README.md", COMPARED)
 _COUNT = re.compile(r"[\d,]+ files of \d+ Keras versions")
 
 
@@ -91,7 +91,8 @@ def main() -> None:
         path.write_text(update(path.read_text("utf-8"), makers), "utf-8")
     HEADER.write_text(processors.make_header(), "utf-8")
     files = compared.counted()
-    COMPARED.write_text(compared.page(files), "utf-8")
+    makers = compared.make_tables(files)
+    COMPARED.write_text(update(COMPARED.read_text("utf-8"), makers), "utf-8")
     for path in COUNTING:
         path.write_text(update_count(path.read_text("utf-8"), files), "utf-8")
 
