@@ -10,7 +10,8 @@ stand here. Sources: ``optimizers`` of Keras 2.2.4 and 2.3.1, ``optimizer_v2`` o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, printable
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UnsupportedOptionError,
+    UsageError,
+    printable,
+)
 from keras2torch_birnn.trainers.compiled import OptimizerConfig, runs_on_tensorflow
 from keras2torch_birnn.trainers.options import HOW_ELSE, PLACE, Options
 
@@ -206,7 +212,9 @@ def make_optimizer(
     if name in _OTHERS:
         rest = {"lr": rate, "eps": _epsilon(options)}
         notes += [_FRESH.format(name=config.class_name)] + [_UNCLIPPED] * bool(clips)
-        return Made(_make_other(name, params, rest, options, config), tuple(notes), fresh=True)
+        with _refusals_of_torch():
+            other = _make_other(name, params, rest, options, config)
+        return Made(other, tuple(notes), fresh=True)
     if embeddings and _counts_rows(name, options, config, clips):
         notes.append(_ROWS)
     shared = {"lr": rate, "weight_decay": options.number("weight_decay")}
@@ -221,11 +229,22 @@ def make_optimizer(
             HOW_ELSE,
             place=PLACE,
         )
-    made = make(group, shared, options, config)
+    with _refusals_of_torch():
+        made = make(group, shared, options, config)
     if isinstance(made.optimizer, KerasStep):
         made.optimizer.hook_step()
     before = sum((options.flag("use_ema"), options.number("gradient_accumulation_steps") != 0))
     return replace(made, notes=tuple(notes), before=before)
+
+
+@contextmanager
+def _refusals_of_torch() -> Iterator[None]:
+    """Refuse in k2t's words what torch's own optimizers do not take, as a rate below 0."""
+    try:
+        yield
+    except ValueError as error:
+        words = f"an option of an optimizer that torch does not take ({printable(error)})"
+        raise InvalidModelFileError(words, "refused", place=PLACE) from None
 
 
 def _read_rate(options: Options, default: float) -> tuple[float, list[str]]:

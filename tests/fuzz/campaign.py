@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from importlib import import_module
 from pathlib import Path
@@ -91,9 +92,13 @@ def _in_a_process(kind: str, seed: int, first: int, count: int) -> dict[str, Any
 def batch_main() -> None:
     """The entry of a batch's process."""
     kind, seed, first, count = sys.argv[1], *map(int, sys.argv[2:])
-    print(json.dumps(run_batch(kind, seed, range(first, first + count))))
-    sys.stdout.flush()
-    os._exit(0)  # h5py has seen damaged files: no clean-up through it
+    code = 1
+    try:
+        print(json.dumps(run_batch(kind, seed, range(first, first + count))), flush=True)
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    os._exit(code)  # h5py has seen damaged files: no clean-up through it
 
 
 def main() -> None:

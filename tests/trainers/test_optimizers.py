@@ -172,6 +172,7 @@ def test_optimizers_that_torch_does_not_have_are_refused_by_name(name: str) -> N
         ({"amsgrad": 1}, "amsgrad=1"),
         ({"beta_1": float("nan")}, "beta_1=nan"),
         ({"beta_2": 10**19}, "beta_2=1000000"),
+        ({"beta_2": 2.0}, r"torch does not take \(Invalid beta parameter at index 1: 2.0\)"),
         ({"sparse": True}, "options sparse of an optimizer are not supported"),
     ],
 )
