@@ -273,7 +273,7 @@ class LayerRecorder:
         zeros = [rule == "zeros" for rule in plan.rules]
         words = (rows, time, read[0], *strides, *masked, *starts, *outs, final.operand())
         described = NativeLayer(native, parameters, merge, plan.against_time)
-        values.writer.emit_layer(described, (*words, 0, 0, zeros[0], zeros[-1]))
+        values.writer.emit_layer(described, (*words, zeros[0], zeros[-1]))
         tail = map(self._show, _parts(final)) if plan.return_state else ()
         return (*self._outputs(plan, out), *tail)
 

@@ -229,7 +229,13 @@ def test_an_untouched_model_has_no_such_key(tmp_path: Path) -> None:
     out = tmp_path / "out.pt"
     model = k2t.convert(LSTM_MODEL)
     k2t.save(model, out)
-    assert set(torch.load(out, weights_only=True)) == {"format", "spec", "state_dict", "golden"}
+    assert set(torch.load(out, weights_only=True)) == {
+        "format",
+        "architecture",
+        "facts",
+        "state_dict",
+        "golden",
+    }
 
 
 @pytest.mark.parametrize("wrong", [{"nothing": True}, 3])

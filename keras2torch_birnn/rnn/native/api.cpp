@@ -5,11 +5,9 @@
 #include <cmath>
 #include <deque>
 #include <exception>
-#include <initializer_list>
 #include <new>
 #include <numeric>
 #include <random>
-#include <string>
 #include <vector>
 
 #if defined(__x86_64__)
@@ -92,45 +90,6 @@ int64_t find_instruction_sets() {
 int64_t instruction_sets() {
     static const int64_t found = find_instruction_sets();
     return found;
-}
-
-// The names of a table's numbers, from 0 on.
-#define K2T_NAME(constant, name) name,
-using Names = std::initializer_list<const char*>;
-
-// All shared numbers, as k2t_codes returns them.
-std::string list_codes() {
-    std::string all;
-    auto add = [&](const char* table, int64_t number, const char* name) {
-        all += std::string(table) + '\t' + std::to_string(number) + '\t' + name + '\n';
-    };
-    auto add_all = [&](const char* table, Names names) {
-        int64_t number = 0;
-        for (const char* name : names) add(table, number++, name);
-    };
-    add_all("kind", {K2T_KIND_CODES(K2T_NAME)});
-    add_all("activation", {K2T_ACTIVATION_CODES(K2T_NAME)});
-    add_all("merge", {K2T_MERGE_CODES(K2T_NAME)});
-    add_all("result", {K2T_RESULT_CODES(K2T_NAME)});
-    add_all("operation", {K2T_OPERATION_CODES(K2T_NAME)});
-    add_all("map", {K2T_MAP_CODES(K2T_NAME)});
-    add_all("reduction", {K2T_REDUCTION_CODES(K2T_NAME)});
-    add_all("pooling", {K2T_POOLING_CODES(K2T_NAME)});
-    add_all("number", {K2T_NUMBER_CODES(K2T_NAME)});
-#define K2T_ADD_KIND(constant, name) \
-    add("gates", gate_count(constant), name), add("states", state_count(constant), name);
-    K2T_KIND_CODES(K2T_ADD_KIND)
-#define K2T_ADD_SET(constant, kernel, name, ...) add("instruction set", bit(constant), name);
-    K2T_KERNELS(K2T_ADD_SET)
-#define K2T_ADD_SIZE(type) add("bytes", static_cast<int64_t>(sizeof(type)), #type);
-    K2T_ADD_SIZE(K2tShape)
-    K2T_ADD_SIZE(K2tArray)
-    K2T_ADD_SIZE(K2tWeights)
-    K2T_ADD_SIZE(K2tRun)
-    K2T_ADD_SIZE(K2tLayer)
-    K2T_ADD_SIZE(K2tProgram)
-    K2T_ADD_SIZE(K2tGradient)
-    return all;
 }
 
 }  // namespace
@@ -470,11 +429,6 @@ extern "C" {
 
 uint64_t k2t_source_hash() { return K2T_SOURCE_HASH; }
 
-const char* k2t_codes() {
-    static const std::string all = list_codes();
-    return all.c_str();
-}
-
 int64_t k2t_instruction_sets() { return instruction_sets(); }
 
 int64_t k2t_packed_size(int64_t isa, const K2tShape* shape) {
@@ -554,12 +508,6 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     return !done ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
 } catch (const std::bad_alloc&) {
     return K2T_NO_MEMORY;
-}
-
-int64_t k2t_hold(int64_t count, const uint64_t* const* words, const uint64_t* known) {
-    for (int64_t i = 0; i < count; ++i)
-        if (*words[i] != known[i]) return 0;
-    return 1;
 }
 
 int64_t k2t_width(int64_t isa, int64_t units) {

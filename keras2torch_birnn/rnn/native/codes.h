@@ -1,5 +1,5 @@
-// The numbers that Python and the kernel share, each with its name in Python's tables (codes.py), which
-// are compared when the library is loaded. CODE(constant, name) stands for one number, from 0 on.
+// The numbers that Python and the kernel share, each with its name in Python's tables (codes.py);
+// tests/rnn/test_codes.py compares them. CODE(constant, name) stands for one number, from 0 on.
 //
 // A call with any other number is refused at entry. So a switch over one of these enums lists every
 // constant, which the compiler checks; what stands behind it ends the program.

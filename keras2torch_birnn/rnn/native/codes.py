@@ -1,11 +1,11 @@
 """The numbers that Python shares with the native library, by name. No torch.
 
-``codes.h`` lists the same; ``library.py`` compares them when it loads the library.
+``codes.h`` lists the same; ``tests/rnn/test_codes.py`` compares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from keras2torch_birnn.merge_modes import MERGE_MODES
@@ -60,26 +60,6 @@ Precision = Literal["float32", ReducedPrecision]
 """Precision of the factors of products in recurrent layers."""
 PRECISIONS: tuple[Precision, ...] = ("float32", *REDUCED)
 
-# As the library names them.
-TABLES: Mapping[str, Mapping[str, int]] = {
-    "kind": KINDS,
-    "gates": {name: kind.gates for name, kind in CELL_KINDS.items()},
-    "states": {name: kind.states for name, kind in CELL_KINDS.items()},
-    "activation": ACTIVATIONS,
-    "merge": {name: mode.native_code for name, mode in MERGE_MODES.items()},
-    "result": RESULTS,
-    "operation": OPERATIONS,
-    "map": MAPS,
-    "reduction": REDUCTIONS,
-    "pooling": POOLINGS,
-    "number": NUMBERS,
-    "instruction set": {
-        f"{precision} {name}": bit
-        for precision, sets in (("float32", INSTRUCTION_SETS), *REDUCED.items())
-        for name, bit in sets.items()
-    },
-}
-
 
 def merge_code(merge: str | None) -> int:
     """Return the code of a merge mode, which is 0 where the directions keep outputs of their own.
@@ -87,18 +67,3 @@ def merge_code(merge: str | None) -> int:
     None keeps both apart, and "concat" is both side by side.
     """
     return 0 if merge is None else MERGE_MODES[merge].native_code
-
-
-def find_differences(listed: str, tables: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
-    """Yield in words how the numbers that a library lists differ from Python's.
-
-    listed: the text of ``k2t_codes``, lines of table, number and name.
-    """
-    rows = [line.split("\t") for line in listed.splitlines()]
-    known = {(table, name): int(number) for table, number, name in rows}
-    ours = {(table, name): code for table, codes in tables.items() for name, code in codes.items()}
-    for table, name in sorted(known.keys() | ours.keys()):
-        here, there = ours.get((table, name)), known.get((table, name))
-        if here != there:
-            words = ["none" if number is None else str(number) for number in (here, there)]
-            yield f"{table} {name!r} is {words[0]} in Python, {words[1]} in the library"

@@ -74,9 +74,9 @@ struct K2tLayer {
 };
 
 // A run of a program (program.h). Eight bytes a field. The addresses that it is given follow it in memory,
-// from number 1 on; or its words do, if it is given none.
+// from number 1 on.
 struct K2tProgram {
-    const int64_t* words;                   // of each operation: its code, how many follow, these; or null
+    const int64_t* words;                   // of each operation: its code, how many follow, these
     int64_t count;
     int64_t floats;                         // of the workspace
     int64_t threads;
@@ -114,9 +114,6 @@ struct K2tGradient {
 
 // A hash of the sources that this library was built from (native/sources.py).
 K2T_EXPORT uint64_t k2t_source_hash();
-
-// All numbers that Python must share, one a line: table, number and name, with tabs between.
-K2T_EXPORT const char* k2t_codes();
 
 // The kernels this processor runs, as a bit set, in the order of processors.h. Those of reduced precision
 // are for k2t_pack, k2t_fingerprint and k2t_run.
@@ -159,9 +156,6 @@ K2T_EXPORT int64_t k2t_gradient_pack(int64_t isa, const K2tShape* shape, const f
 
 // The gradient of a run.
 K2T_EXPORT int64_t k2t_gradient(int64_t isa, const K2tGradient* call);
-
-// Whether each of these words in memory is the number that is known of it.
-K2T_EXPORT int64_t k2t_hold(int64_t count, const uint64_t* const* words, const uint64_t* known);
 
 // Use an OpenMP runtime's threads: the address of its GOMP_parallel, or null for our own threads.
 K2T_EXPORT void k2t_use_threads_of(void* gomp_parallel);

@@ -15,7 +15,7 @@ from typing import Any
 
 from keras2torch_birnn.rnn.cell_kind import kind_of
 from keras2torch_birnn.rnn.native import codes
-from keras2torch_birnn.rnn.native.loading import NoKernelError, advise_build, load
+from keras2torch_birnn.rnn.native.loading import NoKernelError, load
 from keras2torch_birnn.rnn.native.processors import kernels_of
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 from keras2torch_birnn.spec import LayerSpec
@@ -86,14 +86,6 @@ class Gradient(ctypes.Structure):
         ("d_x", _pointer),
         ("d_start", _pointer),
     )
-
-
-_SIZES = {
-    **{f"K2t{one.__name__}": ctypes.sizeof(one) for one in (Shape, Array, Weights, Gradient)},
-    "K2tRun": RUN.size,
-    "K2tLayer": LAYER.size,
-    "K2tProgram": PROGRAM.size,
-}
 
 
 @dataclass(frozen=True)
@@ -230,25 +222,12 @@ def library() -> ctypes.CDLL:
         NoKernelError: it does not exist, or does not fit.
     """
     found = load()
-    _compare_codes(found)
     for name, (arguments, result, check) in _FUNCTIONS.items():
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, result
         if check is not None:
             function.errcheck = check
     return found
-
-
-def _compare_codes(loaded: ctypes.CDLL) -> None:
-    """Compare the library's numbers and sizes with Python's.
-
-    Raises:
-        NoKernelError: they differ.
-    """
-    loaded.k2t_codes.argtypes, loaded.k2t_codes.restype = (), ctypes.c_char_p
-    listed = loaded.k2t_codes().decode()
-    if differences := list(codes.find_differences(listed, {**codes.TABLES, "bytes": _SIZES})):
-        raise NoKernelError(f"its numbers differ: {'; '.join(differences)}", advise_build())
 
 
 def fingerprint(isa: int, sources: Any) -> int:

@@ -110,12 +110,8 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
         for (int64_t d = 0; d < shown; ++d)
             unpack_steps(mask + b * time, time, lengths[b], d == 1, words.zeros[d], width, units,
                          call.out + b * time * width + d * units, at(words.out) + b * time * width + d * units);
-    const int64_t states = state_count(shape.kind);
-    float* const apart[] = {at(words.h), at(words.c)};
-    for (int64_t s = 0, each = rows * units; s < states; ++s)
-        for (int64_t d = 0; apart[s] && d < directions; ++d)
-            copy_floats(call.final + (d * states + s) * each, each, apart[s] + d * each);
     if (!words.last) return K2T_DONE;
+    const int64_t states = state_count(shape.kind);
     float* to = at(words.last);
     for (int64_t d = 0; d < directions; ++d) {
         const float* h = call.final + d * states * rows * units;
@@ -137,8 +133,7 @@ extern "C" int64_t k2t_run_program(int64_t isa, const K2tProgram* program) {
     float* const workspace = (program->floats <= KEPT_FLOATS ? kept : large).at_least(program->floats);
     if (!workspace) return K2T_NO_MEMORY;
     const K2tPlaces places{workspace, reinterpret_cast<float* const*>(program + 1) - 1};
-    const int64_t* const words = program->words ? program->words : reinterpret_cast<const int64_t*>(program + 1);
-    for (const int64_t *word = words, *end = words + program->count; word < end; word += 2 + word[1]) {
+    for (const int64_t *word = program->words, *end = word + program->count; word < end; word += 2 + word[1]) {
         const int64_t code =
             word[0] == K2T_RECURRENT
                 ? run_layer(isa, *reinterpret_cast<const K2tRecurrentWords*>(word + 2), places, program->threads)

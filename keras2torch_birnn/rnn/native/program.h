@@ -33,7 +33,6 @@ struct K2tRecurrentWords {
     int64_t out;                            // (B, T, D * H), merged (B, T, H)
     int64_t last;                           // (D, B, H): the outputs of the last steps that are read
     int64_t final;                          // (D * S, B, H)
-    int64_t h, c;                           // (D, B, H): copies of it
     int64_t zeros[2];                       // whether masked steps show zeros, not the step before; that
                                             // needs outputs of each direction
 };
