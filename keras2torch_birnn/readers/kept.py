@@ -18,9 +18,10 @@ from keras2torch_birnn.errors import WeightMismatchError, invalid, printable
 from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
 from keras2torch_birnn.readers.containers.container import Architecture, Container
 from keras2torch_birnn.readers.store import STORED_DTYPES, Kind, Store, StoredArray
-from keras2torch_birnn.readers.strict_json import parse_object
+from keras2torch_birnn.readers.strict_json import objects_in, parse_object
 from keras2torch_birnn.readers.weights.paths import WeightPaths
 from keras2torch_birnn.schema import SCHEMA
+from keras2torch_birnn.schema.custom_layers import LAMBDA
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Cut, Generation, Kept, LayerSpec, ModelSpec, shape_fits
 
@@ -58,7 +59,23 @@ def keep(spec: ModelSpec, found: Architecture, located: LocatedWeights) -> Kept:
         "notes": spec.notes,
         "weights": weights,
     }
-    return Kept(_write(found.model), _write(facts))
+    return Kept(_write(_without_code(found.model)), _write(facts))
+
+
+def _without_code(model: Mapping[str, Any]) -> Any:
+    """Return the JSON of a model without the code of its Lambdas, which k2t never reads."""
+    text = _write(model)
+    if f'"{LAMBDA}"' not in text:
+        return model
+    copy = json.loads(text)
+    for one in objects_in(copy):
+        config = one.get("config")
+        if one.get("class_name") == LAMBDA and isinstance(config, dict):
+            config["function"] = None
+            config["mask"] = None if config.get("mask") is None else ""  # that there is one
+            if config.get("output_shape_type", "raw") != "raw":
+                config["output_shape"] = None
+    return copy
 
 
 def _name_dtype(dtype: np.dtype[Any]) -> str:

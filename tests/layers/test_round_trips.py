@@ -31,21 +31,6 @@ def test_a_model_comes_back_from_its_file(file: str, tmp_path: Path) -> None:
     assert k2t.verify(FIXTURES / file, tmp_path / "out.pt", devices=["cpu"], against="reference").ok
 
 
-def saved_with(old: str, new: str, path: Path) -> Path:
-    """Save the first model, with another piece of text in its spec."""
-    k2t.save(k2t.convert(FIXTURES / SEVERAL[0]), path)
-    content = torch.load(path, weights_only=True)
-    assert old in content["spec"]
-    torch.save({**content, "spec": content["spec"].replace(old, new)}, path)
-    return path
-
-
-def test_stored_shapes_of_inputs_have_no_effect(tmp_path: Path) -> None:
-    old, new = '"input_shape": [null, 7, 3]', '"input_shape": [null, 1, 3]'
-    path = saved_with(old, new, tmp_path / "out.pt")
-    assert k2t.verify(FIXTURES / SEVERAL[0], path, devices=["cpu"], against="reference").ok
-
-
 @pytest.mark.parametrize("file", rest_thorough(SEVERAL, SEVERAL[1:3]))
 def test_a_model_exports_with_any_number_of_rows(file: str) -> None:
     case = fixture(file)
