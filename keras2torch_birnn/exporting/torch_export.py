@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,11 @@ def _record(model: nn.Module, spec: ModelSpec, *, like_all_sizes: bool) -> Any:
     """Record a program that leaves all sizes open and needs torch's operators alone."""
     example = draw_example(model, spec, _STEPS, _SEED)
     axes = open_axes(spec, example)
-    program = _export(model, example, axes, like_all_sizes=like_all_sizes)
+    try:
+        program = record_program(model, example, axes, like_all_sizes=like_all_sizes)
+    except Exception as error:
+        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise UnsupportedLayerError(f"torch.export refuses it ({reason})") from error
     _check_open(program, axes)
     _check_operators(program)
     return program
@@ -152,19 +156,6 @@ def _check_stateless(spec: ModelSpec) -> None:
         raise gather(problems)
 
 
-def _export(model: nn.Module, inputs: Inputs, axes: Axes, *, like_all_sizes: bool) -> Any:
-    """Export the model.
-
-    Raises:
-        UsageError: this torch is too old. UnsupportedLayerError: torch cannot export it.
-    """
-    try:
-        return record_program(model, inputs, axes, like_all_sizes=like_all_sizes)
-    except Exception as error:
-        reason = printable(" ".join(f"{type(error).__name__}: {error}".split()))
-        raise UnsupportedLayerError(f"torch.export refuses it ({reason})") from error
-
-
 def _check_open(program: Any, axes: Axes) -> None:
     """Refuse a program in which torch has fixed a size.
 
@@ -190,21 +181,12 @@ def _check_operators(program: Any) -> None:
     Raises:
         UnsupportedLayerError: it does.
     """
-    others = sorted(
-        {
-            printable(node.target)
-            for node in _nodes(program.graph_module)
-            if isinstance(node.target, _OPERATOR) and node.target.namespace not in _OF_TORCH
-        }
-    )
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, fx.GraphModule)]
+    targets = (node.target for graph in graphs for node in graph.nodes)
+    operators = {one for one in targets if isinstance(one, _OPERATOR)}
+    others = sorted(printable(one) for one in operators if one.namespace not in _OF_TORCH)
     if others:
         raise UnsupportedLayerError(f"it needs operators that torch lacks: {', '.join(others)}")
-
-
-def _nodes(root: nn.Module) -> Iterator[fx.Node]:
-    for module in root.modules():
-        if isinstance(module, fx.GraphModule):
-            yield from module.graph.nodes
 
 
 # ---- numbers ------------------------------------------------------------------------------------

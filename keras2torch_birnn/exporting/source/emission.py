@@ -12,14 +12,8 @@ from keras2torch_birnn.spec import LayerSpec
 
 # An expression of a tensor; a value of the file; or a structure of both, a tuple for Keras' lists.
 Value: TypeAlias = "Expression | object"
-
-
-@dataclass(frozen=True)
-class Helper:
-    """A definition to copy into the module: its name in a module of this package."""
-
-    module: str
-    name: str
+# A class or a function of this package, whose definition is copied into the module.
+Helper: TypeAlias = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,6 @@ class Emission:
     options: frozenset[str] = frozenset()
 
 
-HELPERS = "keras2torch_birnn.exporting.source.helpers"
 # In the semantics of a layer that the graph calls with a mask.
 MASK_REACHES = "mask_reaches"
 # (layer, name of its attribute, its module) -> its source text; None if that of its module will do

@@ -110,10 +110,10 @@ def name_function(function: Any) -> tuple[Expression, tuple[Helper, ...]]:
     if function is math.prod:
         return symbol("math.prod"), ()
     if function is step_counts:
-        return symbol(own), (Helper("keras2torch_birnn.layers.time_distributed", own),)
+        return symbol(own), (function,)
     for module in _COPIED:
         if getattr(function, "__module__", "") == module.__name__:
-            return symbol(own), (Helper(module.__name__, own),)
+            return symbol(own), (function,)
     if getattr(torch, own, None) is function:
         return symbol(f"torch.{own}"), ()
     for known, other in ((own, getattr(functional, own, None)), *vars(functional).items()):

@@ -207,7 +207,7 @@ def _class(kind: type, helpers: list[Helper]) -> Expression:
     """Write a class: torch's, or one to copy."""
     if getattr(nn, kind.__name__, None) is kind:
         return symbol(f"nn.{kind.__name__}")
-    helpers.append(Helper(kind.__module__, kind.__name__))
+    helpers.append(kind)
     return symbol(kind.__name__)
 
 

@@ -10,14 +10,13 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
+from keras2torch_birnn.exporting.source import helpers
 from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
 from keras2torch_birnn.exporting.source.emission import (
-    HELPERS,
     MASK_REACHES,
     Called,
     Emission,
     Emit,
-    Helper,
     Site,
     refuse,
     same_names,
@@ -31,16 +30,10 @@ from keras2torch_birnn.spec import LayerSpec
 
 # ---- convolution and pooling ----
 
-_PAD = Helper(HELPERS, "pad_same")
-
 
 def _short(sizes: Sequence[int]) -> Any:
     """Return one number for equal sizes of all axes."""
     return sizes[0] if len(set(sizes)) == 1 else tuple(sizes)
-
-
-def _keys(*, bias: bool) -> list[str]:
-    return ["weight", "bias"] if bias else ["weight"]
 
 
 def _channels_ahead(x: Expression, rank: int) -> Expression:
@@ -58,17 +51,17 @@ def _write_convolution(name: str, built: Convolution, value: Any) -> Emission:
 
     value: the activation.
     """
-    activate, helpers = find_activation(value)
+    activate, needed = find_activation(value)
     filters, inner, *size = built.weight.shape
     rank, padding, stride, last = len(size), built.padding, built.stride, built.channels_last
-    reach, bias = extents(size, built.dilation), built.bias is not None
+    reach = extents(size, built.dilation)
     pads = padding == "same" and _short(stride) != 1  # torch does not, between steps
     unusual = _unusual(
         stride=_short(stride),
         padding="same" if padding == "same" and not pads else 0,
         dilation=_short(built.dilation),
         groups=built.groups,
-        bias=bias,
+        bias=built.bias is not None,
     )
     channels = (inner * built.groups, filters)
 
@@ -84,8 +77,8 @@ def _write_convolution(name: str, built: Convolution, value: Any) -> Emission:
     return Emission(
         convolve,
         {name: call(symbol(f"nn.Conv{rank}d"), *channels, _short(size), **unusual)},
-        same_names(name, _keys(bias=bias)),
-        (*[_PAD] * pads, *helpers),
+        same_names(name, [*built.state_dict()]),
+        (*[helpers.pad_same] * pads, *needed),
     )
 
 
@@ -121,7 +114,7 @@ def _transposed(layer: LayerSpec, name: str, built: Any) -> Emission:
     if config["output_size"] is not None:
         raise refuse(layer, "an output of a given size")
     channels, filters, *size = built.weight.shape
-    rank, bias, last = len(size), built.bias is not None, built.channels_last
+    rank, last = len(size), built.channels_last
     # One step becomes that many, of all that the window reaches.
     kept = [transposed_length(config, 1, axis) or 0 for axis in range(rank)]
     reach = extents(size, built.dilation)
@@ -133,11 +126,11 @@ def _transposed(layer: LayerSpec, name: str, built: Any) -> Emission:
         padding=_short(padding),
         output_padding=_short([max(n, 0) for n in behind]),
         dilation=_short(built.dilation),
-        bias=bias,
+        bias=built.bias is not None,
     )
     made = call(symbol(f"nn.ConvTranspose{rank}d"), channels, filters, _short(size), **unusual)
     cut = join(", ", (code(":-1") if n < 0 else code(":") for n in behind))
-    activate, helpers = find_activation(config["activation"])
+    activate, needed = find_activation(config["activation"])
 
     def convolve(site: Site) -> Expression:
         y = call(member(name), _channels_ahead(site.x, rank) if last else site.x)
@@ -145,7 +138,7 @@ def _transposed(layer: LayerSpec, name: str, built: Any) -> Emission:
             y = code("{}[..., {}]", y, cut)
         return activate(_channels_behind(y, rank) if last else y)
 
-    return Emission(convolve, {name: made}, same_names(name, _keys(bias=bias)), helpers)
+    return Emission(convolve, {name: made}, same_names(name, [*built.state_dict()]), needed)
 
 
 def _windows(layer: LayerSpec, name: str, built: Any) -> Emission | None:
@@ -186,9 +179,8 @@ def _batch(layer: LayerSpec, name: str, built: Any) -> Emission:
     if len(absent) == 2:
         options["affine"], absent = False, []
 
-    torchs = rule.bessel and not (rule.bessel_epsilon or rule.unbiased_start)
     differs: tuple[str, ...] = ()
-    if not torchs:
+    if not rule.bessel or rule.bessel_epsilon or rule.unbiased_start:
         differs = (f"{name}: the moving variance follows torch's rule in training",)
     after: tuple[Expression, ...] = ()
     if rule.by == "moving averages":
@@ -218,7 +210,7 @@ def _batch(layer: LayerSpec, name: str, built: Any) -> Emission:
         normalize,
         {name: call(symbol(kind), built.num_features, **options)},
         same_names(name, [*built.state_dict()]),
-        () if kind.startswith("nn.") else (Helper(HELPERS, kind),),
+        () if kind.startswith("nn.") else (getattr(helpers, kind),),
         differs,
         after=(*after, *(call(unset, key, None) for key in absent)),
     )
@@ -247,15 +239,14 @@ def _merge(layer: LayerSpec, name: str, built: Any) -> Emission | None:
         tensors = site.tensors
         if len(ranks) != len(tensors) or not all(ranks):
             raise refuse(layer, "inputs of unknown rank")
-        parts = [_with_axes(x, most - rank) for x, rank in zip(tensors, ranks, strict=True)]
+        axes = [(code(":"), *[None] * (most - rank)) for rank in ranks]  # new ones behind the batch
+        parts = [
+            code("{}[{}]", x, join(", ", new)) if new[1:] else x
+            for x, new in zip(tensors, axes, strict=True)
+        ]
         return _MERGES[layer.class_name](parts)
 
     return Emission(merge)
-
-
-def _with_axes(x: Expression, count: int) -> Expression:
-    """Write new axes behind the batch."""
-    return code("{}[{}]", x, join(", ", (code(":"), *[None] * count))) if count else x
 
 
 def _concatenate(layer: LayerSpec, name: str, built: Any) -> Emission:
@@ -265,21 +256,19 @@ def _concatenate(layer: LayerSpec, name: str, built: Any) -> Emission:
 
 # ---- activations ----
 
-
-def _of_function(value: Any) -> Emission:
-    activate, helpers = find_activation(value)
-    return Emission(lambda site: activate(site.x), helpers=helpers, same=value == "linear")
+_RELU: Mapping[str, Any] = {"negative_slope": 0.0, "max_value": None, "threshold": 0.0}
 
 
 def _activation(layer: LayerSpec, name: str, built: Any) -> Emission:
-    return _of_function(layer.config["activation"])
+    value = layer.config["activation"] if layer.class_name == "Activation" else _relu(layer)
+    activate, needed = find_activation(value)
+    return Emission(lambda site: activate(site.x), helpers=needed, same=value == "linear")
 
 
-def _relu(layer: LayerSpec, name: str, built: Any) -> Emission:
-    options = {k: layer.config[k] for k in ("negative_slope", "max_value", "threshold")}
-    if options == {"negative_slope": 0.0, "max_value": None, "threshold": 0.0}:
-        return _of_function("relu")
-    return _of_function({"name": "relu", **options})
+def _relu(layer: LayerSpec) -> Any:
+    """Return a ReLU as an activation, which has options only where they are not the usual ones."""
+    options = {key: layer.config[key] for key in _RELU}
+    return "relu" if options == _RELU else {"name": "relu", **options}
 
 
 EMITTERS: Mapping[str, Emit] = {
@@ -292,6 +281,5 @@ EMITTERS: Mapping[str, Emit] = {
     "BatchNormalization": _batch,
     **dict.fromkeys(_MERGES, _merge),
     "Concatenate": _concatenate,
-    "Activation": _activation,
-    "ReLU": _relu,
+    **dict.fromkeys(("Activation", "ReLU"), _activation),
 }

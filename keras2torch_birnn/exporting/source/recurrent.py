@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from keras2torch_birnn.exporting.source import helpers
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -24,7 +25,6 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import (
-    HELPERS,
     Called,
     Emission,
     Helper,
@@ -32,6 +32,7 @@ from keras2torch_birnn.exporting.source.emission import (
     refuse,
 )
 from keras2torch_birnn.exporting.source.functions import function_of
+from keras2torch_birnn.layers.dropout import ShapedDropout
 from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, can_share_module, kind_of
 from keras2torch_birnn.rnn.engines.static import why_not_torch_kernel
@@ -41,15 +42,12 @@ from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
 
-RUN = Helper(HELPERS, "run_valid_steps")
-HOLD = Helper(HELPERS, "hold_last")
-_LOOP_CLASSES: Mapping[str, str] = {
-    "LSTM": "LoopLSTM",
-    "GRU": "LoopGRU",
-    GRU_BEFORE: "ResetBeforeGRU",
-    "SimpleRNN": "LoopRNN",
+_LOOP_CLASSES: Mapping[str, type[helpers.Loop]] = {
+    "LSTM": helpers.LoopLSTM,
+    "GRU": helpers.LoopGRU,
+    GRU_BEFORE: helpers.ResetBeforeGRU,
+    "SimpleRNN": helpers.LoopRNN,
 }
-_DROPOUT = Helper("keras2torch_birnn.layers.dropout", "ShapedDropout")
 _TEMPLATES: Mapping[str, str] = {name: mode.source for name, mode in MERGE_MODES.items()}
 _UNUSED = symbol("_")
 _CARRIED = symbol("carried")  # in the place of a state that is not in a variable
@@ -87,16 +85,16 @@ def _make_part(halves: Sequence[LayerSpec], name: str, prefix: str) -> Part:
     looped = why_not_torch_kernel(layer) != ""
     width, units = int(layer.weights["kernel"].shape[0]), int(config["units"])
     options: dict[str, object] = {}
-    helpers: tuple[Helper, ...] = ()
+    needed: tuple[Helper, ...] = ()
     if not config["use_bias"]:
         options["bias"] = False
     if looped:
-        constructor = _LOOP_CLASSES[kind]
-        helpers = (Helper(HELPERS, constructor),)
+        constructor = _LOOP_CLASSES[kind].__name__
+        needed = (_LOOP_CLASSES[kind],)
         for option, default in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
             if (value := config.get(option, default)) != default:
                 options[option], more = function_of(value)
-                helpers += more
+                needed += more
     else:
         constructor = f"nn.{facts.torch_name}"
         if kind == "SimpleRNN" and config["activation"] != "tanh":
@@ -117,14 +115,14 @@ def _make_part(halves: Sequence[LayerSpec], name: str, prefix: str) -> Part:
     if 0.0 < config["dropout"] < 1.0:
         dropout = f"{name}_dropout"
         members[dropout] = call(symbol("ShapedDropout"), config["dropout"], (None, 1, None))
-        helpers += (_DROPOUT,)
+        needed += (ShapedDropout,)
         several = "gate" if config["implementation"] != 2 else "direction" if both else ""
         if several:
             notes = (f"{name}: one dropout mask of the input, Keras draws one for each {several}",)
     if 0.0 < config["recurrent_dropout"] < 1.0:
         notes += (f"{name}: recurrent_dropout of Keras is not applied in training",)
     state = {f"{prefix}{key}": f"{name}.{key}" for key in dict.fromkeys(names)}
-    return Part(name, facts.states, len(halves), looped, dropout, members, state, helpers, notes)
+    return Part(name, facts.states, len(halves), looped, dropout, members, state, needed, notes)
 
 
 def _make_chain(layer: LayerSpec, name: str, prefix: str) -> list[Part]:
@@ -246,7 +244,7 @@ class CallWriter:
             x = call(member(part.dropout), x)
         module = member(part.name)
         if mask and not part.looped:
-            ran = call(symbol(RUN.name), module, x, mask, *state)
+            ran = call(symbol("run_valid_steps"), module, x, mask, *state)
         else:
             ran = call(module, x, *state, **({"mask": mask} if mask else {}))
         keeps = self.stateful or self.return_state
@@ -395,7 +393,7 @@ class CallWriter:
         if rule == "zeros":
             return self.assign("out", code("{}.masked_fill(~{}[..., None], 0.0)", out, mask))
         start = (first,) if first and rule == "previous_state" else ()
-        hold = symbol(HOLD.name)
+        hold = symbol("hold_last")
         held = call(hold, out, mask, *start)
         if backward:
             held = _turned(call(hold, _turned(out), _turned(mask), *start))

@@ -90,36 +90,35 @@ def copy(helpers: Iterable[Helper]) -> Copied:
     out = Copied()
     seen: dict[str, str] = {}
     for helper in helpers:
-        _visit(helper, out, seen)
+        _visit(helper.__module__, helper.__name__, out, seen)
     return out
 
 
-def _visit(helper: Helper, out: Copied, seen: dict[str, str]) -> None:
-    page = read_page(helper.module)
-    if helper.name in page.imported and helper.name not in page.definitions:
-        module, name = page.imported[helper.name]
-        if helper.name not in (name, module):
-            raise UnsupportedLayerError(f"{module} has no place in plain PyTorch source")
-        if not module.startswith(PACKAGE):
-            out.imports.add((module, name))
-            out.names.add(helper.name)
+def _visit(module: str, name: str, out: Copied, seen: dict[str, str]) -> None:
+    page = read_page(module)
+    if name in page.imported and name not in page.definitions:
+        other, original = page.imported[name]
+        if name not in (original, other):
+            raise UnsupportedLayerError(f"{other} has no place in plain PyTorch source")
+        if not other.startswith(PACKAGE):
+            out.imports.add((other, original))
+            out.names.add(name)
             return
-        if not name:
-            raise LookupError(f"{helper.module} imports a module")
-        _visit(Helper(module, name), out, seen)
+        if not original:
+            raise LookupError(f"{module} imports a module")
+        _visit(other, original, out, seen)
         return
-    if seen.setdefault(helper.name, helper.module) != helper.module:
+    if seen.setdefault(name, module) != module:
         raise UnsupportedLayerError(
-            f"two functions {helper.name}, of {helper.module} and {seen[helper.name]}, "
+            f"two functions {name}, of {module} and {seen[name]}, "
             "have no form in one plain PyTorch module yet"
         )
-    if helper.name in out.names:
+    if name in out.names:
         return
-    out.names.add(helper.name)
-    text, used, _ = page.definitions[helper.name]
-    own = [name for name in used if name in page.definitions and name != helper.name]
-    for name in sorted(own, key=lambda name: page.definitions[name][2]):
-        _visit(Helper(helper.module, name), out, seen)
-    for name in sorted(used & page.imported.keys() - page.definitions.keys()):
-        _visit(Helper(helper.module, name), out, seen)
+    out.names.add(name)
+    text, used, _ = page.definitions[name]
+    own = [one for one in used if one in page.definitions and one != name]
+    imported = sorted(used & page.imported.keys() - page.definitions.keys())
+    for one in (*sorted(own, key=lambda one: page.definitions[one][2]), *imported):
+        _visit(module, one, out, seen)
     out.texts.append(text)

@@ -28,6 +28,7 @@ from keras2torch_birnn.exporting.source.forward import (
     names_of_functions,
     without_steps_around,
 )
+from keras2torch_birnn.exporting.source.helpers import hold_last, run_valid_steps
 from keras2torch_birnn.exporting.source.layers import emit
 from keras2torch_birnn.exporting.source.module_text import (
     write_class,
@@ -45,7 +46,6 @@ from keras2torch_birnn.exporting.source.names import (
     reserved,
     show_shape,
 )
-from keras2torch_birnn.exporting.source.recurrent import HOLD, RUN
 from keras2torch_birnn.exporting.source.snippets import copy
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.graph import leaf_layers
@@ -84,8 +84,10 @@ def write_source(model: nn.Module, spec: ModelSpec | None = None) -> SourceFiles
     double = any(t.dtype == torch.float64 for t in state.values())
     layers, problems = _emit_layers(graph, spec)
     emissions = [emission for _, _, emission in layers.values()]
-    helpers = (RUN, HOLD, *(helper for one in emissions for helper in one.helpers))
-    taken = {*reserved(), *_IMPORTED, *names_of_functions(graph), *(one.name for one in helpers)}
+    helpers: list[Helper] = [run_valid_steps, hold_last]
+    helpers += [helper for one in emissions for helper in one.helpers]
+    taken = {*reserved(), *_IMPORTED, *names_of_functions(graph)}
+    taken |= {helper.__name__ for helper in helpers}
     inputs, names = spec.input_layers(), Names(taken)
     arguments = ["x"] if len(inputs) == 1 else [names.add(local(one.name)) for one in inputs]
     floats = [declared_dtype(one) == "float" for one in inputs]
@@ -160,7 +162,7 @@ def _write_text(
     ]
     draft = "\n".join(one.text for one in (*members, *(one.code for one in body.statements)))
     used = dict.fromkeys(n.id for n in ast.walk(ast.parse(draft)) if isinstance(n, ast.Name))
-    by_name = {helper.name: helper for helper in helpers}
+    by_name = {helper.__name__: helper for helper in helpers}
     copied = copy(by_name[name] for name in used if name in by_name)
 
     name = Names({*reserved(), *_IMPORTED, *copied.names}).add(class_name(spec.root.name))
