@@ -221,7 +221,9 @@ class Canary:
         lambda path: path.write_bytes(MASKED.read_bytes()),
         lambda path: safetensors.torch.save_file({"a": torch.zeros(2)}, path),
         lambda path: safetensors.torch.save_file(
-            {"a": torch.zeros(2)}, path, metadata={"format": FORMAT, "spec": "{}", "golden": "{"}
+            {"a": torch.zeros(2)},
+            path,
+            metadata={"format": FORMAT, "architecture": "{}", "facts": "{}", "golden": "{"},
         ),
     ],
     ids=[
