@@ -16,7 +16,7 @@ from commands import FIXTURES, MASKED
 from plugin_files import USERS, forgetting_plugins
 
 import keras2torch_birnn as birnn
-from keras2torch_birnn import InvalidModelFileError, K2TError
+from keras2torch_birnn import InvalidModelFileError, K2TError, WeightMismatchError
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.plugins import load_plugins
 
@@ -104,7 +104,7 @@ FACTS: dict[str, tuple[Change, str]] = {
     ),
     "a weight that is not there": (
         lambda facts: facts["weights"][-1]["arrays"].pop("bias"),
-        "weight bias is not that of the layer",
+        "dense: the weight bias is missing",
     ),
     "no weights of a layer": (lambda facts: facts["weights"].pop(), "weight kernel is not that"),
     "a layer that is not there": (
@@ -124,6 +124,16 @@ def test_facts_that_no_model_has_are_refused(name: str, contents: Contents, tmp_
     with pytest.raises(K2TError, match=re.escape(words)) as caught:
         birnn.load(out)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gate_that_is_missing_is_refused(contents: Contents, tmp_path: Path) -> None:
+    def without(facts: Any) -> None:
+        arrays = next(row["arrays"] for row in facts["weights"] if "kernel@z" in row["arrays"])
+        del arrays["kernel@z"]
+
+    out = saved(changed(contents(MODELS[1]), "facts", without), tmp_path)
+    with pytest.raises(WeightMismatchError, match="the weight kernel@z is missing"):
+        birnn.load(out)
 
 
 def test_copies_and_pickles_of_a_model_hold_no_zeros(contents: Contents, tmp_path: Path) -> None:

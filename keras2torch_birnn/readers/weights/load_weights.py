@@ -182,6 +182,8 @@ def _list_problems(row: StoredLayer, layout: Layout) -> Iterator[K2TError]:
         except ShapeError as error:
             yield WeightMismatchError(str(error), place=layer.place)
     integers = schema.integer_weights if schema is not None else ()
+    for name in sorted(expected.keys() - row.arrays.keys()):
+        yield WeightMismatchError(f"the weight {printable(name)} is missing", place=layer.place)
     for name, array in row.arrays.items():
         wanted = expected.get(name)
         if wanted is not None and not shape_fits(array.shape, wanted):
