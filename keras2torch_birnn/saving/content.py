@@ -14,7 +14,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.errors import InvalidModelFileError, UsageError, invalid, printable
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    UsageError,
+    expecting_keras,
+    invalid,
+    printable,
+)
 from keras2torch_birnn.golden import Golden
 from keras2torch_birnn.progress import begin
 from keras2torch_birnn.readers.input_files import Window, open_file
@@ -178,7 +184,8 @@ def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
         if problem.place in unknown:  # k2t has converted it
             problem.advice = "load the plugin that supplies it (--plugin, or plugins=)"
     reading.check()
-    reading = read_weights(reading, values=False)
+    with expecting_keras("facts"):
+        reading = read_weights(reading, values=False)
     container.check_read(reading.parsing.generation, reading.root)
     return replace(reading.spec, notes=container.notes, kept=kept)
 
