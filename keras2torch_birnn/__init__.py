@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.rnn.bidirectional import BiRNN as BiRNN
     from keras2torch_birnn.rnn.engine_settings import explain as explain
     from keras2torch_birnn.rnn.engine_settings import set_engine as set_engine
-    from keras2torch_birnn.rnn.precision_settings import set_precision as set_precision
+    from keras2torch_birnn.rnn.engine_settings import set_precision as set_precision
     from keras2torch_birnn.running import reset_states as reset_states
     from keras2torch_birnn.saving.checkpoint import load as load
     from keras2torch_birnn.saving.checkpoint import save as save
@@ -78,8 +78,7 @@ _NAMES = {
     "readers.steps": ("weights",),
     "resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
-    "rnn.engine_settings": ("explain", "set_engine"),
-    "rnn.precision_settings": ("set_precision",),
+    "rnn.engine_settings": ("explain", "set_engine", "set_precision"),
     "running": ("reset_states",),
     "saving.checkpoint": ("load", "save"),
     "schema.custom_layers": ("converts", "equation", "supplies"),

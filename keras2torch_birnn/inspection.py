@@ -13,9 +13,8 @@ from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.containers.container import ModelSource, source_of
 from keras2torch_birnn.readers.steps import PathLike
-from keras2torch_birnn.rnn.cell_kind import can_share_module
+from keras2torch_birnn.rnn.cell_kind import can_share_module, layers_of_stack, unwrap
 from keras2torch_birnn.rnn.engines import static_engine
-from keras2torch_birnn.rnn.unwrap_rnn import layers_of_stack, unwrap
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema import CELL_GATES, CELLS, CONV_LSTMS, RECURRENT, cells_in_order
 from keras2torch_birnn.schema.cells import CELL_LAYERS

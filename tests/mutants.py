@@ -177,7 +177,7 @@ MUTANTS = (
         "rnn/test_native_dropout.py",
     ),
     (
-        "rnn/masked_run.py",
+        "rnn/masks.py",
         "initial[d][0] if initial else None",
         "None",
         "rnn/test_recurrent.py",

@@ -23,7 +23,7 @@ from keras2torch_birnn.exporting.torch_program import settle_sizes
 from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import Golden, checksum, make_golden_by_model, origin
 from keras2torch_birnn.reference.sample_inputs import free_steps
-from keras2torch_birnn.rnn.precision_settings import check_float32
+from keras2torch_birnn.rnn.engine_settings import check_float32
 from keras2torch_birnn.saving.atomic import (
     PREFIX,
     check_output,

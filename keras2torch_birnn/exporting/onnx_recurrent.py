@@ -22,11 +22,17 @@ from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.merge_modes import MERGE_MODES, merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
-from keras2torch_birnn.rnn.cell_stack import StackedRNN
-from keras2torch_birnn.rnn.custom_cell import CustomRNN
+from keras2torch_birnn.rnn.custom_cell import CustomRNN, StackedRNN
 from keras2torch_birnn.rnn.layer import Cell, Weights
-from keras2torch_birnn.rnn.masked_run import ZEROS, to_bool_mask
-from keras2torch_birnn.rnn.masks import reverse, reversed_first, shown_steps, valid_first, zero_past
+from keras2torch_birnn.rnn.masks import (
+    ZEROS,
+    reverse,
+    reversed_first,
+    shown_steps,
+    to_bool_mask,
+    valid_first,
+    zero_past,
+)
 from keras2torch_birnn.rnn.modules import (
     AnyRecurrent,
     BidirectionalPair,

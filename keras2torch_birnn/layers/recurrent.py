@@ -10,7 +10,7 @@ from torch import nn
 
 from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter, convert_layer
-from keras2torch_birnn.rnn.cell_kind import can_share_module
+from keras2torch_birnn.rnn.cell_kind import can_share_module, layer_of_cell, unwrap
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.engines import check_no_kernel
 from keras2torch_birnn.rnn.modules import (
@@ -19,7 +19,6 @@ from keras2torch_birnn.rnn.modules import (
     plan_of,
     torch_module,
 )
-from keras2torch_birnn.rnn.unwrap_rnn import layer_of_cell, unwrap
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, cells_in_order
 from keras2torch_birnn.schema.custom_cells import is_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
@@ -48,7 +47,7 @@ def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
             modules.append(torch_module((alone,), plan_of((alone,), None)))
         if not cell.config.get("trainable", True):
             modules[-1].requires_grad_(False)
-    from keras2torch_birnn.rnn.cell_stack import StackedRNN
+    from keras2torch_birnn.rnn.custom_cell import StackedRNN
 
     return StackedRNN(modules, order, plan)
 

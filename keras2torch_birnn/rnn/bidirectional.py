@@ -9,17 +9,17 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.arguments import MergeMode, resolve_nonlinearity
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.engines import EngineRequest
-from keras2torch_birnn.rnn.typed_call import TypedCall
 
 Stack = TypeVar("Stack", bound=type[BidirectionalStack])
 
@@ -225,3 +225,32 @@ class BiRNN(BidirectionalStack):
     def nonlinearity(self) -> str:
         """The activation, by the name that ``nn.RNN`` has for it."""
         return self.activation
+
+
+# ---- Types of a call ----------------------------------------------------------------------------
+
+# After merge_mode None the output is a pair, which no type of the call can tell. A tensor can be
+# unpacked as well; a PackedSequence has four parts, so that the Any of a union accepts its pair.
+MergedPacked: TypeAlias = PackedSequence | Any
+
+FirstStates = TypeVar("FirstStates", contravariant=True)
+LastStates = TypeVar("LastStates", covariant=True)
+
+
+class TypedCall(Protocol[FirstStates, LastStates]):
+    """Call of a stack. FirstStates: the type of ``hx``; LastStates: that of the last states."""
+
+    @overload
+    def __call__(
+        self,
+        input: Tensor,
+        hx: FirstStates | None = None,
+        *,
+        mask: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | int | None = None,
+    ) -> tuple[Tensor, LastStates]: ...
+
+    @overload
+    def __call__(
+        self, input: PackedSequence, hx: FirstStates | None = None
+    ) -> tuple[MergedPacked, LastStates]: ...

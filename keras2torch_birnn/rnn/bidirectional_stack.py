@@ -34,7 +34,7 @@ from keras2torch_birnn.rnn.engines.select import (
 )
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
-from keras2torch_birnn.rnn.masked_run import run_masked
+from keras2torch_birnn.rnn.masks import run_masked
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import (
     find_native_cell,

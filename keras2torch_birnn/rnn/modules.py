@@ -31,8 +31,7 @@ from keras2torch_birnn.rnn.engines import (
 from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
 from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLayer
-from keras2torch_birnn.rnn.masked_run import run_masked
-from keras2torch_birnn.rnn.masks import reverse
+from keras2torch_birnn.rnn.masks import reverse, run_masked
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import (
     NativeCell,

@@ -43,8 +43,8 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.cells import infer_mask_rule
 from keras2torch_birnn.readers.config.generations import generation_of, options_of, rule_of
-from keras2torch_birnn.rnn.cell_stack import StackedRNN
-from keras2torch_birnn.rnn.unwrap_rnn import unwrap
+from keras2torch_birnn.rnn.cell_kind import unwrap
+from keras2torch_birnn.rnn.custom_cell import StackedRNN
 from keras2torch_birnn.schema import SCHEMA, cells_in_order
 from keras2torch_birnn.schema.custom_cells import states_of
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from keras2torch_birnn.layers import registry
-from keras2torch_birnn.rnn import masked_run
+from keras2torch_birnn.rnn import masks
 from mutations.patches import K2, K3, K231, TF, Mutation, Patch, both, change_mask_flow, edit, wrap
 
 
@@ -18,7 +18,7 @@ def change_rule(old: str, new: str) -> Patch:
 
         return spread
 
-    return wrap(masked_run, "scatter_steps", wrapper)
+    return wrap(masks, "scatter_steps", wrapper)
 
 
 ZEROS = (f"{TF}/mask_bi_lstm_seq.h5", f"{K3}/mask_bi_gru_before_seq.h5")

@@ -13,9 +13,10 @@ from torch import Tensor
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional
 from keras2torch_birnn.rnn.call import RnnCall
-from keras2torch_birnn.rnn.dropout_masks import draw_masks
-from keras2torch_birnn.rnn.engines import loop, native_gradient
+from keras2torch_birnn.rnn.engines import loop
+from keras2torch_birnn.rnn.engines import native as native_engine
 from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
+from keras2torch_birnn.rnn.engines.select import draw_masks
 from keras2torch_birnn.rnn.layer import RnnLayer
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -84,8 +85,8 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         weights = [tuple(None if p is None else next(rest) for p in four) for four in parameters]
         return found[0] if of_x else None, list(found[1 : 1 + count]), weights
 
-    monkeypatch.setattr(native_gradient, "run_keeping", run_keeping)
-    monkeypatch.setattr(native_gradient, "gradient", gradient)
+    monkeypatch.setattr(native_engine, "run_keeping", run_keeping)
+    monkeypatch.setattr(native_engine, "gradient", gradient)
     return seen
 
 
@@ -113,7 +114,7 @@ def test_gradients_are_exact(cell: str, masked: bool, dropped: bool, in_float64:
 
     def compute(*numbers: Tensor) -> tuple[Tensor, ...]:
         again, x, initial = replace_float_tensors(layer, numbers, count)
-        found = native_gradient.run_with_gradient(again, call._replace(x=x, initial_state=initial))
+        found = native_engine.run_with_gradient(again, call._replace(x=x, initial_state=initial))
         return *found[0], *(s for state in found[1] for s in state)
 
     numbers = [t.detach().clone().requires_grad_() for t in float_tensors(layer, call)]

@@ -44,7 +44,7 @@ follow_imports = skip
 [mypy-keras2torch_birnn,{modules}]
 follow_imports = silent
 """
-IN_RNN = ("arguments", "bidirectional", "bidirectional_stack", "engines", "typed_call")
+IN_RNN = ("arguments", "bidirectional", "bidirectional_stack", "engines")
 READ = ("merge_modes", *(f"rnn.{name}" for name in IN_RNN))
 
 

@@ -18,7 +18,6 @@ from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native as native_engine
-from keras2torch_birnn.rnn.engines import native_gradient
 from keras2torch_birnn.rnn.native import codes, library, op
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.spec import Array, LayerSpec
@@ -141,19 +140,18 @@ def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(call.x.shape[0])
         return op.run_native(cell, parameters, call)
 
-    for module in (native_engine, native_gradient):
-        monkeypatch.setattr(module, "run_native", counted)
+    monkeypatch.setattr(native_engine, "run_native", counted)
     return seen
 
 
 def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of the batches whose gradient the native kernel computes from now on."""
     seen: list[int] = []
-    original = native_gradient.gradient
+    original = native_engine.gradient
 
     def counted(cell: Any, parameters: Any, call: RnnCall, *rest: Any, **keywords: Any) -> Any:
         seen.append(call.x.shape[0])
         return original(cell, parameters, call, *rest, **keywords)
 
-    monkeypatch.setattr(native_gradient, "gradient", counted)
+    monkeypatch.setattr(native_engine, "gradient", counted)
     return seen

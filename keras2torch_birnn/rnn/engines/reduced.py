@@ -18,7 +18,7 @@ from keras2torch_birnn.rnn.engines.engine import (
     needs_gradient,
     run_no_steps,
 )
-from keras2torch_birnn.rnn.engines.native_gradient import native_cell_of
+from keras2torch_birnn.rnn.engines.native import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import find_sets, why_missing, why_no_precision

@@ -22,8 +22,7 @@ from keras2torch_birnn.rnn.native.library import (
     instruction_set,
     library,
 )
-from keras2torch_birnn.rnn.native.masks_in_memory import stack_masks
-from keras2torch_birnn.rnn.native.op import compute, to_int64, use_torch_threads
+from keras2torch_birnn.rnn.native.op import compute, stack_masks, to_int64, use_torch_threads
 from keras2torch_birnn.rnn.native.packing import (
     Parameters,
     aligned_address,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,6 @@ from keras2torch_birnn.rnn.native.library import (
     library,
     why_missing,
 )
-from keras2torch_birnn.rnn.native.masks_in_memory import NO_MASKS, stack_masks, two_addresses
 from keras2torch_birnn.rnn.native.packing import cached_pack, empty_floats, pack, weight_sizes
 from keras2torch_birnn.rnn.tensor_memory import is_plain
 
@@ -257,3 +256,34 @@ def can_run(tensors: Sequence[Tensor]) -> bool:
     # The same in less time; sparse tensors are not plain.
     float32_on_cpu = _FLOAT32.issuperset(map(_DTYPE, tensors)) and all(map(_IS_CPU, tensors))
     return float32_on_cpu and is_plain(tensors)
+
+
+# ---- Masks of dropout in memory -----------------------------------------------------------------
+
+
+class StackedMasks(NamedTuple):
+    """Addresses of the masks of inputs (M, B, F) and of states (M, B, H), two each, 0 for none.
+
+    apart: whether each gate has its own. alive: the memory of the masks.
+    """
+
+    inputs: Sequence[int] = (0, 0)
+    state: Sequence[int] = (0, 0)
+    apart: bool = False
+    alive: Sequence[Tensor] = ()
+
+
+def two_addresses(tensors: Sequence[Tensor]) -> Sequence[int]:
+    """Return the addresses of tensors of each direction; 0 where there is none."""
+    return (*map(Tensor.data_ptr, tensors), 0, 0)[:2]
+
+
+def stack_masks(masks: Sequence[DropoutMasks]) -> StackedMasks:
+    """Join the masks of each direction's gates."""
+    apart = any(len(given) > 1 for each in masks for given in each)
+    inputs = [torch.stack(each.inputs) for each in masks if each.inputs]
+    state = [torch.stack(each.state) for each in masks if each.state]
+    return StackedMasks(two_addresses(inputs), two_addresses(state), apart, (*inputs, *state))
+
+
+NO_MASKS = StackedMasks()
