@@ -261,7 +261,7 @@ def saved_model_files(root: Node, *, in_metadata: bool = True) -> dict[str, byte
     numbers = _numbers(root)
     objects, texts = b"", b""
     for node in root.walk():
-        text = json.dumps(node.metadata) if node.metadata is not None else ""
+        text = "" if node.metadata is None else json.dumps(node.metadata, default=repr)
         told = message(1, node.identifier) + message(2, number(1, 1))
         told += b"" if in_metadata else message(3, text)
         user = message(4, told) if node.identifier else b""

@@ -4,10 +4,10 @@ A dtype is "float" (the model's one precision), "int32", "int64", "bool", or "si
 sizes and what is computed from them, which are Python integers in the converted model. A literal
 number or list in a call is "a float", "an int" or "a bool": it adapts to the other arguments.
 
-A row has a word for its arguments: "floats" and "bools" become such; "any", "numbers" (not bools)
-and "totals" (bools are counted) become their common dtype; "dtype" is that in the config. After an
-arrow it has a word for the result, where that is another: "bool", "size", "dtype", "positions" (of
-a second result). Promotion is that of Keras 3 (``backend/common/dtypes.py`` ``result_type``, 3.0 to
+A row has a word for its arguments: "floats" and "bools" become such; "reals" must be floats;
+"any", "numbers" (not bools) and "totals" (bools are counted) become their common dtype; "dtype" is
+that in the config. After an arrow it has a word for the result, where that is another: "bool",
+"size", "dtype", "positions" (of a second result). Promotion is that of Keras 3 (``backend/common/dtypes.py`` ``result_type``, 3.0 to
 3.15): bool < int32 < int64 < float. TensorFlow refuses mixtures, so no file of it has one.
 """
 
@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 Dtypes: TypeAlias = tuple[str, ...]
 _ORDER = ("size", "bool", "int32", "int64", "float")
 _LITERALS: Mapping[str, str] = {"a bool": "bool", "an int": "int32", "a float": "float"}
+_WHOLE = frozenset({"int32", "int64", "size", "an int"})
 # Arguments that are of one dtype in every operation; torch requires int64 of indices.
 _BY_NAME: Mapping[str, str] = {"sizes": "size", "indices": "int64", "condition": "bool"}
 
@@ -60,11 +61,16 @@ def settle(words: str, names: Sequence[str], has: Dtypes, config: Mapping[str, A
     sizes = [dtype for dtype, name in zip(has, names, strict=True) if name == "sizes"]
     if not {"size", "an int"}.issuperset(sizes):
         raise DtypeError("sizes that are computed from values, not from shapes")
+    indices = [dtype for dtype, name in zip(has, names, strict=True) if name == "indices"]
+    if not _WHOLE.issuperset(indices):
+        raise DtypeError("indices that are not whole numbers")
     dtype = promote([dtype for dtype, name in zip(has, names, strict=True) if name not in _BY_NAME])
     if dtype == "size" and (gives not in ("", "size") or {"indices", "condition"} & set(names)):
         dtype = "int32"
     if takes in ("floats", "bools"):
         dtype = takes.removesuffix("s")
+    elif dtype != "float" and takes == "reals":
+        raise DtypeError(f"numbers of kind {dtype} are not supported here, only floats")
     elif dtype == "bool" and takes == "numbers":
         raise DtypeError("bools where numbers are expected")
     elif dtype == "bool" and takes == "totals":

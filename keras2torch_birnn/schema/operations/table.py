@@ -15,7 +15,7 @@ from typing import Any
 
 from keras2torch_birnn.limits import MAX_RANK
 from keras2torch_birnn.schema.operations import indexing, movement, shapes
-from keras2torch_birnn.schema.operations.dtypes import Dtypes, Promotion, settle
+from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion, settle
 from keras2torch_birnn.schema.operations.forms import FORM, Form, function_name, parse_forms
 from keras2torch_birnn.schema.operations.options import (
     PLACE,
@@ -46,6 +46,11 @@ from keras2torch_birnn.schema.options import (
 )
 from keras2torch_birnn.schema.row import Schema
 
+# Operations that compute with sizes, which are Python integers.
+_OF_SIZES = frozenset(
+    "Add BroadcastTo Concatenate Cumprod Cumsum FloorDivide GetItem Identity Maximum Minimum "
+    "Multiply Prod Reshape Shape Stack Subtract Sum Tile Unstack".split()
+)
 _USED = frozenset({"dtype", "named", "num", "broadcasts"})
 
 
@@ -73,7 +78,10 @@ class Operation(Schema):
         Raises:
             DtypeError: they are not supported.
         """
-        return settle(self.words, self.arguments, has, config)
+        found = settle(self.words, self.arguments, has, config)
+        if "size" in found.outputs and self.op not in _OF_SIZES:
+            raise DtypeError("numbers of kind size are not supported here")
+        return found
 
     @property
     def options_of_function(self) -> list[str]:
@@ -177,13 +185,15 @@ _TABLE = {
         Arctanh tf.math.atanh node.Atanh keras.Arctanh
         Erf tf.math.erf node.Erf keras.Erf
         Reciprocal tf.math.reciprocal node.Reciprocal keras.Reciprocal
+        """),
+    **_rows(_row("", shapes.same, "reals"), _ONE, """
         Floor tf.math.floor node.Floor keras.Floor
         Ceil tf.math.ceil node.Ceil keras.Ceil
         Trunc keras.Trunc
-        """),
-    **_rows(_row("", shapes.same, "numbers"), _ONE, """
         Round tf.math.round tf.math.rint node.Round node.Rint keras.Round(x \
             decimals)|refuse_decimals
+        """),
+    **_rows(_row("", shapes.same, "numbers"), _ONE, """
         Negative tf.math.negative node.Neg keras.Negative
         Absolute tf.math.abs node.Abs keras.Absolute
         Sign tf.math.sign node.Sign keras.Sign
@@ -345,18 +355,18 @@ _TABLE = {
         node.MatMul(x1 x2 transpose_a transpose_b)
         node.BatchMatMulV2(x1 x2 adj_x=transpose_a adj_y=transpose_b) keras.Matmul(x1 x2)
         functional.matmul|tensors
-        """, shapes.matmul, "numbers", "x1 x2", transpose_a=flag(False),
+        """, shapes.matmul, "reals", "x1 x2", transpose_a=flag(False),
         transpose_b=flag(False)),
-    "Dot": _row("keras.Dot(x1 x2) functional.dot|tensors", shapes.dot, "numbers", "x1 x2"),
+    "Dot": _row("keras.Dot(x1 x2) functional.dot|tensors", shapes.dot, "reals", "x1 x2"),
     "Tensordot": _row("""
         tf.tensordot(a=x1 b=x2 axes)|list_axes
         keras.Tensordot(x1 x2 axes)|list_axes torch.tensordot(dims=axes)|tensors
-        """, shapes.tensordot, "numbers", "x1 x2", axes=Option(REQUIRED, parse_contraction)),
+        """, shapes.tensordot, "reals", "x1 x2", axes=Option(REQUIRED, parse_contraction)),
     "Einsum": _row("""
         tf.einsum(equation=subscripts inputs=xs)|unsaved
         node.Einsum(inputs=xs equation=subscripts)|decode:subscripts keras.Einsum(subscripts)
         functional.einsum|tensors
-        """, shapes.einsum, "numbers", "xs", subscripts=Option(REQUIRED, parse_subscripts)),
+        """, shapes.einsum, "reals", "xs", subscripts=Option(REQUIRED, parse_subscripts)),
     "AddN": _row("""
         tf.math.add_n(inputs=xs)
         node.AddN(inputs=xs) functional.add_all|tensors
