@@ -216,16 +216,3 @@ def test_a_layer_that_fails_on_its_golden_inputs_is_not_exported(
         model = birnn.load(saved(content, tmp_path))
         with pytest.raises(InvalidModelFileError, match=r"its own golden vectors \(AttributeError"):
             birnn.export(model, tmp_path / "model.py")
-
-
-def test_a_gate_without_weights_is_refused(tmp_path: Path) -> None:
-    """Keras 1 stores a weight for each gate; they are joined before they are checked."""
-    out = tmp_path / "out.pt"
-    birnn.save(birnn.convert(FIXTURES / "keras-1.2.2" / "merge_first_cosine.h5"), out)
-    content = torch.load(out, weights_only=True)
-    facts = json.loads(content["facts"])
-    gated = next(row for row in facts["weights"] if "kernel@o" in row["arrays"])
-    del gated["arrays"]["kernel@o"]
-    torch.save({**content, "facts": json.dumps(facts)}, out)
-    with pytest.raises(InvalidModelFileError, match="not as Keras writes it"):
-        birnn.load(out)
