@@ -7,8 +7,9 @@ number or list in a call is "a float", "an int" or "a bool": it adapts to the ot
 A row has a word for its arguments: "floats" and "bools" become such; "reals" must be floats;
 "any", "numbers" (not bools) and "totals" (bools are counted) become their common dtype; "dtype" is
 that in the config. After an arrow it has a word for the result, where that is another: "bool",
-"size", "dtype", "positions" (of a second result). Promotion is that of Keras 3 (``backend/common/dtypes.py`` ``result_type``, 3.0 to
-3.15): bool < int32 < int64 < float. TensorFlow refuses mixtures, so no file of it has one.
+"size", "dtype", "positions" (of a second result). Promotion is that of Keras 3
+(``backend/common/dtypes.py`` ``result_type``, 3.0 to 3.15): bool < int32 < int64 < float.
+TensorFlow refuses mixtures, so no file of it has one.
 """
 
 from __future__ import annotations
