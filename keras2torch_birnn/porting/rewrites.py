@@ -129,6 +129,8 @@ def _as_other(other: LayerSpec, call: LayerCall) -> Result:
 
 def _activated_before(layer: LayerSpec, around: Around) -> Iterator[Rewrite]:
     """Yield activations of what a call reads, told at the layer that gives it."""
+    if layer.class_name == "Embedding":  # ids: an activation of them is another id
+        return
     for words, value in ACTIVATIONS.items():
         told = f"{words} is applied to its output, which Keras does not do"
         apply = reading(partial(_activated, value))

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixture_files import FIXTURES
 from free_ports import Cells, PackedLast, Tagger
 from hand_ports import Hard, Norms, Sentiment, SentimentPacked, Speech, Stack, StackApart
 from masked_ports import Letters, Marked, Pair
-from torch import nn
+from torch import Tensor, nn
 from whole_ports import Attending, Joint, LastStep, Picture, Translation
 from wired_ports import Comments, Connected, Normalized, Residual, Sounds
 
@@ -333,3 +334,21 @@ def test_no_right_part_is_blamed_for_a_mistake_that_is_not_known(kind: Any, mist
     """Zeros, which a port computes for many reasons, are no evidence."""
     report = k2t.compare(kind.source, kind(mistake))
     assert {one.layer for one in report.findings} <= {BI, "the outputs"}, report.lines()
+
+
+TOXIC = FIXTURES / "keras-2.2.4" / "arch_toxic.h5"
+
+
+class OneTooLow(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = k2t.convert(TOXIC)
+
+    def forward(self, ids: Tensor) -> Any:
+        return self.model((ids - 1).clamp(min=0))
+
+
+def test_ids_that_are_one_too_low_are_no_activation() -> None:
+    """Cut to a whole number, the silu of an id is the id before it."""
+    (finding, *_) = k2t.compare(TOXIC, OneTooLow()).findings
+    assert "ids are one too low" in finding.words
