@@ -116,12 +116,10 @@ def test_an_export_takes_ids_as_the_keras_file_declares_them(
 
 
 @pytest.mark.thorough
-def test_masked_bidirectional_layers_read_them_too_and_verify_agrees(tmp_path: Path) -> None:
+def test_masked_bidirectional_layers_read_them_too(tmp_path: Path) -> None:
     model = build_model(readers_of_ids(["int64"], recurrent=True))
-    k2t.save(model, tmp_path / "m.pt")
     k2t.export(model, tmp_path / "m.pt2")
     x = draw("int64")
     with torch.no_grad():
         (wanted,) = flat(model(torch.from_numpy(x)))
     np.testing.assert_allclose(run_pt2(tmp_path / "m.pt2", [x])[0], wanted, atol=2e-6)
-    assert k2t.verify(tmp_path / "m.pt", tmp_path / "m.pt2").ok

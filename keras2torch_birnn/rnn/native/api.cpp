@@ -25,8 +25,6 @@
 
 namespace {
 
-constexpr int64_t bit(K2tInstructionSet set) { return int64_t{1} << set; }
-
 // ---- the processor, by the table of processors.h ----------------------------------------------------
 
 constexpr long REGISTERS = 6;  // of CPUID, then XCR0, in the table's order
