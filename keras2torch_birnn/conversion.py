@@ -77,10 +77,9 @@ def convert_with_spec(
     """Convert a model as ``convert`` does, whose arguments these are."""
     torch = _TorchImport()  # meanwhile a child process reads the file's index
     with opened(path) as container:  # the format is recognised
-        reading = read(container, config=config, cut=cut)
-        reading.check()
+        spec = read(container, config=config, cut=cut).finish()
         torch.wait()
-        return Converted(build_model(reading.spec, dtype=dtype), reading.spec)
+        return Converted(build_model(spec, dtype=dtype), spec)
 
 
 class Written(NamedTuple):
@@ -111,16 +110,16 @@ def convert_to_file(
     torch = _TorchImport()  # meanwhile a child process reads the file's index
     with opened(path) as container:  # the format is recognised
         reading = read(container, config=config, cut=cut)
-        reading.check()
+        spec = reading.finish()
         check_replacing(out, CHECKPOINT, overwrite=overwrite)
         torch.wait()
-        model = build_model(reading.spec, dtype=dtype, watched=False)
+        model = build_model(spec, dtype=dtype, watched=False)
     from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
     texts = [one.to_dict() for one in reading.vocabularies]
     with writing_vocabularies(out, texts, overwrite=overwrite) as beside:
         write_checkpoint(model, out, overwrite=overwrite)
-    return Written(reading.spec, beside)
+    return Written(spec, beside)
 
 
 def build_model(

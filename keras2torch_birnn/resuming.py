@@ -98,9 +98,7 @@ def training(
     load_plugins(plugins)
     given = read_given_config(config)
     with opened(source) as container:
-        reading = read(container, config=config)
-        reading.check()
-        model: Any = build_model(reading.spec, dtype=dtype).train()
+        model: Any = build_model(read(container, config=config).finish(), dtype=dtype).train()
         located = locate(container, config=config)
         spec = located.spec
         backend = container.architecture(given).backend

@@ -35,9 +35,7 @@ def read_model(
             be converted.
     """
     with opened(path) as container:
-        reading = read(container, config=config, cut=cut)
-        reading.check()
-        return reading.spec
+        return read(container, config=config, cut=cut).finish()
 
 
 def read_with_problems(

@@ -59,14 +59,14 @@ def keep(spec: ModelSpec, found: Architecture, located: LocatedWeights) -> Kept:
         "notes": spec.notes,
         "weights": weights,
     }
-    return Kept(_write(_without_code(found.model)), _write(facts))
+    return Kept(_write_architecture(found.model), _write(facts))
 
 
-def _without_code(model: Mapping[str, Any]) -> Any:
-    """Return the JSON of a model without the code of its Lambdas, which k2t never reads."""
+def _write_architecture(model: Mapping[str, Any]) -> str:
+    """Write the JSON of a model without the code of its Lambdas, which k2t never reads."""
     text = _write(model)
     if f'"{LAMBDA}"' not in text:
-        return model
+        return text
     copy = json.loads(text)
     for one in objects_in(copy):
         config = one.get("config")
@@ -75,7 +75,7 @@ def _without_code(model: Mapping[str, Any]) -> Any:
             config["mask"] = None if config.get("mask") is None else ""  # that there is one
             if config.get("output_shape_type", "raw") != "raw":
                 config["output_shape"] = None
-    return copy
+    return _write(copy)
 
 
 def _name_dtype(dtype: np.dtype[Any]) -> str:

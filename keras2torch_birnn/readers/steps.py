@@ -83,12 +83,20 @@ class Reading:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model as read so far."""
+        """The model as read so far, without the texts that an OUT keeps."""
         cut = NO_CUT if self.whole is None else self.whole.cut
-        spec = ModelSpec(self.root, self.parsing.generation, self.notes, cut)
+        return ModelSpec(self.root, self.parsing.generation, self.notes, cut)
+
+    def finish(self) -> ModelSpec:
+        """Return the model with the texts that an OUT keeps of it, once its weights are read.
+
+        Raises:
+            K2TError: everything that is not supported, together.
+        """
+        self.check()
         if self.located is None:
-            return spec
-        return replace(spec, kept=keep(spec, self.architecture, self.located))
+            raise RuntimeError("the weights were not read")
+        return replace(self.spec, kept=keep(self.spec, self.architecture, self.located))
 
 
 def read(
