@@ -393,6 +393,13 @@ def test_indices_are_whole_numbers(kind: str) -> None:
             OPS[f"ops.{op}"].settle_dtypes(("float", kind), {})
 
 
+@pytest.mark.parametrize("op", ["Cast", "ConvertToTensor"])
+def test_sizes_stay_sizes_in_a_cast_to_integers(op: str) -> None:
+    row = OPS[f"ops.{op}"]
+    assert row.settle_dtypes(("size",), {"dtype": "int64"}) == Promotion(("size",), ("size",))
+    assert row.settle_dtypes(("size",), {"dtype": "float"}) == Promotion(("float",), ("float",))
+
+
 def test_sizes_are_no_tensors() -> None:
     with pytest.raises(DtypeError, match="numbers of kind size are not supported here"):
         OPS["ops.Negative"].settle_dtypes(("size",), {})

@@ -4,12 +4,12 @@ A dtype is "float" (the model's one precision), "int32", "int64", "bool", or "si
 sizes and what is computed from them, which are Python integers in the converted model. A literal
 number or list in a call is "a float", "an int" or "a bool": it adapts to the other arguments.
 
-A row has a word for its arguments: "floats" and "bools" become such; "reals" must be floats;
-"any", "numbers" (not bools) and "totals" (bools are counted) become their common dtype; "dtype" is
-that in the config. After an arrow it has a word for the result, where that is another: "bool",
-"size", "dtype", "positions" (of a second result). Promotion is that of Keras 3
-(``backend/common/dtypes.py`` ``result_type``, 3.0 to 3.15): bool < int32 < int64 < float.
-TensorFlow refuses mixtures, so no file of it has one.
+A row has a word for its arguments: "floats" and "bools" become such; "reals" must be floats; "any",
+"numbers" (not bools) and "totals" (bools are counted) become their common dtype; "dtype" is that in
+the config. "or sizes" is said where what computes it takes sizes, too. After an arrow it has a word
+for the result, where that is another: "bool", "size", "dtype", "positions" (of a second result).
+Promotion is that of Keras 3 (``backend/common/dtypes.py`` ``result_type``, 3.0 to 3.15): bool <
+int32 < int64 < float. TensorFlow refuses mixtures, so no file of it has one.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def settle(words: str, names: Sequence[str], has: Dtypes, config: Mapping[str, A
         DtypeError: the operation is not supported for these.
     """
     takes, _, gives = words.partition("->")
+    takes, _, of_sizes = takes.partition(" or ")
     names = [names[min(place, len(names) - 1)] for place in range(len(has))]
     sizes = [dtype for dtype, name in zip(has, names, strict=True) if name == "sizes"]
     if not {"size", "an int"}.issuperset(sizes):
@@ -68,6 +69,8 @@ def settle(words: str, names: Sequence[str], has: Dtypes, config: Mapping[str, A
     dtype = promote([dtype for dtype, name in zip(has, names, strict=True) if name not in _BY_NAME])
     if dtype == "size" and (gives not in ("", "size") or {"indices", "condition"} & set(names)):
         dtype = "int32"
+    if dtype == "size" and takes in ("any", "numbers") and not of_sizes:
+        raise DtypeError("numbers of kind size are not supported here")
     if takes in ("floats", "bools"):
         dtype = takes.removesuffix("s")
     elif dtype != "float" and takes == "reals":

@@ -15,7 +15,7 @@ from typing import Any
 
 from keras2torch_birnn.limits import MAX_RANK
 from keras2torch_birnn.schema.operations import indexing, movement, shapes
-from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion, settle
+from keras2torch_birnn.schema.operations.dtypes import Dtypes, Promotion, settle
 from keras2torch_birnn.schema.operations.forms import FORM, Form, function_name, parse_forms
 from keras2torch_birnn.schema.operations.options import (
     PLACE,
@@ -46,11 +46,6 @@ from keras2torch_birnn.schema.options import (
 )
 from keras2torch_birnn.schema.row import Schema
 
-# Operations that compute with sizes, which are Python integers.
-_OF_SIZES = frozenset(
-    "Add BroadcastTo Concatenate Cumprod Cumsum FloorDivide GetItem Identity Maximum Minimum "
-    "Multiply Prod Reshape Shape Stack Subtract Sum Tile Unstack".split()
-)
 _USED = frozenset({"dtype", "named", "num", "broadcasts"})
 
 
@@ -78,10 +73,7 @@ class Operation(Schema):
         Raises:
             DtypeError: they are not supported.
         """
-        found = settle(self.words, self.arguments, has, config)
-        if "size" in found.outputs and self.op not in _OF_SIZES:
-            raise DtypeError("numbers of kind size are not supported here")
-        return found
+        return settle(self.words, self.arguments, has, config)
 
     @property
     def options_of_function(self) -> list[str]:
@@ -204,7 +196,7 @@ _TABLE = {
         Isinf tf.math.is_inf node.IsInf keras.Isinf
         Isfinite tf.math.is_finite node.IsFinite keras.Isfinite
         """),
-    **_rows(_row("", shapes.elementwise, "numbers", "x1 x2"), _TWO, """
+    **_rows(_row("", shapes.elementwise, "numbers or sizes", "x1 x2"), _TWO, """
         Add tf.__operators__.add tf.math.add tf.nn.bias_add(value=x1 bias=x2 \
             data_format)|refuse_channels_first node.Add node.AddV2 node.BiasAdd(x1 x2 data_format \
             data_format:TkhXQw==)|decode:data_format|refuse_channels_first keras.Add operator.add
@@ -250,7 +242,7 @@ _TABLE = {
     **_rows(_row("", shapes.same, "bools"), _ONE, """
         LogicalNot tf.math.logical_not node.LogicalNot keras.LogicalNot
         """),
-    **_rows(_row("", shapes.same, "any"), _ONE, """
+    **_rows(_row("", shapes.same, "any or sizes"), _ONE, """
         Identity tf.identity tf.stop_gradient node.Identity \
             node.StopGradient keras.Copy keras.StopGradient(variable=x) reference.identity
         """),
@@ -375,15 +367,15 @@ _TABLE = {
     "Reshape": _row("""
         tf.reshape(tensor=x shape)|move_sizes node.Reshape(x shape)|move_sizes
         keras.Reshape(x newshape=shape)|move_sizes keras.Ravel(x shape:[-1])
-        """, movement.reshape, "any", "x sizes", shape=target_shape(-1)),
+        """, movement.reshape, "any or sizes", "x sizes", shape=target_shape(-1)),
     "BroadcastTo": _row("""
         tf.broadcast_to(input=x shape)|move_sizes node.BroadcastTo(x shape)|move_sizes
         keras.BroadcastTo(x shape)|move_sizes
-        """, movement.broadcast_to, "any", "x sizes", shape=target_shape(-1)),
+        """, movement.broadcast_to, "any or sizes", "x sizes", shape=target_shape(-1)),
     "Tile": _row("""
         tf.tile(input=x multiples=shape)|move_sizes node.Tile(x shape)|move_sizes
         keras.Tile(x repeats=shape)|move_sizes
-        """, movement.tiled, "any", "x sizes", shape=target_shape(0)),
+        """, movement.tiled, "any or sizes", "x sizes", shape=target_shape(0)),
     "Full": _row("""
         tf.fill(dims=shape value layout=-)|read_fill
         tf.zeros(shape dtype layout=- value:0.0)|read_fill
@@ -404,7 +396,7 @@ _TABLE = {
             shrink_axis_mask)|read_masks
         keras.GetItem(x key)|read_key
         keras.Slice(inputs=x start_indices=begin shape=size)|read_slice
-        """, indexing.items, "any", "x sizes", key=Option(REQUIRED, parse_key)),
+        """, indexing.items, "any or sizes", "x sizes", key=Option(REQUIRED, parse_key)),
     "Transpose": _row("""
         tf.compat.v1.transpose(a=x perm=axes conjugate=!) node.Transpose(x axes)
         keras.Transpose(x axes)
@@ -455,15 +447,15 @@ _TABLE = {
     "Unstack": _row("""
         tf.unstack(value=x num axis) node.Unpack(x axis num) keras.Unstack(x num axis)
         torch.unbind(dim=axis)
-        """, movement.unstacked, "any", axis=one_axis(0), num=optional(size(None))),
+        """, movement.unstacked, "any or sizes", axis=one_axis(0), num=optional(size(None))),
     "Concatenate": _row("""
         tf.concat(values=xs axis) node.ConcatV2(inputs)|split_axis keras.Concatenate(xs axis)
         torch.cat(dim=axis)|tensors
-        """, movement.joined, "any", "xs", axis=one_axis(-1)),
+        """, movement.joined, "any or sizes", "xs", axis=one_axis(-1)),
     "Stack": _row("""
         tf.stack(values=xs axis) node.Pack(inputs=xs axis) keras.Stack(x=xs axis)
         torch.stack(dim=axis)|tensors
-        """, movement.stacked, "any", "xs", axis=one_axis(0)),
+        """, movement.stacked, "any or sizes", "xs", axis=one_axis(0)),
     # ---- choosing values ----
     "Where": _row("""
         tf.where(condition x=x1 y=x2)
@@ -494,7 +486,7 @@ _TABLE = {
         """, indexing.sequence_mask, "any->dtype", "indices sizes", maxlen=optional(size()),
         dtype=dtype("bool")),
     "Shape": _row("tf.compat.v1.shape(input=x out_type=-) node.Shape(x out_type=-) reference.shape",
-        movement.sizes_of, "any->size"),
+        movement.sizes_of, "any or sizes->size"),
 }  # fmt: skip
 
 OPS: Mapping[str, Operation] = {
