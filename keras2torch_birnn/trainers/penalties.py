@@ -102,15 +102,6 @@ def constrain_(model: nn.Module) -> None:
                     view.write(module, _constrain(view.read(module), options))
 
 
-def has_constraints(model: nn.Module) -> bool:
-    """Tell whether a weight of a model has a constraint."""
-    return any(
-        key.endswith(CONSTRAINT)
-        for _, terms in _modules(model)
-        for _, key, _ in _weights(terms.layer)
-    )
-
-
 def _modules(model: nn.Module) -> Iterator[tuple[nn.Module, TrainingTerms]]:
     for module in model.modules():
         terms = terms_of(module)

@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 from commands import MASKED
 from harness import Runner, refused
+from out_files import change_text
 from torch import nn
 
 import keras2torch_birnn as birnn
@@ -55,13 +56,7 @@ def saved(folder: Path, content: Content) -> Path:
 
 def text_with(key: str, change: Callable[[Any], object]) -> Callable[[Content], object]:
     """Edit one of the texts as parsed JSON."""
-
-    def edit(content: Content) -> None:
-        text = json.loads(content[key])
-        change(text)
-        content[key] = json.dumps(text)
-
-    return edit
+    return lambda content: change_text(content, key, change)
 
 
 def on_dense(change: Callable[[Any], object]) -> Callable[[Content], object]:

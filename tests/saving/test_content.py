@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import pickle
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from commands import FIXTURES, MASKED
+from out_files import change_text
 from plugin_files import USERS, forgetting_plugins
 
 import keras2torch_birnn as birnn
@@ -51,9 +51,9 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> Contents:
 
 def changed(content: dict[str, Any], key: str, change: Change) -> dict[str, Any]:
     """The content with a change in one of its JSON texts."""
-    text = json.loads(content[key])
-    change(text)
-    return {**content, key: json.dumps(text)}
+    content = dict(content)
+    change_text(content, key, change)
+    return content
 
 
 def saved(content: dict[str, Any], folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ def write_out(source: Path, folder: Path, config: Path | None = None) -> Path:
     out = folder / "out.pt"
     k2t.save(k2t.convert(source, config=config), out)
     return out
+
+
+def change_text(content: dict[str, Any], key: str, change: Callable[[Any], object]) -> None:
+    """Change one of the texts in what OUT holds, as parsed JSON."""
+    text = json.loads(content[key])
+    change(text)
+    content[key] = json.dumps(text)
 
 
 @contextmanager
