@@ -2,11 +2,14 @@
 
 It is optional. Without a C++ compiler the package installs and runs in plain torch. The library
 carries the hash of its sources: Python does not use one that was built from others. It is kept in
-``build/kernel``, so that what installs the package again does not compile it again.
+``build/kernel``, so that what installs the package again does not compile it again. For Windows the
+compiler is the Clang of the package ``ziglang``: MSVC has no vector extensions, and ``fmaf`` of
+MinGW rounds wrongly.
 
 Environment variables: K2T_CXXFLAGS and K2T_LDFLAGS add flags for compiler and linker; with
-K2T_REQUIRE_KERNEL=1 there is no package without the kernel; K2T_SOURCE_URL is the address of the
-project's files on the web, for the links of the description that a package index shows.
+K2T_REQUIRE_KERNEL=1 there is no package without the kernel; K2T_ZIG_TARGET=x86_64-windows-gnu
+builds for Windows on another system; K2T_SOURCE_URL is the address of the project's files on the
+web, for the links of the description that a package index shows.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import platform
 import re
 import runpy
 import shutil
+import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +38,11 @@ NATIVE = Path("keras2torch_birnn/rnn/native")
 KEPT = Path("build/kernel").absolute()
 SOURCES = runpy.run_path(str(NATIVE / "sources.py"))
 PROCESSORS = runpy.run_path(str(NATIVE / "processors.py"))
+# By what Python was built for: on an ARM processor Windows runs Python for x86-64, too.
+ZIG_TARGET = os.environ.get(
+    "K2T_ZIG_TARGET", "x86_64-windows-gnu" if sysconfig.get_platform() == "win-amd64" else ""
+)
+SUFFIX = ".dll" if ZIG_TARGET else ".so"  # as native/loading.py has it
 
 
 def _words(variable: str) -> list[str]:
@@ -44,7 +54,7 @@ class BuildNative(build_ext):
 
     def get_ext_filename(self, fullname: str) -> str:
         """Return the library's path, without a Python version in its name."""
-        return str(Path(*fullname.split("."))) + ".so"
+        return str(Path(*fullname.split("."))) + SUFFIX
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         """Return no symbols: the library is no Python module."""
@@ -58,22 +68,51 @@ class BuildNative(build_ext):
         kept = self._kept(ext)
         if not kept.exists():
             print("compiling the native kernel, which takes about a minute", file=sys.stderr)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                objects = [*pool.map(partial(self._compile, ext), ext.sources)]
-            self.compiler.link_shared_object(
-                objects,
-                str(kept),
-                extra_postargs=["-pthread", *_words("K2T_LDFLAGS")],
-                target_lang="c++",
-            )
+            if ZIG_TARGET:
+                self._build_for_windows(ext, kept)
+            else:
+                self._build(ext, kept)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(kept, target)
 
+    def _build(self, ext: Extension, library: Path) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [*pool.map(partial(self._compile, ext), ext.sources)]
+        self.compiler.link_shared_object(
+            objects,
+            str(library),
+            extra_postargs=["-pthread", *_words("K2T_LDFLAGS")],
+            target_lang="c++",
+        )
+
+    def _build_for_windows(self, ext: Extension, library: Path) -> None:
+        """Compile and link by Zig, which leaves an import library beside what it links."""
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        macros = [f"-D{name}={value}" for name, value in ext.define_macros]
+
+        def compile_one(source: str) -> str:
+            compiled = str(folder / f"{Path(source).stem}.obj")
+            own, optional = PROCESSORS["flags_of"](
+                Path(source).name, machine="x86_64", system="Windows"
+            )
+            flags = [*SOURCES["COMMON"], *own, *optional, *_words("K2T_CXXFLAGS")]
+            _run_zig(*flags, *macros, "-c", source, "-o", compiled)
+            return compiled
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = [*pool.map(compile_one, ext.sources)]
+        linked = folder / library.name
+        _run_zig("-shared", "-s", *objects, "-o", str(linked), *_words("K2T_LDFLAGS"))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(linked, library)
+
     def _kept(self, ext: Extension) -> Path:
         """Return where the library of these sources, flags and compiler stays for later builds."""
-        command = (*self.compiler.compiler_so, *_words("K2T_CXXFLAGS"), *_words("K2T_LDFLAGS"))
+        compiler = ["zig", ZIG_TARGET] if ZIG_TARGET else self.compiler.compiler_so
+        command = (*compiler, *_words("K2T_CXXFLAGS"), *_words("K2T_LDFLAGS"))
         made_by = repr((ext.define_macros, command, platform.machine(), platform.system()))
-        return KEPT / f"libk2t-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}.so"
+        return KEPT / f"libk2t-{hashlib.sha256(made_by.encode()).hexdigest()[:16]}{SUFFIX}"
 
     def _compile(self, ext: Extension, source: str) -> str:
         flags, optional = PROCESSORS["flags_of"](
@@ -100,6 +139,15 @@ class BuildNative(build_ext):
             except CompileError:
                 return False
         return True
+
+
+def _run_zig(*arguments: str) -> None:
+    """Run the C++ compiler of the package ziglang for the system that is built for."""
+    command = [sys.executable, "-m", "ziglang", "c++", "-target", ZIG_TARGET, *arguments]
+    try:
+        subprocess.run(command, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CompileError(f"ziglang did not build the kernel: {error}") from error
 
 
 class WheelForEveryPython(bdist_wheel):
@@ -139,7 +187,7 @@ setup(
         Path("README.md").read_text(encoding="utf-8"), os.environ.get("K2T_SOURCE_URL")
     ),
     long_description_content_type="text/markdown",
-    # MSVC has no vector extensions: pure Python there.
-    ext_modules=[] if sys.platform == "win32" else [native],
+    # Python of 32 bits, or of ARM, on Windows: without the kernel.
+    ext_modules=[native] if ZIG_TARGET or sys.platform != "win32" else [],
     cmdclass={"build_ext": BuildNative, "bdist_wheel": WheelForEveryPython},
 )

@@ -12,22 +12,19 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 #endif
 
 #include "isa.h"
 #include "memory.h"
 #include "pool.h"
+#include "system.h"
 #include "work_phases.h"
 
 namespace {
 
 // ---- the processor, by the table of processors.h ----------------------------------------------------
 
-constexpr long REGISTERS = 6;  // of CPUID, then XCR0, in the table's order
+constexpr int64_t REGISTERS = 6;  // of CPUID, then XCR0, in the table's order
 constexpr uint64_t TILES = uint64_t{1} << 18;  // in XCR0: a system asks for permission to use them
 
 struct Row {
@@ -45,8 +42,8 @@ struct Row {
 const Row ROWS[] = {K2T_KERNELS(K2T_ROW)};
 
 // Read what the processor and the system say of themselves.
-void read_registers(uint64_t (&found)[REGISTERS]) {
 #if defined(__x86_64__)
+void read_registers(uint64_t (&found)[REGISTERS]) {
     constexpr uint64_t SAVES = 1 << 27;  // of CPUID 1.0 ecx: there is an XCR0
     unsigned a, b, c, d;
     if (__get_cpuid_count(1, 0, &a, &b, &c, &d)) found[0] = c;
@@ -57,20 +54,10 @@ void read_registers(uint64_t (&found)[REGISTERS]) {
         asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
         found[5] = uint64_t{high} << 32 | low;
     }
-#else
-    (void)found;
-#endif
 }
-
-// Ask the system for the registers of AMX, which it keeps only for processes that asked.
-bool may_use_tiles() {
-#if defined(__x86_64__) && defined(__linux__)
-    constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
-    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
 #else
-    return false;
+void read_registers(uint64_t (&)[REGISTERS]) {}
 #endif
-}
 
 int64_t find_instruction_sets() {
     uint64_t has[REGISTERS] = {};
@@ -78,8 +65,8 @@ int64_t find_instruction_sets() {
     int64_t found = 0, next = 1;
     for (const Row& row : ROWS) {
         bool all = row.kernel && row.kernel->run;
-        for (long i = 0; i < REGISTERS; ++i) all = all && (has[i] & row.needs[i]) == row.needs[i];
-        if (all && (!(row.needs[5] & TILES) || may_use_tiles())) found |= next;
+        for (int64_t i = 0; i < REGISTERS; ++i) all = all && (has[i] & row.needs[i]) == row.needs[i];
+        if (all && (!(row.needs[5] & TILES) || os::may_use_tiles())) found |= next;
         next *= 2;
     }
     return found;
@@ -135,7 +122,7 @@ class ThreadGain {
 public:
     // Count a call that runs on one thread instead.
     bool rests() {
-        const long left = rest_.load(std::memory_order_relaxed);
+        const int64_t left = rest_.load(std::memory_order_relaxed);
         if (left > 0) rest_.store(left - 1, std::memory_order_relaxed);
         return left > 0;
     }
@@ -143,8 +130,8 @@ public:
     // A call took `all`, its tasks `total` in sum, of which the caller did `own`.
     void note(Clock::duration all, Clock::duration total, Clock::duration own) {
         const bool good = 10 * total >= 12 * all, stalled = own.count() > 0 && watch_.has_stalled(all, own, good);
-        const long poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), 0L);
-        const long next = next_rest_.load(std::memory_order_relaxed);
+        const int64_t poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), int64_t{0});
+        const int64_t next = next_rest_.load(std::memory_order_relaxed);
         poor_.store(poor, std::memory_order_relaxed);
         if (stalled || poor >= POOR) {
             poor_.store(0, std::memory_order_relaxed);
@@ -156,8 +143,8 @@ public:
     }
 
 private:
-    static constexpr long POOR = 6, SHORTEST = 64, LONGEST = 10000;
-    std::atomic<long> rest_{0}, next_rest_{SHORTEST}, poor_{0};
+    static constexpr int64_t POOR = 6, SHORTEST = 64, LONGEST = 10000;
+    std::atomic<int64_t> rest_{0}, next_rest_{SHORTEST}, poor_{0};
     pool::StallWatch watch_;
 };
 
@@ -169,17 +156,17 @@ ThreadGain* gain_of(double work) {
 }
 
 struct Team {
-    long threads;  // number of torch's threads that pay off
-    long all;      // that torch has
+    int64_t threads;  // number of torch's threads that pay off
+    int64_t all;      // that torch has
     bool pairs;    // whether the call is one for run_pair in a burst
     ThreadGain* gain = nullptr;
     bool rests = false;  // the tasks are those of all threads, so the numbers are, but one does them
     bool burst = false;
 
     // Threads that may work at the same time.
-    long hands() const { return burst ? std::max(threads, 2L) : threads; }
+    int64_t hands() const { return burst ? std::max(threads, int64_t{2}) : threads; }
 
-    void run(long count, pool::Function task, void* context) const {
+    void run(int64_t count, pool::Function task, void* context) const {
         if (burst && count == 2) return pool::run_pair(all, task, context);
         if (rests || !gain || count < 2) return pool::run(rests ? 1 : threads, count, task, context);
         static thread_local char here;
@@ -191,7 +178,7 @@ struct Team {
         } timed{task, context, &here};
         const auto begun = Clock::now();
         pool::run(threads, count,
-                  [](void* data, long index) {
+                  [](void* data, int64_t index) {
                       Timed& each = *static_cast<Timed*>(data);
                       const auto before = Clock::now();
                       each.task(each.context, index);
@@ -214,7 +201,7 @@ Team team_for(const Call& call, int64_t features, bool training) {
                         static_cast<double>(call.shape.units + features);
     // In training, torch's own threads compute before and after this call.
     const bool pairs = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
-    const long all = static_cast<long>(std::max<int64_t>(call.threads, 1));
+    const int64_t all = std::max<int64_t>(call.threads, 1);
     ThreadGain* const gain = training || all < 2 ? nullptr : gain_of(work);
     return {work < SMALL ? 1 : all, all, pairs, gain, gain && gain->rests()};
 }
@@ -222,14 +209,14 @@ Team team_for(const Call& call, int64_t features, bool training) {
 // The tasks of a run or a gradient: each direction, in blocks of rows.
 struct Tasks {
     Team team;
-    long directions;
+    int64_t directions;
     std::vector<int64_t> order;  // rows by falling length
-    long blocks;
+    int64_t blocks;
     std::vector<uint8_t> visits;
 
     template <class Call>
     Tasks(const Call& call, const K2tKernel& with, Team team)
-        : team(team), directions(static_cast<long>(call.directions)), order(static_cast<size_t>(call.batch)) {
+        : team(team), directions(call.directions), order(static_cast<size_t>(call.batch)) {
         std::iota(order.begin(), order.end(), 0);
         if (const int64_t* lengths = call.lengths)
             std::stable_sort(order.begin(), order.end(),
@@ -238,7 +225,7 @@ struct Tasks {
         const int64_t most = with.task_rows ? with.task_rows(call.shape) : MOST_ROWS;
         const int64_t wanted = std::max((team.hands() + call.directions - 1) / call.directions,
                                         (call.batch + most - 1) / most);
-        blocks = static_cast<long>(std::min(wanted, call.batch));
+        blocks = std::min(wanted, call.batch);
     }
 
     // Call compute(task, scratch) for all tasks; floats(rows) is the size of the scratch. Return false
@@ -251,11 +238,11 @@ struct Tasks {
             Compute& compute;
             std::atomic<bool> failed{false};
         } context{*this, floats, compute};
-        const pool::Function task = [](void* data, long index) {
+        const pool::Function task = [](void* data, int64_t index) {
             Context& c = *static_cast<Context*>(data);
             const Tasks& all = c.tasks;
-            const long block = index / all.directions;
-            const long rows = static_cast<long>(all.order.size());
+            const int64_t block = index / all.directions;
+            const int64_t rows = static_cast<int64_t>(all.order.size());
             const K2tTask task{index % all.directions, all.order.data(), block, all.blocks,
                                (rows - block + all.blocks - 1) / all.blocks, c.tasks.visits.data()};
             float* scratch = memory.at_least(c.floats(task.count));
@@ -271,7 +258,7 @@ struct Tasks {
 
 // How the units of a single row are split between threads.
 struct UnitSplit {
-    long parts;       // threads per direction
+    int64_t parts;       // threads per direction
     bool concurrent;  // whether both directions run at the same time
 };
 
@@ -279,20 +266,20 @@ UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& t
     const UnitSplit unsplit{1, true};
     const bool drops = has_masks(call.input_masks) || has_masks(call.state_masks);
     if (!with.split_run || call.batch != 1 || call.kept[0] || drops || team.hands() < 2) return unsplit;
-    const long directions = static_cast<long>(call.directions);
+    const int64_t directions = call.directions;
     const double weights = static_cast<double>(gate_count(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
     // Two threads from SPLIT_WEIGHTS on; each more needs as many weights again, since all wait for the
     // slowest after every step.
-    const long most =
-        weights < SPLIT_WEIGHTS ? 1 : std::max(2L, static_cast<long>(weights / SPLIT_WEIGHTS));
+    const int64_t most =
+        weights < SPLIT_WEIGHTS ? 1 : std::max(int64_t{2}, static_cast<int64_t>(weights / SPLIT_WEIGHTS));
     if (team.hands() >= 2 * directions && most >= 2)
         return {std::min(team.hands() / directions, most), true};
     if (weights >= CACHE_WEIGHTS) return {std::min(team.hands(), most), false};
     return unsplit;
 }
 
-constexpr long SOURCES = 4;
+constexpr int64_t SOURCES = 4;
 
 uint64_t random_number() try {
     std::random_device device;
@@ -306,7 +293,7 @@ uint64_t random_number() try {
 uint64_t half_fingerprint(const K2tKernel& with, const K2tArray* sources, int64_t half) {
     static const uint64_t start = random_number();
     K2tArray parts[SOURCES];
-    for (long i = 0; i < SOURCES; ++i) {
+    for (int64_t i = 0; i < SOURCES; ++i) {
         const K2tArray& all = sources[i];
         const int64_t first = all.data ? all.size / 2 : 0;
         parts[i] = half ? K2tArray{all.data ? all.data + first : nullptr, all.size - first}
@@ -320,7 +307,7 @@ uint64_t fingerprint(const K2tKernel& with, const K2tArray* sources) {
 }
 
 // Whether the weights of a direction changed since they were packed.
-bool is_stale(const K2tCall& call, const K2tKernel& with, long direction) {
+bool is_stale(const K2tCall& call, const K2tKernel& with, int64_t direction) {
     const K2tArray* sources = call.sources[direction];
     return sources && fingerprint(with, sources) != call.fingerprints[direction];
 }
@@ -328,31 +315,31 @@ bool is_stale(const K2tCall& call, const K2tKernel& with, long direction) {
 // Run a single row, split by units. Returns a K2tResult, as what follows.
 int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
                   const UnitSplit& split) {
-    const long directions = static_cast<long>(call.directions), parts = split.parts;
-    const long size = (with.split_size(call.shape) + 15) / 16 * 16;
+    const int64_t directions = call.directions, parts = split.parts;
+    const int64_t size = (with.split_size(call.shape) + 15) / 16 * 16;
     float* shared = memory.at_least(size * directions);
     if (!shared) return K2T_NO_MEMORY;
     std::vector<uint8_t> visits(static_cast<size_t>(call.time * parts));
     std::deque<WorkPhases> phases;
-    for (long d = 0; d < directions; ++d)
+    for (int64_t d = 0; d < directions; ++d)
         phases.emplace_back(1 + with.split_start(call, d, shared + d * size), parts);
     uint64_t halves[2][2] = {};
-    auto one = [&](long d, long part) {
-        phases[static_cast<size_t>(d)].work(part, [&](long phase, long which) {
+    auto one = [&](int64_t d, int64_t part) {
+        phases[static_cast<size_t>(d)].work(part, [&](int64_t phase, int64_t which) {
             if (phase > 0)
                 with.split_run(call, {d, phase - 1, which, parts, visits.data()}, shared + d * size);
             else if (which < 2 && call.sources[d])
                 halves[d][which] = half_fingerprint(with, call.sources[d], which);
         });
     };
-    auto all = [&](long index) {
+    auto all = [&](int64_t index) {
         if (split.concurrent) return one(index % directions, index / directions);
-        for (long d = 0; d < directions; ++d) one(d, index);
+        for (int64_t d = 0; d < directions; ++d) one(d, index);
     };
-    const long threads = split.concurrent ? parts * directions : parts;
-    team.run(threads, [](void* context, long index) { (*static_cast<decltype(all)*>(context))(index); },
+    const int64_t threads = split.concurrent ? parts * directions : parts;
+    team.run(threads, [](void* context, int64_t index) { (*static_cast<decltype(all)*>(context))(index); },
              &all);
-    for (long d = 0; d < directions; ++d)
+    for (int64_t d = 0; d < directions; ++d)
         if (call.sources[d] && (halves[d][0] ^ halves[d][1]) != call.fingerprints[d]) return K2T_STALE;
     return K2T_DONE;
 }
@@ -362,7 +349,7 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
 int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team& team) {
     const int64_t row = 0;
     bool stale = false, failed = false;
-    auto both = [&](long index) {
+    auto both = [&](int64_t index) {
         if (index == 1) {
             stale = is_stale(call, with, 0);
         } else if (float* scratch = memory.at_least(with.scratch_size(call, 1))) {
@@ -371,7 +358,7 @@ int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team&
             failed = true;
         }
     };
-    team.run(2, [](void* context, long index) { (*static_cast<decltype(both)*>(context))(index); }, &both);
+    team.run(2, [](void* context, int64_t index) { (*static_cast<decltype(both)*>(context))(index); }, &both);
     return failed ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
 }
 
@@ -382,12 +369,12 @@ int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team&
 class SplitChoice {
 public:
     // Calls in a row that try one way, and calls until the next trial.
-    static constexpr unsigned long TRIES = 8, PERIOD = 1024;
+    static constexpr uint64_t TRIES = 8, PERIOD = 1024;
 
     // Take the way that is chosen. work: what the call's time is proportional to.
     template <class Split, class Beside>
     int64_t run(double work, Split split, Beside beside) {
-        const unsigned long turn = turns_.fetch_add(1, std::memory_order_relaxed) % PERIOD;
+        const uint64_t turn = turns_.fetch_add(1, std::memory_order_relaxed) % PERIOD;
         if (turn == 2 * TRIES) splits_ = least_[1].load() <= least_[0].load();
         if (turn >= 2 * TRIES) return splits_ ? split() : beside();
         const bool splits = turn < TRIES;
@@ -400,17 +387,17 @@ public:
     }
 
 private:
-    std::atomic<unsigned long> turns_{0};
+    std::atomic<uint64_t> turns_{0};
     std::atomic<double> least_[2] = {};  // of the last trial: by one thread, split
     std::atomic<bool> splits_{true};
 };
 
 // The choice for calls whose weights have about this size.
 SplitChoice& split_choice(const K2tShape& shape) {
-    constexpr long SIZES = 4;
+    constexpr int64_t SIZES = 4;
     static SplitChoice choices[K2T_KINDS][SIZES];
     const double weights = static_cast<double>(gate_count(shape.kind) * shape.units * shape.units);
-    const long size = std::clamp(static_cast<long>(std::log2(weights / SPLIT_WEIGHTS)), 0L, SIZES - 1);
+    const int64_t size = std::clamp(static_cast<int64_t>(std::log2(weights / SPLIT_WEIGHTS)), int64_t{0}, SIZES - 1);
     return choices[shape.kind][size];
 }
 
@@ -492,17 +479,17 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));
     std::atomic<uint64_t> found[2] = {};
     const bool done = tasks.run(
-        [&](long rows) { return with.scratch_size(call, rows); },
+        [&](int64_t rows) { return with.scratch_size(call, rows); },
         [&](const K2tTask& task, float* scratch) {
             // On threads that read the packed weights of this direction next: one half each, where there are two.
             const K2tArray* const sources = call.sources[task.direction];
-            for (long half = 0; sources && half < 2; ++half)
+            for (int64_t half = 0; sources && half < 2; ++half)
                 if (task.first == std::min(half, tasks.blocks - 1))
                     found[task.direction].fetch_xor(half_fingerprint(with, sources, half), std::memory_order_relaxed);
             with.run(call, task, scratch);
         });
     bool stale = false;
-    for (long d = 0; d < call.directions; ++d) stale |= call.sources[d] && found[d] != call.fingerprints[d];
+    for (int64_t d = 0; d < call.directions; ++d) stale |= call.sources[d] && found[d] != call.fingerprints[d];
     return !done ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
 } catch (const std::bad_alloc&) {
     return K2T_NO_MEMORY;
@@ -538,21 +525,21 @@ int64_t k2t_gradient(int64_t isa, const K2tGradient* call) try {
         tasks.visits.resize(static_cast<size_t>(call->batch * call->time));
     // Of each task, so that they are added up in the same order, whichever thread is the first.
     thread_local Memory all_sums;
-    const long size = with.sums_size(call->shape), directions = static_cast<long>(call->directions);
+    const int64_t size = with.sums_size(call->shape), directions = call->directions;
     float* const sums = all_sums.at_least(size * tasks.blocks * directions);
     if (!sums) return K2T_NO_MEMORY;
-    auto sums_of = [&](long direction) { return sums + direction * tasks.blocks * size; };
+    auto sums_of = [&](int64_t direction) { return sums + direction * tasks.blocks * size; };
     const bool done = tasks.run(
-        [&](long rows) { return with.gradient_scratch_size(*call, rows); },
+        [&](int64_t rows) { return with.gradient_scratch_size(*call, rows); },
         [&](const K2tTask& task, float* scratch) {
             with.gradient_run(*call, task, sums_of(task.direction) + task.first * size, scratch);
         });
     if (!done) return K2T_NO_MEMORY;
-    auto write = [&](long direction) {
+    auto write = [&](int64_t direction) {
         with.write_sums(*call, direction, sums_of(direction), tasks.blocks);
     };
     pool::run(tasks.team.threads, directions,
-              [](void* context, long index) { (*static_cast<decltype(write)*>(context))(index); }, &write);
+              [](void* context, int64_t index) { (*static_cast<decltype(write)*>(context))(index); }, &write);
     return K2T_DONE;
 } catch (const std::bad_alloc&) {
     return K2T_NO_MEMORY;

@@ -13,13 +13,13 @@ struct Standard {  // of most models: no switch in the inner loop
 };
 
 // Whether a nonlinearity falls somewhere: its derivative is then no function of its value.
-static bool is_from_sum(long kind, float parameter) {
+static bool is_from_sum(int64_t kind, float parameter) {
     return kind == K2T_SILU || kind == K2T_HARD_SILU ||
            ((kind == K2T_LEAKY_RELU || kind == K2T_ELU) && parameter < 0);
 }
 
 struct Configured {
-    long gate_kind, act_kind;
+    int64_t gate_kind, act_kind;
     float gate_parameter, act_parameter;
     bool gate_from_sum, act_from_sum;
     template <class Call>
@@ -54,14 +54,14 @@ static void with_functions(const Call& call, Body body) {
 
 // ---- one step -------------------------------------------------------------------------------------
 
-static void copy(const float* from, long count, float* to) {
-    long i = 0;
+static void copy(const float* from, int64_t count, float* to) {
+    int64_t i = 0;
     for (; i + LANES <= count; i += LANES) store(to + i, from ? load(from + i) : Vec{});
     for (; i < count; ++i) to[i] = from ? from[i] : 0;
 }
 
-static void copy_scaled(const float* from, const float* factors, long count, float* to) {
-    long i = 0;
+static void copy_scaled(const float* from, const float* factors, int64_t count, float* to) {
+    int64_t i = 0;
     for (; i + LANES <= count; i += LANES) store(to + i, load(from + i) * load(factors + i));
     for (; i < count; ++i) to[i] = from[i] * factors[i];
 }
@@ -70,37 +70,37 @@ static void copy_scaled(const float* from, const float* factors, long count, flo
 struct Dropped {
     float* masks;    // null: nothing is dropped
     float* values;
-    long distance;   // between copies, for gates that have one each; else 0
-    long copies;
+    int64_t distance;   // between copies, for gates that have one each; else 0
+    int64_t copies;
 
     // Drop rows of `from`, each `width` wide, as the copies are; return what the gates read instead.
-    Operand drop(long rows, long width, const float* from) const {
+    Operand drop(int64_t rows, int64_t width, const float* from) const {
         if (!masks) return {from, width, 0};
-        for (long copy = 0, at = 0; copy < copies; ++copy, at = copy * distance)
-            for (long i = 0; i < rows * width; i += LANES)
+        for (int64_t copy = 0, at = 0; copy < copies; ++copy, at = copy * distance)
+            for (int64_t i = 0; i < rows * width; i += LANES)
                 store(values + at + i, load(from + i) * load(masks + at + i));
         return {values, width, distance};
     }
 
     // The mask of one gate, null for none.
-    const float* of(long gate) const { return masks ? masks + gate * distance : nullptr; }
+    const float* of(int64_t gate) const { return masks ? masks + gate * distance : nullptr; }
 };
 
-static long mask_copies(const K2tShape& shape) { return shape.apart ? gate_count(shape.kind) : 1; }
+static int64_t mask_copies(const K2tShape& shape) { return shape.apart ? gate_count(shape.kind) : 1; }
 
-static long masks_size(const K2tShape& shape, long rows) {
+static int64_t masks_size(const K2tShape& shape, int64_t rows) {
     return 2 * mask_copies(shape) * rows * whole(shape.units);
 }
 
 // Take the masks (M, B, H) of the state for the rows of a task, padded; none if they are null.
 static Dropped take_masks(const float* masks, const K2tShape& shape, int64_t batch, const K2tTask& task,
                           float* memory) {
-    const long copies = mask_copies(shape), units = shape.units, width = whole(units);
-    const long all = task.count * width;
+    const int64_t copies = mask_copies(shape), units = shape.units, width = whole(units);
+    const int64_t all = task.count * width;
     if (!masks) return {nullptr, nullptr, 0, 0};
     copy(nullptr, copies * all, memory);
-    for (long gate = 0; gate < copies; ++gate)
-        for (long r = 0; r < task.count; ++r)
+    for (int64_t gate = 0; gate < copies; ++gate)
+        for (int64_t r = 0; r < task.count; ++r)
             copy(masks + (gate * batch + task.row(r)) * units, units, memory + gate * all + r * width);
     return {memory, memory + copies * all, copies > 1 ? all : 0, copies};
 }
@@ -117,13 +117,13 @@ struct Scratch {
     bool apart;     // whether each gate reads a state of its own
     bool keeping;   // whether to keep the values that the gradient needs
     float* kept[MOST_ROWS];  // their place, for each row
-    long first_panel;        // the panels of this task
-    long panels;
+    int64_t first_panel;        // the panels of this task
+    int64_t panels;
     bool turned;             // whether this step reads the panels in reverse order
 
     // First unit of the n-th panel to read. Every other step reads in reverse order, and so begins with
     // the panels that are still in the first-level cache.
-    long unit(long n) const { return (first_panel + (turned ? panels - 1 - n : n)) * LANES; }
+    int64_t unit(int64_t n) const { return (first_panel + (turned ? panels - 1 - n : n)) * LANES; }
 };
 
 // The product of rows of x with the input weights, plus b_ih: G vectors for each row and panel. Of many
@@ -131,17 +131,17 @@ struct Scratch {
 // steps are the rows, [row][panel][G][lane]. Padded so that they do not all map to the same cache sets.
 struct Inputs {
     float* data;
-    long row, panel;  // distances
+    int64_t row, panel;  // distances
 
-    Inputs(const K2tShape& shape, long sequences, long rows, float* data) : data(data) {
-        const long vectors = gate_count(shape.kind) * LANES;
+    Inputs(const K2tShape& shape, int64_t sequences, int64_t rows, float* data) : data(data) {
+        const int64_t vectors = gate_count(shape.kind) * LANES;
         row = sequences > 1 ? vectors : gate_count(shape.kind) * whole(shape.units) + LANES;
         panel = sequences > 1 ? (rows + 1) * vectors : vectors;
     }
-    static long size(const K2tShape& shape, long rows) {
+    static int64_t size(const K2tShape& shape, int64_t rows) {
         return (rows + 1) * (gate_count(shape.kind) * whole(shape.units) + LANES);
     }
-    float* of(long unit) const { return data + unit / LANES * panel; }
+    float* of(int64_t unit) const { return data + unit / LANES * panel; }
 };
 
 // ---- values kept for the gradient -------------------------------------------------------------------
@@ -149,7 +149,7 @@ struct Inputs {
 // LSTM: i, f, g, o, c. GRU after: r, z, n, n's recurrent sum. GRU before: r, z, n, and r h as n's product
 // read it. Simple: the new h. Then, for all cells, h before the step. Each has `whole(units)` floats. In
 // place of a nonlinearity's value it is the sum of which it was taken, if `is_from_sum`.
-static long kept_parts(long kind) {
+static int64_t kept_parts(int64_t kind) {
     switch (static_cast<K2tKind>(kind)) {
         case K2T_LSTM: return 6;
         case K2T_GRU_AFTER:
@@ -160,11 +160,11 @@ static long kept_parts(long kind) {
 }
 
 template <class... Values>
-static void keep(float* to, long width, Values... values) {
+static void keep(float* to, int64_t width, Values... values) {
     ((store(to, values), to += width), ...);
 }
 
-static long sums_size(long rows, long units) {
+static int64_t sums_size(int64_t rows, int64_t units) {
     return 4 * (rows * LANES < whole(units) ? whole(units) : rows * LANES);
 }
 
@@ -172,36 +172,36 @@ static long sums_size(long rows, long units) {
 // each row: `at` is their offset in (rows, H), `in` their product with the input, `sum` the recurrent
 // product (G gates). Then finish(row, unit, at). Each is done for all rows of a panel, of a single row for
 // all panels: what follows from a result would have to wait for it, but not for those of the others.
-template <long G, class Cell, class Finish>
-static void for_units(long rows, long units, const Scratch& s, const Operand& state,
+template <int64_t G, class Cell, class Finish>
+static void for_units(int64_t rows, int64_t units, const Scratch& s, const Operand& state,
                       const Recurrent& matrix, const Inputs& inputs, Cell cell, Finish finish) {
-    const long width = whole(units), first = s.first_panel * LANES, end = first + s.panels * LANES;
+    const int64_t width = whole(units), first = s.first_panel * LANES, end = first + s.panels * LANES;
     const bool single = rows == 1;
-    for (long n = 0; n < s.panels; ++n) {
-        const long unit = s.unit(n);
+    for (int64_t n = 0; n < s.panels; ++n) {
+        const int64_t unit = s.unit(n);
         float* const sums = s.sums + (single ? (unit - first) * G : 0);
         product_of_gates<G>(rows, units, state, s.apart, matrix.panels + unit * units * G,
                             matrix.bias + unit * G, sums, G * LANES);
         if (single) continue;
         const float* in = inputs.of(unit);
-        for (long r = 0; r < rows; ++r, in += inputs.row)
+        for (int64_t r = 0; r < rows; ++r, in += inputs.row)
             cell(r, unit, r * width + unit, in, sums + r * G * LANES);
-        for (long r = 0; r < rows; ++r) finish(r, unit, r * width + unit);
+        for (int64_t r = 0; r < rows; ++r) finish(r, unit, r * width + unit);
     }
-    for (long unit = first; unit < end && single; unit += LANES)
+    for (int64_t unit = first; unit < end && single; unit += LANES)
         cell(0, unit, unit, inputs.of(unit), s.sums + (unit - first) * G);
-    for (long unit = first; unit < end && single; unit += LANES) finish(0, unit, unit);
+    for (int64_t unit = first; unit < end && single; unit += LANES) finish(0, unit, unit);
 }
 
-static void nothing_more(long, long, long) {}
+static void nothing_more(int64_t, int64_t, int64_t) {}
 
 template <class Functions, class Weights>
-static void lstm_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
+static void lstm_step(const Functions& f, const Weights& w, int64_t rows, int64_t units, Scratch& s,
                       const Inputs& inputs) {
-    const long width = whole(units);
+    const int64_t width = whole(units);
     for_units<4>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
-        [&](long r, long unit, long at, const float* in, const float* sum) {
+        [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
             const Vec of_i = load(in) + load(sum), i = f.gate(of_i);
             const Vec of_f = load(in + LANES) + load(sum + LANES), forget = f.gate(of_f);
             const Vec of_g = load(in + 2 * LANES) + load(sum + 2 * LANES), g = f.act(of_g);
@@ -213,16 +213,16 @@ static void lstm_step(const Functions& f, const Weights& w, long rows, long unit
                 keep(s.kept[r] + unit, width, f.kept_gate(of_i, i), f.kept_gate(of_f, forget),
                      f.kept_act(of_g, g), f.kept_gate(of_o, o), next);
         },
-        [&](long, long, long at) { store(s.h_next + at, load(s.h_next + at) * f.act(load(s.c + at))); });
+        [&](int64_t, int64_t, int64_t at) { store(s.h_next + at, load(s.h_next + at) * f.act(load(s.c + at))); });
 }
 
 template <class Functions, class Weights>
-static void gru_after_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
+static void gru_after_step(const Functions& f, const Weights& w, int64_t rows, int64_t units, Scratch& s,
                            const Inputs& inputs) {
-    const long width = whole(units);
+    const int64_t width = whole(units);
     for_units<3>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
-        [&](long r, long unit, long at, const float* in, const float* sum) {
+        [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
             const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
             const Vec of_z = load(in + LANES) + load(sum + LANES), z = f.gate(of_z);
             const Vec recurrent = load(sum + 2 * LANES);
@@ -233,7 +233,7 @@ static void gru_after_step(const Functions& f, const Weights& w, long rows, long
             keep(to, width, f.kept_gate(of_r, reset), f.kept_gate(of_z, z));
             store(to + 3 * width, recurrent);
         },
-        [&](long r, long unit, long at) {
+        [&](int64_t r, int64_t unit, int64_t at) {
             const Vec of_n = load(s.h_next + at), n = f.act(of_n), z = load(s.c + at);
             store(s.h_next + at, z * load(s.h + at) + (1.0f - z) * n);
             if (s.keeping) store(s.kept[r] + 2 * width + unit, f.kept_act(of_n, n));
@@ -241,14 +241,14 @@ static void gru_after_step(const Functions& f, const Weights& w, long rows, long
 }
 
 template <class Functions, class Weights>
-static void gru_before_gates(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
+static void gru_before_gates(const Functions& f, const Weights& w, int64_t rows, int64_t units, Scratch& s,
                              const Inputs& inputs) {
-    const long width = whole(units);
+    const int64_t width = whole(units);
     float* z = s.c;
     const float* mask = s.state.of(2);
     for_units<2>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
-        [&](long r, long unit, long at, const float* in, const float* sum) {
+        [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
             const Vec of_r = load(in) + load(sum), reset = f.gate(of_r);
             const Vec of_z = load(in + LANES) + load(sum + LANES), gate_z = f.gate(of_z);
             const Vec all_h = reset * load(s.h + at), read = mask ? all_h * load(mask + at) : all_h;
@@ -263,13 +263,13 @@ static void gru_before_gates(const Functions& f, const Weights& w, long rows, lo
 }
 
 template <class Functions, class Weights>
-static void gru_before_new(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
+static void gru_before_new(const Functions& f, const Weights& w, int64_t rows, int64_t units, Scratch& s,
                            const Inputs& inputs) {
-    const long width = whole(units);
+    const int64_t width = whole(units);
     const float* z = s.c;
     for_units<1>(
         rows, units, s, {s.reset, width, 0}, w.of_reset(units), inputs,
-        [&](long r, long unit, long at, const float* in, const float* sum) {
+        [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
             const Vec of_n = load(in + 2 * LANES) + load(sum), n = f.act(of_n), old = load(z + at);
             store(s.h_next + at, old * load(s.h + at) + (1.0f - old) * n);
             if (s.keeping) store(s.kept[r] + 2 * width + unit, f.kept_act(of_n, n));
@@ -278,12 +278,12 @@ static void gru_before_new(const Functions& f, const Weights& w, long rows, long
 }
 
 template <class Functions, class Weights>
-static void simple_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
+static void simple_step(const Functions& f, const Weights& w, int64_t rows, int64_t units, Scratch& s,
                         const Inputs& inputs) {
-    const long width = whole(units);
+    const int64_t width = whole(units);
     for_units<1>(
         rows, units, s, s.state.drop(rows, width, s.h), w.of_state(), inputs,
-        [&](long r, long unit, long at, const float* in, const float* sum) {
+        [&](int64_t r, int64_t unit, int64_t at, const float* in, const float* sum) {
             const Vec of_h = load(in) + load(sum), next = f.act(of_h);
             store(s.h_next + at, next);
             if (s.keeping) store(s.kept[r] + unit, f.kept_act(of_h, next));
@@ -292,8 +292,8 @@ static void simple_step(const Functions& f, const Weights& w, long rows, long un
 }
 
 template <class Functions, class Weights>
-static void one_step(const Functions& f, const Weights& w, long rows, long units, Scratch& s,
-                     const Inputs& inputs, long kind) {
+static void one_step(const Functions& f, const Weights& w, int64_t rows, int64_t units, Scratch& s,
+                     const Inputs& inputs, int64_t kind) {
     switch (static_cast<K2tKind>(kind)) {
         case K2T_LSTM: return lstm_step(f, w, rows, units, s, inputs);
         case K2T_GRU_AFTER: return gru_after_step(f, w, rows, units, s, inputs);

@@ -14,9 +14,9 @@
 typedef uint64_t Words __attribute__((vector_size(K2T_LANES * 4)));
 typedef uint64_t LooseWords __attribute__((vector_size(K2T_LANES * 4), aligned(4), may_alias));
 
-constexpr long WORD_LANES = LANES / 2;
+constexpr int64_t WORD_LANES = LANES / 2;
 // Independent chains hide the latency of the multiplication.
-constexpr long CHAINS = 8;
+constexpr int64_t CHAINS = 8;
 constexpr uint64_t FACTOR = 0x9e3779b97f4a7c15;  // 2^64 divided by the golden ratio; odd
 
 template <class Value>
@@ -27,38 +27,38 @@ static Value mix(Value sum, Value value) {
 
 // Weights to read ahead, in floats, into the second-level cache: past the caches, fewer reads are under way at a
 // time, and a model of 10 MB took four times as long on Intel. Few weights are in the caches already.
-constexpr long AHEAD = 1024, FEW_WEIGHTS = 1 << 16;
+constexpr int64_t AHEAD = 1024, FEW_WEIGHTS = 1 << 16;
 
 template <bool READS_AHEAD>
 static void mix_block(Words* sums, const float* from) {
     K2T_UNROLL
-    for (long i = 0; READS_AHEAD && i < CHAINS * LANES; i += 16) __builtin_prefetch(from + AHEAD + i, 0, 2);
+    for (int64_t i = 0; READS_AHEAD && i < CHAINS * LANES; i += 16) __builtin_prefetch(from + AHEAD + i, 0, 2);
     K2T_UNROLL
-    for (long c = 0; c < CHAINS; ++c)
+    for (int64_t c = 0; c < CHAINS; ++c)
         sums[c] = mix<Words>(sums[c], *reinterpret_cast<const LooseWords*>(from + c * LANES));
 }
 
 // `start`: the random number from which all chains are seeded, each lane by a number of its own.
-static uint64_t fingerprint(const K2tArray* arrays, long count, uint64_t start) {
+static uint64_t fingerprint(const K2tArray* arrays, int64_t count, uint64_t start) {
     Words sums[CHAINS];
-    for (long c = 0; c < CHAINS; ++c)
-        for (long lane = 0; lane < WORD_LANES; ++lane)
+    for (int64_t c = 0; c < CHAINS; ++c)
+        for (int64_t lane = 0; lane < WORD_LANES; ++lane)
             sums[c][lane] = mix<uint64_t>(start, static_cast<uint64_t>(c * WORD_LANES + lane + 1) * FACTOR);
     uint64_t all = start;
     for (const K2tArray* array = arrays; array < arrays + count; ++array) {
-        const long size = array->data ? static_cast<long>(array->size) : 0;
-        long i = 0;
+        const int64_t size = array->data ? array->size : 0;
+        int64_t i = 0;
         if (size < FEW_WEIGHTS)
             for (; i + CHAINS * LANES <= size; i += CHAINS * LANES) mix_block<false>(sums, array->data + i);
         for (; i + CHAINS * LANES <= size; i += CHAINS * LANES) mix_block<true>(sums, array->data + i);
         if (i < size) {
             float last[CHAINS * LANES] = {};  // padded with zeros
-            for (long j = 0; i + j < size; ++j) last[j] = array->data[i + j];
+            for (int64_t j = 0; i + j < size; ++j) last[j] = array->data[i + j];
             mix_block<false>(sums, last);
         }
         all = mix<uint64_t>(all, static_cast<uint64_t>(size));
     }
-    for (long c = 1; c < CHAINS; ++c) sums[0] = mix<Words>(sums[0], sums[c]);
-    for (long lane = 0; lane < WORD_LANES; ++lane) all = mix<uint64_t>(all, sums[0][lane]);
+    for (int64_t c = 1; c < CHAINS; ++c) sums[0] = mix<Words>(sums[0], sums[c]);
+    for (int64_t lane = 0; lane < WORD_LANES; ++lane) all = mix<uint64_t>(all, sums[0][lane]);
     return all;
 }

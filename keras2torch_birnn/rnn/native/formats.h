@@ -20,23 +20,25 @@ static inline To bits_as(From value) {
     return found;
 }
 
-static inline int largest_lane(IntVec x) {
 #if K2T_LANES == 16
+static inline int largest_lane(IntVec x) {
     return _mm512_reduce_max_epi32((__m512i)x);
-#else
-    int largest = x[0];
-    for (long lane = 1; lane < LANES; ++lane) largest = x[lane] > largest ? x[lane] : largest;
-    return largest;
-#endif
 }
+#else
+static inline int largest_lane(IntVec x) {
+    int largest = x[0];
+    for (int64_t lane = 1; lane < LANES; ++lane) largest = x[lane] > largest ? x[lane] : largest;
+    return largest;
+}
+#endif
 
 #if defined(__AVX512BF16__)
 // Numbers are rounded to 8 bits of significand, to the nearest, ties to even; sums are float32.
 struct BFloat16 {
-    static constexpr long GROUP = 2, EXTRAS = 1;
+    static constexpr int64_t GROUP = 2, EXTRAS = 1;
     typedef Vec Sum;
 
-    static float measure(const float*, long) { return 1; }
+    static float measure(const float*, int64_t) { return 1; }
 
     static uint32_t weight(float x, float) {
         const uint32_t bits = bits_as<uint32_t>(x);
@@ -58,15 +60,15 @@ struct BFloat16 {
 // each row of the values, which are stored as q + 128, because one factor of the processor's product has no sign.
 // So a sum, which is exact, starts with -128 times the channel's sum of q.
 struct Int8 {
-    static constexpr long GROUP = 4, EXTRAS = 3;  // then the scale, and the bias
+    static constexpr int64_t GROUP = 4, EXTRAS = 3;  // then the scale, and the bias
     typedef Bits Sum;
     static constexpr float SMALLEST = 1e-30f;     // a row of smaller numbers counts as zeros
 
     // The scale; NaN where a number is not finite, and so is all that the row gives. The bits of floats without
     // their sign grow as these do, and then come infinity and NaN.
-    static float measure(const float* from, long count) {
+    static float measure(const float* from, int64_t count) {
         IntVec most{};
-        for (long i = 0; i < count; i += LANES) {
+        for (int64_t i = 0; i < count; i += LANES) {
             const IntVec bits = (IntVec)load_first(from + i, count - i < LANES ? count - i : LANES) & 0x7fffffff;
             most = bits > most ? bits : most;
         }
@@ -108,15 +110,15 @@ struct Int8 {
 template <class Format>
 struct Values {
     uint32_t* words;
-    long stride;  // between rows
-    long count;   // words of a row, with zeros behind its numbers
+    int64_t stride;  // between rows
+    int64_t count;   // words of a row, with zeros behind its numbers
     float* scales;
 
-    void convert(long rows, const float* from, long from_stride, long k) const {
-        for (long r = 0; r < rows; ++r, from += from_stride) {
+    void convert(int64_t rows, const float* from, int64_t from_stride, int64_t k) const {
+        for (int64_t r = 0; r < rows; ++r, from += from_stride) {
             const float scale = scales[r] = Format::measure(from, k);
-            for (long i = 0; i < count * Format::GROUP; i += LANES) {
-                const long left = k - i < 0 ? 0 : k - i < LANES ? k - i : LANES;
+            for (int64_t i = 0; i < count * Format::GROUP; i += LANES) {
+                const int64_t left = k - i < 0 ? 0 : k - i < LANES ? k - i : LANES;
                 Format::convert(load_first(from + i, left), scale, words + r * stride + i / Format::GROUP);
             }
         }

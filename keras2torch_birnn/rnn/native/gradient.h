@@ -8,19 +8,19 @@
 
 // Those of the state, in the order in which a step has the gradients of the gates; then those of the
 // inputs, in torch's order.
-static long gradient_packed_size(const K2tShape& shape) {
+static int64_t gradient_packed_size(const K2tShape& shape) {
     return gate_count(shape.kind) * whole(shape.units) * (whole(shape.units) + whole(shape.features));
 }
 
 // The gates' rows of a weight (G*H, columns), from gate `first` on.
-static float* pack_back(const K2tShape& shape, const float* weight, long columns, long first, float* to) {
-    const long gates = gate_count(shape.kind), units = shape.units, width = whole(columns);
-    for (long v, column = 0; column < width; column += v * LANES) {
+static float* pack_back(const K2tShape& shape, const float* weight, int64_t columns, int64_t first, float* to) {
+    const int64_t gates = gate_count(shape.kind), units = shape.units, width = whole(columns);
+    for (int64_t v, column = 0; column < width; column += v * LANES) {
         v = group_of((width - column) / LANES);
-        const long some = columns - column < v * LANES ? columns - column : v * LANES;
-        for (long gate = 0; gate < gates; ++gate)
-            for (long j = 0; j < whole(units); ++j, to += v * LANES) {
-                const long given = j < units ? some : 0;
+        const int64_t some = columns - column < v * LANES ? columns - column : v * LANES;
+        for (int64_t gate = 0; gate < gates; ++gate)
+            for (int64_t j = 0; j < whole(units); ++j, to += v * LANES) {
+                const int64_t given = j < units ? some : 0;
                 copy(weight + ((gate + first) % gates * units + j) * columns + column, given, to);
                 copy(nullptr, v * LANES - given, to + given);
             }
@@ -40,7 +40,7 @@ static inline Vec between(Vec y, float low, float high, float value) {
     return y > low ? (y < high ? all(value) : Vec{}) : Vec{};
 }
 
-static inline Vec slope(long kind, float parameter, Vec y) {
+static inline Vec slope(int64_t kind, float parameter, Vec y) {
     switch (static_cast<K2tActivation>(kind)) {
         case K2T_LINEAR: return all(1.0f);
         case K2T_TANH: return 1.0f - y * y;
@@ -64,7 +64,7 @@ static inline Vec slope(long kind, float parameter, Vec y) {
 }
 
 // Of the nonlinearities that fall somewhere: y of x.
-static inline Vec slope_at(long kind, float parameter, Vec x, Vec y) {
+static inline Vec slope_at(int64_t kind, float parameter, Vec x, Vec y) {
     switch (static_cast<K2tActivation>(kind)) {
         case K2T_SILU: {
             const Vec s = sigmoid(x);
@@ -103,7 +103,7 @@ struct ConfiguredSlopes : Configured {
         return point(act_kind, act_parameter, act_from_sum, kept, act_from_sum ? act(kept) : kept);
     }
     Point act_of(Vec x) const { return point(act_kind, act_parameter, act_from_sum, x, act(x)); }
-    static Point point(long kind, float parameter, bool from_sum, Vec x, Vec y) {
+    static Point point(int64_t kind, float parameter, bool from_sum, Vec x, Vec y) {
         return {y, from_sum ? slope_at(kind, parameter, x, y) : slope(kind, parameter, y)};
     }
 };
@@ -114,16 +114,16 @@ struct ConfiguredSlopes : Configured {
 // the step and becomes what of it goes past the gates to the state before. `next` is what was kept of
 // the step that comes next, on the way back: it is far from `kept`, and is fetched meanwhile.
 
-template <long PARTS>
-static inline void fetch(const float* next, long width) {
+template <int64_t PARTS>
+static inline void fetch(const float* next, int64_t width) {
     K2T_UNROLL
-    for (long part = 0; part < PARTS; ++part) __builtin_prefetch(next + part * width);
+    for (int64_t part = 0; part < PARTS; ++part) __builtin_prefetch(next + part * width);
 }
 
 template <class Slopes>
-static void lstm_slopes(const Slopes& f, long width, const float* kept, const float* next,
+static void lstm_slopes(const Slopes& f, int64_t width, const float* kept, const float* next,
                         const float* c_before, float* d_h, float* d_c, float* gates) {
-    for (long u = 0; u < width; u += LANES) {
+    for (int64_t u = 0; u < width; u += LANES) {
         fetch<6>(next + u, width);
         const Point i = f.gate_at(load(kept + u)), forget = f.gate_at(load(kept + width + u));
         const Point g = f.act_at(load(kept + 2 * width + u)), o = f.gate_at(load(kept + 3 * width + u));
@@ -137,10 +137,10 @@ static void lstm_slopes(const Slopes& f, long width, const float* kept, const fl
 }
 
 template <class Slopes>
-static void gru_after_slopes(const Slopes& f, long width, const float* kept, const float* next,
+static void gru_after_slopes(const Slopes& f, int64_t width, const float* kept, const float* next,
                              float* d_h, float* gates) {
     const float* before = kept + 4 * width;
-    for (long u = 0; u < width; u += LANES) {
+    for (int64_t u = 0; u < width; u += LANES) {
         fetch<5>(next + u, width);
         const Point r = f.gate_at(load(kept + u)), z = f.gate_at(load(kept + width + u));
         const Point n = f.act_at(load(kept + 2 * width + u));
@@ -153,10 +153,10 @@ static void gru_after_slopes(const Slopes& f, long width, const float* kept, con
 
 // GRU before, in two halves: between them n's gradient is carried to r h.
 template <class Slopes>
-static void gru_before_slopes(const Slopes& f, long width, const float* kept, const float* next,
+static void gru_before_slopes(const Slopes& f, int64_t width, const float* kept, const float* next,
                               float* d_h, float* gates) {
     const float* before = kept + 4 * width;
-    for (long u = 0; u < width; u += LANES) {
+    for (int64_t u = 0; u < width; u += LANES) {
         fetch<5>(next + u, width);
         const Point z = f.gate_at(load(kept + width + u)), n = f.act_at(load(kept + 2 * width + u));
         const Vec d = load(d_h + u);
@@ -167,10 +167,10 @@ static void gru_before_slopes(const Slopes& f, long width, const float* kept, co
 }
 
 template <class Slopes>
-static void reset_slopes(const Slopes& f, long width, const float* kept, const float* d_reset,
+static void reset_slopes(const Slopes& f, int64_t width, const float* kept, const float* d_reset,
                          float* d_h, float* gates) {
     const float* before = kept + 4 * width;
-    for (long u = 0; u < width; u += LANES) {
+    for (int64_t u = 0; u < width; u += LANES) {
         const Point r = f.gate_at(load(kept + u));
         const Vec d = load(d_reset + u);
         store(gates + u, d * load(before + u) * r.slope);
@@ -179,9 +179,9 @@ static void reset_slopes(const Slopes& f, long width, const float* kept, const f
 }
 
 template <class Slopes>
-static void simple_slopes(const Slopes& f, long width, const float* kept, float* d_h,
+static void simple_slopes(const Slopes& f, int64_t width, const float* kept, float* d_h,
                           float* gates) {
-    for (long u = 0; u < width; u += LANES) {
+    for (int64_t u = 0; u < width; u += LANES) {
         store(gates + u, load(d_h + u) * f.act_at(load(kept + u)).slope);
         store(d_h + u, Vec{});
     }
@@ -189,15 +189,15 @@ static void simple_slopes(const Slopes& f, long width, const float* kept, float*
 
 // Zero the lanes past the last unit in each of `parts` vectors of W floats. What was kept of them is
 // zero times an input, which is NaN for an infinite one, and a product would carry that to all units.
-static void clear_padding(long units, long width, long parts, float* gates) {
+static void clear_padding(int64_t units, int64_t width, int64_t parts, float* gates) {
     for (float* end = gates + parts * width; gates < end; gates += width)
-        for (long u = units; u < width; ++u) gates[u] = 0;
+        for (int64_t u = units; u < width; ++u) gates[u] = 0;
 }
 
 // ---- the whole sequence ---------------------------------------------------------------------------
 
-static long gradient_scratch_size(const K2tGradient& call, long rows) {
-    const long width = whole(call.shape.units);
+static int64_t gradient_scratch_size(const K2tGradient& call, int64_t rows) {
+    const int64_t width = whole(call.shape.units);
     return GatheredSteps::size(call.shape) + 3 * rows * width + width +
            (has_masks(call.state_masks) ? masks_size(call.shape, rows) : 0);
 }
@@ -205,53 +205,53 @@ static long gradient_scratch_size(const K2tGradient& call, long rows) {
 template <class Slopes>
 static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTask& task, float* sums,
                           float* memory) {
-    const long kind = call.shape.kind, units = call.shape.units, width = whole(units);
-    const long rows = task.count, d = task.direction, count = gate_count(kind);
-    const long kept_size = kept_parts(kind) * width, parts = gradient_parts(kind);
-    auto take = [&](long floats) { return (memory += floats) - floats; };
+    const int64_t kind = call.shape.kind, units = call.shape.units, width = whole(units);
+    const int64_t rows = task.count, d = task.direction, count = gate_count(kind);
+    const int64_t kept_size = kept_parts(kind) * width, parts = gradient_parts(kind);
+    auto take = [&](int64_t floats) { return (memory += floats) - floats; };
     GatheredSteps gathered(call, task, sums, take(GatheredSteps::size(call.shape)));
     float* d_h = take(rows * width);
     float* d_c = take(rows * width);
     float* d_reset = take(rows * width);
     float* c_0 = take(width);
-    const long size = gathered.stride;
+    const int64_t size = gathered.stride;
     const Dropped masks = take_masks(call.state_masks[d], call.shape, call.batch, task, memory);
     // to[r] += what `gates_count` gates from `first` on carry back to the state that they have read.
-    auto carry_back = [&](long n, long first, long gates_count, const float* from, float* to) {
-        auto carry = [&](long gate, long some, const float* a, float* sum) {
+    auto carry_back = [&](int64_t n, int64_t first, int64_t gates_count, const float* from, float* to) {
+        auto carry = [&](int64_t gate, int64_t some, const float* a, float* sum) {
             back_product(n, width, gate * width, some * width, count * width, a, size, call.packed[d], sum,
                          width, sum);
         };
         if (!masks.masks) return carry(first, gates_count, from, to);
-        const long each = call.shape.apart ? 1 : gates_count;
-        for (long gate = first; gate < first + gates_count; gate += each, from += each * width) {
+        const int64_t each = call.shape.apart ? 1 : gates_count;
+        for (int64_t gate = first; gate < first + gates_count; gate += each, from += each * width) {
             copy(nullptr, n * width, masks.values);
             carry(gate, each, from, masks.values);
             const float* mask = masks.of((gate + first_gate(kind)) % count);
-            for (long i = 0; i < n * width; i += LANES)
+            for (int64_t i = 0; i < n * width; i += LANES)
                 store(to + i, load(to + i) + load(masks.values + i) * load(mask + i));
         }
     };
 
     // Rows come in order of falling length, so those that have begun are the first ones.
-    auto length = [&](long r) { return call.lengths ? long(call.lengths[task.row(r)]) : call.time; };
-    auto time = [&](long r, long step) { return d == 1 ? length(r) - 1 - step : step; };
-    auto kept = [&](long r, long t) { return call.kept[d] + (task.row(r) * call.time + t) * kept_size; };
+    auto length = [&](int64_t r) { return call.lengths ? int64_t(call.lengths[task.row(r)]) : call.time; };
+    auto time = [&](int64_t r, int64_t step) { return d == 1 ? length(r) - 1 - step : step; };
+    auto kept = [&](int64_t r, int64_t t) { return call.kept[d] + (task.row(r) * call.time + t) * kept_size; };
     auto from = [&](const float* state, float* to) {
         copy(nullptr, width, to);
         if (state) copy(state, units, to);
     };
-    for (long r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
         from(state_in(call, call.d_final, d, 0, task.row(r)), d_h + r * width);
         if (kind == K2T_LSTM)
             from(state_in(call, call.d_final, d, 1, task.row(r)), d_c + r * width);
     }
-    long n = 0;
-    for (long step = rows ? length(0) - 1 : -1; step >= 0; --step) {
+    int64_t n = 0;
+    for (int64_t step = rows ? length(0) - 1 : -1; step >= 0; --step) {
         while (n < rows && length(n) > step) ++n;
         float* gates = gathered.room_for(n);
-        for (long r = 0; r < n; ++r) {
-            const long t = time(r, step);
+        for (int64_t r = 0; r < n; ++r) {
+            const int64_t t = time(r, step);
             const float *at = kept(r, t), *next = step ? kept(r, time(r, step - 1)) : at;
             float *d_row = d_h + r * width, *to = gates + r * size;
             if (call.d_out)
@@ -278,7 +278,7 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
         }
         if (kind == K2T_GRU_BEFORE) {
             carry_back(n, 2, 1, gates + 2 * width, d_reset);
-            for (long r = 0; r < n; ++r) {
+            for (int64_t r = 0; r < n; ++r) {
                 reset_slopes(f, width, kept(r, time(r, step)), d_reset + r * width, d_h + r * width,
                              gates + r * size);
                 clear_padding(units, width, 1, gates + r * size);
@@ -287,10 +287,10 @@ static void gradient_with(const Slopes& f, const K2tGradient& call, const K2tTas
         } else {
             carry_back(n, 0, count, gates, d_h);
         }
-        for (long r = 0; r < n; ++r) gathered.count(r, time(r, step), kept(r, time(r, step)));
+        for (int64_t r = 0; r < n; ++r) gathered.count(r, time(r, step), kept(r, time(r, step)));
     }
     gathered.finish();
-    for (long r = 0; r < rows; ++r) {
+    for (int64_t r = 0; r < rows; ++r) {
         copy(d_h + r * width, units, state_in(call, call.d_start, d, 0, task.row(r)));
         if (kind == K2T_LSTM)
             copy(d_c + r * width, units, state_in(call, call.d_start, d, 1, task.row(r)));

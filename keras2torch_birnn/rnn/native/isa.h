@@ -6,10 +6,10 @@
 #include "program.h"
 
 // Rows of one task at most: their states and sums stay in cache.
-constexpr long MOST_ROWS = 64;
+constexpr int64_t MOST_ROWS = 64;
 
 // Static: each file has its own, compiled with its own flags.
-static inline long gate_count(int64_t kind) {
+static inline int64_t gate_count(int64_t kind) {
     switch (static_cast<K2tKind>(kind)) {
         case K2T_LSTM: return 4;
         case K2T_GRU_AFTER:
@@ -19,7 +19,7 @@ static inline long gate_count(int64_t kind) {
     __builtin_trap();
 }
 
-static inline long state_count(int64_t kind) { return kind == K2T_LSTM ? 2 : 1; }
+static inline int64_t state_count(int64_t kind) { return kind == K2T_LSTM ? 2 : 1; }
 
 // Let a run be of this layer; its input and the number of steps are set, and turned round if it reads
 // from the end.
@@ -44,40 +44,40 @@ struct K2tCall : K2tWeights, K2tRun {};
 
 // One direction over some rows of the batch: order[first], order[first + stride], ...
 struct K2tTask {
-    long direction;
+    int64_t direction;
     const int64_t* order;
-    long first, stride, count;
+    int64_t first, stride, count;
     uint8_t* visits;  // (B, T), zeros at first: whether a step of a row was written; for merging
-    long row(long r) const { return order[first + r * stride]; }
+    int64_t row(int64_t r) const { return order[first + r * stride]; }
 };
 
 // One thread's part of one phase of a direction of a single row (split_units.h).
 struct K2tPart {
-    long direction;
-    long phase;
-    long part, parts;
+    int64_t direction;
+    int64_t phase;
+    int64_t part, parts;
     uint8_t* visits;  // (T, parts), as above
 };
 
 struct K2tKernel {
-    long (*packed_size)(const K2tShape&);
+    int64_t (*packed_size)(const K2tShape&);
     void (*pack)(const K2tShape&, const float*, const float*, const float*, const float*, float*);
-    long (*scratch_size)(const K2tCall&, long rows);
+    int64_t (*scratch_size)(const K2tCall&, int64_t rows);
     void (*run)(const K2tCall&, const K2tTask&, float* scratch);
-    long (*split_size)(const K2tShape&);
-    long (*split_start)(const K2tCall&, long direction, float* shared);
+    int64_t (*split_size)(const K2tShape&);
+    int64_t (*split_start)(const K2tCall&, int64_t direction, float* shared);
     void (*split_run)(const K2tCall&, const K2tPart&, float* shared);
-    uint64_t (*fingerprint)(const K2tArray*, long count, uint64_t start);
-    long lanes;
-    long (*kept_parts)(long kind);
-    long (*gradient_packed_size)(const K2tShape&);
+    uint64_t (*fingerprint)(const K2tArray*, int64_t count, uint64_t start);
+    int64_t lanes;
+    int64_t (*kept_parts)(int64_t kind);
+    int64_t (*gradient_packed_size)(const K2tShape&);
     void (*gradient_pack)(const K2tShape&, const float*, const float*, float*);
-    long (*gradient_scratch_size)(const K2tGradient&, long rows);
+    int64_t (*gradient_scratch_size)(const K2tGradient&, int64_t rows);
     void (*gradient_run)(const K2tGradient&, const K2tTask&, float* sums, float* scratch);
-    long (*sums_size)(const K2tShape&);
-    void (*write_sums)(const K2tGradient&, long direction, const float* sums, long tasks);
+    int64_t (*sums_size)(const K2tShape&);
+    void (*write_sums)(const K2tGradient&, int64_t direction, const float* sums, int64_t tasks);
     int64_t (*operate)(int64_t code, const int64_t* words, const K2tPlaces&);
-    long (*task_rows)(const K2tShape&) = nullptr;  // the most of a task, where it is not MOST_ROWS
+    int64_t (*task_rows)(const K2tShape&) = nullptr;  // the most of a task, where it is not MOST_ROWS
 };
 
 // The kernel of an instruction set; null if it is none of the bits of k2t_instruction_sets.

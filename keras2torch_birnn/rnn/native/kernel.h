@@ -8,7 +8,11 @@
 
 #include "codes.h"
 
+#if defined(_WIN32)
+#define K2T_EXPORT __declspec(dllexport)
+#else
 #define K2T_EXPORT __attribute__((visibility("default")))
+#endif
 
 extern "C" {
 

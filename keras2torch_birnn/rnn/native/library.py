@@ -1,4 +1,4 @@
-"""ctypes bindings of libk2t.so: structures, functions, and why it is missing. No torch.
+"""ctypes bindings of the library: structures, functions, and why it is missing. No torch.
 
 ``kernel.h`` describes shapes and layouts.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from keras2torch_birnn.rnn.native.sources import source_hash
 
 FOLDER = Path(__file__).parent
-NAME = "libk2t.so"
+NAME = "libk2t.dll" if sys.platform == "win32" else "libk2t.so"
 
 
 class NoKernelError(Exception):

@@ -14,7 +14,7 @@ struct Packed {
     const float* bias_hh;
 
     Packed(const K2tShape& shape, const float* from) {
-        const long width = gate_count(shape.kind) * whole(shape.units);
+        const int64_t width = gate_count(shape.kind) * whole(shape.units);
         input = from;
         recurrent = input + width * shape.features;
         bias_ih = recurrent + width * shape.units;
@@ -23,25 +23,25 @@ struct Packed {
 
     // Of the gates that read the state; and of a GRU's n, which reads another one.
     Recurrent of_state() const { return {recurrent, bias_hh}; }
-    Recurrent of_reset(long units) const {
-        const long width = whole(units);
+    Recurrent of_reset(int64_t units) const {
+        const int64_t width = whole(units);
         return {recurrent + width * units * 2, bias_hh + width * 2};
     }
 };
 
-static long packed_size(const K2tShape& shape) {
+static int64_t packed_size(const K2tShape& shape) {
     return gate_count(shape.kind) * whole(shape.units) * (shape.features + shape.units + 2);
 }
 
-static float* pack_bias(const float* bias, long first, long v, long units, float* to) {
+static float* pack_bias(const float* bias, int64_t first, int64_t v, int64_t units, float* to) {
     if (bias) return pack_panels(bias, first, v, units, 1, false, to);
-    for (long i = 0; i < v * whole(units); ++i) *to++ = 0;
+    for (int64_t i = 0; i < v * whole(units); ++i) *to++ = 0;
     return to;
 }
 
 static void pack(const K2tShape& shape, const float* weight_ih, const float* weight_hh,
                  const float* bias_ih, const float* bias_hh, float* to) {
-    const long gates = gate_count(shape.kind), units = shape.units;
+    const int64_t gates = gate_count(shape.kind), units = shape.units;
     const bool apart = shape.apart;
     to = pack_panels(weight_ih, 0, gates, units, shape.features, apart, to);
     if (shape.kind == K2T_GRU_BEFORE) {

@@ -1,8 +1,5 @@
 #include "pool.h"
 
-#include <pthread.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -19,14 +16,14 @@ namespace {
 struct Job {
     Function function;
     void* context;
-    long count;
-    std::atomic<long> next{0};
-    long seats;        // helpers that may still join; under the pool's mutex
-    long helpers = 0;  // helpers at work; under the pool's mutex
+    int64_t count;
+    std::atomic<int64_t> next{0};
+    int64_t seats;        // helpers that may still join; under the pool's mutex
+    int64_t helpers = 0;  // helpers at work; under the pool's mutex
     std::condition_variable left;
 
     void work() {
-        for (long i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
             function(context, i);
     }
 };
@@ -40,7 +37,7 @@ public:
 
     // The helper was offered a task, and took it in time or not.
     void note_helper(bool helped) {
-        const long rest = rest_.load(std::memory_order_relaxed);
+        const int64_t rest = rest_.load(std::memory_order_relaxed);
         if (rest > 0) return rest_.store(rest - 1, std::memory_order_relaxed);
         if (failed(!helped)) region_.store(true, std::memory_order_relaxed);
     }
@@ -49,7 +46,7 @@ public:
     // it has stalled: no further try.
     void note_region(Clock::duration all, Clock::duration one, Clock::duration other) {
         const bool good = 10 * all < 9 * (one + other), lost = watch_.has_stalled(all, std::min(one, other), good);
-        long next = next_rest_.load(std::memory_order_relaxed);
+        int64_t next = next_rest_.load(std::memory_order_relaxed);
         if (!failed(!good) && !lost) {
             if (good && next > SHORTEST) next_rest_.store(next - 1, std::memory_order_relaxed);
             return;
@@ -61,20 +58,20 @@ public:
     }
 
 private:
-    static constexpr long MANY = 6, SHORTEST = 64, LONGEST = 10000;
+    static constexpr int64_t MANY = 6, SHORTEST = 64, LONGEST = 10000;
 
     // Count a failure, or a success, which makes up for one; tell whether there are many.
     bool failed(bool failure) {
-        const long before = failures_.load(std::memory_order_relaxed);
-        const long now = failure ? before + 1 : std::max(before - 1, 0L);
+        const int64_t before = failures_.load(std::memory_order_relaxed);
+        const int64_t now = failure ? before + 1 : std::max(before - 1, int64_t{0});
         failures_.store(now >= MANY ? 0 : now, std::memory_order_relaxed);
         return now >= MANY;
     }
 
     std::atomic<bool> region_{false};
-    std::atomic<long> failures_{0};
+    std::atomic<int64_t> failures_{0};
     // Pairs for the helper until torch's threads are tried again, and how many after the next failure.
-    std::atomic<long> rest_{0}, next_rest_{SHORTEST};
+    std::atomic<int64_t> rest_{0}, next_rest_{SHORTEST};
     StallWatch watch_;
 };
 
@@ -90,8 +87,8 @@ public:
         const auto begun = Clock::now().time_since_epoch().count();
         const bool close = begun - last_.load(std::memory_order_relaxed) < Clock::duration{GAP}.count();
         // One gap does not end a burst, two do.
-        const long before = calls_.load(std::memory_order_relaxed);
-        const long calls = close ? std::min(before + 1, 2 * MANY) : std::min(before, before / 2);
+        const int64_t before = calls_.load(std::memory_order_relaxed);
+        const int64_t calls = close ? std::min(before + 1, 2 * MANY) : std::min(before, before / 2);
         calls_.store(calls, std::memory_order_relaxed);
         return calls >= MANY;
     }
@@ -121,7 +118,7 @@ public:
             if (offered && choice) choice->note_helper(false);
             return function(context, 1);
         }
-        for (long turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
+        for (int64_t turn = 0; !mine.done.load(std::memory_order_acquire); ++turn)
             wait_turn(turn, PATIENCE);
         const auto all = Clock::now() - begun, worked = ended - begun;
         const bool good = 10 * (worked + mine.spent) >= 12 * all, lost = watch_.has_stalled(all, worked, good);
@@ -129,13 +126,13 @@ public:
         // The helper lost its processor in the middle of a task: it pauses for as many calls as that delay
         // was long, at least.
         if (lost)
-            pause(static_cast<long>(all / std::max(worked, Clock::duration{1})));
+            pause(static_cast<int64_t>(all / std::max(worked, Clock::duration{1})));
         else
             note_gain(good);
     }
 
     [[noreturn]] void serve() {
-        thread_ = pthread_self();
+        thread_ = os::this_thread();
         alive_.store(true, std::memory_order_release);
         for (;;) {
             Offer* taken = wait_for_offer();
@@ -154,23 +151,23 @@ private:
         std::atomic<bool> done{false};
     };
 
-    static constexpr long PATIENCE = 2000, MANY = 16, SHORTEST = 128, LONGEST = 10000, POOR = 6;
+    static constexpr int64_t PATIENCE = 2000, MANY = 16, SHORTEST = 128, LONGEST = 10000, POOR = 6;
     static constexpr std::chrono::microseconds GAP{200}, LOOKING{200};
 
     // Let calls pass without the helper, and twice as many the next time: where processors are scarce, it is
     // then hardly ever used.
-    void pause(long calls) {
-        const long least = next_pause_.load(std::memory_order_relaxed);
+    void pause(int64_t calls) {
+        const int64_t least = next_pause_.load(std::memory_order_relaxed);
         calls_.store(-std::clamp(calls, least, LONGEST), std::memory_order_relaxed);
         next_pause_.store(std::min(2 * least, LONGEST), std::memory_order_relaxed);
     }
 
     // Whether two threads saved a fifth. Where they often do not, one computes what follows.
     void note_gain(bool good) {
-        const long poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), 0L);
+        const int64_t poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), int64_t{0});
         poor_.store(poor < POOR ? poor : 0, std::memory_order_relaxed);
         if (poor >= POOR) return pause(0);
-        const long next = next_pause_.load(std::memory_order_relaxed);
+        const int64_t next = next_pause_.load(std::memory_order_relaxed);
         if (good && next > SHORTEST) next_pause_.store(next - 1, std::memory_order_relaxed);
     }
 
@@ -178,24 +175,11 @@ private:
     // one for seconds although others are idle; then its affinity is set to the others.
     bool is_apart() {
         if (!alive_.load(std::memory_order_acquire)) return false;
-#if defined(__linux__)
-        const int here = sched_getcpu();
-        if (here != at_.load(std::memory_order_relaxed)) return true;
-        cpu_set_t others;
-        if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others) != 0)
-            return false;
-        CPU_CLR(here, &others);
-        if (CPU_COUNT(&others) == 0) return false;
-        if (pthread_setaffinity_np(thread_, sizeof others, &others) != 0) return false;
+        const int here = os::this_processor();
+        if (here < 0 || here != at_.load(std::memory_order_relaxed)) return true;
+        if (!os::keep_away(thread_, here)) return false;
         at_.store(-1, std::memory_order_relaxed);
-#endif
         return true;
-    }
-
-    void record_processor() {
-#if defined(__linux__)
-        at_.store(sched_getcpu(), std::memory_order_relaxed);
-#endif
     }
 
     // Spin for an offer, then sleep. Waking takes longer than a call, so the offer that woke it is gone
@@ -204,8 +188,8 @@ private:
         for (;;) {
             const auto until = Clock::now() + LOOKING;
             do {
-                record_processor();
-                for (long turn = 0; turn < 64; ++turn, relax())
+                at_.store(os::this_processor(), std::memory_order_relaxed);
+                for (int64_t turn = 0; turn < 64; ++turn, relax())
                     if (offer_.load(std::memory_order_relaxed))
                         if (Offer* found = offer_.exchange(nullptr)) return found;
             } while (Clock::now() < until && !stopped_.load(std::memory_order_relaxed));
@@ -217,13 +201,13 @@ private:
 
     // End of the last call, and the number of calls in close succession; of all callers.
     std::atomic<Clock::rep> last_{0};
-    std::atomic<long> calls_{0};
+    std::atomic<int64_t> calls_{0};
     // Pairs in close succession that gained little, and the next pause.
-    std::atomic<long> poor_{0}, next_pause_{SHORTEST};
+    std::atomic<int64_t> poor_{0}, next_pause_{SHORTEST};
     StallWatch watch_;
     std::atomic<Offer*> offer_{nullptr};
     std::atomic<bool> asleep_{false}, stopped_{false};
-    pthread_t thread_{};  // once alive
+    os::Thread thread_{};  // once alive
     std::atomic<bool> alive_{false};
     std::atomic<int> at_{-1};  // the processor it ran on last
     std::mutex mutex_;
@@ -234,7 +218,7 @@ struct Pool {
     std::mutex mutex;
     std::condition_variable wanted;
     std::deque<Job*> jobs;
-    long threads = 0;
+    int64_t threads = 0;
     BurstHelper burst_helper;
     PairChoice pair_choice;
     enum { NONE, STARTED, REFUSED } helper_state = NONE;
@@ -281,7 +265,7 @@ void forget() {
 Pool& get() {
     static const bool made = [] {
         current.store(new Pool);
-        pthread_atfork(nullptr, nullptr, forget);
+        os::call_after_fork(forget);
         return true;
     }();
     (void)made;
@@ -303,7 +287,7 @@ ShortCall::~ShortCall() {
     if (counted_) get().burst_helper.note_end();
 }
 
-void run_pair(long threads, Function function, void* context) {
+void run_pair(int64_t threads, Function function, void* context) {
     Pool& pool = get();
     PairChoice* const choice = borrowed.load() ? &pool.pair_choice : nullptr;
     if (!choice || !choice->is_region()) return pool.burst_helper.run_pair(function, context, choice);
@@ -314,7 +298,7 @@ void run_pair(long threads, Function function, void* context) {
     } timed{function, context, {}};
     const auto begun = Clock::now();
     run(threads, 2,
-        [](void* data, long index) {
+        [](void* data, int64_t index) {
             Timed& task = *static_cast<Timed*>(data);
             const auto before = Clock::now();
             task.function(task.context, index);
@@ -324,12 +308,12 @@ void run_pair(long threads, Function function, void* context) {
     choice->note_region(Clock::now() - begun, timed.spent[0], timed.spent[1]);
 }
 
-void run(long threads, long count, Function function, void* context) {
+void run(int64_t threads, int64_t count, Function function, void* context) {
     Job job;
     job.function = function;
     job.context = context;
     job.count = count;
-    const long helpers = (threads < count ? threads : count) - 1;
+    const int64_t helpers = (threads < count ? threads : count) - 1;
     job.seats = helpers;
     if (helpers <= 0) return job.work();
     Pool& pool = get();

@@ -2,11 +2,12 @@
 // created. Concurrent callers use the same threads.
 #pragma once
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
+
+#include "system.h"
 
 namespace pool {
 
@@ -19,33 +20,33 @@ public:
     // A call took `all`, the caller's own tasks `own`; `gained` says whether several threads saved time.
     bool has_stalled(Clock::duration all, Clock::duration own, bool gained) {
         if (all > 16 * own) return true;
-        const long before = since_.load(std::memory_order_relaxed);
+        const int64_t before = since_.load(std::memory_order_relaxed);
         const bool late = !gained && all - own > std::chrono::milliseconds{1} && all > 2 * own;
         since_.store(late ? 0 : std::min(before + 1, SOON), std::memory_order_relaxed);
         return late && before < SOON;
     }
 
 private:
-    static constexpr long SOON = 256;
-    std::atomic<long> since_{SOON};
+    static constexpr int64_t SOON = 256;
+    std::atomic<int64_t> since_{SOON};
 };
 
 // Tell the processor that this is a spin-wait loop. Static: each file has its own, compiled with its
 // own flags.
-static inline void relax() {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+static inline void relax() { __builtin_ia32_pause(); }
 #elif defined(__aarch64__)
-    asm volatile("yield");
+static inline void relax() { asm volatile("yield"); }
+#else
+static inline void relax() {}
 #endif
-}
 
 // A turn of a loop that waits for another thread: spin, but from the `patience`-th turn on give the
 // processor away. That thread may need it: where there are more threads than processors, or where one
 // of a higher priority waits for one of a lower.
-static inline void wait_turn(long turn, long patience) { turn < patience ? relax() : void(sched_yield()); }
+static inline void wait_turn(int64_t turn, int64_t patience) { turn < patience ? relax() : os::yield(); }
 
-using Function = void (*)(void* context, long index);
+using Function = void (*)(void* context, int64_t index);
 
 // GOMP_parallel of an OpenMP runtime: call function(data) on `threads` threads, the caller included.
 using Region = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
@@ -56,7 +57,7 @@ using Region = void (*)(void (*function)(void*), void* data, unsigned threads, u
 void use(Region region);
 
 // Call function(context, 0 .. count - 1), each once, on at most `threads` threads with the caller.
-void run(long threads, long count, Function function, void* context);
+void run(int64_t threads, int64_t count, Function function, void* context);
 
 // A call that two threads may share by `run_pair` as long as this lives, if it is part of a burst.
 class ShortCall {
@@ -78,6 +79,6 @@ private:
 // our own if it is there. An OpenMP region ends only when all its threads have arrived, which on a busy
 // machine takes a hundred times as long as these tasks. But where other work of torch keeps its threads
 // awake, they are used as in `run`, all `threads` of them: each way is left where it fails.
-void run_pair(long threads, Function function, void* context);
+void run_pair(int64_t threads, Function function, void* context);
 
 }  // namespace pool

@@ -80,7 +80,7 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
     call.x_batch_stride = words.x_batch_stride;
     call.x_time_stride = words.x_time_stride;
     set_layer(call, layer);
-    for (long d = 0; d < 2; ++d) {
+    for (int64_t d = 0; d < 2; ++d) {
         call.h_0[d] = at(words.h_0[d]);
         call.c_0[d] = at(words.c_0[d]);
     }

@@ -31,13 +31,15 @@ static inline Exponential split_power(Vec x, float scale) {
 }
 
 // a / b, of which as many bits are right.
-static inline Vec coarse_quotient(Vec a, Vec b) {
 #if K2T_LANES == 16
+static inline Vec coarse_quotient(Vec a, Vec b) {
     return a * (Vec)_mm512_rcp14_ps((__m512)b);
-#else
-    return a / b;
-#endif
 }
+#else
+static inline Vec coarse_quotient(Vec a, Vec b) {
+    return a / b;
+}
+#endif
 
 struct Coarse : Standard {
     using Standard::Standard;
@@ -57,36 +59,38 @@ struct Coarse : Standard {
 template <class Format, class Product>
 struct Reduced {
     // Words of a row of weights, padded as the product wants them.
-    static constexpr long groups(long k) {
-        const long words = (k + Format::GROUP - 1) / Format::GROUP;
+    static constexpr int64_t groups(int64_t k) {
+        const int64_t words = (k + Format::GROUP - 1) / Format::GROUP;
         return (words + Product::DEPTH - 1) / Product::DEPTH * Product::DEPTH;
     }
-    static constexpr long panel_words(long v, long k) { return v * LANES * (groups(k) + Format::EXTRAS); }
-    static long matrix_words(long v, long units, long k) { return whole(units) / LANES * panel_words(v, k); }
-    static long input_words(const K2tShape& shape) {
+    static constexpr int64_t panel_words(int64_t v, int64_t k) { return v * LANES * (groups(k) + Format::EXTRAS); }
+    static int64_t matrix_words(int64_t v, int64_t units, int64_t k) {
+        return whole(units) / LANES * panel_words(v, k);
+    }
+    static int64_t input_words(const K2tShape& shape) {
         return matrix_words(gate_count(shape.kind), shape.units, shape.features);
     }
-    static long packed_size(const K2tShape& shape) {
-        const long units = shape.units, gates = gate_count(shape.kind);
+    static int64_t packed_size(const K2tShape& shape) {
+        const int64_t units = shape.units, gates = gate_count(shape.kind);
         return input_words(shape) + (shape.kind == K2T_GRU_BEFORE
                                          ? matrix_words(2, units, units) + matrix_words(1, units, units)
                                          : matrix_words(gates, units, units));
     }
 
     // weight (G*H, K), the gates [first, first + V) -> panels. Return what follows.
-    static uint32_t* pack_matrix(const float* weight, const float* bias, long first, long v, long units, long k,
-                                 uint32_t* to) {
-        for (long unit = 0; unit < units; unit += LANES, to += panel_words(v, k)) {
-            for (long i = 0; i < panel_words(v, k); ++i) to[i] = 0;
+    static uint32_t* pack_matrix(const float* weight, const float* bias, int64_t first, int64_t v, int64_t units,
+                                 int64_t k, uint32_t* to) {
+        for (int64_t unit = 0; unit < units; unit += LANES, to += panel_words(v, k)) {
+            for (int64_t i = 0; i < panel_words(v, k); ++i) to[i] = 0;
             float* const extras = reinterpret_cast<float*>(to + v * LANES * groups(k));
-            for (long gate = 0; gate < v; ++gate)
-                for (long lane = 0; lane < LANES && unit + lane < units; ++lane) {
-                    const long channel = (first + gate) * units + unit + lane;
+            for (int64_t gate = 0; gate < v; ++gate)
+                for (int64_t lane = 0; lane < LANES && unit + lane < units; ++lane) {
+                    const int64_t channel = (first + gate) * units + unit + lane;
                     const float* const row = weight + channel * k;
                     const float scale = Format::measure(row, k);
-                    constexpr long SIZE = 32 / Format::GROUP;  // bits of a number
+                    constexpr int64_t SIZE = 32 / Format::GROUP;  // bits of a number
                     uint32_t sum = 0;
-                    for (long i = 0; i < k; ++i) {
+                    for (int64_t i = 0; i < k; ++i) {
                         const uint32_t bits = Format::weight(row[i], scale);
                         sum += static_cast<uint32_t>(static_cast<int8_t>(bits));  // Int8's
                         uint32_t* const word = to + Product::Order::at(v, groups(k), i / Format::GROUP, gate) + lane;
@@ -100,7 +104,7 @@ struct Reduced {
     }
     static void pack(const K2tShape& shape, const float* weight_ih, const float* weight_hh, const float* bias_ih,
                      const float* bias_hh, float* packed) {
-        const long gates = gate_count(shape.kind), units = shape.units;
+        const int64_t gates = gate_count(shape.kind), units = shape.units;
         const bool before = shape.kind == K2T_GRU_BEFORE;
         uint32_t* to = reinterpret_cast<uint32_t*>(packed);
         to = pack_matrix(weight_ih, bias_ih, 0, gates, units, shape.features, to);
@@ -111,17 +115,19 @@ struct Reduced {
     // ---- a task -----------------------------------------------------------------------------------------------
 
     // Memory for rows of values. Of tiles an odd number in a row: its rows would share a few sets of the cache.
-    static constexpr long values_words(long k) {
-        const long written = whole(k) / Format::GROUP, words = written < groups(k) ? groups(k) : written;
+    static constexpr int64_t values_words(int64_t k) {
+        const int64_t written = whole(k) / Format::GROUP, words = written < groups(k) ? groups(k) : written;
         return Product::DEPTH > 1 ? words / Product::DEPTH / 2 * 2 * Product::DEPTH + Product::DEPTH : words;
     }
-    static long values_size(long rows, long k) { return (rows + Product::SPARE_ROWS) * values_words(k) + whole(rows); }
-    static Values<Format> take_values(long rows, long k, float*& memory) {
+    static int64_t values_size(int64_t rows, int64_t k) {
+        return (rows + Product::SPARE_ROWS) * values_words(k) + whole(rows);
+    }
+    static Values<Format> take_values(int64_t rows, int64_t k, float*& memory) {
         uint32_t* const words = reinterpret_cast<uint32_t*>(memory);
         memory += values_size(rows, k);
         return {words, values_words(k), groups(k), memory - whole(rows)};
     }
-    static long input_rows(const K2tShape& shape, long rows) { return rows * block_steps(shape, rows); }
+    static int64_t input_rows(const K2tShape& shape, int64_t rows) { return rows * block_steps(shape, rows); }
 
     struct Matrix {
         Product& by;
@@ -136,10 +142,10 @@ struct Reduced {
         Values<Format> x, state;
 
         Matrix of_state() const { return {by, state, recurrent}; }
-        Matrix of_reset(long units) const { return {by, state, recurrent + matrix_words(2, units, units)}; }
+        Matrix of_reset(int64_t units) const { return {by, state, recurrent + matrix_words(2, units, units)}; }
     };
 
-    static long task_size(const K2tCall& call, long rows) {
+    static int64_t task_size(const K2tCall& call, int64_t rows) {
         const K2tShape& shape = call.shape;
         return values_size(input_rows(shape, rows), shape.features) + values_size(rows, shape.units) +
                scratch_size(call, rows);
@@ -153,18 +159,18 @@ struct Reduced {
         const Weights w{by, input, input + input_words(shape), x, state};
         with_functions<Coarse>(call, [&](auto functions) { run_with(functions, w, call, task, memory); });
     }
-    static long task_rows(const K2tShape& shape) {
+    static int64_t task_rows(const K2tShape& shape) {
         return Product::task_rows(4 * (packed_size(shape) - input_words(shape)));
     }
 
     // ---- products, as layer.h and cells.h call them -------------------------------------------------------------
 
-    friend void input_product(const K2tShape& shape, const Weights& w, long rows, const Operand& x, long, long,
+    friend void input_product(const K2tShape& shape, const Weights& w, int64_t rows, const Operand& x, int64_t, int64_t,
                               const Inputs& out) {
-        const long gates = gate_count(shape.kind);
+        const int64_t gates = gate_count(shape.kind);
         const uint32_t* panel = w.input;
         w.x.convert(rows, x.data, x.stride, shape.features);
-        for (long unit = 0; unit < shape.units; unit += LANES, panel += panel_words(gates, shape.features)) {
+        for (int64_t unit = 0; unit < shape.units; unit += LANES, panel += panel_words(gates, shape.features)) {
             float* const to = out.of(unit);
             switch (gates) {
                 case 4: w.by.template product<4>(rows, 1, w.x, panel, to, out.row); break;
@@ -175,26 +181,27 @@ struct Reduced {
     }
 
     // The products of a single row are with several panels at once.
-    template <long G, class Cell, class Finish>
-    friend void for_units(long rows, long units, const Scratch& s, const Operand& state, const Matrix& matrix,
+    template <int64_t G, class Cell, class Finish>
+    friend void for_units(int64_t rows, int64_t units, const Scratch& s, const Operand& state, const Matrix& matrix,
                           const Inputs& inputs, Cell cell, Finish finish) {
-        const long width = whole(units), most = Product::panels_at_once(G, rows);
+        const int64_t width = whole(units), most = Product::panels_at_once(G, rows);
         const bool single = rows == 1;
         matrix.values.convert(rows, state.data, state.stride, units);
-        for (long done = 0, count; done < s.panels; done += count) {
+        for (int64_t done = 0, count; done < s.panels; done += count) {
             count = s.panels - done < most ? s.panels - done : most;
-            const long panel = s.turned ? s.panels - done - count : done, unit = panel * LANES;
+            const int64_t panel = s.turned ? s.panels - done - count : done, unit = panel * LANES;
             float* const sums = s.sums + (single ? unit * G : 0);
             matrix.by.template product<G>(rows, count, matrix.values, matrix.panels + panel * panel_words(G, units),
                                           sums, G * LANES);
             if (single) continue;
             const float* in = inputs.of(unit);
-            for (long r = 0; r < rows; ++r, in += inputs.row)
+            for (int64_t r = 0; r < rows; ++r, in += inputs.row)
                 cell(r, unit, r * width + unit, in, sums + r * G * LANES);
-            for (long r = 0; r < rows; ++r) finish(r, unit, r * width + unit);
+            for (int64_t r = 0; r < rows; ++r) finish(r, unit, r * width + unit);
         }
-        for (long unit = 0; unit < width && single; unit += LANES) cell(0, unit, unit, inputs.of(unit), s.sums + unit * G);
-        for (long unit = 0; unit < width && single; unit += LANES) finish(0, unit, unit);
+        for (int64_t unit = 0; unit < width && single; unit += LANES)
+            cell(0, unit, unit, inputs.of(unit), s.sums + unit * G);
+        for (int64_t unit = 0; unit < width && single; unit += LANES) finish(0, unit, unit);
     }
 
     static constexpr K2tKernel KERNEL = {

@@ -9,11 +9,11 @@ typedef int IntVec __attribute__((vector_size(K2T_LANES * 4)));
 // The same, wherever it lies in memory.
 typedef float LooseVec __attribute__((vector_size(K2T_LANES * 4), aligned(4), may_alias));
 
-constexpr long LANES = K2T_LANES;
+constexpr int64_t LANES = K2T_LANES;
 #if K2T_LANES == 16 || defined(__aarch64__)
-constexpr long REGISTERS = 32;
+constexpr int64_t REGISTERS = 32;
 #else
-constexpr long REGISTERS = 16;
+constexpr int64_t REGISTERS = 16;
 #endif
 
 // Loops over a vector register's worth of work must not survive: an accumulator array that is
@@ -39,23 +39,23 @@ static inline Vec all(float value) { return value - Vec{}; }
 // The first `count` numbers of a vector; zeros for the others.
 #if K2T_LANES == 16
 // (The functions of <immintrin.h>, as compilers differ in the arguments of what these call.)
-static inline __mmask16 first_lanes(long count) { return static_cast<__mmask16>((1u << count) - 1); }
-static inline Vec load_first(const float* from, long count) {
+static inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+static inline Vec load_first(const float* from, int64_t count) {
     return reinterpret_cast<Vec>(_mm512_maskz_loadu_ps(first_lanes(count), from));
 }
-static inline void store_first(float* to, Vec value, long count) {
+static inline void store_first(float* to, Vec value, int64_t count) {
     _mm512_mask_storeu_ps(to, first_lanes(count), reinterpret_cast<__m512>(value));
 }
 #else
-static inline Vec load_first(const float* from, long count) {
+static inline Vec load_first(const float* from, int64_t count) {
     if (count == LANES) return load(from);
     float x[LANES] = {};
-    for (long lane = 0; lane < count; ++lane) x[lane] = from[lane];
+    for (int64_t lane = 0; lane < count; ++lane) x[lane] = from[lane];
     return load(x);
 }
-static inline void store_first(float* to, Vec value, long count) {
+static inline void store_first(float* to, Vec value, int64_t count) {
     if (count == LANES) return store(to, value);
-    for (long lane = 0; lane < count; ++lane) to[lane] = value[lane];
+    for (int64_t lane = 0; lane < count; ++lane) to[lane] = value[lane];
 }
 #endif
 // Compilers without this move each number by itself.
@@ -78,44 +78,48 @@ static inline void store_first(float* to, Vec value, long count) {
 #endif
 
 // Every other number of a and b.
-static inline Vec even_lanes(Vec a, Vec b) {
 #if defined(K2T_EVEN)
+static inline Vec even_lanes(Vec a, Vec b) {
     return __builtin_shufflevector(a, b, K2T_EVEN);
+}
 #else
+static inline Vec even_lanes(Vec a, Vec b) {
     Vec found;
-    for (long lane = 0; lane < LANES / 2; ++lane) {
+    for (int64_t lane = 0; lane < LANES / 2; ++lane) {
         found[lane] = a[2 * lane];
         found[lane + LANES / 2] = b[2 * lane];
     }
     return found;
-#endif
 }
+#endif
 
 // Turn rows into columns.
-static inline void transpose(Vec (&x)[LANES]) {
 #if defined(K2T_FRONT)
+static inline void transpose(Vec (&x)[LANES]) {
     // Each round writes the numbers of the first half of the rows and of the second alternately; after
     // as many rounds as LANES has bits, rows are columns.
     K2T_UNROLL
-    for (long round = 1; round < LANES; round *= 2) {
+    for (int64_t round = 1; round < LANES; round *= 2) {
         Vec y[LANES];
         K2T_UNROLL
-        for (long i = 0; i < LANES / 2; ++i) {
+        for (int64_t i = 0; i < LANES / 2; ++i) {
             y[2 * i] = __builtin_shufflevector(x[i], x[i + LANES / 2], K2T_FRONT);
             y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + LANES / 2], K2T_BACK);
         }
         K2T_UNROLL
-        for (long i = 0; i < LANES; ++i) x[i] = y[i];
+        for (int64_t i = 0; i < LANES; ++i) x[i] = y[i];
     }
+}
 #else
-    for (long i = 0; i < LANES; ++i)
-        for (long j = 0; j < i; ++j) {
+static inline void transpose(Vec (&x)[LANES]) {
+    for (int64_t i = 0; i < LANES; ++i)
+        for (int64_t j = 0; j < i; ++j) {
             const float kept = x[i][j];
             x[i][j] = x[j][i];
             x[j][i] = kept;
         }
-#endif
 }
+#endif
 // Both keep a NaN in a, as one instruction of x86 does, which GCC does not find by itself.
 #if K2T_LANES == 16
 static inline Vec smaller(Vec a, Vec b) { return (Vec)_mm512_min_ps((__m512)b, (__m512)a); }
@@ -138,23 +142,27 @@ static inline Vec fused(Vec a, Vec b, Vec c) { return a * b + c; }
 
 // 1 / x for x in [1, 2^126]. AVX-512 estimates 14 bits in a fraction of a division's time, and a step
 // of Newton's method makes them 23: the error is one unit in the last place.
-static inline Vec reciprocal(Vec x) {
 #if K2T_LANES == 16
+static inline Vec reciprocal(Vec x) {
     const Vec guess = __builtin_ia32_rcp14ps512_mask(x, Vec{}, static_cast<unsigned short>(-1));
     return guess + guess * (1.0f - x * guess);
-#else
-    return 1.0f / x;
-#endif
 }
+#else
+static inline Vec reciprocal(Vec x) {
+    return 1.0f / x;
+}
+#endif
 
 // a / b for |a| <= b in [1, 2^126], and so no more than 1; with the same estimate.
-static inline Vec quotient(Vec a, Vec b) {
 #if K2T_LANES == 16
+static inline Vec quotient(Vec a, Vec b) {
     return smaller(a * reciprocal(b), all(1.0f));
-#else
-    return a / b;
-#endif
 }
+#else
+static inline Vec quotient(Vec a, Vec b) {
+    return a / b;
+}
+#endif
 
 // e^x = (1 + rest) power, for x in [-87, 87], clamped outside.
 struct Exponential {
@@ -208,7 +216,7 @@ static inline Vec elu(Vec x, float alpha) {
     return x > 0.0f ? x : negative * alpha;
 }
 
-static inline Vec activate(long kind, float parameter, Vec x) {
+static inline Vec activate(int64_t kind, float parameter, Vec x) {
     switch (static_cast<K2tActivation>(kind)) {
         case K2T_LINEAR: return x;
         case K2T_TANH: return hyperbolic_tangent(x);

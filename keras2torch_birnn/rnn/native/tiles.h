@@ -4,7 +4,7 @@
 // A tile of weights is 16 words of one gate, a row of it LANES units. Words of a row of numbers are padded to whole
 // tiles, so one configuration serves all products of as many rows.
 
-constexpr long TILE_ROWS = 16, TILE_WORDS = 16;
+constexpr int64_t TILE_ROWS = 16, TILE_WORDS = 16;
 static_assert(LANES == TILE_WORDS, "a tile's row holds one vector");
 
 // 0 to 3 are sums, 4 and 5 rows of numbers, 6 and 7 weights. Sums and numbers have `height` rows. As assembly, whose
@@ -18,7 +18,7 @@ public:
         if (height_) asm volatile("tilerelease");
     }
 
-    void configure(long height) {
+    void configure(int64_t height) {
         if (height == height_) return;
         height_ = height;
         struct alignas(64) {
@@ -26,7 +26,7 @@ public:
             uint16_t bytes[16] = {};
             uint8_t rows[16] = {};
         } all;
-        for (long tile = 0; tile < 8; ++tile) {
+        for (int64_t tile = 0; tile < 8; ++tile) {
             all.bytes[tile] = TILE_WORDS * 4;
             all.rows[tile] = static_cast<uint8_t>(tile < 6 ? height : TILE_ROWS);
         }
@@ -37,15 +37,15 @@ public:
         asm volatile("tilezero %%tmm%c0" ::"i"(TILE));
     }
     template <int TILE>
-    static void load(const uint32_t* from, long stride) {
+    static void load(const uint32_t* from, int64_t stride) {
         asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride * 4), "i"(TILE) : "memory");
     }
     template <int TILE>
-    static void store(uint32_t* to, long stride) {
+    static void store(uint32_t* to, int64_t stride) {
         asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride * 4), "i"(TILE) : "memory");
     }
     // Add products of two numbers of 16 bits in a word, or of four of 8, of which the weights have a sign.
-    template <long GROUP, int SUM, int NUMBERS, int WEIGHTS>
+    template <int64_t GROUP, int SUM, int NUMBERS, int WEIGHTS>
     static void dot() {
         if constexpr (GROUP == 2)
             asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(NUMBERS), "i"(WEIGHTS));
@@ -54,7 +54,7 @@ public:
     }
 
 private:
-    long height_ = 0;
+    int64_t height_ = 0;
 };
 
 // Call body(Number<0>) to body(Number<COUNT - 1>).
@@ -72,9 +72,9 @@ static void for_each_number(Body body) {
 
 // Tiles one after the other as they are read, of two gates in turn: [pair][tile][gate][word][lane].
 struct TileOrder {
-    static constexpr long at(long gates, long all, long word, long gate) {
-        const long pair = gate / 2, wide = gates > 2 * pair + 1 ? 2 : 1;
-        const long tile = word / TILE_WORDS * wide + gate % 2;
+    static constexpr int64_t at(int64_t gates, int64_t all, int64_t word, int64_t gate) {
+        const int64_t pair = gate / 2, wide = gates > 2 * pair + 1 ? 2 : 1;
+        const int64_t tile = word / TILE_WORDS * wide + gate % 2;
         return (pair * 2 * all + tile * TILE_WORDS + word % TILE_WORDS) * LANES;
     }
 };
@@ -83,30 +83,33 @@ template <class Format>
 class TileProduct {
     typedef VectorProduct<Format, TileOrder> ByVectors;
     // A tile of a single row of integers takes longer than vectors, whose sums are the same.
-    static constexpr bool by_vectors(long rows) { return Format::GROUP == 4 && rows == 1; }
+    static constexpr bool by_vectors(int64_t rows) { return Format::GROUP == 4 && rows == 1; }
 
 public:
-    static constexpr long DEPTH = TILE_WORDS;          // words of a row are padded to a multiple of it
-    static constexpr long SPARE_ROWS = TILE_ROWS - 1;  // rows of words that may be read behind the last
+    static constexpr int64_t DEPTH = TILE_WORDS;          // words of a row are padded to a multiple of it
+    static constexpr int64_t SPARE_ROWS = TILE_ROWS - 1;  // rows of words that may be read behind the last
     typedef TileOrder Order;
 
-    static constexpr long panels_at_once(long gates, long rows) {
+    static constexpr int64_t panels_at_once(int64_t gates, int64_t rows) {
         return by_vectors(rows) ? ByVectors::panels_at_once(gates, rows) : 1;
     }
 
     // Two tiles, whose sums and states leave the second-level cache to the weights, unless these exceed it anyhow.
-    static constexpr long task_rows(long weight_bytes) { return weight_bytes <= 1 << 20 ? 2 * TILE_ROWS : MOST_ROWS; }
+    static constexpr int64_t task_rows(int64_t weight_bytes) {
+        return weight_bytes <= 1 << 20 ? 2 * TILE_ROWS : MOST_ROWS;
+    }
 
     // As VectorProduct's. Rows are cut into tiles of equal height; what it makes more of them is dropped.
-    template <long V>
-    void product(long rows, long panels, const Values<Format>& a, const uint32_t* panel, float* out, long out_stride) {
+    template <int64_t V>
+    void product(int64_t rows, int64_t panels, const Values<Format>& a, const uint32_t* panel, float* out,
+                 int64_t out_stride) {
         if (by_vectors(rows)) return ByVectors::template product<V>(rows, panels, a, panel, out, out_stride);
-        const long tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles;
+        const int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, height = (rows + tiles - 1) / tiles;
         tiles_.configure(height);
         const Operands all{rows, height, a, panel, out, out_stride};
         if (tiles == 1) return block<V, 1, V>(all, 0, 0);
-        for (long v = 0; v < V; v += 2)
-            for (long tile = 0; tile < tiles; tile += 2) {
+        for (int64_t v = 0; v < V; v += 2)
+            for (int64_t tile = 0; tile < tiles; tile += 2) {
                 const bool two = tile + 1 < tiles;
                 if (v + 1 < V)
                     two ? block<V, 2, 2>(all, tile, v) : block<V, 1, 2>(all, tile, v);
@@ -117,31 +120,31 @@ public:
 
 private:
     struct Operands {
-        long rows, height;
+        int64_t rows, height;
         const Values<Format>& a;
         const uint32_t* panel;
         float* out;
-        long out_stride;
+        int64_t out_stride;
     };
 
     // R tiles of rows by G of the V gates, four sums at most. Chains of dots hide each other's latency.
-    template <long V, int R, int G>
-    static void block(const Operands& all, long tile, long gate) {
+    template <int64_t V, int R, int G>
+    static void block(const Operands& all, int64_t tile, int64_t gate) {
         static_assert(R * G <= 4, "sums are four tiles");
-        constexpr long TILE = TILE_ROWS * LANES;
-        const long height = all.height, of_row = all.a.stride, depth = all.a.count / TILE_WORDS;
+        constexpr int64_t TILE = TILE_ROWS * LANES;
+        const int64_t height = all.height, of_row = all.a.stride, depth = all.a.count / TILE_WORDS;
         const uint32_t* const extras = all.panel + all.a.count * V * LANES;
-        auto extras_of = [&](long sum) { return extras + (gate + sum % G) * Format::EXTRAS * LANES; };
+        auto extras_of = [&](int64_t sum) { return extras + (gate + sum % G) * Format::EXTRAS * LANES; };
         for_each_number<R * G>([&](auto sum) { Tiles::load<sum.value>(extras_of(sum.value), 0); });
         const uint32_t* numbers = all.a.words + tile * height * of_row;
         const uint32_t* weights = all.panel + gate * depth * TILE;  // `gate` is the first of a pair
-        for (long k = 0; k < depth; ++k, numbers += TILE_WORDS) {
+        for (int64_t k = 0; k < depth; ++k, numbers += TILE_WORDS) {
             for_each_number<R>([&](auto r) {
                 Tiles::load<4 + r.value>(numbers + r.value * height * of_row, of_row);
             });
             for_each_number<G>([&](auto g) {
                 constexpr int WEIGHTS = 6 + decltype(g)::value % 2;
-                constexpr long FIRST = g.value / 2 * 2, WIDE = G > FIRST + 1 ? 2 : 1;
+                constexpr int64_t FIRST = g.value / 2 * 2, WIDE = G > FIRST + 1 ? 2 : 1;
                 Tiles::load<WEIGHTS>(weights + (FIRST * depth + k * WIDE + g.value % 2) * TILE, LANES);
                 for_each_number<R>([&](auto r) {
                     constexpr int SUM = decltype(r)::value * G + decltype(g)::value;
@@ -150,14 +153,14 @@ private:
             });
         }
         for_each_number<R * G>([&](auto sum) {
-            const long first = (tile + sum.value / G) * height, count = all.rows - first;
+            const int64_t first = (tile + sum.value / G) * height, count = all.rows - first;
             float* out = all.out + first * all.out_stride + (gate + sum.value % G) * LANES;
             if (Format::EXTRAS == 1 && count >= height)  // finished, as it began with the bias
                 return Tiles::store<sum.value>(reinterpret_cast<uint32_t*>(out), all.out_stride);
             alignas(64) uint32_t found[TILE_ROWS * TILE_WORDS];
             Tiles::store<sum.value>(found, TILE_WORDS);
             const float* const of_units = reinterpret_cast<const float*>(extras_of(sum.value));
-            for (long r = 0; r < height && r < count; ++r, out += all.out_stride)
+            for (int64_t r = 0; r < height && r < count; ++r, out += all.out_stride)
                 store(out, Format::finish((typename Format::Sum)load_bits(found + r * TILE_WORDS), all.a.scales[first + r], of_units));
         });
     }
