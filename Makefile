@@ -71,7 +71,9 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	@$(BIN)/python -m compileall -q keras2torch_birnn
-	@$(BIN)/mypy & types=$$!; \
+	@{ $(BIN)/mypy --platform linux && for system in darwin win32; do \
+		$(BIN)/mypy --platform $$system --cache-dir .mypy_cache/$$system keras2torch_birnn || exit; \
+	done; } & types=$$!; \
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder \
 		$(SELECT); tests=$$?; \
 	wait $$types && exit $$tests

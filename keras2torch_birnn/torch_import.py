@@ -19,12 +19,15 @@ _WORDS = re.compile(
     r"failed to map segment|(annot|can't) allocate|bad_alloc|not enough memory|"
     r"can't start new thread"
 )
+_PAGING_FILE_TOO_SMALL = 1455  # of Windows
 _LIBRARIES = ("libtorch_cpu.so", "libtorch_python.so")
 _PYTHON_PART = 128 << 20  # lower bound of what the import needs besides its libraries
 
 
 def lacks_memory(error: BaseException) -> bool:
     """Return whether an error means that memory is missing; libraries word it in many ways."""
+    if getattr(error, "winerror", None) == _PAGING_FILE_TOO_SMALL:  # in the system's language
+        return True
     return isinstance(error, MemoryError) or _WORDS.search(str(error)) is not None
 
 
@@ -70,6 +73,8 @@ def _room() -> float:
 
 
 def _mapped() -> int:
+    if sys.platform == "win32":
+        return 0
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     except (OSError, ValueError):  # not Linux

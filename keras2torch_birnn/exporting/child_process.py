@@ -77,6 +77,8 @@ def _run_child(job: dict[str, Any], folder: Path) -> str:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if done.returncode < 0:
         return f"it crashed (signal {-done.returncode})"
+    if done.returncode >= 0xC0000000:  # the codes of Windows for a crash
+        return f"it crashed ({done.returncode:#x})"
     return lines[-1] if lines else f"it ended with code {done.returncode}"
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ _PIECE = 16 << 20
 
 
 def _read_some(file: BinaryIO, count: int, at: int) -> bytes:
-    if hasattr(os, "pread"):
+    if sys.platform != "win32" and hasattr(os, "pread"):
         return os.pread(file.fileno(), count, at)
     file.seek(at)  # Windows
     return file.read(count)

@@ -13,7 +13,9 @@ import secrets
 import shlex
 import shutil
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -290,7 +292,7 @@ def _sync_file(path: Path, mode: int) -> None:
 
 def _put_in_place(temporary: Path, target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
     if overwrite:
-        temporary.replace(target)
+        _replace(temporary, target)
         return
     try:
         os.link(temporary, target)  # fails if the target was created meanwhile
@@ -302,6 +304,21 @@ def _put_in_place(temporary: Path, target: Path, kind: FileKind | None, *, overw
         if target.exists():
             raise _exists(kind) from None
         temporary.replace(target)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Give a file the name of another.
+
+    Windows refuses that while a program has the other open, as a virus scanner for a moment.
+    """
+    for pause in (0.1, 0.3, 0.6) if sys.platform == "win32" else ():
+        try:
+            temporary.replace(target)
+        except PermissionError:
+            time.sleep(pause)
+        else:
+            return
+    temporary.replace(target)
 
 
 def _sync_folder(folder: Path) -> None:

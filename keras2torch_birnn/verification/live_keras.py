@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -177,7 +178,10 @@ def files_for_keras(folder: Path, model: Path, config: Path | None) -> tuple[Pat
         if isinstance(container, TensorFlowContainer | TensorFlowJS):
             return f"Keras cannot load this kind of file ({container.kind})"
     named = folder / f"model{_suffix(model, config)}"
-    named.symlink_to(model.resolve())
+    try:
+        named.symlink_to(model.resolve())
+    except OSError:  # Windows asks for a right that few users have
+        shutil.copyfile(model, named)
     return named, *([config.resolve()] if config else [])
 
 

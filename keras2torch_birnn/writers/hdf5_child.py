@@ -15,11 +15,13 @@ from typing import Any
 
 def change(h5py: Any, numpy: Any, job: dict[str, Any]) -> None:
     """Remove groups, and put new values into datasets."""
-    with os.fdopen(job["fd"], "r+b") as raw, h5py.File(raw, "r+") as file:
+    values_file = os.fdopen(job["data"], "rb")
+    with values_file, os.fdopen(job["fd"], "r+b") as raw, h5py.File(raw, "r+") as file:
         for path in job["remove"]:
             del file[path]
         for edit in job["edits"]:
-            data = os.pread(job["data"], edit["size"], edit["at"])
+            values_file.seek(edit["at"])
+            data = values_file.read(edit["size"])
             dataset = file[edit["path"]]
             values = numpy.frombuffer(data, edit["dtype"]).reshape(dataset.shape)
             if dataset.dtype.kind == "V":  # bfloat16, the upper half of a float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -15,6 +16,9 @@ from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
 from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.saving import atomic
+from keras2torch_birnn.torch_import import lacks_memory
+from keras2torch_birnn.verification import live_keras
 
 pytestmark = pytest.mark.own_processes
 
@@ -220,3 +224,52 @@ except ImportError:
 """
     done = run_process(sys.executable, "-W", "ignore", "-c", code)
     assert (done.out, done.err) == ("k2t k2t\nrefused\n", "")
+
+
+# ---- what Windows does otherwise ---------------------------------------------------------------
+
+
+def test_a_paging_file_that_is_too_small_is_too_little_memory() -> None:
+    error = OSError("Die Auslagerungsdatei ist zu klein")
+    assert not lacks_memory(error)
+    error.winerror = 1455  # type: ignore[attr-defined]
+    assert lacks_memory(error)
+
+
+def test_a_file_that_another_program_holds_for_a_moment_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.write_text("new")
+    old.write_text("old")
+    refusals, replace = iter((PermissionError, PermissionError)), Path.replace
+
+    def refuse_twice(file: Path, target: Path) -> Path:
+        for refusal in refusals:
+            raise refusal
+        return replace(file, target)
+
+    monkeypatch.setattr(Path, "replace", refuse_twice)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(PermissionError):
+        atomic._replace(new, old)
+    monkeypatch.setattr(sys, "platform", "win32")
+    atomic._replace(new, old)
+    assert old.read_text() == "new"
+
+
+def test_a_file_gets_the_name_that_keras_wants_without_the_right_to_link(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    (named,) = live_keras.files_for_keras(tmp_path, OLD, None)
+    assert isinstance(named, Path)
+    assert named.read_bytes() == OLD.read_bytes()
+
+
+def test_a_crash_is_told_by_its_code() -> None:
+    assert parser_process._how_it_ended(0xC0000005, 1) == "crashed (0xc0000005)"
+    assert parser_process._how_it_ended(7, 1) == "stopped (exit code 7)"

@@ -78,7 +78,7 @@ class InheritedFile(io.RawIOBase):
         return done
 
     def _read_some(self, view: memoryview, at: int) -> int:
-        if hasattr(os, "preadv"):
+        if sys.platform != "win32" and hasattr(os, "preadv"):
             return os.preadv(self._fd, [view], at)
         os.lseek(self._fd, at, os.SEEK_SET)  # Windows, where this process alone has this open file
         data = os.read(self._fd, len(view))
@@ -87,6 +87,8 @@ class InheritedFile(io.RawIOBase):
 
 
 def _mapped_bytes() -> int:
+    if sys.platform == "win32":
+        return 0
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -96,9 +98,11 @@ def _mapped_bytes() -> int:
 
 def _limit(limits: dict[str, int]) -> None:
     """Set the resource limits, as far as the platform has them."""
+    if sys.platform == "win32":
+        return
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:  # a Python that was built without
         return
     memory = _mapped_bytes() + limits["memory"]
     wanted = (

@@ -111,6 +111,8 @@ def _how_it_ended(code: int, size: int) -> str:
             seconds = limits.MAX_PARSER_CPU_SECONDS + seconds_for(size)
             return f"did not finish in {seconds} s of computing"
         return f"crashed ({name})"
+    if code >= 0xC0000000:  # the codes of Windows for a crash
+        return f"crashed ({code:#x})"
     return f"stopped (exit code {code})"
 
 
