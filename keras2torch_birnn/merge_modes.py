@@ -61,5 +61,7 @@ MERGE_MODES: Mapping[str, MergeMode] = {
 
 
 def merge_outputs(outputs: tuple[Tensor, ...], merge: str | None) -> tuple[Tensor, ...]:
-    """Merge the outputs of two directions into one, or keep them apart (None)."""
-    return outputs if merge is None else (MERGE_MODES[merge].on_tensors(*outputs),)
+    """Merge the outputs of two directions into one; one output, or no mode, stays as it is."""
+    if merge is None or len(outputs) == 1:
+        return outputs
+    return (MERGE_MODES[merge].on_tensors(*outputs),)

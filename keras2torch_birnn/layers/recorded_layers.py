@@ -247,12 +247,13 @@ class LayerRecorder:
         merges = plan.return_sequences and plan.merge_mode not in (None, "concat")
         if call.mask is not None and merges and not _ZEROS.issuperset(plan.rules):
             # Masked steps show what each direction showed before.
-            apart = self._write_layer(replace(call, plan=replace(plan, merge_mode=None)))
-            merged: tuple[Tensor, ...] = self.see(merge_outputs, apart[:2], plan.merge_mode)
-            return (*merged, *apart[2:])
-        return self._emit(call)
+            call = replace(call, plan=replace(plan, merge_mode=None))
+        outputs, states = self._emit(call)
+        merged: tuple[Tensor, ...] = self.see(merge_outputs, outputs, plan.merge_mode)
+        return (*merged, *states)
 
-    def _emit(self, call: _Call) -> tuple[Tensor, ...]:
+    def _emit(self, call: _Call) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Write a layer as one operation; return its outputs, and its states if it returns them."""
         values, plan, x, mask, native = self.values, call.plan, call.x, call.mask, call.layer.native
         if native is None:
             raise NotRecordedError("a cell that the kernel lacks")
@@ -274,18 +275,13 @@ class LayerRecorder:
         words = (rows, time, read[0], *strides, *masked, *starts, *outs, final.operand())
         described = NativeLayer(native, parameters, merge, plan.against_time)
         values.writer.emit_layer(described, (*words, zeros[0], zeros[-1]))
-        tail = map(self._show, _parts(final)) if plan.return_state else ()
-        return (*self._outputs(plan, out), *tail)
-
-    def _outputs(self, plan: Plan, out: Value) -> tuple[Tensor, ...]:
-        """Return tensors of a layer's outputs, merged if they are to be."""
-        if not plan.return_sequences:
-            lasts = tuple(map(self._show, _parts(out)))
-            merged: tuple[Tensor, ...] = self.see(merge_outputs, lasts, plan.merge_mode)
-            return merged
-        apart = plan.merge_mode is None and len(plan.rules) == 2
-        metas = out.meta.chunk(2, dim=2) if apart else (out.meta,)
-        return tuple(self._show(out._replace(meta=meta)) for meta in metas)
+        shown = _parts(out)
+        if sequences:
+            apart = merge is None and directions == 2
+            metas = out.meta.chunk(2, dim=2) if apart else (out.meta,)
+            shown = [out._replace(meta=meta) for meta in metas]
+        states = _parts(final) if plan.return_state else []
+        return tuple(map(self._show, shown)), tuple(map(self._show, states))
 
     def _reserve(self, floats: int) -> int:
         return ~self.values.writer.reserve(floats) if floats else 0

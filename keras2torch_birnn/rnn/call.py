@@ -36,9 +36,9 @@ class RnnCall(NamedTuple):
 
     x: (B, T, F). lengths: (B,), the number of valid steps at the start of each row, None for T;
     outputs after them are zero, and a row of length 0 keeps its initial state. initial_state: one
-    for each direction, None for zeros. merge: a key of ``MERGE_MODES``, None to keep the two
-    directions apart. return_state: if False, an engine may return no final states. masks: one for
-    each direction if the layer drops, else none.
+    for each direction, None for zeros. merge: a key of ``MERGE_MODES``, which an engine may apply
+    as it computes, None if it must keep the two directions apart. return_state: if False, an engine
+    may return no final states. masks: one for each direction if the layer drops, else none.
     """
 
     x: Tensor

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import ArgumentValueError
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, outside_inference
@@ -137,7 +136,7 @@ def run_masked(
     Raises:
         ArgumentValueError: the mask has another shape than x has steps.
     """
-    x, initial, merge = call.x, call.initial_state, call.merge
+    x, initial = call.x, call.initial_state
     given, mask = mask, to_bool_mask(x, mask)
     if mask is given and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         mask = outside_inference(mask)
@@ -145,7 +144,7 @@ def run_masked(
     counted = lengths_of_padded(mask)
     gathered, lengths = gather_steps(x, mask) if counted is None else (x, counted)
     outputs, states = run_sequence(
-        RnnCall(gathered, lengths, initial, merge if zeros else None, call.return_state)
+        RnnCall(gathered, lengths, initial, call.merge if zeros else None, call.return_state)
     )
     if counted is not None and zeros:
         return outputs, states
@@ -153,7 +152,7 @@ def run_masked(
         scatter_steps(out, mask, initial[d][0] if initial else None, backward=d == 1, rule=rules[d])
         for d, out in enumerate(outputs)
     )
-    return outputs if zeros else merge_outputs(outputs, merge), states
+    return outputs, states
 
 
 def to_bool_mask(x: Tensor, mask: Tensor) -> Tensor:

@@ -109,8 +109,8 @@ def recurrent_forward(
         if outputs[0].shape[1] == 0:
             raise ArgumentValueError("an input of no steps has no last output")
         # The last step that each direction reads: T - 1 forward, 0 backward.
-        last = tuple(out[:, -1 if d == 0 else 0] for d, out in enumerate(outputs))
-        outputs = merge_outputs(last, plan.merge_mode)
+        outputs = tuple(out[:, -1 if d == 0 else 0] for d, out in enumerate(outputs))
+    outputs = merge_outputs(outputs, plan.merge_mode)
     if plan.stateful:
         module.carried = tuple(tuple(s.detach() for s in state) for state in states)
     tail = tuple(s for state in states for s in state) if plan.return_state else ()
@@ -301,8 +301,7 @@ class BidirectionalPair(AnyRecurrent, nn.Module):
             reverse(x, lengths), lengths, second, return_state=call.return_state
         )
         (back,), backward_states = self.backward_layer.run_sequence(backward_call)
-        outputs = merge_outputs((ahead, reverse(back, lengths)), call.merge)
-        return outputs, (*forward_states, *backward_states)
+        return (ahead, reverse(back, lengths)), (*forward_states, *backward_states)
 
 
 def shown_options(plan: Plan) -> list[str]:

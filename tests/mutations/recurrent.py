@@ -294,7 +294,7 @@ MUTATIONS = {
                 "concat",
                 lambda mode: mode._replace(on_tensors=lambda a, b: torch.cat((b, a), dim=-1)),
             ),
-            edit("rnn.engines.torch_kernel:run_kernel", 'merge == "concat"', "False"),
+            edit("rnn.engines.torch_kernel:run_kernel", 'call.merge == "concat"', "False"),
         ),
         tuple(BI.values()),
     ),

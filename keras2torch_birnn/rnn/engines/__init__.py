@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.rnn.engines import static
@@ -25,8 +24,7 @@ VARIABLE = "K2T_ENGINE"
 REQUESTED = os.environ.get(VARIABLE) or "auto"
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """An engine and the reason in words."""
 
     engine: EngineName

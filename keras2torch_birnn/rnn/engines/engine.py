@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State, group_states
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_memory import (
@@ -83,4 +82,4 @@ def run_no_steps(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """
     x = call.x
     outputs = tuple(x.sum(dim=2, keepdim=True) * w.hh[0] for w in layer.get_weights())
-    return merge_outputs(outputs, call.merge), call.initial_state or zero_states(layer, x)
+    return outputs, call.initial_state or zero_states(layer, x)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.onnx import is_in_onnx_export
 
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines.engine import zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import records_loop
@@ -118,7 +117,7 @@ def run_unpacked(layer: RnnLayer, call: RnnCall) -> RnnResult:
         out, final = _run_direction(layer, weights, read, begin, call)
         outputs.append(zero_past(reverse(out, lengths) if d else out, lengths))
         states.append(final)
-    return merge_outputs(tuple(outputs), call.merge), tuple(states) if call.return_state else ()
+    return tuple(outputs), tuple(states) if call.return_state else ()
 
 
 def _run_direction(

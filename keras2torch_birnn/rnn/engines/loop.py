@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
 from keras2torch_birnn.rnn.engines.engine import zero_states
@@ -168,5 +167,4 @@ def run_directions(layer: RnnLayer, call: RnnCall) -> RnnResult:
         out, last = run_loop(layer.cell, weights, read, lengths, state, masks)
         outputs.append(reverse(out, lengths) if d else out)
         states.append(last)
-    valid = tuple(zero_past(out, lengths) for out in outputs)
-    return merge_outputs(valid, call.merge), tuple(states)
+    return tuple(zero_past(out, lengths) for out in outputs), tuple(states)

@@ -12,11 +12,10 @@ import torch
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.limits import MAX_INT8_ROW
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines import Choice, requested_engine
+from keras2torch_birnn.rnn.engines import requested_engine
 from keras2torch_birnn.rnn.engines.engine import (
     float_tensors,
     needs_gradient,
-    run_no_steps,
 )
 from keras2torch_birnn.rnn.engines.native import native_cell_of
 from keras2torch_birnn.rnn.layer import RnnLayer
@@ -90,24 +89,12 @@ def check_call(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> N
         raise UsageError(f"precision {precision}: {refusal.message}", refusal.advice)
 
 
-def explain_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> Choice:
-    """Return the instruction set that computes a call, as an engine and the reason.
-
-    Raises:
-        UsageError: it cannot run in this precision.
-    """
-    check_call(layer, call, precision)
-    return Choice("native", f"{precision} by {next(iter(find_sets(precision)))}")
+def explain_reduced(precision: ReducedPrecision) -> str:
+    """Return the instruction set that computes a precision, as the reason for an engine."""
+    return f"{precision} by {next(iter(find_sets(precision)))}"
 
 
-def run_reduced(layer: RnnLayer, call: RnnCall, precision: ReducedPrecision) -> RnnResult:
-    """Compute a layer's outputs and final states in a reduced precision.
-
-    Raises:
-        UsageError: it cannot run in this precision.
-    """
-    check_call(layer, call, precision)
-    if call.x.shape[1] == 0:
-        return run_no_steps(layer, call)
+def run_reduced(precision: ReducedPrecision, layer: RnnLayer, call: RnnCall) -> RnnResult:
+    """Compute a layer's outputs and final states in a reduced precision."""
     cell = native_cell_of(layer)
     return run_native(cell, layer.parameters, call, _kernel_bit(precision))

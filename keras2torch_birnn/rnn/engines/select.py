@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines import (
     Choice,
-    EngineName,
     loop,
     native,
     refusal,
@@ -22,21 +23,16 @@ from keras2torch_birnn.rnn.engines import (
     torch_kernel,
 )
 from keras2torch_birnn.rnn.engines.engine import run_no_steps
-from keras2torch_birnn.rnn.engines.reduced import explain_reduced, run_reduced
+from keras2torch_birnn.rnn.engines.reduced import check_call, explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
 from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
 
-
-class Chosen(NamedTuple):
-    """The engine of a call, why it was chosen, and what computes it."""
-
-    engine: EngineName
-    reason: str
-    run: Callable[[RnnLayer, RnnCall], RnnResult]
+# Computes the outputs, apart or merged as the call asks, and the final states.
+Compute: TypeAlias = Callable[[RnnLayer, RnnCall], RnnResult]
 
 
-def choose(layer: RnnLayer, call: RnnCall) -> Chosen:
+def choose(layer: RnnLayer, call: RnnCall) -> tuple[Choice, Compute]:
     """Choose the engine of one call: the forced one, or the first without a reason against it.
 
     Raises:
@@ -50,24 +46,26 @@ def choose(layer: RnnLayer, call: RnnCall) -> Chosen:
         if wanted == "native":
             if lacks:
                 raise refusal("native", lacks)
-            return Chosen("native", "chosen", native.run)
+            return Choice("native", "chosen"), native.run
         if not (lacks or native.why_skip(layer, call)):
-            return Chosen("native", native.REASON, native.run)
+            return Choice("native", native.REASON), native.run
     if wanted == "loop":
-        return Chosen("loop", "chosen", loop.run_directions)
+        return Choice("loop", "chosen"), loop.run_directions
     if lacks := torch_kernel.why_not(layer):
         if wanted == "fused":
             raise refusal("fused", lacks)
         reason = "neither torch nor the native kernel computes this call"
-        return Chosen("loop", reason, loop.run_directions)
+        return Choice("loop", reason), loop.run_directions
     if skipped := torch_kernel.why_skip(layer, call):  # although it may be forced
-        return Chosen("loop", skipped, loop.run_directions)
+        return Choice("loop", skipped), loop.run_directions
     reason = "chosen" if wanted == "fused" else "torch's own kernel"
-    return Chosen("fused", reason, torch_kernel.run)
+    return Choice("fused", reason), torch_kernel.run
 
 
 def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Compute a layer's outputs and final states by the selected engine.
+
+    The outputs of both directions are merged here, unless the engine did so as it computed.
 
     Raises:
         UsageError: the forced engine or the chosen precision cannot run this call, or x does not
@@ -75,12 +73,16 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """
     refuse_tracing()
     check_shape(call.x.shape, layer.get_weight_ih().shape[1])
-    if layer.precision is not None:
-        return run_reduced(layer, call, layer.precision)
-    chosen = choose(layer, call)
+    if layer.precision is None:
+        _, compute = choose(layer, call)
+    else:
+        check_call(layer, call, layer.precision)
+        compute = partial(run_reduced, layer.precision)
     if call.x.shape[1] == 0:
-        return run_no_steps(layer, call)
-    return chosen.run(layer, draw_masks(layer, call.outside_inference()))
+        outputs, states = run_no_steps(layer, call)
+    else:
+        outputs, states = compute(layer, draw_masks(layer, call.outside_inference()))
+    return merge_outputs(outputs, call.merge), states
 
 
 def explain_layer(layer: RnnLayer, batch: int, *, masked: bool) -> Choice:
@@ -101,9 +103,10 @@ def explain_call(layer: RnnLayer, call: RnnCall) -> Choice:
         UsageError: the forced engine or the chosen precision cannot run the call.
     """
     if layer.precision is not None:
-        return explain_reduced(layer, call, layer.precision)
-    chosen = choose(layer, call)
-    return Choice(chosen.engine, chosen.reason)
+        check_call(layer, call, layer.precision)
+        return Choice("native", explain_reduced(layer.precision))
+    chosen, _ = choose(layer, call)
+    return chosen
 
 
 # ---- Masks of dropout: one for all steps, drawn before the first --------------------------------

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines.engine import (
     can_pack,
@@ -39,7 +38,7 @@ KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
 
 def run_kernel(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Call torch's kernel for all directions, with packed sequences where there are lengths."""
-    x, lengths, initial, merge = call.x, call.lengths, call.initial_state, call.merge
+    x, lengths, initial = call.x, call.lengths, call.initial_state
     kernel: Any = layer.kernel
     directions, units = layer.count_directions(), layer.get_weight_hh().shape[1]
     if initial is None:
@@ -72,9 +71,9 @@ def run_kernel(layer: RnnLayer, call: RnnCall) -> RnnResult:
             final = [torch.where(empty[:, None], s, f) for f, s in zip(final, begin, strict=True)]
         out, final = out[back], [f[:, back] for f in final]
     states = tuple(tuple(f[i] for f in final) for i in range(directions))
-    if merge == "concat":
+    if call.merge == "concat":  # torch's own layout
         return (out,), states
-    return merge_outputs(out.chunk(directions, dim=2), merge), states
+    return out.chunk(directions, dim=2), states
 
 
 class _Sorted(NamedTuple):
