@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.bench.contenders import (
+from keras2torch_birnn.cli.bench.contenders import (
     CONTENDERS,
     ON_TENSORFLOW,
     ONNX,
@@ -111,7 +111,7 @@ def prepare_onnx_int8(case: Case, inputs: Sequence[Array], folder: Path) -> Prep
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    from keras2torch_birnn.bench.contenders import prepare_onnx
+    from keras2torch_birnn.cli.bench.contenders import prepare_onnx
 
     file, smaller = folder / "model.onnx", folder / "int8" / "model.onnx"
     smaller.parent.mkdir(exist_ok=True)

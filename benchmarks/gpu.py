@@ -35,13 +35,13 @@ import keras2torch_birnn as k2t
 from benchmarks.contenders import LOOP, train
 from benchmarks.convert import processor
 from benchmarks.run import CELLS, ROOT, SHAPES, find_fixtures, make_stack
-from keras2torch_birnn.bench.contenders import OURS, PLAIN
-from keras2torch_birnn.bench.measure import Case, draw
+from keras2torch_birnn.cli.bench.contenders import OURS, PLAIN
+from keras2torch_birnn.cli.bench.measure import Case, draw
+from keras2torch_birnn.comparison.float32_precision import float32_precision
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.float32_precision import float32_precision
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.rnn.diagnosis import describe_torch
-from keras2torch_birnn.running import flat
 
 # Contender -> engine; torch's own layers are cuDNN's. The reference is the loop in float64.
 RUNS: Mapping[str, str] = {OURS: "auto", LOOP: "loop", PLAIN: "fused"}

@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks import contenders
 from benchmarks.convert import processor
-from keras2torch_birnn.bench.contenders import Contender
-from keras2torch_birnn.bench.measure import Case, Row, facts_of_machine, measure
-from keras2torch_birnn.bench.report import footnotes, make_table
-from keras2torch_birnn.bench.stack import Stack, write_stack
+from keras2torch_birnn.cli.bench.contenders import Contender
+from keras2torch_birnn.cli.bench.measure import Case, Row, facts_of_machine, measure
+from keras2torch_birnn.cli.bench.report import footnotes, make_table
+from keras2torch_birnn.cli.bench.stack import Stack, write_stack
 from keras2torch_birnn.conversion import convert
 from keras2torch_birnn.rnn.engine_settings import set_engine
 from keras2torch_birnn.spec import Array

@@ -27,18 +27,16 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
         synchronize_batch_norm as synchronize_batch_norm,
     )
     from keras2torch_birnn.layers.registry import MaskFlow as MaskFlow
+    from keras2torch_birnn.layers.running import reset_states as reset_states
     from keras2torch_birnn.porting.comparing import compare as compare
     from keras2torch_birnn.porting.report import PortReport as PortReport
     from keras2torch_birnn.readers.steps import weights as weights
-    from keras2torch_birnn.resuming import Training as Training
-    from keras2torch_birnn.resuming import training as training
     from keras2torch_birnn.rnn.bidirectional import BiGRU as BiGRU
     from keras2torch_birnn.rnn.bidirectional import BiLSTM as BiLSTM
     from keras2torch_birnn.rnn.bidirectional import BiRNN as BiRNN
     from keras2torch_birnn.rnn.engine_settings import explain as explain
     from keras2torch_birnn.rnn.engine_settings import set_engine as set_engine
     from keras2torch_birnn.rnn.engine_settings import set_precision as set_precision
-    from keras2torch_birnn.running import reset_states as reset_states
     from keras2torch_birnn.saving.checkpoint import load as load
     from keras2torch_birnn.saving.checkpoint import save as save
     from keras2torch_birnn.schema.custom_layers import converts as converts
@@ -49,10 +47,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with _NAM
     from keras2torch_birnn.trainers.output_masks import output_mask as output_mask
     from keras2torch_birnn.trainers.penalties import constrain_ as constrain_
     from keras2torch_birnn.trainers.penalties import penalty as penalty
+    from keras2torch_birnn.trainers.resuming import Training as Training
+    from keras2torch_birnn.trainers.resuming import training as training
+    from keras2torch_birnn.trainers.writing_back import WrittenModel as WrittenModel
+    from keras2torch_birnn.trainers.writing_back import write_back as write_back
     from keras2torch_birnn.verification import ParityReport as ParityReport
     from keras2torch_birnn.verification import verify as verify
-    from keras2torch_birnn.writers import WrittenModel as WrittenModel
-    from keras2torch_birnn.writers import write_back as write_back
 
 # Module -> its public names, imported when first used.
 _NAMES = {
@@ -76,17 +76,17 @@ _NAMES = {
     "porting.comparing": ("compare",),
     "porting.report": ("PortReport",),
     "readers.steps": ("weights",),
-    "resuming": ("Training", "training"),
+    "trainers.resuming": ("Training", "training"),
     "rnn.bidirectional": ("BiGRU", "BiLSTM", "BiRNN"),
     "rnn.engine_settings": ("explain", "set_engine", "set_precision"),
-    "running": ("reset_states",),
+    "layers.running": ("reset_states",),
     "saving.checkpoint": ("load", "save"),
     "schema.custom_layers": ("converts", "equation", "supplies"),
     "spec": ("LayerSpec", "ModelSpec"),
     "trainers.output_masks": ("output_mask",),
     "trainers.penalties": ("constrain_", "penalty"),
     "verification": ("ParityReport", "verify"),
-    "writers": ("WrittenModel", "write_back"),
+    "trainers.writing_back": ("WrittenModel", "write_back"),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 

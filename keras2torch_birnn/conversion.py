@@ -132,7 +132,6 @@ def build_model(
     Raises:
         K2TError: as ``convert``.
     """
-    from keras2torch_birnn.building import build
     from keras2torch_birnn.golden import (
         Origin,
         attach_origin,
@@ -140,6 +139,7 @@ def build_model(
         checksum,
         make_golden,
     )
+    from keras2torch_birnn.layers.building import build
     from keras2torch_birnn.plugins.checks import complete_shapes
 
     spec = complete_shapes(spec)  # shapes that only running a plugin's module shows

@@ -22,11 +22,11 @@ from keras2torch_birnn.errors import FrozenModelError, UsageError, check_module
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.recorded_values import NotRecordedError
 from keras2torch_birnn.layers.recording import Recorded, Twin, UnknownStructureError, take_apart
+from keras2torch_birnn.layers.running import find_float_dtype, move_inputs
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.modules import AnyRecurrent
 from keras2torch_birnn.rnn.tensor_memory import is_plain
-from keras2torch_birnn.running import find_float_dtype, move_inputs
 
 InputShape: TypeAlias = Sequence[int]
 """Shape of an input, with the batch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError, check_module, printable
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import find_float_dtype, move_inputs, run
 from keras2torch_birnn.plugins.checks import (
+    add_dtype_checks,
     check_round_trip,
     find_plugin_layers,
     run_checked,
@@ -28,7 +31,6 @@ from keras2torch_birnn.reference.sample_inputs import (
     check_memory,
     draw_inputs,
 )
-from keras2torch_birnn.running import copy_in_float64, find_float_dtype, move_inputs, run
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_cells import lacks_initial_states
 from keras2torch_birnn.schema.custom_layers import equation_of, shown
@@ -220,6 +222,14 @@ def make_golden_by_model(model: nn.Module, *, shorten: bool = True) -> Golden:
 
 def _make_by_model(model: nn.Module, drawn: Iterable[Drawn]) -> Golden:
     return _to_golden(steadiest(drawn, measure_by_model(model))[0], "model")
+
+
+def copy_in_float64(model: nn.Module) -> nn.Module:
+    """Copy the model to the CPU in float64 and eval mode.
+
+    The copy raises a PluginError where a plugin's layer returns another precision.
+    """
+    return add_dtype_checks(deepcopy(model).cpu().double().eval(), torch.float64)
 
 
 def measure_by_model(model: nn.Module) -> Callable[[Drawn], Measured]:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from keras2torch_birnn.comparison.html import Table, Verdict, format_cell, show_in_cell
 from keras2torch_birnn.errors import K2TError, UsageError, gather, printable
-from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.html import Table, Verdict, format_cell, show_in_cell
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers import read_with_problems
 from keras2torch_birnn.readers.containers.container import ModelSource, source_of
@@ -17,6 +16,7 @@ from keras2torch_birnn.rnn.cell_kind import can_share_module, layers_of_stack, u
 from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema import CELL_GATES, CELLS, CONV_LSTMS, RECURRENT, cells_in_order
+from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.schema.cells import CELL_LAYERS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
 from keras2torch_birnn.schema.penalties import describe
@@ -172,7 +172,7 @@ def _find_masks(spec: ModelSpec) -> tuple[ModelSpec, Mapping[str, str]]:
         K2TError: the model cannot be built.
     """
     with loading_torch():
-        from keras2torch_birnn.building import build
+        from keras2torch_birnn.layers.building import build
         from keras2torch_birnn.plugins.checks import complete_shapes
 
     spec = complete_shapes(spec)

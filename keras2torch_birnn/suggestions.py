@@ -1,10 +1,11 @@
-"""Say what may be meant by a word or a file's name that is not known."""
+"""Say what may be meant by a word or a file's name that is not known, and how to get an extra."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import islice
 from pathlib import Path
 
@@ -72,3 +73,15 @@ def explain_missing(path: Path) -> str:
             if near != path.name and get_close_matches(path.stem, [Path(near).stem]):
                 return f"did you mean {escape_controls(path.with_name(near))}?"
     return ""
+
+
+def advise_extra(extra: str) -> str:
+    """Return the command that installs an extra, a key of ``optional-dependencies``.
+
+    A package that runs from its folder, without being installed, is named by that folder.
+    """
+    try:
+        name = distribution("keras2torch_birnn").metadata["Name"]
+    except PackageNotFoundError:
+        name = "."
+    return f"pip install '{name}[{extra}]'"

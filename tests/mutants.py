@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MUTANTS = (
     (
-        "merge_modes.py",
+        "schema/merge_modes.py",
         "(forward + backward) / 2",
         "(forward + backward) / 3",
         "rnn/test_native.py",
@@ -147,7 +147,7 @@ MUTANTS = (
         "trainers/test_training_steps.py",
     ),
     (
-        "writers/layers.py",
+        "trainers/weight_places.py",
         "len(values[array]) // 2 :] = 0",
         "len(values[array]) // 2 :] = 1",
         "writers/test_written_fixtures.py",

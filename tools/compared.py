@@ -21,11 +21,11 @@ import h5py
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from fixture_files import FIXTURES
 
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import LAYERS
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Call, LayerSpec, leaves
 
 ENTRIES: Mapping[str, Mapping[str, Any]] = {

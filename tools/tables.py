@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
-from keras2torch_birnn.bench.contenders import OURS, PLAIN
+from keras2torch_birnn.cli.bench.contenders import OURS, PLAIN
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 # By other means than a user's, or with other numbers: no peers.

@@ -41,8 +41,8 @@ import torch
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.schema import options
 from keras2torch_birnn.spec import Array
 

@@ -11,7 +11,6 @@ import typer
 from keras2torch_birnn.cli.console import Output, print_lines, print_message, print_table
 from keras2torch_birnn.cli.options import ConfigPath, one_of
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.saving.atomic import (
     FileKind,
     check_output,
@@ -19,10 +18,11 @@ from keras2torch_birnn.saving.atomic import (
     marked_by,
     write_atomically,
 )
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.suggestions import unknown_value
 
 if TYPE_CHECKING:
-    from keras2torch_birnn.bench.measure import Case
+    from keras2torch_birnn.cli.bench.measure import Case
 
 _CELLS = ("lstm", "gru", "rnn")
 _DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), marked_by("k2t bench"), "name another")
@@ -77,7 +77,7 @@ def bench(
     Layers without a file, drawn: k2t bench --rnn gru --merge all --plot gru.svg
     """
     if plot_file is not None:
-        from keras2torch_birnn.bench.report import check_plot
+        from keras2torch_birnn.cli.bench.report import check_plot
 
         check_output(plot_file, _DRAWINGS, sources=(model, config))
         check_replacing(plot_file, _DRAWINGS, overwrite=True)
@@ -91,8 +91,8 @@ def bench(
     for mode in merges:
         if mode not in MERGE_MODES:
             raise unknown_value(f"--merge {printable(mode)}", MERGE_MODES, mode)
-    from keras2torch_birnn.bench.measure import Case
-    from keras2torch_birnn.bench.stack import Stack, write_stack
+    from keras2torch_birnn.cli.bench.measure import Case
+    from keras2torch_birnn.cli.bench.stack import Stack, write_stack
     from keras2torch_birnn.readers import read_model
 
     with tempfile.TemporaryDirectory(prefix="k2t-") as folder:
@@ -126,7 +126,7 @@ def _run(
     output: Output, cases: list[Case], threads: int, rounds: int, plot_file: Path | None
 ) -> None:
     """Measure all cases, print each result, and draw if that is asked for."""
-    from keras2torch_birnn.bench import measure, report
+    from keras2torch_birnn.cli.bench import measure, report
 
     facts, rows = measure.facts_of_machine(threads, rounds), []
     if not output.as_json:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from keras2torch_birnn.comparison.html import Table
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     K2TError,
@@ -27,7 +28,6 @@ from keras2torch_birnn.errors import (
     escape_controls,
     printable,
 )
-from keras2torch_birnn.html import Table
 from keras2torch_birnn.progress import Unit, reporting_to
 from keras2torch_birnn.torch_import import ADVICE, lacks_memory
 

@@ -17,13 +17,13 @@ from keras2torch_birnn.cli.console import (
     print_table,
 )
 from keras2torch_birnn.cli.options import ConfigPath, First, Last, ModelPath, Plugins
+from keras2torch_birnn.comparison.html import format_cell
 from keras2torch_birnn.errors import (
     K2TError,
     MissingArchitectureError,
     gather,
     printable,
 )
-from keras2torch_birnn.html import format_cell
 from keras2torch_birnn.plugins import load_plugins
 
 if TYPE_CHECKING:

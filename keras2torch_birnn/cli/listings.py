@@ -17,8 +17,8 @@ from keras2torch_birnn.cli.options import (
     Plugins,
     with_common_options,
 )
+from keras2torch_birnn.comparison.html import Table, format_cell
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.html import Table, format_cell
 from keras2torch_birnn.plugins import SHIPPED
 from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.suggestions import did_you_mean

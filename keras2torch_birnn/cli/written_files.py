@@ -87,8 +87,8 @@ def _read(
     Raises:
         UsageError: an option is for a Keras file, and ``source`` is none.
     """
-    from keras2torch_birnn.building import DTYPES
     from keras2torch_birnn.conversion import convert_with_spec
+    from keras2torch_birnn.layers.building import DTYPES
     from keras2torch_birnn.saving.checkpoint import load
     from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 
@@ -148,7 +148,7 @@ def write_back(
     with output.show_progress(f"writing {new}"):
         with loading_torch():
             from keras2torch_birnn.saving.checkpoint import load
-            from keras2torch_birnn.writers import write_back as write
+            from keras2torch_birnn.trainers.writing_back import write_back as write
         trained = load(out, plugins=plugin or ())
         written = write(
             trained,

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from keras2torch_birnn.comparison.float32_precision import float32_precision
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
 from keras2torch_birnn.errors import UsageError, printable
-from keras2torch_birnn.float32_precision import float32_precision
 from keras2torch_birnn.freezing import ONE_CALL, freeze
+from keras2torch_birnn.layers.running import flat, move_inputs, run
 from keras2torch_birnn.reference.rounding import UNJUDGEABLE, share_of
-from keras2torch_birnn.running import flat, move_inputs, run
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.torch_import import lacks_memory
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from keras2torch_birnn.comparison.html import Table, Verdict, show_in_cell
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.html import Table, Verdict, show_in_cell
 from keras2torch_birnn.spec import Array
 
 _OUTPUTS = ("device", "against", "inputs", "max abs", "relative", "rounding", "verdict")

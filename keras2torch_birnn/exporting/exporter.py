@@ -20,7 +20,6 @@ from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import Target
 from keras2torch_birnn.exporting.torch_program import settle_sizes
-from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import Golden, checksum, make_golden_by_model, origin
 from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.engine_settings import check_float32
@@ -33,6 +32,7 @@ from keras2torch_birnn.saving.atomic import (
     write_atomically,
 )
 from keras2torch_birnn.spec import Array, ModelSpec, shape_fits
+from keras2torch_birnn.suggestions import advise_extra
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-from keras2torch_birnn.functional.activations import FUNCTIONS, Activation
+from keras2torch_birnn.rnn.activations import FUNCTIONS, Activation
 
 
 class OnnxActivation(NamedTuple):

@@ -19,7 +19,6 @@ from torch import Tensor, fx, nn
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError, gather
 from keras2torch_birnn.exporting.onnx_activations import OnnxActivation, describe, to_onnx
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
-from keras2torch_birnn.merge_modes import MERGE_MODES, merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
 from keras2torch_birnn.rnn.custom_cell import CustomRNN, StackedRNN
@@ -41,6 +40,7 @@ from keras2torch_birnn.rnn.modules import (
     RecurrentModule,
     recurrent_forward,
 )
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES, merge_outputs
 
 
 class OnnxCell(NamedTuple):

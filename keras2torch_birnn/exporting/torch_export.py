@@ -41,9 +41,9 @@ from keras2torch_birnn.exporting.torch_program import (
     run_quietly,
     takes,
 )
-from keras2torch_birnn.golden import GOLDEN_STEPS
+from keras2torch_birnn.golden import GOLDEN_STEPS, copy_in_float64
+from keras2torch_birnn.layers.running import find_float_dtype, run
 from keras2torch_birnn.reference.rounding import differences
-from keras2torch_birnn.running import copy_in_float64, find_float_dtype, run
 from keras2torch_birnn.saving.atomic import FileKind
 from keras2torch_birnn.spec import Array, ModelSpec
 

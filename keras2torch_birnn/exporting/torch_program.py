@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from keras2torch_birnn.errors import K2TError, printable
+from keras2torch_birnn.layers.running import move_inputs, run
 from keras2torch_birnn.limits import MAX_OPEN_SIZES
 from keras2torch_birnn.reference.input_sizes import declare_shapes, fill_shapes
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.running import move_inputs, run
+from keras2torch_birnn.rnn.torch_private import find
 from keras2torch_birnn.spec import Array, ModelSpec, Shape
-from keras2torch_birnn.torch_private import find
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Axes: TypeAlias = tuple[tuple[int, ...], ...]  # of each input

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import FUNCTIONS, activation
 from keras2torch_birnn.layers.registry import (
     SAME,
     Converter,
@@ -19,6 +17,8 @@ from keras2torch_birnn.layers.registry import (
     of_options,
     passes_mask,
 )
+from keras2torch_birnn.rnn.activations import FUNCTIONS, activation
+from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.spec import LayerSpec
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.dense import linear
 from keras2torch_birnn.layers.registry import Converter, Described, MaskFlow
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # The attended values, and with them the scores where the call asks for these.

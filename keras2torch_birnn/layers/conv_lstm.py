@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import ArgumentValueError
-from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import activation
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
 from keras2torch_birnn.layers.loop_masks import loop_mask
 from keras2torch_birnn.layers.registry import Converter
+from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines import check_no_kernel
 from keras2torch_birnn.rnn.engines.exported_loop import Shared
@@ -31,8 +29,10 @@ from keras2torch_birnn.rnn.modules import (
     plan_of,
     shown_options,
 )
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.rnn.tensor_checks import check_states
 from keras2torch_birnn.schema import CONV_LSTMS
+from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.spec import LayerSpec
 
 

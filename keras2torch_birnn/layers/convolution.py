@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import activation
-from keras2torch_birnn.functional.movement import same_padding
-from keras2torch_birnn.functional.parameters import to_parameter
+from keras2torch_birnn.layers.functional import same_padding
 from keras2torch_birnn.layers.registry import NONE, Converter, by_axes
+from keras2torch_birnn.rnn.activations import activation
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
+from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.schema.convolution import transposed_length
 from keras2torch_birnn.spec import Array, LayerSpec
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.activation import applied
 from keras2torch_birnn.layers.registry import NONE, SAME, Around, Converter, Described
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import Array, LayerSpec
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import (
     NONE,
@@ -15,6 +14,7 @@ from keras2torch_birnn.layers.registry import (
     MaskFlow,
     Step,
 )
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.spec import LayerSpec
 
 

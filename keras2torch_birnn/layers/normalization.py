@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, check_module
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import (
     ALONE,
     NONE,
@@ -24,6 +23,7 @@ from keras2torch_birnn.layers.registry import (
     Step,
     of_options,
 )
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError
-from keras2torch_birnn.functional import activations, movement
-from keras2torch_birnn.functional import operations as functions
+from keras2torch_birnn.layers import functional
+from keras2torch_birnn.rnn import activations
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations import Operation
 from keras2torch_birnn.spec import Constant, LayerSpec, Structure, map_structure
@@ -53,8 +53,8 @@ def find_target(row: Operation) -> Target | None:
     modules: Mapping[str, tuple[Any, ...]] = {
         "torch": (torch,),
         "operator": (operator,),
-        "functional": (functions, movement),
-        "": (functions, movement, torch),
+        "functional": (functional,),
+        "": (functional, torch),
     }
     for module in modules[form.dialect]:
         if function := getattr(module, form.name, None):
@@ -75,8 +75,8 @@ _OF_EQUAL = ("LogicalAnd", "LogicalOr")
 _OF_SIZES: Mapping[str, Callable[..., Any]] = {
     **{name: _TARGETS[name].function for name in ("Add", "Subtract", "Multiply", "FloorDivide")},
     **{name: _TARGETS[name].function for name in ("Maximum", "Minimum")},
-    "Concatenate": movement.join_sizes,
-    "Stack": movement.join_sizes,
+    "Concatenate": functional.join_sizes,
+    "Stack": functional.join_sizes,
     "Prod": math.prod,
 }
 
@@ -125,7 +125,7 @@ def _getitem(config: Mapping[str, Any], x: Any, *sizes: Any) -> Spelled:
     key = tuple(part(value) for value in config["key"])
     steps = [value[2] for value in config["key"] if isinstance(value, tuple)]
     if any(step == "@" or (step or 1) < 0 for step in steps):
-        return Spelled("call_function", movement.getitem_backwards, (x, key))
+        return Spelled("call_function", functional.getitem_backwards, (x, key))
     return Spelled("call_function", operator.getitem, (x, key[0] if len(key) == 1 else key))
 
 
@@ -136,18 +136,18 @@ def _squeeze(config: Mapping[str, Any], x: Any) -> Spelled:
 def _expand_dims(config: Mapping[str, Any], x: Any) -> Spelled:
     if len(config["axis"]) == 1:
         return Spelled("call_method", "unsqueeze", (x, *config["axis"]))
-    return Spelled("call_function", movement.expand_dims, (x, config["axis"]))
+    return Spelled("call_function", functional.expand_dims, (x, config["axis"]))
 
 
 def _transpose(config: Mapping[str, Any], x: Any) -> Spelled:
     if config["axes"] is None:
-        return Spelled("call_function", movement.transpose, (x, None))
+        return Spelled("call_function", functional.transpose, (x, None))
     return Spelled("call_method", "permute", (x, *config["axes"]))
 
 
 def _flip(config: Mapping[str, Any], x: Any) -> Spelled:
     if config["axis"] is None:
-        return Spelled("call_function", movement.flip, (x, None))
+        return Spelled("call_function", functional.flip, (x, None))
     return Spelled("call_method", "flip", (x, *config["axis"]))
 
 
@@ -288,7 +288,9 @@ class OperationNodes:
         if has == want:
             return node
         if has == "size":
-            return self.graph.call_function(movement.size_tensor, (self.like(), node), _dtype(want))
+            return self.graph.call_function(
+                functional.size_tensor, (self.like(), node), _dtype(want)
+            )
         if want == "float":
             return self.graph.call_method("type_as", (node, self.like()))
         return self.graph.call_method("to", (node, _DTYPES[want]))

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.functional.movement import same_padding
-from keras2torch_birnn.functional.operations import max_pool1d
 from keras2torch_birnn.layers.convolution import is_padded, is_recorded, pad
+from keras2torch_birnn.layers.functional import max_pool1d, same_padding
 from keras2torch_birnn.layers.registry import (
     NONE,
     USES,

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers.registry import NONE, Converter, Described, of_options, passes_mask
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.schema import normalized_axes
 from keras2torch_birnn.spec import LayerSpec
 

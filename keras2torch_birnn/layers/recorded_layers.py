@@ -16,10 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.rnn.cell_kind import kind_name
@@ -41,6 +40,7 @@ from keras2torch_birnn.rnn.native.codes import STATES
 from keras2torch_birnn.rnn.native.library import find_native_cell
 from keras2torch_birnn.rnn.native.op import order_states
 from keras2torch_birnn.rnn.native.program import NativeLayer
+from keras2torch_birnn.schema.merge_modes import merge_outputs
 
 # A subclass, such as a parametrized module, may do more.
 _CONVERTED = frozenset((LSTM, GRU, RNN, LoopRNN))

@@ -25,7 +25,7 @@ from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.native.library import why_missing
 from keras2torch_birnn.rnn.native.program import ARGUMENTS_AT_MOST, Program
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks
-from keras2torch_birnn.torch_private import find
+from keras2torch_birnn.rnn.torch_private import find
 
 # Multiply-adds beside the recurrent layers on one thread, and times the threads on several: for
 # more, torch's kernels may take no longer. Floats of the workspace, of which each thread has one.

@@ -16,7 +16,7 @@ from keras2torch_birnn.errors import (
     UnsupportedOptionError,
     printable,
 )
-from keras2torch_birnn.functional.parameters import to_parameter
+from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.schema import PAGES
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,

@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.schema.options import Option, choice, flag, size
 from keras2torch_birnn.schema.options import activation as activation_option
 from keras2torch_birnn.spec import Array

@@ -21,8 +21,8 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from keras2torch_birnn.porting.used_tensors import Sources, memory_of
+from keras2torch_birnn.rnn.torch_private import find_version
 from keras2torch_birnn.spec import Array, map_structure
-from keras2torch_birnn.torch_private import find_version
 
 _version_of = find_version()
 # Tensors of a run that are kept at most, in bytes; later ones are not looked at.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from keras2torch_birnn.comparison.html import Table, Verdict, show_in_cell
 from keras2torch_birnn.errors import printable
-from keras2torch_birnn.html import Table, Verdict, show_in_cell
 from keras2torch_birnn.spec import Array, LayerSpec
 
 _FINDINGS = ("layer", "what the port does", "where its output differs")

@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.porting.gates import Order, gate_count, orders, written
 from keras2torch_birnn.porting.layer_call import (
     LayerCall,
@@ -31,6 +30,7 @@ from keras2torch_birnn.porting.layer_call import (
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.reference.recurrent import MERGES
 from keras2torch_birnn.rnn.parameters import reorder
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 CELLS = ("LSTM", "GRU", "SimpleRNN")

@@ -29,7 +29,7 @@ from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.load_weights import StoredLayer
 from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.spec import NO_CUT, Cut
-from keras2torch_birnn.writers.layers import Inverse, Located, locate
+from keras2torch_birnn.trainers.weight_places import Inverse, Located, locate
 
 _UNUSUAL = "elements rearranged"
 

@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference.cells import State, Step, first_state, state_count, step_of
 from keras2torch_birnn.reference.context import (
     Context,
@@ -20,6 +19,7 @@ from keras2torch_birnn.reference.context import (
     Scan,
     carried_state_wins,
 )
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # One step: the state before it, what the cell gives, the state after it, as if it counted.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
-from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING, Activation
-from keras2torch_birnn.merge_modes import MERGE_MODES, MergeName
+from keras2torch_birnn.rnn.activations import FUNCTIONS, HALVING, Activation
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES, MergeName
 
 MergeMode: TypeAlias = MergeName | None
 """How the outputs of both directions are merged; None keeps them apart."""

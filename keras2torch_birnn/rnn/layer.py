@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from keras2torch_birnn.functional.activations import Activation
+from keras2torch_birnn.rnn.activations import Activation
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines import EngineRequest
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision

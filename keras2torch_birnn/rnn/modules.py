@@ -16,10 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import ArgumentValueError, UsageError
-from keras2torch_birnn.functional.activation_labels import activation_label
-from keras2torch_birnn.functional.activations import activation
-from keras2torch_birnn.functional.parameters import to_parameter
-from keras2torch_birnn.merge_modes import merge_outputs
+from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_of
 from keras2torch_birnn.rnn.engines import (
@@ -39,8 +36,10 @@ from keras2torch_birnn.rnn.native.library import (
     warn_once_if_missing,
     why_missing,
 )
-from keras2torch_birnn.rnn.parameters import torch_parameters
+from keras2torch_birnn.rnn.parameters import to_parameter, torch_parameters
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor
+from keras2torch_birnn.schema.activation import activation_label
+from keras2torch_birnn.schema.merge_modes import merge_outputs
 from keras2torch_birnn.spec import LayerSpec
 
 # A tensor, or a tuple of tensors (merge_mode None, return_state).

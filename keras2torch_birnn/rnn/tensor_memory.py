@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.torch_private import assume_so, find, last_name
+from keras2torch_birnn.rnn.torch_private import assume_so, find, last_name
 
 _TYPES = {Tensor, nn.Parameter}
 _ad: Any = forward_ad

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UsageError,
@@ -33,10 +32,11 @@ from keras2torch_birnn.golden import (
     make_golden_by_model,
     origin,
 )
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import find_float_dtype
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.progress import begin
-from keras2torch_birnn.running import find_float_dtype
 from keras2torch_birnn.saving.atomic import find_cause, write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 from keras2torch_birnn.saving.content import (

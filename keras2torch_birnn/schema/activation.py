@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
@@ -45,3 +46,11 @@ LAYERS: Mapping[str, Schema] = {
     ),
     "PReLU": Schema({"shared_axes": optional(sizes(None, least=-32))}, _slopes),
 }
+
+
+def activation_label(value: Any) -> str:
+    """Write an activation as its name, followed by its options in parentheses if it has any."""
+    if isinstance(value, str):
+        return value
+    options = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
+    return f"{value['name']}({options})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
-from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     Option,

@@ -1,5 +1,5 @@
-"""Training as Keras does it: what was compiled, the rules of its optimizers, losses, penalties.
+"""Train a Keras model on in torch, and write its weights back into a copy of its file.
 
-``compiled`` reads what was compiled, ``rules`` has the updates of Keras' optimizers, ``optimizer``
-applies them, ``stored`` finds its state in a file. ``k2t.training`` puts all of it together.
+``resuming`` (``k2t.training``) puts together what was compiled, optimizer, loss and penalties;
+``writing_back`` finds what changed and where it goes.
 """

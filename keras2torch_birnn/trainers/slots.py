@@ -30,7 +30,7 @@ from keras2torch_birnn.schema.training_rules import with_training_rules
 from keras2torch_birnn.trainers.compiled import OptimizerConfig
 from keras2torch_birnn.trainers.optimizers import Made
 from keras2torch_birnn.trainers.options import HOW_ELSE
-from keras2torch_birnn.writers.layers import Located
+from keras2torch_birnn.trainers.weight_places import Located
 
 _LISTED, _NUMBERED = "/optimizer_weights", "/optimizer/vars"
 _SCALED = "/optimizer/inner_optimizer"

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.comparison.outputs import compare, frozen_outputs, outputs
 from keras2torch_birnn.comparison.report import (
     Comparison,
@@ -40,6 +39,8 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.exporting import is_exported
 from keras2torch_birnn.golden import origin
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import find_float_dtype
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE, complete_shapes, find_plugin_layers
 from keras2torch_birnn.progress import begin
@@ -48,7 +49,6 @@ from keras2torch_birnn.readers.containers.container import ModelSource, Source, 
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.reference.rounding import Measured, by_reference, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates
-from keras2torch_birnn.running import find_float_dtype
 from keras2torch_birnn.saving.checkpoint import load, resolve_device
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema.custom_cells import lacks_initial_states

@@ -14,13 +14,12 @@ from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UsageError
 from keras2torch_birnn.exporting import find_target
 from keras2torch_birnn.exporting.child_process import run_exported
 from keras2torch_birnn.exporting.target import EXPORT, Target
-from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.golden import measure_by_model, origin
 from keras2torch_birnn.reference.rounding import Measured, steadiest
 from keras2torch_birnn.reference.sample_inputs import Drawn, candidates, draw_inputs
 from keras2torch_birnn.saving.checkpoint import load
 from keras2torch_birnn.spec import Array, ModelSpec
-from keras2torch_birnn.suggestions import explain_missing
+from keras2torch_birnn.suggestions import advise_extra, explain_missing
 
 # Sizes of free axes, beside the first of them: fewer, and more, than where the graph was recorded.
 LENGTHS = (1, 4, 23)

@@ -20,12 +20,13 @@ from keras2torch_birnn.comparison.outputs import FAILURES
 from keras2torch_birnn.comparison.report import LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
 from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.golden import copy_in_float64
+from keras2torch_birnn.layers.running import flat, forget_states
 from keras2torch_birnn.layers.time_distributed import TimeDistributed, fold_steps
 from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.rnn.modules import AnyRecurrent
-from keras2torch_birnn.running import copy_in_float64, flat, forget_states
 from keras2torch_birnn.spec import (
     Array,
     Generation,

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import in_file, printable
-from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.limits import MAX_KERAS_SECONDS
 from keras2torch_birnn.readers import read_architecture
 from keras2torch_birnn.readers.containers import opened
@@ -32,6 +31,7 @@ from keras2torch_birnn.readers.containers.tensorflow import TensorFlowContainer
 from keras2torch_birnn.readers.containers.tfjs import TensorFlowJS
 from keras2torch_birnn.readers.steps import holds_model, read_given_config
 from keras2torch_birnn.spec import Array, ModelSpec
+from keras2torch_birnn.suggestions import advise_extra
 from keras2torch_birnn.verification.allow_list import foreign_name
 
 CHILD = Path(__file__).with_name("keras_child.py")

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from keras2torch_birnn.comparison.report import ErrorMap, LayerParity
 from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
 from keras2torch_birnn.reference import Trace, compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import distance, nudge_by
 from keras2torch_birnn.rnn.call import RnnCall
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 from keras2torch_birnn.verification.error_location import (
     describe_index,

@@ -17,8 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from keras2torch_birnn import __version__
+from keras2torch_birnn.comparison.html import (
+    STYLE,
+    Table,
+    Verdict,
+    make_table,
+    make_text,
+    make_verdict,
+)
 from keras2torch_birnn.comparison.report import ErrorMap, ParityReport
-from keras2torch_birnn.html import STYLE, Table, Verdict, make_table, make_text, make_verdict
 from keras2torch_birnn.readers.input_files import hash_file, with_index
 from keras2torch_birnn.saving.atomic import FileKind, marked_by, write_atomically
 from keras2torch_birnn.spec import Array

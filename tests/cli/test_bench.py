@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from commands import MASKED, assert_refused, k2t
 
-from keras2torch_birnn.bench import contenders, measure, report, stack
-from keras2torch_birnn.bench.contenders import CONTENDERS, KERAS, ONNX, OURS, PLAIN
-from keras2torch_birnn.bench.measure import Case, Row, Timing
-from keras2torch_birnn.bench.stack import Stack
-from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.cli.bench import contenders, measure, report, stack
+from keras2torch_birnn.cli.bench.contenders import CONTENDERS, KERAS, ONNX, OURS, PLAIN
+from keras2torch_birnn.cli.bench.measure import Case, Row, Timing
+from keras2torch_birnn.cli.bench.stack import Stack
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 CASE = Case("gru sum", "none.h5")
 FACTS = dict.fromkeys(("machine", "native_kernel", "python"), "") | {"processors": 2, "threads": 1}

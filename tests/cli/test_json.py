@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from commands import FIXTURES, MASKED, WEIGHTS, k2t
 
-from keras2torch_birnn.bench import measure
+from keras2torch_birnn.cli.bench import measure
 from keras2torch_birnn.cli.commands import COMMANDS
 
 CUSTOM = FIXTURES / "plugins/keras-2.2.4/center.h5"

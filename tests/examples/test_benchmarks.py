@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__, contenders, convert, gpu, run
-from keras2torch_birnn.bench.contenders import OURS, PLAIN
-from keras2torch_birnn.bench.measure import Case, Row, Timing
+from keras2torch_birnn.cli.bench.contenders import OURS, PLAIN
+from keras2torch_birnn.cli.bench.measure import Case, Row, Timing
 
 FACTS = {"threads": 1, "native_kernel": "AVX-9"}
 

@@ -16,7 +16,7 @@ from specs import TF_KERAS, F, H, bi, dense, functional, layer, rnn, values
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.exporting.onnx_file import DTYPES, Onnx
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef
 
 WHY_NO_ONNX = Onnx().why_cannot_write()

@@ -36,8 +36,8 @@ from keras2torch_birnn.exporting import (
     runtime_child,
 )
 from keras2torch_birnn.exporting.exporter import Exported
-from keras2torch_birnn.functional.activations import FUNCTIONS
 from keras2torch_birnn.golden import origin
+from keras2torch_birnn.rnn.activations import FUNCTIONS
 from keras2torch_birnn.spec import Array, ModelSpec, with_dtype
 
 # One of each: containers and generations, masks, several inputs, nested and shared models, cells,

@@ -18,7 +18,7 @@ from specs import CELLS, H_BACK, MERGE_MODES, RULES, H, bi, rnn
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import UnsupportedOptionError
 from keras2torch_birnn.exporting import onnx_activations
-from keras2torch_birnn.functional.activations import FUNCTIONS, activation
+from keras2torch_birnn.rnn.activations import FUNCTIONS, activation
 from keras2torch_birnn.spec import LayerSpec
 
 

@@ -142,8 +142,8 @@ def defined(module: Path) -> set[str]:
 NAMES_OF_LAYERS = set().union(
     *(
         defined(page)
-        for part in ("layers", "functional")
-        for page in (ROOT / "keras2torch_birnn" / part).rglob("*.py")
+        for part in ("layers/*.py", "rnn/activations.py")
+        for page in (ROOT / "keras2torch_birnn").glob(part)
     )
 )
 

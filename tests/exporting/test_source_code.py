@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from specs import KERAS3, chain, dense
 from torch import fx
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError
 from keras2torch_birnn.exporting.source import files, write_source
@@ -33,7 +32,8 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.module_text import write_class, write_forward
-from keras2torch_birnn.functional import operations
+from keras2torch_birnn.layers import functional
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.spec import ModelSpec
 
 SOURCE = Path(write_source.__file__).parent
@@ -230,7 +230,7 @@ def test_a_text_in_the_call_of_a_function_is_a_literal() -> None:
         output = next(node for node in graph.graph.nodes if node.op == "output")
         with graph.graph.inserting_before(output):
             node = graph.graph.call_function(
-                operations.top_k, (output.args[0], HOSTILE), {"k": [HOSTILE, slice(HOSTILE)]}
+                functional.top_k, (output.args[0], HOSTILE), {"k": [HOSTILE, slice(HOSTILE)]}
             )
             output.args = (node,)
 

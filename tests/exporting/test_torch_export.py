@@ -28,7 +28,7 @@ from keras2torch_birnn.errors import (
     UsageError,
 )
 from keras2torch_birnn.exporting import torch_export, torch_program
-from keras2torch_birnn.running import flat, run
+from keras2torch_birnn.layers.running import flat, run
 from keras2torch_birnn.spec import ModelSpec
 
 CHILD = Path(__file__).parents[1] / "support" / "pt2_child.py"

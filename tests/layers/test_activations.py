@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.functional.activations import FUNCTIONS, Activation, hard_sigmoid_1_6
+from keras2torch_birnn.rnn.activations import FUNCTIONS, Activation, hard_sigmoid_1_6
 
 WITH_OPTIONS = {
     "relu with options": partial(

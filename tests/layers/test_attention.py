@@ -9,8 +9,8 @@ import pytest
 from spec_parity import model_of
 from specs import B, functional, layer, values
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.spec import Call, TensorRef

@@ -7,7 +7,7 @@ import torch
 from spec_parity import IMAGE, KERAS_3, TF_215, parse
 from specs import fixture, layer
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.graphs import _normalize_call
 from keras2torch_birnn.readers.config.parsing import Parsing

@@ -36,8 +36,8 @@ from specs import (
 )
 from torch import Tensor, nn
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.conv_lstm import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model

@@ -15,12 +15,12 @@ from specs import ENTRIES, FIXTURES, TF_KERAS, chain, dense, fixture, layer, rea
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.checks import check_input_dtypes
 from keras2torch_birnn.readers.config.parsing import mixture_note
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 K2, TF, K3 = "2.2.4", "2.15.0", "3.15.1"

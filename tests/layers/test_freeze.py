@@ -29,9 +29,9 @@ from keras2torch_birnn.layers.recorded_values import Values
 from keras2torch_birnn.layers.recording import Recorded
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 

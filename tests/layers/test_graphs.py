@@ -14,12 +14,12 @@ from seen_operators import SeenOperators
 from specs import ENTRIES, Fixture, fixture, values, with_options
 from torch import Tensor
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather
 from keras2torch_birnn.layers import attention, merging
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers.config.generations import generation_of, options_of, rule_of
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import (
     Array,
     Call,

@@ -15,8 +15,8 @@ from model_configs import parse_config
 from spec_parity import KERAS_1, KERAS_3, TF_215, agree, assert_gives, model_of
 from specs import B, T, chain, dense, fixture, layer, rnn, values
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, K2TError, UnsupportedOptionError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.generations import generation_of, options_of

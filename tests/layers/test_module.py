@@ -35,7 +35,6 @@ from specs import (
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.activation import (
@@ -43,9 +42,10 @@ from keras2torch_birnn.layers.activation import (
     ThresholdedReLU,
 )
 from keras2torch_birnn.layers.attention import Attention
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.graph import attribute_names
 from keras2torch_birnn.layers.preprocessing import Rescaling
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef
 from keras2torch_birnn.verification import verify
 

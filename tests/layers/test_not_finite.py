@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.rnn.activations import activation
 
 NAN, INF = float("nan"), float("inf")
 # Recorded: activation, input, output. Where sparsemax keeps none, tau is -1 / 0.

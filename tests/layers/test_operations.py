@@ -21,11 +21,11 @@ from specs import ENTRIES, FIXTURES, fixture, read_entry
 from torch import Tensor
 
 from keras2torch_birnn import K2TError
-from keras2torch_birnn.building import build
 from keras2torch_birnn.conversion import build_model
-from keras2torch_birnn.functional import movement, operations
+from keras2torch_birnn.layers import functional
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers.operations import operation_names, translation
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.saving.checkpoint import load, save
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations.dtypes import DtypeError, Dtypes, Promotion
@@ -562,14 +562,14 @@ def test_a_step_backwards_is_a_slice_of_numpy() -> None:
         (Ellipsis, slice(None, None, -1)),
         (slice(None, None, -1), None, 3, slice(-2, None, -3)),
     ):
-        got: Tensor = movement.getitem_backwards(x, parts)
+        got: Tensor = functional.getitem_backwards(x, parts)
         np.testing.assert_array_equal(got.numpy(), x.numpy()[parts])
 
 
 def test_a_floor_is_that_of_the_quotient() -> None:
-    assert float(operations.floor_divide(torch.tensor(1.0), 0.1)) == 10
-    assert int(operations.floor_divide(torch.tensor(-7), 2)) == -4
-    assert operations.floor_divide(-7, 2) == -4
+    assert float(functional.floor_divide(torch.tensor(1.0), 0.1)) == 10
+    assert int(functional.floor_divide(torch.tensor(-7), 2)) == -4
+    assert functional.floor_divide(-7, 2) == -4
 
 
 def test_references_in_the_spec_are_to_tensors_only() -> None:

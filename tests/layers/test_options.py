@@ -11,7 +11,7 @@ import torch
 from spec_parity import KERAS_1, KERAS_3, TF_215, agree_alone, parse
 from specs import bi, chain, rnn, with_options
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_kind import can_share_module

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.functional.parameters import to_parameter
 from keras2torch_birnn.layers import origins
 from keras2torch_birnn.layers.origins import find_origins
+from keras2torch_birnn.rnn.parameters import to_parameter
 
 SHAPES = {"kernel": np.empty((2, 3)), "bias": np.empty(5), "table": np.empty((7, 11))}
 

@@ -13,10 +13,10 @@ from kernel_layers import native
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.functional.activations import hard_sigmoid_1_6
 from keras2torch_birnn.layers import recorded_operators, recording
 from keras2torch_birnn.layers.recorded_values import NotRecordedError
 from keras2torch_birnn.layers.recording import Recorded, Twin
+from keras2torch_birnn.rnn.activations import hard_sigmoid_1_6
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 

@@ -9,8 +9,8 @@ import pytest
 from spec_parity import IMAGE, KERAS_1, KERAS_2, KERAS_3, STEPS, TF_215, parse
 from specs import chain, layer, values
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.spec import ModelSpec

@@ -11,8 +11,8 @@ from sampling import rest_thorough
 from specs import FIXTURES, fixture
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 
 SEVERAL = (
     "tf.keras-2.15.0/einsum.h5",

@@ -13,8 +13,8 @@ from spec_parity import model_of as spec_of
 from spec_parity import with_random_weights
 from specs import chain, layer
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import ArgumentValueError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.spec import LayerSpec, Shape
 
 SMALL: Mapping[str, tuple[LayerSpec, Shape, Shape, str]] = {

@@ -16,8 +16,8 @@ from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.spec import ModelSpec
 
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from keras2torch_birnn.functional import activations
 from keras2torch_birnn.layers import registry
+from keras2torch_birnn.rnn import activations
 from mutations.patches import K2, K3, TF, Mutation, edit, put, wrap
 
 MUTATIONS = {
@@ -28,7 +28,7 @@ MUTATIONS = {
         (f"{K3}/softmax_axis1.keras",),
     ),
     "softmax activation over the last axis whatever the axis": Mutation(
-        edit("functional.activations:softmax", "dim=axis", "dim=-1"), ("softmax over time",)
+        edit("rnn.activations:softmax", "dim=axis", "dim=-1"), ("softmax over time",)
     ),
     "LeakyReLU with torch's slope": Mutation(
         wrap(

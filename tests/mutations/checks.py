@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from specs import Fixture, fixture
 from torch_runs import outputs_of
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import Array
 from keras2torch_birnn.verification import check_layers, close

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from keras2torch_birnn.functional import movement
-from keras2torch_birnn.layers import operations
+from keras2torch_birnn.layers import functional, operations
 from keras2torch_birnn.layers.operations import Target
 from keras2torch_birnn.readers.operations import translation
 from mutations.patches import Mutation, Patch, by_name, edit, put
@@ -17,7 +16,7 @@ TF, K3, NODE = "tf.keras-2.15.0/ops_tf_", "keras-3.15.1/ops_", "tf-2.2.3/ops_nod
 VALUES = (f"{TF}values.keras", f"{K3}values.keras", f"{NODE}values.h5")
 REDUCE = (f"{TF}reduce.keras", f"{K3}reduce.keras", f"{NODE}reduce.h5")
 SHAPES = (f"{TF}shapes.keras", f"{K3}shapes.keras", f"{NODE}shapes.h5")
-OPS, MOVES, REWORKS = "functional.operations", "functional.movement", "readers.operations.reworks"
+OPS, REWORKS = "layers.functional", "readers.operations.reworks"
 LAYER = "layers.operations"
 CHOOSE, SIZES = f"{TF}choose.keras", f"{TF}sizes.keras"
 
@@ -43,7 +42,7 @@ def less_than(x1: Any, x2: Any) -> Any:
 
 
 def of_first(x: Any, indices: Any, axis: int | None, batch_dims: int) -> Any:
-    return movement.take(
+    return functional.take(
         x, indices[:1].expand_as(indices) if batch_dims else indices, axis, batch_dims
     )
 
@@ -137,7 +136,7 @@ BUGS = {
     ),
     "not backwards": Mutation(
         edit(
-            f"{MOVES}.getitem_backwards",
+            f"{OPS}.getitem_backwards",
             "places.start + places.step * steps",
             "(places.start + places.step * steps).flip(0)",
         ),
@@ -146,14 +145,14 @@ BUGS = {
     "another order of axes": Mutation(
         edit(f"{LAYER}._transpose", '*config["axes"]', '*config["axes"][:1], 1, 2'), SHAPES
     ),
-    "padding of other axes": Mutation(edit(f"{MOVES}.pad", "reversed(pairs)", "pairs"), SHAPES),
+    "padding of other axes": Mutation(edit(f"{OPS}.pad", "reversed(pairs)", "pairs"), SHAPES),
     "cut after the first": Mutation(
         target("Unstack", replace(operations._TARGETS["Unstack"], function=unbind_backwards)),
         SHAPES,
     ),
     "parts in reverse": Mutation(
         edit(
-            f"{MOVES}.split",
+            f"{OPS}.split",
             "torch.split(x, whole // sections, dim=axis)",
             "torch.split(x, whole // sections, dim=axis)[::-1]",
         ),
@@ -162,7 +161,7 @@ BUGS = {
     "upper for lower": Mutation(target("Tril", operations._TARGETS["Triu"]), SHAPES[:2]),
     "yes for no": Mutation(
         edit(
-            f"{MOVES}.where",
+            f"{OPS}.where",
             "as_tensor(x1, like), as_tensor(x2, like)",
             "as_tensor(x2, like), as_tensor(x1, like)",
         ),
@@ -170,11 +169,9 @@ BUGS = {
     ),
     "rows of the first sample": Mutation(target("Take", Target(of_first, tensors=True)), (CHOOSE,)),
     "ones at the end": Mutation(
-        edit(f"{MOVES}.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"), (CHOOSE,)
+        edit(f"{OPS}.one_hot", "hot.movedim(-1, axis)", "hot.movedim(-1, 1)"), (CHOOSE,)
     ),
-    "up to the length": Mutation(
-        edit(f"{MOVES}.sequence_mask", "< lengths", "<= lengths"), (SIZES,)
-    ),
+    "up to the length": Mutation(edit(f"{OPS}.sequence_mask", "< lengths", "<= lengths"), (SIZES,)),
     "the shape's other size": Mutation(
         edit(f"{LAYER}._shape", "iter(sizes)", "iter(sizes[::-1])"), (SIZES,)
     ),

@@ -11,11 +11,11 @@ import torch
 from specs import CELLS, MERGE_MODES
 from torch import Tensor
 
-from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.layers import recurrent
 from keras2torch_birnn.rnn import modules, parameters
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import Choice, loop, torch_kernel
+from keras2torch_birnn.schema import merge_modes as merge
 from keras2torch_birnn.spec import Array, LayerSpec
 from mutations.patches import K2, K3, K231, TF, Mutation, Patch, both, edit, put, wrap
 

@@ -12,14 +12,10 @@ PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 BASE = {
     "spec",
     "errors",
-    "extras",
     "suggestions",
-    "float32_precision",
     "limits",
     "progress",
-    "merge_modes",
     "torch_import",
-    "torch_private",
 }
 # It runs exports, which are around the core.
 AGAINST_THE_ORDER = {("verification", "exporting")}

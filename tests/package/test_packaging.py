@@ -21,8 +21,8 @@ from commands import run_process
 
 import keras2torch_birnn
 from keras2torch_birnn import extras
-from keras2torch_birnn.extras import advise_extra
 from keras2torch_birnn.rnn.native import loading
+from keras2torch_birnn.suggestions import advise_extra
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

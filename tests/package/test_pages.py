@@ -272,7 +272,8 @@ def gaps_of_operation(row: Operation) -> list[str]:
             hasattr(reworks, step) for step in steps
         ),
         f"steps of functions that are known: {sorted(others)}": not others <= OF_FUNCTIONS,
-        "a function of torch, or in functional/": row.op not in NODES and find_target(row) is None,
+        "a function of torch, or in layers/functional.py": row.op not in NODES
+        and find_target(row) is None,
         "a function of NumPy, or in reference/": find_function(row) is None,
         "|tensors behind its function of torch, which takes no number": not takes_numbers(row),
     }
@@ -291,7 +292,7 @@ def test_an_incomplete_operation_is_told_what_it_lacks() -> None:
         "dialects that are known",
         "steps in readers/operations/reworks.py: ['read_foo']",
         "steps of functions that are known: ['f']",
-        "a function of torch, or in functional/",
+        "a function of torch, or in layers/functional.py",
         "a function of NumPy, or in reference/",
     ]
     of_tensors = replace(OPS["ops.LogicalAnd"], text="keras.LogicalAnd torch.logical_and")

@@ -106,8 +106,8 @@ COULD_RUN: dict[str, set[str]] = {
         "exporting/__init__.py",  # in the table of targets
         "readers/containers/__init__.py",  # the modules of our own table of formats
         "schema/pages.py",  # pages of layers, by the schema's own classes
-        "bench/contenders.py",  # contenders in a table, and our own export
-        "torch_private.py",  # names of torch in a table
+        "cli/bench/contenders.py",  # contenders in a table, and our own export
+        "rnn/torch_private.py",  # names of torch in a table
     },
     "exec_module": {"plugins/__init__.py"},  # --plugin FILE.py
     "torch.load": {"saving/content.py", "saving/state_dicts.py"},  # weights_only

@@ -11,7 +11,7 @@ from commands import FIXTURES, environment
 from package_source import nodes
 from warm_process import HAS_FORK, run_in_fork
 
-from keras2torch_birnn.torch_private import PRIVATE, find
+from keras2torch_birnn.rnn.torch_private import PRIVATE, find
 
 CHILD = Path(__file__).parents[1] / "support" / "private_names_child.py"
 MODEL = FIXTURES / "tf.keras-2.15.0" / "mask_stack_bi_dense.h5"

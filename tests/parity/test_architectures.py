@@ -17,9 +17,9 @@ from specs import ENTRIES, FIXTURES, fixture
 from torch import Tensor
 from warm_process import run_command
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.graph import attribute_names
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.spec import LayerSpec
 
 # A model -> the Keras layer names that have to stand in its code, from the newest file of it.

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from random_graphs import graphs
 from sampling import examples
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.cut import take_part
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.weights.slots import layers_by_owner, replace_layers
 from keras2torch_birnn.reference import Trace, compute
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Cut, LayerSpec, ModelSpec, leaves
 

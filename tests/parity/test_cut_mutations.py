@@ -11,12 +11,12 @@ from cut_fixtures import ROWS, recorded
 from mutations.cutting import MUTATIONS, CutMutation
 from specs import FIXTURES
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, UsageError
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, Cut, leaves
 
 ATOL, RTOL = 1e-5, 1e-4

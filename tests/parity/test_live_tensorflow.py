@@ -18,7 +18,7 @@ from live import label
 from tensorflow_fixtures import ENTRIES, recorded, unpack
 from test_fixtures import ATOL, RTOL, assert_agree, outputs
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.spec import Array
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.rnn.engines import torch_kernel
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import CELLS, LAYERS, OPS
 from keras2torch_birnn.spec import Array
 

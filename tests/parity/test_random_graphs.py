@@ -18,10 +18,10 @@ from random_graphs import classes, graphs
 from random_layers import RECIPES
 from sampling import examples
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UnsupportedOptionError
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema import CLASS_NAMES, LAYERS
 
 EXACT = 1e-9

@@ -36,13 +36,13 @@ from torch_runs import outputs_of
 import keras2torch_birnn
 from keras2torch_birnn.errors import UnsupportedLayerError, UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.registry import convert_layer
+from keras2torch_birnn.layers.running import forget_states
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.readers.config.cells import infer_mask_rule
 from keras2torch_birnn.readers.config.generations import generation_of, rule_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.modules import Plan
-from keras2torch_birnn.running import forget_states
 from keras2torch_birnn.schema.custom_layers import REGISTERED, converts
 from keras2torch_birnn.spec import Array, LayerSpec
 

@@ -22,9 +22,9 @@ from plugin_files import (
 
 import keras2torch_birnn
 from keras2torch_birnn.errors import PluginError
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.custom_layers import REGISTERED, equation
 
 K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"

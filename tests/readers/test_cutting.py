@@ -26,18 +26,18 @@ from tensorflow_fixtures import ENTRIES, files, unpack
 from tensorflow_fixtures import recorded as recorded_calls
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
     UnsupportedLayerError,
     UsageError,
 )
 from keras2torch_birnn.golden import origin
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.cut import take_part
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, Cut, ModelSpec
 
 ATOL, RTOL = 1e-5, 1e-4

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.float32_precision import float32_precision
-from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.comparison.float32_precision import float32_precision
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import bidirectional_stack
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec
 
 STACKS: dict[str, tuple[Any, Any, str]] = {

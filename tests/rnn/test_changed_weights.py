@@ -17,8 +17,8 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.native import op, packing
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 

@@ -18,11 +18,11 @@ from kernel_layers import native
 from mutations import recurrent
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.merge_modes import MERGE_MODES, MergeName
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.native import codes, library, loading, op, packing
 from keras2torch_birnn.rnn.native.codes import RESULTS
 from keras2torch_birnn.rnn.native.sources import COMMON
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES, MergeName
 
 ROOT = Path(__file__).parents[2]
 BATCH, TIME, FEATURES, UNITS = 3, 7, 5, 11

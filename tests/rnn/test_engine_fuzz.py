@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 LAYERS: Mapping[str, Any] = {"LSTM": k2t.BiLSTM, "GRU": k2t.BiGRU, "SimpleRNN": k2t.BiRNN}
 # Of the largest number. Sums of float32 products in another order than float64's, squared twice.

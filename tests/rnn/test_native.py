@@ -31,12 +31,12 @@ from kernel_layers import (
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.functional.activations import activation
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.merge_modes import MERGE_MODES
+from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines.select import run
 from keras2torch_birnn.rnn.native import codes, library, op, packing
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.engine_settings import explain
 from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 RATES = ((0.4, 0.0), (0.0, 0.3), (0.4, 0.3))

@@ -19,12 +19,12 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.limits import MAX_INT8_ROW
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced as reduced_engine
 from keras2torch_birnn.rnn.native import codes, library, op, processors
 from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")

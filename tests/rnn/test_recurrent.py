@@ -35,12 +35,12 @@ from specs import (
 )
 from torch import Tensor, nn
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.registry import convert_layer
+from keras2torch_birnn.layers.running import flat, reset_states
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import modules
 from keras2torch_birnn.rnn.engines import Choice, static_engine
-from keras2torch_birnn.running import flat, reset_states
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
 # Without jumps: a jump would turn rounding into a difference. Exponentials explode in a loop.

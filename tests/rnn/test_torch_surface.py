@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
-from keras2torch_birnn.functional.activations import FUNCTIONS, HALVING
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.recurrent import bidirectional as converted_pair
 from keras2torch_birnn.layers.recurrent import recurrent as converted
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn import bidirectional, modules
+from keras2torch_birnn.rnn.activations import FUNCTIONS, HALVING
 from keras2torch_birnn.schema.custom_layers import naming_plugin
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 PAIRS: list[tuple[Any, Any]] = [(k2t.BiLSTM, nn.LSTM), (k2t.BiGRU, nn.GRU), (k2t.BiRNN, nn.RNN)]

@@ -14,11 +14,11 @@ from torch.func import functional_call
 from torch.optim.swa_utils import update_bn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import InvalidModelFileError, UsageError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.normalization import BatchNorm
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.schema.training_rules import BatchRule, batch_rule, with_training_rules
 from keras2torch_birnn.spec import Generation, LayerSpec
 

@@ -14,7 +14,7 @@ from specs import FIXTURES
 from torch import Tensor, nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.running import flat
 
 FOLDER = FIXTURES / "training"
 # Both compute in float64; or in float32, whose numbers have 24 bits.

@@ -45,7 +45,7 @@ follow_imports = skip
 follow_imports = silent
 """
 IN_RNN = ("arguments", "bidirectional", "bidirectional_stack", "engines")
-READ = ("merge_modes", *(f"rnn.{name}" for name in IN_RNN))
+READ = ("schema.merge_modes", *(f"rnn.{name}" for name in IN_RNN))
 
 
 @pytest.mark.thorough

@@ -30,7 +30,7 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
 )
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.running import run
+from keras2torch_birnn.layers.running import run
 from keras2torch_birnn.saving.atomic import write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 

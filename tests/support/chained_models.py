@@ -7,7 +7,7 @@ from typing import Any
 
 from specs import TF_KERAS, bi, chain, rnn
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
 

@@ -23,7 +23,7 @@ from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.exporting import find_target, onnx_file, onnx_recurrent
 from keras2torch_birnn.exporting.exporter import copy_structure
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.running import run
+from keras2torch_birnn.layers.running import run
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Array, Call, LayerSpec, ModelSpec, TensorRef, with_dtype
 

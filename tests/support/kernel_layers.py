@@ -13,13 +13,13 @@ from specs import CELLS, KERAS3, layer
 from torch import Tensor
 
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native as native_engine
 from keras2torch_birnn.rnn.native import codes, library, op
 from keras2torch_birnn.schema import CELL_GATES
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec
 
 WHY_MISSING = library.why_missing()

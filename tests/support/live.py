@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, ModelSpec
 
 WORKER = Path(__file__).with_name("keras_worker.py")

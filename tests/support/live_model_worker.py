@@ -27,7 +27,7 @@ from live import ATOL, RTOL, largest_error
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.running import flat
 
 KINDS = ("keras", "h5")
 

@@ -17,7 +17,7 @@ from commands import Run, k2t
 from torch import nn
 from torch_runs import outputs_of
 
-from keras2torch_birnn.building import build
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers import read_model

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from keras2torch_birnn import torch_private
+from keras2torch_birnn.rnn import torch_private
 
 
 def take_away(names: Sequence[str]) -> Any:

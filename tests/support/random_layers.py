@@ -13,9 +13,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from hypothesis import strategies as st
 
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.readers.config.cut import STOPS
 from keras2torch_birnn.schema import CLASS_NAMES, REQUIRED, SCHEMA, ShapeError, merged_output
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 Layer: TypeAlias = tuple[str, dict[str, Any]]
 Shape: TypeAlias = tuple[int, ...]

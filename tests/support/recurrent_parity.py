@@ -12,8 +12,8 @@ from kernel_layers import assert_close
 from specs import KERAS3, recurrent_call, with_options
 from torch import nn
 
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.running import flat
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
 EXACT = 1e-12

@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import nn
 from warm_process import run_script
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import find_float_dtype, move_inputs, run
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.running import find_float_dtype, move_inputs, run
 from keras2torch_birnn.spec import Array, ModelSpec
 
 CHILD = Path(__file__).with_name("source_child.py")

@@ -11,8 +11,8 @@ import torch
 from model_configs import parse_config
 from specs import chain, values
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import SCHEMA

@@ -14,9 +14,9 @@ import numpy as np
 from fixture_files import FIXTURES
 from parsing_here import parsing_here
 
-from keras2torch_birnn import merge_modes as merge
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.schema import CELL_GATES, REQUIRED, SCHEMA, BadOptionError
+from keras2torch_birnn.schema import merge_modes as merge
 from keras2torch_birnn.schema.custom_layers import LAMBDA
 from keras2torch_birnn.spec import (
     Array,

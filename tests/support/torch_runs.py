@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from keras2torch_birnn.running import flat
+from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.spec import Array
 
 

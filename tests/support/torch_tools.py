@@ -17,9 +17,9 @@ import torch
 from specs import fixture
 from torch import Tensor, nn
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError
-from keras2torch_birnn.running import flat, run
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.running import flat, run
 from keras2torch_birnn.spec import ModelSpec
 
 Tensors = tuple[Tensor, ...]

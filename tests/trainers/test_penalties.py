@@ -17,8 +17,8 @@ from specs import FIXTURES
 from torch import nn
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.training_terms import map_weights, terms_of
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.penalties import (

@@ -27,8 +27,8 @@ from specs import (
 )
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import WeightMismatchError
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 from keras2torch_birnn.verification import LayerParity, check_layers, verify

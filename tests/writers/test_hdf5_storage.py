@@ -16,7 +16,7 @@ from trained import differing, train, write_trained
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn import limits
-from keras2torch_birnn.writers import files
+from keras2torch_birnn.trainers import copies
 
 SOURCE = FIXTURES / "keras-2.3.1/mask_bi_gru_after_seq.h5"
 ARCHIVE = FIXTURES / "keras-3.15.1/mask_stack_plain.keras"
@@ -120,7 +120,7 @@ def test_the_library_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model = train(k2t.convert(source))
     script = tmp_path / "child.py"
     script.write_text("import os; os._exit(3)")
-    monkeypatch.setattr(files, "_SCRIPT", script)
+    monkeypatch.setattr(copies, "_SCRIPT", script)
     with pytest.raises(k2t.InvalidModelFileError, match="crashed or did not finish"):
         k2t.write_back(model, source, tmp_path / "new.h5")
     script.write_text("import time; time.sleep(60)")

@@ -14,13 +14,12 @@ from torch import nn
 from trained import differing, train, write_trained
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn import writers
 from keras2torch_birnn.layers import registry
 from keras2torch_birnn.layers.dense import dense
 from keras2torch_birnn.layers.registry import Converter, MaskFlow
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.schema.recurrent import GATES, Gates
-from keras2torch_birnn.writers import new_values
+from keras2torch_birnn.trainers import new_values, writing_back
 
 GRU = FIXTURES / "keras-2.3.1/mask_bi_gru_after_seq.h5"
 DENSE = FIXTURES / "keras-2.2.4/dense_only.h5"
@@ -65,7 +64,7 @@ def test_a_wrong_writer_is_noticed(
             del found[path]
         return found
 
-    monkeypatch.setattr(writers, "find_changed", wrong)
+    monkeypatch.setattr(writing_back, "find_changed", wrong)
     model = train(k2t.convert(GRU))
     with pytest.raises(k2t.WeightMismatchError, match="would not be read back as it is in OUT"):
         k2t.write_back(model, GRU, tmp_path / "new.h5")

@@ -21,9 +21,10 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import Helper, Value
-from keras2torch_birnn.functional import activations, movement, operations
 from keras2torch_birnn.layers import embedding, masking, merging
+from keras2torch_birnn.layers import functional as ours
 from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
+from keras2torch_birnn.rnn import activations
 
 _INFIX: Mapping[Any, str] = {
     operator.add: " + ",
@@ -38,7 +39,7 @@ _INFIX: Mapping[Any, str] = {
     operator.ne: " != ",
 }
 # Modules whose functions are copied
-_COPIED = (operations, movement, activations, merging)
+_COPIED = (ours, activations, merging)
 
 
 def _index(value: Value) -> Expression:

@@ -33,7 +33,6 @@ from keras2torch_birnn.exporting.source.emission import (
 )
 from keras2torch_birnn.exporting.source.functions import function_of
 from keras2torch_birnn.layers.dropout import ShapedDropout
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.cell_kind import (
     CELL_KINDS,
     GRU_BEFORE,
@@ -46,6 +45,7 @@ from keras2torch_birnn.rnn.engines.static import why_not_torch_kernel
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, states_of
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import LayerSpec
 
 _LOOP_CLASSES: Mapping[str, type[helpers.Loop]] = {

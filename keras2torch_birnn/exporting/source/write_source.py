@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import K2TError, gather
 from keras2torch_birnn.exporting.source.code import (
     Expression,
@@ -48,6 +47,7 @@ from keras2torch_birnn.exporting.source.names import (
 )
 from keras2torch_birnn.exporting.source.snippets import copy
 from keras2torch_birnn.golden import origin
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.layers.operations import GraphConstant
 from keras2torch_birnn.schema.dtype_flow import declared_dtype

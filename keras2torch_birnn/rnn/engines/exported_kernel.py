@@ -20,7 +20,7 @@ from keras2torch_birnn.rnn.engines.exported_loop import records_loop
 from keras2torch_birnn.rnn.layer import RnnLayer, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
-from keras2torch_birnn.torch_private import find, last_name
+from keras2torch_birnn.rnn.torch_private import find, last_name
 
 # What closes or opens an LSTM's gate for good: at 1000 the sigmoid is exactly 0 or 1.
 _CLOSED = 1000.0

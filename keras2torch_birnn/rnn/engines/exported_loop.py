@@ -15,7 +15,7 @@ from torch import Tensor
 from keras2torch_birnn.rnn.call import State
 from keras2torch_birnn.rnn.masks import expand_dims_like
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
-from keras2torch_birnn.torch_private import find
+from keras2torch_birnn.rnn.torch_private import find
 
 
 class Shared(NamedTuple):

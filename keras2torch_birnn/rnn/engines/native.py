@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn.call import RnnCall, RnnResult, flatten_result, group_states
 from keras2torch_birnn.rnn.engines.engine import (
     FixedCall,
@@ -22,7 +21,8 @@ from keras2torch_birnn.rnn.native.gradient import gradient, run_keeping
 from keras2torch_birnn.rnn.native.library import NativeCell, why_missing
 from keras2torch_birnn.rnn.native.op import can_run, run_native
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain
-from keras2torch_birnn.torch_private import mark_constant
+from keras2torch_birnn.rnn.torch_private import mark_constant
+from keras2torch_birnn.schema.merge_modes import merge_outputs
 
 # It looks for files, where torch.compile cannot follow.
 _why_missing = mark_constant(why_missing)

@@ -23,7 +23,7 @@ from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import find_sets, why_missing, why_no_precision
 from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, run_native
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, is_plain
-from keras2torch_birnn.torch_private import mark_constant
+from keras2torch_birnn.rnn.torch_private import mark_constant
 
 _BACK = 'k2t.set_precision(model, "float32")'
 

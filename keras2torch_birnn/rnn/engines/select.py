@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.merge_modes import merge_outputs
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
@@ -27,6 +26,7 @@ from keras2torch_birnn.rnn.engines.reduced import check_call, explain_reduced, r
 from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.tensor_checks import check_shape
 from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
+from keras2torch_birnn.schema.merge_modes import merge_outputs
 
 # Computes the outputs, apart or merged as the call asks, and the final states.
 Compute: TypeAlias = Callable[[RnnLayer, RnnCall], RnnResult]

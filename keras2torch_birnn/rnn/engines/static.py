@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from keras2torch_birnn.functional.activation_labels import activation_label
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, kind_of
 from keras2torch_birnn.rnn.native.library import to_native_cell, why_missing
+from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.spec import LayerSpec
 
 # From this many rows on, and above this many recurrent weights of one direction, torch's LSTM

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from keras2torch_birnn.merge_modes import MERGE_MODES
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.native.processors import kernels_of
+from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 
 def _number(*names: str) -> Mapping[str, int]:

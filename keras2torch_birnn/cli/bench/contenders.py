@@ -1,6 +1,6 @@
 """The contenders of ``k2t bench``, each the process of one implementation.
 
-``python -m keras2torch_birnn.bench.contenders MODULE:FUNCTION FOLDER``. The folder holds
+``python -m keras2torch_birnn.cli.bench.contenders MODULE:FUNCTION FOLDER``. The folder holds
 ``case.json``, ``inputs.npz``, and what it runs, written by ``measure``. The first answer,
 a line of JSON, tells what runs; ``outputs.npz`` then has what it computes. Each further line on
 stdin is answered by the milliseconds of a call.

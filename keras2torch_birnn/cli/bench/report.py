@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn import __version__
-from keras2torch_birnn.bench.contenders import OURS
-from keras2torch_birnn.bench.measure import Row, Timing
+from keras2torch_birnn.cli.bench.contenders import OURS
+from keras2torch_birnn.cli.bench.measure import Row, Timing
+from keras2torch_birnn.comparison.html import Table
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.extras import advise_extra
-from keras2torch_birnn.html import Table
+from keras2torch_birnn.suggestions import advise_extra
 
 DRAWN_BY = "k2t bench"  # the mark of a plot in its file
 # Slowest round over the fastest, from which on the machine seems busy.

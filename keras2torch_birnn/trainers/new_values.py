@@ -18,7 +18,7 @@ from keras2torch_birnn.errors import WeightMismatchError, in_place, printable
 from keras2torch_birnn.layers.origins import Copies, Positions
 from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.spec import Array
-from keras2torch_birnn.writers.layers import Inverse, Located
+from keras2torch_birnn.trainers.weight_places import Inverse, Located
 
 _SAME_SIZE: Mapping[int, torch.dtype] = {
     1: torch.int8,

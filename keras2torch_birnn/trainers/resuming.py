@@ -22,7 +22,7 @@ from keras2torch_birnn.trainers.optimizers import make_optimizer
 from keras2torch_birnn.trainers.output_masks import Masks, output_mask
 from keras2torch_birnn.trainers.penalties import constrain_, penalty
 from keras2torch_birnn.trainers.slots import find_variables, read_state
-from keras2torch_birnn.writers.layers import locate
+from keras2torch_birnn.trainers.weight_places import locate
 
 OptimizerState = Literal["file", "new"]
 """The optimizer's state: that of the file, or a new one."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from keras2torch_birnn.bench.contenders import CONTENDERS, Contender
+from keras2torch_birnn.cli.bench.contenders import CONTENDERS, Contender
 from keras2torch_birnn.conversion import convert
 from keras2torch_birnn.errors import K2TError, printable
 from keras2torch_birnn.exporting.exporter import export
@@ -175,7 +175,7 @@ class _Worker:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         environment.pop("K2T_ENGINE", None)
-        module = "keras2torch_birnn.bench.contenders"
+        module = "keras2torch_birnn.cli.bench.contenders"
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, contender.function, folder],
             stdin=subprocess.PIPE,
@@ -217,7 +217,8 @@ def compute_exactly(spec: ModelSpec, case: Case, inputs: Sequence[Array]) -> lis
         return list(compute(spec, inputs).outputs)
     import torch
 
-    from keras2torch_birnn.running import copy_in_float64, run
+    from keras2torch_birnn.golden import copy_in_float64
+    from keras2torch_birnn.layers.running import run
 
     model = copy_in_float64(convert(case.path, config=case.config))
     return [y.numpy() for y in run(model, tuple(torch.from_numpy(x) for x in inputs))]

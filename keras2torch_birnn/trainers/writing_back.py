@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from keras2torch_birnn.building import build
 from keras2torch_birnn.errors import UsageError, WeightMismatchError, in_file, printable
 from keras2torch_birnn.golden import origin
+from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.containers import open_container, opened
 from keras2torch_birnn.readers.steps import PathLike
@@ -30,9 +30,9 @@ from keras2torch_birnn.saving.atomic import (
 )
 from keras2torch_birnn.saving.checkpoint import check_modules
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
-from keras2torch_birnn.writers.files import check_kind, optimizer_groups, write_copy
-from keras2torch_birnn.writers.layers import locate
-from keras2torch_birnn.writers.new_values import Trained, check_reads_as, find_changed
+from keras2torch_birnn.trainers.copies import check_kind, optimizer_groups, write_copy
+from keras2torch_birnn.trainers.new_values import Trained, check_reads_as, find_changed
+from keras2torch_birnn.trainers.weight_places import locate
 
 _INSTEAD = "write-back never replaces a file: name another, or remove it first"
 _CHANGED_MODULES = "put its weights into a model that k2t.convert makes of the source"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import check_module
-from keras2torch_birnn.plugins.checks import add_dtype_checks
 from keras2torch_birnn.rnn.custom_cell import CustomRNN
 from keras2torch_birnn.rnn.modules import AnyRecurrent
 
@@ -28,14 +26,6 @@ def run(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     forget_states(model)
     outputs = (y.cpu() for y in flat(out))
     return tuple(y.float() if y.dtype is torch.bfloat16 else y for y in outputs)
-
-
-def copy_in_float64(model: nn.Module) -> nn.Module:
-    """Copy the model to the CPU in float64 and eval mode.
-
-    The copy raises a PluginError where a plugin's layer returns another precision.
-    """
-    return add_dtype_checks(deepcopy(model).cpu().double().eval(), torch.float64)
 
 
 def find_float_dtype(model: nn.Module) -> torch.dtype:

@@ -1,7 +1,7 @@
 """The Keras file of a stack of Bidirectional layers with random weights.
 
-``python -m keras2torch_birnn.bench.stack FILE.h5 'JSON of a Stack'``: a child process, as h5py runs
-in no other.
+``python -m keras2torch_birnn.cli.bench.stack FILE.h5 'JSON of a Stack'``: a child process, as
+h5py runs in no other.
 """
 
 from __future__ import annotations

@@ -1,1 +1,0 @@
-"""Activations and operations as functions of tensors."""
