@@ -16,8 +16,8 @@ native=keras2torch_birnn/rnn/native
 strict=(-Wshorten-64-to-32 -Werror)
 missing=()
 
-"$python" -c 'import ziglang, setuptools' 2> /dev/null ||
-    { echo "$python has no package ziglang, or no setuptools" >&2; exit 77; }
+"$python" -c 'import ziglang, setuptools.command.bdist_wheel' 2> /dev/null ||
+    { echo "$python has no package ziglang, or no setuptools >= 77" >&2; exit 77; }
 export ZIG_GLOBAL_CACHE_DIR=$folder/zig WINEPREFIX=$folder/wine WINEDEBUG=-all
 zig() { "$python" -m ziglang "$@"; }
 
@@ -66,7 +66,7 @@ else
     echo "Windows x86-64, under Wine: the bits of the same compiler's build for Linux"
 fi
 
-compile aarch64-macos.11.0 arm64 Linux
+compile aarch64-macos.11.0 arm64 Linux # the flags without those of an Apple compiler for two processors
 zig c++ -target aarch64-macos.11.0 -shared "$folder"/aarch64-macos.11.0/*.o -o "$folder/libk2t.dylib"
 echo "macOS arm64: compiled and linked, not run"
 

@@ -50,4 +50,4 @@ def test_the_kernel_of_other_systems_is_built_and_computes_the_same_under_emulat
 def test_the_script_says_what_is_not_installed(tmp_path: Path) -> None:
     run = check_platforms(tmp_path, "no-such-python")
     assert run.returncode == 77
-    assert run.stderr == "no-such-python has no package ziglang, or no setuptools\n"
+    assert run.stderr == "no-such-python has no package ziglang, or no setuptools >= 77\n"
