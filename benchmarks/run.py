@@ -23,6 +23,7 @@ from keras2torch_birnn.cli.bench.measure import Case, Row, facts_of_machine, mea
 from keras2torch_birnn.cli.bench.report import footnotes, make_table
 from keras2torch_birnn.cli.bench.stack import Stack, write_stack
 from keras2torch_birnn.conversion import convert
+from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.rnn.engine_settings import set_engine
 from keras2torch_birnn.spec import Array
 
@@ -193,6 +194,7 @@ def _measure(
 ) -> None:
     row = measure(
         task.case,
+        read_model(task.case.path, config=task.case.config),
         threads=threads,
         rounds=options.rounds,
         contenders=table,

@@ -23,6 +23,7 @@ from keras2torch_birnn.suggestions import unknown_value
 
 if TYPE_CHECKING:
     from keras2torch_birnn.cli.bench.measure import Case
+    from keras2torch_birnn.spec import ModelSpec
 
 _CELLS = ("lstm", "gru", "rnn")
 _DRAWINGS = FileKind("the file of --plot", (".png", ".svg"), marked_by("k2t bench"), "name another")
@@ -97,10 +98,10 @@ def bench(
 
     with tempfile.TemporaryDirectory(prefix="k2t-") as folder:
         if model is not None:
-            read_model(model, config=config)  # what is refused is refused before anything else
+            spec = read_model(model, config=config)
             arch = None if config is None else str(config)
             label = f"{model.name}, batch {{}}"
-            cases = [Case(label.format(one), str(model), arch, one, time) for one in rows]
+            cases = [(Case(label.format(one), str(model), arch, one, time), spec) for one in rows]
         else:
             cases = []
             for mode in merges:
@@ -108,8 +109,11 @@ def bench(
                     Stack(str(rnn), mode, layers, features or units, units),
                     file := Path(folder, f"{mode}.h5"),
                 )
+                spec = read_model(file)
                 label = f"{rnn} {mode}, {layers} x {units} units, batch {{}}, {time} steps"
-                cases += [Case(label.format(one), str(file), None, one, time) for one in rows]
+                cases += [
+                    (Case(label.format(one), str(file), None, one, time), spec) for one in rows
+                ]
         _run(output, cases, threads, rounds, plot_file)
 
 
@@ -123,7 +127,11 @@ def _number(text: str) -> int:
 
 
 def _run(
-    output: Output, cases: list[Case], threads: int, rounds: int, plot_file: Path | None
+    output: Output,
+    cases: list[tuple[Case, ModelSpec]],
+    threads: int,
+    rounds: int,
+    plot_file: Path | None,
 ) -> None:
     """Measure all cases, print each result, and draw if that is asked for."""
     from keras2torch_birnn.cli.bench import measure, report
@@ -132,8 +140,8 @@ def _run(
     if not output.as_json:
         print_lines([", ".join(f"{key} {value}" for key, value in facts.items())])
     with output.show_progress("bench") as bar:
-        for case in cases:
-            row = measure.measure(case, threads=threads, rounds=rounds)
+        for case, spec in cases:
+            row = measure.measure(case, spec, threads=threads, rounds=rounds)
             rows.append(row)
             with bar.hidden():
                 if not output.as_json:

@@ -22,7 +22,7 @@ from keras2torch_birnn.trainers.optimizers import make_optimizer
 from keras2torch_birnn.trainers.output_masks import Masks, output_mask
 from keras2torch_birnn.trainers.penalties import constrain_, penalty
 from keras2torch_birnn.trainers.slots import find_variables, read_state
-from keras2torch_birnn.trainers.weight_places import locate
+from keras2torch_birnn.trainers.weight_places import locate_in
 
 OptimizerState = Literal["file", "new"]
 """The optimizer's state: that of the file, or a new one."""
@@ -98,10 +98,11 @@ def training(
     load_plugins(plugins)
     given = read_given_config(config)
     with opened(source) as container:
-        model: Any = build_model(read(container, config=config).finish(), dtype=dtype).train()
-        located = locate(container, config=config)
+        reading = read(container, config=config)
+        model: Any = build_model(reading.finish(), dtype=dtype).train()
+        located = locate_in(reading)
         spec = located.spec
-        backend = container.architecture(given).backend
+        backend = reading.architecture.backend
         compiled = parse_compiled(container.compiled(given), spec.generation, backend)
         variables = find_variables(located, model)
         if not variables.parameters:

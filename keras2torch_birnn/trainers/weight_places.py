@@ -17,15 +17,20 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.readers.config.parsing import common_dtype
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.steps import PathLike, infer_shapes, parse
+from keras2torch_birnn.readers.steps import (
+    PathLike,
+    Reading,
+    infer_shapes,
+    parse,
+    read_weights,
+)
 from keras2torch_birnn.readers.store import StoredArray
-from keras2torch_birnn.readers.weights.load_weights import LocatedWeights, find_weights
+from keras2torch_birnn.readers.weights.load_weights import LocatedWeights
 from keras2torch_birnn.readers.weights.slots import (
     Key,
     change_layers,
     is_summed,
     layers_by_owner,
-    replace_layers,
 )
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.training_rules import with_training_rules
@@ -47,7 +52,7 @@ class Inverse(Origins[str]):
 
 @dataclass(frozen=True)
 class Located:
-    """A model in an open container: its spec without weights, and where they are."""
+    """A model in an open container, and where its weights are."""
 
     spec: ModelSpec
     weights: LocatedWeights
@@ -144,28 +149,26 @@ def _have_same_values(array: StoredArray, other: StoredArray) -> bool:
     return first.tobytes() == second.tobytes() and len(np.unique(first)) > 1
 
 
-def locate(
-    container: Container,
-    *,
-    config: PathLike | None,
-    cut: Cut = NO_CUT,
-) -> Located:
+def locate(container: Container, *, config: PathLike | None, cut: Cut = NO_CUT) -> Located:
     """Find the weights of the model in a container, or those of the part that ``cut`` bounds.
 
     Raises:
         K2TError: as ``readers.read_model``.
     """
     reading = infer_shapes(parse(container, config=config, cut=cut))
+    return locate_in(read_weights(reading, values=False))
+
+
+def locate_in(reading: Reading) -> Located:
+    """Find the weights of a model that is read.
+
+    Raises:
+        K2TError: everything that is not supported, together.
+    """
     reading.check()
-    found = find_weights(reading.root, container, reading.parsing, reading.whole)
-    spec = replace(reading.spec, root=found.root)
-    if any(layer.class_name not in SCHEMA for layer in found.root.walk()):
-        filled = {
-            row.owner: replace(
-                row.layer,
-                weights=found.layout.join(row.layer, {n: a.read() for n, a in row.arrays.items()}),
-            )
-            for row in found.rows
-        }
-        spec = complete_shapes(replace(spec, root=replace_layers(found.root, filled)))
-    return Located(spec, found)
+    if reading.located is None:
+        raise RuntimeError("the weights were not located")
+    spec = reading.spec
+    if any(layer.class_name not in SCHEMA for layer in spec.root.walk()):
+        spec = complete_shapes(spec)
+    return Located(spec, reading.located)

@@ -16,6 +16,7 @@ from keras2torch_birnn.cli.bench import contenders, measure, report, stack
 from keras2torch_birnn.cli.bench.contenders import CONTENDERS, KERAS, ONNX, OURS, PLAIN
 from keras2torch_birnn.cli.bench.measure import Case, Row, Timing
 from keras2torch_birnn.cli.bench.stack import Stack
+from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 
 CASE = Case("gru sum", "none.h5")
@@ -48,7 +49,7 @@ def test_what_torch_runs_computes_a_stack_as_the_reference_does(
     )
     case = write(made, tmp_path, monkeypatch)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    spec = measure.read_model(case.path)
+    spec = read_model(case.path)
     inputs = measure.draw(spec, case)
     wanted = measure.compute_exactly(spec, case, inputs)
     facts = {"path": case.path, "config": None}
@@ -90,7 +91,7 @@ def test_a_sweep_goes_over_all_merges_and_batches(monkeypatch: pytest.MonkeyPatc
 
 def test_what_is_not_there_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = write(Stack("gru", "sum", 1, 3, 4), tmp_path, monkeypatch)
-    spec = measure.read_model(case.path)
+    spec = read_model(case.path)
     monkeypatch.setattr(measure, "find_spec", lambda _: None)
     assert measure._prepare(CONTENDERS[ONNX], case, spec, tmp_path) == "onnxruntime not installed"
     if find_spec("tensorflow") is None:
@@ -125,6 +126,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "measure", lambda *_, **__: row)
     monkeypatch.setattr(report, "find_disturbance", lambda *_: "")
     monkeypatch.setattr(stack, "write_stack", lambda *_: None)
+    monkeypatch.setattr("keras2torch_birnn.readers.read_model", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("name", ["a.svg", "a.png"])

@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
-def measured(case: Any, **_: Any) -> measure.Row:
+def measured(case: Any, *_: Any, **__: Any) -> measure.Row:
     return measure.Row(case, (measure.Timing("k2t", "torch", 1e-7, (1.0, 2.0)),))
 
 

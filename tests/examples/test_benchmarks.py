@@ -40,12 +40,13 @@ def test_all_contenders_are_there() -> None:
 def test_cases_are_chosen_by_words_and_contenders_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[Any] = []
 
-    def note(case: Any, **options: Any) -> Row:
+    def note(case: Any, _: Any, **options: Any) -> Row:
         measured.append((case.label, [*options["contenders"]], options["threads"]))
         return row_of(case.label, 2.0)
 
     monkeypatch.setattr(run, "measure", note)
     monkeypatch.setattr(run, "write_stack", lambda *_: None)
+    monkeypatch.setattr(run, "read_model", lambda *_, **__: None)
     chosen = ["--cases", "gru 1x64x64x64", "lstm 8x100x128x128", "--only", "k2t int8"]
     run.main(["precision", *chosen, "--threads", "1", "3"])
     assert measured == [

@@ -25,7 +25,6 @@ from keras2torch_birnn.errors import K2TError, printable
 from keras2torch_birnn.exporting.exporter import export
 from keras2torch_birnn.golden import reference_covers
 from keras2torch_birnn.progress import advance, begin
-from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.sample_inputs import draw_inputs, input_facts
 from keras2torch_birnn.spec import Array, ModelSpec
@@ -78,6 +77,7 @@ class Row:
 
 def measure(
     case: Case,
+    spec: ModelSpec,
     *,
     threads: int = 2,
     rounds: int = 9,
@@ -87,13 +87,12 @@ def measure(
 ) -> Row:
     """Time every contender that can run the case and agrees with the exact numbers.
 
-    inputs: instead of random ones. wanted: what is to come out, instead of the model's exact output
-    (of a contender that trains).
+    spec: what the case's file holds, with its weights. inputs: instead of random ones. wanted: what
+    is to come out, instead of the model's exact output (of a contender that trains).
 
     Raises:
         K2TError: the model cannot be converted.
     """
-    spec = read_model(case.path, config=case.config)
     given = tuple(inputs) if inputs is not None else draw(spec, case)
     exact = wanted if wanted is not None else compute_exactly(spec, case, given)
     workers: dict[str, _Worker] = {}
