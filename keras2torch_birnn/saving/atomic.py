@@ -311,14 +311,17 @@ def _replace(temporary: Path, target: Path) -> None:
 
     Windows refuses that while a program has the other open, as a virus scanner for a moment.
     """
-    for pause in (0.1, 0.3, 0.6) if sys.platform == "win32" else ():
-        try:
+    if sys.platform != "win32":
+        temporary.replace(target)
+        return
+    for pause in (0, 0.1, 0.3, 0.6):
+        time.sleep(pause)
+        with suppress(PermissionError):
             temporary.replace(target)
-        except PermissionError:
-            time.sleep(pause)
-        else:
             return
-    temporary.replace(target)
+    raise OutputError(
+        "cannot be replaced while a program has it open", "close it there, or name another output"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

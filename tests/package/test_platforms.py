@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import h5py
 import numpy as np
 import pytest
+import torch
 from commands import MASKED, OLD, STACK_H5, STACK_KERAS, run_process
 from warm_process import run_code
 
-from keras2torch_birnn.errors import InvalidModelFileError
+import keras2torch_birnn as k2t
+from keras2torch_birnn.errors import InvalidModelFileError, OutputError, UnsupportedOptionError
 from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
 from keras2torch_birnn.readers.input_files import Window
@@ -236,26 +241,57 @@ def test_a_paging_file_that_is_too_small_is_too_little_memory() -> None:
     assert lacks_memory(error)
 
 
+@pytest.mark.parametrize(("refusals", "refused"), [(3, False), (4, True)])
 def test_a_file_that_another_program_holds_for_a_moment_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refusals: int, refused: bool
 ) -> None:
     new, old = tmp_path / "new", tmp_path / "old"
     new.write_text("new")
     old.write_text("old")
-    refusals, replace = iter((PermissionError, PermissionError)), Path.replace
+    left, replace = iter((PermissionError,) * refusals), Path.replace
 
-    def refuse_twice(file: Path, target: Path) -> Path:
-        for refusal in refusals:
+    def refuse_at_first(file: Path, target: Path) -> Path:
+        for refusal in left:
             raise refusal
         return replace(file, target)
 
-    monkeypatch.setattr(Path, "replace", refuse_twice)
+    monkeypatch.setattr(Path, "replace", refuse_at_first)
     monkeypatch.setattr(time, "sleep", lambda _: None)
-    with pytest.raises(PermissionError):
-        atomic._replace(new, old)
     monkeypatch.setattr(sys, "platform", "win32")
-    atomic._replace(new, old)
-    assert old.read_text() == "new"
+    open_there = pytest.raises(OutputError, match="while a program has it open")
+    with open_there if refused else nullcontext():
+        atomic._replace(new, old)
+    assert old.read_text() == ("old" if refused else "new")
+
+
+def test_compressed_weights_have_a_name_on_windows_until_they_are_closed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    packed, private = tmp_path / "packed.keras", tmp_path / "private"
+    private.mkdir()
+    with ZipFile(STACK_KERAS) as source, ZipFile(packed, "w", ZIP_DEFLATED) as target:
+        for member in source.namelist():
+            target.writestr(member, source.read(member))
+    wanted = k2t.weights(STACK_KERAS)
+    monkeypatch.setattr(tempfile, "tempdir", str(private))
+    monkeypatch.setattr(sys, "platform", "win32")
+    found = k2t.weights(packed)
+    assert list(private.iterdir()) == []
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
+
+
+def test_weights_are_not_written_back_on_windows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = k2t.convert(OLD)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(UnsupportedOptionError, match="cannot be written back on Windows"):
+        k2t.write_back(model, OLD, tmp_path / "copy.h5")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_gets_the_name_that_keras_wants_without_the_right_to_link(

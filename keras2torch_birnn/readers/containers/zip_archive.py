@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
 import struct
+import sys
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from keras2torch_birnn import limits
@@ -169,8 +173,29 @@ def open_member(
     return _inflated(archive, member, budget)
 
 
+class _RemovedWhenClosed(io.FileIO):
+    """A temporary file with a name, by which Windows hands it to another process.
+
+    That of ``tempfile`` cannot be opened a second time there.
+    """
+
+    def __init__(self) -> None:
+        handle, name = tempfile.mkstemp()
+        os.close(handle)
+        super().__init__(name, "r+")
+
+    def close(self) -> None:
+        """Close and remove the file."""
+        if not self.closed:
+            super().close()
+            with suppress(OSError):
+                Path(str(self.name)).unlink()
+
+
 def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget) -> Window:
-    file = cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
+    on_windows = sys.platform == "win32"
+    made = _RemovedWhenClosed() if on_windows else tempfile.TemporaryFile(buffering=0)
+    file = cast(BinaryIO, made)
     try:
         for piece in member_pieces(archive, member, budget):
             write_temporary(file, piece, member.filename)
