@@ -3,11 +3,13 @@
 #
 #     tools/check_platforms.sh [FOLDER]     (build/platforms if none is given)
 #
-# By the Clang of the package ziglang, with an error wherever 64 bits would become 32: the wheel for Windows
-# x86-64 (the functions and imports of its DLL are read; under Wine it must give the bits of the same compiler's
-# build for Linux), Linux arm64 (under QEMU it must give the numbers of a plain loop) and macOS arm64 (compiled
-# and linked; nothing runs it). What cannot run because something is not installed is named, and the exit code
-# is 77. PYTHON: the one that has ziglang and setuptools.
+# By the Clang of the package ziglang, with an error wherever 64 bits would become 32:
+# - Windows x86-64: the wheel. The functions and imports of its DLL are read; under Wine it must give the bits of
+#   the same compiler's build for Linux, and with many threads the numbers of one, of gradients and programs, too.
+# - Linux arm64: under QEMU it must give the numbers of a plain loop.
+# - macOS arm64: compiled and linked; nothing runs it.
+# What cannot run because something is not installed is named, and the exit code is 77. PYTHON: the one that has
+# ziglang and setuptools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "${1:-build/platforms}" && cd "${1:-build/platforms}" && pwd)
@@ -35,8 +37,8 @@ print(*runpy.run_path('$native/sources.py')['COMMON'], *own, *optional)" "$(base
             -c "$source" -o "$folder/$1/$(basename "$source" .cpp).o"
     done
 }
-compare() { # TARGET OUTPUT MORE ...: the program that compares the kernel with a plain loop
-    zig c++ -target "$1" -std=c++17 -O1 -I"$native" tests/native/compare.cpp -o "$2" "${@:3}"
+program() { # SOURCE TARGET OUTPUT MORE ...: a program of the tests
+    zig c++ -target "$2" -std=c++17 -O1 -I"$native" "tests/native/$1" -o "$3" "${@:4}"
 }
 
 rm -rf "$folder/wheel"
@@ -49,7 +51,9 @@ dll=$folder/wheel/$native/libk2t.dll
 echo "Windows x86-64: wheel built; its DLL has the functions of kernel.h and imports of the system only"
 
 zig dlltool -m i386:x86-64 -d "$folder/wheel/libk2t.def" -l "$folder/wheel/libk2t.lib"
-compare x86_64-windows-gnu "$folder/compare.exe" "$folder/wheel/libk2t.lib"
+for source in compare exercise; do
+    program $source.cpp x86_64-windows-gnu "$folder/$source.exe" "$folder/wheel/libk2t.lib"
+done
 cp "$dll" "$folder"
 wine=$(command -v wine wine64 /usr/lib/wine/wine64 | head -1 || true)
 if [ "$(uname -sm)" != "Linux x86_64" ]; then
@@ -58,10 +62,10 @@ elif [ -z "$wine" ]; then
     missing+=(wine)
 else
     compile x86_64-linux-gnu x86_64 Linux
-    compare x86_64-linux-gnu "$folder/compare" "$folder"/x86_64-linux-gnu/*.o
+    program compare.cpp x86_64-linux-gnu "$folder/compare" "$folder"/x86_64-linux-gnu/*.o
     amx=$((1 << 6 | 1 << 7)) # Windows does not keep its registers
     "$folder/compare" "$folder/linux.bin" $amx
-    (cd "$folder" && "$wine" compare.exe windows.bin $amx)
+    (cd "$folder" && "$wine" compare.exe windows.bin $amx && "$wine" exercise.exe)
     cmp "$folder/linux.bin" "$folder/windows.bin"
     echo "Windows x86-64, under Wine: the bits of the same compiler's build for Linux"
 fi
@@ -71,7 +75,7 @@ zig c++ -target aarch64-macos.11.0 -shared "$folder"/aarch64-macos.11.0/*.o -o "
 echo "macOS arm64: compiled and linked, not run"
 
 compile aarch64-linux-musl aarch64 Linux
-compare aarch64-linux-musl "$folder/compare-arm64" -static "$folder"/aarch64-linux-musl/*.o
+program compare.cpp aarch64-linux-musl "$folder/compare-arm64" -static "$folder"/aarch64-linux-musl/*.o
 if command -v qemu-aarch64 > /dev/null; then
     qemu-aarch64 "$folder/compare-arm64"
     echo "Linux arm64, under QEMU: the numbers of a plain loop"

@@ -20,7 +20,7 @@ import pytest
 from commands import run_process
 
 import keras2torch_birnn
-from keras2torch_birnn import extras
+from keras2torch_birnn import suggestions
 from keras2torch_birnn.rnn.native import loading
 from keras2torch_birnn.suggestions import advise_extra
 
@@ -282,7 +282,7 @@ def test_an_extra_is_named_by_the_folder_where_nothing_is_installed(
     def find(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(extras, "distribution", find)
+    monkeypatch.setattr(suggestions, "distribution", find)
     assert advise_extra("keras") == "pip install '.[keras]'"
 
 

@@ -30,6 +30,12 @@ def test_the_kernel_of_this_machine_computes_what_a_plain_loop_does(tmp_path: Pa
     assert re.match(r"\d{3} layers, instruction sets \d+, largest error .*: right\n", run.stdout)
 
 
+def test_no_number_of_the_kernel_is_a_long_which_has_32_bits_on_windows() -> None:
+    sources = [*FOLDER.glob("*.h"), *FOLDER.glob("*.cpp")]
+    code = {file.name: re.sub(r"//.*", "", file.read_text("utf-8")) for file in sources}
+    assert {name for name, text in code.items() if re.search(r"\blong\b", text)} == set()
+
+
 def check_platforms(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     script, environment = ROOT / "tools" / "check_platforms.sh", {**os.environ, "PYTHON": python}
     return subprocess.run([script, folder], capture_output=True, text=True, env=environment)
