@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from keras2torch_birnn.errors import UsageError
 
@@ -20,8 +17,7 @@ _WORDS = re.compile(
     r"can't start new thread"
 )
 _PAGING_FILE_TOO_SMALL = 1455  # of Windows
-_LIBRARIES = ("libtorch_cpu.so", "libtorch_python.so")
-_PYTHON_PART = 128 << 20  # lower bound of what the import needs besides its libraries
+_LEAST = 600 << 20  # bytes of address space; torch 2.13 for the CPU takes 650 MiB
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -49,46 +45,22 @@ def loading_torch() -> Iterator[None]:
 
 
 def check_room() -> None:
-    """Refuse to import torch if too little memory would end the process.
+    """Refuse to import torch where too little memory ends the process without an error.
 
     Raises:
         UsageError: there is too little memory.
     """
-    if "torch" not in sys.modules and _room() < _needed():
+    if "torch" in sys.modules or sys.platform == "win32":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _LEAST:
         raise _too_little()
 
 
 def _too_little() -> UsageError:
     return UsageError("not enough memory to load it", ADVICE, file="torch")
-
-
-def _room() -> float:
-    """Return the bytes of address space that this process may still use."""
-    if sys.platform == "win32":
-        return float("inf")
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return float("inf") if limit == resource.RLIM_INFINITY else limit - _mapped()
-
-
-def _mapped() -> int:
-    if sys.platform == "win32":
-        return 0
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    except (OSError, ValueError):  # not Linux
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _needed() -> int:
-    """Return the bytes of address space below which torch ends the process without an error."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return 0
-    files = [Path(found.origin).parent / "lib" / name for name in _LIBRARIES]
-    return _PYTHON_PART + sum(file.stat().st_size for file in files if file.is_file())
 
 
 def limit_threads(count: int) -> None:
