@@ -18,7 +18,7 @@ from keras2torch_birnn.cli.options import (
     Plugins,
     one_of,
 )
-from keras2torch_birnn.errors import UsageError, printable
+from keras2torch_birnn.errors import printable
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.spec import cut_at
 from keras2torch_birnn.suggestions import unknown_value
@@ -83,18 +83,14 @@ def verify(
         check_output(report_file, REPORT, sources=(model, out, config, inputs))
     load_plugins(plugin or ())
     with loading_torch():
-        from keras2torch_birnn.verification import AGAINST
+        from keras2torch_birnn.verification import AGAINST, need_model
         from keras2torch_birnn.verification import verify as prove
 
     chosen = next((a for a in AGAINST if a == against), None)
     if chosen is None:
         raise unknown_value(f"--against {printable(against)}", AGAINST, against)
-    of_both = chosen in ("keras", "reference") or per_layer or config or inputs or first or last
-    if out is None and of_both:
-        raise UsageError(
-            "OUT alone can be compared with its golden vectors only",
-            "name both files: k2t verify MODEL OUT",
-        )
+    if out is None and per_layer:
+        raise need_model()
     with output.show_progress(f"verifying {(out or model).name}"):
         report = prove(
             model,

@@ -137,7 +137,11 @@ def verify(
     if against not in AGAINST:
         raise unknown_value(f"against {against!r}", AGAINST, against)
     tolerance = resolve_tolerance(atol, rtol)
-    _check_out(out)
+    if isinstance(out, nn.Module):
+        raise ArgumentTypeError(
+            f"out: the path of a file is expected, found a module ({type(out).__name__})",
+            "k2t.compare takes a module",
+        )
     load_plugins(plugins)
     source, cut = source_of(model), cut_at(from_layer, to_layer)
     exported = source.path if out is None else out
@@ -145,11 +149,18 @@ def verify(
         read = partial(_read, source, config, cut)
         return _verify_export(source, out, read, devices, against, tolerance, inputs)
     places = expand_devices(devices)
-    if out is None or against == "golden":
-        _check_no_inputs(inputs)
     if out is None:
-        file = _file_of(source)
-        return _verify_golden(load(file), file, places, tolerance)
+        if against in ("keras", "reference") or config or cut or inputs is not None:
+            raise need_model()
+        if source.path is None:
+            raise ArgumentTypeError(
+                "without a converted file to compare with",
+                "name it: k2t.verify(model, 'out.pt')",
+                file=source.name,
+            )
+        return _verify_golden(load(source.path), source.path, places, tolerance)
+    if against == "golden" and inputs is not None:
+        raise UsageError("golden vectors have their own inputs", "use --against reference")
     converted = load(out)
     spec = _read_converted(source, converted, out, config, cut)
     if against == "golden":
@@ -174,12 +185,12 @@ def verify(
     return _report(comparisons, layers, notes, answer)
 
 
-def _check_out(out: object) -> None:
-    if isinstance(out, nn.Module):
-        raise ArgumentTypeError(
-            f"out: the path of a file is expected, found a module ({type(out).__name__})",
-            "k2t.compare takes a module",
-        )
+def need_model() -> UsageError:
+    """Return the error for what OUT alone does not tell."""
+    return UsageError(
+        "OUT alone can be compared with its golden vectors only",
+        "name both files: k2t verify MODEL OUT",
+    )
 
 
 def _read_converted(
@@ -196,9 +207,17 @@ def _read_converted(
     """
     theirs = origin(converted).spec
     spec = _read(source, config, cut or theirs.cut)
-    _check_cut(spec, theirs, out)
-    _check_same_model(spec, converted, out)
-    return _in_precision(spec, converted)
+    with in_file(out):
+        if spec.cut != theirs.cut:
+            made = f"with {theirs.cut.options}" if theirs.cut else "without --from and --to"
+            raise UsageError(f"was converted {made}", "leave these options out, or convert again")
+        if _outline(theirs.root) != _outline(spec.root):
+            raise WeightMismatchError(
+                "was made from another model: their layers differ", "convert MODEL again"
+            )
+    if find_float_dtype(converted) != torch.float32:
+        return spec
+    return replace(spec, root=with_dtype(spec.root, np.dtype(np.float32)))  # it may be on purpose
 
 
 def _run_reference(
@@ -338,13 +357,6 @@ def _compare(
             yield replace(default, counts=False, yardstick_error=0.0)
 
 
-def _in_precision(spec: ModelSpec, converted: nn.Module) -> ModelSpec:
-    """Return the spec with float32 weights if the model was converted to float32 on purpose."""
-    if find_float_dtype(converted) != torch.float32:
-        return spec
-    return replace(spec, root=with_dtype(spec.root, np.dtype(np.float32)))
-
-
 def _plugin_notes(spec: ModelSpec) -> Iterator[str]:
     without = [shown(layer) for layer in find_plugin_layers(spec) if equation_of(layer) is None]
     if without:
@@ -393,23 +405,6 @@ def find_accelerators() -> tuple[str, ...]:
     return () if found is None else (found.type,)
 
 
-def _check_cut(spec: ModelSpec, theirs: ModelSpec, out: object) -> None:
-    """Refuse a cut of the user's that is not the one with which the file was made."""
-    if spec.cut != theirs.cut:
-        made = f"with {theirs.cut.options}" if theirs.cut else "without --from and --to"
-        with in_file(out):
-            raise UsageError(f"was converted {made}", "leave these options out, or convert again")
-
-
-def _check_same_model(spec: ModelSpec, converted: nn.Module, out: object) -> None:
-    """Refuse to compare a model with a file that was made from another one."""
-    if _outline(origin(converted).spec.root) != _outline(spec.root):
-        with in_file(out):
-            raise WeightMismatchError(
-                "was made from another model: their layers differ", "convert MODEL again"
-            )
-
-
 def _check_same_weights(spec: ModelSpec, converted: nn.Module, out: object) -> None:
     """Refuse a file with other weights: its own golden vectors would say nothing of the model."""
     found = converted.state_dict()
@@ -456,22 +451,6 @@ def _ask_keras(
         raise UsageError(f"cannot compare with Keras: {answer.reason}", "use --against reference")
     notes.append(f"compared with the NumPy reference only: {answer.reason}")
     return answer
-
-
-def _check_no_inputs(inputs: InputData | None) -> None:
-    if inputs is not None:
-        raise UsageError(
-            "golden vectors have their own inputs", "name both files: k2t verify MODEL OUT"
-        )
-
-
-def _file_of(source: Source) -> PathLike:
-    if source.path is None:
-        with in_file(source.name):
-            raise ArgumentTypeError(
-                "without a converted file to compare with", "name it: k2t.verify(model, 'out.pt')"
-            )
-    return source.path
 
 
 def _verify_golden(

@@ -388,8 +388,16 @@ def test_damage_that_a_library_reports_in_its_own_way_is_told_in_one_line(
 def test_golden_vectors_take_no_other_inputs(tmp_path: Path) -> None:
     files = pair(FIXTURES / GRU, tmp_path)
     with pytest.raises(birnn.UsageError, match="golden vectors have their own inputs"):
-        verify(files[1], inputs=[])
-    assert k2t("verify", files[1], "--inputs", "x.npz").code == 2
+        verify(*files, against="golden", inputs=[])
+
+
+@pytest.mark.parametrize(
+    "given", [{"inputs": []}, {"against": "reference"}, {"config": "a.json"}, {"to_layer": "a"}]
+)
+def test_out_alone_takes_nothing_that_needs_its_model(given: Any, tmp_path: Path) -> None:
+    _, out = pair(FIXTURES / GRU, tmp_path)
+    with pytest.raises(birnn.UsageError, match="OUT alone can be compared with its golden vectors"):
+        verify(out, **given)
 
 
 # ---- tolerances --------------------------------------------------------------------------------
