@@ -103,7 +103,6 @@ def verify(
             atol=atol,
             rtol=rtol,
             inputs=inputs,
-            with_maps=report_file is not None,
         )
     if report_file is not None:
         from keras2torch_birnn.porting.weight_map import map_weights

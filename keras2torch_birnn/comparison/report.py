@@ -33,8 +33,8 @@ class LayerParity:
     """Comparison of one layer with the reference, in float64 and on the reference's own input.
 
     ``worst_index``: index of the largest error in the output; ``where``: the same in words if the
-    layer is wrong. ``judged``: the method, in words. ``maps``: of a recurrent layer, for
-    pictures; they are not in ``to_dict``.
+    layer is wrong. ``judged``: the method, in words. ``maps``: of a recurrent layer that is
+    wrong, for pictures; they are not in ``to_dict``.
     """
 
     path: str

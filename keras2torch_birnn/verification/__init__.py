@@ -101,7 +101,6 @@ def verify(
     to_layer: LayerNames = (),
     plugins: Iterable[PluginName] = (),
     inputs: InputData | None = None,
-    with_maps: bool = False,
 ) -> ParityReport:
     """Compare the converted model in the file ``out`` with the Keras file or live ``model``.
 
@@ -124,8 +123,6 @@ def verify(
         plugins: As for ``convert``.
         inputs: Your own data, in addition to random inputs: the path of an ``.npz``, a dict by the
             inputs' names, or a list in Keras' order.
-        with_maps: Also map the errors of recurrent layers by step and unit (``maps`` of each row of
-            the report's ``layers``), which takes longer.
 
     Returns:
         The verdict (``ok``), with every comparison behind it.
@@ -170,7 +167,7 @@ def verify(
     drawn = candidates(spec, steps=STEPS, seed=1)
     first = next(drawn)  # shows a wrong layer best; layer checks need no steady inputs
     runs = _run_reference(spec, first, own_data, inputs)
-    layers = _judge_layers(converted, spec, runs, with_maps=with_maps)
+    layers = _judge_layers(converted, spec, runs)
     steady, tried = _find_steadiest(spec, chain(own_data, [first], drawn), runs)
     notes = list(_plugin_notes(spec))
     answer = _ask_keras(source, config, spec, steady, against, notes) if steady.judged else None
@@ -230,13 +227,13 @@ def _run_reference(
 
 
 def _judge_layers(
-    converted: nn.Module, spec: ModelSpec, runs: Mapping[str, Measured], *, with_maps: bool
+    converted: nn.Module, spec: ModelSpec, runs: Mapping[str, Measured]
 ) -> tuple[LayerParity, ...]:
     """Judge every layer on the inputs that it has in these runs; keep the worst of each."""
     layers: tuple[LayerParity, ...] = ()
     for run in runs.values():
         if run.trace is not None:
-            found = check_layers(converted, spec, run.trace, run.drawn.arrays, with_maps=with_maps)
+            found = check_layers(converted, spec, run.trace, run.drawn.arrays)
             layers = keep_worse(layers, found)
     return layers
 

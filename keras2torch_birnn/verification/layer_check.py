@@ -46,12 +46,8 @@ def check_layers(
     spec: ModelSpec,
     trace: Trace,
     inputs: Sequence[Array],
-    *,
-    with_maps: bool = False,
 ) -> tuple[LayerParity, ...]:
     """Judge every layer of a converted model; ``trace`` holds the reference's run with its scans.
-
-    with_maps: also map the errors of recurrent layers by step and unit, which takes longer.
 
     Raises:
         UsageError: the model was not made by k2t.
@@ -60,7 +56,7 @@ def check_layers(
     if not isinstance(copy, fx.GraphModule):
         raise UsageError("this model was not made by k2t")
     forget_states(copy)
-    checker = _Checker(copy, spec, trace, with_maps=with_maps)
+    checker = _Checker(copy, spec, trace)
     begin("comparing", len(trace.layers), "layers")
     given = [torch.from_numpy(np.asarray(x)) for x in inputs]
     try:
@@ -109,11 +105,8 @@ class _Place:
 class _Checker(fx.Interpreter):
     """Interpreter that judges every Keras layer's output and continues with the reference's."""
 
-    def __init__(
-        self, module: fx.GraphModule, spec: ModelSpec, trace: Trace, *, with_maps: bool
-    ) -> None:
+    def __init__(self, module: fx.GraphModule, spec: ModelSpec, trace: Trace) -> None:
         super().__init__(module)
-        self.with_maps = with_maps
         self.found: dict[str, LayerParity] = {}
         self.meta: Mapping[str, Any] = module.meta
         self.layers = dict(calls_of(spec.root, ""))
@@ -155,8 +148,8 @@ class _Checker(fx.Interpreter):
             found = recurrent_parity(called, whole)
         except FAILURES as failure:
             return _failed(place.path, failure)
-        if not self.with_maps:
-            return found
+        if found.ok:
+            return replace(found, maps=())
         with suppress(*FAILURES):  # a picture that cannot be drawn is no wrong layer
             maps = tuple(map_sequence(called, actual, expected))
             return replace(found, maps=(*maps, *found.maps))
@@ -180,9 +173,7 @@ class _Checker(fx.Interpreter):
         if not scans or not isinstance(module, AnyRecurrent):
             return None
         start = kwargs.get("initial_state")
-        return RecurrentCall(
-            place.path, module, layer, scans, x, mask, start, self.generation, self.with_maps
-        )
+        return RecurrentCall(place.path, module, layer, scans, x, mask, start, self.generation)
 
     def _scans(self, layer: LayerSpec, path: str, place: _Place) -> tuple[Scan, ...]:
         ends = ("/forward_layer", "/backward_layer") if "forward_layer" in layer.parts else ("",)

@@ -39,10 +39,7 @@ STEADY = 1e-12
 
 @dataclass(frozen=True)
 class RecurrentCall:
-    """One call of a recurrent layer: the converted module, the layer, the reference's scans.
-
-    with_maps: also map the errors by step and unit.
-    """
+    """One call of a recurrent layer: the converted module, the layer, the reference's scans."""
 
     path: str
     module: Any
@@ -52,7 +49,6 @@ class RecurrentCall:
     mask: Tensor | None
     initial_state: Any
     generation: Generation
-    with_maps: bool = False
 
     @property
     def halves(self) -> tuple[LayerSpec, ...]:
@@ -254,9 +250,7 @@ def _judge_steps_of_half(
     if [a.shape for a in actual] != [b.shape for b in expected]:
         return _not_judged(call, "a state of another shape")
     chosen = np.flatnonzero(steady)
-    maps: tuple[ErrorMap, ...] = ()
-    if call.with_maps:
-        maps = (_map_steps(call, number, actual[0], expected[0], steady),)
+    maps = (_map_steps(call, number, actual[0], expected[0], steady),)
     actual, expected = [a[chosen] for a in actual], [b[chosen] for b in expected]
     wrong = [i for i, pair in enumerate(zip(actual, expected, strict=True)) if not _equal(*pair)]
     part = wrong[0] if wrong else 0  # the output comes before the states

@@ -244,7 +244,7 @@ def test_a_time_distributed_layer_of_two_inputs_is_judged_whole(tmp_path: Path) 
     assert {one.judged for one in report.layers if one.path.startswith("time")} == {"whole"}
 
 
-def test_a_picture_that_cannot_be_drawn_is_no_wrong_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_cannot_be_drawn_changes_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ValueError("no picture")
 
@@ -252,6 +252,10 @@ def test_a_picture_that_cannot_be_drawn_is_no_wrong_layer(monkeypatch: pytest.Mo
     inputs = (np.random.default_rng(0).normal(size=(2, 5, F)).astype("f4"),)
     trace = compute(spec, inputs, scans=True)
     monkeypatch.setattr("keras2torch_birnn.verification.layer_check.map_sequence", fail)
-    found = check_layers(build(spec), spec, trace, inputs)
-    assert found
-    assert all(one.ok for one in found)
+    model = build(spec)
+    right = check_layers(model, spec, trace, inputs)
+    assert all(one.ok and not one.maps for one in right)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.5)
+    (wrong,) = (one for one in check_layers(model, spec, trace, inputs) if not one.ok)
+    assert "forward half" in wrong.where
