@@ -37,7 +37,7 @@ from benchmarks.convert import processor
 from benchmarks.run import CELLS, ROOT, SHAPES, find_fixtures, make_stack
 from keras2torch_birnn.cli.bench.contenders import OURS, PLAIN
 from keras2torch_birnn.cli.bench.measure import Case, draw
-from keras2torch_birnn.comparison.float32_precision import float32_precision
+from keras2torch_birnn.comparison.outputs import float32_precision
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers import read_model

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from operator import attrgetter
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from keras2torch_birnn.comparison.float32_precision import float32_precision
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, all_close, max_errors
 from keras2torch_birnn.errors import UsageError, printable
@@ -23,6 +24,10 @@ from keras2torch_birnn.torch_import import lacks_memory
 UNJUDGEABLE_HALF = 0.1
 # Errors where a model does not fit its inputs, or its layers, of plugins too, each other.
 FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Torch refuses questions in the older form (``allow_tf32``) once one of these is set. Those of
+# cuDNN have values from the start, the others follow a setting above them.
+_OWN = ("cudnn.rnn", "cudnn.conv")
+_SETTINGS = (*_OWN, "cuda.matmul", "mkldnn.matmul", "mkldnn.rnn", "mkldnn.conv")
 
 
 def compare(
@@ -78,6 +83,27 @@ def outputs(
             if isinstance(failure, torch.OutOfMemoryError) or lacks_memory(failure):
                 raise UsageError(f"device {device}: it has too little memory") from None
             return _first_line(failure)
+
+
+@contextmanager
+def float32_precision(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Compute float32 in full precision ("ieee") or in TF32 for a while, on every device.
+
+    cuDNN's default for RNNs is TF32 (errors of 1e-3). All settings are restored.
+    """
+    backends: Any = torch.backends
+    settings: dict[str, Any] = {path: attrgetter(path)(backends) for path in _SETTINGS}
+    before = {path: setting.fp32_precision for path, setting in settings.items()}
+    for setting in settings.values():
+        setting.fp32_precision = precision
+    try:
+        yield
+    finally:
+        for path, setting in settings.items():
+            if path not in _OWN:
+                setting.fp32_precision = "none"  # follow the setting above, if that says the same
+            if setting.fp32_precision != before[path]:
+                setting.fp32_precision = before[path]
 
 
 def frozen_outputs(model: nn.Module, inputs: Sequence[Array]) -> tuple[Array, ...] | str | None:

@@ -1,4 +1,4 @@
-"""Tolerances of comparisons. NumPy only."""
+"""How far results are apart, where the most, and what is allowed. NumPy only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.errors import UsageError
-from keras2torch_birnn.reference.rounding import difference, size
+from keras2torch_birnn.reference.rounding import difference, distance, size
 from keras2torch_birnn.spec import Array
 
 ATOL, RTOL = 1e-5, 1e-4
@@ -17,6 +17,7 @@ ATOL, RTOL = 1e-5, 1e-4
 ATOL_FLOAT64, RTOL_FLOAT64 = 1e-9, 1e-9
 # A result may be this many times as far from exact as the baseline is.
 ALLOWANCE = 4.0
+_NAMES = {1: ("row",), 2: ("row", "feature"), 3: ("row", "step", "feature")}
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,24 @@ def all_close(
         or difference(a, b) <= tolerance.allowance * rounding
         for a, b, rounding in zip(actual, expected, roundings, strict=True)
     )
+
+
+def describe_index(index: tuple[int, ...]) -> str:
+    """Describe an index: ``row 2, step 4, feature 16``; spatial axes have no names."""
+    if len(index) in _NAMES:
+        names = zip(_NAMES[len(index)], index, strict=True)
+        return ", ".join(f"{name} {number}" for name, number in names)
+    return f"row {index[0]}, place {list(index[1:])}" if index else "the only value"
+
+
+def find_worst(actual: Sequence[Array], expected: Sequence[Array]) -> tuple[int, tuple[int, ...]]:
+    """Find the output with the largest error, and the index in it; () if shapes differ."""
+    found: tuple[float, int, tuple[int, ...]] = (-1.0, 0, ())
+    for number, (a, b) in enumerate(zip(actual, expected, strict=False)):
+        if a.shape != b.shape or not a.size:
+            continue
+        apart = distance(a, b)
+        place = int(apart.argmax())
+        if (largest := float(apart.flat[place])) > found[0]:
+            found = largest, number, tuple(map(int, np.unravel_index(place, apart.shape)))
+    return found[1:]

@@ -26,8 +26,13 @@ from keras2torch_birnn.errors import (
     UsageError,
     printable,
 )
-from keras2torch_birnn.trainers.compiled import OptimizerConfig, runs_on_tensorflow
-from keras2torch_birnn.trainers.options import HOW_ELSE, PLACE, Options
+from keras2torch_birnn.trainers.compiled import (
+    HOW_ELSE,
+    PLACE,
+    OptimizerConfig,
+    Options,
+    runs_on_tensorflow,
+)
 
 _EPSILON = 1e-7  # ``backend.epsilon()`` of every Keras, which null or 0 in a file stand for
 # loss_scale_factor: of the loss, and back: it changes nothing.

@@ -27,9 +27,8 @@ from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.slots import slots
 from keras2torch_birnn.schema.training_rules import with_training_rules
-from keras2torch_birnn.trainers.compiled import OptimizerConfig
+from keras2torch_birnn.trainers.compiled import HOW_ELSE, OptimizerConfig
 from keras2torch_birnn.trainers.optimizers import Made
-from keras2torch_birnn.trainers.options import HOW_ELSE
 from keras2torch_birnn.trainers.weight_places import Located
 
 _LISTED, _NUMBERED = "/optimizer_weights", "/optimizer/vars"

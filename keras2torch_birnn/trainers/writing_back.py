@@ -1,7 +1,8 @@
 """Write the weights of a trained model back into a copy of the Keras file that it came from.
 
-``layers`` finds the way back of every layer, ``new_values`` what has to be written, and ``files``
-writes it into a private copy, which gets its name when it reads back as the trained model.
+``weight_places`` finds the way back of every layer, ``new_values`` what has to be written, and
+``copies`` writes it into a private copy, which gets its name when it reads back as the trained
+model.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -107,11 +107,7 @@ def write_back(
         if not is_stream(target):
             check_output(target, kind, sources=[path])
             check_replacing(target, kind, overwrite=False)
-        how: dict[str, Any] = {
-            "config": config,
-            "cut": spec.cut,
-        }
-        located = locate(container, **how)
+        located = locate(container, config=config, cut=spec.cut)
         _check_same_model(spec, located.spec)
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
         trained = Trained(tensors, located.read_as, allow_rounding)
@@ -124,7 +120,7 @@ def write_back(
                 write_copy(container, path, place, changed, removed)
                 container.close()  # raises if the source has changed meanwhile
                 with open_container(place) as copy:
-                    check_reads_as(locate(copy, **how), trained)
+                    check_reads_as(locate(copy, config=config, cut=spec.cut), trained)
 
         write_atomically(target, write, kind, overwrite=False)
     notes = [_KEPT_NOTE] if changed and groups and not removed else []

@@ -16,8 +16,7 @@ import numpy as np
 from keras2torch_birnn.comparison.report import ErrorMap
 from keras2torch_birnn.reference.rounding import distance
 from keras2torch_birnn.spec import Array, LayerSpec
-from keras2torch_birnn.verification.error_location import map_worst_row
-from keras2torch_birnn.verification.recurrent_check import RecurrentCall, name_half
+from keras2torch_birnn.verification.recurrent_check import RecurrentCall, map_worst_row, name_half
 
 _HOW = "in sequence"
 _APART = {"merge_mode": None, "return_sequences": True, "return_state": False, "stateful": False}

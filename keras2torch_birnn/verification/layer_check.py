@@ -18,7 +18,13 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.comparison.outputs import FAILURES
 from keras2torch_birnn.comparison.report import LayerParity
-from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
+from keras2torch_birnn.comparison.tolerance import (
+    EXACT,
+    all_close,
+    describe_index,
+    find_worst,
+    max_errors,
+)
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.golden import copy_in_float64
 from keras2torch_birnn.layers.running import flat, forget_states
@@ -36,7 +42,6 @@ from keras2torch_birnn.spec import (
     leaves,
     map_structure,
 )
-from keras2torch_birnn.verification.error_location import describe_index, find_worst
 from keras2torch_birnn.verification.error_maps import map_sequence
 from keras2torch_birnn.verification.recurrent_check import RecurrentCall, recurrent_parity
 

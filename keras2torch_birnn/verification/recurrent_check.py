@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.comparison.report import ErrorMap, LayerParity
-from keras2torch_birnn.comparison.tolerance import EXACT, all_close, max_errors
+from keras2torch_birnn.comparison.tolerance import (
+    EXACT,
+    all_close,
+    describe_index,
+    find_worst,
+    max_errors,
+)
 from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
 from keras2torch_birnn.reference import Trace, compute_recurrent
@@ -26,11 +32,6 @@ from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import distance, nudge_by
 from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
-from keras2torch_birnn.verification.error_location import (
-    describe_index,
-    find_worst,
-    map_worst_row,
-)
 
 # Steps are judged while a change of one unit in the last place moves the output by at most this:
 # a correct sum is about ten such units off, still well below the tolerance of 1e-9.
@@ -280,6 +281,17 @@ def _map_steps(
     scan, half = call.scans[0], name_half(number) if len(call.scans) == 2 else ""
     by_step = apart.reshape(*scan.x.shape[:2], -1)
     return map_worst_row(f"{half}each step alone", by_step, scan.mask)
+
+
+def map_worst_row(name: str, apart: Array, mask: Array | None) -> ErrorMap:
+    """Map the errors (B, T, ...) of the row with the largest one. One row, as the pattern counts.
+
+    mask: (B, T), false at steps that are left out.
+    """
+    folded = apart.reshape(*apart.shape[:2], -1)
+    row = int(np.nanargmax(np.fmax.reduce(folded, axis=(1, 2), initial=0.0)))
+    masked = () if mask is None else tuple(map(int, np.flatnonzero(~mask[row])))
+    return ErrorMap(name, np.asarray(folded[row]), row, masked)
 
 
 def _equal(actual: Array, expected: Array) -> bool:

@@ -16,7 +16,7 @@ from mutations.table import NOTICED
 from specs import ENTRIES, FEATURES, FIXTURES, MERGE_MODES, RULES, Fixture, fixture
 from torch import Tensor, nn
 
-from keras2torch_birnn.comparison.float32_precision import float32_precision
+from keras2torch_birnn.comparison.outputs import float32_precision
 from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.running import flat, reset_states
 from keras2torch_birnn.reference import compute

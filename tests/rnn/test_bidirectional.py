@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.comparison.float32_precision import float32_precision
+from keras2torch_birnn.comparison.outputs import float32_precision
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
 from keras2torch_birnn.rnn import bidirectional_stack

@@ -13,7 +13,7 @@ from fixture_files import FIXTURES
 from out_files import write_out
 
 import keras2torch_birnn as k2t
-from keras2torch_birnn.comparison.float32_precision import float32_precision
+from keras2torch_birnn.comparison.outputs import float32_precision
 
 NEW: dict[str, str] = {
     "cuda.matmul.fp32_precision": "tf32",
