@@ -11,7 +11,9 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from mutants import MUTANTS
 from mutations import NOT_MUTATED
 from mutations import PAGES as MUTATIONS
 from package_source import NAMES, PACKAGE, modules_imported, part_in_name
@@ -318,3 +320,17 @@ def test_no_imports_go_round_in_a_circle() -> None:
         parts.setdefault(part, set()).update({*map(part_in_name, others)} - {part})
     for graph in (imports, parts):
         TopologicalSorter(graph).prepare()  # an error that names the circle
+
+
+# ---- mutants of one line ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("file", "old", "new", "tests"), MUTANTS)
+def test_a_mutant_changes_what_is_there_and_is_for_tests_that_are(
+    file: str, old: str, new: str, tests: str
+) -> None:
+    assert old in (PACKAGE / file).read_text("utf-8") and old != new
+    path, _, name = tests.partition("::")
+    place = Path(__file__).parents[1] / path
+    assert place.exists()
+    assert not name or f"def {name}(" in place.read_text("utf-8")
