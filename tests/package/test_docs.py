@@ -154,6 +154,18 @@ def test_every_relative_link_leads_to_a_file() -> None:
     assert [link for link in found if not link[1].exists()] == []
 
 
+def test_every_module_that_a_page_names_by_its_path_is_there() -> None:
+    folders = ("keras2torch_birnn", "tests", "fixtures", "tools", "benchmarks", "examples")
+    files = {path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.*")}
+    named = {
+        path
+        for page in PAGES
+        for path in re.findall(r"`([\w/]+/[a-z_0-9]+\.(?:py|cpp|h))`", page.read_text("utf-8"))
+    }
+    assert len(named) > 50
+    assert {path for path in named if not any(f.endswith(f"/{path}") for f in files)} == set()
+
+
 def test_every_page_of_the_documentation_is_named_in_the_readme() -> None:
     named = {(ROOT / target).resolve() for target in links(README)}
     assert {page.resolve() for page in PAGES if page.parent.name == "docs"} <= named
