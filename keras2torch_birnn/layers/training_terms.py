@@ -97,7 +97,7 @@ def attach_terms(
     output = nn.Identity() if steps and kept is not None else None
     if kept is not None:
         (output or module).register_forward_hook(kept)
-    bare = map_weights(layer, lambda _, array: NoValues(array.shape, array.dtype))
+    bare = replace_weights(layer, lambda _, array: NoValues(array.shape, array.dtype))
     setattr(module, _NAME, TrainingTerms(bare, rule, found, kept))
     return output
 
@@ -112,7 +112,7 @@ def count_calls(model: fx.GraphModule) -> None:
             terms.kept.outputs = deque(maxlen=calls[name])
 
 
-def map_weights(layer: LayerSpec, change: Any, path: tuple[str, ...] = ()) -> LayerSpec:
+def replace_weights(layer: LayerSpec, change: Any, path: tuple[str, ...] = ()) -> LayerSpec:
     """Return the layer with ``change((*path, name), array)`` in place of every array.
 
     ``path``: the keys of the parts on the way to the layer that has the weight.
@@ -120,7 +120,7 @@ def map_weights(layer: LayerSpec, change: Any, path: tuple[str, ...] = ()) -> La
     weights: Mapping[str, Any] = {
         name: change((*path, name), array) for name, array in layer.weights.items()
     }
-    parts = {key: map_weights(part, change, (*path, key)) for key, part in layer.parts.items()}
+    parts = {key: replace_weights(part, change, (*path, key)) for key, part in layer.parts.items()}
     return replace(layer, weights=weights, parts=parts)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError, printable
 from keras2torch_birnn.layers.origins import Copies, find_origins
 from keras2torch_birnn.layers.registry import convert_layer
-from keras2torch_birnn.layers.training_terms import NoValues, map_weights
+from keras2torch_birnn.layers.training_terms import NoValues, replace_weights
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # Keys of the parts on the way to a weight's layer, then the weight's name.
@@ -122,7 +122,7 @@ def find_views(layer: LayerSpec, wanted: Sequence[Path]) -> dict[Path, WeightVie
             kind = np.float64 if array.dtype.kind == "f" else array.dtype
             return numbers[path] if path in numbers else np.zeros(array.shape, kind)
 
-        return convert_layer(map_weights(layer, value)).state_dict(keep_vars=True)
+        return convert_layer(replace_weights(layer, value)).state_dict(keep_vars=True)
 
     origins = find_origins(build, arrays)
     held: dict[Path, tuple[Copies, ...] | str] = {**origins.copies, **origins.whole}

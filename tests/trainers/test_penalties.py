@@ -19,7 +19,7 @@ from torch import nn
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.building import build
-from keras2torch_birnn.layers.training_terms import map_weights, terms_of
+from keras2torch_birnn.layers.training_terms import replace_weights, terms_of
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.penalties import (
     describe_penalties,
@@ -313,7 +313,7 @@ def test_views_give_the_arrays_of_the_file() -> None:
     for layer in spec.root.walk():
         if layer.graph is None and layer.name in ("bidirectional", "conv1d", "lstm"):
             found: dict[Any, Any] = {}
-            map_weights(layer, lambda path, array, found=found: found.setdefault(path, array))
+            replace_weights(layer, lambda path, array, found=found: found.setdefault(path, array))
             module = model.get_submodule(layer.name)
             for path, view in find_views(spec_of(model, layer.name), list(found)).items():
                 np.testing.assert_array_equal(view.read(module).detach(), found[path])
