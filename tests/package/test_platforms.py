@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -309,3 +311,30 @@ def test_a_file_gets_the_name_that_keras_wants_without_the_right_to_link(
 def test_a_crash_is_told_by_its_code() -> None:
     assert parser_process._how_it_ended(0xC0000005, 1) == "crashed (0xc0000005)"
     assert parser_process._how_it_ended(7, 1) == "stopped (exit code 7)"
+
+
+@pytest.mark.thorough
+def test_the_tests_are_collected_without_the_modules_that_windows_lacks(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(('resource', 'fcntl', 'pty', 'termios', 'pwd'))"
+    )
+    (tmp_path / "as_on_windows.py").write_text(code)
+    collect = (
+        "-m",
+        "pytest",
+        "-p",
+        "as_on_windows",
+        "-p",
+        "no:cacheprovider",
+        "--collect-only",
+        "-q",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, *collect],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
