@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras2torch_birnn.errors import UsageError, gather, printable
-from keras2torch_birnn.layers.attribute_names import attribute_names
+from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.config.custom_layers import EVERY_LAYER
 from keras2torch_birnn.readers.config.dialects import has_effect

@@ -21,7 +21,7 @@ from sampling import in_turn
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.layers.attribute_names import attribute_names
+from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.layers.running import run
 
 NAMES = (

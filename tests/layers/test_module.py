@@ -43,7 +43,7 @@ from keras2torch_birnn.layers.activation import (
 )
 from keras2torch_birnn.layers.attention import Attention
 from keras2torch_birnn.layers.building import build
-from keras2torch_birnn.layers.graph import attribute_names
+from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.layers.preprocessing import Rescaling
 from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.spec import Call, LayerSpec, ModelSpec, TensorRef

@@ -18,7 +18,7 @@ from torch import Tensor
 from warm_process import run_command
 
 from keras2torch_birnn.layers.building import build
-from keras2torch_birnn.layers.graph import attribute_names
+from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.spec import LayerSpec
 

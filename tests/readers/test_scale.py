@@ -21,7 +21,7 @@ from sampling import rest_thorough
 import keras2torch_birnn as birnn
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.layers.attribute_names import attribute_names
+from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.saving.content import parse_spec, read_content
 
