@@ -89,7 +89,6 @@ MAX_EXPORTED_OUTPUT = 1024 * MIB
 MAX_ONNX_BYTES = 2047 * MIB  # of the weights in one .onnx file
 
 # Work and caches inside the package: a file that goes beyond them is not refused.
-MAX_PATHS_PER_REQUEST = 512  # to the parser process
 MAX_PROGRAMS_PER_MODEL = 64  # sets of input sizes that are known; each program holds its weights
 
 # Messages: names from a file are cut to these numbers of characters.

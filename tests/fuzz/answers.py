@@ -29,7 +29,6 @@ from keras2torch_birnn.readers.hdf5 import parser_child, parser_process
 from keras2torch_birnn.readers.hdf5.store import HDF5Store
 from keras2torch_birnn.readers.input_files import Window
 
-GREETING = '[{"is": "open"}]'
 PATHS = list("abcdefg")
 ATTRIBUTES = ["names", "text", "number"]
 
@@ -67,9 +66,6 @@ class Child:
     def __init__(self, index: parser_child.Index, random: Random) -> None:
         self.stdout = _Replies()
         self.stdin = Lying(index, random, self.stdout)
-        greeting = as_text(json.loads(GREETING), random) if random.random() < 0.02 else GREETING
-        with self.stdout.filling():
-            self.stdout.write(greeting.encode() + b"\n")
 
     def kill(self) -> None:
         """Nothing runs."""

@@ -20,7 +20,7 @@ UNITS = {"": 1, "s": 1, "KiB": 1 << 10, "MiB": 1 << 20}
 # The range of int64; and bounds of caches, requests and messages, which refuse no file.
 NOT_IN_THE_TABLE = {
     *("MIB", "MIN_INT64", "MAX_INT64"),
-    *("MAX_PATHS_PER_REQUEST", "MAX_PROGRAMS_PER_MODEL"),
+    "MAX_PROGRAMS_PER_MODEL",
     *("MAX_PRINTED_NAME", "MAX_PRINTED_LINE", "MAX_LAYERS_IN_NOTE"),
 }
 # How a module would call a limit of its own.

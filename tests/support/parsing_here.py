@@ -61,10 +61,9 @@ class _NoProcess:
                 self._index = parser_child.Index(h5py, part, limits)
             except Exception as error:
                 why = parser_child.explain(error, limits)
-                parser_child.say([{"refused": why}], limits, self.stdout)
+                parser_child.say({"refused": why}, limits, self.stdout)
             else:
                 self.stdin = _Requests(self._index, limits, self.stdout)
-                parser_child.say([{"is": "open"}], limits, self.stdout)
 
     def kill(self) -> None:
         if self._index is not None:

@@ -17,7 +17,8 @@ import os
 import sys
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,19 +45,6 @@ class InheritedFile(io.RawIOBase):
     def __init__(self, fd: int, offset: int, size: int) -> None:
         super().__init__()
         self._fd, self._offset, self.size, self._at = fd, offset, size, 0
-        self.became_shorter = False
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move the position, as in any file."""
@@ -64,13 +52,15 @@ class InheritedFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill ``buffer``; after the end with zeros, as the HDF5 library's own drivers do."""
+        """Fill ``buffer``; after the end with zeros, as the HDF5 library's own drivers do.
+
+        That a file became shorter meanwhile is found by the parent, when it closes it.
+        """
         view = memoryview(buffer).cast("B")
         wanted, done = view[: max(0, self.size - self._at)], 0
         while done < len(wanted):
             count = self._read_some(wanted[done:], self._offset + self._at + done)
             if not count:
-                self.became_shorter = True
                 break
             done += count
         view[done:] = bytes(len(view) - done)
@@ -131,6 +121,10 @@ def give_up_rights(limits: dict[str, int]) -> None:
     sys.meta_path.clear()
 
 
+def _one(kind: str) -> str:
+    return f"a{'n' * (kind[0] in 'aeiou')} {kind}"
+
+
 class Index:
     """Answers to questions about an open HDF5 file."""
 
@@ -171,8 +165,8 @@ class Index:
             raise RefusedError(f"a name longer than {self._limits['name']} bytes")
         found, above = self._root, "/"
         for part in parts:
-            if self._kind(found) != "group":
-                raise RefusedError(f"'{above}' is {self._kind_name(found)}, expected a group")
+            if (kind := self._kind(found)) != "group":
+                raise RefusedError(f"'{above}' is {_one(kind)}, expected a group")
             key = part.encode()
             if not found.links.exists(key):
                 return None
@@ -187,30 +181,23 @@ class Index:
             raise RefusedError(f"'{name}' is {kinds.get(link, 'a user-defined link')}")
 
     def _kind(self, handle: Any) -> str:
-        h5 = self._h5
-        kinds = ((h5.h5g.GroupID, "group"), (h5.h5d.DatasetID, "dataset"), (h5.h5t.TypeID, "type"))
-        return next((name for kind, name in kinds if isinstance(handle, kind)), "unknown object")
+        h5i = self._h5.h5i
+        kinds = {h5i.GROUP: "group", h5i.DATASET: "dataset", h5i.DATATYPE: "named type"}
+        return kinds.get(h5i.get_type(handle), "unknown object")
 
-    def _kind_name(self, handle: Any) -> str:
-        kind = self._kind(handle)
-        return "a named type" if kind == "type" else f"a{'n' * (kind[0] in 'aeiou')} {kind}"
-
-    def _require(self, path: str, kind: str = "") -> Any:
+    def _require(self, path: str, *kinds: str) -> Any:
         found = self._find(path)
         if found is None:
             raise RefusedError(NOT_THERE)
-        if kind and self._kind(found) != kind:
-            raise RefusedError(f"{self._kind_name(found)}, expected a {kind}")
+        if (kind := self._kind(found)) not in kinds:
+            raise RefusedError(f"{_one(kind)}, expected {' or '.join(map(_one, kinds))}")
         return found
 
     def kind(self, path: str) -> str | None:
         """Return ``group``, ``dataset``, or None if there is no object."""
-        found = self._find(path)
-        if found is None:
+        if self._find(path) is None:
             return None
-        if self._kind(found) not in ("group", "dataset"):
-            raise RefusedError(f"{self._kind_name(found)}, expected a group or a dataset")
-        return self._kind(found)
+        return self._kind(self._require(path, "group", "dataset"))
 
     def members(self, path: str) -> dict[str, str]:
         """Return the names and types of a group's members."""
@@ -241,7 +228,7 @@ class Index:
 
     def attributes(self, path: str, names: list[str]) -> dict[str, Any]:
         """Return the requested attributes that exist; long lists of names joined from pieces."""
-        owner = self._require(path)
+        owner = self._require(path, "group", "dataset")
         found = {}
         for name in names:
             value = self._attribute(owner, name)
@@ -404,8 +391,8 @@ class Index:
 
     # Values
 
-    def values(self, path: str) -> Iterator[memoryview]:
-        """Yield the values of an array that ``dataset`` has answered for, as they are stored."""
+    def values(self, path: str, out: BinaryIO) -> None:
+        """Send the values of an array that ``dataset`` has answered for, as they are stored."""
         dataset = self._require(path, "dataset")
         kind, shape = dataset.get_type(), self._shape(dataset) or [1]
         rows, rest = shape[0], shape[1:]
@@ -426,9 +413,8 @@ class Index:
                 file_space.select_hyperslab((start, *([0] * len(rest))), (count, *rest))
             # As they are stored: the library converts nothing
             dataset.read(h5s.create_simple((count, *rest)), file_space, block, mtype=kind)
-            if self._source.became_shorter:
-                raise RefusedError("the file became shorter while it was read")
-            yield block.data
+            out.write(b"%d\n" % len(block))
+            out.write(block.data)
 
     def _check_chunks(self, dataset: Any, shape: list[int], rows: range) -> None:
         """Refuse chunks that are missing, or do not inflate to as many bytes as they should.
@@ -479,25 +465,6 @@ def explain(error: BaseException, limits: dict[str, int]) -> str:
     return f"damaged HDF5 structure ({text or type(error).__name__})"
 
 
-def answer(index: Index, request: dict[str, Any], limits: dict[str, int]) -> list[Any]:
-    """Make one reply for each requested path: ``{"is": ...}`` or ``{"refused": why}``."""
-    questions: dict[str, Callable[..., Any]] = {
-        "kind": index.kind,
-        "members": index.members,
-        "attributes": index.attributes,
-        "dataset": index.dataset,
-    }
-    ask = questions[request["ask"]]
-    more = request.get("more", [])
-    replies = []
-    for path in request["paths"]:
-        try:
-            replies.append({"is": ask(path, *more)})
-        except Exception as error:  # h5py raises nine kinds on damaged files
-            replies.append({"refused": explain(error, limits)})
-    return replies
-
-
 def say(reply: Any, limits: dict[str, int], out: BinaryIO) -> None:
     """Send one line; a reply that is too long becomes a refusal."""
     line = json.dumps(reply, ensure_ascii=False).encode("utf-8", "replace")
@@ -508,19 +475,22 @@ def say(reply: Any, limits: dict[str, int], out: BinaryIO) -> None:
 
 
 def respond(index: Index, line: bytes, limits: dict[str, int], out: BinaryIO) -> None:
-    """Answer one request."""
+    """Answer a request: for each path ``{"is": ...}`` or ``{"refused": why}``."""
     request = json.loads(line)
-    if request["ask"] != "values":
-        say(answer(index, request, limits), limits, out)
-        return
-    reply = {"is": "all"}
-    try:
-        for block in index.values(*request["paths"]):
-            out.write(b"%d\n" % len(block))
-            out.write(block)
-    except Exception as error:
-        reply = {"refused": explain(error, limits)}
-    say([reply], limits, out)
+    questions: dict[str, Callable[..., Any]] = {
+        "kind": index.kind,
+        "members": index.members,
+        "attributes": index.attributes,
+        "dataset": index.dataset,
+        "values": partial(index.values, out=out),
+    }
+    replies = []
+    for path in request["paths"]:
+        try:
+            replies.append({"is": questions[request["ask"]](path, *request["more"])})
+        except Exception as error:  # h5py raises nine kinds on damaged files
+            replies.append({"refused": explain(error, limits)})
+    say(replies, limits, out)
 
 
 def serve(job: dict[str, Any], out: BinaryIO) -> None:
@@ -530,7 +500,7 @@ def serve(job: dict[str, Any], out: BinaryIO) -> None:
     try:
         import h5py
     except Exception as error:
-        say([{"failed": f"{type(error).__name__}: {error}"}], limits, out)
+        say({"failed": f"{type(error).__name__}: {error}"}, limits, out)
         return
     if fd is None:
         fd = os.open(job["path"], os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -538,9 +508,8 @@ def serve(job: dict[str, Any], out: BinaryIO) -> None:
     try:
         index = Index(h5py, InheritedFile(fd, job["offset"], job["size"]), limits)
     except Exception as error:
-        say([{"refused": explain(error, limits)}], limits, out)
+        say({"refused": explain(error, limits)}, limits, out)
         return
-    say([{"is": "open"}], limits, out)
     for line in sys.stdin.buffer:
         respond(index, line, limits, out)
 

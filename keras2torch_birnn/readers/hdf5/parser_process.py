@@ -129,7 +129,7 @@ class ParserProcess:
 
     def __init__(self, window: Window) -> None:
         self._error: K2TError | None = None
-        self._opened, self._window = False, window
+        self._window = window
         try:
             self._process = _start(window)
         except OSError as error:
@@ -149,33 +149,20 @@ class ParserProcess:
 
     def ask(self, question: str, paths: Sequence[str], *more: Any) -> list[Any]:
         """Return one answer for each path: the child's, or an InvalidModelFileError."""
-        if not self._opened:
-            self._greet()
-        answers: list[Any] = []
-        for start in range(0, len(paths), limits.MAX_PATHS_PER_REQUEST):
-            batch = list(paths[start : start + limits.MAX_PATHS_PER_REQUEST])
-            replies, _ = self._talk({"ask": question, "paths": batch, "more": more}, len(batch))
-            answers += [self._unwrap(p, r) for p, r in zip(batch, replies, strict=True)]
+        answers, _ = self._talk(question, paths, more)
         return answers
 
-    def _greet(self) -> None:
-        (reply,), _ = self._talk(None, 1)
-        match reply:
-            case {"failed": why}:
-                raise self._end(
-                    K2TError(f"h5py cannot be imported ({printable(why)})", "reinstall it")
-                )
-            case {"refused": str(why)}:
-                raise self._end(invalid(_reason(why)))
-        self._opened = True
+    def read_into(self, path: str, buffer: memoryview) -> None:
+        """Fill ``buffer`` with the values of an array as they are stored.
 
-    def _unwrap(self, path: str, reply: object) -> Any:
-        match reply:
-            case {"is": answer}:
-                return answer
-            case {"refused": str(why)}:
-                return invalid(_reason(why), path)
-        raise self.impossible()
+        Raises:
+            InvalidModelFileError: they cannot be read, or are more or fewer.
+        """
+        (answer,), missing = self._talk("values", [path], (), buffer)
+        if isinstance(answer, K2TError):
+            raise answer
+        if missing:
+            raise self.impossible()
 
     def impossible(self) -> K2TError:
         """Kill the child after an impossible answer, and make the error."""
@@ -186,30 +173,20 @@ class ParserProcess:
         self.close()
         return error
 
-    def read_into(self, path: str, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the values of an array as they are stored.
-
-        Raises:
-            InvalidModelFileError: they cannot be read, or are more or fewer.
-        """
-        if not self._opened:
-            self._greet()
-        (reply,), missing = self._talk({"ask": "values", "paths": [path]}, 1, buffer)
-        answer = self._unwrap(path, reply)
-        if isinstance(answer, K2TError):
-            raise answer
-        if missing:
-            raise self.impossible()
-
     def _talk(
-        self, request: dict[str, Any] | None, count: int, buffer: memoryview = _NOTHING
+        self,
+        question: str,
+        paths: Sequence[str],
+        more: Sequence[Any],
+        buffer: memoryview = _NOTHING,
     ) -> tuple[list[Any], int]:
-        """Send a request; fill ``buffer`` with the blocks that come before the replies.
+        """Send a request; fill ``buffer`` with the blocks that come before the answers.
 
-        Returns the replies, and how many bytes of the buffer have not come.
+        Returns the answers, and how many bytes of the buffer have not come.
         """
         if self._error is not None:
             raise self._error
+        request = json.dumps({"ask": question, "paths": list(paths), "more": more})
         seconds = limits.MAX_PARSER_WALL_SECONDS + seconds_for(len(buffer))
         with self._ending_after(seconds) as expired:
             line, missing = self._write_and_read(request, buffer)
@@ -223,9 +200,23 @@ class ParserProcess:
             replies = json.loads(line)
         except (ValueError, RecursionError):
             raise self.impossible() from None
-        if not isinstance(replies, list) or len(replies) != count:
-            raise self.impossible()
-        return replies, missing
+        match replies:
+            case {"failed": why}:
+                advice = "reinstall it"
+                raise self._end(K2TError(f"h5py cannot be imported ({printable(why)})", advice))
+            case {"refused": str(why)}:
+                raise self._end(invalid(_reason(why)))
+            case list() if len(replies) == len(paths):
+                return [self._unwrap(p, r) for p, r in zip(paths, replies, strict=True)], missing
+        raise self.impossible()
+
+    def _unwrap(self, path: str, reply: object) -> Any:
+        match reply:
+            case {"is": answer}:
+                return answer
+            case {"refused": str(why)}:
+                return invalid(_reason(why), path)
+        raise self.impossible()
 
     @contextmanager
     def _ending_after(self, seconds: float) -> Iterator[threading.Event]:
@@ -244,24 +235,21 @@ class ParserProcess:
         finally:
             alarm.cancel()
 
-    def _write_and_read(
-        self, request: dict[str, Any] | None, buffer: memoryview
-    ) -> tuple[bytes, int]:
+    def _write_and_read(self, request: str, buffer: memoryview) -> tuple[bytes, int]:
         """Send a request, receive blocks and then one line, incomplete if the child died."""
         to_child, from_child = self._process.stdin, self._process.stdout
         if to_child is None or not isinstance(from_child, io.BufferedIOBase):
             return b"", 0
-        try:
-            if request is not None:
-                to_child.write(json.dumps(request).encode() + b"\n")
-                to_child.flush()
+        with suppress(OSError):  # a broken pipe: it has ended, and may have said why
+            to_child.write(request.encode() + b"\n")
+            to_child.flush()
+        with suppress(OSError):
             while True:
                 line = from_child.readline(limits.MAX_REPLY_BYTES + 1)
                 if not line[:-1].isdigit() or len(line) > 20 or not 0 < int(line) <= len(buffer):
                     return line, len(buffer)
                 size = int(line)
                 if from_child.readinto(buffer[:size]) != size:
-                    return b"", len(buffer)
+                    break
                 buffer = buffer[size:]
-        except OSError:  # a broken pipe: it has died
-            return b"", 0
+        return b"", len(buffer)
