@@ -160,11 +160,9 @@ NOWHERE = Source("", None, "")
 class Container(ABC):
     """An open model. Arrays can be read until it is closed.
 
-    ``checkpoint``: prefix of a TensorFlow checkpoint on disk that Keras' ``load_weights`` reads.
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
     ``source``: what was opened.
-    ``beside``: the names of a model's other files in the folder of the given one.
     """
 
     kind: ClassVar[str]
@@ -172,8 +170,6 @@ class Container(ABC):
     config_text: str | None = None
     metadata_text: str | None = None
     vocabularies: Mapping[str, str] = {}
-    checkpoint: Path | None = None
-    beside: tuple[str, ...] = ()
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn import limits
@@ -25,8 +25,7 @@ from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
 from keras2torch_birnn.readers.input_files import INDEX, Folder, check_name, read_text
-from keras2torch_birnn.readers.store import Kind, Store, StoredArray
-from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
+from keras2torch_birnn.readers.tensorflow.bundle import KEY_ENDING, TensorBundle
 from keras2torch_birnn.readers.tensorflow.keras_metadata import (
     KERAS_METADATA,
     SAVED_MODEL,
@@ -53,18 +52,6 @@ from keras2torch_birnn.readers.tensorflow.table import is_table
 from keras2torch_birnn.readers.weights.paths import WeightPaths
 from keras2torch_birnn.spec import Generation, LayerSpec
 
-KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"
-
-
-def open_bundle(members: Folder, prefix: str) -> TensorBundle:
-    """Open a checkpoint of these members: its index, then the shards that the index counts.
-
-    Raises:
-        InvalidModelFileError: damaged, hostile, or a file is missing.
-    """
-    index = members.open(f"{prefix}.index")
-    return TensorBundle(index, prefix, members.open)
-
 
 def read_graph(bundle: TensorBundle) -> Graph:
     """Read the tracked objects of a checkpoint; none of one of TensorFlow 1.
@@ -72,37 +59,22 @@ def read_graph(bundle: TensorBundle) -> Graph:
     Raises:
         InvalidModelFileError: damaged.
     """
-    if GRAPH_KEY not in bundle:
+    if bundle.kind(GRAPH_KEY) is None:
         return ()
     return read_checkpoint_graph(memoryview(bundle.text(GRAPH_KEY, limits.MAX_OBJECT_GRAPH_BYTES)))
 
 
-@dataclass(frozen=True)
-class BundleStore(Store):
-    """The tensors of a checkpoint as a ``Store`` without groups. A path is a key of the table."""
-
-    bundle: TensorBundle
-
-    def kind(self, path: str) -> Kind | None:
-        """Return the kind of object at ``path``; None if there is none."""
-        return "dataset" if path in self.bundle else None
-
-    def members(self, group: str) -> dict[str, Kind]:
-        """Return nothing: there are no groups."""
-        return {}
-
-    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
-        """Return the arrays at ``paths``, checked but not read."""
-        return self.bundle.arrays(paths, [path.removesuffix(KEY_ENDING) for path in paths])
-
-
 class TensorFlowContainer(Container):
-    """A container whose weights are tracked objects of a checkpoint."""
+    """A container whose weights are tracked objects of a checkpoint.
+
+    ``checkpoint``: its prefix on disk, if Keras' ``load_weights`` reads it.
+    """
+
+    checkpoint: Path | None = None
 
     def __init__(self, bundle: TensorBundle, graph: Graph) -> None:
-        super().__init__(BundleStore(bundle))
-        self.bundle = bundle
-        self.graph = graph
+        super().__init__(bundle)
+        self.bundle, self.graph = bundle, graph
         variables = (one.variable for one in graph if one.variable is not None)
         self._written = {one.key: one.full_name for one in variables}
 
@@ -135,7 +107,7 @@ class TensorFlowContainer(Container):
     def weight_names(self) -> Mapping[str, str]:
         """Return Keras' name -> path, of all variables but an optimizer's."""
         if not self.graph:
-            return {key: key for key in self.bundle.keys if self.bundle.holds_numbers(key)}
+            return {key: key for key in self.bundle.keys()}
         found = sorted(model_variables(self.graph), key=lambda one: one.key)
         times = Counter(one.full_name for one in found)
         return {
@@ -181,7 +153,7 @@ class SavedModel(TensorFlowContainer):
         with in_place(SAVED_MODEL):
             objects = read_saved_objects(saved_model, metadata)
         with in_place(VARIABLES):
-            bundle = open_bundle(members, VARIABLES)
+            bundle = TensorBundle(members, VARIABLES)
             container = cls(bundle, read_graph(bundle), objects)
         container.checkpoint = source.path / VARIABLES
         return container
@@ -246,15 +218,13 @@ class TensorFlowCheckpoint(TensorFlowContainer):
     @classmethod
     def open(cls, source: OpenPath, opening: ExitStack) -> TensorFlowCheckpoint:
         """Open the index and its shards, which are beside it."""
-        folder = source.path if source.window is None else source.path.parent
-        members = Folder(folder, opening)
         whole = source.window is None
+        members = Folder(source.path if whole else source.path.parent, opening)
         prefix = latest(members) if whole else source.path.name.removesuffix(INDEX)
-        bundle = open_bundle(members, prefix)
+        bundle = TensorBundle(members, prefix)
         container = cls(bundle, read_graph(bundle))
-        container.beside = container.bundle.shard_names
         if container.graph and _FIRST_LAYER in container.graph[ROOT].children:
-            container.checkpoint = folder / prefix
+            container.checkpoint = members.path / prefix
         return container
 
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:

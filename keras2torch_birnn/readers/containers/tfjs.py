@@ -108,38 +108,24 @@ class ManifestStore(Store):
         return [self.weights[path.strip("/")] for path in paths]
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """Weights by name, the names of the files, and whether an optimizer's are in them, too."""
-
-    weights: Mapping[str, StoredArray]
-    names: tuple[str, ...]
-    has_optimizer: bool
-
-
-def read_manifest(manifest: Any, members: Folder) -> Manifest:
-    """Open all files that a manifest names, and say where each weight is in them.
+def read_manifest(manifest: Any, members: Folder) -> dict[str, StoredArray]:
+    """Open all files that a manifest names, and return the model's weights by name.
 
     Raises:
         InvalidModelFileError: no manifest, or its sizes are not those of the files.
     """
     found: dict[str, StoredArray] = {}
-    names: list[str] = []
-    has_optimizer = False
     for number, group in enumerate(_list(manifest, "weightsManifest")):
         place = f"weightsManifest group {number}"
         paths, weights = (_list(_object(group, place).get(k), place) for k in ("paths", "weights"))
         if len(paths) > limits.MAX_CHECKPOINT_SHARDS:
             raise invalid(f"{len(paths)} files", place)
-        own = [_path(path, place) for path in paths]
-        names += own
-        windows = JoinedWindows(tuple(map(members.open, own)))
+        windows = JoinedWindows(tuple(members.open(_path(path, place)) for path in paths))
         offset = 0
         for entry in weights:
             array = _read_entry(_object(entry, place), windows, offset)
             offset += array.stored_bytes
-            if _object(entry, place).get("group") == "optimizer":
-                has_optimizer = True
+            if entry.get("group") == "optimizer":
                 continue
             if array.path in found:
                 raise invalid("two weights of this name", printable(array.path))
@@ -150,7 +136,7 @@ def read_manifest(manifest: Any, members: Folder) -> Manifest:
                 "was the download complete?",
                 place=place,
             )
-    return Manifest(found, tuple(dict.fromkeys(names)), has_optimizer)
+    return found
 
 
 def _path(path: Any, place: str) -> str:
@@ -230,17 +216,13 @@ _LOOKED_AT = 64  # parts of a weight's name that are looked at, from its end
 
 
 class TensorFlowJS(Container):
-    """A ``model.json`` with the files that it names: ``names``.
-
-    ``has_optimizer``: there are weights of an optimizer in them, too.
-    """
+    """A ``model.json`` with the files that it names."""
 
     kind = "tfjs"
 
-    def __init__(self, manifest: Manifest, model: Mapping[str, Any]) -> None:
-        super().__init__(ManifestStore(manifest.weights))
-        self._weights, self._model = manifest.weights, model
-        self.names, self.has_optimizer = manifest.names, manifest.has_optimizer
+    def __init__(self, weights: Mapping[str, StoredArray], model: Mapping[str, Any]) -> None:
+        super().__init__(ManifestStore(weights))
+        self._weights, self._model = weights, model
 
     @staticmethod
     def recognises(source: OpenPath) -> bool:
@@ -262,9 +244,7 @@ class TensorFlowJS(Container):
             )
         if not isinstance(topology, Mapping):
             raise invalid("without modelTopology")
-        container = cls(read_manifest(model.get("weightsManifest"), members), topology)
-        container.beside = container.names
-        return container
+        return cls(read_manifest(model.get("weightsManifest"), members), topology)
 
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
         """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""

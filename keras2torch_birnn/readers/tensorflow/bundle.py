@@ -7,7 +7,7 @@ Source: TensorFlow 2.15 ``core/protobuf/tensor_bundle.proto`` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, damaged, in_place, invalid, printable
-from keras2torch_birnn.readers.input_files import Window
-from keras2torch_birnn.readers.store import STORED_DTYPES, Array, StoredArray
+from keras2torch_birnn.readers.input_files import INDEX, Folder, Window
+from keras2torch_birnn.readers.store import STORED_DTYPES, Array, Kind, Store, StoredArray
 from keras2torch_birnn.readers.tensorflow.object_graph import Message, as_bytes, fields, read_varint
 from keras2torch_birnn.readers.tensorflow.table import crc32c, masked, read_table
 
@@ -37,6 +37,7 @@ _DTYPES: Mapping[int, str] = {
     23: "<u8",
 }
 _STRING = 7
+KEY_ENDING = "/.ATTRIBUTES/VARIABLE_VALUE"  # of the key of a tracked variable
 _PIECE = 1 << 22
 _LITTLE_ENDIAN = 0
 _PRODUCER = 1  # the version of the format that is known
@@ -75,36 +76,40 @@ class SummedArray(StoredArray):
         return values
 
 
-class TensorBundle:
-    """An open checkpoint: ``index``, ``shards``. ``keys``: the names of all its tensors.
+class TensorBundle(Store):
+    """An open checkpoint, a store without groups. A path is a key of the table.
 
     Raises:
-        InvalidModelFileError: damaged or hostile, or a shard is missing.
+        InvalidModelFileError: damaged or hostile, or one of its files is missing.
     """
 
-    def __init__(self, index: Window, prefix: str, open_member: Callable[[str], Window]) -> None:
-        self.index = index
-        table = read_table(index)
+    def __init__(self, members: Folder, prefix: str) -> None:
+        table = read_table(members.open(f"{prefix}{INDEX}"))
         header = table.pop(b"", None)
         if header is None:
             raise damaged("an index without header")
         count = _count_shards(header)
         self._values = table
-        self.shard_names = tuple(f"{prefix}.data-{n:05d}-of-{count:05d}" for n in range(count))
-        self.shards: tuple[Window, ...] = tuple(map(open_member, self.shard_names))
+        self._shards = [
+            members.open(f"{prefix}.data-{number:05d}-of-{count:05d}") for number in range(count)
+        ]
 
-    def __contains__(self, key: str) -> bool:
-        return key.encode() in self._values
+    def kind(self, path: str) -> Kind | None:
+        """Return the kind of object at ``path``; None if there is none."""
+        return "dataset" if path.encode() in self._values else None
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """All keys, in order."""
-        return tuple(key.decode("utf-8", "backslashreplace") for key in self._values)
+    def members(self, group: str) -> dict[str, Kind]:
+        """Return nothing: there are no groups."""
+        return {}
 
-    def holds_numbers(self, key: str) -> bool:
-        """Tell whether a tensor has a dtype that can be read."""
-        with in_place(printable(key)):
-            return self._entry(key).dtype in _DTYPES
+    def keys(self) -> list[str]:
+        """Return the keys of all tensors of a dtype that can be read, in order."""
+        found = []
+        for key in (raw.decode("utf-8", "backslashreplace") for raw in self._values):
+            with in_place(printable(key)):
+                if self._entry(key).dtype in _DTYPES:
+                    found.append(key)
+        return found
 
     def text(self, key: str, most: int) -> bytes:
         """Read a single string whose checksum is right, of at most ``most`` bytes.
@@ -118,51 +123,38 @@ class TensorBundle:
                 raise invalid("no text of a size that is allowed")
             return _split_text(self._part(entry).read(entry.size), entry)
 
-    def arrays(self, keys: Sequence[str], places: Sequence[str]) -> list[StoredArray]:
+    def arrays(self, paths: Sequence[str]) -> list[StoredArray]:
         """Return arrays that are checked but not read; reading them checks their checksums.
-
-        places: how they are called in errors.
 
         Raises:
             InvalidModelFileError: not there, of a dtype without numbers, damaged.
         """
         entries: dict[str, _Entry] = {}
-        for key, place in zip(keys, places, strict=True):
+        found: list[StoredArray] = []
+        for path in paths:
+            place = path.removesuffix(KEY_ENDING)
             with in_place(printable(place)):
-                entries[key] = self._entry(key)
-                _check_array(entries[key])
-                self._part(entries[key])
-        self._check_overlaps(entries)
-        return [
-            SummedArray(
-                place,
-                entries[key].shape,
-                _DTYPES[entries[key].dtype],
-                self.shards[entries[key].shard],
-                entries[key].offset,
-                entries[key].checksum,
-            )
-            for key, place in zip(keys, places, strict=True)
-        ]
+                one = entries[path] = self._entry(path)
+                _check_array(one)
+                part, stored_as = self._part(one), _DTYPES[one.dtype]
+            found.append(SummedArray(place, one.shape, stored_as, part, 0, one.checksum))
+        ranges = sorted((e.shard, e.offset, e.offset + e.size) for e in entries.values() if e.size)
+        for (shard, _, end), (other, start, _) in pairwise(ranges):
+            if shard == other and start < end:  # memory is bounded by what the files hold
+                raise invalid("two tensors in the same bytes")
+        return found
 
     def _entry(self, key: str) -> _Entry:
         value = self._values.get(key.encode())
         if value is None:
             raise damaged("not in the index")
         entry = _read_entry(value)
-        if entry.shard >= len(self.shards):
-            raise damaged(f"in shard {entry.shard} of {len(self.shards)}")
+        if entry.shard >= len(self._shards):
+            raise damaged(f"in shard {entry.shard} of {len(self._shards)}")
         return entry
 
     def _part(self, entry: _Entry) -> Window:
-        return self.shards[entry.shard].part(entry.offset, entry.size)
-
-    def _check_overlaps(self, entries: Mapping[str, _Entry]) -> None:
-        """Refuse tensors that share bytes: memory is bounded by what the files hold."""
-        ranges = sorted((e.shard, e.offset, e.offset + e.size) for e in entries.values() if e.size)
-        for (shard, _, end), (other, start, _) in pairwise(ranges):
-            if shard == other and start < end:
-                raise invalid("two tensors in the same bytes")
+        return self._shards[entry.shard].part(entry.offset, entry.size)
 
 
 def _count_shards(header: memoryview) -> int:

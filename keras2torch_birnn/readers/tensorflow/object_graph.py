@@ -88,15 +88,6 @@ def as_bytes(value: Value) -> memoryview:
     raise damaged("a number where bytes are expected")
 
 
-def as_text(value: Value, place: str) -> str:
-    """Return the value of a field that holds UTF-8 text.
-
-    Raises:
-        InvalidModelFileError: it does not.
-    """
-    return decode_text(bytes(as_bytes(value)), place=place)
-
-
 class Message:
     """The fields of a message by their numbers; one that is absent is 0 or empty.
 
@@ -129,7 +120,7 @@ class Message:
 
     def text(self, field: int, place: str) -> str:
         """Return a text of UTF-8."""
-        return as_text(self.data(field), place)
+        return decode_text(bytes(self.data(field)), place=place)
 
     def message(self, field: int) -> Message:
         """Return the message in a field."""
@@ -184,14 +175,12 @@ class TrackedObject:
     """One object: what it refers to by name, and its value if it is a variable.
 
     ``identifier``, ``metadata``: what Keras up to 2.4 said of it in a SavedModel.
-    ``slots``: of an optimizer up to 2.10: number of a variable, name, number of its slot.
     """
 
     children: Mapping[str, int] = field(default_factory=dict)
     variable: Variable | None = None
     identifier: str = ""
     metadata: str = ""
-    slots: tuple[tuple[int, str, int], ...] = ()
 
 
 Graph = tuple[TrackedObject, ...]
@@ -268,7 +257,6 @@ def _read_graph(data: memoryview, read: _Reader) -> Graph:
 
 def _read_trackable(message: memoryview) -> TrackedObject:
     children: dict[str, int] = {}
-    slots: list[tuple[int, str, int]] = []
     variable = None
     for number, value in fields(message):
         if number == 1:
@@ -278,10 +266,7 @@ def _read_trackable(message: memoryview) -> TrackedObject:
             kind, full_name, key = (tensor.text(tag, GRAPH_KEY) for tag in (1, 2, 3))
             if kind == _VALUE:
                 variable = Variable(full_name, key)
-        elif number == 3:
-            slot = Message(as_bytes(value))
-            slots.append((slot.number(1), slot.text(2, GRAPH_KEY), slot.number(3)))
-    return TrackedObject(children, variable, slots=tuple(slots))
+    return TrackedObject(children, variable)
 
 
 def _read_saved_object(message: memoryview) -> TrackedObject:

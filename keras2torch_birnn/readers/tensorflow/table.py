@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -98,23 +97,6 @@ _TRAILER_BYTES = 5  # the type of a block, and its checksum
 _RESTART_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Handle:
-    """Position of a block in the file. Behind it are its type, one byte, and its checksum."""
-
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Value:
-    """Position of a value in the file, and the block that it is in."""
-
-    start: int
-    stop: int
-    block: Handle
-
-
 def is_table(window: Window) -> bool:
     """Tell whether a file ends as a sorted table does."""
     return window.head(len(MAGIC), max(0, window.size - len(MAGIC))) == MAGIC
@@ -126,56 +108,46 @@ def read_table(window: Window) -> dict[bytes, memoryview]:
     Raises:
         InvalidModelFileError: damaged, too large, or compressed.
     """
-    data, found = locate_values(window)
-    return {key: data[value.start : value.stop] for key, value in found.items()}
-
-
-def locate_values(window: Window) -> tuple[memoryview, dict[bytes, Value]]:
-    """Return the whole file, and where every value is in it by key.
-
-    Raises:
-        InvalidModelFileError: as ``read_table``.
-    """
     if window.size > limits.MAX_TABLE_BYTES:
         raise invalid(f"longer than {limits.MAX_TABLE_BYTES} bytes")
     if window.size < _FOOTER_BYTES or not is_table(window):
         raise _damaged("it does not end as an index of a checkpoint does")
     data = memoryview(window.read(window.size))
-    end = len(data) - _FOOTER_BYTES
-    _, at = _read_handle(data[end:], 0)  # of the blocks about other blocks, of which there are none
-    root, _ = _read_handle(data[end:], at)
-    found: dict[bytes, Value] = {}
+    blocks, footer = data[:-_FOOTER_BYTES], data[-_FOOTER_BYTES:]
+    _, at = _read_range(footer, 0)  # of the blocks about other blocks, of which there are none
+    root, _ = _read_range(footer, at)
+    found: dict[bytes, memoryview] = {}
     last, key_bytes, free_from = None, 0, 0
-    blocks = _read_block(data[:end], root)
-    for _, first, after in _entries(blocks):
-        handle, _ = _read_handle(blocks[first:after], 0)
-        if handle.offset < free_from:
+    for _, position in _entries(_read_block(blocks, root)):
+        block, _ = _read_range(position, 0)
+        if block.start < free_from:
             raise _damaged("blocks out of order")
-        free_from = handle.offset + handle.size
-        for key, start, stop in _entries(_read_block(data[:end], handle)):
+        free_from = block.stop
+        for key, value in _entries(_read_block(blocks, block)):
             if last is not None and key <= last:
                 raise _damaged("keys out of order")
-            found[key], last = Value(handle.offset + start, handle.offset + stop, handle), key
+            found[key], last = value, key
             key_bytes += len(key)
             if len(found) > limits.MAX_TABLE_KEYS or key_bytes > limits.MAX_TABLE_BYTES:
                 raise invalid("too many keys")
-    return data, found
+    return found
 
 
-def _read_handle(data: memoryview, at: int) -> tuple[Handle, int]:
+def _read_range(data: memoryview, at: int) -> tuple[range, int]:
+    """Read where a block is; behind it are its type, one byte, and its checksum."""
     offset, at = read_varint(data, at)
     size, at = read_varint(data, at)
-    return Handle(offset, size), at
+    return range(offset, offset + size), at
 
 
-def _read_block(data: memoryview, handle: Handle) -> memoryview:
+def _read_block(data: memoryview, block: range) -> memoryview:
     """Return the content of a block whose checksum is right."""
-    end = handle.offset + handle.size
+    end = block.stop
     if end + _TRAILER_BYTES > len(data):
         raise InvalidModelFileError("a block beyond the end of the file", "truncated file?")
     kind = data[end]
     stored = int.from_bytes(data[end + 1 : end + _TRAILER_BYTES], "little")
-    if masked(crc32c([data[handle.offset : end + 1]])) != stored:
+    if masked(crc32c([data[block.start : end + 1]])) != stored:
         raise _damaged("the checksum of a block is wrong")
     if kind == _SNAPPY:
         raise InvalidModelFileError(
@@ -183,14 +155,11 @@ def _read_block(data: memoryview, handle: Handle) -> memoryview:
         )
     if kind != _RAW:
         raise _damaged(f"a block of type {kind}")
-    return data[handle.offset : end]
+    return data[block.start : end]
 
 
-def _entries(block: memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """Yield keys, and where their values start and stop.
-
-    A key is the beginning of the one before it, and more bytes.
-    """
+def _entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield keys and values. A key is the beginning of the one before it, and more bytes."""
     if len(block) < _RESTART_BYTES:
         raise _damaged("a block without an end")
     restarts = int.from_bytes(block[-_RESTART_BYTES:], "little")
@@ -205,7 +174,7 @@ def _entries(block: memoryview) -> Iterator[tuple[bytes, int, int]]:
         if shared > len(key) or more + size > end - at or shared + more > limits.MAX_NAME_BYTES:
             raise _damaged("an entry that is longer than its block")
         key = key[:shared] + bytes(block[at : at + more])
-        yield key, at + more, at + more + size
+        yield key, block[at + more : at + more + size]
         at += more + size
 
 
