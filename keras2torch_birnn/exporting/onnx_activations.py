@@ -46,9 +46,7 @@ _ACTIVATIONS: Mapping[str, Callable[..., OnnxActivation | None]] = {
     "linear": _plain("Affine", (1.0,), (0.0,)),
     "hard_sigmoid_0.2": _plain("HardSigmoid", (0.2,), (0.5,), saturates=True),
     "hard_sigmoid_1/6": _plain("HardSigmoid", (1 / 6,), (0.5,), saturates=True),
-    "sparse_sigmoid": _plain("HardSigmoid", (0.5,), (0.5,), saturates=True),
     "elu": lambda alpha=1.0: OnnxActivation("Elu", (alpha,)),
-    "celu": lambda alpha=1.0: OnnxActivation("Elu", (1.0,)) if alpha == 1.0 else None,
     "leaky_relu": lambda negative_slope=0.2: OnnxActivation("LeakyRelu", (negative_slope,)),
     "softsign": _plain("Softsign"),
 }

@@ -63,11 +63,6 @@ def selu(x: Array) -> Array:
     return SELU_SCALE * elu(x, SELU_ALPHA)
 
 
-def celu(x: Array, alpha: float = 1.0) -> Array:
-    """Compute max(x, 0) + alpha (exp(min(x, 0) / alpha) - 1)."""
-    return np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0) / alpha)
-
-
 def sigmoid(x: Array) -> Array:
     """Compute 1 / (1 + exp(-x))."""
     small = np.exp(-np.abs(x))
@@ -98,17 +93,6 @@ def silu(x: Array) -> Array:
 def tanh(x: Array) -> Array:
     """Compute tanh(x)."""
     return np.tanh(x)
-
-
-def hard_tanh(x: Array) -> Array:
-    """Compute clip(x, -1, 1)."""
-    return np.clip(x, -1, 1)
-
-
-def tanh_shrink(x: Array) -> Array:
-    """Compute x - tanh(x)."""
-    y: Array = x - np.tanh(x)
-    return y
 
 
 def softplus(x: Array) -> Array:
@@ -156,60 +140,6 @@ def softmax(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """Compute exp(x) / sum(exp(x)) along the axis, or along several together."""
     e = np.exp(x - x.max(axis=axis, keepdims=True))
     y: Array = e / e.sum(axis=axis, keepdims=True)
-    return y
-
-
-def hard_shrink(x: Array, threshold: float = 0.5) -> Array:
-    """Return x if abs(x) > threshold, else 0: Keras 3."""
-    return np.where(np.abs(x) > threshold, x, 0)
-
-
-def soft_shrink(x: Array, threshold: float = 0.5) -> Array:
-    """Return x - threshold above it, x + threshold below -threshold, else 0: Keras 3."""
-    return np.select([x > threshold, x < -threshold], [x - threshold, x + threshold], 0)
-
-
-def squareplus(x: Array, b: float = 4.0) -> Array:
-    """Compute (x + sqrt(x^2 + b)) / 2: Keras 3."""
-    y: Array = (x + np.sqrt(np.square(x) + b)) / 2
-    return y
-
-
-def sparse_plus(x: Array) -> Array:
-    """Compute 0 for x <= -1, (x + 1)^2 / 4 for x < 1, else x: Keras 3."""
-    return np.select([x <= -1, x < 1], [np.zeros_like(x), np.square(x + 1) / 4], x)
-
-
-def sparse_sigmoid(x: Array) -> Array:
-    """Compute 0 for x <= -1, 1 for x >= 1, (x + 1) / 2 between: Keras 3."""
-    return np.select([x <= -1, x >= 1], [np.zeros_like(x), np.ones_like(x)], (x + 1) / 2)
-
-
-def _sparsemax_vector(z: Array) -> Array:
-    """Compute max(z - tau, 0), tau = (sum of the cumulative sums of the kept - 1) / their number.
-
-    The paper (Martins and Astudillo 2016) takes the last of those cumulative sums; Keras 3.15 sums
-    them (``backend/tensorflow/nn.py`` ``sparsemax``), and this follows Keras.
-    """
-    ordered = np.sort(z)[::-1]
-    sums = np.cumsum(ordered)
-    kept = [k for k in range(len(z)) if ordered[k] - (sums[k] - 1) / (k + 1) > 0]
-    # Of values that are not finite none may be kept
-    tau = (sum(sums[k] for k in kept) - 1) / len(kept) if kept else -np.inf
-    y: Array = np.maximum(z - tau, 0)
-    return y
-
-
-def sparsemax(x: Array, axis: int = -1) -> Array:
-    """Compute Keras 3's sparsemax of every vector along the axis."""
-    y: Array = np.apply_along_axis(_sparsemax_vector, axis, x)
-    return y
-
-
-def glu(x: Array, axis: int = -1) -> Array:
-    """Compute a sigmoid(b), with a and b the halves of the axis: Keras 3."""
-    a, b = np.split(x, 2, axis=axis)
-    y: Array = a * sigmoid(b)
     return y
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
-from keras2torch_birnn.rnn.activations import FUNCTIONS, HALVING, Activation
+from keras2torch_birnn.rnn.activations import FUNCTIONS, Activation
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES, MergeName
 
 MergeMode: TypeAlias = MergeName | None
@@ -76,19 +76,18 @@ def find_function(name: Any) -> Activation:
     """Return the function of an activation.
 
     Raises:
-        ArgumentValueError: no cell can have it: an unknown name, or it halves the width.
+        ArgumentValueError: the name is unknown.
     """
     if name == "hard_sigmoid":
         raise ArgumentValueError(
             "hard_sigmoid means two things",
             'use "hard_sigmoid_0.2" (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3 and torch)',
         )
-    known = [each for each in FUNCTIONS if each not in HALVING]
+    known = list(FUNCTIONS)
     if name not in known:
-        why = ", it halves the width" if name in tuple(HALVING) else ""
         from keras2torch_birnn.suggestions import unknown_value
 
-        raise unknown_value(f"activation {name!r}{why}", known, name, ArgumentValueError)
+        raise unknown_value(f"activation {name!r}", known, name, ArgumentValueError)
     return FUNCTIONS[name]
 
 

@@ -158,9 +158,7 @@ ACTIVATIONS: Mapping[str, str] = {
         name: name
         for name in (
             "linear relu sigmoid tanh softmax elu selu softplus softsign exponential gelu relu6 "
-            "leaky_relu log_softmax mish log_sigmoid celu hard_tanh "
-            "tanh_shrink hard_shrink soft_shrink squareplus sparse_plus sparse_sigmoid sparsemax "
-            "glu hard_sigmoid_0.2 hard_sigmoid_1/6"
+            "leaky_relu log_softmax mish log_sigmoid hard_sigmoid_0.2 hard_sigmoid_1/6"
         ).split()
     },
     "swish": "silu",
@@ -168,6 +166,12 @@ ACTIVATIONS: Mapping[str, str] = {
     "hard_swish": "hard_silu",
     "hard_silu": "hard_silu",
 }
+
+# Of Keras 3, in no published recurrent model.
+_RARE_ACTIVATIONS = frozenset(
+    "celu glu hard_shrink hard_tanh soft_shrink sparse_plus sparse_sigmoid sparsemax squareplus "
+    "tanh_shrink".split()
+)
 
 # Numbers that belong to an activation, with the value Keras' *function* has by default.
 ACTIVATION_OPTIONS: Mapping[str, Mapping[str, Option]] = {
@@ -178,15 +182,9 @@ ACTIVATION_OPTIONS: Mapping[str, Mapping[str, Option]] = {
     },
     "leaky_relu": {"negative_slope": number(0.2)},
     "elu": {"alpha": number(1.0)},
-    "celu": {"alpha": number(1.0)},
     "gelu": {"approximate": flag(False)},
     "softmax": {"axis": size(-1, least=-32)},
     "log_softmax": {"axis": size(-1, least=-32)},
-    "sparsemax": {"axis": size(-1, least=-32)},
-    "glu": {"axis": size(-1, least=-32)},
-    "hard_shrink": {"threshold": number(0.5)},
-    "soft_shrink": {"threshold": number(0.5)},
-    "squareplus": {"b": number(4.0)},
 }
 
 
@@ -196,6 +194,11 @@ def parse_activation(value: Any) -> Any:
         return "linear"
     given = {"name": value} if isinstance(value, str) else value
     name = given.get("name") if isinstance(given, Mapping) else None
+    if isinstance(name, str) and name in _RARE_ACTIVATIONS:
+        raise BadOptionError(
+            f"k2t does not have {name} of Keras 3",
+            "apply it in a layer of your own, given with --plugin",
+        )
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise BadOptionError(f"one of {', '.join(sorted(ACTIVATIONS))} is expected")
     name = ACTIVATIONS[name]

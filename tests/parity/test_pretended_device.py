@@ -42,8 +42,8 @@ ONE_PER_CLASS = """
     keras-3.15.1/arch_seq2seq_attention.weights.h5
     keras-3.15.1/augmented.keras
     keras-3.15.1/augmented_old_file.h5
-    keras-3.15.1/ops_newest.keras
     keras-3.15.1/ops_reduce.keras
+    keras-3.15.1/ops_rest.keras
     keras-3.15.1/ops_shapes.keras
     keras-3.15.1/ops_sinc.keras
     keras-3.15.1/ops_values.keras

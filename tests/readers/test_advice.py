@@ -85,6 +85,13 @@ def test_a_subclassed_model_of_keras_3_is_to_be_wrapped(tmp_path: Path) -> None:
         ({"dtype": "int8"}, "build the model with that dtype and save it again"),
         ({"news": 3}, "is unknown; save without it, or supply the layer by another class name"),
         ({"units": -1}, "save the model with such a value, or replace the layer by one of your"),
+        *(
+            ({"activation": name}, f"k2t does not have {name} of Keras 3; apply it in a layer")
+            for name in (
+                "celu glu hard_shrink hard_tanh soft_shrink sparse_plus sparse_sigmoid sparsemax "
+                "squareplus tanh_shrink"
+            ).split()
+        ),
     ],
 )
 def test_an_option_is_refused_with_advice(

@@ -29,7 +29,7 @@ VOCABULARY = 17
 UNITS = (2, 3, 5)
 # Without jumps: a jump would turn rounding into a difference.
 SMOOTH = "tanh relu sigmoid linear softsign elu selu softplus gelu swish hard_sigmoid".split()
-SMOOTH_3 = ["leaky_relu", "mish", "silu", "celu", "log_sigmoid", "hard_silu", "squareplus"]
+SMOOTH_3 = ["leaky_relu", "mish", "silu", "log_sigmoid", "hard_silu"]
 GATES = "sigmoid hard_sigmoid tanh softsign".split()
 
 

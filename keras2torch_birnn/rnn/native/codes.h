@@ -27,8 +27,7 @@
     CODE(K2T_SELU, "selu") \
     CODE(K2T_SOFTSIGN, "softsign") \
     CODE(K2T_SILU, "silu") \
-    CODE(K2T_HARD_SILU, "hard_silu") \
-    CODE(K2T_HARD_TANH, "hard_tanh")
+    CODE(K2T_HARD_SILU, "hard_silu")
 
 // How the two directions become one output; Keras' merge modes. K2T_APART: each has its own, and
 // "concat" is two side by side.

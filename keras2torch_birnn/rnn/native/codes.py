@@ -26,7 +26,7 @@ STATES: Mapping[int, int] = {kind.native_code: kind.states for kind in CELL_KIND
 # An activation without options, or with the one option that is named.
 ACTIVATIONS = _number(
     *("linear", "tanh", "sigmoid", "hard_sigmoid_0.2", "hard_sigmoid_1/6", "relu", "relu6"),
-    *("leaky_relu", "elu", "selu", "softsign", "silu", "hard_silu", "hard_tanh"),
+    *("leaky_relu", "elu", "selu", "softsign", "silu", "hard_silu"),
 )
 ACTIVATION_PARAMETERS: Mapping[str, str] = {"leaky_relu": "negative_slope", "elu": "alpha"}
 

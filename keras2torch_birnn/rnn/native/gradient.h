@@ -56,7 +56,6 @@ static inline Vec slope(int64_t kind, float parameter, Vec y) {
             const Vec rest = 1.0f - (y < 0.0f ? -y : y);
             return rest * rest;
         }
-        case K2T_HARD_TANH: return between(y, -1.0f, 1.0f, 1.0f);
         case K2T_SILU:
         case K2T_HARD_SILU: break;  // slope_at
     }

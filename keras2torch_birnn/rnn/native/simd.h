@@ -231,7 +231,6 @@ static inline Vec activate(int64_t kind, float parameter, Vec x) {
         case K2T_SOFTSIGN: return x / (1.0f + (x < 0.0f ? -x : x));
         case K2T_SILU: return x * sigmoid(x);
         case K2T_HARD_SILU: return x * (clamp(x + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f));
-        case K2T_HARD_TANH: return clamp(x, -1.0f, 1.0f);
     }
     __builtin_trap();
 }

@@ -228,13 +228,6 @@ def padded(config: Config, shape: Shape) -> Shape:
     return tuple(None if s is None else s + sum(a) for s, a in zip(shape, around, strict=True))
 
 
-def differences(config: Config, shape: Shape) -> Shape:
-    """Take n-th differences: the axis loses n values."""
-    axis = place(config["axis"], len(shape))
-    own = shape[axis]
-    return (*shape[:axis], None if own is None else max(own - config["n"], 0), *shape[axis + 1 :])
-
-
 def sizes_of(config: Config, shape: Shape) -> Shape:
     """Return the shape of a tensor's shape: one integer for each axis."""
     return (len(shape),)

@@ -111,18 +111,12 @@ def same(config: Config, shape: Shape) -> Shape:
 
 
 def activated(config: Config, shape: Shape) -> Shape:
-    """Return the argument's shape; glu halves an axis."""
+    """Return the argument's shape; refuse an axis that it does not have."""
     function = config["function"]
     name, options = (function, {}) if isinstance(function, str) else (function["name"], function)
-    if "axis" not in ACTIVATION_OPTIONS.get(name, {}):
-        return shape
-    axis = place(options.get("axis", -1), len(shape))
-    size = shape[axis]
-    if name != "glu" or size is None:
-        return shape
-    if size % 2:
-        raise ShapeError(f"glu of an axis of size {size}")
-    return (*shape[:axis], size // 2, *shape[axis + 1 :])
+    if "axis" in ACTIVATION_OPTIONS.get(name, {}):
+        place(options.get("axis", -1), len(shape))
+    return shape
 
 
 def along_axis(config: Config, shape: Shape) -> Shape:

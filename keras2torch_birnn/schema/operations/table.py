@@ -138,18 +138,8 @@ _ACTIVATIONS = """
     log_sigmoid tf.math.log_sigmoid keras.LogSigmoid
     softplus tf.math.softplus(x features=x) node.Softplus keras.Softplus
     softsign tf.nn.softsign(x features=x) node.Softsign keras.Softsign
-    celu keras.Celu(x alpha)
     hard_sigmoid_1/6 keras.HardSigmoid
     hard_silu keras.HardSilu
-    hard_tanh keras.HardTanh
-    tanh_shrink keras.TanhShrink
-    hard_shrink keras.HardShrink(x threshold)
-    soft_shrink keras.SoftShrink(x threshold)
-    sparsemax keras.Sparsemax(x axis)
-    sparse_plus keras.SparsePlus
-    sparse_sigmoid keras.SparseSigmoid
-    squareplus keras.Squareplus(x b)
-    glu keras.Glu(x axis)
 """
 _TABLE = {
     # ---- value by value ----
@@ -181,7 +171,6 @@ _TABLE = {
     **_rows(_row("", shapes.same, "reals"), _ONE, """
         Floor tf.math.floor node.Floor keras.Floor
         Ceil tf.math.ceil node.Ceil keras.Ceil
-        Trunc keras.Trunc
         Round tf.math.round tf.math.rint node.Round node.Rint keras.Round(x \
             decimals)|refuse_decimals
         """),
@@ -430,8 +419,6 @@ _TABLE = {
         keras.Pad(x pad_width mode constant_values=value)|read_padding
         """, movement.padded, "any", pad_width=Option(REQUIRED, parse_pairs),
         value=number(0.0)),
-    "Diff": _row("keras.Diff(a=x n axis) torch.diff(dim=axis)",
-        movement.differences, "numbers", n=size(1), axis=one_axis(-1)),
     "Tril": _row("""
         tf.linalg.band_part(input=x num_lower=lower num_upper=upper)|choose_band keras.Tril(x k)
         torch.tril(diagonal=k)
