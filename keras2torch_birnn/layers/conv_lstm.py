@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
-from keras2torch_birnn.layers.loop_masks import loop_mask
+from keras2torch_birnn.layers.recurrent import loop_mask
 from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.activations import activation
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.engines import check_no_kernel
 from keras2torch_birnn.rnn.engines.exported_loop import Shared
 from keras2torch_birnn.rnn.engines.loop import loop_over
+from keras2torch_birnn.rnn.layer import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
 from keras2torch_birnn.rnn.modules import (
     AnyRecurrent,

@@ -18,13 +18,9 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
-from keras2torch_birnn.rnn.call import State
-from keras2torch_birnn.rnn.cell_kind import kind_name
-from keras2torch_birnn.rnn.engines.native import pays_for_any_rows
-from keras2torch_birnn.rnn.engines.static import SEVERAL
-from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
+from keras2torch_birnn.rnn.engines.native import pays
+from keras2torch_birnn.rnn.layer import Cell, RnnLayer, State
 from keras2torch_birnn.rnn.modules import (
     GRU,
     LSTM,
@@ -34,10 +30,10 @@ from keras2torch_birnn.rnn.modules import (
     Output,
     Plan,
     RecurrentModule,
+    find_parameters,
+    parameter_names,
     recurrent_forward,
 )
-from keras2torch_birnn.rnn.native.codes import STATES
-from keras2torch_birnn.rnn.native.library import find_native_cell
 from keras2torch_birnn.rnn.native.op import order_states
 from keras2torch_birnn.rnn.native.program import NativeLayer
 from keras2torch_birnn.schema.merge_modes import merge_outputs
@@ -174,21 +170,12 @@ class LayerRecorder:
     def _torchs(self, module: Any, x: Any, hx: Any = None) -> tuple[Tensor, Any]:
         if type(x) is not Tensor or x.dim() != 3 or module.proj_size:
             raise NotRecordedError("a packed, projected or unbatched sequence")
-        cell_class, count = _TORCH_CELLS[type(module)], 1 + module.bidirectional
-        simple = cell_class == "SimpleRNN"
+        kind, count = _TORCH_CELLS[type(module)], 1 + module.bidirectional
+        simple = kind == "SimpleRNN"
         functions = (module.nonlinearity, "linear") if simple else ("tanh", "sigmoid")
-        kind, own = kind_name(cell_class), module._parameters
+        cell = Cell.of(kind, *functions)
         layers = [
-            RnnLayer(
-                Cell(kind, *map(activation, functions)),
-                [
-                    own.get(f"{name}_l{number}{suffix}")
-                    for suffix in ("", "_reverse")[:count]
-                    for name in WEIGHT_NAMES
-                ],
-                getattr(torch, module.mode.lower()),
-                find_native_cell(kind, *functions),
-            )
+            RnnLayer(cell, find_parameters(module, parameter_names(count, number)))
             for number in range(module.num_layers)
         ]
         initial = None
@@ -254,15 +241,15 @@ class LayerRecorder:
 
     def _emit(self, call: _Call) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Write a layer as one operation; return its outputs, and its states if it returns them."""
-        values, plan, x, mask, native = self.values, call.plan, call.x, call.mask, call.layer.native
-        if native is None:
+        values, plan, x, mask, cell = self.values, call.plan, call.x, call.mask, call.layer.cell
+        if not cell.codes:
             raise NotRecordedError("a cell that the kernel lacks")
         parameters = [None if p is None else values.real(p) for p in call.layer.parameters]
         rows, time, features = x.shape
         directions, units = len(plan.rules), call.layer.get_weight_hh().shape[1]
         merge = plan.merge_mode if plan.return_sequences else None
         width = units if merge not in (None, "concat") else directions * units
-        final = values.new((directions * STATES[native.kind], rows, units))
+        final = values.new((directions * call.layer.state_count(), rows, units))
         sequences = plan.return_sequences
         out = values.new((rows, time, width) if sequences else (directions, rows, units))
         read = [values.dense(values.value(t)).operand() for t in (x, mask) if t is not None]
@@ -273,7 +260,7 @@ class LayerRecorder:
         outs = (out.operand(), 0) if sequences else (0, out.operand())
         zeros = [rule == "zeros" for rule in plan.rules]
         words = (rows, time, read[0], *strides, *masked, *starts, *outs, final.operand())
-        described = NativeLayer(native, parameters, merge, plan.against_time)
+        described = NativeLayer(cell, parameters, merge, plan.against_time)
         values.writer.emit_layer(described, (*words, zeros[0], zeros[-1]))
         shown = _parts(out)
         if sequences:
@@ -323,7 +310,7 @@ def _check_call(call: _Call) -> None:
     if x.dim() != 3 or x.shape[2] != features or 0 in x.shape or x.dtype is not torch.float32:
         raise NotRecordedError("an input that does not fit")
     if mask is None:
-        if x.shape[0] >= SEVERAL and not pays_for_any_rows(layer):
+        if not pays(layer, x.shape[0]):
             raise NotRecordedError("rows for which torch's kernel is faster")
         return
     if mask.shape != x.shape[:2] or not _LAST_STATE.issuperset(plan.rules):

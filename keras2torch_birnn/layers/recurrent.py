@@ -2,26 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
-from keras2torch_birnn.layers.loop_masks import loop_mask
-from keras2torch_birnn.layers.registry import Converter, convert_layer
-from keras2torch_birnn.rnn.cell_kind import can_share_module, layer_of_cell, unwrap
-from keras2torch_birnn.rnn.custom_cell import CustomRNN
-from keras2torch_birnn.rnn.engines import check_no_kernel
+from keras2torch_birnn.layers.registry import USES, Converter, MaskFlow, convert_layer
+from keras2torch_birnn.rnn.cell_kind import (
+    CELL_KINDS,
+    can_share_module,
+    kind_of,
+    layer_of_cell,
+    unwrap,
+)
+from keras2torch_birnn.rnn.custom_cell import CustomRNN, StackedRNN
+from keras2torch_birnn.rnn.engines import check_no_kernel, requested_engine, static_engine
+from keras2torch_birnn.rnn.layer import Cell, DropoutRates
 from keras2torch_birnn.rnn.modules import (
+    GRU,
+    LSTM,
+    RNN,
     BidirectionalPair,
+    LoopRNN,
     Plan,
     plan_of,
-    torch_module,
 )
+from keras2torch_birnn.rnn.native.library import warn_once_if_missing
+from keras2torch_birnn.rnn.parameters import to_parameter, torch_parameters
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, cells_in_order
+from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.schema.custom_cells import is_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec
+
+# ---- LSTM, GRU and SimpleRNN --------------------------------------------------------------------
+
+_TORCH_MODULES: Mapping[str, Any] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
+
+
+def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
+    """Build the module of an LSTM, a GRU or a SimpleRNN, or of two that can share one.
+
+    Raises:
+        UsageError: the engine of ``K2T_ENGINE`` cannot run it.
+    """
+    layer, config = halves[0], halves[0].config
+    kind = CELL_KINDS[kind_of(layer)]
+    gate = config.get("recurrent_activation", "linear")
+    cell = Cell.of(kind_of(layer), config["activation"], gate)
+    parameters: dict[str, Any] = {}
+    for half, suffix in zip(halves, ("", "_reverse"), strict=False):
+        parameters |= torch_parameters(half, suffix)
+    width, units = parameters["weight_ih_l0"].shape[1], config["units"]
+    module: Any
+    static_engine(layer)  # for its refusal
+    if requested_engine() in ("auto", "native"):
+        warn_once_if_missing()
+    if cell.kernel is not None:
+        more = {"nonlinearity": config["activation"]} if layer.class_name == "SimpleRNN" else {}
+        module = _TORCH_MODULES[kind.torch_name](
+            width,
+            units,
+            bias=config["use_bias"],
+            batch_first=True,
+            bidirectional=len(halves) == 2,
+            device="meta",
+            **more,
+        )
+    else:
+        module = LoopRNN(f"{layer.class_name}, {width}, {units}, {_functions(layer)}")
+        for name in parameters:
+            module.register_parameter(name, None)
+    module.plan, module.cell = plan, cell
+    module.dropout_rates = DropoutRates(
+        config["dropout"], config["recurrent_dropout"], config["implementation"] != 2
+    )
+    added = [name for name, _ in module.named_parameters() if name not in parameters]
+    for name, array in parameters.items():
+        setattr(module, name, to_parameter(array))
+    zeros = np.zeros(kind.gates * units, parameters["weight_ih_l0"].dtype)
+    for name in added:
+        _make_buffer(module, name, to_parameter(zeros.copy()).data)
+    for half, suffix in zip(halves, ("_l0", "_l0_reverse"), strict=False):
+        if not half.config.get("trainable", True):  # Keras 3 can freeze one half alone
+            for name in parameters:
+                if name.endswith(suffix):
+                    getattr(module, name).requires_grad_(False)
+    return cast(nn.Module, module)
+
+
+def _make_buffer(module: Any, name: str, value: Tensor) -> None:
+    """Make torch's second bias, which Keras does not have, a buffer, which no optimizer sees."""
+    delattr(module, name)
+    module.register_buffer(name, value)
+    setattr(module, name, value)  # updates torch's list of its weights
+
+
+def _functions(layer: LayerSpec) -> str:
+    config = layer.config
+    names = ("activation", "recurrent_activation", "reset_after")
+    return ", ".join(
+        f"{n}={activation_label(config[n]) if n != 'reset_after' else config[n]}"
+        for n in names
+        if n in config
+    )
+
+
+# ---- layers of one direction, and pairs ---------------------------------------------------------
 
 
 def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
@@ -47,8 +135,6 @@ def _one_way(layer: LayerSpec, plan: Plan) -> nn.Module:
             modules.append(torch_module((alone,), plan_of((alone,), None)))
         if not cell.config.get("trainable", True):
             modules[-1].requires_grad_(False)
-    from keras2torch_birnn.rnn.custom_cell import StackedRNN
-
     return StackedRNN(modules, order, plan)
 
 
@@ -78,6 +164,20 @@ def bidirectional(layer: LayerSpec) -> nn.Module:
         if not half.config.get("trainable", True):
             module.requires_grad_(False)
     return cast(nn.Module, BidirectionalPair(single[0], single[1], plan))
+
+
+_NO_MASK = "a mask into {} is not supported: this Keras fails on it as well"
+
+
+def loop_mask(layer: LayerSpec) -> MaskFlow:
+    """Return the mask flow of a recurrent layer or a Bidirectional."""
+    one = layer.parts.get("forward_layer", layer)
+    halves = layer.parts.values() if layer.class_name == "Bidirectional" else (layer,)
+    if any(half.semantics["masked_output"] == "fails" for half in halves):
+        what = "cells of different width" if one.class_name == "RNN" else one.class_name
+        return MaskFlow(refused=_NO_MASK.format(what))
+    # The output has steps, and so a mask, only with return_sequences.
+    return MaskFlow(takes=True) if one.config["return_sequences"] else USES
 
 
 CONVERTERS: Mapping[str, Converter] = {

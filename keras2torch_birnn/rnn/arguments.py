@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
-from keras2torch_birnn.rnn.activations import FUNCTIONS, Activation
+from keras2torch_birnn.rnn.activations import FUNCTIONS
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES, MergeName
 
 MergeMode: TypeAlias = MergeName | None
@@ -72,8 +72,8 @@ def resolve_nonlinearity(nonlinearity: str | None, activation: str) -> str:
     return nonlinearity
 
 
-def find_function(name: Any) -> Activation:
-    """Return the function of an activation.
+def check_function(name: Any) -> None:
+    """Refuse an activation that no cell can have.
 
     Raises:
         ArgumentValueError: the name is unknown.
@@ -88,7 +88,6 @@ def find_function(name: Any) -> Activation:
         from keras2torch_birnn.suggestions import unknown_value
 
         raise unknown_value(f"activation {name!r}", known, name, ArgumentValueError)
-    return FUNCTIONS[name]
 
 
 def resolve_merge_modes(

@@ -20,27 +20,22 @@ from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, prin
 from keras2torch_birnn.rnn.arguments import (
     MergeMode,
     check_flags,
+    check_function,
     check_rate,
     check_sizes,
-    find_function,
     resolve_merge_modes,
 )
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, requested_engine
 from keras2torch_birnn.rnn.engines.select import (
     explain_layer,
     run,
 )
-from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
-from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnLayer
+from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnCall, RnnLayer, RnnResult, State
 from keras2torch_birnn.rnn.masks import run_masked
+from keras2torch_birnn.rnn.modules import find_parameters, parameter_names
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.native.library import (
-    find_native_cell,
-    warn_once_if_missing,
-    why_missing,
-)
+from keras2torch_birnn.rnn.native.library import warn_once_if_missing
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_tensor
 
 # merge_mode None in the last layer: (forward, backward)
@@ -55,7 +50,7 @@ class BidirectionalStack(nn.Module):
     """Layers of one cell, both directions, merged after every layer. See the three subclasses."""
 
     cell_class: str
-    # As nn.LSTM has them. Of the class: a module that an older version pickled has them, too.
+    # As nn.LSTM has them.
     bidirectional = True
     proj_size = 0
     precision: ReducedPrecision | None = None
@@ -104,11 +99,11 @@ class BidirectionalStack(nn.Module):
         self.activation, self.recurrent_activation = activation, recurrent_activation
         self.reset_after, self.engine = reset_after, engine
         kind = kind_name(self.cell_class, reset_after=reset_after)
+        for name in (activation, recurrent_activation):
+            check_function(name)
         gate = "linear" if self.cell_class == "SimpleRNN" else recurrent_activation
-        self._cell = Cell(kind, find_function(activation), find_function(gate))
-        standard = gate == ("linear" if self.cell_class == "SimpleRNN" else "sigmoid")
-        self._kernel = KERNELS.get((kind, activation)) if standard else None
-        self._native = None if why_missing() else find_native_cell(kind, activation, gate)
+        self._cell = Cell.of(kind, activation, gate)
+        self._names = tuple(parameter_names(2, layer) for layer in range(num_layers))
         width = CELL_KINDS[kind].gates * hidden_size
         for layer in range(num_layers):
             shapes = {
@@ -246,14 +241,12 @@ class BidirectionalStack(nn.Module):
         return tuple(
             RnnLayer(
                 self._cell,
-                self._parameters_of(layer),
-                self._kernel,
-                self._native,
+                find_parameters(self, names),
                 training=self.training,
                 engine=self.engine,
                 precision=self.precision,
             )
-            for layer in range(self.num_layers)
+            for names in self._names
         )
 
     def extra_repr(self) -> str:
@@ -289,7 +282,7 @@ class BidirectionalStack(nn.Module):
 
         By ``flatten_parameters`` of torch's own layer, which is given these parameters.
         """
-        if self._kernel is None or not _on_gpu(self):
+        if self._cell.kernel is None or not _on_gpu(self):
             return
         torch_layer: Any = getattr(nn, CELL_KINDS[self._cell.kind].torch_name)
         more = {"nonlinearity": self.activation} if self.cell_class == "SimpleRNN" else {}
@@ -312,10 +305,6 @@ class BidirectionalStack(nn.Module):
             for name, parameter in own.items():
                 setattr(holder, name, parameter)
             holder.flatten_parameters()
-
-    def _parameters_of(self, layer: int) -> list[Tensor | None]:
-        own: Any = self._parameters  # nn.Module's attribute access is slow
-        return [own[name] if name in own else getattr(self, name, None) for name in _names(layer)]
 
     def _as_tuple(self, hx: Any) -> tuple[Tensor, ...]:
         """Return ``hx`` (None, a tensor, a tuple or a list of tensors) as a tuple."""
@@ -401,10 +390,6 @@ def _run_valid(
 def _stack_states(states: Sequence[State]) -> tuple[Tensor, ...]:
     """Stack the states of all layers and directions, as torch's layers do."""
     return tuple(torch.stack(parts) for parts in zip(*states, strict=True))
-
-
-def _names(layer: int) -> tuple[str, ...]:
-    return tuple(f"{name}_l{layer}{suffix}" for suffix in _DIRECTIONS for name in WEIGHT_NAMES)
 
 
 def _on_gpu(stack: nn.Module) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import ArgumentValueError, PluginError
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
+from keras2torch_birnn.rnn.layer import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.modules import (
     AnyRecurrent,

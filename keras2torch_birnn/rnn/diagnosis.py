@@ -11,8 +11,8 @@ import torch
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines.select import explain_call
+from keras2torch_birnn.rnn.layer import RnnCall
 from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.rnn.native.library import find_sets, why_missing
 from keras2torch_birnn.rnn.native.loading import FOLDER, NAME

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.errors import ArgumentValueError
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.layer import RnnCall, RnnResult
 from keras2torch_birnn.rnn.native.op import lengths_of_padded
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch, outside_inference
 

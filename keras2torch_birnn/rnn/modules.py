@@ -7,38 +7,30 @@ what Keras adds around the recurrence (masks, merge, states); ``run_sequence`` r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import ArgumentValueError, UsageError
-from keras2torch_birnn.rnn.activations import activation
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_of
 from keras2torch_birnn.rnn.engines import (
     EngineRequest,
-    requested_engine,
-    static_engine,
-    torch_engine,
 )
 from keras2torch_birnn.rnn.engines.select import run
-from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
-from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, DropoutRates, RnnLayer
+from keras2torch_birnn.rnn.layer import (
+    WEIGHT_NAMES,
+    Cell,
+    DropoutRates,
+    RnnCall,
+    RnnLayer,
+    RnnResult,
+    State,
+)
 from keras2torch_birnn.rnn.masks import reverse, run_masked
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.native.library import (
-    NativeCell,
-    to_native_cell,
-    warn_once_if_missing,
-    why_missing,
-)
-from keras2torch_birnn.rnn.parameters import to_parameter, torch_parameters
 from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor
-from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.schema.merge_modes import merge_outputs
 from keras2torch_birnn.spec import LayerSpec
 
@@ -166,16 +158,17 @@ class AnyRecurrent:
         return ", ".join(shown_options(self.plan))
 
 
-# By the number of directions.
-_NAMES = tuple(
-    tuple(f"{n}{suffix}" for suffix in ("_l0", "_l0_reverse")[:directions] for n in WEIGHT_NAMES)
-    for directions in range(3)
-)
+def parameter_names(directions: int, layer: int = 0) -> tuple[str, ...]:
+    """Return torch's names of a layer's parameters, four for each direction."""
+    suffixes = ("", "_reverse")[:directions]
+    return tuple(f"{name}_l{layer}{suffix}" for suffix in suffixes for name in WEIGHT_NAMES)
 
 
-def _parameters_of(module: nn.Module, directions: int) -> list[Tensor | None]:
-    """Return the parameters of a module with torch's names, four for each direction."""
-    names = _NAMES[directions]
+_NAMES = tuple(map(parameter_names, range(3)))  # by the number of directions
+
+
+def find_parameters(module: nn.Module, names: Sequence[str]) -> list[Tensor | None]:
+    """Return the parameters of these names, None for an absent bias."""
     own: Any = module._parameters  # nn.Module's attribute access is slow
     buffers: Any = module._buffers
     try:
@@ -190,9 +183,6 @@ class RecurrentModule(AnyRecurrent):
     plan: Plan
     cell: Cell
     dropout_rates: DropoutRates
-    # Torch's function, which is no method: a class binds only what is written in Python.
-    kernel: Any = None
-    native: NativeCell | None
     engine: EngineRequest | None = None
     precision: ReducedPrecision | None = None
 
@@ -201,9 +191,7 @@ class RecurrentModule(AnyRecurrent):
         module = cast(Any, self)
         return RnnLayer(
             self.cell,
-            _parameters_of(module, len(self.plan.rules)),
-            self.kernel,
-            self.native,
+            find_parameters(module, _NAMES[len(self.plan.rules)]),
             self.dropout_rates,
             module.training,
             self.engine,
@@ -251,22 +239,13 @@ class _TorchModule(RecurrentModule):
 class LSTM(_TorchModule, nn.LSTM):
     """An ``nn.LSTM``, called as Keras calls its LSTM, or a Bidirectional of two alike."""
 
-    kernel = torch.lstm
-
 
 class GRU(_TorchModule, nn.GRU):
     """An ``nn.GRU``, called as Keras calls its GRU, or a Bidirectional of two alike."""
 
-    kernel = torch.gru
-
 
 class RNN(_TorchModule, nn.RNN):
     """An ``nn.RNN``, called as Keras calls its SimpleRNN, or a Bidirectional of two alike."""
-
-    @property
-    def kernel(self) -> Any:
-        """Torch's function for the nonlinearity."""
-        return KERNELS["SimpleRNN", self.nonlinearity]
 
 
 class LoopRNN(RecurrentModule, nn.Module):
@@ -315,9 +294,6 @@ def _shown_precision(module: RecurrentModule) -> list[str]:
     return [f"precision={module.precision!r}"] if module.precision else []
 
 
-# ---- LayerSpec -> module -----------------------------------------------------------------------
-
-
 def plan_of(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
     """Return the options of one layer, or of the two halves of a Bidirectional."""
     config = halves[0].config
@@ -328,76 +304,4 @@ def plan_of(halves: Sequence[LayerSpec], merge_mode: str | None) -> Plan:
         return_state=config["return_state"],
         against_time=config["go_backwards"],
         stateful=config["stateful"],
-    )
-
-
-_TORCH_MODULES: Mapping[str, Any] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}
-
-
-def torch_module(halves: Sequence[LayerSpec], plan: Plan) -> nn.Module:
-    """Build the module of an LSTM, a GRU or a SimpleRNN, or of two that can share one.
-
-    Raises:
-        UsageError: the engine of ``K2T_ENGINE`` cannot run it.
-    """
-    layer, config = halves[0], halves[0].config
-    kind = CELL_KINDS[kind_of(layer)]
-    parameters: dict[str, Any] = {}
-    for half, suffix in zip(halves, ("", "_reverse"), strict=False):
-        parameters |= torch_parameters(half, suffix)
-    width, units = parameters["weight_ih_l0"].shape[1], config["units"]
-    module: Any
-    static_engine(layer)  # for its refusal
-    if requested_engine() in ("auto", "native"):
-        warn_once_if_missing()
-    if torch_engine(layer).engine == "fused":
-        more = {"nonlinearity": config["activation"]} if layer.class_name == "SimpleRNN" else {}
-        module = _TORCH_MODULES[kind.torch_name](
-            width,
-            units,
-            bias=config["use_bias"],
-            batch_first=True,
-            bidirectional=len(halves) == 2,
-            device="meta",
-            **more,
-        )
-    else:
-        module = LoopRNN(f"{layer.class_name}, {width}, {units}, {_functions(layer)}")
-        for name in parameters:
-            module.register_parameter(name, None)
-    module.plan = plan
-    gate = config.get("recurrent_activation", "linear")
-    module.cell = Cell(kind_of(layer), activation(config["activation"]), activation(gate))
-    module.native = None if why_missing() else to_native_cell(layer)
-    module.dropout_rates = DropoutRates(
-        config["dropout"], config["recurrent_dropout"], config["implementation"] != 2
-    )
-    added = [name for name, _ in module.named_parameters() if name not in parameters]
-    for name, array in parameters.items():
-        setattr(module, name, to_parameter(array))
-    zeros = np.zeros(kind.gates * units, parameters["weight_ih_l0"].dtype)
-    for name in added:
-        _make_buffer(module, name, to_parameter(zeros.copy()).data)
-    for half, suffix in zip(halves, ("_l0", "_l0_reverse"), strict=False):
-        if not half.config.get("trainable", True):  # Keras 3 can freeze one half alone
-            for name in parameters:
-                if name.endswith(suffix):
-                    getattr(module, name).requires_grad_(False)
-    return cast(nn.Module, module)
-
-
-def _make_buffer(module: Any, name: str, value: Tensor) -> None:
-    """Make torch's second bias, which Keras does not have, a buffer, which no optimizer sees."""
-    delattr(module, name)
-    module.register_buffer(name, value)
-    setattr(module, name, value)  # updates torch's list of its weights
-
-
-def _functions(layer: LayerSpec) -> str:
-    config = layer.config
-    names = ("activation", "recurrent_activation", "reset_after")
-    return ", ".join(
-        f"{n}={activation_label(config[n]) if n != 'reset_after' else config[n]}"
-        for n in names
-        if n in config
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError
-from keras2torch_birnn.rnn.call import State
+from keras2torch_birnn.rnn.layer import State
 
 
 def check_tensor(place: str, value: Any, expected: Any) -> None:

@@ -30,7 +30,7 @@ from keras2torch_birnn.plugins.checks import EQUATION_OR_MODULE
 from keras2torch_birnn.reference import Trace, compute_recurrent
 from keras2torch_birnn.reference.context import Scan
 from keras2torch_birnn.reference.rounding import distance, nudge_by
-from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.layer import RnnCall
 from keras2torch_birnn.spec import Array, Generation, LayerSpec
 
 # Steps are judged while a change of one unit in the last place moves the output by at most this:

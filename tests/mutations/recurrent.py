@@ -12,12 +12,14 @@ from specs import CELLS, MERGE_MODES
 from torch import Tensor
 
 from keras2torch_birnn.layers import recurrent
-from keras2torch_birnn.rnn import modules, parameters
-from keras2torch_birnn.rnn.call import RnnCall
-from keras2torch_birnn.rnn.engines import Choice, loop, torch_kernel
+from keras2torch_birnn.rnn import layer, parameters
+from keras2torch_birnn.rnn.engines import loop, torch_kernel
+from keras2torch_birnn.rnn.layer import RnnCall
 from keras2torch_birnn.schema import merge_modes as merge
 from keras2torch_birnn.spec import Array, LayerSpec
 from mutations.patches import K2, K3, K231, TF, Mutation, Patch, both, edit, put, wrap
+
+BUILD = "layers.recurrent:torch_module"
 
 
 def change_weights(
@@ -82,7 +84,7 @@ def change_merge_mode(old: str | None, new: str | None) -> Patch:
 
 def use_the_loop() -> Patch:
     """Use no fused kernel (not a bug), so that bugs of the loop show."""
-    return put(modules, "torch_engine", lambda spec: Choice("loop", ""))
+    return put(layer, "KERNELS", {})
 
 
 def change_fused(change: Callable[..., Any]) -> Patch:
@@ -197,7 +199,7 @@ MUTATIONS = {
     ),
     # Directions.
     "forward and backward weights exchanged": Mutation(
-        edit("rnn.modules:torch_module", '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
+        edit(BUILD, '("", "_reverse")', '("_reverse", "")[2 - len(halves) :]'),
         tuple(BI.values()),
     ),
     "halves of a pair exchanged": Mutation(
@@ -390,7 +392,7 @@ MUTATIONS = {
         for step, cell in (("gru_after_step", "GRU"), ("gru_before_step", "GRU before"))
     },
     "recurrent activation is the other activation": Mutation(
-        edit("rnn.modules:torch_module", "activation(gate)", 'activation("tanh")'),
+        edit("rnn.layer:Cell.of", "activation(gate)", "activation(function)"),
         (f"{TF}/hard_sigmoid_bi_lstm.h5", BI["GRU before"]),
     ),
 }

@@ -23,7 +23,7 @@ import keras2torch_birnn
 from keras2torch_birnn.comparison.report import Comparison, LayerParity, ParityReport, report_of
 from keras2torch_birnn.inspection import Inspection, LayerRow
 from keras2torch_birnn.porting.report import PortFinding, PortReport, PortTensor
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult
+from keras2torch_birnn.rnn.layer import RnnCall, RnnResult
 from keras2torch_birnn.rnn.modules import GRU, LSTM
 from keras2torch_birnn.schema.merge_modes import merge_outputs
 from keras2torch_birnn.spec import Array

@@ -22,8 +22,14 @@ from warm_process import run_code
 import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.rnn.engines import DESCRIPTIONS, REQUESTS, EngineName, static, static_engine
-from keras2torch_birnn.rnn.engines.static import native_pays
+from keras2torch_birnn.rnn import engines
+from keras2torch_birnn.rnn.engines import (
+    DESCRIPTIONS,
+    REQUESTS,
+    EngineName,
+    native_pays,
+    static_engine,
+)
 from keras2torch_birnn.rnn.native import library, op
 from keras2torch_birnn.rnn.native.loading import NoKernelError
 
@@ -89,7 +95,7 @@ def test_an_input_of_another_width_is_refused() -> None:
 @native
 def test_several_rows_of_a_wide_lstm_run_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = calls_of_native(monkeypatch)
-    monkeypatch.setattr(static, "MANY_WEIGHTS", 4 * 64 - 1)
+    monkeypatch.setattr(engines, "MANY_WEIGHTS", 4 * 64 - 1)
     for cell in ("LSTM", "GRU"):
         module: Any = bidirectional(both(cell, 8, 5, "mul"))
         with torch.no_grad():
@@ -190,7 +196,7 @@ def test_without_the_library_torch_runs_and_says_so_once(monkeypatch: pytest.Mon
         module, x = gru()
         gru()
     assert len(said) == 1
-    assert module.native is None
+    assert k2t.explain(module)[""][0].engine == "fused"
     assert module(x).shape == (3, 11, 24)
     assert static_engine(half("GRU", 4, 3, 0)).engine == "fused"
     library.warn_once_if_missing.cache_clear()

@@ -32,8 +32,8 @@ from torch import Tensor, nn
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.rnn.activations import activation
-from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines.select import run
+from keras2torch_birnn.rnn.layer import Cell, RnnCall, RnnLayer
 from keras2torch_birnn.rnn.native import codes, library, op, packing
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array
@@ -70,9 +70,11 @@ def through(name: str, values: Tensor, isa: int) -> Tensor:
     """The kernel's activation of each value: a SimpleRNN of one step, whose weight is 1."""
     one, zero = torch.ones(1, 1), torch.zeros(1, 1)
     code = codes.ACTIVATIONS[name]
-    options = {"leaky_relu": 0.2, "elu": 1.0}
-    cell = library.NativeCell(codes.KINDS["SimpleRNN"], code, 0, (options.get(name, 0.0), 0.0))
-    (out,), _ = op.run_native(cell, [one, zero, None, None], RnnCall(values[:, None, None]))
+    option = {"leaky_relu": 0.2, "elu": 1.0}.get(name, 0.0)
+    cell = Cell.of("SimpleRNN", "tanh", "linear")
+    cell = replace(cell, codes=(codes.KINDS["SimpleRNN"], code, 0), options=(option, 0.0))
+    layer = RnnLayer(cell, [one, zero, None, None])
+    (out,), _ = op.run_native(layer, RnnCall(values[:, None, None]))
     return out[:, 0, 0]
 
 
@@ -136,10 +138,7 @@ def test_changed_parameters_are_seen() -> None:
 def test_weights_that_two_kinds_of_cells_share_are_packed_for_each() -> None:
     after, x = gru()
     before = deepcopy(after)
-    before.cell, before.native = (
-        replace(after.cell, kind="GRU before"),
-        library.find_native_cell("GRU before", "tanh", "sigmoid"),
-    )
+    before.cell = Cell.of("GRU before", "tanh", "sigmoid")
     for name, weight in after.named_parameters():
         setattr(before, name, weight)
     with torch.no_grad():
@@ -409,11 +408,11 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
 ) -> None:
     spec = both(cell, units, features, "mul", recurrent_activation="hard_sigmoid_0.2")
     module: Any = bidirectional(spec)
-    number, weights = module.native, module.rnn_layer().parameters
+    layer = module.rnn_layer()
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(1, steps, features, generator=draw)
     h, c = (torch.randn(1, units, generator=draw) for _ in range(2))
-    state = (h, c)[: number.states]
+    state = (h, c)[: layer.state_count()]
     asked = [
         RnnCall(x, merge="mul"),
         RnnCall(x, torch.tensor([steps - 2]), (state, state[::-1]), "mul"),
@@ -423,9 +422,10 @@ def test_a_single_row_is_the_same_by_any_number_of_threads(
 
     def by(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
-        given = [(weights, one) for one in asked]
-        given.append((weights[:4], RnnCall(x, None, (state,))))  # one direction
-        results = [op.run_native(number, w, one) for w, one in given]
+        given = [(layer, one) for one in asked]
+        single = layer._replace(parameters=layer.parameters[:4])
+        given.append((single, RnnCall(x, None, (state,))))
+        results = [op.run_native(*each) for each in given]
         return [t for out, states in results for t in (*out, *(s for d in states for s in d))]
 
     op.use_torch_threads()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +20,8 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.limits import MAX_INT8_ROW
-from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import reduced as reduced_engine
+from keras2torch_birnn.rnn.layer import Cell, RnnCall, RnnLayer
 from keras2torch_birnn.rnn.native import codes, library, op, processors
 from keras2torch_birnn.rnn.native.codes import REDUCED, ReducedPrecision
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
@@ -147,9 +148,9 @@ def run_kernel(
     act, gate = (codes.ACTIVATIONS[name] for name in names)
     states = (tuple(map(torch.from_numpy, start)),)
     call = RnnCall(torch.from_numpy(x), torch.from_numpy(lengths), states, "concat")
-    parameters = [torch.from_numpy(w) for w in weights]
-    native_cell = library.NativeCell(codes.KINDS[cell], act, gate)
-    (out,), ends = op.run_native(native_cell, parameters, call, bit)
+    made = replace(Cell.of(cell, "tanh", "sigmoid"), codes=(codes.KINDS[cell], act, gate))
+    layer = RnnLayer(made, [torch.from_numpy(w) for w in weights])
+    (out,), ends = op.run_native(layer, call, bit)
     return out.numpy(), [s.numpy() for end in ends for s in end]
 
 

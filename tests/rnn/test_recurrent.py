@@ -40,7 +40,7 @@ from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.layers.running import flat, reset_states
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn import modules
-from keras2torch_birnn.rnn.engines import Choice, static_engine
+from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.spec import Array, LayerSpec, ModelSpec
 
 # Without jumps: a jump would turn rounding into a difference. Exponentials explode in a loop.
@@ -123,7 +123,7 @@ def test_the_loop_gives_the_numbers_of_the_fused_kernel(data: st.DataObject) -> 
     x, state = values(B, T, F), states_of(spec, B)
     own = by_torch(convert_layer(spec), x, mask, state)
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(modules, "torch_engine", lambda _: Choice("loop", "asked for"))
+        patching.setattr("keras2torch_birnn.rnn.layer.KERNELS", {})
         module = convert_layer(spec)
     assert not any(isinstance(m, nn.RNNBase) for m in module.modules())
     assert_same(by_torch(module, x, mask, state), own)
@@ -363,7 +363,7 @@ def test_gradients_of_the_masked_fused_module_are_those_of_the_loop(
     x = values(4, T, F)
     mask = np.array([[1] * 7, [1, 1, 1, 0, 0, 0, 0], [0, 1, 0, 1, 1, 0, 1], [0] * 7], dtype=bool)
     fused = gradients(convert_layer(spec).train(), x, mask)
-    monkeypatch.setattr(modules, "torch_engine", lambda _: Choice("loop", "asked for"))
+    monkeypatch.setattr("keras2torch_birnn.rnn.layer.KERNELS", {})
     loop = gradients(convert_layer(spec).train(), x, mask)
     assert "weight_hh_l0_reverse" in fused
     assert set(loop) <= set(fused)  # a loop has no second bias that Keras does not have

@@ -12,12 +12,15 @@ from torch import Tensor
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional
-from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import loop
 from keras2torch_birnn.rnn.engines import native as native_engine
-from keras2torch_birnn.rnn.engines.engine import float_tensors, replace_float_tensors
 from keras2torch_birnn.rnn.engines.select import draw_masks
-from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.layer import (
+    RnnCall,
+    RnnLayer,
+    float_tensors,
+    with_float_tensors,
+)
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
 UNITS, FEATURES, BATCH, TIME = 3, 2, 2, 5
@@ -51,46 +54,30 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         outputs, states = loop.run_directions(layer, call)
         return torch.cat(outputs, dim=2), torch.stack([s for state in states for s in state])
 
-    def layer_of(cell: Any, parameters: Any) -> RnnLayer:
-        return LAYERS[0]._replace(parameters=[p for direction in parameters for p in direction])
-
-    def run_keeping(cell: Any, parameters: Any, call: RnnCall) -> Any:
+    def run_keeping(layer: RnnLayer, call: RnnCall) -> Any:
         seen.append("run")
-        layer = layer_of(cell, parameters)
         kept = torch.zeros(1)  # of each direction; the gradient below runs the loop instead
         return *run(layer, call), (kept,) * layer.count_directions()
 
     def gradient(
-        cell: Any,
-        parameters: Any,
-        call: RnnCall,
-        kept: Any,
-        d_out: Any,
-        d_final: Any,
-        *,
-        of_x: bool,
+        layer: RnnLayer, call: RnnCall, kept: Any, d_out: Any, d_final: Any, *, of_x: bool
     ) -> Any:
         seen.append("gradient")
-        layer = layer_of(cell, parameters)
         numbers = [t.detach().requires_grad_() for t in float_tensors(layer, call)]
         with torch.enable_grad():
-            again, x, initial = replace_float_tensors(layer, numbers, len(call.states()))
-            out = run(again, call._replace(x=x, initial_state=initial))
+            out = run(*with_float_tensors(layer, call, numbers))
             pairs = [(y, d) for y, d in zip(out, (d_out, d_final), strict=True) if d is not None]
             outputs = [y for y, _ in pairs] or [torch.zeros(1, requires_grad=True).sum()]
             given = [d for _, d in pairs] or [torch.zeros(())]
             found = torch.autograd.grad(outputs, numbers, given, materialize_grads=True)
         count = len(call.states())
         rest = iter(found[1 + count :])
-        weights = [tuple(None if p is None else next(rest) for p in four) for four in parameters]
+        weights = [None if p is None else next(rest) for p in layer.parameters]
         return found[0] if of_x else None, list(found[1 : 1 + count]), weights
 
     monkeypatch.setattr(native_engine, "run_keeping", run_keeping)
     monkeypatch.setattr(native_engine, "gradient", gradient)
     return seen
-
-
-LAYERS: list[RnnLayer] = []  # the one under test
 
 
 @pytest.mark.parametrize(
@@ -109,12 +96,9 @@ LAYERS: list[RnnLayer] = []  # the one under test
 def test_gradients_are_exact(cell: str, masked: bool, dropped: bool, in_float64: list[str]) -> None:
     """gradcheck of what stands around the kernel, for all its tensors."""
     layer, call = layer_and_call(cell, masked=masked, dropped=dropped)
-    LAYERS[:] = [layer]
-    count = len(call.states())
 
     def compute(*numbers: Tensor) -> tuple[Tensor, ...]:
-        again, x, initial = replace_float_tensors(layer, numbers, count)
-        found = native_engine.run_with_gradient(again, call._replace(x=x, initial_state=initial))
+        found = native_engine.run_with_gradient(*with_float_tensors(layer, call, numbers))
         return *found[0], *(s for state in found[1] for s in state)
 
     numbers = [t.detach().clone().requires_grad_() for t in float_tensors(layer, call)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import inspect
-import pickle
 import re
 import warnings
 from collections.abc import Callable
@@ -241,29 +240,6 @@ def test_the_weights_that_are_listed_are_those_that_are_used() -> None:
     fresh = nn.Parameter(torch.zeros_like(rnn.weight_hh_l0))
     rnn.weight_hh_l0 = fresh
     assert rnn.all_weights[0][1] is fresh
-
-
-# What an instance of 0.1 held besides what every nn.Module holds.
-OLD_STATE = {
-    *("_cell", "_kernel", "_kind", "_native", "activation", "batch_first", "bias", "dropout"),
-    *("engine", "hidden_size", "input_size", "merge_mode", "num_layers", "recurrent_activation"),
-    "reset_after",
-}
-
-
-@pytest.mark.parametrize("ours", OURS)
-def test_a_module_that_was_pickled_before_has_the_same_surface(ours: Any) -> None:
-    rnn = ours(F, H, 2, merge_mode=["sum", "mul"]).eval()
-    modules = set(vars(nn.Module()))
-    old = ours.__new__(ours)
-    old.__setstate__({k: v for k, v in vars(rnn).items() if k in OLD_STATE | modules})
-    x = torch.randn(T, B, F)
-    for again in (old, deepcopy(old), pickle.loads(pickle.dumps(old))):
-        assert torch.equal(again(x)[0], rnn(x)[0])
-        assert (again.mode, again.bidirectional, again.proj_size) == (rnn.mode, True, 0)
-        assert repr(again) == repr(rnn)
-        for a, b in zip(again._flat_weights, rnn._flat_weights, strict=True):
-            assert torch.equal(a, b)
 
 
 # ---- states ------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from torch import Tensor
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
 from keras2torch_birnn.reference import EQUATIONS
 from keras2torch_birnn.reference.context import Context
-from keras2torch_birnn.rnn.call import RnnCall
 from keras2torch_birnn.rnn.engines import native as native_engine
+from keras2torch_birnn.rnn.layer import RnnCall
 from keras2torch_birnn.rnn.native import codes, library, op
 from keras2torch_birnn.schema import CELL_GATES
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES
@@ -136,9 +136,9 @@ def calls_of_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of the batches that reach the native kernel from now on."""
     seen: list[int] = []
 
-    def counted(cell: Any, parameters: Any, call: RnnCall) -> Any:
+    def counted(layer: Any, call: RnnCall) -> Any:
         seen.append(call.x.shape[0])
-        return op.run_native(cell, parameters, call)
+        return op.run_native(layer, call)
 
     monkeypatch.setattr(native_engine, "run_native", counted)
     return seen
@@ -149,9 +149,9 @@ def gradients_by_native(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = native_engine.gradient
 
-    def counted(cell: Any, parameters: Any, call: RnnCall, *rest: Any, **keywords: Any) -> Any:
+    def counted(layer: Any, call: RnnCall, *rest: Any, **keywords: Any) -> Any:
         seen.append(call.x.shape[0])
-        return original(cell, parameters, call, *rest, **keywords)
+        return original(layer, call, *rest, **keywords)
 
     monkeypatch.setattr(native_engine, "gradient", counted)
     return seen

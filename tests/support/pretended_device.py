@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from keras2torch_birnn.rnn.engines.torch_kernel import KERNELS
+from keras2torch_birnn.rnn.layer import KERNELS
 
 DEVICE = torch.device("cuda", 0)
 # The host has to know how many there are, or reads a value.
@@ -215,7 +215,7 @@ def pretended_device() -> Iterator[PretendedDevice]:
     device = PretendedDevice()
     _entered.append(device)
     with pytest.MonkeyPatch.context() as patching, device, _Operators():
-        patching.setattr("keras2torch_birnn.rnn.engines.engine.have_memory", lambda _: True)
+        patching.setattr("keras2torch_birnn.rnn.engines.torch_kernel.have_memory", lambda _: True)
         patching.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         try:
             yield device

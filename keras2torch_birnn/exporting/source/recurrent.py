@@ -41,7 +41,7 @@ from keras2torch_birnn.rnn.cell_kind import (
     layers_of_stack,
     unwrap,
 )
-from keras2torch_birnn.rnn.engines.static import why_not_torch_kernel
+from keras2torch_birnn.rnn.engines import why_not_torch_kernel
 from keras2torch_birnn.rnn.parameters import torch_parameters
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, states_of

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
 from keras2torch_birnn.errors import ArgumentValueError, UsageError
-from keras2torch_birnn.rnn.engines import static
+from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, kind_of
+from keras2torch_birnn.rnn.native.library import find_codes, why_missing
+from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.spec import LayerSpec
 
 EngineName = Literal["native", "fused", "loop"]
@@ -98,16 +100,14 @@ def check_no_kernel(layer: LayerSpec, what: str) -> None:
         )
 
 
-def static_engine(layer: LayerSpec, requested: EngineRequest | None = None) -> Choice:
+def static_engine(layer: LayerSpec) -> Choice:
     """Choose the engine of one LSTM, GRU or SimpleRNN in float32 on CPU.
 
-    requested: None for ``K2T_ENGINE``.
-
     Raises:
-        UsageError: the forced engine cannot run this layer.
+        UsageError: the engine of ``K2T_ENGINE`` cannot run this layer.
     """
-    wanted = requested or requested_engine()
-    of_torch, lacks = static.torch_class(layer), static.why_not_torch_kernel(layer)
+    wanted = requested_engine()
+    of_torch, lacks = _torch_class(layer), why_not_torch_kernel(layer)
     by_torch = Choice("loop", lacks) if lacks else Choice("fused", of_torch)
     match wanted:
         case "loop":
@@ -118,17 +118,51 @@ def static_engine(layer: LayerSpec, requested: EngineRequest | None = None) -> C
             return Choice("fused", f"{VARIABLE}=fused: {of_torch}")
         case "torch":
             return by_torch
-    lacks = static.why_not_native(layer)
+    kind, config = kind_of(layer), layer.config
+    missing = why_missing() and f"there is no native kernel: {why_missing()}"
+    gate = config.get("recurrent_activation", "linear")
+    if not find_codes(kind, config["activation"], gate)[0]:
+        missing = "the native kernel lacks an activation of this layer"
     if wanted == "native":
-        if lacks:
-            raise refusal("native", lacks, layer.place)
+        if missing:
+            raise refusal("native", missing, layer.place)
         return Choice("native", f"{VARIABLE}=native")
-    if lacks:
+    if missing:
         return by_torch
-    otherwise = f"{by_torch.engine}: {by_torch.reason}"
-    return Choice("native", static.native_reason(layer, otherwise))
+    reason = f"float32 on CPU; else {by_torch.engine}: {by_torch.reason}"
+    weights = CELL_KINDS[kind].gates * config["units"] ** 2
+    if not (lacks or native_pays(kind, SEVERAL, weights)):
+        reason += f", also for {SEVERAL} rows and more without mask"
+    return Choice("native", reason)
 
 
-def torch_engine(layer: LayerSpec) -> Choice:
-    """Choose the engine of one LSTM, GRU or SimpleRNN within torch, on CPU."""
-    return static_engine(layer, "torch")
+# From this many rows on, and above this many recurrent weights of one direction, torch's LSTM
+# (oneDNN) is faster than the native kernel; its GRU never is.
+SEVERAL, MANY_WEIGHTS = 4, 2**20
+
+
+def native_pays(kind: str, rows: int, weights: int) -> bool:
+    """Return whether native is faster than torch's kernel for a kind of cell.
+
+    Measured by `python -m benchmarks layers`. weights: recurrent ones of a direction.
+    """
+    return kind != "LSTM" or weights <= MANY_WEIGHTS or rows < SEVERAL
+
+
+def why_not_torch_kernel(layer: LayerSpec) -> str:
+    """Return why torch's layer does not compute a layer; empty if it does."""
+    config, kind = layer.config, kind_of(layer)
+    standard = {"activation": CELL_KINDS[kind].torch_activations or ("tanh",)}
+    if "recurrent_activation" in config:
+        standard["recurrent_activation"] = ("sigmoid",)
+    for option, allowed in standard.items():
+        if config[option] not in allowed:
+            return f"{_torch_class(layer)} has no {option} {activation_label(config[option])}"
+    if kind == GRU_BEFORE:
+        return "nn.GRU resets after the product, this GRU before (reset_after)"
+    return ""
+
+
+def _torch_class(layer: LayerSpec) -> str:
+    """Return the name of torch's layer of the same cell."""
+    return f"nn.{CELL_KINDS[kind_of(layer)].torch_name}"

@@ -14,10 +14,8 @@ import torch
 from torch import Tensor
 from torch.onnx import is_in_onnx_export
 
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult, State
-from keras2torch_birnn.rnn.engines.engine import zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import records_loop
-from keras2torch_birnn.rnn.layer import RnnLayer, Weights
+from keras2torch_birnn.rnn.layer import RnnCall, RnnLayer, RnnResult, State, Weights
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.rnn.torch_private import find, last_name
@@ -110,7 +108,7 @@ def run_unpacked(layer: RnnLayer, call: RnnCall) -> RnnResult:
     lengths = call.lengths
     # Padding may hold NaN, which a gate of zero does not stop.
     x = zero_past(call.x, lengths)
-    initial = call.initial_state or zero_states(layer, x)
+    initial = call.initial_state or layer.zero_states(x)
     outputs, states = [], []
     for d, (weights, begin) in enumerate(zip(layer.get_weights(), initial, strict=True)):
         read = reverse(x, lengths) if d else x
@@ -125,7 +123,7 @@ def _run_direction(
 ) -> tuple[Tensor, State]:
     """Return the outputs (B, T, H), undefined after the lengths, and the states at the lengths."""
     lengths: Any = call.lengths
-    kernel: Any = layer.kernel
+    kernel: Any = layer.cell.kernel
     is_lstm = layer.cell.kind == "LSTM"
     if is_lstm and call.return_state:
         x, weights = _hold_cell_state(x, weights, lengths)

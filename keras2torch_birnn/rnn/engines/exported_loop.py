@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import State
+from keras2torch_birnn.rnn.layer import State
 from keras2torch_birnn.rnn.masks import expand_dims_like
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.rnn.torch_private import find

@@ -14,11 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
-from keras2torch_birnn.rnn.engines.engine import zero_states
 from keras2torch_birnn.rnn.engines.exported_loop import Advance, Shared, record_loop, records_loop
-from keras2torch_birnn.rnn.layer import Cell, RnnLayer, Weights
+from keras2torch_birnn.rnn.layer import (
+    Cell,
+    DropoutMasks,
+    RnnCall,
+    RnnLayer,
+    RnnResult,
+    State,
+    Weights,
+)
 from keras2torch_birnn.rnn.masks import expand_dims_like, reverse, zero_past
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 
@@ -160,7 +166,7 @@ def run_directions(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Run every direction by the loop; the second reads the valid steps in reverse."""
     lengths, outputs, states = call.lengths, [], []
     x = zero_past(call.x, lengths)
-    initial = call.initial_state or zero_states(layer, x)
+    initial = call.initial_state or layer.zero_states(x)
     for d, (weights, state) in enumerate(zip(layer.get_weights(), initial, strict=True)):
         read = reverse(x, lengths) if d else x
         masks = call.masks[d] if call.masks else None

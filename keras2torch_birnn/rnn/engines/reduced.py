@@ -11,14 +11,14 @@ import torch
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.limits import MAX_INT8_ROW
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult
 from keras2torch_birnn.rnn.engines import requested_engine
-from keras2torch_birnn.rnn.engines.engine import (
+from keras2torch_birnn.rnn.layer import (
+    RnnCall,
+    RnnLayer,
+    RnnResult,
     float_tensors,
     needs_gradient,
 )
-from keras2torch_birnn.rnn.engines.native import native_cell_of
-from keras2torch_birnn.rnn.layer import RnnLayer
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import find_sets, why_missing, why_no_precision
 from keras2torch_birnn.rnn.native.op import can_run, reduced_instruction_set, run_native
@@ -47,7 +47,7 @@ def why_not_layer(layer: RnnLayer, precision: ReducedPrecision) -> Refusal | Non
         return Refusal(f"there is no native kernel: {reason}", f"install it, or {_BACK}")
     if reason := _why_no_precision(precision):
         return Refusal(reason, f"use {_BACK}")
-    if layer.native is None:
+    if not layer.cell.codes:
         return Refusal("the native kernel lacks an activation of this layer", f"use {_BACK}")
     weight = layer.get_weight_ih()
     if not weight.is_cpu or weight.dtype is not torch.float32:
@@ -96,5 +96,4 @@ def explain_reduced(precision: ReducedPrecision) -> str:
 
 def run_reduced(precision: ReducedPrecision, layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Compute a layer's outputs and final states in a reduced precision."""
-    cell = native_cell_of(layer)
-    return run_native(cell, layer.parameters, call, _kernel_bit(precision))
+    return run_native(layer, call, _kernel_bit(precision))

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
 from keras2torch_birnn.rnn.engines import (
     Choice,
@@ -21,9 +20,8 @@ from keras2torch_birnn.rnn.engines import (
     requested_engine,
     torch_kernel,
 )
-from keras2torch_birnn.rnn.engines.engine import run_no_steps
 from keras2torch_birnn.rnn.engines.reduced import check_call, explain_reduced, run_reduced
-from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.layer import DropoutMasks, RnnCall, RnnLayer, RnnResult
 from keras2torch_birnn.rnn.tensor_checks import check_shape
 from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
 from keras2torch_birnn.schema.merge_modes import merge_outputs
@@ -51,9 +49,9 @@ def choose(layer: RnnLayer, call: RnnCall) -> tuple[Choice, Compute]:
             return Choice("native", native.REASON), native.run
     if wanted == "loop":
         return Choice("loop", "chosen"), loop.run_directions
-    if lacks := torch_kernel.why_not(layer):
+    if layer.cell.kernel is None:
         if wanted == "fused":
-            raise refusal("fused", lacks)
+            raise refusal("fused", "torch has no kernel for this layer")
         reason = "neither torch nor the native kernel computes this call"
         return Choice("loop", reason), loop.run_directions
     if skipped := torch_kernel.why_skip(layer, call):  # although it may be forced
@@ -79,7 +77,10 @@ def run(layer: RnnLayer, call: RnnCall) -> RnnResult:
         check_call(layer, call, layer.precision)
         compute = partial(run_reduced, layer.precision)
     if call.x.shape[1] == 0:
-        outputs, states = run_no_steps(layer, call)
+        # The outputs (B, 0, H) depend on x and a weight, which so have gradients of zero.
+        empty = call.x.sum(dim=2, keepdim=True)
+        outputs = tuple(empty * w.hh[0] for w in layer.get_weights())
+        states = call.initial_state or layer.zero_states(call.x)
     else:
         outputs, states = compute(layer, draw_masks(layer, call.outside_inference()))
     return merge_outputs(outputs, call.merge), states

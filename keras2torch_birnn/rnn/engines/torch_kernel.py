@@ -5,41 +5,37 @@ B batch, T time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from keras2torch_birnn.rnn.call import RnnCall, RnnResult
-from keras2torch_birnn.rnn.engines.engine import (
-    can_pack,
-    float_tensors,
-    needs_gradient,
-)
 from keras2torch_birnn.rnn.engines.exported_kernel import (
     call_kernel,
     run_unpacked,
     why_not_exported,
 )
-from keras2torch_birnn.rnn.layer import RnnLayer
+from keras2torch_birnn.rnn.layer import (
+    RnnCall,
+    RnnLayer,
+    RnnResult,
+    float_tensors,
+    needs_gradient,
+)
 from keras2torch_birnn.rnn.masks import zero_past
-from keras2torch_birnn.rnn.tensor_memory import are_mapped, have_tangents, is_exporting_by_torch
-
-# By cell kind and activation.
-KERNELS: Mapping[tuple[str, str], Callable[..., Any]] = {
-    ("LSTM", "tanh"): torch.lstm,
-    ("GRU", "tanh"): torch.gru,
-    ("SimpleRNN", "tanh"): torch.rnn_tanh,
-    ("SimpleRNN", "relu"): torch.rnn_relu,
-}
+from keras2torch_birnn.rnn.tensor_memory import (
+    are_mapped,
+    have_memory,
+    have_tangents,
+    is_exporting_by_torch,
+)
 
 
 def run_kernel(layer: RnnLayer, call: RnnCall) -> RnnResult:
     """Call torch's kernel for all directions, with packed sequences where there are lengths."""
     x, lengths, initial = call.x, call.lengths, call.initial_state
-    kernel: Any = layer.kernel
+    kernel: Any = layer.cell.kernel
     directions, units = layer.count_directions(), layer.get_weight_hh().shape[1]
     if initial is None:
         zero = x.new_zeros(directions, x.shape[0], units)
@@ -95,11 +91,6 @@ def _sort(lengths: Tensor) -> _Sorted:
     return _Sorted(order, order.argsort(), counts, None if counts.all() else falling == 0)
 
 
-def why_not(layer: RnnLayer) -> str:
-    """Return that there is no such kernel; empty if there is."""
-    return "" if layer.kernel else "torch has no kernel for this layer"
-
-
 def why_skip(layer: RnnLayer, call: RnnCall) -> str:
     """Return why the loop runs a call of a layer that torch has a kernel for."""
     if layer.drops():
@@ -110,9 +101,18 @@ def why_skip(layer: RnnLayer, call: RnnCall) -> str:
             return "torch's kernels lack forward-mode derivatives and vmap"
     if is_exporting_by_torch():
         return why_not_exported(layer, call)
-    if call.lengths is not None and not can_pack(call.x, call.lengths):
+    if call.lengths is not None and not _can_pack(call.x, call.lengths):
         return "a masked layer in a graph, or tensors without values to pack by"
     return ""
+
+
+def _can_pack(*tensors: Tensor) -> bool:
+    """Return whether masked sequences may be packed: not in a graph, since it depends on values."""
+    if torch.compiler.is_compiling():
+        return False
+    if any(t.is_cuda for t in tensors) and torch.cuda.is_current_stream_capturing():
+        return False
+    return have_memory(tensors)
 
 
 def run(layer: RnnLayer, call: RnnCall) -> RnnResult:

@@ -13,35 +13,28 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import RnnCall
+from keras2torch_birnn.rnn.layer import RnnCall, RnnLayer
 from keras2torch_birnn.rnn.native.library import (
     Gradient,
-    NativeCell,
     Shape,
     check_code,
     instruction_set,
     library,
 )
 from keras2torch_birnn.rnn.native.op import compute, stack_masks, to_int64, use_torch_threads
-from keras2torch_birnn.rnn.native.packing import (
-    Parameters,
-    aligned_address,
-    empty_aligned,
-    empty_floats,
-)
+from keras2torch_birnn.rnn.native.packing import aligned_address, empty_aligned, empty_floats
 
 
-def run_keeping(
-    cell: NativeCell, parameters: Sequence[Parameters], call: RnnCall
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+def run_keeping(layer: RnnLayer, call: RnnCall) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """Return outputs (B, T, D * H), final states (D * S, B, H), and the values for ``gradient``."""
     batch, time, _ = call.x.shape
-    width = library().k2t_width(instruction_set(), parameters[0][1].shape[1])
-    parts = library().k2t_kept_parts(cell.kind)
-    kept = tuple(empty_floats(batch, time, parts, width) for _ in parameters)
+    cell = layer.cell
+    width = library().k2t_width(instruction_set(), layer.get_weight_hh().shape[1])
+    parts = library().k2t_kept_parts(cell.codes[0])
+    kept = tuple(empty_floats(batch, time, parts, width) for _ in range(layer.count_directions()))
     out, states = compute(
         call.x,
-        [p for direction in parameters for p in direction],
+        layer.parameters,
         call.lengths,
         call.states(),
         cell.codes,
@@ -54,33 +47,34 @@ def run_keeping(
 
 
 def gradient(
-    cell: NativeCell,
-    parameters: Sequence[Parameters],
+    layer: RnnLayer,
     call: RnnCall,
     kept: Sequence[Tensor],
     d_out: Tensor | None,
     d_final: Tensor | None,
     *,
     of_x: bool,
-) -> tuple[Tensor | None, list[Tensor], list[tuple[Tensor, ...]]]:
+) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
     """Return gradients of x (None unless ``of_x``), of the initial states and of the parameters.
 
-    cell, parameters, call and kept: of ``run_keeping``. d_out, d_final: gradients of its outputs
-    and states, None for zeros.
+    layer, call and kept: of ``run_keeping``. d_out, d_final: gradients of its outputs and states,
+    None for zeros. Of an absent bias there is a gradient, too.
     """
+    cell, states, weights = layer.cell, layer.state_count(), layer.get_weights()
+    kind, act, gate = cell.codes
     x = call.x if call.x.stride(2) == 1 else call.x.contiguous()
     batch, time, features = x.shape
-    units, directions = parameters[0][1].shape[1], len(parameters)
+    units, directions = layer.get_weight_hh().shape[1], len(weights)
     isa = instruction_set()
     stacked = stack_masks(call.masks)
-    shape = Shape(cell.kind, features, units, stacked.apart)
+    shape = Shape(kind, features, units, stacked.apart)
     # Past the lengths, and of an empty batch, the kernel writes nothing.
     empty = torch.Tensor.new_zeros if batch == 0 else torch.Tensor.new_empty
     d_parameters = [
         tuple(empty(hh, size) for size in (ih.shape, hh.shape, hh.shape[:1], hh.shape[:1]))
-        for ih, hh, _, _ in parameters
+        for ih, hh, _, _ in weights
     ]
-    d_start = empty_floats(directions * cell.states, batch, units)
+    d_start = empty_floats(directions * states, batch, units)
     d_x = None
     if of_x:
         d_x = empty_floats(batch, time, features)
@@ -88,7 +82,7 @@ def gradient(
             d_x.zero_()
     task = Gradient()
     task.shape = shape
-    task.activation, task.recurrent_activation = cell.activation, cell.recurrent_activation
+    task.activation, task.recurrent_activation = act, gate
     task.activation_parameter, task.recurrent_activation_parameter = cell.options
     task.directions, task.batch, task.time = directions, batch, time
     task.threads = torch.get_num_threads()
@@ -109,22 +103,22 @@ def gradient(
     initial = [s.contiguous() for s in call.states()]
     kept = [k.contiguous() for k in kept]  # hooks of saved tensors may give them in other strides
     size = library().k2t_gradient_packed_size(isa, ctypes.byref(shape))
-    for d, (ih, hh, _, _) in enumerate(parameters):
+    for d, (ih, hh, _, _) in enumerate(weights):
         packed = empty_aligned(size)
-        weights = [w.detach().contiguous() for w in (ih, hh)]
+        given = [w.detach().contiguous() for w in (ih, hh)]
         library().k2t_gradient_pack(
             isa,
             ctypes.byref(shape),
-            weights[0].data_ptr() if of_x else None,
-            weights[1].data_ptr(),
+            given[0].data_ptr() if of_x else None,
+            given[1].data_ptr(),
             aligned_address(packed),
         )
         alive.append(packed)
         task.packed[d], task.kept[d] = aligned_address(packed), kept[d].data_ptr()
         task.d_weights[4 * d : 4 * d + 4] = [one.data_ptr() for one in d_parameters[d]]
-        if cell.states == 2 and initial:
+        if states == 2 and initial:
             task.c_0[d] = initial[2 * d + 1].data_ptr()
     use_torch_threads()
     if batch:
         check_code(library().k2t_gradient(isa, ctypes.byref(task)))
-    return d_x, list(d_start.unbind(0)), d_parameters
+    return d_x, list(d_start.unbind(0)), [d for each in d_parameters for d in each]

@@ -9,16 +9,13 @@ import ctypes
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from keras2torch_birnn.rnn.cell_kind import kind_of
 from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.loading import NoKernelError, load
 from keras2torch_birnn.rnn.native.processors import kernels_of
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
-from keras2torch_birnn.spec import LayerSpec
 
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
@@ -88,41 +85,17 @@ class Gradient(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
-class NativeCell:
-    """A cell in the kernel's codes."""
+def find_codes(
+    kind: str, activation: Any, recurrent_activation: Any
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return a cell in the kernel's codes: kind and activations, and the activations' options.
 
-    kind: int
-    activation: int
-    recurrent_activation: int
-    options: tuple[float, float] = (0.0, 0.0)  # of the two activations
-
-    @property
-    def states(self) -> int:
-        """The number of states: h, and an LSTM's c."""
-        return codes.STATES[self.kind]
-
-    @property
-    def codes(self) -> tuple[int, int, int]:
-        """Kind, activation and recurrent_activation."""
-        return self.kind, self.activation, self.recurrent_activation
-
-
-def to_native_cell(layer: LayerSpec) -> NativeCell | None:
-    """Return an LSTM, GRU or SimpleRNN in the kernel's codes; None if it lacks an activation."""
-    config, gate = layer.config, layer.config.get("recurrent_activation", "linear")
-    return find_native_cell(kind_of(layer), config["activation"], gate)
-
-
-def find_native_cell(kind: str, activation: Any, recurrent_activation: Any) -> NativeCell | None:
-    """Return a kind of cell (a key of ``CELL_KINDS``) and its activations in the kernel's codes.
-
-    None if the kernel lacks one of the activations.
+    kind: a key of ``CELL_KINDS``. No codes if the kernel lacks one of the activations.
     """
     act, gate = _find_activation(activation), _find_activation(recurrent_activation)
     if act is None or gate is None:
-        return None
-    return NativeCell(codes.KINDS[kind], act[0], gate[0], (act[1], gate[1]))
+        return (), ()
+    return (codes.KINDS[kind], act[0], gate[0]), (act[1], gate[1])
 
 
 def _find_activation(value: Any) -> tuple[int, float] | None:

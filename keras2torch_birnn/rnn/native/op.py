@@ -16,11 +16,16 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.call import DropoutMasks, RnnCall, RnnResult, group_states
+from keras2torch_birnn.rnn.layer import (
+    DropoutMasks,
+    RnnCall,
+    RnnLayer,
+    RnnResult,
+    group_states,
+)
 from keras2torch_birnn.rnn.native.codes import STALE, STATES, ReducedPrecision, merge_code
 from keras2torch_birnn.rnn.native.library import (
     RUN,
-    NativeCell,
     check_code,
     find_sets,
     instruction_set,
@@ -214,18 +219,16 @@ def _(
     )
 
 
-def run_native(
-    cell: NativeCell, parameters: Sequence[Tensor | None], call: RnnCall, kernel: int = 0
-) -> RnnResult:
+def run_native(layer: RnnLayer, call: RnnCall, kernel: int = 0) -> RnnResult:
     """Run the kernel: outputs (B, T, H) in the order of time and final states, one per direction.
 
-    parameters: four for each direction. Merged: one output, (B, T, 2 H) if the merge is "concat".
-    No states if ``return_state`` is off. kernel: as in ``compute``.
+    Merged: one output, (B, T, 2 H) if the merge is "concat". No states if ``return_state`` is off.
+    kernel: as in ``compute``.
     """
-    merge = call.merge
+    merge, cell = call.merge, layer.cell
     given = (
         call.x,
-        parameters,
+        layer.parameters,
         call.lengths,
         call.states(),
         cell.codes,
@@ -238,8 +241,8 @@ def run_native(
         out, ends = _operator(*given, kernel)
     else:
         out, ends = compute(*given, kernel=kernel, return_state=call.return_state, masks=call.masks)
-    outputs = out.chunk(len(parameters) // 4, dim=2) if merge is None else (out,)
-    return outputs, () if ends is None else group_states(ends.unbind(0), cell.states)
+    outputs = out.chunk(layer.count_directions(), dim=2) if merge is None else (out,)
+    return outputs, () if ends is None else group_states(ends.unbind(0), layer.state_count())
 
 
 _DTYPE, _IS_CPU = attrgetter("dtype"), attrgetter("is_cpu")

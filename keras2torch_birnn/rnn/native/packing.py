@@ -10,16 +10,13 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from keras2torch_birnn.rnn.native.codes import GATES
 from keras2torch_birnn.rnn.native.library import Array, Shape, Weights, fingerprint, library
-
-# One direction's parameters: weight_ih (G*H, F), weight_hh (G*H, H), bias_ih, bias_hh (G*H,).
-Parameters: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.rnn.layer import Cell
 from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.library import (
     LAYER,
     PROGRAM,
-    NativeCell,
     check_code,
     instruction_set,
     library,
@@ -45,7 +45,7 @@ class NativeLayer(NamedTuple):
     directions apart. from_end: it reads its input from the last step on.
     """
 
-    cell: NativeCell
+    cell: Cell
     parameters: Sequence[Tensor | None]
     merge: str | None = None
     from_end: bool = False
@@ -113,7 +113,9 @@ class Program:
         self._words, self._isa = array("q", writer.words), instruction_set()
         for number, position in enumerate(writer.positions, 1 + writer.argument_count):
             self._words[position] = number
-        packed = [cached_pack(one.cell.kind, one.parameters, self._isa) for one in writer.layers]
+        packed = [
+            cached_pack(one.cell.codes[0], one.parameters, self._isa) for one in writer.layers
+        ]
         fields = b"".join(
             LAYER.pack(
                 weights.unchecked,
