@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.layers.convolution import channels_ahead, convolve
-from keras2torch_birnn.layers.recurrent import loop_mask
+from keras2torch_birnn.layers.masking import loop_mask
 from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.activations import activation
 from keras2torch_birnn.rnn.engines import check_no_kernel

@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import USES, Converter, MaskFlow, convert_layer
+from keras2torch_birnn.layers.masking import loop_mask
+from keras2torch_birnn.layers.registry import Converter, convert_layer
 from keras2torch_birnn.rnn.cell_kind import (
     CELL_KINDS,
     can_share_module,
@@ -164,20 +165,6 @@ def bidirectional(layer: LayerSpec) -> nn.Module:
         if not half.config.get("trainable", True):
             module.requires_grad_(False)
     return cast(nn.Module, BidirectionalPair(single[0], single[1], plan))
-
-
-_NO_MASK = "a mask into {} is not supported: this Keras fails on it as well"
-
-
-def loop_mask(layer: LayerSpec) -> MaskFlow:
-    """Return the mask flow of a recurrent layer or a Bidirectional."""
-    one = layer.parts.get("forward_layer", layer)
-    halves = layer.parts.values() if layer.class_name == "Bidirectional" else (layer,)
-    if any(half.semantics["masked_output"] == "fails" for half in halves):
-        what = "cells of different width" if one.class_name == "RNN" else one.class_name
-        return MaskFlow(refused=_NO_MASK.format(what))
-    # The output has steps, and so a mask, only with return_sequences.
-    return MaskFlow(takes=True) if one.config["return_sequences"] else USES
 
 
 CONVERTERS: Mapping[str, Converter] = {

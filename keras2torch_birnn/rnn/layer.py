@@ -1,4 +1,4 @@
-"""What an engine gets: a recurrent layer and one call of it. The same for every engine.
+"""A recurrent layer and one call of it, as every engine gets them.
 
 B batch, T time, F features, H units, G gates.
 """
