@@ -20,6 +20,8 @@ Array: TypeAlias = "npt.NDArray[Any]"
 Shape: TypeAlias = tuple[int | None, ...]
 # The shape of a tensor, or a tuple / dict of such where a layer has several; None: unknown.
 Shapes: TypeAlias = "Shape | tuple[Shapes, ...] | Mapping[str, Shapes] | None"
+# Where in a model a layer is: names of layers, and keys of parts ("cell", "forward_layer").
+LayerPath: TypeAlias = tuple[str, ...]
 # A tensor, or a tuple / dict of such: the structure in which Keras passes tensors around.
 Structure: TypeAlias = Any
 
@@ -103,7 +105,7 @@ class LayerSpec:
         weights: The arrays by Keras' names.
         parts: What a wrapper wraps: ``layer``, or ``forward_layer`` and ``backward_layer``.
         graph: What a model holds (class ``Sequential`` or ``Functional``).
-        place: Where in the file the layer is, for messages.
+        path: Where in the model the layer is: from the root, which has none, to the layer.
         input_shape: A structure of shapes with None for a size that is free, or None where nothing
             is known.
         output_shape: As ``input_shape``.
@@ -118,11 +120,16 @@ class LayerSpec:
     weights: Mapping[str, Array] = field(default_factory=dict)
     parts: Mapping[str, LayerSpec] = field(default_factory=dict)
     graph: Graph | None = None
-    place: str = ""
+    path: LayerPath = ()
     input_shape: Shapes = None
     output_shape: Shapes = None
     semantics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """The path as a text, for messages."""
+        return "/".join(self.path)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -478,24 +478,18 @@ def _outputs(layer: LayerSpec) -> int:
     return len(shape) if isinstance(shape, tuple) and isinstance(shape[0], tuple) else 1
 
 
-def leaf_layers(
-    layer: LayerSpec, path: str = "", owner: tuple[str, ...] = ()
-) -> Iterator[tuple[str, tuple[str, ...], LayerSpec]]:
-    """Yield every layer that ``graph_module`` builds with ``convert_layer``.
-
-    As the path of its module, its keys from the model on (see ``readers.weights.slots.fill``), and
-    the layer.
-    """
+def leaf_layers(layer: LayerSpec, path: str = "") -> Iterator[tuple[str, LayerSpec]]:
+    """Yield the path of its module and every layer that ``graph_module`` builds from one."""
     if layer.graph is not None:
         names = attribute_names([inner.name for inner in layer.graph.layers])
         for inner in layer.graph.layers:
             if inner.class_name != "InputLayer" and inner.class_name not in OPS:
                 where = f"{path}.{names[inner.name]}" if path else names[inner.name]
-                yield from leaf_layers(inner, where, (*owner, inner.name))
+                yield from leaf_layers(inner, where)
     elif holds_model(layer):
-        yield from leaf_layers(layer.parts["layer"], f"{path}.layer", (*owner, "layer"))
+        yield from leaf_layers(layer.parts["layer"], f"{path}.layer")
     else:
-        yield path, owner, layer
+        yield path, layer
 
 
 def graph_module(layer: LayerSpec) -> fx.GraphModule:

@@ -75,8 +75,9 @@ def map_weights(
 
 
 def _rows(located: Located) -> Iterator[MapRow]:
-    for (_, owner, _), inverse in located.inverses():
-        rows = [row for row in located.weights.rows if row.owner[: len(owner)] == owner]
+    for (_, layer), inverse in located.inverses():
+        inside = {one.path for one in layer.walk()}
+        rows = [row for row in located.weights.rows if row.layer.path in inside]
         yield from _layer_rows(inverse, rows)
 
 
@@ -84,7 +85,7 @@ def _layer_rows(inverse: Inverse, rows: list[StoredLayer]) -> Iterator[MapRow]:
     """Yield the rows of one layer: its weights, then the tensors that come from none."""
     for row in rows:
         for name, array in row.arrays.items():
-            keras = "/".join((*row.owner, name))
+            keras = "/".join((*row.layer.path, name))
             known = list(_tensors_of(inverse, array, row.layer.class_name))
             for tensor, done in known or [(one, "computed from it") for one in inverse.computed]:
                 shape = inverse.shapes[tensor]

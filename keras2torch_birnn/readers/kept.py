@@ -23,7 +23,15 @@ from keras2torch_birnn.readers.weights.paths import WeightPaths
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import LAMBDA
 from keras2torch_birnn.schema.shape_inference import expected_weights
-from keras2torch_birnn.spec import Cut, Generation, Kept, LayerSpec, ModelSpec, shape_fits
+from keras2torch_birnn.spec import (
+    Cut,
+    Generation,
+    Kept,
+    LayerPath,
+    LayerSpec,
+    ModelSpec,
+    shape_fits,
+)
 
 if TYPE_CHECKING:
     from keras2torch_birnn.readers.weights.load_weights import LocatedWeights
@@ -145,7 +153,7 @@ class KeptModel(Container):
         return Architecture(model, version, backend, writer)
 
     def locate_weights(
-        self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
+        self, root: LayerSpec, generation: Generation, left_out: frozenset[LayerPath] = frozenset()
     ) -> WeightPaths:
         """Return the paths of all weights, by the layers to which the facts give them."""
         return {

@@ -102,7 +102,7 @@ def _as_layer(
         outer.name,
         {**cell.config, **loop, "trainable": learns},
         cell.weights,
-        place=outer.place,
+        path=outer.path,
         input_shape=outer.input_shape,
         output_shape=outer.output_shape,
         semantics=semantics,

@@ -236,7 +236,7 @@ def check_reads_as(located: Located, trained: Trained) -> None:
                 raise WeightMismatchError(
                     f"{printable(name)} would not be read back as it is in OUT",
                     "nothing was written; please report it",
-                    place=printable(leaf[2].place),
+                    place=printable(leaf[1].place),
                 )
 
 

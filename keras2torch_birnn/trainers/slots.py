@@ -71,13 +71,13 @@ def find_variables(located: Located, model: nn.Module) -> TrainedVariables:
     found = {
         array.path: array
         for slot in slots(root, layout=located.weights.layout)
-        if slot.trainable and (array := stored.get(slot.owner, {}).get(slot.name)) is not None
+        if slot.trainable and (array := stored.get(slot.path, {}).get(slot.name)) is not None
     }
     arrays = tuple(one for path, one in found.items() if path not in twins)
     numbers = {array.path: number for number, array in enumerate(arrays)}
     numbers |= {twin: numbers[path] for twin, path in twins.items() if path in numbers}
     owners: dict[str, set[int]] = {}
-    for (_, _, layer), inverse in located.inverses():
+    for (_, layer), inverse in located.inverses():
         if inverse.summed & numbers.keys() or inverse.computed:
             raise UnsupportedOptionError(
                 f"the weights of {printable(layer.class_name)} are added up when it is converted, "
@@ -215,7 +215,7 @@ def _fill(made: Made, name: str, located: Located, variables: TrainedVariables) 
         try:
             tensors |= located.read(*leaf)
         except ValueError as error:
-            raise WeightMismatchError(str(error), "refused", place=leaf[2].place) from error
+            raise WeightMismatchError(str(error), "refused", place=leaf[1].place) from error
     for one in variables.parameters:
         slot = torch.empty_like(one.param, memory_format=torch.preserve_format).detach()
         made.optimizer.state[one.param][name] = slot.copy_(tensors[one.name].detach())

@@ -26,18 +26,13 @@ from keras2torch_birnn.readers.steps import (
 )
 from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.load_weights import LocatedWeights
-from keras2torch_birnn.readers.weights.slots import (
-    Key,
-    change_layers,
-    is_summed,
-    layers_by_owner,
-)
+from keras2torch_birnn.readers.weights.slots import is_summed, replace_layers
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.training_rules import with_training_rules
-from keras2torch_birnn.spec import NO_CUT, Cut, LayerSpec, ModelSpec, with_dtype
+from keras2torch_birnn.spec import NO_CUT, Cut, LayerPath, LayerSpec, ModelSpec, with_dtype
 
-# The path of a module, the keys of its layer, and the layer.
-Leaf: TypeAlias = tuple[str, Key, LayerSpec]
+# The path of a module, and its layer.
+Leaf: TypeAlias = tuple[str, LayerSpec]
 
 
 @dataclass(frozen=True)
@@ -90,51 +85,51 @@ class Located:
     def inverses(self) -> Iterator[tuple[Leaf, Inverse]]:
         """Yield every layer that has a module, and its way back."""
         for leaf in self.layers():
-            with in_place(printable(leaf[2].place)):
+            with in_place(printable(leaf[1].place)):
                 way = self._invert(*leaf)
             yield leaf, way
 
-    def _invert(self, path: str, owner: Key, layer: LayerSpec) -> Inverse:
-        own = self._stored_below(owner)
+    def _invert(self, path: str, layer: LayerSpec) -> Inverse:
+        own = self._stored_in(layer)
         arrays = {array.path: array for held in own.values() for array in held.values()}
         summed = {
             array.path
-            for key, inner in layers_by_owner(layer, owner)
-            for name, array in own.get(key, {}).items()
-            if is_summed(inner, name, own[key])
+            for inner in layer.walk()
+            for name, array in own.get(inner.path, {}).items()
+            if is_summed(inner, name, own[inner.path])
         }
 
         def build(values: Mapping[str, Any]) -> Mapping[str, Tensor]:
             for array in summed:
                 values[array][len(values[array]) // 2 :] = 0
-            return self._tensors_of(path, owner, layer, values)
+            return self._tensors_of(path, layer, values)
 
         return Inverse(**vars(find_origins(build, arrays)), summed=frozenset(summed))
 
-    def read(self, path: str, owner: Key, layer: LayerSpec) -> Mapping[str, Tensor]:
+    def read(self, path: str, layer: LayerSpec) -> Mapping[str, Tensor]:
         """Build a layer with the weights of the file; return its tensors."""
-        own = self._stored_below(owner)
+        own = self._stored_in(layer)
         values = {one.path: one.read() for held in own.values() for one in held.values()}
-        return self._tensors_of(path, owner, layer, values, self.read_as)
+        return self._tensors_of(path, layer, values, self.read_as)
 
-    def _stored_below(self, owner: Key) -> dict[Key, Mapping[str, StoredArray]]:
-        return {k: v for k, v in self.weights.stored.items() if k[: len(owner)] == owner}
+    def _stored_in(self, layer: LayerSpec) -> dict[LayerPath, Mapping[str, StoredArray]]:
+        stored = self.weights.stored
+        return {one.path: stored[one.path] for one in layer.walk() if one.path in stored}
 
     def _tensors_of(
         self,
         path: str,
-        owner: Key,
         layer: LayerSpec,
         values: Mapping[str, Any],
         dtype: np.dtype[Any] | None = None,
     ) -> dict[str, Tensor]:
         """Build a layer of these arrays; return its tensors by their names in the whole model."""
-
-        def change(layer: LayerSpec, arrays: Mapping[str, StoredArray]) -> LayerSpec:
-            weights = {name: values[array.path] for name, array in arrays.items()}
-            return replace(layer, weights=self.weights.layout.join(layer, weights))
-
-        filled = change_layers(layer, self._stored_below(owner), change, owner)
+        layers, stored = {}, self._stored_in(layer)
+        for one in layer.walk():
+            if one.path in stored:
+                weights = {name: values[array.path] for name, array in stored[one.path].items()}
+                layers[one.path] = replace(one, weights=self.weights.layout.join(one, weights))
+        filled = replace_layers(layer, layers)
         module = convert_layer(filled if dtype is None else with_dtype(filled, dtype))
         start = f"{path}." if path else ""
         tensors = module.state_dict(keep_vars=True)

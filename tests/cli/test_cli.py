@@ -127,7 +127,7 @@ def test_a_problem_names_place_class_and_remedy(tmp_path: Path) -> None:
         rows = {row["place"]: (row["code"], row["class"]) for row in found["problems"]}
         assert rows == {
             "dense": ("unsupported_layer", "MyAttention"),
-            "bidirectional/forward_lstm": ("unsupported_option", "LSTM"),
+            "bidirectional/forward_layer": ("unsupported_option", "LSTM"),
         }
         assert all(row["do"] for row in found["problems"])
 
@@ -234,7 +234,7 @@ def test_all_that_is_unsupported_is_listed_at_once(model: Path, tmp_path: Path) 
     run = k2t("convert", file, tmp_path / "out.pt")
     assert_refused(run, 4, file, "MyAttention is not supported; `k2t layers` lists", lines=2)
     assert f"{file}: dense: " in run.err
-    assert f"{file}: bidirectional/forward_lstm: " in run.err
+    assert f"{file}: bidirectional/forward_layer: " in run.err
     assert list(contents(tmp_path)) == [file.name]
 
 

@@ -412,7 +412,7 @@ def test_an_unknown_cell_is_refused_with_the_decorator_that_supplies_it(tmp_path
     done = k2t("convert", CHAIN, tmp_path / "out.pt")
     assert done.code == 4
     assert len(done.lines("error")) == 4  # every cell
-    assert "rnn/pair_cell: cell class PairCell is not supported; cells of Keras are" in done.err
+    assert "rnn/cell: cell class PairCell is not supported; cells of Keras are" in done.err
     assert '--plugin file, under @k2t.converts("PairCell", state_size=...)' in done.err
 
 

@@ -85,8 +85,8 @@ def test_a_lambda_that_makes_a_mask_has_to_say_so(tmp_path: Path) -> None:
 
 
 def test_a_name_of_two_lambdas_is_refused_until_each_has_its_path() -> None:
-    inner = chain(LayerSpec("Lambda", "cut", {}, place="inner/cut"), name="inner")
-    root = chain(LayerSpec("Lambda", "cut", {}, place="cut"), inner)
+    inner = chain(LayerSpec("Lambda", "cut", {}, path=("inner", "cut")), name="inner")
+    root = chain(LayerSpec("Lambda", "cut", {}, path=("cut",)), inner)
     supplies("cut")(torch.tanh)
     parsing = Parsing(generation_of("3.15.1"))
     check_names(root, parsing)

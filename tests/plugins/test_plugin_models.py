@@ -216,10 +216,10 @@ def test_a_vocabulary_is_a_number_of_ids(said: str, found: str, tmp_path: Path) 
 
 
 def test_declared_whole_numbers_are_drawn_below_every_vocabulary() -> None:
-    more = LayerSpec("Flatten", "flat", {"data_format": "channels_last"}, place="flat")
+    more = LayerSpec("Flatten", "flat", {"data_format": "channels_last"}, path=("flat",))
     keras2torch_birnn.converts("Ids", vocabulary=5)(lambda _: torch.nn.Identity())
     keras2torch_birnn.converts("Silent")(lambda _: torch.nn.Identity())
-    own = {name: LayerSpec(name, name, {}, place=name) for name in ("Ids", "Silent")}
+    own = {name: LayerSpec(name, name, {}, path=(name,)) for name in ("Ids", "Silent")}
     for layers, size in (((more,), 10), ((more, own["Ids"]), 5), ((own["Silent"],), 2)):
         graph = chain(*layers, shape=(None, 7)).graph
         assert graph is not None

@@ -194,4 +194,4 @@ def test_names_in_another_order_than_the_file_shows_are_refused() -> None:
     converts("Mine", weights=("a/kernel", "b/kernel"))(lambda layer: layer)
     entries = ("mine/b/kernel:0", "mine/dense/kernel:0")
     with pytest.raises(WeightMismatchError, match="is where b/kernel of its plugin is expected"):
-        layer_entries(LayerSpec("Mine", "mine", {}), ("mine",), entries, "mine", KERAS2)
+        layer_entries(LayerSpec("Mine", "mine", {}, path=("mine",)), entries, "mine", KERAS2)

@@ -329,7 +329,7 @@ def test_inspect_shows_no_engine_for_what_is_refused(option: str, tmp_path: Path
     changed = changed_config(STACK_KERAS, tmp_path / "m.keras", spoil)
     found = inspect(changed)
     rows = {row.path: row for row in found.rows}
-    assert {problem.place for problem in found.problems} >= {"bidirectional/forward_lstm"}
+    assert {problem.place for problem in found.problems} >= {"bidirectional/forward_layer"}
     for place in ("bidirectional", "bidirectional/forward_layer", "bidirectional/backward_layer"):
         assert (rows[place].engine, rows[place].reason) == ("", "see below")
     assert rows["bidirectional_1"].engine

@@ -15,7 +15,6 @@ from specs import ENTRIES, chain, dense, layer, read_entry, rnn
 from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.weights.v3 import _number, number_groups, snake_case
-from keras2torch_birnn.spec import LayerSpec
 
 NUMBERED_OTHERWISE = "tf.keras-2.13.1/hard_sigmoid_stack.keras"
 STACK = chain(
@@ -62,21 +61,16 @@ def test_layers_that_are_stored_elsewhere_can_be_left_out() -> None:
     assert list(names.values()) == ["lstm", "dropout", "dropout_1", "dense", "dense_1"]
 
 
-def dense_layers(file: str) -> dict[str, LayerSpec]:
-    """The Dense layers of a file, those inside wrappers as name/inner."""
-    return {x.place: x for x in read_entry(file).root.walk() if x.class_name == "Dense"}
-
-
 TWICE = [file for file in ENTRIES if ENTRIES[file]["case"].startswith("twice_wrapped")]
 
 
 @pytest.mark.parametrize("file", TWICE)
 def test_a_layer_that_is_reached_twice_has_its_weights_twice(file: str) -> None:
-    found = dense_layers(file)
-    shared = [x for place, x in found.items() if place.endswith("shared_dense")]
+    found = [layer for layer in read_entry(file).root.walk() if layer.class_name == "Dense"]
+    shared = [layer for layer in found if layer.name == "shared_dense"]
     assert len(shared) == 2
     np.testing.assert_array_equal(shared[0].weights["kernel"], shared[1].weights["kernel"])
-    assert len({x.weights["kernel"].shape for x in found.values()}) == 3
+    assert len({layer.weights["kernel"].shape for layer in found}) == 3
 
 
 def test_the_numbering_rules_were_met_in_real_files() -> None:

@@ -432,7 +432,7 @@ def test_a_converted_model_says_the_same_and_takes_numbers_of_any_kind() -> None
 
 def test_a_plugin_that_calls_ours_with_a_wrong_input_is_named_with_its_line() -> None:
     stack, x = k2t.BiLSTM(F, H), torch.randn(T, B, F)
-    layer = LayerSpec("Mine", "mine", {}, {}, place="model/mine")
+    layer = LayerSpec("Mine", "mine", {}, {}, path=("model", "mine"))
     for given, text in (
         (x.double(), r"ArgumentTypeError: input: torch\.float32 is expected"),
         (x[..., 1:], r"ArgumentValueError: an input \(batch, time, 5\) is expected"),

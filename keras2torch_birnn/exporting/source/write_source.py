@@ -123,7 +123,7 @@ def write_source(model: nn.Module, spec: ModelSpec | None = None) -> SourceFiles
 
 def _emit_layers(graph: fx.GraphModule, spec: ModelSpec) -> tuple[Layers, list[K2TError]]:
     """Write every layer that the graph calls; return as well what has no source form."""
-    specs = {path: layer for path, _, layer in leaf_layers(spec.root)}
+    specs = dict(leaf_layers(spec.root))
     calls = [node for node in graph.graph.nodes if node.op == "call_module"]
     masked = {str(node.target) for node in calls if "mask" in node.kwargs}
     attributes = Names({*reserved(), *_IMPORTED, *dir(nn.Module())})

@@ -49,7 +49,7 @@ from keras2torch_birnn.readers.config.penalties import list_unknown, read_traini
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")
 
@@ -75,7 +75,7 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
 
             parsing.notes += keras1.list_open_questions(model)
             model = keras1.fill_orderings(model)
-        return drop_taken_masks(_parse_layer(model, parsing, "", depth=0), parsing)
+        return drop_taken_masks(_parse_layer(model, parsing, (), ""), parsing)
 
 
 def _class_name(entry: Any, place: str) -> str:
@@ -86,7 +86,7 @@ def _class_name(entry: Any, place: str) -> str:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An entry of ``layers`` in the words of today; ``outer``: the place of what holds it.
+    """An entry of ``layers`` in the words of today; ``path``: as a ``LayerSpec`` has it.
 
     ``wrapped``: it is in a Bidirectional. ``cell``: it is the cell of an RNN.
     """
@@ -95,15 +95,14 @@ class _Entry:
     class_name: str
     name: str
     config: Any
-    outer: str
-    depth: int
+    path: LayerPath
     wrapped: bool = False
     cell: bool = False
 
     @property
     def place(self) -> str:
-        """Path of the layer in the model."""
-        return f"{self.outer}/{self.name}" if self.outer else self.name
+        """The path as a text."""
+        return "/".join(self.path)
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -114,14 +113,15 @@ class _Entry:
 def _parse_layer(
     json: Any,
     parsing: Parsing,
-    outer: str,
+    outer: LayerPath,
+    key: str | None = None,
     *,
-    depth: int,
     wrapped: bool = False,
     cell: bool = False,
 ) -> LayerSpec:
     """Parse a layer of any class; each problem in it is told its class.
 
+    ``outer``: the path of what holds it. ``key``: the end of its own path, if not its name.
     Problems that the user can solve are added to ``parsing.problems``.
 
     Raises:
@@ -129,7 +129,7 @@ def _parse_layer(
     """
     before = len(parsing.problems)
     json = _pass(json, parsing.generation, outer)
-    entry = _read_entry(json, outer, depth, wrapped=wrapped, cell=cell)
+    entry = _read_entry(json, outer, key, wrapped=wrapped, cell=cell)
     for found in list_refused(json):
         parsing.refuse(found, "", entry.place)
     layer = _parse_kind(entry, parsing)
@@ -138,26 +138,29 @@ def _parse_layer(
     return layer
 
 
-def _pass(json: Any, generation: Generation, outer: str) -> Any:
+def _pass(json: Any, generation: Generation, outer: LayerPath) -> Any:
     """Bring an entry to the words of today, unless a plugin supplies the class as it is."""
-    if class_name_of([_class_name(json, outer or "model_config")]) is not None:
+    if class_name_of([_class_name(json, "/".join(outer) or "model_config")]) is not None:
         return json
     return reduce(lambda entry, change: change(entry), PASSES.get(generation.name, ()), json)
 
 
-def _read_entry(json: Any, outer: str, depth: int, *, wrapped: bool, cell: bool) -> _Entry:
-    place = outer or "model_config"
+def _read_entry(
+    json: Any, outer: LayerPath, key: str | None, *, wrapped: bool, cell: bool
+) -> _Entry:
+    place = "/".join(outer) or "model_config"
     class_name, config = _class_name(json, place), json.get("config")
     if not isinstance(config, Mapping | list):
         raise invalid("a layer without config", place)
     named = config if isinstance(config, Mapping) else {}
     name = json.get("name", named.get("name", class_name.lower()))
     if not isinstance(name, str):
-        raise invalid("a layer's name is not a text", outer)
-    entry = _Entry(json, class_name, name, config, outer, depth, wrapped, cell)
-    if depth > MAX_MODEL_DEPTH:
-        raise invalid(f"layers nested deeper than {MAX_MODEL_DEPTH}", printable(entry.place))
-    return entry
+        raise invalid("a layer's name is not a text", place)
+    own = name if key is None else key
+    path = (*outer, own) if own else outer
+    if len(path) > MAX_MODEL_DEPTH:
+        raise invalid(f"layers nested deeper than {MAX_MODEL_DEPTH}", printable("/".join(path)))
+    return _Entry(json, class_name, name, config, path, wrapped, cell)
 
 
 def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
@@ -177,7 +180,7 @@ def _parse_kind(entry: _Entry, parsing: Parsing) -> LayerSpec:
 
 def _parse_custom(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     check_dtype(entry.options.get("dtype"), parsing, entry.place)
-    layer = parse_custom_layer(class_name, entry.name, entry.config, entry.place, parsing)
+    layer = parse_custom_layer(class_name, entry.name, entry.config, entry.path, parsing)
     if not entry.cell:
         check_alone(layer, parsing)
     training = _read_training(entry.class_name, entry.options, parsing, entry.place)
@@ -198,7 +201,7 @@ def _refuse(refusal: K2TError, entry: _Entry, parsing: Parsing) -> LayerSpec:
     if class_name == LAMBDA or is_unknown(entry.json, class_name):
         kind: Literal["layer", "Lambda"] = "Lambda" if class_name == LAMBDA else "layer"
         parsing.unknown.append(UnknownClass(class_name, kind, entry.place, entry.options))
-    return LayerSpec(class_name, entry.name, {}, place=entry.place)
+    return LayerSpec(class_name, entry.name, {}, path=entry.path)
 
 
 def _parse_plain(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
@@ -218,7 +221,7 @@ def _parse_plain(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
         entry.name,
         options,
         parts=parts,
-        place=place,
+        path=entry.path,
         semantics=semantics,
         training=_read_training(class_name, config, parsing, place),
     )
@@ -243,10 +246,11 @@ def _read_training(
 # ---- wrappers ---------------------------------------------------------------------------------
 
 
-def _parse_inner(key: str, entry: _Entry, parsing: Parsing, *, wrapped: bool = False) -> LayerSpec:
-    inner = _parse_layer(
-        entry.config[key], parsing, entry.place, depth=entry.depth + 1, wrapped=wrapped
-    )
+def _parse_inner(
+    key: str, entry: _Entry, parsing: Parsing, part: str = "", *, wrapped: bool = False
+) -> LayerSpec:
+    """Parse what a wrapper holds under ``key``; ``part``: the end of its path, if not the key."""
+    inner = _parse_layer(entry.config[key], parsing, entry.path, part or key, wrapped=wrapped)
     if inner.class_name in OPS:
         raise invalid("an operation in a wrapper", inner.place)
     return inner
@@ -262,10 +266,10 @@ def _parse_steps(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpec
 def _parse_cells(class_name: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpec]:
     """Parse the cell of an RNN, or those of a stack."""
 
-    def parse(inner: Any) -> LayerSpec:
-        return _parse_layer(inner, parsing, entry.place, depth=entry.depth + 1, cell=True)
+    def parse(inner: Any, key: str) -> LayerSpec:
+        return _parse_layer(inner, parsing, entry.path, key, cell=True)
 
-    return read_cells(class_name, entry.config, entry.place, parsing, parse)
+    return read_cells(class_name, entry.config, entry.path, parsing, parse)
 
 
 def _parse_halves(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpec]:
@@ -276,7 +280,7 @@ def _parse_halves(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpe
     (Keras 2.2.4 ``layers/wrappers.py``, tf.keras 2.15 ``layers/rnn/bidirectional.py``).
     """
     config, place = entry.config, entry.place
-    forward = _parse_inner("layer", entry, parsing, wrapped=True)
+    forward = _parse_inner("layer", entry, parsing, "forward_layer", wrapped=True)
     if config.get("backward_layer") is not None:
         backward = _parse_inner("backward_layer", entry, parsing, wrapped=True)
     elif forward.class_name in RECURRENT and forward.config:  # it was not refused
@@ -287,13 +291,15 @@ def _parse_halves(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpe
         }
         quiet = Parsing(parsing.generation)  # its problems are the forward half's
         backward = _parse_layer(
-            {**twin, "config": mirrored}, quiet, place, depth=entry.depth + 1, wrapped=True
+            {**twin, "config": mirrored}, quiet, entry.path, "backward_layer", wrapped=True
         )
+        parsing.of_tensorflow_1 |= quiet.of_tensorflow_1
     else:  # refused below; without what is in it, or nesting would double it every time
-        backward = replace(forward, parts={}, graph=None)
-    for half in (forward, backward):
-        refused = any(half.place == problem.place for problem in parsing.problems)
-        if half.class_name not in RECURRENT and not refused:
+        path = (*entry.path, "backward_layer")
+        backward = replace(forward, parts={}, graph=None, path=path)
+    places = {problem.place for problem in parsing.problems}
+    for half in (forward, backward) if config.get("backward_layer") is not None else (forward,):
+        if half.class_name not in RECURRENT and half.place not in places:
             parsing.problems.append(
                 UnsupportedLayerError(
                     f"Bidirectional over {printable(half.class_name)} is not supported",
@@ -306,13 +312,7 @@ def _parse_halves(_: str, entry: _Entry, parsing: Parsing) -> dict[str, LayerSpe
     halves = (forward, backward)
     if all(h.class_name in RECURRENT and h.config for h in halves):  # none was refused
         _check_halves(forward, backward, parsing, place)
-    parts = {
-        "forward_layer": replace(forward, place=f"{place}/forward_layer"),
-        "backward_layer": replace(backward, place=f"{place}/backward_layer"),
-    }
-    if parsing.of_tensorflow_1 & {forward.place, backward.place}:
-        parsing.of_tensorflow_1.update(half.place for half in parts.values())
-    return parts
+    return {"forward_layer": forward, "backward_layer": backward}
 
 
 def _check_halves(forward: LayerSpec, backward: LayerSpec, parsing: Parsing, place: str) -> None:
@@ -349,18 +349,16 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     Raises:
         InvalidModelFileError: it has no layers, two of one name, or a broken graph.
     """
-    config, place, depth = entry.config, entry.place, entry.depth
+    config, place = entry.config, entry.place
     entries = config if isinstance(config, list) else config.get("layers")
     if any(isinstance(one, Mapping) and one.get("module") == TRANSLATED for one in entries):
         raise invalid(f"a layer of the module {TRANSLATED!r}, which no Keras has", place)
-    # The root's own name is no part of a place: a reader of messages knows which model it is.
-    inner = place if depth else ""
     if class_name == "Functional":
         from keras2torch_birnn.readers.config.graphs import connect  # which others do not need
         from keras2torch_birnn.readers.operations import translate_layers
 
         entries = translate_layers(entries)
-    layers = tuple(_parse_layer(e, parsing, inner, depth=depth + 1) for e in entries)
+    layers = tuple(_parse_layer(one, parsing, entry.path) for one in entries)
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
     if times > 1:
@@ -368,6 +366,6 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
     if class_name == "Functional":
         graph = connect(layers, entries, config, place, parsing)
     else:
-        graph = build_sequential(layers, entries, entry.options, place)
+        graph = build_sequential(layers, entries, entry.options, entry.path)
     trainable = entry.options.get("trainable", True) is not False
-    return LayerSpec(class_name, entry.name, {"trainable": trainable}, graph=graph, place=place)
+    return LayerSpec(class_name, entry.name, {"trainable": trainable}, graph=graph, path=entry.path)

@@ -19,6 +19,7 @@ from keras2torch_birnn.schema.dtype_flow import Node
 from keras2torch_birnn.spec import (
     Call,
     Graph,
+    LayerPath,
     LayerSpec,
     Structure,
     TensorRef,
@@ -165,9 +166,11 @@ def build_sequential(
     layers: Sequence[LayerSpec],
     entries: Sequence[Any],
     declared: Mapping[str, Any],
-    place: str,
+    path: LayerPath,
 ) -> Graph:
     """Connect layers in a chain; without an InputLayer one is made from the first layer's config.
+
+    ``path``: that of the model.
 
     Only the first layer's ``batch_input_shape`` is used: later ones are stale (TF 1.14 writes the
     model's own there; Keras 1 writes one for every Embedding).
@@ -182,9 +185,9 @@ def build_sequential(
             "shape": _find_input_shape(layers[0], entries[0], declared),
             "dtype": "float32",
         }
-        layers = (LayerSpec("InputLayer", name, config, place=name), *layers)
+        layers = (LayerSpec("InputLayer", name, config, path=(*path, name)), *layers)
     if any(layer.class_name == "InputLayer" for layer in layers[1:]):
-        raise invalid("an InputLayer between other layers", place)
+        raise invalid("an InputLayer between other layers", "/".join(path))
     refs = [TensorRef(layer.name) for layer in layers]
     calls = [Call(layers[0].name, 0, ())]
     calls += [Call(layer.name, 0, (ref,)) for layer, ref in zip(layers[1:], refs, strict=False)]

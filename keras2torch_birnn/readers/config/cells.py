@@ -25,9 +25,10 @@ from keras2torch_birnn.schema.custom_cells import (
     states_of,
 )
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, python_name, shown
-from keras2torch_birnn.spec import Generation, LayerSpec, MaskedOutput
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec, MaskedOutput
 
-Parse = Callable[[Any], LayerSpec]
+# Parses an entry, as a part of this key.
+Parse = Callable[[Any, str], LayerSpec]
 
 # Keys that both a cell and its RNN have.
 _EVERY_LAYER = frozenset(("name", "trainable", "dtype"))
@@ -51,34 +52,38 @@ def drop_repeated_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_cells(
-    class_name: str, config: Mapping[str, Any], place: str, parsing: Parsing, parse: Parse
+    class_name: str, config: Mapping[str, Any], path: LayerPath, parsing: Parsing, parse: Parse
 ) -> dict[str, LayerSpec]:
     """Parse the cell of an RNN ("cell") or of a stack ("0", "1", ...); ``parse`` parses one entry.
+
+    ``path``: of the RNN, or of the stack.
 
     Raises:
         InvalidModelFileError: there is none.
     """
     if class_name != STACK:
-        return {"cell": _cell(config["cell"], place, parsing, parse, CELLS)}
+        return {"cell": _cell(config["cell"], (*path, "cell"), parsing, parse, CELLS)}
     entries = config.get("cells")
     if not isinstance(entries, list) or not entries:
-        raise invalid("a stack without cells", place)
-    cells = [_cell(entry, place, parsing, parse, CELL_LAYERS) for entry in entries]
-    return {str(number): cell for number, cell in enumerate(cells)}
+        raise invalid("a stack without cells", "/".join(path))
+    return {
+        str(number): _cell(entry, (*path, str(number)), parsing, parse, CELL_LAYERS)
+        for number, entry in enumerate(entries)
+    }
 
 
 def _cell(
-    entry: Any, place: str, parsing: Parsing, parse: Parse, allowed: Collection[str]
+    entry: Any, path: LayerPath, parsing: Parsing, parse: Parse, allowed: Collection[str]
 ) -> LayerSpec:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
-        raise invalid("no cell's configuration", place)
+        raise invalid("no cell's configuration", "/".join(path))
     class_name, config = str(entry["class_name"]), entry.get("config")
     named = config if isinstance(config, Mapping) else {}
     name = named.get("name") if isinstance(named.get("name"), str) else class_name
-    found = LayerSpec(class_name, str(name), {}, place=f"{place}/{name}")
+    found = LayerSpec(class_name, str(name), {}, path=path)
     if class_name in allowed or find_custom_class(entry, found.name, found.place) is not None:
         before = len(parsing.problems)
-        found = parse(entry)
+        found = parse(entry, path[-1])
         if len(parsing.problems) > before or found.class_name in allowed or is_custom_cell(found):
             return found
     if class_name not in CLASS_NAMES and custom_layer_of(found) is None:

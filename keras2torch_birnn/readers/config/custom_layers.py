@@ -6,6 +6,7 @@ Nothing in a config is resolved or run; of a Lambda only the arguments and decla
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import invalid, printable
@@ -22,7 +23,7 @@ from keras2torch_birnn.schema.custom_layers import (
     output_count,
     python_name,
 )
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 # Keys of every Keras layer, besides those that never have an effect.
 EVERY_LAYER = frozenset({"trainable", "dtype", "batch_size"})
@@ -43,25 +44,25 @@ def find_custom_class(entry: Mapping[str, Any], name: str, place: str) -> str | 
 
 
 def parse_custom_layer(
-    class_name: str, name: str, config: Any, place: str, parsing: Parsing
+    class_name: str, name: str, config: Any, path: LayerPath, parsing: Parsing
 ) -> LayerSpec:
     """Parse a plugin's layer, without weights.
 
     Raises:
         InvalidModelFileError: its config is no object.
     """
+    layer = LayerSpec(class_name, name, {}, path=path)
     if not isinstance(config, Mapping):
-        raise invalid("a layer's config is a list", place)
-    layer = LayerSpec(class_name, name, {}, place=place)
+        raise invalid("a layer's config is a list", layer.place)
     own = custom_layer_of(layer)
     options: dict[str, Any] = dict(config)
     semantics: dict[str, Any] = {}
     if class_name == LAMBDA:
-        options = _lambda_options(config, place)
+        options = _lambda_options(config, layer.place)
         semantics["makes_mask"] = config.get("mask") is not None
     elif own is not None and own.options is not None:
         options = _parse_declared(layer, own.options, config, parsing)
-    return LayerSpec(class_name, name, options, place=place, semantics=semantics)
+    return replace(layer, config=options, semantics=semantics)
 
 
 def _parse_declared(

@@ -143,9 +143,10 @@ def take_part(root: LayerSpec, parsing: Parsing, cut: Cut) -> tuple[LayerSpec, P
     parsing.notes += _describe(part, entrances, parsing)
     model = replace(root, graph=infer_dtypes(part, parsing))
     parsing.problems[:] = {(one.place, one.message): one for one in parsing.problems}.values()
-    left_out = frozenset(bare - inside)
+    left_out = frozenset(layer.path for layer in root.walk() if layer.place in bare - inside)
     texts = {place: text for place, text in parsing.texts.items() if place not in inside}
-    return model, parsing, Whole(_strip(root, parsing, left_out), left_out, texts, cut)
+    whole = _strip(root, parsing, bare - inside)
+    return model, parsing, Whole(whole, left_out, texts, cut)
 
 
 def _graph(model: LayerSpec) -> Graph:
@@ -302,7 +303,7 @@ def _new_input(
         label = f"{name}_input_{count}"
     known_dtype = dtype if dtype in ("int32", "int64", "bool") else "float32"
     config = {"trainable": True, "shape": shape, "dtype": known_dtype}
-    return LayerSpec("InputLayer", label, config, place=label)
+    return LayerSpec("InputLayer", label, config, path=(label,))
 
 
 def _needed(calls: Mapping[Node, Call], outputs: Structure) -> frozenset[Node]:
@@ -353,7 +354,7 @@ def _strip(layer: LayerSpec, parsing: Parsing, places: Collection[str]) -> Layer
             f"{BARE}{layer.class_name}",
             layer.name,
             {},
-            place=layer.place,
+            path=layer.path,
             output_shape=text.output_shape if text else None,
             semantics={"gives": text.dtype} if text and gives else {},
         )

@@ -12,7 +12,7 @@ from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_SIZE
 from keras2torch_birnn.readers.config.dialects import plain_value
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
-from keras2torch_birnn.spec import NO_CUT, Array, Cut, Generation, LayerSpec, Shape
+from keras2torch_birnn.spec import NO_CUT, Array, Cut, Generation, LayerPath, LayerSpec, Shape
 
 # Old Embedding layers carry the dtype of their input in this place.
 _PLAIN = (None, "float32", "float64", "int32", "int64")
@@ -181,12 +181,12 @@ class Parsing:
 class Whole:
     """A model before it was cut, by which the weights of its part are found.
 
-    ``model``: all of its layers; ``left_out``: the places of those whose weights cannot be named,
+    ``model``: all of its layers; ``left_out``: the paths of those whose weights cannot be named,
     because they are of no supported class or have an option that is not. ``texts``: the layers with
     a vocabulary that are gone, by place. ``cut``: where it was cut, by whole paths.
     """
 
     model: LayerSpec
-    left_out: frozenset[str]
+    left_out: frozenset[LayerPath]
     texts: Mapping[str, TextLayer] = field(default_factory=dict)
     cut: Cut = NO_CUT

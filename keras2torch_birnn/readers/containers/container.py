@@ -27,7 +27,7 @@ from keras2torch_birnn.readers.weights.paths import (
     locate_weights,
     name_weights,
 )
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 # Keras 3, and tf.keras since 2.6; tf_keras; tf.keras before 2.6.
 PACKAGES = ("keras", "tf_keras", "tensorflow.python.keras")
@@ -206,11 +206,11 @@ class Container(ABC):
         return None
 
     def locate_weights(
-        self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
+        self, root: LayerSpec, generation: Generation, left_out: frozenset[LayerPath] = frozenset()
     ) -> WeightPaths:
         """Find the path of every weight in ``store``: layer -> name of the weight -> path.
 
-        left_out: the places of layers that are not read, and whose weights have no known names.
+        left_out: the paths of layers that are not read, and whose weights have no known names.
 
         Raises:
             WeightMismatchError: the weights and the configuration do not fit each other.

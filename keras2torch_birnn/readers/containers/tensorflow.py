@@ -50,7 +50,7 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
 )
 from keras2torch_birnn.readers.tensorflow.table import is_table
 from keras2torch_birnn.readers.weights.paths import WeightPaths
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 
 def read_graph(bundle: TensorBundle) -> Graph:
@@ -87,21 +87,21 @@ class TensorFlowContainer(Container):
         """
 
     def locate_weights(
-        self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
+        self, root: LayerSpec, generation: Generation, left_out: frozenset[LayerPath] = frozenset()
     ) -> WeightPaths:
         """Find the path of every weight."""
         naming, place = self.find_layers()
         located = locate_variables(root, self.graph, naming, place, left_out)
         return {
-            owner: {name: one.key for name, one in found.items()}
-            for owner, found in located.items()
+            layer: {name: one.key for name, one in found.items()}
+            for layer, found in located.items()
         }
 
     def written_names(self, paths: WeightPaths) -> WeightPaths:
         """Return the names that Keras gave the weights."""
         return {
-            owner: {name: self._written.get(path, "") for name, path in found.items()}
-            for owner, found in paths.items()
+            layer: {name: self._written.get(path, "") for name, path in found.items()}
+            for layer, found in paths.items()
         }
 
     def weight_names(self) -> Mapping[str, str]:

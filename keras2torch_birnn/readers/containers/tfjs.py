@@ -27,9 +27,9 @@ from keras2torch_birnn.readers.input_files import Folder, JoinedWindows, check_n
 from keras2torch_birnn.readers.store import Array, Kind, Store, StoredArray
 from keras2torch_birnn.readers.strict_json import objects_in, parse_object
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layer_entries, layout_of
-from keras2torch_birnn.readers.weights.slots import Key, Layout
+from keras2torch_birnn.readers.weights.slots import Layout
 from keras2torch_birnn.readers.weights.v3 import v3_groups, v3_paths
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 _DTYPES: Mapping[str, str] = {
     "float32": "<f4",
@@ -266,7 +266,7 @@ class TensorFlowJS(Container):
         return found if isinstance(found, Mapping) else super().compiled(config)
 
     def locate_weights(
-        self, root: LayerSpec, generation: Generation, left_out: frozenset[str] = frozenset()
+        self, root: LayerSpec, generation: Generation, left_out: frozenset[LayerPath] = frozenset()
     ) -> WeightPaths:
         """Find the path of every weight: the layers whose names are in it decide.
 
@@ -333,31 +333,31 @@ def locate_by_names(
     root: LayerSpec,
     names: Sequence[str],
     layout: Layout,
-    left_out: frozenset[str] = frozenset(),
+    left_out: frozenset[LayerPath] = frozenset(),
 ) -> WeightPaths:
     """Give every weight to the one layer, however deep in models, whose name is in its own.
 
-    left_out: the places of layers whose weights are passed over.
+    left_out: the paths of layers whose weights are passed over.
 
     Raises:
         WeightMismatchError: none, or several; or they are not those of the layer.
     """
-    layers = dict(_layers(root, ()))
-    owners: dict[str, set[Key]] = {}
-    for owner, layer in layers.items():
+    layers = list(_layers(root))
+    owners: dict[str, set[LayerPath]] = {}
+    for layer in layers:
         for inner in (layer, *_layers_inside(layer)):
-            owners.setdefault(inner.name, set()).add(owner)
-    listed: dict[Key, list[str]] = {}
+            owners.setdefault(inner.name, set()).add(layer.path)
+    listed: dict[LayerPath, list[str]] = {}
     for name in names:
         own = _longest(name, owners)
         if len(own) != 1:
             raise _homeless(name, "several layers" if own else "no layer")
         listed.setdefault(own.pop(), []).append(name)
-    found: dict[Key, dict[str, str]] = {}
-    for owner, layer in layers.items():
-        if layer.place in left_out:
-            continue
-        found |= layer_entries(layer, owner, listed.get(owner, ()), printable(layer.place), layout)
+    found: dict[LayerPath, dict[str, str]] = {}
+    for layer in layers:
+        if layer.path not in left_out:
+            entries = listed.get(layer.path, ())
+            found |= layer_entries(layer, entries, printable(layer.place), layout)
     return found
 
 
@@ -369,8 +369,8 @@ def _homeless(name: str, what: str) -> WeightMismatchError:
     )
 
 
-def _longest(name: str, owners: Mapping[str, set[Key]]) -> set[Key]:
-    """Return the owners of all layers in a name, of those that have most parts ("enc/1")."""
+def _longest(name: str, owners: Mapping[str, set[LayerPath]]) -> set[LayerPath]:
+    """Return the paths of all layers in a name, of those that have most parts ("enc/1")."""
     parts = name.split("/")[:-1][-_LOOKED_AT:]
     for count in range(len(parts), 0, -1):
         runs = ("/".join(parts[at : at + count]) for at in range(len(parts) - count + 1))
@@ -380,19 +380,18 @@ def _longest(name: str, owners: Mapping[str, set[Key]]) -> set[Key]:
     return set()
 
 
-def _layers(model: LayerSpec, owner: Key) -> Iterator[tuple[Key, LayerSpec]]:
+def _layers(model: LayerSpec) -> Iterator[LayerSpec]:
     """Yield the layers of a model and of the models in it, but no model itself."""
     for layer in model.graph.layers if model.graph else ():
-        here = (*owner, layer.name)
         if layer.graph is None:
-            yield here, layer
+            yield layer
         else:
-            yield from _layers(layer, here)
+            yield from _layers(layer)
 
 
 def _layers_inside(layer: LayerSpec) -> Iterator[LayerSpec]:
     """Yield the layers of a model that a layer wraps."""
     for part in layer.parts.values():
         if part.graph is not None:
-            yield from (inner for _, inner in _layers(part, ()))
+            yield from _layers(part)
         yield from _layers_inside(part)

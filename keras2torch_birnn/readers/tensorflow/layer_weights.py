@@ -14,12 +14,12 @@ from typing import Protocol
 from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.readers.tensorflow.keras_metadata import SavedObjects, is_layer_edge
 from keras2torch_birnn.readers.tensorflow.object_graph import Graph, Variable, walk
-from keras2torch_birnn.readers.weights.slots import KERAS2, Key
+from keras2torch_birnn.readers.weights.slots import KERAS2
 from keras2torch_birnn.readers.weights.v3 import OWN_CELL
 from keras2torch_birnn.schema import OPS, SCHEMA
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights, python_name
-from keras2torch_birnn.spec import LayerSpec
+from keras2torch_birnn.spec import LayerPath, LayerSpec
 
 # Edges of a layer that lead to no weights: what it carries from batch to batch, and what Keras
 # keeps for itself.
@@ -30,7 +30,7 @@ _LISTS = frozenset({"variables", "trainable_variables", "non_trainable_variables
 _ATTRIBUTES: Mapping[str, str] = {"mean": "adapt_mean", "variance": "adapt_variance"}
 _WRONG = "the file is incomplete or belongs to another model"
 
-Located = dict[Key, dict[str, Variable]]
+Located = dict[LayerPath, dict[str, Variable]]
 
 
 @dataclass(frozen=True)
@@ -139,17 +139,17 @@ def locate_variables(
     graph: Graph,
     naming: LayerNaming,
     place: Place,
-    left_out: frozenset[str] = frozenset(),
+    left_out: frozenset[LayerPath] = frozenset(),
 ) -> Located:
     """Find every weight: layer -> name of the weight -> variable. ``place``: the model's.
 
-    ``left_out``: the places of layers that are passed over.
+    ``left_out``: the paths of layers that are passed over.
 
     Raises:
         WeightMismatchError: a weight is missing, or a variable of a layer is no weight of it.
     """
     search = _Search(graph, naming, left_out)
-    search.model(root, place, ())
+    search.model(root, place)
     search.check_all_used()
     return search.found
 
@@ -160,12 +160,12 @@ class _Search:
 
     graph: Graph
     naming: LayerNaming
-    left_out: frozenset[str]
+    left_out: frozenset[LayerPath]
     found: Located = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     layers: dict[int, str] = field(default_factory=dict)
 
-    def model(self, model: LayerSpec, place: Place, owner: Key) -> None:
+    def model(self, model: LayerSpec, place: Place) -> None:
         """Find the weights of all layers of a model."""
         edges = self.naming.edges(model, place)
         known = {layer.name for layer in model.graph.layers} if model.graph else set()
@@ -173,7 +173,7 @@ class _Search:
             edge = edges.get(layer.name)
             inner = None if edge is None else self.naming.follow(place, edge)
             if inner is not None:
-                self.layer(layer, inner, (*owner, layer.name))
+                self.layer(layer, inner)
             elif layer.class_name != "InputLayer" and layer.class_name not in OPS:
                 raise WeightMismatchError(
                     f"no layer {printable(layer.name)}", _WRONG, place=layer.place
@@ -183,20 +183,20 @@ class _Search:
             if extra is not None:
                 self.layers.setdefault(extra.number, name)
 
-    def layer(self, layer: LayerSpec, place: Place, owner: Key) -> None:
+    def layer(self, layer: LayerSpec, place: Place) -> None:
         """Find the weights of a layer and of all inside it."""
-        if layer.place in self.left_out:
+        if layer.path in self.left_out:
             return
         if layer.graph is not None:
-            self.model(layer, place, owner)
+            self.model(layer, place)
             return
         self.layers.setdefault(place.number, layer.place)
         for key, part in layer.parts.items():
             edges = ("cells", key) if layer.class_name == STACK else (key,)
-            self.layer(part, self._follow(layer, place, edges), (*owner, key))
+            self.layer(part, self._follow(layer, place, edges))
         weights = {name: self._weight(layer, place, name) for name in _weight_names(layer)}
         if weights:
-            self.found[owner] = {n: self._value(number) for n, number in weights.items()}
+            self.found[layer.path] = {n: self._value(number) for n, number in weights.items()}
             self.used.update(weights.values())
 
     def check_all_used(self) -> None:

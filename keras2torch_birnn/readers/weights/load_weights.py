@@ -23,7 +23,7 @@ from keras2torch_birnn.readers.config.parsing import Parsing, Whole, common_dtyp
 from keras2torch_birnn.readers.containers.container import Container
 from keras2torch_birnn.readers.store import StoredArray
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layout_of
-from keras2torch_birnn.readers.weights.slots import Key, Layout, layers_by_owner, replace_layers
+from keras2torch_birnn.readers.weights.slots import Layout, replace_layers
 from keras2torch_birnn.schema import SCHEMA, ShapeError
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -31,6 +31,7 @@ from keras2torch_birnn.spec import (
     Array,
     Generation,
     Graph,
+    LayerPath,
     LayerSpec,
     Shape,
     Structure,
@@ -71,7 +72,9 @@ def load_weights(
     if values:
         arrays = (array for row in located.rows for array in row.arrays.values())
         begin("reading weights", sum(array.nbytes for array in arrays))
-    layers = {row.owner: _read(row, located.layout, notes, values=values) for row in located.rows}
+    layers = {
+        row.layer.path: _read(row, located.layout, notes, values=values) for row in located.rows
+    }
     notes += repeated_note(located.stored)
     root = replace_layers(located.root, layers)
     dtype = common_dtype([array for one in layers.values() for array in one.weights.values()])
@@ -84,10 +87,9 @@ def load_weights(
 class StoredLayer:
     """A layer with weights, and the arrays in the file that hold them, by name.
 
-    ``layer`` has the options that its weights determine. ``owner``: the path from the root to it.
+    ``layer`` has the options that its weights determine.
     """
 
-    owner: Key
     layer: LayerSpec
     arrays: Mapping[str, StoredArray]
 
@@ -108,9 +110,9 @@ class LocatedWeights:
     notes: tuple[str, ...]
 
     @property
-    def stored(self) -> Mapping[Key, Mapping[str, StoredArray]]:
-        """The arrays by owner and name."""
-        return {row.owner: row.arrays for row in self.rows}
+    def stored(self) -> Mapping[LayerPath, Mapping[str, StoredArray]]:
+        """The arrays by the path of their layer and by name."""
+        return {row.layer.path: row.arrays for row in self.rows}
 
 
 def find_weights(
@@ -133,17 +135,17 @@ def find_weights(
     names = container.written_names(paths)
     root, notes = resolve_masked_steps(root, names, generation, parsing.of_tensorflow_1)
     arrays = iter(container.store.arrays([path for row in paths.values() for path in row.values()]))
-    stored = {owner: {name: next(arrays) for name in names} for owner, names in paths.items()}
+    stored = {path: {name: next(arrays) for name in names} for path, names in paths.items()}
     root = _infer_input_shape(root, stored)
     rows = tuple(
-        StoredLayer(owner, layout.infer(layer, stored[owner]), stored[owner])
-        for owner, layer in layers_by_owner(root)
-        if owner in stored
+        StoredLayer(layout.infer(layer, stored[layer.path]), stored[layer.path])
+        for layer in root.walk()
+        if layer.path in stored
     )
     problems = [problem for row in rows for problem in _list_problems(row, layout)]
     if problems:
         raise gather(problems)
-    root = replace_layers(root, {row.owner: row.layer for row in rows})
+    root = replace_layers(root, {row.layer.path: row.layer for row in rows})
     return LocatedWeights(root, rows, names, layout, tuple(notes))
 
 
@@ -152,13 +154,13 @@ def _locate(
 ) -> WeightPaths:
     if whole is None:
         return container.locate_weights(root, generation)
-    inside = {owner for owner, _ in layers_by_owner(root)}
+    inside = {layer.path for layer in root.walk()}
     paths = container.locate_weights(whole.model, generation, whole.left_out)
-    return {owner: found for owner, found in paths.items() if owner in inside}
+    return {path: found for path, found in paths.items() if path in inside}
 
 
 def _infer_input_shape(
-    root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]
+    root: LayerSpec, stored: Mapping[LayerPath, Mapping[str, StoredArray]]
 ) -> LayerSpec:
     """Infer the input's shape from the first weights, where the file lacks it, and all others."""
     known = with_input_shape(root, stored)
@@ -229,7 +231,9 @@ def _are_finite(values: Array) -> bool:
 # first call never had it.
 
 
-def with_input_shape(root: LayerSpec, stored: Mapping[Key, Mapping[str, StoredArray]]) -> LayerSpec:
+def with_input_shape(
+    root: LayerSpec, stored: Mapping[LayerPath, Mapping[str, StoredArray]]
+) -> LayerSpec:
     """Set the shapes of the model's inputs, as far as the first layer's weights determine them.
 
     Returns the model itself where the file states them all.
@@ -260,7 +264,7 @@ def _chain(graph: Graph, name: str) -> list[LayerSpec]:
 
 
 def _shape_for(
-    chain: Sequence[LayerSpec], stored: Mapping[Key, Mapping[str, StoredArray]]
+    chain: Sequence[LayerSpec], stored: Mapping[LayerPath, Mapping[str, StoredArray]]
 ) -> Shape | None:
     if not chain:
         return None
@@ -268,8 +272,8 @@ def _shape_for(
     inner: LayerSpec | None = follower
     while inner is not None and inner.parts:
         inner = next(iter(inner.parts.values()))
-    owner = next((key for key in stored if key and key[0] == follower.name), None)
-    shape = _input_shape(inner, stored.get(owner, {}) if owner else {})
+    path = next((path for path in stored if path[:1] == (follower.name,)), ())
+    shape = _input_shape(inner, stored.get(path, {}))
     if shape is None:
         return None
     steps = follower.class_name == "TimeDistributed" or (len(shape) == 2 and _has_steps(chain))
@@ -342,7 +346,7 @@ _KERNEL: Mapping[str, object] = {
 
 def resolve_masked_steps(
     root: LayerSpec,
-    paths: Mapping[Key, Mapping[str, str]],
+    paths: WeightPaths,
     generation: Generation,
     of_tensorflow_1: Set[str],
 ) -> tuple[LayerSpec, list[str]]:
@@ -354,18 +358,18 @@ def resolve_masked_steps(
         return root, []
     repeating: list[bool] = []
 
-    def apply(layer: LayerSpec, owner: Key, *, wrapped: bool) -> LayerSpec:
+    def apply(layer: LayerSpec, *, wrapped: bool) -> LayerSpec:
         halves = layer.class_name == "Bidirectional"
-        layer = layer.map_inner(lambda key, inner: apply(inner, (*owner, key), wrapped=halves))
-        if not wrapped or owner not in paths or not _may_use_kernel(layer):
+        layer = layer.map_inner(lambda _, inner: apply(inner, wrapped=halves))
+        if not wrapped or layer.path not in paths or not _may_use_kernel(layer):
             return layer
         if layer.place in of_tensorflow_1:  # zeros, and not ambiguous
             return layer
-        repeating.append(not _has_cell(paths[owner]))
+        repeating.append(not _has_cell(paths[layer.path]))
         rule = "previous_output" if repeating[-1] else "zeros"
         return replace(layer, semantics={**layer.semantics, "masked_output": rule})
 
-    root = apply(root, (), wrapped=False)
+    root = apply(root, wrapped=False)
     if not repeating or not has_mask(root):
         return root, []
     does = "repeat the previous output" if repeating[0] else "give zeros"
@@ -403,20 +407,21 @@ _PARTS = frozenset(("forward_layer", "backward_layer", "layer", "cell"))
 _PLACES_SHOWN = 3
 
 
-def repeated_note(stored: Mapping[Key, Mapping[str, StoredArray]]) -> Iterator[str]:
+def repeated_note(stored: Mapping[LayerPath, Mapping[str, StoredArray]]) -> Iterator[str]:
     """Yield a note if the file holds the weights of several layers once: they are one in Keras.
 
-    stored: the arrays in the file, by owner. A layer that is called in a nested model and outside
-    of it becomes two modules. (Older formats hold its weights twice, as those of two layers.)
+    stored: the arrays in the file, by the paths of the layers. A layer that is called in a nested
+    model and outside of it becomes two modules. (Older formats hold its weights twice, as those of
+    two layers.)
     """
-    owners: dict[frozenset[str], list[Key]] = {}
-    for owner, arrays in stored.items():
-        owners.setdefault(frozenset(array.path for array in arrays.values()), []).append(owner)
+    layers: dict[frozenset[str], list[LayerPath]] = {}
+    for path, arrays in stored.items():
+        layers.setdefault(frozenset(array.path for array in arrays.values()), []).append(path)
     places = [
-        printable("/".join(name for name in owner if name not in _PARTS))
-        for found in owners.values()
+        printable("/".join(name for name in path if name not in _PARTS))
+        for found in layers.values()
         if len(found) > 1
-        for owner in found
+        for path in found
     ]
     if places:
         more = f" and {len(places) - _PLACES_SHOWN} more" * (len(places) > _PLACES_SHOWN)

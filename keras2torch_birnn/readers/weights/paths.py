@@ -11,12 +11,12 @@ from itertools import islice
 from keras2torch_birnn.errors import WeightMismatchError, invalid, printable
 from keras2torch_birnn.limits import MAX_GROUP_DEPTH
 from keras2torch_birnn.readers.store import Store
-from keras2torch_birnn.readers.weights.slots import KERAS2, Key, Layout, Slot, slots
+from keras2torch_birnn.readers.weights.slots import KERAS2, Layout, Slot, slots
 from keras2torch_birnn.readers.weights.v3 import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.schema.pages import Pages
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 
 def weights_group(store: Store) -> str | None:
@@ -34,33 +34,33 @@ def legacy_paths(
     store: Store,
     group: str,
     layout: Layout,
-    left_out: frozenset[str] = frozenset(),
-) -> dict[Key, dict[str, str]]:
-    """Locate the weights of each layer: owner -> name -> path in the file.
+    left_out: frozenset[LayerPath] = frozenset(),
+) -> dict[LayerPath, dict[str, str]]:
+    """Locate the weights of each layer: its path -> name -> path in the file.
 
-    left_out: the places of layers whose weights are passed over, with the group that holds them.
+    left_out: the paths of layers whose weights are passed over, with the group that holds them.
 
     Raises:
         WeightMismatchError: the file's lists and the configuration do not fit each other.
     """
     listed = {name: entries for name, _, entries in _listed_weights(store, group)}
     layers = root.graph.layers if root.graph else ()
-    needed = {layer.name: list(slots(layer, (layer.name,), layout=layout)) for layer in layers}
-    passed_over = {one.name for one in layers if any(p.place in left_out for p in one.walk())}
+    needed = {layer.name: list(slots(layer, layout=layout)) for layer in layers}
+    passed_over = {one.name for one in layers if any(p.path in left_out for p in one.walk())}
     for layer in layers:
         inside = any(custom_layer_of(part) is not None for part in layer.walk())
         if inside and not needed[layer.name] and listed.get(layer.name):
             raise _other_count((), listed[layer.name], f"{group.rstrip('/')}/{layer.name}")
     pairs = _pair_layers(needed, listed, passed_over)
-    found: dict[Key, dict[str, str]] = {}
+    found: dict[LayerPath, dict[str, str]] = {}
     for layer_name, group_name in pairs.items():
         base = f"{group.rstrip('/')}/{group_name}"
         layer = root.graph.layer(layer_name) if root.graph else root
         if layer_name in passed_over:
             continue
-        entries = layer_entries(layer, (layer_name,), listed[group_name], base, layout)
-        for owner, named in entries.items():
-            found[owner] = {name: f"{base}/{entry}" for name, entry in named.items()}
+        entries = layer_entries(layer, listed[group_name], base, layout)
+        for path, named in entries.items():
+            found[path] = {name: f"{base}/{entry}" for name, entry in named.items()}
     return found
 
 
@@ -82,27 +82,27 @@ def named_paths(store: Store, group: str) -> dict[str, str]:
 
 
 def layer_entries(
-    layer: LayerSpec, owner: Key, entries: Sequence[str], place: str, layout: Layout
-) -> dict[Key, dict[str, str]]:
+    layer: LayerSpec, entries: Sequence[str], place: str, layout: Layout
+) -> dict[LayerPath, dict[str, str]]:
     """Pair the names in a file with the weights of a layer and of all inside it.
 
-    owner: of the layer. entries: in the order of Keras' ``Layer.weights``. place: for errors.
-    Returns owner -> name of the weight -> entry.
+    entries: in the order of Keras' ``Layer.weights``. place: for errors.
+    Returns path of the layer -> name of the weight -> entry.
 
     Raises:
         WeightMismatchError: they do not fit each other.
     """
     here = _split_by_plugins(layer, layout)
-    wanted = list(slots(layer, owner, layout=layout))
+    wanted = list(slots(layer, layout=layout))
     custom = any(part.class_name not in SCHEMA for part in layer.walk())
     if custom and len(wanted) != len(entries):
         raise _other_count(wanted, entries, place)
     pairs = _assign(wanted, entries, place, here)
     if custom:
         _check_order(pairs, here, place)
-    found: dict[Key, dict[str, str]] = {}
+    found: dict[LayerPath, dict[str, str]] = {}
     for slot, entry in pairs:
-        found.setdefault(slot.owner, {})[slot.name] = entry
+        found.setdefault(slot.path, {})[slot.name] = entry
     return found
 
 
@@ -265,10 +265,10 @@ def _assign(
 
 def _group_by_half(wanted: Sequence[Slot], parts: Parts) -> list[tuple[list[Slot], Parts]]:
     """Group slots and entries by half, then the rest; one group if halves are ambiguous."""
-    halves = {slot.half.owner: slot.half for slot in wanted if slot.half is not None}
+    halves = {slot.half.path: slot.half for slot in wanted if slot.half is not None}
     groups: list[tuple[list[Slot], Parts]] = []
-    for owner, half in halves.items():
-        own = [slot for slot in wanted if slot.half is not None and slot.half.owner == owner]
+    for path, half in halves.items():
+        own = [slot for slot in wanted if slot.half is not None and slot.half.path == path]
         groups.append((own, {e: part for e, part in parts.items() if half.fits(part[0])}))
     claimed = Counter(entry for _, theirs in groups for entry in theirs)
     rest = [slot for slot in wanted if slot.half is None]
@@ -317,7 +317,7 @@ def _pair_by_position(
         if named in labels and named not in (slot.label, _ALSO.get(slot.label)):
             raise WeightMismatchError(
                 f"the weight {printable(entry)} is where {slot.label} of "
-                f"{printable(slot.place)} is expected",
+                f"{printable('/'.join(slot.path))} is expected",
                 "refused",
                 place=place,
             )
@@ -330,7 +330,7 @@ def _pair_by_position(
 # Locate every weight of a model in an HDF5 store, whichever of Keras' two layouts it has.
 
 
-WeightPaths = Mapping[Key, Mapping[str, str]]
+WeightPaths = Mapping[LayerPath, Mapping[str, str]]
 
 
 _LAYOUTS: Mapping[str, Layout] = Pages(
@@ -377,11 +377,11 @@ def locate_weights(
     root: LayerSpec,
     store: Store,
     generation: Generation,
-    left_out: frozenset[str] = frozenset(),
+    left_out: frozenset[LayerPath] = frozenset(),
 ) -> WeightPaths:
     """Find the path of every weight in the store: layer -> name of the weight -> path.
 
-    left_out: the places of layers whose weights are passed over.
+    left_out: the paths of layers whose weights are passed over.
 
     Raises:
         WeightMismatchError: the store and the configuration do not fit each other.

@@ -13,7 +13,7 @@ from keras2torch_birnn.schema import CELL_GATES, SCHEMA
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights
 from keras2torch_birnn.schema.shape_inference import expected_weights
-from keras2torch_birnn.spec import Array, LayerSpec, Shape
+from keras2torch_birnn.spec import Array, LayerPath, LayerSpec, Shape
 
 # "kernel:0", "kernel_1:0" (made unique by TensorFlow 1), "kernel" (Keras 3)
 _BASENAME = re.compile(r"(.+?)(?:_\d+)?(?::\d+)?")
@@ -114,9 +114,6 @@ KERAS2 = Layout(_shapes, lambda name: name.rpartition("/")[2], _split, infer_res
 # Weight slots of a model, in the order in which Keras creates them.
 
 
-Key = tuple[str, ...]
-
-
 Fits = Callable[[tuple[str, ...]], bool]
 
 
@@ -128,23 +125,19 @@ def _anywhere(segments: tuple[str, ...]) -> bool:
 class Half:
     """A half of a Bidirectional, and a test for names of its weights."""
 
-    owner: Key
+    path: LayerPath
     fits: Fits
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One weight that a layer needs. ``owner`` is the path from the root to the layer.
+    """One weight of the layer at ``path``. ``label`` is the end of its path in a legacy file."""
 
-    ``label`` is the end of its path in a legacy file.
-    """
-
-    owner: Key
+    path: LayerPath
     name: str
     label: str
     shape: Shape | None
     trainable: bool
-    place: str
     # Tells whether the segments of a name in the file can belong to this slot.
     fits: Fits
     # One segment that ``fits`` requires, if any.
@@ -168,7 +161,6 @@ _HALVES = {"forward_layer": _forward, "backward_layer": _backward}
 
 def slots(
     layer: LayerSpec,
-    owner: Key = (),
     trainable: bool = True,
     fits: Fits = _anywhere,
     layout: Layout = KERAS2,
@@ -194,33 +186,27 @@ def slots(
         inside = name.rpartition("/")[0]  # "query/kernel": the kernel of a layer inside this one
         own_fits = _both(fits, _last(inside)) if inside else fits
         label = layout.label(name)
-        of_half = _half_inside(owner, inside) or half
-        yield Slot(
-            owner, name, label, shape, learns, layer.place, own_fits, within, of_half, stacked
-        )
+        of_half = _half_inside(layer.path, inside) or half
+        yield Slot(layer.path, name, label, shape, learns, own_fits, within, of_half, stacked)
     stack = layer.class_name == STACK
     for key, part in layer.parts.items():
         part_fits = _both(fits, _HALVES[key]) if key in _HALVES else fits
-        of_half = Half((*owner, key), part_fits) if key in _HALVES else half
+        of_half = Half(part.path, part_fits) if key in _HALVES else half
         if stack:  # tf.keras and Keras 3 put the cell's name there
             part_fits = _both(fits, _last(part.name))
         start = key.removesuffix("layer")  # "forward_", "backward_"
-        yield from slots(
-            part, (*owner, key), trainable, part_fits, layout, start, within, of_half, stack
-        )
+        yield from slots(part, trainable, part_fits, layout, start, within, of_half, stack)
     for inner in layer.graph.layers if layer.graph else ():
-        deep, name = bool(owner), inner.name
+        deep, name = bool(layer.path), inner.name
         inner_fits = _both(fits, _contains(name)) if deep else _anywhere
-        yield from slots(
-            inner, (*owner, name), trainable, inner_fits, layout, within=name if deep else ""
-        )
+        yield from slots(inner, trainable, inner_fits, layout, within=name if deep else "")
 
 
-def _half_inside(owner: Key, inside: str) -> Half | None:
+def _half_inside(path: LayerPath, inside: str) -> Half | None:
     """Return the half of a Bidirectional that a layer inside a plugin's layer belongs to."""
     parts = tuple(inside.split("/"))
     at = next((number for number, part in enumerate(parts) if part in _HALVES), None)
-    return None if at is None else Half((*owner, *parts[: at + 1]), _HALVES[parts[at]])
+    return None if at is None else Half((*path, *parts[: at + 1]), _HALVES[parts[at]])
 
 
 def _contains(name: str) -> Fits:
@@ -235,32 +221,10 @@ def _both(first: Fits, second: Fits) -> Fits:
     return lambda segments: first(segments) and second(segments)
 
 
-def layers_by_owner(layer: LayerSpec, owner: Key = ()) -> Iterator[tuple[Key, LayerSpec]]:
-    """Yield every layer with its path from the root; inner layers before those around them."""
-    for key, part in layer.parts.items():
-        yield from layers_by_owner(part, (*owner, key))
-    for inner in layer.graph.layers if layer.graph else ():
-        yield from layers_by_owner(inner, (*owner, inner.name))
-    yield owner, layer
-
-
-def replace_layers(layer: LayerSpec, layers: Mapping[Key, LayerSpec], owner: Key = ()) -> LayerSpec:
+def replace_layers(layer: LayerSpec, layers: Mapping[LayerPath, LayerSpec]) -> LayerSpec:
     """Return the tree with each of ``layers`` in the place that its path names.
 
     What a layer is made of stays as the tree has it.
     """
-    new = replace(layers.get(owner, layer), parts=layer.parts, graph=layer.graph)
-    return new.map_inner(lambda key, one: replace_layers(one, layers, (*owner, key)))
-
-
-def change_layers(
-    layer: LayerSpec,
-    arrays: Mapping[Key, Mapping[str, Any]],
-    change: Callable[[LayerSpec, Mapping[str, Any]], LayerSpec],
-    owner: Key = (),
-) -> LayerSpec:
-    """Return the tree with ``change(layer, arrays)`` applied to every layer that ``arrays`` has."""
-    layers = {
-        key: change(one, arrays[key]) for key, one in layers_by_owner(layer, owner) if key in arrays
-    }
-    return replace_layers(layer, layers, owner)
+    new = replace(layers.get(layer.path, layer), parts=layer.parts, graph=layer.graph)
+    return new.map_inner(lambda _, one: replace_layers(one, layers))

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.store import Store
-from keras2torch_birnn.readers.weights.slots import Key, slots
+from keras2torch_birnn.readers.weights.slots import slots
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, SCHEMA
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights, python_name
 from keras2torch_birnn.schema.shape_inference import expected_weights
-from keras2torch_birnn.spec import Generation, LayerSpec
+from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 # Ends of the name of a vocabulary in a .keras archive; the path of its layer is between them.
 VOCABULARY = ("assets/", "/vocabulary.txt")
@@ -39,19 +39,19 @@ def v3_paths(
     root: LayerSpec,
     store: Store,
     generation: Generation,
-    left_out: frozenset[str] = frozenset(),
-) -> dict[Key, dict[str, str]]:
-    """Locate the weights of each layer: owner -> name -> path in the file.
+    left_out: frozenset[LayerPath] = frozenset(),
+) -> dict[LayerPath, dict[str, str]]:
+    """Locate the weights of each layer: its path -> name -> path in the file.
 
-    left_out: the places of layers whose weights are passed over.
+    left_out: the paths of layers whose weights are passed over.
 
     Raises:
         WeightMismatchError: the file has no layers at all.
     """
     layers = _find_root(store)
-    found: dict[Key, dict[str, str]] = {}
-    for owner, base, layer in v3_places(root, store, generation, layers):
-        if layer.place in left_out:
+    found: dict[LayerPath, dict[str, str]] = {}
+    for base, layer in v3_places(root, store, generation, layers):
+        if layer.path in left_out:
             paths = {}
         elif layer.class_name in SCHEMA:
             cell = "/cell" if layer.class_name in OWN_CELL else ""
@@ -59,7 +59,7 @@ def v3_paths(
         else:
             paths = _locate_custom_weights(layer, base, store)
         if paths:
-            found[owner] = paths
+            found[layer.path] = paths
     return found
 
 
@@ -72,18 +72,18 @@ def _find_root(store: Store) -> str:
 
 
 def v3_groups(
-    root: LayerSpec, store: Store, generation: Generation, places: frozenset[str]
+    root: LayerSpec, store: Store, generation: Generation, paths: frozenset[LayerPath]
 ) -> Iterator[str]:
-    """Yield the groups of the layers at these places, each with a slash at its end."""
-    for _, base, layer in v3_places(root, store, generation, _find_root(store)) if places else ():
-        if layer.place in places:
+    """Yield the groups of the layers at these paths, each with a slash at its end."""
+    for base, layer in v3_places(root, store, generation, _find_root(store)) if paths else ():
+        if layer.path in paths:
             yield f"{base}/"
 
 
 def v3_places(
     root: LayerSpec, store: Store, generation: Generation, group: str
-) -> Iterator[tuple[Key, str, LayerSpec]]:
-    """Yield for every layer its owner, its group in the store, and the layer."""
+) -> Iterator[tuple[str, LayerSpec]]:
+    """Yield every layer with its group in the store."""
     return _resolve_shared(_leaves(root, _Walk(store, group, generation)), store)
 
 
@@ -182,10 +182,11 @@ def _find_group(names: tuple[str, ...], base: str, store: Store) -> str:
     return next((name for name in names if store.kind(f"{base}/{name}") == "group"), names[0])
 
 
-Leaf = tuple[Key, str | None, LayerSpec, Key]
+# A layer's group, if it has one of its own; the layer; as a cell, the keys from its RNN to it.
+Leaf = tuple[str | None, LayerSpec, tuple[str, ...]]
 
 
-def _resolve_shared(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key, str, LayerSpec]]:
+def _resolve_shared(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[str, LayerSpec]]:
     """Yield every layer with the group that holds its weights.
 
     Keras writes a layer that is reached in two ways (in a TimeDistributed and on its own) at the
@@ -193,19 +194,19 @@ def _resolve_shared(leaves: Iterable[Leaf], store: Store) -> Iterator[tuple[Key,
     but then they have the same name and class.
     """
     every = list(leaves)
-    twins: dict[Key, list[str]] = {}
-    for owner, base, layer, within in every:
-        twins.setdefault(_identity(owner, layer, within), []).extend([base] if base else [])
-    for owner, base, layer, within in every:
-        bases = twins[_identity(owner, layer, within)]
+    twins: dict[tuple[str, ...], list[str]] = {}
+    for base, layer, within in every:
+        twins.setdefault(_identity(layer, within), []).extend([base] if base else [])
+    for base, layer, within in every:
+        bases = twins[_identity(layer, within)]
         cell = "/cell" if layer.class_name in OWN_CELL else ""
         if base is None or (len(bases) > 1 and not _holds(store, f"{base}{cell}/vars")):
             base = next((b for b in bases if _holds(store, f"{b}{cell}/vars")), base or "")
-        yield owner, base, layer
+        yield base, layer
 
 
-def _identity(owner: Key, layer: LayerSpec, within: Key) -> Key:
-    place = owner[-max(len(within), 1)] if owner else ""  # of the layer, or of the cell's RNN
+def _identity(layer: LayerSpec, within: tuple[str, ...]) -> tuple[str, ...]:
+    place = layer.path[-max(len(within), 1)] if layer.path else ""  # of it, or of the cell's RNN
     half = place if place in ("forward_layer", "backward_layer") else ""
     return (layer.class_name, layer.name, half, *within)
 
@@ -244,7 +245,7 @@ class _Walk:
 
 
 def _leaves(
-    layer: LayerSpec, walk: _Walk, owner: Key = (), base: str | None = "", within: Key = ()
+    layer: LayerSpec, walk: _Walk, base: str | None = "", within: tuple[str, ...] = ()
 ) -> Iterator[Leaf]:
     """Yield every layer and cell that may have weights. ``within``: RNN and path of a cell."""
     groups: Mapping[str, str] = {key: key for key in layer.parts}
@@ -255,14 +256,14 @@ def _leaves(
         place = None if base is None else f"{base}/{groups[key]}"
         if layer.class_name == "RNN":
             within = (layer.name,)
-        yield from _leaves(part, walk, (*owner, key), place, (*within, key) if within else ())
+        yield from _leaves(part, walk, place, (*within, key) if within else ())
     if layer.graph is not None:
         group = None if base is None else f"{base}/{walk.group}"
         for inner, name in _number_layers(layer, walk, group).items():
             place = None if name is None else f"{group}/{name}"
-            yield from _leaves(layer.graph.layer(inner), walk, (*owner, inner), place)
+            yield from _leaves(layer.graph.layer(inner), walk, place)
     elif not layer.parts:
-        yield owner, base, layer, within
+        yield base, layer, within
 
 
 def _number_layers(model: LayerSpec, walk: _Walk, group: str | None) -> Mapping[str, str | None]:

@@ -10,23 +10,22 @@ from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.limits import MAX_NAMES
 from keras2torch_birnn.readers.config.parsing import TextLayer, Whole
 from keras2torch_birnn.readers.containers.container import Container
-from keras2torch_birnn.readers.weights.slots import Key
 from keras2torch_birnn.readers.weights.v3 import ROOTS, VOCABULARY, v3_places
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 
 def written_vocabularies(
     whole: LayerSpec, container: Container, generation: Generation
-) -> Iterator[tuple[Key, LayerSpec, str]]:
+) -> Iterator[tuple[LayerSpec, str]]:
     """Yield the layers that have a text in the archive, with the name of the text."""
     first, last = VOCABULARY
     for group in ROOTS:
         if not any(name.startswith(f"{first}{group}/") for name in container.vocabularies):
             continue
-        for owner, base, layer in v3_places(whole, container.store, generation, group):
+        for base, layer in v3_places(whole, container.store, generation, group):
             name = f"{first}{base.removeprefix('/')}{last}"
             if name in container.vocabularies:
-                yield owner, layer, name
+                yield layer, name
 
 
 # ---- layers that were cut off --------------------------------------------------------------------
@@ -134,7 +133,7 @@ def _written_texts(
     whole: Whole, container: Container, generation: Generation
 ) -> Iterator[tuple[str, Words]]:
     """Yield place and words of the layers that have a text in the archive."""
-    for _, layer, name in written_vocabularies(whole.model, container, generation):
+    for layer, name in written_vocabularies(whole.model, container, generation):
         if layer.place in whole.texts:
             words = container.vocabularies[name].split("\n")
             yield layer.place, tuple(_as_numbers(words, whole.texts[layer.place], name))
