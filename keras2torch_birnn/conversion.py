@@ -103,23 +103,27 @@ def convert_to_file(
     Raises:
         K2TError: as ``convert``; OutputError: ``out`` cannot be written.
     """
-    from keras2torch_birnn.saving.atomic import check_replacing
+    from keras2torch_birnn.errors import in_file
+    from keras2torch_birnn.saving.atomic import check_output, is_stream, os_errors
     from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
-    from keras2torch_birnn.saving.vocabulary_file import writing_vocabularies
+    from keras2torch_birnn.saving.vocabulary_file import remove_vocabularies, vocabulary_file
 
     torch = _TorchImport()  # meanwhile a child process reads the file's index
     with opened(path) as container:  # the format is recognised
         reading = read(container, config=config, cut=cut)
         spec = reading.finish()
-        check_replacing(out, CHECKPOINT, overwrite=overwrite)
+        check_output(out, CHECKPOINT, overwrite=overwrite)
         torch.wait()
         model = build_model(spec, dtype=dtype, watched=False)
     from keras2torch_birnn.saving.checkpoint import write_checkpoint
 
-    texts = [one.to_dict() for one in reading.vocabularies]
-    with writing_vocabularies(out, texts, overwrite=overwrite) as beside:
-        write_checkpoint(model, out, overwrite=overwrite)
-    return Written(spec, beside)
+    texts = [] if is_stream(out) else [one.to_dict() for one in reading.vocabularies]
+    beside = vocabulary_file(out, texts) if texts else None
+    write_checkpoint(model, out, overwrite=overwrite, beside=beside)
+    if beside is None and overwrite:
+        with in_file(out), os_errors():
+            remove_vocabularies(out)
+    return Written(spec, beside and beside.path)
 
 
 def build_model(

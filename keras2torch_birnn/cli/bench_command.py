@@ -13,8 +13,8 @@ from keras2torch_birnn.cli.options import ConfigPath, one_of
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.saving.atomic import (
     FileKind,
+    NewFile,
     check_output,
-    check_replacing,
     marked_by,
     write_atomically,
 )
@@ -80,8 +80,7 @@ def bench(
     if plot_file is not None:
         from keras2torch_birnn.cli.bench.report import check_plot
 
-        check_output(plot_file, _DRAWINGS, sources=(model, config))
-        check_replacing(plot_file, _DRAWINGS, overwrite=True)
+        check_output(plot_file, _DRAWINGS, sources=(model, config), overwrite=True)
         check_plot(plot_file)
     rows = [_number(text) for text in batch.split(",")]
     if (model is None) == (rnn is None):
@@ -154,9 +153,7 @@ def _run(
     if output.as_json:
         output.print_result({**facts, "rows": [report.as_data(row) for row in rows]})
     if plot_file is not None:
-        write_atomically(
-            plot_file,
-            lambda place: report.plot(facts, rows, place, plot_file),
-            _DRAWINGS,
-            overwrite=True,
+        drawing = NewFile(
+            plot_file, _DRAWINGS, lambda place: report.plot(facts, rows, place, plot_file)
         )
+        write_atomically(drawing, overwrite=True)

@@ -25,8 +25,8 @@ from keras2torch_birnn.reference.sample_inputs import free_steps
 from keras2torch_birnn.rnn.engine_settings import check_float32
 from keras2torch_birnn.saving.atomic import (
     PREFIX,
+    NewFile,
     check_output,
-    check_replacing,
     is_stream,
     os_errors,
     write_atomically,
@@ -103,8 +103,7 @@ def export(
     target = form.load()
     files = target.files(place)
     for file, kind in files.items():
-        check_output(file, kind)
-        check_replacing(file, kind, overwrite=overwrite)
+        check_output(file, kind, overwrite=overwrite)
     with in_file(path):
         if reason := target.why_cannot_write():
             raise UsageError(reason, advise_extra("export"))
@@ -118,9 +117,11 @@ def export(
             written = Path(folder, place.name)
             notes = target.write(copy_structure(model), spec, written)
             checked, more = _check(target, written, golden, own)
-            for file, kind in files.items():
-                made = written.with_name(file.name)
-                write_atomically(file, made.replace, kind, overwrite=overwrite)
+            made = (
+                NewFile(file, kind, written.with_name(file.name).replace)
+                for file, kind in files.items()
+            )
+            write_atomically(*made, overwrite=overwrite)
     notes = (*settled, *notes, *more)
     return Exported(tuple(files), form.name, checked, target.runtime, notes)
 

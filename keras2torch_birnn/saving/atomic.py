@@ -1,6 +1,6 @@
-"""Write a file completely or not at all: the old file stays until the new one is complete.
+"""Write files completely or not at all: the old ones stay until the new ones are complete.
 
-The new file is written under a temporary name in the same folder (``.k2t-*.tmp``), flushed to the
+A new file is written under a temporary name in the same folder (``.k2t-*.tmp``), flushed to the
 disk, and takes the target's name in one step. If anything fails before that step, the target is
 unchanged and the temporary file is removed; only ``kill -9`` or a power failure leaves it behind.
 """
@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from keras2torch_birnn.errors import OutputError, in_file, printable, split_address
 
@@ -45,6 +46,14 @@ class FileKind:
     mistaken: Mapping[str, str] = field(default_factory=dict)
 
 
+class NewFile(NamedTuple):
+    """A file to write: ``write`` fills the path that it is given."""
+
+    path: Path
+    kind: FileKind
+    write: Callable[[Path], object]
+
+
 def marked_by(mark: str) -> Callable[[Path], bool]:
     """Make the function that recognises a file by a text near its beginning."""
 
@@ -55,16 +64,24 @@ def marked_by(mark: str) -> Callable[[Path], bool]:
     return recognises
 
 
+# ---- what can be written to ----------------------------------------------------------------------
+
+
 def check_output(
-    path: Path, kind: FileKind | None = None, *, sources: Sequence[Path | None] = ()
+    path: Path,
+    kind: FileKind | None = None,
+    *,
+    sources: Sequence[Path | None] = (),
+    overwrite: bool | None = None,
 ) -> None:
     """Refuse a path that cannot be written to, before any work is done.
 
-    ``sources``: the files and folders that the work reads.
+    ``sources``: the files and folders that the work reads. ``overwrite``: whether an old file of
+    the kind may be replaced; None to leave that question for later.
 
     Raises:
-        OutputError: a folder, a disk, a terminal, a missing folder, a suffix of another kind, or
-            one of ``sources`` (also through links, or inside a folder).
+        OutputError: a folder, a disk, a terminal, a missing folder, a suffix of another kind, one
+            of ``sources`` (also through links, or inside a folder), or a file that must stay.
     """
     with in_file(path), os_errors():
         check_is_here(path, "file")
@@ -77,10 +94,13 @@ def check_output(
         target = _resolve(path)
         if target.is_dir():
             raise OutputError("is a folder", "name a file")
-        if target.exists():
-            for source in sources:
-                if source is not None and source.exists():
-                    _check_source(target, source)
+        for source in sources:
+            if source is None or not (target.exists() and source.exists()):
+                continue
+            if target.samefile(source):
+                raise OutputError("is the input itself", "name another output")
+            if source.is_dir() and any(part.samefile(source) for part in target.parents):
+                raise OutputError(f"is inside the input {source}", "name another output")
         if kind is not None and path.suffix.lower() not in kind.suffixes:
             found = f"ends in {printable(path.suffix)}" if path.suffix else "has no suffix"
             ends = " or ".join(filter(None, (", ".join(kind.suffixes[:-1]), kind.suffixes[-1])))
@@ -90,6 +110,8 @@ def check_output(
         if check_can_be_made(folder := target.parent) != folder:
             make = f"mkdir -p {shlex.quote(str(folder))}"
             raise OutputError(f"there is no folder {folder}", make)
+        if kind is not None and overwrite is not None:
+            _check_old(target, kind, overwrite=overwrite)
 
 
 def check_is_here(path: Path, kind: str) -> None:
@@ -119,45 +141,6 @@ def check_can_be_made(folder: Path) -> Path:
     return there
 
 
-def check_replacing(path: Path, kind: FileKind | None = None, *, overwrite: bool) -> None:
-    """Refuse to replace a file, unless ``overwrite`` is set and it is of the kind, or empty.
-
-    Raises:
-        OutputError: the file must not be replaced.
-    """
-    with in_file(path), os_errors():
-        if not is_stream(path):
-            _check_old(_resolve(path), kind, overwrite=overwrite)
-
-
-def remove_file(path: Path, recognises: Callable[[Path], bool]) -> None:
-    """Remove a regular file if it is recognised, and nothing else; a link stays.
-
-    Raises:
-        OutputError: it cannot be read or removed.
-    """
-    with in_file(path), os_errors():
-        if path.is_file() and not path.is_symlink() and recognises(path):
-            path.unlink()
-
-
-def _check_old(target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if kind is not None and target.stat().st_size and not kind.recognises(target):
-        either = " (--force does not replace it, either)" if kind.instead == FORCE else ""
-        raise OutputError(
-            f"exists already, and k2t did not write it{either}",
-            "remove it first, or name another output",
-        )
-    if not overwrite:
-        raise _exists(kind)
-
-
-def _exists(kind: FileKind | None) -> OutputError:
-    return OutputError("exists already", FORCE if kind is None else kind.instead)
-
-
 def is_stream(path: Path) -> bool:
     """Return whether ``path`` is a pipe, a device or /dev/stdout: written to, never replaced."""
     with suppress(OSError, ValueError):
@@ -173,11 +156,13 @@ def is_stdout(path: Path) -> bool:
     return False
 
 
-def _check_source(target: Path, source: Path) -> None:
-    if target.exists() and target.samefile(source):
-        raise OutputError("is the input itself", "name another output")
-    if source.is_dir() and any(part.samefile(source) for part in target.parents):
-        raise OutputError(f"is inside the input {source}", "name another output")
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Turn what the operating system refuses (a full disk, no permission) into an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot be written ({error.strerror or error})") from None
 
 
 def _resolve(path: Path) -> Path:
@@ -188,122 +173,97 @@ def _resolve(path: Path) -> Path:
         raise OutputError(f"is not a valid file name ({error})", "choose another") from None
 
 
-@contextmanager
-def os_errors() -> Iterator[None]:
-    """Turn what the operating system refuses (a full disk, no permission) into an OutputError."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot be written ({error.strerror or error})") from None
-
-
-def write_atomically(
-    path: Path,
-    write: Callable[[Path], object],
-    kind: FileKind | None = None,
-    *,
-    overwrite: bool,
-) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``.
-
-    A link is followed: its target is replaced. The mode is the old file's, or the umask's.
-    ``kind``: the files that may be replaced, and their suffixes.
-
-    Raises:
-        OutputError: it could not be written; an old file is unchanged.
-    """
-    with writing_after(path, write, kind, overwrite=overwrite):
-        pass
-
-
-@contextmanager
-def writing_after(
-    path: Path, write: Callable[[Path], object], kind: FileKind | None, *, overwrite: bool
-) -> Iterator[None]:
-    """Let ``write`` fill a temporary file beside ``path``; rename it to ``path`` after the block.
-
-    If the block fails, nothing has changed. The other arguments are those of ``write_atomically``.
-
-    Raises:
-        OutputError: it could not be written; an old file is unchanged.
-    """
-    with in_file(path), os_errors():
-        check_output(path, kind)
-        target, stream = _resolve(path), is_stream(path)
-        if stream:
-            _write_stream(path, write)
-        else:
-            _check_old(target, kind, overwrite=overwrite)
-    if stream:
-        yield
+def _check_old(target: Path, kind: FileKind, *, overwrite: bool) -> None:
+    if not target.exists():
         return
-    temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
-    try:
-        with in_file(path), os_errors():
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            os.close(handle)
-            mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode)
-            write(temporary)
-            _sync_file(temporary, mode & 0o777)
-        yield
-        with in_file(path), os_errors():
-            _check_old(target, kind, overwrite=overwrite)  # it may have appeared meanwhile
-            _put_in_place(temporary, target, kind, overwrite=overwrite)
-            _sync_folder(target.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    if target.stat().st_size and not kind.recognises(target):
+        either = " (--force does not replace it, either)" if kind.instead == FORCE else ""
+        raise OutputError(
+            f"exists already, and k2t did not write it{either}",
+            "remove it first, or name another output",
+        )
+    if not overwrite:
+        raise OutputError("exists already", kind.instead)
 
 
-def find_cause(error: Exception) -> BaseException:
-    """Find the error that a library's writer hides: an OSError, or Ctrl-C."""
-    found = error.__context__
-    while found is not None:
-        if isinstance(found, OSError) or not isinstance(found, Exception):
-            return found
-        found = found.__context__
-    first = printable(str(error).strip().partition("\n")[0])
-    return OutputError(f"cannot be written ({first})", "disk full?")
+# ---- writing -------------------------------------------------------------------------------------
 
 
-def _write_stream(target: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(*files: NewFile, overwrite: bool) -> None:
+    """Fill a temporary file beside each path; when all are complete, give them their names.
+
+    A link is followed: its target is replaced. The mode is the old file's, or the umask's. A stream
+    is written to at once. ``overwrite``: whether old files of the kinds may be replaced.
+
+    Raises:
+        OutputError: one could not be written; old files are unchanged.
+    """
+    made: list[tuple[NewFile, Path, Path]] = []
+    with ExitStack() as cleaning:
+        for file in files:
+            with in_file(file.path), os_errors():
+                check_output(file.path, file.kind, overwrite=overwrite)
+                if is_stream(file.path):
+                    _write_stream(file)
+                    continue
+                target = _resolve(file.path)
+                temporary = target.parent / f"{PREFIX}{secrets.token_hex(8)}.tmp"
+                cleaning.callback(_remove, temporary)
+                _fill(temporary, target, file.write)
+                made.append((file, temporary, target))
+        for file, _, target in made:
+            with in_file(file.path), os_errors():
+                _check_old(target, file.kind, overwrite=overwrite)  # it may have appeared meanwhile
+        for file, temporary, target in made:
+            with in_file(file.path), os_errors():
+                if overwrite or not _link(temporary, target, file.kind):
+                    _replace(temporary, target)
+                _sync_folder(target.parent)
+
+
+def _write_stream(file: NewFile) -> None:
     """Write a complete file into a stream; what stdout has already stays before it."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         whole = Path(folder) / "out"
-        write(whole)
-        to_stdout = is_stdout(target)
+        file.write(whole)
+        to_stdout = is_stdout(file.path)
         with (
             whole.open("rb") as source,
-            os.fdopen(os.dup(1), "wb") if to_stdout else target.open("wb") as sink,
+            os.fdopen(os.dup(1), "wb") if to_stdout else file.path.open("wb") as sink,
         ):
             shutil.copyfileobj(source, sink)
 
 
-def _sync_file(path: Path, mode: int) -> None:
-    """Set the file's mode (a library may have replaced the file), and flush it to the disk."""
-    handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+def _fill(temporary: Path, target: Path, write: Callable[[Path], object]) -> None:
+    """Make a new file, let ``write`` fill it, give it its mode and flush it to the disk."""
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    mode = stat.S_IMODE((target if target.exists() else temporary).stat().st_mode) & 0o777
+    write(temporary)
+    handle = os.open(temporary, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
-        if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
-            path.chmod(mode)
+        if stat.S_IMODE(os.fstat(handle).st_mode) != mode:  # or a library has replaced the file
+            temporary.chmod(mode)
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _put_in_place(temporary: Path, target: Path, kind: FileKind | None, *, overwrite: bool) -> None:
-    if overwrite:
-        _replace(temporary, target)
-        return
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, target: Path, kind: FileKind) -> bool:
+    """Give a file a second name that no other has; return whether the file system has links."""
     try:
-        os.link(temporary, target)  # fails if the target was created meanwhile
-    except FileExistsError:
-        raise _exists(kind) from None
+        os.link(temporary, target)
+    except FileExistsError:  # it was created meanwhile
+        raise OutputError("exists already", kind.instead) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        if target.exists():
-            raise _exists(kind) from None
-        temporary.replace(target)
+        return False
+    return True
 
 
 def _replace(temporary: Path, target: Path) -> None:

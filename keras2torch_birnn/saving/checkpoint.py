@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import (
     InvalidModelFileError,
+    OutputError,
     UsageError,
     WeightMismatchError,
     in_file,
@@ -37,7 +38,7 @@ from keras2torch_birnn.layers.running import find_float_dtype
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.plugins.checks import complete_shapes
 from keras2torch_birnn.progress import begin
-from keras2torch_birnn.saving.atomic import find_cause, write_atomically
+from keras2torch_birnn.saving.atomic import NewFile, write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import CHECKPOINT
 from keras2torch_birnn.saving.content import (
     first_line,
@@ -85,11 +86,12 @@ def write_checkpoint(
     overwrite: bool,
     golden: Golden | None = None,
     requires_grad: Mapping[str, bool] = {},
+    beside: NewFile | None = None,
 ) -> None:
     """Write a model to a checkpoint.
 
     ``golden``: None for the vectors of the conversion. ``requires_grad``: of parameters that were
-    frozen or unfrozen in torch.
+    frozen or unfrozen in torch. ``beside``: another file, which is written together with it.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -108,9 +110,20 @@ def write_checkpoint(
                 with file.open("wb") as opened:
                     torch.save(make_content(kept, tensors, golden, requires_grad), opened)
         except (RuntimeError, safetensors.SafetensorError) as error:
-            raise find_cause(error) from None
+            raise _find_cause(error) from None
 
-    write_atomically(path, write, CHECKPOINT, overwrite=overwrite)
+    made = NewFile(path, CHECKPOINT, write)
+    write_atomically(*((made,) if beside is None else (beside, made)), overwrite=overwrite)
+
+
+def _find_cause(error: Exception) -> BaseException:
+    """Find the error that a library's writer hides: an OSError, or Ctrl-C."""
+    found = error.__context__
+    while found is not None:
+        if isinstance(found, OSError) or not isinstance(found, Exception):
+            return found
+        found = found.__context__
+    return OutputError(f"cannot be written ({first_line(error)})", "disk full?")
 
 
 def _make_dense(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,8 +23,8 @@ from keras2torch_birnn.readers.containers import open_container, opened
 from keras2torch_birnn.readers.steps import PathLike
 from keras2torch_birnn.saving.atomic import (
     FileKind,
+    NewFile,
     check_output,
-    check_replacing,
     is_stream,
     write_atomically,
 )
@@ -105,8 +105,7 @@ def write_back(
         check_kind(container)
         kind = FileKind("NEW", (path.suffix.lower(),), lambda _: True, _INSTEAD)
         if not is_stream(target):
-            check_output(target, kind, sources=[path])
-            check_replacing(target, kind, overwrite=False)
+            check_output(target, kind, sources=[path], overwrite=False)
         located = locate(container, config=config, cut=spec.cut)
         _check_same_model(spec, located.spec)
         tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
@@ -122,7 +121,7 @@ def write_back(
                 with open_container(place) as copy:
                     check_reads_as(locate(copy, config=config, cut=spec.cut), trained)
 
-        write_atomically(target, write, kind, overwrite=False)
+        write_atomically(NewFile(target, kind, write), overwrite=False)
     notes = [_KEPT_NOTE] if changed and groups and not removed else []
     notes += _describe_values(tensors)
     return WrittenModel(target, len(changed), len(located.arrays), tuple(notes))

@@ -27,7 +27,7 @@ from keras2torch_birnn.comparison.html import (
 )
 from keras2torch_birnn.comparison.report import ErrorMap, ParityReport
 from keras2torch_birnn.readers.input_files import hash_file, with_index
-from keras2torch_birnn.saving.atomic import FileKind, marked_by, write_atomically
+from keras2torch_birnn.saving.atomic import FileKind, NewFile, marked_by, write_atomically
 from keras2torch_birnn.spec import Array
 
 _MARK = "k2t verify"
@@ -68,7 +68,7 @@ def write_report(
     def write(file: Path) -> None:
         file.write_text(text, encoding="utf-8")
 
-    write_atomically(path, write, REPORT, overwrite=True)
+    write_atomically(NewFile(path, REPORT, write), overwrite=True)
 
 
 def make_page(report: ParityReport, *, model: Path, out: Path | None, weights: Table | None) -> str:

@@ -31,10 +31,11 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.running import run
-from keras2torch_birnn.saving.atomic import write_atomically
+from keras2torch_birnn.saving.atomic import FileKind, NewFile, write_atomically
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="files of POSIX")
+ANY = FileKind("a file", ("",), lambda _: True)
 SUFFIXES = pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pth", ".PT"])
 
 
@@ -370,7 +371,7 @@ def test_an_existing_file_is_refused_before_the_work_is_done(tmp_path: Path) -> 
     out, done = tmp_path / "out", list[Path]()
     out.write_bytes(b"old")
     with pytest.raises(OutputError, match="exists already"):
-        write_atomically(out, done.append, overwrite=False)
+        write_atomically(NewFile(out, ANY, done.append), overwrite=False)
     assert done == []
     assert contents(tmp_path) == {"out": b"old"}
 
@@ -386,7 +387,7 @@ def test_of_two_writers_without_force_one_wins(tmp_path: Path) -> None:
             ready.wait()
 
         try:
-            write_atomically(out, fill, overwrite=False)
+            write_atomically(NewFile(out, ANY, fill), overwrite=False)
             ends.append(text)
         except OutputError as error:
             ends.append(error.message)

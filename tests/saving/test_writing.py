@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +54,12 @@ def test_no_byte_is_lost_whatever_fails_at_any_step() -> None:
 
 @POSIX
 def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def careless(target: Path, write: Any, *_: object, **__: object) -> Iterator[None]:
+    def careless(file: atomic.NewFile, **_: object) -> None:
         with atomic.os_errors():
-            write(target)
-        yield
+            file.write(file.path)
 
     runs = faults.Runs()
-    monkeypatch.setattr(atomic, "writing_after", careless)
+    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.write_atomically", careless)
     for number in range(50):
         runs.run(faults.case(number))
     runs.close()
@@ -253,13 +250,13 @@ def test_looking_at_an_old_file_runs_nothing_of_it(tmp_path: Path) -> None:
 def test_a_file_of_others_that_comes_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, original = tmp_path / "out.pt", atomic._sync_file
+    out, original = tmp_path / "out.pt", atomic._fill
 
-    def comes(path: Path, mode: int) -> None:
-        original(path, mode)
+    def comes(*arguments: Any) -> None:
+        original(*arguments)
         out.write_bytes(MASKED.read_bytes())
 
-    monkeypatch.setattr(atomic, "_sync_file", comes)
+    monkeypatch.setattr(atomic, "_fill", comes)
     with pytest.raises(birnn.OutputError, match="remove it first"):
         birnn.save(birnn.convert(OLD), out)
     assert contents(tmp_path) == {"out.pt": MASKED.read_bytes()}
