@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -26,34 +25,39 @@ from keras2torch_birnn.layers.registry import (
 from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.rnn.tensor_memory import is_exporting_by_torch
 from keras2torch_birnn.schema import normalized_axes
-from keras2torch_birnn.schema.training_rules import BATCH_RULE, BatchRule
+from keras2torch_birnn.schema.training_rules import FROZEN
 from keras2torch_birnn.spec import Array, LayerSpec
 
 # Half precision has too few bits for moments.
 _HALF = (torch.float16, torch.bfloat16)
+# Keras 3 ``backend.epsilon()``, which a masked count of steps is raised by.
+_KERAS_EPSILON = 1e-7
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """An ``nn.BatchNorm1d`` of (B, C, ...) that trains by Keras' rules.
+    """An ``nn.BatchNorm1d`` of (B, C, ...) that trains by the rule of Keras 3.
 
-    It computes what torch's computes. ``rule`` says what training does besides: which steps count
-    behind a mask, and how the moving averages follow. A batch of one row is a batch. ``axis``: of
-    the channels in Keras' order, in which a mask comes. ``synchronized``: the rows of all processes
-    are one batch, see ``synchronize_batch_norm``; else each takes the moments of its own rows.
+    It computes what torch's computes. In training the steps that are not masked count, and the
+    moving variance follows the variance of the batch as it is. A batch of one row is a batch.
+    ``axis``: of the channels in Keras' order, in which a mask comes. ``frozen``: it normalizes by
+    the moving averages in training, too. ``synchronized``: the rows of all processes are one batch,
+    see ``synchronize_batch_norm``; else each takes the moments of its own rows.
     """
 
     synchronized = False
 
-    def __init__(self, features: int, *, axis: int, eps: float, momentum: float, rule: BatchRule):
+    def __init__(
+        self, features: int, *, axis: int, eps: float, momentum: float, frozen: bool = False
+    ) -> None:
         super().__init__(features, eps=eps, momentum=momentum, device="meta")
-        self.axis, self.rule = axis, rule
+        self.axis, self.frozen = axis, frozen
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise every channel: y = (x - mean) / sqrt(var + eps) * weight + bias.
 
         mask: true where something counts, of the shape in Keras' order without the last axis.
         """
-        if self.training and self.rule.by != "moving averages":
+        if self.training and not self.frozen:
             return self._by_batch(input, mask)
         if _is_for_torch(input):
             return self._by_averages(input)
@@ -70,10 +74,9 @@ class BatchNorm(nn.BatchNorm1d):
     def _by_batch(self, input: Tensor, mask: Tensor | None) -> Tensor:
         x = input.float() if input.dtype in _HALF else input
         axes = (0, *range(2, x.dim()))
-        mean, var, count = self._moments(x, axes, mask)
-        if self.rule.by == "batch, followed":
-            with torch.no_grad():
-                self._follow(mean.reshape(-1), var.reshape(-1), count.reshape(-1))
+        mean, var = self._moments(x, axes, mask)
+        with torch.no_grad():
+            self._follow(mean.reshape(-1), var.reshape(-1))
         shape = [1 if axis in axes else -1 for axis in range(x.dim())]
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
@@ -85,18 +88,17 @@ class BatchNorm(nn.BatchNorm1d):
 
     def _moments(
         self, x: Tensor, axes: tuple[int, ...], mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute mean and variance of each channel, and the number of values; axes are kept."""
+    ) -> tuple[Tensor, Tensor]:
+        """Compute mean and variance of each channel; axes are kept."""
         together = _sum_of_processes if self.synchronized and is_distributed() else _unchanged
-        if mask is None or self.rule.masked == "all":
+        if mask is None:
             var, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-            count = torch.full_like(mean, x.numel() // max(mean.numel(), 1))
             if together is _unchanged:
-                return mean, var, count
-            own, count = count, together(count)
+                return mean, var
+            own = torch.full_like(mean, x.numel() // max(mean.numel(), 1))
+            count = together(own)
             all_mean = together(mean * own) / count
-            var = together((var + (mean - all_mean).square()) * own) / count
-            return all_mean, var, count
+            return all_mean, together((var + (mean - all_mean).square()) * own) / count
         if mask.dim() != x.dim() - 1:
             raise UsageError(
                 f"BatchNormalization in training: a mask of {mask.dim()} axes for an input of "
@@ -104,15 +106,13 @@ class BatchNorm(nn.BatchNorm1d):
                 "call the model in eval mode, or take the mask away before this layer",
             )
         counts = mask.bool()[..., None].movedim(self.axis, 1)
-        weights = counts.to(x.dtype)
-        if self.rule.masked == "valid":
-            weights = weights.expand_as(x)
-        count = together(weights.sum(axes, keepdim=True)) + self.rule.count_raised_by
+        weights = counts.to(x.dtype).expand_as(x)
+        count = together(weights.sum(axes, keepdim=True)) + _KERAS_EPSILON
         mean = together(torch.where(counts, x, 0.0).sum(axes, keepdim=True)) / count
         squares = torch.where(counts, x - mean, 0.0).square().sum(axes, keepdim=True)
-        return mean, together(squares) / count, count
+        return mean, together(squares) / count
 
-    def _follow(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+    def _follow(self, mean: Tensor, var: Tensor) -> None:
         """Update the moving averages with the moments of a batch."""
         average_mean, average_var, batches = (
             self.running_mean,
@@ -121,18 +121,9 @@ class BatchNorm(nn.BatchNorm1d):
         )
         if average_mean is None or average_var is None or batches is None:
             return
-        if self.rule.bessel:
-            var = var * (count / (count - 1.0).clamp(min=1.0))
-        if self.rule.bessel_epsilon:
-            var = var * (count / (count - (1.0 + self.eps)))
         batches += 1
-        share: float | Tensor
-        if self.momentum is None:  # as in torch: the plain average of all batches
-            share = 1.0 / batches.to(mean.dtype)
-        elif self.rule.unbiased_start:
-            share = self.momentum / (1.0 - (1.0 - self.momentum) ** batches.to(mean.dtype))
-        else:
-            share = self.momentum
+        # As in torch: without one, the plain average of all batches.
+        share = 1.0 / batches.to(mean.dtype) if self.momentum is None else self.momentum
         average_mean += (mean - average_mean) * share
         average_var += (var - average_var) * share
 
@@ -161,9 +152,9 @@ def is_distributed() -> bool:
 def synchronize_batch_norm(model: nn.Module) -> nn.Module:
     """Let BatchNormalization take the rows of all processes as one batch, in training.
 
-    The model trains as it would in one process, by the rules of its Keras: with masks, and on CPUs,
-    too. ``nn.SyncBatchNorm`` follows torch's rules instead. All processes of the default group call
-    the model, with a batch each.
+    The model trains as it would in one process, with masks and on CPUs, too. ``nn.SyncBatchNorm``
+    follows torch's rules instead. All processes of the default group call the model, with a batch
+    each.
 
     Args:
         model: What ``convert`` or ``load`` returned, or any module that holds such models.
@@ -205,17 +196,12 @@ def _is_for_torch(channels_first: Tensor) -> bool:
     return is_exporting_by_torch() or channels_first.is_contiguous()
 
 
-def _batch_rule(layer: LayerSpec) -> BatchRule:
-    """Return its training rule; that of the newest Keras if the spec has none."""
-    found = layer.semantics.get(BATCH_RULE)
-    if isinstance(found, BatchRule):
-        return found
-    return BatchRule() if layer.config["trainable"] else BatchRule(by="moving averages")
+def _is_frozen(layer: LayerSpec) -> bool:
+    return bool(layer.semantics.get(FROZEN, not layer.config["trainable"]))
 
 
 def _batch_mask(layer: LayerSpec) -> MaskFlow:
-    rule = _batch_rule(layer)
-    return MaskFlow(takes=rule.masked != "all" and rule.by != "moving averages")
+    return MaskFlow(takes=not _is_frozen(layer))
 
 
 def _scales(weights: Mapping[str, Array]) -> tuple[nn.Parameter | None, nn.Parameter | None]:
@@ -240,13 +226,12 @@ def batch_normalization(layer: LayerSpec) -> nn.Module:
             "replace it by a layer of your own, given with --plugin",
             place=layer.place,
         )
-    rule, share = _batch_rule(layer), 1.0 - config["momentum"]
     module = BatchNorm(
         len(weights["moving_mean"]),
         axis=_channels(layer),
         eps=config["epsilon"],
-        momentum=float(np.float32(share)) if rule.single else share,
-        rule=rule,
+        momentum=1.0 - config["momentum"],
+        frozen=_is_frozen(layer),
     )
     module.weight, module.bias = cast(Any, _scales(weights))
     module.running_mean = to_parameter(weights["moving_mean"]).data

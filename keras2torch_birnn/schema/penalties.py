@@ -107,7 +107,7 @@ def _text(value: Any) -> str:
 
 # ---- rules of the generations -------------------------------------------------------------------
 
-# The name of a layer's rule in its semantics; set when the model is built, as ``BATCH_RULE``.
+# The name of a layer's rule in its semantics; set when the model is built.
 PENALTY_RULE = "penalty_rule"
 
 

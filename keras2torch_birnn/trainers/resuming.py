@@ -16,6 +16,7 @@ from keras2torch_birnn.readers.config.parsing import notes_of_half_precision
 from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.container import ModelSource
 from keras2torch_birnn.readers.steps import PathLike, read, read_given_config
+from keras2torch_birnn.schema.training_rules import describe_batch_rule
 from keras2torch_birnn.trainers.compiled import parse_compiled
 from keras2torch_birnn.trainers.losses import KerasLoss, describe_loss
 from keras2torch_birnn.trainers.optimizers import make_optimizer
@@ -114,6 +115,7 @@ def training(
             embeddings=any(isinstance(one, nn.Embedding) for one in model.modules()),
         )
         notes = [*notes_of_half_precision(spec.notes), *made.notes]
+        notes += describe_batch_rule(spec.root, spec.generation)
         if state == "file":
             notes.append(read_state(container, compiled.optimizer, made, located, variables))
     masked = any(model.meta.get("output_masks") or ())

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from keras2torch_birnn.layers.normalization import BatchNorm
-from keras2torch_birnn.schema.training_rules import BatchRule
 
 B, T, C = 3, 5, 7
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -22,7 +21,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def norm(channels: int, axis: int) -> BatchNorm:
-    module = BatchNorm(channels, axis=axis, eps=1e-3, momentum=0.1, rule=BatchRule())
+    module = BatchNorm(channels, axis=axis, eps=1e-3, momentum=0.1)
     generator = torch.Generator().manual_seed(1)
     names = ("running_mean", "running_var", "weight", "bias")
     values = {name: torch.rand(channels, generator=generator) + 0.1 for name in names}

@@ -250,8 +250,6 @@ class AnyBatchNorm(nn.BatchNorm1d):
 class MaskedBatchNorm(nn.BatchNorm1d):
     """An nn.BatchNorm1d for (B, ..., C) that trains by the valid steps alone."""
 
-    count_raised_by = 0.0  # Keras 3 adds a little to the number of valid steps
-
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize every channel; mask: the input's shape without C, true if valid."""
         mean, var = self.running_mean, self.running_var
@@ -261,7 +259,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             valid = torch.ones_like(input[..., 0]).bool() if mask is None else mask
             weight = valid[..., None].to(input.dtype).expand_as(input)
             axes = tuple(range(input.dim() - 1))
-            count = weight.sum(axes) + self.count_raised_by
+            count = weight.sum(axes) + 1e-7  # as in Keras, also where no step is valid
             batch_mean = (input * weight).sum(axes) / count
             batch_var = ((input - batch_mean).square() * weight).sum(axes) / count
             with torch.no_grad():

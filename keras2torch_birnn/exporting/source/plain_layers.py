@@ -167,31 +167,23 @@ def _batch(layer: LayerSpec, name: str, built: Any) -> Emission:
     Raises:
         UnsupportedLayerError: its input has an unknown number of axes.
     """
-    rule, axis, shape = built.rule, built.axis, layer.input_shape
+    axis, shape = built.axis, layer.input_shape
     if not isinstance(shape, tuple):
         raise refuse(layer, "an input of unknown rank")
-    rank, masked = len(shape), rule.masked != "all" and bool(layer.semantics.get(MASK_REACHES))
-    momentum = built.momentum if rule.single else round(built.momentum, 12)
-    if rule.by == "batch, not followed":
-        momentum = 0.0  # torch leaves the averages alone then
-    options = {"eps": built.eps, "momentum": momentum}
+    rank, masked = len(shape), bool(layer.semantics.get(MASK_REACHES))
+    options = {"eps": built.eps, "momentum": round(built.momentum, 12)}
     absent = [key for key in ("weight", "bias") if getattr(built, key) is None]
     if len(absent) == 2:
         options["affine"], absent = False, []
 
     differs: tuple[str, ...] = ()
-    if not rule.bessel or rule.bessel_epsilon or rule.unbiased_start:
-        differs = (f"{name}: the moving variance follows torch's rule in training",)
-    after: tuple[Expression, ...] = ()
-    if rule.by == "moving averages":
-        kind, differs = "FrozenBatchNorm", ()
+    if built.frozen:
+        kind = "FrozenBatchNorm"
     elif masked and axis == rank - 1 and rank > 2:
-        kind, differs = "MaskedBatchNorm", ()
-        if rule.count_raised_by:
-            raised = member(f"{name}.count_raised_by")
-            after = (code("{} = {}", raised, rule.count_raised_by),)
+        kind = "MaskedBatchNorm"
     else:
         kind = "AnyBatchNorm" if rank > 3 else "nn.BatchNorm1d"
+        differs = (f"{name}: the moving variance follows torch's rule in training",)
         if masked:
             differs = (f"{name}: all steps count in training, masked ones too", *differs)
 
@@ -212,7 +204,7 @@ def _batch(layer: LayerSpec, name: str, built: Any) -> Emission:
         same_names(name, [*built.state_dict()]),
         () if kind.startswith("nn.") else (getattr(helpers, kind),),
         differs,
-        after=(*after, *(call(unset, key, None) for key in absent)),
+        after=tuple(call(unset, key, None) for key in absent),
     )
 
 
