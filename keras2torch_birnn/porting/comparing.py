@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -144,27 +145,21 @@ class _Comparison:
     def _random(self, batch: Batch, runs: Sequence[CheckedRun]) -> PortFinding | None:
         """Say where the port's outputs are random, or in half precision."""
         settled = runs[0] if runs else None
-        if settled is None or not settled.run.random:
+        if settled is None or not settled.run.drawn:
             return None
         free = self._run(batch, first=False, settled=False)
         if isinstance(free, str) or _are_close(free, settled.run):
             return None
-        walk = Walk(self.spec, [settled])
-        other = CheckedRun(self.spec, batch.name, batch.arrays, free, batch.calls)
-        lost = [
-            key
-            for key in walk.nodes
-            if walk.seen(key, [settled.exact]) and not other.has(key, settled.exact.results[key][0])
-        ]
-        path = walk.outer(lost[0])[0] if lost else "the port"
-        (name, module), *_ = settled.run.random
-        where = f" in {printable(module)}" if module else ""
-        if name in HALVES.values():
-            return PortFinding(path, "half precision", f"it is rounded to {name}{where}")
-        words = f"random numbers ({name}{where}) enter it, also in eval mode"
-        if name in DROPOUTS:
+        drawn = settled.run.drawn[0]
+        given = _seen_calls(settled, replace(settled.run, seen=drawn.given))
+        path = given[-1] if given else _lost_call(settled, free)
+        where = f" in {printable(drawn.module)}" if drawn.module else ""
+        if drawn.name in HALVES.values():
+            return PortFinding(path, "half precision", f"it is rounded to {drawn.name}{where}")
+        words = f"random numbers ({drawn.name}{where}) enter it, also in eval mode"
+        if drawn.name in DROPOUTS:
             words = (
-                f"dropout ({name}{where}) is active in eval mode: use nn.Dropout, or give it "
+                f"dropout ({drawn.name}{where}) is active in eval mode: use nn.Dropout, or give it "
                 "training=self.training"
             )
         return PortFinding(path, "random", words)
@@ -333,17 +328,24 @@ class _Findings:
         return PortFinding(path, "unexplained", words)
 
 
+def _seen_calls(checked: CheckedRun, run: PortRun) -> list[str]:
+    """Return the layers whose outputs are right in a run of the port with the same inputs."""
+    walk, other = Walk(checked.spec, [checked]), replace(checked, run=run)
+    results = checked.exact.results
+    return [walk.outer(key)[0] for key in walk.nodes if other.has(key, results[key][0])]
+
+
+def _lost_call(checked: CheckedRun, run: PortRun) -> str:
+    """Return the first layer that a run of the port does not compute, as it did before."""
+    now = _seen_calls(checked, run)
+    before = _seen_calls(checked, checked.run)
+    return next((one for one in before if one not in now), "the port")
+
+
 def _kept_state(again: CheckedRun, first: CheckedRun) -> PortFinding:
     """Say which layer computes something else in a second call with the same inputs."""
-    walk = Walk(first.spec, [first])
-    one = CheckedRun(first.spec, first.name, first.inputs, again.run)
-    lost = [
-        key
-        for key in walk.nodes
-        if walk.seen(key, [first.exact]) and not one.has(key, first.exact.results[key][0])
-    ]
-    path = walk.outer(lost[0])[0] if lost else "the port"
     words = "its states are kept from call to call, Keras starts each call with zeros"
+    path = _lost_call(first, again.run)
     return PortFinding(path, "kept state", words, rows="a second call")
 
 

@@ -227,15 +227,22 @@ class Walk:
     def _shows(self, option: Explained, forced: Forced, unseen: set[Key]) -> int:
         """Count the calls behind a mistake that the port has with it; the outputs: all and one.
 
-        A call that hands on what it reads, as a dropout does, tells nothing.
+        None if the port lacks one that it had, or that reads what it has otherwise. A call that
+        hands on what it reads, as a dropout does, tells nothing.
         """
         behind = [key for key in self.behind(option.key) if key in unseen]
+        kept = [key for key in self.behind(option.key) if key not in unseen]
+        readers = [key for key in behind if option.key[0] in self.sources.get(key[0], ())]
+        if option.key not in unseen and len(readers) > 1:  # changed on the way to all of them
+            kept += readers
         outputs = True
         runs = zip(self.runs, option.added_to(forced), option.results, strict=True)
         for run, own, (output, _) in runs:
             try:
                 traced = run.record(own)
             except FAILURES:
+                return 0
+            if not all(run.has(key, traced.results[key][0]) for key in kept):
                 return 0
             outputs = outputs and run.same_outputs(traced.trace)
             behind = [
@@ -277,7 +284,7 @@ class Walk:
             usual = tuple(one.results[key] for one in traced)
             halves = [half for half in forced[0] if half != key and self.outer(half) == key]
             is_half = self.outer(key) != key
-            rewrites = rewrites_of(traced[0].calls[key], self._around(key, traced), is_half=is_half)
+            rewrites = rewrites_of(traced[0].calls[key], self._around(key), is_half=is_half)
             for rewrite in rewrites:
                 results: list[Result] = []
                 for run, one, own in zip(self.runs, traced, forced, strict=True):
@@ -286,7 +293,9 @@ class Walk:
                     if result is None or (is_seen and not run.has(key, result[0], in_place=False)):
                         break
                     results.append(result)
-                if len(results) == len(usual) and any(map(differ, results, usual)):
+                if len(results) < len(usual) or not any(map(differ, results, usual)):
+                    continue
+                if any(np.ptp(next(leaves(output))) for output, _ in results):
                     yield Explained(key, rewrite, usual, tuple(results))
 
     def _own_padding(self, wrong: Key, traced: Sequence[Traced]) -> tuple[Explained, ...]:
@@ -304,18 +313,14 @@ class Walk:
                 found.append(Explained(key, rewrite, usual, results))
         return tuple(found)
 
-    def _around(self, key: Key, traced: Sequence[Traced]) -> Around:
+    def _around(self, key: Key) -> Around:
         """Return what is around a call."""
-        exact = self.runs[0].exact
-        read = next((np.shape(one) for one in leaves(traced[0].calls[key].inputs)), None)
-        floats = {one[0]: np.shape(next(leaves(exact.results[one][0]))) for one in self.nodes}
-        source = next((one for one in self.right_before(key) if floats.get(one) == read), "")
         alike = {
-            other[0]: exact.calls[other].layer
+            other[0]: self.runs[0].exact.calls[other].layer
             for other in self.nodes
             if other[1] == key[1] and other != key
         }
-        return Around(source, self._mask_maker(key), alike)
+        return Around(self._mask_maker(key), alike)
 
     def _mask_maker(self, key: Key) -> str:
         """Return the call that makes the mask of a call, if nothing between them uses it."""

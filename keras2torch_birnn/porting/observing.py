@@ -60,19 +60,30 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A function that draws random numbers, or a half precision, and the module in which it is.
+
+    ``given``: what the function was given: of a dropout, what it leaves values out of.
+    """
+
+    name: str
+    module: str
+    given: tuple[Seen, ...] = ()
+
+
+@dataclass(frozen=True)
 class PortRun:
     """One run of a port: its outputs, and every tensor on the way to them.
 
     Tensors that the outputs do not depend on are left out: a port may compute what it does not use.
-    ``tolerance``: how far values may be from the reference's in this precision. ``random``: the
-    functions that drew random numbers, and the half precisions that were used, with the module in
-    which that was.
+    ``tolerance``: how far values may be from the reference's in this precision. ``drawn``: the
+    functions that drew random numbers, and the half precisions that were used.
     """
 
     outputs: tuple[Array, ...]
     seen: tuple[Seen, ...]
     tolerance: float
-    random: tuple[tuple[str, str], ...] = ()
+    drawn: tuple[Drawn, ...] = ()
 
     def find(self, values: Array, valid: Array | None = None) -> tuple[int, ...] | None:
         """Find a tensor with these values; return the order of its axes, or None.
@@ -218,7 +229,7 @@ class _Recorder(TorchFunctionMode):
         self.settled = settled
         self.sources = sources
         self.aside = False
-        self.random: list[tuple[str, str]] = []
+        self.drawn: list[Drawn] = []
         self.kept: list[tuple[int, Seen]] = []
         self.later: list[tuple[Tensor, int, str]] = []
         self.known: set[tuple[Any, ...]] = set()
@@ -264,7 +275,9 @@ class _Recorder(TorchFunctionMode):
         """Note a function that drew random numbers; return what stands for its result."""
         if name in DROPOUTS and any(result is one or _are_equal(result, one) for one in arguments):
             return result  # it is not active
-        self.random.append((name, self.places[-1] if self.places else ""))
+        module = self.places[-1] if self.places else ""
+        given = [Seen(_to_array(one), module) for one in _tensors(arguments)]
+        self.drawn.append(Drawn(name, module, tuple(given)))
         if not self.settled:
             return result
         if name in DROPOUTS:
@@ -273,7 +286,7 @@ class _Recorder(TorchFunctionMode):
 
     def _in_precision(self, result: Tensor, arguments: Sequence[Any]) -> Tensor:
         """Note a result in half precision; return what stands for it: what was rounded to it."""
-        self.random.append((HALVES[result.dtype], self.places[-1] if self.places else ""))
+        self.drawn.append(Drawn(HALVES[result.dtype], self.places[-1] if self.places else ""))
         if not self.settled:
             return result
         return self._before_rounding(result, arguments)
@@ -463,8 +476,8 @@ def observe(
         with recorder:
             result = port(*given)
         outputs = tuple(_to_array(tensor) for tensor in _tensors(result))
-        random = tuple(dict.fromkeys(recorder.random))
-        return PortRun(outputs, tuple(recorder.finish(_tensors(result))), tolerance, random)
+        seen = tuple(recorder.finish(_tensors(result)))
+        return PortRun(outputs, seen, tolerance, tuple(recorder.drawn))
 
 
 def _to_tensor(x: Array, dtype: torch.dtype) -> Tensor:

@@ -18,6 +18,7 @@ from keras2torch_birnn.porting.layer_call import (
     activation_rewrites,
     all_equations,
     configured,
+    followed_by,
     masked_by,
     reading,
     to_end,
@@ -40,12 +41,8 @@ Row: TypeAlias = Callable[[LayerSpec], Iterator[Rewrite]]
 
 
 class Around(NamedTuple):
-    """Surroundings of a call: that whose output it reads, and that which makes its mask, if any.
+    """Surroundings of a call: that which makes its mask, if any; other layers of its class."""
 
-    ``alike``: other layers of its class, by path.
-    """
-
-    source: str
     mask_maker: str
     alike: Mapping[str, LayerSpec]
 
@@ -64,7 +61,6 @@ def rewrites_of(call: LayerCall, around: Around, *, is_half: bool) -> Iterator[R
     yield from _with_other_weights(layer, around)
     if not is_half:
         yield from _ANY
-        yield from _activated_before(layer, around)
 
 
 def _of_layer(layer: LayerSpec, place: str) -> Iterator[Rewrite]:
@@ -127,16 +123,6 @@ def _as_other(other: LayerSpec, call: LayerCall) -> Result:
     return call.with_parts(parts).weighted(other.weights).run()
 
 
-def _activated_before(layer: LayerSpec, around: Around) -> Iterator[Rewrite]:
-    """Yield activations of what a call reads, told at the layer that gives it."""
-    if layer.class_name == "Embedding":  # ids: an activation of them is another id
-        return
-    for words, value in ACTIVATIONS.items():
-        told = f"{words} is applied to its output, which Keras does not do"
-        apply = reading(partial(_activated, value))
-        yield Rewrite("activation", told, apply, layer=around.source)
-
-
 def _activated(value: Any, x: Array) -> Array:
     if not np.issubdtype(x.dtype, np.floating):
         raise ValueError("these are no real numbers")
@@ -161,6 +147,14 @@ def _viewed(axes: tuple[int, ...], x: Array) -> Array:
 
 
 _ANY = (
+    *(
+        Rewrite(
+            "activation",
+            f"{words} is applied to its output, which Keras does not do",
+            followed_by(partial(_activated, value)),
+        )
+        for words, value in ACTIVATIONS.items()
+    ),
     Rewrite("left out", "it is left out", _left_out),
     Rewrite("applied twice", "it is applied twice", _applied_twice),
     *(

@@ -187,6 +187,9 @@ WHOLE: tuple[Row, ...] = (
 WIRED: tuple[Row, ...] = (
     (Residual, ("normalized before",), (("add", "unexplained"),)),
     (Residual, ("no skip",), (("add", "left out"),)),
+    # two layers read what is activated, or one of them alone
+    (Residual, ("relu between",), ((BI, "activation"),)),
+    (Residual, ("relu before the second",), ((BI1, "unexplained"),)),
     (Sounds, ("channels first",), (("reshape", "axes"),)),
     (Sounds, ("average",), (("max_pooling2d", "other operation"),)),
     (Sounds, ("relu first",), (("conv2d", "activation"), ("activation", "activation"))),
@@ -197,8 +200,12 @@ WIRED: tuple[Row, ...] = (
         ("channels first", "forward half twice"),
         (("reshape", "axes"), (BI, "half taken twice"), (BI1, "half taken twice")),
     ),
-    # the second layer has two mistakes of which neither shows alone
-    (Sounds, ("not turned", "relu between"), ((BI, "direction"), (BI1, "unexplained"))),
+    # two mistakes in each of two layers
+    (
+        Sounds,
+        ("not turned", "relu between"),
+        ((BI, "direction"), (BI, "activation"), (BI1, "direction"), (BI1, "activation")),
+    ),
     (Connected, ("second first",), (("concatenate", "order"),)),
     (Connected, ("last step",), (("global_max_pooling1d", "other operation"),)),
     (Residual, ("padding at the end",), ((BI, "padding side"),)),
@@ -228,7 +235,8 @@ MASKED: tuple[Row, ...] = (
     (Letters, ("mask not turned",), (("bidirectional_1", "reversed padding"),)),
     (Pair, ("left twice",), (("embedding#1", "unexplained"),)),
     (Pair, ("absolute",), (("multiply_1", "unexplained"),)),
-    (Pair, ("dropout",), (("dense", "random"),)),
+    # right behind the normalization
+    (Pair, ("dropout",), (("batch_normalization", "random"),)),
     (Pair, ("dropout", "absolute"), (("multiply_1", "unexplained"), ("the port", "random"))),
     (Marked, ("any feature",), ((BI, "unexplained"),)),
     (Marked, ("random start",), ((BI, "random"),)),

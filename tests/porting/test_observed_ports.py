@@ -64,7 +64,7 @@ def test_nothing_is_random_in_a_settled_run() -> None:
     x = np.arange(6.0).reshape(2, 3)
     run = observe(_Random(), [x], torch.float64, 1e-9)
     assert np.array_equal(run.outputs[0], x)
-    assert {name for name, _ in run.random} == {"dropout", "randn", "rand_like", "normal_"}
+    assert {one.name for one in run.drawn} == {"dropout", "randn", "rand_like", "normal_"}
     free = observe(_Random(), [x], torch.float64, 1e-9, settled=False)
     assert not np.array_equal(free.outputs[0], x)
 

@@ -55,7 +55,9 @@ class Residual(Wired):
             if "padding at the end" in self.mistakes:
                 read = torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True)
             x = self.both(name, x, read) * mask[..., None]
+            x = relu(x) if "relu between" in self.mistakes and not outputs else x
             outputs.append(x)
+            x = relu(x) if "relu before the second" in self.mistakes else x
         first, second = outputs
         if "normalized before" in self.mistakes:
             y = first + self.normalized("batch_normalization", second)
