@@ -18,7 +18,7 @@ from commands import FIXTURES, MASKED, STACK_H5, STACK_KERAS, changed_archive
 from harness import Runner, one_line_each
 from tensorflow_files import model_tree, write_checkpoint, write_saved_model, write_tfjs
 
-from keras2torch_birnn.readers.containers import FORMATS
+from keras2torch_birnn.readers.containers import _formats
 
 FOLDER = FIXTURES / "keras-3.15.1" / "as_folder"
 SHARD = "variables/variables.data-00000-of-00001"
@@ -167,7 +167,9 @@ LURES: dict[str, tuple[Build, str]] = {
 
 
 def test_every_container_is_lured() -> None:
-    assert {name.partition(":")[0] for name in LURES} == {form.name for form in FORMATS}
+    assert {name.partition(":")[0] for name in LURES} == {
+        test.__qualname__.partition(".")[0] for test, _ in _formats()
+    }
 
 
 def read(runner: Runner, model: Path, folder: Path) -> Any:

@@ -65,7 +65,7 @@ class _Replayed:
 def _survey(container: Any, text: str) -> Any:
     """Read a model as if ``text`` were its architecture, and look at it as ``k2t inspect``."""
     container.store.text = text
-    if container.config_text is not None:
+    if hasattr(container, "config_text"):
         container.config_text = text
     with mock.patch.object(readers, "opened", lambda _path: nullcontext(container)):
         spec, problems = readers.read_with_problems("mutant")
@@ -99,7 +99,7 @@ def opened(_folder: Path, _tally: Tally) -> Iterator[Callable[[Mutant], None]]:
         for name in names:
             container: Any = closing.enter_context(open_container(FIXTURES / name))
             root = container.store.attributes("/", ["model_config"])
-            text = container.config_text or root["model_config"]
+            text = getattr(container, "config_text", None) or root["model_config"]
             container.store = _Replayed(container.store)
             models.append((name, json.loads(str(text)), container))
         yield try_one

@@ -89,11 +89,6 @@ class TextLayer:
         return str(self.config.get("output_mode") or "int")
 
     @property
-    def gives_text(self) -> bool:
-        """True if ids go in and text comes out."""
-        return bool(self.config.get("invert"))
-
-    @property
     def dtype(self) -> str:
         """Dtype of the output."""
         return "int64" if self.output_mode == "int" else "float32"

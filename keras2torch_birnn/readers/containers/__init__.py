@@ -1,21 +1,19 @@
 """Containers of Keras models, told apart by their content; a live model is one of them.
 
 To add a format, write a module with a subclass of ``Container`` that has ``recognises`` and
-``open``, and add it to ``FORMATS``.
+``open``, and yield both in ``_formats``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from typing import TypeAlias
 
 from keras2torch_birnn.errors import in_file
 from keras2torch_birnn.readers.containers.container import (
     Container,
-    Format,
     ModelSource,
     OpenPath,
     Source,
@@ -28,38 +26,29 @@ from keras2torch_birnn.readers.input_files import (
     with_index,
 )
 
-
-@dataclass(frozen=True)
-class FormatRow:
-    """A format. ``may_be``: the sources for which its class, in ``module``, is asked."""
-
-    name: str
-    module: str
-    may_be: Callable[[OpenPath], bool]
-
-    def load(self) -> Format:
-        """Import the module and return the class."""
-        form: Format = getattr(import_module(f"{__name__}.{self.module}"), self.name)
-        return form
+Test: TypeAlias = Callable[[OpenPath], bool]
+Open: TypeAlias = Callable[[OpenPath, ExitStack], Container]
 
 
-def _is_file(source: OpenPath) -> bool:
-    return source.window is not None
+def _formats() -> Iterator[tuple[Test, Open]]:
+    """Yield how each format is recognised and opened; the first that is recognised counts.
 
+    Those of TensorFlow are imported when the path is none of the others.
+    """
+    from keras2torch_birnn.readers.containers import keras
 
-def _is_folder(source: OpenPath) -> bool:
-    return source.window is None
+    yield keras.KerasFolder.recognises, keras.KerasFolder.open
+    yield keras.KerasArchive.recognises, keras.KerasArchive.open
+    yield keras.HDF5File.recognises, keras.HDF5File.open
 
+    from keras2torch_birnn.readers.containers import tensorflow
 
-# The first format that recognises the content opens it.
-FORMATS: tuple[FormatRow, ...] = (
-    FormatRow("SavedModel", "tensorflow", _is_folder),
-    FormatRow("KerasFolder", "keras", _is_folder),
-    FormatRow("KerasArchive", "keras", _is_file),
-    FormatRow("HDF5File", "keras", _is_file),
-    FormatRow("TensorFlowCheckpoint", "tensorflow", lambda _: True),
-    FormatRow("TensorFlowJS", "tfjs", _is_file),
-)
+    yield tensorflow.SavedModel.recognises, tensorflow.SavedModel.open
+    yield tensorflow.TensorFlowCheckpoint.recognises, tensorflow.TensorFlowCheckpoint.open
+
+    from keras2torch_birnn.readers.containers import tfjs
+
+    yield tfjs.TensorFlowJS.recognises, tfjs.TensorFlowJS.open
 
 
 @contextmanager
@@ -98,9 +87,9 @@ def _open_path(path: Path) -> Container:
         if folder := is_folder(path):
             check_folder(path)
         place = OpenPath(path, None if folder else file_window(opening, path))
-        for form in (row.load() for row in FORMATS if row.may_be(place)):
-            if form.recognises(place):
-                container = form.open(place, opening)
+        for recognises, open_source in _formats():
+            if recognises(place):
+                container = open_source(place, opening)
                 container.closing = opening.pop_all()
                 return container
         from keras2torch_birnn.readers.containers.mistakes import explain_mistake

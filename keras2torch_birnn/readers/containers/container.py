@@ -11,22 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from keras2torch_birnn.errors import (
-    InvalidModelFileError,
-    K2TError,
-    MissingArchitectureError,
-    invalid,
-)
-from keras2torch_birnn.readers.config.generations import version_by_shape
+from keras2torch_birnn.errors import InvalidModelFileError
 from keras2torch_birnn.readers.input_files import Window
 from keras2torch_birnn.readers.store import Store
-from keras2torch_birnn.readers.strict_json import parse_object
-from keras2torch_birnn.readers.weights.paths import (
-    WeightPaths,
-    holds_weights,
-    locate_weights,
-    name_weights,
-)
+from keras2torch_birnn.readers.weights.paths import WeightPaths, locate_weights, name_weights
 from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 # Keras 3, and tf.keras since 2.6; tf_keras; tf.keras before 2.6.
@@ -106,7 +94,7 @@ def package_of(thing: object, name: str) -> str | None:
 # ---- containers ----------------------------------------------------------------------------------
 
 
-# Interface of a container: an open model file, its architecture, and where its weights are.
+# An open model file, its architecture, and where its weights are.
 
 
 _HEAD = 4096
@@ -138,11 +126,6 @@ class OpenPath:
         return b"" if self.window is None else self.window.head(_HEAD)
 
     @property
-    def is_zip(self) -> bool:
-        """Tell whether it begins as a zip archive, of members or empty."""
-        return self.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
-
-    @property
     def opened(self) -> Window:
         """The open file.
 
@@ -160,15 +143,13 @@ NOWHERE = Source("", None, "")
 class Container(ABC):
     """An open model. Arrays can be read until it is closed.
 
+    A subclass that is a format of files has ``recognises`` and ``open``, too.
     ``store``: the groups and arrays of its weights. ``vocabularies``: texts of lookup layers by
     member name, where the format has them. A container closes what ``closing`` holds.
     ``source``: what was opened.
     """
 
     kind: ClassVar[str]
-    # Texts of config.json and metadata.json, in formats that have them.
-    config_text: str | None = None
-    metadata_text: str | None = None
     vocabularies: Mapping[str, str] = {}
 
     def __init__(self, store: Store) -> None:
@@ -231,83 +212,3 @@ class Container(ABC):
         They tell TensorFlow 2.1 and 2.2 apart, see ``weights/masked_steps.py``.
         """
         return paths
-
-
-class Format(Protocol):
-    """One row of the table of formats: how to recognise a format and how to open it."""
-
-    def recognises(self, source: OpenPath) -> bool:
-        """Tell from its content whether the source is of this format."""
-        ...
-
-    def open(self, source: OpenPath, opening: ExitStack) -> Container:
-        """Open the source; files stay open until ``opening`` ends.
-
-        Raises:
-            InvalidModelFileError: damaged, hostile, or incomplete.
-        """
-        ...
-
-
-class HDF5Container(Container):
-    """Architecture and version in the attributes of the root group, or given by the user."""
-
-    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
-        root = self.store.attributes("/", ["model_config", "keras_version", "backend"])
-        backend = str(root.get("backend") or (config or {}).get("backend") or "")
-        version = str(root.get("keras_version") or "")
-        text = root.get("model_config")
-        if config is not None:
-            version = version or str(config.get("keras_version") or "") or version_by_shape(config)
-            return Architecture(config, version or "1.0", backend)
-        if isinstance(text, str):
-            model = parse_object(text, place="model_config", needed=["class_name", "config"])
-            return Architecture(model, version or version_by_shape(model) or "1.0", backend)
-        if text is not None:
-            raise invalid("model_config is no text")
-        raise self._without_architecture()
-
-    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
-        text = self.store.attributes("/", ["training_config"]).get("training_config")
-        if isinstance(text, str):
-            return parse_object(text, place="training_config")
-        return super().compiled(config)
-
-    def _without_architecture(self) -> K2TError:
-        if holds_weights(self.store):
-            return MissingArchitectureError(
-                "holds weights but no architecture",
-                "give the text of model.to_json() with --config ARCH.json",
-            )
-        return InvalidModelFileError(
-            "an HDF5 file without model_config: not a Keras model",
-            "a Keras model or weights file is expected",
-        )
-
-
-class KerasContainer(Container):
-    """Architecture in ``config.json``, version in ``metadata.json``, as in a ``.keras`` file."""
-
-    def __init__(
-        self,
-        store: Store,
-        config_text: str,
-        metadata_text: str | None,
-        vocabularies: Mapping[str, str] = {},
-    ) -> None:
-        super().__init__(store)
-        self.config_text, self.metadata_text = config_text, metadata_text
-        self.vocabularies = vocabularies
-
-    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
-        model = parse_object(self.config_text or "", place="config.json", needed=["class_name"])
-        metadata = parse_object(self.metadata_text or "{}", place="metadata.json")
-        return Architecture(config or model, str(metadata.get("keras_version") or ""))
-
-    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
-        model = parse_object(self.config_text or "", place="config.json", needed=["class_name"])
-        return super().compiled(model) or super().compiled(config)

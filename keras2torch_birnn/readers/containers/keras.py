@@ -6,13 +6,20 @@ import os
 import zipfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from keras2torch_birnn import limits
-from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid
+from keras2torch_birnn.errors import (
+    InvalidModelFileError,
+    K2TError,
+    MissingArchitectureError,
+    in_place,
+    invalid,
+)
 from keras2torch_birnn.readers.advice import CONVERTED
-from keras2torch_birnn.readers.containers.container import HDF5Container, KerasContainer, OpenPath
+from keras2torch_birnn.readers.config.generations import version_by_shape
+from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
 from keras2torch_birnn.readers.containers.zip_archive import (
     Budget,
     ends_as_archive,
@@ -22,7 +29,8 @@ from keras2torch_birnn.readers.containers.zip_archive import (
 )
 from keras2torch_birnn.readers.hdf5.store import HDF5Store, find_signature
 from keras2torch_birnn.readers.input_files import Window, file_window, read_text
-from keras2torch_birnn.readers.strict_json import decode_text
+from keras2torch_birnn.readers.strict_json import decode_text, parse_object
+from keras2torch_birnn.readers.weights.paths import holds_weights
 from keras2torch_birnn.readers.weights.v3 import VOCABULARY
 
 _HEAD = 4096
@@ -58,7 +66,7 @@ def two_in_one() -> InvalidModelFileError:
 # The ``.h5`` and ``.hdf5`` files of Keras: a whole model, or weights alone.
 
 
-class HDF5File(HDF5Container):
+class HDF5File(Container):
     """A single HDF5 file."""
 
     kind = "hdf5"
@@ -77,6 +85,40 @@ class HDF5File(HDF5Container):
         """
         return cls(opening.enter_context(open_store(source.opened)))
 
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
+        root = self.store.attributes("/", ["model_config", "keras_version", "backend"])
+        backend = str(root.get("backend") or (config or {}).get("backend") or "")
+        version = str(root.get("keras_version") or "")
+        text = root.get("model_config")
+        if config is not None:
+            version = version or str(config.get("keras_version") or "") or version_by_shape(config)
+            return Architecture(config, version or "1.0", backend)
+        if isinstance(text, str):
+            model = parse_object(text, place="model_config", needed=["class_name", "config"])
+            return Architecture(model, version or version_by_shape(model) or "1.0", backend)
+        if text is not None:
+            raise invalid("model_config is no text")
+        raise self._without_architecture()
+
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
+        text = self.store.attributes("/", ["training_config"]).get("training_config")
+        if isinstance(text, str):
+            return parse_object(text, place="training_config")
+        return super().compiled(config)
+
+    def _without_architecture(self) -> K2TError:
+        if holds_weights(self.store):
+            return MissingArchitectureError(
+                "holds weights but no architecture",
+                "give the text of model.to_json() with --config ARCH.json",
+            )
+        return InvalidModelFileError(
+            "an HDF5 file without model_config: not a Keras model",
+            "a Keras model or weights file is expected",
+        )
+
 
 # ---- archives ------------------------------------------------------------------------------------
 
@@ -91,17 +133,30 @@ class HDF5File(HDF5Container):
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 
-@dataclass(frozen=True)
-class Archive:
-    """Contents of a ``.keras`` file. ``weights`` may be in a temporary file.
+class KerasContainer(Container):
+    """Architecture in ``config.json``, version in ``metadata.json``."""
 
-    ``vocabularies``: the texts of the members that are called so, by name.
-    """
+    def __init__(
+        self,
+        store: HDF5Store,
+        config_text: str,
+        metadata_text: str,
+        vocabularies: Mapping[str, str] = {},
+    ) -> None:
+        super().__init__(store)
+        self.config_text, self.metadata_text = config_text, metadata_text
+        self.vocabularies = vocabularies
 
-    config_text: str
-    metadata_text: str
-    weights: Window
-    vocabularies: Mapping[str, str]
+    def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
+        model = parse_object(self.config_text, place="config.json", needed=["class_name"])
+        metadata = parse_object(self.metadata_text or "{}", place="metadata.json")
+        return Architecture(config or model, str(metadata.get("keras_version") or ""))
+
+    def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
+        model = parse_object(self.config_text, place="config.json", needed=["class_name"])
+        return super().compiled(model) or super().compiled(config)
 
 
 class KerasArchive(KerasContainer):
@@ -112,47 +167,35 @@ class KerasArchive(KerasContainer):
 
     @staticmethod
     def recognises(source: OpenPath) -> bool:
-        """Tell whether the source begins like a zip archive."""
-        return source.is_zip
+        """Tell whether the source begins like a zip archive, of members or empty."""
+        return source.head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
     @classmethod
     def open(cls, source: OpenPath, opening: ExitStack) -> KerasArchive:
-        """Check the archive, read its texts and open its weights."""
-        archive = read_archive(source.opened)
-        _check_one_reading(source.opened, archive.weights)
-        if archive.weights.file is not source.opened.file:  # they were compressed
-            opening.enter_context(archive.weights.file)
-        with in_place(WEIGHTS):
-            store = opening.enter_context(open_store(archive.weights))
-        container = cls(store, archive.config_text, archive.metadata_text, archive.vocabularies)
-        container.weights = archive.weights
-        return container
-
-
-def _check_one_reading(window: Window, weights: Window) -> None:
-    """Refuse an archive that is also an HDF5 file, other than by its own stored weights."""
-    start = find_signature(window)
-    if start is not None and (weights.file, weights.offset) != (window.file, start):
-        raise two_in_one()
-
-
-def read_archive(window: Window) -> Archive:
-    """Check the whole archive, then read its three members and the vocabularies."""
-    with open_model_archive(window) as (archive, members):
-        found = {member.filename: member for member in members}
-        _check_own(archive, found)
-        _check_names(found)
-        budget = Budget(limits.max_inflated_bytes(window.size))
-        return Archive(
-            config_text=_text(archive, found[CONFIG], budget),
-            metadata_text=_text(archive, found[METADATA], budget),
-            weights=open_member(archive, found[WEIGHTS], budget, window),
-            vocabularies={
+        """Check the whole archive, read its texts and open its weights."""
+        window = source.opened
+        with open_model_archive(window) as (archive, listed):
+            members = {member.filename: member for member in listed}
+            _check_own(archive, members)
+            _check_names(members)
+            budget = Budget(limits.max_inflated_bytes(window.size))
+            texts = {
                 name: _text(archive, member, budget)
-                for name, member in found.items()
-                if name.startswith(VOCABULARY[0]) and name.endswith(VOCABULARY[1])
-            },
-        )
+                for name, member in members.items()
+                if name in (CONFIG, METADATA)
+                or (name.startswith(VOCABULARY[0]) and name.endswith(VOCABULARY[1]))
+            }
+            weights = open_member(archive, members[WEIGHTS], budget, window)
+        if weights.file is not window.file:  # they were compressed
+            opening.enter_context(weights.file)
+        start = find_signature(window)
+        if start is not None and (weights.file, weights.offset) != (window.file, start):
+            raise two_in_one()  # an HDF5 file by more than its own stored weights
+        with in_place(WEIGHTS):
+            store = opening.enter_context(open_store(weights))
+        container = cls(store, texts.pop(CONFIG), texts.pop(METADATA), texts)
+        container.weights = weights
+        return container
 
 
 def _check_own(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> None:
@@ -206,7 +249,8 @@ class KerasFolder(KerasContainer):
         """
         folder = source.path
         return (
-            (folder / CONFIG).exists()
+            source.window is None
+            and (folder / CONFIG).exists()
             and any((folder / name).exists() for name in (METADATA, WEIGHTS))
             and not (folder / "saved_model.pb").exists()
         )
