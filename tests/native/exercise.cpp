@@ -91,7 +91,7 @@ struct Layer {
 
     // Outputs, final states, and the gradients of weights, input and start, one after the other.
     // Without merge each direction's outputs are also a gradient to go back with.
-    // The run is repeated: calls in a burst are divided between threads in another way.
+    // The run is repeated: after some calls in which threads gained nothing, one does the tasks of all.
     Floats run(int64_t threads, int times) {
         const int64_t width = merge ? n.units : 2 * n.units, rows = n.batch * n.time;
         Floats out(rows * width, -9.0f), final(2 * states * n.batch * n.units);

@@ -18,6 +18,7 @@
 #include "memory.h"
 #include "pool.h"
 #include "system.h"
+#include "thread_gain.h"
 #include "work_phases.h"
 
 namespace {
@@ -101,52 +102,16 @@ bool knows_layer(const K2tKernel* with, const Call& call) {
 thread_local Memory memory;
 
 #ifdef K2T_SHARE_ALL  // tests/native/share_out.cpp: any work is enough for all threads
-constexpr double TINY = 0, SMALL = 0, MIDDLE = 5e6, LARGE = 0, SPLIT_WEIGHTS = 1, CACHE_WEIGHTS = 1;
+constexpr double SMALL = 0, LARGE = 0, SPLIT_WEIGHTS = 1, CACHE_WEIGHTS = 1;
 #else
-// Work of a call, in multiply-adds per gate. Below TINY: one thread. From TINY to MIDDLE: two threads by
-// run_pair, where the call is part of a burst. From SMALL on: torch's threads; below LARGE, where a lost
-// processor costs many times the call, only as long as they gain.
-constexpr double TINY = 1e5, SMALL = 1.5e6, MIDDLE = 5e6, LARGE = 1e8;
+// Work of a call, in multiply-adds per gate. Below SMALL: one thread. From SMALL on: torch's threads; below
+// LARGE, where a lost processor costs many times the call, only as long as they gain.
+constexpr double SMALL = 1.5e6, LARGE = 1e8;
 
 // Recurrent weights of one direction. From SPLIT_WEIGHTS on, splitting the units of a single row
 // between threads pays off; from CACHE_WEIGHTS on, they no longer fit into a core's second-level cache.
 constexpr double SPLIT_WEIGHTS = 3e4, CACHE_WEIGHTS = 4.2e5;
 #endif
-
-using Clock = pool::Clock;
-
-// Whether several threads gain for calls of about the same work. Where one of them has no processor, a call
-// lasts until the scheduler gives it one, dozens of times as long as on one thread: the next calls then run on
-// one, twice as many each time. So do they where threads often save less than a fifth.
-class ThreadGain {
-public:
-    // Count a call that runs on one thread instead.
-    bool rests() {
-        const int64_t left = rest_.load(std::memory_order_relaxed);
-        if (left > 0) rest_.store(left - 1, std::memory_order_relaxed);
-        return left > 0;
-    }
-
-    // A call took `all`, its tasks `total` in sum, of which the caller did `own`.
-    void note(Clock::duration all, Clock::duration total, Clock::duration own) {
-        const bool good = 10 * total >= 12 * all, stalled = own.count() > 0 && watch_.has_stalled(all, own, good);
-        const int64_t poor = std::max(poor_.load(std::memory_order_relaxed) + (good ? -1 : 1), int64_t{0});
-        const int64_t next = next_rest_.load(std::memory_order_relaxed);
-        poor_.store(poor, std::memory_order_relaxed);
-        if (stalled || poor >= POOR) {
-            poor_.store(0, std::memory_order_relaxed);
-            rest_.store(next, std::memory_order_relaxed);
-            next_rest_.store(std::min(2 * next, LONGEST), std::memory_order_relaxed);
-        } else if (good && next > SHORTEST) {
-            next_rest_.store(next - 1, std::memory_order_relaxed);
-        }
-    }
-
-private:
-    static constexpr int64_t POOR = 6, SHORTEST = 64, LONGEST = 10000;
-    std::atomic<int64_t> rest_{0}, next_rest_{SHORTEST}, poor_{0};
-    pool::StallWatch watch_;
-};
 
 // Of calls with this work; null for those that are as short or as long that nothing is to be learned.
 ThreadGain* gain_of(double work) {
@@ -157,17 +122,10 @@ ThreadGain* gain_of(double work) {
 
 struct Team {
     int64_t threads;  // number of torch's threads that pay off
-    int64_t all;      // that torch has
-    bool pairs;    // whether the call is one for run_pair in a burst
-    ThreadGain* gain = nullptr;
-    bool rests = false;  // the tasks are those of all threads, so the numbers are, but one does them
-    bool burst = false;
-
-    // Threads that may work at the same time.
-    int64_t hands() const { return burst ? std::max(threads, int64_t{2}) : threads; }
+    ThreadGain* gain;
+    bool rests;  // the tasks are those of all threads, so the numbers are, but one does them
 
     void run(int64_t count, pool::Function task, void* context) const {
-        if (burst && count == 2) return pool::run_pair(all, task, context);
         if (rests || !gain || count < 2) return pool::run(rests ? 1 : threads, count, task, context);
         static thread_local char here;
         struct Timed {
@@ -199,11 +157,10 @@ Team team_for(const Call& call, int64_t features, bool training) {
     const double work = static_cast<double>(steps * call.directions) *
                         static_cast<double>(call.shape.units) *
                         static_cast<double>(call.shape.units + features);
+    const int64_t threads = work < SMALL ? 1 : std::max<int64_t>(call.threads, 1);
     // In training, torch's own threads compute before and after this call.
-    const bool pairs = !training && call.threads >= 2 && work >= TINY && work < MIDDLE;
-    const int64_t all = std::max<int64_t>(call.threads, 1);
-    ThreadGain* const gain = training || all < 2 ? nullptr : gain_of(work);
-    return {work < SMALL ? 1 : all, all, pairs, gain, gain && gain->rests()};
+    ThreadGain* const gain = training || threads < 2 ? nullptr : gain_of(work);
+    return {threads, gain, gain && gain->rests()};
 }
 
 // The tasks of a run or a gradient: each direction, in blocks of rows.
@@ -223,7 +180,7 @@ struct Tasks {
                              [=](int64_t a, int64_t b) { return lengths[a] > lengths[b]; });
         // Enough blocks of rows for all threads, and none too large.
         const int64_t most = with.task_rows ? with.task_rows(call.shape) : MOST_ROWS;
-        const int64_t wanted = std::max((team.hands() + call.directions - 1) / call.directions,
+        const int64_t wanted = std::max((team.threads + call.directions - 1) / call.directions,
                                         (call.batch + most - 1) / most);
         blocks = std::min(wanted, call.batch);
     }
@@ -265,7 +222,7 @@ struct UnitSplit {
 UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& team) {
     const UnitSplit unsplit{1, true};
     const bool drops = has_masks(call.input_masks) || has_masks(call.state_masks);
-    if (!with.split_run || call.batch != 1 || call.kept[0] || drops || team.hands() < 2) return unsplit;
+    if (!with.split_run || call.batch != 1 || call.kept[0] || drops || team.threads < 2) return unsplit;
     const int64_t directions = call.directions;
     const double weights = static_cast<double>(gate_count(call.shape.kind)) *
                            static_cast<double>(call.shape.units * call.shape.units);
@@ -273,9 +230,9 @@ UnitSplit choose_split(const K2tCall& call, const K2tKernel& with, const Team& t
     // slowest after every step.
     const int64_t most =
         weights < SPLIT_WEIGHTS ? 1 : std::max(int64_t{2}, static_cast<int64_t>(weights / SPLIT_WEIGHTS));
-    if (team.hands() >= 2 * directions && most >= 2)
-        return {std::min(team.hands() / directions, most), true};
-    if (weights >= CACHE_WEIGHTS) return {std::min(team.hands(), most), false};
+    if (team.threads >= 2 * directions && most >= 2)
+        return {std::min(team.threads / directions, most), true};
+    if (weights >= CACHE_WEIGHTS) return {std::min(team.threads, most), false};
     return unsplit;
 }
 
@@ -306,13 +263,7 @@ uint64_t fingerprint(const K2tKernel& with, const K2tArray* sources) {
     return half_fingerprint(with, sources, 0) ^ half_fingerprint(with, sources, 1);
 }
 
-// Whether the weights of a direction changed since they were packed.
-bool is_stale(const K2tCall& call, const K2tKernel& with, int64_t direction) {
-    const K2tArray* sources = call.sources[direction];
-    return sources && fingerprint(with, sources) != call.fingerprints[direction];
-}
-
-// Run a single row, split by units. Returns a K2tResult, as what follows.
+// Run a single row, split by units. Returns a K2tResult.
 int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
                   const UnitSplit& split) {
     const int64_t directions = call.directions, parts = split.parts;
@@ -342,63 +293,6 @@ int64_t run_split(const K2tCall& call, const K2tKernel& with, const Team& team,
     for (int64_t d = 0; d < directions; ++d)
         if (call.sources[d] && (halves[d][0] ^ halves[d][1]) != call.fingerprints[d]) return K2T_STALE;
     return K2T_DONE;
-}
-
-// Run the single row of a single direction, which are one task, while another thread looks for changes
-// of the weights.
-int64_t run_beside_check(const K2tCall& call, const K2tKernel& with, const Team& team) {
-    const int64_t row = 0;
-    bool stale = false, failed = false;
-    auto both = [&](int64_t index) {
-        if (index == 1) {
-            stale = is_stale(call, with, 0);
-        } else if (float* scratch = memory.at_least(with.scratch_size(call, 1))) {
-            with.run(call, {0, &row, 0, 1, 1, nullptr}, scratch);
-        } else {
-            failed = true;
-        }
-    };
-    team.run(2, [](void* context, int64_t index) { (*static_cast<decltype(both)*>(context))(index); }, &both);
-    return failed ? K2T_NO_MEMORY : stale ? K2T_STALE : K2T_DONE;
-}
-
-// Which of the two above takes less time in a burst, for a single row of a single direction. Split, the
-// threads meet after every step, and how long that takes depends on where their processors are: where
-// these are virtual, it may be five times as long from one minute to the next. So both are tried from time
-// to time. Used by several threads; whichever it chooses, the numbers are the same.
-class SplitChoice {
-public:
-    // Calls in a row that try one way, and calls until the next trial.
-    static constexpr uint64_t TRIES = 8, PERIOD = 1024;
-
-    // Take the way that is chosen. work: what the call's time is proportional to.
-    template <class Split, class Beside>
-    int64_t run(double work, Split split, Beside beside) {
-        const uint64_t turn = turns_.fetch_add(1, std::memory_order_relaxed) % PERIOD;
-        if (turn == 2 * TRIES) splits_ = least_[1].load() <= least_[0].load();
-        if (turn >= 2 * TRIES) return splits_ ? split() : beside();
-        const bool splits = turn < TRIES;
-        if (turn % TRIES == 0) least_[splits] = HUGE_VAL;
-        const auto begun = std::chrono::steady_clock::now();
-        const int64_t code = splits ? split() : beside();
-        const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begun;
-        if (spent.count() / work < least_[splits]) least_[splits] = spent.count() / work;
-        return code;
-    }
-
-private:
-    std::atomic<uint64_t> turns_{0};
-    std::atomic<double> least_[2] = {};  // of the last trial: by one thread, split
-    std::atomic<bool> splits_{true};
-};
-
-// The choice for calls whose weights have about this size.
-SplitChoice& split_choice(const K2tShape& shape) {
-    constexpr int64_t SIZES = 4;
-    static SplitChoice choices[K2T_KINDS][SIZES];
-    const double weights = static_cast<double>(gate_count(shape.kind) * shape.units * shape.units);
-    const int64_t size = std::clamp(static_cast<int64_t>(std::log2(weights / SPLIT_WEIGHTS)), int64_t{0}, SIZES - 1);
-    return choices[shape.kind][size];
 }
 
 template <class Call>
@@ -462,18 +356,9 @@ int64_t k2t_run(int64_t isa, const K2tRun* run) try {
     if (!knows_layer(known, call) || !k2t_knows(call.merge, K2T_MERGES)) return K2T_UNKNOWN_CODE;
     if (!lengths_fit(call)) return K2T_WRONG_LENGTH;
     const K2tKernel& with = *known;
-    Team team = team_for(call, call.shape.features, call.kept[0]);
-    const pool::ShortCall short_call(team.pairs);
-    team.burst = short_call.in_burst();
+    const Team team = team_for(call, call.shape.features, call.kept[0]);
     const UnitSplit split = choose_split(call, with, team);
-    const bool single = team.burst && call.batch * call.directions == 1;
-    if (single && split.parts == 2)
-        return split_choice(call.shape)
-            .run(static_cast<double>(call.time * call.shape.units * (call.shape.units + call.shape.features)),
-                 [&] { return run_split(call, with, team, split); },
-                 [&] { return run_beside_check(call, with, team); });
     if (split.parts > 1) return run_split(call, with, team, split);
-    if (single) return run_beside_check(call, with, team);
     Tasks tasks(call, with, team);
     if (call.merge != K2T_APART && call.directions == 2)
         tasks.visits.resize(static_cast<size_t>(call.batch * call.time));

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "kernel.h"
-#include "pool.h"
 #include "program.h"
+#include "system.h"
 
 // Rows of one task at most: their states and sums stay in cache.
 constexpr int64_t MOST_ROWS = 64;

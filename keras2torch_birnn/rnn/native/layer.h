@@ -84,7 +84,7 @@ static void write_or_merge(bool merging, uint8_t* visit, int64_t merge, const fl
     }
     constexpr int64_t PATIENCE = 2000;
     for (int64_t turn = 0; before != WRITTEN; ++turn) {
-        pool::wait_turn(turn, PATIENCE);
+        os::wait_turn(turn, PATIENCE);
         before = __atomic_load_n(visit, __ATOMIC_ACQUIRE);
     }
     merge_into(to, merge, from, count);

@@ -10,7 +10,6 @@
 #endif
 
 #if defined(__linux__)
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -30,26 +29,6 @@ void call_after_fork(void (*)()) {}
 void* allocate(size_t bytes) { return std::aligned_alloc(64, bytes); }
 void release(void* memory) { std::free(memory); }
 void call_after_fork(void (*function)()) { pthread_atfork(nullptr, nullptr, function); }
-
-#endif
-
-#if defined(__linux__)
-
-Thread this_thread() { return pthread_self(); }
-int this_processor() { return sched_getcpu(); }
-
-bool keep_away(Thread thread, int processor) {
-    cpu_set_t others;
-    if (processor >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others) != 0) return false;
-    CPU_CLR(processor, &others);
-    return CPU_COUNT(&others) != 0 && pthread_setaffinity_np(thread, sizeof others, &others) == 0;
-}
-
-#else
-
-Thread this_thread() { return 0; }
-int this_processor() { return -1; }
-bool keep_away(Thread, int) { return true; }
 
 #endif
 

@@ -1,4 +1,4 @@
-// What every operating system does in its own way. system.cpp says it once for each.
+// What every operating system and processor does in its own way. system.cpp says it once for each system.
 #pragma once
 
 #include <cstddef>
@@ -20,13 +20,19 @@ void call_after_fork(void (*function)());
 // Ask for the registers of AMX, which Linux keeps only for processes that asked.
 bool may_use_tiles();
 
-using Thread = uint64_t;
-Thread this_thread();
+// Tell the processor that this is a spin-wait loop. Static: each file has its own, compiled with its
+// own flags.
+#if defined(__x86_64__)
+static inline void relax() { __builtin_ia32_pause(); }
+#elif defined(__aarch64__)
+static inline void relax() { asm volatile("yield"); }
+#else
+static inline void relax() {}
+#endif
 
-// The processor that this thread runs on; below 0 where a system does not tell.
-int this_processor();
-
-// Keep a thread away from a processor; return whether it may run on another one.
-bool keep_away(Thread thread, int processor);
+// A turn of a loop that waits for another thread: spin, but from the `patience`-th turn on give the
+// processor away. That thread may need it: where there are more threads than processors, or where one
+// of a higher priority waits for one of a lower.
+static inline void wait_turn(int64_t turn, int64_t patience) { turn < patience ? relax() : yield(); }
 
 }  // namespace os

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <vector>
 
-#include "pool.h"
+#include "system.h"
 
 class WorkPhases {
 public:
@@ -29,7 +29,7 @@ public:
                     if (turn % PATIENCE == 0) part.present.store(false);
                     if (!part.present.load(std::memory_order_relaxed)) take(phase, other, compute);
                 }
-                pool::wait_turn(turn, LONG);
+                os::wait_turn(turn, LONG);
             }
         }
     }
