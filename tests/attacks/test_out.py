@@ -1,4 +1,7 @@
-"""A damaged or hostile OUT: the same care as for a model file. Nothing in it is run."""
+"""A damaged or hostile OUT: the same care as for a model file. Nothing in it is run.
+
+Also what is no file, or a pickle, in the place of OUT and of a model.
+"""
 
 from __future__ import annotations
 
@@ -394,6 +397,28 @@ def test_what_stands_in_its_place_is_refused(name: str, converting: Runner, tmp_
     make, words = PLACES[name]
     make(tmp_path / "out.pt")
     not_verified(converting, tmp_path / "out.pt", words)
+
+
+NO_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    **{name: PLACES[name] for name in ("a pipe", "/dev/zero")},
+    "a pickle": (lambda p: p.write_bytes(pickle.dumps(Sings())), "a pickle, which can run code"),
+    "a PyTorch file": (lambda p: torch.save(Sings(), p), "a PyTorch file"),
+    "an old PyTorch file": (
+        lambda p: torch.save(Sings(), p, _use_new_zipfile_serialization=False),
+        "a PyTorch file",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_MODELS)
+def test_what_stands_in_the_place_of_a_model_is_refused(
+    name: str, converting: Runner, tmp_path: Path
+) -> None:
+    """What else is no model, and how it is called: ``readers/test_dead_ends.py``."""
+    make, words = NO_MODELS[name]
+    make(tmp_path / "model.h5")
+    refused(converting, "convert", tmp_path / "model.h5", words, tmp_path)
+    assert not (tmp_path / "canary").exists()
 
 
 def test_an_old_pytorch_file_is_never_unpickled(converting: Runner, tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-"""Recognition of files by content, common mistakes, and strict JSON."""
+"""Recognition of files by content, two files in one, windows of files, and strict JSON."""
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import socket
 import sys
 import zipfile
@@ -68,46 +67,6 @@ def test_a_keras_archive_that_is_named_h5_is_read_and_noted(
     path = tmp_path / name
     path.write_bytes((FIXTURES / fixture).read_bytes())
     assert ("the file is a .keras archive by its content" in read_model(path).notes) is noted
-
-
-SAFETENSORS = (64).to_bytes(8, "little") + b'{"__metadata__":{}}'
-MISTAKES: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "^an empty file; was the download"),
-    "html": (
-        b"\n<!DOCTYPE html><html></html>",
-        r"^an HTML or XML page \(a login or error page",
-    ),
-    "html 2": (b"<HTML><body>404</body></HTML>", "^an HTML or XML page"),
-    "xml": (b"<?xml version='1.0'?><Error/>", "^an HTML or XML page"),
-    "text mode 2": (b"\xef\xbf\xbdHDF\r\n\x1a\n", "^an HDF5 file damaged by a copy in text mode"),
-    "pickle 2": (pickle.dumps({"a": 1}, 2), "^a pickle, which can run code; it is never opened"),
-    "pickle 5": (pickle.dumps({"a": b"x" * 99}, 5), "^a pickle"),
-    "npy": (b"\x93NUMPY\1\0", r"^a NumPy \.npy file"),
-    "our safetensors": (
-        SAFETENSORS[:8] + b'{"__metadata__":{"format":"keras2torch_birnn/1","spec":""}}',
-        "^a model that k2t converted already; give the Keras model here; k2t.load",
-    ),
-    "json": (b'{"class_name": "Sequential"}', "^JSON text without weights; an architecture goes"),
-    "json list": (b'[ {"class_name": 1}]', "^JSON text without weights"),
-    "shards": (
-        b'{"metadata": {}, "weight_map": {}}',
-        "^weights in several files, which k2t does not read",
-    ),
-    "yaml": (b"backend: tensorflow\nclass_name: Model\n", "^YAML text without weights"),
-    "zeros": (bytes(5000), "^zero bytes, no data"),
-    "text": (b"hello", "^not an HDF5 or Keras file"),
-    "signature only": (b"\x89HDF\r\n\x1a\n", "^damaged HDF5 structure"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_usual_mistakes_are_named(name: str, tmp_path: Path) -> None:
-    data, words = MISTAKES[name]
-    path = tmp_path / "m.h5"
-    path.write_bytes(data)
-    with pytest.raises(InvalidModelFileError, match=words):
-        with open_container(path) as container:
-            container.store.kind("/")
 
 
 # --- Two files in one ---

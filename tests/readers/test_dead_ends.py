@@ -1,22 +1,31 @@
 """Files and folders that are given in place of a model: each is named, and what to give instead.
 
-Layouts and first bytes are those that the programs wrote: Git LFS, R, joblib, Keras 3.15
-and 2.15, TensorFlow 2.15, Orbax.
+Layouts and first bytes are those that the programs wrote: Git LFS, R, joblib, NumPy, torch,
+safetensors, Keras 3.15 and 2.15, TensorFlow 2.15, Orbax. That none of it runs or is opened beyond
+its kind: ``attacks/test_out.py``.
 """
 
 from __future__ import annotations
 
+import gzip
 import io
 import lzma
 import pickle
 import re
+import struct
+import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from commands import FIXTURES
 from tensorflow_fixtures import unpack
 
@@ -63,6 +72,26 @@ def zipped(*names: str) -> Build:
     return one(sink.getvalue(), "model.zip")
 
 
+def tarred() -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as file:
+        file.add(H5, "model.h5")
+    return sink.getvalue()
+
+
+def torch_saved(value: object, **options: bool) -> Build:
+    sink = io.BytesIO()
+    torch.save(value, sink, **options)
+    return one(sink.getvalue(), "model.pth")
+
+
+def another_hdf5() -> bytes:
+    sink = io.BytesIO()
+    with h5py.File(sink, "w") as file:
+        file["measurements"] = np.arange(9.0)
+    return sink.getvalue()
+
+
 SAVED_MODEL = {"saved_model.pb": b"\x08\x01\x12\x80", "variables/variables.index": b"x"}
 SHARD = "variables/variables.data-00000-of-00001"
 SAVED_MODEL[SHARD] = b"x"
@@ -74,9 +103,56 @@ STEP["1/default/manifest.ocdbt"] = b"\x0c\xdb\x3a\x2a"
 PACKED = "unpack it and give the model in it"
 GRAPH = "a graph of operations, without Keras' layers; give the Keras model that it was made from"
 NAMED = "give the name of a checkpoint, without .index or .data-..., and --config ARCH.json"
+OURS = "a model that k2t converted already; give the Keras model here; k2t.load"
+HEADER = (64).to_bytes(8, "little")
+# The table of TensorFlow's checkpoints ends with this number.
+TABLE = bytes(230) + struct.pack("<Q", 0xDB4775248B80FB57)
 
 DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
     {
+        # other files
+        "nothing in it": (one(b""), "an empty file; was the download"),
+        "html": (
+            one(b"\n<!DOCTYPE html><html></html>"),
+            "an HTML or XML page (a login or error pa",
+        ),
+        "html in capitals": (one(b"<HTML><body>404</body></HTML>"), "an HTML or XML page"),
+        "xml": (one(b"<?xml version='1.0'?><Error/>"), "an HTML or XML page"),
+        "zeros": (one(bytes(5000)), "zero bytes, no data"),
+        "text": (one(b"hello"), "not an HDF5 or Keras file"),
+        "random bytes": (one(np.random.default_rng(1).bytes(9999)), "not an HDF5 or Keras file"),
+        "signature only": (one(b"\x89HDF\r\n\x1a\n"), "damaged HDF5 structure"),
+        "copied as text": (
+            one(H5.read_bytes().replace(b"\r\n", b"\n")),
+            "an HDF5 file damaged by a copy in text mode",
+        ),
+        "copied as UTF-8": (one(b"\xef\xbf\xbdHDF\r\n\x1a\n"), "damaged by a copy in text mode"),
+        "another hdf5": (one(another_hdf5()), "an HDF5 file without model_config: not a Keras m"),
+        "npy": (one(b"\x93NUMPY\1\0"), "a NumPy .npy file"),
+        "onnx": (one(b"\x08\x07\x12\x07pytorch\x1a\x051.8.0:" + bytes(99)), "an ONNX model"),
+        "tflite": (one(b"\x1c\0\0\0TFL3" + bytes(99)), GRAPH),
+        "frozen graph": (one(b"\n\x1b\n\x05input\x12\x0bPlaceholder" + bytes(99), "g.pb"), GRAPH),
+        "pytorch": (torch_saved({"a": torch.zeros(2)}), "a PyTorch file"),
+        "pytorch module": (torch_saved(torch.nn.Linear(2, 3)), "a PyTorch file"),
+        "old pytorch": (
+            torch_saved({"a": torch.zeros(2)}, _use_new_zipfile_serialization=False),
+            "a PyTorch file",
+        ),
+        "safetensors": (one(safetensors.torch.save({"a": torch.zeros(2)})), "a safetensors file"),
+        "our safetensors": (
+            one(HEADER + b'{"__metadata__":{"format":"keras2torch_birnn/1","spec":""}}'),
+            OURS,
+        ),
+        "json": (
+            one(b'{"class_name": "Sequential"}'),
+            "JSON text without weights; an architecture",
+        ),
+        "json list": (one(b'[ {"class_name": 1}]'), "JSON text without weights"),
+        "yaml": (one(b"backend: tensorflow\nclass_name: Model\n"), "YAML text without weights"),
+        "shards": (
+            one(b'{"metadata": {}, "weight_map": {}}'),
+            "weights in several files, which k2t",
+        ),
         # not fetched from Git LFS
         "lfs file": (one(POINTER), f"model.h5: {LFS}"),
         "lfs keras folder": (keras_folder(model_weights_h5=POINTER), f"model.weights.h5: {LFS}"),
@@ -96,6 +172,9 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         # compressed and packed
         "rds": (one(b"X\n\0", "m.rds"), "a file of R; in R, save the Keras model in it"),
         "keras.xz": (one(lzma.compress(KERAS.read_bytes())), f"compressed or packed; {PACKED}"),
+        "gzip": (one(gzip.compress(b"x" * 99), "m.h5.gz"), f"compressed or packed; {PACKED}"),
+        "tar": (one(tarred(), "model.tar"), f"compressed or packed; {PACKED}"),
+        "zip of a model": (zipped("download/model.keras"), f"a packed model; {PACKED}"),
         "zip of a SavedModel": (zipped("m/saved_model.pb", "m/a.bin"), f"a packed model; {PACKED}"),
         "zip of a checkpoint": (zipped("ckpt.index", "ckpt.data-00000"), f"model; {PACKED}"),
         "zip of TF.js": (zipped("web/model.json", "web/a.bin"), f"a packed model; {PACKED}"),
@@ -113,8 +192,13 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
             zipped("config.json", "metadata.json"),
             "model.weights.h5: missing in the archive",
         ),
-        "pickle 0": (one(pickle.dumps({"a": 1}, 0)), "a pickle, which can run code"),
-        "pickle 1": (one(pickle.dumps({"a": 1}, 1)), "a pickle, which can run code"),
+        **{
+            f"pickle {number}": (
+                one(pickle.dumps({"a": b"x" * 99}, number)),
+                "a pickle, which can run code; it is never opened",
+            )
+            for number in (0, 1, 2, 5)
+        },
         "pbtxt": (one(b"node {\n  name: 'x'\n}\n", "g.pbtxt"), GRAPH),
         # one file of a folder
         "config.json": (keras_folder("config.json"), "part of an unzipped .keras file; give its f"),
@@ -125,7 +209,18 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         "metadata of a SavedModel": (one(FIELD, "keras_metadata.pb"), PART),
         "a SavedModel in text form": (one(FIELD, "saved_model.pbtxt"), PART),
         "fingerprint": (one(FIELD, "fingerprint.pb"), PART),
+        "saved_model.pb": (one(b"\x08\x01\x12\x80" + bytes(99), "saved_model.pb"), PART),
+        "damaged objects": (files(SAVED_MODEL), "saved_model.pb: "),
         "graph": (one(FIELD, "model.meta"), GRAPH),
+        "damaged index": (one(TABLE, "m.ckpt.index"), "the checksum of a block is wrong"),
+        "data of a checkpoint": (
+            one(np.arange(1.0, 300.0).tobytes(), "m.ckpt.data-00000-of-00001"),
+            "a part of a TensorFlow checkpoint; give the name",
+        ),
+        "list of checkpoints": (
+            one(b'model_checkpoint_path: "model.ckpt"\n', "checkpoint"),
+            "a list of TensorFlow checkpoints; give the name of a checkpoint",
+        ),
         "tfjs shard": (
             files({"model.json": b"{}", "group1-shard1of1.bin": b"x"}, "group1-shard1of1.bin"),
             "a part of a TF.js model; give model.json",
@@ -161,6 +256,16 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
 
 def layers(spec: ModelSpec) -> list[tuple[str, Mapping[str, Any]]]:
     return [(layer.place, layer.config) for layer in spec.root.walk()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links of POSIX")
+@pytest.mark.parametrize(
+    ("target", "words"), [("nowhere", "No such file"), ("model.h5", "Too many levels")]
+)
+def test_a_link_that_leads_nowhere_is_told(target: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "model.h5").symlink_to(target)
+    with pytest.raises(InvalidModelFileError, match=rf"cannot be opened \({words}"):
+        read_model(tmp_path / "model.h5")
 
 
 @pytest.mark.parametrize("name", DEAD_ENDS)
