@@ -1,4 +1,7 @@
-"""The reference: completeness, activations and layers by hand, precision, refusals."""
+"""The reference: activations by hand, precision, refusals.
+
+That its layers are those of Keras: ``parity/test_fixtures.py``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,6 @@ from specs import (
     layer,
     rnn,
     values,
-    with_options,
 )
 
 from keras2torch_birnn.reference.activations import activate
@@ -91,139 +93,12 @@ def test_softmax_sums_to_one_and_survives_large_numbers() -> None:
     np.testing.assert_allclose(columns.sum(axis=0), 1)
 
 
-# ---- the other layers, against definitions written out -----------------------------------------
-
-
-def test_dense_contracts_the_last_axis() -> None:
-    kernel, bias, x = values(F, 4), values(4), values(B, T, F)
-    dense = layer("Dense", weights={"kernel": kernel, "bias": bias}, units=4, activation="relu")
-    expected = np.maximum(np.einsum("btf,fu->btu", x, kernel) + bias, 0)
-    np.testing.assert_allclose(run(chain(dense), x).outputs[0], expected)
-
-
-@pytest.mark.parametrize("axis", [(-1,), (1,), (1, 2)])
-def test_normalisations(axis: tuple[int, ...]) -> None:
-    x = values(B, T, F)
-    shape = tuple(x.shape[i] for i in axis)
-    names = ("gamma", "beta", "moving_mean", "moving_variance")
-    weights = {name: np.abs(values(*shape, seed=i)) for i, name in enumerate(names)}
-    along = [size if i in {a % 3 for a in axis} else 1 for i, size in enumerate(x.shape)]
-    gamma, beta, mean, variance = (weights[name].reshape(along) for name in names)
-    batch = layer("BatchNormalization", weights=weights, axis=axis, epsilon=0.25)
-    expected = gamma * (x - mean) / np.sqrt(variance + 0.25) + beta
-    np.testing.assert_allclose(run(chain(batch), x).outputs[0], expected)
-    own = layer("LayerNormalization", weights=weights, axis=axis, epsilon=0.25, center=False)
-    mean = x.mean(axis=axis, keepdims=True)
-    variance = ((x - mean) ** 2).mean(axis=axis, keepdims=True)
-    expected = gamma * (x - mean) / np.sqrt(variance + 0.25)
-    np.testing.assert_allclose(run(chain(own), x).outputs[0], expected)
-
-
-def test_shapes() -> None:
-    x = values(2, 3, 4)
-    last, first = (layer("Flatten", data_format=f"channels_{where}") for where in ("last", "first"))
-    np.testing.assert_array_equal(run(chain(last), x).outputs[0], x.reshape(2, 12))
-    swapped = x.transpose(0, 2, 1).reshape(2, 12)
-    np.testing.assert_array_equal(run(chain(first), x).outputs[0], swapped)
-    reshaped = run(chain(layer("Reshape", target_shape=(2, -1))), x).outputs[0]
-    np.testing.assert_array_equal(reshaped, x.reshape(2, 2, 6))
-    permuted_ = run(chain(layer("Permute", dims=(2, 1))), x).outputs[0]
-    np.testing.assert_array_equal(permuted_, x.transpose(0, 2, 1))
-    repeated = run(chain(layer("RepeatVector", n=5)), x[:, 0]).outputs[0]
-    np.testing.assert_array_equal(repeated, np.stack([x[:, 0]] * 5, axis=1))
-
-
-def test_prelu_softmax_and_thresholded_relu() -> None:
-    x, alpha = values(B, T, F), values(1, F)
-    prelu = layer("PReLU", weights={"alpha": alpha}, shared_axes=(1,))
-    np.testing.assert_array_equal(run(chain(prelu), x).outputs[0], np.where(x > 0, x, alpha * x))
-    joint = run(chain(layer("Softmax", axis=(1, 2))), x).outputs[0]
-    np.testing.assert_allclose(joint, np.exp(x) / np.exp(x).sum(axis=(1, 2), keepdims=True))
-    cut = run(chain(layer("ThresholdedReLU", theta=0.5)), x).outputs[0]
-    np.testing.assert_array_equal(cut, np.where(x > 0.5, x, 0))
-    not_finite = np.full((1, 1, 3), [math.nan, math.inf, -math.inf])
-    kept = run(chain(layer("ThresholdedReLU", theta=0.5)), not_finite).outputs[0]
+def test_layers_of_what_is_not_finite() -> None:
+    x = np.full((1, 1, 3), [math.nan, math.inf, -math.inf])
+    kept = run(chain(layer("ThresholdedReLU", theta=0.5)), x).outputs[0]
     np.testing.assert_array_equal(kept.ravel(), [math.nan, math.inf, math.nan])  # -inf * 0
-    plain = run(chain(layer("ReLU")), not_finite).outputs[0]
+    plain = run(chain(layer("ReLU")), x).outputs[0]
     np.testing.assert_array_equal(plain.ravel(), [math.nan, math.inf, 0])
-    slope = run(chain(layer("ReLU", negative_slope=0.5, max_value=1.0)), x).outputs[0]
-    np.testing.assert_allclose(slope, np.where(x > 0, np.minimum(x, 1), 0.5 * x))
-
-
-def convolution(padding: str, **config: Any) -> LayerSpec:
-    """One channel, kernel 100 10 1: the digits of the output are the inputs it saw."""
-    kernel = np.array([100.0, 10.0, 1.0]).reshape(3, 1, 1)
-    weights = {"kernel": kernel, "bias": np.zeros(1)}
-    return layer("Conv1D", weights=weights, filters=1, kernel_size=3, padding=padding, **config)
-
-
-@pytest.mark.parametrize(
-    ("padding", "config", "expected"),
-    [
-        ("valid", {}, [123, 234, 345, 456]),
-        ("same", {}, [12, 123, 234, 345, 456, 560]),
-        ("causal", {}, [1, 12, 123, 234, 345, 456]),
-        ("valid", {"strides": 2}, [123, 345]),
-        ("same", {"strides": 2}, [123, 345, 560]),  # the odd step is padded at the end
-        ("causal", {"strides": 2}, [1, 123, 345]),
-        ("valid", {"dilation_rate": 2}, [135, 246]),
-        ("same", {"dilation_rate": 2}, [13, 24, 135, 246, 350, 460]),
-        ("causal", {"dilation_rate": 2}, [1, 2, 13, 24, 135, 246]),
-    ],
-)
-def test_convolution_windows(padding: str, config: dict[str, int], expected: list[int]) -> None:
-    x = np.arange(1.0, 7).reshape(1, 6, 1)
-    found = run(chain(convolution(padding, **config)), x).outputs[0]
-    np.testing.assert_array_equal(found[0, :, 0], expected)
-    first = convolution(padding, **config, data_format="channels_first")
-    found = run(chain(first), x.transpose(0, 2, 1)).outputs[0]
-    np.testing.assert_array_equal(found[0, 0], expected)
-
-
-def test_convolution_groups_take_their_own_channels() -> None:
-    kernel = np.array([[[1.0, 10.0, 100.0, 1000.0]]])  # (1, 1 channel of 2, 4 filters)
-    spec = layer(
-        "Conv1D", weights={"kernel": kernel, "bias": np.arange(4.0)}, filters=4, kernel_size=1,
-        groups=2, activation="linear",
-    )  # fmt: skip
-    found = run(chain(spec), np.array([[[2.0, 3.0]]])).outputs[0]
-    np.testing.assert_array_equal(found[0, 0], [2, 21, 302, 3003])
-
-
-@pytest.mark.parametrize(
-    ("class_name", "config", "expected"),
-    [
-        ("MaxPooling1D", {}, [2, 4]),
-        ("MaxPooling1D", {"padding": "same"}, [2, 4, 5]),
-        ("MaxPooling1D", {"pool_size": 3, "strides": 1, "padding": "same"}, [2, 3, 4, 5, 5]),
-        ("AveragePooling1D", {}, [1.5, 3.5]),
-        ("AveragePooling1D", {"padding": "same"}, [1.5, 3.5, 5]),  # of the real steps only
-        (
-            "AveragePooling1D",
-            {"pool_size": 3, "strides": 1, "padding": "same"},
-            [1.5, 2, 3, 4, 4.5],
-        ),
-    ],
-)
-def test_pooling_windows(class_name: str, config: dict[str, Any], expected: list[float]) -> None:
-    x = np.arange(1.0, 6).reshape(1, 5, 1)
-    spec = layer(class_name, **config)
-    np.testing.assert_array_equal(run(chain(spec), x).outputs[0][0, :, 0], expected)
-    spec = with_options(spec, data_format="channels_first")
-    found = run(chain(spec), x.transpose(0, 2, 1)).outputs[0]
-    np.testing.assert_array_equal(found[0, 0], expected)
-
-
-def test_global_pooling() -> None:
-    x = values(B, T, F)
-    for class_name, expected in (
-        ("GlobalMaxPooling1D", x.max(axis=1)),
-        ("GlobalAveragePooling1D", x.mean(axis=1)),
-    ):
-        np.testing.assert_allclose(run(chain(layer(class_name)), x).outputs[0], expected)
-        kept = layer(class_name, keepdims=True, data_format="channels_first")
-        found = run(chain(kept), x.transpose(0, 2, 1)).outputs[0]
-        np.testing.assert_allclose(found, expected[:, :, np.newaxis])
 
 
 # ---- precision, inputs, refusals ---------------------------------------------------------------
@@ -270,7 +145,11 @@ def call_with(**kwargs: Any) -> LayerSpec:
             [values(B, T, F)],
             r"a mask of shape \(3, 7\) is expected, found \(3, 8\)",
         ),
-        (chain(convolution("valid")), [values(1, 2, 1)], "a window of 3 does not fit the 2 steps"),
+        (
+            chain(layer("MaxPooling1D", pool_size=3)),
+            [values(1, 2, 1)],
+            "a window of 3 does not fit the 2 steps",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(root: LayerSpec, inputs: list[Array], match: str) -> None:

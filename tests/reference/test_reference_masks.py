@@ -14,10 +14,7 @@ from specs import (
     KERAS3,
     MERGE_MODES,
     TF_KERAS,
-    B,
-    F,
     H,
-    T,
     bi,
     chain,
     functional,
@@ -89,41 +86,6 @@ def test_masking_compares_in_float32_and_zeroes() -> None:
     assert trace.outputs[0][0, 1, 1] == 2
 
 
-PASSING = {
-    "Activation": {"activation": "tanh"},
-    "LeakyReLU": {},
-    "ELU": {},
-    "ThresholdedReLU": {},
-    "Dropout": {"rate": 0.5},
-    "SpatialDropout1D": {"rate": 0.5},
-    "GaussianNoise": {"stddev": 1.0},
-    "GaussianDropout": {"rate": 0.5},
-    "AlphaDropout": {"rate": 0.5},
-    "ActivityRegularization": {},
-}
-
-
-DROPPING = {
-    "Flatten": {},
-    "Reshape": {"target_shape": (-1,)},
-    "Permute": {"dims": (2, 1)},
-    "MaxPooling1D": {},
-    "AveragePooling1D": {},
-    "GlobalMaxPooling1D": {},
-    "GlobalAveragePooling1D": {},
-}
-
-
-@pytest.mark.parametrize("class_name", [*PASSING, *DROPPING])
-def test_which_layers_pass_the_mask(class_name: str) -> None:
-    spec = layer(class_name, **{**PASSING, **DROPPING}[class_name])
-    trace = run(chain(embedding(mask_zero=True), spec), IDS)
-    if class_name in DROPPING:
-        assert trace.masks[class_name] is None
-    else:
-        np.testing.assert_array_equal(trace.masks[class_name], IDS != 0)
-
-
 @pytest.mark.parametrize(
     ("version", "passes"), [("2.2.4-tf", False), ("2.4.0", False), ("2.15.0", True)]
 )
@@ -143,16 +105,6 @@ def test_recurrent_layers_pass_the_mask_with_sequences_only() -> None:
             assert len(masks) == heads + 2
             assert all((mask is not None) is sequences for mask in masks[:heads])
             assert all(mask is None for mask in masks[heads:])
-
-
-def test_average_of_the_valid_steps() -> None:
-    root = chain(embedding(mask_zero=True), layer("GlobalAveragePooling1D"))
-    (found,) = run(root, IDS).outputs
-    table = np.arange(12.0).reshape(6, 2) - 3
-    np.testing.assert_allclose(found[0], table[[3, 1, 2]].mean(axis=0))
-    assert np.isnan(found[1]).all()  # 0 / 0, as Keras
-    ignoring = chain(embedding(mask_zero=True), layer("GlobalAveragePooling1D", use_mask=False))
-    np.testing.assert_allclose(run(ignoring, IDS).outputs[0], table[IDS].mean(axis=1))
 
 
 def masked_call(generation: Generation, **kwargs: Any) -> Trace:
@@ -230,14 +182,6 @@ def test_softmax_uses_its_mask_from_tf_keras_2_4_on() -> None:
 WORDS = np.array([[[1, 2, 0], [0, 0, 0]], [[3, 0, 4], [5, 5, 5]]])  # (B, T, words), 0 is padding
 
 
-def test_time_distributed_is_the_layer_at_every_step() -> None:
-    dense = layer("Dense", "d", {"kernel": values(F, 4), "bias": values(4)}, units=4)
-    x = values(B, T, F)
-    (found,) = run(chain(layer("TimeDistributed", "td", layer=dense)), x).outputs
-    for t in range(T):
-        np.testing.assert_array_equal(found[:, t], run(chain(dense), x[:, t]).outputs[0])
-
-
 @pytest.mark.parametrize("generation", GENERATIONS, ids=lambda g: g.name)
 def test_which_mask_goes_through_time_distributed(generation: Generation) -> None:
     """Over masked words: the inner layer gets each step's mask, and then the generations part."""
@@ -290,29 +234,3 @@ def test_the_trace_names_layers_inside_wrappers_and_second_calls() -> None:
     both = run(functional(specs, calls, refs, outputs), IDS, IDS[::-1])
     assert {"twice/g", "twice#1/g", "twice", "twice#1"} <= set(both.layers)
     np.testing.assert_array_equal(both.outputs[0], both.outputs[1][::-1])
-
-
-def test_masks_go_into_and_out_of_nested_models() -> None:
-    body = chain(layer("Dropout", rate=0.5), name="body")
-    head = chain(embedding(mask_zero=True), name="head")
-    flat = chain(embedding(mask_zero=True), rnn("LSTM"))
-    nested = chain(head, body, rnn("LSTM"))
-    np.testing.assert_array_equal(run(nested, IDS).outputs[0], run(flat, IDS).outputs[0])
-    np.testing.assert_array_equal(run(nested, IDS).masks["body/Dropout"], IDS != 0)
-
-
-def test_nested_inputs_given_as_a_dict_are_matched_by_name() -> None:
-    inner = functional(
-        [layer("InputLayer", "p"), layer("InputLayer", "q"), layer("Flatten", "flat")],
-        [Call("flat", 0, (TensorRef("q"),))],
-        {"p": TensorRef("p"), "q": TensorRef("q")},
-        (TensorRef("p"), TensorRef("flat")),
-    )
-    specs = [layer("InputLayer", "a"), layer("InputLayer", "b"), replace(inner, name="inner")]
-    call = Call("inner", 0, ({"q": TensorRef("a"), "p": TensorRef("b")},))
-    outputs = (TensorRef("inner", 0, 0), TensorRef("inner", 0, 1))
-    root = functional(specs, [call], (TensorRef("a"), TensorRef("b")), outputs)
-    a, b = values(2, 3, 5), values(2, 4)
-    first, second = run(root, a, b).outputs
-    np.testing.assert_array_equal(first, b)
-    np.testing.assert_array_equal(second, a.reshape(2, 15))
