@@ -1,4 +1,7 @@
-"""Models that are cut: parts of real models, and what is refused."""
+"""Models that are cut: parts of real models, and what is refused.
+
+Any graph of any generation, cut at any layer: ``parity/test_cut_graphs.py``.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from cut_fixtures import (
     CUTS,
     ROWS,
     cut_of,
-    fed,
     functional,
     layer,
     parsed,
@@ -37,8 +39,7 @@ from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.cut import take_part
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.spec import Array, Cut, ModelSpec
+from keras2torch_birnn.spec import Cut, ModelSpec
 
 ATOL, RTOL = 1e-5, 1e-4
 
@@ -100,68 +101,6 @@ def cut_at_of(file: str) -> str:
 def test_a_note_says_what_enters_at_a_cut() -> None:
     spec = read_model(FIXTURES / "cut" / "keras-3.15.1" / "classify.keras", cut=Cut(("embed",)))
     assert "cut: the input embed_input (any, 7) int64 is what vectorize gives" in spec.notes[-1]
-
-
-# ---- any container ------------------------------------------------------------------------------
-
-# A model of each container and generation, and where it is cut.
-OTHERS = {
-    "keras-1.2.2/graph_siamese.h5": None,
-    "keras-2.2.4/graph_inputs_outputs.h5": None,
-    "keras-2.2.4/nested_frozen.h5": None,
-    "tf.keras-2.13.1/stacked.keras": None,
-    "tf.keras-2.15.0/graph_nested_twice.keras": None,
-    "keras-3.15.1/graph_seq2seq_bi.keras": None,
-    "keras-3.0.5/stack_same_class.keras": None,
-}
-
-
-def parts_agree(model: Path, config: Path | None) -> int:
-    """Cut a model at each of its layers; return how many parts were compared with the whole."""
-    whole = read_model(model, config=config)
-    inputs: tuple[Array, ...] = draw_inputs(whole, steps=7, seed=3)
-    trace = compute(whole, inputs)
-    count = 0
-    for one in whole.graph.layers:
-        for cut in (Cut((one.name,)), Cut((), (one.name,))):
-            try:
-                part = read_model(model, config=config, cut=cut)
-            except UsageError:
-                continue
-            given = fed(whole, cut, part, inputs, trace)
-            assert given is not None
-            wanted = trace.outputs if cut.first else outputs_of(trace.layers[one.name])
-            got = compute(part, given).outputs
-            assert len(got) == len(wanted)
-            for ours, theirs in zip(got, wanted, strict=True):
-                np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
-            count += 1
-    return count
-
-
-def outputs_of(value: Any) -> tuple[Array, ...]:
-    return tuple(value) if isinstance(value, tuple) else (value,)
-
-
-@pytest.mark.parametrize("file", [name for name in OTHERS if (FIXTURES / name).exists()])
-def test_any_generation_can_be_cut_at_any_layer(file: str) -> None:
-    assert parts_agree(FIXTURES / file, None) > 2
-
-
-PACKED = [
-    "tensorflowjs-4.22.0/keras-3.15.1_stack_same_class.tfjs_keras.tar",
-    "tensorflowjs-4.22.0/graph_siamese.tfjs.tar",
-    "tensorflowjs-4.22.0/graph_nested_sequential.tfjs.tar",
-    "tf.keras-2.15.0/graph_siamese.savedmodel.tar",
-    "tf.keras-2.15.0/graph_nested_sequential.weights.tar",
-    "tf.keras-2.4.0/graph_inputs_outputs.weights.tar",
-]
-
-
-@pytest.mark.parametrize("file", [name for name in PACKED if name in ENTRIES])
-def test_any_container_of_tensorflow_can_be_cut_at_any_layer(file: str, tmp_path: Path) -> None:
-    found = unpack(file, tmp_path)
-    assert parts_agree(found.model, found.config) > 1
 
 
 # ---- names --------------------------------------------------------------------------------------
