@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from commands import MASKED, OLD, STACK_H5, STACK_KERAS, run_process
+from commands import MASKED, OLD, STACK_H5, STACK_KERAS, environment, run_process
+from optional_packages import OPTIONAL
 from warm_process import run_code
 
 import keras2torch_birnn as k2t
@@ -314,27 +313,16 @@ def test_a_crash_is_told_by_its_code() -> None:
 
 
 @pytest.mark.thorough
-def test_the_tests_are_collected_without_the_modules_that_windows_lacks(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules |= dict.fromkeys(('resource', 'fcntl', 'pty', 'termios', 'pwd'))"
-    )
-    (tmp_path / "as_on_windows.py").write_text(code)
-    collect = (
-        "-m",
-        "pytest",
-        "-p",
-        "as_on_windows",
-        "-p",
-        "no:cacheprovider",
-        "--collect-only",
-        "-q",
-    )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, *collect],
-        cwd=Path(__file__).parents[2],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+def test_the_tests_are_collected_without_what_windows_lacks_and_without_optional_packages(
+    tmp_path: Path,
+) -> None:
+    missing = ("resource", "fcntl", "pty", "termios", "pwd", "onnx_ir", *sorted(OPTIONAL))
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
+    (tmp_path / "as_elsewhere.py").write_text(code)
+    command = (sys.executable, "-m", "pytest", "-p", "as_elsewhere", "-p", "no:cacheprovider")
+    root = Path(__file__).parents[2]
+    given = environment(PYTHONPATH=str(tmp_path))
+    done = run_process(*command, "--collect-only", "-qrs", cwd=root, env=given)
+    assert done.code == 0, done.out[-2000:]
+    skipped = {line.rpartition(": ")[2] for line in done.out.splitlines() if "SKIPPED" in line}
+    assert skipped & {f"{name} is not installed" for name in OPTIONAL}

@@ -1,22 +1,12 @@
-"""Packages that only some tests need. ``K2T_WITHOUT="onnx matplotlib" pytest`` hides them."""
+"""Packages that only some tests need: their files are skipped where one is missing."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable
-from importlib.util import find_spec
-from typing import Any
 
 import pytest
-import without_hypothesis
 
 OPTIONAL = frozenset(("onnx", "onnxruntime", "onnxscript"))
-
-_hidden: dict[str, Any] = dict.fromkeys(os.environ.get("K2T_WITHOUT", "").split())
-sys.modules.update(_hidden)
-if "hypothesis" in _hidden or not find_spec("hypothesis"):
-    without_hypothesis.install()
 
 
 class TestFile(pytest.Module):
