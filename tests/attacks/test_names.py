@@ -21,7 +21,6 @@ from sampling import in_turn
 
 import keras2torch_birnn as birnn
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.layers.running import run
 
 NAMES = (
@@ -108,21 +107,6 @@ def test_names_of_layers_are_only_names(
         assert json.loads(said.out) if "--json" in arguments else True
         assert not said.lines("error")
     assert not (tmp_path / "canary").exists()
-
-
-def test_an_attribute_has_a_name_that_nothing_else_has() -> None:
-    for name in NAMES:
-        attribute = attribute_names([name])[name]
-        assert attribute.isidentifier()
-        assert attribute.isascii()
-        assert not attribute.startswith("_")
-        assert not hasattr(torch.fx.GraphModule, attribute)
-        assert not hasattr(torch.nn.Module(), attribute)
-
-
-def test_names_that_look_alike_stay_apart() -> None:
-    given = ["a b", "a.b", "a_b", "a_b_", "a_b_2", "a\u0431b", "A_b"]
-    assert len({*attribute_names(given).values()}) == len(given)
 
 
 def test_a_name_of_ten_megabytes_is_cut(converting: Runner, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import itertools
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -299,23 +298,6 @@ def test_a_stack_gives_the_bits_of_its_layers(case: dict[str, Any]) -> None:
             assert type(got) is type(wanted)
             same_bits(got, wanted)
     if not (case["cell"] == "LSTM" and batch >= 4 and not marks):  # torch's kernel may be faster
-        assert reasons(fast) == {"one call"}
-
-
-@pytest.mark.parametrize("cell", STACKS)
-def test_every_merge_mask_and_state_is_one_call_with_the_same_bits(cell: str) -> None:
-    for merge, depth, first in itertools.product((*MERGE_MODES, None), (1, 3), (True, False)):
-        merges = ["mul", "concat", merge][-depth:]
-        module = STACKS[cell](5, 7, depth, batch_first=first, merge_mode=merges).eval()
-        fast = k2t.freeze(module)
-        for kind, states in itertools.product(("none", "gaps", "lengths"), (False, True)):
-            x, marks = torch.randn(3, 11, 5), marks_of(kind, 3, 11)
-            if not first:
-                x = x.transpose(0, 1)
-                marks |= {"mask": marks["mask"].t()} if "mask" in marks else {}
-            hx: Any = torch.randn(2 * depth, 3, 7) if states else None
-            hx = (hx, torch.randn(2 * depth, 3, 7)) if states and cell == "LSTM" else hx
-            same_bits(fast(x, hx, **marks), by_layers(module, x, hx, **marks))
         assert reasons(fast) == {"one call"}
 
 
