@@ -414,7 +414,7 @@ NO_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_what_stands_in_the_place_of_a_model_is_refused(
     name: str, converting: Runner, tmp_path: Path
 ) -> None:
-    """What else is no model, and how it is called: ``readers/test_dead_ends.py``."""
+    """Refuse what no file is (other files: ``readers/test_dead_ends.py``)."""
     make, words = NO_MODELS[name]
     make(tmp_path / "model.h5")
     refused(converting, "convert", tmp_path / "model.h5", words, tmp_path)
