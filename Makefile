@@ -14,7 +14,7 @@ BENCH_OPTIONS ?=
 GPU_OPTIONS ?=
 
 # What the native kernel is built from: a change makes it anew.
-NATIVE := setup.py $(wildcard $(addprefix keras2torch_birnn/rnn/native/,*.h *.cpp processors.py sources.py))
+NATIVE := setup.py $(wildcard $(addprefix keras2torch_birnn/rnn/native/,*.h *.cpp processors.py))
 
 # Processes that run the tests, file by file, in the order of the folders: ordered by the number of tests,
 # the few that take longest would come last, one process alone with them.

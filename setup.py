@@ -36,13 +36,12 @@ from setuptools.errors import CompileError
 
 NATIVE = Path("keras2torch_birnn/rnn/native")
 KEPT = Path("build/kernel").absolute()
-SOURCES = runpy.run_path(str(NATIVE / "sources.py"))
 PROCESSORS = runpy.run_path(str(NATIVE / "processors.py"))
 # By what Python was built for: on an ARM processor Windows runs Python for x86-64, too.
 ZIG_TARGET = os.environ.get(
     "K2T_ZIG_TARGET", "x86_64-windows-gnu" if sysconfig.get_platform() == "win-amd64" else ""
 )
-SUFFIX = ".dll" if ZIG_TARGET else ".so"  # as native/loading.py has it
+SUFFIX = ".dll" if ZIG_TARGET else ".so"  # as native/library.py has it
 
 
 def _words(variable: str) -> list[str]:
@@ -96,7 +95,7 @@ class BuildNative(build_ext):
             own, optional = PROCESSORS["flags_of"](
                 Path(source).name, machine="x86_64", system="Windows"
             )
-            flags = [*SOURCES["COMMON"], *own, *optional, *_words("K2T_CXXFLAGS")]
+            flags = [*PROCESSORS["COMMON"], *own, *optional, *_words("K2T_CXXFLAGS")]
             _run_zig(*flags, *macros, "-c", source, "-o", compiled)
             return compiled
 
@@ -124,7 +123,7 @@ class BuildNative(build_ext):
             [source],
             output_dir=self.build_temp,
             macros=ext.define_macros,
-            extra_postargs=[*SOURCES["COMMON"], *flags, *optional, *_words("K2T_CXXFLAGS")],
+            extra_postargs=[*PROCESSORS["COMMON"], *flags, *optional, *_words("K2T_CXXFLAGS")],
             depends=ext.depends,
         )
         return str(compiled)
@@ -176,7 +175,7 @@ native = Extension(
     "keras2torch_birnn.rnn.native.libk2t",
     sources=[str(path) for path in sorted(NATIVE.glob("*.cpp"))],
     depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
-    define_macros=[("K2T_SOURCE_HASH", f"UINT64_C({SOURCES['source_hash'](NATIVE):#x})")],
+    define_macros=[("K2T_SOURCE_HASH", f"UINT64_C({PROCESSORS['source_hash'](NATIVE):#x})")],
     language="c++",
     optional=os.environ.get("K2T_REQUIRE_KERNEL") != "1",
 )

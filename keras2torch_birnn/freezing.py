@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from keras2torch_birnn.errors import FrozenModelError, UsageError, check_module
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.recorded_values import NotRecordedError
-from keras2torch_birnn.layers.recording import Recorded, Twin, UnknownStructureError, take_apart
+from keras2torch_birnn.layers.recording import Program, Twin, UnknownStructureError, take_apart
 from keras2torch_birnn.layers.running import find_float_dtype, move_inputs
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
@@ -89,7 +89,7 @@ class Frozen:
         self._model = model
         self._twin: Twin | None = None
         self._device_types = {"cpu", *(t.device.type for t in model.parameters())}
-        self._calls: dict[Any, Recorded | str] = {}  # or the reason why there is no program
+        self._calls: dict[Any, Program | str] = {}  # or the reason why there is no program
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,14 +120,14 @@ class Frozen:
             )
         key = (form, torch.get_num_threads(), *map(_SHAPE, leaves), *map(_DTYPE, leaves))
         found = self._calls.get(key)
-        if type(found) is Recorded and all(map(_IS_CPU, leaves)) and is_plain(leaves):
+        if type(found) is Program and all(map(_IS_CPU, leaves)) and is_plain(leaves):
             outputs = found.run(leaves)
             return self._call_modules(inputs, named) if outputs is None else outputs
         computed = self._call_modules(inputs, named)  # first: its errors are the model's own
         if found is None and len(self._calls) < MAX_PROGRAMS_PER_MODEL and is_plain(leaves):
             recorded = self._record(key, form, leaves)
             # The numbers of all calls to come.
-            outputs = recorded.run(leaves) if isinstance(recorded, Recorded) else None
+            outputs = recorded.run(leaves) if isinstance(recorded, Program) else None
             return computed if outputs is None else outputs
         return computed
 
@@ -144,7 +144,7 @@ class Frozen:
     def explain_calls(self) -> Mapping[str, str]:
         """Tell of each set of sizes so far: "one call", or why its modules are called."""
         return {
-            _describe(key): ONE_CALL if isinstance(found, Recorded) else found
+            _describe(key): ONE_CALL if isinstance(found, Program) else found
             for key, found in self._calls.items()
         }
 
@@ -170,7 +170,7 @@ class Frozen:
             return inputs, named
         return inputs, {**named, "lengths": None, "mask": model.mark_valid(lengths, x)}
 
-    def _record(self, key: Any, form: Any, leaves: Sequence[Tensor]) -> Recorded | str:
+    def _record(self, key: Any, form: Any, leaves: Sequence[Tensor]) -> Program | str:
         with self._lock:
             found = self._calls.get(key)
             if found is None:

@@ -33,5 +33,5 @@ PATH="$work/tools/bin:$PATH" "$work/tools/bin/auditwheel" repair --wheel-dir "$f
 cp fixtures/tf.keras-2.15.0/mask_stack_bi_dense.h5 "$work/model.h5"
 cd "$work"
 PATH="$work/user/bin" "$work/user/bin/python" -c \
-    "from keras2torch_birnn.rnn.native.loading import load; print(load())"
+    "from keras2torch_birnn.rnn.native.library import load; print(load())"
 PATH="$work/user/bin:/usr/bin:/bin" k2t convert model.h5 model.pt --verify

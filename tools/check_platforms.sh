@@ -31,7 +31,7 @@ compile() { # TARGET MACHINE SYSTEM: the objects of the kernel in a folder of th
 import runpy, sys
 own, optional = runpy.run_path('$native/processors.py')['flags_of'](
     sys.argv[1], machine=sys.argv[2], system=sys.argv[3])
-print(*runpy.run_path('$native/sources.py')['COMMON'], *own, *optional)" "$(basename "$source")" "$2" "$3")
+print(*runpy.run_path('$native/processors.py')['COMMON'], *own, *optional)" "$(basename "$source")" "$2" "$3")
         # shellcheck disable=SC2086
         zig c++ -target "$1" $flags "${strict[@]}" '-DK2T_SOURCE_HASH=UINT64_C(0)' \
             -c "$source" -o "$folder/$1/$(basename "$source" .cpp).o"

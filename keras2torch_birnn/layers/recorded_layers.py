@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values
+from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values, to_word
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
 from keras2torch_birnn.rnn.engines.native import pays
@@ -34,8 +34,10 @@ from keras2torch_birnn.rnn.modules import (
     parameter_names,
     recurrent_forward,
 )
+from keras2torch_birnn.rnn.native.codes import merge_code
+from keras2torch_birnn.rnn.native.library import instruction_set
 from keras2torch_birnn.rnn.native.op import order_states
-from keras2torch_birnn.rnn.native.program import NativeLayer
+from keras2torch_birnn.rnn.native.packing import cached_pack
 from keras2torch_birnn.schema.merge_modes import merge_outputs
 
 # A subclass, such as a parametrized module, may do more.
@@ -252,16 +254,27 @@ class LayerRecorder:
         final = values.new((directions * call.layer.state_count(), rows, units))
         sequences = plan.return_sequences
         out = values.new((rows, time, width) if sequences else (directions, rows, units))
-        read = [values.dense(values.value(t)).operand() for t in (x, mask) if t is not None]
-        strides = (time * features, features)
-        rooms = (2 * rows, x.numel(), rows * time * width if sequences else 0)  # lengths: 8 bytes
-        masked = [0, 0, 0, 0] if mask is None else [read[1], *map(self._reserve, rooms)]
-        starts = self._starts(call.initial, directions, (rows, units))
-        outs = (out.operand(), 0) if sequences else (0, out.operand())
+        steps = values.dense(values.value(x))
+        step = features
+        if plan.against_time:
+            steps, step = steps._replace(meta=steps.meta[:, -1:]), -features
+        # With a mask room for lengths (8 bytes each), and for the valid steps of x and outputs.
+        rooms = (2 * rows, x.numel(), rows * time * width if sequences else 0)
+        lengths, *packed = (0, 0, 0) if mask is None else map(self._reserve, rooms)
+        weights = cached_pack(cell.codes[0], parameters, instruction_set())
+        values.writer.alive.append(weights)
+        run = (
+            *(weights.unchecked, *cell.codes[1:], *map(to_word, cell.options), merge_code(merge)),
+            *(rows, time, 0, steps.operand(), time * features, step, lengths),
+            *self._starts(call.initial, directions, (rows, units)),
+            *(out.operand() if sequences else 0, final.operand()),
+            *(0, 0, 0, 0, 0, 0),  # nothing is kept or dropped
+        )
+        of_mask = 0 if mask is None else values.dense(values.value(mask)).operand()
         zeros = [rule == "zeros" for rule in plan.rules]
-        words = (rows, time, read[0], *strides, *masked, *starts, *outs, final.operand())
-        described = NativeLayer(cell, parameters, merge, plan.against_time)
-        values.writer.emit_layer(described, (*words, zeros[0], zeros[-1]))
+        last = 0 if sequences else out.operand()
+        words = (*run, of_mask, *packed, last, zeros[0], zeros[-1])
+        values.writer.emit("recurrent", words)
         shown = _parts(out)
         if sequences:
             apart = merge is None and directions == 2

@@ -14,10 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Values, only_floats
+from keras2torch_birnn.layers.recorded_values import (
+    NotRecordedError,
+    Value,
+    Values,
+    only_floats,
+    to_word,
+)
 from keras2torch_birnn.layers.recorded_windows import average_pool, convolution, max_pool
 from keras2torch_birnn.rnn.native.codes import ACTIVATIONS
-from keras2torch_birnn.rnn.native.program import to_word
 
 # Of ids and other integers, all that float32 holds exactly.
 EXACT = 1 << 24

@@ -5,18 +5,61 @@ All are float32; booleans are 1 and 0, ids are whole numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from keras2torch_birnn.rnn.native import codes
 from keras2torch_birnn.rnn.native.codes import MAPS, REDUCTIONS
 from keras2torch_birnn.rnn.native.library import instruction_set, library
-from keras2torch_birnn.rnn.native.program import NUMBERS, Writer, to_word
+from keras2torch_birnn.rnn.native.packing import ALIGNED
 
 _AXES = 6
 _SHORT = 16  # numbers of one vector at most
+
+
+# By dtype.
+NUMBERS: Mapping[torch.dtype, int] = {
+    getattr(torch, name): code for name, code in codes.NUMBERS.items()
+}
+
+
+def to_word(number: float) -> int:
+    """Return a number as a word of a program."""
+    found: int = struct.unpack("q", struct.pack("d", number))[0]
+    return found
+
+
+@dataclass
+class Writer:
+    """A program that is being written.
+
+    words: of all operations; ``program.h`` describes them. floats: of the workspace.
+    argument_count: of inputs and outputs. work: about as many multiply-adds. alive: what words are
+    addresses of.
+    """
+
+    words: list[int] = field(default_factory=list)
+    floats: int = 0
+    argument_count: int = 0
+    work: int = 0
+    alive: list[Any] = field(default_factory=list)
+
+    def reserve(self, floats: int) -> int:
+        """Return the place of so many floats in the workspace, as an offset; whole cache lines."""
+        start = self.floats
+        self.floats += -(-max(floats, 1) // ALIGNED) * ALIGNED
+        return start
+
+    def emit(self, operation: str, words: Iterable[int], work: int = 0) -> None:
+        """Write an operation."""
+        found = list(words)
+        self.words += [codes.OPERATIONS[operation], len(found), *found]
+        self.work += work
 
 
 class NotRecordedError(Exception):
@@ -98,7 +141,7 @@ class Values:
         """Return the place of a number."""
         if number not in self._constants:
             memory = torch.full((), number, dtype=torch.float32, device="cpu")
-            self.writer.numbers.append(memory)
+            self.writer.alive.append(memory)
             self._constants[number] = Value("address", 0, memory)
         return self._constants[number]
 

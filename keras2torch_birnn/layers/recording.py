@@ -9,27 +9,40 @@ layers are one operation each, and what depends on weights alone is computed now
 from __future__ import annotations
 
 import copy
+import struct
+from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.layers.recorded_layers import LayerRecorder
 from keras2torch_birnn.layers.recorded_operators import EXACT, OPERATORS, SOURCES, VIEWS, aten
-from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value
+from keras2torch_birnn.layers.recorded_values import NotRecordedError, Value, Writer
 from keras2torch_birnn.rnn import engines
-from keras2torch_birnn.rnn.native.library import why_missing
-from keras2torch_birnn.rnn.native.program import ARGUMENTS_AT_MOST, Program
+from keras2torch_birnn.rnn.native.codes import BY_TORCH
+from keras2torch_birnn.rnn.native.library import (
+    PROGRAM,
+    check_code,
+    instruction_set,
+    library,
+    why_missing,
+)
+from keras2torch_birnn.rnn.native.op import use_torch_threads
 from keras2torch_birnn.rnn.tensor_memory import has_global_hooks
 from keras2torch_birnn.rnn.torch_private import find
 
 # Multiply-adds beside the recurrent layers on one thread, and times the threads on several: for
 # more, torch's kernels may take no longer. Floats of the workspace, of which each thread has one.
 WORK, WORK_OF_SEVERAL, FLOATS = 32_000_000, 8_000_000, 1 << 24
+
+# Inputs and outputs; and floats behind the workspace: operations read up to two vectors, of which
+# they use a part.
+_ARGUMENTS_AT_MOST, _BEHIND = 256, 32
 
 _IS_CPU = attrgetter("is_cpu")
 _FLOAT = torch.empty((), dtype=torch.float32, device="cpu")
@@ -76,12 +89,21 @@ def put_together(form: Any, leaves: Sequence[Any]) -> Any:
 # ---- recording ----------------------------------------------------------------------------------
 
 
-class Recorded(NamedTuple):
-    """A program, tensors like the outputs, and the form of what holds these; None for one alone."""
+class Program:
+    """A recorded call: words that the native library runs. Several threads may run it.
 
-    program: Program
-    like: Sequence[Tensor]
-    form: Any
+    No weight that it reads changes afterwards: none is compared.
+    """
+
+    def __init__(self, writer: Writer, like: Sequence[Tensor], form: Any) -> None:
+        """Take what is written; like, form: of the outputs, and of what holds them.
+
+        form: as of ``take_apart``; None for one output alone.
+        """
+        self._words, self._isa = array("q", writer.words), instruction_set()
+        self._head = (self._words.buffer_info()[0], len(self._words), writer.floats + _BEHIND)
+        self._pack = struct.Struct(f"{PROGRAM.format}{writer.argument_count}q").pack
+        self._writer, self._like, self._form = writer, like, form
 
     def run(self, leaves: Sequence[Tensor]) -> Any:
         """Return the outputs; None where values leave them to torch.
@@ -91,11 +113,16 @@ class Recorded(NamedTuple):
         Raises:
             MemoryError: no workspace.
         """
-        outputs = [*map(_make_like, self.like)]
+        outputs = [*map(_make_like, self._like)]
         dense = [*map(Tensor.contiguous, leaves)]
-        if not self.program.run([*map(Tensor.data_ptr, dense), *map(Tensor.data_ptr, outputs)]):
+        use_torch_threads()
+        addresses = (*map(Tensor.data_ptr, dense), *map(Tensor.data_ptr, outputs))
+        words = self._pack(*self._head, torch.get_num_threads(), *addresses)
+        code: int = library().k2t_run_program(self._isa, words)
+        if code == BY_TORCH:
             return None
-        return outputs[0] if self.form is None else put_together(self.form, outputs)
+        check_code(code)
+        return outputs[0] if self._form is None else put_together(self._form, outputs)
 
 
 class Twin:
@@ -107,7 +134,7 @@ class Twin:
         self.model: Any = copy.deepcopy(model, dict(bare))
         self.pairs = [(bare[key], t.detach()) for key, t in real.items()]
 
-    def record(self, form: Any, leaves: Sequence[Tensor]) -> Recorded:
+    def record(self, form: Any, leaves: Sequence[Tensor]) -> Program:
         """Record a call; form: of its arguments and named arguments, None for leaves alone.
 
         Raises:
@@ -137,11 +164,11 @@ class Twin:
         most = WORK if threads == 1 else WORK_OF_SEVERAL // threads
         if writer.work > most or writer.floats > FLOATS:
             raise NotRecordedError("much to compute beside recurrent layers")
-        if writer.argument_count + len(writer.layers) >= ARGUMENTS_AT_MOST:
-            raise NotRecordedError("many inputs, outputs and layers")
+        if writer.argument_count >= _ARGUMENTS_AT_MOST:
+            raise NotRecordedError("many inputs and outputs")
         like = [_FLOAT.expand(y.shape) for y in outputs]
         alone = isinstance(result, Tensor)
-        return Recorded(Program(writer), like, None if alone else form_of_outputs)
+        return Program(writer, like, None if alone else form_of_outputs)
 
     def _why_not(self, leaves: Sequence[Tensor]) -> str:
         if reason := why_missing():
@@ -257,7 +284,7 @@ class _Recorder(LayerRecorder):
         if _is_exact(real):
             number = real.float()
             self.values.keep(bare, Value("address", 0, number))
-            self.values.writer.numbers.append(number)
+            self.values.writer.alive.append(number)
         else:
             self._alive.append(bare)
 

@@ -14,8 +14,7 @@ from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
 from keras2torch_birnn.rnn.engines.select import explain_call
 from keras2torch_birnn.rnn.layer import RnnCall
 from keras2torch_birnn.rnn.native.codes import PRECISIONS
-from keras2torch_birnn.rnn.native.library import find_sets, why_missing
-from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
+from keras2torch_birnn.rnn.native.library import FOLDER, NAME, find_sets, why_missing
 
 # Cells that torch has kernels for, and their kin that it has none for.
 _CELLS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {

@@ -25,7 +25,7 @@ from keras2torch_birnn.errors import ArgumentValueError, K2TError, UsageError
 from keras2torch_birnn.freezing import Frozen
 from keras2torch_birnn.layers import recording
 from keras2torch_birnn.layers.recorded_values import Values
-from keras2torch_birnn.layers.recording import Recorded
+from keras2torch_birnn.layers.recording import Program
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.limits import MAX_PROGRAMS_PER_MODEL
 from keras2torch_birnn.readers import read_model
@@ -67,14 +67,14 @@ class Counted:
 
     def __init__(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.model, self.fast, self.computed = model, k2t.freeze(model), 0
-        real = Recorded.run
+        real = Program.run
 
         def run(one: Any, *args: Any) -> Any:
             found = real(one, *args)
             self.computed += found is not None
             return found
 
-        monkeypatch.setattr(Recorded, "run", run)
+        monkeypatch.setattr(Program, "run", run)
 
     def __call__(self, *inputs: Any) -> Any:
         return self.fast(*inputs)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.layers import recorded_operators, recording
 from keras2torch_birnn.layers.recorded_values import NotRecordedError
-from keras2torch_birnn.layers.recording import Recorded, Twin
+from keras2torch_birnn.layers.recording import Program, Twin
 from keras2torch_birnn.rnn.activations import hard_sigmoid_1_6
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]
@@ -328,7 +328,7 @@ class Holder(nn.Module):
             return self.function(*inputs)
 
 
-def record(function: Callable[..., Any], *inputs: Tensor) -> Recorded:
+def record(function: Callable[..., Any], *inputs: Tensor) -> Program:
     return Twin(Holder(function)).record(None, inputs)
 
 

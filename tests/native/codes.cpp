@@ -38,7 +38,6 @@ int main() {
     PRINT_SIZE(K2tArray)
     PRINT_SIZE(K2tWeights)
     PRINT_SIZE(K2tRun)
-    PRINT_SIZE(K2tLayer)
     PRINT_SIZE(K2tProgram)
     PRINT_SIZE(K2tGradient)
 }

@@ -196,12 +196,26 @@ public:
     }
 
 private:
-    static constexpr int64_t BEHIND = 32;  // as rnn/native/program.py has
+    static constexpr int64_t BEHIND = 32;  // as layers/recording.py has
     std::vector<int64_t> all_;
     int64_t floats_ = 0;
 };
 
 int64_t word(const void* address) { return reinterpret_cast<int64_t>(address); }
+
+// An operand in the place of an address.
+template <class Float>
+void put(Float*& pointer, int64_t operand) {
+    pointer = reinterpret_cast<Float*>(operand);
+}
+
+// The words of a recurrent layer: its run, and what follows it in K2tRecurrentWords.
+std::vector<int64_t> recurrent(const K2tRun& run, const std::vector<int64_t>& more) {
+    const int64_t* const first = reinterpret_cast<const int64_t*>(&run);
+    std::vector<int64_t> words(first, first + sizeof run / sizeof *first);
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+}
 
 // Two layers in one call: outputs and final states as by calls of their own, with and without outputs.
 bool stack_differs(Layer& first, Layer& second, int64_t threads) {
@@ -209,7 +223,6 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
     const Sizes& n = first.n;
     K2tWeights weights[2] = {};
     K2tRun calls[2] = {};
-    K2tLayer described[2] = {};
     Floats outputs[2], finals[2], ends[2];
     for (int i = 0; i < 2; ++i) {
         Layer& layer = *layers[i];
@@ -240,7 +253,6 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
             call.h_0[d] = layer.start[2 * d].data();
             call.c_0[d] = layer.states == 2 ? layer.start[2 * d + 1].data() : nullptr;
         }
-        described[i] = {&weights[i], K2T_TANH, K2T_SIGMOID, 0, 0, layer.merge, 0};
         if (k2t_run(layer.isa, &call)) std::abort();
     }
     Floats out(outputs[1].size());
@@ -249,12 +261,11 @@ bool stack_differs(Layer& first, Layer& second, int64_t threads) {
         Words words;
         const int64_t between = words.room(outputs[0].size());
         for (int i = 0; i < 2; ++i) {
-            const K2tRun& call = calls[i];
-            words.add(K2T_RECURRENT,
-                      {word(&described[i]), n.batch, n.time, i ? between : word(call.x), call.x_batch_stride,
-                       call.x_time_stride, 0, word(call.lengths), 0, 0, word(call.h_0[0]), word(call.h_0[1]),
-                       word(call.c_0[0]), word(call.c_0[1]), i ? word(to) : between, 0,
-                       word(ends[i].data()), 0, 0});
+            K2tRun call = calls[i];
+            if (i) put(call.x, between);
+            put(call.out, i ? word(to) : between);
+            call.final = ends[i].data();
+            words.add(K2T_RECURRENT, recurrent(call, {0, 0, 0, 0, 0, 0}));
         }
         return words.run(first.isa, {}, threads);
     };
@@ -289,7 +300,6 @@ void run_operations(Layer& layer) {
         weights.sources[d] = layer.sources[d].data();
         if (k2t_fingerprint(layer.isa, layer.sources[d].data(), &weights.fingerprints[d])) std::abort();
     }
-    const K2tLayer described{&weights, K2T_TANH, K2T_SIGMOID, 0, 0, K2T_APART, 0};
     Floats ids(rows), mask(rows);
     for (int64_t i = 0; i < rows; ++i) {
         ids[i] = static_cast<float>(i * 7 % 17) + 0.25f;
@@ -307,11 +317,24 @@ void run_operations(Layer& layer) {
     words.add(K2T_TRUNCATE, {rows, at, at});
     words.add(K2T_LOOK_UP, {at, rows, x, word(table), features, 17, features});
     const int64_t out = words.room(rows * width), final = words.room(2 * layer.states * batch * units);
-    words.add(K2T_RECURRENT,
-              {word(&described), batch, time, x, time * features, features, valid, words.room(2 * batch),
-               words.room(rows * features), words.room(rows * width), word(layer.start[0]), word(layer.start[2]),
-               layer.states == 2 ? word(layer.start[1]) : 0, layer.states == 2 ? word(layer.start[3]) : 0, out, 0,
-               final, 1, 1});
+    K2tRun call{};
+    call.weights = &weights;
+    call.activation = K2T_TANH;
+    call.recurrent_activation = K2T_SIGMOID;
+    call.batch = batch;
+    call.time = time;
+    call.x_batch_stride = time * features;
+    call.x_time_stride = features;
+    for (int d = 0; d < 2; ++d) {
+        call.h_0[d] = layer.start[2 * d].data();
+        call.c_0[d] = layer.states == 2 ? layer.start[2 * d + 1].data() : nullptr;
+    }
+    put(call.x, x);
+    put(call.lengths, words.room(2 * batch));
+    put(call.out, out);
+    put(call.final, final);
+    const int64_t packed_x = words.room(rows * features), packed_out = words.room(rows * width);
+    words.add(K2T_RECURRENT, recurrent(call, {valid, packed_x, packed_out, 0, 1, 1}));
     const int64_t scores = words.room(rows * classes), scratch = words.room((width + rows + 1) * 16);
     words.add(K2T_MULTIPLY, {1, rows, classes, width, scores, out, 0, width, 1, word(product), 0, 1, width,
                              word(bias), 0, 1, scratch});

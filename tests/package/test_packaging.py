@@ -21,7 +21,7 @@ from commands import run_process
 
 import keras2torch_birnn
 from keras2torch_birnn import suggestions
-from keras2torch_birnn.rnn.native import loading
+from keras2torch_birnn.rnn.native import library
 from keras2torch_birnn.suggestions import advise_extra
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ PACKED = (
     *("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "tools"),
     "keras2torch_birnn",
 )
-OLD = f"keras2torch_birnn/rnn/native/{loading.NAME}"
+OLD = f"keras2torch_birnn/rnn/native/{library.NAME}"
 # What a build front end such as pip calls, without an environment of its own.
 HOOK = """
 import sys
@@ -49,7 +49,7 @@ def tree(tmp_path: Path) -> Path:
     for name in PACKED:
         place = ROOT / name
         if place.is_dir():
-            hidden = shutil.ignore_patterns("__pycache__", loading.NAME)
+            hidden = shutil.ignore_patterns("__pycache__", library.NAME)
             shutil.copytree(place, copy / name, ignore=hidden)
         else:
             shutil.copy(place, copy / name)
@@ -128,7 +128,7 @@ def test_a_wheel_of_the_sdist_has_the_library_of_its_sources(tree: Path, tmp_pat
     assert not said[1].endswith("-any")
     with zipfile.ZipFile(wheel) as packed_wheel:
         packed_wheel.extractall(tmp_path / "installed")
-    loading.load((tmp_path / "installed" / OLD).parent)
+    library.load((tmp_path / "installed" / OLD).parent)
 
 
 def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed() -> None:
@@ -179,7 +179,7 @@ def test_make_builds_anew_what_a_changed_source_makes_old(tree: Path) -> None:
     now = (made / "installed").stat().st_mtime
     for goal in ("test", "demo", "docs"):
         assert "pip install" not in steps(goal)
-        for changed in ("api.cpp", "kernel.h", "processors.py", "sources.py"):
+        for changed in ("api.cpp", "kernel.h", "processors.py"):
             source = (tree / OLD).with_name(changed)
             os.utime(source, (now + 7, now + 7))
             assert "pip install" in steps(goal), changed

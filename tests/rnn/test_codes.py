@@ -19,9 +19,9 @@ from mutations import recurrent
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
-from keras2torch_birnn.rnn.native import codes, library, loading, op, packing
+from keras2torch_birnn.rnn.native import codes, library, op, packing
 from keras2torch_birnn.rnn.native.codes import RESULTS
-from keras2torch_birnn.rnn.native.sources import COMMON
+from keras2torch_birnn.rnn.native.processors import COMMON
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES, MergeName
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,6 @@ TABLES: Mapping[str, Mapping[str, int]] = {
             for one in (library.Shape, library.Array, library.Weights, library.Gradient)
         },
         "K2tRun": library.RUN.size,
-        "K2tLayer": library.LAYER.size,
         "K2tProgram": library.PROGRAM.size,
     },
 }
@@ -68,7 +67,7 @@ TABLES: Mapping[str, Mapping[str, int]] = {
 @pytest.mark.skipif(COMPILER is None, reason="no compiler here")
 def test_the_kernel_has_every_number_of_pythons_tables_and_no_other(tmp_path: Path) -> None:
     source, program = ROOT / "tests" / "native" / "codes.cpp", tmp_path / "codes"
-    command = [COMPILER, "-std=c++17", f"-I{loading.FOLDER}", source, "-o", program]
+    command = [COMPILER, "-std=c++17", f"-I{library.FOLDER}", source, "-o", program]
     subprocess.run([*map(str, command)], check=True)
     listed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     found: dict[str, dict[str, int]] = {}
@@ -102,7 +101,7 @@ def test_the_modules_describe_every_merge_mode() -> None:
 
 @pytest.mark.skipif(COMPILER is None, reason="no compiler here")
 def test_a_number_that_a_switch_lacks_ends_the_build(tmp_path: Path) -> None:
-    for file in (*loading.FOLDER.glob("*.h"), loading.FOLDER / "isa_plain.cpp"):
+    for file in (*library.FOLDER.glob("*.h"), library.FOLDER / "isa_plain.cpp"):
         shutil.copy(file, tmp_path)
     header = tmp_path / "codes.h"
     begin = re.compile(
@@ -145,35 +144,32 @@ class Call:
     def __init__(self, **changed: int) -> None:
         self.isa = changed.get("isa", PLAIN)
         packed = packing.pack(codes.KINDS["LSTM"], weights_of("LSTM"), PLAIN)
-        packed.weights.shape.kind = changed.get("kind", packed.weights.shape.kind)
-        packed.weights.directions = changed.get("directions", 2)
+        self.weights = library.Weights.from_address(packed.address)
+        self.weights.shape.kind = changed.get("kind", self.weights.shape.kind)
+        self.weights.directions = changed.get("directions", 2)
         self.x = torch.randn(BATCH, TIME, FEATURES)
         self.out = torch.full((BATCH, TIME, 2 * UNITS), 7.5)
-        self.layer = (
-            packed.address,
+        self.codes = (
             changed.get("activation", codes.ACTIVATIONS["tanh"]),
             changed.get("recurrent_activation", codes.ACTIVATIONS["sigmoid"]),
-            *(0.0, 0.0, changed.get("merge", MERGE_MODES["concat"].native_code)),
+            *(0, 0, changed.get("merge", MERGE_MODES["concat"].native_code)),
         )
-        self.sizes = (BATCH, TIME, 1)
-        self.input = (self.x.data_ptr(), TIME * FEATURES, FEATURES)
+        places = (self.x.data_ptr(), TIME * FEATURES, FEATURES, *[0] * 5, self.out.data_ptr())
+        self.rest = (BATCH, TIME, 1, *places, *[0] * 7)
         self.alive = packed
 
     def run(self) -> int:
-        places = (*self.input, *[0] * 5, self.out.data_ptr(), *[0] * 7)
-        call = library.RUN.pack(*self.layer, *self.sizes, *places)
+        call = library.RUN.pack(self.alive.address, *self.codes, *self.rest)
         return int(library.library().k2t_run(self.isa, call))
 
     def run_program(self) -> int:
-        layer = ctypes.create_string_buffer(library.LAYER.pack(*self.layer, 0))
-        places = (*self.input, *[0] * 8, self.out.data_ptr(), *[0] * 6)
-        words = (ctypes.addressof(layer), BATCH, TIME, *places)
+        words = (self.alive.address, *self.codes, *self.rest, *[0] * 6)
         return run_words(self.isa, "recurrent", words)
 
     def run_back(self) -> int:
         task = library.Gradient()
-        task.shape, task.directions = self.alive.weights.shape, self.alive.weights.directions
-        _, task.activation, task.recurrent_activation, *_ = self.layer
+        task.shape, task.directions = self.weights.shape, self.weights.directions
+        task.activation, task.recurrent_activation, *_ = self.codes
         return int(library.library().k2t_gradient(self.isa, ctypes.byref(task)))
 
 
@@ -204,7 +200,7 @@ def test_the_calls_of_these_tests_are_right_but_for_the_code_that_they_change() 
     assert wanted.run() == RESULTS["done"]
     call = Call()
     call.x.copy_(wanted.x)
-    call.layer = wanted.layer
+    call.alive = wanted.alive
     assert call.run_program() == RESULTS["done"]
     assert torch.equal(call.out, wanted.out)
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from built_kernels import kernel_sources
 
-from keras2torch_birnn.rnn.native.processors import INSTRUCTION_SETS
-from keras2torch_birnn.rnn.native.sources import COMMON
+from keras2torch_birnn.rnn.native.processors import COMMON, INSTRUCTION_SETS
 
 CLANG = next(
     filter(None, map(shutil.which, ("clang++", *(f"clang++-{n}" for n in range(30, 13, -1))))), None

@@ -31,7 +31,7 @@ from keras2torch_birnn.rnn.engines import (
     static_engine,
 )
 from keras2torch_birnn.rnn.native import library, op
-from keras2torch_birnn.rnn.native.loading import NoKernelError
+from keras2torch_birnn.rnn.native.library import NoKernelError
 
 pytestmark = pytest.mark.usefixtures("native_where_it_pays")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from keras2torch_birnn.rnn.native.loading import FOLDER, NAME
+from keras2torch_birnn.rnn.native.library import FOLDER, NAME
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("c++")

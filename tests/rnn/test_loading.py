@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 from kernel_layers import native
 
-from keras2torch_birnn.rnn.native import library, loading
-from keras2torch_birnn.rnn.native.loading import NoKernelError
-from keras2torch_birnn.rnn.native.sources import source_hash
+from keras2torch_birnn.rnn.native import library
+from keras2torch_birnn.rnn.native.library import NoKernelError
+from keras2torch_birnn.rnn.native.processors import source_hash
 
 ROOT = Path(__file__).parents[2]
-MISSES = "from keras2torch_birnn.rnn.native import library; library.warn_once_if_missing()"
 USES = """
 import torch, keras2torch_birnn as k2t
 torch.manual_seed(7)
@@ -35,7 +34,7 @@ def clone(folder: Path, *, setup: bool = True) -> Path:
     shutil.copytree(
         ROOT / "keras2torch_birnn",
         folder / "keras2torch_birnn",
-        ignore=shutil.ignore_patterns("__pycache__", loading.NAME),
+        ignore=shutil.ignore_patterns("__pycache__", library.NAME),
     )
     if setup:
         shutil.copy(ROOT / "setup.py", folder)
@@ -43,7 +42,7 @@ def clone(folder: Path, *, setup: bool = True) -> Path:
 
 
 def with_library(folder: Path) -> Path:
-    shutil.copy(loading.FOLDER / loading.NAME, folder)
+    shutil.copy(library.FOLDER / library.NAME, folder)
     return folder
 
 
@@ -63,7 +62,7 @@ def run(code: str, folder: Path, *path: Path) -> subprocess.CompletedProcess[str
 
 @native
 def test_the_library_of_this_checkout_was_built_from_its_sources(tmp_path: Path) -> None:
-    loading.load(with_library(clone(tmp_path)))
+    library.load(with_library(clone(tmp_path)))
 
 
 def _longer(folder: Path) -> None:
@@ -72,7 +71,7 @@ def _longer(folder: Path) -> None:
 
 
 def _other_flags(folder: Path) -> None:
-    flags = folder / "sources.py"
+    flags = folder / "processors.py"
     flags.write_text(flags.read_text().replace("-O2", "-O1"))
 
 
@@ -86,7 +85,7 @@ def _renamed(folder: Path) -> None:
 
 def _too_old(folder: Path) -> None:
     """Some library that has none of the kernel's functions."""
-    shutil.copy(_ctypes.__file__, folder / loading.NAME)
+    shutil.copy(_ctypes.__file__, folder / library.NAME)
 
 
 @native
@@ -98,9 +97,9 @@ def test_a_library_of_other_sources_is_not_used(
     folder = with_library(clone(tmp_path))
     change(folder)
     with pytest.raises(NoKernelError) as refused:
-        loading.load(folder)
+        library.load(folder)
     assert str(refused.value) == (
-        f"{folder / loading.NAME} was built from other sources; build it: pip install -e {tmp_path}"
+        f"{folder / library.NAME} was built from other sources; build it: pip install -e {tmp_path}"
     )
 
 
@@ -126,14 +125,14 @@ def test_a_package_without_sources_uses_the_library_that_came_with_it(tmp_path: 
     for file in (*folder.glob("*.h"), *folder.glob("*.cpp")):
         file.unlink()
     assert source_hash(folder) is None
-    loading.load(folder)
+    library.load(folder)
 
 
 def test_a_library_that_the_system_cannot_load_is_said_so(tmp_path: Path) -> None:
     folder = clone(tmp_path, setup=False)
-    (folder / loading.NAME).write_text("no library")
+    (folder / library.NAME).write_text("no library")
     with pytest.raises(NoKernelError) as refused:
-        loading.load(folder)
+        library.load(folder)
     assert refused.value.message.startswith("it cannot be loaded: ")
     assert refused.value.advice == (
         "install keras2torch_birnn again, with --force-reinstall --no-deps"
@@ -145,23 +144,10 @@ def test_in_a_clone_that_was_never_built_the_folder_is_named_and_what_builds_the
 ) -> None:
     folder = clone(tmp_path)
     with pytest.raises(NoKernelError) as refused:
-        loading.load(folder)
+        library.load(folder)
     package = tmp_path / "keras2torch_birnn"
     assert refused.value.message.startswith(f"{package} was imported, where it was not built")
     assert refused.value.advice.endswith(f"pip install -e {tmp_path}")
-
-
-def test_in_a_clone_beside_an_installed_package_both_folders_are_named(tmp_path: Path) -> None:
-    source, installed = tmp_path / "clone", tmp_path / "site-packages"
-    clone(source)
-    (clone(installed, setup=False) / loading.NAME).touch()
-    said = run(MISSES, source, installed).stderr
-    assert (
-        f"{source}/keras2torch_birnn was imported, where it was not built; "
-        f"it was in {installed}/keras2torch_birnn; "
-        f"start Python in another folder than {source}, or build it: pip install -e {source}\n"
-    ) in said
-    assert "compiler" not in said
 
 
 def test_what_is_missing_is_said_in_short_and_the_advice_in_the_warning(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.recurrent import bidirectional, recurrent
-from keras2torch_birnn.rnn.native.loading import FOLDER
+from keras2torch_birnn.rnn.native.library import FOLDER
 from keras2torch_birnn.spec import Array
 
 pytestmark = [native, pytest.mark.usefixtures("native_where_it_pays")]

@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from platform import machine, system
 
-from keras2torch_birnn.rnn.native.loading import FOLDER
-from keras2torch_birnn.rnn.native.processors import INSTRUCTION_SETS, flags_of
-from keras2torch_birnn.rnn.native.sources import COMMON
+from keras2torch_birnn.rnn.native.library import FOLDER
+from keras2torch_birnn.rnn.native.processors import COMMON, INSTRUCTION_SETS, flags_of
 
 NATIVE_TESTS = Path(__file__).parents[1] / "native"
 COMPILER = shutil.which("c++")

@@ -40,11 +40,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @contextmanager
 def run_by(bit: int) -> Iterator[None]:
     """Let the kernel run by one instruction set."""
-    from keras2torch_birnn.layers import recorded_values
-    from keras2torch_birnn.rnn.native import gradient, op, program
+    from keras2torch_birnn.layers import recorded_layers, recorded_values, recording
+    from keras2torch_birnn.rnn.native import gradient, op
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (op, gradient, program, recorded_values):
+        for module in (op, gradient, recording, recorded_values, recorded_layers):
             patch.setattr(module, "instruction_set", partial(int, bit))
         yield
 

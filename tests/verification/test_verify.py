@@ -20,7 +20,7 @@ from keras2torch_birnn.comparison.outputs import compare, outputs
 from keras2torch_birnn.comparison.report import Comparison
 from keras2torch_birnn.comparison.tolerance import Tolerance, resolve_tolerance
 from keras2torch_birnn.golden import checksum, origin
-from keras2torch_birnn.layers.recording import Recorded
+from keras2torch_birnn.layers.recording import Program
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.reference.rounding import difference
 from keras2torch_birnn.spec import ModelSpec
@@ -50,8 +50,8 @@ def test_the_frozen_form_is_judged_too(tmp_path: Path, monkeypatch: pytest.Monke
     for report in (verify(model, out, against="reference"), verify(out)):
         assert report.ok
         assert [c.against.endswith(", frozen") for c in report.comparisons] == [False, True]
-    real = Recorded.run
-    monkeypatch.setattr(Recorded, "run", lambda *given: real(*given) + 0.01)
+    real = Program.run
+    monkeypatch.setattr(Program, "run", lambda *given: real(*given) + 0.01)
     for report in (verify(model, out, against="reference"), verify(out)):
         assert [c.ok for c in report.comparisons] == [True, False]
         assert not report.ok

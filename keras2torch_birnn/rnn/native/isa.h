@@ -21,21 +21,6 @@ static inline int64_t gate_count(int64_t kind) {
 
 static inline int64_t state_count(int64_t kind) { return kind == K2T_LSTM ? 2 : 1; }
 
-// Let a run be of this layer; its input and the number of steps are set, and turned round if it reads
-// from the end.
-static inline void set_layer(K2tRun& run, const K2tLayer& layer) {
-    run.weights = layer.weights;
-    run.activation = layer.activation;
-    run.recurrent_activation = layer.recurrent_activation;
-    run.activation_parameter = layer.activation_parameter;
-    run.recurrent_activation_parameter = layer.recurrent_activation_parameter;
-    run.merge = layer.merge;
-    if (layer.from_end) {
-        run.x += (run.time - 1) * run.x_time_stride;
-        run.x_time_stride = -run.x_time_stride;
-    }
-}
-
 // Whether a direction has masks of dropout.
 static inline bool has_masks(const float* const* masks) { return masks[0] || masks[1]; }
 

@@ -66,17 +66,6 @@ struct K2tRun {
                                             // M: one for all gates, or one for each if apart
 };
 
-// One layer of a program: what is the same in every call.
-struct K2tLayer {
-    const K2tWeights* weights;
-    int64_t activation;
-    int64_t recurrent_activation;
-    double activation_parameter;
-    double recurrent_activation_parameter;
-    int64_t merge;
-    int64_t from_end;                       // not 0: it reads its input from the last step on
-};
-
 // A run of a program (program.h). Eight bytes a field. The addresses that it is given follow it in memory,
 // from number 1 on.
 struct K2tProgram {
@@ -116,7 +105,7 @@ struct K2tGradient {
     float* d_start;                         // (D * S, B, H)
 };
 
-// A hash of the sources that this library was built from (native/sources.py).
+// A hash of the sources that this library was built from (native/processors.py).
 K2T_EXPORT uint64_t k2t_source_hash();
 
 // The kernels this processor runs, as a bit set, in the order of processors.h. Those of reduced precision

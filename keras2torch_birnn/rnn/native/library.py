@@ -1,4 +1,4 @@
-"""ctypes bindings of the library: structures, functions, and why it is missing. No torch.
+"""The library, by ctypes: structures, its file, its functions, why it is missing. No torch.
 
 ``kernel.h`` describes shapes and layouts.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from keras2torch_birnn.rnn.native import codes
-from keras2torch_birnn.rnn.native.loading import NoKernelError, load
-from keras2torch_birnn.rnn.native.processors import kernels_of
+from keras2torch_birnn.rnn.native.processors import kernels_of, source_hash
 from keras2torch_birnn.schema import ACTIVATION_OPTIONS
 
 _pointer, _int, _double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -45,12 +46,11 @@ class Weights(ctypes.Structure):
 
 
 # ``K2tRun``, as bytes: a ctypes structure takes five times as long to fill, and a short call would
-# feel it. Q is a pointer.
-RUN = struct.Struct("Q 2q 2d 4q Q 2q Q 2Q 2Q Q Q 2Q 2Q 2Q")
+# feel it. In the words of a program, operands are in the place of addresses.
+RUN = struct.Struct("3q 2d 20q")
 
-# ``K2tLayer`` and ``K2tProgram`` likewise; addresses follow the latter.
-LAYER = struct.Struct("Q 2q 2d 2q")
-PROGRAM = struct.Struct("Q 3q")
+# ``K2tProgram`` likewise; addresses follow it.
+PROGRAM = struct.Struct("4q")
 
 
 class Gradient(ctypes.Structure):
@@ -109,6 +109,66 @@ def _find_activation(value: Any) -> tuple[int, float] | None:
     if any(given[key] != options.get(key) for key in given if key != known):
         return None
     return codes.ACTIVATIONS[name], 0.0 if known is None else float({**options, **given}[known])
+
+
+# ---- the file ------------------------------------------------------------------------------------
+
+FOLDER = Path(__file__).parent
+NAME = "libk2t.dll" if sys.platform == "win32" else "libk2t.so"
+
+
+class NoKernelError(Exception):
+    """Why there is no native kernel (``message``), and how to get one (``advice``)."""
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(f"{message}; {advice}")
+        self.message, self.advice = message, advice
+
+
+def load(folder: Path = FOLDER) -> ctypes.CDLL:
+    """Load the library of ``folder``, a copy of this one.
+
+    Raises:
+        NoKernelError: it does not exist, does not fit this system, or is not of these sources.
+    """
+    file = folder / NAME
+    if not file.exists():
+        where = folder.parents[1]
+        raise NoKernelError(
+            f"{where} was imported, where it was not built (was there a C++ compiler?)",
+            f"start Python elsewhere if it is installed, or {advise_build(folder)}",
+        )
+    try:
+        found = ctypes.CDLL(str(file))
+    except OSError as error:
+        raise NoKernelError(f"it cannot be loaded: {error}", advise_build(folder)) from None
+    wanted = source_hash(folder)
+    # Python without sources beside it came together with the library: an installer put both there.
+    if wanted is not None and _built_from(found) != wanted:
+        raise NoKernelError(f"{file} was built from other sources", advise_build(folder))
+    return found
+
+
+def _built_from(library: ctypes.CDLL) -> int | None:
+    """Return the hash of the library's sources; None if the library is too old to have it."""
+    try:
+        tell = library.k2t_source_hash
+    except AttributeError:
+        return None
+    tell.argtypes, tell.restype = (), ctypes.c_uint64
+    found: int = tell()
+    return found
+
+
+def advise_build(folder: Path = FOLDER) -> str:
+    """Return the command that builds the library of ``folder``, a clone or an installed package."""
+    root = folder.parents[2]
+    if (root / "setup.py").exists():
+        return f"build it: pip install -e {root}"
+    return "install keras2torch_birnn again, with --force-reinstall --no-deps"
+
+
+# ---- the functions -------------------------------------------------------------------------------
 
 
 @cache

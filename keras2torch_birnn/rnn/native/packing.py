@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -23,41 +23,30 @@ from keras2torch_birnn.rnn.native.library import Array, Shape, Weights, fingerpr
 class Packed:
     """The weights of all directions as the kernel takes them.
 
-    address: of ``weights``. unchecked: the address of the same without sources and fingerprints,
-    which the kernel then does not compare. alive: objects that these point to.
+    address: of a ``K2tWeights``. unchecked: the address of the same without sources and
+    fingerprints, which the kernel then does not compare. alive: objects that these point to.
+    In the cache: the shapes of the parameters, and the storages that hold them with their
+    addresses. It is dropped when the first storage is freed, or moves from its address.
     """
 
-    weights: Weights
     address: int
     unchecked: int
     alive: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """Packed weights, the shapes of the parameters, and the storages that hold them.
-
-    Dropped when the first storage is freed, or moves from its address.
-    """
-
-    packed: Packed
-    shapes: tuple[torch.Size, ...]
-    storages: tuple[weakref.ref[torch.UntypedStorage], ...]
-    addresses: tuple[int, ...]
+    shapes: tuple[torch.Size, ...] = ()
+    storages: tuple[weakref.ref[torch.UntypedStorage], ...] = ()
+    places: tuple[int, ...] = ()
 
     def has_moved(self) -> bool:
         """Return whether a storage has another address than before, as after a resize."""
         now = [storage() for storage in self.storages]
-        return any(
-            s is None or s.data_ptr() != at for s, at in zip(now, self.addresses, strict=True)
-        )
+        return any(s is None or s.data_ptr() != at for s, at in zip(now, self.places, strict=True))
 
 
 _SHAPE = attrgetter("shape")
 
 # By kind of cell, instruction set and the parameters' addresses, whose values the kernel compares.
 # Not by the parameters: torch cannot swap one with a weak reference.
-_cache: dict[tuple[int, ...], _Entry] = {}
+_cache: dict[tuple[int, ...], Packed] = {}
 
 
 def cached_pack(
@@ -78,7 +67,7 @@ def cached_pack(
         key += tuple(p is None for p in parameters)
     found = None if stale else _cache.get(key)
     if found is not None and found.shapes == shapes:
-        return found.packed
+        return found
     arrays = []
     for first in range(0, len(parameters), 4):
         given = parameters[first : first + 4]
@@ -93,7 +82,9 @@ def cached_pack(
         found = _cache.get(other)
         if found is not None and found.has_moved():
             _cache.pop(other, None)
-    _cache[key] = _Entry(packed, shapes, watches, tuple(s.data_ptr() for s in storages))
+    _cache[key] = replace(
+        packed, shapes=shapes, storages=watches, places=tuple(s.data_ptr() for s in storages)
+    )
     return packed
 
 
@@ -131,14 +122,10 @@ def pack(
         pointers = [None if s is None else s.data_ptr() for s in sources]
         library().k2t_pack(isa, ctypes.byref(shape), *pointers, aligned_address(data[-1]))
     packed = (shape, directions, tuple(map(aligned_address, data)))
-    weights = Weights(*packed, tuple(map(ctypes.addressof, arrays)), tuple(fingerprints))
+    checked = Weights(*packed, tuple(map(ctypes.addressof, arrays)), tuple(fingerprints))
     unchecked = Weights(*packed)
-    return Packed(
-        weights,
-        ctypes.addressof(weights),
-        ctypes.addressof(unchecked),
-        (unchecked, *data, *arrays),
-    )
+    alive = (checked, unchecked, *data, *arrays)
+    return Packed(ctypes.addressof(checked), ctypes.addressof(unchecked), alive)
 
 
 def weight_sizes(parameters: Sequence[Tensor | None]) -> tuple[int, int]:

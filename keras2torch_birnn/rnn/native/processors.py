@@ -1,4 +1,4 @@
-"""Table of the instruction sets that the kernel has code for: what a processor is to it.
+"""Table of the instruction sets that the kernel has code for, and how its sources are compiled.
 
 It imports nothing of the package: ``setup.py`` runs this file before there is one. ``processors.h``
 is made from it (``python tools/write_docs.py``).
@@ -6,7 +6,9 @@ is made from it (``python tools/write_docs.py``).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -95,6 +97,14 @@ INSTRUCTION_SETS = (
     InstructionSet("plain", "plain", {"float32": 0}),
 )
 
+# -O2 -g0 -fno-wrapv: with Python's own -O3 -g -fwrapv, GCC takes minutes over the unrolled products
+# and makes nothing faster.
+# -Werror=switch: a number of codes.h that a switch lacks would end the program that meets it.
+COMMON = [
+    *"-std=c++17 -O2 -g0 -fno-wrapv -fPIC -fvisibility=hidden -pthread -Wall -Wextra".split(),
+    "-Werror=switch",
+]
+
 # These files use a part of the headers that they share with float32's.
 REDUCED_FLAGS = ["-Wno-unused-function"]
 
@@ -127,6 +137,22 @@ def flags_of(name: str, *, machine: str, system: str) -> tuple[list[str], list[s
 
 def _for_x86_alone(flags: list[str]) -> list[str]:
     return [word for flag in flags for word in ("-Xarch_x86_64", flag)]
+
+
+def source_hash(folder: Path) -> int | None:
+    """Return 64 bits that change with the C++ files of ``folder`` and this one.
+
+    None where there are no C++ files.
+    """
+    files = sorted(file for end in ("*.h", "*.cpp") for file in folder.glob(end))
+    if not files:
+        return None
+    found = hashlib.sha256()
+    for file in (*files, folder / "processors.py"):
+        text = file.read_bytes()
+        found.update(f"{file.name}\0{len(text)}\0".encode())
+        found.update(text)
+    return int.from_bytes(found.digest()[:8], "little")
 
 
 def make_header() -> str:

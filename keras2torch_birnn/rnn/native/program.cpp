@@ -1,8 +1,9 @@
-// Whole models and consecutive layers in one call: each operation in turn, in one workspace.
+// Whole models in one call: each operation in turn, in one workspace.
 #include "program.h"
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "isa.h"
 #include "memory.h"
@@ -68,36 +69,32 @@ void unpack_steps(const float* mask, const int64_t time, int64_t valid, bool bac
 
 int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& places, int64_t threads) {
     const auto at = [&](int64_t word) { return word ? places.of(word) : nullptr; };
-    const K2tLayer& layer = *reinterpret_cast<const K2tLayer*>(at(words.layer));
-    const K2tShape& shape = layer.weights->shape;
-    const int64_t directions = layer.weights->directions, rows = words.batch, time = words.time;
-    const bool merged = layer.merge != K2T_APART && directions == 2;
-    K2tRun call{};
-    call.batch = rows;
-    call.time = time;
+    // What an operand in the place of an address stands for.
+    const auto resolve = [&](auto*& pointer) {
+        pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at(reinterpret_cast<int64_t>(pointer)));
+    };
+    K2tRun call = words.run;
     call.threads = threads;
-    call.x = at(words.x);
-    call.x_batch_stride = words.x_batch_stride;
-    call.x_time_stride = words.x_time_stride;
-    set_layer(call, layer);
+    resolve(call.x);
+    resolve(call.out);
+    resolve(call.final);
     for (int64_t d = 0; d < 2; ++d) {
-        call.h_0[d] = at(words.h_0[d]);
-        call.c_0[d] = at(words.c_0[d]);
+        resolve(call.h_0[d]);
+        resolve(call.c_0[d]);
     }
-    call.out = at(words.out);
-    call.final = at(words.final);
-
+    const K2tShape& shape = call.weights->shape;
+    const int64_t directions = call.weights->directions, rows = call.batch, time = call.time;
+    const bool merged = call.merge != K2T_APART && directions == 2;
+    float* const out = call.out;
     const float* const mask = at(words.mask);
-    int64_t* const lengths = reinterpret_cast<int64_t*>(at(words.lengths));
     Steps steps;
     bool unpacks = false;
-    if (!mask) {
-        call.lengths = lengths;
-    } else {
+    if (mask) {
+        int64_t* const lengths = reinterpret_cast<int64_t*>(at(reinterpret_cast<int64_t>(call.lengths)));
         steps = count_steps(mask, rows, time, lengths);
         const bool zeros = words.zeros[0] && (directions == 1 || words.zeros[1]);
         unpacks = call.out && !steps.all && !(zeros && steps.in_front);
-        if (!steps.all) call.lengths = lengths;
+        call.lengths = steps.all ? nullptr : lengths;
         if (!steps.in_front) {
             pack_steps(mask, rows, time, shape.features, call.x, at(words.packed_x));
             call.x = at(words.packed_x);
@@ -108,8 +105,8 @@ int64_t run_layer(int64_t isa, const K2tRecurrentWords& words, const K2tPlaces& 
     const int64_t units = shape.units, shown = merged ? 1 : directions, width = shown * units;
     for (int64_t b = 0; unpacks && b < rows; ++b)
         for (int64_t d = 0; d < shown; ++d)
-            unpack_steps(mask + b * time, time, lengths[b], d == 1, words.zeros[d], width, units,
-                         call.out + b * time * width + d * units, at(words.out) + b * time * width + d * units);
+            unpack_steps(mask + b * time, time, call.lengths[b], d == 1, words.zeros[d], width, units,
+                         call.out + b * time * width + d * units, out + b * time * width + d * units);
     if (!words.last) return K2T_DONE;
     const int64_t states = state_count(shape.kind);
     float* to = at(words.last);

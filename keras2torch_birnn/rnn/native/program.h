@@ -1,4 +1,4 @@
-// A program: operations that run in one call, of a whole model or of consecutive layers, for one set of sizes.
+// A program: operations that run in one call, of a whole model for one set of sizes.
 #pragma once
 
 #include "kernel.h"
@@ -16,23 +16,14 @@ struct K2tPlaces {
     }
 };
 
-// The words of a recurrent layer. Operands are 0 where there are none; the workspace has no such.
+// The words of a recurrent layer: its run, with operands in the place of addresses other than the weights',
+// and what a program adds to it. Operands are 0 where there are none; the workspace has no such.
 struct K2tRecurrentWords {
-    int64_t layer;                          // a K2tLayer
-    int64_t batch;
-    int64_t time;
-    int64_t x;                              // (B, T, F), features contiguous; with a mask all of it
-    int64_t x_batch_stride;
-    int64_t x_time_stride;
-    int64_t mask;                           // (B, T); with it memory for the next three
-    int64_t lengths;                        // (B,); without a mask they are read, where there are any
+    K2tRun run;                             // threads: 0; lengths: with a mask, memory for them
+    int64_t mask;                           // (B, T); x is contiguous then; memory for the next two, too
     int64_t packed_x;                       // as x: the valid steps of each row first
     int64_t packed_out;                     // as out, where there is one
-    int64_t h_0[2];                         // (B, H)
-    int64_t c_0[2];
-    int64_t out;                            // (B, T, D * H), merged (B, T, H)
     int64_t last;                           // (D, B, H): the outputs of the last steps that are read
-    int64_t final;                          // (D * S, B, H)
     int64_t zeros[2];                       // whether masked steps show zeros, not the step before; that
                                             // needs outputs of each direction
 };
