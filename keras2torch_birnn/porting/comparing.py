@@ -127,7 +127,7 @@ class _Comparison:
             else:
                 runs.append(checked)
         weights = wrong_weights(self.matches)
-        if not all(run.same_outputs(run.exact.trace) for run in runs):
+        if not all(run.is_right() for run in runs):
             findings = [*_Findings(self.spec, runs, weights).all(), *findings]
             weights = []
         if random := self._random(drawn[0], runs):
@@ -139,7 +139,7 @@ class _Comparison:
         )
         error = max((_error(run) for run in runs), default=0.0)
         notes = (*self._notes(weights if not findings else []), *_masked_step_notes(runs, findings))
-        ok = not findings and all(run.same_outputs(run.exact.trace) for run in runs)
+        ok = not findings and all(run.is_right() for run in runs)
         return PortReport(ok, tuple(findings), tuple(self._tensors()), names, error, notes)
 
     def _random(self, batch: Batch, runs: Sequence[CheckedRun]) -> PortFinding | None:
@@ -262,7 +262,7 @@ class _Findings:
         told = [(self.walk.outer(one.key), one.rewrite.words) for one in self.walked.found]
         of_masks = False
         for one, name in zip(self.walked.found, told, strict=True):
-            kind, words, layer = one.rewrite.kind, one.rewrite.words, one.rewrite.layer
+            kind, words = one.rewrite.kind, one.rewrite.words
             of_masks = of_masks or kind in ("mask missing", "padding side")
             if kind == "masked steps" and of_masks:
                 continue  # it follows from those
@@ -278,7 +278,7 @@ class _Findings:
                 if apart or (is_padded and differ(usual, result)):
                     rows.append(run.name)
             shown = "" if self.runs[0].name in rows else ", ".join(dict.fromkeys(rows))
-            yield PortFinding(layer or name[0][0], kind, words, where, rows=shown)
+            yield PortFinding(name[0][0], kind, words, where, rows=shown)
 
     def _half(self, key: Key) -> str:
         """Return the direction of a half's call, "" for other calls."""
@@ -292,7 +292,7 @@ class _Findings:
 
     def _returned(self) -> PortFinding:
         """Tell that what the port returns is not what it computed for the model's last layers."""
-        run = next(one for one in self.runs if not one.same_outputs(one.exact.trace))
+        run = next(one for one in self.runs if not one.is_right())
         right = run.exact.trace.outputs
         words = "what is returned is not the model's output"
         if len(run.run.outputs) < len(right):

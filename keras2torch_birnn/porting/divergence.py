@@ -20,7 +20,7 @@ from keras2torch_birnn.porting.call_graph import direct_sources, later_calls, pl
 from keras2torch_birnn.porting.checked_run import CheckedRun, Traced, same
 from keras2torch_birnn.porting.layer_call import Apply, Key, LayerCall, Rewrite
 from keras2torch_birnn.porting.observing import FAILURES
-from keras2torch_birnn.porting.rewrites import USING_MASKS, Around, rewrites_of
+from keras2torch_birnn.porting.rewrites import USING_MASKS, rewrites_of
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import ModelSpec, Structure, leaves
 from keras2torch_birnn.verification.layer_check import calls_of
@@ -111,17 +111,13 @@ class Walk:
 
     def _explained(self, traced: Sequence[Traced]) -> bool:
         pairs = zip(self.runs, traced, strict=True)
-        return all(run.same_outputs(one.trace) for run, one in pairs)
+        return all(run.are_same(run.run.outputs, one.trace.outputs) for run, one in pairs)
 
     def _differ(self, forced: Forced, other: Forced) -> bool:
         """Tell whether the model's outputs differ, where they count, by what is known of calls."""
-        pairs = zip(self.record(forced), self.record(other), strict=True)
-        return any(
-            not same(a, b, mask, run.run.tolerance)
-            for run, (one, two) in zip(self.runs, pairs, strict=True)
-            for a, b, mask in zip(
-                one.trace.outputs, two.trace.outputs, run.output_masks(), strict=True
-            )
+        pairs = zip(self.runs, self.record(forced), self.record(other), strict=True)
+        return not all(
+            run.are_same(one.trace.outputs, two.trace.outputs) for run, one, two in pairs
         )
 
     # ---- the calls -------------------------------------------------------------------------------
@@ -244,7 +240,7 @@ class Walk:
                 return 0
             if not all(run.has(key, traced.results[key][0]) for key in kept):
                 return 0
-            outputs = outputs and run.same_outputs(traced.trace)
+            outputs = outputs and run.are_same(run.run.outputs, traced.trace.outputs)
             behind = [
                 key
                 for key in behind
@@ -266,8 +262,19 @@ class Walk:
             return [key for key in self.nodes if self.outer(key)[0] in ends][::-1], [], []
         whole = self.outer(wrong)
         own = [key for key in self.nodes if self.outer(key) == whole][::-1]
-        before = [key for key in self.nodes if key[0] in self.sources.get(whole[0], ())]
+        read = self._read_by(whole)
+        before = [key for key in self.nodes if key[0] in read]
         return own, before, [key for key in self.behind(whole) if key not in own]
+
+    def _read_by(self, key: Key) -> list[str]:
+        """Return the calls that a call reads, and those whose masks or padded steps it reads."""
+        found = [*self.sources.get(key[0], ())]
+        for path in found:  # grows meanwhile
+            masks = self.runs[0].exact.trace.masks.get(path)
+            is_masked = any(mask is not None for mask in leaves(masks))
+            if is_masked and self.layers[path].class_name not in USING_MASKS:
+                found += [one for one in self.sources.get(path, ()) if one not in found]
+        return found
 
     def _options(
         self,
@@ -284,8 +291,12 @@ class Walk:
             usual = tuple(one.results[key] for one in traced)
             halves = [half for half in forced[0] if half != key and self.outer(half) == key]
             is_half = self.outer(key) != key
-            rewrites = rewrites_of(traced[0].calls[key], self._around(key), is_half=is_half)
-            for rewrite in rewrites:
+            alike = {
+                path: layer
+                for path, layer in self.layers.items()
+                if layer.class_name == key[1] and path != key[0]
+            }
+            for rewrite in rewrites_of(traced[0].calls[key], alike, is_half=is_half):
                 results: list[Result] = []
                 for run, one, own in zip(self.runs, traced, forced, strict=True):
                     known = {(place_of(half[0]), half[1]): own[half] for half in halves}
@@ -307,38 +318,11 @@ class Walk:
             pairs = zip(self.runs, usual, strict=False)
             results = tuple(run.as_padded(key, result) for run, result in pairs)
             if any(map(differ, results, usual)):
-                words = f"it reads steps of {printable(key[0])} that a mask leaves out, where the "
-                words += "port has other values than Keras"
-                rewrite = Rewrite("masked steps", words, LayerCall.run, layer=reader)
+                words = "it has other values than Keras at steps that a mask leaves out, and "
+                words += f"{printable(reader)} reads them"
+                rewrite = Rewrite("masked steps", words, LayerCall.run)
                 found.append(Explained(key, rewrite, usual, results))
         return tuple(found)
-
-    def _around(self, key: Key) -> Around:
-        """Return what is around a call."""
-        alike = {
-            other[0]: self.runs[0].exact.calls[other].layer
-            for other in self.nodes
-            if other[1] == key[1] and other != key
-        }
-        return Around(self._mask_maker(key), alike)
-
-    def _mask_maker(self, key: Key) -> str:
-        """Return the call that makes the mask of a call, if nothing between them uses it."""
-        exact = self.runs[0].exact.trace
-        path, maker = self.outer(key)[0], ""
-        given = [exact.layers.get(one) for one in self.sources.get(path, ())]
-        if any(isinstance(one, np.ndarray) and one.dtype == bool for one in given):
-            return ""  # it is called with a mask
-        for _ in self.nodes:
-            before = [
-                one
-                for one in self.sources.get(path, ())
-                if any(mask is not None for mask in leaves(exact.masks.get(one)))
-            ]
-            if not before or self.layers[before[0]].class_name in USING_MASKS:
-                break
-            path = maker = before[0]
-        return maker
 
 
 def _without(forced: Mapping[Key, Result], key: Key) -> Mapping[Key, Result]:

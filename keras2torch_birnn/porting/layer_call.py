@@ -90,15 +90,13 @@ def _rewrite(
 class Rewrite(NamedTuple):
     """A usual mistake: a word for programs, what the port does in words, and how it is computed.
 
-    ``keys``: the layers inside of the call that it changes; none: the call's own. ``layer``: path
-    of the layer to name, if it is another one.
+    ``keys``: the layers inside of the call that it changes; none: the call's own.
     """
 
     kind: str
     words: str
     apply: Apply
     keys: tuple[Key, ...] = ()
-    layer: str = ""
 
 
 # ---- ways to rewrite a call ----------------------------------------------------------------------

@@ -6,7 +6,6 @@ tell which tensor is which layer's output.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -85,37 +84,25 @@ class PortRun:
     tolerance: float
     drawn: tuple[Drawn, ...] = ()
 
-    def find(self, values: Array, valid: Array | None = None) -> tuple[int, ...] | None:
-        """Find a tensor with these values; return the order of its axes, or None.
-
-        valid: (B, T), where the values count. Axes of size 1 and folded axes are no difference.
-        Numbers that overflowed are found nowhere: everything would be within their tolerance.
-        NaN is found where there is NaN and something else, too.
-        """
-        kept = keep_valid(with_marked_nan(values), valid)
-        if (kept == _NAN).all():
-            return None
-        if not np.isfinite(kept).all():
-            return None
-        for one in self._with_largest_of(kept):
-            axes = _axes_of(one.values, kept, valid, self.tolerance)
-            if axes is not None:
-                return axes
-        return None
-
     def has(self, values: Array, valid: Array | None = None) -> bool:
         """Tell whether a tensor with these values was computed."""
-        return self.find(values, valid) is not None
+        return self.latest(values, valid) is not None
 
-    def latest(self, values: Array, valid: Array) -> Array | None:
-        """Return the last tensor that has these values (B, T, ...) where they count."""
+    def latest(self, values: Array, valid: Array | None = None) -> Array | None:
+        """Return the last tensor with these values, in their order of axes; None if there is none.
+
+        valid: (B, T), where the values count. Axes in another order, of size 1, or folded are no
+        difference. Numbers that overflowed are found nowhere: everything would be within their
+        tolerance. NaN is found where there is NaN and something else, too.
+        """
         kept = keep_valid(with_marked_nan(values), valid)
-        for one in reversed(self._with_largest_of(kept)):
-            axes = _axes_of(one.values, kept, valid, self.tolerance)
-            if axes is not None:
-                there = one.values.reshape([values.shape[axis] for axis in axes])
-                return there.transpose(np.argsort(axes))
-        return None
+        if (kept == _NAN).all() or not np.isfinite(kept).all():
+            return None
+        found = (
+            _find_equal(one.values, kept, valid, self.tolerance)
+            for one in reversed(self._with_largest_of(kept))
+        )
+        return next((one for one in found if one is not None), None)
 
     def nearest(self, values: Array) -> Array | None:
         """Return the computed tensor of this size that is nearest, in the axes of ``values``."""
@@ -176,15 +163,13 @@ def _limit(values: Array, tolerance: float) -> float:
     return tolerance * (1 + float(np.abs(values).max(initial=0.0)))
 
 
-def _axes_of(
-    there: Array, kept: Array, valid: Array | None, tolerance: float
-) -> tuple[int, ...] | None:
+def _find_equal(there: Array, kept: Array, valid: Array | None, tolerance: float) -> Array | None:
+    """Return a tensor in the order of axes in which it has these values; None if in none."""
     masked = valid is not None and kept.shape[:2] == valid.shape
     flat = there.reshape(-1)
     limit = _limit(kept, tolerance)
     if not masked:
-        scale = limit * math.sqrt(kept.size + 1)
-        if abs(float(flat.sum()) - float(kept.sum())) > scale * math.sqrt(kept.size + 1):
+        if abs(float(flat.sum()) - float(kept.sum())) > limit * (kept.size + 1):
             return None
     # The largest value tells most orders of axes from the right one; of zeros it may not count.
     place = np.unravel_index(np.abs(kept).argmax(), kept.shape) if kept.any() else None
@@ -194,7 +179,7 @@ def _axes_of(
             continue
         counted = keep_valid(moved, valid) if masked else moved
         if np.abs(counted - kept).max(initial=0.0) <= limit:
-            return axes
+            return moved
     return None
 
 

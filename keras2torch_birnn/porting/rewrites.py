@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -40,25 +40,26 @@ from keras2torch_birnn.spec import Array, LayerSpec, Structure
 Row: TypeAlias = Callable[[LayerSpec], Iterator[Rewrite]]
 
 
-class Around(NamedTuple):
-    """Surroundings of a call: that which makes its mask, if any; other layers of its class."""
+def rewrites_of(
+    call: LayerCall, alike: Mapping[str, LayerSpec], *, is_half: bool
+) -> Iterator[Rewrite]:
+    """Yield the usual mistakes of a call, the likeliest first.
 
-    mask_maker: str
-    alike: Mapping[str, LayerSpec]
-
-
-def rewrites_of(call: LayerCall, around: Around, *, is_half: bool) -> Iterator[Rewrite]:
-    """Yield the usual mistakes of a call, the likeliest first."""
+    alike: other layers of its class, by path. is_half: it is that of one direction.
+    """
     layer, place = call.layer, call.context.place
     if not is_half:
-        yield from _with_mask(layer, around)
+        yield from _with_mask(layer)
     yield from _of_layer(layer, place)
     if layer.class_name == "TimeDistributed":
         inner = layer.parts["layer"]
         for rewrite in _of_layer(inner, place):
             yield rewrite._replace(keys=rewrite.keys or ((place, inner.class_name),))
         yield from _softmax_axes(inner)
-    yield from _with_other_weights(layer, around)
+    for path, other in alike.items():
+        if _forms(other) == _forms(layer) != []:
+            words = f"it uses the weights of {path}"
+            yield Rewrite("layers exchanged", words, partial(_as_other, other))
     if not is_half:
         yield from _ANY
 
@@ -79,18 +80,16 @@ def _of_layer(layer: LayerSpec, place: str) -> Iterator[Rewrite]:
 # ---- masks, weights, and what may be done to any layer -------------------------------------------
 
 
-def _with_mask(layer: LayerSpec, around: Around) -> Iterator[Rewrite]:
-    at_end = MASKS[1]
+def _with_mask(layer: LayerSpec) -> Iterator[Rewrite]:
+    missing, at_end = MASKS
     if layer.class_name in (*CELLS, "Bidirectional"):
         yield at_end._replace(apply=masked_by(to_end, goes_on=True))
         return
     yield from MASKS
     if layer.class_name not in USING_MASKS:
         words = "its mask is not used: later layers read padding as data"
-        missing = partial(_giving_mask, lambda _: None)
-        yield Rewrite("mask missing", words, missing, layer=around.mask_maker)
-        ends = partial(_giving_mask, to_end)
-        yield at_end._replace(apply=ends, layer=around.mask_maker)
+        yield missing._replace(words=words, apply=partial(_giving_mask, lambda _: None))
+        yield at_end._replace(apply=partial(_giving_mask, to_end))
 
 
 def _giving_mask(change: Callable[[Array], Array | None], call: LayerCall) -> Result:
@@ -99,14 +98,6 @@ def _giving_mask(change: Callable[[Array], Array | None], call: LayerCall) -> Re
     if not isinstance(out_mask, np.ndarray):
         raise ValueError("it gives no mask")
     return output, change(out_mask.astype(bool))
-
-
-def _with_other_weights(layer: LayerSpec, around: Around) -> Iterator[Rewrite]:
-    """Yield the weights of another layer of the same shapes."""
-    for path, other in around.alike.items():
-        if _forms(other) == _forms(layer) != []:
-            words = f"it uses the weights of {path}"
-            yield Rewrite("layers exchanged", words, partial(_as_other, other))
 
 
 def _forms(layer: LayerSpec) -> list[tuple[str, tuple[int, ...]]]:
