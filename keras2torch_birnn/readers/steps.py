@@ -17,7 +17,6 @@ from keras2torch_birnn.errors import (
     gather,
     in_file,
 )
-from keras2torch_birnn.readers.advice import HOW_TO_TURN_YAML, is_yaml
 from keras2torch_birnn.readers.config.architecture import parse_architecture
 from keras2torch_birnn.readers.config.cells import list_first_states
 from keras2torch_birnn.readers.config.checks import (
@@ -252,6 +251,8 @@ def read_given_config(path: PathLike | None) -> Mapping[str, Any] | None:
     with in_file(path), ExitStack() as opening:
         if holds_model(path):
             return _architecture_of_model(path)
+        from keras2torch_birnn.readers.containers.mistakes import HOW_TO_TURN_YAML, is_yaml
+
         text = read_text(file_window(opening, Path(path)), "")
         if is_yaml(text):
             raise InvalidModelFileError("YAML, which k2t does not read", HOW_TO_TURN_YAML)

@@ -141,8 +141,7 @@ def _from_safetensors(path: Path, window: Window) -> dict[str, Any]:
             texts = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
-        from keras2torch_birnn.readers.advice import CONVERTED
-        from keras2torch_birnn.readers.containers.mistakes import describe
+        from keras2torch_birnn.readers.containers.mistakes import CONVERTED, describe
 
         known = describe("head", [window.head(_HEAD)])
         what = first_line(error) if known in (None, CONVERTED) else known[0]

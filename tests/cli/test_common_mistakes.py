@@ -129,7 +129,7 @@ $ k2t verify out.pt model.h5
 $ k2t verify model.h5 port.py:Net
 3: port.py:Net: cannot be opened (No such file or directory); did you mean port.py?
 $ k2t verify empty.pt
-3: empty.pt: not a file that k2t wrote, or damaged (an empty file)
+3: empty.pt: not a file that k2t wrote, or damaged (an empty file, or one of zeros)
 $ k2t verify port.py
 3: port.py: Python code without the function load, which every export has; name a file that k2t
    export wrote; of a port of your own: k2t compare MODEL FILE.py:NAME

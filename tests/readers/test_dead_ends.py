@@ -111,14 +111,14 @@ TABLE = bytes(230) + struct.pack("<Q", 0xDB4775248B80FB57)
 DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
     {
         # other files
-        "nothing in it": (one(b""), "an empty file; was the download"),
+        "nothing in it": (one(b""), "an empty file, or one of zeros; was the download"),
         "html": (
             one(b"\n<!DOCTYPE html><html></html>"),
             "an HTML or XML page (a login or error pa",
         ),
         "html in capitals": (one(b"<HTML><body>404</body></HTML>"), "an HTML or XML page"),
         "xml": (one(b"<?xml version='1.0'?><Error/>"), "an HTML or XML page"),
-        "zeros": (one(bytes(5000)), "zero bytes, no data"),
+        "zeros": (one(bytes(5000)), "an empty file, or one of zeros"),
         "text": (one(b"hello"), "not an HDF5 or Keras file"),
         "random bytes": (one(np.random.default_rng(1).bytes(9999)), "not an HDF5 or Keras file"),
         "signature only": (one(b"\x89HDF\r\n\x1a\n"), "damaged HDF5 structure"),
@@ -128,7 +128,7 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         ),
         "copied as UTF-8": (one(b"\xef\xbf\xbdHDF\r\n\x1a\n"), "damaged by a copy in text mode"),
         "another hdf5": (one(another_hdf5()), "an HDF5 file without model_config: not a Keras m"),
-        "npy": (one(b"\x93NUMPY\1\0"), "a NumPy .npy file"),
+        "npy": (one(b"\x93NUMPY\1\0"), "a NumPy file"),
         "onnx": (one(b"\x08\x07\x12\x07pytorch\x1a\x051.8.0:" + bytes(99)), "an ONNX model"),
         "tflite": (one(b"\x1c\0\0\0TFL3" + bytes(99)), GRAPH),
         "frozen graph": (one(b"\n\x1b\n\x05input\x12\x0bPlaceholder" + bytes(99), "g.pb"), GRAPH),
@@ -179,7 +179,7 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         "zip of a checkpoint": (zipped("ckpt.index", "ckpt.data-00000"), f"model; {PACKED}"),
         "zip of TF.js": (zipped("web/model.json", "web/a.bin"), f"a packed model; {PACKED}"),
         "zip of a .keras folder": (zipped("m/config.json", "m/a"), f"a packed model; {PACKED}"),
-        "npz": (zipped("a.npy"), "a NumPy .npz file; the input must be"),
+        "npz": (zipped("a.npy"), "a NumPy file; the input must be"),
         "pickled weights": (
             zipped("config.json", "metadata.json", "model.weights.npz"),
             "a .keras file whose weights are pickled (.npz), which can run code; save it again",
@@ -207,7 +207,7 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         "data in a SavedModel": (files(SAVED_MODEL, SHARD), f"{PART}, top"),
         "variables": (files(SAVED_MODEL, "variables"), f"{PART}, top"),
         "metadata of a SavedModel": (one(FIELD, "keras_metadata.pb"), PART),
-        "a SavedModel in text form": (one(FIELD, "saved_model.pbtxt"), PART),
+        "a SavedModel in text form": (one(FIELD, "saved_model.pbtxt"), GRAPH),
         "fingerprint": (one(FIELD, "fingerprint.pb"), PART),
         "saved_model.pb": (one(b"\x08\x01\x12\x80" + bytes(99), "saved_model.pb"), PART),
         "damaged objects": (files(SAVED_MODEL), "saved_model.pb: "),
@@ -219,7 +219,7 @@ DEAD_ENDS: Mapping[str, tuple[Build, str]] = MappingProxyType(
         ),
         "list of checkpoints": (
             one(b'model_checkpoint_path: "model.ckpt"\n', "checkpoint"),
-            "a list of TensorFlow checkpoints; give the name of a checkpoint",
+            "a part of a TensorFlow checkpoint; give the name of a checkpoint",
         ),
         "tfjs shard": (
             files({"model.json": b"{}", "group1-shard1of1.bin": b"x"}, "group1-shard1of1.bin"),

@@ -20,7 +20,6 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
-from keras2torch_birnn.readers.advice import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.calls import build_sequential, drop_taken_masks
 from keras2torch_birnn.readers.config.cells import (
     check_alone,
@@ -31,6 +30,7 @@ from keras2torch_birnn.readers.config.cells import (
     read_cells,
 )
 from keras2torch_birnn.readers.config.classes import (
+    HOW_TO_WRAP,
     TRANSLATED,
     find_refusal,
     is_custom_class,
@@ -156,8 +156,7 @@ def _read_entry(
     name = json.get("name", named.get("name", class_name.lower()))
     if not isinstance(name, str):
         raise invalid("a layer's name is not a text", place)
-    own = name if key is None else key
-    path = (*outer, own) if own else outer
+    path = outer if key == "" else (*outer, name if key is None else key)
     if len(path) > MAX_MODEL_DEPTH:
         raise invalid(f"layers nested deeper than {MAX_MODEL_DEPTH}", printable("/".join(path)))
     return _Entry(json, class_name, name, config, path, wrapped, cell)
@@ -359,6 +358,8 @@ def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
 
         entries = translate_layers(entries)
     layers = tuple(_parse_layer(one, parsing, entry.path) for one in entries)
+    if not layers:
+        raise invalid("a model without layers", place or "model_config")
     names = [layer.name for layer in layers]
     repeated, times = Counter(names).most_common(1)[0]
     if times > 1:

@@ -6,13 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
-from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
 from keras2torch_birnn.schema import CLASS_NAMES, OPS
 from keras2torch_birnn.schema.custom_layers import LAMBDA, python_name
 from keras2torch_birnn.schema.shipped import advise_shipped
 from keras2torch_birnn.spec import Generation
 
 KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")
+# A subclassed model is code; ``call`` on an Input leaves its layers one by one in a functional one.
+HOW_TO_WRAP = (
+    "wrap it and save again: x = keras.Input(shape=..., dtype=...); "
+    'keras.Model(x, model.call(x)).save("wrapped.keras"); or take its arrays with k2t.weights, for '
+    "a torch model of your own"
+)
+HOW_TO_REPLACE = "replace it by a layer of Keras, or by one of your own, given with --plugin"
 
 _FIRST = "softmax elu softplus softsign relu tanh sigmoid hard_sigmoid linear"
 # Activations of the generations whose files hold plain names of the user's functions, too, with

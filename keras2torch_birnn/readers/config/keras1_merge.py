@@ -123,8 +123,8 @@ class _Writer:
 
     def add_chain(self, layers: Any, *, depth: int) -> _Call:
         """Add the layers of a Sequential; returns the call of the last."""
-        if not isinstance(layers, list) or not layers or depth > MAX_MERGE_DEPTH:
-            raise invalid("a branch of a Merge is no list of layers")
+        if depth > MAX_MERGE_DEPTH:
+            raise invalid(f"branches of a Merge nested deeper than {MAX_MERGE_DEPTH}")
         branches = _branches(layers[0])
         known = self.names.get(_identify(layers[0]))
         if branches is not None:
@@ -150,27 +150,15 @@ class _Writer:
         return self.models[key]
 
     def _add_model(self, inside: Any) -> _Call:
-        layers, starts, ends = (
-            self._find_list(inside, key) for key in ("layers", "input_layers", "output_layers")
-        )
-        self.layers += layers
-        self.inputs += starts
-        end = ends[0]
-        if not isinstance(end, list) or not end or end[1:] != [0, 0]:
+        self.layers += inside["layers"]
+        self.inputs += inside["input_layers"]
+        name, *numbers = inside["output_layers"][0]
+        if numbers != [0, 0]:
             raise invalid("a branch of a Merge has no plain output")
-        return str(end[0]), 0
-
-    def _find_list(self, config: Any, key: str) -> list[Any]:
-        found = config.get(key) if isinstance(config, Mapping) else None
-        if not isinstance(found, list) or not found:
-            raise invalid("a branch of a Merge is no model")
-        return found
+        return str(name), 0
 
     def _add(self, layer: Any, sources: Sequence[_Call]) -> _Call:
-        config = layer.get("config") if isinstance(layer, Mapping) else None
-        if not isinstance(config, Mapping | list):
-            raise invalid("a layer without config")
-        key = _identify(layer)
+        config, key = layer["config"], _identify(layer)
         if key not in self.names:
             # A Sequential inside loses its name in the file.
             name = f"sequential_in_merge_{len(self.layers)}"
@@ -197,15 +185,10 @@ class _Writer:
 
     def _input(self, layer: Any) -> _Call:
         """Add an InputLayer for the first layer of a branch."""
-        first = layer
-        while isinstance(first, Mapping) and isinstance(first.get("config"), list):
-            first = next(iter(first["config"]), None)
-        config = first.get("config") if isinstance(first, Mapping) else None
-        shape = config.get("batch_input_shape") if isinstance(config, Mapping) else None
-        if shape is None:
-            raise invalid("a branch of a Merge without input shape")
-        name = f"{config['name']}_input" if config and "name" in config else "merge_input"
-        own = {"name": name, "batch_input_shape": shape}
+        while isinstance(config := layer["config"], list):
+            layer = config[0]
+        name = f"{config['name']}_input" if "name" in config else "merge_input"
+        own = {"name": name, "batch_input_shape": config["batch_input_shape"]}
         self.layers.append(
             {"class_name": "InputLayer", "name": name, "config": own, "inbound_nodes": []}
         )

@@ -10,7 +10,6 @@ from keras2torch_birnn.errors import (
     K2TError,
     printable,
 )
-from keras2torch_birnn.readers.advice import QUANTIZED
 from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.classes import is_custom_function, lacks_activation
 from keras2torch_birnn.readers.config.dialects import parse_shape
@@ -25,6 +24,7 @@ _INPUT_ADVICE: Mapping[str, str] = {
 }
 
 
+_QUANTIZED = "quantize() changes the model for good: save it before"
 _LORA_ADVICE = (
     "build the model without it, give its layers the kernels with the updates (layer.kernel in "
     "Keras), and save it"
@@ -59,7 +59,7 @@ def parse_options(
         mode = _quantization(config.get("dtype"))
         if mode is not None:
             found = f"quantized weights ({printable(mode)}) of {class_name} are not supported"
-            parsing.refuse(found, QUANTIZED, place)
+            parsing.refuse(found, _QUANTIZED, place)
         else:
             check_dtype(config.get("dtype"), parsing, place)
         config.pop("dtype", None)

@@ -17,7 +17,6 @@ from keras2torch_birnn.errors import (
     in_place,
     invalid,
 )
-from keras2torch_birnn.readers.advice import CONVERTED
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
 from keras2torch_birnn.readers.containers.zip_archive import (
@@ -204,6 +203,8 @@ def _check_own(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo])
         if name.endswith("/data.pkl") and member.compress_type == zipfile.ZIP_STORED:
             with archive.open(member) as program:
                 if b"keras2torch_birnn/" in program.read(256):
+                    from keras2torch_birnn.readers.containers.mistakes import CONVERTED
+
                     raise InvalidModelFileError(*CONVERTED)
 
 

@@ -11,74 +11,106 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_LISTED_FILES
-from keras2torch_birnn.readers.advice import CONVERTED, HOW_TO_TURN_YAML, YAML
 from keras2torch_birnn.readers.containers.container import OpenPath
 from keras2torch_birnn.readers.input_files import POINTER
 from keras2torch_birnn.readers.tensorflow.table import is_table
 
 _WANTED = "the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or TF.js)"
 _SAVED_MODEL = ("a part of a SavedModel", "give its folder{folder}")
+_ARCHITECTURE = "an architecture goes with --config, next to the weights file"
+_CHECKPOINT = "give the name of a checkpoint, without .index or .data-..., and --config ARCH.json"
 SHARDS = (
     "weights in several files, which k2t does not read",
     "load the model in Keras and save it without max_shard_size",
 )
-_PACKED = ("a packed model", "unpack it and give the model in it")
-_PICKLE = ("a pickle, which can run code; it is never opened", "save the model with model.save")
-_ORBAX = ("an Orbax checkpoint", "load it in Keras and save the model with model.save as .keras")
-_GRAPH = (
-    "a graph of operations, without Keras' layers",
-    "give the Keras model that it was made from (.h5, .keras or a SavedModel folder)",
+# Said of a file that k2t wrote, where a Keras model is expected.
+CONVERTED = (
+    "a model that k2t converted already",
+    "give the Keras model here; k2t.load, `k2t verify OUT` and `k2t export OUT` take this file",
 )
-_CHECKPOINT = "give the name of a checkpoint, without .index or .data-..., and --config ARCH.json"
+# The beginning of an architecture in YAML, and what to do with one.
+_YAML = rb"(class_name|backend|config|keras_version):"
+HOW_TO_TURN_YAML = 'write it as JSON, as docs/cli.md shows ("An architecture in YAML")'
+
+
+def is_yaml(text: str) -> bool:
+    """Tell whether a text begins as an architecture in YAML does."""
+    return re.match(_YAML, text.encode()) is not None
 
 
 @dataclass(frozen=True)
 class Row:
     """A row: where to look, what is like it, what the file is then, and what to do.
 
-    ``where``: a path's own "name", the "head" of a file, the names "in" a folder or in a "zip".
-    ``beside``: a file that must be there, too, from the folder of the path.
+    ``where``, one or several of: "name" of the path itself, "head" of a file, names "in" a folder
+    or in a "zip". ``beside``: files of which one must be there, too, from the folder of the path.
     """
 
-    where: Literal["name", "head", "in", "zip"]
+    where: str
     like: bytes
     what: str
     advice: str
-    beside: str = ""
+    beside: tuple[str, ...] = ()
 
 
 ROWS: tuple[Row, ...] = (
-    Row("name", rb"(variables(\..*)?|checkpoint)\Z", *_SAVED_MODEL, "../saved_model.pb"),
-    Row("name", rb"(variables|assets|.*\.pb)\Z", *_SAVED_MODEL, "saved_model.pb"),
-    Row("name", rb"(keras_metadata|fingerprint)\.pb\Z|saved_model\.pbtxt\Z", *_SAVED_MODEL),
+    Row(
+        "name",
+        rb"(variables(\..*)?|checkpoint|assets|.*\.pb)\Z",
+        *_SAVED_MODEL,
+        ("../saved_model.pb", "saved_model.pb"),
+    ),
+    Row("name head", rb"(keras_metadata|fingerprint)\.pb\Z|\x08\x01\x12[\x80-\xff]", *_SAVED_MODEL),
     Row(
         "name",
         rb"(config|metadata)\.json\Z|model\.weights\.h5\Z",
         "a part of an unzipped .keras file",
         "give its folder{folder}",
-        "metadata.json",
+        ("metadata.json",),
     ),
-    Row("name", rb".*_\d{5}\.weights\.h5\Z|.*\.weights\.json\Z", *SHARDS),
+    Row(
+        "name head in zip",
+        rb".*_\d{5}\.weights\.h5\Z|.*\.weights\.json\Z|(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"",
+        *SHARDS,
+    ),
     Row(
         "name",
         rb"group\d+-shard\d+of\d+|.*\.weights\.bin\Z",
         "a part of a TF.js model",
         "give model.json",
-        "model.json",
+        ("model.json",),
     ),
+    Row("in", rb"model\.json\Z", "a folder with model.json", "give model.json itself"),
     Row(
         "name",
         rb"tf_model\.h5\Z",
         "the weights of a Transformers model, which its own Python code defines",
         "take its arrays with k2t.weights, for a torch model of your own",
-        "config.json",
+        ("config.json",),
     ),
-    Row("name", rb".*\.data-\d{5}-of-\d{5}\Z", "a part of a TensorFlow checkpoint", _CHECKPOINT),
-    Row("name", rb".*\.meta\Z", *_GRAPH),
+    Row(
+        "name head",
+        rb".*\.data-\d{5}-of-\d{5}\Z|model_checkpoint_path:",
+        "a part of a TensorFlow checkpoint",
+        _CHECKPOINT,
+    ),
+    Row(
+        "name head in",
+        rb".*\.meta\Z|saved_model\.pbtxt\Z|.{4}TFL3|\s*(node|versions|library|meta_graphs)\s*[:{]"
+        rb"|\n.{1,2}\n.{1,64}?\x12.(Placeholder|Const|VarHandleOp|NoOp)",
+        "a graph of operations, without Keras' layers",
+        "give the Keras model that it was made from (.h5, .keras or a SavedModel folder)",
+    ),
+    Row("in", rb".*\.index\Z", "a folder of TensorFlow checkpoints", _CHECKPOINT),
+    Row(
+        "name in",
+        rb"manifest\.ocdbt\Z|_(CHECKPOINT_)?METADATA\Z",
+        "an Orbax checkpoint",
+        "load it in Keras and save the model with model.save as .keras",
+    ),
     Row(
         "name",
         rb"(?i).*\.(rds|rda(ta)?)\Z",
@@ -87,8 +119,12 @@ ROWS: tuple[Row, ...] = (
         '"model.h5")',
     ),
     Row("name", rb".*\.(py|ipynb)\Z", "Python code", "give the Keras model that it saves"),
-    Row("name", rb"manifest\.ocdbt\Z|_(CHECKPOINT_)?METADATA\Z", *_ORBAX),
-    Row("head", rb"\Z", "an empty file", "was the download or the copy complete?"),
+    Row(
+        "head",
+        rb"\Z|\0{512}",
+        "an empty file, or one of zeros",
+        "was the download or the copy complete?",
+    ),
     Row("head", rb"version https://git-lfs\.github\.com/spec/", *POINTER),
     Row(
         "head",
@@ -102,58 +138,47 @@ ROWS: tuple[Row, ...] = (
         "an HDF5 file damaged by a copy in text mode",
         "copy it again as binary",
     ),
-    Row("head", rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", "a PyTorch file", _WANTED),
-    Row("head", rb"\x80[\x02-\x05][\x95}\]c(q\x8a\x8c]", *_PICKLE),
-    Row("head", rb"\([dl]p\d|c[\w.]+\n\w+\n(p\d+\n|\()|[}\]]q.", *_PICKLE),  # protocols 0, 1
-    Row("head", rb".{4}TFL3|\n.{1,2}\n.{1,64}?\x12.(Placeholder|Const|VarHandleOp|NoOp)", *_GRAPH),
-    Row("head", rb"\s*(node|versions|library|meta_graphs)\s*[:{]", *_GRAPH),
-    Row("head", rb"\x93NUMPY", "a NumPy .npy file", _WANTED),
-    Row("head", rb".{8}\{\"__metadata__\":\{\"format\":\"keras2torch_birnn/", *CONVERTED),
-    Row("head", rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
-    Row("head", rb"\x08\x01\x12[\x80-\xff]", "a part of a SavedModel", "give its folder"),
-    Row("head", rb"\x08[\x01-\x20](\x12.|:)", "an ONNX model, or a similar message", _WANTED),
-    Row("head", rb"model_checkpoint_path:", "a list of TensorFlow checkpoints", _CHECKPOINT),
-    Row("head", rb"(\xef\xbb\xbf)?\s*\{.{0,4000}\"weight_map\"", *SHARDS),
     Row(
-        "head",
-        rb"(\xef\xbb\xbf)?\s*[\[{]\s*[\"{\]}]",
-        "JSON text without weights",
-        "an architecture goes with --config, next to the weights file",
+        "head zip",
+        rb"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19|.*data\.pkl\Z|.*/archive_format\Z",
+        "a PyTorch file",
+        _WANTED,
     ),
     Row(
-        "head",
-        YAML,
-        "YAML text without weights",
-        f"an architecture goes with --config, next to the weights file; {HOW_TO_TURN_YAML}",
+        "head",  # of protocol 2 and later, and of 0 and 1
+        rb"\x80[\x02-\x05][\x95}\]c(q\x8a\x8c]|\([dl]p\d|c[\w.]+\n\w+\n(p\d+\n|\()|[}\]]q.",
+        "a pickle, which can run code; it is never opened",
+        "save the model with model.save",
     ),
-    Row(
-        "head",
-        rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!|.{257}ustar",
-        "compressed or packed",
-        "unpack it and give the model in it",
-    ),
-    Row("head", rb"\0{512}", "zero bytes, no data", "was the download or the copy complete?"),
-    Row(
-        "in",
-        rb"saved_model\.pbtxt\Z",
-        "a SavedModel folder in text form",
-        "load it in TensorFlow and save it as .keras or .h5",
-    ),
-    Row("in", rb"_(CHECKPOINT_)?METADATA\Z|manifest\.ocdbt\Z", *_ORBAX),
-    Row("in", rb"model\.weights\.json\Z", *SHARDS),
-    Row("in", rb"model\.json\Z", "a folder with model.json", "give model.json itself"),
-    Row("in", rb".*\.index\Z", "a folder of TensorFlow checkpoints", _CHECKPOINT),
-    Row("zip", rb".*data\.pkl\Z|.*/archive_format\Z", "a PyTorch file", _WANTED),
     Row(
         "zip",
         rb"model\.weights\.npz\Z",
         "a .keras file whose weights are pickled (.npz), which can run code",
         "save it again with Keras' default weights format",
     ),
-    Row("zip", rb".*\.weights\.json\Z", *SHARDS),
-    Row("zip", rb".*\.npy\Z", "a NumPy .npz file", _WANTED),
-    Row("zip", rb"(.*/)?(saved_model\.pb|model\.json|config\.json|.*\.index)\Z", *_PACKED),
-    Row("zip", rb".*\.(h5|hdf5|keras)\Z", *_PACKED),
+    Row("head zip", rb"\x93NUMPY|.*\.npy\Z", "a NumPy file", _WANTED),
+    Row("head", rb".{8}\{\"__metadata__\":\{\"format\":\"keras2torch_birnn/", *CONVERTED),
+    Row("head", rb"[^\0].{2,5}\0{2,5}\{\s*\"", "a safetensors file", _WANTED),
+    Row("head", rb"\x08[\x01-\x20](\x12.|:)", "an ONNX model, or a similar message", _WANTED),
+    Row(
+        "head",
+        rb"(\xef\xbb\xbf)?\s*[\[{]\s*[\"{\]}]",
+        "JSON text without weights",
+        _ARCHITECTURE,
+    ),
+    Row("head", _YAML, "YAML text without weights", f"{_ARCHITECTURE}; {HOW_TO_TURN_YAML}"),
+    Row(
+        "head",
+        rb"\x1f\x8b|BZh|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!|.{257}ustar",
+        "compressed or packed",
+        "unpack it and give the model in it",
+    ),
+    Row(
+        "zip",
+        rb"(.*/)?(saved_model\.pb|model\.json|config\.json|.*\.(index|h5|hdf5|keras))\Z",
+        "a packed model",
+        "unpack it and give the model in it",
+    ),
 )
 
 
@@ -166,13 +191,16 @@ def describe(
     """
     known = list(texts)
     for row in ROWS:
-        if row.where != where or not any(re.match(row.like, text, re.DOTALL) for text in known):
+        if where not in row.where.split() or not any(
+            re.match(row.like, one, re.DOTALL) for one in known
+        ):
             continue
-        if not row.beside or (path is not None and _is_there(path.parent / row.beside)):
-            # the folder of the whole: that of what makes it one
-            folder = path and (path.parent / row.beside).resolve().parent.name
-            given = f", {printable(folder)}" if row.beside and folder else ""
-            return row.what, row.advice.replace("{folder}", given)
+        if not row.beside:
+            return row.what, row.advice.replace("{folder}", "")
+        for other in (path.parent / name for name in row.beside) if path is not None else ():
+            if _is_there(other):  # it makes its folder the whole
+                folder = printable(other.resolve().parent.name)
+                return row.what, row.advice.replace("{folder}", folder and f", {folder}")
     return None
 
 

@@ -21,7 +21,7 @@ from keras2torch_birnn.errors import (
     invalid,
     printable,
 )
-from keras2torch_birnn.readers.advice import HOW_TO_WRAP
+from keras2torch_birnn.readers.config.classes import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
 from keras2torch_birnn.readers.input_files import INDEX, Folder, check_name, read_text

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
+from keras2torch_birnn.readers.config.classes import HOW_TO_REPLACE
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.dtype_flow import (

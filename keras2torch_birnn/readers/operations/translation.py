@@ -12,8 +12,7 @@ from keras2torch_birnn.errors import (
     invalid,
     printable,
 )
-from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
-from keras2torch_birnn.readers.config.classes import TRANSLATED
+from keras2torch_birnn.readers.config.classes import HOW_TO_REPLACE, TRANSLATED
 from keras2torch_birnn.readers.operations import reworks
 from keras2torch_birnn.readers.operations.values import (
     GRAPH_NODE,

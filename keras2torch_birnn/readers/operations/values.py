@@ -9,7 +9,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import UnsupportedOptionError, invalid, printable
 from keras2torch_birnn.limits import MAX_CONSTANT_DEPTH, MAX_INT64
-from keras2torch_birnn.readers.advice import HOW_TO_REPLACE
+from keras2torch_birnn.readers.config.classes import HOW_TO_REPLACE
 from keras2torch_birnn.spec import Constant
 
 Values = dict[str, Any]

@@ -20,7 +20,7 @@ from keras2torch_birnn.errors import (
     invalid,
     printable,
 )
-from keras2torch_birnn.readers.advice import HOW_TO_WRAP
+from keras2torch_birnn.readers.config.classes import HOW_TO_WRAP
 from keras2torch_birnn.readers.input_files import Window
 from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.readers.tensorflow.object_graph import (
