@@ -23,18 +23,42 @@ from keras2torch_birnn.readers.steps import PathLike, parse
 from keras2torch_birnn.readers.weights.v3 import snake_case
 from keras2torch_birnn.schema.custom_layers import python_name
 
-# Names that the text itself uses.
-_OWN_NAMES = ("torch", "nn", "k2t")
-# Options by which cells name the size of their state, the likeliest first.
-_SIZE_OPTIONS = ("units", "state_size", "hidden_size", "output_dim")
-_OPTION_WIDTH = 60  # characters of an option's value
+_OWN_NAMES = ("torch", "nn", "k2t")  # that the text itself uses
 _WIDTH = 88  # of a line, as formatters have it by default
-_FORWARD = ("    def forward(self, x: torch.Tensor) -> torch.Tensor:",)
-_CELL_FORWARD = (
-    "    def forward(",
-    "        self, x: torch.Tensor, states: tuple[torch.Tensor, ...]",
-    "    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:",
-)
+
+_HEAD = """\
+# Layers of {source} that k2t has no converter for.
+# Compute in each forward what call() of the Keras class computes. The arguments of the
+# decorators: docs/plugins.md.
+
+import keras2torch_birnn as k2t
+import torch
+"""
+_LAMBDA = """\
+{arguments}@k2t.supplies({place})
+def {name}(x: torch.Tensor) -> torch.Tensor:
+    raise NotImplementedError({task})
+"""
+_CLASS = """\
+class {name}(nn.Module):
+    # In the file: {places}
+    def __init__(self, layer: k2t.LayerSpec) -> None:
+        super().__init__()
+{attributes}
+    def forward({forward}:
+        raise NotImplementedError({task})
+
+
+{comments}@k2t.converts(
+    {class_name},
+{arguments})
+def {build}(layer: k2t.LayerSpec) -> nn.Module:
+    return {name}(layer)
+"""
+_FORWARD = "self, x: torch.Tensor) -> torch.Tensor"
+_CELL_FORWARD = """
+        self, x: torch.Tensor, states: tuple[torch.Tensor, ...]
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]"""
 
 
 @dataclass(frozen=True)
@@ -68,56 +92,40 @@ def write_plugin(
     places = {one.place for one in unknown}
     others = [problem for problem in reading.problems if problem.place not in places]
     notes = [f"also not supported: {line}" for line in (gather(others).lines() if others else ())]
+    lambdas = {one.place: one for one in unknown if one.kind == "Lambda"}
     classes: dict[str, list[UnknownClass]] = {}
     for one in unknown:
-        if one.kind != "Lambda":
+        if one.place not in lambdas:
             classes.setdefault(one.class_name, []).append(one)
-    lambdas = {one.place: one for one in unknown if one.kind == "Lambda"}
-    called = _name_classes(list(classes))
-    stubs = [_class_stub(called[key], layers, names) for key, layers in classes.items()]
+    short: dict[str, str] = {}  # without the package, if that is unique
+    for name in classes:
+        short[name] = name if python_name(name) in short.values() else python_name(name)
+    called = attribute_names([*_OWN_NAMES, *short.values()])
+    head = _HEAD.format(source=printable(container.source.name))
+    stubs = [_class_stub(called[short[name]], layers, names) for name, layers in classes.items()]
     stubs += [_lambda_stub(layer) for layer in lambdas.values()]
-    head = [
-        f"# Layers of {printable(container.source.name)} that k2t has no converter for.",
-        "# Compute in each forward what call() of the Keras class computes. The arguments of the",
-        "# decorators: docs/plugins.md.",
-        "",
-        "import keras2torch_birnn as k2t",
-        "import torch",
-        *(["from torch import nn"] if classes else []),
-    ]
-    text = "\n\n\n".join("\n".join(lines) for lines in (head, *stubs))
-    return PluginText(f"{text}\n", (*classes, *lambdas), tuple(notes))
-
-
-def _name_classes(class_names: Sequence[str]) -> dict[str, str]:
-    """Return a name in Python for each class: without its package, if that is unique."""
-    short: dict[str, str] = {}
-    for name in class_names:
-        own = python_name(name)
-        short[name] = name if own in short.values() else own
-    identifiers = attribute_names([*_OWN_NAMES, *short.values()])
-    return {name: identifiers[own] for name, own in short.items()}
+    text = "\n\n".join((head + "from torch import nn\n" * bool(classes), *stubs))
+    return PluginText(text, (*classes, *lambdas), tuple(notes))
 
 
 def _name_function(verb: str, name: str) -> str:
     return re.sub(r"\W", "_", f"{verb}_{name}", flags=re.ASCII)
 
 
-def _lambda_stub(layer: UnknownClass) -> list[str]:
+def _lambda_stub(layer: UnknownClass) -> str:
     stated = layer.config.get("arguments")
     given = dict(stated) if isinstance(stated, Mapping) else {}
     given.pop("mask", None)  # Keras 2 leaves the last call's there
-    task = printable(f"what the Lambda {layer.place} computes")
-    return [
-        *([f"# Its arguments, by name: {_shown(given)}"] if given else []),
-        f"@k2t.supplies({_literal(layer.place)})",
-        f"def {_name_function('compute', layer.place)}(x: torch.Tensor) -> torch.Tensor:",
-        f"    raise NotImplementedError({_literal(task)})",
-    ]
+    return _LAMBDA.format(
+        arguments=f"# Its arguments, by name: {_shown(given)}\n" if given else "",
+        place=_literal(layer.place),
+        name=_name_function("compute", layer.place),
+        task=_literal(printable(f"what the Lambda {layer.place} computes")),
+    )
 
 
-def _class_stub(name: str, layers: Sequence[UnknownClass], names: Sequence[str]) -> list[str]:
-    """Write the lines of a module class with options and weights as the file has them.
+def _class_stub(name: str, layers: Sequence[UnknownClass], names: Sequence[str]) -> str:
+    """Write a module class with options and weights as the file has them.
 
     layers: those of the class; the first one is the example. names: of all weights in the file.
     """
@@ -128,51 +136,40 @@ def _class_stub(name: str, layers: Sequence[UnknownClass], names: Sequence[str])
         for key, value in first.config.items()
         if has_effect(first.class_name, key) and key not in EVERY_LAYER and key not in weights
     }
-    attributes = attribute_names([*weights, *options])
-    places = ", ".join(printable(layer.place) for layer in layers[:5])
-    task = printable(f"{'one step of' if cell else 'call() of'} {first.class_name}")
-    lines = [
-        f"class {name}(nn.Module):",
-        f"    # In the file: {places}{', ...' if len(layers) > 5 else ''}",
-        "    def __init__(self, layer: k2t.LayerSpec) -> None:",
-        "        super().__init__()",
-    ]
+    called = attribute_names([*weights, *options])
+    lines: list[str] = []
     for key, value in options.items():
-        lines.append(f"        # {_shown(value)}")
-        lines.append(f"        self.{attributes[key]} = layer.config[{_literal(key)}]")
+        lines += [f"# {_shown(value)}", f"self.{called[key]} = layer.config[{_literal(key)}]"]
     for key in weights:
-        given = f"nn.Parameter(torch.tensor(layer.weights[{_literal(key)}]))"
-        line = f"        self.{attributes[key]} = {given}"
-        if len(line) > _WIDTH:
-            start, _, inside = line.removesuffix(")").partition("(")
-            line = f"{start}(\n            {inside}\n        )"
+        value = f"torch.tensor(layer.weights[{_literal(key)}])"
+        line = f"self.{called[key]} = nn.Parameter({value})"
+        if len(line) > _WIDTH - 8:
+            line = f"self.{called[key]} = nn.Parameter(\n            {value}\n        )"
         lines.append(line)
-    lines += [
-        "",
-        *(_CELL_FORWARD if cell else _FORWARD),
-        f"        raise NotImplementedError({_literal(task)})",
-        "",
-        "",
-        "# state_size=: as cell.state_size in Keras; forward returns y and the states."
-        if cell
-        else '# Where a mask reaches the layer: mask="uses", "uses and passes", ...',
-        *(["# weights=: all, in Keras' order. The file has near the layer:"] if near else []),
-        *(f"#     {printable(one)}" for one in near),
-        "@k2t.converts(",
-        f"    {_literal(first.class_name)},",
-    ]
+    comments = ['# Where a mask reaches the layer: mask="uses", "uses and passes", ...']
+    arguments: list[str] = []
     if cell:
-        option = _size_option(first.config)
-        lines.append(f"    state_size={option if isinstance(option, int) else _literal(option)},")
+        sizes = [key for key, value in options.items() if type(value) is int and value > 0]
+        likeliest = min(sizes, key=lambda key: key not in ("units", "state_size"), default="")
+        arguments = [f"state_size={_literal(likeliest) if likeliest else 1},"]
+        comments = ["# state_size=: as cell.state_size in Keras; forward returns y and the states."]
+    if near:
+        comments += ["# weights=: all, in Keras' order. The file has near the layer:"]
+        comments += [f"#     {printable(one)}" for one in near]
     if weights:  # (a comma at the end keeps formatters from joining the lines)
-        lines += ["    weights=(", *(f"        {_literal(one)}," for one in weights), "    ),"]
-    build = _name_function("build", snake_case(name))
-    return [
-        *lines,
-        ")",
-        f"def {build}(layer: k2t.LayerSpec) -> nn.Module:",
-        f"    return {name}(layer)",
-    ]
+        arguments += ["weights=(", *(f"    {_literal(one)}," for one in weights), "),"]
+    places = [printable(layer.place) for layer in layers[:5]]
+    return _CLASS.format(
+        name=name,
+        places=", ".join([*places, *(["..."] if len(layers) > 5 else [])]),
+        attributes="".join(f"        {line}\n" for line in lines),
+        forward=_CELL_FORWARD if cell else _FORWARD,
+        task=_literal(printable(f"{'one step of' if cell else 'call() of'} {first.class_name}")),
+        comments="".join(f"{line}\n" for line in comments),
+        class_name=_literal(first.class_name),
+        arguments="".join(f"    {line}\n" for line in arguments),
+        build=_name_function("build", snake_case(name)),
+    )
 
 
 def _find_weights(layer: UnknownClass, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -198,15 +195,9 @@ def _inside(parts: Sequence[str], words: set[str]) -> str:
     return "/".join([*path, f"weight_{last}" if last.isdecimal() else last])
 
 
-def _size_option(config: Mapping[str, Any]) -> str | int:
-    """Return the option that seems to hold the size of a cell's state; 1 if there is none."""
-    sizes = [key for key, value in config.items() if type(value) is int and value > 0]
-    return next((key for key in (*_SIZE_OPTIONS, *sizes) if key in sizes), 1)
-
-
 def _shown(value: Any) -> str:
     """Return a value of the file for a comment."""
-    return printable(json.dumps(value), _OPTION_WIDTH)
+    return printable(json.dumps(value), 60)
 
 
 def _literal(text: str) -> str:
