@@ -36,7 +36,6 @@ from keras2torch_birnn.readers.containers.container import (
     Source,
     source_of,
 )
-from keras2torch_birnn.readers.containers.live_model import read_live_arrays
 from keras2torch_birnn.readers.input_files import file_window, is_folder, read_text
 from keras2torch_birnn.readers.kept import keep
 from keras2torch_birnn.readers.strict_json import parse_object
@@ -315,6 +314,8 @@ def weights(source: ModelSource) -> dict[str, Array]:
     """
     found = source_of(source)
     if found.path is None:
+        from keras2torch_birnn.readers.containers.live_model import read_live_arrays
+
         with in_file(found.name):
             return _not_empty(read_live_arrays(found.model))
     with opened(found) as container:

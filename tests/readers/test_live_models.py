@@ -134,32 +134,18 @@ def test_a_refusal_names_the_model_and_leaves_no_file(private: Path) -> None:
     assert list(private.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (
-            NotImplementedError("Layer Mine\nhas no get_config"),
-            r'^model "stack_3": its Keras cannot write it \(NotImplementedError: Layer Mine\); '
-            r"its layers need get_config; without its optimizer and loss it is "
-            r"keras.Model\(model.inputs, model.outputs\)$",
-        ),
-        (
-            OSError(28, "No space left on device"),
-            r"No space left on device.*; set TMPDIR to a folder with room",
-        ),
-    ],
-    ids=["no get_config", "full disk"],
-)
-def test_a_model_that_its_keras_cannot_write_is_refused(
-    error: Exception, words: str, private: Path
-) -> None:
+def test_a_model_that_its_keras_cannot_write_is_refused(private: Path) -> None:
     def save(self: Any, path: str) -> None:
         Path(path).write_bytes(b"half")
-        raise error
+        raise NotImplementedError("Layer Mine\nhas no get_config")
 
-    kind = functional(save=save)
+    words = (
+        r'^model "stack_3": its Keras cannot write it \(NotImplementedError: Layer Mine\); its '
+        r"layers need get_config, and TMPDIR must have room for its weights; without its optimizer "
+        r"and loss it is keras.Model\(model.inputs, model.outputs\)$"
+    )
     with pytest.raises(InvalidModelFileError, match=words):
-        k2t.convert(kind())
+        k2t.convert(functional(save=save)())
     assert list(private.iterdir()) == []
 
 
@@ -174,18 +160,10 @@ def test_a_model_that_is_not_built_is_refused() -> None:
             reads(kind())
 
 
-@pytest.mark.parametrize(
-    ("base", "advice"),
-    [
-        (KERAS3_MODEL, r"wrap the call in a functional model: .*; or read its weights with k2t"),
-        (KERAS3, r"give keras.Model\(model.inputs, model.outputs\), which shares its layers"),
-    ],
-)
-def test_a_model_of_the_users_own_class_is_refused(base: type, advice: str) -> None:
-    with pytest.raises(
-        UnsupportedLayerError,
-        match=rf'^model "stack_3": the model is of class Tagger, .*; {advice}',
-    ):
+@pytest.mark.parametrize("base", [KERAS3_MODEL, KERAS3])
+def test_a_model_of_the_users_own_class_is_refused(base: type) -> None:
+    words = r"the model is of class Tagger, .*; give keras.Model\(model.inputs, model.outputs\), .*"
+    with pytest.raises(UnsupportedLayerError, match=rf'^model "stack_3": {words} with k2t.weights'):
         k2t.convert(stand_in("Tagger", "__main__", base)())
 
 
@@ -195,15 +173,8 @@ EXPECTED = r", a path \(str or os.PathLike\) or a built Keras model \(Sequential
 WRONG: tuple[tuple[Any, str], ...] = (
     (KERAS3_LAYER(), r"an object of type keras.src.layers.layer.Layer"),
     (torch.nn.Linear(2, 3), r"an object of type torch.nn.modules.linear.Linear"),
-    (
-        {"class_name": "Sequential", "config": {}},
-        r"an architecture without weights \(dict\).*config=",
-    ),
-    ({"name": "model", "layers": []}, r"an architecture without weights \(dict\)"),
-    (
-        OLD_JSON.read_text("utf-8"),
-        r"an architecture without weights \(str\).*; give the model itself",
-    ),
+    ({"class_name": "Sequential", "config": {}}, "an object of type dict"),
+    (OLD_JSON.read_text("utf-8"), "an object of type str"),
     (FOREIGN(), r"an object of type keras_contrib.models.Model"),
     (b"model.h5", r"an object of type bytes"),
     (None, r"an object of type NoneType"),
@@ -218,6 +189,7 @@ def test_another_object_is_refused_with_what_is_expected(thing: Any, words: str)
         with pytest.raises(ArgumentTypeError, match=f"^{words}") as caught:
             reads(thing)
         assert caught.match(EXPECTED)
+        assert caught.match("an architecture alone has no weights")
         assert len(str(caught.value)) < 400
 
 

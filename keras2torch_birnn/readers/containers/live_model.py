@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,9 +37,6 @@ from keras2torch_birnn.spec import Array
 
 _FIRST_WITH_ARCHIVES = (2, 13)  # that save() writes .keras files
 _MODEL_CLASSES = ("Functional", "Sequential")
-_EXPECTED = (
-    "a path (str or os.PathLike) or a built Keras model (Sequential or functional) is expected"
-)
 
 
 def open_live(model: object) -> Container:
@@ -70,7 +66,14 @@ def write_live(model: object, folder: Path) -> Path:
             Python code defines it; InvalidModelFileError: its Keras cannot write it.
     """
     keras_model = _check_model(model)
-    _check_class(keras_model)
+    module, name = next(list_bases(model))
+    if not (is_inside(module, PACKAGES) and name in _MODEL_CLASSES):
+        raise UnsupportedLayerError(
+            f"the model is of class {printable(name)}, which its own Python code defines",
+            "give keras.Model(model.inputs, model.outputs), which shares its layers; without "
+            "inputs, wrap the call: x = keras.Input(shape), then keras.Model(x, model.call(x)); or "
+            "read its weights with k2t.weights(model)",
+        )
     try:
         if _version(keras_model) >= _FIRST_WITH_ARCHIVES:
             keras_model.save(str(folder / "model.keras"))
@@ -81,10 +84,8 @@ def write_live(model: object, folder: Path) -> Path:
         reason = printable(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
         raise InvalidModelFileError(
             f"its Keras cannot write it ({reason})",
-            "set TMPDIR to a folder with room for its weights"
-            if isinstance(error, OSError)
-            else "its layers need get_config; without its optimizer and loss it is "
-            "keras.Model(model.inputs, model.outputs)",
+            "its layers need get_config, and TMPDIR must have room for its weights; without its "
+            "optimizer and loss it is keras.Model(model.inputs, model.outputs)",
         ) from error
 
 
@@ -94,37 +95,23 @@ def read_live_arrays(model: object) -> dict[str, Array]:
     Raises:
         ArgumentTypeError, UsageError: as ``write_live``; InvalidModelFileError: no numbers.
     """
-    variables = [
-        (_variable_name(variable), number, variable)
-        for number, variable in enumerate(_check_model(model).weights)
-        if hasattr(variable, "numpy")  # and no table of a vocabulary
+    variables = [  # Keras 3 has paths, older ones names
+        (str(getattr(one, "path", None) or one.name).removesuffix(":0"), number, one)
+        for number, one in enumerate(_check_model(model).weights)
+        if hasattr(one, "numpy")  # and no table of a vocabulary
     ]
     times = Counter(name for name, _, _ in variables)
-    return {
-        name if times[name] == 1 else f"{name}#{number}": _copy(variable.numpy(), name)
-        for name, number, variable in variables
-    }
-
-
-def _variable_name(variable: Any) -> str:
-    """Return the path of a variable in Keras 3, its name in older ones."""
-    return str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
-
-
-def _copy(value: Any, name: str) -> Array:
-    """Copy an array, which may share memory with the model; bfloat16 becomes float32.
-
-    Raises:
-        InvalidModelFileError: it holds no numbers.
-    """
-    array = np.array(value)
-    if array.dtype.name == "bfloat16":
-        return array.astype(np.float32)
-    if array.dtype.kind not in "fiub":
-        raise InvalidModelFileError(
-            f"holds {array.dtype.name}, numbers are expected", place=printable(name)
-        )
-    return array
+    found: dict[str, Array] = {}
+    for name, number, variable in variables:
+        array = np.array(variable.numpy())  # a copy: it may share memory with the model
+        if array.dtype.name == "bfloat16":
+            array = array.astype(np.float32)
+        if array.dtype.kind not in "fiub":
+            raise InvalidModelFileError(
+                f"holds {array.dtype.name}, numbers are expected", place=printable(name)
+            )
+        found[name if times[name] == 1 else f"{name}#{number}"] = array
+    return found
 
 
 def _version(model: Any) -> tuple[int, int]:
@@ -141,42 +128,15 @@ def _check_model(thing: object) -> Any:
         ArgumentTypeError: it is something else; UsageError: it is not built.
     """
     if package_of(thing, "Model") is None:
-        raise _explain(thing)
+        kind = f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
+        raise ArgumentTypeError(
+            f"an object of type {printable(kind)}, a path (str or os.PathLike) or a built Keras "
+            "model (Sequential or functional) is expected",
+            "an architecture alone has no weights: give a file of weights with config=FILE",
+        )
     if not getattr(thing, "built", False):
         raise UsageError(
             "is not built, so it has no weights yet",
             "begin it with keras.Input(shape), or call it once on data",
         )
     return thing
-
-
-def _check_class(model: Any) -> None:
-    """Refuse a model whose class is not Keras' own.
-
-    Raises:
-        UnsupportedLayerError: it is the user's own class.
-    """
-    module, name = next(list_bases(model))
-    if is_inside(module, PACKAGES) and name in _MODEL_CLASSES:
-        return
-    has_graph = any(package_of(model, known) for known in _MODEL_CLASSES)
-    raise UnsupportedLayerError(
-        f"the model is of class {printable(name)}, which its own Python code defines",
-        "give keras.Model(model.inputs, model.outputs), which shares its layers"
-        if has_graph
-        else "wrap the call in a functional model: x = keras.Input(shape), then "
-        "keras.Model(x, model.call(x)); or read its weights with k2t.weights(model)",
-    )
-
-
-def _explain(thing: object) -> ArgumentTypeError:
-    """Make the error for an object that is neither a path nor a model."""
-    found = printable(
-        f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
-    )
-    if isinstance(thing, str) or (isinstance(thing, Mapping) and {"config", "layers"} & {*thing}):
-        return ArgumentTypeError(
-            f"an architecture without weights ({found}), {_EXPECTED}",
-            "give the model itself, or a file of weights with config=FILE",
-        )
-    return ArgumentTypeError(f"an object of type {found}, {_EXPECTED}")
