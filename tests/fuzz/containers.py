@@ -62,7 +62,7 @@ def changed_file(data: bytes, random: Random, *, well_formed: bool = False) -> b
         return damaged(data, random)
     if kind < 0.55:
         return crossed(data, random)
-    return odd_copy(data, random, rate=0 if well_formed else 0.04)
+    return odd_copy(data, random, well_formed=well_formed)
 
 
 def changed_seed(one: Seed, random: Random, *, well_formed: bool = False) -> dict[str, bytes]:

@@ -87,7 +87,7 @@ def _marked_files(one: Seed, folder: Path, random: Random) -> dict[str, bytes]:
 
     def change(data: bytes) -> bytes:
         if b"\x89HDF" in data[:1032]:
-            return odd_copy(data, random, rate=0, mark=mark)
+            return odd_copy(data, random, well_formed=True, mark=mark)
         if data.startswith(b"PK"):
             sink = io.BytesIO()
             with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(sink, "w") as new:
