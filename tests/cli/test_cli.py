@@ -92,13 +92,6 @@ def test_convert_and_verify_on_a_fixture(model: Path, suffix: str, tmp_path: Pat
     assert k2t("verify", out).code == 0
 
 
-def test_weights_with_their_architecture(tmp_path: Path) -> None:
-    out = tmp_path / "model.pt"
-    assert k2t("convert", WEIGHTS, out, "--config", ARCHITECTURE).code == 0
-    assert k2t("verify", WEIGHTS, out, "--config", ARCHITECTURE).code == 0
-    assert k2t("inspect", WEIGHTS, "--config", ARCHITECTURE).code == 0
-
-
 def test_inspect_says_how_each_layer_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras2torch_birnn.rnn.engines.REQUESTED", "torch")
     run = k2t("inspect", MASKED)
@@ -231,19 +224,13 @@ def two_unknown_layers(model: dict[str, Any]) -> None:
 @pytest.mark.parametrize("model", [STACK_H5, STACK_KERAS], ids=lambda p: p.suffix)
 def test_all_that_is_unsupported_is_listed_at_once(model: Path, tmp_path: Path) -> None:
     file = changed_config(model, tmp_path / f"m{model.suffix}", two_unknown_layers)
-    run = k2t("convert", file, tmp_path / "out.pt")
-    assert_refused(run, 4, file, "MyAttention is not supported; `k2t layers` lists", lines=2)
-    assert f"{file}: dense: " in run.err
-    assert f"{file}: bidirectional/forward_layer: " in run.err
+    for call in (("convert", file, tmp_path / "out.pt"), ("inspect", file)):
+        run = k2t(*call)
+        assert_refused(run, 4, file, "MyAttention is not supported; `k2t layers` lists", lines=2)
+        assert f"{file}: dense: " in run.err
+        assert f"{file}: bidirectional/forward_layer: " in run.err
+        assert ("Bidirectional" in run.out) == (call[0] == "inspect")
     assert list(contents(tmp_path)) == [file.name]
-
-
-def test_inspect_lists_what_is_unsupported_after_its_table(tmp_path: Path) -> None:
-    file = changed_config(STACK_KERAS, tmp_path / "m.keras", two_unknown_layers)
-    run = k2t("inspect", file)
-    assert_refused(run, 4, file, "MyAttention", lines=2)
-    assert "Bidirectional" in run.out
-    assert len(json.loads(k2t("inspect", file, "--json").out)["unsupported"]) == 2
 
 
 def test_force_replaces_an_existing_out(tmp_path: Path) -> None:

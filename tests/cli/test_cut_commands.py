@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +173,6 @@ def test_no_vocabulary_but_ours_is_removed(tmp_path: Path) -> None:
     assert beside.is_symlink() and linked.exists()
 
 
-def test_nothing_is_left_where_out_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fill_the_disk(monkeypatch)
-    done = k2t("convert", TEXT, tmp_path / "m.pt", "--from", "embed")
-    assert_refused(done, 5, tmp_path / "m.pt", "No space left on device")
-    assert contents(tmp_path) == {}
-
-
 def test_inspect_shows_a_part(tmp_path: Path) -> None:
     whole, part = inspect(OCR), inspect(OCR, to_layer="dense2")
     assert [problem.place for problem in whole.problems] == ["ctc_loss"]
@@ -190,15 +180,6 @@ def test_inspect_shows_a_part(tmp_path: Path) -> None:
     assert part.rows[-1].path == "dense2"
     assert k2t("inspect", OCR, "--to", "dense2").code == 0
     assert_refused(k2t("inspect", OCR), 4, OCR, "layer class CTCLayer is not supported")
-
-
-def test_names_are_given_one_or_several(tmp_path: Path) -> None:
-    file = CUT / "keras-3.15.1" / "two_texts.keras"
-    several = keras2torch_birnn.convert(file, from_layer=["title_embed", "body_embed"])
-    inputs, (wanted,) = recorded("keras-3.15.1/two_texts.keras")
-    with torch.no_grad():
-        got = several(*map(torch.from_numpy, inputs))
-    np.testing.assert_allclose(got.numpy(), wanted, atol=1e-5)
 
 
 def test_the_architecture_of_the_prediction_reads_the_training_file() -> None:
@@ -266,12 +247,3 @@ def test_the_group_of_an_unknown_layer_is_skipped_whole(tmp_path: Path) -> None:
         assert {k: v.tolist() for k, v in one.weights.items()} == {
             k: v.tolist() for k, v in other.weights.items()
         }
-
-
-def test_the_source_is_not_changed(tmp_path: Path) -> None:
-    source = tmp_path / "in" / "text.keras"
-    source.parent.mkdir()
-    shutil.copyfile(TEXT, source)
-    before = contents(source.parent)
-    assert k2t("convert", source, tmp_path / "m.pt", "--from", "embed").code == 0
-    assert contents(source.parent) == before

@@ -20,7 +20,6 @@ from warm_process import run_command
 from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.layers.running import flat
-from keras2torch_birnn.spec import LayerSpec
 
 # A model -> the Keras layer names that have to stand in its code, from the newest file of it.
 ARCHITECTURES: Mapping[str, str] = {
@@ -179,20 +178,3 @@ def test_a_tagger_that_ends_in_a_crf_goes_through_the_command_line(
     run = run_command("verify", model, out, "--plugin", plugin, "--against", "reference")
     assert run.code == 0, run.out + run.err
     assert run.out.splitlines()[-1] == "OK"
-
-
-def cells(layer: LayerSpec) -> set[str]:
-    return {one.class_name for one in layer.walk()}
-
-
-def test_the_models_have_what_their_names_promise() -> None:
-    promised = {
-        "ner_char_cnn": {"TimeDistributed", "Conv1D", "Bidirectional", "Concatenate"},
-        "crnn_permute": {"Conv2D", "Permute", "Bidirectional"},
-        "hierarchy": {"TimeDistributed", "Functional", "Bidirectional"},
-        "multi_head": {"MultiHeadAttention", "LayerNormalization", "Bidirectional"},
-        "forecast": {"RepeatVector", "TimeDistributed", "Bidirectional"},
-    }
-    for name, wanted in promised.items():
-        for file in files_of(name):
-            assert wanted <= cells(fixture(file).spec.root), file

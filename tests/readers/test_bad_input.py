@@ -165,18 +165,6 @@ def test_weights_that_are_not_finite_convert_with_a_note(tmp_path: Path) -> None
 # ---- graphs ------------------------------------------------------------------------------------
 
 
-@BOTH
-def test_two_layers_of_one_name_are_refused(model: Path, tmp_path: Path) -> None:
-    def change(parsed: Model) -> None:
-        layer(parsed, "dense_1")["config"]["name"] = "dense"
-        for entry in parsed["config"]["layers"]:
-            if entry.get("name") == "dense_1":
-                entry["name"] = "dense"
-
-    file = changed_config(model, tmp_path / f"model{model.suffix}", change)
-    refused(file, 3, "2 layers are called dense")
-
-
 def functional(nodes: dict[str, list[Any]]) -> Callable[[Model], None]:
     """Make the Sequential STACK_H5 a Functional model of Keras 2's form with these calls."""
 
@@ -280,43 +268,6 @@ def test_a_broken_architecture_is_refused(
 ) -> None:
     file = tmp_path / f"model{model.suffix}"
     refused(changed_text(model, file, lambda _: text), 3, words)
-
-
-NAMES = {
-    "ansi": "\x1b[2J\x1b[31mred",
-    "bidi": "\u202egnp.txt",
-    "lines": "a\nk2t: error: all is lost",
-    "long": "x" * 3000,
-    "bell": "\x07\x00",
-}
-
-
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-@BOTH
-def test_a_name_cannot_reach_the_terminal_raw(model: Path, name: str, tmp_path: Path) -> None:
-    """Neither in a message nor in the table, whether the model is refused or not."""
-
-    def change(parsed: Model) -> None:
-        entry = layer(parsed, "dense")
-        entry["class_name"] = "Unknown\x1b[31m"
-        entry["config"]["name"] = name
-        if "name" in entry:
-            entry["name"] = name
-
-    file = changed_config(model, tmp_path / f"model{model.suffix}", change)
-    for run in (k2t("convert", file, tmp_path / "out.pt"), k2t("inspect", file)):
-        assert run.code in (3, 4)
-        assert all(" " <= c <= "~" or c == "\n" for c in run.err + run.out)
-        assert len(run.lines("error")) == len(run.err.splitlines()) - len(run.lines("note"))
-        assert max(map(len, (run.err + run.out).splitlines())) < 700
-    assert list(contents(tmp_path)) == [file.name]
-
-
-def test_the_messages_of_a_refusal_are_json_too(tmp_path: Path) -> None:
-    file = changed_config(STACK_H5, tmp_path / "m.h5", lambda m: layer(m, "dense").pop("config"))
-    run = k2t("inspect", file, "--json")
-    assert run.code == 3
-    assert run.out == "" or json.loads(run.out)
 
 
 @pytest.mark.parametrize("option", ["units", "activation", "recurrent_activation"])

@@ -472,15 +472,6 @@ def test_wrong_tfjs_models_are_refused(name: str, tmp_path: Path) -> None:
         k2t.convert(file)
 
 
-def test_a_link_to_a_file_elsewhere_is_not_followed(tmp_path: Path) -> None:
-    file = write_tfjs(tmp_path / "m", STACK)
-    (shard,) = file.parent.glob("*.bin")
-    shard.rename(tmp_path / "elsewhere")
-    shard.symlink_to(tmp_path / "elsewhere")
-    with refuse("a link; the input must be a file"):
-        k2t.convert(file)
-
-
 def test_names_of_layers_that_occur_twice_are_refused(tmp_path: Path) -> None:
     """In a model and in one inside it: the weights do not say which one is meant."""
     source = TF_KERAS / "graph_nested_twice.h5"

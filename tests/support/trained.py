@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -64,8 +63,3 @@ def write_trained(source: Path, out: Path) -> nn.Module:
     k2t.write_back(model, source, out)
     assert differing(model, out) == []
     return model
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from commands import contents
 from commands import k2t as run
+from sampling import in_turn
 from specs import FIXTURES
 from torch import nn
 from trained import train
@@ -155,6 +158,43 @@ def test_nothing_is_replaced(model: Any, tmp_path: Path) -> None:
         k2t.write_back(model, SOURCE, tmp_path / "new.keras")
     with pytest.raises(k2t.OutputError, match="there is no folder"):
         k2t.write_back(model, SOURCE, tmp_path / "none" / "new.h5")
+
+
+# What writing calls, and may fail at any call of it.
+STEPS = ("fsync", "open", "link", "sendfile", "chmod")
+SOURCES = (
+    FIXTURES / "keras-2.3.1/mask_bi_gru_after_seq.h5",
+    FIXTURES / "keras-3.15.1/mask_stack_plain.keras",
+)
+
+
+@pytest.mark.parametrize(("step", "source"), in_turn(STEPS, SOURCES))
+def test_every_fault_leaves_the_source_and_nothing_else(
+    step: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right: Callable[..., Any] = getattr(os, step)
+    model, before, new = train(k2t.convert(source)), source.read_bytes(), tmp_path / source.name
+    calls = failing = 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError(28, "No space left on device")
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(os, step, call)
+    k2t.write_back(model, source, new)
+    total, whole = calls, contents(tmp_path)
+    for number in {1, 2, total // 2, total} if total else ():
+        new.unlink(missing_ok=True)
+        calls, failing, done = 0, number, True
+        try:
+            k2t.write_back(model, source, new)
+        except k2t.K2TError:
+            done = False
+        assert source.read_bytes() == before
+        assert contents(tmp_path) == (whole if done else {})
 
 
 # ---- optimizers --------------------------------------------------------------------------------
