@@ -325,17 +325,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
     (folder / "folder").mkdir()
-    (folder / "kept" / "deep").mkdir(parents=True)
-    for name in ("model.h5", "my model.h5", "kept/deep/a.h5"):
+    for name in ("model.h5", "my model.h5"):
         copyfile(MASKED, folder / name)
     for name, array in INPUTS.items():
         np.savez(folder / name, embedding_input=array)
-    np.savez(folder / "named.npz", other=np.zeros(3))
-    with (folder / "one.npz").open("wb") as file:
-        np.save(file, np.zeros(3))
     copyfile(WEIGHTS, folder / "weights.h5")
-    with (folder / "arrays.h5").open("wb") as file:
-        np.savez(file, x=np.zeros((2, 7)))
     assert k2t("convert", folder / "model.h5", folder / "out.pt").code == 0
     assert k2t("export", folder / "out.pt", folder / "export.py").code == 0
     whole = folder / "cut.safetensors"

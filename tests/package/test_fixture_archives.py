@@ -56,60 +56,41 @@ def store(tmp_path: Path) -> Path:
 # ---- packing ------------------------------------------------------------------------------------
 
 
-def test_an_archive_for_each_writer_replaces_its_plain_files(store: Path) -> None:
+def test_an_archive_for_each_writer_replaces_its_plain_files(store: Path, tmp_path: Path) -> None:
     archives = {"keras-9.7.1.tar.xz", "tf.keras-9.5.3.tar.xz"}
-    assert set(read(store)) == {*PLAIN, *SCRIPTS, *archives}
+    packed = read(store)
+    assert set(packed) == {*PLAIN, *SCRIPTS, *archives}
     assert {path.name for path in store.iterdir() if path.is_dir()} == {"plugins", "yaml", "cases"}
-    with tarfile.open(store / "keras-9.7.1.tar.xz") as packed:
-        assert {*packed.getnames()} == {name for name in FILES if "tf.keras" not in name}
-
-
-def test_the_same_files_give_the_same_bytes(store: Path, tmp_path: Path) -> None:
+    with tarfile.open(store / "keras-9.7.1.tar.xz") as archive:
+        assert {*archive.getnames()} == {name for name in FILES if "tf.keras" not in name}
+    # The same files give the same bytes, and one that is in its archive already changes nothing.
     again = tmp_path / "again"
     write(again, dict(reversed(FILES.items())))
-    for path in pack(again):
-        assert path.read_bytes() == (store / path.name).read_bytes()
-    assert pack(again) == []
-
-
-def test_a_file_that_is_in_its_archive_already_changes_nothing(store: Path) -> None:
-    before = read(store)
+    assert all(path.read_bytes() == packed[path.name] for path in pack(again))
     write(store, FILES)
-    assert pack(store) == []
-    assert read(store) == before
+    assert pack(again) == pack(store) == []
+    assert read(store) == packed
 
 
-def test_a_new_file_joins_the_others_and_a_changed_one_replaces_its_namesake(
+def test_new_files_join_the_others_replace_their_namesakes_and_can_be_deleted(
     store: Path, tmp_path: Path
 ) -> None:
+    tree = tmp_path / "tree"
     more = {"cut/keras-9.7.1/part.h5": b"p" * 83, "keras-9.7.1/small.h5": b"x" * 1013}
     write(store, more)
+    assert read(unpacked(store, tree)) == {**FILES, **PLAIN, **more}  # before they are packed
     assert [path.name for path in pack(store)] == ["keras-9.7.1.tar.xz"]
-    assert read(unpacked(store, tmp_path / "tree")) == {**FILES, **PLAIN, **more}
-
-
-def test_what_is_deleted_from_an_archive_that_was_unpacked_in_place_is_gone(
-    store: Path, tmp_path: Path
-) -> None:
-    write(store, {"pins/keras-9.7.1.txt": b"# Python 3.9.7\n"})
+    assert read(unpacked(store, tree)) == {**FILES, **PLAIN, **more}
     unpack_in_place("keras-9.7.1", store)
     assert not (store / "keras-9.7.1.tar.xz").exists()
     (store / "keras-9.7.1/small.h5").unlink()
     pack(store)
-    left = {**FILES, **PLAIN, "pins/keras-9.7.1.txt": b"# Python 3.9.7\n"}
+    left = {**FILES, **PLAIN, **more}
     del left["keras-9.7.1/small.h5"]
-    assert read(unpacked(store, tmp_path / "tree")) == left
+    assert read(unpacked(store, tree)) == left
 
 
 # ---- unpacking ----------------------------------------------------------------------------------
-
-
-def test_files_are_unpacked_beside_those_that_are_plain_and_before_those_that_are_not_packed_yet(
-    store: Path, tmp_path: Path
-) -> None:
-    more = {"keras-9.7.1/new.h5": b"new", "keras-9.7.1/small.h5": b"newer"}
-    write(store, more)
-    assert read(unpacked(store, tmp_path / "tree")) == {**FILES, **PLAIN, **more}
 
 
 def test_nothing_is_unpacked_again_before_something_changes(store: Path, tmp_path: Path) -> None:
