@@ -234,3 +234,20 @@ def test_the_trace_names_layers_inside_wrappers_and_second_calls() -> None:
     both = run(functional(specs, calls, refs, outputs), IDS, IDS[::-1])
     assert {"twice/g", "twice#1/g", "twice", "twice#1"} <= set(both.layers)
     np.testing.assert_array_equal(both.outputs[0], both.outputs[1][::-1])
+
+
+def test_nested_inputs_given_as_a_dict_are_matched_by_name() -> None:
+    inner = functional(
+        [layer("InputLayer", "p"), layer("InputLayer", "q"), layer("Flatten", "flat")],
+        [Call("flat", 0, (TensorRef("q"),))],
+        {"p": TensorRef("p"), "q": TensorRef("q")},
+        (TensorRef("p"), TensorRef("flat")),
+    )
+    specs = [layer("InputLayer", "a"), layer("InputLayer", "b"), replace(inner, name="inner")]
+    call = Call("inner", 0, ({"q": TensorRef("a"), "p": TensorRef("b")},))
+    outputs = (TensorRef("inner", 0, 0), TensorRef("inner", 0, 1))
+    root = functional(specs, [call], (TensorRef("a"), TensorRef("b")), outputs)
+    a, b = values(2, 3, 5), values(2, 4)
+    first, second = run(root, a, b).outputs
+    np.testing.assert_array_equal(first, b)
+    np.testing.assert_array_equal(second, a.reshape(2, 15))
