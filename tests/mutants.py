@@ -56,7 +56,7 @@ MUTANTS = (
     ),
     ("readers/hdf5/parser_process.py", "if missing:", "if False:", "readers/test_hdf5_child.py"),
     (
-        "readers/config/dialects.py",
+        "readers/config/generations.py",
         '"previous_output" if config.get("unroll")',
         '"zeros" if config.get("unroll")',
         "parity/test_fixtures.py",
@@ -93,7 +93,7 @@ MUTANTS = (
         "saving/test_saving.py::test_an_existing_file_is_refused_before_the_work_is_done",
     ),
     (
-        "readers/config/dialects.py",
+        "readers/config/generations.py",
         'cudnn or rule_of("reset_after", generation)',
         "cudnn",
         "readers/test_generations.py",

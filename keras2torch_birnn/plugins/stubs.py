@@ -15,7 +15,7 @@ from keras2torch_birnn.errors import UsageError, gather, printable
 from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.readers.config.custom_layers import EVERY_LAYER
-from keras2torch_birnn.readers.config.dialects import has_effect
+from keras2torch_birnn.readers.config.generations import has_effect
 from keras2torch_birnn.readers.config.parsing import UnknownClass
 from keras2torch_birnn.readers.containers import opened
 from keras2torch_birnn.readers.containers.container import ModelSource

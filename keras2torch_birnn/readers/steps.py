@@ -26,8 +26,8 @@ from keras2torch_birnn.readers.config.checks import (
 )
 from keras2torch_birnn.readers.config.custom_layers import check_names, note_custom_layers
 from keras2torch_birnn.readers.config.generations import describe_rules, generation_of
+from keras2torch_birnn.readers.config.options import describe_augmentation, describe_penalties
 from keras2torch_birnn.readers.config.parsing import Parsing, Whole
-from keras2torch_birnn.readers.config.penalties import describe_augmentation, describe_penalties
 from keras2torch_birnn.readers.containers import open_container, opened
 from keras2torch_birnn.readers.containers.container import (
     Architecture,

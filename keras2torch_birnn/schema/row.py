@@ -74,7 +74,7 @@ class Schema:
     shapes. ``listed``: its one argument is a list of tensors. ``groups``: for weights of layers
     inside it, named "query/kernel": the name before the slash -> names of its group in the v3
     store. ``renamed``: other names of options -> those options. ``ignored``: keys that cannot
-    change what a trained layer of this class computes (``readers.config.dialects`` has those of
+    change what a trained layer of this class computes (``readers.config.generations`` has those of
     all classes). ``refused``: unsupported features in words, for the list of layers.
     """
 

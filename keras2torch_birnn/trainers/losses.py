@@ -21,7 +21,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config.classes import is_custom_class, is_custom_function
-from keras2torch_birnn.readers.config.dialects import plain_value
+from keras2torch_birnn.readers.config.generations import plain_value
 from keras2torch_birnn.schema.options import BadOptionError, Option, choice, flag, number, optional
 from keras2torch_birnn.spec import Generation, Graph, LayerSpec, ModelSpec, TensorRef, leaves
 from keras2torch_birnn.trainers.compiled import CompiledTraining, runs_on_tensorflow

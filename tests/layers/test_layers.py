@@ -20,7 +20,7 @@ from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers.config import keras1
 from keras2torch_birnn.readers.config.generations import generation_of, options_of
-from keras2torch_birnn.readers.config.keras1_merge import replace_merges
+from keras2torch_birnn.readers.config.keras1 import replace_merges
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 

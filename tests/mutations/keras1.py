@@ -6,7 +6,7 @@ from mutations.patches import Mutation, edit
 
 MUTATIONS = {
     "a mask leaves a branch of a Merge": Mutation(
-        edit("readers.config.keras1_merge:_makes_mask", "return any(", "return False and any("),
+        edit("readers.config.keras1:_makes_mask", "return any(", "return False and any("),
         ("keras-1.2.2/merge_first_masked.h5",),
         rereads=True,
     ),
@@ -20,7 +20,7 @@ MUTATIONS = {
         rereads=True,
     ),
     "masks stay in the branches of a Merge of Keras 2": Mutation(
-        edit("readers.config.keras1_merge:_Writer._branch", "self.masks_stay and", "True and"),
+        edit("readers.config.keras1:_Writer._branch", "self.masks_stay and", "True and"),
         ("keras-2.0.8/merge_legacy_masked.h5",),
         rereads=True,
     ),

@@ -104,7 +104,6 @@ COULD_RUN: dict[str, set[str]] = {
     "import_module": {
         "plugins/__init__.py",
         "exporting/__init__.py",  # in the table of targets
-        "readers/containers/__init__.py",  # the modules of our own table of formats
         "schema/pages.py",  # pages of layers, by the schema's own classes
         "cli/bench/contenders.py",  # contenders in a table, and our own export
         "rnn/torch_private.py",  # names of torch in a table

@@ -19,8 +19,7 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config import keras1
-from keras2torch_birnn.readers.config.dialects import cell_defaults
-from keras2torch_birnn.readers.config.generations import generation_of
+from keras2torch_birnn.readers.config.generations import cell_defaults, generation_of
 from keras2torch_birnn.readers.config.parsing import read_policy
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 

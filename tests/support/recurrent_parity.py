@@ -49,7 +49,7 @@ def masks(draw: st.DrawFn, batch: int, steps: int) -> Array | None:
 
 
 def ruled(spec: LayerSpec) -> LayerSpec:
-    """The layer with a mask rule that its options can have (``readers.config.dialects``)."""
+    """The layer with a mask rule that its options can have (``readers.config.generations``)."""
     halves = {key: ruled(half) for key, half in spec.parts.items() if key.endswith("_layer")}
     if halves:
         return replace(spec, parts=halves)

@@ -21,7 +21,7 @@ from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.training_terms import replace_weights, terms_of
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.config.penalties import (
+from keras2torch_birnn.readers.config.options import (
     describe_penalties,
     list_unknown,
     read_training,

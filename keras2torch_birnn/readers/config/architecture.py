@@ -42,10 +42,14 @@ from keras2torch_birnn.readers.config.custom_layers import (
     find_custom_class,
     parse_custom_layer,
 )
-from keras2torch_birnn.readers.config.dialects import PASSES, list_refused
-from keras2torch_birnn.readers.config.options import check_dtype, parse_options
+from keras2torch_birnn.readers.config.generations import PASSES, list_refused
+from keras2torch_birnn.readers.config.options import (
+    check_dtype,
+    list_unknown,
+    parse_options,
+    read_training,
+)
 from keras2torch_birnn.readers.config.parsing import TEXT_CLASSES, Parsing, UnknownClass, text_layer
-from keras2torch_birnn.readers.config.penalties import list_unknown, read_training
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
 from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of

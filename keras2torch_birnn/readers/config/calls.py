@@ -11,8 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import invalid, printable
-from keras2torch_birnn.readers.config.dialects import parse_shape
-from keras2torch_birnn.readers.config.generations import has_mask, rule_of
+from keras2torch_birnn.readers.config.generations import has_mask, parse_shape, rule_of
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import CLASSES
 from keras2torch_birnn.schema.dtype_flow import Node

@@ -10,9 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from keras2torch_birnn.errors import invalid, printable
-from keras2torch_birnn.readers.config import dialects
 from keras2torch_birnn.readers.config.classes import is_custom_class
-from keras2torch_birnn.readers.config.dialects import parse_shape
+from keras2torch_birnn.readers.config.generations import (
+    activation,
+    has_effect,
+    parse_shape,
+    plain_value,
+)
 from keras2torch_birnn.readers.config.parsing import Parsing
 from keras2torch_birnn.schema import REQUIRED, BadOptionError, Option
 from keras2torch_birnn.schema.custom_layers import (
@@ -70,7 +74,7 @@ def _parse_declared(
 ) -> dict[str, Any]:
     """Parse the options that the plugin declares, all explicit; others are problems."""
     shown = printable(python_name(layer.class_name))
-    config = {key: dialects.plain_value(value) for key, value in stated.items()}
+    config = {key: plain_value(value) for key, value in stated.items()}
     options: dict[str, Any] = {"trainable": config.get("trainable", True) is not False}
     for key, option in known.items():
         try:
@@ -83,7 +87,7 @@ def _parse_declared(
                 layer.place,
             )
     for key in config.keys() - known.keys() - EVERY_LAYER:
-        if dialects.has_effect(layer.class_name, key):
+        if has_effect(layer.class_name, key):
             parsing.refuse(
                 f"{shown} option {printable(key)}={printable(repr(config[key]))} is unknown",
                 "its plugin must name it in options=",
@@ -101,20 +105,20 @@ def _value(key: str, option: Any, config: Mapping[str, Any], generation: Generat
         return option.default
     value = config[key]
     if key == "activation" or key.endswith("_activation"):
-        value = dialects.activation(value, generation)
+        value = activation(value, generation)
     return option.parse(value)
 
 
 def _lambda_options(config: Mapping[str, Any], place: str) -> dict[str, Any]:
     """Parse a Lambda's arguments and its declared output shape (no batch axis)."""
     arguments = config.get("arguments") or {}
-    shape = dialects.plain_value(config.get("output_shape"))
+    shape = plain_value(config.get("output_shape"))
     if config.get("output_shape_type", "raw") != "raw" or not _is_plain(shape):
         shape = None
     return {
         "trainable": config.get("trainable", True) is not False,
         # Keras 2 leaves in it the mask of the last call; a call says its own.
-        "arguments": {str(k): dialects.plain_value(v) for k, v in arguments.items() if k != "mask"},
+        "arguments": {str(k): plain_value(v) for k, v in arguments.items() if k != "mask"},
         "output_shape": shape and parse_shape(shape, place),
     }
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.readers.config.calls import stated_input_shape
 from keras2torch_birnn.readers.config.parsing import BARE, Parsing, Whole, is_text_layer
-from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
+from keras2torch_birnn.readers.operations.values import infer_dtypes
 from keras2torch_birnn.schema import CLASSES, OPS, RECURRENT, SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, known_dtypes

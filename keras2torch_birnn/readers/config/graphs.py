@@ -18,9 +18,9 @@ from keras2torch_birnn.readers.config.checks import (
 )
 from keras2torch_birnn.readers.config.classes import TRANSLATED
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.operations.infer_dtypes import infer_dtypes
 from keras2torch_birnn.readers.operations.values import (
     CONSTANT_CLASSES,
+    infer_dtypes,
     is_reference,
     read_constant,
 )

@@ -1,8 +1,8 @@
-"""Options of one layer: the keys of its config, explicit and checked; what is unsupported."""
+"""Options of one layer: the keys of its config, explicit and checked, and those of its training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keras2torch_birnn.errors import (
@@ -10,12 +10,35 @@ from keras2torch_birnn.errors import (
     K2TError,
     printable,
 )
-from keras2torch_birnn.readers.config import dialects
-from keras2torch_birnn.readers.config.classes import is_custom_function, lacks_activation
-from keras2torch_birnn.readers.config.dialects import parse_shape
-from keras2torch_birnn.readers.config.generations import options_of, rule_of
+from keras2torch_birnn.limits import MAX_LAYERS_IN_NOTE
+from keras2torch_birnn.readers.config.classes import (
+    is_custom_class,
+    is_custom_function,
+    lacks_activation,
+)
+from keras2torch_birnn.readers.config.generations import (
+    activation,
+    cell_defaults,
+    has_effect,
+    is_tensorflow_1,
+    masked_output,
+    options_of,
+    parse_shape,
+    plain_value,
+    rename_keys,
+    rule_of,
+)
 from keras2torch_birnn.readers.config.parsing import DtypePolicy, Parsing, read_policy
-from keras2torch_birnn.schema import REQUIRED, SCHEMA, BadOptionError, Option
+from keras2torch_birnn.schema import CLASSES, REQUIRED, SCHEMA, BadOptionError, Option
+from keras2torch_birnn.schema.penalties import (
+    ACTIVITY,
+    CONSTRAINT,
+    REGULARIZER,
+    is_known,
+    parse_penalty,
+    rows_of,
+)
+from keras2torch_birnn.spec import Generation, LayerSpec
 
 _INPUT_ADVICE: Mapping[str, str] = {
     "ragged": "build the model on a dense Input with mask_zero or Masking, give it the weights "
@@ -46,7 +69,7 @@ def parse_options(
     """Parse a layer's config and semantics, all explicit; unsupported options become problems."""
     schema = SCHEMA[class_name]
     rules = dict(options_of(class_name, parsing.generation))
-    config = dialects.rename_keys(class_name, stated)
+    config = rename_keys(class_name, stated)
     trainable = config.pop("trainable", True)
     if class_name == "InputLayer":
         _note_dtype(read_policy(config.get("dtype")), parsing)
@@ -67,9 +90,9 @@ def parse_options(
             found = f"LoRA (lora_rank={_shown(config['lora_rank'])}) of {class_name}"
             parsing.refuse(f"{found} is not supported", _LORA_ADVICE, place)
     if "recurrent_dropout" in schema.options:
-        config = dialects.cell_defaults(file_class, config, parsing.generation)
+        config = cell_defaults(file_class, config, parsing.generation)
     if "masked_output" in schema.semantics:
-        first = wrapped and dialects.is_tensorflow_1(stated, parsing.generation)
+        first = wrapped and is_tensorflow_1(stated, parsing.generation)
         if first:
             parsing.of_tensorflow_1.add(place)
         restarts = first or not rule_of("bidirectional_carries", parsing.generation)
@@ -79,7 +102,7 @@ def parse_options(
                 f"{printable(place)}: stateful inside a Bidirectional has no effect in Keras "
                 f"{printable(parsing.generation.version)}: every batch starts from zero states"
             )
-        rules["masked_output"] = dialects.masked_output(
+        rules["masked_output"] = masked_output(
             file_class, config, parsing.generation, wrapped=wrapped
         )
         config.pop("zero_output_for_mask", None)
@@ -97,7 +120,7 @@ def parse_options(
         for key, option in schema.semantics.items()
     }
     for key in config.keys() - schema.options.keys():
-        if key not in (*schema.parts, "layer") and dialects.has_effect(class_name, key):
+        if key not in (*schema.parts, "layer") and has_effect(class_name, key):
             parsing.refuse(
                 f"{class_name} option {printable(key)}={printable(repr(config[key]))} is unknown",
                 "save without it, or supply the layer by another class name with --plugin",
@@ -130,7 +153,7 @@ def _parse_option(
         value = config[key]
         if key in ("activation", "recurrent_activation"):
             _note_activation(value, parsing)
-            value = dialects.activation(value, parsing.generation)
+            value = activation(value, parsing.generation)
         return option.parse(value)
     except BadOptionError as error:
         parsing.refuse(
@@ -173,3 +196,109 @@ def check_dtype(policy: Any, parsing: Parsing, place: str) -> None:
 def _note_dtype(meaning: DtypePolicy, parsing: Parsing) -> None:
     if meaning.note:
         parsing.note(meaning.note)
+
+
+# ---- regularizers and constraints, of all generations; they act in training only -----------------
+
+
+# Names and shortcuts of Keras, in lower case without underscores -> name, defaults of the shortcut.
+_L1, _L2 = {"l1": 0.01}, {"l2": 0.01}
+_NAMES: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "l1": ("L1L2", _L1),
+    "l2": ("L1L2", _L2),
+    "l1l2": ("L1L2", {}),
+    "weightregularizer": ("L1L2", {}),  # Keras 1
+    "activityregularizer": ("L1L2", {}),
+    "maxnorm": ("MaxNorm", {}),
+    "nonneg": ("NonNeg", {}),
+    "unitnorm": ("UnitNorm", {}),
+    "minmaxnorm": ("MinMaxNorm", {}),
+}
+_SHORTCUTS = {"l1_l2": _L1 | _L2}
+_RENAMED = {"m": "max_value", "low": "min_value", "high": "max_value"}  # Keras 1
+# Keras 1 keeps kernels of these in other layouts, so axes of its constraints are others, too.
+_VECTORS = ("Dense", "Embedding", "LSTM", "GRU", "SimpleRNN")
+
+
+def read_training(
+    class_name: str, config: Mapping[str, Any], generation: Generation
+) -> dict[str, dict[str, Any]]:
+    """Read the regularizers and constraints of a config, as ``LayerSpec.training`` holds them.
+
+    Keras 1 writes ``W_regularizer``, later ones ``kernel_regularizer``; the values are a name, or
+    ``class_name`` and ``config`` (in Keras 1 ``name`` and the options beside it).
+    """
+    found: dict[str, dict[str, Any]] = {}
+    given = dict(config)
+    if class_name == "ActivityRegularization":
+        options = {key: config[key] for key in ("l1", "l2") if key in config}
+        given[ACTIVITY] = {"class_name": "L1L2", "config": options}
+    for key, value in given.items():
+        if key.endswith((REGULARIZER, CONSTRAINT)) and isinstance(value, str | Mapping):
+            one = _read(key, value)
+            if generation.name == "keras1" and "axis" in one and class_name not in _VECTORS:
+                one = {"name": one["name"] + " of Keras 1"}
+            if one.get("l1", True) or one.get("l2", True):  # all but an L1L2 of nothing
+                found[key] = one
+    return found
+
+
+def _read(key: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
+    written, options = _split(value)
+    plain = written.replace("_", "").lower()
+    name, defaults = _NAMES.get(plain, ("", {}))
+    if name not in rows_of(key):  # a constraint is no regularizer
+        return {"name": printable(written)}
+    shortcut = _SHORTCUTS.get(written, defaults) if isinstance(value, str) else defaults
+    named = {_RENAMED.get(k, k): plain_value(v) for k, v in {**shortcut, **options}.items()}
+    try:
+        return parse_penalty(key, name, {k: 0.0 if v is None else v for k, v in named.items()})
+    except BadOptionError as error:
+        return {"name": f"{printable(written)} ({error})"}
+
+
+def _split(value: str | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Split a serialized object into its name and its options."""
+    if isinstance(value, str):
+        return value, {}
+    function = is_custom_function(value)
+    own = function or is_custom_class(value) or value.get("registered_name") is not None
+    name = str(value.get("config" if function else "class_name", value.get("name", "")))
+    options = value.get("config", {k: v for k, v in value.items() if k != "name"})
+    return f"Custom>{name}" if own else name, options if isinstance(options, Mapping) else {}
+
+
+def list_unknown(config: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
+    """List what a layer does in training that is not carried over."""
+    unknown = [
+        f"{key.removesuffix(REGULARIZER).removesuffix(CONSTRAINT)}: {value['name']}"
+        for key, value in training.items()
+        if not is_known(key, value)
+    ]
+    return [*unknown, "virtual batches"] if config.get("virtual_batch_size") else unknown
+
+
+def describe_penalties(by_place: Mapping[str, Sequence[str]]) -> list[str]:
+    """Describe in one line which layers lose which. ``by_place``: by the layer's path."""
+    if not by_place:
+        return []
+    layers = [f"{printable(place)} ({', '.join(kinds)})" for place, kinds in by_place.items()]
+    shown, more = layers[:MAX_LAYERS_IN_NOTE], len(layers) - MAX_LAYERS_IN_NOTE
+    shown += [f"and {more} more layers"] if more > 0 else []
+    return [
+        f"training only: not converted: {', '.join(shown)}; add them to your own loss and steps"
+    ]
+
+
+def describe_augmentation(root: LayerSpec) -> Iterator[str]:
+    """Yield a note if training in Keras changes images that the converted model leaves alone."""
+    found = {
+        layer.class_name: None
+        for layer in root.walk()
+        if layer.class_name in CLASSES["augmentation"]
+    }
+    if found:
+        yield (
+            f"in training Keras changes images at random ({', '.join(found)}): the converted model "
+            "never does; change the images of your training data instead"
+        )

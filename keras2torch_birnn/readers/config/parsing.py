@@ -10,7 +10,7 @@ import numpy as np
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, printable
 from keras2torch_birnn.limits import MAX_SIZE
-from keras2torch_birnn.readers.config.dialects import plain_value
+from keras2torch_birnn.readers.config.generations import plain_value
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
 from keras2torch_birnn.spec import NO_CUT, Array, Cut, Generation, LayerPath, LayerSpec, Shape
 
@@ -142,7 +142,7 @@ class Parsing:
     ``floats``: "float32", "float64", as far as layers say that they compute in it.
     ``of_tensorflow_1``: the places of wrapped layers that compute as in TensorFlow 1.
     ``penalties``: what of training is not carried over, by the places of the layers, see
-    ``readers.config.penalties``.
+    ``readers.config.options``.
     ``texts``: layers that read text or look up ids, by their places. ``unknown``: layers of classes
     without a converter. ``command``: that converts this file, for advice.
     """

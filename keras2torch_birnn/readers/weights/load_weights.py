@@ -328,7 +328,7 @@ def _input_shape(
 # ``layers/recurrent_v2.py``); all other layers, and all layers of 1.14 and since 2.2, give zeros.
 # ``keras_version`` is 2.2.4-tf in 1.14 to 2.0 and 2.3.0-tf in 2.1 and 2.2. The rest tells them
 # apart: 2.2 puts ``lstm_cell`` into the names of weights, and 1.x writes dtypes otherwise
-# (``dialects.is_tensorflow_1``).
+# (``generations.is_tensorflow_1``).
 
 
 OVERLAPPING = ("2.2.4-tf", "2.3.0-tf")

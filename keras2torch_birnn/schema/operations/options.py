@@ -29,7 +29,7 @@ _KINDS_OF_ALL = ("float", "int32", "int64", "bool", "size", "a float", "an int",
 
 
 def parse_kinds(value: Any) -> Any:
-    """Check the dtypes that ``readers.operations.infer_dtypes`` found; no Keras file has them."""
+    """Check the dtypes that ``readers.operations.values`` found; no Keras file has them."""
     lists = ("has", "wants", "gives")
     if not isinstance(value, Mapping) or set(value) != {*lists, "passes_mask"}:
         raise BadOptionError("kinds are expected")
