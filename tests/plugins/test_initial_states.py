@@ -10,7 +10,6 @@ import pytest
 import torch
 from commands import k2t
 from plugin_files import (
-    ENTRIES,
     FIXTURES,
     USERS,
     changed_users,
@@ -28,18 +27,7 @@ from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema.custom_layers import REGISTERED, equation
 
 K2, TF, K3 = "keras-2.2.4", "tf.keras-2.15.0", "keras-3.15.1"
-STARTS = [
-    file for file in ENTRIES if "/cell_start" in file
-]  # numbers: test_plugins.py, test_custom_cells.py
-STATEFUL = [file for file in STARTS if "stateful" in file]
 START = FIXTURES / K3 / "cell_start.keras"
-
-
-def test_every_container_of_such_cells_is_compared() -> None:
-    labels = {ENTRIES[file]["label"] for file in STARTS}
-    assert labels == {K2, TF, K3, "tf_keras-2.21.0"}
-    assert {ENTRIES[file]["kind"] for file in STARTS} >= {"h5", "keras"}
-    assert {file.partition("/")[0] for file in STATEFUL} == labels
 
 
 def test_a_reset_leaves_other_layers_alone() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +38,6 @@ from keras2torch_birnn.plugins import SHIPPED, load_plugins
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.schema import shipped
 from keras2torch_birnn.schema.custom_layers import REGISTERED
-from keras2torch_birnn.spec import LayerSpec
 
 EDITIONS = ("0.45", "0.46", "0.51")
 
@@ -82,99 +78,6 @@ def test_every_plugin_of_the_project_is_compared_and_takes_what_it_says() -> Non
         unregister_all()
         load_plugins([files.get(name, name)])
         assert set(REGISTERED.layers) == set(REGISTERED.equations) == set(plugin.classes)
-
-
-# ---- mutations: a wrong version fails ----------------------------------------------------------
-
-
-Change = Callable[[LayerSpec], LayerSpec]
-
-
-def turned(name: str) -> Change:
-    return lambda one: replace(one, weights={**one.weights, name: one.weights[name].T.copy()})
-
-
-def swapped(first: str, second: str) -> Change:
-    def swap(one: LayerSpec) -> LayerSpec:
-        exchanged = {first: one.weights[second], second: one.weights[first]}
-        return replace(one, weights={**one.weights, **exchanged})
-
-    return swap
-
-
-def with_option(**options: Any) -> Change:
-    return lambda one: replace(one, config={**one.config, **options})
-
-
-CHAIN, BOUNDARIES = turned("chain_kernel"), swapped("left_boundary", "right_boundary")
-MUTANTS: Mapping[str, tuple[str, Change]] = {
-    "chain turned": ("keras-2.2.4/contrib_viterbi.h5", CHAIN),
-    "chain turned, marginal": ("keras-2.2.4/contrib_marginal.h5", CHAIN),
-    "boundaries swapped": ("keras-2.2.4/contrib_viterbi_unmasked.h5", BOUNDARIES),
-    "chain turned, addons": ("tf.keras-2.15.0/addons_plain.h5", CHAIN),
-    "boundaries swapped, addons": ("tf.keras-2.15.0/addons_plain.h5", BOUNDARIES),
-    "who asks is asked": (
-        "self-attention-0.51/self_attention_additive.h5",
-        swapped("Add_Wt", "Add_Wx"),
-    ),
-    "product turned": ("self-attention-0.45/self_attention_multiplicative.h5", turned("Mul_Wa")),
-    "window to one side": (
-        "self-attention-0.51/self_attention_additive_local.h5",
-        with_option(history_only=True),
-    ),
-    "window off by one": (
-        "self-attention-0.45/self_attention_multiplicative_local.h5",
-        with_option(attention_width=5),
-    ),
-    "scale and shift swapped": ("tf.keras-2.15.0/center.h5", swapped("scale", "shift")),
-}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_wrong_version_is_seen(name: str) -> None:
-    file, change = MUTANTS[name]
-    load_plugins([plugin_of(file)])
-    spec, (x, wanted) = read(file), read_arrays(file)
-    graph = spec.graph
-    layers = tuple(
-        change(one) if one.class_name in REGISTERED.layers else one for one in graph.layers
-    )
-    assert any(new is not old for new, old in zip(layers, graph.layers, strict=True))
-    wrong = replace(spec, root=replace(spec.root, graph=replace(graph, layers=layers)))
-    assert differ(run(wrong, x), wanted, 1e-3, 1e-3)
-    assert differ(list(compute(wrong, (x,)).outputs), wanted, 1e-3, 1e-3)
-
-
-@pytest.mark.parametrize(
-    ("file", "other"),
-    [
-        ("self-attention-0.45/self_attention_additive.h5", "0.46"),
-        ("self-attention-0.46/self_attention_additive_local.h5", "0.51"),
-        ("self-attention-0.51/self_attention_history_local.h5", "0.46"),
-    ],
-)
-def test_another_edition_gives_other_numbers(file: str, other: str) -> None:
-    load_plugins([self_attention(other)])
-    x, wanted = read_arrays(file)
-    assert differ(run(read(file), x), wanted, 1e-3, 1e-3)
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "keras-2.2.4/average.h5",
-        "keras-2.2.4/contrib_viterbi.h5",
-        "tf.keras-2.15.0/addons_tags.h5",
-        "self-attention-0.45/weighted_attention.h5",
-        "tf.keras-2.15.0/center.h5",
-    ],
-)
-def test_the_mask_matters(file: str) -> None:
-    load_plugins([plugin_of(file)])
-    for name, own in list(REGISTERED.layers.items()):
-        REGISTERED.layers[name] = replace(own, mask="drops")
-    x, wanted = read_arrays(file)
-    assert differ(run(read(file), x), wanted, 1e-3, 1e-3)
 
 
 # ---- the mask protocol -------------------------------------------------------------------------

@@ -53,20 +53,6 @@ def test_no_byte_is_lost_whatever_fails_at_any_step() -> None:
 
 
 @POSIX
-def test_the_faults_would_show_a_careless_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def careless(file: atomic.NewFile, **_: object) -> None:
-        with atomic.os_errors():
-            file.write(file.path)
-
-    runs = faults.Runs()
-    monkeypatch.setattr("keras2torch_birnn.saving.checkpoint.write_atomically", careless)
-    for number in range(50):
-        runs.run(faults.case(number))
-    runs.close()
-    assert len(runs.lost) > 5
-
-
-@POSIX
 def test_torchs_writer_hides_no_interruption() -> None:
     """Nor an error of the system: torch has a RuntimeError of its own for both."""
     runs = faults.Runs()
