@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -74,8 +73,7 @@ def doctor(output: Output) -> None:
     kernel, found, engines = describe_kernel(), describe_torch(), choose_engines(devices)
     versions = {**describe_versions(), "platform": platform.platform()}
     if output.as_json:
-        rows = [asdict(row) for row in engines]
-        output.print_result({**versions, "torch": found, "kernel": kernel, "engines": rows})
+        output.print_result({**versions, "torch": found, "kernel": kernel, "engines": engines})
         return
     packages = versions.pop("packages")
     versions |= packages
@@ -93,8 +91,9 @@ def doctor(output: Output) -> None:
     # One line for all cells that run alike, for the same reason.
     alike: dict[tuple[str, str, str, str], list[str]] = {}
     for row in engines:
-        call = "trained" if row.training else "called"
-        alike.setdefault((row.device, call, row.engine, row.reason), []).append(row.cell)
+        call = "trained" if row["training"] else "called"
+        key = (row["device"], call, row["engine"], row["reason"])
+        alike.setdefault(key, []).append(row["cell"])
     print_columns(
         ("device", "", "engine", "cells", "reason"),
         [

@@ -7,7 +7,6 @@ Torch's arguments, parameter names and states, and after every layer the merge t
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
@@ -56,27 +55,27 @@ Raises:
     ArgumentValueError: The same of a value or shape. It is a UsageError and a ValueError.
 
 {example}"""
-_ARGUMENTS = """\
-    input_size: Features of the input.
-    hidden_size: Features of each direction's state.
-    num_layers: Layers, each reading what the one before merged to.
-    nonlinearity: "tanh" or "relu"; "tanh" if neither this nor ``activation`` is given.
-    bias: Whether there are ``bias_ih`` and ``bias_hh``.
-    batch_first: Whether input and output are (B, T, ...) and not (T, B, ...).
-    dropout: Rate of a dropout after each layer but the last, in training.
-    bidirectional: True; there is no merge of one direction.
-    proj_size: 0; Keras has no projections.
-    merge_mode: "concat", "sum", "mul" or "ave", for all layers or a list with one for each;
-        None, which keeps both directions apart, for the last.
-    activation: Keras' name, with ``hard_sigmoid`` spelled out as "hard_sigmoid_0.2"
-        (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).
-    recurrent_activation: Keras' name, spelled out as that of ``activation``.
-    reset_after: True as in ``nn.GRU`` and Keras since tf.keras 2.0; False as in Keras before.
-    engine: A name of the table in docs/performance.md, "auto" or "torch"; None for
-        ``K2T_ENGINE``.
-    device: Device of the parameters.
-    dtype: Dtype of the parameters.
-"""
+_ARGUMENTS = {
+    "input_size": "Features of the input.",
+    "hidden_size": "Features of each direction's state.",
+    "num_layers": "Layers, each reading what the one before merged to.",
+    "nonlinearity": '"tanh" or "relu"; "tanh" if neither this nor ``activation`` is given.',
+    "bias": "Whether there are ``bias_ih`` and ``bias_hh``.",
+    "batch_first": "Whether input and output are (B, T, ...) and not (T, B, ...).",
+    "dropout": "Rate of a dropout after each layer but the last, in training.",
+    "bidirectional": "True; there is no merge of one direction.",
+    "proj_size": "0; Keras has no projections.",
+    "merge_mode": """"concat", "sum", "mul" or "ave", for all layers or a list with one for each;
+        None, which keeps both directions apart, for the last.""",
+    "activation": """Keras' name, with ``hard_sigmoid`` spelled out as "hard_sigmoid_0.2"
+        (Keras 1 and 2) or "hard_sigmoid_1/6" (Keras 3, torch).""",
+    "recurrent_activation": "Keras' name, spelled out as that of ``activation``.",
+    "reset_after": "True as in ``nn.GRU`` and Keras since tf.keras 2.0; False as in Keras before.",
+    "engine": """A name of the table in docs/performance.md, "auto" or "torch"; None for
+        ``K2T_ENGINE``.""",
+    "device": "Device of the parameters.",
+    "dtype": "Dtype of the parameters.",
+}
 _ONE_STATE = (
     "h_0, (2 L, B, H), or (2 L, H) without batch; zeros if it is not given.",
     "``h_n``: (2 L, B, H)",
@@ -93,13 +92,12 @@ def _documented(cls: Stack) -> Stack:
     if cls.__doc__ is None:  # python -OO
         return cls
     summary, example = inspect.cleandoc(cls.__doc__).split("\n\n", 1)
-    taken = inspect.signature(cls).parameters
-    entries = re.findall(r"( {4}(\w+): (?:.|\n {8})+\n)", _ARGUMENTS)
+    names = inspect.signature(cls).parameters
     hx, states = _TWO_STATES if cls.cell_class == "LSTM" else _ONE_STATE
     cls.__doc__ = _DOCSTRING.format(
         summary=summary,
         torch=cls.cell_class.removeprefix("Simple"),
-        arguments="".join(entry for entry, name in entries if name in taken),
+        arguments="".join(f"    {name}: {_ARGUMENTS[name]}\n" for name in names),
         hx=hx,
         states=states,
         example=example,

@@ -6,10 +6,10 @@ B batch, T time, H hidden_size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from keras2torch_birnn.rnn.engines.select import (
     explain_layer,
     run,
 )
-from keras2torch_birnn.rnn.layer import WEIGHT_NAMES, Cell, RnnCall, RnnLayer, RnnResult, State
+from keras2torch_birnn.rnn.layer import Cell, RnnCall, RnnLayer, State
 from keras2torch_birnn.rnn.masks import run_masked
 from keras2torch_birnn.rnn.modules import find_parameters, parameter_names
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
@@ -129,19 +129,15 @@ class BidirectionalStack(nn.Module):
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
         """The parameters of each layer and direction, in torch's order."""
-        return [[getattr(self, name) for name in names] for names in self._weight_names()]
+        count = 4 if self.bias else 2
+        found = [find_parameters(self, names) for names in self._names]
+        weights: Any = [each[d : d + count] for each in found for d in (0, 4)]
+        return cast(list[list[nn.Parameter]], weights)
 
     @property
     def _flat_weights(self) -> list[nn.Parameter]:
         """``all_weights`` in one list, as code that knows ``nn.LSTM`` reads it."""
         return list(chain.from_iterable(self.all_weights))
-
-    def _weight_names(self) -> list[list[str]]:
-        return [
-            [f"{name}_l{layer}{suffix}" for name in WEIGHT_NAMES[: 4 if self.bias else 2]]
-            for layer in range(self.num_layers)
-            for suffix in _DIRECTIONS
-        ]
 
     def layer_input_size(self, layer: int) -> int:
         """Return the width of a layer's input: that of the input, or of the merged layer before."""
@@ -286,7 +282,7 @@ class BidirectionalStack(nn.Module):
             return
         torch_layer: Any = getattr(nn, CELL_KINDS[self._cell.kind].torch_name)
         more = {"nonlinearity": self.activation} if self.cell_class == "SimpleRNN" else {}
-        for layer in range(self.num_layers):
+        for layer, names in enumerate(self._names):
             holder = torch_layer(
                 self.layer_input_size(layer),
                 self.hidden_size,
@@ -295,14 +291,11 @@ class BidirectionalStack(nn.Module):
                 device="meta",
                 **more,
             )
-            own = {
-                f"{name}_l0{suffix}": self._parameters.get(f"{name}_l{layer}{suffix}")
-                for suffix in _DIRECTIONS
-                for name in WEIGHT_NAMES[: 4 if self.bias else 2]
-            }
-            if any(parameter is None for parameter in own.values()):
-                continue  # a parametrization computes it
-            for name, parameter in own.items():
+            own = [self._parameters.get(name) for name in names]
+            given = {n: p for n, p in zip(self._names[0], own, strict=True) if p is not None}
+            if len(given) < len(holder._flat_weights):
+                continue  # a parametrization computes one
+            for name, parameter in given.items():
                 setattr(holder, name, parameter)
             holder.flatten_parameters()
 
@@ -355,12 +348,15 @@ class BidirectionalStack(nn.Module):
         for index, layer in enumerate(layers):
             mode = self.merge_mode[index]
             call = RnnCall(out, lengths, None if initial is None else initial[index], mode)
-            outputs, states = _run_valid(partial(run, layer), call, mask)
+            if mask is None:
+                outputs, states = run(layer, call)
+            else:
+                outputs, states = run_masked(partial(run, layer), call, mask, ("zeros", "zeros"))
             out = outputs if mode is None else outputs[0]
             if self.dropout and index < self.num_layers - 1:
                 out = nn.functional.dropout(out, self.dropout, self.training)
             finals += states
-        return out, _stack_states(finals)
+        return out, tuple(torch.stack(parts) for parts in zip(*finals, strict=True))
 
     def _run_packed(self, packed: PackedSequence, hx: Any) -> tuple[Merged, LastStates]:
         """Pad, run and pack again, in the order of the packed rows; states are in the caller's."""
@@ -376,20 +372,6 @@ class BidirectionalStack(nn.Module):
 
         final = final if back is None else tuple(s[:, back] for s in final)
         return _map_outputs(pack, out), _as_hx(final)
-
-
-def _run_valid(
-    run_sequence: Callable[[RnnCall], RnnResult], call: RnnCall, mask: Tensor | None
-) -> RnnResult:
-    """Run all steps, or those that ``mask`` marks as valid."""
-    if mask is None:
-        return run_sequence(call)
-    return run_masked(run_sequence, call, mask, ("zeros", "zeros"))
-
-
-def _stack_states(states: Sequence[State]) -> tuple[Tensor, ...]:
-    """Stack the states of all layers and directions, as torch's layers do."""
-    return tuple(torch.stack(parts) for parts in zip(*states, strict=True))
 
 
 def _on_gpu(stack: nn.Module) -> bool:

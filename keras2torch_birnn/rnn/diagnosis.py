@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
 
 from keras2torch_birnn.errors import UsageError
 from keras2torch_birnn.rnn.bidirectional import BiGRU, BiLSTM, BiRNN
-from keras2torch_birnn.rnn.engines.select import explain_call
-from keras2torch_birnn.rnn.layer import RnnCall
 from keras2torch_birnn.rnn.native.codes import PRECISIONS
 from keras2torch_birnn.rnn.native.library import FOLDER, NAME, find_sets, why_missing
 
@@ -26,17 +24,6 @@ _CELLS: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
 }
 _SIZES = {"input_size": 5, "hidden_size": 7, "batch_first": True}
 _VARIABLES = ("K2T_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-
-
-@dataclass(frozen=True)
-class ChosenEngine:
-    """The engine of one cell, and why it was chosen."""
-
-    device: str
-    cell: str
-    training: bool
-    engine: str
-    reason: str
 
 
 def describe_kernel() -> dict[str, Any]:
@@ -86,34 +73,23 @@ def _describe_gpu(number: int) -> str:
     return f"{torch.cuda.get_device_name(number)} (sm_{major}{minor})"
 
 
-def choose_engines(devices: Sequence[str]) -> list[ChosenEngine]:
-    """Return the engine of every cell on each device.
+def choose_engines(devices: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the engine of every cell on each device, and why it was chosen.
 
-    Where a device fails, "none" with the reason.
+    Where a device fails, or ``K2T_ENGINE`` asks for one that cannot run it, "none" with the reason.
     """
-    return [
-        _try_to_choose(device, cell, training=training)
-        for device in devices
-        for cell in _CELLS
-        for training in (False, True)
-    ]
-
-
-def _try_to_choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
-    try:
-        return _choose(device, cell, training=training)
-    except Exception as failure:  # as above
-        return ChosenEngine(device, cell, training, "none", _describe(failure))
-
-
-def _choose(device: str, cell: str, *, training: bool) -> ChosenEngine:
-    made, options = _CELLS[cell]
-    (layer,) = made(**_SIZES, **options, device=device).train(training).rnn_layers()
-    call = RnnCall(torch.zeros(1, 2, _SIZES["input_size"], device=device))
-    with torch.set_grad_enabled(training):
+    rows = []
+    for device, cell, training in product(devices, _CELLS, (False, True)):
+        made, options = _CELLS[cell]
+        row: dict[str, Any] = {"device": device, "cell": cell, "training": training}
         try:
-            choice = explain_call(layer, call)
-            engine, why = str(choice.engine), choice.reason
-        except UsageError as refused:  # K2T_ENGINE asks for one that cannot run it
-            engine, why = "none", str(refused)
-    return ChosenEngine(device, cell, training, engine, why)
+            module = made(**_SIZES, **options, device=device).train(training)
+            with torch.set_grad_enabled(training):
+                (choice,) = module.explain()
+            row |= {"engine": choice.engine, "reason": choice.reason}
+        except UsageError as refused:
+            row |= {"engine": "none", "reason": str(refused)}
+        except Exception as failure:  # as above
+            row |= {"engine": "none", "reason": _describe(failure)}
+        rows.append(row)
+    return rows

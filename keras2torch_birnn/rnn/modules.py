@@ -168,13 +168,13 @@ _NAMES = tuple(map(parameter_names, range(3)))  # by the number of directions
 
 
 def find_parameters(module: nn.Module, names: Sequence[str]) -> list[Tensor | None]:
-    """Return the parameters of these names, None for an absent bias."""
+    """Return the parameters of these names, None for an absent bias; a parametrization's value."""
     own: Any = module._parameters  # nn.Module's attribute access is slow
     buffers: Any = module._buffers
-    try:
-        return [own[name] if name in own else buffers[name] for name in names]
-    except KeyError:  # a parametrization computes it, or there is no bias
-        return [getattr(module, name, None) for name in names]
+    return [
+        own[n] if n in own else buffers[n] if n in buffers else getattr(module, n, None)
+        for n in names
+    ]
 
 
 class RecurrentModule(AnyRecurrent):

@@ -90,19 +90,11 @@ def explain_layer(layer: RnnLayer, batch: int, *, masked: bool) -> Choice:
     """Return the engine and the reason for a call of this batch size.
 
     Raises:
-        UsageError: the forced engine cannot run the call.
+        UsageError: the forced engine or the chosen precision cannot run the call.
     """
     weight = layer.get_weight_ih()
     x = weight.detach().new_zeros(batch, 1, weight.shape[1])
-    return explain_call(layer, RnnCall(x, torch.ones(batch, dtype=torch.int64) if masked else None))
-
-
-def explain_call(layer: RnnLayer, call: RnnCall) -> Choice:
-    """Return the engine of one call and the reason.
-
-    Raises:
-        UsageError: the forced engine or the chosen precision cannot run the call.
-    """
+    call = RnnCall(x, torch.ones(batch, dtype=torch.int64) if masked else None)
     if layer.precision is not None:
         check_call(layer, call, layer.precision)
         return Choice("native", explain_reduced(layer.precision))
