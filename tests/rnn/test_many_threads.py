@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from built_kernels import COMPILER, NATIVE_TESTS, NUMBERS, build_program
@@ -122,17 +121,6 @@ def test_gradients_are_those_of_one_thread_at_any_number(cell: str) -> None:
             assert_close(got, wanted, 1e-5)
 
 
-def test_float64_is_the_reference_at_any_number_of_threads() -> None:
-    for cell in CELLS:
-        module, spec = layer(cell, "mul", 13, 5)
-        x, mask = draw((7, 11, 5, 13))
-        wanted = reference(spec, x.double().numpy(), mask.numpy())[0]
-        module.double()
-        with torch.no_grad():
-            for got in at_all(module, x.double(), mask):
-                np.testing.assert_allclose(got.numpy(), wanted, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
 @pytest.mark.parametrize("cell", CELLS)
 def test_reduced_precision_is_the_same_to_the_bit_at_any_number_of_threads(
@@ -148,21 +136,6 @@ def test_reduced_precision_is_the_same_to_the_bit_at_any_number_of_threads(
                 wanted = module(x, given)
                 for got in at_all(module, x, given):
                     assert torch.equal(got, wanted)
-
-
-@pytest.mark.parametrize("make", [k2t.BiLSTM, k2t.BiGRU, k2t.BiRNN])
-def test_a_stack_in_one_call_is_that_of_one_thread_at_any_number(make: Any) -> None:
-    for shape in SHAPES:
-        torch.manual_seed(0)
-        merges = ["mul", "concat", "sum"]
-        module = make(shape[2], shape[3], 3, batch_first=True, merge_mode=merges).eval()
-        x, mask = draw(shape)
-        with torch.no_grad():
-            for given in (None, mask):
-                torch.set_num_threads(1)
-                wanted = module(x, mask=given)[0]
-                for got in at_all(module, x, mask=given):
-                    assert_close(got[0], wanted)
 
 
 @pytest.mark.thorough

@@ -116,20 +116,6 @@ def test_every_option_gives_what_the_reference_gives(data: st.DataObject) -> Non
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_the_loop_gives_the_numbers_of_the_fused_kernel(data: st.DataObject) -> None:
-    spec = data.draw(any_layer())
-    mask = data.draw(masks(B, T))
-    x, state = values(B, T, F), states_of(spec, B)
-    own = by_torch(convert_layer(spec), x, mask, state)
-    with pytest.MonkeyPatch.context() as patching:
-        patching.setattr("keras2torch_birnn.rnn.layer.KERNELS", {})
-        module = convert_layer(spec)
-    assert not any(isinstance(m, nn.RNNBase) for m in module.modules())
-    assert_same(by_torch(module, x, mask, state), own)
-
-
-@settings(max_examples=60, deadline=None)
 @given(any_layer(), st.lists(st.booleans(), min_size=T, max_size=T))
 def test_a_masked_row_is_its_valid_steps_alone(spec: LayerSpec, bits: list[bool]) -> None:
     mask = np.array([bits])
