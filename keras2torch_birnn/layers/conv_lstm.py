@@ -18,8 +18,9 @@ from keras2torch_birnn.layers.convolution import channels_ahead, convolve
 from keras2torch_birnn.layers.masking import loop_mask
 from keras2torch_birnn.layers.registry import Converter
 from keras2torch_birnn.rnn.activations import activation
+from keras2torch_birnn.rnn.checks import check_states
 from keras2torch_birnn.rnn.engines import check_no_kernel
-from keras2torch_birnn.rnn.engines.exported_loop import Shared
+from keras2torch_birnn.rnn.engines.exported import Shared
 from keras2torch_birnn.rnn.engines.loop import loop_over
 from keras2torch_birnn.rnn.layer import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import expand_dims_like, zero_past
@@ -30,7 +31,6 @@ from keras2torch_birnn.rnn.modules import (
     shown_options,
 )
 from keras2torch_birnn.rnn.parameters import to_parameter
-from keras2torch_birnn.rnn.tensor_checks import check_states
 from keras2torch_birnn.schema import CONV_LSTMS
 from keras2torch_birnn.schema.activation import activation_label
 from keras2torch_birnn.spec import LayerSpec

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from keras2torch_birnn.rnn.tensor_checks import check_tensor
+from keras2torch_birnn.rnn.checks import check_tensor
 
 
 def to_float(x: Tensor, like: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
 from keras2torch_birnn.errors import ArgumentValueError
-from keras2torch_birnn.rnn.arguments import MergeMode, resolve_nonlinearity
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
+from keras2torch_birnn.rnn.checks import MergeMode, resolve_nonlinearity
 from keras2torch_birnn.rnn.engines import EngineRequest
 
 Stack = TypeVar("Stack", bound=type[BidirectionalStack])

@@ -17,15 +17,17 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.types import Device
 
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, printable
-from keras2torch_birnn.rnn.arguments import (
+from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
+from keras2torch_birnn.rnn.checks import (
     MergeMode,
+    check_dtypes,
     check_flags,
     check_function,
     check_rate,
     check_sizes,
+    check_tensor,
     resolve_merge_modes,
 )
-from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
 from keras2torch_birnn.rnn.engines import Choice, EngineRequest, requested_engine
 from keras2torch_birnn.rnn.engines.select import (
     explain_layer,
@@ -36,7 +38,6 @@ from keras2torch_birnn.rnn.masks import run_masked
 from keras2torch_birnn.rnn.modules import find_parameters, parameter_names
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
 from keras2torch_birnn.rnn.native.library import warn_once_if_missing
-from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_tensor
 
 # merge_mode None in the last layer: (forward, backward)
 Merged: TypeAlias = Any

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import ArgumentValueError, PluginError
+from keras2torch_birnn.rnn.checks import check_dtypes, check_states
 from keras2torch_birnn.rnn.layer import RnnCall, RnnResult, State
 from keras2torch_birnn.rnn.masks import zero_past
 from keras2torch_birnn.rnn.modules import (
@@ -20,7 +21,6 @@ from keras2torch_birnn.rnn.modules import (
     Plan,
     SequenceModule,
 )
-from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states
 from keras2torch_birnn.schema.custom_cells import gives_states, sizes_of
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, shown
 from keras2torch_birnn.spec import LayerSpec, format_shape

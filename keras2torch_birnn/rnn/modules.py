@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from keras2torch_birnn.errors import ArgumentValueError, UsageError
+from keras2torch_birnn.rnn.checks import check_dtypes, check_states, check_tensor
 from keras2torch_birnn.rnn.engines import (
     EngineRequest,
 )
@@ -30,7 +31,6 @@ from keras2torch_birnn.rnn.layer import (
 )
 from keras2torch_birnn.rnn.masks import reverse, run_masked
 from keras2torch_birnn.rnn.native.codes import ReducedPrecision
-from keras2torch_birnn.rnn.tensor_checks import check_dtypes, check_states, check_tensor
 from keras2torch_birnn.schema.merge_modes import merge_outputs
 from keras2torch_birnn.spec import LayerSpec
 

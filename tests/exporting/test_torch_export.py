@@ -183,9 +183,9 @@ def test_a_torch_that_would_fix_the_time_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one without a scan, whose name is not public."""
-    from keras2torch_birnn.rnn.engines import exported_loop
+    from keras2torch_birnn.rnn.engines import exported
 
-    monkeypatch.setattr(exported_loop, "SCAN", None)
+    monkeypatch.setattr(exported, "SCAN", None)
     monkeypatch.setattr(torch_export, "_STEPS", 5)  # of a loop that torch unrolls
     with pytest.raises(UnsupportedLayerError, match=r"torch\.export refuses it \("):
         k2t.export(loop_model(), tmp_path / "model.pt2", any_length=True)

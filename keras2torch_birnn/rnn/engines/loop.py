@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from keras2torch_birnn.rnn.cell_kind import GRU_BEFORE
-from keras2torch_birnn.rnn.engines.exported_loop import Advance, Shared, record_loop, records_loop
+from keras2torch_birnn.rnn.engines.exported import Advance, Shared, record_loop, records_loop
 from keras2torch_birnn.rnn.layer import (
     Cell,
     DropoutMasks,

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from keras2torch_birnn.rnn import engines
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
+from keras2torch_birnn.rnn.checks import check_shape
 from keras2torch_birnn.rnn.engines import (
     Choice,
     loop,
@@ -22,7 +23,6 @@ from keras2torch_birnn.rnn.engines import (
 )
 from keras2torch_birnn.rnn.engines.reduced import check_call, explain_reduced, run_reduced
 from keras2torch_birnn.rnn.layer import DropoutMasks, RnnCall, RnnLayer, RnnResult
-from keras2torch_birnn.rnn.tensor_checks import check_shape
 from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
 from keras2torch_birnn.schema.merge_modes import merge_outputs
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from keras2torch_birnn.rnn.engines.exported_kernel import (
+from keras2torch_birnn.rnn.engines.exported import (
     call_kernel,
     run_unpacked,
     why_not_exported,
