@@ -47,8 +47,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	@$(MAKE) --no-print-directory check
 
-# Everything: what continuous integration runs.
-test-all: $(VENV)/installed-test
+# Everything: what continuous integration runs. It compiles the kernel for other systems, too, by ziglang (100 MB).
+test-all: $(VENV)/installed-test $(VENV)/installed-platforms
 	@$(MAKE) --no-print-directory check SELECT=
 
 # Under a minute: linters, types, and unit tests without fixtures of real Keras, mutations and fuzz.
@@ -123,7 +123,7 @@ $(VENV)/installed: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-# The same with an extra: test, bench or docs.
+# The same with an extra: test, platforms, bench or docs.
 $(VENV)/installed-%: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@ $(VENV)/installed

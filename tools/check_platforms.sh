@@ -1,21 +1,27 @@
 #!/usr/bin/env bash
 # Build the native kernel for systems that this machine does not have, and run it where an emulator is.
 #
-#     tools/check_platforms.sh [FOLDER]     (build/platforms if none is given)
+#     tools/check_platforms.sh [--compile] [FOLDER]     (build/platforms if none is given)
 #
 # By the Clang of the package ziglang, with an error wherever 64 bits would become 32:
 # - Windows x86-64: the wheel. The functions and imports of its DLL are read; under Wine it must give the bits of
 #   the same compiler's build for Linux, and with many threads the numbers of one, of gradients and programs, too.
 # - Linux arm64: under QEMU it must give the numbers of a plain loop.
 # - macOS arm64: compiled and linked; nothing runs it.
-# What cannot run because something is not installed is named, and the exit code is 77. PYTHON: the one that has
-# ziglang and setuptools.
+# What cannot run because something is not installed is named, and the exit code is 77. With --compile nothing is linked
+# or run. PYTHON: the one that has ziglang and setuptools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+strict=(-Wshorten-64-to-32 -Werror)
+compile_only=
+if [ "${1:-}" = --compile ]; then
+    compile_only=yes
+    strict+=(-O0)
+    shift
+fi
 folder=$(mkdir -p "${1:-build/platforms}" && cd "${1:-build/platforms}" && pwd)
 python=${PYTHON:-python3}
 native=keras2torch_birnn/rnn/native
-strict=(-Wshorten-64-to-32 -Werror)
 missing=()
 
 "$python" -c 'import ziglang, setuptools.command.bdist_wheel' 2> /dev/null ||
@@ -41,6 +47,14 @@ program() { # SOURCE TARGET OUTPUT MORE ...: a program of the tests
     zig c++ -target "$2" -std=c++17 -O1 -I"$native" "tests/native/$1" -o "$3" "${@:4}"
 }
 
+if [ "$compile_only" ]; then
+    compile x86_64-windows-gnu x86_64 Windows
+    compile aarch64-macos.11.0 arm64 Linux # the flags without those of an Apple compiler for two processors
+    compile aarch64-linux-musl aarch64 Linux
+    echo "Windows x86-64, macOS arm64, Linux arm64: compiled"
+    exit
+fi
+
 rm -rf "$folder/wheel"
 K2T_REQUIRE_KERNEL=1 K2T_ZIG_TARGET=x86_64-windows-gnu K2T_CXXFLAGS="${strict[*]}" "$python" setup.py --quiet \
     egg_info --egg-base "$folder" build --build-base "$folder/build" \
@@ -49,6 +63,10 @@ K2T_REQUIRE_KERNEL=1 K2T_ZIG_TARGET=x86_64-windows-gnu K2T_CXXFLAGS="${strict[*]
 dll=$folder/wheel/$native/libk2t.dll
 "$python" tools/dll_tables.py "$dll" "$native/kernel.h" > "$folder/wheel/libk2t.def"
 echo "Windows x86-64: wheel built; its DLL has the functions of kernel.h and imports of the system only"
+
+compile aarch64-macos.11.0 arm64 Linux # the flags without those of an Apple compiler for two processors
+zig c++ -target aarch64-macos.11.0 -shared "$folder"/aarch64-macos.11.0/*.o -o "$folder/libk2t.dylib"
+echo "macOS arm64: compiled and linked, not run"
 
 zig dlltool -m i386:x86-64 -d "$folder/wheel/libk2t.def" -l "$folder/wheel/libk2t.lib"
 for source in compare exercise; do
@@ -69,10 +87,6 @@ else
     cmp "$folder/linux.bin" "$folder/windows.bin"
     echo "Windows x86-64, under Wine: the bits of the same compiler's build for Linux"
 fi
-
-compile aarch64-macos.11.0 arm64 Linux # the flags without those of an Apple compiler for two processors
-zig c++ -target aarch64-macos.11.0 -shared "$folder"/aarch64-macos.11.0/*.o -o "$folder/libk2t.dylib"
-echo "macOS arm64: compiled and linked, not run"
 
 compile aarch64-linux-musl aarch64 Linux
 program compare.cpp aarch64-linux-musl "$folder/compare-arm64" -static "$folder"/aarch64-linux-musl/*.o

@@ -142,6 +142,7 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed() -> Non
         r'^requires = \["setuptools>=([\d.]+)", "ziglang', project, re.MULTILINE
     )
     wanted = {**allowed, "setuptools": setuptools}
+    assert len({*re.findall(r'"ziglang==([\d.]+)[";]', project)}) == 1
     assert {name: re.sub(r"^(\d+\.\d+)$", r"\1.0", v) for name, v in wanted.items()} == tested
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -36,24 +37,21 @@ def test_no_number_of_the_kernel_is_a_long_which_has_32_bits_on_windows() -> Non
     assert {name for name, text in code.items() if re.search(r"\blong\b", text)} == set()
 
 
-def check_platforms(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+def check_platforms(python: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     script, environment = ROOT / "tools" / "check_platforms.sh", {**os.environ, "PYTHON": python}
-    return subprocess.run([script, folder], capture_output=True, text=True, env=environment)
+    return subprocess.run([script, *arguments], capture_output=True, text=True, env=environment)
 
 
 @pytest.mark.thorough
-def test_the_kernel_of_other_systems_is_built_and_computes_the_same_under_emulation(
-    tmp_path: Path,
-) -> None:
-    run = check_platforms(tmp_path, sys.executable)
-    if run.returncode == 77:
-        pytest.skip(run.stderr.strip().splitlines()[-1])
+@pytest.mark.skipif(find_spec("ziglang") is None, reason="ziglang is not installed")
+def test_the_kernel_compiles_for_other_systems(tmp_path: Path) -> None:
+    """Without emulators; ``tools/check_platforms.sh`` alone runs what it compiled, too."""
+    run = check_platforms(sys.executable, "--compile", str(tmp_path))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "under Wine: the bits of the same compiler's build" in run.stdout
-    assert "under QEMU: the numbers of a plain loop" in run.stdout
+    assert run.stdout == "Windows x86-64, macOS arm64, Linux arm64: compiled\n"
 
 
 def test_the_script_says_what_is_not_installed(tmp_path: Path) -> None:
-    run = check_platforms(tmp_path, "no-such-python")
+    run = check_platforms("no-such-python", str(tmp_path))
     assert run.returncode == 77
     assert run.stderr == "no-such-python has no package ziglang, or no setuptools >= 77\n"
