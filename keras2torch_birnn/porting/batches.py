@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from typing import Any, NamedTuple
 
@@ -20,9 +20,7 @@ from keras2torch_birnn.spec import Array, ModelSpec
 from keras2torch_birnn.verification.given_inputs import InputData, given_inputs
 
 _STEPS = 7
-IN_FRONT = "rows padded in front"
-WITH_GAPS = "rows with gaps"
-_KINDS = ("full rows", "rows padded at the end", IN_FRONT, WITH_GAPS)
+_KINDS = ("full rows", "rows padded at the end", "rows padded in front", "rows with gaps")
 LARGE = "large values"
 # Times the usual numbers: where a relu6 is none, a hard_sigmoid is 0 or 1.
 _LARGER = 8
@@ -49,52 +47,41 @@ def batches(spec: ModelSpec, inputs: InputData | None) -> list[Batch]:
     The last one is the first again, in a second call: a state may be kept, or has to be. Gaps are
     tried where a Masking makes the mask: words have none.
     """
-    found = _batches_of_one_call(spec, inputs)
-    if inputs is None:
-        of_reals = any(
-            one.padding is not None and one.vocabulary is None for one in input_facts(spec)
-        )
-        found = [one for one in found if one.name != WITH_GAPS or of_reals]
-        found += _with_large_values(spec, found[0])
+    facts = input_facts(spec)
+    if inputs is not None:
+        arrays = given_inputs(spec, inputs).arrays
+        found = [Batch("the inputs given", tuple(x[:_LOOKED_AT] for x in arrays))]
+    else:
+        found = [*_random_batches(spec, facts)]
+        is_real = [one.vocabulary is None and not (one.is_integer or one.is_bool) for one in facts]
+        if any(is_real):
+            trios = zip(found[0].arrays, facts, is_real, strict=True)
+            found.append(
+                Batch(LARGE, tuple(_enlarged(x, f) if real else x for x, f, real in trios))
+            )
     return [*found, Batch("a second call", found[0].arrays, calls=2)]
 
 
-def _with_large_values(spec: ModelSpec, batch: Batch) -> list[Batch]:
-    """Return a batch again with larger real numbers, if it has any."""
-    facts = input_facts(spec)
-    real = [one.vocabulary is None and not one.is_integer and not one.is_bool for one in facts]
-    arrays = tuple(
-        np.where(x == fact.padding, x, x * x.dtype.type(_LARGER)) if is_real else x
-        for x, fact, is_real in zip(batch.arrays, facts, real, strict=True)
-    )
-    return [Batch(LARGE, arrays)] if any(real) else []
+def _enlarged(x: Array, fact: InputFacts) -> Array:
+    larger: Array = np.where(x == fact.padding, x, x * x.dtype.type(_LARGER))
+    return larger
 
 
-def _batches_of_one_call(spec: ModelSpec, inputs: InputData | None) -> list[Batch]:
-    if inputs is not None:
-        arrays = given_inputs(spec, inputs).arrays
-        return [Batch("the inputs given", tuple(x[:_LOOKED_AT] for x in arrays))]
-    facts = input_facts(spec)
+def _random_batches(spec: ModelSpec, facts: Sequence[InputFacts]) -> Iterator[Batch]:
+    """Yield a batch for each kind of padding, or one if there is none; full rows have every id."""
     drawn = [draw_inputs(spec, steps=_STEPS, seed=seed) for seed in range(ROWS)]
     if all(one.padding is None for one in facts) or len(drawn[0][0]) != ROWS:
-        return [Batch("", tuple(map(_with_all_ids, drawn[0], facts)))]
+        yield Batch("", tuple(map(_with_all_ids, drawn[0], facts)))
+        return
+    of_reals = any(one.padding is not None and one.vocabulary is None for one in facts)
     rng = np.random.default_rng(0)
-    return [
-        Batch(name, tuple(_padded(drawn, place, kind, facts, rng) for place in range(len(facts))))
-        for kind, name in enumerate(_KINDS)
-    ]
-
-
-def _padded(
-    drawn: Sequence[Sequence[Array]],
-    place: int,
-    kind: int,
-    facts: Sequence[InputFacts],
-    rng: np.random.Generator,
-) -> Array:
-    """Return one input with one kind of padding; full rows have every id."""
-    rows = _rows(drawn, place, kind, facts)
-    return _pad_inside(rows, facts[place], kind, rng) if kind else _with_all_ids(rows, facts[place])
+    for kind, name in enumerate(_KINDS if of_reals else _KINDS[:-1]):
+        rows = [_rows(drawn, place, kind, facts) for place in range(len(facts))]
+        padded = (
+            _pad_inside(x, fact, kind, rng) if kind else _with_all_ids(x, fact)
+            for x, fact in zip(rows, facts, strict=True)
+        )
+        yield Batch(name, tuple(padded))
 
 
 def _rows(

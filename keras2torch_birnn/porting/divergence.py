@@ -100,7 +100,8 @@ class Walk:
                 if found and found[-1].rewrite.kind in _OF_OTHER_CALLS:
                     wrong, found = found[-1].key, found[:-1]  # what follows would show it
                     guesses, forced = [], tuple(_without(own, wrong) for own in forced)
-                guess = guesses[0].rewrite if guesses and wrong else None
+                doubted = (one.rewrite for one in guesses if not self.seen(one.key, traced))
+                guess = next(doubted, None) if wrong else None
                 return Walked(found, forced, wrong or OUTPUTS, guess)
             for one in more:
                 found, forced = (*found, one), one.added_to(forced)

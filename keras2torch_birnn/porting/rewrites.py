@@ -14,7 +14,6 @@ from keras2torch_birnn.porting.layer_call import (
     ACTIVATIONS,
     LayerCall,
     Rewrite,
-    Weights,
     activation_rewrites,
     all_equations,
     configured,
@@ -23,7 +22,6 @@ from keras2torch_birnn.porting.layer_call import (
     reading,
     to_end,
     weighted,
-    weighted_one,
 )
 from keras2torch_birnn.porting.rewrites_recurrent import (
     BIASES,
@@ -247,40 +245,32 @@ def _extents(layer: LayerSpec) -> Sequence[int]:
 
 
 def _epsilons(layer: LayerSpec) -> Iterator[Rewrite]:
-    for value in (1e-5, 1e-3, 1e-6, 1e-7, 1e-8, 1e-12, 1e-2, 1e-4, 0.1, 0.0):
+    for value in (1e-5, 1e-3, 1e-6, 1e-7, 1e-8, 1e-12, 1e-2, 1e-4, 0.1, 0.5, 1.0, 0.0):
         words = f"epsilon is {value:g}, Keras has {layer.config['epsilon']:g}"
         yield Rewrite("epsilon", words, configured(epsilon=value))
 
 
 def _batch_norms(layer: LayerSpec) -> Iterator[Rewrite]:
-    for free, also in ((0, ""), (1, ", which divides by n - 1")):
-        words = "it normalizes by the batch's own mean and variance (it is in training mode)"
-        yield Rewrite("training mode", f"{words}{also}", partial(_by_batch, free))
+    words = "it normalizes by the batch's own mean and variance (it is in training mode)"
+    yield Rewrite("training mode", words, _by_batch)
     fresh = weighted(lambda w: {"moving_mean": 0 * w["moving_mean"], "moving_variance": _ONE})
     words = "the moving mean is 0 and the variance 1, as before training"
     yield Rewrite("not loaded", words, fresh)
     turned = weighted(lambda w: {"gamma": w["beta"], "beta": w["gamma"]})
     yield Rewrite("exchanged", "gamma and beta are exchanged", turned)
-    words = "it divides by variance + epsilon, Keras by the root of it"
-    yield Rewrite("formula", words, weighted(partial(_divided, layer.config["epsilon"])))
 
 
 _ONE = np.ones(1)
 
 
-def _by_batch(free: int, call: LayerCall) -> Result:
+def _by_batch(call: LayerCall) -> Result:
     x = np.asarray(call.inputs)
     axes = tuple({*range(x.ndim)} - {axis % x.ndim for axis in call.layer.config["axis"]})
     own = {
         "moving_mean": x.mean(axis=axes).reshape(-1),
-        "moving_variance": x.var(axis=axes, ddof=free).reshape(-1),
+        "moving_variance": x.var(axis=axes).reshape(-1),
     }
     return call.weighted(own).run()
-
-
-def _divided(epsilon: float, weights: Weights) -> Weights:
-    variance = np.asarray(weights["moving_variance"], np.float64)
-    return {"moving_variance": (variance + epsilon) ** 2 - epsilon}
 
 
 def _layer_norms(layer: LayerSpec) -> Iterator[Rewrite]:
@@ -406,8 +396,6 @@ def _ids(layer: LayerSpec) -> Iterator[Rewrite]:
     for shift, words in ((-1, "low"), (1, "high")):
         moved = reading(partial(_shifted, shift, last))
         yield Rewrite("ids", f"its ids are one too {words}", moved)
-    fresh = weighted_one("embeddings", lambda table: table * (np.arange(len(table)) > 0)[:, None])
-    yield Rewrite("padding row", "the row of id 0 is zero (padding_idx=0)", fresh)
 
 
 def _shifted(shift: int, last: int, ids: Array) -> Array:

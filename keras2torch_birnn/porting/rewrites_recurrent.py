@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,8 +27,10 @@ from keras2torch_birnn.porting.layer_call import (
     weighted,
     weighted_one,
 )
+from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.cells import State, first_state, step_of
 from keras2torch_birnn.reference.context import Result
-from keras2torch_birnn.reference.recurrent import MERGES
+from keras2torch_birnn.reference.recurrent import MERGES, loop
 from keras2torch_birnn.rnn.parameters import reorder
 from keras2torch_birnn.schema.merge_modes import MERGE_MODES
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
@@ -55,7 +57,8 @@ def one_way_rewrites(layer: LayerSpec) -> Iterator[Rewrite]:
             yield Rewrite("direction", words, followed_by(_turn))
     else:
         for words, pick in _PICKS.items():
-            yield Rewrite("last state", words, partial(_picked, pick))
+            for rule in ("zeros", "previous_output"):
+                yield Rewrite("last state", words, partial(_picked, pick, rule))
         yield Rewrite("last state", *_END_OF_ARRAY)
         yield Rewrite("last state", *_CELL_STATE)
     words = "batch and time are exchanged (batch_first): it runs over the rows of the batch"
@@ -131,8 +134,6 @@ _STATES = tuple(
     for words, turn in (
         ("they are not used, it starts with zeros", lambda s: [np.zeros_like(one) for one in s]),
         ("h and c are exchanged", _exchange_h_and_c),
-        ("those of both halves are exchanged", lambda s: [*s[len(s) // 2 :], *s[: len(s) // 2]]),
-        ("those of the forward half are taken for both", lambda s: [*s[: len(s) // 2]] * 2),
     )
 )
 
@@ -155,6 +156,10 @@ def _step_rewrites(layer: LayerSpec) -> Iterator[Rewrite]:
             yield Rewrite("reset", f"{words}applies it before (reset_after=False)", _reset_after)
     yield from BIASES
     if layer.class_name == "LSTM":
+        own = layer.config["activation"]
+        for where, inner, outer in (("c", own, "linear"), ("g", "linear", own)):
+            one_missing = partial(_activated_once, inner, outer)
+            yield Rewrite("activation", f"no activation of {where}, Keras has {own}", one_missing)
         words = "1 is added to the bias of f, which the file's bias already holds"
         yield Rewrite("forget bias", words, weighted_one("bias", _raise_forget))
     usual = tuple(range(gate_count(layer.class_name)))
@@ -189,6 +194,19 @@ def _reset_after(call: LayerCall) -> Result:
     return call.weighted(weights).configured(reset_after=True).run()
 
 
+def _activated_once(inner: Any, outer: Any, call: LayerCall) -> Result:
+    """Compute an LSTM with one activation of g, what is written to c, and another one of c."""
+    usual = call.configured(activation=inner)
+    step, first = step_of(usual.layer, call.context), partial(first_state, call.layer, call.context)
+
+    def changed(x: Array, state: State) -> tuple[Array, State]:
+        h, (_, c) = step(x, state)
+        h = h / activate(inner, c) * activate(outer, c)
+        return h, (h, c)
+
+    return loop(call.layer, call.inputs, call.mask, call.context, changed, first)
+
+
 def _raise_forget(bias: Array) -> Array:
     i, f, c, o = np.split(bias, 4, axis=-1)
     return np.concatenate([i, f + 1, c, o], axis=-1)
@@ -219,22 +237,23 @@ _GRU_BIASES = (
 # ---- which steps are taken -----------------------------------------------------------------------
 
 
-def _in_time(call: LayerCall) -> Array:
-    """Return all steps of a layer in the order of time, zeros where padded (as torch does)."""
+def _in_time(call: LayerCall, rule: str = "zeros") -> Array:
+    """Return all steps of a layer in the order of time; where padded, zeros (as torch does)."""
     config = {**call.layer.config, "return_sequences": True, "return_state": False}
-    every = _with_semantics("zeros", call._replace(layer=replace(call.layer, config=config)))
+    every = _with_semantics(rule, call._replace(layer=replace(call.layer, config=config)))
     output, _ = every.run()
     return np.asarray(_turn(output) if config["go_backwards"] else output)
 
 
-def _picked(pick: Pick, call: LayerCall) -> Result:
-    steps = _in_time(call)
+def _picked(pick: Pick, rule: str, call: LayerCall) -> Result:
+    steps = _in_time(call, rule)
     picked = pick(steps, valid_steps(call.mask, steps))
     return followed_by(lambda _: picked)(call)
 
 
 def _end_of_array(call: LayerCall) -> Result:
-    return _picked(lambda y, _: y[:, 0 if call.layer.config["go_backwards"] else -1], call)
+    end = 0 if call.layer.config["go_backwards"] else -1
+    return _picked(lambda y, _: y[:, end], "zeros", call)
 
 
 def _cell_state(call: LayerCall) -> Result:
@@ -257,11 +276,6 @@ def _last_valid(y: Array, valid: Array) -> Array:
     return found
 
 
-def _first_valid(y: Array, valid: Array) -> Array:
-    found: Array = y[np.arange(len(y)), valid.argmax(axis=1)]
-    return found
-
-
 _PICKS: Mapping[str, Pick] = {
     "the last step of the array is taken (out[:, -1]); a backward half ends at the first": (
         lambda y, _: y[:, -1]
@@ -270,7 +284,6 @@ _PICKS: Mapping[str, Pick] = {
         lambda y, _: y[:, 0]
     ),
     "the last step that counts is taken; a backward half ends at the first": _last_valid,
-    "the first step that counts is taken; a forward half ends at the last": _first_valid,
     "the mean over the steps is taken where Keras takes the last": lambda y, _: y.mean(axis=1),
     "the maximum over the steps is taken where Keras takes the last": lambda y, _: y.max(axis=1),
 }
@@ -297,23 +310,21 @@ def bidirectional_rewrites(layer: LayerSpec, place: str) -> Iterator[Rewrite]:
     for one in one_way_rewrites(backward):
         if one.words in both:
             yield one._replace(keys=keys)
-    for some in ((), *((name,) for name in forward.weights)):
-        shown = some[0].replace("_", " ") if some else "weights"
-        words = f"the {shown} of the forward and the backward half are exchanged"
-        yield Rewrite("directions exchanged", words, partial(_with_halves, (1, 0), some))
-        for source, part in enumerate(("forward", "backward")):
-            words = f"both halves use the {shown} of the {part} half"
-            yield Rewrite("halves alike", words, partial(_with_halves, (source, source), some))
+    for sources, kind, words in (
+        ((1, 0), "directions exchanged", "the weights of both halves are exchanged"),
+        ((0, 0), "halves alike", "both halves use the weights of the forward half"),
+        ((1, 1), "halves alike", "both halves use the weights of the backward half"),
+    ):
+        yield Rewrite(kind, words, partial(_with_halves, sources))
 
 
-def _with_halves(sources: tuple[int, int], names: Sequence[str], call: LayerCall) -> Result:
-    """Give both halves weights of these ones: those of these names, or all."""
+def _with_halves(sources: tuple[int, int], call: LayerCall) -> Result:
+    """Give both halves the weights of these ones."""
     halves = list(call.layer.parts.values())
-    parts = {}
-    for (part, own), source in zip(call.layer.parts.items(), sources, strict=True):
-        other = halves[source].weights
-        some = {name: other[name] for name in names or other}
-        parts[part] = replace(own, weights={**own.weights, **some})
+    parts = {
+        part: replace(own, weights=halves[source].weights)
+        for (part, own), source in zip(call.layer.parts.items(), sources, strict=True)
+    }
     return call.with_parts(parts).run()
 
 
@@ -353,24 +364,12 @@ _MERGES = (
                 "h_n (2, B, H) is viewed as (B, 2 H), which mixes rows of the batch",
                 lambda f, b: np.stack([f, b]).reshape(len(f), -1),
             ),
-            ("merge mode", "the backward half is subtracted from the forward half", np.subtract),
-            (
-                "merge mode",
-                "the forward half is subtracted from the backward half",
-                lambda f, b: b - f,
-            ),
-            ("merge mode", "the larger of both halves is taken", np.maximum),
             ("half left out", "the backward half is left out", lambda f, _: f),
             ("half left out", "the forward half is left out", lambda _, b: b),
         )
     ),
     *(
-        Rewrite("half taken twice", f"the {words}", partial(_twice, half))
-        for half, words in enumerate(
-            (
-                "forward half is taken twice, the backward half never",
-                "backward half is taken twice, the forward half never",
-            )
-        )
+        Rewrite("half taken twice", f"{words} is taken twice", partial(_twice, half))
+        for half, words in enumerate(("the forward half", "the backward half"))
     ),
 )

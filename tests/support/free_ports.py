@@ -40,7 +40,6 @@ class Einsum(nn.Module):
 
     def step(self, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h, wrong = states[0], self.mistakes
-        h = torch.zeros_like(h) if "h not carried" in wrong else h
         if self.kind == "lstm":
             a = torch.einsum("bf,fg->bg", x, self.kernel)
             a = a + torch.einsum("bh,hg->bg", h, self.recurrent_kernel) + self.bias
@@ -49,10 +48,9 @@ class Einsum(nn.Module):
                 f, g = g, f
             if "forget bias again" in wrong:
                 f = f + 1
-            if "coupled" in wrong:  # 1 - sigmoid(f) is sigmoid(-f)
-                i = -f
             old = torch.zeros_like(h) if "c not carried" in wrong else states[1]
-            c = torch.sigmoid(f) * old + torch.sigmoid(i) * torch.tanh(g)
+            g = g if "no tanh of g" in wrong else torch.tanh(g)
+            c = torch.sigmoid(f) * old + torch.sigmoid(i) * g
             out = torch.sigmoid(o) * (c if "no tanh of c" in wrong else torch.tanh(c))
             return out, c
         z_x, r_x, n_x = torch.einsum("bf,fg->bg", x, self.kernel).chunk(3, dim=-1)
@@ -67,9 +65,6 @@ class Einsum(nn.Module):
         r = torch.sigmoid(r_x + r_b + h @ r_h + r_c)
         after = (self.kind == "gru") != ("other reset" in wrong)
         inner = r * (h @ n_h + n_c) if after else (r * h) @ n_h + n_c
-        inner = h @ n_h if "no reset gate" in wrong else inner
-        inner = (z * h) @ n_h if "z for r" in wrong else inner
-        inner = inner + n_b if "bias of n twice" in wrong else inner
         n = torch.tanh(n_x + n_b + inner)
         if "1 - z" in wrong:
             z = 1 - z
@@ -109,8 +104,6 @@ class Tagger(nn.Module):
         self.four = Einsum("gru_before", arrays["bidirectional_1/backward"], gru)
         if "one value" in mistakes:
             self.four.bias.data[5] = 0
-        if "recurrent kernels alike" in mistakes:
-            self.two.recurrent_kernel = self.one.recurrent_kernel
         self.w = nn.Parameter(tensor(arrays["dense"]["kernel"]))
         self.b = nn.Parameter(tensor(arrays["dense"]["bias"]))
 
@@ -118,10 +111,6 @@ class Tagger(nn.Module):
         wrong, valid = self.mistakes, ids != 0
         if "id 3 is left out, too" in wrong:
             valid = valid & (ids != 3)
-        if "padding is id 16" in wrong:
-            valid = ids != 16
-        if "mask inverted" in wrong:
-            valid = ~valid
         return valid
 
     def both(self, one: Einsum, two: Einsum, x: Tensor, valid: Tensor, name: str) -> Any:
@@ -143,14 +132,8 @@ class Tagger(nn.Module):
         if "units take turns" in wrong:
             y = torch.stack([f, b], -1).flatten(-2)
         f, b = self.both(self.three, self.four, y, valid, "gru")
-        merged = f + b
-        for name, other in (
-            ("subtract", f - b),
-            ("subtract backward", b - f),
-            ("forward half alone", f),
-            ("maximum", torch.maximum(f, b)),
-        ):
-            merged = other if name in wrong else merged
+        merged = f if "forward half alone" in wrong else f + b
+        merged = torch.maximum(f, b) if "maximum" in wrong else merged
         out = torch.einsum("bth,hk->btk", merged, self.w)
         return out if "no bias at the end" in wrong else out + self.b
 
@@ -192,14 +175,10 @@ class PackedLast(nn.Module):
         if "ahead [:, -1]" in wrong:
             first = ahead[:, -1]
         second = back[rows, lengths - 1]
-        if "first step of the reversed run" in wrong:  # that of the last step of the row
-            second = back[:, 0]
         if "back c" in wrong:
             second = c[0]
         if "h of the forward half twice" in wrong:
             second = first
-        if "difference" in wrong:
-            return first - second
         return (first + second) / 2 if "mean" in wrong else first + second
 
     def run(self, module: nn.LSTM, x: Tensor, lengths: Tensor) -> Any:
@@ -248,4 +227,4 @@ class Cells(nn.Module):
             order = steps if "not turned" in wrong else range(count)
             halves.append(torch.stack([found[t] for t in order], 1))
         f, b = halves
-        return f - b if "subtract" in wrong else f + b if "sum" in wrong else f * b
+        return f + b if "sum" in wrong else f * b

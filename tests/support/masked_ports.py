@@ -34,9 +34,7 @@ class Letters(Flat):
             else ends.reshape(rows, steps, -1)
         )
         x = torch.cat([self.of("embedding_1.weight")[words], ends], -1)
-        mask = words != 0
-        if "words alone" not in wrong:
-            mask = mask & (letters != 0).any(-1)
+        mask = (words != 0) & (letters != 0).any(-1)
         turned = mask.flip(1) if "mask not turned" in wrong else mask
         halves = [
             self.lstm("bidirectional_1", x, read, back=back, gate=_gate, repeats=True)[0]

@@ -95,8 +95,8 @@ class Joint(Flat):
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         x, mask = self.of("embedding.weight")[ids], ids != 0
         f, fh, _ = self.lstm("bidirectional", x, mask)
-        b, bh, bc = self.lstm("bidirectional", x, mask, back=True)
-        ends = torch.cat([fh, bc if "c of the backward half" in self.mistakes else bh], -1)
+        b, bh, _ = self.lstm("bidirectional", x, mask, back=True)
+        ends = torch.cat([fh, bh], -1)
         intent = self.dense("intent", torch.relu(self.dense("dense_1", ends)))
         return intent.softmax(-1), self.dense("slots", torch.cat([f, b], -1)).softmax(-1)
 

@@ -36,8 +36,7 @@ class Wired(Flat):
 
     def normalized(self, name: str, x: Tensor) -> Tensor:
         """Normalize the last axis, with the formula written out."""
-        scale = self.of(f"{name}.running_var") + 1e-3
-        scale = scale if "variance" in self.mistakes else scale.sqrt()
+        scale = (self.of(f"{name}.running_var") + 1e-3).sqrt()
         x = (x - self.of(f"{name}.running_mean")) / scale
         return x * self.of(f"{name}.weight") + self.of(f"{name}.bias")
 
@@ -140,7 +139,6 @@ class Normalized(Wired):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.both("bidirectional", x)
-        y = y * 0.75 if "kept by dropout" in self.mistakes else y
         y = layer_norm(y, (10,)) if "layer norm" in self.mistakes else y
         normed = self.normalized("batch_normalization", y)
         y = normed + y if "input added" in self.mistakes else normed
