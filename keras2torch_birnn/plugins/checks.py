@@ -101,15 +101,15 @@ def infer_output_shape(layer: LayerSpec) -> Structure:
         for spread in (False, True)[: 1 + (several > 1)]:
             try:
                 first, second = (
-                    _shapes_for(module, shape, sizes, kinds, spread=spread) for sizes in _SIZES
+                    _run_on_zeros(module, shape, sizes, kinds, spread=spread) for sizes in _SIZES
                 )
+                return _join_shapes(first, second)
             except Exception:  # the user's code, on values that may mean nothing to it
                 continue
-            return _join_shapes(first, second)
     return None
 
 
-def _shapes_for(
+def _run_on_zeros(
     module: nn.Module,
     shape: Structure,
     sizes: Sequence[int],
@@ -117,7 +117,7 @@ def _shapes_for(
     *,
     spread: bool,
 ) -> Structure:
-    """Return the output shapes; ``spread``: pass each tensor as an argument of its own."""
+    """Return the outputs; ``spread``: pass each tensor as an argument of its own."""
     left = iter(kinds)
 
     def zeros(shape: Shape) -> Tensor:
@@ -132,22 +132,14 @@ def _shapes_for(
 
     given = every(shape)
     with torch.no_grad():
-        out = module(*given) if spread else module(given)
-    return map_structure(lambda tensor: _Size(tuple(tensor.shape)), out)
-
-
-class _Size:
-    """Shape that is one leaf of a structure."""
-
-    def __init__(self, sizes: tuple[int, ...]) -> None:
-        self.sizes = sizes
+        return module(*given) if spread else module(given)
 
 
 def _join_shapes(first: Structure, second: Structure) -> Structure:
-    if isinstance(first, _Size):
-        if len(first.sizes) != len(second.sizes):
+    if isinstance(first, Tensor):
+        if first.dim() != second.dim():
             return None
-        return tuple(a if a == b else None for a, b in zip(first.sizes, second.sizes, strict=True))
+        return tuple(a if a == b else None for a, b in zip(first.shape, second.shape, strict=True))
     return tuple(_join_shapes(a, b) for a, b in zip(first, second, strict=True))
 
 
