@@ -23,16 +23,14 @@ from keras2torch_birnn.errors import (
     UsageError,
     printable,
 )
+from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import (
     PACKAGES,
     Container,
-    OpenPath,
     is_inside,
     list_bases,
     package_of,
 )
-from keras2torch_birnn.readers.containers.keras import HDF5File, KerasArchive
-from keras2torch_birnn.readers.input_files import file_window
 from keras2torch_birnn.spec import Array
 
 _FIRST_WITH_ARCHIVES = (2, 13)  # that save() writes .keras files
@@ -48,12 +46,10 @@ def open_live(model: object) -> Container:
     with ExitStack() as opening:
         folder = TemporaryDirectory(prefix="k2t-", ignore_cleanup_errors=True)
         opening.enter_context(folder)
-        file = write_live(model, Path(folder.name))
-        source = OpenPath(file, file_window(opening, file))
-        opened = KerasArchive if file.suffix == ".keras" else HDF5File
-        container: Container = opened.open(source, opening)
+        container = open_container(write_live(model, Path(folder.name)))
         # Open files need no names, except on Windows: a process that is killed leaves nothing.
         folder.cleanup()
+        opening.push(container.closing)
         container.closing = opening.pop_all()
         return container
 
