@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
 from keras2torch_birnn.errors import in_file
@@ -68,17 +69,30 @@ def open_container(model: ModelSource | Source) -> Container:
 
     Raises:
         InvalidModelFileError: no format recognises it, or it is damaged; K2TError: a live model
-            that cannot be read, see ``open_live``.
+            that cannot be read, see ``write_live``.
     """
     source = source_of(model)
     if source.path is None:
-        from keras2torch_birnn.readers.containers.live_model import open_live
-
-        container = open_live(source.model)
+        container = _open_live(source.model)
     else:
         container = _open_path(source.path)
     container.source = source
     return container
+
+
+def _open_live(model: object) -> Container:
+    """Let a live model be written to a private folder, open it, and remove the folder."""
+    from keras2torch_birnn.readers.containers.live_model import write_live
+
+    with ExitStack() as opening:
+        folder = TemporaryDirectory(prefix="k2t-", ignore_cleanup_errors=True)
+        opening.enter_context(folder)
+        container = _open_path(write_live(model, Path(folder.name)))
+        # Open files need no names, except on Windows: a process that is killed leaves nothing.
+        folder.cleanup()
+        opening.push(container.closing)
+        container.closing = opening.pop_all()
+        return container
 
 
 def _open_path(path: Path) -> Container:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,10 +21,8 @@ from keras2torch_birnn.errors import (
     UsageError,
     printable,
 )
-from keras2torch_birnn.readers.containers import open_container
 from keras2torch_birnn.readers.containers.container import (
     PACKAGES,
-    Container,
     is_inside,
     list_bases,
     package_of,
@@ -35,23 +31,6 @@ from keras2torch_birnn.spec import Array
 
 _FIRST_WITH_ARCHIVES = (2, 13)  # that save() writes .keras files
 _MODEL_CLASSES = ("Functional", "Sequential")
-
-
-def open_live(model: object) -> Container:
-    """Let a live model be written to a private folder, open it, and remove the folder.
-
-    Raises:
-        K2TError: as ``write_live``, or what was written cannot be read.
-    """
-    with ExitStack() as opening:
-        folder = TemporaryDirectory(prefix="k2t-", ignore_cleanup_errors=True)
-        opening.enter_context(folder)
-        container = open_container(write_live(model, Path(folder.name)))
-        # Open files need no names, except on Windows: a process that is killed leaves nothing.
-        folder.cleanup()
-        opening.push(container.closing)
-        container.closing = opening.pop_all()
-        return container
 
 
 def write_live(model: object, folder: Path) -> Path:
