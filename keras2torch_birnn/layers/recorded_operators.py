@@ -329,7 +329,7 @@ def _layer_norm(
         raise NotRecordedError("no numbers")
     to = r.new(x.shape)
     more = [0 if p is None else r.dense(r.value(p)).operand() for p in (weight, bias)]
-    words = (x.numel() // n, n, value.operand(), n, to.operand(), *more, to_word(eps))
+    words = (x.numel() // n, n, value.operand(), to.operand(), *more, to_word(eps))
     r.writer.emit("normalize", words, 8 * x.numel())
     return to
 

@@ -231,7 +231,7 @@ class Values:
         return self.map(name, to, values, p, more)
 
     def multiply(self, a: Value, b: Value, bias: Value | None, shape: Sequence[int]) -> Value:
-        """Multiply matrices (N, M, K) and (N, K, L); bias: (L,) or (M, 1)."""
+        """Multiply matrices (N, M, K) and (N, K, L); bias: (L,)."""
         if 1 not in a.meta.stride()[1:]:
             a = self.dense(a)
         batches, m, k = a.meta.shape
@@ -240,13 +240,7 @@ class Values:
             raise NotRecordedError("no numbers")
         to = self.new(shape)
         scratch = self.writer.reserve((k + m + 1) * self.lanes)
-        added = [0, 0, 0]
-        if bias is not None:
-            # Not the strides of an expanded bias: along an axis of one number these are not zero.
-            of_row, of_column = (
-                (bias.meta.stride(0), 0) if bias.meta.dim() == 2 else (0, bias.meta.stride(0))
-            )
-            added = [bias.operand(), of_row, of_column]
+        added = (0, 0) if bias is None else (bias.operand(), bias.meta.stride(0))
         words = (
             *(batches, m, n, k, to.operand()),
             *(a.operand(), *a.meta.stride()),

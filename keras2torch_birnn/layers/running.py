@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,21 +38,6 @@ def move_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, .
     device = next(iter(model.state_dict().values()), torch.zeros(())).device
     kind = find_float_dtype(model)
     return tuple(x.to(device, kind) if x.is_floating_point() else x.to(device) for x in inputs)
-
-
-@contextmanager
-def keep_states(model: nn.Module) -> Iterator[None]:
-    """Restore the states of ``stateful`` layers after a block."""
-    modules = list(model.modules())
-    carried = [(m, m.carried) for m in modules if isinstance(m, AnyRecurrent)]
-    starts = [(m, m.from_zeros) for m in modules if isinstance(m, CustomRNN)]
-    try:
-        yield
-    finally:
-        for layer, states in carried:
-            layer.carried = states
-        for cell, from_zeros in starts:
-            cell.from_zeros = from_zeros
 
 
 def reset_states(model: nn.Module) -> None:

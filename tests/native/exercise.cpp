@@ -337,7 +337,7 @@ void run_operations(Layer& layer) {
     words.add(K2T_RECURRENT, recurrent(call, {valid, packed_x, packed_out, 0, 1, 1}));
     const int64_t scores = words.room(rows * classes), scratch = words.room((width + rows + 1) * 16);
     words.add(K2T_MULTIPLY, {1, rows, classes, width, scores, out, 0, width, 1, word(product), 0, 1, width,
-                             word(bias), 0, 1, scratch});
+                             word(bias), 1, scratch});
     words.add(K2T_MAP, {K2T_MAP_ACTIVATION + K2T_TANH, word(0.0), 1, rows * classes, scores, 1, scores, 1, scores, 1,
                         scores, 1});
     const int64_t shares = words.room(rows * classes);
@@ -351,7 +351,7 @@ void run_operations(Layer& layer) {
                              lines, words.room(6 * positions), 0, 1, features, features + 1});
     words.add(K2T_POOL, {batch, channels, oh, ow, oh, 3, 1, maxima, 1, 2, 0, 1, 0, 0, lines, oh * ow,
                          batch * oh * ow, ow, 1, most, channels * maxima, maxima, 0, 1});
-    words.add(K2T_NORMALIZE, {batch, channels * maxima, most, channels * maxima, 4, 0, 0, word(1e-3)});
+    words.add(K2T_NORMALIZE, {batch, channels * maxima, most, 4, 0, 0, word(1e-3)});
     const std::vector<const void*> given = {ids.data(), mask.data(), sums.data(), normalized.data()};
     if (words.run(layer.isa, given)) std::abort();
     ids[rows - 1] = 17;

@@ -97,11 +97,8 @@ enum K2tNumbers : int64_t { K2T_NUMBER_CODES(K2T_CONSTANT) };
 constexpr int64_t K2T_KINDS = K2T_KIND_CODES(K2T_COUNT);
 constexpr int64_t K2T_ACTIVATIONS = K2T_ACTIVATION_CODES(K2T_COUNT);
 constexpr int64_t K2T_MERGES = K2T_MERGE_CODES(K2T_COUNT);
-constexpr int64_t K2T_OPERATIONS = K2T_OPERATION_CODES(K2T_COUNT);
-constexpr int64_t K2T_MAPS = K2T_MAP_CODES(K2T_COUNT);
 constexpr int64_t K2T_REDUCTIONS = K2T_REDUCTION_CODES(K2T_COUNT);
 constexpr int64_t K2T_POOLINGS = K2T_POOLING_CODES(K2T_COUNT);
-constexpr int64_t K2T_NUMBERS = K2T_NUMBER_CODES(K2T_COUNT);
 
 // Whether a code is one of so many.
 static inline bool k2t_knows(int64_t code, int64_t count) { return code >= 0 && code < count; }

@@ -222,19 +222,19 @@ static void softmax(const int64_t* w, const K2tPlaces& places) {
     }
 }
 
-// rows, n, from, distance of rows, result, weight or 0, bias or 0, epsilon.
+// rows, n, from, result, weight or 0, bias or 0, epsilon.
 static void normalize(const int64_t* w, const K2tPlaces& places) {
     const int64_t rows = w[0], n = w[1];
-    const float* weight = w[5] ? places.of(w[5]) : nullptr;
-    const float* bias = w[6] ? places.of(w[6]) : nullptr;
-    for (int64_t r = 0; r < rows; ++r) {
-        const float* from = places.of(w[2]) + r * w[3];
-        float* to = places.of(w[4]) + r * n;
+    const float* from = places.of(w[2]);
+    float* to = places.of(w[3]);
+    const float* weight = w[4] ? places.of(w[4]) : nullptr;
+    const float* bias = w[5] ? places.of(w[5]) : nullptr;
+    for (int64_t r = 0; r < rows; ++r, from += n, to += n) {
         double sum = 0, squares = 0;
         for (int64_t i = 0; i < n; ++i) sum += from[i];
         const float mean = static_cast<float>(sum / static_cast<double>(n));
         for (int64_t i = 0; i < n; ++i) squares += (from[i] - mean) * (from[i] - mean);
-        const double variance = squares / static_cast<double>(n) + number(w[7]);
+        const double variance = squares / static_cast<double>(n) + number(w[6]);
         const float scale = static_cast<float>(1 / __builtin_sqrt(variance));
         for (int64_t i = 0; i < n; ++i)
             to[i] = (from[i] - mean) * scale * (weight ? weight[i] : 1) + (bias ? bias[i] : 0);
@@ -255,12 +255,11 @@ static float dot(const float* a, const float* b, int64_t n) {
 
 // a is (k, rows), and out (rows, LANES).
 static void product_turned(int64_t rows, int64_t k, const float* a, int64_t a_stride, const float* panel,
-                           const float* start, int64_t start_stride, float* out) {
+                           const float* start, float* out) {
     const int64_t blocks = (rows + most_rows(1) - 1) / most_rows(1);
     for (int64_t b = 0, row = 0; b < blocks; ++b) {
         const int64_t height = rows / blocks + (b < rows % blocks);
-        Blocks<1, most_rows(1), true>::of(height)(k, a + row, a_stride, panel, start + row * start_stride,
-                                                  start_stride, out + row * LANES, LANES);
+        Blocks<1, most_rows(1), true>::of(height)(k, a + row, a_stride, panel, start, 0, out + row * LANES, LANES);
         row += height;
     }
 }
@@ -284,15 +283,14 @@ static void fill_panel(int64_t k, int64_t count, const float* b, int64_t step, i
 }
 
 // batches, m, n, k; result (batches, m, n), dense; a: address, distance of batches, of m, of k, one of which
-// is 1; b: address, distance of batches, of k, of n; bias or 0, its distance of m and of n, one of which is 0;
-// scratch of (k + m + 1) vectors.
+// is 1; b: address, distance of batches, of k, of n; bias (n,) or 0, its distance; scratch of (k + m + 1) vectors.
 static void multiply(const int64_t* w, const K2tPlaces& places) {
     const int64_t m = w[1], n = w[2], k = w[3];
     const int64_t row = w[7], along = w[8];
     const int64_t step = w[11], next = w[12];
     const float* bias = w[13] ? places.of(w[13]) : nullptr;
-    const int64_t of_row = w[14], of_column = w[15];
-    float* panel = places.of(w[16]);
+    const int64_t apart = w[14];
+    float* panel = places.of(w[15]);
     float* start = panel + k * LANES;
     float* sums = start + LANES;
     for (int64_t batch = 0; batch < w[0]; ++batch) {
@@ -302,25 +300,18 @@ static void multiply(const int64_t* w, const K2tPlaces& places) {
         if (step == 1 && along == 1 && m <= 4 && k >= LANES) {  // too few rows to move the weights for
             for (int64_t r = 0; r < m; ++r)
                 for (int64_t c = 0; c < n; ++c)
-                    to[r * n + c] = dot(a + r * row, b + c * next, k) +
-                                    (bias ? bias[r * of_row + c * of_column] : 0);
+                    to[r * n + c] = dot(a + r * row, b + c * next, k) + (bias ? bias[c * apart] : 0);
             continue;
         }
         for (int64_t first = 0; first < n; first += LANES) {
             const int64_t count = n - first < LANES ? n - first : LANES;
             fill_panel(k, count, b + first * next, step, next, panel);
-            // The sums start with the bias: of each row, or one row for all.
-            const bool each = bias && of_row;
-            if (each)
-                for (int64_t r = 0; r < m; ++r) store(sums + r * LANES, all(bias[r * of_row]));
-            else
-                for (int64_t lane = 0; lane < LANES; ++lane)
-                    start[lane] = bias && lane < count ? bias[(first + lane) * of_column] : 0;
-            const float* from = each ? sums : start;
+            for (int64_t lane = 0; lane < LANES; ++lane)  // the sums start with the bias
+                start[lane] = bias && lane < count ? bias[(first + lane) * apart] : 0;
             if (along == 1)
-                product<1>(m, k, a, row, panel, from, each ? LANES : 0, sums, LANES);
+                product<1>(m, k, a, row, panel, start, 0, sums, LANES);
             else
-                product_turned(m, k, a, along, panel, from, each ? LANES : 0, sums);
+                product_turned(m, k, a, along, panel, start, sums);
             for (int64_t r = 0; r < m; ++r) {
                 const float* found = sums + r * LANES;
                 float* place = to + r * n + first;
