@@ -135,7 +135,7 @@ CONTENT: dict[str, tuple[Callable[[Content], object], str]] = {
     "facts that are a list": (content(facts="[]"), "facts: a JSON list where an object"),
     "another model": (
         content(architecture='{"class_name": "Sequential", "config": {"layers": []}}'),
-        "model_config: not as Keras writes it",
+        "model_config: a model without layers",
     ),
     "weights of terabytes": (kernel(shape=[1 << 20, 1 << 20]), "values declared"),
     "weights of more than all memory": (kernel(shape=[1 << 62, 1 << 62]), "not as k2t writes it"),

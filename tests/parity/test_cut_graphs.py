@@ -19,7 +19,7 @@ from keras2torch_birnn.layers.running import flat
 from keras2torch_birnn.readers.config.architecture import Parsing, parse_architecture
 from keras2torch_birnn.readers.config.cut import take_part
 from keras2torch_birnn.readers.config.generations import generation_of
-from keras2torch_birnn.readers.weights.slots import layers_by_owner, replace_layers
+from keras2torch_birnn.readers.weights.slots import replace_layers
 from keras2torch_birnn.reference import Trace, compute
 from keras2torch_birnn.schema.shape_inference import infer_model
 from keras2torch_birnn.spec import Cut, LayerSpec, ModelSpec, leaves
@@ -45,9 +45,9 @@ def part_of(graph: dict[str, Any], version: str, whole: ModelSpec, cut: Cut) -> 
     part, left, _ = take_part(root, parsing, cut)
     assert not left.problems
     known = {
-        owner: one
-        for owner, one in layers_by_owner(whole.root)
-        if owner and one.graph is None and not one.class_name.startswith(("ops.", "InputLayer"))
+        one.path: one
+        for one in whole.root.walk()
+        if one.path and one.graph is None and not one.class_name.startswith(("ops.", "InputLayer"))
     }
     part = replace_layers(part, known)
     part = infer_model(part, left.problems)
