@@ -22,9 +22,8 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.limits import MAX_JSON_BYTES
 from keras2torch_birnn.plugins import run_file
-from keras2torch_birnn.readers.input_files import open_file
+from keras2torch_birnn.readers.input_files import decode_text, open_file, parse_object
 from keras2torch_birnn.readers.steps import PathLike
-from keras2torch_birnn.readers.strict_json import decode_text, parse_object
 from keras2torch_birnn.saving.state_dicts import read_plain
 from keras2torch_birnn.suggestions import did_you_mean
 

@@ -1,4 +1,4 @@
-"""Files and folders of the input, opened once and read by position.
+"""Files and folders of the input, opened once and read by position; JSON, read strictly.
 
 Nothing is mapped into memory (a file that shrinks would then kill the process), and the file's own
 position is never moved, so that the HDF5 parser's process can share the open file.
@@ -6,25 +6,26 @@ position is never moved, so that the HDF5 parser's process can share the open fi
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import io
+import json
+import math
 import os
+import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, in_place, invalid, printable
 from keras2torch_birnn.limits import MAX_JSON_BYTES
-from keras2torch_birnn.readers.strict_json import decode_text
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
+    pass
 
 _PIECE = 16 << 20
 
@@ -77,83 +78,6 @@ class Window:
         buffer = bytearray(count)
         self.read_into(memoryview(buffer), at)
         return bytes(buffer)
-
-
-@dataclass(frozen=True)
-class JoinedWindows:
-    """Windows one after another, as if they were one."""
-
-    parts: tuple[Window, ...]
-
-    @property
-    def size(self) -> int:
-        """The number of bytes of all parts."""
-        return sum(part.size for part in self.parts)
-
-    def read_into(self, buffer: memoryview, at: int = 0) -> None:
-        """Fill ``buffer`` with the bytes from ``at`` on.
-
-        Raises:
-            InvalidModelFileError: there are fewer.
-        """
-        done = start = 0
-        for part in self.parts:
-            first = at + done - start
-            if 0 <= first < part.size and done < len(buffer):
-                piece = buffer[done : done + part.size - first]
-                part.read_into(piece, first)
-                done += len(piece)
-            start += part.size
-        if done < len(buffer):
-            raise InvalidModelFileError(
-                f"bytes {at} to {at + len(buffer)} are needed, but there are {self.size}",
-                "truncated file?",
-            )
-
-
-class WindowFile(io.RawIOBase):
-    """A window as a read-only file for code that wants one; reads ``most`` bytes at once."""
-
-    def __init__(self, window: Window, most: int) -> None:
-        super().__init__()
-        self._window, self._most, self._at = window, most, 0
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move the position, as in any file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._window.size}[whence]
-        if base + offset < 0:
-            raise OSError(errno.EINVAL, "negative seek position")
-        self._at = base + offset
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        """Read up to ``size`` bytes; refuse to read more than ``most`` at once."""
-        left = max(0, self._window.size - self._at)
-        size = left if size < 0 else min(size, left)
-        if size > self._most:
-            raise invalid(f"a block of {size} bytes where {self._most} are allowed")
-        data = self._window.head(size, self._at)
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Read into ``buffer``."""
-        view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
 
 
 # ---- opening -------------------------------------------------------------------------------------
@@ -362,3 +286,112 @@ def hash_file(file: Path) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+# ---- JSON, read strictly: no repeated keys, no NaN, within limits --------------------------------
+
+
+_VALUE_STARTS = re.compile(r"[\[{,]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+class _UnfitError(ValueError):
+    """A value that JSON allows and we do not."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((repeated, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise _UnfitError(f"the key '{printable(repeated)}' occurs twice in one object")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > limits.MAX_JSON_DIGITS:
+        raise _UnfitError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise _UnfitError(f"the number {printable(digits)} is too large")
+    return value
+
+
+def _children(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        yield from value
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+
+
+def _is_text(value: object) -> bool:
+    # A lone surrogate ("\ud800") is no character; it would fail later, when printed or stored.
+    return not isinstance(value, str) or _SURROGATE.search(value) is None
+
+
+def _check_levels(root: object) -> None:
+    level: list[object] = [root]
+    for _ in range(limits.MAX_JSON_DEPTH):
+        if not all(map(_is_text, level)):
+            raise _UnfitError("a text holds half a character (a lone surrogate)")
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return
+    raise _UnfitError(f"nested deeper than {limits.MAX_JSON_DEPTH} levels")
+
+
+def _parse(text: str) -> Any:
+    if len(_VALUE_STARTS.findall(text)) > limits.MAX_JSON_VALUES:
+        raise _UnfitError(f"more than {limits.MAX_JSON_VALUES} values")
+    value = json.loads(text, object_pairs_hook=_unique_keys, parse_int=_integer, parse_float=_float)
+    _check_levels(value)
+    return value
+
+
+def decode_text(data: bytes, *, place: str) -> str:
+    """Decode UTF-8 text; refuse anything else."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise invalid(f"not UTF-8 text (byte {error.start})", place) from None
+
+
+def parse_json(text: str, *, place: str) -> Any:
+    """Parse the JSON ``text`` found at ``place`` of a model file."""
+    if len(text) > limits.MAX_JSON_BYTES:
+        raise invalid(
+            f"JSON of {len(text)} characters where {limits.MAX_JSON_BYTES} are allowed", place
+        )
+    try:
+        return _parse(text)
+    except _UnfitError as error:
+        found = str(error)
+    except json.JSONDecodeError as error:
+        found = f"not JSON ({error.msg}, line {error.lineno} column {error.colno})"
+    except RecursionError:
+        found = f"nested deeper than {limits.MAX_JSON_DEPTH} levels"
+    raise invalid(found, place)
+
+
+def parse_object(text: str, *, place: str, needed: Iterable[str] = ()) -> dict[str, Any]:
+    """Parse JSON that must be an object with the keys ``needed``."""
+    value = parse_json(text, place=place)
+    if not isinstance(value, dict):
+        raise invalid(f"a JSON {type(value).__name__} where an object is expected", place)
+    missing = [key for key in needed if key not in value]
+    if missing:
+        raise invalid(f"without {', '.join(missing)}", place)
+    return value
+
+
+def objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every object in nested lists and objects, inner ones first."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from objects_in(part)
+    if isinstance(value, Mapping):
+        yield value

@@ -17,8 +17,8 @@ import numpy as np
 from keras2torch_birnn.errors import WeightMismatchError, invalid, printable
 from keras2torch_birnn.limits import MAX_RANK, MAX_SIZE
 from keras2torch_birnn.readers.containers.container import Architecture, Container
+from keras2torch_birnn.readers.input_files import objects_in, parse_object
 from keras2torch_birnn.readers.store import STORED_DTYPES, Kind, Store, StoredArray
-from keras2torch_birnn.readers.strict_json import objects_in, parse_object
 from keras2torch_birnn.readers.weights.paths import WeightPaths
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import LAMBDA

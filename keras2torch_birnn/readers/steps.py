@@ -36,9 +36,8 @@ from keras2torch_birnn.readers.containers.container import (
     Source,
     source_of,
 )
-from keras2torch_birnn.readers.input_files import file_window, is_folder, read_text
+from keras2torch_birnn.readers.input_files import file_window, is_folder, parse_object, read_text
 from keras2torch_birnn.readers.kept import keep
-from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.readers.weights.load_weights import LocatedWeights, load_weights
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 from keras2torch_birnn.schema.shape_inference import check_layer_sizes, infer_model

@@ -23,10 +23,9 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.golden import Golden
 from keras2torch_birnn.progress import begin
-from keras2torch_birnn.readers.input_files import Window, open_file
+from keras2torch_birnn.readers.input_files import Window, open_file, parse_object
 from keras2torch_birnn.readers.kept import KeptModel
 from keras2torch_birnn.readers.steps import infer_shapes, parse, read_weights
-from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.saving.checkpoint_kind import FORMAT
 from keras2torch_birnn.saving.validation import (
     KERAS_MODEL,

@@ -28,7 +28,7 @@ from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.readers.config.custom_layers import check_names
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.readers.strict_json import objects_in
+from keras2torch_birnn.readers.input_files import objects_in
 from keras2torch_birnn.schema.custom_layers import supplies
 from keras2torch_birnn.spec import LayerSpec
 

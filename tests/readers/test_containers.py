@@ -22,8 +22,8 @@ from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, UnsupportedLayerError
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.containers import open_container
-from keras2torch_birnn.readers.input_files import Window, WindowFile
-from keras2torch_birnn.readers.strict_json import decode_text, parse_json, parse_object
+from keras2torch_birnn.readers.containers.zip_archive import WindowFile
+from keras2torch_birnn.readers.input_files import Window, decode_text, parse_json, parse_object
 
 
 def h5(path: Path, **options: Any) -> Path:

@@ -31,9 +31,9 @@ from tensorflow_files import (
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError
-from keras2torch_birnn.readers.input_files import Folder, JoinedWindows, Window, file_window
-from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle
-from keras2torch_birnn.readers.tensorflow.keras_metadata import read_saved_objects
+from keras2torch_birnn.readers.containers.tfjs import JoinedWindows
+from keras2torch_birnn.readers.input_files import Folder, Window, file_window
+from keras2torch_birnn.readers.tensorflow.bundle import TensorBundle, crc32c, masked, read_table
 from keras2torch_birnn.readers.tensorflow.object_graph import (
     GRAPH_KEY,
     Message,
@@ -41,9 +41,9 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
     parts,
     read_checkpoint_graph,
     read_saved_graph,
+    read_saved_objects,
     read_varint,
 )
-from keras2torch_birnn.readers.tensorflow.table import crc32c, masked, read_table
 from keras2torch_birnn.spec import Array
 
 RNG = np.random.default_rng(7)

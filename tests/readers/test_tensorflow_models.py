@@ -37,9 +37,8 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
 )
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.tensorflow.keras_metadata import SavedObjects
 from keras2torch_birnn.readers.tensorflow.layer_weights import NamedLayers, Place
-from keras2torch_birnn.readers.tensorflow.object_graph import TrackedObject
+from keras2torch_birnn.readers.tensorflow.object_graph import SavedObjects, TrackedObject
 from keras2torch_birnn.spec import Graph, LayerSpec
 from keras2torch_birnn.verification.live_keras import files_for_keras
 

@@ -21,7 +21,7 @@ import numpy as np
 from keras2torch_birnn.errors import invalid
 from keras2torch_birnn.limits import MAX_MERGE_DEPTH
 from keras2torch_birnn.readers.config.generations import Pass, with_refused
-from keras2torch_birnn.readers.strict_json import objects_in
+from keras2torch_birnn.readers.input_files import objects_in
 from keras2torch_birnn.readers.weights.slots import HasShape, Layout
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.shape_inference import expected_weights

@@ -27,8 +27,13 @@ from keras2torch_birnn.readers.containers.zip_archive import (
     open_model_archive,
 )
 from keras2torch_birnn.readers.hdf5.store import HDF5Store, find_signature
-from keras2torch_birnn.readers.input_files import Window, file_window, read_text
-from keras2torch_birnn.readers.strict_json import decode_text, parse_object
+from keras2torch_birnn.readers.input_files import (
+    Window,
+    decode_text,
+    file_window,
+    parse_object,
+    read_text,
+)
 from keras2torch_birnn.readers.weights.paths import holds_weights
 from keras2torch_birnn.readers.weights.v3 import VOCABULARY
 

@@ -16,7 +16,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_LISTED_FILES
 from keras2torch_birnn.readers.containers.container import OpenPath
 from keras2torch_birnn.readers.input_files import POINTER
-from keras2torch_birnn.readers.tensorflow.table import is_table
+from keras2torch_birnn.readers.tensorflow.bundle import is_table
 
 _WANTED = "the input must be a Keras model (.h5, .keras, SavedModel, checkpoint or TF.js)"
 _SAVED_MODEL = ("a part of a SavedModel", "give its folder{folder}")

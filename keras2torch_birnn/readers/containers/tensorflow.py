@@ -25,13 +25,7 @@ from keras2torch_birnn.readers.config.classes import HOW_TO_WRAP
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
 from keras2torch_birnn.readers.input_files import INDEX, Folder, check_name, read_text
-from keras2torch_birnn.readers.tensorflow.bundle import KEY_ENDING, TensorBundle
-from keras2torch_birnn.readers.tensorflow.keras_metadata import (
-    KERAS_METADATA,
-    SAVED_MODEL,
-    SavedObjects,
-    read_saved_objects,
-)
+from keras2torch_birnn.readers.tensorflow.bundle import KEY_ENDING, TensorBundle, is_table
 from keras2torch_birnn.readers.tensorflow.layer_weights import (
     LayerNaming,
     NamedLayers,
@@ -41,14 +35,17 @@ from keras2torch_birnn.readers.tensorflow.layer_weights import (
 )
 from keras2torch_birnn.readers.tensorflow.object_graph import (
     GRAPH_KEY,
+    KERAS_METADATA,
     ROOT,
+    SAVED_MODEL,
     Graph,
+    SavedObjects,
     is_optimizer,
     model_variables,
     read_checkpoint_graph,
+    read_saved_objects,
     walk,
 )
-from keras2torch_birnn.readers.tensorflow.table import is_table
 from keras2torch_birnn.readers.weights.paths import WeightPaths
 from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 

@@ -23,9 +23,15 @@ from keras2torch_birnn.errors import (
 )
 from keras2torch_birnn.readers.config.generations import version_by_shape
 from keras2torch_birnn.readers.containers.container import Architecture, Container, OpenPath
-from keras2torch_birnn.readers.input_files import Folder, JoinedWindows, check_name, read_text
+from keras2torch_birnn.readers.input_files import (
+    Folder,
+    Window,
+    check_name,
+    objects_in,
+    parse_object,
+    read_text,
+)
 from keras2torch_birnn.readers.store import Array, Kind, Store, StoredArray
-from keras2torch_birnn.readers.strict_json import objects_in, parse_object
 from keras2torch_birnn.readers.weights.paths import WeightPaths, layer_entries, layout_of
 from keras2torch_birnn.readers.weights.slots import Layout
 from keras2torch_birnn.readers.weights.v3 import v3_groups, v3_paths
@@ -68,6 +74,38 @@ class QuantizedArray(StoredArray):
             some = flat[start : start + _BLOCK] * np.float64(self.scale) + self.least
             out[start : start + _BLOCK] = np.rint(some) if self.target == "i4" else some
         return out.reshape(stored.shape)
+
+
+@dataclass(frozen=True)
+class JoinedWindows:
+    """Windows one after another, as if they were one."""
+
+    parts: tuple[Window, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of all parts."""
+        return sum(part.size for part in self.parts)
+
+    def read_into(self, buffer: memoryview, at: int = 0) -> None:
+        """Fill ``buffer`` with the bytes from ``at`` on.
+
+        Raises:
+            InvalidModelFileError: there are fewer.
+        """
+        done = start = 0
+        for part in self.parts:
+            first = at + done - start
+            if 0 <= first < part.size and done < len(buffer):
+                piece = buffer[done : done + part.size - first]
+                part.read_into(piece, first)
+                done += len(piece)
+            start += part.size
+        if done < len(buffer):
+            raise InvalidModelFileError(
+                f"bytes {at} to {at + len(buffer)} are needed, but there are {self.size}",
+                "truncated file?",
+            )
 
 
 @dataclass(frozen=True)

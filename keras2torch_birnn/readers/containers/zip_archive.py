@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -13,11 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from keras2torch_birnn import limits
 from keras2torch_birnn.errors import InvalidModelFileError, OutputError, invalid, printable
-from keras2torch_birnn.readers.input_files import Window, WindowFile
+from keras2torch_birnn.readers.input_files import Window
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
@@ -32,6 +36,51 @@ _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
     *(RuntimeError, ValueError, OverflowError, LookupError),
 )
+
+
+class WindowFile(io.RawIOBase):
+    """A window as a read-only file for code that wants one; reads ``most`` bytes at once."""
+
+    def __init__(self, window: Window, most: int) -> None:
+        super().__init__()
+        self._window, self._most, self._at = window, most, 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the position, as in any file."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._window.size}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "negative seek position")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to ``size`` bytes; refuse to read more than ``most`` at once."""
+        left = max(0, self._window.size - self._at)
+        size = left if size < 0 else min(size, left)
+        if size > self._most:
+            raise invalid(f"a block of {size} bytes where {self._most} are allowed")
+        data = self._window.head(size, self._at)
+        self._at += len(data)
+        return data
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read into ``buffer``."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.readers.config.classes import HOW_TO_REPLACE, TRANSLATED
+from keras2torch_birnn.readers.input_files import parse_object
 from keras2torch_birnn.readers.operations import reworks
 from keras2torch_birnn.readers.operations.values import (
     GRAPH_NODE,
@@ -28,7 +29,6 @@ from keras2torch_birnn.readers.operations.values import (
     tensor,
     unsupported,
 )
-from keras2torch_birnn.readers.strict_json import parse_object
 from keras2torch_birnn.schema import OPS
 from keras2torch_birnn.schema.operations import forms_in
 from keras2torch_birnn.schema.operations.forms import Form

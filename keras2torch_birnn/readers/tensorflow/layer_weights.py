@@ -12,8 +12,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from keras2torch_birnn.errors import WeightMismatchError, printable
-from keras2torch_birnn.readers.tensorflow.keras_metadata import SavedObjects, is_layer_edge
-from keras2torch_birnn.readers.tensorflow.object_graph import Graph, Variable, walk
+from keras2torch_birnn.readers.tensorflow.object_graph import (
+    Graph,
+    SavedObjects,
+    Variable,
+    is_layer_edge,
+    walk,
+)
 from keras2torch_birnn.readers.weights.slots import KERAS2
 from keras2torch_birnn.readers.weights.v3 import OWN_CELL
 from keras2torch_birnn.schema import OPS, SCHEMA
