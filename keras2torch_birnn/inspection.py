@@ -16,11 +16,11 @@ from keras2torch_birnn.rnn.cell_kind import can_share_module, layers_of_stack, u
 from keras2torch_birnn.rnn.engines import static_engine
 from keras2torch_birnn.saving.checkpoint_kind import is_checkpoint
 from keras2torch_birnn.schema import CELL_GATES, CELLS, CONV_LSTMS, RECURRENT, cells_in_order
-from keras2torch_birnn.schema.activation import activation_label
-from keras2torch_birnn.schema.cells import CELL_LAYERS
+from keras2torch_birnn.schema.core import activation_label
 from keras2torch_birnn.schema.custom_cells import has_custom_cell, is_custom_cell
-from keras2torch_birnn.schema.penalties import describe
+from keras2torch_birnn.schema.recurrent import CELL_LAYERS
 from keras2torch_birnn.schema.shape_inference import expected_weights
+from keras2torch_birnn.schema.training_rules import describe
 from keras2torch_birnn.spec import Cut, LayerNames, LayerSpec, ModelSpec, Shapes, cut_at
 from keras2torch_birnn.torch_import import loading_torch
 

@@ -17,7 +17,7 @@ import tables
 from keras2torch_birnn.cli.listings import catalogue
 from keras2torch_birnn.rnn.engines import DESCRIPTIONS
 from keras2torch_birnn.rnn.native import processors
-from keras2torch_birnn.schema.shipped import EXAMPLES, SHIPPED
+from keras2torch_birnn.schema.custom_layers import EXAMPLES, SHIPPED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

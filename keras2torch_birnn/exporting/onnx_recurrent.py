@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError, gather
 from keras2torch_birnn.exporting.onnx_activations import OnnxActivation, describe, to_onnx
-from keras2torch_birnn.layers.conv_lstm import ConvLSTM
+from keras2torch_birnn.layers.convolution import ConvLSTM
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE
 from keras2torch_birnn.rnn.custom_cell import CustomRNN, StackedRNN
 from keras2torch_birnn.rnn.layer import Cell, RnnCall, RnnResult, State, Weights

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.dense import linear
+from keras2torch_birnn.layers.core import linear
 from keras2torch_birnn.layers.registry import Converter, Described, MaskFlow
 from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.spec import Array, LayerSpec

@@ -19,15 +19,7 @@ from torch import fx, nn
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
 from keras2torch_birnn.layers.model_graph import ModelGraph, attribute_names
-from keras2torch_birnn.layers.registry import (
-    MaskFlow,
-    Step,
-    around,
-    check_said,
-    convert_layer,
-    mask_flow,
-)
-from keras2torch_birnn.layers.time_distributed import (
+from keras2torch_birnn.layers.recurrent import (
     check_steps,
     fold_steps,
     holds_model,
@@ -36,9 +28,18 @@ from keras2torch_birnn.layers.time_distributed import (
     step_counts,
     unfold_steps,
 )
+from keras2torch_birnn.layers.registry import (
+    SAME,
+    Converter,
+    MaskFlow,
+    Step,
+    around,
+    check_said,
+    convert_layer,
+    mask_flow,
+)
 from keras2torch_birnn.layers.training_terms import attach_terms, count_calls
-from keras2torch_birnn.schema import OPS
-from keras2torch_birnn.schema.calls import as_called
+from keras2torch_birnn.schema import OPS, WITH_GRAPH
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import (
     TAKES_IDS,
@@ -50,6 +51,7 @@ from keras2torch_birnn.schema.dtype_flow import (
     without_time_distributed,
 )
 from keras2torch_birnn.schema.operations.dtypes import Dtypes
+from keras2torch_birnn.schema.shape_inference import as_called
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -537,3 +539,6 @@ def _count_outputs(graph_leaves: Iterator[Any]) -> dict[tuple[str, int], int]:
             key = (ref.layer, ref.call)
             found[key] = max(found.get(key, 1), ref.output + 1)
     return found
+
+
+CONVERTERS: Mapping[str, Converter] = dict.fromkeys(WITH_GRAPH, Converter(graph_module, SAME))

@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 
 from keras2torch_birnn.errors import ArgumentValueError, K2TError, printable
-from keras2torch_birnn.layers.masking import Masking, call_with_mask, differs
+from keras2torch_birnn.layers.core import Masking, call_with_mask, differs
 from keras2torch_birnn.rnn.tensor_memory import refuse_tracing
 
 

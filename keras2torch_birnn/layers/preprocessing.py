@@ -8,9 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from keras2torch_birnn.layers.registry import NONE, Converter, Described, of_options, passes_mask
+from keras2torch_birnn.layers.registry import (
+    NONE,
+    Converter,
+    Described,
+    leave_alone,
+    of_options,
+    passes_mask,
+)
 from keras2torch_birnn.rnn.parameters import to_parameter
-from keras2torch_birnn.schema import normalized_axes
+from keras2torch_birnn.schema import AUGMENTATION, normalized_axes
 from keras2torch_birnn.spec import LayerSpec
 
 
@@ -121,4 +128,5 @@ CONVERTERS: Mapping[str, Converter] = {
     "Normalization": Converter(normalization, passes_mask),
     "Rescaling": Converter(of_options(Rescaling, "scale", "offset"), passes_mask),
     "CategoryEncoding": Converter(of_options(CategoryEncoding, "num_tokens", "output_mode"), NONE),
+    **dict.fromkeys(AUGMENTATION, Converter(leave_alone, NONE)),
 }

@@ -17,7 +17,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.rnn.parameters import to_parameter
-from keras2torch_birnn.schema import PAGES
+from keras2torch_birnn.schema import PAGES, WITH_GRAPH
 from keras2torch_birnn.schema.custom_layers import (
     LAMBDA,
     CustomLayer,
@@ -25,7 +25,7 @@ from keras2torch_birnn.schema.custom_layers import (
     naming_plugin,
     shown,
 )
-from keras2torch_birnn.schema.pages import Pages
+from keras2torch_birnn.schema.row import Pages
 from keras2torch_birnn.spec import LayerSpec
 
 Build: TypeAlias = Callable[[LayerSpec], nn.Module]
@@ -116,9 +116,10 @@ class Converter:
 
 
 Table: TypeAlias = Mapping[str, Converter]
-# An input is an argument of the model's graph.
-_CONVERTED = {name: page for name, page in PAGES.items() if name != "InputLayer"}
-CONVERTERS: Mapping[str, Converter] = Pages("keras2torch_birnn.layers", "CONVERTERS", _CONVERTED)
+# A model is a graph, its inputs are arguments of that.
+_PAGES = {**PAGES, **dict.fromkeys(WITH_GRAPH, "graph")}
+_PAGES.pop("InputLayer")
+CONVERTERS: Mapping[str, Converter] = Pages("keras2torch_birnn.layers", "CONVERTERS", _PAGES)
 
 
 def of_options(module: Callable[..., nn.Module], *names: str, **fixed: Any) -> Build:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from keras2torch_birnn.schema.penalties import PENALTY_RULE, Activity, PenaltyRule, activities
+from keras2torch_birnn.schema.training_rules import PENALTY_RULE, Activity, PenaltyRule, activities
 from keras2torch_birnn.spec import LayerSpec
 
 _NAME = "training_terms"

@@ -27,8 +27,7 @@ from keras2torch_birnn.errors import (
     line_of,
     printable,
 )
-from keras2torch_birnn.schema.custom_layers import REGISTERED
-from keras2torch_birnn.schema.shipped import SHIPPED
+from keras2torch_birnn.schema.custom_layers import REGISTERED, SHIPPED
 from keras2torch_birnn.torch_import import check_room
 
 PluginName = str | os.PathLike[str]

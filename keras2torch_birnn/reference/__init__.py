@@ -16,7 +16,7 @@ from keras2torch_birnn.reference import custom_layers
 from keras2torch_birnn.reference.context import Context, Equation, OwnEquations, Scan
 from keras2torch_birnn.reference.model import run
 from keras2torch_birnn.schema import OPS, PAGES
-from keras2torch_birnn.schema.pages import Pages
+from keras2torch_birnn.schema.row import Pages
 from keras2torch_birnn.spec import Array, Generation, LayerSpec, ModelSpec, Structure, leaves
 
 EQUATIONS: Mapping[str, Equation] = Pages(

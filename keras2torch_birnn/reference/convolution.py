@@ -1,20 +1,84 @@
-"""Convolutions over one axis, two or three: plain, depthwise, separable and transposed.
+"""Convolutions and ConvLSTM over one axis, two or three, and the windows that they share.
 
-Letters: B batch, T time, C channels, K kernel size, G groups.
+Letters: B batch, T time, S the axes of space, C channels, K kernel size, G groups, F filters.
+``channels_first`` moves the channels before and after. States of a ConvLSTM are images (B, S, F).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from keras2torch_birnn.reference.activations import activate
+from keras2torch_birnn.reference.cells import State, Step, lstm_step
 from keras2torch_birnn.reference.context import Context, Equation, Result
-from keras2torch_birnn.reference.windows import as_given, channels_last, window_starts
-from keras2torch_birnn.schema.pages import for_ranks
+from keras2torch_birnn.reference.recurrent import loop
+from keras2torch_birnn.schema.row import for_ranks
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
+
+# ---- windows -------------------------------------------------------------------------------------
+
+
+def channels_last(layer: LayerSpec, x: Array) -> Array:
+    """Return (B, T, C) from the layer's format."""
+    return x if layer.config["data_format"] == "channels_last" else np.moveaxis(x, 1, -1)
+
+
+def as_given(layer: LayerSpec, y: Array) -> Array:
+    """Return (B, T, C) in the layer's format."""
+    return y if layer.config["data_format"] == "channels_last" else np.moveaxis(y, -1, 1)
+
+
+def window_starts(steps: int, extent: int, stride: int, padding: str) -> list[int]:
+    """Return where each window begins; before 0 it reaches into the padding.
+
+    ``conv_output_length`` (Keras 2.15) and TensorFlow's SAME: the odd step is padded at the end.
+    """
+    if padding == "valid":
+        starts = list(range(0, steps - extent + 1, stride))
+    else:
+        count = -(-steps // stride)
+        lacking = max((count - 1) * stride + extent - steps, 0)
+        first = extent - 1 if padding == "causal" else lacking // 2
+        starts = [index * stride - first for index in range(count)]
+    if not starts:
+        raise ValueError(f"a window of {extent} does not fit the {steps} steps")
+    return starts
+
+
+def reduce_windows(
+    reduce: Callable[..., Array], x: Array, windows: Sequence[Sequence[slice]]
+) -> Array:
+    """Reduce (B, ..., C) in every window; ``windows``: those along each axis."""
+    y = np.zeros((len(x), *map(len, windows), x.shape[-1]), dtype=x.dtype)
+    axes = tuple(range(1, x.ndim - 1))
+    for corner in np.ndindex(y.shape[1:-1]):
+        part = (slice(None), *(axis[i] for axis, i in zip(windows, corner, strict=True)))
+        target: tuple[slice | int, ...] = (slice(None), *corner)
+        y[target] = reduce(x[part], axis=axes)
+    return y
+
+
+def pool(
+    reduce: Callable[..., Array],
+    x: Array,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    padding: str,
+) -> Array:
+    """Reduce the real steps of each window of (B, ..., C)."""
+    windows = [
+        [slice(max(at, 0), at + size) for at in window_starts(steps, size, stride, padding)]
+        for steps, size, stride in zip(x.shape[1:-1], sizes, strides, strict=True)
+    ]
+    return reduce_windows(reduce, x, windows)
+
+
+# ---- convolutions --------------------------------------------------------------------------------
 
 
 def _extents(layer: LayerSpec) -> list[int]:
@@ -139,6 +203,61 @@ def _transposed_length(layer: LayerSpec, steps: int, axis: int) -> int:
     return (steps - 1) * stride + extent - 2 * pad + int(layer.config["output_padding"][axis])
 
 
+# ---- ConvLSTM ------------------------------------------------------------------------------------
+
+
+def conv_lstm(layer: LayerSpec, inputs: Array, mask: Structure, context: Context) -> Result:
+    """Compute a ConvLSTM: the loop of ``recurrent`` over its step."""
+    zeros = partial(_zero_state, layer, context)
+    return loop(layer, inputs, mask, context, step_of(layer, context), zeros)
+
+
+def step_of(layer: LayerSpec, context: Context) -> Step:
+    """Compute ``ConvLSTM2DCell.call`` (Keras 2.2.4, 2.15), ``ConvLSTMCell.call`` (3.15).
+
+    An LSTM of images.
+
+    The input is convolved with the layer's window, the state with a plain "same" one.
+    """
+    config, given = layer.config, _input_convolution(layer)
+    axis = _channel_axis(layer)
+    ones = (1,) * len(config["kernel_size"])
+    recurrent = replace(
+        layer,
+        config={
+            **given.config,
+            "strides": ones,
+            "dilation_rate": ones,
+            "padding": "same",
+            "use_bias": False,
+        },
+        weights={"kernel": layer.weights["recurrent_kernel"]},
+    )
+
+    def step(x: Array, state: State) -> tuple[Array, State]:
+        h, c = state
+        z = convolution(given, x, None, context)[0] + convolution(recurrent, h, None, context)[0]
+        return lstm_step(layer, np.split(z, 4, axis=axis), c)
+
+    return step
+
+
+def _input_convolution(layer: LayerSpec) -> LayerSpec:
+    """Return the convolution of the input as a layer of its own."""
+    return replace(layer, config={**layer.config, "groups": 1, "activation": "linear"})
+
+
+def _channel_axis(layer: LayerSpec) -> int:
+    return -1 if layer.config["data_format"] == "channels_last" else 1
+
+
+def _zero_state(layer: LayerSpec, context: Context, x: Array) -> State:
+    """Return h and c before the first step, for inputs (B, S, C) of one step."""
+    gates = convolution(_input_convolution(layer), x, None, context)[0]
+    shape = np.split(gates, 4, axis=_channel_axis(layer))[0].shape
+    return (np.zeros(shape),) * 2
+
+
 EQUATIONS: Mapping[str, Equation] = {
     **for_ranks("Conv{}D", lambda _: convolution),
     "DepthwiseConv1D": depthwise,
@@ -146,4 +265,5 @@ EQUATIONS: Mapping[str, Equation] = {
     "SeparableConv1D": separable,
     "SeparableConv2D": separable,
     **for_ranks("Conv{}DTranspose", lambda _: transposed),
+    **for_ranks("ConvLSTM{}D", lambda _: conv_lstm),
 }

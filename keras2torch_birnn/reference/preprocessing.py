@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras2torch_birnn.reference.context import Context, Equation, Result
+from keras2torch_birnn.schema import AUGMENTATION
 from keras2torch_birnn.spec import Array, LayerSpec, Structure
 
 # ``backend.epsilon()``: the smallest deviation of Normalization
@@ -83,8 +84,20 @@ def category_encoding(layer: LayerSpec, x: Structure, mask: Structure, context: 
     return encoded(ids, config["output_mode"], config["num_tokens"], context), None
 
 
+# ---- augmentation --------------------------------------------------------------------------------
+
+
+def unchanged(layer: LayerSpec, x: Array, mask: Structure, context: Context) -> Result:
+    """Return the images: ``transform_images`` with ``training=False`` (Keras 3.15).
+
+    tf.keras (2.15 ``layers/preprocessing/image_preprocessing.py``) calls ``smart_cond``.
+    """
+    return x, None
+
+
 EQUATIONS: Mapping[str, Equation] = {
     "Normalization": normalization,
     "Rescaling": rescaling,
     "CategoryEncoding": category_encoding,
+    **dict.fromkeys(AUGMENTATION, unchanged),
 }

@@ -16,18 +16,16 @@ from keras2torch_birnn.reference.input_sizes import (
     fill_shapes,
     shapes_agree,
 )
-from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA
-from keras2torch_birnn.schema.batch_memory import check_batch_memory, limit_rows
+from keras2torch_birnn.schema import AUGMENTATION, DROPOUT, OPS, RESHAPED, SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, own_vocabulary
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
+from keras2torch_birnn.schema.shape_inference import check_batch_memory, limit_rows
 from keras2torch_birnn.spec import Array, Constant, Graph, LayerSpec, ModelSpec, leaves, tensors
 
 # Rows of a batch: a full one, and one for each kind of padding.
 ROWS = 5
 # Layers that hand on their input's values (not their places), at inference.
-HANDS_ON = frozenset(
-    ("InputLayer", *CLASSES["reshaping"], *CLASSES["dropout"], *CLASSES["augmentation"])
-)
+HANDS_ON = frozenset(("InputLayer", *RESHAPED, *DROPOUT, *AUGMENTATION))
 # Layers that take ids -> their option that says how many there are.
 _VOCABULARY: Mapping[str, str] = {
     "Embedding": "input_dim",

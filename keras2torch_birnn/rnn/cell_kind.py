@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from keras2torch_birnn.schema import cells_in_order
-from keras2torch_birnn.schema.cells import CELL_LAYERS
+from keras2torch_birnn.schema.recurrent import CELL_LAYERS
 from keras2torch_birnn.spec import LayerSpec
 
 

@@ -20,7 +20,7 @@ from keras2torch_birnn.errors import InvalidModelFileError, printable
 from keras2torch_birnn.limits import MAX_OUT_MEMBERS, MAX_PROGRAM_BYTES
 from keras2torch_birnn.readers.containers.zip_archive import open_archive
 from keras2torch_birnn.readers.input_files import Window
-from keras2torch_birnn.schema.batch_memory import check_batch_memory
+from keras2torch_birnn.schema.shape_inference import check_batch_memory
 from keras2torch_birnn.spec import ModelSpec
 
 NOT_OURS = "not a file that k2t wrote, or damaged"

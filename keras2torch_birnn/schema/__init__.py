@@ -9,59 +9,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from keras2torch_birnn.schema import cells, operations
-from keras2torch_birnn.schema.cells import cells_in_order
+from keras2torch_birnn.schema import operations
 from keras2torch_birnn.schema.options import (
     ACTIVATION_OPTIONS,
     REQUIRED,
     BadOptionError,
     Option,
 )
-from keras2torch_birnn.schema.pages import Pages, for_ranks, names_for_ranks
-from keras2torch_birnn.schema.recurrent import CELL_GATES, merged_output
-from keras2torch_birnn.schema.row import Schema, ShapeError, normalized_axes
+from keras2torch_birnn.schema.recurrent import CELL_GATES, CELLS, cells_in_order, merged_output
+from keras2torch_birnn.schema.row import (
+    Pages,
+    Schema,
+    ShapeError,
+    for_ranks,
+    names_for_ranks,
+    normalized_axes,
+)
 
+# Layers that act in training only, and Identity.
+DROPOUT = names_for_ranks(
+    "Dropout SpatialDropout{}D Identity GaussianNoise GaussianDropout AlphaDropout "
+    "ActivityRegularization"
+)
+# Layers that change images at random, in training only.
+AUGMENTATION = names_for_ranks(
+    "RandomFlip RandomRotation RandomZoom RandomTranslation RandomHeight RandomWidth "
+    "RandomShear RandomPerspective RandomElasticTransform RandomContrast RandomBrightness "
+    "RandomGrayscale RandomColorJitter RandomColorDegeneration RandomHue RandomSaturation "
+    "RandomSharpness RandomPosterization RandomInvert RandomErasing RandomGaussianBlur "
+    "RandAugment AugMix CutMix MixUp Solarization MaxNumBoundingBoxes"
+)
+# Layers that give the same values another shape.
+RESHAPED = ("Flatten", "Reshape", "Permute", "RepeatVector")
+CONV_LSTMS = names_for_ranks("ConvLSTM{}D")
+# Layers that hold a graph of layers.
+WITH_GRAPH = ("Sequential", "Functional")
 # Page -> the classes that its LAYERS describe, in the order of lists and tables; one with {} stands
 # for those of one axis, two and three. A page is imported when a row of it is read.
 _CLASSES = {
-    "model": "InputLayer Sequential Functional",
-    "recurrent": "LSTM GRU SimpleRNN Bidirectional RNN",
-    "conv_lstm": "ConvLSTM{}D",
-    "time_distributed": "TimeDistributed",
-    "dense": "Dense EinsumDense",
-    "embedding": "Embedding",
-    "masking": "Masking",
-    "activation": "Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU",
-    "dropout": (
-        "Dropout SpatialDropout{}D Identity GaussianNoise GaussianDropout AlphaDropout "
-        "ActivityRegularization"
+    "model": ("InputLayer", *WITH_GRAPH),
+    "recurrent": "LSTM GRU SimpleRNN Bidirectional RNN TimeDistributed".split(),
+    "core": (
+        *"Dense EinsumDense Embedding Masking".split(),
+        *"Activation ReLU LeakyReLU ELU ThresholdedReLU Softmax PReLU".split(),
+        *DROPOUT,
     ),
     "normalization": (
-        "BatchNormalization LayerNormalization GroupNormalization UnitNormalization "
-        "RMSNormalization"
+        *"BatchNormalization LayerNormalization GroupNormalization".split(),
+        *"UnitNormalization RMSNormalization".split(),
     ),
-    "reshaping": "Flatten Reshape Permute RepeatVector",
-    "resizing": "ZeroPadding{}D Cropping{}D UpSampling{}D Resizing",
-    "pooling": "MaxPooling{}D AveragePooling{}D GlobalMaxPooling{}D GlobalAveragePooling{}D",
+    "reshaping": (
+        *RESHAPED,
+        *names_for_ranks("ZeroPadding{}D Cropping{}D UpSampling{}D Resizing"),
+        *names_for_ranks("MaxPooling{}D AveragePooling{}D"),
+        *names_for_ranks("GlobalMaxPooling{}D GlobalAveragePooling{}D"),
+    ),
     "convolution": (
-        "Conv{}D DepthwiseConv1D DepthwiseConv2D SeparableConv1D SeparableConv2D Conv{}DTranspose"
+        *names_for_ranks("Conv{}D DepthwiseConv1D DepthwiseConv2D"),
+        *names_for_ranks("SeparableConv1D SeparableConv2D Conv{}DTranspose"),
+        *CONV_LSTMS,
     ),
-    "preprocessing": "Normalization Rescaling CategoryEncoding",
-    "merging": "Add Multiply Average Maximum Minimum Subtract Concatenate Dot Merge",
-    "attention": "Attention AdditiveAttention MultiHeadAttention",
-    "augmentation": (
-        "RandomFlip RandomRotation RandomZoom RandomTranslation RandomHeight RandomWidth "
-        "RandomShear RandomPerspective RandomElasticTransform RandomContrast RandomBrightness "
-        "RandomGrayscale RandomColorJitter RandomColorDegeneration RandomHue RandomSaturation "
-        "RandomSharpness RandomPosterization RandomInvert RandomErasing RandomGaussianBlur "
-        "RandAugment AugMix CutMix MixUp Solarization MaxNumBoundingBoxes"
-    ),
-}
-CLASSES: Mapping[str, tuple[str, ...]] = {
-    page: names_for_ranks(names) for page, names in _CLASSES.items()
+    "preprocessing": (*"Normalization Rescaling CategoryEncoding".split(), *AUGMENTATION),
+    "merging": "Add Multiply Average Maximum Minimum Subtract Concatenate Dot Merge".split(),
+    "attention": "Attention AdditiveAttention MultiHeadAttention".split(),
 }
 # The page of each class; other packages have pages of the same names.
-PAGES: Mapping[str, str] = {name: page for page, names in CLASSES.items() for name in names}
+PAGES: Mapping[str, str] = {name: page for page, names in _CLASSES.items() for name in names}
 # Other names of classes in files.
 ALIASES: Mapping[str, str] = {
     "Model": "Functional",
@@ -83,12 +96,8 @@ ALIASES: Mapping[str, str] = {
 }
 LAYERS: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES)
 OPS = operations.OPS
-CELLS = cells.CELLS
 SCHEMA: Mapping[str, Schema] = Pages(__name__, "LAYERS", PAGES, at_hand={**OPS, **CELLS})
 
-CONV_LSTMS = CLASSES["conv_lstm"]
-# Layers that hold a graph of layers.
-WITH_GRAPH = CLASSES["model"][1:]
 # What can be half of a Bidirectional.
 RECURRENT: tuple[str, ...] = (*CELL_GATES, "RNN", *CONV_LSTMS)
 
@@ -97,16 +106,18 @@ CLASS_NAMES: Mapping[str, str] = {**{name: name for name in SCHEMA}, **ALIASES}
 __all__ = [
     "ACTIVATION_OPTIONS",
     "ALIASES",
+    "AUGMENTATION",
     "CELLS",
     "CELL_GATES",
-    "CLASSES",
     "CLASS_NAMES",
     "CONV_LSTMS",
+    "DROPOUT",
     "LAYERS",
     "OPS",
     "PAGES",
     "RECURRENT",
     "REQUIRED",
+    "RESHAPED",
     "SCHEMA",
     "WITH_GRAPH",
     "BadOptionError",

@@ -1,29 +1,74 @@
-"""Convolutions over one axis, two or three: plain, depthwise, separable and transposed."""
+"""Convolutions and ConvLSTM over one axis, two or three, and the windows that they share.
+
+A layer of rank 1 works on (B, T, C), one of rank 2 on (B, H, W, C), one of rank 3 on an axis more;
+``channels_first`` puts C second. Windows, strides and dilations are tuples of one size per axis.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from keras2torch_birnn.schema.options import (
+    DATA_FORMAT,
+    REQUIRED,
     Option,
     activation,
     choice,
     flag,
+    number,
     optional,
     size,
     window,
 )
-from keras2torch_birnn.schema.pages import for_ranks
-from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes
-from keras2torch_birnn.schema.windows import (
-    DATA_FORMAT,
-    channel_axis,
-    resized,
-    window_length,
-    windowed,
-)
+from keras2torch_birnn.schema.recurrent import LOOP_OPTIONS, LOOP_SEMANTICS, sequence_output
+from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, for_ranks, known
 from keras2torch_birnn.spec import Shape
+
+# ---- windows -------------------------------------------------------------------------------------
+
+
+def channel_axis(config: Config) -> int:
+    """Return the axis of the channels."""
+    return -1 if config["data_format"] == "channels_last" else 1
+
+
+def windowed(shape: Shape | None, rank: int) -> Shape | None:
+    """Return the shape if it has ``rank`` axes between batch and channels."""
+    return known(shape, rank=rank + 2)
+
+
+def resized(
+    config: Config,
+    shape: Shape | None,
+    rank: int,
+    length: Callable[[int | None, int], int | None],
+    channels: int | None = None,
+) -> Shape | None:
+    """Return the shape with ``length(size, i)`` on window axis number i of ``rank``.
+
+    channels: other ones than the input's. None if the shape is unknown.
+    """
+    if (shape := windowed(shape, rank)) is None:
+        return None
+    channels = channels or shape[channel_axis(config)]
+    first = 1 if config["data_format"] == "channels_last" else 2
+    sizes = [length(size, i) for i, size in enumerate(shape[first : first + rank])]
+    return (shape[0], *sizes, channels) if first == 1 else (shape[0], channels, *sizes)
+
+
+def window_length(length: int | None, extent: int, stride: int, padding: str) -> int | None:
+    """Compute the length of a window's output on one axis (Keras ``conv_output_length``)."""
+    if length is None:
+        return None
+    if padding == "valid":
+        length = length - extent + 1
+        if length <= 0:
+            raise ShapeError(f"a window of {extent} does not fit the {length + extent - 1} steps")
+    return -(-length // stride)
+
+
+# ---- convolutions --------------------------------------------------------------------------------
 
 
 def _channels(config: Config, shape: Shape | None) -> int | None:
@@ -191,6 +236,55 @@ def _transposed(rank: int) -> Schema:
     )
 
 
+# ---- ConvLSTM ------------------------------------------------------------------------------------
+
+
+def _one_step(config: Config, shape: Shape | None) -> Shape | None:
+    """Return the shape at one step: (B, T, ...) -> (B, ...)."""
+    shape = known(shape, rank=len(config["kernel_size"]) + 3)
+    return None if shape is None else (shape[0], *shape[2:])
+
+
+def _conv_weights_conv_lstm(config: Config, shape: Shape | None) -> WeightShapes:
+    step, filters = _one_step(config, shape), config["filters"]
+    channels = None if step is None else step[channel_axis(config)]
+    kernels: dict[str, Shape] = {
+        "kernel": (*config["kernel_size"], channels, 4 * filters),
+        "recurrent_kernel": (*config["kernel_size"], filters, 4 * filters),
+    }
+    return {**kernels, "bias": (4 * filters,)} if config["use_bias"] else kernels
+
+
+def _conv_output(config: Config, shape: Shape | None) -> Any:
+    step = conv_output(config, _one_step(config, shape))
+    if shape is None or step is None:
+        return None
+    return sequence_output(config, shape[1], step, [step] * 2)
+
+
+def _conv_lstm(rank: int, ignored: tuple[str, ...] = ()) -> Schema:
+    return Schema(
+        {
+            "filters": size(),
+            "kernel_size": window(rank=rank),
+            "strides": window(1, rank),
+            "padding": choice("valid", "valid", "same"),
+            "data_format": DATA_FORMAT,
+            "dilation_rate": window(1, rank),
+            "activation": activation("tanh"),
+            "recurrent_activation": activation(REQUIRED),
+            "use_bias": flag(True),
+            "dropout": number(0.0, 0.0, 1.0),
+            "recurrent_dropout": number(0.0, 0.0, 1.0),
+            **LOOP_OPTIONS,
+        },
+        _conv_weights_conv_lstm,
+        _conv_output,
+        semantics=LOOP_SEMANTICS,
+        ignored=ignored,
+    )
+
+
 LAYERS: Mapping[str, Schema] = {
     **for_ranks("Conv{}D", _conv),
     "DepthwiseConv1D": _depthwise(1),
@@ -198,4 +292,7 @@ LAYERS: Mapping[str, Schema] = {
     "SeparableConv1D": _separable(1),
     "SeparableConv2D": _separable(2),
     **for_ranks("Conv{}DTranspose", _transposed),
+    "ConvLSTM1D": _conv_lstm(1),
+    "ConvLSTM2D": _conv_lstm(2, ignored=("implementation",)),  # of Keras before 2.2
+    "ConvLSTM3D": _conv_lstm(3),
 }

@@ -8,14 +8,19 @@ from typing import Any
 
 from keras2torch_birnn.errors import PluginError, UnsupportedLayerError, printable
 from keras2torch_birnn.limits import MAX_LAYER_VALUES
-from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK, cells_in_order
 from keras2torch_birnn.schema.custom_layers import (
     custom_layer_of,
     initial_states_of,
     naming_plugin,
     shown,
 )
-from keras2torch_birnn.schema.recurrent import CELL_STATES, sequence_output
+from keras2torch_birnn.schema.recurrent import (
+    CELL_LAYERS,
+    CELL_STATES,
+    STACK,
+    cells_in_order,
+    sequence_output,
+)
 from keras2torch_birnn.spec import LayerSpec, Shape, Structure
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from keras2torch_birnn.schema import CLASSES, WITH_GRAPH
+from keras2torch_birnn.schema import DROPOUT, RESHAPED, WITH_GRAPH
 from keras2torch_birnn.schema.operations.dtypes import Dtypes
-from keras2torch_birnn.schema.pages import names_for_ranks
+from keras2torch_birnn.schema.row import names_for_ranks
 from keras2torch_birnn.spec import (
     Call,
     Constant,
@@ -31,7 +31,7 @@ Node = tuple[str, int]
 Known = Mapping[Node, Dtypes]
 
 # Layers whose output has the dtype of the input; that of all others is float.
-KEEPS = frozenset(CLASSES["dropout"] + CLASSES["reshaping"]) | frozenset(
+KEEPS = frozenset(DROPOUT + RESHAPED) | frozenset(
     names_for_ranks(
         "ZeroPadding{}D Cropping{}D UpSampling{}D GlobalMaxPooling{}D Concatenate Add Subtract "
         "Multiply Maximum Minimum Masking"

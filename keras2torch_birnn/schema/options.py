@@ -100,6 +100,9 @@ def choice(default: Any, *allowed: Any) -> Option:
     return Option(default, parse)
 
 
+DATA_FORMAT = choice("channels_last", "channels_last", "channels_first")
+
+
 def sizes(default: Any = REQUIRED, least: int = 1) -> Option:
     """Make an option that is a tuple of integers."""
 

@@ -1,10 +1,11 @@
-"""Layers that Keras calls preprocessing, as far as they compute on numbers."""
+"""Layers that Keras calls preprocessing, as far as they compute on numbers, and augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from keras2torch_birnn.schema import AUGMENTATION
 from keras2torch_birnn.schema.options import (
     REQUIRED,
     BadOptionError,
@@ -22,6 +23,7 @@ from keras2torch_birnn.schema.row import (
     WeightShapes,
     known,
     normalized_axes,
+    only_images,
 )
 from keras2torch_birnn.spec import Shape, Structure
 
@@ -113,6 +115,22 @@ ENCODINGS = ("one_hot", "multi_hot", "count")
 # Keras 3 passes the mask on, tf.keras drops it.
 _PASSES_MASK: Mapping[str, Option] = {"passes_mask": flag()}
 
+
+# ---- augmentation --------------------------------------------------------------------------------
+
+# What they draw, and from where; at inference nothing is drawn.
+_IN_TRAINING = tuple(
+    "factor height_factor width_factor x_factor y_factor brightness_factor contrast_factor "
+    "saturation_factor hue_factor addition_factor threshold_factor mode fill_mode fill_value "
+    "interpolation value_range data_format bounding_box_format scale kernel_size sigma alpha "
+    "num_ops num_chains chain_depth all_ops max_number".split()
+)
+
+
+def _same(config: Config, shape: Structure) -> Structure:
+    return only_images(shape)
+
+
 LAYERS: Mapping[str, Schema] = {
     "Normalization": Schema(
         {
@@ -145,5 +163,14 @@ LAYERS: Mapping[str, Schema] = {
         arguments=("inputs", "count_weights"),
         renamed={"max_tokens": "num_tokens"},
         refused=("sparse=True", "more than two axes (multi_hot, count)"),
+    ),
+    **dict.fromkeys(
+        AUGMENTATION,
+        Schema(
+            output=_same,
+            ignored=_IN_TRAINING,
+            semantics={"keeps_integers": flag(False)},
+            refused=("labels or boxes beside the images",),
+        ),
     ),
 }

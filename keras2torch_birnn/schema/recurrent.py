@@ -1,4 +1,4 @@
-"""LSTM, GRU, SimpleRNN, RNN and Bidirectional."""
+"""Layers that go over the steps: recurrent ones and their cells, Bidirectional, TimeDistributed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from keras2torch_birnn.schema.options import (
     size,
 )
 from keras2torch_birnn.schema.row import Config, Schema, ShapeError, WeightShapes, known, last
-from keras2torch_birnn.spec import MaskedOutput, Shape
+from keras2torch_birnn.spec import LayerSpec, MaskedOutput, Shape
+
+# ---- recurrent layers ----------------------------------------------------------------------------
 
 
 class Gates(NamedTuple):
@@ -131,6 +133,38 @@ def merged_output(merge_mode: str | None, forward: Any, backward: Any) -> Any:
     return out[0] if len(out) == 1 else out
 
 
+# ---- cells ---------------------------------------------------------------------------------------
+
+# class of a cell -> class of its layer
+CELL_LAYERS: Mapping[str, str] = {f"{layer}Cell": layer for layer in CELL_GATES}
+STACK = "StackedRNNCells"
+
+
+def cells_in_order(cell: LayerSpec) -> tuple[LayerSpec, ...]:
+    """Return the cells that every step goes through."""
+    return tuple(cell.parts.values()) if cell.class_name == STACK else (cell,)
+
+
+def _cell_output(config: Config, shape: Shape | None) -> Shape:
+    step = known(shape, rank=2)
+    return (step[0] if step else None, config["units"])
+
+
+def _cell(layer: str) -> Schema:
+    options = {**CELL_OPTIONS, **OWN_OPTIONS[layer]}
+    return Schema(options, cell_weights(CELL_GATES[layer], rank=2), _cell_output)
+
+
+CELLS: Mapping[str, Schema] = {
+    **{cell: _cell(layer) for cell, layer in CELL_LAYERS.items()},
+    # states: the order in which all the cells' states are handed in and out
+    STACK: Schema(
+        semantics={"states": choice(REQUIRED, "first cell first", "last cell first")},
+        parts=("cells",),
+    ),
+}
+
+
 LAYERS: Mapping[str, Schema] = {
     **{cell: _rnn(cell) for cell in GATES},
     "Bidirectional": Schema(
@@ -143,5 +177,23 @@ LAYERS: Mapping[str, Schema] = {
         semantics=LOOP_SEMANTICS,
         parts=("cell",),
         refused=("constants",),
+    ),
+    # masking: the mask passes by (where the batch is fixed); or goes in and comes out as the inner
+    # layer makes it (or the input's, reduced to steps); or goes in and comes out as it was (in
+    # TensorFlow 1 to 2.1 where the batch is fixed; 2.2 calls itself the same as 2.1)
+    "TimeDistributed": Schema(
+        semantics={
+            "masking": choice(
+                REQUIRED,
+                "passes by",
+                "inner",
+                "inner unless fixed",
+                "inner, input if fixed",
+                "inner, unknown if fixed",
+                "input",
+            )
+        },
+        parts=("layer",),
+        refused=("a mask into a whole model", "layers with several outputs"),
     ),
 }

@@ -17,7 +17,7 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.layers.training_terms import TrainingTerms, outputs_of, terms_of
-from keras2torch_birnn.schema.penalties import (
+from keras2torch_birnn.schema.training_rules import (
     ACTIVITY,
     CONSTRAINT,
     Activity,

@@ -27,8 +27,8 @@ from keras2torch_birnn.comparison.tolerance import (
 )
 from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.golden import copy_in_float64
+from keras2torch_birnn.layers.recurrent import TimeDistributed, fold_steps
 from keras2torch_birnn.layers.running import flat, forget_states
-from keras2torch_birnn.layers.time_distributed import TimeDistributed, fold_steps
 from keras2torch_birnn.progress import advance, begin
 from keras2torch_birnn.reference import Trace
 from keras2torch_birnn.reference.context import Scan

@@ -17,7 +17,7 @@ from keras2torch_birnn.limits import MAX_FREE_VALUES
 from keras2torch_birnn.reference import compute
 from keras2torch_birnn.reference.rounding import difference
 from keras2torch_birnn.reference.sample_inputs import draw_inputs
-from keras2torch_birnn.schema.batch_memory import check_batch_memory, limit_rows
+from keras2torch_birnn.schema.shape_inference import check_batch_memory, limit_rows
 from keras2torch_birnn.spec import ModelSpec
 
 CHILD = Path(__file__).with_name("memory_child.py")

@@ -11,7 +11,7 @@ from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.readers.config.generations import generation_of
 from keras2torch_birnn.readers.config.graphs import _normalize_call
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.schema import ShapeError, augmentation
+from keras2torch_birnn.schema import AUGMENTATION, LAYERS, ShapeError
 from keras2torch_birnn.spec import TensorRef
 
 FILE = "keras-3.15.1/augmented.keras"
@@ -35,7 +35,7 @@ def test_the_converted_model_leaves_images_alone_in_training_too() -> None:
     assert torch.equal(model(x), model(x))
 
 
-@pytest.mark.parametrize("name", augmentation.LAYERS)
+@pytest.mark.parametrize("name", AUGMENTATION)
 @pytest.mark.parametrize("version", [TF_215, "3.0.5", KERAS_3])
 def test_every_option_of_them_is_known_and_without_effect(name: str, version: str) -> None:
     options = dict.fromkeys(("factor", "seed", "value_range", "data_format", "fill_mode"), 0.5)
@@ -58,7 +58,7 @@ def test_training_true_is_the_default_in_keras_3_and_a_wish_in_tf_keras(keras3: 
 
 
 def test_labels_beside_the_images_are_refused() -> None:
-    output = augmentation.LAYERS["MixUp"].output
+    output = LAYERS["MixUp"].output
     for tensors in (((None, 5, 7, 3), (None, 11)), {"images": (None, 5, 7, 3)}):
         with pytest.raises(ShapeError, match="images alone are expected, found several tensors"):
             output({}, tensors)

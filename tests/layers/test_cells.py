@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from keras2torch_birnn.errors import UnsupportedOptionError, UsageError
 from keras2torch_birnn.layers.building import build
-from keras2torch_birnn.layers.conv_lstm import ConvLSTM
+from keras2torch_birnn.layers.convolution import ConvLSTM
 from keras2torch_birnn.layers.registry import convert_layer
 from keras2torch_birnn.readers import read_model
 from keras2torch_birnn.readers.config.cells import infer_mask_rule
@@ -307,7 +307,7 @@ def test_each_gate_of_a_convolutional_lstm_has_its_own_mask_for_all_steps(
         shapes.append(tuple(x.shape))
         return torch.ones_like(x)
 
-    monkeypatch.setattr("keras2torch_birnn.layers.conv_lstm.functional.dropout", ones)
+    monkeypatch.setattr("keras2torch_birnn.layers.convolution.functional.dropout", ones)
     x = torch.from_numpy(image(1))
     module = convert_layer(conv_lstm(1, **dict.fromkeys(names, 0.5))).train()
     torch.testing.assert_close(module(x), convert_layer(conv_lstm(1))(x))

@@ -36,12 +36,12 @@ from torch import Tensor, nn
 import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.golden import origin
-from keras2torch_birnn.layers.activation import (
+from keras2torch_birnn.layers.attention import Attention
+from keras2torch_birnn.layers.building import build
+from keras2torch_birnn.layers.core import (
     PReLU,
     ThresholdedReLU,
 )
-from keras2torch_birnn.layers.attention import Attention
-from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.model_graph import attribute_names
 from keras2torch_birnn.layers.preprocessing import Rescaling
 from keras2torch_birnn.layers.running import flat

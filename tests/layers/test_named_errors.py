@@ -17,7 +17,7 @@ from specs import bi, chain, layer, rnn, values
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers.building import build
-from keras2torch_birnn.layers.masking import differs
+from keras2torch_birnn.layers.core import differs
 from keras2torch_birnn.spec import LayerSpec, Shape
 
 WORDS = layer("Embedding", "words", {"embeddings": values(13, 5)}, input_dim=13, output_dim=5)

@@ -17,7 +17,7 @@ from keras2torch_birnn.reference import compute
 from keras2torch_birnn.rnn.cell_kind import can_share_module
 from keras2torch_birnn.schema import CLASS_NAMES, SCHEMA, BadOptionError, ShapeError
 from keras2torch_birnn.schema.options import margins, window
-from keras2torch_birnn.schema.penalties import CONSTRAINTS, REGULARIZERS
+from keras2torch_birnn.schema.training_rules import CONSTRAINTS, REGULARIZERS
 from keras2torch_birnn.spec import ModelSpec
 
 

@@ -24,7 +24,7 @@ MUTATIONS = {
         (f"{K3}/hard_sigmoid_bi_lstm.h5", f"{K3}/hard_sigmoid_bi_gru_before.h5"),
     ),
     "Softmax over the last axis whatever the axis": Mutation(
-        edit("layers.activation:softmax", 'layer.config["axis"]', "(-1,)"),
+        edit("layers.core:softmax", 'layer.config["axis"]', "(-1,)"),
         (f"{K3}/softmax_axis1.keras",),
     ),
     "softmax activation over the last axis whatever the axis": Mutation(
@@ -39,12 +39,12 @@ MUTATIONS = {
         (f"{K2}/activation_layers.h5", f"{K3}/relu_layer_default.keras"),
     ),
     "PReLU with its sign turned": Mutation(
-        edit("layers.activation:PReLU.forward", "- self.weight", "+ self.weight"),
+        edit("layers.core:PReLU.forward", "- self.weight", "+ self.weight"),
         (f"{K2}/activation_layers.h5",),
     ),
     "ReLU without its options": Mutation(
         edit(
-            "layers.activation:relu",
+            "layers.core:relu",
             'return Activation({"name": "relu", **options})',
             "return nn.ReLU()",
         ),

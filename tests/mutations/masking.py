@@ -75,22 +75,22 @@ MUTATIONS = {
         (f"{K2}/masking_zero_bi_lstm_seq.h5", f"{K3}/masking_big_bi_simplernn_seq.h5"),
     ),
     "Masking leaves masked steps as they are": Mutation(
-        edit("layers.masking:Masking.forward", "x * mask", "x + 0 * mask"),
+        edit("layers.core:Masking.forward", "x * mask", "x + 0 * mask"),
         (f"{K2}/masking_alone.h5",),
     ),
     "Masking masks a step by a single feature": Mutation(
-        edit("layers.masking:differs", ".any(dim=-1)", ".all(dim=-1)"),
+        edit("layers.core:differs", ".any(dim=-1)", ".all(dim=-1)"),
         (f"{K2}/masking_alone.h5", f"{TF}/masking_big_bi_simplernn_seq.h5"),
     ),
     "GlobalAveragePooling1D ignores its mask": Mutation(
-        edit("layers.pooling:GlobalPooling.forward", "if mask is None:", "if True:"),
+        edit("layers.reshaping:GlobalPooling.forward", "if mask is None:", "if True:"),
         (f"{K2}/mask_average_pool.h5", f"{K3}/mask_average_pool_direct.h5"),
     ),
     "GlobalMaxPooling1D uses a mask": Mutation(
         both(
             change_mask_flow("GlobalMaxPooling1D", registry.USES),
             edit(
-                "layers.pooling:GlobalPooling.forward",
+                "layers.reshaping:GlobalPooling.forward",
                 "return x.amax(",
                 "return (x if mask is None else x.masked_fill(~mask[..., None], -1e9)).amax(",
             ),
@@ -112,7 +112,7 @@ MUTATIONS = {
         (f"{K2}/mask_td_dense.h5", f"{K3}/mask_td_dense.h5"),
     ),
     "a step of TimeDistributed counts only if all in it does": Mutation(
-        edit("layers.time_distributed:step_counts", ".any(dim=2)", ".all(dim=2)"),
+        edit("layers.recurrent:step_counts", ".any(dim=2)", ".all(dim=2)"),
         (f"{TF}/mask_td_bi.h5", f"{K2}/mask_td_bi.h5"),
     ),
 }

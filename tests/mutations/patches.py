@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from keras2torch_birnn.layers import registry
-from keras2torch_birnn.schema.pages import Pages
+from keras2torch_birnn.schema.row import Pages
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

@@ -6,7 +6,7 @@ from mutations.patches import K2, K3, TF, Mutation, edit
 
 MUTATIONS = {
     "no mask enters a model inside TimeDistributed": Mutation(
-        edit("layers.time_distributed:mask_enters", 'rule != "passes by" and', "False and"),
+        edit("layers.recurrent:mask_enters", 'rule != "passes by" and', "False and"),
         (f"{TF}/td_model_words.h5", f"{K2}/td_model_words.h5", f"{K3}/td_model_words.h5"),
     ),
     "the mask inside TimeDistributed does not come out": Mutation(
@@ -14,12 +14,12 @@ MUTATIONS = {
         (f"{TF}/td_model_words.h5", f"{K2}/td_model_words.h5"),
     ),
     "a mask enters TimeDistributed where the batch is fixed": Mutation(
-        edit("layers.time_distributed:_fixed", "isinstance(layer.input_shape[0], int)", "False"),
+        edit("layers.recurrent:_fixed", "isinstance(layer.input_shape[0], int)", "False"),
         ("keras-2.3.1/td_fixed_words.h5", "tf-2.0.4/td_fixed_inside.h5"),
     ),
     "steps of TimeDistributed unfold the other way round": Mutation(
         edit(
-            "layers.time_distributed:unfold_steps",
+            "layers.recurrent:unfold_steps",
             "y.reshape(*like.shape[:2], *y.shape[1:])",
             "y.reshape(*like.shape[1::-1], *y.shape[1:]).transpose(0, 1)",
         ),

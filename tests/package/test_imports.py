@@ -85,7 +85,7 @@ def test_a_conversion_imports_only_the_modules_that_its_model_needs() -> None:
     modules = {name.removeprefix("keras2torch_birnn.") for name in done.out.split()}
     assert len(modules) <= 180
     needless = ("readers.tensorflow", "readers.operations", "readers.config.keras1", "saving")
-    needless += ("layers.convolution", "schema.pooling", "exporting")
+    needless += ("layers.convolution", "schema.reshaping", "exporting")
     assert not [name for name in modules if name.startswith(needless)]
 
 
@@ -158,7 +158,7 @@ def test_docstrings_begin_with_no_question() -> None:
     files_of_ours = [file for folder in folders for file in folder.rglob("*.py")]
     begins = re.compile(r'^\s*r?"""(What|Whether|Of)\b', re.MULTILINE)
     found = [str(file) for file in files_of_ours if begins.search(file.read_text("utf-8"))]
-    assert len(files_of_ours) > 600
+    assert len(files_of_ours) > 500
     assert not found
 
 

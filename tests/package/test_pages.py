@@ -14,10 +14,7 @@ from typing import Any
 import pytest
 import torch
 from mutants import MUTANTS
-from mutations import NOT_MUTATED
-from mutations import PAGES as MUTATIONS
 from package_source import NAMES, PACKAGE, modules_imported, part_in_name
-from random_layers import RECIPES
 
 from keras2torch_birnn import layers, reference, schema
 from keras2torch_birnn.exporting.source.layers import EMITTERS, NOT_WRITTEN
@@ -29,7 +26,7 @@ from keras2torch_birnn.reference import sample_inputs
 from keras2torch_birnn.reference.operations import find_function
 from keras2torch_birnn.schema import ALIASES, CELLS, LAYERS, OPS, PAGES, dtype_flow
 from keras2torch_birnn.schema.operations import Operation
-from keras2torch_birnn.schema.pages import Pages
+from keras2torch_birnn.schema.row import Pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,16 +52,6 @@ CLASSES = sorted({*PAGES}.union(*FLOOR_PAGES.values()) - {*OPS})
 
 # What a layer lacks on purpose: why -> the classes.
 NOT_CONVERTED = {"an input is an argument of the model's graph": {"InputLayer"}}
-NOT_DRAWN = {
-    "it does nothing but in training": {*schema.CLASSES["augmentation"]},
-    "models and loops around other layers": {"InputLayer", "Functional", "RNN"},
-    "three axes, or loops over them, are as slow as their fixtures": {
-        *"ConvLSTM1D ConvLSTM2D ConvLSTM3D SpatialDropout3D ZeroPadding3D Cropping3D".split(),
-        *"UpSampling3D MaxPooling3D AveragePooling3D GlobalMaxPooling3D".split(),
-        *"GlobalAveragePooling3D Conv3D Conv3DTranspose".split(),
-    },
-    "the newest Keras alone computes it so": {"Resizing"},
-}
 # Layers that do not hand on the values of their input; those on mixed pages are named.
 NOT_HANDED_ON = {
     "it keeps the dtype, and joins, drops or adds values": {
@@ -78,13 +65,12 @@ NOT_HANDED_ON = {
     },
 }
 COMPUTING_PAGES = {
-    *"activation attention conv_lstm convolution dense embedding model".split(),
-    *"normalization preprocessing recurrent time_distributed".split(),
+    *"attention convolution core model normalization preprocessing recurrent".split(),
 }
 # Those that hand them on, and do not keep the dtype whatever their options are.
 NOT_KEPT = {
     "an input has the dtype that it declares": {"InputLayer"},
-    "its row says which do": {*schema.CLASSES["augmentation"]},
+    "its row says which do": {*schema.AUGMENTATION},
 }
 
 
@@ -101,64 +87,39 @@ def classes(value: Any) -> Iterator[str]:
             yield from classes(item)
 
 
-def case_rows() -> Mapping[str, list[dict[str, Any]]]:
-    """Page of fixtures/cases/ -> its cases."""
+def cases() -> set[str]:
+    """Return the classes that any case in fixtures/cases/ has."""
     sys.path.insert(0, str(ROOT / "fixtures"))
     try:
-        rows: Mapping[str, list[dict[str, Any]]] = importlib.import_module("cases").PAGES
+        rows = importlib.import_module("cases").CASES
     finally:
         sys.path.pop(0)
-    return rows
+    return {name for row in rows for key in ("layers", "graph") for name in classes(row[key])}
 
 
-def classes_of(row: Mapping[str, Any]) -> set[str]:
-    return {name for key in ("layers", "graph") for name in classes(row[key])}
-
-
-def lives(row: Mapping[str, Any]) -> bool:
-    """Tell whether a case is made by more than multi-backend Keras 1 and 2."""
-    labels = row["only"] if isinstance(row["only"], tuple) else (row["only"] or "",)
-    return not all(label.startswith(("keras-1", "keras-2")) for label in labels)
-
-
-CASE_ROWS = case_rows()
-CASES = {page: set().union(*map(classes_of, rows)) for page, rows in CASE_ROWS.items()}
-LIVING = {
-    name for rows in CASE_ROWS.values() for row in rows if lives(row) for name in classes_of(row)
-}
-# The cases of RNN are with those of the cells it runs.
-CASE_PAGE = {**PAGES, **ROWS, "RNN": "cells"}
+CASES = cases()
 
 
 def has_case(name: str) -> bool:
-    """Tell whether the page of a layer's family has a case with the layer."""
+    """Tell whether there is a case with the layer."""
     names = {name, *(alias for alias, known in ALIASES.items() if known == name)}
-    return name == "InputLayer" or names & CASES.get(CASE_PAGE[name], set()) != set()
+    return name == "InputLayer" or not names.isdisjoint(CASES)
 
 
 def gaps(name: str) -> list[str]:
     """List everything that a layer still lacks."""
-    row, page = LAYERS.get(name), ROWS.get(name, PAGES.get(name))
-    drawn = row is not None and not row.listed and len(row.arguments) == 1  # of one tensor
-    drawn = drawn and name in LIVING
     converter = None if name in named(NOT_CONVERTED) else layers.CONVERTERS.get(name)
     mask = None if converter is None else converter.mask
     lacking: Mapping[str, bool] = {
-        "a row in LAYERS of a page of schema/": row is None,
+        "a row in LAYERS of a page of schema/": name not in LAYERS,
         "a converter in CONVERTERS of a page of layers/": name
         not in CONVERTERS.keys() | named(NOT_CONVERTED),
         "an equation in EQUATIONS of a page of reference/": name not in EQUATIONS,
-        f"a case in fixtures/cases/{CASE_PAGE.get(name)}.py": row is not None
-        and not has_case(name),
-        f"a mutation in tests/mutations/{page}.py (or its page in NOT_MUTATED of "
-        "tests/mutations/__init__.py)": not MUTATIONS.get(page or "") and page not in NOT_MUTATED,
-        "a recipe in RECIPES of tests/support/random_layers.py (or in NOT_DRAWN here)": drawn
-        and name not in RECIPES.keys() | named(NOT_DRAWN),
+        "a case in fixtures/cases/": not has_case(name),
         "its name in STOPS of readers/config/cut.py": mask is registry.NONE
         and name not in cut_masks.STOPS,
         "its name in PASSES of readers/config/cut.py": mask is registry.SAME
-        and name not in cut_masks.PASSES
-        and ROWS.get(name) != "model",
+        and name not in {*cut_masks.PASSES, *schema.WITH_GRAPH},
         "its name in HANDS_ON of reference/sample_inputs.py (or in NOT_HANDED_ON here)": (
             ROWS.get(name) not in COMPUTING_PAGES
             and name not in sample_inputs.HANDS_ON | named(NOT_HANDED_ON)
@@ -171,8 +132,9 @@ def gaps(name: str) -> list[str]:
 
 def test_the_schema_names_every_class_of_its_pages_in_their_order() -> None:
     assert {name: page for name, page in ROWS.items() if name not in OPS} == PAGES
-    for page, classes in schema.CLASSES.items():
-        assert tuple(importlib.import_module(f"{schema.__name__}.{page}").LAYERS) == classes
+    for page in set(PAGES.values()):
+        found = importlib.import_module(f"{schema.__name__}.{page}").LAYERS
+        assert [name for name in PAGES if PAGES[name] == page] == [*found]
     assert set(ALIASES.values()) <= {*LAYERS} - {*ALIASES}
 
 
@@ -184,19 +146,12 @@ def test_every_layer_has_everything_that_makes_one() -> None:
 def test_a_new_layer_is_told_every_page_it_lacks() -> None:
     lacking = "; ".join(gaps("Foo"))
     recipe = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## ")[1]
-    for page in (*FLOOR_PAGES, "tests/mutations"):
+    for page in (*FLOOR_PAGES, "fixtures/cases"):
         assert f"{page}/" in lacking
         assert f"`{page}/PAGE.py`" in recipe
-    for place in ("fixtures/cases/PAGE.py", "tests/support/random_layers.py", "`RECIPES`"):
-        assert place in recipe
     for place in ("`HANDS_ON`", "`KEEPS`", "`STOPS`", "`PASSES`"):
         assert place in recipe
     assert "HANDS_ON" in lacking
-
-
-def test_every_layer_has_one_page_name_on_every_floor() -> None:
-    names = {name: {page.get(name) for page in FLOOR_PAGES.values()} - {None} for name in CLASSES}
-    assert not {name: found for name, found in names.items() if len(found) > 1}
 
 
 def test_every_page_is_joined() -> None:
@@ -208,26 +163,22 @@ def test_every_page_is_joined() -> None:
 
 def test_what_a_layer_lacks_on_purpose_it_does_lack() -> None:
     assert not named(NOT_CONVERTED) & CONVERTERS.keys()
-    assert not named(NOT_DRAWN) & RECIPES.keys()
     assert not named(NOT_HANDED_ON) & sample_inputs.HANDS_ON
     assert not named(NOT_KEPT) & dtype_flow.KEEPS
-    left = (NOT_CONVERTED, NOT_DRAWN, NOT_HANDED_ON, NOT_KEPT)
+    left = (NOT_CONVERTED, NOT_HANDED_ON, NOT_KEPT)
     assert set().union(*map(named, left)) <= ROWS.keys()
-    assert not NOT_WRITTEN.keys() & {ROWS[name] for name in EMITTERS}
-    assert not NOT_MUTATED.keys() & MUTATIONS.keys()
-    assert NOT_WRITTEN.keys() | NOT_MUTATED.keys() <= set(ROWS.values())
+    assert not NOT_WRITTEN & EMITTERS.keys()
+    assert NOT_WRITTEN <= ROWS.keys()
 
 
-def test_operations_and_cells_have_one_page_name_on_every_floor() -> None:
-    assert set(pages(schema, "OPS").values()) == {"operations"}
+def test_operations_and_cells_have_equations() -> None:
     assert {EQUATIONS[name] for name in OPS} == {"operations"}
     assert OperationNodes.__module__.endswith(".layers.operations")  # written into the graph
-    assert set(pages(schema, "CELLS").values()) == {"cells"}
     assert CELLS.keys() - {"StackedRNNCells"} <= pages(reference, "CELLS").keys()
 
 
 def test_no_two_pages_hold_one_class() -> None:
-    every = [*OPS, *CELLS, *(name for names in schema.CLASSES.values() for name in names)]
+    every = [*OPS, *CELLS, *PAGES]
     assert len(set(every)) == len(every)
 
 

@@ -104,7 +104,7 @@ COULD_RUN: dict[str, set[str]] = {
     "import_module": {
         "plugins/__init__.py",
         "exporting/__init__.py",  # in the table of targets
-        "schema/pages.py",  # pages of layers, by the schema's own classes
+        "schema/row.py",  # pages of layers, by the schema's own classes
         "cli/bench/contenders.py",  # contenders in a table, and our own export
         "rnn/torch_private.py",  # names of torch in a table
     },

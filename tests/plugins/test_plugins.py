@@ -36,7 +36,7 @@ from keras2torch_birnn.errors import PluginError
 from keras2torch_birnn.golden import reference_covers
 from keras2torch_birnn.plugins import SHIPPED, load_plugins
 from keras2torch_birnn.reference import compute
-from keras2torch_birnn.schema import shipped
+from keras2torch_birnn.schema import custom_layers as shipped
 from keras2torch_birnn.schema.custom_layers import REGISTERED
 
 EDITIONS = ("0.45", "0.46", "0.51")

@@ -26,7 +26,7 @@ from keras2torch_birnn.readers.config.options import (
     list_unknown,
     read_training,
 )
-from keras2torch_birnn.schema.penalties import describe, penalty_rule
+from keras2torch_birnn.schema.training_rules import describe, penalty_rule
 from keras2torch_birnn.spec import LayerSpec
 from keras2torch_birnn.trainers.weight_views import find_views
 

@@ -15,7 +15,7 @@ from trained import differing, train, write_trained
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.layers import registry
-from keras2torch_birnn.layers.dense import dense
+from keras2torch_birnn.layers.core import dense
 from keras2torch_birnn.layers.registry import Converter, MaskFlow
 from keras2torch_birnn.plugins import load_plugins
 from keras2torch_birnn.schema.recurrent import GATES, Gates

@@ -26,12 +26,11 @@ from keras2torch_birnn.exporting.source.code import (
 from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site, Value
 from keras2torch_birnn.exporting.source.functions import spell, spell_method
 from keras2torch_birnn.exporting.source.names import LocalNames, local_beside, show_shape
-from keras2torch_birnn.layers.embedding import not_zero
+from keras2torch_birnn.layers.core import differs, not_zero
 from keras2torch_birnn.layers.input_casts import INPUT_CASTS
-from keras2torch_birnn.layers.masking import differs
 from keras2torch_birnn.layers.merging import all_masks, any_mask, concatenated_mask
 from keras2torch_birnn.layers.operations import SEVERAL, GraphConstant
-from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
+from keras2torch_birnn.layers.recurrent import fold_steps, step_counts, unfold_steps
 from keras2torch_birnn.spec import LayerSpec
 
 _MASKS = frozenset({not_zero, differs, all_masks, any_mask, concatenated_mask, step_counts})

@@ -21,9 +21,9 @@ from keras2torch_birnn.exporting.source.code import (
     symbol,
 )
 from keras2torch_birnn.exporting.source.emission import Helper, Value
-from keras2torch_birnn.layers import embedding, masking, merging
+from keras2torch_birnn.layers import core, merging
 from keras2torch_birnn.layers import functional as ours
-from keras2torch_birnn.layers.time_distributed import fold_steps, step_counts, unfold_steps
+from keras2torch_birnn.layers.recurrent import fold_steps, step_counts, unfold_steps
 from keras2torch_birnn.rnn import activations
 
 _INFIX: Mapping[Any, str] = {
@@ -74,8 +74,8 @@ def unfold(y: Expression, sizes: Expression) -> Expression:
 
 
 _SPELLED: Mapping[Any, Callable[..., Expression]] = {
-    embedding.not_zero: lambda x, mask: code("{} != 0", x),
-    masking.differs: lambda x, mask, value: code("({} != {}).any(dim=-1)", x, value),
+    core.not_zero: lambda x, mask: code("{} != 0", x),
+    core.differs: lambda x, mask, value: code("({} != {}).any(dim=-1)", x, value),
     merging.all_masks: lambda tensors, mask: join(" & ", _masks(mask)),
     merging.any_mask: lambda tensors, mask: join(" | ", _masks(mask)),
     fold_steps: lambda x: fold(literal(x)),

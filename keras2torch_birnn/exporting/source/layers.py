@@ -47,22 +47,18 @@ from keras2torch_birnn.exporting.source.functions import (
 )
 from keras2torch_birnn.exporting.source.plain_layers import EMITTERS as PLAIN
 from keras2torch_birnn.exporting.source.recurrent import emit_bidirectional, emit_recurrent
-from keras2torch_birnn.layers.activation import Activation, Softmax, ThresholdedReLU
-from keras2torch_birnn.layers.masking import Masking
-from keras2torch_birnn.layers.pooling import GlobalPooling
+from keras2torch_birnn.layers.core import Activation, Masking, Softmax, ThresholdedReLU
+from keras2torch_birnn.layers.recurrent import TimeDistributed
 from keras2torch_birnn.layers.registry import around
-from keras2torch_birnn.layers.reshaping import Permute, RepeatVector, Reshape
-from keras2torch_birnn.layers.time_distributed import TimeDistributed
-from keras2torch_birnn.schema import CELL_GATES, PAGES, SCHEMA
-from keras2torch_birnn.schema.calls import as_called
+from keras2torch_birnn.layers.reshaping import GlobalPooling, Permute, RepeatVector, Reshape
+from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, LAYERS, SCHEMA, WITH_GRAPH
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
+from keras2torch_birnn.schema.shape_inference import as_called
 from keras2torch_birnn.spec import LayerSpec
 
-# Families that are not written, and why.
-NOT_WRITTEN: Mapping[str, str] = {
-    "model": "its layers are written, and an input is an argument",
-    "conv_lstm": "torch has no loop of convolutions, so it would be a copy of the module here",
-}
+# Not written: torch has no loop of convolutions, so they would be copies of the module here; of a
+# model its layers are written, and an input is an argument.
+NOT_WRITTEN = frozenset({*CONV_LSTMS, *WITH_GRAPH, "InputLayer"})
 # Classes that have a text of their own; it is None where that of the module will do
 EMITTERS: Mapping[str, Emit] = {
     **PLAIN,
@@ -86,8 +82,7 @@ def emit(layer: LayerSpec, name: str, built: nn.Module) -> Emission:
         if isinstance(built, TimeDistributed):
             return _at_every_step(inner, emit(inner, name, built.layer))
         return emit(inner, name, built)
-    page = PAGES.get(kind)
-    if custom_layer_of(layer) is not None or page is None or page in NOT_WRITTEN:
+    if custom_layer_of(layer) is not None or kind not in LAYERS or kind in NOT_WRITTEN:
         raise refuse(layer)
     text = EMITTERS[kind](layer, name, built) if kind in EMITTERS else None
     return text or _emit_module(layer, name, built)

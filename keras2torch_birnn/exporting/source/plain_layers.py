@@ -25,7 +25,7 @@ from keras2torch_birnn.exporting.source.functions import find_activation
 from keras2torch_birnn.layers.convolution import Convolution, extents
 from keras2torch_birnn.layers.merging import MASKED
 from keras2torch_birnn.schema.convolution import transposed_length
-from keras2torch_birnn.schema.pages import for_ranks
+from keras2torch_birnn.schema.row import for_ranks
 from keras2torch_birnn.spec import LayerSpec
 
 # ---- convolution and pooling ----

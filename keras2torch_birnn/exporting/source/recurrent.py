@@ -32,7 +32,7 @@ from keras2torch_birnn.exporting.source.emission import (
     refuse,
 )
 from keras2torch_birnn.exporting.source.functions import function_of
-from keras2torch_birnn.layers.dropout import ShapedDropout
+from keras2torch_birnn.layers.core import ShapedDropout
 from keras2torch_birnn.rnn.cell_kind import (
     CELL_KINDS,
     GRU_BEFORE,

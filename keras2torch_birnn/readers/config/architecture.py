@@ -51,8 +51,8 @@ from keras2torch_birnn.readers.config.options import (
 )
 from keras2torch_birnn.readers.config.parsing import TEXT_CLASSES, Parsing, UnknownClass, text_layer
 from keras2torch_birnn.schema import CLASS_NAMES, OPS, RECURRENT, WITH_GRAPH
-from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import LAMBDA, class_name_of
+from keras2torch_birnn.schema.recurrent import STACK
 from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 MODEL_CLASSES = ("Sequential", "Functional")

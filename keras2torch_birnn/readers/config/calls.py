@@ -13,7 +13,7 @@ from typing import Any
 from keras2torch_birnn.errors import invalid, printable
 from keras2torch_birnn.readers.config.generations import has_mask, parse_shape, rule_of
 from keras2torch_birnn.readers.config.parsing import Parsing
-from keras2torch_birnn.schema import CLASSES
+from keras2torch_birnn.schema import DROPOUT
 from keras2torch_birnn.schema.dtype_flow import Node
 from keras2torch_birnn.spec import (
     Call,
@@ -28,7 +28,7 @@ from keras2torch_birnn.spec import (
 )
 
 # Layers that return the same tensor at inference.
-_SAME_TENSOR = frozenset(CLASSES["dropout"])
+_SAME_TENSOR = frozenset(DROPOUT)
 
 
 def resolve_masks(graph: Graph, parsing: Parsing) -> Graph:

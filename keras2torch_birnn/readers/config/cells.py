@@ -16,7 +16,6 @@ from keras2torch_birnn.readers.config.custom_layers import find_custom_class
 from keras2torch_birnn.readers.config.generations import rule_of
 from keras2torch_birnn.readers.config.parsing import Parsing, UnknownClass
 from keras2torch_birnn.schema import CELLS, CLASS_NAMES, SCHEMA, cells_in_order
-from keras2torch_birnn.schema.cells import CELL_LAYERS, STACK
 from keras2torch_birnn.schema.custom_cells import (
     has_custom_cell,
     is_custom_cell,
@@ -25,6 +24,7 @@ from keras2torch_birnn.schema.custom_cells import (
     states_of,
 )
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, python_name, shown
+from keras2torch_birnn.schema.recurrent import CELL_LAYERS, STACK
 from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec, MaskedOutput
 
 # Parses an entry, as a part of this key.

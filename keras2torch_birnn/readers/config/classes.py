@@ -7,8 +7,7 @@ from typing import Any
 
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, printable
 from keras2torch_birnn.schema import CLASS_NAMES, OPS
-from keras2torch_birnn.schema.custom_layers import LAMBDA, python_name
-from keras2torch_birnn.schema.shipped import advise_shipped
+from keras2torch_birnn.schema.custom_layers import LAMBDA, advise_shipped, python_name
 from keras2torch_birnn.spec import Generation
 
 KERAS_PACKAGES = ("keras", "tf_keras", "tensorflow")

@@ -9,7 +9,7 @@ from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.readers.config.calls import stated_input_shape
 from keras2torch_birnn.readers.config.parsing import BARE, Parsing, Whole, is_text_layer
 from keras2torch_birnn.readers.operations.values import infer_dtypes
-from keras2torch_birnn.schema import CLASSES, OPS, RECURRENT, SCHEMA
+from keras2torch_birnn.schema import CONV_LSTMS, DROPOUT, OPS, PAGES, RECURRENT, SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of, output_count
 from keras2torch_birnn.schema.dtype_flow import Node, dtype_of, known_dtypes
 from keras2torch_birnn.schema.shape_inference import infer_model, shape_leaves
@@ -28,13 +28,16 @@ from keras2torch_birnn.spec import (
 )
 from keras2torch_birnn.suggestions import did_you_mean
 
-# Layers after which no tensor has a mask, and which do not look at one: nearly all of these pages.
-_UNMASKED = (*("augmentation", "convolution", "dense", "pooling", "reshaping", "resizing"),)
-STOPS = frozenset(name for page in _UNMASKED for name in CLASSES[page]) - frozenset(
-    ("Dense", "GlobalAveragePooling1D")
-) | frozenset(("CategoryEncoding", "Dot", "Merge", "RMSNormalization"))
+# Layers after which no tensor has a mask, and which do not look at one.
+STOPS = frozenset(
+    name
+    for name, page in PAGES.items()
+    if page in ("convolution", "reshaping", "preprocessing") and name not in CONV_LSTMS
+) - {"GlobalAveragePooling1D", "Normalization", "Rescaling"} | {
+    *("Dot", "EinsumDense", "Merge", "RMSNormalization")
+}
 # Layers that hand a mask on and compute the same with and without one.
-PASSES = frozenset(CLASSES["dropout"]) | frozenset(
+PASSES = frozenset(DROPOUT) | frozenset(
     "Activation Add Average Concatenate Dense ELU GroupNormalization InputLayer "
     "LayerNormalization LeakyReLU Normalization PReLU ReLU Rescaling "
     "Subtract ThresholdedReLU UnitNormalization".split()

@@ -21,9 +21,9 @@ from keras2torch_birnn.readers.config.classes import (
     is_custom_function,
 )
 from keras2torch_birnn.schema import CONV_LSTMS, SCHEMA, BadOptionError
-from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.options import parse_activation
-from keras2torch_birnn.schema.pages import Pages
+from keras2torch_birnn.schema.recurrent import STACK
+from keras2torch_birnn.schema.row import Pages
 from keras2torch_birnn.spec import Generation, LayerSpec
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?((?![0-9])[!-~]*)")

@@ -24,7 +24,7 @@ from keras2torch_birnn.readers.operations.values import (
     is_reference,
     read_constant,
 )
-from keras2torch_birnn.schema import CLASSES, OPS, SCHEMA, BadOptionError
+from keras2torch_birnn.schema import AUGMENTATION, OPS, SCHEMA, BadOptionError
 from keras2torch_birnn.spec import (
     Call,
     Graph,
@@ -121,7 +121,7 @@ def _renumber_nodes(
 
 
 # ``training=True`` is their default in Keras 3, which files hold; predict() overrules it.
-TRAIN_BY_DEFAULT = frozenset({*CLASSES["augmentation"], "Resizing"})
+TRAIN_BY_DEFAULT = frozenset({*AUGMENTATION, "Resizing"})
 
 
 def build_functional(

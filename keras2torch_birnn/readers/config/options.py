@@ -29,8 +29,8 @@ from keras2torch_birnn.readers.config.generations import (
     rule_of,
 )
 from keras2torch_birnn.readers.config.parsing import DtypePolicy, Parsing, read_policy
-from keras2torch_birnn.schema import CLASSES, REQUIRED, SCHEMA, BadOptionError, Option
-from keras2torch_birnn.schema.penalties import (
+from keras2torch_birnn.schema import AUGMENTATION, REQUIRED, SCHEMA, BadOptionError, Option
+from keras2torch_birnn.schema.training_rules import (
     ACTIVITY,
     CONSTRAINT,
     REGULARIZER,
@@ -292,11 +292,7 @@ def describe_penalties(by_place: Mapping[str, Sequence[str]]) -> list[str]:
 
 def describe_augmentation(root: LayerSpec) -> Iterator[str]:
     """Yield a note if training in Keras changes images that the converted model leaves alone."""
-    found = {
-        layer.class_name: None
-        for layer in root.walk()
-        if layer.class_name in CLASSES["augmentation"]
-    }
+    found = {layer.class_name: None for layer in root.walk() if layer.class_name in AUGMENTATION}
     if found:
         yield (
             f"in training Keras changes images at random ({', '.join(found)}): the converted model "

@@ -22,8 +22,8 @@ from keras2torch_birnn.readers.tensorflow.object_graph import (
 from keras2torch_birnn.readers.weights.slots import KERAS2
 from keras2torch_birnn.readers.weights.v3 import OWN_CELL
 from keras2torch_birnn.schema import OPS, SCHEMA
-from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights, python_name
+from keras2torch_birnn.schema.recurrent import STACK
 from keras2torch_birnn.spec import LayerPath, LayerSpec
 
 # Edges of a layer that lead to no weights: what it carries from batch to batch, and what Keras

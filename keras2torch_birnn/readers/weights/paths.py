@@ -15,7 +15,7 @@ from keras2torch_birnn.readers.weights.slots import KERAS2, Layout, Slot, slots
 from keras2torch_birnn.readers.weights.v3 import is_v3, v3_paths
 from keras2torch_birnn.schema import SCHEMA
 from keras2torch_birnn.schema.custom_layers import custom_layer_of
-from keras2torch_birnn.schema.pages import Pages
+from keras2torch_birnn.schema.row import Pages
 from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras2torch_birnn.schema import CELL_GATES, SCHEMA
-from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights
+from keras2torch_birnn.schema.recurrent import STACK
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Array, LayerPath, LayerSpec, Shape
 

@@ -15,8 +15,8 @@ from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.readers.weights.slots import slots
 from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, SCHEMA
-from keras2torch_birnn.schema.cells import STACK
 from keras2torch_birnn.schema.custom_layers import named_weights, python_name
+from keras2torch_birnn.schema.recurrent import STACK
 from keras2torch_birnn.schema.shape_inference import expected_weights
 from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 from keras2torch_birnn.errors import ArgumentValueError, UsageError
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, GRU_BEFORE, kind_of
 from keras2torch_birnn.rnn.native.library import find_codes, why_missing
-from keras2torch_birnn.schema.activation import activation_label
+from keras2torch_birnn.schema.core import activation_label
 from keras2torch_birnn.spec import LayerSpec
 
 EngineName = Literal["native", "fused", "loop"]

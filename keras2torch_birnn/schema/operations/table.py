@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from keras2torch_birnn.limits import MAX_RANK
-from keras2torch_birnn.schema.operations import indexing, movement, shapes
+from keras2torch_birnn.schema.operations import movement, shapes
 from keras2torch_birnn.schema.operations.dtypes import Dtypes, Promotion, settle
 from keras2torch_birnn.schema.operations.forms import FORM, Form, function_name, parse_forms
 from keras2torch_birnn.schema.operations.options import (
@@ -385,7 +385,7 @@ _TABLE = {
             shrink_axis_mask)|read_masks
         keras.GetItem(x key)|read_key
         keras.Slice(inputs=x start_indices=begin shape=size)|read_slice
-        """, indexing.items, "any or sizes", "x sizes", key=Option(REQUIRED, parse_key)),
+        """, movement.items, "any or sizes", "x sizes", key=Option(REQUIRED, parse_key)),
     "Transpose": _row("""
         tf.compat.v1.transpose(a=x perm=axes conjugate=!) node.Transpose(x axes)
         keras.Transpose(x axes)
@@ -455,22 +455,22 @@ _TABLE = {
     "Take": _row("""
         tf.compat.v1.gather(params=x indices validate_indices=- axis batch_dims)|infer_axis
         node.GatherV2(x indices axis batch_dims) keras.Take(x indices axis) functional.take|tensors
-        """, indexing.taken, "any", "x indices", axis=optional(one_axis(None)),
+        """, movement.taken, "any", "x indices", axis=optional(one_axis(None)),
         batch_dims=size(0, least=0)),
     "TakeAlongAxis": _row("keras.TakeAlongAxis(x indices axis) functional.take_along|tensors",
-        indexing.taken_along, "any", "x indices", axis=one_axis()),
+        movement.taken_along, "any", "x indices", axis=one_axis()),
     "OneHot": _row("""
         tf.one_hot(indices depth on_value=on off_value=off axis axis:-1 dtype
             dtype:float)|refuse_values
         node.OneHot(indices depth on off axis T=dtype)|refuse_values
         keras.OneHot(x=indices num_classes=depth axis dtype sparse=! dtype:float)
         functional.one_hot|gives:bool
-        """, indexing.one_hot, "any->dtype", "indices", depth=size(), axis=one_axis(-1),
+        """, movement.one_hot, "any->dtype", "indices", depth=size(), axis=one_axis(-1),
         dtype=dtype()),
     "SequenceMask": _row("""
         tf.sequence_mask(lengths=indices maxlen dtype dtype:bool)|split_maxlen
         functional.sequence_mask|gives:bool
-        """, indexing.sequence_mask, "any->dtype", "indices sizes", maxlen=optional(size()),
+        """, movement.sequence_mask, "any->dtype", "indices sizes", maxlen=optional(size()),
         dtype=dtype("bool")),
     "Shape": _row("tf.compat.v1.shape(input=x out_type=-) node.Shape(x out_type=-) reference.shape",
         movement.sizes_of, "any or sizes->size"),
