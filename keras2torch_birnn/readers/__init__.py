@@ -2,6 +2,10 @@
 
 The order: recognise and open the container (``containers``), parse the architecture (``config``,
 ``operations``), infer shapes (``schema``), load the weights (``weights``). See ``steps.read``.
+
+Whatever a file holds, a reader raises a ``K2TError``: ``InvalidModelFileError`` where it is damaged
+or no model, ``WeightMismatchError`` where weights and configuration differ. ``Raises:`` stands
+where there is more to say.
 """
 
 from __future__ import annotations

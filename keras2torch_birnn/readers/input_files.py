@@ -128,11 +128,7 @@ def file_window(opening: ExitStack, path: Path, *, member: bool = False) -> Wind
 
 
 def not_a_pointer(window: Window) -> Window:
-    """Return a window, unless Git LFS has left a pointer where the file should be.
-
-    Raises:
-        InvalidModelFileError: it has.
-    """
+    """Return a window, unless Git LFS has left a pointer where the file should be."""
     if window.head(len(_LFS)) == _LFS:
         raise InvalidModelFileError(*POINTER)
     return window
@@ -177,11 +173,7 @@ def open_file(path: Path, *, member: bool = False) -> BinaryIO:
 
 
 def check_folder(path: Path) -> None:
-    """Check that a folder can be looked into.
-
-    Raises:
-        InvalidModelFileError: it cannot be opened.
-    """
+    """Check that a folder can be looked into."""
     try:
         with os.scandir(path):
             (path / ".").stat()

@@ -122,11 +122,7 @@ class KeptModel(Container):
         return _texts(self.facts, "notes")
 
     def check_size(self, stored: int) -> None:
-        """Refuse weights that are much larger than the tensors of the OUT.
-
-        Raises:
-            WeightMismatchError: they are.
-        """
+        """Refuse weights that are much larger than the tensors of the OUT."""
         shapes = (array.shape for _, one in self._owners for array, _ in one.values())
         declared = sum(map(math.prod, shapes))
         if declared > 2 * stored + _SPARE:

@@ -85,11 +85,7 @@ class Reading:
         return ModelSpec(self.root, self.parsing.generation, self.notes, cut)
 
     def finish(self) -> ModelSpec:
-        """Return the model with the texts that an OUT keeps of it, once its weights are read.
-
-        Raises:
-            K2TError: everything that is not supported, together.
-        """
+        """Return the model with the texts that an OUT keeps of it, once its weights are read."""
         self.check()
         if self.located is None:
             raise RuntimeError("the weights were not read")
@@ -107,9 +103,6 @@ def read(
 
     cut: see ``config/cut.py``. values: see
     ``load_weights``.
-
-    Raises:
-        InvalidModelFileError, WeightMismatchError, UsageError: as the steps do.
     """
     reading = parse(container, config=config, cut=cut)
     reading = infer_shapes(reading)
@@ -157,11 +150,7 @@ def parse(
 
 
 def find_architecture(container: Container, config: Mapping[str, Any] | None) -> Architecture:
-    """Find the architecture; where the file is a part of a model, the error names the whole.
-
-    Raises:
-        InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
-    """
+    """Find the architecture; where the file is a part of a model, the error names the whole."""
     try:
         return container.architecture(config)
     except MissingArchitectureError as error:
@@ -223,11 +212,7 @@ def read_weights(reading: Reading, *, values: bool) -> Reading:
 
 
 def read_vocabularies(reading: Reading) -> Reading:
-    """Read the vocabularies of layers that were cut off, unless something is not supported.
-
-    Raises:
-        InvalidModelFileError: one is damaged.
-    """
+    """Read the vocabularies of layers that were cut off, unless something is not supported."""
     if reading.problems or reading.whole is None:
         return reading
     from keras2torch_birnn.readers.weights.vocabularies import find_vocabularies

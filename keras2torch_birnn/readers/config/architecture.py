@@ -62,9 +62,6 @@ def parse_architecture(model: Any, parsing: Parsing) -> LayerSpec:
     """Parse the root object ``{"class_name": ..., "config": ...}``.
 
     Problems of single layers go to ``parsing.problems``.
-
-    Raises:
-        InvalidModelFileError: the text has not the structure of a Keras model.
     """
     class_name = _class_name(model, "model_config")
     if CLASS_NAMES.get(class_name) not in MODEL_CLASSES or is_custom_class(model):
@@ -127,9 +124,6 @@ def _parse_layer(
 
     ``outer``: the path of what holds it. ``key``: the end of its own path, if not its name.
     Problems that the user can solve are added to ``parsing.problems``.
-
-    Raises:
-        InvalidModelFileError: the entry is broken, or nested too deep.
     """
     before = len(parsing.problems)
     json = _pass(json, parsing.generation, outer)
@@ -347,11 +341,7 @@ _PARTS: Mapping[str, Callable[[str, _Entry, Parsing], dict[str, LayerSpec]]] = {
 
 
 def _parse_model(class_name: str, entry: _Entry, parsing: Parsing) -> LayerSpec:
-    """Parse the layers of a model, and connect them to a graph.
-
-    Raises:
-        InvalidModelFileError: it has no layers, two of one name, or a broken graph.
-    """
+    """Parse the layers of a model, and connect them to a graph."""
     config, place = entry.config, entry.place
     entries = config if isinstance(config, list) else config.get("layers")
     if any(isinstance(one, Mapping) and one.get("module") == TRANSLATED for one in entries):

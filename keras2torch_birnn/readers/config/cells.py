@@ -57,9 +57,6 @@ def read_cells(
     """Parse the cell of an RNN ("cell") or of a stack ("0", "1", ...); ``parse`` parses one entry.
 
     ``path``: of the RNN, or of the stack.
-
-    Raises:
-        InvalidModelFileError: there is none.
     """
     if class_name != STACK:
         return {"cell": _cell(config["cell"], (*path, "cell"), parsing, parse, CELLS)}

@@ -50,11 +50,7 @@ def find_custom_class(entry: Mapping[str, Any], name: str, place: str) -> str | 
 def parse_custom_layer(
     class_name: str, name: str, config: Any, path: LayerPath, parsing: Parsing
 ) -> LayerSpec:
-    """Parse a plugin's layer, without weights.
-
-    Raises:
-        InvalidModelFileError: its config is no object.
-    """
+    """Parse a plugin's layer, without weights."""
     layer = LayerSpec(class_name, name, {}, path=path)
     if not isinstance(config, Mapping):
         raise invalid("a layer's config is a list", layer.place)

@@ -159,11 +159,7 @@ def _graph(model: LayerSpec) -> Graph:
 
 
 def _check_name(option: str, name: str, graph: Graph, *, again: bool) -> None:
-    """Refuse a name that is none of a layer of the model itself, or that is given again.
-
-    Raises:
-        UsageError: it is.
-    """
+    """Refuse a name that is none of a layer of the model itself, or that is given again."""
     shown = f"{option} {printable(name)}"
     found = {layer.name: layer for layer in graph.layers}
     if again:

@@ -141,11 +141,7 @@ _OPTIONS = {name: rows for names, rows in _RULES_OF_LAYERS.items() for name in n
 
 
 def generation_of(version: str) -> Generation:
-    """Return the Keras of ``version`` ("2.2.4", "2.2.4-tf", "3.3.3").
-
-    Raises:
-        InvalidModelFileError: it is not a version of Keras, or of one after Keras 3.
-    """
+    """Return the Keras of ``version`` ("2.2.4", "2.2.4-tf", "3.3.3")."""
     match = _VERSION.fullmatch(version)
     major = int(match[1]) if match else 0
     if match is None or not major:

@@ -166,11 +166,7 @@ def _is_keras3_node(node: Any) -> bool:
 
 
 def _parse_node(node: Any, by_name: Mapping[str, LayerSpec], place: str) -> NodeCall:
-    """Parse a call of a layer: of Keras 3, of tensors by their names, or as a list of tensors.
-
-    Raises:
-        InvalidModelFileError: it has another form, or names a layer that is not there.
-    """
+    """Parse a call of a layer: of Keras 3, of tensors by their names, or as a list of tensors."""
     if _is_keras3_node(node):
         args, kwargs = node.get("args", []), node["kwargs"]
         return (
@@ -382,10 +378,6 @@ def connect(
     place: str,
     parsing: Parsing,
 ) -> Graph:
-    """Connect the layers by the calls that their entries hold.
-
-    Raises:
-        InvalidModelFileError: a broken graph.
-    """
+    """Connect the layers by the calls that their entries hold."""
     graph = build_functional(layers, entries, config, place, parsing)
     return infer_dtypes(resolve_masks(graph, parsing), parsing)

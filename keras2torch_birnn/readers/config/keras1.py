@@ -92,11 +92,7 @@ def _branches(entry: Any) -> Sequence[Any] | None:
 
 
 def build_functional(entry: Mapping[str, Any], *, masks_stay: bool) -> dict[str, Any]:
-    """Build the same model as a graph: one input per branch, layers in the file's order.
-
-    Raises:
-        InvalidModelFileError: it has not the structure of such a model.
-    """
+    """Build the same model as a graph: one input per branch, layers in the file's order."""
     writer = _Writer(masks_stay=masks_stay)
     end = writer.add_chain(entry["config"], depth=0)
     config = {

@@ -54,11 +54,7 @@ def _formats() -> Iterator[tuple[Test, Open]]:
 
 @contextmanager
 def opened(model: ModelSource | Source) -> Iterator[Container]:
-    """Open a model read-only until the ``with`` statement ends; errors in it name the model.
-
-    Raises:
-        K2TError: as ``open_container``.
-    """
+    """Open a model read-only until the ``with`` statement ends; errors in it name the model."""
     source = source_of(model)
     with in_file(source.name), open_container(source) as container:
         yield container

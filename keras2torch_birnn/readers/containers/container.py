@@ -127,11 +127,7 @@ class OpenPath:
 
     @property
     def opened(self) -> Window:
-        """The open file.
-
-        Raises:
-            InvalidModelFileError: the source is a folder.
-        """
+        """The open file."""
         if self.window is None:
             raise InvalidModelFileError("a folder", "the input must be a file")
         return self.window
@@ -169,18 +165,10 @@ class Container(ABC):
 
     @abstractmethod
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:
-        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``.
-
-        Raises:
-            InvalidModelFileError, MissingArchitectureError: there is none, or it is broken.
-        """
+        """Find the architecture and its Keras version; ``config``: the JSON of ``--config``."""
 
     def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Find what the model was compiled with; ``config``: the JSON of ``--config``.
-
-        Raises:
-            InvalidModelFileError: it is broken.
-        """
+        """Find what the model was compiled with; ``config``: the JSON of ``--config``."""
         for key in ("compile_config", "training_config"):
             if isinstance(found := (config or {}).get(key), Mapping):
                 return found
@@ -192,18 +180,11 @@ class Container(ABC):
         """Find the path of every weight in ``store``: layer -> name of the weight -> path.
 
         left_out: the paths of layers that are not read, and whose weights have no known names.
-
-        Raises:
-            WeightMismatchError: the weights and the configuration do not fit each other.
         """
         return locate_weights(root, self.store, generation, left_out)
 
     def weight_names(self) -> Mapping[str, str]:
-        """Return a name for every weight -> its path in ``store``; no architecture is needed.
-
-        Raises:
-            InvalidModelFileError: the lists of names are broken.
-        """
+        """Return a name for every weight -> its path in ``store``; no architecture is needed."""
         return name_weights(self.store)
 
     def written_names(self, paths: WeightPaths) -> WeightPaths:

@@ -82,11 +82,7 @@ class HDF5File(Container):
 
     @classmethod
     def open(cls, source: OpenPath, opening: ExitStack) -> HDF5File:
-        """Start the parser's process on the file.
-
-        Raises:
-            InvalidModelFileError: damaged.
-        """
+        """Start the parser's process on the file."""
         return cls(opening.enter_context(open_store(source.opened)))
 
     def architecture(self, config: Mapping[str, Any] | None) -> Architecture:

@@ -97,11 +97,7 @@ def _version(model: Any) -> tuple[int, int]:
 
 
 def _check_model(thing: object) -> Any:
-    """Return a built model of Keras.
-
-    Raises:
-        ArgumentTypeError: it is something else; UsageError: it is not built.
-    """
+    """Return a built model of Keras."""
     if package_of(thing, "Model") is None:
         kind = f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
         raise ArgumentTypeError(

@@ -51,11 +51,7 @@ from keras2torch_birnn.spec import Generation, LayerPath, LayerSpec
 
 
 def read_graph(bundle: TensorBundle) -> Graph:
-    """Read the tracked objects of a checkpoint; none of one of TensorFlow 1.
-
-    Raises:
-        InvalidModelFileError: damaged.
-    """
+    """Read the tracked objects of a checkpoint; none of one of TensorFlow 1."""
     if bundle.kind(GRAPH_KEY) is None:
         return ()
     return read_checkpoint_graph(memoryview(bundle.text(GRAPH_KEY, limits.MAX_OBJECT_GRAPH_BYTES)))
@@ -77,11 +73,7 @@ class TensorFlowContainer(Container):
 
     @abstractmethod
     def find_layers(self) -> tuple[LayerNaming, Place]:
-        """Return how layers are told apart, and where the model is.
-
-        Raises:
-            WeightMismatchError, UnsupportedLayerError: the model is not there.
-        """
+        """Return how layers are told apart, and where the model is."""
 
     def locate_weights(
         self, root: LayerSpec, generation: Generation, left_out: frozenset[LayerPath] = frozenset()
@@ -247,11 +239,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         return Architecture(config, version, str(config.get("backend") or ""))
 
     def compiled(self, config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Return what ``--config`` says of the training.
-
-        Raises:
-            UnsupportedOptionError: it says nothing.
-        """
+        """Return what ``--config`` says of the training."""
         found = super().compiled(config)
         if found is None:
             raise UnsupportedOptionError("holds no compiled training", _HOW_TO_SAY)
@@ -263,12 +251,7 @@ class TensorFlowCheckpoint(TensorFlowContainer):
         return naming, Place(self._find_model())
 
     def _find_model(self) -> int:
-        """Find the model among the objects: the root, or the only one with layers below it.
-
-        Raises:
-            UnsupportedOptionError: it is one of Keras 3; UnsupportedLayerError: there is none, or
-                there are weights outside of it, too.
-        """
+        """Find the model among the objects: the root, or the only one with layers below it."""
         children = self.graph[ROOT].children
         if any(_OF_KERAS3 & self.graph[n].children.keys() for n in (ROOT, *children.values())):
             raise UnsupportedOptionError(

@@ -88,11 +88,7 @@ class JoinedWindows:
         return sum(part.size for part in self.parts)
 
     def read_into(self, buffer: memoryview, at: int = 0) -> None:
-        """Fill ``buffer`` with the bytes from ``at`` on.
-
-        Raises:
-            InvalidModelFileError: there are fewer.
-        """
+        """Fill ``buffer`` with the bytes from ``at`` on."""
         done = start = 0
         for part in self.parts:
             first = at + done - start
@@ -332,9 +328,8 @@ class TensorFlowJS(Container):
 def _to_keras(model: Any) -> Any:
     """Return a configuration of TF.js in the words of Keras.
 
-    Raises:
-        UnsupportedOptionError: it has a mask and a Bidirectional, wherever they are: TF.js drops
-            the mask there, Keras does not.
+    One with a mask and a Bidirectional, wherever they are, is refused: TF.js drops the mask there,
+    Keras does not.
     """
     translated = _translate(model)
     layers = [one for one in objects_in(translated) if isinstance(one.get("config"), Mapping)]

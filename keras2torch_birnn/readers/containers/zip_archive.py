@@ -167,11 +167,7 @@ def _check_overlaps(window: Window, members: Sequence[zipfile.ZipInfo], end: int
 
 
 def data_start(window: Window, member: zipfile.ZipInfo) -> int:
-    """Return where a member's data begin, after its local header.
-
-    Raises:
-        InvalidModelFileError: there is no member.
-    """
+    """Return where a member's data begin, after its local header."""
     header = window.read(_LOCAL_HEADER.size, member.header_offset)
     signature, name, extra = _LOCAL_HEADER.unpack(header)
     if signature != _LOCAL_SIGNATURE:
@@ -255,11 +251,7 @@ def _inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo, budget: Budget)
 
 
 def write_temporary(file: BinaryIO, piece: bytes, name: str) -> None:
-    """Write what was inflated of ``name`` into a temporary file.
-
-    Raises:
-        OutputError: there is no room.
-    """
+    """Write what was inflated of ``name`` into a temporary file."""
     try:
         while piece:
             piece = piece[file.write(piece) :]

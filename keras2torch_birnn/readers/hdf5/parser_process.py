@@ -153,11 +153,7 @@ class ParserProcess:
         return answers
 
     def read_into(self, path: str, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the values of an array as they are stored.
-
-        Raises:
-            InvalidModelFileError: they cannot be read, or are more or fewer.
-        """
+        """Fill ``buffer`` with the values of an array as they are stored."""
         (answer,), missing = self._talk("values", [path], (), buffer)
         if isinstance(answer, K2TError):
             raise answer

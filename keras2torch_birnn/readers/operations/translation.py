@@ -44,11 +44,7 @@ class NormalCall:
 
 
 def bind(form: Form, function: str, args: Sequence[Any], named: Mapping[str, Any]) -> NormalCall:
-    """Translate the call ``function(*given, **named)``.
-
-    Raises:
-        UnsupportedOptionError: an argument that is not known, or has to be there and is not.
-    """
+    """Translate the call ``function(*given, **named)``."""
     if len(args) > len(form.parameters):
         raise unsupported(f"{function} with {len(args)} arguments")
     in_order = dict(zip(form.parameters, args, strict=False))
@@ -107,11 +103,7 @@ KERAS3_FORMS = forms_in("keras")
 def translate_keras3(
     class_name: str, config: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> NormalCall:
-    """Translate one call of an operation.
-
-    Raises:
-        UnsupportedOptionError: something about it is not supported.
-    """
+    """Translate one call of an operation."""
     form, function = KERAS3_FORMS[class_name], f"operation {class_name}"
     named = {
         key: value

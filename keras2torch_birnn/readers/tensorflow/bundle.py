@@ -111,11 +111,7 @@ def is_table(window: Window) -> bool:
 
 
 def read_table(window: Window) -> dict[bytes, memoryview]:
-    """Return all values of a table by key.
-
-    Raises:
-        InvalidModelFileError: damaged, too large, or compressed.
-    """
+    """Return all values of a table by key."""
     if window.size > limits.MAX_TABLE_BYTES:
         raise invalid(f"longer than {limits.MAX_TABLE_BYTES} bytes")
     if window.size < _FOOTER_BYTES or not is_table(window):
@@ -235,11 +231,7 @@ class SummedArray(StoredArray):
     checksum: int = 0
 
     def read_stored(self) -> Array:
-        """Read the numbers as they are stored, and compare them with the checksum.
-
-        Raises:
-            InvalidModelFileError: they differ.
-        """
+        """Read the numbers as they are stored, and compare them with the checksum."""
         values = super().read_stored()
         data = values.reshape(-1).view(np.uint8).data
         pieces = (bytes(data[at : at + _PIECE]) for at in range(0, len(data), _PIECE))
@@ -285,11 +277,7 @@ class TensorBundle(Store):
         return found
 
     def text(self, key: str, most: int) -> bytes:
-        """Read a single string whose checksum is right, of at most ``most`` bytes.
-
-        Raises:
-            InvalidModelFileError: something else, or damaged.
-        """
+        """Read a single string whose checksum is right, of at most ``most`` bytes."""
         with in_place(printable(key)):
             entry = self._entry(key)
             if entry.dtype != _STRING or entry.shape or not 0 < entry.size <= most:
@@ -331,11 +319,7 @@ class TensorBundle(Store):
 
 
 def _count_shards(header: memoryview) -> int:
-    """Return the number of shards that a header tells.
-
-    Raises:
-        InvalidModelFileError: too many, big-endian, or of a newer version.
-    """
+    """Return the number of shards that a header tells."""
     facts = Message(header)
     if facts.number(2, _LITTLE_ENDIAN) != _LITTLE_ENDIAN:
         raise InvalidModelFileError("a big-endian checkpoint", "save it on another machine")

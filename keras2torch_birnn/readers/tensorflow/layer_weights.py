@@ -108,9 +108,6 @@ class NumberedLayers:
         A functional model numbers its InputLayers; a Sequential does so in TensorFlow 2.1 alone,
         where all its other layers have one number more. In any other version one layer more is a
         layer that the configuration lacks, such as a Masking.
-
-        Raises:
-            WeightMismatchError: not as many layers as the configuration has.
         """
         names = [layer.name for layer in model.graph.layers] if model.graph else []
         there = sum(map(is_layer_edge, self.graph[place.number].children))

@@ -26,11 +26,7 @@ Value = int | memoryview
 
 
 def read_varint(data: memoryview, at: int) -> tuple[int, int]:
-    """Return the number at ``at``, of 64 bits without sign, and where the next byte is.
-
-    Raises:
-        InvalidModelFileError: it does not end.
-    """
+    """Return the number at ``at``, of 64 bits without sign, and where the next byte is."""
     value = 0
     for count, byte in enumerate(data[at : at + _VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * count
@@ -40,11 +36,7 @@ def read_varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """Yield the number and the value of every field: an int, or the bytes of what has a length.
-
-    Raises:
-        InvalidModelFileError: no protocol buffer.
-    """
+    """Yield the number and the value of every field: an int, or the bytes of what has a length."""
     at, end = 0, len(message)
     while at < end:
         number, wire, at = _read_tag(message, at)
@@ -64,11 +56,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def parts(message: Window) -> Iterator[tuple[int, Window]]:
-    """Yield the number and the window of every field that has a length; nothing in it is read.
-
-    Raises:
-        InvalidModelFileError: no protocol buffer.
-    """
+    """Yield the number and the window of every field that has a length; nothing in it is read."""
     at = 0
     while at < message.size:
         head = memoryview(message.head(2 * _VARINT_BYTES, at))
@@ -86,11 +74,7 @@ def parts(message: Window) -> Iterator[tuple[int, Window]]:
 
 
 def as_bytes(value: Value) -> memoryview:
-    """Return the value of a field that holds bytes or a message.
-
-    Raises:
-        InvalidModelFileError: it holds a number.
-    """
+    """Return the value of a field that holds bytes or a message."""
     if isinstance(value, memoryview):
         return value
     raise damaged("a number where bytes are expected")
@@ -104,11 +88,7 @@ class Message:
     """
 
     def __init__(self, data: memoryview) -> None:
-        """Read the fields.
-
-        Raises:
-            InvalidModelFileError: no protocol buffer.
-        """
+        """Read the fields."""
         self._fields = dict(fields(data))
 
     def __contains__(self, field: int) -> bool:
@@ -196,20 +176,12 @@ _Reader = Callable[[memoryview], TrackedObject]
 
 
 def read_checkpoint_graph(data: memoryview) -> Graph:
-    """Read a TrackableObjectGraph.
-
-    Raises:
-        InvalidModelFileError: damaged, or too large.
-    """
+    """Read a TrackableObjectGraph."""
     return _read_graph(data, _read_trackable)
 
 
 def read_saved_graph(data: memoryview) -> Graph:
-    """Read a SavedObjectGraph; functions, constants and resources are passed over.
-
-    Raises:
-        InvalidModelFileError: damaged, or too large.
-    """
+    """Read a SavedObjectGraph; functions, constants and resources are passed over."""
     return _read_graph(data, _read_saved_object)
 
 
@@ -353,11 +325,7 @@ class SavedObjects:
         return found
 
     def layers(self, model: int) -> dict[str, tuple[str, str]]:
-        """Return the names of a model's layers -> the edge to each (``layer-7``), and its class.
-
-        Raises:
-            InvalidModelFileError: two layers of one name.
-        """
+        """Return the names of a model's layers -> the edge to each (``layer-7``), and its class."""
         found: dict[str, tuple[str, str]] = {}
         for edge, child in self.graph[model].children.items():
             if not is_layer_edge(edge):
@@ -388,9 +356,6 @@ def read_saved_objects(saved_model: Window, keras_metadata: Window | None) -> Sa
     """Read the objects of a SavedModel and what Keras says of them.
 
     keras_metadata: the file of this name, None if there is none.
-
-    Raises:
-        InvalidModelFileError: damaged, or too large.
     """
     part = _find_object_graph(saved_model)
     if part is None:

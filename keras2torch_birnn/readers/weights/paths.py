@@ -39,9 +39,6 @@ def legacy_paths(
     """Locate the weights of each layer: its path -> name -> path in the file.
 
     left_out: the paths of layers whose weights are passed over, with the group that holds them.
-
-    Raises:
-        WeightMismatchError: the file's lists and the configuration do not fit each other.
     """
     listed = {name: entries for name, _, entries in _listed_weights(store, group)}
     layers = root.graph.layers if root.graph else ()
@@ -68,9 +65,6 @@ def named_paths(store: Store, group: str) -> dict[str, str]:
     """Return the name that Keras gave each weight -> its path, in the order of the file.
 
     Without ":0"; a name that occurs in several layers has its layer's name in front.
-
-    Raises:
-        InvalidModelFileError: the lists of names are broken.
     """
     found = [
         (layer, entry.removesuffix(":0"), f"{base}/{entry}")
@@ -88,9 +82,6 @@ def layer_entries(
 
     entries: in the order of Keras' ``Layer.weights``. place: for errors.
     Returns path of the layer -> name of the weight -> entry.
-
-    Raises:
-        WeightMismatchError: they do not fit each other.
     """
     here = _split_by_plugins(layer, layout)
     wanted = list(slots(layer, layout=layout))
@@ -122,9 +113,6 @@ def _check_order(pairs: Sequence[tuple[Slot, str]], layout: Layout, place: str) 
 
     Keras puts the name of a layer into its weights' names, a plugin the attribute that holds it.
     Where an attribute has the name of a layer, it must be that layer.
-
-    Raises:
-        WeightMismatchError: a weight was paired with one of another layer.
     """
     labels = frozenset(slot.label for slot, _ in pairs)
     ways = {entry: layout.split(entry, labels) for _, entry in pairs}
@@ -350,11 +338,7 @@ def holds_weights(store: Store) -> bool:
 
 
 def name_weights(store: Store) -> Mapping[str, str]:
-    """Return a name for every weight -> its path: that of Keras, or the path in a v3 store.
-
-    Raises:
-        InvalidModelFileError: the lists of names are broken, or groups are nested too deep.
-    """
+    """Return a name for every weight -> its path: that of Keras, or the path in a v3 store."""
     group = weights_group(store)
     if group is not None:
         return named_paths(store, group)
@@ -382,9 +366,6 @@ def locate_weights(
     """Find the path of every weight in the store: layer -> name of the weight -> path.
 
     left_out: the paths of layers whose weights are passed over.
-
-    Raises:
-        WeightMismatchError: the store and the configuration do not fit each other.
     """
     group = weights_group(store)
     if group is not None:

@@ -44,9 +44,6 @@ def v3_paths(
     """Locate the weights of each layer: its path -> name -> path in the file.
 
     left_out: the paths of layers whose weights are passed over.
-
-    Raises:
-        WeightMismatchError: the file has no layers at all.
     """
     layers = _find_root(store)
     found: dict[LayerPath, dict[str, str]] = {}
@@ -92,9 +89,6 @@ def _locate_custom_weights(layer: LayerSpec, base: str, store: Store) -> dict[st
 
     A name is the path of attributes in the Keras class: "mix/kernel", or, of a layer with a cell,
     "read/forward_layer/kernel". The store has groups of these names, and numbers in them.
-
-    Raises:
-        WeightMismatchError: a weight is missing, or is not declared.
     """
     names, held = named_weights(layer) or (), _numbers_below(store, base)
     counts, paths = Counter[str](), {}
@@ -162,11 +156,7 @@ def _locate_numbered_weights(layer: LayerSpec, base: str, store: Store) -> dict[
 
 
 def _check_no_more(group: str, count: int, store: Store) -> None:
-    """Refuse a group with more numbered weights than the layer has, as Keras does.
-
-    Raises:
-        WeightMismatchError: it has.
-    """
+    """Refuse a group with more numbered weights than the layer has, as Keras does."""
     held = store.members(group) if store.kind(group) == "group" else {}
     there = sum(map(str.isdecimal, held))
     if there > count:

@@ -98,11 +98,7 @@ class Vocabulary:
 def find_vocabularies(
     whole: Whole, container: Container, generation: Generation
 ) -> tuple[tuple[Vocabulary, ...], tuple[str, ...]]:
-    """Find the vocabularies of all layers that were cut off; notes say what is not in the file.
-
-    Raises:
-        InvalidModelFileError: a vocabulary is damaged.
-    """
+    """Find the vocabularies of all layers that were cut off; notes say what is not in the file."""
     if not whole.texts:
         return (), ()
     written = dict(_written_texts(whole, container, generation))
