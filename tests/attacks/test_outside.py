@@ -22,7 +22,6 @@ from keras2torch_birnn.readers.containers import _formats
 
 FOLDER = FIXTURES / "keras-3.15.1" / "as_folder"
 SHARD = "variables/variables.data-00000-of-00001"
-CKPT = "run/ckpt.data-00000-of-00001"
 WEB = "group1-shard1of1.bin"
 
 

@@ -233,23 +233,6 @@ def test_all_that_is_unsupported_is_listed_at_once(model: Path, tmp_path: Path) 
     assert list(contents(tmp_path)) == [file.name]
 
 
-def test_force_replaces_an_existing_out(tmp_path: Path) -> None:
-    out = tmp_path / "out.pt"
-    out.write_bytes(OLD_OUT)
-    assert k2t("convert", MASKED, out, "--force").code == 0
-    assert k2t("verify", out).code == 0
-    assert list(contents(tmp_path)) == ["out.pt"]
-
-
-def test_a_failure_with_force_leaves_the_old_out(tmp_path: Path) -> None:
-    out, broken = tmp_path / "out.pt", tmp_path / "broken.h5"
-    out.write_bytes(OLD_OUT)
-    broken.write_bytes(MASKED.read_bytes()[:3000])
-    assert_refused(k2t("convert", broken, out, "--force"), 3, broken, "truncated")
-    assert out.read_bytes() == OLD_OUT
-    assert sorted(contents(tmp_path)) == ["broken.h5", "out.pt"]
-
-
 def test_a_bug_ends_with_70_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def broken(*_: object, **__: object) -> None:
         raise IndexError("list index out of range\nand more")

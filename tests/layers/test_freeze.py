@@ -189,19 +189,6 @@ def test_masks_beside_initial_states_give_the_same_bits(
         assert reasons(fast) == {"one call"} | refused
 
 
-@pytest.mark.parametrize("merge", [*MERGE_MODES, None])
-def test_merges_and_directions_give_the_same_bits(merge: str | None) -> None:
-    x = torch.randn(2, 13, F)
-    for sequences in (True, False):
-        models = [model_of(two("LSTM", F, merge, return_sequences=sequences))]
-        models.append(model_of(rnn("GRU", 11, F, go_backwards=True, return_sequences=sequences)))
-        for model in models:
-            fast = k2t.freeze(model)
-            for _ in range(3):
-                same_bits(fast(x), by_layers(model, x))
-            assert reasons(fast) == {"one call"}
-
-
 def test_recurrent_layers_after_another_give_the_same_bits() -> None:
     model = model_of(
         two("LSTM", F, "mul", **SEQUENCES),
