@@ -37,7 +37,7 @@ from keras2torch_birnn.errors import (
     WeightMismatchError,
 )
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.tensorflow.layer_weights import NamedLayers, Place
+from keras2torch_birnn.readers.tensorflow.layer_weights import edges_by_name
 from keras2torch_birnn.readers.tensorflow.object_graph import SavedObjects, TrackedObject
 from keras2torch_birnn.spec import Graph, LayerSpec
 from keras2torch_birnn.verification.live_keras import files_for_keras
@@ -618,4 +618,4 @@ def test_a_layer_of_the_file_stands_for_one_nameless_layer_of_its_class_alone() 
     objects = SavedObjects(graph, {1: '{"name": "mix_7", "class_name": "Mix"}'})
     layers = (LayerSpec("Mix", "mix", {}), LayerSpec("Mix", "mix_1", {}))
     model = LayerSpec("Sequential", "m", {}, graph=Graph(layers, (), (), ()))
-    assert NamedLayers(graph, objects).edges(model, Place(0)) == {"mix": "layer-0"}
+    assert edges_by_name(graph, objects)(model, 0) == {"mix": "layer-0"}

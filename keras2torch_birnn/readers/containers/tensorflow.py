@@ -27,10 +27,9 @@ from keras2torch_birnn.readers.containers.container import Architecture, Contain
 from keras2torch_birnn.readers.input_files import INDEX, Folder, check_name, read_text
 from keras2torch_birnn.readers.tensorflow.bundle import KEY_ENDING, TensorBundle, is_table
 from keras2torch_birnn.readers.tensorflow.layer_weights import (
-    LayerNaming,
-    NamedLayers,
-    NumberedLayers,
-    Place,
+    Edges,
+    edges_by_name,
+    edges_by_number,
     locate_variables,
 )
 from keras2torch_birnn.readers.tensorflow.object_graph import (
@@ -72,15 +71,15 @@ class TensorFlowContainer(Container):
         self._written = {one.key: one.full_name for one in variables}
 
     @abstractmethod
-    def find_layers(self) -> tuple[LayerNaming, Place]:
+    def find_layers(self) -> tuple[Edges, int]:
         """Return how layers are told apart, and where the model is."""
 
     def locate_weights(
         self, root: LayerSpec, generation: Generation, left_out: frozenset[LayerPath] = frozenset()
     ) -> WeightPaths:
         """Find the path of every weight."""
-        naming, place = self.find_layers()
-        located = locate_variables(root, self.graph, naming, place, left_out)
+        edges, number = self.find_layers()
+        located = locate_variables(root, self.graph, edges, number, left_out)
         return {
             layer: {name: one.key for name, one in found.items()}
             for layer, found in located.items()
@@ -160,11 +159,11 @@ class SavedModel(TensorFlowContainer):
         found = self._objects.model().get("training_config")
         return found if isinstance(found, Mapping) else super().compiled(config)
 
-    def find_layers(self) -> tuple[LayerNaming, Place]:
+    def find_layers(self) -> tuple[Edges, int]:
         """Return how layers are told apart, and where the model is."""
         if not self.graph:
             raise damaged("variables without the objects that have them", VARIABLES)
-        return NamedLayers(self.graph, self._objects), Place(ROOT, ROOT)
+        return edges_by_name(self.graph, self._objects), ROOT
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------
@@ -245,10 +244,10 @@ class TensorFlowCheckpoint(TensorFlowContainer):
             raise UnsupportedOptionError("holds no compiled training", _HOW_TO_SAY)
         return found
 
-    def find_layers(self) -> tuple[LayerNaming, Place]:
+    def find_layers(self) -> tuple[Edges, int]:
         """Return how layers are told apart, and where the model is."""
-        naming = NumberedLayers(self.graph, may_count_inputs=self._may_count_inputs)
-        return naming, Place(self._find_model())
+        edges = edges_by_number(self.graph, may_count_inputs=self._may_count_inputs)
+        return edges, self._find_model()
 
     def _find_model(self) -> int:
         """Find the model among the objects: the root, or the only one with layers below it."""

@@ -2,17 +2,17 @@
 
 Edges have the names of Python attributes (``forward_layer``, ``cell``, ``kernel``). The layers of a
 model are ``layer-0``, ``layer-1``, ...: in a SavedModel Keras' metadata name them; a checkpoint has
-only their numbers, which are those of the configuration (``NumberedLayers``).
+only their numbers, which are those of the configuration (``edges_by_number``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.readers.tensorflow.object_graph import (
+    ROOT,
     Graph,
     SavedObjects,
     Variable,
@@ -36,42 +36,28 @@ _ATTRIBUTES: Mapping[str, str] = {"mean": "adapt_mean", "variance": "adapt_varia
 _WRONG = "the file is incomplete or belongs to another model"
 
 Located = dict[LayerPath, dict[str, Variable]]
+# A model, and the number of its object -> name of each layer that it has there -> edge to it.
+Edges = Callable[[LayerSpec, int], Mapping[str, str]]
 
 
-@dataclass(frozen=True)
-class Place:
-    """An object in the graph of a checkpoint, and the same in that of a SavedModel."""
+def edges_by_name(graph: Graph, objects: SavedObjects) -> Edges:
+    """Tell the layers of a SavedModel apart by the names in Keras' metadata.
 
-    number: int
-    saved: int = 0
+    The objects there are numbered otherwise than in its checkpoint, whose ``graph`` this is.
+    """
+    pairs, waiting = {ROOT: ROOT}, [ROOT]
+    while waiting:
+        number = waiting.pop()
+        saved = objects.graph[pairs[number]].children
+        for edge, child in graph[number].children.items():
+            if edge in saved and child not in pairs:
+                pairs[child] = saved[edge]
+                waiting.append(child)
 
-
-class LayerNaming(Protocol):
-    """How the layers of a model are told apart."""
-
-    def edges(self, model: LayerSpec, place: Place) -> Mapping[str, str]:
-        """Return layer name -> edge, of all layers that the model has there."""
-        ...
-
-    def follow(self, place: Place, edge: str) -> Place | None:
-        """Return the object at the end of an edge; None if there is no such edge."""
-        ...
-
-
-@dataclass(frozen=True)
-class NamedLayers:
-    """The layers of a SavedModel: by the names in Keras' metadata."""
-
-    graph: Graph
-    objects: SavedObjects
-
-    def edges(self, model: LayerSpec, place: Place) -> Mapping[str, str]:
-        """Return layer name -> edge.
-
-        A plugin's layer without ``get_config`` has no name in the configuration of a Sequential:
-        it is the one layer of its class that no other name stands for.
-        """
-        there = self.objects.layers(place.saved)
+    def edges(model: LayerSpec, number: int) -> Mapping[str, str]:
+        # A plugin's layer without get_config has no name in the configuration of a Sequential: it
+        # is the one layer of its class that no other name stands for.
+        there = objects.layers(pairs[number]) if number in pairs else {}
         found = {name: edge for name, (edge, _) in there.items()}
         layers = model.graph.layers if model.graph else ()
         free = there.keys() - {layer.name for layer in layers}
@@ -85,38 +71,29 @@ class NamedLayers:
                 found[layer.name] = found.pop(names[0])
         return found
 
-    def follow(self, place: Place, edge: str) -> Place | None:
-        """Follow an edge in both graphs, and return the object there."""
-        number = self.graph[place.number].children.get(edge)
-        saved = self.objects.graph[place.saved].children.get(edge)
-        return None if number is None or saved is None else Place(number, saved)
+    return edges
 
 
-@dataclass(frozen=True)
-class NumberedLayers:
-    """The layers of a checkpoint: by their numbers in the list of the configuration.
+def edges_by_number(graph: Graph, *, may_count_inputs: bool = False) -> Edges:
+    """Tell the layers of a checkpoint apart by their numbers in the list of the configuration.
 
-    ``may_count_inputs``: the InputLayer of a Sequential may have a number.
+    A functional model numbers its InputLayers; a Sequential does so in TensorFlow 2.1 alone
+    (``may_count_inputs``), where all its other layers have one number more. In any other version
+    one layer more is a layer that the configuration lacks, such as a Masking.
     """
 
-    graph: Graph
-    may_count_inputs: bool = False
-
-    def edges(self, model: LayerSpec, place: Place) -> Mapping[str, str]:
-        """Return layer name -> edge.
-
-        A functional model numbers its InputLayers; a Sequential does so in TensorFlow 2.1 alone,
-        where all its other layers have one number more. In any other version one layer more is a
-        layer that the configuration lacks, such as a Masking.
-        """
+    def edges(model: LayerSpec, number: int) -> Mapping[str, str]:
+        children = graph[number].children
         names = [layer.name for layer in model.graph.layers] if model.graph else []
-        there = sum(map(is_layer_edge, self.graph[place.number].children))
+        there = sum(map(is_layer_edge, children))
         first = 0
         if model.class_name == "Sequential":
             names = names[1:]  # the InputLayer, of the file or of our own
             first = there - len(names)
-        counts_input = first == 1 and self.may_count_inputs
-        fits = first == 0 or (counts_input and not self._holds_variables(place, "layer-0"))
+        fits = first == 0
+        if first == 1 and may_count_inputs and "layer-0" in children:
+            below = walk(graph, children["layer-0"], _NO_WEIGHTS)
+            fits = not any(graph[one].variable for one in below)
         if there != first + len(names) or not fits:
             raise WeightMismatchError(
                 f"{there} layers where the configuration has {len(names)}",
@@ -125,33 +102,25 @@ class NumberedLayers:
             )
         return {name: f"layer-{number}" for number, name in enumerate(names, first)}
 
-    def follow(self, place: Place, edge: str) -> Place | None:
-        """Return the object at the end of an edge."""
-        number = self.graph[place.number].children.get(edge)
-        return None if number is None else Place(number)
-
-    def _holds_variables(self, place: Place, edge: str) -> bool:
-        start = self.follow(place, edge)
-        numbers = () if start is None else walk(self.graph, start.number, _NO_WEIGHTS)
-        return start is None or any(self.graph[number].variable for number in numbers)
+    return edges
 
 
 def locate_variables(
     root: LayerSpec,
     graph: Graph,
-    naming: LayerNaming,
-    place: Place,
+    edges: Edges,
+    number: int,
     left_out: frozenset[LayerPath] = frozenset(),
 ) -> Located:
-    """Find every weight: layer -> name of the weight -> variable. ``place``: the model's.
+    """Find every weight: layer -> name of the weight -> variable.
 
-    ``left_out``: the paths of layers that are passed over.
+    ``number``: of the model's object. ``left_out``: the paths of layers that are passed over.
 
     Raises:
         WeightMismatchError: a weight is missing, or a variable of a layer is no weight of it.
     """
-    search = _Search(graph, naming, left_out)
-    search.model(root, place)
+    search = _Search(graph, edges, left_out)
+    search.model(root, number)
     search.check_all_used()
     return search.found
 
@@ -161,19 +130,18 @@ class _Search:
     """One search: what was found so far. ``layers``: object -> the place of a layer there."""
 
     graph: Graph
-    naming: LayerNaming
+    edges: Edges
     left_out: frozenset[LayerPath]
     found: Located = field(default_factory=dict)
     used: set[int] = field(default_factory=set)
     layers: dict[int, str] = field(default_factory=dict)
 
-    def model(self, model: LayerSpec, place: Place) -> None:
+    def model(self, model: LayerSpec, number: int) -> None:
         """Find the weights of all layers of a model."""
-        edges = self.naming.edges(model, place)
+        edges, children = self.edges(model, number), self.graph[number].children
         known = {layer.name for layer in model.graph.layers} if model.graph else set()
         for layer in model.graph.layers if model.graph else ():
-            edge = edges.get(layer.name)
-            inner = None if edge is None else self.naming.follow(place, edge)
+            inner = children.get(edges[layer.name]) if layer.name in edges else None
             if inner is not None:
                 self.layer(layer, inner)
             elif layer.class_name != "InputLayer" and layer.class_name not in OPS:
@@ -181,24 +149,23 @@ class _Search:
                     f"no layer {printable(layer.name)}", _WRONG, place=layer.place
                 )
         for name, edge in edges.items():
-            extra = None if name in known else self.naming.follow(place, edge)
-            if extra is not None:
-                self.layers.setdefault(extra.number, name)
+            if name not in known and edge in children:
+                self.layers.setdefault(children[edge], name)
 
-    def layer(self, layer: LayerSpec, place: Place) -> None:
+    def layer(self, layer: LayerSpec, number: int) -> None:
         """Find the weights of a layer and of all inside it."""
         if layer.path in self.left_out:
             return
         if layer.graph is not None:
-            self.model(layer, place)
+            self.model(layer, number)
             return
-        self.layers.setdefault(place.number, layer.place)
+        self.layers.setdefault(number, layer.place)
         for key, part in layer.parts.items():
             edges = ("cells", key) if layer.class_name == STACK else (key,)
-            self.layer(part, self._follow(layer, place, edges))
-        weights = {name: self._weight(layer, place, name) for name in _weight_names(layer)}
+            self.layer(part, self._follow(layer, number, edges))
+        weights = {name: self._weight(layer, number, name) for name in _weight_names(layer)}
         if weights:
-            self.found[layer.path] = {n: self._value(number) for n, number in weights.items()}
+            self.found[layer.path] = {name: self._value(one) for name, one in weights.items()}
             self.used.update(weights.values())
 
     def check_all_used(self) -> None:
@@ -216,24 +183,24 @@ class _Search:
                         place=printable(name),
                     )
 
-    def _follow(self, layer: LayerSpec, place: Place, edges: Sequence[str]) -> Place:
+    def _follow(self, layer: LayerSpec, number: int, edges: Sequence[str]) -> int:
         for edge in edges:
-            inner = self.naming.follow(place, edge)
+            inner = self.graph[number].children.get(edge)
             if inner is None:
                 raise WeightMismatchError(
                     f"{printable(layer.class_name)} without {printable(edge)}",
                     _WRONG,
                     place=printable(layer.place),
                 )
-            place = inner
-        return place
+            number = inner
+        return number
 
-    def _weight(self, layer: LayerSpec, place: Place, name: str) -> int:
+    def _weight(self, layer: LayerSpec, owner: int, name: str) -> int:
         """Find a weight, which may be that of a layer inside ("query/kernel")."""
         *inside, last = name.split("/")
-        here: int | None = place.number
-        if layer.class_name in OWN_CELL and "kernel" not in self.graph[place.number].children:
-            here = self._follow(layer, place, ["cell"]).number
+        here: int | None = owner
+        if layer.class_name in OWN_CELL and "kernel" not in self.graph[owner].children:
+            here = self._follow(layer, owner, ["cell"])
         groups = SCHEMA[layer.class_name].groups if layer.class_name in SCHEMA else {}
         for part in inside:
             children = {} if here is None else self.graph[here].children
@@ -242,20 +209,20 @@ class _Search:
         if number is None and layer.class_name not in SCHEMA:
             cell = None if here is None else self.graph[here].children.get("cell")
             number = None if cell is None else self._variable(cell, last)
-            number = self._by_full_name(place, inside, last) if number is None else number
+            number = self._by_full_name(owner, inside, last) if number is None else number
         if number is None:
             advice = _WRONG
             if layer.class_name not in SCHEMA:
-                names = ", ".join(map(printable, self._names_below(place))) or "none"
+                names = ", ".join(map(printable, self._names_below(owner))) or "none"
                 advice = f"the weights of this layer are {names}"
             raise WeightMismatchError(
                 f"no weight {printable(name)}", advice, place=printable(layer.place)
             )
         return number
 
-    def _names_below(self, place: Place) -> list[str]:
+    def _names_below(self, owner: int) -> list[str]:
         """Return the paths of attributes that lead from a layer to its weights, the shortest."""
-        names, waiting = dict[int, str](), {place.number: ""}
+        names, waiting = dict[int, str](), {owner: ""}
         while waiting:
             following: dict[int, str] = {}
             for number, path in waiting.items():
@@ -266,11 +233,11 @@ class _Search:
             waiting = following
         return [path for number, path in names.items() if self.graph[number].variable is not None]
 
-    def _by_full_name(self, place: Place, inside: Sequence[str], last: str) -> int | None:
+    def _by_full_name(self, owner: int, inside: Sequence[str], last: str) -> int | None:
         """Find a weight of a plugin's layer by the names of Keras, as in an ``.h5`` file."""
         found = [
             number
-            for number, one in self._variables_below(place)
+            for number, one in self._variables_below(owner)
             if _label(one) == last
             if KERAS2.split(one.full_name, ())[0][-len(inside) or None :] == tuple(inside)
         ]
@@ -290,8 +257,8 @@ class _Search:
         ]
         return called[0] if len(called) == 1 else None
 
-    def _variables_below(self, place: Place) -> Iterator[tuple[int, Variable]]:
-        for number in sorted(walk(self.graph, place.number, _NO_WEIGHTS)):
+    def _variables_below(self, owner: int) -> Iterator[tuple[int, Variable]]:
+        for number in sorted(walk(self.graph, owner, _NO_WEIGHTS)):
             variable = self.graph[number].variable
             if variable is not None:
                 yield number, variable
