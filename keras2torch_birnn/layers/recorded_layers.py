@@ -6,9 +6,9 @@ Converted layers, the layers of ``BiLSTM`` and its kin, and torch's own ``nn.LST
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any, cast
@@ -53,17 +53,6 @@ _LAST_STATE = frozenset(("zeros", "previous_output", "previous_state"))
 _ZEROS, _OUTPUTS = frozenset(("zeros",)), frozenset(("zeros", "previous_output"))
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A call of a layer: what it reads, and the real weights of its twin without values."""
-
-    layer: RnnLayer
-    plan: Plan
-    x: Tensor
-    mask: Tensor | None
-    initial: Sequence[Tensor]
-
-
 class LayerRecorder:
     """Writes recurrent layers. A base: who records a model sees its operators, too."""
 
@@ -71,13 +60,13 @@ class LayerRecorder:
         self.values, self.active = Values(), True
 
     @contextmanager
-    def setting(self, *, active: bool) -> Iterator[None]:
-        """Write operators in the block, or do not."""
-        before, self.active = self.active, active
+    def without_operators(self) -> Iterator[None]:
+        """Write no operators that run in the block."""
+        self.active = False
         try:
             yield
         finally:
-            self.active = before
+            self.active = True
 
     @contextmanager
     def in_place_of_layers(self, model: nn.Module) -> Iterator[None]:
@@ -118,10 +107,9 @@ class LayerRecorder:
             kind.run_sequence is not RecurrentModule.run_sequence
         ):
             raise NotRecordedError("a layer that is computed in another way")
-        _check_holds(cast(Any, module), module.rnn_layer())
-        with self.setting(active=False):
-            call = _Call(module.rnn_layer(), module.plan, x, mask, initial_state or ())
-            result = self._write_layer(call)
+        layer = module.rnn_layer()
+        _check_holds(cast(Any, module), layer)
+        result = self._write_layer(layer, module.plan, x, mask, initial_state or ())
         return result[0] if len(result) == 1 else result
 
     def _pair(
@@ -140,14 +128,14 @@ class LayerRecorder:
         outputs: tuple[Tensor, ...] = ()
         states: tuple[Tensor, ...] = ()
         for number, half in enumerate(halves):
-            _check_holds(half, half.rnn_layer())
+            layer = half.rnn_layer()
+            _check_holds(half, layer)
             back = number != plan.against_time
             x_read = torch.flip(x, (1,)) if back else x
             mask_read = torch.flip(mask, (1,)) if back and mask is not None else mask
             one = replace(plan, rules=(plan.rules[number],), merge_mode=None, against_time=False)
             own = given[number * each : (number + 1) * each]
-            with self.setting(active=False):
-                y, *ends = self._write_layer(_Call(half.rnn_layer(), one, x_read, mask_read, own))
+            y, *ends = self._write_layer(layer, one, x_read, mask_read, own)
             turns = plan.return_sequences and number == 1
             outputs += (torch.flip(y, (1,)) if turns else y,)
             states += tuple(ends)
@@ -208,8 +196,7 @@ class LayerRecorder:
             directions = len(layer.parameters) // 4
             plan = Plan(("zeros",) * directions, merge, return_sequences=True, return_state=True)
             states = () if initial is None else tuple(chain.from_iterable(initial[index]))
-            with self.setting(active=False):
-                result = self._write_layer(_Call(layer, plan, found, mask, states))
+            result = self._write_layer(layer, plan, found, mask, states)
             count = 2 if merge is None and directions == 2 else 1
             found = result[0] if count == 1 else result[:2]
             tail = result[count:]
@@ -219,39 +206,49 @@ class LayerRecorder:
 
     # ---- one layer ------------------------------------------------------------------------------
 
-    def see(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function, and write the operators that it runs."""
-        with self.setting(active=True):
-            return function(*args)
+    def _write_layer(
+        self,
+        layer: RnnLayer,
+        plan: Plan,
+        x: Tensor,
+        mask: Tensor | None,
+        initial: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Write a layer; return its outputs, then its states if it returns them.
 
-    def _write_layer(self, call: _Call) -> tuple[Tensor, ...]:
-        """Write a layer; return its outputs, then its states if it returns them."""
-        _check_call(call)
-        plan = call.plan
-        if call.mask is not None and plan.against_time:
+        layer: of a twin without values, whose real weights are known.
+        """
+        _check_call(layer, plan, x, mask, initial)
+        if mask is not None and plan.against_time:
             # A mask goes with the steps: turned, not read from the end.
-            x, mask = self.see(torch.flip, call.x, (1,)), self.see(torch.flip, call.mask, (1,))
-            turned = replace(plan, against_time=False)
-            return self._write_layer(replace(call, plan=turned, x=x, mask=mask))
+            x, mask = torch.flip(x, (1,)), torch.flip(mask, (1,))
+            plan = replace(plan, against_time=False)
         merges = plan.return_sequences and plan.merge_mode not in (None, "concat")
-        if call.mask is not None and merges and not _ZEROS.issuperset(plan.rules):
-            # Masked steps show what each direction showed before.
-            call = replace(call, plan=replace(plan, merge_mode=None))
-        outputs, states = self._emit(call)
-        merged: tuple[Tensor, ...] = self.see(merge_outputs, outputs, plan.merge_mode)
-        return (*merged, *states)
+        # Where masked steps show what each direction showed before, the directions are kept apart.
+        apart = mask is not None and merges and not _ZEROS.issuperset(plan.rules)
+        written = replace(plan, merge_mode=None) if apart else plan
+        with self.without_operators():
+            outputs, states = self._emit(layer, written, x, mask, initial)
+        return (*merge_outputs(outputs, plan.merge_mode), *states)
 
-    def _emit(self, call: _Call) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _emit(
+        self,
+        layer: RnnLayer,
+        plan: Plan,
+        x: Tensor,
+        mask: Tensor | None,
+        initial: Sequence[Tensor],
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Write a layer as one operation; return its outputs, and its states if it returns them."""
-        values, plan, x, mask, cell = self.values, call.plan, call.x, call.mask, call.layer.cell
+        values, cell = self.values, layer.cell
         if not cell.codes:
             raise NotRecordedError("a cell that the kernel lacks")
-        parameters = [None if p is None else values.real(p) for p in call.layer.parameters]
+        parameters = [None if p is None else values.real(p) for p in layer.parameters]
         rows, time, features = x.shape
-        directions, units = len(plan.rules), call.layer.get_weight_hh().shape[1]
+        directions, units = len(plan.rules), layer.get_weight_hh().shape[1]
         merge = plan.merge_mode if plan.return_sequences else None
         width = units if merge not in (None, "concat") else directions * units
-        final = values.new((directions * call.layer.state_count(), rows, units))
+        final = values.new((directions * layer.state_count(), rows, units))
         sequences = plan.return_sequences
         out = values.new((rows, time, width) if sequences else (directions, rows, units))
         steps = values.dense(values.value(x))
@@ -266,7 +263,7 @@ class LayerRecorder:
         run = (
             *(weights.unchecked, *cell.codes[1:], *map(to_word, cell.options), merge_code(merge)),
             *(rows, time, 0, steps.operand(), time * features, step, lengths),
-            *self._starts(call.initial, directions, (rows, units)),
+            *self._starts(initial, directions, (rows, units)),
             *(out.operand() if sequences else 0, final.operand()),
             *(0, 0, 0, 0, 0, 0),  # nothing is kept or dropped
         )
@@ -312,9 +309,10 @@ def _check_holds(module: nn.Module, layer: RnnLayer) -> None:
         raise NotRecordedError("weights that are computed")
 
 
-def _check_call(call: _Call) -> None:
+def _check_call(
+    layer: RnnLayer, plan: Plan, x: Tensor, mask: Tensor | None, initial: Sequence[Tensor]
+) -> None:
     """Leave to the module what the library lacks, or torch's kernel computes faster."""
-    layer, plan, x, mask = call.layer, call.plan, call.x, call.mask
     if (layer.engine or engines.REQUESTED) not in ("auto", "native"):
         raise NotRecordedError(f"the engine {layer.engine or engines.REQUESTED!r} was chosen")
     if layer.precision is not None:
@@ -330,5 +328,5 @@ def _check_call(call: _Call) -> None:
         raise NotRecordedError("a mask that the library does not know")
     # Where no step was read yet, the library shows zeros, and the last state of one output.
     shows_zeros = _OUTPUTS if plan.return_sequences else _ZEROS
-    if call.initial and not shows_zeros.issuperset(plan.rules):
+    if initial and not shows_zeros.issuperset(plan.rules):
         raise NotRecordedError("a mask beside initial states")
