@@ -353,7 +353,7 @@ def test_inspect_shows_cells_and_their_engines(monkeypatch: pytest.MonkeyPatch) 
     assert engines["rnn_1"] == "fused"
     assert rows["rnn_1"]["reason"] == "cells of a stack: nn.LSTM / nn.GRU / nn.RNN"
     assert engines["rnn"] == "stack"
-    assert engines["rnn_1/stacked_rnn_cells_1/lstm_cell_1"] == "part"
+    assert engines["rnn_1/cell/0"] == "part"
     conv = json.loads(k2t("inspect", CONV, "--json").out)["layers"]
     assert {row["engine"] for row in conv} == {"loop"}
     assert {row["reason"] for row in conv} == {"torch has no convolutional LSTM"}
@@ -391,18 +391,18 @@ def _option(key: str, value: Any, *way: str) -> Change:
 @pytest.mark.parametrize(
     ("source", "change", "place", "found"),
     [
-        (PLAIN, _cell_class("MyCell"), "rnn_4/lstm_cell_1", "cell class MyCell is not supported"),
-        (PLAIN, _cell_class("Dense"), "rnn_4/lstm_cell_1", "cell class Dense is not supported"),
+        (PLAIN, _cell_class("MyCell"), "rnn_4/cell", "cell class MyCell is not supported"),
+        (PLAIN, _cell_class("Dense"), "rnn_4/cell", "cell class Dense is not supported"),
         (
             STACKED,
             _in_stack("MyCell"),
-            "rnn_1/stacked_rnn_cells_1/gru_cell_2",
+            "rnn_1/cell/1",
             "cell class MyCell is not supported",
         ),
         (
             STACKED,
             _stack_in_stack,
-            "rnn_1/stacked_rnn_cells_1/stacked_rnn_cells_1",
+            "rnn_1/cell/0",
             "cell class StackedRNNCells is not supported",
         ),
         (PLAIN, _option("time_major", True), "rnn_4", "time_major=True is not supported"),
@@ -410,13 +410,13 @@ def _option(key: str, value: Any, *way: str) -> Change:
         (
             PLAIN,
             _option("projection", 5, "cell"),
-            "rnn_4/lstm_cell_1",
+            "rnn_4/cell",
             "LSTMCell option projection=5 is unknown",
         ),
         (
             STACKED,
             _option("reverse_state_order", True, "cell"),
-            "rnn_1/stacked_rnn_cells_1",
+            "rnn_1/cell",
             "reverse_state_order=True is unknown",
         ),
         (CONV, _option("padding", "causal"), "conv_lstm2d_2", "padding='causal' is not supported"),
