@@ -62,11 +62,7 @@ def find_plugin_layers(spec: ModelSpec) -> tuple[LayerSpec, ...]:
 
 
 def complete_shapes(spec: ModelSpec) -> ModelSpec:
-    """Add the output shapes that only running a plugin's module shows, and all that follow.
-
-    Raises:
-        PluginError: a converter fails; WeightMismatchError: weights do not fit the shapes.
-    """
+    """Add the output shapes that only running a plugin's module shows, and all that follow."""
     seen: dict[str, Structure] = {}
     root = spec.root
     while unknown := [
@@ -201,11 +197,7 @@ class _CheckingInterpreter(fx.Interpreter):
 
 
 def check_dtype(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
-    """Refuse floats of another precision than the model's.
-
-    Raises:
-        PluginError: the result has such floats.
-    """
+    """Refuse floats of another precision than the model's."""
     given = [one for one in leaves(result) if isinstance(one, Tensor) and one.is_floating_point()]
     wrong = next((one.dtype for one in given if one.dtype != dtype), None)
     if wrong is not None:
@@ -265,11 +257,7 @@ def _check_result(layer: LayerSpec, result: Any, dtype: torch.dtype) -> None:
 
 
 def run_checked(model: fx.GraphModule, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Any:
-    """Run the model and check the result of each plugin layer; ``dtype``: the model's.
-
-    Raises:
-        PluginError: a layer fails, or returns something else than declared.
-    """
+    """Run the model and check the result of each plugin layer; ``dtype``: the model's."""
     with torch.no_grad():
         return _CheckingInterpreter(model, dtype).run(*inputs)
 
@@ -281,9 +269,6 @@ def check_round_trip(
 
     ``again``: built from the spec without weights. Numbers that a module keeps outside of its
     parameters and buffers would be zeros in a model that is loaded from a checkpoint.
-
-    Raises:
-        PluginError: the outputs change, or the state_dict does not fit.
     """
     try:
         again.load_state_dict(model.state_dict(), strict=True, assign=True)

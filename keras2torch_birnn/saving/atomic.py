@@ -128,11 +128,7 @@ def check_is_here(path: Path, kind: str) -> None:
 
 
 def check_can_be_made(folder: Path) -> Path:
-    """Return the folder, or of one that is missing the nearest around it that exists.
-
-    Raises:
-        OutputError: it is a file, or not writable.
-    """
+    """Return the folder, or of one that is missing the nearest around it that exists."""
     there = next((one for one in (folder, *folder.parents) if os.path.lexists(one)), folder)
     if not there.is_dir():
         raise OutputError(f"{there} is no folder", "choose another")

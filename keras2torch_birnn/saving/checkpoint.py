@@ -92,9 +92,6 @@ def write_checkpoint(
 
     ``golden``: None for the vectors of the conversion. ``requires_grad``: of parameters that were
     frozen or unfrozen in torch. ``beside``: another file, which is written together with it.
-
-    Raises:
-        OutputError: ``path`` cannot be written.
     """
     facts = origin(model)
     kept, golden = facts.spec.kept, golden or facts.golden
@@ -149,9 +146,6 @@ def check_modules(model: nn.Module, twin: nn.Module, advice: str = _SAVE_ELSEWHE
     """Refuse a model whose modules are not those of its spec: its file could never be loaded.
 
     ``twin``: the model that the spec builds. ``advice``: what to do instead.
-
-    Raises:
-        UsageError: a module was exchanged, added or removed, or has other tensors.
     """
     found, wanted = (dict(one.named_modules(remove_duplicate=False)) for one in (model, twin))
     del found[""], wanted[""]
@@ -184,12 +178,7 @@ def _find_changed_requires_grad(model: nn.Module, twin: nn.Module) -> dict[str, 
 
 
 def _restore_requires_grad(model: nn.Module, requires_grad: Any) -> None:
-    """Restore ``requires_grad`` as it was when the model was saved.
-
-    Raises:
-        InvalidModelFileError: the table is none of bools, or names other parameters than the
-            model's, or those that have no gradients.
-    """
+    """Restore ``requires_grad`` as it was when the model was saved."""
     parameters = {name: one for name, one in model.named_parameters() if one.is_floating_point()}
     if not (
         isinstance(requires_grad, Mapping)
@@ -291,11 +280,7 @@ def _mismatch(what: str) -> WeightMismatchError:
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the torch device of a name, if this machine has it.
-
-    Raises:
-        UsageError: the machine does not have it.
-    """
+    """Return the torch device of a name, if this machine has it."""
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):

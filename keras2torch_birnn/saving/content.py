@@ -164,12 +164,7 @@ def _from_safetensors(path: Path, window: Window) -> dict[str, Any]:
 
 
 def parse_spec(content: Mapping[str, Any]) -> ModelSpec:
-    """Parse a checkpoint's texts by the steps that read a model; zeros stand for its weights.
-
-    Raises:
-        InvalidModelFileError, WeightMismatchError: damaged, or of other weights than are stored.
-        UnsupportedLayerError, UnsupportedOptionError: as ``read_model``.
-    """
+    """Parse a checkpoint's texts by the steps that read a model; zeros stand for its weights."""
     kept = Kept(*(content[key] for key in Kept._fields))
     container = KeptModel(kept)
     container.check_size(sum(tensor.numel() for tensor in content["state_dict"].values()))

@@ -61,11 +61,7 @@ def _refused(what: str, place: str = "") -> InvalidModelFileError:
 
 
 def check_archive(window: Window) -> None:
-    """Refuse a ``.pt`` file that holds anything but texts, numbers and dense tensors.
-
-    Raises:
-        InvalidModelFileError: it holds something else, or is damaged.
-    """
+    """Refuse a ``.pt`` file that holds anything but texts, numbers and dense tensors."""
     with open_archive(window, MAX_PROGRAM_BYTES, MAX_OUT_MEMBERS) as (archive, members):
         sizes = {member.filename: member.file_size for member in members}
         program = next((name for name in sizes if name.endswith("/data.pkl")), None)
@@ -109,9 +105,6 @@ def check_tensors(tensors: Mapping[str, Any], place: str, *, arrays: bool = Fals
     """Refuse values that are not dense CPU tensors, or that are larger than their memory.
 
     arrays: refuse those that NumPy does not have, too.
-
-    Raises:
-        InvalidModelFileError: there is such a value.
     """
     for name, tensor in tensors.items():
         if not (
@@ -129,12 +122,7 @@ def check_tensors(tensors: Mapping[str, Any], place: str, *, arrays: bool = Fals
 
 
 def check_golden(spec: ModelSpec, inputs: tuple[Tensor, ...]) -> None:
-    """Refuse golden inputs that do not fit the model.
-
-    Raises:
-        InvalidModelFileError: their number or shapes differ from the model's inputs.
-        UnsupportedOptionError: the model would need too much memory for them.
-    """
+    """Refuse golden inputs that do not fit the model."""
     layers = spec.input_layers()
     if len(layers) != len(inputs):
         raise _refused(f"{len(inputs)} inputs, the model takes {len(layers)}", "golden")
