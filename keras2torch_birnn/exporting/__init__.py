@@ -39,7 +39,7 @@ class TargetRow:
 TARGETS: tuple[TargetRow, ...] = (
     TargetRow(".onnx", "onnx_file", "an ONNX model"),
     TargetRow(".pt2", "torch_export", "a torch.export archive"),
-    TargetRow(".py", "source.files", "plain PyTorch source"),
+    TargetRow(".py", "source.write_source", "plain PyTorch source"),
 )
 
 

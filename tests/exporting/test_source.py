@@ -31,7 +31,7 @@ import keras2torch_birnn as k2t
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError, OutputError, UnsupportedLayerError
 from keras2torch_birnn.exporting.child_process import run_exported
-from keras2torch_birnn.exporting.source import files, helpers
+from keras2torch_birnn.exporting.source import helpers
 from keras2torch_birnn.exporting.source.layers import construct
 from keras2torch_birnn.exporting.source.module_text import WIDTH, lay_out
 from keras2torch_birnn.exporting.source.names import (
@@ -41,7 +41,7 @@ from keras2torch_birnn.exporting.source.names import (
     local_beside,
     plain_text,
 )
-from keras2torch_birnn.exporting.source.write_source import SourceFiles, write_source
+from keras2torch_birnn.exporting.source.write_source import SourceFiles, save_source, write_source
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.limits import MAX_PRINTED_NAME
 from keras2torch_birnn.schema.shape_inference import infer_model
@@ -279,7 +279,7 @@ def test_a_module_goes_to_the_hub_and_back(tmp_path: Path) -> None:
     text = source.text.replace("import torch\n", "import torch\n" + head, 1)
     assert text.count(bases + '"""As') == 1
     text = text.replace(bases + '"""As', bases.replace(")", ", PyTorchModelHubMixin)") + '"""As')
-    files.save_source(replace(source, text=text), tmp_path / "made.py")
+    save_source(replace(source, text=text), tmp_path / "made.py")
     made = runpy.run_path(str(tmp_path / "made.py"))
     model = made["load"]()
     folder = tmp_path / "pushed"
@@ -310,7 +310,7 @@ def test_the_second_bias_of_torch_is_not_trained(tmp_path: Path) -> None:
 
 def load(source: SourceFiles, folder: Path) -> nn.Module:
     """Run generated code here; only for a model of the tests."""
-    files.save_source(source, folder / "made.py")
+    save_source(source, folder / "made.py")
     model: nn.Module = runpy.run_path(str(folder / "made.py"))["load"]()
     return model
 
@@ -393,7 +393,7 @@ def test_the_source_is_checked_before_it_is_put_in_place(
         source = write_source(model, spec)
         return replace(source, text=source.text.replace("ahead + back", "ahead * back"))
 
-    monkeypatch.setattr(files, "write_source", wrong)
+    monkeypatch.setattr("keras2torch_birnn.exporting.source.write_source.write_source", wrong)
     before = (tmp_path / "tagger.py").read_text("utf-8")
     with pytest.raises(K2TError, match="does not compute what the converted one does"):
         k2t.export(model, tmp_path / "tagger.py")

@@ -21,7 +21,7 @@ from torch import fx
 
 from keras2torch_birnn.conversion import build_model
 from keras2torch_birnn.errors import K2TError, UnsupportedLayerError, UnsupportedOptionError
-from keras2torch_birnn.exporting.source import files, write_source
+from keras2torch_birnn.exporting.source import write_source
 from keras2torch_birnn.exporting.source.code import (
     Expression,
     Statement,
@@ -44,7 +44,7 @@ HOSTILE = "__import__('pathlib').Path('CANARY').touch() or x"
 
 MISTAKES = """
 from keras2torch_birnn.exporting.source.code import Expression, Statement, code, symbol
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Site
+from keras2torch_birnn.exporting.source.code import Called, Emission, Site
 from keras2torch_birnn.exporting.source.functions import fold, spell_method
 from keras2torch_birnn.exporting.source.plain_layers import EMITTERS
 
@@ -249,5 +249,5 @@ def test_a_file_with_code_as_an_argument_runs_nothing(
     calls = tuple(replace(c, args=(HOSTILE,)) if c.args else c for c in graph.calls)
     hostile = replace(MODEL, root=replace(MODEL.root, graph=replace(graph, calls=calls)))
     with pytest.raises(K2TError):
-        files.TARGET.write(build_model(MODEL), hostile, tmp_path / "out.py")
+        write_source.TARGET.write(build_model(MODEL), hostile, tmp_path / "out.py")
     assert list(tmp_path.iterdir()) == []

@@ -16,14 +16,18 @@ from keras2torch_birnn.errors import (
     printable,
 )
 from keras2torch_birnn.exporting.source.code import (
+    Called,
+    Emission,
     Expression,
+    Helper,
+    Site,
     Statement,
+    Value,
     code,
     member,
     symbol,
     used_names,
 )
-from keras2torch_birnn.exporting.source.emission import Called, Emission, Helper, Site, Value
 from keras2torch_birnn.exporting.source.functions import spell, spell_method
 from keras2torch_birnn.exporting.source.names import LocalNames, local_beside, show_shape
 from keras2torch_birnn.layers.core import differs, not_zero

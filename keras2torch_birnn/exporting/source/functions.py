@@ -13,6 +13,8 @@ from torch.nn import functional
 from keras2torch_birnn.errors import UnsupportedLayerError, printable
 from keras2torch_birnn.exporting.source.code import (
     Expression,
+    Helper,
+    Value,
     bracketed,
     call,
     code,
@@ -20,7 +22,6 @@ from keras2torch_birnn.exporting.source.code import (
     literal,
     symbol,
 )
-from keras2torch_birnn.exporting.source.emission import Helper, Value
 from keras2torch_birnn.layers import core, merging
 from keras2torch_birnn.layers import functional as ours
 from keras2torch_birnn.layers.recurrent import fold_steps, step_counts, unfold_steps

@@ -17,25 +17,23 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 
 from keras2torch_birnn.exporting.source.code import (
+    MASK_REACHES,
+    Called,
+    Emission,
+    Emit,
     Expression,
+    Helper,
+    Site,
     Statement,
+    Value,
     call,
     code,
     join,
     literal,
     member,
-    symbol,
-)
-from keras2torch_birnn.exporting.source.emission import (
-    MASK_REACHES,
-    Called,
-    Emission,
-    Emit,
-    Helper,
-    Site,
-    Value,
     refuse,
     same_names,
+    symbol,
 )
 from keras2torch_birnn.exporting.source.functions import (
     find_activation,

@@ -11,15 +11,20 @@ from functools import reduce
 from typing import Any
 
 from keras2torch_birnn.exporting.source import helpers
-from keras2torch_birnn.exporting.source.code import Expression, call, code, join, member, symbol
-from keras2torch_birnn.exporting.source.emission import (
+from keras2torch_birnn.exporting.source.code import (
     MASK_REACHES,
     Called,
     Emission,
     Emit,
+    Expression,
     Site,
+    call,
+    code,
+    join,
+    member,
     refuse,
     same_names,
+    symbol,
 )
 from keras2torch_birnn.exporting.source.functions import find_activation
 from keras2torch_birnn.layers.convolution import Convolution, extents

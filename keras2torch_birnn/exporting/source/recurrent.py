@@ -15,21 +15,19 @@ from typing import Any, TypeAlias
 
 from keras2torch_birnn.exporting.source import helpers
 from keras2torch_birnn.exporting.source.code import (
+    Called,
+    Emission,
     Expression,
+    Helper,
+    Site,
     Statement,
     call,
     code,
     join,
     literal,
     member,
-    symbol,
-)
-from keras2torch_birnn.exporting.source.emission import (
-    Called,
-    Emission,
-    Helper,
-    Site,
     refuse,
+    symbol,
 )
 from keras2torch_birnn.exporting.source.functions import function_of
 from keras2torch_birnn.layers.core import ShapedDropout

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from keras2torch_birnn.errors import UnsupportedLayerError
-from keras2torch_birnn.exporting.source.emission import Helper
+from keras2torch_birnn.exporting.source.code import Helper
 
 PACKAGE = "keras2torch_birnn"
 _ROOT = Path(__file__).parents[3]

@@ -1,18 +1,26 @@
-"""``write_source``: a converted model as plain PyTorch source and its weights by name."""
+"""The target ``.py``: a converted model as plain PyTorch source, and its weights by name."""
 
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from keras2torch_birnn.errors import K2TError, gather
+from keras2torch_birnn.errors import InvalidModelFileError, K2TError, gather, printable
+from keras2torch_birnn.exporting.runtime_child import open_module
 from keras2torch_birnn.exporting.source.code import (
+    MASK_REACHES,
+    Emission,
     Expression,
+    Helper,
     Statement,
+    Value,
     call,
     code,
     join,
@@ -20,7 +28,6 @@ from keras2torch_birnn.exporting.source.code import (
     member,
     symbol,
 )
-from keras2torch_birnn.exporting.source.emission import MASK_REACHES, Emission, Helper, Value
 from keras2torch_birnn.exporting.source.forward import (
     BodyWriter,
     Layers,
@@ -30,6 +37,7 @@ from keras2torch_birnn.exporting.source.forward import (
 from keras2torch_birnn.exporting.source.helpers import hold_last, run_valid_steps
 from keras2torch_birnn.exporting.source.layers import emit
 from keras2torch_birnn.exporting.source.module_text import (
+    FIRST_LINE,
     write_class,
     write_forward,
     write_init,
@@ -46,10 +54,14 @@ from keras2torch_birnn.exporting.source.names import (
     show_shape,
 )
 from keras2torch_birnn.exporting.source.snippets import copy
+from keras2torch_birnn.exporting.target import EXPORT, Session, Target
 from keras2torch_birnn.golden import origin
 from keras2torch_birnn.layers.building import build
 from keras2torch_birnn.layers.graph import leaf_layers
 from keras2torch_birnn.layers.operations import GraphConstant
+from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.saving.atomic import FileKind
+from keras2torch_birnn.saving.checkpoint_kind import read_safetensors_format
 from keras2torch_birnn.schema.dtype_flow import declared_dtype
 from keras2torch_birnn.spec import LayerSpec, ModelSpec
 
@@ -263,3 +275,82 @@ def _result(value: Value) -> tuple[Expression, Expression]:
 
 
 __all__ = ["SourceFiles", "write_source"]
+
+
+# ---- the target ----------------------------------------------------------------------------------
+
+_FORMAT = "plain PyTorch source of keras2torch_birnn/1"
+
+
+def is_our_source(path: Path) -> bool:
+    """Return whether k2t wrote a module, by its first line.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+
+
+def is_our_weights_file(path: Path) -> bool:
+    """Return whether k2t wrote the weights of a module, by the header.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            window = Window(file, 0, os.fstat(file.fileno()).st_size)
+            return read_safetensors_format(window) == _FORMAT
+    except InvalidModelFileError:
+        return False
+
+
+SOURCE = FileKind("plain PyTorch source", (".py",), is_our_source)
+WEIGHTS = FileKind("the weights of plain PyTorch source", (".safetensors",), is_our_weights_file)
+
+
+def save_source(source: SourceFiles, path: Path) -> None:
+    """Write a module to ``path`` and its weights beside it, without checks."""
+    path.write_text(source.text, encoding="utf-8")
+    weights = path.with_suffix(WEIGHTS.suffixes[0])
+    save_file(dict(source.tensors), weights, metadata={"format": _FORMAT})
+
+
+class Source(Target):
+    """Plain PyTorch source, and its weights beside it."""
+
+    kind = SOURCE
+    companions = (WEIGHTS,)
+    alone = True
+    runtime = "torch"
+
+    def describe_other(self, path: Path) -> tuple[str, str] | None:
+        """Describe Python code that does not define what ``open`` calls."""
+        try:
+            parts = ast.parse(path.read_bytes()).body
+        except (SyntaxError, ValueError) as error:
+            return f"is no Python code ({printable(error)})", EXPORT
+        if any(isinstance(one, ast.FunctionDef) and one.name == "load" for one in parts):
+            return None
+        return (
+            "Python code without the function load, which every export has",
+            f"{EXPORT}; of a port of your own: k2t compare MODEL FILE.py:NAME",
+        )
+
+    def write(self, model: fx.GraphModule, spec: ModelSpec, path: Path) -> tuple[str, ...]:
+        """Write the module and its weights.
+
+        Raises:
+            UnsupportedLayerError: lists everything that has no source form.
+        """
+        source = write_source(model, spec)
+        save_source(source, path)
+        return source.notes
+
+    def open(self, path: Path) -> Session:
+        """Return a function that runs the module: it is Python code, which this executes."""
+        return open_module(path)
+
+
+TARGET = Source()
