@@ -150,9 +150,9 @@ class _Comparison:
         free = self._run(batch, first=False, settled=False)
         if isinstance(free, str) or _are_close(free, settled.run):
             return None
-        drawn = settled.run.drawn[0]
-        given = _seen_calls(settled, replace(settled.run, seen=drawn.given))
-        path = given[-1] if given else _lost_call(settled, free)
+        drawn, walk = settled.run.drawn[0], Walk(self.spec, [settled])
+        given = walk.seen_in(replace(settled.run, seen=drawn.given))
+        path = walk.outer(given[-1])[0] if given else walk.first_lost_in(free)
         where = f" in {printable(drawn.module)}" if drawn.module else ""
         if drawn.name in HALVES.values():
             return PortFinding(path, "half precision", f"it is rounded to {drawn.name}{where}")
@@ -328,24 +328,10 @@ class _Findings:
         return PortFinding(path, "unexplained", words)
 
 
-def _seen_calls(checked: CheckedRun, run: PortRun) -> list[str]:
-    """Return the layers whose outputs are right in a run of the port with the same inputs."""
-    walk, other = Walk(checked.spec, [checked]), replace(checked, run=run)
-    results = checked.exact.results
-    return [walk.outer(key)[0] for key in walk.nodes if other.has(key, results[key][0])]
-
-
-def _lost_call(checked: CheckedRun, run: PortRun) -> str:
-    """Return the first layer that a run of the port does not compute, as it did before."""
-    now = _seen_calls(checked, run)
-    before = _seen_calls(checked, checked.run)
-    return next((one for one in before if one not in now), "the port")
-
-
 def _kept_state(again: CheckedRun, first: CheckedRun) -> PortFinding:
     """Say which layer computes something else in a second call with the same inputs."""
     words = "its states are kept from call to call, Keras starts each call with zeros"
-    path = _lost_call(first, again.run)
+    path = Walk(first.spec, [first]).first_lost_in(again.run)
     return PortFinding(path, "kept state", words, rows="a second call")
 
 

@@ -9,7 +9,7 @@ inputs. What explains a call is taken for its result, and the walk goes on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from keras2torch_birnn.errors import printable
 from keras2torch_birnn.porting.call_graph import direct_sources, later_calls, place_of
 from keras2torch_birnn.porting.checked_run import CheckedRun, Traced, same
 from keras2torch_birnn.porting.layer_call import Apply, Key, LayerCall, Rewrite
-from keras2torch_birnn.porting.observing import FAILURES
+from keras2torch_birnn.porting.observing import FAILURES, PortRun
 from keras2torch_birnn.porting.rewrites import USING_MASKS, rewrites_of
 from keras2torch_birnn.reference.context import Result
 from keras2torch_birnn.spec import ModelSpec, Structure, leaves
@@ -149,6 +149,17 @@ class Walk:
         """Tell whether the port computed a call's output in every run."""
         pairs = zip(self.runs, traced, strict=True)
         return all(key in one.results and run.has(key, one.results[key][0]) for run, one in pairs)
+
+    def seen_in(self, run: PortRun) -> list[Key]:
+        """Return the calls whose right values another run of the port has, on the same inputs."""
+        other, results = replace(self.runs[0], run=run), self.runs[0].exact.results
+        return [key for key in self.nodes if other.has(key, results[key][0])]
+
+    def first_lost_in(self, run: PortRun) -> str:
+        """Return the first layer that another run of the port computes otherwise."""
+        seen = self.seen_in(run)
+        lost = (key for key in self.seen_in(self.runs[0].run) if key not in seen)
+        return next((self.outer(key)[0] for key in lost), "the port")
 
     def behind(self, key: Key) -> list[Key]:
         """Return the calls that are computed from a call's output."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import permutations
+from itertools import chain, permutations
 from typing import Any
 
 import numpy as np
@@ -389,35 +389,28 @@ def _run_layers(module: nn.RNNBase, args: tuple[Any, ...]) -> None:
     states = args[1] if len(args) > 1 else None
     ways = 2 if module.bidirectional else 1
     for number in range(module.num_layers - 1):
-        layer = _one_layer(module, number)
         own = slice(number * ways, (number + 1) * ways)
+        layer = _make_layer(module, module.all_weights[own])
         start = map_structure(lambda s, own=own: s[own], states) if states is not None else None
         x, _ = layer(x, start)
         if isinstance(x, nn.utils.rnn.PackedSequence):
             nn.utils.rnn.pad_packed_sequence(x, module.batch_first)
 
 
-def _one_layer(module: nn.RNNBase, number: int) -> nn.RNNBase:
-    """Return one layer of a module as a module of its own."""
-    some = {
-        name.replace(f"_l{number}", "_l0"): value
-        for name, value in module.named_parameters()
-        if name.removesuffix("_reverse").endswith(f"_l{number}")
-    }
-    options: dict[str, Any] = (
-        {"nonlinearity": module.nonlinearity} if module.mode.startswith("RNN") else {}
-    )
+def _make_layer(module: nn.RNNBase, weights: Sequence[Sequence[Tensor]]) -> nn.RNNBase:
+    """Make a module of one layer with these weights of another one, of each direction."""
     kind: Any = type(module)
     layer: nn.RNNBase = kind(
-        some["weight_ih_l0"].shape[1],
+        weights[0][0].shape[1],
         module.hidden_size,
         bias=module.bias,
         batch_first=module.batch_first,
         bidirectional=module.bidirectional,
-        **options,
-    )
-    layer.load_state_dict(some)
-    return layer.to(some["weight_ih_l0"].dtype)
+        **({"nonlinearity": module.nonlinearity} if module.mode.startswith("RNN") else {}),
+    ).to(weights[0][0].dtype)
+    for parameter, values in zip(layer.parameters(), chain(*weights), strict=True):
+        parameter.data = values.data
+    return layer
 
 
 @contextmanager

@@ -76,7 +76,7 @@ class Marked(Flat):
         end = "_l0_reverse" if back else "_l0"
         w, u = self.of(f"bidirectional.weight_ih{end}"), self.of(f"bidirectional.weight_hh{end}")
         h = x.new_zeros(len(x), u.shape[1])
-        if "random start" in self.mistakes:
+        if "random start" in self.mistakes and back:
             h = torch.randn_like(h)
         found = {}
         for t in reversed(range(x.shape[1])) if back else range(x.shape[1]):
