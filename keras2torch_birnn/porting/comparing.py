@@ -15,7 +15,7 @@ from keras2torch_birnn.errors import UsageError, printable
 from keras2torch_birnn.plugins import PluginName, load_plugins
 from keras2torch_birnn.porting.batches import LARGE, Batch, arguments, batches
 from keras2torch_birnn.porting.checked_run import CheckedRun, same
-from keras2torch_birnn.porting.divergence import OUTPUTS, Walk, Walked, differ
+from keras2torch_birnn.porting.divergence import OF_MASKS, OUTPUTS, Walk, Walked, differ
 from keras2torch_birnn.porting.layer_call import Key
 from keras2torch_birnn.porting.matching import (
     BATCH_NORMS,
@@ -263,7 +263,7 @@ class _Findings:
         of_masks = False
         for one, name in zip(self.walked.found, told, strict=True):
             kind, words = one.rewrite.kind, one.rewrite.words
-            of_masks = of_masks or kind in ("mask missing", "padding side")
+            of_masks = of_masks or kind in OF_MASKS
             if kind == "masked steps" and of_masks:
                 continue  # it follows from those
             half = self._half(one.key)

@@ -33,6 +33,8 @@ _IN_PAIRS, _TOLD = 4, 8
 OUTPUTS: Key = ("the outputs", "")
 # Kinds whose value is that of another call: that a port has it tells nothing.
 _OF_OTHER_CALLS = ("left out", "half left out")
+# Kinds that may be tried far before the call at which they show.
+OF_MASKS = ("mask missing", "padding side")
 
 
 @dataclass(frozen=True)
@@ -204,11 +206,14 @@ class Walk:
         traced = self.record(forced)
         unseen = {key for key in self.nodes if not self.seen(key, traced)}
         own, before, behind = self._places(wrong)
-        stages = ((own, True), ([*before, *behind], True), (own, False), (before, False))
+        stages = (
+            *((own, True, ()), (self._givers(wrong), True, OF_MASKS)),
+            *(([*before, *behind], True, ()), (own, False, ()), (before, False, ())),
+        )
         known: Explained | None = None
-        for places, is_seen in stages:
+        for places, is_seen, kinds in stages:
             best: tuple[int, Explained] | None = None
-            for option in self._options(places, traced, forced, is_seen=is_seen):
+            for option in self._options(places, traced, forced, kinds, is_seen=is_seen):
                 shown = self._shows(option, forced, unseen)
                 if shown > len(self.nodes):
                     return (option,)
@@ -274,29 +279,32 @@ class Walk:
             return [key for key in self.nodes if self.outer(key)[0] in ends][::-1], [], []
         whole = self.outer(wrong)
         own = [key for key in self.nodes if self.outer(key) == whole][::-1]
-        read = self._read_by(whole)
-        before = [key for key in self.nodes if key[0] in read]
+        before = [key for key in self.nodes if key[0] in self.sources.get(whole[0], ())]
         return own, before, [key for key in self.behind(whole) if key not in own]
 
-    def _read_by(self, key: Key) -> list[str]:
-        """Return the calls that a call reads, and those whose masks or padded steps it reads."""
-        found = [*self.sources.get(key[0], ())]
+    def _givers(self, wrong: Key | None) -> list[Key]:
+        """Return the calls through which a call gets its masks, that which makes them first."""
+        found = [*self.sources.get(self.outer(wrong)[0], ())] if wrong else []
         for path in found:  # grows meanwhile
             masks = self.runs[0].exact.trace.masks.get(path)
             is_masked = any(mask is not None for mask in leaves(masks))
             if is_masked and self.layers[path].class_name not in USING_MASKS:
                 found += [one for one in self.sources.get(path, ()) if one not in found]
-        return found
+        return [key for key in self.nodes if key[0] in found]
 
     def _options(
         self,
         places: Sequence[Key],
         traced: Sequence[Traced],
         forced: Forced,
+        kinds: Sequence[str],
         *,
         is_seen: bool,
     ) -> Iterator[Explained]:
-        """Yield the rewrites of calls that change them; ``is_seen``: whose value the port has."""
+        """Yield the rewrites of calls that change them, of these kinds; none: of all.
+
+        is_seen: those whose value the port has.
+        """
         for key in places:
             if key not in traced[0].calls:
                 continue
@@ -309,6 +317,8 @@ class Walk:
                 if layer.class_name == key[1] and path != key[0]
             }
             for rewrite in rewrites_of(traced[0].calls[key], alike, is_half=is_half):
+                if kinds and rewrite.kind not in kinds:
+                    continue
                 results: list[Result] = []
                 for run, one, own in zip(self.runs, traced, forced, strict=True):
                     known = {(place_of(half[0]), half[1]): own[half] for half in halves}
