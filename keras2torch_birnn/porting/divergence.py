@@ -102,8 +102,8 @@ class Walk:
                 if found and found[-1].rewrite.kind in _OF_OTHER_CALLS:
                     wrong, found = found[-1].key, found[:-1]  # what follows would show it
                     guesses, forced = [], tuple(_without(own, wrong) for own in forced)
-                doubted = (one.rewrite for one in guesses if not self.seen(one.key, traced))
-                guess = next(doubted, None) if wrong else None
+                likely = (one.rewrite for one in guesses if not self._had_anyway(one, traced))
+                guess = next(likely, None) if wrong else None
                 return Walked(found, forced, wrong or OUTPUTS, guess)
             for one in more:
                 found, forced = (*found, one), one.added_to(forced)
@@ -115,6 +115,16 @@ class Walk:
     def _explained(self, traced: Sequence[Traced]) -> bool:
         pairs = zip(self.runs, traced, strict=True)
         return all(run.are_same(run.run.outputs, one.trace.outputs) for run, one in pairs)
+
+    def _had_anyway(self, guess: Explained, traced: Sequence[Traced]) -> bool:
+        """Tell whether a port has a mistake's value also without it: it is what the call reads.
+
+        Or the port has the right value, too.
+        """
+        read = leaves(traced[0].calls[guess.key].inputs)
+        arrays = [one for one in read if isinstance(one, np.ndarray)]
+        handed_on = any(_holds_same(one, guess.results[0][0]) for one in arrays)
+        return handed_on or self.seen(guess.key, traced)
 
     def _differ(self, forced: Forced, other: Forced) -> bool:
         """Tell whether the model's outputs differ, where they count, by what is known of calls."""

@@ -343,3 +343,9 @@ def test_ids_that_are_one_too_low_are_no_activation() -> None:
     (finding,) = k2t.compare(file, port).findings
     assert finding.layer == "embedding"
     assert finding.words == "it differs here; perhaps its ids are one too low"
+
+
+def test_what_a_layer_reads_suggests_no_mistake_of_it() -> None:
+    """Scores that a softmax reads are no softmax that was left out."""
+    (finding,) = k2t.compare(Translation.source, Translation("padding masked")).findings
+    assert finding.words == "right up to dot; it differs here, no usual mistake explains how"
