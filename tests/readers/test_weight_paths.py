@@ -10,11 +10,14 @@ import h5py
 import numpy as np
 import pytest
 from commands import FIXTURES, changed_config
-from specs import ENTRIES, chain, dense, layer, read_entry, rnn
+from specs import ENTRIES, F, H, chain, dense, functional, layer, read_entry, rnn
 
 from keras2torch_birnn.errors import WeightMismatchError
 from keras2torch_birnn.readers import read_model
-from keras2torch_birnn.readers.weights.v3 import _number, number_groups, snake_case
+from keras2torch_birnn.readers.hdf5.store import HDF5Store
+from keras2torch_birnn.readers.input_files import Window
+from keras2torch_birnn.readers.weights.v3 import _number, number_groups, snake_case, v3_places
+from keras2torch_birnn.spec import Call, Generation, LayerSpec, TensorRef
 
 NUMBERED_OTHERWISE = "tf.keras-2.13.1/hard_sigmoid_stack.keras"
 STACK = chain(
@@ -59,6 +62,29 @@ def test_layers_of_a_class_are_counted(skips: bool, groups: str) -> None:
 def test_layers_that_are_stored_elsewhere_can_be_left_out() -> None:
     names = number_groups(STACK, skips=False, without=frozenset({"dense_1"}))
     assert list(names.values()) == ["lstm", "dropout", "dropout_1", "dense", "dense_1"]
+
+
+def doubled(inner: LayerSpec) -> LayerSpec:
+    """A model that adds the output of a layer to itself, by an operation."""
+    ends = TensorRef("x"), TensorRef(inner.name)
+    calls = [Call(inner.name, 0, ends[:1]), Call("twice", 0, (ends[1], ends[1]))]
+    layers = [layer("InputLayer", "x", shape=(None, F)), inner, layer("ops.Add", "twice")]
+    return functional(layers, calls, ends[:1], (TensorRef("twice"),))
+
+
+def test_operations_hide_no_layer_of_a_nested_model(tmp_path: Path) -> None:
+    """tf.keras 2.15 names the group of every operation after another class (``tf_op_lambda``)."""
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(path, "w") as file:
+        for group in ("layers", "layers/functional/layers"):
+            for name in ("input_layer", "tf_op_lambda"):
+                file.create_group(f"{group}/{name}/vars")
+        file.create_group("layers/functional/layers/dense/vars")
+    root = doubled(doubled(dense(H, F)))
+    with path.open("rb") as opened, HDF5Store(Window(opened, 0, path.stat().st_size)) as store:
+        places = v3_places(root, store, Generation("tf.keras", "2.15.0"), "layers")
+        found = {layer.name: base for base, layer in places}
+    assert found["dense_0"] == "/layers/functional/layers/dense"
 
 
 TWICE = [file for file in ENTRIES if ENTRIES[file]["case"].startswith("twice_wrapped")]

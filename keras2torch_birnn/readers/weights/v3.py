@@ -14,7 +14,7 @@ from keras2torch_birnn.errors import WeightMismatchError, printable
 from keras2torch_birnn.limits import MAX_MODEL_DEPTH
 from keras2torch_birnn.readers.store import Store
 from keras2torch_birnn.readers.weights.slots import slots
-from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, SCHEMA
+from keras2torch_birnn.schema import CELL_GATES, CONV_LSTMS, OPS, SCHEMA
 from keras2torch_birnn.schema.custom_layers import named_weights, python_name
 from keras2torch_birnn.schema.recurrent import STACK
 from keras2torch_birnn.schema.shape_inference import expected_weights
@@ -268,7 +268,9 @@ def _number_layers(model: LayerSpec, walk: _Walk, group: str | None) -> Mapping[
     if walk.generation.name != "tf.keras" or walk.counts_twice or walk.store.kind(group) != "group":
         return names
     held = walk.store.members(group)
-    if all(name in held for name in names.values()):
+    # An operation has no weights, and tf.keras names its group by another class.
+    operations = {layer.name for layer in layers if layer.class_name in OPS}
+    if all(names[name] in held for name in names.keys() - operations):
         return names
     shared = frozenset(layer.name for layer in layers if walk.visit(layer))
     return {**dict.fromkeys(names), **number_groups(model, skips=False, without=shared)}
