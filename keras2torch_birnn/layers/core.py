@@ -1,9 +1,9 @@
-"""Dense layers, Embedding, Masking, activations, and layers that act in training only."""
+"""Casts of inputs, Dense layers, Embedding, Masking, activations, layers that act in training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from keras2torch_birnn.layers.input_casts import to_ids
 from keras2torch_birnn.layers.registry import (
     NONE,
     SAME,
@@ -29,10 +28,49 @@ from keras2torch_birnn.layers.registry import (
     passes_mask,
 )
 from keras2torch_birnn.rnn.activations import FUNCTIONS, activation
+from keras2torch_birnn.rnn.checks import check_tensor
 from keras2torch_birnn.rnn.parameters import to_parameter
 from keras2torch_birnn.schema.core import activation_label
 from keras2torch_birnn.schema.einsum import letters
 from keras2torch_birnn.spec import Array, LayerSpec
+
+# ---- inputs --------------------------------------------------------------------------------------
+# Casts to the declared dtype, as Keras does them. A converted model computes in one precision, that
+# of ``like``, also after ``model.to()``.
+
+
+def to_float(x: Tensor, like: Tensor) -> Tensor:
+    """Cast floats of any precision, integers and bools to the model's floats."""
+    check_tensor("input", x, like.dtype)
+    return x.to(like.dtype)
+
+
+def to_integer(x: Tensor) -> Tensor:
+    """Cast to integers, as Keras does: floats lose their fraction."""
+    check_tensor("input", x, torch.int64)
+    return x.long() if x.is_floating_point() or x.dtype.itemsize == 1 else x
+
+
+def to_ids(x: Tensor) -> Tensor:
+    """Cast to int64, which torch requires of ids."""
+    check_tensor("input", x, torch.int64)
+    return x.long()
+
+
+def to_bool(x: Tensor) -> Tensor:
+    """Cast to bool: all but zero is True."""
+    check_tensor("input", x, torch.bool)
+    return x.bool()
+
+
+INPUT_CASTS: Mapping[str, Callable[..., Tensor]] = {
+    "float": to_float,
+    "int32": to_integer,
+    "int64": to_integer,
+    "bool": to_bool,
+    "ids": to_ids,
+}
+
 
 # ---- activations ---------------------------------------------------------------------------------
 

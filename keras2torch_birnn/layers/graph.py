@@ -17,7 +17,7 @@ import numpy as np
 from torch import fx, nn
 
 from keras2torch_birnn.errors import K2TError, UnsupportedOptionError, gather
-from keras2torch_birnn.layers.input_casts import INPUT_CASTS
+from keras2torch_birnn.layers.core import INPUT_CASTS
 from keras2torch_birnn.layers.model_graph import ModelGraph, attribute_names
 from keras2torch_birnn.layers.recurrent import (
     check_steps,

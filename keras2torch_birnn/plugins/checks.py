@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from keras2torch_birnn.errors import K2TError, PluginError, WeightMismatchError, gather
-from keras2torch_birnn.layers.input_casts import to_ids
+from keras2torch_birnn.layers.core import to_ids
 from keras2torch_birnn.layers.registry import convert_layer, mask_flow
 from keras2torch_birnn.reference.context import Context, OwnEquations, Result
 from keras2torch_birnn.reference.custom_layers import by_plugin, initial_states_by_plugin

@@ -457,7 +457,7 @@ def test_the_code_reads_as_what_the_user_wrote() -> None:
     )  # fmt: skip
     assert code(model, TF) == [
         "floats_like = self.floats_like()",
-        "x_1 = keras2torch_birnn_layers_input_casts_to_float(x, floats_like)",
+        "x_1 = keras2torch_birnn_layers_core_to_float(x, floats_like)",
         "op0 = 2.0 * x_1",
         "op2 = x_1[(slice(None, None, None), -1)]",
         "op4 = x_1.shape",

@@ -30,8 +30,7 @@ from keras2torch_birnn.exporting.source.code import (
 )
 from keras2torch_birnn.exporting.source.functions import spell, spell_method
 from keras2torch_birnn.exporting.source.names import LocalNames, local_beside, show_shape
-from keras2torch_birnn.layers.core import differs, not_zero
-from keras2torch_birnn.layers.input_casts import INPUT_CASTS
+from keras2torch_birnn.layers.core import INPUT_CASTS, differs, not_zero
 from keras2torch_birnn.layers.merging import all_masks, any_mask, concatenated_mask
 from keras2torch_birnn.layers.operations import SEVERAL, GraphConstant
 from keras2torch_birnn.layers.recurrent import fold_steps, step_counts, unfold_steps
