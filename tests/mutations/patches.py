@@ -1,4 +1,4 @@
-"""Mutations: deliberate bugs, applied by a patch of one function or one table entry."""
+"""Patches for deliberate bugs: of one function, or of one entry of a table."""
 
 from __future__ import annotations
 import __future__
@@ -7,32 +7,13 @@ import inspect
 import pkgutil
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from keras2torch_birnn.layers import registry
 from keras2torch_birnn.schema.row import Pages
 
 Patch = Callable[[pytest.MonkeyPatch], None]
-
-K2, K231, TF, K3 = "keras-2.2.4", "keras-2.3.1", "tf.keras-2.15.0", "keras-3.15.1"
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """A deliberate bug and the files that must notice it.
-
-    ``rereads``: the bug sits in a reader, so the files are read again. ``late``: it shows in a
-    second call only, which the check per layer does not make.
-    """
-
-    patch: Patch
-    files: tuple[str, ...]
-    rereads: bool = False
-    late: bool = False
-    name: str = ""  # the key in its page's table
 
 
 def compile_edited(function: Any, old: str, new: str) -> Any:
@@ -82,11 +63,6 @@ def put(table: Any, key: str, value: Any) -> Patch:
     return wrap(table, key, lambda _: value)
 
 
-def change_mask_flow(class_name: str, flow: registry.MaskFlow) -> Patch:
-    """Change what a layer class does with masks."""
-    return wrap(registry.CONVERTERS, class_name, lambda right: replace(right, mask=lambda _: flow))
-
-
 def both(*patches: Patch) -> Patch:
     """Join several patches into one bug."""
 
@@ -95,8 +71,3 @@ def both(*patches: Patch) -> Patch:
             one(patching)
 
     return patch
-
-
-def by_name(mutations: Mapping[str, Mutation]) -> list[Mutation]:
-    """Give each mutation its name."""
-    return [replace(one, name=name) for name, one in mutations.items()]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from built_kernels import COMPILER
 from kernel_layers import native
-from mutations import recurrent
+from mutations import by_hand
 
 import keras2torch_birnn as k2t
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS
@@ -78,7 +78,7 @@ def test_the_kernel_has_every_number_of_pythons_tables_and_no_other(tmp_path: Pa
 
 def test_every_list_of_merge_modes_has_the_same_ones() -> None:
     assert {*get_args(MergeName)} == {*MERGE_MODES}
-    assert recurrent.MERGED.keys() == {*MERGE_MODES, None}
+    assert by_hand.MERGED.keys() == {*MERGE_MODES, None}
 
 
 @pytest.mark.parametrize(

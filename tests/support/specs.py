@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fixture_files import FIXTURES
@@ -38,6 +38,7 @@ KERAS3 = Generation("keras3", "3.15.1")
 GENERATIONS = (KERAS2, TF_KERAS, KERAS3)
 CELLS = ("LSTM", "GRU", "GRU before", "SimpleRNN")
 RULES = ("zeros", "zeros_unreversed", "previous_output", "previous_state")
+Made = TypeVar("Made")
 MERGE_MODES = (*merge.MERGE_MODES, None)
 
 
@@ -207,7 +208,7 @@ FEATURES: Mapping[str, list[tuple[str, ...]]] = {
 }
 
 
-def hand_out_copies(make: Callable[[str], Fixture]) -> Callable[[str], Fixture]:
+def hand_out_copies(make: Callable[[str], Made]) -> Callable[[str], Made]:
     """Keep what a function makes, and return a copy at every call.
 
     A model shares the memory of the arrays that it is converted from; trained, it changes them.
@@ -218,8 +219,8 @@ def hand_out_copies(make: Callable[[str], Fixture]) -> Callable[[str], Fixture]:
         return pickle.dumps(make(name), pickle.HIGHEST_PROTOCOL)
 
     @functools.wraps(make)
-    def copy(name: str) -> Fixture:
-        found: Fixture = pickle.loads(kept(name))
+    def copy(name: str) -> Made:
+        found: Made = pickle.loads(kept(name))
         return found
 
     return copy
