@@ -50,7 +50,7 @@ def bench(
         typer.Option(
             "--merge",
             metavar="MODE[,MODE]",
-            help="concat, sum, mul or ave; several with commas; or all.",
+            help=f"{', '.join(MERGE_MODES)}; several with commas; or all.",
         ),
     ] = "concat",
     layers: Annotated[int, _count("--layers", help="Layers of the stack.")] = 2,

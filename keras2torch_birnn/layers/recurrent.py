@@ -46,8 +46,6 @@ from keras2torch_birnn.schema.core import activation_label
 from keras2torch_birnn.schema.custom_cells import is_custom_cell, states_of
 from keras2torch_birnn.spec import LayerSpec, map_structure
 
-# ---- recurrent layers ----------------------------------------------------------------------------
-
 # ---- LSTM, GRU and SimpleRNN --------------------------------------------------------------------
 
 _TORCH_MODULES: Mapping[str, Any] = {"LSTM": LSTM, "GRU": GRU, "RNN": RNN}

@@ -101,8 +101,7 @@ def read(
 ) -> Reading:
     """Read the model in a container; weights only if nothing is unsupported.
 
-    cut: see ``config/cut.py``. values: see
-    ``load_weights``.
+    cut: see ``config/cut.py``. values: see ``load_weights``.
     """
     reading = parse(container, config=config, cut=cut)
     reading = infer_shapes(reading)

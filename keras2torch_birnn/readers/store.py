@@ -27,7 +27,7 @@ STORED_DTYPES: Mapping[str, str] = {
 _READ_DTYPES: Mapping[str, str] = {"bool": "?", "bfloat16": "f4"}
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Where the bytes of an array come from: a window on a file, or the process that reads HDF5."""
 
     def read_into(self, buffer: memoryview, at: int = 0) -> None:
@@ -46,7 +46,7 @@ class StoredArray:
     path: str
     shape: tuple[int, ...]
     stored_as: str
-    source: Source
+    source: ByteSource
     offset: int = 0
 
     @property

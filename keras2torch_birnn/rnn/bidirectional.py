@@ -17,7 +17,7 @@ from torch.types import Device
 
 from keras2torch_birnn.errors import ArgumentValueError
 from keras2torch_birnn.rnn.bidirectional_stack import BidirectionalStack
-from keras2torch_birnn.rnn.checks import MergeMode, resolve_nonlinearity
+from keras2torch_birnn.rnn.checks import MergeChoice, resolve_nonlinearity
 from keras2torch_birnn.rnn.engines import EngineRequest
 
 Stack = TypeVar("Stack", bound=type[BidirectionalStack])
@@ -130,7 +130,7 @@ class BiLSTM(BidirectionalStack):
         bidirectional: bool = True,
         proj_size: int = 0,
         *,
-        merge_mode: MergeMode | Sequence[MergeMode] = "concat",
+        merge_mode: MergeChoice | Sequence[MergeChoice] = "concat",
         activation: str = "tanh",
         recurrent_activation: str = "sigmoid",
         engine: EngineRequest | None = None,
@@ -198,7 +198,7 @@ class BiRNN(BidirectionalStack):
         dropout: float = 0.0,
         bidirectional: bool = True,
         *,
-        merge_mode: MergeMode | Sequence[MergeMode] = "concat",
+        merge_mode: MergeChoice | Sequence[MergeChoice] = "concat",
         activation: str = "",
         engine: EngineRequest | None = None,
         device: Device = None,

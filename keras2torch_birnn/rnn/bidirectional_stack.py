@@ -19,7 +19,7 @@ from torch.types import Device
 from keras2torch_birnn.errors import ArgumentTypeError, ArgumentValueError, printable
 from keras2torch_birnn.rnn.cell_kind import CELL_KINDS, kind_name
 from keras2torch_birnn.rnn.checks import (
-    MergeMode,
+    MergeChoice,
     check_dtypes,
     check_flags,
     check_function,
@@ -66,7 +66,7 @@ class BidirectionalStack(nn.Module):
         dropout: float = 0.0,
         bidirectional: bool = True,
         *,
-        merge_mode: MergeMode | Sequence[MergeMode] = "concat",
+        merge_mode: MergeChoice | Sequence[MergeChoice] = "concat",
         activation: str = "tanh",
         recurrent_activation: str = "sigmoid",
         reset_after: bool = True,

@@ -127,7 +127,7 @@ def check_states(states: Sequence[State], shapes: Sequence[Sequence[int]]) -> No
 
 # ---- arguments of stacks ------------------------------------------------------------------------
 
-MergeMode: TypeAlias = MergeName | None
+MergeChoice: TypeAlias = MergeName | None
 """How the outputs of both directions are merged; None keeps them apart."""
 
 
@@ -209,8 +209,8 @@ def check_function(name: Any) -> None:
 
 
 def resolve_merge_modes(
-    merges: MergeMode | Sequence[MergeMode], num_layers: int
-) -> tuple[MergeMode, ...]:
+    merges: MergeChoice | Sequence[MergeChoice], num_layers: int
+) -> tuple[MergeChoice, ...]:
     """Return the merge mode of every layer.
 
     Raises:

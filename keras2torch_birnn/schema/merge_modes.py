@@ -20,15 +20,14 @@ class MergeMode(NamedTuple):
     """Facts about one merge mode.
 
     on_tensors: (B, ..., Hf) and (B, ..., Hb) -> the merged tensor; on_arrays: the same in NumPy.
-    source: the expression in PyTorch source, of two others. onnx_operator: of two inputs.
-    native_code: ``enum K2tMerge``; "concat" is two outputs side by side. reduction: the method of a
-    tensor that merges an axis of the directions, if there is one.
+    source: the expression in PyTorch source, of two others. native_code:
+    ``enum K2tMerge``; "concat" is two outputs side by side. reduction: the method of a tensor that
+    merges an axis of the directions, if there is one.
     """
 
     on_tensors: Callable[[Tensor, Tensor], Tensor]
     on_arrays: Callable[[Any, Any], Any]
     source: str
-    onnx_operator: str
     native_code: int
     reduction: str | None = None
 
@@ -52,11 +51,11 @@ def _average(forward: Any, backward: Any) -> Any:
 # Without merge_mode None, which keeps both apart.
 MERGE_MODES: Mapping[str, MergeMode] = {
     "concat": MergeMode(
-        _concat_tensors, _concat_arrays, "torch.cat(({}, {}), dim=-1)", "Concat", native_code=0
+        _concat_tensors, _concat_arrays, "torch.cat(({}, {}), dim=-1)", native_code=0
     ),
-    "sum": MergeMode(operator.add, operator.add, "{} + {}", "Add", 1, reduction="sum"),
-    "mul": MergeMode(operator.mul, operator.mul, "{} * {}", "Mul", 2),
-    "ave": MergeMode(_average, _average, "({} + {}) / 2", "Mean", 3, reduction="mean"),
+    "sum": MergeMode(operator.add, operator.add, "{} + {}", 1, reduction="sum"),
+    "mul": MergeMode(operator.mul, operator.mul, "{} * {}", 2),
+    "ave": MergeMode(_average, _average, "({} + {}) / 2", 3, reduction="mean"),
 }
 
 

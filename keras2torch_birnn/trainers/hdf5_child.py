@@ -1,6 +1,6 @@
 """Script that changes one HDF5 file with the HDF5 library, in a process that may crash or hang.
 
-Started by ``files.py``, isolated (``-I -S``), with our own copy of the file and the new values as
+Started by ``copies.py``, isolated (``-I -S``), with our own copy of the file and the new values as
 inherited open files. It gives up the rights of ``readers/hdf5/parser_child.py`` before the library
 sees the file, all but that to make it longer.
 """

@@ -190,6 +190,6 @@ class Container(ABC):
     def written_names(self, paths: WeightPaths) -> WeightPaths:
         """Return the names that Keras gave the weights at ``paths``, where they differ from these.
 
-        They tell TensorFlow 2.1 and 2.2 apart, see ``weights/masked_steps.py``.
+        They tell TensorFlow 2.1 and 2.2 apart, see ``resolve_masked_steps``.
         """
         return paths
