@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from synthetic import write
 
+import keras2torch_birnn as k2t
 from keras2torch_birnn.errors import K2TError
 from keras2torch_birnn.schema import OPS, SCHEMA, ShapeError
 from keras2torch_birnn.schema.operations.movement import split
@@ -63,3 +66,40 @@ def test_a_split_of_one_kind_with_sections_of_another_is_refused(sections: Any, 
     """Only a file of k2t's form can say so."""
     with pytest.raises(ShapeError, match=f"which are no {by}"):
         split({"sections": sections, "by": by, "axis": -1}, (7, 5))
+
+
+PLAIN = ("ELU", "LeakyReLU", "ReLU", "Softmax", "ThresholdedReLU", "UnitNormalization")
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "weights", "steps"),
+    [
+        *((name, {}, {}, steps) for name in PLAIN for steps in (False, True)),
+        ("PReLU", {}, {"alpha": (7,)}, False),
+        ("PReLU", {"shared_axes": [1]}, {"alpha": (1, 7)}, True),
+        ("Rescaling", {"scale": 0.5}, {}, True),
+        ("LayerNormalization", {}, {"gamma": (7,), "beta": (7,)}, True),
+    ],
+)
+def test_the_layer_behind_one_of_any_shape_tells_the_shape_of_the_input(
+    class_name: str, config: Any, weights: Any, steps: bool, tmp_path: Path
+) -> None:
+    """A Sequential that was built by its first call says nothing of it."""
+    second = {"name": "second", "units": 5}
+    shapes = {"kernel": (7, 5), "bias": (5,)}
+    if steps:
+        shapes = {"kernel": (7, 20), "recurrent_kernel": (5, 20), "bias": (20,)}
+    layers = [
+        {"class_name": class_name, "config": {"name": "first", **config}},
+        {"class_name": "LSTM" if steps else "Dense", "config": second},
+    ]
+    stored = {
+        layer: {f"{layer}/{name}:0": shape for name, shape in of_layer.items()}
+        for layer, of_layer in (("first", weights), ("second", shapes))
+    }
+    path, out = tmp_path / "model.h5", tmp_path / "out.pt"
+    write(path, {"class_name": "Sequential", "config": layers}, stored)
+    (row, *_) = k2t.inspect(path).rows
+    assert row.output_shape == ((None, None, 7) if steps else (None, 7))
+    k2t.save(k2t.convert(path), out)
+    assert k2t.verify(path, out).ok

@@ -282,8 +282,10 @@ def _shape_for(
 
 # Layers that keep any shape, and layers that need (B, T, F).
 _KEEP_SHAPE = frozenset(
-    "Activation ActivityRegularization AlphaDropout BatchNormalization Dropout GaussianDropout "
-    "GaussianNoise Identity LayerNormalization Masking SpatialDropout1D".split()
+    "Activation ActivityRegularization AlphaDropout BatchNormalization Dropout ELU GaussianDropout "
+    "GaussianNoise GroupNormalization Identity LayerNormalization LeakyReLU Masking PReLU "
+    "RMSNormalization ReLU Rescaling Softmax SpatialDropout1D ThresholdedReLU "
+    "UnitNormalization".split()
 )
 _NEED_STEPS = frozenset(
     "AveragePooling1D Bidirectional Conv1D Cropping1D GRU GlobalAveragePooling1D "
