@@ -227,8 +227,9 @@ def _restore(name: str, nodes: Sequence[_NodeData], kept: dict[str, Any]) -> Mod
 
 # ---- names --------------------------------------------------------------------------------------
 
-# Names that torch's modules and fx's graph modules use themselves.
-_TAKEN = frozenset((*dir(nn.Module()), *dir(fx.GraphModule), "meta"))
+# Names that torch's modules, fx's graph modules and the code that fx writes use themselves.
+_WRITTEN = ("torch", "device", "inf", "nan", "NoneType", "slice", "getattr", "fx_pytree", "pytree")
+_TAKEN = frozenset((*dir(nn.Module()), *dir(fx.GraphModule), "meta", *_WRITTEN))
 
 
 def attribute_names(names: Sequence[str]) -> dict[str, str]:

@@ -293,8 +293,8 @@ HOSTILE = [
     "forward", "class", "a/b", "a_b", "a.b", "1x", "__init__", "__class__", "", "_", "слой",
     "import os; os.system('x')", "training", "graph", "code", "meta", "self", "Self", "_self",
     "None", "x\ny", "\x00", "a" * 300, "add_module", "_modules", "layer_", "layer__", "a_b_",
-    "eval", "print", "torch", "device", "inf", "nan", "fx_pytree", "getitem", "operator_getitem",
-    "NoneType", "add", "output", "placeholder", "recompile", "to_folder",
+    "eval", "print", "torch", "slice", "device", "inf", "nan", "fx_pytree", "getitem",
+    "operator_getitem", "NoneType", "add", "output", "placeholder", "recompile", "to_folder",
     "add_submodule", "a\u0431b",
 ]  # fmt: skip
 SAFE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -309,6 +309,7 @@ def check_names(names: list[str]) -> None:
         assert not keyword.iskeyword(attribute)
         assert not hasattr(nn.Module(), attribute)
         assert not hasattr(torch.fx.GraphModule, attribute)
+        assert attribute not in {"torch", "slice", "getattr"}, "the code of fx reads these"
 
 
 @settings(max_examples=examples(300), deadline=None)
