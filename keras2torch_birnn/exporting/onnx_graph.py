@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -29,8 +31,8 @@ from keras2torch_birnn.spec import ModelSpec, leaves
 
 # Of ONNX Runtime from 1.14 and OpenVINO from 2023.0 on; torch's exporter writes no older one.
 OPSET = 18
-# Of free axes while the graph is recorded.
-_STEPS = 11
+# Of free axes while the graph is recorded: the first of these numbers that fits the model.
+_STEPS = (11, 29, 71, 173, 419, 1019)
 # What torch's exporter says of an operator that it cannot translate.
 _NO_FORM = re.compile(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'")
 
@@ -41,12 +43,49 @@ def make_graph(model: fx.GraphModule, spec: ModelSpec) -> onnx_ir.Model:
     Raises:
         UnsupportedLayerError, UnsupportedOptionError: what has no ONNX form.
     """
+    steps = _choose_steps(model, spec)
     replace_recurrent(model)
-    inputs = draw_example(model, spec, _STEPS, seed=0)
+    inputs = draw_example(model, spec, steps, seed=0)
     exported = _export(model, inputs, open_axes(spec, inputs))
     name_ends(exported.graph, *_names_of_ends(spec))
     name_axes(exported.graph)
     return exported
+
+
+class _Sizes(fx.Interpreter):
+    """A run of a model that notes the sizes of all tensors."""
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        self.found: list[int] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute a node."""
+        result = super().run_node(n)
+        for leaf in leaves(result):
+            self.found += leaf.shape if isinstance(leaf, torch.Tensor) else ()
+        return result
+
+
+def _choose_steps(model: fx.GraphModule, spec: ModelSpec) -> int:
+    """Return a number of steps with which no size is 1 where more steps give more.
+
+    torch takes such a 1 for one at all lengths: 11 steps are a single one behind a window of 11.
+    """
+
+    def sizes(steps: int) -> list[int]:
+        run = _Sizes(model)
+        with torch.no_grad():
+            run.run(*draw_example(model, spec, steps, seed=0))
+        return run.found
+
+    found = sizes(_STEPS[0])
+    for steps, more in pairwise(_STEPS):
+        before, found = found, sizes(more)
+        # Equal sizes tell nothing: a window asks for more steps than both, or no axis is open.
+        if before != found and not any(a == 1 != b for a, b in zip(before, found, strict=False)):
+            return steps
+    return _STEPS[-1]
 
 
 def _export(model: fx.GraphModule, inputs: Inputs, axes: Axes) -> onnx_ir.Model:

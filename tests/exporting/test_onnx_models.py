@@ -147,6 +147,27 @@ def test_a_fixed_time_axis_stays_fixed_unless_it_is_freed(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("window", [11, 31])
+def test_steps_that_are_one_behind_a_window_while_recording_are_not_fixed(
+    window: int, tmp_path: Path
+) -> None:
+    """A window of 11 leaves one step of 11, which torch's exporter takes for one of all lengths."""
+    rng = np.random.default_rng(5)
+    weights = {"kernel": rng.normal(size=(window, F, 5)), "bias": rng.normal(size=5)}
+    options = {"filters": 5, "kernel_size": (window,), "strides": (2,), "padding": "valid"}
+    statistics = ("gamma", "beta", "moving_mean", "moving_variance")
+    normal = layer("BatchNormalization", "bn", {name: rng.random(5) for name in statistics})
+    gru = rnn("GRU", features=5, return_sequences=True)
+    conv = layer("Conv1D", "conv", weights, **options)
+    root = chain(conv, normal, bi(gru, gru), shape=(None, None, F))
+    model = build_model(ModelSpec(with_dtype(root, np.dtype(np.float32)), KERAS3))
+    k2t.export(model, tmp_path / "m.onnx")
+    batches = (
+        (rng.normal(size=(*size, F)).astype("f"),) for size in ((2, window), (3, 37), (1, 40))
+    )
+    assert_same(model, tmp_path / "m.onnx", batches)
+
+
 @pytest.mark.thorough
 def test_windows_pad_as_many_steps_as_each_length_needs(tmp_path: Path) -> None:
     window = {"pool_size": (2,), "strides": (2,), "padding": "same"}
