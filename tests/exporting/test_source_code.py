@@ -72,7 +72,7 @@ def test_the_type_checker_refuses_text_where_code_is_expected(tmp_path: Path) ->
     snippet.write_text(MISTAKES, encoding="utf-8")
     options = ("--no-error-summary", "--follow-imports=skip", f"--cache-dir={tmp_path / 'cache'}")
     modules = re.findall(r"source\.(\w+) import", MISTAKES)
-    files_read = (snippet, *(SOURCE / f"{module}.py" for module in modules))
+    files_read = (snippet, *(SOURCE / f"{module}.py" for module in sorted({*modules})))
     done = run_process(sys.executable, "-m", "mypy", *options, *files_read, cwd=ROOT)
     told = [line.partition("mistakes.py:")[2] for line in done.out.splitlines()]
     found = {int(line.partition(":")[0]) for line in told if line}

@@ -48,7 +48,7 @@ REFUSALS = {
     "tf1_frozen_graph.graph": "a graph of operations, without Keras' layers",
     "tf1_keras.savedmodel": "a SavedModel without objects, of TensorFlow 1",
     "tf1_saved_model.savedmodel": "a SavedModel without objects, of TensorFlow 1",
-    "tf1_text.savedmodel": "a SavedModel folder in text form",
+    "tf1_text.savedmodel": "a graph of operations, without Keras' layers",
     "tflite.tflite": "a graph of operations, without Keras' layers",
     "graph_model.tfjs_graph": "a TF.js graph model",
 }

@@ -44,7 +44,7 @@ follow_imports = skip
 [mypy-keras2torch_birnn,{modules}]
 follow_imports = silent
 """
-IN_RNN = ("arguments", "bidirectional", "bidirectional_stack", "engines")
+IN_RNN = ("bidirectional", "bidirectional_stack", "checks", "engines")
 READ = ("schema.merge_modes", *(f"rnn.{name}" for name in IN_RNN))
 
 
